@@ -1,0 +1,42 @@
+# Every target sets up what it needs: a fresh machine wants Python 3.11 (or newer) and pip, nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export JAX_PLATFORMS ?= cpu
+export MPLBACKEND ?= agg
+
+.PHONY: demo test test-all test-long lint bench golden clean
+
+demo: $(READY)          ## simulate → prepare → train → evaluate → export → PyTorch, shrunk to minutes
+	@$(BIN)/python launch/demo.py
+
+test: $(READY)          ## the default suite, under 10 minutes on 2 cores
+	@$(BIN)/python -m pytest
+
+test-long: $(READY)     ## the longer forms: more kills, more mutated headers, a 24-hour recording
+	@$(BIN)/python -m pytest -m long --timeout 3600
+
+test-all: test test-long
+
+lint: $(READY)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY)         ## side by side with PyTorch, one JSON per run
+	@$(BIN)/python benchmarks/pretrain.py
+
+golden: $(READY)        ## rewrite the text snapshots of the shipped configs
+	@$(BIN)/python -m tests.golden
+
+$(READY): setup.py constraints.txt
+	@echo "setting up $(VENV) (once) …"
+	@start=$$(date +%s); \
+	$(PYTHON) -m venv $(VENV) && \
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]' && \
+	touch $(READY) && echo "installed in $$(( $$(date +%s) - start )) s"
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

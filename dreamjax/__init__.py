@@ -1,0 +1,6 @@
+"""dreamjax: brain signals to images, in JAX.
+
+Nothing is imported here, so that a machine without an optional package (mne, grain, torch) can import the rest.
+"""
+
+__version__ = "0.1.0"

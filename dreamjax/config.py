@@ -1,0 +1,261 @@
+"""Config files ⇄ frozen dataclasses, and overrides typed by the dataclass field.
+
+A config file is Python with one function, `get_config(**arguments) -> ml_collections.ConfigDict`. Its ConfigDict comes from
+a dataclass (`to_config_dict`) and goes back to it (`to_dataclass`), so that the dataclass is the one list of keys, types
+and defaults: an unknown key names the nearest real one, a wrong type names the accepted one.
+"""
+
+import dataclasses
+import importlib.util
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from dreamjax.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------------------------------------------- values and types
+def type_name(kind: Any) -> str:
+    """A type as a user would say it: `float`, `int or None`, `one of 'random', 'block'`, `list of int`."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(repr(a) for a in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_name(a) for a in args)
+    if origin is tuple:
+        return f"list of {type_name(args[0])}"
+    if origin is dict:
+        return f"mapping of {type_name(args[0])} to {type_name(args[1])}"
+    if kind is type(None):
+        return "None"
+    return getattr(kind, "__name__", str(kind))
+
+
+def _parse_scalar(text: str, kind: Any) -> Any:
+    if kind is bool:
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        return words[text.lower()]
+    if kind is int:
+        number = float(text) if "e" in text.lower() else int(text)
+        if number != int(number):
+            raise ValueError(text)
+        return int(number)
+    if kind is float:
+        return float(text)
+    if kind is type(None):
+        if text.lower() not in ("none", "null", ""):
+            raise ValueError(text)
+        return None
+    if kind is str:
+        return text
+    raise TypeError(kind)
+
+
+def parse(text: str, kind: Any) -> Any:
+    """`text` from a command line as a value of type `kind`. Raises ValueError, KeyError or TypeError where it is none."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return next(a for a in args if str(a) == text)
+    if origin in (typing.Union, types.UnionType):
+        for candidate in sorted(args, key=lambda a: a is not type(None)):  # None first: "none" is also a str
+            try:
+                return parse(text, candidate)
+            except (ValueError, KeyError, TypeError, StopIteration):
+                continue
+        raise ValueError(text)
+    if origin is tuple:
+        inner = text.strip().strip("()[]")
+        return tuple(parse(part.strip().strip("'\""), args[0]) for part in inner.split(",") if part.strip())
+    if origin is dict:
+        pairs = (part.split(":", 1) for part in text.strip().strip("{}").split(",") if part.strip())
+        return {parse(k.strip(), args[0]): parse(v.strip(), args[1]) for k, v in pairs}
+    return _parse_scalar(text, kind)
+
+
+def _check(value: Any, kind: Any, where: str, source: str) -> Any:
+    """`value` from a config file as type `kind`; lists become tuples, whole numbers become floats where a float is wanted."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        for candidate in args:
+            try:
+                return _check(value, candidate, where, source)
+            except UserError:
+                continue
+    elif origin is typing.Literal:
+        if value in args:
+            return value
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_check(v, args[0], where, source) for v in value)
+    elif origin is dict:
+        if isinstance(value, (dict, ConfigDict)):
+            return {
+                _check(k, args[0], where, source): _check(v, args[1], where, source) for k, v in dict(value).items()
+            }
+    elif kind is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif kind is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif kind is type(None):
+        if value is None:
+            return None
+    elif isinstance(value, kind):
+        return value
+    raise UserError(f"{source}: {where} is {value!r}, but it takes {type_name(kind)}")
+
+
+# --------------------------------------------------------------------------------------------- ConfigDict ⇄ dataclass
+def fields_of(cls: type) -> dict[str, Any]:
+    """Field name → resolved type."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def keys_of(cls: type, prefix: str = "") -> list[str]:
+    """Every dotted key of a dataclass, nested ones included."""
+    keys = []
+    for name, kind in fields_of(cls).items():
+        keys.append(prefix + name)
+        if dataclasses.is_dataclass(kind):
+            keys += keys_of(typing.cast(type, kind), prefix + name + ".")
+    return keys
+
+
+def to_config_dict(instance: Any) -> ConfigDict:
+    """A locked ConfigDict with the fields of a dataclass instance, nested."""
+    values = {}
+    for f in dataclasses.fields(instance):
+        value = getattr(instance, f.name)
+        if dataclasses.is_dataclass(value):
+            value = to_config_dict(value)
+        elif isinstance(value, dict):
+            value = ConfigDict(value, convert_dict=False)
+        values[f.name] = value
+    config = ConfigDict(values, type_safe=False)  # `to_dataclass` checks types, and knows unions and literals
+    return config.lock()
+
+
+def to_dataclass(cls: type[T], config: ConfigDict, source: str = "config", prefix: str = "") -> T:
+    """The frozen dataclass that a ConfigDict describes. Raises UserError for an unknown key or a wrong type."""
+    hints = fields_of(cls)
+    values = {}
+    for name in config:
+        if name not in hints:
+            raise _unknown_key(prefix + name, keys_of(cls, prefix), source)
+        value = config[name]
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, (ConfigDict, dict)):
+                raise UserError(f"{source}: {prefix + name} is {value!r}, but it is a group of keys")
+            values[name] = to_dataclass(hints[name], ConfigDict(value), source, f"{prefix}{name}.")
+        else:
+            values[name] = _check(value, hints[name], prefix + name, source)
+    try:
+        return cls(**values)
+    except ValueError as problem:  # a dataclass's own __post_init__ check
+        raise UserError(f"{source}: {problem}") from problem
+
+
+def _unknown_key(key: str, keys: list[str], source: str) -> UserError:
+    guess = nearest(key, keys)
+    hint = f"; did you mean {guess}?" if guess else f"; it has {', '.join(k for k in keys if '.' not in k)}"
+    return UserError(f"{source} has no key {key}{hint}")
+
+
+def override(cls: type, config: ConfigDict, key: str, text: str, source: str = "config") -> None:
+    """Set `config.key` from the text of `--config.key=text`, typed by the field of `cls`."""
+    kind: Any = cls
+    for part in key.split("."):
+        hints = fields_of(kind) if dataclasses.is_dataclass(kind) else {}
+        if part not in hints:
+            raise _unknown_key(key, keys_of(cls), source)
+        kind = hints[part]
+    if dataclasses.is_dataclass(kind):
+        raise UserError(f"--config.{key} is a group of keys; set one of {', '.join(keys_of(kind, key + '.'))}")
+    try:
+        value = parse(text, kind)
+    except (ValueError, KeyError, TypeError, StopIteration) as problem:
+        raise UserError(f"--config.{key}={text}: {key} takes {type_name(kind)}") from problem
+    with config.unlocked():
+        config.update_from_flattened_dict({key: value})
+
+
+# ------------------------------------------------------------------------------------------------------- config files
+def load(spec: str, overrides: Sequence[tuple[str, str]], schema: Callable[[ConfigDict, str], type[T]]) -> T:
+    """The config of `spec` = `FILE.py` or `FILE.py:argument=value,…`, with `overrides` = [(dotted key, text)] applied.
+
+    `schema(config, source)` says which dataclass describes the file's ConfigDict. Raises UserError for every mistake.
+    """
+    path, _, arguments = spec.partition(":")
+    config = _call_get_config(Path(path), arguments)
+    cls = schema(config, path)
+    for key, text in overrides:
+        override(cls, config, key, text, path)
+    return to_dataclass(cls, config, path)
+
+
+def _call_get_config(path: Path, arguments: str) -> ConfigDict:
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file")
+    module_spec = importlib.util.spec_from_file_location(f"dreamjax_config_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"{path}: a config is a Python file with get_config()")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as problem:
+        raise UserError(f"{path}: line {problem.lineno} is not Python ({problem.msg})") from problem
+    function = getattr(module, "get_config", None)
+    if function is None:
+        raise UserError(f"{path}: a config file defines get_config(), and this one does not")
+    parameters = inspect.signature(function, eval_str=True).parameters
+    values = {}
+    for part in filter(None, arguments.split(",")):
+        name, equals, text = part.partition("=")
+        if name not in parameters or not equals:
+            guess = nearest(name, list(parameters))
+            names = f"did you mean {guess}?" if guess else f"it takes {', '.join(parameters) or 'none'}"
+            raise UserError(f"{path} has no argument {name}; {names}")
+        try:
+            values[name] = parse(text, parameters[name].annotation)
+        except (ValueError, KeyError, TypeError, StopIteration) as problem:
+            raise UserError(f"{path}:{name}={text}: {name} takes {type_name(parameters[name].annotation)}") from problem
+    try:
+        return function(**values)
+    except (AttributeError, KeyError) as problem:  # a locked ConfigDict names the nearest key itself
+        raise UserError(f"{path}: {str(problem).strip(chr(34))}") from problem
+
+
+def dump(config: Any) -> str:
+    """A dataclass config as sorted `key = value` lines: the golden snapshot, and what a run directory keeps."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, prefix: str) -> None:
+        for f in dataclasses.fields(value):
+            item = getattr(value, f.name)
+            if dataclasses.is_dataclass(item):
+                walk(item, f"{prefix}{f.name}.")
+            else:
+                flat[prefix + f.name] = item
+
+    walk(config, "")
+    return "".join(f"{key} = {flat[key]!r}\n" for key in sorted(flat))
+
+
+def to_json(config: Any) -> str:
+    """A dataclass config as JSON (what a checkpoint keeps)."""
+    return json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
+
+
+def from_json(cls: type[T], text: str, source: str = "config") -> T:
+    """The inverse of `to_json`."""
+    return to_dataclass(cls, ConfigDict(json.loads(text), convert_dict=True), source)

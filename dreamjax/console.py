@@ -1,0 +1,88 @@
+"""What a person sees while a verb runs: progress bars on a terminal, plain lines elsewhere; always on stderr.
+
+Results go to stdout (see `cli`), so `dreamjax VERB --json | jq` works while bars run.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+log = logging.getLogger("dreamjax")
+
+PLAIN_EVERY_S = 10.0  # elsewhere than on a terminal: one line per this many seconds
+
+
+class Bar(Protocol):
+    def advance(self, n: float = 1, note: str = "") -> None: ...
+
+
+class _PlainBar:
+    def __init__(self, description: str, total: float | None):
+        self.description, self.total, self.done = description, total, 0.0
+        self.started = self.printed = time.monotonic()
+
+    def advance(self, n: float = 1, note: str = "") -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self.printed >= PLAIN_EVERY_S:
+            self.printed = now
+            self.line(note)
+
+    def line(self, note: str) -> None:
+        of = f"/{self.total:g}" if self.total else ""
+        elapsed = time.monotonic() - self.started
+        print(
+            f"{self.description}: {self.done:g}{of} after {elapsed:.0f} s {note}".rstrip(), file=sys.stderr, flush=True
+        )
+
+
+class _RichBar:
+    def __init__(self, progress, task):  # type: ignore[no-untyped-def]
+        self.progress, self.task = progress, task
+
+    def advance(self, n: float = 1, note: str = "") -> None:
+        self.progress.update(self.task, advance=n, note=note)
+
+
+@contextmanager
+def progress(description: str, total: float | None = None) -> Iterator[Bar]:
+    """A bar over `total` units: `with progress("prepare", len(files)) as bar: ... bar.advance(1, note="…")`."""
+    if not sys.stderr.isatty():
+        bar = _PlainBar(description, total)
+        yield bar
+        bar.line("done")
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as rich_progress:
+        yield _RichBar(rich_progress, rich_progress.add_task(description, total=total, note=""))
+
+
+def configure_logging(verbose: bool = False) -> None:
+    """dreamjax's own messages on stderr, one line each; the chatter of the libraries below only with `verbose`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for noisy in ("absl", "jax", "orbax", "grain", "mne", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.ERROR)

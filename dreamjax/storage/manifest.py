@@ -1,0 +1,61 @@
+"""A folder's manifest: size and SHA-256 of every file, written last, verified before anything is trusted.
+
+Array stores restore a flipped bit silently; a manifest does not let them.
+"""
+
+import hashlib
+import json
+
+from etils import epath
+
+from dreamjax.storage import atomic
+
+NAME = "manifest.json"
+CHUNK = 1 << 22
+
+
+def file_hash(path: epath.PathLike) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with epath.Path(path).open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _files(folder: epath.Path) -> list[epath.Path]:
+    found = []
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found += _files(entry)
+        elif entry.name != NAME:
+            found.append(entry)
+    return sorted(found, key=str)
+
+
+def write(folder: epath.PathLike, extra: dict | None = None) -> None:
+    """Commit `folder`: record every file in it. `extra` is kept beside the list (format version, step, …)."""
+    folder = epath.Path(folder)
+    files = {str(f.relative_to(folder)): {"size": f.stat().length, "sha256": file_hash(f)} for f in _files(folder)}
+    atomic.write_text(folder / NAME, json.dumps({**(extra or {}), "files": files}, indent=1))
+
+
+def problems(folder: epath.PathLike) -> list[str]:
+    """What is wrong with a committed folder, a phrase each; empty when every byte is as it was written."""
+    folder = epath.Path(folder)
+    try:
+        listed = json.loads((folder / NAME).read_text())["files"]
+    except FileNotFoundError:
+        return ["no manifest (the save did not finish)"]
+    except (ValueError, KeyError, TypeError):
+        return ["the manifest is not readable"]
+    found = []
+    for name, entry in listed.items():
+        path = folder / name
+        if not path.exists():
+            found.append(f"{name} is missing")
+        elif path.stat().length != entry["size"]:
+            found.append(f"{name} has {path.stat().length} bytes instead of {entry['size']}")
+        elif file_hash(path) != entry["sha256"]:
+            found.append(f"{name} has changed since it was written")
+    return found

@@ -1,0 +1,73 @@
+"""Install metadata of dreamjax. `constraints.txt` holds the exact versions that the tests ran with."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+REQUIRED = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.12",
+    "grain>=0.2.15",
+    "array_record>=0.8",
+    "tensorflow-datasets>=4.9.10",
+    "importlib_resources",  # tensorflow-datasets uses it without declaring it
+    "ml_collections>=1.1",
+    "etils[epath]",
+    "numpy>=2.0",
+    "scipy>=1.13",
+    "jaxtyping>=0.3",
+    "rich>=13",
+    "matplotlib>=3.9",
+    "jinja2>=3.1",
+    "tensorboardX>=2.6",
+    "psutil>=6",
+]
+
+EXTRAS = {
+    "data": [
+        "mne>=1.10",
+        "edfio>=0.4.9",
+        "mne-bids>=0.17",
+        "mffpy>=0.10",  # EGI MFF
+        "antio>=0.6",  # ANT Neuro .cnt
+        "pymatreader>=1.1",  # EEGLAB .set saved as MATLAB 7.3
+        "defusedxml",
+        "pandas>=2.2",
+        "scikit-learn>=1.5",
+    ],
+    "torch": ["torch>=2.6", "safetensors>=0.5"],
+    "tpu": ["jax[tpu]>=0.10,<0.13"],
+    "cuda": ["jax[cuda12]>=0.10,<0.13"],
+    "beam": ["apache-beam>=2.77"],
+    "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
+}
+EXTRAS["test"] = [
+    *EXTRAS["data"],
+    *EXTRAS["torch"],
+    *EXTRAS["notebooks"],
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "hypothesis>=6.100",
+    "ruff>=0.9",
+    "mypy>=1.14",
+    "import-linter>=2.1",
+]
+
+setup(
+    name="dreamjax",
+    version="0.1.0",
+    description="Brain signals to images in JAX: masked-signal pretraining, decoding and exchange with PyTorch",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["dreamjax", "dreamjax.*"]),
+    package_data={"dreamjax": ["py.typed", "**/*.html.j2", "**/*.md.j2", "**/*.py.txt"]},
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["dreamjax=dreamjax.cli.main:main"]},
+)
