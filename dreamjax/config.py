@@ -1,8 +1,8 @@
 """Config files ⇄ frozen dataclasses, and overrides typed by the dataclass field.
 
-A config file is Python with one function, `get_config(**arguments) -> ml_collections.ConfigDict`. Its ConfigDict comes from
-a dataclass (`to_config_dict`) and goes back to it (`to_dataclass`), so that the dataclass is the one list of keys, types
-and defaults: an unknown key names the nearest real one, a wrong type names the accepted one.
+A config file is Python with one function, `get_config(**arguments) -> ml_collections.ConfigDict`. Its ConfigDict comes
+from a dataclass (`to_config_dict`) and goes back to it (`to_dataclass`), so that the dataclass is the one list of keys,
+types and defaults: an unknown key names the nearest real one, a wrong type names the accepted one.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ def _parse_scalar(text: str, kind: Any) -> Any:
 
 
 def parse(text: str, kind: Any) -> Any:
-    """`text` from a command line as a value of type `kind`. Raises ValueError, KeyError or TypeError where it is none."""
+    """`text` from a command line as a `kind`. Raises ValueError, KeyError, TypeError or StopIteration where it is none."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return next(a for a in args if str(a) == text)
@@ -81,7 +81,7 @@ def parse(text: str, kind: Any) -> Any:
 
 
 def _check(value: Any, kind: Any, where: str, source: str) -> Any:
-    """`value` from a config file as type `kind`; lists become tuples, whole numbers become floats where a float is wanted."""
+    """`value` from a config file as a `kind`; lists become tuples, and whole numbers floats where a float is wanted."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         for candidate in args:
@@ -115,19 +115,19 @@ def _check(value: Any, kind: Any, where: str, source: str) -> Any:
 
 
 # --------------------------------------------------------------------------------------------- ConfigDict ⇄ dataclass
-def fields_of(cls: type) -> dict[str, Any]:
+def fields_of(cls: Any) -> dict[str, Any]:
     """Field name → resolved type."""
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
-def keys_of(cls: type, prefix: str = "") -> list[str]:
+def keys_of(cls: Any, prefix: str = "") -> list[str]:
     """Every dotted key of a dataclass, nested ones included."""
     keys = []
     for name, kind in fields_of(cls).items():
         keys.append(prefix + name)
         if dataclasses.is_dataclass(kind):
-            keys += keys_of(typing.cast(type, kind), prefix + name + ".")
+            keys += keys_of(kind, prefix + name + ".")
     return keys
 
 
@@ -171,7 +171,7 @@ def _unknown_key(key: str, keys: list[str], source: str) -> UserError:
     return UserError(f"{source} has no key {key}{hint}")
 
 
-def override(cls: type, config: ConfigDict, key: str, text: str, source: str = "config") -> None:
+def override(cls: Any, config: ConfigDict, key: str, text: str, source: str = "config") -> None:
     """Set `config.key` from the text of `--config.key=text`, typed by the field of `cls`."""
     kind: Any = cls
     for part in key.split("."):

@@ -14,5 +14,5 @@ def nearest(name: str, candidates: list[str] | tuple[str, ...]) -> str | None:
 
 
 def missing_package(package: str, extra: str, purpose: str) -> UserError:
-    """The error for an optional package that is not installed: `raise missing_package("mne", "data", "reading recordings") from e`."""
+    """The error for an absent optional package: `raise missing_package("mne", "data", "reading recordings") from e`."""
     return UserError(f"{purpose} needs the package {package}: pip install 'dreamjax[{extra}]'")

@@ -22,7 +22,7 @@ def add(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """`([(dotted key, text)], the other words)`. argparse cannot do this: only the config file says which keys exist."""
+    """`([(dotted key, text)], the other words)`. Only the config file says which keys exist, so argparse cannot."""
     overrides, others = [], []
     words = iter(argv)
     for word in words:

@@ -1,7 +1,7 @@
 """Nothing half-written stays: files and folders appear whole under their name, or not at all.
 
-Local file systems rename atomically. Object stores do not rename folders, but they write one object atomically, so there a
-folder counts only once its manifest (written last, see `manifest`) is present.
+Local file systems rename atomically. Object stores do not rename folders, but they write one object atomically, so
+there a folder counts only once its manifest (written last, see `manifest`) is present.
 """
 
 import shutil

@@ -81,7 +81,7 @@ class Task(Protocol):
         ...
 
     def update(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, Metrics]:
-        """One step: pure; the loop jits it with shardings and donation. Metrics hold `finite` when the step can fail."""
+        """One step: pure; the loop jits it with shardings and donation. Metrics hold `finite` where a step can fail."""
         ...
 
     def finish(self, state: State) -> State:
