@@ -60,7 +60,7 @@ def _parse_scalar(text: str, kind: Any) -> Any:
 
 
 def parse(text: str, kind: Any) -> Any:
-    """`text` from a command line as a `kind`. Raises ValueError, KeyError, TypeError or StopIteration where it is none."""
+    """`text` from a command line as a `kind`. Raises a ValueError, KeyError, TypeError or StopIteration."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return next(a for a in args if str(a) == text)
