@@ -1,0 +1,112 @@
+"""AdamW as masked autoencoders use it: linear warm-up, half-cosine decay, decoupled weight decay on matrices only.
+
+Everything that changes no shape (rates, betas, decay, horizon) is an entry of `state.hyper`, an argument of the
+compiled step: changing it compiles nothing, and a restored run carries its own.
+
+    optimiser = build()
+    state = State(..., opt=optimiser.init(params), hyper=hyper(config, steps))
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Defaults are DreamDiffusion's stage A (arXiv 2306.16934 and its code), whose 40 of 500 epochs warm up."""
+
+    learning_rate: float = 2.5e-4  # the peak, absolute (not scaled by the batch)
+    min_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    decay_steps: int | None = None  # where the cosine ends, warm-up included; None: at train.steps
+    schedule: Literal["cosine", "constant"] = "cosine"
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.05
+    clip: float | None = 0.8  # of the global gradient norm; None: never
+    ema_decay: float | None = None  # None: no averaged copy of the parameters is kept
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"optim.learning_rate is {self.learning_rate}, but it must be positive")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"optim.ema_decay is {self.ema_decay}, but it lies in [0, 1)")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"optim.clip is {self.clip}, but it must be positive (none: no clipping)")
+
+
+def hyper(config: OptimConfig, steps: int) -> dict[str, Float[Array, ""]]:
+    """`state.hyper` of a run of `steps` optimiser steps: float32 scalars, read by `build()` and `gradient_update`."""
+    decay_steps = steps if config.decay_steps is None else config.decay_steps
+    values = {
+        "learning_rate": config.learning_rate,
+        "min_learning_rate": config.min_learning_rate if config.schedule == "cosine" else config.learning_rate,
+        "warmup_steps": config.warmup_steps,
+        "decay_steps": max(decay_steps, config.warmup_steps + 1),
+        "beta1": config.beta1,
+        "beta2": config.beta2,
+        "epsilon": config.epsilon,
+        "weight_decay": config.weight_decay,
+        "clip": np.inf if config.clip is None else config.clip,
+    }
+    if config.ema_decay is not None:
+        values["ema_decay"] = config.ema_decay
+    return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+
+
+def learning_rate(step: Array, hyper: dict[str, Array]) -> Float[Array, ""]:
+    """The rate of the update that follows `step` updates.
+
+    peak · s / warmup for s < warmup, then min + (peak - min) · (1 + cos(pi · (s - warmup) / (decay - warmup))) / 2.
+    """
+    s = step.astype(jnp.float32)
+    peak, low, warmup = hyper["learning_rate"], hyper["min_learning_rate"], hyper["warmup_steps"]
+    progress = jnp.clip((s - warmup) / (hyper["decay_steps"] - warmup), 0.0, 1.0)
+    cosine = low + (peak - low) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+    return jnp.where(s < warmup, peak * s / jnp.maximum(warmup, 1.0), cosine)
+
+
+def decayed(params: PyTree) -> PyTree:
+    """Which leaves decay: matrices and the cls and mask tokens; not biases, norm scales or other vectors.
+
+    The reference decays every PyTorch tensor with two axes or more. Stacked layers carry one more axis here, so leaves
+    are told apart by name and not by rank alone.
+    """
+
+    def decays(path: tuple, leaf: Any) -> bool:
+        name = str(getattr(path[-1], "key", getattr(path[-1], "name", "")))
+        return leaf.ndim >= 2 and name not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def build() -> optax.GradientTransformationExtraArgs:
+    """The transformation; its `update` takes the keywords `hyper` (as from `hyper()`) and `step`."""
+
+    def chain(values: dict[str, Any], rate: Any) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(values["clip"]),
+            optax.scale_by_adam(b1=values["beta1"], b2=values["beta2"], eps=values["epsilon"]),
+            optax.add_decayed_weights(values["weight_decay"], mask=decayed),
+            optax.scale(-rate),
+        )
+
+    def init(params: PyTree) -> PyTree:
+        neutral = dict.fromkeys(("clip", "beta1", "beta2", "epsilon", "weight_decay"), 0.0)
+        return chain(neutral, 0.0).init(params)
+
+    def update(
+        grads: PyTree, opt: PyTree, params: PyTree = None, *, hyper: dict, step: Array, **_: Any
+    ) -> tuple[PyTree, PyTree]:
+        return chain(hyper, learning_rate(step, hyper)).update(grads, opt, params)
+
+    return optax.GradientTransformationExtraArgs(init, update)

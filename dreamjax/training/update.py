@@ -1,0 +1,94 @@
+"""The usual `Task.update`, built from a loss: accumulate, divide by the weight, step, average, refuse NaN and Inf."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from dreamjax.training import optimiser as optimisers
+from dreamjax.training.task import Batch, Metrics, PyTree, State, replace
+
+# loss(params, frozen, batch, rng) → (sum over the batch, its weight, {metric: (sum, weight)}), all float32
+LossFn = Callable[[PyTree, PyTree, Batch, Array], tuple[Array, Array, dict[str, tuple[Array, Array]]]]
+UpdateFn = Callable[[State, Batch, Array], tuple[State, Metrics]]
+
+
+def gradient_update(loss: LossFn, optimiser: optax.GradientTransformation, *, microbatches: int = 1) -> UpdateFn:
+    """One optimiser step on sum(loss) / sum(weight) over every micro-batch and device.
+
+    `loss(params, frozen, batch, rng)` returns `(sum, weight, metrics)`: sums, not means, so that micro-batches with
+    unequal numbers of masked patches weigh what they contain. Randomness must be keyed by `batch["index"]`, not by
+    row, as every micro-batch gets the same `rng`. A step whose gradient is not finite leaves the state as it was.
+    With `state.ema` not empty, ema ← d · ema + (1 - d) · params, d = `state.hyper["ema_decay"]`.
+
+    Metrics added: `loss`, `grad_norm`, `finite` (1 or 0), and `learning_rate` where `state.hyper` has one.
+    """
+    transform = optax.with_extra_args_support(optimiser)
+
+    def update(state: State, batch: Batch, rng: Array) -> tuple[State, Metrics]:
+        def gradients(micro: Batch) -> tuple[PyTree, Array, dict]:
+            def summed(params: PyTree) -> tuple[Array, tuple[Array, dict]]:
+                total, weight, metrics = loss(params, state.frozen, micro, rng)
+                return total, (weight, {"loss": (jax.lax.stop_gradient(total), weight)} | metrics)
+
+            grads, (weight, metrics) = jax.grad(summed, has_aux=True)(state.params)
+            return grads, weight, metrics
+
+        grads, weight, metrics = sum_over_microbatches(gradients, batch, microbatches)
+        grads = jax.tree.map(lambda g: g / weight, grads)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
+        updates, opt = transform.update(grads, state.opt, state.params, hyper=state.hyper, step=state.step)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if jax.tree.leaves(ema):
+            ema = jax.tree.map(lambda e, p: e + (1.0 - state.hyper["ema_decay"]) * (p - e), ema, params)
+        stepped = replace(state, step=state.step + 1, params=params, opt=opt, ema=ema)
+        kept = keep_if(finite, stepped, state)
+        metrics = metrics | {
+            "grad_norm": (norm, jnp.float32(1)),
+            "finite": (finite.astype(jnp.float32), jnp.float32(1)),
+        }
+        if "learning_rate" in state.hyper:
+            metrics["learning_rate"] = (optimisers.learning_rate(state.step, state.hyper), jnp.float32(1))
+        return kept, metrics
+
+    return update
+
+
+def keep_if(finite: Array, stepped: State, state: State) -> State:
+    """`stepped` where `finite`, else `state`; what the step does not write (frozen, hyper) is passed through."""
+
+    def choose(new: PyTree, old: PyTree) -> PyTree:
+        return jax.tree.map(lambda n, o: n if n is o else jnp.where(finite, n, o), new, old)
+
+    names = ("step", "params", "opt", "ema", "extra")
+    return replace(stepped, **{name: choose(getattr(stepped, name), getattr(state, name)) for name in names})
+
+
+def sum_over_microbatches(function: Callable[[Batch], Any], batch: Batch, microbatches: int) -> Any:
+    """The sum of `function(micro)` over equal cuts of the batch's leading axis, one at a time.
+
+    Micro-batch j holds rows j, j + k, j + 2k, … so that every device keeps working on rows that it already holds.
+    Raises ValueError when the batch does not divide.
+    """
+    if microbatches == 1:
+        return function(batch)
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if size % microbatches:
+        raise ValueError(f"a batch of {size} does not divide into {microbatches} micro-batches")
+
+    def split(x: Array) -> Array:
+        return x.reshape(size // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+    cut = jax.tree.map(split, dict(batch))
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], cut))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def body(total: Any, micro: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(micro)), None
+
+    return jax.lax.scan(body, zeros, cut)[0]
