@@ -1,0 +1,255 @@
+"""Shards: ArrayRecord files of serialised records with random access; errors name the file.
+
+ArrayRecord reads local files. A shard under any other path (gs://…) is first copied, once, into a local folder
+($DREAMJAX_CACHE, else the system's temporary folder), so that every path that `epath` knows works.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+import uuid
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from dreamjax.errors import UserError
+from dreamjax.storage import manifest
+
+WRITER_OPTIONS = "group_size:1,zstd:3"  # one record per chunk: random access reads nothing else
+READER_OPTIONS = "readahead_buffer_size:0"
+BUFFER = 32768
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard file. `name` is relative to its dataset's folder."""
+
+    name: str
+    records: int
+    size: int  # bytes
+    sha256: str
+
+
+def local_copy(path: epath.PathLike) -> str:
+    """A local file with the content of `path`: itself where it is local, else a copy made once."""
+    path = epath.Path(path)
+    text = os.fspath(path)
+    if "://" not in text:
+        return text
+    stat = path.stat()
+    key = hashlib.sha256(f"{text} {stat.length} {stat.mtime}".encode()).hexdigest()[:24]
+    folder = Path(os.environ.get("DREAMJAX_CACHE") or Path(tempfile.gettempdir()) / f"dreamjax-cache-{os.getuid()}")
+    copy = folder / f"{key}-{path.name}"
+    if not copy.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{copy.name}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            with path.open("rb") as source, part.open("wb") as target:
+                while block := source.read(manifest.CHUNK):
+                    target.write(block)
+            part.replace(copy)
+        finally:
+            part.unlink(missing_ok=True)
+    return str(copy)
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+class Writer:
+    """One shard file of raw records: written under a temporary name, named when closed; removed when the block fails.
+
+    with Writer(folder / "part-0.array_record") as writer:
+        writer.write(record)
+    writer.shard
+    """
+
+    def __init__(self, path: epath.PathLike):
+        from array_record.python import array_record_module
+
+        self.path = epath.Path(path)
+        self.records, self.bytes = 0, 0
+        self.shard: Shard | None = None
+        remote = "://" in os.fspath(self.path)
+        folder = Path(tempfile.gettempdir()) if remote else Path(self.path.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._part = folder / f".{self.path.name}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            self._part.touch()  # a full or read-only disk says so here, in Python's words
+        except OSError as problem:
+            raise UserError(f"{self.path}: cannot be written ({problem.strerror})") from problem
+        self._writer = array_record_module.ArrayRecordWriter(str(self._part), WRITER_OPTIONS)
+
+    def write(self, record: bytes) -> None:
+        self._writer.write(record)
+        self.records += 1
+        self.bytes += len(record)
+
+    def close(self) -> Shard:
+        """Name the file. Raises UserError where not every record reached the disk."""
+        try:
+            self._writer.close()
+            if not _is_whole(str(self._part), self.records):
+                raise UserError(f"{self.path}: not every record could be written; is the disk full?")
+            size, sha256 = self._part.stat().st_size, manifest.file_hash(self._part)
+            if "://" in os.fspath(self.path):
+                epath.Path(self._part).copy(self.path, overwrite=True)
+                self._part.unlink()
+            else:
+                os.replace(self._part, self.path)
+        except BaseException as problem:
+            self.abort()
+            if isinstance(problem, UserError) or not isinstance(problem, (OSError, RuntimeError, ValueError)):
+                raise
+            raise UserError(f"{self.path}: cannot be written ({problem})") from problem
+        self.shard = Shard(self.path.name, self.records, size, sha256)
+        return self.shard
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        try:
+            if self._writer.is_open():
+                self._writer.close()
+        except Exception:  # a full disk fails again here; the file goes away all the same
+            pass
+        self._part.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def _open(path: str) -> Any:
+    from array_record.python import array_record_module
+
+    return array_record_module.ArrayRecordReader(path, options=READER_OPTIONS, file_reader_buffer_size=BUFFER)
+
+
+def _is_whole(path: str, records: int) -> bool:
+    reader = _open(path)
+    try:
+        return reader.ok() and reader.num_records() == records
+    finally:
+        reader.close()
+
+
+def opened(path: epath.PathLike) -> "Reader":
+    """The records of one shard whose length is not known beforehand."""
+    if not epath.Path(path).exists():
+        raise UserError(f"{path}: no such shard")
+    reader = _open(local_copy(path))
+    try:
+        if not reader.ok():
+            raise UserError(f"{path}: this shard is truncated or damaged; prepare the recording again")
+        return Reader([path], [reader.num_records()])
+    finally:
+        reader.close()
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+class Reader:
+    """Random access to the records of several shards, in order: a Grain data source of bytes. Picklable, thread-safe.
+
+    Shards open when first needed. A missing, truncated or corrupted one raises UserError with its name.
+    """
+
+    def __init__(self, paths: Sequence[epath.PathLike], records: Sequence[int]):
+        """`records`: how many records each shard holds, as its dataset says."""
+        self.paths = [os.fspath(epath.Path(p)) for p in paths]
+        self.records = list(records)
+        self._ends = list(accumulate(self.records))
+        self._reset()
+
+    def _reset(self) -> None:
+        self._readers: list[Any] = [None] * len(self.paths)
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_readers", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __repr__(self) -> str:
+        return f"Reader({len(self)} records in {len(self.paths)} shards)"
+
+    def _reader(self, shard: int) -> Any:
+        with self._lock:
+            if self._readers[shard] is None:
+                path = self.paths[shard]
+                if not epath.Path(path).exists():
+                    raise UserError(f"{path}: this shard is missing; prepare the dataset again, or copy it whole")
+                reader = _open(local_copy(path))
+                found = reader.num_records() if reader.ok() else None
+                if found != self.records[shard]:
+                    reader.close()
+                    what = "it is truncated or damaged" if found is None else f"it holds {found} records"
+                    raise UserError(
+                        f"{path}: {self.records[shard]} records were written to this shard but {what}; "
+                        "prepare the dataset again, or copy the shard again"
+                    )
+                self._readers[shard] = reader
+            return self._readers[shard]
+
+    def read(self, keys: Sequence[int]) -> list[bytes]:
+        """The records `keys`, in their order."""
+        by_shard: dict[int, list[tuple[int, int]]] = {}
+        for place, key in enumerate(keys):
+            if not 0 <= key < len(self):
+                raise IndexError(key)
+            shard = bisect_right(self._ends, key)
+            by_shard.setdefault(shard, []).append((key - self._ends[shard] + self.records[shard], place))
+        out: list[bytes] = [b""] * len(keys)
+        for shard, wanted in by_shard.items():
+            reader = self._reader(shard)
+            try:
+                found = reader.read([position for position, _ in wanted])
+            except (RuntimeError, ValueError) as problem:
+                raise UserError(f"{self.paths[shard]}: this shard is corrupted ({str(problem)[:120]})") from problem
+            for (_, place), record in zip(wanted, found, strict=True):
+                out[place] = record
+        return out
+
+    def close(self) -> None:
+        """Close the shards that are open; they open again when needed."""
+        with self._lock:
+            for i, reader in enumerate(self._readers):
+                if reader is not None:
+                    reader.close()
+                    self._readers[i] = None
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getitem__(self, key: int) -> bytes:
+        return self.read([key])[0]
+
+    def __getitems__(self, keys: Sequence[int]) -> list[bytes]:
+        return self.read(keys)
+
+
+def load_json(path: epath.Path) -> Any:
+    """A JSON file of a dataset. Raises UserError where it is absent or unreadable."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: no {path.name}; is this a folder that `dreamjax prepare` wrote?") from None
+    except ValueError as problem:
+        raise UserError(f"{path}: not readable as JSON ({problem}); prepare the dataset again") from problem
