@@ -1,0 +1,126 @@
+"""Small synthetic datasets that tests share."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import lfilter
+
+from dreamjax.signals import records
+
+TEN_TWENTY = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2"
+TEN_TEN = (
+    "Fpz AF7 AF3 AFz AF4 AF8 F5 F1 F2 F6 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 C5 C1 C2 C6 TP7 CP5 CP3 CP1 CPz "
+    "CP2 CP4 CP6 TP8 P5 P1 P2 P6 PO7 PO3 POz PO4 PO8 Oz Iz P9 P10"
+)
+NAMES = [*TEN_TWENTY.split(), *TEN_TEN.split()]
+
+
+def sphere_points(n: int) -> np.ndarray:
+    """n points spread over the upper part of a head of 95 mm radius; metres."""
+    i = np.arange(n) + 0.5
+    z = 1 - 1.3 * i / n
+    angle = np.pi * (1 + 5**0.5) * i
+    r = np.sqrt(1 - z**2)
+    return 0.095 * np.stack([r * np.cos(angle), r * np.sin(angle), z], axis=1) + [0, 0, 0.04]
+
+
+def positions(names: Sequence[str]) -> np.ndarray:
+    from dreamjax.signals import montage
+
+    return np.asarray(montage.standard_positions(names))
+
+
+def ar_signal(rng: np.random.Generator, channels: int, samples: int, sfreq: float) -> np.ndarray:
+    """Spatially mixed noise with a 10 Hz resonance, µV: past and neighbours predict it in part."""
+    sources = max(2, channels // 2)
+    pole = 0.97 * np.exp(2j * np.pi * 10 / sfreq)
+    a = np.poly([pole, np.conj(pole)]).real
+    drive = rng.normal(size=(sources + channels, samples + 256))
+    signal = lfilter([1.0], a, drive, axis=1)[:, 256:]
+    mixing = np.random.default_rng([channels, 7]).normal(size=(channels, sources))  # the same head for every subject
+    mixed = mixing @ signal[:sources] / np.sqrt(sources) + 0.3 * signal[sources:]
+    return 10 * mixed / mixed.std()
+
+
+def make_windows(
+    subject: int,
+    *,
+    channels: int = 19,
+    windows: int = 8,
+    samples: int = 512,
+    sfreq: float = 256.0,
+    labels: Sequence[str] = ("rest", "task"),
+    reference: str = "average",
+    dataset: str = "synthetic",
+    seed: int = 0,
+) -> Iterator[records.Window]:
+    """Neighbouring windows of one recording. The subject and the seed determine every value."""
+    rng = np.random.default_rng([seed, subject, channels])
+    signal = ar_signal(rng, channels, windows * samples, sfreq)
+    if reference == "average":
+        signal -= signal.mean(axis=0)
+    named = channels <= len(NAMES)
+    names = tuple(NAMES[:channels]) if named else tuple(f"E{i + 1}" for i in range(channels))
+    xyz = positions(names) if named else sphere_points(channels)
+    for i in range(windows):
+        yield records.Window(
+            signal=signal[:, i * samples : (i + 1) * samples],
+            ch_names=names,
+            xyz=xyz,
+            sfreq=sfreq,
+            reference=reference,
+            montage_rank=channels - (reference == "average"),
+            dataset=dataset,
+            subject=f"subject{subject:02d}",
+            session="s1",
+            recording=f"{dataset}-{subject:02d}",
+            start=i * samples / sfreq,
+            valid=np.ones(samples, bool),
+            channel_ok=np.ones(channels, bool),
+            scale=float(np.median(1.4826 * np.median(np.abs(signal - np.median(signal, 1)[:, None]), 1))),
+            label=labels[i % len(labels)] if labels else "",
+            stimulus="",
+            licence="CC0-1.0",
+            flags=(),
+        )
+
+
+def make_shards(
+    folder: str | Path,
+    *,
+    subjects: int = 6,
+    channels: int = 19,
+    windows: int = 8,
+    samples: int = 512,
+    sfreq: float = 256.0,
+    labels: Sequence[str] = ("rest", "task"),
+    reference: str = "average",
+    name: str = "synthetic",
+    seed: int = 0,
+    shard_bytes: int = 1 << 18,
+) -> str:
+    """A dataset folder, splits by subject: two thirds of them "train", then "val", the last "test"."""
+    train = max(1, subjects * 2 // 3)
+    split_of = ["train" if s < train else "test" if s == subjects - 1 else "val" for s in range(subjects)]
+    splits = {}
+    for split in ("train", "val", "test"):
+        made = (
+            window
+            for s in range(subjects)
+            if split_of[s] == split
+            for window in make_windows(
+                s,
+                channels=channels,
+                windows=windows,
+                samples=samples,
+                sfreq=sfreq,
+                labels=labels,
+                reference=reference,
+                dataset=name,
+                seed=seed,
+            )
+        )
+        splits[split] = records.write_split(folder, name, split, made, shard_bytes=shard_bytes)
+    records.finish(folder, name, splits)
+    return str(folder)
