@@ -1,0 +1,88 @@
+"""A subject's head and cap: where the electrodes really sit, and what each source gives at them in µV."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float
+
+from dreamjax.errors import missing_package
+from dreamjax.signals.simulation import sphere
+
+# The first N of these are the cap of N channels: 19 are the 10-20 system, 32 and 64 the usual larger caps.
+NAMES = (
+    "O1 O2 P3 P4 C3 C4 F3 F4 Fp1 Fp2 T7 T8 P7 P8 F7 F8 Fz Cz Pz "
+    "Oz POz FC1 FC2 CP1 CP2 FC5 FC6 CP5 CP6 AFz PO7 PO8 "
+    "AF3 AF4 AF7 AF8 F1 F2 F5 F6 FT7 FT8 FC3 FC4 C1 C2 C5 C6 TP7 TP8 CP3 CP4 CPz P1 P2 P5 P6 PO3 PO4 "
+    "Fpz Iz FCz TP9 F9"
+).split()
+REFERENCE = "TP10"  # the right mastoid: recorded against it, and itself not recorded
+AVERAGE_RADIUS = 0.09  # m
+
+
+@lru_cache(maxsize=1)
+def _cap() -> dict[str, np.ndarray]:
+    try:
+        import mne
+    except ImportError as e:
+        raise missing_package("mne", "data", "the electrode positions of `dreamjax simulate`") from e
+    places = mne.channels.make_standard_montage("easycap-M1").get_positions()["ch_pos"]
+    return {name: places[name] / np.linalg.norm(places[name]) for name in (*NAMES, REFERENCE)}
+
+
+def nominal_positions(names: tuple[str, ...]) -> Float[np.ndarray, "channels 3"]:
+    """Unit-sphere places of electrodes on a perfectly worn cap; x right, y front, z up."""
+    return np.stack([_cap()[name] for name in names])
+
+
+@dataclass(frozen=True)
+class Head:
+    """One subject's head; `electrodes` and `reference` are unit vectors."""
+
+    ch_names: tuple[str, ...]
+    electrodes: Float[np.ndarray, "channels 3"]
+    reference: Float[np.ndarray, "3"]
+    radius: float  # m
+    rotation_deg: tuple[float, float, float]  # how the cap is turned about x, y, z
+
+    def topography(
+        self, positions: Float[np.ndarray, "dipoles 3"], moments: Float[np.ndarray, "dipoles 3"]
+    ) -> Float[np.ndarray, "channels dipoles"]:
+        """Potential against the reference electrode per A·m."""
+        places = np.concatenate([self.electrodes, self.reference[None]])
+        field = sphere.leadfield(places, positions, moments, self.radius)
+        return field[:-1] - field[-1:]
+
+
+def average_head(ch_names: tuple[str, ...]) -> Head:
+    """The head at which amplitudes are stated."""
+    reference = nominal_positions((REFERENCE,))[0]
+    return Head(ch_names, nominal_positions(ch_names), reference, AVERAGE_RADIUS, (0.0, 0.0, 0.0))
+
+
+def draw_head(rng: np.random.Generator, channels: int, missing: int) -> Head:
+    """A head of another size under a cap that sits a little turned, with electrodes a few millimetres off."""
+    lost = set(rng.choice(channels, missing, replace=False).tolist())
+    names = tuple(name for i, name in enumerate(NAMES[:channels]) if i not in lost)
+    angles = np.clip(rng.normal(0, 3, 3), -8, 8)
+    places = nominal_positions((*names, REFERENCE)) @ _rotation(np.deg2rad(angles)).T
+    places = places + rng.normal(0, 0.02, places.shape)  # 2 % of the radius: about 2 mm
+    places /= np.linalg.norm(places, axis=1, keepdims=True)
+    radius = float(np.clip(rng.normal(AVERAGE_RADIUS, 0.004), 0.078, 0.102))
+    return Head(names, places[:-1], places[-1], radius, tuple(float(a) for a in np.round(angles, 3)))
+
+
+def _rotation(angles: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def moment_scales(
+    positions: np.ndarray, moments: np.ndarray, amplitudes_uv: np.ndarray
+) -> Float[np.ndarray, "dipoles"]:
+    """A·m·(µV/V) for which each dipole reaches its stated µV at its strongest electrode of the whole cap."""
+    field = average_head(tuple(NAMES)).topography(positions, moments)
+    return amplitudes_uv / np.abs(field).max(axis=0)

@@ -1,0 +1,117 @@
+"""The pictures that simulated subjects see: one shape per class, drawn at some place, in some size and colour."""
+
+import colorsys
+from dataclasses import dataclass
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, UInt8
+
+from dreamjax.errors import missing_package
+
+SHAPES = (
+    "circle",
+    "square",
+    "triangle",
+    "cross",
+    "ring",
+    "diamond",
+    "star",
+    "crescent",
+    "hexagon",
+    "arrow",
+    "stripes",
+    "heart",
+)
+PIXELS = 64
+HUES = 6
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A stimulus: its class and what differs within the class."""
+
+    file: str  # relative to the set's stimuli folder
+    shape: str  # the class
+    x: float  # -1 left … 1 right
+    y: float  # -1 bottom … 1 top
+    size: float  # -1 small … 1 large
+    hue: float  # of the colour circle, in turns
+
+    def features(self) -> dict[str, float]:
+        """What the brain responses code, each between -1 and 1."""
+        angle = 2 * np.pi * self.hue
+        code = {"onset": 1.0, "x": self.x, "y": self.y, "size": self.size}
+        return code | {"hue_cos": float(np.cos(angle)), "hue_sin": float(np.sin(angle)), f"class:{self.shape}": 1.0}
+
+
+def picture_set(classes: int, per_class: int, seed: int) -> tuple[Picture, ...]:
+    """`classes` x `per_class` pictures whose attributes are drawn independently of the class and of each other."""
+    rng = np.random.default_rng([seed, 1])
+    pictures = []
+    for shape in SHAPES[:classes]:
+        for number in range(per_class):
+            x, y, size = np.round(rng.uniform(-1, 1, 3), 3)
+            hue = rng.integers(HUES) / HUES
+            pictures.append(Picture(f"{shape}_{number:02d}.png", shape, float(x), float(y), float(size), float(hue)))
+    return tuple(pictures)
+
+
+def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Which points of the shape's own plane (u right, v up, about -1 … 1) belong to it."""
+    radius, angle = np.hypot(u, v), np.arctan2(v, u)
+    if shape == "circle":
+        return radius <= 1
+    if shape == "square":
+        return np.maximum(abs(u), abs(v)) <= 0.85
+    if shape == "triangle":
+        return (v >= -0.7) & (v <= 0.95 - 1.75 * abs(u))
+    if shape == "cross":
+        return (np.minimum(abs(u), abs(v)) <= 0.3) & (np.maximum(abs(u), abs(v)) <= 1)
+    if shape == "ring":
+        return (radius <= 1) & (radius >= 0.6)
+    if shape == "diamond":
+        return abs(u) / 0.75 + abs(v) <= 1
+    if shape == "star":
+        return radius <= 0.65 + 0.35 * np.cos(5 * (angle - np.pi / 2))
+    if shape == "crescent":
+        return (radius <= 1) & (np.hypot(u - 0.45, v) > 0.8)
+    if shape == "hexagon":
+        return np.maximum(abs(u), abs(u) / 2 + abs(v) * np.sqrt(3) / 2) <= 0.9
+    if shape == "arrow":
+        return ((u <= 0.1) & (u >= -1) & (abs(v) <= 0.25)) | ((u > 0.1) & (u <= 1) & (abs(v) <= (1 - u) * 0.9))
+    if shape == "stripes":
+        return (np.maximum(abs(u), abs(v)) <= 0.9) & (np.floor((v + 1) * 3) % 2 == 0)
+    if shape == "heart":
+        return (u**2 + (1.2 * v - 0.15) ** 2 - 0.55) ** 3 <= 1.1 * u**2 * (1.2 * v - 0.15) ** 3
+    raise ValueError(shape)
+
+
+def draw(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture in RGB on grey, edges smoothed by 4 x 4 points per pixel."""
+    fine = PIXELS * 4
+    axis = (np.arange(fine) + 0.5) / fine * 2 - 1
+    extent = 0.3 * 2 ** (0.5 * picture.size)  # half-width of the shape, the whole picture being -1 … 1
+    u = (axis[None, :] - picture.x * 0.5) / extent
+    v = (-axis[:, None] - picture.y * 0.5) / extent
+    cover = _inside(picture.shape, u, v).reshape(PIXELS, 4, PIXELS, 4).mean((1, 3))[..., None]
+    colour = np.array(colorsys.hls_to_rgb(picture.hue, 0.55, 0.9)) * 255
+    return np.round(cover * colour + (1 - cover) * 128).astype(np.uint8)
+
+
+def write_pictures(pictures: tuple[Picture, ...], folder: epath.Path) -> None:
+    """One PNG file per picture."""
+    try:
+        from PIL import Image
+    except ImportError as e:
+        raise missing_package("pillow", "data", "drawing the pictures") from e
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        with (folder / picture.file).open("wb") as stream:
+            Image.fromarray(draw(picture)).save(stream, format="PNG")
+
+
+def feature_table(pictures: tuple[Picture, ...], names: list[str]) -> Float[np.ndarray, "pictures features"]:
+    """Each picture's value of each named feature; 0 where it has none (another class)."""
+    return np.array([[p.features().get(name, 0.0) for name in names] for p in pictures])

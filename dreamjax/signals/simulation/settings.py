@@ -1,0 +1,60 @@
+"""What a simulated data set is made of; every field is a fact about the set and is written into its ground truth."""
+
+from dataclasses import dataclass
+
+from dreamjax.errors import UserError
+
+MAX_CHANNELS = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A set of subjects who look at pictures. Amplitudes are in µV at the scalp; `evoked` ones scale with `strength`."""
+
+    subjects: int = 6
+    minutes: float = 3.0  # per subject, rounded to whole seconds (EDF's records)
+    channels: int = 32
+    classes: int = 4
+    strength: float = 1.0  # 0: a null set, in which nothing follows the pictures
+    order: str = "random"  # or "block": each class in one stretch, the design that slow drift confounds
+    format: str = "edf"  # or "brainvision"
+    seed: int = 0
+    sfreq: float = 250.0  # Hz
+    pictures_per_class: int = 12
+    picture_s: float = 0.5
+    gap_s: tuple[float, float] = (0.5, 0.9)  # between a picture's end and the next one's onset, uniform
+    rest_fraction: float = 0.15  # of the recording, at its beginning, with closed eyes and no pictures
+    background_uv: float = 10.0  # rms of the 1/f background, mean over channels
+    exponent: float = 1.0  # power of the background falls as 1/f^exponent
+    alpha_hz: float = 10.0  # mean over subjects
+    alpha_spread_hz: float = 0.8  # standard deviation over subjects
+    alpha_uv: float = 14.0  # rms at the strongest electrode, eyes closed
+    alpha_open: float = 0.35  # share of it that stays with open eyes
+    blink_uv: float = 120.0  # peak at the strongest electrode
+    blinks_per_minute: float = 12.0  # with open eyes
+    line_hz: float = 50.0
+    line_uv: float = 2.0
+    drift_uv: float = 20.0  # rms below 0.3 Hz
+    noise_uv: float = 0.6  # rms of each amplifier channel's own white noise
+    missing_channels: int = 0  # so many electrodes, others in every subject, were not recorded
+
+    def __post_init__(self) -> None:
+        from dreamjax.signals.simulation.pictures import SHAPES
+
+        checks = (
+            (1 <= self.subjects <= 999, "subjects", "1 to 999"),
+            (self.minutes * 60 >= 10, "minutes", "at least 10 s"),
+            (4 <= self.channels <= MAX_CHANNELS, "channels", f"4 to {MAX_CHANNELS}"),
+            (1 <= self.classes <= len(SHAPES), "classes", f"1 to {len(SHAPES)}"),
+            (self.strength >= 0, "strength", "0 or more"),
+            (self.order in ("random", "block"), "order", "random or block"),
+            (self.format in ("edf", "brainvision"), "format", "edf or brainvision"),
+            (64 <= self.sfreq <= 4096, "sfreq", "64 to 4096 Hz"),
+            (0 <= self.missing_channels <= self.channels - 4, "missing_channels", "leave at least 4 channels"),
+            (self.pictures_per_class >= 1, "pictures_per_class", "1 or more"),
+            (self.seed >= 0, "seed", "0 or more"),
+            (0 <= self.rest_fraction < 1, "rest_fraction", "0 to below 1"),
+        )
+        for good, name, wanted in checks:
+            if not good:
+                raise UserError(f"simulate: {name} is {getattr(self, name)}, but must be {wanted}")
