@@ -1,0 +1,165 @@
+"""The masked-signal autoencoder: a vision transformer over patches of time (MinD-Vis, DreamDiffusion section 3.1).
+
+All channels of `patch` consecutive samples are one token. The encoder sees the visible tokens only, the decoder all of
+them with a learned token in the masked places, and predicts every patch, time-major: [t0: all channels, t1: …].
+
+Shape letters: B batch, C channels, T samples, N patches, P = patch · C entries of a patch, V visible slots, D width,
+E decoder width.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from dreamjax.models.layers import (
+    Attention,
+    Block,
+    Dtype,
+    LayerNorm,
+    Linear,
+    Remat,
+    matmul,
+    run_stack,
+    sincos_positions,
+    stack,
+)
+
+
+def patchify(signal_BxCxT: Float[Array, "B C T"], patch: int) -> Float[Array, "B N P"]:
+    """Windows as patches, each vector time-major: entry t · C + c."""
+    B, C, T = signal_BxCxT.shape
+    return signal_BxCxT.swapaxes(1, 2).reshape(B, T // patch, patch * C)
+
+
+def unpatchify(patches_BxNxP: Float[Array, "B N P"], channels: int) -> Float[Array, "B C T"]:
+    """The inverse of `patchify`."""
+    B = patches_BxNxP.shape[0]
+    return patches_BxNxP.reshape(B, -1, channels).swapaxes(1, 2)
+
+
+@jax.custom_vjp
+def permute(x_BxNxD: Float[Array, "B N D"], order_BxN: Int[Array, "B N"], inverse_BxN: Int[Array, "B N"]) -> Array:
+    """x[b, order[b]]. The gradient of a permutation is the inverse permutation: a gather, not a scatter."""
+    return jnp.take_along_axis(x_BxNxD, order_BxN[:, :, None], axis=1)
+
+
+permute.defvjp(
+    lambda x, order, inverse: (permute(x, order, inverse), (order, inverse)),
+    lambda saved, dy: (permute(dy, saved[1], saved[0]), None, None),
+)
+
+
+class PatchEmbed(nnx.Module):
+    """Conv1d whose stride is its kernel, that is, one matrix product per patch. Kernel (patch, C, D), N(0, 0.02)."""
+
+    def __init__(self, patch: int, channels: int, dim: int, *, dtype: Dtype, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(0.02 * jax.random.normal(rngs.params(), (patch, channels, dim), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, patches: Float[Array, "B V P"]) -> Float[Array, "B V D"]:
+        kernel = self.kernel[...]
+        y = matmul(patches, kernel.reshape(-1, kernel.shape[-1]), self.dtype)
+        return y.astype(jnp.float32) + self.bias[...]
+
+
+class MaskedAutoencoder(nnx.Module):
+    """See the module. Parameters are float32; `dtype` is the type of the computation."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        patch: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        decoder_dim: int,
+        decoder_depth: int,
+        decoder_heads: int,
+        rngs: nnx.Rngs,
+        dtype: Dtype = jnp.float32,
+        attention: Attention = "xla",
+        scan_layers: bool = True,
+        remat: Remat = "none",
+        remat_names: tuple[str, ...] = (),
+    ):
+        block = functools.partial(Block, mlp_ratio=mlp_ratio, dtype=dtype, implementation=attention)
+        self.patch_embed = PatchEmbed(patch, channels, dim, dtype=dtype, rngs=rngs)
+        self.cls_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, dim), jnp.float32))
+        self.blocks = stack(depth, rngs, lambda rngs: block(dim, heads, rngs=rngs))
+        self.norm = LayerNorm(dim, dtype=dtype)
+        self.decoder_embed = Linear(dim, decoder_dim, dtype=dtype, rngs=rngs)
+        self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, decoder_dim), jnp.float32))
+        self.decoder_blocks = stack(decoder_depth, rngs, lambda rngs: block(decoder_dim, decoder_heads, rngs=rngs))
+        self.decoder_norm = LayerNorm(decoder_dim, dtype=dtype)
+        self.decoder_pred = Linear(decoder_dim, patch * channels, dtype=dtype, rngs=rngs)
+        self.channels, self.patch, self.dim, self.decoder_dim, self.dtype = channels, patch, dim, decoder_dim, dtype
+        self.run: Any = functools.partial(run_stack, scan=scan_layers, remat=remat, names=remat_names)
+
+    def encode(
+        self,
+        patches_BxNxP: Float[Array, "B N P"],
+        keep_BxV: Int[Array, "B V"] | None = None,
+        keep_ok_BxV: Bool[Array, "B V"] | None = None,
+    ) -> Float[Array, "B 1+V D"]:
+        """The cls token and the tokens of the kept patches (all of them by default), after the final norm.
+
+        `keep_ok` is False in the slots that hold no patch: nothing attends to them.
+        """
+        B, N, _ = patches_BxNxP.shape
+        positions_NxD = jnp.asarray(sincos_positions(N, self.dim))
+        if keep_BxV is None:
+            tokens_BxVxD = self.patch_embed(patches_BxNxP) + positions_NxD
+        else:
+            visible_BxVxP = jnp.take_along_axis(patches_BxNxP, keep_BxV[:, :, None], axis=1)
+            tokens_BxVxD = self.patch_embed(visible_BxVxP) + positions_NxD[keep_BxV]
+        cls = jnp.broadcast_to(self.cls_token[...], (B, 1, self.dim))  # broadcast in float32: so is its gradient's sum
+        x = jnp.concatenate([cls, tokens_BxVxD], axis=1).astype(self.dtype)
+        return self.norm(self.run(self.blocks, x, _with_cls(keep_ok_BxV)))
+
+    def decode(
+        self,
+        tokens_Bx1VxD: Float[Array, "B 1+V D"],
+        order_BxN: Int[Array, "B N"],
+        keep_ok_BxV: Bool[Array, "B V"] | None = None,
+        valid_BxN: Bool[Array, "B N"] | None = None,
+    ) -> Float[Array, "B N P"]:
+        """A prediction for every patch, in time order, float32. `order` lists the kept patches first, then the rest."""
+        B, N = order_BxN.shape
+        V = tokens_Bx1VxD.shape[1] - 1
+        x_Bx1VxE = self.decoder_embed(tokens_Bx1VxD)
+        mask_token = self.mask_token[...]
+        kept_BxVxE = x_Bx1VxE[:, 1:]
+        if keep_ok_BxV is not None:  # a slot without a patch stands for a masked one
+            filled = jnp.where(keep_ok_BxV[:, :, None], kept_BxVxE.astype(jnp.float32), mask_token)
+            kept_BxVxE = filled.astype(self.dtype)
+        masked = jnp.broadcast_to(mask_token, (B, N - V, self.decoder_dim)).astype(self.dtype)
+        inverse_BxN = jnp.argsort(order_BxN, axis=1)
+        x_BxNxE = permute(jnp.concatenate([kept_BxVxE, masked], axis=1), inverse_BxN, order_BxN)
+        x_BxNxE = x_BxNxE + jnp.asarray(sincos_positions(N, self.decoder_dim)).astype(self.dtype)
+        x = jnp.concatenate([x_Bx1VxE[:, :1], x_BxNxE], axis=1)
+        x = self.decoder_norm(self.run(self.decoder_blocks, x, _with_cls(valid_BxN)))
+        return self.decoder_pred(x[:, 1:]).astype(jnp.float32)
+
+    def __call__(
+        self,
+        patches_BxNxP: Float[Array, "B N P"],
+        order_BxN: Int[Array, "B N"],
+        visible: int,
+        keep_ok_BxV: Bool[Array, "B V"] | None = None,
+        valid_BxN: Bool[Array, "B N"] | None = None,
+    ) -> Float[Array, "B N P"]:
+        """Encode the first `visible` patches of `order`, decode all."""
+        tokens = self.encode(patches_BxNxP, order_BxN[:, :visible], keep_ok_BxV)
+        return self.decode(tokens, order_BxN, keep_ok_BxV, valid_BxN)
+
+
+def _with_cls(ok: Bool[Array, "B V"] | None) -> Bool[Array, "B 1+V"] | None:
+    """The key mask with the cls token, which is always attended, in front."""
+    return None if ok is None else jnp.pad(ok, ((0, 0), (1, 0)), constant_values=True)

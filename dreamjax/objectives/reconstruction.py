@@ -1,0 +1,66 @@
+"""The reconstruction loss of masked-signal modelling (DreamDiffusion section 3.1; MAE, He et al. 2022, equation-free).
+
+With prediction p, target t, and a weight w per sample and channel,
+
+    loss = Σ w ρ(p - t) / Σ w,        ρ(d) = d²  |  |d|  |  d²/2β for |d| < β, |d| - β/2 beyond,
+
+w = 1 where something was hidden, `visible_weight` elsewhere, 0 in padding, and `interpolated_weight` times that in
+channels that no electrode measured. Sums are float32; with w in {0, 1} per patch this is the reference's
+Σ mask · mean(e) / Σ mask.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+EPS = 1e-6  # of the variance of a normalised patch, as in MAE
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """What is predicted, and how errors are weighed."""
+
+    target: Literal["raw", "patch_normalised"] = "raw"
+    kind: Literal["mse", "l1", "smooth_l1"] = "mse"
+    beta: float = 1.0  # where smooth_l1 turns from quadratic to linear, in scaled units
+    visible_weight: float = 0.0  # of visible patches; 0: masked only
+    interpolated_weight: float = 1.0  # of channels without an electrode of their own
+
+
+def normalise_patches(
+    patches_BxNxP: Float[Array, "B N P"],
+) -> tuple[Float[Array, "B N P"], Float[Array, "B N 1"], Float[Array, "B N 1"]]:
+    """`(patches - mean) / sqrt(var + 1e-6)` per patch (unbiased variance, as MAE), the means and the divisors."""
+    mean = patches_BxNxP.mean(-1, keepdims=True)
+    divisor = jnp.sqrt(patches_BxNxP.var(-1, keepdims=True, ddof=1) + EPS)
+    return (patches_BxNxP - mean) / divisor, mean, divisor
+
+
+def pointwise(config: ReconstructionConfig, prediction: Float[Array, "..."], target: Float[Array, "..."]) -> Array:
+    """ρ(p - t), float32."""
+    d = prediction.astype(jnp.float32) - target.astype(jnp.float32)
+    if config.kind == "mse":
+        return d * d
+    if config.kind == "l1":
+        return jnp.abs(d)
+    size = jnp.abs(d)
+    return jnp.where(size < config.beta, 0.5 * d * d / config.beta, size - 0.5 * config.beta)
+
+
+def reconstruction(
+    config: ReconstructionConfig,
+    prediction: Float[Array, "B N P"],
+    target: Float[Array, "B N P"],
+    weight: Float[Array, "B N P"],
+) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, tuple[Array, Array]]]:
+    """`(Σ w ρ, Σ w, metrics)`. `explained` is 1 - Σ w (p - t)² / Σ w t² where w > 0: zero for predicting zero."""
+    target = target.astype(jnp.float32)
+    if config.target == "patch_normalised":
+        target = normalise_patches(target)[0]
+    weight = weight.astype(jnp.float32)
+    total, weights = jnp.sum(weight * pointwise(config, prediction, target)), jnp.sum(weight)
+    power = jnp.sum(weight * target**2)
+    residual = jnp.sum(weight * (prediction.astype(jnp.float32) - target) ** 2)
+    return total, weights, {"loss": (total, weights), "explained": (power - residual, power)}

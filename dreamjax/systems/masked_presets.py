@@ -1,0 +1,85 @@
+"""The shipped settings of masked pretraining, by name; `configs/pretrain/NAME.py` is the recipe of each."""
+
+from dataclasses import replace
+
+from ml_collections import ConfigDict
+
+from dreamjax.config import to_config_dict
+from dreamjax.errors import UserError, nearest
+from dreamjax.objectives.masking import MaskConfig
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig, ModelConfig
+from dreamjax.training.checkpoints import CheckpointConfig
+from dreamjax.training.loop import TrainConfig
+from dreamjax.training.optimiser import OptimConfig
+
+# ours: 19 electrodes of the 10-20 system, 2 s at 256 Hz, patches of 15.6 ms
+_TEMPLATE = DataConfig(montage="1020-19", samples=512, sfreq=256.0, scaling="robust", shift=True, flip_polarity=0.5)
+
+_TINY = MaskedPretrainingConfig(
+    data=_TEMPLATE,
+    model=ModelConfig(dim=64, depth=2, heads=4, decoder_dim=48, decoder_depth=1, decoder_heads=4, scan_layers=False),
+    optim=OptimConfig(learning_rate=2e-3, warmup_steps=20),
+    train=TrainConfig(steps=300, batch_size=32, eval_every=100, checkpoint=CheckpointConfig(every=100)),
+)
+_SMALL = MaskedPretrainingConfig(
+    data=_TEMPLATE,
+    model=ModelConfig(dim=192, depth=4, heads=6, decoder_dim=128, decoder_depth=2, decoder_heads=4, scan_layers=False),
+    optim=OptimConfig(learning_rate=1e-3, warmup_steps=200),
+    train=TrainConfig(steps=6000, batch_size=64, eval_every=500, checkpoint=CheckpointConfig(every=500)),
+)
+_BASE = MaskedPretrainingConfig(
+    data=_TEMPLATE,
+    model=ModelConfig(dim=768, depth=12, heads=12, decoder_dim=384, decoder_depth=4, decoder_heads=6, dtype="bfloat16"),
+    mask=MaskConfig(ratio=0.75, kind=("random", "block")),
+    optim=OptimConfig(learning_rate=6e-4, warmup_steps=5_000, clip=1.0, ema_decay=0.9999),
+    train=TrainConfig(steps=200_000, batch_size=1024, eval_every=5_000, checkpoint=CheckpointConfig(every=5_000)),
+)
+# DreamDiffusion (arXiv 2306.16934): 500 epochs of 120,000 windows in batches of 100, of them 40 of warm-up
+_DREAMDIFFUSION_CODE = MaskedPretrainingConfig(
+    data=DataConfig(
+        montage="own",
+        mapping="tile",
+        tile_channels=128,
+        samples=512,
+        stretch=True,
+        scaling="divide",
+        divide=10.0,
+        clip=0.0,
+    ),
+    model=ModelConfig(
+        channels=128,
+        dim=1024,
+        depth=24,
+        heads=16,
+        mlp_ratio=1.0,
+        decoder_dim=512,
+        decoder_depth=8,
+        decoder_heads=16,
+        dtype="bfloat16",
+    ),
+    mask=MaskConfig(ratio=0.1, padding=False),
+    optim=OptimConfig(learning_rate=2.5e-4, warmup_steps=48_000, weight_decay=0.05, clip=0.8),
+    train=TrainConfig(steps=600_000, batch_size=100, eval_every=24_000, checkpoint=CheckpointConfig(every=24_000)),
+)
+_DREAMDIFFUSION_PAPER = replace(
+    _DREAMDIFFUSION_CODE,
+    model=replace(_DREAMDIFFUSION_CODE.model, mlp_ratio=4.0),
+    mask=MaskConfig(ratio=0.75, padding=False),
+)
+
+PRESETS = {
+    "tiny": _TINY,
+    "small": _SMALL,
+    "base": _BASE,
+    "dreamdiffusion_code": _DREAMDIFFUSION_CODE,
+    "dreamdiffusion_paper": _DREAMDIFFUSION_PAPER,
+}
+
+
+def preset(name: str) -> ConfigDict:
+    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
+    if name not in PRESETS:
+        guess = nearest(name, list(PRESETS))
+        raise UserError(f"there is no preset {name}; did you mean {guess or ', '.join(PRESETS)}?")
+    return to_config_dict(PRESETS[name])

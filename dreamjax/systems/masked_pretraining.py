@@ -1,0 +1,260 @@
+"""Masked-signal pretraining (DreamDiffusion, arXiv 2306.16934, stage A; MinD-Vis, arXiv 2211.06956, section 3.1).
+
+A window of all channels is cut into patches of time, some are hidden, a vision transformer encodes the visible ones and
+a small decoder predicts the hidden ones. The encoder is what one wants afterwards: `features`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
+
+from dreamjax.errors import UserError
+from dreamjax.models.layers import REMAT_NAMES
+from dreamjax.models.masked_autoencoder import MaskedAutoencoder, patchify, unpatchify
+from dreamjax.objectives import masking
+from dreamjax.objectives.masking import MaskConfig
+from dreamjax.objectives.reconstruction import ReconstructionConfig, reconstruction
+from dreamjax.signals import pipeline
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.training import optimiser
+from dreamjax.training.loop import TrainConfig
+from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.update import gradient_update
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the encoder and the decoder, and how they are computed."""
+
+    channels: int = 19  # of the template montage in `data`
+    patch: int = 4  # samples per token
+    dim: int = 192
+    depth: int = 4
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    decoder_dim: int = 128
+    decoder_depth: int = 2
+    decoder_heads: int = 4
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    attention: Literal["xla", "cudnn"] = "xla"  # cudnn: NVIDIA GPUs, bfloat16
+    scan_layers: bool = True  # False: unrolled, slower to compile and faster on CPU
+    remat: Literal["none", "full", "dots", "names"] = "none"
+    remat_names: tuple[str, ...] = ()  # kept for the backward pass with remat names: qkv, attention, hidden
+
+    def __post_init__(self) -> None:
+        for dim, heads, name in ((self.dim, self.heads, ""), (self.decoder_dim, self.decoder_heads, "decoder_")):
+            if dim % heads or dim % 2:
+                raise ValueError(
+                    f"model.{name}dim is {dim}, but it must be even and divide by model.{name}heads = {heads}"
+                )
+        if unknown := set(self.remat_names) - set(REMAT_NAMES):
+            raise ValueError(f"model.remat_names has {sorted(unknown)[0]!r}; a block names {', '.join(REMAT_NAMES)}")
+
+
+@dataclass(frozen=True)
+class MaskedPretrainingConfig:
+    """A run of masked-signal pretraining."""
+
+    system: Literal["masked_pretraining"] = "masked_pretraining"
+    seed: int = 2022  # of parameters, data order, crops and masks
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    loss: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.samples % self.model.patch:
+            raise ValueError(
+                f"data.samples is {self.data.samples}, but it must divide by model.patch = {self.model.patch}"
+            )
+        if ("channel" in self.mask.kinds) != (self.data.mask_channels > 0):
+            raise ValueError(
+                f"mask.kind is {self.mask.kind} and data.mask_channels is {self.data.mask_channels}; channel masking "
+                "takes both mask.kind=channel and data.mask_channels > 0, as channels are removed before referencing"
+            )
+
+    @property
+    def patches(self) -> int:
+        """Tokens of a window."""
+        return self.data.samples // self.model.patch
+
+
+def preset(name: str) -> ConfigDict:
+    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
+    from dreamjax.systems import masked_presets  # which builds on this module
+
+    return masked_presets.preset(name)
+
+
+# --------------------------------------------------------------------------------------------------- pure functions
+def network(config: MaskedPretrainingConfig, rng: Array) -> MaskedAutoencoder:
+    """The network with fresh parameters drawn from `rng`."""
+    m = dataclasses.asdict(config.model)
+    dtype = jnp.dtype(m.pop("dtype"))
+    return MaskedAutoencoder(**m, dtype=dtype, rngs=nnx.Rngs(params=rng))
+
+
+def init_params(config: MaskedPretrainingConfig, rng: Array) -> PyTree:
+    """The parameters as a nested dict of float32 arrays; stacked layers have a leading axis."""
+    return nnx.to_pure_dict(nnx.state(network(config, rng), nnx.Param))
+
+
+@functools.lru_cache(maxsize=32)
+def _graph(model: ModelConfig) -> Any:
+    abstract = nnx.eval_shape(lambda: network(MaskedPretrainingConfig(model=model), jax.random.key(0)))
+    return nnx.split(abstract, nnx.Param)[0]
+
+
+def bind(config: MaskedPretrainingConfig, params: PyTree) -> MaskedAutoencoder:
+    """The network around given parameters; free of cost, also under jit."""
+    return nnx.merge(_graph(config.model), params)
+
+
+def reconstruct(
+    config: MaskedPretrainingConfig,
+    params: PyTree,
+    signal_BxCxT: Float[Array, "B C T"],
+    masked_BxN: Bool[Array, "B N"],
+    valid_BxT: Float[Array, "B T"] | None = None,
+    visible: int | None = None,
+) -> Float[Array, "B C T"]:
+    """The decoder's signal, in the scaled units of the input, for any mask (True = hidden patch), at every patch.
+
+    `visible` bounds the number of visible patches of any row (default: all N), and so the encoder's work; with less
+    than a row has, the row's later patches are hidden too. Raises UserError for a model of normalised targets, whose
+    predictions have lost their scale.
+    """
+    if config.loss.target != "raw":
+        raise UserError("a model trained on patch_normalised targets predicts no signal; train with loss.target=raw")
+    N = masked_BxN.shape[1]
+    valid_BxN = None if valid_BxT is None else masking.patch_valid(valid_BxT, config.model.patch)
+    mask = masking.of_hidden(masked_BxN, valid_BxN)
+    slots = N if visible is None else min(visible, N)
+    return unpatchify(_predict(bind(config, params), config, signal_BxCxT, mask, slots, True), config.model.channels)
+
+
+def features(
+    config: MaskedPretrainingConfig,
+    params: PyTree,
+    signal_BxCxT: Float[Array, "B C T"],
+    valid_BxT: Float[Array, "B T"] | None = None,
+) -> Float[Array, "B N D"]:
+    """The encoder's tokens after the final norm, nothing hidden, the cls token left out. Pool them with `pooled`."""
+    patches = patchify(signal_BxCxT, config.model.patch)
+    ok = None if valid_BxT is None else masking.patch_valid(valid_BxT, config.model.patch)
+    return bind(config, params).encode(patches, None, ok)[:, 1:].astype(jnp.float32)
+
+
+def pooled(tokens_BxNxD: Float[Array, "B N D"], valid_BxN: Bool[Array, "B N"] | None = None) -> Float[Array, "B D"]:
+    """One vector per window: the mean of its tokens, padding left out."""
+    if valid_BxN is None:
+        return tokens_BxNxD.mean(1)
+    weight = valid_BxN[:, :, None].astype(tokens_BxNxD.dtype)
+    return (tokens_BxNxD * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+
+
+def _predict(
+    model: MaskedAutoencoder,
+    config: MaskedPretrainingConfig,
+    signal_BxCxT: Float[Array, "B C T"],
+    mask: masking.Mask,
+    slots: int,
+    varies: bool,
+) -> Float[Array, "B N P"]:
+    ok, valid = (mask.slots_ok(slots), mask.valid) if varies else (None, None)
+    return model(patchify(signal_BxCxT, config.model.patch), mask.order, slots, ok, valid)
+
+
+def masked_loss(
+    config: MaskedPretrainingConfig, params: PyTree, batch: Batch, purpose_seed: int
+) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
+    """`(sum, weight, metrics)` of a batch whose masks are keyed by (purpose_seed, batch["index"])."""
+    patch = config.model.patch
+    signal, target = batch["signal"], batch.get("target", batch["signal"])
+    _, C, T = signal.shape
+    mask = masking.draw(config.mask, purpose_seed, batch["index"], masking.patch_valid(batch["valid"], patch))
+    if "channel_mask" in batch:  # examples that hide time see all channels
+        signal = jnp.where(mask.channel[:, None, None], signal, target)
+    slots = config.mask.visible_slots(T // patch)
+    prediction = _predict(bind(config, params), config, signal, mask, slots, config.mask.varies)
+    weight = _weights(config, mask, batch, patch, C)
+    return reconstruction(config.loss, prediction, patchify(target, patch), weight)
+
+
+def _weights(
+    config: MaskedPretrainingConfig, mask: masking.Mask, batch: Batch, patch: int, C: int
+) -> Float[Array, "B N P"]:
+    """The loss's weight of every entry: hidden or visible, real channel or interpolated, padding, padded example."""
+    hidden_BxNxC = jnp.broadcast_to(mask.hidden[:, :, None], (*mask.hidden.shape, C))
+    if "channel_mask" in batch:
+        hidden_BxNxC = jnp.where(mask.channel[:, None, None], batch["channel_mask"][:, None, :] > 0, hidden_BxNxC)
+    of_channel_BxC = jnp.where(batch["channel_ok"] > 0, 1.0, config.loss.interpolated_weight)
+    weight = jnp.where(hidden_BxNxC, 1.0, config.loss.visible_weight) * of_channel_BxC[:, None, :]
+    weight = weight * mask.valid[:, :, None] * batch["weight"][:, None, None]
+    return jnp.tile(weight, (1, 1, patch))  # entries are time-major: all channels of t0, all of t1, …
+
+
+# ------------------------------------------------------------------------------------------------------------ the task
+@dataclass(frozen=True)
+class MaskedPretraining:
+    """The Task of a `MaskedPretrainingConfig`."""
+
+    config: MaskedPretrainingConfig
+
+    def init(self, rng: Array) -> State:
+        params = init_params(self.config, rng)
+        optim, train = self.config.optim, self.config.train
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt=optimiser.build().init(params),
+            ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
+            hyper=optimiser.hyper(optim, train.steps),
+        )
+
+    def weights(self) -> Mapping[str, WeightSource]:
+        return {}
+
+    def data(self, split: str) -> BatchSpec:
+        stream = pipeline.open_stream(self.config.data, split, seed=self.config.seed, training=split == "train")
+        channels, expected = stream.element()["signal"].shape[0], self.config.model.channels
+        if channels != expected:
+            raise UserError(
+                f"the montage {self.config.data.montage} has {channels} channels, but model.channels is {expected}"
+            )
+        return BatchSpec(stream, self.config.train.batch_size)
+
+    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
+        def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
+            return masked_loss(self.config, params, micro, self.config.seed)
+
+        step = gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches)
+        return step(state, batch, rng)
+
+    def finish(self, state: State) -> State:
+        return state
+
+    def evaluate(self, state: State, source: Stream) -> Metrics:
+        """Loss and share explained on held-out windows, the averaged parameters where they are kept.
+
+        Masks are keyed by (seed + 1, index): the same at every evaluation, and others than those of training.
+        """
+        params = state.ema if jax.tree.leaves(state.ema) else state.params
+        step = jax.jit(lambda params, batch: masked_loss(self.config, params, batch, self.config.seed + 1)[2])
+        totals: dict[str, tuple[Any, Any]] = {}
+        for batch in source.batches(start=0, batch_size=self.config.train.batch_size):
+            for name, pair in step(params, batch).items():
+                total = totals.get(name, (0.0, 0.0))
+                totals[name] = (total[0] + pair[0], total[1] + pair[1])
+        return totals
