@@ -1,8 +1,9 @@
 """Forward-modelled EEG whose ground truth is known, written as files that only the real readers can open.
 
 Dipoles in a four-shell head (`simulation.sphere`) carry a 1/f background, an occipital alpha rhythm, blinks and the
-responses to pictures (`simulation.evoked`); mains, drift and amplifier noise come on top. The responses code the class of
-the picture and, within the class, place, size and colour, so that a decoder can be asked for both. Strength 0 is the null.
+responses to pictures (`simulation.evoked`); mains, drift and amplifier noise come on top. The responses code the class
+of the picture and, within the class, place, size and colour, so that a decoder can be asked for both. Strength 0 is the
+null.
 """
 
 import dataclasses

@@ -2,10 +2,11 @@
 
 response(picture, t) = strength · Σ_k feature_k(picture) · pattern_k ⊗ exp(-(t - latency_k)² / 2 width_k²)   for t ≥ 0
 
-The shape of the visual response is textbook (C1, P1, N1, P3; Luck 2014): places change the sign of C1 and the balance of
-the two hemispheres in P1, size changes N1, colour a ventral occipital pair, and every class has sources of its own.
+The shape of the visual response is textbook (C1, P1, N1, P3; Luck 2014): places change the sign of C1 and the balance
+of the two hemispheres in P1, size changes N1, colour a ventral occipital pair, and every class has sources of its own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +28,18 @@ class Component:
     moment: tuple[float, float, float]  # direction
 
 
+def _three(vector: Sequence[float]) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in vector)
+    return x, y, z
+
+
 def _pair(name: str, feature: str, uv: tuple[float, float], when: tuple[float, float], where: tuple) -> list[Component]:
     """A component and its mirror image; `uv` is (left, right), `when` (latency, width), `where` (position, moment)."""
     position, moment = where
     mirrored = tuple(tuple(np.array(v) * (-1, 1, 1)) for v in (position, moment))
     sides = ((position, moment, "left"), (mirrored[0], mirrored[1], "right"))
     return [
-        Component(f"{name} {side}", feature, amplitude, *when, tuple(map(float, p)), tuple(map(float, m)))
+        Component(f"{name} {side}", feature, amplitude, *when, _three(p), _three(m))
         for (p, m, side), amplitude in zip(sides, uv, strict=True)
     ]
 
@@ -61,8 +67,7 @@ def components(classes: tuple[str, ...], seed: int) -> tuple[Component, ...]:
             moment = outward + 0.7 * rng.standard_normal(3)
             latency, width = rng.uniform(0.15, 0.38), rng.uniform(0.025, 0.045)
             uv = 4.0 * rng.choice([-1.0, 1.0])
-            position = tuple(float(v) for v in 0.65 * outward)
-            direction = tuple(float(v) for v in moment / np.linalg.norm(moment))
+            position, direction = _three(0.65 * outward), _three(moment / np.linalg.norm(moment))
             name = f"{label} {number}"
             found.append(
                 Component(name, f"class:{label}", float(uv), float(latency), float(width), position, direction)
@@ -73,7 +78,7 @@ def components(classes: tuple[str, ...], seed: int) -> tuple[Component, ...]:
 def time_courses(
     parts: tuple[Component, ...], latency_shift: float, seconds: Float[np.ndarray, "time"]
 ) -> Float[np.ndarray, "components time"]:
-    """Each component's time course, peak 1, at `seconds` after the picture's onset; nothing before it or after END_S."""
+    """Each component's time course, peak 1, at `seconds` after the onset; nothing before it or after END_S."""
     latency = np.array([c.latency_s for c in parts])[:, None] + latency_shift
     width = np.array([c.width_s for c in parts])[:, None]
     courses = np.exp(-0.5 * ((seconds - latency) / width) ** 2)

@@ -111,6 +111,7 @@ def write_dataset_files(root: epath.Path, settings: Settings, subjects: list[str
     (root / "participants.tsv").write_text("participant_id\n" + "".join(f"sub-{s}\n" for s in subjects))
     (root / "README").write_text(
         f"{settings.subjects} simulated subjects looking at pictures (dreamjax simulate, seed {settings.seed}, "
-        f"strength {settings.strength:g}, {settings.order} order). No person was recorded. truth.json says what is inside.\n"
+        f"strength {settings.strength:g}, {settings.order} order). No person was recorded. "
+        "truth.json says what is inside.\n"
     )
     (root / ".bidsignore").write_text("truth.json\n")

@@ -10,12 +10,12 @@ from dreamjax.errors import missing_package
 from dreamjax.signals.simulation import sphere
 
 # The first N of these are the cap of N channels: 19 are the 10-20 system, 32 and 64 the usual larger caps.
-NAMES = (
-    "O1 O2 P3 P4 C3 C4 F3 F4 Fp1 Fp2 T7 T8 P7 P8 F7 F8 Fz Cz Pz "
-    "Oz POz FC1 FC2 CP1 CP2 FC5 FC6 CP5 CP6 AFz PO7 PO8 "
-    "AF3 AF4 AF7 AF8 F1 F2 F5 F6 FT7 FT8 FC3 FC4 C1 C2 C5 C6 TP7 TP8 CP3 CP4 CPz P1 P2 P5 P6 PO3 PO4 "
-    "Fpz Iz FCz TP9 F9"
-).split()
+NAMES: tuple[str, ...] = (
+    *("O1", "O2", "P3", "P4", "C3", "C4", "F3", "F4", "Fp1", "Fp2", "T7", "T8", "P7", "P8", "F7", "F8", "Fz", "Cz"),
+    *("Pz", "Oz", "POz", "FC1", "FC2", "CP1", "CP2", "FC5", "FC6", "CP5", "CP6", "AFz", "PO7", "PO8"),
+    *("AF3", "AF4", "AF7", "AF8", "F1", "F2", "F5", "F6", "FT7", "FT8", "FC3", "FC4", "C1", "C2", "C5", "C6", "TP7"),
+    *("TP8", "CP3", "CP4", "CPz", "P1", "P2", "P5", "P6", "PO3", "PO4", "Fpz", "Iz", "FCz", "TP9", "F9"),
+)
 REFERENCE = "TP10"  # the right mastoid: recorded against it, and itself not recorded
 AVERAGE_RADIUS = 0.09  # m
 
@@ -43,7 +43,7 @@ class Head:
     electrodes: Float[np.ndarray, "channels 3"]
     reference: Float[np.ndarray, "3"]
     radius: float  # m
-    rotation_deg: tuple[float, float, float]  # how the cap is turned about x, y, z
+    rotation_deg: tuple[float, ...]  # how the cap is turned about x, y, z
 
     def topography(
         self, positions: Float[np.ndarray, "dipoles 3"], moments: Float[np.ndarray, "dipoles 3"]
@@ -69,7 +69,7 @@ def draw_head(rng: np.random.Generator, channels: int, missing: int) -> Head:
     places = places + rng.normal(0, 0.02, places.shape)  # 2 % of the radius: about 2 mm
     places /= np.linalg.norm(places, axis=1, keepdims=True)
     radius = float(np.clip(rng.normal(AVERAGE_RADIUS, 0.004), 0.078, 0.102))
-    return Head(names, places[:-1], places[-1], radius, tuple(float(a) for a in np.round(angles, 3)))
+    return Head(names, places[:-1], places[-1], radius, tuple(np.round(angles, 3).tolist()))
 
 
 def _rotation(angles: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
@@ -84,5 +84,5 @@ def moment_scales(
     positions: np.ndarray, moments: np.ndarray, amplitudes_uv: np.ndarray
 ) -> Float[np.ndarray, "dipoles"]:
     """A·m·(µV/V) for which each dipole reaches its stated µV at its strongest electrode of the whole cap."""
-    field = average_head(tuple(NAMES)).topography(positions, moments)
+    field = average_head(NAMES).topography(positions, moments)
     return amplitudes_uv / np.abs(field).max(axis=0)

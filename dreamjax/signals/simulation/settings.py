@@ -9,7 +9,7 @@ MAX_CHANNELS = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """A set of subjects who look at pictures. Amplitudes are in µV at the scalp; `evoked` ones scale with `strength`."""
+    """A set of subjects who look at pictures. Amplitudes are in µV; those of evoked responses scale with `strength`."""
 
     subjects: int = 6
     minutes: float = 3.0  # per subject, rounded to whole seconds (EDF's records)

@@ -34,7 +34,7 @@ def background(rng: np.random.Generator, rows: int, samples: int, sfreq: float, 
 
 
 def rhythm(rng: np.random.Generator, rows: int, samples: int, sfreq: float, hz: float, width_hz: float) -> np.ndarray:
-    """Noise of unit variance around `hz`, (rows, samples); its amplitude waxes and wanes within about 1 / `width_hz` s."""
+    """Noise of unit variance around `hz`, (rows, samples); its amplitude waxes and wanes over 1 / `width_hz` s."""
     return shaped_noise(rng, rows, samples, sfreq, np.exp(-0.5 * ((grid(samples, sfreq) - hz) / width_hz) ** 2))
 
 
@@ -59,7 +59,8 @@ def smooth_gate(
 
 def blink_times(rng: np.random.Generator, begin: float, end: float, per_minute: float) -> list[float]:
     """Onsets in s: at least 0.6 s apart, otherwise at random."""
-    times, now = [], begin
+    times: list[float] = []
+    now = begin
     if per_minute <= 0:
         return times
     while True:

@@ -16,7 +16,7 @@ ALPHA_DIPOLES = (
     ((0.25, -0.60, 0.15), (0.3, -0.9, 0.3)),
     ((0.0, -0.60, 0.30), (0.0, -0.7, 0.7)),
 )
-# The eyes lie before the sphere's brain: a pair of dipoles in its foremost part, pointing up and forward, stands for them.
+# The eyes lie before the sphere's brain: two dipoles in its foremost part, pointing up and forward, stand for them.
 BLINK_DIPOLES = (((-0.30, 0.80, -0.10), (-0.2, 0.8, 0.6)), ((0.30, 0.80, -0.10), (0.2, 0.8, 0.6)))
 
 
@@ -140,7 +140,7 @@ def _blinks(
 
 
 def simulate_subject(settings: Settings, subject: int, pictures: tuple[Picture, ...]) -> Simulated:
-    """The recording of subject 0, 1, …; the same whenever (settings, subject) are the same, whoever else is simulated."""
+    """The recording of subject 0, 1, …; the same for the same (settings, subject), whoever else there is."""
     samples = round(round(settings.minutes * 60) * settings.sfreq)
     seconds = samples / settings.sfreq
     rng = _stream(settings, subject, 2)
