@@ -50,7 +50,7 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 # ------------------------------------------------------------------------------------------------------------ layers
 class Linear(nnx.Module):
-    """y = x W + b, W of shape (in, out), Xavier-uniform; b zero. The bias is added, and its gradient summed, in float32."""
+    """y = x W + b, W of shape (in, out), Xavier-uniform; b zero; the bias is added in float32."""
 
     def __init__(self, dim_in: int, dim_out: int, *, dtype: Dtype, rngs: nnx.Rngs):
         self.kernel = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (dim_in, dim_out), jnp.float32))
