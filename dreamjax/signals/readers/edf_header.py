@@ -1,0 +1,196 @@
+"""The header of EDF, EDF+, BDF and BDF+ (Kemp 1992, 2003; BioSemi), read without trusting a single field of it.
+
+256 bytes of fixed ASCII fields, then 256 bytes a signal, then data records of `samples_per_record` little-endian
+integers a signal (2 bytes in EDF, 3 in BDF). The patient, recording, date and time fields identify a person: of them
+only the words of the patient field are kept, in memory, so that annotations which repeat them can be dropped.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamjax.errors import UserError
+
+MAX_SIGNALS = 4096
+MAX_RECORD_BYTES = 1 << 28  # 256 MiB; the standard recommends 61440 bytes a record
+UNITS_TO_UV = {"uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
+
+
+@dataclass(frozen=True)
+class Signal:
+    label: str
+    unit: str
+    gain: float  # physical = gain * digital + offset, in `unit`
+    offset: float
+    prefilter: str
+    samples: int  # per data record
+    start: int  # of its samples in a record, counted in samples of all signals
+
+    @property
+    def is_annotations(self) -> bool:
+        return self.label in ("EDF Annotations", "BDF Annotations")
+
+    @property
+    def to_uv(self) -> float:
+        return UNITS_TO_UV.get(self.unit.lower(), 1.0)
+
+
+@dataclass(frozen=True)
+class Header:
+    path: str
+    format: str  # "edf" or "bdf"
+    kind: str  # "", "EDF+C", "EDF+D", "BDF+C", "BDF+D"
+    signals: tuple[Signal, ...]
+    header_bytes: int
+    record_duration: float  # s
+    n_records: int  # whole records that the file really holds
+    promised: int  # records that the header promises; -1: unknown while recording
+    loose_bytes: int  # after the last whole record
+    patient_words: frozenset[str]
+
+    @property
+    def sample_bytes(self) -> int:
+        return 3 if self.format == "bdf" else 2
+
+    @property
+    def record_samples(self) -> int:
+        return sum(s.samples for s in self.signals)
+
+    @property
+    def record_bytes(self) -> int:
+        return self.record_samples * self.sample_bytes
+
+
+def read_header(path: str | os.PathLike[str], strict: bool = False) -> Header:
+    """The header, checked field by field against itself and the file's size.
+
+    Raises:
+      UserError: not an EDF or BDF file, or a field that cannot be; with `strict` also a file that ends early.
+    """
+    path = os.fspath(path)
+    size = os.path.getsize(path)
+    if size == 0:
+        raise UserError(f"{path}: the file is empty; remove it or restore it from its source")
+    with open(path, "rb") as file:
+        fixed = file.read(256)
+        format_ = _format(fixed, path)
+        n_signals = _integer(fixed[252:256], "number of signals", path, 1, MAX_SIGNALS)
+        block = file.read(256 * n_signals)
+    if len(block) < 256 * n_signals:
+        raise UserError(f"{path}: the file ends inside its header ({size} bytes for {n_signals} signals); restore it")
+    header_bytes = 256 * (n_signals + 1)
+    duration = _number(fixed[244:252], "duration of a record", path)
+    if not 0 <= duration <= 86400:
+        raise UserError(f"{path}: the header gives {duration:g} s as a record's duration; the file cannot be read")
+    signals = _signals(block, n_signals, path)
+    record_bytes = sum(s.samples for s in signals) * (3 if format_ == "bdf" else 2)
+    if not 0 < record_bytes <= MAX_RECORD_BYTES:
+        raise UserError(f"{path}: the header gives {record_bytes} bytes a record; the file cannot be read")
+    if duration == 0 and not all(s.is_annotations for s in signals):
+        raise UserError(f"{path}: the header gives 0 s as a record's duration but the file has signals")
+    promised = _integer(fixed[236:244], "number of records", path, -1, 1 << 40)
+    n_records, loose = divmod(size - header_bytes, record_bytes)
+    if n_records == 0:
+        raise UserError(f"{path}: the file ends before its first whole data record; restore it from its source")
+    if strict and promised != n_records:
+        raise UserError(
+            f"{path}: the header promises {promised} records of {duration:g} s but the file holds {n_records}; "
+            "restore the file, or leave out --strict to keep what is there"
+        )
+    reserved = fixed[192:236].decode("latin-1").strip()
+    kind = reserved[:5] if re.match(r"(EDF|BDF)\+[CD]", reserved) else ""
+    words = frozenset(w.lower() for w in re.split(r"[\W_]+", fixed[8:168].decode("latin-1")) if len(w) > 1)
+    return Header(path, format_, kind, signals, header_bytes, duration, int(n_records), promised, int(loose), words)
+
+
+def _format(fixed: bytes, path: str) -> str:
+    if len(fixed) < 256:
+        raise UserError(f"{path}: only {len(fixed)} bytes, too short for an EDF header; restore it from its source")
+    if fixed[:8] == b"\xffBIOSEMI":
+        return "bdf"
+    if fixed[:8].strip() == b"0":
+        return "edf"
+    printable = sum(32 <= b < 127 or b in (9, 10, 13) for b in fixed) > 250
+    what = "a text file" if printable else "no EDF or BDF file"
+    raise UserError(f"{path}: {what} under the name {Path(path).suffix}; give the file its real name or remove it")
+
+
+def _text(field: bytes) -> str:
+    return field.decode("latin-1").strip(" \x00")
+
+
+def _number(field: bytes, name: str, path: str) -> float:
+    text = _text(field).replace(",", ".")
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?", text):
+        raise UserError(f"{path}: the header's {name} is {text[:20]!r}, not a number; the file cannot be read")
+    return float(text)
+
+
+def _integer(field: bytes, name: str, path: str, low: int, high: int) -> int:
+    value = _number(field, name, path)
+    if value != int(value) or not low <= value <= high:
+        raise UserError(f"{path}: the header's {name} is {value:g}, expected {low} to {high}; the file cannot be read")
+    return int(value)
+
+
+_WIDTHS = (("label", 16), ("transducer", 80), ("unit", 8), ("pmin", 8), ("pmax", 8), ("dmin", 8), ("dmax", 8),
+           ("prefilter", 80), ("samples", 8), ("reserved", 32))  # fmt: skip
+
+
+def _signals(block: bytes, n: int, path: str) -> tuple[Signal, ...]:
+    fields: dict[str, list[bytes]] = {}
+    position = 0
+    for name, width in _WIDTHS:
+        fields[name] = [block[position + i * width : position + (i + 1) * width] for i in range(n)]
+        position += n * width
+    signals, start = [], 0
+    for i in range(n):
+        label = _text(fields["label"][i])
+        where = f"field of signal {i + 1}"
+        samples = _integer(fields["samples"][i], f"samples {where}", path, 0, MAX_RECORD_BYTES)
+        gain, offset = 1.0, 0.0
+        if label not in ("EDF Annotations", "BDF Annotations"):
+            dmin, dmax = (_number(fields[k][i], f"digital range {where}", path) for k in ("dmin", "dmax"))
+            pmin, pmax = (_number(fields[k][i], f"physical range {where}", path) for k in ("pmin", "pmax"))
+            if dmax == dmin or pmax == pmin:
+                gain, offset = 1.0, 0.0  # an unused channel of some devices; its numbers are kept as they are
+            else:
+                gain = (pmax - pmin) / (dmax - dmin)
+                offset = pmin - gain * dmin
+        signals.append(
+            Signal(label, _text(fields["unit"][i]), gain, offset, _text(fields["prefilter"][i]), samples, start)
+        )
+        start += samples
+    return tuple(signals)
+
+
+def filter_edges(prefilters: list[str]) -> tuple[float | None, float | None]:
+    """(highpass, lowpass) in Hz that all of these EDF prefilter fields ("HP:0.5Hz LP:45Hz N:50Hz") agree with.
+
+    The strictest of each where channels differ; a time constant ("HP:0.3s") is turned into a frequency.
+    """
+    highs, lows = [], []
+    for text in prefilters:
+        if m := re.search(r"HP:?\s*([\d.]+)\s*(s\b|sec|mHz|Hz)?", text, re.IGNORECASE):
+            highs.append(_edge(m, time_constant=True))
+        if m := re.search(r"LP:?\s*([\d.]+)\s*(kHz|Hz)?", text, re.IGNORECASE):
+            lows.append(_edge(m))
+    high = max((h for h in highs if h), default=None)
+    low = min((v for v in lows if v), default=None)
+    return high, low
+
+
+def _edge(match: re.Match[str], time_constant: bool = False) -> float | None:
+    try:
+        value = float(match.group(1))
+    except ValueError:
+        return None
+    unit = (match.group(2) or "").lower()
+    if unit == "mhz":
+        value /= 1e3
+    if unit == "khz":
+        value *= 1e3
+    if time_constant and unit in ("s", "sec"):
+        value = 1 / (2 * 3.141592653589793 * value) if value else 0.0
+    return value or None
