@@ -1,77 +1,184 @@
 """`dreamjax VERB …`: parse, call one function, print its result. Exit 0, 2 for a user's mistake, 75 when preempted."""
 
 import argparse
+import contextlib
+import errno
 import importlib
+import io
 import json
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NoReturn
 
 from dreamjax import __version__
 from dreamjax.cli import config_arguments
 from dreamjax.console import configure_logging
-from dreamjax.errors import UserError
+from dreamjax.errors import UserError, nearest
 
 # verb → module of dreamjax.cli, in the order of work. A module has HELP, EXAMPLE, configure(parser), run(args) -> dict,
-# and render(result) -> str for people; it is imported only when its verb is used or the help is shown.
+# and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
 VERBS = ("simulate", "prepare", "inspect", "train", "evaluate", "export", "import")
+FULL_DISK_AND_THE_LIKE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
+# ------------------------------------------------------------------------------------------------------------- parsing
 class _Parser(argparse.ArgumentParser):
     """argparse whose mistakes are one sentence and exit 2 like all others."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def _verb_module(verb: str):  # type: ignore[no-untyped-def]
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the example's lines, and tells the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.help or ""
+        says_nothing = any(action.default is d for d in (None, False, argparse.SUPPRESS)) or action.default in ("", [])
+        if says_nothing or not action.option_strings or "default" in told:
+            return action.help
+        return f"{told} (default: %(default)s)".strip()
+
+
+def _verb_module(verb: str) -> ModuleType:
     return importlib.import_module(f"dreamjax.cli.{verb}_verb")
 
 
+def _add_verb(verbs: Any, verb: str, module: ModuleType) -> None:
+    sub = verbs.add_parser(
+        verb,
+        help=module.HELP.replace("%", "%%"),
+        description=module.HELP,
+        epilog=f"example:\n  {module.EXAMPLE}",
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    module.configure(sub)
+    sub.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+    sub.add_argument("--verbose", action="store_true", help="also show what the libraries log")
+
+
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """The whole parser, or (`only`) with one verb's arguments filled in and the others' modules not imported."""
-    parser = _Parser(prog="dreamjax", description="Brain signals to images, in JAX.", allow_abbrev=False)
+    """The whole parser, or (`only`) with one verb's arguments filled in and the others' modules not imported.
+
+    A verb whose module cannot be imported is listed with the reason, and does not keep the others from working.
+    """
+    parser = _Parser(
+        prog="dreamjax",
+        description="Brain signals to images, in JAX. The verbs, in the order of work:",
+        epilog="dreamjax VERB --help shows a verb's arguments and an example.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"dreamjax {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for verb in VERBS:
         if only is not None and verb != only:
             verbs.add_parser(verb)
             continue
-        module = _verb_module(verb)
-        sub = verbs.add_parser(
-            verb,
-            help=module.HELP,
-            description=module.HELP,
-            epilog=f"example:\n  {module.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        module.configure(sub)
-        sub.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
-        sub.add_argument("--verbose", action="store_true", help="also show what the libraries log")
+        try:
+            module = _verb_module(verb)
+        except Exception as problem:
+            if only is not None:
+                raise
+            verbs.add_parser(verb, help=f"(cannot be used here: {problem})".replace("%", "%%"))
+            continue
+        _add_verb(verbs, verb, module)
     return parser
 
 
-def _dispatch(argv: Sequence[str]) -> int:
+def _options(parser: argparse.ArgumentParser, verb: str) -> list[str]:
+    """The long options of one verb."""
+    subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return [option for option in subparsers.choices[verb]._option_string_actions if option.startswith("--")]
+
+
+def _refuse_unknown_options(words: Sequence[str], verb: str, known: Sequence[str]) -> None:
+    """Before argparse, which would first complain of what is missing."""
+    for word in words[: words.index("--")] if "--" in words else words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in known:
+            hint = nearest(name, list(known))
+            meant = f"did you mean {hint}?" if hint else f"see dreamjax {verb} --help"
+            raise UserError(f"dreamjax {verb} has no option {name}; {meant}")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one verb. Raises UserError for what it does not know, naming the nearest it does."""
     verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        hint = nearest(verb, VERBS)
+        meant = f"did you mean {hint}?" if hint else f"the verbs are {', '.join(VERBS)}"
+        raise UserError(f"there is no verb {verb}; {meant}")
     overrides, words = config_arguments.split_overrides(argv)
-    args = build_parser(only=verb if verb in VERBS else None).parse_args(words)
+    parser = build_parser(only=verb)
+    if verb is not None:
+        _refuse_unknown_options(words, verb, _options(parser, verb))
+    args = parser.parse_args(words)
     if overrides and not hasattr(args, "config"):
         raise UserError(f"dreamjax {args.verb} takes no --config")
     args.overrides = overrides
+    return args
+
+
+# -------------------------------------------------------------------------------------------------------------- output
+@contextlib.contextmanager
+def _stdout_is_for_the_result() -> Iterator[None]:
+    """What anything prints meanwhile, a library written in C or a child process too, goes to stderr."""
+    saved = None
+    try:
+        descriptor = sys.stdout.fileno()
+        sys.stdout.flush()
+        saved = os.dup(descriptor)
+        os.dup2(sys.stderr.fileno(), descriptor)
+    except (OSError, io.UnsupportedOperation, AttributeError):  # replaced by a test or a notebook: no descriptor
+        if saved is not None:
+            os.close(saved)
+            saved = None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if saved is not None:
+            os.dup2(saved, descriptor)
+            os.close(saved)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: arrays as lists, NaN and infinity as null, paths and anything else as text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
+        return plain(value.tolist())
+    return str(value)
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if not argv:
+        build_parser().print_help()
+        return 0
+    args = _parse(argv)
     configure_logging(args.verbose)
     module = _verb_module(args.verb)
-    result = module.run(args)
-    if args.json:
-        print(json.dumps(result, default=str))
-    else:
-        text = module.render(result)
-        if text:
-            print(text)
+    with _stdout_is_for_the_result():
+        result = module.run(args)
+    text = json.dumps(plain(result)) if args.json else module.render(result)
+    if text:
+        print(text)
+    sys.stdout.flush()
     return int(result.get("exit_code", 0))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the process's exit code."""
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
     except UserError as mistake:
@@ -84,13 +191,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as problem:
-        import errno
-
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            where = f"{problem.filename}: " if problem.filename else ""
-            print(f"dreamjax: {where}{os.strerror(problem.errno)}; nothing half-written was kept", file=sys.stderr)
-            return 2
-        raise
+        if problem.errno not in FULL_DISK_AND_THE_LIKE:
+            raise
+        where = f"{problem.filename}: " if problem.filename else ""
+        print(f"dreamjax: {where}{os.strerror(problem.errno)}; nothing half-written was kept", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

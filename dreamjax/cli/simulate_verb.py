@@ -9,18 +9,18 @@ EXAMPLE = "dreamjax simulate --out runs/simulated --subjects 6 --minutes 3 --cha
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder to create: a BIDS root with stimuli/ and truth.json")
-    parser.add_argument("--subjects", type=int, default=6)
+    parser.add_argument("--subjects", type=int, default=6, help="people to simulate")
     parser.add_argument("--minutes", type=float, default=3.0, help="length of each subject's recording")
     parser.add_argument("--channels", type=int, default=32, help="electrodes, 4 to 64 (19 is the 10-20 system)")
     parser.add_argument("--classes", type=int, default=4, help="kinds of picture, 1 to 12")
-    parser.add_argument("--pictures-per-class", type=int, default=12)
+    parser.add_argument("--pictures-per-class", type=int, default=12, help="all subjects see the same")
     parser.add_argument("--strength", type=float, default=1.0, help="of the evoked responses; 0 gives a null set")
     parser.add_argument("--order", choices=("random", "block"), default="random", help="of the classes in time")
-    parser.add_argument("--format", choices=("edf", "brainvision"), default="edf")
+    parser.add_argument("--format", choices=("edf", "brainvision"), default="edf", help="of the recordings")
     parser.add_argument("--sfreq", type=float, default=250.0, help="sampling rate in Hz")
     parser.add_argument("--alpha-hz", type=float, default=10.0, help="mean alpha frequency over subjects")
     parser.add_argument("--missing-channels", type=int, default=0, help="electrodes lost, others in each subject")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The shape of the visual response is textbook (C1, P1, N1, P3; Luck 2014): places
 of the two hemispheres in P1, size changes N1, colour a ventral occipital pair, and every class has sources of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ class Component:
     moment: tuple[float, float, float]  # direction
 
 
-def _three(vector: Sequence[float]) -> tuple[float, float, float]:
+def _three(vector: Iterable[float]) -> tuple[float, float, float]:
     x, y, z = (float(v) for v in vector)
     return x, y, z
 
