@@ -127,23 +127,23 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 @contextlib.contextmanager
 def _stdout_is_for_the_result() -> Iterator[None]:
     """What anything prints meanwhile, a library written in C or a child process too, goes to stderr."""
-    saved = None
     try:
-        descriptor = sys.stdout.fileno()
-        sys.stdout.flush()
-        saved = os.dup(descriptor)
-        os.dup2(sys.stderr.fileno(), descriptor)
-    except (OSError, io.UnsupportedOperation, AttributeError):  # replaced by a test or a notebook: no descriptor
-        if saved is not None:
-            os.close(saved)
-            saved = None
+        ours = sys.stdout.fileno() == 1 and sys.stderr.fileno() == 2
+    except (OSError, io.UnsupportedOperation, AttributeError):  # replaced by a test or a notebook
+        ours = False
+    if not ours:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        if saved is not None:
-            os.dup2(saved, descriptor)
-            os.close(saved)
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def plain(value: Any) -> Any:

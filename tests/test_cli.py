@@ -1,0 +1,286 @@
+"""The command line: help, mistakes, JSON, interruption; the same for every verb."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+
+from dreamjax.cli import main as cli
+from dreamjax.errors import UserError
+
+TINY_SET = ["--subjects", "1", "--minutes", "0.25", "--channels", "4"]
+
+
+def dreamjax(*words: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "dreamjax", *words], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def sentence_of(error: str) -> str:
+    """The mistake's only line. Fails on a traceback or a second line."""
+    lines = error.strip().splitlines()
+    assert len(lines) == 1, error
+    assert lines[0].startswith("dreamjax: ")
+    return lines[0]
+
+
+@pytest.fixture
+def fake_verb(monkeypatch):
+    """Puts a verb of the test's own in the place of `simulate`."""
+
+    def install(run, render=lambda result: "for people"):
+        module = types.ModuleType("dreamjax.cli.simulate_verb")
+        module.HELP, module.EXAMPLE = "Does what the test says.", "dreamjax simulate"
+        module.configure = lambda parser: None
+        module.run, module.render = run, render
+        monkeypatch.setitem(sys.modules, "dreamjax.cli.simulate_verb", module)
+
+    return install
+
+
+# ---------------------------------------------------------------------------------------------------------------- help
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help_with_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: dreamjax {verb}")
+    assert f"example:\n  dreamjax {verb}" in shown
+    assert "--json" in shown
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_example_is_one_that_parses(verb):
+    import shlex
+
+    words = shlex.split(cli._verb_module(verb).EXAMPLE)
+    assert words[:2] == ["dreamjax", verb]
+    assert cli._parse(words[1:]).verb == verb
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_argument_is_explained(verb):
+    parser = cli.build_parser(only=verb)
+    (subparsers,) = (a for a in parser._actions if hasattr(a, "choices") and isinstance(a.choices, dict))
+    silent = [a.dest for a in subparsers.choices[verb]._actions if not a.help]
+    assert silent == []
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_dreamjax_alone_lists_the_verbs(words, capsys):
+    try:
+        code = cli.main(words)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 0
+    shown = capsys.readouterr().out
+    for verb in cli.VERBS:
+        assert f"\n    {verb} " in shown
+    assert "cannot be used" not in shown
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("dreamjax 0.")
+
+
+def test_help_is_quick_because_no_verb_imports_a_heavy_library():
+    """`dreamjax --help` < 1 s (0.3 s here): none of the verbs' modules pulls in what takes seconds."""
+    script = (
+        "import sys; from dreamjax.cli import main; main.build_parser();"
+        "print([m for m in ('jax', 'mne', 'torch', 'scipy', 'grain', 'matplotlib', 'tensorflow_datasets') "
+        "if m in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.strip() == "[]", ended.stdout + ended.stderr
+
+
+def test_a_verb_that_cannot_be_imported_spares_the_others(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "dreamjax.cli.evaluate_verb", None)  # import raises ModuleNotFoundError
+    assert cli.main([]) == 0
+    assert "cannot be used here" in capsys.readouterr().out
+    assert cli.main(["simulate", "--out", str(tmp_path / "set"), *TINY_SET]) == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ mistakes
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trian"], "there is no verb trian; did you mean train?"),
+        (["xyzzy"], "there is no verb xyzzy; the verbs are simulate, prepare"),
+        (["simulate", "--outt", "x"], "no option --outt; did you mean --out?"),
+        (["simulate", "--out", "x", "--subject=3"], "did you mean --subjects?"),
+        (["simulate"], "required: --out"),
+        (["simulate", "--out", "x", "--subjects", "three"], "invalid int value: 'three'"),
+        (["simulate", "--out", "x", "--order", "neat"], "invalid choice: 'neat'"),
+        (["simulate", "--out", "x", "--classes", "99"], "classes is 99, but must be 1 to 12"),
+        (["simulate", "--out", "x", "--config.seed=3"], "takes no --config"),
+        (["train", "--config", "nowhere.py", "--workdir", "x"], "nowhere.py"),
+        (["train", "--config.seed"], "wants a value"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_2(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    shown = capsys.readouterr()
+    assert says in sentence_of(shown.err)
+    assert shown.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_refuses_an_unknown_option_with_exit_2(verb, capsys):
+    assert cli.main([verb, "--jsno"]) == 2
+    assert "did you mean --json?" in sentence_of(capsys.readouterr().err)
+
+
+def test_mistakes_look_the_same_from_a_shell(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    ended = dreamjax("simulate", "--out", str(tmp_path / "full"), "--json")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "not empty" in sentence_of(ended.stderr)
+
+
+def test_a_full_disk_is_one_sentence(fake_verb, capsys):
+    def run(args):
+        import errno
+
+        raise OSError(errno.ENOSPC, "No space left on device", "shards/train-00001")
+
+    fake_verb(run)
+    assert cli.main(["simulate"]) == 2
+    assert "shards/train-00001: No space left on device" in sentence_of(capsys.readouterr().err)
+
+
+def test_a_defect_of_ours_keeps_its_traceback(fake_verb):
+    fake_verb(lambda args: {}["missing"])
+    with pytest.raises(KeyError):
+        cli.main(["simulate"])
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+def test_json_is_one_object_on_stdout_and_logs_go_to_stderr(tmp_path):
+    """Not a terminal: stdout parses as a whole, stderr has plain lines without control characters."""
+    ended = dreamjax("simulate", "--out", str(tmp_path / "set"), *TINY_SET, "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["subjects"] == 1
+    assert ended.stdout.count("\n") == 1
+    assert "1 subjects" in ended.stderr
+    assert "\x1b" not in ended.stderr + ended.stdout
+    assert "\r" not in ended.stderr + ended.stdout
+
+
+def test_without_json_people_get_text(tmp_path, capsys):
+    assert cli.main(["simulate", "--out", str(tmp_path / "set"), *TINY_SET]) == 0
+    shown = capsys.readouterr().out
+    assert "recordings in" in shown
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(shown)
+
+
+def test_what_libraries_and_children_print_does_not_reach_stdout(tmp_path):
+    script = f"""
+import os, subprocess, sys
+from dreamjax.cli import main, simulate_verb
+def run(args):
+    print("from python")
+    os.system("echo from a shell")
+    subprocess.run([sys.executable, "-c", "print('from a child')"])
+    os.write(1, b"from C\\n")
+    return {{"n": 1}}
+simulate_verb.run = run
+sys.exit(main.main(["simulate", "--out", "{tmp_path}/x", "--json"]))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.stdout == '{"n": 1}\n'
+    for source in ("python", "a shell", "a child", "C"):
+        assert f"from {source}\n" in ended.stderr
+
+
+def test_results_are_json_whatever_numbers_they_hold(fake_verb, capsys):
+    values = {
+        "array": np.arange(3, dtype=np.float32),
+        "scalar": np.float32(0.5),
+        "count": np.int64(7),
+        "flag": np.True_,
+        "nothing": float("nan"),
+        "far": [np.inf, 1.0],
+        "pair": (1, None),
+        "path": cli.os.path,
+    }
+    fake_verb(lambda args: dict(values, path=__import__("pathlib").Path("a/b")))
+    assert cli.main(["simulate", "--json"]) == 0
+
+    def refuse(word):
+        raise ValueError(word)
+
+    got = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert got == {
+        "array": [0.0, 1.0, 2.0],
+        "scalar": 0.5,
+        "count": 7,
+        "flag": True,
+        "nothing": None,
+        "far": [None, 1.0],
+        "pair": [1, None],
+        "path": "a/b",
+    }
+
+
+def test_a_verb_may_choose_its_exit_code(fake_verb):
+    fake_verb(lambda args: {"exit_code": 75})
+    assert cli.main(["simulate"]) == 75
+
+
+# -------------------------------------------------------------------------------------------------------- interruption
+def test_an_interrupted_verb_says_so(fake_verb, capsys):
+    def run(args):
+        raise KeyboardInterrupt
+
+    fake_verb(run)
+    assert cli.main(["simulate"]) == 130
+    assert sentence_of(capsys.readouterr().err) == "dreamjax: interrupted"
+
+
+def test_control_c_leaves_nothing_half_written(tmp_path):
+    words = ["simulate", "--out", str(tmp_path / "set"), "--subjects", "200", "--minutes", "2"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "dreamjax", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".set.*.part/sub-*")):  # until it is writing
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert out == ""
+    assert sentence_of(err) == "dreamjax: interrupted"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    """`dreamjax --help | head -0`."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "dreamjax", "simulate", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    running.stdout.close()
+    assert b"Traceback" not in running.stderr.read()
+    running.stderr.close()
+    running.wait(60)
+
+
+def test_parser_errors_are_user_errors():
+    with pytest.raises(UserError, match="see dreamjax simulate --help"):
+        cli.build_parser(only="simulate").parse_args(["simulate"])
