@@ -1,0 +1,234 @@
+"""One recording → one part: its windows in a shard file and a summary. What a child process of `prepare` runs.
+
+A part is finished when `summary.json` lies beside its shard; it is named after the content of the input and the
+settings, so an interrupted run finds its finished parts again and nothing else can be taken for them.
+"""
+
+import json
+import re
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamjax.errors import UserError
+from dreamjax.signals import records
+from dreamjax.signals.identity import pseudonym
+from dreamjax.signals.preprocess import Identity, Settings, Windows
+from dreamjax.signals.readers.base import Recording, Source
+from dreamjax.storage import atomic, manifest
+
+COMPANIONS = {
+    ".vhdr": (".eeg", ".dat", ".vmrk"),
+    ".ahdr": (".eeg", ".dat", ".amrk"),
+    ".set": (".fdt",),
+    ".eeg": (".21e", ".21E", ".pnt", ".PNT", ".log", ".LOG"),
+    ".npy": (".json",),
+}
+SHARD = "windows.array_record"
+SUMMARY = "summary.json"
+FREQUENCIES = 161  # 0 … 80 Hz in steps of 0.5 Hz, of the report's spectra
+EVERY = 8  # every eighth window enters the report's spectra
+CLASSES = 12  # averages of at most so many classes are kept for the report
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a child gets. Everything in it can be pickled."""
+
+    source: Source
+    settings: Settings
+    parts: str  # folder of parts
+    salt: str | None
+    unit_scale: float | None = None
+    strict: bool = False
+    events_file: str = ""
+
+
+def input_files(source: Source) -> list[Path]:
+    """Every file that belongs to a recording: the whole folder of a folder format, the companions of a header."""
+    path = Path(source.path)
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    near = [path.with_suffix(s) for s in COMPANIONS.get(path.suffix.lower(), ())]
+    return [path, *(p for p in near if p.is_file())]
+
+
+def input_hash(source: Source) -> str:
+    """SHA-256 over the hashes of a recording's files."""
+    import hashlib
+
+    digest = hashlib.sha256(source.member.encode())
+    for path in input_files(source):
+        digest.update(manifest.file_hash(path).encode())
+    return digest.hexdigest()
+
+
+def identity_of(source: Source, salt: str | None) -> Identity:
+    """The pseudonyms of a source. The recording's comes from the file's own name, not from where it lies."""
+    dataset, subject = source.dataset, source.subject
+    name = f"{Path(source.path).name}!{source.member}"
+    return Identity(
+        subject=pseudonym(salt, dataset, "subject", subject),
+        session=pseudonym(salt, dataset, "session", subject, source.session),
+        recording=pseudonym(salt, dataset, "recording", subject, source.session, name),
+    )
+
+
+def scrubbed(reason: str, source: Source) -> str:
+    """A reason without the path, the raw ids and the quoted text of foreign exceptions: those may name a person."""
+    reason = re.sub(r"\((\w+(?:Error|Exception|Warning|Exit))(?:: .*)\)", r"(\1)", reason, flags=re.DOTALL)
+    path = Path(source.path)
+    for text in (source.name, source.path, str(path.resolve()), *(str(p) for p in input_files_or_none(source))):
+        reason = reason.replace(text, "the file")
+    names = {path.name, path.stem, source.member, Path(source.member).stem, source.subject, *path.parts[:-1]}
+    for text in sorted((n for n in names if len(n) > 3), key=len, reverse=True):
+        reason = re.sub(rf"(?<![\w]){re.escape(text)}(?![\w])", "the file", reason)
+    return re.sub(r"^the file: ", "", reason)
+
+
+def input_files_or_none(source: Source) -> list[Path]:
+    try:
+        return input_files(source)
+    except OSError:
+        return []
+
+
+@dataclass
+class Sketch:
+    """What the report shows of a recording: a spectrum, and per class the mean window."""
+
+    seen: int = 0
+    power: Any = 0.0
+    counted: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    averages: bool = False
+
+    def add(self, window: records.Window) -> None:
+        self.labels[window.label] = self.labels.get(window.label, 0) + 1
+        if self.averages and (window.label in self.sums or len(self.sums) < CLASSES):
+            self.sums[window.label] = self.sums.get(window.label, 0) + np.asarray(window.signal, np.float64)
+        if self.seen % EVERY == 0 and window.valid.all():
+            n = window.signal.shape[1]
+            x_CxT = (window.signal - window.signal.mean(axis=1, keepdims=True)) * np.hanning(n).astype(np.float32)
+            p_CxF = np.square(np.abs(np.fft.rfft(x_CxT, axis=1))) * (
+                2 / (window.sfreq * np.square(np.hanning(n)).sum())
+            )
+            f = np.fft.rfftfreq(n, 1 / window.sfreq)
+            ok = window.channel_ok if window.channel_ok.any() else slice(None)
+            self.power = self.power + np.interp(np.arange(FREQUENCIES) / 2, f, np.median(p_CxF[ok], axis=0))
+            self.counted += 1
+        self.seen += 1
+
+    def spectrum(self) -> list[float]:
+        """µV²/Hz at 0, 0.5, … 80 Hz; median over channels, mean over windows."""
+        return [float(f"{p:.4g}") for p in self.power / self.counted] if self.counted else []
+
+
+def grouped(rejects: list[Any]) -> list[dict[str, Any]]:
+    """Rejected stretches with neighbours of the same reason joined."""
+    out: list[dict[str, Any]] = []
+    for r in rejects:
+        last = out[-1] if out else None
+        if last and last["reason"] == r.reason and r.start <= last["stop"] + 1e-6:
+            last["stop"], last["windows"] = round(r.stop, 4), last["windows"] + 1
+        else:
+            out.append({"start": round(r.start, 4), "stop": round(r.stop, 4), "windows": 1, "reason": r.reason})
+    return out
+
+
+def _beating(windows: Windows, beat: Callable[[], None]) -> Iterator[records.Window]:
+    for window in windows:
+        beat()
+        yield window
+
+
+def convert(task: Task, beat: Callable[[], None]) -> dict[str, Any]:
+    """Make the part of one recording, unless it is there. Returns its summary.
+
+    Raises UserError where the recording gives nothing.
+    """
+    from dreamjax.signals.recordings import open_recording
+
+    started = time.monotonic()
+    content = input_hash(task.source)
+    beat()
+    key = pseudonym("part", content, json.dumps(_fingerprint(task), sort_keys=True))
+    part = Path(task.parts) / key
+    if (part / SUMMARY).exists():
+        return {**json.loads((part / SUMMARY).read_text()), "part": key, "reused": True}
+    recording = open_recording(task.source, unit_scale=task.unit_scale, strict=task.strict)
+    summary = convert_recording(recording, task, part, beat)
+    summary |= {"sha256": content, "seconds_of_work": time.monotonic() - started}
+    atomic.write_text(part / SUMMARY, json.dumps(summary))
+    return {**summary, "part": key, "reused": False}
+
+
+def _fingerprint(task: Task) -> list[str]:
+    """Whatever besides the input changes a part."""
+    from dreamjax import __version__
+
+    who = identity_of(task.source, task.salt)
+    origin = [task.source.dataset, task.source.licence, who.subject, who.session, who.recording]
+    events = manifest.file_hash(task.events_file) if task.events_file else ""
+    return [
+        __version__,
+        str(records.FORMAT),
+        repr(task.settings),
+        repr(task.unit_scale),
+        repr(task.strict),
+        events,
+        *origin,
+    ]
+
+
+def convert_recording(recording: Recording, task: Task, part: Path, beat: Callable[[], None]) -> dict[str, Any]:
+    """Write the shard of a recording that is already open; returns its summary."""
+    settings = task.settings
+    windows = Windows(recording, settings, identity_of(task.source, task.salt))
+    sketch = Sketch(averages=bool(settings.events.source))
+    part.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with records.ShardWriter(part / SHARD) as writer:
+        for window in _beating(windows, beat):
+            writer.write(window)
+            sketch.add(window)
+            written += 1
+    if not written:
+        reasons = grouped(windows.rejects)
+        raise UserError(reasons[0]["reason"] if reasons else _nothing(recording, settings))
+    if sketch.sums:
+        np.savez(part / "averages.npz", **{f"{label}": total for label, total in sketch.sums.items()})
+    plan = windows.plan
+    return {
+        "dataset": recording.dataset,
+        "licence": recording.licence,
+        "format": recording.format,
+        "sfreq": recording.sfreq,
+        "seconds": sum(b - a for a, b in recording.segments) / recording.sfreq,
+        "windows": written,
+        "judged": windows.judged,
+        "ch_names": list(windows.ch_names),
+        "reference_recorded": recording.reference,
+        "plan": plan.described(),
+        "sd_uv": [float(f"{s:.4g}") for s in plan.sd_uv],
+        "warning": plan.warning,
+        "notes": list(recording.notes),
+        "faults": windows.faults,
+        "rejects": grouped(windows.rejects),
+        "labels": sketch.labels,
+        "spectrum": sketch.spectrum(),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _nothing(recording: Recording, settings: Settings) -> str:
+    if settings.events.source:
+        wanted = f" of the codes {', '.join(settings.events.codes)}" if settings.events.codes else ""
+        return f"no event{wanted}; see --list-events"
+    return f"its longest stretch is shorter than {settings.min_fraction:g} of a window"

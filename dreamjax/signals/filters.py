@@ -1,0 +1,194 @@
+"""One linear filter from the recorded samples to the wanted ones, computed in blocks without a trace of the blocks.
+
+Everything is FIR: a polyphase resampler (anti-alias low-pass at the common rate) followed at the output rate by one
+kernel that is the convolution of high-pass, low-pass and notches. An FIR output sample depends on a known span of the
+input, so any block can be computed alone and equals the whole-file result to rounding. Zero phase by default; `causal`
+uses the minimum-phase kernels of the same magnitude, in which no output sample depends on a later input sample.
+
+Windowed-sinc design with a Hamming window, N = 3.3 fs / Δf (Ifeachor & Jervis, Digital Signal Processing, table 7.3),
+transition widths as in MNE-Python: Δ_low = min(max(0.25 f, 2), f), Δ_high = min(max(0.25 f, 2), Nyquist - f).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float
+from scipy import signal
+
+Taps = Float[np.ndarray, "taps"]
+Signal = Float[np.ndarray, "channels time"]
+NOTCH_HALF_WIDTH = 1.0  # Hz, the -6 dB points on both sides; ±0.5 Hz is stopped
+STOP_DB = 80.0  # of the resampler
+MAX_DENOMINATOR = 4096
+RATE_TOLERANCE = 1e-5  # relative; a clock is no better than this
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Filter from `sfreq_in` to `sfreq_out` = sfreq_in · up / down. `*_delay`: taps before the output instant."""
+
+    sfreq_in: float
+    sfreq_out: float
+    up: int
+    down: int
+    resampler: Taps  # at sfreq_in · up; empty when up = down = 1
+    resampler_delay: int
+    kernel: Taps  # at sfreq_out; empty when nothing is filtered
+    kernel_delay: int
+    causal: bool
+
+    def length(self, n_in: int) -> int:
+        """Output samples of `n_in` input samples: those whose instant lies inside."""
+        return 0 if n_in <= 0 else (n_in - 1) * self.up // self.down + 1
+
+    def middle(self, start: int, stop: int) -> tuple[int, int]:
+        """Span at the output rate, before the kernel, that the outputs [start, stop) depend on."""
+        if not len(self.kernel):
+            return start, stop
+        return start - (len(self.kernel) - 1 - self.kernel_delay), stop + self.kernel_delay
+
+    def needs(self, start: int, stop: int) -> tuple[int, int]:
+        """Span of input samples that the outputs [start, stop) depend on; may reach beyond both ends."""
+        start, stop = self.middle(start, stop)
+        if not len(self.resampler):
+            return start, stop
+        last = len(self.resampler) - 1
+        first_tap = start * self.down + self.resampler_delay - last
+        return first_tap // self.up, ((stop - 1) * self.down + self.resampler_delay) // self.up + 1
+
+    def resample(self, x_CxT: Signal, first: int, start: int, stop: int) -> Signal:
+        """Samples [start, stop) at the output rate, not yet filtered, of input that begins at input sample `first`."""
+        if not len(self.resampler):
+            return x_CxT[:, start - first : stop - first]
+        pad = (first * self.up - self.resampler_delay) % self.down
+        taps = np.concatenate([np.zeros(pad), self.resampler]) * self.up
+        skip = (start * self.down + self.resampler_delay + pad - first * self.up) // self.down
+        return signal.upfirdn(taps, x_CxT, self.up, self.down, axis=-1)[:, skip : skip + stop - start]
+
+    def run(self, x_CxT: Signal, start: int, stop: int) -> tuple[Signal, Signal]:
+        """`(filtered, resampled only)` samples [start, stop) of input that is exactly the span `needs(start, stop)`."""
+        low, high = self.middle(start, stop)
+        middle = self.resample(x_CxT, self.needs(start, stop)[0], low, high)
+        plain = middle[:, start - low : start - low + stop - start]
+        if not len(self.kernel):
+            return plain, plain
+        return signal.oaconvolve(middle, self.kernel[None], mode="valid", axes=-1), plain
+
+    def response(self, frequencies: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f"]:
+        """|gain| of resampler and kernel together at frequencies in Hz (below both Nyquist rates)."""
+        gain = np.ones(len(frequencies))
+        for taps, rate in ((self.resampler, self.sfreq_in * self.up), (self.kernel, self.sfreq_out)):
+            if len(taps):
+                gain = gain * np.abs(signal.freqz(taps, worN=np.asarray(frequencies), fs=rate)[1])
+        return gain
+
+
+def rational(sfreq_in: float, sfreq_out: float) -> tuple[int, int]:
+    """The exact `(up, down)` with sfreq_in · up / down = sfreq_out. Raises ValueError where there is no small one."""
+    ratio = (
+        Fraction(sfreq_out).limit_denominator(10**6) / Fraction(sfreq_in).limit_denominator(10**6)
+    ).limit_denominator(MAX_DENOMINATOR)
+    if ratio == 0 or abs(float(ratio) * sfreq_in / sfreq_out - 1) > RATE_TOLERANCE:
+        raise ValueError(f"a sampling rate of {sfreq_in:g} Hz has no ratio of whole numbers to {sfreq_out:g} Hz")
+    return ratio.numerator, ratio.denominator
+
+
+def _lowpass(cut: float, transition: float, rate: float) -> Taps:
+    taps = math.ceil(3.3 * rate / transition) | 1
+    return signal.firwin(taps, cut, window="hamming", fs=rate)
+
+
+def _minus(taps: Taps) -> Taps:
+    """δ - h: the complement of a linear-phase kernel of odd length."""
+    complement = -taps
+    complement[len(taps) // 2] += 1.0
+    return complement
+
+
+def high_pass(edge: float, rate: float) -> Taps:
+    """Passes from `edge` Hz up; exactly 0 at 0 Hz, whatever the amplifier's offset."""
+    transition = min(max(0.25 * edge, 2.0), edge)
+    return _minus(_lowpass(edge - transition / 2, transition, rate))
+
+
+def low_pass(edge: float, rate: float, nyquist: float | None = None) -> Taps:
+    """Passes up to `edge` Hz. `nyquist`: of the slower of the two rates, where signals end."""
+    transition = min(max(0.25 * edge, 2.0), (nyquist or rate / 2) - edge)
+    return _lowpass(edge + transition / 2, transition, rate)
+
+
+def notch(frequency: float, rate: float) -> Taps:
+    """Stops `frequency` ± 0.5 Hz; exactly 0 at `frequency`."""
+    taps = math.ceil(3.3 * rate / NOTCH_HALF_WIDTH) | 1
+    band = [frequency - NOTCH_HALF_WIDTH, frequency + NOTCH_HALF_WIDTH]
+    return _minus(signal.firwin(taps, band, window="hamming", pass_zero=False, fs=rate))
+
+
+def minimum_phase(taps: Taps) -> Taps:
+    """The causal kernel of the same magnitude that answers soonest (homomorphic method, Oppenheim & Schafer 13.6)."""
+    return signal.minimum_phase(taps, method="homomorphic", n_fft=1 << (len(taps) * 64 - 1).bit_length(), half=False)
+
+
+@functools.lru_cache(maxsize=32)
+def design(
+    sfreq_in: float,
+    sfreq_out: float,
+    low: float | None,
+    high: float | None,
+    notches: tuple[float, ...] = (),
+    causal: bool = False,
+) -> Chain:
+    """The chain for one recording. `low`, `high`: pass-band edges in Hz, None for no such filter.
+
+    `high` must stay below both Nyquist rates. Raises ValueError where the rates have no rational ratio.
+    """
+    up, down = rational(sfreq_in, sfreq_out)
+    slower = min(sfreq_in, sfreq_out)
+    if high is not None and high >= slower / 2:
+        raise ValueError(f"a pass band up to {high:g} Hz needs more than {2 * high:g} samples per second")
+    resampler = np.empty(0)
+    if up != down:
+        edge = high if high is not None else 0.45 * slower
+        stop = max(slower - edge - min(max(0.25 * edge, 2.0), slower / 2 - edge), edge + 0.05 * slower)
+        rate = sfreq_in * up
+        taps, beta = signal.kaiserord(STOP_DB, (stop - edge) / (rate / 2))
+        resampler = signal.firwin(taps | 1, (stop + edge) / 2, window=("kaiser", beta), fs=rate)
+    parts = [notch(f, sfreq_out) for f in notches]
+    if low is not None:
+        parts.append(high_pass(low, sfreq_out))
+    if high is not None:
+        parts.append(low_pass(high, sfreq_out, slower / 2))
+    kernel = functools.reduce(signal.fftconvolve, parts) if parts else np.empty(0)
+    delays = len(resampler) // 2, len(kernel) // 2
+    if causal:
+        resampler, kernel = (minimum_phase(h) if len(h) else h for h in (resampler, kernel))
+        delays = 0, 0
+    return Chain(sfreq_in, sfreq_in * up / down, up, down, resampler, delays[0], kernel, delays[1], causal)
+
+
+def extended(read: Callable[[int, int], Signal], n: int, start: int, stop: int, causal: bool = False) -> Signal:
+    """Samples [start, stop) of a signal of `n` samples, continued beyond its ends by point reflection: 2 x₀ - x₋ₖ.
+
+    A causal filter must not see the future, so there the first sample is held instead. Only the samples needed are
+    read; a signal shorter than its continuation is reflected again and again.
+    """
+    before, after = max(0, -start), max(0, stop - n)
+    inside = read(max(start, 0), min(stop, n)) if not (before or after) else None
+    if inside is not None:
+        return inside
+    low = 0 if before else max(0, min(start, n - 1 - after))
+    high = n if after else min(n, max(stop, before + 1))
+    x_CxT = read(low, high)
+    if causal:
+        x_CxT = np.pad(x_CxT, ((0, 0), (before, 0)), mode="edge")
+        x_CxT = np.pad(x_CxT, ((0, 0), (0, after)), mode="edge")
+    elif n == 1:
+        x_CxT = np.pad(x_CxT, ((0, 0), (before, after)), mode="edge")
+    else:
+        x_CxT = np.pad(x_CxT, ((0, 0), (before, after)), mode="reflect", reflect_type="odd")
+    offset = start - (low - before)
+    return x_CxT[:, offset : offset + stop - start]

@@ -1,0 +1,160 @@
+"""What is wrong with a window, a channel or a recording. Nothing here changes a value: it flags or rejects, with a reason.
+
+Amplitudes are judged on the band-passed signal in µV before any re-referencing (an average reference hides a flat
+channel); clipping on the samples as recorded (a filter smears plateaus); line noise on the unfiltered signal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+MAINS = (50.0, 60.0)  # Hz
+MAINS_PEAK = 3.0  # power at the peak over its neighbourhood, median over channels, from which a line counts as found
+PIECE_S = 4.0  # s per spectrum when looking for the line
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Thresholds of quality control; each is recorded in dataset.json."""
+
+    flat_uv: float = 0.1  # µV: a channel whose SD in a window is below is flat
+    noisy_uv: float = 200.0  # µV: above, the channel is flagged
+    plausible_low_uv: float = 1.0  # µV: the recording's median SD outside these two is no EEG in µV:
+    plausible_high_uv: float = 100.0  # a wrong unit, most probably
+    implausible: Literal["reject", "flag"] = "reject"
+    clip_run_s: float = 0.01  # s (and at least 5 samples) of one equal value at a window's extreme is a plateau
+    clip_share: float = 0.02  # share of a window in plateaus from which a channel counts as clipped
+    line_ratio: float = 4.0  # line power over the power of the filtered signal
+    min_good: float = 0.5  # a window with a smaller share of good channels is rejected
+
+
+def mains_peak(
+    pieces: Sequence[Float[np.ndarray, "channels time"]], sfreq: float
+) -> tuple[float | None, dict[float, float]]:
+    """`(50, 60 or None, {frequency: peak ratio})` from stretches of the unfiltered signal."""
+    from scipy import signal
+
+    ratios = dict.fromkeys(MAINS, 0.0)
+    spectra = []
+    for x_CxT in pieces:
+        n = min(round(PIECE_S * sfreq), x_CxT.shape[1])
+        if n >= sfreq:  # bins of 1 Hz or finer
+            f, p_CxF = signal.welch(x_CxT, sfreq, nperseg=n, detrend="linear")
+            spectra.append((f, p_CxF))
+    spectra = [(f, p) for f, p in spectra if len(f) == len(spectra[-1][0])]
+    if not spectra:
+        return None, ratios
+    f, p_CxF = spectra[0][0], np.mean([p for _, p in spectra], axis=0)
+    for mains in MAINS:
+        peak = np.abs(f - mains) <= max(0.5, f[1])
+        distance = np.abs(f - mains)
+        around = (distance >= 2) & (distance <= 6) & (f < sfreq / 2 - 1)
+        if mains + 1 < sfreq / 2 and around.sum() >= 3:
+            floor_C = np.median(p_CxF[:, around], axis=1)
+            known = floor_C > 0
+            if known.any():
+                ratios[mains] = float(np.median(p_CxF[known][:, peak].max(axis=1) / floor_C[known]))
+    best = max(MAINS, key=lambda m: ratios[m])
+    return (best if ratios[best] >= MAINS_PEAK else None), ratios
+
+
+def deviations(y_WxCxT: Float[np.ndarray, "windows channels time"]) -> Float[np.ndarray, "windows channels"]:
+    """Standard deviation over time, in the unit of the signal."""
+    centred = y_WxCxT - y_WxCxT.mean(axis=-1, keepdims=True)
+    return np.sqrt(np.einsum("wct,wct->wc", centred, centred) / max(y_WxCxT.shape[-1], 1))
+
+
+def line_power(
+    r_WxCxT: Float[np.ndarray, "windows channels time"], sfreq: float, line: float | None
+) -> Float[np.ndarray, "windows channels"]:
+    """Mean power (µV²) at the line frequency in each window of the unfiltered signal: |Hann-weighted projection|² · 2."""
+    n = r_WxCxT.shape[-1]
+    if line is None or line + 1 >= sfreq / 2 or n < sfreq / 4:
+        return np.zeros(r_WxCxT.shape[:2])
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
+    phase = 2 * np.pi * line * np.arange(n) / sfreq
+    basis_Tx2 = np.stack([hann * np.cos(phase), hann * np.sin(phase)], axis=1) / hann.sum()
+    basis_Tx2 = basis_Tx2 - hann[:, None] * (basis_Tx2.sum(axis=0) / hann.sum())  # blind to an offset
+    return 2 * np.square(r_WxCxT @ basis_Tx2).sum(axis=-1)
+
+
+def plateaus(x_CxT: Float[np.ndarray, "channels time"], run: int) -> Bool[np.ndarray, "channels time"] | None:
+    """Samples inside runs of at least `run` equal values; None when there are none."""
+    if x_CxT.shape[1] < run:
+        return None
+    equal = x_CxT[:, 1:] == x_CxT[:, :-1]
+    count = np.cumsum(np.pad(equal, ((0, 0), (1, 0))), axis=1, dtype=np.int32)
+    starts = count[:, run - 1 :] - count[:, : count.shape[1] - run + 1] == run - 1
+    if not starts.any():
+        return None
+    inside = np.zeros(x_CxT.shape, dtype=np.int32)
+    inside[:, : starts.shape[1]] += starts
+    inside[:, run:] -= starts[:, : x_CxT.shape[1] - run]
+    return np.cumsum(inside, axis=1) > 0
+
+
+def clipped_share(
+    x_CxT: Float[np.ndarray, "channels time"], inside: Bool[np.ndarray, "channels time"] | None
+) -> Float[np.ndarray, "channels"]:
+    """Share of one window's recorded samples that lie in a plateau at the window's own maximum or minimum."""
+    if inside is None or not x_CxT.shape[1]:
+        return np.zeros(x_CxT.shape[0])
+    top, bottom = x_CxT.max(axis=1, keepdims=True), x_CxT.min(axis=1, keepdims=True)
+    extreme = ((x_CxT == top) | (x_CxT == bottom)) & (top > bottom)
+    return (extreme & inside).mean(axis=1)
+
+
+def judge(
+    ch_names: Sequence[str],
+    sd_C: Float[np.ndarray, "channels"],
+    clip_C: Float[np.ndarray, "channels"],
+    line_C: Float[np.ndarray, "channels"],
+    limits: Limits,
+) -> tuple[Bool[np.ndarray, "channels"], tuple[str, ...], str]:
+    """`(channel_ok, flags, reason to reject or "")` of one window. A flag reads `flat:Fp1`."""
+    faults = {
+        "flat": sd_C < limits.flat_uv,
+        "clipped": clip_C > limits.clip_share,
+        "amplitude": sd_C > limits.noisy_uv,
+        "line": line_C > limits.line_ratio * np.maximum(sd_C, limits.flat_uv) ** 2,
+    }
+    bad = np.logical_or.reduce(list(faults.values()))
+    flags = tuple(f"{kind}:{ch_names[c]}" for kind, where in faults.items() for c in np.flatnonzero(where))
+    good = int((~bad).sum())
+    reason = ""
+    if good == 0 or good < limits.min_good * len(ch_names):
+        worst = max(faults, key=lambda kind: int(faults[kind].sum()))
+        reason = f"only {good} of {len(ch_names)} channels are good (mostly {worst})"
+    return ~bad, flags, reason
+
+
+def implausible(sd_uv: float, limits: Limits) -> str:
+    """The reason why a recording with this median SD is no EEG in µV, or ""."""
+    if not np.isfinite(sd_uv):
+        return "no finite amplitude: every channel is empty"
+    if limits.plausible_low_uv <= sd_uv <= limits.plausible_high_uv:
+        return ""
+    return (
+        f"implausible amplitude: the median SD is {sd_uv:.3g} µV, outside "
+        f"{limits.plausible_low_uv:g}-{limits.plausible_high_uv:g} µV; check the unit (--unit-scale)"
+    )
+
+
+def well_spread(xyz_Cx3: Float[np.ndarray, "channels 3"]) -> bool:
+    """At least 16 electrodes of known position that cover the head: two in each quadrant, and no side outweighs.
+
+    Only then does the mean over electrodes approximate the zero potential that an average reference claims
+    (Bertrand et al. 1985). Quadrants are about the middle of the 10-10 cap, x right, y front; the mean horizontal
+    direction must be shorter than 0.35.
+    """
+    known = xyz_Cx3[np.isfinite(xyz_Cx3).all(axis=1)]
+    if len(known) < 16:
+        return False
+    centred = known - np.array([0.0, 0.015, 0.0])  # T7 and T8 lie 1.5 cm in front of the head frame's origin
+    right, front = np.sign(np.round(centred[:, 0], 2)), np.sign(np.round(centred[:, 1], 2))
+    quadrants = [int(((right == x) & (front == y)).sum()) for x in (-1, 1) for y in (-1, 1)]
+    direction = centred[:, :2] / np.linalg.norm(centred, axis=1, keepdims=True)
+    return min(quadrants) >= 2 and float(np.linalg.norm(direction.mean(axis=0))) < 0.35
