@@ -1,0 +1,71 @@
+"""The masked-signal autoencoder beside DreamDiffusion's (and timm's) names: its checkpoints, and the ones we export.
+
+Positions are fixed sines and cosines in both, so they are parameters of neither; a PyTorch state dict carries them as
+`pos_embed` and `decoder_pos_embed` all the same (cls row first, zero). Fine-tuning in DreamDiffusion's stage B trains
+them by accident: then `pos_embed` is a parameter of ours too (`model.positions = "learned"`).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from dreamjax.models.layers import sincos_positions
+from dreamjax.weights.table import CONV1D, IDENTITY, LINEAR, Table, Transform
+
+POSITION_TOLERANCE = 1e-5  # absolute: NumPy's and torch's sines of the same angle differ by less
+
+
+def _linear(torch: str, path: str) -> tuple[tuple[str, str, Transform], ...]:
+    return (f"{torch}.weight", f"{path}/kernel", LINEAR), (f"{torch}.bias", f"{path}/bias", IDENTITY)
+
+
+def _norm(torch: str, path: str) -> tuple[tuple[str, str, Transform], ...]:
+    return (f"{torch}.weight", f"{path}/scale", IDENTITY), (f"{torch}.bias", f"{path}/bias", IDENTITY)
+
+
+def _blocks(name: str) -> tuple[tuple[str, str, Transform], ...]:
+    block = name + ".{i}"
+    return (
+        *_norm(f"{block}.norm1", f"{name}/norm1"),
+        *_linear(f"{block}.attn.qkv", f"{name}/attn/qkv"),
+        *_linear(f"{block}.attn.proj", f"{name}/attn/proj"),
+        *_norm(f"{block}.norm2", f"{name}/norm2"),
+        *_linear(f"{block}.mlp.fc1", f"{name}/mlp/fc1"),
+        *_linear(f"{block}.mlp.fc2", f"{name}/mlp/fc2"),
+    )
+
+
+TABLE = Table(
+    ("cls_token", "cls_token", IDENTITY),
+    ("pos_embed", "pos_embed", IDENTITY),  # only where positions are learned
+    ("patch_embed.proj.weight", "patch_embed/kernel", CONV1D),
+    ("patch_embed.proj.bias", "patch_embed/bias", IDENTITY),
+    *_blocks("blocks"),
+    *_norm("norm", "norm"),
+    ("mask_token", "mask_token", IDENTITY),
+    *_linear("decoder_embed", "decoder_embed"),
+    *_blocks("decoder_blocks"),
+    *_norm("decoder_norm", "decoder_norm"),
+    *_linear("decoder_pred", "decoder_pred"),
+)
+
+
+def positions(patches: int, dim: int) -> Float[np.ndarray, "1 tokens dim"]:
+    """The fixed `pos_embed` of a PyTorch state dict: a zero row for the cls token, then one row per patch."""
+    return np.concatenate([np.zeros((1, dim), np.float32), sincos_positions(patches, dim)])[None]
+
+
+def with_positions(tensors: Mapping[str, np.ndarray], patches: int) -> dict[str, np.ndarray]:
+    """`tensors` and the fixed positions that PyTorch's state dict has besides."""
+    found = dict(tensors)
+    found.setdefault("pos_embed", positions(patches, tensors["norm.weight"].shape[0]))
+    if "decoder_embed.bias" in tensors:
+        found["decoder_pos_embed"] = positions(patches, tensors["decoder_embed.bias"].shape[0])
+    return found
+
+
+def is_fixed(stored: Float[np.ndarray, "1 tokens dim"]) -> bool:
+    """Whether a stored `pos_embed` is the sines and cosines that the model computes by itself."""
+    expected = positions(stored.shape[1] - 1, stored.shape[2])
+    return bool(np.max(np.abs(np.asarray(stored, np.float32) - expected)) <= POSITION_TOLERANCE)
