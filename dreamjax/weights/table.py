@@ -96,7 +96,7 @@ class Table:
         return found
 
     def to_dreamjax(self, tensors: Mapping[str, Any], like: Mapping[str, Any], source: str = "checkpoint") -> PyTree:
-        """NumPy arrays in a tree like `like` (nested dicts of arrays or shapes), with the values of PyTorch's `tensors`.
+        """NumPy arrays in a tree like `like` (nested dicts of arrays or shapes), with the values of `tensors`.
 
         `tensors` holds anything with a `shape` that `np.asarray` reads; each is read once, so a lazy file is never held
         twice. Raises WeightMismatch naming, all at once, every missing, extra and misshapen tensor.
