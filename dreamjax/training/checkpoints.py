@@ -1,7 +1,31 @@
-"""Step directories: written while training goes on, committed by a manifest, verified before they are trusted."""
+"""Step directories: written while training goes on, committed by a manifest, verified before they are trusted.
 
+WORKDIR/checkpoints/00001000/
+    state/         Orbax: params, ema, opt, step, hyper, extra as a nested dict of arrays
+    arrays.json    name → [shape, type] of each array
+    run.json       step, examples consumed, the open metrics window, held-out score
+    config.json    the run's config
+    manifest.json  size and hash of every file above, written last: without it the directory does not count
+"""
+
+import json
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from etils import epath
+
+from dreamjax.console import log
+from dreamjax.errors import UserError
+from dreamjax.parallel import processes
+from dreamjax.parallel.names import like, named_leaves, nested
+from dreamjax.storage import atomic, manifest
+from dreamjax.training.task import PyTree, State, replace
+
+GROUPS = ("step", "params", "ema", "opt", "hyper", "extra")  # `frozen` is referred to by its source, not copied
 
 
 @dataclass(frozen=True)
@@ -13,3 +37,230 @@ class CheckpointConfig:
     keep_every: int = 0  # also keep each step that is a multiple of this; 0: none
     best_metric: str = "loss"  # a held-out metric; the step with the best value is kept
     best_mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.keep_last < 1 or self.keep_every < 0:
+            raise ValueError("checkpoint.every and keep_last must be at least 1, keep_every at least 0")
+
+
+# ------------------------------------------------------------------------------------------------------ what is on disk
+def step_folder(folder: epath.PathLike, step: int) -> epath.Path:
+    return epath.Path(folder) / f"{step:08d}"
+
+
+def committed_steps(folder: epath.PathLike) -> list[int]:
+    """Steps whose save finished, oldest first (not yet verified)."""
+    folder = epath.Path(folder)
+    if not folder.exists():
+        return []
+    names = (entry.name for entry in folder.iterdir() if entry.name.isdigit())
+    return sorted(int(name) for name in names if (folder / name / manifest.NAME).exists())
+
+
+def problems(folder: epath.PathLike, step: int) -> list[str]:
+    """What is wrong with the files of a step, a phrase each; empty when it can be trusted."""
+    return manifest.problems(step_folder(folder, step))
+
+
+def newest_intact(folder: epath.PathLike) -> int | None:
+    """The newest step that is as it was written; says in one line which newer ones are not."""
+    folder = epath.Path(folder)
+    unfinished = []
+    if folder.exists():
+        unfinished = sorted(
+            entry.name for entry in folder.iterdir() if entry.name.isdigit() and not (entry / manifest.NAME).exists()
+        )
+    for step in reversed(committed_steps(folder)):
+        found = problems(folder, step)
+        if not found:
+            newer = [name for name in unfinished if int(name) > step]
+            if newer:
+                log.info("%s: the save of step %s did not finish; step %d is used", folder, ", ".join(newer), step)
+            return step
+        log.info("%s: step %d is damaged (%s); the step before it is used", folder, step, found[0])
+    return None
+
+
+def read_json(folder: epath.PathLike, step: int, name: str) -> Any:
+    """`run`, `config` or `arrays` of a step directory."""
+    return json.loads((step_folder(folder, step) / f"{name}.json").read_text())
+
+
+def best_step(folder: epath.PathLike, mode: str) -> int | None:
+    """The step of the best held-out score among those on disk, or None where none was scored."""
+    scores = {step: read_json(folder, step, "run").get("score") for step in committed_steps(folder)}
+    scored = {step: score for step, score in scores.items() if score is not None}
+    if not scored:
+        return None
+    return (min if mode == "min" else max)(scored, key=lambda step: (scored[step], step))
+
+
+# -------------------------------------------------------------------------------------------------------- state ⇄ dict
+def to_dict(state: State) -> dict[str, Any]:
+    """The saved part of a state as a nested dict of arrays."""
+    leaves = {}
+    for group in GROUPS:
+        value = getattr(state, group)
+        inner = named_leaves(value)
+        leaves.update({f"{group}/{name}" if name else group: leaf for name, leaf in inner.items()})
+    return nested(leaves)
+
+
+def from_dict(state: State, values: Mapping[str, Any]) -> State:
+    """`state` with the saved groups taken from a nested dict (the inverse of `to_dict`)."""
+    groups = {}
+    for group in GROUPS:
+        leaves = named_leaves(values.get(group, {}))
+        groups[group] = like(getattr(state, group), leaves)
+    return replace(state, **groups)
+
+
+def check_arrays(where: str, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raises UserError with all missing, extra and misshapen names where two tables name → [shape, type] differ."""
+    missing = sorted(set(wanted) - set(stored))
+    extra = sorted(set(stored) - set(wanted))
+    changed = [
+        f"{n} {stored[n]} instead of {wanted[n]}" for n in sorted(set(wanted) & set(stored)) if wanted[n] != stored[n]
+    ]
+    parts = [
+        f"{title}: {', '.join(names)}"
+        for title, names in (("missing", missing), ("extra", extra), ("misshapen", changed))
+        if names
+    ]
+    if parts:
+        raise UserError(f"{where} does not fit this model; {'; '.join(parts)}")
+
+
+def table_of(tree: PyTree) -> dict[str, list]:
+    """Name → [shape, type]."""
+    return {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in named_leaves(tree).items()}
+
+
+def abstract_of(values: PyTree, placed: PyTree) -> PyTree:
+    """Shapes with shardings."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), values, placed)
+
+
+def restore(folder: epath.PathLike, step: int, abstract: Mapping[str, Any], groups: tuple[str, ...] = GROUPS) -> dict:
+    """The arrays of a step, of the shapes and shardings of the nested dict `abstract` (only `groups` are read).
+
+    Raises UserError naming every missing, extra and misshapen array.
+    """
+    import orbax.checkpoint as ocp
+
+    path = step_folder(folder, step)
+    stored = {n: v for n, v in read_json(folder, step, "arrays").items() if n.split("/")[0] in groups}
+    check_arrays(str(path), table_of(abstract), stored)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+        return checkpointer.restore(
+            path / "state", args=ocp.args.PyTreeRestore(item=abstract, restore_args=arguments, partial_restore=True)
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- saving
+class Saver:
+    """Saves in the background; a failure is raised by the next `save`, `check` or `wait`."""
+
+    def __init__(self, folder: epath.PathLike, config: CheckpointConfig, config_json: str) -> None:
+        import orbax.checkpoint as ocp
+
+        self.folder, self.config, self.config_json = epath.Path(folder), config, config_json
+        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+        self._args = ocp.args.PyTreeSave
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self.step: int | None = None  # of the last save begun
+
+    def save(self, step: int, state: State, run: Mapping[str, Any]) -> None:
+        """Begin saving; returns when `state` may be donated. The caller has read the metrics that lead to it."""
+        self.wait()
+        path = step_folder(self.folder, step)
+        if processes.is_first() and path.exists():
+            remove(path)  # unfinished, damaged, or not yet finished by `task.finish`
+        processes.barrier(f"save/{step}")
+        values = to_dict(state)
+        try:
+            self._orbax.save(path / "state", args=self._args(values))
+        except Exception as problem:
+            raise self._explained(step, problem) from problem
+        files = {
+            "arrays": json.dumps(table_of(values), indent=1),
+            "run": json.dumps({"step": step, **run}, indent=1),
+            "config": self.config_json,
+        }
+        self.step = step
+        self._thread = threading.Thread(target=self._finish, args=(step, files), daemon=True)
+        self._thread.start()
+
+    def _finish(self, step: int, files: Mapping[str, str]) -> None:
+        try:
+            self._orbax.wait_until_finished()
+            if processes.is_first():
+                path = step_folder(self.folder, step)
+                for name, text in files.items():
+                    atomic.write_text(path / f"{name}.json", text)
+                manifest.write(path)
+                retain(self.folder, self.config)
+        except BaseException as problem:
+            self._failure = self._explained(step, problem)
+
+    def _explained(self, step: int, problem: BaseException) -> UserError:
+        path = step_folder(self.folder, step)
+        if processes.is_first():
+            remove(path)
+        kept = committed_steps(self.folder)
+        last = f"step {kept[-1]} is the last one saved" if kept else "no step was saved before"
+        reason = next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
+        for sign in ("No space left on device", "File too large", "Permission denied", "Disk quota exceeded"):
+            reason = sign if sign in str(problem) else reason
+        return UserError(f"{path}: could not be saved ({reason[:200]}); {last}")
+
+    def check(self) -> None:
+        """Raise the failure of a background save, if there was one."""
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def wait(self) -> None:
+        """Until the save under way is committed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        self._orbax.close()
+
+
+def remove(path: epath.Path) -> None:
+    """Delete a step directory; its manifest first, so that what is left of it does not count."""
+    (path / manifest.NAME).unlink(missing_ok=True)
+    if path.exists():
+        path.rmtree()
+
+
+def retain(folder: epath.PathLike, config: CheckpointConfig) -> None:
+    """Delete what is neither among the last, nor a multiple of `keep_every`, nor the best."""
+    steps = committed_steps(folder)
+    keep = set(steps[-config.keep_last :]) | {best_step(folder, config.best_mode)}
+    if config.keep_every:
+        keep |= {step for step in steps if step % config.keep_every == 0}
+    for step in steps:
+        if step not in keep:
+            remove(step_folder(folder, step))
+
+
+def save_params_as_run(workdir: epath.PathLike, config_json: str, params: PyTree, step: int = 0) -> epath.Path:
+    """A run directory that holds parameters only: what an importer makes, and `open_run` reads like any other."""
+    workdir = epath.Path(workdir)
+    atomic.write_text(workdir / "config.json", config_json)
+    saver = Saver(workdir / "checkpoints", CheckpointConfig(), config_json)
+    arrays = jax.tree.map(jax.numpy.asarray, params)
+    state = State(step=jax.numpy.asarray(np.int32(step)), params=arrays)
+    saver.save(step, state, {"examples": 0, "window": {}, "score": None, "best": None, "finished": True})
+    saver.wait()
+    saver.close()
+    return step_folder(workdir / "checkpoints", step)

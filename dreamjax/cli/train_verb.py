@@ -1,0 +1,37 @@
+"""`dreamjax train`: a config and a work directory → a trained run, continued where it was left."""
+
+import argparse
+from typing import Any
+
+from dreamjax.cli import config_arguments
+
+HELP = "train the system that a config describes, from where its work directory stands"
+EXAMPLE = "dreamjax train --config configs/pretrain/tiny.py --workdir runs/tiny --config.data.path=runs/shards"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    config_arguments.add(parser)
+    parser.add_argument(
+        "--workdir", required=True, help="folder of the run: logs and checkpoints; continued if it exists"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamjax.systems import runs
+
+    return runs.train(config_arguments.load(args), args.workdir)
+
+
+def render(result: dict[str, Any]) -> str:
+    began = "" if result["resumed_from"] is None else f", continued from step {result['resumed_from']}"
+    lines = [
+        f"{result['workdir']}: step {result['step']} ({result['examples']:,} examples) in {result['seconds']:g} s on "
+        f"{result['devices']} device{'s' if result['devices'] > 1 else ''}{began}",
+        f"{result['parameters']:,} parameters",
+    ]
+    for split in ("train", "val"):
+        if split in result:
+            lines.append(f"{split}: " + ", ".join(f"{name} {value:.5g}" for name, value in result[split].items()))
+    if result["preempted"]:
+        lines.append("stopped by SIGTERM and saved; the same command continues")
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""One name per leaf of a tree, `params/blocks/attn/qkv/kernel`: for sharding rules, checkpoints and error messages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+PyTree = Any
+
+
+def path_name(path: tuple) -> str:
+    """`(GetAttrKey("opt"), SequenceKey(1), DictKey("mu"))` → `opt/1/mu`."""
+
+    def part(key: Any) -> str:
+        for attribute in ("key", "name", "idx"):
+            if hasattr(key, attribute):
+                return str(getattr(key, attribute))
+        return str(key)
+
+    return "/".join(part(key) for key in path)
+
+
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """Name → leaf, in the tree's own order."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Names → a nested dict of plain string keys (what a checkpoint holds): the inverse of `named_leaves` on dicts."""
+    root: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = root
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return root
+
+
+def like(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
+    """A tree of the structure of `tree` whose leaves are looked up by name."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], tree)

@@ -1,0 +1,122 @@
+"""Where every array lives: a short list of (regex on the parameter's name → PartitionSpec), and a fallback.
+
+Optimiser moments and averaged copies end in the name of their parameter, so one rule places all of them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dreamjax.errors import UserError
+from dreamjax.parallel.names import named_leaves, path_name
+
+PyTree = Any
+Rules = Sequence[tuple[str, P]]
+
+SMALL = 64 << 10  # bytes: a leaf below this is cheaper whole on every device than gathered
+TOLERANCE = 0.02  # share of the bytes in larger leaves that may stay unsharded
+BATCH = P(("data", "fsdp"))
+
+
+def _bytes(leaf: Any) -> int:
+    return int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize if not _is_key(leaf) else 0
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def fsdp_spec(leaf: Any, mesh: Mesh) -> P:
+    """The fallback: split the longest axis that fsdp divides (of equals the last); small leaves stay whole."""
+    size = mesh.shape["fsdp"]
+    axes = [a for a, n in enumerate(leaf.shape) if n % size == 0 and n >= size]
+    if size == 1 or not axes or _bytes(leaf) < SMALL:
+        return P()
+    axis = max(axes, key=lambda a: (leaf.shape[a], a))
+    return P(*(None,) * axis, "fsdp")
+
+
+def spec_of(name: str, leaf: Any, mesh: Mesh, rules: Rules = ()) -> P:
+    """The first rule whose regex is found in `name` and whose axes divide the leaf, else `fsdp_spec`."""
+    for pattern, spec in rules:
+        if re.search(pattern, name) and _divides(leaf, spec, mesh):
+            return spec
+    return fsdp_spec(leaf, mesh)
+
+
+def _divides(leaf: Any, spec: P, mesh: Mesh) -> bool:
+    if len(spec) > len(leaf.shape):
+        return False
+    for n, axes in zip(leaf.shape, spec, strict=False):
+        names = (axes,) if isinstance(axes, str) else axes or ()
+        if n % int(np.prod([mesh.shape[a] for a in names])):
+            return False
+    return True
+
+
+def shardings(tree: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
+    """A NamedSharding for every leaf of `tree` (shapes suffice)."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, spec_of(path_name(path), leaf, mesh, rules)), tree
+    )
+
+
+def unsharded_share(tree: PyTree, placed: PyTree) -> tuple[float, list[str]]:
+    """Share of the bytes in leaves of ≥ 64 KiB that are whole on every device, and those leaves' names."""
+    places = named_leaves(placed)
+    large = {name: _bytes(leaf) for name, leaf in named_leaves(tree).items() if _bytes(leaf) >= SMALL}
+    whole = [name for name in large if places[name].is_fully_replicated]
+    total = sum(large.values())
+    return (sum(large[name] for name in whole) / total if total else 0.0), whole
+
+
+def check_sharded(tree: PyTree, placed: PyTree, mesh: Mesh) -> None:
+    """Raises UserError when more than 2 % of the bytes in large leaves stay whole on an fsdp mesh."""
+    if mesh.shape["fsdp"] == 1:
+        return
+    share, whole = unsharded_share(tree, placed)
+    if share > TOLERANCE:
+        raise UserError(
+            f"train.mesh.fsdp={mesh.shape['fsdp']} leaves {share:.0%} of the large arrays' bytes unsharded "
+            f"({', '.join(whole[:4])}{', …' if len(whole) > 4 else ''}): choose a size that divides their axes"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """A batch's leading axis goes over data × fsdp; tensor devices share their rows."""
+    return NamedSharding(mesh, BATCH)
+
+
+def check_batch(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
+    """Raises UserError when a (micro-)batch cannot be dealt out evenly."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % (shards * microbatches):
+        pieces = f"{shards} devices (data × fsdp)" + (f" × {microbatches} micro-batches" if microbatches > 1 else "")
+        raise UserError(f"train.batch_size is {batch_size}, but it must divide by {pieces}")
+
+
+def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """(p, P): this process holds rows p·B/P … of each global batch. Processes that share rows get equal answers."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    starts = [index[0].indices(batch_size)[0] for index in places.values()]
+    stops = [index[0].indices(batch_size)[1] for index in places.values()]
+    start, stop = min(starts), max(stops)
+    rows = stop - start
+    if len(set(zip(starts, stops, strict=True))) * (stops[0] - starts[0]) != rows or start % rows:
+        raise UserError("train.mesh deals a process rows that are not next to each other: let data × fsdp be outermost")
+    return start // rows, batch_size // rows
+
+
+def to_devices(rows: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:
+    """This process's rows of a batch → global arrays of leading axis `batch_size`."""
+    place = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(place, np.asarray(value), (batch_size, *np.shape(value)[1:]))
+        for name, value in rows.items()
+    }

@@ -1,0 +1,76 @@
+"""The next batches, already on the devices when the step asks for them."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from dreamjax.parallel import sharding
+from dreamjax.training.task import BatchSpec
+
+AHEAD = 2  # batches
+
+
+class Feeder:
+    """`with Feeder(spec, mesh, start) as feeder: batch = feeder.next()`: batches from global example `start` on.
+
+    A thread reads this process's rows and puts them on its devices; `waited` is the time in seconds that the caller
+    stood still for input. What goes wrong in the thread is raised by `next`.
+    """
+
+    def __init__(self, spec: BatchSpec, mesh: Mesh, start: int) -> None:
+        self._spec, self._mesh = spec, mesh
+        process, processes = sharding.process_rows(mesh, spec.batch_size)
+        self._rows = spec.stream.batches(start=start, batch_size=spec.batch_size, process=process, processes=processes)
+        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self.waited = 0.0
+
+    def __enter__(self) -> "Feeder":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+        close = getattr(self._rows, "close", None)
+        if close is not None and not self._thread.is_alive():
+            close()
+
+    def _batches(self) -> Iterator[dict[str, jax.Array]]:
+        for rows in self._rows:
+            yield sharding.to_devices(rows, self._mesh, self._spec.batch_size)
+
+    def _work(self) -> None:
+        try:
+            for batch in self._batches():
+                if not self._put(("batch", batch)):
+                    return
+            self._put(("end", None))
+        except BaseException as problem:
+            self._put(("problem", problem))
+
+    def _put(self, item: tuple[str, Any]) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def next(self) -> dict[str, jax.Array]:
+        """The next batch. Raises StopIteration at the end of a finite stream, and whatever the stream raised."""
+        started = time.monotonic()
+        kind, value = self._ready.get()
+        self.waited += time.monotonic() - started
+        if kind == "problem":
+            raise value
+        if kind == "end":
+            raise StopIteration
+        return value

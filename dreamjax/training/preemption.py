@@ -1,0 +1,43 @@
+"""SIGTERM means: save, then leave with exit code 75 (EX_TEMPFAIL), so that a scheduler starts the run again."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import jax
+
+EXIT_CODE = 75  # sysexits.h: temporary failure, try again
+
+
+class Watch:
+    """`with Watch() as watch:` … `watch.requested(step)`: every process answers True at the same step.
+
+    Alone, a handler of ours notes the signal. Among several processes JAX's own notifier has it, and the processes
+    agree on a step through the coordination service.
+    """
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._previous: Any = None
+        self._handles = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> "Watch":
+        if self._handles:
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handles:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _note(self, _signum: int, _frame: FrameType | None) -> None:
+        self._asked.set()
+
+    def requested(self, step: int) -> bool:
+        """Whether to save and leave now. `step` must grow by one from call to call."""
+        if jax.process_count() == 1:
+            return self._asked.is_set()
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)

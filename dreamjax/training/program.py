@@ -1,0 +1,75 @@
+"""A Task on a mesh: the shapes and places of its state, its compiled step, its state created where it will live."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dreamjax.errors import UserError
+from dreamjax.parallel import sharding
+from dreamjax.parallel.names import like, named_leaves
+from dreamjax.training.task import Batch, Metrics, State, Task, WeightSource
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the loop runs. `step(state, batch, key)` consumes its state; `key` is the run's, folded with the step."""
+
+    mesh: Mesh
+    shapes: State  # of ShapeDtypeStruct, with shardings
+    init: Callable[[jax.Array], State]
+    step: Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+
+
+def build(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Program:
+    """Nothing is allocated here. Raises UserError when too much of the state would stay whole on an fsdp mesh."""
+    # a task may know better than the fallback: `sharding_rules`, a list of (regex, PartitionSpec)
+    rules = (*rules, *getattr(task, "sharding_rules", ()))
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    places = sharding.shardings(shapes, mesh, rules)
+    sharding.check_sharded(shapes, places, mesh)
+    whole = NamedSharding(mesh, P())
+
+    def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+        return task.update(state, batch, jax.random.fold_in(key, state.step))
+
+    return Program(
+        mesh=mesh,
+        shapes=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places),
+        init=jax.jit(task.init, out_shardings=places),
+        step=jax.jit(
+            step,
+            donate_argnums=0,
+            in_shardings=(places, sharding.batch_sharding(mesh), whole),
+            out_shardings=(places, whole),
+        ),
+    )
+
+
+def stream_in(state: State, sources: Mapping[str, WeightSource]) -> State:
+    """`state` with every leaf under a prefix (such as `frozen/vae`) replaced by what its source delivers."""
+    leaves = named_leaves(state)
+    for prefix, source in sources.items():
+        own = {name: leaf for name, leaf in leaves.items() if name == prefix or name.startswith(prefix + "/")}
+        if not own:
+            raise UserError(f"weights for {prefix} were named, but the state has nothing there")
+        part = _subtree(state, prefix)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), part)
+        values = named_leaves(source(shapes))
+        for name, leaf in own.items():
+            value = values[name.removeprefix(prefix).lstrip("/")]
+            leaves[name] = jax.device_put(value, leaf.sharding).astype(leaf.dtype)
+    return like(state, leaves)
+
+
+def _subtree(state: State, prefix: str) -> Any:
+    node: Any = state
+    for part in prefix.split("/"):
+        if isinstance(node, (list, tuple)) and part.isdigit():
+            node = node[int(part)]
+        else:
+            node = node[part] if isinstance(node, Mapping) else getattr(node, part)
+    return node

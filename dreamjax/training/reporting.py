@@ -1,0 +1,118 @@
+"""Where a run's numbers and pictures go: JSON lines, TensorBoard, Weights & Biases."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from dreamjax.errors import missing_package
+from dreamjax.parallel import processes
+from dreamjax.storage import atomic
+from dreamjax.training import devices
+from dreamjax.training.metrics import JsonLines
+
+
+class Reporter:
+    """Writes for the first process only; every process may call it. Stands at `step` when opened."""
+
+    def __init__(
+        self, workdir: epath.PathLike, step: int, *, tensorboard: bool = True, wandb: str | None = None
+    ) -> None:
+        self.workdir = epath.Path(workdir)
+        self.first = processes.is_first()
+        self.lines = JsonLines(self.workdir / "metrics.jsonl", step, self.first)
+        self.timing = JsonLines(self.workdir / "timing.jsonl", step, self.first)
+        self._board: Any = None
+        self._wandb: Any = None
+        if self.first and tensorboard:
+            from tensorboardX import SummaryWriter
+
+            # what a killed run wrote after this step is hidden by TensorBoard itself
+            self._board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=step + 1)
+        if self.first and wandb is not None:
+            self._wandb = self._open_wandb(wandb)
+
+    def _open_wandb(self, project: str) -> Any:
+        try:
+            import wandb
+        except ImportError as problem:
+            raise missing_package("wandb", "test", "train.wandb") from problem
+        wandb.init(project=project, dir=str(self.workdir), id=self.workdir.name, resume="allow")
+        return wandb
+
+    def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """A line of what the run computed: the same bytes on every repetition."""
+        self.lines.write({"step": step, "split": split, **{name: values[name] for name in sorted(values)}})
+        self._show(step, {f"{split}/{name}": value for name, value in values.items()})
+
+    def clock(self, step: int, values: Mapping[str, float]) -> None:
+        """A line of what the clock said."""
+        self.timing.write({"step": step, **values})
+        self._show(step, {f"speed/{name}": value for name, value in values.items()})
+
+    def _show(self, step: int, values: Mapping[str, float]) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def picture(self, step: int, figure: Any) -> None:
+        """A matplotlib figure → `pictures/00001000.png` and TensorBoard."""
+        if not self.first or figure is None:
+            return
+        import io
+
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=100)
+        atomic.write_bytes(self.workdir / "pictures" / f"{step:08d}.png", stream.getvalue())
+        if self._board is not None:
+            self._board.add_figure("picture", figure, step, close=False)
+        if self._wandb is not None:
+            self._wandb.log({"picture": self._wandb.Image(figure)}, step=step)
+        import matplotlib.pyplot as plt
+
+        plt.close(figure)
+
+    def sync(self) -> None:
+        self.lines.sync()
+        self.timing.sync()
+
+    def close(self) -> None:
+        self.lines.close()
+        self.timing.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+class Clock:
+    """Rates over the steps since the last line."""
+
+    def __init__(self, batch_size: int, devices_used: int, flops_per_example: float | None) -> None:
+        self.batch_size, self.devices_used, self.flops = batch_size, devices_used, flops_per_example
+        self.peak = devices.peak_flops()
+        self.begin(0, 0.0)
+
+    def begin(self, step: int, waited: float) -> None:
+        """Start counting at `step` (also after an evaluation or a save, whose time is not the step's)."""
+        self._step, self._waited, self._started = step, waited, time.monotonic()
+
+    def read(self, step: int, waited: float) -> dict[str, float]:
+        """examples/s, s per step, share of time waiting for input, TFLOP/s of all devices, MFU, memory."""
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        steps = step - self._step
+        values = {
+            "examples_per_second": round(steps * self.batch_size / seconds, 3),
+            "seconds_per_step": round(seconds / max(steps, 1), 6),
+            "input_wait_share": round((waited - self._waited) / seconds, 4),
+        }
+        if self.flops:
+            achieved = steps * self.batch_size * self.flops / seconds
+            values["tflop_per_second"] = round(achieved / 1e12, 5)
+            if self.peak:
+                values["mfu"] = round(achieved / (self.peak * self.devices_used), 4)
+        self.begin(step, waited)
+        return values | devices.memory()

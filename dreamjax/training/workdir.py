@@ -1,0 +1,60 @@
+"""A work directory belongs to one config: who may continue in it, and with what changed."""
+
+import json
+import re
+from typing import Any
+
+from etils import epath
+
+from dreamjax.console import log
+from dreamjax.errors import UserError
+from dreamjax.parallel import processes
+from dreamjax.storage import atomic
+
+# what may differ when a run is continued: how long, where, how often; nothing that changes what one step computes
+MAY_CHANGE = (
+    r"train\.(steps|microbatches|log_every|eval_every|picture_every|workers|profile_start|profile_steps)",
+    r"train\.(tensorboard|wandb|compile_cache)",
+    r"train\.(mesh|checkpoint)\..*",
+    r"data\.(workers|prefetch)",
+)
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value of nested JSON objects."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def changes(before: str, now: str) -> dict[str, tuple[Any, Any]]:
+    """Dotted key → (value before, value now) of two config JSONs."""
+    a, b = flat(json.loads(before)), flat(json.loads(now))
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+
+
+def claim(workdir: epath.PathLike, config_json: str) -> set[str]:
+    """Make `workdir` this config's, or see that it is. Returns the keys that changed, all of which may.
+
+    Raises UserError when the directory holds another config's run.
+    """
+    workdir = epath.Path(workdir)
+    path = workdir / "config.json"
+    changed: dict[str, tuple[Any, Any]] = {}
+    if path.exists():
+        changed = changes(path.read_text(), config_json)
+        barred = [key for key in changed if not any(re.fullmatch(pattern, key) for pattern in MAY_CHANGE)]
+        if barred:
+            told = "; ".join(f"{key} was {changed[key][0]!r} and is now {changed[key][1]!r}" for key in barred[:4])
+            more = f" and {len(barred) - 4} more" if len(barred) > 4 else ""
+            raise UserError(f"{workdir} holds a run of another config ({told}{more}): choose another --workdir")
+        for key, (old, new) in changed.items():
+            log.info("%s: %s was %r and is now %r", workdir, key, old, new)
+    processes.barrier("claim")  # everybody has compared before anything is replaced
+    if processes.is_first() and (changed or not path.exists()):
+        atomic.write_text(path, config_json)
+    return set(changed)

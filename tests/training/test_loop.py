@@ -1,0 +1,67 @@
+"""One loop drives every Task; what it logs, counts and promises."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from dreamjax.training import checkpoints
+from dreamjax.training.loop import TrainConfig, train
+from tests.training.tiny_tasks import FEATURES, FormulaStream, Regression, StreamingRidge, ToyGAN
+
+
+def quick(**changes):
+    defaults = {"steps": 12, "batch_size": 16, "log_every": 3, "tensorboard": False, "compile_cache": ""}
+    return TrainConfig(**(defaults | changes))
+
+
+def run(task, workdir, devices=1, **changes):
+    return train(task, quick(**changes), workdir, devices=jax.devices()[:devices])
+
+
+def records(workdir, name="metrics.jsonl"):
+    return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+
+
+def saved_params(workdir, task, step=None):
+    folder = workdir / "checkpoints"
+    step = checkpoints.newest_intact(folder) if step is None else step
+    shapes = checkpoints.to_dict(jax.eval_shape(task.init, jax.random.key(0)))
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return checkpoints.restore(folder, step, checkpoints.abstract_of(shapes, jax.tree.map(lambda _: place, shapes)))
+
+
+def test_streaming_ridge_equals_the_closed_form(tmp_path):
+    """40 examples in batches of 16 (the last one padded): the same as numpy.linalg.solve on all rows at once."""
+    task = StreamingRidge()
+    result = run(task, tmp_path, steps=100, log_every=1)
+    assert result["step"] == 3
+    rows = [task.stream.example(i) for i in range(40)]
+    x, y = np.stack([r["x"] for r in rows]), np.stack([r["y"] for r in rows])
+    w = np.array([r["weight"] for r in rows])[:, None]
+    expected = np.linalg.solve(x.T @ (x * w) + task.penalty * np.eye(FEATURES), x.T @ (y * w))
+    np.testing.assert_allclose(saved_params(tmp_path, task)["params"], expected, rtol=2e-4, atol=2e-5)
+    assert [r["rows"] for r in records(tmp_path)] == [16, 16, 8]
+
+
+def test_a_gan_with_two_optimisers_finds_the_mean(tmp_path):
+    """The generator's only parameter is its mean; the data's is 2."""
+    task = ToyGAN()
+    run(task, tmp_path, steps=600, log_every=100)
+    assert float(saved_params(tmp_path, task)["params"]["generator"]["mean"]) == pytest.approx(2.0, abs=0.35)
+
+
+def test_a_network_learns_and_everything_is_logged(tmp_path):
+    task = Regression(steps=200)
+    result = run(task, tmp_path, steps=200, log_every=20, eval_every=50, tensorboard=True)
+    train_lines = [r for r in records(tmp_path) if r["split"] == "train"]
+    held_out = [r for r in records(tmp_path) if r["split"] == "val"]
+    assert [r["step"] for r in held_out] == [50, 100, 150, 200]
+    variance = float(np.mean(FormulaStream().truth() ** 2) * FEATURES)  # of y: what predicting zero would cost
+    assert result["val"]["loss"] < 0.1 * variance
+    assert train_lines[-1]["loss"] < 0.1 * train_lines[0]["loss"]
+    assert {"loss", "grad_norm", "learning_rate", "mae"} <= set(train_lines[0])
+    timing = records(tmp_path, "timing.jsonl")
+    assert {"examples_per_second", "input_wait_share", "seconds_per_step"} <= set(timing[0])
+    assert list((tmp_path / "tensorboard").iterdir())
