@@ -25,7 +25,7 @@ class Settings:
     gap_s: tuple[float, float] = (0.5, 0.9)  # between a picture's end and the next one's onset, uniform
     rest_fraction: float = 0.15  # of the recording, at its beginning, with closed eyes and no pictures
     background_uv: float = 10.0  # rms of the 1/f background, mean over channels
-    exponent: float = 1.0  # power of the background falls as 1/f^exponent
+    exponent: float = 1.5  # power of the background falls as 1/f^exponent
     alpha_hz: float = 10.0  # mean over subjects
     alpha_spread_hz: float = 0.8  # standard deviation over subjects
     alpha_uv: float = 14.0  # rms at the strongest electrode, eyes closed
