@@ -8,13 +8,15 @@ E decoder width.
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from dreamjax.models.interpolation import GaussianInterpolation
 from dreamjax.models.layers import (
     Attention,
     Block,
@@ -27,6 +29,8 @@ from dreamjax.models.layers import (
     sincos_positions,
     stack,
 )
+
+Interpolation = Literal["none", "gaussian"]
 
 
 def patchify(signal_BxCxT: Float[Array, "B C T"], patch: int) -> Float[Array, "B N P"]:
@@ -68,7 +72,11 @@ class PatchEmbed(nnx.Module):
 
 
 class MaskedAutoencoder(nnx.Module):
-    """See the module. Parameters are float32; `dtype` is the type of the computation."""
+    """See the module. Parameters are float32; `dtype` is the type of the computation.
+
+    An encoder that was fine-tuned elsewhere may lack the decoder (`decoder_depth` 0) and the cls token, and may have
+    `learned_positions`: a parameter `pos_embed` with one row for the cls token and one for each of so many patches.
+    """
 
     def __init__(
         self,
@@ -83,22 +91,38 @@ class MaskedAutoencoder(nnx.Module):
         decoder_depth: int,
         decoder_heads: int,
         rngs: nnx.Rngs,
+        cls_token: bool = True,
+        learned_positions: int = 0,
         dtype: Dtype = jnp.float32,
         attention: Attention = "xla",
         scan_layers: bool = True,
         remat: Remat = "none",
         remat_names: tuple[str, ...] = (),
+        interpolation: Interpolation = "none",
+        spectrum_points: int = 128,
     ):
         block = functools.partial(Block, mlp_ratio=mlp_ratio, dtype=dtype, implementation=attention)
         self.patch_embed = PatchEmbed(patch, channels, dim, dtype=dtype, rngs=rngs)
-        self.cls_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, dim), jnp.float32))
+        if cls_token:
+            self.cls_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, dim), jnp.float32))
+        if learned_positions:
+            rows = np.concatenate([np.zeros((1, dim), np.float32), sincos_positions(learned_positions, dim)])
+            self.pos_embed = nnx.Param(jnp.asarray(rows)[None])
         self.blocks = stack(depth, rngs, lambda rngs: block(dim, heads, rngs=rngs))
         self.norm = LayerNorm(dim, dtype=dtype)
-        self.decoder_embed = Linear(dim, decoder_dim, dtype=dtype, rngs=rngs)
-        self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, decoder_dim), jnp.float32))
-        self.decoder_blocks = stack(decoder_depth, rngs, lambda rngs: block(decoder_dim, decoder_heads, rngs=rngs))
-        self.decoder_norm = LayerNorm(decoder_dim, dtype=dtype)
-        self.decoder_pred = Linear(decoder_dim, patch * channels, dtype=dtype, rngs=rngs)
+        if decoder_depth:
+            self.decoder_embed = Linear(dim, decoder_dim, dtype=dtype, rngs=rngs)
+            self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, decoder_dim), jnp.float32))
+            self.decoder_blocks = stack(decoder_depth, rngs, lambda rngs: block(decoder_dim, decoder_heads, rngs=rngs))
+            self.decoder_norm = LayerNorm(decoder_dim, dtype=dtype)
+            self.decoder_pred = Linear(decoder_dim, patch * channels, dtype=dtype, rngs=rngs)
+        self.has_cls, self.learned_positions = cls_token, learned_positions
+        self.interpolation = None
+        if interpolation == "gaussian":
+            self.interpolation = GaussianInterpolation(
+                spectrum_points, dim, patch * channels, decoder_dim, dtype=dtype, rngs=rngs
+            )
+            self.decoder_pred.kernel[...] = jnp.zeros_like(self.decoder_pred.kernel[...])  # starts as the interpolation
         self.channels, self.patch, self.dim, self.decoder_dim, self.dtype = channels, patch, dim, decoder_dim, dtype
         self.run: Any = functools.partial(run_stack, scan=scan_layers, remat=remat, names=remat_names)
 
@@ -110,16 +134,21 @@ class MaskedAutoencoder(nnx.Module):
     ) -> Float[Array, "B 1+V D"]:
         """The cls token and the tokens of the kept patches (all of them by default), after the final norm.
 
-        `keep_ok` is False in the slots that hold no patch: nothing attends to them.
+        `keep_ok` is False in the slots that hold no patch: nothing attends to them. Without a cls token: [B, V, D].
         """
         B, N, _ = patches_BxNxP.shape
-        positions_NxD = jnp.asarray(sincos_positions(N, self.dim))
+        positions_NxD = (
+            self.pos_embed[...][0, 1:] if self.learned_positions else jnp.asarray(sincos_positions(N, self.dim))
+        )
         if keep_BxV is None:
             tokens_BxVxD = self.patch_embed(patches_BxNxP) + positions_NxD
         else:
             visible_BxVxP = jnp.take_along_axis(patches_BxNxP, keep_BxV[:, :, None], axis=1)
             tokens_BxVxD = self.patch_embed(visible_BxVxP) + positions_NxD[keep_BxV]
-        cls = jnp.broadcast_to(self.cls_token[...], (B, 1, self.dim))  # broadcast in float32: so is its gradient's sum
+        if not self.has_cls:
+            return self.norm(self.run(self.blocks, tokens_BxVxD.astype(self.dtype), keep_ok_BxV))
+        first = self.cls_token[...] + self.pos_embed[...][:, :1] if self.learned_positions else self.cls_token[...]
+        cls = jnp.broadcast_to(first, (B, 1, self.dim))  # broadcast in float32: so is its gradient's sum
         x = jnp.concatenate([cls, tokens_BxVxD], axis=1).astype(self.dtype)
         return self.norm(self.run(self.blocks, x, _with_cls(keep_ok_BxV)))
 
@@ -129,8 +158,12 @@ class MaskedAutoencoder(nnx.Module):
         order_BxN: Int[Array, "B N"],
         keep_ok_BxV: Bool[Array, "B V"] | None = None,
         valid_BxN: Bool[Array, "B N"] | None = None,
+        guess_BxNxP: Float[Array, "B N P"] | None = None,
     ) -> Float[Array, "B N P"]:
-        """A prediction for every patch, in time order, float32. `order` lists the kept patches first, then the rest."""
+        """A prediction for every patch, in time order, float32. `order` lists the kept patches first, then the rest.
+
+        With `guess`, the interpolation, the decoder sees it and predicts what it misses.
+        """
         B, N = order_BxN.shape
         V = tokens_Bx1VxD.shape[1] - 1
         x_Bx1VxE = self.decoder_embed(tokens_Bx1VxD)
@@ -143,9 +176,29 @@ class MaskedAutoencoder(nnx.Module):
         inverse_BxN = jnp.argsort(order_BxN, axis=1)
         x_BxNxE = permute(jnp.concatenate([kept_BxVxE, masked], axis=1), inverse_BxN, order_BxN)
         x_BxNxE = x_BxNxE + jnp.asarray(sincos_positions(N, self.decoder_dim)).astype(self.dtype)
+        if self.interpolation is not None and guess_BxNxP is not None:
+            x_BxNxE = x_BxNxE + self.interpolation.embed(guess_BxNxP)
         x = jnp.concatenate([x_Bx1VxE[:, :1], x_BxNxE], axis=1)
         x = self.decoder_norm(self.run(self.decoder_blocks, x, _with_cls(valid_BxN)))
-        return self.decoder_pred(x[:, 1:]).astype(jnp.float32)
+        prediction = self.decoder_pred(x[:, 1:]).astype(jnp.float32)
+        return prediction if guess_BxNxP is None else prediction + guess_BxNxP
+
+    def interpolate(
+        self,
+        patches_BxNxP: Float[Array, "B N P"],
+        tokens_Bx1VxD: Float[Array, "B 1+V D"],
+        keep_BxV: Int[Array, "B V"],
+        keep_ok_BxV: Bool[Array, "B V"] | None,
+    ) -> Float[Array, "B N P"] | None:
+        """The Gaussian interpolation of the kept patches, where the model has that layer."""
+        if self.interpolation is None:
+            return None
+        B, V = keep_BxV.shape
+        ok = jnp.ones((B, V), bool) if keep_ok_BxV is None else keep_ok_BxV
+        samples_BxS = (keep_BxV[:, :, None] * self.patch + jnp.arange(self.patch)).reshape(B, -1)
+        signal = unpatchify(patches_BxNxP, self.channels)
+        guess = self.interpolation(signal, samples_BxS, jnp.repeat(ok, self.patch, axis=1), tokens_Bx1VxD[:, 0])
+        return patchify(guess, self.patch)
 
     def __call__(
         self,
@@ -156,8 +209,10 @@ class MaskedAutoencoder(nnx.Module):
         valid_BxN: Bool[Array, "B N"] | None = None,
     ) -> Float[Array, "B N P"]:
         """Encode the first `visible` patches of `order`, decode all."""
-        tokens = self.encode(patches_BxNxP, order_BxN[:, :visible], keep_ok_BxV)
-        return self.decode(tokens, order_BxN, keep_ok_BxV, valid_BxN)
+        keep_BxV = order_BxN[:, :visible]
+        tokens = self.encode(patches_BxNxP, keep_BxV, keep_ok_BxV)
+        guess = self.interpolate(patches_BxNxP, tokens, keep_BxV, keep_ok_BxV)
+        return self.decode(tokens, order_BxN, keep_ok_BxV, valid_BxN, guess)
 
 
 def _with_cls(ok: Bool[Array, "B V"] | None) -> Bool[Array, "B 1+V"] | None:

@@ -22,9 +22,12 @@ from dreamjax.models.masked_autoencoder import MaskedAutoencoder, patchify, unpa
 from dreamjax.objectives import masking
 from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction import ReconstructionConfig, reconstruction
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals import pipeline
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.training import optimiser
+from dreamjax.training.feeding import Feeder
 from dreamjax.training.loop import TrainConfig
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
@@ -42,13 +45,17 @@ class ModelConfig:
     heads: int = 6
     mlp_ratio: float = 4.0
     decoder_dim: int = 128
-    decoder_depth: int = 2
+    decoder_depth: int = 2  # 0: an encoder alone, which does not reconstruct
     decoder_heads: int = 4
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
     attention: Literal["xla", "cudnn"] = "xla"  # cudnn: NVIDIA GPUs, bfloat16
     scan_layers: bool = True  # False: unrolled, slower to compile and faster on CPU
     remat: Literal["none", "full", "dots", "names"] = "none"
+    cls_token: bool = True  # whether a cls token goes ahead of the patches
+    positions: Literal["sincos", "learned"] = "sincos"  # learned: a parameter for data.samples / patch tokens
     remat_names: tuple[str, ...] = ()  # kept for the backward pass with remat names: qkv, attention, hidden
+    interpolation: Literal["none", "gaussian"] = "none"  # gaussian: predict the residual of a learned interpolation
+    spectrum_points: int = 128  # … whose log power spectrum has so many points from zero frequency to Nyquist
 
     def __post_init__(self) -> None:
         for dim, heads, name in ((self.dim, self.heads, ""), (self.decoder_dim, self.decoder_heads, "decoder_")):
@@ -56,6 +63,8 @@ class ModelConfig:
                 raise ValueError(
                     f"model.{name}dim is {dim}, but it must be even and divide by model.{name}heads = {heads}"
                 )
+        if self.decoder_depth and not self.cls_token:
+            raise ValueError("model.cls_token is false, but a decoder (model.decoder_depth > 0) needs the cls token")
         if unknown := set(self.remat_names) - set(REMAT_NAMES):
             raise ValueError(f"model.remat_names has {sorted(unknown)[0]!r}; a block names {', '.join(REMAT_NAMES)}")
 
@@ -89,6 +98,12 @@ class MaskedPretrainingConfig:
         """Tokens of a window."""
         return self.data.samples // self.model.patch
 
+    def flops(self) -> dict[str, float]:
+        """Analytic operations per full window, by part; see `models.flops`."""
+        from dreamjax.models import flops
+
+        return flops.masked_autoencoder(self.model, self.patches, self.mask.mean_visible(self.patches))
+
 
 def preset(name: str) -> ConfigDict:
     """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
@@ -102,7 +117,8 @@ def network(config: MaskedPretrainingConfig, rng: Array) -> MaskedAutoencoder:
     """The network with fresh parameters drawn from `rng`."""
     m = dataclasses.asdict(config.model)
     dtype = jnp.dtype(m.pop("dtype"))
-    return MaskedAutoencoder(**m, dtype=dtype, rngs=nnx.Rngs(params=rng))
+    learned = config.patches if m.pop("positions") == "learned" else 0
+    return MaskedAutoencoder(**m, learned_positions=learned, dtype=dtype, rngs=nnx.Rngs(params=rng))
 
 
 def init_params(config: MaskedPretrainingConfig, rng: Array) -> PyTree:
@@ -111,14 +127,15 @@ def init_params(config: MaskedPretrainingConfig, rng: Array) -> PyTree:
 
 
 @functools.lru_cache(maxsize=32)
-def _graph(model: ModelConfig) -> Any:
-    abstract = nnx.eval_shape(lambda: network(MaskedPretrainingConfig(model=model), jax.random.key(0)))
+def _graph(model: ModelConfig, samples: int) -> Any:
+    config = MaskedPretrainingConfig(model=model, data=DataConfig(samples=samples))
+    abstract = nnx.eval_shape(lambda: network(config, jax.random.key(0)))
     return nnx.split(abstract, nnx.Param)[0]
 
 
 def bind(config: MaskedPretrainingConfig, params: PyTree) -> MaskedAutoencoder:
     """The network around given parameters; free of cost, also under jit."""
-    return nnx.merge(_graph(config.model), params)
+    return nnx.merge(_graph(config.model, config.data.samples), params)
 
 
 def reconstruct(
@@ -153,7 +170,8 @@ def features(
     """The encoder's tokens after the final norm, nothing hidden, the cls token left out. Pool them with `pooled`."""
     patches = patchify(signal_BxCxT, config.model.patch)
     ok = None if valid_BxT is None else masking.patch_valid(valid_BxT, config.model.patch)
-    return bind(config, params).encode(patches, None, ok)[:, 1:].astype(jnp.float32)
+    tokens = bind(config, params).encode(patches, None, ok)
+    return tokens[:, int(config.model.cls_token) :].astype(jnp.float32)
 
 
 def pooled(tokens_BxNxD: Float[Array, "B N D"], valid_BxN: Bool[Array, "B N"] | None = None) -> Float[Array, "B D"]:
@@ -172,6 +190,10 @@ def _predict(
     slots: int,
     varies: bool,
 ) -> Float[Array, "B N P"]:
+    if not config.model.decoder_depth:
+        raise UserError(
+            "model.decoder_depth is 0: an encoder alone gives features, but reconstructs and trains nothing"
+        )
     ok, valid = (mask.slots_ok(slots), mask.valid) if varies else (None, None)
     return model(patchify(signal_BxCxT, config.model.patch), mask.order, slots, ok, valid)
 
@@ -250,11 +272,44 @@ class MaskedPretraining:
 
         Masks are keyed by (seed + 1, index): the same at every evaluation, and others than those of training.
         """
-        params = state.ema if jax.tree.leaves(state.ema) else state.params
-        step = jax.jit(lambda params, batch: masked_loss(self.config, params, batch, self.config.seed + 1)[2])
+        params = averaged(state)
+        mesh = _mesh_of(params)
+        spec = BatchSpec(source, self.config.train.batch_size)
         totals: dict[str, tuple[Any, Any]] = {}
-        for batch in source.batches(start=0, batch_size=self.config.train.batch_size):
-            for name, pair in step(params, batch).items():
-                total = totals.get(name, (0.0, 0.0))
-                totals[name] = (total[0] + pair[0], total[1] + pair[1])
-        return totals
+        with Feeder(spec, mesh, 0) as feeder:
+            while True:
+                try:
+                    batch = feeder.next()
+                except StopIteration:
+                    return totals
+                for name, pair in _held_out_metrics(self.config)(params, batch).items():
+                    total = totals.get(name, (0.0, 0.0))
+                    totals[name] = (total[0] + pair[0], total[1] + pair[1])
+
+    def flops_per_example(self) -> float:
+        """Floating-point operations of a training step per window: forward and backward, analytic."""
+        return self.config.flops()["train"]
+
+    def picture(self, state: State, batch: Batch) -> Any:
+        """Signal, what the model sees and what it makes of it, for a few windows and channels."""
+        from dreamjax.systems import masked_picture
+
+        return masked_picture.draw(self.config, averaged(state), batch)
+
+
+def averaged(state: State) -> PyTree:
+    """The parameters to use: the moving average where one is kept."""
+    return state.ema if jax.tree.leaves(state.ema) else state.params
+
+
+def _mesh_of(params: PyTree) -> jax.sharding.Mesh:
+    """The mesh that the parameters live on; of the one device for parameters without."""
+    place = jax.tree.leaves(params)[0].sharding
+    if isinstance(place, jax.sharding.NamedSharding):
+        return place.mesh
+    return meshes.make(MeshConfig(1), list(place.device_set)[:1])
+
+
+@functools.lru_cache(maxsize=8)
+def _held_out_metrics(config: MaskedPretrainingConfig) -> Any:
+    return jax.jit(lambda params, batch: masked_loss(config, params, batch, config.seed + 1)[2])
