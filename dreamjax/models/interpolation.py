@@ -1,0 +1,108 @@
+"""Gaussian interpolation in time as a layer: what the visible samples say by themselves, before any network.
+
+Every channel is taken for a stationary Gaussian process with power spectrum w. Its conditional mean (Wiener, Kriging)
+given the visible samples x_v is
+
+    y = K a,   (K_vv + noise I) a_v = x_v,   a = 0 in hidden samples,
+
+K the Toeplitz covariance of w. K a is a product of spectra (a circulant of twice the length), so nothing of size
+T × T is differentiated: the gradient with respect to w goes through the implicit solve and two Fourier transforms.
+The logarithm of w is a learned curve plus an offset that the caller predicts for each window.
+
+Shape letters: B batch, C channels, T samples, K points of the curve, F = T + 1 bins, S samples in visible slots.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from dreamjax.models.layers import Dtype, Linear
+
+NOISE_FLOOR = 1e-4  # of the process's variance: what float32 Cholesky factors of 512 samples bear
+
+
+def _between_points(points: int, bins: int) -> Float[np.ndarray, "K F"]:
+    """Linear interpolation of a curve of `points` values, from zero frequency to Nyquist, at `bins` frequencies."""
+    place = np.linspace(0, points - 1, bins)
+    return np.maximum(0, 1 - np.abs(place[None, :] - np.arange(points)[:, None])).astype(np.float32)
+
+
+def toeplitz(power_BxF: Float[Array, "B F"], x_BxCxT: Float[Array, "B C T"]) -> Float[Array, "B C T"]:
+    """K x, K the covariance of a process whose circulant embedding of length 2 T has the spectrum `power`."""
+    T = x_BxCxT.shape[-1]
+    spectrum = jnp.fft.rfft(x_BxCxT, 2 * T, axis=-1) * power_BxF[:, None, :]
+    return jnp.fft.irfft(spectrum, 2 * T, axis=-1)[..., :T]
+
+
+def conditional_mean(
+    power_BxF: Float[Array, "B F"],
+    noise: Float[Array, ""],
+    x_BxCxT: Float[Array, "B C T"],
+    visible_BxT: Bool[Array, "B T"],
+    slots_BxS: Int[Array, "B S"],
+    slot_ok_BxS: Bool[Array, "B S"],
+) -> Float[Array, "B C T"]:
+    """E[signal | visible samples]; `slots` lists the visible samples (those with `slot_ok`), each once."""
+    T = x_BxCxT.shape[-1]
+    seen = visible_BxT[:, None, :].astype(jnp.float32)
+
+    def covariance(a: Array) -> Array:  # on the visible samples; the identity on the hidden ones
+        return seen * (toeplitz(power_BxF, seen * a) + noise * a) + (1 - seen) * a
+
+    def solve(_: object, b: Array) -> Array:
+        r_BxT = jax.lax.stop_gradient(jnp.fft.irfft(power_BxF, 2 * T, axis=-1)[:, :T])
+        lag_BxSxS = jnp.abs(slots_BxS[:, :, None] - slots_BxS[:, None, :])
+        both = slot_ok_BxS[:, :, None] & slot_ok_BxS[:, None, :]
+        k_BxSxS = jnp.where(both, jax.vmap(lambda r, lag: r[lag])(r_BxT, lag_BxSxS), 0)
+        diagonal = jnp.where(slot_ok_BxS, jax.lax.stop_gradient(noise), 1.0)
+        factor = jnp.linalg.cholesky(k_BxSxS + jnp.eye(lag_BxSxS.shape[-1]) * diagonal[:, None, :])
+        b_BxSxC = jnp.take_along_axis(b, slots_BxS[:, None, :], axis=2).swapaxes(1, 2) * slot_ok_BxS[:, :, None]
+        a_BxSxC = jax.scipy.linalg.cho_solve((factor, True), b_BxSxC)
+        rows = jnp.arange(b.shape[0])[:, None]
+        a = jnp.zeros((b.shape[0], T, b.shape[1])).at[rows, slots_BxS].add(a_BxSxC * slot_ok_BxS[:, :, None])
+        return seen * a.swapaxes(1, 2) + (1 - seen) * b
+
+    a_BxCxT = jax.lax.custom_linear_solve(covariance, seen * x_BxCxT, solve, symmetric=True)
+    return toeplitz(power_BxF, seen * a_BxCxT)
+
+
+class GaussianInterpolation(nnx.Module):
+    """The layer with its parameters.
+
+    `log_spectrum`, the curve (it starts as 1 / (1 + (f / 0.04 Nyquist)²)); `log_noise`; `adapt`, from the cls token
+    to the window's own offset of the curve (starts at zero); `embed`, from an interpolated patch to the width.
+    """
+
+    def __init__(self, points: int, dim: int, entries: int, decoder_dim: int, *, dtype: Dtype, rngs: nnx.Rngs):
+        start = -np.log1p((np.linspace(0, 1, points) / 0.04) ** 2)
+        self.log_spectrum = nnx.Param(jnp.asarray(start, jnp.float32))
+        self.log_noise = nnx.Param(jnp.asarray(np.log(1e-3), jnp.float32))
+        self.adapt = Linear(dim, points, dtype=dtype, rngs=rngs)
+        self.adapt.kernel[...] = jnp.zeros((dim, points), jnp.float32)
+        self.embed = Linear(entries, decoder_dim, dtype=dtype, rngs=rngs)
+        self.points = points
+
+    def power(self, offset_BxK: Float[Array, "B K"], samples: int) -> Float[Array, "B F"]:
+        """Spectra of variance one."""
+        curve_BxK = self.log_spectrum[...] + offset_BxK
+        log_BxF = curve_BxK @ _between_points(self.points, samples + 1)
+        log_BxF = log_BxF - jax.lax.stop_gradient(log_BxF.max(-1, keepdims=True))
+        power = jnp.exp(log_BxF)
+        inner = 2 * power.sum(-1, keepdims=True) - power[:, :1] - power[:, -1:]  # every bin but the ends counts twice
+        return power * (2 * samples) / inner
+
+    def __call__(
+        self,
+        x_BxCxT: Float[Array, "B C T"],
+        slots_BxS: Int[Array, "B S"],
+        slot_ok_BxS: Bool[Array, "B S"],
+        cls_BxD: Float[Array, "B D"],
+    ) -> Float[Array, "B C T"]:
+        """The conditional mean at every sample, float32; `cls` is the window's summary that adapts the spectrum."""
+        B, _, T = x_BxCxT.shape
+        visible_BxT = jnp.zeros((B, T), bool).at[jnp.arange(B)[:, None], slots_BxS].set(slot_ok_BxS)
+        noise = NOISE_FLOOR + jnp.exp(self.log_noise[...])
+        power = self.power(self.adapt(cls_BxD).astype(jnp.float32), T)
+        return conditional_mean(power, noise, x_BxCxT.astype(jnp.float32), visible_BxT, slots_BxS, slot_ok_BxS)
