@@ -13,22 +13,28 @@ OLD_NAMES = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}  # 10-20 before and
 EARS = ("A1", "A2", "M1", "M2")  # ear lobes and mastoids: references rather than scalp
 
 # BioSemi ActiveTwo caps label sockets, not sites; the order is that of the BioSemi cap layouts.
-BIOSEMI16 = ["Fp1", "Fp2", "F4", "Fz", "F3", "T7", "C3", "Cz", "C4", "T8", "P4", "Pz", "P3", "O1", "Oz", "O2"]
-BIOSEMI32 = ["Fp1", "AF3", "F7", "F3", "FC1", "FC5", "T7", "C3", "CP1", "CP5", "P7", "P3", "Pz", "PO3", "O1", "Oz", "O2", "PO4", "P4", "P8", "CP6", "CP2", "C4", "T8", "FC6", "FC2", "F4", "F8", "AF4", "Fp2", "Fz", "Cz"]
-BIOSEMI64 = ["Fp1", "AF7", "AF3", "F1", "F3", "F5", "F7", "FT7", "FC5", "FC3", "FC1", "C1", "C3", "C5", "T7", "TP7", "CP5", "CP3", "CP1", "P1", "P3", "P5", "P7", "P9", "PO7", "PO3", "O1", "Iz", "Oz", "POz", "Pz", "CPz", "Fpz", "Fp2", "AF8", "AF4", "AFz", "Fz", "F2", "F4", "F6", "F8", "FT8", "FC6", "FC4", "FC2", "FCz", "Cz", "C2", "C4", "C6", "T8", "TP8", "CP6", "CP4", "CP2", "P2", "P4", "P6", "P8", "P10", "PO8", "PO4", "O2"]
+BIOSEMI16 = "Fp1 Fp2 F4 Fz F3 T7 C3 Cz C4 T8 P4 Pz P3 O1 Oz O2"
+BIOSEMI32 = (
+    "Fp1 AF3 F7 F3 FC1 FC5 T7 C3 CP1 CP5 P7 P3 Pz PO3 O1 Oz O2 PO4 P4 P8 CP6 CP2 C4 T8 FC6 FC2 F4 F8 AF4 Fp2 Fz Cz"
+)
+BIOSEMI64 = (
+    "Fp1 AF7 AF3 F1 F3 F5 F7 FT7 FC5 FC3 FC1 C1 C3 C5 T7 TP7 CP5 CP3 CP1 P1 P3 P5 P7 P9 PO7 PO3 O1 Iz Oz POz Pz CPz "
+    "Fpz Fp2 AF8 AF4 AFz Fz F2 F4 F6 F8 FT8 FC6 FC4 FC2 FCz Cz C2 C4 C6 T8 TP8 CP6 CP4 CP2 P2 P4 P6 P8 P10 PO8 PO4 O2"
+)
 
 _PREFIX = re.compile(r"^(EEG|POL|ECG|EKG|EOG|EMG|SaO2|Resp|MEG)[\s_:-]+(?=\S)", re.IGNORECASE)
 _SUFFIX = re.compile(r"[\s_-]+(Ref|REF|ref|LE|AR|AVG|Av|CAR|A1A2|Org|M1M2|A1\+A2|\(A1\+A2\)|A1|A2|M1|M2|Cz|CZ)$")
-_TYPES = (  # first match wins
-    ("stim", r"status|sti ?\d*|stim.*|trig(ger)?\d*|trig .*|marker ?\d*( channel)?|event.*|gatein|photic|din\d+|digital.*"),
-    ("eog", r"([vh]|[lriu])?-?_?eog[lrud+\-_ 0-9]*|.*\beog\b.*|l-?oc|r-?oc|eye.*|(vert|horiz)\d*"),
-    ("ecg", r"(e[ck]g|cardio|heart).*|.*\be[ck]g\b.*"),
-    ("emg", r"emg.*|chin.*|.*\bemg\b.*|(l|r)?leg[-_ /]?.*|masseter.*"),
-    ("misc", r"exg\d+|bip ?\d+|aux.*|right aux|left aux|dc ?\d+|sao2.*|spo2.*|resp.*|acc.*|gyro.*|temp.*|gsr.*|eda|pg[12]"
-             r"|x\d+|e|nd|ibi|bursts|suppr|photo.*|pulse.*|snore.*|airflow|thor.*|abd.*|na\d+|plet.*|erg\d+|ref|gnd"),
-)  # fmt: skip
-_TYPES_RE = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _TYPES)
-_NUMBERED = re.compile(r"^(e|eeg|ch|chan|channel|exg channel|eeg channel)?[ _-]?0*\d{1,3}$", re.IGNORECASE)
+_TYPES = {  # first match wins
+    "stim": r"status|sti ?\d*|stim.*|trig(ger)?\d*|trig .*|marker ?\d*( channel)?|event.*|gatein|photic|din\d+"
+    r"|digital.*",
+    "eog": r"([vh]|[lriu])?-?_?eog[lrud+\-_ 0-9]*|.*\beog\b.*|l-?oc|r-?oc|eye.*|(vert|horiz)\d*",
+    "ecg": r"(e[ck]g|cardio|heart).*|.*\be[ck]g\b.*",
+    "emg": r"emg.*|chin.*|.*\bemg\b.*|(l|r)?leg[-_ /]?.*|masseter.*",
+    "misc": r"exg\d+|bip ?\d+|aux.*|right aux|left aux|dc ?\d+|sao2.*|spo2.*|resp.*|acc.*|gyro.*|temp.*|gsr.*|eda"
+    r"|pg[12]|x\d+|e|nd|ibi|bursts|suppr|photo.*|pulse.*|snore.*|airflow|thor.*|abd.*|na\d+|plet.*|erg.*|ref|gnd",
+}
+_TYPES_RE = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _TYPES.items())
+_NUMBERED = re.compile(r"^[A-I]\d\d$|^(e|eeg|ch|chan|channel|exg channel|eeg channel)?[ _-]?0*\d{1,3}$", re.IGNORECASE)
 
 
 @cache
@@ -86,6 +92,16 @@ def names_other_sensor(label: str) -> bool:
     return any(pattern.fullmatch(text) for text in (label.strip(), body) for _, pattern in _TYPES_RE)
 
 
+def banked_names(labels: Sequence[str]) -> list[str] | None:
+    """`A1…A32, B1…B32, …` of large caps and grids as A01, …, so that their C3 is not taken for the site C3; else None.
+
+    Such labels name sockets of an amplifier. No 10-05 site begins with B, so a bank B gives them away.
+    """
+    if sum(re.fullmatch(r"B\d{1,2}", label) is not None for label in labels) < 4:
+        return None
+    return [re.sub(r"^([A-Z])(\d)$", r"\g<1>0\2", label) for label in labels]
+
+
 def biosemi_names(labels: Sequence[str]) -> list[str] | None:
     """The sites of BioSemi's 16-, 32- and 64-channel caps where `labels` are exactly their sockets A1…, B1…; else None.
 
@@ -93,9 +109,10 @@ def biosemi_names(labels: Sequence[str]) -> list[str] | None:
     """
     sockets = [label for label in labels if re.fullmatch(r"[A-H]\d{1,2}", label)]
     for cap, banks in ((BIOSEMI16, "A"), (BIOSEMI32, "A"), (BIOSEMI64, "AB")):
-        expected = [f"{bank}{i}" for bank in banks for i in range(1, len(cap) // len(banks) + 1)]
+        names = cap.split()
+        expected = [f"{bank}{i}" for bank in banks for i in range(1, len(names) // len(banks) + 1)]
         if sockets == expected:
-            sites = dict(zip(expected, cap, strict=True))
+            sites = dict(zip(expected, names, strict=True))
             return [sites.get(label, label) for label in labels]
     return None
 

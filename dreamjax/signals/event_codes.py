@@ -17,6 +17,7 @@ from dreamjax.signals.readers.base import Event
 
 STIM_CODE = re.compile(r"[A-Za-z]{0,3} {0,3}\d{1,5}")
 KINDED_CODE = re.compile(r"(Stimulus|Response|Event|Optic|Toggle|Trigger)/([A-Za-z]{0,3} {0,3}\d{1,5})")  # BrainVision
+RESPONSE = re.compile(r"(Keyboard|KeyPad) Response (\d{1,3})")  # Neuroscan
 TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_+\-#/.]{0,23}")
 DATE_LIKE = re.compile(r"\d{6,}|\d{1,4}[-:./]\d{1,2}[-:./]\d{1,4}")
 REPEATED = 2
@@ -24,7 +25,7 @@ BOUNDARY = re.compile(r"BAD|EDGE|boundary|New Segment", re.IGNORECASE)
 
 
 def sample_of(onset: float, sfreq: float) -> int:
-    """The sample nearest to an onset in seconds; halves go up, so that a shift of the onset shifts every event alike."""
+    """The sample nearest to an onset in seconds; halves go up, so a shift of the onset shifts all events alike."""
     return int(np.floor(onset * sfreq + 0.5 + 1e-6))
 
 
@@ -50,6 +51,8 @@ def code_of(text: str, times: int, forbidden: Collection[str] = ()) -> str | Non
     """The code that an annotation occurring `times` times stands for, or None where it is free text."""
     if kinded := KINDED_CODE.fullmatch(text):
         return f"{kinded.group(1)}/{kinded.group(2).replace(' ', '')}"
+    if response := RESPONSE.fullmatch(text):
+        return "/".join(response.groups())
     if STIM_CODE.fullmatch(text):
         return text.replace(" ", "")
     if times < REPEATED or not TOKEN.fullmatch(text) or DATE_LIKE.search(text):

@@ -14,11 +14,11 @@ from dreamjax.signals.channel_names import BIOSEMI32, BIOSEMI64, EARS, normalise
 
 __all__ = ["EARS", "TEMPLATES", "montage_rank", "normalise_name", "plausible", "standard_positions", "template"]
 
+_FRONT_TO_BACK = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2"  # the scalp sites of the 10-20 system
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    # the 19 scalp electrodes of the 10-20 system, front to back, left to right
-    "1020-19": tuple(["Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "T7", "C3", "Cz", "C4", "T8", "P7", "P3", "Pz", "P4", "P8", "O1", "O2"]),
-    "1010-32": tuple(BIOSEMI32),  # the order of the BioSemi caps, as ActiveTwo files have it
-    "1010-64": tuple(BIOSEMI64),
+    "1020-19": tuple(_FRONT_TO_BACK.split()),
+    "1010-32": tuple(BIOSEMI32.split()),  # the order of the BioSemi caps, as ActiveTwo files have it
+    "1010-64": tuple(BIOSEMI64.split()),
 }
 HEAD_RADII = (0.03, 0.25)  # m; a position nearer or farther than this from the head's centre is no electrode
 

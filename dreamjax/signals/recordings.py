@@ -7,12 +7,15 @@
 A reader in C may crash the whole process on a hostile file: `prepare` opens every recording in a child process.
 """
 
+import importlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from dreamjax.errors import UserError
-from dreamjax.signals.corpora import unit_scale_of
+from dreamjax.signals.corpora import Corpus, corpus_of
 from dreamjax.signals.readers.base import Contents, Event, Recording, Source, assemble
+from dreamjax.signals.readers.bids import apply_sidecars
 from dreamjax.signals.readers.find import Ignored, find_sources, source_of, survey
 from dreamjax.signals.readers.mne_reader import recording_from_raw
 
@@ -27,6 +30,26 @@ __all__ = [
     "source_of",
     "survey",
 ]
+
+READERS = {  # reader's name → module and function in dreamjax.signals.readers
+    "edf": "edf:open_source",
+    "gdf": "mne_reader:open_source",
+    "brainvision": "brainvision:open_source",
+    "eeglab": "eeglab:open_source",
+    "fif": "mne_reader:open_source",
+    "cnt": "neuroscan:open_cnt",
+    "ant": "mne_reader:open_source",
+    "egi": "mne_reader:open_source",
+    "nihon": "mne_reader:open_source",
+    "eximia": "mne_reader:open_source",
+    "muse": "tables:open_muse",
+    "mind_monitor": "tables:open_mind_monitor",
+    "openbci": "tables:open_openbci",
+    "emotiv": "tables:open_emotiv",
+    "arff": "tables:open_arff",
+    "uci": "uci:open_uci",
+    "numpy": "numpy_array:open_numpy",
+}
 
 
 def open_recording(
@@ -48,8 +71,10 @@ def open_recording(
         raise UserError(f"{source.path}: no such file; check the path")
     try:
         contents = read_contents(source, strict)
-        scale = unit_scale if unit_scale is not None else unit_scale_of(source)
-        recording = assemble(source, contents, scale)
+        corpus = corpus_of(Path(source.path, source.member).absolute().as_posix())
+        if unit_scale is None and corpus:
+            unit_scale = corpus.unit_scale.get(source.reader)
+        recording = assemble(source, contents, unit_scale)
     except UserError:
         raise
     except PermissionError as e:
@@ -62,11 +87,27 @@ def open_recording(
 
 
 def read_contents(source: Source, strict: bool = False) -> Contents:
-    """What the reader that fits the source's format finds. Readers are imported when their format is met."""
-    if source.reader == "edf":
-        from dreamjax.signals.readers.edf import open_edf
+    """What the reader that fits the source's format finds, then what BIDS sidecars and the corpus table add.
 
-        return open_edf(source.path, strict)
-    from dreamjax.signals.readers.mne_reader import open_with_mne
+    Readers are imported when their format is met.
+    """
+    if source.reader not in READERS:
+        raise UserError(f"{source.name}: no reader {source.reader}; there are {', '.join(READERS)}")
+    module, function = READERS[source.reader].split(":")
+    opener = getattr(importlib.import_module(f"dreamjax.signals.readers.{module}"), function)
+    contents: Contents = opener(source, strict)
+    if not source.member:
+        contents = apply_sidecars(Path(source.path), contents)
+    corpus = corpus_of(Path(source.path, source.member).absolute().as_posix())
+    return with_corpus(contents, corpus, source) if corpus else contents
 
-    return open_with_mne(source.path, source.reader)
+
+def with_corpus(contents: Contents, corpus: Corpus, source: Source) -> Contents:
+    """`contents` with what the corpus table knows and the file does not say."""
+    contents.reference = contents.reference or corpus.reference
+    contents.line_freq = contents.line_freq or corpus.line_freq
+    contents.events = [replace(e, code=corpus.codes.get(e.code, e.code)) for e in contents.events]
+    if condition := corpus.condition(source.name):
+        whole = Event(0, contents.n_samples / contents.sfreq, condition)
+        contents.events = [whole, *contents.events]
+    return contents

@@ -1,8 +1,32 @@
 """Public corpora: what their files do not say, or say wrongly. One file per corpus, one table of them here."""
 
-from dreamjax.signals.readers.base import Source
+from pathlib import PurePath
+
+from dreamjax.signals.corpora.corpus import Corpus
+from dreamjax.signals.corpora.eeglab_sample import EEGLAB_SAMPLE
+from dreamjax.signals.corpora.eegmat import EEGMAT
+from dreamjax.signals.corpora.eegmmidb import EEGMMIDB
+from dreamjax.signals.corpora.emotiv_eye_state import EMOTIV_EYE_STATE
+from dreamjax.signals.corpora.emotiv_insight import EMOTIV_INSIGHT
+from dreamjax.signals.corpora.mne_testing import MNE_PYTHON, MNE_TESTING
+from dreamjax.signals.corpora.muse_lsl import MUSE_N170, MUSE_SSVEP
+from dreamjax.signals.corpora.openbci_sample import OPENBCI_SAMPLE
+from dreamjax.signals.corpora.ssvep_exo import SSVEP_EXO
+from dreamjax.signals.corpora.uci_visual import UCI_VISUAL
+
+__all__ = ["CORPORA", "Corpus", "corpus_of", "named"]
+
+CORPORA: tuple[Corpus, ...] = (
+    EEGMAT, EEGMMIDB, UCI_VISUAL, MUSE_N170, MUSE_SSVEP, SSVEP_EXO, EEGLAB_SAMPLE, EMOTIV_EYE_STATE, EMOTIV_INSIGHT,
+    OPENBCI_SAMPLE, MNE_TESTING, MNE_PYTHON,
+)  # fmt: skip
 
 
-def unit_scale_of(source: Source) -> float | None:
-    """The factor that a corpus's files need because their headers give a wrong unit; None: as the header says."""
-    return None
+def corpus_of(path: str) -> Corpus | None:
+    """The corpus that a file belongs to by its path, or None."""
+    posix = PurePath(path).as_posix()
+    return next((corpus for corpus in CORPORA if corpus.matches(posix)), None)
+
+
+def named(name: str) -> Corpus | None:
+    return next((corpus for corpus in CORPORA if corpus.name == name), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from dreamjax.signals.channel_names import biosemi_names, names_other_sensor, normalise_name, reference_of
+from dreamjax.signals.channel_names import banked_names, biosemi_names, names_other_sensor, normalise_name, reference_of
 from dreamjax.signals.montage import plausible, standard_positions
 
 SpanReader = Callable[[int, int, Sequence[int]], Float[np.ndarray, "channels time"]]  # (start, stop, channels) → µV
@@ -114,6 +114,9 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
     if sites is not None and contents.format == "bdf":
         contents.notes.append("BioSemi sockets A1… named after the cap's sites")
         labels = sites
+    elif (banks := banked_names(labels)) is not None:
+        contents.notes.append("labels of amplifier sockets: their places on the head are unknown")
+        labels = banks
     names, types = settle_names(labels, contents.types)
     keep = [i for i, kind in enumerate(types) if kind != "stim"]
     names, types = [names[i] for i in keep], [types[i] for i in keep]

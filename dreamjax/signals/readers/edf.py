@@ -8,6 +8,7 @@ of a day-long file without more memory than the span.
 import os
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,11 +16,16 @@ from jaxtyping import Float, Int
 from dreamjax.errors import UserError
 from dreamjax.signals.channel_names import names_other_sensor, normalise_name
 from dreamjax.signals.event_codes import keep_codes, stim_changes
-from dreamjax.signals.readers.base import Contents, Event
+from dreamjax.signals.readers.base import Contents, Event, Source
 from dreamjax.signals.readers.edf_annotations import read_annotations
 from dreamjax.signals.readers.edf_header import UNITS_TO_UV, Header, filter_edges, read_header
 
+MOST_CHANGES = 0.05  # of the samples; a stimulus channel that changes more often carries noise
 SPAN_BYTES = 1 << 26  # one piece of file held while a long span is decoded
+
+
+def open_source(source: Source, strict: bool = False) -> Contents:
+    return open_edf(source.path, strict)
 
 
 def open_edf(path: str | os.PathLike[str], strict: bool = False) -> Contents:
@@ -39,7 +45,11 @@ def open_edf(path: str | os.PathLike[str], strict: bool = False) -> Contents:
         notes.append(f"{dropped} free-text annotations dropped")
     stim = [i for i in main if normalise_name(header.signals[i].label)[1] == "stim"]
     for i in stim:
-        events = events + stim_events(header, i, sfreq)
+        found = stim_events(header, i, sfreq)
+        if len(found) > MOST_CHANGES * header.n_records * per_record:
+            notes.append(f"{len(found)} changes on a stimulus channel are noise, not events")
+        else:
+            events = events + found
     used = [i for i in main if i not in stim]
     unknown = sorted({header.signals[i].unit for i in used if header.signals[i].unit.lower() not in UNITS_TO_UV})
     if unknown:
@@ -155,7 +165,7 @@ def stim_events(header: Header, index: int, sfreq: float) -> list[Event]:
 
 
 def record_segments(
-    header: Header, onsets: Sequence[float], per_record: int, notes: list[str]
+    header: Header, onsets: Float[np.ndarray, "records"], per_record: int, notes: list[str]
 ) -> list[tuple[int, int]] | None:
     """Contiguous spans of samples: EDF+D data records whose time-keeping onsets leave a gap start a new one.
 
@@ -174,4 +184,4 @@ def record_segments(
     if len(cuts):
         notes.append(f"{len(cuts)} discontinuities in the file")
     edges = [0, *(int(c) * per_record for c in cuts), header.n_records * per_record]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

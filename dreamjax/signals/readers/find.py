@@ -8,11 +8,16 @@ from pathlib import Path
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
+from dreamjax.signals.corpora import corpus_of
 from dreamjax.signals.readers.base import Source
+from dreamjax.signals.readers.bids import bids_root, licence_of
 from dreamjax.signals.readers.formats import Format, format_of
+from dreamjax.signals.readers.uci import trials_of
 
 SUBJECT = re.compile(r"(?:^|[^A-Za-z])(?:subject|subj|sub|participant|patient)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
 SESSION = re.compile(r"(?:^|[^A-Za-z])(?:session|sess|ses)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
+
+NOT_RECORDINGS = ("derivatives", "sourcedata", "code", "stimuli")  # folders of a BIDS root
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,14 @@ def survey(
         if not root.exists():
             raise UserError(f"{root}: no such file or folder; check the path")
         for path in candidates(root):
-            if path in seen:
-                continue
-            seen.add(path)
             verdict = format_of(path)
+            recording = first_trial(path) if isinstance(verdict, Format) and verdict.reader == "uci" else path
+            if recording in seen:
+                continue
+            seen.add(recording)
             if isinstance(verdict, Format):
                 base = root if root.is_dir() and root != path else path.parent
-                sources += describe(path, verdict, base, dataset, licence, subject_pattern)
+                sources += describe(recording, verdict, base, dataset, licence, subject_pattern)
             else:
                 ignored.append(Ignored(str(path), verdict.reason, verdict.companion))
     return sources, ignored
@@ -99,37 +105,62 @@ def candidates(root: Path) -> Iterator[Path]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
+            if entry.name in NOT_RECORDINGS and (root / "dataset_description.json").exists():
+                continue
             yield from candidates(entry)
         elif entry.is_file():
             yield entry
 
 
+def first_trial(path: Path) -> Path:
+    """The file that stands for all trials of a subject of the UCI EEG Database; they are one recording."""
+    return trials_of(path)[0]
+
+
 def describe(
     path: Path, format_: Format, base: Path, dataset: str | None, licence: str | None, subject_pattern: str | None
 ) -> list[Source]:
-    """The source (an archive: the sources) at `path`: its dataset, subject, session and licence."""
+    """The source (of an archive: the sources) at `path`, with its dataset, subject, session and licence.
+
+    Each from the first that knows it: the caller, the corpus table, BIDS, the names of folders and file.
+    """
     inside = path.relative_to(base).as_posix()
     folder = inside.split("/")[0] if "/" in inside else base.resolve().name
-    subject = _subject(inside, path, subject_pattern)
-    session = SESSION.search(inside)
-    return [
-        Source(
-            path=str(path),
-            reader=format_.reader,
-            dataset=dataset or folder,
-            subject=subject,
-            session=session.group(1) if session else "",
-            licence=licence or "unknown",
+    bids = bids_root(path)
+    sources = []
+    for member, reader in format_.members or (("", format_.reader),):
+        whole = "/".join(filter(None, (path.absolute().as_posix(), member)))
+        corpus = corpus_of(whole)
+        subject = corpus and corpus.subject and re.search(corpus.subject, whole)
+        session = (corpus and corpus.session and re.search(corpus.session, whole)) or SESSION.search(inside)
+        sources.append(
+            Source(
+                path=str(path),
+                reader=reader,
+                dataset=dataset or (corpus.name if corpus else bids.name if bids else folder),
+                subject=_by_pattern(inside, path, subject_pattern)
+                or (subject.group(1) if subject else _subject(inside, path, member)),
+                session=session.group(1) if session else "",
+                licence=licence or (corpus.licence if corpus else licence_of(bids) if bids else "unknown"),
+                member=member,
+            )
         )
-    ]
+    return sources
 
 
-def _subject(inside: str, path: Path, pattern: str | None) -> str:
-    """The id in the path: by the user's pattern, by a word such as `sub-01`, else the file's own name."""
-    if pattern:
+def _by_pattern(inside: str, path: Path, pattern: str | None) -> str | None:
+    if not pattern:
+        return None
+    try:
         match = re.search(pattern, inside)
-        if not match or not match.groups():
-            raise UserError(f"{path}: the subject pattern {pattern!r} finds no group in {inside!r}; adapt it")
-        return match.group(1)
+    except re.error as e:
+        raise UserError(f"the subject pattern {pattern!r} is not a regular expression ({e}); repair it") from e
+    if not match or not match.groups():
+        raise UserError(f"{path}: the subject pattern {pattern!r} finds no group in {inside!r}; adapt it")
+    return match.group(1)
+
+
+def _subject(inside: str, path: Path, member: str) -> str:
+    """The id in the path: a word such as `sub-01`, else the file's own name, so that no two people share one."""
     found = SUBJECT.search(inside)
-    return found.group(1) if found else path.name.split(".")[0]
+    return found.group(1) if found else Path(member).name or path.name.split(".")[0]

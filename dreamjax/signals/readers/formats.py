@@ -1,6 +1,8 @@
 """Which reader a file needs, from its first bytes where these tell, else from its name."""
 
 import re
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Format:
     reader: str
+    members: tuple[tuple[str, str], ...] = ()  # (file, its reader) in an archive
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,10 @@ class NoRecording:
     companion: bool = False
 
 
+MAX_MEMBERS = 10_000
 BY_SUFFIX = {
     ".edf": "edf", ".bdf": "edf", ".rec": "edf", ".gdf": "gdf", ".vhdr": "brainvision", ".ahdr": "brainvision",
-    ".set": "eeglab", ".fif": "fif", ".mff": "egi", ".nxe": "eximia",
+    ".set": "eeglab", ".fif": "fif", ".mff": "egi", ".nxe": "eximia", ".npy": "numpy", ".arff": "arff",
 }  # fmt: skip
 COMPANIONS = {
     ".eeg": "signal of a BrainVision header", ".avg": "signal of a BrainVision header",
@@ -35,6 +39,12 @@ COMPANIONS = {
     ".cmt": "companion of a Nihon Kohden .EEG", ".cn2": "companion of a Nihon Kohden .EEG",
     ".pnt": "companion of a Nihon Kohden .EEG",
 }  # fmt: skip
+UNSUPPORTED = {
+    ".xdf": "XDF is not read; export the EEG stream to EDF or BrainVision",
+    ".mat": "MATLAB arrays have no agreed layout; save them as .npy with a sidecar, or as EEGLAB .set",
+    ".pth": "a PyTorch file holds no recording",
+    ".zarr": "Zarr is not read",
+}
 DOCUMENTS = re.compile(r"^(.*readme.*|licen[cs]e.*|copying.*|changes.*|changelog.*|notice.*|authors.*)$", re.IGNORECASE)
 
 
@@ -51,10 +61,18 @@ def format_of(path: Path) -> Format | NoRecording:
         return cnt_format(path)
     if name.lower().endswith(".fif.gz"):
         return Format("fif")
+    if re.search(r"\.rd\.\d+(\.gz)?$", name):
+        return Format("uci")
+    if suffix in (".csv", ".txt"):
+        return table_format(head(path, 4096), suffix)
+    if suffix == ".zip":
+        return archive_format(path)
     if suffix in BY_SUFFIX:
         return Format(BY_SUFFIX[suffix])
     if suffix in COMPANIONS:
         return NoRecording(COMPANIONS[suffix], companion=True)
+    if suffix in UNSUPPORTED:
+        return NoRecording(UNSUPPORTED[suffix])
     return NoRecording(f"the format of {suffix or 'a file without a suffix'} is not known")
 
 
@@ -66,6 +84,42 @@ def cnt_format(path: Path) -> Format | NoRecording:
     if start.startswith((b"RIFF", b"RF64")):
         return Format("ant")
     return NoRecording("neither a Neuroscan nor an ANT .cnt by its first bytes")
+
+
+def table_format(start: bytes, suffix: str) -> Format | NoRecording:
+    """Which headset's app wrote a text table, by its first line."""
+    text = start.decode("utf-8-sig", "replace")
+    first = text.split("\n", 1)[0].strip().lower()
+    if first.startswith("%") and "openbci" in text.lower():
+        return Format("openbci")
+    if first.startswith("timestamps,"):
+        return Format("muse")
+    if first.startswith("timestamp,") and "raw_tp9" in first:
+        return Format("mind_monitor")
+    columns = {column.strip() for column in first.split(",")}
+    if "counter" in columns and "af3" in columns:
+        return Format("emotiv")
+    if not text.strip():
+        return NoRecording("the file is empty")
+    return NoRecording(f"a {suffix} file that is no table of a known headset")
+
+
+def archive_format(path: Path) -> Format | NoRecording:
+    """A zip archive of text tables: every table in it is a recording."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = []
+            for info in archive.infolist()[:MAX_MEMBERS]:
+                if info.filename.lower().endswith((".csv", ".txt")) and not info.is_dir():
+                    with archive.open(info) as file:
+                        found = table_format(file.read(4096), Path(info.filename).suffix)
+                    if isinstance(found, Format):
+                        members.append((info.filename, found.reader))
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
+        return NoRecording(f"a zip archive that cannot be opened ({e})")
+    if not members:
+        return NoRecording("a zip archive without a table of a known headset")
+    return Format(members[0][1], tuple(members))
 
 
 def head(path: Path, n: int) -> bytes:

@@ -28,6 +28,11 @@ def require_mne() -> Any:
     return mne
 
 
+def open_source(source: Source, strict: bool = False) -> Contents:
+    """A format that needs nothing beside MNE's own reader."""
+    return open_with_mne(source.path, source.reader)
+
+
 def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
     """Open `path` through MNE's reader for `format_`.
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from dreamjax.signals.event_codes import sample_of
 
@@ -14,7 +15,8 @@ def cut_spans(
 ) -> list[tuple[int, int]]:
     """Contiguous spans [start, stop) in samples: cut at boundaries, without the spans that are marked bad.
 
-    `annotations` are (onset s, duration s, text). A `BAD boundary` is a point, `BAD_ACQ_SKIP` and other `BAD…` are spans.
+    `annotations` are (onset s, duration s, text). A `BAD boundary` is a point; `BAD_ACQ_SKIP` and other `BAD…` are
+    spans.
     """
     cuts, holes = set(), []
     for onset, duration, text in annotations:
@@ -40,7 +42,7 @@ def spans_without(n_samples: int, cuts: set[int], holes: list[tuple[int, int]]) 
     """
     edges = sorted({0, n_samples, *cuts, *(edge for hole in holes for edge in hole)})
     spans = []
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         inside = any(start <= a and b <= stop for start, stop in holes)
         if not inside:
             spans.append((a, b))
