@@ -117,8 +117,8 @@ class MaskedAutoencoder(nnx.Module):
             self.decoder_norm = LayerNorm(decoder_dim, dtype=dtype)
             self.decoder_pred = Linear(decoder_dim, patch * channels, dtype=dtype, rngs=rngs)
         self.has_cls, self.learned_positions = cls_token, learned_positions
-        self.interpolation = None
-        if interpolation == "gaussian":
+        self.interpolates = interpolation == "gaussian"
+        if self.interpolates:
             self.interpolation = GaussianInterpolation(
                 spectrum_points, dim, patch * channels, decoder_dim, dtype=dtype, rngs=rngs
             )
@@ -176,7 +176,7 @@ class MaskedAutoencoder(nnx.Module):
         inverse_BxN = jnp.argsort(order_BxN, axis=1)
         x_BxNxE = permute(jnp.concatenate([kept_BxVxE, masked], axis=1), inverse_BxN, order_BxN)
         x_BxNxE = x_BxNxE + jnp.asarray(sincos_positions(N, self.decoder_dim)).astype(self.dtype)
-        if self.interpolation is not None and guess_BxNxP is not None:
+        if guess_BxNxP is not None:
             x_BxNxE = x_BxNxE + self.interpolation.embed(guess_BxNxP)
         x = jnp.concatenate([x_Bx1VxE[:, :1], x_BxNxE], axis=1)
         x = self.decoder_norm(self.run(self.decoder_blocks, x, _with_cls(valid_BxN)))
@@ -191,7 +191,7 @@ class MaskedAutoencoder(nnx.Module):
         keep_ok_BxV: Bool[Array, "B V"] | None,
     ) -> Float[Array, "B N P"] | None:
         """The Gaussian interpolation of the kept patches, where the model has that layer."""
-        if self.interpolation is None:
+        if not self.interpolates:
             return None
         B, V = keep_BxV.shape
         ok = jnp.ones((B, V), bool) if keep_ok_BxV is None else keep_ok_BxV

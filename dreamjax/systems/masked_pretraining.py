@@ -65,6 +65,8 @@ class ModelConfig:
                 )
         if self.decoder_depth and not self.cls_token:
             raise ValueError("model.cls_token is false, but a decoder (model.decoder_depth > 0) needs the cls token")
+        if self.interpolation != "none" and not self.decoder_depth:
+            raise ValueError("model.interpolation needs a decoder (model.decoder_depth > 0)")
         if unknown := set(self.remat_names) - set(REMAT_NAMES):
             raise ValueError(f"model.remat_names has {sorted(unknown)[0]!r}; a block names {', '.join(REMAT_NAMES)}")
 
@@ -87,6 +89,8 @@ class MaskedPretrainingConfig:
             raise ValueError(
                 f"data.samples is {self.data.samples}, but it must divide by model.patch = {self.model.patch}"
             )
+        if self.model.interpolation != "none" and self.loss.target != "raw":
+            raise ValueError("model.interpolation predicts the signal itself and needs loss.target = raw")
         if ("channel" in self.mask.kinds) != (self.data.mask_channels > 0):
             raise ValueError(
                 f"mask.kind is {self.mask.kind} and data.mask_channels is {self.data.mask_channels}; channel masking "
