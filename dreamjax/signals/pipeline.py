@@ -1,7 +1,20 @@
-"""The input pipeline: shards → batches on the host (docs/reference/records.md)."""
+"""The input pipeline: shards → batches on the host (docs/reference/records.md).
 
+Everything about global example number i — which record, which crop, which hidden channels — follows from (seed, i).
+So the data position of a run is that one number, and any count of workers and processes gives the same stream.
+"""
+
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from dreamjax.errors import UserError
+from dreamjax.signals import assembly, mapping, mixture, montage, records
 
 
 @dataclass(frozen=True)
@@ -37,3 +50,171 @@ class DataConfig:
             raise ValueError("data.samples, data.sfreq, data.divide and data.tile_channels are positive")
         if not 0 <= self.mask_channels < 1:
             raise ValueError(f"data.mask_channels is {self.mask_channels}, but it is a share below 1")
+
+
+class Examples:
+    """Global example indices → rows of a batch. Picklable, so that worker processes can have it."""
+
+    def __init__(self, config: DataConfig, split: str, *, seed: int, training: bool):
+        if not config.path:
+            raise UserError("data.path is empty; name a folder that `dreamjax prepare` wrote")
+        self.config, self.seed, self.training = config, seed, training
+        self.readers = [records.open_split(path, split) for path in config.path]
+        empty = [path for path, reader in zip(config.path, self.readers, strict=True) if not len(reader)]
+        if empty:
+            raise UserError(f"{empty[0]} holds no window in split {split}")
+        vocabularies = [records.load_dataset(path).get("labels", []) for path in config.path]
+        self.labels = tuple(sorted({label for labels in vocabularies for label in labels}))
+        self.target = self._target()
+        self.ends = np.cumsum([len(reader) for reader in self.readers])
+        self._label_ids = {label.encode(): i for i, label in enumerate(self.labels)}
+        for path, reader in zip(config.path, self.readers, strict=True):
+            assembly.check_rate(config, records.unpack(reader[0]).sfreq, path)
+
+    def _target(self) -> assembly.Target:
+        if self.config.mapping == "tile":
+            return assembly.Target((), np.empty((0, 3)))
+        if self.config.montage != "own":
+            names, _ = montage.template(self.config.montage)
+            return assembly.Target(names, mapping.directions(names, np.full((len(names), 3), np.nan)))
+        windows = [records.decode(reader[0]) for reader in self.readers]
+        if len({w.ch_names for w in windows}) > 1:
+            raise UserError("data.montage=own needs the same channels in every dataset; name a template instead")
+        return assembly.Target(windows[0].ch_names, mapping.directions(windows[0].ch_names, windows[0].xyz))
+
+    @property
+    def channels(self) -> int:
+        return len(self.target.names) or self.config.tile_channels
+
+    @cached_property
+    def order(self) -> Any:
+        """Global example index → record; see `mixture.order`."""
+        config, sizes = self.config, [len(reader) for reader in self.readers]
+        if not self.training:
+            return mixture.order(sizes, (), seed=0, shuffle=False, repeat=False)
+        seed = self.seed if config.shuffle_seed is None else config.shuffle_seed
+        return mixture.order(sizes, config.weights, seed=seed, shuffle=config.shuffle, repeat=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "order"}
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def _read(self, keys: np.ndarray) -> list[bytes]:
+        """Records by their number in the concatenation of the corpora."""
+        corpus = np.searchsorted(self.ends, keys, side="right")
+        out: list[bytes] = [b""] * len(keys)
+        for c in np.unique(corpus):
+            rows = np.flatnonzero(corpus == c)
+            first = self.ends[c] - len(self.readers[c])
+            for row, record in zip(rows, self.readers[c].read((keys[rows] - first).tolist()), strict=True):
+                out[row] = record
+        return out
+
+    def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples `index` (uint64) as arrays with a leading axis; beyond the end, the last one with weight 0."""
+        last = len(self.order) - 1
+        keys = np.array([self.order[min(int(i), last)] for i in index])
+        stored = [records.unpack(record) for record in self._read(keys)]
+        out = assembly.assemble(self.config, self.target, stored, index, seed=self.seed, training=self.training)
+        out["label"] = np.array([self._label_ids.get(record.label, -1) for record in stored], np.int32)
+        out["index"] = np.stack([index >> np.uint64(32), index & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
+        out["weight"] = (index <= last).astype(np.float32)
+        return out
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Batch number → this process's rows of it: the random-access source that Grain reads ahead in."""
+
+    examples: Examples
+    start: int
+    batch_size: int
+    first: int  # of this process's rows within a batch
+    stop: int
+
+    def __len__(self) -> int:
+        if self.examples.training:
+            return (sys.maxsize - self.start) // self.batch_size
+        return -(-max(len(self.examples) - self.start, 0) // self.batch_size)
+
+    def __getitem__(self, batch: Any) -> dict[str, np.ndarray]:
+        origin = self.start + int(batch) * self.batch_size
+        return self.examples.rows(np.arange(origin + self.first, origin + self.stop, dtype=np.uint64))
+
+
+class WindowStream:
+    """A `training.task.Stream` over shards. `labels`, `ch_names` and `sfreq` say what its numbers mean."""
+
+    def __init__(self, config: DataConfig, split: str, *, seed: int, training: bool):
+        self.config, self.split, self.training = config, split, training
+        self.examples = Examples(config, split, seed=seed, training=training)
+        self.labels = self.examples.labels
+        self.ch_names = self.examples.target.names
+        self.sfreq = config.sfreq
+
+    def __len__(self) -> int:
+        """Windows in one pass over the split."""
+        return int(self.examples.ends[-1])
+
+    def element(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and type of one example, by name; without the batch axis."""
+        c, t = self.examples.channels, self.config.samples
+        f32 = np.float32
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "signal": ((c, t), f32),
+            "valid": ((t,), f32),
+            "channel_ok": ((c,), f32),
+            "gain": ((c,), f32),
+            "offset": ((c,), f32),
+            "label": ((), np.int32),
+            "index": ((2,), np.uint32),
+            "weight": ((), f32),
+        }
+        if self.config.mask_channels:
+            shapes |= {"target": ((c, t), f32), "channel_mask": ((c,), f32)}
+        return {name: jax.ShapeDtypeStruct(shape, kind) for name, (shape, kind) in shapes.items()}
+
+    def batches(
+        self, *, start: int = 0, batch_size: int, process: int = 0, processes: int = 1, workers: int | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """This process's rows of each global batch of `batch_size` examples, from global example `start` on.
+
+        Close the iterator (or let it go) to end its worker processes. Raises UserError where the batch does not divide.
+        """
+        if batch_size % processes:
+            raise UserError(f"a batch of {batch_size} does not divide among {processes} processes")
+        share = batch_size // processes
+        source = _Batches(self.examples, start, batch_size, process * share, (process + 1) * share)
+        return _read_ahead(source, self.config.workers if workers is None else workers, self.config.prefetch)
+
+
+def _read_ahead(source: _Batches, workers: int, prefetch: int) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of `source` in order, read ahead by threads (workers 0) or by worker processes. Grain's part."""
+    import grain
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and dreamjax is not started by absl's app.run
+    ahead = max(prefetch, 1)
+    batches = grain.MapDataset.source(source).to_iter_dataset(
+        grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead if not workers else 1)
+    )
+    if workers:
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=min(workers, len(source)), per_worker_buffer_size=ahead)
+        )
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def open_stream(config: DataConfig, split: str, *, seed: int, training: bool) -> WindowStream:
+    """The windows of a split: endless, shuffled and augmented in training, else each once and in order.
+
+    Raises UserError where a dataset is absent, has no such split, or does not suit the config.
+    """
+    return WindowStream(config, split, seed=seed, training=training)

@@ -1,0 +1,221 @@
+"""From stored records to the rows of a batch: crop, hide, reference, map, scale. NumPy on the host, many rows at once.
+
+Rows that share channels, length and reference are worked on together; every random choice is keyed by the global
+example index (see `keyed`), so a row does not depend on which others are beside it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dreamjax.errors import UserError
+from dreamjax.signals import keyed, mapping, scaling
+from dreamjax.signals.records import Stored
+
+if TYPE_CHECKING:
+    from dreamjax.signals.pipeline import DataConfig
+
+
+@dataclass(frozen=True)
+class Target:
+    """The channels that the model sees: names, and directions from the head's centre. Empty names: `tile`."""
+
+    names: tuple[str, ...]
+    directions: np.ndarray
+
+
+@dataclass
+class Rows:
+    """A batch in the making; one array per name, allocated once."""
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def put(self, name: str, rows: np.ndarray, values: np.ndarray, total: int) -> None:
+        if name not in self.arrays:
+            self.arrays[name] = np.zeros((total, *values.shape[1:]), values.dtype)
+        self.arrays[name][rows] = values
+
+
+def assemble(
+    config: "DataConfig", target: Target, stored: Sequence[Stored], index: np.ndarray, *, seed: int, training: bool
+) -> dict[str, np.ndarray]:
+    """Rows of a batch from its records. `index`: global example index of each, uint64."""
+    groups: dict[tuple, list[int]] = {}
+    for row, record in enumerate(stored):
+        key = (record.names, record.xyz, record.channel_ok, record.counts.shape[1], record.average)
+        groups.setdefault(key, []).append(row)
+    out = Rows()
+    for rows in groups.values():
+        part = _group(config, target, [stored[r] for r in rows], index[rows], seed, training)
+        for name, values in part.items():
+            out.put(name, np.array(rows), values, len(stored))
+    return out.arrays
+
+
+def _group(
+    config: "DataConfig", target: Target, stored: Sequence[Stored], index: np.ndarray, seed: int, training: bool
+) -> dict[str, np.ndarray]:
+    """Rows that share channels, length and reference."""
+    names = tuple(name.decode() for name in stored[0].names)
+    xyz = np.frombuffer(stored[0].xyz, np.float32).reshape(-1, 3)
+    ok = np.frombuffer(stored[0].channel_ok, bool)
+    microvolts, valid = _crop(config, stored, index, seed, training)
+
+    def mapped(signal: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _map(config, target, signal, names, xyz, usable, index, seed, training)
+
+    out: dict[str, np.ndarray] = {}
+    if config.mask_channels:
+        microvolts, hidden = hide_channels(microvolts, ok, stored[0].average, config.mask_channels, index, seed)
+        whole, real, rows = mapped(microvolts, ok)
+        visible = np.empty_like(whole)
+        for i in range(len(stored)):  # what is visible differs by row
+            shown = np.where(hidden[i][:, None], 0, microvolts[i : i + 1])
+            if config.mapping == "tile":
+                visible[i] = shown[0][rows[i]]
+            else:
+                visible[i] = mapped(shown, ok & ~hidden[i])[0][0]
+        out["channel_mask"] = _hidden_in_target(config, target, names, hidden, rows).astype(np.float32)
+    else:
+        visible, real, _ = mapped(microvolts, ok)
+
+    recording_scale = np.array([r.scale for r in stored], np.float32)
+    gain, offset = scaling.gain_and_offset(visible, valid, recording_scale, config.scaling, config.divide)
+    if config.mask_channels:
+        out["target"] = scaling.apply(whole, gain, offset, config.clip)
+    out["signal"] = scaling.apply(visible, gain, offset, config.clip)
+    out |= {"gain": gain, "offset": offset, "channel_ok": np.repeat(real[None].astype(np.float32), len(stored), 0)}
+    if training:
+        _augment(config, out, valid, index, seed)
+    if not valid.all():
+        for name in ("signal", "target"):
+            if name in out:
+                out[name] *= valid[:, None, :]
+    out["valid"] = valid.astype(np.float32)
+    return out
+
+
+def _crop(
+    config: "DataConfig", stored: Sequence[Stored], index: np.ndarray, seed: int, training: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(µV, valid) of `samples`: longer windows cropped (anywhere in training, else the middle), shorter ones padded."""
+    channels, time = stored[0].counts.shape
+    samples = config.samples
+    span = max(time - samples, 0)
+    starts = np.full(len(stored), span // 2)
+    if span and training:
+        starts = (keyed.uniform(seed, "crop", index, 1)[:, 0] * (span + 1)).astype(int)
+    length = min(time, samples)
+    signal = np.empty((len(stored), channels, length), np.float32)
+    valid = np.empty((len(stored), length), bool)
+    for i, (record, start) in enumerate(zip(stored, starts, strict=True)):
+        np.multiply(record.counts[:, start : start + length], record.step[:, None], out=signal[i])
+        signal[i] += record.offset[:, None]
+        valid[i] = np.frombuffer(record.valid, bool)[start : start + length]
+    if length < samples and config.stretch:
+        return mapping.stretch(signal, samples), np.ones((len(stored), samples), bool)
+    if length < samples:
+        pad = samples - length
+        signal, valid = np.pad(signal, ((0, 0), (0, 0), (0, pad))), np.pad(valid, ((0, 0), (0, pad)))
+    return signal, valid
+
+
+def hide_channels(
+    microvolts: np.ndarray, ok: np.ndarray, average: bool, share: float, index: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose real channels to hide, and take the reference from the others: (µV, hidden bool[batch, channels]).
+
+    An average reference holds every channel: x_hidden = -Σ x_visible gives one hidden channel away exactly. So where
+    the recording has one, all channels are referenced anew to the mean of the visible ones: the visible channels then
+    hold nothing of the hidden, and input and target agree about what zero is. At least one channel stays visible.
+    """
+    usable = np.flatnonzero(ok)
+    count = min(max(round(share * len(usable)), 1), len(usable) - 1)
+    hidden = np.zeros(microvolts.shape[:2], bool)
+    if count < 1:
+        return microvolts, hidden
+    drawn = np.argsort(keyed.uniform(seed, "hidden channels", index, len(usable)), axis=1, kind="stable")[:, :count]
+    np.put_along_axis(hidden, usable[drawn], True, axis=1)
+    if average:
+        seen = (ok[None] & ~hidden).astype(np.float32)
+        seen /= seen.sum(axis=1, keepdims=True)
+        microvolts = microvolts - np.matmul(seen[:, None, :], microvolts)
+    return microvolts, hidden
+
+
+def _map(
+    config: "DataConfig",
+    target: Target,
+    signal: np.ndarray,
+    names: tuple[str, ...],
+    xyz: np.ndarray,
+    usable: np.ndarray,
+    index: np.ndarray,
+    seed: int,
+    training: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(signal of the target channels, which of them are real electrodes, for `tile` the source of each row)."""
+    if config.mapping == "tile":
+        room = max(signal.shape[1] - config.tile_channels, 0)
+        starts = np.full(len(signal), room // 2)
+        if room and training:
+            starts = (keyed.uniform(seed, "channel block", index, 1)[:, 0] * (room + 1)).astype(int)
+        rows = np.stack([mapping.tile_rows(signal.shape[1], config.tile_channels, s) for s in starts])
+        return np.take_along_axis(signal, rows[:, :, None], axis=1), usable[rows[0]], rows
+    matrix, real = mapping.interpolation_matrix(names, xyz, usable, target.names, target.directions)
+    if real.all():
+        chosen = matrix.argmax(axis=1)
+        same = len(chosen) == signal.shape[1] and (chosen == np.arange(len(chosen))).all()
+        return (signal.copy() if same else signal[:, chosen]), real, np.empty(0, int)
+    return np.matmul(matrix, signal), real, np.empty(0, int)
+
+
+def _hidden_in_target(
+    config: "DataConfig", target: Target, names: tuple[str, ...], hidden: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Which target channels stand for a hidden electrode; bool[batch, target channels]."""
+    if config.mapping == "tile":
+        return np.take_along_axis(hidden, rows, axis=1)
+    out = np.zeros((len(hidden), len(target.names)), bool)
+    for i, name in enumerate(target.names):
+        if name in names:
+            out[:, i] = hidden[:, names.index(name)]
+    return out
+
+
+def _augment(config: "DataConfig", out: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray, seed: int) -> None:
+    """Amplitude, polarity, direction of time and lost channels, where the config asks for them; in place.
+
+    What changes the amplitude changes `gain` with it, so that µV = signal · gain + offset stays true.
+    """
+    signals = [out[name] for name in ("signal", "target") if name in out]
+    n, channels = signals[0].shape[:2]
+    factor = np.ones(n, np.float32)
+    if config.amplitude_jitter:
+        draw = keyed.uniform(seed, "amplitude", index, 1)[:, 0]
+        factor *= np.exp(config.amplitude_jitter * (2 * draw - 1)).astype(np.float32)
+    if config.flip_polarity:
+        factor[keyed.uniform(seed, "polarity", index, 1)[:, 0] < config.flip_polarity] *= -1
+    if config.amplitude_jitter or config.flip_polarity:
+        for signal in signals:
+            signal *= factor[:, None, None]
+        out["gain"] = out["gain"] / factor[:, None]
+    if config.reverse_time:
+        turned = keyed.uniform(seed, "time", index, 1)[:, 0] < config.reverse_time
+        for values in (*signals, valid):
+            values[turned] = values[turned][..., ::-1]
+    if config.drop_channels:
+        lost = keyed.uniform(seed, "lost channels", index, channels) < config.drop_channels
+        out["signal"][lost] = 0
+        out["channel_ok"][lost] = 0
+
+
+def check_rate(config: "DataConfig", sfreq: float, path: str) -> None:
+    """Raises UserError where a dataset's sampling rate is not the model's."""
+    if not config.stretch and abs(sfreq - config.sfreq) > 1e-3 * config.sfreq:
+        raise UserError(
+            f"{path} holds windows at {sfreq:g} Hz but data.sfreq is {config.sfreq:g}; "
+            f"prepare it at {config.sfreq:g} Hz, or set data.sfreq={sfreq:g}"
+        )
