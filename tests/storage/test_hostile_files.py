@@ -325,7 +325,7 @@ def test_mutated_files_give_a_result_or_one_sentence(tmp_path):
 
 @pytest.mark.long
 def test_many_mutated_files_give_a_result_or_one_sentence(tmp_path):
-    assert fuzz(tmp_path, 60_000, seed=1) > 1000
+    assert fuzz(tmp_path, 20_000, seed=1) > 1000
 
 
 def test_every_opcode_of_every_protocol_is_known():

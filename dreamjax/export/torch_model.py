@@ -1,0 +1,407 @@
+"""A masked-signal EEG autoencoder that dreamjax trained, in PyTorch alone (needs torch and safetensors, no JAX).
+
+    from modeling_dreamjax import MaskedAutoencoder
+
+    model = MaskedAutoencoder.from_pretrained("path/of/this/folder").eval()
+    x = ...                                      # (batch, channels, time): µV, model.sfreq Hz, model.ch_names
+    pooled = model(x)                            # (batch, embed_dim)
+    out = model(x, return_features=True)         # out["features"]: (batch, tokens, embed_dim), out["pooled"], …
+    filled = model.reconstruct(x, masked)        # (batch, channels, time), µV; masked: (batch, tokens), True = hidden
+
+    classifier = MaskedAutoencoder.from_pretrained("path/of/this/folder", n_outputs=4)  # a fresh linear final_layer
+
+    python modeling_dreamjax.py                  # compares this machine's results with the ones stored in this folder
+
+Argument names, `final_layer`, `return_features`, `reset_head`, `get_config` and `from_config` are braindecode's.
+"""
+
+import inspect
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FLOOR_UV = 1e-3  # a window flatter than this is not blown up
+FOREIGN_KEYS = ("dreamjax", "braindecode_version")  # of config.json, which are no arguments of the model
+
+
+class PatchEmbed(nn.Module):
+    """All channels of `patch_size` consecutive samples become one token."""
+
+    def __init__(self, n_chans: int, patch_size: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv1d(n_chans, dim, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
+        batch, tokens, dim = x.shape
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mask = None if attend is None else attend[:, None, None, :]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(y.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; `attend` (batch, tokens) is False for tokens that nothing may look at."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-5)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-5)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
+        x = x + self.attn(self.norm1(x), attend)
+        return x + self.mlp(self.norm2(x))
+
+
+def sincos_positions(tokens: int, dim: int) -> Tensor:
+    """(1, 1 + tokens, dim): a zero row for the cls token, then all sines and all cosines of t · 10000^(-2i / dim)."""
+    frequencies = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
+    angles = torch.arange(tokens, dtype=torch.float64)[:, None] * frequencies
+    rows = torch.cat([angles.sin(), angles.cos()], dim=1).float()
+    return torch.cat([torch.zeros(1, dim), rows])[None]
+
+
+def _median(x: Tensor) -> Tensor:
+    """The median over the last axis; of an even number, the mean of the two in the middle (torch takes the lower)."""
+    ordered, n = x.sort(dim=-1).values, x.shape[-1]
+    return (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
+
+
+def robust_scale(recording: Tensor) -> Tensor:
+    """The scale of a whole recording (channels, time) in µV, for `scale=`: median over channels of 1.4826 · MAD."""
+    return _median(1.4826 * _median((recording - _median(recording)[..., None]).abs()))
+
+
+class MaskedAutoencoder(nn.Module):
+    """See the module. Parameters have the names of DreamDiffusion's `checkpoint.pth`.
+
+    Args:
+      n_outputs: classes of `final_layer`; None for pooled features instead of logits.
+      n_chans, n_times, sfreq: the windows that it takes; another number of channels or samples is refused.
+      chs_info: one dict per channel as `mne.Info["chs"]`: "ch_name", and "loc" whose first three are metres.
+      scaling: µV to the network's units. "divide": by `divide`. "robust": by the recording's scale (`scale=` of the
+        call, see `robust_scale`; without it each window's own). "zscore": each channel of a window by its mean and SD.
+      clip: largest magnitude in the network's units; 0 for none.
+      target: "raw", or "patch_normalised" for a decoder whose predictions have lost their scale.
+    """
+
+    def __init__(
+        self,
+        n_outputs: int | None = None,
+        n_chans: int | None = None,
+        chs_info: list[dict] | None = None,
+        n_times: int | None = None,
+        input_window_seconds: float | None = None,
+        sfreq: float | None = None,
+        *,
+        patch_size: int = 4,
+        embed_dim: int = 192,
+        depth: int = 4,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        decoder_embed_dim: int = 128,
+        decoder_depth: int = 2,
+        decoder_num_heads: int = 4,
+        cls_token: bool = True,
+        learned_positions: bool = False,
+        scaling: str = "divide",
+        divide: float = 10.0,
+        clip: float = 0.0,
+        target: str = "raw",
+    ) -> None:
+        super().__init__()
+        n_chans = len(chs_info) if n_chans is None and chs_info else n_chans
+        if n_times is None and input_window_seconds and sfreq:
+            n_times = round(input_window_seconds * sfreq)
+        if not n_chans or not n_times or not sfreq:
+            raise ValueError("give n_chans (or chs_info), sfreq, and n_times (or input_window_seconds)")
+        if chs_info and len(chs_info) != n_chans:
+            raise ValueError(f"chs_info lists {len(chs_info)} channels, but n_chans is {n_chans}")
+        if input_window_seconds and n_times != round(input_window_seconds * sfreq):
+            raise ValueError(f"n_times is {n_times}, but {input_window_seconds} s at {sfreq} Hz are another number")
+        if n_times % patch_size:
+            raise ValueError(f"n_times is {n_times}, but it must divide by patch_size = {patch_size}")
+        self.n_outputs, self.n_chans, self.chs_info, self.n_times, self.sfreq = (
+            n_outputs,
+            n_chans,
+            chs_info,
+            n_times,
+            sfreq,
+        )
+        self.patch_size, self.embed_dim, self.depth, self.num_heads = patch_size, embed_dim, depth, num_heads
+        self.mlp_ratio, self.decoder_embed_dim, self.decoder_depth = mlp_ratio, decoder_embed_dim, decoder_depth
+        self.decoder_num_heads, self.learned_positions = decoder_num_heads, learned_positions
+        self.scaling, self.divide, self.clip, self.target = scaling, divide, clip, target
+        self.has_cls = cls_token
+        self.provenance: dict = {}  # what config.json says under "dreamjax"
+
+        tokens = n_times // patch_size
+        self.patch_embed = PatchEmbed(n_chans, patch_size, embed_dim)
+        if cls_token:
+            self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(sincos_positions(tokens, embed_dim), requires_grad=learned_positions)
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-5)
+        if decoder_depth:
+            self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
+            self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, decoder_embed_dim))
+            self.decoder_pos_embed = nn.Parameter(sincos_positions(tokens, decoder_embed_dim), requires_grad=False)
+            self.decoder_blocks = nn.ModuleList(
+                Block(decoder_embed_dim, decoder_num_heads, mlp_ratio) for _ in range(decoder_depth)
+            )
+            self.decoder_norm = nn.LayerNorm(decoder_embed_dim, eps=1e-5)
+            self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size * n_chans)
+        self.final_layer = nn.Identity()
+        if n_outputs:
+            self.reset_head(n_outputs)
+
+    # ------------------------------------------------------------------------------------------------------- computing
+    def forward(
+        self,
+        x: Tensor,
+        scale: Tensor | float | None = None,
+        valid: Tensor | None = None,
+        sfreq: float | None = None,
+        return_features: bool = False,
+    ) -> Any:
+        """Logits (batch, n_outputs), or pooled features (batch, embed_dim) where the model has no head.
+
+        Args:
+          x: (batch, channels, time) in µV.
+          scale: the recording's scale in µV, a number or (batch,); used by scaling "robust" only.
+          valid: (batch, time), 0 where a shorter window was padded; None for all valid.
+          sfreq: of x, in Hz; checked where given.
+          return_features: a dict instead: "features" (batch, tokens, embed_dim), "cls_token" (batch, embed_dim) or
+            None, and "pooled" (batch, embed_dim), the mean of the valid tokens.
+        """
+        self._check(x, sfreq)
+        scaled, _, _ = self.scaled(x, scale, valid)
+        ok = self._valid_tokens(valid)
+        tokens = self._encode(scaled, ok)
+        features = tokens[:, int(self.has_cls) :]
+        weight = torch.ones_like(features[:, :, :1]) if ok is None else ok[:, :, None].to(features.dtype)
+        pooled = (features * weight).sum(1) / weight.sum(1).clamp(min=1)
+        if return_features:
+            return {"features": features, "cls_token": tokens[:, 0] if self.has_cls else None, "pooled": pooled}
+        return self.final_layer(pooled)
+
+    def reconstruct(
+        self,
+        x: Tensor,
+        masked: Tensor,
+        scale: Tensor | float | None = None,
+        valid: Tensor | None = None,
+        sfreq: float | None = None,
+    ) -> Tensor:
+        """The decoder's signal in µV at every patch, (batch, channels, time). `masked` (batch, tokens): True hides."""
+        if not self.decoder_depth:
+            raise ValueError("this model has an encoder alone and reconstructs nothing")
+        if self.target != "raw":
+            raise ValueError("this model was trained on normalised targets, so its predictions have no scale")
+        self._check(x, sfreq)
+        if masked.shape != (len(x), self.n_times // self.patch_size):
+            raise ValueError(
+                f"masked has shape {tuple(masked.shape)}, but there are {self.n_times // self.patch_size} tokens"
+            )
+        scaled, gain, offset = self.scaled(x, scale, valid)
+        ok = self._valid_tokens(valid)
+        visible = ~masked if ok is None else ~masked & ok
+        y = self.decoder_embed(
+            self._encode(scaled, visible)
+        )  # what hidden tokens encode to is replaced in the next line
+        y = torch.cat([y[:, :1], torch.where(visible[:, :, None], y[:, 1:], self.mask_token)], dim=1)
+        y = y + self.decoder_pos_embed
+        attend = None if ok is None else F.pad(ok, (1, 0), value=True)
+        for block in self.decoder_blocks:
+            y = block(y, attend)
+        patches = self.decoder_pred(self.decoder_norm(y[:, 1:]))  # each is time-major: all channels of t0, of t1, …
+        signal = patches.reshape(len(x), self.n_times, self.n_chans).transpose(1, 2)
+        return signal * gain[:, :, None] + offset[:, :, None]
+
+    def scaled(
+        self, x: Tensor, scale: Tensor | float | None = None, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(x in the network's units, gain, offset): µV = units · gain + offset; gain and offset (batch, channels)."""
+        if scale is not None and self.scaling != "robust":
+            raise ValueError(f"this model scales its input by {self.scaling}, so it takes no scale")
+        offset = torch.zeros_like(x[:, :, 0])
+        if self.scaling == "divide":
+            gain = torch.full_like(offset, self.divide)
+        elif self.scaling == "robust":
+            found = robust_scale(x) if scale is None else torch.as_tensor(scale, dtype=x.dtype, device=x.device)
+            found = torch.where(torch.isfinite(found) & (found > FLOOR_UV), found, 1.0)
+            gain = found.reshape(-1, 1).expand_as(offset)
+        else:
+            weight = torch.ones_like(x[:, :1]) if valid is None else valid[:, None, :].to(x.dtype)
+            count = weight.sum(2).clamp(min=1)
+            offset = (x * weight).sum(2) / count
+            gain = ((weight * (x - offset[:, :, None]) ** 2).sum(2) / count).sqrt()
+            gain = torch.where(gain > FLOOR_UV, gain, 1.0)
+        units = (x - offset[:, :, None]) * (1 / gain)[:, :, None]
+        return (units.clamp(-self.clip, self.clip) if self.clip else units), gain, offset
+
+    def _encode(self, scaled: Tensor, attend: Tensor | None = None) -> Tensor:
+        """(batch, tokens, embed_dim) after the final norm, the cls token first where there is one."""
+        x = self.patch_embed(scaled) + self.pos_embed[:, 1:]
+        if self.has_cls:
+            first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+            x = torch.cat([first, x], dim=1)
+            attend = None if attend is None else F.pad(attend, (1, 0), value=True)
+        for block in self.blocks:
+            x = block(x, attend)
+        return self.norm(x)
+
+    def _valid_tokens(self, valid: Tensor | None) -> Tensor | None:
+        return None if valid is None else valid.reshape(len(valid), -1, self.patch_size).amin(2) > 0
+
+    def _check(self, x: Tensor, sfreq: float | None) -> None:
+        if x.ndim != 3 or x.shape[1] != self.n_chans or x.shape[2] != self.n_times:
+            raise ValueError(
+                f"this model takes (batch, {self.n_chans} channels, {self.n_times} samples), not {tuple(x.shape)}"
+            )
+        if sfreq is not None and not math.isclose(sfreq, self.sfreq):
+            raise ValueError(f"this model takes {self.sfreq:g} Hz, not {sfreq:g} Hz; resample the recording first")
+
+    # ---------------------------------------------------------------------------------------- braindecode's conventions
+    @property
+    def ch_names(self) -> list[str] | None:
+        return [channel["ch_name"] for channel in self.chs_info] if self.chs_info else None
+
+    @property
+    def input_window_seconds(self) -> float:
+        return self.n_times / self.sfreq
+
+    def reset_head(self, n_outputs: int | None) -> None:
+        """Replace `final_layer` by a fresh one of `n_outputs` classes (None: by none, so that features come out)."""
+        self.n_outputs = n_outputs
+        self.final_layer = nn.Linear(self.embed_dim, n_outputs) if n_outputs else nn.Identity()
+        self.final_layer.to(self.norm.weight.device, self.norm.weight.dtype)
+
+    def get_config(self) -> dict:
+        """Every argument of the constructor, ready for JSON; `from_config` takes it back."""
+        names = [name for name in inspect.signature(type(self)).parameters if name != "cls_token"]
+        return {name: getattr(self, name) for name in names} | {"cls_token": self.has_cls}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "MaskedAutoencoder":
+        """A model with fresh weights."""
+        arguments = {name: value for name, value in config.items() if name not in FOREIGN_KEYS}
+        unknown = sorted(set(arguments) - set(inspect.signature(cls).parameters))
+        if unknown:
+            raise ValueError(f"config.json has the key {unknown[0]}, which this version of the model does not know")
+        model = cls(**arguments)
+        model.provenance = config.get("dreamjax", {})
+        return model
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **expected: Any) -> "MaskedAutoencoder":
+        """The model of an exported folder (or of a Hub repository, if huggingface_hub is installed).
+
+        `n_outputs=` gives it a fresh head, unless the folder holds a head of that size. Any other argument, such as
+        `n_chans=`, `n_times=`, `sfreq=` or `chs_info=`, must agree with what the weights were trained on.
+        """
+        folder = Path(folder) if Path(folder).is_dir() else _from_hub(str(folder))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "model.safetensors")
+        n_outputs = expected.pop("n_outputs", config.get("n_outputs"))
+        model = cls.from_config(config | {"n_outputs": None})
+        for name, value in expected.items():
+            _check_expected(model, name, value)
+        if n_outputs:
+            model.reset_head(n_outputs)
+        head: dict = {name: weights.pop(name) for name in ("final_layer.weight", "final_layer.bias") if name in weights}
+        if head and n_outputs and len(head["final_layer.bias"]) == n_outputs:
+            weights.update(head)
+        own = {name for name in model.state_dict() if name in weights or not name.startswith("final_layer.")}
+        if own != set(weights):
+            missing, extra = sorted(own - set(weights)), sorted(set(weights) - own)
+            raise ValueError(f"{folder}: model.safetensors lacks {missing} and has besides {extra}; fetch it again")
+        model.load_state_dict(weights, strict=False)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and this file, for example after fine-tuning."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.get_config() | {"dreamjax": self.provenance}
+        (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        save_file(
+            {k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors", {"format": "pt"}
+        )
+        (folder / "modeling_dreamjax.py").write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def _check_expected(model: MaskedAutoencoder, name: str, value: Any) -> None:
+    if name == "chs_info":
+        have, wanted = model.ch_names, [channel["ch_name"].lower() for channel in value]
+        if have and [name.lower() for name in have] != wanted:
+            raise ValueError(f"this model takes the channels {', '.join(have)} in this order")
+        return
+    if not hasattr(model, name):
+        raise ValueError(f"this model has no argument {name}")
+    have = getattr(model, name)
+    if not (math.isclose(have, value) if isinstance(have, float) else have == value):
+        raise ValueError(f"this model was trained with {name} = {have}, not {value}")
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise FileNotFoundError(f"{name} is no folder; to fetch it from the Hub, install huggingface_hub") from None
+    return Path(snapshot_download(name))
+
+
+@torch.no_grad()
+def check_parity(folder: str | Path) -> dict[str, float]:
+    """Output → largest difference to what dreamjax computed (parity.safetensors), relative to the largest magnitude."""
+    model = MaskedAutoencoder.from_pretrained(folder)
+    stored = load_file(Path(folder) / "parity.safetensors")
+    scale = stored.get("scale")
+    found = model(stored["input"], scale, return_features=True)
+    found["tokens"] = found.pop("features")
+    if "reconstruction" in stored:
+        found["reconstruction"] = model.reconstruct(stored["input"], stored["masked"].bool(), scale)
+    names = [name for name in ("tokens", "pooled", "reconstruction") if name in stored]
+    return {name: float((found[name] - stored[name]).abs().max() / stored[name].abs().max()) for name in names}
+
+
+def main() -> int:
+    folder = Path(__file__).parent
+    tolerance = json.loads((folder / "config.json").read_text(encoding="utf-8"))["dreamjax"]["parity_tolerance"]
+    differences = check_parity(folder)
+    print(json.dumps({"tolerance": tolerance, "differences": differences}))
+    return int(max(differences.values()) > tolerance)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
