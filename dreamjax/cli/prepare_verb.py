@@ -1,25 +1,166 @@
 """`dreamjax prepare`: recordings → shards."""
 
 import argparse
+import os
 from typing import Any
+
+from dreamjax.errors import UserError
 
 HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready for training"
 EXAMPLE = "dreamjax prepare study/ --out runs/study"
 
 
+def _number_or_none(text: str) -> float | None:
+    return None if text.lower() in ("none", "off") else float(text)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="recordings, folders or BIDS roots")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="the dataset folder to write")
-    parser.add_argument(
-        "--workers", type=int, default=None, metavar="N", help="child processes (default: one per core)"
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="PATH", help="recordings, folders or BIDS roots")
+    add("--out", metavar="FOLDER", help="the dataset folder to write")
+    add("--list-events", action="store_true", help="print the events of the recordings and write nothing")
+
+    group = parser.add_argument_group("what the recordings are")
+    add = group.add_argument
+    add("--dataset", metavar="NAME", help="corpus the recordings belong to (default: known corpora, BIDS, the folder)")
+    add("--licence", metavar="SPDX", help="licence of recordings whose corpus is not known (default: unknown)")
+    add("--subject-pattern", metavar="REGEX", help="regular expression over the path; group 1 is the subject")
+    add("--unit-scale", action="append", default=[], metavar="[CORPUS=]FACTOR", help="multiply the signal by FACTOR")
+    add("--strict", action="store_true", help="refuse files that end before their header says so")
+
+    group = parser.add_argument_group("steps")
+    add = group.add_argument
+    add("--low", type=_number_or_none, default=0.5, metavar="HZ", help="high-pass edge, or none (default: 0.5)")
+    add("--high", type=_number_or_none, default=75.0, metavar="HZ", help="low-pass edge, or none (default: 75)")
+    add("--notch", default="auto", metavar="auto|off|HZ", help="line frequency (default: the file's, else detected)")
+    add("--sfreq", type=float, default=256.0, metavar="HZ", help="sampling rate of the windows (default: 256)")
+    add("--reference", choices=("auto", "average", "recorded"), default="auto", help="auto: average where possible")
+    add("--causal", action="store_true", help="minimum-phase filters: no sample depends on a later one")
+    add("--samples", type=int, default=512, metavar="N", help="samples per window (default: 512)")
+    add("--stride", type=int, metavar="N", help="samples from window to window (default: no overlap)")
+    add("--min-fraction", type=float, default=0.25, metavar="SHARE", help="shortest trial that is padded, in windows")
+    add("--keep-implausible", action="store_true", help="flag recordings of implausible amplitude, do not leave out")
+
+    group = parser.add_argument_group("windows around events")
+    add = group.add_argument
+    add("--events", default="", metavar="file|TABLE", help="the recordings' own events, or a CSV or TSV; {stem} in it "
+        "stands for the recording's name without suffix")  # fmt: skip
+    add("--event-codes", nargs="+", default=[], metavar="CODE", help="only these trial types")
+    add("--event-offset-ms", type=float, default=0.0, metavar="MS", help="added to every onset")
+    add("--tmin", type=float, default=0.0, metavar="S", help="start of a window after its event (default: 0)")
+    add("--tmax", type=float, metavar="S", help="end of a window after its event (default: one whole window)")
+    add("--baseline", type=float, nargs=2, default=[], metavar=("FROM", "TO"), help="subtract the mean of this span, s")
+    add("--stimuli", default="", metavar="FOLDER", help="where every stim_file of the table must lie")
+
+    group = parser.add_argument_group("splits and pseudonyms")
+    add = group.add_argument
+    add("--splits", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"))
+    add("--split-seed", type=int, default=0, metavar="N")
+    add(
+        "--salt", metavar="SECRET", help="of the pseudonyms (default: $DREAMJAX_SALT, else made from the corpus's name)"
     )
+    add("--key-file", default="", metavar="FILE", help="write pseudonym → path here; keep it away from the dataset")
+
+    group = parser.add_argument_group("running")
+    add = group.add_argument
+    add("--name", default="", help="of the dataset (default: from the folder)")
+    add("--workers", type=int, metavar="N", help="child processes (default: one per core; 0: none, unprotected)")
+    add("--timeout", type=float, default=300.0, metavar="S", help="a recording without progress is given up (300)")
+    add("--overwrite", action="store_true", help="replace --out")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.signals.prepare import Options, prepare
+    from dreamjax.signals import prepare
 
-    return prepare(args.paths, args.out, options=Options(workers=args.workers, verbose=args.verbose))
+    if args.list_events:
+        return prepare.list_events(args.paths)
+    if not args.out:
+        raise UserError("prepare wants --out FOLDER (or --list-events)")
+    return prepare.prepare(args.paths, args.out, _settings(args), _options(args))
+
+
+def _settings(args: argparse.Namespace) -> Any:
+    from dreamjax.signals import preprocess, quality
+
+    steps = {f: getattr(args, f) for f in ("low", "high", "notch", "sfreq", "reference", "causal", "samples", "stride")}
+    try:
+        return preprocess.Settings(
+            **steps,
+            min_fraction=args.min_fraction,
+            limits=quality.Limits(implausible="flag" if args.keep_implausible else "reject"),
+            events=preprocess.EventWindows(
+                source=args.events,
+                codes=tuple(args.event_codes),
+                offset_ms=args.event_offset_ms,
+                tmin=args.tmin,
+                tmax=args.tmax,
+                baseline=tuple(args.baseline),
+            ),
+        )
+    except ValueError as problem:
+        raise UserError(str(problem)) from problem
+
+
+def _options(args: argparse.Namespace) -> Any:
+    from dreamjax.signals import prepare
+
+    same = ("name", "workers", "split_seed", "strict", "overwrite", "key_file", "dataset", "licence", "subject_pattern")
+    try:
+        scales = {name: float(factor) for name, _, factor in (text.rpartition("=") for text in args.unit_scale)}
+        return prepare.Options(
+            **{name: getattr(args, name) for name in same},
+            timeout_s=args.timeout,
+            salt=args.salt or os.environ.get("DREAMJAX_SALT"),
+            fractions=dict(zip(("train", "val", "test"), args.splits, strict=True)),
+            unit_scales=scales,
+            stimuli=args.stimuli,
+            verbose=args.verbose,
+        )
+    except ValueError as problem:
+        raise UserError(str(problem)) from problem
 
 
 def render(result: dict[str, Any]) -> str:
-    return str(result)
+    return _event_table(result["recordings"]) if "recordings" in result and "out" not in result else _summary(result)
+
+
+def _summary(result: dict[str, Any]) -> str:
+    if result["already_prepared"]:
+        return f"{result['out']}: already prepared, {result['windows']} windows, {result['hours']:.2f} h"
+    splits = ", ".join(f"{n} {split}" for split, n in result["splits"].items())
+    lines = [
+        f"{result['out']}: {result['windows']} windows ({splits}), {result['hours']:.2f} h of {result['subjects']} "
+        f"subjects from {result['recordings']} recordings",
+        f"{result['windows_rejected']} windows rejected, {result['recordings_left_out']} recordings left out; "
+        f"see report.html and rejects.jsonl in it",
+    ]
+    speed = result["speed"]
+    if speed["real_time_per_core"]:
+        lines.append(
+            f"{speed['hours_per_second_per_core']:.3f} h of recording per second and core = "
+            f"{speed['real_time_per_core']:.0f} x real time ({speed['real_time_per_core_with_start']:.0f} x with the "
+            f"start of {speed['cores']} processes); peak memory of one {speed['peak_memory_mb']} MiB"
+        )
+    if result["reused"]:
+        lines.append(f"{result['reused']} recordings were ready from an interrupted run")
+    lines += [f"left out: {entry['path']}: {entry['reason']}" for entry in result["failed"]]
+    return "\n".join(lines)
+
+
+def _event_table(recordings: list[dict[str, Any]]) -> str:
+    lines = []
+    for r in recordings:
+        if "reason" in r:
+            lines += [f"{r['file']}: {r['reason']}", ""]
+            continue
+        lines.append(f"{r['file']}: {r['n_events']} events in {r['duration']:g} s at {r['sfreq']:g} Hz")
+        if r["codes"]:
+            lines.append(
+                f"  {'code':<20} {'count':>6} {'first, s':>10} {'every, s (min / median / max)':>34} {'lasting, s':>11}"
+            )
+        for c in r["codes"]:
+            every = "{min:g} / {median:g} / {max:g}".format(**c["interval"]) if c["interval"] else ""
+            lines.append(f"  {c['code']:<20} {c['count']:>6} {c['first']:>10.3f} {every:>34} {c['duration']:>11g}")
+        lines += [f"  trials {label}: {n}" for label, n in r["trials"].items()]
+        lines += [f"  note: {note}" for note in r["notes"]] + [""]
+    return "\n".join(lines).rstrip()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dreamjax.errors import UserError
-from dreamjax.signals import records
+from dreamjax.signals import records, shards
 from dreamjax.signals.identity import pseudonym
 from dreamjax.signals.preprocess import Identity, Settings, Windows
 from dreamjax.signals.readers.base import Recording, Source
@@ -46,7 +46,7 @@ class Task:
     salt: str | None
     unit_scale: float | None = None
     strict: bool = False
-    events_file: str = ""
+    stimuli: str = ""  # folder in which the stimulus files of an event table must lie
 
 
 def input_files(source: Source) -> list[Path]:
@@ -155,7 +155,7 @@ def convert(task: Task, beat: Callable[[], None]) -> dict[str, Any]:
     """
     from dreamjax.signals.recordings import open_recording
 
-    started = time.monotonic()
+    started, worked = time.monotonic(), time.process_time()
     content = input_hash(task.source)
     beat()
     key = pseudonym("part", content, json.dumps(_fingerprint(task), sort_keys=True))
@@ -163,10 +163,35 @@ def convert(task: Task, beat: Callable[[], None]) -> dict[str, Any]:
     if (part / SUMMARY).exists():
         return {**json.loads((part / SUMMARY).read_text()), "part": key, "reused": True}
     recording = open_recording(task.source, unit_scale=task.unit_scale, strict=task.strict)
+    if table := event_table(task):
+        from dreamjax.signals.events import with_event_table
+
+        recording = with_event_table(recording, table, stimuli=task.stimuli or None)
     summary = convert_recording(recording, task, part, beat)
-    summary |= {"sha256": content, "seconds_of_work": time.monotonic() - started}
+    summary |= {"sha256": content, "wall_s": time.monotonic() - started, "cpu_s": time.process_time() - worked}
     atomic.write_text(part / SUMMARY, json.dumps(summary))
     return {**summary, "part": key, "reused": False}
+
+
+def event_table(task: Task) -> str:
+    """The table of events for this recording, or "". Raises UserError where it does not exist."""
+    template = task.settings.events.source
+    if template in ("", "file"):
+        return ""
+    path = Path(task.source.path)
+    table = template.replace("{stem}", path.name.split(".")[0])
+    if not Path(table).is_file():
+        table = str(path.parent / table)
+    if not Path(table).is_file():
+        raise UserError(f"{task.source.name}: no event table {template}; check --events")
+    return table
+
+
+def list_events(source: Source, beat: Callable[[], None]) -> dict[str, Any]:
+    """`events.list_events` of a recording, as a task for a child process."""
+    from dreamjax.signals import events
+
+    return events.list_events(source)
 
 
 def _fingerprint(task: Task) -> list[str]:
@@ -175,7 +200,8 @@ def _fingerprint(task: Task) -> list[str]:
 
     who = identity_of(task.source, task.salt)
     origin = [task.source.dataset, task.source.licence, who.subject, who.session, who.recording]
-    events = manifest.file_hash(task.events_file) if task.events_file else ""
+    table = event_table(task)
+    events = manifest.file_hash(table) if table else ""
     return [
         __version__,
         str(records.FORMAT),
@@ -194,16 +220,16 @@ def convert_recording(recording: Recording, task: Task, part: Path, beat: Callab
     sketch = Sketch(averages=bool(settings.events.source))
     part.mkdir(parents=True, exist_ok=True)
     written = 0
-    with records.ShardWriter(part / SHARD) as writer:
+    with shards.Writer(part / SHARD) as writer:
         for window in _beating(windows, beat):
-            writer.write(window)
+            writer.write(records.encode(window))
             sketch.add(window)
             written += 1
     if not written:
         reasons = grouped(windows.rejects)
         raise UserError(reasons[0]["reason"] if reasons else _nothing(recording, settings))
     if sketch.sums:
-        np.savez(part / "averages.npz", **{f"{label}": total for label, total in sketch.sums.items()})
+        np.savez(part / "averages.npz", *sketch.sums.values())
     plan = windows.plan
     return {
         "dataset": recording.dataset,
@@ -222,6 +248,7 @@ def convert_recording(recording: Recording, task: Task, part: Path, beat: Callab
         "faults": windows.faults,
         "rejects": grouped(windows.rejects),
         "labels": sketch.labels,
+        "averaged": list(sketch.sums),
         "spectrum": sketch.spectrum(),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }

@@ -23,8 +23,8 @@ Taps = Float[np.ndarray, "taps"]
 Signal = Float[np.ndarray, "channels time"]
 NOTCH_HALF_WIDTH = 1.0  # Hz, the -6 dB points on both sides; ±0.5 Hz is stopped
 STOP_DB = 80.0  # of the resampler
-MAX_DENOMINATOR = 4096
-RATE_TOLERANCE = 1e-5  # relative; a clock is no better than this
+MAX_DENOMINATOR = 1024
+RATE_TOLERANCE = 1e-5  # relative; an amplifier's clock is no better
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,10 @@ class Chain:
 
 
 def rational(sfreq_in: float, sfreq_out: float) -> tuple[int, int]:
-    """The exact `(up, down)` with sfreq_in · up / down = sfreq_out. Raises ValueError where there is no small one."""
+    """`(up, down)` with sfreq_in · up / down = sfreq_out: exact for the rates of amplifiers, within 1e-5 for any.
+
+    Raises ValueError where there is no such ratio of whole numbers up to 1024.
+    """
     ratio = (
         Fraction(sfreq_out).limit_denominator(10**6) / Fraction(sfreq_in).limit_denominator(10**6)
     ).limit_denominator(MAX_DENOMINATOR)
@@ -167,7 +170,7 @@ def design(
     if causal:
         resampler, kernel = (minimum_phase(h) if len(h) else h for h in (resampler, kernel))
         delays = 0, 0
-    return Chain(sfreq_in, sfreq_in * up / down, up, down, resampler, delays[0], kernel, delays[1], causal)
+    return Chain(sfreq_in, sfreq_out, up, down, resampler, delays[0], kernel, delays[1], causal)
 
 
 def extended(read: Callable[[int, int], Signal], n: int, start: int, stop: int, causal: bool = False) -> Signal:

@@ -24,25 +24,40 @@ def _place(seed: int, dataset: str, subject: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
+FEW = 20  # subjects of a data set, below which chance alone would unbalance the splits
+
+
 def assign_splits(
     people: Iterable[tuple[str, str]], fractions: Mapping[str, float], seed: int = 0
 ) -> dict[tuple[str, str], str]:
     """(data set, subject) → train, val or test.
 
-    A subject's place in [0, 1) is a hash of data set and subject; the `fractions` cut that interval, so a subject stays
-    where it is when others join. Only where that leaves val or test without anyone, although the whole collection has
-    three subjects or more and the split's fraction is not 0, the nearest subjects of the fullest split are moved there:
-    from the top end for test, next below for val.
+    Every subject has a place in [0, 1), a hash of data set and subject. From 20 subjects of a data set on, `fractions`
+    cut that interval, so a subject stays where it is when others join. Fewer are sorted by their places, and the last
+    max(1, round(n · fraction)) are test, those before them val (one or two subjects are all train). Where a collection
+    of three subjects or more would still lack val or test, the subject with the highest place moves there.
     """
-    people = sorted(set(people))
-    places = {person: _place(seed, *person) for person in people}
-    edges = fractions["train"], fractions["train"] + fractions["val"]
-    split = {p: SPLITS[sum(places[p] >= edge - 1e-12 for edge in edges)] for p in people}
-    if len(people) >= len(SPLITS):
-        for wanted in ("test", "val", "train"):
-            members = {s: [p for p in people if split[p] == s] for s in SPLITS}
-            if fractions[wanted] > 0 and not members[wanted]:
-                fullest = max(SPLITS, key=lambda s: len(members[s]))
-                moved = max if wanted == "test" or fullest == "train" else min
-                split[moved(members[fullest], key=lambda p: places[p])] = wanted
+    by_corpus: dict[str, list[tuple[str, str]]] = {}
+    places = {person: _place(seed, *person) for person in set(people)}
+    for person in sorted(places, key=lambda p: places[p]):
+        by_corpus.setdefault(person[0], []).append(person)
+    split: dict[tuple[str, str], str] = {}
+    for members in by_corpus.values():
+        n = len(members)
+        if n >= FEW:
+            edges = fractions["train"], fractions["train"] + fractions["val"]
+            split |= {p: SPLITS[sum(places[p] >= edge - 1e-12 for edge in edges)] for p in members}
+        else:
+            val, test = (_quota(n, fractions[s]) for s in ("val", "test"))
+            split |= {p: SPLITS[(i >= n - val - test) + (i >= n - test)] for i, p in enumerate(members)}
+    if len(places) >= len(SPLITS):
+        for wanted in ("test", "val"):
+            if fractions[wanted] > 0 and wanted not in split.values():
+                moved = [p for p in places if split[p] == "train"]
+                if len(moved) > 1:
+                    split[max(moved, key=lambda p: places[p])] = wanted
     return split
+
+
+def _quota(n: int, fraction: float) -> int:
+    return 0 if n < len(SPLITS) or fraction == 0 else max(1, round(n * fraction))

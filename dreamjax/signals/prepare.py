@@ -35,7 +35,7 @@ PACKAGES = ("numpy", "scipy", "mne", "edfio", "array_record")
 
 @dataclass(frozen=True)
 class Options:
-    """How to run: nothing here but `salt`, `fractions`, `split_seed`, `unit_scales` and `strict` changes the records."""
+    """How to run. Of these, `salt`, `fractions`, `split_seed`, `unit_scales` and `strict` change the records."""
 
     name: str = ""  # of the dataset folder; from the folder's name when empty
     workers: int | None = None  # child processes; None for one per core, 0 for none
@@ -47,7 +47,18 @@ class Options:
     strict: bool = False  # refuse files shorter than their header says
     overwrite: bool = False
     key_file: str = ""  # where to write recording id → path; kept out of the dataset on purpose
+    dataset: str | None = None  # these three: as in recordings.find_sources
+    licence: str | None = None
+    subject_pattern: str | None = None
+    stimuli: str = ""  # folder in which every stimulus file of an event table must lie
     verbose: bool = False
+
+    def __post_init__(self) -> None:
+        shares = list(self.fractions.values())
+        if set(self.fractions) != set(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"splits are three shares that sum to 1, not {shares}")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError("workers is 0 or more")
 
 
 def dataset_name(out: str | os.PathLike[str], wanted: str = "") -> str:
@@ -77,8 +88,30 @@ def prepare(
 
     settings, options = settings or Settings(), options or Options()
     given = [str(p) for p in paths if not isinstance(p, Source)]
-    sources = [p for p in paths if isinstance(p, Source)] + (find_sources(given) if given else [])
+    sources = [p for p in paths if isinstance(p, Source)]
+    if given:
+        sources += find_sources(
+            given, dataset=options.dataset, licence=options.licence, subject_pattern=options.subject_pattern
+        )
+    table = settings.events.source
+    if table not in ("", "file") and "{stem}" not in table and len(sources) > 1:
+        raise UserError(
+            f"{table} holds the events of one recording, but {len(sources)} were found; name one, or put {{stem}} "
+            "into --events where the recordings' names differ"
+        )
     return _prepare(sources, Path(out), settings, options)
+
+
+def list_events(paths: Sequence[str | os.PathLike[str]], worker_count: int = 1) -> dict[str, Any]:
+    """The events of every recording under `paths` (`events.list_events`), each opened in a child process."""
+    from dreamjax.signals.recordings import find_sources
+
+    sources = find_sources(paths)
+    found: dict[int, dict[str, Any]] = {}
+    for outcome in workers.run("dreamjax.signals.convert:list_events", sources, workers=worker_count):
+        failed = {"file": sources[outcome.task].name, "reason": outcome.reason}
+        found[outcome.task] = failed if outcome.reason else outcome.result
+    return {"recordings": [found[i] for i in sorted(found)]}
 
 
 def _prepare(sources: Sequence[Source], out: Path, settings: Settings, options: Options) -> dict[str, Any]:
@@ -161,7 +194,7 @@ def _working_folder(out: Path) -> Iterator[Path]:
 
 def _task(source: Source, settings: Settings, options: Options, parts: Path) -> Task:
     scale = options.unit_scales.get(source.dataset, options.unit_scales.get(""))
-    return Task(source, settings, str(parts), options.salt, scale, options.strict)
+    return Task(source, settings, str(parts), options.salt, scale, options.strict, options.stimuli)
 
 
 def _convert_all(tasks: list[Task], options: Options) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
@@ -354,7 +387,7 @@ def _result(
     """What the command prints."""
     fresh = [r for _, r in done if not r["reused"]]
     cores = max(1, min(options.workers if options.workers is not None else os.cpu_count() or 1, tasks))
-    seconds, work = sum(r["seconds"] for r in fresh), sum(r["seconds_of_work"] for r in fresh)
+    seconds, work = sum(r["seconds"] for r in fresh), sum(r["cpu_s"] for r in fresh)
     return {
         "out": str(out),
         "already_prepared": False,
@@ -362,7 +395,7 @@ def _result(
         "splits": dataset["splits"],
         "reused": len(done) - len(fresh),
         "speed": {
-            "real_time_per_core": round(seconds / work, 1) if work else None,  # inside the workers
+            "real_time_per_core": round(seconds / work, 1) if work else None,  # of processor time
             "real_time_per_core_with_start": round(seconds / (converting * cores), 1) if fresh else None,
             "hours_per_second_per_core": round(seconds / 3600 / work, 4) if work else None,
             "cores": cores,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BLOCK_VALUES = 6_000_000  # channels x samples held at once, as recorded
 PIECE = 2560  # samples at the output rate: one stretch of the statistics
 PIECES = 120  # at most; a longer recording is judged by as many stretches, evenly spaced
+LINE_PIECES = 8  # stretches of 8 s in which the line is looked for
 THIN = 4  # every fourth sample of a stretch enters the medians
 
 
@@ -151,8 +152,8 @@ def _rounded(x: float) -> float | None:
 class Filtered:
     """The filtered signal of one recording, segment by segment, for random access; the last block is kept."""
 
-    def __init__(self, recording: "Recording", picks: Sequence[int], chain: filters.Chain):
-        self.recording, self.picks, self.chain = recording, list(picks), chain
+    def __init__(self, recording: "Recording", picks: Sequence[int], chain: filters.Chain, limits: quality.Limits):
+        self.recording, self.picks, self.chain, self.limits = recording, list(picks), chain, limits
         self.key: tuple[int, int, int] | None = None
         self.block = max(PIECE, BLOCK_VALUES // len(self.picks) * chain.up // chain.down)
 
@@ -178,11 +179,12 @@ class Filtered:
             x_CxT = x_CxT - np.where(np.isfinite(first), first, 0)  # a minimum-phase high-pass lets 1e-4 of it through
         self.raw, self.raw_start = x_CxT, low
         self.y, self.plain = self.chain.run(x_CxT, start, stop)
-        self.run = max(5, round(self.plateau_s * self.recording.sfreq))
-        self.plateaus = quality.plateaus(x_CxT, self.run)
+        rate = self.recording.sfreq
+        self.plateaus = quality.plateaus(x_CxT, max(5, round(self.limits.clip_run_s * rate)))
+        self.held = (
+            None if self.plateaus is None else quality.plateaus(x_CxT, max(6, round(self.limits.held_run_s * rate)))
+        )
         self.key = (segment, start, stop)
-
-    plateau_s = 0.01
 
     def require(self, segment: int, start: int, stop: int) -> None:
         """Make sure that [start, stop) of a segment lies in the current block; loads ahead as far as a block goes."""
@@ -234,8 +236,8 @@ def _line(recording: "Recording", picks: Sequence[int], settings: Settings) -> t
         return float(settings.notch), "setting"
     if recording.line_freq:
         return float(recording.line_freq), "file"
-    piece = round(10 * recording.sfreq)
-    stretches = pieces([stop - start for start, stop in recording.segments], piece, 12)
+    piece = round(2 * quality.PIECE_S * recording.sfreq)
+    stretches = pieces([stop - start for start, stop in recording.segments], piece, LINE_PIECES)
     found, _ = quality.mains_peak(
         [
             np.nan_to_num(recording.read(recording.segments[s][0] + a, recording.segments[s][0] + b, picks))
@@ -277,8 +279,7 @@ def make_plan(recording: "Recording", settings: Settings) -> tuple[Plan, Filtere
         chain = filters.design(recording.sfreq, settings.sfreq, low, high, tuple(notches), settings.causal)
     except ValueError as problem:
         raise UserError(str(problem)) from problem
-    signal = Filtered(recording, picks, chain)
-    signal.plateau_s = settings.limits.clip_run_s
+    signal = Filtered(recording, picks, chain, settings.limits)
     sd_C, thin_CxT = _statistics(recording, signal)
     median_sd = float(np.median(sd_C[np.isfinite(sd_C)])) if np.isfinite(sd_C).any() else float("nan")
     limits = settings.limits
@@ -410,16 +411,24 @@ class Windows:
         if signal.missing[:, recorded].any():
             return Reject(begin, end, "samples are not finite")
         y_CxT = signal.filtered(item.start, item.stop)
-        sd_C = quality.deviations(y_CxT[None])[0]
-        line_C = quality.line_power(signal.unfiltered(item.start, item.stop)[None], rate, plan.line)[0]
-        inside = None if signal.plateaus is None else signal.plateaus[:, recorded]
-        clip_C = quality.clipped_share(signal.raw[:, recorded], inside)
-        ok_C, flags, reason = quality.judge(self.ch_names, sd_C, clip_C, line_C, settings.limits)
+        ok_C, flags, reason = quality.judge(self.ch_names, self._measured(item, y_CxT, recorded), settings.limits)
         for flag in flags:
             self.faults[flag] = self.faults.get(flag, 0) + 1
         if reason:
             return Reject(begin, end, reason)
         return self._finished(item, y_CxT, begin, ok_C & ~self.marked, flags)
+
+    def _measured(self, item: _Item, y_CxT: Float[np.ndarray, "channels time"], recorded: slice) -> quality.Measures:
+        signal, plan = self.signal, self.plan
+        plain_CxT = signal.unfiltered(item.start, item.stop)
+        inside = None if signal.plateaus is None else signal.plateaus[:, recorded]
+        nowhere = np.zeros(len(y_CxT))
+        return quality.Measures(
+            sd=quality.deviations(y_CxT[None])[0],
+            clipped=quality.clipped_share(signal.raw[:, recorded], inside),
+            held=nowhere if signal.held is None else signal.held[:, recorded].mean(axis=1),
+            line=quality.line_power(plain_CxT[None], plan.chain.sfreq_out, plan.line)[0],
+        )
 
     def _finished(
         self,
@@ -471,5 +480,8 @@ def windows(
 
 
 def described(settings: Settings) -> dict[str, Any]:
-    """Settings as JSON."""
-    return asdict(replace(settings, stride=settings.stride or settings.samples))
+    """Settings as JSON; of an event table only that there was one (its path may name a person)."""
+    said = asdict(replace(settings, stride=settings.stride or settings.samples))
+    if said["events"]["source"] not in ("", "file"):
+        said["events"]["source"] = "table"
+    return said

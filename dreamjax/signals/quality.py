@@ -1,4 +1,4 @@
-"""What is wrong with a window, a channel or a recording. Nothing here changes a value: it flags or rejects, with a reason.
+"""What is wrong with a window, a channel or a recording. Nothing here changes a value: it flags or rejects.
 
 Amplitudes are judged on the band-passed signal in µV before any re-referencing (an average reference hides a flat
 channel); clipping on the samples as recorded (a filter smears plateaus); line noise on the unfiltered signal.
@@ -27,36 +27,37 @@ class Limits:
     implausible: Literal["reject", "flag"] = "reject"
     clip_run_s: float = 0.01  # s (and at least 5 samples) of one equal value at a window's extreme is a plateau
     clip_share: float = 0.02  # share of a window in plateaus from which a channel counts as clipped
+    held_run_s: float = 0.1  # s of one equal value anywhere: a dropout, or the padding of the last record
     line_ratio: float = 4.0  # line power over the power of the filtered signal
     min_good: float = 0.5  # a window with a smaller share of good channels is rejected
 
 
 def mains_peak(
-    pieces: Sequence[Float[np.ndarray, "channels time"]], sfreq: float
+    stretches: Sequence[Float[np.ndarray, "channels time"]], sfreq: float
 ) -> tuple[float | None, dict[float, float]]:
-    """`(50, 60 or None, {frequency: peak ratio})` from stretches of the unfiltered signal."""
-    from scipy import signal
+    """`(50, 60 or None, {frequency: peak ratio})` from stretches of the unfiltered signal.
 
+    A peak ratio is the power within 0.5 Hz of the frequency over the median power 2 to 6 Hz beside it; median over
+    channels of Hann-weighted spectra averaged over pieces of 4 s.
+    """
     ratios = dict.fromkeys(MAINS, 0.0)
-    spectra = []
-    for x_CxT in pieces:
-        n = min(round(PIECE_S * sfreq), x_CxT.shape[1])
-        if n >= sfreq:  # bins of 1 Hz or finer
-            f, p_CxF = signal.welch(x_CxT, sfreq, nperseg=n, detrend="linear")
-            spectra.append((f, p_CxF))
-    spectra = [(f, p) for f, p in spectra if len(f) == len(spectra[-1][0])]
-    if not spectra:
+    n = min([round(PIECE_S * sfreq), *(x.shape[1] for x in stretches)], default=0)
+    if n < sfreq:  # bins of 1 Hz or finer
         return None, ratios
-    f, p_CxF = spectra[0][0], np.mean([p for _, p in spectra], axis=0)
+    hann = np.hanning(n)
+    pieces = [x[:, a : a + n] for x in stretches for a in range(0, x.shape[1] - n + 1, n)]
+    spectra = (np.fft.rfft((p - p.mean(axis=1, keepdims=True)) * hann, axis=1) for p in pieces)
+    p_CxF = np.sum([np.square(s.real) + np.square(s.imag) for s in spectra], axis=0)
+    f = np.fft.rfftfreq(n, 1 / sfreq)
     for mains in MAINS:
-        peak = np.abs(f - mains) <= max(0.5, f[1])
         distance = np.abs(f - mains)
         around = (distance >= 2) & (distance <= 6) & (f < sfreq / 2 - 1)
         if mains + 1 < sfreq / 2 and around.sum() >= 3:
             floor_C = np.median(p_CxF[:, around], axis=1)
             known = floor_C > 0
             if known.any():
-                ratios[mains] = float(np.median(p_CxF[known][:, peak].max(axis=1) / floor_C[known]))
+                peak_C = p_CxF[known][:, distance <= max(0.5, f[1])].max(axis=1)
+                ratios[mains] = float(np.median(peak_C / floor_C[known]))
     best = max(MAINS, key=lambda m: ratios[m])
     return (best if ratios[best] >= MAINS_PEAK else None), ratios
 
@@ -70,7 +71,7 @@ def deviations(y_WxCxT: Float[np.ndarray, "windows channels time"]) -> Float[np.
 def line_power(
     r_WxCxT: Float[np.ndarray, "windows channels time"], sfreq: float, line: float | None
 ) -> Float[np.ndarray, "windows channels"]:
-    """Mean power (µV²) at the line frequency in each window of the unfiltered signal: |Hann-weighted projection|² · 2."""
+    """Power (µV²) at the line frequency in each window of the unfiltered signal: 2 · |Hann-weighted projection|²."""
     n = r_WxCxT.shape[-1]
     if line is None or line + 1 >= sfreq / 2 or n < sfreq / 4:
         return np.zeros(r_WxCxT.shape[:2])
@@ -85,15 +86,22 @@ def plateaus(x_CxT: Float[np.ndarray, "channels time"], run: int) -> Bool[np.nda
     """Samples inside runs of at least `run` equal values; None when there are none."""
     if x_CxT.shape[1] < run:
         return None
-    equal = x_CxT[:, 1:] == x_CxT[:, :-1]
-    count = np.cumsum(np.pad(equal, ((0, 0), (1, 0))), axis=1, dtype=np.int32)
-    starts = count[:, run - 1 :] - count[:, : count.shape[1] - run + 1] == run - 1
+    starts = x_CxT[:, 1:] == x_CxT[:, :-1]
+    length = 1  # `starts` marks where so many equal neighbours begin; doubled until it is run - 1
+    while length < run - 1:
+        step = min(length, run - 1 - length)
+        starts = starts[:, :-step] & starts[:, step:]
+        length += step
     if not starts.any():
         return None
-    inside = np.zeros(x_CxT.shape, dtype=np.int32)
-    inside[:, : starts.shape[1]] += starts
-    inside[:, run:] -= starts[:, : x_CxT.shape[1] - run]
-    return np.cumsum(inside, axis=1) > 0
+    inside = np.zeros(x_CxT.shape, dtype=bool)
+    for c in np.flatnonzero(starts.any(axis=1)):
+        ends = np.zeros(x_CxT.shape[1] + 1, dtype=np.int32)
+        at = np.flatnonzero(starts[c])
+        ends[at] += 1
+        ends[at + run] -= 1
+        inside[c] = np.cumsum(ends[:-1]) > 0
+    return inside
 
 
 def clipped_share(
@@ -107,22 +115,29 @@ def clipped_share(
     return (extreme & inside).mean(axis=1)
 
 
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """What `judge` looks at, per channel of one window."""
+
+    sd: Float[np.ndarray, "channels"]  # µV, filtered
+    clipped: Float[np.ndarray, "channels"]  # share of the samples
+    held: Float[np.ndarray, "channels"]  # share of the samples
+    line: Float[np.ndarray, "channels"]  # µV², unfiltered
+
+
 def judge(
-    ch_names: Sequence[str],
-    sd_C: Float[np.ndarray, "channels"],
-    clip_C: Float[np.ndarray, "channels"],
-    line_C: Float[np.ndarray, "channels"],
-    limits: Limits,
+    ch_names: Sequence[str], measures: Measures, limits: Limits
 ) -> tuple[Bool[np.ndarray, "channels"], tuple[str, ...], str]:
     """`(channel_ok, flags, reason to reject or "")` of one window. A flag reads `flat:Fp1`."""
     faults = {
-        "flat": sd_C < limits.flat_uv,
-        "clipped": clip_C > limits.clip_share,
-        "amplitude": sd_C > limits.noisy_uv,
-        "line": line_C > limits.line_ratio * np.maximum(sd_C, limits.flat_uv) ** 2,
+        "flat": measures.sd < limits.flat_uv,
+        "clipped": measures.clipped > limits.clip_share,
+        "held": measures.held > limits.clip_share,
+        "amplitude": measures.sd > limits.noisy_uv,
+        "line": measures.line > limits.line_ratio * np.maximum(measures.sd, limits.flat_uv) ** 2,
     }
     bad = np.logical_or.reduce(list(faults.values()))
-    flags = tuple(f"{kind}:{ch_names[c]}" for kind, where in faults.items() for c in np.flatnonzero(where))
+    flags = tuple(f"{kind}:{ch_names[int(c)]}" for kind, where in faults.items() for c in np.flatnonzero(where))
     good = int((~bad).sum())
     reason = ""
     if good == 0 or good < limits.min_good * len(ch_names):
