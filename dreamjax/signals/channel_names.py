@@ -34,7 +34,7 @@ _TYPES = {  # first match wins
     r"|pg[12]|x\d+|e|nd|ibi|bursts|suppr|photo.*|pulse.*|snore.*|airflow|thor.*|abd.*|na\d+|plet.*|erg.*|ref|gnd",
 }
 _TYPES_RE = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _TYPES.items())
-_NUMBERED = re.compile(r"^[A-I]\d\d$|^(e|eeg|ch|chan|channel|exg channel|eeg channel)?[ _-]?0*\d{1,3}$", re.IGNORECASE)
+_NUMBERED = re.compile(r"^[A-I]\d{3}$|^(e|eeg|ch|chan|channel|exg channel|eeg channel)?[ _-]?0*\d{1,3}$", re.IGNORECASE)
 
 
 @cache
@@ -93,13 +93,14 @@ def names_other_sensor(label: str) -> bool:
 
 
 def banked_names(labels: Sequence[str]) -> list[str] | None:
-    """`A1…A32, B1…B32, …` of large caps and grids as A01, …, so that their C3 is not taken for the site C3; else None.
+    """`A1…A32, B1…B32, …` of large caps and grids as A001, …, so that their C3 is not taken for the site C3; else None.
 
     Such labels name sockets of an amplifier. No 10-05 site begins with B, so a bank B gives them away.
     """
     if sum(re.fullmatch(r"B\d{1,2}", label) is not None for label in labels) < 4:
         return None
-    return [re.sub(r"^([A-Z])(\d)$", r"\g<1>0\2", label) for label in labels]
+    sockets = [re.fullmatch(r"([A-I])(\d{1,2})", label) for label in labels]
+    return [f"{m[1]}{int(m[2]):03d}" if m else label for m, label in zip(sockets, labels, strict=True)]
 
 
 def biosemi_names(labels: Sequence[str]) -> list[str] | None:

@@ -108,6 +108,6 @@ def with_corpus(contents: Contents, corpus: Corpus, source: Source) -> Contents:
     contents.line_freq = contents.line_freq or corpus.line_freq
     contents.events = [replace(e, code=corpus.codes.get(e.code, e.code)) for e in contents.events]
     if condition := corpus.condition(source.name):
-        whole = Event(0, contents.n_samples / contents.sfreq, condition)
-        contents.events = [whole, *contents.events]
+        segments = contents.segments if contents.segments is not None else [(0, contents.n_samples)]
+        contents.segment_labels = [condition] * len(segments)
     return contents

@@ -63,7 +63,7 @@ class Recording:
     line_freq: float | None
     segments: tuple[tuple[int, int], ...]
     precut: bool
-    segment_labels: tuple[str, ...]
+    segment_labels: tuple[str, ...]  # one a segment: of a pre-cut trial, or the condition of the whole recording; or ()
     events: tuple[Event, ...]
     licence: str
     notes: tuple[str, ...]
@@ -75,6 +75,8 @@ class Recording:
         if not 0 <= start <= stop <= self.n_samples:
             raise ValueError(f"[{start}, {stop}) is not within the {self.n_samples} samples of {self.path}")
         chosen = range(len(self.ch_names)) if picks is None else picks
+        if not len(chosen) or start == stop:
+            return np.empty((len(chosen), stop - start))
         return np.asarray(self.reader(start, stop, list(chosen)), np.float64)
 
 
@@ -130,6 +132,8 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
 
     bad = set(contents.bad)
     segments = contents.segments if contents.segments is not None else [(0, contents.n_samples)]
+    used = [i for i, (a, b) in enumerate(segments) if b > a]
+    segment_labels = [contents.segment_labels[i] for i in used] if contents.segment_labels else []
     return Recording(
         path=source.name,
         format=contents.format,
@@ -145,9 +149,9 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         highpass=contents.highpass or None,
         lowpass=contents.lowpass,
         line_freq=contents.line_freq,
-        segments=tuple((int(a), int(b)) for a, b in segments if b > a),
+        segments=tuple((int(segments[i][0]), int(segments[i][1])) for i in used),
         precut=contents.precut,
-        segment_labels=tuple(contents.segment_labels),
+        segment_labels=tuple(segment_labels),
         events=tuple(e for e in contents.events if 0 <= e.sample < contents.n_samples),
         licence=source.licence,
         notes=tuple(contents.notes),

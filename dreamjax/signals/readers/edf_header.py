@@ -13,6 +13,7 @@ from pathlib import Path
 from dreamjax.errors import UserError
 
 MAX_SIGNALS = 4096
+MAX_RATE = 1e6  # Hz
 MAX_RECORD_BYTES = 1 << 28  # 256 MiB; the standard recommends 61440 bytes a record
 UNITS_TO_UV = {"uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
 
@@ -89,6 +90,9 @@ def read_header(path: str | os.PathLike[str], strict: bool = False) -> Header:
         raise UserError(f"{path}: the header gives {record_bytes} bytes a record; the file cannot be read")
     if duration == 0 and not all(s.is_annotations for s in signals):
         raise UserError(f"{path}: the header gives 0 s as a record's duration but the file has signals")
+    rates = [s.samples / duration for s in signals if not s.is_annotations and s.samples and duration]
+    if rates and (min(rates) < 0.1 or max(rates) > MAX_RATE):
+        raise UserError(f"{path}: the header gives sampling rates up to {max(rates):g} Hz; the file cannot be read")
     promised = _integer(fixed[236:244], "number of records", path, -1, 1 << 40)
     n_records, loose = divmod(size - header_bytes, record_bytes)
     if n_records == 0:

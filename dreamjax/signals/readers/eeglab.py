@@ -9,7 +9,7 @@ from jaxtyping import Float
 from dreamjax.errors import UserError
 from dreamjax.signals.event_codes import code_of
 from dreamjax.signals.readers.base import Contents, Event, Source
-from dreamjax.signals.readers.mne_reader import contents_of_raw, first_sentence, open_with_mne, require_mne
+from dreamjax.signals.readers.mne_reader import contents_of_raw, first_sentence, open_with_mne, quiet, require_mne
 
 
 def open_source(source: Source, strict: bool = False) -> Contents:
@@ -40,7 +40,7 @@ def check(path: Path) -> None:
 def open_epochs(source: Source) -> Contents:
     mne = require_mne()
     try:
-        with mne.utils.use_log_level("ERROR"):
+        with quiet():
             epochs = mne.io.read_epochs_eeglab(source.path)
             signal = np.asarray(epochs.get_data(copy=False) * 1e6, np.float32)  # trials x channels x time
     except Exception as e:
@@ -50,7 +50,7 @@ def open_epochs(source: Source) -> Contents:
     texts = [str(names.get(code, code)) for code in epochs.events[:, 2]]
     codes = [code_of(text, texts.count(text)) or "" for text in texts]
     rows = np.concatenate(list(signal), axis=1)
-    with mne.utils.use_log_level("ERROR"):
+    with quiet():
         facts = contents_of_raw(mne.io.RawArray(rows[:, :length] * 1e-6, epochs.info), "eeglab")
     starts = range(0, n_trials * length, length)
     onset = int(-epochs.tmin * epochs.info["sfreq"] + 0.5)  # the event's sample in a trial

@@ -1,8 +1,10 @@
 """Everything that MNE-Python opens, and any `mne.io.Raw` that a user already holds."""
 
+import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,14 +44,22 @@ def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
     mne = require_mne()
     reader: Callable[..., Any] = getattr(mne.io, f"read_raw_{format_}")
     try:
-        with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"):
-            warnings.simplefilter("ignore")
+        with quiet():
             raw = reader(path, preload=False, **options)
     except UserError:
         raise
     except Exception as e:
         raise UserError(f"{path}: MNE cannot read it as {format_} ({first_sentence(e)})") from e
     return contents_of_raw(raw, format_)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings, no log and nothing on stdout, where results go and where mffpy prints."""
+    mne = require_mne()
+    with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def first_sentence(error: BaseException) -> str:
@@ -74,7 +84,6 @@ def recording_from_raw(
 
 def contents_of_raw(raw: "mne.io.BaseRaw", format_: str) -> Contents:
     """Names, types, positions, events and contiguous spans of a Raw; the signal is read when asked for."""
-    mne = require_mne()
     info = raw.info
     sfreq, notes = float(info["sfreq"]), []
     types = [_TYPES.get(kind, "misc") for kind in raw.get_channel_types()]
@@ -94,9 +103,8 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str) -> Contents:
     segments = cut_spans([(float(t), float(d), str(c)) for t, d, c in annotations], sfreq, raw.n_times, notes)
 
     def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
-        with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"):
-            warnings.simplefilter("ignore")
-            return raw.get_data(picks=list(picks), start=start, stop=stop) * 1e6 if len(picks) else np.empty((0, 0))
+        with quiet():
+            return raw.get_data(picks=list(picks), start=start, stop=stop) * 1e6
 
     return Contents(
         format=format_,

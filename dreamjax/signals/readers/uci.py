@@ -6,7 +6,9 @@ Line 4 names the condition (`# S1 obj , trial 0`), a line `# FP1 chan 0` starts 
 
 import gzip
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from jaxtyping import Float
@@ -21,27 +23,38 @@ OTHER = {"X": "eog", "Y": "eog", "nd": "misc"}  # X, Y: horizontal and vertical 
 
 
 def open_uci(source: Source, strict: bool = False) -> Contents:
-    """All trials of the subject whose first trial is `source.path`, in the order of their numbers."""
-    labels: list[str] = []
-    trials: list[Float[np.ndarray, "channels time"]] = []
-    conditions: list[str] = []
-    for path in trials_of(Path(source.path)):
-        condition, names, signal = read_trial(path)
-        if not labels:
-            labels = names
-        if trials and (names != labels or signal.shape != trials[0].shape):
-            raise UserError(f"{path}: its channels or length differ from the subject's first trial; remove it")
-        trials.append(signal)
-        conditions.append(condition)
-    signal = np.concatenate(trials, axis=1)
-    length = trials[0].shape[1]
-    starts = range(0, signal.shape[1], length)
+    """All trials of the subject whose first trial is `source.path`, in the order of their numbers.
+
+    Only the first trial and every trial's condition are read now; a trial is decoded (and kept) when asked for.
+    """
+    paths = trials_of(Path(source.path))
+    _, labels, first = read_trial(paths[0])
+    conditions = [condition_of(path) for path in paths]
+    length = first.shape[1]
+    kept: dict[int, Float[np.ndarray, "channels time"]] = {0: first}
+
+    def trial(i: int) -> Float[np.ndarray, "channels time"]:
+        if i not in kept:
+            _, names, signal = read_trial(paths[i])
+            if names != labels or signal.shape != first.shape:
+                raise UserError(f"{paths[i]}: its channels or length differ from the subject's first trial; remove it")
+            kept[i] = signal
+        return kept[i]
+
+    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
+        out = np.empty((len(picks), stop - start))
+        for i in range(start // length, -(-stop // length)):
+            low, high = max(start, i * length), min(stop, (i + 1) * length)
+            out[:, low - start : high - start] = trial(i)[list(picks), low - i * length : high - i * length]
+        return out
+
+    starts = range(0, len(paths) * length, length)
     return Contents(
         format="uci",
         labels=labels,
         sfreq=SFREQ,
-        n_samples=signal.shape[1],
-        reader=lambda start, stop, picks: signal[list(picks), start:stop].astype(np.float64),
+        n_samples=len(paths) * length,
+        reader=read,
         types=[OTHER.get(label, "eeg") for label in labels],
         segments=[(start, start + length) for start in starts],
         segment_labels=conditions,
@@ -59,6 +72,23 @@ def trials_of(first: Path) -> list[Path]:
     return [p for _, p in sorted(mine, key=lambda pair: int(pair[0].group(2)))]
 
 
+def condition_of(path: Path) -> str:
+    """`# S2 nomatch, trial 73` → "S2_nomatch"; "S2 match err" is an error trial, a condition of its own."""
+    try:
+        with opened(path) as file:
+            line = [file.readline(200) for _ in range(4)][3]
+    except (OSError, EOFError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: not a whole trial file ({e}); restore or remove it") from e
+    match = re.match(r"#\s*(S\d[\w ]{0,30}?)\s*,", line)
+    if match is None:
+        raise UserError(f"{path}: its fourth line names no condition; restore or remove it")
+    return match.group(1).replace(" ", "_")
+
+
+def opened(path: Path) -> IO[str]:
+    return gzip.open(path, "rt") if path.suffix == ".gz" else open(path)
+
+
 def read_trial(path: Path) -> tuple[str, list[str], Float[np.ndarray, "channels time"]]:
     """(condition, channel labels, µV) of one trial file.
 
@@ -66,15 +96,12 @@ def read_trial(path: Path) -> tuple[str, list[str], Float[np.ndarray, "channels 
       UserError: it is cut off, or not such a file.
     """
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
-            text = str(file.read(MAX_TEXT))
-        lines = text.splitlines()
-        condition = re.match(r"#\s*(S\d[^,]*?)\s*,", lines[3])
+        with opened(path) as file:
+            lines = file.read(MAX_TEXT).splitlines()
         names = [line.split()[1] for line in lines[4:] if line.startswith("#")]
-        values = np.array([line.rsplit(" ", 1)[1] for line in lines[4:] if not line.startswith("#")], float)
-        if condition is None or not names or len(values) % len(names):
+        values = np.loadtxt(lines[4:], usecols=3, comments="#", ndmin=1)
+        if not names or len(values) == 0 or len(values) % len(names):
             raise ValueError(f"{len(values)} values for {len(names)} channels")
     except (OSError, EOFError, ValueError, IndexError) as e:
         raise UserError(f"{path}: not a whole trial file ({e}); restore or remove it") from e
-    # "S2 match err" is an error trial of its condition; spaces make one code of the words
-    return condition.group(1).replace(" ", "_"), names, values.reshape(len(names), -1).astype(np.float32)
+    return condition_of(path), names, values.reshape(len(names), -1).astype(np.float32)
