@@ -37,14 +37,23 @@ def write(folder: epath.PathLike, extra: dict | None = None) -> None:
     """Commit `folder`: record every file in it. `extra` is kept beside the list (format version, step, …)."""
     folder = epath.Path(folder)
     files = {str(f.relative_to(folder)): {"size": f.stat().length, "sha256": file_hash(f)} for f in _files(folder)}
-    atomic.write_text(folder / NAME, json.dumps({**(extra or {}), "files": files}, indent=1))
+    content = {**(extra or {}), "files": files}
+    atomic.write_text(folder / NAME, json.dumps({**content, "sealed": _seal(content)}, indent=1))
+
+
+def _seal(content: dict) -> str:
+    """SHA-256 over the manifest's own content: a flipped bit in a file name or in `extra` shows too."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def problems(folder: epath.PathLike) -> list[str]:
     """What is wrong with a committed folder, a phrase each; empty when every byte is as it was written."""
     folder = epath.Path(folder)
     try:
-        listed = json.loads((folder / NAME).read_text())["files"]
+        content = json.loads((folder / NAME).read_text())
+        if content.pop("sealed") != _seal(content):
+            return ["the manifest has changed since it was written"]
+        listed = content["files"]
     except FileNotFoundError:
         return ["no manifest (the save did not finish)"]
     except (ValueError, KeyError, TypeError):

@@ -5,6 +5,7 @@ are created, sharded, from the seed; (3) then `task.weights()` are streamed over
 checkpoint copies, are streamed in both cases.
 """
 
+import contextlib
 import os
 import time
 import zlib
@@ -294,7 +295,8 @@ class Run:
         if self.profiling:
             self.stop_profile()
         self.saver.close()
-        self.reporter.close()
+        with contextlib.suppress(OSError):  # a full disk was told already, by what was being written
+            self.reporter.close()
 
 
 def use_compile_cache(where: str) -> None:

@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
+from dreamjax.parallel.names import named_leaves
 from dreamjax.training import checkpoints
 from dreamjax.training.loop import TrainConfig, train
-from tests.training.tiny_tasks import FEATURES, FormulaStream, Regression, StreamingRidge, ToyGAN
+from tests.training.tiny_tasks import CACHE, FEATURES, FormulaStream, Regression, StreamingRidge, ToyGAN
 
 
 def quick(**changes):
-    defaults = {"steps": 12, "batch_size": 16, "log_every": 3, "tensorboard": False, "compile_cache": ""}
+    defaults = {"steps": 12, "batch_size": 16, "log_every": 3, "tensorboard": False, "compile_cache": CACHE}
     return TrainConfig(**(defaults | changes))
 
 
@@ -24,12 +25,14 @@ def records(workdir, name="metrics.jsonl"):
     return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
 
 
-def saved_params(workdir, task, step=None):
+def saved_arrays(workdir, task, step=None):
+    """Name → array of a saved step, by default the newest."""
     folder = workdir / "checkpoints"
     step = checkpoints.newest_intact(folder) if step is None else step
     shapes = checkpoints.to_dict(jax.eval_shape(task.init, jax.random.key(0)))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return checkpoints.restore(folder, step, checkpoints.abstract_of(shapes, jax.tree.map(lambda _: place, shapes)))
+    abstract = checkpoints.abstract_of(shapes, jax.tree.map(lambda _: place, shapes))
+    return {name: np.asarray(x) for name, x in named_leaves(checkpoints.restore(folder, step, abstract)).items()}
 
 
 def test_streaming_ridge_equals_the_closed_form(tmp_path):
@@ -41,7 +44,7 @@ def test_streaming_ridge_equals_the_closed_form(tmp_path):
     x, y = np.stack([r["x"] for r in rows]), np.stack([r["y"] for r in rows])
     w = np.array([r["weight"] for r in rows])[:, None]
     expected = np.linalg.solve(x.T @ (x * w) + task.penalty * np.eye(FEATURES), x.T @ (y * w))
-    np.testing.assert_allclose(saved_params(tmp_path, task)["params"], expected, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(saved_arrays(tmp_path, task)["params"], expected, rtol=2e-4, atol=2e-5)
     assert [r["rows"] for r in records(tmp_path)] == [16, 16, 8]
 
 
@@ -49,7 +52,7 @@ def test_a_gan_with_two_optimisers_finds_the_mean(tmp_path):
     """The generator's only parameter is its mean; the data's is 2."""
     task = ToyGAN()
     run(task, tmp_path, steps=600, log_every=100)
-    assert float(saved_params(tmp_path, task)["params"]["generator"]["mean"]) == pytest.approx(2.0, abs=0.35)
+    assert float(saved_arrays(tmp_path, task)["params/generator/mean"]) == pytest.approx(2.0, abs=0.35)
 
 
 def test_a_network_learns_and_everything_is_logged(tmp_path):

@@ -1,0 +1,96 @@
+"""Meshes, and where arrays are put."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from dreamjax.errors import UserError
+from dreamjax.parallel import mesh, names, sharding
+from dreamjax.parallel.mesh import MeshConfig
+
+
+def shape(*dims):
+    return jax.ShapeDtypeStruct(dims, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (MeshConfig(), (8, 1, 1)),
+        (MeshConfig(data=2, fsdp=-1), (2, 4, 1)),
+        (MeshConfig(data=-1, fsdp=2, tensor=2), (2, 2, 2)),
+        (MeshConfig(data=1, fsdp=8, tensor=1), (1, 8, 1)),
+    ],
+)
+def test_what_is_left_is_inferred(config, expected):
+    assert mesh.sizes(config, 8) == expected
+    made = mesh.make(config)
+    assert tuple(made.shape.values()) == expected
+    assert made.axis_names == ("data", "fsdp", "tensor")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MeshConfig(data=3), "takes 3 devices, but there are 8"),
+        (MeshConfig(data=-1, fsdp=-1), "at most one of them is -1"),
+        (MeshConfig(data=-1, fsdp=3), "a multiple of 3 devices, but there are 8"),
+        (MeshConfig(data=0), "sizes are positive"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_sentence(config, message):
+    with pytest.raises(UserError, match=message):
+        mesh.sizes(config, 8)
+
+
+def test_only_data_crosses_slices():
+    assert mesh.sizes(MeshConfig(data=-1, fsdp=4), 16, slices=2) == (4, 4, 1)
+    with pytest.raises(UserError, match="2 slices"):
+        mesh.sizes(MeshConfig(data=1, fsdp=-1), 16, slices=2)
+
+
+def test_rules_come_first_then_the_longest_axis_that_divides():
+    made = mesh.make(MeshConfig(data=2, fsdp=4))
+    rules = ((r"qkv/kernel$", P(None, "fsdp", "tensor")), (r"fc1/kernel$", P("tensor")))
+    tree = {
+        "params": {
+            "qkv": {"kernel": shape(12, 128, 384)},
+            "odd": {"kernel": shape(6, 250, 640)},
+            "bias": shape(320),
+        },
+        "opt": {"1": {"mu": {"qkv": {"kernel": shape(12, 128, 384)}}}},
+    }
+    specs = {n: s.spec for n, s in names.named_leaves(sharding.shardings(tree, made, rules)).items()}
+    assert specs["params/qkv/kernel"] == specs["opt/1/mu/qkv/kernel"] == P(None, "fsdp", "tensor")
+    assert specs["params/odd/kernel"] == P(None, None, "fsdp")
+    assert specs["params/bias"] == P()  # below 64 KiB
+
+
+def test_more_than_two_per_cent_left_whole_is_refused():
+    """320 does not divide by 256; here 250 and 333 do not divide by 4: half of the bytes would stay whole."""
+    made = mesh.make(MeshConfig(data=2, fsdp=4))
+    tree = {"good": shape(256, 256), "bad": shape(250, 262 + 1), "small": shape(3, 3)}
+    placed = sharding.shardings(tree, made)
+    share, whole = sharding.unsharded_share(tree, placed)
+    assert whole == ["bad"]
+    assert share == pytest.approx(250 * 263 / (250 * 263 + 256 * 256))
+    with pytest.raises(UserError, match=r"train.mesh.fsdp=4 leaves 50% .*\(bad\)"):
+        sharding.check_sharded(tree, placed, made)
+
+
+def test_batches_are_dealt_over_data_and_fsdp():
+    made = mesh.make(MeshConfig(data=2, fsdp=2, tensor=2))
+    rows = {"x": np.arange(8 * 3, dtype=np.float32).reshape(8, 3)}
+    batch = sharding.to_devices(rows, made, 8)
+    np.testing.assert_array_equal(batch["x"], rows["x"])
+    assert batch["x"].addressable_shards[0].data.shape == (2, 3)
+    assert sharding.process_rows(made, 8) == (0, 1)
+    with pytest.raises(UserError, match="batch_size is 6"):
+        sharding.check_batch(6, made)
+
+
+def test_names_there_and_back():
+    tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert names.nested(names.named_leaves(tree)) == tree

@@ -1,0 +1,277 @@
+"""What is saved is what is restored, or it is said why not."""
+
+import json
+import logging
+import os
+import random
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from dreamjax.errors import UserError
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.storage import manifest
+from dreamjax.training import checkpoints
+from dreamjax.training.checkpoints import CheckpointConfig
+from dreamjax.training.loop import TrainConfig, train
+from dreamjax.training.task import State
+from dreamjax.training.workdir import claim
+from tests.training import children
+from tests.training.test_loop import records, run, saved_arrays
+from tests.training.tiny_tasks import CACHE, FormulaStream, Regression
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """A run directory with intact steps 4 and 8."""
+    folder = tmp_path_factory.mktemp("run")
+    run(Regression(), folder, steps=8, checkpoint=CheckpointConfig(every=4))
+    assert checkpoints.committed_steps(folder / "checkpoints") == [4, 8]
+    return folder
+
+
+def every_file(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("tries", [25, pytest.param(400, marks=pytest.mark.long)])
+def test_any_flipped_bit_and_any_truncation_is_found(two_steps, tmp_path, tries, caplog):
+    """One random bit or one random cut anywhere in the newest step, its manifest included: the step before is used."""
+    rng = random.Random(time_seed := int.from_bytes(os.urandom(4)))
+    newest = two_steps / "checkpoints" / "00000008"
+    files = [path for path in every_file(newest) if path.stat().st_size]
+    for attempt in range(tries):
+        path = rng.choice(files)
+        good = path.read_bytes()
+        if attempt % 3:
+            at = rng.randrange(len(good))
+            path.write_bytes(good[:at] + bytes([good[at] ^ (1 << rng.randrange(8))]) + good[at + 1 :])
+        else:
+            path.write_bytes(good[: rng.randrange(len(good))])
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="dreamjax"):
+            assert checkpoints.newest_intact(two_steps / "checkpoints") == 4, (time_seed, attempt, path)
+        assert len(caplog.records) == 1
+        assert "step 8" in caplog.text
+        path.write_bytes(good)
+    assert checkpoints.newest_intact(two_steps / "checkpoints") == 8
+
+
+def test_a_damaged_newest_step_is_trained_again(two_steps, tmp_path):
+    """The run continues from step 4, and its step 8 has the bits of the first one."""
+    folder = tmp_path / "run"
+    shutil.copytree(two_steps, folder)
+    before = saved_arrays(two_steps, Regression(), 8)
+    victim = max(every_file(folder / "checkpoints" / "00000008"), key=lambda p: p.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"\x00\x01")
+    result = run(Regression(), folder, steps=8, checkpoint=CheckpointConfig(every=4))
+    assert result["resumed_from"] == 4
+    after = saved_arrays(folder, Regression(), 8)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert records(folder) == records(two_steps)
+
+
+def test_a_step_without_its_manifest_does_not_count(two_steps, tmp_path, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(two_steps, folder)
+    (folder / "checkpoints" / "00000008" / manifest.NAME).unlink()
+    with caplog.at_level(logging.INFO, logger="dreamjax"):
+        assert checkpoints.newest_intact(folder / "checkpoints") == 4
+    assert "did not finish" in caplog.text
+
+
+def test_the_saved_state_is_that_of_its_step_though_training_goes_on(tmp_path):
+    """Asynchronous: the arrays are donated to the next step at once, and the save must not see that."""
+    saver = checkpoints.Saver(tmp_path, CheckpointConfig(keep_last=9), "{}")
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    state = State(step=jnp.int32(0), params={"w": jnp.zeros((512, 512))})
+    for k in range(4):
+        saver.save(k, state, {"score": None})
+        for _ in range(20):
+            state = step(state)
+    saver.wait()
+    saver.close()
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = {"params": {"w": jax.ShapeDtypeStruct((512, 512), jnp.float32, sharding=place)}}
+    for k in range(4):
+        w = checkpoints.restore(tmp_path, k, shapes, groups=("params",))["params"]["w"]
+        assert (np.asarray(w) == 20 * k).all()
+
+
+def test_last_every_n_and_best_are_kept(tmp_path):
+    saver = checkpoints.Saver(tmp_path, CheckpointConfig(keep_last=2, keep_every=4), "{}")
+    for k, score in enumerate([0.9, 0.2, 0.5, 0.4, 0.6, 0.7, 0.8, 0.9]):
+        saver.save(k, State(step=jnp.int32(k), params={"w": jnp.ones(3)}), {"score": score})
+    saver.wait()
+    saver.close()
+    assert checkpoints.committed_steps(tmp_path) == [0, 1, 4, 6, 7]
+    assert checkpoints.best_step(tmp_path, "min") == 1
+    assert checkpoints.best_step(tmp_path, "max") == 7
+
+
+def test_every_missing_extra_and_misshapen_array_is_named(two_steps):
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = {
+        "params": {
+            "fc1": {"kernel": jax.ShapeDtypeStruct((16, 33), jnp.float32, sharding=place)},
+            "fc3": {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)},
+        }
+    }
+    with pytest.raises(UserError) as caught:
+        checkpoints.restore(two_steps / "checkpoints", 8, shapes, groups=("params",))
+    text = str(caught.value)
+    for part in ("missing: params/fc3/kernel", "params/fc1/bias", "params/fc2/kernel", "params/fc2/bias"):
+        assert part in text
+    assert "misshapen: params/fc1/kernel [[16, 32], 'float32'] instead of [[16, 33], 'float32']" in text
+
+
+def test_parameters_alone_make_a_run(tmp_path):
+    params = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}
+    path = checkpoints.save_params_as_run(tmp_path, '{"system": "x"}', params)
+    assert not manifest.problems(path)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = {"params": {"a": {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32, sharding=place)}}}
+    back = checkpoints.restore(tmp_path / "checkpoints", 0, shapes, groups=("params",))
+    np.testing.assert_array_equal(back["params"]["a"]["kernel"], params["a"]["kernel"])
+
+
+# ---------------------------------------------------------------------------------------------------------- bad luck
+def test_a_metric_that_is_not_finite_stops_the_run_and_leaves_the_last_good_step(tmp_path):
+    """Example 100 is NaN: it is in step 7's batch of 16. Step 4 stays, step 8 is never saved."""
+    task = Regression(stream=FormulaStream(poison=100))
+    with pytest.raises(UserError, match=r"step 7: .*grad_norm.*not finite"):
+        run(task, tmp_path, steps=20, checkpoint=CheckpointConfig(every=4), log_every=1)
+    assert checkpoints.newest_intact(tmp_path / "checkpoints") == 4
+    assert [r["step"] for r in records(tmp_path)] == list(range(1, 7))
+    arrays = saved_arrays(tmp_path, task)
+    assert all(np.isfinite(value).all() for value in arrays.values() if value.dtype == np.float32 and value.ndim)
+
+
+def test_a_step_that_is_not_finite_does_not_change_the_state():
+    task = Regression(stream=FormulaStream(poison=3))
+    state = task.init(jax.random.key(0))
+    batch = next(task.stream.batches(start=0, batch_size=16))
+    after, metrics = jax.jit(task.update)(state, batch, jax.random.key(0))
+    assert float(metrics["finite"][0]) == 0
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+def test_a_work_directory_of_another_config_is_refused_in_one_sentence(tmp_path):
+    before = json.dumps({"model": {"dim": 64}, "train": {"steps": 10, "mesh": {"data": -1}}})
+    claim(tmp_path, before)
+    assert claim(tmp_path, before.replace("10", "20").replace("-1", "4")) == {"train.steps", "train.mesh.data"}
+    with pytest.raises(UserError, match=r"another config \(model.dim was 64 and is now 65\): choose another --workdir"):
+        claim(tmp_path, before.replace("64", "65"))
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["dim"] == 64
+
+
+def test_a_longer_run_follows_the_new_schedule(tmp_path):
+    """train.steps may grow: the cosine then ends at the new horizon."""
+    for steps in (4, 8):
+        text = json.dumps({"train": {"steps": steps}})
+        settings = TrainConfig(steps=steps, batch_size=16, log_every=1, tensorboard=False, compile_cache=CACHE)
+        result = train(Regression(steps=steps), settings, tmp_path, config_json=text, devices=jax.devices()[:1])
+    assert result["resumed_from"] == 4
+    peak, warmup = 1e-2, 3
+    expected = [peak * 0.5 * (1 + np.cos(np.pi * (s - warmup) / (8 - warmup))) for s in (4, 5, 6, 7)]
+    np.testing.assert_allclose([r["learning_rate"] for r in records(tmp_path)[4:]], expected, rtol=1e-5)
+
+
+def assert_nothing_half_written(folder):
+    """Every file is whole: JSON parses, each step directory is committed and intact, no temporary name is left."""
+    assert not list(folder.rglob("*.part"))
+    for step in (folder / "checkpoints").iterdir():
+        assert not manifest.problems(step), step
+
+
+def test_a_save_that_does_not_fit_is_one_sentence(tmp_path):
+    """Files may not grow beyond 8 KiB, the state is larger: the same error path as a full disk, on any machine."""
+    child = children.start(tmp_path, Regression(width=512), file_limit=8 << 10, checkpoint=CheckpointConfig(every=5))
+    child.join()
+    assert child.exitcode == 2
+    text = (tmp_path / "error.txt").read_text()
+    assert "could not be saved (File too large); no step was saved before" in text
+    assert_nothing_half_written(tmp_path)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    """A file system of 600 KiB takes the first saves and not the later ones, which are kept without end."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root; test_a_save_that_does_not_fit_is_one_sentence stands in")
+    try:
+        settings = {"steps": 200, "checkpoint": CheckpointConfig(every=5, keep_last=100)}
+        child = children.start(disk / "run", Regression(width=128), note=tmp_path, **settings)
+        child.join()
+        assert child.exitcode == 2
+        text = (tmp_path / "error.txt").read_text()
+        assert "could not be saved (No space left on device); step" in text
+        assert_nothing_half_written(disk / "run")
+        assert checkpoints.newest_intact(disk / "run" / "checkpoints") in range(5, 200, 5)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# ------------------------------------------------------------------------------------------------------ object stores
+@pytest.fixture
+def object_store(monkeypatch):
+    """`s3://` held in memory: no rename of folders, no append."""
+    fsspec = pytest.importorskip("fsspec")
+    from etils.epath import backend, gpath
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Store(MemoryFileSystem):
+        protocol = ("s3", "memory")
+        store, pseudo_dirs = {}, [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(path.replace("s3://", "memory://"))
+
+    fsspec.register_implementation("s3", Store, clobber=True)
+    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "s3", backend.fsspec_backend)
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    yield epath.Path("s3://bucket")
+    fsspec.registry._registry.pop("s3", None) if hasattr(fsspec.registry, "_registry") else None
+
+
+def test_commit_and_verification_in_an_object_store(object_store):
+    """The manifest decides what counts where nothing can be renamed; logs are written whole; configs are claimed."""
+    from dreamjax.training.metrics import JsonLines
+
+    run_folder = object_store / "run"
+    claim(run_folder, '{"a": 1}')
+    with pytest.raises(UserError, match="another config"):
+        claim(run_folder, '{"a": 2}')
+    for step in (1, 2):
+        path = checkpoints.step_folder(run_folder / "checkpoints", step)
+        (path / "state" / "d").mkdir(parents=True, exist_ok=True)
+        (path / "state" / "d" / "array").write_bytes(bytes(range(step, step + 100)))
+        manifest.write(path)
+    assert checkpoints.newest_intact(run_folder / "checkpoints") == 2
+    (run_folder / "checkpoints" / "00000002" / "state" / "d" / "array").write_bytes(bytes(100))
+    assert checkpoints.newest_intact(run_folder / "checkpoints") == 1
+    checkpoints.remove(run_folder / "checkpoints" / "00000002")
+    assert checkpoints.committed_steps(run_folder / "checkpoints") == [1]
+    lines = JsonLines(run_folder / "metrics.jsonl", 0)
+    for step in (1, 2, 3):
+        lines.write({"step": step})
+    lines.close()
+    again = JsonLines(run_folder / "metrics.jsonl", 2)
+    again.write({"step": 3, "again": True})
+    again.close()
+    assert (run_folder / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "again": true}\n'
+
+
+def test_meshes_may_change_between_runs(tmp_path):
+    """train.mesh is free to change, and the restored state has the new places."""
+    run(Regression(), tmp_path, steps=4, devices=4)
+    result = run(Regression(), tmp_path, steps=8, devices=2, mesh=MeshConfig(data=1, fsdp=2))
+    assert result["resumed_from"] == 4

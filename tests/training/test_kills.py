@@ -1,0 +1,73 @@
+"""A run that is killed anywhere and started again is the same run: logs and parameters, bit for bit."""
+
+import json
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from dreamjax.training import checkpoints
+from dreamjax.training.checkpoints import CheckpointConfig
+from tests.training import children
+from tests.training.test_loop import saved_arrays
+from tests.training.tiny_tasks import Regression
+
+STEPS = 60
+SETTINGS = {"steps": STEPS, "eval_every": 15, "log_every": 2, "checkpoint": CheckpointConfig(every=7, keep_every=20)}
+
+
+def logged_step(workdir):
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def kill_at(workdir, step, delay):
+    child = children.start(workdir, **SETTINGS)
+    while child.is_alive() and logged_step(workdir) < step:
+        time.sleep(0.001)
+    time.sleep(delay)
+    child.kill()
+    child.join()
+    return child.exitcode
+
+
+def run_to_the_end(workdir):
+    child = children.start(workdir, **SETTINGS)
+    child.join()
+    assert child.exitcode == 0, (workdir / "error.txt").read_text()
+
+
+def assert_same_run(killed, undisturbed):
+    assert (killed / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+    a, b = (saved_arrays(folder, Regression(), STEPS) for folder in (killed, undisturbed))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert np.array_equal(a[name], b[name], equal_nan=True), name
+    assert not list(killed.glob("**/*.part"))
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.long)])
+def test_a_run_killed_anywhere_logs_the_same_losses(tmp_path, kills):
+    """SIGKILL at random steps of one run, while steps, saves or evaluations are under way."""
+    rng = random.Random(time.time_ns())
+    steps = sorted(rng.sample(range(1, STEPS - 4), kills))
+    run_to_the_end(tmp_path / "undisturbed")
+    killed = [kill_at(tmp_path / "killed", step, rng.uniform(0, 0.1)) for step in steps]
+    assert killed.count(-signal.SIGKILL) >= kills - 1, (steps, killed)  # the last one may come too late
+    run_to_the_end(tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_sigterm_saves_and_leaves_with_its_own_code(tmp_path):
+    settings = SETTINGS | {"steps": 100_000, "checkpoint": CheckpointConfig(every=50_000)}
+    child = children.start(tmp_path, **settings)
+    while logged_step(tmp_path) < 5:
+        time.sleep(0.01)
+    child.terminate()
+    child.join(60)
+    assert child.exitcode == 75
+    step = json.loads((tmp_path / "result_0.json").read_text())["step"]
+    assert checkpoints.newest_intact(tmp_path / "checkpoints") == step >= 5
