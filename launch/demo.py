@@ -1,0 +1,194 @@
+"""`make demo`: the whole way on simulated people, in minutes on two cores.
+
+simulate → prepare → train (killed once, and resumed) → evaluate → export → load in PyTorch without JAX
+
+Every stage is the `dreamjax` command that you would type; only the run is small: few subjects, a small network, few
+steps. Everything lies in runs/demo afterwards, and the next demo starts anew there.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MARK = ".made-by-make-demo"  # only a folder with this file in it is ever removed
+CONFIG = "configs/pretrain/tiny.py"
+
+
+@dataclass
+class Demo:
+    """Runs stages, one after another, and remembers what each took."""
+
+    work: Path
+    spent: list[tuple[str, float, float]] = field(default_factory=list)  # heading, s, budget in s
+
+    def path(self, name: str) -> str:
+        """A path under the work folder, relative to the repository where it lies there: as one would type it."""
+        full = self.work / name
+        return str(full.relative_to(REPOSITORY)) if full.is_relative_to(REPOSITORY) else str(full)
+
+    def stage(self, heading: str, budget: float, work: Callable[[], Any]) -> Any:
+        """Head, run, time one stage."""
+        print(f"\n\033[1m{heading}\033[0m" if sys.stdout.isatty() else f"\n== {heading}", flush=True)
+        started = time.monotonic()
+        result = work()
+        took = time.monotonic() - started
+        self.spent.append((heading, took, budget))
+        over = "" if took <= budget else "  (over budget: the machine is slow or busy)"
+        print(f"   {heading}: {took:.0f} s of {budget:.0f} s{over}", flush=True)
+        return result
+
+    def command(self, words: Sequence[str]) -> subprocess.Popen:
+        """Start `dreamjax WORDS --json`; its logs go on to the terminal."""
+        print(f"   $ dreamjax {' '.join(words)}", flush=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", "dreamjax", *words, "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, words: Sequence[str]) -> dict[str, Any]:
+        """The verb's JSON result. Ends the demo when the verb fails."""
+        process = self.command(words)
+        out, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"demo: `dreamjax {words[0]}` ended with exit code {process.returncode}; see above")
+        return json.loads(out)
+
+
+def start_anew(work: Path) -> None:
+    """An empty work folder. A folder that the demo did not make is left alone."""
+    if work.exists():
+        if any(work.iterdir()) and not (work / MARK).exists():
+            raise SystemExit(f"demo: {work} holds files that the demo did not make; remove it or pass --work FOLDER")
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    (work / MARK).touch()
+
+
+def logged(workdir: Path) -> dict[int, str]:
+    """step → the line of metrics.jsonl about its training losses."""
+    log = workdir / "metrics.jsonl"
+    found = {}
+    for line in log.read_text().splitlines() if log.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # being written
+            continue
+        if entry.get("split") == "train":
+            found[entry["step"]] = line
+    return found
+
+
+def train(demo: Demo, steps: int, every: int) -> dict[str, Any]:
+    """Train; kill it without warning after its first checkpoint; start the same command again, and compare the logs."""
+    run = demo.work / "run"
+    words = ["train", "--config", f"{CONFIG}:steps={steps}", "--workdir", demo.path("run")]
+    words += [f"--config.data.path={demo.path('shards')}", f"--config.train.checkpoint.every={every}"]
+    words += [f"--config.train.eval_every={every}"]
+    process = demo.command(words)
+    saved = run / "checkpoints" / f"{every:08d}" / "manifest.json"
+    while process.poll() is None and not (saved.exists() and max(logged(run), default=0) >= every + 20):
+        time.sleep(0.2)
+    if process.poll() is not None:
+        process.communicate()
+        raise SystemExit("demo: training ended before it could be killed; see above")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = logged(run)
+    print(f"   killed (SIGKILL) after step {max(before)}; the same command again:", flush=True)
+    result = demo.run(words)
+    again = [step for step in before if step > result["resumed_from"]]
+    if any(logged(run)[step] != before[step] for step in again):
+        raise SystemExit("demo: the resumed run logged other losses than the killed one")
+    held_out = ", ".join(f"{name} {value:.3g}" for name, value in result["val"].items())
+    print(
+        f"   continued from step {result['resumed_from']}; the {len(again)} log lines that were computed twice are "
+        f"equal byte by byte; held-out {held_out}",
+        flush=True,
+    )
+    return result
+
+
+def use_in_torch(demo: Demo) -> dict[str, Any]:
+    """Load the export in a process that cannot import JAX."""
+    words = ["launch/torch_user.py", demo.path("exported")]
+    print(f"   $ python {' '.join(words)}", flush=True)
+    ended = subprocess.run([sys.executable, *words], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    if ended.returncode:
+        raise SystemExit("demo: the exported model does not give in PyTorch what it gave in JAX; see above")
+    result = json.loads(ended.stdout)
+    worst = max(result["differences"].values())
+    print(
+        f"   takes {result['takes']}; features {result['features']}, pooled {result['pooled']}; largest relative "
+        f"difference to JAX {worst:.1e} (allowed {result['tolerance']:g}); JAX imported: {result['jax_imported']}",
+        flush=True,
+    )
+    return result
+
+
+def evaluate(demo: Demo) -> dict[str, Any]:
+    """Measure on people whom training never saw, and print the verb's own table."""
+    from dreamjax.cli import evaluate_verb
+
+    result = demo.run(["evaluate", demo.path("run"), "--out", demo.path("evaluation")])
+    print(evaluate_verb.render(result), flush=True)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "demo", help="folder, emptied at the start")
+    parser.add_argument("--subjects", type=int, default=12, help="people to simulate")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of EEG of each")
+    parser.add_argument("--steps", type=int, default=400, help="of training")
+    args = parser.parse_args(argv)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    start_anew(args.work)
+    demo = Demo(args.work.resolve())
+
+    people = ["--subjects", str(args.subjects), "--minutes", f"{args.minutes:g}", "--channels", "32"]
+    demo.stage("1 simulate", 30, lambda: demo.run(["simulate", "--out", demo.path("recordings"), *people]))
+    prepared = demo.stage(
+        "2 prepare", 60, lambda: demo.run(["prepare", demo.path("recordings"), "--out", demo.path("shards")])
+    )
+    print(f"   {prepared['windows']} windows of {prepared['subjects']} people, {prepared['splits']}")
+    demo.stage("3 train, killed once", 240, lambda: train(demo, args.steps, max(args.steps // 4, 10)))
+    demo.stage("4 evaluate", 120, lambda: evaluate(demo))
+    export = ["export", demo.path("run"), "--to", "torch", "--out", demo.path("exported")]
+    demo.stage("5 export", 60, lambda: demo.run(export))
+    demo.stage("6 use in PyTorch", 30, lambda: use_in_torch(demo))
+    finish(demo)
+    return 0
+
+
+def finish(demo: Demo) -> None:
+    """The table of times, and where to look."""
+    print(f"\n{'stage':24} {'took':>7} {'budget':>7}")
+    for heading, took, budget in [*demo.spent, ("together", sum(t for _, t, _ in demo.spent), 600.0)]:
+        print(f"{heading:24} {took:5.0f} s {budget:5.0f} s")
+    print("\nwhere to look:")
+    for what, name in (
+        ("the recordings and what is in them", "recordings/truth.json"),
+        ("the quality of the recordings", "shards/report.html"),
+        ("losses; `tensorboard --logdir` shows them", "run/metrics.jsonl"),
+        ("tables and pictures of the evaluation", "evaluation"),
+        ("the PyTorch model and its card", "exported/README.md"),
+    ):
+        print(f"  {demo.path(name):36} {what}")
+    real = REPOSITORY.parent / "shared" / "data" / "eeg"
+    source = os.path.relpath(real, REPOSITORY) if real.is_dir() else "FOLDER"
+    print(f"\non {'the real recordings beside the repository' if real.is_dir() else 'recordings of your own'}:")
+    print(f"  dreamjax prepare {source} --out runs/eeg")
+    print("  dreamjax train --config configs/pretrain/small.py --workdir runs/small --config.data.path=runs/eeg")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
