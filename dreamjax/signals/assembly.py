@@ -47,6 +47,8 @@ def assemble(
         key = (record.names, record.xyz, record.channel_ok, record.counts.shape[1], record.average)
         groups.setdefault(key, []).append(row)
     out = Rows()
+    if len(groups) == 1:
+        return _group(config, target, stored, index, seed, training)
     for rows in groups.values():
         part = _group(config, target, [stored[r] for r in rows], index[rows], seed, training)
         for name, values in part.items():
@@ -63,30 +65,31 @@ def _group(
     ok = np.frombuffer(stored[0].channel_ok, bool)
     microvolts, valid = _crop(config, stored, index, seed, training)
 
-    def mapped(signal: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _map(config, target, signal, names, xyz, usable, index, seed, training)
+    block = _block(config, len(names), index, seed, training)
+    if config.mapping == "interpolate":
+        chart = mapping.channel_map(names, xyz, target.names, target.directions)
 
+    def mapped(signal: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if config.mapping == "tile":
+            return tile(signal, config.tile_channels, block), tile(usable, config.tile_channels, block)
+        return interpolate(signal, chart, usable)
+
+    usable = np.broadcast_to(ok, (len(stored), len(ok)))
     out: dict[str, np.ndarray] = {}
     if config.mask_channels:
         microvolts, hidden = hide_channels(microvolts, ok, stored[0].average, config.mask_channels, index, seed)
-        whole, real, rows = mapped(microvolts, ok)
-        visible = np.empty_like(whole)
-        for i in range(len(stored)):  # what is visible differs by row
-            shown = np.where(hidden[i][:, None], 0, microvolts[i : i + 1])
-            if config.mapping == "tile":
-                visible[i] = shown[0][rows[i]]
-            else:
-                visible[i] = mapped(shown, ok & ~hidden[i])[0][0]
-        out["channel_mask"] = _hidden_in_target(config, target, names, hidden, rows).astype(np.float32)
+        whole, real = mapped(microvolts, usable)
+        visible = mapped(np.where(hidden[:, :, None], 0, microvolts), usable & ~hidden)[0]
+        out["channel_mask"] = _hidden_in_target(config, target, names, hidden, block).astype(np.float32)
     else:
-        visible, real, _ = mapped(microvolts, ok)
+        visible, real = mapped(microvolts, usable)
 
     recording_scale = np.array([r.scale for r in stored], np.float32)
     gain, offset = scaling.gain_and_offset(visible, valid, recording_scale, config.scaling, config.divide)
     if config.mask_channels:
         out["target"] = scaling.apply(whole, gain, offset, config.clip)
     out["signal"] = scaling.apply(visible, gain, offset, config.clip)
-    out |= {"gain": gain, "offset": offset, "channel_ok": np.repeat(real[None].astype(np.float32), len(stored), 0)}
+    out |= {"gain": gain, "offset": offset, "channel_ok": real.astype(np.float32)}
     if training:
         _augment(config, out, valid, index, seed)
     if not valid.all():
@@ -145,44 +148,40 @@ def hide_channels(
     return microvolts, hidden
 
 
-def _map(
-    config: "DataConfig",
-    target: Target,
-    signal: np.ndarray,
-    names: tuple[str, ...],
-    xyz: np.ndarray,
-    usable: np.ndarray,
-    index: np.ndarray,
-    seed: int,
-    training: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(signal of the target channels, which of them are real electrodes, for `tile` the source of each row)."""
-    if config.mapping == "tile":
-        room = max(signal.shape[1] - config.tile_channels, 0)
-        starts = np.full(len(signal), room // 2)
-        if room and training:
-            starts = (keyed.uniform(seed, "channel block", index, 1)[:, 0] * (room + 1)).astype(int)
-        rows = np.stack([mapping.tile_rows(signal.shape[1], config.tile_channels, s) for s in starts])
-        return np.take_along_axis(signal, rows[:, :, None], axis=1), usable[rows[0]], rows
-    matrix, real = mapping.interpolation_matrix(names, xyz, usable, target.names, target.directions)
-    if real.all():
-        chosen = matrix.argmax(axis=1)
-        same = len(chosen) == signal.shape[1] and (chosen == np.arange(len(chosen))).all()
-        return (signal.copy() if same else signal[:, chosen]), real, np.empty(0, int)
-    return np.matmul(matrix, signal), real, np.empty(0, int)
+def _block(config: "DataConfig", channels: int, index: np.ndarray, seed: int, training: bool) -> np.ndarray:
+    """Where the block of `tile_channels` channels starts in each row; 0 where the recording does not have more."""
+    room = max(channels - config.tile_channels, 0)
+    if config.mapping != "tile" or not room:
+        return np.zeros(len(index), int)
+    if not training:
+        return np.full(len(index), room // 2)
+    return (keyed.uniform(seed, "channel block", index, 1)[:, 0] * (room + 1)).astype(int)
+
+
+def tile(signal: np.ndarray, wanted: int, block: np.ndarray) -> np.ndarray:
+    """Repeat the channels to `wanted`, or cut each row's block of them (see `mapping.tile_rows`)."""
+    if signal.shape[1] <= wanted:
+        return np.take(signal, mapping.tile_rows(signal.shape[1], wanted), axis=1)
+    return np.stack([row[start : start + wanted] for row, start in zip(signal, block, strict=True)])
+
+
+def interpolate(signal: np.ndarray, chart: mapping.ChannelMap, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(signal of the template's channels, which of them are real electrodes), given the usable channels of each row."""
+    if (usable == usable[0]).all():
+        matrix, real = mapping.matrix_of(chart, usable[0].tobytes())
+        real = np.repeat(real[None], len(signal), 0)
+        return (np.take(signal, chart.same, axis=1) if real.all() else np.matmul(matrix, signal)), real
+    matrices, real = chart.matrices(usable)
+    return np.matmul(matrices, signal), real
 
 
 def _hidden_in_target(
-    config: "DataConfig", target: Target, names: tuple[str, ...], hidden: np.ndarray, rows: np.ndarray
+    config: "DataConfig", target: Target, names: tuple[str, ...], hidden: np.ndarray, block: np.ndarray
 ) -> np.ndarray:
     """Which target channels stand for a hidden electrode; bool[batch, target channels]."""
     if config.mapping == "tile":
-        return np.take_along_axis(hidden, rows, axis=1)
-    out = np.zeros((len(hidden), len(target.names)), bool)
-    for i, name in enumerate(target.names):
-        if name in names:
-            out[:, i] = hidden[:, names.index(name)]
-    return out
+        return tile(hidden, config.tile_channels, block)
+    return np.stack([hidden[:, names.index(n)] if n in names else np.zeros(len(hidden), bool) for n in target.names], 1)
 
 
 def _augment(config: "DataConfig", out: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray, seed: int) -> None:

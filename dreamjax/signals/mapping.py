@@ -5,6 +5,7 @@
 presets only. `stretch`: its linear interpolation in time.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -29,17 +30,32 @@ def _unit(xyz: np.ndarray) -> np.ndarray:
     return xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
 
 
+def _weights(
+    between: Float[np.ndarray, "n n"], to: Float[np.ndarray, "m n"], use: Bool[np.ndarray, "batch n"], smoothing: float
+) -> Float[np.ndarray, "batch m n"]:
+    """Equations 1 and 2 solved for each row of `use`: the electrodes that count. The others get weight 0.
+
+    An electrode that does not count becomes an equation of its own (1 · c = 0), so that all rows have one shape.
+    """
+    batch, n = use.shape
+    system = np.zeros((batch, n + 1, n + 1))
+    pair = use[:, :, None] & use[:, None, :]
+    system[:, :n, :n] = np.where(pair, between, 0)
+    system[:, :n, n] = system[:, n, :n] = use
+    diagonal = np.arange(n)
+    system[:, diagonal, diagonal] = np.where(use, between[diagonal, diagonal] + smoothing, 1)
+    right = np.ones((batch, n + 1, len(to)))
+    right[:, :n] = np.where(use[:, :, None], to.T, 0)
+    return np.linalg.solve(system, right)[:, :n].transpose(0, 2, 1)  # the system is symmetric
+
+
 def spline_matrix(
     have: Float[np.ndarray, "n 3"], want: Float[np.ndarray, "m 3"], smoothing: float = SMOOTHING
 ) -> Float[np.ndarray, "m n"]:
     """Matrix taking potentials at `have` to potentials at `want`: directions from the sphere's centre, any length."""
     have, want = _unit(np.asarray(have, float)), _unit(np.asarray(want, float))
-    n = len(have)
-    system = np.ones((n + 1, n + 1))
-    system[:n, :n] = _g(np.clip(have @ have.T, -1, 1)) + smoothing * np.eye(n)
-    system[n, n] = 0
-    to = np.concatenate([_g(np.clip(want @ have.T, -1, 1)), np.ones((len(want), 1))], axis=1)
-    return np.linalg.solve(system, to.T).T[:, :n]  # the system is symmetric, and regular for any smoothing > 0
+    between, to = _g(np.clip(have @ have.T, -1, 1)), _g(np.clip(want @ have.T, -1, 1))
+    return _weights(between, to, np.ones((1, len(have)), bool), smoothing)[0]
 
 
 def fit_sphere(xyz: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "3"], float]:
@@ -73,69 +89,93 @@ def directions(ch_names: tuple[str, ...], xyz: Float[np.ndarray, "n 3"]) -> Floa
     return found
 
 
-@lru_cache(maxsize=512)
-def _interpolation(
-    ch_names: tuple[str, ...], xyz: bytes, usable: bytes, names: tuple[str, ...], target: bytes
-) -> tuple[np.ndarray, np.ndarray]:
-    have = directions(ch_names, np.frombuffer(xyz, np.float32).reshape(-1, 3).astype(float))
-    ok = np.frombuffer(usable, bool)
-    want = np.frombuffer(target, np.float64).reshape(-1, 3)
-    matrix = np.zeros((len(names), len(ch_names)), np.float32)
-    real = np.zeros(len(names), bool)
-    for row, name in enumerate(names):
-        if name in ch_names and ok[ch_names.index(name)]:
-            matrix[row, ch_names.index(name)] = 1  # exactly the electrode itself
-            real[row] = True
-    if not real.all():
-        located = ok & np.isfinite(have).all(axis=1)
-        if not located.any():
-            some = ", ".join(ch_names[:6]) + (" …" if len(ch_names) > 6 else "")
+@dataclass(frozen=True, eq=False)  # compared by identity: one exists per cap
+class ChannelMap:
+    """How the channels of one cap become the channels of a template; made once per cap."""
+
+    ch_names: tuple[str, ...]
+    names: tuple[str, ...]
+    same: Int[np.ndarray, "m"]  # the channel that is the template's channel itself, or -1
+    between: Float[np.ndarray, "n n"]  # g of each pair of electrodes
+    to: Float[np.ndarray, "m n"]  # g of each template channel and electrode
+    located: Bool[np.ndarray, "n"]
+    wanted: Bool[np.ndarray, "m"]  # template channels whose direction is known
+
+    def matrices(
+        self, usable: Bool[np.ndarray, "batch n"]
+    ) -> tuple[Float[np.ndarray, "batch m n"], Bool[np.ndarray, "batch m"]]:
+        """(matrix, real) for each row of `usable`: matrix @ signal has the template's channels.
+
+        `real` marks template channels that are usable electrodes themselves, whose row is exactly that electrode.
+        Raises UserError where a channel must be interpolated and nothing says from where, or to where.
+        """
+        real = (self.same >= 0) & usable[:, self.same]
+        matrix = np.zeros((len(usable), len(self.names), len(self.ch_names)), np.float32)
+        if not real.all():
+            self._check(usable, real)
+            filled = np.flatnonzero(~real.all(axis=0))
+            matrix[:, filled] = _weights(self.between, self.to[filled], usable & self.located, SMOOTHING)
+        row, channel = np.nonzero(real)
+        matrix[row, channel] = 0
+        matrix[row, channel, self.same[channel]] = 1
+        return matrix, real
+
+    def _check(self, usable: np.ndarray, real: np.ndarray) -> None:
+        if not (usable & self.located).any(axis=1).all():
+            some = ", ".join(self.ch_names[:6]) + (" …" if len(self.ch_names) > 6 else "")
             raise UserError(
-                f"none of the channels {some} has a known position, so they cannot be mapped to a montage; "
-                "set data.montage=own, or give positions when preparing"
+                f"none of the channels {some} is usable and has a known position, "
+                "so they cannot be mapped to a montage; set data.montage=own, or give positions when preparing"
             )
-        if not np.isfinite(want[~real]).all():
-            lost = [n for n, r, w in zip(names, real, want, strict=True) if not r and not np.isfinite(w).all()]
-            raise UserError(f"channel {lost[0]} is absent or bad in some windows and its position is unknown")
-        matrix[np.ix_(~real, located)] = spline_matrix(have[located], want[~real])
-    matrix.setflags(write=False)
-    real.setflags(write=False)
-    return matrix, real
+        lost = np.flatnonzero(~real.all(axis=0) & ~self.wanted)
+        if len(lost):
+            raise UserError(
+                f"channel {self.names[lost[0]]} is absent or bad in some windows and its position is unknown, "
+                "so it cannot be interpolated; leave those windows out, or give positions when preparing"
+            )
 
 
-_warned: set[tuple[str, ...]] = set()
-
-
-def interpolation_matrix(
-    ch_names: tuple[str, ...],
-    xyz: Float[np.ndarray, "n 3"],
-    usable: Bool[np.ndarray, "n"],
-    names: tuple[str, ...],
-    target: Float[np.ndarray, "m 3"],
-) -> tuple[Float[np.ndarray, "m n"], Bool[np.ndarray, "m"]]:
-    """(matrix, real): matrix @ signal has the template's channels; `real` marks those that are electrodes themselves.
-
-    `target` are directions of the template's channels (see `directions`). Channels that are not usable get weight 0.
-    Cached by channel set; says once per channel set where fewer than 16 electrodes must stand for the whole head.
-    """
-    matrix, real = _interpolation(
-        tuple(ch_names),
-        np.ascontiguousarray(xyz, np.float32).tobytes(),
-        np.ascontiguousarray(usable, bool).tobytes(),
-        tuple(names),
-        np.ascontiguousarray(target, np.float64).tobytes(),
-    )
-    if len(ch_names) < FEW and not real.all() and tuple(ch_names) not in _warned:
-        _warned.add(tuple(ch_names))
+@lru_cache(maxsize=256)
+def _channel_map(ch_names: tuple[str, ...], xyz: bytes, names: tuple[str, ...], target: bytes) -> ChannelMap:
+    have = directions(ch_names, np.frombuffer(xyz, np.float32).reshape(-1, 3).astype(float))
+    want = np.frombuffer(target, np.float64).reshape(-1, 3)
+    located: np.ndarray = np.isfinite(have).all(axis=1)
+    wanted: np.ndarray = np.isfinite(want).all(axis=1)
+    have, want = (_unit(np.where(k[:, None], x, [0.0, 0.0, 1.0])) for x, k in ((have, located), (want, wanted)))
+    same = np.array([ch_names.index(name) if name in ch_names else -1 for name in names])
+    if len(ch_names) < FEW and (same < 0).any():
         log.warning(
-            "%d electrodes (%s …) are interpolated to a montage of %d: below %d most of it is guessed; "
+            "%d electrodes (%s) are interpolated to a montage of %d: below %d most of it is guessed; "
             "channel_ok marks the real ones",
             len(ch_names),
-            ", ".join(ch_names[:4]),
+            ", ".join(ch_names[:4]) + (" …" if len(ch_names) > 4 else ""),
             len(names),
             FEW,
         )
-    return matrix, real
+    between, to = _g(np.clip(have @ have.T, -1, 1)), _g(np.clip(want @ have.T, -1, 1))
+    return ChannelMap(ch_names, names, same, between, to, located, wanted)
+
+
+def channel_map(
+    ch_names: tuple[str, ...], xyz: Float[np.ndarray, "n 3"], names: tuple[str, ...], target: Float[np.ndarray, "m 3"]
+) -> ChannelMap:
+    """The map from a cap to a template, whose channels lie in the directions `target`. Cached by cap.
+
+    Says, once per cap, where fewer than 16 electrodes must stand for the whole head.
+    """
+    return _channel_map(
+        tuple(ch_names),
+        np.ascontiguousarray(xyz, np.float32).tobytes(),
+        tuple(names),
+        np.ascontiguousarray(target, np.float64).tobytes(),
+    )
+
+
+@lru_cache(maxsize=512)
+def matrix_of(chart: ChannelMap, usable: bytes) -> tuple[Float[np.ndarray, "m n"], Bool[np.ndarray, "m"]]:
+    """`ChannelMap.matrices` for one set of usable channels (bool as bytes), cached."""
+    matrix, real = chart.matrices(np.frombuffer(usable, bool)[None])
+    return matrix[0], real[0]
 
 
 def tile_rows(channels: int, wanted: int = 128, start: int = 0) -> Int[np.ndarray, "wanted"]:
