@@ -1,0 +1,168 @@
+"""Events: golden alignment, users' tables, what `--list-events` says, and that free text stays out."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from edf_files import tal, write_edf
+
+from dreamjax.errors import UserError
+from dreamjax.signals.event_codes import code_of, sample_of, stim_changes
+from dreamjax.signals.events import list_events, missing_stimuli, shifted, with_event_table
+from dreamjax.signals.recordings import open_recording
+
+RATES = (256, 500, 512, 1024)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    tals = [tal(r) + (tal(r + 0.5, "T1", 0.25) if r in (2, 4, 8) else b"") for r in range(10)]
+    return open_recording(write_edf(tmp_path / "a.edf", np.zeros((2, 2560), int), plus="C", tals=tals))
+
+
+@pytest.mark.parametrize("sfreq", RATES)
+def test_a_shift_of_one_sample_shifts_every_event_by_one_sample(tmp_path, sfreq):
+    """Onsets written with 6 decimals, as BIDS tools do, at every sample of two seconds."""
+    path = write_edf(tmp_path / "a.edf", np.zeros((1, sfreq * 4), int), sfreq=sfreq)
+    recording = open_recording(path)
+    samples = np.arange(2 * sfreq)
+    tables = []
+    for shift in (0, 1):
+        onsets = "".join(f"{(s + shift) / sfreq:.6f},0,face\n" for s in samples)
+        (tmp_path / "events.csv").write_text("onset,duration,trial_type\n" + onsets)
+        tables.append(np.array([e.sample for e in with_event_table(recording, tmp_path / "events.csv").events]))
+    np.testing.assert_array_equal(tables[0], samples)
+    np.testing.assert_array_equal(tables[1], samples + 1)
+
+
+@pytest.mark.parametrize("sfreq", RATES)
+def test_annotations_of_a_file_keep_their_sample(tmp_path, sfreq):
+    """TALs with microseconds at odd samples, and one sample later."""
+    found = []
+    for shift in (0, 1):
+        tals = [tal(r) + f"+{(r * sfreq + 17 + shift) / sfreq:.6f}\x14T1\x14\x00".encode() for r in range(4)]
+        path = write_edf(tmp_path / f"{shift}.edf", np.zeros((1, sfreq * 4), int), sfreq=sfreq, plus="C", tals=tals)
+        found.append([e.sample for e in open_recording(path).events])
+    assert found[0] == [r * sfreq + 17 for r in range(4)]
+    assert found[1] == [r * sfreq + 18 for r in range(4)]
+
+
+def test_markers_of_brainvision_shift_with_their_position(tmp_path):
+    """Mk position 101 (counted from 1) is sample 100; 102 is sample 101."""
+    pytest.importorskip("mne")
+    from test_fuzz_headers import VHDR, VMRK
+
+    (tmp_path / "case.vhdr").write_bytes(VHDR)
+    (tmp_path / "case.eeg").write_bytes(np.zeros((1024, 4), "<i2").tobytes())
+    for position in (101, 102):
+        (tmp_path / "case.vmrk").write_bytes(VMRK.replace(b",100,1,0", b",%d,1,0" % position))
+        events = open_recording(tmp_path / "case.vhdr").events
+        assert [e.sample for e in events] == [position - 1, 599]
+        assert events[0].code == "Stimulus/S1"
+
+
+def test_rounding_is_to_the_nearest_sample_and_halves_go_up():
+    assert [sample_of(x / 256, 256) for x in (0.49, 0.5, 1.0, 1.5, 2.49)] == [0, 1, 1, 2, 2]
+
+
+def test_offset_and_shift(tmp_path, recording):
+    (tmp_path / "e.csv").write_text("onset,duration,trial_type\n1.0,0.5,face\n2.0,n/a,house\n")
+    events = with_event_table(recording, tmp_path / "e.csv", offset_ms=31.25).events  # 8 samples at 256 Hz
+    assert [(e.sample, e.code, e.duration) for e in events] == [(264, "face", 0.5), (520, "house", 0.0)]
+    assert [e.sample for e in shifted(recording, -2500).events] == [0, 512, 1536]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("start,trial_type\n1,face\n", "no column onset"),
+        ("onset,trial_type\n1,face\nsoon,face\n", "row 3 has the onset 'soon'"),
+        ("onset,duration\n1,long\n", "row 2 has the duration 'long'"),
+        (
+            "onset,trial_type\n1,face\n2,face\n11.5,face\n",
+            "row 4 has an onset of 11.5 s, outside the recording of 10 s",
+        ),
+        ("onset,trial_type\n-1,face\n", "row 2 has an onset of -1 s"),
+        ("onset,trial_type\n1,face,extra\n", "row 2 has more cells"),
+        ("onset,trial_type\n", "without events"),
+        ("onset\nnan\n", "not times"),
+    ],
+)
+def test_a_bad_table_gets_one_sentence_with_its_row(tmp_path, recording, text, sentence):
+    (tmp_path / "e.csv").write_text(text)
+    with pytest.raises(UserError, match=sentence) as caught:
+        with_event_table(recording, tmp_path / "e.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_pictures_are_named(tmp_path, recording):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/cat.png").write_bytes(b"")
+    rows = "1,cat,cat.png\n2,dog,dog.png\n3,cat,cat.png\n4,elk,elk.png\n"
+    (tmp_path / "e.csv").write_text("onset,trial_type,stim_file\n" + rows)
+    events = with_event_table(recording, tmp_path / "e.csv").events
+    assert missing_stimuli(events, tmp_path / "pictures") == ["dog.png", "elk.png"]
+    with pytest.raises(UserError, match=r"2 of its pictures are not in .*: dog.png, elk.png"):
+        with_event_table(recording, tmp_path / "e.csv", stimuli=tmp_path / "pictures")
+
+
+def test_list_events(recording):
+    found = list_events(recording)
+    assert found["n_events"] == 3
+    (code,) = found["codes"]
+    assert (code["code"], code["count"], code["first"], code["duration"]) == ("T1", 3, 2.5, 0.25)
+    assert code["interval"] == {"min": 2.0, "median": 3.0, "max": 4.0}
+    json.dumps(found)
+
+
+def test_list_events_of_real_files(real_eeg):
+    """Counts from the corpora's own descriptions: 80 squares, 19 + 10 + 9 T0/T1/T2, 8 stimulations a frequency."""
+    pytest.importorskip("mne")
+    expected = {
+        "eeglab/eeglab_data.set": {"square": 80, "rt": 74},
+        "formats/mne-testing-data/EDF/test_edf_overlapping_annotations.edf": {"T0": 19, "T1": 10, "T2": 9},
+        "ssvep-exo/record-[2012.07.06-19.02.16].gdf": {"rest": 8, "13Hz": 8, "21Hz": 8, "17Hz": 8},
+    }
+    for name, counts in expected.items():
+        found = {c["code"]: c["count"] for c in list_events(str(real_eeg / name))["codes"]}
+        assert {code: found[code] for code in counts} == counts
+
+
+@pytest.mark.parametrize(
+    ("text", "times", "code"),
+    [
+        ("Stimulus/S  4", 1, "Stimulus/S4"),
+        ("33024", 1, "33024"),
+        ("T0", 1, "T0"),
+        ("square", 80, "square"),
+        ("Keyboard Response 2", 1, "Keyboard/2"),
+        ("square", 1, None),  # said once: a remark
+        ("eyes closed now", 5, None),  # prose
+        ("1951-05-02", 5, None),
+        ("19510502", 5, None),
+        ("Comment/Mr Smith moved", 5, None),
+        ("smith", 5, None),
+        ("x" * 30, 5, None),
+    ],
+)
+def test_what_becomes_a_code(text, times, code):
+    assert code_of(text, times, forbidden={"smith"}) == code
+
+
+def test_stimulus_channels_are_read_alike_in_one_piece_and_in_many():
+    values = np.repeat([0, 5, 0, 5, 7, 0, 3], [10, 3, 4, 3, 2, 8, 1])
+    whole, last = stim_changes(values)
+    assert whole == [(10, 5), (17, 5), (20, 7), (30, 3)]
+    assert last == 3
+    pieces, previous = [], 0
+    for start in range(0, len(values), 4):
+        found, previous = stim_changes(values[start : start + 4], previous)
+        pieces += [(start + s, c) for s, c in found]
+    assert pieces == whole
+
+
+def test_an_event_outside_the_recording_is_dropped(recording):
+    late = dataclasses.replace(recording.events[0], sample=recording.n_samples)
+    moved = shifted(dataclasses.replace(recording, events=(late,)), 0)
+    assert moved.events == ()
