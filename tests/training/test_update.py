@@ -36,7 +36,8 @@ def test_unequal_microbatches_equal_one_batch(pieces):
         [
             float(total / weight)
             for total, weight, _ in (
-                one.loss(state.params, {}, {k: v[j::pieces] for k, v in batch.items()}, None) for j in range(pieces)
+                jax.jit(one.loss)(state.params, {}, {k: v[j::pieces] for k, v in batch.items()}, None)
+                for j in range(pieces)
             )
         ]
     )
@@ -129,8 +130,9 @@ def test_one_compilation_and_one_late_read_a_step(tmp_path, monkeypatch):
         ArrayImpl, "_value", property(lambda self: (raw.append(len(dispatched)), original_value(self))[1])
     )
     run(Counted(), tmp_path, steps=10, log_every=5)
-    assert len(traces) <= 2  # eval_shape of init does not trace the update; one trace, one compilation
+    assert len(traces) == 1
     assert reads == [2, 3, 4, 5, 6, 7, 8, 9, 10, 10]  # the step before, and the last one at the end
-    names = len(Regression().update(Regression().init(jax.random.key(0)), batch_of(16), None)[1])
+    task = Regression()
+    names = len(jax.eval_shape(task.update, jax.eval_shape(task.init, jax.random.key(0)), batch_of(16), None)[1])
     during = [when for when in raw if 0 < when < 10]
-    assert len(during) <= 2 * names * 9  # the metrics' sums and weights, and nothing else
+    assert 0 < len(during) <= 2 * names * 9  # the metrics' sums and weights, and nothing else
