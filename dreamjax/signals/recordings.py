@@ -41,7 +41,7 @@ READERS = {  # reader's name → module and function in dreamjax.signals.readers
     "ant": "mne_reader:open_source",
     "egi": "mne_reader:open_source",
     "nihon": "mne_reader:open_source",
-    "eximia": "mne_reader:open_source",
+    "eximia": "mne_reader:open_eximia",
     "muse": "tables:open_muse",
     "mind_monitor": "tables:open_mind_monitor",
     "openbci": "tables:open_openbci",

@@ -102,13 +102,13 @@ def candidates(root: Path) -> Iterator[Path]:
         yield root
         return
     for entry in sorted(root.iterdir(), key=lambda p: p.name):
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or (entry.is_symlink() and entry.is_dir() and entry.resolve() in root.parents):
             continue
         if entry.is_dir():
             if entry.name in NOT_RECORDINGS and (root / "dataset_description.json").exists():
                 continue
             yield from candidates(entry)
-        elif entry.is_file():
+        elif entry.is_file() or entry.is_symlink():
             yield entry
 
 

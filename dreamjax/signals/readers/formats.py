@@ -51,10 +51,14 @@ DOCUMENTS = re.compile(r"^(.*readme.*|licen[cs]e.*|copying.*|changes.*|changelog
 def format_of(path: Path) -> Format | NoRecording:
     """The format of a file or folder, or why it is no recording."""
     name, suffix = path.name, path.suffix.lower()
+    if path.is_symlink() and not path.exists():
+        return NoRecording("a link to a file that is not here; fetch it (git annex get, datalad get)")
     if DOCUMENTS.match(name):
         return NoRecording("documentation", companion=True)
     if re.search(r"-(eve|ave|cov|fwd|inv|epo|trans|ica|proj)\.fif(\.gz)?$", name):
         return NoRecording("a FIF file without a raw recording", companion=True)
+    if later_part(path):
+        return NoRecording("a later part of a split FIF file, read with its first part", companion=True)
     if suffix == ".eeg" and head(path, 16).startswith(b"EEG-"):
         return Format("nihon")
     if suffix == ".cnt":
@@ -74,6 +78,14 @@ def format_of(path: Path) -> Format | NoRecording:
     if suffix in UNSUPPORTED:
         return NoRecording(UNSUPPORTED[suffix])
     return NoRecording(f"the format of {suffix or 'a file without a suffix'} is not known")
+
+
+def later_part(path: Path) -> bool:
+    """Whether MNE reads this file with another: `x_raw-1.fif` after `x_raw.fif`, `_split-02_` after `_split-01_`."""
+    if split := re.search(r"_split-(\d+)_.*\.fif$", path.name):
+        return int(split.group(1)) > 1
+    part = re.match(r"(.+)-\d{1,3}\.fif$", path.name)
+    return part is not None and (path.parent / f"{part.group(1)}.fif").exists()
 
 
 def cnt_format(path: Path) -> Format | NoRecording:

@@ -1,6 +1,7 @@
 """Everything that MNE-Python opens, and any `mne.io.Raw` that a user already holds."""
 
 import io
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from dreamjax.signals.readers.spans import cut_spans
 if TYPE_CHECKING:
     import mne
 
+EXIMIA_BYTES = 64 * 2  # one sample of all channels
 STIM_PIECE = 1 << 20  # samples of stimulus channels held at once
 _TYPES = {"eeg": "eeg", "eog": "eog", "ecg": "ecg", "emg": "emg", "stim": "stim", "ref_meg": "ref"}
 
@@ -33,6 +35,14 @@ def require_mne() -> Any:
 def open_source(source: Source, strict: bool = False) -> Contents:
     """A format that needs nothing beside MNE's own reader."""
     return open_with_mne(source.path, source.reader)
+
+
+def open_eximia(source: Source, strict: bool = False) -> Contents:
+    """Nexstim eximia: 64 channels of 16 bits and no header at all, so the size is all that can be checked."""
+    size = os.path.getsize(source.path)
+    if size == 0 or size % EXIMIA_BYTES:
+        raise UserError(f"{source.path}: {size} bytes are not a whole number of samples of eximia's 64 channels")
+    return open_with_mne(source.path, "eximia")
 
 
 def open_with_mne(path: str, format_: str, **options: Any) -> Contents:

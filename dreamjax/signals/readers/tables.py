@@ -19,7 +19,7 @@ from dreamjax.signals.event_codes import stim_changes
 from dreamjax.signals.readers.base import Contents, Event, Source
 from dreamjax.signals.readers.clock import counter_spans, dejitter
 
-MAX_BYTES = 4 << 30
+MAX_BYTES = 1 << 30  # a day of a headset at 256 Hz
 MUSE_HZ = 256.0
 EMOTIV_HZ = 128.0  # EPOC, EPOC+, Insight
 SLOWEST_HZ = 50.0  # below this a table holds averages of the app, not the signal
@@ -196,15 +196,15 @@ def numbers(source: Source, lines: Sequence[str], columns: Sequence[int]) -> Flo
 
 
 def text_of(source: Source) -> str:
-    """The text of a file, or of one member of a zip archive; never more than 4 GiB of it."""
+    """The text of a file, or of one member of a zip archive; never more than 1 GiB of it."""
     if source.member:
         with zipfile.ZipFile(source.path) as archive:
             info = archive.getinfo(source.member)
             if info.file_size > MAX_BYTES:
-                raise UserError(f"{source.name}: {info.file_size >> 30} GiB of text; split it")
+                raise UserError(f"{source.name}: {info.file_size >> 20} MiB of text; split it")
             with archive.open(info) as file:
                 return io.TextIOWrapper(file, encoding="utf-8", errors="replace").read()
     path = Path(source.path)
     if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{source.name}: {path.stat().st_size >> 30} GiB of text; split it")
+        raise UserError(f"{source.name}: {path.stat().st_size >> 20} MiB of text; split it")
     return path.read_text(encoding="utf-8-sig", errors="replace")

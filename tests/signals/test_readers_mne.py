@@ -1,0 +1,146 @@
+"""Formats read through MNE: EEGLAB boundaries and epochs, BrainVision segments, FIF parts, corrupted files."""
+
+import numpy as np
+import pytest
+import scipy.io
+
+from dreamjax.errors import UserError
+from dreamjax.signals.readers.neuroscan import sample_bits
+from dreamjax.signals.recordings import open_recording, survey
+
+mne = pytest.importorskip("mne")
+
+
+def write_set(path, data, events=(), xmin=0.0, srate=100.0):
+    """A .set with its data inside, from EEGLAB's description of the EEG structure; latencies count from 1."""
+    trials = data.shape[2] if data.ndim == 3 else 1
+    fields = [("type", object), ("latency", object), ("duration", object), ("epoch", object)]
+    table = np.zeros(len(events), dtype=fields)
+    for i, event in enumerate(events):
+        table[i] = (event[0], event[1], event[2] if len(event) > 2 else 0, i + 1)
+    locations = np.zeros(data.shape[0], dtype=[("labels", object)])
+    locations["labels"] = ["Fz", "Cz", "T3"][: data.shape[0]]
+    epochs = np.zeros(trials, dtype=[("event", object), ("eventtype", object), ("eventlatency", object)])
+    for i in range(trials if trials > 1 else 0):
+        epochs[i] = (i + 1, events[i][0], 0.0)
+    eeg = {
+        "setname": "x", "nbchan": data.shape[0], "trials": trials, "pnts": data.shape[1], "srate": srate,
+        "xmin": xmin, "xmax": xmin + (data.shape[1] - 1) / srate, "data": data, "chanlocs": locations, "event": table,
+        "epoch": epochs if trials > 1 else np.array([]), "icawinv": [], "icaweights": [], "icasphere": [], "icaact": [],
+        "ref": "common", "urevent": [], "times": xmin * 1e3 + np.arange(data.shape[1]) / srate * 1e3,
+    }  # fmt: skip
+    scipy.io.savemat(path, {"EEG": eeg}, appendmat=False)
+    return path
+
+
+def test_eeglab_boundaries_cut_segments(tmp_path):
+    """A boundary at latency 300.5 lies between samples 300 and 301 (from 1): the new segment starts at index 300.
+
+    Its duration is that of the data that was cut out, not of data that is there.
+    """
+    data = np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32)
+    events = [("face", 101.0, 0.0), ("boundary", 300.5, 250.0), ("face", 701.0, 0.0)]
+    recording = open_recording(write_set(tmp_path / "a.set", data, events))
+    assert recording.segments == ((0, 300), (300, 1000))
+    assert [(e.sample, e.code) for e in recording.events] == [(100, "face"), (700, "face")]
+    np.testing.assert_allclose(recording.read(290, 310), data[:, 290:310], rtol=1e-5)
+    assert recording.ch_names == ("Fz", "Cz", "T7")
+
+
+def test_eeglab_epochs_are_precut_trials(tmp_path):
+    data = np.random.default_rng(0).normal(size=(3, 120, 4)).astype(np.float32)
+    kinds = ["face", "house", "face", "house"]
+    events = [(kind, 21.0 + 120 * i) for i, kind in enumerate(kinds)]  # 0.2 s after each trial's start
+    recording = open_recording(write_set(tmp_path / "a.set", data, events, xmin=-0.2))
+    assert recording.precut
+    assert recording.segments == tuple((i * 120, i * 120 + 120) for i in range(4))
+    assert recording.segment_labels == tuple(kinds)
+    assert [e.sample for e in recording.events] == [20, 140, 260, 380]
+    np.testing.assert_allclose(recording.read(120, 240), data[:, :, 1], rtol=1e-4)
+
+
+def test_fif_parts_and_annotations(tmp_path):
+    """Recordings with a measurement date count annotations from it; a first sample of 500 must not shift them."""
+    import datetime
+
+    info = mne.create_info(["Fz", "Cz"], 100.0, "eeg")
+    info.set_meas_date(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
+    raw = mne.io.RawArray(np.random.default_rng(0).normal(size=(2, 1000)) * 1e-5, info, first_samp=500, verbose="ERROR")
+    onsets = [raw.first_time + 2.0, raw.first_time + 4.0, raw.first_time + 6.0]
+    raw.set_annotations(mne.Annotations(onsets, [0, 0, 1.0], ["T1", "T1", "BAD_x"], orig_time=info["meas_date"]))
+    raw.save(tmp_path / "a_raw.fif", verbose="ERROR")
+    recording = open_recording(tmp_path / "a_raw.fif")
+    assert [e.sample for e in recording.events] == [200, 400]
+    assert recording.segments == ((0, 600), (700, 1000))
+    assert "2020" not in repr(recording)
+    (tmp_path / "a_raw-1.fif").write_bytes(b"")
+    (tmp_path / "sub-1_split-02_meg.fif").write_bytes(b"")
+    sources, ignored = survey([tmp_path])
+    assert len(sources) == 1
+    assert all(item.companion for item in ignored)
+
+
+def test_names_in_the_header_of_a_fif_never_become_codes(tmp_path):
+    info = mne.create_info(["Fz"], 100.0, "eeg")
+    info["subject_info"] = {"last_name": "Mueller", "first_name": "Anna", "his_id": "K17"}
+    raw = mne.io.RawArray(np.zeros((1, 1000)), info, verbose="ERROR")
+    raw.set_annotations(mne.Annotations([1, 2, 3, 4], 0, ["Mueller", "Mueller", "go", "go"]))
+    raw.save(tmp_path / "a_raw.fif", verbose="ERROR")
+    recording = open_recording(tmp_path / "a_raw.fif")
+    assert [e.code for e in recording.events] == ["go", "go"]
+    assert "Mueller" not in repr(recording)
+    assert "K17" not in repr(recording)
+
+
+@pytest.mark.parametrize("suffix", ["gdf", "set", "fif", "vhdr", "nxe", "mff", "npy", "arff", "csv", "zip"])
+def test_garbage_under_any_suffix_gets_one_sentence(tmp_path, suffix):
+    for name, content in (
+        ("empty", b""),
+        ("text", b"hello, world\n" * 40),
+        ("noise", np.random.default_rng(1).bytes(3000)),
+    ):
+        path = tmp_path / f"{name}.{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            open_recording(path)
+        assert "\n" not in str(caught.value)
+        assert path.name in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["gdf", "set", "fif"])
+def test_truncated_real_files_get_one_sentence_or_open(real_eeg, tmp_path, suffix):
+    """Cut to a third, and to 700 bytes: no traceback, whatever MNE makes of them."""
+    whole = {
+        "gdf": "ssvep-exo/record-[2012.07.06-19.02.16].gdf",
+        "fif": "ssvep-exo/record-[2012.07.06-19.02.16]_raw.fif",
+        "set": "eeglab/eeglab_data.set",
+    }[suffix]
+    data = (real_eeg / whole).read_bytes()
+    for length in (len(data) // 3, 700):
+        path = tmp_path / f"cut{length}.{suffix}"
+        path.write_bytes(data[:length])
+        sentence = ""
+        try:
+            recording = open_recording(path)
+        except UserError as e:
+            sentence = str(e)
+        else:
+            assert recording.read(0, min(100, recording.n_samples)).shape[0] == len(recording.ch_names)
+        assert "\n" not in sentence
+
+
+def test_the_width_of_neuroscan_samples_is_seen_in_the_samples(tmp_path):
+    """A walk of 16-bit numbers and one of 32-bit numbers behind the same header."""
+    rng = np.random.default_rng(0)
+    for bits in (16, 32):
+        walk = np.cumsum(rng.integers(-50, 51, (5000, 3)), axis=0) + np.array([100, -2000, 900])
+        path = tmp_path / f"{bits}.cnt"
+        path.write_bytes(bytes(900 + 75 * 3) + walk.astype(f"<i{bits // 8}").tobytes())
+        assert sample_bits(str(path), 3, 5000 * 3 * bits // 8) == bits
+
+
+def test_nothing_is_printed_while_reading(real_eeg, capfd):
+    """Results go to stdout as JSON: the chatter of the libraries below must not."""
+    recording = open_recording(real_eeg / "formats/mne-testing-data/EGI/test_egi_multiepoch_eprime.mff")
+    recording.read(0, 100)
+    assert capfd.readouterr().out == ""
