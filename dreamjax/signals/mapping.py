@@ -139,8 +139,8 @@ class ChannelMap:
 def _channel_map(ch_names: tuple[str, ...], xyz: bytes, names: tuple[str, ...], target: bytes) -> ChannelMap:
     have = directions(ch_names, np.frombuffer(xyz, np.float32).reshape(-1, 3).astype(float))
     want = np.frombuffer(target, np.float64).reshape(-1, 3)
-    located: np.ndarray = np.isfinite(have).all(axis=1)
-    wanted: np.ndarray = np.isfinite(want).all(axis=1)
+    located: np.ndarray = np.isfinite(have).all(axis=1)  # type: ignore[assignment]
+    wanted: np.ndarray = np.isfinite(want).all(axis=1)  # type: ignore[assignment]
     have, want = (_unit(np.where(k[:, None], x, [0.0, 0.0, 1.0])) for x, k in ((have, located), (want, wanted)))
     same = np.array([ch_names.index(name) if name in ch_names else -1 for name in names])
     if len(ch_names) < FEW and (same < 0).any():

@@ -4,6 +4,7 @@ ArrayRecord reads local files. A shard under any other path (gs://…) is first 
 ($DREAMJAX_CACHE, else the system's temporary folder), so that every path that `epath` knows works.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -77,9 +78,9 @@ class Writer:
         self.shard: Shard | None = None
         remote = "://" in os.fspath(self.path)
         folder = Path(tempfile.gettempdir()) if remote else Path(self.path.parent)
-        folder.mkdir(parents=True, exist_ok=True)
         self._part = folder / f".{self.path.name}.{uuid.uuid4().hex[:8]}.part"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             self._part.touch()  # a full or read-only disk says so here, in Python's words
         except OSError as problem:
             raise UserError(f"{self.path}: cannot be written ({problem.strerror})") from problem
@@ -94,7 +95,7 @@ class Writer:
         """Name the file. Raises UserError where not every record reached the disk."""
         try:
             self._writer.close()
-            if not _is_whole(str(self._part), self.records):
+            if count(str(self._part)) != self.records:
                 raise UserError(f"{self.path}: not every record could be written; is the disk full?")
             size, sha256 = self._part.stat().st_size, manifest.file_hash(self._part)
             if "://" in os.fspath(self.path):
@@ -112,11 +113,9 @@ class Writer:
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        try:
+        with contextlib.suppress(Exception):  # a full disk fails again here; the file goes away all the same
             if self._writer.is_open():
                 self._writer.close()
-        except Exception:  # a full disk fails again here; the file goes away all the same
-            pass
         self._part.unlink(missing_ok=True)
 
     def __enter__(self) -> "Writer":
@@ -135,25 +134,29 @@ def _open(path: str) -> Any:
     return array_record_module.ArrayRecordReader(path, options=READER_OPTIONS, file_reader_buffer_size=BUFFER)
 
 
-def _is_whole(path: str, records: int) -> bool:
+def _close(reader: Any) -> None:
+    """Close a reader; one of a damaged file repeats its complaint here, which has been heard."""
+    with contextlib.suppress(RuntimeError, ValueError):
+        reader.close()
+
+
+def count(path: str) -> int | None:
+    """How many records a local shard holds; None where it is truncated, damaged or no shard."""
     reader = _open(path)
     try:
-        return reader.ok() and reader.num_records() == records
+        return reader.num_records() if reader.ok() else None
     finally:
-        reader.close()
+        _close(reader)
 
 
 def opened(path: epath.PathLike) -> "Reader":
     """The records of one shard whose length is not known beforehand."""
     if not epath.Path(path).exists():
         raise UserError(f"{path}: no such shard")
-    reader = _open(local_copy(path))
-    try:
-        if not reader.ok():
-            raise UserError(f"{path}: this shard is truncated or damaged; prepare the recording again")
-        return Reader([path], [reader.num_records()])
-    finally:
-        reader.close()
+    records = count(local_copy(path))
+    if records is None:
+        raise UserError(f"{path}: this shard is truncated or damaged; prepare the recording again")
+    return Reader([path], [records])
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -196,7 +199,7 @@ class Reader:
                 reader = _open(local_copy(path))
                 found = reader.num_records() if reader.ok() else None
                 if found != self.records[shard]:
-                    reader.close()
+                    _close(reader)
                     what = "it is truncated or damaged" if found is None else f"it holds {found} records"
                     raise UserError(
                         f"{path}: {self.records[shard]} records were written to this shard but {what}; "
@@ -229,7 +232,7 @@ class Reader:
         with self._lock:
             for i, reader in enumerate(self._readers):
                 if reader is not None:
-                    reader.close()
+                    _close(reader)
                     self._readers[i] = None
 
     def __enter__(self) -> "Reader":
