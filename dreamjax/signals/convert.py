@@ -32,6 +32,7 @@ COMPANIONS = {
 SHARD = "windows.array_record"
 SUMMARY = "summary.json"
 FREQUENCIES = 161  # 0 … 80 Hz in steps of 0.5 Hz, of the report's spectra
+HASH_SAMPLES = 1 << 16  # of every channel, hashed at once
 EVERY = 8  # every eighth window enters the report's spectra
 CLASSES = 12  # averages of at most so many classes are kept for the report
 
@@ -103,6 +104,7 @@ class Sketch:
     """What the report shows of a recording: a spectrum, and per class the mean window."""
 
     seen: int = 0
+    samples: int = 0  # that are not padding
     power: Any = 0.0
     counted: int = 0
     labels: dict[str, int] = field(default_factory=dict)
@@ -113,15 +115,15 @@ class Sketch:
         self.labels[window.label] = self.labels.get(window.label, 0) + 1
         if self.averages and (window.label in self.sums or len(self.sums) < CLASSES):
             self.sums[window.label] = self.sums.get(window.label, 0) + np.asarray(window.signal, np.float64)
-        if self.seen % EVERY == 0 and window.valid.all():
-            n = window.signal.shape[1]
-            x_CxT = (window.signal - window.signal.mean(axis=1, keepdims=True)) * np.hanning(n).astype(np.float32)
-            p_CxF = np.square(np.abs(np.fft.rfft(x_CxT, axis=1))) * (
-                2 / (window.sfreq * np.square(np.hanning(n)).sum())
-            )
-            f = np.fft.rfftfreq(n, 1 / window.sfreq)
-            ok = window.channel_ok if window.channel_ok.any() else slice(None)
-            self.power = self.power + np.interp(np.arange(FREQUENCIES) / 2, f, np.median(p_CxF[ok], axis=0))
+        x_CxT = window.signal[:, window.valid]
+        self.samples += x_CxT.shape[1]
+        if self.seen % EVERY == 0 and x_CxT.shape[1] >= window.sfreq / 2:
+            x_CxT = x_CxT[window.channel_ok] if window.channel_ok.any() else x_CxT
+            hann = np.hanning(x_CxT.shape[1])
+            p_CxF = np.square(np.abs(np.fft.rfft((x_CxT - x_CxT.mean(axis=1, keepdims=True)) * hann, axis=1)))
+            p_CxF *= 2 / (window.sfreq * np.square(hann).sum())  # µV²/Hz
+            f = np.fft.rfftfreq(len(hann), 1 / window.sfreq)
+            self.power = self.power + np.interp(np.arange(FREQUENCIES) / 2, f, np.median(p_CxF, axis=0))
             self.counted += 1
         self.seen += 1
 
@@ -194,6 +196,33 @@ def list_events(source: Source, beat: Callable[[], None]) -> dict[str, Any]:
     return events.list_events(source)
 
 
+def convert_raw(task: Task, raw: Any) -> dict[str, Any]:
+    """`convert` for a Raw that is already in memory or open. Its hash is that of names, rate and signal."""
+    import hashlib
+
+    from dreamjax.signals.recordings import recording_from_raw
+
+    started, worked = time.monotonic(), time.process_time()
+    source = task.source
+    recording = recording_from_raw(
+        raw,
+        name=source.path,
+        dataset=source.dataset,
+        subject=source.subject,
+        session=source.session,
+        licence=source.licence,
+        unit_scale=task.unit_scale,
+    )
+    digest = hashlib.sha256(repr((recording.ch_names, recording.sfreq, recording.n_samples)).encode())
+    for start in range(0, recording.n_samples, HASH_SAMPLES):
+        digest.update(recording.read(start, min(start + HASH_SAMPLES, recording.n_samples)).tobytes())
+    content = digest.hexdigest()
+    key = pseudonym("part", content, json.dumps(_fingerprint(task), sort_keys=True))
+    summary = convert_recording(recording, task, Path(task.parts) / key, lambda: None)
+    times = {"wall_s": time.monotonic() - started, "cpu_s": time.process_time() - worked}
+    return {**summary, **times, "sha256": content, "part": key, "reused": False}
+
+
 def _fingerprint(task: Task) -> list[str]:
     """Whatever besides the input changes a part."""
     from dreamjax import __version__
@@ -239,6 +268,7 @@ def convert_recording(recording: Recording, task: Task, part: Path, beat: Callab
         "seconds": sum(b - a for a, b in recording.segments) / recording.sfreq,
         "windows": written,
         "judged": windows.judged,
+        "valid_samples": sketch.samples,
         "ch_names": list(windows.ch_names),
         "reference_recorded": recording.reference,
         "plan": plan.described(),

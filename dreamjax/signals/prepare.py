@@ -8,29 +8,30 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dreamjax import __version__
+from etils import epath
+
 from dreamjax.console import log, progress
 from dreamjax.errors import UserError
-from dreamjax.signals import convert, preprocess, records, workers
-from dreamjax.signals.convert import Task, scrubbed
+from dreamjax.signals import convert, inventory, preprocess, records, workers
+from dreamjax.signals.convert import Task
 from dreamjax.signals.identity import SPLITS, assign_splits
+from dreamjax.signals.inventory import Done, Failed
 from dreamjax.signals.preprocess import Settings
 from dreamjax.signals.readers.base import Source
 from dreamjax.storage import atomic
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
-PACKAGES = ("numpy", "scipy", "mne", "edfio", "array_record")
+DATASET = "dataset.json"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,12 @@ def prepare(
             f"{table} holds the events of one recording, but {len(sources)} were found; name one, or put {{stem}} "
             "into --events where the recordings' names differ"
         )
-    return _prepare(sources, Path(out), settings, options)
+    run = _Run.start(out, settings, options)
+    existing = _existing(run, sources)
+    if existing is not None:
+        return existing
+    with _working_folder(run.local) as parts:
+        return run.commit(parts, sources, _converted([run.task(source, parts) for source in sources], options))
 
 
 def list_events(paths: Sequence[str | os.PathLike[str]], worker_count: int = 1) -> dict[str, Any]:
@@ -114,27 +120,88 @@ def list_events(paths: Sequence[str | os.PathLike[str]], worker_count: int = 1) 
     return {"recordings": [found[i] for i in sorted(found)]}
 
 
-def _prepare(sources: Sequence[Source], out: Path, settings: Settings, options: Options) -> dict[str, Any]:
-    started = time.monotonic()
-    name = dataset_name(out, options.name)
-    wanted = settings_hash(settings, options)
-    existing = _existing(out, wanted, sources, options)
-    if existing is not None:
-        return existing
-    with _working_folder(out) as parts:
-        tasks = [_task(source, settings, options, parts) for source in sources]
-        summaries, failures = _convert_all(tasks, options)
-        converting = time.monotonic() - started
-        if not summaries:
-            raise UserError(f"none of the {len(sources)} recordings could be converted; see the reasons above")
-        done = [(tasks[i].source, summary) for i, summary in sorted(summaries.items())]
-        failed = [(tasks[i].source, reason) for i, reason in sorted(failures.items())]
-        dataset = _assemble(out, name, parts, done, failed, settings, options, wanted)
-        if options.key_file:
-            _write_key(options.key_file, sources, options)
-        result = _result(out, dataset, done, failed, converting, time.monotonic() - started, options, len(tasks))
-    shutil.rmtree(parts, ignore_errors=True)
-    return result
+def prepare_raws(
+    raws: Iterable[Any],
+    out: str | os.PathLike[str],
+    settings: Settings | None = None,
+    options: Options | None = None,
+    *,
+    subject_of: Callable[[Any], str] | None = None,
+) -> dict[str, Any]:
+    """`prepare` for any iterable of `mne.io.Raw`, one at a time and in this process: data only your code can load.
+
+    Args:
+      raws: taken one by one, so a generator needs memory for one.
+      subject_of: the subject's id, from which the pseudonym and the split come. Default: the `his_id` of the Raw's
+        `subject_info`; a Raw without one counts as a person of its own.
+
+    Raises:
+      UserError: nothing could be converted, or `out` exists.
+    """
+    run = _Run.start(out, settings or Settings(), options or Options())
+    if run.final.exists() and any(run.final.iterdir()) and not run.options.overwrite:
+        raise UserError(f"{run.final} exists; choose another folder or pass overwrite=True")
+    with _working_folder(run.local) as parts:
+        sources: list[Source] = []
+        outcomes: list[workers.Outcome] = []
+        for i, raw in enumerate(raws):
+            info = raw.info.get("subject_info") or {}
+            subject = subject_of(raw) if subject_of else str(info.get("his_id") or f"raw {i}")
+            corpus, licence = run.options.dataset or "unknown", run.options.licence or "unknown"
+            sources.append(Source(f"raw {i}", "raw", corpus, subject, str(i), licence))
+            task = run.task(sources[i], parts)
+            outcomes.append(workers.attempt(lambda t, _, raw=raw: convert.convert_raw(t, raw), i, task, _no_beat))
+        return run.commit(parts, sources, outcomes)
+
+
+def _no_beat() -> None:
+    """Progress that nobody waits for."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One call of `prepare`: where to, how, since when."""
+
+    final: epath.Path  # the dataset folder, local or in an object store
+    local: Path  # where it is built; the same place unless `final` is remote
+    name: str
+    settings: Settings
+    options: Options
+    started: float
+
+    @staticmethod
+    def start(out: str | os.PathLike[str], settings: Settings, options: Options) -> "_Run":
+        final = epath.Path(out)
+        local = Path(out)
+        if "://" in str(out):
+            key = hashlib.sha256(str(out).encode()).hexdigest()[:16]
+            local = Path(tempfile.gettempdir()) / f"dreamjax-prepare-{key}" / final.name
+        return _Run(final, local, dataset_name(out, options.name), settings, options, time.monotonic())
+
+    @property
+    def settings_hash(self) -> str:
+        return settings_hash(self.settings, self.options)
+
+    def task(self, source: Source, parts: Path) -> Task:
+        options = self.options
+        scale = options.unit_scales.get(source.dataset, options.unit_scales.get(""))
+        return Task(source, self.settings, str(parts), options.salt, scale, options.strict, options.stimuli)
+
+    def commit(self, parts: Path, sources: Sequence[Source], outcomes: Iterable[workers.Outcome]) -> dict[str, Any]:
+        """Merge what was converted, write everything beside it, give the folder its name, forget the parts."""
+        by_task = {outcome.task: outcome for outcome in outcomes}
+        converting = time.monotonic() - self.started
+        done = [(sources[i], o.result) for i, o in sorted(by_task.items()) if not o.reason]
+        failed = [(sources[i], o.reason) for i, o in sorted(by_task.items()) if o.reason]
+        if not done:
+            for source, reason in failed:
+                log.warning("left out: %s: %s", source.name, _told(reason, source))
+            raise UserError(f"none of the {len(failed)} recordings could be converted; see the reasons above")
+        dataset = _assemble(self, parts, done, failed)
+        if self.options.key_file:
+            inventory.write_key(self.options.key_file, sources, self.options)
+        shutil.rmtree(parts, ignore_errors=True)
+        return _result(self, dataset, done, failed, converting)
 
 
 # ------------------------------------------------------------------------------------------------- before the children
@@ -157,24 +224,23 @@ def _file_hash(source: str) -> str:
     return convert.manifest.file_hash(source) if source not in ("", "file") and Path(source).is_file() else ""
 
 
-def _existing(out: Path, wanted: str, sources: Sequence[Source], options: Options) -> dict[str, Any] | None:
+def _existing(run: _Run, sources: Sequence[Source]) -> dict[str, Any] | None:
     """The result of an earlier, equal run; None where there is none. Raises UserError for any other folder."""
-    if not out.exists() or options.overwrite:
+    out = run.final
+    if not out.exists() or run.options.overwrite:
         return None
     try:
-        dataset = json.loads((out / "dataset.json").read_text())
+        dataset = json.loads((out / DATASET).read_text())
     except (OSError, ValueError):
         if out.is_dir() and not any(out.iterdir()):
             return None
         raise UserError(f"{out} exists and is no dataset that `dreamjax prepare` wrote; choose another --out") from None
-    if dataset.get("settings_hash") != wanted:
+    if dataset.get("settings_hash") != run.settings_hash:
         raise UserError(f"{out} was prepared with other settings; choose another --out or pass --overwrite")
     before = {entry["sha256"] for entry in dataset["inputs"]} | set(dataset["failed_inputs"])
-    now = {convert.input_hash(source) for source in sources}
-    if before != now:
+    if before != {inventory.input_hash_or_empty(source) for source in sources}:
         raise UserError(f"{out} was prepared from other recordings; choose another --out or pass --overwrite")
-    log.info("%s is already prepared from these recordings with these settings", out)
-    return {"out": str(out), "already_prepared": True, **dataset["totals"], "failed": []}
+    return {"out": str(out), "already_prepared": True, **dataset["totals"], "splits": dataset["splits"], "failed": []}
 
 
 @contextmanager
@@ -187,21 +253,14 @@ def _working_folder(out: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another dreamjax prepare is writing {out}; wait for it or choose another --out") from None
-        for stale in out.parent.glob(f".{out.name}.????????.part"):  # of a run that was killed while it merged
+        for stale in out.parent.glob(f".*.{out.name}.new.*"):  # of a run that was killed while it merged
             shutil.rmtree(stale, ignore_errors=True)
         yield parts
 
 
-def _task(source: Source, settings: Settings, options: Options, parts: Path) -> Task:
-    scale = options.unit_scales.get(source.dataset, options.unit_scales.get(""))
-    return Task(source, settings, str(parts), options.salt, scale, options.strict, options.stimuli)
-
-
-def _convert_all(tasks: list[Task], options: Options) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
-    """(task → summary, task → reason); each failure is said at once, with its path, to the user alone."""
-    summaries: dict[int, dict[str, Any]] = {}
-    failures: dict[int, str] = {}
-    count = options.workers if options.workers is not None else os.cpu_count() or 1
+def _converted(tasks: Sequence[Task], options: Options) -> Iterator[workers.Outcome]:
+    """Outcomes of all tasks as they end, with progress."""
+    count, left_out = _worker_count(options), 0
     with progress("prepare", len(tasks)) as bar:
         for outcome in workers.run(
             "dreamjax.signals.convert:convert",
@@ -210,186 +269,74 @@ def _convert_all(tasks: list[Task], options: Options) -> tuple[dict[int, dict[st
             timeout_s=options.timeout_s,
             quiet=not options.verbose,
         ):
-            source = tasks[outcome.task].source
-            if outcome.reason:
-                failures[outcome.task] = outcome.reason
-                told = outcome.reason if source.path in outcome.reason else f"{source.name}: {outcome.reason}"
-                log.warning("left out: %s", told)
-            else:
-                summaries[outcome.task] = outcome.result
-                if outcome.result["warning"]:
-                    log.warning("%s: %s", source.name, outcome.result["warning"])
-            bar.advance(1, note=f"{len(failures)} left out" if failures else "")
-    return summaries, failures
+            left_out += bool(outcome.reason)
+            bar.advance(1, note=f"{left_out} left out" if left_out else "")
+            yield outcome
+
+
+def _worker_count(options: Options) -> int:
+    return options.workers if options.workers is not None else os.cpu_count() or 1
 
 
 # ---------------------------------------------------------------------------------------------------------- assembling
-Done = Sequence[tuple[Source, dict[str, Any]]]
-
-
-def _assemble(
-    out: Path,
-    name: str,
-    parts: Path,
-    done: Done,
-    failed: Sequence[tuple[Source, str]],
-    settings: Settings,
-    options: Options,
-    wanted: str,
-) -> dict[str, Any]:
-    """Merge the parts into splits, write everything that goes beside them, and give the folder its name."""
+def _assemble(run: _Run, parts: Path, done: Done, failed: Failed) -> dict[str, Any]:
+    """The dataset folder, built whole under another name, then renamed (or, in an object store, committed last)."""
     from dreamjax.signals import report
 
+    options, settings = run.options, run.settings
     splits = assign_splits([(s.dataset, s.subject) for s, _ in done], options.fractions, options.split_seed)
-    old = out.parent / f".{out.name}.replaced.part"
-    with atomic.new_folder(out if not out.exists() else out.parent / f".{out.name}.new") as epath_folder:
-        folder = Path(epath_folder)
+    fresh = run.local.parent / f".{run.local.name}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    with atomic.new_folder(fresh) as building:
+        folder = Path(building)
         shards = {
             split: records.merge(
                 [parts / r["part"] / convert.SHARD for s, r in done if splits[s.dataset, s.subject] == split],
                 folder,
-                name,
+                run.name,
                 split,
             )
             for split in SPLITS
         }
-        extra = describe(done, failed, splits, settings, options) | {"settings_hash": wanted}
-        _write_rejects(folder / "rejects.jsonl", done, failed, options)
-        report.write(folder, name, extra, [(r, parts / r["part"]) for _, r in done], settings)
-        dataset = records.finish(folder, name, shards, extra)
-    if (fresh := out.parent / f".{out.name}.new").exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-        fresh.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+        extra = inventory.describe(done, failed, splits, settings, options) | {"settings_hash": run.settings_hash}
+        inventory.write_rejects(folder / "rejects.jsonl", done, failed, options)
+        report.write(folder, run.name, extra, [(r, parts / r["part"]) for _, r in done], settings)
+        dataset = records.finish(folder, run.name, shards, extra)
+    if run.final == epath.Path(run.local):
+        _swap_in(fresh, run.local)
+    else:
+        _upload(fresh, run.final)
     return dataset
 
 
-def describe(
-    done: Done,
-    failed: Sequence[tuple[Source, str]],
-    splits: Mapping[tuple[str, str], str],
-    settings: Settings,
-    options: Options,
-) -> dict[str, Any]:
-    """dataset.json but for the shards: totals, corpora, steps, versions, and one entry per input."""
-    windows_s = settings.samples / settings.sfreq
-    people = {s: sorted({(x.dataset, x.subject) for x, _ in done if splits[x.dataset, x.subject] == s}) for s in SPLITS}
-    kept = sum(r["windows"] for _, r in done)
-    inputs = []
-    for source, r in done:
-        who = convert.identity_of(source, options.salt)
-        entry = {key: r[key] for key in ("sha256", "dataset", "format", "sfreq", "windows", "warning", "notes", "plan")}
-        inputs.append(
-            {"recording": who.recording, "subject": who.subject, "split": splits[source.dataset, source.subject]}
-            | entry
-            | {"hours": round(r["seconds"] / 3600, 5), "channels": len(r["ch_names"])}
-        )
-    return {
-        "totals": {
-            "recordings": len(done),
-            "recordings_left_out": len(failed),
-            "hours_read": round(sum(r["seconds"] for _, r in done) / 3600, 4),
-            "hours": round(kept * windows_s / 3600, 4),
-            "windows": kept,
-            "windows_rejected": sum(r["judged"] - r["windows"] for _, r in done),
-            "subjects": sum(map(len, people.values())),
-        },
-        "subjects": {split: len(found) for split, found in people.items()},
-        "corpora": _corpora(done),
-        "settings": preprocess.described(settings),
-        "splitting": {"fractions": dict(options.fractions), "seed": options.split_seed, "by": "subject"},
-        "salt": "given" if options.salt is not None else "default",
-        "unit_scales": dict(options.unit_scales),
-        "labels": sorted({label for _, r in done for label in r["labels"]} - {""}),
-        "channels": sorted({c for _, r in done for c in r["ch_names"]}),
-        "versions": {"dreamjax": __version__, "python": platform.python_version(), **_versions()},
-        "inputs": inputs,
-        "failed_inputs": sorted(_hash_or_empty(source) for source, _ in failed),
-    }
+def _swap_in(fresh: Path, out: Path) -> None:
+    """Give a finished folder its name; what was there goes away last."""
+    old = out.parent / f".{out.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    fresh.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _corpora(done: Done) -> dict[str, dict[str, Any]]:
-    corpora: dict[str, dict[str, Any]] = {}
-    for source, r in done:
-        entry = corpora.setdefault(
-            source.dataset, {"licences": set(), "recordings": 0, "hours": 0.0, "people": set(), "channels": set()}
-        )
-        entry["licences"].add(r["licence"])
-        entry["people"].add(source.subject)
-        entry["channels"].add(len(r["ch_names"]))
-        entry["recordings"] += 1
-        entry["hours"] += r["seconds"] / 3600
-    return {
-        name: {
-            "licences": sorted(e["licences"]),
-            "recordings": e["recordings"],
-            "hours": round(e["hours"], 4),
-            "subjects": len(e["people"]),
-            "channels": sorted(e["channels"]),
-        }
-        for name, e in sorted(corpora.items())
-    }
+def _upload(fresh: Path, out: epath.Path) -> None:
+    """Copy a finished folder into an object store: dataset.json, which makes it a dataset, comes last."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / DATASET).unlink(missing_ok=True)
+    for stale in [f for f in out.iterdir() if ".array_record-" in f.name]:
+        stale.unlink()
+    for path in sorted(fresh.iterdir(), key=lambda p: p.name == DATASET):
+        epath.Path(path).copy(out / path.name, overwrite=True)
+    shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _hash_or_empty(source: Source) -> str:
-    try:
-        return convert.input_hash(source)
-    except OSError:
-        return ""
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _write_rejects(path: Path, done: Done, failed: Sequence[tuple[Source, str]], options: Options) -> None:
-    """One line per recording or stretch left out. A recording is named by its id: file names may name a person."""
-    lines = []
-    for source, reason in failed:
-        lines.append(_named(source, options) | {"whole": True, "reason": scrubbed(reason, source)})
-    for source, r in done:
-        lines += [_named(source, options) | {"whole": False} | stretch for stretch in r["rejects"]]
-    atomic.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _named(source: Source, options: Options) -> dict[str, str]:
-    who = convert.identity_of(source, options.salt)
-    return {"recording": who.recording, "dataset": source.dataset, "reader": source.reader}
-
-
-def _write_key(path: str, sources: Iterable[Source], options: Options) -> None:
-    """recording id → path and subject: the key of the pseudonyms, to be kept away from the data."""
-    lines = [
-        {"recording": who.recording, "subject_id": who.subject, "path": source.name, "subject": source.subject}
-        for source in sources
-        for who in [convert.identity_of(source, options.salt)]
-    ]
-    atomic.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _result(
-    out: Path,
-    dataset: dict[str, Any],
-    done: Done,
-    failed: Sequence[tuple[Source, str]],
-    converting: float,
-    wall: float,
-    options: Options,
-    tasks: int,
-) -> dict[str, Any]:
+def _result(run: _Run, dataset: dict[str, Any], done: Done, failed: Failed, converting: float) -> dict[str, Any]:
     """What the command prints."""
     fresh = [r for _, r in done if not r["reused"]]
-    cores = max(1, min(options.workers if options.workers is not None else os.cpu_count() or 1, tasks))
+    cores = max(1, min(_worker_count(run.options), len(done) + len(failed)))
     seconds, work = sum(r["seconds"] for r in fresh), sum(r["cpu_s"] for r in fresh)
     return {
-        "out": str(out),
+        "out": str(run.final),
         "already_prepared": False,
         **dataset["totals"],
         "splits": dataset["splits"],
@@ -400,8 +347,14 @@ def _result(
             "hours_per_second_per_core": round(seconds / 3600 / work, 4) if work else None,
             "cores": cores,
             "converting_s": round(converting, 2),
-            "wall_s": round(wall, 2),
+            "wall_s": round(time.monotonic() - run.started, 2),
             "peak_memory_mb": round(max((r["peak_bytes"] for r in fresh), default=0) / 2**20),
         },
-        "failed": [{"path": source.name, "reason": reason} for source, reason in failed],
+        "implausible": [source.name for source, r in done if r["warning"]],
+        "failed": [{"path": source.name, "reason": _told(reason, source)} for source, reason in failed],
     }
+
+
+def _told(reason: str, source: Source) -> str:
+    """A reason for the user's own eyes, beside the path."""
+    return reason.removeprefix(f"{source.name}: ").removeprefix(f"{source.path}: ")

@@ -28,7 +28,7 @@ class Limits:
     clip_run_s: float = 0.01  # s (and at least 5 samples) of one equal value at a window's extreme is a plateau
     clip_share: float = 0.02  # share of a window in plateaus from which a channel counts as clipped
     held_run_s: float = 0.1  # s of one equal value anywhere: a dropout, or the padding of the last record
-    line_ratio: float = 4.0  # line power over the power of the filtered signal
+    line_ratio: float = 25.0  # line power (taken out by the notch) over the power of what is left
     min_good: float = 0.5  # a window with a smaller share of good channels is rejected
 
 
@@ -41,8 +41,8 @@ def mains_peak(
     channels of Hann-weighted spectra averaged over pieces of 4 s.
     """
     ratios = dict.fromkeys(MAINS, 0.0)
-    n = min([round(PIECE_S * sfreq), *(x.shape[1] for x in stretches)], default=0)
-    if n < sfreq:  # bins of 1 Hz or finer
+    n = min([round(PIECE_S * sfreq), *(x.shape[1] for x in stretches)])
+    if not stretches or n < sfreq:  # bins of 1 Hz or finer
         return None, ratios
     hann = np.hanning(n)
     pieces = [x[:, a : a + n] for x in stretches for a in range(0, x.shape[1] - n + 1, n)]

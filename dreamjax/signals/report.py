@@ -20,10 +20,13 @@ from dreamjax.signals.identity import SPLITS
 from dreamjax.signals.preprocess import Settings
 from dreamjax.storage import atomic
 
-COLOURS = ("#2f6db3", "#e08a2e", "#3f9a63", "#b5483f", "#7a62ab", "#8a6b52", "#c56aa5", "#6f7680", "#a3a23a", "#35a3b0")
+COLOURS = (
+    "#2f6db3", "#e08a2e", "#3f9a63", "#b5483f", "#7a62ab", "#8a6b52", "#c56aa5", "#6f7680", "#a3a23a", "#35a3b0",
+    "#123a63", "#f2c08a", "#1c5a35", "#e39a92", "#c3b4e0",
+)  # fmt: skip
 SPLIT_COLOURS = {"train": "#2f6db3", "val": "#8fb6dd", "test": "#e08a2e"}
 FAULTS = ("flat", "held", "clipped", "amplitude", "line")
-SHOWN_CHANNELS = ("Oz", "O1", "PO8", "Pz", "P8", "Cz", "TP10", "Fz", "AF7")  # of the averages, the first three present
+SHOWN_CHANNELS = ("Oz", "O1", "PO8", "Pz", "P8", "TP10", "Cz", "Fz", "AF7")  # of the averages, the first two present
 INK, GREY = "#22272e", "#6f7680"
 
 
@@ -209,11 +212,12 @@ def drawn(dataset: dict[str, Any], page: Sequence[Part], settings: Settings) -> 
     ]
     panels += [
         Drawing(
-            f"Average response, {channels[0] if len(channels) == 1 else ', '.join(channels)} ({corpus})",
+            f"Average response at {channel} ({corpus})",
             "Mean over windows per class; n in the legend.",
-            lambda ax, c=corpus, k=channels: _averages(ax, page, c, k, settings),  # type: ignore[misc]
+            lambda ax, c=corpus, k=channel: _averages(ax, page, c, [k], settings),  # type: ignore[misc]
         )
         for corpus, channels in _averaged(page)
+        for channel in channels
     ]
     return panels
 
@@ -224,12 +228,15 @@ def _hours(ax: Any, dataset: dict[str, Any], page: Sequence[Part]) -> None:
         hours[part.summary["dataset"]][entry["split"]] += part.summary["seconds"] / 3600
     names = sorted(hours, key=lambda c: sum(hours[c].values()))[-14:]
     left = np.zeros(len(names))
+    ax.set_ylim(-0.7, len(names) - 0.3 + max(0.25 * len(names), 0.6))  # room for the legend
     for split in SPLITS:
         width = np.array([hours[c][split] for c in names])
-        ax.barh(names, width, left=left, color=SPLIT_COLOURS[split], label=f"{split} ({dataset['subjects'][split]})")
+        ax.barh(
+            names, width, 0.7, left=left, color=SPLIT_COLOURS[split], label=f"{split} ({dataset['subjects'][split]})"
+        )
         left += width
     ax.set_xlabel("hours")
-    ax.legend(title="split (subjects)", frameon=False, fontsize=8, title_fontsize=8)
+    ax.legend(title="split (subjects)", loc="upper right", ncols=3, frameon=False, fontsize=8, title_fontsize=8)
 
 
 def _amplitudes(ax: Any, page: Sequence[Part], colour: dict[str, str], settings: Settings) -> None:
@@ -243,8 +250,7 @@ def _amplitudes(ax: Any, page: Sequence[Part], colour: dict[str, str], settings:
     ax.set_xscale("log")
     ax.set_xlabel("median SD (µV)")
     ax.set_ylabel("recordings")
-    if len(colour) <= 10:
-        ax.legend(frameon=False, fontsize=7)
+    _legend(ax, len(colour))
 
 
 def _spectra(ax: Any, page: Sequence[Part], colour: dict[str, str]) -> None:
@@ -259,6 +265,12 @@ def _spectra(ax: Any, page: Sequence[Part], colour: dict[str, str]) -> None:
     ax.set_ylim(bottom=1e-4)
     ax.set_xlabel("Hz")
     ax.set_ylabel("µV²/Hz")
+    _legend(ax, len(colour))
+
+
+def _legend(ax: Any, entries: int) -> None:
+    if entries <= len(COLOURS) and ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=6.5 if entries > 6 else 8, ncols=1 + entries // 12, handlelength=1.2)
 
 
 def _flags(ax: Any, page: Sequence[Part], corpora: Sequence[str]) -> None:
@@ -285,8 +297,8 @@ def _averaged(page: Sequence[Part]) -> list[tuple[str, list[str]]]:
         mine = [p for p in page if p.summary["dataset"] == corpus and (p.folder / "averages.npz").exists()]
         if mine:
             names = mine[0].summary["ch_names"]
-            out.append((corpus, [c for c in SHOWN_CHANNELS if c in names][:3] or names[:1]))
-    return out[:4]
+            out.append((corpus, [c for c in SHOWN_CHANNELS if c in names][:2] or names[:1]))
+    return out[:3]
 
 
 def average_response(
@@ -335,7 +347,7 @@ def _png(drawings: Sequence[Drawing], name: str, heading: Sequence[tuple[str, st
     FigureCanvasAgg(figure)
     body: Any = figure
     if heading:
-        head, body = np.ravel(figure.subfigures(2, 1, height_ratios=[top, 3.4 * rows]))
+        head, body = list(figure.subfigures(2, 1, height_ratios=[top, 3.4 * rows]))  # type: ignore[arg-type]
         head.text(0.02, 0.78, f"{name}: quality of the prepared recordings", fontsize=15, weight="bold", color=INK)
         for i, (value, what) in enumerate(heading):
             head.text(0.02 + i * 0.163, 0.34, value, fontsize=15, color=COLOURS[0], weight="bold")
