@@ -9,6 +9,7 @@ WORKDIR/checkpoints/00001000/
 """
 
 import json
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class CheckpointConfig:
 
 # ------------------------------------------------------------------------------------------------------ what is on disk
 def step_folder(folder: epath.PathLike, step: int) -> epath.Path:
-    return epath.Path(folder) / f"{step:08d}"
+    path = epath.Path(folder) / f"{step:08d}"
+    return path if "://" in str(folder) else epath.Path(os.path.abspath(path))  # Orbax refuses relative paths
 
 
 def committed_steps(folder: epath.PathLike) -> list[int]:
