@@ -16,7 +16,7 @@ from dreamjax.signals.event_codes import sample_of
 from dreamjax.signals.readers.base import Event, Recording, Source
 from dreamjax.signals.readers.event_tables import events_of_rows, read_table
 
-__all__ = ["list_events", "missing_stimuli", "sample_of", "shifted", "with_event_table"]
+__all__ = ["list_events", "missing_stimuli", "sample_of", "with_event_table"]
 
 MISSING_NAMED = 5  # of the pictures that are missing, so many are named
 
@@ -97,10 +97,3 @@ def with_event_table(
 def missing_stimuli(events: Sequence[Event], folder: str | Path) -> list[str]:
     """Stimulus files that the events name and that are not below `folder`, sorted."""
     return sorted({e.stimulus for e in events if e.stimulus and not (Path(folder) / e.stimulus).is_file()})
-
-
-def shifted(recording: Recording, offset_ms: float) -> Recording:
-    """The recording with every event moved by `offset_ms` (to the nearest sample); events moved outside are dropped."""
-    samples = sample_of(offset_ms / 1e3, recording.sfreq)
-    moved = [replace(e, sample=e.sample + samples) for e in recording.events]
-    return replace(recording, events=tuple(e for e in moved if 0 <= e.sample < recording.n_samples))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from dreamjax.errors import UserError, nearest
 from dreamjax.signals.channel_names import BIOSEMI32, BIOSEMI64, EARS, normalise_name, standard_name, standard_table
 
-__all__ = ["EARS", "TEMPLATES", "montage_rank", "normalise_name", "plausible", "standard_positions", "template"]
+__all__ = ["EARS", "TEMPLATES", "normalise_name", "plausible", "standard_positions", "template"]
 
 _FRONT_TO_BACK = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2"  # the scalp sites of the 10-20 system
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -52,8 +52,3 @@ def plausible(xyz: Float[np.ndarray, "channels 3"]) -> bool:
     if not ((radius > HEAD_RADII[0]) & (radius < HEAD_RADII[1])).all():
         return False
     return len(known) < 8 or bool(np.linalg.svd(known - known.mean(0), compute_uv=False)[2] > 1e-3)
-
-
-def montage_rank(n_channels: int, reference: str) -> int:
-    """Rank of the scalp signal: one is lost to an average over the same channels."""
-    return n_channels - 1 if reference == "average" and n_channels > 1 else n_channels

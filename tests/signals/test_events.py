@@ -1,6 +1,5 @@
 """Events: golden alignment, users' tables, what `--list-events` says, and that free text stays out."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +8,7 @@ from edf_files import tal, write_edf
 
 from dreamjax.errors import UserError
 from dreamjax.signals.event_codes import code_of, sample_of, stim_changes
-from dreamjax.signals.events import list_events, missing_stimuli, shifted, with_event_table
+from dreamjax.signals.events import list_events, missing_stimuli, with_event_table
 from dreamjax.signals.recordings import open_recording
 
 RATES = (256, 500, 512, 1024)
@@ -66,11 +65,10 @@ def test_rounding_is_to_the_nearest_sample_and_halves_go_up():
     assert [sample_of(x / 256, 256) for x in (0.49, 0.5, 1.0, 1.5, 2.49)] == [0, 1, 1, 2, 2]
 
 
-def test_offset_and_shift(tmp_path, recording):
+def test_an_offset_in_ms_moves_every_event(tmp_path, recording):
     (tmp_path / "e.csv").write_text("onset,duration,trial_type\n1.0,0.5,face\n2.0,n/a,house\n")
     events = with_event_table(recording, tmp_path / "e.csv", offset_ms=31.25).events  # 8 samples at 256 Hz
     assert [(e.sample, e.code, e.duration) for e in events] == [(264, "face", 0.5), (520, "house", 0.0)]
-    assert [e.sample for e in shifted(recording, -2500).events] == [0, 512, 1536]
 
 
 @pytest.mark.parametrize(
@@ -160,9 +158,3 @@ def test_stimulus_channels_are_read_alike_in_one_piece_and_in_many():
         found, previous = stim_changes(values[start : start + 4], previous)
         pieces += [(start + s, c) for s, c in found]
     assert pieces == whole
-
-
-def test_an_event_outside_the_recording_is_dropped(recording):
-    late = dataclasses.replace(recording.events[0], sample=recording.n_samples)
-    moved = shifted(dataclasses.replace(recording, events=(late,)), 0)
-    assert moved.events == ()

@@ -7,7 +7,7 @@ import pytest
 
 from dreamjax.errors import UserError
 from dreamjax.signals.channel_names import banked_names, biosemi_names, normalise_name, reference_of
-from dreamjax.signals.montage import TEMPLATES, montage_rank, plausible, standard_positions, template
+from dreamjax.signals.montage import TEMPLATES, plausible, standard_positions, template
 from dreamjax.signals.readers.base import settle_names
 
 
@@ -130,8 +130,3 @@ def test_positions_that_are_no_head():
     assert not plausible(head * 1000)  # millimetres
     assert not plausible(head * [1, 1, 0])  # a drawing
     assert not plausible(np.full((3, 3), np.nan))
-
-
-def test_montage_rank():
-    assert montage_rank(19, "average") == 18
-    assert montage_rank(19, "A2") == 19

@@ -14,7 +14,7 @@ from dreamjax.signals.corpora.openbci_sample import OPENBCI_SAMPLE
 from dreamjax.signals.corpora.ssvep_exo import SSVEP_EXO
 from dreamjax.signals.corpora.uci_visual import UCI_VISUAL
 
-__all__ = ["CORPORA", "Corpus", "corpus_of", "named"]
+__all__ = ["CORPORA", "Corpus", "corpus_of"]
 
 CORPORA: tuple[Corpus, ...] = (
     EEGMAT, EEGMMIDB, UCI_VISUAL, MUSE_N170, MUSE_SSVEP, SSVEP_EXO, EEGLAB_SAMPLE, EMOTIV_EYE_STATE, EMOTIV_INSIGHT,
@@ -26,7 +26,3 @@ def corpus_of(path: str) -> Corpus | None:
     """The corpus that a file belongs to by its path, or None."""
     posix = PurePath(path).as_posix()
     return next((corpus for corpus in CORPORA if corpus.matches(posix)), None)
-
-
-def named(name: str) -> Corpus | None:
-    return next((corpus for corpus in CORPORA if corpus.name == name), None)

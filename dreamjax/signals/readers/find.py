@@ -55,7 +55,7 @@ def find_sources(
         log.info("%d companion and documentation files are not recordings of their own", companions)
     if not sources:
         raise UserError(
-            f"no recording found in {', '.join(map(str, paths))}; see docs/guides/prepare.md for the formats"
+            f"no recording found in {', '.join(map(str, paths))}; see docs/reference/recordings.md for the formats"
         )
     return sources
 
@@ -92,7 +92,7 @@ def source_of(path: str | os.PathLike[str]) -> Source:
     found, ignored = survey([path])
     if not found:
         reason = ignored[0].reason if ignored else "it holds no recording"
-        raise UserError(f"{path}: not a recording ({reason}); see docs/guides/prepare.md for the formats")
+        raise UserError(f"{path}: not a recording ({reason}); see docs/reference/recordings.md for the formats")
     return found[0]
 
 
