@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-HELP = "Write forward-modelled EEG of people who look at pictures, as real files with known ground truth."
+HELP = "write forward-modelled EEG of people who look at pictures, as real files with known ground truth"
 EXAMPLE = "dreamjax simulate --out runs/simulated --subjects 6 --minutes 3 --channels 32 --strength 1.0"
 
 

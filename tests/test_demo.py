@@ -1,0 +1,75 @@
+"""`make demo`: what it may delete, how it reports, and (long) the whole of it in the small."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    spec = importlib.util.spec_from_file_location("demo", REPOSITORY / "launch" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["demo"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["demo"]
+
+
+def test_it_starts_anew_in_its_own_folder_only(demo, tmp_path):
+    work = tmp_path / "work"
+    demo.start_anew(work)
+    (work / "old").write_text("from the demo before")
+    demo.start_anew(work)
+    assert [p.name for p in work.iterdir()] == [demo.MARK]
+
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(SystemExit, match="did not make"):
+        demo.start_anew(mine)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_failing_verb_ends_it_with_that_verbs_name(demo, tmp_path):
+    run = demo.Demo(tmp_path)
+    with pytest.raises(SystemExit, match="`dreamjax simulate` ended with exit code 2"):
+        run.run(["simulate", "--out", str(tmp_path / "x"), "--classes", "99"])
+
+
+def test_each_stage_tells_its_time_and_its_budget(demo, tmp_path, capsys):
+    run = demo.Demo(tmp_path)
+    assert run.stage("1 wait", 60, lambda: 7) == 7
+    run.stage("2 wait", -1, lambda: None)
+    shown = capsys.readouterr().out
+    assert "1 wait: 0 s of 60 s\n" in shown
+    assert "2 wait: 0 s of -1 s  (over budget" in shown
+    demo.finish(run)
+    assert "together" in capsys.readouterr().out
+
+
+def test_a_log_line_that_is_being_written_is_no_line_yet(demo, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 10, "split": "train", "loss": 1}\n{"step": 10, "split": "val"}\n{"st'
+    )
+    assert list(demo.logged(tmp_path)) == [10]
+    assert demo.logged(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.long
+def test_the_whole_demo(tmp_path):
+    """Smaller than `make demo`, the same path."""
+    words = ["--work", str(tmp_path / "work"), "--subjects", "6", "--minutes", "1", "--steps", "80"]
+    ended = subprocess.run(
+        [sys.executable, "launch/demo.py", *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=1500
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    assert "equal byte by byte" in " ".join(ended.stdout.split())
+    assert "JAX imported: False" in ended.stdout
+    config = json.loads((tmp_path / "work/exported/config.json").read_text())
+    assert config["n_chans"] == 19
