@@ -2,7 +2,7 @@
 
 import argparse
 
-HELP = "Write a trained run as a folder for PyTorch: weights, one self-contained model file, model card, parity file."
+HELP = "write a trained run as a folder for PyTorch: weights, one self-contained model file, model card, parity file"
 EXAMPLE = "dreamjax export runs/tiny --to torch --out exported/tiny"
 
 

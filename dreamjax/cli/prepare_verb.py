@@ -54,8 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("splits and pseudonyms")
     add = group.add_argument
-    add("--splits", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"))
-    add("--split-seed", type=int, default=0, metavar="N")
+    add("--splits", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"),
+        help="shares of the subjects (default: 0.7 0.15 0.15)")  # fmt: skip
+    add("--split-seed", type=int, default=0, metavar="N", help="another seed draws other subjects (default: 0)")
     add(
         "--salt", metavar="SECRET", help="of the pseudonyms (default: $DREAMJAX_SALT, else made from the corpus's name)"
     )
