@@ -1,0 +1,184 @@
+"""The best linear guess at hidden samples: the conditional mean of a Gaussian process fitted on training subjects.
+
+    E[x_h | x_v] = Σ_hv Σ_vv⁻¹ x_v          (x zero-mean; h hidden, v visible samples)
+
+Every mask here hides all channels of a sample at once. A signal is written in spatial components z = Uᵀ x, and each
+component has its own covariance over the T samples of a window; given U, that is the exact conditional mean for the
+covariance Σ = (U ⊗ I) blockdiag(Σ_1 … Σ_K) (U ⊗ I)ᵀ. What it leaves out is correlation *between* components at
+different times, which on resting EEG adds about 0.01 to the share explained. Choices, made on validation subjects:
+
+- basis: `channels` (U = identity, one covariance for all channels) or `components` (U = principal components of the
+  channels, own covariances);
+- covariance: `sample`, or `stationary` (its diagonals averaged: a Toeplitz matrix);
+- shrinkage λ: Σ_k + λ tr(Σ_k) / T · I.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import linalg
+
+Basis = Literal["channels", "components"]
+Covariance = Literal["sample", "stationary"]
+SHRINKAGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+START = 1e-6
+FLOOR = 1e-10  # eigenvalues are raised to this share of the largest: an averaged diagonal may leave some below zero
+
+
+Spectrum = tuple[Float[np.ndarray, "K T"], Float[np.ndarray, "K T T"]]  # eigenvalues, eigenvectors in columns
+
+
+def toeplitz_row(products: Float[np.ndarray, "T T"], counts: Float[np.ndarray, "T T"]) -> Float[np.ndarray, "T"]:
+    """The covariance at every lag, from sums of products x_s x_t and how many each is a sum of."""
+    T = len(products)
+    sums = np.array([np.trace(products, k) for k in range(T)])
+    n = np.array([np.trace(counts, k) for k in range(T)])
+    return np.divide(sums, n, out=np.zeros(T), where=n > 0)
+
+
+@dataclass
+class Moments:
+    """Second moments of training windows: what both covariances are made of."""
+
+    basis: Float[np.ndarray, "C K"]
+    products: Float[np.ndarray, "K T T"]
+    counts: Float[np.ndarray, "T T"]
+
+    @classmethod
+    def gather(
+        cls, signal: Float[np.ndarray, "B C T"], valid: Bool[np.ndarray, "B T"], basis: Float[np.ndarray, "C K"]
+    ) -> "Moments":
+        """`signal` in µV, zero where not `valid`."""
+        z = np.einsum("ck,bct->kbt", basis, signal, optimize=True)
+        v = valid.astype(np.float64)
+        return cls(basis, np.matmul(z.transpose(0, 2, 1), z), v.T @ v)
+
+    def pooled(self) -> "Moments":
+        """One covariance for all components, as of channels that are alike."""
+        return Moments(self.basis, self.products.mean(0, keepdims=True), self.counts)
+
+    def spectra(self, kind: Covariance) -> Spectrum:
+        """Covariances in µV² by their eigenvalues, at least FLOOR of the largest, and eigenvectors.
+
+        Pairs of samples that no window has take the stationary value.
+        """
+        out = np.empty_like(self.products)
+        for k, products in enumerate(self.products):
+            out[k] = linalg.toeplitz(toeplitz_row(products, self.counts))
+            if kind == "sample":
+                np.divide(products, self.counts, out=out[k], where=self.counts > 0)
+        values, vectors = np.linalg.eigh(out)
+        return np.maximum(values, FLOOR * np.maximum(values[:, -1:], np.finfo(float).tiny)), vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A fitted Gaussian: covariances of spatial components over the samples of a window, K = 1 shared by all."""
+
+    basis: Float[np.ndarray, "C K"]
+    spectrum: Spectrum
+    shrinkage: float
+
+    @cached_property
+    def _eigenvalues(self) -> Float[np.ndarray, "K T"]:
+        values = self.spectrum[0]
+        return values + self.shrinkage * values.mean(axis=1, keepdims=True)
+
+    @cached_property
+    def covariances(self) -> Float[np.ndarray, "K T T"]:
+        vectors = self.spectrum[1]
+        return np.matmul(vectors * self._eigenvalues[:, None, :], vectors.transpose(0, 2, 1))
+
+    @cached_property
+    def precisions(self) -> Float[np.ndarray, "K T T"]:
+        vectors = self.spectrum[1]
+        return np.matmul(vectors / self._eigenvalues[:, None, :], vectors.transpose(0, 2, 1))
+
+    def conditional_mean(
+        self,
+        signal: Float[np.ndarray, "B C T"],
+        visible: Bool[np.ndarray, "T"],
+        hidden: Bool[np.ndarray, "T"],
+    ) -> Float[np.ndarray, "B C H"]:
+        """E[hidden | visible] in µV, for windows that share one mask; samples neither visible nor hidden are unknown.
+
+        Solves with Σ_vv; or, where hidden samples are fewer and nothing is unknown, with the precision Λ = Σ⁻¹, of
+        which only the hidden block is needed: E = -Λ_hh⁻¹ Λ_hv x_v.
+        """
+        v, h = np.flatnonzero(visible), np.flatnonzero(hidden)
+        z = np.einsum("ck,bct->kbt", self.basis, signal[:, :, v], optimize=True)
+        by_precision = len(h) < len(v) and len(h) + len(v) == signal.shape[2]
+        matrices = self.precisions if by_precision else self.covariances
+        inner, sign = (h, -1.0) if by_precision else (v, 1.0)
+        parts = z.reshape(1, -1, len(v)) if len(matrices) == 1 else z  # a shared covariance is solved once
+        out = np.empty((*parts.shape[:2], len(h)))
+        for k, matrix in enumerate(matrices):
+            factor = linalg.cho_factor(matrix[np.ix_(inner, inner)], lower=True, overwrite_a=True, check_finite=False)
+            across = matrix[np.ix_(h, v)]
+            if by_precision:
+                out[k] = sign * linalg.cho_solve(factor, across @ parts[k].T, check_finite=False).T
+            else:
+                out[k] = (across @ linalg.cho_solve(factor, parts[k].T, check_finite=False)).T
+        return np.einsum("ck,kbh->bch", self.basis, out.reshape(z.shape[0], z.shape[1], len(h)), optimize=True)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Windows that share a mask, for choosing a Gaussian: µV and which samples are visible, which hidden."""
+
+    signal: Float[np.ndarray, "B C T"]
+    visible: Bool[np.ndarray, "T"]
+    hidden: Bool[np.ndarray, "T"]
+    scored: Bool[np.ndarray, "B C"]  # real channels
+
+
+def principal_components(
+    signal: Float[np.ndarray, "B C T"],
+) -> Float[np.ndarray, "C C"]:
+    """Orthonormal columns: eigenvectors of the channels' covariance, the largest first."""
+    flat = signal.transpose(1, 0, 2).reshape(signal.shape[1], -1)
+    return np.linalg.eigh(flat @ flat.T)[1][:, ::-1]
+
+
+class Candidates:
+    """Every basis and covariance, fitted once on training windows; `choose` takes the best for a kind of mask."""
+
+    def __init__(self, signal: Float[np.ndarray, "B C T"], valid: Bool[np.ndarray, "B T"]):
+        C = signal.shape[1]
+        self.windows = len(signal)
+        bases: dict[Basis, Moments] = {"channels": Moments.gather(signal, valid, np.eye(C)).pooled()}
+        if C > 1:
+            bases["components"] = Moments.gather(signal, valid, principal_components(signal))
+        kinds: tuple[Covariance, ...] = ("sample", "stationary")
+        self.fitted = {(b, k): (m.basis, m.spectra(k)) for (b, m), k in product(bases.items(), kinds)}
+
+    def make(self, basis: Basis, covariance: Covariance, shrinkage: float = START) -> Gaussian:
+        return Gaussian(*self.fitted[basis, covariance], shrinkage)
+
+    def choose(self, validation: Sequence[Masked]) -> tuple[Gaussian, dict[str, Any]]:
+        """The candidate with the smallest squared error on hidden samples of `validation`, and how it was found:
+        first basis and covariance, at λ = START, then λ.
+        """
+
+        def error(gaussian: Gaussian) -> float:
+            return sum(_squared_error(gaussian, m) for m in validation)
+
+        (basis, covariance), least = min(
+            (((b, c), error(self.make(b, c))) for b, c in self.fitted), key=lambda found: found[1]
+        )
+        errors = {x: least if x == START else error(self.make(basis, covariance, x)) for x in SHRINKAGES}
+        shrinkage = min(errors, key=lambda x: errors[x])
+        power = sum(float((m.signal[:, :, m.hidden] ** 2 * m.scored[:, :, None]).sum()) for m in validation)
+        told = {"basis": basis, "covariance": covariance, "shrinkage": shrinkage}
+        told["validation_r2"] = 1 - errors[shrinkage] / power if power else None
+        return self.make(basis, covariance, shrinkage), told
+
+
+def _squared_error(gaussian: Gaussian, m: Masked) -> float:
+    guess = gaussian.conditional_mean(m.signal, m.visible, m.hidden)
+    return float((((m.signal[:, :, m.hidden] - guess) ** 2) * m.scored[:, :, None]).sum())

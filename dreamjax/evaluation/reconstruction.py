@@ -1,0 +1,266 @@
+"""Masked reconstruction on subjects that training never saw, in µV, beside four baselines.
+
+Only hidden samples of real electrodes count. For method m and subject s, with c a channel, t a hidden sample,
+
+    err_s = Σ_c Σ_t (y_ct - ŷ_ct)²          var_s = Σ_c Σ_t (y_ct - ȳ_sc)²
+    R²_s = 1 - err_s / var_s                R² = 1 - Σ_s err_s / Σ_s var_s     (pooled: the headline)
+
+where ȳ_sc is the subject's mean of that channel over all hidden samples. The correlation of a subject is
+Σ_c cov_c / sqrt(Σ_c var_c(y) Σ_c var_c(ŷ)), and the headline is its mean over subjects. Intervals resample subjects.
+
+Baselines: `zero`; `channel mean` of the window's visible samples; `linear interpolation` between visible samples, held
+at the edges; `conditional mean`, the best linear guess (`gaussian`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dreamjax.console import progress
+from dreamjax.errors import UserError
+from dreamjax.evaluation import bootstrap, gaussian
+from dreamjax.evaluation.bootstrap import Interval
+from dreamjax.evaluation.masks import MASKS, MaskTask
+from dreamjax.evaluation.windows import WindowSet
+
+# scaled signal (B, C, T), hidden patches (B, N), valid samples (B, T) → scaled prediction (B, C, T)
+Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+BASELINES = ("zero", "channel mean", "linear interpolation", "conditional mean")
+VALIDATION_MASKS, VALIDATION_WINDOWS = 6, 96  # masks, and windows, that choose a Gaussian
+BATCH = 64  # windows per call of a model
+
+
+# ------------------------------------------------------------------------------------------------------------ baselines
+def channel_mean(
+    signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
+) -> Float[np.ndarray, "B C H"]:
+    """The mean of the visible samples of the window's channel."""
+    mean = signal[:, :, visible].mean(axis=2, keepdims=True)
+    return np.repeat(mean, int(hidden.sum()), axis=2)
+
+
+def linear_interpolation(
+    signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
+) -> Float[np.ndarray, "B C H"]:
+    """The straight line between the nearest visible samples on either side; at an edge the nearest one, held."""
+    v, h = np.flatnonzero(visible), np.flatnonzero(hidden)
+    right = np.clip(np.searchsorted(v, h), 0, len(v) - 1)
+    left = np.clip(np.searchsorted(v, h) - 1, 0, len(v) - 1)
+    span = np.maximum(v[right] - v[left], 1)
+    w = np.clip((h - v[left]) / span, 0, 1)
+    return signal[:, :, v[left]] * (1 - w) + signal[:, :, v[right]] * w
+
+
+# ----------------------------------------------------------------------------------------------------------------- sums
+@dataclass
+class Sums:
+    """What R² and correlation are made of, per subject and channel: n, Σy, Σy², Σŷ, Σŷ², Σyŷ, Σ(y-ŷ)²."""
+
+    values: Float[np.ndarray, "S C 7"]
+
+    def add(self, subject: int, truth: np.ndarray, guess: np.ndarray, real: np.ndarray) -> None:
+        """Hidden samples (C, H) of one window, channels that are not `real` left out."""
+        n = np.full(len(truth), truth.shape[1], np.float64)
+        parts = (
+            truth.sum(1),
+            (truth**2).sum(1),
+            guess.sum(1),
+            (guess**2).sum(1),
+            (truth * guess).sum(1),
+            ((truth - guess) ** 2).sum(1),
+        )
+        self.values[subject] += np.stack([n, *parts], axis=1) * real[:, None]
+
+    def rows(self) -> Float[np.ndarray, "S 2"]:
+        """(err, var) of every subject."""
+        n, y, yy, *_, error = np.moveaxis(self.values, 2, 0)
+        return np.stack([error.sum(1), (yy - y**2 / np.maximum(n, 1)).sum(1)], axis=1)
+
+    def r2(self) -> Float[np.ndarray, "S"]:
+        error, variance = self.rows().T
+        return 1 - error / variance
+
+    def correlation(self) -> Float[np.ndarray, "S"]:
+        """0 for a constant guess, which follows nothing."""
+        n, y, yy, p, pp, yp, _ = np.moveaxis(self.values, 2, 0)
+        n = np.maximum(n, 1)
+        covariance = (yp - y * p / n).sum(1)
+        power = (yy - y**2 / n).sum(1) * (pp - p**2 / n).sum(1)
+        tiny = 1e-12 * (yy.sum(1) * pp.sum(1) + 1e-300)
+        return np.where(power > tiny, covariance / np.sqrt(np.maximum(power, 1e-300)), 0.0)
+
+
+def share_explained(rows: np.ndarray) -> np.ndarray:
+    """Pooled R² of rows (…, subjects, [err, var])."""
+    total = rows.sum(axis=-2)
+    return 1 - total[..., 0] / total[..., 1]
+
+
+def gained(rows: np.ndarray) -> np.ndarray:
+    """Difference of two pooled R² of rows (…, subjects, [err of one, err of other, var])."""
+    total = rows.sum(axis=-2)
+    return (total[..., 1] - total[..., 0]) / total[..., 2]
+
+
+# -------------------------------------------------------------------------------------------------------------- scoring
+@dataclass
+class MaskScore:
+    """How every method did under one kind of mask."""
+
+    task: MaskTask
+    subjects: tuple[str, ...]
+    windows: int
+    skipped: int  # windows too short for this mask
+    sums: dict[str, Sums]  # by method; the model, where there is one, is called "model"
+    hidden_share: float
+    choice: dict[str, Any] | None = None  # how the conditional mean was chosen
+    level: float = bootstrap.LEVEL
+    seed: int = 0
+
+    def r2(self, method: str) -> Interval:
+        """Pooled R² with its interval over subjects."""
+        return bootstrap.interval(self.sums[method].rows(), share_explained, seed=self.seed, level=self.level)
+
+    def correlation(self, method: str) -> Interval:
+        return bootstrap.interval(self.sums[method].correlation(), seed=self.seed, level=self.level)
+
+    def difference(self, method: str, other: str) -> Interval:
+        """R² of `method` minus R² of `other` on the same hidden samples, subjects resampled in pairs."""
+        one, two = self.sums[method].rows(), self.sums[other].rows()
+        rows = np.stack([one[:, 0], two[:, 0], one[:, 1]], axis=1)
+        return bootstrap.interval(rows, gained, seed=self.seed, level=self.level)
+
+
+@dataclass
+class Masking:
+    """The masks of a set of windows, windows with the same mask together."""
+
+    hidden: Bool[np.ndarray, "B N"]
+    usable: Bool[np.ndarray, "B"]
+    groups: list[np.ndarray] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, windows: WindowSet, task: MaskTask, patch: int, seed: int) -> "Masking":
+        ok = windows.valid.reshape(len(windows), -1, patch).all(axis=2)
+        drawn = [
+            task.hidden(name, ok[i], patch, windows.sfreq, seed) if windows.real[i].any() else None
+            for i, name in enumerate(windows.ids)
+        ]
+        hidden = np.stack([np.zeros(ok.shape[1], bool) if mask is None else mask for mask in drawn])
+        usable = np.array([mask is not None for mask in drawn])
+        together: dict[bytes, list[int]] = {}
+        for i in np.flatnonzero(usable):
+            together.setdefault(hidden[i].tobytes() + ok[i].tobytes(), []).append(int(i))
+        return cls(hidden, usable, [np.array(rows) for rows in together.values()])
+
+
+def samples_of(
+    hidden: Bool[np.ndarray, "N"], valid: Bool[np.ndarray, "T"], patch: int
+) -> tuple[Bool[np.ndarray, "T"], Bool[np.ndarray, "T"]]:
+    """(visible, hidden) samples of a window from its hidden patches. A patch that is padded in part is neither."""
+    whole = np.repeat(valid.reshape(-1, patch).all(axis=1), patch)
+    dark = np.repeat(hidden, patch) & whole
+    return whole & ~dark, dark
+
+
+def predict_all(predict: Predict, windows: WindowSet, hidden: Bool[np.ndarray, "B N"]) -> Float[np.ndarray, "B C T"]:
+    """The model's µV for every window, in batches of one size (the last is filled up), so that it compiles once."""
+    out = np.empty(windows.signal.shape, np.float32)
+    size = min(BATCH, len(windows))
+    for first in range(0, len(windows), size):
+        rows = np.minimum(np.arange(first, first + size), len(windows) - 1)
+        guess = np.asarray(predict(windows.signal[rows], hidden[rows], windows.valid[rows].astype(np.float32)))
+        guess = guess * windows.gain[rows][:, :, None] + windows.offset[rows][:, :, None]
+        keep = min(size, len(windows) - first)
+        out[first : first + keep] = guess[:keep]
+    return out
+
+
+def choose_gaussian(
+    candidates: gaussian.Candidates, validation: WindowSet, task: MaskTask, patch: int, seed: int = 0
+) -> tuple[gaussian.Gaussian, dict[str, Any]]:
+    """The candidate that guesses validation subjects best under this kind of mask.
+
+    A few masks are shared by many windows, so that each candidate is solved a few times only.
+    """
+    rows = np.unique(np.linspace(0, len(validation) - 1, min(VALIDATION_WINDOWS, len(validation))).round().astype(int))
+    cases = []
+    for fold in range(min(VALIDATION_MASKS, len(rows))):
+        part = rows[fold::VALIDATION_MASKS]
+        lengths = validation.valid[part].sum(1)
+        part = part[lengths == lengths.max()]  # one mask suits windows of one length
+        valid = validation.valid[part[0]]
+        drawn = task.hidden(f"validation {fold}", valid.reshape(-1, patch).all(1), patch, validation.sfreq, seed)
+        if drawn is not None:
+            visible, hidden = samples_of(drawn, valid, patch)
+            cases.append(gaussian.Masked(validation.microvolts(part), visible, hidden, validation.real[part]))
+    if not cases:
+        raise UserError(f"no validation window is long enough for the mask {task.name}")
+    return candidates.choose(cases)
+
+
+def score(
+    windows: WindowSet,
+    patch: int,
+    *,
+    predict: Predict | None = None,
+    candidates: gaussian.Candidates | None = None,
+    validation: WindowSet | None = None,
+    tasks: Sequence[MaskTask] = MASKS,
+    seed: int = 0,
+    level: float = bootstrap.LEVEL,
+) -> list[MaskScore]:
+    """Every method under every mask. Without `predict` only the baselines; without `candidates` and `validation` no
+    conditional mean. Masks are keyed by (seed, mask, window): the same for every model that is ever scored here.
+    """
+    who = sorted(set(windows.subjects))
+    scores = []
+    with progress("evaluate", len(tasks)) as bar:
+        for task in tasks:
+            masking = Masking.of(windows, task, patch, seed)
+            guesses: dict[str, Callable[..., np.ndarray]] = {
+                "channel mean": channel_mean,
+                "linear interpolation": linear_interpolation,
+            }
+            choice = None
+            if candidates is not None and validation is not None:
+                chosen, choice = choose_gaussian(candidates, validation, task, patch, seed)
+                guesses["conditional mean"] = chosen.conditional_mean
+            predicted = None if predict is None else predict_all(predict, windows, masking.hidden)
+            names = [*(["model"] if predicted is not None else []), "zero", *guesses]
+            sums = {name: Sums(np.zeros((len(who), windows.signal.shape[1], 7))) for name in names}
+            _accumulate(windows, masking, patch, predicted, guesses, who, sums)
+            share = masking.hidden[masking.usable].mean() if masking.usable.any() else 0.0
+            used = int(masking.usable.sum())
+            scores.append(
+                MaskScore(task, tuple(who), used, len(windows) - used, sums, float(share), choice, level, seed)
+            )
+            bar.advance(1, task.name)
+    return scores
+
+
+def _accumulate(
+    windows: WindowSet,
+    masking: Masking,
+    patch: int,
+    predicted: np.ndarray | None,
+    guesses: Mapping[str, Callable[..., np.ndarray]],
+    who: Sequence[str],
+    sums: Mapping[str, Sums],
+) -> None:
+    place = {subject: i for i, subject in enumerate(who)}
+    for rows in masking.groups:
+        visible, hidden = samples_of(masking.hidden[rows[0]], windows.valid[rows[0]], patch)
+        signal = windows.microvolts(rows)
+        truth = signal[:, :, hidden]
+        made = {name: guess(signal, visible, hidden) for name, guess in guesses.items()}
+        made["zero"] = np.zeros_like(truth)
+        if predicted is not None:
+            made["model"] = predicted[rows][:, :, hidden].astype(np.float64)
+        for name, guess in made.items():
+            for i, row in enumerate(rows):
+                sums[name].add(place[windows.subjects[row]], truth[i], guess[i], windows.real[row])

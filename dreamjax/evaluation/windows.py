@@ -1,0 +1,92 @@
+"""Windows of a split as arrays in memory, with whose they are: what evaluation works on."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from dreamjax.evaluation.masks import window_id
+from dreamjax.signals import pipeline, records
+from dreamjax.signals.pipeline import DataConfig
+
+MAX_BYTES = 400 << 20  # of signal in memory; more windows than that are thinned evenly
+
+
+@dataclass(frozen=True)
+class WindowSet:
+    """Windows through a model's own pipeline: its channels, length, rate and scaling. µV = signal · gain + offset."""
+
+    signal: Float32[np.ndarray, "B C T"]  # scaled, as the model sees it
+    gain: Float32[np.ndarray, "B C"]
+    offset: Float32[np.ndarray, "B C"]
+    valid: Bool[np.ndarray, "B T"]
+    real: Bool[np.ndarray, "B C"]  # an electrode of the recording, and a good one: what scores count
+    subjects: tuple[str, ...]
+    recordings: tuple[str, ...]
+    starts: tuple[float, ...]  # s since the recording's first sample
+    labels: tuple[str, ...]
+    ch_names: tuple[str, ...]
+    sfreq: float
+    available: int  # windows in the split, of which these are an even choice
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+    @property
+    def ids(self) -> list[str]:
+        """A name for every window, the same in whatever shards it lies."""
+        return [window_id(*who) for who in zip(self.subjects, self.recordings, self.starts, strict=True)]
+
+    def microvolts(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """float64 µV, zero in padding."""
+        out = self.signal[rows].astype(np.float64) * self.gain[rows][:, :, None] + self.offset[rows][:, :, None]
+        return out * self.valid[rows][:, None, :]
+
+    def take(self, rows: np.ndarray) -> "WindowSet":
+        """The windows `rows`, in that order."""
+        arrays = {name: getattr(self, name)[rows] for name in ("signal", "gain", "offset", "valid", "real")}
+        texts = {
+            name: tuple(getattr(self, name)[i] for i in rows) for name in ("subjects", "recordings", "starts", "labels")
+        }
+        return dataclasses.replace(self, **arrays, **texts)
+
+
+def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
+    """The windows of a split, in order, all or an even choice of `limit` (and of what fits in MAX_BYTES).
+
+    Nothing is cropped at random, augmented or hidden. Raises UserError where the shards are absent or do not suit.
+    """
+    config = dataclasses.replace(config, weights=(), mask_channels=0.0, workers=0)
+    examples = pipeline.Examples(config, split, seed=0, training=False)
+    total = len(examples)
+    room = MAX_BYTES // (4 * examples.channels * config.samples)
+    count = max(1, min(total, room, limit or total))
+    chosen = np.unique(np.linspace(0, total - 1, count).round().astype(np.uint64))
+    parts = [examples.rows(chosen[i : i + 256]) for i in range(0, len(chosen), 256)]
+    batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    about = [_record(examples, int(i)) for i in chosen]
+    real = batch["channel_ok"] > 0
+    if config.mapping == "tile":  # repeated rows of one electrode are scored once
+        for row, window in enumerate(about):
+            real[row, len(window.ch_names) :] = False
+    return WindowSet(
+        batch["signal"],
+        batch["gain"],
+        batch["offset"],
+        batch["valid"] > 0,
+        real,
+        tuple(w.subject for w in about),
+        tuple(w.recording for w in about),
+        tuple(w.start for w in about),
+        tuple(w.label for w in about),
+        examples.target.names or tuple(f"row {i}" for i in range(examples.channels)),
+        config.sfreq,
+        total,
+    )
+
+
+def _record(examples: pipeline.Examples, index: int) -> records.Window:
+    corpus = int(np.searchsorted(examples.ends, index, side="right"))
+    first = int(examples.ends[corpus]) - len(examples.readers[corpus])
+    return records.decode(examples.readers[corpus][index - first])
