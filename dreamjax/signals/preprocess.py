@@ -18,7 +18,7 @@ from dreamjax.signals.records import Window
 if TYPE_CHECKING:
     from dreamjax.signals.readers.base import Recording
 
-BLOCK_VALUES = 6_000_000  # channels x samples held at once, as recorded
+BLOCK_VALUES = 4_000_000  # channels x samples held at once, as recorded
 PIECE = 2560  # samples at the output rate: one stretch of the statistics
 PIECES = 120  # at most; a longer recording is judged by as many stretches, evenly spaced
 LINE_PIECES = 8  # stretches of 8 s in which the line is looked for
@@ -62,12 +62,22 @@ class Settings:
             raise ValueError(f"the pass band {self.low:g}-{self.high:g} Hz is empty")
         if self.notch not in ("auto", "off") and not _positive(self.notch):
             raise ValueError(f"notch is {self.notch!r}, but it takes auto, off or a frequency in Hz")
+        if self.events.baseline and not self._holds(self.events.baseline):
+            raise ValueError("the baseline is (from, to) within tmin and tmax, in s after the event")
         span = self.event_samples
         if self.events.source and not 0 < span <= self.samples:
             raise ValueError(
                 f"tmin to tmax is {span / self.sfreq:g} s, but a window holds up to {self.samples / self.sfreq:g} s; "
                 f"set samples to {span}"
             )
+
+    def _holds(self, baseline: Sequence[float]) -> bool:
+        first, last = baseline[0], baseline[-1]
+        return len(baseline) == 2 and self.events.tmin <= first < last <= self.events.tmin + self._event_s
+
+    @property
+    def _event_s(self) -> float:
+        return self.event_samples / self.sfreq
 
     @property
     def event_samples(self) -> int:

@@ -1,0 +1,393 @@
+"""From a recording to windows: what is promised about time, reference, amplitude, edges and memory."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from recorded import TEN_TWENTY, noise, recording
+
+from dreamjax.errors import UserError
+from dreamjax.signals import preprocess, quality
+from dreamjax.signals.preprocess import EventWindows, Identity, Settings, Windows
+from dreamjax.signals.readers.base import Event
+
+AS_RECORDED = Settings(reference="recorded", notch="off")
+UNFILTERED = Settings(low=None, high=None, notch="off", reference="recorded")
+IDENTITY = Identity("subject", "session", "recording")
+
+
+def all_windows(rec, settings=AS_RECORDED):
+    return list(preprocess.windows(rec, settings, IDENTITY))
+
+
+# ------------------------------------------------------------------------------------------------------- time and place
+def test_windows_tile_the_recording_in_relative_time():
+    windows = all_windows(recording(noise(4, 20)))
+    assert [w.start for w in windows] == [2.0 * i for i in range(10)]
+    assert {w.signal.shape for w in windows} == {(4, 512)}
+    assert {(w.subject, w.session, w.recording) for w in windows} == {("subject", "session", "recording")}
+
+
+def test_overlapping_windows_agree_where_they_overlap():
+    windows = all_windows(recording(noise(3, 20)), dataclasses.replace(AS_RECORDED, stride=128))
+    assert len(windows) == (20 * 256 - 512) // 128 + 1
+    np.testing.assert_array_equal(windows[0].signal[:, 128:], windows[1].signal[:, :384])
+
+
+def test_no_window_crosses_a_discontinuity():
+    """Unfiltered samples carry their own index: each window is one unbroken run inside one segment."""
+    segments = ((0, 1300), (1300, 1700), (1700, 1800), (1900, 5000))
+    rec = recording(np.stack([np.arange(5000.0)] * 2), segments=segments)
+    limits = quality.Limits(implausible="flag", noisy_uv=1e9)
+    windows = all_windows(rec, dataclasses.replace(UNFILTERED, limits=limits))
+    for w in windows:
+        run = w.signal[0, w.valid]
+        assert np.all(np.diff(run) == 1)
+        assert any(a <= run[0] and run[-1] < b for a, b in segments)
+    lengths = [int(w.valid.sum()) for w in windows]
+    assert lengths == [512, 512, 400] + [512] * 6  # 400 samples are padded; 100 are less than a quarter of a window
+
+
+def test_filters_do_not_reach_across_a_discontinuity():
+    """The same segment, alone or after a segment a thousand times as large, gives the same windows."""
+    quiet, loud = noise(2, 10, seed=1), noise(2, 10, seed=2, scale=15_000.0)
+    limits = quality.Limits(implausible="flag", noisy_uv=1e9)
+    settings = dataclasses.replace(AS_RECORDED, limits=limits)
+    both = recording(np.concatenate([loud, quiet], axis=1), segments=((0, 2560), (2560, 5120)))
+    alone = all_windows(recording(quiet), settings)
+    after = all_windows(both, settings)[-len(alone) :]
+    np.testing.assert_allclose(after[0].signal, alone[0].signal, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", [40_000, 400_000])
+@pytest.mark.parametrize("sfreq", [500.0, 256.0])
+def test_the_blocks_leave_no_trace(block, sfreq, monkeypatch):
+    """Read in many small blocks or in one: windows, statistics and reference equal within 1e-6 of the signal's scale."""
+    rec = recording(noise(19, 90, sfreq), sfreq)
+    whole = all_windows(rec, Settings())
+    monkeypatch.setattr(preprocess, "BLOCK_VALUES", block)
+    parts = all_windows(rec, Settings())
+    assert len(whole) == len(parts) == 45
+    difference = max(np.abs(a.signal - b.signal).max() for a, b in zip(whole, parts, strict=True))
+    assert difference < 1e-6 * whole[0].scale
+    assert parts[0].scale == pytest.approx(whole[0].scale, rel=1e-6)
+
+
+def _long_recording(hours: float, channels: int, sfreq: float):
+    """A recording that exists only where it is read: a value is a hash of its position, so any span can be computed."""
+    names = [f"E{i}" for i in range(channels)]
+    asked = []
+
+    def read(start, stop, picks):
+        asked.append(stop - start)
+        t = np.arange(start, stop, dtype=np.uint64)
+        rows = []
+        for c in picks:
+            x = (t * np.uint64(2654435761) + np.uint64(c * 40503)) * np.uint64(2246822519)
+            rows.append(((x >> np.uint64(16)) % np.uint64(65536)).astype(np.float64) / 65536 - 0.5)
+        return 60.0 * np.stack(rows)
+
+    return recording(read, sfreq, names, n_samples=round(hours * 3600 * sfreq)), asked
+
+
+def _peak_while(function) -> tuple[object, int]:
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        return function(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_recording(monkeypatch):
+    """A recording three times as long needs no more at any moment (8 channels, 250 Hz, blocks of 62 s)."""
+    monkeypatch.setattr(preprocess, "BLOCK_VALUES", 125_000)
+    settings = dataclasses.replace(AS_RECORDED, stride=512 * 20)
+    peaks = []
+    for hours in (0.5, 1.5):
+        rec, _ = _long_recording(hours, 8, 250.0)
+        count, peak = _peak_while(lambda rec=rec: sum(1 for _ in preprocess.windows(rec, settings, IDENTITY)))
+        assert count == int((hours * 3600 * 256 - 512) // (512 * 20)) + 1
+        peaks.append(peak)
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 1.5 * 3600 * 250 * 8 * 8 / 3  # a third of the recording itself
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_day_of_64_channels_fits_in_two_gigabytes():
+    """24 h, 64 channels, 500 Hz: whole process ≤ 2 GiB, and windows equal those of an excerpt filtered as a whole."""
+    import resource
+
+    rec, asked = _long_recording(24.0, 64, 500.0)
+    windows = preprocess.windows(rec, AS_RECORDED, IDENTITY)
+    middle = None
+    count = 0
+    for w in windows:
+        count += 1
+        if count == 21_000:
+            middle = w
+    assert count == 43_200
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 2 * 2**30
+    assert max(asked) < 500 * 400
+    around = round(
+        (middle.start - 40) * 500
+    )  # an excerpt that begins at a whole window, long before the filter's reach
+    excerpt = recording(rec.read(around, around + 500 * 90), 500.0, rec.ch_names)
+    alone = next(w for w in preprocess.windows(excerpt, AS_RECORDED, IDENTITY) if w.start == 40.0)
+    assert np.abs(alone.signal - middle.signal).max() < 1e-6 * middle.scale
+
+
+# ------------------------------------------------------------------------------------------------------------ the signal
+def test_a_sine_keeps_its_amplitude_in_microvolts():
+    t = np.arange(500 * 30) / 500
+    rec = recording(20 * np.sin(2 * np.pi * 10 * t)[None], 500.0, ["Cz"])
+    (window,) = [w for w in all_windows(rec) if w.start == 14.0]
+    expected = 20 * np.sin(2 * np.pi * 10 * (14 + np.arange(512) / 256))
+    np.testing.assert_allclose(window.signal[0], expected, atol=0.2)
+
+
+def test_an_average_reference_sums_to_zero_and_loses_one_rank():
+    window = all_windows(recording(noise(19, 10)), Settings())[0]
+    assert window.reference == "average"
+    assert window.montage_rank == 18 == np.linalg.matrix_rank(window.signal.astype(float), tol=1e-2)
+    np.testing.assert_allclose(window.signal.mean(axis=0), 0, atol=1e-4)
+
+
+def test_few_or_crowded_electrodes_stay_as_recorded():
+    for names in (TEN_TWENTY[:8], ("O1", "O2", "Oz", "Pz")):
+        window = all_windows(recording(noise(len(names), 10), names=names), Settings())[0]
+        assert window.reference == "unknown"
+        assert window.montage_rank == len(names) == np.linalg.matrix_rank(window.signal.astype(float), tol=1e-2)
+
+
+def test_an_averaged_file_keeps_its_lower_rank():
+    x = noise(6, 10)
+    window = all_windows(recording(x - x.mean(axis=0), reference="average"))[0]
+    assert (window.reference, window.montage_rank) == ("average", 5)
+
+
+def test_a_dead_channel_does_not_enter_the_average():
+    """The mean over the 18 others is subtracted, so the dead channel shows exactly minus that mean."""
+    x = noise(19, 10)
+    x[3] = 0.0
+    window = all_windows(recording(x), Settings())[0]
+    assert not window.channel_ok[3]
+    assert "flat:F3" in window.flags
+    others = np.delete(window.signal, 3, axis=0)
+    np.testing.assert_allclose(others.mean(axis=0), 0, atol=1e-4)
+    assert window.signal[3].std() > 1
+
+
+def test_only_eeg_channels_are_kept():
+    rec = recording(noise(4, 10), ch_types=("eeg", "eog", "eeg", "ecg"))
+    assert all_windows(rec)[0].ch_names == ("Fp1", "F7")
+    with pytest.raises(UserError, match="no EEG channel"):
+        all_windows(recording(noise(2, 10), ch_types=("eog", "misc")))
+
+
+def test_the_scale_is_the_sd_of_gaussian_noise_and_deaf_to_blinks():
+    """1.4826 · MAD estimates σ; the filter keeps 79 of 128 Hz of white noise. Blinks of 200 µV double the SD, not it."""
+    rec = recording(noise(6, 120, scale=20.0))
+    clean = all_windows(rec)[0].scale
+    assert clean == pytest.approx(20 * np.sqrt(79.2 / 128), rel=0.05)  # half amplitude at 84.4 Hz: about 79 Hz of power
+    x = noise(6, 120, scale=20.0)
+    for start in range(0, x.shape[1], 5 * 256):
+        x[:, start : start + 40] += 200
+    blinking = all_windows(recording(x))
+    assert np.concatenate([w.signal for w in blinking], axis=1).std() > 2 * clean
+    assert blinking[0].scale == pytest.approx(clean, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "band"),
+    [
+        ({}, {}, [0.5, 75.0]),
+        ({"sfreq": 128.0}, {}, [0.5, 0.45 * 128]),
+        ({"sfreq": 1000.0}, {"sfreq": 128.0, "samples": 256}, [0.5, 0.45 * 128]),
+        ({"lowpass": 40.0}, {}, [0.5, 40.0]),
+        ({"lowpass": 0.0}, {}, [0.5, 75.0]),  # a header that knows nothing
+        ({"precut": True}, {}, [None, 75.0]),
+    ],
+)
+def test_the_pass_band_never_exceeds_the_rate_or_the_files_own_filter(fields, settings, band):
+    sfreq = fields.get("sfreq", 256.0)
+    rec = recording(noise(4, 10, sfreq), **{"sfreq": sfreq, **fields})
+    plan = Windows(rec, dataclasses.replace(AS_RECORDED, **settings), IDENTITY).plan
+    assert [plan.low, plan.high] == band
+
+
+@pytest.mark.parametrize(
+    ("notch", "line_freq", "hum", "expected"),
+    [
+        ("auto", None, 60.0, (60.0, "detected")),
+        ("auto", None, None, (None, "none")),
+        ("auto", 50.0, None, (50.0, "file")),
+        ("off", 50.0, 60.0, (None, "none")),
+        ("16.7", None, None, (16.7, "setting")),
+    ],
+)
+def test_the_notch_follows_the_file_then_the_peak(notch, line_freq, hum, expected):
+    x = noise(4, 30)
+    if hum:
+        x += 30 * np.sin(2 * np.pi * hum * np.arange(x.shape[1]) / 256)
+    made = Windows(recording(x, line_freq=line_freq), Settings(notch=notch, reference="recorded"), IDENTITY)
+    assert (made.plan.line, made.plan.line_source) == expected
+    if hum and notch == "auto":
+        window = list(made)[7].signal.astype(float)
+        power = np.square(np.abs(np.fft.rfft(window * np.hanning(512))))
+        assert power[:, 120].max() < 0.05 * np.median(power[:, 80:100])  # 60 Hz is bin 120
+
+
+# --------------------------------------------------------------------------------------------------------- pre-cut trials
+def test_trials_are_demeaned_padded_and_not_high_passed():
+    """A slow 0.4 Hz half wave and an offset: the shape survives, the offset does not, padding is marked."""
+    t = np.arange(256) / 256
+    trial = 30 * np.sin(2 * np.pi * 0.4 * t) + 1000
+    rec = recording(
+        np.tile(trial, (4, 3)),
+        precut=True,
+        segments=((0, 256), (256, 512), (512, 768)),
+        segment_labels=("a", "b", "a"),
+        names=["Fp1", "Cz", "O1", "O2"],
+    )
+    windows = all_windows(rec)
+    assert [w.label for w in windows] == ["a", "b", "a"]
+    for w in windows:
+        assert w.valid.tolist() == [True] * 256 + [False] * 256
+        assert not w.signal[:, 256:].any()
+        np.testing.assert_allclose(w.signal[0, 20:236], (trial - trial.mean())[20:236], atol=0.5)
+
+
+def test_the_label_of_a_whole_recording_reaches_its_windows():
+    windows = all_windows(recording(noise(2, 10), segment_labels=("rest",)))
+    assert {w.label for w in windows} == {"rest"}
+
+
+# ------------------------------------------------------------------------------------------------------------ bad samples
+def test_a_gap_of_nan_costs_the_windows_that_hold_it_and_no_other():
+    x = noise(4, 40)
+    clean = all_windows(recording(x))
+    x[2, 5000:5010] = np.nan
+    made = Windows(recording(x), AS_RECORDED, IDENTITY)
+    kept = {w.start: w for w in made}
+    lost = 5000 // 512 * 2.0
+    assert set(kept) == {w.start for w in clean} - {lost}
+    assert [(r.start, r.reason) for r in made.rejects] == [(lost, "samples are not finite")]
+    np.testing.assert_allclose(kept[0.0].signal, clean[0].signal, atol=1e-3)
+    np.testing.assert_allclose(kept[lost + 2].signal[0], clean[int(lost) // 2 + 1].signal[0], atol=1e-3)
+
+
+def test_a_recording_of_nan_has_one_reason():
+    with pytest.raises(UserError, match="no finite stretch"):
+        all_windows(recording(np.full((3, 5000), np.nan)))
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_wrong_units_are_refused_never_rescaled(factor):
+    """Volts taken for microvolts, or the reverse; with `flag` the values stay as they are."""
+    x = noise(4, 20) * factor
+    with pytest.raises(UserError, match="implausible amplitude"):
+        all_windows(recording(x))
+    limits = quality.Limits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
+    kept = all_windows(recording(x), dataclasses.replace(AS_RECORDED, limits=limits))
+    assert "implausible amplitude" in kept[0].flags
+    assert kept[3].signal.std() == pytest.approx(
+        all_windows(recording(noise(4, 20)))[3].signal.std() * factor, rel=1e-3
+    )
+
+
+def test_clipped_channels_are_flagged_from_the_samples_as_recorded():
+    x = noise(5, 20)
+    x[1] = np.clip(x[1] * 4, -30, 30)
+    x[1, 512 * 3 : 512 * 3 + 100] = 30  # a plateau of 0.4 s in the fourth window
+    windows = all_windows(recording(x))
+    assert not windows[3].channel_ok[1]
+    assert "clipped:Fp2" in windows[3].flags
+    assert windows[3].channel_ok.sum() == 4
+
+
+def test_channels_marked_bad_by_the_file_are_not_ok():
+    windows = all_windows(recording(noise(19, 10), bad_channels=("Cz",)), Settings())
+    assert not windows[0].channel_ok[TEN_TWENTY.index("Cz")]
+
+
+# ---------------------------------------------------------------------------------------------------------------- events
+def event_settings(**fields):
+    return dataclasses.replace(UNFILTERED, samples=128, events=EventWindows(source="file", **fields))
+
+
+def test_markers_moved_by_one_sample_move_every_window_by_one_sample():
+    """The golden test: unfiltered samples carry their index."""
+    x = np.stack([np.arange(20_000.0)] * 2) / 100
+    samples = [700, 3333, 9001, 15_001]
+    for shift in (0, 1, 2, -1):
+        events = tuple(Event(s + shift, 0.0, "picture") for s in samples)
+        settings = event_settings(tmin=-0.125, tmax=0.25)
+        limits = quality.Limits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
+        windows = all_windows(recording(x, events=events), dataclasses.replace(settings, limits=limits))
+        first = [round(float(w.signal[0, 0]) * 100) for w in windows]
+        assert first == [s + shift - 32 for s in samples]  # tmin of -0.125 s is 32 samples
+        assert {int(w.valid.sum()) for w in windows} == {96}
+
+
+@pytest.mark.parametrize(("offset_ms", "moved"), [(0.0, 0), (1000 / 256, 1), (-2000 / 256, -2), (100.0, 26)])
+def test_an_offset_in_milliseconds_moves_to_the_nearest_sample(offset_ms, moved):
+    x = np.stack([np.arange(4000.0)] * 2) / 100
+    limits = quality.Limits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
+    settings = dataclasses.replace(event_settings(offset_ms=offset_ms), limits=limits)
+    (window,) = all_windows(recording(x, events=(Event(1000, 0.0, "a"),)), settings)
+    assert round(float(window.signal[0, 0]) * 100) == 1000 + moved
+
+
+def test_events_carry_label_stimulus_and_baseline():
+    x = noise(4, 30) + 7.0
+    events = (Event(1000, 0.0, "house", "h1.png"), Event(3000, 0.0, "face"), Event(4000, 0.0, "button"))
+    settings = event_settings(tmin=-0.1, tmax=0.3, baseline=(-0.1, 0.0), codes=("house", "face"))
+    windows = all_windows(recording(x, events=events), settings)
+    assert [(w.label, w.stimulus) for w in windows] == [("house", "h1.png"), ("face", "")]
+    for w in windows:
+        np.testing.assert_allclose(w.signal[:, :26].mean(axis=1), 0, atol=1e-4)  # 0.1 s is 26 samples
+
+
+def test_events_too_near_an_edge_are_rejected_with_the_reason():
+    events = (Event(10, 0.0, "a"), Event(1000, 0.0, "a"), Event(2555, 0.0, "a"))
+    made = Windows(recording(noise(3, 10), events=events), event_settings(tmin=-0.1), IDENTITY)
+    assert len(list(made)) == 1
+    assert [r.reason for r in made.rejects] == ["the event's window crosses an edge"] * 2
+
+
+# -------------------------------------------------------------------------------------------------------------- settings
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"low": 80.0}, "pass band"),
+        ({"notch": "fifty"}, "auto, off or a frequency"),
+        ({"samples": 1}, "samples must be"),
+        ({"min_fraction": 0.0}, "min_fraction"),
+        ({"events": EventWindows(source="file", tmin=-1, tmax=2)}, "set samples to 768"),
+        ({"events": EventWindows(source="file", tmin=0, tmax=1, baseline=(-0.2, 0.0))}, "baseline"),
+    ],
+)
+def test_settings_that_cannot_work_say_so(fields, words):
+    with pytest.raises(ValueError, match=words):
+        Settings(**fields)
+
+
+def test_every_step_is_described_and_no_path_is():
+    said = preprocess.described(Settings(events=EventWindows(source="/home/hans/events.csv")))
+    assert set(said) == {f.name for f in dataclasses.fields(Settings)}
+    assert said["events"]["source"] == "table"
+    assert said["stride"] == 512
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_causal_windows_do_not_see_later_samples(causal):
+    """A step of 500 µV at 10 s: windows before it change only where the filters may look ahead."""
+    x = noise(4, 20)
+    stepped = x.copy()
+    stepped[:, 10 * 256 :] += 500
+    settings = dataclasses.replace(AS_RECORDED, causal=causal, limits=quality.Limits(noisy_uv=np.inf))
+    before, after = (all_windows(recording(y), settings)[4].signal for y in (x, stepped))
+    assert (np.abs(before - after).max() < 1e-3) == causal

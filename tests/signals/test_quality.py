@@ -1,0 +1,125 @@
+"""Quality control against signals whose faults are known by construction."""
+
+import numpy as np
+import pytest
+
+from dreamjax.signals import montage, quality
+from dreamjax.signals.quality import Limits, Measures
+
+RATE = 256.0
+NAMES = ("Fp1", "Fp2", "Cz", "O1")
+
+
+def measures(**changed) -> Measures:
+    """Four healthy channels, but for what is changed."""
+    healthy = {"sd": np.full(4, 10.0), "clipped": np.zeros(4), "held": np.zeros(4), "line": np.zeros(4)}
+    return Measures(**{**healthy, **{k: np.asarray(v, float) for k, v in changed.items()}})
+
+
+@pytest.mark.parametrize("mains", [50.0, 60.0])
+@pytest.mark.parametrize("sfreq", [125.0, 250.0, 1000.0])
+def test_the_line_is_found_in_noise(mains, sfreq):
+    rng = np.random.default_rng(0)
+    if mains + 1 >= sfreq / 2:
+        pytest.skip("the line lies beyond Nyquist")
+    t = np.arange(round(20 * sfreq)) / sfreq
+    x = rng.normal(size=(5, len(t))) * 10 + 5 * np.sin(2 * np.pi * mains * t)
+    assert quality.mains_peak([x], sfreq)[0] == mains
+
+
+def test_no_line_is_found_where_there_is_none():
+    """White noise: the largest of 5 bins over the median of its neighbours stays below 3 in the median channel."""
+    rng = np.random.default_rng(1)
+    assert quality.mains_peak([rng.normal(size=(8, 20 * 256))], RATE)[0] is None
+    assert quality.mains_peak([], RATE)[0] is None
+    assert quality.mains_peak([rng.normal(size=(8, 50))], RATE)[0] is None
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 1.0, 40.0])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_line_power_is_half_the_squared_amplitude(amplitude, offset):
+    """A² / 2 for a sine of amplitude A, whatever its phase and the channel's offset."""
+    t = np.arange(512) / RATE
+    x = amplitude * np.sin(2 * np.pi * 50 * t + 0.7) + offset
+    found = quality.line_power(x[None, None], RATE, 50.0)[0, 0]
+    assert found == pytest.approx(amplitude**2 / 2, abs=1e-6)
+
+
+def test_plateaus_are_runs_of_equal_samples():
+    x = np.arange(40.0)[None].repeat(3, axis=0)
+    x[1, 10:15] = 10.0  # five equal samples: 10 … 14
+    x[2, 30:34] = 30.0  # four
+    inside = quality.plateaus(x, 5)
+    assert np.flatnonzero(inside[1]).tolist() == [10, 11, 12, 13, 14]
+    assert not inside[0].any()
+    assert not inside[2].any()
+    assert quality.plateaus(x[[0]], 5) is None
+    for run in (2, 3, 4):  # against the definition, sample by sample
+        expected = np.zeros_like(x, bool)
+        for c in range(3):
+            for i in range(40 - run + 1):
+                if len(set(x[c, i : i + run])) == 1:
+                    expected[c, i : i + run] = True
+        np.testing.assert_array_equal(quality.plateaus(x, run), expected)
+
+
+def test_clipping_is_a_plateau_at_the_extreme():
+    """A sine of 100 cut at 80: asin(0.8) = 53.13°, so 2 · (90 - 53.13) / 180 = 41 % of the samples are clipped."""
+    t = np.arange(2000) / 1000
+    sine = 100 * np.sin(2 * np.pi * t)
+    cut = np.clip(sine, -80, 80)
+    x = np.stack([sine, cut, np.where((t > 0.5) & (t < 0.55), 3.0, sine)])
+    share = quality.clipped_share(x, quality.plateaus(x, 10))
+    assert share[0] == 0
+    assert share[1] == pytest.approx(2 * np.arccos(0.8) / np.pi, abs=0.01)
+    assert share[2] == 0  # held in the middle of its range: not clipped
+
+
+@pytest.mark.parametrize(
+    ("changed", "flag"),
+    [
+        ({"sd": [10, 0.05, 10, 10]}, "flat:Fp2"),
+        ({"sd": [10, 10, 300, 10]}, "amplitude:Cz"),
+        ({"clipped": [0.1, 0, 0, 0]}, "clipped:Fp1"),
+        ({"held": [0, 0, 0, 0.5]}, "held:O1"),
+        ({"line": [0, 0, 0, 1e5]}, "line:O1"),
+    ],
+)
+def test_one_bad_channel_is_flagged_and_the_window_kept(changed, flag):
+    ok, flags, reason = quality.judge(NAMES, measures(**changed), Limits())
+    assert flags == (flag,)
+    assert reason == ""
+    assert [n for n, good in zip(NAMES, ok, strict=True) if not good] == [flag.split(":")[1]]
+
+
+def test_a_window_of_mostly_bad_channels_is_rejected_with_the_reason():
+    _, _, reason = quality.judge(NAMES, measures(sd=[0, 0, 0, 10]), Limits())
+    assert reason == "only 1 of 4 channels are good (mostly flat)"
+
+
+def test_healthy_windows_have_no_flags():
+    ok, flags, reason = quality.judge(NAMES, measures(), Limits())
+    assert ok.all()
+    assert (flags, reason) == ((), "")
+
+
+@pytest.mark.parametrize(("sd", "plausible"), [(0.9, False), (1.0, True), (15.0, True), (100.0, True), (101.0, False)])
+def test_amplitudes_outside_1_to_100_microvolts_are_implausible(sd, plausible):
+    reason = quality.implausible(sd, Limits())
+    assert (reason == "") == plausible
+    assert plausible or "--unit-scale" in reason
+
+
+def test_an_average_reference_needs_a_well_spread_cap():
+    """The 10-20 system is; its left half, sixteen occipital electrodes, or fifteen of it are not."""
+    names, xyz = montage.template("1020-19")
+    assert quality.well_spread(xyz)
+    left = xyz[[i for i, n in enumerate(names) if n[-1] in "13579z"]]
+    assert not quality.well_spread(np.concatenate([left, left + 0.001]))
+    dense = montage.template("1010-64")[1]
+    assert quality.well_spread(dense)
+    assert not quality.well_spread(dense[np.argsort(dense[:, 1])[:24]])  # all at the back
+    assert not quality.well_spread(xyz[:15])
+    unknown = xyz.copy()
+    unknown[:4] = np.nan
+    assert not quality.well_spread(unknown)
