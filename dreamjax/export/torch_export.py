@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -173,11 +172,12 @@ def parity(config: MaskedPretrainingConfig, params: Any, windows: int = 2) -> di
     if config.data.scaling == "robust":
         stored["scale"] = scale
     with jax.default_matmul_precision("highest"):
-        tokens = masked_pretraining.features(exact, params, jnp.asarray(signal))
+        tokens = jax.jit(lambda p, x: masked_pretraining.features(exact, p, x))(params, signal)
         stored |= {"tokens": np.asarray(tokens), "pooled": np.asarray(masked_pretraining.pooled(tokens))}
         if config.model.decoder_depth and config.loss.target == "raw":
             masked = rng.random((windows, config.patches)) < 0.75
-            units = np.asarray(masked_pretraining.reconstruct(exact, params, jnp.asarray(signal), jnp.asarray(masked)))
+            filled = jax.jit(lambda p, x, hidden: masked_pretraining.reconstruct(exact, p, x, hidden))
+            units = np.asarray(filled(params, signal, masked))
             stored |= {"masked": masked, "reconstruction": units * gain[:, :, None] + offset[:, :, None]}
     return {name: np.ascontiguousarray(array) for name, array in stored.items()}
 

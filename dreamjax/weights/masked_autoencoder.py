@@ -6,7 +6,9 @@ them by accident: then `pos_embed` is a parameter of ours too (`model.positions 
 """
 
 from collections.abc import Mapping
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 from jaxtyping import Float
 
@@ -65,7 +67,9 @@ def with_positions(tensors: Mapping[str, np.ndarray], patches: int) -> dict[str,
     return found
 
 
-def is_fixed(stored: Float[np.ndarray, "1 tokens dim"]) -> bool:
-    """Whether a stored `pos_embed` is the sines and cosines that the model computes by itself."""
-    expected = positions(stored.shape[1] - 1, stored.shape[2])
-    return bool(np.max(np.abs(np.asarray(stored, np.float32) - expected)) <= POSITION_TOLERANCE)
+def is_fixed(stored: Any) -> bool:
+    """Whether a stored `pos_embed` (1, 1 + patches, dim) is the sines and cosines that the model computes by itself."""
+    array = np.asarray(stored)
+    precision = float(ml_dtypes.finfo(array.dtype).eps) if array.dtype.kind != "i" else 1.0
+    expected = positions(array.shape[1] - 1, array.shape[2])
+    return bool(np.max(np.abs(array.astype(np.float32) - expected)) <= max(POSITION_TOLERANCE, precision))
