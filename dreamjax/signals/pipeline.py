@@ -4,8 +4,9 @@ Everything about global example number i — which record, which crop, which hid
 So the data position of a run is that one number, and any count of workers and processes gives the same stream.
 """
 
+import math
 import sys
-from collections.abc import Iterator
+import weakref
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -178,38 +179,81 @@ class WindowStream:
 
     def batches(
         self, *, start: int = 0, batch_size: int, process: int = 0, processes: int = 1, workers: int | None = None
-    ) -> Iterator[dict[str, np.ndarray]]:
+    ) -> "ReadAhead":
         """This process's rows of each global batch of `batch_size` examples, from global example `start` on.
 
-        Close the iterator (or let it go) to end its worker processes. Raises UserError where the batch does not divide.
+        `close()` the iterator, or let it go, to end its worker processes (None: as many as the config says). Raises
+        UserError where the batch does not divide.
         """
         if batch_size % processes:
             raise UserError(f"a batch of {batch_size} does not divide among {processes} processes")
         share = batch_size // processes
         source = _Batches(self.examples, start, batch_size, process * share, (process + 1) * share)
-        return _read_ahead(source, self.config.workers if workers is None else workers, self.config.prefetch)
+        workers = self.config.workers if workers is None else workers
+        return ReadAhead(source, self.element(), workers, self.config.prefetch)
 
 
-def _read_ahead(source: _Batches, workers: int, prefetch: int) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of `source` in order, read ahead by threads (workers 0) or by worker processes. Grain's part."""
-    import grain
-    from absl import flags
+@dataclass(frozen=True)
+class _Packed:
+    """The batches of a source, each as one array of 32-bit words: one shared-memory block a batch on its way here."""
 
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and dreamjax is not started by absl's app.run
-    ahead = max(prefetch, 1)
-    batches = grain.MapDataset.source(source).to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead if not workers else 1)
-    )
-    if workers:
-        batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=min(workers, len(source)), per_worker_buffer_size=ahead)
+    source: _Batches
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, batch: Any) -> np.ndarray:
+        return np.concatenate([rows.reshape(-1).view(np.uint32) for _, rows in sorted(self.source[batch].items())])
+
+
+def _close(held: list[Any]) -> None:
+    while held:
+        held.pop().close()
+
+
+class ReadAhead:
+    """Iterates over a source's batches in order, read ahead by a thread (workers 0) or by processes. Grain's part.
+
+    Closes when exhausted, when let go, and before the interpreter ends: no worker and no shared memory outlives it.
+    """
+
+    def __init__(self, source: _Batches, element: dict[str, jax.ShapeDtypeStruct], workers: int, prefetch: int):
+        import grain
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and dreamjax is not started by absl's app.run
+        self.packed, self.element, self.rows = workers > 0, element, source.stop - source.first
+        ahead = max(prefetch, 1)
+        data = grain.MapDataset.source(_Packed(source) if workers else source).to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=1 if workers else ahead)
         )
-    iterator = iter(batches)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
+        if workers and len(source):
+            options = grain.MultiprocessingOptions(min(workers, len(source)), per_worker_buffer_size=ahead)
+            data = data.mp_prefetch(options)
+        self._held = [iter(data)]  # in a list, so that closing lets go of it while Grain's modules still live
+        self.close = weakref.finalize(self, _close, self._held)
+
+    def __iter__(self) -> "ReadAhead":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if not self._held:
+            raise StopIteration
+        try:
+            batch = next(self._held[0])
+        except BaseException:
+            self.close()
+            raise
+        return self._unpack(np.array(batch)) if self.packed else batch  # copied, so that the shared block can go now
+
+    def _unpack(self, words: np.ndarray) -> dict[str, np.ndarray]:
+        out, at = {}, 0
+        for name, spec in sorted(self.element.items()):
+            size = self.rows * math.prod(spec.shape)
+            out[name] = words[at : at + size].view(spec.dtype).reshape(self.rows, *spec.shape)
+            at += size
+        return out
 
 
 def open_stream(config: DataConfig, split: str, *, seed: int, training: bool) -> WindowStream:
