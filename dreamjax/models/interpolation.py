@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dreamjax.models.layers import Dtype, Linear
 
 NOISE_FLOOR = 1e-4  # of the process's variance: what float32 Cholesky factors of 512 samples bear
+STRIDE = 10.0  # nepers per unit of the curve's parameters, so that Adam's steps of 1e-3 cross its range in time
 
 
 def _between_points(points: int, bins: int) -> Float[np.ndarray, "K F"]:
@@ -77,8 +78,8 @@ class GaussianInterpolation(nnx.Module):
 
     def __init__(self, points: int, dim: int, entries: int, decoder_dim: int, *, dtype: Dtype, rngs: nnx.Rngs):
         start = -np.log1p((np.linspace(0, 1, points) / 0.04) ** 2)
-        self.log_spectrum = nnx.Param(jnp.asarray(start, jnp.float32))
-        self.log_noise = nnx.Param(jnp.asarray(np.log(1e-3), jnp.float32))
+        self.log_spectrum = nnx.Param(jnp.asarray(start / STRIDE, jnp.float32))
+        self.log_noise = nnx.Param(jnp.asarray(np.log(1e-3) / STRIDE, jnp.float32))
         self.adapt = Linear(dim, points, dtype=dtype, rngs=rngs)
         self.adapt.kernel[...] = jnp.zeros((dim, points), jnp.float32)
         self.embed = Linear(entries, decoder_dim, dtype=dtype, rngs=rngs)
@@ -86,7 +87,7 @@ class GaussianInterpolation(nnx.Module):
 
     def power(self, offset_BxK: Float[Array, "B K"], samples: int) -> Float[Array, "B F"]:
         """Spectra of variance one."""
-        curve_BxK = self.log_spectrum[...] + offset_BxK
+        curve_BxK = STRIDE * self.log_spectrum[...] + offset_BxK
         log_BxF = curve_BxK @ _between_points(self.points, samples + 1)
         log_BxF = log_BxF - jax.lax.stop_gradient(log_BxF.max(-1, keepdims=True))
         power = jnp.exp(log_BxF)
@@ -103,6 +104,6 @@ class GaussianInterpolation(nnx.Module):
         """The conditional mean at every sample, float32; `cls` is the window's summary that adapts the spectrum."""
         B, _, T = x_BxCxT.shape
         visible_BxT = jnp.zeros((B, T), bool).at[jnp.arange(B)[:, None], slots_BxS].set(slot_ok_BxS)
-        noise = NOISE_FLOOR + jnp.exp(self.log_noise[...])
+        noise = NOISE_FLOOR + jnp.exp(STRIDE * self.log_noise[...])
         power = self.power(self.adapt(cls_BxD).astype(jnp.float32), T)
         return conditional_mean(power, noise, x_BxCxT.astype(jnp.float32), visible_BxT, slots_BxS, slot_ok_BxS)
