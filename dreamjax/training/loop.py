@@ -151,6 +151,7 @@ class Run:
         """Steps until the last one, the end of a finite stream, or a SIGTERM."""
         started, preempted = time.monotonic(), False
         total = self.config.steps
+        self.first_step = self.step + 1
         feeder = Feeder(self.spec, self.program.mesh, self.examples)
         with preemption.Watch() as watch, feeder, progress("train", total) as bar:
             self.feeder = feeder
@@ -227,6 +228,8 @@ class Run:
     # ------------------------------------------------------------------------------------------------ what is reported
     def on_metrics(self, step: int, sums: Sums) -> None:
         check_finite(sums, step)
+        if step == self.first_step:  # it waited for the compiler
+            self.clock.begin(step, self.feeder.waited)
         self.window.add({name: pair for name, pair in sums.items() if name != "finite"})
         if step % self.config.log_every == 0:
             self.log_window(step)
@@ -234,7 +237,8 @@ class Run:
     def log_window(self, step: int) -> None:
         self.last["train"] = self.window.take()
         self.reporter.scalars(step, "train", self.last["train"])
-        self.reporter.clock(step, self.clock.read(step, self.feeder.waited))
+        if step > self.first_step:
+            self.reporter.clock(step, self.clock.read(step, self.feeder.waited))
 
     def evaluate(self) -> tuple[float | None, bool]:
         """(held-out score, whether it is the best so far)."""
