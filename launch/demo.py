@@ -156,9 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     people = ["--subjects", str(args.subjects), "--minutes", f"{args.minutes:g}", "--channels", "32"]
     demo.stage("1 simulate", 30, lambda: demo.run(["simulate", "--out", demo.path("recordings"), *people]))
-    prepared = demo.stage(
-        "2 prepare", 60, lambda: demo.run(["prepare", demo.path("recordings"), "--out", demo.path("shards")])
-    )
+    prepare = ["prepare", demo.path("recordings"), "--out", demo.path("shards"), "--splits", "0.6", "0.15", "0.25"]
+    prepared = demo.stage("2 prepare", 60, lambda: demo.run(prepare))
     print(f"   {prepared['windows']} windows of {prepared['subjects']} people, {prepared['splits']}")
     demo.stage("3 train, killed once", 240, lambda: train(demo, args.steps, max(args.steps // 4, 10)))
     demo.stage("4 evaluate", 120, lambda: evaluate(demo))
