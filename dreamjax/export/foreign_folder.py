@@ -36,7 +36,7 @@ def read(folder: epath.Path, make: Any) -> Any:
         raise UserError(f"{folder}/config.json is not one that dreamjax wrote: it has no entry dreamjax")
     tensors = _tensors(folder / "model.safetensors")
     notes = []
-    if any(tensors.pop(name, None) is not None for name in HEAD):
+    if [name for name in HEAD if tensors.pop(name, None) is not None]:
         notes.append("final_layer was left out: a pretraining run has no head")
     config = {
         "model": {"heads": described.get("num_heads"), "decoder_heads": described.get("decoder_num_heads")},

@@ -171,7 +171,8 @@ def _sizes(tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
             f"{source}: patch_embed.proj.weight has shape {tuple(kernel)}, but (dim, channels, patch) is meant"
         )
     decoder = tensors["decoder_embed.weight"].shape if "decoder_embed.weight" in tensors else None
-    dim = kernel[0]
+    dim, spectrum = kernel[0], tensors.get("interpolation.log_spectrum")
+    curve = {"interpolation": "gaussian", "spectrum_points": spectrum.shape[0]} if spectrum is not None else {}
     return {
         "channels": kernel[1],
         "patch": kernel[2],
@@ -181,6 +182,7 @@ def _sizes(tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
         "decoder_dim": decoder[0] if decoder else dim,
         "decoder_depth": _depth(tensors, "decoder_blocks", source) if decoder else 0,
         "cls_token": "cls_token" in tensors or decoder is not None,
+        **curve,
     }
 
 

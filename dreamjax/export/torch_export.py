@@ -114,6 +114,7 @@ def model_config(config: MaskedPretrainingConfig, chs_info: list[dict[str, Any]]
         "decoder_num_heads": model.decoder_heads,
         "cls_token": model.cls_token,
         "learned_positions": model.positions == "learned",
+        "spectrum_points": model.spectrum_points if model.interpolation == "gaussian" else 0,
         "scaling": data.scaling,
         "divide": data.divide,
         "clip": data.clip,
@@ -161,8 +162,9 @@ def parity(config: MaskedPretrainingConfig, params: Any, windows: int = 2) -> di
     exact = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32", attention="xla"))
     rng = np.random.default_rng(0)
     C, T = config.model.channels, config.data.samples
-    spectrum = np.fft.rfft(rng.standard_normal((windows, C, T))) / np.sqrt(np.maximum(np.arange(T // 2 + 1), 1))
-    microvolts = np.fft.irfft(spectrum, T)
+    hertz = np.fft.rfftfreq(T, 1 / config.data.sfreq)
+    shape = np.exp(-((hertz / 60) ** 2)) / np.maximum(hertz, 1)  # 1/f, as filtered EEG has it
+    microvolts = np.fft.irfft(np.fft.rfft(rng.standard_normal((windows, C, T))) * shape, T)
     microvolts = (20 * microvolts / microvolts.std()).astype(np.float32)
     scale = np.linspace(10, 20, windows).astype(np.float32)
     valid = np.ones((windows, T), bool)
@@ -171,7 +173,7 @@ def parity(config: MaskedPretrainingConfig, params: Any, windows: int = 2) -> di
     stored = {"input": microvolts}
     if config.data.scaling == "robust":
         stored["scale"] = scale
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"), jax.enable_x64(True):  # for what solves equations, see `models`
         tokens = jax.jit(lambda p, x: masked_pretraining.features(exact, p, x))(params, signal)
         stored |= {"tokens": np.asarray(tokens), "pooled": np.asarray(masked_pretraining.pooled(tokens))}
         if config.model.decoder_depth and config.loss.target == "raw":

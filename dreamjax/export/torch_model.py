@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FLOOR_UV = 1e-3  # a window flatter than this is not blown up
+NOISE_FLOOR, STRIDE = 1e-4, 10.0  # of the interpolation: least noise, and nepers per unit of its curve
 FOREIGN_KEYS = ("dreamjax", "braindecode_version")  # of config.json, which are no arguments of the model
 
 
@@ -82,6 +83,40 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class GaussianInterpolation(nn.Module):
+    """What the visible samples say by themselves, before any network: the conditional mean of a stationary process.
+
+    y = K a with (K_vv + noise) a_v = x_v and a = 0 in hidden samples; K is the Toeplitz covariance of a learned
+    spectrum, which `adapt` changes for each window by its cls token. Solved in float64.
+    """
+
+    def __init__(self, points: int, dim: int, entries: int, decoder_dim: int) -> None:
+        super().__init__()
+        self.log_spectrum = nn.Parameter(-torch.log1p((torch.linspace(0, 1, points) / 0.04) ** 2) / STRIDE)
+        self.log_noise = nn.Parameter(torch.tensor(math.log(1e-3) / STRIDE))
+        self.adapt = nn.Linear(dim, points)
+        self.embed = nn.Linear(entries, decoder_dim)
+
+    def forward(self, x: Tensor, visible: Tensor, cls: Tensor) -> Tensor:
+        """x (batch, channels, time), visible (batch, time), cls (batch, dim) → (batch, channels, time)."""
+        time, points = x.shape[2], len(self.log_spectrum)
+        curve = (STRIDE * self.log_spectrum + self.adapt(cls)).double()
+        place = torch.linspace(0, points - 1, time + 1, dtype=torch.float64, device=x.device)
+        between = (1 - (place[None, :] - torch.arange(points, device=x.device)[:, None]).abs()).clamp(min=0)
+        log_power = curve @ between
+        power = torch.exp(log_power - log_power.amax(1, keepdim=True))
+        total = 2 * power.sum(1, keepdim=True) - power[:, :1] - power[:, -1:]
+        covariance = torch.fft.irfft(power * 2 * time / total, 2 * time)[:, :time]  # of every lag; variance one
+        lag = torch.arange(time, device=x.device)
+        k = covariance[:, (lag[:, None] - lag[None, :]).abs()]
+        seen = visible.double()
+        noise = NOISE_FLOOR + torch.exp(STRIDE * self.log_noise.double())
+        system = k * seen[:, :, None] * seen[:, None, :] + torch.diag_embed(noise * seen + 1 - seen)
+        known = x.transpose(1, 2).double() * seen[:, :, None]
+        solved = torch.cholesky_solve(known, torch.linalg.cholesky(system)) * seen[:, :, None]
+        return (k @ solved).transpose(1, 2).to(x.dtype)
+
+
 def sincos_positions(tokens: int, dim: int) -> Tensor:
     """(1, 1 + tokens, dim): a zero row for the cls token, then all sines and all cosines of t · 10000^(-2i / dim)."""
     frequencies = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
@@ -110,6 +145,7 @@ class MaskedAutoencoder(nn.Module):
       chs_info: one dict per channel as `mne.Info["chs"]`: "ch_name", and "loc" whose first three are metres.
       scaling: µV to the network's units. "divide": by `divide`. "robust": by the recording's scale (`scale=` of the
         call, see `robust_scale`; without it each window's own). "zscore": each channel of a window by its mean and SD.
+      spectrum_points: points of the interpolation's curve, on which the decoder builds; 0 for no interpolation.
       clip: largest magnitude in the network's units; 0 for none.
       target: "raw", or "patch_normalised" for a decoder whose predictions have lost their scale.
     """
@@ -133,6 +169,7 @@ class MaskedAutoencoder(nn.Module):
         decoder_num_heads: int = 4,
         cls_token: bool = True,
         learned_positions: bool = False,
+        spectrum_points: int = 0,
         scaling: str = "divide",
         divide: float = 10.0,
         clip: float = 0.0,
@@ -160,6 +197,7 @@ class MaskedAutoencoder(nn.Module):
         self.patch_size, self.embed_dim, self.depth, self.num_heads = patch_size, embed_dim, depth, num_heads
         self.mlp_ratio, self.decoder_embed_dim, self.decoder_depth = mlp_ratio, decoder_embed_dim, decoder_depth
         self.decoder_num_heads, self.learned_positions = decoder_num_heads, learned_positions
+        self.spectrum_points = spectrum_points
         self.scaling, self.divide, self.clip, self.target = scaling, divide, clip, target
         self.has_cls = cls_token
         self.provenance: dict = {}  # what config.json says under "dreamjax"
@@ -180,6 +218,9 @@ class MaskedAutoencoder(nn.Module):
             )
             self.decoder_norm = nn.LayerNorm(decoder_embed_dim, eps=1e-5)
             self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size * n_chans)
+        if spectrum_points:
+            entries = patch_size * n_chans
+            self.interpolation = GaussianInterpolation(spectrum_points, embed_dim, entries, decoder_embed_dim)
         self.final_layer = nn.Identity()
         if n_outputs:
             self.reset_head(n_outputs)
@@ -235,15 +276,20 @@ class MaskedAutoencoder(nn.Module):
         scaled, gain, offset = self.scaled(x, scale, valid)
         ok = self._valid_tokens(valid)
         visible = ~masked if ok is None else ~masked & ok
-        y = self.decoder_embed(
-            self._encode(scaled, visible)
-        )  # what hidden tokens encode to is replaced in the next line
+        tokens = self._encode(scaled, visible)
+        y = self.decoder_embed(tokens)  # what hidden tokens encode to is replaced in the next line
         y = torch.cat([y[:, :1], torch.where(visible[:, :, None], y[:, 1:], self.mask_token)], dim=1)
         y = y + self.decoder_pos_embed
+        guess = None
+        if self.spectrum_points:
+            samples = visible.repeat_interleave(self.patch_size, dim=1)
+            guess = self._patches(self.interpolation(scaled, samples, tokens[:, 0]))
+            y = y + F.pad(self.interpolation.embed(guess), (0, 0, 1, 0))
         attend = None if ok is None else F.pad(ok, (1, 0), value=True)
         for block in self.decoder_blocks:
             y = block(y, attend)
-        patches = self.decoder_pred(self.decoder_norm(y[:, 1:]))  # each is time-major: all channels of t0, of t1, …
+        patches = self.decoder_pred(self.decoder_norm(y[:, 1:]))
+        patches = patches if guess is None else patches + guess
         signal = patches.reshape(len(x), self.n_times, self.n_chans).transpose(1, 2)
         return signal * gain[:, :, None] + offset[:, :, None]
 
@@ -279,6 +325,10 @@ class MaskedAutoencoder(nn.Module):
         for block in self.blocks:
             x = block(x, attend)
         return self.norm(x)
+
+    def _patches(self, signal: Tensor) -> Tensor:
+        """(batch, tokens, patch_size · channels), each time-major: all channels of t0, of t1, …"""
+        return signal.transpose(1, 2).reshape(len(signal), -1, self.patch_size * self.n_chans)
 
     def _valid_tokens(self, valid: Tensor | None) -> Tensor | None:
         return None if valid is None else valid.reshape(len(valid), -1, self.patch_size).amin(2) > 0

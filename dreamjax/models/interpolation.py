@@ -47,7 +47,7 @@ def conditional_mean(
 ) -> Float[Array, "B C T"]:
     """E[signal | visible samples]; `slots` lists the visible samples (those with `slot_ok`), each once."""
     T = x_BxCxT.shape[-1]
-    seen = visible_BxT[:, None, :].astype(jnp.float32)
+    seen = visible_BxT[:, None, :].astype(x_BxCxT.dtype)
 
     def covariance(a: Array) -> Array:  # on the visible samples; the identity on the hidden ones
         return seen * (toeplitz(power_BxF, seen * a) + noise * a) + (1 - seen) * a
@@ -62,7 +62,7 @@ def conditional_mean(
         b_BxSxC = jnp.take_along_axis(b, slots_BxS[:, None, :], axis=2).swapaxes(1, 2) * slot_ok_BxS[:, :, None]
         a_BxSxC = jax.scipy.linalg.cho_solve((factor, True), b_BxSxC)
         rows = jnp.arange(b.shape[0])[:, None]
-        a = jnp.zeros((b.shape[0], T, b.shape[1])).at[rows, slots_BxS].add(a_BxSxC * slot_ok_BxS[:, :, None])
+        a = jnp.zeros((b.shape[0], T, b.shape[1]), b.dtype).at[rows, slots_BxS].add(a_BxSxC * slot_ok_BxS[:, :, None])
         return seen * a.swapaxes(1, 2) + (1 - seen) * b
 
     a_BxCxT = jax.lax.custom_linear_solve(covariance, seen * x_BxCxT, solve, symmetric=True)
@@ -101,9 +101,14 @@ class GaussianInterpolation(nnx.Module):
         slot_ok_BxS: Bool[Array, "B S"],
         cls_BxD: Float[Array, "B D"],
     ) -> Float[Array, "B C T"]:
-        """The conditional mean at every sample, float32; `cls` is the window's summary that adapts the spectrum."""
+        """The conditional mean at every sample, float32; `cls` is the window's summary that adapts the spectrum.
+
+        Solved in float32, or in float64 under `jax.enable_x64(True)`, as the exported PyTorch model solves it.
+        """
         B, _, T = x_BxCxT.shape
         visible_BxT = jnp.zeros((B, T), bool).at[jnp.arange(B)[:, None], slots_BxS].set(slot_ok_BxS)
-        noise = NOISE_FLOOR + jnp.exp(STRIDE * self.log_noise[...])
-        power = self.power(self.adapt(cls_BxD).astype(jnp.float32), T)
-        return conditional_mean(power, noise, x_BxCxT.astype(jnp.float32), visible_BxT, slots_BxS, slot_ok_BxS)
+        wide = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+        noise = NOISE_FLOOR + jnp.exp(STRIDE * self.log_noise[...].astype(wide))
+        power = self.power(self.adapt(cls_BxD).astype(wide), T)
+        found = conditional_mean(power, noise, x_BxCxT.astype(wide), visible_BxT, slots_BxS, slot_ok_BxS)
+        return found.astype(jnp.float32)

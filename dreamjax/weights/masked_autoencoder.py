@@ -50,6 +50,10 @@ TABLE = Table(
     *_blocks("decoder_blocks"),
     *_norm("decoder_norm", "decoder_norm"),
     *_linear("decoder_pred", "decoder_pred"),
+    ("interpolation.log_spectrum", "interpolation/log_spectrum", IDENTITY),  # only where the model has this layer
+    ("interpolation.log_noise", "interpolation/log_noise", IDENTITY),
+    *_linear("interpolation.adapt", "interpolation/adapt"),
+    *_linear("interpolation.embed", "interpolation/embed"),
 )
 
 
