@@ -9,7 +9,7 @@ import re
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ COMPANIONS = {
     ".eeg": (".21e", ".21E", ".pnt", ".PNT", ".log", ".LOG"),
     ".npy": (".json",),
 }
+UNKNOWN = "unknown"  # corpus of recordings that belong to no known one
 SHARD = "windows.array_record"
 SUMMARY = "summary.json"
 FREQUENCIES = 161  # 0 … 80 Hz in steps of 0.5 Hz, of the report's spectra
@@ -45,6 +46,7 @@ class Task:
     settings: Settings
     parts: str  # folder of parts
     salt: str | None
+    corpus: str = "unknown"  # what the windows say
     unit_scale: float | None = None
     strict: bool = False
     stimuli: str = ""  # folder in which the stimulus files of an event table must lie
@@ -228,7 +230,7 @@ def _fingerprint(task: Task) -> list[str]:
     from dreamjax import __version__
 
     who = identity_of(task.source, task.salt)
-    origin = [task.source.dataset, task.source.licence, who.subject, who.session, who.recording]
+    origin = [task.corpus, task.source.licence, who.subject, who.session, who.recording]
     table = event_table(task)
     events = manifest.file_hash(table) if table else ""
     return [
@@ -245,6 +247,7 @@ def _fingerprint(task: Task) -> list[str]:
 def convert_recording(recording: Recording, task: Task, part: Path, beat: Callable[[], None]) -> dict[str, Any]:
     """Write the shard of a recording that is already open; returns its summary."""
     settings = task.settings
+    recording = replace(recording, dataset=task.corpus)
     windows = Windows(recording, settings, identity_of(task.source, task.salt))
     sketch = Sketch(averages=bool(settings.events.source))
     part.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,7 @@ def _corpora(done: Done) -> dict[str, dict[str, Any]]:
     corpora: dict[str, dict[str, Any]] = {}
     for source, r in done:
         entry = corpora.setdefault(
-            source.dataset, {"licences": set(), "recordings": 0, "hours": 0.0, "people": set(), "channels": set()}
+            r["dataset"], {"licences": set(), "recordings": 0, "hours": 0.0, "people": set(), "channels": set()}
         )
         entry["licences"].add(r["licence"])
         entry["people"].add(source.subject)

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from dreamjax.console import log, progress
 from dreamjax.errors import UserError
 from dreamjax.signals import convert, inventory, preprocess, records, workers
 from dreamjax.signals.convert import Task
+from dreamjax.signals.corpora import corpus_of
 from dreamjax.signals.identity import SPLITS, assign_splits
 from dreamjax.signals.inventory import Done, Failed
 from dreamjax.signals.preprocess import Settings
 from dreamjax.signals.readers.base import Source
+from dreamjax.signals.readers.bids import bids_root
 from dreamjax.storage import atomic
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -91,9 +93,10 @@ def prepare(
     given = [str(p) for p in paths if not isinstance(p, Source)]
     sources = [p for p in paths if isinstance(p, Source)]
     if given:
-        sources += find_sources(
+        found = find_sources(
             given, dataset=options.dataset, licence=options.licence, subject_pattern=options.subject_pattern
         )
+        sources += [_impersonal(source, options) for source in found]
     table = settings.events.source
     if table not in ("", "file") and "{stem}" not in table and len(sources) > 1:
         raise UserError(
@@ -106,6 +109,17 @@ def prepare(
         return existing
     with _working_folder(run.local) as parts:
         return run.commit(parts, sources, _converted([run.task(source, parts) for source in sources], options))
+
+
+def _impersonal(source: Source, options: Options) -> Source:
+    """A source whose corpus was merely guessed from a folder's name loses that guess: folders may name a person.
+
+    Its windows carry the name of the dataset that is being written; pseudonyms and splits are those of `UNKNOWN`, so
+    they do not depend on where the output goes.
+    """
+    if options.dataset or corpus_of(source.name.replace("!", "/")) or bids_root(Path(source.path)):
+        return source
+    return replace(source, dataset=convert.UNKNOWN)
 
 
 def list_events(paths: Sequence[str | os.PathLike[str]], worker_count: int = 1) -> dict[str, Any]:
@@ -147,7 +161,7 @@ def prepare_raws(
         for i, raw in enumerate(raws):
             info = raw.info.get("subject_info") or {}
             subject = subject_of(raw) if subject_of else str(info.get("his_id") or f"raw {i}")
-            corpus, licence = run.options.dataset or "unknown", run.options.licence or "unknown"
+            corpus, licence = run.options.dataset or convert.UNKNOWN, run.options.licence or "unknown"
             sources.append(Source(f"raw {i}", "raw", corpus, subject, str(i), licence))
             task = run.task(sources[i], parts)
             outcomes.append(workers.attempt(lambda t, _, raw=raw: convert.convert_raw(t, raw), i, task, _no_beat))
@@ -185,7 +199,8 @@ class _Run:
     def task(self, source: Source, parts: Path) -> Task:
         options = self.options
         scale = options.unit_scales.get(source.dataset, options.unit_scales.get(""))
-        return Task(source, self.settings, str(parts), options.salt, scale, options.strict, options.stimuli)
+        corpus = self.name if source.dataset == convert.UNKNOWN else source.dataset
+        return Task(source, self.settings, str(parts), options.salt, corpus, scale, options.strict, options.stimuli)
 
     def commit(self, parts: Path, sources: Sequence[Source], outcomes: Iterable[workers.Outcome]) -> dict[str, Any]:
         """Merge what was converted, write everything beside it, give the folder its name, forget the parts."""

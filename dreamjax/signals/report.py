@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from dreamjax.signals.convert import CLASSES
 from dreamjax.signals.identity import SPLITS
@@ -46,6 +46,7 @@ def write(
 
     page = [Part(summary, where) for summary, where in parts]
     drawings = drawn(dataset, page, settings)
+    pictures = [_panel(d) for d in drawings]
     template = jinja2.Template((Path(__file__).parent / "report.html.j2").read_text(), autoescape=True)
     html = template.render(
         name=name,
@@ -57,11 +58,13 @@ def write(
         rejects=reject_reasons(page).most_common(12),
         classes=class_counts(page).most_common(50),
         steps=steps(settings, page),
-        drawings=[(d.title, d.note, base64.b64encode(_png([d], name, width=6.4)).decode()) for d in drawings],
+        drawings=[
+            (d.title, d.note, base64.b64encode(_png(p)).decode()) for d, p in zip(drawings, pictures, strict=True)
+        ],
         warnings=[(entry["recording"], entry["warning"]) for entry in dataset["inputs"] if entry["warning"]],
     )
     atomic.write_text(folder / "report.html", html)
-    atomic.write_bytes(folder / "report.png", _png(drawings, name, tiles(dataset)))
+    atomic.write_bytes(folder / "report.png", _png(_page(_heading(name, tiles(dataset)), pictures)))
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -335,32 +338,55 @@ def _averages(ax: Any, page: Sequence[Part], corpus: str, channels: Sequence[str
     ax.legend(frameon=False, fontsize=7)
 
 
-def _png(drawings: Sequence[Drawing], name: str, heading: Sequence[tuple[str, str]] = (), width: float = 12.0) -> bytes:
-    """Panels two abreast under the heading, or one panel alone."""
+# --------------------------------------------------------------------------------------------------------------- pixels
+Pixels = UInt8[np.ndarray, "height width 4"]
+PANEL_INCHES, DPI = (6.4, 3.6), 110
+
+
+def _pixels(width: float, height: float, draw: Callable[[Any], None]) -> Pixels:
+    """RGBA of a figure of so many inches; `draw` gets the figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = 1 if len(drawings) == 1 else 2
-    rows = -(-len(drawings) // columns)
-    top = 1.25 if heading else 0.0
-    figure = Figure(figsize=(width, 3.4 * rows + top), dpi=130, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    body: Any = figure
-    if heading:
-        head, body = list(figure.subfigures(2, 1, height_ratios=[top, 3.4 * rows]))  # type: ignore[arg-type]
-        head.text(0.02, 0.78, f"{name}: quality of the prepared recordings", fontsize=15, weight="bold", color=INK)
-        for i, (value, what) in enumerate(heading):
-            head.text(0.02 + i * 0.163, 0.34, value, fontsize=15, color=COLOURS[0], weight="bold")
-            head.text(0.02 + i * 0.163, 0.12, what, fontsize=9, color=GREY)
-    axes = np.atleast_1d(body.subplots(rows, columns)).ravel()
-    for ax, drawing in zip(axes, drawings, strict=False):
-        if heading:
-            ax.set_title(drawing.title, fontsize=10.5, loc="left", color=INK, weight="bold")
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    draw(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba()).copy()
+
+
+def _panel(drawing: Drawing) -> Pixels:
+    def draw(figure: Any) -> None:
+        ax = figure.add_axes((0.13, 0.19, 0.84, 0.70))
+        ax.set_title(drawing.title, fontsize=11, loc="left", color=INK, weight="bold")
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8, colors=INK)
         drawing.draw(ax)
-    for ax in axes[len(drawings) :]:
-        ax.set_axis_off()
+
+    return _pixels(*PANEL_INCHES, draw)
+
+
+def _heading(name: str, figures: Sequence[tuple[str, str]]) -> Pixels:
+    def draw(figure: Any) -> None:
+        figure.text(0.03, 0.76, f"{name}: quality of the prepared recordings", fontsize=15, weight="bold", color=INK)
+        for i, (value, what) in enumerate(figures):
+            figure.text(0.03 + i * 0.16, 0.34, value, fontsize=15, color=COLOURS[0], weight="bold")
+            figure.text(0.03 + i * 0.16, 0.12, what, fontsize=9, color=GREY)
+
+    return _pixels(2 * PANEL_INCHES[0], 1.25, draw)
+
+
+def _page(heading: Pixels, panels: Sequence[Pixels]) -> Pixels:
+    """The heading above the panels, two abreast."""
+    blank = np.full_like(panels[0], 255)
+    padded = [*panels, blank] if len(panels) % 2 else list(panels)
+    rows = [np.concatenate(padded[i : i + 2], axis=1) for i in range(0, len(padded), 2)]
+    return np.concatenate([heading, *rows])
+
+
+def _png(pixels: Pixels) -> bytes:
+    from PIL import Image
+
     stream = io.BytesIO()
-    figure.savefig(stream, format="png")
+    Image.fromarray(pixels[..., :3]).save(stream, "PNG", compress_level=4)
     return stream.getvalue()

@@ -62,7 +62,7 @@ def test_filters_do_not_reach_across_a_discontinuity():
 @pytest.mark.parametrize("block", [40_000, 400_000])
 @pytest.mark.parametrize("sfreq", [500.0, 256.0])
 def test_the_blocks_leave_no_trace(block, sfreq, monkeypatch):
-    """Read in many small blocks or in one: windows, statistics and reference equal within 1e-6 of the signal's scale."""
+    """Read in many small blocks or in one: windows and statistics equal within 1e-6 of the signal's scale."""
     rec = recording(noise(19, 90, sfreq), sfreq)
     whole = all_windows(rec, Settings())
     monkeypatch.setattr(preprocess, "BLOCK_VALUES", block)
@@ -139,7 +139,7 @@ def test_a_day_of_64_channels_fits_in_two_gigabytes():
     assert np.abs(alone.signal - middle.signal).max() < 1e-6 * middle.scale
 
 
-# ------------------------------------------------------------------------------------------------------------ the signal
+# ----------------------------------------------------------------------------------------------------------- the signal
 def test_a_sine_keeps_its_amplitude_in_microvolts():
     t = np.arange(500 * 30) / 500
     rec = recording(20 * np.sin(2 * np.pi * 10 * t)[None], 500.0, ["Cz"])
@@ -188,7 +188,7 @@ def test_only_eeg_channels_are_kept():
 
 
 def test_the_scale_is_the_sd_of_gaussian_noise_and_deaf_to_blinks():
-    """1.4826 · MAD estimates σ; the filter keeps 79 of 128 Hz of white noise. Blinks of 200 µV double the SD, not it."""
+    """1.4826 · MAD estimates σ; the filter keeps 79 of 128 Hz of white noise. Blinks double the SD, not it."""
     rec = recording(noise(6, 120, scale=20.0))
     clean = all_windows(rec)[0].scale
     assert clean == pytest.approx(20 * np.sqrt(79.2 / 128), rel=0.05)  # half amplitude at 84.4 Hz: about 79 Hz of power
@@ -240,7 +240,7 @@ def test_the_notch_follows_the_file_then_the_peak(notch, line_freq, hum, expecte
         assert power[:, 120].max() < 0.05 * np.median(power[:, 80:100])  # 60 Hz is bin 120
 
 
-# --------------------------------------------------------------------------------------------------------- pre-cut trials
+# ------------------------------------------------------------------------------------------------------- pre-cut trials
 def test_trials_are_demeaned_padded_and_not_high_passed():
     """A slow 0.4 Hz half wave and an offset: the shape survives, the offset does not, padding is marked."""
     t = np.arange(256) / 256
@@ -265,7 +265,7 @@ def test_the_label_of_a_whole_recording_reaches_its_windows():
     assert {w.label for w in windows} == {"rest"}
 
 
-# ------------------------------------------------------------------------------------------------------------ bad samples
+# ---------------------------------------------------------------------------------------------------------- bad samples
 def test_a_gap_of_nan_costs_the_windows_that_hold_it_and_no_other():
     x = noise(4, 40)
     clean = all_windows(recording(x))
@@ -313,7 +313,7 @@ def test_channels_marked_bad_by_the_file_are_not_ok():
     assert not windows[0].channel_ok[TEN_TWENTY.index("Cz")]
 
 
-# ---------------------------------------------------------------------------------------------------------------- events
+# --------------------------------------------------------------------------------------------------------------- events
 def event_settings(**fields):
     return dataclasses.replace(UNFILTERED, samples=128, events=EventWindows(source="file", **fields))
 
@@ -358,7 +358,7 @@ def test_events_too_near_an_edge_are_rejected_with_the_reason():
     assert [r.reason for r in made.rejects] == ["the event's window crosses an edge"] * 2
 
 
-# -------------------------------------------------------------------------------------------------------------- settings
+# ------------------------------------------------------------------------------------------------------------- settings
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

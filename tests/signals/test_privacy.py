@@ -1,0 +1,257 @@
+"""No name, date, technician or remark of any header reaches a shard, a report, a log or a description."""
+
+import io
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edf_files import tal, write_edf
+from recorded import noise
+
+from dreamjax.console import log
+from dreamjax.signals import convert, examples, records
+from dreamjax.signals.prepare import Options, prepare, prepare_raws
+from dreamjax.signals.preprocess import EventWindows, Settings
+from dreamjax.signals.readers.base import Source
+
+SECRETS = (
+    "Mustermann", "Hannelore", "MCH-0234567", "02-MAI-1951", "1951-05-02", "_1951", "17-MAR-2003", "2003-03-17",
+    "20030317", "17.03.03", "09.41.27", "09:41:27", "Frankenstein", "Igor", "epilepsy", "Station_7B",
+)  # fmt: skip
+
+
+def everything_written(folder: Path) -> dict[str, bytes]:
+    """Every file of a dataset; shards as their decompressed records, the report with its inlined pictures dropped."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and ".array_record-" not in path.name:
+            found[path.name] = path.read_bytes()
+    for split in records.load_dataset(folder)["splits"]:
+        reader = records.open_split(folder, split)
+        found[split] = b"\n".join(_texts(reader[i]) for i in range(len(reader)))
+    return found
+
+
+def _texts(record: bytes) -> bytes:
+    """Everything in a record but the numbers: digits may turn up in compressed samples by chance."""
+    kept = {}
+    for name, feature in examples.parse(record).items():
+        if name not in ("signal/value", "step", "offset", "xyz", "valid", "channel_ok", "sfreq", "start", "scale"):
+            kept[name] = [bytes(v) for v in feature.bytes_list.value]
+    return repr(kept).encode()
+
+
+def leaks(folder: Path, said: str) -> list[tuple[str, str]]:
+    """(secret, where) for every secret found."""
+    written = {**everything_written(folder), "the log": said.encode()}
+    written["report.html"] = b"".join(p.split(b'"', 1)[-1] for p in written["report.html"].split(b"base64,"))
+    names = " ".join(written)
+    return [
+        (secret, where)
+        for secret in SECRETS
+        for where, content in written.items()
+        if secret.lower().encode() in content.lower() or secret in names
+    ]
+
+
+@pytest.fixture
+def said(capsys):
+    """Everything that is logged or printed, as a function."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+
+    def text() -> str:
+        captured = capsys.readouterr()
+        return stream.getvalue() + captured.out + captured.err
+
+    yield text
+    log.removeHandler(handler)
+
+
+def planted_edf(path: Path, **options) -> Path:
+    tals = [tal(t) + tal(t + 0.5, "Mustermann Hannelore coughs" if t == 3 else "T1") for t in range(8)]
+    return write_edf(
+        path,
+        np.rint(noise(4, 8) / 0.1),
+        plus="C",
+        tals=tals,
+        patient="MCH-0234567 F 02-MAI-1951 Mustermann_Hannelore epilepsy",
+        recording="Startdate 17-MAR-2003 MCH-0234567 Technician_Igor Station_7B",
+        **options,
+    )
+
+
+def planted_brainvision(folder: Path) -> Path:
+    x = np.rint(noise(4, 8) / 0.1).astype("<i2")
+    (folder / "a.eeg").write_bytes(x.T.tobytes())
+    channels = "".join(f"Ch{i + 1}={n},,0.1,µV\n" for i, n in enumerate(("Fp1", "Cz", "O1", "O2")))
+    (folder / "a.vhdr").write_text(
+        "Brain Vision Data Exchange Header File Version 1.0\n; Subject Mustermann Hannelore, 1951-05-02\n"
+        "[Common Infos]\nCodepage=UTF-8\nDataFile=a.eeg\nMarkerFile=a.vmrk\nDataFormat=BINARY\n"
+        "DataOrientation=MULTIPLEXED\nNumberOfChannels=4\nSamplingInterval=3906.25\n[Binary Infos]\n"
+        f"BinaryFormat=INT_16\n[Channel Infos]\n{channels}[Comment]\nTechnician_Igor, Station_7B: epilepsy\n",
+        encoding="utf-8",
+    )
+    (folder / "a.vmrk").write_text(
+        "Brain Vision Data Exchange Marker File, Version 1.0\n[Common Infos]\nCodepage=UTF-8\nDataFile=a.eeg\n"
+        "[Marker Infos]\nMk1=New Segment,,1,1,0,20030317094127000000\nMk2=Stimulus,S  1,400,1,0\n"
+        "Mk3=Comment,Mustermann Hannelore coughs,700,1,0\nMk4=Comment,Dr_Frankenstein,900,1,0\n",
+        encoding="utf-8",
+    )
+    return folder / "a.vhdr"
+
+
+def planted_raw():
+    mne = pytest.importorskip("mne")
+    import datetime
+
+    info = mne.create_info(["Fp1", "Cz", "O1", "O2"], 256.0, "eeg")
+    info["description"] = "Mustermann Hannelore, epilepsy"
+    info["experimenter"] = "Technician_Igor"
+    info["subject_info"] = {
+        "his_id": "MCH-0234567",
+        "last_name": "Mustermann",
+        "first_name": "Hannelore",
+        "birthday": datetime.date(1951, 5, 2),
+    }
+    raw = mne.io.RawArray(noise(4, 8) * 1e-6, info, verbose="error")
+    raw.set_meas_date(datetime.datetime(2003, 3, 17, 9, 41, 27, tzinfo=datetime.UTC))
+    texts = ["Mustermann Hannelore coughs", "Dr_Frankenstein", "T1", "T1"]
+    raw.set_annotations(mne.Annotations([1, 2, 3, 4], [0] * 4, texts, orig_time=raw.info["meas_date"]))
+    return raw
+
+
+def planted_fif(folder: Path) -> Path:
+    planted_raw().save(folder / "a_raw.fif", verbose="error")
+    return folder / "a_raw.fif"
+
+
+def planted_eeglab(folder: Path) -> Path:
+    from scipy.io import savemat
+
+    x = noise(4, 8)
+    places = [{"labels": n, "X": np.nan, "Y": np.nan, "Z": np.nan} for n in ("Fp1", "Cz", "O1", "O2")]
+    event = [{"type": "Dr_Frankenstein", "latency": 300.0}, {"type": "Mustermann Hannelore coughs", "latency": 700.0}]
+    eeg = {
+        "setname": "Mustermann Hannelore", "filename": "a.set", "filepath": "", "subject": "MCH-0234567",
+        "comments": "Technician_Igor 17-MAR-2003 epilepsy", "nbchan": 4, "trials": 1, "pnts": x.shape[1],
+        "srate": 256.0, "xmin": 0.0, "xmax": x.shape[1] / 256, "data": x, "chanlocs": places, "event": event,
+        "urevent": [], "epoch": [], "history": "Station_7B", "times": np.arange(x.shape[1]) / 256,
+        "icawinv": [], "icasphere": [], "icaweights": [], "icachansind": [], "ref": "common",
+    }  # fmt: skip
+    savemat(folder / "a.set", {"EEG": eeg}, appendmat=False)
+    return folder / "a.set"
+
+
+WRITERS = {
+    "edf": lambda folder: planted_edf(folder / "a.edf"),
+    "bdf": lambda folder: planted_edf(folder / "a.bdf", bdf=True),
+    "brainvision": planted_brainvision,
+    "fif": planted_fif,
+    "eeglab": planted_eeglab,
+}
+
+
+@pytest.mark.parametrize("events", ["", "file"])
+@pytest.mark.parametrize("kind", sorted(WRITERS))
+def test_no_header_field_reaches_any_output(kind, events, tmp_path, said):
+    if kind in ("brainvision", "fif", "eeglab"):
+        pytest.importorskip("mne")
+    (tmp_path / "in").mkdir()
+    path = WRITERS[kind](tmp_path / "in")
+    planted = b"".join(p.read_bytes() for p in convert.input_files(Source(str(path), kind)))
+    assert b"Mustermann" in planted or "Mustermann".encode("utf-16-le") in planted  # the test itself is honest
+    settings = Settings(reference="recorded", samples=64, events=EventWindows(source=events))
+    if kind == "eeglab" and events:
+        pytest.skip("this file has no event that is a code")
+    prepare([path], tmp_path / "out", settings, Options(workers=0, verbose=True))
+    assert leaks(tmp_path / "out", said()) == []
+
+
+def test_the_search_finds_what_is_planted(tmp_path):
+    """The control of all tests here: a label, an event code and a note that carry a secret are each found."""
+    path = write_edf(tmp_path / "a.edf", np.rint(noise(2, 4) / 0.1), labels=["EEG Cz", "Frankenstein"])
+    prepare([path], tmp_path / "out", Settings(reference="recorded"), Options(workers=0, dataset="igor"))
+    found = {secret for secret, _ in leaks(tmp_path / "out", "")}
+    assert "Igor" in found
+    where = {place for secret, place in leaks(tmp_path / "out", "read Frankenstein") if secret == "Frankenstein"}
+    assert "the log" in where
+
+
+def test_a_name_in_a_file_or_folder_name_stays_with_the_user(tmp_path):
+    """The log and the result name paths to whoever gave them; what lies in the dataset does not."""
+    folder = tmp_path / "in" / "Mustermann_Hannelore_1951"
+    folder.mkdir(parents=True)
+    planted_edf(folder / "Mustermann_Hannelore.edf")
+    (folder / "Frankenstein_Igor.edf").write_bytes(b"0       " + b"Mustermann Hannelore" * 30)
+    (folder / "Igor.vhdr").write_text("Brain Vision, Technician_Igor")
+    result = prepare([tmp_path / "in"], tmp_path / "out", Settings(reference="recorded"), Options(workers=0))
+    assert {Path(f["path"]).name for f in result["failed"]} == {"Frankenstein_Igor.edf", "Igor.vhdr"}
+    assert leaks(tmp_path / "out", "") == []
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert all(r["reason"] and r["recording"] for r in rejects)
+
+
+def test_the_key_is_written_only_on_request_and_elsewhere(tmp_path):
+    path = planted_edf(tmp_path / "Hannelore.edf")
+    options = Options(workers=0, key_file=str(tmp_path / "key.jsonl"))
+    prepare([path], tmp_path / "out", Settings(reference="recorded"), options)
+    (line,) = [json.loads(text) for text in (tmp_path / "key.jsonl").read_text().splitlines()]
+    (entry,) = json.loads((tmp_path / "out" / "dataset.json").read_text())["inputs"]
+    assert (line["recording"], line["path"]) == (entry["recording"], str(path))
+    assert leaks(tmp_path / "out", "") == []
+
+
+def test_raws_in_memory_leak_nothing(tmp_path, said):
+    prepare_raws([planted_raw()], tmp_path / "out", Settings(reference="recorded"))
+    assert leaks(tmp_path / "out", said()) == []
+
+
+def test_the_averages_of_the_report_leak_nothing(tmp_path):
+    """The parts, which outlive a killed run, hold no more than the dataset."""
+    path = planted_edf(tmp_path / "Hannelore.edf")
+    settings = Settings(reference="recorded", samples=64, events=EventWindows(source="file"))
+    task = convert.Task(Source(str(path), "edf", subject="MCH-0234567"), settings, str(tmp_path / "parts"), None)
+    convert.convert(task, lambda: None)
+    for file in (tmp_path / "parts").rglob("*"):
+        if file.is_file() and file.suffix in (".json", ".npz"):
+            content = file.read_bytes()
+            if file.suffix == ".npz":
+                content = " ".join(zipfile.ZipFile(file).namelist()).encode()
+            assert not [s for s in SECRETS if s.lower().encode() in content.lower()]
+
+
+def test_a_salt_changes_every_pseudonym(tmp_path):
+    path = planted_edf(tmp_path / "a.edf")
+    ids = []
+    for salt in (None, "one", "two"):
+        out = tmp_path / f"out {salt}"
+        prepare([path], out, Settings(reference="recorded"), Options(workers=0, salt=salt, name="x"))
+        dataset = json.loads((out / "dataset.json").read_text())
+        ids.append((dataset["inputs"][0]["subject"], dataset["inputs"][0]["recording"]))
+        assert (salt or "default") not in json.dumps({k: v for k, v in dataset.items() if k != "salt"}) or salt == "one"
+        assert dataset["salt"] == ("given" if salt else "default")
+    assert len({i for pair in ids for i in pair}) == 6
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        (
+            "/data/Hans Muster.edf: cannot be read as edf (ValueError: Hans Muster)",
+            "cannot be read as edf (ValueError)",
+        ),
+        (
+            "/data/Hans Muster.edf: holds no signal; remove it from the input",
+            "holds no signal; remove it from the input",
+        ),
+        ("the table of Hans Muster.edf is empty", "the table of the file is empty"),
+    ],
+)
+def test_reasons_are_scrubbed(reason, kept):
+    assert convert.scrubbed(reason, Source("/data/Hans Muster.edf", "edf", subject="Hans Muster")) == kept
