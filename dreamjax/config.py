@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -60,15 +61,17 @@ def _parse_scalar(text: str, kind: Any) -> Any:
 
 
 def parse(text: str, kind: Any) -> Any:
-    """`text` from a command line as a `kind`. Raises a ValueError, KeyError, TypeError or StopIteration."""
+    """`text` from a command line as a `kind`. Raises a ValueError, KeyError or TypeError."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
-        return next(a for a in args if str(a) == text)
+        if text not in (found := {str(a): a for a in args}):
+            raise ValueError(text)
+        return found[text]
     if origin in (typing.Union, types.UnionType):
         for candidate in sorted(args, key=lambda a: a is not type(None)):  # None first: "none" is also a str
             try:
                 return parse(text, candidate)
-            except (ValueError, KeyError, TypeError, StopIteration):
+            except (ValueError, KeyError, TypeError):
                 continue
         raise ValueError(text)
     if origin is tuple:
@@ -183,7 +186,7 @@ def override(cls: Any, config: ConfigDict, key: str, text: str, source: str = "c
         raise UserError(f"--config.{key} is a group of keys; set one of {', '.join(keys_of(kind, key + '.'))}")
     try:
         value = parse(text, kind)
-    except (ValueError, KeyError, TypeError, StopIteration) as problem:
+    except (ValueError, KeyError, TypeError) as problem:
         raise UserError(f"--config.{key}={text}: {key} takes {type_name(kind)}") from problem
     with config.unlocked():
         config.update_from_flattened_dict({key: value})
@@ -227,12 +230,17 @@ def _call_get_config(path: Path, arguments: str) -> ConfigDict:
             raise UserError(f"{path} has no argument {name}; {names}")
         try:
             values[name] = parse(text, parameters[name].annotation)
-        except (ValueError, KeyError, TypeError, StopIteration) as problem:
+        except (ValueError, KeyError, TypeError) as problem:
             raise UserError(f"{path}:{name}={text}: {name} takes {type_name(parameters[name].annotation)}") from problem
     try:
         return function(**values)
-    except (AttributeError, KeyError) as problem:  # a locked ConfigDict names the nearest key itself
-        raise UserError(f"{path}: {str(problem).strip(chr(34))}") from problem
+    except (AttributeError, KeyError) as problem:  # a locked ConfigDict's message, which is many lines long
+        unknown = re.search(r"Key \W*(\w+)\W* does not exist", str(problem))
+        meant = re.search(r"Did you mean \W*(\w+)", str(problem))
+        if unknown is None:
+            raise UserError(f"{path}: {str(problem).strip(chr(34))}") from problem
+        hint = f"; did you mean {meant[1]}?" if meant else ""
+        raise UserError(f"{path} sets the key {unknown[1]}, which is not there{hint}") from problem
 
 
 def dump(config: Any) -> str:
