@@ -12,7 +12,7 @@ import numpy as np
 
 from dreamjax.errors import UserError
 from dreamjax.signals import keyed, mapping, scaling
-from dreamjax.signals.records import Stored
+from dreamjax.signals.stored import Stored
 
 if TYPE_CHECKING:
     from dreamjax.signals.pipeline import DataConfig
@@ -105,24 +105,31 @@ def _crop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(µV, valid) of `samples`: longer windows cropped (anywhere in training, else the middle), shorter ones padded."""
     channels, time = stored[0].counts.shape
-    samples = config.samples
-    span = max(time - samples, 0)
-    starts = np.full(len(stored), span // 2)
-    if span and training:
-        starts = (keyed.uniform(seed, "crop", index, 1)[:, 0] * (span + 1)).astype(int)
-    length = min(time, samples)
+    length = min(time, config.samples)
+    draw = keyed.uniform(seed, "crop", index, 1)[:, 0] if training else np.full(len(stored), 0.5)
     signal = np.empty((len(stored), channels, length), np.float32)
     valid = np.empty((len(stored), length), bool)
-    for i, (record, start) in enumerate(zip(stored, starts, strict=True)):
-        np.multiply(record.counts[:, start : start + length], record.step[:, None], out=signal[i])
-        signal[i] += record.offset[:, None]
-        valid[i] = np.frombuffer(record.valid, bool)[start : start + length]
+    for i, record in enumerate(stored):
+        starts = time - length + (record.lag or 1)  # how many; with a following window, up to that one's own first
+        start = int(draw[i] * starts) if training else (time - length) // 2
+        here = min(length, time - start)
+        _microvolts(record, start, signal[i, :, :here])
+        valid[i, :here] = np.frombuffer(record.valid, bool)[start : start + here]
+        if here < length and record.following is not None:
+            _microvolts(record.following, time - record.lag, signal[i, :, here:])
+            valid[i, here:] = True
+    samples = config.samples
     if length < samples and config.stretch:
         return mapping.stretch(signal, samples), np.ones((len(stored), samples), bool)
     if length < samples:
         pad = samples - length
         signal, valid = np.pad(signal, ((0, 0), (0, 0), (0, pad))), np.pad(valid, ((0, 0), (0, pad)))
     return signal, valid
+
+
+def _microvolts(record: Stored, start: int, out: np.ndarray) -> None:
+    np.multiply(record.counts[:, start : start + out.shape[1]], record.step[:, None], out=out)
+    out += record.offset[:, None]
 
 
 def hide_channels(

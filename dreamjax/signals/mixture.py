@@ -1,7 +1,12 @@
 """Which record is global example number i: mixture of corpora, shuffle, repetition. Grain's index transformations."""
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from dreamjax.signals import keyed
 
@@ -29,7 +34,36 @@ def order(sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle:
     return grain.MapDataset.mix(corpora, list(weights))
 
 
+SMALL = 1 << 16  # records; Grain's constant-memory shuffle walks about 2^16 / n steps an index below this
+
+
 def _passes(records: Any, seed: int, shuffle: bool, repeat: bool) -> Any:
+    if shuffle and len(records) <= SMALL:
+        import grain
+
+        endless = grain.MapDataset.source(_SmallShuffle(records[0], len(records), seed))
+        return endless if repeat else endless[: len(records)]
     if shuffle:
         records = records.shuffle(seed=seed)
     return records.repeat() if repeat else records
+
+
+@lru_cache(maxsize=8)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.argsort(keyed.uniform(seed, f"epoch {epoch}", np.arange(n, dtype=np.uint64), 1)[:, 0], kind="stable")
+
+
+@dataclass(frozen=True)
+class _SmallShuffle:
+    """Records first … first + n - 1, endlessly, in an order drawn anew for each training epoch."""
+
+    first: int
+    n: int
+    seed: int
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: Any) -> int:
+        epoch, place = divmod(int(index), self.n)
+        return self.first + int(_permutation(self.n, self.seed, epoch)[place])

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from dreamjax.errors import UserError
-from dreamjax.signals import assembly, mapping, mixture, montage, records
+from dreamjax.signals import assembly, mapping, mixture, montage, records, stored
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Examples:
         self.target = self._target()
         self.ends = np.cumsum([len(reader) for reader in self.readers])
         self._label_ids = {label.encode(): i for i, label in enumerate(self.labels)}
-        for path, reader in zip(config.path, self.readers, strict=True):
-            assembly.check_rate(config, records.unpack(reader[0]).sfreq, path)
+        for path, reader in zip(config.path, self.readers, strict=True):  # the first window now, every other when read
+            assembly.check_rate(config, stored.unpack(reader[0]).sfreq, path)
 
     def _target(self) -> assembly.Target:
         if self.config.mapping == "tile":
@@ -117,9 +117,14 @@ class Examples:
         """The examples `index` (uint64) as arrays with a leading axis; beyond the end, the last one with weight 0."""
         last = len(self.order) - 1
         keys = np.array([self.order[min(int(i), last)] for i in index])
-        stored = [records.unpack(record) for record in self._read(keys)]
-        out = assembly.assemble(self.config, self.target, stored, index, seed=self.seed, training=self.training)
-        out["label"] = np.array([self._label_ids.get(record.label, -1) for record in stored], np.int32)
+        found = [stored.unpack(record) for record in self._read(keys)]
+        for sfreq in {record.sfreq for record in found}:
+            assembly.check_rate(self.config, sfreq, ", ".join(self.config.path))
+        if self.training and self.config.shift:
+            after = np.where(np.isin(keys + 1, self.ends), keys, keys + 1)  # none beyond a corpus's last
+            found = [stored.follow(a, stored.unpack(b)) for a, b in zip(found, self._read(after), strict=True)]
+        out = assembly.assemble(self.config, self.target, found, index, seed=self.seed, training=self.training)
+        out["label"] = np.array([self._label_ids.get(record.label, -1) for record in found], np.int32)
         out["index"] = np.stack([index >> np.uint64(32), index & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
         out["weight"] = (index <= last).astype(np.float32)
         return out

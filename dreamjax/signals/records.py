@@ -6,11 +6,10 @@ can saturate: µV = counts · step + offset.
 
 import json
 import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -114,45 +113,6 @@ def encode(window: Window) -> bytes:
     features |= {name: getattr(window, name).encode() for name in TEXTS}
     features |= {name: [text.encode() for text in getattr(window, name)] for name in LISTS}
     return examples.serialise(features)
-
-
-class Stored(NamedTuple):
-    """What training reads of a record, not yet scaled to µV; the arrays are views of the record's bytes."""
-
-    counts: Int16[np.ndarray, "channels time"]
-    step: Float32[np.ndarray, "channels"]
-    offset: Float32[np.ndarray, "channels"]
-    names: tuple[bytes, ...]
-    xyz: bytes  # float32[channels, 3]
-    channel_ok: bytes  # bool[channels]
-    valid: bytes  # bool[time]
-    sfreq: float
-    scale: float
-    average: bool  # average reference
-    label: bytes
-
-
-def unpack(record: bytes) -> Stored:
-    """The parts of a record that training needs, fast: nothing is copied or scaled."""
-    feature = examples.parse(record)
-    one = {name: feature[name].bytes_list.value[0] for name in _STORED}
-    return Stored(
-        np.frombuffer(one["signal/value"], np.int16).reshape(feature["signal/shape"].int64_list.value),
-        np.frombuffer(one["step"], np.float32),
-        np.frombuffer(one["offset"], np.float32),
-        tuple(feature["ch_names"].bytes_list.value),
-        one["xyz"],
-        one["channel_ok"],
-        one["valid"],
-        _DOUBLE.unpack(one["sfreq"])[0],
-        _DOUBLE.unpack(one["scale"])[0],
-        one["reference"] == b"average",
-        one["label"],
-    )
-
-
-_DOUBLE = struct.Struct("<d")
-_STORED = ("signal/value", "step", "offset", "xyz", "channel_ok", "valid", "sfreq", "scale", "reference", "label")
 
 
 def decode(record: bytes) -> Window:
