@@ -175,7 +175,7 @@ def test_json_is_one_object_on_stdout_and_logs_go_to_stderr(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["subjects"] == 1
     assert ended.stdout.count("\n") == 1
-    assert "1 subjects" in ended.stderr
+    assert "subjects 1" in ended.stderr
     assert "\x1b" not in ended.stderr + ended.stdout
     assert "\r" not in ended.stderr + ended.stdout
 
@@ -235,6 +235,51 @@ def test_results_are_json_whatever_numbers_they_hold(fake_verb, capsys):
         "pair": [1, None],
         "path": "a/b",
     }
+
+
+PROGRESS = """
+import sys, time
+from dreamjax import console
+console.PLAIN_EVERY_S = 0.05
+with console.progress("counting", 3) as bar:
+    for i in range(3):
+        time.sleep(0.06)
+        bar.advance(1, note=f"file {i}")
+"""
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal():
+    ended = subprocess.run([sys.executable, "-c", PROGRESS], capture_output=True, text=True, timeout=60)
+    assert ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert [line.split(" after")[0] for line in lines] == [f"counting: {n}/3" for n in (1, 2, 3, 3)]
+    assert lines[0].endswith("file 0")
+    assert lines[-1].endswith("done")
+    assert "\x1b" not in ended.stderr
+
+
+def test_progress_is_a_bar_on_a_terminal():
+    import pty
+
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    running = subprocess.Popen([sys.executable, "-c", PROGRESS], stderr=follower, env=environment)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(leader, 4096)
+        except OSError:  # the other side is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(leader)
+    assert running.wait(60) == 0
+    text = shown.decode()
+    assert "\x1b[" in text
+    assert "3/3" in text
+    assert "━" in text
 
 
 def test_a_verb_may_choose_its_exit_code(fake_verb):

@@ -62,7 +62,7 @@ def simulate(out: epath.PathLike, settings: Settings) -> dict[str, Any]:
         (root / TRUTH).write_text(json.dumps(truth))
 
     trials = sum(len(s["trials"]) for s in subjects)
-    log.info("%d subjects, %d trials written to %s", settings.subjects, trials, out)
+    log.info("%s: subjects %d, trials %d", out, settings.subjects, trials)
     return {
         "out": str(out),
         "files": [s["file"] for s in subjects],
