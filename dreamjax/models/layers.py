@@ -13,6 +13,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from dreamjax.parallel.sharding import split_rows
+
 Dtype = Any
 Attention = Literal["xla", "cudnn"]
 Remat = Literal["none", "full", "dots", "names"]
@@ -28,18 +30,18 @@ def matmul(x: Float[Array, "*batch I"], kernel: Float[Array, "I O"], dtype: Dtyp
     `dtype` over the devices before it becomes float32. Here the gradient's dot itself has float32 output, so the
     reduction over tokens and over devices is float32 and only the operands are rounded.
     """
-    return x.astype(dtype) @ kernel.astype(dtype)
+    return split_rows(x.astype(dtype) @ kernel.astype(dtype))
 
 
 def _matmul_forward(x: Array, kernel: Array, dtype: Dtype) -> tuple[Array, tuple[Array, Array]]:
     x = x.astype(dtype)
-    return x @ kernel.astype(dtype), (x, kernel)
+    return split_rows(x @ kernel.astype(dtype)), (x, kernel)
 
 
 def _matmul_backward(dtype: Dtype, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
     dy = dy.astype(dtype)
-    dx = dy @ kernel.astype(dtype).T
+    dx = split_rows(dy @ kernel.astype(dtype).T)
     tokens = tuple(range(x.ndim - 1))
     dkernel = jax.lax.dot_general(x, dy, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32)
     return dx, dkernel.astype(kernel.dtype)

@@ -93,6 +93,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def split_rows(x: jax.Array) -> jax.Array:
+    """`x` with its leading axis kept over data × fsdp (inside jit, under `jax.set_mesh`; elsewhere `x` itself).
+
+    Without it the compiler may answer a split kernel by splitting the product's inner axis, and sum *activations* over
+    the fsdp devices in the compute type; with it the kernel is gathered where it is used.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*BATCH, *(P.UNCONSTRAINED,) * (x.ndim - 1)))
+
+
 def check_batch(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
     """Raises UserError when a (micro-)batch cannot be dealt out evenly."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
