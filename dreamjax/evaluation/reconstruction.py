@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 
 from dreamjax.console import progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import bootstrap, gaussian
+from dreamjax.evaluation import bootstrap, gaussian, threads
 from dreamjax.evaluation.bootstrap import Interval
 from dreamjax.evaluation.masks import MASKS, MaskTask
 from dreamjax.evaluation.windows import WindowSet
@@ -219,7 +219,7 @@ def score(
     """
     who = sorted(set(windows.subjects))
     scores = []
-    with progress("evaluate", len(tasks)) as bar:
+    with threads.single(), progress("evaluate", len(tasks)) as bar:
         for task in tasks:
             masking = Masking.of(windows, task, patch, seed)
             guesses: dict[str, Callable[..., np.ndarray]] = {

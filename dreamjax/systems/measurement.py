@@ -1,0 +1,243 @@
+"""`dreamjax evaluate`: a run opened, its held-out windows, baselines fitted on training subjects, scores, a report."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from dreamjax import __version__
+from dreamjax.console import log
+from dreamjax.errors import UserError
+from dreamjax.evaluation import bootstrap, gaussian, leakage, picture, reconstruction, report, threads, windows
+from dreamjax.evaluation.masks import MASKS
+from dreamjax.evaluation.windows import WindowSet
+from dreamjax.signals import records
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.systems import masked_pretraining, runs
+
+FIT_WINDOWS = 4000  # training windows that the Gaussian is fitted on, spread evenly
+PICTURED = ("random 0.75", "gap 250 ms")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, and how."""
+
+    data: tuple[str, ...] = ()  # dataset folders; empty: those of the run
+    split: str = "test"
+    step: int | None = None
+    best: bool = False
+    windows: int | None = None  # at most so many; None: all that fit in memory
+    seed: int = 0  # of masks, bootstrap and the pictured window
+    level: float = bootstrap.LEVEL
+    out: str | None = None  # None: WORKDIR/evaluation
+
+
+def evaluate(workdir: str, request: Request) -> dict[str, Any]:
+    """Masked reconstruction of a run on a split that its training never saw; a JSON-able result, and files in `out`.
+
+    Raises UserError for a missing run or dataset, for a split that holds a subject of training, and for a system or
+    target that predicts no signal.
+    """
+    run = runs.open_run(workdir, request.step, request.best)
+    config = masked_config(run)
+    if request.split == "train":
+        raise UserError("split train is what the run learned from; score it on --split test (or val)")
+    folders = request.data or config.data.path
+    check = leakage.refuse_overlap(leakage.trained_on(config.data.path), folders, request.split, workdir)
+    held_out = windows.load(_data(config.data, folders), request.split, request.windows)
+    baseline = baseline_data(config.data, folders, request.split)
+    predict = predictor(run)
+    scores = reconstruction.score(
+        held_out,
+        config.model.patch,
+        predict=predict if run.step else None,
+        candidates=baseline.candidates,
+        validation=baseline.validation,
+        seed=request.seed,
+        level=request.level,
+    )
+    standing = report.standing(scores, run.step)
+    result = _result(run, request, held_out, scores, standing, [check, *baseline.notes, *_caveats(config.data)])
+    figures: dict[str, Any] = {"reconstruction_scores": report.reconstruction_figure(result["reconstruction"])}
+    if not standing:
+        figures["reconstruction"] = _picture(run, held_out, scores, baseline, predict, request.seed)
+    out = request.out or str(epath.Path(workdir) / "evaluation")
+    return result | {"files": report.write(result, figures, out, f"reconstruction-{request.split}")}
+
+
+def masked_config(run: runs.Run) -> masked_pretraining.MaskedPretrainingConfig:
+    """The run's config. Raises UserError where its system is not one that reconstructs."""
+    if not isinstance(run.config, masked_pretraining.MaskedPretrainingConfig):
+        raise UserError(f"{run.workdir} is a run of {run.config.system}, which reconstructs no signal")
+    return run.config
+
+
+def predictor(run: runs.Run) -> reconstruction.Predict:
+    """A run as the function that evaluation asks for."""
+    config = masked_config(run)
+    compiled = jax.jit(lambda p, x, m, v: masked_pretraining.reconstruct(config, p, x, m, v))
+    return lambda signal, hidden, valid: np.asarray(compiled(run.params, signal, hidden, valid))
+
+
+def featurizer(config: masked_pretraining.MaskedPretrainingConfig, params: Any) -> Callable[..., np.ndarray]:
+    """`(signal (B, C, T), valid (B, T)) → (B, D)`: the mean of the encoder's tokens, nothing hidden."""
+
+    def pooled(params: Any, signal: jax.Array, valid: jax.Array) -> jax.Array:
+        tokens = masked_pretraining.features(config, params, signal, valid)
+        whole = valid.reshape(valid.shape[0], -1, config.model.patch).min(axis=2) > 0
+        return masked_pretraining.pooled(tokens, whole)
+
+    compiled = jax.jit(pooled)
+    return lambda signal, valid: np.asarray(compiled(params, signal, valid.astype(np.float32)))
+
+
+# ------------------------------------------------------------------------------------------------------------ baselines
+@dataclass(frozen=True)
+class Baseline:
+    """What the conditional mean is fitted and chosen on; None where the datasets hold nobody for it."""
+
+    candidates: gaussian.Candidates | None
+    validation: WindowSet | None
+    notes: tuple[str, ...]
+
+
+def _data(config: DataConfig, folders: tuple[str, ...]) -> DataConfig:
+    from dataclasses import replace
+
+    return replace(config, path=tuple(folders), weights=())
+
+
+def baseline_data(config: DataConfig, folders: tuple[str, ...], split: str) -> Baseline:
+    """Training subjects to fit a Gaussian on, and validation subjects to choose it on; never the scored ones."""
+    with_train = tuple(f for f in folders if "train" in records.load_dataset(f)["splits"])
+    if not with_train:
+        return Baseline(None, None, ("no conditional mean: the datasets have no split train to fit it on",))
+    fit = windows.load(_data(config, with_train), "train", FIT_WINDOWS)
+    with_val = tuple(f for f in folders if "val" in records.load_dataset(f)["splits"])
+    if with_val and split != "val":
+        chosen, source = windows.load(_data(config, with_val), "val", FIT_WINDOWS), "split val"
+    else:
+        people = sorted(set(fit.subjects))
+        if len(people) < 2:
+            return Baseline(None, None, ("no conditional mean: nobody is left to choose its shrinkage on",))
+        kept = set(people[:: max(2, min(4, len(people)))])
+        mine = np.array([s in kept for s in fit.subjects])
+        chosen, fit = fit.take(np.flatnonzero(mine)), fit.take(np.flatnonzero(~mine))
+        source = "a part of split train"
+    note = (
+        f"conditional mean: fitted on {len(fit)} windows of {len(set(fit.subjects))} training subjects, chosen on "
+        f"{len(set(chosen.subjects))} subject(s) of {source}"
+    )
+    with threads.single():
+        return Baseline(gaussian.Candidates(fit.microvolts(), fit.valid), chosen, (note,))
+
+
+def _caveats(config: DataConfig) -> list[str]:
+    found = []
+    if config.scaling == "zscore":
+        found.append(
+            "scaling zscore: the model is told the mean and standard deviation of the whole window, hidden part "
+            "included, which the baselines are not"
+        )
+    if config.stretch or config.sfreq != 256.0:
+        found.append(
+            f"not comparable with scores at 256 Hz: this model works at {config.sfreq:g} Hz, stretched in time"
+            if config.stretch
+            else f"not comparable with scores at 256 Hz: this model works at {config.sfreq:g} Hz"
+        )
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- result
+def _result(
+    run: runs.Run,
+    request: Request,
+    held_out: WindowSet,
+    scores: list[reconstruction.MaskScore],
+    standing: str,
+    notes: list[str],
+) -> dict[str, Any]:
+    entries = report.reconstruction_json(scores, show_model=not standing)
+    subjects = len(set(held_out.subjects))
+    thinned = f" (an even choice of {held_out.available})" if len(held_out) < held_out.available else ""
+    config = masked_config(run)
+    first = (
+        f"{len(held_out)} windows{thinned} of {subjects} held-out subject{'s' if subjects > 1 else ''}, "
+        f"{_channels(held_out)} real channels, {config.data.samples} samples at {held_out.sfreq:g} Hz, "
+        f"patch {config.model.patch}; µV"
+    )
+    seen = "averaged parameters" if run.averaged else "parameters"
+    return {
+        "title": f"Masked reconstruction: {run.workdir}, step {run.step}, split {request.split}",
+        "notes": [first, f"{100 * request.level:g} % intervals over subjects in brackets; {seen} of the run", *notes],
+        "statements": [*([standing] if standing else []), *findings(entries), *_few(subjects)],
+        "run": run.workdir,
+        "step": run.step,
+        "examples": run.examples,
+        "split": request.split,
+        "data": list(request.data or config.data.path),
+        "subjects": subjects,
+        "windows": len(held_out),
+        "sfreq": held_out.sfreq,
+        "patch": config.model.patch,
+        "level": request.level,
+        "seed": request.seed,
+        "scored": not standing,
+        "reconstruction": entries,
+        "captions": {
+            "reconstruction_scores": "Share of variance explained by mask; dots are subjects",
+            "reconstruction": "One held-out window, drawn at random",
+        },
+        "method": report.METHOD.format(draws=bootstrap.DRAWS),
+        "version": __version__,
+    }
+
+
+def _channels(held_out: WindowSet) -> str:
+    counts = held_out.real.sum(axis=1)
+    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+
+
+def _few(subjects: int) -> list[str]:
+    if subjects == 1:
+        return ["one subject is held out: there is no interval, and nothing can be said about other people"]
+    return [f"only {subjects} subjects are held out: intervals are wide"] if subjects < 5 else []
+
+
+def findings(entries: list[dict[str, Any]]) -> list[str]:
+    """The signed distance to the strong baseline, mask by mask, as sentences."""
+    found = []
+    for entry in entries:
+        d = entry.get("model_minus", {}).get("conditional mean")
+        if d:
+            found.append(f"{entry['mask']}: model minus conditional mean {report.cell(d, signed=True)}; {d['says']}")
+    return found
+
+
+def _picture(
+    run: runs.Run,
+    held_out: WindowSet,
+    scores: list[reconstruction.MaskScore],
+    baseline: Baseline,
+    predict: reconstruction.Predict,
+    seed: int,
+) -> Any:
+    row = picture.draw_row(held_out, seed)
+    patch = masked_config(run).model.patch
+    panels = []
+    for s in scores:
+        if s.task.name in PICTURED:
+            fitted = None
+            if baseline.candidates is not None and s.choice:
+                fitted = baseline.candidates.make(s.choice["basis"], s.choice["covariance"], s.choice["shrinkage"])
+            panels.append(picture.panel(held_out, row, s.task, patch, predict, fitted, seed))
+    log.info("picture: window at %g s of a recording of subject %s", held_out.starts[row], held_out.subjects[row])
+    caption = "a held-out subject's window, drawn at random; R² over the hidden samples of all its channels"
+    return picture.figure(panels, caption=caption)
+
+
+__all__ = ["MASKS", "Request", "evaluate", "featurizer", "predictor"]
