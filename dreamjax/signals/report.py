@@ -189,6 +189,7 @@ class Drawing:
     title: str
     note: str
     draw: Callable[[Any], None]  # onto matplotlib axes
+    left: float = 0.13  # margin, as a share of the panel
 
 
 def drawn(dataset: dict[str, Any], page: Sequence[Part], settings: Settings) -> list[Drawing]:
@@ -196,7 +197,9 @@ def drawn(dataset: dict[str, Any], page: Sequence[Part], settings: Settings) -> 
     corpora = list(dataset["corpora"])
     colour = {corpus: COLOURS[i % len(COLOURS)] for i, corpus in enumerate(corpora)}
     panels = [
-        Drawing("Hours by corpus and split", "No subject is in two splits.", lambda ax: _hours(ax, dataset, page)),
+        Drawing(
+            "Hours by corpus and split", "No subject is in two splits.", lambda ax: _hours(ax, dataset, page), 0.25
+        ),
         Drawing(
             "Amplitude of each recording",
             "Median over channels and stretches of the band-passed SD; outside the band it is no EEG in µV.",
@@ -204,7 +207,7 @@ def drawn(dataset: dict[str, Any], page: Sequence[Part], settings: Settings) -> 
         ),
         Drawing(
             "Spectra",
-            "Median over channels; thin lines are recordings, thick ones corpora.",
+            "Median over channels; thin lines are recordings, thick ones corpora, in the colours of the amplitudes.",
             lambda ax: _spectra(ax, page, colour),
         ),
         Drawing(
@@ -268,7 +271,6 @@ def _spectra(ax: Any, page: Sequence[Part], colour: dict[str, str]) -> None:
     ax.set_ylim(bottom=1e-4)
     ax.set_xlabel("Hz")
     ax.set_ylabel("µV²/Hz")
-    _legend(ax, len(colour))
 
 
 def _legend(ax: Any, entries: int) -> None:
@@ -357,7 +359,7 @@ def _pixels(width: float, height: float, draw: Callable[[Any], None]) -> Pixels:
 
 def _panel(drawing: Drawing) -> Pixels:
     def draw(figure: Any) -> None:
-        ax = figure.add_axes((0.13, 0.19, 0.84, 0.70))
+        ax = figure.add_axes((drawing.left, 0.19, 0.97 - drawing.left, 0.70))
         ax.set_title(drawing.title, fontsize=11, loc="left", color=INK, weight="bold")
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8, colors=INK)
