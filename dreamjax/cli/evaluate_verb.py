@@ -16,11 +16,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--best", action="store_true", help="the saved step with the best held-out score")
     parser.add_argument("--windows", type=int, metavar="N", help="score an even choice of N windows")
     parser.add_argument("--seed", type=int, default=0, help="of masks, intervals and the pictured window (default: 0)")
+    probe = parser.add_argument_group("the frozen linear probe, in place of reconstruction")
+    probe.add_argument("--probe", action="store_true", help="pretrain anew without each fold's subjects, and probe")
+    probe.add_argument("--fold-runs", nargs="+", default=[], metavar="RUN", help="encoders that left out subjects")
+    probe.add_argument("--probe-steps", type=int, metavar="N", help="steps of each pretraining (default: the run's)")
+    probe.add_argument("--probe-data", metavar="SHARDS", help="the labelled dataset (default: the run's that is)")
+    probe.add_argument("--probe-labels", nargs=2, default=["rest", "arithmetic"], metavar="LABEL", help="what to tell")
+    probe.add_argument("--folds", type=int, default=3, metavar="N", help="how many pretrainings (default: 3)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.systems import measurement
+    from dreamjax.systems import measurement, probing
 
+    if args.probe or args.fold_runs:
+        labels = (args.probe_labels[0], args.probe_labels[1])
+        wanted = probing.ProbeRequest(
+            args.probe_data, labels, args.folds, tuple(args.fold_runs), args.probe_steps, args.seed, out=args.out
+        )
+        return probing.evaluate(args.run, wanted)
     request = measurement.Request(
         tuple(args.data), args.split, args.step, args.best, args.windows, args.seed, out=args.out
     )

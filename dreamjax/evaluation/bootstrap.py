@@ -2,7 +2,8 @@
 
 Clusters are drawn with replacement, each with all that it holds (Field & Welsh, JRSS B 2007, "the cluster bootstrap");
 bounds are percentiles or BCa (Efron 1987). Both are too narrow for a handful of clusters, so `interval` also takes
-Student's t with the jackknife's standard error and n - 1 degrees of freedom, and gives the wider of the two.
+Student's t with the jackknife's standard error and n - 1 degrees of freedom, on a scale where the score is unbounded
+(`LINKS`), and gives the wider of the two.
 """
 
 import math
@@ -22,6 +23,14 @@ DRAWS = 4000
 LEVEL = 0.95
 POWER = 0.8
 CHUNK = 1 << 22  # numbers held at once while drawing
+TINY = 1e-12
+
+# scale on which a score is unbounded → (to it, back)
+LINKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "identity": (lambda x: x, lambda y: y),
+    "share": (lambda x: -np.log(np.maximum(1 - x, TINY)), lambda y: 1 - np.exp(-y)),  # at most 1
+    "correlation": (lambda x: np.arctanh(np.clip(x, TINY - 1, 1 - TINY)), np.tanh),  # Fisher's z
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,7 @@ def interval(
     rows: Float[np.ndarray, "clusters values"],
     statistic: Statistic = mean,
     *,
+    link: str = "identity",
     method: Method = "percentile",
     draws: int = DRAWS,
     seed: int = 0,
@@ -121,10 +131,16 @@ def interval(
     if n < 2:
         return Interval(estimate, math.nan, math.nan, n, level)
     left_out = jackknife(rows, statistic)
-    error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    to, back = LINKS[link]
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * _jackknife_error(to(left_out))
     low, high = bounds(rows, statistic, method=method, draws=draws, seed=seed, level=level)
-    return Interval(estimate, min(low, estimate - half), max(high, estimate + half), n, level, error)
+    low, high = min(low, float(back(to(estimate) - half))), max(high, float(back(to(estimate) + half)))
+    return Interval(estimate, low, high, n, level, _jackknife_error(left_out))
+
+
+def _jackknife_error(left_out: Float[np.ndarray, "clusters"]) -> float:
+    n = len(left_out)
+    return math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
 
 
 def smallest_detectable(sd: float, n: int, *, power: float = POWER, level: float = LEVEL) -> float:

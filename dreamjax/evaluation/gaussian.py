@@ -174,7 +174,7 @@ class Candidates:
         errors = {x: least if x == START else error(self.make(basis, covariance, x)) for x in SHRINKAGES}
         shrinkage = min(errors, key=lambda x: errors[x])
         power = sum(float((m.signal[:, :, m.hidden] ** 2 * m.scored[:, :, None]).sum()) for m in validation)
-        told = {"basis": basis, "covariance": covariance, "shrinkage": shrinkage}
+        told: dict[str, Any] = {"basis": basis, "covariance": covariance, "shrinkage": shrinkage}
         told["validation_r2"] = 1 - errors[shrinkage] / power if power else None
         return self.make(basis, covariance, shrinkage), told
 

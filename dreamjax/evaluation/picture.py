@@ -68,7 +68,7 @@ def panel(
 
 def draw_row(windows: WindowSet, seed: int = 0) -> int:
     """A window at random, not chosen by how it looks: uniformly among those without padding."""
-    whole = np.flatnonzero(windows.valid.all(axis=1))
+    whole = np.flatnonzero(windows.whole)
     pool = whole if len(whole) else np.arange(len(windows))
     return int(np.random.default_rng([seed, 2022]).choice(pool))
 

@@ -123,10 +123,12 @@ class MaskScore:
 
     def r2(self, method: str) -> Interval:
         """Pooled R² with its interval over subjects."""
-        return bootstrap.interval(self.sums[method].rows(), share_explained, seed=self.seed, level=self.level)
+        rows = self.sums[method].rows()
+        return bootstrap.interval(rows, share_explained, link="share", seed=self.seed, level=self.level)
 
     def correlation(self, method: str) -> Interval:
-        return bootstrap.interval(self.sums[method].correlation(), seed=self.seed, level=self.level)
+        rows = self.sums[method].correlation()
+        return bootstrap.interval(rows, link="correlation", seed=self.seed, level=self.level)
 
     def difference(self, method: str, other: str) -> Interval:
         """R² of `method` minus R² of `other` on the same hidden samples, subjects resampled in pairs."""
@@ -145,7 +147,7 @@ class Masking:
 
     @classmethod
     def of(cls, windows: WindowSet, task: MaskTask, patch: int, seed: int) -> "Masking":
-        ok = windows.valid.reshape(len(windows), -1, patch).all(axis=2)
+        ok = np.asarray(windows.valid.reshape(len(windows), -1, patch).all(axis=2))
         drawn = [
             task.hidden(name, ok[i], patch, windows.sfreq, seed) if windows.real[i].any() else None
             for i, name in enumerate(windows.ids)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -34,6 +35,11 @@ class WindowSet:
         return len(self.signal)
 
     @property
+    def whole(self) -> Bool[np.ndarray, "B"]:
+        """Windows without padding."""
+        return np.asarray(self.valid.all(axis=1))
+
+    @property
     def ids(self) -> list[str]:
         """A name for every window, the same in whatever shards it lies."""
         return [window_id(*who) for who in zip(self.subjects, self.recordings, self.starts, strict=True)]
@@ -45,8 +51,10 @@ class WindowSet:
 
     def take(self, rows: np.ndarray) -> "WindowSet":
         """The windows `rows`, in that order."""
-        arrays = {name: getattr(self, name)[rows] for name in ("signal", "gain", "offset", "valid", "real")}
-        texts = {
+        arrays: dict[str, Any] = {
+            name: getattr(self, name)[rows] for name in ("signal", "gain", "offset", "valid", "real")
+        }
+        texts: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in rows) for name in ("subjects", "recordings", "starts", "labels")
         }
         return dataclasses.replace(self, **arrays, **texts)
@@ -90,3 +98,14 @@ def _record(examples: pipeline.Examples, index: int) -> records.Window:
     corpus = int(np.searchsorted(examples.ends, index, side="right"))
     first = int(examples.ends[corpus]) - len(examples.readers[corpus])
     return records.decode(examples.readers[corpus][index - first])
+
+
+def concatenate(parts: list[WindowSet]) -> WindowSet:
+    """Windows of several splits, in order."""
+    arrays: dict[str, Any] = {
+        n: np.concatenate([getattr(p, n) for p in parts]) for n in ("signal", "gain", "offset", "valid", "real")
+    }
+    texts: dict[str, Any] = {
+        n: sum((getattr(p, n) for p in parts), ()) for n in ("subjects", "recordings", "starts", "labels")
+    }
+    return dataclasses.replace(parts[0], **arrays, **texts, available=sum(p.available for p in parts))
