@@ -7,7 +7,7 @@ import pytest
 from recorded import TEN_TWENTY, noise, recording
 
 from dreamjax.errors import UserError
-from dreamjax.signals import preprocess, quality
+from dreamjax.signals import plan, preprocess, quality
 from dreamjax.signals.preprocess import EventWindows, Identity, Settings, Windows
 from dreamjax.signals.readers.base import Event
 
@@ -65,7 +65,7 @@ def test_the_blocks_leave_no_trace(block, sfreq, monkeypatch):
     """Read in many small blocks or in one: windows and statistics equal within 1e-6 of the signal's scale."""
     rec = recording(noise(19, 90, sfreq), sfreq)
     whole = all_windows(rec, Settings())
-    monkeypatch.setattr(preprocess, "BLOCK_VALUES", block)
+    monkeypatch.setattr(plan, "BLOCK_VALUES", block)
     parts = all_windows(rec, Settings())
     assert len(whole) == len(parts) == 45
     difference = max(np.abs(a.signal - b.signal).max() for a, b in zip(whole, parts, strict=True))
@@ -102,7 +102,7 @@ def _peak_while(function) -> tuple[object, int]:
 
 def test_memory_does_not_grow_with_the_recording(monkeypatch):
     """A recording three times as long needs no more at any moment (8 channels, 250 Hz, blocks of 62 s)."""
-    monkeypatch.setattr(preprocess, "BLOCK_VALUES", 125_000)
+    monkeypatch.setattr(plan, "BLOCK_VALUES", 125_000)
     settings = dataclasses.replace(AS_RECORDED, stride=512 * 20)
     peaks = []
     for hours in (0.5, 1.5):
