@@ -101,6 +101,11 @@ class ChannelMap:
     located: Bool[np.ndarray, "n"]
     wanted: Bool[np.ndarray, "m"]  # template channels whose direction is known
 
+    @property
+    def identical(self) -> bool:
+        """Whether the template is the cap, in its order."""
+        return self.names == self.ch_names
+
     def matrices(
         self, usable: Bool[np.ndarray, "batch n"]
     ) -> tuple[Float[np.ndarray, "batch m n"], Bool[np.ndarray, "batch m"]]:
@@ -113,8 +118,8 @@ class ChannelMap:
         matrix = np.zeros((len(usable), len(self.names), len(self.ch_names)), np.float32)
         if not real.all():
             self._check(usable, real)
-            filled = np.flatnonzero(~real.all(axis=0))
-            matrix[:, filled] = _weights(self.between, self.to[filled], usable & self.located, SMOOTHING)
+            # solved for every template channel, also those not needed: the bits of a row may not depend on other rows
+            matrix[:] = _weights(self.between, self.to, usable & self.located, SMOOTHING)
         row, channel = np.nonzero(real)
         matrix[row, channel] = 0
         matrix[row, channel, self.same[channel]] = 1
