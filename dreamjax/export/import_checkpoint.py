@@ -137,7 +137,9 @@ def _config(
 ) -> MaskedPretrainingConfig:
     """The run's config: sizes from the tensors, the rest from the checkpoint, the arguments, or said aloud."""
     sizes = _sizes(found.tensors, source)
-    model = sizes | found.config.get("model", {}) | {name: n for name, n in heads.items() if n is not None}
+    model: dict[str, Any] = (
+        sizes | found.config.get("model", {}) | {name: n for name, n in heads.items() if n is not None}
+    )
     if "heads" not in model:
         model["heads"] = max(1, sizes["dim"] // HEAD_DIM)
         found.notes.append(f"the number of heads is not stored: {model['heads']} of {HEAD_DIM} assumed (--heads)")
@@ -150,9 +152,11 @@ def _config(
     samples = _positions(found, model, source) * sizes["patch"]
     base: dict[str, Any] = {"montage": "own", "mapping": "tile", "tile_channels": sizes["channels"], "stretch": True}
     base |= {"scaling": "divide", "clip": 0.0, "samples": samples}
-    chosen = base | found.config.get("data", {}) | {name: x for name, x in data.items() if x is not None}
-    groups = {name: found.config[name] for name in ("mask", "loss") if name in found.config}
-    tree = {"system": "masked_pretraining", "model": model, "data": chosen, **groups}
+    chosen: dict[str, Any] = (
+        base | found.config.get("data", {}) | {name: x for name, x in data.items() if x is not None}
+    )
+    groups: dict[str, Any] = {name: found.config[name] for name in ("mask", "loss") if name in found.config}
+    tree: dict[str, Any] = {"system": "masked_pretraining", "model": model, "data": chosen, **groups}
     return configs.to_dataclass(MaskedPretrainingConfig, ConfigDict(tree), source)
 
 

@@ -26,6 +26,7 @@ from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
 from dreamjax.export import licences, provenance
 from dreamjax.signals import scaling
+from dreamjax.signals.pipeline import DataConfig
 from dreamjax.storage import atomic, manifest
 from dreamjax.systems import masked_pretraining, runs
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
@@ -167,9 +168,7 @@ def parity(config: MaskedPretrainingConfig, params: Any, windows: int = 2) -> di
     microvolts = np.fft.irfft(np.fft.rfft(rng.standard_normal((windows, C, T))) * shape, T)
     microvolts = (20 * microvolts / microvolts.std()).astype(np.float32)
     scale = np.linspace(10, 20, windows).astype(np.float32)
-    valid = np.ones((windows, T), bool)
-    gain, offset = scaling.gain_and_offset(microvolts, valid, scale, config.data.scaling, config.data.divide)
-    signal = scaling.apply(microvolts.copy(), gain, offset, config.data.clip)
+    signal, gain, offset = in_units(config.data, microvolts, scale, np.ones((windows, T), bool))
     stored = {"input": microvolts}
     if config.data.scaling == "robust":
         stored["scale"] = scale
@@ -182,6 +181,20 @@ def parity(config: MaskedPretrainingConfig, params: Any, windows: int = 2) -> di
             units = np.asarray(filled(params, signal, masked))
             stored |= {"masked": masked, "reconstruction": units * gain[:, :, None] + offset[:, :, None]}
     return {name: np.ascontiguousarray(array) for name, array in stored.items()}
+
+
+def in_units(
+    data: DataConfig, microvolts: np.ndarray, recording_scale: np.ndarray, valid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(signal as the network sees it, gain, offset), as the pipeline scales it: µV = signal · gain + offset."""
+    gain = np.repeat(
+        scaling.recording_gain(recording_scale, data.scaling, data.divide)[:, None], microvolts.shape[1], 1
+    )
+    offset = np.zeros_like(gain)
+    if data.scaling == "zscore":
+        gain, offset = scaling.window_statistics(microvolts, valid)
+    signal = (microvolts - offset[:, :, None]) / gain[:, :, None]
+    return (np.clip(signal, -data.clip, data.clip) if data.clip else signal), gain, offset
 
 
 def check(folder: epath.PathLike) -> dict[str, float] | None:

@@ -16,7 +16,6 @@ from dreamjax.errors import UserError
 from dreamjax.export import import_checkpoint as importer
 from dreamjax.export import licences, torch_export
 from dreamjax.objectives.reconstruction import ReconstructionConfig
-from dreamjax.signals import scaling
 from dreamjax.storage import manifest
 from dreamjax.systems import masked_pretraining, runs
 from dreamjax.training import checkpoints
@@ -125,8 +124,7 @@ def test_padding_is_left_out_as_dreamjax_leaves_it_out(tmp_path):
     valid = np.ones((2, 64), np.float32)
     valid[1, 40:] = 0
     x[1, :, 40:] = 0
-    gain, offset = scaling.gain_and_offset(x, valid > 0, np.ones(2), "zscore", 1.0)
-    signal = scaling.apply(x.copy(), gain, offset, config.data.clip)
+    signal, _, _ = torch_export.in_units(config.data, x, np.ones(2, np.float32), valid > 0)
     tokens = jax.jit(lambda p, s, v: masked_pretraining.features(config, p, s, v))(params, signal, valid)
     ok = valid.reshape(2, -1, 4).min(2) > 0
     pooled = np.asarray(masked_pretraining.pooled(tokens, ok))
@@ -249,7 +247,7 @@ def load_module():
 
 
 # ------------------------------------------------------------------------------------------------------- round trips
-def test_dreamjax_to_torch_to_dreamjax_is_bit_exact_and_exports_the_same_bytes(exported, tmp_path):
+def test_dreamjax_to_torch_to_dreamjax_is_bit_exact_and_exports_the_same_bytes(exported, unchecked, tmp_path):
     folder, params, _ = exported
     importer.import_checkpoint(folder, tmp_path / "run")
     run = runs.open_run(tmp_path / "run")
@@ -261,7 +259,7 @@ def test_dreamjax_to_torch_to_dreamjax_is_bit_exact_and_exports_the_same_bytes(e
     assert replace(after.data, tile_channels=before.data.tile_channels) == before.data
     (tmp_path / "out").mkdir()
     torch_export.write(tmp_path / "out", run.config, run.params, dict(FACTS))
-    for name in ("model.safetensors", "parity.safetensors", "modeling_dreamjax.py"):
+    for name in ("model.safetensors", "modeling_dreamjax.py"):
         assert manifest.file_hash(tmp_path / "out" / name) == manifest.file_hash(folder / name), name
 
 
@@ -382,7 +380,7 @@ def test_an_existing_folder_and_a_missing_run_are_refused(exported, tmp_path):
         torch_export.export(tmp_path / "absent", tmp_path / "out")
 
 
-def test_a_failure_leaves_nothing_behind(exported, tmp_path, monkeypatch):
+def test_a_failure_leaves_nothing_behind(exported, tmp_path, unchecked, monkeypatch):
     def fail(folder):
         raise UserError("no")
 
