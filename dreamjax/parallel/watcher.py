@@ -29,6 +29,7 @@ class Child:
     index: int
     process: subprocess.Popen
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=300))
+    listeners: list[threading.Thread] = field(default_factory=list)
 
 
 def run_local(command: Sequence[str], processes: int, devices: int | None = None, grace_s: float = GRACE_S) -> int:
@@ -53,6 +54,8 @@ def run_local(command: Sequence[str], processes: int, devices: int | None = None
                 child.process.kill()
         for signum, handler in previous.items():
             signal.signal(signum, handler)
+    for listener in (listener for child in children for listener in child.listeners):
+        listener.join(timeout=5)  # until all that was said has been heard
     if first is None:
         return 0
     code, sentence = explain(
@@ -70,14 +73,27 @@ def _start(command: Sequence[str], coordinator: str, count: int, index: int, dev
     process = subprocess.Popen(
         list(command),
         env=environment,
-        stdout=None if index == 0 else subprocess.DEVNULL,
+        stdout=subprocess.PIPE if index == 0 else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
     )
     child = Child(index, process)
-    threading.Thread(target=_listen, args=(child,), daemon=True).start()
+    listeners = [threading.Thread(target=_listen, args=(child,), daemon=True)]
+    if index == 0:
+        listeners.append(threading.Thread(target=_pass_on, args=(process.stdout,), daemon=True))
+    for listener in listeners:
+        listener.start()
+    child.listeners = listeners
     return child
+
+
+def _pass_on(stream: Any) -> None:
+    """The first process's stdout, without what the collectives library prints there (it would spoil `--json`)."""
+    for line in stream:
+        if "[Gloo]" not in line and "peer ranks" not in line:
+            sys.stdout.write(line)
+            sys.stdout.flush()
 
 
 def _listen(child: Child) -> None:
