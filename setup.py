@@ -18,7 +18,7 @@ REQUIRED = [
     "ml_collections>=1.1",
     "etils[epath]",
     "numpy>=2.0",
-    "scipy>=1.13",
+    "scipy>=1.14",
     "jaxtyping>=0.3",
     "rich>=13",
     "matplotlib>=3.9",

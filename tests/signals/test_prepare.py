@@ -449,7 +449,7 @@ def test_the_real_files_whose_units_are_wrong_are_refused(real_eeg, tmp_path):
     folder = real_eeg / "formats" / "mne-testing-data"
     files = [folder / "EGI" / "test_egi_multiepoch_eprime.mff", folder / "eximia" / "test_eximia.nxe"]
     good = real_eeg / "eegmat" / "Subject00_2.edf"
-    result = prepare([*files, good], tmp_path / "out", options=Options(workers=2))
+    result = prepare([*files, good], tmp_path / "out", options=INLINE)
     assert [Path(f["path"]).suffix for f in result["failed"]] == [".mff", ".nxe"]
     assert all("implausible amplitude" in f["reason"] for f in result["failed"])
 

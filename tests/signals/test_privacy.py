@@ -136,7 +136,8 @@ def planted_eeglab(folder: Path) -> Path:
 
     x = noise(4, 8)
     places = [{"labels": n, "X": np.nan, "Y": np.nan, "Z": np.nan} for n in ("Fp1", "Cz", "O1", "O2")]
-    event = [{"type": "Dr_Frankenstein", "latency": 300.0}, {"type": "Mustermann Hannelore coughs", "latency": 700.0}]
+    texts = ("Dr_Frankenstein", "Mustermann Hannelore coughs", "T1")
+    event = [{"type": text, "latency": 300.0 * (i + 1)} for i, text in enumerate(texts)]
     eeg = {
         "setname": "Mustermann Hannelore", "filename": "a.set", "filepath": "", "subject": "MCH-0234567",
         "comments": "Technician_Igor 17-MAR-2003 epilepsy", "nbchan": 4, "trials": 1, "pnts": x.shape[1],
@@ -167,8 +168,6 @@ def test_no_header_field_reaches_any_output(kind, events, tmp_path, said):
     planted = b"".join(p.read_bytes() for p in convert.input_files(Source(str(path), kind)))
     assert b"Mustermann" in planted or "Mustermann".encode("utf-16-le") in planted  # the test itself is honest
     settings = Settings(reference="recorded", samples=64, events=EventWindows(source=events))
-    if kind == "eeglab" and events:
-        pytest.skip("this file has no event that is a code")
     prepare([path], tmp_path / "out", settings, Options(workers=0, verbose=True))
     assert leaks(tmp_path / "out", said()) == []
 
@@ -226,17 +225,16 @@ def test_the_averages_of_the_report_leak_nothing(tmp_path):
             assert not [s for s in SECRETS if s.lower().encode() in content.lower()]
 
 
-def test_a_salt_changes_every_pseudonym(tmp_path):
+def test_a_salt_changes_every_pseudonym_and_is_not_kept(tmp_path):
     path = planted_edf(tmp_path / "a.edf")
-    ids = []
-    for salt in (None, "one", "two"):
-        out = tmp_path / f"out {salt}"
-        prepare([path], out, Settings(reference="recorded"), Options(workers=0, salt=salt, name="x"))
-        dataset = json.loads((out / "dataset.json").read_text())
-        ids.append((dataset["inputs"][0]["subject"], dataset["inputs"][0]["recording"]))
-        assert (salt or "default") not in json.dumps({k: v for k, v in dataset.items() if k != "salt"}) or salt == "one"
-        assert dataset["salt"] == ("given" if salt else "default")
-    assert len({i for pair in ids for i in pair}) == 6
+    source = Source(str(path), "edf", subject="MCH-0234567")
+    ids = [convert.identity_of(source, salt) for salt in (None, "swordfish", "other")]
+    assert len({i.subject for i in ids} | {i.recording for i in ids} | {i.session for i in ids}) == 9
+    prepare([source], tmp_path / "out", Settings(reference="recorded"), Options(workers=0, salt="swordfish"))
+    written = everything_written(tmp_path / "out")
+    assert json.loads(written["dataset.json"])["salt"] == "given"
+    assert ids[1].subject.encode() in written["dataset.json"]
+    assert not any(b"swordfish" in content for content in written.values())
 
 
 @pytest.mark.parametrize(
