@@ -13,10 +13,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from dreamjax.models.attention import Attention, attend
 from dreamjax.parallel.sharding import split_rows
 
 Dtype = Any
-Attention = Literal["xla", "cudnn"]
 Remat = Literal["none", "full", "dots", "names"]
 REMAT_NAMES = ("qkv", "attention", "hidden")  # what a block calls its activations; for remat="names"
 
@@ -92,10 +92,23 @@ class SelfAttention(nnx.Module):
     ) -> Float[Array, "B T D"]:
         B, T, D = x_BxTxD.shape
         qkv = checkpoint_name(self.qkv(x_BxTxD), "qkv").reshape(B, T, 3, self.heads, D // self.heads)
-        q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        mask = None if attend_BxT is None else attend_BxT[:, None, None, :]
-        y = jax.nn.dot_product_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, mask=mask, implementation=self.implementation)
+        y = attend(qkv, attend_BxT, self.implementation)
         return self.proj(checkpoint_name(y, "attention").reshape(B, T, D))
+
+
+@jax.custom_vjp
+def gelu(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """x Φ(x), the exact one with erf. Its backward pass is written out: autodiff's keeps and copies more on CPU."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
+    x32 = x.astype(jnp.float32)
+    slope = jax.scipy.stats.norm.cdf(x32) + x32 * jnp.exp(-0.5 * x32 * x32) * (2 * np.pi) ** -0.5
+    return ((dy.astype(jnp.float32) * slope).astype(dy.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class Mlp(nnx.Module):
@@ -106,7 +119,7 @@ class Mlp(nnx.Module):
         self.fc2 = Linear(hidden, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.fc2(jax.nn.gelu(checkpoint_name(self.fc1(x), "hidden"), approximate=False))
+        return self.fc2(gelu(checkpoint_name(self.fc1(x), "hidden")))
 
 
 class Block(nnx.Module):

@@ -94,7 +94,7 @@ class MaskedAutoencoder(nnx.Module):
         cls_token: bool = True,
         learned_positions: int = 0,
         dtype: Dtype = jnp.float32,
-        attention: Attention = "xla",
+        attention: Attention = "auto",
         scan_layers: bool = True,
         remat: Remat = "none",
         remat_names: tuple[str, ...] = (),
