@@ -48,7 +48,7 @@ class ModelConfig:
     decoder_depth: int = 2  # 0: an encoder alone, which does not reconstruct
     decoder_heads: int = 4
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
-    attention: Literal["xla", "cudnn"] = "xla"  # cudnn: NVIDIA GPUs, bfloat16
+    attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
     scan_layers: bool = True  # False: unrolled, slower to compile and faster on CPU
     remat: Literal["none", "full", "dots", "names"] = "none"
     cls_token: bool = True  # whether a cls token goes ahead of the patches
