@@ -6,6 +6,7 @@ example index (see `keyed`), so a row does not depend on which others are beside
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,11 @@ def assemble(
     """Rows of a batch from its records. `index`: global example index of each, uint64."""
     groups: dict[tuple, list[int]] = {}
     for row, record in enumerate(stored):
-        key = (record.names, record.xyz, record.channel_ok, record.counts.shape[1], record.average)
+        names = _names(record.names)
+        xyz = (
+            record.xyz if mapping.positions_matter(names) else b""
+        )  # else every digitised head were a group of its own
+        key = (names, xyz, record.channel_ok, record.counts.shape[1], record.average)
         groups.setdefault(key, []).append(row)
     if len(groups) == 1:
         return _group(config, target, stored, index, seed, training)
@@ -43,11 +48,16 @@ def assemble(
     return out
 
 
+@lru_cache(maxsize=256)
+def _names(stored: tuple[bytes, ...]) -> tuple[str, ...]:
+    return tuple(name.decode() for name in stored)
+
+
 def _group(
     config: "DataConfig", target: Target, stored: Sequence[Stored], index: np.ndarray, seed: int, training: bool
 ) -> dict[str, np.ndarray]:
     """Rows that share channels, length and reference."""
-    names = tuple(name.decode() for name in stored[0].names)
+    names = _names(stored[0].names)
     xyz = np.frombuffer(stored[0].xyz, np.float32).reshape(-1, 3)
     ok = np.frombuffer(stored[0].channel_ok, bool)
     recording_gain = scaling.recording_gain(np.array([r.scale for r in stored]), config.scaling, config.divide)

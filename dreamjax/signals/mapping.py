@@ -70,6 +70,12 @@ def standard_centre() -> Float[np.ndarray, "3"]:
     return fit_sphere(montage.template("1010-64")[1])[0]
 
 
+@lru_cache(maxsize=256)
+def positions_matter(ch_names: tuple[str, ...]) -> bool:
+    """Whether a cap's measured positions are used: not where every name is a 10-05 one (see `directions`)."""
+    return not np.isfinite(montage.standard_positions(ch_names)).all()
+
+
 def directions(ch_names: tuple[str, ...], xyz: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     """Where each electrode lies, seen from the centre of its head; NaN where nothing is known.
 
@@ -168,6 +174,8 @@ def channel_map(
 
     Says, once per cap, where fewer than 16 electrodes must stand for the whole head.
     """
+    if not positions_matter(tuple(ch_names)):
+        xyz = np.full((len(ch_names), 3), np.nan)
     return _channel_map(
         tuple(ch_names),
         np.ascontiguousarray(xyz, np.float32).tobytes(),

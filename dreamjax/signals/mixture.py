@@ -14,21 +14,19 @@ from dreamjax.signals import keyed
 def order(sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle: bool, repeat: bool) -> Any:
     """A random-access grain.MapDataset: global example index → record number in the concatenation of the corpora.
 
-    Without weights a training epoch is every record of every corpus once; the shuffle is keyed by (seed, training
-    epoch). With weights the corpora take turns in these proportions, each shuffled by its own epochs.
+    Without `repeat`, every record once, in order: evaluation. Without weights a training epoch is every record of every
+    corpus once; the shuffle is keyed by (seed, training epoch). With weights the corpora take turns in these
+    proportions, each shuffled by its own epochs.
     """
     import grain
 
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    if not weights:
-        records = grain.MapDataset.range(sum(sizes))
-        return _passes(records, keyed.fold(seed, "shuffle") % 2**32, shuffle, repeat)
     if not repeat:
-        raise ValueError("a weighted mixture has no end: leave the weights out for a single pass")
+        return grain.MapDataset.range(sum(sizes))
+    if not weights:
+        return _passes(0, sum(sizes), keyed.fold(seed, "shuffle") % 2**32, shuffle)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
     corpora = [
-        _passes(
-            grain.MapDataset.range(start, start + size), keyed.fold(seed, f"shuffle {i}") % 2**32, shuffle, repeat=True
-        )
+        _passes(start, size, keyed.fold(seed, f"shuffle {i}") % 2**32, shuffle)
         for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
     ]
     return grain.MapDataset.mix(corpora, list(weights))
@@ -37,15 +35,14 @@ def order(sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle:
 SMALL = 1 << 16  # records; Grain's constant-memory shuffle walks about 2^16 / n steps an index below this
 
 
-def _passes(records: Any, seed: int, shuffle: bool, repeat: bool) -> Any:
-    if shuffle and len(records) <= SMALL:
-        import grain
+def _passes(first: int, size: int, seed: int, shuffle: bool) -> Any:
+    """Records first … first + size - 1, endlessly."""
+    import grain
 
-        endless = grain.MapDataset.source(_SmallShuffle(records[0], len(records), seed))
-        return endless if repeat else endless[: len(records)]
-    if shuffle:
-        records = records.shuffle(seed=seed)
-    return records.repeat() if repeat else records
+    if shuffle and size <= SMALL:
+        return grain.MapDataset.source(_SmallShuffle(first, size, seed))
+    records = grain.MapDataset.range(first, first + size)
+    return (records.shuffle(seed=seed) if shuffle else records).repeat()
 
 
 @lru_cache(maxsize=8)

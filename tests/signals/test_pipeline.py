@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dreamjax.errors import UserError
-from dreamjax.signals import keyed, mapping, montage, pipeline, records
+from dreamjax.signals import keyed, mapping, mixture, montage, pipeline, records
 from tests import support
 
 TIME = 160  # samples of the stored windows; the model's are shorter, so that crops are drawn
@@ -120,6 +120,18 @@ def test_a_training_epoch_is_every_window_once_and_the_next_is_shuffled_anew(cor
     assert len({tuple(epoch) for epoch in epochs}) == 3
     other = stream_of(corpora, "a", "b", seed=4).examples.order
     assert [other[i] for i in range(n)] not in epochs
+
+
+def test_large_corpora_are_shuffled_whole_too(monkeypatch):
+    """Grain's constant-memory shuffle, used from 2^16 records on: each once an epoch, in another order each epoch."""
+    monkeypatch.setattr(mixture, "SMALL", 0)
+    n = 20_000
+    order = mixture.order([n - 1000, 1000], (), seed=0, shuffle=True, repeat=True)
+    epochs = [np.array([order[e * n + i] for i in range(n)]) for e in range(2)]
+    for epoch in epochs:
+        assert (np.bincount(epoch, minlength=n) == 1).all()
+        assert abs(np.corrcoef(epoch, np.arange(n))[0, 1]) < 4.5 / np.sqrt(n)
+    assert (epochs[0] == epochs[1]).mean() < 0.001
 
 
 def test_a_mixture_keeps_its_weights(corpora):
