@@ -178,10 +178,11 @@ def finish(demo: Demo) -> None:
         ("the recordings and what is in them", "recordings/truth.json"),
         ("the quality of the recordings", "shards/report.html"),
         ("losses; `tensorboard --logdir` shows them", "run/metrics.jsonl"),
-        ("tables and pictures of the evaluation", "evaluation"),
+        ("a held-out window, hidden and reconstructed", "evaluation/reconstruction.png"),
+        ("the tables of the evaluation", "evaluation/reconstruction-test.html"),
         ("the PyTorch model and its card", "exported/README.md"),
     ):
-        print(f"  {demo.path(name):36} {what}")
+        print(f"  {demo.path(name):45} {what}")
     real = REPOSITORY.parent / "shared" / "data" / "eeg"
     source = os.path.relpath(real, REPOSITORY) if real.is_dir() else "FOLDER"
     print(f"\non {'the real recordings beside the repository' if real.is_dir() else 'recordings of your own'}:")
