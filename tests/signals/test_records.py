@@ -288,3 +288,23 @@ def test_shards_are_written_to_an_object_store(object_store):
     assert len(records.read_windows("gs://bucket/new", "train")) == 3
     assert records.verify("gs://bucket/new") == []
     assert not [name for name in object_store if "unnamed" in name or name.endswith(".part")]
+
+
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(tmp_path):
+    """The limit on file size stands in for the full disk: a write fails in the middle of the second shard's bytes."""
+    program = f"""
+import resource
+from dreamjax.errors import UserError
+from dreamjax.signals import records
+from tests import support
+resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+try:
+    records.write_split({str(tmp_path / "set")!r}, "eeg", "train", support.make_windows(0, windows=40))
+except UserError as problem:
+    print(problem)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "array_record" in done.stdout, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert "is the disk full" in done.stdout or "cannot be written" in done.stdout
+    assert list((tmp_path / "set").iterdir()) == []
