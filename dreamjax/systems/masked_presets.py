@@ -18,15 +18,29 @@ _TEMPLATE = DataConfig(montage="1020-19", samples=512, sfreq=256.0, scaling="rob
 
 _TINY = MaskedPretrainingConfig(
     data=_TEMPLATE,
-    model=ModelConfig(dim=64, depth=2, heads=4, decoder_dim=48, decoder_depth=1, decoder_heads=4, scan_layers=False),
+    model=ModelConfig(dim=64, depth=2, heads=4, decoder_dim=48, decoder_depth=1, decoder_heads=4),
     optim=OptimConfig(learning_rate=2e-3, warmup_steps=20),
     train=TrainConfig(steps=300, batch_size=32, eval_every=100, checkpoint=CheckpointConfig(every=100)),
 )
+# the transformer predicts what a learned Gaussian interpolation misses; gaps and scattered patches, two ratios
 _SMALL = MaskedPretrainingConfig(
     data=_TEMPLATE,
-    model=ModelConfig(dim=192, depth=4, heads=6, decoder_dim=128, decoder_depth=2, decoder_heads=4, scan_layers=False),
-    optim=OptimConfig(learning_rate=1e-3, warmup_steps=200),
-    train=TrainConfig(steps=6000, batch_size=64, eval_every=500, checkpoint=CheckpointConfig(every=500)),
+    model=ModelConfig(
+        dim=128,
+        depth=3,
+        heads=4,
+        decoder_dim=96,
+        decoder_depth=2,
+        decoder_heads=4,
+        interpolation="gaussian",
+    ),
+    mask=MaskConfig(
+        ratio=(0.5, 0.75), kind=("random", "block"), kind_weights=(2.0, 1.0), span=(8, 16, 32), padding=True
+    ),
+    optim=OptimConfig(learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    train=TrainConfig(
+        steps=2000, batch_size=32, eval_every=250, picture_every=500, checkpoint=CheckpointConfig(every=250)
+    ),
 )
 _BASE = MaskedPretrainingConfig(
     data=_TEMPLATE,
