@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dreamjax.console import progress
-from dreamjax.errors import UserError
+from dreamjax.console import log, progress
 from dreamjax.evaluation import bootstrap, gaussian, threads
 from dreamjax.evaluation.bootstrap import Interval
 from dreamjax.evaluation.masks import MASKS, MaskTask
@@ -184,8 +183,8 @@ def predict_all(predict: Predict, windows: WindowSet, hidden: Bool[np.ndarray, "
 
 def choose_gaussian(
     candidates: gaussian.Candidates, validation: WindowSet, task: MaskTask, patch: int, seed: int = 0
-) -> tuple[gaussian.Gaussian, dict[str, Any]]:
-    """The candidate that guesses validation subjects best under this kind of mask.
+) -> tuple[gaussian.Gaussian, dict[str, Any]] | None:
+    """The candidate that guesses validation subjects best under this kind of mask; None where it is too long for them.
 
     A few masks are shared by many windows, so that each candidate is solved a few times only.
     """
@@ -200,9 +199,7 @@ def choose_gaussian(
         if drawn is not None:
             visible, hidden = samples_of(drawn, valid, patch)
             cases.append(gaussian.Masked(validation.microvolts(part), visible, hidden, validation.real[part]))
-    if not cases:
-        raise UserError(f"no validation window is long enough for the mask {task.name}")
-    return candidates.choose(cases)
+    return candidates.choose(cases) if cases else None
 
 
 def score(
@@ -217,27 +214,33 @@ def score(
     level: float = bootstrap.LEVEL,
 ) -> list[MaskScore]:
     """Every method under every mask. Without `predict` only the baselines; without `candidates` and `validation` no
-    conditional mean. Masks are keyed by (seed, mask, window): the same for every model that is ever scored here.
+    conditional mean. A mask that fits into no window is left out. Masks are keyed by (seed, mask, window): the same
+    for every model that is ever scored here.
     """
     who = sorted(set(windows.subjects))
     scores = []
     with threads.single(), progress("evaluate", len(tasks)) as bar:
         for task in tasks:
             masking = Masking.of(windows, task, patch, seed)
+            if not masking.usable.any():
+                log.info("%s: no window is long enough, so this mask is left out", task.name)
+                continue
             guesses: dict[str, Callable[..., np.ndarray]] = {
                 "channel mean": channel_mean,
                 "linear interpolation": linear_interpolation,
             }
-            choice = None
+            found = None
             if candidates is not None and validation is not None:
-                chosen, choice = choose_gaussian(candidates, validation, task, patch, seed)
-                guesses["conditional mean"] = chosen.conditional_mean
+                found = choose_gaussian(candidates, validation, task, patch, seed)
+            if found is not None:
+                guesses["conditional mean"] = found[0].conditional_mean
             predicted = None if predict is None else predict_all(predict, windows, masking.hidden)
             names = [*(["model"] if predicted is not None else []), "zero", *guesses]
             sums = {name: Sums(np.zeros((len(who), windows.signal.shape[1], 7))) for name in names}
             _accumulate(windows, masking, patch, predicted, guesses, who, sums)
-            share = masking.hidden[masking.usable].mean() if masking.usable.any() else 0.0
+            share = masking.hidden[masking.usable].mean()
             used = int(masking.usable.sum())
+            choice = None if found is None else found[1]
             scores.append(
                 MaskScore(task, tuple(who), used, len(windows) - used, sums, float(share), choice, level, seed)
             )

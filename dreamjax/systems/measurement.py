@@ -60,6 +60,8 @@ def evaluate(workdir: str, request: Request) -> dict[str, Any]:
         seed=request.seed,
         level=request.level,
     )
+    if not scores:
+        raise UserError(f"{', '.join(folders)}: split {request.split} has no window long enough for any mask")
     standing = report.standing(scores, run.step)
     result = _result(run, request, held_out, scores, standing, [check, *baseline.notes, *_caveats(config.data)])
     figures: dict[str, Any] = {"reconstruction_scores": report.reconstruction_figure(result["reconstruction"])}

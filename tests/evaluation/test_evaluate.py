@@ -1,0 +1,150 @@
+"""`dreamjax evaluate` from end to end: a small run on synthetic shards, its report, and the mistakes it refuses."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from dreamjax import config as configs
+from dreamjax.cli import main as cli
+from dreamjax.signals import records
+from dreamjax.systems import masked_pretraining, probing, runs
+from tests.support import make_shards, make_windows
+
+LABELS = ("rest", "arithmetic")
+
+
+def tiny(path: str, **train):
+    config = masked_pretraining.preset("tiny")
+    with config.unlocked():
+        config.data.path = (path,)
+        config.data.samples = 256
+        config.model.update({"dim": 32, "depth": 1, "heads": 2, "decoder_dim": 16, "decoder_heads": 2})
+        config.model.update({"decoder_depth": 1, "patch": 8, "interpolation": "none"})
+        config.train.update({"steps": 2, "batch_size": 16, "eval_every": 0, "tensorboard": False, **train})
+        config.optim.update({"learning_rate": 1e-3, "warmup_steps": 1})
+    return configs.to_dataclass(masked_pretraining.MaskedPretrainingConfig, config)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> str:
+    return make_shards(tmp_path_factory.mktemp("shards"), subjects=9, windows=8, samples=256, labels=LABELS)
+
+
+@pytest.fixture(scope="module")
+def run(shards, tmp_path_factory) -> str:
+    workdir = str(tmp_path_factory.mktemp("run"))
+    runs.train(tiny(shards), workdir)
+    return workdir
+
+
+def evaluated(capsys, *words: str) -> dict:
+    assert cli.main(["evaluate", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *words: str) -> str:
+    assert cli.main(["evaluate", *words]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dreamjax: ")]
+    assert len(error) == 1
+    return error[0]
+
+
+def test_a_run_is_scored_beside_its_baselines(run, capsys, tmp_path):
+    result = evaluated(capsys, run, "--split", "val", "--out", str(tmp_path))
+    masks = [e["mask"] for e in result["reconstruction"]]
+    assert masks == ["random 0.1", "random 0.5", "random 0.75", "gap 250 ms"]  # a window of 1 s has no gap of 1 s
+    assert result["subjects"] == 2
+    for entry in result["reconstruction"]:
+        assert set(entry["r2"]) >= {"zero", "channel mean", "linear interpolation", "conditional mean"}
+        assert ("model" in entry["r2"]) == result["scored"]
+    assert json.loads((tmp_path / "reconstruction-val.json").read_text())["split"] == "val"
+    page = (tmp_path / "reconstruction-val.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "http" not in page
+    assert (tmp_path / "reconstruction_scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_is_for_people(run, capsys, tmp_path):
+    assert cli.main(["evaluate", run, "--windows", "4", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "split test" in shown
+    assert "one subject is held out: there is no interval" in shown
+    assert "training saw none of these subjects" in shown
+
+
+def test_a_subject_of_training_is_refused(run, shards, capsys, tmp_path):
+    """The test split of a second dataset holds a person whom the run was trained on."""
+    there = [*make_windows(0, windows=4, samples=256), *make_windows(77, windows=4, samples=256)]
+    found = records.write_split(tmp_path, "second", "test", there)
+    records.finish(tmp_path, "second", {"test": found})
+    error = refused(capsys, run, "--data", str(tmp_path))
+    assert "was trained on subject subject00" in error
+
+
+def test_the_training_split_is_refused(run, capsys):
+    assert "what the run learned from" in refused(capsys, run, "--split", "train")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--split", "tset"), "did you mean test?"),
+        (("--data", "nowhere"), "nowhere: no such dataset folder"),
+        (("--step", "7"), "step 7 is not there"),
+        (("--probe", "--probe-labels", "left", "right"), "no windows labelled left and right"),
+        (("--fold-runs", "nowhere", "elsewhere"), "nowhere holds no run"),
+    ],
+)
+def test_mistakes_are_one_sentence(run, capsys, words, told):
+    assert told in refused(capsys, run, *words)
+
+
+def test_no_run_is_one_sentence(capsys, tmp_path):
+    assert "holds no run" in refused(capsys, str(tmp_path))
+
+
+def test_shards_that_are_gone_are_said_to_be_unverified(run, shards, capsys, tmp_path):
+    copy, moved = str(tmp_path / "run"), str(tmp_path / "shards")
+    shutil.copytree(run, copy)
+    shutil.copytree(shards, moved)
+    text = (tmp_path / "run" / "config.json").read_text()
+    (tmp_path / "run" / "config.json").write_text(text.replace(shards, "/gone"))
+    result = evaluated(capsys, copy, "--data", moved, "--windows", "4")
+    assert any("not verified" in note for note in result["notes"])
+
+
+def test_the_probe_pretrains_without_its_subjects(run, shards, capsys, tmp_path):
+    result = evaluated(capsys, run, "--probe", "--probe-steps", "1", "--out", str(tmp_path))
+    probed = [set(group) for group in result["fold_runs"].values()]
+    assert sorted(len(group) for group in probed) == [3, 3, 3]
+    for workdir, group in zip(result["fold_runs"], probed, strict=True):
+        [path] = runs.config_of(workdir).data.path
+        trained = {w.subject for w in records.read_windows(path, "train")}
+        assert not trained & group
+        assert len(trained) == 6
+    assert set(result["probe"]["scores"]) == {
+        f"{question}{kind}"
+        for question in ("", "drift: ")
+        for kind in ("pretrained encoder", "untrained encoder", "band power")
+    }
+    assert result["probe"]["scores"]["untrained encoder"]["control"]
+    again = evaluated(capsys, run, "--fold-runs", *result["fold_runs"], "--out", str(tmp_path / "again"))
+    assert again["probe"]["scores"] == result["probe"]["scores"]
+
+
+def test_fold_runs_that_saw_everybody_are_refused(run, capsys, tmp_path):
+    other = str(tmp_path / "other")
+    shutil.copytree(run, other)
+    assert "were trained on subject subject00" in refused(capsys, run, "--fold-runs", run, other)
+
+
+def test_features_of_an_untrained_encoder_differ_from_the_runs(run, shards):
+    opened = runs.open_run(run)
+    data = probing.load(opened.config, shards)
+    features = probing.features_of(probing.Fold(opened, ()), data, 0)
+    assert features["pretrained encoder"].shape == features["untrained encoder"].shape == (len(data), 32)
+    assert np.abs(features["pretrained encoder"] - features["untrained encoder"]).max() > 1e-3
+    assert jax.tree.leaves(opened.params)

@@ -1,0 +1,235 @@
+"""Masks, baselines, R² and correlation: by hand, in closed form, and for what must not matter."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.linalg import toeplitz
+
+from dreamjax.evaluation import gaussian, reconstruction, report
+from dreamjax.evaluation.masks import MASKS, MaskTask, window_id
+from dreamjax.evaluation.reconstruction import Sums
+from dreamjax.evaluation.windows import WindowSet
+from tests.evaluation.test_gaussian import PHI, ar1
+
+BY_NAME = {task.name: task for task in MASKS}
+
+
+def window_set(signal: np.ndarray, subjects: int = 4, sfreq: float = 256.0) -> WindowSet:
+    """Windows of `subjects` in turn, gain 2 µV: the scaled signal is half of `signal`."""
+    B, C, T = signal.shape
+    return WindowSet(
+        signal=(signal / 2).astype(np.float32),
+        gain=np.full((B, C), 2, np.float32),
+        offset=np.zeros((B, C), np.float32),
+        valid=np.ones((B, T), bool),
+        real=np.ones((B, C), bool),
+        subjects=tuple(f"s{i % subjects}" for i in range(B)),
+        recordings=tuple(f"r{i % subjects}" for i in range(B)),
+        starts=tuple(float(i) for i in range(B)),
+        labels=("",) * B,
+        ch_names=tuple(f"c{i}" for i in range(C)),
+        sfreq=sfreq,
+        available=B,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- masks
+@pytest.mark.parametrize(
+    ("name", "patches"),
+    [("random 0.1", 13), ("random 0.5", 64), ("random 0.75", 96), ("gap 250 ms", 16), ("gap 1 s", 64)],
+)
+def test_masks_hide_what_they_say(name, patches):
+    """Of 128 patches of 4 samples at 256 Hz: 0.1 → 12.8, 250 ms = 64 samples, 1 s = 256 samples."""
+    hidden = BY_NAME[name].hidden("a/b/0.000", np.ones(128, bool), 4, 256.0)
+    assert hidden.sum() == patches
+    if name.startswith("gap"):
+        where = np.flatnonzero(hidden)
+        assert (np.diff(where) == 1).all()
+
+
+def test_a_mask_belongs_to_the_window_and_the_seed():
+    task, valid = BY_NAME["random 0.5"], np.ones(128, bool)
+    name = window_id("subject", "recording", 12.0)
+    again = task.hidden(window_id("subject", "recording", 12.0), valid, 4, 256.0)
+    np.testing.assert_array_equal(task.hidden(name, valid, 4, 256.0), again)
+    assert (task.hidden(window_id("subject", "recording", 14.0), valid, 4, 256.0) != again).any()
+    assert (task.hidden(name, valid, 4, 256.0, seed=1) != again).any()
+
+
+def test_gaps_are_anywhere_with_equal_chance():
+    """113 places for 16 of 128 patches: χ² of 3000 windows over 8 ranges of places."""
+    starts = [np.argmax(BY_NAME["gap 250 ms"].hidden(f"w{i}", np.ones(128, bool), 4, 256.0)) for i in range(3000)]
+    counts = np.histogram(starts, np.linspace(0, 113, 9))[0]
+    widths = np.diff(np.ceil(np.linspace(0, 113, 9)))
+    assert stats.chisquare(counts, 3000 * widths / 113).pvalue > 0.001
+
+
+def test_padding_is_neither_hidden_nor_visible():
+    valid = np.arange(128) < 80
+    hidden = BY_NAME["random 0.75"].hidden("w", valid, 4, 256.0)
+    assert hidden.sum() == 60
+    assert not hidden[80:].any()
+    visible, dark = reconstruction.samples_of(hidden, np.repeat(valid, 4), 4)
+    assert visible.sum() == 80
+    assert not (visible | dark)[320:].any()
+
+
+def test_a_window_shorter_than_the_gap_is_left_out():
+    assert BY_NAME["gap 1 s"].hidden("w", np.arange(128) < 64, 4, 256.0) is None
+
+
+# ------------------------------------------------------------------------------------------------------------ baselines
+def test_linear_interpolation_by_hand():
+    signal = np.array([[[9.0, 2.0, 0.0, 0.0, 8.0, 5.0, 0.0]]])
+    visible = np.array([False, True, False, False, True, True, False])
+    np.testing.assert_allclose(
+        reconstruction.linear_interpolation(signal, visible, ~visible)[0, 0], [2.0, 4.0, 6.0, 5.0]
+    )
+
+
+def test_linear_interpolation_is_numpys():
+    rng = np.random.default_rng(0)
+    signal, visible = rng.normal(size=(2, 3, 64)), rng.random(64) < 0.4
+    expected = [[np.interp(np.flatnonzero(~visible), np.flatnonzero(visible), c[visible]) for c in w] for w in signal]
+    np.testing.assert_allclose(reconstruction.linear_interpolation(signal, visible, ~visible), expected)
+
+
+def test_channel_mean_by_hand():
+    signal = np.array([[[1.0, 3.0, 100.0], [5.0, 7.0, 100.0]]])
+    visible = np.array([True, True, False])
+    np.testing.assert_allclose(reconstruction.channel_mean(signal, visible, ~visible), [[[2.0], [6.0]]])
+
+
+# --------------------------------------------------------------------------------------------------------------- scores
+def test_r2_and_correlation_are_the_textbooks():
+    rng = np.random.default_rng(1)
+    truth, guess = rng.normal(3, 1, size=(1, 500)), rng.normal(size=(1, 500))
+    guess += truth
+    sums = Sums(np.zeros((1, 1, 7)))
+    sums.add(0, truth[:, :200], guess[:, :200], np.ones(1, bool))
+    sums.add(0, truth[:, 200:], guess[:, 200:], np.ones(1, bool))
+    assert sums.r2()[0] == pytest.approx(1 - np.sum((truth - guess) ** 2) / np.sum((truth - truth.mean()) ** 2))
+    assert sums.correlation()[0] == pytest.approx(stats.pearsonr(truth[0], guess[0]).statistic)
+
+
+def test_pooled_r2_weighs_subjects_by_their_variance():
+    """Errors 1 and 9 of variances 10 and 10: 1 - 10/20. A mean of 0.9 and 0.1 weighed otherwise would differ."""
+    assert reconstruction.share_explained(np.array([[1.0, 10.0], [27.0, 30.0]])) == pytest.approx(1 - 28 / 40)
+    assert reconstruction.gained(np.array([[1.0, 5.0, 10.0], [27.0, 30.0, 30.0]])) == pytest.approx(7 / 40)
+
+
+@pytest.fixture(scope="module")
+def process():
+    """An AR(1) process and the oracle that knows it."""
+    rng = np.random.default_rng(2)
+    held_out = window_set(10 * ar1(rng, 200, 2, 64), sfreq=64.0)
+    exact = gaussian.Gaussian(np.eye(2), np.linalg.eigh(toeplitz(PHI ** np.arange(64))[None]), 0.0)
+
+    def oracle(signal, hidden, valid):
+        out = np.zeros_like(signal)
+        for i in range(len(signal)):
+            if hidden[i].any():
+                out[i][:, hidden[i]] = exact.conditional_mean(signal[i : i + 1].astype(float), ~hidden[i], hidden[i])[0]
+        return out
+
+    return held_out, oracle
+
+
+def test_the_posterior_mean_scores_what_theory_says(process):
+    """One hidden sample between two neighbours: var(x | both) = (1 - φ²) / (1 + φ²), so R² = 2φ² / (1 + φ²)."""
+    held_out, oracle = process
+    task = MaskTask("one", "random", 1 / 64)
+    [found] = reconstruction.score(held_out, 1, predict=oracle, tasks=[task])
+    inner = 62 / 64 * 2 * PHI**2 / (1 + PHI**2) + 2 / 64 * PHI**2  # at the edges there is one neighbour
+    assert found.hidden_share == pytest.approx(1 / 64)
+    assert found.r2("model").estimate == pytest.approx(inner, abs=0.06)  # 400 values
+    assert found.r2("model").low < inner < found.r2("model").high
+
+
+def test_a_fitted_gaussian_comes_close_to_the_oracle(process):
+    held_out, oracle = process
+    rng = np.random.default_rng(3)
+    train, validation = 10 * ar1(rng, 300, 2, 64), window_set(10 * ar1(rng, 60, 2, 64), sfreq=64.0)
+    candidates = gaussian.Candidates(train, np.ones((300, 64), bool))
+    tasks = [BY_NAME["random 0.5"], BY_NAME["gap 250 ms"]]
+    for found in reconstruction.score(
+        held_out, 4, predict=_by_patch(oracle, 4), candidates=candidates, validation=validation, tasks=tasks
+    ):
+        gap = found.difference("model", "conditional mean")
+        assert abs(gap.estimate) < 0.02
+        assert found.r2("conditional mean").estimate > found.r2("linear interpolation").estimate
+        assert found.r2("zero").estimate == pytest.approx(0, abs=0.02)
+
+
+def _by_patch(oracle, patch):
+    return lambda signal, hidden, valid: oracle(signal, np.repeat(hidden, patch, axis=1), valid)
+
+
+def test_channels_that_are_no_electrodes_do_not_count(process):
+    held_out, _ = process
+    real = held_out.real.copy()
+    real[:, 1] = False
+    spoilt = held_out.signal.copy()
+    spoilt[:, 1] = 1e4
+    alone = dataclasses.replace(
+        held_out, **{n: getattr(held_out, n)[:, :1] for n in ("signal", "gain", "offset", "real")}, ch_names=("c0",)
+    )
+    task = [BY_NAME["random 0.5"]]
+    [with_it] = reconstruction.score(dataclasses.replace(held_out, signal=spoilt, real=real), 4, tasks=task)
+    [without] = reconstruction.score(alone, 4, tasks=task)
+    for method in ("zero", "channel mean", "linear interpolation"):
+        assert with_it.r2(method).estimate == pytest.approx(without.r2(method).estimate, rel=1e-9)
+
+
+def test_a_score_does_not_depend_on_the_order_of_windows(process):
+    held_out, _ = process
+    shuffled = held_out.take(np.random.default_rng(4).permutation(len(held_out)))
+    task = [BY_NAME["gap 250 ms"]]
+    [one], [other] = (reconstruction.score(w, 4, tasks=task) for w in (held_out, shuffled))
+    assert one.r2("linear interpolation").estimate == pytest.approx(other.r2("linear interpolation").estimate)
+
+
+def test_the_last_batch_is_filled_up_and_counted_once(process):
+    held_out, _ = process
+    part = held_out.take(np.arange(reconstruction.BATCH + 3))
+    shapes = []
+
+    def echo(signal, hidden, valid):
+        shapes.append(signal.shape)
+        return signal
+
+    out = reconstruction.predict_all(echo, part, np.zeros((len(part), 16), bool))
+    assert len(set(shapes)) == 1
+    np.testing.assert_allclose(out, part.microvolts(), rtol=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------------- claims
+def scored(process, predict, step):
+    held_out, _ = process
+    scores = reconstruction.score(held_out, 4, predict=predict, tasks=[BY_NAME["random 0.5"]])
+    return report.standing(scores, step), report.reconstruction_json(scores, not report.standing(scores, step))
+
+
+def test_a_model_that_does_not_beat_zero_gets_no_score(process):
+    standing, entries = scored(process, lambda signal, hidden, valid: -signal, 100)
+    assert "does not beat the zero predictor" in standing
+    assert "model" not in entries[0]["r2"]
+    assert "model_minus" not in entries[0]
+
+
+def test_an_untrained_model_gets_no_score(process):
+    standing, entries = scored(process, lambda signal, hidden, valid: signal, 0)
+    assert "untrained" in standing
+    assert "model" not in entries[0]["r2"]
+
+
+def test_a_model_that_beats_zero_gets_one_with_its_interval(process):
+    _, oracle = process
+    standing, entries = scored(process, _by_patch(oracle, 4), 100)
+    assert standing == ""
+    told = entries[0]["r2"]["model"]
+    assert told["low"] < told["estimate"] < told["high"]
+    assert told["subjects"] == 4
+    assert entries[0]["model_minus"]["zero"]["says"] == "the model is better than zero"
