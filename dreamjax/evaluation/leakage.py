@@ -40,9 +40,11 @@ def people(folder: str, split: str) -> People:
 
 
 def trained_on(paths: Iterable[str]) -> People | None:
-    """Who is in the training splits of `paths`; None where one of them is no longer there to look."""
-    found = People()
-    for path in paths:
+    """Who is in the training splits of `paths`; None where one is no longer there to look, or none is known."""
+    found, known = People(), list(paths)
+    if not known:  # an imported run, which does not say what it was trained on
+        return None
+    for path in known:
         try:
             found |= people(path, "train")
         except UserError:
@@ -53,7 +55,7 @@ def trained_on(paths: Iterable[str]) -> People | None:
 def refuse_overlap(training: People | None, folders: Sequence[str], split: str, run: str) -> str:
     """What could be verified, as a sentence. Raises UserError where a scored subject was trained on."""
     if training is None:
-        return f"not verified that training never saw these subjects: the shards that {run} was trained on are gone"
+        return f"not verified that training never saw these subjects: what {run} was trained on is gone or unknown"
     scored = People()
     for folder in folders:
         scored |= people(folder, split)

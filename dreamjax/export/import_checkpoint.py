@@ -68,7 +68,7 @@ def import_checkpoint(
     weights_file = place / "model.safetensors" if place.is_dir() else place
     origin = {"format": found.format, "sha256": manifest.file_hash(weights_file)}
     with atomic.new_folder(out) as folder:
-        checkpoints.save_params_as_run(folder, configs.to_json(config), params)
+        checkpoints.save_params_as_run(folder, configs.to_json(config), params, _step(found))
         said = {"origin": origin, "notes": found.notes, **found.provenance}
         atomic.write_text(folder / provenance.NAME, json.dumps(said, indent=1))
     for note in found.notes:
@@ -84,6 +84,12 @@ def import_checkpoint(
         "positions": model.positions,
         "notes": found.notes,
     }
+
+
+def _step(found: Found) -> int:
+    """The training step that the source names; 1 where it names none, for step 0 means untrained."""
+    step = str(found.provenance.get("exported", {}).get("step", ""))
+    return int(step) if step.isdecimal() and len(step) < 10 else 1
 
 
 # -------------------------------------------------------------------------------------------------- pickled checkpoints

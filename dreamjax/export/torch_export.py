@@ -128,7 +128,7 @@ def _facts(run: runs.Run, imported: dict[str, Any], licence: str | None) -> dict
     config = run.config
     return {
         "version": dreamjax.__version__,
-        "step": run.step,
+        "step": run.step if not imported.get("origin") or run.step > 1 else None,  # 1: the source names none
         "examples": run.examples,
         "averaged": run.averaged,
         "parameters": runs.parameter_count(run.params),

@@ -201,3 +201,15 @@ def test_the_origin_is_kept(tmp_path):
     assert "DreamDiffusion" in said["origin"]["format"]
     assert len(said["origin"]["sha256"]) == 64
     assert json.loads((tmp_path / "run" / "config.json").read_text())["system"] == "masked_pretraining"
+
+
+def test_an_imported_run_counts_as_trained_on_unknown_data(tmp_path):
+    """Step 0 means untrained, and no path means that nobody can tell who was trained on."""
+    from dreamjax.evaluation import leakage
+
+    stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
+    importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
+    run = runs.open_run(tmp_path / "run")
+    assert run.step == 1
+    training = leakage.trained_on(run.config.data.path)
+    assert "not verified" in leakage.refuse_overlap(training, [], "test", "run")
