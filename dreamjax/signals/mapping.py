@@ -42,6 +42,7 @@ def _weights(
     pair = use[:, :, None] & use[:, None, :]
     system[:, :n, :n] = np.where(pair, between, 0)
     system[:, :n, n] = system[:, n, :n] = use
+    system[:, n, n] = ~use.any(axis=1)  # without a single electrode: all weights 0
     diagonal = np.arange(n)
     system[:, diagonal, diagonal] = np.where(use, between[diagonal, diagonal] + smoothing, 1)
     right = np.ones((batch, n + 1, len(to)))
@@ -118,7 +119,8 @@ class ChannelMap:
         """(matrix, real) for each row of `usable`: matrix @ signal has the template's channels.
 
         `real` marks template channels that are usable electrodes themselves, whose row is exactly that electrode.
-        Raises UserError where a channel must be interpolated and nothing says from where, or to where.
+        Where no usable electrode has a position, what is not real is zero, and a warning says so once per cap.
+        Raises UserError where a channel must be interpolated and nothing says to where.
         """
         real = (self.same >= 0) & usable[:, self.same]
         matrix = np.zeros((len(usable), len(self.names), len(self.ch_names)), np.float32)
@@ -133,17 +135,22 @@ class ChannelMap:
 
     def _check(self, usable: np.ndarray, real: np.ndarray) -> None:
         if not (usable & self.located).any(axis=1).all():
-            some = ", ".join(self.ch_names[:6]) + (" …" if len(self.ch_names) > 6 else "")
-            raise UserError(
-                f"none of the channels {some} is usable and has a known position, "
-                "so they cannot be mapped to a montage; set data.montage=own, or give positions when preparing"
-            )
+            _warn_unplaced(self.ch_names)
         lost = np.flatnonzero(~real.all(axis=0) & ~self.wanted)
         if len(lost):
             raise UserError(
                 f"channel {self.names[lost[0]]} is absent or bad in some windows and its position is unknown, "
                 "so it cannot be interpolated; leave those windows out, or give positions when preparing"
             )
+
+
+@lru_cache(maxsize=256)
+def _warn_unplaced(ch_names: tuple[str, ...]) -> None:
+    log.warning(
+        "the channels %s have no known position, so nothing is learned from their windows; give positions when "
+        "preparing, or set data.montage=own for a dataset of one cap",
+        ", ".join(ch_names[:6]) + (" …" if len(ch_names) > 6 else ""),
+    )
 
 
 @lru_cache(maxsize=256)

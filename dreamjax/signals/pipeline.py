@@ -17,6 +17,8 @@ import numpy as np
 from dreamjax.errors import UserError
 from dreamjax.signals import assembly, mapping, mixture, montage, records, stored
 
+PROBED = 16  # windows that are looked at before a stream is handed out
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -159,6 +161,13 @@ class WindowStream:
         self.labels = self.examples.labels
         self.ch_names = self.examples.target.names
         self.sfreq = config.sfreq
+        probed = np.unique(np.linspace(0, len(self) - 1, PROBED).astype(np.uint64))
+        if not self.examples.rows(probed)["valid"].any():
+            raise UserError(
+                f"{', '.join(config.path)}: none of the {len(probed)} windows looked at in split {split} has a usable "
+                f"channel that can be mapped to montage {config.montage}; set data.montage=own, or give positions "
+                "when preparing"
+            )
 
     def __len__(self) -> int:
         """Windows in one pass over the split."""

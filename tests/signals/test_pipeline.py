@@ -442,3 +442,26 @@ if __name__ == "__main__":
     assert (done.returncode, done.stderr) == (3, "")
     if before:
         assert {n for n in set(os.listdir("/dev/shm")) - before if n.startswith("psm_")} == set()
+
+
+def test_windows_without_a_place_count_as_padding_and_the_others_go_on(tmp_path):
+    """A device whose channels are called EXG 1 … beside a real cap: nothing is learned from it, nothing ends."""
+    from dataclasses import replace
+
+    unknown = [
+        replace(w, ch_names=tuple(f"EXG {i}" for i in range(8)), xyz=np.full((8, 3), np.nan))
+        for w in support.make_windows(0, channels=8, windows=3, dataset="device")
+    ]
+    known = list(support.make_windows(1, channels=19, windows=3, dataset="cap"))
+    for name, made in (("device", unknown), ("mixed", [*unknown, *known])):
+        records.finish(
+            tmp_path / name, name, {"train": records.write_split(tmp_path / name, name, "train", iter(made))}
+        )
+
+    mixed = pipeline.open_stream(pipeline.DataConfig(path=(str(tmp_path / "mixed"),)), "train", seed=0, training=False)
+    rows = joined(take(mixed, 1, start=0, batch_size=6))
+    np.testing.assert_array_equal(rows["valid"].any(axis=1), [False] * 3 + [True] * 3)
+    np.testing.assert_array_equal(rows["channel_ok"].any(axis=1), [False] * 3 + [True] * 3)
+    assert np.isfinite(rows["signal"]).all()
+    with pytest.raises(UserError, match="none of the 3 windows looked at in split train has a usable channel"):
+        pipeline.open_stream(pipeline.DataConfig(path=(str(tmp_path / "device"),)), "train", seed=0, training=True)
