@@ -28,6 +28,7 @@ from dreamjax.training.reporting import Clock, Reporter
 from dreamjax.training.task import BatchSpec, State, Task, replace
 
 PICTURE_ROWS = 4
+VERIFY_S = 3600.0  # for the first process to verify a large checkpoint
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ class Run:
     # --------------------------------------------------------------------------------------------------------- start
     def start(self, fresh_hyper: bool) -> None:
         """Restore or create the state, in the resume order above; open the logs at that step."""
-        found = checkpoints.newest_intact(self.saver.folder)
-        # a second answer on another host would split the run: all take the first process's
-        found = processes.agree("resume", found)
+        # one process reads and verifies every byte; a second answer on another host would split the run
+        found = checkpoints.newest_intact(self.saver.folder) if processes.is_first() else None
+        found = processes.agree("resume", found, VERIFY_S)
         self.resumed_from = found
         self.window = Window()
         if found is None:
