@@ -59,6 +59,18 @@ def test_eeglab_epochs_are_precut_trials(tmp_path):
     np.testing.assert_allclose(recording.read(120, 240), data[:, :, 1], rtol=1e-4)
 
 
+def test_a_first_sample_shifts_no_event_of_an_undated_recording(tmp_path):
+    """An anonymised FIF has no measurement date; MNE still counts its onsets with the first sample of 500."""
+    info = mne.create_info(["Fz", "Cz"], 100.0, "eeg")
+    raw = mne.io.RawArray(np.random.default_rng(0).normal(size=(2, 1000)) * 1e-5, info, first_samp=500, verbose="ERROR")
+    raw.set_annotations(mne.Annotations([2.0, 4.0, 6.0], [0, 0, 1.0], ["T1", "T1", "BAD_x"]))
+    raw.save(tmp_path / "a_raw.fif", verbose="ERROR")
+    recording = open_recording(tmp_path / "a_raw.fif")
+    expected = mne.events_from_annotations(raw, event_id={"T1": 1}, verbose="ERROR")[0][:, 0] - raw.first_samp
+    assert [e.sample for e in recording.events] == expected.tolist() == [200, 400]
+    assert recording.segments == ((0, 600), (700, 1000))
+
+
 def test_fif_parts_and_annotations(tmp_path):
     """Recordings with a measurement date count annotations from it; a first sample of 500 must not shift them."""
     import datetime

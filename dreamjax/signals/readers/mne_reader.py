@@ -99,7 +99,7 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str) -> Contents:
     types = [_TYPES.get(kind, "misc") for kind in raw.get_channel_types()]
     if any(kind in ("mag", "grad") for kind in raw.get_channel_types()):
         notes.append("MEG sensors are not used")
-    onsets = raw.annotations.onset - (raw.first_time if info["meas_date"] is not None else 0.0)
+    onsets = raw.annotations.onset - raw.first_time  # MNE counts them from before the first sample, dated or not
     annotations = list(zip(onsets, raw.annotations.duration, raw.annotations.description, strict=True))
     subject_info = info.get("subject_info") or {}
     names = {str(subject_info.get(k, "")) for k in ("first_name", "last_name", "middle_name", "his_id")}
