@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import math
 import re
 import types
 import typing
@@ -46,7 +47,7 @@ def _parse_scalar(text: str, kind: Any) -> Any:
         return words[text.lower()]
     if kind is int:
         number = float(text) if "e" in text.lower() else int(text)
-        if number != int(number):
+        if not math.isfinite(number) or number != int(number):
             raise ValueError(text)
         return int(number)
     if kind is float:

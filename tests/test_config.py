@@ -75,6 +75,7 @@ def test_a_config_survives_json():
         ("optim.learning_rate", "fast", "optim.learning_rate takes float"),
         ("mask.kind", "checker", "mask.kind takes one of 'random', 'block', 'channel'"),
         ("model.scan_layers", "maybe", "model.scan_layers takes bool"),
+        ("train.steps", "1e999", "train.steps takes int"),
         ("train", "1", "--config.train is a group of keys"),
         ("model.heads", "5", "model.dim is 64, but it must be even and divide by model.heads = 5"),
         ("model.patch", "5", "data.samples is 512, but it must divide by model.patch = 5"),
