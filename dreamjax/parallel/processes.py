@@ -56,7 +56,7 @@ def barrier(name: str, timeout_s: float = BARRIER_S) -> None:
         _client().wait_at_barrier(f"dreamjax/{next(_numbers)}/{name}", timeout_in_ms=int(timeout_s * 1000))
     except jax.errors.JaxRuntimeError as problem:
         text = str(problem).splitlines()[0]
-        raise UserError(f"process {jax.process_index()} waited {timeout_s:g} s at {name}: {text}") from problem
+        raise UserError(f"process {jax.process_index()} gave up waiting for the others at {name}: {text}") from problem
 
 
 def agree(name: str, value: Any, timeout_s: float = BARRIER_S) -> Any:

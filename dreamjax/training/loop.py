@@ -145,6 +145,7 @@ class Run:
         run = checkpoints.read_json(self.saver.folder, step, "run")
         self.step, self.examples, self.best = run["step"], run["examples"], run["best"]
         self.window, self.finished = Window(run["window"]), run["finished"]
+        processes.barrier("restored")  # everybody has read it before the first process may replace it
         log.info("%s: continued from step %d (%d examples)", self.folder, self.step, self.examples)
 
     # --------------------------------------------------------------------------------------------------------- drive
