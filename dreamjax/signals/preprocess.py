@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from dreamjax.errors import UserError
 from dreamjax.signals import quality
 from dreamjax.signals.plan import Filtered, make_plan
-from dreamjax.signals.records import Window
+from dreamjax.signals.records import APART, Window
 
 if TYPE_CHECKING:
     from dreamjax.signals.readers.base import Recording
@@ -230,6 +230,8 @@ class Windows:
         if settings.events.source and settings.events.baseline:
             first, last = ((t - settings.events.tmin) * plan.chain.sfreq_out for t in settings.events.baseline)
             y_CxT = y_CxT - y_CxT[:, max(0, round(first)) : max(1, round(last))].mean(axis=1, keepdims=True)
+        own_zero = self.recording.precut or bool(settings.events.source and settings.events.baseline)
+        apart = (APART,) if own_zero or item.start == 0 else ()
         n = y_CxT.shape[1]
         signal = np.zeros((len(y_CxT), settings.samples), np.float32)
         signal[:, :n] = y_CxT
@@ -251,7 +253,7 @@ class Windows:
             label=item.label,
             stimulus=item.stimulus,
             licence=self.recording.licence,
-            flags=self.flags + flags,
+            flags=self.flags + flags + apart,
         )
 
 

@@ -21,6 +21,7 @@ from dreamjax.signals.shards import Shard
 from dreamjax.storage import atomic, manifest
 
 FORMAT = 1  # raised when a reader of the older format could misread the newer one
+APART = "apart"  # flag: the signal does not go on from the window before (a gap, another trial, another baseline)
 COUNTS = 32767  # the largest int16 that has a negative twin
 
 
@@ -49,7 +50,7 @@ class Window:
     label: str  # trial type, "" without one
     stimulus: str  # stimulus file, "" without one
     licence: str  # SPDX id, or "unknown"
-    flags: tuple[str, ...]  # what quality control noticed and kept
+    flags: tuple[str, ...]  # what quality control noticed and kept; APART
 
 
 TEXTS = ("reference", "dataset", "subject", "session", "recording", "label", "stimulus", "licence")

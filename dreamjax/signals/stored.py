@@ -6,13 +6,14 @@ from typing import NamedTuple, Union
 import numpy as np
 from jaxtyping import Float32, Int16
 
-from dreamjax.signals import examples
+from dreamjax.signals import examples, records
 
 _DOUBLE = struct.Struct("<d")
 _FIELDS = (
     *("signal/value", "step", "offset", "xyz", "channel_ok", "valid"),
     *("sfreq", "scale", "start", "reference", "label", "recording"),
 )
+_APART = records.APART.encode()
 
 
 class Stored(NamedTuple):
@@ -31,6 +32,7 @@ class Stored(NamedTuple):
     label: bytes
     recording: bytes
     start: float  # s
+    apart: bool  # see `records.APART`
     following: Union["Stored", None] = None  # the next window of the same recording, where a crop may read on into it
     lag: int = 0  # samples from this window's start to that one's
 
@@ -53,6 +55,7 @@ def unpack(record: bytes) -> Stored:
         one["label"],
         one["recording"],
         _DOUBLE.unpack(one["start"])[0],
+        _APART in feature["flags"].bytes_list.value,
     )
 
 
@@ -60,6 +63,6 @@ def follow(first: Stored, second: Stored) -> Stored:
     """`first`, knowing `second` where that goes on without a gap: same recording, channels, label, and all valid."""
     lag = round((second.start - first.start) * first.sfreq)
     same = all(getattr(first, f) == getattr(second, f) for f in ("recording", "names", "channel_ok", "label", "sfreq"))
-    if not same or not 0 < lag <= first.counts.shape[1] or 0 in first.valid or 0 in second.valid:
+    if not same or second.apart or not 0 < lag <= first.counts.shape[1] or 0 in first.valid or 0 in second.valid:
         return first
     return first._replace(following=second, lag=lag)

@@ -1,5 +1,6 @@
 """The stream of examples: the same for every reader, and what is in it."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from dreamjax.errors import UserError
-from dreamjax.signals import keyed, mapping, mixture, montage, pipeline, records
+from dreamjax.signals import keyed, mapping, mixture, montage, pipeline, records, stored
 from tests import support
 
 TIME = 160  # samples of the stored windows; the model's are shorter, so that crops are drawn
@@ -325,6 +326,15 @@ def test_shifted_crops_read_on_into_the_next_window_of_the_same_recording(corpor
     labelled = joined(take(stream_of(corpora, "a", samples=TIME, shift=True), 1, batch_size=8))
     plain = joined(take(stream_of(corpora, "a", samples=TIME), 1, batch_size=8))
     assert_same(labelled, plain)  # neighbours with another label are not read on into
+
+
+def test_no_crop_reads_on_across_a_discontinuity():
+    """Windows that touch in time by the samples of the file, of which the second begins after a gap."""
+    first, second = support.make_windows(0, windows=2, labels=())
+    after_gap = dataclasses.replace(second, flags=(records.APART,))
+    one, two, three = (stored.unpack(records.encode(w)) for w in (first, second, after_gap))
+    assert stored.follow(one, two).following is two
+    assert stored.follow(one, three).following is None
 
 
 # ------------------------------------------------------------------------------------------------------ hidden channels

@@ -7,7 +7,7 @@ import pytest
 from recorded import TEN_TWENTY, noise, recording
 
 from dreamjax.errors import UserError
-from dreamjax.signals import plan, preprocess, quality
+from dreamjax.signals import plan, preprocess, quality, records
 from dreamjax.signals.preprocess import EventWindows, Identity, Settings, Windows
 from dreamjax.signals.readers.base import Event
 
@@ -46,6 +46,15 @@ def test_no_window_crosses_a_discontinuity():
         assert any(a <= run[0] and run[-1] < b for a, b in segments)
     lengths = [int(w.valid.sum()) for w in windows]
     assert lengths == [512, 512, 400] + [512] * 6  # 400 samples are padded; 100 are less than a quarter of a window
+
+
+def test_windows_that_do_not_go_on_from_the_one_before_say_so():
+    """Segments of whole windows touch in the file; the first of each is marked, and every pre-cut trial is."""
+    segments = ((0, 1024), (1024, 2048))
+    windows = all_windows(recording(noise(4, 8), segments=segments))
+    assert [records.APART in w.flags for w in windows] == [True, False, True, False]
+    trials = all_windows(recording(noise(4, 8), segments=segments, precut=True))
+    assert all(records.APART in w.flags for w in trials)
 
 
 def test_filters_do_not_reach_across_a_discontinuity():
