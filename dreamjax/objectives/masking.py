@@ -13,7 +13,6 @@ attention needs no mask.
 Shape letters: B batch, N patches, V visible slots, K choices of a mixture.
 """
 
-import math
 import zlib
 from dataclasses import dataclass
 from typing import Literal
@@ -35,9 +34,11 @@ class MaskConfig:
     kind: Kind | tuple[Kind, ...] = "random"
     kind_weights: tuple[float, ...] = ()  # one per kind; equal by default
     span: int | tuple[int, ...] = 16  # patches; length of the spans of kind block
-    padding: bool = True  # windows may be padded: keep padding out of the attention
+    padding: bool = True  # keep padding out of the attention; False, one ratio, one kind: it is shown and hidden like any patch
 
     def __post_init__(self) -> None:
+        if not self.kinds or not self.ratios or not self.spans:
+            raise ValueError("mask.kind, mask.ratio and mask.span need at least one value each")
         for ratio in self.ratios:
             if not 0 <= ratio < 1:
                 raise ValueError(f"mask.ratio is {ratio}, but it is a share from 0 to below 1")
@@ -45,8 +46,8 @@ class MaskConfig:
             raise ValueError(f"mask.span is {self.span}, but a span is at least one patch")
         if self.kind_weights and len(self.kind_weights) != len(self.kinds):
             raise ValueError(f"mask.kind_weights has {len(self.kind_weights)} values for {len(self.kinds)} kinds")
-        if not self.kinds or not self.ratios:
-            raise ValueError("mask.kind and mask.ratio need at least one value each")
+        if self.kind_weights and not (min(self.kind_weights) >= 0 < sum(self.kind_weights)):
+            raise ValueError(f"mask.kind_weights is {self.kind_weights}, but weights are 0 or more, and not all 0")
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -137,13 +138,15 @@ def _draw_one(config: MaskConfig, key: PRNGKeyArray, valid_N: Bool[Array, "N"]) 
     is_block = jnp.asarray([name == "block" for name in config.kinds])[k]
     is_channel = jnp.asarray([name == "channel" for name in config.kinds])[k]
 
+    # with a fixed number of visible slots every window must fill them, or hidden patches would stand in the rest
+    drawn_N = valid_N if config.varies else jnp.ones_like(valid_N)
     length = jnp.where(is_block, jax.random.choice(span, jnp.asarray(config.spans)), 1)
     cell_N = (jnp.arange(N) + jax.random.randint(phase, (), 0, length)) // length
-    score_N = jnp.where(valid_N, jax.random.uniform(scores, (N + 1,))[cell_N], jnp.inf)
+    score_N = jnp.where(drawn_N, jax.random.uniform(scores, (N + 1,))[cell_N], jnp.inf)
     order_N = jnp.argsort(score_N, stable=True)
     rank_N = jnp.argsort(order_N)
 
-    n_valid = valid_N.sum()
+    n_valid = drawn_N.sum()
     visible = jnp.where(is_channel, n_valid, _keep(config, ratio, n_valid, N))
     return Mask(order_N, visible, (rank_N >= visible) & valid_N, valid_N, is_channel)
 
@@ -157,15 +160,3 @@ def _keep(config: MaskConfig, key: PRNGKeyArray, n_valid: Int[Array, ""], N: int
         return jax.random.randint(key, (), low[n_valid], high[n_valid] + 1)
     table = jnp.asarray([[keep_count(n, r) for n in range(N + 1)] for r in config.ratios])
     return jax.random.choice(key, table[:, n_valid])
-
-
-def span_hidden(patches: int, start: int, length: int) -> Bool[np.ndarray, "N"]:
-    """A single gap of `length` patches from patch `start` on: the masks of the 250 ms and 1 s evaluations."""
-    hidden = np.zeros(patches, bool)
-    hidden[start : start + length] = True
-    return hidden
-
-
-def patches_of(seconds: float, sfreq: float, patch: int) -> int:
-    """How many whole patches a gap of `seconds` covers."""
-    return max(1, math.floor(seconds * sfreq / patch + 1e-9))

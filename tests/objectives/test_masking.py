@@ -132,6 +132,19 @@ def test_padding_is_neither_visible_nor_hidden():
         assert np.asarray(mask.slots_ok(32))[row].sum() == mask.visible[row]
 
 
+def test_without_room_for_padding_a_padded_window_shows_no_hidden_patch():
+    """With one ratio, one kind and padding=False the encoder takes the first 32 of the order and masks none of them."""
+    valid = np.ones((BATCH, N), bool)
+    valid[:4] = np.arange(N) < np.array([[128], [100], [4], [0]])
+    config = MaskConfig(padding=False)
+    mask = drawn(config, valid=valid)
+    assert not config.varies
+    assert (mask.visible == config.visible_slots(N)).all()
+    shown = np.take_along_axis(mask.hidden, mask.order[:, : config.visible_slots(N)], axis=1)
+    assert not shown.any()
+    assert not (mask.hidden & ~valid).any()
+
+
 def test_a_given_mask_takes_the_same_form():
     hidden = np.zeros((2, N), bool)
     hidden[0, 10:26], hidden[1, :] = True, True
@@ -149,7 +162,14 @@ def test_a_patch_is_valid_where_all_its_samples_are():
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"ratio": 1.0}, "mask.ratio"), ({"span": 0}, "mask.span"), ({"kind_weights": (1.0, 2.0)}, "kind_weights")],
+    [
+        ({"ratio": 1.0}, "mask.ratio"),
+        ({"span": 0}, "mask.span"),
+        ({"kind_weights": (1.0, 2.0)}, "kind_weights"),
+        ({"kind_weights": (-1.0,)}, "kind_weights"),
+        ({"span": ()}, "mask.span"),
+        ({"ratio": ()}, "mask.ratio"),
+    ],
 )
 def test_senseless_masks_are_refused(options, word):
     with pytest.raises(ValueError, match=word):
