@@ -4,7 +4,7 @@ Two traces are compared: subjects' pseudonyms, and the hashes of the recordings'
 was prepared twice under different salts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dreamjax.errors import UserError
@@ -39,7 +39,7 @@ def people(folder: str, split: str) -> People:
     return People(frozenset(window.subject for window in records.read_windows(folder, split)), files)
 
 
-def trained_on(paths: Iterable[str]) -> People | None:
+def trained_on(paths: Sequence[str]) -> People | None:
     """Who is in the training splits of `paths`; None where one is no longer there to look, or none is known."""
     found, known = People(), list(paths)
     if not known:  # an imported run, which does not say what it was trained on

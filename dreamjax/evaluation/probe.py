@@ -43,8 +43,8 @@ def verify_fold(training: People | None, probed: People, run: str) -> None:
     """Raises UserError where the encoder of a fold was trained on a probed subject, or where nobody can tell."""
     if training is None:
         raise UserError(
-            f"{run}: the shards that it was trained on are gone, so nobody can tell whether it saw a probed subject; "
-            "put them back, or let --probe train the folds"
+            f"{run}: what it was trained on is not here, so nobody can tell whether it saw a probed subject; "
+            "put its shards back, or let --probe train the folds"
         )
     if both := training.shared(probed):
         raise UserError(

@@ -1,7 +1,8 @@
 """`dreamjax evaluate`: a run opened, its held-out windows, baselines fitted on training subjects, scores, a report."""
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -87,14 +88,35 @@ def predictor(run: runs.Run) -> reconstruction.Predict:
 
 def featurizer(config: masked_pretraining.MaskedPretrainingConfig, params: Any) -> Callable[..., np.ndarray]:
     """`(signal (B, C, T), valid (B, T)) → (B, D)`: the mean of the encoder's tokens, nothing hidden."""
+    compiled = _features(config.model, config.data.samples)
+    return lambda signal, valid: np.asarray(compiled(params, signal, valid.astype(np.float32)))
+
+
+def fresh_params(config: masked_pretraining.MaskedPretrainingConfig, seed: int) -> Any:
+    """Parameters of the same network that nothing has trained."""
+    return _init(config.model, config.data.samples)(jax.random.fold_in(jax.random.key(config.seed), seed))
+
+
+def _sizes_alone(model: masked_pretraining.ModelConfig, samples: int) -> masked_pretraining.MaskedPretrainingConfig:
+    return masked_pretraining.MaskedPretrainingConfig(model=model, data=DataConfig(samples=samples))
+
+
+@functools.lru_cache(maxsize=4)
+def _features(model: masked_pretraining.ModelConfig, samples: int) -> Any:
+    config = _sizes_alone(model, samples)
 
     def pooled(params: Any, signal: jax.Array, valid: jax.Array) -> jax.Array:
         tokens = masked_pretraining.features(config, params, signal, valid)
-        whole = valid.reshape(valid.shape[0], -1, config.model.patch).min(axis=2) > 0
+        whole = valid.reshape(valid.shape[0], -1, model.patch).min(axis=2) > 0
         return masked_pretraining.pooled(tokens, whole)
 
-    compiled = jax.jit(pooled)
-    return lambda signal, valid: np.asarray(compiled(params, signal, valid.astype(np.float32)))
+    return jax.jit(pooled)
+
+
+@functools.lru_cache(maxsize=4)
+def _init(model: masked_pretraining.ModelConfig, samples: int) -> Any:
+    config = _sizes_alone(model, samples)
+    return jax.jit(lambda key: masked_pretraining.init_params(config, key))
 
 
 # ------------------------------------------------------------------------------------------------------------ baselines
@@ -108,8 +130,6 @@ class Baseline:
 
 
 def _data(config: DataConfig, folders: tuple[str, ...]) -> DataConfig:
-    from dataclasses import replace
-
     return replace(config, path=tuple(folders), weights=())
 
 
@@ -146,11 +166,8 @@ def _caveats(config: DataConfig) -> list[str]:
             "included, which the baselines are not"
         )
     if config.stretch or config.sfreq != 256.0:
-        found.append(
-            f"not comparable with scores at 256 Hz: this model works at {config.sfreq:g} Hz, stretched in time"
-            if config.stretch
-            else f"not comparable with scores at 256 Hz: this model works at {config.sfreq:g} Hz"
-        )
+        how = f"at {config.sfreq:g} Hz" + (", stretched in time" if config.stretch else "")
+        found.append(f"not comparable with scores at 256 Hz: this model works {how}")
     return found
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -113,7 +112,7 @@ def score(folds: list[Fold], labelled: str, request: ProbeRequest) -> dict[str, 
 def features_of(fold: Fold, data: WindowSet, number: int) -> dict[str, np.ndarray]:
     """Frozen features of a fold's windows: of its encoder, of the same network untrained, and band power."""
     config = fold.run.config
-    fresh = masked_pretraining.init_params(config, jax.random.fold_in(jax.random.key(config.seed), number))
+    fresh = measurement.fresh_params(config, number)
     real = data.real.all(axis=0)
     return {
         ENCODER: _batched(measurement.featurizer(config, fold.run.params), data),

@@ -3,14 +3,14 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
 from dreamjax import config as configs
 from dreamjax.cli import main as cli
 from dreamjax.signals import records
-from dreamjax.systems import masked_pretraining, probing, runs
+from dreamjax.systems import masked_pretraining, measurement, probing, runs
+from dreamjax.training import checkpoints
 from tests.support import make_shards, make_windows
 
 LABELS = ("rest", "arithmetic")
@@ -33,11 +33,22 @@ def shards(tmp_path_factory) -> str:
     return make_shards(tmp_path_factory.mktemp("shards"), subjects=9, windows=8, samples=256, labels=LABELS)
 
 
+def save_run(config, workdir: str, step: int = 3) -> str:
+    """A run with fresh parameters that says it took `step` steps: what evaluation reads of a trained one."""
+    params = measurement.fresh_params(config, 1)
+    checkpoints.save_params_as_run(workdir, configs.to_json(config), params, step)
+    return workdir
+
+
 @pytest.fixture(scope="module")
 def run(shards, tmp_path_factory) -> str:
-    workdir = str(tmp_path_factory.mktemp("run"))
-    runs.train(tiny(shards), workdir)
-    return workdir
+    return save_run(tiny(shards), str(tmp_path_factory.mktemp("run")))
+
+
+@pytest.fixture
+def instant_training(monkeypatch):
+    """Pretraining that takes no time: its Task, loop and checkpoints have their own tests."""
+    monkeypatch.setattr(runs, "train", lambda config, workdir: save_run(config, workdir, config.train.steps))
 
 
 def evaluated(capsys, *words: str) -> dict:
@@ -102,6 +113,18 @@ def test_mistakes_are_one_sentence(run, capsys, words, told):
     assert told in refused(capsys, run, *words)
 
 
+def test_an_untrained_run_is_named_so_and_gets_no_score(shards, capsys, tmp_path):
+    result = evaluated(capsys, save_run(tiny(shards), str(tmp_path), step=0), "--windows", "4")
+    assert "untrained (step 0): no score is shown for it" in result["statements"]
+    assert not result["scored"]
+    assert not any("model" in e["r2"] or "model_minus" in e for e in result["reconstruction"])
+
+
+def test_a_fold_run_that_is_untrained_is_refused(run, shards, capsys, tmp_path, instant_training, monkeypatch):
+    monkeypatch.setattr(runs, "train", lambda config, workdir: save_run(config, workdir, 0))
+    assert "is untrained (step 0)" in refused(capsys, run, "--probe", "--out", str(tmp_path))
+
+
 def test_no_run_is_one_sentence(capsys, tmp_path):
     assert "holds no run" in refused(capsys, str(tmp_path))
 
@@ -113,10 +136,19 @@ def test_shards_that_are_gone_are_said_to_be_unverified(run, shards, capsys, tmp
     text = (tmp_path / "run" / "config.json").read_text()
     (tmp_path / "run" / "config.json").write_text(text.replace(shards, "/gone"))
     result = evaluated(capsys, copy, "--data", moved, "--windows", "4")
-    assert any("not verified" in note for note in result["notes"])
+    assert any("NOT verified" in note for note in result["notes"])
 
 
-def test_the_probe_pretrains_without_its_subjects(run, shards, capsys, tmp_path):
+@pytest.mark.long
+def test_the_probe_pretrains_for_real_and_continues(run, capsys, tmp_path):
+    """Three pretrainings of a step each, then a second call that finds them done."""
+    words = (run, "--probe", "--probe-steps", "1", "--out", str(tmp_path))
+    first, second = evaluated(capsys, *words), evaluated(capsys, *words)
+    assert first["fold_steps"] == [1]
+    assert first["probe"]["scores"] == second["probe"]["scores"]
+
+
+def test_the_probe_pretrains_without_its_subjects(run, capsys, tmp_path, instant_training):
     result = evaluated(capsys, run, "--probe", "--probe-steps", "1", "--out", str(tmp_path))
     probed = [set(group) for group in result["fold_runs"].values()]
     assert sorted(len(group) for group in probed) == [3, 3, 3]
@@ -147,4 +179,3 @@ def test_features_of_an_untrained_encoder_differ_from_the_runs(run, shards):
     features = probing.features_of(probing.Fold(opened, ()), data, 0)
     assert features["pretrained encoder"].shape == features["untrained encoder"].shape == (len(data), 32)
     assert np.abs(features["pretrained encoder"] - features["untrained encoder"]).max() > 1e-3
-    assert jax.tree.leaves(opened.params)

@@ -41,7 +41,7 @@ def test_a_leaky_fold_is_refused():
 
 
 def test_a_fold_that_nobody_can_verify_is_refused():
-    with pytest.raises(UserError, match="are gone"):
+    with pytest.raises(UserError, match="nobody can tell"):
         probe.verify_fold(None, People(frozenset("b")), "runs/fold-0")
 
 
