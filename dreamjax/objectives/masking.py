@@ -34,7 +34,7 @@ class MaskConfig:
     kind: Kind | tuple[Kind, ...] = "random"
     kind_weights: tuple[float, ...] = ()  # one per kind; equal by default
     span: int | tuple[int, ...] = 16  # patches; length of the spans of kind block
-    padding: bool = True  # keep padding out of the attention; False, one ratio, one kind: it is shown and hidden like any patch
+    padding: bool = True  # keep padding out of the attention; False: where slots are fixed, treat it as any patch
 
     def __post_init__(self) -> None:
         if not self.kinds or not self.ratios or not self.spans:
