@@ -180,6 +180,15 @@ def test_subject_patterns(tmp_path):
         find_sources([tmp_path], subject_pattern=r"S(\d+)")
 
 
+def test_a_folder_of_subjects_is_nobodys_name(tmp_path):
+    names = ("subjects/anna_rest.edf", "subjects/sub-02_rest.edf", "subjects/subject3/a.edf", "Patients/ben.edf")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_edf(tmp_path / name, np.zeros((2, 256), int))
+    found = {s.path.removeprefix(f"{tmp_path}/"): s.subject for s in find_sources([tmp_path])}
+    assert [found[name] for name in names] == ["anna_rest", "02", "3", "ben"]
+
+
 def test_any_raw_of_mne_becomes_a_recording():
     """In volts inside MNE, µV here; a BAD span and an EDGE cut the segments; the ECG keeps its type."""
     import mne

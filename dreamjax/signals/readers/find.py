@@ -15,6 +15,7 @@ from dreamjax.signals.readers.formats import Format, format_of
 from dreamjax.signals.readers.uci import trials_of
 
 SUBJECT = re.compile(r"(?:^|[^A-Za-z])(?:subject|subj|sub|participant|patient)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
+PLURAL = re.compile(r"(?<![A-Za-z])(?:subject|subj|sub|participant|patient)s(?![A-Za-z0-9])", re.IGNORECASE)  # a folder
 SESSION = re.compile(r"(?:^|[^A-Za-z])(?:session|sess|ses)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
 
 NOT_RECORDINGS = ("derivatives", "sourcedata", "code", "stimuli")  # folders of a BIDS root
@@ -162,5 +163,5 @@ def _by_pattern(inside: str, path: Path, pattern: str | None) -> str | None:
 
 def _subject(inside: str, path: Path, member: str) -> str:
     """The id in the path: a word such as `sub-01`, else the file's own name, so that no two people share one."""
-    found = SUBJECT.search(inside)
+    found = SUBJECT.search(PLURAL.sub("", inside))
     return found.group(1) if found else Path(member).name or path.name.split(".")[0]
