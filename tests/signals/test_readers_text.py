@@ -176,6 +176,8 @@ def test_numpy_mistakes(tmp_path):
         open_recording(save(tmp_path, data, ch_names=["a", "b"]))
     with pytest.raises(UserError, match="did you mean sfreq"):
         open_recording(save(tmp_path, data, sfrq=100, ch_names=["a", "b"]))
+    with pytest.raises(UserError, match="subject is not read from a sidecar; say it by --subject-pattern"):
+        open_recording(save(tmp_path, data, sfreq=100, ch_names=["Fz", "Cz"], subject="07"))
     with pytest.raises(UserError, match="2 channels but 1 ch_names"):
         open_recording(save(tmp_path, data, sfreq=100, ch_names=["Fz"]))
     with pytest.raises(UserError, match="unit is 'volts'"):

@@ -23,7 +23,13 @@ from dreamjax.signals.readers.base import Contents, Event, Source
 UNITS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
 AXES = ("channels time", "time channels", "trials channels time")
 KEYS = ("sfreq", "ch_names", "ch_types", "unit", "reference", "line_freq", "highpass", "lowpass", "axes", "events",
-        "labels", "subject", "session", "licence", "dataset")  # fmt: skip
+        "labels")  # fmt: skip
+ELSEWHERE = {
+    "subject": "--subject-pattern",
+    "session": "the path (ses-2)",
+    "licence": "--licence",
+    "dataset": "--dataset",
+}
 
 
 def open_numpy(source: Source, strict: bool = False) -> Contents:
@@ -94,6 +100,8 @@ def sidecar(path: Path) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise UserError(f'{beside}: not a JSON object; write {{"sfreq": …, "ch_names": […]}}')
     for key in facts:
+        if key in ELSEWHERE:  # silently passed over, it would put one person into two splits
+            raise UserError(f"{beside}: {key} is not read from a sidecar; say it by {ELSEWHERE[key]}")
         if key not in KEYS:
             raise UserError(
                 f"{beside}: has the unknown key {key}; did you mean {nearest(key, KEYS) or ', '.join(KEYS)}?"
