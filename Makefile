@@ -12,7 +12,7 @@ demo: $(READY)          ## simulate → prepare → train → evaluate → expor
 	@$(BIN)/python launch/demo.py
 
 test: $(READY)          ## the default suite, under 10 minutes on 2 cores
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test-long: $(READY)     ## the longer forms: more kills, more mutated headers, a 24-hour recording
 	@$(BIN)/python -m pytest -m long --timeout 3600

@@ -25,6 +25,9 @@ REQUIRED = [
     "jinja2>=3.1",
     "tensorboardX>=2.6",
     "psutil>=6",
+    "absl-py>=2",  # Grain's flags; comes with it, imported directly
+    "protobuf>=4.25",  # the records' Example messages; comes with tensorflow-datasets
+    "ml_dtypes>=0.5",
 ]
 
 EXTRAS = {
@@ -38,11 +41,13 @@ EXTRAS = {
         "defusedxml",
         "pandas>=2.2",
         "scikit-learn>=1.5",
+        "pillow>=10",  # drawn stimuli of simulated recordings
     ],
     "torch": ["torch>=2.6", "safetensors>=0.5"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "cuda": ["jax[cuda12]>=0.10,<0.13"],
     "beam": ["apache-beam>=2.77"],
+    "wandb": ["wandb>=0.19"],
     "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }
 EXTRAS["test"] = [
@@ -51,6 +56,7 @@ EXTRAS["test"] = [
     *EXTRAS["notebooks"],
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "ruff>=0.9",
     "mypy>=1.14",

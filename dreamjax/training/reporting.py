@@ -37,7 +37,7 @@ class Reporter:
         try:
             import wandb
         except ImportError as problem:
-            raise missing_package("wandb", "test", "train.wandb") from problem
+            raise missing_package("wandb", "wandb", "train.wandb") from problem
         wandb.init(project=project, dir=str(self.workdir), id=self.workdir.name, resume="allow")
         return wandb
 
