@@ -146,18 +146,20 @@ def _jackknife_error(left_out: Float[np.ndarray, "clusters"]) -> float:
 def smallest_detectable(sd: float, n: int, *, power: float = POWER, level: float = LEVEL) -> float:
     """The mean paired difference that a two-sided one-sample t test of n clusters finds with probability `power`.
 
-    `sd` is the standard deviation of the difference between clusters. Exact: the noncentral t distribution is solved
-    for the noncentrality δ √n / sd (Cohen 1988, section 2.4).
+    `sd` is the standard deviation of the difference between clusters. Exact power (Cohen 1988, section 2.4): with
+    S = sqrt(χ²_df / df), the probability that a noncentral t exceeds c is E[1 - Φ(c S - δ √n / sd)]; the expectation is
+    taken over quantiles of S, as SciPy's noncentral t is NaN for few degrees of freedom.
     """
     if n < 2 or not math.isfinite(sd):
         return math.nan
     from scipy.optimize import brentq
 
     df = n - 1
-    critical = float(stats.t.ppf((1 + level) / 2, df))
+    quantiles = (np.arange(4000) + 0.5) / 4000
+    bound = float(stats.t.ppf((1 + level) / 2, df)) * np.sqrt(stats.chi2.ppf(quantiles, df) / df)
 
-    def lacking(noncentrality: float) -> float:
-        return float(stats.nct.sf(critical, df, noncentrality) + stats.nct.cdf(-critical, df, noncentrality)) - power
+    def lacking(shift: float) -> float:
+        return float(np.mean(special.ndtr(shift - bound) + special.ndtr(-shift - bound))) - power
 
     upper = 2.0
     while lacking(upper) < 0:

@@ -87,6 +87,13 @@ def test_smallest_detectable_difference_is_found_with_the_promised_power():
     assert (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.012)
 
 
+@pytest.mark.parametrize("n", [2, 3])
+def test_power_is_right_for_the_fewest_subjects_too(n):
+    delta = bootstrap.smallest_detectable(1.0, n, power=0.8)
+    draws = np.random.default_rng(2).normal(delta, 1.0, size=(40_000, n))
+    assert (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.01)
+
+
 def test_a_verdict_is_never_equal():
     unresolved = Interval(0.01, -0.02, 0.04, 6, error=0.012)
     assert bootstrap.verdict(unresolved, "the model", "zero").startswith("not resolved; this design could detect ≥ 0.0")
