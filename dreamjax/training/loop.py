@@ -192,6 +192,7 @@ class Run:
             return False
         self.state, metrics = self.program.step(self.state, batch, self.keys[b"update"])
         self.step += 1
+        self.finished = False  # nor is a run that was, and has been given more steps
         self.examples += self.spec.batch_size
         self.late.push(self.step, metrics)
         self.saver.check()

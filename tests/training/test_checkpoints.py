@@ -176,7 +176,9 @@ def test_a_longer_run_follows_the_new_schedule(tmp_path):
         text = json.dumps({"train": {"steps": steps}})
         settings = TrainConfig(steps=steps, batch_size=16, log_every=1, tensorboard=False, compile_cache=CACHE)
         result = train(Regression(steps=steps), settings, tmp_path, config_json=text, devices=jax.devices()[:1])
-    assert result["resumed_from"] == 4
+    assert (result["resumed_from"], result["step"]) == (4, 8)
+    assert checkpoints.newest_intact(tmp_path / "checkpoints") == 8
+    assert checkpoints.read_json(tmp_path / "checkpoints", 8, "run")["finished"]
     peak, warmup = 1e-2, 3
     expected = [peak * 0.5 * (1 + np.cos(np.pi * (s - warmup) / (8 - warmup))) for s in (4, 5, 6, 7)]
     np.testing.assert_allclose([r["learning_rate"] for r in records(tmp_path)[4:]], expected, rtol=1e-5)
