@@ -89,9 +89,19 @@ def read_json(folder: epath.PathLike, step: int, name: str) -> Any:
 
 
 def best_step(folder: epath.PathLike, mode: str) -> int | None:
-    """The step of the best held-out score among those on disk, or None where none was scored."""
-    scores = {step: read_json(folder, step, "run").get("score") for step in committed_steps(folder)}
-    scored = {step: score for step, score in scores.items() if score is not None}
+    """The step of the best held-out score among those on disk, or None where none was scored.
+
+    A step whose run.json is damaged has no score.
+    """
+    scored = {}
+    for step in committed_steps(folder):
+        try:
+            score = read_json(folder, step, "run")["score"]
+        except (ValueError, KeyError, TypeError, OSError):
+            log.info("%s: step %d is damaged (run.json); its score is not known", folder, step)
+            continue
+        if isinstance(score, int | float):
+            scored[step] = score
     if not scored:
         return None
     return (min if mode == "min" else max)(scored, key=lambda step: (scored[step], step))
@@ -203,9 +213,14 @@ class Saver:
                 for name, text in files.items():
                     atomic.write_text(path / f"{name}.json", text)
                 manifest.write(path)
-                retain(self.folder, self.config)
         except BaseException as problem:
             self._failure = self._explained(step, problem)
+            return
+        if processes.is_first():
+            try:
+                retain(self.folder, self.config)
+            except Exception as problem:  # the new step is whole all the same: only older ones take more room
+                log.warning("%s: older steps could not be deleted (%s)", self.folder, problem)
 
     def _explained(self, step: int, problem: BaseException) -> UserError:
         path = step_folder(self.folder, step)

@@ -114,6 +114,38 @@ def test_last_every_n_and_best_are_kept(tmp_path):
     assert checkpoints.best_step(tmp_path, "max") == 7
 
 
+@pytest.mark.parametrize("text", ["", '{"step": 0, "scor', "7", None])
+def test_a_damaged_older_step_does_not_cost_the_new_one(tmp_path, text):
+    """Its run.json is asked for the best score at every later save."""
+    saver = checkpoints.Saver(tmp_path, CheckpointConfig(keep_last=2), "{}")
+    state = State(step=jnp.int32(0), params={"w": jnp.ones(3)})
+    for k, score in enumerate([0.5, 0.4, 0.9]):
+        saver.save(k, state, {"score": score})
+        saver.wait()
+        if k == 0:
+            path = tmp_path / "00000000" / "run.json"
+            path.unlink() if text is None else path.write_text(text)
+    saver.close()
+    assert checkpoints.committed_steps(tmp_path) == [1, 2]
+    assert checkpoints.best_step(tmp_path, "min") == 1
+
+
+def test_a_step_that_was_saved_stays_when_older_ones_cannot_be_deleted(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    saver = checkpoints.Saver(tmp_path, CheckpointConfig(keep_last=1), "{}")
+    saver.save(0, State(step=jnp.int32(0), params={"w": jnp.ones(3)}), {"score": None})
+    saver.wait()
+    monkeypatch.setattr(checkpoints, "retain", refuse)
+    with caplog.at_level(logging.WARNING, logger="dreamjax"):
+        saver.save(1, State(step=jnp.int32(1), params={"w": jnp.ones(3)}), {"score": None})
+        saver.wait()
+    saver.close()
+    assert checkpoints.newest_intact(tmp_path) == 1
+    assert "could not be deleted" in caplog.text
+
+
 def test_every_missing_extra_and_misshapen_array_is_named(two_steps):
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = {
