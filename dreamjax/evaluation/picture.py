@@ -96,7 +96,7 @@ def figure(panels: Sequence[Panel], count: int = 4, caption: str = "") -> Any:
 
     rows = _channels(panels[0], count)
     fig = Figure(figsize=(6.2 * len(panels), 1.25 * len(rows) + 1.35), layout="constrained", facecolor="white")
-    axes = fig.subplots(len(rows), len(panels), sharex=True, sharey="row", squeeze=False)
+    axes = fig.subplots(len(rows), len(panels), sharex="col", sharey="row", squeeze=False)
     for column, part in enumerate(panels):
         seconds = np.arange(part.truth.shape[1]) / part.sfreq
         for axis, channel in zip(axes[:, column], rows, strict=True):
@@ -104,11 +104,22 @@ def figure(panels: Sequence[Panel], count: int = 4, caption: str = "") -> Any:
             if column == 0:
                 axis.set_ylabel(f"{part.ch_names[channel]}\nµV", rotation=0, ha="right", va="center", fontsize=9)
         axes[-1, column].set_xlabel("time (s)", fontsize=9)
+        axes[-1, column].set_xlim(*_view(part))
         _legend(axes[0, column], part)
     fig.align_ylabels(axes[:, 0])
     if caption:
         fig.supxlabel(caption, fontsize=8, color="0.35")
     return fig
+
+
+def _view(part: Panel) -> tuple[float, float]:
+    """The window; around a single gap, twice the gap to either side."""
+    end = (part.truth.shape[1] - 1) / part.sfreq
+    where = np.flatnonzero(part.hidden) / part.sfreq
+    length = where[-1] - where[0] + 1 / part.sfreq
+    if len(where) < length * part.sfreq - 0.5 or 3 * length > end:
+        return 0.0, end
+    return max(0.0, float(where[0] - 2 * length)), min(end, float(where[-1] + 2 * length))
 
 
 def _trace(axis: Any, part: Panel, channel: int, seconds: np.ndarray) -> None:
@@ -120,7 +131,6 @@ def _trace(axis: Any, part: Panel, channel: int, seconds: np.ndarray) -> None:
     for name, style in STYLES.items():
         if name in part.guesses:
             axis.plot(seconds, _shown(part.guesses[name][channel], part.hidden), **style)
-    axis.margins(x=0)
     axis.tick_params(labelsize=8, length=2.5)
     axis.spines[["top", "right"]].set_visible(False)
     reach = np.abs(part.truth[channel]).max() * 1.15
