@@ -21,7 +21,8 @@ def gradient_update(loss: LossFn, optimiser: optax.GradientTransformation, *, mi
 
     `loss(params, frozen, batch, rng)` returns `(sum, weight, metrics)`: sums, not means, so that micro-batches with
     unequal numbers of masked patches weigh what they contain. Randomness must be keyed by `batch["index"]`, not by
-    row, as every micro-batch gets the same `rng`. A step whose gradient is not finite leaves the state as it was.
+    row, as every micro-batch gets the same `rng`. A step whose gradient is not finite leaves the state as it was; a
+    batch of weight 0 (nothing of it is hidden, or all of it is padding) has the gradient 0.
     With `state.ema` not empty, ema ← d · ema + (1 - d) · params, d = `state.hyper["ema_decay"]`.
 
     Metrics added: `loss`, `grad_norm`, `finite` (1 or 0), and `learning_rate` where `state.hyper` has one.
@@ -38,7 +39,7 @@ def gradient_update(loss: LossFn, optimiser: optax.GradientTransformation, *, mi
             return grads, weight, metrics
 
         grads, weight, metrics = sum_over_microbatches(gradients, batch, microbatches)
-        grads = jax.tree.map(lambda g: g / weight, grads)
+        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny), grads)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
         updates, opt = transform.update(grads, state.opt, state.params, hyper=state.hyper, step=state.step)

@@ -9,6 +9,7 @@ from jax._src.array import ArrayImpl
 
 from dreamjax.training import metrics as metric_files
 from dreamjax.training import optimiser
+from dreamjax.training.metrics import check_finite
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import State
 from dreamjax.training.update import gradient_update, sum_over_microbatches
@@ -42,6 +43,22 @@ def test_unequal_microbatches_equal_one_batch(pieces):
         ]
     )
     assert abs(mean_of_means - float(m_whole["loss"][0] / m_whole["loss"][1])) > 1e-4  # the mistake it guards against
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_a_batch_of_no_weight_has_no_gradient(pieces):
+    """Only the weight decay of AdamW moves the parameters: w ← w - rate · 0.05 · w, biases stay."""
+    batch, task = batch_of(16), Regression(microbatches=pieces)
+    batch["weight"] = np.zeros_like(batch["weight"])
+    state = task.init(jax.random.key(0))
+    state = State(**{**vars(state), "step": jnp.int32(3)})  # past the warm-up's zero rate
+    after, metrics = jax.jit(task.update)(state, batch, jax.random.key(0))
+    check_finite(metric_files.read(metrics), 4)  # which would end the run
+    assert float(metrics["grad_norm"][0]) == 0
+    assert int(after.step) == 4
+    before, kernel = (s.params["fc1"]["kernel"] for s in (state, after))
+    np.testing.assert_allclose(kernel, before * (1 - float(metrics["learning_rate"][0]) * 0.05), rtol=1e-6)
+    np.testing.assert_array_equal(after.params["fc1"]["bias"], state.params["fc1"]["bias"])
 
 
 def test_a_batch_that_does_not_divide_is_refused():
