@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from dreamjax.errors import UserError
 from dreamjax.evaluation.masks import window_id
 from dreamjax.signals import pipeline, records
 from dreamjax.signals.pipeline import DataConfig
@@ -78,7 +79,7 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
     if config.mapping == "tile":  # repeated rows of one electrode are scored once
         for row, window in enumerate(about):
             real[row, len(window.ch_names) :] = False
-    return WindowSet(
+    loaded = WindowSet(
         batch["signal"],
         batch["gain"],
         batch["offset"],
@@ -92,6 +93,13 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
         config.sfreq,
         total,
     )
+    scorable = loaded.real.any(axis=1) & loaded.valid.any(axis=1)
+    if not scorable.any():
+        raise UserError(
+            f"{', '.join(config.path)}: no window of split {split} has an electrode of montage {config.montage}, "
+            "so nothing can be scored; set data.montage, or evaluate on other recordings"
+        )
+    return loaded if scorable.all() else loaded.take(np.flatnonzero(scorable))
 
 
 def _record(examples: pipeline.Examples, index: int) -> records.Window:
