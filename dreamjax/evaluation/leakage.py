@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dreamjax.errors import UserError
-from dreamjax.signals import records
+from dreamjax.signals import origin
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,21 @@ class People:
 
 def people(folder: str, split: str) -> People:
     """Who is in a split of a dataset folder: from its dataset.json where that lists them, else from every record."""
-    dataset = records.load_dataset(folder)
-    if split not in dataset["splits"]:
-        return People()
-    inputs = [entry for entry in dataset.get("inputs", []) if entry.get("split") == split]
-    files = frozenset(entry["sha256"] for entry in inputs if entry.get("sha256"))
-    if inputs and all("subject" in entry for entry in inputs):
-        return People(frozenset(entry["subject"] for entry in inputs), files)
-    return People(frozenset(window.subject for window in records.read_windows(folder, split)), files)
+    return People(*origin.who(folder, split))
 
 
-def trained_on(paths: Sequence[str]) -> People | None:
-    """Who is in the training splits of `paths`; None where one is no longer there to look, or none is known."""
+def trained_on(paths: Sequence[str], workdir: str | None = None) -> People | None:
+    """Who was trained on: as the run in `workdir` says, else who is now in the training splits of `paths`.
+
+    None where a path is no longer there to look, or none is known.
+    """
+    recorded = None if workdir is None else origin.read(workdir)
+    if recorded is not None:
+        people_of = [entry["train"] for entry in recorded]
+        return People(
+            frozenset(s for entry in people_of for s in entry["subjects"]),
+            frozenset(f for entry in people_of for f in entry["files"]),
+        )
     found, known = People(), list(paths)
     if not known:  # an imported run, which does not say what it was trained on
         return None

@@ -1,8 +1,6 @@
 """What an exported model says about itself: corpora, licences, filters, channels. No names, no dates, no paths."""
 
 import json
-from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,64 +8,43 @@ from etils import epath
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.signals import montage, records
+from dreamjax.signals import montage, origin, records
 from dreamjax.signals.pipeline import DataConfig
 
 NAME = "provenance.json"  # in the directory of an imported run: what its source said
-STEPS = ("low", "high", "notch", "sfreq", "reference", "causal")  # of dataset.json's settings
 
 
-def corpora_of(data: DataConfig) -> dict[str, dict[str, Any]] | None:
-    """Corpus → licences, recordings, hours, subjects of the datasets of a config; None where one cannot be read."""
+def corpora_of(data: DataConfig, workdir: epath.PathLike) -> dict[str, dict[str, Any]] | None:
+    """Corpus → licences, recordings, hours, subjects of a run's datasets; None where one is not known.
+
+    As the run recorded them when it began, else as they lie at the paths of its config.
+    """
+    recorded = origin.read(workdir)
+    try:
+        found = [origin.corpora(path, records.load_dataset(path)) for path in data.path] if recorded is None else None
+    except UserError as problem:
+        log.warning("the corpora of this model are unknown: %s", problem)
+        return None
     corpora: dict[str, dict[str, Any]] = {}
-    for path in data.path:
-        try:
-            dataset = records.load_dataset(path)
-        except UserError as problem:
-            log.warning("the corpora of this model are unknown: %s", problem)
-            return None
-        found = dataset.get("corpora") or _from_records(path, dataset)
-        for name, corpus in found.items():
+    for entry in found if found is not None else [entry["corpora"] for entry in recorded or []]:
+        for name, corpus in entry.items():
             licences = set(corpora.get(name, {}).get("licences", [])) | set(corpus["licences"])
             corpora[name] = {**corpus, "licences": sorted(licences)}
     return corpora or None
 
 
-def _from_records(path: str, dataset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The same from the records themselves, for a dataset that another tool has written."""
-    licences: dict[str, set[str]] = {}
-    subjects: dict[str, set[str]] = {}
-    for split in dataset["splits"]:
-        for window in records.read_windows(path, split):
-            licences.setdefault(window.dataset, set()).add(window.licence)
-            subjects.setdefault(window.dataset, set()).add(window.subject)
-    return {name: {"licences": sorted(found), "subjects": len(subjects[name])} for name, found in licences.items()}
-
-
-def steps_of(data: DataConfig) -> list[dict[str, Any]]:
+def steps_of(data: DataConfig, workdir: epath.PathLike) -> list[dict[str, Any]]:
     """For each dataset its preprocessing, and how many recordings have which band, line filter and reference."""
+    recorded = origin.read(workdir)
+    if recorded is not None:
+        return [entry["steps"] for entry in recorded]
     found = []
     for path in data.path:
         try:
-            dataset = records.load_dataset(path)
+            found.append(origin.steps(records.load_dataset(path)))
         except UserError:
             continue
-        settings = dataset.get("settings", {})
-        plans = [entry.get("plan", {}) for entry in dataset.get("inputs", [])]
-        found.append(
-            {
-                "dataset": dataset["name"],
-                "settings": {name: settings[name] for name in STEPS if name in settings},
-                "bands": _counted(plan.get("band") for plan in plans),
-                "line": _counted(plan.get("line") for plan in plans),
-                "references": _counted(plan.get("reference") for plan in plans),
-            }
-        )
     return found
-
-
-def _counted(values: Any) -> dict[str, int]:
-    return dict(sorted(Counter(json.dumps(value) for value in values).items()))
 
 
 def channels_of(data: DataConfig, channels: int) -> list[dict[str, Any]] | None:

@@ -134,9 +134,11 @@ def _facts(run: runs.Run, imported: dict[str, Any], licence: str | None) -> dict
         "parameters": runs.parameter_count(run.params),
         "config_sha256": hashlib.sha256(configs.to_json(config).encode()).hexdigest(),
         "licence": licence,
-        "corpora": imported.get("corpora") if imported else provenance.corpora_of(config.data),
-        "preprocessing": imported.get("preprocessing", []) if imported else provenance.steps_of(config.data),
-        "reference": imported.get("reference") or _reference(config),
+        "corpora": imported.get("corpora") if imported else provenance.corpora_of(config.data, run.workdir),
+        "preprocessing": imported.get("preprocessing", [])
+        if imported
+        else provenance.steps_of(config.data, run.workdir),
+        "reference": imported.get("reference") or _reference(run),
         "mask": dataclasses.asdict(config.mask),
         "data": {name: getattr(config.data, name) for name in ("montage", "mapping", "stretch", "mask_channels")},
         "loss": dataclasses.asdict(config.loss),
@@ -145,10 +147,10 @@ def _facts(run: runs.Run, imported: dict[str, Any], licence: str | None) -> dict
     }
 
 
-def _reference(config: MaskedPretrainingConfig) -> str:
+def _reference(run: runs.Run) -> str:
     """The reference that the windows had, in words."""
     found: dict[str, int] = {}
-    for entry in provenance.steps_of(config.data):
+    for entry in provenance.steps_of(run.config.data, run.workdir):
         for name, count in entry["references"].items():
             found[str(json.loads(name))] = found.get(str(json.loads(name)), 0) + count
     return ", ".join(f"{name} ({count} recordings)" for name, count in sorted(found.items())) or "unknown"

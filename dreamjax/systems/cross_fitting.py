@@ -56,7 +56,7 @@ def open_folds(workdirs: Sequence[str], subjects: Sequence[str]) -> list[Fold]:
     opened = {workdir: runs.open_run(workdir) for workdir in workdirs}
     training: dict[str, People] = {}
     for workdir, run in opened.items():
-        known = leakage.trained_on(run.config.data.path)
+        known = leakage.trained_on(run.config.data.path, workdir)
         probe.verify_fold(known, People(), workdir)
         assert known is not None
         training[workdir] = known

@@ -48,7 +48,7 @@ def evaluate(workdir: str, request: Request) -> dict[str, Any]:
     if request.split == "train":
         raise UserError("split train is what the run learned from; score it on --split test (or val)")
     folders = request.data or config.data.path
-    check = leakage.refuse_overlap(leakage.trained_on(config.data.path), folders, request.split, workdir)
+    check = leakage.refuse_overlap(leakage.trained_on(config.data.path, workdir), folders, request.split, workdir)
     held_out = windows.load(_data(config.data, folders), request.split, request.windows)
     baseline = baseline_data(config.data, folders, request.split)
     predict = predictor(run)

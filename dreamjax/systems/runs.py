@@ -12,8 +12,10 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
 from dreamjax.parallel.names import named_leaves, nested
+from dreamjax.signals import origin
 from dreamjax.systems import registry
 from dreamjax.training import checkpoints, loop
+from dreamjax.training import workdir as workdirs
 from dreamjax.training.task import PyTree, Task
 
 
@@ -31,11 +33,17 @@ class Run:
 
 
 def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
-    """Train the system that `config` describes in `workdir`; continues the run that is there. See `loop.train`."""
+    """Train the system that `config` describes in `workdir`; continues the run that is there. See `loop.train`.
+
+    What it is trained on is kept in data.json. Raises UserError where that has changed since the run began.
+    """
     processes.initialize()
-    return loop.train(
-        registry.build(config), config.train, workdir, seed=config.seed, config_json=configs.to_json(config)
-    )
+    task, config_json = registry.build(config), configs.to_json(config)
+    workdirs.check(workdir, config_json)
+    if paths := getattr(getattr(config, "data", None), "path", ()):
+        started = bool(checkpoints.committed_steps(epath.Path(workdir) / "checkpoints"))
+        origin.claim(workdir, paths, processes.agree("started", started))
+    return loop.train(task, config.train, workdir, seed=config.seed, config_json=config_json)
 
 
 def config_of(workdir: epath.PathLike) -> Any:
@@ -44,8 +52,11 @@ def config_of(workdir: epath.PathLike) -> Any:
     if not path.exists():
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of dreamjax train")
     text = path.read_text()
-    cls = registry.schema_of(ConfigDict(json.loads(text)), str(path))
-    return configs.from_json(cls, text, str(path))
+    try:
+        found = ConfigDict(json.loads(text))
+    except (ValueError, TypeError, AttributeError) as problem:
+        raise UserError(f"{path} is damaged; copy it from a folder of {path.parent / 'checkpoints'}") from problem
+    return configs.from_json(registry.schema_of(found, str(path)), text, str(path))
 
 
 def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = False, averaged: bool = True) -> Run:

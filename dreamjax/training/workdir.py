@@ -37,8 +37,8 @@ def changes(before: str, now: str) -> dict[str, tuple[Any, Any]]:
     return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
 
 
-def claim(workdir: epath.PathLike, config_json: str) -> set[str]:
-    """Make `workdir` this config's, or see that it is. Returns the keys that changed, all of which may.
+def check(workdir: epath.PathLike, config_json: str) -> dict[str, tuple[Any, Any]]:
+    """What changed since the run of `workdir`, if it has one: dotted key → (before, now).
 
     Raises UserError when the directory holds another config's run.
     """
@@ -46,14 +46,29 @@ def claim(workdir: epath.PathLike, config_json: str) -> set[str]:
     path = workdir / "config.json"
     changed: dict[str, tuple[Any, Any]] = {}
     if path.exists():
-        changed = changes(path.read_text(), config_json)
+        try:
+            changed = changes(path.read_text(), config_json)
+        except (ValueError, AttributeError) as problem:
+            raise UserError(
+                f"{path} is damaged; copy it from a folder of {workdir / 'checkpoints'}, or choose another --workdir"
+            ) from problem
         barred = [key for key in changed if not any(re.fullmatch(pattern, key) for pattern in MAY_CHANGE)]
         if barred:
             told = "; ".join(f"{key} was {changed[key][0]!r} and is now {changed[key][1]!r}" for key in barred[:4])
             more = f" and {len(barred) - 4} more" if len(barred) > 4 else ""
             raise UserError(f"{workdir} holds a run of another config ({told}{more}): choose another --workdir")
-        for key, (old, new) in changed.items():
-            log.info("%s: %s was %r and is now %r", workdir, key, old, new)
+    return changed
+
+
+def claim(workdir: epath.PathLike, config_json: str) -> set[str]:
+    """Make `workdir` this config's, or see that it is. Returns the keys that changed, all of which may.
+
+    Raises UserError as `check`.
+    """
+    path = epath.Path(workdir) / "config.json"
+    changed = check(workdir, config_json)
+    for key, (old, new) in changed.items():
+        log.info("%s: %s was %r and is now %r", workdir, key, old, new)
     processes.barrier("claim")  # everybody has compared before anything is replaced
     if processes.is_first() and (changed or not path.exists()):
         atomic.write_text(path, config_json)

@@ -1,7 +1,9 @@
 """A run directory from outside: opened whole, refused with a sentence, and trained by the real command."""
 
+import dataclasses
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +14,15 @@ import pytest
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
-from dreamjax.systems import runs
+from dreamjax.export import provenance
+from dreamjax.signals import records
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.systems import measurement, runs
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
 from dreamjax.training import checkpoints
-from tests.support import make_shards
+from dreamjax.training.loop import TrainConfig
+from tests.support import make_shards, make_windows
+from tests.training.tiny_tasks import CACHE
 
 SIZES = {"dim": 16, "depth": 1, "heads": 2, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2}
 
@@ -50,6 +57,86 @@ def test_what_cannot_be_opened_is_one_sentence(imported, tmp_path):
     checkpoints.save_params_as_run(tmp_path, configs.to_json(config), fewer)
     with pytest.raises(UserError, match=r"missing: .*params/cls_token, .*params/decoder_pred/kernel"):
         runs.open_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(work directory, shards, config) of a run of two steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    shards = make_shards(folder / "shards", subjects=4, windows=4)
+    config = MaskedPretrainingConfig(
+        data=DataConfig(path=(shards,), samples=128),
+        model=ModelConfig(**SIZES, patch=16),
+        train=TrainConfig(steps=2, batch_size=8, tensorboard=False, compile_cache=CACHE),
+    )
+    runs.train(config, folder / "run")
+    return folder / "run", folder / "shards", config
+
+
+def prepared_again(trained, tmp_path):
+    """A copy of the run, and its shards written anew at the same path with the people of training as split test."""
+    folder, shards, _ = trained
+    shutil.copytree(folder, tmp_path / "run")
+    shutil.move(shards, tmp_path / "before")
+    test = [window for subject in (0, 1) for window in make_windows(subject, windows=4)]
+    splits = {"train": make_windows(8, windows=4), "test": test}
+    records.finish(shards, "again", {name: records.write_split(shards, "again", name, w) for name, w in splits.items()})
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def again(trained, tmp_path):
+    yield prepared_again(trained, tmp_path)
+    shutil.rmtree(trained[1])
+    shutil.move(tmp_path / "before", trained[1])
+
+
+def test_a_run_keeps_what_it_was_trained_on(trained):
+    folder, shards, _ = trained
+    [kept] = json.loads((folder / "data.json").read_text())["datasets"]
+    dataset = records.load_dataset(shards)
+    assert kept["train"]["subjects"] == ["subject00", "subject01"]
+    assert kept["shards"] == {name: shard["sha256"] for name, shard in dataset["shards"].items()}
+    assert kept["corpora"] == {"synthetic": {"licences": ["CC0-1.0"], "subjects": 4}}
+
+
+def test_shards_with_other_people_at_the_same_path_do_not_hide_who_was_trained_on(trained, again):
+    with pytest.raises(UserError, match="was trained on subject subject00 and 1 more"):
+        measurement.evaluate(str(again), measurement.Request())
+
+
+def test_a_run_does_not_go_on_with_other_data(trained, again):
+    config = dataclasses.replace(trained[2], train=dataclasses.replace(trained[2].train, steps=4))
+    with pytest.raises(UserError, match=f"the data at {trained[1]} has changed since .* start another work directory"):
+        runs.train(config, again)
+    assert json.loads((again / "config.json").read_text())["train"]["steps"] == 2
+
+
+def test_a_run_goes_on_with_the_same_data(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    before = (tmp_path / "run" / "data.json").read_bytes()
+    config = dataclasses.replace(trained[2], train=dataclasses.replace(trained[2].train, steps=3))
+    assert runs.train(config, tmp_path / "run")["resumed_from"] == 2
+    assert (tmp_path / "run" / "data.json").read_bytes() == before
+
+
+def test_what_was_trained_on_is_known_when_the_shards_are_gone(trained):
+    folder, _, config = trained
+    gone = dataclasses.replace(config.data, path=("/gone",))
+    assert provenance.corpora_of(gone, folder) == {"synthetic": {"licences": ["CC0-1.0"], "subjects": 4}}
+    assert [entry["dataset"] for entry in provenance.steps_of(gone, folder)] == ["synthetic"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+@pytest.mark.parametrize("text", ["", '{"datasets": [{"pa', "[1]", "3"])
+def test_a_damaged_file_of_a_run_is_one_sentence(trained, tmp_path, name, text):
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name} is damaged") as found:
+        measurement.evaluate(str(tmp_path / "run"), measurement.Request())
+    with pytest.raises(UserError, match=f"{name} is damaged") as resumed:
+        runs.train(trained[2], tmp_path / "run")
+    assert "\n" not in str(found.value) + str(resumed.value)
 
 
 def dreamjax_train(workdir, shards, *more):
