@@ -13,7 +13,7 @@ at the edges; `conditional mean`, the best linear guess (`gaussian`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,33 @@ class MaskScore:
         return bootstrap.interval(rows, gained, seed=self.seed, level=self.level)
 
 
+def merge(parts: Sequence[Sequence[MaskScore]]) -> list[MaskScore]:
+    """The scores of folds that hold different subjects, as one score by mask with all of them.
+
+    Only what every fold has is kept. `choice` becomes the choices of the folds, in order.
+    """
+    out = []
+    for first in parts[0]:
+        same = [next((s for s in part if s.task == first.task), None) for part in parts]
+        found = [s for s in same if s is not None]
+        if len(found) < len(parts):
+            continue
+        methods = [m for m in first.sums if all(m in s.sums for s in found)]
+        windows = sum(s.windows for s in found)
+        out.append(
+            replace(
+                first,
+                subjects=sum((s.subjects for s in found), ()),
+                windows=windows,
+                skipped=sum(s.skipped for s in found),
+                sums={m: Sums(np.concatenate([s.sums[m].values for s in found])) for m in methods},
+                hidden_share=sum(s.hidden_share * s.windows for s in found) / windows,
+                choice={"folds": [s.choice for s in found]},
+            )
+        )
+    return out
+
+
 @dataclass
 class Masking:
     """The masks of a set of windows, windows with the same mask together."""
@@ -217,7 +244,6 @@ def score(
     conditional mean. A mask that fits into no window is left out. Masks are keyed by (seed, mask, window): the same
     for every model that is ever scored here.
     """
-    who = sorted(set(windows.subjects))
     scores = []
     with threads.single(), progress("evaluate", len(tasks)) as bar:
         for task in tasks:
@@ -225,6 +251,7 @@ def score(
             if not masking.usable.any():
                 log.info("%s: no window is long enough, so this mask is left out", task.name)
                 continue
+            who = sorted({windows.subjects[i] for i in np.flatnonzero(masking.usable)})
             guesses: dict[str, Callable[..., np.ndarray]] = {
                 "channel mean": channel_mean,
                 "linear interpolation": linear_interpolation,

@@ -13,7 +13,6 @@ from dreamjax import __version__
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.evaluation import bootstrap, gaussian, leakage, picture, reconstruction, report, threads, windows
-from dreamjax.evaluation.masks import MASKS
 from dreamjax.evaluation.windows import WindowSet
 from dreamjax.signals import records
 from dreamjax.signals.pipeline import DataConfig
@@ -64,7 +63,7 @@ def evaluate(workdir: str, request: Request) -> dict[str, Any]:
     if not scores:
         raise UserError(f"{', '.join(folders)}: split {request.split} has no window long enough for any mask")
     standing = report.standing(scores, run.step)
-    result = _result(run, request, held_out, scores, standing, [check, *baseline.notes, *_caveats(config.data)])
+    result = _result(run, request, held_out, scores, standing, [check, *baseline.notes, *caveats(config.data)])
     figures: dict[str, Any] = {"reconstruction_scores": report.reconstruction_figure(result["reconstruction"])}
     if not standing:
         figures["reconstruction"] = _picture(run, held_out, scores, baseline, predict, request.seed)
@@ -143,13 +142,21 @@ def baseline_data(config: DataConfig, folders: tuple[str, ...], split: str) -> B
     if with_val and split != "val":
         chosen, source = windows.load(_data(config, with_val), "val", FIT_WINDOWS), "split val"
     else:
-        people = sorted(set(fit.subjects))
-        if len(people) < 2:
-            return Baseline(None, None, ("no conditional mean: nobody is left to choose its shrinkage on",))
-        kept = set(people[:: max(2, min(4, len(people)))])
-        mine = np.array([s in kept for s in fit.subjects])
-        chosen, fit = fit.take(np.flatnonzero(mine)), fit.take(np.flatnonzero(~mine))
-        source = "a part of split train"
+        return baseline_of(fit)
+    return _baseline(fit, chosen, source)
+
+
+def baseline_of(training: WindowSet) -> Baseline:
+    """Every fourth training subject to choose on, the others to fit on."""
+    people = sorted(set(training.subjects))
+    if len(people) < 2:
+        return Baseline(None, None, ("no conditional mean: nobody is left to choose its shrinkage on",))
+    mine = np.isin(training.subjects, people[:: min(4, len(people))])
+    fit, chosen = training.take(np.flatnonzero(~mine)), training.take(np.flatnonzero(mine))
+    return _baseline(fit, chosen, "the training subjects")
+
+
+def _baseline(fit: WindowSet, chosen: WindowSet, source: str) -> Baseline:
     note = (
         f"conditional mean: fitted on {len(fit)} windows of {len(set(fit.subjects))} training subjects, chosen on "
         f"{len(set(chosen.subjects))} subject(s) of {source}"
@@ -158,7 +165,8 @@ def baseline_data(config: DataConfig, folders: tuple[str, ...], split: str) -> B
         return Baseline(gaussian.Candidates(fit.microvolts(), fit.valid), chosen, (note,))
 
 
-def _caveats(config: DataConfig) -> list[str]:
+def caveats(config: DataConfig) -> list[str]:
+    """What makes the scores of such a model hard to compare."""
     found = []
     if config.scaling == "zscore":
         found.append(
@@ -172,6 +180,17 @@ def _caveats(config: DataConfig) -> list[str]:
 
 
 # --------------------------------------------------------------------------------------------------------------- result
+def described(held_out: WindowSet, patch: int) -> str:
+    """What was scored, in a line."""
+    subjects = len(set(held_out.subjects))
+    thinned = f" (an even choice of {held_out.available})" if len(held_out) < held_out.available else ""
+    return (
+        f"{len(held_out)} windows{thinned} of {subjects} held-out subject{'s' if subjects > 1 else ''}, "
+        f"{_channels(held_out)} real channels, {held_out.signal.shape[2]} samples at {held_out.sfreq:g} Hz, "
+        f"patch {patch}; µV"
+    )
+
+
 def _result(
     run: runs.Run,
     request: Request,
@@ -182,13 +201,8 @@ def _result(
 ) -> dict[str, Any]:
     entries = report.reconstruction_json(scores, show_model=not standing)
     subjects = len(set(held_out.subjects))
-    thinned = f" (an even choice of {held_out.available})" if len(held_out) < held_out.available else ""
     config = masked_config(run)
-    first = (
-        f"{len(held_out)} windows{thinned} of {subjects} held-out subject{'s' if subjects > 1 else ''}, "
-        f"{_channels(held_out)} real channels, {config.data.samples} samples at {held_out.sfreq:g} Hz, "
-        f"patch {config.model.patch}; µV"
-    )
+    first = described(held_out, config.model.patch)
     seen = "averaged parameters" if run.averaged else "parameters"
     return {
         "title": f"Masked reconstruction: {run.workdir}, step {run.step}, split {request.split}",
@@ -257,6 +271,3 @@ def _picture(
     log.info("picture: window at %g s of a recording of subject %s", held_out.starts[row], held_out.subjects[row])
     caption = "a held-out subject's window, drawn at random; R² over the hidden samples of all its channels"
     return picture.figure(panels, caption=caption)
-
-
-__all__ = ["MASKS", "Request", "evaluate", "featurizer", "predictor"]

@@ -11,7 +11,7 @@ from etils import epath
 from dreamjax import __version__
 from dreamjax.console import progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import bandpower, bootstrap, probe, probe_report, report, threads, windows
+from dreamjax.evaluation import bandpower, bootstrap, probe, probe_report, reconstruction, report, threads, windows
 from dreamjax.evaluation.probe import ProbeScore
 from dreamjax.evaluation.windows import WindowSet
 from dreamjax.signals import records
@@ -30,6 +30,7 @@ class ProbeRequest:
     labels: tuple[str, str] = ("rest", "arithmetic")  # drift is looked for in the first
     folds: int = 3
     fold_runs: tuple[str, ...] = ()  # trained already; empty: train them
+    reconstruct: bool = False  # also masked reconstruction, every subject by its fold's model
     steps: int | None = None  # of each fold's pretraining; None: as the run
     seed: int = 0
     level: float = bootstrap.LEVEL
@@ -54,8 +55,50 @@ def evaluate(workdir: str, request: ProbeRequest) -> dict[str, Any]:
     with threads.single():
         scores = score(folds, labelled, request)
     result = _result(workdir, request, labelled, folds, scores)
-    files = report.write(result, {"probe": probe_report.figure(list(scores.values()))}, out, "probe")
-    return result | {"files": files}
+    figures = {"probe": probe_report.figure(list(scores.values()))}
+    if request.reconstruct:
+        found = reconstruct(folds, labelled, request)
+        result["reconstruction"] = found
+        result["notes"] += cross_fitted_notes(folds, found, config)
+        result["statements"] += measurement.findings(found)
+        figures["cross_fitted_scores"] = report.reconstruction_figure(found)
+    return result | {"files": report.write(result, figures, out, "probe")}
+
+
+def reconstruct(folds: list[Fold], labelled: str, request: ProbeRequest) -> list[dict[str, Any]]:
+    """Masked reconstruction where every subject is held out once: by the encoder of its fold.
+
+    The conditional mean of a fold is fitted and chosen on the subjects outside it, whom the encoder trained on too.
+    """
+    parts = []
+    for fold in folds:
+        data = load(fold.run.config, labelled)
+        mine = np.isin(data.subjects, fold.subjects)
+        baseline = measurement.baseline_of(data.take(np.flatnonzero(~mine)))
+        parts.append(
+            reconstruction.score(
+                data.take(np.flatnonzero(mine)),
+                measurement.masked_config(fold.run).model.patch,
+                predict=measurement.predictor(fold.run),
+                candidates=baseline.candidates,
+                validation=baseline.validation,
+                seed=request.seed,
+                level=request.level,
+            )
+        )
+    scores = reconstruction.merge(parts)
+    return report.reconstruction_json(scores, show_model=not report.standing(scores, folds[0].run.step))
+
+
+def cross_fitted_notes(folds: list[Fold], found: list[dict[str, Any]], config: Any) -> list[str]:
+    """What the reconstruction's numbers are of."""
+    scored = any("model" in entry["r2"] for entry in found)
+    told = [
+        f"reconstruction is cross-fitted: each of the {sum(len(f.subjects) for f in folds)} subjects is scored by its "
+        f"fold's model, so the numbers are of the recipe; {config.data.samples} samples at {config.data.sfreq:g} Hz, "
+        f"patch {config.model.patch}; µV"
+    ]
+    return told + ([] if scored else ["the folds' models do not beat the zero predictor: no score is shown for them"])
 
 
 def labelled_dataset(paths: tuple[str, ...], request: ProbeRequest) -> str:
@@ -171,7 +214,10 @@ def _result(
         "level": request.level,
         "seed": request.seed,
         "probe": part,
-        "captions": {"probe": "Balanced accuracy; dots are subjects, the line is chance"},
+        "captions": {
+            "probe": "Balanced accuracy; dots are subjects, the line is chance",
+            "cross_fitted_scores": "Share of variance explained by mask, every subject by a model that never saw it",
+        },
         "method": report.METHOD.format(draws=bootstrap.DRAWS),
         "version": __version__,
     }

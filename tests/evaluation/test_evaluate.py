@@ -107,6 +107,11 @@ def test_the_training_split_is_refused(run, capsys):
         (("--step", "7"), "step 7 is not there"),
         (("--probe", "--probe-labels", "left", "right"), "no windows labelled left and right"),
         (("--fold-runs", "nowhere", "elsewhere"), "nowhere holds no run"),
+        (("--seed", "-1"), "argument --seed: -1 is not a whole number from 0"),
+        (("--seed", "some"), "argument --seed: 'some' is not a whole number"),
+        (("--windows", "-3"), "argument --windows: -3 is not a whole number from 1"),
+        (("--probe", "--folds", "1"), "argument --folds: 1 is not a whole number from 2"),
+        (("--probe", "--probe-steps", "0"), "argument --probe-steps: 0 is not a whole number from 1"),
     ],
 )
 def test_mistakes_are_one_sentence(run, capsys, words, told):
@@ -136,7 +141,7 @@ def test_shards_that_are_gone_are_said_to_be_unverified(run, shards, capsys, tmp
     text = (tmp_path / "run" / "config.json").read_text()
     (tmp_path / "run" / "config.json").write_text(text.replace(shards, "/gone"))
     result = evaluated(capsys, copy, "--data", moved, "--windows", "4")
-    assert any("NOT verified" in note for note in result["notes"])
+    assert any("not verified" in note for note in result["notes"])
 
 
 @pytest.mark.long
@@ -163,8 +168,11 @@ def test_the_probe_pretrains_without_its_subjects(run, capsys, tmp_path, instant
         for kind in ("pretrained encoder", "untrained encoder", "band power")
     }
     assert result["probe"]["scores"]["untrained encoder"]["control"]
-    again = evaluated(capsys, run, "--fold-runs", *result["fold_runs"], "--out", str(tmp_path / "again"))
+    words = ("--fold-runs", *result["fold_runs"], "--with-reconstruction", "--out", str(tmp_path / "again"))
+    again = evaluated(capsys, run, *words)
     assert again["probe"]["scores"] == result["probe"]["scores"]
+    for entry in again["reconstruction"]:
+        assert len(entry["r2_by_subject"]["conditional mean"]) == 9
 
 
 def test_fold_runs_that_saw_everybody_are_refused(run, capsys, tmp_path):

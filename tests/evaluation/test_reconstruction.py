@@ -191,6 +191,22 @@ def test_a_score_does_not_depend_on_the_order_of_windows(process):
     assert one.r2("linear interpolation").estimate == pytest.approx(other.r2("linear interpolation").estimate)
 
 
+def test_folds_merge_into_what_scoring_them_together_gives(process):
+    held_out, _ = process
+    task = [BY_NAME["random 0.5"], BY_NAME["gap 250 ms"]]
+    halves = [
+        reconstruction.score(held_out.take(np.flatnonzero(np.isin(held_out.subjects, who))), 4, tasks=task)
+        for who in (("s0", "s2"), ("s1", "s3"))
+    ]
+    together = reconstruction.score(held_out, 4, tasks=task)
+    for merged, whole in zip(reconstruction.merge(halves), together, strict=True):
+        assert merged.windows == whole.windows == 200
+        assert sorted(merged.subjects) == list(whole.subjects)
+        for method in ("zero", "channel mean", "linear interpolation"):
+            assert merged.r2(method).estimate == pytest.approx(whole.r2(method).estimate, rel=1e-12)
+            assert merged.r2(method).error == pytest.approx(whole.r2(method).error, rel=1e-9)
+
+
 def test_the_last_batch_is_filled_up_and_counted_once(process):
     held_out, _ = process
     part = held_out.take(np.arange(reconstruction.BATCH + 3))
