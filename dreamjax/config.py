@@ -11,6 +11,7 @@ import inspect
 import json
 import math
 import re
+import traceback
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -218,10 +219,15 @@ def _call_get_config(path: Path, arguments: str) -> ConfigDict:
         module_spec.loader.exec_module(module)
     except SyntaxError as problem:
         raise UserError(f"{path}: line {problem.lineno} is not Python ({problem.msg})") from problem
+    except Exception as problem:  # whatever a user's file does wrong
+        raise _failed(path, problem) from problem
     function = getattr(module, "get_config", None)
     if function is None:
         raise UserError(f"{path}: a config file defines get_config(), and this one does not")
-    parameters = inspect.signature(function, eval_str=True).parameters
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters
+    except Exception as problem:  # an annotation that does not evaluate, or no function
+        raise _failed(path, problem) from problem
     values = {}
     for part in filter(None, arguments.split(",")):
         name, equals, text = part.partition("=")
@@ -234,14 +240,29 @@ def _call_get_config(path: Path, arguments: str) -> ConfigDict:
         except (ValueError, KeyError, TypeError) as problem:
             raise UserError(f"{path}:{name}={text}: {name} takes {type_name(parameters[name].annotation)}") from problem
     try:
-        return function(**values)
+        found = function(**values)
     except (AttributeError, KeyError) as problem:  # a locked ConfigDict's message, which is many lines long
         unknown = re.search(r"Key \W*(\w+)\W* does not exist", str(problem))
         meant = re.search(r"Did you mean \W*(\w+)", str(problem))
         if unknown is None:
-            raise UserError(f"{path}: {str(problem).strip(chr(34))}") from problem
+            raise _failed(path, problem) from problem
         hint = f"; did you mean {meant[1]}?" if meant else ""
         raise UserError(f"{path} sets the key {unknown[1]}, which is not there{hint}") from problem
+    except Exception as problem:
+        raise _failed(path, problem) from problem
+    if not isinstance(found, ConfigDict):
+        raise UserError(f"{path}: get_config() returns a {type(found).__name__}, but it should return a ConfigDict")
+    return found
+
+
+def _failed(path: Path, problem: Exception) -> UserError:
+    """One sentence for what a user's config file raised: the file, its line, the error."""
+    if isinstance(problem, UserError):
+        return problem
+    lines = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename == str(path)]
+    at = f"{path}, line {lines[-1]}" if lines else str(path)
+    text = next((line.strip() for line in str(problem).splitlines() if line.strip()), "")
+    return UserError(f"{at}: {type(problem).__name__}{f': {text}' if text else ''}")
 
 
 def dump(config: Any) -> str:

@@ -9,6 +9,7 @@ channels that no electrode measured. Sums are float32; with w in {0, 1} per patc
 Σ mask · mean(e) / Σ mask.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,13 @@ class ReconstructionConfig:
     beta: float = 1.0  # where smooth_l1 turns from quadratic to linear, in scaled units
     visible_weight: float = 0.0  # of visible patches; 0: masked only
     interpolated_weight: float = 1.0  # of channels without an electrode of their own
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"loss.beta is {self.beta}, but it must be positive")
+        for name in ("visible_weight", "interpolated_weight"):
+            if not 0 <= (weight := getattr(self, name)) < math.inf:
+                raise ValueError(f"loss.{name} is {weight}, but a weight is 0 or more")
 
 
 def normalise_patches(

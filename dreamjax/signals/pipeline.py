@@ -49,8 +49,17 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.path):
             raise ValueError(f"data.weights has {len(self.weights)} entries for {len(self.path)} paths")
-        if self.samples <= 0 or self.sfreq <= 0 or self.divide <= 0 or self.tile_channels <= 0:
-            raise ValueError("data.samples, data.sfreq, data.divide and data.tile_channels are positive")
+        for name in ("samples", "sfreq", "divide", "tile_channels"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"data.{name} is {value}, but it must be positive")
+        for name in ("clip", "workers", "prefetch", "amplitude_jitter"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"data.{name} is {value}, but it must be 0 or more")
+        for name in ("flip_polarity", "reverse_time", "drop_channels"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"data.{name} is {value}, but it is a probability from 0 to 1")
+        if self.shuffle_seed is not None and not 0 <= self.shuffle_seed < 2**31:
+            raise ValueError(f"data.shuffle_seed is {self.shuffle_seed}, but it lies from 0 to 2147483647")
         if not 0 <= self.mask_channels < 1:
             raise ValueError(f"data.mask_channels is {self.mask_channels}, but it is a share below 1")
 

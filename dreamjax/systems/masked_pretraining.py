@@ -6,6 +6,7 @@ a small decoder predicts the hidden ones. The encoder is what one wants afterwar
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -58,6 +59,13 @@ class ModelConfig:
     spectrum_points: int = 128  # … whose log power spectrum has so many points from zero frequency to Nyquist
 
     def __post_init__(self) -> None:
+        counts = ("channels", "patch", "dim", "heads", "decoder_dim", "decoder_heads", "depth", "spectrum_points")
+        for name in (*counts, "decoder_depth"):
+            least = int(not name.startswith("decoder_d") or (name == "decoder_dim" and self.decoder_depth > 0))
+            if (count := getattr(self, name)) < least:
+                raise ValueError(f"model.{name} is {count}, but it must be at least {least}")
+        if not 0 < self.mlp_ratio < math.inf:
+            raise ValueError(f"model.mlp_ratio is {self.mlp_ratio}, but it must be positive")
         for dim, heads, name in ((self.dim, self.heads, ""), (self.decoder_dim, self.decoder_heads, "decoder_")):
             if dim % heads or dim % 2:
                 raise ValueError(
@@ -85,6 +93,8 @@ class MaskedPretrainingConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}, but it lies from 0 to 2147483647")
         if self.data.samples % self.model.patch:
             raise ValueError(
                 f"data.samples is {self.data.samples}, but it must divide by model.patch = {self.model.patch}"

@@ -52,6 +52,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or self.microbatches < 1 or self.log_every < 1:
             raise ValueError("train.steps, batch_size, microbatches and log_every must be at least 1")
+        if self.eval_every < 0 or self.picture_every < 0:
+            raise ValueError("train.eval_every and picture_every must be at least 0 (0: never)")
+        if self.profile_start < -1 or self.profile_steps < 1:
+            raise ValueError("train.profile_start must be at least -1 (no profile), profile_steps at least 1")
         if self.batch_size % self.microbatches:
             raise ValueError(
                 f"train.batch_size is {self.batch_size}, but it must divide by train.microbatches = {self.microbatches}"

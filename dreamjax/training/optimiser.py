@@ -7,6 +7,7 @@ compiled step: changing it compiles nothing, and a restored run carries its own.
     state = State(..., opt=optimiser.init(params), hyper=hyper(config, steps))
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,11 +37,21 @@ class OptimConfig:
     ema_decay: float | None = None  # None: no averaged copy of the parameters is kept
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"optim.learning_rate is {self.learning_rate}, but it must be positive")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"optim.ema_decay is {self.ema_decay}, but it lies in [0, 1)")
-        if self.clip is not None and self.clip <= 0:
+        for name in ("min_learning_rate", "warmup_steps", "weight_decay"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"optim.{name} is {value}, but it must be 0 or more")
+        for name in ("beta1", "beta2"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"optim.{name} is {value}, but it lies in [0, 1)")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"optim.epsilon is {self.epsilon}, but it must be positive")
+        if self.decay_steps is not None and self.decay_steps < 1:
+            raise ValueError(f"optim.decay_steps is {self.decay_steps}, but it must be at least 1 (none: train.steps)")
+        if self.clip is not None and not self.clip > 0:
             raise ValueError(f"optim.clip is {self.clip}, but it must be positive (none: no clipping)")
 
 
