@@ -90,15 +90,17 @@ def torch_step(config: Any, device: str, *, compiled: bool) -> Callable[[int], N
     return step
 
 
-def comparable(preset: str, batch: int, dtype: str) -> Any:
+def comparable(preset: str, batch: int, dtype: str, unroll: bool) -> Any:
     """The preset in the plain form that both sides share: one mask ratio, no padding, no EMA, no extra layers."""
     from dreamjax.systems import masked_presets
 
     config = masked_presets.PRESETS[preset]
     return replace(
         config,
-        model=replace(config.model, dtype=dtype, interpolation="none"),
-        mask=replace(config.mask, ratio=config.mask.ratios[0], ratio_between=False, kind="random", padding=False),
+        model=replace(config.model, dtype=dtype, interpolation="none", scan_layers=not unroll),
+        mask=replace(
+            config.mask, ratio=config.mask.ratios[0], ratio_between=False, kind="random", kind_weights=(), padding=False
+        ),
         optim=replace(config.optim, ema_decay=None),
         train=replace(config.train, batch_size=batch, microbatches=1),
     )
@@ -112,6 +114,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--steps", type=int, default=STEPS, help="steps per round and contestant")
     parser.add_argument("--without-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--unroll", action="store_true", help="model.scan_layers=false: slower to compile")
     args = parser.parse_args()
 
     import jax
@@ -119,7 +122,7 @@ def main() -> None:
 
     from dreamjax.training import devices
 
-    config = comparable(args.preset, args.batch, args.dtype)
+    config = comparable(args.preset, args.batch, args.dtype, args.unroll)
     on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
     ours, facts = dreamjax_step(config)
     contestants: dict[str, Callable[[int], None]] = {"dreamjax": ours}
@@ -147,6 +150,7 @@ def main() -> None:
         "batch": args.batch,
         "dtype": args.dtype,
         "gflop_per_step": round(flops / 1e9, 2),
+        "scan_layers": not args.unroll,
         "compile_s": facts["compile_s"],
         "contestants": {},
     }
