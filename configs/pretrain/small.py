@@ -9,8 +9,7 @@ half or three quarters of the window. 0.33 M parameters; 0.14 GFLOP a window for
 Measured: 1,500 steps took 12 minutes on two busy cores (2.1 steps a second). On 46 people of 12 public corpora
 (README.md) the held-out loss was best at step 750, so use `dreamjax evaluate RUN --best`; on the 7 test people it
 explains 0.82 of the variance hidden at random 0.75 and 0.52 in gaps of 250 ms, where linear interpolation explains 0.71
-and 0.30 (intervals and paired differences in README.md; most are wide). A network of 0.90 M parameters without the
-augmentation lost held-out score from step 250 on.
+and 0.30 (intervals and paired differences in README.md; most are wide).
 """
 
 from ml_collections import ConfigDict

@@ -73,8 +73,8 @@ class GaussianInterpolation(nnx.Module):
     """The layer with its parameters.
 
     `log_spectrum`, the curve, which starts as exp(-20 f / Nyquist): of several simple curves the one that interpolated
-    resting EEG best (0.48 of the variance at random 0.75, 256 Hz, patch 4). `log_noise`. `adapt`, from the cls token to
-    the window's own offset of the curve; starts at zero. `embed`, from an interpolated patch to the decoder's width.
+    resting EEG best. `log_noise`. `adapt`, from the cls token to the window's own offset of the curve; starts at zero.
+    `embed`, from an interpolated patch to the decoder's width.
     """
 
     def __init__(self, points: int, dim: int, entries: int, decoder_dim: int, *, dtype: Dtype, rngs: nnx.Rngs):

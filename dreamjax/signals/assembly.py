@@ -94,7 +94,7 @@ def _group(
     out |= {"gain": gain, "offset": offset, "channel_ok": real.astype(np.float32)}
     if training:
         _augment(config, out, valid, index, seed)
-    valid &= out["signal"].any(axis=(1, 2))[:, None]  # nothing in it (no electrode could be placed): as padding
+    valid &= np.any(out["signal"], axis=(1, 2), keepdims=True)[:, :, 0]  # no electrode could be placed: as padding
     if not valid.all():
         for name in ("signal", "target"):
             if name in out:
