@@ -41,6 +41,7 @@ def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
     task, config_json = registry.build(config), configs.to_json(config)
     workdirs.check(workdir, config_json)
     if paths := getattr(getattr(config, "data", None), "path", ()):
+        task.data("train")  # data that cannot be used leave no file behind, and every process says so
         started = bool(checkpoints.committed_steps(epath.Path(workdir) / "checkpoints"))
         origin.claim(workdir, paths, processes.agree("started", started))
     return loop.train(task, config.train, workdir, seed=config.seed, config_json=config_json)

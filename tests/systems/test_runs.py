@@ -112,6 +112,13 @@ def test_a_run_does_not_go_on_with_other_data(trained, again):
     assert json.loads((again / "config.json").read_text())["train"]["steps"] == 2
 
 
+def test_data_that_cannot_be_used_leave_no_work_directory(trained, tmp_path):
+    config = dataclasses.replace(trained[2], model=ModelConfig(**SIZES, patch=16, channels=18))
+    with pytest.raises(UserError, match=r"has 19 channels, but model.channels is 18"):
+        runs.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_goes_on_with_the_same_data(trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run")
     before = (tmp_path / "run" / "data.json").read_bytes()
