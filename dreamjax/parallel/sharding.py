@@ -42,9 +42,13 @@ def fsdp_spec(leaf: Any, mesh: Mesh) -> P:
 
 
 def spec_of(name: str, leaf: Any, mesh: Mesh, rules: Rules = ()) -> P:
-    """The first rule whose regex is found in `name` and whose axes divide the leaf, else `fsdp_spec`."""
+    """The first rule whose regex is found in `name` and whose axes divide the leaf, else `fsdp_spec`.
+
+    A rule about `tensor` counts only on a mesh that has such an axis.
+    """
     for pattern, spec in rules:
-        if re.search(pattern, name) and _divides(leaf, spec, mesh):
+        idle = "tensor" in spec and mesh.shape["tensor"] == 1
+        if not idle and re.search(pattern, name) and _divides(leaf, spec, mesh):
             return spec
     return fsdp_spec(leaf, mesh)
 

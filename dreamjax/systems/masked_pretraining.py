@@ -9,11 +9,12 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
@@ -25,6 +26,7 @@ from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction import ReconstructionConfig, reconstruction
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.parallel.sharding import Rules
 from dreamjax.signals import pipeline
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.training import optimiser
@@ -247,6 +249,13 @@ class MaskedPretraining:
     """The Task of a `MaskedPretrainingConfig`."""
 
     config: MaskedPretrainingConfig
+    sharding_rules: ClassVar[Rules] = (
+        # a block's two products in a row share one sum over `tensor`: the first split by its outputs, the second by its
+        # inputs (Shoeybi et al. 2019, section 3); leading axis: layers
+        (r"blocks/.*(qkv|fc1)/kernel$", P(None, "fsdp", "tensor")),
+        (r"blocks/.*(qkv|fc1)/bias$", P(None, "tensor")),
+        (r"blocks/.*(proj|fc2)/kernel$", P(None, "tensor", "fsdp")),
+    )
 
     def init(self, rng: Array) -> State:
         params = init_params(self.config, rng)
