@@ -215,17 +215,23 @@ def choose_gaussian(
 
     A few masks are shared by many windows, so that each candidate is solved a few times only.
     """
-    rows = np.unique(np.linspace(0, len(validation) - 1, min(VALIDATION_WINDOWS, len(validation))).round().astype(int))
+    people = sorted(set(validation.subjects))
+    each = -(-VALIDATION_MASKS // len(people))  # masks of a subject
     cases = []
-    for fold in range(min(VALIDATION_MASKS, len(rows))):
-        part = rows[fold::VALIDATION_MASKS]
-        lengths = validation.valid[part].sum(1)
-        part = part[lengths == lengths.max()]  # one mask suits windows of one length
-        valid = validation.valid[part[0]]
-        drawn = task.hidden(f"validation {fold}", valid.reshape(-1, patch).all(1), patch, validation.sfreq, seed)
-        if drawn is not None:
-            visible, hidden = samples_of(drawn, valid, patch)
-            cases.append(gaussian.Masked(validation.microvolts(part), visible, hidden, validation.real[part]))
+    for subject in people:
+        mine = np.flatnonzero(np.array(validation.subjects) == subject)
+        lengths = validation.valid[mine].sum(1)
+        mine = mine[lengths == lengths.max()]  # one mask suits windows of one length
+        count = min(len(mine), max(each, VALIDATION_WINDOWS // len(people)))
+        mine = mine[np.unique(np.linspace(0, len(mine) - 1, count).round().astype(int))]
+        for turn in range(min(each, len(mine))):
+            part = mine[turn::each]
+            valid = validation.valid[part[0]]
+            name = f"validation {subject} {turn}"
+            drawn = task.hidden(name, valid.reshape(-1, patch).all(1), patch, validation.sfreq, seed)
+            if drawn is not None:
+                visible, hidden = samples_of(drawn, valid, patch)
+                cases.append(gaussian.Masked(validation.microvolts(part), visible, hidden, validation.real[part]))
     return candidates.choose(cases) if cases else None
 
 
@@ -236,12 +242,13 @@ def score(
     predict: Predict | None = None,
     candidates: gaussian.Candidates | None = None,
     validation: WindowSet | None = None,
+    chooser: gaussian.Candidates | None = None,
     tasks: Sequence[MaskTask] = MASKS,
     seed: int = 0,
     level: float = bootstrap.LEVEL,
 ) -> list[MaskScore]:
     """Every method under every mask. Without `predict` only the baselines; without `candidates` and `validation` no
-    conditional mean. A mask that fits into no window is left out. Masks are keyed by (seed, mask, window): the same
+    conditional mean, which is chosen among `chooser` (default: `candidates`) and taken from `candidates`. A mask that fits into no window is left out. Masks are keyed by (seed, mask, window): the same
     for every model that is ever scored here.
     """
     scores = []
@@ -258,9 +265,11 @@ def score(
             }
             found = None
             if candidates is not None and validation is not None:
-                found = choose_gaussian(candidates, validation, task, patch, seed)
-            if found is not None:
-                guesses["conditional mean"] = found[0].conditional_mean
+                found = choose_gaussian(chooser or candidates, validation, task, patch, seed)
+            if found is not None and candidates is not None:
+                told = found[1]
+                fitted = candidates.make(told["basis"], told["covariance"], told["shrinkage"])
+                guesses["conditional mean"] = fitted.conditional_mean
             predicted = None if predict is None else predict_all(predict, windows, masking.hidden)
             names = [*(["model"] if predicted is not None else []), "zero", *guesses]
             sums = {name: Sums(np.zeros((len(who), windows.signal.shape[1], 7))) for name in names}

@@ -82,6 +82,7 @@ def reconstruct(folds: list[Fold], labelled: str, request: ProbeRequest) -> list
                 predict=measurement.predictor(fold.run),
                 candidates=baseline.candidates,
                 validation=baseline.validation,
+                chooser=baseline.chooser,
                 seed=request.seed,
                 level=request.level,
             )

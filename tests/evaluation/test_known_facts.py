@@ -27,6 +27,7 @@ def test_eegmat_rest(real_eeg, tmp_path):
         4,
         candidates=baseline.candidates,
         validation=baseline.validation,
+        chooser=baseline.chooser,
         tasks=[task for task in MASKS if task.name == "random 0.75"],
     )
     assert len(score.subjects) == 4
