@@ -300,7 +300,11 @@ def test_an_interrupted_verb_says_so(fake_verb, capsys):
 def test_control_c_leaves_nothing_half_written(tmp_path):
     words = ["simulate", "--out", str(tmp_path / "set"), "--subjects", "200", "--minutes", "2"]
     running = subprocess.Popen(
-        [sys.executable, "-m", "dreamjax", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "dreamjax", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
     deadline = time.monotonic() + 200
     while not list(tmp_path.glob(".set.*.part/sub-*")):  # until it is writing
