@@ -149,7 +149,7 @@ def baseline_data(config: DataConfig, folders: tuple[str, ...], split: str) -> B
 
 
 def baseline_of(training: WindowSet) -> Baseline:
-    """Without validation subjects: chosen on every second training subject among fits to the others; then fitted on all.
+    """No validation subjects: chosen on every second training subject among fits to the others, then fitted on all.
 
     Half of the people, as what shrinkage has to survive is that people differ.
     """
