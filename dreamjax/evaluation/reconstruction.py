@@ -248,10 +248,9 @@ def score(
     level: float = bootstrap.LEVEL,
 ) -> list[MaskScore]:
     """Every method under every mask. Without `predict` only the baselines; without `candidates` and `validation` no
-    conditional mean, which is chosen among `chooser` (default: `candidates`) and taken from `candidates`.
-
-    A mask that fits into no window is left out. Masks are keyed by (seed, mask, window): the same for every model that
-    is ever scored here.
+    conditional mean, which is chosen among `chooser` (default: `candidates`) and taken from `candidates`. A
+    mask that fits into no window is left out. Masks are keyed by (seed, mask, window): the same for every model
+    that is ever scored here.
     """
     scores = []
     with threads.single(), progress("evaluate", len(tasks)) as bar:

@@ -160,7 +160,7 @@ def baseline_of(training: WindowSet) -> Baseline:
     fit, chosen = training.take(np.flatnonzero(~mine)), training.take(np.flatnonzero(mine))
     with threads.single():
         chooser = gaussian.Candidates(fit.microvolts(), fit.valid)
-    found = _baseline(training, chosen, "them, held out for that")
+    found = _baseline(training, chosen, "those, held out for it")
     return replace(found, chooser=chooser)
 
 
