@@ -52,7 +52,7 @@ def test_only_data_crosses_slices():
 
 
 def test_rules_come_first_then_the_longest_axis_that_divides():
-    made = mesh.make(MeshConfig(data=2, fsdp=4))
+    made = mesh.make(MeshConfig(data=2, fsdp=2, tensor=2))
     rules = ((r"qkv/kernel$", P(None, "fsdp", "tensor")), (r"fc1/kernel$", P("tensor")))
     tree = {
         "params": {
@@ -66,6 +66,9 @@ def test_rules_come_first_then_the_longest_axis_that_divides():
     assert specs["params/qkv/kernel"] == specs["opt/1/mu/qkv/kernel"] == P(None, "fsdp", "tensor")
     assert specs["params/odd/kernel"] == P(None, None, "fsdp")
     assert specs["params/bias"] == P()  # below 64 KiB
+
+    idle = sharding.shardings(tree, mesh.make(MeshConfig(data=2, fsdp=4)), rules)  # no tensor axis: the fallback
+    assert idle["params"]["qkv"]["kernel"].spec == P(None, None, "fsdp")
 
 
 def test_more_than_two_per_cent_left_whole_is_refused():
