@@ -266,7 +266,7 @@ def _failed(path: Path, problem: Exception) -> UserError:
 
 
 def dump(config: Any) -> str:
-    """A dataclass config as sorted `key = value` lines: the golden snapshot, and what a run directory keeps."""
+    """A dataclass config as sorted `key = value` lines: the text of the golden snapshots."""
     flat: dict[str, Any] = {}
 
     def walk(value: Any, prefix: str) -> None:

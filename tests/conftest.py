@@ -25,3 +25,26 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def real_eeg(real_data: Path) -> Path:
     return real_data / "eeg"
+
+
+@pytest.fixture
+def object_store(monkeypatch):
+    """`s3://` held in memory: no rename of folders, no append."""
+    fsspec = pytest.importorskip("fsspec")
+    from etils import epath
+    from etils.epath import backend, gpath
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Store(MemoryFileSystem):
+        protocol = ("s3", "memory")
+        store, pseudo_dirs = {}, [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(path.replace("s3://", "memory://"))
+
+    fsspec.register_implementation("s3", Store, clobber=True)
+    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "s3", backend.fsspec_backend)
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    yield epath.Path("s3://bucket")
+    fsspec.registry._registry.pop("s3", None) if hasattr(fsspec.registry, "_registry") else None

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dreamjax.errors import UserError
+from dreamjax.parallel.names import nested
 
 PyTree = Any
 
@@ -114,7 +115,7 @@ class Table:
         leaves = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in flatten(like).items()}
         for name, place in places.items():
             leaves[place.path][place.index] = place.transform.to_dreamjax(np.asarray(tensors[name]))
-        return unflatten(leaves)
+        return nested(leaves)
 
     def to_torch(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """PyTorch's tensors of a parameter tree, in the order of the rows: the inverse of `to_dreamjax`, bit by bit."""
@@ -140,15 +141,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return leaves
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, value in leaves.items():
-        *folders, name = path.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[name] = value
-    return tree

@@ -455,28 +455,16 @@ def test_the_real_files_whose_units_are_wrong_are_refused(real_eeg, tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------- object stores
-def test_a_dataset_in_an_object_store_is_committed_by_its_description(tmp_path, monkeypatch):
+def test_a_dataset_in_an_object_store_is_committed_by_its_description(tmp_path, monkeypatch, object_store):
     """`s3://` held in memory, where nothing can be renamed: dataset.json is the last object that is written."""
-    fsspec = pytest.importorskip("fsspec")
-    from etils.epath import backend, gpath
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    class Store(MemoryFileSystem):
-        protocol = ("s3", "memory")
-        store, pseudo_dirs = {}, [""]
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return super()._strip_protocol(path.replace("s3://", "memory://"))
-
-    fsspec.register_implementation("s3", Store, clobber=True)
-    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "s3", backend.fsspec_backend)
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     source = study(tmp_path / "study", 3, 1)
     result = prepare([source], "s3://bucket/out", options=INLINE)
-    assert list(Store.store)[-1].endswith("/out/dataset.json")
+    import fsspec
+
+    written = fsspec.get_filesystem_class("s3").store
+    assert list(written)[-1].endswith("/out/dataset.json")
     assert len(records.read_windows("s3://bucket/out", "train")) == result["splits"]["train"]
     assert prepare([source], "s3://bucket/out", options=INLINE)["already_prepared"]
     assert not list(tmp_path.glob("dreamjax-prepare-*/*"))

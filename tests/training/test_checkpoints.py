@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.parallel.mesh import MeshConfig
@@ -254,28 +253,6 @@ def test_a_full_disk_is_one_sentence(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------ object stores
-@pytest.fixture
-def object_store(monkeypatch):
-    """`s3://` held in memory: no rename of folders, no append."""
-    fsspec = pytest.importorskip("fsspec")
-    from etils.epath import backend, gpath
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    class Store(MemoryFileSystem):
-        protocol = ("s3", "memory")
-        store, pseudo_dirs = {}, [""]
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return super()._strip_protocol(path.replace("s3://", "memory://"))
-
-    fsspec.register_implementation("s3", Store, clobber=True)
-    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "s3", backend.fsspec_backend)
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    yield epath.Path("s3://bucket")
-    fsspec.registry._registry.pop("s3", None) if hasattr(fsspec.registry, "_registry") else None
-
-
 def test_commit_and_verification_in_an_object_store(object_store):
     """The manifest decides what counts where nothing can be renamed; logs are written whole; configs are claimed."""
     from dreamjax.training.metrics import JsonLines

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from dreamjax.parallel.names import nested
 from dreamjax.weights.masked_autoencoder import TABLE, is_fixed, positions, with_positions
-from dreamjax.weights.table import CONV1D, CONV2D, IDENTITY, LINEAR, Table, WeightMismatch, flatten, unflatten
+from dreamjax.weights.table import CONV1D, CONV2D, IDENTITY, LINEAR, Table, WeightMismatch, flatten
 
 
 def autoencoder_params(rng, *, channels=3, patch=4, dim=8, depth=2, hidden=16, decoder_dim=6, decoder_depth=1):
@@ -132,7 +133,7 @@ def test_transforms_invert_themselves():
 def test_paths_and_trees_invert_each_other():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert flatten(tree) == {"a/b": 1, "a/c/d": 2, "e": 3}
-    assert unflatten(flatten(tree)) == tree
+    assert nested(flatten(tree)) == tree
 
 
 def test_fixed_positions_are_recognised_and_trained_ones_are_not():

@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 RADII = (0.90, 0.92, 0.97, 1.0)  # of the outer border of each shell, in head radii; MNE's defaults
 CONDUCTIVITIES = (0.33, 1.0, 0.004, 0.33)  # S/m
-MAX_DEPTH_RATIO = 0.88  # dipoles stay inside the brain; the series converges like this to the power n
 TERMS = 120
 
 
