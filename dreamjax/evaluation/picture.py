@@ -52,14 +52,14 @@ def panel(
     one = windows.take(np.array([row]))
     masking = reconstruction.Masking.of(one, task, patch, seed)
     visible, hidden = reconstruction.samples_of(masking.hidden[0], one.valid[0], patch)
-    truth = one.microvolts()
+    truth, seen = one.microvolts(), one.seen_microvolts()
     methods: dict[str, Any] = {"linear interpolation": reconstruction.linear_interpolation}
     if fitted is not None:
         methods["conditional mean"] = fitted.conditional_mean
     guesses = {}
     for name, method in methods.items():
         guesses[name] = truth[0].copy()
-        guesses[name][:, hidden] = method(truth, visible, hidden)[0]
+        guesses[name][:, hidden] = method(seen, visible, hidden)[0]
     if predict is not None:
         guesses["model"] = truth[0].copy()
         guesses["model"][:, hidden] = reconstruction.predict_all(predict, one, masking.hidden)[0][:, hidden]

@@ -1,6 +1,7 @@
 """Masked reconstruction on subjects that training never saw, in µV, beside four baselines.
 
-Only hidden samples of real electrodes count. For method m and subject s, with c a channel, t a hidden sample,
+Only hidden samples of real electrodes count, as they were recorded; model and baselines are given the visible ones
+clipped as in training (`WindowSet.seen`). For method m and subject s, with c a channel, t a hidden sample,
 
     err_s = Σ_c Σ_t (y_ct - ŷ_ct)²          var_s = Σ_c Σ_t (y_ct - ȳ_sc)²
     R²_s = 1 - err_s / var_s                R² = 1 - Σ_s err_s / Σ_s var_s     (pooled: the headline)
@@ -201,7 +202,7 @@ def predict_all(predict: Predict, windows: WindowSet, hidden: Bool[np.ndarray, "
     size = min(BATCH, len(windows))
     for first in range(0, len(windows), size):
         rows = np.minimum(np.arange(first, first + size), len(windows) - 1)
-        guess = np.asarray(predict(windows.signal[rows], hidden[rows], windows.valid[rows].astype(np.float32)))
+        guess = np.asarray(predict(windows.seen(rows), hidden[rows], windows.valid[rows].astype(np.float32)))
         guess = guess * windows.gain[rows][:, :, None] + windows.offset[rows][:, :, None]
         keep = min(size, len(windows) - first)
         out[first : first + keep] = guess[:keep]
@@ -231,7 +232,9 @@ def choose_gaussian(
             drawn = task.hidden(name, valid.reshape(-1, patch).all(1), patch, validation.sfreq, seed)
             if drawn is not None:
                 visible, hidden = samples_of(drawn, valid, patch)
-                cases.append(gaussian.Masked(validation.microvolts(part), visible, hidden, validation.real[part]))
+                # it guesses from what is seen of the visible samples, and is measured on the hidden ones as recorded
+                signal = np.where(visible, validation.seen_microvolts(part), validation.microvolts(part))
+                cases.append(gaussian.Masked(signal, visible, hidden, validation.real[part]))
     return candidates.choose(cases) if cases else None
 
 
@@ -297,9 +300,8 @@ def _accumulate(
     place = {subject: i for i, subject in enumerate(who)}
     for rows in masking.groups:
         visible, hidden = samples_of(masking.hidden[rows[0]], windows.valid[rows[0]], patch)
-        signal = windows.microvolts(rows)
-        truth = signal[:, :, hidden]
-        made = {name: guess(signal, visible, hidden) for name, guess in guesses.items()}
+        seen, truth = windows.seen_microvolts(rows), windows.microvolts(rows)[:, :, hidden]
+        made = {name: guess(seen, visible, hidden) for name, guess in guesses.items()}
         made["zero"] = np.zeros_like(truth)
         if predicted is not None:
             made["model"] = predicted[rows][:, :, hidden].astype(np.float64)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation.masks import window_id
@@ -17,9 +17,13 @@ MAX_BYTES = 400 << 20  # of signal in memory; more windows than that are thinned
 
 @dataclass(frozen=True)
 class WindowSet:
-    """Windows through a model's own pipeline: its channels, length, rate and scaling. µV = signal · gain + offset."""
+    """Windows through a model's own pipeline: its channels, length, rate and scaling. µV = signal · gain + offset.
 
-    signal: Float32[np.ndarray, "B C T"]  # scaled, as the model sees it
+    What is scored is the recording itself (`microvolts`). What model and baselines are given is clipped as in training
+    (`seen`, `seen_microvolts`): a score is of the signal, and nobody is told more of it than anybody else.
+    """
+
+    signal: Float32[np.ndarray, "B C T"]  # scaled, not clipped
     gain: Float32[np.ndarray, "B C"]
     offset: Float32[np.ndarray, "B C"]
     valid: Bool[np.ndarray, "B T"]
@@ -31,6 +35,7 @@ class WindowSet:
     ch_names: tuple[str, ...]
     sfreq: float
     available: int  # windows in the split, of which these are an even choice
+    clip: float = 0.0  # largest scaled magnitude of what a model sees; 0: no limit
 
     def __len__(self) -> int:
         return len(self.signal)
@@ -45,10 +50,28 @@ class WindowSet:
         """A name for every window, the same in whatever shards it lies."""
         return [window_id(*who) for who in zip(self.subjects, self.recordings, self.starts, strict=True)]
 
-    def microvolts(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """float64 µV, zero in padding."""
-        out = self.signal[rows].astype(np.float64) * self.gain[rows][:, :, None] + self.offset[rows][:, :, None]
+    def microvolts(self, rows: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "R C T"]:
+        """The recorded signal: float64 µV, zero in padding. What is scored."""
+        return self._in_microvolts(self.signal[rows], rows)
+
+    def seen(self, rows: np.ndarray | slice = slice(None)) -> Float32[np.ndarray, "R C T"]:
+        """The scaled signal as the model is given it."""
+        return np.clip(self.signal[rows], -self.clip, self.clip) if self.clip else self.signal[rows]
+
+    def seen_microvolts(self, rows: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "R C T"]:
+        """`seen` in float64 µV, zero in padding: what baselines are given, and fitted on."""
+        return self._in_microvolts(self.seen(rows), rows)
+
+    def _in_microvolts(self, scaled: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+        out = scaled.astype(np.float64) * self.gain[rows][:, :, None] + self.offset[rows][:, :, None]
         return out * self.valid[rows][:, None, :]
+
+    @property
+    def clipped_share(self) -> float:
+        """Share of the samples of real electrodes that reach the model, and the baselines, clipped."""
+        counted = sum(int(self.valid[i].sum()) * int(self.real[i].sum()) for i in range(len(self)))
+        beyond = sum(int((np.abs(self.signal[i][self.real[i]]) > self.clip).sum()) for i in range(len(self)))
+        return beyond / max(counted, 1) if self.clip else 0.0
 
     def take(self, rows: np.ndarray) -> "WindowSet":
         """The windows `rows`, in that order."""
@@ -64,10 +87,11 @@ class WindowSet:
 def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
     """The windows of a split, in order, all or an even choice of `limit` (and of what fits in MAX_BYTES).
 
-    Nothing is cropped at random, augmented or hidden. Raises UserError where the shards are absent or do not suit.
+    Nothing is cropped at random, augmented, hidden or clipped. Raises UserError where the shards are absent or do not
+    suit.
     """
     config = dataclasses.replace(config, weights=(), mask_channels=0.0, workers=0)
-    examples = pipeline.Examples(config, split, seed=0, training=False)
+    examples = pipeline.Examples(dataclasses.replace(config, clip=0.0), split, seed=0, training=False)
     total = len(examples)
     room = MAX_BYTES // (4 * examples.channels * config.samples)
     count = max(1, min(total, room, limit or total))
@@ -92,6 +116,7 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
         examples.target.names or tuple(f"row {i}" for i in range(examples.channels)),
         config.sfreq,
         total,
+        config.clip,
     )
     scorable = loaded.real.any(axis=1) & loaded.valid.any(axis=1)
     if not scorable.any():

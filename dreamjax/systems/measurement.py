@@ -64,7 +64,9 @@ def evaluate(workdir: str, request: Request) -> dict[str, Any]:
     if not scores:
         raise UserError(f"{', '.join(folders)}: split {request.split} has no window long enough for any mask")
     standing = report.standing(scores, run.step)
-    result = _result(run, request, held_out, scores, standing, [check, *baseline.notes, *caveats(config.data)])
+    result = _result(
+        run, request, held_out, scores, standing, [check, *baseline.notes, *clipping(held_out), *caveats(config.data)]
+    )
     figures: dict[str, Any] = {"reconstruction_scores": report.reconstruction_figure(result["reconstruction"])}
     if not standing:
         figures["reconstruction"] = _picture(run, held_out, scores, baseline, predict, request.seed)
@@ -159,7 +161,7 @@ def baseline_of(training: WindowSet) -> Baseline:
     mine = np.isin(training.subjects, people[::2])
     fit, chosen = training.take(np.flatnonzero(~mine)), training.take(np.flatnonzero(mine))
     with threads.single():
-        chooser = gaussian.Candidates(fit.microvolts(), fit.valid)
+        chooser = gaussian.Candidates(fit.seen_microvolts(), fit.valid)
     found = _baseline(training, chosen, "those, held out for it")
     return replace(found, chooser=chooser)
 
@@ -170,7 +172,18 @@ def _baseline(fit: WindowSet, chosen: WindowSet, source: str) -> Baseline:
         f"{len(set(chosen.subjects))} subject(s) of {source}"
     )
     with threads.single():
-        return Baseline(gaussian.Candidates(fit.microvolts(), fit.valid), chosen, (note,))
+        return Baseline(gaussian.Candidates(fit.seen_microvolts(), fit.valid), chosen, (note,))
+
+
+def clipping(held_out: WindowSet) -> list[str]:
+    """That some samples reach the model, and the baselines, clipped; nothing where none does."""
+    share = held_out.clipped_share
+    if not share:
+        return []
+    return [
+        f"{100 * share:.2g} % of the samples lie beyond data.clip = {held_out.clip:g}: model and baselines see them "
+        "clipped, and are scored on them as recorded"
+    ]
 
 
 def caveats(config: DataConfig) -> list[str]:

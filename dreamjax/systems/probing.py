@@ -161,7 +161,7 @@ def features_of(fold: Fold, data: WindowSet, number: int) -> dict[str, np.ndarra
     return {
         ENCODER: _batched(measurement.featurizer(config, fold.run.params), data),
         UNTRAINED: _batched(measurement.featurizer(config, fresh), data),
-        BANDS: bandpower.band_power(data.microvolts()[:, real], data.sfreq),
+        BANDS: bandpower.band_power(data.seen_microvolts()[:, real], data.sfreq),
     }
 
 
@@ -170,7 +170,7 @@ def _batched(featurize: Callable[..., np.ndarray], data: WindowSet, size: int = 
     parts = []
     for first in range(0, len(data), size):
         rows = np.minimum(np.arange(first, first + size), len(data) - 1)
-        parts.append(featurize(data.signal[rows], data.valid[rows])[: len(data) - first])
+        parts.append(featurize(data.seen(rows), data.valid[rows])[: len(data) - first])
     return np.concatenate(parts)
 
 

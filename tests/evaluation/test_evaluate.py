@@ -1,5 +1,6 @@
 """`dreamjax evaluate` from end to end: a small run on synthetic shards, its report, and the mistakes it refuses."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,7 +9,8 @@ import pytest
 
 from dreamjax import config as configs
 from dreamjax.cli import main as cli
-from dreamjax.signals import records
+from dreamjax.evaluation import windows
+from dreamjax.signals import pipeline, records
 from dreamjax.systems import masked_pretraining, measurement, probing, runs
 from dreamjax.training import checkpoints
 from tests.support import make_shards, make_windows
@@ -84,6 +86,21 @@ def test_the_table_is_for_people(run, capsys, tmp_path):
     assert "split test" in shown
     assert "one subject is held out: there is no interval" in shown
     assert "training saw none of these subjects" in shown
+
+
+def test_windows_keep_what_was_recorded_beside_what_the_model_sees(shards, run, capsys, tmp_path):
+    """With a clip at 1 recording's scale: the truth is the record's own µV, and the model's input is the stream's."""
+    data = dataclasses.replace(tiny(shards).data, clip=1.0)
+    loaded = windows.load(data, "test")
+    recorded = np.stack([w.signal for w in records.read_windows(shards, "test")])
+    np.testing.assert_allclose(loaded.microvolts(), recorded, rtol=1e-5, atol=1e-3)
+    [batch] = pipeline.open_stream(data, "test", seed=0, training=False).batches(start=0, batch_size=len(loaded))
+    np.testing.assert_array_equal(loaded.seen(), batch["signal"])
+    beyond = (np.abs(recorded) > loaded.gain[:, :, None]).mean()
+    assert loaded.clipped_share == pytest.approx(beyond, abs=1e-3)
+    clipped = save_run(dataclasses.replace(tiny(shards), data=data), str(tmp_path / "run"))
+    result = evaluated(capsys, clipped, "--windows", "4", "--out", str(tmp_path / "out"))
+    assert any("lie beyond data.clip = 1" in note for note in result["notes"])
 
 
 def test_a_subject_of_training_is_refused(run, shards, capsys, tmp_path):

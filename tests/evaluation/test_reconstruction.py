@@ -183,6 +183,32 @@ def test_channels_that_are_no_electrodes_do_not_count(process):
         assert with_it.r2(method).estimate == pytest.approx(without.r2(method).estimate, rel=1e-9)
 
 
+def test_the_truth_is_not_clipped_and_what_all_methods_see_is(process):
+    """A guess of the clipped value at a sample that was recorded ten times as large is wrong, whoever makes it."""
+    held_out, _ = process
+    task = MaskTask("one", "random", 1 / 64)
+    at = int(np.argmax(task.hidden(held_out.ids[0], np.ones(64, bool), 1, 64.0)))
+    spiked = held_out.signal.copy()
+    spiked[:, :, at] = 400.0
+    windows = dataclasses.replace(held_out, signal=spiked, clip=40.0)
+    assert windows.clipped_share == pytest.approx(1 / 64)
+    seen = []
+
+    def predict(signal, hidden, valid):
+        seen.append(np.abs(signal).max())
+        return signal
+
+    [found] = reconstruction.score(windows, 1, predict=predict, tasks=[task])
+    assert max(seen) == 40
+    hit = [name for name in windows.ids if task.hidden(name, np.ones(64, bool), 1, 64.0)[at]]
+    error = found.sums["model"].rows()[:, 0].sum()  # 2 channels, gain 2 µV
+    assert error == pytest.approx(len(hit) * 2 * (2 * (400 - 40)) ** 2)
+    everywhere = dataclasses.replace(windows, signal=np.full_like(spiked, 400.0))
+    [found] = reconstruction.score(everywhere, 1, tasks=[task])
+    for method in ("linear interpolation", "channel mean"):
+        assert found.sums[method].rows()[:, 0].sum() == pytest.approx(200 * 2 * (2 * (400 - 40)) ** 2)
+
+
 def test_a_score_does_not_depend_on_the_order_of_windows(process):
     held_out, _ = process
     shuffled = held_out.take(np.random.default_rng(4).permutation(len(held_out)))
