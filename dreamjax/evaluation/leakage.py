@@ -1,25 +1,22 @@
 """Whether a model was trained on somebody whom it is scored on.
 
 Two traces are compared: subjects' pseudonyms, and the hashes of the recordings' files, which also find a person who
-was prepared twice under different salts.
+was prepared twice under different salts. Where neither can be compared, nobody can tell.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dreamjax.errors import UserError
-from dreamjax.signals import origin
+from dreamjax.signals import origin, records
 
 
 @dataclass(frozen=True)
 class People:
-    """Who is in some splits of some datasets."""
+    """Who is in a part of a dataset."""
 
     subjects: frozenset[str] = field(default_factory=frozenset)
     files: frozenset[str] = field(default_factory=frozenset)  # SHA-256 of recordings
-
-    def __or__(self, other: "People") -> "People":
-        return People(self.subjects | other.subjects, self.files | other.files)
 
     def shared(self, other: "People") -> list[str]:
         """What both hold, in words a user can search for; empty where nobody is in both."""
@@ -27,45 +24,81 @@ class People:
         return found or [f"the recording with SHA-256 {f[:12]}…" for f in sorted(self.files & other.files)]
 
 
+@dataclass(frozen=True)
+class Dataset:
+    """Everybody in a dataset, whatever their split, and the recordings of each."""
+
+    subjects: frozenset[str]
+    files: Mapping[str, frozenset[str]] = field(default_factory=dict)  # subject → SHA-256 of its recordings
+
+    def of(self, subjects: Iterable[str]) -> People:
+        """Some of them."""
+        chosen = frozenset(subjects)
+        return People(chosen, frozenset().union(*(self.files.get(s, frozenset()) for s in chosen)))
+
+    def comparable(self, training: People, subjects: Iterable[str]) -> list[str]:
+        """The traces by which one of `subjects` would be found among the people of a training dataset.
+
+        Pseudonyms are of one salt where both datasets hold a common one. Empty where there is no such trace.
+        """
+        hashed = bool(training.files) and all(self.files.get(s) for s in subjects)
+        salted_alike = bool(training.subjects & self.subjects)
+        return ["pseudonyms"] * salted_alike + ["file hashes"] * hashed
+
+
 def people(folder: str, split: str) -> People:
     """Who is in a split of a dataset folder: from its dataset.json where that lists them, else from every record."""
     return People(*origin.who(folder, split))
 
 
-def trained_on(paths: Sequence[str], workdir: str | None = None) -> People | None:
-    """Who was trained on: as the run in `workdir` says, else who is now in the training splits of `paths`.
+def dataset(folder: str) -> Dataset:
+    """Everybody in a dataset folder."""
+    found = records.load_dataset(folder)
+    files: dict[str, frozenset[str]] = {}
+    for entry in found.get("inputs", []):
+        if entry.get("sha256") and "subject" in entry:
+            files[entry["subject"]] = files.get(entry["subject"], frozenset()) | {entry["sha256"]}
+    return Dataset(frozenset().union(*(people(folder, split).subjects for split in found["splits"])), files)
+
+
+def trained_on(paths: Sequence[str], workdir: str | None = None) -> tuple[People, ...] | None:
+    """Who was trained on, by dataset: as the run in `workdir` says, else who is now in the training splits of `paths`.
 
     None where a path is no longer there to look, or none is known.
     """
     recorded = None if workdir is None else origin.read(workdir)
     if recorded is not None:
-        people_of = [entry["train"] for entry in recorded]
-        return People(
-            frozenset(s for entry in people_of for s in entry["subjects"]),
-            frozenset(f for entry in people_of for f in entry["files"]),
-        )
-    found, known = People(), list(paths)
-    if not known:  # an imported run, which does not say what it was trained on
+        parts = [entry["train"] for entry in recorded]
+        return tuple(People(frozenset(part["subjects"]), frozenset(part["files"])) for part in parts)
+    if not paths:  # an imported run, which does not say what it was trained on
         return None
-    for path in known:
-        try:
-            found |= people(path, "train")
-        except UserError:
-            return None
-    return found
+    try:
+        return tuple(people(path, "train") for path in paths)
+    except UserError:
+        return None
 
 
-def refuse_overlap(training: People | None, folders: Sequence[str], split: str, run: str) -> str:
+def refuse_overlap(training: Sequence[People] | None, folders: Sequence[str], split: str, run: str) -> str:
     """What could be verified, as a sentence. Raises UserError where a scored subject was trained on."""
     if training is None:
         return f"not verified that training never saw these subjects: what {run} was trained on is gone or unknown"
-    scored = People()
+    both: list[str] = []
+    compared: list[list[str]] = []
     for folder in folders:
-        scored |= people(folder, split)
-    if both := training.shared(scored):
+        whole, scored = dataset(folder), people(folder, split)
+        for part in training:
+            both += part.shared(scored)
+            compared.append(whole.comparable(part, scored.subjects))
+    if both:
         more = f" and {len(both) - 1} more" if len(both) > 1 else ""
         raise UserError(
             f"{run} was trained on {both[0]}{more}, who {'are' if more else 'is'} in split {split} of "
             f"{', '.join(folders)}; a score there would not be held out: evaluate on subjects that training never saw"
         )
-    return "training saw none of these subjects (pseudonyms and file hashes compared)"
+    if not all(compared):
+        return (
+            f"not verified that training never saw these subjects: {run} was trained on data whose pseudonyms have "
+            "another salt, and file hashes are not known"
+        )
+    traces = " and ".join(trace for trace in ("pseudonyms", "file hashes") if any(trace in c for c in compared))
+    return f"training saw none of these subjects ({traces} compared)"

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from dreamjax.errors import UserError, missing_package
 from dreamjax.evaluation import bootstrap
 from dreamjax.evaluation.bootstrap import Interval
-from dreamjax.evaluation.leakage import People
+from dreamjax.evaluation.leakage import Dataset, People
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression: larger is weaker
 CHANCE = 0.5
@@ -39,26 +39,41 @@ def deal(subjects: Sequence[str], folds: int) -> list[tuple[str, ...]]:
     return [tuple(people[i::folds]) for i in range(folds)]
 
 
-def verify_fold(training: People | None, probed: People, run: str) -> None:
-    """Raises UserError where the encoder of a fold was trained on a probed subject, or where nobody can tell."""
-    if training is None:
-        raise UserError(
-            f"{run}: what it was trained on is not here, so nobody can tell whether it saw a probed subject; "
-            "put its shards back, or let --probe train the folds"
-        )
-    if both := training.shared(probed):
+def verify_fold(training: Sequence[People] | None, data: Dataset, probed: Sequence[str], run: str) -> None:
+    """Raises UserError where an encoder was trained on a subject of `data` whom its fold probes, or nobody can tell."""
+    if both := [found for part in verifiable(training, data, probed, run) for found in part.shared(data.of(probed))]:
         raise UserError(
             f"{run} was trained on {both[0]}, which its fold probes; train a fold's encoder without its subjects"
         )
 
 
-def assign(training: Mapping[str, People], subjects: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def verifiable(training: Sequence[People] | None, data: Dataset, probed: Sequence[str], run: str) -> Sequence[People]:
+    """Who an encoder was trained on. Raises UserError where a probed subject would not be found among them."""
+    if training is None:
+        raise UserError(
+            f"{run}: what it was trained on is not here, so nobody can tell whether it saw a probed subject; "
+            "put its shards back, or let --probe train the folds"
+        )
+    if not all(data.comparable(part, probed) for part in training):
+        raise UserError(
+            f"{run}: nobody can tell whether it saw a probed subject, as its data have pseudonyms of another salt and "
+            "file hashes are not known; prepare both with dreamjax prepare, which keeps the hashes"
+        )
+    return training
+
+
+def assign(
+    training: Mapping[str, Sequence[People]], data: Dataset, subjects: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
     """Run → the subjects that it may be probed on: each goes to a run that was not trained on it, evenly.
 
     Raises UserError where every run was trained on some subject, or a run is left with too few.
     """
     dealt: dict[str, list[str]] = {run: [] for run in training}
-    possible = {s: [run for run, people in training.items() if s not in people.subjects] for s in set(subjects)}
+    possible = {
+        s: [run for run, parts in training.items() if not any(part.shared(data.of([s])) for part in parts)]
+        for s in set(subjects)
+    }
     for subject in sorted(possible, key=lambda s: (len(possible[s]), s)):
         if not possible[subject]:
             raise UserError(

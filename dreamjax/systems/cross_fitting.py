@@ -11,7 +11,6 @@ from etils import epath
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.evaluation import leakage, probe
-from dreamjax.evaluation.leakage import People
 from dreamjax.signals import records
 from dreamjax.signals.records import Window
 from dreamjax.systems import runs
@@ -33,20 +32,20 @@ def train_folds(
     The dataset `labelled` is written anew for each fold, the fold's subjects as its split test and everybody else,
     whatever their split was, as train; the other datasets of the config stay as they are.
     """
-    found = []
+    found, everybody = [], leakage.dataset(labelled)
     for i, group in enumerate(probe.deal(subjects, folds)):
         folder = epath.Path(workdir) / f"fold-{i}"
         shards = str(folder / "shards")
         write_fold(labelled, shards, group)
         here = fold_config(config, labelled, shards, steps)
-        _verify(here.data.path, group, f"fold {i}")
+        probe.verify_fold(leakage.trained_on(here.data.path), everybody, group, f"fold {i}")
         log.info("fold %d of %d: pretraining without %d subjects in %s", i + 1, folds, len(group), folder / "run")
         runs.train(here, str(folder / "run"))
         found.append(Fold(runs.open_run(str(folder / "run")), group))
     return found
 
 
-def open_folds(workdirs: Sequence[str], subjects: Sequence[str]) -> list[Fold]:
+def open_folds(workdirs: Sequence[str], labelled: str, subjects: Sequence[str]) -> list[Fold]:
     """Runs that somebody else trained, each with the subjects that it did not see.
 
     Raises UserError where the runs leave some subject no encoder that never saw it, or that cannot be verified.
@@ -54,13 +53,12 @@ def open_folds(workdirs: Sequence[str], subjects: Sequence[str]) -> list[Fold]:
     if len(set(workdirs)) < 2:
         raise UserError("--fold-runs takes the work directories of at least two runs that left out different subjects")
     opened = {workdir: runs.open_run(workdir) for workdir in workdirs}
-    training: dict[str, People] = {}
-    for workdir, run in opened.items():
-        known = leakage.trained_on(run.config.data.path, workdir)
-        probe.verify_fold(known, People(), workdir)
-        assert known is not None
-        training[workdir] = known
-    dealt = probe.assign(training, subjects)
+    everybody = leakage.dataset(labelled)
+    training = {
+        workdir: probe.verifiable(leakage.trained_on(run.config.data.path, workdir), everybody, subjects, workdir)
+        for workdir, run in opened.items()
+    }
+    dealt = probe.assign(training, everybody, subjects)
     return [Fold(opened[workdir], group) for workdir, group in dealt.items()]
 
 
@@ -76,12 +74,11 @@ def fold_config(config: Any, labelled: str, shards: str, steps: int | None) -> A
     )
 
 
-def _verify(paths: Sequence[str], probed: Sequence[str], run: str) -> None:
-    probe.verify_fold(leakage.trained_on(paths), People(frozenset(probed)), run)
-
-
 def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
-    """The windows of every split of `source`, those of `probed` as split test and the rest as train. Once."""
+    """The windows of every split of `source`, those of `probed` as split test and the rest as train. Once.
+
+    What dataset.json says of each recording goes along, its file's hash too, so that whoever sees the fold can compare.
+    """
     dataset = records.load_dataset(source)
     mark = {"source": [dataset["name"], dataset["splits"], sorted(dataset["shards"])], "left_out": sorted(probed)}
     target = epath.Path(out)
@@ -102,5 +99,10 @@ def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
         split: records.write_split(target, dataset["name"], split, windows(split == "test"))
         for split in ("train", "test")
     }
-    kept = {key: dataset[key] for key in ("settings", "versions", "channels", "corpora") if key in dataset}
+    kept: dict[str, Any] = {
+        key: dataset[key] for key in ("settings", "versions", "channels", "corpora") if key in dataset
+    }
+    inputs = dataset.get("inputs", [])
+    if all("subject" in entry for entry in inputs):
+        kept["inputs"] = [e | {"split": "test" if e["subject"] in left_out else "train"} for e in inputs]
     records.finish(target, dataset["name"], splits, kept | {"fold": mark})

@@ -46,7 +46,7 @@ def evaluate(workdir: str, request: ProbeRequest) -> dict[str, Any]:
     labelled = labelled_dataset(config.data.path, request)
     subjects = people(config, labelled, request.labels)
     if request.fold_runs:
-        folds = cross_fitting.open_folds(request.fold_runs, subjects)
+        folds = cross_fitting.open_folds(request.fold_runs, labelled, subjects)
     else:
         where = str(epath.Path(out) / "probe")
         folds = cross_fitting.train_folds(config, labelled, subjects, request.folds, where, request.steps)

@@ -9,9 +9,9 @@ import pytest
 
 from dreamjax import config as configs
 from dreamjax.cli import main as cli
-from dreamjax.evaluation import windows
+from dreamjax.evaluation import leakage, windows
 from dreamjax.signals import pipeline, records
-from dreamjax.systems import masked_pretraining, measurement, probing, runs
+from dreamjax.systems import cross_fitting, masked_pretraining, measurement, probing, runs
 from dreamjax.training import checkpoints
 from tests.support import make_shards, make_windows
 
@@ -196,6 +196,41 @@ def test_fold_runs_that_saw_everybody_are_refused(run, capsys, tmp_path):
     other = str(tmp_path / "other")
     shutil.copytree(run, other)
     assert "were trained on subject subject00" in refused(capsys, run, "--fold-runs", run, other)
+
+
+def salted(source: str, folder, salt: str, hashed: bool = True) -> str:
+    """A dataset with other pseudonyms, and in dataset.json the hashes of its recordings, as prepare keeps them."""
+    splits, inputs = {}, []
+    for split in records.load_dataset(source)["splits"]:
+        found = [
+            dataclasses.replace(w, subject=salt + w.subject, recording=salt + w.recording)
+            for w in records.read_windows(source, split)
+        ]
+        splits[split] = records.write_split(folder, "salted", split, found)
+        files = {w.subject: f"file of {w.subject.removeprefix(salt)}" for w in found}
+        inputs += [{"subject": s, "split": split, "sha256": sha} for s, sha in files.items()]
+    records.finish(folder, "salted", splits, {"inputs": inputs} if hashed else {})
+    return str(folder)
+
+
+def test_fold_runs_that_saw_everybody_under_another_salt_are_refused(shards, capsys, tmp_path):
+    """Two runs trained on the folds of `one`, and the same recordings probed under other pseudonyms."""
+    one, other = salted(shards, tmp_path / "one", "x"), salted(shards, tmp_path / "other", "y")
+    people = sorted(leakage.dataset(one).subjects)
+    folds = []
+    for name, left_out in (("a", people[:3]), ("b", people[6:])):
+        cross_fitting.write_fold(one, str(tmp_path / name), left_out)
+        folds.append(save_run(tiny(str(tmp_path / name)), str(tmp_path / f"run-{name}")))
+    probed = save_run(tiny(other), str(tmp_path / "probed"))
+    assert "were trained on subject ysubject03" in refused(capsys, probed, "--fold-runs", *folds)
+    bare = save_run(tiny(salted(shards, tmp_path / "bare", "z", hashed=False)), str(tmp_path / "unknown"))
+    assert "file hashes are not known" in refused(capsys, bare, "--fold-runs", *folds)
+
+
+def test_what_could_not_be_compared_is_not_said_to_be_verified(run, shards, capsys, tmp_path):
+    words = ("--windows", "4", "--out", str(tmp_path / "out"))
+    result = evaluated(capsys, run, "--data", salted(shards, tmp_path / "other", "x"), *words)
+    assert any("not verified" in note and "another salt" in note for note in result["notes"])
 
 
 def test_features_of_an_untrained_encoder_differ_from_the_runs(run, shards):

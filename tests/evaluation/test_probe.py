@@ -5,7 +5,7 @@ import pytest
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import bandpower, probe, probe_report
-from dreamjax.evaluation.leakage import People
+from dreamjax.evaluation.leakage import Dataset, People
 from dreamjax.evaluation.probe import ProbeScore
 
 
@@ -37,24 +37,60 @@ def test_too_few_subjects_are_refused():
 
 def test_a_leaky_fold_is_refused():
     with pytest.raises(UserError, match="runs/fold-0 was trained on subject b"):
-        probe.verify_fold(People(frozenset("ab")), People(frozenset("bc")), "runs/fold-0")
+        probe.verify_fold([People(frozenset("ab"))], Dataset(frozenset("abc")), "bc", "runs/fold-0")
 
 
 def test_a_fold_that_nobody_can_verify_is_refused():
     with pytest.raises(UserError, match="nobody can tell"):
-        probe.verify_fold(None, People(frozenset("b")), "runs/fold-0")
+        probe.verify_fold(None, Dataset(frozenset("b")), "b", "runs/fold-0")
+
+
+def hashed(**files: str) -> Dataset:
+    """A dataset whose dataset.json has the hashes of each subject's recordings."""
+    return Dataset(frozenset(files), {subject: frozenset({file}) for subject, file in files.items()})
+
+
+def test_another_salt_does_not_hide_somebody_whose_file_is_known():
+    training = [People(frozenset({"x1", "x2"}), frozenset({"file a", "file b"}))]
+    with pytest.raises(UserError, match="was trained on the recording with SHA-256 file b"):
+        probe.verify_fold(training, hashed(b="file b", c="file c"), "bc", "run")
+    probe.verify_fold(training, hashed(c="file c", d="file d"), "cd", "run")
+
+
+@pytest.mark.parametrize(
+    ("training", "data"),
+    [
+        (People(frozenset({"x1"}), frozenset({"file a"})), Dataset(frozenset("bc"))),
+        (People(frozenset({"x1"})), hashed(b="file b", c="file c")),
+    ],
+)
+def test_another_salt_without_hashes_on_both_sides_is_refused(training, data):
+    with pytest.raises(UserError, match="pseudonyms of another salt and file hashes are not known"):
+        probe.verify_fold([People(frozenset("cd")), training], data, "b", "run")
+    with pytest.raises(UserError, match="pseudonyms of another salt"):
+        probe.verifiable([training], data, "b", "run")
 
 
 def test_subjects_go_to_a_run_that_never_saw_them():
     everybody = frozenset("abcdef")
-    training = {"A": People(everybody - set("abc")), "B": People(everybody - set("def"))}
-    assert probe.assign(training, "fedcba") == {"A": ("a", "b", "c"), "B": ("d", "e", "f")}
+    training = {"A": [People(everybody - set("abc"))], "B": [People(everybody - set("def"))]}
+    assert probe.assign(training, Dataset(everybody), "fedcba") == {"A": ("a", "b", "c"), "B": ("d", "e", "f")}
 
 
 def test_runs_that_all_saw_a_subject_are_refused():
-    training = {"A": People(frozenset("abcd")), "B": People(frozenset("aefg"))}
+    training = {"A": [People(frozenset("abcd"))], "B": [People(frozenset("aefg"))]}
     with pytest.raises(UserError, match="trained on subject a"):
-        probe.assign(training, "abcdefg")
+        probe.assign(training, Dataset(frozenset("abcdefg")), "abcdefg")
+
+
+def test_subjects_are_dealt_by_their_files_where_pseudonyms_differ():
+    """Both runs know the people by other names; A's files are those of a, b, c, and B's those of d, e, f."""
+    data = hashed(**{s: f"file {s}" for s in "abcdef"})
+    training = {
+        "A": [People(frozenset({"x"}), data.of("abc").files)],
+        "B": [People(frozenset({"y"}), data.of("def").files)],
+    }
+    assert probe.assign(training, data, "abcdef") == {"A": ("d", "e", "f"), "B": ("a", "b", "c")}
 
 
 # ---------------------------------------------------------------------------------------------------------------- probe
