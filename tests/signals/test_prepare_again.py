@@ -1,0 +1,125 @@
+"""`dreamjax prepare` run a second time: over a finished folder, after an interruption, beside itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from studies import INLINE, all_windows, hidden, study
+
+from dreamjax.errors import UserError
+from dreamjax.signals import convert, records
+from dreamjax.signals import prepare as prepare_module
+from dreamjax.signals.prepare import Options, prepare
+from dreamjax.signals.preprocess import Settings
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("prepared")
+    result = prepare([study(root / "study")], root / "out", options=INLINE)
+    return root / "out", result
+
+
+def test_a_second_run_does_nothing(prepared):
+    out, first = prepared
+    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    again = prepare([out.parent / "study"], out, options=INLINE)
+    assert again["already_prepared"]
+    assert again["windows"] == first["windows"]
+    assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("change", ["settings", "salt", "inputs"])
+def test_a_folder_of_another_run_is_refused_in_one_sentence(prepared, tmp_path, change):
+    out, _ = prepared
+    before = (out / "dataset.json").read_bytes()
+    settings = Settings(low=1.0) if change == "settings" else Settings()
+    options = Options(workers=0, salt="secret") if change == "salt" else INLINE
+    source = study(tmp_path / "study", subjects=1) if change == "inputs" else out.parent / "study"
+    with pytest.raises(UserError, match="choose another --out or pass --overwrite"):
+        prepare([source], out, settings, options)
+    assert (out / "dataset.json").read_bytes() == before
+
+
+def test_overwriting_replaces_the_folder_whole(tmp_path):
+    source = study(tmp_path / "study", subjects=3, recordings=1)
+    prepare([source], tmp_path / "out", options=INLINE)
+    (tmp_path / "out" / "stray").write_text("x")
+    prepare([source], tmp_path / "out", Settings(low=1.0), Options(workers=0, overwrite=True))
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["settings"]["low"] == 1.0
+    assert not (tmp_path / "out" / "stray").exists()
+    assert hidden(tmp_path) == []
+
+
+def test_a_folder_of_something_else_is_never_touched(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="no dataset that `dreamjax prepare` wrote"):
+        prepare([study(tmp_path / "study", 1, 1)], tmp_path / "out", options=INLINE)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Stopped in the third of six recordings: the second run converts four and equals an undisturbed one."""
+    source = study(tmp_path / "study", subjects=3)
+    real, calls = convert.convert_recording, []
+
+    def counted(recording, *args):
+        calls.append(recording.path)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(recording, *args)
+
+    monkeypatch.setattr(convert, "convert_recording", counted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare([source], tmp_path / "out", options=INLINE)
+    assert not (tmp_path / "out").exists()
+    result = prepare([source], tmp_path / "out", options=INLINE)
+    assert result["reused"] == 2
+    assert len(calls) == 3 + 4
+    monkeypatch.setattr(convert, "convert_recording", real)
+    prepare([source], tmp_path / "undisturbed", options=INLINE)
+    for split, windows in all_windows(tmp_path / "undisturbed").items():
+        for a, b in zip(windows, records.read_windows(tmp_path / "out", split), strict=True):
+            np.testing.assert_array_equal(a.signal, b.signal)
+            assert a.recording == b.recording
+
+
+def test_a_killed_run_leaves_no_half_dataset_and_resumes(tmp_path):
+    """SIGKILL to the whole process group as soon as the first part is there."""
+    source = study(tmp_path / "study", subjects=6, recordings=2, seconds=60)
+    command = [
+        sys.executable,
+        "-m",
+        "dreamjax",
+        "prepare",
+        str(source),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+    ]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".out.parts/*/summary.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out").exists()
+    finished = len(list(tmp_path.glob(".out.parts/*/summary.json")))
+    assert finished >= 1
+    result = prepare([source], tmp_path / "out", options=INLINE)
+    assert result["reused"] == finished
+    assert result["recordings"] == 12
+    assert hidden(tmp_path) == []
+
+
+def test_two_runs_into_one_folder_exclude_each_other(tmp_path):
+    source = study(tmp_path / "study", 1, 1)
+    with prepare_module._working_folder(tmp_path / "out"), pytest.raises(UserError, match="another dreamjax prepare"):
+        prepare([source], tmp_path / "out", options=INLINE)

@@ -1,0 +1,95 @@
+"""`dreamjax prepare` under bad luck: crashing readers, a full disk, unreadable files, mistakes."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from studies import hidden, study
+
+from dreamjax.cli import main
+from dreamjax.signals import records, workers
+
+FAILING = "failing_tasks:act"
+
+
+def test_a_task_that_crashes_hangs_or_fails_costs_itself_alone():
+    tasks = ["a", "segfault", "b", "hang", "exit", "c", "raise", "refuse", "d"]
+    outcomes = {o.task: o for o in workers.run(FAILING, tasks, workers=2, timeout_s=3.0)}
+    told = {tasks[i]: outcomes[i].result or outcomes[i].reason for i in range(len(tasks))}
+    assert told == {
+        "a": "A",
+        "b": "B",
+        "c": "C",
+        "d": "D",
+        "segfault": "the reader crashed (SIGSEGV)",
+        "hang": "no progress for 3 s",
+        "exit": "the reader ended its process (exit code 7)",
+        "raise": "the reader failed (ValueError)",  # its text may name the patient
+        "refuse": "the file is empty",
+    }
+    assert [tasks[o.task] for o in outcomes.values() if o.crashed] != []
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_full_disk_ends_the_run(count):
+    with pytest.raises(OSError, match="No space left") as problem:
+        list(workers.run(FAILING, ["a", "full", "b"], workers=count))
+    assert problem.value.errno == errno.ENOSPC
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_dataset(tmp_path, monkeypatch, capsys):
+    source = study(tmp_path / "study", 3, 1)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out"))
+
+    monkeypatch.setattr(records, "merge", full)
+    assert main.main(["prepare", str(source), "--out", str(tmp_path / "out"), "--workers", "0"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert "No space left on device" in said[-1]
+    assert not (tmp_path / "out").exists()
+    assert [n for n in hidden(tmp_path) if ".new" in n] == []
+
+
+def test_unreadable_files_are_listed_and_the_rest_converted(tmp_path, capsys):
+    source = study(tmp_path / "study", 3, 1)
+    (source / "empty.edf").write_bytes(b"")
+    (source / "letter.edf").write_text("Dear colleague, " * 40)
+    whole = (source / "sub-00_ses-0.edf").read_bytes()
+    (source / "cut.edf").write_bytes(whole[:600])
+    assert main.main(["prepare", str(source), "--out", str(tmp_path / "out"), "--workers", "0", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["recordings"] == 3
+    assert {Path(f["path"]).name for f in result["failed"]} == {"empty.edf", "letter.edf", "cut.edf"}
+    assert all(f["reason"] and "\n" not in f["reason"] for f in result["failed"])
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert sum(r["whole"] for r in rejects) == 3
+
+
+def test_nothing_readable_is_exit_2_with_the_reasons(tmp_path, capsys):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "empty.edf").write_bytes(b"")
+    assert main.main(["prepare", str(tmp_path / "study"), "--out", str(tmp_path / "out"), "--workers", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "none of the 1 recordings could be converted" in said
+    assert "empty.edf" in said
+    assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name and not p.name.endswith(".parts")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--low", "90"], "pass band"),
+        (["--splits", "0.5", "0.1", "0.1"], "sum to 1"),
+        (["--events", "nowhere.csv", "--tmin", "0", "--tmax", "5"], "set samples to 1280"),
+        (["--unit-scale", "volts"], "volts"),
+        (["--name", "My Data"], "lower-case"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_sentence(tmp_path, capsys, words, said):
+    source = study(tmp_path / "study", 1, 1)
+    assert main.main(["prepare", str(source), "--out", str(tmp_path / "out"), "--workers", "0", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
