@@ -47,7 +47,6 @@ class Header:
     record_duration: float  # s
     n_records: int  # whole records that the file really holds
     promised: int  # records that the header promises; -1: unknown while recording
-    loose_bytes: int  # after the last whole record
     patient_words: frozenset[str]
 
     @property
@@ -94,7 +93,7 @@ def read_header(path: str | os.PathLike[str], strict: bool = False) -> Header:
     if rates and (min(rates) < 0.1 or max(rates) > MAX_RATE):
         raise UserError(f"{path}: the header gives sampling rates up to {max(rates):g} Hz; the file cannot be read")
     promised = _integer(fixed[236:244], "number of records", path, -1, 1 << 40)
-    n_records, loose = divmod(size - header_bytes, record_bytes)
+    n_records = (size - header_bytes) // record_bytes
     if n_records == 0:
         raise UserError(f"{path}: the file ends before its first whole data record; restore it from its source")
     if strict and promised != n_records:
@@ -105,7 +104,7 @@ def read_header(path: str | os.PathLike[str], strict: bool = False) -> Header:
     reserved = fixed[192:236].decode("latin-1").strip()
     kind = reserved[:5] if re.match(r"(EDF|BDF)\+[CD]", reserved) else ""
     words = frozenset(w.lower() for w in re.split(r"[\W_]+", fixed[8:168].decode("latin-1")) if len(w) > 1)
-    return Header(path, format_, kind, signals, header_bytes, duration, int(n_records), promised, int(loose), words)
+    return Header(path, format_, kind, signals, header_bytes, duration, int(n_records), promised, words)
 
 
 def _format(fixed: bytes, path: str) -> str:
