@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from dreamjax.errors import UserError, missing_package
 from dreamjax.evaluation import bootstrap
@@ -104,8 +104,28 @@ def within_subject(
     return out
 
 
+def of_both_classes(
+    labels: Int[np.ndarray, "B"], subjects: Sequence[str] | np.ndarray, question: str
+) -> tuple[Bool[np.ndarray, "B"], tuple[str, ...]]:
+    """The labelled windows (labels 0 and 1) of subjects who have both classes, and who has not: these get no score.
+
+    Raises UserError where fewer than FEWEST subjects remain; `question` says of what, in words.
+    """
+    who = np.asarray(subjects)
+    lacking = tuple(str(s) for s in np.unique(who) if len(np.unique(labels[(who == s) & (labels >= 0)])) < 2)
+    remaining = len(np.unique(who)) - len(lacking)
+    if remaining < FEWEST:
+        raise UserError(
+            f"{question}: {remaining} of a fold's {remaining + len(lacking)} subjects have windows of both classes, "
+            f"and a probe takes at least {FEWEST}; use fewer --folds, longer recordings or other --probe-labels"
+        )
+    return (labels >= 0) & ~np.isin(who, lacking), lacking
+
+
 def balanced_accuracy(truth: Int[np.ndarray, "B"], guess: Int[np.ndarray, "B"]) -> float:
-    """The mean over the two classes of the share recognised."""
+    """The mean over the two classes of the share recognised. Raises ValueError where a class is absent."""
+    if len(np.unique(truth)) != 2:
+        raise ValueError("balanced accuracy takes windows of both classes")
     return float(np.mean([(guess[truth == c] == c).mean() for c in (0, 1)]))
 
 
@@ -162,6 +182,7 @@ class ProbeScore:
     name: str
     by_subject: Mapping[str, float]
     control: bool = False  # a row that other rows are compared with; an untrained encoder is never more than that
+    left_out: tuple[str, ...] = ()  # subjects without windows of both classes
     seed: int = 0
     level: float = bootstrap.LEVEL
 

@@ -134,6 +134,7 @@ def people(config: Any, folder: str, labels: tuple[str, str]) -> list[str]:
 def score(folds: list[Fold], labelled: str, request: ProbeRequest) -> dict[str, ProbeScore]:
     """Name → balanced accuracy by subject, for both questions and each kind of features."""
     found: dict[str, dict[str, float]] = {}
+    lacking: dict[str, tuple[str, ...]] = {}
     with progress("probe", len(folds)) as bar:
         for number, fold in enumerate(folds):
             data = load(fold.run.config, labelled)
@@ -141,16 +142,35 @@ def score(folds: list[Fold], labelled: str, request: ProbeRequest) -> dict[str, 
             data = data.take(np.flatnonzero(mine))
             subjects = np.array(data.subjects)
             questions = {"": condition_labels(data, request.labels), "drift: ": drift(data, request.labels[0])}
+            chosen = {q: probe.of_both_classes(labels, subjects, asked(q, request)) for q, labels in questions.items()}
             for kind, features in features_of(fold, data, number).items():
-                for question, labels in questions.items():
-                    used = labels >= 0
-                    by_subject = probe.leave_subject_out(features[used], labels[used], subjects[used])
+                for question, (used, lost) in chosen.items():
+                    by_subject = probe.leave_subject_out(features[used], questions[question][used], subjects[used])
                     found.setdefault(question + kind, {}).update(by_subject)
+                    lacking[question + kind] = lacking.get(question + kind, ()) + lost
             bar.advance(1)
     return {
-        name: ProbeScore(name, by_subject, UNTRAINED in name or "drift" in name, request.seed, request.level)
+        name: ProbeScore(
+            name, by_subject, UNTRAINED in name or "drift" in name, lacking[name], request.seed, request.level
+        )
         for name, by_subject in found.items()
     }
+
+
+def asked(question: str, request: ProbeRequest) -> str:
+    """A question in words."""
+    return f"first against last minute of {request.labels[0]}" if question else " against ".join(request.labels[::-1])
+
+
+def left_out(scores: dict[str, ProbeScore], request: ProbeRequest) -> list[str]:
+    """Who got no score in which question, and why; a sentence each."""
+    found = {"" if not name.startswith("drift: ") else "drift: ": s.left_out for name, s in scores.items()}
+    return [
+        f"left out of {asked(question, request)}, without windows of both: subject{'s' if len(who) > 1 else ''} "
+        f"{', '.join(sorted(who))}"
+        for question, who in found.items()
+        if who
+    ]
 
 
 def features_of(fold: Fold, data: WindowSet, number: int) -> dict[str, np.ndarray]:
@@ -205,6 +225,7 @@ def _result(
             "(verified); logistic regression fitted leaving one subject out, its penalty chosen leaving out another",
             "features standardised within each subject, without labels; chance is 0.5",
             f"{100 * request.level:g} % intervals over subjects in brackets",
+            *left_out(scores, request),
         ],
         "statements": part.pop("statements"),
         "run": workdir,

@@ -192,6 +192,23 @@ def test_the_probe_pretrains_without_its_subjects(run, capsys, tmp_path, instant
         assert len(entry["r2_by_subject"]["conditional mean"]) == 9
 
 
+def test_a_subject_without_both_minutes_is_named_and_the_others_are_scored(capsys, tmp_path, instant_training):
+    """One of ten has a single window of rest, which is no first and last minute."""
+    made = [make_windows(s, windows=2 if s == 3 else 8, samples=256, labels=LABELS) for s in range(10)]
+    folder = tmp_path / "shards"
+    split = records.write_split(folder, "some", "train", [window for windows in made for window in windows])
+    records.finish(folder, "some", {"train": split})
+    run = save_run(tiny(str(folder)), str(tmp_path / "run"))
+    result = evaluated(capsys, run, "--probe", "--probe-steps", "1", "--out", str(tmp_path / "out"))
+    assert (
+        "left out of first against last minute of rest, without windows of both: subject subject03" in result["notes"]
+    )
+    scores = result["probe"]["scores"]
+    assert len(scores["band power"]["by_subject"]) == 10
+    assert len(scores["drift: band power"]["by_subject"]) == 9
+    assert scores["drift: band power"]["balanced_accuracy"]["estimate"] is not None
+
+
 def test_fold_runs_that_saw_everybody_are_refused(run, capsys, tmp_path):
     other = str(tmp_path / "other")
     shutil.copytree(run, other)

@@ -100,6 +100,22 @@ def test_balanced_accuracy_by_hand():
     assert probe.balanced_accuracy(truth, guess) == pytest.approx(0.625)
 
 
+def test_a_subject_of_one_class_is_left_out_and_named_never_scored_as_nan():
+    x, y, who = features_of(np.random.default_rng(5), 5, 30, 1.0)
+    y[who == "s03"] = 1
+    y[(who == "s01") & (y == 0)] = -1
+    used, lacking = probe.of_both_classes(y, who, "task against rest")
+    assert lacking == ("s01", "s03")
+    scores = probe.leave_subject_out(x[used], y[used], who[used])
+    assert sorted(scores) == ["s00", "s02", "s04"]
+    assert np.isfinite(list(scores.values())).all()
+    with pytest.raises(ValueError, match="both classes"):
+        probe.balanced_accuracy(np.ones(4, int), np.ones(4, int))
+    y[who == "s04"] = 0
+    with pytest.raises(UserError, match="task against rest: 2 of a fold's 5 subjects have windows of both classes"):
+        probe.of_both_classes(y, who, "task against rest")
+
+
 def test_standardising_within_subjects_leaves_no_subject_mean_and_no_infinity():
     x = np.array([[1.0, 7.0], [3.0, 7.0], [10.0, 0.0], [30.0, 1.0]])
     out = probe.within_subject(x, ["a", "a", "b", "b"])
