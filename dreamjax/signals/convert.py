@@ -9,6 +9,7 @@ import re
 import resource
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -173,8 +174,18 @@ def convert(task: Task, beat: Callable[[], None]) -> dict[str, Any]:
         recording = with_event_table(recording, table, stimuli=task.stimuli or None)
     summary = convert_recording(recording, task, part, beat)
     summary |= {"sha256": content, "wall_s": time.monotonic() - started, "cpu_s": time.process_time() - worked}
-    atomic.write_text(part / SUMMARY, json.dumps(summary))
+    with _writing(part):
+        atomic.write_text(part / SUMMARY, json.dumps(summary))
     return {**summary, "part": key, "reused": False}
+
+
+@contextmanager
+def _writing(part: Path) -> Iterator[None]:
+    """Problems of the output are not taken for those of the recording."""
+    try:
+        yield
+    except OSError as problem:
+        raise shards.CannotWrite.of(part, problem) from problem
 
 
 def event_table(task: Task) -> str:
@@ -250,7 +261,6 @@ def convert_recording(recording: Recording, task: Task, part: Path, beat: Callab
     recording = replace(recording, dataset=task.corpus)
     windows = Windows(recording, settings, identity_of(task.source, task.salt))
     sketch = Sketch(averages=bool(settings.events.source))
-    part.mkdir(parents=True, exist_ok=True)
     written = 0
     with shards.Writer(part / SHARD) as writer:
         for window in _beating(windows, beat):
@@ -261,7 +271,8 @@ def convert_recording(recording: Recording, task: Task, part: Path, beat: Callab
         reasons = grouped(windows.rejects)
         raise UserError(reasons[0]["reason"] if reasons else _nothing(recording, settings))
     if sketch.sums:
-        np.savez(part / "averages.npz", *sketch.sums.values())
+        with _writing(part):
+            np.savez(part / "averages.npz", *sketch.sums.values())
     plan = windows.plan
     return {
         "dataset": recording.dataset,

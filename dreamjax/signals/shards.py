@@ -28,6 +28,16 @@ READER_OPTIONS = "readahead_buffer_size:0"
 BUFFER = 32768
 
 
+class CannotWrite(UserError):
+    """The output is at fault (a full disk, say) and not the recording: a run over many recordings ends."""
+
+    @classmethod
+    def of(cls, path: object, problem: object) -> "CannotWrite":
+        """The sentence for a problem of the operating system, or of array_record, which quotes the system's words."""
+        why = getattr(problem, "strerror", None) or str(problem).partition(";")[0].rpartition("failed: ")[2]
+        return cls(f"{path}: cannot be written ({why}); make room or mend the disk, then run the same again")
+
+
 @dataclass(frozen=True)
 class Shard:
     """A finished shard file. `name` is relative to its dataset's folder."""
@@ -83,7 +93,7 @@ class Writer:
             folder.mkdir(parents=True, exist_ok=True)
             self._part.touch()  # a full or read-only disk says so here, in Python's words
         except OSError as problem:
-            raise UserError(f"{self.path}: cannot be written ({problem.strerror})") from problem
+            raise CannotWrite.of(self.path, problem) from problem
         self._writer = array_record_module.ArrayRecordWriter(str(self._part), WRITER_OPTIONS)
 
     def write(self, record: bytes) -> None:
@@ -92,11 +102,11 @@ class Writer:
         self.bytes += len(record)
 
     def close(self) -> Shard:
-        """Name the file. Raises UserError where not every record reached the disk."""
+        """Name the file. Raises CannotWrite where not every record reached the disk."""
         try:
             self._writer.close()
             if count(str(self._part)) != self.records:
-                raise UserError(f"{self.path}: not every record could be written; is the disk full?")
+                raise CannotWrite(f"{self.path}: not every record could be written; is the disk full?")
             size, sha256 = self._part.stat().st_size, manifest.file_hash(self._part)
             if "://" in os.fspath(self.path):
                 epath.Path(self._part).copy(self.path, overwrite=True)
@@ -107,7 +117,7 @@ class Writer:
             self.abort()
             if isinstance(problem, UserError) or not isinstance(problem, (OSError, RuntimeError, ValueError)):
                 raise
-            raise UserError(f"{self.path}: cannot be written ({problem})") from problem
+            raise CannotWrite.of(self.path, problem) from problem
         self.shard = Shard(self.path.name, self.records, size, sha256)
         return self.shard
 

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from dreamjax.errors import UserError
+from dreamjax.signals.shards import CannotWrite
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -40,12 +41,14 @@ def function_of(name: str) -> Callable[..., Any]:
 
 
 def attempt(function: Callable[..., Any], index: int, task: Any, beat: Callable[[], None]) -> Outcome:
-    """Run one task; its mistakes become a reason, except a full disk, which ends everything.
+    """Run one task; its mistakes become a reason, except a disk that takes no more, which ends everything.
 
     The text of a foreign exception may quote the file (names, dates), so only its type is kept.
     """
     try:
         return Outcome(index, function(task, beat))
+    except CannotWrite:
+        raise
     except UserError as mistake:
         return Outcome(index, reason=str(mistake))
     except OSError as problem:
@@ -79,7 +82,7 @@ def _serve(pipe: Connection, name: str, quiet: bool) -> None:
         index, task = message
         try:
             pipe.send(attempt(function, index, task, beat))
-        except OSError as problem:
+        except (OSError, CannotWrite) as problem:
             pipe.send(problem)
 
 
@@ -140,8 +143,8 @@ def run(
     """Outcomes of `name(task, beat)` for every task, in the order in which they end.
 
     `name` is `package.module:function`, importable in a child. `beat()` says that a task is alive: one that is silent
-    for `timeout_s` is killed. `workers=0` runs in this process, without protection. Raises OSError when the disk is
-    full; whatever was begun is stopped first.
+    for `timeout_s` is killed. `workers=0` runs in this process, without protection. Raises OSError or CannotWrite when
+    the disk is full; whatever was begun is stopped first.
     """
     if workers == 0:
         function = function_of(name)
@@ -187,7 +190,7 @@ def _hear(pool: list[_Worker], i: int, name: str, quiet: bool) -> Iterator[Outco
             yield Outcome(task, reason=reason, crashed=True)
         return
     worker.heard, worker.ready = time.monotonic(), True
-    if isinstance(message, OSError):
+    if isinstance(message, OSError | CannotWrite):
         raise message
     if isinstance(message, Outcome):
         worker.task = None

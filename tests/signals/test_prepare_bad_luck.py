@@ -3,13 +3,20 @@
 import errno
 import json
 import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from studies import hidden, study
+from edf_files import write_edf
+from recorded import noise
+from studies import INLINE, hidden, study
 
 from dreamjax.cli import main
 from dreamjax.signals import records, workers
+from dreamjax.signals.prepare import prepare
 
 FAILING = "failing_tasks:act"
 
@@ -37,6 +44,52 @@ def test_a_full_disk_ends_the_run(count):
     with pytest.raises(OSError, match="No space left") as problem:
         list(workers.run(FAILING, ["a", "full", "b"], workers=count))
     assert problem.value.errno == errno.ENOSPC
+
+
+def command(source: Path, out: Path, limit: int | None = None) -> subprocess.CompletedProcess:
+    """`dreamjax prepare` with one worker; `limit`: no file of it, or of its children, may grow beyond so many bytes."""
+    words = [sys.executable, "-m", "dreamjax", "prepare", str(source), "--out", str(out), "--workers", "1"]
+
+    def limited() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.run(words, capture_output=True, text=True, check=False, preexec_fn=limited)
+
+
+def one_sentence(done: subprocess.CompletedProcess, why: str) -> None:
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"cannot be written ({why})" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_fills_in_a_child_stops_the_run_and_the_next_goes_on(tmp_path):
+    """A short recording fits under the limit on file size, the long one after it does not."""
+    source = study(tmp_path / "study", 1, 1, seconds=8)
+    write_edf(source / "sub-09_ses-0.edf", np.rint(noise(8, 120) / 0.1))
+    one_sentence(command(source, tmp_path / "out", limit=200_000), "File too large")
+    assert hidden(tmp_path) == [".out.parts"]
+    assert not (tmp_path / "out").exists()
+    finished = [p.parent for p in tmp_path.glob(".out.parts/*/summary.json")]
+    assert len(finished) == 1
+    result = prepare([source], tmp_path / "out", options=INLINE)
+    assert (result["reused"], result["recordings"], result["recordings_left_out"]) == (1, 2, 0)
+
+
+def test_a_small_full_disk_is_one_sentence(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root; the test of a limit on file size stands in")
+    try:
+        source = study(tmp_path / "study", 1, 1, seconds=60)
+        one_sentence(command(source, disk / "out"), "No space left on device")
+        assert not (disk / "out").exists()
+        assert list(disk.glob(".out.parts/*/*")) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_dataset(tmp_path, monkeypatch, capsys):
