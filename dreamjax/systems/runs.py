@@ -39,12 +39,14 @@ def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
     """
     processes.initialize()
     task, config_json = registry.build(config), configs.to_json(config)
-    workdirs.check(workdir, config_json)
+    defaults_json = configs.to_json(type(config)())
+    workdirs.check(workdir, config_json, defaults_json)
     if paths := getattr(getattr(config, "data", None), "path", ()):
         task.data("train")  # data that cannot be used leave no file behind, and every process says so
         started = bool(checkpoints.committed_steps(epath.Path(workdir) / "checkpoints"))
         origin.claim(workdir, paths, processes.agree("started", started))
-    return loop.train(task, config.train, workdir, seed=config.seed, config_json=config_json)
+    texts = {"config_json": config_json, "defaults_json": defaults_json}
+    return loop.train(task, config.train, workdir, seed=config.seed, **texts)
 
 
 def config_of(workdir: epath.PathLike) -> Any:

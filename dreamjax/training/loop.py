@@ -69,11 +69,13 @@ def train(
     *,
     seed: int = 0,
     config_json: str = "{}",
+    defaults_json: str = "{}",
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
     """Train `task` in the work directory `path` until `config.steps`, from where the directory's run stands.
 
-    `config_json` is the whole run's config: a directory of another one is refused. `devices`: all by default.
+    `config_json` is the whole run's config: a directory of another one is refused; with `defaults_json`, the config's
+    defaults, also one of an older version is continued that lacks a key. `devices`: all by default.
     Returns a summary with `exit_code` 0, or 75 when a SIGTERM ended it. Raises UserError (exit code 2) also for a
     metric that is not finite.
     """
@@ -83,7 +85,7 @@ def train(
     sharding.check_batch(spec.batch_size, mesh, config.microbatches)
     with jax.set_mesh(mesh):
         compiled = program.build(task, mesh)
-        changed = workdir.claim(path, config_json)
+        changed = workdir.claim(path, config_json, defaults_json)
         run = Run(task, config, epath.Path(path), compiled, spec, seed, config_json)
         run.start(fresh_hyper="train.steps" in changed)
         try:

@@ -31,14 +31,20 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def changes(before: str, now: str) -> dict[str, tuple[Any, Any]]:
-    """Dotted key → (value before, value now) of two config JSONs."""
-    a, b = flat(json.loads(before)), flat(json.loads(now))
-    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+def changes(before: str, now: str, defaults: str = "{}") -> dict[str, tuple[Any, Any]]:
+    """Dotted key → (value before, value now) of two config JSONs.
+
+    `defaults`: JSON of the config's defaults, where it has some. A key that an older version did not have yet then
+    counts as its default, which is what that version did; one that this version no longer has cannot have changed.
+    """
+    a, b, usual = (flat(json.loads(text)) for text in (before, now, defaults))
+    a = {key: value for key, value in usual.items() if key in b} | a
+    keys = b.keys() if usual else a.keys() | b.keys()
+    return {key: (a.get(key), b.get(key)) for key in sorted(keys) if a.get(key) != b.get(key)}
 
 
-def check(workdir: epath.PathLike, config_json: str) -> dict[str, tuple[Any, Any]]:
-    """What changed since the run of `workdir`, if it has one: dotted key → (before, now).
+def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") -> dict[str, tuple[Any, Any]]:
+    """What changed since the run of `workdir`, if it has one: dotted key → (before, now); see `changes`.
 
     Raises UserError when the directory holds another config's run.
     """
@@ -47,7 +53,7 @@ def check(workdir: epath.PathLike, config_json: str) -> dict[str, tuple[Any, Any
     changed: dict[str, tuple[Any, Any]] = {}
     if path.exists():
         try:
-            changed = changes(path.read_text(), config_json)
+            changed = changes(path.read_text(), config_json, defaults_json)
         except (ValueError, AttributeError) as problem:
             raise UserError(
                 f"{path} is damaged; copy it from a folder of {workdir / 'checkpoints'}, or choose another --workdir"
@@ -60,13 +66,13 @@ def check(workdir: epath.PathLike, config_json: str) -> dict[str, tuple[Any, Any
     return changed
 
 
-def claim(workdir: epath.PathLike, config_json: str) -> set[str]:
+def claim(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") -> set[str]:
     """Make `workdir` this config's, or see that it is. Returns the keys that changed, all of which may.
 
     Raises UserError as `check`.
     """
     path = epath.Path(workdir) / "config.json"
-    changed = check(workdir, config_json)
+    changed = check(workdir, config_json, defaults_json)
     for key, (old, new) in changed.items():
         log.info("%s: %s was %r and is now %r", workdir, key, old, new)
     processes.barrier("claim")  # everybody has compared before anything is replaced

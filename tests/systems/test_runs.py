@@ -127,6 +127,17 @@ def test_a_run_goes_on_with_the_same_data(trained, tmp_path):
     assert (tmp_path / "run" / "data.json").read_bytes() == before
 
 
+def test_a_run_from_before_a_key_was_added_goes_on(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    old = json.loads(path.read_text())
+    del old["model"]["spectrum_points"], old["train"]["wandb"]
+    path.write_text(json.dumps(old | {"retired": 3}))
+    config = dataclasses.replace(trained[2], train=dataclasses.replace(trained[2].train, steps=3))
+    assert runs.train(config, tmp_path / "run")["resumed_from"] == 2
+    assert json.loads(path.read_text()) == json.loads(configs.to_json(config))
+
+
 def test_what_was_trained_on_is_known_when_the_shards_are_gone(trained):
     folder, _, config = trained
     gone = dataclasses.replace(config.data, path=("/gone",))

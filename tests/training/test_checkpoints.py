@@ -201,6 +201,21 @@ def test_a_work_directory_of_another_config_is_refused_in_one_sentence(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model"]["dim"] == 64
 
 
+def test_a_run_of_an_older_version_is_continued_where_the_new_key_has_its_default(tmp_path):
+    """`depth` came with a later version, `gate` went; what an old run did is what the default does."""
+    before = json.dumps({"model": {"dim": 64, "gate": True}, "train": {"steps": 10}})
+    defaults = json.dumps({"model": {"dim": 32, "depth": 2}, "train": {"steps": 5}})
+    now = {"model": {"dim": 64, "depth": 2}, "train": {"steps": 10}}
+    claim(tmp_path, before)
+    assert claim(tmp_path, json.dumps(now), defaults) == set()
+    with pytest.raises(UserError, match=r"another config \(model.depth was 2 and is now 3\)"):
+        claim(tmp_path, json.dumps(now | {"model": {"dim": 64, "depth": 3}}), defaults)
+    with pytest.raises(UserError, match=r"another config \(model.dim was 64 and is now 32\)"):
+        claim(tmp_path, json.dumps(now | {"model": {"dim": 32, "depth": 2}}), defaults)
+    with pytest.raises(UserError, match=r"model.depth was None .* model.gate was True"):
+        claim(tmp_path, json.dumps(now))
+
+
 def test_a_longer_run_follows_the_new_schedule(tmp_path):
     """train.steps may grow: the cosine then ends at the new horizon."""
     for steps in (4, 8):
