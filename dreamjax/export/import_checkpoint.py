@@ -19,7 +19,7 @@ from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.export import foreign_folder, provenance
-from dreamjax.storage import atomic, manifest, torch_files
+from dreamjax.storage import atomic, manifest, places, torch_files
 from dreamjax.systems import masked_pretraining
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.training import checkpoints
@@ -57,7 +57,7 @@ def import_checkpoint(
     Raises UserError for a file that is no such checkpoint, WeightMismatch with every missing, extra and misshapen
     tensor, and UserError where `out` exists.
     """
-    out, place = epath.Path(out), epath.Path(checkpoint)
+    out, place = places.reachable(out), epath.Path(checkpoint)
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
     found = foreign_folder.read(place, Found) if foreign_folder.is_export(place) else _read_pickled(place)
@@ -67,7 +67,7 @@ def import_checkpoint(
     params = names.TABLE.to_dreamjax(found.tensors, like, str(checkpoint))
     weights_file = place / "model.safetensors" if place.is_dir() else place
     origin = {"format": found.format, "sha256": manifest.file_hash(weights_file)}
-    with atomic.new_folder(out) as folder:
+    with atomic.new_folder(out, last="config.json") as folder:
         checkpoints.save_params_as_run(folder, configs.to_json(config), params, _step(found))
         said = {"origin": origin, "notes": found.notes, **found.provenance}
         atomic.write_text(folder / provenance.NAME, json.dumps(said, indent=1))

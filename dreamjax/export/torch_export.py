@@ -27,7 +27,7 @@ from dreamjax.errors import UserError, missing_package
 from dreamjax.export import licences, provenance
 from dreamjax.signals import scaling
 from dreamjax.signals.pipeline import DataConfig
-from dreamjax.storage import atomic, manifest
+from dreamjax.storage import atomic, manifest, places
 from dreamjax.systems import masked_pretraining, runs
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.weights import masked_autoencoder as names
@@ -56,7 +56,7 @@ def export(
     Raises UserError for a run that is missing or of another system, a folder that exists, and a permissive `licence`
     over restricted or unknown corpora.
     """
-    out = epath.Path(out)
+    out = places.reachable(out)
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
     _need_safetensors()
@@ -65,7 +65,7 @@ def export(
         raise UserError(f"{workdir} is a run of {run.config.system}, which has no export to torch")
     facts = _facts(run, provenance.read(workdir), licence)
     licences.check(licence, facts["corpora"])
-    with atomic.new_folder(out) as folder:
+    with atomic.new_folder(out, last="config.json") as folder:
         write(folder, run.config, run.params, facts)
         differences = check(folder)
     return {

@@ -5,9 +5,11 @@ there a folder counts only once its manifest (written last, see `manifest`) is p
 """
 
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from etils import epath
 
@@ -31,8 +33,17 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
 
 @contextmanager
-def new_folder(path: epath.PathLike) -> Iterator[epath.Path]:
-    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
+def new_folder(path: epath.PathLike, last: str = "") -> Iterator[epath.Path]:
+    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    In an object store the folder is made here and copied there file by file, the file `last` of it at the end: without
+    that one the copy did not finish.
+    """
+    if "://" in str(path):
+        with tempfile.TemporaryDirectory(prefix="dreamjax-") as local:
+            yield epath.Path(local)
+            _copy(Path(local), epath.Path(path), last)
+        return
     path = epath.Path(path)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
     temporary.mkdir(parents=True)
@@ -41,4 +52,18 @@ def new_folder(path: epath.PathLike) -> Iterator[epath.Path]:
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _copy(folder: Path, to: epath.Path, last: str) -> None:
+    """Every file of a local folder into an object store; none stays where one fails."""
+    files = sorted(f.relative_to(folder) for f in folder.rglob("*") if not f.is_dir())
+    written = []
+    try:
+        for name in sorted(files, key=lambda name: str(name) == last):
+            written.append(to / name)
+            write_bytes(to / name, (folder / name).read_bytes())
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
         raise

@@ -13,6 +13,7 @@ from dreamjax.errors import UserError
 from dreamjax.parallel import processes
 from dreamjax.parallel.names import named_leaves, nested
 from dreamjax.signals import origin
+from dreamjax.storage import places
 from dreamjax.systems import registry
 from dreamjax.training import checkpoints, loop
 from dreamjax.training import workdir as workdirs
@@ -40,7 +41,7 @@ def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
     processes.initialize()
     task, config_json = registry.build(config), configs.to_json(config)
     defaults_json = configs.to_json(type(config)())
-    workdirs.check(workdir, config_json, defaults_json)
+    workdirs.check(places.reachable(workdir), config_json, defaults_json)
     if paths := getattr(getattr(config, "data", None), "path", ()):
         task.data("train")  # data that cannot be used leave no file behind, and every process says so
         started = bool(checkpoints.committed_steps(epath.Path(workdir) / "checkpoints"))
@@ -51,7 +52,7 @@ def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
 
 def config_of(workdir: epath.PathLike) -> Any:
     """The config dataclass of a run directory. Raises UserError when there is no run."""
-    path = epath.Path(workdir) / "config.json"
+    path = places.reachable(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of dreamjax train")
     text = path.read_text()

@@ -82,6 +82,17 @@ def test_the_model_file_imports_torch_and_safetensors_alone(exported):
     assert max(json.loads(done.stdout)["differences"].values()) <= 1e-5
 
 
+def test_an_export_to_an_object_store_is_the_one_to_a_disk(exported, object_store):
+    folder, _, _ = exported
+    result = torch_export.export(folder.parent / "run", object_store / "exported" / "tiny")
+    assert result["out"] == "s3://bucket/exported/tiny"
+    assert max(result["differences"].values()) <= 1e-5
+    there = sorted((object_store / "exported" / "tiny").iterdir(), key=str)
+    assert {path.name: path.read_bytes() for path in there} == {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(UserError, match="exists already"):
+        torch_export.export(folder.parent / "run", object_store / "exported" / "tiny")
+
+
 def test_a_changed_weight_is_noticed(exported, tmp_path):
     """The parity check can fail: one weight in a thousand changed by a hundredth."""
     import shutil

@@ -1,0 +1,59 @@
+"""A folder appears whole, or not at all: on a disk, and in an object store, where nothing can be renamed."""
+
+import pytest
+
+from dreamjax.errors import UserError
+from dreamjax.storage import atomic, places
+
+
+def write_two(path, *names):
+    with atomic.new_folder(path) as folder:
+        for name in names:
+            (folder / name).write_text(name)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with atomic.new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out" / "a").read_text() == "1"
+    with pytest.raises(IsADirectoryError):
+        write_two(tmp_path / "other", "a", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_in_an_object_store_the_file_that_makes_it_count_comes_last(object_store, monkeypatch):
+    order, write = [], atomic.write_bytes
+    monkeypatch.setattr(atomic, "write_bytes", lambda path, data: (order.append(path.name), write(path, data)))
+    with atomic.new_folder(object_store / "out", last="config.json") as folder:
+        for name in ("a", "config.json", "z"):
+            (folder / name).write_text(name)
+        (folder / "inner").mkdir()
+        (folder / "inner" / "b").write_text("b")
+        assert not (object_store / "out").exists()
+    assert order == ["a", "b", "z", "config.json"]
+    assert (object_store / "out" / "inner" / "b").read_text() == "b"
+
+
+def test_a_copy_that_fails_leaves_nothing_in_the_object_store(object_store, monkeypatch):
+    write = atomic.write_bytes
+
+    def fail_at_z(path, data):
+        if path.name == "z":
+            raise OSError("connection lost")
+        write(path, data)
+
+    monkeypatch.setattr(atomic, "write_bytes", fail_at_z)
+    with pytest.raises(OSError, match="connection lost"):
+        write_two(object_store / "out", "a", "z")
+    assert not (object_store / "out" / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [("gs://bucket/run", "pip install gcsfs"), ("ftp://host/run", "use gs:// or s3://, or a folder")],
+)
+def test_a_store_that_nothing_here_opens_is_one_sentence(path, told, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+    with pytest.raises(UserError, match=told):
+        places.reachable(path)
