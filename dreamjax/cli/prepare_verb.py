@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--salt", metavar="SECRET", help="of the pseudonyms (default: $DREAMJAX_SALT, else made from the corpus's name)"
     )
-    add("--key-file", default="", metavar="FILE", help="write pseudonym → path here; keep it away from the dataset")
+    add("--key-file", default="", metavar="FILE", help="write pseudonym → path here, outside the dataset's folder")
 
     group = parser.add_argument_group("running")
     add = group.add_argument

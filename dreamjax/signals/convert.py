@@ -5,7 +5,6 @@ settings, so an interrupted run finds its finished parts again and nothing else 
 """
 
 import json
-import re
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -81,25 +80,6 @@ def identity_of(source: Source, salt: str | None) -> Identity:
         session=pseudonym(salt, dataset, "session", subject, source.session),
         recording=pseudonym(salt, dataset, "recording", subject, source.session, name),
     )
-
-
-def scrubbed(reason: str, source: Source) -> str:
-    """A reason without the path, the raw ids and the quoted text of foreign exceptions: those may name a person."""
-    reason = re.sub(r"\((\w+(?:Error|Exception|Warning|Exit))(?:: .*)\)", r"(\1)", reason, flags=re.DOTALL)
-    path = Path(source.path)
-    for text in (source.name, source.path, str(path.resolve()), *(str(p) for p in input_files_or_none(source))):
-        reason = reason.replace(text, "the file")
-    names = {path.name, path.stem, source.member, Path(source.member).stem, source.subject, *path.parts[:-1]}
-    for text in sorted((n for n in names if len(n) > 3), key=len, reverse=True):
-        reason = re.sub(rf"(?<![\w]){re.escape(text)}(?![\w])", "the file", reason)
-    return re.sub(r"^the file: ", "", reason)
-
-
-def input_files_or_none(source: Source) -> list[Path]:
-    try:
-        return input_files(source)
-    except OSError:
-        return []
 
 
 @dataclass
@@ -198,7 +178,7 @@ def event_table(task: Task) -> str:
     if not Path(table).is_file():
         table = str(path.parent / table)
     if not Path(table).is_file():
-        raise UserError(f"{task.source.name}: no event table {template}; check --events")
+        raise UserError(f"{task.source.name}: there is no event table of it; check --events")
     return table
 
 

@@ -90,7 +90,7 @@ def with_event_table(
         raise UserError(f"{path}: a table without events; add a row for each")
     if stimuli is not None and (missing := missing_stimuli(events, stimuli)):
         named = ", ".join(missing[:MISSING_NAMED]) + (", …" if len(missing) > MISSING_NAMED else "")
-        raise UserError(f"{path}: {len(missing)} of its pictures are not in {stimuli}: {named}; add them")
+        raise UserError(f"{path}: {len(missing)} of its pictures are not in {str(stimuli)!r}: {named}; add them")
     return replace(recording, events=tuple(events))
 
 

@@ -1,18 +1,20 @@
 """What is written beside the shards: dataset.json, rejects.jsonl, and on request the key of the pseudonyms."""
 
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from dreamjax import __version__
+from dreamjax.errors import UserError
 from dreamjax.signals import convert, preprocess
-from dreamjax.signals.convert import scrubbed
 from dreamjax.signals.identity import SPLITS
 from dreamjax.signals.preprocess import Settings
 from dreamjax.signals.readers.base import Source
+from dreamjax.signals.scrub import scrubbed
 from dreamjax.storage import atomic
 
 if TYPE_CHECKING:
@@ -120,6 +122,20 @@ def write_rejects(path: Path, done: Done, failed: Failed, options: "Options") ->
 def _named(source: Source, options: "Options") -> dict[str, str]:
     who = convert.identity_of(source, options.salt)
     return {"recording": who.recording, "dataset": source.dataset, "reader": source.reader}
+
+
+def refuse_key_inside(key_file: str, out: str | os.PathLike[str]) -> None:
+    """Raises UserError where the key of the pseudonyms would lie in the dataset's folder and be passed on with it."""
+    folder = _whole_path(out)
+    parts = folder.parent / f".{folder.name}.parts"
+    if key_file and {folder, parts} & {_whole_path(key_file), *_whole_path(key_file).parents}:
+        raise UserError(
+            f"--key-file {key_file} lies in the output; keep it away from the dataset, in a folder of its own"
+        )
+
+
+def _whole_path(path: str | os.PathLike[str]) -> PurePath:
+    return PurePosixPath(str(path)) if "://" in str(path) else Path(path).resolve()
 
 
 def write_key(path: str, sources: Iterable[Source], options: "Options") -> None:

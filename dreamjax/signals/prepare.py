@@ -185,6 +185,7 @@ class _Run:
 
     @staticmethod
     def start(out: str | os.PathLike[str], settings: Settings, options: Options) -> "_Run":
+        inventory.refuse_key_inside(options.key_file, out)
         final = epath.Path(out)
         local = Path(out)
         if "://" in str(out):

@@ -18,6 +18,7 @@ from dreamjax.signals.readers.base import Contents, Event, Recording, Source, as
 from dreamjax.signals.readers.bids import apply_sidecars
 from dreamjax.signals.readers.find import Ignored, find_sources, source_of, survey
 from dreamjax.signals.readers.mne_reader import recording_from_raw
+from dreamjax.signals.scrub import told
 
 __all__ = [
     "Event",
@@ -80,7 +81,7 @@ def open_recording(
     except PermissionError as e:
         raise UserError(f"{source.name}: no permission to read it; check its owner and mode") from e
     except Exception as e:  # a damaged file can surprise any reader anywhere; the sentence names it
-        raise UserError(f"{source.name}: cannot be read as {source.reader} ({type(e).__name__}: {e})") from e
+        raise UserError(f"{source.name}: cannot be read as {source.reader} ({told(e)})") from e
     if not recording.ch_names or recording.n_samples == 0:
         raise UserError(f"{source.name}: holds no signal; remove it from the input")
     return recording

@@ -11,8 +11,10 @@ import pytest
 from edf_files import tal, write_edf
 from recorded import noise
 
+from dreamjax.cli import main
 from dreamjax.console import log
-from dreamjax.signals import convert, examples, records
+from dreamjax.errors import UserError
+from dreamjax.signals import convert, examples, records, scrub
 from dreamjax.signals.prepare import Options, prepare, prepare_raws
 from dreamjax.signals.preprocess import EventWindows, Settings
 from dreamjax.signals.readers.base import Source
@@ -206,6 +208,20 @@ def test_the_key_is_written_only_on_request_and_elsewhere(tmp_path):
     assert leaks(tmp_path / "out", "") == []
 
 
+@pytest.mark.parametrize("inside", ["key.jsonl", "keys/key.jsonl", "../out/key.jsonl", "../.out.parts/key.jsonl"])
+def test_a_key_among_the_shards_is_refused_before_anything_is_written(tmp_path, capsys, inside):
+    """It would be published with them; a link to the folder is the folder."""
+    path = planted_edf(tmp_path / "a.edf")
+    (tmp_path / "alias").symlink_to(tmp_path / "out")
+    for folder in ("out", "alias"):
+        words = ["prepare", str(path), "--out", str(tmp_path / "out"), "--key-file", str(tmp_path / folder / inside)]
+        assert main.main([*words, "--workers", "0"]) == 2
+        assert "keep it away from the dataset" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.edf", "alias"]
+    with pytest.raises(UserError, match="keep it away"):
+        prepare([path], "s3://bucket/out", options=Options(workers=0, key_file="s3://bucket/out/key.jsonl"))
+
+
 def test_raws_in_memory_leak_nothing(tmp_path, said):
     prepare_raws([planted_raw()], tmp_path / "out", Settings(reference="recorded"))
     assert leaks(tmp_path / "out", said()) == []
@@ -237,6 +253,35 @@ def test_a_salt_changes_every_pseudonym_and_is_not_kept(tmp_path):
     assert not any(b"swordfish" in content for content in written.values())
 
 
+LI = Source("/home/Bo An/Li/a/in.edf", "edf", subject="Li", session="7")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("Li has 7 channels in 3 rows", "the file has 7 channels in 3 rows"),  # a figure is a count, not an id
+        (
+            "/home/Bo An/Li/a/in.edf: holds no signal; remove it from the input",
+            "holds no signal; remove it from the input",
+        ),
+        ("Bo An and Bo", "the file and Bo"),  # Bo alone is nobody's here
+        (
+            "/home/Bo An/Li/a/events of Li.csv: row 3 has the onset 'Bo', which is not a number",
+            "row 3 has the onset …, which is not a number",
+        ),
+        ("the events of /home/Bo/x.csv, of gs://bucket/Bo/y.csv", "the events of the file, of the file"),
+        ("2 of its pictures are not in '/home/Bo An/pics': add them", "2 of its pictures are not in …: add them"),
+        (
+            "/home/Bo An/Li/a/in.eeg: MNE cannot read it as cnt (error: Bo (1951): x)",
+            "MNE cannot read it as cnt (error)",
+        ),
+        ("the recordings' names and the header's number", "the recordings' names and the header's number"),
+    ],
+)
+def test_names_of_any_length_are_scrubbed_and_our_own_words_stay(reason, kept):
+    assert scrub.scrubbed(reason, LI) == kept
+
+
 @pytest.mark.parametrize(
     ("reason", "kept"),
     [
@@ -252,4 +297,4 @@ def test_a_salt_changes_every_pseudonym_and_is_not_kept(tmp_path):
     ],
 )
 def test_reasons_are_scrubbed(reason, kept):
-    assert convert.scrubbed(reason, Source("/data/Hans Muster.edf", "edf", subject="Hans Muster")) == kept
+    assert scrub.scrubbed(reason, Source("/data/Hans Muster.edf", "edf", subject="Hans Muster")) == kept

@@ -19,6 +19,7 @@ from dreamjax.errors import UserError
 from dreamjax.signals.channel_names import standard_name
 from dreamjax.signals.readers.base import Contents
 from dreamjax.signals.readers.event_tables import events_of_rows, read_table
+from dreamjax.signals.scrub import told
 
 TYPES = {"EEG": "eeg", "EOG": "eog", "VEOG": "eog", "HEOG": "eog", "EYEGAZE": "misc", "ECG": "ecg", "EMG": "emg",
          "TRIG": "stim", "REF": "ref", "MISC": "misc", "GSR": "misc", "RESP": "misc", "PPG": "misc", "TEMP": "misc",
@@ -27,6 +28,10 @@ TYPES = {"EEG": "eeg", "EOG": "eog", "VEOG": "eog", "HEOG": "eog", "EYEGAZE": "m
 SPDX = {"cc0": "CC0-1.0", "cc0 1.0": "CC0-1.0", "cc-0": "CC0-1.0", "pddl": "PDDL-1.0", "cc-by": "CC-BY-4.0",
         "cc by 4.0": "CC-BY-4.0", "cc-by-4.0": "CC-BY-4.0", "cc by": "CC-BY-4.0", "cc-by-sa-4.0": "CC-BY-SA-4.0",
         "cc by-sa 4.0": "CC-BY-SA-4.0", "cc-by-nc-4.0": "CC-BY-NC-4.0", "odc-by": "ODC-By-1.0"}  # fmt: skip
+LICENCE = re.compile(
+    r"(CC0|CC-BY(-NC)?(-SA|-ND)?|ODC-By|ODbL|PDDL|CDLA-(Permissive|Sharing)|OGL-UK|etalab|MIT|Apache|BSD|[AL]?GPL|MPL|EUPL)"
+    r"(-\d[\d.]*)?(-Clause|-only|-or-later)?"
+)  # the field is free text
 METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
 ALS = ("CTF", "EEGLAB", "EEGLAB-HJ", "KitYokogawa", "4DBti")  # x to the nose, y to the left
 RAS = ("CapTrak", "ElektaNeuromag")  # x to the right, y to the nose: MNE's head frame when drawn between the ears
@@ -42,7 +47,7 @@ def licence_of(root: Path) -> str:
     text = str(_json(root / "dataset_description.json").get("License", "")).strip()
     if text.lower() in SPDX:
         return SPDX[text.lower()]
-    return text if re.fullmatch(r"[A-Za-z][A-Za-z0-9.+-]{2,30}", text) and re.search(r"\d", text) else "unknown"
+    return text if LICENCE.fullmatch(text) else "unknown"
 
 
 def entities(name: str) -> dict[str, str]:
@@ -164,7 +169,7 @@ def _electrodes(table: Path, system: dict[str, Any], contents: Contents) -> None
     rotation = head_frame(name, landmarks)
     if rotation is None or unit is None:
         if np.isfinite(xyz).any():
-            contents.notes.append(f"positions in the coordinate system {name or 'unknown'!r} not used")
+            contents.notes.append("positions in a coordinate system that is not known, not used")
         return
     matrix, origin = rotation
     contents.positions = (xyz - origin) @ matrix.T * unit
@@ -200,5 +205,5 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as e:
-        raise UserError(f"{path}: not a JSON file ({e}); repair it") from e
+        raise UserError(f"{path}: not a JSON file ({told(e)}); repair it") from e
     return value if isinstance(value, dict) else {}

@@ -71,15 +71,15 @@ def check(path: str, header: dict[str, dict[str, str]]) -> Path:
     n_channels = _count(path, common, "numberofchannels", 1, 4096)
     interval = common.get("samplinginterval", "").replace(",", ".")
     if not re.fullmatch(r"\d+(\.\d*)?([eE][+-]?\d{1,2})?", interval) or not 1 <= float(interval) <= 1e7:
-        raise UserError(f"{path}: SamplingInterval is {interval[:20]!r}, not a number of µs; restore the header")
+        raise UserError(f"{path}: SamplingInterval is not a number of µs; restore the header")
     name = common.get("datafile", "").replace("$b", Path(path).stem)
     if not name or os.path.basename(name) != name or name in (".", ".."):
-        raise UserError(f"{path}: DataFile is {name[:60]!r}, not the name of a file beside it; restore the header")
+        raise UserError(f"{path}: DataFile is not the name of a file beside it; restore the header")
     data = Path(path).parent / name
     if not data.is_file():
-        raise UserError(f"{path}: its signal file {name} is not beside it; copy it there")
+        raise UserError(f"{path}: the signal file that its DataFile names is not beside it; copy it there")
     if common.get("datatype", "TIMEDOMAIN").upper() != "TIMEDOMAIN":
-        raise UserError(f"{path}: DataType is {common['datatype'][:20]!r}; export the signal in the time domain")
+        raise UserError(f"{path}: DataType is not TIMEDOMAIN; export the signal in the time domain")
     labels = header.get("channel infos", {})
     listed = sum(1 for key in labels if re.fullmatch(r"ch\d+", key))
     if listed != n_channels:
@@ -88,7 +88,7 @@ def check(path: str, header: dict[str, dict[str, str]]) -> Path:
     if common.get("dataformat", "BINARY").upper() == "BINARY":
         kind = header.get("binary infos", {}).get("binaryformat", "")
         if kind not in BYTES:
-            raise UserError(f"{path}: BinaryFormat is {kind[:20]!r}; it can be {', '.join(BYTES)}")
+            raise UserError(f"{path}: BinaryFormat is none that is read; it can be {', '.join(BYTES)}")
         if data.stat().st_size < n_channels * BYTES[kind]:
             raise UserError(f"{data}: holds not one whole sample; restore it from its source")
     return data
@@ -97,17 +97,17 @@ def check(path: str, header: dict[str, dict[str, str]]) -> Path:
 def _count(path: str, fields: dict[str, str], key: str, low: int, high: int) -> int:
     text = fields.get(key, "")
     if not re.fullmatch(r"\d{1,9}", text) or not low <= int(text) <= high:
-        raise UserError(f"{path}: {key} is {text[:20]!r}, expected {low} to {high}; restore the header")
+        raise UserError(f"{path}: {key} is not a whole number from {low} to {high}; restore the header")
     return int(text)
 
 
 def _resolutions(path: str, labels: dict[str, str]) -> None:
     """Every channel line is `name,reference,resolution,unit`, its resolution a number above 0 or empty."""
-    for key, value in labels.items():
+    for number, value in enumerate(labels.values(), start=1):
         cells = value.split(",")
         text = cells[2].strip() if len(cells) > 2 else ""
         if text and not re.fullmatch(r"\d*\.?\d+([eE][+-]?\d{1,2})?|\d+\.", text):
-            raise UserError(f"{path}: the resolution of {key} is {text[:20]!r}, not a number; restore the header")
+            raise UserError(f"{path}: the resolution of channel {number} is not a number; restore the header")
 
 
 def new_segments(path: Path, marker_file: str, n_samples: int) -> set[int]:

@@ -126,7 +126,7 @@ def _text(field: bytes) -> str:
 def _number(field: bytes, name: str, path: str) -> float:
     text = _text(field).replace(",", ".")
     if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?", text):
-        raise UserError(f"{path}: the header's {name} is {text[:20]!r}, not a number; the file cannot be read")
+        raise UserError(f"{path}: the header's {name} is not a number; the file cannot be read")
     return float(text)
 
 

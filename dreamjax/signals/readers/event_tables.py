@@ -11,6 +11,7 @@ from pathlib import Path
 from dreamjax.errors import UserError, nearest
 from dreamjax.signals.event_codes import sample_of
 from dreamjax.signals.readers.base import Event
+from dreamjax.signals.scrub import told
 
 ABSENT = ("", "n/a", "na", "nan")
 MAX_CODE = 64  # characters; a trial type is a name, not a text
@@ -34,7 +35,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
                     raise UserError(f"{path}: row {number} has more cells than there are columns; repair it")
                 rows.append({(key or "").strip(): (value or "").strip() for key, value in row.items()})
     except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"{path}: not a readable table ({e}); save it as UTF-8 text") from e
+        raise UserError(f"{path}: not a readable table ({told(e)}); save it as UTF-8 text") from e
     return rows
 
 

@@ -6,6 +6,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreamjax.signals.scrub import told
+
 
 @dataclass(frozen=True)
 class Format:
@@ -128,7 +130,7 @@ def archive_format(path: Path) -> Format | NoRecording:
                     if isinstance(found, Format):
                         members.append((info.filename, found.reader))
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
-        return NoRecording(f"a zip archive that cannot be opened ({e})")
+        return NoRecording(f"a zip archive that cannot be opened ({told(e)})")
     if not members:
         return NoRecording("a zip archive without a table of a known headset")
     return Format(members[0][1], tuple(members))

@@ -15,6 +15,7 @@ from dreamjax.errors import UserError, missing_package
 from dreamjax.signals.event_codes import keep_codes, stim_changes
 from dreamjax.signals.readers.base import Contents, Event, Recording, Source, assemble
 from dreamjax.signals.readers.spans import cut_spans
+from dreamjax.signals.scrub import told
 
 if TYPE_CHECKING:
     import mne
@@ -49,7 +50,7 @@ def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
     """Open `path` through MNE's reader for `format_`.
 
     Raises:
-      UserError: MNE cannot read the file; its own first sentence is passed on.
+      UserError: MNE cannot read the file; its own first sentence is passed on, without what it quotes.
     """
     mne = require_mne()
     reader: Callable[..., Any] = getattr(mne.io, f"read_raw_{format_}")
@@ -59,7 +60,7 @@ def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
     except UserError:
         raise
     except Exception as e:
-        raise UserError(f"{path}: MNE cannot read it as {format_} ({first_sentence(e)})") from e
+        raise UserError(f"{path}: MNE cannot read it as {format_} ({told(e)})") from e
     return contents_of_raw(raw, format_)
 
 
@@ -70,11 +71,6 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
-
-
-def first_sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return re.split(r"(?<=[a-z)\]])\. ", text)[0].rstrip(".")[:160]
 
 
 def recording_from_raw(

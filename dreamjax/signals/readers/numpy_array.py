@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from dreamjax.errors import UserError, nearest
 from dreamjax.signals.readers.base import Contents, Event, Source
+from dreamjax.signals.scrub import told
 
 UNITS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
 AXES = ("channels time", "time channels", "trials channels time")
@@ -38,7 +39,7 @@ def open_numpy(source: Source, strict: bool = False) -> Contents:
     try:
         array = np.load(source.path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
-        raise UserError(f"{source.path}: not a plain NumPy array ({e}); save numbers with numpy.save") from e
+        raise UserError(f"{source.path}: not a plain NumPy array ({told(e)}); save numbers with numpy.save") from e
     if array.dtype.kind not in "fiu":
         raise UserError(f"{source.path}: holds {array.dtype}, not real numbers; save numbers with numpy.save")
     axes = facts.get("axes", "channels time" if array.ndim == 2 else "trials channels time")
@@ -96,7 +97,7 @@ def sidecar(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as e:
-        raise UserError(f"{beside}: not JSON ({e}); repair it") from e
+        raise UserError(f"{beside}: not JSON ({told(e)}); repair it") from e
     if not isinstance(facts, dict):
         raise UserError(f'{beside}: not a JSON object; write {{"sfreq": …, "ch_names": […]}}')
     for key in facts:
@@ -104,7 +105,7 @@ def sidecar(path: Path) -> dict[str, Any]:
             raise UserError(f"{beside}: {key} is not read from a sidecar; say it by {ELSEWHERE[key]}")
         if key not in KEYS:
             raise UserError(
-                f"{beside}: has the unknown key {key}; did you mean {nearest(key, KEYS) or ', '.join(KEYS)}?"
+                f"{beside}: has the unknown key {key!r}; did you mean {nearest(key, KEYS) or ', '.join(KEYS)}?"
             )
     missing = [key for key in ("sfreq", "ch_names") if key not in facts]
     if missing:

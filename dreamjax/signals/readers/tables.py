@@ -18,6 +18,7 @@ from dreamjax.errors import UserError
 from dreamjax.signals.event_codes import stim_changes
 from dreamjax.signals.readers.base import Contents, Event, Source
 from dreamjax.signals.readers.clock import counter_spans, dejitter
+from dreamjax.signals.scrub import told, unquoted
 
 MAX_BYTES = 1 << 30  # a day of a headset at 256 Hz
 MUSE_HZ = 256.0
@@ -154,7 +155,7 @@ def clock(
     try:
         sfreq, spans, notes = dejitter(stamps - stamps[0] if len(stamps) else stamps, nominal)
     except ValueError as e:
-        raise UserError(f"{source.name}: {e}; record again or repair the first column") from e
+        raise UserError(f"{source.name}: {unquoted(str(e))}; record again or repair the first column") from e
     if sfreq < SLOWEST_HZ:
         raise UserError(
             f"{source.name}: its rows are {1 / sfreq:.1f} s apart, so they are averages and not the signal; "
@@ -191,8 +192,7 @@ def numbers(source: Source, lines: Sequence[str], columns: Sequence[int]) -> Flo
     try:
         return np.loadtxt(list(lines), delimiter=",", usecols=list(columns), ndmin=2, comments=None)
     except (ValueError, IndexError) as e:
-        sentence = str(e).split(". ")[0].rstrip(".;")[:120]
-        raise UserError(f"{source.name}: a row is not a row of numbers ({sentence}); repair or remove it") from e
+        raise UserError(f"{source.name}: a row is not a row of numbers ({told(e)}); repair or remove it") from e
 
 
 def text_of(source: Source) -> str:
