@@ -77,6 +77,8 @@ class ModelConfig:
             raise ValueError("model.cls_token is false, but a decoder (model.decoder_depth > 0) needs the cls token")
         if self.interpolation != "none" and not self.decoder_depth:
             raise ValueError("model.interpolation needs a decoder (model.decoder_depth > 0)")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise ValueError("model.attention=cudnn computes in bfloat16: set model.dtype=bfloat16")
         if unknown := set(self.remat_names) - set(REMAT_NAMES):
             raise ValueError(f"model.remat_names has {sorted(unknown)[0]!r}; a block names {', '.join(REMAT_NAMES)}")
 
@@ -150,8 +152,17 @@ def _graph(model: ModelConfig, samples: int) -> Any:
 
 
 def bind(config: MaskedPretrainingConfig, params: PyTree) -> MaskedAutoencoder:
-    """The network around given parameters; free of cost, also under jit."""
-    return nnx.merge(_graph(config.model, config.data.samples), params)
+    """The network around given parameters; free of cost, also under jit.
+
+    Where there is no GPU, attention that was trained with cuDNN is computed by the usual implementation.
+    """
+    model = config.model if _has_cudnn(config.model) else dataclasses.replace(config.model, attention="auto")
+    return nnx.merge(_graph(model, config.data.samples), params)
+
+
+def _has_cudnn(model: ModelConfig) -> bool:
+    """Whether this process can compute a model's attention as it asks for."""
+    return model.attention != "cudnn" or jax.default_backend() == "gpu"
 
 
 def reconstruct(
@@ -267,6 +278,13 @@ class MaskedPretraining:
             ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
             hyper=optimiser.hyper(optim, train.steps),
         )
+
+    def check(self) -> None:
+        if not _has_cudnn(self.config.model):
+            raise UserError(
+                f"model.attention is cudnn, which takes an NVIDIA GPU, but JAX computes on {jax.default_backend()} here; "
+                "set --config.model.attention=auto"
+            )
 
     def weights(self) -> Mapping[str, WeightSource]:
         return {}

@@ -41,6 +41,8 @@ def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
     processes.initialize()
     task, config_json = registry.build(config), configs.to_json(config)
     defaults_json = configs.to_json(type(config)())
+    if check := getattr(task, "check", None):
+        check()
     workdirs.check(places.reachable(workdir), config_json, defaults_json)
     if paths := getattr(getattr(config, "data", None), "path", ()):
         task.data("train")  # data that cannot be used leave no file behind, and every process says so

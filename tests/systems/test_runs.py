@@ -17,7 +17,7 @@ from dreamjax.errors import UserError
 from dreamjax.export import provenance
 from dreamjax.signals import records
 from dreamjax.signals.pipeline import DataConfig
-from dreamjax.systems import measurement, runs
+from dreamjax.systems import masked_pretraining, measurement, runs
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
 from dreamjax.training import checkpoints
 from dreamjax.training.loop import TrainConfig
@@ -117,6 +117,20 @@ def test_data_that_cannot_be_used_leave_no_work_directory(trained, tmp_path):
     with pytest.raises(UserError, match=r"has 19 channels, but model.channels is 18"):
         runs.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_attention_of_another_machine_is_refused_for_training_and_opens_for_evaluation(trained, tmp_path):
+    """cuDNN's kernel, asked for on a CPU. A run that was trained with it gives the same features here."""
+    folder, _, config = trained
+    halved = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
+    fused = dataclasses.replace(halved, model=dataclasses.replace(halved.model, attention="cudnn"))
+    with pytest.raises(UserError, match=r"takes an NVIDIA GPU, but JAX computes on cpu here; set --config\.model\.att"):
+        runs.train(fused, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run = runs.open_run(folder)
+    signal = np.random.default_rng(0).normal(size=(2, 19, 128)).astype(np.float32)
+    expected, found = (masked_pretraining.features(c, run.params, signal) for c in (halved, fused))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_run_goes_on_with_the_same_data(trained, tmp_path):
