@@ -282,8 +282,8 @@ class MaskedPretraining:
     def check(self) -> None:
         if not _has_cudnn(self.config.model):
             raise UserError(
-                f"model.attention is cudnn, which takes an NVIDIA GPU, but JAX computes on {jax.default_backend()} here; "
-                "set --config.model.attention=auto"
+                "model.attention is cudnn, which takes an NVIDIA GPU, but JAX computes on "
+                f"{jax.default_backend()} here; set --config.model.attention=auto"
             )
 
     def weights(self) -> Mapping[str, WeightSource]:

@@ -225,10 +225,12 @@ def _result(
     config = masked_config(run)
     first = described(held_out, config.model.patch)
     seen = "averaged parameters" if run.averaged else "parameters"
+    optimistic = chosen_on(request, config)
+    mark = ", on which the step was chosen (optimistic)" if optimistic else ""
     return {
-        "title": f"Masked reconstruction: {run.workdir}, step {run.step}, split {request.split}",
+        "title": f"Masked reconstruction: {run.workdir}, step {run.step}, split {request.split}{mark}",
         "notes": [first, f"{100 * request.level:g} % intervals over subjects in brackets; {seen} of the run", *notes],
-        "statements": [*([standing] if standing else []), *findings(entries), *_few(subjects)],
+        "statements": [*([standing] if standing else []), *optimistic, *findings(entries), *_few(subjects)],
         "run": run.workdir,
         "step": run.step,
         "examples": run.examples,
@@ -249,6 +251,18 @@ def _result(
         "method": report.METHOD.format(draws=bootstrap.DRAWS),
         "version": __version__,
     }
+
+
+def chosen_on(request: Request, config: masked_pretraining.MaskedPretrainingConfig) -> list[str]:
+    """That the split which is scored is the one by which the best step was chosen; nothing where it is not."""
+    folders = set(request.data or config.data.path)
+    if not (request.best and request.split == "val" and folders & set(config.data.path)):
+        return []
+    metric = config.train.checkpoint.best_metric
+    return [
+        f"the step was chosen among those saved by its {metric} on split val, so its scores there are optimistic; "
+        "--split test is held out"
+    ]
 
 
 def _channels(held_out: WindowSet) -> str:

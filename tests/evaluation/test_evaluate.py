@@ -11,6 +11,7 @@ from dreamjax import config as configs
 from dreamjax.cli import main as cli
 from dreamjax.evaluation import leakage, windows
 from dreamjax.signals import pipeline, records
+from dreamjax.storage import manifest
 from dreamjax.systems import cross_fitting, masked_pretraining, measurement, probing, runs
 from dreamjax.training import checkpoints
 from tests.support import make_shards, make_windows
@@ -35,10 +36,14 @@ def shards(tmp_path_factory) -> str:
     return make_shards(tmp_path_factory.mktemp("shards"), subjects=9, windows=8, samples=256, labels=LABELS)
 
 
-def save_run(config, workdir: str, step: int = 3) -> str:
+def save_run(config, workdir: str, step: int = 3, score: float | None = None) -> str:
     """A run with fresh parameters that says it took `step` steps: what evaluation reads of a trained one."""
     params = measurement.fresh_params(config, 1)
-    checkpoints.save_params_as_run(workdir, configs.to_json(config), params, step)
+    folder = checkpoints.save_params_as_run(workdir, configs.to_json(config), params, step)
+    if score is not None:
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(record | {"score": score}))
+        manifest.write(folder)
     return workdir
 
 
@@ -78,6 +83,21 @@ def test_a_run_is_scored_beside_its_baselines(run, capsys, tmp_path):
     assert "data:image/png;base64," in page
     assert "http" not in page
     assert (tmp_path / "reconstruction_scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_split_that_chose_the_step_is_said_to_be_optimistic(shards, capsys, tmp_path):
+    run = save_run(tiny(shards), str(tmp_path / "run"), score=0.5)
+    marked = "split val, on which the step was chosen (optimistic)"
+    for words, optimistic in (
+        (("--best", "--split", "val"), True),
+        (("--split", "val"), False),
+        (("--best",), False),
+        (("--best", "--split", "val", "--data", shards), True),
+    ):
+        assert cli.main(["evaluate", run, "--windows", "4", "--out", str(tmp_path / "out"), *words]) == 0
+        shown = capsys.readouterr().out
+        assert (marked in shown.splitlines()[0]) == optimistic, words
+        assert ("by its loss on split val, so its scores there are optimistic" in shown) == optimistic
 
 
 def test_the_table_is_for_people(run, capsys, tmp_path):
