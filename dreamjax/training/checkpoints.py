@@ -8,6 +8,8 @@ WORKDIR/checkpoints/00001000/
     manifest.json  size and hash of every file above, written last: without it the directory does not count
 """
 
+import functools
+import itertools
 import json
 import os
 import threading
@@ -89,7 +91,12 @@ def read_json(folder: epath.PathLike, step: int, name: str) -> Any:
 
 
 def best_step(folder: epath.PathLike, mode: str) -> int | None:
-    """The step of the best held-out score among those on disk, or None where none was scored.
+    """The step of the best held-out score among those on disk, or None where none was scored."""
+    return next(iter(ranked_steps(folder, mode)), None)
+
+
+def ranked_steps(folder: epath.PathLike, mode: str) -> list[int]:
+    """The scored steps on disk, the best first, the later of two equal ones first.
 
     A step whose run.json is damaged has no score.
     """
@@ -102,9 +109,8 @@ def best_step(folder: epath.PathLike, mode: str) -> int | None:
             continue
         if isinstance(score, int | float):
             scored[step] = score
-    if not scored:
-        return None
-    return (min if mode == "min" else max)(scored, key=lambda step: (scored[step], step))
+    sign = 1 if mode == "min" else -1
+    return sorted(scored, key=lambda step: (sign * scored[step], -step))
 
 
 # -------------------------------------------------------------------------------------------------------- state ⇄ dict
@@ -218,7 +224,7 @@ class Saver:
             return
         if processes.is_first():
             try:
-                retain(self.folder, self.config)
+                retain(self.folder, self.config, written=self.step)
             except Exception as problem:  # the new step is whole all the same: only older ones take more room
                 log.warning("%s: older steps could not be deleted (%s)", self.folder, problem)
 
@@ -259,10 +265,23 @@ def remove(path: epath.Path) -> None:
         path.rmtree()
 
 
-def retain(folder: epath.PathLike, config: CheckpointConfig) -> None:
-    """Delete what is neither among the last, nor a multiple of `keep_every`, nor the best."""
+def retain(folder: epath.PathLike, config: CheckpointConfig, written: int | None = None) -> None:
+    """Delete what is neither among the last, nor a multiple of `keep_every`, nor the best.
+
+    Damaged steps do not count as the last or the best, or the intact ones before them would go. The step `written` just
+    now was hashed as it lies there, and is not read again.
+    """
     steps = committed_steps(folder)
-    keep = set(steps[-config.keep_last :]) | {best_step(folder, config.best_mode)}
+    if len(steps) <= config.keep_last:
+        return
+
+    @functools.cache
+    def intact(step: int) -> bool:
+        return step == written or not problems(folder, step)
+
+    last = itertools.islice(filter(intact, reversed(steps)), config.keep_last)
+    best = itertools.islice(filter(intact, ranked_steps(folder, config.best_mode)), 1)
+    keep = {*last, *best}
     if config.keep_every:
         keep |= {step for step in steps if step % config.keep_every == 0}
     for step in steps:

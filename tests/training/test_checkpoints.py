@@ -129,8 +129,25 @@ def test_a_damaged_older_step_does_not_cost_the_new_one(tmp_path, text):
     assert checkpoints.best_step(tmp_path, "min") == 1
 
 
+def test_a_damaged_step_does_not_count_towards_what_is_kept(tmp_path):
+    """Steps 1 and 2 are damaged after they were saved: the last two intact ones are 0 and 3, then 3 and 4."""
+    saver = checkpoints.Saver(tmp_path, CheckpointConfig(keep_last=2), "{}")
+    state = State(step=jnp.int32(0), params={"w": jnp.ones(300)})
+    kept = []
+    for k, score in enumerate([0.3, 0.1, 0.2, 0.9, 0.9]):
+        saver.save(k, state, {"score": score})
+        saver.wait()
+        kept.append(checkpoints.committed_steps(tmp_path))
+        if k in (1, 2):
+            victim = max(every_file(tmp_path / f"{k:08d}" / "state"), key=lambda path: path.stat().st_size)
+            victim.write_bytes(victim.read_bytes()[:-1])
+    saver.close()
+    assert kept == [[0], [0, 1], [0, 2], [0, 3], [0, 3, 4]]  # 0 stays as the best of those that are intact
+    assert checkpoints.newest_intact(tmp_path) == 4
+
+
 def test_a_step_that_was_saved_stays_when_older_ones_cannot_be_deleted(tmp_path, monkeypatch, caplog):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     saver = checkpoints.Saver(tmp_path, CheckpointConfig(keep_last=1), "{}")
