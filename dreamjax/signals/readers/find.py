@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreamjax.console import log
@@ -12,10 +12,9 @@ from dreamjax.signals.corpora import corpus_of
 from dreamjax.signals.readers.base import Source
 from dreamjax.signals.readers.bids import bids_root, licence_of
 from dreamjax.signals.readers.formats import Format, format_of
+from dreamjax.signals.readers.subjects import own_name, unworded, worded
 from dreamjax.signals.readers.uci import trials_of
 
-SUBJECT = re.compile(r"(?:^|[^A-Za-z])(?:subject|subj|sub|participant|patient)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
-PLURAL = re.compile(r"(?<![A-Za-z])(?:subject|subj|sub|participant|patient)s(?![A-Za-z0-9])", re.IGNORECASE)  # a folder
 SESSION = re.compile(r"(?:^|[^A-Za-z])(?:session|sess|ses)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
 
 NOT_RECORDINGS = ("derivatives", "sourcedata", "code", "stimuli")  # folders of a BIDS root
@@ -69,7 +68,8 @@ def survey(
     subject_pattern: str | None = None,
 ) -> tuple[list[Source], list[Ignored]]:
     """(recordings, everything else with the reason); see `find_sources`."""
-    sources, ignored, seen = [], [], set()
+    found: list[tuple[Source, Path]] = []
+    ignored, seen = [], set()
     for given in paths:
         root = Path(given)
         if not root.exists():
@@ -82,10 +82,18 @@ def survey(
             seen.add(recording)
             if isinstance(verdict, Format):
                 base = root if root.is_dir() and root != path else path.parent
-                sources += describe(recording, verdict, base, dataset, licence, subject_pattern)
+                sources = describe(recording, verdict, base, dataset, licence, subject_pattern)
+                found += [(source, root) for source in sources]
             else:
                 ignored.append(Ignored(str(path), verdict.reason, verdict.companion))
-    return sources, ignored
+    return _with_subjects(found), ignored
+
+
+def _with_subjects(found: Sequence[tuple[Source, Path]]) -> list[Source]:
+    """The sources, those without a subject with what can be told from all of them together."""
+    nameless = [i for i, (source, _) in enumerate(found) if not source.subject]
+    told = dict(zip(nameless, unworded([found[i] for i in nameless]), strict=True))
+    return [replace(source, subject=told.get(i, source.subject)) for i, (source, _) in enumerate(found)]
 
 
 def source_of(path: str | os.PathLike[str]) -> Source:
@@ -123,7 +131,8 @@ def describe(
 ) -> list[Source]:
     """The source (of an archive: the sources) at `path`, with its dataset, subject, session and licence.
 
-    Each from the first that knows it: the caller, the corpus table, BIDS, the names of folders and file.
+    Each from the first that knows it: the caller, the corpus table, BIDS, the names of folders and file. The subject is
+    "" where none does.
     """
     inside = path.relative_to(base).as_posix()
     folder = inside.split("/")[0] if "/" in inside else base.resolve().name
@@ -140,7 +149,8 @@ def describe(
                 reader=reader,
                 dataset=dataset or (corpus.name if corpus else bids.name if bids else folder),
                 subject=_by_pattern(inside, path, subject_pattern)
-                or (subject.group(1) if subject else _subject(inside, path, member)),
+                or (subject.group(1) if subject else worded(inside))
+                or (own_name(Source(str(path), reader, member=member)) if corpus else ""),
                 session=session.group(1) if session else "",
                 licence=licence or (corpus.licence if corpus else licence_of(bids) if bids else "unknown"),
                 member=member,
@@ -159,9 +169,3 @@ def _by_pattern(inside: str, path: Path, pattern: str | None) -> str | None:
     if not match or not match.groups():
         raise UserError(f"{path}: the subject pattern {pattern!r} finds no group in {inside!r}; adapt it")
     return match.group(1)
-
-
-def _subject(inside: str, path: Path, member: str) -> str:
-    """The id in the path: a word such as `sub-01`, else the file's own name, so that no two people share one."""
-    found = SUBJECT.search(PLURAL.sub("", inside))
-    return found.group(1) if found else Path(member).name or path.name.split(".")[0]
