@@ -95,20 +95,21 @@ class MaskedAutoencoder(nn.Module):
 
 
 class Trainer:
-    """One training step on `device`, with autocast where `bfloat16`."""
+    """One training step on `device`, with autocast where `bfloat16`; gradients summed over equal micro-batches."""
 
-    def __init__(self, shape: Shape, device: str, *, bfloat16: bool, compiled: bool):
+    def __init__(self, shape: Shape, device: str, *, bfloat16: bool, compiled: bool, microbatches: int = 1):
         self.model = MaskedAutoencoder(shape).to(device)
         self.loss = torch.compile(self.model) if compiled else self.model
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=2.5e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True
         )
-        self.device, self.bfloat16 = device, bfloat16
+        self.device, self.bfloat16, self.microbatches = device, bfloat16, microbatches
 
     def step(self, signal: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
-            loss = self.loss(signal)
-        loss.backward()
+        for rows in signal.chunk(self.microbatches):
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
+                loss = self.loss(rows) / self.microbatches
+            loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 0.8)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -43,8 +43,10 @@ def _matmul_backward(dtype: Dtype, saved: tuple[Array, Array], dy: Array) -> tup
     dy = dy.astype(dtype)
     dx = split_rows(dy @ kernel.astype(dtype).T)
     tokens = tuple(range(x.ndim - 1))
-    dkernel = jax.lax.dot_general(x, dy, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32)
-    return dx, dkernel.astype(kernel.dtype)
+    # XLA on CPU writes a transposed copy of the first operand, computing what made it again: let that be the narrower
+    narrow, wide = (x, dy) if x.shape[-1] <= dy.shape[-1] else (dy, x)
+    dkernel = jax.lax.dot_general(narrow, wide, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32)
+    return dx, (dkernel if narrow is x else dkernel.T).astype(kernel.dtype)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)

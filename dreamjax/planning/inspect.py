@@ -30,7 +30,7 @@ def inspect(config: MaskedPretrainingConfig, *, devices: int | None = None) -> d
     task = registry.build(config)
     state: State = jax.eval_shape(task.init, jax.random.key(0))
     mesh = abstract_mesh(config, devices)
-    sharding.check_batch(config.train.batch_size, mesh, config.train.microbatches)
+    sharding.check_batch(config.train.batch_size, mesh, config.train.microbatches or 1)
     return {
         "system": config.system,
         "parameters": parameters(config, state.params),
@@ -74,7 +74,7 @@ def memory(config: MaskedPretrainingConfig, state: State, mesh: Any) -> dict[str
     `activations` are the residuals of the loss's vjp, by shape, after the config's rematerialisation; a compiler that
     fuses keeps fewer. Gradients are counted once in float32.
     """
-    rows = config.train.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]) // config.train.microbatches
+    rows = config.train.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]) // (config.train.microbatches or 1)
     parts = {
         "parameters": local_bytes(state.params, mesh),
         "optimiser": local_bytes(state.opt, mesh),

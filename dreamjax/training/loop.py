@@ -37,7 +37,7 @@ class TrainConfig:
 
     steps: int = 1000
     batch_size: int = 64  # global
-    microbatches: int = 1  # gradient accumulation: the batch is worked on in so many pieces
+    microbatches: int | None = None  # gradient accumulation: in so many pieces; none: 1, on CPU what fits its cache
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log_every: int = 10
@@ -50,13 +50,13 @@ class TrainConfig:
     compile_cache: str = "auto"  # a folder, "auto" ($XDG_CACHE_HOME/dreamjax/compiled) or "" (none)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.microbatches < 1 or self.log_every < 1:
+        if min(self.steps, self.batch_size, self.microbatches or 1, self.log_every) < 1 or self.microbatches == 0:
             raise ValueError("train.steps, batch_size, microbatches and log_every must be at least 1")
         if self.eval_every < 0 or self.picture_every < 0:
             raise ValueError("train.eval_every and picture_every must be at least 0 (0: never)")
         if self.profile_start < -1 or self.profile_steps < 1:
             raise ValueError("train.profile_start must be at least -1 (no profile), profile_steps at least 1")
-        if self.batch_size % self.microbatches:
+        if self.microbatches and self.batch_size % self.microbatches:
             raise ValueError(
                 f"train.batch_size is {self.batch_size}, but it must divide by train.microbatches = {self.microbatches}"
             )
@@ -82,7 +82,7 @@ def train(
     use_compile_cache(config.compile_cache)
     mesh = meshes.make(config.mesh, devices)
     spec = task.data("train")
-    sharding.check_batch(spec.batch_size, mesh, config.microbatches)
+    sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
     with jax.set_mesh(mesh):
         compiled = program.build(task, mesh)
         changed = workdir.claim(path, config_json, defaults_json)

@@ -14,15 +14,19 @@ from dreamjax.training.task import Batch, Metrics, PyTree, State, replace
 # loss(params, frozen, batch, rng) → (sum over the batch, its weight, {metric: (sum, weight)}), all float32
 LossFn = Callable[[PyTree, PyTree, Batch, Array], tuple[Array, Array, dict[str, tuple[Array, Array]]]]
 UpdateFn = Callable[[State, Batch, Array], tuple[State, Metrics]]
+ROWS_IN_CACHE = 8  # windows of the `small` preset, whose step then works on 26 MB where 64 at once take 160
 
 
-def gradient_update(loss: LossFn, optimiser: optax.GradientTransformation, *, microbatches: int = 1) -> UpdateFn:
+def gradient_update(
+    loss: LossFn, optimiser: optax.GradientTransformation, *, microbatches: int | None = None
+) -> UpdateFn:
     """One optimiser step on sum(loss) / sum(weight) over every micro-batch and device.
 
     `loss(params, frozen, batch, rng)` returns `(sum, weight, metrics)`: sums, not means, so that micro-batches with
     unequal numbers of masked patches weigh what they contain. Randomness must be keyed by `batch["index"]`, not by
     row, as every micro-batch gets the same `rng`. A step whose gradient is not finite leaves the state as it was; a
     batch of weight 0 (nothing of it is hidden, or all of it is padding) has the gradient 0.
+    `microbatches` None: `suited_microbatches`.
     With `state.ema` not empty, ema ← d · ema + (1 - d) · params, d = `state.hyper["ema_decay"]`.
 
     Metrics added: `loss`, `grad_norm`, `finite` (1 or 0), and `learning_rate` where `state.hyper` has one.
@@ -38,7 +42,8 @@ def gradient_update(loss: LossFn, optimiser: optax.GradientTransformation, *, mi
             grads, (weight, metrics) = jax.grad(summed, has_aux=True)(state.params)
             return grads, weight, metrics
 
-        grads, weight, metrics = sum_over_microbatches(gradients, batch, microbatches)
+        pieces = suited_microbatches(rows_of(batch)) if microbatches is None else microbatches
+        grads, weight, metrics = sum_over_microbatches(gradients, batch, pieces)
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny), grads)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
@@ -70,6 +75,26 @@ def keep_if(finite: Array, stepped: State, state: State) -> State:
     return replace(stepped, **{name: choose(getattr(stepped, name), getattr(state, name)) for name in names})
 
 
+def rows_of(batch: Batch) -> int:
+    """The global batch size."""
+    return jax.tree.leaves(batch)[0].shape[0]
+
+
+def suited_microbatches(rows: int) -> int:
+    """How many pieces a batch of `rows` is best worked on in, on the devices of the current mesh.
+
+    One on an accelerator. On CPU as few as leave a device at most 8 rows at a time (but 4 at least): their activations
+    stay in the cache, and the allocator does not map and clear 160 MB anew every step (docs/benchmarks.md).
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = mesh.shape.get("data", 1) * mesh.shape.get("fsdp", 1)
+    fitting = (k for k in range(1, rows + 1) if rows % (k * shards) == 0 and rows <= ROWS_IN_CACHE * k * shards)
+    pieces = next(fitting, 1)
+    return pieces if rows >= ROWS_IN_CACHE // 2 * pieces * shards else 1
+
+
 def sum_over_microbatches(function: Callable[[Batch], Any], batch: Batch, microbatches: int) -> Any:
     """The sum of `function(micro)` over equal cuts of the batch's leading axis, one at a time.
 
@@ -78,7 +103,7 @@ def sum_over_microbatches(function: Callable[[Batch], Any], batch: Batch, microb
     """
     if microbatches == 1:
         return function(batch)
-    size = jax.tree.leaves(batch)[0].shape[0]
+    size = rows_of(batch)
     if size % microbatches:
         raise ValueError(f"a batch of {size} does not divide into {microbatches} micro-batches")
 

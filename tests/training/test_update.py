@@ -12,7 +12,7 @@ from dreamjax.training import optimiser
 from dreamjax.training.metrics import check_finite
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import State
-from dreamjax.training.update import gradient_update, sum_over_microbatches
+from dreamjax.training.update import gradient_update, suited_microbatches, sum_over_microbatches
 from tests.training.test_loop import run
 from tests.training.tiny_tasks import FormulaStream, Regression
 
@@ -21,7 +21,7 @@ def batch_of(size, start=0):
     return next(FormulaStream().batches(start=start, batch_size=size))
 
 
-@pytest.mark.parametrize("pieces", [2, 4, 8])
+@pytest.mark.parametrize("pieces", [2, 4, 8, None])  # none: two here
 def test_unequal_microbatches_equal_one_batch(pieces):
     """Weights differ by example, so the pieces' weights differ: only sums of sums give the one batch's gradient."""
     batch, one = batch_of(16), Regression()
@@ -153,3 +153,27 @@ def test_one_compilation_and_one_late_read_a_step(tmp_path, monkeypatch):
     names = len(jax.eval_shape(task.update, jax.eval_shape(task.init, jax.random.key(0)), batch_of(16), None)[1])
     during = [when for when in raw if 0 < when < 10]
     assert 0 < len(during) <= 2 * names * 9  # the metrics' sums and weights, and nothing else
+
+
+@pytest.mark.parametrize(
+    ("rows", "data", "fsdp", "pieces"),
+    [
+        (64, 1, 1, 8),
+        (32, 1, 1, 4),
+        (64, 2, 1, 4),
+        (64, 2, 2, 2),
+        (48, 1, 1, 6),
+        (8, 1, 1, 1),
+        (4, 2, 1, 1),
+        (62, 1, 1, 1),
+    ],
+)
+def test_cpu_batches_are_cut_into_pieces_of_eight_rows_a_device(rows, data, fsdp, pieces):
+    mesh = jax.sharding.AbstractMesh((data, fsdp, 1), ("data", "fsdp", "tensor"))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert suited_microbatches(rows) == pieces
+
+
+def test_an_accelerator_gets_its_batch_whole(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert suited_microbatches(64) == 1

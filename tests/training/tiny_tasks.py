@@ -81,7 +81,7 @@ class Regression(Base):
     """A two-layer network on `FormulaStream`, trained as the systems are."""
 
     batch_size: int = 16
-    microbatches: int = 1
+    microbatches: int | None = 1
     width: int = 32
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=1e-2, ema_decay=0.9, warmup_steps=3))
     steps: int = 1000
