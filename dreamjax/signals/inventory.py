@@ -75,7 +75,7 @@ def _corpora(done: Done) -> dict[str, dict[str, Any]]:
             r["dataset"], {"licences": set(), "recordings": 0, "hours": 0.0, "people": set(), "channels": set()}
         )
         entry["licences"].add(r["licence"])
-        entry["people"].add(source.subject)
+        entry["people"].add((source.dataset, source.subject))
         entry["channels"].add(len(r["ch_names"]))
         entry["recordings"] += 1
         entry["hours"] += r["seconds"] / 3600
@@ -121,7 +121,7 @@ def write_rejects(path: Path, done: Done, failed: Failed, options: "Options") ->
 
 def _named(source: Source, options: "Options") -> dict[str, str]:
     who = convert.identity_of(source, options.salt)
-    return {"recording": who.recording, "dataset": source.dataset, "reader": source.reader}
+    return {"recording": who.recording, "dataset": source.corpus or source.dataset, "reader": source.reader}
 
 
 def refuse_key_inside(key_file: str, out: str | os.PathLike[str]) -> None:

@@ -34,6 +34,7 @@ from dreamjax.storage import atomic
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 DATASET = "dataset.json"
+ACCESSION = re.compile(r"(ds|on|nm)\d{6}")  # OpenNeuro, its anonymised deposits, NEMAR
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,13 @@ def _impersonal(source: Source, options: Options) -> Source:
     """A source whose corpus was merely guessed from a folder's name loses that guess: folders may name a person.
 
     Its windows carry the name of the dataset that is being written; pseudonyms and splits are those of `UNKNOWN`, so
-    they do not depend on where the output goes.
+    they do not depend on where the output goes. The folder of a BIDS root still tells persons of two roots apart, but
+    it is published only where it is an accession number (ds000117).
     """
-    if options.dataset or corpus_of(source.name.replace("!", "/")) or bids_root(Path(source.path)):
+    if options.dataset or corpus_of(source.name.replace("!", "/")):
         return source
+    if bids_root(Path(source.path)):
+        return source if ACCESSION.fullmatch(source.dataset) else replace(source, corpus=convert.UNKNOWN)
     return replace(source, dataset=convert.UNKNOWN)
 
 
@@ -200,7 +204,8 @@ class _Run:
     def task(self, source: Source, parts: Path) -> Task:
         options = self.options
         scale = options.unit_scales.get(source.dataset, options.unit_scales.get(""))
-        corpus = self.name if source.dataset == convert.UNKNOWN else source.dataset
+        corpus = source.corpus or source.dataset
+        corpus = self.name if corpus == convert.UNKNOWN else corpus
         return Task(source, self.settings, str(parts), options.salt, corpus, scale, options.strict, options.stimuli)
 
     def commit(self, parts: Path, sources: Sequence[Source], outcomes: Iterable[workers.Outcome]) -> dict[str, Any]:

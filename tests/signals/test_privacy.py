@@ -1,91 +1,21 @@
 """No name, date, technician or remark of any header reaches a shard, a report, a log or a description."""
 
-import io
 import json
-import logging
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from edf_files import tal, write_edf
+from edf_files import write_edf
+from planted import SECRETS, everything_written, leaks, planted_edf
 from recorded import noise
 
 from dreamjax.cli import main
-from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.signals import convert, examples, records, scrub
+from dreamjax.signals import convert, scrub
 from dreamjax.signals.prepare import Options, prepare, prepare_raws
 from dreamjax.signals.preprocess import EventWindows, Settings
 from dreamjax.signals.readers.base import Source
-
-SECRETS = (
-    "Mustermann", "Hannelore", "MCH-0234567", "02-MAI-1951", "1951-05-02", "_1951", "17-MAR-2003", "2003-03-17",
-    "20030317", "17.03.03", "09.41.27", "09:41:27", "Frankenstein", "Igor", "epilepsy", "Station_7B",
-)  # fmt: skip
-
-
-def everything_written(folder: Path) -> dict[str, bytes]:
-    """Every file of a dataset; shards as their decompressed records, the report with its inlined pictures dropped."""
-    found = {}
-    for path in folder.rglob("*"):
-        if path.is_file() and ".array_record-" not in path.name:
-            found[path.name] = path.read_bytes()
-    for split in records.load_dataset(folder)["splits"]:
-        reader = records.open_split(folder, split)
-        found[split] = b"\n".join(_texts(reader[i]) for i in range(len(reader)))
-    return found
-
-
-def _texts(record: bytes) -> bytes:
-    """Everything in a record but the numbers: digits may turn up in compressed samples by chance."""
-    kept = {}
-    for name, feature in examples.parse(record).items():
-        if name not in ("signal/value", "step", "offset", "xyz", "valid", "channel_ok", "sfreq", "start", "scale"):
-            kept[name] = [bytes(v) for v in feature.bytes_list.value]
-    return repr(kept).encode()
-
-
-def leaks(folder: Path, said: str) -> list[tuple[str, str]]:
-    """(secret, where) for every secret found."""
-    written = {**everything_written(folder), "the log": said.encode()}
-    written["report.html"] = b"".join(p.split(b'"', 1)[-1] for p in written["report.html"].split(b"base64,"))
-    names = " ".join(written)
-    return [
-        (secret, where)
-        for secret in SECRETS
-        for where, content in written.items()
-        if secret.lower().encode() in content.lower() or secret in names
-    ]
-
-
-@pytest.fixture
-def said(capsys):
-    """Everything that is logged or printed, as a function."""
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG)
-
-    def text() -> str:
-        captured = capsys.readouterr()
-        return stream.getvalue() + captured.out + captured.err
-
-    yield text
-    log.removeHandler(handler)
-
-
-def planted_edf(path: Path, **options) -> Path:
-    tals = [tal(t) + tal(t + 0.5, "Mustermann Hannelore coughs" if t == 3 else "T1") for t in range(8)]
-    return write_edf(
-        path,
-        np.rint(noise(4, 8) / 0.1),
-        plus="C",
-        tals=tals,
-        patient="MCH-0234567 F 02-MAI-1951 Mustermann_Hannelore epilepsy",
-        recording="Startdate 17-MAR-2003 MCH-0234567 Technician_Igor Station_7B",
-        **options,
-    )
 
 
 def planted_brainvision(folder: Path) -> Path:

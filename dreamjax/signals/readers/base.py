@@ -33,6 +33,7 @@ class Source:
     session: str = ""
     licence: str = "unknown"  # SPDX id
     member: str = ""  # file inside an archive
+    corpus: str = ""  # what outputs call the dataset where its own name may be a person's; `dataset` when empty
 
     @property
     def name(self) -> str:

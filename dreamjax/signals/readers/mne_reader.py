@@ -4,8 +4,9 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +62,27 @@ def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
         raise
     except Exception as e:
         raise UserError(f"{path}: MNE cannot read it as {format_} ({told(e)})") from e
-    return contents_of_raw(raw, format_)
+    return contents_of_raw(raw, format_, header_words(Path(path), format_))
+
+
+def header_words(path: Path, format_: str) -> set[str]:
+    """Words of the places where a format says who was recorded and by whom: no annotation that is one may be a code.
+
+    MNE passes on a part of them only.
+    """
+    places = {
+        "gdf": (path, 0, 176),  # patient, recording
+        "cnt": (path, 12, 360),  # operator, doctor, hospital, patient, …
+        "ant": (path, max(0, path.stat().st_size - 4096), 4096),  # the last chunk
+        "nihon": (next((p for p in map(path.with_suffix, (".PNT", ".pnt")) if p.is_file()), path), 0, 1 << 16),
+        "egi": (path / "subject.xml", 0, 1 << 16),
+    }
+    where, start, length = places.get(format_, (path, 0, 0))
+    if not length or not where.is_file():
+        return set()
+    with open(where, "rb") as file:
+        file.seek(start)
+        return {word.decode("latin-1").lower() for word in re.findall(rb"[A-Za-z\xc0-\xff]{3,}", file.read(length))}
 
 
 @contextmanager
@@ -88,8 +109,11 @@ def recording_from_raw(
     return assemble(source, contents_of_raw(raw, "raw"), unit_scale)
 
 
-def contents_of_raw(raw: "mne.io.BaseRaw", format_: str) -> Contents:
-    """Names, types, positions, events and contiguous spans of a Raw; the signal is read when asked for."""
+def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[str] = ()) -> Contents:
+    """Names, types, positions, events and contiguous spans of a Raw; the signal is read when asked for.
+
+    Annotations with a word of `forbidden`, or of what the Raw says of persons, are no codes.
+    """
     info = raw.info
     sfreq, notes = float(info["sfreq"]), []
     types = [_TYPES.get(kind, "misc") for kind in raw.get_channel_types()]
@@ -99,6 +123,7 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str) -> Contents:
     annotations = list(zip(onsets, raw.annotations.duration, raw.annotations.description, strict=True))
     subject_info = info.get("subject_info") or {}
     names = {str(subject_info.get(k, "")) for k in ("first_name", "last_name", "middle_name", "his_id")}
+    names |= {str(info.get("experimenter") or ""), " ".join(forbidden)}
     words = {word.lower() for name in names for word in re.split(r"[\W_]+", name) if len(word) > 1}
     events, dropped = keep_codes([(float(t), float(d), str(c)) for t, d, c in annotations], sfreq, words)
     if dropped:

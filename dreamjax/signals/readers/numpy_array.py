@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from dreamjax.errors import UserError, nearest
 from dreamjax.signals.readers.base import Contents, Event, Source
+from dreamjax.signals.readers.bids import reference_named
 from dreamjax.signals.scrub import told
 
 UNITS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
@@ -74,7 +75,7 @@ def open_numpy(source: Source, strict: bool = False) -> Contents:
         n_samples=n_trials * length,
         reader=read,
         types=facts.get("ch_types"),
-        reference=facts.get("reference"),
+        reference=reference_named(str(facts.get("reference", ""))),
         highpass=facts.get("highpass"),
         lowpass=facts.get("lowpass"),
         line_freq=facts.get("line_freq"),

@@ -80,7 +80,7 @@ def condition_of(path: Path) -> str:
             line = [file.readline(200) for _ in range(4)][3]
     except (OSError, EOFError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: not a whole trial file ({told(e)}); restore or remove it") from e
-    match = re.match(r"#\s*(S\d[\w ]{0,30}?)\s*,", line)
+    match = re.match(r"#\s*(S\d (?:obj|match|nomatch)(?: err)?)\s*,", line)
     if match is None:
         raise UserError(f"{path}: its fourth line names no condition; restore or remove it")
     return match.group(1).replace(" ", "_")
