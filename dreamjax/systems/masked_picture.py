@@ -5,8 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dreamjax.objectives import masking
+from dreamjax.parallel import processes
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig, reconstruct
 from dreamjax.training.task import Batch, PyTree
 
@@ -14,16 +17,24 @@ WINDOWS, CHANNELS = 2, 3
 
 
 def draw(config: MaskedPretrainingConfig, params: PyTree, batch: Batch) -> Any:
-    """A matplotlib figure, or None for a model of normalised targets, which predicts no signal."""
+    """A matplotlib figure, or None for a model of normalised targets, which predicts no signal.
+
+    Every process of a run computes, as the parameters are spread over all of them; the first one alone draws.
+    """
     if config.loss.target != "raw":
         return None
     signal, valid = np.asarray(batch["signal"]), np.asarray(batch["valid"])
     patch_valid = masking.patch_valid(jnp.asarray(valid), config.model.patch)
     mask = masking.draw(config.mask, config.seed + 1, jnp.asarray(batch["index"]), patch_valid)
-    guess = jax.jit(lambda p, x, h, v: reconstruct(config, p, x, h, v))(params, signal, mask.hidden, valid)
+    place = jax.tree.leaves(params)[0].sharding
+    whole = NamedSharding(place.mesh, P()) if isinstance(place, NamedSharding) else place
+    compiled = jax.jit(lambda p, x, h, v: reconstruct(config, p, x, h, v), out_shardings=whole)
+    guess = np.asarray(compiled(params, signal, np.asarray(mask.hidden), valid))
+    if not processes.is_first():
+        return None
     return figure(
         signal * np.asarray(batch["gain"])[:, :, None] + np.asarray(batch["offset"])[:, :, None],
-        np.asarray(guess) * np.asarray(batch["gain"])[:, :, None] + np.asarray(batch["offset"])[:, :, None],
+        guess * np.asarray(batch["gain"])[:, :, None] + np.asarray(batch["offset"])[:, :, None],
         np.repeat(np.asarray(mask.hidden), config.model.patch, axis=1),
         config.data.sfreq,
     )

@@ -89,5 +89,9 @@ class Task(Protocol):
         ...
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Held-out metrics; outside jit, may be slow."""
+        """Held-out metrics; outside jit, may be slow.
+
+        Every process of a run calls it, and each reads its rows alone where `training.feeding.Feeder` reads them for a
+        jitted sum over the state's mesh.
+        """
         ...
