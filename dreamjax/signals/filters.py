@@ -23,6 +23,7 @@ Taps = Float[np.ndarray, "taps"]
 Signal = Float[np.ndarray, "channels time"]
 NOTCH_HALF_WIDTH = 1.0  # Hz, the -6 dB points on both sides; ±0.5 Hz is stopped
 STOP_DB = 80.0  # of the resampler
+REACH, BETA = 32, 8.0  # of the interpolation between samples: on either side; shape of its window
 MAX_DENOMINATOR = 1024
 RATE_TOLERANCE = 1e-5  # relative; an amplifier's clock is no better
 
@@ -171,6 +172,18 @@ def design(
         resampler, kernel = (minimum_phase(h) if len(h) else h for h in (resampler, kernel))
         delays = 0, 0
     return Chain(sfreq_in, sfreq_out, up, down, resampler, delays[0], kernel, delays[1], causal)
+
+
+def between(y_CxT: Signal, shift: float) -> Signal:
+    """The signal `shift` of a sample later, 0 ≤ shift < 1, without the first and last `REACH` samples of the input.
+
+    A sinc under a Kaiser window: within 80 dB for everything below 0.46 of the rate, and exact where shift is 0.
+    """
+    if shift == 0:
+        return y_CxT[:, REACH:-REACH]
+    t = np.arange(-REACH, REACH + 1) - shift
+    taps = np.sinc(t) * np.i0(BETA * np.sqrt(1 - np.square(t / (REACH + 1)))) / np.i0(BETA)
+    return signal.oaconvolve(y_CxT, (taps[::-1] / taps.sum())[None], mode="valid", axes=-1)
 
 
 def extended(read: Callable[[int, int], Signal], n: int, start: int, stop: int, causal: bool = False) -> Signal:

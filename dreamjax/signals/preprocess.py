@@ -12,12 +12,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from dreamjax.errors import UserError
-from dreamjax.signals import quality
+from dreamjax.signals import filters, quality
 from dreamjax.signals.plan import Filtered, make_plan
 from dreamjax.signals.records import APART, Window
 
 if TYPE_CHECKING:
     from dreamjax.signals.readers.base import Recording
+
+
+WHOLE = 1e-6  # samples; nearer than this, an onset is on the grid
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ class Settings:
             return self.samples
         return round((self.events.tmax - self.events.tmin) * self.sfreq)
 
+    @property
+    def event_first(self) -> int:
+        """Sample at which the window begins, counted from the event's: tmin to the nearest sample."""
+        return _nearest(self.events.tmin * self.sfreq)
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -102,13 +110,19 @@ class Reject:
 
 @dataclass(frozen=True)
 class _Item:
-    """One window to be: samples [start, stop) of a segment, at the output rate."""
+    """One window to be: samples [start, stop) of a segment, at the output rate, each `shift` of a sample later."""
 
     segment: int
     start: int
     stop: int
     label: str = ""
     stimulus: str = ""
+    shift: float = 0.0
+
+
+def _nearest(x: float) -> int:
+    """Halves go up, so that a shift of everything by one sample shifts all alike."""
+    return int(np.floor(x + 0.5 + 1e-6))
 
 
 def _positive(text: str) -> bool:
@@ -131,20 +145,25 @@ def _grid(recording: "Recording", signal: Filtered, settings: Settings) -> Itera
 
 
 def _around_events(recording: "Recording", signal: Filtered, settings: Settings) -> Iterator[_Item | Reject]:
-    """Windows from tmin to tmax around each event; the nearest output sample is the event's."""
+    """Windows from tmin to tmax around each event. One sample falls on the onset itself, which may lie between two
+    samples of the even grid; causal windows stay on the grid, since what lies between needs the later samples."""
     wanted, length = settings.events, settings.event_samples
-    rate = signal.chain.sfreq_out
+    chain, sfreq = signal.chain, recording.sfreq
     for event in recording.events:
         if wanted.codes and event.code not in wanted.codes:
             continue
-        at = event.sample / recording.sfreq + wanted.offset_ms / 1e3
-        home = [i for i, (a, b) in enumerate(recording.segments) if a <= at * recording.sfreq < b]
+        onset = event.sample + wanted.offset_ms / 1e3 * sfreq  # in recorded samples
+        home = [i for i, (a, b) in enumerate(recording.segments) if a <= onset < b]
         begin = recording.segments[home[0]][0] if home else 0
-        start = int(np.floor((at - begin / recording.sfreq + wanted.tmin) * rate + 0.5 + 1e-6))
-        if not home or start < 0 or start + length > signal.length(home[0]):
-            yield Reject(at + wanted.tmin, at + wanted.tmin + length / rate, "the event's window crosses an edge")
+        place = (onset - begin) * chain.up / chain.down
+        whole = _nearest(place) if chain.causal else int(np.floor(place + WHOLE))
+        shift = 0.0 if chain.causal or place - whole < WHOLE else place - whole
+        start = whole + settings.event_first
+        if not home or start < 0 or start + length + (shift > 0) > signal.length(home[0]):
+            first = onset / sfreq + settings.event_first / chain.sfreq_out
+            yield Reject(first, first + length / chain.sfreq_out, "the event's window crosses an edge")
             continue
-        yield _Item(home[0], start, start + length, event.code, event.stimulus)
+        yield _Item(home[0], start, start + length, event.code, event.stimulus, shift)
 
 
 class Windows:
@@ -183,17 +202,19 @@ class Windows:
     def _window(self, item: _Item) -> Window | Reject:
         settings, plan, signal = self.settings, self.plan, self.signal
         rate = plan.chain.sfreq_out
-        begin = self.recording.segments[item.segment][0] / self.recording.sfreq + item.start / rate
+        begin = self.recording.segments[item.segment][0] / self.recording.sfreq + (item.start + item.shift) / rate
         n = item.stop - item.start
         end = begin + n / rate
         wanted = settings.event_samples if settings.events.source else settings.samples
         if n < settings.min_fraction * wanted:
             return Reject(begin, end, f"shorter than {settings.min_fraction:g} of a window")
-        signal.require(item.segment, item.start, item.stop)
-        recorded = signal.recorded(item.start, item.stop)
+        reach = filters.REACH if item.shift else 0
+        signal.require(item.segment, item.start - reach, item.stop + reach)
+        recorded = signal.recorded(item.start, item.stop + (item.shift > 0))
         if signal.missing[:, recorded].any():
             return Reject(begin, end, "samples are not finite")
-        y_CxT = signal.filtered(item.start, item.stop)
+        y_CxT = signal.filtered(item.start - reach, item.stop + reach)
+        y_CxT = filters.between(y_CxT, item.shift) if item.shift else y_CxT
         ok_C, flags, reason = quality.judge(self.ch_names, self._measured(item, y_CxT, recorded), settings.limits)
         for flag in flags:
             self.faults[flag] = self.faults.get(flag, 0) + 1
@@ -228,8 +249,8 @@ class Windows:
         if self.recording.precut:
             y_CxT = y_CxT - y_CxT.mean(axis=1, keepdims=True)
         if settings.events.source and settings.events.baseline:
-            first, last = ((t - settings.events.tmin) * plan.chain.sfreq_out for t in settings.events.baseline)
-            y_CxT = y_CxT - y_CxT[:, max(0, round(first)) : max(1, round(last))].mean(axis=1, keepdims=True)
+            first, last = (_nearest(t * plan.chain.sfreq_out) - settings.event_first for t in settings.events.baseline)
+            y_CxT = y_CxT - y_CxT[:, max(0, first) : max(1, last)].mean(axis=1, keepdims=True)
         own_zero = self.recording.precut or bool(settings.events.source and settings.events.baseline)
         apart = (APART,) if own_zero or item.start == 0 else ()
         n = y_CxT.shape[1]

@@ -63,13 +63,59 @@ def test_markers_moved_by_one_sample_move_every_window_by_one_sample():
         assert {int(w.valid.sum()) for w in windows} == {96}
 
 
-@pytest.mark.parametrize(("offset_ms", "moved"), [(0.0, 0), (1000 / 256, 1), (-2000 / 256, -2), (100.0, 26)])
-def test_an_offset_in_milliseconds_moves_to_the_nearest_sample(offset_ms, moved):
+@pytest.mark.parametrize("offset_ms", [0.0, 1000 / 256, -2000 / 256, 100.0, 0.7])
+def test_an_offset_in_milliseconds_moves_exactly(offset_ms):
+    """Also by a part of a sample: a ramp of 0.01 µV a sample tells where its samples were taken."""
     x = np.stack([np.arange(4000.0)] * 2) / 100
     limits = quality.Limits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
     settings = dataclasses.replace(event_settings(offset_ms=offset_ms), limits=limits)
     (window,) = all_windows(recording(x, events=(Event(1000, 0.0, "a"),)), settings)
-    assert round(float(window.signal[0, 0]) * 100) == 1000 + moved
+    moved = offset_ms / 1000 * 256
+    assert float(window.signal[0, 0]) * 100 == pytest.approx(1000 + moved, abs=2e-3)
+    assert window.start == pytest.approx((1000 + moved) / 256, abs=1e-9)
+
+
+ONSETS = (1500, 2003, 2717, 3001, 4444, 5005)  # of 500 Hz: at 256 Hz 768, then 1025.536, 1391.104, …
+
+
+def test_a_sine_is_sampled_at_the_onset_itself():
+    """500 → 256 Hz: sample k of every window is the sine k/256 s after the onset, within 1e-3 of its amplitude."""
+    x = 20 * np.sin(2 * np.pi * np.array([[10.0], [37.0]]) * np.arange(500 * 14) / 500)
+    events = tuple(Event(n, 0.0, "a") for n in ONSETS)
+    settings = event_settings(tmin=-0.1, tmax=0.3)
+    windows = all_windows(recording(x, 500.0, events=events), settings)
+    for onset, w in zip(ONSETS, windows, strict=True):
+        k = np.flatnonzero(w.valid) - 26  # the sample on the onset is the 27th
+        expected = 20 * np.sin(2 * np.pi * np.array([[10.0], [37.0]]) * (onset / 500 + k / 256))
+        np.testing.assert_allclose(w.signal[:, w.valid], expected, atol=20e-3)
+        assert w.start == pytest.approx(onset / 500 - 26 / 256, abs=1e-9)
+
+
+@pytest.mark.parametrize("sfreq", [500.0, 512.0, 1000.0, 250.0])
+def test_an_evoked_response_has_its_analytic_latency(sfreq):
+    """The mean over events of a 10 µV bump 100 ms after each, of 20 ms (one sigma), within 1e-3 of its height."""
+    onsets = [round(sfreq * t) + i for i, t in enumerate(np.arange(2.0, 28.0, 1.3))]
+    t = np.arange(round(30 * sfreq)) / sfreq
+
+    def bump(t):
+        return 10 * np.exp(-0.5 * np.square((t - 0.1) / 0.02))
+
+    x = sum(bump(t - n / sfreq) for n in onsets)
+    limits = quality.Limits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
+    settings = dataclasses.replace(event_settings(tmax=0.4), limits=limits)
+    rec = recording(np.stack([x, x]), sfreq, events=tuple(Event(n, 0.0, "a") for n in onsets))
+    mean = np.mean([w.signal[0, w.valid] for w in all_windows(rec, settings)], axis=0)
+    k = np.arange(len(mean)) / 256
+    np.testing.assert_allclose(mean, bump(k), atol=10e-3)
+    assert np.abs(mean - bump(k + 0.5 / 256)).max() > 0.5  # the control: half a sample is ten times the tolerance
+
+
+def test_windows_with_causal_filters_stay_on_the_grid():
+    """What lies between two samples needs the later ones, so an onset there takes the nearest."""
+    rec = recording(noise(3, 12, 500.0), 500.0, events=(Event(2003, 0.0, "a"),))
+    settings = dataclasses.replace(event_settings(), causal=True)
+    (window,) = all_windows(rec, settings)
+    assert window.start == 1026 / 256
 
 
 def test_events_carry_label_stimulus_and_baseline():
