@@ -331,7 +331,7 @@ def _averages(ax: Any, page: Sequence[Part], corpus: str, channels: Sequence[str
     for i, label in enumerate(sorted(shown)):
         n, curve = curves[label]
         curve = curve[: settings.event_samples]
-        t = settings.events.tmin + np.arange(len(curve)) / settings.sfreq
+        t = (settings.event_first + np.arange(len(curve))) / settings.sfreq
         ax.plot(1e3 * t, curve, color=COLOURS[i % len(COLOURS)], lw=1.3, label=f"{label} (n = {n})")
     ax.axvline(0, color=GREY, lw=0.8, ls=":")
     ax.axhline(0, color=GREY, lw=0.5)

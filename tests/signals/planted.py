@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from edf_files import tal, write_edf
 from recorded import noise
 
@@ -88,3 +89,46 @@ def planted_edf(path: Path, **options) -> Path:
         recording="Startdate 17-MAR-2003 MCH-0234567 Technician_Igor Station_7B",
         **options,
     )
+
+
+def planted_raw():
+    mne = pytest.importorskip("mne")
+    import datetime
+
+    info = mne.create_info(["Fp1", "Cz", "O1", "O2"], 256.0, "eeg")
+    info["description"] = "Mustermann Hannelore, epilepsy"
+    info["experimenter"] = "Technician_Igor"
+    info["subject_info"] = {
+        "his_id": "MCH-0234567",
+        "last_name": "Mustermann",
+        "first_name": "Hannelore",
+        "birthday": datetime.date(1951, 5, 2),
+    }
+    raw = mne.io.RawArray(noise(4, 8) * 1e-6, info, verbose="error")
+    raw.set_meas_date(datetime.datetime(2003, 3, 17, 9, 41, 27, tzinfo=datetime.UTC))
+    texts = ["Mustermann Hannelore coughs", "Dr_Frankenstein", "T1", "T1"]
+    raw.set_annotations(mne.Annotations([1, 2, 3, 4], [0] * 4, texts, orig_time=raw.info["meas_date"]))
+    return raw
+
+
+def planted_fif(folder: Path) -> Path:
+    planted_raw().save(folder / "a_raw.fif", verbose="error")
+    return folder / "a_raw.fif"
+
+
+def planted_eeglab(folder: Path) -> Path:
+    from scipy.io import savemat
+
+    x = noise(4, 8)
+    places = [{"labels": n, "X": np.nan, "Y": np.nan, "Z": np.nan} for n in ("Fp1", "Cz", "O1", "O2")]
+    texts = ("Dr_Frankenstein", "Mustermann Hannelore coughs", "T1")
+    event = [{"type": text, "latency": 300.0 * (i + 1)} for i, text in enumerate(texts)]
+    eeg = {
+        "setname": "Mustermann Hannelore", "filename": "a.set", "filepath": "", "subject": "MCH-0234567",
+        "comments": "Technician_Igor 17-MAR-2003 epilepsy", "nbchan": 4, "trials": 1, "pnts": x.shape[1],
+        "srate": 256.0, "xmin": 0.0, "xmax": x.shape[1] / 256, "data": x, "chanlocs": places, "event": event,
+        "urevent": [], "epoch": [], "history": "Station_7B", "times": np.arange(x.shape[1]) / 256,
+        "icawinv": [], "icasphere": [], "icaweights": [], "icachansind": [], "ref": "common",
+    }  # fmt: skip
+    savemat(folder / "a.set", {"EEG": eeg}, appendmat=False)
+    return folder / "a.set"

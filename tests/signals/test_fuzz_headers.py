@@ -1,6 +1,7 @@
 """Mutated EDF and BrainVision headers: every one opens or is refused in one sentence; no crash, no hang, no flood.
 
-Each case also reads the first and last second of what opened, so that a header which passes is really usable.
+Each case also reads the first and last second of what opened, so that a header which passes is really usable. The
+other formats: test_fuzz_formats.py.
 """
 
 import resource

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import mne
 
 EXIMIA_BYTES = 64 * 2  # one sample of all channels
+FLOOD = 16  # values a byte: of an uncompressed file, beyond slow channels that are raised to the common rate
 STIM_PIECE = 1 << 20  # samples of stimulus channels held at once
 _TYPES = {"eeg": "eeg", "eog": "eog", "ecg": "ecg", "emg": "emg", "stim": "stim", "ref_meg": "ref"}
 
@@ -62,6 +63,8 @@ def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
         raise
     except Exception as e:
         raise UserError(f"{path}: MNE cannot read it as {format_} ({told(e)})") from e
+    if format_ == "gdf" and raw.n_times * len(raw.ch_names) > FLOOD * os.path.getsize(path):
+        raise UserError(f"{path}: its header promises {raw.n_times} samples, far more than the file holds; restore it")
     return contents_of_raw(raw, format_, header_words(Path(path), format_))
 
 
