@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from etils import epath
 
 from dreamjax.console import log, progress
 from dreamjax.errors import UserError
-from dreamjax.signals import convert, inventory, preprocess, records, workers
+from dreamjax.signals import convert, growing, inventory, preprocess, records, workers
 from dreamjax.signals.convert import Task
 from dreamjax.signals.corpora import corpus_of
 from dreamjax.signals.identity import SPLITS, assign_splits
@@ -83,7 +83,8 @@ def prepare(
 
     Args:
       paths: files, folders, BIDS roots, or sources from `recordings.find_sources`.
-      out: a folder that does not exist yet, or that this function made from the same recordings and settings.
+      out: a folder that does not exist yet, or that this function made with the same settings. Recordings that it
+        does not hold yet are added to it; those that it holds must be given too.
 
     Raises:
       UserError: nothing could be converted, or `out` holds something else.
@@ -109,7 +110,9 @@ def prepare(
     if existing is not None:
         return existing
     with _working_folder(run.local) as parts:
-        return run.commit(parts, sources, _converted([run.task(source, parts) for source in sources], options))
+        adding = bool(_described(run.final)) and not options.overwrite
+        with growing.grown(run.final, parts) if adding else nullcontext():
+            return run.commit(parts, sources, _converted([run.task(source, parts) for source in sources], options))
 
 
 def _impersonal(source: Source, options: Options) -> Source:
@@ -246,22 +249,37 @@ def _file_hash(source: str) -> str:
 
 
 def _existing(run: _Run, sources: Sequence[Source]) -> dict[str, Any] | None:
-    """The result of an earlier, equal run; None where there is none. Raises UserError for any other folder."""
+    """The result of an earlier, equal run; None where there is none, or where recordings are added to it.
+
+    Raises UserError for any other folder.
+    """
     out = run.final
     if not out.exists() or run.options.overwrite:
         return None
-    try:
-        dataset = json.loads((out / DATASET).read_text())
-    except (OSError, ValueError):
+    dataset = _described(out)
+    if dataset is None:
         if out.is_dir() and not any(out.iterdir()):
             return None
-        raise UserError(f"{out} exists and is no dataset that `dreamjax prepare` wrote; choose another --out") from None
+        raise UserError(f"{out} exists and is no dataset that `dreamjax prepare` wrote; choose another --out")
     if dataset.get("settings_hash") != run.settings_hash:
         raise UserError(f"{out} was prepared with other settings; choose another --out or pass --overwrite")
-    before = {entry["sha256"] for entry in dataset["inputs"]} | set(dataset["failed_inputs"])
-    if before != {inventory.input_hash_or_empty(source) for source in sources}:
-        raise UserError(f"{out} was prepared from other recordings; choose another --out or pass --overwrite")
+    its_own, given = {entry["sha256"] for entry in dataset["inputs"]}, set(map(inventory.input_hash_or_empty, sources))
+    if its_own - given:
+        raise UserError(
+            f"{out} was prepared from other recordings ({len(its_own - given)} of its own are not given now); choose "
+            "another --out or pass --overwrite"
+        )
+    if its_own | set(dataset["failed_inputs"]) != given:
+        return None
     return {"out": str(out), "already_prepared": True, **dataset["totals"], "splits": dataset["splits"], "failed": []}
+
+
+def _described(out: epath.Path) -> dict[str, Any] | None:
+    """dataset.json of a dataset folder; None where there is none."""
+    try:
+        return json.loads((out / DATASET).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager
@@ -320,6 +338,7 @@ def _assemble(run: _Run, parts: Path, done: Done, failed: Failed) -> dict[str, A
             for split in SPLITS
         }
         extra = inventory.describe(done, failed, splits, settings, options) | {"settings_hash": run.settings_hash}
+        growing.keep(folder, [r for _, r in done])
         inventory.write_rejects(folder / "rejects.jsonl", done, failed, options)
         report.write(folder, run.name, extra, [(r, parts / r["part"]) for _, r in done], settings)
         dataset = records.finish(folder, run.name, shards, extra)

@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from edf_files import tal, write_edf
+from recorded import noise
 from studies import INLINE, all_windows, hidden, study
 
 from dreamjax.errors import UserError
-from dreamjax.signals import convert, records
+from dreamjax.signals import convert, records, report
 from dreamjax.signals import prepare as prepare_module
 from dreamjax.signals.prepare import Options, prepare
-from dreamjax.signals.preprocess import Settings
+from dreamjax.signals.preprocess import EventWindows, Settings
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,62 @@ def test_overwriting_replaces_the_folder_whole(tmp_path):
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["settings"]["low"] == 1.0
     assert not (tmp_path / "out" / "stray").exists()
     assert hidden(tmp_path) == []
+
+
+def shard_bytes(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.glob("*.array_record-*")}
+
+
+def test_recordings_added_to_a_finished_dataset_are_the_only_ones_converted(tmp_path, monkeypatch):
+    """Three persons, then six and a file that had been broken: shards equal, byte for byte, those made at once."""
+    source, late = study(tmp_path / "study", subjects=3), tmp_path / "late"
+    broken = source / "sub-09_ses-0.edf"
+    broken.write_bytes(b"0       ")
+    tables = {"settings": Settings(samples=128, stride=300), "options": INLINE}
+    assert prepare([source], tmp_path / "out", **tables)["recordings_left_out"] == 1
+    for path in study(late, subjects=6).iterdir():
+        if not (source / path.name).exists():
+            path.rename(source / path.name)
+    broken.write_bytes((late / "sub-00_ses-0.edf").read_bytes()[:-4096])
+    real, calls = convert.convert_recording, []
+    monkeypatch.setattr(convert, "convert_recording", lambda rec, *args: calls.append(rec.path) or real(rec, *args))
+    result = prepare([source], tmp_path / "out", **tables)
+    assert sorted(Path(c).name[:6] for c in calls) == ["sub-03"] * 2 + ["sub-04"] * 2 + ["sub-05"] * 2 + ["sub-09"]
+    assert (result["reused"], result["recordings"], result["recordings_left_out"]) == (6, 13, 0)
+    prepare([source], tmp_path / "at_once" / "out", **tables)
+    assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "at_once" / "out") != {}
+    assert (tmp_path / "out" / "parts.jsonl").read_bytes() == (tmp_path / "at_once/out/parts.jsonl").read_bytes()
+    assert hidden(tmp_path) == []
+    assert prepare([source], tmp_path / "out", **tables)["already_prepared"]
+
+
+def test_a_damaged_dataset_is_not_taken_over(tmp_path, monkeypatch):
+    source = study(tmp_path / "study", subjects=3, recordings=1)
+    prepare([source], tmp_path / "out", options=INLINE)
+    shard = next((tmp_path / "out").glob("*.array_record-*"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    study(source, subjects=4, recordings=1)
+    assert prepare([source], tmp_path / "out", options=INLINE)["reused"] == 0
+    assert records.verify(tmp_path / "out") == []
+
+
+def test_averages_survive_an_addition(tmp_path, monkeypatch):
+    """The report's averages of recordings that were taken over, from their windows."""
+    for s in range(2):
+        digital = np.rint(noise(8, 20, seed=s) / 0.1)
+        tals = [tal(t) + tal(t + 0.5, "T1") for t in range(20)]
+        write_edf(tmp_path / f"sub-{s}.edf", digital, plus="C", tals=tals)
+    settings = Settings(samples=128, reference="recorded", events=EventWindows(source="file"))
+    prepare([tmp_path / "sub-0.edf"], tmp_path / "out", settings, INLINE)
+    real, kept = report.average_response, []
+    monkeypatch.setattr(report, "average_response", lambda *args: kept.append(real(*args)) or kept[-1])
+    both = [tmp_path / "sub-0.edf", tmp_path / "sub-1.edf"]
+    assert prepare(both, tmp_path / "out", settings, INLINE)["reused"] == 1
+    prepare(both, tmp_path / "at_once", settings, Options(workers=0, name="out"))
+    half = len(kept) // 2
+    for grown, at_once in zip(kept[:half], kept[half:], strict=True):
+        assert grown["T1"][0] == at_once["T1"][0] == 40
+        np.testing.assert_allclose(grown["T1"][1], at_once["T1"][1], atol=1e-2)
 
 
 def test_a_folder_of_something_else_is_never_touched(tmp_path):
