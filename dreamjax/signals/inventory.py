@@ -59,13 +59,19 @@ def describe(
         "settings": preprocess.described(settings),
         "splitting": {"fractions": dict(options.fractions), "seed": options.split_seed, "by": "subject"},
         "salt": "given" if options.salt is not None else "default",
-        "unit_scales": dict(options.unit_scales),
+        "unit_scales": _unit_scales(done, options),
         "labels": sorted({label for _, r in done for label in r["labels"]} - {""}),
         "channels": sorted({c for _, r in done for c in r["ch_names"]}),
         "versions": {"dreamjax": __version__, "python": platform.python_version(), **_versions()},
         "inputs": inputs,
         "failed_inputs": sorted(input_hash_or_empty(source) for source, _ in failed),
     }
+
+
+def _unit_scales(done: Done, options: "Options") -> dict[str, float]:
+    """Factors by corpus, which a user names by its folder: a folder that may name a person is not repeated."""
+    names = {source.dataset: source.corpus or source.dataset for source, _ in done}
+    return {names.get(name, convert.UNKNOWN if name else ""): factor for name, factor in options.unit_scales.items()}
 
 
 def _corpora(done: Done) -> dict[str, dict[str, Any]]:

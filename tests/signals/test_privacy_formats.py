@@ -53,6 +53,7 @@ def test_no_format_leaks_a_header_or_a_name(kind, tmp_path, request, monkeypatch
     path = planted(kind, tmp_path / PERSON, request)
     with_companions(tmp_path / PERSON, path)
     words = ["--samples", "64", "--stride", "512", "--reference", "recorded", "--workers", "0"]
+    words += ["--unit-scale", f"{PERSON}=1.5"]  # a corpus is named by its folder
     for events in ([], ["--events", "file"]):
         out = tmp_path / f"out{len(events)}"
         code = main.main(["prepare", str(tmp_path / PERSON), "--out", str(out), "--json", "--verbose", *words, *events])
