@@ -12,6 +12,8 @@ The logarithm of w is a learned curve plus an offset that the caller predicts fo
 Shape letters: B batch, C channels, T samples, K points of the curve, F = T + 1 bins, S samples in visible slots.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,17 @@ def toeplitz(power_BxF: Float[Array, "B F"], x_BxCxT: Float[Array, "B C T"]) -> 
     return jnp.fft.irfft(spectrum, 2 * T, axis=-1)[..., :T]
 
 
+def _by_row(function: Callable[..., Array], *arrays: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """`function` of every row. One row after another on CPU.
+
+    jaxlib's batched LAPACK kernels wait in a thread of XLA's pool for work that they queue in the same pool: two at
+    once, on two cores, wait for ever (seen in 0.10.2). A single matrix is factored where it is.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda row: function(*row), arrays)
+    return jax.vmap(function)(*arrays)
+
+
 def conditional_mean(
     power_BxF: Float[Array, "B F"],
     noise: Float[Array, ""],
@@ -52,15 +65,17 @@ def conditional_mean(
     def covariance(a: Array) -> Array:  # on the visible samples; the identity on the hidden ones
         return seen * (toeplitz(power_BxF, seen * a) + noise * a) + (1 - seen) * a
 
+    # one factor for the solve and for its transpose in the backward pass
+    r_BxT = jax.lax.stop_gradient(jnp.fft.irfft(power_BxF, 2 * T, axis=-1)[:, :T])
+    lag_BxSxS = jnp.abs(slots_BxS[:, :, None] - slots_BxS[:, None, :])
+    both = slot_ok_BxS[:, :, None] & slot_ok_BxS[:, None, :]
+    k_BxSxS = jnp.where(both, jax.vmap(lambda r, lag: r[lag])(r_BxT, lag_BxSxS), 0)
+    diagonal = jnp.where(slot_ok_BxS, jax.lax.stop_gradient(noise), 1.0)
+    factor_BxSxS = _by_row(jnp.linalg.cholesky, k_BxSxS + jnp.eye(lag_BxSxS.shape[-1]) * diagonal[:, None, :])
+
     def solve(_: object, b: Array) -> Array:
-        r_BxT = jax.lax.stop_gradient(jnp.fft.irfft(power_BxF, 2 * T, axis=-1)[:, :T])
-        lag_BxSxS = jnp.abs(slots_BxS[:, :, None] - slots_BxS[:, None, :])
-        both = slot_ok_BxS[:, :, None] & slot_ok_BxS[:, None, :]
-        k_BxSxS = jnp.where(both, jax.vmap(lambda r, lag: r[lag])(r_BxT, lag_BxSxS), 0)
-        diagonal = jnp.where(slot_ok_BxS, jax.lax.stop_gradient(noise), 1.0)
-        factor = jnp.linalg.cholesky(k_BxSxS + jnp.eye(lag_BxSxS.shape[-1]) * diagonal[:, None, :])
         b_BxSxC = jnp.take_along_axis(b, slots_BxS[:, None, :], axis=2).swapaxes(1, 2) * slot_ok_BxS[:, :, None]
-        a_BxSxC = jax.scipy.linalg.cho_solve((factor, True), b_BxSxC)
+        a_BxSxC = _by_row(lambda factor, b: jax.scipy.linalg.cho_solve((factor, True), b), factor_BxSxS, b_BxSxC)
         rows = jnp.arange(b.shape[0])[:, None]
         a = jnp.zeros((b.shape[0], T, b.shape[1]), b.dtype).at[rows, slots_BxS].add(a_BxSxC * slot_ok_BxS[:, :, None])
         return seen * a.swapaxes(1, 2) + (1 - seen) * b

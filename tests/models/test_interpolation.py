@@ -1,5 +1,7 @@
 """Gaussian interpolation against dense linear algebra in float64, and its gradient against finite differences."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,3 +87,17 @@ def test_spectra_have_variance_one_whatever_the_offset():
     power = layer.power(jnp.asarray(np.random.default_rng(0).normal(size=(3, 9)), jnp.float32), T)
     for row in np.asarray(power):
         np.testing.assert_allclose(covariance(row)[0, 0], 1, rtol=1e-5)
+
+
+def test_no_lapack_kernel_gets_a_batch_on_cpu(problem):
+    """Two batched ones at once wait for each other for ever on two cores; the matrix is also factored only once."""
+    log_power, x, visible, slots, ok = problem
+
+    def loss(power):
+        return (conditional_mean(power, jnp.float32(0.05), x, visible, slots, ok) ** 2).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(jnp.exp(log_power)).compile().as_text()
+    calls = re.findall(r"f32\[([0-9,]*)\][^\n]*custom_call_target=\"(lapack_\w+)\"", text)
+    assert sum("potrf" in target for _, target in calls) == 1
+    assert len(calls) >= 5  # the factor, and two triangular solves in each direction
+    assert all(len(shape.split(",")) == 2 for shape, _ in calls), calls
