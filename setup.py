@@ -43,7 +43,7 @@ EXTRAS = {
         "scikit-learn>=1.5",
         "pillow>=10",  # drawn stimuli of simulated recordings
     ],
-    "torch": ["torch>=2.6", "safetensors>=0.5"],
+    "torch": ["torch>=2.6", "safetensors>=0.5", "diffusers>=0.42", "transformers>=5.23"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "cuda": ["jax[cuda12]>=0.10,<0.13"],
     "beam": ["apache-beam>=2.77"],
