@@ -44,12 +44,16 @@ class Demo:
         took = time.monotonic() - started
         self.spent.append((heading, took, budget))
         over = "" if took <= budget else "  (over budget: the machine is slow or busy)"
-        print(f"   {heading}: {took:.0f} s of {budget:.0f} s{over}", flush=True)
+        self.say(f"{heading}: {took:.0f} s of {budget:.0f} s{over}")
         return result
+
+    def say(self, text: str) -> None:
+        """A line about the stage, before whatever its command writes next."""
+        print(f"   {text}", flush=True)
 
     def command(self, words: Sequence[str]) -> subprocess.Popen:
         """Start `dreamjax WORDS --json`; its logs go on to the terminal."""
-        print(f"   $ dreamjax {' '.join(words)}", flush=True)
+        self.say(f"$ dreamjax {' '.join(words)}")
         return subprocess.Popen(
             [sys.executable, "-m", "dreamjax", *words, "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
         )
@@ -103,16 +107,15 @@ def train(demo: Demo, steps: int, every: int) -> dict[str, Any]:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = logged(run)
-    print(f"   killed (SIGKILL) after step {max(before)}; the same command again:", flush=True)
+    demo.say(f"killed (SIGKILL) after step {max(before)}; the same command again:")
     result = demo.run(words)
     again = [step for step in before if step > result["resumed_from"]]
     if any(logged(run)[step] != before[step] for step in again):
         raise SystemExit("demo: the resumed run logged other losses than the killed one")
     held_out = ", ".join(f"{name} {value:.3g}" for name, value in result["val"].items())
-    print(
-        f"   continued from step {result['resumed_from']}; the {len(again)} log lines that were computed twice are "
-        f"equal byte by byte; held-out {held_out}",
-        flush=True,
+    demo.say(
+        f"continued from step {result['resumed_from']}; the {len(again)} log lines that were computed twice are "
+        f"equal byte by byte; held-out {held_out}"
     )
     return result
 
@@ -120,16 +123,15 @@ def train(demo: Demo, steps: int, every: int) -> dict[str, Any]:
 def use_in_torch(demo: Demo) -> dict[str, Any]:
     """Load the export in a process that cannot import JAX."""
     words = ["launch/torch_user.py", demo.path("exported")]
-    print(f"   $ python {' '.join(words)}", flush=True)
+    demo.say(f"$ python {' '.join(words)}")
     ended = subprocess.run([sys.executable, *words], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     if ended.returncode:
         raise SystemExit("demo: the exported model does not give in PyTorch what it gave in JAX; see above")
     result = json.loads(ended.stdout)
     worst = max(result["differences"].values())
-    print(
-        f"   takes {result['takes']}; features {result['features']}, pooled {result['pooled']}; largest relative "
-        f"difference to JAX {worst:.1e} (allowed {result['tolerance']:g}); JAX imported: {result['jax_imported']}",
-        flush=True,
+    demo.say(
+        f"takes {result['takes']}; features {result['features']}, pooled {result['pooled']}; largest relative "
+        f"difference to JAX {worst:.1e} (allowed {result['tolerance']:g}); JAX imported: {result['jax_imported']}"
     )
     return result
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from scipy.signal import lfilter
 
@@ -90,37 +92,22 @@ def make_shards(
     folder: str | Path,
     *,
     subjects: int = 6,
-    channels: int = 19,
-    windows: int = 8,
-    samples: int = 512,
-    sfreq: float = 256.0,
-    labels: Sequence[str] = ("rest", "task"),
-    reference: str = "average",
     name: str = "synthetic",
-    seed: int = 0,
     shard_bytes: int = 1 << 18,
+    **windows: Any,
 ) -> str:
-    """A dataset folder, splits by subject: two thirds of them "train", then "val", the last "test"."""
+    """A dataset folder of `make_windows`; by subject, two thirds of them "train", then "val", the last "test"."""
     train = max(1, subjects * 2 // 3)
     split_of = ["train" if s < train else "test" if s == subjects - 1 else "val" for s in range(subjects)]
     splits = {}
     for split in ("train", "val", "test"):
-        made = (
-            window
-            for s in range(subjects)
-            if split_of[s] == split
-            for window in make_windows(
-                s,
-                channels=channels,
-                windows=windows,
-                samples=samples,
-                sfreq=sfreq,
-                labels=labels,
-                reference=reference,
-                dataset=name,
-                seed=seed,
-            )
-        )
+        chosen = [s for s in range(subjects) if split_of[s] == split]
+        made = (window for s in chosen for window in make_windows(s, dataset=name, **windows))
         splits[split] = records.write_split(folder, name, split, made, shard_bytes=shard_bytes)
     records.finish(folder, name, splits)
     return str(folder)
+
+
+def abstract_of(values: Any, placed: Any) -> Any:
+    """Shapes with shardings, as a checkpoint is restored into."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), values, placed)

@@ -1,6 +1,7 @@
 """The shipped settings of masked pretraining, by name; `configs/pretrain/NAME.py` is the recipe of each."""
 
 from dataclasses import replace
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -17,9 +18,17 @@ from dreamjax.training.optimiser import OptimConfig
 # ours: 19 electrodes of the 10-20 system, 2 s at 256 Hz, patches of 15.6 ms
 _TEMPLATE = DataConfig(montage="1020-19", samples=512, sfreq=256.0, scaling="robust", shift=True, flip_polarity=0.5)
 
+
+def _vit(encoder: tuple[int, int, int], decoder: tuple[int, int, int], **rest: Any) -> ModelConfig:
+    """(width, depth, heads) of encoder and decoder."""
+    (dim, depth, heads), (decoder_dim, decoder_depth, decoder_heads) = encoder, decoder
+    sizes = {"decoder_dim": decoder_dim, "decoder_depth": decoder_depth, "decoder_heads": decoder_heads}
+    return ModelConfig(dim=dim, depth=depth, heads=heads, **sizes, **rest)
+
+
 _TINY = MaskedPretrainingConfig(
     data=_TEMPLATE,
-    model=ModelConfig(dim=64, depth=2, heads=4, decoder_dim=48, decoder_depth=1, decoder_heads=4),
+    model=_vit((64, 2, 4), (48, 1, 4)),
     optim=OptimConfig(learning_rate=2e-3, warmup_steps=20),
     train=TrainConfig(steps=300, batch_size=32, eval_every=100, checkpoint=CheckpointConfig(every=100)),
 )
@@ -27,15 +36,7 @@ _TINY = MaskedPretrainingConfig(
 # It is small because the public recordings at hand are few: larger ones learned their training subjects by heart.
 _SMALL = MaskedPretrainingConfig(
     data=replace(_TEMPLATE, reverse_time=0.5, amplitude_jitter=0.2),
-    model=ModelConfig(
-        dim=96,
-        depth=2,
-        heads=4,
-        decoder_dim=64,
-        decoder_depth=1,
-        decoder_heads=4,
-        interpolation="gaussian",
-    ),
+    model=_vit((96, 2, 4), (64, 1, 4), interpolation="gaussian"),
     mask=MaskConfig(
         ratio=(0.5, 0.75), kind=("random", "block"), kind_weights=(2.0, 1.0), span=(8, 16, 32), padding=True
     ),
@@ -47,7 +48,7 @@ _SMALL = MaskedPretrainingConfig(
 )
 _BASE = MaskedPretrainingConfig(
     data=_TEMPLATE,
-    model=ModelConfig(dim=768, depth=12, heads=12, decoder_dim=384, decoder_depth=4, decoder_heads=6, dtype="bfloat16"),
+    model=_vit((768, 12, 12), (384, 4, 6), dtype="bfloat16"),
     mask=MaskConfig(ratio=0.75, kind=("random", "block")),
     optim=OptimConfig(learning_rate=6e-4, warmup_steps=5_000, clip=1.0, ema_decay=0.9999),
     train=TrainConfig(steps=200_000, batch_size=1024, eval_every=5_000, checkpoint=CheckpointConfig(every=5_000)),
@@ -64,17 +65,7 @@ _DREAMDIFFUSION_CODE = MaskedPretrainingConfig(
         divide=10.0,
         clip=0.0,
     ),
-    model=ModelConfig(
-        channels=128,
-        dim=1024,
-        depth=24,
-        heads=16,
-        mlp_ratio=1.0,
-        decoder_dim=512,
-        decoder_depth=8,
-        decoder_heads=16,
-        dtype="bfloat16",
-    ),
+    model=_vit((1024, 24, 16), (512, 8, 16), channels=128, mlp_ratio=1.0, dtype="bfloat16"),
     mask=MaskConfig(ratio=0.1, padding=False),
     optim=OptimConfig(learning_rate=2.5e-4, warmup_steps=48_000, weight_decay=0.05, clip=0.8),
     train=TrainConfig(steps=600_000, batch_size=100, eval_every=24_000, checkpoint=CheckpointConfig(every=24_000)),

@@ -154,11 +154,6 @@ def table_of(tree: PyTree) -> dict[str, list]:
     return {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in named_leaves(tree).items()}
 
 
-def abstract_of(values: PyTree, placed: PyTree) -> PyTree:
-    """Shapes with shardings."""
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), values, placed)
-
-
 def restore(folder: epath.PathLike, step: int, abstract: Mapping[str, Any], groups: tuple[str, ...] = GROUPS) -> dict:
     """The arrays of a step, of the shapes and shardings of the nested dict `abstract` (only `groups` are read).
 

@@ -12,6 +12,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.names import named_leaves
 from dreamjax.training import checkpoints
 from dreamjax.training.checkpoints import CheckpointConfig
+from tests.support import abstract_of
 from tests.training import children
 from tests.training.test_loop import records, run, saved_arrays
 from tests.training.tiny_tasks import Regression
@@ -45,7 +46,7 @@ def upto_saved(source, target):
 def test_saved_on_eight_devices_continued_on_fewer(on_eight, tmp_path, devices):
     mesh = meshes.make(MeshConfig(data=1, fsdp=-1), jax.devices()[:devices])
     shapes = checkpoints.to_dict(jax.eval_shape(TASK.init, jax.random.key(0)))
-    abstract = checkpoints.abstract_of(shapes, sharding.shardings(shapes, mesh))
+    abstract = abstract_of(shapes, sharding.shardings(shapes, mesh))
     restored = named_leaves(checkpoints.restore(on_eight / "checkpoints", SAVED, abstract))
     assert restored["params/fc1/kernel"].sharding.num_devices == devices
     assert restored["params/fc1/kernel"].addressable_shards[0].data.shape == (16, 2048 // devices)

@@ -9,6 +9,7 @@ import pytest
 from dreamjax.parallel.names import named_leaves
 from dreamjax.training import checkpoints
 from dreamjax.training.loop import TrainConfig, train
+from tests.support import abstract_of
 from tests.training.tiny_tasks import CACHE, FEATURES, FormulaStream, Regression, StreamingRidge, ToyGAN
 
 
@@ -31,7 +32,7 @@ def saved_arrays(workdir, task, step=None):
     step = checkpoints.newest_intact(folder) if step is None else step
     shapes = checkpoints.to_dict(jax.eval_shape(task.init, jax.random.key(0)))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = checkpoints.abstract_of(shapes, jax.tree.map(lambda _: place, shapes))
+    abstract = abstract_of(shapes, jax.tree.map(lambda _: place, shapes))
     return {name: np.asarray(x) for name, x in named_leaves(checkpoints.restore(folder, step, abstract)).items()}
 
 
