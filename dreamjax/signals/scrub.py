@@ -15,52 +15,10 @@ WHERE = re.compile(r"^[^:]*/[^:]*: ")  # a sentence begins with the path that it
 QUOTED = re.compile(r"(?<!\w)[bru]?(['\"]).*?\1(?!\w)", re.DOTALL)
 PATH = re.compile(r"(?<!\w)(?:\w+:/)?/[^\s,;]+")
 SMALL = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "but",
-        "by",
-        "for",
-        "from",
-        "has",
-        "how",
-        "in",
-        "is",
-        "it",
-        "its",
-        "no",
-        "not",
-        "of",
-        "off",
-        "on",
-        "one",
-        "or",
-        "out",
-        "per",
-        "s",
-        "than",
-        "that",
-        "the",
-        "to",
-        "two",
-        "up",
-        "was",
-        "with",
-        "EDF",
-        "BDF",
-        "GDF",
-        "EEG",
-        "FIF",
-        "MNE",
-        "Hz",
-        "µV",
-        "ms",
-    ]
+    (
+        "a an and are as at be but by for from has how in is it its no not of off on "
+        "one or out per s than that the to two up was with EDF BDF GDF EEG FIF MNE Hz µV ms"
+    ).split()
 )  # of our own sentences; a name among them tells nobody's name there
 GONE = "\x00"  # without a space, so that a path stays one word until it goes
 FIGURE = re.compile(r"\d{1,3}")  # a count in a sentence
