@@ -22,7 +22,7 @@ _TEMPLATE = DataConfig(montage="1020-19", samples=512, sfreq=256.0, scaling="rob
 def _vit(encoder: tuple[int, int, int], decoder: tuple[int, int, int], **rest: Any) -> ModelConfig:
     """(width, depth, heads) of encoder and decoder."""
     (dim, depth, heads), (decoder_dim, decoder_depth, decoder_heads) = encoder, decoder
-    sizes = {"decoder_dim": decoder_dim, "decoder_depth": decoder_depth, "decoder_heads": decoder_heads}
+    sizes: dict[str, Any] = {"decoder_dim": decoder_dim, "decoder_depth": decoder_depth, "decoder_heads": decoder_heads}
     return ModelConfig(dim=dim, depth=depth, heads=heads, **sizes, **rest)
 
 
