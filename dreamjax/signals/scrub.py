@@ -14,11 +14,9 @@ FOREIGN = re.compile(r"\((\w+): .*\)", re.DOTALL)  # "(ValueError: its text)": t
 WHERE = re.compile(r"^[^:]*/[^:]*: ")  # a sentence begins with the path that it is about
 QUOTED = re.compile(r"(?<!\w)[bru]?(['\"]).*?\1(?!\w)", re.DOTALL)
 PATH = re.compile(r"(?<!\w)(?:\w+:/)?/[^\s,;]+")
-SMALL = frozenset(
-    (
-        "a an and are as at be but by for from has how in is it its no not of off on "
-        "one or out per s than that the to two up was with EDF BDF GDF EEG FIF MNE Hz µV ms"
-    ).split()
+SMALL = (
+    "a an and are as at be but by for from has how in is it its no not of off on "
+    "one or out per s than that the to two up was with EDF BDF GDF EEG FIF MNE Hz µV ms"
 )  # of our own sentences; a name among them tells nobody's name there
 GONE = "\x00"  # without a space, so that a path stays one word until it goes
 FIGURE = re.compile(r"\d{1,3}")  # a count in a sentence
@@ -33,7 +31,7 @@ def scrubbed(reason: str, source: Source) -> str:
     reason = WHERE.sub("", QUOTED.sub("…", reason))
     names = {path.name, path.stem, source.member, Path(source.member).stem, source.subject, source.session}
     for text in sorted(names | set(path.parts[:-1]), key=len, reverse=True):
-        if re.search(r"\w", text) and text not in SMALL and not FIGURE.fullmatch(text):
+        if re.search(r"\w", text) and text not in SMALL.split() and not FIGURE.fullmatch(text):
             reason = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", GONE, reason)
     return PATH.sub(GONE, reason).removeprefix(f"{GONE}: ").replace(GONE, "the file")
 
