@@ -27,6 +27,13 @@ from tests.training.tiny_tasks import CACHE
 SIZES = {"dim": 16, "depth": 1, "heads": 2, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _quick_compiles():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
     """A run that holds parameters only, as an importer makes it, and those parameters."""
@@ -61,12 +68,12 @@ def test_what_cannot_be_opened_is_one_sentence(imported, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(work directory, shards, config) of a run of two steps."""
+    """(work directory, shards, config) of a run of two steps, its one layer unrolled, as that compiles sooner."""
     folder = tmp_path_factory.mktemp("trained")
     shards = make_shards(folder / "shards", subjects=4, windows=4)
     config = MaskedPretrainingConfig(
         data=DataConfig(path=(shards,), samples=128),
-        model=ModelConfig(**SIZES, patch=16),
+        model=ModelConfig(**SIZES, patch=16, scan_layers=False),
         train=TrainConfig(steps=2, batch_size=8, tensorboard=False, compile_cache=CACHE),
     )
     runs.train(config, folder / "run")
