@@ -19,6 +19,7 @@ REQUIRED = [
     "etils[epath]",
     "numpy>=2.0",
     "scipy>=1.14",
+    "threadpoolctl>=3.5",
     "jaxtyping>=0.3",
     "rich>=13",
     "matplotlib>=3.9",

@@ -21,10 +21,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from dreamjax.console import log, progress
-from dreamjax.evaluation import bootstrap, gaussian, threads
+from dreamjax.evaluation import bootstrap, gaussian
 from dreamjax.evaluation.bootstrap import Interval
 from dreamjax.evaluation.masks import MASKS, MaskTask
 from dreamjax.evaluation.windows import WindowSet
+from dreamjax.parallel import threads
 
 # scaled signal (B, C, T), hidden patches (B, N), valid samples (B, T) → scaled prediction (B, C, T)
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]

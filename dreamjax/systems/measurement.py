@@ -12,8 +12,9 @@ from etils import epath
 from dreamjax import __version__
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.evaluation import bootstrap, gaussian, leakage, picture, reconstruction, report, threads, windows
+from dreamjax.evaluation import bootstrap, gaussian, leakage, picture, reconstruction, report, windows
 from dreamjax.evaluation.windows import WindowSet
+from dreamjax.parallel import threads
 from dreamjax.signals import records
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems import masked_pretraining, runs

@@ -11,9 +11,10 @@ from etils import epath
 from dreamjax import __version__
 from dreamjax.console import progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import bandpower, bootstrap, probe, probe_report, reconstruction, report, threads, windows
+from dreamjax.evaluation import bandpower, bootstrap, probe, probe_report, reconstruction, report, windows
 from dreamjax.evaluation.probe import ProbeScore
 from dreamjax.evaluation.windows import WindowSet
+from dreamjax.parallel import threads
 from dreamjax.signals import records
 from dreamjax.systems import cross_fitting, masked_pretraining, measurement, runs
 from dreamjax.systems.cross_fitting import Fold

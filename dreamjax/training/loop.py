@@ -18,7 +18,7 @@ from etils import epath
 
 from dreamjax.console import Bar, log, progress
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import processes, sharding
+from dreamjax.parallel import processes, sharding, threads
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.training import checkpoints, preemption, program, workdir
 from dreamjax.training.checkpoints import CheckpointConfig
@@ -83,7 +83,7 @@ def train(
     mesh = meshes.make(config.mesh, devices)
     spec = task.data("train")
     sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
-    with jax.set_mesh(mesh):
+    with threads.single(), jax.set_mesh(mesh):
         compiled = program.build(task, mesh)
         changed = workdir.claim(path, config_json, defaults_json)
         run = Run(task, config, epath.Path(path), compiled, spec, seed, config_json)
