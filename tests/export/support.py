@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dreamjax import config as configs
+from dreamjax.export import torch_export
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems import masked_pretraining as system
 from dreamjax.training import checkpoints
@@ -55,6 +56,23 @@ def load_model_file(folder):
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+FACTS = {
+    "channels": None,
+    "licence": None,
+    "corpora": None,
+    "preprocessing": [],
+    "reference": "average",
+    "origin": None,
+}
+FACTS |= {"version": "0", "step": 1, "averaged": False, "config_sha256": "0", "parameters": 1, "data": {}}
+
+
+def write(folder, config, params):
+    folder.mkdir()
+    torch_export.write(folder, config, params, dict(FACTS))
+    return load_model_file(folder)
 
 
 class Config:
