@@ -136,6 +136,26 @@ def robust_scale(recording: Tensor) -> Tensor:
     return _median(1.4826 * _median((recording - _median(recording)[..., None]).abs()))
 
 
+def _window(
+    n_chans: int | None,
+    chs_info: list[dict] | None,
+    n_times: int | None,
+    input_window_seconds: float | None,
+    sfreq: float | None,
+) -> tuple[int, int]:
+    """(channels, samples) of a window. Raises ValueError where they are not given, or given twice and differently."""
+    n_chans = len(chs_info) if n_chans is None and chs_info else n_chans
+    if n_times is None and input_window_seconds and sfreq:
+        n_times = round(input_window_seconds * sfreq)
+    if not n_chans or not n_times or not sfreq:
+        raise ValueError("give n_chans (or chs_info), sfreq, and n_times (or input_window_seconds)")
+    if chs_info and len(chs_info) != n_chans:
+        raise ValueError(f"chs_info lists {len(chs_info)} channels, but n_chans is {n_chans}")
+    if input_window_seconds and n_times != round(input_window_seconds * sfreq):
+        raise ValueError(f"n_times is {n_times}, but {input_window_seconds} s at {sfreq} Hz are another number")
+    return n_chans, n_times
+
+
 class MaskedAutoencoder(nn.Module):
     """See the module. Parameters have the names of DreamDiffusion's `checkpoint.pth`.
 
@@ -176,24 +196,11 @@ class MaskedAutoencoder(nn.Module):
         target: str = "raw",
     ) -> None:
         super().__init__()
-        n_chans = len(chs_info) if n_chans is None and chs_info else n_chans
-        if n_times is None and input_window_seconds and sfreq:
-            n_times = round(input_window_seconds * sfreq)
-        if not n_chans or not n_times or not sfreq:
-            raise ValueError("give n_chans (or chs_info), sfreq, and n_times (or input_window_seconds)")
-        if chs_info and len(chs_info) != n_chans:
-            raise ValueError(f"chs_info lists {len(chs_info)} channels, but n_chans is {n_chans}")
-        if input_window_seconds and n_times != round(input_window_seconds * sfreq):
-            raise ValueError(f"n_times is {n_times}, but {input_window_seconds} s at {sfreq} Hz are another number")
+        n_chans, n_times = _window(n_chans, chs_info, n_times, input_window_seconds, sfreq)
         if n_times % patch_size:
             raise ValueError(f"n_times is {n_times}, but it must divide by patch_size = {patch_size}")
-        self.n_outputs, self.n_chans, self.chs_info, self.n_times, self.sfreq = (
-            n_outputs,
-            n_chans,
-            chs_info,
-            n_times,
-            sfreq,
-        )
+        self.n_outputs, self.n_chans, self.chs_info = n_outputs, n_chans, chs_info
+        self.n_times, self.sfreq = n_times, sfreq
         self.patch_size, self.embed_dim, self.depth, self.num_heads = patch_size, embed_dim, depth, num_heads
         self.mlp_ratio, self.decoder_embed_dim, self.decoder_depth = mlp_ratio, decoder_embed_dim, decoder_depth
         self.decoder_num_heads, self.learned_positions = decoder_num_heads, learned_positions
@@ -210,20 +217,24 @@ class MaskedAutoencoder(nn.Module):
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-5)
         if decoder_depth:
-            self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
-            self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, decoder_embed_dim))
-            self.decoder_pos_embed = nn.Parameter(sincos_positions(tokens, decoder_embed_dim), requires_grad=False)
-            self.decoder_blocks = nn.ModuleList(
-                Block(decoder_embed_dim, decoder_num_heads, mlp_ratio) for _ in range(decoder_depth)
-            )
-            self.decoder_norm = nn.LayerNorm(decoder_embed_dim, eps=1e-5)
-            self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size * n_chans)
+            self._build_decoder(tokens)
         if spectrum_points:
             entries = patch_size * n_chans
             self.interpolation = GaussianInterpolation(spectrum_points, embed_dim, entries, decoder_embed_dim)
         self.final_layer = nn.Identity()
         if n_outputs:
             self.reset_head(n_outputs)
+
+    def _build_decoder(self, tokens: int) -> None:
+        dim = self.decoder_embed_dim
+        self.decoder_embed = nn.Linear(self.embed_dim, dim)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
+        self.decoder_pos_embed = nn.Parameter(sincos_positions(tokens, dim), requires_grad=False)
+        self.decoder_blocks = nn.ModuleList(
+            Block(dim, self.decoder_num_heads, self.mlp_ratio) for _ in range(self.decoder_depth)
+        )
+        self.decoder_norm = nn.LayerNorm(dim, eps=1e-5)
+        self.decoder_pred = nn.Linear(dim, self.patch_size * self.n_chans)
 
     # ------------------------------------------------------------------------------------------------------- computing
     def forward(
