@@ -174,7 +174,7 @@ def run_stack(
     remat: Remat = "none",
     names: tuple[str, ...] = (),
 ) -> Float[Array, "B T D"]:
-    """The blocks one after another: scanned (compile time independent of the depth) or unrolled (faster on CPU)."""
+    """The blocks one after another: scanned (compile time independent of the depth) or unrolled."""
     graph, params = nnx.split(blocks)
 
     def body(x: Array, layer: Any) -> tuple[Array, None]:

@@ -52,7 +52,7 @@ class ModelConfig:
     decoder_heads: int = 4
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
     attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
-    scan_layers: bool = True  # False: unrolled, slower to compile and faster on CPU
+    scan_layers: bool = True  # False: unrolled, slower to compile
     remat: Literal["none", "full", "dots", "names"] = "none"
     cls_token: bool = True  # whether a cls token goes ahead of the patches
     positions: Literal["sincos", "learned"] = "sincos"  # learned: a parameter for data.samples / patch tokens
