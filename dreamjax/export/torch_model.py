@@ -142,8 +142,8 @@ def _window(
     n_times: int | None,
     input_window_seconds: float | None,
     sfreq: float | None,
-) -> tuple[int, int]:
-    """(channels, samples) of a window. Raises ValueError where they are not given, or given twice and differently."""
+) -> tuple[int, int, float]:
+    """(channels, samples, Hz) of a window. Raises ValueError where they are not given, or given twice and differently."""
     n_chans = len(chs_info) if n_chans is None and chs_info else n_chans
     if n_times is None and input_window_seconds and sfreq:
         n_times = round(input_window_seconds * sfreq)
@@ -153,7 +153,7 @@ def _window(
         raise ValueError(f"chs_info lists {len(chs_info)} channels, but n_chans is {n_chans}")
     if input_window_seconds and n_times != round(input_window_seconds * sfreq):
         raise ValueError(f"n_times is {n_times}, but {input_window_seconds} s at {sfreq} Hz are another number")
-    return n_chans, n_times
+    return n_chans, n_times, sfreq
 
 
 class MaskedAutoencoder(nn.Module):
@@ -196,7 +196,7 @@ class MaskedAutoencoder(nn.Module):
         target: str = "raw",
     ) -> None:
         super().__init__()
-        n_chans, n_times = _window(n_chans, chs_info, n_times, input_window_seconds, sfreq)
+        n_chans, n_times, sfreq = _window(n_chans, chs_info, n_times, input_window_seconds, sfreq)
         if n_times % patch_size:
             raise ValueError(f"n_times is {n_times}, but it must divide by patch_size = {patch_size}")
         self.n_outputs, self.n_chans, self.chs_info = n_outputs, n_chans, chs_info
