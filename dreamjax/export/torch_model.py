@@ -143,7 +143,7 @@ def _window(
     input_window_seconds: float | None,
     sfreq: float | None,
 ) -> tuple[int, int, float]:
-    """(channels, samples, Hz) of a window. Raises ValueError where they are not given, or given twice and differently."""
+    """(channels, samples, Hz) of a window. Raises ValueError where one is not given, or two ways do not agree."""
     n_chans = len(chs_info) if n_chans is None and chs_info else n_chans
     if n_times is None and input_window_seconds and sfreq:
         n_times = round(input_window_seconds * sfreq)
