@@ -35,15 +35,15 @@ _TINY = MaskedPretrainingConfig(
 # the transformer predicts what a learned Gaussian interpolation misses; gaps and scattered patches, two ratios
 # It is small because the public recordings at hand are few: larger ones learned their training subjects by heart.
 _SMALL = MaskedPretrainingConfig(
-    data=replace(_TEMPLATE, reverse_time=0.5, amplitude_jitter=0.2),
+    data=replace(_TEMPLATE, reverse_time=0.5, amplitude_jitter=0.2, flip_polarity=0.5, shift=True),
     model=_vit((96, 2, 4), (64, 1, 4), interpolation="gaussian"),
     mask=MaskConfig(
         ratio=(0.5, 0.75), kind=("random", "block"), kind_weights=(2.0, 1.0), span=(8, 16, 32), padding=True
     ),
-    loss=ReconstructionConfig(interpolated_weight=0.0),
-    optim=OptimConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.2, ema_decay=0.99),
+    loss=ReconstructionConfig(kind="smooth_l1", interpolated_weight=0.0),  # artefacts would rule a squared error
+    optim=OptimConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.2, ema_decay=0.998),
     train=TrainConfig(
-        steps=1500, batch_size=32, eval_every=250, picture_every=500, checkpoint=CheckpointConfig(every=250)
+        steps=5000, batch_size=32, eval_every=500, picture_every=1000, checkpoint=CheckpointConfig(every=500)
     ),
 )
 _BASE = MaskedPretrainingConfig(
