@@ -1,5 +1,6 @@
 """Fixtures that every test may use. The suite runs on CPU with 8 virtual devices."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -27,24 +28,49 @@ def real_eeg(real_data: Path) -> Path:
     return real_data / "eeg"
 
 
-@pytest.fixture
-def object_store(monkeypatch):
-    """`s3://` held in memory: no rename of folders, no append."""
-    fsspec = pytest.importorskip("fsspec")
+@contextlib.contextmanager
+def held_in_memory(scheme: str, monkeypatch):
+    """(root path, file system) of `SCHEME://` held in memory: no rename of folders, no append."""
+    registry = pytest.importorskip("fsspec.registry")
     from etils import epath
     from etils.epath import backend, gpath
     from fsspec.implementations.memory import MemoryFileSystem
 
     class Store(MemoryFileSystem):
-        protocol = ("s3", "memory")
+        protocol = (scheme, "memory")
         store, pseudo_dirs = {}, [""]
 
         @classmethod
         def _strip_protocol(cls, path):
-            return super()._strip_protocol(path.replace("s3://", "memory://"))
+            return super()._strip_protocol(path.replace(f"{scheme}://", "memory://"))
 
-    fsspec.register_implementation("s3", Store, clobber=True)
-    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "s3", backend.fsspec_backend)
+    monkeypatch.setitem(registry._registry, {"gs": "gcs"}.get(scheme, scheme), Store)  # as epath asks for it
+    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, scheme, backend.fsspec_backend)
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    yield epath.Path("s3://bucket")
-    fsspec.registry._registry.pop("s3", None) if hasattr(fsspec.registry, "_registry") else None
+    forget = backend.fsspec_backend._get_filesystem.cache_clear
+    forget()
+    yield epath.Path(f"{scheme}://bucket"), Store
+    forget()
+
+
+@pytest.fixture
+def object_store(monkeypatch):
+    """`s3://` held in memory."""
+    with held_in_memory("s3", monkeypatch) as (root, _):
+        yield root
+
+
+@pytest.fixture
+def google_store(monkeypatch):
+    """(`gs://` held in memory, the requests for it): one store for epath and, over HTTP, for TensorStore.
+
+    For one test of a process: TensorStore reads the address once.
+    """
+    from tests import fake_gcs
+
+    with contextlib.ExitStack() as stack:
+        root, system = stack.enter_context(held_in_memory("gs", monkeypatch))
+        url, served = stack.enter_context(fake_gcs.serving(fake_gcs.InFileSystem(system)))
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+        monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "nobody's")
+        yield root, served

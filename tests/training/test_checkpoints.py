@@ -313,6 +313,26 @@ def test_commit_and_verification_in_an_object_store(object_store):
     assert (run_folder / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "again": true}\n'
 
 
+def test_a_run_in_an_object_store_saves_its_arrays_there_and_goes_on(google_store, tmp_path):
+    """TensorStore writes the arrays over HTTP, the rest goes through epath: both are one bucket. As on a disk."""
+    bucket, served = google_store
+    for folder in (bucket / "run", tmp_path):
+        run(Regression(), folder, steps=4, checkpoint=CheckpointConfig(every=4))
+    assert any(request.startswith("POST run/checkpoints/00000004/state") for request in served)
+    assert checkpoints.newest_intact(bucket / "run" / "checkpoints") == 4
+    there, here = (saved_arrays(folder, Regression(), 4) for folder in (bucket / "run", tmp_path))
+    assert there.keys() == here.keys()
+    assert all(np.array_equal(there[name], here[name]) for name in here)
+    for folder in (bucket / "run", tmp_path):
+        result = run(Regression(), folder, steps=8, checkpoint=CheckpointConfig(every=4, keep_last=1))
+        assert result["resumed_from"] == 4
+    assert checkpoints.committed_steps(bucket / "run" / "checkpoints") == [8]
+    assert records(bucket / "run") == records(tmp_path)
+    victim = next(path for path in (bucket / "run/checkpoints/00000008/state").iterdir() if not path.is_dir())
+    victim.write_bytes(b"torn")
+    assert checkpoints.newest_intact(bucket / "run" / "checkpoints") is None
+
+
 def test_meshes_may_change_between_runs(tmp_path):
     """train.mesh is free to change, and the restored state has the new places."""
     run(Regression(), tmp_path, steps=4, devices=4)
