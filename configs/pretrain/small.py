@@ -7,9 +7,9 @@ predicts what it misses (docs/systems/masked_pretraining.md). Hidden are scatter
 half or three quarters of the window. 0.33 M parameters; 0.14 GFLOP a window forward and backward.
 
 Measured: 5,000 steps took 5 minutes of two cores (16 steps a second). On 46 people of 12 public corpora (README.md) the
-held-out loss was best at step 4,000, so use `dreamjax evaluate RUN --best`; on the 7 test people it explains 0.82 of the
-variance hidden at random 0.75 and 0.55 in gaps of 250 ms, where linear interpolation explains 0.71 and 0.30 (intervals
-and paired differences in README.md; most are wide).
+held-out loss was best at step 4,000, so use `dreamjax evaluate RUN --best`; on the 7 test people it explains 0.82 of
+the variance hidden at random 0.75 and 0.55 in gaps of 250 ms, where linear interpolation explains 0.71 and 0.30
+(intervals and paired differences in README.md; most are wide).
 """
 
 from ml_collections import ConfigDict
