@@ -5,6 +5,7 @@ Loads the model, compares it with the outputs that dreamjax stored beside it, an
 
 import json
 import sys
+from pathlib import Path
 
 FORBIDDEN = ("jax", "jaxlib", "flax", "dreamjax")
 
@@ -32,4 +33,7 @@ def main(folder: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1], "modeling_dreamjax.py").is_file():
+        print("give the folder of an export: dreamjax export RUN --to torch --out FOLDER", file=sys.stderr)
+        sys.exit(2)
     sys.exit(main(sys.argv[1]))
