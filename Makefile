@@ -25,8 +25,10 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY)         ## side by side with PyTorch, one JSON per run
-	@$(BIN)/python benchmarks/pretrain.py
+bench: $(READY)         ## the step beside PyTorch, then the input pipeline; their JSON is kept in runs/bench
+	@mkdir -p runs/bench
+	@$(BIN)/python benchmarks/pretrain.py > runs/bench/pretrain.json && cat runs/bench/pretrain.json
+	@$(BIN)/python benchmarks/input.py > runs/bench/input.json && cat runs/bench/input.json
 
 golden: $(READY)        ## rewrite the text snapshots of the shipped configs
 	@$(BIN)/python -m tests.golden
