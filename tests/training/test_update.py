@@ -21,7 +21,7 @@ def batch_of(size, start=0):
     return next(FormulaStream().batches(start=start, batch_size=size))
 
 
-@pytest.mark.parametrize("pieces", [2, 4, 8, None])  # none: two here
+@pytest.mark.parametrize("pieces", [2, 4, 8, None])  # none: two on CPU
 def test_unequal_microbatches_equal_one_batch(pieces):
     """Weights differ by example, so the pieces' weights differ: only sums of sums give the one batch's gradient."""
     batch, one = batch_of(16), Regression()
@@ -33,6 +33,8 @@ def test_unequal_microbatches_equal_one_batch(pieces):
     for name in ("loss", "mae", "grad_norm"):
         a, b = (float(m[name][0] / m[name][1]) for m in (m_whole, m_cut))
         assert a == pytest.approx(b, rel=1e-6), name
+    pieces = pieces or suited_microbatches(16)
+    assert pieces > 1
     mean_of_means = np.mean(
         [
             float(total / weight)
@@ -113,7 +115,7 @@ def test_hyper_parameters_are_arguments():
         calls.append(1)
         return Regression.loss(params, frozen, batch, rng)
 
-    update = jax.jit(gradient_update(loss, optimiser.build()))
+    update = jax.jit(gradient_update(loss, optimiser.build(), microbatches=1))
     state = Regression().init(jax.random.key(0))
     for rate in (1e-3, 1e-2):
         hyper = state.hyper | {"learning_rate": jnp.float32(rate)}
