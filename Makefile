@@ -15,7 +15,7 @@ test: $(READY)          ## the default suite, under 10 minutes on 2 cores
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test-long: $(READY)     ## the longer forms: more kills, more mutated headers, a 24-hour recording
-	@$(BIN)/python -m pytest -m long --timeout 3600
+	@$(BIN)/python -m pytest -m long --timeout 3600 -n auto --maxprocesses 4 --dist loadfile
 
 test-all: test test-long
 
