@@ -21,6 +21,7 @@ from dreamjax.systems.cross_fitting import Fold
 
 ENCODER, UNTRAINED, BANDS = "pretrained encoder", "untrained encoder", "band power"
 DRIFT_S = 60.0  # first against last minute of rest
+ALIKE = 4  # people, at least, that a conditional mean is fitted and chosen on
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,15 @@ def evaluate(workdir: str, request: ProbeRequest) -> dict[str, Any]:
 def reconstruct(folds: list[Fold], labelled: str, request: ProbeRequest) -> list[dict[str, Any]]:
     """Masked reconstruction where every subject is held out once: by the encoder of its fold.
 
-    The conditional mean of a fold is fitted and chosen on the subjects outside it, whom the encoder trained on too.
+    The conditional mean of a fold is fitted and chosen on subjects outside it, whom the encoder trained on too.
     """
     parts = []
+    alike = recorded_alike(folds)
     for fold in folds:
         data = load(fold.run.config, labelled)
         mine = np.isin(data.subjects, fold.subjects)
-        baseline = measurement.baseline_of(data.take(np.flatnonzero(~mine)))
+        fit = ~mine & np.isin(data.subjects, alike) if alike else ~mine
+        baseline = measurement.baseline_of(data.take(np.flatnonzero(fit)))
         parts.append(
             reconstruction.score(
                 data.take(np.flatnonzero(mine)),
@@ -92,6 +95,17 @@ def reconstruct(folds: list[Fold], labelled: str, request: ProbeRequest) -> list
     return report.reconstruction_json(scores, show_model=not report.standing(scores, folds[0].run.step))
 
 
+def recorded_alike(folds: list[Fold]) -> list[str]:
+    """All probed subjects, where every fold leaves enough of them to fit a conditional mean on; else nobody.
+
+    They were recorded as those who are scored, and a Gaussian of theirs is the stronger baseline: on eegmat among 11
+    other corpora 0.63 of the variance at random 0.75, where one of all devices at once explains 0.48.
+    """
+    sizes = [len(fold.subjects) for fold in folds]
+    enough = sum(sizes) - max(sizes) >= ALIKE
+    return sorted(s for fold in folds for s in fold.subjects) if enough else []
+
+
 def cross_fitted_notes(folds: list[Fold], found: list[dict[str, Any]], config: Any) -> list[str]:
     """What the reconstruction's numbers are of."""
     scored = any("model" in entry["r2"] for entry in found)
@@ -100,6 +114,10 @@ def cross_fitted_notes(folds: list[Fold], found: list[dict[str, Any]], config: A
         f"fold's model, so the numbers are of the recipe; {config.data.samples} samples at {config.data.sfreq:g} Hz, "
         f"patch {config.model.patch}; µV"
     ]
+    alike = (
+        "the probed subjects of the other folds, recorded alike" if recorded_alike(folds) else "all subjects outside it"
+    )
+    told.append(f"the conditional mean of a fold is fitted and chosen on {alike}")
     return told + ([] if scored else ["the folds' models do not beat the zero predictor: no score is shown for them"])
 
 

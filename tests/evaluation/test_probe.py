@@ -7,6 +7,8 @@ from dreamjax.errors import UserError
 from dreamjax.evaluation import bandpower, probe, probe_report
 from dreamjax.evaluation.leakage import Dataset, People
 from dreamjax.evaluation.probe import ProbeScore
+from dreamjax.systems import probing
+from dreamjax.systems.cross_fitting import Fold
 
 
 def features_of(rng: np.random.Generator, subjects: int, windows: int, effect: float, dims: int = 8):
@@ -220,3 +222,10 @@ def test_drift_is_named_where_it_is_found():
     assert "part of the score may be time passing" in told
     assert "differ by more than that" in told
     assert "time passing" not in statements(encoder=0.8, untrained=0.6, drift=0.5)
+
+
+def test_a_fold_s_conditional_mean_is_of_the_people_recorded_alike():
+    """All probed subjects where four are left outside the largest fold, else nobody: then everyone outside it."""
+    folds = [Fold(None, ("a", "b")), Fold(None, ("c", "d")), Fold(None, ("e", "f"))]
+    assert probing.recorded_alike(folds) == ["a", "b", "c", "d", "e", "f"]
+    assert probing.recorded_alike(folds[:2]) == []
