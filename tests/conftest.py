@@ -44,13 +44,14 @@ def held_in_memory(scheme: str, monkeypatch):
         def _strip_protocol(cls, path):
             return super()._strip_protocol(path.replace(f"{scheme}://", "memory://"))
 
-    monkeypatch.setitem(registry._registry, {"gs": "gcs"}.get(scheme, scheme), Store)  # as epath asks for it
-    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, scheme, backend.fsspec_backend)
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     forget = backend.fsspec_backend._get_filesystem.cache_clear
-    forget()
-    yield epath.Path(f"{scheme}://bucket"), Store
-    forget()
+    with monkeypatch.context() as patched:
+        patched.setitem(registry._registry, {"gs": "gcs"}.get(scheme, scheme), Store)  # as epath asks for it
+        patched.setitem(gpath._PREFIX_TO_BACKEND, scheme, backend.fsspec_backend)
+        patched.setattr(gpath, "_is_tf_installed", lambda: False)
+        forget()
+        yield epath.Path(f"{scheme}://bucket"), Store
+    forget()  # once nothing can remember it again
 
 
 @pytest.fixture

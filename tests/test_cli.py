@@ -333,3 +333,26 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_parser_errors_are_user_errors():
     with pytest.raises(UserError, match="see dreamjax simulate --help"):
         cli.build_parser(only="simulate").parse_args(["simulate"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["train", "--workdir", "{folder}"], "holds no run but other files"),
+        (["train", "--workdir", "{folder}/notes.txt"], "is a file"),
+        (["train", "--workdir", ""], "a path is empty"),
+        (["simulate", "--out", "{folder}/notes.txt/x", "--subjects", "1", "--minutes", "0.2"], "Not a directory"),
+        (["inspect", "--devices", "0"], "--devices"),
+        (["evaluate", "{folder}", "--with-reconstruction"], "add --probe"),
+        (["evaluate", "{folder}", "--step", "3", "--best"], "--best"),
+    ],
+)
+def test_a_place_or_a_pair_of_options_that_cannot_be_is_one_sentence(argv, told, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    argv = [argument.format(folder=tmp_path) for argument in argv]
+    if argv[0] in ("train", "inspect"):
+        argv += ["--config", "configs/pretrain/tiny.py"]
+    assert cli.main(argv) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told in said
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]

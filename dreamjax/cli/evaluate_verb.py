@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from dreamjax.cli.config_arguments import whole_number
+from dreamjax.errors import UserError
 
 HELP = "score a run on subjects that its training never saw, beside baselines, with intervals"
 EXAMPLE = "dreamjax evaluate runs/tiny --split test --out runs/tiny/evaluation"
@@ -14,10 +15,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", default=[], metavar="SHARDS", help="dataset folders (default: the run's)")
     parser.add_argument("--split", default="test", help="which split to score (default: test)")
     parser.add_argument("--out", metavar="FOLDER", help="where tables and pictures go (default: RUN/evaluation)")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--step", type=whole_number(0), metavar="N", help="a saved step (default: the newest intact one)"
     )
-    parser.add_argument("--best", action="store_true", help="the saved step with the best held-out score")
+    which.add_argument("--best", action="store_true", help="the saved step with the best held-out score")
     parser.add_argument("--windows", type=whole_number(1), metavar="N", help="score an even choice of N windows")
     parser.add_argument(
         "--seed", type=whole_number(0), default=0, help="of masks, intervals, the pictured window (default: 0)"
@@ -41,6 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.systems import measurement, probing
 
+    if not (args.probe or args.fold_runs) and (args.with_reconstruction or args.probe_steps or args.probe_data):
+        raise UserError("--with-reconstruction, --probe-steps and --probe-data belong to the probe; add --probe")
     if args.probe or args.fold_runs:
         labels = (args.probe_labels[0], args.probe_labels[1])
         wanted = probing.ProbeRequest(

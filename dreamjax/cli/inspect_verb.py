@@ -11,7 +11,11 @@ EXAMPLE = "dreamjax inspect --config configs/pretrain/dreamdiffusion_paper.py --
 
 def configure(parser: argparse.ArgumentParser) -> None:
     config_arguments.add(parser)
-    parser.add_argument("--devices", type=int, help="devices of the planned run (default: those that the mesh names)")
+    parser.add_argument(
+        "--devices",
+        type=config_arguments.whole_number(1),
+        help="devices of the planned run (default: those that the mesh names)",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

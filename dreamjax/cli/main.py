@@ -22,6 +22,7 @@ from dreamjax.errors import UserError, nearest
 # and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
 VERBS = ("simulate", "prepare", "inspect", "train", "evaluate", "export", "import")
 FULL_DISK_AND_THE_LIKE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+A_FILE_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # of a folder that was to be written
 
 
 # ------------------------------------------------------------------------------------------------------------- parsing
@@ -191,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as problem:
-        if problem.errno not in FULL_DISK_AND_THE_LIKE:
+        if problem.errno not in FULL_DISK_AND_THE_LIKE + A_FILE_IN_THE_WAY:
             raise
         where = f"{problem.filename}: " if problem.filename else ""
         print(f"dreamjax: {where}{os.strerror(problem.errno)}; nothing half-written was kept", file=sys.stderr)

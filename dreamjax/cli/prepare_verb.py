@@ -11,7 +11,10 @@ EXAMPLE = "dreamjax prepare study/ --out runs/study"
 
 
 def _number_or_none(text: str) -> float | None:
-    return None if text.lower() in ("none", "off") else float(text)
+    try:
+        return None if text.lower() in ("none", "off") else float(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from problem
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--name", default="", help="of the dataset (default: from the folder)")
     add("--workers", type=int, metavar="N", help="child processes (default: one per core; 0: none, unprotected)")
-    add("--timeout", type=float, default=300.0, metavar="S", help="a recording without progress is given up (300)")
+    add("--timeout", type=float, default=300.0, metavar="S", help="a recording without progress is given up")
     add("--overwrite", action="store_true", help="replace --out")
 
 

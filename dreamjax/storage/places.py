@@ -8,8 +8,10 @@ PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
 
 def reachable(path: epath.PathLike) -> epath.Path:
-    """The path. Raises UserError where nothing that is installed opens such paths."""
+    """The path. Raises UserError where it is empty, or nothing that is installed opens such paths."""
     text = str(path)
+    if not text:
+        raise UserError("a path is empty; name a folder")
     scheme = text.partition("://")[0] if "://" in text else ""
     try:
         found = epath.Path(path)

@@ -18,6 +18,7 @@ MAY_CHANGE = (
     r"train\.(mesh|checkpoint)\..*",
     r"data\.(workers|prefetch)",
 )
+OF_A_START = r"data\.json|\..*|.*\.log"  # what may be there before a run's config.json is
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -46,10 +47,16 @@ def changes(before: str, now: str, defaults: str = "{}") -> dict[str, tuple[Any,
 def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") -> dict[str, tuple[Any, Any]]:
     """What changed since the run of `workdir`, if it has one: dotted key → (before, now); see `changes`.
 
-    Raises UserError when the directory holds another config's run.
+    Raises UserError when the directory holds another config's run, or files that no run wrote.
     """
     workdir = epath.Path(workdir)
     path = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"{workdir} is a file; choose another --workdir")
+    if workdir.exists() and not path.exists():
+        foreign = [entry.name for entry in workdir.iterdir() if not re.fullmatch(OF_A_START, entry.name)]
+        if foreign:
+            raise UserError(f"{workdir} holds no run but other files ({sorted(foreign)[0]}); choose another --workdir")
     changed: dict[str, tuple[Any, Any]] = {}
     if path.exists():
         try:

@@ -50,7 +50,7 @@ class Settings:
             (self.order in ("random", "block"), "order", "random or block"),
             (self.format in ("edf", "brainvision"), "format", "edf or brainvision"),
             (64 <= self.sfreq <= 4096, "sfreq", "64 to 4096 Hz"),
-            (0 <= self.missing_channels <= self.channels - 4, "missing_channels", "leave at least 4 channels"),
+            (0 <= self.missing_channels <= self.channels - 4, "missing_channels", "so few that 4 channels are left"),
             (self.pictures_per_class >= 1, "pictures_per_class", "1 or more"),
             (self.seed >= 0, "seed", "0 or more"),
             (0 <= self.rest_fraction < 1, "rest_fraction", "0 to below 1"),
