@@ -1,6 +1,7 @@
 """A folder appears whole, or not at all: on a disk, and in an object store, where nothing can be renamed."""
 
 import pytest
+from etils.epath import gpath
 
 from dreamjax.errors import UserError
 from dreamjax.storage import atomic, places
@@ -55,5 +56,6 @@ def test_a_copy_that_fails_leaves_nothing_in_the_object_store(object_store, monk
 )
 def test_a_store_that_nothing_here_opens_is_one_sentence(path, told, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # TFDS, read by another test, leaves a stand-in
     with pytest.raises(UserError, match=told):
         places.reachable(path)
