@@ -1,7 +1,8 @@
 """A folder appears whole, or not at all: on a disk, and in an object store, where nothing can be renamed."""
 
 import pytest
-from etils.epath import gpath
+from etils.epath import backend
+from fsspec.registry import _registry as opened
 
 from dreamjax.errors import UserError
 from dreamjax.storage import atomic, places
@@ -56,6 +57,8 @@ def test_a_copy_that_fails_leaves_nothing_in_the_object_store(object_store, monk
 )
 def test_a_store_that_nothing_here_opens_is_one_sentence(path, told, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # TFDS, read by another test, leaves a stand-in
+    for name in ("gs", "gcs"):  # TFDS, used by another test, may have opened the store already
+        monkeypatch.delitem(opened, name, raising=False)
+    backend.fsspec_backend._get_filesystem.cache_clear()
     with pytest.raises(UserError, match=told):
         places.reachable(path)
