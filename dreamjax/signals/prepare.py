@@ -7,6 +7,7 @@ output folder is built under a temporary name and renamed when it is whole.
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -59,10 +60,14 @@ class Options:
 
     def __post_init__(self) -> None:
         shares = list(self.fractions.values())
-        if set(self.fractions) != set(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        if set(self.fractions) != set(SPLITS) or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
             raise ValueError(f"splits are three shares that sum to 1, not {shares}")
         if self.workers is not None and self.workers < 0:
             raise ValueError("workers is 0 or more")
+        if not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"the timeout is {self.timeout_s:g}, but it must be a positive number of seconds")
+        if any(not math.isfinite(factor) or factor == 0 for factor in self.unit_scales.values()):
+            raise ValueError("a unit scale is a number other than 0 that the signal is multiplied by")
 
 
 def dataset_name(out: str | os.PathLike[str], wanted: str = "") -> str:
@@ -193,12 +198,13 @@ class _Run:
     @staticmethod
     def start(out: str | os.PathLike[str], settings: Settings, options: Options) -> "_Run":
         inventory.refuse_key_inside(options.key_file, out)
+        name = records.valid_name("dataset", dataset_name(out, options.name))
         final = epath.Path(out)
         local = Path(out)
         if "://" in str(out):
             key = hashlib.sha256(str(out).encode()).hexdigest()[:16]
             local = Path(tempfile.gettempdir()) / f"dreamjax-prepare-{key}" / final.name
-        return _Run(final, local, dataset_name(out, options.name), settings, options, time.monotonic())
+        return _Run(final, local, name, settings, options, time.monotonic())
 
     @property
     def settings_hash(self) -> str:

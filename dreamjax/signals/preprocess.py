@@ -4,6 +4,7 @@ Every step is a field of `Settings`, and what was done to one recording is its `
 so memory does not grow with its length, and the result does not depend on the blocks.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 WHOLE = 1e-6  # samples; nearer than this, an onset is on the grid
+FAR = 1e9  # s, or ms; no time around an event is as long
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class EventWindows:
     tmin: float = 0.0  # s after the event
     tmax: float | None = None  # s after the event; None for tmin + one window
     baseline: tuple[float, ...] = ()  # (from, to) in s after the event, whose mean is subtracted
+
+    def __post_init__(self) -> None:
+        for name in ("offset_ms", "tmin", "tmax"):
+            if not abs(value := getattr(self, name) or 0.0) < FAR:
+                raise ValueError(f"{name} is {value:g}, but it must be a time around an event")
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,11 @@ class Settings:
             raise ValueError("samples must be at least 2 and stride at least 1")
         if not 0 < self.min_fraction <= 1:
             raise ValueError("min_fraction is a share of a window: between 0 and 1")
-        if self.low is not None and self.high is not None and not 0 < self.low < self.high:
+        for name in ("sfreq", "low", "high"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                or_none = "" if name == "sfreq" else ", or none"
+                raise ValueError(f"{name} is {value:g}, but it must be a positive number of Hz{or_none}")
+        if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"the pass band {self.low:g}-{self.high:g} Hz is empty")
         if self.notch not in ("auto", "off") and not _positive(self.notch):
             raise ValueError(f"notch is {self.notch!r}, but it takes auto, off or a frequency in Hz")
@@ -127,7 +138,7 @@ def _nearest(x: float) -> int:
 
 def _positive(text: str) -> bool:
     try:
-        return float(text) > 0
+        return 0 < float(text) < math.inf
     except ValueError:
         return False
 

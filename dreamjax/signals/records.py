@@ -186,7 +186,8 @@ class ShardWriter(shards.Writer):
         super().write(encode(window))
 
 
-def _valid_name(kind: str, name: str) -> str:
+def valid_name(kind: str, name: str) -> str:
+    """`name` of a dataset or split. Raises UserError where it cannot be one."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"{name!r} cannot be the name of a {kind}: use lower-case letters, digits and _")
     return name
@@ -197,7 +198,7 @@ def _write_shards(
 ) -> list[Shard]:
     """Records → `NAME-SPLIT.array_record-00000-of-0000N`, a new shard every `shard_bytes`."""
     folder = epath.Path(out_dir)
-    stem = f"{_valid_name('dataset', name)}-{_valid_name('split', split)}.array_record"
+    stem = f"{valid_name('dataset', name)}-{valid_name('split', split)}.array_record"
     finished: list[Shard] = []
     writer: shards.Writer | None = None
     try:
@@ -258,7 +259,7 @@ def finish(
     if not splits:
         raise UserError(f"{folder}: there is no window to make a dataset of")
     template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=_valid_name("dataset", name), filetype_suffix="array_record"
+        data_dir=folder, dataset_name=valid_name("dataset", name), filetype_suffix="array_record"
     )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,

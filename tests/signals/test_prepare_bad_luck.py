@@ -139,10 +139,19 @@ def test_nothing_readable_is_exit_2_with_the_reasons(tmp_path, capsys):
         (["--events", "nowhere.csv", "--tmin", "0", "--tmax", "5"], "set samples to 1280"),
         (["--unit-scale", "volts"], "volts"),
         (["--name", "My Data"], "lower-case"),
+        *((["--sfreq", rate], "sfreq is") for rate in ("0", "-5", "nan", "inf")),
+        *((["--timeout", seconds], "the timeout is") for seconds in ("0", "-1", "nan", "inf")),
+        (["--splits", "nan", "0", "0"], "sum to 1"),
+        (["--unit-scale", "0"], "other than 0"),
+        (["--unit-scale", "eegmat=nan"], "other than 0"),
+        (["--events", "file", "--tmax", "inf"], "tmax is inf"),
+        (["--events", "file", "--event-offset-ms", "nan"], "offset_ms is nan"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_sentence(tmp_path, capsys, words, said):
+    """Before anything is opened or written, and so once, not once per recording."""
     source = study(tmp_path / "study", 1, 1)
     assert main.main(["prepare", str(source), "--out", str(tmp_path / "out"), "--workers", "0", *words]) == 2
-    assert said in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert [entry.name for entry in tmp_path.iterdir()] == ["study"]

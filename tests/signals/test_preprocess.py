@@ -301,6 +301,11 @@ def test_channels_marked_bad_by_the_file_are_not_ok():
     ("fields", "words"),
     [
         ({"low": 80.0}, "pass band"),
+        ({"low": -1.0, "high": None}, "low is -1, but it must be a positive number of Hz, or none"),
+        ({"high": 0.0, "low": None}, "high is 0"),
+        ({"sfreq": 0.0}, "sfreq is 0, but it must be a positive number of Hz"),
+        ({"sfreq": np.nan}, "sfreq is nan"),
+        ({"notch": "inf"}, "auto, off or a frequency"),
         ({"notch": "fifty"}, "auto, off or a frequency"),
         ({"samples": 1}, "samples must be"),
         ({"min_fraction": 0.0}, "min_fraction"),
