@@ -171,21 +171,23 @@ def test_a_defect_of_ours_keeps_its_traceback(fake_verb):
 # ------------------------------------------------------------------------------------------------------------- results
 def test_json_is_one_object_on_stdout_and_logs_go_to_stderr(tmp_path):
     """Not a terminal: stdout parses as a whole, stderr has plain lines without control characters."""
-    ended = dreamjax("simulate", "--out", str(tmp_path / "set"), *TINY_SET, "--json")
+    assert cli.main(["simulate", "--out", str(tmp_path / "set"), *TINY_SET]) == 0
+    ended = dreamjax("prepare", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--workers", "0", "--json")
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["subjects"] == 1
+    assert json.loads(ended.stdout)["recordings"] == 1
     assert ended.stdout.count("\n") == 1
-    assert "subjects 1" in ended.stderr
+    assert "prepare: 1/1" in ended.stderr
     assert "\x1b" not in ended.stderr + ended.stdout
     assert "\r" not in ended.stderr + ended.stdout
 
 
 def test_without_json_people_get_text(tmp_path, capsys):
     assert cli.main(["simulate", "--out", str(tmp_path / "set"), *TINY_SET]) == 0
-    shown = capsys.readouterr().out
-    assert "recordings in" in shown
+    shown = capsys.readouterr()
+    assert "recordings in" in shown.out
     with pytest.raises(json.JSONDecodeError):
-        json.loads(shown)
+        json.loads(shown.out)
+    assert shown.err == ""  # the summary is told once
 
 
 def test_what_libraries_and_children_print_does_not_reach_stdout(tmp_path):

@@ -17,7 +17,6 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals.simulation import evoked, files
 from dreamjax.signals.simulation.pictures import Picture, feature_table, picture_set, write_pictures
@@ -62,7 +61,6 @@ def simulate(out: epath.PathLike, settings: Settings) -> dict[str, Any]:
         (root / TRUTH).write_text(json.dumps(truth))
 
     trials = sum(len(s["trials"]) for s in subjects)
-    log.info("%s: subjects %d, trials %d", out, settings.subjects, trials)
     return {
         "out": str(out),
         "files": [s["file"] for s in subjects],

@@ -335,6 +335,9 @@ def test_mistakes_are_one_sentence(tmp_path):
         ({"channels": 500}, "channels is 500"),
         ({"minutes": 0.01}, "minutes"),
         ({"strength": -1}, "strength is -1"),
+        ({"strength": np.inf}, "strength is inf"),
+        ({"minutes": np.inf}, "minutes is inf"),
+        ({"alpha_hz": 40}, "alpha_hz is 40, but must be 7.5 to 13 Hz"),
     ):
         with pytest.raises(UserError, match=words):
             sim.Settings(**wrong)

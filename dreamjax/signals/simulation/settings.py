@@ -1,10 +1,12 @@
 """What a simulated data set is made of; every field is a fact about the set and is written into its ground truth."""
 
+import math
 from dataclasses import dataclass
 
 from dreamjax.errors import UserError
 
 MAX_CHANNELS = 64
+ALPHA_HZ = (7.5, 13.0)  # the band that every subject's rhythm lies in
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,11 @@ class Settings:
 
         checks = (
             (1 <= self.subjects <= 999, "subjects", "1 to 999"),
-            (self.minutes * 60 >= 10, "minutes", "at least 10 s"),
+            (10 <= self.minutes * 60 < math.inf, "minutes", "at least 10 s"),
             (4 <= self.channels <= MAX_CHANNELS, "channels", f"4 to {MAX_CHANNELS}"),
             (1 <= self.classes <= len(SHAPES), "classes", f"1 to {len(SHAPES)}"),
-            (self.strength >= 0, "strength", "0 or more"),
+            (0 <= self.strength < math.inf, "strength", "0 or more"),
+            (ALPHA_HZ[0] <= self.alpha_hz <= ALPHA_HZ[1], "alpha_hz", f"{ALPHA_HZ[0]:g} to {ALPHA_HZ[1]:g} Hz"),
             (self.order in ("random", "block"), "order", "random or block"),
             (self.format in ("edf", "brainvision"), "format", "edf or brainvision"),
             (64 <= self.sfreq <= 4096, "sfreq", "64 to 4096 Hz"),

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from dreamjax.signals.simulation import evoked, head, sources
 from dreamjax.signals.simulation.pictures import Picture, feature_table
-from dreamjax.signals.simulation.settings import Settings
+from dreamjax.signals.simulation.settings import ALPHA_HZ, Settings
 
 BACKGROUND_SOURCES = 80
 ALPHA_DIPOLES = (
@@ -117,7 +117,7 @@ def _background(settings: Settings, rng: np.random.Generator, cap: head.Head, sa
 def _alpha(
     settings: Settings, rng: np.random.Generator, cap: head.Head, samples: int, closed: list[tuple[float, float]]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    hz = float(np.clip(np.round(rng.normal(settings.alpha_hz, settings.alpha_spread_hz), 2), 7.5, 13))
+    hz = float(np.clip(np.round(rng.normal(settings.alpha_hz, settings.alpha_spread_hz), 2), *ALPHA_HZ))
     uv = float(settings.alpha_uv * np.exp(rng.normal(0, 0.25)))
     positions, moments = _dipoles(ALPHA_DIPOLES)
     courses = sources.rhythm(rng, len(ALPHA_DIPOLES), samples, settings.sfreq, hz, 0.6)
