@@ -16,19 +16,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from dreamjax.models.attention import Attention
 from dreamjax.models.interpolation import GaussianInterpolation
-from dreamjax.models.layers import (
-    Attention,
-    Block,
-    Dtype,
-    LayerNorm,
-    Linear,
-    Remat,
-    matmul,
-    run_stack,
-    sincos_positions,
-    stack,
-)
+from dreamjax.models.layers import Dtype, LayerNorm, Linear, matmul, sincos_positions
+from dreamjax.models.transformer import Block, Remat, run_stack, stack
 
 Interpolation = Literal["none", "gaussian"]
 

@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from dreamjax.errors import UserError
-from dreamjax.models.layers import REMAT_NAMES
 from dreamjax.models.masked_autoencoder import MaskedAutoencoder, patchify, unpatchify
+from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.objectives import masking
 from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction import ReconstructionConfig, reconstruction

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from dreamjax.parallel import platform
 from dreamjax.training import optimiser as optimisers
 from dreamjax.training.task import Batch, Metrics, PyTree, State, replace
 
@@ -86,7 +87,7 @@ def suited_microbatches(rows: int) -> int:
     One on an accelerator. On CPU as few as leave a device at most 8 rows at a time (but 4 at least): their activations
     stay in the cache, and the allocator does not map and clear 160 MB anew every step (docs/benchmarks.md).
     """
-    if jax.default_backend() != "cpu":
+    if platform.target() != "cpu":
         return 1
     mesh = jax.sharding.get_abstract_mesh()
     shards = mesh.shape.get("data", 1) * mesh.shape.get("fsdp", 1)

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.models.layers import sincos_positions
-from dreamjax.weights.table import CONV1D, IDENTITY, LINEAR, Table, Transform
+from dreamjax.weights.table import IDENTITY, KERNEL, Table, Transform
 
 POSITION_TOLERANCE = 1e-5  # absolute: NumPy's and torch's sines of the same angle differ by less
 
 
 def _linear(torch: str, path: str) -> tuple[tuple[str, str, Transform], ...]:
-    return (f"{torch}.weight", f"{path}/kernel", LINEAR), (f"{torch}.bias", f"{path}/bias", IDENTITY)
+    return (f"{torch}.weight", f"{path}/kernel", KERNEL), (f"{torch}.bias", f"{path}/bias", IDENTITY)
 
 
 def _norm(torch: str, path: str) -> tuple[tuple[str, str, Transform], ...]:
@@ -41,7 +41,7 @@ def _blocks(name: str) -> tuple[tuple[str, str, Transform], ...]:
 TABLE = Table(
     ("cls_token", "cls_token", IDENTITY),
     ("pos_embed", "pos_embed", IDENTITY),  # only where positions are learned
-    ("patch_embed.proj.weight", "patch_embed/kernel", CONV1D),
+    ("patch_embed.proj.weight", "patch_embed/kernel", KERNEL),
     ("patch_embed.proj.bias", "patch_embed/bias", IDENTITY),
     *_blocks("blocks"),
     *_norm("norm", "norm"),

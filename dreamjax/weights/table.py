@@ -1,16 +1,17 @@
 """One readable table of names, PyTorch's beside ours, that converts weights in both directions.
 
     TABLE = Table(
-        ("patch_embed.proj.weight",      "patch_embed/kernel",      CONV1D),  # (O, I, K) ⇄ (K, I, O)
-        ("blocks.{i}.attn.qkv.weight",   "blocks/attn/qkv/kernel",  LINEAR),  # (out, in) ⇄ (in, out), stacked over i
-        ("down.{i}.res.{j}.conv.weight", "down/{i}/conv/kernel",    CONV2D),  # i names a part, j is stacked
+        ("patch_embed.proj.weight",      "patch_embed/kernel",      KERNEL),  # (O, I, K) ⇄ (K, I, O)
+        ("blocks.{i}.attn.qkv.weight",   "blocks/attn/qkv/kernel",  KERNEL),  # (out, in) ⇄ (in, out), stacked over i
+        ("down.{i}.res.{j}.conv.weight", "down/{i}/conv/kernel",    KERNEL),  # i names a part, j is stacked
+        ("layers.{i}.attn.q.weight",     "layers/qkv/kernel",       KERNEL, (0, 3)),  # first third of the last axis
     )
 
 An index that both names have is a part of both; one that only PyTorch's name has is a leading axis of our array.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,25 +35,24 @@ class WeightMismatch(UserError):
 
 @dataclass(frozen=True)
 class Transform:
-    """A rearrangement of axes: `axes[k]` is the PyTorch axis that becomes our axis k. None leaves them."""
+    """A rearrangement of axes: `axes(rank)[k]` is the PyTorch axis that becomes our axis k."""
 
-    axes: tuple[int, ...] | None = None
+    axes: Callable[[int], tuple[int, ...]]
 
     def to_dreamjax(self, array: np.ndarray) -> np.ndarray:
-        return array if self.axes is None else array.transpose(self.axes)
+        return array.transpose(self.axes(array.ndim))
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
-        return array if self.axes is None else array.transpose(np.argsort(self.axes))
+        return array.transpose(np.argsort(self.axes(array.ndim)))
 
     def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """PyTorch's shape of our `shape`."""
-        return shape if self.axes is None else tuple(shape[k] for k in np.argsort(self.axes))
+        return tuple(shape[k] for k in np.argsort(self.axes(len(shape))))
 
 
-IDENTITY = Transform()
-LINEAR = Transform((1, 0))  # (out, in) ⇄ (in, out)
-CONV1D = Transform((2, 1, 0))  # (out, in, k) ⇄ (k, in, out)
-CONV2D = Transform((2, 3, 1, 0))  # OIHW ⇄ HWIO
+IDENTITY = Transform(lambda rank: tuple(range(rank)))
+# (out, in) ⇄ (in, out) of a linear layer, (out, in, k) ⇄ (k, in, out) and OIHW ⇄ HWIO of convolutions
+KERNEL = Transform(lambda rank: (*range(2, rank), 1, 0))
 
 
 @dataclass(frozen=True)
@@ -60,23 +60,29 @@ class Row:
     torch: str
     path: str  # "/" between the levels of the parameter tree
     transform: Transform
+    part: tuple[int, int] = (0, 1)  # (j, n): the tensor is part j of n equal ones side by side on our last axis
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one PyTorch tensor lies: `path` in the tree, at `index` of its leading axes."""
+    """Where one PyTorch tensor lies: `path` in the tree, at `index` of that leaf."""
 
     path: str
-    index: tuple[int, ...]
+    index: tuple[Any, ...]
     transform: Transform
     shape: tuple[int, ...]  # PyTorch's
 
 
 class Table:
-    """Rows of (PyTorch name, our path, transform)."""
+    """Rows of (PyTorch name, our path, transform[, part]).
 
-    def __init__(self, *rows: tuple[str, str, Transform]):
+    `aliases`: (regex, replacement) that turn an older or other library's spelling of a name into the table's, in order.
+    `ignored`: regex of names that hold no weights (buffers that are computed anew).
+    """
+
+    def __init__(self, *rows: tuple, aliases: tuple[tuple[str, str], ...] = (), ignored: str | None = None):
         self.rows = tuple(Row(*row) for row in rows)
+        self.aliases, self.ignored = aliases, ignored
 
     def places(self, like: Mapping[str, Any]) -> dict[str, Place]:
         """PyTorch name → place, for a tree (nested dicts) of arrays or shapes, in the order of the rows.
@@ -96,26 +102,52 @@ class Table:
             raise WeightMismatch("the name table", [], without, [])
         return found
 
-    def to_dreamjax(self, tensors: Mapping[str, Any], like: Mapping[str, Any], source: str = "checkpoint") -> PyTree:
-        """NumPy arrays in a tree like `like` (nested dicts of arrays or shapes), with the values of `tensors`.
+    def named(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """`tensors` under the table's own names, without what holds no weights."""
+        found = {}
+        for name, tensor in tensors.items():
+            for pattern, replacement in self.aliases:
+                name = re.sub(pattern, replacement, name)
+            if self.ignored is None or not re.fullmatch(self.ignored, name):
+                found[name] = tensor
+        return found
 
-        `tensors` holds anything with a `shape` that `np.asarray` reads; each is read once, so a lazy file is never held
-        twice. Raises WeightMismatch naming, all at once, every missing, extra and misshapen tensor.
+    def leaves(
+        self, tensors: Mapping[str, Any], like: Mapping[str, Any], source: str = "checkpoint"
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """(path, array) of every leaf of `like`, one after another, each made when it is asked for.
+
+        `tensors` holds anything with a `shape` that `np.asarray` reads; each is read once, so that a lazy file is never
+        held twice. Raises WeightMismatch naming, all at once, every missing, extra and misshapen tensor, before the
+        first is read.
         """
-        places = self.places(like)
-        misshapen = [
+        tensors, places = self.named(tensors), self.places(like)
+        problems = [
             f"{name} is {tuple(tensors[name].shape)} instead of {place.shape}"
             for name, place in places.items()
-            if name in tensors and tuple(tensors[name].shape) != place.shape
+            if name in tensors and not _same_numbers(place, tuple(tensors[name].shape))
         ]
         missing = [name for name in places if name not in tensors]
         extra = [name for name in tensors if name not in places]
-        if missing or extra or misshapen:
-            raise WeightMismatch(source, missing, extra, misshapen)
-        leaves = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in flatten(like).items()}
+        if missing or extra or problems:
+            raise WeightMismatch(source, missing, extra, problems)
+        within: dict[str, list[str]] = {}
         for name, place in places.items():
-            leaves[place.path][place.index] = place.transform.to_dreamjax(np.asarray(tensors[name]))
-        return nested(leaves)
+            within.setdefault(place.path, []).append(name)
+        for path, leaf in flatten(like).items():
+            array = np.empty(leaf.shape, leaf.dtype)
+            for name in within[path]:
+                place = places[name]
+                stored = np.asarray(tensors[name]).reshape(place.shape)
+                array[place.index] = place.transform.to_dreamjax(stored)
+            yield path, array
+
+    def to_dreamjax(self, tensors: Mapping[str, Any], like: Mapping[str, Any], source: str = "checkpoint") -> PyTree:
+        """NumPy arrays in a tree like `like` (nested dicts of arrays or shapes), with the values of `tensors`.
+
+        Raises as `leaves`.
+        """
+        return nested(dict(self.leaves(tensors, like, source)))
 
     def to_torch(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """PyTorch's tensors of a parameter tree, in the order of the rows: the inverse of `to_dreamjax`, bit by bit."""
@@ -126,11 +158,29 @@ class Table:
         }
 
 
+def _same_numbers(place: Place, shape: tuple[int, ...]) -> bool:
+    """Whether a stored shape is the wanted one; the 1 × 1 of a pointwise kernel may be missing or extra."""
+    return shape == place.shape or (
+        len(shape) > 1 and place.transform is KERNEL and _squeezed(shape) == _squeezed(place.shape)
+    )
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if all(n == 1 for n in shape[2:]) else shape
+
+
 def _places_of(row: Row, path: str, indices: Mapping[str, str], shape: tuple[int, ...]) -> dict[str, Place]:
     stacked = [name for name in re.findall(r"\{(\w)\}", row.torch) if name not in indices]
-    inner = row.transform.torch_shape(shape[len(stacked) :])
+    (j, parts), inner = row.part, shape[len(stacked) :]
+    side: tuple[Any, ...] = ()
+    if parts > 1:
+        width = inner[-1] // parts
+        inner, side = (*inner[:-1], width), (..., slice(j * width, (j + 1) * width))
+    torch_shape = row.transform.torch_shape(inner)
     return {
-        row.torch.format(**indices, **dict(zip(stacked, index, strict=True))): Place(path, index, row.transform, inner)
+        row.torch.format(**indices, **dict(zip(stacked, index, strict=True))): Place(
+            path, (*index, *side), row.transform, torch_shape
+        )
         for index in np.ndindex(*shape[: len(stacked)])
     }
 

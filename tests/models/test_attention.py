@@ -1,4 +1,4 @@
-"""Attention with a hand-written backward pass is the library's, forward and backward."""
+"""Attention by hand is the library's, forward and backward: masked, causal, to another sequence, in chunks of queries."""
 
 import jax
 import jax.numpy as jnp
@@ -6,22 +6,50 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from dreamjax.models import attention
 from dreamjax.models.attention import attend
 from dreamjax.models.layers import gelu
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_saved_attention_is_the_library_s_forward_and_backward(masked):
-    qkv = jax.random.normal(jax.random.key(0), (3, 17, 3, 4, 8))
-    ok = jax.random.bernoulli(jax.random.key(1), 0.6, (3, 17)).at[:, 0].set(True) if masked else None
-    weight = jax.random.normal(jax.random.key(2), (3, 17, 4, 8))
+def check(queries, keys, *, masked=False, causal=False):
+    names = iter(jax.random.split(jax.random.key(0), 5))
+    q = jax.random.normal(next(names), (3, queries, 4, 8))
+    k, v = (jax.random.normal(next(names), (3, keys, 4, 8)) for _ in range(2))
+    ok = jax.random.bernoulli(next(names), 0.6, (3, keys)).at[:, 0].set(True) if masked else None
+    weight = jax.random.normal(next(names), (3, queries, 4, 8))
 
     def scalar(implementation):
-        return jax.value_and_grad(lambda x: (attend(x, ok, implementation) * weight).sum())(qkv)
+        def loss(q, k, v):
+            return (attend(q, k, v, ok, causal=causal, implementation=implementation) * weight).sum()
 
-    (ours, gradient), (theirs, expected) = scalar("saved"), scalar("xla")
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    np.testing.assert_allclose(gradient, expected, atol=2e-6)
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)
+
+    (ours, gradients), (theirs, expected) = scalar("saved"), scalar("xla")
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=5e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_saved_attention_is_the_library_s_forward_and_backward(masked, causal):
+    check(17, 17, masked=masked, causal=causal)
+
+
+def test_saved_attention_to_another_sequence():
+    check(17, 5, masked=True)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_chunks_of_queries_change_nothing(masked, causal, monkeypatch):
+    monkeypatch.setattr(attention, "CHUNK_BYTES", 4 * 3 * 4 * 64 * 16)
+    check(64, 64, masked=masked, causal=causal)
+
+
+def test_pallas_is_the_same_attention_where_its_kernel_cannot_run():
+    q = jax.random.normal(jax.random.key(0), (1, 128, 2, 8))
+    np.testing.assert_array_equal(attend(q, q, q, implementation="pallas"), attend(q, q, q, implementation="xla"))
 
 
 def test_gelu_s_gradient_is_that_of_x_times_the_normal_distribution():

@@ -6,7 +6,7 @@ import torch
 
 from dreamjax.parallel.names import nested
 from dreamjax.weights.masked_autoencoder import TABLE, is_fixed, positions, with_positions
-from dreamjax.weights.table import CONV1D, CONV2D, IDENTITY, LINEAR, Table, WeightMismatch, flatten
+from dreamjax.weights.table import IDENTITY, KERNEL, Table, WeightMismatch, flatten
 
 
 def autoencoder_params(rng, *, channels=3, patch=4, dim=8, depth=2, hidden=16, decoder_dim=6, decoder_depth=1):
@@ -97,8 +97,8 @@ def test_every_problem_is_named_at_once():
 
 def test_an_index_of_both_names_is_a_part_and_one_of_torch_alone_is_stacked():
     table = Table(
-        ("down.{i}.res.{j}.conv.weight", "down/{i}/res/conv/kernel", CONV2D),
-        ("head.weight", "head", LINEAR),
+        ("down.{i}.res.{j}.conv.weight", "down/{i}/res/conv/kernel", KERNEL),
+        ("head.weight", "head", KERNEL),
     )
     rng = np.random.default_rng(3)
     params = {
@@ -124,7 +124,7 @@ def test_a_parameter_without_a_row_is_refused():
 
 def test_transforms_invert_themselves():
     array = np.arange(2 * 3 * 4 * 5)
-    for transform, shape in ((CONV1D, (2, 3, 20)), (CONV2D, (2, 3, 4, 5)), (LINEAR, (6, 20)), (IDENTITY, (120,))):
+    for transform, shape in ((KERNEL, (2, 3, 20)), (KERNEL, (2, 3, 4, 5)), (KERNEL, (6, 20)), (IDENTITY, (120,))):
         x = array.reshape(shape)
         assert transform.to_torch(transform.to_dreamjax(x)).tolist() == x.tolist()
         assert transform.torch_shape(transform.to_dreamjax(x).shape) == x.shape

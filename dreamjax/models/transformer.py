@@ -1,0 +1,203 @@
+"""Transformer blocks: the one piece of code behind the masked autoencoder, CLIP, DINOv2, ViT and the U-Net's attention.
+
+Shape letters: B batch, T tokens, S context tokens, D width, H heads, K width of a head, F hidden width, L layers.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float
+
+from dreamjax.models.attention import Attention, attend
+from dreamjax.models.layers import ACTIVATIONS, Dtype, LayerNorm, Linear
+
+Remat = Literal["none", "full", "dots", "names"]
+REMAT_NAMES = ("qkv", "attention", "hidden")  # what a block calls its activations; for remat="names"
+Gate = Literal["none", "first", "second"]
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention; `qkv` holds the three projections side by side, heads inside each (as timm)."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        dtype: Dtype,
+        implementation: Attention,
+        rngs: nnx.Rngs,
+        qkv_bias: bool = True,
+        causal: bool = False,
+    ):
+        self.qkv = Linear(dim, 3 * dim, dtype=dtype, rngs=rngs, bias=qkv_bias)
+        self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.heads, self.implementation, self.causal = heads, implementation, causal
+
+    def __call__(
+        self, x_BxTxD: Float[Array, "B T D"], keys_ok_BxT: Bool[Array, "B T"] | None = None
+    ) -> Float[Array, "B T D"]:
+        B, T, D = x_BxTxD.shape
+        qkv = checkpoint_name(self.qkv(x_BxTxD), "qkv").reshape(B, T, 3, self.heads, D // self.heads)
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        y = attend(q, k, v, keys_ok_BxT, causal=self.causal, implementation=self.implementation)
+        return self.proj(checkpoint_name(y, "attention").reshape(B, T, D))
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention to a context; `kv` holds keys and values side by side; no biases."""
+
+    def __init__(
+        self, dim: int, context_dim: int, heads: int, *, dtype: Dtype, implementation: Attention, rngs: nnx.Rngs
+    ):
+        self.q = Linear(dim, dim, dtype=dtype, rngs=rngs, bias=False)
+        self.kv = Linear(context_dim, 2 * dim, dtype=dtype, rngs=rngs, bias=False)
+        self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.heads, self.implementation = heads, implementation
+
+    def __call__(
+        self,
+        x_BxTxD: Float[Array, "B T D"],
+        context_BxSxC: Float[Array, "B S C"],
+        keys_ok_BxS: Bool[Array, "B S"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        B, T, D = x_BxTxD.shape
+        split = (self.heads, D // self.heads)
+        q = checkpoint_name(self.q(x_BxTxD), "qkv").reshape(B, T, *split)
+        kv = checkpoint_name(self.kv(context_BxSxC), "qkv").reshape(B, context_BxSxC.shape[1], 2, *split)
+        y = attend(q, kv[:, :, 0], kv[:, :, 1], keys_ok_BxS, implementation=self.implementation)
+        return self.proj(checkpoint_name(y, "attention").reshape(B, T, D))
+
+
+class Mlp(nnx.Module):
+    """Linear, activation, linear; GELU with erf by default.
+
+    With a `gate`, the first layer is twice as wide and its `first` or `second` half, after the activation, multiplies
+    the other: GEGLU gates by the second, SwiGLU by the first (Shazeer 2020, arXiv 2002.05202).
+    """
+
+    def __init__(
+        self, dim: int, hidden: int, *, dtype: Dtype, rngs: nnx.Rngs, activation: str = "gelu", gate: Gate = "none"
+    ):
+        self.fc1 = Linear(dim, hidden * (1 if gate == "none" else 2), dtype=dtype, rngs=rngs)
+        self.fc2 = Linear(hidden, dim, dtype=dtype, rngs=rngs)
+        self.activation, self.gate = activation, gate
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        hidden, act = checkpoint_name(self.fc1(x), "hidden"), ACTIVATIONS[self.activation]
+        if self.gate == "none":
+            return self.fc2(act(hidden))
+        first, second = jnp.split(hidden, 2, axis=-1)
+        return self.fc2(act(first) * second if self.gate == "first" else first * act(second))
+
+
+class LayerScale(nnx.Module):
+    """x · scale, one learned number per channel (Touvron et al. 2021, arXiv 2103.17239)."""
+
+    def __init__(self, dim: int, initial: float):
+        self.scale = nnx.Param(jnp.full((dim,), initial, jnp.float32))
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return (x * self.scale[...]).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block: x + attention(norm1 x), then x + mlp(norm2 x); both scaled where `layer_scale`."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        *,
+        dtype: Dtype,
+        implementation: Attention,
+        rngs: nnx.Rngs,
+        hidden: int | None = None,
+        activation: str = "gelu",
+        gate: Gate = "none",
+        epsilon: float = 1e-5,
+        qkv_bias: bool = True,
+        causal: bool = False,
+        layer_scale: float | None = None,
+    ):
+        self.norm1 = LayerNorm(dim, dtype=dtype, epsilon=epsilon)
+        attention: dict[str, Any] = {"implementation": implementation, "qkv_bias": qkv_bias, "causal": causal}
+        self.attn = SelfAttention(dim, heads, dtype=dtype, rngs=rngs, **attention)
+        self.norm2 = LayerNorm(dim, dtype=dtype, epsilon=epsilon)
+        hidden = int(dim * mlp_ratio) if hidden is None else hidden
+        self.mlp = Mlp(dim, hidden, dtype=dtype, rngs=rngs, activation=activation, gate=gate)
+        self.scaled = layer_scale is not None
+        if layer_scale is not None:
+            self.scale1, self.scale2 = LayerScale(dim, layer_scale), LayerScale(dim, layer_scale)
+
+    def __call__(self, x: Float[Array, "B T D"], keys_ok: Bool[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
+        y = self.attn(self.norm1(x), keys_ok)
+        x = x + (self.scale1(y) if self.scaled else y)
+        y = self.mlp(self.norm2(x))
+        return x + (self.scale2(y) if self.scaled else y)
+
+
+# ------------------------------------------------------------------------------------------------- stacks of blocks
+def stack(depth: int, rngs: nnx.Rngs, make: Callable[[nnx.Rngs], Any]) -> Any:
+    """`depth` blocks as one block whose parameters have a leading layer axis."""
+
+    @nnx.split_rngs(splits=depth)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def build(rngs: nnx.Rngs) -> Any:
+        return make(rngs)
+
+    return build(rngs)
+
+
+def rematerialise(function: Any, remat: Remat, names: tuple[str, ...]) -> Any:
+    """`function` that keeps for the backward pass everything, nothing, the matrix products, or the named values."""
+    if remat == "none":
+        return function
+    policies = jax.checkpoint_policies
+    policy = {
+        "full": policies.nothing_saveable,
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "names": policies.save_only_these_names(*names),
+    }[remat]
+    return jax.checkpoint(function, policy=policy)
+
+
+def run_stack(
+    blocks: Any,
+    x: Float[Array, "B T D"],
+    *args: Any,
+    scan: bool,
+    remat: Remat = "none",
+    names: tuple[str, ...] = (),
+    collect: bool = False,
+) -> Any:
+    """The blocks one after another, each called with (x, *args): scanned or unrolled.
+
+    Scanned, the compile time does not depend on the depth.
+
+    With `collect`, (the last one's output, all outputs with a leading layer axis).
+    """
+    graph, params = nnx.split(blocks)
+
+    def body(x: Array, layer: Any) -> tuple[Array, Array | None]:
+        y = nnx.merge(graph, layer)(x, *args)
+        return y, y if collect else None
+
+    body = rematerialise(body, remat, names)
+    if scan:
+        x, every = jax.lax.scan(body, x, params)
+        return (x, every) if collect else x
+    leaves, tree = jax.tree.flatten(params)
+    depth = leaves[0].shape[0]
+    # lax.split: its transpose is one concatenation, where that of `p[i]` is `depth` sums over the whole stack
+    rows = [jax.lax.split(leaf, [1] * depth, axis=0) for leaf in leaves]
+    outputs = []
+    for i in range(depth):
+        x, y = body(x, jax.tree.unflatten(tree, [row[i][0] for row in rows]))
+        outputs.append(y)
+    return (x, jnp.stack(outputs)) if collect else x

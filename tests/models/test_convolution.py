@@ -1,0 +1,74 @@
+"""Convolution and group normalisation are torch's, forward and backward, whichever way they are computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from flax import nnx
+
+from dreamjax.models.convolution import GroupNorm, convolve, upsample
+
+
+def nchw(x):
+    return torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy()).requires_grad_()
+
+
+# the second and third are wide and small: computed as matrix products on CPU
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "kernel", "stride", "padding"),
+    [
+        (7, 9, 5, 3, 1, ((1, 1), (1, 1))),
+        (4, 4, 64, 3, 1, ((1, 1), (1, 1))),
+        (3, 5, 48, 3, 1, ((1, 1), (1, 1))),
+        (8, 8, 4, 3, 2, ((1, 1), (1, 1))),
+        (7, 5, 4, 3, 2, ((1, 1), (1, 1))),
+        (8, 6, 4, 3, 2, ((0, 1), (0, 1))),
+        (6, 6, 3, 5, 1, ((2, 2), (2, 2))),
+        (8, 8, 3, 4, 4, ((0, 0), (0, 0))),
+    ],
+)
+def test_convolution_and_its_gradients_are_torch_s(height, width, channels, kernel, stride, padding):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, height, width, channels)).astype(np.float32)
+    w = rng.standard_normal((kernel, kernel, channels, 6)).astype(np.float32)
+    xt, wt = nchw(x), torch.from_numpy(w.transpose(3, 2, 0, 1).copy()).requires_grad_()
+    (top, bottom), (left, right) = padding
+    yt = F.conv2d(F.pad(xt, (left, right, top, bottom)), wt, stride=stride)
+    dy = rng.standard_normal(yt.shape).astype(np.float32)
+    yt.backward(torch.from_numpy(dy))
+    y, back = jax.vjp(lambda x, w: convolve(x, w, stride, padding, jnp.float32), x, w)
+    dx, dw = back(jnp.asarray(dy.transpose(0, 2, 3, 1)))
+    for ours, theirs in (
+        (y, yt.detach().permute(0, 2, 3, 1)),
+        (dx, xt.grad.permute(0, 2, 3, 1)),
+        (dw, wt.grad.permute(2, 3, 1, 0)),
+    ):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-4 * np.abs(theirs.numpy()).max())
+
+
+def test_the_kernel_gradient_of_a_bfloat16_convolution_is_summed_in_float32():
+    """4,096 equal terms of 1: a bfloat16 sum stops at 256."""
+    x, w = jnp.ones((16, 16, 16, 2)), jnp.ones((1, 1, 2, 3))
+    gradient = jax.grad(lambda w: convolve(x, w, 1, ((0, 0), (0, 0)), jnp.bfloat16).astype(jnp.float32).sum())(w)
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_array_equal(gradient, 4096.0)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(8, 2), (6, 3), (5, 5), (12, 1)])
+def test_group_norm_is_torch_s(channels, groups):
+    rng = np.random.default_rng(1)
+    x = (3 + 2 * rng.standard_normal((2, 5, 4, channels))).astype(np.float32)
+    scale, bias = rng.standard_normal((2, channels)).astype(np.float32)
+    norm = GroupNorm(channels, groups, dtype=jnp.float32, epsilon=1e-6)
+    nnx.update(norm, {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)})
+    theirs = F.group_norm(nchw(x), groups, torch.from_numpy(scale), torch.from_numpy(bias), 1e-6)
+    np.testing.assert_allclose(norm(x), theirs.detach().permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [None, (7, 9), (5, 11), (8, 10)])
+def test_upsampling_is_torch_s_nearest(size):
+    x = np.random.default_rng(2).standard_normal((1, 4, 5, 2)).astype(np.float32)
+    theirs = F.interpolate(nchw(x), size=size, scale_factor=None if size else 2.0, mode="nearest")
+    np.testing.assert_array_equal(upsample(x, size), theirs.detach().permute(0, 2, 3, 1))
