@@ -74,6 +74,12 @@ def test_every_argument_is_explained(verb):
     assert silent == []
 
 
+def test_a_default_of_several_words_is_told_as_words(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    assert "(default: rest arithmetic)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", [[], ["--help"]])
 def test_dreamjax_alone_lists_the_verbs(words, capsys):
     try:
@@ -347,6 +353,33 @@ def test_parser_errors_are_user_errors():
         (["inspect", "--devices", "0"], "--devices"),
         (["evaluate", "{folder}", "--with-reconstruction"], "add --probe"),
         (["evaluate", "{folder}", "--step", "3", "--best"], "--best"),
+        (["evaluate", "{folder}", "--folds", "3"], "--folds would do nothing without --probe; add --probe"),
+        (["evaluate", "{folder}", "--probe-labels", "a", "b"], "--probe-labels would do nothing without --probe"),
+        (["evaluate", "{folder}", "--probe", "--best"], "--best would do nothing beside the probe"),
+        (["evaluate", "{folder}", "--fold-runs", "a", "b", "--folds=2"], "--folds would do nothing beside --fold-runs"),
+        (
+            ["prepare", "{folder}", "--out", "{folder}/x", "--tmin", "0"],
+            "--tmin would do nothing without --events; add --events",
+        ),
+        (
+            ["prepare", "{folder}", "--out", "{folder}/x", "--baseline", "-0.2", "0", "--tmax=1"],
+            "--tmax and --baseline would do nothing without --events; add --events or leave out --tmax",
+        ),
+        (["prepare", "{folder}", "--out", "{folder}/x", "--event-codes", "face"], "--event-codes would do nothing"),
+        (
+            ["prepare", "{folder}", "--out", "{folder}/x", "--stimuli", "s"],
+            "--stimuli would do nothing without --events",
+        ),
+        (["prepare", "{folder}", "--out", "{folder}/x", "--events", "file", "--stimuli", "s"], "beside --events file"),
+        (
+            ["import", "a.pth", "--out", "{folder}/x", "--heads", "0"],
+            "argument --heads: 0 is not a whole number from 1",
+        ),
+        (
+            ["import", "a.pth", "--out", "{folder}/x", "--divide", "nan"],
+            "argument --divide: nan is not a number above 0",
+        ),
+        (["import", "a.pth", "--out", "{folder}/x", "--sfreq", "fast"], "argument --sfreq: 'fast' is not a number"),
     ],
 )
 def test_a_place_or_a_pair_of_options_that_cannot_be_is_one_sentence(argv, told, tmp_path, capsys):

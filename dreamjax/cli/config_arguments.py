@@ -1,7 +1,7 @@
 """`--config FILE.py[:argument=value]` and `--config.key=value`, shared by every verb that takes a config."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dreamjax import config
@@ -19,21 +19,6 @@ def add(parser: argparse.ArgumentParser, required: bool = True) -> None:
         metavar="VALUE",
         help="override one key, for example --config.optim.learning_rate=1e-4",
     )
-
-
-def whole_number(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number from `least` up to what 32 bits hold."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not least <= number < 2**31:
-            raise argparse.ArgumentTypeError(f"{number} is not a whole number from {least} to {2**31 - 1}")
-        return number
-
-    return parse
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:

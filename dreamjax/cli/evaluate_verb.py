@@ -3,11 +3,12 @@
 import argparse
 from typing import Any
 
-from dreamjax.cli.config_arguments import whole_number
-from dreamjax.errors import UserError
+from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
 
 HELP = "score a run on subjects that its training never saw, beside baselines, with intervals"
 EXAMPLE = "dreamjax evaluate runs/tiny --split test --out runs/tiny/evaluation"
+OF_RECONSTRUCTION = ("--data", "--split", "--step", "--best", "--windows")
+OF_PROBE = ("--folds", "--probe-steps", "--probe-data", "--probe-labels", "--with-reconstruction")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +44,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.systems import measurement, probing
 
-    if not (args.probe or args.fold_runs) and (args.with_reconstruction or args.probe_steps or args.probe_data):
-        raise UserError("--with-reconstruction, --probe-steps and --probe-data belong to the probe; add --probe")
-    if args.probe or args.fold_runs:
+    if not (args.probe or args.fold_runs):
+        refuse_without("--probe", args, *OF_PROBE)
+    else:
+        refuse_beside("the probe", args, *OF_RECONSTRUCTION)
+        if args.fold_runs:
+            refuse_beside("--fold-runs", args, "--folds", "--probe-steps")
         labels = (args.probe_labels[0], args.probe_labels[1])
         wanted = probing.ProbeRequest(
             args.probe_data,

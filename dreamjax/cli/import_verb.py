@@ -2,6 +2,8 @@
 
 import argparse
 
+from dreamjax.cli.options import positive_number, whole_number
+
 HELP = "read a PyTorch checkpoint (DreamDiffusion's, or an exported folder) into a run directory; runs no code in it"
 EXAMPLE = "dreamjax import checkpoint.pth --out runs/dreamdiffusion"
 
@@ -9,10 +11,14 @@ EXAMPLE = "dreamjax import checkpoint.pth --out runs/dreamdiffusion"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth file, or a folder from dreamjax export")
     parser.add_argument("--out", required=True, metavar="RUN", help="run directory to write; must not exist")
-    parser.add_argument("--heads", type=int, metavar="N", help="attention heads, where the file does not say")
-    parser.add_argument("--decoder-heads", type=int, metavar="N", help="those of the decoder")
-    parser.add_argument("--divide", type=float, metavar="UV", help="µV per unit of the model's input")
-    parser.add_argument("--sfreq", type=float, metavar="HZ", help="sampling rate of the model's input (default: 256)")
+    parser.add_argument(
+        "--heads", type=whole_number(1), metavar="N", help="attention heads, where the file does not say"
+    )
+    parser.add_argument("--decoder-heads", type=whole_number(1), metavar="N", help="those of the decoder")
+    parser.add_argument("--divide", type=positive_number, metavar="UV", help="µV per unit of the model's input")
+    parser.add_argument(
+        "--sfreq", type=positive_number, metavar="HZ", help="sampling rate of the model's input (default: 256)"
+    )
 
 
 def run(args: argparse.Namespace) -> dict:

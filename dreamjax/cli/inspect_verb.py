@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dreamjax.cli import config_arguments
+from dreamjax.cli import config_arguments, options
 
 HELP = "print a config's parameters, operations per window, memory per device and shapes; allocates nothing"
 EXAMPLE = "dreamjax inspect --config configs/pretrain/dreamdiffusion_paper.py --devices 8 --config.train.mesh.fsdp=8"
@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     config_arguments.add(parser)
     parser.add_argument(
         "--devices",
-        type=config_arguments.whole_number(1),
+        type=options.whole_number(1),
         help="devices of the planned run (default: those that the mesh names)",
     )
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from dreamjax import __version__
-from dreamjax.cli import config_arguments
+from dreamjax.cli import config_arguments, options
 from dreamjax.console import configure_logging
 from dreamjax.errors import UserError, nearest
 
@@ -41,7 +41,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         says_nothing = any(action.default is d for d in (None, False, argparse.SUPPRESS)) or action.default in ("", [])
         if says_nothing or not action.option_strings or "default" in told:
             return action.help
-        return f"{told} (default: %(default)s)".strip()
+        words = action.default if isinstance(action.default, list | tuple) else [action.default]
+        default = " ".join(map(str, words)).replace("%", "%%")
+        return f"{told} (default: {default})".strip()
 
 
 def _verb_module(verb: str) -> ModuleType:
@@ -98,9 +100,8 @@ def _options(parser: argparse.ArgumentParser, verb: str) -> list[str]:
 
 def _refuse_unknown_options(words: Sequence[str], verb: str, known: Sequence[str]) -> None:
     """Before argparse, which would first complain of what is missing."""
-    for word in words[: words.index("--")] if "--" in words else words:
-        name = word.partition("=")[0]
-        if name.startswith("--") and name not in known:
+    for name in options.given(words):
+        if name not in known:
             hint = nearest(name, list(known))
             meant = f"did you mean {hint}?" if hint else f"see dreamjax {verb} --help"
             raise UserError(f"dreamjax {verb} has no option {name}; {meant}")
@@ -120,7 +121,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(words)
     if overrides and not hasattr(args, "config"):
         raise UserError(f"dreamjax {args.verb} takes no --config")
-    args.overrides = overrides
+    args.overrides, args.given = overrides, options.given(words)
     return args
 
 

@@ -4,10 +4,12 @@ import argparse
 import os
 from typing import Any
 
+from dreamjax.cli.options import refuse_beside, refuse_without
 from dreamjax.errors import UserError
 
 HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready for training"
 EXAMPLE = "dreamjax prepare study/ --out runs/study"
+OF_EVENTS = ("--event-codes", "--event-offset-ms", "--tmin", "--tmax", "--baseline", "--stimuli")
 
 
 def _number_or_none(text: str) -> float | None:
@@ -80,6 +82,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return prepare.list_events(args.paths)
     if not args.out:
         raise UserError("prepare wants --out FOLDER (or --list-events)")
+    if not args.events:
+        refuse_without("--events", args, *OF_EVENTS)
+    elif args.events == "file":
+        refuse_beside("--events file", args, "--stimuli")
     return prepare.prepare(args.paths, args.out, _settings(args), _options(args))
 
 

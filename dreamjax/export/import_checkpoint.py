@@ -154,6 +154,8 @@ def _config(
         if sizes["decoder_depth"]:
             found.notes.append(f"decoder heads are not stored: {model['heads']} assumed (--decoder-heads)")
     if not sizes["decoder_depth"]:  # sizes of what is not there: any that are valid
+        if heads["decoder_heads"] is not None:
+            raise UserError(f"{source}: there is no decoder in it; leave out --decoder-heads")
         model |= {"decoder_dim": model["dim"], "decoder_heads": model["heads"]}
     samples = _positions(found, model, source) * sizes["patch"]
     base: dict[str, Any] = {"montage": "own", "mapping": "tile", "tile_channels": sizes["channels"], "stretch": True}

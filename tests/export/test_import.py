@@ -187,6 +187,13 @@ def test_impossible_heads_get_one_sentence(tmp_path):
         importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=5)
 
 
+def test_heads_of_a_decoder_that_is_not_there_are_refused(tmp_path):
+    stage_b(tmp_path / "a.pth", foreign_state(decoder_depth=0), num_heads=4)
+    with pytest.raises(UserError, match="no decoder in it; leave out --decoder-heads"):
+        importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", decoder_heads=4)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_existing_run_is_not_overwritten(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     (tmp_path / "run").mkdir()
