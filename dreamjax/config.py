@@ -182,7 +182,7 @@ def override(cls: Any, config: ConfigDict, key: str, text: str, source: str = "c
     for part in key.split("."):
         hints = fields_of(kind) if dataclasses.is_dataclass(kind) else {}
         if part not in hints:
-            raise _unknown_key(key, keys_of(cls), source)
+            raise _unknown_key(key, keys_of(cls), f"--config.{key}={text}: {source}")
         kind = hints[part]
     if dataclasses.is_dataclass(kind):
         raise UserError(f"--config.{key} is a group of keys; set one of {', '.join(keys_of(kind, key + '.'))}")
@@ -198,14 +198,26 @@ def override(cls: Any, config: ConfigDict, key: str, text: str, source: str = "c
 def load(spec: str, overrides: Sequence[tuple[str, str]], schema: Callable[[ConfigDict, str], type[T]]) -> T:
     """The config of `spec` = `FILE.py` or `FILE.py:argument=value,…`, with `overrides` = [(dotted key, text)] applied.
 
-    `schema(config, source)` says which dataclass describes the file's ConfigDict. Raises UserError for every mistake.
+    `schema(config, source)` says which dataclass describes the file's ConfigDict. Raises UserError for every mistake,
+    which names the override that brought it, or the file where none did.
     """
     path, _, arguments = spec.partition(":")
     config = _call_get_config(Path(path), arguments)
     cls = schema(config, path)
+    origin = {_mistake(cls, config): spec}
     for key, text in overrides:
         override(cls, config, key, text, path)
-    return to_dataclass(cls, config, path)
+        origin.setdefault(_mistake(cls, config), f"--config.{key}={text}")
+    return to_dataclass(cls, config, origin[_mistake(cls, config)])
+
+
+def _mistake(cls: Any, config: ConfigDict) -> str:
+    """What is wrong with a config as it stands; empty where nothing is."""
+    try:
+        to_dataclass(cls, config)
+    except UserError as mistake:
+        return str(mistake)
+    return ""
 
 
 def _call_get_config(path: Path, arguments: str) -> ConfigDict:

@@ -112,6 +112,26 @@ def test_a_mistake_is_one_sentence(key, text, sentence):
         load((key, text))
     assert sentence in str(mistake.value)
     assert "\n" not in str(mistake.value)
+    assert str(mistake.value).startswith(f"--config.{key}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place"),
+    [
+        ([("model.dim", "60"), ("model.heads", "5"), ("seed", "-1")], "--config.seed=-1: seed"),
+        ([("seed", "3"), ("model.heads", "5"), ("train.steps", "9")], "--config.model.heads=5: model.dim"),
+        ([("optim.clip", "none")], f"{TINY}:steps=0: train.steps"),
+        ([("optim.clip", "none"), ("train.steps", "-1"), ("seed", "3")], f"{TINY}:steps=0: train.steps"),
+    ],
+)
+def test_a_mistake_names_the_override_that_brought_it_or_the_file(overrides, place):
+    with pytest.raises(UserError) as mistake:
+        load(*overrides, spec=place.partition(": ")[0] if place.startswith(TINY) else TINY)
+    assert str(mistake.value).startswith(place)
+
+
+def test_an_override_mends_what_is_wrong_in_the_file():
+    assert load(("train.steps", "5"), spec=f"{TINY}:steps=0").train.steps == 5
 
 
 @pytest.mark.parametrize(
@@ -160,4 +180,4 @@ def test_the_command_exits_with_2_and_the_sentence(capsys):
     assert main(["inspect", "--config", TINY, "--config.mask.raito=0.5"]) == 2
     out, err = capsys.readouterr()
     assert not out
-    assert err == f"dreamjax: {TINY} has no key mask.raito; did you mean mask.ratio?\n"
+    assert err == f"dreamjax: --config.mask.raito=0.5: {TINY} has no key mask.raito; did you mean mask.ratio?\n"
