@@ -1,4 +1,4 @@
-"""Attention by hand is the library's, forward and backward: masked, causal, to another sequence, in chunks of queries."""
+"""Attention by hand is the library's, forward and backward: masked, causal, to another sequence, in chunks."""
 
 import jax
 import jax.numpy as jnp

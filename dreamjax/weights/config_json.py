@@ -1,0 +1,67 @@
+"""Reading the config.json that weights come with: every field of another type or value than we compute is named."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dreamjax.errors import UserError, nearest
+
+ANY = object()  # a field that changes nothing in what is computed
+
+
+def read(
+    config: Mapping[str, Any],
+    source: str,
+    *,
+    defaults: Mapping[str, Any],
+    fixed: Mapping[str, Sequence[Any] | object] = {},  # noqa: B006
+) -> dict[str, Any]:
+    """`defaults` with what `config` says; lists become tuples.
+
+    A value has the type of its default (a whole number where a float is wanted; what has the default None or a tuple may
+    be anything its caller checks). `fixed`: fields with the only values that we compute, or ANY.
+
+    Raises UserError, one sentence about `source`, for a value that is not supported, one of another type, and a field
+    whose name is almost that of one that is missing.
+    """
+    known = [*defaults, *fixed]
+    for name, allowed in fixed.items():
+        if allowed is not ANY and name in config and _plain(config[name]) not in list(allowed):  # type: ignore[call-overload]
+            told = " or ".join(repr(value) for value in allowed)  # type: ignore[attr-defined]
+            raise UserError(f"{source}: {name} is {config[name]!r}, which is not supported; it takes {told}")
+    for name in config:
+        if name not in known and not name.startswith("_"):
+            guess = nearest(name, [k for k in known if k not in config])
+            if guess and _differs_by_a_slip(name, guess):
+                raise UserError(f"{source} has a field {name}; did it mean {guess}?")
+    found = {}
+    for name, default in defaults.items():
+        value = _plain(config.get(name, default))
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        simple = default is not None and not isinstance(default, tuple)
+        if simple and type(value) is not type(default):
+            raise UserError(f"{source}: {name} is {value!r}, but it takes a {type(default).__name__}")
+        if type(value) is int and type(default) is int and value < 0:
+            raise UserError(f"{source}: {name} is {value}, but it cannot be negative")
+        found[name] = value
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _differs_by_a_slip(name: str, other: str) -> bool:
+    import difflib
+
+    return difflib.SequenceMatcher(None, name, other).ratio() > 0.9
+
+
+def per_level(value: Any, levels: int, name: str, source: str) -> tuple[int, ...]:
+    """One whole number a level, from one for all or a list of them. Raises UserError for anything else."""
+    values = value if isinstance(value, tuple) else (value,) * levels
+    if len(values) != levels or any(type(v) is not int or v < 1 for v in values):
+        raise UserError(
+            f"{source}: {name} is {value!r}, but it takes a whole number, or one for each of {levels} levels"
+        )
+    return values

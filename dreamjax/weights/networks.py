@@ -1,0 +1,79 @@
+"""What belongs to a published network: how it is built from its config.json, and its names in PyTorch.
+
+network = networks.of(config_json, source)           # by the class that the config names
+arguments = network.arguments(config_json, source)   # of `models`' class, plain and hashable
+params = network.table.to_dreamjax(tensors, network.shapes(arguments))
+y = network.bind(arguments, params)(x)
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from dreamjax.errors import UserError
+from dreamjax.weights.table import Table
+
+PyTree = Any
+Arguments = Mapping[str, Any]
+
+# class in config.json (`_class_name` of diffusers, `architectures` of transformers) → module of dreamjax.weights with
+# NETWORK
+MODULES = {
+    "UNet2DConditionModel": "unet",
+    "AutoencoderKL": "autoencoder_kl",
+    "CLIPTextModel": "clip_text",
+    "CLIPTextModelWithProjection": "clip_text",
+    "CLIPVisionModel": "clip_vision",
+    "CLIPVisionModelWithProjection": "clip_vision",
+    "Dinov2Model": "dinov2",
+    "Dinov2WithRegistersModel": "dinov2",
+    "ViTModel": "vit",
+    "ViTForImageClassification": "vit",
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """`build(**arguments, rngs=…)` makes the module; `arguments(config_json, source)` reads and checks its config."""
+
+    build: Callable[..., nnx.Module]
+    arguments: Callable[[Mapping[str, Any], str], dict[str, Any]]
+    table: Table
+
+    def init(self, arguments: Arguments, rng: jax.Array) -> PyTree:
+        """Fresh parameters: a nested dict of float32 arrays."""
+        module = self.build(**arguments, rngs=nnx.Rngs(params=rng))
+        return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+    def shapes(self, arguments: Arguments) -> PyTree:
+        """The parameters' shapes and types; nothing is allocated."""
+        return jax.eval_shape(lambda: self.init(arguments, jax.random.key(0)))
+
+    def bind(self, arguments: Arguments, params: PyTree) -> Any:
+        """The module around given parameters; free of cost, also under jit."""
+        return nnx.merge(_graph(self.build, tuple(sorted(arguments.items()))), params)
+
+
+@functools.lru_cache(maxsize=64)
+def _graph(build: Callable[..., nnx.Module], arguments: tuple[tuple[str, Any], ...]) -> Any:
+    abstract = nnx.eval_shape(lambda: build(**dict(arguments), rngs=nnx.Rngs(params=jax.random.key(0))))
+    return nnx.split(abstract, nnx.Param)[0]
+
+
+def class_of(config: Mapping[str, Any]) -> str | None:
+    """The class that a config.json names."""
+    named = config.get("_class_name") or (config.get("architectures") or [None])[0]
+    return named if isinstance(named, str) else None
+
+
+def of(config: Mapping[str, Any], source: str) -> Network:
+    """The network of a config.json. Raises UserError for one that dreamjax does not have."""
+    name = class_of(config)
+    if name not in MODULES:
+        raise UserError(f"{source} describes a {name or 'model without a class'}; dreamjax has {', '.join(MODULES)}")
+    return importlib.import_module(f"dreamjax.weights.{MODULES[name]}").NETWORK
