@@ -44,12 +44,22 @@ def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
     if check := getattr(task, "check", None):
         check()
     workdirs.check(places.reachable(workdir), config_json, defaults_json)
-    if paths := getattr(getattr(config, "data", None), "path", ()):
-        task.data("train")  # data that cannot be used leave no file behind, and every process says so
-        started = bool(checkpoints.committed_steps(epath.Path(workdir) / "checkpoints"))
-        origin.claim(workdir, paths, processes.agree("started", started))
-    texts = {"config_json": config_json, "defaults_json": defaults_json}
-    return loop.train(task, config.train, workdir, seed=config.seed, **texts)
+    paths = getattr(getattr(config, "data", None), "path", ())
+
+    def claim() -> None:
+        if paths:
+            started = bool(checkpoints.committed_steps(epath.Path(workdir) / "checkpoints"))
+            origin.claim(workdir, paths, processes.agree("started", started))
+
+    return loop.train(
+        task,
+        config.train,
+        workdir,
+        seed=config.seed,
+        config_json=config_json,
+        defaults_json=defaults_json,
+        claim=claim,
+    )
 
 
 def config_of(workdir: epath.PathLike) -> Any:

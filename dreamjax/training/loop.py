@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,11 @@ import jax
 from etils import epath
 
 from dreamjax.console import Bar, log, progress
+from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import processes, sharding, threads
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.training import checkpoints, preemption, program, workdir
+from dreamjax.training import checkpoints, preemption, program, reporting, workdir
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.feeding import Feeder
 from dreamjax.training.metrics import Late, Sums, Window, check_finite, means, read
@@ -71,27 +72,47 @@ def train(
     config_json: str = "{}",
     defaults_json: str = "{}",
     devices: Sequence[jax.Device] | None = None,
+    claim: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train `task` in the work directory `path` until `config.steps`, from where the directory's run stands.
 
     `config_json` is the whole run's config: a directory of another one is refused; with `defaults_json`, the config's
-    defaults, also one of an older version is continued that lacks a key. `devices`: all by default.
+    defaults, also one of an older version is continued that lacks a key. `devices`: all by default. `claim` is called
+    when mesh, batch, data and the run that is there have been found fit, before the first file is written.
     Returns a summary with `exit_code` 0, or 75 when a SIGTERM ended it. Raises UserError (exit code 2) also for a
     metric that is not finite.
     """
     use_compile_cache(config.compile_cache)
+    reporting.check(config.wandb)
     mesh = meshes.make(config.mesh, devices)
     spec = task.data("train")
+    if config.eval_every:
+        task.data("val")  # where there is none, that is said now, not at the first evaluation
     sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
     with threads.single(), jax.set_mesh(mesh):
         compiled = program.build(task, mesh)
+        found = standing(path, config.steps)
+        claim()
         changed = workdir.claim(path, config_json, defaults_json)
         run = Run(task, config, epath.Path(path), compiled, spec, seed, config_json)
-        run.start(fresh_hyper="train.steps" in changed)
+        run.start(found, fresh_hyper="train.steps" in changed)
         try:
             return run.drive()
         finally:
             run.close()
+
+
+def standing(path: epath.PathLike, steps: int) -> int | None:
+    """The newest intact step of a work directory. Raises UserError where the run is past `steps` already."""
+    # one process reads and verifies every byte; a second answer on another host would split the run
+    found = checkpoints.newest_intact(epath.Path(path) / "checkpoints") if processes.is_first() else None
+    found = processes.agree("resume", found, VERIFY_S)
+    if found is not None and found > steps:
+        raise UserError(
+            f"the run in {path} is at step {found}, past train.steps = {steps}; ask for {found} steps or more, or for "
+            "another folder"
+        )
+    return found
 
 
 class Run:
@@ -122,11 +143,8 @@ class Run:
         self.profiling = False
 
     # --------------------------------------------------------------------------------------------------------- start
-    def start(self, fresh_hyper: bool) -> None:
-        """Restore or create the state, in the resume order above; open the logs at that step."""
-        # one process reads and verifies every byte; a second answer on another host would split the run
-        found = checkpoints.newest_intact(self.saver.folder) if processes.is_first() else None
-        found = processes.agree("resume", found, VERIFY_S)
+    def start(self, found: int | None, fresh_hyper: bool) -> None:
+        """Restore the step `found` or create the state, in the resume order above; open the logs at that step."""
         self.resumed_from = found
         self.window = Window()
         if found is None:

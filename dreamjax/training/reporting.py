@@ -1,5 +1,6 @@
 """Where a run's numbers and pictures go: JSON lines, TensorBoard, Weights & Biases."""
 
+import importlib.util
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,12 @@ from dreamjax.parallel import processes
 from dreamjax.storage import atomic
 from dreamjax.training import devices
 from dreamjax.training.metrics import JsonLines
+
+
+def check(wandb: str | None) -> None:
+    """Raises UserError where the logs that are asked for cannot be opened here."""
+    if wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise missing_package("wandb", "wandb", "train.wandb")
 
 
 class Reporter:
@@ -34,10 +41,8 @@ class Reporter:
             self._wandb = self._open_wandb(wandb)
 
     def _open_wandb(self, project: str) -> Any:
-        try:
-            import wandb
-        except ImportError as problem:
-            raise missing_package("wandb", "wandb", "train.wandb") from problem
+        import wandb
+
         wandb.init(project=project, dir=str(self.workdir), id=self.workdir.name, resume="allow")
         return wandb
 

@@ -15,6 +15,7 @@ import pytest
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.export import provenance
+from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals import records
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems import masked_pretraining, measurement, runs
@@ -126,6 +127,29 @@ def test_data_that_cannot_be_used_leave_no_work_directory(trained, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mesh": MeshConfig(fsdp=3)}, "fsdp=3, tensor=1 takes a multiple of 3 devices"),
+        ({"mesh": MeshConfig(data=0)}, "sizes are positive"),
+        ({"eval_every": 1}, "no split val"),
+        ({"wandb": "project"}, "train.wandb needs the package wandb"),
+    ],
+)
+def test_what_cannot_be_trained_here_leaves_no_work_directory(trained, tmp_path, monkeypatch, changes, told):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    splits = {"train": records.write_split(tmp_path / "shards", "one", "train", make_windows(0, windows=8))}
+    records.finish(tmp_path / "shards", "one", splits)
+    config = dataclasses.replace(
+        trained[2],
+        data=dataclasses.replace(trained[2].data, path=(str(tmp_path / "shards"),)),
+        train=dataclasses.replace(trained[2].train, **changes),
+    )
+    with pytest.raises(UserError, match=told):
+        runs.train(config, tmp_path / "run")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["shards"]
+
+
 def test_attention_of_another_machine_is_refused_for_training_and_opens_for_evaluation(trained, tmp_path):
     """cuDNN's kernel, asked for on a CPU. A run that was trained with it gives the same features here."""
     folder, _, config = trained
@@ -146,6 +170,18 @@ def test_a_run_goes_on_with_the_same_data(trained, tmp_path):
     config = dataclasses.replace(trained[2], train=dataclasses.replace(trained[2].train, steps=3))
     assert runs.train(config, tmp_path / "run")["resumed_from"] == 2
     assert (tmp_path / "run" / "data.json").read_bytes() == before
+
+
+def test_a_run_past_the_steps_that_are_asked_for_says_so_and_stays_as_it_was(trained, tmp_path):
+    """Equal steps are no mistake: to repeat a finished command is usual."""
+    shutil.copytree(trained[0], tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    fewer = dataclasses.replace(trained[2], train=dataclasses.replace(trained[2].train, steps=1))
+    with pytest.raises(UserError, match=r"run is at step 2, past train\.steps = 1; ask for 2 steps or more"):
+        runs.train(fewer, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+    again = runs.train(trained[2], tmp_path / "run")
+    assert (again["exit_code"], again["step"], again["resumed_from"]) == (0, 2, 2)
 
 
 def test_a_run_from_before_a_key_was_added_goes_on(trained, tmp_path):
