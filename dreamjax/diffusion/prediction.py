@@ -1,0 +1,102 @@
+"""What the network predicts: the noise, the picture, or v; one from the other, and as a target of training.
+
+With x_t = a x_0 + s ε, a = √ᾱ_t, s = √(1 - ᾱ_t):
+
+    epsilon        ε
+    sample         x_0
+    v_prediction   v = a ε - s x_0                 (Salimans & Ho, arXiv 2202.00512, section 4 and appendix D)
+
+so that x_0 = a x_t - s v and ε = s x_t + a v. Where t is an array it counts pictures, one timestep each; a scalar t
+holds for all.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dreamjax.diffusion.schedule import NoiseSchedule, PredictionType
+
+Timesteps = Int[Array, "B"] | Int[Array, ""]
+
+
+def picture_coefficients(kind: PredictionType, a: Any, s: Any) -> tuple[Any, Any]:
+    """(p, q) such that x_0 = p x_t + q output. NumPy or JAX arrays; `epsilon` needs a > 0."""
+    if kind == "epsilon":
+        return 1.0 / a, -s / a
+    if kind == "v_prediction":
+        return a, -s
+    return 0.0 * a, 1.0 + 0.0 * a
+
+
+def noise_coefficients(kind: PredictionType, a: Any, s: Any) -> tuple[Any, Any]:
+    """(p, q) such that ε = p x_t + q output. `sample` needs s > 0."""
+    if kind == "epsilon":
+        return 0.0 * a, 1.0 + 0.0 * a
+    if kind == "v_prediction":
+        return s, a
+    return 1.0 / s, -a / s
+
+
+def add_noise(
+    schedule: NoiseSchedule, x0: Float[Array, "B ..."], noise: Float[Array, "B ..."], t: Timesteps
+) -> Float[Array, "B ..."]:
+    """x_t = a x_0 + s ε."""
+    a, s = _levels(schedule, t, x0)
+    return a * x0 + s * noise
+
+
+def velocity(
+    schedule: NoiseSchedule, x0: Float[Array, "B ..."], noise: Float[Array, "B ..."], t: Timesteps
+) -> Float[Array, "B ..."]:
+    """v = a ε - s x_0."""
+    a, s = _levels(schedule, t, x0)
+    return a * noise - s * x0
+
+
+def target(
+    schedule: NoiseSchedule, x0: Float[Array, "B ..."], noise: Float[Array, "B ..."], t: Timesteps
+) -> Float[Array, "B ..."]:
+    """What a network of this schedule should answer to `add_noise(schedule, x0, noise, t)`."""
+    if schedule.prediction_type == "epsilon":
+        return noise
+    if schedule.prediction_type == "v_prediction":
+        return velocity(schedule, x0, noise, t)
+    return x0
+
+
+def picture_and_noise(
+    schedule: NoiseSchedule, output: Float[Array, "B ..."], x_t: Float[Array, "B ..."], t: Timesteps
+) -> tuple[Float[Array, "B ..."], Float[Array, "B ..."]]:
+    """(x_0, ε) that the network's output at x_t means: the inverse of `target`."""
+    a, s = _levels(schedule, t, x_t)
+    of_x, of_output = picture_coefficients(schedule.prediction_type, a, s)
+    noise_of_x, noise_of_output = noise_coefficients(schedule.prediction_type, a, s)
+    return of_x * x_t + of_output * output, noise_of_x * x_t + noise_of_output * output
+
+
+def snr(schedule: NoiseSchedule, t: Int[Array, "..."]) -> Float[Array, "..."]:
+    """ᾱ_t / (1 - ᾱ_t)."""
+    return jnp.asarray(schedule.snr, jnp.float32)[t]
+
+
+def min_snr_weight(schedule: NoiseSchedule, t: Int[Array, "..."], gamma: float = 5.0) -> Float[Array, "..."]:
+    """The weight of each example's squared error that amounts to min(SNR, γ) on the picture.
+
+    epsilon: min(SNR, γ) / SNR,  v: min(SNR, γ) / (SNR + 1),  sample: min(SNR, γ)  (Hang et al., arXiv 2303.09556, 3.4)
+
+    At SNR = 0 the first is 1, its limit.
+    """
+    ratio = snr(schedule, t)
+    if schedule.prediction_type == "epsilon":
+        return jnp.minimum(1.0, gamma / ratio)
+    least = jnp.minimum(ratio, gamma)
+    return least / (ratio + 1.0) if schedule.prediction_type == "v_prediction" else least
+
+
+def _levels(schedule: NoiseSchedule, t: Timesteps, x: Array) -> tuple[Array, Array]:
+    """a and s at t, float32, with as many axes as x."""
+    a = jnp.asarray(schedule.alphas_cumprod**0.5, jnp.float32)[t]
+    s = jnp.asarray((1.0 - schedule.alphas_cumprod) ** 0.5, jnp.float32)[t]
+    shape = a.shape + (1,) * (x.ndim - a.ndim)
+    return a.reshape(shape), s.reshape(shape)
