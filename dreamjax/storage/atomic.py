@@ -10,21 +10,30 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from etils import epath
 
 
-def write_bytes(path: epath.PathLike, data: bytes) -> None:
-    """Write a file that is either the old one or the new one, never a part."""
+@contextmanager
+def new_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
+    """A stream whose bytes become the file when the block ends well; until then, and otherwise, the old one stays."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as stream:
+            yield stream
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: epath.PathLike, data: bytes) -> None:
+    """Write a file that is either the old one or the new one, never a part."""
+    with new_file(path) as stream:
+        stream.write(data)
 
 
 def write_text(path: epath.PathLike, text: str) -> None:

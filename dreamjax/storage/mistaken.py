@@ -1,0 +1,32 @@
+"""Files that are something else than their name says, as failed downloads leave them."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from dreamjax.errors import UserError
+
+
+def refuse(head: bytes, source: str, wanted: str) -> None:
+    """Raises UserError where a file's first bytes are those of a web page or of a Git LFS pointer."""
+    if head.lstrip()[:1] == b"<" and b"\0" not in head:
+        raise UserError(f"{source}: this is a web page, not {wanted}; download the file itself")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{source}: this is a Git LFS pointer, not {wanted}; fetch it with git lfs pull")
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """The object of a JSON file. Raises UserError where it is missing, or anything else than a JSON object."""
+    try:
+        data = path.read_bytes()
+    except OSError as problem:  # the file is missing, is a folder or may not be read
+        raise UserError(f"{path}: {problem.strerror or 'no such file'}; fetch it again") from problem
+    refuse(data[:64], str(path), "JSON")
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as problem:
+        raise UserError(f"{path}: this is no JSON ({problem}); fetch it again") from problem
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: this is a JSON {type(found).__name__}, not an object with fields; fetch it again")
+    return found

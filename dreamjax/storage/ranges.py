@@ -1,0 +1,70 @@
+"""Ranges of a file's bytes, each read straight into the memory that keeps it.
+
+Not memory-mapped: pages of a mapping that were once read count as the process's own memory until somebody drops them,
+so that streaming a checkpoint would seem to (and, where memory is limited, does) hold all of it.
+"""
+
+import os
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+
+from dreamjax.errors import UserError
+
+
+class Ranges:
+    """A file of which ranges are read. An object of an object store is copied here once its first large range is asked.
+
+    The file stays open, so that one that is replaced meanwhile is read as it was. Raises UserError where it is missing,
+    a folder, empty or not readable.
+    """
+
+    def __init__(self, path: epath.PathLike):
+        self.path, self.source = epath.Path(path), str(path)
+        if not self.path.exists():
+            raise UserError(f"{self.source}: no such file")
+        if self.path.is_dir():
+            raise UserError(f"{self.source}: this is a folder; name the file in it")
+        self._local = None if "://" in self.source else self._opened()
+        self.size = self.path.stat().length if self._local is None else os.fstat(self._local).st_size
+        if self.size == 0:
+            raise UserError(f"{self.source}: the file is empty")
+
+    def read(self, start: int, count: int) -> bytes:
+        """A small range, fewer bytes where the file ends before; what is in an object store stays there."""
+        if self._local is not None:
+            return os.pread(self._local, count, start)
+        with self.path.open("rb") as remote:
+            remote.seek(start)
+            return remote.read(count)
+
+    def read_into(self, array: np.ndarray, start: int) -> None:
+        """Fill a contiguous `array` with the bytes from `start` on."""
+        if self._local is None:
+            self._local = self._copied()
+        rest = array.reshape(-1).view(np.uint8).data
+        while len(rest):  # one call of the system reads 2 GiB at most
+            count = os.preadv(self._local, [rest], start)
+            if not count:
+                raise UserError(f"{self.source}: the file was cut short while it was read; fetch it again")
+            rest, start = rest[count:], start + count
+
+    def _opened(self) -> int:
+        try:
+            local = os.open(Path(self.path), os.O_RDONLY)
+        except OSError as problem:
+            raise UserError(f"{self.source}: {problem.strerror}") from problem
+        weakref.finalize(self, os.close, local)
+        return local
+
+    def _copied(self) -> int:
+        with self.path.open("rb") as remote, tempfile.TemporaryFile() as stream:
+            shutil.copyfileobj(remote, stream, 1 << 22)
+            stream.flush()
+            local = os.dup(stream.fileno())
+        weakref.finalize(self, os.close, local)
+        return local
