@@ -138,8 +138,8 @@ class Table:
             array = np.empty(leaf.shape, leaf.dtype)
             for name in within[path]:
                 place = places[name]
-                stored = np.asarray(tensors[name]).reshape(place.shape)
-                array[place.index] = place.transform.to_dreamjax(stored)
+                # without a name of its own, which would hold this tensor while the next is read
+                array[place.index] = place.transform.to_dreamjax(np.asarray(tensors[name]).reshape(place.shape))
             yield path, array
 
     def to_dreamjax(self, tensors: Mapping[str, Any], like: Mapping[str, Any], source: str = "checkpoint") -> PyTree:
