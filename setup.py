@@ -29,6 +29,7 @@ REQUIRED = [
     "absl-py>=2",  # Grain's flags; comes with it, imported directly
     "protobuf>=4.25",  # the records' Example messages; comes with tensorflow-datasets
     "ml_dtypes>=0.5",
+    "huggingface_hub>=1.0",  # published weights by their hub id
 ]
 
 EXTRAS = {
