@@ -3,24 +3,12 @@
 import json
 from typing import Any
 
-import numpy as np
 from etils import epath
 
-from dreamjax.errors import UserError, missing_package
+from dreamjax.errors import UserError
+from dreamjax.storage import safetensors_files
 
 HEAD = ("final_layer.weight", "final_layer.bias")  # of a classifier, which a run of pretraining has no place for
-
-
-class LazyTensor:
-    """A tensor of a safetensors file, read when `np.asarray` asks for it."""
-
-    def __init__(self, file: Any, name: str):
-        self.file, self.name = file, name
-        self.shape = tuple(file.get_slice(name).get_shape())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self.file.get_tensor(self.name)
-        return array if dtype is None else array.astype(dtype)
 
 
 def is_export(path: epath.Path) -> bool:
@@ -34,7 +22,7 @@ def read(folder: epath.Path, make: Any) -> Any:
     facts = described.get("dreamjax")
     if not isinstance(facts, dict) or "data" not in facts:
         raise UserError(f"{folder}/config.json is not one that dreamjax wrote: it has no entry dreamjax")
-    tensors = _tensors(folder / "model.safetensors")
+    tensors = safetensors_files.read(folder / "model.safetensors")
     notes = []
     if [name for name in HEAD if tensors.pop(name, None) is not None]:
         notes.append("final_layer was left out: a pretraining run has no head")
@@ -76,15 +64,3 @@ def _json(path: epath.Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path}: this is no configuration; fetch the folder again")
     return found
-
-
-def _tensors(path: epath.Path) -> dict[str, Any]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as problem:
-        raise missing_package("safetensors", "torch", "importing a folder of weights") from problem
-    try:
-        file = safe_open(str(path), framework="numpy")
-        return {name: LazyTensor(file, name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as problem:
-        raise UserError(f"{path}: the weights are damaged or cut short ({problem}); fetch them again") from problem
