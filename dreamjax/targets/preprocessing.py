@@ -1,0 +1,178 @@
+"""From pictures to what a network takes, as its preprocessor_config.json says.
+
+Resize (in 8 bits, by Pillow), crop from the middle, rescale, normalise: bit-equal to the PIL backend of transformers'
+CLIPImageProcessor, BitImageProcessor (DINOv2) and ViTImageProcessor.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from dreamjax.errors import UserError, missing_package
+from dreamjax.weights import config_json
+from dreamjax.weights.config_json import ANY
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+NEAREST, LANCZOS, BILINEAR, BICUBIC, BOX, HAMMING = range(6)  # Pillow's numbers, which the files use
+
+# what a file does not say, by its processor's class; older files name a "feature extractor"
+_CLIP = {
+    "size": {"shortest_edge": 224},
+    "crop_size": {"height": 224, "width": 224},
+    "resample": BICUBIC,
+    "do_center_crop": True,
+    "image_mean": CLIP_MEAN,
+    "image_std": CLIP_STD,
+}
+_VIT = {
+    "size": {"height": 224, "width": 224},
+    "crop_size": None,
+    "resample": BILINEAR,
+    "do_center_crop": False,
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
+}
+DEFAULTS: dict[str, dict[str, Any]] = {"CLIP": _CLIP, "Bit": _CLIP, "ViT": _VIT}
+ALWAYS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """`edge`: what the shorter edge is resized to; `size`: (height, width) instead; neither: no resizing.
+
+    `crop`: (height, width) cut from the middle; `scale`: a factor; `mean` and `std` of each colour. None leaves a step
+    out.
+    """
+
+    edge: int | None = 224
+    size: tuple[int, int] | None = None
+    resample: int = BICUBIC
+    crop: tuple[int, int] | None = (224, 224)
+    scale: float | None = 1 / 255
+    mean: tuple[float, ...] | None = CLIP_MEAN
+    std: tuple[float, ...] | None = CLIP_STD
+
+    def __call__(self, pictures: Sequence[Any]) -> Float[np.ndarray, "B H W 3"]:
+        """Pixel values of pictures: uint8 arrays (H, W, 3), each of any size, or Pillow's pictures.
+
+        Raises UserError for anything else, and where they do not end with one size.
+        """
+        done = [self._one(_as_rgb(picture)) for picture in pictures]
+        sizes = [f"{values.shape[0]} x {values.shape[1]}" for values in done]
+        if other := next((size for size in sizes if size != sizes[0]), None):
+            raise UserError(f"pictures of {sizes[0]} and of {other} pixels do not fit one batch: this needs a crop")
+        return np.stack(done) if done else np.zeros((0, 0, 0, 3), np.float32)
+
+    def _one(self, picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "h w 3"]:
+        size = self.size if self.edge is None else _by_shorter_edge(picture.shape[:2], self.edge)
+        values: np.ndarray = picture if size is None else _resize(picture, size, self.resample)
+        if self.crop is not None:
+            values = _crop(values, self.crop)
+        if self.scale is not None:
+            values = values.astype(np.float64) * self.scale
+        values = values.astype(np.float32)
+        if self.mean is not None and self.std is not None:
+            values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return values
+
+
+def from_json(config: Mapping[str, Any], source: str) -> Preprocessing:
+    """What a preprocessor_config.json says. Raises UserError for another kind of preprocessing, or a wrong field."""
+    named = config.get("image_processor_type") or config.get("feature_extractor_type") or "CLIPImageProcessor"
+    kind = next((kind for kind in DEFAULTS if named.startswith((f"{kind}Image", f"{kind}Feature"))), None)
+    if kind is None:
+        raise UserError(f"{source} describes a {named}; dreamjax has those of {', '.join(DEFAULTS)}")
+    loose = ("size", "crop_size", "image_mean", "image_std")  # of several types, checked below
+    defaults = DEFAULTS[kind] | ALWAYS
+    free = {"do_convert_rgb": ANY, "do_pad": (False, None), "image_processor_type": ANY, "feature_extractor_type": ANY}
+    found = config_json.read(
+        config, source, defaults={k: None if k in loose else v for k, v in defaults.items()}, fixed=free
+    )
+    found |= {name: defaults[name] for name in loose if found[name] is None}
+    edge, size = _edge_or_size(found["size"], square=kind == "ViT", source=source)
+    if found["resample"] > HAMMING:
+        raise UserError(f"{source}: resample is {found['resample']}, but Pillow's filters are 0 to {HAMMING}")
+    return Preprocessing(
+        edge=edge if found["do_resize"] else None,
+        size=size if found["do_resize"] else None,
+        resample=found["resample"],
+        crop=_height_width(found["crop_size"], "crop_size", source) if found["do_center_crop"] else None,
+        scale=found["rescale_factor"] if found["do_rescale"] else None,
+        mean=_colours(found["image_mean"], "image_mean", source) if found["do_normalize"] else None,
+        std=_colours(found["image_std"], "image_std", source) if found["do_normalize"] else None,
+    )
+
+
+def _edge_or_size(value: Any, square: bool, source: str) -> tuple[int | None, tuple[int, int] | None]:
+    edge = value.get("shortest_edge") if isinstance(value, Mapping) else None if square else value
+    if isinstance(value, Mapping) and "longest_edge" in value:
+        raise UserError(f"{source}: size has a longest_edge, which is not supported")
+    if edge is None:
+        return None, _height_width(value, "size", source)
+    if type(edge) is not int or edge < 1:
+        raise UserError(f"{source}: size is {value!r}, but it takes a whole number of pixels")
+    return edge, None
+
+
+def _height_width(value: Any, name: str, source: str) -> tuple[int, int]:
+    """{"height": …, "width": …}, or one number for both."""
+    height, width = (value.get("height"), value.get("width")) if isinstance(value, Mapping) else (value, value)
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        raise UserError(f"{source}: {name} is {value!r}, but it takes a height and a width in pixels")
+    return height, width
+
+
+def _colours(value: Any, name: str, source: str) -> tuple[float, ...]:
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
+    if len(values) != 3 or any(type(v) not in (int, float) for v in values) or (name == "image_std" and 0 in values):
+        raise UserError(f"{source}: {name} is {value!r}, but it takes a number for each of three colours")
+    return tuple(float(v) for v in values)
+
+
+def _as_rgb(picture: Any) -> UInt8[np.ndarray, "H W 3"]:
+    if hasattr(picture, "getbands"):  # Pillow's
+        if "A" in picture.getbands() or picture.info.get("transparency") is not None:  # on white, as transformers does
+            picture = picture.convert("RGBA")
+            white = _pillow().new("RGBA", picture.size, (255, 255, 255, 255))
+            picture = _pillow().alpha_composite(white, picture)
+        picture = np.asarray(picture.convert("RGB"))
+    picture = np.asarray(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise UserError(
+            f"a picture is a uint8 array of height x width x 3, not a {picture.dtype} one of shape {picture.shape}"
+        )
+    return picture
+
+
+def _by_shorter_edge(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
+    """(height, width) whose shorter one is `edge`; the other one is rounded down."""
+    H, W = shape
+    longer = int(edge * max(H, W) / min(H, W))
+    return (longer, edge) if W <= H else (edge, longer)
+
+
+def _resize(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], resample: int) -> UInt8[np.ndarray, "h w 3"]:
+    if picture.shape[:2] == size:
+        return picture
+    return np.asarray(_pillow().fromarray(picture).resize(size[::-1], resample=resample))
+
+
+def _crop(picture: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
+    """The middle; where the picture is smaller, zeros around it."""
+    around = [
+        (max(0, -((n - c) // 2)), max(0, c - n + (n - c) // 2)) for n, c in zip(picture.shape, crop, strict=False)
+    ]
+    picture = np.pad(picture, (*around, (0, 0)))
+    top, left = ((n - c) // 2 for n, c in zip(picture.shape, crop, strict=False))
+    return picture[top : top + crop[0], left : left + crop[1]]
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as e:
+        raise missing_package("pillow", "data", "resizing pictures") from e
+    return Image
