@@ -167,6 +167,15 @@ def rematerialise(function: Any, remat: Remat, names: tuple[str, ...]) -> Any:
     return jax.checkpoint(function, policy=policy)
 
 
+def rematerialised(module: nnx.Module, remat: Remat, names: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """`module` as a function that keeps for its backward pass what `remat` says."""
+    if remat == "none":
+        return module  # type: ignore[return-value]
+    graph, params = nnx.split(module)
+    function = rematerialise(lambda params, *args: nnx.merge(graph, params)(*args), remat, names)
+    return lambda *args: function(params, *args)
+
+
 def run_stack(
     blocks: Any,
     x: Float[Array, "B T D"],

@@ -1,10 +1,11 @@
 """Reading the config.json that weights come with: every field of another type or value than we compute is named."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dreamjax.errors import UserError, nearest
 
+KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 ANY = object()  # a field that changes nothing in what is computed
 
 
@@ -13,20 +14,20 @@ def read(
     source: str,
     *,
     defaults: Mapping[str, Any],
-    fixed: Mapping[str, Sequence[Any] | object] = {},  # noqa: B006
+    fixed: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """`defaults` with what `config` says; lists become tuples.
 
-    A value has the type of its default (a whole number where a float is wanted; what has the default None or a tuple may
-    be anything its caller checks). `fixed`: fields with the only values that we compute, or ANY.
+    A value has the type of its default (a whole number where a float is wanted); where that is None or a tuple, its
+    caller checks it. `fixed`: fields with the only values that we compute, or ANY.
 
     Raises UserError, one sentence about `source`, for a value that is not supported, one of another type, and a field
     whose name is almost that of one that is missing.
     """
     known = [*defaults, *fixed]
     for name, allowed in fixed.items():
-        if allowed is not ANY and name in config and _plain(config[name]) not in list(allowed):  # type: ignore[call-overload]
-            told = " or ".join(repr(value) for value in allowed)  # type: ignore[attr-defined]
+        if allowed is not ANY and name in config and _plain(config[name]) not in allowed:
+            told = " or ".join(repr(value) for value in allowed)
             raise UserError(f"{source}: {name} is {config[name]!r}, which is not supported; it takes {told}")
     for name in config:
         if name not in known and not name.startswith("_"):
@@ -40,7 +41,7 @@ def read(
             value = float(value)
         simple = default is not None and not isinstance(default, tuple)
         if simple and type(value) is not type(default):
-            raise UserError(f"{source}: {name} is {value!r}, but it takes a {type(default).__name__}")
+            raise UserError(f"{source}: {name} is {value!r}, but it takes a {KINDS[type(default)]}")
         if type(value) is int and type(default) is int and value < 0:
             raise UserError(f"{source}: {name} is {value}, but it cannot be negative")
         found[name] = value
@@ -65,3 +66,13 @@ def per_level(value: Any, levels: int, name: str, source: str) -> tuple[int, ...
             f"{source}: {name} is {value!r}, but it takes a whole number, or one for each of {levels} levels"
         )
     return values
+
+
+def widths(value: Any, groups: int, source: str) -> tuple[int, ...]:
+    """`block_out_channels`, whose entries `norm_num_groups` divides. Raises UserError for anything else."""
+    if not isinstance(value, tuple) or not value or any(type(width) is not int or width < 1 for width in value):
+        raise UserError(f"{source}: block_out_channels is {value!r}, but it takes a list of whole numbers")
+    if groups < 1 or (uneven := [width for width in value if width % groups]):
+        told = f"has {uneven[0]}, which" if groups else "needs groups, and"
+        raise UserError(f"{source}: block_out_channels {told} norm_num_groups = {groups} does not divide")
+    return value

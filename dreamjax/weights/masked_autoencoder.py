@@ -13,28 +13,20 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.models.layers import sincos_positions
-from dreamjax.weights.table import IDENTITY, KERNEL, Table, Transform
+from dreamjax.weights.table import IDENTITY, KERNEL, Rows, Table, layer, norm
 
 POSITION_TOLERANCE = 1e-5  # absolute: NumPy's and torch's sines of the same angle differ by less
 
 
-def _linear(torch: str, path: str) -> tuple[tuple[str, str, Transform], ...]:
-    return (f"{torch}.weight", f"{path}/kernel", KERNEL), (f"{torch}.bias", f"{path}/bias", IDENTITY)
-
-
-def _norm(torch: str, path: str) -> tuple[tuple[str, str, Transform], ...]:
-    return (f"{torch}.weight", f"{path}/scale", IDENTITY), (f"{torch}.bias", f"{path}/bias", IDENTITY)
-
-
-def _blocks(name: str) -> tuple[tuple[str, str, Transform], ...]:
+def _blocks(name: str) -> Rows:
     block = name + ".{i}"
     return (
-        *_norm(f"{block}.norm1", f"{name}/norm1"),
-        *_linear(f"{block}.attn.qkv", f"{name}/attn/qkv"),
-        *_linear(f"{block}.attn.proj", f"{name}/attn/proj"),
-        *_norm(f"{block}.norm2", f"{name}/norm2"),
-        *_linear(f"{block}.mlp.fc1", f"{name}/mlp/fc1"),
-        *_linear(f"{block}.mlp.fc2", f"{name}/mlp/fc2"),
+        *norm(f"{block}.norm1", f"{name}/norm1"),
+        *layer(f"{block}.attn.qkv", f"{name}/attn/qkv"),
+        *layer(f"{block}.attn.proj", f"{name}/attn/proj"),
+        *norm(f"{block}.norm2", f"{name}/norm2"),
+        *layer(f"{block}.mlp.fc1", f"{name}/mlp/fc1"),
+        *layer(f"{block}.mlp.fc2", f"{name}/mlp/fc2"),
     )
 
 
@@ -44,16 +36,16 @@ TABLE = Table(
     ("patch_embed.proj.weight", "patch_embed/kernel", KERNEL),
     ("patch_embed.proj.bias", "patch_embed/bias", IDENTITY),
     *_blocks("blocks"),
-    *_norm("norm", "norm"),
+    *norm("norm", "norm"),
     ("mask_token", "mask_token", IDENTITY),
-    *_linear("decoder_embed", "decoder_embed"),
+    *layer("decoder_embed", "decoder_embed"),
     *_blocks("decoder_blocks"),
-    *_norm("decoder_norm", "decoder_norm"),
-    *_linear("decoder_pred", "decoder_pred"),
+    *norm("decoder_norm", "decoder_norm"),
+    *layer("decoder_pred", "decoder_pred"),
     ("interpolation.log_spectrum", "interpolation/log_spectrum", IDENTITY),  # only where the model has this layer
     ("interpolation.log_noise", "interpolation/log_noise", IDENTITY),
-    *_linear("interpolation.adapt", "interpolation/adapt"),
-    *_linear("interpolation.embed", "interpolation/embed"),
+    *layer("interpolation.adapt", "interpolation/adapt"),
+    *layer("interpolation.embed", "interpolation/embed"),
 )
 
 

@@ -35,6 +35,8 @@ MODULES = {
     "ViTModel": "vit",
     "ViTForImageClassification": "vit",
 }
+# of two networks in one file dreamjax reads either: class → which half → module
+HALVES = {"CLIPModel": {"text": "clip_text", "vision": "clip_vision"}}
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,16 @@ def class_of(config: Mapping[str, Any]) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def of(config: Mapping[str, Any], source: str) -> Network:
-    """The network of a config.json. Raises UserError for one that dreamjax does not have."""
+def of(config: Mapping[str, Any], source: str, half: str | None = None) -> Network:
+    """The network of a config.json; of a class in `HALVES`, that of one half.
+
+    Raises UserError for one that dreamjax does not have, and for a half that is not told or not there.
+    """
     name = class_of(config)
-    if name not in MODULES:
+    if name in HALVES and half not in HALVES[name]:
+        halves = " or the ".join(HALVES[name])
+        raise UserError(f"{source} describes a {name}, of which dreamjax reads the {halves} half; say which")
+    module = HALVES[name][half] if name in HALVES and half is not None else MODULES.get(name or "")
+    if module is None:
         raise UserError(f"{source} describes a {name or 'model without a class'}; dreamjax has {', '.join(MODULES)}")
-    return importlib.import_module(f"dreamjax.weights.{MODULES[name]}").NETWORK
+    return importlib.import_module(f"dreamjax.weights.{module}").NETWORK

@@ -185,6 +185,19 @@ def _places_of(row: Row, path: str, indices: Mapping[str, str], shape: tuple[int
     }
 
 
+Rows = tuple[tuple, ...]
+
+
+def layer(torch: str, path: str) -> Rows:
+    """The rows of a linear layer or a convolution: weight and bias, whichever of them the tree has."""
+    return (f"{torch}.weight", f"{path}/kernel", KERNEL), (f"{torch}.bias", f"{path}/bias", IDENTITY)
+
+
+def norm(torch: str, path: str) -> Rows:
+    """The rows of a normalisation."""
+    return (f"{torch}.weight", f"{path}/scale", IDENTITY), (f"{torch}.bias", f"{path}/bias", IDENTITY)
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one dict of "a/b/c" paths."""
     leaves: dict[str, Any] = {}

@@ -1,0 +1,214 @@
+"""The variational autoencoder of latent diffusion, what diffusers calls AutoencoderKL; pictures are (B, H, W, C).
+
+Rombach et al. 2022, arXiv 2112.10752, section 3.1. Latents here are the network's own: the diffusion model sees them
+times `scaling_factor`, which belongs to the pipeline.
+
+Shape letters: B batch, H height, W width, C channels, h = H / f and w = W / f of the latents, Z latent channels.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from dreamjax.models.attention import Attention
+from dreamjax.models.convolution import Conv2d, GroupNorm
+from dreamjax.models.layers import ACTIVATIONS, Dtype, Parts
+from dreamjax.models.resnet import Downsample, ResBlock, Upsample
+from dreamjax.models.transformer import Remat, SelfAttention, rematerialised
+
+EPSILON = 1e-6
+OVERLAP = 0.25  # of neighbouring tiles, as a share of their size
+
+
+class PixelAttention(nnx.Module):
+    """x + attention of one head over the pixels, after a group norm."""
+
+    def __init__(self, dim: int, groups: int, *, dtype: Dtype, implementation: Attention, rngs: nnx.Rngs):
+        self.norm = GroupNorm(dim, groups, dtype=dtype, epsilon=EPSILON)
+        self.attn = SelfAttention(dim, 1, dtype=dtype, implementation=implementation, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        B, H, W, C = x.shape
+        return x + self.attn(self.norm(x).reshape(B, H * W, C)).reshape(B, H, W, C)
+
+
+class Middle(nnx.Module):
+    """Residual block, attention over the pixels (where asked for), residual block."""
+
+    def __init__(self, dim: int, attends: bool, groups: int, res: Any, *, attention: Attention, **common: Any):
+        self.resnets = Parts(res(dim, dim), res(dim, dim))
+        if attends:
+            self.attention = PixelAttention(dim, groups, implementation=attention, **common)
+        self.attends = attends
+
+    def __call__(self, x: Array, remat: Any) -> Array:
+        x = rematerialised(self.resnets[0], *remat)(x)
+        if self.attends:
+            x = rematerialised(self.attention, *remat)(x)
+        return rematerialised(self.resnets[1], *remat)(x)
+
+
+class Stage(nnx.Module):
+    """Residual blocks of one resolution."""
+
+    def __init__(self, dims: list[tuple[int, int]], res: Any):
+        self.resnets = Parts(*(res(a, b) for a, b in dims))
+
+    def __call__(self, x: Array, remat: Any) -> Array:
+        for block in self.resnets:
+            x = rematerialised(block, *remat)(x)
+        return x
+
+
+class Coder(nnx.Module):
+    """Encoder (pictures → moments) or decoder (latents → pictures); `widths` has the finest resolution first."""
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        widths: tuple[int, ...],
+        layers: int,
+        *,
+        decodes: bool,
+        groups: int,
+        activation: str,
+        mid_attention: bool,
+        attention: Attention,
+        remat: tuple[Remat, tuple[str, ...]],
+        dtype: Dtype,
+        rngs: nnx.Rngs,
+    ):
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        res = functools.partial(ResBlock, groups=groups, epsilon=EPSILON, activation=activation, **common)
+        ordered = widths[::-1] if decodes else widths
+        self.conv_in = Conv2d(dim_in, ordered[0], **common)
+        self.mid_block = Middle(widths[-1], mid_attention, groups, res, attention=attention, **common)
+        stages: list[Stage] = []
+        before = ordered[0]
+        for i, width in enumerate(ordered):
+            stage = Stage([(before if j == 0 else width, width) for j in range(layers)], res)
+            if i < len(ordered) - 1:
+                stage.resample = Upsample(width, **common) if decodes else Downsample(width, padding=0, **common)
+            stages, before = [*stages, stage], width
+        self.blocks = Parts(*stages)
+        self.conv_norm_out = GroupNorm(ordered[-1], groups, dtype=dtype, epsilon=EPSILON)
+        self.conv_out = Conv2d(ordered[-1], dim_out, **common)
+        self.decodes, self.activation, self.remat, self.dtype = decodes, activation, remat, dtype
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w O"]:
+        x = self.conv_in(x.astype(self.dtype))
+        if self.decodes:
+            x = self.mid_block(x, self.remat)
+        for i, stage in enumerate(self.blocks):
+            x = stage(x, self.remat)
+            if i < len(self.blocks) - 1:
+                x = stage.resample(x)
+        if not self.decodes:
+            x = self.mid_block(x, self.remat)
+        return self.conv_out(ACTIVATIONS[self.activation](self.conv_norm_out(x)))
+
+
+class AutoencoderKL(nnx.Module):
+    """Pictures ⇄ latents. Parameters are float32, `dtype` computes; results are float32."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        latent_channels: int,
+        widths: tuple[int, ...],
+        layers: int,
+        groups: int = 32,
+        activation: str = "silu",
+        quant_conv: bool = True,
+        post_quant_conv: bool = True,
+        mid_attention: bool = True,
+        dtype: Dtype = jnp.float32,
+        attention: Attention = "auto",
+        remat: Remat = "none",
+        remat_names: tuple[str, ...] = (),
+        rngs: nnx.Rngs,
+    ):
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        coder: dict[str, Any] = {"groups": groups, "activation": activation, "mid_attention": mid_attention}
+        coder |= {"attention": attention, "remat": (remat, remat_names), **common}
+        self.encoder = Coder(in_channels, 2 * latent_channels, widths, layers, decodes=False, **coder)
+        self.decoder = Coder(latent_channels, out_channels, widths, layers + 1, decodes=True, **coder)
+        if quant_conv:
+            self.quant_conv = Conv2d(2 * latent_channels, 2 * latent_channels, 1, **common)
+        if post_quant_conv:
+            self.post_quant_conv = Conv2d(latent_channels, latent_channels, 1, **common)
+        self.has_quant, self.has_post_quant, self.factor = quant_conv, post_quant_conv, 2 ** (len(widths) - 1)
+
+    def moments(self, pictures_BxHxWxC: Float[Array, "B H W C"]) -> tuple[Array, Array]:
+        """(mean, log-variance clipped to [-30, 20]) of the latents of pictures in [-1, 1], each [B, h, w, Z]."""
+        x = self.encoder(pictures_BxHxWxC)
+        x = self.quant_conv(x) if self.has_quant else x
+        mean, log_variance = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+        return mean, jnp.clip(log_variance, -30.0, 20.0)
+
+    def decode(self, latents_BxhxwxZ: Float[Array, "B h w Z"]) -> Float[Array, "B H W C"]:
+        """Pictures, nominally in [-1, 1]."""
+        x = self.post_quant_conv(latents_BxhxwxZ) if self.has_post_quant else latents_BxhxwxZ
+        return self.decoder(x).astype(jnp.float32)
+
+    def decode_sliced(self, latents_BxhxwxZ: Float[Array, "B h w Z"]) -> Float[Array, "B H W C"]:
+        """`decode`, one picture after another: the memory of one."""
+        return jax.lax.map(lambda z: self.decode(z[None])[0], latents_BxhxwxZ)
+
+    def decode_tiled(self, latents_BxhxwxZ: Float[Array, "B h w Z"], tile: int = 64) -> Float[Array, "B H W C"]:
+        """`decode` by overlapping tiles of `tile` latent pixels that are blended: the memory of one tile.
+
+        Close to `decode`, not equal: normalisation and attention see a tile at a time.
+        """
+        return tiled(self.decode, latents_BxhxwxZ, tile, tile * self.factor)
+
+    def moments_tiled(self, pictures_BxHxWxC: Float[Array, "B H W C"], tile: int = 512) -> tuple[Array, Array]:
+        """`moments` by overlapping tiles of `tile` pixels."""
+        both = tiled(lambda x: jnp.concatenate(self.moments(x), -1), pictures_BxHxWxC, tile, tile // self.factor)
+        mean, log_variance = jnp.split(both, 2, axis=-1)
+        return mean, log_variance
+
+
+def sample(mean: Array, log_variance: Array, noise: Array) -> Array:
+    """mean + exp(log_variance / 2) · noise."""
+    return mean + jnp.exp(0.5 * log_variance) * noise
+
+
+def tiled(function: Callable[[Array], Array], x: Float[Array, "B H W C"], size_in: int, size_out: int) -> Array:
+    """`function` of overlapping squares of `size_in` pixels, which it turns into `size_out`, blended linearly.
+
+    Squares begin every 3/4 of their size, the last ones are cut at the edge; as diffusers' tiled decoding.
+    """
+    step, blend = int(size_in * (1 - OVERLAP)), int(size_out * OVERLAP)
+    keep = size_out - blend
+    if max(x.shape[1:3]) <= size_in:
+        return function(x)
+    rows = [
+        [function(x[:, i : i + size_in, j : j + size_in]) for j in range(0, x.shape[2], step)]
+        for i in range(0, x.shape[1], step)
+    ]
+    for i, row in enumerate(rows):
+        for j in range(len(row)):
+            if i > 0:
+                row[j] = _blend(rows[i - 1][j], row[j], blend, axis=1)
+            if j > 0:
+                row[j] = _blend(row[j - 1], row[j], blend, axis=2)
+    cut = [jnp.concatenate([tile[:, :keep, :keep] for tile in row], axis=2) for row in rows]
+    return jnp.concatenate(cut, axis=1)
+
+
+def _blend(before: Array, tile: Array, extent: int, axis: int) -> Array:
+    """`tile` whose first `extent` rows or columns fade in over the last ones of `before`."""
+    extent = min(before.shape[axis], tile.shape[axis], extent)
+    ramp = (jnp.arange(extent) / extent).reshape(-1, *(1,) * (tile.ndim - axis - 1))
+    over = jax.lax.slice_in_dim(before, before.shape[axis] - extent, before.shape[axis], axis=axis)
+    under, rest = jnp.split(tile, [extent], axis=axis)
+    return jnp.concatenate([over * (1 - ramp) + under * ramp, rest], axis=axis)
