@@ -1,0 +1,53 @@
+"""CLIP's vision model beside transformers' names: CLIPVisionModel, …WithProjection, vision half of CLIPModel."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreamjax.models.clip import CLIPVision
+from dreamjax.weights import encoders
+from dreamjax.weights.config_json import ANY
+from dreamjax.weights.networks import Network
+from dreamjax.weights.table import IDENTITY, KERNEL, Table, norm
+
+TABLE = Table(
+    ("vision_model.embeddings.class_embedding", "cls_token", IDENTITY),
+    ("vision_model.embeddings.patch_embedding.weight", "patch_embed/kernel", KERNEL),
+    ("vision_model.embeddings.position_embedding.weight", "pos_embed", IDENTITY),
+    *norm("vision_model.pre_layrnorm", "pre_norm"),  # so spelt there
+    *encoders.clip_blocks("vision_model"),
+    *norm("vision_model.post_layernorm", "norm"),
+    ("visual_projection.weight", "projection/kernel", KERNEL),
+    aliases=((r"^(embeddings|encoder|pre_layrnorm|post_layernorm)\.", r"vision_model.\1."),),  # as clip_text
+    ignored=r".*\.position_ids|logit_scale|text_model\..*|text_projection\..*",
+)
+
+
+def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Of `CLIPVision`. Raises UserError."""
+    config, projects = encoders.clip_half(config, "vision", source)
+    found = encoders.read(
+        config,
+        source,
+        defaults={
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "projection_dim": None,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "num_channels": 3,
+            "image_size": (224,),
+            "patch_size": (32,),
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5,
+        },
+        fixed={"attention_dropout": ANY},
+    )
+    return {
+        **encoders.blocks(found),
+        **encoders.picture(found),
+        "hidden": found["intermediate_size"],
+        "projection": encoders.projection(found, source) if projects else 0,
+    }
+
+
+NETWORK = Network(CLIPVision, arguments, TABLE)

@@ -1,0 +1,86 @@
+"""DINOv2 beside transformers' names: Dinov2Model and Dinov2WithRegistersModel."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreamjax.errors import UserError
+from dreamjax.models.dinov2 import DINOv2
+from dreamjax.weights import encoders
+from dreamjax.weights.config_json import ANY
+from dreamjax.weights.networks import Network, class_of
+from dreamjax.weights.table import IDENTITY, Place, Table, layer, norm
+
+_BLOCK = "encoder.layer.{i}"
+
+
+class _Table(Table):
+    """The feed-forward part has other names where it is SwiGLU. There as in our `fc1` the gate lies in front."""
+
+    def places(self, like: Mapping[str, Any]) -> dict[str, Place]:
+        found, mlp = super().places(like), like["blocks"]["mlp"]
+        if mlp["fc1"]["kernel"].shape[-1] == mlp["fc2"]["kernel"].shape[-2]:
+            return found
+        renamed = ((".mlp.fc1.", ".mlp.weights_in."), (".mlp.fc2.", ".mlp.weights_out."))
+        for old, new in renamed:
+            found = {name.replace(old, new): place for name, place in found.items()}
+        return found
+
+
+TABLE = _Table(
+    *encoders.picture_tokens("embeddings"),
+    ("embeddings.mask_token", "mask_token", encoders.batched(1)),
+    ("embeddings.register_tokens", "register_tokens", encoders.batched(1)),
+    *norm(f"{_BLOCK}.norm1", "blocks/norm1"),
+    *encoders.bert_attention(_BLOCK),
+    (f"{_BLOCK}.layer_scale1.lambda1", "blocks/scale1/scale", IDENTITY),
+    *norm(f"{_BLOCK}.norm2", "blocks/norm2"),
+    *layer(f"{_BLOCK}.mlp.fc1", "blocks/mlp/fc1"),
+    *layer(f"{_BLOCK}.mlp.fc2", "blocks/mlp/fc2"),
+    (f"{_BLOCK}.layer_scale2.lambda1", "blocks/scale2/scale", IDENTITY),
+    *norm("layernorm", "norm"),
+    aliases=encoders.BERT_ALIASES,
+)
+
+
+def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Of `DINOv2`. Raises UserError."""
+    registers = class_of(config) == "Dinov2WithRegistersModel"
+    found = encoders.read(
+        config,
+        source,
+        defaults={
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "mlp_ratio": 4.0,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-6,
+            "image_size": (224,),
+            "patch_size": (16 if registers else 14,),
+            "num_channels": 3,
+            "qkv_bias": True,
+            "layerscale_value": 1.0,
+            "use_swiglu_ffn": False,
+            **({"num_register_tokens": 4} if registers else {"use_mask_token": True}),
+        },
+        fixed={
+            **dict.fromkeys(("attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate"), ANY),
+            **dict.fromkeys(("apply_layernorm", "reshape_hidden_states"), ANY),  # of a backbone
+        },
+    )
+    if registers and found["num_register_tokens"] < 1:
+        raise UserError(f"{source}: num_register_tokens is 0; a model without registers is a Dinov2Model")
+    return {
+        **encoders.blocks(found),
+        **encoders.picture(found),
+        "mlp_ratio": found["mlp_ratio"],
+        "swiglu": found["use_swiglu_ffn"],
+        "qkv_bias": found["qkv_bias"],
+        "layer_scale": found["layerscale_value"],
+        "registers": found.get("num_register_tokens", 0),
+        "mask_token": found.get("use_mask_token", True),
+        "resize": "bicubic_antialias" if registers else "bicubic",
+    }
+
+
+NETWORK = Network(DINOv2, arguments, TABLE)

@@ -1,0 +1,85 @@
+"""ViT beside transformers' names: ViTForImageClassification and ViTModel, in the names of the first.
+
+A ViTModel is taken to have a pooler, as it has by default; its config.json does not tell. Where a file has none, the
+missing tensors are named, and `arguments | {"pooler": 0}` is the model without it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreamjax.errors import UserError
+from dreamjax.models.vit import ViT
+from dreamjax.weights import encoders
+from dreamjax.weights.config_json import ANY
+from dreamjax.weights.networks import Network, class_of
+from dreamjax.weights.table import Table, layer, norm
+
+_BLOCK = "vit.encoder.layer.{i}"
+
+TABLE = Table(
+    *encoders.picture_tokens("vit.embeddings"),
+    *norm(f"{_BLOCK}.layernorm_before", "blocks/norm1"),
+    *encoders.bert_attention(_BLOCK),
+    *norm(f"{_BLOCK}.layernorm_after", "blocks/norm2"),
+    *layer(f"{_BLOCK}.intermediate.dense", "blocks/mlp/fc1"),
+    *layer(f"{_BLOCK}.output.dense", "blocks/mlp/fc2"),
+    *norm("vit.layernorm", "norm"),
+    *layer("vit.pooler.dense", "pooler"),
+    *layer("classifier", "classifier"),
+    aliases=(
+        (r"^(embeddings|encoder|layers|layernorm|pooler)\.", r"vit.\1."),  # a ViTModel
+        (r"^vit\.layers\.", "vit.encoder.layer."),
+        *encoders.BERT_ALIASES,
+        (r"\.mlp\.fc1\.", ".intermediate.dense."),
+        (r"\.mlp\.fc2\.", ".output.dense."),
+    ),
+)
+
+
+def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Of `ViT`. Raises UserError."""
+    classifies = class_of(config) == "ViTForImageClassification"
+    found = encoders.read(
+        config,
+        source,
+        defaults={
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-12,
+            "image_size": (224,),
+            "patch_size": (16,),
+            "num_channels": 3,
+            "qkv_bias": True,
+            "pooler_output_size": None,
+        },
+        fixed={
+            **dict.fromkeys(("attention_probs_dropout_prob", "hidden_dropout_prob", "encoder_stride"), ANY),
+            "pooler_act": ("tanh",),
+        },
+    )
+    pooler = found["pooler_output_size"] or found["hidden_size"]
+    if type(pooler) is not int:
+        raise UserError(f"{source}: pooler_output_size is {pooler!r}, but it takes a whole number")
+    return {
+        **encoders.blocks(found),
+        **encoders.picture(found),
+        "hidden": found["intermediate_size"],
+        "qkv_bias": found["qkv_bias"],
+        "classes": _classes(config, source) if classifies else 0,
+        "pooler": 0 if classifies else pooler,
+    }
+
+
+def _classes(config: Mapping[str, Any], source: str) -> int:
+    """How many there are: a config tells their names, or nothing where there are two, or (rarely) their number."""
+    names = config.get("id2label")
+    count = len(names) if isinstance(names, Mapping) else config.get("num_labels", 2)
+    if type(count) is not int or count < 1:
+        raise UserError(f"{source}: the number of classes is {count!r}, but a classifier has at least 1")
+    return count
+
+
+NETWORK = Network(ViT, arguments, TABLE)
