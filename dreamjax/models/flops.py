@@ -1,9 +1,10 @@
-"""Floating-point operations of a transformer autoencoder, counted by hand: every trip of every layer.
+"""Floating-point operations of the networks, counted by hand: every trip of every layer.
 
 A multiply-add counts 2. Only matrix products and attention count (norms, activations, softmax: under 2 % at these
 widths); the backward pass of a matrix product costs twice its forward one. XLA's own count sees a scanned layer once.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -47,3 +48,46 @@ def masked_autoencoder(model: Any, patches: int, visible: float) -> dict[str, fl
         "train": 3 * forward - embedding - guess,
         "features": encoder(patches),
     }
+
+
+def attention(tokens: float, keys: float, dim: int, context_dim: int) -> float:
+    """Queries and output 4 T D², keys and values 4 S C D, logits and their product with the values 4 T S D."""
+    return 4 * tokens * dim**2 + 4 * keys * context_dim * dim + 4 * tokens * keys * dim
+
+
+def unet(arguments: Mapping[str, Any], height: int, width: int, tokens: int) -> float:
+    """Forward FLOP of `UNet(**arguments)` for one picture of height × width latents and a context of `tokens`."""
+    a = arguments
+    widths, last = a["widths"], len(a["widths"]) - 1
+    sizes = [(height, width)]
+    for _ in widths[1:]:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    pixels = [h * w for h, w in sizes]
+
+    def residual(level: int, dim_in: int, dim: int) -> float:
+        shortcut = dim_in * dim if dim_in != dim else 0
+        return 2 * pixels[level] * (9 * dim_in * dim + 9 * dim**2 + shortcut) + 8 * widths[0] * dim
+
+    def transformer(level: int, dim: int) -> float:
+        T = pixels[level]
+        block = attention(T, T, dim, dim) + attention(T, tokens, dim, a["context_dim"]) + 24 * T * dim**2
+        return 4 * T * dim**2 + a["depths"][level] * block
+
+    total = 2 * 9 * pixels[0] * widths[0] * (a["in_channels"] + a["out_channels"])
+    total += 8 * widths[0] ** 2 + 32 * widths[0] ** 2  # of the time step
+    before = widths[0]
+    for i, dim in enumerate(widths):
+        total += sum(residual(i, before if j == 0 else dim, dim) for j in range(a["layers"][i]))
+        total += a["layers"][i] * transformer(i, dim) if a["attends"][i] else 0
+        total += 2 * 9 * pixels[i + 1] * dim**2 if i < last else 0
+        before = dim
+    total += 2 * residual(last, before, before) + transformer(last, before)
+    for i in range(last, -1, -1):
+        dim, finer = widths[i], widths[max(i - 1, 0)]
+        for j in range(a["layers"][i] + 1):
+            skip = finer if j == a["layers"][i] else dim
+            total += residual(i, (before if j == 0 else dim) + skip, dim)
+        total += (a["layers"][i] + 1) * transformer(i, dim) if a["up_attends"][last - i] else 0
+        total += 2 * 9 * pixels[i - 1] * dim**2 if i > 0 else 0
+        before = dim
+    return float(total)

@@ -24,14 +24,12 @@ from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.objectives import masking
 from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction import ReconstructionConfig, reconstruction
-from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.sharding import Rules
 from dreamjax.signals import pipeline
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.training import optimiser
-from dreamjax.training.feeding import Feeder
 from dreamjax.training.loop import TrainConfig
+from dreamjax.training.measuring import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
 from dreamjax.training.update import gradient_update
@@ -313,19 +311,8 @@ class MaskedPretraining:
 
         Masks are keyed by (seed + 1, index): the same at every evaluation, and others than those of training.
         """
-        params = averaged(state)
-        mesh = _mesh_of(params)
         spec = BatchSpec(source, self.config.train.batch_size)
-        totals: dict[str, tuple[Any, Any]] = {}
-        with Feeder(spec, mesh, 0) as feeder:
-            while True:
-                try:
-                    batch = feeder.next()
-                except StopIteration:
-                    return totals
-                for name, pair in _held_out_metrics(self.config)(params, batch).items():
-                    total = totals.get(name, (0.0, 0.0))
-                    totals[name] = (total[0] + pair[0], total[1] + pair[1])
+        return summed(_held_out_metrics(self.config), averaged(state), spec)
 
     def flops_per_example(self) -> float:
         """Floating-point operations of a training step per window: forward and backward, analytic."""
@@ -336,19 +323,6 @@ class MaskedPretraining:
         from dreamjax.systems import masked_picture
 
         return masked_picture.draw(self.config, averaged(state), batch)
-
-
-def averaged(state: State) -> PyTree:
-    """The parameters to use: the moving average where one is kept."""
-    return state.ema if jax.tree.leaves(state.ema) else state.params
-
-
-def _mesh_of(params: PyTree) -> jax.sharding.Mesh:
-    """The mesh that the parameters live on; of the one device for parameters without."""
-    place = jax.tree.leaves(params)[0].sharding
-    if isinstance(place, jax.sharding.NamedSharding):
-        return place.mesh
-    return meshes.make(MeshConfig(1), list(place.device_set)[:1])
 
 
 @functools.lru_cache(maxsize=8)

@@ -18,20 +18,23 @@ from dreamjax.weights.table import Table, flatten
 PyTree = Any
 
 
-def source(table: Table, tensors: Mapping[str, Any], source_name: str) -> Callable[[PyTree], PyTree]:
+def source(
+    table: Table, tensors: Mapping[str, Any], source_name: str, whole: PyTree | None = None
+) -> Callable[[PyTree], PyTree]:
     """What fills a network's parameters from `tensors` (as `files.open_weights` gives them).
 
     Of the type that `Task.weights` wants: abstract parameters (nested dicts of ShapeDtypeStruct with shardings) →
     arrays of those shapes, types and places; a leaf without a sharding goes to the first device. In a run of several
     processes each calls it, and places what its own devices hold.
 
-    `source_name` is what errors call the weights. The result raises WeightMismatch, before the first tensor is read,
+    `whole`: the parameters that `tensors` should fit, where only a part of them is filled. `source_name` is what errors
+    call the weights. The result raises WeightMismatch, before the first tensor is read,
     with every missing, extra and misshapen one.
     """
 
     def fill(abstract: PyTree) -> PyTree:
         leaves, placed = flatten(abstract), {}
-        for path, array in table.leaves(tensors, abstract, source_name):
+        for path, array in table.leaves(tensors, abstract, source_name, whole):
             placed[path] = _place(array, leaves[path].sharding)
             del array  # the next leaf is made before this name is taken again
         return like(abstract, placed)

@@ -113,15 +113,21 @@ class Table:
         return found
 
     def leaves(
-        self, tensors: Mapping[str, Any], like: Mapping[str, Any], source: str = "checkpoint"
+        self,
+        tensors: Mapping[str, Any],
+        like: Mapping[str, Any],
+        source: str = "checkpoint",
+        whole: Mapping[str, Any] | None = None,
     ) -> Iterator[tuple[str, np.ndarray]]:
         """(path, array) of every leaf of `like`, one after another, each made when it is asked for.
+
+        `whole`: the tree that `tensors` should fit, where `like` is a part of it.
 
         `tensors` holds anything with a `shape` that `np.asarray` reads; each is read once, so that a lazy file is never
         held twice. Raises WeightMismatch naming, all at once, every missing, extra and misshapen tensor, before the
         first is read.
         """
-        tensors, places = self.named(tensors), self.places(like)
+        tensors, places = self.named(tensors), self.places(like if whole is None else whole)
         problems = [
             f"{name} is {tuple(tensors[name].shape)} instead of {place.shape}"
             for name, place in places.items()
@@ -204,3 +210,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return leaves
+
+
+def keep(tree: Mapping[str, Any], pattern: str, but: bool = False) -> PyTree:
+    """The part of a tree of nested dicts whose paths match a regex, or (`but`) the rest of it."""
+    return nested({path: leaf for path, leaf in flatten(tree).items() if bool(re.fullmatch(pattern, path)) != but})

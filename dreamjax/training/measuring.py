@@ -1,0 +1,38 @@
+"""Held-out metrics of a state: sums over a whole stream, on the mesh that its parameters live on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.training.feeding import Feeder
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State
+
+
+def averaged(state: State) -> PyTree:
+    """The parameters to use: the moving average where one is kept."""
+    return state.ema if jax.tree.leaves(state.ema) else state.params
+
+
+def summed(metrics: Callable[[PyTree, Batch], Metrics], params: PyTree, spec: BatchSpec) -> Metrics:
+    """The sums of `metrics(params, batch)` (jitted) over every batch of a finite stream."""
+    totals: dict[str, tuple[Any, Any]] = {}
+    with Feeder(spec, mesh_of(params), 0) as feeder:
+        while True:
+            try:
+                batch = feeder.next()
+            except StopIteration:
+                return totals
+            for name, pair in metrics(params, batch).items():
+                total = totals.get(name, (0.0, 0.0))
+                totals[name] = (total[0] + pair[0], total[1] + pair[1])
+
+
+def mesh_of(params: PyTree) -> jax.sharding.Mesh:
+    """The mesh that parameters live on; of the one device for parameters without."""
+    place = jax.tree.leaves(params)[0].sharding
+    if isinstance(place, jax.sharding.NamedSharding):
+        return place.mesh
+    return meshes.make(MeshConfig(1), list(place.device_set)[:1])
