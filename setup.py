@@ -44,6 +44,7 @@ EXTRAS = {
         "pandas>=2.2",
         "scikit-learn>=1.5",
         "pillow>=10",  # drawn stimuli of simulated recordings
+        "tokenizers>=0.20",  # prompts
     ],
     "torch": ["torch>=2.6", "safetensors>=0.5", "diffusers>=0.42", "transformers>=5.23"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
