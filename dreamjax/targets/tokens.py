@@ -179,7 +179,7 @@ def _special(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _vocabulary_and_merges(folder: epath.Path) -> tuple[dict[str, int], list[Pair]]:
     if (folder / VOCABULARY).exists() and (folder / MERGES).exists():
         vocabulary = mistaken.read_json(folder / VOCABULARY)
-        lines = (folder / MERGES).read_bytes().decode(errors="replace").splitlines()
+        lines = (folder / MERGES).read_bytes().decode(errors="replace").split("\n")
         if lines and lines[0].startswith("#version"):
             lines = lines[1:]
         pairs: Sequence[Any] = [line for line in lines if line.strip()]

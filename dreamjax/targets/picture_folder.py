@@ -1,0 +1,137 @@
+"""A folder of pictures and their captions, in the layouts that are usual.
+
+metadata.jsonl    a line {"file_name": "a.png", "text": "…"} a picture (Hugging Face's imagefolder)
+metadata.csv      the same, with a header
+a.png, a.txt      a text beside each picture
+
+Nothing else of a picture's file is kept: not its date, place or camera.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from etils import epath
+
+from dreamjax.errors import UserError
+from dreamjax.storage import places
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LINES, TABLE = "metadata.jsonl", "metadata.csv"
+CAPTIONS = ("text", "caption")  # the field, whichever there is
+LAYOUTS = f"{LINES} or {TABLE} with file_name and text, or NAME.txt beside each picture"
+
+
+@dataclass(frozen=True, order=True)
+class Captioned:
+    """`name` is the path relative to the folder."""
+
+    name: str
+    caption: str
+    path: epath.Path
+
+
+def listing(folder: epath.PathLike, *, captions: bool = True) -> tuple[Captioned, ...]:
+    """The pictures of a folder, ordered by name; each is there, none has been opened.
+
+    Without `captions` those may be missing, and are "" then. Raises UserError for a folder without pictures, without
+    captions, with a line that cannot be read, and for pictures that are named and missing.
+    """
+    root = places.reachable(folder)
+    if not root.is_dir():
+        raise UserError(f"{folder}: no such folder; name one with pictures and {LAYOUTS}")
+    table = next((root / name for name in (LINES, TABLE) if (root / name).exists()), None)
+    if table is None:
+        return _beside(root, captions)
+    found = sorted(
+        Captioned(name, caption, root / name)
+        for name, caption in (_of_lines(table) if table.name == LINES else _of_table(table))
+    )
+    if not found:
+        raise UserError(f"{table} names no picture; it takes file_name and text for each")
+    _check_there(root, table, [entry.name for entry in found])
+    return tuple(found)
+
+
+def in_split(entry: Captioned, split: str, val_share: float, by: str = "file") -> bool:
+    """Whether a picture is in "train" or "val": by a hash of its name or of its caption, so for good.
+
+    By "caption", equal captions are in the same split: what is held out was never described in training.
+    """
+    digest = hashlib.sha256((entry.caption if by == "caption" else entry.name).encode()).digest()
+    return (int.from_bytes(digest[:8], "big") < val_share * 2**64) == (split == "val")
+
+
+# ---------------------------------------------------------------------------------------------------------- the layouts
+def _of_lines(path: epath.Path) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as problem:
+            raise UserError(
+                f"{path}, line {number}: this is no JSON; write one object a line, or remove it"
+            ) from problem
+        if not isinstance(fields, dict):
+            raise UserError(f"{path}, line {number}: this is a JSON {type(fields).__name__}; write one object a line")
+        yield _fields(fields, f"{path}, line {number}")
+
+
+def _of_table(path: epath.Path) -> Iterator[tuple[str, str]]:
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    try:
+        for number, fields in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2):
+            yield _fields(fields, f"{path}, row {number}")
+    except csv.Error as problem:
+        raise UserError(f"{path}: this is no table of comma-separated values ({problem}); write it anew") from problem
+
+
+def _fields(fields: Mapping[Any, Any], where: str) -> tuple[str, str]:
+    """(name, caption). A name that leads out of the folder is refused: such files are not the user's to read."""
+    name = fields.get("file_name")
+    caption = next((fields[key] for key in CAPTIONS if key in fields), None)
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{where} has no file_name; name the picture, relative to the folder")
+    if not isinstance(caption, str):
+        raise UserError(f"{where} has no caption; write it as text")
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or "://" in name:
+        raise UserError(f"{where}: file_name is {name!r}, but it stays within the folder")
+    return str(path), caption.strip()
+
+
+def _check_there(root: epath.Path, table: epath.Path, names: Sequence[str]) -> None:
+    """One listing for each folder: asking an object store for every picture would take minutes."""
+    within = {str(PurePosixPath(name).parent) for name in names}
+    there = {
+        str(PurePosixPath(folder) / entry.name)
+        for folder in within
+        if (root / folder).is_dir()
+        for entry in (root / folder).iterdir()
+    }
+    if missing := [name for name in names if name not in there]:
+        more = f" and {len(missing) - 3} others" if len(missing) > 3 else ""
+        raise UserError(f"{table} names pictures that are not there: {', '.join(missing[:3])}{more}")
+
+
+def _beside(root: epath.Path, captions: bool) -> tuple[Captioned, ...]:
+    entries = sorted(root.iterdir(), key=lambda entry: entry.name)
+    pictures = [entry for entry in entries if PurePosixPath(entry.name).suffix.lower() in SUFFIXES]
+    if not pictures:
+        raise UserError(f"{root} holds no picture ({', '.join(SUFFIXES)}) and no {LINES}; name a folder that does")
+    texts = {PurePosixPath(entry.name).stem: entry for entry in entries if entry.name.lower().endswith(".txt")}
+    without = [entry.name for entry in pictures if PurePosixPath(entry.name).stem not in texts]
+    if captions and without:
+        some = f"{without[0]} has" if len(without) < len(pictures) else "its pictures have"
+        raise UserError(f"{root}: {some} no caption; give {LAYOUTS}")
+    return tuple(Captioned(entry.name, _text(texts.get(PurePosixPath(entry.name).stem)), entry) for entry in pictures)
+
+
+def _text(path: epath.Path | None) -> str:
+    return "" if path is None else path.read_bytes().decode("utf-8-sig", errors="replace").strip()
