@@ -22,6 +22,22 @@ def whole_number(least: int) -> Callable[[str], int]:
     return parse
 
 
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """An argparse type: a finite number from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (least <= found <= most and math.isfinite(found)):
+            within = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
+            raise argparse.ArgumentTypeError(f"{text} is not a number {within}")
+        return found
+
+    return parse
+
+
 def positive_number(text: str) -> float:
     """An argparse type: a finite number above 0."""
     try:

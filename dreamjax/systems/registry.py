@@ -11,6 +11,9 @@ from dreamjax.training.task import Task
 # config.system → (module, dataclass of its config, its Task); a module is imported when its system is asked for
 SYSTEMS = {
     "masked_pretraining": ("dreamjax.systems.masked_pretraining", "MaskedPretrainingConfig", "MaskedPretraining"),
+    "text_to_image": ("dreamjax.systems.text_to_image", "TextToImageConfig", "TextToImage"),
+    "autoencoder": ("dreamjax.systems.autoencoder", "AutoencoderConfig", "Autoencoder"),
+    "clip": ("dreamjax.systems.clip", "ClipConfig", "Clip"),
 }
 
 

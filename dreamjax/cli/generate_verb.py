@@ -1,0 +1,102 @@
+"""`dreamjax generate`: prompts → pictures, by a Stable Diffusion folder or a run of our own."""
+
+import argparse
+from typing import Any
+
+from dreamjax.cli.options import number, whole_number
+from dreamjax.errors import UserError
+
+HELP = "make pictures from text with a Stable Diffusion folder or a trained run"
+EXAMPLE = 'dreamjax generate --model FOLDER --prompt "a red circle" --steps 30 --seed 0 --out pictures'
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", required=True, metavar="FOLDER", help="a diffusers folder, a hub id, or a text_to_image run"
+    )
+    parser.add_argument("--prompt", nargs="+", default=[], metavar="TEXT", help="what to make; several make several")
+    parser.add_argument("--prompt-file", metavar="FILE", help="a text file with one prompt a line")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not exist")
+    parser.add_argument("--n", type=whole_number(1), default=1, metavar="N", help="pictures of each prompt")
+    parser.add_argument("--steps", type=whole_number(1), default=30, metavar="N", help="of the sampler")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="picture i has the noise of (seed, i)")
+    parser.add_argument("--height", type=whole_number(1), metavar="PIXELS", help="(default: the model's)")
+    parser.add_argument("--width", type=whole_number(1), metavar="PIXELS", help="(default: the model's)")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--sampler",
+        metavar="NAME",
+        help="ddim, ddpm, plms, dpmpp_2m, euler or euler_ancestral (default: the model's)",
+    )
+    how.add_argument("--guidance", type=number(0), default=7.5, metavar="W", help="1: none")
+    how.add_argument("--guidance-rescale", type=number(0, 1), default=0.0, metavar="SHARE", help="against overexposure")
+    how.add_argument("--negative-prompt", default="", metavar="TEXT", help="what guidance leads away from")
+    how.add_argument("--eta", type=number(0, 1), default=0.0, help="noise of ddim: from 0 (none) to 1 (as ddpm)")
+    how.add_argument("--karras", action="store_true", help="Karras's noise levels, for dpmpp_2m and euler")
+    how.add_argument("--clip-skip", type=whole_number(0), default=0, metavar="N", help="leave out the last text blocks")
+    start = parser.add_argument_group("from a given start")
+    start.add_argument("--init-image", metavar="FILE", help="a picture to change")
+    start.add_argument("--mask-image", metavar="FILE", help="white where the picture is made anew; of its size")
+    start.add_argument(
+        "--strength", type=number(0, 1), metavar="SHARE", help="how much is changed (default: 0.8; 1 with a mask)"
+    )
+    start.add_argument("--latents", metavar="FILE.npy", help="the noise to start from: (n, channels, h, w)")
+    machine = parser.add_argument_group("on what")
+    machine.add_argument("--batch", type=whole_number(1), metavar="N", help="pictures at a time")
+    machine.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the computation")
+    machine.add_argument(
+        "--attention", choices=["auto", "xla", "cudnn", "pallas", "saved"], default="auto", help="implementation"
+    )
+    machine.add_argument("--variant", metavar="NAME", help="of the weights, such as fp16")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamjax.systems import generation
+    from dreamjax.training.loop import use_compile_cache
+
+    prompts = [*args.prompt, *(_lines(args.prompt_file) if args.prompt_file else [])]
+    request = generation.Request(
+        prompts=tuple(prompts),
+        negative=args.negative_prompt,
+        per_prompt=args.n,
+        steps=args.steps,
+        sampler=args.sampler,
+        seed=args.seed,
+        guidance=args.guidance,
+        rescale=args.guidance_rescale,
+        eta=args.eta,
+        karras=args.karras or None,
+        height=args.height,
+        width=args.width,
+        batch=args.batch,
+        clip_skip=args.clip_skip,
+        init_image=args.init_image,
+        mask_image=args.mask_image,
+        strength=args.strength,
+        latents=args.latents,
+    )
+    use_compile_cache("auto")
+    return generation.generate(
+        generation.open_model(args.model, args.dtype, args.attention, args.variant), request, args.out
+    )
+
+
+def _lines(path: str) -> list[str]:
+    from etils import epath
+
+    place = epath.Path(path)
+    if not place.is_file():
+        raise UserError(f"{path}: no such file; --prompt-file is a text file with one prompt a line")
+    try:
+        return [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{path}: this is no text file; --prompt-file has one prompt a line") from problem
+
+
+def render(result: dict[str, Any]) -> str:
+    height, width = result["size"]
+    return (
+        f"{result['out']}: {result['pictures']} picture{'s' if result['pictures'] > 1 else ''} of {height} x {width}, "
+        f"{result['sampler']}, {result['steps']} steps, guidance {result['guidance']:g}, seed {result['seed']}; "
+        f"all of them in {result['grid']}"
+    )

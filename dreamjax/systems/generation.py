@@ -1,0 +1,194 @@
+"""Prompts → pictures on disk: a batch at a time through one compiled program, then a grid of all."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Float, UInt8
+
+from dreamjax.console import progress
+from dreamjax.diffusion import sampling
+from dreamjax.errors import UserError
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.storage import atomic, places, torch_files
+from dreamjax.systems import runs, text_to_image
+from dreamjax.systems.latent_diffusion import LatentDiffusion
+from dreamjax.targets import gallery
+from dreamjax.weights.pipeline_folder import PipelineFolder
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be made, and how. Lengths in pixels; None: as the model has it."""
+
+    prompts: tuple[str, ...]
+    negative: str = ""
+    per_prompt: int = 1
+    steps: int = 30
+    sampler: str | None = None
+    seed: int = 0
+    guidance: float = 7.5
+    rescale: float = 0.0  # of guidance, from 0 to 1
+    eta: float = 0.0
+    karras: bool | None = None
+    height: int | None = None
+    width: int | None = None
+    batch: int | None = None  # pictures at a time; None: all, at most 8 a device
+    clip_skip: int = 0
+    init_image: str | None = None
+    mask_image: str | None = None
+    strength: float | None = None  # of a change; None: 0.8, and 1 where a mask says what is changed
+    latents: str | None = None  # .npy, (n, channels, h, w) or (n, h, w, channels): the noise to start from
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise UserError("there is nothing to make: give --prompt")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed is {self.seed}, but it lies from 0 to 4294967295")
+        if not self.guidance >= 0 or not np.isfinite(self.guidance):
+            raise UserError(f"--guidance is {self.guidance}, but it must be 0 or more")
+        if not 0 <= self.rescale <= 1:
+            raise UserError(f"--guidance-rescale is {self.rescale}, but it lies from 0 to 1")
+        if self.mask_image and not self.init_image:
+            raise UserError("--mask-image says which part of a picture is made anew: give the picture, --init-image")
+        if self.strength is not None and not self.init_image:
+            raise UserError("--strength says how much of a picture is changed: give the picture, --init-image")
+
+    @property
+    def count(self) -> int:
+        return len(self.prompts) * self.per_prompt
+
+    @property
+    def how_much(self) -> float:
+        if not self.init_image:
+            return 1.0
+        return self.strength if self.strength is not None else 1.0 if self.mask_image else 0.8
+
+
+def open_model(
+    path: epath.PathLike, dtype: str, attention: str = "auto", variant: str | None = None
+) -> LatentDiffusion:
+    """A pipeline's folder, its hub id, or the work directory of a text_to_image run; on all devices."""
+    mesh = meshes.make(MeshConfig())
+    computed: dict[str, Any] = {"dtype": jnp.dtype(dtype), "attention": attention}
+    if (epath.Path(path) / "checkpoints").is_dir():
+        return text_to_image.open_model(runs.open_run(path), mesh, **computed)
+    return LatentDiffusion.open(PipelineFolder.open(path, variant), mesh, **computed)
+
+
+def generate(model: LatentDiffusion, request: Request, out: epath.PathLike) -> dict[str, Any]:
+    """Make the pictures of `request` in the new folder `out`; returns what the command says.
+
+    00000.png … in the order of the prompts, grid.png, pictures.jsonl (what each was made from). Picture i is a function
+    of the model, its prompt, the settings, the seed and i: not of the batch.
+    """
+    out = places.reachable(out)
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another --out or delete it")
+    made: list[dict[str, Any]] = []
+    first: list[np.ndarray] = []
+    with atomic.new_folder(out, last="pictures.jsonl") as folder, progress("generate", request.count) as bar:
+        for i, picture in enumerate(batches(model, request, bar)):
+            gallery.write_png(folder / f"{i:05d}.png", picture)
+            made.append({"file": f"{i:05d}.png", "prompt": request.prompts[i // request.per_prompt], "index": i})
+            first += [picture] if i < gallery.MOST else []
+        gallery.page(folder / "grid.png", first, [entry["prompt"] for entry in made])
+        lines = (json.dumps(entry | {"seed": request.seed}, ensure_ascii=False) for entry in made)
+        (folder / "pictures.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return {"out": str(out), "pictures": len(made), "grid": str(out / "grid.png"), **settings(model, request)}
+
+
+def settings(model: LatentDiffusion, request: Request) -> dict[str, Any]:
+    """How the pictures are made, as far as the model decides it."""
+    h, w = model.latent_size(request.height, request.width)
+    return {
+        "size": [h * model.factor, w * model.factor],
+        "sampler": request.sampler or model.schedule.sampler,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "seed": request.seed,
+    }
+
+
+def batches(model: LatentDiffusion, request: Request, bar: Any = None) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """The pictures one after another; a short last batch is filled up with copies that are dropped."""
+    plan = sampling.plan(
+        request.sampler,
+        model.schedule,
+        request.steps,
+        eta=request.eta,
+        karras=request.karras,
+        strength=request.how_much,
+    )
+    size = model.latent_size(request.height, request.width)
+    common = _given_pictures(model, request, size)
+    start = _given_latents(model, request, size)
+    guided = request.guidance != 1
+    unconditional = model.context([request.negative], request.clip_skip) if guided else None
+    devices = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
+    asked = request.batch or min(request.count, 8 * devices)
+    batch = -(-asked // devices) * devices
+    for first in range(0, request.count, batch):
+        index = np.minimum(np.arange(first, first + batch), request.count - 1)
+        texts = [request.prompts[i // request.per_prompt] for i in index]
+        rows = {"index": index.astype(np.uint32), "context": np.asarray(model.context(texts, request.clip_skip))}
+        rows |= {name: np.broadcast_to(array, (batch, *array.shape)) for name, array in common.items()}
+        if start is not None:
+            rows["noise"] = start[index % len(start)]
+        found, _ = model.generate(
+            plan,
+            rows,
+            seed=request.seed,
+            size=size,
+            unconditional=unconditional,
+            scale=request.guidance,
+            rescale=request.rescale,
+        )
+        host = np.round(255 * np.asarray(found)).astype(np.uint8)
+        for row in range(min(batch, request.count - first)):
+            if bar is not None:
+                bar.advance(1)
+            yield host[row]
+
+
+def _given_pictures(model: LatentDiffusion, request: Request, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """`picture` in [-1, 1] and `mask` in {0, 1}, where the request has them."""
+    if not request.init_image:
+        return {}
+    H, W = (side * model.factor for side in size)
+    found = {"picture": gallery.load_sized(request.init_image, (H, W)).astype(np.float32) / 127.5 - 1}
+    if request.mask_image:
+        shapes = [gallery.load_sized(path).shape[:2] for path in (request.init_image, request.mask_image)]
+        if shapes[0] != shapes[1]:
+            (h, w), (y, x) = shapes
+            raise UserError(
+                f"{request.mask_image}: the mask has {y} x {x} pixels and its picture {h} x {w}; make them equal"
+            )
+        grey = gallery.load_sized(request.mask_image, (H, W)).astype(np.float32).mean(-1)
+        found["mask"] = (grey >= 127.5).astype(np.float32)
+    return found
+
+
+def _given_latents(
+    model: LatentDiffusion, request: Request, size: tuple[int, int]
+) -> Float[np.ndarray, "n h w Z"] | None:
+    """The noise of --latents, channels last."""
+    if not request.latents:
+        return None
+    array = np.asarray(torch_files.read(request.latents))
+    wanted = (*size, model.latent_channels)
+    if array.ndim == 4 and array.shape[1:] == (wanted[2], *wanted[:2]):
+        array = array.transpose(0, 2, 3, 1)
+    if array.ndim != 4 or array.shape[1:] != wanted or array.dtype.kind != "f":
+        raise UserError(
+            f"{request.latents}: an array of shape {array.shape} and type {array.dtype}; --latents takes (n, "
+            f"{wanted[2]}, {wanted[0]}, {wanted[1]}) numbers for pictures of this size"
+        )
+    if len(array) not in (1, request.count):
+        raise UserError(f"{request.latents}: it holds {len(array)} starts for {request.count} pictures; give 1 or all")
+    return np.ascontiguousarray(array, np.float32)

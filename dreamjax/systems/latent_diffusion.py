@@ -1,0 +1,213 @@
+"""Latent diffusion put together: text → context → latents → pictures (Stable Diffusion).
+
+Rombach et al. 2022, arXiv 2112.10752. The networks, the schedule and the samplers are dreamjax's; their weights and
+configs come from folders of diffusers. The whole way from noise to pictures is one compiled program.
+
+Shape letters: B pictures, H/W pixels, h = H / f and w = W / f of the latents, Z latent channels, S tokens, D width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from dreamjax.diffusion import editing, guidance, noise, pipeline_config, sampling
+from dreamjax.diffusion.samplers.table import Plan
+from dreamjax.diffusion.schedule import NoiseSchedule
+from dreamjax.errors import UserError
+from dreamjax.models.autoencoder_kl import sample as draw_posterior
+from dreamjax.parallel import sharding
+from dreamjax.targets.tokens import Tokenizer
+from dreamjax.weights import parts
+from dreamjax.weights.parts import Folders, Part
+
+PyTree = Any
+LATENT_SCALE = 0.18215  # of Stable Diffusion 1 and 2, where a config does not say
+
+
+@dataclass(frozen=True)
+class LatentDiffusion:
+    """`scale`: what the diffusion model sees is `scale` times the autoencoder's latents."""
+
+    unet: Part
+    vae: Part
+    text: Part
+    tokenizer: Tokenizer
+    schedule: NoiseSchedule
+    scale: float
+    mesh: Mesh
+    sample_size: int | None = None  # of the latents, by default
+
+    @classmethod
+    def open(
+        cls,
+        folders: Folders,
+        mesh: Mesh,
+        *,
+        dtype: Any = jnp.float32,
+        attention: str = "auto",
+        unet: Part | None = None,
+    ) -> "LatentDiffusion":
+        """From the folders of its parts, weights streamed onto `mesh`; computed, and matrices kept, in `dtype`.
+
+        `unet`: in place of the folders'. Raises UserError for what is not there, damaged or not supported.
+        """
+        check_channels(folders)
+        open_part = functools.partial(parts.open_part, folders, mesh=mesh, dtype=dtype, attention=attention)
+        return cls(
+            unet or open_part("unet"),
+            open_part("vae"),
+            open_part("text_encoder"),
+            Tokenizer.open(folders.path("tokenizer")),
+            schedule_of(folders.config("scheduler"), str(folders.path("scheduler"))),
+            float(folders.config("vae").get("scaling_factor", LATENT_SCALE)),
+            mesh,
+            folders.config("unet").get("sample_size"),
+        )
+
+    # ------------------------------------------------------------------------------------------------------- geometry
+    @property
+    def factor(self) -> int:
+        """Pixels per latent pixel, along each side."""
+        return 2 ** (len(self.vae.arguments["widths"]) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        return self.vae.arguments["latent_channels"]
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the U-Net takes a mask and a masked picture as further channels."""
+        return self.unet.arguments["in_channels"] == 2 * self.latent_channels + 1
+
+    def latent_size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """(h, w) of pictures of that size, by default the one that the U-Net was trained at."""
+        usual = (self.sample_size or 64) * self.factor
+        H, W = height or usual, width or usual
+        if H % self.factor or W % self.factor:
+            raise UserError(f"pictures of {H} x {W} cannot be made: height and width are multiples of {self.factor}")
+        return H // self.factor, W // self.factor
+
+    # ------------------------------------------------------------------------------------------------------- programs
+    def context(self, texts: Sequence[str], skip: int = 0) -> Float[Array, "B S D"]:
+        """What the text encoder makes of texts: its last hidden state, or (normed) the one `skip` blocks before it."""
+        ids = self.tokenizer(texts)
+        with jax.set_mesh(self.mesh):
+            return self._encode_text(self.text.params, ids, skip=skip)
+
+    @functools.cached_property
+    def _encode_text(self) -> Any:
+        def encode(params: PyTree, ids_BxS: Int[Array, "B S"], *, skip: int) -> Array:
+            model = self.text.bound(params)
+            if skip == 0:
+                return model(ids_BxS).last_hidden_state.astype(jnp.float32)
+            return model.norm(model.hidden_state(ids_BxS, -1 - skip)).astype(jnp.float32)
+
+        return jax.jit(encode, static_argnames="skip")
+
+    def generate(
+        self,
+        plan: Plan,
+        rows: Mapping[str, np.ndarray],
+        *,
+        seed: int,
+        size: tuple[int, int],
+        unconditional: Float[Array, "1 S D"] | None = None,
+        scale: float = 1.0,
+        rescale: float = 0.0,
+    ) -> tuple[Float[Array, "B H W 3"], Float[Array, "B h w Z"]]:
+        """(pictures in [0, 1], latents as the U-Net sees them) of a batch.
+
+        `rows`, by picture: `index` (of its noise), `context`, and where wanted `noise` (h, w, Z) to start from,
+        `picture` (H, W, 3) in [-1, 1] to change, `mask` (H, W), 1 where it is to be made anew. Without `unconditional`
+        there is no guidance. The batch divides by the mesh's data × fsdp. Nothing but shapes, the kinds of rows and the
+        number of steps compiles anew.
+        """
+        if self.inpaints and "mask" not in rows:
+            raise UserError("this U-Net was trained to inpaint: give a picture and a mask (--init-image, --mask-image)")
+        batch = sharding.to_devices(rows, self.mesh, len(rows["index"]))
+        given = {"seed": jnp.uint32(seed), "scale": jnp.float32(scale), "rescale": jnp.float32(rescale)}
+        if unconditional is not None:
+            given["unconditional"] = unconditional
+        with jax.set_mesh(self.mesh):
+            params = {"unet": self.unet.params, "vae": self.vae.params}
+            return self.program(params, plan, batch, given, size=size, rescales=rescale > 0)
+
+    @functools.cached_property
+    def program(self) -> Any:
+        """The compiled way from noise to pictures; see `generate`."""
+        return jax.jit(self._sample, static_argnames=("size", "rescales"))
+
+    def _sample(
+        self, params: PyTree, plan: Plan, batch: PyTree, given: PyTree, *, size: tuple[int, int], rescales: bool
+    ) -> tuple[Array, Array]:
+        vae, seed, index = self.vae.bound(params["vae"]), given["seed"], batch["index"]
+        noise_Bxhxw = batch.get("noise", noise.draw(seed, index, "start", (*size, self.latent_channels)))
+        predict, start, project, condition = self._task(params, plan, batch, seed, noise_Bxhxw)
+        if "unconditional" in given:
+            without = (
+                (given["unconditional"], *condition[1:]) if isinstance(condition, tuple) else given["unconditional"]
+            )
+            rescale = given["rescale"] if rescales else None
+            step = guidance.guided(predict, condition, without, given["scale"], rescale)
+        else:
+
+            def step(x: Array, t: Array) -> Array:
+                return predict(x, t, condition)
+
+        latents = sampling.sample(step, start, plan, seed=seed, index=index, project=project)
+        return jnp.clip(vae.decode(latents / self.scale) / 2 + 0.5, 0.0, 1.0), latents
+
+    def _task(self, params: PyTree, plan: Plan, batch: PyTree, seed: Array, noise_Bxhxw: Array) -> tuple:
+        """(network, x to start from, what is done after each step, the network's condition)."""
+        unet, vae, context = self.unet.bound(params["unet"]), self.vae.bound(params["vae"]), batch["context"]
+
+        def predict(x: Array, t: Array, condition: Array) -> Array:
+            return unet(x, jnp.full((len(x),), t), condition)
+
+        if "picture" not in batch:
+            return predict, editing.starts(plan, noise_Bxhxw), None, context
+        known = self._latents(vae, batch["picture"], seed, batch["index"], "picture")
+        if "mask" not in batch:
+            return predict, editing.starts_from(plan, known, noise_Bxhxw), None, context
+        start = editing.starts_around(plan, known, noise_Bxhxw)
+        mask = editing.mask_of_latents(batch["mask"], self.factor)
+        if not self.inpaints:
+            return predict, start, editing.keeps(mask, known, noise_Bxhxw), context
+        hidden = batch["picture"] * (batch["mask"] < 0.5)[..., None]
+        masked = self._latents(vae, hidden, seed, batch["index"], "masked picture")
+        return editing.nine_channels(predict), start, None, (context, mask, masked)
+
+    def _latents(self, vae: Any, pictures: Array, seed: Array, index: Array, purpose: str) -> Array:
+        mean, log_variance = vae.moments(pictures)
+        return self.scale * draw_posterior(mean, log_variance, noise.draw(seed, index, purpose, mean.shape[1:]))
+
+
+def schedule_of(config: Mapping[str, Any], source: str) -> NoiseSchedule:
+    """The schedule of a scheduler_config.json, as StableDiffusionPipeline uses it: latents are never clipped, and
+    timesteps begin at 1 where the file leaves that open.
+    """
+    try:
+        schedule = pipeline_config.from_json(config)
+    except UserError as problem:
+        raise UserError(f"{source}: {problem}") from problem
+    offset = 1 if "steps_offset" in config else schedule.steps_offset
+    return dataclasses.replace(schedule, clip_sample=False, steps_offset=offset)
+
+
+def check_channels(folder: Folders) -> None:
+    """Raises UserError for a U-Net that neither makes pictures nor inpaints them."""
+    wanted = int(folder.config("vae").get("latent_channels", 4))
+    found = folder.config("unet").get("in_channels", 4)
+    if found not in (wanted, 2 * wanted + 1):
+        raise UserError(
+            f"{folder.path('unet')}: a U-Net of {found} channels does not fit latents of {wanted}; it takes {wanted} "
+            f"(text to image) or {2 * wanted + 1} (inpainting)"
+        )

@@ -1,0 +1,277 @@
+"""Text to image: the U-Net of latent diffusion, trained on pictures with captions (Rombach et al. 2022, 2112.10752).
+
+The autoencoder and the text encoder are frozen, so what they make of every picture and caption is computed once into a
+bank; a step sees latents' moments and text states only. Trained are the whole U-Net, or its cross-attention alone.
+
+Loss, with z the scaled latents of a picture, c its text (dropped at times, so that guidance works), t ~ U{0 … T - 1}:
+
+    E ‖ target(z, ε, t) - unet(a_t z + s_t ε, t, c) ‖² · w(t)      w: 1, or min-SNR (Hang et al. 2023, arXiv 2303.09556)
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from dreamjax.diffusion import prediction
+from dreamjax.diffusion.schedule import NoiseSchedule
+from dreamjax.errors import UserError
+from dreamjax.models import flops
+from dreamjax.models.autoencoder_kl import sample as draw_posterior
+from dreamjax.models.transformer import REMAT_NAMES
+from dreamjax.objectives.masking import example_keys
+from dreamjax.parallel.names import nested
+from dreamjax.systems import latent_diffusion
+from dreamjax.systems.ingredients import Ingredients
+from dreamjax.systems.latent_diffusion import LatentDiffusion
+from dreamjax.systems.runs import Run
+from dreamjax.targets import latents
+from dreamjax.targets.latents import LatentConfig
+from dreamjax.training import optimiser
+from dreamjax.training.loop import TrainConfig
+from dreamjax.training.measuring import summed
+from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.update import gradient_update
+from dreamjax.weights import networks, parts, streaming
+from dreamjax.weights.parts import Part
+from dreamjax.weights.table import flatten, keep
+
+CROSS_ATTENTION = r"(.*/)?attn2/.*"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which U-Net, from where, and how it is computed."""
+
+    path: str = ""  # folder or hub id of a Stable Diffusion pipeline: its sizes and weights
+    variant: str | None = None  # of its weights, such as fp16
+    architecture: str = ""  # published sizes by name, for training from nothing; see systems/architectures.py
+    vae: str = ""  # a part's own folder, in place of the one in `path`
+    text_encoder: str = ""
+    tokenizer: str = ""
+    start: Literal["weights", "random"] = "weights"  # what the U-Net is before its first step
+    trainable: Literal["all", "cross_attention"] = "all"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    attention: Literal["auto", "xla", "cudnn", "pallas", "saved"] = "auto"  # see models/attention.py
+    scan_layers: bool = True
+    remat: Literal["none", "full", "dots", "names"] = "none"
+    remat_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise ValueError("model.attention=cudnn computes in bfloat16: set model.dtype=bfloat16")
+        if unknown := set(self.remat_names) - set(REMAT_NAMES):
+            raise ValueError(f"model.remat_names has {sorted(unknown)[0]!r}; a block names {', '.join(REMAT_NAMES)}")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is weighed how."""
+
+    drop_condition: float = 0.1  # share of examples that see the empty caption
+    min_snr_gamma: float | None = None  # None: all time steps alike
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_condition <= 1:
+            raise ValueError(f"loss.drop_condition is {self.drop_condition}, but it is a share from 0 to 1")
+        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
+            raise ValueError(f"loss.min_snr_gamma is {self.min_snr_gamma}, but it must be positive (none: no weights)")
+
+
+@dataclass(frozen=True)
+class TextToImageConfig:
+    """A run of training a U-Net."""
+
+    system: Literal["text_to_image"] = "text_to_image"
+    seed: int = 0  # of parameters, data order, noise and time steps
+    data: LatentConfig = field(default_factory=LatentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}, but it lies from 0 to 2147483647")
+
+
+def diffusion_loss(
+    schedule: NoiseSchedule, unet: Any, batch: Batch, seed: int, scale: float, gamma: float | None
+) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
+    """`(sum, weight, metrics)` of a batch of `mean`, `log_variance` (B, h, w, Z), `context` (B, S, D) and `weight`.
+
+    Noise and time steps are keyed by (seed, batch["index"]).
+    """
+    mean, weight = batch["mean"], batch["weight"]
+    keys = example_keys(seed, "diffusion", batch["index"])
+    draw = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], jnp.float32))
+    of_latents, of_noise, of_time = (jax.vmap(functools.partial(jax.random.fold_in, data=i))(keys) for i in range(3))
+    z = scale * draw_posterior(mean, batch["log_variance"], draw(of_latents))
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, schedule.num_train_timesteps))(of_time)
+    noise = draw(of_noise)
+    output = unet(prediction.add_noise(schedule, z, noise, t), t, batch["context"])
+    error = jnp.square(output - prediction.target(schedule, z, noise, t)).mean((1, 2, 3))
+    weighed = error if gamma is None else error * prediction.min_snr_weight(schedule, t, gamma)
+    return (weighed * weight).sum(), weight.sum(), {"mse": ((error * weight).sum(), weight.sum())}
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """The Task of a `TextToImageConfig`."""
+
+    config: TextToImageConfig
+
+    # ---------------------------------------------------------------------------------------------------- the network
+    @functools.cached_property
+    def parts(self) -> Ingredients:
+        """Where the networks come from. Raises UserError for what is not there."""
+        m = self.config.model
+        if not m.path and not m.architecture:
+            raise UserError("model.path is empty; name a Stable Diffusion folder (or model.architecture and its parts)")
+        if m.start == "weights" and not m.path:
+            raise UserError("model.start is weights, but model.path is empty: name a folder, or set model.start=random")
+        own = {"vae": m.vae, "text_encoder": m.text_encoder, "tokenizer": m.tokenizer}
+        return Ingredients.of(m.path, variant=m.variant, architecture=m.architecture, parts=own)
+
+    @functools.cached_property
+    def network(self) -> tuple[networks.Network, dict[str, Any]]:
+        """The U-Net and its arguments."""
+        m, source = self.config.model, self.parts.source("unet")
+        config = self.parts.config("unet")
+        network = networks.of({"_class_name": "UNet2DConditionModel"} | config, source)
+        computed = {name: getattr(m, name) for name in ("attention", "scan_layers", "remat", "remat_names")}
+        return network, network.arguments(config, source) | computed | {"dtype": jnp.dtype(m.dtype)}
+
+    @functools.cached_property
+    def schedule(self) -> NoiseSchedule:
+        return latent_diffusion.schedule_of(self.parts.config("scheduler"), self.parts.source("scheduler"))
+
+    @functools.cached_property
+    def scale(self) -> float:
+        return float(self.parts.config("vae").get("scaling_factor", latent_diffusion.LATENT_SCALE))
+
+    def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
+        """(what is trained, what is frozen) of a U-Net's parameters."""
+        if self.config.model.trainable == "all":
+            return params, {}
+        return keep(params, CROSS_ATTENTION), keep(params, CROSS_ATTENTION, but=True)
+
+    # ------------------------------------------------------------------------------------------------------- the task
+    def init(self, rng: Array) -> State:
+        network, arguments = self.network
+        params, frozen = self.split(network.init(arguments, rng))
+        optim, train = self.config.optim, self.config.train
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt=optimiser.build().init(params),
+            ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
+            frozen={"unet": frozen} if frozen else {},
+            hyper=optimiser.hyper(optim, train.steps),
+        )
+
+    def check(self) -> None:
+        self.network  # noqa: B018 - its config is read and checked
+        if self.config.model.attention == "cudnn" and jax.default_backend() != "gpu":
+            raise UserError(
+                "model.attention is cudnn, which takes an NVIDIA GPU, but JAX computes on "
+                f"{jax.default_backend()} here; set --config.model.attention=auto"
+            )
+
+    def weights(self) -> Mapping[str, WeightSource]:
+        if self.config.model.start == "random":
+            return {}
+        network, arguments = self.network
+        fill = streaming.source(
+            network.table, self.parts.tensors("unet"), str(self.parts.path("unet")), whole=network.shapes(arguments)
+        )
+        groups = ["params", *(["ema"] if self.config.optim.ema_decay is not None else [])]
+        frozen = ["frozen/unet"] if self.config.model.trainable != "all" else []
+        return dict.fromkeys([*groups, *frozen], fill)
+
+    def data(self, split: str) -> BatchSpec:
+        stream = latents.open_stream(
+            self.config.data,
+            split,
+            self.parts,
+            seed=self.config.seed,
+            drop_condition=self.config.loss.drop_condition,
+        )
+        return BatchSpec(stream, self.config.train.batch_size)
+
+    def bind(self, params: PyTree, frozen: PyTree) -> Any:
+        """The whole U-Net around its trained and its frozen parameters."""
+        network, arguments = self.network
+        return network.bind(arguments, merged(params, frozen))
+
+    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
+        def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
+            unet = self.bind(params, frozen.get("unet", {}))
+            return diffusion_loss(
+                self.schedule, unet, micro, self.config.seed, self.scale, self.config.loss.min_snr_gamma
+            )
+
+        step = gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches)
+        return step(state, batch, rng)
+
+    def finish(self, state: State) -> State:
+        return state
+
+    def evaluate(self, state: State, source: Stream) -> Metrics:
+        """Loss on held-out pictures, the averaged parameters where they are kept; noise keyed by (seed + 1, index)."""
+        params = state.ema if jax.tree.leaves(state.ema) else state.params
+        whole = (params, state.frozen.get("unet", {}))
+        return summed(self.held_out, whole, BatchSpec(source, self.config.train.batch_size))
+
+    @functools.cached_property
+    def held_out(self) -> Any:
+        def metrics(whole: tuple[PyTree, PyTree], batch: Batch) -> dict[str, tuple[Array, Array]]:
+            unet = self.bind(*whole)
+            return {"loss": diffusion_loss(self.schedule, unet, batch, self.config.seed + 1, self.scale, None)[:2]}
+
+        return jax.jit(metrics)
+
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of one training example, by name, found out without any picture."""
+        vae, text = self.parts.config("vae"), self.parts.config("text_encoder")
+        side = self.config.data.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
+        tokens = int(text.get("max_position_embeddings", 77))
+        return latents.element(
+            (side, side, int(vae.get("latent_channels", 4))), (tokens, self.network[1]["context_dim"])
+        )
+
+    def flops_per_example(self) -> float:
+        """Floating-point operations of a training step per picture: forward and backward, analytic."""
+        example = self.example()
+        h, w, _ = example["mean"].shape
+        return 3 * flops.unet(self.network[1], h, w, example["context"].shape[0])
+
+
+def merged(params: PyTree, frozen: PyTree) -> PyTree:
+    """One tree of trained and frozen parameters."""
+    return nested(flatten(params) | flatten(frozen)) if frozen else params
+
+
+# ------------------------------------------------------------------------------------------------------- a trained run
+def whole_unet(task: TextToImage, params: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+    """All parameters of a run's U-Net on `mesh`: what it trained, and what it left as it was."""
+    network, arguments = task.network
+    places = parts.placed(network.shapes(arguments), mesh)
+    trained, frozen = task.split(places)
+    params = jax.tree.map(lambda x, place: jax.device_put(x, place.sharding), params, trained)
+    return merged(params, task.weights()["frozen/unet"](frozen)) if frozen else params
+
+
+def open_model(run: Run, mesh: jax.sharding.Mesh, *, dtype: Any, attention: str) -> LatentDiffusion:
+    """A run's U-Net with the autoencoder and the text encoder that it was trained beside."""
+    if not isinstance(run.task, TextToImage):
+        raise UserError(f"{run.workdir} is a run of {run.config.system}, which makes no pictures from text")
+    network, arguments = run.task.network
+    computed = arguments | {"dtype": dtype, "attention": attention, "remat": "none"}
+    unet = Part(network, computed, whole_unet(run.task, run.params, mesh))
+    return LatentDiffusion.open(run.task.parts, mesh, dtype=dtype, attention=attention, unet=unet)

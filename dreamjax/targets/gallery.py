@@ -1,0 +1,68 @@
+"""Pictures into and out of files of a wanted size, and many of them on one page."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+from dreamjax.errors import UserError, missing_package
+
+MOST = 48  # pictures on a page
+COLUMNS = 8
+LABEL = 26  # characters a line
+
+
+def load_sized(path: epath.PathLike, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture's file, upright, in RGB, drawn to `size` (height, width) whatever its shape, as diffusers does.
+
+    Raises UserError, by name, where there is none or it is damaged.
+    """
+    image, operations = _pillow()
+    place = epath.Path(path)
+    if not place.is_file():
+        raise UserError(f"{path}: no such picture")
+    try:
+        with place.open("rb") as stream, image.open(stream) as opened:
+            found = operations.exif_transpose(opened).convert("RGB")
+    except Exception as problem:  # Pillow's decoders raise whatever a damaged file makes them raise
+        raise UserError(f"{path}: this is no picture, or a damaged one") from problem
+    if size is not None and found.size != size[::-1]:
+        found = found.resize(size[::-1], image.Resampling.LANCZOS)
+    return np.asarray(found)
+
+
+def write_png(path: epath.PathLike, picture: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Nothing but the pixels."""
+    image, _ = _pillow()
+    with epath.Path(path).open("wb") as stream:
+        image.fromarray(picture).save(stream, format="PNG")
+
+
+def page(path: epath.PathLike, pictures: Sequence[UInt8[np.ndarray, "H W 3"]], labels: Sequence[str]) -> None:
+    """The first `MOST` pictures in rows, what each was made from above it, as a PNG."""
+    from matplotlib.figure import Figure
+
+    pictures, labels = pictures[:MOST], labels[:MOST]
+    columns = min(len(pictures), COLUMNS)
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(1.6 * columns, 1.95 * rows), dpi=150, layout="constrained")
+    axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).reshape(-1)
+    for axis in axes:
+        axis.axis("off")
+    for axis, picture, label in zip(axes, pictures, labels, strict=False):
+        axis.imshow(picture, interpolation="nearest" if max(picture.shape) < 128 else "antialiased")
+        lines = textwrap.wrap(label, LABEL, max_lines=3, placeholder=" …")
+        axis.set_title("\n".join(lines).replace("$", r"\$"), fontsize=6)
+    with epath.Path(path).open("wb") as stream:
+        figure.savefig(stream, format="png", metadata={"Software": None})
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as e:
+        raise missing_package("pillow", "data", "reading and writing pictures") from e
+    return Image, ImageOps
