@@ -100,10 +100,12 @@ class LatentDiffusion:
         """What the text encoder makes of texts: its last hidden state, or (normed) the one `skip` blocks before it."""
         ids = self.tokenizer(texts)
         with jax.set_mesh(self.mesh):
-            return self._encode_text(self.text.params, ids, skip=skip)
+            return self.text_program(self.text.params, ids, skip=skip)
 
     @functools.cached_property
-    def _encode_text(self) -> Any:
+    def text_program(self) -> Any:
+        """The compiled way from token ids to the U-Net's context."""
+
         def encode(params: PyTree, ids_BxS: Int[Array, "B S"], *, skip: int) -> Array:
             model = self.text.bound(params)
             if skip == 0:

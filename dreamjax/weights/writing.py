@@ -106,10 +106,15 @@ def _copied(source: epath.Path, target: epath.Path, within: str) -> dict[str, st
         if entry.is_dir():
             hashes |= _copied(entry, target / entry.name, f"{within}{entry.name}/")
             continue
-        digest = hashlib.sha256()
-        with entry.open("rb") as read, atomic.new_file(target / entry.name) as written:
-            while chunk := read.read(CHUNK):
-                digest.update(chunk)
-                written.write(chunk)
-        hashes[f"{within}{entry.name}"] = digest.hexdigest()
+        hashes[f"{within}{entry.name}"] = copy_file(entry, target / entry.name)
     return hashes
+
+
+def copy_file(source: epath.PathLike, target: epath.PathLike) -> str:
+    """Copy one file byte for byte; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with epath.Path(source).open("rb") as read, atomic.new_file(epath.Path(target)) as written:
+        while chunk := read.read(CHUNK):
+            digest.update(chunk)
+            written.write(chunk)
+    return digest.hexdigest()

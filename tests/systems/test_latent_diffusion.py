@@ -1,0 +1,203 @@
+"""Text to image, image to image and inpainting are diffusers'; a picture does not depend on its batch."""
+
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreamjax.errors import UserError
+from dreamjax.systems import generation
+from dreamjax.systems.generation import Request
+from tests import pipelines
+from tests.pipelines import PROMPTS, psnr
+
+SIZE = {"height": 16, "width": 16}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pipelines.write(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return pipelines.ours(folder)
+
+
+def made(model, request):
+    return np.stack(list(generation.batches(model, request))) / 255.0
+
+
+@pytest.fixture
+def latents(tmp_path):
+    np.save(tmp_path / "start.npy", pipelines.start(2))
+    return str(tmp_path / "start.npy")
+
+
+def test_the_same_noise_makes_the_same_pictures(folder, model, latents):
+    """PLMS with guidance, as the folder's own scheduler says."""
+    theirs = pipelines.pictures(
+        pipelines.theirs(folder),
+        prompt=list(PROMPTS),
+        negative_prompt=["on the", "on the"],
+        num_inference_steps=7,
+        guidance_scale=5.0,
+        latents=torch.from_numpy(pipelines.start(2)),
+        **SIZE,
+    )
+    request = Request(prompts=PROMPTS, negative="on the", steps=7, guidance=5.0, latents=latents, **SIZE)
+    assert psnr(made(model, request), theirs) > 50
+
+
+def test_velocity_prediction_with_rescaled_guidance(tmp_path, latents):
+    """Stable Diffusion 2's way, sampled by DDIM."""
+    scheduler = diffusers.DDIMScheduler(
+        prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, **pipelines.SD_SCHEDULE
+    )
+    folder = pipelines.write(tmp_path, scheduler=scheduler)
+    theirs = pipelines.pictures(
+        pipelines.theirs(folder),
+        prompt=list(PROMPTS),
+        num_inference_steps=5,
+        guidance_scale=7.5,
+        guidance_rescale=0.7,
+        latents=torch.from_numpy(pipelines.start(2)),
+        **SIZE,
+    )
+    request = Request(prompts=PROMPTS, steps=5, rescale=0.7, latents=latents, **SIZE)
+    assert psnr(made(pipelines.ours(folder), request), theirs) > 50
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """(path of a picture, path of a mask over its right half)."""
+    rng = np.random.default_rng(0)
+    smooth = np.kron(rng.integers(0, 255, (4, 4, 3), np.uint8), np.ones((4, 4, 1), np.uint8))
+    mask = np.zeros((16, 16, 3), np.uint8)
+    mask[:, 8:] = 255
+    Image.fromarray(smooth).save(tmp_path / "picture.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return str(tmp_path / "picture.png"), str(tmp_path / "mask.png")
+
+
+def edited(monkeypatch, folder, kind, module, **arguments):
+    """What diffusers makes, started from our noise."""
+    start = torch.from_numpy(pipelines.start(2))
+    monkeypatch.setattr(module, "randn_tensor", lambda shape, **_: start[: shape[0]].expand(shape))
+    opened = [Image.open(arguments.pop(name)) for name in ("image", "mask_image") if name in arguments]
+    given = dict(zip(("image", "mask_image"), opened, strict=False))
+    pipe = pipelines.theirs(folder, kind)
+    return pipelines.pictures(pipe, prompt=list(PROMPTS), guidance_scale=5.0, **given, **arguments)
+
+
+def test_changing_a_picture(folder, model, picture, latents, monkeypatch):
+    from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as module
+
+    kind = diffusers.StableDiffusionImg2ImgPipeline
+    expected = edited(monkeypatch, folder, kind, module, image=picture[0], num_inference_steps=6, strength=0.5)
+    request = Request(
+        prompts=PROMPTS, steps=6, strength=0.5, guidance=5.0, init_image=picture[0], latents=latents, **SIZE
+    )
+    assert psnr(made(model, request), expected) > 50
+
+
+@pytest.mark.parametrize("channels", [4, 9])
+def test_inpainting(folder, tmp_path, picture, latents, monkeypatch, channels):
+    """By blending with a U-Net of four channels, by further channels with one of nine."""
+    from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpaint as module
+
+    folder = pipelines.write(tmp_path, inpaints=True) if channels == 9 else folder
+    image, mask = picture
+    asked = {"num_inference_steps": 4, "strength": 1.0, **SIZE}
+    kind = diffusers.StableDiffusionInpaintPipeline
+    expected = edited(monkeypatch, folder, kind, module, image=image, mask_image=mask, **asked)
+    request = Request(
+        prompts=PROMPTS, steps=4, guidance=5.0, init_image=image, mask_image=mask, latents=latents, **SIZE
+    )
+    assert psnr(made(pipelines.ours(folder), request), expected) > 50
+
+
+def test_a_picture_does_not_depend_on_its_batch(folder, model):
+    """At least 50 dB alike: nine at once and three at a time on one device, and on two."""
+    request = {"prompts": tuple("abcdefghi"), "steps": 2, "sampler": "ddim", "guidance": 1.0, **SIZE}
+    together = made(model, Request(batch=9, **request))
+    assert together.std() > 0.1
+    assert psnr(together, made(model, Request(batch=3, **request))) > 50
+    assert psnr(together, made(pipelines.ours(folder, devices=2), Request(batch=4, **request))) > 50
+
+
+def test_another_sampler_setting_compiles_nothing_anew(model):
+    request = {"prompts": PROMPTS, "steps": 2, "sampler": "ddim", **SIZE}
+    made(model, Request(**request))
+    before = model.program._cache_size()
+    made(model, Request(seed=7, guidance=3.0, **request))
+    made(model, Request(eta=0.0, negative="b", **request))
+    assert model.program._cache_size() == before
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+def refused(model, **request):
+    with pytest.raises(UserError) as problem:
+        list(generation.batches(model, Request(**{"prompts": PROMPTS, "steps": 2, **SIZE, **request})))
+    assert "\n" not in str(problem.value)
+    return str(problem.value)
+
+
+def test_a_mask_of_another_size_is_refused(model, picture, tmp_path):
+    Image.fromarray(np.zeros((8, 16, 3), np.uint8)).save(tmp_path / "small.png")
+    said = refused(model, init_image=picture[0], mask_image=str(tmp_path / "small.png"))
+    assert "the mask has 8 x 16 pixels and its picture 16 x 16" in said
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 9), (3, 4, 8, 8), (4, 8, 8)])
+def test_latents_of_another_shape_are_refused(model, tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.float32))
+    assert str(tmp_path / "x.npy") in refused(model, latents=str(tmp_path / "x.npy"))
+
+
+def test_other_mistakes_are_one_sentence(model):
+    assert "multiples of 2" in refused(model, height=15)
+    assert "no sampler eulr; did you mean euler?" in refused(model, sampler="eulr")
+    assert "no such picture" in refused(model, init_image="nowhere.png")
+    for wrong, said in (
+        ({"prompts": ()}, "nothing to make"),
+        ({"mask_image": "m.png"}, "--init-image"),
+        ({"strength": 0.5}, "--init-image"),
+        ({"guidance": -1.0}, "must be 0 or more"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Request(**{"prompts": PROMPTS, **wrong})
+
+
+def test_a_unet_of_thirteen_channels_is_refused(folder, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "unet" / "config.json").read_text())
+    (copy / "unet" / "config.json").write_text(json.dumps(config | {"in_channels": 13}))
+    with pytest.raises(UserError, match="a U-Net of 13 channels does not fit latents of 4"):
+        generation.open_model(copy, "float32")
+
+
+def test_long_prompts_are_cut_with_a_warning(model, caplog):
+    import logging
+
+    with caplog.at_level(logging.WARNING, logger="dreamjax"):
+        states = model.context(["a red circle on the left " * 10])
+    assert states.shape == (1, 16, 32)
+    assert "lost" in caplog.text
+
+
+def test_the_command_writes_pictures_a_grid_and_what_they_were_made_from(folder, tmp_path):
+    from dreamjax.cli import main
+
+    out = tmp_path / "out"
+    words = ["generate", "--model", str(folder), "--prompt", *PROMPTS, "--steps", "2", "--sampler", "ddim"]
+    assert main.main([*words, "--height", "16", "--width", "16", "--out", str(out), "--json"]) == 0
+    assert sorted(entry.name for entry in out.iterdir()) == ["00000.png", "00001.png", "grid.png", "pictures.jsonl"]
+    assert [json.loads(line)["prompt"] for line in (out / "pictures.jsonl").read_text().splitlines()] == list(PROMPTS)
+    assert main.main([*words, "--out", str(out)]) == 2
