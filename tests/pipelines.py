@@ -28,9 +28,12 @@ SD_SCHEDULE = {
 }
 
 
-def pipeline(inpaints: bool = False, scheduler: Any = None, sample_size: int = 8) -> Any:
-    """The pipeline in memory; latents of 8 x 8, pictures of 16 x 16."""
-    sizes = levels(True, False, block_out_channels=(32, 64), cross_attention_dim=32, attention_head_dim=4)
+def pipeline(
+    inpaints: bool = False, scheduler: Any = None, widths: tuple[int, ...] = (32, 64), sample_size: int = 8
+) -> Any:
+    """The pipeline in memory; latents of 8 x 8, pictures of 16 x 16; only the finest level attends."""
+    attends = [i == 0 for i in range(len(widths))]
+    sizes = levels(*attends, block_out_channels=widths, cross_attention_dim=32, attention_head_dim=4)
     channels = 9 if inpaints else 4
     unet = diffusers.UNet2DConditionModel(**sizes, sample_size=sample_size, in_channels=channels)
     vae = diffusers.AutoencoderKL(**coder(8, 16, norm_num_groups=4, layers_per_block=1, sample_size=16))

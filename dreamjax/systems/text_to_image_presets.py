@@ -1,0 +1,44 @@
+"""The shipped settings of text to image, by name; `configs/image/text_to_image_NAME.py` is the recipe of each."""
+
+from ml_collections import ConfigDict
+
+from dreamjax.config import to_config_dict
+from dreamjax.errors import UserError, nearest
+from dreamjax.systems.text_to_image import LossConfig, ModelConfig, TextToImageConfig
+from dreamjax.targets.latents import LatentConfig
+from dreamjax.training.checkpoints import CheckpointConfig
+from dreamjax.training.loop import TrainConfig
+from dreamjax.training.optimiser import OptimConfig
+
+# the demo's: drawn pictures of 32 x 32, a U-Net trained from nothing beside its own autoencoder and text encoder
+_SHAPES = TextToImageConfig(
+    data=LatentConfig(resolution=32, val_share=0.05, encode_batch=64),
+    model=ModelConfig(architecture="shapes", start="random"),
+    optim=OptimConfig(learning_rate=2e-3, warmup_steps=50, weight_decay=0.01, beta2=0.99, clip=1.0, ema_decay=0.995),
+    train=TrainConfig(steps=1500, batch_size=64, eval_every=500, checkpoint=CheckpointConfig(every=500)),
+)
+# fine-tuning, as diffusers' training script has it by default: AdamW (0.9, 0.999), a constant 1e-5
+_SD15 = TextToImageConfig(
+    data=LatentConfig(resolution=512, flip=0.5, val_share=0.02),
+    model=ModelConfig(dtype="bfloat16", remat="full"),
+    loss=LossConfig(drop_condition=0.1),
+    optim=OptimConfig(
+        learning_rate=1e-5,
+        warmup_steps=500,
+        schedule="constant",
+        beta2=0.999,
+        weight_decay=0.01,
+        clip=1.0,
+        ema_decay=0.9999,
+    ),
+    train=TrainConfig(steps=15_000, batch_size=64, eval_every=1_000, checkpoint=CheckpointConfig(every=1_000)),
+)
+PRESETS = {"shapes": _SHAPES, "sd15": _SD15}
+
+
+def preset(name: str) -> ConfigDict:
+    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
+    if name not in PRESETS:
+        guess = nearest(name, list(PRESETS))
+        raise UserError(f"there is no preset {name}; did you mean {guess or ', '.join(PRESETS)}?")
+    return to_config_dict(PRESETS[name])
