@@ -3,12 +3,26 @@
 import argparse
 from typing import Any
 
-HELP = "write forward-modelled EEG of people who look at pictures, as real files with known ground truth"
+from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
+
+HELP = "write forward-modelled EEG of people who look at pictures, with known ground truth; or pictures with captions"
 EXAMPLE = "dreamjax simulate --out runs/simulated --subjects 6 --minutes 3 --channels 32 --strength 1.0"
+
+OF_RECORDINGS = (
+    *("--subjects", "--minutes", "--channels", "--pictures-per-class", "--strength", "--order", "--format", "--sfreq"),
+    *("--alpha-hz", "--missing-channels"),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder to create: a BIDS root with stimuli/ and truth.json")
+    parser.add_argument(
+        "--captioned",
+        type=whole_number(1),
+        metavar="N",
+        help="draw N pictures with captions (metadata.jsonl) in place of recordings",
+    )
+    parser.add_argument("--pixels", type=whole_number(1), default=64, help="side of the captioned pictures")
     parser.add_argument("--subjects", type=int, default=6, help="people to simulate")
     parser.add_argument("--minutes", type=float, default=3.0, help="length of each subject's recording")
     parser.add_argument("--channels", type=int, default=32, help="electrodes, 4 to 64 (19 is the 10-20 system)")
@@ -26,13 +40,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     import dataclasses
 
+    if args.captioned is not None:
+        from dreamjax.signals.simulation import captions
+
+        refuse_beside("--captioned", args, *OF_RECORDINGS)
+        return captions.write(args.out, args.captioned, classes=args.classes, pixels=args.pixels, seed=args.seed)
     from dreamjax.signals import simulate
+
+    refuse_without("--captioned", args, "--pixels")
 
     names = [f.name for f in dataclasses.fields(simulate.Settings) if hasattr(args, f.name)]
     return simulate.simulate(args.out, simulate.Settings(**{name: getattr(args, name) for name in names}))
 
 
 def render(result: dict[str, Any]) -> str:
+    if "captions" in result:
+        return (
+            f"{result['pictures']} pictures of {result['pixels']} x {result['pixels']} pixels with "
+            f'{result["captions"]} captions, such as "{result["example"]}", in {result["out"]} ({result["seconds"]} s)'
+        )
     return (
         f"{result['subjects']} subjects x {result['minutes']:g} min, {result['channels']} channels at "
         f"{result['sfreq']:g} Hz, {result['trials']} pictures shown ({len(result['classes'])} classes, "

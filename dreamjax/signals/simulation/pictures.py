@@ -87,19 +87,19 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     raise ValueError(shape)
 
 
-def draw(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
+def draw(picture: Picture, pixels: int = PIXELS) -> UInt8[np.ndarray, "height width 3"]:
     """The picture in RGB on grey, edges smoothed by 4 x 4 points per pixel."""
-    fine = PIXELS * 4
+    fine = pixels * 4
     axis = (np.arange(fine) + 0.5) / fine * 2 - 1
     extent = 0.3 * 2 ** (0.5 * picture.size)  # half-width of the shape, the whole picture being -1 … 1
     u = (axis[None, :] - picture.x * 0.5) / extent
     v = (-axis[:, None] - picture.y * 0.5) / extent
-    cover = _inside(picture.shape, u, v).reshape(PIXELS, 4, PIXELS, 4).mean((1, 3))[..., None]
+    cover = _inside(picture.shape, u, v).reshape(pixels, 4, pixels, 4).mean((1, 3))[..., None]
     colour = np.array(colorsys.hls_to_rgb(picture.hue, 0.55, 0.9)) * 255
     return np.round(cover * colour + (1 - cover) * 128).astype(np.uint8)
 
 
-def write_pictures(pictures: tuple[Picture, ...], folder: epath.Path) -> None:
+def write_pictures(pictures: tuple[Picture, ...], folder: epath.Path, pixels: int = PIXELS) -> None:
     """One PNG file per picture."""
     try:
         from PIL import Image
@@ -109,7 +109,7 @@ def write_pictures(pictures: tuple[Picture, ...], folder: epath.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         with (folder / picture.file).open("wb") as stream:
-            Image.fromarray(draw(picture)).save(stream, format="PNG")
+            Image.fromarray(draw(picture, pixels)).save(stream, format="PNG")
 
 
 def feature_table(pictures: tuple[Picture, ...], names: list[str]) -> Float[np.ndarray, "pictures features"]:
