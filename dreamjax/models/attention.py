@@ -31,7 +31,7 @@ def attend(
     - xla: `jax.nn.dot_product_attention`; what TPUs run.
     - cudnn: NVIDIA's fused kernel; bfloat16 on GPUs.
     - pallas: the flash kernel for TPUs that comes with JAX; no T × S array exists. Where blocks do not fit (T or S not
-      a multiple of 128) and on other devices the same attention is computed by xla.
+      a multiple of 128, K above 128 and not one either) and on other devices the same attention is computed by xla.
     - saved: heads first, the probabilities kept for a hand-written backward pass. XLA's own backward on CPU makes
       transposed copies and computes the exponentials again (docs/benchmarks.md). Long sequences go in chunks of queries
       whose logits are computed again in the backward pass.
@@ -44,11 +44,16 @@ def attend(
         bias = _bias(keys_ok_BxS, causal, q.shape[1], k.shape[1])
         return _in_chunks(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), bias).swapaxes(1, 2)
     if implementation == "pallas":
-        if keys_ok_BxS is None and q.shape[1] % 128 == k.shape[1] % 128 == 0 and platform.target() == "tpu":
+        if keys_ok_BxS is None and _fits_flash(q, k) and platform.target() == "tpu":
             return _flash(q, k, v, causal)
         implementation = "xla"
     mask = None if keys_ok_BxS is None else keys_ok_BxS[:, None, None, :]
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=implementation)
+
+
+def _fits_flash(q: Array, k: Array) -> bool:
+    (T, S), K = (q.shape[1], k.shape[1]), q.shape[-1]
+    return T % 128 == S % 128 == 0 and (K <= 128 or K % 128 == 0)
 
 
 def _flash(q: Array, k: Array, v: Array, causal: bool) -> Array:

@@ -53,7 +53,7 @@ def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         array = np.asarray(devices).reshape(shape)  # process by process, as jax.devices() orders them
     elif slices > 1:
         inner = (shape[0] // slices, *shape[1:])
-        array = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1), devices)
+        array = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1), devices, allow_split_physical_axes=True)
     else:
-        array = mesh_utils.create_device_mesh(shape, devices)
+        array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))

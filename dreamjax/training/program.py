@@ -28,7 +28,7 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Program:
     """Nothing is allocated here. Raises UserError when too much of the state would stay whole on an fsdp mesh."""
     # a task may know better than the fallback: `sharding_rules`, a list of (regex, PartitionSpec)
     rules = (*rules, *getattr(task, "sharding_rules", ()))
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))  # the devices need not be here
     places = sharding.shardings(shapes, mesh, rules)
     sharding.check_sharded(shapes, places, mesh)
     whole = NamedSharding(mesh, P())
