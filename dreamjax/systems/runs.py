@@ -50,6 +50,8 @@ def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
         if paths:
             started = bool(checkpoints.committed_steps(epath.Path(workdir) / "checkpoints"))
             origin.claim(workdir, paths, processes.agree("started", started))
+        if keep := getattr(task, "keep", None):  # files of the system's own, beside the checkpoints
+            keep(workdir)
 
     return loop.train(
         task,
@@ -96,6 +98,19 @@ def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = Fals
     params = checkpoints.restore(folder, chosen, abstract, groups=(group,))[group]
     record = checkpoints.read_json(folder, chosen, "run")
     return Run(str(workdir), config, task, params, chosen, record["examples"], group == "ema")
+
+
+def extra(run: Run) -> PyTree:
+    """`state.extra` of an opened run's step: what the system itself kept beside parameters."""
+    folder = epath.Path(run.workdir) / "checkpoints"
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    stored = checkpoints.read_json(folder, run.step, "arrays")
+    abstract = {
+        name: jax.ShapeDtypeStruct(tuple(shape), kind, sharding=place)
+        for name, (shape, kind) in stored.items()
+        if name.split("/")[0] == "extra"
+    }
+    return checkpoints.restore(folder, run.step, nested(abstract), groups=("extra",))["extra"] if abstract else {}
 
 
 def _choose(folder: epath.Path, step: int | None, best: bool, config: Any) -> int:

@@ -178,6 +178,14 @@ class PictureStream(IndexedStream):
         found = self.examples.rows(np.zeros(1, np.uint64))
         return {name: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype) for name, rows in found.items()}
 
+    def check_batch(self, batch_size: int) -> None:
+        """Raises UserError for a training batch that would hold a picture twice."""
+        if self.training and batch_size > len(self):
+            raise UserError(
+                f"train.batch_size is {batch_size}, but {self.config.folder} has {len(self)} pictures to train on; set "
+                "a smaller one or give more pictures"
+            )
+
 
 def split(config: PictureConfig, name: str, *, captions: bool = True) -> tuple[Captioned, ...]:
     """The pictures of split "train" or "val". Raises UserError as `picture_folder.listing`, and for an empty split."""

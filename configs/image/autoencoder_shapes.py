@@ -1,0 +1,22 @@
+"""The demo's autoencoder: drawn pictures of 32 x 32 ⇄ latents of 8 x 8 x 4.
+
+    dreamjax train --config configs/image/autoencoder_shapes.py --workdir runs/autoencoder \\
+        --config.data.folder=runs/pictures
+    dreamjax export runs/autoencoder --to diffusers --out runs/vae
+
+0.18 M parameters. 500 steps of 8 pictures: STEPS
+Flat shapes on grey are all that it can draw; for photographs it is far too small.
+"""
+
+from ml_collections import ConfigDict
+
+from dreamjax.systems.autoencoder import preset
+
+
+def get_config(folder: str = "", steps: int | None = None) -> ConfigDict:
+    """`folder`: pictures; `steps`: optimiser steps."""
+    config = preset("shapes")
+    config.data.folder = folder
+    if steps is not None:
+        config.train.steps = steps
+    return config

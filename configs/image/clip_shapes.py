@@ -1,0 +1,21 @@
+"""The demo's CLIP: drawn pictures of 32 x 32 beside their captions, and a tokenizer learned from these.
+
+    dreamjax train --config configs/image/clip_shapes.py --workdir runs/clip --config.data.folder=runs/pictures
+    dreamjax export runs/clip --to diffusers --out runs/clip_folders
+
+0.27 M parameters. 240 steps of 64 pictures: STEPS
+The places and sizes of captions have sharp borders and those of pictures have none, so that no retrieval is perfect.
+"""
+
+from ml_collections import ConfigDict
+
+from dreamjax.systems.clip import preset
+
+
+def get_config(folder: str = "", steps: int | None = None) -> ConfigDict:
+    """`folder`: pictures with captions; `steps`: optimiser steps."""
+    config = preset("shapes")
+    config.data.folder = folder
+    if steps is not None:
+        config.train.steps = steps
+    return config
