@@ -2,13 +2,15 @@
 
 import argparse
 
-HELP = "write a trained run as a folder for PyTorch: weights, one self-contained model file, model card, parity file"
+from dreamjax.cli.options import refuse_beside
+
+HELP = "write a trained run as a folder for PyTorch, or for diffusers and transformers: weights, card, parity file"
 EXAMPLE = "dreamjax export runs/tiny --to torch --out exported/tiny"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="work directory of dreamjax train or dreamjax import")
-    parser.add_argument("--to", choices=["torch"], default="torch", help="what to export to")
+    parser.add_argument("--to", choices=["torch", "diffusers"], default="torch", help="what to export to")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not exist")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, metavar="N", help="a saved step (default: the newest)")
@@ -25,6 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
+    if args.to == "diffusers":
+        from dreamjax.export import diffusers_export
+
+        refuse_beside("--to diffusers", args, "--licence")
+        return diffusers_export.export(args.run, args.out, step=args.step, best=args.best, weights=args.weights)
     from dreamjax.export import torch_export
 
     return torch_export.export(
@@ -35,8 +42,8 @@ def run(args: argparse.Namespace) -> dict:
 def render(result: dict) -> str:
     lines = [f"{result['out']}: step {result['step']}, {result['parameters']:,} parameters ({result['weights']})"]
     if result["differences"] is None:
-        lines.append("not compared with torch, which is not installed here")
+        lines.append("not compared with PyTorch, which is not installed here")
     else:
         said = ", ".join(f"{name} {value:.1e}" for name, value in result["differences"].items())
-        lines.append(f"largest relative differences to torch: {said} (at most {result['tolerance']:g})")
+        lines.append(f"largest relative differences to PyTorch: {said} (at most {result['tolerance']:g})")
     return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""`dreamjax export --to diffusers`: a run → a folder that diffusers and transformers open, by a writer a system."""
+
+import importlib
+from typing import Any, Literal
+
+from etils import epath
+
+from dreamjax.errors import UserError
+from dreamjax.storage import atomic, places
+from dreamjax.systems import runs
+
+TOLERANCE = 1e-4  # of the largest magnitude; float32
+# system → (module of dreamjax.export, the file of its folder that is written last). A module has
+# write(folder, run) -> {"parameters": int, "differences": {output: difference} or None}
+WRITERS = {
+    "autoencoder": ("autoencoder_export", "config.json"),
+    "clip": ("clip_export", "README.md"),
+    "text_to_image": ("pipeline_export", "model_index.json"),
+}
+
+
+def export(
+    workdir: epath.PathLike,
+    out: epath.PathLike,
+    *,
+    step: int | None = None,
+    best: bool = False,
+    weights: Literal["ema", "params"] = "ema",
+) -> dict[str, Any]:
+    """Write the folder `out` from the newest (or `step`, or the `best`) step of a run; returns what the command says.
+
+    `weights`: the averaged ones where the run kept an average, or the parameters themselves. The folder gets its name
+    when the libraries, where they are installed, have computed the same from it.
+
+    Raises UserError for a run that is missing or of a system that they have no model for, and a folder that exists.
+    """
+    out = places.reachable(out)
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another --out or delete it")
+    config = runs.config_of(workdir)
+    if config.system not in WRITERS:
+        raise UserError(f"{workdir} is a run of {config.system}, which diffusers has no model for; try --to torch")
+    module, last = WRITERS[config.system]
+    write = importlib.import_module(f"dreamjax.export.{module}").write
+    run = runs.open_run(workdir, step=step, best=best, averaged=weights == "ema")
+    with atomic.new_folder(out, last=last) as folder:
+        told = write(folder, run)
+    return {
+        "out": str(out),
+        "step": run.step,
+        "weights": "ema" if run.averaged else "params",
+        "licence": None,
+        "tolerance": TOLERANCE,
+        **told,
+    }
