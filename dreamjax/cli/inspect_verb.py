@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(result: dict[str, Any]) -> str:
+    if "shapes" not in result:
+        return _render_stored(result)
     count, memory, shapes, job = (result[k] for k in ("parameters", "memory_gib_per_device", "shapes", "run"))
     lines = ["parameters"]
     lines += [f"  {name:22} {size:>13,}" for name, size in count["parts"].items()]
@@ -47,4 +49,18 @@ def render(result: dict[str, Any]) -> str:
         f"{shapes['patch'][0]} samples × {shapes['patch'][1]} channels; encoder sees at most {shapes['encoder_tokens']}"
     )
     lines.append(f"features {shapes['features']}, prediction {shapes['prediction']}")
+    return "\n".join(lines)
+
+
+def _render_stored(result: dict[str, Any]) -> str:
+    """Of a system whose activations are not counted."""
+    count, memory, job = (result[k] for k in ("parameters", "memory_gib_per_device", "run"))
+    lines = ["parameters"]
+    lines += [f"  {name:22} {size:>13,}" for name, size in count["parts"].items()]
+    lines.append(f"  {'trained':22} {count['trained']:>13,}  ({count['trained'] / 1e6:.2f} M)")
+    lines.append(
+        f"run of {result['system']}: {job['steps']:,} steps of {job['batch_size']:,} = {job['examples']:,} examples"
+    )
+    lines.append(f"GiB per device ({memory['devices']} device(s)), without activations")
+    lines += [f"  {name:22} {value:>13.3f}" for name, value in memory.items() if name != "devices"]
     return "\n".join(lines)

@@ -21,9 +21,10 @@ from dreamjax.training.task import PyTree, State
 ENCODER = ("patch_embed", "cls_token", "pos_embed", "blocks", "norm")
 
 
-def inspect(config: MaskedPretrainingConfig, *, devices: int | None = None) -> dict[str, Any]:
+def inspect(config: Any, *, devices: int | None = None) -> dict[str, Any]:
     """Parameters by part, FLOP per window, GiB per device and shapes, as one JSON-able dict.
 
+    Of another system than masked pretraining: parameters by part, the run, and GiB per device of what is stored.
     `devices` is the number of devices that the run would have (default: as many as the config's mesh names, an open
     axis counting as one). Raises UserError where the mesh does not fit them or the batch does not divide.
     """
@@ -31,6 +32,8 @@ def inspect(config: MaskedPretrainingConfig, *, devices: int | None = None) -> d
     state: State = jax.eval_shape(task.init, jax.random.key(0))
     mesh = abstract_mesh(config, devices)
     sharding.check_batch(config.train.batch_size, mesh, config.train.microbatches or 1)
+    if not isinstance(config, MaskedPretrainingConfig):
+        return stored(config, state, mesh)
     return {
         "system": config.system,
         "parameters": parameters(config, state.params),
@@ -46,7 +49,32 @@ def inspect(config: MaskedPretrainingConfig, *, devices: int | None = None) -> d
     }
 
 
-def abstract_mesh(config: MaskedPretrainingConfig, devices: int | None) -> Any:
+def stored(config: Any, state: State, mesh: Any) -> dict[str, Any]:
+    """What is known of any system: its parameters by their first name, and what a device stores of its state."""
+    count = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in state.params.items()}
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen))
+    parts = {
+        "parameters": local_bytes(state.params, mesh),
+        "frozen": local_bytes(state.frozen, mesh),
+        "optimiser": local_bytes(state.opt, mesh),
+        "average": local_bytes(state.ema, mesh),
+        "gradients": local_bytes(state.params, mesh),
+    }
+    train = config.train
+    return {
+        "system": config.system,
+        "parameters": {"parts": count, "trained": sum(count.values()), "frozen": frozen},
+        "run": {
+            "steps": train.steps,
+            "batch_size": train.batch_size,
+            "examples": train.steps * train.batch_size,
+        },
+        "memory_gib_per_device": {name: float(f"{size / 2**30:.4g}") for name, size in parts.items()}
+        | {"total": float(f"{sum(parts.values()) / 2**30:.4g}"), "devices": int(mesh.size)},
+    }
+
+
+def abstract_mesh(config: Any, devices: int | None) -> Any:
     """The config's mesh over so many devices that need not be there."""
     asked = dataclasses.astuple(config.train.mesh)
     count = devices if devices is not None else int(np.prod([size for size in asked if size != -1]))

@@ -111,3 +111,15 @@ def test_a_batch_that_does_not_divide_is_refused():
     )
     with pytest.raises(UserError, match=r"train\.batch_size is 30"):
         inspect(config, devices=8)
+
+
+@pytest.mark.parametrize(("name", "parts"), [("autoencoder", 178_135), ("clip", 272_129)])
+def test_of_other_systems_parameters_and_what_is_stored_are_told(name, parts, capsys):
+    """The autoencoder as diffusers counts it; CLIP's two encoders and a scale."""
+    words = ["inspect", "--config", f"configs/image/{name}_shapes.py"]
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["parameters"]["trained"] == parts == sum(told["parameters"]["parts"].values())
+    assert told["memory_gib_per_device"]["optimiser"] == pytest.approx(2 * 4 * parts / 2**30, rel=1e-3)
+    assert main(words) == 0
+    assert "without activations" in capsys.readouterr().out
