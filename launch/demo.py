@@ -1,6 +1,7 @@
 """`make demo`: the whole way on simulated people, in minutes on two cores.
 
-simulate → prepare → train (killed once, and resumed) → evaluate → export → load in PyTorch without JAX
+simulate → prepare → train (killed once, and resumed) → evaluate → export → load in PyTorch without JAX;
+then draw → autoencoder → CLIP → U-Net → text to image (`demo_pictures`)
 
 Every stage is the `dreamjax` command that you would type; only the run is small: few subjects, a small network, few
 steps. Everything lies in runs/demo afterwards, and the next demo starts anew there.
@@ -150,7 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "demo", help="folder, emptied at the start")
     parser.add_argument("--subjects", type=int, default=12, help="people to simulate")
     parser.add_argument("--minutes", type=float, default=2.0, help="of EEG of each")
-    parser.add_argument("--steps", type=int, default=400, help="of training")
+    parser.add_argument("--steps", type=int, default=400, help="of pretraining")
+    parser.add_argument("--pictures", type=int, default=2000, help="to draw")
+    parser.add_argument("--picture-steps", type=int, default=600, help="of the U-Net's training")
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     start_anew(args.work)
@@ -166,6 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     export = ["export", demo.path("run"), "--to", "torch", "--out", demo.path("exported")]
     demo.stage("5 export", 60, lambda: demo.run(export))
     demo.stage("6 use in PyTorch", 30, lambda: use_in_torch(demo))
+    import demo_pictures  # beside this file, which is how Python finds it where this file is run
+
+    demo_pictures.run(demo, args.pictures, args.picture_steps)
     finish(demo)
     return 0
 
@@ -183,6 +189,8 @@ def finish(demo: Demo) -> None:
         ("a held-out window, hidden and reconstructed", "evaluation/reconstruction.png"),
         ("the tables of the evaluation", "evaluation/reconstruction-test.html"),
         ("the PyTorch model and its card", "exported/README.md"),
+        ("what the small latent diffusion model makes of prompts", "text_to_image/grid.png"),
+        ("that model, for diffusers", "pipeline/README.md"),
     ):
         print(f"  {demo.path(name):45} {what}")
     real = REPOSITORY.parent / "shared" / "data" / "eeg"

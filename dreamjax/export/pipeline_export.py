@@ -158,9 +158,7 @@ def check(folder: epath.Path) -> dict[str, float] | None:
         raise UserError(f"the exported U-Net does not run in diffusers: {done.stderr.strip().splitlines()[-1]}")
     difference = json.loads(done.stdout.splitlines()[-1])
     if not difference <= TOLERANCE:
-        raise UserError(
-            f"the exported U-Net differs by {difference:.1e} from diffusers', by more than {TOLERANCE:g}"
-        )
+        raise UserError(f"the exported U-Net differs by {difference:.1e} from diffusers', by more than {TOLERANCE:g}")
     return {"unet": difference}
 
 

@@ -19,7 +19,7 @@ SIZE = {"height": 16, "width": 16}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return pipelines.write(tmp_path_factory.mktemp("pipeline"))
+    return pipelines.write(tmp_path_factory.mktemp("pipeline"), widths=(32,))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_velocity_prediction_with_rescaled_guidance(tmp_path, latents):
     scheduler = diffusers.DDIMScheduler(
         prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, **pipelines.SD_SCHEDULE
     )
-    folder = pipelines.write(tmp_path, scheduler=scheduler)
+    folder = pipelines.write(tmp_path, scheduler=scheduler, widths=(32,))
     theirs = pipelines.pictures(
         pipelines.theirs(folder),
         prompt=list(PROMPTS),
@@ -109,7 +109,7 @@ def test_inpainting(folder, tmp_path, picture, latents, monkeypatch, channels):
     """By blending with a U-Net of four channels, by further channels with one of nine."""
     from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpaint as module
 
-    folder = pipelines.write(tmp_path, inpaints=True) if channels == 9 else folder
+    folder = pipelines.write(tmp_path, inpaints=True, widths=(32,)) if channels == 9 else folder
     image, mask = picture
     asked = {"num_inference_steps": 4, "strength": 1.0, **SIZE}
     kind = diffusers.StableDiffusionInpaintPipeline

@@ -1,0 +1,53 @@
+"""The demo's second half: a small latent diffusion model, trained on captioned pictures that it draws.
+
+draw → autoencoder → CLIP → U-Net → a folder of diffusers → text to image
+"""
+
+from typing import Any
+
+PROMPTS = [
+    f"a {size} {colour} {shape} {place}"
+    for size, colour, place in (
+        ("large", "red", "in the middle"),
+        ("small", "blue", "on the left"),
+        ("large", "green", "at the top right"),
+    )
+    for shape in ("circle", "square", "star", "ring")
+]
+CONFIGS = "configs/image"
+
+
+def run(demo: Any, count: int, steps: int) -> None:
+    """Every stage; `count` pictures, `steps` of the U-Net's training."""
+    pictures, folder = demo.path("pictures"), "--config.data.folder"
+    drawn = demo.stage(
+        "7 draw pictures", 30, lambda: demo.run(["simulate", "--captioned", str(count), "--out", pictures])
+    )
+    demo.say(f'{drawn["pictures"]} pictures, {drawn["captions"]} captions, such as "{drawn["example"]}"')
+
+    def part(system: str, name: str) -> dict[str, Any]:
+        config = ["--config", f"{CONFIGS}/{system}_shapes.py", "--workdir", demo.path(f"{name}-run")]
+        result = demo.run(["train", *config, f"{folder}={pictures}"])
+        demo.run(["export", demo.path(f"{name}-run"), "--to", "diffusers", "--out", demo.path(name)])
+        return result["val"]
+
+    val = demo.stage("8 autoencoder", 90, lambda: part("autoencoder", "vae"))
+    demo.say(f"held-out pictures come back with {val['psnr']:.1f} dB")
+    val = demo.stage("9 CLIP", 60, lambda: part("clip", "clip"))
+    found, chance = val["picture_to_text"], val["chance"]
+    demo.say(f"{found:.0%} of held-out pictures find a caption of theirs in their batch ({chance:.0%} by chance)")
+
+    def unet() -> dict[str, Any]:
+        words = ["train", "--config", f"{CONFIGS}/text_to_image_shapes.py:steps={steps}"]
+        words += ["--workdir", demo.path("unet-run"), f"{folder}={pictures}", f"--config.data.bank={demo.path('bank')}"]
+        words += [f"--config.model.vae={demo.path('vae')}"]
+        words += [f"--config.model.{name}={demo.path(f'clip/{name}')}" for name in ("text_encoder", "tokenizer")]
+        result = demo.run(words)
+        demo.run(["export", demo.path("unet-run"), "--to", "diffusers", "--out", demo.path("pipeline")])
+        return result["val"]
+
+    val = demo.stage("10 U-Net", 240, unet)
+    demo.say(f"held-out loss {val['loss']:.3f} (answering zero: 1)")
+    words = ["generate", "--model", demo.path("pipeline"), "--prompt", *PROMPTS, "--out", demo.path("text_to_image")]
+    words += ["--steps", "30", "--sampler", "ddim", "--guidance", "4"]
+    demo.stage("11 text to image", 60, lambda: demo.run(words))
