@@ -3,7 +3,8 @@
 Shape letters: B batch, T queries, S keys, H heads, K width of a head.
 """
 
-from typing import Literal, get_args
+import functools
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from dreamjax.parallel import platform
 
 Attention = Literal["auto", "xla", "cudnn", "pallas", "saved"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Attention)
-CHUNK_BYTES = 16 << 20  # of float32 logits that `saved` works on at a time: what a CPU's cache and allocator like
+KEPT_BYTES = 16 << 20  # of float32 logits: up to here `saved` keeps them for the backward pass
+PIECE_BYTES = 4 << 20  # of those of one head beyond that: what stays in a CPU's cache
 
 
 def attend(
@@ -33,8 +35,8 @@ def attend(
     - pallas: the flash kernel for TPUs that comes with JAX; no T × S array exists. Where blocks do not fit (T or S not
       a multiple of 128, K above 128 and not one either) and on other devices the same attention is computed by xla.
     - saved: heads first, the probabilities kept for a hand-written backward pass. XLA's own backward on CPU makes
-      transposed copies and computes the exponentials again (docs/benchmarks.md). Long sequences go in chunks of queries
-      whose logits are computed again in the backward pass.
+      transposed copies and computes the exponentials again (docs/benchmarks.md). Long sequences go head by head in
+      pieces that stay in the cache, and their probabilities are computed again in the backward pass.
     - auto: saved on CPU, xla elsewhere.
     """
     q, k, v = q_BxTxHxK, k_BxSxHxK, v_BxSxHxK
@@ -42,7 +44,9 @@ def attend(
         implementation = "saved" if platform.target() == "cpu" else "xla"
     if implementation == "saved":
         bias = _bias(keys_ok_BxS, causal, q.shape[1], k.shape[1])
-        return _in_chunks(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), bias).swapaxes(1, 2)
+        if 4 * q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] > KEPT_BYTES:
+            return _head_by_head(jnp.moveaxis(q, 2, 0), jnp.moveaxis(k, 2, 0), jnp.moveaxis(v, 2, 0), bias)
+        return _saved(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), bias).swapaxes(1, 2)
     if implementation == "pallas":
         if keys_ok_BxS is None and _fits_flash(q, k) and platform.target() == "tpu":
             return _flash(q, k, v, causal)
@@ -79,22 +83,6 @@ def _bias(keys_ok_BxS: Array | None, causal: bool, T: int, S: int) -> Array | No
     return bias
 
 
-def _in_chunks(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """`_saved`, over so many queries at a time that a chunk's logits fit `CHUNK_BYTES`."""
-    B, H, T, _ = q.shape
-    chunks = next((n for n in range(1, T + 1) if T % n == 0 and 4 * B * H * T * k.shape[2] <= n * CHUNK_BYTES), T)
-    if chunks == 1 or T // chunks < 8:  # a length that has no such divisor goes as a whole
-        return _saved(q, k, v, bias)
-
-    def cut(x: Array) -> Array:  # (B, H, T, …) → (chunks, B, H, T / chunks, …)
-        return jnp.moveaxis(x.reshape(*x.shape[:2], chunks, T // chunks, x.shape[-1]), 2, 0)
-
-    whole = bias is None or bias.shape[2] == 1
-    step = jax.checkpoint(lambda one: _saved(one[0], k, v, bias if whole else one[1]))
-    done = jax.lax.map(step, (cut(q), jnp.zeros((chunks, 0)) if whole or bias is None else cut(bias)))
-    return jnp.moveaxis(done, 0, 2).reshape(q.shape[:-1] + v.shape[-1:])
-
-
 @jax.custom_vjp
 def _saved(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
     """Attention over (B, H, T, K) arrays; logits and softmax in float32."""
@@ -112,11 +100,101 @@ def _saved_forward(q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Ar
 
 def _saved_backward(saved: tuple, dy: Array) -> tuple[Array, Array, Array, None]:
     q, k, v, p = saved
-    dv = jnp.einsum("bhts,bhtk->bhsk", p, dy)
+    dv = _sum_over_queries(p, dy)
     dp = jnp.einsum("bhtk,bhsk->bhts", dy, v, preferred_element_type=jnp.float32)
     dlogits = p * (dp - (dp * p).sum(-1, keepdims=True)) * q.shape[-1] ** -0.5
     dlogits = dlogits.astype(q.dtype)
-    return jnp.einsum("bhts,bhsk->bhtk", dlogits, k), jnp.einsum("bhts,bhtk->bhsk", dlogits, q), dv, None
+    return jnp.einsum("bhts,bhsk->bhtk", dlogits, k), _sum_over_queries(dlogits, q), dv, None
 
 
 _saved.defvjp(_saved_forward, _saved_backward)
+
+
+def _sum_over_queries(p: Float[Array, "B H T S"], x: Float[Array, "B H T K"]) -> Float[Array, "B H S K"]:
+    # XLA on CPU writes a transposed copy of the first operand: let that be the smaller one
+    if p.shape[-1] <= 2 * x.shape[-1]:
+        return jnp.einsum("bhts,bhtk->bhsk", p, x)
+    return jnp.einsum("bhtk,bhts->bhks", x, p).swapaxes(2, 3)
+
+
+# ------------------------------------------------------------------------------------------------------ long sequences
+def _head_by_head(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    """Attention over (H, B, T, K) arrays → (B, T, H, K), one head and so many queries at a time as the cache holds."""
+    _, B, T, _ = q.shape
+    divisors = (n for n in range(1, T // 8 + 1) if T % n == 0)
+    # a length that has no such divisor goes as a whole
+    pieces = next((n for n in divisors if 4 * B * T * k.shape[2] <= n * PIECE_BYTES), 1)
+    return jnp.moveaxis(_pieces(q, k, v, None if bias is None else bias[:, 0], pieces), 0, 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _pieces(q: Array, k: Array, v: Array, bias: Array | None, pieces: int) -> Array:
+    return _pieces_forward(q, k, v, bias, pieces)[0]
+
+
+def _pieces_forward(q: Array, k: Array, v: Array, bias: Array | None, pieces: int) -> tuple[Array, tuple]:
+    def of_head(head: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        q, k, v = head
+
+        def of_piece(_: None, rows: dict[str, Array]) -> tuple[None, tuple[Array, Array, Array]]:
+            logits = _logits(rows["q"], k, rows.get("bias", bias))
+            top = logits.max(-1, keepdims=True)
+            exponentials = jnp.exp(logits - top)
+            share = 1.0 / exponentials.sum(-1, keepdims=True)
+            y = jnp.einsum("bts,bsk->btk", exponentials.astype(v.dtype), v, preferred_element_type=jnp.float32)
+            return None, ((y * share).astype(v.dtype), top, share)
+
+        return _over_pieces(of_piece, None, {"q": q} | _of_rows(bias, q), pieces)[1]
+
+    y, top, share = jax.lax.map(of_head, (q, k, v))
+    return y, (q, k, v, bias, y, top, share)
+
+
+def _pieces_backward(pieces: int, saved: tuple, dy: Array) -> tuple[Array, Array, Array, None]:
+    q, k, v, bias, y, top, share = saved
+    inner = (dy.astype(jnp.float32) * y).sum(-1, keepdims=True)  # of dy with y: what the softmax takes off
+
+    def of_head(head: dict[str, Array]) -> tuple[Array, Array, Array]:
+        k, v = head.pop("k"), head.pop("v")
+
+        def of_piece(sums: tuple[Array, Array], rows: dict[str, Array]) -> tuple[tuple[Array, Array], Array]:
+            q, dy = rows["q"], rows["dy"]
+            p = jnp.exp(_logits(q, k, rows.get("bias", bias)) - rows["top"]) * rows["share"]
+            dp = jnp.einsum("btk,bsk->bts", dy, v, preferred_element_type=jnp.float32)
+            dlogits = (p * (dp - rows["inner"]) * q.shape[-1] ** -0.5).astype(q.dtype)
+            # the small operand first, as in `_sum_over_queries`
+            dk = jnp.einsum("btk,bts->bks", q, dlogits, preferred_element_type=jnp.float32)
+            dv = jnp.einsum("btk,bts->bks", dy, p.astype(dy.dtype), preferred_element_type=jnp.float32)
+            return (sums[0] + dk, sums[1] + dv), jnp.einsum("bts,bsk->btk", dlogits, k)
+
+        zeros = tuple(jnp.zeros(x.swapaxes(1, 2).shape, jnp.float32) for x in (k, v))
+        (dk, dv), dq = _over_pieces(of_piece, zeros, head | _of_rows(bias, head["q"]), pieces)
+        return dq, dk.swapaxes(1, 2).astype(k.dtype), dv.swapaxes(1, 2).astype(v.dtype)
+
+    heads = {"q": q, "k": k, "v": v, "dy": dy, "top": top, "share": share, "inner": inner}
+    return *jax.lax.map(of_head, heads), None
+
+
+_pieces.defvjp(_pieces_forward, _pieces_backward)
+
+
+def _logits(q: Array, k: Array, bias: Array | None) -> Array:
+    logits = jnp.einsum("btk,bsk->bts", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    return logits if bias is None else logits + bias
+
+
+def _of_rows(bias: Array | None, q: Array) -> dict[str, Array]:
+    """The bias where it differs from query to query, and so is cut as the queries are."""
+    return {} if bias is None or bias.shape[1] != q.shape[1] else {"bias": bias}
+
+
+def _over_pieces(function: Any, carry: Any, rows: dict[str, Array], pieces: int) -> tuple[Any, Any]:
+    """`lax.scan` over equal cuts of axis 1, whose outputs are put together again."""
+    if pieces == 1:
+        return function(carry, rows)
+
+    def cut(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(x.shape[0], pieces, -1, *x.shape[2:]), 1, 0)
+
+    carry, done = jax.lax.scan(function, carry, jax.tree.map(cut, rows))
+    return carry, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:]), done)

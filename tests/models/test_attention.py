@@ -1,4 +1,4 @@
-"""Attention by hand is the library's, forward and backward: masked, causal, to another sequence, in chunks."""
+"""Attention by hand is the library's, forward and backward: masked, causal, to another sequence, in pieces."""
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +42,18 @@ def test_saved_attention_to_another_sequence():
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_chunks_of_queries_change_nothing(masked, causal, monkeypatch):
-    monkeypatch.setattr(attention, "CHUNK_BYTES", 4 * 3 * 4 * 64 * 16)
-    check(64, 64, masked=masked, causal=causal)
+@pytest.mark.parametrize("queries", [64, 17])  # in four pieces a head, and as a whole
+def test_pieces_of_heads_change_nothing(queries, masked, causal, monkeypatch):
+    monkeypatch.setattr(attention, "KEPT_BYTES", 0)
+    monkeypatch.setattr(attention, "PIECE_BYTES", 4 * 3 * 64 * 16)
+    check(queries, queries, masked=masked, causal=causal)
+
+
+def test_pieces_are_cut_from_a_long_sequence():
+    q = jax.ShapeDtypeStruct((1, 4096, 8, 40), jnp.float32)
+    text = jax.jit(lambda q: attend(q, q, q, implementation="saved")).lower(q).compile().as_text()
+    assert "f32[1,256,4096]" in text
+    assert "4096,4096]" not in text
 
 
 def test_pallas_is_the_same_attention_where_its_kernel_cannot_run():
