@@ -7,10 +7,7 @@ README.md                                                        where it comes 
 """
 
 import dataclasses
-import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +17,8 @@ import numpy as np
 from etils import epath
 
 import dreamjax
-from dreamjax.console import log
-from dreamjax.errors import UserError
+from dreamjax.export import comparison
+from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import safetensors_files
@@ -32,7 +29,6 @@ from dreamjax.weights import writing
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
 from dreamjax.weights.table import keep
 
-TOLERANCE = 1e-4  # of the largest magnitude; float32
 STEM = "diffusion_pytorch_model"
 CLASSES = {
     "unet": ["diffusers", "UNet2DConditionModel"],
@@ -40,16 +36,10 @@ CLASSES = {
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
 }
-WITHOUT_JAX = """
-import sys; sys.modules["jax"] = sys.modules["dreamjax"] = None
-import json, torch
+SCRIPT = """
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
-p = load_file("parity.safetensors")
 unet = UNet2DConditionModel.from_pretrained("unet", torch_dtype=torch.float32)
-with torch.no_grad():
-    found = unet(p["latents"], p["timesteps"], p["context"]).sample
-print(json.dumps(float((found - p["output"]).abs().max() / p["output"].abs().max())))
+found = {"unet": difference(unet(p["latents"], p["timesteps"], p["context"]).sample, "output")}
 """
 CARD = """# Text to image, trained with dreamjax
 
@@ -82,7 +72,8 @@ def write(folder: epath.Path, run: Run) -> dict[str, Any]:
     parity = _parity(task, params)
     safetensors_files.write(folder / "parity.safetensors", parity)
     (folder / "README.md").write_text(_card(run))
-    return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "differences": check(folder)}
+    differences = comparison.differences(folder, SCRIPT, tolerance=TOLERANCE, packages=("diffusers",))
+    return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "differences": differences}
 
 
 def _copy_parts(folder: epath.Path, parts: Ingredients) -> None:
@@ -142,24 +133,6 @@ def _parity(task: TextToImage, params: Any) -> dict[str, np.ndarray]:
         output = jax.jit(forward)(params, latents.transpose(0, 2, 3, 1), timesteps, context)
     output = np.ascontiguousarray(np.asarray(output).transpose(0, 3, 1, 2))
     return {"latents": latents, "timesteps": timesteps, "context": context, "output": output}
-
-
-def check(folder: epath.Path) -> dict[str, float] | None:
-    """Largest relative difference of diffusers' U-Net, run where JAX cannot be imported; None without diffusers.
-
-    Raises UserError where it is too large, or the folder does not open.
-    """
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
-        log.warning("diffusers is not installed, so the export was not compared with it")
-        return None
-    command = [sys.executable, "-c", WITHOUT_JAX]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"the exported U-Net does not run in diffusers: {done.stderr.strip().splitlines()[-1]}")
-    difference = json.loads(done.stdout.splitlines()[-1])
-    if not difference <= TOLERANCE:
-        raise UserError(f"the exported U-Net differs by {difference:.1e} from diffusers', by more than {TOLERANCE:g}")
-    return {"unet": difference}
 
 
 def _card(run: Run) -> str:
