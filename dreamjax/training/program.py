@@ -13,6 +13,11 @@ from dreamjax.parallel import platform, sharding
 from dreamjax.parallel.names import like, named_leaves
 from dreamjax.training.task import Batch, Metrics, State, Task, WeightSource
 
+# TPU's compiler may turn a product with a split kernel into a loop over the kernel's pieces: of a kernel split over 16
+# chips it multiplies 1/16 at a time, 20 of 320 channels on units that are 128 wide. Above this size alone (MiB), that is
+# never: the kernel is gathered, in the compute type, for the whole product (tests/planning/test_ahead.py)
+TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1 << 20}
+
 
 @dataclass(frozen=True)
 class Program:
@@ -45,6 +50,7 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Program:
             donate_argnums=0,
             in_shardings=(places, sharding.batch_sharding(mesh), whole),
             out_shardings=(places, whole),
+            compiler_options=TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else None,
         ),
     )
 
