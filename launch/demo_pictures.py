@@ -12,7 +12,7 @@ PROMPTS = [
         ("small", "blue", "on the left"),
         ("large", "green", "at the top right"),
     )
-    for shape in ("circle", "square", "star", "ring")
+    for shape in ("circle", "square", "triangle", "cross")
 ]
 CONFIGS = "configs/image"
 

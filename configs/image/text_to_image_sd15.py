@@ -1,6 +1,6 @@
-"""Fine-tuning Stable Diffusion 1.5 (or another pipeline of its kind) on pictures with captions, 512 x 512.
+r"""Fine-tuning Stable Diffusion 1.5 (or another pipeline of its kind) on pictures with captions, 512 x 512.
 
-    dreamjax train --config configs/image/text_to_image_sd15.py --workdir runs/sd \\
+    dreamjax train --config configs/image/text_to_image_sd15.py --workdir runs/sd \
         --config.model.path=FOLDER_OR_HUB_ID --config.data.folder=PICTURES
     dreamjax export runs/sd --to diffusers --out exported
 

@@ -1,8 +1,8 @@
-"""The demo's U-Net: drawn pictures of 32 x 32 from their captions, trained from nothing.
+r"""The demo's U-Net: drawn pictures of 32 x 32 from their captions, trained from nothing.
 
-    dreamjax train --config configs/image/text_to_image_shapes.py --workdir runs/unet \\
-        --config.data.folder=runs/pictures --config.model.vae=runs/vae \\
-        --config.model.text_encoder=runs/clip/text_encoder \\
+    dreamjax train --config configs/image/text_to_image_shapes.py --workdir runs/unet \
+        --config.data.folder=runs/pictures --config.model.vae=runs/vae \
+        --config.model.text_encoder=runs/clip/text_encoder \
         --config.model.tokenizer=runs/clip/tokenizer
 
 Latents of 8 x 8 x 4, a context of 16 x 64. The autoencoder and the text encoder are those that
