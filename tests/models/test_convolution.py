@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from dreamjax.models.convolution import GroupNorm, convolve, upsample
+from dreamjax.models import convolution
+from dreamjax.models.convolution import GroupNorm, convolve, convolve_upsampled, upsample
 
 
 def nchw(x):
     return torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy()).requires_grad_()
 
 
-# the second and third are wide and small: computed as matrix products on CPU
+# on CPU the second and third, wide and small, are computed as matrix products; the last two's kernel gradients are
 @pytest.mark.parametrize(
     ("height", "width", "channels", "kernel", "stride", "padding"),
     [
@@ -27,6 +28,8 @@ def nchw(x):
         (8, 6, 4, 3, 2, ((0, 1), (0, 1))),
         (6, 6, 3, 5, 1, ((2, 2), (2, 2))),
         (8, 8, 3, 4, 4, ((0, 0), (0, 0))),
+        (9, 8, 48, 3, 1, ((0, 2), (1, 1))),
+        (9, 10, 48, 2, 1, ((1, 1), (0, 1))),
     ],
 )
 def test_convolution_and_its_gradients_are_torch_s(height, width, channels, kernel, stride, padding):
@@ -46,6 +49,44 @@ def test_convolution_and_its_gradients_are_torch_s(height, width, channels, kern
         (dw, wt.grad.permute(2, 3, 1, 0)),
     ):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-4 * np.abs(theirs.numpy()).max())
+
+
+def gradients(function, x, w, dy):
+    y, back = jax.vjp(function, jnp.asarray(x), jnp.asarray(w))
+    return y, *back(jnp.asarray(dy))
+
+
+def test_a_kernel_gradient_as_a_matrix_product_is_that_of_a_convolution(monkeypatch):
+    """Gathered from x where it has fewer channels, from dy where it has."""
+    rng = np.random.default_rng(3)
+    for channels in ((70, 192), (192, 70)):
+        x, w = rng.standard_normal((2, 12, 10, channels[0])), rng.standard_normal((3, 3, *channels))
+        dy = rng.standard_normal((2, 11, 12, channels[1]))
+        x, w, dy = (array.astype(np.float32) for array in (x, w, dy))
+
+        def function(x, w):
+            return convolve(x, w, 1, ((1, 0), (2, 2)), jnp.float32)
+
+        assert convolution._gradient_better_as_matmul(x.shape, w.shape, 1)
+        product = gradients(function, x, w, dy)
+        with monkeypatch.context() as patched:
+            patched.setattr(convolution, "COLUMNS_BYTES", 0)
+            summed = gradients(function, x, w, dy)
+        for ours, theirs in zip(product, summed, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 4), (12, 12)])
+def test_an_upsampled_convolution_is_the_convolution_of_the_upsampled(height, width):
+    rng = np.random.default_rng(4)
+    x, w = rng.standard_normal((2, height, width, 6)), rng.standard_normal((3, 3, 6, 5))
+    dy = rng.standard_normal((2, 2 * height, 2 * width, 5))
+    x, w, dy = (array.astype(np.float32) for array in (x, w, dy))
+    around = ((1, 1), (1, 1))
+    fewer = gradients(lambda x, w: convolve_upsampled(x, w, jnp.float32), x, w, dy)
+    plain = gradients(lambda x, w: convolve(upsample(x), w, 1, around, jnp.float32), x, w, dy)
+    for ours, theirs in zip(fewer, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 
 
 def test_the_kernel_gradient_of_a_bfloat16_convolution_is_summed_in_float32():
