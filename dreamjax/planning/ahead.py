@@ -1,0 +1,109 @@
+"""A training step compiled for TPUs that are not here: whether it compiles, and what a chip then holds.
+
+    with_devices = meshes.make(MeshConfig(data=1, fsdp=16), ahead.topology("v5e:4x4"))
+    compiled = ahead.compile_step(task, with_devices, 16 * 8)
+    ahead.memory(compiled)["total"]          # bytes a chip
+
+TPU's own compiler runs on any machine where the package libtpu is installed; no TPU is looked for.
+"""
+
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from dreamjax.errors import UserError
+from dreamjax.parallel import sharding
+from dreamjax.training import program
+from dreamjax.training.task import Task
+
+# what libtpu would else ask a metadata server, or other processes
+ABSENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # its lock is about devices, of which none is used
+}
+
+
+def available() -> bool:
+    """Whether the compiler is installed."""
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def topology(name: str, slices: int = 1) -> Sequence[Any]:
+    """The devices of so many slices of a pod such as `v5e:4x4`, `v6e:16x16` or `v5p:4x4x4`, none of which is here.
+
+    Raises UserError without libtpu and for a name that it does not know.
+    """
+    if not available():
+        raise UserError(f"compiling for {name} takes the package libtpu: pip install 'dreamjax[tpu]'")
+    from jax.experimental import topologies
+
+    for variable, value in ABSENT.items():
+        os.environ.setdefault(variable, value)
+    bounds = (2, 2, 1)  # chips of a host; all generations have hosts of 4
+    try:
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=name, chips_per_host_bounds=bounds, num_slices=slices
+        )
+    except Exception as problem:  # JaxRuntimeError or ValueError, as the version of libtpu has it
+        said = str(problem).splitlines()[0]
+        raise UserError(f"{name} is no TPU topology: write it as v5e:4x4, v6e:16x16 or v5p:4x4x4 ({said})") from problem
+    return described.devices
+
+
+def compile_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, Any]) -> Any:
+    """The loop's step of `task`, compiled for the devices of `mesh`; nothing is allocated, no file is read.
+
+    `example`: shape and type of one example by name, as `Stream.element` tells them. Raises UserError for a batch that
+    does not divide and for a step that does not fit a chip.
+    """
+    sharding.check_batch(batch_size, mesh)
+    batch = {name: jax.ShapeDtypeStruct((batch_size, *one.shape), one.dtype) for name, one in example.items()}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    with jax.set_mesh(mesh):
+        built = program.build(task, mesh)
+        step: Any = built.step  # jitted
+        lowered = step.lower(built.shapes, batch, key)
+        try:
+            return lowered.compile()
+        except jax.errors.JaxRuntimeError as problem:
+            if "RESOURCE_EXHAUSTED" not in str(problem):
+                raise
+            used = re.search(r"Used (\S+) of (\S+) hbm", str(problem))
+            told = f"{used[1]} of {used[2]}" if used else str(problem).splitlines()[0]
+            raise UserError(
+                f"the step takes more memory than a chip has ({told}): a smaller batch, more fsdp or remat"
+            ) from problem
+
+
+def reductions(text: str) -> list[tuple[str, int]]:
+    """(type, elements) of every array that is summed over devices, out of the text of a compiled program.
+
+    TPU's compiler writes a reduce-scatter as a fusion around an `all-reduce`, which is found in it.
+    """
+    found = []
+    for result in re.findall(r" = (\S+|\(.*?\)) (?:all-reduce|reduce-scatter|all-reduce-start)\(", text):
+        for kind, dims in re.findall(r"\b([a-z]+\d+)\[([\d,]*)\]", result):
+            found.append((kind, math.prod(int(n) for n in dims.split(",") if n)))
+    return found
+
+
+def memory(compiled: Any) -> dict[str, int]:
+    """Bytes of one chip: `arguments` (the state, which its result replaces in place, and the batch), `temporaries`
+    (gradients and activations at their peak), `code`, and what they make together.
+    """
+    found = compiled.memory_analysis()
+    parts = {
+        "arguments": found.argument_size_in_bytes,
+        "results": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "temporaries": found.temp_size_in_bytes,
+        "code": found.generated_code_size_in_bytes,
+    }
+    return {name: int(size) for name, size in parts.items()} | {"total": int(sum(parts.values()))}

@@ -1,0 +1,129 @@
+"""Steps compiled by TPU's own compiler for pods that are not here; skipped where libtpu is not installed."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dreamjax import config as configs
+from dreamjax.errors import UserError
+from dreamjax.models.attention import attend
+from dreamjax.models.convolution import convolve
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel import sharding
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.planning import ahead
+from dreamjax.systems import registry
+from dreamjax.systems.text_to_image import ModelConfig, TextToImage, TextToImageConfig
+from dreamjax.targets.latents import LatentConfig
+from dreamjax.training import program
+from dreamjax.training.optimiser import OptimConfig
+from tests.golden import REPOSITORY
+
+RECIPE = str(REPOSITORY / "configs/image/text_to_image_sd15_pod.py")
+needs_compiler = pytest.mark.skipif(
+    not ahead.available(), reason="TPU's compiler is not installed (pip install libtpu; `make test-long` does)"
+)
+
+
+def compiled(pod):
+    """(task, memory a chip, text) of the recipe for a pod."""
+    config = configs.load(f"{RECIPE}:pod={pod}", [], registry.schema_of)
+    task = registry.build(config)
+    mesh = meshes.make(config.train.mesh, ahead.topology(pod))
+    step = ahead.compile_step(task, mesh, config.train.batch_size, task.example())
+    return task, ahead.memory(step), step.as_text()
+
+
+@needs_compiler
+def test_a_small_step_compiles_and_sums_its_gradients_in_float32():
+    """The whole step of the smallest U-Net on 16 chips; also on a mesh that cuts the pod's own axes."""
+    config = TextToImageConfig(
+        data=LatentConfig(resolution=16),
+        model=ModelConfig(architecture="tiny", start="random", dtype="bfloat16"),
+        optim=OptimConfig(ema_decay=0.999),
+    )
+    task = TextToImage(config)
+    mesh = meshes.make(MeshConfig(data=8, fsdp=2), ahead.topology("v5e:4x4"))
+    step = ahead.compile_step(task, mesh, 16, task.example())
+    state = jax.eval_shape(lambda: task.init(jax.random.key(0)))
+    sums = [(kind, size) for kind, size in ahead.reductions(step.as_text()) if kind in ("f32", "bf16")]
+    assert {kind for kind, _ in sums} == {"f32"}
+    # biases that are added to the same array have one gradient, which is summed once
+    assert sum(size for _, size in sums) >= 0.99 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    memory = ahead.memory(step)
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert whole <= memory["arguments"] <= memory["total"] < 1 << 30  # nothing of it is large enough to be split
+
+
+@needs_compiler
+def test_a_split_kernel_is_gathered_for_the_whole_product():
+    """Forward and backward of a convolution of Stable Diffusion: no loop over the kernel's pieces; without the step's
+    compiler options there is one (the control). Its gradient is summed in float32.
+    """
+    mesh = meshes.make(MeshConfig(data=1, fsdp=16), ahead.topology("v5e:4x4"))
+    split = NamedSharding(mesh, P(None, None, None, "fsdp"))
+    x = jax.ShapeDtypeStruct((16, 32, 32, 128), jnp.bfloat16, sharding=NamedSharding(mesh, sharding.BATCH))
+    kernel = jax.ShapeDtypeStruct((3, 3, 128, 128), jnp.float32, sharding=split)
+
+    def loss(kernel, x):
+        y = convolve(x, kernel, 1, ((1, 1), (1, 1)), jnp.bfloat16)
+        return jnp.square(y.astype(jnp.float32)).sum()
+
+    def text_of(options):
+        with jax.set_mesh(mesh):
+            step = jax.jit(jax.grad(loss), out_shardings=split, compiler_options=options)
+            return step.lower(kernel, x).compile().as_text()
+
+    text = text_of(program.TPU_OPTIONS)
+    assert " while(" not in text
+    assert {kind for kind, _ in ahead.reductions(text)} == {"f32"}
+    assert "windowed_dot_general" in text_of(None)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("tokens", "width", "kernels"), [(4096, 40, 3), (256, 160, 0)], ids=["flash", "a width that it does not take"]
+)
+def test_pallas_attention_compiles_forward_and_backward(tokens, width, kernels):
+    """At the sizes of Stable Diffusion 1.5, split over all chips: one kernel forward, two backward."""
+    mesh = meshes.make(MeshConfig(data=1, fsdp=16), ahead.topology("v5e:4x4"))
+    place = NamedSharding(mesh, sharding.BATCH)
+    q = jax.ShapeDtypeStruct((16, tokens, 8, width), jnp.bfloat16, sharding=place)
+
+    def loss(q, k, v):
+        return attend(q, k, v, implementation="pallas").astype(jnp.float32).sum()
+
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, q, q).compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == kernels
+
+
+@needs_compiler
+def test_a_pod_that_does_not_exist_is_one_sentence():
+    with pytest.raises(UserError, match="v5e:5x5x5 is no TPU topology"):
+        ahead.topology("v5e:5x5x5")
+
+
+def test_without_the_compiler_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(ahead, "available", lambda: False)
+    with pytest.raises(UserError, match=r"takes the package libtpu: pip install 'dreamjax\[tpu\]'"):
+        ahead.topology("v5e:4x4")
+
+
+@needs_compiler
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("pod", "usable"), [("v5e:4x4", 15.75), ("v6e:16x16", 31.25)])
+def test_the_step_of_stable_diffusion_fits_a_pod(pod, usable):
+    """The recipe as it ships, U-Net, AdamW and average; memory within what the compiler may use of a chip's."""
+    task, memory, text = compiled(pod)
+    print(pod, {name: f"{size / 2**30:.2f} GiB" for name, size in memory.items()})
+    assert memory["total"] <= usable * 2**30
+    shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    assert parameters == 859_520_964
+    assert {kind for kind, _ in ahead.reductions(text) if kind in ("f32", "bf16")} == {"f32"}
+    assert "windowed_dot_general" not in text
+    assert ".remat" not in text  # the compiler had no need to compute anything twice by itself
