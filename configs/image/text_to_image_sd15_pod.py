@@ -1,6 +1,6 @@
-"""Stable Diffusion 1.5's U-Net on a TPU pod, 512 x 512: all of it, with AdamW and an averaged copy.
+r"""Stable Diffusion 1.5's U-Net on a TPU pod, 512 x 512: all of it, with AdamW and an averaged copy.
 
-    dreamjax train --config configs/image/text_to_image_sd15_pod.py:pod=v5e:4x4 --workdir gs://…/sd \\
+    dreamjax train --config configs/image/text_to_image_sd15_pod.py:pod=v5e:4x4 --workdir gs://…/sd \
         --config.model.path=FOLDER_OR_HUB_ID --config.data.folder=PICTURES
 
 Without a path the U-Net begins at random beside an autoencoder and a text encoder of its size (`model.vae`,

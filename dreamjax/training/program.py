@@ -14,8 +14,8 @@ from dreamjax.parallel.names import like, named_leaves
 from dreamjax.training.task import Batch, Metrics, State, Task, WeightSource
 
 # TPU's compiler may turn a product with a split kernel into a loop over the kernel's pieces: of a kernel split over 16
-# chips it multiplies 1/16 at a time, 20 of 320 channels on units that are 128 wide. Above this size alone (MiB), that is
-# never: the kernel is gathered, in the compute type, for the whole product (tests/planning/test_ahead.py)
+# chips it multiplies 1/16 at a time, 20 of 320 channels on units that are 128 wide. Above this size alone (MiB), which
+# is never: the kernel is gathered, in the compute type, for the whole product (tests/planning/test_ahead.py)
 TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1 << 20}
 
 
