@@ -29,10 +29,11 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY)         ## the step beside PyTorch, then the input pipeline; their JSON is kept in runs/bench
+bench: $(READY)         ## pretraining, generating and fine-tuning beside PyTorch, then the input pipeline; JSON in runs/bench
 	@mkdir -p runs/bench
-	@$(BIN)/python benchmarks/pretrain.py > runs/bench/pretrain.json && cat runs/bench/pretrain.json
-	@$(BIN)/python benchmarks/input.py > runs/bench/input.json && cat runs/bench/input.json
+	@for name in pretrain generate finetune input; do \
+		$(BIN)/python benchmarks/$$name.py > runs/bench/$$name.json && cat runs/bench/$$name.json || exit 1; \
+	done
 
 golden: $(READY)        ## rewrite the text snapshots of the shipped configs
 	@$(BIN)/python -m tests.golden

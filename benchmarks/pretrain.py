@@ -12,20 +12,13 @@ busy machine slow all alike; the ratio is what to quote. On CPU dreamjax runs tw
 
 import argparse
 import json
-import os
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from common import CORES, Step, interleaved, machine, matrix_product_rate, on_gpu, summary, timed, training_step
 
 ROUNDS, STEPS = 7, 5
-CORES = len(os.sched_getaffinity(0))
-Step = Callable[[int], None]  # run so many steps and wait
 
 
 def batch_of(channels: int, samples: int, size: int) -> dict[str, np.ndarray]:
@@ -42,31 +35,10 @@ def batch_of(channels: int, samples: int, size: int) -> dict[str, np.ndarray]:
 
 def dreamjax_step(config: Any, devices: int = 1) -> tuple[Step, float]:
     """(the real Task's step over a mesh of so many devices, compiled as the loop compiles it; seconds of compiling)."""
-    import jax
-
-    from dreamjax.parallel import mesh as meshes
-    from dreamjax.parallel import sharding
     from dreamjax.systems import registry
-    from dreamjax.training import program
 
-    mesh = meshes.make(config.train.mesh, jax.devices()[:devices])
     data = batch_of(config.model.channels, config.data.samples, config.train.batch_size)
-    with jax.set_mesh(mesh):
-        built = program.build(registry.build(config), mesh)
-        batch = jax.device_put(data, sharding.batch_sharding(mesh))
-        rng = jax.random.key(0)
-        state = built.init(rng)
-        started = time.monotonic()
-        compiled = built.step.lower(state, batch, rng).compile()
-        compile_s = time.monotonic() - started
-
-    def step(steps: int) -> None:
-        nonlocal state
-        for _ in range(steps):
-            state, _metrics = compiled(state, batch, rng)
-        jax.block_until_ready(state.params)
-
-    return step, compile_s
+    return training_step(registry.build(config), config.train.mesh, data, devices)
 
 
 def torch_step(config: Any, device: str, *, compiled: bool, microbatches: int = 1) -> Step:
@@ -100,24 +72,6 @@ def torch_step(config: Any, device: str, *, compiled: bool, microbatches: int = 
     return step
 
 
-def matrix_product_rate(dtype: str, size: int) -> float:
-    """FLOP/s of `size`³ matrix products, the best of five runs: what the step could reach at most."""
-    import jax
-    import jax.numpy as jnp
-
-    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    product = jax.jit(lambda a: jnp.dot(a, a))
-    product(a).block_until_ready()
-    repeats, seconds = 10, []
-    for _ in range(5):
-        started = time.perf_counter()
-        for _ in range(repeats):
-            result = product(a)
-        result.block_until_ready()
-        seconds.append((time.perf_counter() - started) / repeats)
-    return 2 * size**3 / min(seconds)
-
-
 def comparable(preset: str, batch: int, dtype: str, unroll: bool) -> Any:
     """The preset in the plain form that both sides share: one mask ratio, no padding, no EMA, no extra layers."""
     from dreamjax.systems import masked_presets
@@ -132,41 +86,6 @@ def comparable(preset: str, batch: int, dtype: str, unroll: bool) -> Any:
         optim=replace(config.optim, ema_decay=None),
         train=replace(config.train, batch_size=batch),
     )
-
-
-def interleaved(contestants: dict[str, Step], rounds: int, steps: int) -> dict[str, list[tuple[float, float]]]:
-    """(wall seconds, CPU seconds) per step of every contestant in every round."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
-    for name, step in contestants.items():
-        print(f"warming up {name} …", file=sys.stderr, flush=True)
-        step(3)
-    for i in range(rounds):
-        for name, step in contestants.items():
-            wall, busy = time.perf_counter(), time.process_time()
-            step(steps)
-            times[name].append(((time.perf_counter() - wall) / steps, (time.process_time() - busy) / steps))
-        print(f"round {i + 1} of {rounds}", file=sys.stderr, flush=True)
-    return times
-
-
-def summary(times: dict[str, list[tuple[float, float]]], flops: float, ceiling: float, peak: float | None) -> dict:
-    """The contestants' part of the JSON; `flops` of one step."""
-    found: dict[str, Any] = {}
-    for name, pairs in times.items():
-        wall = [seconds for seconds, _ in pairs]
-        median = statistics.median(wall)
-        found[name] = {
-            "ms_per_step": round(1e3 * median, 2),
-            "ms_range": [round(1e3 * min(wall), 2), round(1e3 * max(wall), 2)],
-            "cpu_ms_per_step": round(1e3 * statistics.median(busy for _, busy in pairs), 2),
-            "tflop_per_s": round(flops / median / 1e12, 4),
-            "share_of_matrix_product": round(flops / median / ceiling, 3),
-            "mfu": round(flops / median / peak, 4) if peak else None,
-        }
-        for ours in (n for n in times if n.startswith("dreamjax") and not name.startswith("dreamjax")):
-            ratios = [theirs / mine for theirs, (mine, _) in zip(wall, times[ours], strict=True)]
-            found[name][f"time / {ours}"] = [round(f(ratios), 3) for f in (statistics.median, min, max)]
-    return found
 
 
 def arguments() -> argparse.Namespace:
@@ -186,30 +105,25 @@ def main() -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", CORES)
-    import torch
-
     from dreamjax.systems import registry
     from dreamjax.training import devices
 
     config = comparable(args.preset, args.batch, args.dtype, args.unroll)
-    on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+    gpu = on_gpu()
     contestants: dict[str, Step] = {}
     contestants["dreamjax"], compile_s = dreamjax_step(config)
-    if not on_gpu and CORES > 1 and args.batch % CORES == 0:
+    if not gpu and CORES > 1 and args.batch % CORES == 0:
         contestants["dreamjax, a device per core"], _ = dreamjax_step(config, CORES)
-    device = "cuda" if on_gpu else "cpu"
+    device = "cuda" if gpu else "cpu"
     contestants["torch eager"] = torch_step(config, device, compiled=False)
     if not args.without_compile:
         contestants["torch.compile"] = torch_step(config, device, compiled=True)
-        if not on_gpu and args.batch % 4 == 0:  # smaller pieces help dreamjax on CPU: the twin may have them too
+        if not gpu and args.batch % 4 == 0:  # smaller pieces help dreamjax on CPU: the twin may have them too
             contestants["torch.compile, 4 micro-batches"] = torch_step(config, device, compiled=True, microbatches=4)
-    ceiling = matrix_product_rate(args.dtype, 8192 if on_gpu else 1024)
-    times = interleaved(contestants, args.rounds, args.steps)
+    ceiling = matrix_product_rate(args.dtype, 8192 if gpu else 1024)
+    times = interleaved({name: timed(step) for name, step in contestants.items()}, args.rounds, args.steps)
     flops = registry.build(config).flops_per_example() * args.batch
-    facts = {
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": CORES},
-        "device": jax.devices()[0].device_kind,
-        "versions": {"jax": jax.__version__, "torch": torch.__version__},
+    facts = machine() | {
         "preset": args.preset,
         "batch": args.batch,
         "dtype": args.dtype,

@@ -1,0 +1,236 @@
+"""What the side-by-side benchmarks share: interleaved rounds, contestants in processes of their own, ratios, facts.
+
+A contestant does steps and says what they took. It lives in this process (`timed`), or in a child (`Child`) that runs
+the same script again with `--only NAME`: then its peak memory is its own.
+"""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+CORES = len(os.sched_getaffinity(0))
+Step = Callable[[int], None]  # run so many steps and wait
+Timed = Callable[[int], tuple[float, float]]  # the same; wall and CPU seconds of all of them
+Times = dict[str, list[tuple[float, float]]]  # contestant → (wall, CPU) seconds per step of every round
+
+
+# -------------------------------------------------------------------------------------------------------------- rounds
+def timed(step: Step) -> Timed:
+    def run(steps: int) -> tuple[float, float]:
+        wall, busy = time.perf_counter(), time.process_time()
+        step(steps)
+        return time.perf_counter() - wall, time.process_time() - busy
+
+    return run
+
+
+def interleaved(contestants: Mapping[str, Timed], rounds: int, steps: int, warm: int = 3) -> Times:
+    """Every contestant's turns, one after another in every round: a busy machine slows all alike."""
+    times: Times = {name: [] for name in contestants}
+    for name, run in contestants.items():
+        say(f"warming up {name} …")
+        run(warm)
+    for i in range(rounds):
+        for name, run in contestants.items():
+            wall, busy = run(steps)
+            times[name].append((wall / steps, busy / steps))
+        say(f"round {i + 1} of {rounds}")
+    return times
+
+
+def summary(times: Times, flops: float, ceiling: float, peak: float | None) -> dict[str, Any]:
+    """The contestants' part of the JSON; `flops` of one step, `ceiling` and `peak` in FLOP/s."""
+    found: dict[str, Any] = {}
+    for name, pairs in times.items():
+        wall = [seconds for seconds, _ in pairs]
+        median = statistics.median(wall)
+        found[name] = {
+            "ms_per_step": round(1e3 * median, 2),
+            "ms_range": [round(1e3 * min(wall), 2), round(1e3 * max(wall), 2)],
+            "cpu_ms_per_step": round(1e3 * statistics.median(busy for _, busy in pairs), 2),
+            "tflop_per_s": round(flops / median / 1e12, 4),
+            "share_of_matrix_product": round(flops / median / ceiling, 3),
+            "mfu": round(flops / median / peak, 4) if peak else None,
+        }
+        for ours in (n for n in times if n.startswith("dreamjax") and not name.startswith("dreamjax")):
+            for what, which in (("time", 0), ("CPU time", 1)):
+                ratios = [a[which] / b[which] for a, b in zip(pairs, times[ours], strict=True) if b[which] > 0]
+                if ratios:
+                    found[name][f"{what} / {ours}"] = [round(f(ratios), 3) for f in (statistics.median, min, max)]
+    return found
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# --------------------------------------------------------------------------------------------- processes of their own
+class Child:
+    """This script in a process of its own, which answers each line of its input (see `serve`) with one of JSON."""
+
+    def __init__(self, name: str):
+        self.process = subprocess.Popen(
+            [sys.executable, *sys.argv, "--only", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.name = name
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        assert self.process.stdin
+        assert self.process.stdout
+        print(json.dumps(question), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()}")
+        return json.loads(answer)
+
+    def start(self, work: str) -> float:
+        """Seconds until the first step of `work` was done: compiling, and running once."""
+        return self.ask(start=work)["seconds"]
+
+    def of(self, work: str) -> Timed:
+        def run(steps: int) -> tuple[float, float]:
+            answer = self.ask(run=work, steps=steps)
+            return answer["wall"], answer["cpu"]
+
+        return run
+
+    def close(self) -> float:
+        """MiB at the peak of the process, or of its part of the GPU."""
+        peak = self.ask(end=True)["peak_mib"]
+        self.process.wait()
+        return peak
+
+
+@contextmanager
+def children(names: list[str]) -> Iterator[dict[str, Child]]:
+    """One process for each; none is left behind."""
+    found = {name: Child(name) for name in names}
+    try:
+        yield found
+    finally:
+        for child in found.values():
+            if child.process.poll() is None:
+                child.process.kill()
+
+
+def serve(work: Mapping[str, Callable[[], Step]], peak_bytes: Callable[[], float | None]) -> None:
+    """What the child does until it is told to end; a kind of work is made when it is started."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
+    made: dict[str, Timed] = {}
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "start" in question:
+            started = time.monotonic()
+            made[question["start"]] = timed(work[question["start"]]())
+            made[question["start"]](1)
+            answer = {"seconds": time.monotonic() - started}
+        elif "run" in question:
+            wall, busy = made[question["run"]](question["steps"])
+            answer = {"wall": wall, "cpu": busy}
+        else:
+            bytes_ = peak_bytes() or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            answer = {"peak_mib": round(bytes_ / 2**20)}
+        print(json.dumps(answer), file=answers, flush=True)
+        if "end" in question:
+            return
+
+
+def compared(
+    names: list[str], work: str, rounds: int, steps: int, *, apart: bool
+) -> tuple[Times, dict[str, dict[str, float]]]:
+    """(times, contestant → its seconds to the first step and its peak memory) of processes of their own.
+
+    `apart`: one process after another, where two do not fit the memory; then nothing is interleaved.
+    """
+    times: Times = {}
+    facts: dict[str, dict[str, float]] = {}
+    for group in [[name] for name in names] if apart else [names]:
+        with children(group) as found:
+            for name, child in found.items():
+                say(f"starting {name} …")
+                facts[name] = {"first_step_s": round(child.start(work), 1)}
+            times |= interleaved({name: child.of(work) for name, child in found.items()}, rounds, steps, warm=1)
+            for name, child in found.items():
+                facts[name]["peak_mib"] = child.close()
+    return times, facts
+
+
+# --------------------------------------------------------------------------------------------------------------- facts
+def on_gpu() -> bool:
+    """Whether both JAX and PyTorch compute on a GPU."""
+    import jax
+    import torch
+
+    return jax.default_backend() == "gpu" and torch.cuda.is_available()
+
+
+def machine() -> dict[str, Any]:
+    import jax
+    import torch
+
+    return {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": CORES,
+            "load": os.getloadavg()[0],
+        },
+        "device": jax.devices()[0].device_kind,
+        "versions": {"jax": jax.__version__, "torch": torch.__version__},
+    }
+
+
+def matrix_product_rate(dtype: str, size: int) -> float:
+    """FLOP/s of `size`³ matrix products, the best of five runs: what the step could reach at most."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    product = jax.jit(lambda a: jnp.dot(a, a))
+    product(a).block_until_ready()
+    repeats, seconds = 10, []
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in range(repeats):
+            result = product(a)
+        result.block_until_ready()
+        seconds.append((time.perf_counter() - started) / repeats)
+    return 2 * size**3 / min(seconds)
+
+
+# ------------------------------------------------------------------------------------------------------------ dreamjax
+def training_step(task: Any, mesh_config: Any, data: Any, devices: int = 1) -> tuple[Step, float]:
+    """(a Task's step over a mesh of so many devices, compiled as the loop compiles it; seconds of compiling)."""
+    import jax
+
+    from dreamjax.parallel import mesh as meshes
+    from dreamjax.parallel import sharding
+    from dreamjax.training import program
+
+    mesh = meshes.make(mesh_config, jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        built = program.build(task, mesh)
+        batch = jax.device_put(data, sharding.batch_sharding(mesh))
+        rng = jax.random.key(0)
+        state = built.init(rng)
+        started = time.monotonic()
+        compiled = built.step.lower(state, batch, rng).compile()
+        compile_s = time.monotonic() - started
+
+    def step(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps):
+            state, _metrics = compiled(state, batch, rng)
+        jax.block_until_ready(state.params)
+
+    return step, compile_s
