@@ -17,6 +17,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from dreamjax.parallel import platform
+
 PyTree = Any
 
 
@@ -101,23 +103,64 @@ def decayed(params: PyTree) -> PyTree:
 
 
 def build() -> optax.GradientTransformationExtraArgs:
-    """The transformation; its `update` takes the keywords `hyper` (as from `hyper()`) and `step`."""
+    """The transformation; its `update` takes the keywords `hyper` (as from `hyper()`), `step` and `finite`.
 
-    def chain(values: dict[str, Any], rate: Any) -> optax.GradientTransformation:
+    Where `finite` is given and false, the moments stay as they were.
+    """
+
+    def chain(values: dict[str, Any], rate: Any, finite: Array | None) -> optax.GradientTransformation:
         return optax.chain(
-            optax.clip_by_global_norm(values["clip"]),
-            optax.scale_by_adam(b1=values["beta1"], b2=values["beta2"], eps=values["epsilon"]),
+            _clip_by_global_norm(values["clip"]),
+            _scale_by_adam(values["beta1"], values["beta2"], values["epsilon"], finite),
             optax.add_decayed_weights(values["weight_decay"], mask=decayed),
             optax.scale(-rate),
         )
 
     def init(params: PyTree) -> PyTree:
         neutral = dict.fromkeys(("clip", "beta1", "beta2", "epsilon", "weight_decay"), 0.0)
-        return chain(neutral, 0.0).init(params)
+        return chain(neutral, 0.0, None).init(params)
 
     def update(
-        grads: PyTree, opt: PyTree, params: PyTree = None, *, hyper: dict, step: Array, **_: Any
+        grads: PyTree,
+        opt: PyTree,
+        params: PyTree = None,
+        *,
+        hyper: dict,
+        step: Array,
+        finite: Array | None = None,
+        **_: Any,
     ) -> tuple[PyTree, PyTree]:
-        return chain(hyper, learning_rate(step, hyper)).update(grads, opt, params)
+        return chain(hyper, learning_rate(step, hyper), finite).update(grads, opt, params)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+# Both do what optax's do, in operations that XLA puts into the loops of its readers: a factor for all where optax
+# divides every element, and a step computed from the new moments alone. Of the old ones it would have to keep a copy
+# before it writes over them, and divided gradients it would write out (docs/benchmarks.md).
+def _clip_by_global_norm(most: Any) -> optax.GradientTransformation:
+    def update(grads: PyTree, state: optax.EmptyState, params: PyTree = None) -> tuple[PyTree, optax.EmptyState]:
+        del params
+        factor = jnp.minimum(1.0, most / optax.global_norm(grads))  # inf / inf is NaN: such a step is not taken
+        return jax.tree.map(lambda g: factor * g, grads), state
+
+    return optax.GradientTransformation(optax.clip_by_global_norm(1.0).init, update)
+
+
+def _scale_by_adam(beta1: Any, beta2: Any, epsilon: Any, finite: Array | None) -> optax.GradientTransformation:
+    def update(
+        grads: PyTree, old: optax.ScaleByAdamState, params: PyTree = None
+    ) -> tuple[PyTree, optax.ScaleByAdamState]:
+        del params
+        new = optax.ScaleByAdamState(
+            count=optax.safe_increment(old.count),
+            mu=optax.tree.update_moment(grads, old.mu, beta1, 1),
+            nu=optax.tree.update_moment_per_elem_norm(grads, old.nu, beta2, 2),
+        )
+        if finite is not None:
+            new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        new = platform.written_once(new)
+        of_mean, of_square = (1 / (1 - beta ** new.count.astype(jnp.float32)) for beta in (beta1, beta2))
+        return jax.tree.map(lambda m, v: of_mean * m / (jnp.sqrt(of_square * v) + epsilon), new.mu, new.nu), new
+
+    return optax.GradientTransformation(optax.scale_by_adam().init, update)

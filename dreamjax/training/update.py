@@ -45,10 +45,13 @@ def gradient_update(
 
         pieces = suited_microbatches(rows_of(batch)) if microbatches is None else microbatches
         grads, weight, metrics = sum_over_microbatches(gradients, batch, pieces)
-        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny), grads)
+        per_weight = 1 / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
+        grads = jax.tree.map(lambda g: per_weight * g, grads)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
-        updates, opt = transform.update(grads, state.opt, state.params, hyper=state.hyper, step=state.step)
+        updates, opt = transform.update(
+            grads, state.opt, state.params, hyper=state.hyper, step=state.step, finite=finite
+        )
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if jax.tree.leaves(ema):
@@ -72,7 +75,7 @@ def keep_if(finite: Array, stepped: State, state: State) -> State:
     def choose(new: PyTree, old: PyTree) -> PyTree:
         return jax.tree.map(lambda n, o: n if n is o else jnp.where(finite, n, o), new, old)
 
-    names = ("step", "params", "opt", "ema", "extra")
+    names = ("step", "params", "ema", "extra")
     return replace(stepped, **{name: choose(getattr(stepped, name), getattr(state, name)) for name in names})
 
 
