@@ -75,15 +75,14 @@ def _kernel_gradient(x: Array, dy: Array, window: Sequence[int], padding: Paddin
     def product(a: Array, b: Array) -> Array:  # the narrower operand first, as in `layers.matmul`
         narrow, wide = (a, b) if a.shape[-1] <= b.shape[-1] else (b, a)
         sums = jax.lax.dot_general(narrow, wide, ((axes, axes), ((), ())), preferred_element_type=jnp.float32)
-        return sums if narrow is a else platform.written_once(sums.T)
+        return sums if narrow is a else sums.T
 
     if dim_in <= dim_out:
         return product(_columns(x, window, padding), dy).reshape(*window, dim_in, dim_out)
     # row y of x meets row y - i + above of dy: the taps come in reverse
     (h, w), ((above, below), (left, right)) = window, padding
     around = ((h - 1 - above, h - 1 - below), (w - 1 - left, w - 1 - right))
-    taps = product(_columns(dy, window, around), x).reshape(h, w, dim_out, dim_in)
-    return platform.written_once(taps[::-1, ::-1].swapaxes(2, 3))
+    return product(_columns(dy, window, around), x).reshape(h, w, dim_out, dim_in)[::-1, ::-1].swapaxes(2, 3)
 
 
 def _forward(x: Array, kernel: Array, stride: int, padding: Padding, dtype: Dtype) -> tuple[Array, tuple]:
@@ -132,7 +131,7 @@ def _kernel_gradient_by_convolution(x: Array, dy: Array, window: Sequence[int], 
         dimension_numbers=LAYOUT,
         preferred_element_type=jnp.float32,
     )
-    return platform.written_once(sums_CxhxwxO.transpose(1, 2, 0, 3))
+    return sums_CxhxwxO.transpose(1, 2, 0, 3)
 
 
 convolve.defvjp(_forward, _backward)

@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dreamjax.parallel import platform
 from dreamjax.parallel.sharding import split_rows
 
 Dtype = Any
@@ -44,7 +43,7 @@ def _matmul_backward(dtype: Dtype, saved: tuple[Array, Array], dy: Array) -> tup
     # XLA on CPU writes a transposed copy of the first operand, computing what made it again: let that be the narrower
     narrow, wide = (x, dy) if x.shape[-1] <= dy.shape[-1] else (dy, x)
     dkernel = jax.lax.dot_general(narrow, wide, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32)
-    return dx, (dkernel if narrow is x else platform.written_once(dkernel.T)).astype(kernel.dtype)
+    return dx, (dkernel if narrow is x else dkernel.T).astype(kernel.dtype)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)

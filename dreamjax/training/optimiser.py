@@ -17,8 +17,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from dreamjax.parallel import platform
-
 PyTree = Any
 
 
@@ -159,7 +157,6 @@ def _scale_by_adam(beta1: Any, beta2: Any, epsilon: Any, finite: Array | None) -
         )
         if finite is not None:
             new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        new = platform.written_once(new)
         of_mean, of_square = (1 / (1 - beta ** new.count.astype(jnp.float32)) for beta in (beta1, beta2))
         return jax.tree.map(lambda m, v: of_mean * m / (jnp.sqrt(of_square * v) + epsilon), new.mu, new.nu), new
 

@@ -27,7 +27,8 @@ def gradient_update(
     unequal numbers of masked patches weigh what they contain. Randomness must be keyed by `batch["index"]`, not by
     row, as every micro-batch gets the same `rng`. A step whose gradient is not finite leaves the state as it was; a
     batch of weight 0 (nothing of it is hidden, or all of it is padding) has the gradient 0.
-    `microbatches` None: `suited_microbatches`.
+    `microbatches` None: `suited_microbatches`. `optimiser` leaves its state alone where the keyword `finite` of its
+    update is false, as `optimiser.build()` does.
     With `state.ema` not empty, ema ← d · ema + (1 - d) · params, d = `state.hyper["ema_decay"]`.
 
     Metrics added: `loss`, `grad_norm`, `finite` (1 or 0), and `learning_rate` where `state.hyper` has one.
