@@ -3,8 +3,8 @@
     dreamjax train --config configs/image/autoencoder_shapes.py --workdir runs/ae --config.data.folder=runs/pictures
     dreamjax export runs/ae --to diffusers --out runs/vae
 
-0.18 M parameters. 500 steps of 8 pictures: a PSNR of 27.5 dB on held-out pictures (25 after 200 steps) in 70 s of
-processor time, of which the compiler takes 30; that is less than a minute on two idle cores.
+0.18 M parameters. 900 steps of 8 pictures: a PSNR of 30.2 dB on held-out pictures, at which squares, circles, triangles
+and crosses can be told apart, in 100 s of processor time, of which the compiler takes 25.
 Flat shapes on grey are all that it can draw; for photographs it is far too small.
 """
 

@@ -66,7 +66,7 @@ class LatentDiffusion:
             open_part("vae"),
             open_part("text_encoder"),
             Tokenizer.open(folders.path("tokenizer")),
-            schedule_of(folders.config("scheduler"), str(folders.path("scheduler"))),
+            schedule_of(folders.config("scheduler"), folders.source("scheduler")),
             float(folders.config("vae").get("scaling_factor", LATENT_SCALE)),
             mesh,
             folders.config("unet").get("sample_size"),
@@ -210,6 +210,6 @@ def check_channels(folder: Folders) -> None:
     found = folder.config("unet").get("in_channels", 4)
     if found not in (wanted, 2 * wanted + 1):
         raise UserError(
-            f"{folder.path('unet')}: a U-Net of {found} channels does not fit latents of {wanted}; it takes {wanted} "
+            f"{folder.source('unet')}: a U-Net of {found} channels does not fit latents of {wanted}; it takes {wanted} "
             f"(text to image) or {2 * wanted + 1} (inpainting)"
         )

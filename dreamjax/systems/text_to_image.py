@@ -216,8 +216,7 @@ class TextToImage:
                 self.schedule, unet, micro, self.config.seed, self.scale, self.config.loss.min_snr_gamma
             )
 
-        # in one piece also on CPU: XLA's convolutions are three times slower inside a loop there
-        step = gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches or 1)
+        step = gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches)
         return step(state, batch, rng)
 
     def finish(self, state: State) -> State:

@@ -25,6 +25,8 @@ class Folders(Protocol):
 
     def tensors(self, name: str) -> Mapping[str, Any]: ...
 
+    def source(self, name: str) -> str: ...
+
 
 @dataclass(frozen=True)
 class Part:
@@ -52,7 +54,7 @@ def open_part(
 
     Raises UserError for a config that is not supported and weights that do not fit it.
     """
-    source = f"{folders.path(name)}/config.json"
+    source = folders.source(name)
     config = folders.config(name)
     network = networks.of(config, source)
     arguments = network.arguments(config, source) | {"dtype": dtype, "attention": attention}

@@ -64,8 +64,15 @@ class PipelineFolder:
 
     def config(self, name: str) -> dict[str, Any]:
         """What the part's config file says. Raises UserError where it is missing or no JSON."""
+        return mistaken.read_json(self._config_file(name))
+
+    def source(self, name: str) -> str:
+        """What errors call the part's config."""
+        return str(self._config_file(name))
+
+    def _config_file(self, name: str) -> epath.Path:
         kind = next((known for known in CONFIGS if name.startswith(known)), None)
-        return mistaken.read_json(self.path(name) / (CONFIGS[kind] if kind else "config.json"))
+        return self.path(name) / (CONFIGS[kind] if kind else "config.json")
 
     def tensors(self, name: str) -> Mapping[str, Any]:
         """The part's weights (see `files.open_weights`); the plain ones, and told, where it has not the variant."""

@@ -3,14 +3,19 @@
 import json
 
 import diffusers
+import jax
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dreamjax.errors import UserError
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.systems import generation
 from dreamjax.systems.generation import Request
+from dreamjax.systems.ingredients import Ingredients
+from dreamjax.systems.latent_diffusion import LatentDiffusion
 from tests import pipelines
 from tests.pipelines import PROMPTS, psnr
 
@@ -170,6 +175,15 @@ def test_other_mistakes_are_one_sentence(model):
     ):
         with pytest.raises(UserError, match=said):
             Request(**{"prompts": PROMPTS, **wrong})
+
+
+def test_a_model_of_parts_has_the_scheduler_of_its_architecture(folder):
+    """As a run has that began from nothing: no folder says what its scheduler is."""
+    named = ("unet", "vae", "text_encoder", "tokenizer")
+    parts = Ingredients.of("", architecture="sd21", parts={name: str(folder / name) for name in named})
+    model = LatentDiffusion.open(parts, meshes.make(MeshConfig(), jax.devices()[:1]))
+    assert model.schedule.sampler == "ddim"
+    assert model.schedule.prediction_type == "v_prediction"
 
 
 def test_a_unet_of_thirteen_channels_is_refused(folder, tmp_path):

@@ -91,9 +91,9 @@ def draw(picture: Picture, pixels: int = PIXELS) -> UInt8[np.ndarray, "height wi
     """The picture in RGB on grey, edges smoothed by 4 x 4 points per pixel."""
     fine = pixels * 4
     axis = (np.arange(fine) + 0.5) / fine * 2 - 1
-    extent = 0.3 * 2 ** (0.5 * picture.size)  # half-width of the shape, the whole picture being -1 … 1
-    u = (axis[None, :] - picture.x * 0.5) / extent
-    v = (-axis[:, None] - picture.y * 0.5) / extent
+    extent = 0.42 * 2 ** (0.4 * picture.size)  # half-width of the shape, the whole picture being -1 … 1
+    u = (axis[None, :] - picture.x * 0.44) / extent
+    v = (-axis[:, None] - picture.y * 0.44) / extent
     cover = _inside(picture.shape, u, v).reshape(pixels, 4, pixels, 4).mean((1, 3))[..., None]
     colour = np.array(colorsys.hls_to_rgb(picture.hue, 0.55, 0.9)) * 255
     return np.round(cover * colour + (1 - cover) * 128).astype(np.uint8)
