@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from dreamjax.errors import UserError, missing_package
 
 MOST = 48  # pictures on a page
-COLUMNS = 8
+COLUMNS = range(8, 3, -1)  # of a page with more than a few pictures
 LABEL = 26  # characters a line
 
 
@@ -46,7 +46,7 @@ def page(path: epath.PathLike, pictures: Sequence[UInt8[np.ndarray, "H W 3"]], l
     from matplotlib.figure import Figure
 
     pictures, labels = pictures[:MOST], labels[:MOST]
-    columns = min(len(pictures), COLUMNS)
+    columns = columns_of(len(pictures))
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(1.6 * columns, 1.95 * rows), dpi=150, layout="constrained")
     axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).reshape(-1)
@@ -58,6 +58,18 @@ def page(path: epath.PathLike, pictures: Sequence[UInt8[np.ndarray, "H W 3"]], l
         axis.set_title("\n".join(lines).replace("$", r"\$"), fontsize=6)
     with epath.Path(path).open("wb") as stream:
         figure.savefig(stream, format="png", metadata={"Software": None})
+
+
+def columns_of(count: int) -> int:
+    """Of a page of so many pictures: as few empty places as can be, then as square as can be."""
+    if count < min(COLUMNS):
+        return count
+
+    def cost(columns: int) -> tuple[int, int]:
+        rows = -(-count // columns)
+        return rows * columns - count, abs(rows - columns)
+
+    return min((n for n in COLUMNS if n <= count), key=cost)
 
 
 def _pillow() -> Any:
