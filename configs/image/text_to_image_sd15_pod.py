@@ -10,9 +10,8 @@ Without a path the U-Net begins at random beside an autoencoder and a text encod
     v5e:4x4        16        1 x 16                 8                128
     v6e:16x16     256       16 x 16                 8               2048, as Stable Diffusion was trained
 
-Compiled, as far as the compiler lays out memory, for v5e:4x4, and not run: a chip holds 0.81 GiB of state (859.5 M
-parameters, two moments and the average, in float32) and needs 9.67 GiB beside it, of the 15.75 GiB that it may
-use; nothing is rematerialised. v6e:16x16 was not compiled; a chip's share is the same, and it has 31.25 GiB.
+Compiled and not run (docs/scaling.md): on v5e:4x4 a chip needs 10.41 GiB of the 15.75 that it may use, of which 0.82
+are state (859.5 M parameters, two moments and the average, in float32); on v6e:16x16 11.13 of 31.25 GiB.
 """
 
 from typing import Literal

@@ -58,8 +58,14 @@ def topology(name: str, slices: int = 1) -> Sequence[Any]:
     return described.devices
 
 
-def compile_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, Any]) -> Any:
+def compile_step(
+    task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, Any], *, effort: float | None = None
+) -> Any:
     """The loop's step of `task`, compiled for the devices of `mesh`; nothing is allocated, no file is read.
+
+    `effort` -1 … 1: of the compiler in making the program fast. At -1 Stable Diffusion's step takes minutes where it
+    else takes more than half an hour of 2 cores; the program is not the one that a pod would run, but does the same
+    with the same split.
 
     `example`: shape and type of one example by name, as `Stream.element` tells them. Raises UserError for a batch that
     does not divide and for a step that does not fit a chip.
@@ -72,7 +78,7 @@ def compile_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, 
         step: Any = built.step  # jitted
         lowered = step.lower(built.shapes, batch, key)
         try:
-            return lowered.compile()
+            return lowered.compile({} if effort is None else {"exec_time_optimization_effort": effort})
         except jax.errors.JaxRuntimeError as problem:
             if "RESOURCE_EXHAUSTED" not in str(problem):
                 raise
@@ -89,7 +95,10 @@ def reductions(text: str) -> list[tuple[str, int]]:
     TPU's compiler writes a reduce-scatter as a fusion around an `all-reduce`, which is found in it.
     """
     found = []
-    for result in re.findall(r" = (\S+|\(.*?\)) (?:all-reduce|reduce-scatter|all-reduce-start)\(", text):
+    alone = re.compile(r"replica_groups=(\{\{\d+\}|\[\d+,1\])")  # groups of one device: nothing is summed
+    for result, rest in re.findall(r" = (\S+|\(.*?\)) (?:all-reduce|reduce-scatter|all-reduce-start)(\(.*)", text):
+        if alone.search(rest):
+            continue
         for kind, dims in re.findall(r"\b([a-z]+\d+)\[([\d,]*)\]", result):
             found.append((kind, math.prod(int(n) for n in dims.split(",") if n)))
     return found

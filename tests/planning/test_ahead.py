@@ -32,7 +32,7 @@ def compiled(pod):
     config = configs.load(f"{RECIPE}:pod={pod}", [], registry.schema_of)
     task = registry.build(config)
     mesh = meshes.make(config.train.mesh, ahead.topology(pod))
-    step = ahead.compile_step(task, mesh, config.train.batch_size, task.example())
+    step = ahead.compile_step(task, mesh, config.train.batch_size, task.example(), effort=-1.0)
     return task, ahead.memory(step), step.as_text()
 
 
