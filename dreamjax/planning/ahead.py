@@ -64,8 +64,7 @@ def compile_step(
     """The loop's step of `task`, compiled for the devices of `mesh`; nothing is allocated, no file is read.
 
     `effort` -1 … 1: of the compiler in making the program fast. At -1 Stable Diffusion's step takes minutes where it
-    else takes more than half an hour of 2 cores; the program is not the one that a pod would run, but does the same
-    with the same split.
+    else takes more than half an hour of 2 cores; the program is then not the one that a pod would run.
 
     `example`: shape and type of one example by name, as `Stream.element` tells them. Raises UserError for a batch that
     does not divide and for a step that does not fit a chip.
@@ -90,7 +89,7 @@ def compile_step(
 
 
 def reductions(text: str) -> list[tuple[str, int]]:
-    """(type, elements) of every array that is summed over devices, out of the text of a compiled program.
+    """(type, elements) of every array that is summed over several devices, out of the text of a compiled program.
 
     TPU's compiler writes a reduce-scatter as a fusion around an `all-reduce`, which is found in it.
     """

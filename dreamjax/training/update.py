@@ -71,7 +71,7 @@ def gradient_update(
 
 
 def keep_if(finite: Array, stepped: State, state: State) -> State:
-    """`stepped` where `finite`, else `state`; what the step does not write (frozen, hyper) is passed through."""
+    """`stepped` where `finite`, else `state`; `opt` is kept by its optimiser, frozen and hyper pass through."""
 
     def choose(new: PyTree, old: PyTree) -> PyTree:
         return jax.tree.map(lambda n, o: n if n is o else jnp.where(finite, n, o), new, old)

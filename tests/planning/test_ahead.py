@@ -100,6 +100,16 @@ def test_pallas_attention_compiles_forward_and_backward(tokens, width, kernels):
     assert text.count('custom_call_target="tpu_custom_call"') == kernels
 
 
+def test_sums_over_one_device_are_no_sums():
+    text = """
+      %a = bf16[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0},{1},{2},{3}}, to_apply=%add
+      %b = f32[2,3]{1,0} all-reduce(%y), channel_id=2, replica_groups={{0,1},{2,3}}, to_apply=%add
+      %c = bf16[5]{0} all-reduce(%z), channel_id=3, replica_groups=[4,1]<=[4], to_apply=%add
+      %d = (f32[7]{0}, bf16[9]{0}) all-reduce(%u, %v), channel_id=4, replica_groups=[1,4]<=[4], to_apply=%add
+    """
+    assert ahead.reductions(text) == [("f32", 6), ("f32", 7), ("bf16", 9)]
+
+
 @needs_compiler
 def test_a_pod_that_does_not_exist_is_one_sentence():
     with pytest.raises(UserError, match="v5e:5x5x5 is no TPU topology"):
