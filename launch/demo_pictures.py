@@ -31,7 +31,7 @@ def run(demo: Any, count: int, steps: int) -> None:
         demo.run(["export", demo.path(f"{name}-run"), "--to", "diffusers", "--out", demo.path(name)])
         return result["val"]
 
-    val = demo.stage("8 autoencoder", 120, lambda: part("autoencoder", "vae"))
+    val = demo.stage("8 autoencoder", 90, lambda: part("autoencoder", "vae"))
     demo.say(f"held-out pictures come back with {val['psnr']:.1f} dB")
     val = demo.stage("9 CLIP", 60, lambda: part("clip", "clip"))
     found, chance = val["picture_to_text"], val["chance"]
@@ -46,7 +46,7 @@ def run(demo: Any, count: int, steps: int) -> None:
         demo.run(["export", demo.path("unet-run"), "--to", "diffusers", "--out", demo.path("pipeline")])
         return result["val"]
 
-    val = demo.stage("10 U-Net", 270, unet)
+    val = demo.stage("10 U-Net", 240, unet)
     demo.say(f"held-out loss {val['loss']:.3f} (answering zero: 1)")
     words = ["generate", "--model", demo.path("pipeline"), "--prompt", *PROMPTS, "--out", demo.path("text_to_image")]
     words += ["--steps", "30", "--sampler", "ddim", "--guidance", "2"]

@@ -68,8 +68,7 @@ class Upsample(nnx.Module):
     def __call__(self, x: Float[Array, "B H W C"], size: tuple[int, int] | None = None) -> Float[Array, "B h w C"]:
         B, H, W, _ = x.shape
         doubled = size is None or size == (2 * H, 2 * W)
-        if (
-            platform.target() == "cpu" and doubled and B * H * W >= 256
-        ):  # below, putting the kernels together costs more
+        # for fewer pixels, putting the kernels together costs more than it saves
+        if platform.target() == "cpu" and doubled and B * H * W >= 256:
             return self.conv.of_upsampled(x)
         return self.conv(upsample(x, size))
