@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=2.0, help="of EEG of each")
     parser.add_argument("--steps", type=int, default=400, help="of pretraining")
     parser.add_argument("--pictures", type=int, default=2000, help="to draw")
-    parser.add_argument("--picture-steps", type=int, default=4000, help="of the U-Net's training")
+    parser.add_argument("--picture-steps", type=int, default=6000, help="of the U-Net's training")
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     start_anew(args.work)

@@ -1,8 +1,10 @@
 """The demo's second half: a small latent diffusion model, trained on captioned pictures that it draws.
 
-draw → autoencoder → CLIP → U-Net → a folder of diffusers → text to image
+draw → autoencoder → CLIP → U-Net → a folder of diffusers → text to image → what is on the pictures
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 PROMPTS = [
@@ -12,6 +14,17 @@ PROMPTS = [
         ("small", "blue", "on the left"),
         ("large", "green", "at the top right"),
     )
+    for shape in ("circle", "square", "triangle", "cross")
+]
+MEASURED = [  # 96 others
+    f"a {size} {colour} {shape} {place}"
+    for size, place in (
+        ("small", "in the middle"),
+        ("small", "on the left"),
+        ("large", "at the top right"),
+        ("large", "at the bottom"),
+    )
+    for colour in ("red", "yellow", "green", "cyan", "blue", "magenta")
     for shape in ("circle", "square", "triangle", "cross")
 ]
 CONFIGS = "configs/image"
@@ -48,6 +61,27 @@ def run(demo: Any, count: int, steps: int) -> None:
 
     val = demo.stage("10 U-Net", 240, unet)
     demo.say(f"held-out loss {val['loss']:.3f} (answering zero: 1)")
-    words = ["generate", "--model", demo.path("pipeline"), "--prompt", *PROMPTS, "--out", demo.path("text_to_image")]
-    words += ["--steps", "30", "--sampler", "ddim", "--guidance", "2"]
-    demo.stage("11 text to image", 60, lambda: demo.run(words))
+
+    def generate(prompts: list[str], out: str) -> list[dict[str, Any]]:
+        words = ["generate", "--model", demo.path("pipeline"), *prompts, "--out", demo.path(out)]
+        demo.run([*words, "--steps", "30", "--sampler", "ddim", "--guidance", "2"])
+        return [json.loads(line) for line in (demo.work / out / "pictures.jsonl").read_text().splitlines()]
+
+    demo.stage("11 text to image", 60, lambda: generate(["--prompt", *PROMPTS], "text_to_image"))
+    (demo.work / "prompts.txt").write_text("\n".join(MEASURED) + "\n")
+    prompts = ["--prompt-file", demo.path("prompts.txt")]
+    made = demo.stage(f"12 {len(MEASURED)} more, looked at", 60, lambda: generate(prompts, "measured"))
+    shares = as_prompted(demo.work / "measured", made)
+    told = ", ".join(f"{name} {share:.0%} (chance {chance:.0%})" for name, (share, chance) in shares.items())
+    demo.say(f"show what their prompt says: {told}")
+
+
+def as_prompted(folder: Path, made: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """`drawn.as_prompted` of the pictures that `generate` wrote."""
+    import numpy as np
+    from PIL import Image
+
+    from dreamjax.signals.simulation import drawn
+
+    pictures = [np.asarray(Image.open(folder / row["file"]).convert("RGB")) for row in made]
+    return drawn.as_prompted(pictures, [row["prompt"] for row in made])

@@ -143,12 +143,12 @@ ARCHITECTURES: dict[str, Parts] = {
     },
     "shapes": {
         UNET: _unet(
-            [32, 64],
+            [32, 32],
             [True, True],
             layers_per_block=1,
             norm_num_groups=8,
             cross_attention_dim=64,
-            attention_head_dim=4,
+            attention_head_dim=2,
             sample_size=8,
         ),
         VAE: _vae(

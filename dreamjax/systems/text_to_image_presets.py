@@ -14,8 +14,18 @@ from dreamjax.training.optimiser import OptimConfig
 _SHAPES = TextToImageConfig(
     data=LatentConfig(resolution=32, val_share=0.05, encode_batch=64),
     model=ModelConfig(architecture="shapes", start="random"),
-    optim=OptimConfig(learning_rate=2e-3, warmup_steps=50, weight_decay=0.01, beta2=0.99, clip=1.0, ema_decay=0.998),
-    train=TrainConfig(steps=4000, batch_size=8, eval_every=2000, checkpoint=CheckpointConfig(every=2000)),
+    # the shape is decided where noise and picture are as strong; unweighed, the steps with little noise outshout these
+    loss=LossConfig(min_snr_gamma=1.0),
+    optim=OptimConfig(
+        learning_rate=4e-3,
+        warmup_steps=50,
+        weight_decay=0.01,
+        beta1=0.95,
+        beta2=0.99,
+        clip=1.0,
+        ema_decay=0.998,
+    ),
+    train=TrainConfig(steps=6000, batch_size=8, eval_every=3000, checkpoint=CheckpointConfig(every=3000)),
 )
 # fine-tuning, as diffusers' training script has it by default: AdamW (0.9, 0.999), a constant 1e-5
 _SD15 = TextToImageConfig(

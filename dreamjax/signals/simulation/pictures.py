@@ -25,6 +25,8 @@ SHAPES = (
 )
 PIXELS = 64
 HUES = 6
+GREY = 128  # behind the shape
+LIGHTNESS, SATURATION = 0.55, 0.9  # of a shape's colour
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,21 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     raise ValueError(shape)
 
 
-def draw(picture: Picture, pixels: int = PIXELS) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture in RGB on grey, edges smoothed by 4 x 4 points per pixel."""
-    fine = pixels * 4
-    axis = (np.arange(fine) + 0.5) / fine * 2 - 1
+def cover(picture: Picture, pixels: int, fine: int = 4) -> Float[np.ndarray, "pixels pixels"]:
+    """The share of each pixel that the shape covers, by `fine` x `fine` points in it."""
+    points = pixels * fine
+    axis = (np.arange(points) + 0.5) / points * 2 - 1
     extent = 0.42 * 2 ** (0.4 * picture.size)  # half-width of the shape, the whole picture being -1 … 1
     u = (axis[None, :] - picture.x * 0.44) / extent
     v = (-axis[:, None] - picture.y * 0.44) / extent
-    cover = _inside(picture.shape, u, v).reshape(pixels, 4, pixels, 4).mean((1, 3))[..., None]
-    colour = np.array(colorsys.hls_to_rgb(picture.hue, 0.55, 0.9)) * 255
-    return np.round(cover * colour + (1 - cover) * 128).astype(np.uint8)
+    return _inside(picture.shape, u, v).reshape(pixels, fine, pixels, fine).mean((1, 3))
+
+
+def draw(picture: Picture, pixels: int = PIXELS) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture in RGB on grey, edges smoothed by 4 x 4 points per pixel."""
+    share = cover(picture, pixels)[..., None]
+    colour = np.array(colorsys.hls_to_rgb(picture.hue, LIGHTNESS, SATURATION)) * 255
+    return np.round(share * colour + (1 - share) * GREY).astype(np.uint8)
 
 
 def write_pictures(pictures: tuple[Picture, ...], folder: epath.Path, pixels: int = PIXELS) -> None:

@@ -1,0 +1,70 @@
+"""What a picture shows, read off its pixels: the inverse of `pictures.draw`, for pictures that a model made.
+
+No network judges: the shape, place and size are those of the drawing that overlaps best.
+"""
+
+import colorsys
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from dreamjax.signals.simulation.captions import COLOURS, PLACES, caption
+from dreamjax.signals.simulation.pictures import GREY, HUES, LIGHTNESS, SATURATION, SHAPES, Picture, cover
+
+POSITIONS, EXTENTS = np.linspace(-1, 1, 13), np.linspace(-1, 1, 7)  # that are tried
+FAINT = 0.01  # mean cover below which nothing is drawn; the smallest cross covers 0.04
+CONTRAST = 255 * (LIGHTNESS + (1 - LIGHTNESS) * SATURATION) - GREY  # of a colour's strongest channel to the grey
+
+
+@functools.lru_cache(maxsize=2)
+def _drawings(pixels: int, classes: int) -> tuple[list[Picture], Float[np.ndarray, "N P"]]:
+    """Drawings of every shape, place and size, and their covers."""
+    all_of_them = [
+        Picture("", shape, x, y, size, 0.0)
+        for shape in SHAPES[:classes]
+        for size in EXTENTS.tolist()
+        for x in POSITIONS.tolist()
+        for y in POSITIONS.tolist()
+    ]
+    return all_of_them, np.stack([cover(p, pixels, 2).ravel() for p in all_of_them]).astype(np.float32)
+
+
+def read(picture: UInt8[np.ndarray, "pixels pixels 3"], classes: int = 4) -> Picture | None:
+    """The drawing of one of the first `classes` shapes that is most like `picture`; None where nothing is drawn.
+
+    Likeness is Tanimoto's a·b / (a·a + b·b - a·b) of the two covers; the hue is that of the mean colour under it.
+    """
+    off = np.abs(picture.astype(np.float32) - GREY).max(-1)
+    share = np.clip(off / CONTRAST, 0, 1)
+    if share.mean() < FAINT:
+        return None
+    candidates, covers = _drawings(len(picture), classes)
+    both = covers @ share.ravel()
+    best = candidates[int(np.argmax(both / (np.square(covers).sum(1) + np.square(share).sum() - both)))]
+    colour = (picture * share[..., None]).sum((0, 1)) / share.sum() / 255
+    hue = round(colorsys.rgb_to_hls(*colour.tolist())[0] * HUES) % HUES / HUES
+    return Picture("", best.shape, best.x, best.y, best.size, hue)
+
+
+def as_prompted(
+    pictures: Sequence[UInt8[np.ndarray, "pixels pixels 3"]], prompts: Sequence[str], classes: int = 4
+) -> dict[str, tuple[float, float]]:
+    """{"shape", "colour", "place": (share of pictures that show what their prompt says, share by chance)}.
+
+    Each prompt is a caption, as `captions.caption` gives them. A picture that shows nothing is as good as none.
+    """
+    words = {"shape": SHAPES[:classes], "colour": COLOURS, "place": tuple(place for row in PLACES for place in row)}
+    shown = [caption(drawing) if drawing else "" for drawing in (read(picture, classes) for picture in pictures)]
+
+    def said(text: str, among: Sequence[str]) -> str:  # "at the top right" is no "at the top"
+        return max((word for word in among if f" {word} " in f" {text} "), key=len)
+
+    shares = {}
+    for name, among in words.items():
+        right = [
+            bool(text) and said(text, among) == said(prompt, among) for text, prompt in zip(shown, prompts, strict=True)
+        ]
+        shares[name] = (float(np.mean(right)), 1 / len(among))
+    return shares

@@ -1,0 +1,45 @@
+"""What is on a picture is read off as it was drawn; noise and other captions are not taken for it."""
+
+import numpy as np
+
+from dreamjax.signals.simulation import captions, drawn
+from dreamjax.signals.simulation.pictures import GREY, Picture, draw
+
+SET = captions.captioned_set(96, 4, seed=3)
+PICTURES = [draw(picture, 32) for picture in SET]
+CAPTIONS = [captions.caption(picture) for picture in SET]
+
+
+def test_a_drawing_is_read_as_it_was_drawn():
+    for picture, pixels in zip(SET, PICTURES, strict=True):
+        read = drawn.read(pixels)
+        assert (read.shape, read.hue) == (picture.shape, picture.hue)
+        assert np.abs([read.x - picture.x, read.y - picture.y]).max() < 0.12  # half a step of those tried, and a pixel
+        assert abs(read.size - picture.size) < 0.25
+
+
+def test_drawings_show_what_their_captions_say():
+    shares = drawn.as_prompted(PICTURES, CAPTIONS)
+    assert shares["shape"] == (1.0, 1 / 4)
+    assert shares["colour"] == (1.0, 1 / 6)
+    assert shares["place"][0] > 0.85  # places have borders, near which a pixel decides
+    assert shares["place"][1] == 1 / 9
+
+
+def test_captions_of_others_are_met_by_chance():
+    pictures, others = PICTURES * 5, [CAPTIONS[i] for i in np.random.default_rng(0).integers(len(SET), size=5 * 96)]
+    for share, chance in drawn.as_prompted(pictures, others).values():
+        assert abs(share - chance) < 5 * np.sqrt(chance * (1 - chance) / len(pictures))
+
+
+def test_nothing_and_noise():
+    assert drawn.read(np.full((32, 32, 3), GREY, np.uint8)) is None
+    empty = np.full((32, 32, 3), GREY, np.uint8)
+    assert drawn.as_prompted([empty], ["a red circle in the middle"])["shape"][0] == 0
+    assert isinstance(drawn.read(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)), Picture)
+
+
+def test_a_corner_is_not_its_edge():
+    high = draw(Picture("", "circle", 0.8, 0.8, 0.0, 0.0), 32)
+    assert drawn.as_prompted([high], ["a red circle at the top right"])["place"][0] == 1
+    assert drawn.as_prompted([high], ["a red circle at the top"])["place"][0] == 0
