@@ -16,7 +16,12 @@ def test_there_are_notebooks():
     assert [n.stem for n in NOTEBOOKS] == ["finetune", "quickstart"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+LONG = ("finetune",)  # imports torch, transformers and diffusers anew and compiles three networks: 40 s
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(n, id=n.stem, marks=[pytest.mark.long] if n.stem in LONG else []) for n in NOTEBOOKS]
+)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     """In an empty folder of its own, on one CPU device, as a reader has it."""
     for name in ("JAX_NUM_CPU_DEVICES", "MPLBACKEND"):
