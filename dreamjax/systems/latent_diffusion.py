@@ -145,11 +145,12 @@ class LatentDiffusion:
     @functools.cached_property
     def program(self) -> Any:
         """The compiled way from noise to pictures; see `generate`."""
-        return jax.jit(self._sample, static_argnames=("size", "rescales"))
+        return jax.jit(self.sample, static_argnames=("size", "rescales"))
 
-    def _sample(
+    def sample(
         self, params: PyTree, plan: Plan, batch: PyTree, given: PyTree, *, size: tuple[int, int], rescales: bool
     ) -> tuple[Array, Array]:
+        """`generate` within a program: `params` of "unet" and "vae"; `given`: what all pictures have in common."""
         vae, seed, index = self.vae.bound(params["vae"]), given["seed"], batch["index"]
         noise_Bxhxw = batch.get("noise", noise.draw(seed, index, "start", (*size, self.latent_channels)))
         predict, start, project, condition = self._task(params, plan, batch, seed, noise_Bxhxw)

@@ -24,8 +24,9 @@ from dreamjax.models import flops
 from dreamjax.models.autoencoder_kl import sample as draw_posterior
 from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.objectives.masking import example_keys
+from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.names import nested
-from dreamjax.systems import latent_diffusion
+from dreamjax.systems import latent_diffusion, text_to_image_picture
 from dreamjax.systems.ingredients import Ingredients
 from dreamjax.systems.latent_diffusion import LatentDiffusion
 from dreamjax.systems.runs import Run
@@ -33,7 +34,7 @@ from dreamjax.targets import latents
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training import optimiser
 from dreamjax.training.loop import TrainConfig
-from dreamjax.training.measuring import summed
+from dreamjax.training.measuring import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
 from dreamjax.training.update import gradient_update
@@ -224,8 +225,7 @@ class TextToImage:
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
         """Loss on held-out pictures, the averaged parameters where they are kept; noise keyed by (seed + 1, index)."""
-        params = state.ema if jax.tree.leaves(state.ema) else state.params
-        whole = (params, state.frozen.get("unet", {}))
+        whole = (averaged(state), state.frozen.get("unet", {}))
         return summed(self.held_out, whole, BatchSpec(source, self.config.train.batch_size))
 
     @functools.cached_property
@@ -235,6 +235,17 @@ class TextToImage:
             return {"loss": diffusion_loss(self.schedule, unet, batch, self.config.seed + 1, self.scale, None)[:2]}
 
         return jax.jit(metrics)
+
+    def picture(self, state: State, batch: Batch) -> Any:
+        """A few held-out pictures above what their captions become."""
+        params = merged(averaged(state), state.frozen.get("unet", {}))
+        return text_to_image_picture.figure(self.painter, params, batch)
+
+    @functools.cached_property
+    def painter(self) -> text_to_image_picture.Painter:
+        network, arguments = self.network
+        unet = Part(network, arguments | {"remat": "none"}, {})
+        return text_to_image_picture.painter(self.parts, unet, meshes.make(self.config.train.mesh))
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of one training example, by name, found out without any picture."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import diffusers
 import jax
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamjax.diffusion import prediction
+from dreamjax.diffusion import prediction, sampling
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
 from dreamjax.systems import generation, runs
@@ -200,7 +201,9 @@ def test_a_damaged_picture_is_named_before_anything_is_written(folder, tmp_path)
 def trained(folder, pictures, bank, tmp_path_factory):
     """A run that trained the cross-attention alone."""
     workdir = tmp_path_factory.mktemp("run") / "run"
-    result = runs.train(config(folder, pictures, bank, trainable="cross_attention"), workdir)
+    asked = config(folder, pictures, bank, trainable="cross_attention")
+    asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, picture_every=2))
+    result = runs.train(asked, workdir)
     assert result["step"] == 2
     assert np.isfinite(result["val"]["loss"])
     return workdir
@@ -257,6 +260,25 @@ def test_a_run_makes_pictures_by_itself(trained):
     whole = whole_unet(run.task, run.params, mesh_of(model.unet.params))
     for path, leaf in flatten(whole).items():
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(flatten(model.unet.params)[path]))
+
+
+def test_a_run_shows_held_out_pictures_above_what_their_captions_become(trained):
+    """As diffusers decodes the latents, and as `generate` makes pictures of the captions."""
+    assert [file.name for file in (trained / "pictures").iterdir()] == ["00000002.png"]
+    run, model = runs.open_run(trained), generation.open_model(trained, "float32")
+    rows = next(iter(run.task.data("val").stream.batches(start=0, batch_size=4)))
+    true, made = run.task.painter(whole_unet(run.task, run.params, mesh_of(model.unet.params)), rows)
+    with torch.no_grad():
+        decoded = pipelines.theirs(pathlib.Path(run.config.model.path)).vae.decode(
+            torch.from_numpy(rows["mean"]).permute(0, 3, 1, 2)
+        )
+    np.testing.assert_allclose(true, (decoded.sample.permute(0, 2, 3, 1) / 2 + 0.5).clip(0, 1), atol=1e-4)
+    twice = np.tile(np.arange(4, dtype=np.uint32), 2)  # as many rows as devices
+    given = {"index": twice, "context": rows["context"][twice]}
+    plan = sampling.plan("ddim", model.schedule, 30)
+    empty = model.context([""])
+    again, _ = model.generate(plan, given, seed=0, size=rows["mean"].shape[1:3], unconditional=empty, scale=3.0)
+    np.testing.assert_allclose(made, again[:4], atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------- mistakes
