@@ -10,6 +10,7 @@ steps. Everything lies in runs/demo afterwards, and the next demo starts anew th
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -54,7 +55,7 @@ class Demo:
 
     def command(self, words: Sequence[str]) -> subprocess.Popen:
         """Start `dreamjax WORDS --json`; its logs go on to the terminal."""
-        self.say(f"$ dreamjax {' '.join(words)}")
+        self.say(f"$ dreamjax {shlex.join(words)}")
         return subprocess.Popen(
             [sys.executable, "-m", "dreamjax", *words, "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
         )

@@ -72,11 +72,13 @@ def run(demo: Any, count: int, steps: int) -> None:
     prompts = ["--prompt-file", demo.path("prompts.txt")]
     made = demo.stage(f"12 {len(MEASURED)} more, looked at", 60, lambda: generate(prompts, "measured"))
     shares = as_prompted(demo.work / "measured", made)
-    told = ", ".join(f"{name} {share:.0%} (chance {chance:.0%})" for name, (share, chance) in shares.items())
+    told = ", ".join(
+        f"{name} {s.share:.0%} ({s.low:.0%} to {s.high:.0%}; chance {s.chance:.0%})" for name, s in shares.items()
+    )
     demo.say(f"show what their prompt says: {told}")
 
 
-def as_prompted(folder: Path, made: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+def as_prompted(folder: Path, made: list[dict[str, Any]]) -> dict[str, Any]:
     """`drawn.as_prompted` of the pictures that `generate` wrote."""
     import numpy as np
     from PIL import Image

@@ -20,26 +20,33 @@ def test_a_drawing_is_read_as_it_was_drawn():
 
 def test_drawings_show_what_their_captions_say():
     shares = drawn.as_prompted(PICTURES, CAPTIONS)
-    assert shares["shape"] == (1.0, 1 / 4)
-    assert shares["colour"] == (1.0, 1 / 6)
-    assert shares["place"][0] > 0.85  # places have borders, near which a pixel decides
-    assert shares["place"][1] == 1 / 9
+    assert (shares["shape"].share, shares["colour"].share) == (1, 1)
+    assert shares["place"].share > 0.85  # places have borders, near which a pixel decides
+    assert [s.chance for s in shares.values()] == [1 / 4, 1 / 6, 1 / 9]
 
 
 def test_captions_of_others_are_met_by_chance():
     pictures, others = PICTURES * 5, [CAPTIONS[i] for i in np.random.default_rng(0).integers(len(SET), size=5 * 96)]
-    for share, chance in drawn.as_prompted(pictures, others).values():
-        assert abs(share - chance) < 5 * np.sqrt(chance * (1 - chance) / len(pictures))
+    for found in drawn.as_prompted(pictures, others).values():
+        assert abs(found.share - found.chance) < 5 * np.sqrt(found.chance * (1 - found.chance) / len(pictures))
+
+
+def test_the_interval_is_wilsons():
+    """5 of 10: 0.5 ± 0.263, from its closed form with z = 1.95996."""
+    red, blue = (draw(Picture("", "circle", 0.0, 0.0, 0.0, hue), 32) for hue in (0.0, 4 / 6))
+    found = drawn.as_prompted([red, blue] * 5, ["a red circle in the middle"] * 10)["colour"]
+    half = 1.95996 / (1 + 1.95996**2 / 10) * np.sqrt(0.25 / 10 + 1.95996**2 / 400)
+    np.testing.assert_allclose(found, (0.5, 0.5 - half, 0.5 + half, 1 / 6), atol=1e-5)
 
 
 def test_nothing_and_noise():
     assert drawn.read(np.full((32, 32, 3), GREY, np.uint8)) is None
     empty = np.full((32, 32, 3), GREY, np.uint8)
-    assert drawn.as_prompted([empty], ["a red circle in the middle"])["shape"][0] == 0
+    assert drawn.as_prompted([empty], ["a red circle in the middle"])["shape"].share == 0
     assert isinstance(drawn.read(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)), Picture)
 
 
 def test_a_corner_is_not_its_edge():
     high = draw(Picture("", "circle", 0.8, 0.8, 0.0, 0.0), 32)
-    assert drawn.as_prompted([high], ["a red circle at the top right"])["place"][0] == 1
-    assert drawn.as_prompted([high], ["a red circle at the top"])["place"][0] == 0
+    assert drawn.as_prompted([high], ["a red circle at the top right"])["place"].share == 1
+    assert drawn.as_prompted([high], ["a red circle at the top"])["place"].share == 0

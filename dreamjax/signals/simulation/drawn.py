@@ -6,9 +6,11 @@ No network judges: the shape, place and size are those of the drawing that overl
 import colorsys
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from scipy.stats import binomtest
 
 from dreamjax.signals.simulation.captions import COLOURS, PLACES, caption
 from dreamjax.signals.simulation.pictures import GREY, HUES, LIGHTNESS, SATURATION, SHAPES, Picture, cover
@@ -48,10 +50,19 @@ def read(picture: UInt8[np.ndarray, "pixels pixels 3"], classes: int = 4) -> Pic
     return Picture("", best.shape, best.x, best.y, best.size, hue)
 
 
+class Share(NamedTuple):
+    """Of pictures that show what they should, with its 95 % interval (Wilson 1927), beside what chance would give."""
+
+    share: float
+    low: float
+    high: float
+    chance: float
+
+
 def as_prompted(
     pictures: Sequence[UInt8[np.ndarray, "pixels pixels 3"]], prompts: Sequence[str], classes: int = 4
-) -> dict[str, tuple[float, float]]:
-    """{"shape", "colour", "place": (share of pictures that show what their prompt says, share by chance)}.
+) -> dict[str, Share]:
+    """ "shape", "colour" and "place" → the share of pictures that show what their prompt says.
 
     Each prompt is a caption, as `captions.caption` gives them. A picture that shows nothing is as good as none.
     """
@@ -66,5 +77,6 @@ def as_prompted(
         right = [
             bool(text) and said(text, among) == said(prompt, among) for text, prompt in zip(shown, prompts, strict=True)
         ]
-        shares[name] = (float(np.mean(right)), 1 / len(among))
+        low, high = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+        shares[name] = Share(sum(right) / len(right), float(low), float(high), 1 / len(among))
     return shares
