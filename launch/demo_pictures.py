@@ -16,15 +16,12 @@ PROMPTS = [
     )
     for shape in ("circle", "square", "triangle", "cross")
 ]
-MEASURED = [  # 96 others
-    f"a {size} {colour} {shape} {place}"
-    for size, place in (
-        ("small", "in the middle"),
-        ("small", "on the left"),
-        ("large", "at the top right"),
-        ("large", "at the bottom"),
-    )
-    for colour in ("red", "yellow", "green", "cyan", "blue", "magenta")
+PLACES = ("at the top left", "on the left", "at the top", "in the middle", "on the right", "at the bottom")
+MEASURED = [  # 96 others; colours and places are spread evenly over the shapes
+    f"a {size} {colour} {shape} {PLACES[(i + j) % len(PLACES)]}"
+    for size in ("small", "large")
+    for i, colour in enumerate(("red", "yellow", "green", "cyan", "blue", "magenta"))
+    for j in (1, 4)
     for shape in ("circle", "square", "triangle", "cross")
 ]
 CONFIGS = "configs/image"

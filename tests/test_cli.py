@@ -8,6 +8,7 @@ import sys
 import time
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -391,3 +392,24 @@ def test_a_place_or_a_pair_of_options_that_cannot_be_is_one_sentence(argv, told,
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert told in said
     assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_device_without_memory_left_is_one_sentence(monkeypatch, capsys):
+    """As XLA says it; any other failure of a program stays what it is."""
+
+    def fails(said):
+        def run(argv):
+            raise jax.errors.JaxRuntimeError(said)
+
+        return run
+
+    monkeypatch.setattr(
+        cli, "_dispatch", fails("RESOURCE_EXHAUSTED: Out of memory allocating 91335364672 bytes.\nmore")
+    )
+    assert cli.main([]) == 2
+    said = capsys.readouterr().err
+    assert "Out of memory allocating 91335364672 bytes" in said
+    assert said.count("\n") == 1
+    monkeypatch.setattr(cli, "_dispatch", fails("INTERNAL: something else"))
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        cli.main([])

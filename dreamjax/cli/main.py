@@ -21,7 +21,7 @@ from dreamjax.errors import UserError, nearest
 # verb → module of dreamjax.cli, in the order of work. A module has HELP, EXAMPLE, configure(parser), run(args) -> dict,
 # and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
 VERBS = ("simulate", "prepare", "inspect", "train", "evaluate", "generate", "export", "import")
-FULL_DISK_AND_THE_LIKE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+FULL_DISK_AND_THE_LIKE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG)
 A_FILE_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # of a folder that was to be written
 
 
@@ -192,6 +192,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `dreamjax … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except RuntimeError as problem:
+        if not str(problem).startswith("RESOURCE_EXHAUSTED"):  # jax.errors.JaxRuntimeError, which is not imported here
+            raise
+        said = str(problem).partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        print(f"dreamjax: {said}; take a smaller batch or smaller pictures, or more devices", file=sys.stderr)
+        return 2
     except OSError as problem:
         if problem.errno not in FULL_DISK_AND_THE_LIKE + A_FILE_IN_THE_WAY:
             raise

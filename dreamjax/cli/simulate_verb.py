@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sfreq", type=float, default=250.0, help="sampling rate in Hz")
     parser.add_argument("--alpha-hz", type=float, default=10.0, help="mean alpha frequency over subjects, 7.5 to 13")
     parser.add_argument("--missing-channels", type=int, default=0, help="electrodes lost, others in each subject")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="the same seed gives the same files")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dreamjax.console import progress
 from dreamjax.diffusion import sampling
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import atomic, places, torch_files
 from dreamjax.systems import runs, text_to_image
@@ -74,6 +75,9 @@ def open_model(
     path: epath.PathLike, dtype: str, attention: str = "auto", variant: str | None = None
 ) -> LatentDiffusion:
     """A pipeline's folder, its hub id, or the work directory of a text_to_image run; on all devices."""
+    platform.check_attention(attention, "--attention", "--attention auto")
+    if attention == "cudnn" and dtype != "bfloat16":
+        raise UserError("--attention cudnn computes in bfloat16: add --dtype bfloat16")
     mesh = meshes.make(MeshConfig())
     computed: dict[str, Any] = {"dtype": jnp.dtype(dtype), "attention": attention}
     if (epath.Path(path) / "checkpoints").is_dir():
@@ -149,7 +153,12 @@ def batches(model: LatentDiffusion, request: Request, bar: Any = None) -> Iterat
             scale=request.guidance,
             rescale=request.rescale,
         )
-        host = np.round(255 * np.asarray(found)).astype(np.uint8)
+        pixels = np.asarray(found)
+        if not np.isfinite(pixels).all():
+            raise UserError(
+                "the pictures came out as NaN: a weight of the model is no finite number, or --guidance is too large"
+            )
+        host = np.round(255 * pixels).astype(np.uint8)
         for row in range(min(batch, request.count - first)):
             if bar is not None:
                 bar.advance(1)
@@ -189,6 +198,8 @@ def _given_latents(
             f"{request.latents}: an array of shape {array.shape} and type {array.dtype}; --latents takes (n, "
             f"{wanted[2]}, {wanted[0]}, {wanted[1]}) numbers for pictures of this size"
         )
+    if not np.isfinite(array).all():
+        raise UserError(f"{request.latents}: it holds NaN or infinite numbers, of which no picture can be made")
     if len(array) not in (1, request.count):
         raise UserError(f"{request.latents}: it holds {len(array)} starts for {request.count} pictures; give 1 or all")
     return np.ascontiguousarray(array, np.float32)

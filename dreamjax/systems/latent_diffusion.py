@@ -8,6 +8,7 @@ Shape letters: B pictures, H/W pixels, h = H / f and w = W / f of the latents, Z
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ class LatentDiffusion:
             open_part("text_encoder"),
             Tokenizer.open(folders.path("tokenizer")),
             schedule_of(folders.config("scheduler"), folders.source("scheduler")),
-            float(folders.config("vae").get("scaling_factor", LATENT_SCALE)),
+            scale_of(folders),
             mesh,
             folders.config("unet").get("sample_size"),
         )
@@ -191,6 +192,14 @@ class LatentDiffusion:
     def _latents(self, vae: Any, pictures: Array, seed: Array, index: Array, purpose: str) -> Array:
         mean, log_variance = vae.moments(pictures)
         return self.scale * draw_posterior(mean, log_variance, noise.draw(seed, index, purpose, mean.shape[1:]))
+
+
+def scale_of(folders: Folders) -> float:
+    """The autoencoder's scaling_factor. Raises UserError for one that latents cannot be multiplied with."""
+    scale = folders.config("vae").get("scaling_factor", LATENT_SCALE)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise UserError(f"{folders.source('vae')}: scaling_factor is {scale!r}, but it is a positive number")
+    return float(scale)
 
 
 def schedule_of(config: Mapping[str, Any], source: str) -> NoiseSchedule:

@@ -24,6 +24,7 @@ from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.objectives import masking
 from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction import ReconstructionConfig, reconstruction
+from dreamjax.parallel import platform
 from dreamjax.parallel.sharding import Rules
 from dreamjax.signals import pipeline
 from dreamjax.signals.pipeline import DataConfig
@@ -278,11 +279,7 @@ class MaskedPretraining:
         )
 
     def check(self) -> None:
-        if not _has_cudnn(self.config.model):
-            raise UserError(
-                "model.attention is cudnn, which takes an NVIDIA GPU, but JAX computes on "
-                f"{jax.default_backend()} here; set --config.model.attention=auto"
-            )
+        platform.check_attention(self.config.model.attention, "model.attention", "--config.model.attention=auto")
 
     def weights(self) -> Mapping[str, WeightSource]:
         return {}

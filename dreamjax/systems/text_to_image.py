@@ -25,6 +25,7 @@ from dreamjax.models.autoencoder_kl import sample as draw_posterior
 from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.objectives.masking import example_keys
 from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel import platform
 from dreamjax.parallel.names import nested
 from dreamjax.systems import latent_diffusion, text_to_image_picture
 from dreamjax.systems.ingredients import Ingredients
@@ -154,7 +155,7 @@ class TextToImage:
 
     @functools.cached_property
     def scale(self) -> float:
-        return float(self.parts.config("vae").get("scaling_factor", latent_diffusion.LATENT_SCALE))
+        return latent_diffusion.scale_of(self.parts)
 
     def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
         """(what is trained, what is frozen) of a U-Net's parameters."""
@@ -178,11 +179,7 @@ class TextToImage:
 
     def check(self) -> None:
         self.network  # noqa: B018 - its config is read and checked
-        if self.config.model.attention == "cudnn" and jax.default_backend() != "gpu":
-            raise UserError(
-                "model.attention is cudnn, which takes an NVIDIA GPU, but JAX computes on "
-                f"{jax.default_backend()} here; set --config.model.attention=auto"
-            )
+        platform.check_attention(self.config.model.attention, "model.attention", "--config.model.attention=auto")
 
     def weights(self) -> Mapping[str, WeightSource]:
         if self.config.model.start == "random":

@@ -35,6 +35,8 @@ MODULES = {
     "ViTModel": "vit",
     "ViTForImageClassification": "vit",
 }
+# part of a pipeline → the module that it must be of
+ROLES = {"unet": "unet", "vae": "autoencoder_kl", "text_encoder": "clip_text"}
 # of two networks in one file dreamjax reads either: class → which half → module
 HALVES = {"CLIPModel": {"text": "clip_text", "vision": "clip_vision"}}
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
+from dreamjax.errors import UserError
 from dreamjax.parallel import sharding
 from dreamjax.weights import networks, streaming
 from dreamjax.weights.networks import Network
@@ -57,6 +58,11 @@ def open_part(
     source = folders.source(name)
     config = folders.config(name)
     network = networks.of(config, source)
+    if (wanted := networks.ROLES.get(name)) and networks.MODULES.get(networks.class_of(config) or "") != wanted:
+        classes = " or ".join(cls for cls, module in networks.MODULES.items() if module == wanted)
+        raise UserError(
+            f"{source} describes a {networks.class_of(config)}, but what a pipeline has as {name} is of class {classes}"
+        )
     arguments = network.arguments(config, source) | {"dtype": dtype, "attention": attention}
     if params is None:
         abstract = placed(network.shapes(arguments), mesh, dtype)

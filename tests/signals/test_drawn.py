@@ -1,4 +1,4 @@
-"""What is on a picture is read off as it was drawn; noise and other captions are not taken for it."""
+"""What is on a picture is read off as it was drawn; other captions are met by chance, and by nothing at all never."""
 
 import numpy as np
 
@@ -14,15 +14,16 @@ def test_a_drawing_is_read_as_it_was_drawn():
     for picture, pixels in zip(SET, PICTURES, strict=True):
         read = drawn.read(pixels)
         assert (read.shape, read.hue) == (picture.shape, picture.hue)
-        assert np.abs([read.x - picture.x, read.y - picture.y]).max() < 0.12  # half a step of those tried, and a pixel
-        assert abs(read.size - picture.size) < 0.25
+        assert np.abs([read.x - picture.x, read.y - picture.y]).max() < 0.12  # half a step of those tried, and a little
+        assert abs(read.size - picture.size) < 1 / 3  # small pictures of few pixels
 
 
 def test_drawings_show_what_their_captions_say():
     shares = drawn.as_prompted(PICTURES, CAPTIONS)
     assert (shares["shape"].share, shares["colour"].share) == (1, 1)
-    assert shares["place"].share > 0.85  # places have borders, near which a pixel decides
-    assert [s.chance for s in shares.values()] == [1 / 4, 1 / 6, 1 / 9]
+    assert shares["place"].share > 0.95  # places have borders, near which a pixel decides
+    shapes = [picture.shape for picture in SET]
+    assert shares["shape"].chance == max(map(shapes.count, set(shapes))) / len(SET)
 
 
 def test_captions_of_others_are_met_by_chance():
@@ -36,14 +37,16 @@ def test_the_interval_is_wilsons():
     red, blue = (draw(Picture("", "circle", 0.0, 0.0, 0.0, hue), 32) for hue in (0.0, 4 / 6))
     found = drawn.as_prompted([red, blue] * 5, ["a red circle in the middle"] * 10)["colour"]
     half = 1.95996 / (1 + 1.95996**2 / 10) * np.sqrt(0.25 / 10 + 1.95996**2 / 400)
-    np.testing.assert_allclose(found, (0.5, 0.5 - half, 0.5 + half, 1 / 6), atol=1e-5)
+    np.testing.assert_allclose(found, (0.5, 0.5 - half, 0.5 + half, 1), atol=1e-5)
 
 
 def test_nothing_and_noise():
     assert drawn.read(np.full((32, 32, 3), GREY, np.uint8)) is None
     empty = np.full((32, 32, 3), GREY, np.uint8)
+    for achromatic in (0, 255):  # what a broken network makes
+        assert drawn.read(np.full((32, 32, 3), achromatic, np.uint8)) is None
     assert drawn.as_prompted([empty], ["a red circle in the middle"])["shape"].share == 0
-    assert isinstance(drawn.read(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)), Picture)
+    assert drawn.read(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)) is None
 
 
 def test_a_corner_is_not_its_edge():

@@ -1,6 +1,8 @@
 """Text to image, image to image and inpainting are diffusers'; a picture does not depend on its batch."""
 
+import dataclasses
 import json
+import shutil
 
 import diffusers
 import jax
@@ -187,14 +189,50 @@ def test_a_model_of_parts_has_the_scheduler_of_its_architecture(folder):
 
 
 def test_a_unet_of_thirteen_channels_is_refused(folder, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     config = json.loads((copy / "unet" / "config.json").read_text())
     (copy / "unet" / "config.json").write_text(json.dumps(config | {"in_channels": 13}))
     with pytest.raises(UserError, match="a U-Net of 13 channels does not fit latents of 4"):
         generation.open_model(copy, "float32")
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("vae", {"scaling_factor": 0}, "scaling_factor is 0, but it is a positive number"),
+        ("vae", {"scaling_factor": "a"}, "scaling_factor is 'a', but it is a positive number"),
+        ("vae", None, "what a pipeline has as vae is of class AutoencoderKL"),
+        ("text_encoder", None, "what a pipeline has as text_encoder is of class CLIPTextModel"),
+    ],
+)
+def test_a_part_that_is_another_or_cannot_be_is_one_sentence(folder, tmp_path, part, change, said):
+    """`change` None: the part's folder holds the other one."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    if change is None:
+        shutil.rmtree(copy / part)
+        shutil.copytree(folder / {"vae": "text_encoder", "text_encoder": "vae"}[part], copy / part)
+    else:
+        config = json.loads((copy / part / "config.json").read_text())
+        (copy / part / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError) as problem:
+        generation.open_model(copy, "float32")
+    assert said in str(problem.value)
+    assert str(copy / part) in str(problem.value)
+
+
+def test_numbers_that_are_none_make_no_pictures(folder, model, tmp_path):
+    """Neither from latents of NaN nor from a weight of NaN does a black picture come with exit code 0."""
+    np.save(tmp_path / "x.npy", np.full((1, 4, 8, 8), np.nan, np.float32))
+    assert "NaN or infinite" in refused(model, latents=str(tmp_path / "x.npy"))
+    params = jax.tree.map(lambda x: x * np.nan, model.unet.params)
+    broken = dataclasses.replace(model, unet=dataclasses.replace(model.unet, params=params))
+    with pytest.raises(UserError, match="came out as NaN"):
+        generation.generate(broken, Request(prompts=PROMPTS, steps=1), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="--attention is cudnn, which takes an NVIDIA GPU"):
+        generation.open_model(folder, "bfloat16", attention="cudnn")
 
 
 def test_long_prompts_are_cut_with_a_warning(model, caplog):

@@ -5,6 +5,7 @@ No network judges: the shape, place and size are those of the drawing that overl
 
 import colorsys
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,8 +16,9 @@ from scipy.stats import binomtest
 from dreamjax.signals.simulation.captions import COLOURS, PLACES, caption
 from dreamjax.signals.simulation.pictures import GREY, HUES, LIGHTNESS, SATURATION, SHAPES, Picture, cover
 
-POSITIONS, EXTENTS = np.linspace(-1, 1, 13), np.linspace(-1, 1, 7)  # that are tried
-FAINT = 0.01  # mean cover below which nothing is drawn; the smallest cross covers 0.04
+TRIED = (np.arange(12) + 0.5) / 6 - 1  # middles of cells, four to a third: none is on the border of two words
+FAINT = 0.01  # mean cover below which nothing is drawn; the smallest triangle covers 0.04
+COLOURLESS = 0.2  # difference of the strongest and the weakest channel, below which a blob has no hue; drawn: 0.8
 CONTRAST = 255 * (LIGHTNESS + (1 - LIGHTNESS) * SATURATION) - GREY  # of a colour's strongest channel to the grey
 
 
@@ -26,21 +28,24 @@ def _drawings(pixels: int, classes: int) -> tuple[list[Picture], Float[np.ndarra
     all_of_them = [
         Picture("", shape, x, y, size, 0.0)
         for shape in SHAPES[:classes]
-        for size in EXTENTS.tolist()
-        for x in POSITIONS.tolist()
-        for y in POSITIONS.tolist()
+        for size in TRIED.tolist()
+        for x in TRIED.tolist()
+        for y in TRIED.tolist()
     ]
     return all_of_them, np.stack([cover(p, pixels, 2).ravel() for p in all_of_them]).astype(np.float32)
 
 
 def read(picture: UInt8[np.ndarray, "pixels pixels 3"], classes: int = 4) -> Picture | None:
-    """The drawing of one of the first `classes` shapes that is most like `picture`; None where nothing is drawn.
+    """The drawing of one of the first `classes` shapes that is most like `picture`; None where no colour is on it.
 
     Likeness is Tanimoto's a·b / (a·a + b·b - a·b) of the two covers; the hue is that of the mean colour under it.
     """
     off = np.abs(picture.astype(np.float32) - GREY).max(-1)
     share = np.clip(off / CONTRAST, 0, 1)
     if share.mean() < FAINT:
+        return None
+    colour = (picture * share[..., None]).sum((0, 1)) / share.sum() / 255
+    if np.ptp(colour) < COLOURLESS:  # black and white have no hue, and would pass for red
         return None
     candidates, covers = _drawings(len(picture), classes)
     both = covers @ share.ravel()
@@ -51,12 +56,12 @@ def read(picture: UInt8[np.ndarray, "pixels pixels 3"], classes: int = 4) -> Pic
 
 
 class Share(NamedTuple):
-    """Of pictures that show what they should, with its 95 % interval (Wilson 1927), beside what chance would give."""
+    """Of pictures that show what they should, with its 95 % interval (Wilson 1927), beside the same answer for all."""
 
     share: float
     low: float
     high: float
-    chance: float
+    chance: float  # the share of the commonest word among the prompts
 
 
 def as_prompted(
@@ -78,5 +83,6 @@ def as_prompted(
             bool(text) and said(text, among) == said(prompt, among) for text, prompt in zip(shown, prompts, strict=True)
         ]
         low, high = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-        shares[name] = Share(sum(right) / len(right), float(low), float(high), 1 / len(among))
+        commonest = Counter(said(prompt, among) for prompt in prompts).most_common(1)[0][1]
+        shares[name] = Share(sum(right) / len(right), float(low), float(high), commonest / len(prompts))
     return shares
