@@ -15,7 +15,7 @@ def test_a_drawing_is_read_as_it_was_drawn():
         read = drawn.read(pixels)
         assert (read.shape, read.hue) == (picture.shape, picture.hue)
         assert np.abs([read.x - picture.x, read.y - picture.y]).max() < 0.12  # half a step of those tried, and a little
-        assert abs(read.size - picture.size) < 1 / 3  # small pictures of few pixels
+        assert abs(read.size - picture.size) < 1 / 3  # two of the sizes that are tried
 
 
 def test_drawings_show_what_their_captions_say():
