@@ -1,6 +1,8 @@
 """From a recording to windows: what is promised about time, reference, amplitude, edges and memory."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,22 +124,30 @@ def test_memory_does_not_grow_with_the_recording(monkeypatch):
     assert peaks[1] < 1.5 * 3600 * 250 * 8 * 8 / 3  # a third of the recording itself
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_day_of_64_channels_fits_in_two_gigabytes():
-    """24 h, 64 channels, 500 Hz: whole process ≤ 2 GiB, and windows equal those of an excerpt filtered as a whole."""
-    import resource
-
+    """24 h, 64 channels, 500 Hz: at most 1.5 GiB more than before, with which a process of its own stays below 2; and
+    windows equal those of an excerpt filtered as a whole.
+    """
     rec, asked = _long_recording(24.0, 64, 500.0)
     windows = preprocess.windows(rec, AS_RECORDED, IDENTITY)
     middle = None
     count = 0
+    before = most = resident()  # not the process's highest so far: other tests may have needed more
     for w in windows:
         count += 1
+        if count % 100 == 0:
+            most = max(most, resident())
         if count == 21_000:
             middle = w
     assert count == 43_200
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 2 * 2**30
+    assert most - before < 1.5 * 2**30
     assert max(asked) < 500 * 400
     around = round(
         (middle.start - 40) * 500
