@@ -67,12 +67,12 @@ def run(demo: Any, count: int, steps: int) -> None:
     demo.stage("11 text to image", 60, lambda: generate(["--prompt", *PROMPTS], "text_to_image"))
     (demo.work / "prompts.txt").write_text("\n".join(MEASURED) + "\n")
     prompts = ["--prompt-file", demo.path("prompts.txt")]
-    made = demo.stage(f"12 {len(MEASURED)} more, looked at", 60, lambda: generate(prompts, "measured"))
+    made = demo.stage("12 what pictures show", 60, lambda: generate(prompts, "measured"))
     shares = as_prompted(demo.work / "measured", made)
     told = ", ".join(
         f"{name} {s.share:.0%} ({s.low:.0%} to {s.high:.0%}; chance {s.chance:.0%})" for name, s in shares.items()
     )
-    demo.say(f"show what their prompt says: {told}")
+    demo.say(f"of {len(made)} others, as many show what their prompt says: {told}")
 
 
 def as_prompted(folder: Path, made: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dreamjax.training.optimiser import OptimConfig
 _SHAPES = TextToImageConfig(
     data=LatentConfig(resolution=32, val_share=0.05, encode_batch=64),
     model=ModelConfig(architecture="shapes", start="random"),
-    # the shape is decided where noise and picture are as strong; unweighed, the steps with little noise outshout these
+    # steps with little noise count less: in the same time, more was learned of what the caption says
     loss=LossConfig(min_snr_gamma=1.0),
     optim=OptimConfig(
         learning_rate=4e-3,

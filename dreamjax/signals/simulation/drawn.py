@@ -50,7 +50,6 @@ def read(picture: UInt8[np.ndarray, "pixels pixels 3"], classes: int = 4) -> Pic
     candidates, covers = _drawings(len(picture), classes)
     both = covers @ share.ravel()
     best = candidates[int(np.argmax(both / (np.square(covers).sum(1) + np.square(share).sum() - both)))]
-    colour = (picture * share[..., None]).sum((0, 1)) / share.sum() / 255
     hue = round(colorsys.rgb_to_hls(*colour.tolist())[0] * HUES) % HUES / HUES
     return Picture("", best.shape, best.x, best.y, best.size, hue)
 
@@ -67,9 +66,10 @@ class Share(NamedTuple):
 def as_prompted(
     pictures: Sequence[UInt8[np.ndarray, "pixels pixels 3"]], prompts: Sequence[str], classes: int = 4
 ) -> dict[str, Share]:
-    """ "shape", "colour" and "place" → the share of pictures that show what their prompt says.
+    """The share of pictures that show what their prompt says, for "shape", "colour" and "place".
 
-    Each prompt is a caption, as `captions.caption` gives them. A picture that shows nothing is as good as none.
+    Each prompt is a caption, as `captions.caption` gives them; raises ValueError for one that names no shape, colour or
+    place. A picture on which there is nothing shows nothing.
     """
     words = {"shape": SHAPES[:classes], "colour": COLOURS, "place": tuple(place for row in PLACES for place in row)}
     shown = [caption(drawing) if drawing else "" for drawing in (read(picture, classes) for picture in pictures)]
