@@ -1,19 +1,36 @@
 """Fixtures that every test may use. The suite runs on CPU with 8 virtual devices."""
 
+import atexit
 import contextlib
 import os
+import shutil
+import sys
+import tempfile
+import types
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("MPLBACKEND", "agg")
 # tiny shapes compile for longer than they run: the compiler's own optimisations are left out, the partitioner's are not
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+)
 os.environ.setdefault("MNE_DONTWRITE_HOME", "true")
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Compiled programs are shared by this run's tests, its workers and their children, and go with it."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = tempfile.mkdtemp(prefix="dreamjax-compiled-")
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +94,30 @@ def google_store(monkeypatch):
         monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
         monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "nobody's")
         yield root, served
+
+
+@pytest.fixture
+def freshly_compiled():
+    """No program comes out of the cache: what the compiler writes beside it is there."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    for used in (False, True):
+        jax.config.update("jax_enable_compilation_cache", used)
+        compilation_cache.reset_cache()
+        if not used:
+            yield
+
+
+@pytest.fixture
+def fake_verb(monkeypatch):
+    """Puts a verb of the test's own in the place of `simulate`."""
+
+    def install(run, render=lambda result: "for people"):
+        module = types.ModuleType("dreamjax.cli.simulate_verb")
+        module.HELP, module.EXAMPLE = "Does what the test says.", "dreamjax simulate"
+        module.configure = lambda parser: None
+        module.run, module.render = run, render
+        monkeypatch.setitem(sys.modules, "dreamjax.cli.simulate_verb", module)
+
+    return install

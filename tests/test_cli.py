@@ -1,49 +1,18 @@
-"""The command line: help, mistakes, JSON, interruption; the same for every verb."""
+"""The command line: help, mistakes, JSON, progress; the same for every verb."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-import types
 
-import jax
 import numpy as np
 import pytest
 
 from dreamjax.cli import main as cli
 from dreamjax.errors import UserError
+from tests.command_line import dreamjax, sentence_of
 
 TINY_SET = ["--subjects", "1", "--minutes", "0.25", "--channels", "4"]
-
-
-def dreamjax(*words: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "dreamjax", *words], capture_output=True, text=True, timeout=120, **options
-    )
-
-
-def sentence_of(error: str) -> str:
-    """The mistake's only line. Fails on a traceback or a second line."""
-    lines = error.strip().splitlines()
-    assert len(lines) == 1, error
-    assert lines[0].startswith("dreamjax: ")
-    return lines[0]
-
-
-@pytest.fixture
-def fake_verb(monkeypatch):
-    """Puts a verb of the test's own in the place of `simulate`."""
-
-    def install(run, render=lambda result: "for people"):
-        module = types.ModuleType("dreamjax.cli.simulate_verb")
-        module.HELP, module.EXAMPLE = "Does what the test says.", "dreamjax simulate"
-        module.configure = lambda parser: None
-        module.run, module.render = run, render
-        monkeypatch.setitem(sys.modules, "dreamjax.cli.simulate_verb", module)
-
-    return install
 
 
 # ---------------------------------------------------------------------------------------------------------------- help
@@ -156,23 +125,6 @@ def test_mistakes_look_the_same_from_a_shell(tmp_path):
     ended = dreamjax("simulate", "--out", str(tmp_path / "full"), "--json")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "not empty" in sentence_of(ended.stderr)
-
-
-def test_a_full_disk_is_one_sentence(fake_verb, capsys):
-    def run(args):
-        import errno
-
-        raise OSError(errno.ENOSPC, "No space left on device", "shards/train-00001")
-
-    fake_verb(run)
-    assert cli.main(["simulate"]) == 2
-    assert "shards/train-00001: No space left on device" in sentence_of(capsys.readouterr().err)
-
-
-def test_a_defect_of_ours_keeps_its_traceback(fake_verb):
-    fake_verb(lambda args: {}["missing"])
-    with pytest.raises(KeyError):
-        cli.main(["simulate"])
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -291,54 +243,6 @@ def test_progress_is_a_bar_on_a_terminal():
     assert "━" in text
 
 
-def test_a_verb_may_choose_its_exit_code(fake_verb):
-    fake_verb(lambda args: {"exit_code": 75})
-    assert cli.main(["simulate"]) == 75
-
-
-# -------------------------------------------------------------------------------------------------------- interruption
-def test_an_interrupted_verb_says_so(fake_verb, capsys):
-    def run(args):
-        raise KeyboardInterrupt
-
-    fake_verb(run)
-    assert cli.main(["simulate"]) == 130
-    assert sentence_of(capsys.readouterr().err) == "dreamjax: interrupted"
-
-
-def test_control_c_leaves_nothing_half_written(tmp_path):
-    words = ["simulate", "--out", str(tmp_path / "set"), "--subjects", "200", "--minutes", "2"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "dreamjax", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
-    )
-    deadline = time.monotonic() + 200
-    while not list(tmp_path.glob(".set.*.part/sub-*")):  # until it is writing
-        assert time.monotonic() < deadline
-        assert running.poll() is None
-        time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert out == ""
-    assert sentence_of(err) == "dreamjax: interrupted"
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_reader_that_goes_away_is_no_error():
-    """`dreamjax --help | head -0`."""
-    running = subprocess.Popen(
-        [sys.executable, "-m", "dreamjax", "simulate", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    running.stdout.close()
-    assert b"Traceback" not in running.stderr.read()
-    running.stderr.close()
-    running.wait(60)
-
-
 def test_parser_errors_are_user_errors():
     with pytest.raises(UserError, match="see dreamjax simulate --help"):
         cli.build_parser(only="simulate").parse_args(["simulate"])
@@ -349,7 +253,9 @@ def test_parser_errors_are_user_errors():
     [
         (["train", "--workdir", "{folder}"], "holds no run but other files"),
         (["train", "--workdir", "{folder}/notes.txt"], "is a file"),
-        (["train", "--workdir", ""], "a path is empty"),
+        (["train", "--workdir", ""], "--workdir is empty; give it a value or leave it out"),
+        (["simulate", "--out", "{folder}/x", "--captioned="], "--captioned"),
+        (["generate", "--model", "m", "--prompt", "a", "--out", "x", "--init-image", ""], "--init-image is empty"),
         (["simulate", "--out", "{folder}/notes.txt/x", "--subjects", "1", "--minutes", "0.2"], "Not a directory"),
         (["inspect", "--devices", "0"], "--devices"),
         (["evaluate", "{folder}", "--with-reconstruction"], "add --probe"),
@@ -392,24 +298,3 @@ def test_a_place_or_a_pair_of_options_that_cannot_be_is_one_sentence(argv, told,
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert told in said
     assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_a_device_without_memory_left_is_one_sentence(monkeypatch, capsys):
-    """As XLA says it; any other failure of a program stays what it is."""
-
-    def fails(said):
-        def run(argv):
-            raise jax.errors.JaxRuntimeError(said)
-
-        return run
-
-    monkeypatch.setattr(
-        cli, "_dispatch", fails("RESOURCE_EXHAUSTED: Out of memory allocating 91335364672 bytes.\nmore")
-    )
-    assert cli.main([]) == 2
-    said = capsys.readouterr().err
-    assert "Out of memory allocating 91335364672 bytes" in said
-    assert said.count("\n") == 1
-    monkeypatch.setattr(cli, "_dispatch", fails("INTERNAL: something else"))
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        cli.main([])

@@ -1,5 +1,6 @@
 """The U-Net is diffusers' UNet2DConditionModel: outputs, gradients, names; however it is built and run."""
 
+import logging
 import math
 
 import jax
@@ -77,15 +78,15 @@ def test_how_it_runs_changes_nothing(tmp_path):
     args = inputs(model, size)
 
     def value(arguments):
-        def loss(params):
-            y = network.bind(arguments, params)(*args)
+        def loss(kernel):  # the first one: its gradient comes through everything
+            y = network.bind(arguments, params | {"conv_in": params["conv_in"] | {"kernel": kernel}})(*args)
             return (y**2).sum(), y
 
-        (_, y), gradient = theirs.compiled(jax.value_and_grad(loss, has_aux=True), params)
-        return y, gradient["conv_in"]["kernel"]
+        (_, y), gradient = theirs.compiled(jax.value_and_grad(loss, has_aux=True), params["conv_in"]["kernel"])
+        return y, gradient
 
     plain = value(arguments)
-    for options in ({"scan_layers": False}, {"remat": "full"}, {"remat": "names", "remat_names": ("qkv",)}):
+    for options in ({"scan_layers": False, "remat": "full"}, {"remat": "names", "remat_names": ("qkv",)}):
         for ours, expected in zip(value(arguments | options), plain, strict=True):
             assert parity.difference(ours, expected) < 1e-5, options
 
@@ -136,6 +137,11 @@ def test_published_sizes(config, whole, cross):
         ({"act_fn": "sin"}, "act_fn is 'sin'"),
         ({"norm_num_group": 32}, "did it mean norm_num_groups?"),
         ({"in_channels": -4}, "in_channels is -4"),
+        ({"in_channels": 0}, "in_channels is 0, but it takes at least 1"),
+        ({"attention_head_dim": 0}, "attention_head_dim is 0"),
+        ({"layers_per_block": []}, "one for each of 4 levels"),
+        ({"transformer_layers_per_block": 0}, "transformer_layers_per_block is 0"),
+        ({"norm_eps": -1e-5}, "norm_eps is -1e-05, but it cannot be negative"),
     ],
     ids=str,
 )
@@ -143,6 +149,15 @@ def test_a_wrong_field_is_one_sentence(change, said):
     with pytest.raises(UserError, match=said.replace("?", r"\?")) as problem:
         weights.arguments({**SD15, **change}, "unet/config.json")
     assert str(problem.value).startswith("unet/config.json")
+
+
+def test_a_field_that_no_unet_has_is_told(caplog):
+    """As diffusers does; it may come from a later version."""
+    with caplog.at_level(logging.WARNING, logger="dreamjax"):
+        weights.arguments({**SD15, "_diffusers_version": "0.42.0"}, "unet/config.json")
+        assert caplog.text == ""
+        weights.arguments({**SD15, "flux_capacitor": 1}, "unet/config.json")
+    assert "unet/config.json has a field flux_capacitor, which is unknown and ignored" in caplog.text
 
 
 def test_every_weight_that_does_not_fit_is_named(tmp_path):

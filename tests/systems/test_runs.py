@@ -23,7 +23,6 @@ from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrai
 from dreamjax.training import checkpoints
 from dreamjax.training.loop import TrainConfig
 from tests.support import make_shards, make_windows
-from tests.training.tiny_tasks import CACHE
 
 SIZES = {"dim": 16, "depth": 1, "heads": 2, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2}
 
@@ -75,7 +74,7 @@ def trained(tmp_path_factory):
     config = MaskedPretrainingConfig(
         data=DataConfig(path=(shards,), samples=128),
         model=ModelConfig(**SIZES, patch=16, scan_layers=False),
-        train=TrainConfig(steps=2, batch_size=8, tensorboard=False, compile_cache=CACHE),
+        train=TrainConfig(steps=2, batch_size=8, tensorboard=False),
     )
     runs.train(config, folder / "run")
     return folder / "run", folder / "shards", config

@@ -15,7 +15,7 @@ import jax
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
 from dreamjax.training.loop import TrainConfig, train
-from tests.training.tiny_tasks import CACHE, Regression
+from tests.training.tiny_tasks import Regression
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.training.children"])
@@ -26,9 +26,7 @@ def start(workdir: Path, task: Any = None, *, devices: int = 1, join: Any = None
 
     `file_limit`: largest file it may write, bytes; `note`: folder for result and error instead of `workdir`.
     """
-    child = CONTEXT.Process(
-        target=_run, args=(workdir, task or Regression(), devices, join, {"compile_cache": CACHE} | config)
-    )
+    child = CONTEXT.Process(target=_run, args=(workdir, task or Regression(), devices, join, config))
     child.start()
     return child
 

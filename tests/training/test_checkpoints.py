@@ -22,7 +22,7 @@ from dreamjax.training.task import State
 from dreamjax.training.workdir import claim
 from tests.training import children
 from tests.training.test_loop import records, run, saved_arrays
-from tests.training.tiny_tasks import CACHE, FormulaStream, Regression
+from tests.training.tiny_tasks import FormulaStream, Regression
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def test_a_longer_run_follows_the_new_schedule(tmp_path):
     """train.steps may grow: the cosine then ends at the new horizon."""
     for steps in (4, 8):
         text = json.dumps({"train": {"steps": steps}})
-        settings = TrainConfig(steps=steps, batch_size=16, log_every=1, tensorboard=False, compile_cache=CACHE)
+        settings = TrainConfig(steps=steps, batch_size=16, log_every=1, tensorboard=False)
         result = train(Regression(steps=steps), settings, tmp_path, config_json=text, devices=jax.devices()[:1])
     assert (result["resumed_from"], result["step"]) == (4, 8)
     assert checkpoints.newest_intact(tmp_path / "checkpoints") == 8

@@ -38,7 +38,7 @@ def reductions(lowered, folder: Path) -> list[tuple[str, int]]:
     return found
 
 
-def test_a_cast_inside_the_loss_is_seen_as_a_bfloat16_reduction(tmp_path):
+def test_a_cast_inside_the_loss_is_seen_as_a_bfloat16_reduction(tmp_path, freshly_compiled):
     """The control: what the rule forbids does show in this reading."""
     mesh = meshes.make(MeshConfig())
 
@@ -51,7 +51,7 @@ def test_a_cast_inside_the_loss_is_seen_as_a_bfloat16_reduction(tmp_path):
     assert reductions(lowered, tmp_path) == [("bf16", 64 * 64)]
 
 
-def test_gradients_are_reduced_in_float32(tmp_path):
+def test_gradients_are_reduced_in_float32(tmp_path, freshly_compiled):
     """The masked autoencoder on a data × fsdp mesh: float32 only, and at least every parameter once."""
     sizes = {"dim": 64, "depth": 1, "heads": 2, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
     config = MaskedPretrainingConfig(model=ModelConfig(dtype="bfloat16", **sizes))

@@ -10,11 +10,11 @@ from dreamjax.parallel.names import named_leaves
 from dreamjax.training import checkpoints
 from dreamjax.training.loop import TrainConfig, train
 from tests.support import abstract_of
-from tests.training.tiny_tasks import CACHE, FEATURES, FormulaStream, Regression, StreamingRidge, ToyGAN
+from tests.training.tiny_tasks import FEATURES, FormulaStream, Regression, StreamingRidge, ToyGAN
 
 
 def quick(**changes):
-    defaults = {"steps": 12, "batch_size": 16, "log_every": 3, "tensorboard": False, "compile_cache": CACHE}
+    defaults = {"steps": 12, "batch_size": 16, "log_every": 3, "tensorboard": False}
     return TrainConfig(**(defaults | changes))
 
 
@@ -54,6 +54,21 @@ def test_a_gan_with_two_optimisers_finds_the_mean(tmp_path):
     task = ToyGAN()
     run(task, tmp_path, steps=600, log_every=100)
     assert float(saved_arrays(tmp_path, task)["params/generator/mean"]) == pytest.approx(2.0, abs=0.35)
+
+
+def test_a_held_out_loss_that_is_no_number_is_told_and_never_the_best(tmp_path, caplog):
+    """Training goes on: its own loss is finite. The step with a number is the best, though it came later."""
+
+    class Blind(Regression):
+        def evaluate(self, state, source):
+            total, weight = super().evaluate(state, source)["loss"]
+            return {"loss": (jax.numpy.where(state.step < 8, jax.numpy.nan, total), weight)}
+
+    with caplog.at_level("WARNING", logger="dreamjax"):
+        run(Blind(steps=12), tmp_path, eval_every=4)
+    assert "step 4: the held-out loss is nan" in caplog.text
+    assert "step 12" not in caplog.text
+    assert checkpoints.best_step(tmp_path / "checkpoints", "min") in (8, 12)
 
 
 def test_a_network_learns_and_everything_is_logged(tmp_path):

@@ -1,8 +1,5 @@
 """Tasks small enough for a test: data by a formula, no file, no Grain."""
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +14,6 @@ from dreamjax.training.task import Batch, BatchSpec, Metrics, State, Stream, Wei
 from dreamjax.training.update import gradient_update
 
 FEATURES, OUTPUTS = 16, 4
-
-# compiled programs are shared by the tests and their children; also the smallest ones
-CACHE = tempfile.mkdtemp(prefix="dreamjax-compiled-")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @dataclass(frozen=True)
