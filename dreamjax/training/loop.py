@@ -6,6 +6,7 @@ checkpoint copies, are streamed in both cases.
 """
 
 import contextlib
+import math
 import os
 import time
 import zlib
@@ -85,9 +86,9 @@ def train(
     use_compile_cache(config.compile_cache)
     reporting.check(config.wandb)
     mesh = meshes.make(config.mesh, devices)
-    spec = task.data("train")
     if config.eval_every:
         task.data("val")  # where there is none, that is said now, not at the first evaluation
+    spec = task.data("train")
     sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
     with threads.single(), jax.set_mesh(mesh):
         compiled = program.build(task, mesh)
@@ -159,8 +160,12 @@ class Run:
         frozen = {}
         if jax.tree.leaves(shapes.frozen) or fresh_hyper:
             places = jax.tree.map(lambda x: x.sharding, (shapes.frozen, shapes.hyper))
-            init = jax.jit(lambda key: (lambda s: (s.frozen, s.hyper))(self.task.init(key)), out_shardings=places)
-            frozen, hyper = init(self.keys[b"init"])
+
+            def init(key: jax.Array) -> Any:
+                state = program.undrawn(self.task.init(key), self.task.weights())
+                return state.frozen, state.hyper
+
+            frozen, hyper = jax.jit(init, out_shardings=places)(self.keys[b"init"])
         self.state = checkpoints.from_dict(replace(shapes, frozen=frozen), values)
         if fresh_hyper:  # the schedule's horizon may have moved with train.steps
             self.state = replace(self.state, hyper=hyper)
@@ -275,7 +280,9 @@ class Run:
         self.last["val"] = values
         self.reporter.scalars(self.step, "val", values)
         score = values.get(self.config.checkpoint.best_metric)
-        if score is None:
+        if score is None or not math.isfinite(score):
+            if score is not None:
+                log.warning("step %d: the held-out %s is %s", self.step, self.config.checkpoint.best_metric, score)
             return None, False
         sign = 1 if self.config.checkpoint.best_mode == "min" else -1
         improved = self.best is None or sign * score < sign * self.best

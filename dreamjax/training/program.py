@@ -1,10 +1,11 @@
 """A Task on a mesh: the shapes and places of its state, its compiled step, its state created where it will live."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -21,7 +22,10 @@ TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1 << 20}
 
 @dataclass(frozen=True)
 class Program:
-    """What the loop runs. `step(state, batch, key)` consumes its state; `key` is the run's, folded with the step."""
+    """What the loop runs. `step(state, batch, key)` consumes its state; `key` is the run's, folded with the step.
+
+    `init(key)` leaves 0 what `task.weights()` are to be streamed over.
+    """
 
     mesh: Mesh
     shapes: State  # of ShapeDtypeStruct, with shardings
@@ -44,7 +48,9 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Program:
     return Program(
         mesh=mesh,
         shapes=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places),
-        init=jax.jit(task.init, out_shardings=places, compiler_options=_for_one_call()),
+        init=jax.jit(
+            lambda key: undrawn(task.init(key), task.weights()), out_shardings=places, compiler_options=_for_one_call()
+        ),
         step=jax.jit(
             step,
             donate_argnums=0,
@@ -63,11 +69,25 @@ def _for_one_call() -> dict[str, int] | None:
     return {"xla_backend_optimization_level": 0} if platform.target() == "cpu" else None
 
 
+def undrawn(state: State, sources: Iterable[str]) -> State:
+    """`state`, within a program, with 0 under the prefixes `sources`: what is replaced anyway is not drawn first.
+
+    For the U-Net of Stable Diffusion that spares a billion random numbers, and the program that draws them.
+    """
+    leaves = named_leaves(state)
+    replaced = {name: jnp.zeros_like(leaf) for name, leaf in leaves.items() if _within(name, sources)}
+    return like(state, leaves | replaced)
+
+
+def _within(name: str, prefixes: Iterable[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix + "/") for prefix in prefixes)
+
+
 def stream_in(state: State, sources: Mapping[str, WeightSource]) -> State:
     """`state` with every leaf under a prefix (such as `frozen/vae`) replaced by what its source delivers."""
     leaves = named_leaves(state)
     for prefix, source in sources.items():
-        own = {name: leaf for name, leaf in leaves.items() if name == prefix or name.startswith(prefix + "/")}
+        own = {name: leaf for name, leaf in leaves.items() if _within(name, (prefix,))}
         if not own:
             raise UserError(f"weights for {prefix} were named, but the state has nothing there")
         part = _subtree(state, prefix)
