@@ -191,10 +191,7 @@ def tiled(function: Callable[[Array], Array], x: Float[Array, "B H W C"], size_i
     keep = size_out - blend
     if max(x.shape[1:3]) <= size_in:
         return function(x)
-    rows = [
-        [function(x[:, i : i + size_in, j : j + size_in]) for j in range(0, x.shape[2], step)]
-        for i in range(0, x.shape[1], step)
-    ]
+    rows = _squares(function, x, size_in, step)
     for i, row in enumerate(rows):
         for j in range(len(row)):
             if i > 0:
@@ -203,6 +200,19 @@ def tiled(function: Callable[[Array], Array], x: Float[Array, "B H W C"], size_i
                 row[j] = _blend(row[j - 1], row[j], blend, axis=2)
     cut = [jnp.concatenate([tile[:, :keep, :keep] for tile in row], axis=2) for row in rows]
     return jnp.concatenate(cut, axis=1)
+
+
+def _squares(function: Callable[[Array], Array], x: Array, size: int, step: int) -> list[list[Array]]:
+    """`function` of each square, in rows. Those of one shape go one after another through one loop: the program holds
+    `function` as often as there are shapes, and its memory once.
+    """
+    starts = [range(0, side, step) for side in x.shape[1:3]]
+    cut = {(i, j): x[:, i : i + size, j : j + size] for i in starts[0] for j in starts[1]}
+    found: dict[tuple[int, int], Array] = {}
+    for shape in dict.fromkeys(square.shape for square in cut.values()):
+        places = [place for place, square in cut.items() if square.shape == shape]
+        found |= zip(places, jax.lax.map(function, jnp.stack([cut[place] for place in places])), strict=True)
+    return [[found[i, j] for j in starts[1]] for i in starts[0]]
 
 
 def _blend(before: Array, tile: Array, extent: int, axis: int) -> Array:

@@ -90,7 +90,7 @@ def test_published_size():
     ("change", "said"),
     [
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "DownEncoderBlock2D is supported"),
-        ({"norm_num_groups": 0}, "norm_num_groups = 0 does not divide"),
+        ({"norm_num_groups": 0}, "norm_num_groups is 0, but it takes at least 1"),
         ({"layers_per_block": "two"}, "layers_per_block is 'two', but it takes a whole number"),
     ],
     ids=str,
