@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         strength=args.strength,
         latents=args.latents,
     )
+    generation.free(args.out)  # said before gigabytes of weights are read
     use_compile_cache("auto")
     return generation.generate(
         generation.open_model(args.model, args.dtype, args.attention, args.variant), request, args.out

@@ -8,7 +8,9 @@ import io
 import json
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
@@ -92,10 +94,14 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def _verb_parser(parser: argparse.ArgumentParser, verb: str) -> argparse.ArgumentParser:
+    subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return subparsers.choices[verb]
+
+
 def _options(parser: argparse.ArgumentParser, verb: str) -> list[str]:
     """The long options of one verb."""
-    subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return [option for option in subparsers.choices[verb]._option_string_actions if option.startswith("--")]
+    return [option for option in _verb_parser(parser, verb)._option_string_actions if option.startswith("--")]
 
 
 def _refuse_unknown_options(words: Sequence[str], verb: str, known: Sequence[str]) -> None:
@@ -105,6 +111,13 @@ def _refuse_unknown_options(words: Sequence[str], verb: str, known: Sequence[str
             hint = nearest(name, list(known))
             meant = f"did you mean {hint}?" if hint else f"see dreamjax {verb} --help"
             raise UserError(f"dreamjax {verb} has no option {name}; {meant}")
+
+
+def _refuse_empty(args: argparse.Namespace, parser: argparse.ArgumentParser, verb: str) -> None:
+    """An option's empty value is a variable of a script that was not set, and would pass for an option not given."""
+    for option, action in _verb_parser(parser, verb)._option_string_actions.items():
+        if option in args.given and getattr(args, action.dest) == "" and action.default != "":
+            raise UserError(f"{option} is empty; give it a value or leave it out")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -122,6 +135,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if overrides and not hasattr(args, "config"):
         raise UserError(f"dreamjax {args.verb} takes no --config")
     args.overrides, args.given = overrides, options.given(words)
+    _refuse_empty(args, parser, args.verb)
     return args
 
 
@@ -148,6 +162,26 @@ def _stdout_is_for_the_result() -> Iterator[None]:
         os.close(saved)
 
 
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM ends the verb as Control-C does, so that nothing half-written stays; training has its own way."""
+    if (
+        signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def plain(value: Any) -> Any:
     """`value` as JSON has it: arrays as lists, NaN and infinity as null, paths and anything else as text."""
     if value is None or isinstance(value, bool | int | str):
@@ -170,7 +204,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     args = _parse(argv)
     configure_logging(args.verbose)
     module = _verb_module(args.verb)
-    with _stdout_is_for_the_result():
+    with _stdout_is_for_the_result(), _sigterm_unwinds():
         result = module.run(args)
     text = json.dumps(plain(result)) if args.json else module.render(result)
     if text:

@@ -42,6 +42,20 @@ SAMPLERS = {
 }
 
 
+def check(name: str, *, eta: float = 0.0, karras: bool | None = None) -> None:
+    """Raises UserError for a sampler that is not there, and for an option that it has not."""
+    if name not in SAMPLERS:
+        near = nearest(name, list(SAMPLERS))
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(SAMPLERS)}"
+        raise UserError(f"there is no sampler {name}; {hint}")
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta is {eta}, but it lies from 0 to 1")
+    for option, given in (("eta", eta > 0), ("karras", bool(karras))):
+        if given and option not in SAMPLERS[name].options:
+            able = [other for other in SAMPLERS if option in SAMPLERS[other].options]
+            raise UserError(f"{name} has no option {option}; {' and '.join(able)} {'have' if able[1:] else 'has'} it")
+
+
 def plan(
     name: str | None,
     schedule: NoiseSchedule,
@@ -58,21 +72,12 @@ def plan(
     changed. Raises UserError for what cannot be followed.
     """
     name = name or schedule.sampler
-    if name not in SAMPLERS:
-        near = nearest(name, list(SAMPLERS))
-        hint = f"did you mean {near}?" if near else f"there are {', '.join(SAMPLERS)}"
-        raise UserError(f"there is no sampler {name}; {hint}")
+    check(name, eta=eta, karras=karras)
     if not 1 <= steps <= schedule.num_train_timesteps:
         raise UserError(
             f"steps is {steps}, but it lies from 1 to the schedule's {schedule.num_train_timesteps} timesteps"
         )
-    if not 0 <= eta <= 1:
-        raise UserError(f"eta is {eta}, but it lies from 0 to 1")
     sampler = SAMPLERS[name]
-    for option, given in (("eta", eta > 0), ("karras", bool(karras))):
-        if given and option not in sampler.options:
-            able = [other for other in SAMPLERS if option in SAMPLERS[other].options]
-            raise UserError(f"{name} has no option {option}; {' and '.join(able)} {'have' if able[1:] else 'has'} it")
     options = {"eta": eta, "karras": schedule.use_karras_sigmas if karras is None else karras}
     table = sampler.table(
         schedule,

@@ -59,6 +59,14 @@ class Request:
             raise UserError("--mask-image says which part of a picture is made anew: give the picture, --init-image")
         if self.strength is not None and not self.init_image:
             raise UserError("--strength says how much of a picture is changed: give the picture, --init-image")
+        if self.sampler is not None:
+            sampling.check(self.sampler, eta=self.eta, karras=self.karras)
+        for text in (*self.prompts, self.negative):
+            if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of a command line that were no UTF-8
+                raise UserError(f"the prompt {text!a} is no text: write it in UTF-8")
+        for path in (self.init_image, self.mask_image, self.latents):
+            if path and not places.reachable(path).is_file():
+                raise UserError(f"{path}: no such file")
 
     @property
     def count(self) -> int:
@@ -85,15 +93,21 @@ def open_model(
     return LatentDiffusion.open(PipelineFolder.open(path, variant), mesh, **computed)
 
 
+def free(out: epath.PathLike) -> epath.Path:
+    """The folder to write. Raises UserError where it is there already."""
+    out = places.reachable(out)
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another --out or delete it")
+    return out
+
+
 def generate(model: LatentDiffusion, request: Request, out: epath.PathLike) -> dict[str, Any]:
     """Make the pictures of `request` in the new folder `out`; returns what the command says.
 
     00000.png … in the order of the prompts, grid.png, pictures.jsonl (what each was made from). Picture i is a function
     of the model, its prompt, the settings, the seed and i: not of the batch.
     """
-    out = places.reachable(out)
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another --out or delete it")
+    out = free(out)
     made: list[dict[str, Any]] = []
     first: list[np.ndarray] = []
     with atomic.new_folder(out, last="pictures.jsonl") as folder, progress("generate", request.count) as bar:
@@ -189,8 +203,10 @@ def _given_latents(
     """The noise of --latents, channels last."""
     if not request.latents:
         return None
-    array = np.asarray(torch_files.read(request.latents))
-    wanted = (*size, model.latent_channels)
+    read = torch_files.read(request.latents)
+    if not hasattr(read, "shape"):
+        raise UserError(f"{request.latents}: it holds no array; --latents takes a .npy that numpy.save wrote")
+    array, wanted = np.asarray(read), (*size, model.latent_channels)
     if array.ndim == 4 and array.shape[1:] == (wanted[2], *wanted[:2]):
         array = array.transpose(0, 2, 3, 1)
     if array.ndim != 4 or array.shape[1:] != wanted or array.dtype.kind != "f":
@@ -201,5 +217,8 @@ def _given_latents(
     if not np.isfinite(array).all():
         raise UserError(f"{request.latents}: it holds NaN or infinite numbers, of which no picture can be made")
     if len(array) not in (1, request.count):
-        raise UserError(f"{request.latents}: it holds {len(array)} starts for {request.count} pictures; give 1 or all")
+        raise UserError(
+            f"{request.latents}: it holds the starts of {len(array)} pictures, and {request.count} are asked for; give "
+            "one for all or one for each"
+        )
     return np.ascontiguousarray(array, np.float32)

@@ -1,5 +1,7 @@
 """Where the parts of a latent diffusion model come from: one folder, several, or sizes alone."""
 
+import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,15 @@ from dreamjax.storage import mistaken
 from dreamjax.systems import architectures
 from dreamjax.weights import files, hub
 from dreamjax.weights.pipeline_folder import CONFIGS, PipelineFolder
+
+FOLDERS = ("path", "vae", "text_encoder", "tokenizer")  # the keys of a `model` that may be a folder or a hub id
+
+
+def located(config: Any) -> Any:
+    """A run's config whose networks' folders are told from the root, so that the run opens from any folder."""
+    told = {name: getattr(config.model, name, "") for name in FOLDERS}
+    here = {name: os.path.abspath(path) for name, path in told.items() if path and os.path.isdir(path)}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **here)) if here else config
 
 
 @dataclass(frozen=True)

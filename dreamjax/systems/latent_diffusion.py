@@ -31,6 +31,7 @@ from dreamjax.weights.parts import Folders, Part
 
 PyTree = Any
 LATENT_SCALE = 0.18215  # of Stable Diffusion 1 and 2, where a config does not say
+MOST_PIXELS = 16384  # along a side
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class LatentDiffusion:
     schedule: NoiseSchedule
     scale: float
     mesh: Mesh
-    sample_size: int | None = None  # of the latents, by default
+    sample_size: tuple[int, int] = (64, 64)  # (h, w) of the latents, by default
 
     @classmethod
     def open(
@@ -70,7 +71,7 @@ class LatentDiffusion:
             schedule_of(folders.config("scheduler"), folders.source("scheduler")),
             scale_of(folders),
             mesh,
-            folders.config("unet").get("sample_size"),
+            sample_size_of(folders),
         )
 
     # ------------------------------------------------------------------------------------------------------- geometry
@@ -90,8 +91,10 @@ class LatentDiffusion:
 
     def latent_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """(h, w) of pictures of that size, by default the one that the U-Net was trained at."""
-        usual = (self.sample_size or 64) * self.factor
-        H, W = height or usual, width or usual
+        usual = [side * self.factor for side in self.sample_size]
+        H, W = height or usual[0], width or usual[1]
+        if max(H, W) > MOST_PIXELS:
+            raise UserError(f"pictures of {H} x {W} cannot be made: a side has at most {MOST_PIXELS} pixels")
         if H % self.factor or W % self.factor:
             raise UserError(f"pictures of {H} x {W} cannot be made: height and width are multiples of {self.factor}")
         return H // self.factor, W // self.factor
@@ -200,6 +203,16 @@ def scale_of(folders: Folders) -> float:
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise UserError(f"{folders.source('vae')}: scaling_factor is {scale!r}, but it is a positive number")
     return float(scale)
+
+
+def sample_size_of(folders: Folders) -> tuple[int, int]:
+    """(h, w) of the latents that the U-Net was trained at. Raises UserError for what is no size."""
+    found = folders.config("unet").get("sample_size")
+    found = 64 if found is None else found
+    sides = tuple(found) if isinstance(found, list | tuple) else (found, found)
+    if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+        raise UserError(f"{folders.source('unet')}: sample_size is {found!r}, but it is one whole number, or two")
+    return sides[0], sides[1]
 
 
 def schedule_of(config: Mapping[str, Any], source: str) -> NoiseSchedule:

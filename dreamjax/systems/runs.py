@@ -14,7 +14,7 @@ from dreamjax.parallel import processes
 from dreamjax.parallel.names import named_leaves, nested
 from dreamjax.signals import origin
 from dreamjax.storage import places
-from dreamjax.systems import registry
+from dreamjax.systems import ingredients, registry
 from dreamjax.training import checkpoints, loop
 from dreamjax.training import workdir as workdirs
 from dreamjax.training.task import PyTree, Task
@@ -39,6 +39,7 @@ def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
     What it is trained on is kept in data.json. Raises UserError where that has changed since the run began.
     """
     processes.initialize()
+    config = ingredients.located(config)
     task, config_json = registry.build(config), configs.to_json(config)
     defaults_json = configs.to_json(type(config)())
     if check := getattr(task, "check", None):

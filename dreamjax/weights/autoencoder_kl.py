@@ -30,7 +30,8 @@ OF_THE_PIPELINE = ("scaling_factor", "shift_factor", "latents_mean", "latents_st
 
 def arguments(config: Mapping[str, Any], source: str = "config.json") -> dict[str, Any]:
     """The arguments of `AutoencoderKL` that a config.json describes. Raises UserError for what is not supported."""
-    c = config_json.read(config, source, defaults=DEFAULTS, fixed=dict.fromkeys(OF_THE_PIPELINE, ANY))
+    of_the_pipeline = dict.fromkeys(OF_THE_PIPELINE, ANY)
+    c = config_json.read(config, source, defaults=DEFAULTS, fixed=of_the_pipeline, complete=True)
     widths = config_json.widths(c["block_out_channels"], c["norm_num_groups"], source)
     for name, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         if c[name] != (kind,) * len(widths):

@@ -1,12 +1,15 @@
 """Reading the config.json that weights come with: every field of another type or value than we compute is named."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from dreamjax.console import log
 from dreamjax.errors import UserError, nearest
 
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 ANY = object()  # a field that changes nothing in what is computed
+MAY_BE_0 = ("downsample_padding", "eos_token_id", "num_register_tokens")  # of the whole numbers; others are sizes
 
 
 def read(
@@ -15,11 +18,13 @@ def read(
     *,
     defaults: Mapping[str, Any],
     fixed: Mapping[str, Any] = {},
+    complete: bool = False,
 ) -> dict[str, Any]:
     """`defaults` with what `config` says; lists become tuples.
 
     A value has the type of its default (a whole number where a float is wanted); where that is None or a tuple, its
-    caller checks it. `fixed`: fields with the only values that we compute, or ANY.
+    caller checks it. `fixed`: fields with the only values that we compute, or ANY. `complete`: the class has no other
+    fields, so that one is warned about, as diffusers does.
 
     Raises UserError, one sentence about `source`, for a value that is not supported, one of another type, and a field
     whose name is almost that of one that is missing.
@@ -34,6 +39,8 @@ def read(
             guess = nearest(name, [k for k in known if k not in config])
             if guess and _differs_by_a_slip(name, guess):
                 raise UserError(f"{source} has a field {name}; did it mean {guess}?")
+            if complete:
+                log.warning("%s has a field %s, which is unknown and ignored", source, name)
     found = {}
     for name, default in defaults.items():
         value = _plain(config.get(name, default))
@@ -42,10 +49,24 @@ def read(
         simple = default is not None and not isinstance(default, tuple)
         if simple and type(value) is not type(default):
             raise UserError(f"{source}: {name} is {value!r}, but it takes a {KINDS[type(default)]}")
-        if type(value) is int and type(default) is int and value < 0:
-            raise UserError(f"{source}: {name} is {value}, but it cannot be negative")
+        if simple and type(value) in (int, float):
+            _check_range(value, name, source)
         found[name] = value
     return found
+
+
+def _check_range(value: int | float, name: str, source: str) -> None:
+    if not 0 <= value < math.inf:
+        raise UserError(f"{source}: {name} is {value}, but it cannot be negative or infinite")
+    if value == 0 and type(value) is int and name not in MAY_BE_0:
+        raise UserError(f"{source}: {name} is 0, but it takes at least 1")
+
+
+def class_of(config: Mapping[str, Any]) -> str | None:
+    """The class that a config.json names (`_class_name` of diffusers, `architectures` of transformers)."""
+    listed = config.get("architectures")
+    named = config.get("_class_name") or (listed[0] if isinstance(listed, list) and listed else None)
+    return named if isinstance(named, str) else None
 
 
 def _plain(value: Any) -> Any:
@@ -58,8 +79,12 @@ def _differs_by_a_slip(name: str, other: str) -> bool:
     return difflib.SequenceMatcher(None, name, other).ratio() > 0.9
 
 
-def per_level(value: Any, levels: int, name: str, source: str) -> tuple[int, ...]:
-    """One whole number a level, from one for all or a list of them. Raises UserError for anything else."""
+def per_level(value: Any, levels: int, name: str, source: str, otherwise: int = 1) -> tuple[int, ...]:
+    """One whole number a level, from one for all or a list of them; `otherwise` for None.
+
+    Raises UserError for anything else.
+    """
+    value = otherwise if value is None else value
     values = value if isinstance(value, tuple) else (value,) * levels
     if len(values) != levels or any(type(v) is not int or v < 1 for v in values):
         raise UserError(
@@ -72,7 +97,8 @@ def widths(value: Any, groups: int, source: str) -> tuple[int, ...]:
     """`block_out_channels`, whose entries `norm_num_groups` divides. Raises UserError for anything else."""
     if not isinstance(value, tuple) or not value or any(type(width) is not int or width < 1 for width in value):
         raise UserError(f"{source}: block_out_channels is {value!r}, but it takes a list of whole numbers")
-    if groups < 1 or (uneven := [width for width in value if width % groups]):
-        told = f"has {uneven[0]}, which" if groups else "needs groups, and"
-        raise UserError(f"{source}: block_out_channels {told} norm_num_groups = {groups} does not divide")
+    if uneven := [width for width in value if width % groups]:
+        raise UserError(
+            f"{source}: block_out_channels has {uneven[0]}, which norm_num_groups = {groups} does not divide"
+        )
     return value

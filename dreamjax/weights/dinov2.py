@@ -6,8 +6,8 @@ from typing import Any
 from dreamjax.errors import UserError
 from dreamjax.models.dinov2 import DINOv2
 from dreamjax.weights import encoders
-from dreamjax.weights.config_json import ANY
-from dreamjax.weights.networks import Network, class_of
+from dreamjax.weights.config_json import ANY, class_of
+from dreamjax.weights.networks import Network
 from dreamjax.weights.table import IDENTITY, Place, Table, layer, norm
 
 _BLOCK = "encoder.layer.{i}"
@@ -68,7 +68,7 @@ def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
             **dict.fromkeys(("apply_layernorm", "reshape_hidden_states"), ANY),  # of a backbone
         },
     )
-    if registers and found["num_register_tokens"] < 1:
+    if registers and not found["num_register_tokens"]:
         raise UserError(f"{source}: num_register_tokens is 0; a model without registers is a Dinov2Model")
     return {
         **encoders.blocks(found),

@@ -90,9 +90,6 @@ def read(
     for name in ("image_size", "patch_size"):
         if name in found:
             found[name] = _side(found[name], name, source)
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
-        if found[name] < 1:
-            raise UserError(f"{source}: {name} is {found[name]}, but it takes at least 1")
     width, heads, activation = found["hidden_size"], found["num_attention_heads"], found["hidden_act"]
     if width % heads:
         raise UserError(f"{source}: hidden_size {width} does not divide by num_attention_heads {heads}")
@@ -138,8 +135,7 @@ def clip_half(config: Mapping[str, Any], half: str, source: str) -> tuple[Mappin
         if not isinstance(nested, Mapping):
             raise UserError(f"{source}: {half}_config is {nested!r}, but it takes the fields of a model")
         return {**nested, "projection_dim": config.get("projection_dim", 512)}, True
-    name = (config.get("architectures") or [""])[0]
-    return config, str(name).endswith("WithProjection")
+    return config, (config_json.class_of(config) or "").endswith("WithProjection")
 
 
 def projection(found: Mapping[str, Any], source: str) -> int:

@@ -16,6 +16,7 @@ import jax
 from flax import nnx
 
 from dreamjax.errors import UserError
+from dreamjax.weights.config_json import class_of
 from dreamjax.weights.table import Table
 
 PyTree = Any
@@ -67,12 +68,6 @@ class Network:
 def _graph(build: Callable[..., nnx.Module], arguments: tuple[tuple[str, Any], ...]) -> Any:
     abstract = nnx.eval_shape(lambda: build(**dict(arguments), rngs=nnx.Rngs(params=jax.random.key(0))))
     return nnx.split(abstract, nnx.Param)[0]
-
-
-def class_of(config: Mapping[str, Any]) -> str | None:
-    """The class that a config.json names."""
-    named = config.get("_class_name") or (config.get("architectures") or [None])[0]
-    return named if isinstance(named, str) else None
 
 
 def of(config: Mapping[str, Any], source: str, half: str | None = None) -> Network:

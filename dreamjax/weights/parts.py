@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from dreamjax.errors import UserError
 from dreamjax.parallel import sharding
 from dreamjax.weights import networks, streaming
+from dreamjax.weights.config_json import class_of
 from dreamjax.weights.networks import Network
 
 PyTree = Any
@@ -58,10 +59,10 @@ def open_part(
     source = folders.source(name)
     config = folders.config(name)
     network = networks.of(config, source)
-    if (wanted := networks.ROLES.get(name)) and networks.MODULES.get(networks.class_of(config) or "") != wanted:
+    if (wanted := networks.ROLES.get(name)) and networks.MODULES.get(class_of(config) or "") != wanted:
         classes = " or ".join(cls for cls, module in networks.MODULES.items() if module == wanted)
         raise UserError(
-            f"{source} describes a {networks.class_of(config)}, but what a pipeline has as {name} is of class {classes}"
+            f"{source} describes a {class_of(config)}, but what a pipeline has as {name} is of class {classes}"
         )
     arguments = network.arguments(config, source) | {"dtype": dtype, "attention": attention}
     if params is None:

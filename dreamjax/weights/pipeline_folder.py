@@ -20,7 +20,8 @@ from dreamjax.storage import mistaken
 from dreamjax.weights import files, hub
 
 INDEX = "model_index.json"
-KEPT = ("safety_checker", "feature_extractor")  # not read; an export copies their bytes
+USED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of StableDiffusionPipeline and its …Inpaint…
+KEPT = ("safety_checker", "feature_extractor", "image_encoder")  # not read; an export copies their bytes
 CONFIGS = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}  # config.json for all others
 
 
@@ -48,6 +49,11 @@ class PipelineFolder:
         parts = _parts(index)
         if not parts or not isinstance(index.get("_class_name"), str):
             raise UserError(f"{folder / INDEX} names no parts of a pipeline; fetch the folder again")
+        if others := [name for name in parts if name not in USED + KEPT]:
+            raise UserError(
+                f"{folder / INDEX} describes a {index['_class_name']} with {' and '.join(others)}, which dreamjax does "
+                f"not have; it takes a StableDiffusionPipeline of {', '.join(USED)}"
+            )
         used = {name: kind for name, kind in parts.items() if name not in KEPT}
         if missing := [name for name in used if not (folder / name).is_dir()]:
             raise UserError(f"{folder} lacks the folders {', '.join(missing)} that its {INDEX} names; fetch them too")

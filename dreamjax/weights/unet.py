@@ -59,14 +59,14 @@ FIXED = {
 
 def arguments(config: Mapping[str, Any], source: str = "config.json") -> dict[str, Any]:
     """The arguments of `UNet` that a config.json describes. Raises UserError for what is not supported."""
-    c = config_json.read(config, source, defaults=DEFAULTS, fixed=FIXED)
+    c = config_json.read(config, source, defaults=DEFAULTS, fixed=FIXED, complete=True)
     widths = config_json.widths(c["block_out_channels"], c["norm_num_groups"], source)
     levels = len(widths)
     attends, up_attends = (
         _kinds(c[name], known, levels, name, source)
         for name, known in (("down_block_types", DOWN), ("up_block_types", UP))
     )
-    heads = per_level(c["attention_head_dim"] or 8, levels, "attention_head_dim", source)
+    heads = per_level(c["attention_head_dim"], levels, "attention_head_dim", source, otherwise=8)
     for width, count, attending in zip(widths, heads, attends, strict=True):
         if attending and width % count:
             raise UserError(
@@ -78,9 +78,9 @@ def arguments(config: Mapping[str, Any], source: str = "config.json") -> dict[st
         "in_channels": c["in_channels"],
         "out_channels": c["out_channels"],
         "widths": widths,
-        "layers": per_level(c["layers_per_block"] or 2, levels, "layers_per_block", source),
+        "layers": per_level(c["layers_per_block"], levels, "layers_per_block", source, otherwise=2),
         "heads": heads,
-        "depths": per_level(c["transformer_layers_per_block"] or 1, levels, "transformer_layers_per_block", source),
+        "depths": per_level(c["transformer_layers_per_block"], levels, "transformer_layers_per_block", source),
         "attends": attends,
         "up_attends": up_attends,
         "context_dim": c["cross_attention_dim"],

@@ -10,8 +10,8 @@ from typing import Any
 from dreamjax.errors import UserError
 from dreamjax.models.vit import ViT
 from dreamjax.weights import encoders
-from dreamjax.weights.config_json import ANY
-from dreamjax.weights.networks import Network, class_of
+from dreamjax.weights.config_json import ANY, class_of
+from dreamjax.weights.networks import Network
 from dreamjax.weights.table import Table, layer, norm
 
 _BLOCK = "vit.encoder.layer.{i}"
@@ -60,9 +60,9 @@ def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
             "pooler_act": ("tanh",),
         },
     )
-    pooler = found["pooler_output_size"] or found["hidden_size"]
-    if type(pooler) is not int:
-        raise UserError(f"{source}: pooler_output_size is {pooler!r}, but it takes a whole number")
+    pooler = found["hidden_size"] if found["pooler_output_size"] is None else found["pooler_output_size"]
+    if type(pooler) is not int or pooler < 1:
+        raise UserError(f"{source}: pooler_output_size is {pooler!r}, but it takes a whole number of at least 1")
     return {
         **encoders.blocks(found),
         **encoders.picture(found),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import shutil
 
 import diffusers
@@ -165,15 +166,37 @@ def test_latents_of_another_shape_are_refused(model, tmp_path, shape):
     assert str(tmp_path / "x.npy") in refused(model, latents=str(tmp_path / "x.npy"))
 
 
+def test_what_is_no_array_is_no_start(model, tmp_path):
+    (tmp_path / "x.npy").write_bytes(pickle.dumps({"latents": [0.0]}))
+    assert "x.npy: it holds no array" in refused(model, latents=str(tmp_path / "x.npy"))
+    np.save(tmp_path / "three.npy", np.zeros((3, 4, 8, 8), np.float32))
+    assert "it holds the starts of 3 pictures, and 2 are asked for" in refused(
+        model, latents=str(tmp_path / "three.npy")
+    )
+
+
+@pytest.mark.parametrize(("sample_size", "pixels"), [(None, [128, 128]), (12, [24, 24]), ([8, 12], [16, 24])])
+def test_the_usual_size_is_the_unets(folder, tmp_path, sample_size, pixels):
+    """One number, two (height and width, as diffusers takes them), or 64."""
+    copy = configured(folder, tmp_path, "unet", {"sample_size": sample_size})
+    model = generation.open_model(copy, "float32")
+    assert [side * model.factor for side in model.latent_size(None, None)] == pixels
+
+
 def test_other_mistakes_are_one_sentence(model):
     assert "multiples of 2" in refused(model, height=15)
     assert "no sampler eulr; did you mean euler?" in refused(model, sampler="eulr")
-    assert "no such picture" in refused(model, init_image="nowhere.png")
+    assert "a side has at most 16384 pixels" in refused(model, height=4_000_000)
+    assert "steps is 1001" in refused(model, steps=1001)
     for wrong, said in (
         ({"prompts": ()}, "nothing to make"),
         ({"mask_image": "m.png"}, "--init-image"),
         ({"strength": 0.5}, "--init-image"),
         ({"guidance": -1.0}, "must be 0 or more"),
+        ({"init_image": "nowhere.png"}, "nowhere.png: no such file"),
+        ({"latents": "nowhere.npy"}, "nowhere.npy: no such file"),
+        ({"sampler": "plms", "eta": 0.5}, "plms has no option eta; ddim has it"),
+        ({"prompts": (b"caf\xe9".decode("utf-8", "surrogateescape"),)}, "is no text: write it in UTF-8"),
     ):
         with pytest.raises(UserError, match=said):
             Request(**{"prompts": PROMPTS, **wrong})
@@ -189,17 +212,25 @@ def test_a_model_of_parts_has_the_scheduler_of_its_architecture(folder):
 
 
 def test_a_unet_of_thirteen_channels_is_refused(folder, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    config = json.loads((copy / "unet" / "config.json").read_text())
-    (copy / "unet" / "config.json").write_text(json.dumps(config | {"in_channels": 13}))
+    copy = configured(folder, tmp_path, "unet", {"in_channels": 13})
     with pytest.raises(UserError, match="a U-Net of 13 channels does not fit latents of 4"):
         generation.open_model(copy, "float32")
+
+
+def configured(folder, tmp_path, part, change):
+    """A copy of the pipeline with other values in the config of a part."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / part / "config.json").read_text())
+    (copy / part / "config.json").write_text(json.dumps(config | change))
+    return copy
 
 
 @pytest.mark.parametrize(
     ("part", "change", "said"),
     [
+        ("unet", {"sample_size": 0}, "sample_size is 0, but it is one whole number, or two"),
+        ("unet", {"sample_size": ["8", 8]}, "but it is one whole number, or two"),
         ("vae", {"scaling_factor": 0}, "scaling_factor is 0, but it is a positive number"),
         ("vae", {"scaling_factor": "a"}, "scaling_factor is 'a', but it is a positive number"),
         ("vae", None, "what a pipeline has as vae is of class AutoencoderKL"),
@@ -208,14 +239,10 @@ def test_a_unet_of_thirteen_channels_is_refused(folder, tmp_path):
 )
 def test_a_part_that_is_another_or_cannot_be_is_one_sentence(folder, tmp_path, part, change, said):
     """`change` None: the part's folder holds the other one."""
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+    copy = configured(folder, tmp_path, part, change or {})
     if change is None:
         shutil.rmtree(copy / part)
         shutil.copytree(folder / {"vae": "text_encoder", "text_encoder": "vae"}[part], copy / part)
-    else:
-        config = json.loads((copy / part / "config.json").read_text())
-        (copy / part / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(UserError) as problem:
         generation.open_model(copy, "float32")
     assert said in str(problem.value)
@@ -244,7 +271,7 @@ def test_long_prompts_are_cut_with_a_warning(model, caplog):
     assert "lost" in caplog.text
 
 
-def test_the_command_writes_pictures_a_grid_and_what_they_were_made_from(folder, tmp_path):
+def test_the_command_writes_pictures_a_grid_and_what_they_were_made_from(folder, tmp_path, capsys):
     from dreamjax.cli import main
 
     out = tmp_path / "out"
@@ -253,3 +280,5 @@ def test_the_command_writes_pictures_a_grid_and_what_they_were_made_from(folder,
     assert sorted(entry.name for entry in out.iterdir()) == ["00000.png", "00001.png", "grid.png", "pictures.jsonl"]
     assert [json.loads(line)["prompt"] for line in (out / "pictures.jsonl").read_text().splitlines()] == list(PROMPTS)
     assert main.main([*words, "--out", str(out)]) == 2
+    assert main.main([*words[:1], "--model", str(tmp_path / "nowhere"), *words[3:], "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err.splitlines()[-1]  # said before any weight is read

@@ -1,5 +1,6 @@
 """Training a U-Net: the loss, what is trained and what is not, the bank it is fed from, the way back to diffusers."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -196,14 +197,23 @@ def test_a_damaged_picture_is_named_before_anything_is_written(folder, tmp_path)
     assert not list((tmp_path / "bank").glob("*/bank.json"))
 
 
+def test_nothing_held_out_is_said_before_a_bank_is_made(folder, pictures, tmp_path):
+    asked = config(folder, pictures, tmp_path / "bank")
+    asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, val_share=1e-9))
+    with pytest.raises(UserError, match="val"):
+        runs.train(asked, tmp_path / "run")
+    assert not (tmp_path / "bank").exists()
+
+
 # ----------------------------------------------------------------------------------------------------------- training
 @pytest.fixture(scope="module")
 def trained(folder, pictures, bank, tmp_path_factory):
-    """A run that trained the cross-attention alone."""
+    """A run that trained the cross-attention alone; its pipeline was named relative to where it began."""
     workdir = tmp_path_factory.mktemp("run") / "run"
-    asked = config(folder, pictures, bank, trainable="cross_attention")
+    asked = config(folder.name, pictures, bank, trainable="cross_attention")
     asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, picture_every=2))
-    result = runs.train(asked, workdir)
+    with contextlib.chdir(folder.parent):
+        result = runs.train(asked, workdir)
     assert result["step"] == 2
     assert np.isfinite(result["val"]["loss"])
     return workdir
@@ -253,8 +263,9 @@ def files(folder):
     return load_file(folder / "diffusion_pytorch_model.safetensors")
 
 
-def test_a_run_makes_pictures_by_itself(trained):
-    """`generate --model RUN`: the trained cross-attention within the U-Net that it was trained in."""
+def test_a_run_makes_pictures_by_itself(trained, tmp_path, monkeypatch):
+    """`generate --model RUN`, from any folder: the trained cross-attention in the U-Net that it was trained in."""
+    monkeypatch.chdir(tmp_path)
     run = runs.open_run(trained)
     model = generation.open_model(trained, "float32")
     whole = whole_unet(run.task, run.params, mesh_of(model.unet.params))

@@ -123,6 +123,17 @@ def put(name, text):
     return lambda folder: (folder / name).write_text(text)
 
 
+def also(part):
+    """A part that other pipelines have."""
+
+    def change(folder):
+        index = json.loads((folder / "model_index.json").read_text())
+        index |= {"_class_name": "StableDiffusionXLPipeline", part: ["transformers", "CLIPTextModelWithProjection"]}
+        (folder / "model_index.json").write_text(json.dumps(index))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -131,6 +142,7 @@ def put(name, text):
         (put("model_index.json", "[1]"), "model_index.json: this is a JSON list, not an object"),
         (put("model_index.json", "{}"), "model_index.json names no parts of a pipeline"),
         (put("model_index.json", '{"_class_name": "X", "../unet": ["a", "b"]}'), "names no parts of a pipeline"),
+        (also("text_encoder_2"), "StableDiffusionXLPipeline with text_encoder_2, which dreamjax does not have"),
         (remove("scheduler"), "lacks the folders scheduler that its model_index.json names"),
         (remove("unet/config.json"), "unet/config.json: No such file"),
         (put("unet/config.json", "<html>"), "unet/config.json: this is a web page, not JSON"),
