@@ -210,9 +210,13 @@ class UNet(nnx.Module):
         t_B: Num[Array, "B"],
         context_BxSxD: Float[Array, "B S D"],
         context_ok_BxS: Bool[Array, "B S"] | None = None,
+        time_offset_BxE: Float[Array, "B E"] | None = None,
     ) -> Float[Array, "B H W O"]:
-        """`t`: time steps, whole or not. Any H and W. Returns float32."""
-        given = (self.time_embedding(self.embed(t_B)), context_BxSxD.astype(self.dtype), context_ok_BxS, self.remat)
+        """`t`: time steps, whole or not. `time_offset` is added to their embedding. Any H and W. Returns float32."""
+        time_BxE = self.time_embedding(self.embed(t_B))
+        if time_offset_BxE is not None:
+            time_BxE = time_BxE + time_offset_BxE.astype(self.dtype)
+        given = (time_BxE, context_BxSxD.astype(self.dtype), context_ok_BxS, self.remat)
         x = self.conv_in(x_BxHxWxC.astype(self.dtype))
         skips = [x]
         for i, level in enumerate(self.down_blocks):

@@ -44,12 +44,13 @@ def contrastive(
     scale: Float[Array, ""],
     group_B: Int[Array, "B"],
     weight_B: Float[Array, "B"],
+    names: tuple[str, str] = ("picture_to_text", "text_to_picture"),
 ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, tuple[Array, Array]]]:
     """`(sum, weight, metrics)` over examples. `scale`: log of what similarities are multiplied with; `group`: equal
     numbers for equal texts.
 
-    Metrics, by which a picture's best text (and the reverse) belongs to its group: `picture_to_text`,
-    `text_to_picture`, and `chance`, the share that guessing would get.
+    Metrics, the share whose best text (and the reverse) belongs to its group: `names`, for other pairs than pictures
+    and texts too, and `chance`, the share that guessing would get.
     """
     u, v = unit(pictures_BxP), unit(texts_BxP)
     scale = jnp.exp(jnp.minimum(scale.astype(jnp.float32), LARGEST))
@@ -59,7 +60,7 @@ def contrastive(
     equal = (group_B[:, None] == group_B[None]) & both
     target = equal / jnp.maximum(equal.sum(1, keepdims=True), 1)  # symmetric: equality is
     total, metrics, weights = jnp.float32(0), {}, weight_B.sum()
-    for axis, name in ((1, "picture_to_text"), (0, "text_to_picture")):
+    for axis, name in ((1, names[0]), (0, names[1])):
         entropy = -(target * jax.nn.log_softmax(logits, axis)).sum(axis)
         total += 0.5 * (weight_B * entropy).sum()
         right = jnp.take_along_axis(equal, jnp.expand_dims(jnp.argmax(logits, axis), axis), axis).squeeze(axis)

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from dreamjax.errors import UserError
-from dreamjax.signals import assembly, mapping, mixture, montage, records, stored
+from dreamjax.signals import assembly, examples, mapping, mixture, montage, records, stored
 from dreamjax.signals.read_ahead import IndexedStream, index_and_weight
 
+AT_ONCE = 256  # records read together
 PROBED = 16  # windows that are looked at before a stream is handed out
 
 
@@ -127,6 +128,10 @@ class Examples:
         """The examples `index` (uint64) as arrays with a leading axis; beyond the end, the last one with weight 0."""
         last = len(self.order) - 1
         keys = np.array([self.order[min(int(i), last)] for i in index])
+        return self.of(keys, index) | index_and_weight(index, len(self.order))
+
+    def of(self, keys: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
+        """The records `keys` as the examples `index`, by which every random choice about them is keyed."""
         found = [stored.unpack(record) for record in self._read(keys)]
         for sfreq in {record.sfreq for record in found}:
             assembly.check_rate(self.config, sfreq, ", ".join(self.config.path))
@@ -135,7 +140,13 @@ class Examples:
             found = [stored.follow(a, stored.unpack(b)) for a, b in zip(found, self._read(after), strict=True)]
         out = assembly.assemble(self.config, self.target, found, index, seed=self.seed, training=self.training)
         out["label"] = np.array([self._label_ids.get(record.label, -1) for record in found], np.int32)
-        return out | index_and_weight(index, len(self.order))
+        return out
+
+    def stimuli(self) -> list[str]:
+        """The stimulus of every record, in the order of the corpora; "" without one."""
+        every = (reader.read(range(at, min(at + AT_ONCE, len(reader)))) for reader in self.readers
+                 for at in range(0, len(reader), AT_ONCE))  # fmt: skip
+        return [examples.parse(record)["stimulus"].bytes_list.value[0].decode() for some in every for record in some]
 
 
 class WindowStream(IndexedStream):

@@ -21,6 +21,7 @@ from dreamjax.signals.shards import Shard
 from dreamjax.storage import atomic, manifest
 
 FORMAT = 1  # raised when a reader of the older format could misread the newer one
+ALL = "*"  # in place of a split: every one of them
 APART = "apart"  # flag: the signal does not go on from the window before (a gap, another trial, another baseline)
 COUNTS = 32767  # the largest int16 that has a negative twin
 
@@ -318,9 +319,15 @@ def load_dataset(folder: epath.PathLike) -> dict[str, Any]:
 
 
 def open_split(folder: epath.PathLike, split: str) -> shards.Reader:
-    """The serialised records of a split, in order."""
+    """The serialised records of a split, in order; those of every split, one after another, for `ALL`."""
     folder = epath.Path(folder)
     dataset = load_dataset(folder)
+    if split == ALL:
+        paths, counts = [], []
+        for each in dataset["splits"]:
+            reader = open_split(folder, each)
+            paths, counts = [*paths, *reader.paths], [*counts, *reader.records]
+        return shards.Reader(paths, counts)
     if split not in dataset["splits"]:
         guess = nearest(split, list(dataset["splits"]))
         hint = f"did you mean {guess}?" if guess else f"it has {', '.join(dataset['splits'])}"

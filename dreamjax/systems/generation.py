@@ -11,35 +11,25 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from dreamjax.console import progress
-from dreamjax.diffusion import sampling
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import atomic, places, torch_files
-from dreamjax.systems import runs, text_to_image
+from dreamjax.systems import painting, runs, text_to_image
 from dreamjax.systems.latent_diffusion import LatentDiffusion
+from dreamjax.systems.painting import Sampling
 from dreamjax.targets import gallery
 from dreamjax.weights.pipeline_folder import PipelineFolder
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is to be made, and how. Lengths in pixels; None: as the model has it."""
+@dataclass(frozen=True, kw_only=True)
+class Request(Sampling):
+    """What is to be made, and how."""
 
     prompts: tuple[str, ...]
     negative: str = ""
     per_prompt: int = 1
-    steps: int = 30
-    sampler: str | None = None
-    seed: int = 0
-    guidance: float = 7.5
-    rescale: float = 0.0  # of guidance, from 0 to 1
-    eta: float = 0.0
-    karras: bool | None = None
-    height: int | None = None
-    width: int | None = None
-    batch: int | None = None  # pictures at a time; None: all, at most 8 a device
     clip_skip: int = 0
     init_image: str | None = None
     mask_image: str | None = None
@@ -47,20 +37,13 @@ class Request:
     latents: str | None = None  # .npy, (n, channels, h, w) or (n, h, w, channels): the noise to start from
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.prompts:
             raise UserError("there is nothing to make: give --prompt")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed is {self.seed}, but it lies from 0 to 4294967295")
-        if not self.guidance >= 0 or not np.isfinite(self.guidance):
-            raise UserError(f"--guidance is {self.guidance}, but it must be 0 or more")
-        if not 0 <= self.rescale <= 1:
-            raise UserError(f"--guidance-rescale is {self.rescale}, but it lies from 0 to 1")
         if self.mask_image and not self.init_image:
             raise UserError("--mask-image says which part of a picture is made anew: give the picture, --init-image")
         if self.strength is not None and not self.init_image:
             raise UserError("--strength says how much of a picture is changed: give the picture, --init-image")
-        if self.sampler is not None:
-            sampling.check(self.sampler, eta=self.eta, karras=self.karras)
         for text in (*self.prompts, self.negative):
             if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of a command line that were no UTF-8
                 raise UserError(f"the prompt {text!a} is no text: write it in UTF-8")
@@ -118,65 +101,30 @@ def generate(model: LatentDiffusion, request: Request, out: epath.PathLike) -> d
         gallery.page(folder / "grid.png", first, [entry["prompt"] for entry in made])
         lines = (json.dumps(entry | {"seed": request.seed}, ensure_ascii=False) for entry in made)
         (folder / "pictures.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    return {"out": str(out), "pictures": len(made), "grid": str(out / "grid.png"), **settings(model, request)}
-
-
-def settings(model: LatentDiffusion, request: Request) -> dict[str, Any]:
-    """How the pictures are made, as far as the model decides it."""
-    h, w = model.latent_size(request.height, request.width)
-    return {
-        "size": [h * model.factor, w * model.factor],
-        "sampler": request.sampler or model.schedule.sampler,
-        "steps": request.steps,
-        "guidance": request.guidance,
-        "seed": request.seed,
-    }
+    return {"out": str(out), "pictures": len(made), "grid": str(out / "grid.png"), **painting.described(model, request)}
 
 
 def batches(model: LatentDiffusion, request: Request, bar: Any = None) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The pictures one after another; a short last batch is filled up with copies that are dropped."""
-    plan = sampling.plan(
-        request.sampler,
-        model.schedule,
-        request.steps,
-        eta=request.eta,
-        karras=request.karras,
-        strength=request.how_much,
-    )
+    """The pictures one after another."""
     size = model.latent_size(request.height, request.width)
-    common = _given_pictures(model, request, size)
-    start = _given_latents(model, request, size)
-    guided = request.guidance != 1
-    unconditional = model.context([request.negative], request.clip_skip) if guided else None
-    devices = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
-    asked = request.batch or min(request.count, 8 * devices)
-    batch = -(-asked // devices) * devices
-    for first in range(0, request.count, batch):
-        index = np.minimum(np.arange(first, first + batch), request.count - 1)
+    common, start = _given_pictures(model, request, size), _given_latents(model, request, size)
+
+    def rows(index: np.ndarray) -> dict[str, np.ndarray]:
         texts = [request.prompts[i // request.per_prompt] for i in index]
-        rows = {"index": index.astype(np.uint32), "context": np.asarray(model.context(texts, request.clip_skip))}
-        rows |= {name: np.broadcast_to(array, (batch, *array.shape)) for name, array in common.items()}
-        if start is not None:
-            rows["noise"] = start[index % len(start)]
-        found, _ = model.generate(
-            plan,
-            rows,
-            seed=request.seed,
-            size=size,
-            unconditional=unconditional,
-            scale=request.guidance,
-            rescale=request.rescale,
-        )
-        pixels = np.asarray(found)
-        if not np.isfinite(pixels).all():
-            raise UserError(
-                "the pictures came out as NaN: a weight of the model is no finite number, or --guidance is too large"
-            )
-        host = np.round(255 * pixels).astype(np.uint8)
-        for row in range(min(batch, request.count - first)):
-            if bar is not None:
-                bar.advance(1)
-            yield host[row]
+        found = {"context": np.asarray(model.context(texts, request.clip_skip))}
+        found |= {name: np.broadcast_to(array, (len(index), *array.shape)) for name, array in common.items()}
+        return found if start is None else found | {"noise": start[index % len(start)]}
+
+    unconditional = model.context([request.negative], request.clip_skip) if request.guided else None
+    return painting.paint(
+        model,
+        request,
+        np.arange(request.count),
+        rows,
+        unconditional=unconditional,
+        strength=request.how_much,
+        bar=bar,
+    )
 
 
 def _given_pictures(model: LatentDiffusion, request: Request, size: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -125,23 +125,25 @@ class LatentDiffusion:
         *,
         seed: int,
         size: tuple[int, int],
-        unconditional: Float[Array, "1 S D"] | None = None,
+        unconditional: Mapping[str, Array] | Float[Array, "1 S D"] | None = None,
         scale: float = 1.0,
         rescale: float = 0.0,
     ) -> tuple[Float[Array, "B H W 3"], Float[Array, "B h w Z"]]:
         """(pictures in [0, 1], latents as the U-Net sees them) of a batch.
 
-        `rows`, by picture: `index` (of its noise), `context`, and where wanted `noise` (h, w, Z) to start from,
-        `picture` (H, W, 3) in [-1, 1] to change, `mask` (H, W), 1 where it is to be made anew. Without `unconditional`
-        there is no guidance. The batch divides by the mesh's data × fsdp. Nothing but shapes, the kinds of rows and the
-        number of steps compiles anew.
+        `rows`, by picture: `index` (of its noise), `context`, and where wanted `time_offset` (see `models.unet`),
+        `noise` (h, w, Z) to start from, `picture` (H, W, 3) in [-1, 1] to change, `mask` (H, W), 1 where it is to be
+        made anew. `unconditional`: a context that guidance leads away from, or with a time offset the dict of both;
+        without it there is no guidance. The batch divides by the mesh's data × fsdp. Nothing but shapes, the kinds of
+        rows and the number of steps compiles anew.
         """
         if self.inpaints and "mask" not in rows:
             raise UserError("this U-Net was trained to inpaint: give a picture and a mask (--init-image, --mask-image)")
         batch = sharding.to_devices(rows, self.mesh, len(rows["index"]))
         given = {"seed": jnp.uint32(seed), "scale": jnp.float32(scale), "rescale": jnp.float32(rescale)}
         if unconditional is not None:
-            given["unconditional"] = unconditional
+            both = unconditional if isinstance(unconditional, Mapping) else {"context": unconditional}
+            given["unconditional"] = dict(both)
         with jax.set_mesh(self.mesh):
             params = {"unet": self.unet.params, "vae": self.vae.params}
             return self.program(params, plan, batch, given, size=size, rescales=rescale > 0)
@@ -159,9 +161,8 @@ class LatentDiffusion:
         noise_Bxhxw = batch.get("noise", noise.draw(seed, index, "start", (*size, self.latent_channels)))
         predict, start, project, condition = self._task(params, plan, batch, seed, noise_Bxhxw)
         if "unconditional" in given:
-            without = (
-                (given["unconditional"], *condition[1:]) if isinstance(condition, tuple) else given["unconditional"]
-            )
+            empty = given["unconditional"]
+            without = (empty, *condition[1:]) if isinstance(condition, tuple) else empty
             rescale = given["rescale"] if rescales else None
             step = guidance.guided(predict, condition, without, given["scale"], rescale)
         else:
@@ -174,10 +175,11 @@ class LatentDiffusion:
 
     def _task(self, params: PyTree, plan: Plan, batch: PyTree, seed: Array, noise_Bxhxw: Array) -> tuple:
         """(network, x to start from, what is done after each step, the network's condition)."""
-        unet, vae, context = self.unet.bound(params["unet"]), self.vae.bound(params["vae"]), batch["context"]
+        unet, vae = self.unet.bound(params["unet"]), self.vae.bound(params["vae"])
+        context = {name: batch[name] for name in ("context", "time_offset") if name in batch}
 
-        def predict(x: Array, t: Array, condition: Array) -> Array:
-            return unet(x, jnp.full((len(x),), t), condition)
+        def predict(x: Array, t: Array, condition: Mapping[str, Array]) -> Array:
+            return unet(x, jnp.full((len(x),), t), condition["context"], time_offset_BxE=condition.get("time_offset"))
 
         if "picture" not in batch:
             return predict, editing.starts(plan, noise_Bxhxw), None, context

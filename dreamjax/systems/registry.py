@@ -12,6 +12,7 @@ from dreamjax.training.task import Task
 SYSTEMS = {
     "masked_pretraining": ("dreamjax.systems.masked_pretraining", "MaskedPretrainingConfig", "MaskedPretraining"),
     "text_to_image": ("dreamjax.systems.text_to_image", "TextToImageConfig", "TextToImage"),
+    "dreamdiffusion": ("dreamjax.systems.dreamdiffusion", "DreamDiffusionConfig", "DreamDiffusion"),
     "autoencoder": ("dreamjax.systems.autoencoder", "AutoencoderConfig", "Autoencoder"),
     "clip": ("dreamjax.systems.clip", "ClipConfig", "Clip"),
 }

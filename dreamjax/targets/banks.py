@@ -1,63 +1,58 @@
-"""Banks: what frozen networks make of every picture and caption, computed once and kept, memory-mapped.
+"""Banks: what a frozen network makes of every picture or caption, computed once and kept, memory-mapped.
 
-ROOT/0123456789abcdef/       named by a hash of all that the values depend on
-    moments.npy   float32 [V, N, h, w, 2Z]   mean and log-variance of the latents, as seen and (V = 2) mirrored
-    text.npy      float32 [M, S, D]          last hidden state of each caption; row 0 is that of the empty one
+ROOT/moments-0123456789abcdef/    named by a hash of all that the values depend on
+    values.npy    float32 [N, …], a row for each picture or caption
     bank.json     what it was made from; written last
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float
 
-from dreamjax.console import log, progress
+from dreamjax.console import Bar, log, progress
 from dreamjax.parallel import processes, sharding
 from dreamjax.storage import atomic, manifest
-from dreamjax.targets.picture_folder import Captioned
-from dreamjax.targets.pictures import PictureConfig, load_all, scaled
-from dreamjax.targets.tokens import Tokenizer
-from dreamjax.weights import parts
-from dreamjax.weights.parts import Folders
 
-FORMAT = 1  # of the files; a change makes every bank anew
-TEXTS = 64  # captions at a time
+FORMAT = 2  # of the files; a change makes every bank anew
+VALUES, DESCRIBED = "values.npy", "bank.json"
 BUILD_S = 24 * 3600.0  # for the first process to write a bank while the others wait
 
 
-@dataclass(frozen=True)
-class Bank:
-    """`moments` and `text` are memory maps; `caption` says which row of `text` each picture has."""
+def open_array(
+    root: epath.PathLike,
+    kind: str,
+    facts: Mapping[str, Any],
+    count: int,
+    rows: Callable[[], Iterator[np.ndarray]],
+) -> np.ndarray:
+    """The array of `count` rows that `facts` describe, made where it is not there yet.
 
-    moments: Float[np.ndarray, "V N h w 2Z"]
-    text: Float[np.ndarray, "M S D"]
-    caption: np.ndarray
-
-
-def open_bank(
-    root: epath.PathLike, config: PictureConfig, entries: Sequence[Captioned], folders: Folders, mesh: Mesh, batch: int
-) -> Bank:
-    """The bank of `entries`, made on `mesh` where it is not there yet. Raises UserError naming a damaged picture."""
-    captions = ["", *sorted({entry.caption for entry in entries} - {""})]
-    facts = _facts(config, entries, captions, folders)
-    folder = epath.Path(root) / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    there = processes.agree("bank", (folder / "bank.json").exists(), BUILD_S)
-    if not there:
-        _build(folder, facts, config, entries, captions, folders, mesh, batch)
+    `kind`: "moments", "text", …, for the folder's name and the progress. `facts`: all that the values depend on, as
+    JSON. `rows()` gives the rows, batch by batch; every process computes its share of each batch, the first one writes.
+    """
+    described = {"format": FORMAT, "kind": kind, "rows": count, **facts}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    folder = epath.Path(root) / f"{kind}-{digest}"
+    if not processes.agree("bank", (folder / DESCRIBED).exists(), BUILD_S):
+        log.info("%s of %d are computed once: %s", kind, count, folder)
+        with progress(kind, count) as bar:
+            if processes.is_first():
+                with atomic.new_folder(folder, last=DESCRIBED) as target:
+                    _write(target / VALUES, count, rows(), bar)
+                    (target / DESCRIBED).write_text(json.dumps(described, indent=1))
+            else:
+                for batch in rows():
+                    bar.advance(len(batch))
         processes.barrier("bank written", BUILD_S)
-    number = {caption: i for i, caption in enumerate(captions)}
-    rows = np.array([number[entry.caption] for entry in entries], np.int32)
-    return Bank(_mapped(folder / "moments.npy"), _mapped(folder / "text.npy"), rows)
+    return _mapped(folder / VALUES)
 
 
 def default_root() -> str:
@@ -66,100 +61,10 @@ def default_root() -> str:
     return os.path.join(base, "dreamjax", "banks")
 
 
-def _facts(
-    config: PictureConfig, entries: Sequence[Captioned], captions: Sequence[str], folders: Folders
-) -> dict[str, Any]:
-    """All that the values depend on. Pictures count by name, size and time; weights by their bytes."""
-    stats = [(entry.name, entry.path.stat()) for entry in entries]
-    return {
-        "format": FORMAT,
-        "pictures": [[name, stat.length, stat.mtime] for name, stat in stats],
-        "captions": list(captions),
-        "resolution": config.resolution,
-        "resample": config.resample,
-        "mirrored": config.flip > 0,
-        "parts": {name: _hash(folders.path(name)) for name in ("vae", "text_encoder", "tokenizer")},
-    }
-
-
-def _hash(folder: epath.Path) -> str:
+def hash_of(folder: epath.Path) -> str:
+    """SHA-256 over the names and the bytes of a folder's files."""
     files = sorted(entry for entry in folder.iterdir() if not entry.is_dir())
     return hashlib.sha256("".join(f"{f.name}:{manifest.file_hash(f)}\n" for f in files).encode()).hexdigest()
-
-
-def _build(
-    folder: epath.Path,
-    facts: Mapping[str, Any],
-    config: PictureConfig,
-    entries: Sequence[Captioned],
-    captions: Sequence[str],
-    folders: Folders,
-    mesh: Mesh,
-    batch: int,
-) -> None:
-    """Every process computes its rows of each batch; the first one writes."""
-    versions = 2 if config.flip > 0 else 1
-    log.info(
-        "latents of %d pictures and states of %d captions are computed once: %s", len(entries), len(captions), folder
-    )
-    with atomic.new_folder(folder, last="bank.json") if processes.is_first() else _nowhere() as target:
-        with progress("captions", len(captions)) as bar:
-            _write(target, "text.npy", len(captions), _texts(captions, folders, mesh), (), bar)
-        with progress("pictures", versions * len(entries)) as bar:
-            rows = _pictures(config, entries, folders, mesh, batch, versions)
-            _write(target, "moments.npy", versions * len(entries), rows, (versions, len(entries)), bar)
-        if target is not None:
-            (target / "bank.json").write_text(json.dumps(facts, indent=1))
-
-
-class _nowhere:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-def _write(
-    folder: epath.Path | None, name: str, count: int, batches: Iterator[np.ndarray], shape: tuple[int, ...], bar: Any
-) -> None:
-    out, at = None, 0
-    for rows in batches:
-        if folder is not None:
-            if out is None:
-                whole = (*(shape or (count,)), *rows.shape[1:])
-                out = np.lib.format.open_memmap(os.fspath(folder / name), "w+", np.float32, whole)
-                flat = out.reshape(count, *rows.shape[1:])
-            flat[at : at + len(rows)] = rows
-        at += len(rows)
-        bar.advance(len(rows))
-    if out is not None:
-        out.flush()
-
-
-def _texts(captions: Sequence[str], folders: Folders, mesh: Mesh) -> Iterator[np.ndarray]:
-    part, ids = parts.open_part(folders, "text_encoder", mesh), Tokenizer.open(folders.path("tokenizer"))(captions)
-
-    def states(params: Any, batch: Mapping[str, Any]) -> jax.Array:
-        return part.bound(params)(batch["ids"]).last_hidden_state.astype(jnp.float32)
-
-    return mapped(states, part.params, lambda index: {"ids": ids[index]}, len(captions), TEXTS, mesh)
-
-
-def _pictures(
-    config: PictureConfig, entries: Sequence[Captioned], folders: Folders, mesh: Mesh, batch: int, versions: int
-) -> Iterator[np.ndarray]:
-    part = parts.open_part(folders, "vae", mesh)
-
-    def read(index: np.ndarray) -> dict[str, np.ndarray]:
-        found = load_all([entries[i % len(entries)].path for i in index], config.resolution, config.resample)
-        mirrored = (index >= len(entries))[:, None, None, None]
-        return {"picture": np.where(mirrored, found[:, :, ::-1], found)}
-
-    def moments(params: Any, rows: Mapping[str, Any]) -> jax.Array:
-        return jnp.concatenate(part.bound(params).moments(scaled(rows["picture"])), axis=-1)
-
-    return mapped(moments, part.params, read, versions * len(entries), batch, mesh)
 
 
 def mapped(
@@ -185,6 +90,18 @@ def mapped(
         with jax.set_mesh(mesh):
             found = run(params, sharding.to_devices(rows(own), mesh, batch))
         yield np.asarray(found)[: count - first]
+
+
+def _write(path: epath.Path, count: int, batches: Iterator[np.ndarray], bar: Bar) -> None:
+    out, at = None, 0
+    for rows in batches:
+        if out is None:
+            out = np.lib.format.open_memmap(os.fspath(path), "w+", np.float32, (count, *rows.shape[1:]))
+        out[at : at + len(rows)] = rows
+        at += len(rows)
+        bar.advance(len(rows))
+    if out is not None:
+        out.flush()
 
 
 def _mapped(path: epath.Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Latents and text states of captioned pictures as a stream of training examples, out of a bank."""
+"""Latents and text states of captioned pictures as a stream of training examples, out of banks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals import keyed, mixture
 from dreamjax.signals.read_ahead import IndexedStream, index_and_weight
-from dreamjax.targets import banks, picture_folder, pictures
+from dreamjax.targets import banks, features, picture_folder, pictures
 from dreamjax.targets.pictures import PictureConfig
 from dreamjax.weights.parts import Folders
 
@@ -29,13 +29,19 @@ class LatentConfig(PictureConfig):
         if self.encode_batch < 1:
             raise ValueError(f"data.encode_batch is {self.encode_batch}, but it must be at least 1")
 
+    @property
+    def bank_root(self) -> str:
+        return banks.default_root() if self.bank == "auto" else self.bank
+
 
 @dataclass(frozen=True)
 class _Examples:
     """Global example indices → rows of a batch; `own` are the split's rows of the bank."""
 
     config: LatentConfig
-    bank: banks.Bank
+    moments: np.ndarray  # [V, N, h, w, 2Z]
+    text: np.ndarray  # [M, S, D]; row 0 is the empty caption's
+    caption: np.ndarray  # [N], row of `text`
     own: np.ndarray
     seed: int
     training: bool
@@ -58,9 +64,9 @@ class _Examples:
         keys = self.own[[int(self.order[min(int(i), last)]) for i in index]]
         coins = keyed.uniform(self.seed, "picture", index, 2)
         mirrored = (coins[:, 0] < self.config.flip).astype(int) if self.training else np.zeros(len(index), int)
-        mean, log_variance = np.split(self.bank.moments[mirrored, keys], 2, axis=-1)
-        caption = np.where(coins[:, 1] < self.drop_condition, 0, self.bank.caption[keys])
-        rows = {"mean": mean, "log_variance": log_variance, "context": self.bank.text[caption]}
+        mean, log_variance = np.split(self.moments[mirrored, keys], 2, axis=-1)
+        caption = np.where(coins[:, 1] < self.drop_condition, 0, self.caption[keys])
+        rows = {"mean": mean, "log_variance": log_variance, "context": self.text[caption]}
         return rows | index_and_weight(index, len(self.order))
 
 
@@ -76,9 +82,8 @@ class LatentStream(IndexedStream):
 
     def element(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and type of one example, by name; without the batch axis."""
-        bank = self.examples.bank
-        h, w, both = bank.moments.shape[2:]
-        return element((h, w, both // 2), bank.text.shape[1:])
+        h, w, both = self.examples.moments.shape[2:]
+        return element((h, w, both // 2), self.examples.text.shape[1:])
 
 
 def element(latent: tuple[int, ...], context: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -103,8 +108,18 @@ def open_stream(
     """
     chosen = {entry.name for entry in pictures.split(config, split)}
     entries = picture_folder.listing(config.folder)
-    root = banks.default_root() if config.bank == "auto" else config.bank
-    bank = banks.open_bank(root, config, entries, folders, meshes.make(MeshConfig()), config.encode_batch)
-    own = np.array([i for i, entry in enumerate(entries) if entry.name in chosen])
-    examples = _Examples(config, bank, own, seed, split == "train", drop_condition if split == "train" else 0.0)
+    root, mesh = config.bank_root, meshes.make(MeshConfig())
+    captions = ["", *sorted({entry.caption for entry in entries} - {""})]
+    number = {caption: i for i, caption in enumerate(captions)}
+    training = split == "train"
+    examples = _Examples(
+        config,
+        features.moments(root, config, entries, folders, mesh, config.encode_batch),
+        features.text_states(root, captions, folders, mesh),
+        np.array([number[entry.caption] for entry in entries], np.int32),
+        np.array([i for i, entry in enumerate(entries) if entry.name in chosen]),
+        seed,
+        training,
+        drop_condition if training else 0.0,
+    )
     return LatentStream(examples, config.prefetch)

@@ -58,13 +58,14 @@ def listing(folder: epath.PathLike, *, captions: bool = True) -> tuple[Captioned
     return tuple(found)
 
 
-def in_split(entry: Captioned, split: str, val_share: float, by: str = "file") -> bool:
-    """Whether a picture is in "train" or "val": by a hash of its name or of its caption, so for good.
+def split_of(entry: Captioned, val_share: float, test_share: float = 0.0, by: str = "file") -> str:
+    """Whether a picture is in "train", "val" or "test": by a hash of its name or of its caption, so for good.
 
     By "caption", equal captions are in the same split: what is held out was never described in training.
     """
     digest = hashlib.sha256((entry.caption if by == "caption" else entry.name).encode()).digest()
-    return (int.from_bytes(digest[:8], "big") < val_share * 2**64) == (split == "val")
+    place = int.from_bytes(digest[:8], "big")
+    return "val" if place < val_share * 2**64 else "test" if place < (val_share + test_share) * 2**64 else "train"
 
 
 # ---------------------------------------------------------------------------------------------------------- the layouts

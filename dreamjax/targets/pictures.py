@@ -61,19 +61,24 @@ class PictureConfig:
 
 
 # -------------------------------------------------------------------------------------------------------- one picture
-def load(path: epath.PathLike, resolution: int, resample: str = "bicubic") -> UInt8[np.ndarray, "R R 3"]:
-    """The middle of a picture's file, upright (EXIF), in RGB, on white. Raises UserError, by name, where damaged."""
+def load_whole(path: epath.PathLike) -> Any:
+    """A picture's file as Pillow's picture, upright (EXIF). Raises UserError, by name, where damaged."""
     image, operations = _pillow()
-    shape = Preprocessing(
-        edge=resolution, resample=FILTERS[resample], crop=(resolution, resolution), scale=None, mean=None, std=None
-    )
     try:
         with epath.Path(path).open("rb") as stream, image.open(stream) as opened:
             upright = operations.exif_transpose(opened)
             upright.load()
     except Exception as problem:  # Pillow's decoders raise whatever a damaged file makes them raise
         raise UserError(f"{path}: this is no picture, or a damaged one; write it anew or remove it") from problem
-    return shape([upright])[0].astype(np.uint8)
+    return upright
+
+
+def load(path: epath.PathLike, resolution: int, resample: str = "bicubic") -> UInt8[np.ndarray, "R R 3"]:
+    """The middle of a picture's file, in RGB, on white. Raises UserError, by name, where damaged."""
+    shape = Preprocessing(
+        edge=resolution, resample=FILTERS[resample], crop=(resolution, resolution), scale=None, mean=None, std=None
+    )
+    return shape([load_whole(path)])[0].astype(np.uint8)
 
 
 def load_all(
@@ -194,7 +199,7 @@ def split(config: PictureConfig, name: str, *, captions: bool = True) -> tuple[C
     if name not in ("train", "val"):
         raise UserError(f"pictures have the splits train and val, not {name}")
     everything = picture_folder.listing(config.folder, captions=captions)
-    found = tuple(e for e in everything if picture_folder.in_split(e, name, config.val_share, config.split_by))
+    found = tuple(e for e in everything if picture_folder.split_of(e, config.val_share, by=config.split_by) == name)
     if not found:
         raise UserError(
             f"{config.folder}: none of its {len(everything)} pictures falls into split {name}; change data.val_share = "

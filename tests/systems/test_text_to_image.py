@@ -175,14 +175,14 @@ def test_a_bank_holds_what_the_frozen_networks_make_of_each_picture(folder, pict
 
     from dreamjax.targets import banks
 
-    monkeypatch.setattr(banks, "_build", lambda *_: pytest.fail("the bank was there"))
+    monkeypatch.setattr(banks, "_write", lambda *_: pytest.fail("the bank was there"))
     assert len(task.data("train").stream) + len(stream) == 12
 
 
 def test_mirrored_pictures_and_empty_captions_come_as_often_as_asked(folder, pictures, bank):
     stream = TextToImage(config(folder, pictures, bank)).data("train").stream
     rows = next(iter(stream.batches(start=0, batch_size=512)))
-    found = stream.examples.bank
+    found = stream.examples
     empty = (rows["context"] == found.text[0]).all((1, 2))
     mirrored = [(row == found.moments[1, ..., :4]).all((1, 2, 3)).any() for row in rows["mean"]]
     assert abs(empty.mean() - 0.3) < 0.06

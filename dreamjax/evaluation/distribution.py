@@ -1,0 +1,54 @@
+"""How alike two sets of pictures are as sets, from a network's features or class probabilities.
+
+FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance of the Gaussians with the features' moments,
+
+    |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)
+
+It is biased upwards for few pictures (Bińkowski et al. 2018, section 4; below 10,000 it must not be compared between
+sets of different size). KID (the same paper, arXiv 1801.01401, section 3) is an unbiased squared MMD with the kernel
+(x·y / d + 1)³. Inception Score (Salimans et al. 2016): exp of the mean KL(p(y | x) ‖ p(y)).
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+ENOUGH = 10_000  # pictures for FID
+
+
+def fid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> float:
+    """The Fréchet distance of two sets of features; covariances with n - 1, as published."""
+    a, b = (np.asarray(x, np.float64) for x in (a_nxF, b_mxF))
+    difference = a.mean(0) - b.mean(0)
+    # with Σ = AᵀA, the roots of the eigenvalues of Σ₁ Σ₂ are the singular values of A₁ A₂ᵀ: no matrix root, which
+    # fails where there are fewer pictures than features
+    u, v = (_factor(x) for x in (a, b))
+    root = np.linalg.svd(u @ v.T, compute_uv=False).sum()
+    return float(difference @ difference + np.square(u).sum() + np.square(v).sum() - 2 * root)
+
+
+def kid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> float:
+    """The unbiased squared MMD of all pictures at once; may be below 0."""
+    a, b = (np.asarray(x, np.float64) for x in (a_nxF, b_mxF))
+    n, m = len(a), len(b)
+    aa, bb, ab = (_kernel(x, y) for x, y in ((a, a), (b, b), (a, b)))
+    within = (aa.sum() - np.trace(aa)) / (n * (n - 1)) + (bb.sum() - np.trace(bb)) / (m * (m - 1))
+    return float(within - 2 * ab.mean())
+
+
+def inception_score(probability_nxC: Float[np.ndarray, "n C"]) -> float:
+    """From 1 (all pictures alike) to the number of classes."""
+    p = np.asarray(probability_nxC, np.float64)
+    marginal = p.mean(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(p > 0, p * (np.log(p) - np.log(marginal)), 0.0)
+    return float(np.exp(terms.sum(1).mean()))
+
+
+def _factor(x_nxF: np.ndarray) -> np.ndarray:
+    """A of at most F rows with AᵀA the covariance."""
+    centred = (x_nxF - x_nxF.mean(0)) / np.sqrt(len(x_nxF) - 1)
+    return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** 3

@@ -1,0 +1,354 @@
+"""DreamDiffusion, stage B (Bai et al., arXiv 2306.16934, sections 3.2 and 3.3): EEG conditions Stable Diffusion.
+
+A pretrained encoder turns a trial into tokens; linear maps turn those into the U-Net's context, in place of a caption's
+text states, and into an embedding that is aligned with the CLIP embedding of the picture that was seen. Trained are the
+encoder, the maps and the U-Net's cross-attention; all else of Stable Diffusion stays as it was.
+
+A share of the examples sees the empty caption's text states instead, so that guidance has a prediction to lead away
+from: the one that Stable Diffusion was itself trained with.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from dreamjax.errors import UserError
+from dreamjax.models.conditioner import Conditioner
+from dreamjax.objectives import masking
+from dreamjax.objectives.contrastive import LARGEST, contrastive, unit
+from dreamjax.objectives.masking import example_keys
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel import platform
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.parallel.names import like
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.systems import latent_diffusion, masked_pretraining, runs
+from dreamjax.systems.ingredients import Ingredients
+from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.systems.text_to_image import diffusion_loss, merged
+from dreamjax.targets import features, trials
+from dreamjax.targets.tokens import Tokenizer
+from dreamjax.targets.trials import TargetConfig, TrialStream
+from dreamjax.training import optimiser
+from dreamjax.training.loop import TrainConfig
+from dreamjax.training.measuring import averaged, summed
+from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.update import gradient_update
+from dreamjax.weights import networks, streaming
+from dreamjax.weights.table import flatten, keep
+
+# what is trained of a U-Net, by the name of the choice: a regular expression over its parameters' paths
+TRAINABLE = {"cross_attention": r"(.*/)?attn2/.*", "cross_attention_and_norm": r"(.*/)?(attn2|blocks/norm2)/.*"}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The encoder: a run of masked pretraining, whose sizes, montage, rate and scaling are then used here too."""
+
+    path: str = ""  # work directory of a run; empty: `model`, from random numbers
+    model: masked_pretraining.ModelConfig = field(default_factory=masked_pretraining.ModelConfig)
+    start: Literal["weights", "random"] = "weights"  # random: the run's sizes, but not what it learned
+    trainable: bool = True
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Stable Diffusion, the maps from tokens to it, and how all is computed."""
+
+    path: str = ""  # folder or hub id of a Stable Diffusion pipeline
+    variant: str | None = None  # of its weights, such as fp16
+    trainable: Literal["cross_attention", "cross_attention_and_norm"] = "cross_attention"
+    hidden: int = 64  # of the map over tokens
+    time_condition: bool = False  # the context is also added to the U-Net's time embedding
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    attention: Literal["auto", "xla", "cudnn", "pallas", "saved"] = "auto"  # see models/attention.py
+    scan_layers: bool = True
+    remat: Literal["none", "full", "dots", "names"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1:
+            raise ValueError(f"model.hidden is {self.hidden}, but it must be at least 1")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise ValueError("model.attention=cudnn computes in bfloat16: set model.dtype=bfloat16")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is weighed how."""
+
+    alignment: Literal["cosine", "infonce", "none"] = "cosine"  # of the embedding with the picture's
+    alignment_weight: float = 1.0  # beside the diffusion loss
+    temperature: float = 0.07  # of infonce
+    drop_condition: float = 0.1  # share of examples that see the empty caption
+    min_snr_gamma: float | None = None  # None: all time steps alike
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_condition <= 1:
+            raise ValueError(f"loss.drop_condition is {self.drop_condition}, but it is a share from 0 to 1")
+        if not self.alignment_weight >= 0:
+            raise ValueError(f"loss.alignment_weight is {self.alignment_weight}, but it must be 0 or more")
+        if not self.temperature >= 0.01:
+            raise ValueError(f"loss.temperature is {self.temperature}, but it is at least 0.01")
+        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
+            raise ValueError(f"loss.min_snr_gamma is {self.min_snr_gamma}, but it must be positive (none: no weights)")
+
+
+@dataclass(frozen=True)
+class DreamDiffusionConfig:
+    """A run of stage B."""
+
+    system: Literal["dreamdiffusion"] = "dreamdiffusion"
+    seed: int = 2022  # of parameters, data order, noise and time steps
+    data: DataConfig = field(default_factory=DataConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}, but it lies from 0 to 2147483647")
+        if self.loss.alignment == "infonce" and (self.train.microbatches or 1) > 1:
+            raise ValueError(
+                f"train.microbatches is {self.train.microbatches}, but infonce needs its whole batch at once"
+            )
+
+
+# what stage B takes over from the encoder's run: the encoder knows its signal in no other form
+SHARED = ("montage", "mapping", "tile_channels", "samples", "sfreq", "stretch", "scaling", "divide", "clip")
+
+
+@dataclass(frozen=True)
+class DreamDiffusion:
+    """The Task of a `DreamDiffusionConfig`."""
+
+    config: DreamDiffusionConfig
+
+    # --------------------------------------------------------------------------------------------------- the networks
+    @functools.cached_property
+    def encoder(self) -> MaskedPretrainingConfig:
+        """The encoder without its decoder, on the signal that it was pretrained on."""
+        own = self.config.encoder
+        pretrained = None
+        if own.path:
+            pretrained = runs.config_of(own.path)
+            if not isinstance(pretrained, MaskedPretrainingConfig):
+                raise UserError(f"{own.path} is a run of {pretrained.system}, not of masked pretraining")
+        model = dataclasses.replace(
+            pretrained.model if pretrained else own.model,
+            decoder_depth=0,
+            interpolation="none",
+            attention="auto",
+            **{name: getattr(self.config.model, name) for name in ("dtype", "scan_layers", "remat")},
+        )
+        data = self.config.data
+        if pretrained:
+            data = dataclasses.replace(data, **{name: getattr(pretrained.data, name) for name in SHARED})
+        return MaskedPretrainingConfig(data=data, model=model)
+
+    @functools.cached_property
+    def parts(self) -> Ingredients:
+        """Stable Diffusion's parts. Raises UserError for what is not there."""
+        m = self.config.model
+        if not m.path:
+            raise UserError("model.path is empty; name a Stable Diffusion folder, or a run's export")
+        return Ingredients.of(m.path, variant=m.variant, parts={})
+
+    @functools.cached_property
+    def unet(self) -> tuple[networks.Network, dict[str, Any]]:
+        """The U-Net and its arguments."""
+        m, source = self.config.model, self.parts.source("unet")
+        config = self.parts.config("unet")
+        network = networks.of(config, source)
+        computed = {name: getattr(m, name) for name in ("attention", "scan_layers", "remat")}
+        return network, network.arguments(config, source) | computed | {"dtype": jnp.dtype(m.dtype)}
+
+    @functools.cached_property
+    def embedding_dim(self) -> int:
+        """Width of the pictures' embeddings, or 0 where nothing is aligned with them."""
+        if self.config.loss.alignment == "none":
+            return 0
+        shape = features.shape(self.config.target.embedding)
+        if len(shape) != 1:
+            raise UserError("target.embedding.pooling is tokens, but a trial is aligned with one vector; pool them")
+        return shape[0]
+
+    @functools.cached_property
+    def conditioner_graph(self) -> Any:
+        abstract = nnx.eval_shape(lambda: self.new_conditioner(jax.random.key(0)))
+        return nnx.split(abstract, nnx.Param)[0]
+
+    def new_conditioner(self, rng: Array) -> Conditioner:
+        """The maps with fresh parameters."""
+        m, encoder, arguments = self.config.model, self.encoder, self.unet[1]
+        return Conditioner(
+            tokens=encoder.patches,
+            dim=encoder.model.dim,
+            context_tokens=Tokenizer.open(self.parts.path("tokenizer")).length,
+            context_dim=arguments["context_dim"],
+            hidden=m.hidden,
+            embedding_dim=self.embedding_dim,
+            time_dim=4 * arguments["widths"][0] if m.time_condition else 0,
+            dtype=jnp.dtype(m.dtype),
+            rngs=nnx.Rngs(params=rng),
+        )
+
+    @functools.cached_property
+    def schedule(self) -> Any:
+        return latent_diffusion.schedule_of(self.parts.config("scheduler"), self.parts.source("scheduler"))
+
+    @functools.cached_property
+    def scale(self) -> float:
+        return latent_diffusion.scale_of(self.parts)
+
+    # ------------------------------------------------------------------------------------------------------- the task
+    def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
+        """(what is trained, what is frozen) of all parameters: {"encoder", "conditioner", "unet", …}."""
+        pattern = TRAINABLE[self.config.model.trainable]
+        trained = params | {"unet": keep(params["unet"], pattern)}
+        frozen = {"unet": keep(params["unet"], pattern, but=True)}
+        if not self.config.encoder.trainable:
+            frozen["encoder"] = trained.pop("encoder")
+        return trained, frozen
+
+    def init(self, rng: Array) -> State:
+        network, arguments = self.unet
+        keys = jax.random.split(rng, 3)
+        params = {
+            "encoder": masked_pretraining.init_params(self.encoder, keys[0]),
+            "conditioner": nnx.to_pure_dict(nnx.state(self.new_conditioner(keys[1]), nnx.Param)),
+            "unet": network.init(arguments, keys[2]),
+        }
+        if self.config.loss.alignment == "infonce":
+            params["logit_scale"] = jnp.asarray(-jnp.log(self.config.loss.temperature), jnp.float32)
+        params, frozen = self.split(params)
+        optim, train = self.config.optim, self.config.train
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt=optimiser.build().init(params),
+            ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
+            frozen=frozen | {"nothing": jnp.zeros(self.new_shape, jnp.float32)},
+            hyper=optimiser.hyper(optim, train.steps),
+        )
+
+    @property
+    def new_shape(self) -> tuple[int, int]:
+        """(S, D) of the context."""
+        return Tokenizer.open(self.parts.path("tokenizer")).length, self.unet[1]["context_dim"]
+
+    def check(self) -> None:
+        self.unet, self.encoder  # noqa: B018 - their configs are read and checked
+        platform.check_attention(self.config.model.attention, "model.attention", "--config.model.attention=auto")
+
+    def weights(self) -> Mapping[str, WeightSource]:
+        network, arguments = self.unet
+        fill = streaming.source(
+            network.table, self.parts.tensors("unet"), str(self.parts.path("unet")), whole=network.shapes(arguments)
+        )
+        groups = ["params", *(["ema"] if self.config.optim.ema_decay is not None else [])]
+        found: dict[str, WeightSource] = dict.fromkeys([*(f"{g}/unet" for g in groups), "frozen/unet"], fill)
+        found["frozen/nothing"] = self.empty_caption
+        if self.config.encoder.path and self.config.encoder.start == "weights":
+            places = [f"{g}/encoder" for g in groups] if self.config.encoder.trainable else ["frozen/encoder"]
+            found |= dict.fromkeys(places, self.pretrained)
+        return found
+
+    def empty_caption(self, abstract: PyTree) -> PyTree:
+        """The text states of the empty caption: a `WeightSource`."""
+        states = features.text_states(self.config.target.bank_root, [""], self.parts, meshes.make(MeshConfig()))
+        return jax.device_put(jnp.asarray(states[0]), abstract.sharding)
+
+    def pretrained(self, abstract: PyTree) -> PyTree:
+        """The encoder that masked pretraining left, without what only its decoder needs: a `WeightSource`."""
+        run = runs.open_run(self.config.encoder.path)
+        found = flatten(run.params)
+        return like(abstract, {p: jax.device_put(found[p], leaf.sharding) for p, leaf in flatten(abstract).items()})
+
+    def data(self, split: str) -> BatchSpec:
+        stream: TrialStream = trials.open_stream(
+            self.encoder.data, self.config.target, split, self.parts, seed=self.config.seed
+        )
+        channels, expected = stream.element()["signal"].shape[0], self.encoder.model.channels
+        if channels != expected:
+            raise UserError(f"the trials have {channels} channels, but the encoder takes {expected}")
+        return BatchSpec(stream, self.config.train.batch_size)
+
+    # ------------------------------------------------------------------------------------------------- pure functions
+    def condition(self, params: PyTree, frozen: PyTree, batch: Batch) -> tuple[Array, Array | None]:
+        """(context [B, S, D], embedding [B, P] or None) of a batch of `signal` and `valid`."""
+        encoder = params["encoder"] if "encoder" in params else frozen["encoder"]
+        tokens = masked_pretraining.features(self.encoder, encoder, batch["signal"], batch["valid"])
+        ok = masking.patch_valid(batch["valid"], self.encoder.model.patch)
+        maps = nnx.merge(self.conditioner_graph, params["conditioner"])
+        return maps.context(tokens, ok), maps.embed(tokens, ok) if maps.has_embedding else None
+
+    def time_offset(self, params: PyTree, context: Float[Array, "B S D"]) -> Array | None:
+        maps = nnx.merge(self.conditioner_graph, params["conditioner"])
+        return maps.time_offset(context) if maps.has_time else None
+
+    def loss(
+        self, params: PyTree, frozen: PyTree, batch: Batch, seed: int, drop: float
+    ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
+        """`(sum, weight, metrics)`: the diffusion loss, and that of the alignment. Keyed by (seed, batch["index"])."""
+        config, weight = self.config.loss, batch["weight"]
+        context, embedding = self.condition(params, frozen, batch)
+        keys = example_keys(seed, "condition", batch["index"])
+        dropped = jax.vmap(jax.random.uniform)(keys) < drop
+        context = jnp.where(dropped[:, None, None], frozen["nothing"], context)
+        offset = self.time_offset(params, context)
+        network, arguments = self.unet
+        unet = network.bind(arguments, merged(params["unet"], frozen["unet"]))
+
+        def predict(x: Array, t: Array, context: Array) -> Array:
+            return unet(x, t, context, time_offset_BxE=offset)
+
+        total, weights, metrics = diffusion_loss(
+            self.schedule, predict, batch | {"context": context}, seed, self.scale, config.min_snr_gamma
+        )
+        metrics = metrics | {"diffusion": (total, weights)}
+        if embedding is None:
+            return total, weights, metrics
+        cosine = (unit(embedding) * unit(batch["embedding"])).sum(-1)
+        metrics["cosine"] = ((cosine * weight).sum(), weights)
+        aligned = ((1 - cosine) * weight).sum()
+        if config.alignment == "infonce":
+            names = ("eeg_to_picture", "picture_to_eeg")
+            scale = jnp.minimum(params["logit_scale"], LARGEST)
+            aligned, _, found = contrastive(embedding, batch["embedding"], scale, batch["picture"], weight, names)
+            metrics |= found
+        return total + config.alignment_weight * aligned, weights, metrics
+
+    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
+        def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
+            return self.loss(params, frozen, micro, self.config.seed, self.config.loss.drop_condition)
+
+        infonce = self.config.loss.alignment == "infonce"
+        step = gradient_update(loss, optimiser.build(), microbatches=1 if infonce else self.config.train.microbatches)
+        return step(state, batch, rng)
+
+    def finish(self, state: State) -> State:
+        return state
+
+    def evaluate(self, state: State, source: Stream) -> Metrics:
+        """Losses on held-out trials, the averaged parameters where they are kept; keyed by (seed + 1, index)."""
+        whole = (averaged(state), state.frozen)
+        return summed(self.held_out, whole, BatchSpec(source, self.config.train.batch_size))
+
+    @functools.cached_property
+    def held_out(self) -> Any:
+        def metrics(whole: tuple[PyTree, PyTree], batch: Batch) -> dict[str, tuple[Array, Array]]:
+            total, weight, found = self.loss(*whole, batch, self.config.seed + 1, 0.0)
+            return {"loss": (total, weight)} | found
+
+        return jax.jit(metrics)

@@ -1,0 +1,170 @@
+"""Trials → pictures on disk, beside what was seen: a trained DreamDiffusion and the windows of a dataset folder."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from dreamjax.console import progress
+from dreamjax.errors import UserError
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel import platform, sharding
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.storage import atomic
+from dreamjax.systems import generation, painting, runs
+from dreamjax.systems.dreamdiffusion import DreamDiffusion
+from dreamjax.systems.latent_diffusion import LatentDiffusion
+from dreamjax.systems.painting import Sampling
+from dreamjax.systems.runs import Run
+from dreamjax.systems.text_to_image import merged
+from dreamjax.targets import gallery, pictures, trials
+from dreamjax.targets.trials import Trials
+from dreamjax.training.task import PyTree
+from dreamjax.weights import parts
+from dreamjax.weights.parts import Part
+
+NUMBERS = 20  # bits of a trial's number; a sample's lie above them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Sampling):
+    """Which trials, and how many pictures of each."""
+
+    input: tuple[str, ...] = ()  # dataset folders; empty: the run's own
+    split: str = "test"
+    trials: int | None = None  # drawn at random with the seed; None: all of the split
+    samples: int = 1  # pictures of each trial
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 1 or (self.trials is not None and self.trials < 1):
+            raise UserError("--samples and --trials are at least 1")
+
+
+@dataclass(frozen=True)
+class Dreamer:
+    """A trained DreamDiffusion on a mesh. `whole`: (params, frozen) as its task has them, without the U-Net."""
+
+    task: DreamDiffusion
+    model: LatentDiffusion
+    whole: tuple[PyTree, PyTree]
+
+    @classmethod
+    def open(cls, run: Run, dtype: str = "float32", attention: str = "auto") -> "Dreamer":
+        """Of a run's checkpoint. Raises UserError for a run of another system."""
+        if not isinstance(run.task, DreamDiffusion):
+            raise UserError(f"{run.workdir} is a run of {run.config.system}; give one of dreamdiffusion")
+        platform.check_attention(attention, "--attention", "--attention auto")
+        mesh, task = meshes.make(MeshConfig()), run.task
+        network, arguments = task.unet
+        computed = arguments | {"dtype": jnp.dtype(dtype), "attention": attention, "remat": "none"}
+        frozen_shapes = jax.eval_shape(task.init, jax.random.key(0)).frozen
+        places = sharding.shardings(frozen_shapes, mesh)
+        frozen = {name: _filled(task, name, frozen_shapes, places) for name in frozen_shapes}
+        params = jax.device_put(run.params, sharding.shardings(run.params, mesh))
+        unet = Part(network, computed, _placed(merged(params.pop("unet"), frozen.pop("unet")), mesh))
+        model = LatentDiffusion.open(task.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet)
+        return cls(task, model, (params, frozen))
+
+    def conditions(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`context` and, where the model has it, `time_offset` of windows (`signal`, `valid`)."""
+        batch = {name: rows[name] for name in ("signal", "valid")}
+        with jax.set_mesh(self.model.mesh):
+            found = _conditions(self.task, *self.whole, batch)
+        return {name: np.asarray(value) for name, value in found.items()}
+
+    def unconditional(self) -> dict[str, jax.Array]:
+        """What guidance leads away from: the empty caption."""
+        params, frozen = self.whole
+        nothing = frozen["nothing"][None]
+        offset = self.task.time_offset(params, nothing)
+        return {"context": nothing} | ({} if offset is None else {"time_offset": offset})
+
+
+def _conditions(task: DreamDiffusion, params: PyTree, frozen: PyTree, batch: Any) -> dict[str, jax.Array]:
+    @jax.jit
+    def compute(params: PyTree, frozen: PyTree, batch: Any) -> dict[str, jax.Array]:
+        context, _ = task.condition(params, frozen, batch)
+        offset = task.time_offset(params, context)
+        return {"context": context} | ({} if offset is None else {"time_offset": offset})
+
+    return compute(params, frozen, batch)
+
+
+def _filled(task: DreamDiffusion, name: str, shapes: PyTree, places: PyTree) -> PyTree:
+    """A frozen part from where it comes from."""
+    abstract = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes[name], places[name]
+    )
+    return task.weights()[f"frozen/{name}"](abstract)
+
+
+def _placed(params: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+    abstract = parts.placed(params, mesh)
+    return jax.tree.map(lambda x, leaf: jax.device_put(x, leaf.sharding), params, abstract)
+
+
+# ------------------------------------------------------------------------------------------------------------ the verb
+def chosen(found: Trials, request: Request) -> np.ndarray:
+    """The places of the trials that are shown: all, or so many drawn at random with the seed; never picked."""
+    if request.trials is None or request.trials >= len(found):
+        return np.arange(len(found))
+    return np.sort(np.random.default_rng([request.seed, 4]).choice(len(found), request.trials, replace=False))
+
+
+def generate(
+    workdir: epath.PathLike, request: Request, out: epath.PathLike, *, dtype: str = "float32", attention: str = "auto"
+) -> dict[str, Any]:
+    """Pictures of a run's held-out trials in the new folder `out`; returns what the command says.
+
+    00012-0.png … (trial, sample), truth/NAME.png at the same size, trials.jsonl (what each was made from), grid.png.
+    """
+    out = generation.free(out)
+    dreamer = Dreamer.open(runs.open_run(workdir), dtype, attention)
+    config, task = dreamer.task.config, dreamer.task
+    data = task.encoder.data
+    data = dataclasses.replace(data, path=request.input, weights=()) if request.input else data
+    found = trials.trials(data, config.target, request.split, seed=config.seed, training=False)
+    own = chosen(found, request)
+    numbers = np.array([sample << NUMBERS | int(trial) for trial in own for sample in range(request.samples)])
+    side = painting.described(dreamer.model, request)["size"]
+
+    def rows(index: np.ndarray) -> dict[str, np.ndarray]:
+        trial = index & (1 << NUMBERS) - 1
+        return dreamer.conditions(found.windows.of(found.record[trial], trial.astype(np.uint64)))
+
+    entries: list[dict[str, Any]] = []
+    shown: list[tuple[str, np.ndarray]] = []
+    with atomic.new_folder(out, last="trials.jsonl") as folder, progress("generate", len(numbers)) as bar:
+        (folder / "truth").mkdir()
+        made = painting.paint(dreamer.model, request, numbers, rows, unconditional=dreamer.unconditional(), bar=bar)
+        for trial in own:
+            entry = found.pictures[found.picture[trial]]
+            truth = pictures.load(entry.path, min(side))
+            name = f"{epath.Path(entry.name).stem}.png"
+            gallery.write_png(folder / "truth" / name, truth)
+            files = []
+            for sample in range(request.samples):
+                picture = next(made)
+                files.append(f"{trial:05d}-{sample}.png")
+                gallery.write_png(folder / files[-1], picture)
+                if len(shown) < gallery.MOST:
+                    shown += [("seen", truth)] if sample == 0 else []
+                    shown += [(f"trial {trial}", picture)]
+            entries.append({"trial": int(trial), "seen": f"truth/{name}", "picture": entry.name, "made": files})
+        gallery.page(folder / "grid.png", [picture for _, picture in shown], [label for label, _ in shown])
+        (folder / "trials.jsonl").write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries))
+    return {
+        "out": str(out),
+        "pictures": len(numbers),
+        "trials": len(own),
+        "of": len(found),
+        "split": request.split,
+        "grid": str(out / "grid.png"),
+        **painting.described(dreamer.model, request),
+    }

@@ -1,0 +1,186 @@
+"""What frozen networks make of pictures and captions, each in a bank of its own (see `banks`).
+
+A bank is keyed by the bytes of the network's weights, by the pictures, and by what is done to them before and after.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from dreamjax.errors import UserError
+from dreamjax.models.vision_transformer import VisionTransformer
+from dreamjax.storage import mistaken
+from dreamjax.targets import banks, preprocessing
+from dreamjax.targets.picture_folder import Captioned
+from dreamjax.targets.pictures import PictureConfig, load_all, load_whole, scaled
+from dreamjax.targets.tokens import Tokenizer
+from dreamjax.weights import files, hub, networks, parts, streaming
+from dreamjax.weights.parts import Folders, Part
+
+TEXTS = 64  # captions at a time
+PREPROCESSOR = "preprocessor_config.json"
+
+
+def moments(
+    root: epath.PathLike, config: PictureConfig, entries: Sequence[Captioned], folders: Folders, mesh: Mesh, batch: int
+) -> Float[np.ndarray, "V N h w 2Z"]:
+    """Mean and log-variance of the latents of each picture, as seen and, where `config.flip` > 0, mirrored (V = 2).
+
+    Raises UserError naming a damaged picture.
+    """
+    versions = 2 if config.flip > 0 else 1
+    facts = {
+        "pictures": _described(entries),
+        "resolution": config.resolution,
+        "resample": config.resample,
+        "versions": versions,
+        "weights": banks.hash_of(folders.path("vae")),
+    }
+
+    def rows() -> Any:
+        part = parts.open_part(folders, "vae", mesh)
+
+        def read(index: np.ndarray) -> dict[str, np.ndarray]:
+            found = load_all([entries[i % len(entries)].path for i in index], config.resolution, config.resample)
+            mirrored = (index >= len(entries))[:, None, None, None]
+            return {"picture": np.where(mirrored, found[:, :, ::-1], found)}
+
+        def encode(params: Any, rows: Mapping[str, Any]) -> Array:
+            return jnp.concatenate(part.bound(params).moments(scaled(rows["picture"])), axis=-1)
+
+        return banks.mapped(encode, part.params, read, versions * len(entries), batch, mesh)
+
+    flat = banks.open_array(root, "moments", facts, versions * len(entries), rows)
+    return flat.reshape(versions, len(entries), *flat.shape[1:])
+
+
+def text_states(
+    root: epath.PathLike, captions: Sequence[str], folders: Folders, mesh: Mesh
+) -> Float[np.ndarray, "M S D"]:
+    """The text encoder's last hidden state of each caption."""
+    facts = {
+        "captions": list(captions),
+        "weights": banks.hash_of(folders.path("text_encoder")),
+        "tokenizer": banks.hash_of(folders.path("tokenizer")),
+    }
+
+    def rows() -> Any:
+        part, ids = parts.open_part(folders, "text_encoder", mesh), Tokenizer.open(folders.path("tokenizer"))(captions)
+
+        def encode(params: Any, batch: Mapping[str, Any]) -> Array:
+            return part.bound(params)(batch["ids"]).last_hidden_state.astype(jnp.float32)
+
+        return banks.mapped(encode, part.params, lambda index: {"ids": ids[index]}, len(captions), TEXTS, mesh)
+
+    return banks.open_array(root, "text", facts, len(captions), rows)
+
+
+# ------------------------------------------------------------------------------------------------------ vision models
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """Which vision model, and what of it."""
+
+    path: str = ""  # folder or hub id of a CLIP, DINOv2 or ViT, with its preprocessor_config.json
+    pooling: Literal["projected", "pooled", "cls", "patches", "tokens"] = (
+        "projected"  # the first two: the network's own
+    )
+    layer: int | None = None  # of cls, patches and tokens: which hidden state, from 0 or from the end; none: the last
+
+    def __post_init__(self) -> None:
+        if self.layer is not None and self.pooling in ("projected", "pooled"):
+            raise ValueError(f"embedding.layer is {self.layer}, but {self.pooling} is the network's own output")
+
+
+@dataclass(frozen=True)
+class VisionModel:
+    """A network with its weights, and what is done to pictures before it."""
+
+    folder: epath.Path
+    part: Part  # without parameters where only its shapes are asked for
+    prepare: preprocessing.Preprocessing
+
+    @classmethod
+    def described(cls, path: epath.PathLike, dtype: Any = jnp.float32) -> "VisionModel":
+        """Of a folder or a hub id, without its weights. Raises UserError for one that holds no vision model."""
+        if not str(path):
+            raise UserError("embedding.path is empty; name the folder of a CLIP, DINOv2 or ViT")
+        folder = hub.resolve(path)
+        source = str(folder / "config.json")
+        config = mistaken.read_json(folder / "config.json")
+        network = networks.of(config, source, half="vision")
+        if not (isinstance(network.build, type) and issubclass(network.build, VisionTransformer)):
+            raise UserError(f"{source} describes no vision model; name a CLIP, DINOv2 or ViT")
+        prepare = preprocessing.from_json(mistaken.read_json(folder / PREPROCESSOR), str(folder / PREPROCESSOR))
+        return cls(folder, Part(network, network.arguments(config, source) | {"dtype": dtype}, {}), prepare)
+
+    @classmethod
+    def open(cls, path: epath.PathLike, mesh: Mesh, dtype: Any = jnp.float32) -> "VisionModel":
+        """With its weights streamed onto `mesh`."""
+        found = cls.described(path, dtype)
+        network, arguments = found.part.network, found.part.arguments
+        abstract = parts.placed(network.shapes(arguments), mesh, dtype)
+        params = streaming.source(network.table, files.open_weights(found.folder), str(found.folder))(abstract)
+        return cls(found.folder, Part(network, arguments, params), found.prepare)
+
+    def embed(self, params: Any, pixels: Float[Array, "B H W 3"], config: EmbeddingConfig) -> Float[Array, "B *E"]:
+        """What `config` asks for, float32; pixels as `prepare` gives them. Raises UserError where there is no such."""
+        model = self.part.bound(params)
+        if config.pooling in ("projected", "pooled"):
+            found = getattr(model(pixels), config.pooling)
+            if found is None:
+                raise UserError(f"{self.folder} has no {config.pooling} output; set embedding.pooling to cls")
+            return found.astype(jnp.float32)
+        tokens = model.hidden_state(pixels, -1 if config.layer is None else config.layer)
+        return model.pool(tokens, config.pooling).astype(jnp.float32)
+
+
+def shape(config: EmbeddingConfig) -> tuple[int, ...]:
+    """Of one picture's embedding; found out without weights. Raises UserError as `embeddings`."""
+    model = VisionModel.described(config.path)
+    network, arguments = model.part.network, model.part.arguments
+    pixels = jax.ShapeDtypeStruct((1, arguments["image"], arguments["image"], 3), jnp.float32)
+    embed = functools.partial(model.embed, config=config)
+    return jax.eval_shape(embed, network.shapes(arguments), pixels).shape[1:]
+
+
+def embeddings(
+    root: epath.PathLike, config: EmbeddingConfig, entries: Sequence[Captioned], mesh: Mesh, batch: int
+) -> Float[np.ndarray, "N *E"]:
+    """A vision model's embedding of each whole picture, as its own preprocessing takes it.
+
+    Raises UserError naming a damaged picture, and for a model that is not there or lacks what is asked for.
+    """
+    folder = hub.resolve(config.path)
+    facts = {
+        "pictures": _described(entries),
+        "weights": banks.hash_of(folder),  # with the preprocessor's file
+        "pooling": config.pooling,
+        "layer": config.layer,
+    }
+
+    def rows() -> Any:
+        model = VisionModel.open(folder, mesh)
+
+        def read(index: np.ndarray) -> dict[str, np.ndarray]:
+            return {"pixels": model.prepare([load_whole(entries[i].path) for i in index])}
+
+        def encode(params: Any, batch: Mapping[str, Any]) -> Array:
+            return model.embed(params, batch["pixels"], config)
+
+        return banks.mapped(encode, model.part.params, read, len(entries), batch, mesh)
+
+    return banks.open_array(root, "embeddings", facts, len(entries), rows)
+
+
+def _described(entries: Sequence[Captioned]) -> list[Any]:
+    """Pictures count by name, size and time."""
+    stats = [(entry.name, entry.path.stat()) for entry in entries]
+    return [[name, stat.length, stat.mtime] for name, stat in stats]

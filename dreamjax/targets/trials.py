@@ -1,0 +1,156 @@
+"""Trials as training examples: a window of brain signal, and what frozen networks make of the picture seen then.
+
+A window belongs to the picture whose file name its `stimulus` is. Which trials are held out follows from their
+pictures, by a hash of the name, so for good: no picture is both trained on and tested on, by whoever saw it.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from dreamjax.errors import UserError
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.signals import mixture, pipeline, records
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.signals.read_ahead import IndexedStream, index_and_weight
+from dreamjax.targets import features, picture_folder
+from dreamjax.targets.features import EmbeddingConfig
+from dreamjax.targets.latents import LatentConfig
+from dreamjax.targets.picture_folder import Captioned
+from dreamjax.weights.parts import Folders
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class TargetConfig(LatentConfig):
+    """The pictures that were seen, what is made of them, and which trials are held out."""
+
+    test_share: float = 0.1  # of the pictures, beside val_share
+    people: Literal["mixed", "apart"] = "mixed"  # apart: those of the prepared splits, so that people are disjoint too
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.test_share < 1 - self.val_share:
+            raise ValueError(
+                f"target.test_share is {self.test_share}, but it is a share above 0 and, with val_share = "
+                f"{self.val_share}, below 1"
+            )
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a split: `record` is the place of each in `windows`, `picture` of what was seen in `pictures`."""
+
+    windows: pipeline.Examples
+    pictures: tuple[Captioned, ...]
+    record: np.ndarray
+    picture: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+
+def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, training: bool) -> Trials:
+    """The trials of "train", "val" or "test". Raises UserError where there are none."""
+    if split not in SPLITS:
+        raise UserError(f"trials have the splits {', '.join(SPLITS)}, not {split}")
+    if not target.folder:
+        raise UserError("target.folder is empty; name the folder of the pictures that were seen")
+    pictures = picture_folder.listing(target.folder, captions=False)
+    number = {name: i for i, entry in enumerate(pictures) for name in (entry.name, PurePosixPath(entry.name).name)}
+    windows = pipeline.Examples(data, split if target.people == "apart" else records.ALL, seed=seed, training=training)
+    seen = np.array([number.get(PurePosixPath(name).name, -1) for name in windows.stimuli()])
+    if not (seen >= 0).any():
+        raise UserError(
+            f"{', '.join(data.path)}: no window was recorded at a picture of {target.folder}; prepare the recordings "
+            "with --events, whose stim_file names the pictures"
+        )
+    splits = np.array(
+        [picture_folder.split_of(e, target.val_share, target.test_share, target.split_by) for e in pictures]
+    )
+    record = np.flatnonzero((seen >= 0) & (splits[seen] == split))
+    if not len(record):
+        raise UserError(
+            f"{target.folder}: none of the {len(np.unique(seen[seen >= 0]))} pictures that were seen falls into split "
+            f"{split}; change target.val_share = {target.val_share:g} and test_share = {target.test_share:g}"
+        )
+    return Trials(windows, pictures, record, seen[record])
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Global example indices → rows of a batch."""
+
+    trials: Trials
+    moments: np.ndarray  # [V, N, h, w, 2Z]
+    embedding: np.ndarray  # [N, P]
+    training: bool
+
+    @functools.cached_property
+    def order(self) -> Any:
+        """Global example index → trial; see `mixture.order`."""
+        config, seed = self.trials.windows.config, self.trials.windows.seed
+        if not self.training:
+            return mixture.order([len(self.trials)], (), seed=0, shuffle=False, repeat=False)
+        seed = seed if config.shuffle_seed is None else config.shuffle_seed
+        return mixture.order([len(self.trials)], (), seed=seed, shuffle=config.shuffle, repeat=True)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "order"}
+
+    def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples `index` (uint64) as arrays with a leading axis; beyond the end, the last one with weight 0."""
+        last = len(self.order) - 1
+        trial = np.array([self.order[min(int(i), last)] for i in index])
+        picture = self.trials.picture[trial]
+        rows = self.trials.windows.of(self.trials.record[trial], index)
+        rows["mean"], rows["log_variance"] = np.split(self.moments[0, picture], 2, axis=-1)
+        rows |= {"embedding": self.embedding[picture], "picture": picture.astype(np.int32)}
+        return rows | index_and_weight(index, len(self.order))
+
+
+class TrialStream(IndexedStream):
+    """A `training.task.Stream`: what a `WindowStream` has, and of the picture seen `mean`, `log_variance` (h, w, Z),
+    `embedding` (P) and its number `picture`.
+    """
+
+    def __init__(self, examples: _Examples, workers: int, prefetch: int):
+        self.examples, self.workers, self.prefetch = examples, workers, prefetch
+
+    def __len__(self) -> int:
+        """Trials in one pass over the split."""
+        return len(self.examples.trials)
+
+    @property
+    def pictures(self) -> Sequence[Captioned]:
+        return self.examples.trials.pictures
+
+    def element(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and type of one example, by name; without the batch axis."""
+        first = self.examples.rows(np.zeros(1, np.uint64))
+        return {name: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype) for name, rows in first.items()}
+
+
+def open_stream(data: DataConfig, target: TargetConfig, split: str, folders: Folders, *, seed: int) -> TrialStream:
+    """The trials of split "train" (endless, shuffled) or another (each once); banks are made where they are missing.
+
+    `folders`: of the part vae. Raises UserError as `trials`, for a damaged picture, and for a vision model that is not
+    there.
+    """
+    training = split == "train"
+    found = trials(data, target, split, seed=seed, training=training)
+    mesh = meshes.make(MeshConfig())
+    moments = features.moments(target.bank_root, target, found.pictures, folders, mesh, target.encode_batch)
+    embedding = features.embeddings(target.bank_root, target.embedding, found.pictures, mesh, target.encode_batch)
+    return TrialStream(_Examples(found, moments, embedding, training), data.workers, target.prefetch)

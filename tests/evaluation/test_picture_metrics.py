@@ -1,0 +1,135 @@
+"""Metrics of pictures, each from its definition: enumeration, closed forms, other implementations."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import linalg
+
+from dreamjax.errors import UserError
+from dreamjax.evaluation import distribution, identification, pixels, semantic
+
+
+# ---------------------------------------------------------------------------------------------------- N-way accuracy
+@pytest.mark.parametrize(("ways", "top"), [(2, 1), (4, 1), (4, 2), (6, 3), (7, 1)])
+def test_n_way_accuracy_is_the_share_of_all_draws(ways, top):
+    """Every set of N - 1 other classes of 7 is enumerated."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(7), size=5)
+    target = rng.integers(7, size=5)
+    for row, c, found in zip(p, target, semantic.n_way(p, target, ways, top), strict=True):
+        others = [k for k in range(7) if k != c]
+        draws = list(itertools.combinations(others, ways - 1))
+        expected = np.mean([sum(row[k] > row[c] for k in drawn) < top for drawn in draws])
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_classifier_that_knows_nothing_is_at_chance():
+    """Equal probabilities are broken evenly; random ones average to K / N."""
+    assert semantic.n_way(np.full((3, 40), 1 / 40), np.arange(3), 10, 3) == pytest.approx(0.3)
+    p = np.random.default_rng(0).dirichlet(np.ones(1000), size=4000)
+    found = semantic.n_way(p, np.arange(4000) % 1000, 50, 1)
+    assert abs(found.mean() - 0.02) < 4 * found.std() / 4000**0.5
+    with pytest.raises(UserError, match="needs 1 ≤ K < N ≤ classes, and the classifier has 1000"):
+        semantic.n_way(p, np.zeros(4000, int), 1001, 1)
+
+
+def test_the_right_and_the_wrong_class():
+    p = np.eye(5)[[0, 1]] * 0.9 + 0.02
+    assert semantic.n_way(p, np.array([0, 2]), 5, 1).tolist() == [1.0, pytest.approx(0.0)]
+    counts = semantic.confusion([1, 1, 0], [0, 1, 1], 2)
+    assert counts.tolist() == [[0, 1], [1, 1]]
+
+
+# -------------------------------------------------------------------------------------------- two-way identification
+def test_two_way_identification_counts_what_is_beaten():
+    rng = np.random.default_rng(0)
+    made, true = rng.normal(size=(6, 30)), rng.normal(size=(4, 30))
+    own = np.array([0, 1, 2, 3, 0, 1])
+    r = np.corrcoef(made, true)[:6, 6:]
+    np.testing.assert_allclose(identification.correlations(made, true), r, atol=1e-12)
+    expected = [np.mean([r[i, own[i]] > r[i, j] for j in range(4) if j != own[i]]) for i in range(6)]
+    np.testing.assert_allclose(identification.two_way(r, own), expected)
+
+
+def test_knowing_the_class_alone_is_half_within_it():
+    """Made pictures that are their class's mean: all right between classes, chance within."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(3), 20)
+    centres = 10 * rng.normal(size=(3, 50))
+    true = centres[group] + rng.normal(size=(60, 50))
+    similarity = identification.correlations(centres[group] + 1e-3 * rng.normal(size=(60, 50)), true)
+    assert identification.two_way(similarity, np.arange(60)).mean() > 0.75
+    within = identification.two_way(similarity, np.arange(60), group)
+    assert abs(within.mean() - 0.5) < 0.1
+    assert identification.two_way(np.ones((2, 2)), np.arange(2)).tolist() == [0.5, 0.5]
+    assert np.isnan(identification.two_way(np.ones((2, 2)), np.arange(2), np.arange(2))).all()
+
+
+# ------------------------------------------------------------------------------------------------------------- pixels
+def test_psnr_and_correlation_are_their_definitions():
+    x = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    assert np.isinf(pixels.psnr(x, x)).all()
+    grey, darker = np.full((1, 8, 8, 3), 0.6), np.full((1, 8, 8, 3), 0.5)
+    assert pixels.psnr(grey, darker)[0] == pytest.approx(20.0)
+    y = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    expected = [np.corrcoef(a.ravel().astype(float), b.ravel().astype(float))[0, 1] for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(pixels.pixel_correlation(x, y), expected, atol=1e-12)
+    assert pixels.pixel_correlation(grey, x[:1, :8, :8]).tolist() == [0.0]
+
+
+def test_ssim_is_its_definition():
+    """Every window summed up by hand, with the weights written out."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(1, 14, 13, 3))
+    y = np.clip(x + 0.2 * rng.normal(size=x.shape), 0, 1)
+    a, b = ((p @ pixels.GREY)[0] for p in (x, y))
+    line = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    w = np.outer(line, line) / np.outer(line, line).sum()
+    found = []
+    for i in range(4):
+        for j in range(3):
+            p, q = a[i : i + 11, j : j + 11], b[i : i + 11, j : j + 11]
+            mp, mq = (w * p).sum(), (w * q).sum()
+            vp, vq, c = (w * (p - mp) ** 2).sum(), (w * (q - mq) ** 2).sum(), (w * (p - mp) * (q - mq)).sum()
+            found.append((2 * mp * mq + 1e-4) * (2 * c + 9e-4) / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))
+    assert pixels.ssim(x, y)[0] == pytest.approx(np.mean(found), abs=1e-10)
+    assert pixels.ssim(x, x)[0] == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="11 x 11"):
+        pixels.ssim(x[:, :8], y[:, :8])
+
+
+# --------------------------------------------------------------------------------------------------------------- sets
+@pytest.mark.parametrize("count", [400, 12])  # more, and fewer, than features
+def test_the_frechet_distance_is_that_of_the_moments(count):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(count, 16)), 1 + rng.normal(size=(count + 5, 16)) @ rng.normal(size=(16, 16)) / 4
+    c1, c2 = np.cov(a.T), np.cov(b.T)
+    root = linalg.sqrtm(c1 @ c2 + 1e-12 * np.eye(16)).real
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(c1 + c2 - 2 * root)
+    assert distribution.fid(a, b) == pytest.approx(expected, rel=1e-3)
+    assert distribution.fid(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_frechet_distance_of_shifted_and_scaled_gaussians():
+    """N(0, 1) against N(2, 9) in each of 3 dimensions: 3 (2² + (3 - 1)²)."""
+    x = np.random.default_rng(0).normal(size=(200_000, 3))
+    assert distribution.fid(x, 2 + 3 * x) == pytest.approx(24, rel=0.01)
+
+
+def test_kid_is_unbiased_and_sees_a_shift():
+    """Zero on average for two samples of one distribution, whatever their size."""
+    rng = np.random.default_rng(0)
+    same = [distribution.kid(rng.normal(size=(20, 4)), rng.normal(size=(30, 4))) for _ in range(400)]
+    assert abs(np.mean(same)) < 4 * np.std(same) / 20
+    x, y = rng.normal(size=(5, 4)), rng.normal(size=(6, 4)) + 1
+    k = lambda u, v: (u @ v / 4 + 1) ** 3  # noqa: E731
+    expected = np.mean([k(u, v) for u, v in itertools.permutations(x, 2)])
+    expected += np.mean([k(u, v) for u, v in itertools.permutations(y, 2)])
+    expected -= 2 * np.mean([k(u, v) for u in x for v in y])
+    assert distribution.kid(x, y) == pytest.approx(expected)
+
+
+def test_the_inception_score_lies_between_one_and_the_number_of_classes():
+    assert distribution.inception_score(np.eye(10)) == pytest.approx(10)
+    assert distribution.inception_score(np.full((7, 10), 0.1)) == pytest.approx(1)

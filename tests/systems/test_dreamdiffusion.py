@@ -1,0 +1,277 @@
+"""DreamDiffusion: what is trained and what is not, which trials are held out, what is aligned, what is made."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from dreamjax.errors import UserError
+from dreamjax.signals import records
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.systems import eeg_to_image, masked_pretraining, runs
+from dreamjax.systems.dreamdiffusion import DreamDiffusion, DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
+from dreamjax.systems.eeg_to_image import Dreamer, Request
+from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.targets import trials
+from dreamjax.targets.features import EmbeddingConfig
+from dreamjax.targets.trials import TargetConfig
+from dreamjax.training.checkpoints import CheckpointConfig
+from dreamjax.training.loop import TrainConfig
+from dreamjax.training.optimiser import OptimConfig
+from dreamjax.weights.table import flatten
+from tests import parity, pipelines
+from tests.support import make_windows
+
+COUNT, SAMPLES = 24, 64  # pictures, samples of a window
+SIZES = {"dim": 16, "depth": 1, "heads": 2, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, "patch": 8}
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory):
+    return pipelines.write(tmp_path_factory.mktemp("pipeline"), widths=(32,))
+
+
+@pytest.fixture(scope="module")
+def vision(tmp_path_factory):
+    """A CLIP vision model with its preprocessor, as transformers writes it."""
+    folder = tmp_path_factory.mktemp("vision")
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.CLIPVisionConfig(**sizes, image_size=16, patch_size=8, projection_dim=12)
+    parity.randomise(transformers.CLIPVisionModelWithProjection(config)).save_pretrained(folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seen") / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(COUNT):
+        pixels = np.kron(rng.integers(0, 255, (2, 2, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Three people who saw every picture once, in an order of their own: the signal says which."""
+    folder = tmp_path_factory.mktemp("trials")
+    splits = {}
+    for subject, split in enumerate(("train", "val", "test")):
+        order, windows = np.random.default_rng(subject).permutation(COUNT), []
+        for shown, window in zip(order, make_windows(subject, windows=COUNT, samples=SAMPLES), strict=True):
+            evoked = np.random.default_rng(shown).normal(size=(19, 1)) * np.sin(np.arange(SAMPLES) / 4)
+            signal = window.signal + 30 * evoked
+            windows.append(dataclasses.replace(window, signal=signal, stimulus=f"{shown:02d}.png", label="shown"))
+        splits[split] = records.write_split(folder, "trials", split, windows)
+    records.finish(folder, "trials", splits)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def encoder(shards, tmp_path_factory):
+    """A run of masked pretraining of two steps."""
+    workdir = tmp_path_factory.mktemp("encoder") / "run"
+    config = MaskedPretrainingConfig(
+        data=DataConfig(path=(shards,), samples=SAMPLES),
+        model=masked_pretraining.ModelConfig(**SIZES),
+        train=TrainConfig(steps=2, batch_size=8, tensorboard=False),
+    )
+    runs.train(config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def config(sd, vision, pictures, shards, encoder, tmp_path_factory):
+    return DreamDiffusionConfig(
+        data=DataConfig(path=(shards,)),
+        target=TargetConfig(
+            folder=str(pictures),
+            resolution=16,
+            bank=str(tmp_path_factory.mktemp("bank")),
+            val_share=0.2,
+            test_share=0.2,
+            embedding=EmbeddingConfig(str(vision)),
+        ),
+        encoder=EncoderConfig(str(encoder)),
+        model=ModelConfig(path=str(sd), hidden=8, time_condition=True),
+        loss=LossConfig(drop_condition=0.5),
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=2, ema_decay=0.9),
+        train=TrainConfig(
+            steps=30, batch_size=8, eval_every=30, tensorboard=False, checkpoint=CheckpointConfig(every=30)
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    return runs.train(config, workdir), workdir
+
+
+# ------------------------------------------------------------------------------------------------------------- trials
+def test_no_picture_is_in_two_splits_and_every_trial_is_in_one(config):
+    task = DreamDiffusion(config)
+    found = {s: trials.trials(task.encoder.data, config.target, s, seed=0, training=False) for s in trials.SPLITS}
+    seen = {split: set(f.picture.tolist()) for split, f in found.items()}
+    assert set.union(*seen.values()) == set(range(COUNT))
+    assert sum(map(len, seen.values())) == COUNT
+    assert sum(map(len, found.values())) == 3 * COUNT
+    apart = dataclasses.replace(config.target, people="apart")
+    alone = trials.trials(task.encoder.data, apart, "test", seed=0, training=False)
+    assert set(alone.picture.tolist()) == seen["test"]
+    assert len(alone) == len(seen["test"])  # of one person
+
+
+def test_a_trial_comes_with_what_was_seen_in_it(config, sd, vision, pictures):
+    """Latents and embeddings are diffusers' and transformers' of the picture whose signal the window holds."""
+    stream = DreamDiffusion(config).data("val").stream
+    rows = next(iter(stream.batches(start=0, batch_size=4)))
+    evoked = np.stack([np.random.default_rng(i).normal(size=19) for i in range(COUNT)])
+    evoked -= evoked.mean(1, keepdims=True)
+    for k in range(4):
+        strength = rows["signal"][k] @ np.sin(np.arange(SAMPLES) / 4)
+        assert np.argmax([np.corrcoef(strength, e)[0, 1] for e in evoked]) == rows["picture"][k]
+    name = pictures / f"{rows['picture'][0]:02d}.png"
+    x = torch.from_numpy(np.asarray(Image.open(name)).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+    model = transformers.CLIPVisionModelWithProjection.from_pretrained(vision)
+    pixels = transformers.CLIPImageProcessor.from_pretrained(vision)(Image.open(name), return_tensors="pt").pixel_values
+    with torch.no_grad():
+        mean = pipelines.theirs(sd).vae.encode(x).latent_dist.mean[0].permute(1, 2, 0)
+        embedding = model(pixels).image_embeds[0]
+    assert parity.difference(rows["mean"][0], mean) < 1e-4
+    assert parity.difference(rows["embedding"][0], embedding) < 1e-4
+    assert {name: (array.shape[1:], array.dtype) for name, array in rows.items()} == {
+        name: (leaf.shape, leaf.dtype) for name, leaf in stream.element().items()
+    }
+
+
+def test_what_cannot_be_trials_is_one_sentence(config, tmp_path):
+    data = DreamDiffusion(config).encoder.data
+    Image.new("RGB", (8, 8)).save(tmp_path / "another.png")
+    elsewhere = dataclasses.replace(config.target, folder=str(tmp_path))
+    with pytest.raises(UserError, match="no window was recorded at a picture of"):
+        trials.trials(data, elsewhere, "train", seed=0, training=True)
+    with pytest.raises(UserError, match="folder is empty"):
+        trials.trials(data, TargetConfig(), "train", seed=0, training=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+def test_exactly_the_intended_parts_are_trained(config):
+    """Frozen parts have neither gradient nor optimiser state."""
+    task = DreamDiffusion(config)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    assert set(state.params) == {"encoder", "conditioner", "unet"}
+    assert all("attn2/" in path for path in flatten(state.params["unet"]))
+    assert not any("attn2/" in path for path in flatten(state.frozen["unet"]))
+    moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt) if leaf.ndim)
+    assert moments == 2 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert not any("decoder" in path for path in flatten(state.params["encoder"]))
+
+
+def test_published_sizes_of_the_maps():
+    """13,261 and 787,200 to the context, 787,329 to CLIP's space, 987,323 to the time embedding."""
+    from flax import nnx
+
+    from dreamjax.models.conditioner import Conditioner
+
+    shapes = nnx.to_pure_dict(
+        nnx.state(
+            nnx.eval_shape(
+                lambda: Conditioner(
+                    tokens=128,
+                    dim=1024,
+                    context_tokens=77,
+                    context_dim=768,
+                    embedding_dim=768,
+                    time_dim=1280,
+                    rngs=nnx.Rngs(0),
+                )
+            ),
+            nnx.Param,
+        )
+    )
+
+    def count(*names):
+        return sum(leaf.size for name in names for leaf in jax.tree.leaves(shapes[name]))
+
+    assert count("token_in", "token_out") == 13_261
+    assert count("dim_map") == 787_200
+    assert count("embed_tokens", "embed_map") == 787_329
+    assert count("time_in", "time_out", "time_map") == 987_323
+
+
+def test_it_starts_from_the_pretrained_encoder_and_the_published_unet(config, encoder, sd):
+    from dreamjax.parallel import mesh as meshes
+    from dreamjax.parallel.mesh import MeshConfig
+    from dreamjax.training import program
+
+    task = DreamDiffusion(config)
+    mesh = meshes.make(MeshConfig())
+    with jax.set_mesh(mesh):
+        built = program.build(task, mesh)
+        state = program.stream_in(built.init(jax.random.key(0)), task.weights())
+    before = flatten(runs.open_run(encoder).params)
+    for path, leaf in flatten(state.params["encoder"]).items():
+        np.testing.assert_array_equal(leaf, before[path])
+    theirs = pipelines.theirs(sd)
+    kernel = theirs.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_q.weight.detach().numpy()
+    found = {path: leaf for path, leaf in flatten(state.params["unet"]).items() if path.endswith("attn2/q/kernel")}
+    np.testing.assert_array_equal(found["down_blocks/0/attentions/0/blocks/attn2/q/kernel"][0], kernel.T)
+    ids = theirs.tokenizer([""], padding="max_length", max_length=16, return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert parity.difference(state.frozen["nothing"], theirs.text_encoder(ids)[0][0]) < 1e-5
+
+
+def test_a_run_aligns_trials_with_what_was_seen(trained, config):
+    told, workdir = trained
+    assert {"loss", "diffusion", "cosine", "mse"} <= set(told["val"])
+    first = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
+    assert told["train"]["cosine"] > first["cosine"]
+    assert np.isfinite(told["val"]["loss"])
+
+
+def test_all_of_a_batch_can_be_negatives(config):
+    """With infonce, the same picture seen by another is no negative; the temperature is learned."""
+    loss = LossConfig(alignment="infonce")
+    task = DreamDiffusion(dataclasses.replace(config, loss=loss))
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    assert state.params["logit_scale"].shape == ()
+    with pytest.raises(ValueError, match="infonce needs its whole batch at once"):
+        dataclasses.replace(config, loss=loss, train=dataclasses.replace(config.train, microbatches=2))
+
+
+# ---------------------------------------------------------------------------------------------------------- generating
+def test_a_run_makes_pictures_of_trials_that_it_never_saw(trained, config, tmp_path):
+    out = tmp_path / "out"
+    request = Request(steps=2, sampler="ddim", trials=3, samples=2, guidance=2.0)
+    told = eeg_to_image.generate(trained[1], request, out)
+    assert (told["pictures"], told["trials"], told["size"]) == (6, 3, [16, 16])
+    rows = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    task = DreamDiffusion(config)
+    held_out = trials.trials(task.encoder.data, config.target, "test", seed=0, training=False)
+    names = {held_out.pictures[i].name for i in held_out.picture}
+    assert {row["picture"] for row in rows} <= names
+    for row in rows:
+        assert np.asarray(Image.open(out / row["seen"])).shape == (16, 16, 3)
+        assert all((out / file).exists() for file in row["made"])
+    assert (out / "grid.png").exists()
+
+
+def test_a_picture_depends_on_its_trial_and_not_on_the_others(trained):
+    dreamer = Dreamer.open(runs.open_run(trained[1]))
+    task, config = dreamer.task, dreamer.task.config
+    found = trials.trials(task.encoder.data, config.target, "test", seed=0, training=False)
+    index = np.arange(4, dtype=np.uint64)
+    rows = found.windows.of(found.record[:4], index)
+    together = dreamer.conditions(rows)
+    assert set(together) == {"context", "time_offset"}
+    alone = dreamer.conditions({name: array[2:3] for name, array in rows.items()})
+    assert parity.difference(alone["context"][0], together["context"][2]) < 1e-5
+    assert parity.difference(together["context"][1], together["context"][2]) > 1e-3
