@@ -3,11 +3,13 @@
 import argparse
 from typing import Any
 
-from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
+from dreamjax.cli.options import number, refuse_beside, refuse_without, whole_number
+from dreamjax.errors import UserError
 
 HELP = "score a run on subjects that its training never saw, beside baselines, with intervals"
 EXAMPLE = "dreamjax evaluate runs/tiny --split test --out runs/tiny/evaluation"
 OF_RECONSTRUCTION = ("--data", "--split", "--step", "--best", "--windows")
+OF_PICTURES = ("--trials", "--samples", "--steps", "--sampler", "--guidance", "--judge", "--classifier", "--ways")
 OF_PROBE = ("--folds", "--probe-steps", "--probe-data", "--probe-labels", "--with-reconstruction")
 
 
@@ -39,11 +41,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     probe.add_argument(
         "--folds", type=whole_number(2), default=3, metavar="N", help="how many pretrainings (default: 3)"
     )
+    made = parser.add_argument_group("pictures made from trials, of a dreamdiffusion run")
+    made.add_argument("--trials", type=whole_number(1), metavar="N", help="so many, drawn at random (default: all)")
+    made.add_argument("--samples", type=whole_number(1), default=1, metavar="N", help="pictures of each trial")
+    made.add_argument("--steps", type=whole_number(1), default=30, metavar="N", help="of the sampler")
+    made.add_argument("--sampler", metavar="NAME", help="see dreamjax generate (default: the model's)")
+    made.add_argument("--guidance", type=number(0), default=7.5, metavar="W", help="1: none")
+    made.add_argument("--judge", nargs="+", default=[], metavar="FOLDER", help="vision models that compare pictures")
+    made.add_argument("--classifier", default="", metavar="FOLDER", help="a ViT that names them: N-way accuracy")
+    made.add_argument("--ways", type=whole_number(2), metavar="N", help="of the N-way accuracy (default: all classes)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.systems import measurement, probing
+    from dreamjax.systems import measurement, probing, runs
 
+    if runs.config_of(args.run).system == "dreamdiffusion":
+        return _pictures(args)
+    if idle := [name for name in OF_PICTURES if name in args.given]:
+        raise UserError(f"{' and '.join(idle)} would do nothing: {args.run} makes no pictures; leave out {idle[0]}")
     if not (args.probe or args.fold_runs):
         refuse_without("--probe", args, *OF_PROBE)
     else:
@@ -68,7 +83,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return measurement.evaluate(args.run, request)
 
 
+def _pictures(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image
+
+    refuse_beside("a dreamdiffusion run", args, "--windows", "--probe", "--fold-runs", *OF_PROBE)
+    same = {
+        name: getattr(args, name) for name in ("split", "trials", "samples", "steps", "sampler", "guidance", "seed")
+    }
+    request = eeg_to_image.Request(input=tuple(args.data), **same)
+    judging = dreamdiffusion_evaluation.Judging(tuple(args.judge), args.classifier, args.ways)
+    return dreamdiffusion_evaluation.evaluate(args.run, request, judging, args.out, step=args.step, best=args.best)
+
+
 def render(result: dict[str, Any]) -> str:
     from dreamjax.evaluation import report
+    from dreamjax.systems import dreamdiffusion_evaluation
 
+    if result.get("system") == "dreamdiffusion":
+        return dreamdiffusion_evaluation.text(result)
     return report.text(result)

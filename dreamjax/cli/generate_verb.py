@@ -1,19 +1,25 @@
-"""`dreamjax generate`: prompts → pictures, by a Stable Diffusion folder or a run of our own."""
+"""`dreamjax generate`: prompts → pictures, by a Stable Diffusion folder or a run of our own; trials → pictures."""
 
 import argparse
 from typing import Any
 
-from dreamjax.cli.options import number, whole_number
+from dreamjax.cli.options import number, refuse_beside, refuse_without, whole_number
 from dreamjax.errors import UserError
 
-HELP = "make pictures from text with a Stable Diffusion folder or a trained run"
-EXAMPLE = 'dreamjax generate --model FOLDER --prompt "a red circle" --steps 30 --seed 0 --out pictures'
+HELP = "make pictures from text with a Stable Diffusion folder or a trained run, or from brain signals with a run"
+EXAMPLE = (
+    'dreamjax generate --model FOLDER --prompt "a red circle" --steps 30 --seed 0 --out pictures\n'
+    "  dreamjax generate --checkpoint runs/dream --trials 16 --samples 4 --out pictures"
+)
+OF_TEXT = (
+    *("--prompt", "--prompt-file", "--n", "--negative-prompt", "--clip-skip", "--init-image", "--mask-image"),
+    *("--strength", "--latents", "--variant"),
+)
+OF_TRIALS = ("--input", "--split", "--trials", "--samples")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", required=True, metavar="FOLDER", help="a diffusers folder, a hub id, or a text_to_image run"
-    )
+    parser.add_argument("--model", metavar="FOLDER", help="a diffusers folder, a hub id, or a text_to_image run")
     parser.add_argument("--prompt", nargs="+", default=[], metavar="TEXT", help="what to make; several make several")
     parser.add_argument("--prompt-file", metavar="FILE", help="a text file with one prompt a line")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not exist")
@@ -22,6 +28,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole_number(0), default=0, help="picture i has the noise of (seed, i)")
     parser.add_argument("--height", type=whole_number(1), metavar="PIXELS", help="(default: the model's)")
     parser.add_argument("--width", type=whole_number(1), metavar="PIXELS", help="(default: the model's)")
+    brain = parser.add_argument_group("from brain signals")
+    brain.add_argument("--checkpoint", metavar="RUN", help="a dreamdiffusion run, in place of --model and --prompt")
+    brain.add_argument(
+        "--input", nargs="+", default=[], metavar="SHARDS", help="(default: what the run was trained on)"
+    )
+    brain.add_argument("--split", choices=["train", "val", "test"], default="test", help="of the pictures seen")
+    brain.add_argument("--trials", type=whole_number(1), metavar="N", help="so many, drawn at random (default: all)")
+    brain.add_argument("--samples", type=whole_number(1), default=1, metavar="N", help="pictures of each trial")
     how = parser.add_argument_group("how")
     how.add_argument(
         "--sampler",
@@ -54,29 +68,48 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.systems import generation
     from dreamjax.training.loop import use_compile_cache
 
+    if not args.checkpoint:
+        refuse_without("--checkpoint", args, *OF_TRIALS)
+        if not args.model:
+            raise UserError("generate wants --model FOLDER and --prompt TEXT, or --checkpoint RUN")
+    else:
+        refuse_beside("--checkpoint", args, "--model", *OF_TEXT)
+    generation.free(args.out)  # said before gigabytes of weights are read
+    use_compile_cache("auto")
+    return _from_trials(args) if args.checkpoint else _from_text(args)
+
+
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+    """What both ways have in common."""
+    same = {name: getattr(args, name) for name in ("steps", "sampler", "seed", "guidance", "eta", "batch")}
+    size = {"height": args.height, "width": args.width}
+    return same | size | {"rescale": args.guidance_rescale, "karras": args.karras or None}
+
+
+def _from_trials(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamjax.systems import eeg_to_image
+
+    request = eeg_to_image.Request(
+        input=tuple(args.input), split=args.split, trials=args.trials, samples=args.samples, **_how(args)
+    )
+    return eeg_to_image.generate(args.checkpoint, request, args.out, dtype=args.dtype, attention=args.attention)
+
+
+def _from_text(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamjax.systems import generation
+
     prompts = [*args.prompt, *(_lines(args.prompt_file) if args.prompt_file else [])]
     request = generation.Request(
         prompts=tuple(prompts),
         negative=args.negative_prompt,
         per_prompt=args.n,
-        steps=args.steps,
-        sampler=args.sampler,
-        seed=args.seed,
-        guidance=args.guidance,
-        rescale=args.guidance_rescale,
-        eta=args.eta,
-        karras=args.karras or None,
-        height=args.height,
-        width=args.width,
-        batch=args.batch,
         clip_skip=args.clip_skip,
         init_image=args.init_image,
         mask_image=args.mask_image,
         strength=args.strength,
         latents=args.latents,
+        **_how(args),
     )
-    generation.free(args.out)  # said before gigabytes of weights are read
-    use_compile_cache("auto")
     return generation.generate(
         generation.open_model(args.model, args.dtype, args.attention, args.variant), request, args.out
     )
@@ -96,6 +129,12 @@ def _lines(path: str) -> list[str]:
 
 def render(result: dict[str, Any]) -> str:
     height, width = result["size"]
+    if "trials" in result:
+        return (
+            f"{result['out']}: {result['pictures']} pictures of {height} x {width} from {result['trials']} of "
+            f"{result['of']} trials of split {result['split']}, {result['sampler']}, {result['steps']} steps, guidance "
+            f"{result['guidance']:g}, seed {result['seed']}; beside what was seen in {result['grid']}"
+        )
     return (
         f"{result['out']}: {result['pictures']} picture{'s' if result['pictures'] > 1 else ''} of {height} x {width}, "
         f"{result['sampler']}, {result['steps']} steps, guidance {result['guidance']:g}, seed {result['seed']}; "

@@ -47,7 +47,7 @@ def inception_score(probability_nxC: Float[np.ndarray, "n C"]) -> float:
 def _factor(x_nxF: np.ndarray) -> np.ndarray:
     """A of at most F rows with AᵀA the covariance."""
     centred = (x_nxF - x_nxF.mean(0)) / np.sqrt(len(x_nxF) - 1)
-    return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
+    return np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:

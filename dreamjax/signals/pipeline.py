@@ -17,6 +17,7 @@ from dreamjax.signals import assembly, examples, mapping, mixture, montage, reco
 from dreamjax.signals.read_ahead import IndexedStream, index_and_weight
 
 AT_ONCE = 256  # records read together
+TOLD = ("stimulus", "label", "subject")  # of a record; empty without, the last one a salted hash
 PROBED = 16  # windows that are looked at before a stream is handed out
 
 
@@ -142,11 +143,16 @@ class Examples:
         out["label"] = np.array([self._label_ids.get(record.label, -1) for record in found], np.int32)
         return out
 
-    def stimuli(self) -> list[str]:
-        """The stimulus of every record, in the order of the corpora; "" without one."""
-        every = (reader.read(range(at, min(at + AT_ONCE, len(reader)))) for reader in self.readers
-                 for at in range(0, len(reader), AT_ONCE))  # fmt: skip
-        return [examples.parse(record)["stimulus"].bytes_list.value[0].decode() for some in every for record in some]
+    def told(self) -> list[dict[str, str]]:
+        """What every record says of itself besides its signal, in the order of the corpora: see `TOLD`."""
+        every = [
+            record
+            for reader in self.readers
+            for at in range(0, len(reader), AT_ONCE)
+            for record in reader.read(range(at, min(at + AT_ONCE, len(reader))))
+        ]
+        found = map(examples.parse, every)
+        return [{name: one[name].bytes_list.value[0].decode() for name in TOLD} for one in found]
 
 
 class WindowStream(IndexedStream):

@@ -323,11 +323,8 @@ def open_split(folder: epath.PathLike, split: str) -> shards.Reader:
     folder = epath.Path(folder)
     dataset = load_dataset(folder)
     if split == ALL:
-        paths, counts = [], []
-        for each in dataset["splits"]:
-            reader = open_split(folder, each)
-            paths, counts = [*paths, *reader.paths], [*counts, *reader.records]
-        return shards.Reader(paths, counts)
+        readers = [open_split(folder, each) for each in dataset["splits"]]
+        return shards.Reader([p for r in readers for p in r.paths], [n for r in readers for n in r.records])
     if split not in dataset["splits"]:
         guess = nearest(split, list(dataset["splits"]))
         hint = f"did you mean {guess}?" if guess else f"it has {', '.join(dataset['splits'])}"

@@ -314,7 +314,7 @@ class DreamDiffusion:
             return unet(x, t, context, time_offset_BxE=offset)
 
         total, weights, metrics = diffusion_loss(
-            self.schedule, predict, batch | {"context": context}, seed, self.scale, config.min_snr_gamma
+            self.schedule, predict, {**batch, "context": context}, seed, self.scale, config.min_snr_gamma
         )
         metrics = metrics | {"diffusion": (total, weights)}
         if embedding is None:

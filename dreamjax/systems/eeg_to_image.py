@@ -1,7 +1,9 @@
 """Trials → pictures on disk, beside what was seen: a trained DreamDiffusion and the windows of a dataset folder."""
 
 import dataclasses
+import functools
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,12 +73,29 @@ class Dreamer:
         model = LatentDiffusion.open(task.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet)
         return cls(task, model, (params, frozen))
 
-    def conditions(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`context` and, where the model has it, `time_offset` of windows (`signal`, `valid`)."""
+    def trials(self, split: str, paths: tuple[str, ...] = ()) -> Trials:
+        """Those of a split of the pictures, of the run's recordings or of other ones."""
+        config, data = self.task.config, self.task.encoder.data
+        data = dataclasses.replace(data, path=paths, weights=()) if paths else data
+        return trials.trials(data, config.target, split, seed=config.seed, training=False)
+
+    def read(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`context`, and where the model has them `time_offset` and `embedding`, of windows (`signal`, `valid`)."""
         batch = {name: rows[name] for name in ("signal", "valid")}
         with jax.set_mesh(self.model.mesh):
-            found = _conditions(self.task, *self.whole, batch)
+            found = _program(self.task)(*self.whole, batch)
         return {name: np.asarray(value) for name, value in found.items()}
+
+    def pictures(self, found: Trials, own: np.ndarray, request: Request, bar: Any = None) -> Iterator[np.ndarray]:
+        """`request.samples` pictures of each of the trials `own`, one after another."""
+        numbers = np.array([sample << NUMBERS | int(trial) for trial in own for sample in range(request.samples)])
+
+        def rows(index: np.ndarray) -> dict[str, np.ndarray]:
+            trial = index & (1 << NUMBERS) - 1
+            read = self.read(found.windows.of(found.record[trial], trial.astype(np.uint64)))
+            return {name: value for name, value in read.items() if name != "embedding"}
+
+        return painting.paint(self.model, request, numbers, rows, unconditional=self.unconditional(), bar=bar)
 
     def unconditional(self) -> dict[str, jax.Array]:
         """What guidance leads away from: the empty caption."""
@@ -86,14 +105,15 @@ class Dreamer:
         return {"context": nothing} | ({} if offset is None else {"time_offset": offset})
 
 
-def _conditions(task: DreamDiffusion, params: PyTree, frozen: PyTree, batch: Any) -> dict[str, jax.Array]:
-    @jax.jit
+@functools.lru_cache(maxsize=4)
+def _program(task: DreamDiffusion) -> Any:
     def compute(params: PyTree, frozen: PyTree, batch: Any) -> dict[str, jax.Array]:
-        context, _ = task.condition(params, frozen, batch)
+        context, embedding = task.condition(params, frozen, batch)
         offset = task.time_offset(params, context)
-        return {"context": context} | ({} if offset is None else {"time_offset": offset})
+        found = {"context": context, "time_offset": offset, "embedding": embedding}
+        return {name: value for name, value in found.items() if value is not None}
 
-    return compute(params, frozen, batch)
+    return jax.jit(compute)
 
 
 def _filled(task: DreamDiffusion, name: str, shapes: PyTree, places: PyTree) -> PyTree:
@@ -126,23 +146,15 @@ def generate(
     """
     out = generation.free(out)
     dreamer = Dreamer.open(runs.open_run(workdir), dtype, attention)
-    config, task = dreamer.task.config, dreamer.task
-    data = task.encoder.data
-    data = dataclasses.replace(data, path=request.input, weights=()) if request.input else data
-    found = trials.trials(data, config.target, request.split, seed=config.seed, training=False)
+    found = dreamer.trials(request.split, request.input)
     own = chosen(found, request)
-    numbers = np.array([sample << NUMBERS | int(trial) for trial in own for sample in range(request.samples)])
     side = painting.described(dreamer.model, request)["size"]
-
-    def rows(index: np.ndarray) -> dict[str, np.ndarray]:
-        trial = index & (1 << NUMBERS) - 1
-        return dreamer.conditions(found.windows.of(found.record[trial], trial.astype(np.uint64)))
-
+    count = len(own) * request.samples
     entries: list[dict[str, Any]] = []
     shown: list[tuple[str, np.ndarray]] = []
-    with atomic.new_folder(out, last="trials.jsonl") as folder, progress("generate", len(numbers)) as bar:
+    with atomic.new_folder(out, last="trials.jsonl") as folder, progress("generate", count) as bar:
         (folder / "truth").mkdir()
-        made = painting.paint(dreamer.model, request, numbers, rows, unconditional=dreamer.unconditional(), bar=bar)
+        made = dreamer.pictures(found, own, request, bar)
         for trial in own:
             entry = found.pictures[found.picture[trial]]
             truth = pictures.load(entry.path, min(side))
@@ -161,7 +173,7 @@ def generate(
         (folder / "trials.jsonl").write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries))
     return {
         "out": str(out),
-        "pictures": len(numbers),
+        "pictures": count,
         "trials": len(own),
         "of": len(found),
         "split": request.split,

@@ -14,14 +14,27 @@ from dreamjax.systems import architectures
 from dreamjax.weights import files, hub
 from dreamjax.weights.pipeline_folder import CONFIGS, PipelineFolder
 
-FOLDERS = ("path", "vae", "text_encoder", "tokenizer")  # the keys of a `model` that may be a folder or a hub id
+# the keys of a config that may be a folder, or (but for the last) a hub id
+FOLDERS = (
+    *("model.path", "model.vae", "model.text_encoder", "model.tokenizer"),
+    *("encoder.path", "target.embedding.path", "target.folder"),
+)
 
 
 def located(config: Any) -> Any:
     """A run's config whose networks' folders are told from the root, so that the run opens from any folder."""
-    told = {name: getattr(config.model, name, "") for name in FOLDERS}
-    here = {name: os.path.abspath(path) for name, path in told.items() if path and os.path.isdir(path)}
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **here)) if here else config
+    for key in FOLDERS:
+        config = _located(config, key.split("."))
+    return config
+
+
+def _located(part: Any, keys: list[str]) -> Any:
+    found = getattr(part, keys[0], "")
+    if keys[1:]:
+        inner = _located(found, keys[1:]) if found else found
+        return part if inner is found else dataclasses.replace(part, **{keys[0]: inner})
+    here = os.path.isdir(found) if found else False
+    return dataclasses.replace(part, **{keys[0]: os.path.abspath(found)}) if here else part
 
 
 @dataclass(frozen=True)

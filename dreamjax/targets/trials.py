@@ -53,6 +53,8 @@ class Trials:
     pictures: tuple[Captioned, ...]
     record: np.ndarray
     picture: np.ndarray
+    label: tuple[str, ...]  # of each trial, "" without one
+    person: tuple[str, ...]  # salted hashes
 
     def __len__(self) -> int:
         return len(self.record)
@@ -67,7 +69,8 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
     pictures = picture_folder.listing(target.folder, captions=False)
     number = {name: i for i, entry in enumerate(pictures) for name in (entry.name, PurePosixPath(entry.name).name)}
     windows = pipeline.Examples(data, split if target.people == "apart" else records.ALL, seed=seed, training=training)
-    seen = np.array([number.get(PurePosixPath(name).name, -1) for name in windows.stimuli()])
+    told = windows.told()
+    seen = np.array([number.get(PurePosixPath(one["stimulus"]).name, -1) for one in told])
     if not (seen >= 0).any():
         raise UserError(
             f"{', '.join(data.path)}: no window was recorded at a picture of {target.folder}; prepare the recordings "
@@ -82,7 +85,8 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
             f"{target.folder}: none of the {len(np.unique(seen[seen >= 0]))} pictures that were seen falls into split "
             f"{split}; change target.val_share = {target.val_share:g} and test_share = {target.test_share:g}"
         )
-    return Trials(windows, pictures, record, seen[record])
+    labels, people = (tuple(told[i][name] for i in record) for name in ("label", "subject"))
+    return Trials(windows, pictures, record, seen[record], labels, people)
 
 
 @dataclass(frozen=True)

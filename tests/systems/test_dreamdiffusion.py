@@ -266,12 +266,11 @@ def test_a_run_makes_pictures_of_trials_that_it_never_saw(trained, config, tmp_p
 
 def test_a_picture_depends_on_its_trial_and_not_on_the_others(trained):
     dreamer = Dreamer.open(runs.open_run(trained[1]))
-    task, config = dreamer.task, dreamer.task.config
-    found = trials.trials(task.encoder.data, config.target, "test", seed=0, training=False)
+    found = dreamer.trials("test")
     index = np.arange(4, dtype=np.uint64)
     rows = found.windows.of(found.record[:4], index)
-    together = dreamer.conditions(rows)
-    assert set(together) == {"context", "time_offset"}
-    alone = dreamer.conditions({name: array[2:3] for name, array in rows.items()})
+    together = dreamer.read(rows)
+    assert set(together) == {"context", "time_offset", "embedding"}
+    alone = dreamer.read({name: array[2:3] for name, array in rows.items()})
     assert parity.difference(alone["context"][0], together["context"][2]) < 1e-5
     assert parity.difference(together["context"][1], together["context"][2]) > 1e-3

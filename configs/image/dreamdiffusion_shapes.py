@@ -1,0 +1,19 @@
+r"""DreamDiffusion in the small: trials of simulated people who looked at drawn pictures, onto the demo's latent diffusion.
+
+    dreamjax train --config configs/image/dreamdiffusion_shapes.py --workdir runs/dream \
+        --config.data.path=runs/trials --config.target.folder=runs/recordings/stimuli \
+        --config.encoder.path=runs/encoder --config.model.path=runs/pipeline \
+        --config.target.embedding.path=runs/clip/image_encoder
+"""
+
+from ml_collections import ConfigDict
+
+from dreamjax.systems.dreamdiffusion_presets import preset
+
+
+def get_config(steps: int | None = None) -> ConfigDict:
+    """`steps`: optimiser steps."""
+    config = preset("shapes")
+    if steps is not None:
+        config.train.steps = steps
+    return config
