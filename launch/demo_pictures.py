@@ -56,7 +56,7 @@ def run(demo: Any, count: int, steps: int) -> None:
         demo.run(["export", demo.path("unet-run"), "--to", "diffusers", "--out", demo.path("pipeline")])
         return result["val"]
 
-    val = demo.stage("10 U-Net", 240, unet)
+    val = demo.stage("10 U-Net", 300, unet)
     demo.say(f"held-out loss {val['loss']:.3f} (answering zero: 1)")
 
     def generate(prompts: list[str], out: str) -> list[dict[str, Any]]:
