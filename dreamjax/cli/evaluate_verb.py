@@ -55,16 +55,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.systems import measurement, probing, runs
 
+    probes = args.probe or args.fold_runs
+    if not probes:
+        refuse_without("--probe", args, *OF_PROBE)
+    else:
+        refuse_beside("the probe", args, *OF_RECONSTRUCTION, *OF_PICTURES)
+        if args.fold_runs:
+            refuse_beside("--fold-runs", args, "--folds", "--probe-steps")
     if runs.config_of(args.run).system == "dreamdiffusion":
         return _pictures(args)
     if idle := [name for name in OF_PICTURES if name in args.given]:
         raise UserError(f"{' and '.join(idle)} would do nothing: {args.run} makes no pictures; leave out {idle[0]}")
-    if not (args.probe or args.fold_runs):
-        refuse_without("--probe", args, *OF_PROBE)
-    else:
-        refuse_beside("the probe", args, *OF_RECONSTRUCTION)
-        if args.fold_runs:
-            refuse_beside("--fold-runs", args, "--folds", "--probe-steps")
+    if probes:
         labels = (args.probe_labels[0], args.probe_labels[1])
         wanted = probing.ProbeRequest(
             args.probe_data,
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _pictures(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image
 
-    refuse_beside("a dreamdiffusion run", args, "--windows", "--probe", "--fold-runs", *OF_PROBE)
+    refuse_beside("a dreamdiffusion run", args, "--windows", "--probe", "--fold-runs")
     same = {
         name: getattr(args, name) for name in ("split", "trials", "samples", "steps", "sampler", "guidance", "seed")
     }

@@ -7,10 +7,7 @@ from dreamjax.cli.options import number, refuse_beside, refuse_without, whole_nu
 from dreamjax.errors import UserError
 
 HELP = "make pictures from text with a Stable Diffusion folder or a trained run, or from brain signals with a run"
-EXAMPLE = (
-    'dreamjax generate --model FOLDER --prompt "a red circle" --steps 30 --seed 0 --out pictures\n'
-    "  dreamjax generate --checkpoint runs/dream --trials 16 --samples 4 --out pictures"
-)
+EXAMPLE = 'dreamjax generate --model FOLDER --prompt "a red circle" --steps 30 --seed 0 --out pictures'
 OF_TEXT = (
     *("--prompt", "--prompt-file", "--n", "--negative-prompt", "--clip-skip", "--init-image", "--mask-image"),
     *("--strength", "--latents", "--variant"),

@@ -14,6 +14,7 @@ TOLERANCE = 1e-4  # of the largest magnitude; float32
 # write(folder, run) -> {"parameters": int, "differences": {output: difference} or None}
 WRITERS = {
     "autoencoder": ("autoencoder_export", "config.json"),
+    "classifier": ("classifier_export", "README.md"),
     "clip": ("clip_export", "README.md"),
     "text_to_image": ("pipeline_export", "model_index.json"),
 }

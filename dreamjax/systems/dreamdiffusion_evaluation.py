@@ -28,7 +28,8 @@ from dreamjax.systems.eeg_to_image import Dreamer, Request
 from dreamjax.targets import features, pictures
 from dreamjax.targets.features import EmbeddingConfig, VisionModel
 
-MODEL = "model"
+MODEL, SHUFFLED, RANDOM = "model", "another trial's", "random training picture"
+RETRIEVED = "nearest training picture"
 BATCH = 256  # pictures, or trials, at a time
 
 
@@ -103,8 +104,13 @@ def text(result: dict[str, Any]) -> str:
         [entry["metric"], source, report.cell(d, signed=True), d["says"]]
         for entry in result["scores"]
         for source, d in entry["model_minus"].items()
+        if source in (SHUFFLED, RETRIEVED)
     ]
-    lines += ["", "Model minus the others, paired", report.table(["", "than", "difference", ""], differences)]
+    lines += [
+        "",
+        "Model minus the control and the baseline, paired",
+        report.table(["", "than", "difference", ""], differences),
+    ]
     return "\n".join(lines)
 
 
@@ -131,15 +137,14 @@ def _others(
     known = np.unique(train.picture)
     shown = pictures.load_all([train.pictures[i].path for i in known], side)
     drawn = rng.integers(len(known), size=(len(own), request.samples))
-    out = {"another trial's": made[_elsewhere(found.picture[own], rng)], "random training picture": shown[drawn]}
+    out = {SHUFFLED: made[_elsewhere(found.picture[own], rng)], RANDOM: shown[drawn]}
     target = dreamer.task.config.target
     if dreamer.task.embedding_dim:
-        entries = [train.pictures[i] for i in known]
         mesh = meshes.make(MeshConfig())
-        bank = features.embeddings(target.bank_root, target.embedding, entries, mesh, target.encode_batch)
+        bank = features.embeddings(target.bank_root, target.embedding, train.pictures, mesh, target.encode_batch)
         predicted = np.concatenate(list(_embedded(dreamer, found, own)))
-        nearest = (_unit(predicted) @ _unit(np.asarray(bank)).T).argmax(1)
-        out["nearest training picture"] = shown[nearest][:, None]
+        nearest = (_unit(predicted) @ _unit(np.asarray(bank[known])).T).argmax(1)
+        out[RETRIEVED] = shown[nearest][:, None]
     return out
 
 
@@ -183,7 +188,9 @@ def _judges(dreamer: Dreamer, judging: Judging) -> tuple[list[Judge], list[str]]
         model = VisionModel.open(judging.classifier, mesh)
         if not model.part.arguments.get("classes"):
             raise UserError(f"{judging.classifier} is no classifier; name a ViTForImageClassification")
-        found.append(Judge(epath.Path(judging.classifier).name, probabilities=_probabilities(model)))
+        told = "accuracy not told" if model.accuracy is None else f"right for {model.accuracy:.0%} of held-out pictures"
+        name = f"{epath.Path(judging.classifier).name} ({told})"
+        found.append(Judge(name, probabilities=_probabilities(model)))
     else:
         notes.append("no N-way accuracy: it takes a trained classifier (--classifier FOLDER)")
     return found, notes

@@ -14,6 +14,7 @@ SYSTEMS = {
     "text_to_image": ("dreamjax.systems.text_to_image", "TextToImageConfig", "TextToImage"),
     "dreamdiffusion": ("dreamjax.systems.dreamdiffusion", "DreamDiffusionConfig", "DreamDiffusion"),
     "autoencoder": ("dreamjax.systems.autoencoder", "AutoencoderConfig", "Autoencoder"),
+    "classifier": ("dreamjax.systems.classifier", "ClassifierConfig", "Classifier"),
     "clip": ("dreamjax.systems.clip", "ClipConfig", "Clip"),
 }
 

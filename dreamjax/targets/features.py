@@ -3,6 +3,7 @@
 A bank is keyed by the bytes of the network's weights, by the pictures, and by what is done to them before and after.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from dreamjax.weights.parts import Folders, Part
 
 TEXTS = 64  # captions at a time
 PREPROCESSOR = "preprocessor_config.json"
+HELD_OUT = "_held_out_accuracy"  # field of a classifier's config.json that dreamjax trained
 
 
 def moments(
@@ -106,6 +108,7 @@ class VisionModel:
     folder: epath.Path
     part: Part  # without parameters where only its shapes are asked for
     prepare: preprocessing.Preprocessing
+    accuracy: float | None = None  # of a classifier on held-out pictures, where its config tells it
 
     @classmethod
     def described(cls, path: epath.PathLike, dtype: Any = jnp.float32) -> "VisionModel":
@@ -119,7 +122,8 @@ class VisionModel:
         if not (isinstance(network.build, type) and issubclass(network.build, VisionTransformer)):
             raise UserError(f"{source} describes no vision model; name a CLIP, DINOv2 or ViT")
         prepare = preprocessing.from_json(mistaken.read_json(folder / PREPROCESSOR), str(folder / PREPROCESSOR))
-        return cls(folder, Part(network, network.arguments(config, source) | {"dtype": dtype}, {}), prepare)
+        part = Part(network, network.arguments(config, source) | {"dtype": dtype}, {})
+        return cls(folder, part, prepare, config.get(HELD_OUT))
 
     @classmethod
     def open(cls, path: epath.PathLike, mesh: Mesh, dtype: Any = jnp.float32) -> "VisionModel":
@@ -128,7 +132,7 @@ class VisionModel:
         network, arguments = found.part.network, found.part.arguments
         abstract = parts.placed(network.shapes(arguments), mesh, dtype)
         params = streaming.source(network.table, files.open_weights(found.folder), str(found.folder))(abstract)
-        return cls(found.folder, Part(network, arguments, params), found.prepare)
+        return dataclasses.replace(found, part=Part(network, arguments, params))
 
     def embed(self, params: Any, pixels: Float[Array, "B H W 3"], config: EmbeddingConfig) -> Float[Array, "B *E"]:
         """What `config` asks for, float32; pixels as `prepare` gives them. Raises UserError where there is no such."""

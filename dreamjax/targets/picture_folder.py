@@ -1,6 +1,6 @@
 """A folder of pictures and their captions, in the layouts that are usual.
 
-metadata.jsonl    a line {"file_name": "a.png", "text": "…"} a picture (Hugging Face's imagefolder)
+metadata.jsonl    a line {"file_name": "a.png", "text": "…"} a picture (Hugging Face's imagefolder); "label": its class
 metadata.csv      the same, with a header
 a.png, a.txt      a text beside each picture
 
@@ -29,11 +29,12 @@ LAYOUTS = f"{LINES} or {TABLE} with file_name and text, or NAME.txt beside each 
 
 @dataclass(frozen=True, order=True)
 class Captioned:
-    """`name` is the path relative to the folder."""
+    """`name` is the path relative to the folder; `label` its class, "" without."""
 
     name: str
     caption: str
     path: epath.Path
+    label: str = ""
 
 
 def listing(folder: epath.PathLike, *, captions: bool = True) -> tuple[Captioned, ...]:
@@ -48,10 +49,8 @@ def listing(folder: epath.PathLike, *, captions: bool = True) -> tuple[Captioned
     table = next((root / name for name in (LINES, TABLE) if (root / name).exists()), None)
     if table is None:
         return _beside(root, captions)
-    found = sorted(
-        Captioned(name, caption, root / name)
-        for name, caption in (_of_lines(table) if table.name == LINES else _of_table(table))
-    )
+    rows = _of_lines(table, captions) if table.name == LINES else _of_table(table, captions)
+    found = sorted(Captioned(name, caption, root / name, label) for name, caption, label in rows)
     if not found:
         raise UserError(f"{table} names no picture; it takes file_name and text for each")
     _check_there(root, table, [entry.name for entry in found])
@@ -69,7 +68,7 @@ def split_of(entry: Captioned, val_share: float, test_share: float = 0.0, by: st
 
 
 # ---------------------------------------------------------------------------------------------------------- the layouts
-def _of_lines(path: epath.Path) -> Iterator[tuple[str, str]]:
+def _of_lines(path: epath.Path, captions: bool) -> Iterator[tuple[str, str, str]]:
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
@@ -81,30 +80,33 @@ def _of_lines(path: epath.Path) -> Iterator[tuple[str, str]]:
             ) from problem
         if not isinstance(fields, dict):
             raise UserError(f"{path}, line {number}: this is a JSON {type(fields).__name__}; write one object a line")
-        yield _fields(fields, f"{path}, line {number}")
+        yield _fields(fields, f"{path}, line {number}", captions)
 
 
-def _of_table(path: epath.Path) -> Iterator[tuple[str, str]]:
+def _of_table(path: epath.Path, captions: bool) -> Iterator[tuple[str, str, str]]:
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
     try:
         for number, fields in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2):
-            yield _fields(fields, f"{path}, row {number}")
+            yield _fields(fields, f"{path}, row {number}", captions)
     except csv.Error as problem:
         raise UserError(f"{path}: this is no table of comma-separated values ({problem}); write it anew") from problem
 
 
-def _fields(fields: Mapping[Any, Any], where: str) -> tuple[str, str]:
-    """(name, caption). A name that leads out of the folder is refused: such files are not the user's to read."""
+def _fields(fields: Mapping[Any, Any], where: str, captions: bool) -> tuple[str, str, str]:
+    """(name, caption, label). A name that leads out of the folder is refused: such files are not the user's to read."""
     name = fields.get("file_name")
     caption = next((fields[key] for key in CAPTIONS if key in fields), None)
     if not isinstance(name, str) or not name:
         raise UserError(f"{where} has no file_name; name the picture, relative to the folder")
     if not isinstance(caption, str):
-        raise UserError(f"{where} has no caption; write it as text")
+        if captions:
+            raise UserError(f"{where} has no caption; write it as text")
+        caption = ""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or "://" in name:
         raise UserError(f"{where}: file_name is {name!r}, but it stays within the folder")
-    return str(path), caption.strip()
+    label = fields.get("label")
+    return str(path), caption.strip(), "" if label is None else str(label).strip()
 
 
 def _check_there(root: epath.Path, table: epath.Path, names: Sequence[str]) -> None:

@@ -112,13 +112,21 @@ class _Examples:
     """Global example indices → rows of a batch."""
 
     def __init__(
-        self, config: PictureConfig, entries: Sequence[Captioned], *, seed: int, training: bool, encode: Encode | None
+        self,
+        config: PictureConfig,
+        entries: Sequence[Captioned],
+        *,
+        seed: int,
+        training: bool,
+        encode: Encode | None,
+        classes: Sequence[str],
     ):
         self.config, self.entries, self.seed, self.training = config, entries, seed, training
         captions = sorted({entry.caption for entry in entries})
         number = {caption: i for i, caption in enumerate(captions)}
         self.caption = np.array([number[entry.caption] for entry in entries], np.int32)
         self.tokens = None if encode is None else np.asarray(encode(captions), np.int32)
+        self.label = np.array([classes.index(entry.label) for entry in entries], np.int32) if classes else None
         self.kept: np.ndarray | None = None
         if len(entries) * config.resolution**2 * 3 <= config.memory_mib << 20:
             self.kept = self._read(range(len(entries)))
@@ -151,6 +159,8 @@ class _Examples:
         out = {"picture": picture, "caption": self.caption[keys]}
         if self.tokens is not None:
             out["tokens"] = self.tokens[out["caption"]]
+        if self.label is not None:
+            out["label"] = self.label[keys]
         return out | index_and_weight(index, len(self.order))
 
 
@@ -158,7 +168,7 @@ class PictureStream(IndexedStream):
     """A `training.task.Stream` over the pictures of one split; `entries` in the order of their names.
 
     An example: `picture` uint8 (R, R, 3), `caption` int32 (equal for equal captions), `tokens` int32 (T,) where there
-    is an encoder of captions, `index` and `weight`.
+    is an encoder of captions, `label` int32 where classes are told, `index` and `weight`.
     """
 
     def __init__(
@@ -169,10 +179,11 @@ class PictureStream(IndexedStream):
         seed: int,
         training: bool,
         encode: Encode | None = None,
+        classes: Sequence[str] = (),
     ):
         self.config, self.entries, self.training = config, tuple(entries), training
         self.prefetch = config.prefetch
-        self.examples = _Examples(config, self.entries, seed=seed, training=training, encode=encode)
+        self.examples = _Examples(config, self.entries, seed=seed, training=training, encode=encode, classes=classes)
 
     def __len__(self) -> int:
         """Pictures in one pass over the split."""
@@ -209,11 +220,19 @@ def split(config: PictureConfig, name: str, *, captions: bool = True) -> tuple[C
 
 
 def open_stream(
-    config: PictureConfig, name: str, *, seed: int, training: bool, encode: Encode | None = None, captions: bool = True
+    config: PictureConfig,
+    name: str,
+    *,
+    seed: int,
+    training: bool,
+    encode: Encode | None = None,
+    captions: bool = True,
+    classes: Sequence[str] = (),
 ) -> PictureStream:
     """The pictures of a split: endless, shuffled and augmented in training, else each once and in order.
 
-    `encode`: texts → token ids (a `tokens.Tokenizer`). Raises UserError as `split`, and for a picture that is damaged
-    (now where all are kept in memory, else when it is read).
+    `encode`: texts → token ids (a `tokens.Tokenizer`). `classes`: the labels whose numbers are wanted. Raises UserError
+    as `split`, and for a picture that is damaged (now where all are kept in memory, else when it is read).
     """
-    return PictureStream(config, split(config, name, captions=captions), seed=seed, training=training, encode=encode)
+    entries = split(config, name, captions=captions)
+    return PictureStream(config, entries, seed=seed, training=training, encode=encode, classes=classes)

@@ -74,7 +74,10 @@ def write(out: epath.PathLike, count: int, *, classes: int = 4, pixels: int = PI
     with atomic.new_folder(out, last=METADATA) as root:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             list(pool.map(lambda picture: write_pictures((picture,), root, pixels), drawn))
-        lines = [json.dumps({"file_name": p.file, "text": text}) for p, text in zip(drawn, captions, strict=True)]
+        lines = [
+            json.dumps({"file_name": p.file, "text": text, "label": p.shape})
+            for p, text in zip(drawn, captions, strict=True)
+        ]
         (root / METADATA).write_text("\n".join(lines) + "\n")
     return {
         "out": str(out),

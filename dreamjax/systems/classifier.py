@@ -1,0 +1,196 @@
+"""A classifier of pictures (ViT, Dosovitskiy et al. 2021, arXiv 2010.11929), trained on a folder of labelled ones.
+
+What it is for here: a judge of pictures made from brain signals. It must not have seen them, so it is trained on other
+pictures of the same classes, and its held-out accuracy is told beside every score that it gives.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from dreamjax.config import to_config_dict
+from dreamjax.errors import UserError, nearest
+from dreamjax.targets import pictures
+from dreamjax.targets.pictures import PictureConfig, scaled
+from dreamjax.training import optimiser
+from dreamjax.training.checkpoints import CheckpointConfig
+from dreamjax.training.loop import TrainConfig
+from dreamjax.training.measuring import averaged, summed
+from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.update import gradient_update
+from dreamjax.weights import networks
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the ViT, and how it is computed."""
+
+    dim: int = 64
+    depth: int = 3
+    heads: int = 4
+    patch: int = 4  # pixels along a side
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
+    scan_layers: bool = True
+    remat: Literal["none", "full", "dots"] = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "depth", "heads", "patch"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"model.{name} is {value}, but it must be at least 1")
+        if self.dim % self.heads:
+            raise ValueError(f"model.dim is {self.dim}, but it must divide by model.heads = {self.heads}")
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """A run of training a classifier."""
+
+    system: Literal["classifier"] = "classifier"
+    seed: int = 0  # of parameters and data order
+    data: PictureConfig = field(default_factory=lambda: PictureConfig(resolution=32))
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}, but it lies from 0 to 2147483647")
+        if self.data.resolution < self.model.patch:
+            raise ValueError(f"data.resolution is {self.data.resolution}, less than model.patch = {self.model.patch}")
+
+
+_SHAPES = ClassifierConfig(
+    data=PictureConfig(resolution=32),
+    optim=OptimConfig(learning_rate=2e-3, warmup_steps=30, weight_decay=0.1, beta2=0.99, clip=1.0),
+    train=TrainConfig(steps=500, batch_size=64, eval_every=500, checkpoint=CheckpointConfig(every=500)),
+)
+_TINY = ClassifierConfig(
+    data=PictureConfig(resolution=16),
+    model=ModelConfig(dim=16, depth=1, heads=2),
+    optim=OptimConfig(learning_rate=3e-3, warmup_steps=5, weight_decay=0.0),
+    train=TrainConfig(steps=40, batch_size=16, eval_every=40, checkpoint=CheckpointConfig(every=40)),
+)
+PRESETS = {"shapes": _SHAPES, "tiny": _TINY}
+
+
+def preset(name: str) -> ConfigDict:
+    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
+    if name not in PRESETS:
+        guess = nearest(name, list(PRESETS))
+        raise UserError(f"there is no preset {name}; did you mean {guess or ', '.join(PRESETS)}?")
+    return to_config_dict(PRESETS[name])
+
+
+# ------------------------------------------------------------------------------------------------------------ the task
+@dataclass(frozen=True)
+class Classifier:
+    """The Task of a `ClassifierConfig`."""
+
+    config: ClassifierConfig
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The labels of the folder's pictures, sorted. Raises UserError for pictures without."""
+        found = {
+            entry.label for name in ("train", "val") for entry in pictures.split(self.config.data, name, captions=False)
+        }
+        if "" in found or len(found) < 2:
+            raise UserError(
+                f"{self.config.data.folder}: a classifier takes at least two classes, each picture with its own; give "
+                "metadata.jsonl a field label"
+            )
+        return tuple(sorted(found))
+
+    def described(self) -> dict[str, Any]:
+        """The config.json of the network, as transformers writes it."""
+        m = self.config.model
+        return {
+            "architectures": ["ViTForImageClassification"],
+            "model_type": "vit",
+            "hidden_size": m.dim,
+            "intermediate_size": 4 * m.dim,
+            "num_hidden_layers": m.depth,
+            "num_attention_heads": m.heads,
+            "num_channels": 3,
+            "image_size": self.config.data.resolution,
+            "patch_size": m.patch,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-12,
+            "qkv_bias": True,
+            "id2label": {str(i): name for i, name in enumerate(self.classes)},
+            "label2id": {name: i for i, name in enumerate(self.classes)},
+        }
+
+    @functools.cached_property
+    def network(self) -> tuple[networks.Network, dict[str, Any]]:
+        described, m = self.described(), self.config.model
+        network = networks.of(described, "classifier")
+        computed = {"dtype": jnp.dtype(m.dtype), **{k: getattr(m, k) for k in ("attention", "scan_layers", "remat")}}
+        return network, network.arguments(described, "classifier") | computed
+
+    def logits(self, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
+        """Of pictures in [-1, 1]; float32."""
+        network, arguments = self.network
+        return network.bind(arguments, params).logits(x).astype(jnp.float32)
+
+    def loss(self, params: PyTree, batch: Batch) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
+        """`(sum, weight, metrics)`: cross entropy, and the share that is named rightly."""
+        logits, weight = self.logits(params, scaled(batch["picture"])), batch["weight"]
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        right = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)
+        return (entropy * weight).sum(), weight.sum(), {"accuracy": ((right * weight).sum(), weight.sum())}
+
+    def init(self, rng: Array) -> State:
+        network, arguments = self.network
+        params, optim = network.init(arguments, rng), self.config.optim
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt=optimiser.build().init(params),
+            ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
+            hyper=optimiser.hyper(optim, self.config.train.steps),
+        )
+
+    def weights(self) -> Mapping[str, WeightSource]:
+        return {}
+
+    def data(self, split: str) -> BatchSpec:
+        stream = pictures.open_stream(
+            self.config.data,
+            split,
+            seed=self.config.seed,
+            training=split == "train",
+            captions=False,
+            classes=self.classes,
+        )
+        return BatchSpec(stream, self.config.train.batch_size)
+
+    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
+        def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
+            return self.loss(params, micro)
+
+        return gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches)(state, batch, rng)
+
+    def finish(self, state: State) -> State:
+        return state
+
+    def evaluate(self, state: State, source: Stream) -> Metrics:
+        """Loss and accuracy on held-out pictures."""
+        return summed(self._held_out, averaged(state), BatchSpec(source, self.config.train.batch_size))
+
+    @functools.cached_property
+    def _held_out(self) -> Any:
+        def metrics(params: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
+            total, weight, found = self.loss(params, batch)
+            return found | {"loss": (total, weight)}
+
+        return jax.jit(metrics)

@@ -1,0 +1,78 @@
+"""The table of made pictures: what is right scores as right, what is dealt out wrongly scores as chance."""
+
+import numpy as np
+import pytest
+
+from dreamjax.evaluation import decoding
+from dreamjax.evaluation.decoding import Judge, Trials
+
+
+@pytest.fixture(scope="module")
+def trials():
+    """40 pictures of 4 classes, each seen by 3 people."""
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 256, (40, 16, 16, 3), np.uint8)
+    return Trials(true, np.arange(40) % 4, np.tile(np.arange(40), 3), np.repeat(np.arange(3), 40))
+
+
+def noisy(pictures, amount, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.clip(pictures + amount * rng.normal(size=pictures.shape), 0, 255).astype(np.uint8)
+
+
+def knows(shown):
+    """A classifier that sees the class in the first pixel."""
+    return np.eye(4)[shown[:, 0, 0, 0] % 4] * 0.9 + 0.025
+
+
+def test_right_pictures_win_and_others_are_at_chance(trials):
+    right = noisy(trials.true[trials.own], 40)[:, None]
+    wrong = np.concatenate([right[7:], right[:7]])
+    found = {c.name: c for c in decoding.columns(trials, {"right": right, "wrong": wrong}, [])}
+    assert set(found) == {
+        *("pixel correlation", "PSNR, dB", "SSIM"),
+        *("two-way, pixels", "two-way within class, pixels"),
+    }
+    assert found["two-way, pixels"].values["right"].min() == 1
+    for name in ("two-way, pixels", "two-way within class, pixels"):
+        shifted = decoding.interval(found[name].values["wrong"], trials)
+        assert shifted.low < found[name].chance == 0.5 < shifted.high
+    assert found["PSNR, dB"].values["right"].mean() > found["PSNR, dB"].values["wrong"].mean() + 5
+
+
+def test_a_judge_names_its_column_and_classes_are_counted(trials):
+    made = trials.true[trials.own][:, None]
+    judges = [Judge("a net", features=lambda x: x[:, :4, :4].reshape(len(x), -1)), Judge("a ViT", probabilities=knows)]
+    found = {c.name: c for c in decoding.columns(trials, {"model": made}, judges, ways=3)}
+    assert found["two-way, a net"].values["model"].mean() == 1
+    assert found["3-way top-1, a ViT"].values["model"].tolist() == [1.0] * 120
+    assert found["3-way top-1, a ViT"].chance == pytest.approx(1 / 3)
+
+
+def test_samples_of_a_trial_are_averaged(trials):
+    right = noisy(trials.true[trials.own], 20)
+    both = np.stack([right, np.zeros_like(right)], axis=1)
+    columns = {c.name: c for c in decoding.columns(trials, {"both": both, "right": right[:, None]}, [])}
+    one = columns["pixel correlation"]
+    np.testing.assert_allclose(one.values["both"], one.values["right"] / 2)
+
+
+def test_intervals_count_people_and_pictures_not_trials(trials):
+    """What differs from person to person alone has three independent values, not 120; likewise for pictures."""
+    by_person, by_picture = np.array([0.2, 0.5, 0.8])[trials.person], (trials.own % 2).astype(float)
+    person, picture = decoding.interval(by_person, trials), decoding.interval(by_picture, trials)
+    assert (person.n, picture.n) == (3, 40)
+    assert person.high - person.low > 1.0  # Student's t with two degrees of freedom: 0.5 ± 4.3 · 0.3 / √3
+    assert 0.2 < picture.high - picture.low < 0.5
+    assert person.estimate == pytest.approx(0.5)
+
+
+def test_differences_are_paired(trials):
+    """A constant gain on trials that vary wildly is resolved."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=120)
+    column = decoding.Column("score", {"model": base + 0.1 + 0.01 * rng.normal(size=120), "other": base}, 0.5)
+    [entry] = decoding.scores_json([column], trials, "model")
+    assert entry["model_minus"]["other"]["says"] == "model is better than other"
+    assert entry["model_minus"]["other"]["estimate"] == pytest.approx(0.1, abs=0.01)
+    assert entry["scores"]["other"]["low"] < 0 < entry["scores"]["other"]["high"]
