@@ -18,7 +18,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 
 
 def folder(path, count=48, size=16):
-    """Plain squares in one of three colours, on the left or on the right, with captions."""
+    """Plain squares in one of three colours, on the left or on the right, with captions; labels are colours."""
     path.mkdir(parents=True)
     lines = []
     for i in range(count):
@@ -28,7 +28,7 @@ def folder(path, count=48, size=16):
         picture[size // 4 : size, place] = COLOURS[name]
         picture[0, :] += np.uint8(i)  # no two are equal
         Image.fromarray(picture).save(path / f"{i:03d}.png")
-        lines.append(json.dumps({"file_name": f"{i:03d}.png", "text": f"{name} on the {side}"}))
+        lines.append(json.dumps({"file_name": f"{i:03d}.png", "text": f"{name} on the {side}", "label": name}))
     (path / "metadata.jsonl").write_text("\n".join(lines))
     return str(path)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from dreamjax.errors import UserError
 from dreamjax.signals import records
 from dreamjax.signals.pipeline import DataConfig
-from dreamjax.systems import eeg_to_image, masked_pretraining, runs
+from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, masked_pretraining, runs
 from dreamjax.systems.dreamdiffusion import DreamDiffusion, DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
 from dreamjax.systems.eeg_to_image import Dreamer, Request
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
@@ -262,6 +262,49 @@ def test_a_run_makes_pictures_of_trials_that_it_never_saw(trained, config, tmp_p
         assert np.asarray(Image.open(out / row["seen"])).shape == (16, 16, 3)
         assert all((out / file).exists() for file in row["made"])
     assert (out / "grid.png").exists()
+
+
+def test_the_table_has_the_model_beside_its_controls_and_what_is_missing(trained, tmp_path, capsys):
+    from dreamjax.cli import main as cli
+
+    words = ["evaluate", str(trained[1]), "--trials", "6", "--samples", "2", "--steps", "2", "--sampler", "ddim"]
+    assert cli.main([*words, "--guidance", "2", "--out", str(tmp_path / "scores")]) == 0
+    said = capsys.readouterr().out
+    assert "no N-way accuracy: it takes a trained classifier" in said
+    assert "it is not independent" in said
+    result = json.loads((tmp_path / "scores" / "pictures.json").read_text())
+    sources = ["model", "another trial's", "random training picture", "nearest training picture"]
+    assert result["sources"] == sources
+    assert result["trials"] == 6
+    by_name = {entry["metric"]: entry for entry in result["scores"]}
+    assert by_name["two-way, pixels"]["chance"] == 0.5
+    assert all(set(entry["scores"]) == set(sources) for entry in result["scores"])
+    assert cli.main([*words[:2], "--probe"]) == 2
+    assert cli.main([*words[:2], "--windows", "3"]) == 2
+
+
+def test_the_generate_command_takes_a_run(trained, tmp_path, capsys):
+    from dreamjax.cli import main as cli
+
+    words = ["generate", "--checkpoint", str(trained[1]), "--trials", "2", "--steps", "2", "--sampler", "ddim"]
+    assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert "2 pictures of 16 x 16 from 2 of" in capsys.readouterr().out
+    for more, told in (
+        (["--prompt", "a"], "--prompt would do nothing beside --checkpoint"),
+        (["--split", "tset"], "invalid choice"),
+    ):
+        assert cli.main([*words, *more, "--out", str(tmp_path / "other")]) == 2
+        assert told in capsys.readouterr().err
+    assert cli.main(["generate", "--trials", "2", "--out", str(tmp_path / "other")]) == 2
+    assert "--trials would do nothing without --checkpoint" in capsys.readouterr().err
+
+
+def test_another_trial_is_one_of_another_picture():
+    rng = np.random.default_rng(0)
+    seen = np.repeat(np.arange(10), 4)
+    order = dreamdiffusion_evaluation._elsewhere(seen, rng)
+    assert sorted(order) == list(range(40))
+    assert (seen[order] != seen).all()
 
 
 def test_a_picture_depends_on_its_trial_and_not_on_the_others(trained):
