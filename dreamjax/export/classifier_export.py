@@ -49,7 +49,7 @@ processor, model = ViTImageProcessor.from_pretrained("FOLDER"), ViTForImageClass
 
 def write(folder: epath.Path, run: runs.Run) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
-    task: Classifier = run.task
+    task: Classifier = run.task  # type: ignore[assignment]
     held_out = task.data("val")
     accuracy = means(read(summed(task._held_out, run.params, held_out)))["accuracy"]
     described = task.described() | {HELD_OUT: round(float(accuracy), 4)}

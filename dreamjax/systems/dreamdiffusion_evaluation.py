@@ -8,7 +8,9 @@ The sources of pictures, all for the same trials:
     nearest training picture   retrieval: the one whose embedding is most like the one read from the trial
 """
 
+import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import atomic
 from dreamjax.systems import eeg_to_image, painting, runs
 from dreamjax.systems.eeg_to_image import Dreamer, Request
-from dreamjax.targets import features, pictures
+from dreamjax.targets import features, pictures, trials
 from dreamjax.targets.features import EmbeddingConfig, VisionModel
 
 MODEL, SHUFFLED, RANDOM = "model", "another trial's", "random training picture"
@@ -59,14 +61,15 @@ def evaluate(
     found = dreamer.trials(request.split, request.input)
     own = eeg_to_image.chosen(found, request)
     side = min(painting.described(dreamer.model, request)["size"])
-    judged, trials = _seen(found, own, side)
+    judged, asked = _seen(found, own, side)
     with progress("generate", len(own) * request.samples) as bar:
         made = np.stack(list(dreamer.pictures(found, own, request, bar)))
     made = made.reshape(len(own), request.samples, *made.shape[1:])
     sources = {MODEL: made} | _others(dreamer, found, own, request, made, judged, side)
     judges, notes = _judges(dreamer, judging)
-    scores = decoding.scores_json(decoding.columns(trials, sources, judges, judging.ways), trials, MODEL)
-    people, seen = len(set(trials.person.tolist())), len(trials.true)
+    notes += _pretrained(run.config, found, own)
+    scores = decoding.scores_json(decoding.columns(asked, sources, judges, judging.ways), asked, MODEL)
+    people, seen = len(set(asked.person.tolist())), len(asked.true)
     result = {
         "run": workdir,
         "system": run.config.system,
@@ -169,6 +172,16 @@ def _embedded(dreamer: Dreamer, found: Any, own: np.ndarray) -> Iterator[np.ndar
 
 def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def _pretrained(config: Any, found: Any, own: np.ndarray) -> list[str]:
+    """What the encoder had seen of these trials before; their signals, never their pictures."""
+    if not config.encoder.path or config.target.people == "apart":
+        return []
+    paths = [os.path.abspath(path) for path in runs.config_of(config.encoder.path).data.path]
+    chosen = dataclasses.replace(found, record=found.record[own])
+    count = trials.pretrained_on(chosen, paths)
+    return [f"the encoder was pretrained on the signals of {count} of the {len(own)} trials, without their pictures"]
 
 
 # -------------------------------------------------------------------------------------------------------------- judges

@@ -5,6 +5,7 @@ pictures, by a hash of the name, so for good: no picture is both trained on and 
 """
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -144,6 +145,21 @@ class TrialStream(IndexedStream):
         """Shape and type of one example, by name; without the batch axis."""
         first = self.examples.rows(np.zeros(1, np.uint64))
         return {name: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype) for name, rows in first.items()}
+
+
+def pretrained_on(found: Trials, paths: Sequence[str]) -> int:
+    """How many of these trials an encoder saw, without their pictures, that was pretrained on `paths`: those that lie
+    in the prepared split "train" of one of them.
+    """
+    first, seen = 0, np.zeros(int(found.windows.ends[-1]), bool)
+    for path, end in zip(found.windows.config.path, found.windows.ends, strict=True):
+        if os.path.abspath(path) in paths:
+            at = first
+            for split, count in records.load_dataset(path)["splits"].items():
+                seen[at : at + count] = split == "train"
+                at += count
+        first = int(end)
+    return int(seen[found.record].sum())
 
 
 def open_stream(data: DataConfig, target: TargetConfig, split: str, folders: Folders, *, seed: int) -> TrialStream:

@@ -63,7 +63,8 @@ def test_the_folder_is_huggingfaces_imagefolder_and_the_seed_decides(tmp_path, c
         assert main([*words, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["pictures"] == 6
     lines = [json.loads(line) for line in (tmp_path / "a" / "metadata.jsonl").read_text().splitlines()]
-    assert all(set(line) == {"file_name", "text"} for line in lines)
+    assert all(set(line) == {"file_name", "text", "label"} for line in lines)
+    assert all(line["label"] in line["text"].split() for line in lines)
     assert set(" ".join(line["text"] for line in lines).split()) <= set(captions.vocabulary(4))
     for line in lines:
         with Image.open(tmp_path / "a" / line["file_name"]) as picture:

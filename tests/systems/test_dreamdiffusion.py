@@ -152,6 +152,14 @@ def test_a_trial_comes_with_what_was_seen_in_it(config, sd, vision, pictures):
     }
 
 
+def test_what_the_encoder_saw_before_is_counted(config, shards):
+    """It was pretrained on the first person, who saw every picture once."""
+    found = DreamDiffusion(config).encoder
+    held_out = trials.trials(found.data, config.target, "test", seed=0, training=False)
+    assert trials.pretrained_on(held_out, [shards]) == len(set(held_out.picture.tolist())) == len(held_out) / 3
+    assert trials.pretrained_on(held_out, []) == 0
+
+
 def test_what_cannot_be_trials_is_one_sentence(config, tmp_path):
     data = DreamDiffusion(config).encoder.data
     Image.new("RGB", (8, 8)).save(tmp_path / "another.png")
@@ -272,6 +280,7 @@ def test_the_table_has_the_model_beside_its_controls_and_what_is_missing(trained
     said = capsys.readouterr().out
     assert "no N-way accuracy: it takes a trained classifier" in said
     assert "it is not independent" in said
+    assert "pretrained on the signals of" in said
     result = json.loads((tmp_path / "scores" / "pictures.json").read_text())
     sources = ["model", "another trial's", "random training picture", "nearest training picture"]
     assert result["sources"] == sources
