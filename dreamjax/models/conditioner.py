@@ -61,8 +61,8 @@ class Conditioner(nnx.Module):
 
     def time_offset(self, context_BxSxD: Float[Array, "B S D"]) -> Float[Array, "B T"]:
         """What is added to the U-Net's time embedding."""
-        x_BxDxS = context_BxSxD.swapaxes(1, 2)
+        x_BxDxS = context_BxSxD.swapaxes(1, 2).astype(self.dtype)
         return self.time_map(self.time_out(self.time_in(x_BxDxS))[..., 0]).astype(jnp.float32)
 
     def _seen(self, tokens_BxNxE: Array, ok_BxN: Array) -> Array:
-        return jnp.where(ok_BxN[:, :, None], tokens_BxNxE, 0)
+        return jnp.where(ok_BxN[:, :, None], tokens_BxNxE, 0).astype(self.dtype)

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,13 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.names import like
+from dreamjax.parallel.sharding import Rules
 from dreamjax.signals.pipeline import DataConfig
-from dreamjax.systems import latent_diffusion, masked_pretraining, runs
+from dreamjax.systems import architectures, latent_diffusion, masked_pretraining, runs
 from dreamjax.systems.ingredients import Ingredients
-from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.systems.text_to_image import diffusion_loss, merged
 from dreamjax.targets import features, trials
-from dreamjax.targets.tokens import Tokenizer
 from dreamjax.targets.trials import TargetConfig, TrialStream
 from dreamjax.training import optimiser
 from dreamjax.training.loop import TrainConfig
@@ -57,6 +57,7 @@ class EncoderConfig:
     model: masked_pretraining.ModelConfig = field(default_factory=masked_pretraining.ModelConfig)
     start: Literal["weights", "random"] = "weights"  # random: the run's sizes, but not what it learned
     trainable: bool = True
+    cls_token: bool = True  # False: as published, pretrained with one and used without
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class ModelConfig:
 
     path: str = ""  # folder or hub id of a Stable Diffusion pipeline
     variant: str | None = None  # of its weights, such as fp16
+    architecture: str = ""  # published sizes by name, without weights: to plan a run, not to train one
     trainable: Literal["cross_attention", "cross_attention_and_norm"] = "cross_attention"
     hidden: int = 64  # of the map over tokens
     time_condition: bool = False  # the context is also added to the U-Net's time embedding
@@ -133,6 +135,7 @@ class DreamDiffusion:
     """The Task of a `DreamDiffusionConfig`."""
 
     config: DreamDiffusionConfig
+    sharding_rules: ClassVar[Rules] = MaskedPretraining.sharding_rules
 
     # --------------------------------------------------------------------------------------------------- the networks
     @functools.cached_property
@@ -144,8 +147,10 @@ class DreamDiffusion:
             pretrained = runs.config_of(own.path)
             if not isinstance(pretrained, MaskedPretrainingConfig):
                 raise UserError(f"{own.path} is a run of {pretrained.system}, not of masked pretraining")
+        sizes = pretrained.model if pretrained else own.model
         model = dataclasses.replace(
-            pretrained.model if pretrained else own.model,
+            sizes,
+            cls_token=sizes.cls_token and own.cls_token,
             decoder_depth=0,
             interpolation="none",
             attention="auto",
@@ -160,16 +165,16 @@ class DreamDiffusion:
     def parts(self) -> Ingredients:
         """Stable Diffusion's parts. Raises UserError for what is not there."""
         m = self.config.model
-        if not m.path:
+        if not m.path and not m.architecture:
             raise UserError("model.path is empty; name a Stable Diffusion folder, or a run's export")
-        return Ingredients.of(m.path, variant=m.variant, parts={})
+        return Ingredients.of(m.path, variant=m.variant, architecture=m.architecture, parts={})
 
     @functools.cached_property
     def unet(self) -> tuple[networks.Network, dict[str, Any]]:
         """The U-Net and its arguments."""
         m, source = self.config.model, self.parts.source("unet")
         config = self.parts.config("unet")
-        network = networks.of(config, source)
+        network = networks.of({"_class_name": "UNet2DConditionModel"} | config, source)
         computed = {name: getattr(m, name) for name in ("attention", "scan_layers", "remat")}
         return network, network.arguments(config, source) | computed | {"dtype": jnp.dtype(m.dtype)}
 
@@ -178,6 +183,8 @@ class DreamDiffusion:
         """Width of the pictures' embeddings, or 0 where nothing is aligned with them."""
         if self.config.loss.alignment == "none":
             return 0
+        if not self.config.target.embedding.path and self.config.model.architecture:
+            return architectures.get(self.config.model.architecture)["image_encoder"]["projection_dim"]
         shape = features.shape(self.config.target.embedding)
         if len(shape) != 1:
             raise UserError("target.embedding.pooling is tokens, but a trial is aligned with one vector; pool them")
@@ -194,8 +201,8 @@ class DreamDiffusion:
         return Conditioner(
             tokens=encoder.patches,
             dim=encoder.model.dim,
-            context_tokens=Tokenizer.open(self.parts.path("tokenizer")).length,
-            context_dim=arguments["context_dim"],
+            context_tokens=self.context_shape[0],
+            context_dim=self.context_shape[1],
             hidden=m.hidden,
             embedding_dim=self.embedding_dim,
             time_dim=4 * arguments["widths"][0] if m.time_condition else 0,
@@ -238,20 +245,27 @@ class DreamDiffusion:
             params=params,
             opt=optimiser.build().init(params),
             ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
-            frozen=frozen | {"nothing": jnp.zeros(self.new_shape, jnp.float32)},
+            frozen=frozen | {"nothing": jnp.zeros(self.context_shape, jnp.float32)},
             hyper=optimiser.hyper(optim, train.steps),
         )
 
     @property
-    def new_shape(self) -> tuple[int, int]:
-        """(S, D) of the context."""
-        return Tokenizer.open(self.parts.path("tokenizer")).length, self.unet[1]["context_dim"]
+    def context_shape(self) -> tuple[int, int]:
+        """(S, D) of the context: that of the text states in whose place it comes."""
+        text = self.parts.config("text_encoder")
+        return int(text.get("max_position_embeddings", 77)), self.unet[1]["context_dim"]
 
     def check(self) -> None:
         self.unet, self.encoder  # noqa: B018 - their configs are read and checked
+        if not self.config.model.path:
+            raise UserError(
+                "model.path is empty: a run is trained onto a Stable Diffusion folder, not onto sizes alone"
+            )
         platform.check_attention(self.config.model.attention, "model.attention", "--config.model.attention=auto")
 
     def weights(self) -> Mapping[str, WeightSource]:
+        if not self.config.model.path:
+            return {}
         network, arguments = self.unet
         fill = streaming.source(
             network.table, self.parts.tensors("unet"), str(self.parts.path("unet")), whole=network.shapes(arguments)
@@ -283,6 +297,23 @@ class DreamDiffusion:
         if channels != expected:
             raise UserError(f"the trials have {channels} channels, but the encoder takes {expected}")
         return BatchSpec(stream, self.config.train.batch_size)
+
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of one training example, by name, found out without any recording or picture."""
+        data, vae = self.encoder.data, self.parts.config("vae")
+        side = self.config.target.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
+        latent = (side, side, int(vae.get("latent_channels", 4)))
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "signal": ((self.encoder.model.channels, data.samples), jnp.float32),
+            "valid": ((data.samples,), jnp.float32),
+            "mean": (latent, jnp.float32),
+            "log_variance": (latent, jnp.float32),
+            "embedding": ((max(self.embedding_dim, 1),), jnp.float32),
+            "picture": ((), jnp.int32),
+            "index": ((2,), jnp.uint32),
+            "weight": ((), jnp.float32),
+        }
+        return {name: jax.ShapeDtypeStruct(*one) for name, one in shapes.items()}
 
     # ------------------------------------------------------------------------------------------------- pure functions
     def condition(self, params: PyTree, frozen: PyTree, batch: Batch) -> tuple[Array, Array | None]:

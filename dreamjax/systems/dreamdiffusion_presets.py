@@ -1,10 +1,14 @@
 """The shipped settings of DreamDiffusion's stage B, by name; `configs/image/dreamdiffusion_NAME.py` has the recipe."""
 
+from dataclasses import replace
+
 from ml_collections import ConfigDict
 
 from dreamjax.config import to_config_dict
 from dreamjax.errors import UserError, nearest
-from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, LossConfig, ModelConfig
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.systems import masked_presets
+from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
 from dreamjax.targets.trials import TargetConfig
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.loop import TrainConfig
@@ -18,7 +22,40 @@ _SHAPES = DreamDiffusionConfig(
     optim=OptimConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, beta2=0.99, clip=1.0, ema_decay=0.998),
     train=TrainConfig(steps=1500, batch_size=32, eval_every=500, checkpoint=CheckpointConfig(every=500)),
 )
-PRESETS = {"shapes": _SHAPES}
+# the published code at its default: subject 4 of EEG-ImageNet, 27 steps an epoch; what it did by accident is left out
+_CODE = DreamDiffusionConfig(
+    data=DataConfig(
+        montage="own",
+        mapping="tile",
+        tile_channels=128,
+        samples=512,
+        stretch=True,
+        scaling="divide",
+        divide=1.0,
+        clip=0.0,
+    ),
+    target=TargetConfig(resolution=512, resample="bicubic", val_share=0.1, test_share=0.1),
+    encoder=EncoderConfig(model=masked_presets.PRESETS["dreamdiffusion_code"].model, cls_token=False),
+    model=ModelConfig(trainable="cross_attention_and_norm", time_condition=True, remat="full"),
+    loss=LossConfig(drop_condition=0.0),
+    optim=OptimConfig(
+        learning_rate=5.3e-5,
+        warmup_steps=0,
+        schedule="constant",
+        beta2=0.999,
+        weight_decay=0.01,
+        clip=0.5,
+        ema_decay=None,
+    ),
+    train=TrainConfig(steps=13_500, batch_size=25, eval_every=540, checkpoint=CheckpointConfig(every=540)),
+)
+# the paper: an encoder of 297 M parameters, 300 epochs
+_PAPER = replace(
+    _CODE,
+    encoder=replace(_CODE.encoder, model=replace(_CODE.encoder.model, mlp_ratio=4.0)),
+    train=replace(_CODE.train, steps=8_100),
+)
+PRESETS = {"shapes": _SHAPES, "code": _CODE, "paper": _PAPER}
 
 
 def preset(name: str) -> ConfigDict:

@@ -15,6 +15,7 @@ from dreamjax.signals import records
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, masked_pretraining, runs
 from dreamjax.systems.dreamdiffusion import DreamDiffusion, DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
+from dreamjax.systems.dreamdiffusion_presets import PRESETS
 from dreamjax.systems.eeg_to_image import Dreamer, Request
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.targets import trials
@@ -213,6 +214,39 @@ def test_published_sizes_of_the_maps():
     assert count("dim_map") == 787_200
     assert count("embed_tokens", "embed_map") == 787_329
     assert count("time_in", "time_out", "time_map") == 987_323
+
+
+@pytest.mark.parametrize(("name", "encoder"), [("code", 151_768_064), ("paper", 302_836_736)])
+def test_the_published_settings_train_what_was_meant(name, encoder):
+    """The encoder of 24 blocks of width 1,024 (a hidden layer of 1,024 or 4,096), the maps, and of Stable Diffusion's
+    U-Net the cross-attention and the norms before it.
+    """
+    blocks = 24 * (4 * 1024**2 + 4 * 1024 + 4 * 1024)  # attention with its biases, two norms
+    hidden = 1024 if name == "code" else 4096
+    assert encoder == blocks + 24 * (2 * 1024 * hidden + hidden + 1024) + 512 * 1024 + 1024 + 2 * 1024
+    config = PRESETS[name]
+    task = DreamDiffusion(dataclasses.replace(config, model=dataclasses.replace(config.model, architecture="sd15")))
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    counts = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in state.params.items()}
+    assert counts == {
+        "encoder": encoder,
+        "conditioner": 13_261 + 787_200 + 787_329 + 987_323,
+        "unet": 43_962_560 + 24_960,
+    }
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.frozen["unet"])) == 859_520_964 - counts["unet"]
+    assert task.example()["mean"].shape == (64, 64, 4)
+    with pytest.raises(UserError, match="not onto sizes alone"):
+        task.check()
+
+
+def test_bfloat16_has_float32_gradients(config):
+    """Traced, not run: XLA on CPU lacks some of its products."""
+    task = DreamDiffusion(dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16")))
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    batch = {name: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype) for name, leaf in task.example().items()}
+    gradient = jax.grad(lambda params, frozen, batch: task.loss(params, frozen, batch, 0, 0.5)[0])
+    found = jax.eval_shape(gradient, state.params, state.frozen, batch)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
 
 
 def test_it_starts_from_the_pretrained_encoder_and_the_published_unet(config, encoder, sd):

@@ -1,0 +1,31 @@
+r"""DreamDiffusion, stage B, as published: the paper's encoder of 303 M parameters, 300 epochs of 27 steps.
+
+    dreamjax train --config configs/image/dreamdiffusion_paper.py --workdir runs/dream \
+        --config.data.path=TRIALS --config.target.folder=IMAGENET \
+        --config.encoder.path=ENCODER --config.model.path=stable-diffusion-v1-5/stable-diffusion-v1-5 \
+        --config.target.embedding.path=openai/clip-vit-large-patch14
+
+What the code did by accident is left out: the target of the alignment does not drift, positions stay fixed, and no
+gradient is kept of what is not trained. What differs besides: pictures are cut to their middle, not squashed.
+Published, of one person whose trials come in blocks of one class (arXiv 2306.16934, table 1, 50-way top-1 of 5 samples
+over 164 trials, chosen on them): 45.8 %; a
+classifier of drifts does as well there. Not run by this project at this size.
+
+    pod = "v5e:4x4": 16 chips, fsdp 16, for a plan of memory (docs/scaling.md)
+"""
+
+from typing import Literal
+
+from ml_collections import ConfigDict
+
+from dreamjax.systems.dreamdiffusion_presets import preset
+
+
+def get_config(pod: Literal["none", "v5e:4x4"] = "none", per_chip: int = 8) -> ConfigDict:
+    """`pod`: sizes alone on a mesh of its chips, `per_chip` trials each, to be compiled and not run."""
+    config = preset("paper")
+    if pod != "none":
+        config.model.architecture, config.model.dtype, config.model.attention = "sd15", "bfloat16", "pallas"
+        config.train.mesh.data, config.train.mesh.fsdp = 1, 16
+        config.train.batch_size = 16 * per_chip
+    return config
