@@ -8,9 +8,10 @@ r"""DreamDiffusion, stage B, as published: the released code's sizes and setting
 What the code did by accident is left out: the target of the alignment does not drift, positions stay fixed, and no
 gradient is kept of what is not trained. What differs besides: pictures are cut to their middle, not squashed.
 Published, of one person whose trials come in blocks of one class (arXiv 2306.16934, table 1, 50-way top-1 of 5 samples
-over 164 trials, chosen on them): 45.8 % for 297 M parameters, 36.6 % for 162 M; in
-such blocks slow drift alone tells the classes (Li et al. 2021, TPAMI 43:316). Not run by this project at this size.
-Compiled and not run (docs/scaling.md): 7.41 GiB of one 16 GiB chip at 8 trials, 12.92 at 32; on v5e:4x4 2.54 GiB a chip.
+over 164 trials, chosen on them): 45.8 % for an encoder of 297 M parameters, 36.6 % for one of 162 M. In such blocks
+slow drift alone tells the classes (Li et al. 2021, TPAMI 43:316). Not run by this project at this size.
+
+Compiled and not run (docs/scaling.md): 7.41 GiB of one 16 GiB chip at 8 trials, 12.92 at 32; 2.54 a chip of v5e:4x4.
 
     pod = "v5e:4x4": 16 chips, fsdp 16, for a plan of memory (docs/scaling.md)
 """

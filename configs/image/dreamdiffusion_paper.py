@@ -8,8 +8,8 @@ r"""DreamDiffusion, stage B, as published: the paper's encoder of 303 M paramete
 What the code did by accident is left out: the target of the alignment does not drift, positions stay fixed, and no
 gradient is kept of what is not trained. What differs besides: pictures are cut to their middle, not squashed.
 Published, of one person whose trials come in blocks of one class (arXiv 2306.16934, table 1, 50-way top-1 of 5 samples
-over 164 trials, chosen on them): 45.8 %; in
-such blocks slow drift alone tells the classes (Li et al. 2021, TPAMI 43:316). Not run by this project at this size.
+over 164 trials, chosen on them): 45.8 %. In such blocks slow drift alone tells the classes (Li et al. 2021, TPAMI
+43:316). Not run by this project at this size, nor compiled.
 
     pod = "v5e:4x4": 16 chips, fsdp 16, for a plan of memory (docs/scaling.md)
 """
