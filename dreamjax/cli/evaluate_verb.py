@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--sampler", metavar="NAME", help="see dreamjax generate (default: the model's)")
     made.add_argument("--guidance", type=number(0), default=7.5, metavar="W", help="1: none")
     made.add_argument("--judge", nargs="+", default=[], metavar="FOLDER", help="vision models that compare pictures")
-    made.add_argument("--classifier", default="", metavar="FOLDER", help="a ViT that names them: N-way accuracy")
+    made.add_argument("--classifier", metavar="FOLDER", help="a ViT that names them: N-way accuracy")
     made.add_argument("--ways", type=whole_number(2), metavar="N", help="of the N-way accuracy (default: all classes)")
 
 
@@ -93,7 +93,7 @@ def _pictures(args: argparse.Namespace) -> dict[str, Any]:
         name: getattr(args, name) for name in ("split", "trials", "samples", "steps", "sampler", "guidance", "seed")
     }
     request = eeg_to_image.Request(input=tuple(args.data), **same)
-    judging = dreamdiffusion_evaluation.Judging(tuple(args.judge), args.classifier, args.ways)
+    judging = dreamdiffusion_evaluation.Judging(tuple(args.judge), args.classifier or "", args.ways)
     return dreamdiffusion_evaluation.evaluate(args.run, request, judging, args.out, step=args.step, best=args.best)
 
 

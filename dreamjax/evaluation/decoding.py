@@ -31,7 +31,7 @@ class Trials:
 class Judge:
     """A trained network's view of pictures: `features` [k, F] of uint8 [k, H, W, 3], and what it is called.
 
-    `probabilities` [k, C], and `classes`, which of them each group of the trials is, make it a classifier.
+    `probabilities` [k, C] make it a classifier.
     """
 
     name: str
@@ -46,7 +46,6 @@ class Column:
     name: str
     values: Mapping[str, Float[np.ndarray, "n"]]
     chance: float | None = None
-    lower_is_better: bool = False
 
 
 def columns(

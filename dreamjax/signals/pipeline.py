@@ -145,13 +145,12 @@ class Examples:
 
     def told(self) -> list[dict[str, str]]:
         """What every record says of itself besides its signal, in the order of the corpora: see `TOLD`."""
-        every = [
-            record
+        records_of = (
+            reader.read(range(at, min(at + AT_ONCE, len(reader))))
             for reader in self.readers
             for at in range(0, len(reader), AT_ONCE)
-            for record in reader.read(range(at, min(at + AT_ONCE, len(reader))))
-        ]
-        found = map(examples.parse, every)
+        )
+        found = (examples.parse(record) for some in records_of for record in some)
         return [{name: one[name].bytes_list.value[0].decode() for name in TOLD} for one in found]
 
 

@@ -30,7 +30,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.names import like
 from dreamjax.parallel.sharding import Rules
 from dreamjax.signals.pipeline import DataConfig
-from dreamjax.systems import architectures, latent_diffusion, masked_pretraining, runs
+from dreamjax.systems import architectures, latent_diffusion, masked_pretraining, runs, text_to_image
 from dreamjax.systems.ingredients import Ingredients
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.systems.text_to_image import diffusion_loss, merged
@@ -83,24 +83,19 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """What is weighed how."""
+class LossConfig(text_to_image.LossConfig):
+    """What is weighed how: the diffusion loss of `text_to_image`, and the alignment."""
 
     alignment: Literal["cosine", "infonce", "none"] = "cosine"  # of the embedding with the picture's
     alignment_weight: float = 1.0  # beside the diffusion loss
     temperature: float = 0.07  # of infonce
-    drop_condition: float = 0.1  # share of examples that see the empty caption
-    min_snr_gamma: float | None = None  # None: all time steps alike
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_condition <= 1:
-            raise ValueError(f"loss.drop_condition is {self.drop_condition}, but it is a share from 0 to 1")
+        super().__post_init__()
         if not self.alignment_weight >= 0:
             raise ValueError(f"loss.alignment_weight is {self.alignment_weight}, but it must be 0 or more")
         if not self.temperature >= 0.01:
             raise ValueError(f"loss.temperature is {self.temperature}, but it is at least 0.01")
-        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
-            raise ValueError(f"loss.min_snr_gamma is {self.min_snr_gamma}, but it must be positive (none: no weights)")
 
 
 @dataclass(frozen=True)
@@ -159,7 +154,10 @@ class DreamDiffusion:
         data = self.config.data
         if pretrained:
             data = dataclasses.replace(data, **{name: getattr(pretrained.data, name) for name in SHARED})
-        return MaskedPretrainingConfig(data=data, model=model)
+        try:
+            return MaskedPretrainingConfig(data=data, model=model)
+        except ValueError as problem:  # the two do not fit
+            raise UserError(str(problem)) from problem
 
     @functools.cached_property
     def parts(self) -> Ingredients:

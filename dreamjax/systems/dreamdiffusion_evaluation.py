@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -22,6 +23,7 @@ from dreamjax.console import progress
 from dreamjax.errors import UserError
 from dreamjax.evaluation import decoding, report
 from dreamjax.evaluation.decoding import Judge, Trials
+from dreamjax.objectives.contrastive import unit
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import atomic
@@ -32,6 +34,7 @@ from dreamjax.targets.features import EmbeddingConfig, VisionModel
 
 MODEL, SHUFFLED, RANDOM = "model", "another trial's", "random training picture"
 RETRIEVED = "nearest training picture"
+SHOWN = {"train": "that it was trained on", "val": "held out while it trained", "test": "that training never showed"}
 BATCH = 256  # pictures, or trials, at a time
 
 
@@ -53,19 +56,19 @@ def evaluate(
     step: int | None = None,
     best: bool = False,
 ) -> dict[str, Any]:
-    """Scores of a run on the trials of a split; table.json in `out` (default: RUN/evaluation)."""
+    """Scores of a run on the trials of a split; pictures.json in `out` (default: RUN/evaluation)."""
     run = runs.open_run(workdir, step, best)
     if run.step == 0:
         raise UserError(f"{workdir} is untrained (step 0): no score is shown for it; train it first")
     dreamer = Dreamer.open(run)
     found = dreamer.trials(request.split, request.input)
     own = eeg_to_image.chosen(found, request)
-    side = min(painting.described(dreamer.model, request)["size"])
-    judged, asked = _seen(found, own, side)
+    side = dreamer.side(request)
+    asked = _seen(found, own, side)
     with progress("generate", len(own) * request.samples) as bar:
         made = np.stack(list(dreamer.pictures(found, own, request, bar)))
     made = made.reshape(len(own), request.samples, *made.shape[1:])
-    sources = {MODEL: made} | _others(dreamer, found, own, request, made, judged, side)
+    sources = {MODEL: made} | _others(dreamer, found, own, request, made, side)
     judges, notes = _judges(dreamer, judging)
     notes += _pretrained(run.config, found, own)
     scores = decoding.scores_json(decoding.columns(asked, sources, judges, judging.ways), asked, MODEL)
@@ -78,7 +81,7 @@ def evaluate(
         "trials": len(own),
         "title": (
             f"{workdir}, step {run.step}: {len(own)} trials of split {request.split}, in which {people} people saw "
-            f"{seen} pictures that training never showed; {request.samples} made of each"
+            f"{seen} pictures {SHOWN[request.split]}; {request.samples} made of each"
         ),
         "notes": notes,
         "scores": scores,
@@ -118,12 +121,12 @@ def text(result: dict[str, Any]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- sources
-def _seen(found: Any, own: np.ndarray, side: int) -> tuple[np.ndarray, Trials]:
-    """(the numbers of the pictures that were seen, the trials as `decoding` has them)."""
+def _seen(found: Any, own: np.ndarray, side: int) -> Trials:
+    """The trials as `decoding` has them."""
     judged, place = np.unique(found.picture[own], return_inverse=True)
     labels = {int(found.picture[trial]): found.label[trial] for trial in own}
     names, people = sorted(set(labels.values())), sorted({found.person[trial] for trial in own})
-    return judged, Trials(
+    return Trials(
         true=pictures.load_all([found.pictures[i].path for i in judged], side),
         group=np.array([names.index(labels[int(i)]) for i in judged]),
         own=place,
@@ -132,7 +135,7 @@ def _seen(found: Any, own: np.ndarray, side: int) -> tuple[np.ndarray, Trials]:
 
 
 def _others(
-    dreamer: Dreamer, found: Any, own: np.ndarray, request: Request, made: np.ndarray, judged: np.ndarray, side: int
+    dreamer: Dreamer, found: Any, own: np.ndarray, request: Request, made: np.ndarray, side: int
 ) -> dict[str, np.ndarray]:
     """The controls and the baseline."""
     rng = np.random.default_rng([request.seed, 5])
@@ -146,7 +149,7 @@ def _others(
         mesh = meshes.make(MeshConfig())
         bank = features.embeddings(target.bank_root, target.embedding, train.pictures, mesh, target.encode_batch)
         predicted = np.concatenate(list(_embedded(dreamer, found, own)))
-        nearest = (_unit(predicted) @ _unit(np.asarray(bank[known])).T).argmax(1)
+        nearest = np.asarray(unit(predicted) @ unit(np.asarray(bank[known])).T).argmax(1)
         out[RETRIEVED] = shown[nearest][:, None]
     return out
 
@@ -170,13 +173,10 @@ def _embedded(dreamer: Dreamer, found: Any, own: np.ndarray) -> Iterator[np.ndar
         yield dreamer.read(found.windows.of(found.record[trial], trial.astype(np.uint64)))["embedding"]
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
 def _pretrained(config: Any, found: Any, own: np.ndarray) -> list[str]:
     """What the encoder had seen of these trials before; their signals, never their pictures."""
-    if not config.encoder.path or config.target.people == "apart":
+    own_start = not config.encoder.path or config.encoder.start == "random"
+    if own_start or config.target.people == "apart":
         return []
     paths = [os.path.abspath(path) for path in runs.config_of(config.encoder.path).data.path]
     chosen = dataclasses.replace(found, record=found.record[own])
@@ -214,15 +214,11 @@ def _features(model: VisionModel, config: EmbeddingConfig) -> Any:
 
 
 def _probabilities(model: VisionModel) -> Any:
-    import jax
-
     return _batched(model, lambda params, pixels: jax.nn.softmax(model.part.bound(params).logits(pixels)))
 
 
 def _batched(model: VisionModel, function: Any) -> Any:
     """uint8 pictures [k, H, W, 3] → what `function(params, pixels)` makes of them, as NumPy."""
-    import jax
-
     program = jax.jit(function)
 
     def view(shown: np.ndarray) -> np.ndarray:

@@ -30,7 +30,8 @@ from dreamjax.training.task import PyTree
 from dreamjax.weights import parts
 from dreamjax.weights.parts import Part
 
-NUMBERS = 20  # bits of a trial's number; a sample's lie above them
+NUMBERS = 20  # bits of a trial's number; a sample's lie above them, 32 in all
+MOST = 1 << 32 - NUMBERS  # samples of a trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,8 @@ class Request(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1 or (self.trials is not None and self.trials < 1):
-            raise UserError("--samples and --trials are at least 1")
+        if not 1 <= self.samples < MOST or (self.trials is not None and self.trials < 1):
+            raise UserError(f"--trials is at least 1, and --samples from 1 to {MOST - 1}")
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,40 @@ class Dreamer:
         """Those of a split of the pictures, of the run's recordings or of other ones."""
         config, data = self.task.config, self.task.encoder.data
         data = dataclasses.replace(data, path=paths, weights=()) if paths else data
-        return trials.trials(data, config.target, split, seed=config.seed, training=False)
+        found = trials.trials(data, config.target, split, seed=config.seed, training=False)
+        if len(found) > 1 << NUMBERS:
+            raise UserError(
+                f"split {split} has {len(found)} trials, of at most {1 << NUMBERS}; give fewer with --input"
+            )
+        return found
+
+    def side(self, request: Request) -> int:
+        """Of the pictures, in pixels. Raises UserError where they are not square: those that were seen are."""
+        height, width = painting.described(self.model, request)["size"]
+        if height != width:
+            raise UserError(
+                f"pictures of {height} x {width} are not square, and those that were seen are; leave it out"
+            )
+        return height
 
     def read(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`context`, and where the model has them `time_offset` and `embedding`, of windows (`signal`, `valid`)."""
         batch = {name: rows[name] for name in ("signal", "valid")}
         with jax.set_mesh(self.model.mesh):
-            found = _program(self.task)(*self.whole, batch)
+            found = self.program(*self.whole, batch)
         return {name: np.asarray(value) for name, value in found.items()}
+
+    @functools.cached_property
+    def program(self) -> Any:
+        """The compiled way from windows to conditions; see `read`."""
+
+        def compute(params: PyTree, frozen: PyTree, batch: Any) -> dict[str, jax.Array]:
+            context, embedding = self.task.condition(params, frozen, batch)
+            offset = self.task.time_offset(params, context)
+            found = {"context": context, "time_offset": offset, "embedding": embedding}
+            return {name: value for name, value in found.items() if value is not None}
+
+        return jax.jit(compute)
 
     def pictures(self, found: Trials, own: np.ndarray, request: Request, bar: Any = None) -> Iterator[np.ndarray]:
         """`request.samples` pictures of each of the trials `own`, one after another."""
@@ -103,17 +130,6 @@ class Dreamer:
         nothing = frozen["nothing"][None]
         offset = self.task.time_offset(params, nothing)
         return {"context": nothing} | ({} if offset is None else {"time_offset": offset})
-
-
-@functools.lru_cache(maxsize=4)
-def _program(task: DreamDiffusion) -> Any:
-    def compute(params: PyTree, frozen: PyTree, batch: Any) -> dict[str, jax.Array]:
-        context, embedding = task.condition(params, frozen, batch)
-        offset = task.time_offset(params, context)
-        found = {"context": context, "time_offset": offset, "embedding": embedding}
-        return {name: value for name, value in found.items() if value is not None}
-
-    return jax.jit(compute)
 
 
 def _filled(task: DreamDiffusion, name: str, shapes: PyTree, places: PyTree) -> PyTree:
@@ -148,7 +164,7 @@ def generate(
     dreamer = Dreamer.open(runs.open_run(workdir), dtype, attention)
     found = dreamer.trials(request.split, request.input)
     own = chosen(found, request)
-    side = painting.described(dreamer.model, request)["size"]
+    side = dreamer.side(request)
     count = len(own) * request.samples
     entries: list[dict[str, Any]] = []
     shown: list[tuple[str, np.ndarray]] = []
@@ -157,8 +173,8 @@ def generate(
         made = dreamer.pictures(found, own, request, bar)
         for trial in own:
             entry = found.pictures[found.picture[trial]]
-            truth = pictures.load(entry.path, min(side))
-            name = f"{epath.Path(entry.name).stem}.png"
+            truth = pictures.load(entry.path, side)
+            name = f"{entry.name.replace('/', '_').rpartition('.')[0]}.png"
             gallery.write_png(folder / "truth" / name, truth)
             files = []
             for sample in range(request.samples):

@@ -6,7 +6,7 @@ pictures, by a hash of the name, so for good: no picture is both trained on and 
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -39,6 +39,8 @@ class TargetConfig(LatentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.flip:
+            raise ValueError(f"target.flip is {self.flip}, but what was seen was not mirrored; leave it at 0")
         if not 0 < self.test_share < 1 - self.val_share:
             raise ValueError(
                 f"target.test_share is {self.test_share}, but it is a share above 0 and, with val_share = "
@@ -68,10 +70,10 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
     if not target.folder:
         raise UserError("target.folder is empty; name the folder of the pictures that were seen")
     pictures = picture_folder.listing(target.folder, captions=False)
-    number = {name: i for i, entry in enumerate(pictures) for name in (entry.name, PurePosixPath(entry.name).name)}
+    number = _numbers([entry.name for entry in pictures], target.folder)
     windows = pipeline.Examples(data, split if target.people == "apart" else records.ALL, seed=seed, training=training)
     told = windows.told()
-    seen = np.array([number.get(PurePosixPath(one["stimulus"]).name, -1) for one in told])
+    seen = np.array([number(one["stimulus"]) for one in told])
     if not (seen >= 0).any():
         raise UserError(
             f"{', '.join(data.path)}: no window was recorded at a picture of {target.folder}; prepare the recordings "
@@ -88,6 +90,27 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
         )
     labels, people = (tuple(told[i][name] for i in record) for name in ("label", "subject"))
     return Trials(windows, pictures, record, seen[record], labels, people)
+
+
+def _numbers(names: Sequence[str], folder: str) -> Callable[[str], int]:
+    """stimulus → the number of its picture, or -1: by its path, or by its file's name where no other picture has it."""
+    whole = {name: i for i, name in enumerate(names)}
+    files: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        files.setdefault(PurePosixPath(name).name, []).append(i)
+
+    def number(stimulus: str) -> int:
+        if stimulus in whole:
+            return whole[stimulus]
+        found = files.get(PurePosixPath(stimulus).name, [])
+        if len(found) > 1:
+            raise UserError(
+                f"{folder} has {len(found)} pictures called {PurePosixPath(stimulus).name}, and the recordings do not "
+                f"tell which was seen ({stimulus}); name them as stim_file does, relative to the folder"
+            )
+        return found[0] if found else -1
+
+    return number
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,31 @@ def test_what_cannot_be_trials_is_one_sentence(config, tmp_path):
         trials.trials(data, TargetConfig(), "train", seed=0, training=True)
 
 
+def test_two_pictures_of_one_file_name_are_never_mistaken_for_each_other():
+    """A stimulus is told by its path; its file's name alone is enough where only one picture has it."""
+    number = trials._numbers(["a/x.png", "b/x.png", "b/y.png"], "stimuli")
+    assert [number(name) for name in ("b/x.png", "a/x.png", "y.png", "shown/y.png", "z.png", "")] == [
+        1,
+        0,
+        2,
+        2,
+        -1,
+        -1,
+    ]
+    with pytest.raises(UserError, match=r"has 2 pictures called x\.png"):
+        number("x.png")
+
+
+def test_settings_that_do_not_fit_are_one_sentence(config, sd):
+    with pytest.raises(ValueError, match="what was seen was not mirrored"):
+        dataclasses.replace(config.target, flip=0.5)
+    alone = dataclasses.replace(config, encoder=EncoderConfig(), data=DataConfig(samples=510))
+    with pytest.raises(UserError, match=r"samples is 510, but it must divide by model.patch"):
+        DreamDiffusion(alone).check()
+    with pytest.raises(UserError, match="--samples from 1 to 4095"):
+        Request(samples=4096)
+
+
 # ------------------------------------------------------------------------------------------------------------ training
 def test_exactly_the_intended_parts_are_trained(config):
     """Frozen parts have neither gradient nor optimiser state."""
@@ -322,6 +347,9 @@ def test_the_table_has_the_model_beside_its_controls_and_what_is_missing(trained
     by_name = {entry["metric"]: entry for entry in result["scores"]}
     assert by_name["two-way, pixels"]["chance"] == 0.5
     assert all(set(entry["scores"]) == set(sources) for entry in result["scores"])
+    assert cli.main([*words[:2], "--trials", "1", "--split", "train", *words[6:], "--out", str(tmp_path / "one")]) == 0
+    assert "pictures that it was trained on" in capsys.readouterr().out
+    assert cli.main([*words[:2], "--classifier", ""]) == 2
     assert cli.main([*words[:2], "--probe"]) == 2
     assert cli.main([*words[:2], "--windows", "3"]) == 2
 
@@ -335,6 +363,7 @@ def test_the_generate_command_takes_a_run(trained, tmp_path, capsys):
     for more, told in (
         (["--prompt", "a"], "--prompt would do nothing beside --checkpoint"),
         (["--split", "tset"], "invalid choice"),
+        (["--height", "8", "--width", "16"], "are not square"),
     ):
         assert cli.main([*words, *more, "--out", str(tmp_path / "other")]) == 2
         assert told in capsys.readouterr().err
