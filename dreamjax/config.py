@@ -14,7 +14,7 @@ import re
 import traceback
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,6 +148,20 @@ def to_config_dict(instance: Any) -> ConfigDict:
         values[f.name] = value
     config = ConfigDict(values, type_safe=False)  # `to_dataclass` checks types, and knows unions and literals
     return config.lock()
+
+
+def preset(name: str, presets: Mapping[str, Any]) -> ConfigDict:
+    """A shipped setting by its name, to change and to load. Raises UserError for an unknown name."""
+    if name not in presets:
+        guess = nearest(name, list(presets))
+        raise UserError(f"there is no preset {name}; did you mean {guess or ', '.join(presets)}?")
+    return to_config_dict(presets[name])
+
+
+def check_seed(name: str, seed: int | None) -> None:
+    """Raises ValueError for a seed that JAX's keys and NumPy's generators do not both take."""
+    if seed is not None and not 0 <= seed < 2**31:
+        raise ValueError(f"{name} is {seed}, but it lies from 0 to {2**31 - 1}")
 
 
 def to_dataclass(cls: type[T], config: ConfigDict, source: str = "config", prefix: str = "") -> T:

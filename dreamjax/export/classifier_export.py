@@ -50,8 +50,8 @@ processor, model = ViTImageProcessor.from_pretrained("FOLDER"), ViTForImageClass
 def write(folder: epath.Path, run: runs.Run) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: Classifier = run.task  # type: ignore[assignment]
-    held_out = task.data("val")
-    accuracy = means(read(summed(task._held_out, run.params, held_out)))["accuracy"]
+    pictures = task.data("val")
+    accuracy = means(read(summed(task.held_out, run.params, pictures)))["accuracy"]
     described = task.described() | {HELD_OUT: round(float(accuracy), 4)}
     network, _ = task.network
     writing.write_safetensors(folder, "model", network.table.to_torch(run.params))
@@ -69,7 +69,7 @@ def write(folder: epath.Path, run: runs.Run) -> dict[str, Any]:
             examples=run.examples,
             classes=", ".join(task.classes),
             accuracy=accuracy,
-            count=len(held_out.stream),  # type: ignore[arg-type]
+            count=len(pictures.stream),  # type: ignore[arg-type]
             tolerance=TOLERANCE,
         )
     )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from dreamjax.config import check_seed
 from dreamjax.errors import UserError
 from dreamjax.signals import assembly, examples, mapping, mixture, montage, records, stored
 from dreamjax.signals.read_ahead import IndexedStream, index_and_weight
@@ -59,8 +60,7 @@ class DataConfig:
         for name in ("flip_polarity", "reverse_time", "drop_channels"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise ValueError(f"data.{name} is {value}, but it is a probability from 0 to 1")
-        if self.shuffle_seed is not None and not 0 <= self.shuffle_seed < 2**31:
-            raise ValueError(f"data.shuffle_seed is {self.shuffle_seed}, but it lies from 0 to 2147483647")
+        check_seed("data.shuffle_seed", self.shuffle_seed)
         if not 0 <= self.mask_channels < 1:
             raise ValueError(f"data.mask_channels is {self.mask_channels}, but it is a share below 1")
 

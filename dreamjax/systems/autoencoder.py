@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from dreamjax.config import to_config_dict
-from dreamjax.errors import UserError, nearest
+from dreamjax import config as configs
 from dreamjax.models.autoencoder_kl import sample
 from dreamjax.objectives.masking import example_keys
 from dreamjax.objectives.variational import VariationalConfig, psnr, variational
@@ -59,8 +58,7 @@ class AutoencoderConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}, but it lies from 0 to 2147483647")
+        configs.check_seed("seed", self.seed)
         factor = 2 ** (len(self.vae["block_out_channels"]) - 1)
         if self.data.resolution % factor:
             raise ValueError(f"data.resolution is {self.data.resolution}, but it must divide by {factor}")
@@ -90,11 +88,7 @@ PRESETS = {"shapes": _SHAPES, "tiny": _TINY}
 
 def preset(name: str) -> ConfigDict:
     """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    if name not in PRESETS:
-        raise UserError(
-            f"there is no preset {name}; did you mean {nearest(name, list(PRESETS)) or ', '.join(PRESETS)}?"
-        )
-    return to_config_dict(PRESETS[name])
+    return configs.preset(name, PRESETS)
 
 
 # --------------------------------------------------------------------------------------------------- pure functions
@@ -145,14 +139,8 @@ class Autoencoder:
 
     def init(self, rng: Array) -> State:
         params = init_params(self.config, rng)
-        optim = self.config.optim
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt=optimiser.build().init(params),
-            ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
-            hyper=optimiser.hyper(optim, self.config.train.steps),
-            extra={"scaling_factor": jnp.zeros((), jnp.float32)},
+        return optimiser.fresh(
+            params, self.config.optim, self.config.train.steps, extra={"scaling_factor": jnp.zeros((), jnp.float32)}
         )
 
     def weights(self) -> Mapping[str, WeightSource]:

@@ -15,8 +15,8 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from dreamjax.config import to_config_dict
-from dreamjax.errors import UserError, nearest
+from dreamjax import config as configs
+from dreamjax.errors import UserError
 from dreamjax.targets import pictures
 from dreamjax.targets.pictures import PictureConfig, scaled
 from dreamjax.training import optimiser
@@ -62,8 +62,7 @@ class ClassifierConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}, but it lies from 0 to 2147483647")
+        configs.check_seed("seed", self.seed)
         if self.data.resolution < self.model.patch:
             raise ValueError(f"data.resolution is {self.data.resolution}, less than model.patch = {self.model.patch}")
 
@@ -84,10 +83,7 @@ PRESETS = {"shapes": _SHAPES, "tiny": _TINY}
 
 def preset(name: str) -> ConfigDict:
     """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    if name not in PRESETS:
-        guess = nearest(name, list(PRESETS))
-        raise UserError(f"there is no preset {name}; did you mean {guess or ', '.join(PRESETS)}?")
-    return to_config_dict(PRESETS[name])
+    return configs.preset(name, PRESETS)
 
 
 # ------------------------------------------------------------------------------------------------------------ the task
@@ -151,14 +147,7 @@ class Classifier:
 
     def init(self, rng: Array) -> State:
         network, arguments = self.network
-        params, optim = network.init(arguments, rng), self.config.optim
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt=optimiser.build().init(params),
-            ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
-            hyper=optimiser.hyper(optim, self.config.train.steps),
-        )
+        return optimiser.fresh(network.init(arguments, rng), self.config.optim, self.config.train.steps)
 
     def weights(self) -> Mapping[str, WeightSource]:
         return {}
@@ -185,10 +174,10 @@ class Classifier:
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
         """Loss and accuracy on held-out pictures."""
-        return summed(self._held_out, averaged(state), BatchSpec(source, self.config.train.batch_size))
+        return summed(self.held_out, averaged(state), BatchSpec(source, self.config.train.batch_size))
 
     @functools.cached_property
-    def _held_out(self) -> Any:
+    def held_out(self) -> Any:
         def metrics(params: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
             total, weight, found = self.loss(params, batch)
             return found | {"loss": (total, weight)}

@@ -16,8 +16,8 @@ from etils import epath
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from dreamjax.config import to_config_dict
-from dreamjax.errors import UserError, nearest
+from dreamjax import config as configs
+from dreamjax.errors import UserError
 from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
 from dreamjax.parallel import processes
 from dreamjax.systems import architectures
@@ -62,8 +62,7 @@ class ClipConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}, but it lies from 0 to 2147483647")
+        configs.check_seed("seed", self.seed)
         if (self.train.microbatches or 1) > 1:
             raise ValueError(
                 f"train.microbatches is {self.train.microbatches}, but a contrastive loss needs its whole batch at once"
@@ -98,11 +97,7 @@ PRESETS = {"shapes": _SHAPES, "tiny": _TINY}
 
 def preset(name: str) -> ConfigDict:
     """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    if name not in PRESETS:
-        raise UserError(
-            f"there is no preset {name}; did you mean {nearest(name, list(PRESETS)) or ', '.join(PRESETS)}?"
-        )
-    return to_config_dict(PRESETS[name])
+    return configs.preset(name, PRESETS)
 
 
 # --------------------------------------------------------------------------------------------------- pure functions
@@ -187,14 +182,7 @@ class Clip:
 
     def init(self, rng: Array) -> State:
         params = init_params(self.config, rng)
-        optim = self.config.optim
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt=optimiser.build().init(params),
-            ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
-            hyper=optimiser.hyper(optim, self.config.train.steps),
-        )
+        return optimiser.fresh(params, self.config.optim, self.config.train.steps)
 
     def weights(self) -> Mapping[str, WeightSource]:
         return {}

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models.conditioner import Conditioner
 from dreamjax.objectives import masking
@@ -113,8 +114,7 @@ class DreamDiffusionConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}, but it lies from 0 to 2147483647")
+        configs.check_seed("seed", self.seed)
         if self.loss.alignment == "infonce" and (self.train.microbatches or 1) > 1:
             raise ValueError(
                 f"train.microbatches is {self.train.microbatches}, but infonce needs its whole batch at once"
@@ -237,14 +237,11 @@ class DreamDiffusion:
         if self.config.loss.alignment == "infonce":
             params["logit_scale"] = jnp.asarray(-jnp.log(self.config.loss.temperature), jnp.float32)
         params, frozen = self.split(params)
-        optim, train = self.config.optim, self.config.train
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt=optimiser.build().init(params),
-            ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
+        return optimiser.fresh(
+            params,
+            self.config.optim,
+            self.config.train.steps,
             frozen=frozen | {"nothing": jnp.zeros(self.context_shape, jnp.float32)},
-            hyper=optimiser.hyper(optim, train.steps),
         )
 
     @property

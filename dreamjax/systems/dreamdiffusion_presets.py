@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from ml_collections import ConfigDict
 
-from dreamjax.config import to_config_dict
-from dreamjax.errors import UserError, nearest
+from dreamjax import config as configs
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems import masked_presets
 from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
@@ -60,7 +59,4 @@ PRESETS = {"shapes": _SHAPES, "code": _CODE, "paper": _PAPER}
 
 def preset(name: str) -> ConfigDict:
     """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    if name not in PRESETS:
-        guess = nearest(name, list(PRESETS))
-        raise UserError(f"there is no preset {name}; did you mean {guess or ', '.join(PRESETS)}?")
-    return to_config_dict(PRESETS[name])
+    return configs.preset(name, PRESETS)

@@ -5,8 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dreamjax.config import to_config_dict
-from dreamjax.errors import UserError, nearest
+from dreamjax import config as configs
 from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction import ReconstructionConfig
 from dreamjax.signals.pipeline import DataConfig
@@ -87,7 +86,4 @@ PRESETS = {
 
 def preset(name: str) -> ConfigDict:
     """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    if name not in PRESETS:
-        guess = nearest(name, list(PRESETS))
-        raise UserError(f"there is no preset {name}; did you mean {guess or ', '.join(PRESETS)}?")
-    return to_config_dict(PRESETS[name])
+    return configs.preset(name, PRESETS)

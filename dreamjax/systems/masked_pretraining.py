@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
+from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models.masked_autoencoder import MaskedAutoencoder, patchify, unpatchify
 from dreamjax.models.transformer import REMAT_NAMES
@@ -96,8 +97,7 @@ class MaskedPretrainingConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}, but it lies from 0 to 2147483647")
+        configs.check_seed("seed", self.seed)
         if self.data.samples % self.model.patch:
             raise ValueError(
                 f"data.samples is {self.data.samples}, but it must divide by model.patch = {self.model.patch}"
@@ -269,14 +269,7 @@ class MaskedPretraining:
 
     def init(self, rng: Array) -> State:
         params = init_params(self.config, rng)
-        optim, train = self.config.optim, self.config.train
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt=optimiser.build().init(params),
-            ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
-            hyper=optimiser.hyper(optim, train.steps),
-        )
+        return optimiser.fresh(params, self.config.optim, self.config.train.steps)
 
     def check(self) -> None:
         platform.check_attention(self.config.model.attention, "model.attention", "--config.model.attention=auto")

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from dreamjax import config as configs
 from dreamjax.diffusion import prediction
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
@@ -98,8 +99,7 @@ class TextToImageConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}, but it lies from 0 to 2147483647")
+        configs.check_seed("seed", self.seed)
 
 
 def diffusion_loss(
@@ -167,14 +167,8 @@ class TextToImage:
     def init(self, rng: Array) -> State:
         network, arguments = self.network
         params, frozen = self.split(network.init(arguments, rng))
-        optim, train = self.config.optim, self.config.train
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt=optimiser.build().init(params),
-            ema={} if optim.ema_decay is None else jax.tree.map(jnp.copy, params),
-            frozen={"unet": frozen} if frozen else {},
-            hyper=optimiser.hyper(optim, train.steps),
+        return optimiser.fresh(
+            params, self.config.optim, self.config.train.steps, frozen={"unet": frozen} if frozen else {}
         )
 
     def check(self) -> None:

@@ -2,8 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from dreamjax.config import to_config_dict
-from dreamjax.errors import UserError, nearest
+from dreamjax import config as configs
 from dreamjax.systems.text_to_image import LossConfig, ModelConfig, TextToImageConfig
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.checkpoints import CheckpointConfig
@@ -48,7 +47,4 @@ PRESETS = {"shapes": _SHAPES, "sd15": _SD15}
 
 def preset(name: str) -> ConfigDict:
     """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    if name not in PRESETS:
-        guess = nearest(name, list(PRESETS))
-        raise UserError(f"there is no preset {name}; did you mean {guess or ', '.join(PRESETS)}?")
-    return to_config_dict(PRESETS[name])
+    return configs.preset(name, PRESETS)

@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
 
+from dreamjax.config import check_seed
 from dreamjax.errors import UserError, missing_package
 from dreamjax.signals import keyed, mixture
 from dreamjax.signals.read_ahead import IndexedStream, index_and_weight
@@ -56,8 +57,7 @@ class PictureConfig:
             raise ValueError(f"data.val_share is {self.val_share}, but it is a share between 0 and 1")
         if self.memory_mib < 0:
             raise ValueError(f"data.memory_mib is {self.memory_mib}, but it must be 0 or more")
-        if self.shuffle_seed is not None and not 0 <= self.shuffle_seed < 2**31:
-            raise ValueError(f"data.shuffle_seed is {self.shuffle_seed}, but it lies from 0 to 2147483647")
+        check_seed("data.shuffle_seed", self.shuffle_seed)
 
 
 # -------------------------------------------------------------------------------------------------------- one picture

@@ -3,8 +3,7 @@
 Everything that changes no shape (rates, betas, decay, horizon) is an entry of `state.hyper`, an argument of the
 compiled step: changing it compiles nothing, and a restored run carries its own.
 
-    optimiser = build()
-    state = State(..., opt=optimiser.init(params), hyper=hyper(config, steps))
+    state = fresh(params, config, steps)
 """
 
 import math
@@ -16,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
+
+from dreamjax.training.task import State
 
 PyTree = Any
 
@@ -72,6 +73,21 @@ def hyper(config: OptimConfig, steps: int) -> dict[str, Float[Array, ""]]:
     if config.ema_decay is not None:
         values["ema_decay"] = config.ema_decay
     return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+
+
+def fresh(params: PyTree, config: OptimConfig, steps: int, **rest: Any) -> State:
+    """The state before the first step: moments of 0, and the average, where one is kept, at the parameters.
+
+    `rest`: further parts of the state, such as `frozen`.
+    """
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt=build().init(params),
+        ema={} if config.ema_decay is None else jax.tree.map(jnp.copy, params),
+        hyper=hyper(config, steps),
+        **rest,
+    )
 
 
 def learning_rate(step: Array, hyper: dict[str, Array]) -> Float[Array, ""]:
