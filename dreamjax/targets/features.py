@@ -123,7 +123,8 @@ class VisionModel:
             raise UserError(f"{source} describes no vision model; name a CLIP, DINOv2 or ViT")
         prepare = preprocessing.from_json(mistaken.read_json(folder / PREPROCESSOR), str(folder / PREPROCESSOR))
         part = Part(network, network.arguments(config, source) | {"dtype": dtype}, {})
-        return cls(folder, part, prepare, config.get(HELD_OUT))
+        told = config.get(HELD_OUT)
+        return cls(folder, part, prepare, told if isinstance(told, float) and 0 <= told <= 1 else None)
 
     @classmethod
     def open(cls, path: epath.PathLike, mesh: Mesh, dtype: Any = jnp.float32) -> "VisionModel":
