@@ -9,7 +9,10 @@ from dreamjax.errors import UserError
 HELP = "score a run on subjects that its training never saw, beside baselines, with intervals"
 EXAMPLE = "dreamjax evaluate runs/tiny --split test --out runs/tiny/evaluation"
 OF_RECONSTRUCTION = ("--data", "--split", "--step", "--best", "--windows")
-OF_PICTURES = ("--trials", "--samples", "--steps", "--sampler", "--guidance", "--judge", "--classifier", "--ways")
+OF_PICTURES = (
+    *("--trials", "--samples", "--steps", "--sampler", "--guidance", "--judge", "--classifier", "--ways"),
+    *("--before", "--free", "--prompt"),
+)
 OF_PROBE = ("--folds", "--probe-steps", "--probe-data", "--probe-labels", "--with-reconstruction")
 
 
@@ -50,6 +53,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--judge", nargs="+", default=[], metavar="FOLDER", help="vision models that compare pictures")
     made.add_argument("--classifier", metavar="FOLDER", help="a ViT that names them: N-way accuracy")
     made.add_argument("--ways", type=whole_number(2), metavar="N", help="of the N-way accuracy (default: all classes)")
+    made.add_argument("--before", nargs="+", default=[], metavar="SHARDS", help="the trials before their pictures")
+    made.add_argument("--free", nargs="+", default=[], metavar="SHARDS", help="continuous signal, for pseudo-blocks")
+    made.add_argument(
+        "--prompt",
+        nargs="+",
+        default=["a {label}"],
+        metavar="TEXT",
+        help="of the baseline that classifies and prompts (default: 'a {label}')",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -86,15 +98,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pictures(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image
+    from dreamjax.systems import controls, dreamdiffusion_evaluation, eeg_to_image, picture_sources
 
     refuse_beside("a dreamdiffusion run", args, "--windows", "--probe", "--fold-runs")
     same = {
         name: getattr(args, name) for name in ("split", "trials", "samples", "steps", "sampler", "guidance", "seed")
     }
     request = eeg_to_image.Request(input=tuple(args.data), **same)
-    judging = dreamdiffusion_evaluation.Judging(tuple(args.judge), args.classifier or "", args.ways)
+    _check_prompts(args.prompt)
+    sources = picture_sources.How(controls.Material(tuple(args.before), tuple(args.free)), tuple(args.prompt))
+    judging = dreamdiffusion_evaluation.Judging(tuple(args.judge), args.classifier or "", args.ways, sources)
     return dreamdiffusion_evaluation.evaluate(args.run, request, judging, args.out, step=args.step, best=args.best)
+
+
+def _check_prompts(prompts: list[str]) -> None:
+    for text in prompts:
+        try:
+            said = text.format(label="dog")
+        except (KeyError, IndexError, ValueError) as problem:
+            raise UserError(f"--prompt {text!r}: only {{label}} may stand in braces") from problem
+        if said == text:
+            raise UserError(f"--prompt {text!r} does not name the class; put {{label}} where it belongs")
 
 
 def render(result: dict[str, Any]) -> str:

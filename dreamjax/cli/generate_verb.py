@@ -12,14 +12,16 @@ OF_TEXT = (
     *("--prompt", "--prompt-file", "--n", "--negative-prompt", "--clip-skip", "--init-image", "--mask-image"),
     *("--strength", "--latents", "--variant"),
 )
-OF_TRIALS = ("--input", "--split", "--trials", "--samples")
+OF_TRIALS = ("--input", "--split", "--trials", "--samples", "--at", "--events", "--event-codes")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="FOLDER", help="a diffusers folder, a hub id, or a text_to_image run")
     parser.add_argument("--prompt", nargs="+", default=[], metavar="TEXT", help="what to make; several make several")
     parser.add_argument("--prompt-file", metavar="FILE", help="a text file with one prompt a line")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not exist")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder to write; with --checkpoint the same command goes on in it"
+    )
     parser.add_argument("--n", type=whole_number(1), default=1, metavar="N", help="pictures of each prompt")
     parser.add_argument("--steps", type=whole_number(1), default=30, metavar="N", help="of the sampler")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="picture i has the noise of (seed, i)")
@@ -28,8 +30,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     brain = parser.add_argument_group("from brain signals")
     brain.add_argument("--checkpoint", metavar="RUN", help="a dreamdiffusion run, in place of --model and --prompt")
     brain.add_argument(
-        "--input", nargs="+", default=[], metavar="SHARDS", help="(default: what the run was trained on)"
+        "--input",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="dataset folders, or recordings with --at or --events (default: what the run was trained on)",
     )
+    brain.add_argument("--at", nargs="+", type=number(0), default=[], metavar="S", help="moments of a recording, s")
+    brain.add_argument("--events", default="", metavar="file|TABLE", help="its events, as in dreamjax prepare")
+    brain.add_argument("--event-codes", nargs="+", default=[], metavar="CODE", help="only these of them")
     brain.add_argument("--split", choices=["train", "val", "test"], default="test", help="of the pictures seen")
     brain.add_argument("--trials", type=whole_number(1), metavar="N", help="so many, drawn at random (default: all)")
     brain.add_argument("--samples", type=whole_number(1), default=1, metavar="N", help="pictures of each trial")
@@ -71,7 +80,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             raise UserError("generate wants --model FOLDER and --prompt TEXT, or --checkpoint RUN")
     else:
         refuse_beside("--checkpoint", args, "--model", *OF_TEXT)
-    generation.free(args.out)  # said before gigabytes of weights are read
+        refuse_without("--events", args, *([] if args.events else ["--event-codes"]))
+    if not args.checkpoint:
+        generation.free(args.out)  # said before gigabytes of weights are read
     use_compile_cache("auto")
     return _from_trials(args) if args.checkpoint else _from_text(args)
 
@@ -84,12 +95,14 @@ def _how(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _from_trials(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.systems import eeg_to_image
+    from dreamjax.systems import dreams, eeg_to_image
+    from dreamjax.systems.moments import Moments
 
+    when = Moments(tuple(args.at), args.events, tuple(args.event_codes)) if args.at or args.events else None
     request = eeg_to_image.Request(
         input=tuple(args.input), split=args.split, trials=args.trials, samples=args.samples, **_how(args)
     )
-    return eeg_to_image.generate(args.checkpoint, request, args.out, dtype=args.dtype, attention=args.attention)
+    return dreams.generate(args.checkpoint, request, args.out, when=when, dtype=args.dtype, attention=args.attention)
 
 
 def _from_text(args: argparse.Namespace) -> dict[str, Any]:
@@ -127,10 +140,11 @@ def _lines(path: str) -> list[str]:
 def render(result: dict[str, Any]) -> str:
     height, width = result["size"]
     if "trials" in result:
+        split = f" of split {result['split']}" if result["split"] else ""
         return (
             f"{result['out']}: {result['pictures']} pictures of {height} x {width} from {result['trials']} of "
-            f"{result['of']} trials of split {result['split']}, {result['sampler']}, {result['steps']} steps, guidance "
-            f"{result['guidance']:g}, seed {result['seed']}; beside what was seen in {result['grid']}"
+            f"{result['of']} trials{split}, {result['sampler']}, {result['steps']} steps, guidance "
+            f"{result['guidance']:g}, seed {result['seed']}; see {result['gallery']}"
         )
     return (
         f"{result['out']}: {result['pictures']} picture{'s' if result['pictures'] > 1 else ''} of {height} x {width}, "

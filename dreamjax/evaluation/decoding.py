@@ -132,6 +132,7 @@ def scores_json(found: Sequence[Column], trials: Trials, model: str) -> list[dic
         for source, values in column.values.items():
             if source != model and model in column.values:
                 d = interval(column.values[model] - values, trials)
-                differences[source] = d.as_json() | {"says": bootstrap.verdict(d, model, source)}
+                resolved = {} if d.excludes(0) else {"detectable": bootstrap.finite(d.detectable())}
+                differences[source] = d.as_json() | resolved | {"says": bootstrap.verdict(d, model, source)}
         out.append(entry | {"model_minus": differences})
     return out

@@ -18,7 +18,7 @@ from dreamjax.signals import assembly, examples, mapping, mixture, montage, reco
 from dreamjax.signals.read_ahead import IndexedStream, index_and_weight
 
 AT_ONCE = 256  # records read together
-TOLD = ("stimulus", "label", "subject")  # of a record; empty without, the last one a salted hash
+TOLD = ("stimulus", "label", "subject", "recording")  # of a record; empty without, the last two are salted hashes
 PROBED = 16  # windows that are looked at before a stream is handed out
 
 
@@ -143,15 +143,21 @@ class Examples:
         out["label"] = np.array([self._label_ids.get(record.label, -1) for record in found], np.int32)
         return out
 
-    def told(self) -> list[dict[str, str]]:
-        """What every record says of itself besides its signal, in the order of the corpora: see `TOLD`."""
+    def told(self) -> list[dict[str, Any]]:
+        """What every record says of itself besides its signal, in the order of the corpora: `TOLD`, and its `start` in
+        seconds since its recording's first sample.
+        """
         records_of = (
             reader.read(range(at, min(at + AT_ONCE, len(reader))))
             for reader in self.readers
             for at in range(0, len(reader), AT_ONCE)
         )
         found = (examples.parse(record) for some in records_of for record in some)
-        return [{name: one[name].bytes_list.value[0].decode() for name in TOLD} for one in found]
+        return [
+            {name: one[name].bytes_list.value[0].decode() for name in TOLD}
+            | {"start": float(np.frombuffer(one["start"].bytes_list.value[0])[0])}
+            for one in found
+        ]
 
 
 class WindowStream(IndexedStream):

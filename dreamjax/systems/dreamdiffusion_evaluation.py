@@ -1,18 +1,13 @@
 """A trained DreamDiffusion on trials whose pictures it never saw: scores, controls and baselines in one table.
 
-The sources of pictures, all for the same trials:
-
-    model                      what was made from the trial
-    another trial's            the same pictures dealt out to other trials: what is left when the signal says nothing
-    random training picture    a real picture, of the right kind, that has nothing to do with the trial
-    nearest training picture   retrieval: the one whose embedding is most like the one read from the trial
+Where the pictures of the table come from is told in `picture_sources` and `controls`.
 """
 
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -21,30 +16,35 @@ from etils import epath
 
 from dreamjax.console import progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import decoding, report
-from dreamjax.evaluation.decoding import Judge, Trials
-from dreamjax.objectives.contrastive import unit
+from dreamjax.evaluation import decoding, picture_page, report
+from dreamjax.evaluation.decoding import Column, Judge, Trials
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import atomic
-from dreamjax.systems import eeg_to_image, painting, runs
+from dreamjax.systems import controls, eeg_to_image, painting, picture_sources, runs
 from dreamjax.systems.eeg_to_image import Dreamer, Request
-from dreamjax.targets import features, pictures, trials
+from dreamjax.systems.picture_sources import MODEL, How, Sources
+from dreamjax.targets import pictures, trials
 from dreamjax.targets.features import EmbeddingConfig, VisionModel
 
-MODEL, SHUFFLED, RANDOM = "model", "another trial's", "random training picture"
-RETRIEVED = "nearest training picture"
 SHOWN = {"train": "that it was trained on", "val": "held out while it trained", "test": "that training never showed"}
-BATCH = 256  # pictures, or trials, at a time
+BATCH = 256  # pictures at a time
+RESULT, PAGE = "pictures.json", "pictures.html"
+READS = "test_reads.jsonl"  # in the run: each scoring of its test split
+NAMED = "class, as answered"
+LEAKS = (controls.TIME, controls.BEFORE, controls.BLOCKS)  # controls whose answers nothing seen can have helped
+COLUMNS = 4  # metrics in a row of tables
+PARTS = {False: "Scores", True: "Model minus each, paired (n.r. ≥ X: not resolved; this design could detect ≥ X)"}
 
 
 @dataclass(frozen=True)
 class Judging:
-    """By whom the pictures are judged: folders of vision models."""
+    """By whom the pictures are judged, folders of vision models; and what they are compared with."""
 
     judges: tuple[str, ...] = ()  # two-way identification by their embeddings, beside the one that was aligned with
     classifier: str = ""  # ViTForImageClassification: N-way accuracy
     ways: int | None = None
+    sources: How = field(default_factory=How)
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
     step: int | None = None,
     best: bool = False,
 ) -> dict[str, Any]:
-    """Scores of a run on the trials of a split; pictures.json in `out` (default: RUN/evaluation)."""
+    """Scores of a run on the trials of a split: pictures.json and pictures.html in `out` (default: RUN/evaluation)."""
     run = runs.open_run(workdir, step, best)
     if run.step == 0:
         raise UserError(f"{workdir} is untrained (step 0): no score is shown for it; train it first")
@@ -68,10 +68,10 @@ def evaluate(
     with progress("generate", len(own) * request.samples) as bar:
         made = np.stack(list(dreamer.pictures(found, own, request, bar)))
     made = made.reshape(len(own), request.samples, *made.shape[1:])
-    sources = {MODEL: made} | _others(dreamer, found, own, request, made, side)
+    sources, classes = picture_sources.others(dreamer, found, own, request, made, judging.sources)
     judges, notes = _judges(dreamer, judging)
-    notes += _pretrained(run.config, found, own)
-    scores = decoding.scores_json(decoding.columns(asked, sources, judges, judging.ways), asked, MODEL)
+    shown = {MODEL: made} | sources.pictures
+    columns = [*_named(sources, classes), *decoding.columns(asked, shown, judges, judging.ways)]
     people, seen = len(set(asked.person.tolist())), len(asked.true)
     result = {
         "run": workdir,
@@ -83,44 +83,126 @@ def evaluate(
             f"{workdir}, step {run.step}: {len(own)} trials of split {request.split}, in which {people} people saw "
             f"{seen} pictures {SHOWN[request.split]}; {request.samples} made of each"
         ),
-        "notes": notes,
-        "scores": scores,
-        "sources": list(sources),
+        "notes": [*notes, *_pretrained(run.config, found, own), *_read_before(run, request)],
+        "scores": decoding.scores_json(columns, asked, MODEL),
+        "sources": list(shown),
+        "of_sources": sources.notes,
+        "not_possible": sources.missing,
+        "warnings": _leaks(sources, classes, asked),
         "made": painting.described(dreamer.model, request),
     }
     folder = epath.Path(out or f"{workdir}/evaluation")
-    atomic.write_text(folder / "pictures.json", json.dumps(result, indent=1))
+    atomic.write_text(folder / RESULT, json.dumps(result, indent=1))
+    atomic.write_text(folder / PAGE, _page(result, asked, made, request.seed))
+    _remember(run, request, result)
     return result
 
 
-def text(result: dict[str, Any]) -> str:
+def of_run(run: runs.Run) -> dict[str, Any] | None:
+    """The scores of this step of a run, where it has been evaluated."""
+    path = epath.Path(run.workdir) / "evaluation" / RESULT
+    result = json.loads(path.read_text()) if path.exists() else None
+    return result if result and result.get("step") == run.step and "warnings" in result else None
+
+
+# -------------------------------------------------------------------------------------------------------- what is shown
+def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, header, rows): every source's scores, then the model's differences from each other source."""
+    found = []
+    entries: Sequence[Mapping[str, Any]] = result["scores"]
+    for minus, title in PARTS.items():
+        own = [e for e in entries if not minus or e["model_minus"]]
+        sources = [s for s in result["sources"] if not minus or s != MODEL]
+        for first in range(0, len(own), COLUMNS):
+            some = own[first : first + COLUMNS]
+            rows = [[source, *(_cell(e, source, minus) for e in some)] for source in sources]
+            if not minus:
+                rows.append(["chance", *("–" if e["chance"] is None else f"{e['chance']:.3f}" for e in some)])
+            kept = [row for row in rows if set(row[1:]) != {"–"}]
+            found.append((title if first == 0 else "", ["", *(e["metric"] for e in some)], kept))
+    if result["not_possible"]:
+        found.append(("Not possible", ["", "why"], [[name, why] for name, why in result["not_possible"].items()]))
+    if result["of_sources"]:
+        found.append(("Of the others", ["", ""], [[name, told] for name, told in result["of_sources"].items()]))
+    return found
+
+
+def _cell(entry: Mapping[str, Any], source: str, minus: bool) -> str:
+    value = entry["model_minus" if minus else "scores"].get(source)
+    told = report.cell(value, signed=minus)
+    return f"{told} n.r. ≥ {value['detectable']:.2g}" if minus and value and value.get("detectable") else told
+
+
+def text(result: Mapping[str, Any]) -> str:
     """A result for a terminal."""
-    lines = [result["title"], *(f"  {note}" for note in result["notes"]), ""]
-    header = ["", *result["sources"], "chance"]
+    lines = [result["title"], *(f"  {note}" for note in result["notes"])]
+    for title, header, rows in tables(result):
+        lines += ["", *([title] if title else []), report.table(header, rows)]
+    return "\n".join([*lines, "", *(f"! {warning}" for warning in result["warnings"])]).rstrip()
+
+
+def _page(result: Mapping[str, Any], asked: Trials, made: np.ndarray, seed: int) -> str:
     rows = [
-        [
-            entry["metric"],
-            *(report.cell(entry["scores"].get(source)) for source in result["sources"]),
-            "–" if entry["chance"] is None else f"{entry['chance']:.3f}",
-        ]
-        for entry in result["scores"]
+        picture_page.Row(f"trial {i}", asked.true[asked.own[i]], list(made[i]))
+        for i in picture_page.drawn(len(made), seed)
     ]
-    lines.append(report.table(header, rows))
-    differences = [
-        [entry["metric"], source, report.cell(d, signed=True), d["says"]]
-        for entry in result["scores"]
-        for source, d in entry["model_minus"].items()
-        if source in (SHUFFLED, RETRIEVED)
-    ]
-    lines += [
-        "",
-        "Model minus the control and the baseline, paired",
-        report.table(["", "than", "difference", ""], differences),
-    ]
-    return "\n".join(lines)
+    return picture_page.page(
+        title=result["title"],
+        notes=[*result["notes"], *picture_page.of(len(rows), len(made))],
+        rows=rows,
+        tables=tables(result),
+        warnings=result["warnings"],
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- sources
+# ------------------------------------------------------------------------------------------------------------ honesty
+def _named(sources: Sources, classes: controls.Asked) -> list[Column]:
+    """How often a source names the class: of those that answer with one."""
+    if not sources.named:
+        return []
+    values = {name: (said == classes.true).astype(float) for name, said in sources.named.items()}
+    return [Column(NAMED, values, 1 / len(classes.names))]
+
+
+def _leaks(sources: Sources, classes: controls.Asked, asked: Trials) -> list[str]:
+    """A sentence for each null control that names classes better than chance."""
+    out = []
+    true = classes.true
+    chance = max(1 / max(len(classes.names), 1), np.bincount(true[true >= 0]).max() / len(true) if len(true) else 0)
+    for name, said in sources.named.items():
+        share = decoding.interval((said == true).astype(float), asked)
+        if name in LEAKS and share.known and share.low > chance:
+            out.append(
+                f"{name}: names {share.estimate:.0%} of the classes ({share.low:.0%} to {share.high:.0%}; chance "
+                f"{chance:.0%}) although nothing of the picture is in it: the design leaks, and no score of these data "
+                "that has to do with classes is evidence of anything seen"
+            )
+    return out
+
+
+def _read_before(run: runs.Run, request: Request) -> list[str]:
+    """How often the test split was scored, in words: whoever chooses by these scores chooses on the test split."""
+    if request.split != "test":
+        return []
+    path = epath.Path(run.workdir) / READS
+    before = len(path.read_text().splitlines()) if path.exists() else 0
+    if not before:
+        return ["the run's test split is scored for the first time; steps are chosen on split val alone"]
+    times = "once" if before == 1 else f"{before} times"
+    return [
+        f"the run's test split was scored {times} before (see {READS}): a choice by these scores is no test any more"
+    ]
+
+
+def _remember(run: runs.Run, request: Request, result: Mapping[str, Any]) -> None:
+    if request.split != "test":
+        return
+    path = epath.Path(run.workdir) / READS
+    before = path.read_text() if path.exists() else ""
+    entry = {"step": run.step, "trials": result["trials"], "samples": request.samples, **result["made"]}
+    atomic.write_text(path, before + json.dumps(entry) + "\n")
+
+
 def _seen(found: Any, own: np.ndarray, side: int) -> Trials:
     """The trials as `decoding` has them."""
     judged, place = np.unique(found.picture[own], return_inverse=True)
@@ -132,45 +214,6 @@ def _seen(found: Any, own: np.ndarray, side: int) -> Trials:
         own=place,
         person=np.array([people.index(found.person[trial]) for trial in own]),
     )
-
-
-def _others(
-    dreamer: Dreamer, found: Any, own: np.ndarray, request: Request, made: np.ndarray, side: int
-) -> dict[str, np.ndarray]:
-    """The controls and the baseline."""
-    rng = np.random.default_rng([request.seed, 5])
-    train = dreamer.trials("train")
-    known = np.unique(train.picture)
-    shown = pictures.load_all([train.pictures[i].path for i in known], side)
-    drawn = rng.integers(len(known), size=(len(own), request.samples))
-    out = {SHUFFLED: made[_elsewhere(found.picture[own], rng)], RANDOM: shown[drawn]}
-    target = dreamer.task.config.target
-    if dreamer.task.embedding_dim:
-        mesh = meshes.make(MeshConfig())
-        bank = features.embeddings(target.bank_root, target.embedding, train.pictures, mesh, target.encode_batch)
-        predicted = np.concatenate(list(_embedded(dreamer, found, own)))
-        nearest = np.asarray(unit(predicted) @ unit(np.asarray(bank[known])).T).argmax(1)
-        out[RETRIEVED] = shown[nearest][:, None]
-    return out
-
-
-def _elsewhere(picture_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each trial another one, at which another picture was seen where there is one; each is used once."""
-    order = rng.permutation(len(picture_n))
-    for _ in range(100):  # swap what met its own picture
-        bad = np.flatnonzero(picture_n[order] == picture_n)
-        if not len(bad):
-            break
-        other = rng.integers(len(order), size=len(bad))
-        for i, j in zip(bad, other, strict=True):
-            order[i], order[j] = order[j], order[i]
-    return order
-
-
-def _embedded(dreamer: Dreamer, found: Any, own: np.ndarray) -> Iterator[np.ndarray]:
-    for first in range(0, len(own), BATCH):
-        trial = own[first : first + BATCH]
-        yield dreamer.read(found.windows.of(found.record[trial], trial.astype(np.uint64)))["embedding"]
 
 
 def _pretrained(config: Any, found: Any, own: np.ndarray) -> list[str]:

@@ -1,8 +1,7 @@
-"""Trials → pictures on disk, beside what was seen: a trained DreamDiffusion and the windows of a dataset folder."""
+"""Trials → pictures: a trained DreamDiffusion on a mesh, and windows of brain signal."""
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,21 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
-from dreamjax.console import progress
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import platform, sharding
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.storage import atomic
-from dreamjax.systems import generation, painting, runs
+from dreamjax.systems import painting
 from dreamjax.systems.dreamdiffusion import DreamDiffusion
 from dreamjax.systems.latent_diffusion import LatentDiffusion
 from dreamjax.systems.painting import Sampling
 from dreamjax.systems.runs import Run
 from dreamjax.systems.text_to_image import merged
-from dreamjax.targets import gallery, pictures, trials
+from dreamjax.targets import trials
 from dreamjax.targets.trials import Trials
 from dreamjax.training.task import PyTree
 from dreamjax.weights import parts
@@ -78,12 +74,12 @@ class Dreamer:
         """Those of a split of the pictures, of the run's recordings or of other ones."""
         config, data = self.task.config, self.task.encoder.data
         data = dataclasses.replace(data, path=paths, weights=()) if paths else data
-        found = trials.trials(data, config.target, split, seed=config.seed, training=False)
-        if len(found) > 1 << NUMBERS:
-            raise UserError(
-                f"split {split} has {len(found)} trials, of at most {1 << NUMBERS}; give fewer with --input"
-            )
-        return found
+        return _countable(trials.trials(data, config.target, split, seed=config.seed, training=False))
+
+    def windows(self, paths: tuple[str, ...]) -> Trials:
+        """All of other recordings, whether or not it is known what was seen."""
+        data = dataclasses.replace(self.task.encoder.data, path=paths, weights=())
+        return _countable(trials.windows(data, self.task.config.target, seed=self.task.config.seed))
 
     def side(self, request: Request) -> int:
         """Of the pictures, in pixels. Raises UserError where they are not square: those that were seen are."""
@@ -132,6 +128,12 @@ class Dreamer:
         return {"context": nothing} | ({} if offset is None else {"time_offset": offset})
 
 
+def _countable(found: Trials) -> Trials:
+    if len(found) > 1 << NUMBERS:
+        raise UserError(f"there are {len(found)} trials, of at most {1 << NUMBERS}; give fewer with --input")
+    return found
+
+
 def _filled(task: DreamDiffusion, name: str, shapes: PyTree, places: PyTree) -> PyTree:
     """A frozen part from where it comes from."""
     abstract = jax.tree.map(
@@ -145,54 +147,8 @@ def _placed(params: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     return jax.tree.map(lambda x, leaf: jax.device_put(x, leaf.sharding), params, abstract)
 
 
-# ------------------------------------------------------------------------------------------------------------ the verb
 def chosen(found: Trials, request: Request) -> np.ndarray:
     """The places of the trials that are shown: all, or so many drawn at random with the seed; never picked."""
     if request.trials is None or request.trials >= len(found):
         return np.arange(len(found))
     return np.sort(np.random.default_rng([request.seed, 4]).choice(len(found), request.trials, replace=False))
-
-
-def generate(
-    workdir: epath.PathLike, request: Request, out: epath.PathLike, *, dtype: str = "float32", attention: str = "auto"
-) -> dict[str, Any]:
-    """Pictures of a run's held-out trials in the new folder `out`; returns what the command says.
-
-    00012-0.png … (trial, sample), truth/NAME.png at the same size, trials.jsonl (what each was made from), grid.png.
-    """
-    out = generation.free(out)
-    dreamer = Dreamer.open(runs.open_run(workdir), dtype, attention)
-    found = dreamer.trials(request.split, request.input)
-    own = chosen(found, request)
-    side = dreamer.side(request)
-    count = len(own) * request.samples
-    entries: list[dict[str, Any]] = []
-    shown: list[tuple[str, np.ndarray]] = []
-    with atomic.new_folder(out, last="trials.jsonl") as folder, progress("generate", count) as bar:
-        (folder / "truth").mkdir()
-        made = dreamer.pictures(found, own, request, bar)
-        for trial in own:
-            entry = found.pictures[found.picture[trial]]
-            truth = pictures.load(entry.path, side)
-            name = f"{entry.name.replace('/', '_').rpartition('.')[0]}.png"
-            gallery.write_png(folder / "truth" / name, truth)
-            files = []
-            for sample in range(request.samples):
-                picture = next(made)
-                files.append(f"{trial:05d}-{sample}.png")
-                gallery.write_png(folder / files[-1], picture)
-                if len(shown) < gallery.MOST:
-                    shown += [("seen", truth)] if sample == 0 else []
-                    shown += [(f"trial {trial}", picture)]
-            entries.append({"trial": int(trial), "seen": f"truth/{name}", "picture": entry.name, "made": files})
-        gallery.page(folder / "grid.png", [picture for _, picture in shown], [label for label, _ in shown])
-        (folder / "trials.jsonl").write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries))
-    return {
-        "out": str(out),
-        "pictures": count,
-        "trials": len(own),
-        "of": len(found),
-        "split": request.split,
-        "grid": str(out / "grid.png"),
-        **painting.described(dreamer.model, request),
-    }

@@ -1,5 +1,6 @@
 """Pictures into and out of files of a wanted size, and many of them on one page."""
 
+import io
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from dreamjax.errors import UserError, missing_package
+from dreamjax.storage import atomic
 
 MOST = 48  # pictures on a page
 COLUMNS = range(8, 3, -1)  # of a page with more than a few pictures
@@ -35,10 +37,19 @@ def load_sized(path: epath.PathLike, size: tuple[int, int] | None = None) -> UIn
 
 
 def write_png(path: epath.PathLike, picture: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Nothing but the pixels."""
+    """Nothing but the pixels; the file is whole or not there."""
+    atomic.write_bytes(path, png(picture))
+
+
+def png(picture: UInt8[np.ndarray, "H W 3"], most: int | None = None) -> bytes:
+    """The file of a picture, made smaller where a side has more than `most` pixels."""
     image, _ = _pillow()
-    with epath.Path(path).open("wb") as stream:
-        image.fromarray(picture).save(stream, format="PNG")
+    made = image.fromarray(picture)
+    if most is not None and max(made.size) > most:
+        made.thumbnail((most, most), image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    made.save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def page(path: epath.PathLike, pictures: Sequence[UInt8[np.ndarray, "H W 3"]], labels: Sequence[str]) -> None:

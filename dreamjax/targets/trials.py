@@ -58,6 +58,8 @@ class Trials:
     picture: np.ndarray
     label: tuple[str, ...]  # of each trial, "" without one
     person: tuple[str, ...]  # salted hashes
+    recording: tuple[str, ...]  # salted hashes
+    start: np.ndarray  # of each window, s since its recording's first sample
 
     def __len__(self) -> int:
         return len(self.record)
@@ -88,8 +90,21 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
             f"{target.folder}: none of the {len(np.unique(seen[seen >= 0]))} pictures that were seen falls into split "
             f"{split}; change target.val_share = {target.val_share:g} and test_share = {target.test_share:g}"
         )
-    labels, people = (tuple(told[i][name] for i in record) for name in ("label", "subject"))
-    return Trials(windows, pictures, record, seen[record], labels, people)
+    labels, people, recordings = (tuple(told[i][name] for i in record) for name in ("label", "subject", "recording"))
+    start = np.array([told[i]["start"] for i in record])
+    return Trials(windows, pictures, record, seen[record], labels, people, recordings, start)
+
+
+def windows(data: DataConfig, target: TargetConfig, *, seed: int) -> Trials:
+    """Every window of `data`, whether it is known what was seen then (`picture` is its number) or not (-1)."""
+    pictures = picture_folder.listing(target.folder, captions=False) if os.path.isdir(target.folder) else []
+    found = pipeline.Examples(data, records.ALL, seed=seed, training=False)
+    told = found.told()
+    number = _numbers([entry.name for entry in pictures], target.folder)
+    seen = np.array([number(one["stimulus"]) for one in told])
+    labels, people, recordings = (tuple(one[name] for one in told) for name in ("label", "subject", "recording"))
+    start = np.array([one["start"] for one in told])
+    return Trials(found, tuple(pictures), np.arange(len(told)), seen, labels, people, recordings, start)
 
 
 def _numbers(names: Sequence[str], folder: str) -> Callable[[str], int]:

@@ -13,7 +13,7 @@ from PIL import Image
 from dreamjax.errors import UserError
 from dreamjax.signals import records
 from dreamjax.signals.pipeline import DataConfig
-from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, masked_pretraining, runs
+from dreamjax.systems import dreams, masked_pretraining, picture_sources, runs
 from dreamjax.systems.dreamdiffusion import DreamDiffusion, DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
 from dreamjax.systems.dreamdiffusion_presets import PRESETS
 from dreamjax.systems.eeg_to_image import Dreamer, Request
@@ -69,7 +69,11 @@ def shards(tmp_path_factory):
         for shown, window in zip(order, make_windows(subject, windows=COUNT, samples=SAMPLES), strict=True):
             evoked = np.random.default_rng(shown).normal(size=(19, 1)) * np.sin(np.arange(SAMPLES) / 4)
             signal = window.signal + 30 * evoked
-            windows.append(dataclasses.replace(window, signal=signal, stimulus=f"{shown:02d}.png", label="shown"))
+            windows.append(
+                dataclasses.replace(
+                    window, signal=signal, stimulus=f"{shown:02d}.png", label=("odd", "even")[shown % 2]
+                )
+            )
         splits[split] = records.write_split(folder, "trials", split, windows)
     records.finish(folder, "trials", splits)
     return str(folder)
@@ -318,7 +322,7 @@ def test_all_of_a_batch_can_be_negatives(config):
 def test_a_run_makes_pictures_of_trials_that_it_never_saw(trained, config, tmp_path):
     out = tmp_path / "out"
     request = Request(steps=2, sampler="ddim", trials=3, samples=2, guidance=2.0)
-    told = eeg_to_image.generate(trained[1], request, out)
+    told = dreams.generate(trained[1], request, out)
     assert (told["pictures"], told["trials"], told["size"]) == (6, 3, [16, 16])
     rows = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
     task = DreamDiffusion(config)
@@ -329,6 +333,67 @@ def test_a_run_makes_pictures_of_trials_that_it_never_saw(trained, config, tmp_p
         assert np.asarray(Image.open(out / row["seen"])).shape == (16, 16, 3)
         assert all((out / file).exists() for file in row["made"])
     assert (out / "grid.png").exists()
+    page = (out / "gallery.html").read_text()
+    assert "was not evaluated, so nothing is known about how right these pictures are" in page
+    assert "not for clinical, forensic or covert use" in page
+    assert page.count("<figure") == 9
+
+
+def test_an_interrupted_folder_goes_on_and_ends_as_if_it_had_not_been(trained, tmp_path, capsys):
+    """The pictures that are missing are made, each as before; another command is refused, a whole folder is left."""
+    request = Request(steps=2, sampler="ddim", trials=4, samples=2, guidance=2.0, batch=2)
+    dreams.generate(trained[1], request, tmp_path / "whole")
+    dreams.generate(trained[1], request, tmp_path / "out")
+    broken = tmp_path / "out"
+    kept = sorted(broken.glob("*-*.png"))
+    (broken / "trials.jsonl").unlink()
+    (broken / "gallery.html").unlink()
+    for file in kept[2:5]:
+        file.unlink()
+    before = kept[0].stat().st_mtime_ns
+    told = dreams.generate(trained[1], request, broken)
+    assert told["pictures"] == 8
+    assert kept[0].stat().st_mtime_ns == before  # not made again
+    for file in (tmp_path / "whole").rglob("*.png"):
+        again = np.asarray(Image.open(broken / file.relative_to(tmp_path / "whole")))
+        assert np.abs(again.astype(int) - np.asarray(Image.open(file))).max() <= 1  # levels of 255
+    assert dreams.generate(trained[1], request, broken) == told
+    with pytest.raises(UserError, match=r"holds pictures of another command \(guidance, steps differ\)"):
+        dreams.generate(trained[1], dataclasses.replace(request, steps=3, guidance=1.0), broken)
+    (tmp_path / "theirs").mkdir()
+    with pytest.raises(UserError, match="theirs exists already"):
+        dreams.generate(trained[1], request, tmp_path / "theirs")
+
+
+def test_pictures_are_made_of_moments_of_a_recording(trained, tmp_path, capsys):
+    """Of a file that only the readers can open; what was seen is not known then."""
+    from dreamjax.cli import main as cli
+    from dreamjax.signals import simulate
+
+    told = simulate.simulate(tmp_path / "study", simulate.Settings(subjects=1, minutes=0.5, channels=19))
+    file = str(tmp_path / "study" / told["files"][0])
+    words = ["generate", "--checkpoint", str(trained[1]), "--steps", "2", "--sampler", "ddim", "--guidance", "1"]
+    out = tmp_path / "out"
+    assert cli.main([*words, "--input", file, "--at", "10", "20.5", "--samples", "2", "--out", str(out)]) == 0
+    assert "4 pictures of 16 x 16 from 2 of 2 trials, ddim" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    assert [row["start"] for row in rows] == pytest.approx([10, 20.5], abs=1 / 128)
+    assert [row["seen"] for row in rows] == ["", ""]
+    first, second = (np.asarray(Image.open(out / row["made"][0])) for row in rows)
+    assert (first != second).any()
+    for more, said in (
+        ([], "a recording wants the moments that pictures are made of: --at SECONDS or --events"),
+        (["--at", "10", "--events", "file"], "a recording wants the moments"),
+        (["--at", "99"], "outside the recording of 30 s"),
+        (["--event-codes", "1"], "--event-codes would do nothing without --events"),
+    ):
+        assert cli.main([*words, "--input", file, *more, "--out", str(tmp_path / "other")]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
+    assert cli.main([*words, "--input", "nowhere.edf", "--at", "1", "--out", str(tmp_path / "other")]) == 2
+    assert "nowhere.edf: no such recording or dataset folder" in capsys.readouterr().err
+    assert cli.main([*words, "--at", "1", "--out", str(tmp_path / "other")]) == 2
+    assert "--at and --events take a recording" in capsys.readouterr().err
 
 
 def test_the_table_has_the_model_beside_its_controls_and_what_is_missing(trained, tmp_path, capsys):
@@ -341,17 +406,33 @@ def test_the_table_has_the_model_beside_its_controls_and_what_is_missing(trained
     assert "it is not independent" in said
     assert "pretrained on the signals of" in said
     result = json.loads((tmp_path / "scores" / "pictures.json").read_text())
-    sources = ["model", "another trial's", "random training picture", "nearest training picture"]
-    assert result["sources"] == sources
+    controls = ["class prior", "labels permuted", "time index"]
+    nothing = ["model", "another trial's", "empty caption", "random training picture"]
+    assert result["sources"] == [*nothing, *controls, "classifier + prompt", "nearest training picture"]
+    assert set(result["not_possible"]) == {"before the picture", "pseudo-blocks"}
+    assert "no windows before the pictures were given (--before FOLDER)" in said
     assert result["trials"] == 6
     by_name = {entry["metric"]: entry for entry in result["scores"]}
     assert by_name["two-way, pixels"]["chance"] == 0.5
-    assert all(set(entry["scores"]) == set(sources) for entry in result["scores"])
+    named = by_name.pop("class, as answered")
+    assert set(named["scores"]) == {*controls, "classifier + prompt", "nearest training picture"}
+    assert named["chance"] == 0.5
+    assert all(set(entry["scores"]) == set(result["sources"]) for entry in by_name.values())
+    page = (tmp_path / "scores" / "pictures.html").read_text()
+    assert "Model minus each, paired" in page
+    assert page.count('class="seen"') == 6
+    assert "test split is scored for the first time" in said
+    again = [*words[:2], "--trials", "2", *words[4:], "--guidance", "1", "--out", str(tmp_path / "again")]
+    assert cli.main(again) == 0
+    assert "the run's test split was scored once before" in capsys.readouterr().out
     assert cli.main([*words[:2], "--trials", "1", "--split", "train", *words[6:], "--out", str(tmp_path / "one")]) == 0
     assert "pictures that it was trained on" in capsys.readouterr().out
     assert cli.main([*words[:2], "--classifier", ""]) == 2
     assert cli.main([*words[:2], "--probe"]) == 2
     assert cli.main([*words[:2], "--windows", "3"]) == 2
+    assert cli.main([*words[:2], "--prompt", "a dog"]) == 2
+    assert "does not name the class; put {label} where it belongs" in capsys.readouterr().err
+    assert cli.main([*words[:2], "--prompt", "a {dog}"]) == 2
 
 
 def test_the_generate_command_takes_a_run(trained, tmp_path, capsys):
@@ -374,7 +455,7 @@ def test_the_generate_command_takes_a_run(trained, tmp_path, capsys):
 def test_another_trial_is_one_of_another_picture():
     rng = np.random.default_rng(0)
     seen = np.repeat(np.arange(10), 4)
-    order = dreamdiffusion_evaluation._elsewhere(seen, rng)
+    order = picture_sources.elsewhere(seen, rng)
     assert sorted(order) == list(range(40))
     assert (seen[order] != seen).all()
 

@@ -1,0 +1,193 @@
+"""A folder of pictures made from trials, beside what was seen; interrupted, it goes on where it was.
+
+request.json     what was asked for, written first: the same command goes on, another one is refused
+00012-0.png      (trial, sample)
+truth/NAME.png   what was seen, at the same size, where that is known
+grid.png         the first ones
+gallery.html     trials drawn at random, with the scores of the run where there are any
+trials.jsonl     what each was made from, written last: the folder is whole
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from dreamjax.console import log, progress
+from dreamjax.errors import UserError
+from dreamjax.evaluation import picture_page
+from dreamjax.storage import atomic, places
+from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, moments, painting, runs
+from dreamjax.systems.eeg_to_image import Dreamer, Request
+from dreamjax.systems.moments import Moments
+from dreamjax.targets import gallery, pictures
+from dreamjax.targets.trials import Trials
+
+REQUEST, LAST = "request.json", "trials.jsonl"
+
+
+def generate(
+    workdir: epath.PathLike,
+    request: Request,
+    out: epath.PathLike,
+    *,
+    when: Moments | None = None,
+    dtype: str = "float32",
+    attention: str = "auto",
+) -> dict[str, Any]:
+    """Pictures of a run's held-out trials, or of moments of recordings (`when`), in `out`.
+
+    Returns what the command says. Raises UserError where `out` holds something else.
+    """
+    out = places.reachable(out)
+    run = runs.open_run(workdir)
+    wanted = _wanted(run, request, when, dtype)
+    done = _begun(out, wanted)
+    if done is not None:
+        return done
+    dreamer = Dreamer.open(run, dtype, attention)
+    with _found(dreamer, request, when) as found:
+        own = eeg_to_image.chosen(found, request)
+        side = dreamer.side(request)
+        if out.exists():
+            log.info("%s: going on where it was", out)
+        (out / "truth").mkdir(parents=True, exist_ok=True)
+        atomic.write_text(out / REQUEST, json.dumps(wanted, indent=1))
+        entries = [_entry(found, int(trial), request) for trial in own]
+        try:
+            _paint(dreamer, found, own, request, side, entries, out)
+        except UserError:
+            if not any(out.glob("*-*.png")):  # nothing to go on from
+                out.rmtree()
+            raise
+        told = {
+            "out": str(out),
+            "pictures": len(own) * request.samples,
+            "trials": len(own),
+            "of": len(found),
+            "split": None if when else request.split,
+            "grid": str(out / "grid.png"),
+            "gallery": str(out / "gallery.html"),
+            **painting.described(dreamer.model, request),
+        }
+    _show(out, entries, run, told, request)
+    atomic.write_text(out / LAST, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in [*entries]))
+    atomic.write_text(out / REQUEST, json.dumps(wanted | {"told": told}, indent=1))
+    return told
+
+
+def _wanted(run: Any, request: Request, when: Moments | None, dtype: str) -> dict[str, Any]:
+    """What makes two commands the same; the batch does not."""
+    asked = asdict(request) | {"when": asdict(when) if when else None, "dtype": dtype}
+    asked.pop("batch")
+    place = str(places.reachable(run.workdir))
+    return json.loads(json.dumps({"run": place, "step": run.step, "examples": run.examples, "request": asked}))
+
+
+def _begun(out: epath.Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """What was told at the end of the same command, or None where there is something to do."""
+    if not out.exists():
+        return None
+    if not (out / REQUEST).exists():
+        raise UserError(f"{out} exists already; choose another --out or delete it")
+    before = json.loads((out / REQUEST).read_text())
+    told = before.pop("told", None)
+    if before != wanted:
+        flat = {**before, **before.pop("request", {})}, {**wanted, **wanted["request"]}
+        other = sorted(k for k in flat[1] if k != "request" and flat[0].get(k) != flat[1][k])
+        raise UserError(
+            f"{out} holds pictures of another command ({', '.join(other)} differ); choose another --out or delete it"
+        )
+    if told is not None and (out / LAST).exists():
+        log.info("%s is whole already", out)
+        return told
+    return None
+
+
+@contextmanager
+def _found(dreamer: Dreamer, request: Request, when: Moments | None) -> Iterator[Trials]:
+    """The trials that pictures are made of."""
+    recordings = [path for path in request.input if not moments.is_dataset(path)]
+    if not recordings:
+        if when:
+            raise UserError(f"{request.input[0] if request.input else 'the run'}: --at and --events take a recording")
+        yield dreamer.trials(request.split, request.input)
+        return
+    if len(recordings) < len(request.input):
+        raise UserError(f"{recordings[0]} is a recording and the others are dataset folders; give one or the other")
+    with moments.prepared(recordings, dreamer.task.encoder.data, when or Moments()) as folder:
+        yield dreamer.windows((folder,))
+
+
+def _entry(found: Trials, trial: int, request: Request) -> dict[str, Any]:
+    known = found.picture[trial] >= 0
+    name = found.pictures[found.picture[trial]].name if known else ""
+    return {
+        "trial": trial,
+        "start": round(float(found.start[trial]), 4),
+        "seen": f"truth/{name.replace('/', '_').rpartition('.')[0]}.png" if known else "",
+        "picture": name,
+        "made": [f"{trial:05d}-{sample}.png" for sample in range(request.samples)],
+    }
+
+
+def _paint(
+    dreamer: Dreamer,
+    found: Trials,
+    own: np.ndarray,
+    request: Request,
+    side: int,
+    entries: Sequence[dict[str, Any]],
+    out: epath.Path,
+) -> None:
+    """The pictures that are not there yet."""
+    there = {path.name for path in out.iterdir()}
+    todo = [i for i, entry in enumerate(entries) if not there.issuperset(entry["made"])]
+    with progress("generate", len(todo) * request.samples) as bar:
+        made = dreamer.pictures(found, own[todo], request, bar)
+        for i in todo:
+            trial, entry = own[i], entries[i]
+            if entry["seen"]:
+                truth = pictures.load(found.pictures[found.picture[trial]].path, side)
+                gallery.write_png(out / entry["seen"], truth)
+            for file in entry["made"]:
+                gallery.write_png(out / file, next(made))
+
+
+def _show(out: epath.Path, entries: Sequence[dict[str, Any]], run: Any, told: dict[str, Any], request: Request) -> None:
+    """grid.png and gallery.html."""
+    shown: list[tuple[str, np.ndarray]] = []
+    for entry in entries:
+        if len(shown) >= gallery.MOST:
+            break
+        shown += [("seen", gallery.load_sized(out / entry["seen"]))] if entry["seen"] else []
+        shown += [(f"trial {entry['trial']}", gallery.load_sized(out / file)) for file in entry["made"]]
+    gallery.page(out / "grid.png", [picture for _, picture in shown], [label for label, _ in shown])
+    chosen = picture_page.drawn(len(entries), request.seed)
+    rows = [
+        picture_page.Row(
+            f"trial {entry['trial']}",
+            gallery.load_sized(out / entry["seen"]) if entry["seen"] else None,
+            [gallery.load_sized(out / file) for file in entry["made"]],
+        )
+        for entry in (entries[i] for i in chosen)
+    ]
+    scores = dreamdiffusion_evaluation.of_run(run)
+    of = f"split {told['split']}" if told["split"] else "the recording"
+    page = picture_page.page(
+        title=f"Pictures of {len(entries)} trials of {of}",
+        notes=[
+            f"{run.workdir}, step {run.step}; {told['sampler']}, {told['steps']} steps, guidance "
+            f"{told['guidance']:g}, seed {told['seed']}",
+            *picture_page.of(len(rows), len(entries)),
+        ],
+        rows=rows,
+        tables=dreamdiffusion_evaluation.tables(scores) if scores else (),
+        warnings=scores["warnings"] if scores else (),
+        command=f"dreamjax evaluate {run.workdir}",
+    )
+    atomic.write_text(out / "gallery.html", page)

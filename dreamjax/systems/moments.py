@@ -1,0 +1,83 @@
+"""Moments of a recording → windows, prepared exactly as those that a run was trained on."""
+
+import csv
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from dreamjax.console import log
+from dreamjax.errors import UserError
+from dreamjax.signals import quality, records
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.signals.preprocess import EventWindows, Settings
+
+
+@dataclass(frozen=True)
+class Moments:
+    """When in a recording: `at` seconds since its first sample, or at its events."""
+
+    at: tuple[float, ...] = ()
+    events: str = ""  # "file", or a CSV or TSV; as in `dreamjax prepare --events`
+    codes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.at) == bool(self.events):
+            raise UserError("a recording wants the moments that pictures are made of: --at SECONDS or --events")
+
+
+def is_dataset(path: epath.PathLike) -> bool:
+    """Whether `dreamjax prepare` wrote this folder."""
+    return (epath.Path(path) / "dataset.json").exists()
+
+
+@contextmanager
+def prepared(paths: Sequence[str], data: DataConfig, moments: Moments) -> Iterator[str]:
+    """A dataset folder of the recordings' windows at these moments, which is gone when the block ends.
+
+    `data`: of the run. Its first dataset's settings are used, so that the model sees what it learned on: the same band,
+    reference, rate and length. Raises UserError as `prepare` does, and where nothing could be prepared.
+    """
+    from dreamjax.signals import prepare
+
+    for path in paths:
+        if not Path(path).exists():
+            raise UserError(f"{path}: no such recording or dataset folder")
+    with tempfile.TemporaryDirectory(prefix="dreamjax-") as folder:
+        source = moments.events or str(_table(Path(folder) / "moments.csv", moments.at))
+        own = settings_of(data)
+        settings = replace(own, events=replace(own.events, source=source, codes=moments.codes))
+        out = Path(folder) / "windows"
+        prepare.prepare(list(paths), out, settings, prepare.Options(workers=1))
+        yield str(out)
+
+
+def _table(path: Path, at: Sequence[float]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["onset", "duration", "trial_type"])
+        writer.writerows([second, 0, ""] for second in at)
+    return path
+
+
+def settings_of(data: DataConfig) -> Settings:
+    """How the run's recordings were prepared; where that is not known any more, what its config says."""
+    told: dict[str, Any] = {}
+    if data.path and is_dataset(data.path[0]):
+        told = records.load_dataset(data.path[0]).get("settings", {})
+    if not told:
+        log.warning("how the run's recordings were prepared is not known here: its rate and length are used alone")
+        return Settings(sfreq=data.sfreq, samples=data.samples)
+    return _dataclass(Settings, told | {
+        "limits": _dataclass(quality.Limits, told.get("limits", {})),
+        "events": _dataclass(EventWindows, told.get("events", {})),
+    })  # fmt: skip
+
+
+def _dataclass(kind: Any, told: dict[str, Any]) -> Any:
+    known = {f.name for f in fields(kind)}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in known})

@@ -1,0 +1,156 @@
+"""Where the pictures in the table come from: the model, null controls that saw nothing of the trial, baselines.
+
+Each source answers the same trials. What cannot be had is listed with the reason, never left out.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from dreamjax.console import progress
+from dreamjax.objectives.contrastive import unit
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.systems import controls, generation, painting
+from dreamjax.systems.controls import Answer, Asked, Material
+from dreamjax.systems.eeg_to_image import Dreamer, Request
+from dreamjax.targets import features, pictures
+from dreamjax.targets.trials import Trials
+from dreamjax.weights import parts
+
+MODEL, SHUFFLED, EMPTY, RANDOM = "model", "another trial's", "empty caption", "random training picture"
+PROMPTED, RETRIEVED = "classifier + prompt", "nearest training picture"
+BASELINES = (PROMPTED, RETRIEVED)
+BATCH = 256  # trials at a time
+OF_ONE = 16  # pictures of one prompt, or of none, that are dealt out to trials
+
+Pictures = UInt8[np.ndarray, "n S H W 3"]
+
+
+@dataclass
+class Sources:
+    """Pictures by source, in the table's order; what is missing and why; what there is to say of each."""
+
+    pictures: dict[str, Pictures] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    named: dict[str, Int[np.ndarray, "n"]] = field(default_factory=dict)  # class that a source answers, where it does
+
+
+def null(name: str) -> bool:
+    """Whether a source is a null control: whatever it scores is no evidence of anything seen."""
+    return name not in (MODEL, *BASELINES)
+
+
+def others(
+    dreamer: Dreamer, found: Trials, own: np.ndarray, request: Request, made: Pictures, how: "How"
+) -> tuple[Sources, Asked]:
+    """All sources but the model itself. `made`: the model's pictures of the trials `own`."""
+    rng = np.random.default_rng([request.seed, 5])
+    train, side = dreamer.trials("train"), dreamer.side(request)
+    known = np.unique(train.picture)
+    shown = pictures.load_all([train.pictures[i].path for i in known], side)
+    count = (len(own), request.samples)
+    out = Sources()
+    out.pictures[SHUFFLED] = made[elsewhere(found.picture[own], rng)]
+    out.pictures[EMPTY] = _of_nothing(dreamer, request)[rng.integers(OF_ONE, size=count)]
+    out.pictures[RANDOM] = shown[rng.integers(len(known), size=count)]
+
+    asked = Asked.of(dreamer.task.encoder.data, train, dreamer.trials("val"), found, own, request.seed)
+    class_of = dict(zip(train.picture.tolist(), asked.classes(train).tolist(), strict=True))
+    members = [np.flatnonzero([class_of[int(i)] == k for i in known]) for k in range(len(asked.names))]
+    for answer in controls.answers(asked, how.material, how.impossible):
+        if answer.classes is None:
+            out.missing[PROMPTED if answer.name == controls.CLASSIFIER else answer.name] = answer.why
+        elif answer.name == controls.CLASSIFIER:
+            _prompted(out, dreamer, asked, answer, request, how, rng)
+        else:
+            chosen = [rng.choice(members[k], request.samples) for k in answer.classes]
+            out.pictures[answer.name], out.named[answer.name] = shown[np.stack(chosen)], answer.classes
+            out.notes |= {answer.name: answer.why} if answer.why else {}
+    if not dreamer.task.embedding_dim:
+        out.missing[RETRIEVED] = "the run was not aligned with embeddings"
+        return out, asked
+    nearest = _nearest(dreamer, found, own, train, known)
+    out.pictures[RETRIEVED] = shown[nearest][:, None]
+    if len(asked.names) > 1:
+        out.named[RETRIEVED] = np.array([class_of[int(known[i])] for i in nearest])
+    return out, asked
+
+
+@dataclass(frozen=True)
+class How:
+    """What sources are made from beside the run."""
+
+    material: Material = field(default_factory=Material)
+    prompts: tuple[str, ...] = ("a {label}",)  # of classifier + prompt
+    impossible: dict[str, str] = field(default_factory=dict)  # control → why the corpus cannot have it
+
+
+def elsewhere(picture_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each trial another one, at which another picture was seen where there is one; each is used once."""
+    order = rng.permutation(len(picture_n))
+    for _ in range(100):  # swap what met its own picture
+        bad = np.flatnonzero(picture_n[order] == picture_n)
+        if not len(bad):
+            break
+        other = rng.integers(len(order), size=len(bad))
+        for i, j in zip(bad, other, strict=True):
+            order[i], order[j] = order[j], order[i]
+    return order
+
+
+# -------------------------------------------------------------------------------------------------------- by the model
+def _of_nothing(dreamer: Dreamer, request: Request) -> UInt8[np.ndarray, "k H W 3"]:
+    """What the model's own U-Net paints from the empty caption."""
+    nothing = {name: np.asarray(value) for name, value in dreamer.unconditional().items()}
+
+    def rows(index: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.repeat(value, len(index), axis=0) for name, value in nothing.items()}
+
+    how = dataclasses.replace(request, guidance=1.0)
+    return np.stack(list(painting.paint(dreamer.model, how, np.arange(OF_ONE), rows)))
+
+
+def _prompted(
+    out: Sources, dreamer: Dreamer, asked: Asked, answer: Answer, request: Request, how: How, rng: np.random.Generator
+) -> None:
+    """Stable Diffusion as it was before, prompted with the class that the classifier says."""
+    assert answer.classes is not None
+    model = dreamer.model
+    if model.text is None:
+        out.missing[PROMPTED] = "the model has no text encoder"
+        return
+    task, said = dreamer.task, sorted(set(answer.classes.tolist()))
+    unet = parts.open_part(task.parts, "unet", mesh=model.mesh, dtype=model.unet.arguments["dtype"], attention="auto")
+    words = [how.prompts[i % len(how.prompts)].format(label=asked.names[k]) for k in said for i in range(OF_ONE)]
+    same = {f.name: getattr(request, f.name) for f in dataclasses.fields(painting.Sampling)}
+    plain = dataclasses.replace(model, unet=unet)
+    with progress("prompt", len(words)) as bar:
+        made = np.stack(list(generation.batches(plain, generation.Request(prompts=tuple(words), **same), bar)))
+    made = made.reshape(len(said), OF_ONE, *made.shape[1:])
+    place = np.searchsorted(said, answer.classes)
+    drawn = rng.integers(OF_ONE, size=(len(answer.classes), request.samples))
+    out.pictures[PROMPTED], out.named[PROMPTED] = made[place[:, None], drawn], answer.classes
+    out.notes[PROMPTED] = f"{answer.why}; prompted with {' and '.join(repr(text) for text in how.prompts)}"
+
+
+def _nearest(
+    dreamer: Dreamer, found: Trials, own: np.ndarray, train: Trials, known: np.ndarray
+) -> Int[np.ndarray, "n"]:
+    """Among the training pictures `known`, the one whose embedding is most like the one read from each trial."""
+    target, mesh = dreamer.task.config.target, meshes.make(MeshConfig())
+    bank = features.embeddings(target.bank_root, target.embedding, train.pictures, mesh, target.encode_batch)
+    predicted = np.concatenate(list(embedded(dreamer, found, own)))
+    return np.asarray(unit(predicted) @ unit(np.asarray(bank[known])).T).argmax(1)
+
+
+def embedded(dreamer: Dreamer, found: Trials, own: Sequence[int] | np.ndarray) -> Iterator[Float[np.ndarray, "b P"]]:
+    """The embedding that the model reads from each trial, a batch at a time."""
+    for first in range(0, len(own), BATCH):
+        trial: Any = np.asarray(own[first : first + BATCH])
+        yield dreamer.read(found.windows.of(found.record[trial], trial.astype(np.uint64)))["embedding"]
