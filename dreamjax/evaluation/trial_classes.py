@@ -8,6 +8,7 @@ validation trials, never on those that are scored.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -72,7 +73,9 @@ def _candidates(train: tuple[Signals, Classes], val: tuple[Signals, Classes]) ->
             yield from (_fitted(train, val, joined, shrinkage) for shrinkage in SHRINKAGE)
 
 
-def fit(x: Float[np.ndarray, "n F"], y: Classes, shrinkage: float) -> tuple[np.ndarray, np.ndarray, Classes]:
+def fit(
+    x: Float[np.ndarray, "n F"], y: Classes, shrinkage: float | Literal["auto"]
+) -> tuple[np.ndarray, np.ndarray, Classes]:
     """(weights [F, K], bias [K], classes) of linear discriminant analysis; equal priors, so that none is favoured."""
     try:
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
