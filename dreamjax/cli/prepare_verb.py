@@ -4,11 +4,17 @@ import argparse
 import os
 from typing import Any
 
-from dreamjax.cli.options import refuse_beside, refuse_without
+from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
 from dreamjax.errors import UserError
 
 HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready for training"
 EXAMPLE = "dreamjax prepare study/ --out runs/study"
+OF_TRIALS = ("--subject", "--split-file", "--split-number", "--split-by", "--hold-out", "--reading")
+BESIDE_TRIALS = (  # what does nothing for trials that were cut, filtered and referenced before they were published
+    *("--list-events", "--dataset", "--subject-pattern", "--unit-scale", "--low", "--notch", "--reference", "--causal"),
+    *("--stride", "--min-fraction", "--keep-implausible", "--events", "--event-codes", "--event-offset-ms", "--tmin"),
+    *("--tmax", "--baseline", "--key-file", "--workers", "--timeout"),
+)
 OF_EVENTS = ("--event-codes", "--event-offset-ms", "--tmin", "--tmax", "--baseline", "--stimuli")
 
 
@@ -57,6 +63,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--baseline", type=float, nargs=2, default=[], metavar=("FROM", "TO"), help="subtract the mean of this span, s")
     add("--stimuli", default="", metavar="FOLDER", help="where every stim_file of the table must lie")
 
+    group = parser.add_argument_group("published trials: EEG-ImageNet's eeg_5_95_std.pth and its siblings")
+    add = group.add_argument
+    add("--subject", type=int, nargs="+", default=[], metavar="N", help="only these people, as the file numbers them")
+    add("--split-file", default="", metavar="FILE", help="published splits: block_splits_by_image_all.pth or "
+        "…_single.pth")  # fmt: skip
+    add("--split-number", type=whole_number(0), default=0, metavar="N", help="which split of that file (default: 0)")
+    add("--split-by", choices=("official", "subject", "picture", "class", "block"), help="what is held out (default: "
+        "what --split-file says)")  # fmt: skip
+    add("--hold-out", type=int, nargs="+", default=[], metavar="N", help="with --split-by subject: whom to test on, "
+        "and who chooses the step")  # fmt: skip
+    add("--reading", choices=("ours", "dreamdiffusion"), default="ours", help="dreamdiffusion: samples 20 to 460 at "
+        "1000 Hz, to be stretched (default: ours, resampled to --sfreq)")  # fmt: skip
+
     group = parser.add_argument_group("splits and pseudonyms")
     add = group.add_argument
     add("--splits", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"),
@@ -77,7 +96,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.signals import prepare
+    from dreamjax.signals.corpora import eeg_imagenet
 
+    if any(map(eeg_imagenet.is_torch_file, args.paths)):
+        return _trials(args)
+    refuse_without("a file such as eeg_5_95_std.pth", args, *OF_TRIALS)
     if args.list_events:
         return prepare.list_events(args.paths)
     if not args.out:
@@ -87,6 +110,50 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     elif args.events == "file":
         refuse_beside("--events file", args, "--stimuli")
     return prepare.prepare(args.paths, args.out, _settings(args), _options(args))
+
+
+def _trials(args: argparse.Namespace) -> dict[str, Any]:
+    """`prepare_trials` of the one file that is given."""
+    from dreamjax.signals import prepare_trials
+    from dreamjax.signals.corpora.eeg_imagenet_splits import Wanted
+
+    path = args.paths[0]
+    if len(args.paths) > 1:
+        raise UserError(f"{path} is a whole data set of its own; prepare it alone, into a folder of its own")
+    refuse_beside(f"{path}, which holds trials,", args, *BESIDE_TRIALS)
+    if not args.out:
+        raise UserError("prepare wants --out FOLDER")
+    if args.reading != "ours":
+        refuse_beside(f"--reading {args.reading}", args, "--sfreq", "--samples", "--high")
+    splits = Wanted(
+        by=args.split_by,
+        file=args.split_file,
+        number=args.split_number,
+        subjects=tuple(args.subject),
+        hold_out=tuple(args.hold_out),
+        fractions=_fractions(args),
+        seed=args.split_seed,
+    )
+    try:
+        settings = prepare_trials.Settings(
+            args.reading,
+            args.sfreq,
+            args.high if "--high" in args.given else None,
+            args.samples if "--samples" in args.given else 0,
+        )
+    except ValueError as problem:
+        raise UserError(str(problem)) from problem
+    options = prepare_trials.Options(
+        splits=splits,
+        salt=args.salt or os.environ.get("DREAMJAX_SALT"),
+        **{name: getattr(args, name) for name in ("stimuli", "strict", "name", "overwrite")},
+        **({"licence": args.licence} if args.licence else {}),
+    )
+    return prepare_trials.prepare_trials(path, args.out, settings, options)
+
+
+def _fractions(args: argparse.Namespace) -> dict[str, float]:
+    return dict(zip(("train", "val", "test"), args.splits, strict=True))
 
 
 def _settings(args: argparse.Namespace) -> Any:
@@ -121,7 +188,7 @@ def _options(args: argparse.Namespace) -> Any:
             **{name: getattr(args, name) for name in same},
             timeout_s=args.timeout,
             salt=args.salt or os.environ.get("DREAMJAX_SALT"),
-            fractions=dict(zip(("train", "val", "test"), args.splits, strict=True)),
+            fractions=_fractions(args),
             unit_scales=scales,
             stimuli=args.stimuli,
             verbose=args.verbose,
@@ -131,7 +198,23 @@ def _options(args: argparse.Namespace) -> Any:
 
 
 def render(result: dict[str, Any]) -> str:
-    return _event_table(result["recordings"]) if "recordings" in result and "out" not in result else _summary(result)
+    if "out" not in result:
+        return _event_table(result["recordings"])
+    return _trial_summary(result) if "trials" in result else _summary(result)
+
+
+def _trial_summary(result: dict[str, Any]) -> str:
+    done = ": already prepared, " if result["already_prepared"] else ": "
+    splits = ", ".join(f"{n} {split} of {result['people'][split]} people" for split, n in result["splits"].items())
+    lines = [
+        f"{result['out']}{done}{result['trials']} of {result['trials_in_file']} trials ({splits}), split by "
+        f"{result['splitting']['by']}"
+    ]
+    left_out = [f"{n} {why}" for why, n in (result["splitting"]["dropped"] | result["rejected"]).items() if n]
+    lines += [f"left out: {'; '.join(left_out)}"] if left_out else []
+    lines += [f"unit: {result['unit']}"]
+    lines += [f"no control over {name}: {why}" for name, why in result["impossible"].items()]
+    return "\n".join(lines)
 
 
 def _summary(result: dict[str, Any]) -> str:

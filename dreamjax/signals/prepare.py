@@ -78,6 +78,15 @@ def dataset_name(out: str | os.PathLike[str], wanted: str = "") -> str:
     return name if re.match(r"[a-z]", name) else f"eeg_{name}".rstrip("_")
 
 
+def places_of(out: str | os.PathLike[str]) -> tuple[epath.Path, Path]:
+    """(the dataset folder, where it is built): the same place unless it lies in an object store."""
+    final = epath.Path(out)
+    if "://" not in str(out):
+        return final, Path(out)
+    key = hashlib.sha256(str(out).encode()).hexdigest()[:16]
+    return final, Path(tempfile.gettempdir()) / f"dreamjax-prepare-{key}" / final.name
+
+
 def prepare(
     paths: Sequence[str | os.PathLike[str] | Source],
     out: str | os.PathLike[str],
@@ -199,12 +208,7 @@ class _Run:
     def start(out: str | os.PathLike[str], settings: Settings, options: Options) -> "_Run":
         inventory.refuse_key_inside(options.key_file, out)
         name = records.valid_name("dataset", dataset_name(out, options.name))
-        final = epath.Path(out)
-        local = Path(out)
-        if "://" in str(out):
-            key = hashlib.sha256(str(out).encode()).hexdigest()[:16]
-            local = Path(tempfile.gettempdir()) / f"dreamjax-prepare-{key}" / final.name
-        return _Run(final, local, name, settings, options, time.monotonic())
+        return _Run(*places_of(out), name, settings, options, time.monotonic())
 
     @property
     def settings_hash(self) -> str:
@@ -348,11 +352,16 @@ def _assemble(run: _Run, parts: Path, done: Done, failed: Failed) -> dict[str, A
         inventory.write_rejects(folder / "rejects.jsonl", done, failed, options)
         report.write(folder, run.name, extra, [(r, parts / r["part"]) for _, r in done], settings)
         dataset = records.finish(folder, run.name, shards, extra)
-    if run.final == epath.Path(run.local):
-        _swap_in(fresh, run.local)
-    else:
-        _upload(fresh, run.final)
+    deliver(fresh, run.local, run.final)
     return dataset
+
+
+def deliver(fresh: Path, local: Path, final: epath.Path) -> None:
+    """Bring a finished folder to its place (`places_of`); until then, what was there stays."""
+    if final == epath.Path(local):
+        _swap_in(fresh, local)
+    else:
+        _upload(fresh, final)
 
 
 def _swap_in(fresh: Path, out: Path) -> None:

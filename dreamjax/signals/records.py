@@ -318,6 +318,11 @@ def load_dataset(folder: epath.PathLike) -> dict[str, Any]:
     return dataset
 
 
+def impossible(folder: epath.PathLike) -> dict[str, str]:
+    """Controls that the experiment behind a dataset rules out, and why: of "block", "pre_stimulus", …; usually none."""
+    return dict(load_dataset(folder).get("design", {}).get("impossible", {}))
+
+
 def open_split(folder: epath.PathLike, split: str) -> shards.Reader:
     """The serialised records of a split, in order; those of every split, one after another, for `ALL`."""
     folder = epath.Path(folder)

@@ -94,6 +94,15 @@ class Storage:
             self.checked = True
         return np.frombuffer(self.file, dtype, size // dtype.itemsize, self.place)
 
+    def release(self) -> None:
+        """Let the system take back the memory in which the file's bytes were read; they can be read again."""
+        if self.place is None or not hasattr(self.file, "madvise"):
+            return
+        first = -(-self.place // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages: a neighbour may be in use
+        last = (self.place + self.length * self.dtype.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first:
+            self.file.madvise(mmap.MADV_DONTNEED, first, last - first)
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -113,6 +122,10 @@ class StoredTensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self.numpy().astype(dtype or self.dtype, copy=bool(copy))
+
+    def release(self) -> None:
+        """`Storage.release`, once a copy was made: reading a large file tensor by tensor then needs one tensor."""
+        self.storage.release()
 
 
 class PickledDType:

@@ -3,6 +3,7 @@
 from pathlib import PurePath
 
 from dreamjax.signals.corpora.corpus import Corpus
+from dreamjax.signals.corpora.eeg_imagenet import EEG_IMAGENET
 from dreamjax.signals.corpora.eeglab_sample import EEGLAB_SAMPLE
 from dreamjax.signals.corpora.eegmat import EEGMAT
 from dreamjax.signals.corpora.eegmmidb import EEGMMIDB
@@ -18,7 +19,7 @@ __all__ = ["CORPORA", "Corpus", "corpus_of"]
 
 CORPORA: tuple[Corpus, ...] = (
     EEGMAT, EEGMMIDB, UCI_VISUAL, MUSE_N170, MUSE_SSVEP, SSVEP_EXO, EEGLAB_SAMPLE, EMOTIV_EYE_STATE, EMOTIV_INSIGHT,
-    OPENBCI_SAMPLE, MNE_TESTING, MNE_PYTHON,
+    OPENBCI_SAMPLE, MNE_TESTING, MNE_PYTHON, EEG_IMAGENET,
 )  # fmt: skip
 
 

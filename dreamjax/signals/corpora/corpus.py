@@ -26,6 +26,8 @@ class Corpus:
     evidence: str = ""  # why the header's unit is wrong
     reference: str | None = None
     line_freq: float | None = None  # Hz
+    design: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # what of the experiment matters
+    impossible: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # control → why it cannot be
 
     def matches(self, path: str) -> bool:
         return re.search(self.path, path) is not None
