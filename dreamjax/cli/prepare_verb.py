@@ -79,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("splits and pseudonyms")
     add = group.add_argument
     add("--splits", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"),
-        help="shares of the subjects (default: 0.7 0.15 0.15)")  # fmt: skip
+        help="shares of the subjects; of published trials, of their pictures (default: 0.7 0.15 0.15)")  # fmt: skip
     add("--split-seed", type=int, default=0, metavar="N", help="another seed draws other subjects (default: 0)")
     add(
         "--salt", metavar="SECRET", help="of the pseudonyms (default: $DREAMJAX_SALT, else made from the corpus's name)"
@@ -125,16 +125,16 @@ def _trials(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError("prepare wants --out FOLDER")
     if args.reading != "ours":
         refuse_beside(f"--reading {args.reading}", args, "--sfreq", "--samples", "--high")
-    splits = Wanted(
-        by=args.split_by,
-        file=args.split_file,
-        number=args.split_number,
-        subjects=tuple(args.subject),
-        hold_out=tuple(args.hold_out),
-        fractions=_fractions(args),
-        seed=args.split_seed,
-    )
     try:
+        splits = Wanted(
+            by=args.split_by,
+            file=args.split_file,
+            number=args.split_number,
+            subjects=tuple(args.subject),
+            hold_out=tuple(args.hold_out),
+            fractions=_fractions(args),
+            seed=args.split_seed,
+        )
         settings = prepare_trials.Settings(
             args.reading,
             args.sfreq,

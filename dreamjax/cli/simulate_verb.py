@@ -12,6 +12,7 @@ OF_RECORDINGS = (
     *("--subjects", "--minutes", "--channels", "--pictures-per-class", "--strength", "--order", "--format", "--sfreq"),
     *("--alpha-hz", "--missing-channels"),
 )
+BESIDE_LAYOUT = ("--minutes", "--order", "--format", "--sfreq", "--alpha-hz", "--missing-channels", "--pixels")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +23,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draw N pictures with captions (metadata.jsonl) in place of recordings",
     )
+    parser.add_argument(
+        "--layout",
+        choices=("bids", "eeg-imagenet"),
+        default="bids",
+        help="eeg-imagenet: cut trials, splits and pictures as that corpus publishes them, classes in blocks",
+    )
+    parser.add_argument("--corrupt", action="store_true", help="with --layout eeg-imagenet: one picture is damaged")
     parser.add_argument("--pixels", type=whole_number(1), default=64, help="side of the captioned pictures")
     parser.add_argument("--subjects", type=int, default=6, help="people to simulate")
     parser.add_argument("--minutes", type=float, default=3.0, help="length of each subject's recording")
-    parser.add_argument("--channels", type=int, default=32, help="electrodes, 4 to 64 (19 is the 10-20 system)")
+    parser.add_argument("--channels", type=int, default=32, help="electrodes, 4 to 128 (19 is the 10-20 system)")
     parser.add_argument("--classes", type=int, default=4, help="kinds of picture, 1 to 12")
     parser.add_argument("--pictures-per-class", type=int, default=12, help="all subjects see the same")
     parser.add_argument("--strength", type=float, default=1.0, help="of the evoked responses; 0 gives a null set")
@@ -43,10 +51,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.captioned is not None:
         from dreamjax.signals.simulation import captions
 
-        refuse_beside("--captioned", args, *OF_RECORDINGS)
+        refuse_beside("--captioned", args, *OF_RECORDINGS, "--layout", "--corrupt")
         return captions.write(args.out, args.captioned, classes=args.classes, pixels=args.pixels, seed=args.seed)
+    if args.layout == "eeg-imagenet":
+        from dreamjax.signals.simulation import eeg_imagenet
+
+        refuse_beside("--layout eeg-imagenet", args, *BESIDE_LAYOUT)
+        same = ("subjects", "classes", "pictures_per_class", "strength", "seed", "corrupt")
+        channels = args.channels if "--channels" in args.given else 128
+        layout = eeg_imagenet.Layout(channels=channels, **{name: getattr(args, name) for name in same})
+        return eeg_imagenet.write(args.out, layout)
     from dreamjax.signals import simulate
 
+    refuse_without("--layout eeg-imagenet", args, "--corrupt")
     refuse_without("--captioned", args, "--pixels")
 
     names = [f.name for f in dataclasses.fields(simulate.Settings) if hasattr(args, f.name)]
@@ -58,6 +75,13 @@ def render(result: dict[str, Any]) -> str:
         return (
             f"{result['pictures']} pictures of {result['pixels']} x {result['pixels']} pixels with "
             f'{result["captions"]} captions, such as "{result["example"]}", in {result["out"]} ({result["seconds"]} s)'
+        )
+    if "layout" in result:
+        return (
+            f"{result['trials']} trials of {result['subjects']} people at {result['pictures']} pictures "
+            f"({len(result['classes'])} classes, a block each, strength {result['strength']:g}) in {result['out']}: "
+            f"{', '.join(result['files'] + result['split_files'])}, pictures in {result['imagenet']} "
+            f"({result['seconds']} s)"
         )
     return (
         f"{result['subjects']} subjects x {result['minutes']:g} min, {result['channels']} channels at "

@@ -289,7 +289,7 @@ def _describe(
     if settings.reading == "dreamdiffusion":
         rate = eeg_imagenet.SFREQ * (STRETCHED - 1) / (settings.width - 1)
         reading |= {"span": list(SPAN), "stretched_to": STRETCHED, "effective_sfreq": round(rate, 2)}
-    people = {s: int(len(np.unique(trials.subject[assigned.split == s]))) for s in SPLITS}
+    people = {s: len(np.unique(trials.subject[assigned.split == s])) for s in SPLITS}
     return {
         "totals": {
             "recordings": len(scale),

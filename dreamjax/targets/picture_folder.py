@@ -3,6 +3,7 @@
 metadata.jsonl    a line {"file_name": "a.png", "text": "…"} a picture (Hugging Face's imagefolder); "label": its class
 metadata.csv      the same, with a header
 a.png, a.txt      a text beside each picture
+n01/a.png         a folder for each class, without captions (ImageNet's)
 
 Nothing else of a picture's file is kept: not its date, place or camera.
 """
@@ -11,7 +12,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -37,10 +38,11 @@ class Captioned:
     label: str = ""
 
 
-def listing(folder: epath.PathLike, *, captions: bool = True) -> tuple[Captioned, ...]:
+def listing(folder: epath.PathLike, *, captions: bool = True, among: Collection[str] = ()) -> tuple[Captioned, ...]:
     """The pictures of a folder, ordered by name; each is there, none has been opened.
 
-    Without `captions` those may be missing, and are "" then. Raises UserError for a folder without pictures, without
+    Without `captions` those may be missing, and are "" then. Of a folder for each class, only the pictures `among` are
+    listed where any are named: ImageNet has a million more than were shown. Raises UserError for a folder without pictures, without
     captions, with a line that cannot be read, and for pictures that are named and missing.
     """
     root = places.reachable(folder)
@@ -48,7 +50,7 @@ def listing(folder: epath.PathLike, *, captions: bool = True) -> tuple[Captioned
         raise UserError(f"{folder}: no such folder; name one with pictures and {LAYOUTS}")
     table = next((root / name for name in (LINES, TABLE) if (root / name).exists()), None)
     if table is None:
-        return _beside(root, captions)
+        return _beside(root, captions, among)
     rows = _of_lines(table, captions) if table.name == LINES else _of_table(table, captions)
     found = sorted(Captioned(name, caption, root / name, label) for name, caption, label in rows)
     if not found:
@@ -123,9 +125,11 @@ def _check_there(root: epath.Path, table: epath.Path, names: Sequence[str]) -> N
         raise UserError(f"{table} names pictures that are not there: {', '.join(missing[:3])}{more}")
 
 
-def _beside(root: epath.Path, captions: bool) -> tuple[Captioned, ...]:
+def _beside(root: epath.Path, captions: bool, among: Collection[str] = ()) -> tuple[Captioned, ...]:
     entries = sorted(root.iterdir(), key=lambda entry: entry.name)
-    pictures = [entry for entry in entries if PurePosixPath(entry.name).suffix.lower() in SUFFIXES]
+    pictures = [entry for entry in entries if _is_picture(entry.name)]
+    if not pictures and not captions and (found := _by_class(entries, among)):
+        return found
     if not pictures:
         raise UserError(f"{root} holds no picture ({', '.join(SUFFIXES)}) and no {LINES}; name a folder that does")
     texts = {PurePosixPath(entry.name).stem: entry for entry in entries if entry.name.lower().endswith(".txt")}
@@ -134,6 +138,23 @@ def _beside(root: epath.Path, captions: bool) -> tuple[Captioned, ...]:
         some = f"{without[0]} has" if len(without) < len(pictures) else "its pictures have"
         raise UserError(f"{root}: {some} no caption; give {LAYOUTS}")
     return tuple(Captioned(entry.name, _text(texts.get(PurePosixPath(entry.name).stem)), entry) for entry in pictures)
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _by_class(entries: Sequence[epath.Path], among: Collection[str]) -> tuple[Captioned, ...]:
+    """The pictures in folders side by side, whose names are the classes."""
+    wanted = {PurePosixPath(name).parent.name for name in among}
+    folders = [entry for entry in entries if (not among or entry.name in wanted) and entry.is_dir()]
+    found = (
+        Captioned(f"{folder.name}/{file.name}", "", file, folder.name)
+        for folder in folders
+        for file in folder.iterdir()
+        if _is_picture(file.name)
+    )
+    return tuple(sorted(entry for entry in found if not among or entry.name in among))
 
 
 def _text(path: epath.Path | None) -> str:

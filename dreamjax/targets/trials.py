@@ -1,7 +1,8 @@
 """Trials as training examples: a window of brain signal, and what frozen networks make of the picture seen then.
 
 A window belongs to the picture whose file name its `stimulus` is. Which trials are held out follows from their
-pictures, by a hash of the name, so for good: no picture is both trained on and tested on, by whoever saw it.
+pictures, by a hash of the name, so for good: no picture is both trained on and tested on, by whoever saw it. Where a
+corpus publishes its splits, `splits="prepared"` follows those alone, and refuses them where they share a picture.
 """
 
 import functools
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
@@ -35,12 +37,18 @@ class TargetConfig(LatentConfig):
 
     test_share: float = 0.1  # of the pictures, beside val_share
     people: Literal["mixed", "apart"] = "mixed"  # apart: those of the prepared splits, so that people are disjoint too
+    splits: Literal["pictures", "prepared"] = "pictures"  # prepared: those of the dataset folders alone, no share here
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.flip:
             raise ValueError(f"target.flip is {self.flip}, but what was seen was not mirrored; leave it at 0")
+        if self.splits == "prepared" and self.people == "apart":
+            raise ValueError(
+                'target.people is "apart", but target.splits = "prepared" takes people and pictures as they were '
+                'prepared; leave people at "mixed"'
+            )
         if not 0 < self.test_share < 1 - self.val_share:
             raise ValueError(
                 f"target.test_share is {self.test_share}, but it is a share above 0 and, with val_share = "
@@ -71,24 +79,33 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
         raise UserError(f"trials have the splits {', '.join(SPLITS)}, not {split}")
     if not target.folder:
         raise UserError("target.folder is empty; name the folder of the pictures that were seen")
-    pictures = picture_folder.listing(target.folder, captions=False)
-    number = _numbers([entry.name for entry in pictures], target.folder)
     windows = pipeline.Examples(data, split if target.people == "apart" else records.ALL, seed=seed, training=training)
     told = windows.told()
+    shown = {one["stimulus"] for one in told}
+    pictures = picture_folder.listing(target.folder, captions=False, among=shown)
+    number = _numbers([entry.name for entry in pictures], target.folder)
     seen = np.array([number(one["stimulus"]) for one in told])
     if not (seen >= 0).any():
         raise UserError(
             f"{', '.join(data.path)}: no window was recorded at a picture of {target.folder}; prepare the recordings "
             "with --events, whose stim_file names the pictures"
         )
-    splits = np.array(
-        [picture_folder.split_of(e, target.val_share, target.test_share, target.split_by) for e in pictures]
-    )
-    record = np.flatnonzero((seen >= 0) & (splits[seen] == split))
+    _warn_of_absent([told[i]["stimulus"] for i in np.flatnonzero(seen < 0)], target.folder)
+    if target.splits == "prepared":
+        of_record = _prepared_splits(windows)
+        _refuse_shared(seen, of_record, data.path)
+        record = np.flatnonzero((seen >= 0) & (of_record == split))
+    else:
+        splits = np.array(
+            [picture_folder.split_of(e, target.val_share, target.test_share, target.split_by) for e in pictures]
+        )
+        record = np.flatnonzero((seen >= 0) & (splits[seen] == split))
     if not len(record):
+        count = len(np.unique(seen[seen >= 0]))
+        shares = f"change target.val_share = {target.val_share:g} and test_share = {target.test_share:g}"
+        advice = "prepare the trials with another split" if target.splits == "prepared" else shares
         raise UserError(
-            f"{target.folder}: none of the {len(np.unique(seen[seen >= 0]))} pictures that were seen falls into split "
-            f"{split}; change target.val_share = {target.val_share:g} and test_share = {target.test_share:g}"
+            f"{target.folder}: none of the {count} pictures that were seen falls into split {split}; {advice}"
         )
     labels, people, recordings = (tuple(told[i][name] for i in record) for name in ("label", "subject", "recording"))
     start = np.array([told[i]["start"] for i in record])
@@ -105,6 +122,32 @@ def windows(data: DataConfig, target: TargetConfig, *, seed: int) -> Trials:
     labels, people, recordings = (tuple(one[name] for one in told) for name in ("label", "subject", "recording"))
     start = np.array([one["start"] for one in told])
     return Trials(found, tuple(pictures), np.arange(len(told)), seen, labels, people, recordings, start)
+
+
+def _prepared_splits(windows: pipeline.Examples) -> np.ndarray:
+    """The prepared split of every record of `windows`, which hold all of them."""
+    counts = [records.load_dataset(path)["splits"] for path in windows.config.path]
+    return np.concatenate([np.repeat(list(splits), list(splits.values())) for splits in counts])
+
+
+def _refuse_shared(seen: np.ndarray, split: np.ndarray, paths: Sequence[str]) -> None:
+    """Raises UserError where a picture is in two prepared splits: who is tested on it was told the answer before."""
+    pairs = np.unique(np.stack([seen[seen >= 0], np.unique(split, return_inverse=True)[1][seen >= 0]]), axis=1)
+    pictures, in_splits = np.unique(pairs[0], return_counts=True)
+    if shared := int((in_splits > 1).sum()):
+        raise UserError(
+            f"{', '.join(paths)}: {shared} of {len(pictures)} pictures are in two of the prepared splits; leave "
+            'target.splits at "pictures" (with target.people = "apart", if people shall be apart), or prepare the '
+            "trials with splits that keep pictures apart"
+        )
+
+
+def _warn_of_absent(stimuli: Sequence[str], folder: str) -> None:
+    absent = [name for name in stimuli if name]
+    if absent:
+        log.warning(
+            "%s: %d trials are left out, whose picture is not there, such as %s", folder, len(absent), absent[0]
+        )
 
 
 def _numbers(names: Sequence[str], folder: str) -> Callable[[str], int]:

@@ -44,6 +44,11 @@ class Wanted:
     fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.7, "val": 0.15, "test": 0.15})
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        shares = [self.fractions.get(name, -1.0) for name in SPLITS]
+        if min(shares) <= 0 or not abs(sum(shares) - 1) <= 1e-6:
+            raise ValueError(f"splits are three shares above 0 that sum to 1, not {shares}")
+
 
 @dataclass(frozen=True)
 class Assigned:
@@ -114,9 +119,10 @@ def _official(trials: Trials, found: SplitFile, wanted: Wanted) -> Assigned:
     for name, indices in parts.items():
         taken = split[counted[indices]] != UNUSED
         if taken.any():
+            first = indices[taken][0]
             raise UserError(
-                f"{found.source}: trial {int(indices[taken][0])} is in {name} and in {split[counted[indices]][taken][0]}"
-                "; a trial that is trained on and tested on says nothing: fetch the file again"
+                f"{found.source}: trial {first} is in {split[counted[first]]} and in {name}; a trial that is "
+                "trained on and tested on says nothing: fetch the file again"
             )
         split[counted[indices]] = name
     outside = (
@@ -222,7 +228,7 @@ def _ranked(names: Sequence[str], wanted: Wanted) -> np.ndarray:
         range(n), key=lambda i: hashlib.sha256(f"eeg-imagenet {wanted.seed}\x1f{names[i]}".encode()).digest()
     )
     share = wanted.fractions
-    test, val = (max(1, round(n * share[name])) if share[name] else 0 for name in ("test", "val"))
+    test, val = (max(1, round(n * share[name])) for name in ("test", "val"))
     if test + val >= n:
         raise UserError(f"--splits leave none of {n} pictures or classes to train on; make the shares smaller")
     split = np.full(n, "train", object)

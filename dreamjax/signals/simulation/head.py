@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import missing_package
+from dreamjax.signals import mapping, montage
 from dreamjax.signals.simulation import sphere
 
 # The first N of these are the cap of N channels: 19 are the 10-20 system, 32 and 64 the usual larger caps.
@@ -15,6 +16,14 @@ NAMES: tuple[str, ...] = (
     *("Pz", "Oz", "POz", "FC1", "FC2", "CP1", "CP2", "FC5", "FC6", "CP5", "CP6", "AFz", "PO7", "PO8"),
     *("AF3", "AF4", "AF7", "AF8", "F1", "F2", "F5", "F6", "FT7", "FT8", "FC3", "FC4", "C1", "C2", "C5", "C6", "TP7"),
     *("TP8", "CP3", "CP4", "CPz", "P1", "P2", "P5", "P6", "PO3", "PO4", "Fpz", "Iz", "FCz", "TP9", "F9"),
+)
+# … and these follow in a cap of up to 128
+MORE: tuple[str, ...] = (
+    *("AF9", "AF10", "F10", "FT9", "FT10", "P9", "P10", "PO9", "PO10", "I1", "I2", "AF1", "AF2", "PO5", "PO6", "PO1"),
+    *("PO2", "AFp3h", "AFp4h", "AFF5h", "AFF1h", "AFF2h", "AFF6h", "FFT7h", "FFC5h", "FFC3h", "FFC1h", "FFC2h"),
+    *("FFC4h", "FFC6h", "FFT8h", "FTT7h", "FCC5h", "FCC3h", "FCC1h", "FCC2h", "FCC4h", "FCC6h", "FTT8h", "TTP7h"),
+    *("CCP5h", "CCP3h", "CCP1h", "CCP2h", "CCP4h", "CCP6h", "TTP8h", "TPP7h", "CPP5h", "CPP3h", "CPP1h", "CPP2h"),
+    *("CPP4h", "CPP6h", "TPP8h", "PPO5h", "PPO1h", "PPO2h", "PPO6h", "POO3h", "POO4h", "OI1h", "OI2h", "AFFz"),
 )
 REFERENCE = "TP10"  # the right mastoid: recorded against it, and itself not recorded
 AVERAGE_RADIUS = 0.09  # m
@@ -27,7 +36,9 @@ def _cap() -> dict[str, np.ndarray]:
     except ImportError as e:
         raise missing_package("mne", "data", "the electrode positions of `dreamjax simulate`") from e
     places = mne.channels.make_standard_montage("easycap-M1").get_positions()["ch_pos"]
-    return {name: places[name] / np.linalg.norm(places[name]) for name in (*NAMES, REFERENCE)}
+    more = montage.standard_positions(MORE) - mapping.standard_centre()
+    found = {name: places[name] / np.linalg.norm(places[name]) for name in (*NAMES, REFERENCE)}
+    return found | {name: place / np.linalg.norm(place) for name, place in zip(MORE, more, strict=True)}
 
 
 def nominal_positions(names: tuple[str, ...]) -> Float[np.ndarray, "channels 3"]:
@@ -63,7 +74,7 @@ def average_head(ch_names: tuple[str, ...]) -> Head:
 def draw_head(rng: np.random.Generator, channels: int, missing: int) -> Head:
     """A head of another size under a cap that sits a little turned, with electrodes a few millimetres off."""
     lost = set(rng.choice(channels, missing, replace=False).tolist())
-    names = tuple(name for i, name in enumerate(NAMES[:channels]) if i not in lost)
+    names = tuple(name for i, name in enumerate((*NAMES, *MORE)[:channels]) if i not in lost)
     angles = np.clip(rng.normal(0, 3, 3), -8, 8)
     places = nominal_positions((*names, REFERENCE)) @ _rotation(np.deg2rad(angles)).T
     places = places + rng.normal(0, 0.02, places.shape)  # 2 % of the radius: about 2 mm

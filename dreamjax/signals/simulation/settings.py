@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dreamjax.errors import UserError
 
-MAX_CHANNELS = 64
+MAX_CHANNELS = 128
 ALPHA_HZ = (7.5, 13.0)  # the band that every subject's rhythm lies in
 
 

@@ -139,8 +139,13 @@ def _blinks(
     return field[:, None] * course, {"blink_onsets_s": onsets}
 
 
-def simulate_subject(settings: Settings, subject: int, pictures: tuple[Picture, ...]) -> Simulated:
-    """The recording of subject 0, 1, …; the same for the same (settings, subject), whoever else there is."""
+def simulate_subject(
+    settings: Settings, subject: int, pictures: tuple[Picture, ...], trials: tuple[Trial, ...] | None = None
+) -> Simulated:
+    """The recording of subject 0, 1, …; the same for the same (settings, subject), whoever else there is.
+
+    `trials`: when which picture appears, where another design than `timeline`'s is wanted.
+    """
     samples = round(round(settings.minutes * 60) * settings.sfreq)
     seconds = samples / settings.sfreq
     rng = _stream(settings, subject, 2)
@@ -148,7 +153,7 @@ def simulate_subject(settings: Settings, subject: int, pictures: tuple[Picture, 
     channels = len(cap.ch_names)
     closed_s = settings.rest_fraction * seconds
 
-    trials = timeline(settings, subject, pictures, samples)
+    trials = timeline(settings, subject, pictures, samples) if trials is None else trials
     signal, evoked_truth = _evoked(settings, subject, cap, pictures, trials, samples)
     signal += _background(settings, _stream(settings, subject, 3), cap, samples)
     alpha, alpha_truth = _alpha(settings, _stream(settings, subject, 4), cap, samples, [(-1.0, closed_s)])
