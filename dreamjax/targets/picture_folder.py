@@ -42,8 +42,8 @@ def listing(folder: epath.PathLike, *, captions: bool = True, among: Collection[
     """The pictures of a folder, ordered by name; each is there, none has been opened.
 
     Without `captions` those may be missing, and are "" then. Of a folder for each class, only the pictures `among` are
-    listed where any are named: ImageNet has a million more than were shown. Raises UserError for a folder without pictures, without
-    captions, with a line that cannot be read, and for pictures that are named and missing.
+    listed where any are named: ImageNet has a million more than were shown. Raises UserError for a folder without
+    pictures, without captions, with a line that cannot be read, and for pictures that are named and missing.
     """
     root = places.reachable(folder)
     if not root.is_dir():
@@ -146,6 +146,7 @@ def _is_picture(name: str) -> bool:
 
 def _by_class(entries: Sequence[epath.Path], among: Collection[str]) -> tuple[Captioned, ...]:
     """The pictures in folders side by side, whose names are the classes."""
+    among = among if all("/" in name for name in among) else ()  # a bare file name may lie in any folder
     wanted = {PurePosixPath(name).parent.name for name in among}
     folders = [entry for entry in entries if (not among or entry.name in wanted) and entry.is_dir()]
     found = (

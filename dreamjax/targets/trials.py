@@ -81,8 +81,7 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
         raise UserError("target.folder is empty; name the folder of the pictures that were seen")
     windows = pipeline.Examples(data, split if target.people == "apart" else records.ALL, seed=seed, training=training)
     told = windows.told()
-    shown = {one["stimulus"] for one in told}
-    pictures = picture_folder.listing(target.folder, captions=False, among=shown)
+    pictures = picture_folder.listing(target.folder, captions=False, among=_shown(data, target, told, seed))
     number = _numbers([entry.name for entry in pictures], target.folder)
     seen = np.array([number(one["stimulus"]) for one in told])
     if not (seen >= 0).any():
@@ -103,7 +102,7 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
     if not len(record):
         count = len(np.unique(seen[seen >= 0]))
         shares = f"change target.val_share = {target.val_share:g} and test_share = {target.test_share:g}"
-        advice = "prepare the trials with another split" if target.splits == "prepared" else shares
+        advice = "prepare the trials anew" if target.splits == "prepared" else shares
         raise UserError(
             f"{target.folder}: none of the {count} pictures that were seen falls into split {split}; {advice}"
         )
@@ -122,6 +121,13 @@ def windows(data: DataConfig, target: TargetConfig, *, seed: int) -> Trials:
     labels, people, recordings = (tuple(one[name] for one in told) for name in ("label", "subject", "recording"))
     start = np.array([one["start"] for one in told])
     return Trials(found, tuple(pictures), np.arange(len(told)), seen, labels, people, recordings, start)
+
+
+def _shown(data: DataConfig, target: TargetConfig, told: Sequence[dict[str, str]], seed: int) -> set[str]:
+    """Every stimulus of the data, so that a picture has one number in every split."""
+    if target.people == "apart":
+        told = pipeline.Examples(data, records.ALL, seed=seed, training=False).told()
+    return {one["stimulus"] for one in told} - {""}
 
 
 def _prepared_splits(windows: pipeline.Examples) -> np.ndarray:
