@@ -6,13 +6,14 @@ So the data position of a run is that one number, and any count of workers and p
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from dreamjax.config import check_seed
+from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals import assembly, examples, mapping, mixture, montage, records, stored
 from dreamjax.signals.read_ahead import IndexedStream, index_and_weight
@@ -76,7 +77,11 @@ class Examples:
         empty = [path for path, reader in zip(config.path, self.readers, strict=True) if not len(reader)]
         if empty:
             raise UserError(f"{empty[0]} holds no window in split {split}")
-        vocabularies = [records.load_dataset(path).get("labels", []) for path in config.path]
+        described = [records.load_dataset(path) for path in config.path]
+        vocabularies = [dataset.get("labels", []) for dataset in described]
+        for path, dataset in zip(config.path, described, strict=True):
+            if config.scaling == "divide" and "unit" in dataset:
+                _warn_of_unit(path, dataset["unit"], config.divide)
         self.labels = tuple(sorted({label for labels in vocabularies for label in labels}))
         self.target = self._target()
         self.ends = np.cumsum([len(reader) for reader in self.readers])
@@ -158,6 +163,11 @@ class Examples:
             | {"start": float(np.frombuffer(one["start"].bytes_list.value[0])[0])}
             for one in found
         ]
+
+
+@lru_cache(maxsize=64)  # said once
+def _warn_of_unit(path: str, unit: str, divide: float) -> None:
+    log.warning("%s is in %s: data.divide = %g divides those numbers, not µV", path, unit, divide)
 
 
 class WindowStream(IndexedStream):

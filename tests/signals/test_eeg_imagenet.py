@@ -1,0 +1,480 @@
+"""EEG-ImageNet's files: read without executing or holding them, split as they mean, and fit for stage B as prepared."""
+
+import itertools
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dreamjax.cli import main
+from dreamjax.errors import UserError
+from dreamjax.signals import pipeline, records
+from dreamjax.signals.corpora import eeg_imagenet, eeg_imagenet_splits
+from dreamjax.signals.corpora.eeg_imagenet_splits import Wanted
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.signals.prepare_trials import Options, Settings, identity, prepare_trials
+from dreamjax.signals.simulation import eeg_imagenet as generator
+from dreamjax.targets import trials as stage_b
+from dreamjax.targets.trials import TargetConfig
+
+CHANNELS, CLASSES, PICTURES, PEOPLE = 6, 3, 10, 4
+STD, RAW = "eeg_5_95_std.pth", "eeg_signals_raw_with_mean_std.pth"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The generator's files: four people, three classes of ten pictures."""
+    folder = tmp_path_factory.mktemp("corpus") / "published"
+    layout = generator.Layout(
+        subjects=PEOPLE, classes=CLASSES, pictures_per_class=PICTURES, channels=CHANNELS, seed=3, corrupt=True
+    )
+    generator.write(folder, layout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def theirs(published):
+    return torch.load(published / STD, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def opened(published):
+    return eeg_imagenet.open_trials(published / STD)
+
+
+def splits_of(folder):
+    """Split → the indices of its trials in the published list."""
+    return {
+        split: [int(flag[6:]) for w in records.read_windows(folder, split) for flag in w.flags if flag[:6] == "trial:"]
+        for split in ("train", "val", "test")
+    }
+
+
+def made(published, tmp_path, file=STD, settings=None, **options):
+    out = tmp_path / "shards"
+    result = prepare_trials(published / file, out, settings, Options(**options))
+    return out, result
+
+
+def small_file(path, eeg, subject=None, **more):
+    """A file of the given signals, all of one class."""
+    dataset = [
+        {"eeg": torch.as_tensor(x), "image": i, "label": 0, "subject": subject[i] if subject else 1}
+        for i, x in enumerate(eeg)
+    ]
+    images = [f"n01_{i}" for i in range(len(eeg))]
+    torch.save({"dataset": dataset, "labels": ["n01"], "images": images, **more}, path)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_file_gives_the_numbers_that_torch_loads(published, theirs, tmp_path, legacy):
+    path = tmp_path / STD
+    torch.save(theirs, path, _use_new_zipfile_serialization=not legacy)
+    found = eeg_imagenet.open_trials(path)
+    assert len(found) == len(theirs["dataset"]) == PEOPLE * CLASSES * PICTURES - 1
+    assert found.labels == tuple(theirs["labels"])
+    assert found.images == tuple(theirs["images"])
+    for i, entry in enumerate(theirs["dataset"]):
+        assert (found.image[i], found.label[i], found.subject[i]) == (entry["image"], entry["label"], entry["subject"])
+        np.testing.assert_array_equal(found.signal(i), entry["eeg"].numpy())
+    assert found.band == (5.0, 95.0)
+
+
+def test_the_raw_file_is_normalised_by_its_own_statistics(published):
+    theirs = torch.load(published / RAW, weights_only=True)
+    found = eeg_imagenet.open_trials(published / RAW)
+    for i in (0, 50):
+        wanted = (theirs["dataset"][i]["eeg"] - theirs["means"]) / theirs["stddevs"]
+        np.testing.assert_allclose(found.signal(i), wanted.numpy(), rtol=1e-6)
+
+
+def test_the_generator_writes_the_published_structure(published, theirs):
+    """What a third party measured of the real files, in the small: keys, types, lengths, who is where."""
+    assert set(theirs) == {"dataset", "labels", "images"}
+    assert set(theirs["dataset"][0]) == {"eeg", "image", "label", "subject"}
+    lengths = [entry["eeg"].shape[1] for entry in theirs["dataset"]]
+    assert min(lengths) == 491
+    assert max(lengths) == 1527
+    assert theirs["dataset"][0]["eeg"].dtype == torch.float32
+    assert {entry["subject"] for entry in theirs["dataset"]} == {1, 2, 3, 4}
+    for entry in theirs["dataset"]:
+        assert theirs["images"][entry["image"]].split("_")[0] == theirs["labels"][entry["label"]]
+    for name in theirs["images"]:
+        assert (published / "imagenet" / name.split("_")[0] / f"{name}.JPEG").exists()
+    every = torch.load(published / "block_splits_by_image_all.pth", weights_only=True)["splits"]
+    assert len(every) == 6
+    assert sorted(i for part in every[0].values() for i in part) == list(range(len(theirs["dataset"])))
+    (single,) = torch.load(published / "block_splits_by_image_single.pth", weights_only=True)["splits"]
+    own = sum(entry["subject"] == 4 for entry in theirs["dataset"])
+    assert sorted(i for part in single.values() for i in part) == list(range(own // 2))
+    blocks = json.loads((published / "truth.json").read_text())["trials"]
+    for person in (1, 2, 3, 4):  # in the order of time every class is one stretch
+        seen = sorted((t["sample"], t["image"] // PICTURES) for t in blocks if t["subject"] == person)
+        assert sum(a[1] != b[1] for a, b in itertools.pairwise(seen)) == CLASSES - 1
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_memory_stays_near_one_trial(tmp_path, legacy):
+    """A file of 79 MB is opened and read through; the process grows by less than a third of it, with its pages."""
+    shape = (128, 512)
+    path = small_file(tmp_path / "large.pth", np.zeros((300, *shape), np.float32) + np.arange(300)[:, None, None])
+    value = torch.load(path, weights_only=True)
+    for entry in value["dataset"]:
+        entry["eeg"] = entry["eeg"].float().clone()  # a storage of its own each, as published
+    torch.save(value, path, _use_new_zipfile_serialization=not legacy)
+    size = path.stat().st_size
+    assert size > 75e6
+    code = (
+        "import resource, sys, numpy as np\n"
+        "from dreamjax.signals.corpora import eeg_imagenet\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = peak()\n"
+        "found = eeg_imagenet.open_trials(sys.argv[1])\n"
+        "total = sum(float(found.signal(i)[0, 0]) for i in range(len(found)))\n"
+        "print(total, peak() - before)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout
+    total, grown = map(float, said.split())
+    assert total == 299 * 300 / 2
+    assert grown < size / 3
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("place", ["root", "trial", "signal"])
+def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path, theirs, place):
+    mark, path = tmp_path / "executed", tmp_path / STD
+    evil = Evil(mark)
+    trial = {**theirs["dataset"][0], "eeg": evil}
+    value = {"root": evil, "trial": {**theirs, "dataset": [evil]}, "signal": {**theirs, "dataset": [trial]}}[place]
+    if place == "root":
+        path.write_bytes(pickle.dumps(value))
+    else:
+        torch.save(value, path)
+    with pytest.raises(UserError, match=r"system, which is not executed"):
+        prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="picture")))
+    assert not mark.exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_such_file_is_one_sentence(published, theirs, tmp_path):
+    path = tmp_path / "x.pth"
+
+    def refused(value, says):
+        torch.save(value, path)
+        with pytest.raises(UserError, match=says):
+            eeg_imagenet.open_trials(path)
+
+    first = theirs["dataset"][0]
+    refused({"model": {"w": torch.ones(2)}}, "it lacks dataset and labels and images and has model")
+    refused({k: v for k, v in theirs.items() if k != "images"}, "it lacks images")
+    refused([1, 2], "this is a list, not a file of EEG-ImageNet's trials")
+    refused({**theirs, "dataset": [first, {k: v for k, v in first.items() if k != "label"}]}, "trial 1: .* lacks label")
+    refused({**theirs, "dataset": [{**first, "eeg": first["eeg"][:3]}, first]}, "trial 1 has 6 channels and trial 0 3")
+    refused({**theirs, "dataset": [{**first, "eeg": first["eeg"][0]}]}, r"trial 0 has shape \(\d+,\)")
+    refused({**theirs, "dataset": [{**first, "image": 99}]}, "trial 0 has image 99, but there are 30 images")
+    refused({**theirs, "dataset": [{**first, "label": (first["label"] + 1) % 3}]}, "but of class")
+    refused({**theirs, "images": ["../../etc/passwd"] * 30}, "is no name of an ImageNet picture")
+    refused({**theirs, "means": torch.zeros(6)}, "means and stddevs come together")
+    refused({**theirs, "means": torch.zeros(6), "stddevs": torch.zeros(6)}, "6 finite numbers above 0")
+    with pytest.raises(UserError, match="these are splits and no trials"):
+        eeg_imagenet.open_trials(published / "block_splits_by_image_all.pth")
+    with pytest.raises(UserError, match="these are trials and no splits"):
+        eeg_imagenet.open_splits(published / STD)
+
+
+# -------------------------------------------------------------------------------------------------------------- splits
+def test_the_official_splits_are_those_of_the_file(published, tmp_path):
+    wanted = torch.load(published / "block_splits_by_image_all.pth", weights_only=True)["splits"]
+    odd = [i for i, n in enumerate(eeg_imagenet.open_trials(published / STD).length) if n > 600]
+    for number in (0, 2):
+        out = tmp_path / str(number)
+        file = str(published / "block_splits_by_image_all.pth")
+        prepare_trials(published / STD, out, None, Options(splits=Wanted(file=file, number=number)))
+        assert splits_of(out) == {split: sorted(set(indices) - set(odd)) for split, indices in wanted[number].items()}
+        facts = records.load_dataset(out)["splitting"]
+        assert facts["indices"] == "the whole list"
+        assert facts["pictures_in_train_and_test"] == 0
+
+
+def test_the_all_splits_with_a_person_are_indexed_before_they_are_filtered(published, opened, said):
+    """The trap: filtering first and indexing then gives another split, in which nothing looks wrong."""
+    file = str(published / "block_splits_by_image_all.pth")
+    (split, *_) = torch.load(file, weights_only=True)["splits"]
+    found = eeg_imagenet_splits.assign(opened, Wanted(file=file, subjects=(4,))).split
+    own = np.flatnonzero(opened.subject == 4)
+    for name, indices in split.items():
+        assert np.flatnonzero(found == name).tolist() == sorted(set(indices) & set(own.tolist()))
+    wrong = {name: sorted(own[[i for i in indices if i < len(own)]].tolist()) for name, indices in split.items()}
+    assert wrong["test"] != np.flatnonzero(found == "test").tolist()
+    assert "its indices count the whole list" in said()
+
+
+def test_the_single_splits_go_with_one_person_and_count_that_persons_trials(published, opened, said):
+    file = str(published / "block_splits_by_image_single.pth")
+    (split,) = torch.load(file, weights_only=True)["splits"]
+    own = np.flatnonzero(opened.subject == 4)
+    found = eeg_imagenet_splits.assign(opened, Wanted(file=file, subjects=(4,)))
+    for name, indices in split.items():
+        assert np.flatnonzero(found.split == name).tolist() == sorted(own[indices].tolist())
+    assert found.dropped == {"in no split of the file": len(own) - len(own) // 2}
+    assert f"{len(own) // 2} of {len(own)} trials of person 4 are in its split 0" in said()
+    for people in ((), (2, 4)):
+        with pytest.raises(UserError, match=r"count the trials of one person.*--subject \(published: 4\)"):
+            eeg_imagenet_splits.assign(opened, Wanted(file=file, subjects=people))
+
+
+def test_split_files_that_do_not_fit_are_one_sentence(opened, tmp_path):
+    n = len(opened)
+
+    def refused(name, split, says, **wanted):
+        torch.save({"splits": [split]}, tmp_path / name)
+        with pytest.raises(UserError, match=says):
+            eeg_imagenet_splits.assign(opened, Wanted(file=str(tmp_path / name), **wanted))
+
+    parts = {"train": list(range(n - 2)), "val": [n - 2], "test": [n - 1]}
+    refused("a.pth", {**parts, "test": [n]}, f"index {n} is beyond the {n} trials")
+    refused("a.pth", {**parts, "test": [3, n - 1]}, "trial 3 is in train and in test")
+    refused("a.pth", {**parts, "test": [n - 1, n - 1]}, "test: some trials are named twice")
+    refused("a.pth", {**parts, "test": [-1]}, "the index -1 is below 0")
+    refused("a.pth", {**parts, "test": ["x"]}, "test: this is a str, not a whole number")
+    refused("a.pth", {"train": [0], "val": [1]}, "it lacks test")
+    refused("a.pth", parts, "--split-number 1: .* has the splits 0 to 0", number=1)
+    refused("a.pth", parts, "no such person; it has 1, 2, 3, 4", subjects=(9,))
+    few = {"train": [0, 1], "val": [2], "test": [3]}
+    refused("x_all.pth", few, "by its name its indices count everybody", subjects=(4,))
+    refused("x_single.pth", parts, "by its name its indices count one person", subjects=(4,))
+    torch.save({"weights": 1}, tmp_path / "b.pth")
+    with pytest.raises(UserError, match="this is not a file of splits: it lacks splits and has weights"):
+        eeg_imagenet.open_splits(tmp_path / "b.pth")
+
+
+def test_a_picture_in_train_and_test_is_counted_and_said(opened, tmp_path, said):
+    n = len(opened)
+    torch.save({"splits": [{"train": list(range(n - 9)), "val": [n - 2], "test": [n - 1]}]}, tmp_path / "a.pth")
+    facts = eeg_imagenet_splits.assign(opened, Wanted(file=str(tmp_path / "a.pth"))).facts
+    assert facts["pictures_in_train_and_test"] == 1
+    assert "of them 1 in train and test: such scores are not held out" in said()
+
+
+def test_leaving_one_person_out_keeps_people_and_pictures_apart(opened):
+    for held in (1, 4):
+        found = eeg_imagenet_splits.assign(opened, Wanted(by="subject", hold_out=(held,)))
+        of = {name: found.split == name for name in ("train", "val", "test")}
+        people = {name: set(opened.subject[where].tolist()) for name, where in of.items()}
+        pictures = {name: set(opened.image[where].tolist()) for name, where in of.items()}
+        assert people["test"] == {held}
+        assert len(people["val"]) == 1
+        assert len(people["train"]) == PEOPLE - 2
+        for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+            assert not people[one] & people[other]
+            assert not pictures[one] & pictures[other]
+        assert {opened.images[i].split("_")[0] for i in pictures["test"]} == set(opened.labels)  # every class is tested
+        assert sum(where.sum() for where in of.values()) + sum(found.dropped.values()) == len(opened)
+    again = eeg_imagenet_splits.assign(opened, Wanted(by="block", hold_out=(4,)))  # no block on both sides: the same
+    np.testing.assert_array_equal(again.split, found.split)
+    chosen = eeg_imagenet_splits.assign(opened, Wanted(by="subject", hold_out=(4, 2)))
+    assert set(opened.subject[chosen.split == "val"].tolist()) == {2}
+
+
+def test_blocks_cannot_be_held_out_within_a_person(opened):
+    with pytest.raises(UserError, match=r"a block is a class.*--split-by subject --hold-out N"):
+        eeg_imagenet_splits.assign(opened, Wanted(by="block", subjects=(4,)))
+    with pytest.raises(UserError, match="needs three people"):
+        eeg_imagenet_splits.assign(opened, Wanted(by="subject", subjects=(3, 4), hold_out=(4,)))
+    with pytest.raises(UserError, match="wants --hold-out N"):
+        eeg_imagenet_splits.assign(opened, Wanted(by="subject"))
+    with pytest.raises(UserError, match="--hold-out names people"):
+        eeg_imagenet_splits.assign(opened, Wanted(by="picture", hold_out=(4,)))
+    with pytest.raises(UserError, match="say how its trials are split"):
+        eeg_imagenet_splits.assign(opened, Wanted())
+
+
+def test_pictures_or_classes_alone_can_be_held_out(opened):
+    for by, of in (("picture", opened.image), ("class", opened.label)):
+        found = eeg_imagenet_splits.assign(opened, Wanted(by=by)).split
+        sides = [set(of[found == name].tolist()) for name in ("train", "val", "test")]
+        assert all(sides)
+        assert sum(map(len, sides)) == len(set.union(*sides)) == len(set(of.tolist()))
+        assert (found != "").all()
+    assert set(np.unique(eeg_imagenet_splits.assign(opened, Wanted(by="picture", subjects=(2,))).split)) > {""}
+
+
+# ------------------------------------------------------------------------------------------------------------- records
+def test_a_trial_is_resampled_without_its_mean_and_its_end_is_marked(tmp_path):
+    """Sines of 10 and 30 Hz at 1000 Hz are the same at 256 Hz; 491 samples are 126 of them, the rest is padding."""
+    t = np.arange(520) / 1000
+    wave = np.stack([np.sin(2 * np.pi * 10 * t) + 3, np.cos(2 * np.pi * 30 * t) - 5]).astype(np.float32)
+    path = small_file(tmp_path / "sines.pth", [wave[:, :n] for n in (520, 500, 491, 520, 520, 520, 700, 449)])
+    prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="picture")))
+    found = {w.stimulus: w for split in ("train", "val", "test") for w in records.read_windows(tmp_path / "out", split)}
+    assert sorted(found) == [f"n01/n01_{i}.JPEG" for i in range(6)]  # 700 and 449 samples are left out
+    for i, real in ((0, 128), (1, 128), (2, 126)):
+        window = found[f"n01/n01_{i}.JPEG"]
+        assert window.sfreq == 256
+        assert window.valid.sum() == real
+        assert not window.signal[:, real:].any()
+        at = np.arange(real) / 256
+        exact = np.stack([np.sin(2 * np.pi * 10 * at), np.cos(2 * np.pi * 30 * at)])
+        inside = slice(16, real - 16)  # its ends were continued by reflection
+        gone = (window.signal[:, :real] - exact)[:, inside]
+        assert np.ptp(gone, axis=1).max() < 5e-3  # but for a constant
+        np.testing.assert_allclose(window.signal[:, :real].mean(axis=1), 0, atol=1e-4)
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert [r["trial"] for r in rejects] == [6, 7]
+
+
+def test_the_published_reading_is_samples_20_to_460_stretched(published, theirs, tmp_path):
+    """torch's own linear interpolation of the same samples to 512, through the pipeline of the parity presets."""
+    file = str(published / "block_splits_by_image_single.pth")
+    out, _ = made(published, tmp_path, settings=Settings("dreamdiffusion"), splits=Wanted(file=file, subjects=(4,)))
+    dataset = records.load_dataset(out)
+    assert dataset["settings"]["effective_sfreq"] == 1164.01  # 1000 Hz · 511 / 439
+    data = DataConfig(
+        path=(str(out),), montage="own", mapping="tile", tile_channels=CHANNELS, samples=512, stretch=True,
+        scaling="divide", divide=1.0, clip=0.0,
+    )  # fmt: skip
+    rows = pipeline.Examples(data, "test", seed=0, training=False).rows(np.arange(2, dtype=np.uint64))
+    for k, trial in enumerate(splits_of(out)["test"][:2]):
+        eeg = theirs["dataset"][trial]["eeg"][None, :, 20:460]
+        wanted = torch.nn.functional.interpolate(eeg, size=512, mode="linear", align_corners=True)[0].numpy()
+        np.testing.assert_allclose(rows["signal"][k], wanted, atol=1e-3)  # 16 bits of a range of about 8
+
+
+def test_a_trial_that_is_not_finite_is_left_out_and_told(tmp_path):
+    eeg = np.random.default_rng(0).normal(size=(9, 2, 500)).astype(np.float32)
+    eeg[4, 1, 100] = np.nan
+    path = small_file(tmp_path / "nan.pth", list(eeg))
+    prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="picture")))
+    assert records.load_dataset(tmp_path / "out")["totals"]["windows"] == 8
+    assert json.loads((tmp_path / "out" / "rejects.jsonl").read_text())["reason"] == "samples are not finite"
+
+
+def test_the_facts_say_that_there_is_no_unit_and_which_controls_cannot_be(published, tmp_path, said):
+    out, result = made(published, tmp_path, splits=Wanted(by="subject", hold_out=(4,)))
+    assert set(records.impossible(out)) == {"block", "pre_stimulus"}
+    assert records.impossible(out)["block"].startswith("a block is a class")
+    dataset = records.load_dataset(out)
+    assert "no physical unit" in dataset["unit"]
+    window = records.read_windows(out, "test")[0]
+    assert window.subject == identity(None, 4)["subject"]
+    assert window.label in dataset["labels"] == sorted(f"n9{i:07d}" for i in range(CLASSES))
+    assert window.flags[0] == records.APART
+    assert not np.isfinite(window.xyz).any()
+    assert result["splits"] == dataset["splits"]
+    assert records.verify(out) == []
+    config = DataConfig(path=(str(out),), montage="own", samples=128, scaling="divide")
+    pipeline.open_stream(config, "train", seed=0, training=True)
+    assert "divides those numbers, not µV" in said()
+    robust = DataConfig(path=(str(out),), montage="own", samples=128)
+    rows = next(iter(pipeline.open_stream(robust, "train", seed=0, training=True).batches(start=0, batch_size=8)))
+    assert 0.3 < np.median(np.abs(rows["signal"])) < 1.2  # 0.67 of a Gaussian: scaled to one
+
+
+def test_missing_and_damaged_pictures_are_named(published, tmp_path, said):
+    """The generator damaged one picture; another is taken away."""
+    pictures = shutil.copytree(published / "imagenet", tmp_path / "imagenet")
+    damaged = f"n9{CLASSES - 1:07d}/n9{CLASSES - 1:07d}_{100 + CLASSES * PICTURES - 1}.JPEG"
+    (pictures / "n90000000/n90000000_100.JPEG").unlink()
+    splits = Wanted(file=str(published / "block_splits_by_image_all.pth"))
+    with pytest.raises(UserError, match=f"n90000000_100.JPEG is missing; {damaged} is damaged; mend them"):
+        made(published, tmp_path, splits=splits, stimuli=str(pictures), strict=True)
+    out, result = made(published, tmp_path, splits=splits, stimuli=str(pictures))
+    assert f"{damaged} is damaged; their trials are left out" in said()
+    assert result["rejected"]["a picture is missing or damaged"] in (2 * PEOPLE - 1, 2 * PEOPLE, 2 * PEOPLE - 2)
+    stimuli = {w.stimulus for split in dataset_splits(out) for w in records.read_windows(out, split)}
+    assert len(stimuli) == CLASSES * PICTURES - 2
+    with pytest.raises(UserError, match="holds none of the 30 pictures"):
+        prepare_trials(published / STD, tmp_path / "x", None, Options(splits=splits, stimuli=str(tmp_path)))
+    with pytest.raises(UserError, match="no such folder"):
+        prepare_trials(published / STD, tmp_path / "x", None, Options(splits=splits, stimuli=str(tmp_path / "nowhere")))
+
+
+def dataset_splits(out):
+    return records.load_dataset(out)["splits"]
+
+
+def test_the_same_again_is_nothing_and_another_way_is_refused(published, tmp_path):
+    splits = Wanted(by="subject", hold_out=(4,))
+    out, _ = made(published, tmp_path, splits=splits)
+    before = {f.name: f.stat().st_mtime_ns for f in out.iterdir()}
+    assert made(published, tmp_path, splits=splits)[1]["already_prepared"]
+    assert {f.name: f.stat().st_mtime_ns for f in out.iterdir()} == before
+    with pytest.raises(UserError, match="was prepared otherwise"):
+        made(published, tmp_path, splits=Wanted(by="subject", hold_out=(3,)))
+    _, result = made(published, tmp_path, splits=Wanted(by="subject", hold_out=(3,)), overwrite=True)
+    assert result["splitting"]["test"] == 3
+
+
+# ------------------------------------------------------------------------------------------------------------- stage B
+def test_stage_b_follows_the_prepared_splits_and_finds_every_picture(published, tmp_path):
+    out, _ = made(published, tmp_path, splits=Wanted(by="subject", hold_out=(4,)), stimuli=str(published / "imagenet"))
+    data = DataConfig(path=(str(out),), montage="own", samples=128)
+    target = TargetConfig(folder=str(published / "imagenet"), splits="prepared")
+    found = {s: stage_b.trials(data, target, s, seed=0, training=False) for s in stage_b.SPLITS}
+    assert {s: len(f) for s, f in found.items()} == dataset_splits(out)
+    seen = {s: {f.pictures[i].name for i in f.picture} for s, f in found.items()}
+    people = {s: set(f.person) for s, f in found.items()}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not seen[one] & seen[other]
+        assert not people[one] & people[other]
+    assert people["test"] == {identity(None, 4)["subject"]}
+    for split, own in found.items():
+        stimuli = [w.stimulus for w in records.read_windows(out, split)]
+        assert [own.pictures[i].name for i in own.picture] == stimuli
+        assert list(own.label) == [name.split("/")[0] for name in stimuli]
+    assert stage_b.pretrained_on(found["test"], [os.path.abspath(out)]) == 0
+    assert stage_b.pretrained_on(found["train"], [os.path.abspath(out)]) == len(found["train"])
+
+
+def test_stage_b_refuses_prepared_splits_that_share_a_picture(published, opened, tmp_path):
+    n = len(opened)
+    parts = {"train": list(range(0, n, 2)), "val": [n - 1 - n % 2], "test": list(range(1, n - 2, 2))}
+    parts["val"] = sorted(set(range(n)) - set(parts["train"]) - set(parts["test"]))
+    torch.save({"splits": [parts]}, tmp_path / "a.pth")
+    out, _ = made(published, tmp_path, splits=Wanted(file=str(tmp_path / "a.pth")))
+    data = DataConfig(path=(str(out),), montage="own", samples=128)
+    target = TargetConfig(folder=str(published / "imagenet"), splits="prepared")
+    with pytest.raises(UserError, match=r"pictures are in two of the prepared splits; leave target\.splits"):
+        stage_b.trials(data, target, "train", seed=0, training=True)
+    with pytest.raises(ValueError, match="leave people at"):
+        TargetConfig(splits="prepared", people="apart")
+
+
+# ------------------------------------------------------------------------------------------------------------ the verb
+def test_the_whole_way_by_command(tmp_path, capsys):
+    corpus, out = tmp_path / "corpus", tmp_path / "shards"
+    size = ["--subjects", "3", "--classes", "2", "--pictures-per-class", "6", "--channels", "4"]
+    assert main.main(["simulate", "--layout", "eeg-imagenet", "--out", str(corpus), *size]) == 0
+    assert "35 trials of 3 people at 12 pictures (2 classes, a block each" in capsys.readouterr().out
+    way = ["--split-by", "subject", "--hold-out", "2", "--stimuli", str(corpus / "imagenet")]
+    assert main.main(["prepare", str(corpus / STD), "--out", str(out), *way]) == 0
+    told = capsys.readouterr().out
+    assert "test of 1 people), split by subject" in told
+    assert "no control over block: a block is a class" in told
+    assert set(dataset_splits(out)) == {"train", "val", "test"}
+    for wrong, says in (
+        (["--notch", "50"], "--notch would do nothing beside"),
+        (["--splits", "1", "0", "0"], "three shares above 0"),
+        (["--split-by", "block", "--subject", "1"], "a block is a class"),
+        (["--split-by", "picture", "--sfreq", "2000"], "at most 1000 Hz"),
+    ):
+        assert main.main(["prepare", str(corpus / STD), "--out", str(tmp_path / "no"), *wrong]) == 2
+        assert says in capsys.readouterr().err
+    assert main.main(["prepare", str(corpus), "--out", str(tmp_path / "no"), "--subject", "4"]) == 2
+    assert "--subject would do nothing without a file such as eeg_5_95_std.pth" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
