@@ -1,10 +1,17 @@
 r"""DreamDiffusion, stage B, as published: the released code's sizes and settings.
 
+From the published files to pictures (docs/guides/eeg_imagenet.md):
+
+    dreamjax prepare eeg_5_95_std.pth --out TRIALS --reading dreamdiffusion --subject 4 \
+        --split-file block_splits_by_image_single.pth --stimuli IMAGENET
+    dreamjax train --config configs/pretrain/dreamdiffusion_code.py --workdir ENCODER \
+        --config.data.path=TRIALS
     dreamjax train --config configs/image/dreamdiffusion_code.py --workdir runs/dream \
-        --config.data.path=TRIALS --config.target.folder=IMAGENET \
+        --config.data.path=TRIALS --config.target.folder=IMAGENET --config.target.splits=prepared \
         --config.encoder.path=ENCODER --config.model.path=stable-diffusion-v1-5/stable-diffusion-v1-5 \
         --config.target.embedding.path=openai/clip-vit-large-patch14
 
+Both stages divide by 10 here (the released code does so in stage A alone), and pretraining reads no test trial.
 What the code did by accident is left out: the target of the alignment does not drift, positions stay fixed, and no
 gradient is kept of what is not trained. What differs besides: pictures are cut to their middle, not squashed.
 Published, of one person whose trials come in blocks of one class (arXiv 2306.16934, table 1, 50-way top-1 of 5 samples

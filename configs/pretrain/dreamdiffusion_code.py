@@ -2,6 +2,11 @@
 
     dreamjax train --config configs/pretrain/dreamdiffusion_code.py --workdir gs://…/code --config.data.path=gs://…/eeg
 
+The published corpus of 120,000 windows was never named. In its place, the trials of EEG-ImageNet themselves
+(docs/guides/eeg_imagenet.md), of which only those to train on are read:
+
+    dreamjax prepare eeg_5_95_std.pth --out TRIALS --reading dreamdiffusion --split-by subject --hold-out 4
+
 The montage is repeated to 128 channels, windows are stretched to 512 samples, signals divided by 10 µV. Parameters
 165.38 M, of which the encoder 151.90 M (both with the fixed positions). One window costs 120.4 GFLOP forward and
 backward: at 0.1 the encoder sees 115 of 128 patches. 600,000 steps of 100 windows (500 epochs of 120,000, of which 40

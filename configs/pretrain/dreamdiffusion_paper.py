@@ -2,6 +2,11 @@
 
     dreamjax train --config configs/pretrain/dreamdiffusion_paper.py --workdir gs://…/paper --config.data.path=gs://…/eeg
 
+The published corpus of 120,000 windows was never named. In its place, the trials of EEG-ImageNet themselves
+(docs/guides/eeg_imagenet.md), of which only those to train on are read:
+
+    dreamjax prepare eeg_5_95_std.pth --out TRIALS --reading dreamdiffusion --split-by subject --hold-out 4
+
 The montage is repeated to 128 channels, windows are stretched to 512 samples, signals divided by 10 µV. Parameters
 329.04 M, of which the encoder 302.97 M (both with the fixed positions). One window costs 80.8 GFLOP forward and
 backward; 600,000 steps of 100 windows (500 epochs of 120,000, of which 40 warm up) are 4.85 EFLOP. `dreamjax inspect`
