@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,14 +114,14 @@ def prepare_trials(
     settings, options, started = settings or Settings(), options or Options(), time.monotonic()
     name = records.valid_name("dataset", prepare.dataset_name(str(out), options.name))
     final, local = prepare.places_of(out)
+    trials = eeg_imagenet.open_trials(path)
+    assigned = eeg_imagenet_splits.assign(trials, options.splits)
     made_of = {"trials": manifest.file_hash(path)}
     if options.splits.file:
         made_of["splits"] = manifest.file_hash(options.splits.file)
     key = _settings_hash(settings, options, made_of)
     if (existing := _existing(final, key, options.overwrite)) is not None:
         return existing
-    trials = eeg_imagenet.open_trials(path)
-    assigned = eeg_imagenet_splits.assign(trials, options.splits)
     rejects = _rejects(trials, assigned, options)
     for trial in rejects:
         assigned.split[trial] = UNUSED
@@ -147,7 +147,14 @@ def prepare_trials(
 
 # ------------------------------------------------------------------------------------------------------------- before
 def _settings_hash(settings: Settings, options: Options, made_of: dict[str, str]) -> str:
-    said = [repr(settings), repr(options.splits), bool(options.stimuli), options.strict, made_of, records.FORMAT]
+    said = [
+        repr(settings),
+        repr(replace(options.splits, file="")),
+        bool(options.stimuli),
+        options.strict,
+        made_of,
+        records.FORMAT,
+    ]
     said += [hashlib.sha256((options.salt or "").encode()).hexdigest(), options.licence]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -298,6 +298,9 @@ def test_blocks_cannot_be_held_out_within_a_person(opened):
         eeg_imagenet_splits.assign(opened, Wanted(by="subject", subjects=(3, 4), hold_out=(4,)))
     with pytest.raises(UserError, match="wants --hold-out N"):
         eeg_imagenet_splits.assign(opened, Wanted(by="subject"))
+    for people, held in (((), (4, 4)), ((1, 2, 3), (4,)), ((), (1, 2, 3))):
+        with pytest.raises(UserError, match="one or two different people"):
+            eeg_imagenet_splits.assign(opened, Wanted(by="subject", subjects=people, hold_out=held))
     with pytest.raises(UserError, match="--hold-out names people"):
         eeg_imagenet_splits.assign(opened, Wanted(by="picture", hold_out=(4,)))
     with pytest.raises(UserError, match="say how its trials are split"):

@@ -183,11 +183,11 @@ def _by_subject(trials: Trials, people: Sequence[int], wanted: Wanted) -> Assign
     if not wanted.hold_out:
         raise UserError(f"--split-by {wanted.by} wants --hold-out N, the person to test on: {_named(people)}")
     _check_people(trials, wanted.hold_out, "--hold-out")
-    test = wanted.hold_out[0]
-    order = sorted(people)
-    val = wanted.hold_out[1] if len(wanted.hold_out) > 1 else order[(order.index(test) + 1) % len(order)]
-    if test == val or not {test, val} <= set(people) or len(wanted.hold_out) > 2:
+    held = set(wanted.hold_out)
+    if not len(held) == len(wanted.hold_out) <= 2 or not held <= set(people):
         raise UserError(f"--hold-out takes one or two different people of {_named(people)}")
+    test, order = wanted.hold_out[0], sorted(people)
+    val = wanted.hold_out[1] if len(wanted.hold_out) > 1 else order[(order.index(test) + 1) % len(order)]
     of_person = np.where(trials.subject == test, "test", np.where(trials.subject == val, "val", "train")).astype(object)
     of_picture = _pictures(trials, wanted)[trials.image]
     asked = np.isin(trials.subject, people)
