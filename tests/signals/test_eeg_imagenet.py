@@ -320,7 +320,7 @@ def test_pictures_or_classes_alone_can_be_held_out(opened):
 # ------------------------------------------------------------------------------------------------------------- records
 def test_a_trial_is_resampled_without_its_mean_and_its_end_is_marked(tmp_path):
     """Sines of 10 and 30 Hz at 1000 Hz are the same at 256 Hz; 491 samples are 126 of them, the rest is padding."""
-    t = np.arange(520) / 1000
+    t = np.arange(700) / 1000
     wave = np.stack([np.sin(2 * np.pi * 10 * t) + 3, np.cos(2 * np.pi * 30 * t) - 5]).astype(np.float32)
     path = small_file(tmp_path / "sines.pth", [wave[:, :n] for n in (520, 500, 491, 520, 520, 520, 700, 449)])
     prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="picture")))
