@@ -113,9 +113,11 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
 
 def windows(data: DataConfig, target: TargetConfig, *, seed: int) -> Trials:
     """Every window of `data`, whether it is known what was seen then (`picture` is its number) or not (-1)."""
-    pictures = picture_folder.listing(target.folder, captions=False) if os.path.isdir(target.folder) else []
     found = pipeline.Examples(data, records.ALL, seed=seed, training=False)
     told = found.told()
+    shown = {one["stimulus"] for one in told} - {""}
+    there = os.path.isdir(target.folder)
+    pictures = picture_folder.listing(target.folder, captions=False, among=shown) if there else []
     number = _numbers([entry.name for entry in pictures], target.folder)
     seen = np.array([number(one["stimulus"]) for one in told])
     labels, people, recordings = (tuple(one[name] for one in told) for name in ("label", "subject", "recording"))
@@ -123,7 +125,7 @@ def windows(data: DataConfig, target: TargetConfig, *, seed: int) -> Trials:
     return Trials(found, tuple(pictures), np.arange(len(told)), seen, labels, people, recordings, start)
 
 
-def _shown(data: DataConfig, target: TargetConfig, told: Sequence[dict[str, str]], seed: int) -> set[str]:
+def _shown(data: DataConfig, target: TargetConfig, told: Sequence[dict[str, Any]], seed: int) -> set[str]:
     """Every stimulus of the data, so that a picture has one number in every split."""
     if target.people == "apart":
         told = pipeline.Examples(data, records.ALL, seed=seed, training=False).told()

@@ -369,7 +369,7 @@ def test_a_trial_that_is_not_finite_is_left_out_and_told(tmp_path):
 
 def test_the_facts_say_that_there_is_no_unit_and_which_controls_cannot_be(published, tmp_path, said):
     out, result = made(published, tmp_path, splits=Wanted(by="subject", hold_out=(4,)))
-    assert set(records.impossible(out)) == {"block", "pre_stimulus"}
+    assert set(records.impossible(out)) == {"block", "pre_stimulus", "time"}
     assert records.impossible(out)["block"].startswith("a block is a class")
     dataset = records.load_dataset(out)
     assert "no physical unit" in dataset["unit"]

@@ -54,6 +54,7 @@ EEG_IMAGENET = Corpus(
         {
             "block": A_BLOCK_IS_A_CLASS,
             "pre_stimulus": "the published trials begin with their picture: nothing was kept from before it",
+            "time": "the files do not say when in a recording a trial was",
         }
     ),
 )
