@@ -20,6 +20,8 @@ from dreamjax.signals.corpora.eeg_imagenet_splits import Wanted
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.signals.prepare_trials import Options, Settings, identity, prepare_trials
 from dreamjax.signals.simulation import eeg_imagenet as generator
+from dreamjax.signals.simulation import head
+from dreamjax.targets import picture_folder
 from dreamjax.targets import trials as stage_b
 from dreamjax.targets.trials import TargetConfig
 
@@ -119,6 +121,18 @@ def test_the_generator_writes_the_published_structure(published, theirs):
     for person in (1, 2, 3, 4):  # in the order of time every class is one stretch
         seen = sorted((t["sample"], t["image"] // PICTURES) for t in blocks if t["subject"] == person)
         assert sum(a[1] != b[1] for a, b in itertools.pairwise(seen)) == CLASSES - 1
+
+
+def test_a_cap_of_128_has_as_many_places():
+    cap = head.draw_head(np.random.default_rng(0), 128, 0)
+    assert len(set(cap.ch_names)) == 128
+    np.testing.assert_allclose(np.linalg.norm(cap.electrodes, axis=1), 1)
+    nominal = dict(zip(cap.ch_names, head.nominal_positions(cap.ch_names), strict=True))
+    apart = [np.linalg.norm(nominal[a] - nominal[b]) for a in nominal for b in nominal if a < b]
+    assert min(apart) > 0.1  # radii: 9 mm of a head of 9 cm
+    for between, one, other in (("CCP1h", "C1", "CP1"), ("PPO1h", "P1", "PO3"), ("FCC4h", "FC4", "C4")):
+        middle = nominal[one] + nominal[other]  # 10-5 names lie between those they are made of, and a quarter beside
+        assert nominal[between] @ middle / np.linalg.norm(middle) > np.cos(np.deg2rad(14))
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -442,6 +456,18 @@ def test_stage_b_follows_the_prepared_splits_and_finds_every_picture(published, 
         assert list(own.label) == [name.split("/")[0] for name in stimuli]
     assert stage_b.pretrained_on(found["test"], [os.path.abspath(out)]) == 0
     assert stage_b.pretrained_on(found["train"], [os.path.abspath(out)]) == len(found["train"])
+
+
+def test_a_folder_of_classes_lists_what_was_shown(published):
+    root = published / "imagenet"
+    every = picture_folder.listing(root, captions=False)
+    assert len(every) == CLASSES * PICTURES
+    assert {entry.label for entry in every} == {f"n9{i:07d}" for i in range(CLASSES)}
+    some = {every[3].name, every[-1].name, "n90000000/absent.JPEG"}
+    assert picture_folder.listing(root, captions=False, among=some) == (every[3], every[-1])
+    assert picture_folder.listing(root, captions=False, among={"a.JPEG"}) == every  # in which folder is not said
+    with pytest.raises(UserError, match="holds no picture"):
+        picture_folder.listing(root)
 
 
 def test_stage_b_refuses_prepared_splits_that_share_a_picture(published, opened, tmp_path):

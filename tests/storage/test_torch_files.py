@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamjax.errors import UserError
-from dreamjax.storage import torch_files
+from dreamjax.storage import torch_files, torch_writer
 from dreamjax.storage.opcodes import Inert
 
 
@@ -202,3 +202,25 @@ def test_a_file_cut_short_gets_one_sentence(saved, share):
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(UserError):
         np.asarray(torch_files.read(path)["b"])
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_torch_opens_what_is_written_without_it(tmp_path, legacy):
+    arrays = [np.arange(6, dtype=np.float32).reshape(2, 3).T, np.arange(3), np.ones((2, 1))]
+    value = {
+        "list": [{"a": arrays[0], "n": -3, "big": 1 << 40, "t": True, "none": None}],
+        "text": ["n01", "ü"],
+        "e": [],
+    }
+    torch_writer.save(tmp_path / "x.pth", {**value, "long": arrays[1], "double": arrays[2]}, legacy=legacy)
+    for found in (torch.load(tmp_path / "x.pth", weights_only=True), torch_files.read(tmp_path / "x.pth")):
+        assert np.asarray(found["list"][0].pop("a")).tolist() == arrays[0].tolist()
+        assert np.asarray(found["long"]).tolist() == [0, 1, 2]
+        assert np.asarray(found["double"]).dtype == np.float64
+        assert {k: found[k] for k in value} == {
+            **value,
+            "list": [{k: v for k, v in value["list"][0].items() if k != "a"}],
+        }
+    with pytest.raises(TypeError, match="a set is not written"):
+        torch_writer.save(tmp_path / "y.pth", {1, 2})
+    assert not (tmp_path / "y.pth").exists()
