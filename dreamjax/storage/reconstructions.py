@@ -58,6 +58,15 @@ TORCH_DTYPES = {
 _NUMPY_CODE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,5}|O8?)")
 
 
+def let_go(file: mmap.mmap) -> None:
+    """Let the system take back the memory in which the file was read; what is read again comes from the file again.
+
+    All of it: a page that is read brings its neighbours along, which are other tensors'.
+    """
+    if hasattr(file, "madvise"):
+        file.madvise(mmap.MADV_DONTNEED)
+
+
 @dataclass(frozen=True)
 class DType:
     """A torch dtype or storage class in a pickle."""
@@ -94,15 +103,6 @@ class Storage:
             self.checked = True
         return np.frombuffer(self.file, dtype, size // dtype.itemsize, self.place)
 
-    def release(self) -> None:
-        """Let the system take back the memory in which the file's bytes were read; they can be read again."""
-        if self.place is None or not hasattr(self.file, "madvise"):
-            return
-        first = -(-self.place // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages: a neighbour may be in use
-        last = (self.place + self.length * self.dtype.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first:
-            self.file.madvise(mmap.MADV_DONTNEED, first, last - first)
-
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -124,8 +124,8 @@ class StoredTensor:
         return self.numpy().astype(dtype or self.dtype, copy=bool(copy))
 
     def release(self) -> None:
-        """`Storage.release`, once a copy was made: reading a large file tensor by tensor then needs one tensor."""
-        self.storage.release()
+        """Once a copy was made: reading a large file tensor by tensor then needs the memory of one tensor."""
+        let_go(self.storage.file)
 
 
 class PickledDType:

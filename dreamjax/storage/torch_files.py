@@ -19,9 +19,10 @@ from etils import epath
 from dreamjax.errors import UserError
 from dreamjax.storage import opcodes
 from dreamjax.storage.opcodes import Inert, Machine, Malformed
-from dreamjax.storage.reconstructions import TABLE, DType, PickledArray, Storage, StoredTensor
+from dreamjax.storage.reconstructions import TABLE, DType, PickledArray, Storage, StoredTensor, let_go
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+AT_ONCE = 256  # storages whose places are looked up before the pages that this touched are let go
 MAX_ENTRIES = 4_000_000  # a corpus saved as one tensor per trial has 10⁴ to 10⁵
 
 
@@ -113,7 +114,11 @@ def _read_zip(file: mmap.mmap, source: str) -> Any:
     if len(pickles) != 1 or len(entries) > MAX_ENTRIES:
         raise UserError(f"{source}: this zip archive was not written by torch.save; it has {len(pickles)} data.pkl")
     folder = pickles[0].removesuffix("data.pkl")
-    places = {name: _entry_place(file, info, source) for name, info in entries.items()}
+    places = {}
+    for number, (name, info) in enumerate(entries.items()):
+        places[name] = _entry_place(file, info, source)
+        if number % AT_ONCE == 0:
+            let_go(file)
 
     def bytes_of(name: str) -> bytes:
         start, size = places[name]
@@ -182,7 +187,9 @@ def _read_legacy(file: mmap.mmap, source: str) -> Any:
     if not isinstance(keys, list):
         raise UserError(f"{source}: the list of storages is missing; the file is cut short")
     place = file.tell()
-    for key in keys:
+    for number, key in enumerate(keys):
+        if number % AT_ONCE == 0:
+            let_go(file)
         parts = storages.get(key, []) if isinstance(key, str) else []
         count = int.from_bytes(file[place : place + 8], "little", signed=True)
         itemsize = parts[0][0].dtype.itemsize if parts else 1
