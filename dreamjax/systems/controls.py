@@ -29,6 +29,7 @@ from dreamjax.targets.trials import Trials
 PRIOR, PERMUTED, TIME, BEFORE = "class prior", "labels permuted", "time index", "before the picture"
 BLOCKS, CLASSIFIER = "pseudo-blocks", "classifier"
 NULL = (PRIOR, PERMUTED, TIME, BEFORE, BLOCKS)
+OF_CORPUS = {"block": BLOCKS, "pre_stimulus": BEFORE, "time": TIME}  # as `records.impossible` names them
 PERMUTATIONS = 20
 BATCH = 256  # windows read together
 SAME_S = 0.01  # two windows of one recording belong to the same trial when their onsets are this close
@@ -78,9 +79,17 @@ class Asked:
         return self.classes(self.test)[self.own]
 
 
-def answers(asked: Asked, material: Material, impossible: Mapping[str, str] | None = None) -> list[Answer]:
-    """Every control's answer, then the classifier's. `impossible`: control → why this corpus cannot have it."""
-    told = dict(impossible or {})
+def answers(asked: Asked, material: Material) -> list[Answer]:
+    """Every control's answer, then the classifier's; what the corpus itself makes impossible is told with its reason.
+
+    Continuous signal of another recording (`Material.free`) is no part of the corpus, so it is used where it is given.
+    """
+    told = {
+        OF_CORPUS[name]: why
+        for path in asked.data.path
+        for name, why in records.impossible(path).items()
+        if name in OF_CORPUS and not (name == "block" and material.free)
+    }
     if len(asked.names) < 2:
         told = dict.fromkeys((*NULL, CLASSIFIER), "the trials have no classes")
     signals: dict[str, Signals] = {}

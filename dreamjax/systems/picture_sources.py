@@ -63,7 +63,7 @@ def others(
     asked = Asked.of(dreamer.task.encoder.data, train, dreamer.trials("val"), found, own, request.seed)
     class_of = dict(zip(train.picture.tolist(), asked.classes(train).tolist(), strict=True))
     members = [np.flatnonzero([class_of[int(i)] == k for i in known]) for k in range(len(asked.names))]
-    for answer in controls.answers(asked, how.material, how.impossible):
+    for answer in controls.answers(asked, how.material):
         if answer.classes is None:
             out.missing[PROMPTED if answer.name == controls.CLASSIFIER else answer.name] = answer.why
         elif answer.name == controls.CLASSIFIER:
@@ -88,7 +88,6 @@ class How:
 
     material: Material = field(default_factory=Material)
     prompts: tuple[str, ...] = ("a {label}",)  # of classifier + prompt
-    impossible: dict[str, str] = field(default_factory=dict)  # control → why the corpus cannot have it
 
 
 def elsewhere(picture_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:

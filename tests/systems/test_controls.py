@@ -7,7 +7,7 @@ import pytest
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import bootstrap
-from dreamjax.signals import prepare, preprocess, simulate
+from dreamjax.signals import prepare, preprocess, records, simulate
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems import controls
 from dreamjax.systems.controls import Asked, Material
@@ -130,9 +130,10 @@ def test_free_windows_hold_no_picture(studies):
         assert not later
 
 
-def test_what_cannot_be_had_is_said_with_the_reason(studies):
+def test_what_cannot_be_had_is_said_with_the_reason(studies, monkeypatch):
     own = asked(studies["evoked"])
-    given = {a.name: a for a in controls.answers(own, Material(), {controls.BLOCKS: "a block is a class"})}
+    monkeypatch.setattr(records, "impossible", lambda path: {"block": "a block is a class"})
+    given = {a.name: a for a in controls.answers(own, Material())}
     assert given[controls.BEFORE].classes is None
     assert "--before FOLDER" in given[controls.BEFORE].why
     assert given[controls.BLOCKS].why == "a block is a class"
