@@ -28,7 +28,7 @@ NAMES = (
     ("diffusion_pytorch_model", "bin"),
     ("pytorch_model", "bin"),
 )
-PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pth.tar")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training programs save the state dict
 
 
@@ -115,7 +115,7 @@ def _sets_of(names: list[str], stem: str, ending: str) -> list[Found]:
 def _file(path: epath.Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return dict(safetensors_files.read(path))
-    if path.suffix in PICKLED:
+    if path.name.endswith(PICKLED):
         return _pickled(path)
     if path.name.endswith(".json"):
         return _sharded(path)

@@ -7,7 +7,8 @@
         ("layers.{i}.attn.q.weight",     "layers/qkv/kernel",       KERNEL, (0, 3)),  # first third of the last axis
     )
 
-An index that both names have is a part of both; one that only PyTorch's name has is a leading axis of our array.
+An index that both names have is a part of both; one that only PyTorch's name has is a leading axis of our array. A
+capital letter stands for a name, which both have.
 """
 
 import re
@@ -93,7 +94,7 @@ class Table:
         found: dict[str, Place] = {}
         named: set[str] = set()
         for row in self.rows:
-            pattern = re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(row.path)))
+            pattern = re.compile(re.sub(r"\\{(\w)\\}", _index, re.escape(row.path)))
             for path, leaf in leaves.items():
                 if match := pattern.fullmatch(path):
                     named.add(path)
@@ -175,6 +176,11 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if all(n == 1 for n in shape[2:]) else shape
 
 
+def _index(placeholder: re.Match) -> str:
+    letter = placeholder[1]
+    return f"(?P<{letter}>{'[^/]+' if letter.isupper() else '[0-9]+'})"
+
+
 def _places_of(row: Row, path: str, indices: Mapping[str, str], shape: tuple[int, ...]) -> dict[str, Place]:
     stacked = [name for name in re.findall(r"\{(\w)\}", row.torch) if name not in indices]
     (j, parts), inner = row.part, shape[len(stacked) :]
@@ -202,6 +208,17 @@ def layer(torch: str, path: str) -> Rows:
 def norm(torch: str, path: str) -> Rows:
     """The rows of a normalisation."""
     return (f"{torch}.weight", f"{path}/scale", IDENTITY), (f"{torch}.bias", f"{path}/bias", IDENTITY)
+
+
+def batch_norm(torch: str, path: str) -> Rows:
+    """The rows of a batch normalisation, its running statistics among them."""
+    statistics = ((f"{torch}.running_{name}", f"{path}/{name}", IDENTITY) for name in ("mean", "var"))
+    return *norm(torch, path), *statistics
+
+
+def conv_norm(conv: str, bn: str, path: str) -> Rows:
+    """The rows of `models.inference.ConvNorm`."""
+    return *layer(conv, f"{path}/conv"), *batch_norm(bn, f"{path}/bn")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""AlexNet of "One weird trick" (Krizhevsky 2014, arXiv 1404.5997), as torchvision has it.
+
+Shape letters: B batch, H/W pixels, h/w positions, C channels, K classes, F flattened positions and channels.
+"""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from dreamjax.errors import UserError
+from dreamjax.models.inference import Conv, max_pool
+from dreamjax.models.layers import Linear, Parts
+
+SMALLEST = 31  # pixels of a side, for which one position is left before the second max pool
+WIDTHS = (1, 3, 6, 4, 4)  # of the five convolutions, in units
+
+
+class AlexNet(nnx.Module):
+    """`unit`: 64 as published; all widths are multiples of it. `classes` 0: without the classifier."""
+
+    def __init__(self, *, rngs: nnx.Rngs, unit: int = 64, classes: int = 1000):
+        w = [unit * n for n in WIDTHS]
+        self.convolutions = Parts(
+            Conv(3, w[0], 11, stride=4, padding=2, rngs=rngs),
+            Conv(w[0], w[1], 5, padding=2, rngs=rngs),
+            *(Conv(w[i], w[i + 1], 3, padding=1, rngs=rngs) for i in (1, 2, 3)),
+        )
+        self.classes = classes
+        if classes:
+            sizes = (36 * w[4], 64 * unit, 64 * unit, classes)  # of 6 x 6 positions
+            self.classifier = Parts(
+                *(Linear(a, b, dtype="float32", rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False))
+            )
+
+    def layers(self, pixels: Float[Array, "B H W 3"]) -> list[Float[Array, "B h w C"]]:
+        """What follows each of the five convolutions, rectified. Raises UserError for pictures that are too small."""
+        if min(pixels.shape[1:3]) < SMALLEST:
+            size = f"{pixels.shape[1]} x {pixels.shape[2]}"
+            raise UserError(f"AlexNet takes pictures of at least {SMALLEST} x {SMALLEST} pixels, not of {size}")
+        found, x = [], pixels
+        for i, convolution in enumerate(self.convolutions):
+            x = jax.nn.relu(convolution(max_pool(x, 3, 2) if i in (1, 2) else x))
+            found.append(x)
+        return found
+
+    def features(self, pixels: Float[Array, "B H W 3"]) -> dict[str, Float[Array, "B F"]]:
+        """ "2" and "5": the second and the fifth convolution, as the metrics of reconstructed pictures call them."""
+        layers = self.layers(pixels)
+        return {name: layers[i].reshape(len(pixels), -1) for name, i in (("2", 1), ("5", 4))}
+
+    def logits(self, pixels: Float[Array, "B 224 224 3"]) -> Float[Array, "B K"]:
+        """Of pictures that leave 6 x 6 positions, for which the mean over positions in between changes nothing."""
+        x = max_pool(self.layers(pixels)[-1], 3, 2)
+        if x.shape[1:3] != (6, 6):
+            raise UserError(f"AlexNet's classifier takes pictures of 224 x 224 pixels, not {pixels.shape[1:3]}")
+        x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # channels first, as the weights have it
+        for i, linear in enumerate(self.classifier):
+            x = linear(x if i == 0 else jax.nn.relu(x))
+        return x
