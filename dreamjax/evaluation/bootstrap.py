@@ -18,6 +18,7 @@ from scipy import special, stats
 Rows = Float[np.ndarray, "*draws clusters values"]
 Statistic = Callable[[np.ndarray], np.ndarray]  # (..., clusters, values) → (...)
 Method = Literal["percentile", "bca"]
+Direction = Literal["higher", "lower"]  # which values of a score are the better ones
 
 DRAWS = 4000
 LEVEL = 0.95
@@ -74,8 +75,13 @@ def mean(rows: Rows) -> np.ndarray:
 def jackknife(rows: Float[np.ndarray, "clusters values"], statistic: Statistic) -> Float[np.ndarray, "clusters"]:
     """The statistic with each cluster left out in turn."""
     n = len(rows)
-    others = np.array([[j for j in range(n) if j != i] for i in range(n)])
-    return np.asarray(statistic(rows[others]))
+    kept = np.arange(n - 1)
+    step = max(1, CHUNK // max(rows.size, 1))
+    parts = []
+    for i in range(0, n, step):
+        left_out = np.arange(i, min(i + step, n))[:, None]
+        parts.append(statistic(rows[kept + (kept >= left_out)]))
+    return np.concatenate(parts)
 
 
 def draw(
@@ -167,12 +173,13 @@ def smallest_detectable(sd: float, n: int, *, power: float = POWER, level: float
     return float(brentq(lacking, 0.0, upper)) * sd / math.sqrt(n)
 
 
-def verdict(difference: Interval, what: str, than: str, unit: str = "") -> str:
+def verdict(difference: Interval, what: str, than: str, unit: str = "", better: Direction = "higher") -> str:
     """A sentence about a paired difference: better, worse, or not resolved with what could have been detected."""
     if not difference.known:
         return f"not resolved: an interval takes at least two subjects, there {_are(difference.n)}"
     if difference.excludes(0):
-        return f"{what} is {'better' if difference.estimate > 0 else 'worse'} than {than}"
+        wins = (difference.estimate > 0) == (better == "higher")
+        return f"{what} is {'better' if wins else 'worse'} than {than}"
     return f"not resolved; this design could detect ≥ {difference.detectable():.2g}{unit}"
 
 

@@ -4,17 +4,21 @@ Rows are sources of pictures, columns are metrics. Every source answers the same
 Trials repeat pictures and people: intervals are clustered by either, and the wider one is given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from dreamjax.evaluation import bootstrap, identification, pixels, semantic
-from dreamjax.evaluation.bootstrap import Interval
+from dreamjax.evaluation.bootstrap import Direction, Interval
 
 Pictures = UInt8[np.ndarray, "n S H W 3"]
+Asked = Literal["two-way", "distance", "cosine"]  # of features
+
+BLOCK = 256  # trials whose features are held at once
+PIXELS = 1 << 25  # values of pictures that are compared at once
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,28 @@ class Trials:
 
 @dataclass(frozen=True)
 class Judge:
-    """A trained network's view of pictures: `features` [k, F] of uint8 [k, H, W, 3], and what it is called.
+    """A trained network's view of pictures, uint8 [k, H, W, 3], and what it is called.
 
-    `probabilities` [k, C] make it a classifier.
+    - `features`: [k, F], or several by the names that their columns shall have. `asks`: two-way identification; the
+      distance 1 - Pearson's r to what was seen; the cosine with it.
+    - `probabilities` [k, C] make it a classifier.
+    - `pair`: of made and seen pictures, how different each two are [k].
+    - `sets`: what FID, KID and Inception Score are made of, by name (see `sets`).
     """
 
     name: str
-    features: Any = None
-    probabilities: Any = None
+    features: Callable[[np.ndarray], Any] | None = None
+    probabilities: Callable[[np.ndarray], Any] | None = None
+    asks: tuple[Asked, ...] = ("two-way",)
+    pair: Callable[[np.ndarray, np.ndarray], Any] | None = None
+    sets: Callable[[np.ndarray], Mapping[str, Any]] | None = None
+
+    def views(self, shown: np.ndarray) -> dict[str, np.ndarray]:
+        """Its features by name."""
+        assert self.features is not None
+        found = self.features(shown)
+        named = found if isinstance(found, Mapping) else {self.name: found}
+        return {name: np.asarray(value) for name, value in named.items()}
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,7 @@ class Column:
     name: str
     values: Mapping[str, Float[np.ndarray, "n"]]
     chance: float | None = None
+    better: Direction = "higher"
 
 
 def columns(
@@ -53,44 +72,86 @@ def columns(
 ) -> list[Column]:
     """Every metric of every source. `ways`: N of the N-way accuracy (all classes of a judge by default)."""
     found = [
-        _pixelwise("pixel correlation", pixels.pixel_correlation, trials, sources),
-        _pixelwise("PSNR, dB", pixels.psnr, trials, sources),
+        _pairwise("pixel correlation", pixels.pixel_correlation, trials, sources),
+        _pairwise("PSNR, dB", pixels.psnr, trials, sources),
     ]
     if min(trials.true.shape[1:3]) >= 11:
-        found.append(_pixelwise("SSIM", pixels.ssim, trials, sources))
-    found += _identified("pixels", lambda x: x.reshape(len(x), -1), trials, sources)
+        found.append(_pairwise("SSIM", pixels.ssim, trials, sources))
+    found += _by_features(Judge("pixels", features=lambda x: x.reshape(len(x), -1)), trials, sources)
     for judge in judges:
         if judge.features is not None:
-            found += _identified(judge.name, judge.features, trials, sources)
+            found += _by_features(judge, trials, sources)
+        if judge.pair is not None:
+            found.append(_pairwise(judge.name, judge.pair, trials, sources, better="lower"))
         if judge.probabilities is not None:
             found += _classified(judge, trials, sources, ways)
     return found
 
 
-def _pixelwise(name: str, score: Any, trials: Trials, sources: Mapping[str, Pictures]) -> Column:
-    true = trials.true[trials.own]
-    values = {
-        source: np.mean([score(made[:, s], true) for s in range(made.shape[1])], axis=0)
-        for source, made in sources.items()
-    }
-    return Column(name, values)
+def _rows(count: int, rows: int) -> Iterator[slice]:
+    return (slice(i, i + rows) for i in range(0, count, rows))
 
 
-def _identified(name: str, features: Any, trials: Trials, sources: Mapping[str, Pictures]) -> list[Column]:
-    true = np.asarray(features(trials.true))
-    between: dict[str, np.ndarray] = {}
-    within: dict[str, np.ndarray] = {}
+def _pairwise(
+    name: str, score: Any, trials: Trials, sources: Mapping[str, Pictures], better: Direction = "higher"
+) -> Column:
+    """What each made picture has in common with its own true one."""
+    rows = max(1, PIXELS // trials.true[0].size)
+    values = {}
     for source, made in sources.items():
-        each = [identification.correlations(features(made[:, s]), true) for s in range(made.shape[1])]
-        between[source] = np.mean([identification.two_way(r, trials.own) for r in each], axis=0)
-        within[source] = np.mean([identification.two_way(r, trials.own, trials.group) for r in each], axis=0)
-    found = [Column(f"two-way, {name}", between, 0.5)]
-    if len(np.unique(trials.group)) > 1:
-        found.append(Column(f"two-way within class, {name}", within, 0.5))
+        each = [
+            np.mean([score(made[i, s], trials.true[trials.own[i]]) for s in range(made.shape[1])], axis=0)
+            for i in _rows(len(made), rows)
+        ]
+        values[source] = np.concatenate(each)
+    return Column(name, values, better=better)
+
+
+# -------------------------------------------------------------------------------------------------------- by features
+def _by_features(judge: Judge, trials: Trials, sources: Mapping[str, Pictures]) -> list[Column]:
+    """The columns of a judge's every view; its features are computed once and not kept."""
+    true = judge.views(trials.true)
+    values: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for source, made in sources.items():
+        samples = []
+        for s in range(made.shape[1]):
+            blocks = [_scores(judge, made[i, s], true, trials, i) for i in _rows(len(made), BLOCK)]
+            samples.append({key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]})
+        for key in samples[0]:
+            values.setdefault(key, {})[source] = np.mean([sample[key] for sample in samples], axis=0)
+    grouped = len(np.unique(trials.group)) > 1
+    known: dict[str, tuple[float | None, Direction]] = {
+        "two-way": (0.5, "higher"),
+        "two-way within class": (0.5, "higher"),
+        "distance": (None, "lower"),
+        "cosine": (None, "higher"),
+    }
+    return [
+        Column(f"{asked}, {name}", found, *known[asked])
+        for (asked, name), found in values.items()
+        if grouped or asked != "two-way within class"
+    ]
+
+
+def _scores(
+    judge: Judge, made: np.ndarray, true: Mapping[str, np.ndarray], trials: Trials, rows: slice
+) -> dict[tuple[str, str], np.ndarray]:
+    """(what is asked, view) → the score of each of some trials."""
+    found, own = {}, trials.own[rows]
+    for name, features in judge.views(made).items():
+        if "two-way" in judge.asks:
+            r = identification.correlations(features, true[name])
+            found["two-way", name] = identification.two_way(r, own)
+            found["two-way within class", name] = identification.two_way(r, own, trials.group)
+        if "distance" in judge.asks:
+            found["distance", name] = 1 - identification.paired(features, true[name][own])
+        if "cosine" in judge.asks:
+            found["cosine", name] = identification.paired(features, true[name][own], centred=False)
     return found
 
 
 def _classified(judge: Judge, trials: Trials, sources: Mapping[str, Pictures], ways: int | None) -> list[Column]:
+    assert judge.probabilities is not None
     target = np.asarray(judge.probabilities(trials.true)).argmax(1)[trials.own]
     values = {}
     for source, made in sources.items():
@@ -123,16 +184,20 @@ def _ratio(rows: np.ndarray) -> np.ndarray:
 
 
 def scores_json(found: Sequence[Column], trials: Trials, model: str) -> list[dict[str, Any]]:
-    """Every column: each source's score with its interval, and the model's paired difference from every other."""
+    """Every column: each source's score with its interval, and the model's paired difference from every other.
+
+    A difference is signed as it is; what it `says` knows which values of the metric are the better ones.
+    """
     out = []
     for column in found:
-        entry: dict[str, Any] = {"metric": column.name, "chance": column.chance}
+        entry: dict[str, Any] = {"metric": column.name, "chance": column.chance, "better": column.better}
         entry["scores"] = {s: interval(v, trials).as_json() for s, v in column.values.items()}
         differences = {}
         for source, values in column.values.items():
             if source != model and model in column.values:
                 d = interval(column.values[model] - values, trials)
+                says = bootstrap.verdict(d, model, source, better=column.better)
                 resolved = {} if d.excludes(0) else {"detectable": bootstrap.finite(d.detectable())}
-                differences[source] = d.as_json() | resolved | {"says": bootstrap.verdict(d, model, source)}
+                differences[source] = d.as_json() | resolved | {"says": says}
         out.append(entry | {"model_minus": differences})
     return out

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 ENOUGH = 10_000  # pictures for FID
+SUBSETS, SUBSET = 100, 1000  # of KID
+ROWS = 1000  # of a kernel at a time
 
 
 def fid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> float:
@@ -35,6 +37,31 @@ def kid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> flo
     return float(within - 2 * ab.mean())
 
 
+def kid_interval(
+    a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"], seed: int = 0
+) -> tuple[float, float, float]:
+    """`kid`, and the range of the middle 95 % of `SUBSETS` subsets' own values.
+
+    Each subset has `SUBSET` pictures of either set, as is published, or half of the smaller one where that is less: the
+    spread of halves is the error of the whole (the delete-half jackknife, Shao & Tu 1995, section 2.3). NaN bounds for
+    fewer than 4 pictures.
+    """
+    a, b = (np.asarray(x, np.float64) for x in (a_nxF, b_mxF))
+    n, m = len(a), len(b)
+    size = min(SUBSET, n // 2, m // 2)
+    if size < 2:
+        return kid(a, b), float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    whole_and_subsets = [
+        np.concatenate([np.ones((1, k)), (rng.random((SUBSETS, k)).argsort(1) < size).astype(float)]) for k in (n, m)
+    ]
+    mine, other = whole_and_subsets
+    within = [_within(x, w) for x, w in ((a, mine), (b, other))]
+    found = sum(within) - 2 * _sums(a, b, mine, other) / (mine.sum(1) * other.sum(1))
+    low, high = np.quantile(found[1:], [0.025, 0.975])
+    return float(found[0]), float(low), float(high)
+
+
 def inception_score(probability_nxC: Float[np.ndarray, "n C"]) -> float:
     """From 1 (all pictures alike) to the number of classes."""
     p = np.asarray(probability_nxC, np.float64)
@@ -48,6 +75,19 @@ def _factor(x_nxF: np.ndarray) -> np.ndarray:
     """A of at most F rows with AᵀA the covariance."""
     centred = (x_nxF - x_nxF.mean(0)) / np.sqrt(len(x_nxF) - 1)
     return np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
+
+
+def _within(x_nxF: np.ndarray, chosen_sxn: np.ndarray) -> np.ndarray:
+    """The kernel's mean over pairs of different pictures, of each choice."""
+    own = (np.square(x_nxF).mean(1) + 1) ** 3
+    count = chosen_sxn.sum(1)
+    return (_sums(x_nxF, x_nxF, chosen_sxn, chosen_sxn) - chosen_sxn @ own) / (count * (count - 1))
+
+
+def _sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
+    """Σ k(x_i, y_j) over the chosen i and j, for each choice; ROWS of the kernel at a time."""
+    parts = (of_x[:, i : i + ROWS] @ _kernel(x[i : i + ROWS], y) for i in range(0, len(x), ROWS))
+    return np.asarray((sum(parts) * of_y).sum(1))
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -8,15 +8,58 @@ Chance is 1/2. `within` classes only pictures of the same class are compared, so
 class scores 1/2.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from dreamjax.evaluation.pixels import standardised
+HELD = 1 << 29  # bytes of centred features at once
 
 
 def correlations(made_nxF: Float[np.ndarray, "n F"], true_mxF: Float[np.ndarray, "m F"]) -> Float[np.ndarray, "n m"]:
-    """Pearson's r of every made with every true picture's features; 0 for features without variance."""
-    return standardised(made_nxF) @ standardised(true_mxF).T
+    """Pearson's r of every made with every true picture's features; 0 for features without variance.
+
+    Of float64 features in float64, of others in float32; rows at a time, so that nothing is held twice.
+    """
+    made, true = np.asarray(made_nxF), np.asarray(true_mxF)
+    kind = _kind(made, true)
+    found = np.empty((len(made), len(true)))
+    for i in _blocks(made, kind):
+        rows = _unit(made[i], kind)
+        for j in _blocks(true, kind):
+            found[i, j] = rows @ _unit(true[j], kind).T
+    return found
+
+
+def paired(made: Float[np.ndarray, "n F"], true: Float[np.ndarray, "n F"], centred: bool = True) -> np.ndarray:
+    """Pearson's r of each picture's features with its own true ones' [n]; the cosine where not `centred`."""
+    made, true = np.asarray(made), np.asarray(true)
+    kind, found = _kind(made, true), np.empty(len(made))
+    for i in _blocks(made, kind):
+        found[i] = (_unit(made[i], kind, centred) * _unit(true[i], kind, centred)).sum(1, dtype=np.float64)
+    return found
+
+
+def _kind(*features: np.ndarray) -> Any:
+    return np.float64 if np.float64 in [x.dtype for x in features] else np.float32
+
+
+def _blocks(x: np.ndarray, kind: Any) -> Iterator[slice]:
+    rows = max(1, HELD // (np.dtype(kind).itemsize * max(1, x[:1].size)))
+    return (slice(i, i + rows) for i in range(0, len(x), rows))
+
+
+def _unit(x: np.ndarray, kind: Any, centred: bool = True) -> np.ndarray:
+    """Rows of length 1, without their mean where `centred`; 0 for a row without variance."""
+    values = x.astype(kind)
+    if centred:
+        varies = np.ptp(values, axis=1, keepdims=True) > 0
+        values -= values.mean(1, keepdims=True, dtype=np.float64).astype(kind)
+        values *= varies
+    length = np.sqrt(np.square(values).sum(1, keepdims=True, dtype=np.float64))
+    values /= np.where(length > 0, length, 1).astype(kind)
+    return values
 
 
 def two_way(

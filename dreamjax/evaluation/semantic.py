@@ -30,10 +30,9 @@ def n_way(
         raise UserError(f"{ways}-way top-{top} needs 1 ≤ K < N ≤ classes, and the classifier has {classes}")
     own = np.take_along_axis(p, target[:, None], axis=1)
     above, equal = (p > own).sum(1), (p == own).sum(1) - 1  # without the class itself
-    found = np.empty(len(p))
-    for i, (r, ties) in enumerate(zip(above, equal, strict=True)):
-        found[i] = stats.hypergeom.cdf(top - 1, classes - 1, r + np.arange(ties + 1), ways - 1).mean()
-    return found
+    cases, place = np.unique(np.stack([above, equal], axis=1), axis=0, return_inverse=True)
+    found = [stats.hypergeom.cdf(top - 1, classes - 1, r + np.arange(ties + 1), ways - 1).mean() for r, ties in cases]
+    return np.asarray(found)[place.reshape(-1)]
 
 
 def confusion(

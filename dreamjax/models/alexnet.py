@@ -3,6 +3,8 @@
 Shape letters: B batch, H/W pixels, h/w positions, C channels, K classes, F flattened positions and channels.
 """
 
+import itertools
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -28,9 +30,7 @@ class AlexNet(nnx.Module):
         self.classes = classes
         if classes:
             sizes = (36 * w[4], 64 * unit, 64 * unit, classes)  # of 6 x 6 positions
-            self.classifier = Parts(
-                *(Linear(a, b, dtype="float32", rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False))
-            )
+            self.classifier = Parts(*(Linear(a, b, dtype="float32", rngs=rngs) for a, b in itertools.pairwise(sizes)))
 
     def layers(self, pixels: Float[Array, "B H W 3"]) -> list[Float[Array, "B h w C"]]:
         """What follows each of the five convolutions, rectified. Raises UserError for pictures that are too small."""

@@ -1,7 +1,7 @@
 """AlexNet beside torchvision's names, and LPIPS on it beside those of its authors' package (`lpips`).
 
-The package's alex.pth has the weights of the layers alone (`lin0.model.1.weight`, …); the network is torchvision's file,
-whose tensors may be given together with them.
+The package's alex.pth has the weights of the layers alone (`lin0.model.1.weight`, …); the network lies in torchvision's
+file, whose tensors may be given together with them.
 """
 
 from collections.abc import Mapping

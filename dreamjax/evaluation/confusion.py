@@ -1,0 +1,166 @@
+"""What a classifier sees in made pictures beside what it sees in those that were shown, and what failures resemble.
+
+The classes are those that the classifier sees in the pictures shown; of a made picture, the likeliest of them counts,
+so that guessing is right once in N. A failure is a made picture in which another class is seen. Is it at least near in
+colour, or in shape? For a shown class c and a drawn class d, d's rank among the N - 1 classes other than c (1: the
+nearest) would be N / 2 on average if d were drawn by chance. Distances of classes, from the pictures shown of each:
+
+    colour   mean over red, green, blue of ∫ |F_c(v) - F_d(v)| dv, with F the distribution of the pixels' values in
+             [0, 1]: the Wasserstein-1 distance, 0 for equal colours and 1 for black from white
+    shape    1 - Pearson's r of the mean edge maps: lengths of the gradient of grey, on a grid of 32 x 32
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from scipy import stats
+
+from dreamjax.evaluation import decoding, identification, pixels, report, semantic
+from dreamjax.evaluation.decoding import BLOCK, Judge, Pictures, Trials
+
+GRID, LEVELS = 32, 64  # of edge maps; of colours' values
+MOST = 10  # confusions that are listed
+
+
+@dataclass(frozen=True)
+class Seen:
+    """`classes`: the classifier's, in the order of rows and columns; `target` [n]: place of what each trial showed."""
+
+    classes: Int[np.ndarray, "N"]
+    target: Int[np.ndarray, "n"]
+    colour: Float[np.ndarray, "N N"]
+    shape: Float[np.ndarray, "N N"]
+
+
+def seen(judge: Judge, trials: Trials) -> Seen:
+    """What the classifier sees in the pictures shown."""
+    assert judge.probabilities is not None
+    classes, place = np.unique(np.asarray(judge.probabilities(trials.true)).argmax(1), return_inverse=True)
+    count = len(classes)
+    return Seen(
+        classes,
+        place[trials.own],
+        colour_distances(trials.true, place, count),
+        shape_distances(trials.true, place, count),
+    )
+
+
+def drawn(judge: Judge, of: Seen, made: Pictures) -> Int[np.ndarray, "n S"]:
+    """Place of the likeliest of the classes in each made picture."""
+    assert judge.probabilities is not None
+    flat = made.reshape(-1, *made.shape[2:])
+    blocks = [judge.probabilities(flat[i : i + BLOCK]) for i in range(0, len(flat), BLOCK)]
+    return np.concatenate(blocks)[:, of.classes].argmax(1).reshape(made.shape[:2])
+
+
+# ----------------------------------------------------------------------------------------------------------- distances
+def colour_distances(
+    pictures: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
+) -> Float[np.ndarray, "N N"]:
+    """Between the classes' mean distributions of red, green and blue."""
+    shares = np.zeros((count, 3, LEVELS))
+    for picture, place in zip(pictures, place_m, strict=True):
+        levels = picture.reshape(-1, 3) // (256 // LEVELS)
+        for colour in range(3):
+            shares[place, colour] += np.bincount(levels[:, colour], minlength=LEVELS) / len(levels)
+    shares /= np.bincount(place_m, minlength=count)[:, None, None]
+    below = shares.cumsum(2)[..., :-1]  # at the LEVELS - 1 inner bounds
+    return np.stack([np.abs(below - one).mean((1, 2)) for one in below])
+
+
+def shape_distances(
+    pictures: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
+) -> Float[np.ndarray, "N N"]:
+    """Between the classes' mean edge maps."""
+    edges = np.zeros((count, GRID * GRID))
+    for picture, place in zip(pictures, place_m, strict=True):
+        edges[place] += edge_map(picture).ravel()
+    return 1 - identification.correlations(edges, edges)
+
+
+def edge_map(picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "32 32"]:
+    """Length of the gradient of grey, by central differences, on a grid that each cell's mean fills."""
+    from PIL import Image
+
+    grey = Image.fromarray((pixels.in_unit(picture) @ pixels.GREY).astype(np.float32))
+    down, right = np.gradient(np.asarray(grey.resize((GRID, GRID), Image.Resampling.BOX), np.float64))
+    return np.hypot(down, right)
+
+
+def ranks(distance_NxN: Float[np.ndarray, "N N"]) -> Float[np.ndarray, "N N"]:
+    """Of each class (column) among those other than the row's, from 1; equal distances share their mean rank."""
+    others = np.array(distance_NxN, np.float64)
+    np.fill_diagonal(others, np.inf)
+    found = stats.rankdata(others, axis=1)
+    np.fill_diagonal(found, np.nan)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+def table(judge: Judge, trials: Trials, sources: Mapping[str, Pictures]) -> dict[str, Any]:
+    """JSON: `classes`; of each source the `counts` [N, N] (shown by row, drawn by column) and its `failures`.
+
+    `failures`: how many of how many pictures; mean rank by colour and by shape with intervals over trials that failed,
+    clustered as in `decoding`; the share in which the nearest class was drawn; the confusions that are most frequent.
+    `chance`: that mean rank and share if classes were drawn by chance. Empty where but one class was seen.
+    """
+    of = seen(judge, trials)
+    count = len(of.classes)
+    if count < 2:
+        return {}
+    by = {"colour": ranks(of.colour), "shape": ranks(of.shape)}
+    out = {}
+    for source, made in sources.items():
+        place_nxS = drawn(judge, of, made)
+        target_nxS = np.broadcast_to(of.target[:, None], place_nxS.shape)
+        counts = semantic.confusion(place_nxS.ravel(), target_nxS.ravel(), count)
+        wrong = place_nxS != target_nxS
+        near = {name: _near(rank[target_nxS, place_nxS], wrong, trials) for name, rank in by.items()}
+        failures = {"n": int(wrong.sum()), "of": wrong.size, **near, "most": _most(counts, by, of.classes)}
+        out[source] = {"counts": counts.tolist(), "failures": failures}
+    chance = {"rank": count / 2, "nearest": 1 / (count - 1)}
+    return {"judge": judge.name, "classes": of.classes.tolist(), "chance": chance, "sources": out}
+
+
+def _near(rank_nxS: np.ndarray, wrong_nxS: np.ndarray, trials: Trials) -> dict[str, Any]:
+    """Mean over the failures of each trial, then over trials."""
+    if not wrong_nxS.any():
+        return {"rank": None, "nearest": None}
+    failed = wrong_nxS.any(1)
+    weight = wrong_nxS / np.maximum(wrong_nxS.sum(1, keepdims=True), 1)
+    found = {}
+    for name, value in (("rank", rank_nxS), ("nearest", rank_nxS == 1)):
+        mean = np.where(wrong_nxS, value, 0.0)
+        values = np.where(failed, (mean * weight).sum(1), np.nan)
+        found[name] = decoding.interval(values, trials).as_json()
+    return found
+
+
+def _most(counts: np.ndarray, by: Mapping[str, np.ndarray], classes: np.ndarray) -> list[dict[str, Any]]:
+    wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST]
+    found = []
+    for shown, instead in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if wrong[shown, instead]:
+            near = {f"{name} rank": float(rank[shown, instead]) for name, rank in by.items()}
+            pair = {"shown": int(classes[shown]), "drawn": int(classes[instead])}
+            found.append(pair | {"times": int(wrong[shown, instead])} | near)
+    return found
+
+
+def text(result: Mapping[str, Any], sources: Sequence[str]) -> str:
+    """How near failures are, for a terminal; "" where there is nothing to tell."""
+    if not result:
+        return ""
+    chance = result["chance"]
+    rows = []
+    for source in sources:
+        failures = result["sources"][source]["failures"]
+        cells = [report.cell(failures[by][what]) for what in ("rank", "nearest") for by in ("colour", "shape")]
+        rows.append([source, f"{failures['n']:,} of {failures['of']:,}", *cells])
+    known = [f"{chance[what]:.3f}" for what in ("rank", "nearest") for _ in range(2)]
+    header = [f"wrong among {len(result['classes'])} classes", "", "rank by colour", "by shape"]
+    return report.table([*header, "nearest by colour", "by shape"], [*rows, ["chance", "", *known]])

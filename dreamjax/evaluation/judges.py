@@ -1,0 +1,205 @@
+"""Trained networks that judge made pictures, opened from the files and folders that a user names.
+
+    judges, notes = judges.open_judges(["alexnet-owt-7be5be79.pth", "alex.pth", "clip-vit-large-patch14"])
+    decoding.columns(trials, sources, judges)
+
+A folder or hub id is a CLIP, DINOv2 or ViT of transformers; a file one of `weights.judging`. What each is asked, and
+how it is shown pictures, is the suite of Brain-Diffuser (Ozcelik & VanRullen 2023) and, for LPIPS and FID, their
+authors'.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, UInt8
+
+from dreamjax.errors import UserError
+from dreamjax.evaluation.decoding import Judge
+from dreamjax.models.clip import CLIPVision
+from dreamjax.models.dinov2 import DINOv2
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel import sharding
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.storage import manifest
+from dreamjax.targets.features import EmbeddingConfig, VisionModel
+from dreamjax.targets.preprocessing import BILINEAR, Preprocessing
+from dreamjax.weights import files, judging, parts, streaming
+from dreamjax.weights.judging import Recognised
+from dreamjax.weights.parts import Part
+
+BATCH = 64  # pictures at a time
+IMAGENET = Preprocessing(None, (224, 224), BILINEAR, None, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+# torchvision's Inception undoes ImageNet's normalisation itself, for this one
+HALVES = Preprocessing(None, (224, 224), BILINEAR, None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+FID_SIDE = 299  # pixels, bilinear without antialiasing, as pytorch-fid has it
+
+# kind of `weights.judging` → what is not in the table without it
+ABSENT = {
+    "alexnet": "no two-way identification by AlexNet",
+    "inception": "no two-way identification by Inception",
+    "efficientnet": "no EfficientNet distance",
+    "resnet50": "no SwAV distance",
+    "lpips_layers": "no LPIPS",
+    "fid": "no FID, KID and Inception Score",
+}
+
+
+def open_judges(paths: Sequence[str], mesh: Mesh | None = None) -> tuple[list[Judge], list[str]]:
+    """The judges in the order of `paths`, and a sentence each about where they are from and what is absent.
+
+    Raises UserError for what is no such network, for one that was never trained, and for LPIPS without its AlexNet.
+    """
+    mesh = meshes.make(MeshConfig()) if mesh is None else mesh
+    found, notes = [], []
+    opened = {path: _recognised(path) for path in paths if _is_file(path)}
+    for path in paths:
+        if path not in opened:
+            found.append(of_folder(path, mesh))
+            continue
+        found.append(_of_file(opened[path], path, [one for one in opened.values() if one is not opened[path]], mesh))
+        notes.append(_origin(opened[path], path))
+    keys = {one.kind.key.replace("lpips_layers", "lpips") for one in opened.values()}
+    for kind in judging.KINDS:
+        if kind.key in ABSENT and kind.key.replace("lpips_layers", "lpips") not in keys:
+            notes.append(f"{ABSENT[kind.key]}: it takes {' or '.join(kind.files)} as a judge")
+    return found, notes
+
+
+def _is_file(path: str) -> bool:
+    place = epath.Path(path)
+    return place.exists() and not place.is_dir()
+
+
+def _recognised(path: str) -> Recognised:
+    return judging.recognise(files.open_weights(path), path)
+
+
+def _origin(found: Recognised, path: str) -> str:
+    """Whether it is the published file: their names end with the first digits of their SHA-256."""
+    name, digest = epath.Path(path).name, manifest.file_hash(path)
+    for published in found.kind.files:
+        told = published.partition(".")[0].rpartition("-")[2]
+        if len(told) == 8 and digest.startswith(told):
+            return f"{name} is the published {published} ({found.kind.title})"
+    return f"{name} ({found.kind.title}) has the SHA-256 {digest[:8]}…, which tells nothing of how it was trained"
+
+
+# ------------------------------------------------------------------------------------------------------------- a file
+def _of_file(found: Recognised, path: str, others: Sequence[Recognised], mesh: Mesh) -> Judge:
+    key = found.kind.key
+    if key == "lpips_layers":
+        found = _with_network(found, path, others)
+    part = _loaded(found, path, mesh)
+    shown = functools.partial(_program, part.params, mesh)
+
+    def features(params: Any, pixels: Array) -> Any:
+        return part.bound(params).features(pixels)
+
+    if key == "alexnet":
+        both = shown(features, IMAGENET)
+        return Judge("AlexNet", lambda x: {f"AlexNet({layer})": value for layer, value in both(x).items()})
+    if key == "inception":
+        return Judge("Inception", shown(lambda p, x: features(p, x)["2048"], HALVES))
+    if key == "efficientnet":
+        return Judge("EfficientNet-B1", shown(features, IMAGENET), asks=("distance",))
+    if key == "resnet50":  # a file with a classifier may be anything that was trained so
+        name = "ResNet-50" if found.arguments["classes"] else "SwAV"
+        return Judge(name, shown(features, IMAGENET), asks=("distance",))
+    if key == "fid":
+        return Judge("Inception of FID", sets=shown(functools.partial(_of_sets, part)))
+
+    def distance(params: Any, made: Array, true: Array) -> Array:
+        return part.bound(params)(*(x.astype(jnp.float32) / 127.5 - 1 for x in (made, true)))
+
+    return Judge("LPIPS", pair=shown(distance))
+
+
+def _with_network(layers: Recognised, path: str, others: Sequence[Recognised]) -> Recognised:
+    alexnet = next((other for other in others if other.kind.key == "alexnet"), None)
+    if alexnet is None:
+        file = next(kind.files[0] for kind in judging.KINDS if kind.key == "alexnet")
+        raise UserError(f"{path} holds the layers of LPIPS without their network; name {file} as a judge too")
+    return Recognised(layers.kind, layers.arguments, {**alexnet.tensors, **layers.tensors})
+
+
+def _loaded(found: Recognised, path: str, mesh: Mesh) -> Part:
+    network = found.kind.network
+    abstract = parts.placed(network.shapes(found.arguments), mesh)
+    return Part(network, found.arguments, streaming.source(network.table, found.tensors, path)(abstract))
+
+
+def _of_sets(part: Part, params: Any, pictures: Array) -> dict[str, Array]:
+    """Features of two widths and probabilities, whose logits have no bias, as in Inception Score's own code."""
+    x = pictures.astype(jnp.float32) / 127.5 - 1
+    x = jax.image.resize(x, (len(x), FID_SIDE, FID_SIDE, 3), "bilinear", antialias=False)
+    model = part.bound(params)
+    found = model.features(x)
+    probabilities = jax.nn.softmax(model.logits(found["2048"], bias=False))
+    return {"2048": found["2048"], "64": found["64"], "probabilities": probabilities}
+
+
+# ------------------------------------------------------------------------------------------------------------ a folder
+def of_folder(path: str, mesh: Mesh) -> Judge:
+    """CLIP and DINOv2: two-way identification and the cosine; ViT: two-way identification. Raises UserError."""
+    model = VisionModel.open(path, mesh)
+    arguments, build = model.part.arguments, model.part.network.build
+    pooling = "projected" if arguments.get("projection") else "cls" if arguments.get("classes") else "pooled"
+    asks = ("two-way", "cosine") if build in (CLIPVision, DINOv2) else ("two-way",)
+    return Judge(epath.Path(path).name, of_model(model, EmbeddingConfig(path, pooling), mesh), asks=asks)
+
+
+def of_model(model: VisionModel, config: EmbeddingConfig, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 pictures [k, H, W, 3] → what `config` asks for, [k, F]."""
+
+    def embed(params: Any, pixels: Array) -> Array:
+        return model.embed(params, pixels, config)
+
+    return _program(model.part.params, mesh, embed, model.prepare)
+
+
+def open_classifier(path: str, mesh: Mesh) -> Judge:
+    """A ViTForImageClassification, for N-way accuracy. Raises UserError for any other folder."""
+    model = VisionModel.open(path, mesh)
+    if not model.part.arguments.get("classes"):
+        raise UserError(f"{path} is no classifier; name a ViTForImageClassification")
+    told = "accuracy not told" if model.accuracy is None else f"right for {model.accuracy:.0%} of held-out pictures"
+
+    def probabilities(params: Any, pixels: Array) -> Array:
+        return jax.nn.softmax(model.part.bound(params).logits(pixels))
+
+    name = f"{epath.Path(path).name} ({told})"
+    return Judge(name, probabilities=_program(model.part.params, mesh, probabilities, model.prepare))
+
+
+# ----------------------------------------------------------------------------------------------------------- a program
+def _program(params: Any, mesh: Mesh, function: Callable, prepare: Preprocessing | None = None) -> Callable[..., Any]:
+    """Pictures, uint8 [k, H, W, 3], on the mesh BATCH at a time → `function(params, pictures)` as NumPy.
+
+    Compiled once for a size of pictures, and for few of them once for a power of two; the last batch is filled up.
+    """
+    run = jax.jit(function, out_shardings=NamedSharding(mesh, P()))
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def view(*pictures: UInt8[np.ndarray, "k H W 3"]) -> Any:
+        count, outputs = len(pictures[0]), []
+        size = shards * (1 << max(0, -(-min(count, BATCH) // shards) - 1).bit_length())
+        for first in range(0, count, size):
+            rows = {str(k): x[first : first + size] for k, x in enumerate(pictures)}
+            if prepare is not None:
+                rows = {k: prepare(list(x)) for k, x in rows.items()}
+            filled = {k: np.concatenate([x, np.repeat(x[-1:], size - len(x), axis=0)]) for k, x in rows.items()}
+            # the products of features are compared with each other: accelerators would round them to bfloat16
+            with jax.set_mesh(mesh), jax.default_matmul_precision("float32"):
+                placed = sharding.to_devices(filled, mesh, size)
+                found = run(params, *(placed[str(k)] for k in range(len(pictures))))
+            outputs.append(jax.tree.map(lambda x: np.asarray(x)[: count - first], found))  # noqa: B023
+        return jax.tree.map(lambda *x: np.concatenate(x), *outputs)
+
+    return view

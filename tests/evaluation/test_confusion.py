@@ -1,0 +1,110 @@
+"""Confusions are counted, and failures ranked by colour and shape, on pictures whose distances are known."""
+
+import numpy as np
+import pytest
+
+from dreamjax.evaluation import confusion
+from dreamjax.evaluation.decoding import Judge, Trials
+
+RED, DARK_RED, GREEN = (200, 0, 0), (120, 0, 0), (0, 200, 0)
+
+
+def bar(colour, upright, side=64):
+    """A bar in the middle, on black."""
+    picture = np.zeros((side, side, 3), np.uint8)
+    middle = slice(side * 3 // 8, side * 5 // 8)
+    picture[(slice(None), middle) if upright else (middle, slice(None))] = colour
+    return picture
+
+
+CLASSES = [bar(RED, True), bar(DARK_RED, False), bar(GREEN, True)]
+
+
+def by_picture(shown):
+    """Knows the three pictures, whose classes are the 1st, 3rd and 4th of five."""
+    found = np.full((len(shown), 5), 0.01)
+    for row, picture in zip(found, shown, strict=True):
+        row[[0, 2, 3][np.argmin([np.abs(picture.astype(int) - c).sum() for c in CLASSES])]] = 0.9
+    return found
+
+
+JUDGE = Judge("knows", probabilities=by_picture)
+
+
+@pytest.fixture
+def trials():
+    true = np.stack([CLASSES[k] for k in (0, 1, 2, 0, 1, 2)])
+    return Trials(true, np.zeros(6, int), np.tile(np.arange(6), 2), np.repeat(np.arange(2), 6))
+
+
+def test_colours_are_as_far_apart_as_their_values():
+    """Wasserstein's distance of two pictures of one colour is the difference of the colours."""
+    plain = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (0, 100, 252)])
+    found = confusion.colour_distances(plain, np.arange(3), 3)
+    np.testing.assert_allclose(found[0], [0, 25 / 63, 1])  # of 64 levels, 4 values each
+    np.testing.assert_allclose(found, found.T)
+    # a quarter of the pixels, of one colour in three: 80 values are 20 levels of 63
+    bars = confusion.colour_distances(np.stack(CLASSES), np.arange(3), 3)
+    assert bars[0, 1] == pytest.approx(0.25 * 20 / 63 / 3)
+    assert bars[0, 2] == pytest.approx(0.25 * 2 * 50 / 63 / 3)
+
+
+def test_edges_do_not_know_colour():
+    bars = confusion.shape_distances(np.stack(CLASSES), np.arange(3), 3)
+    assert bars[0, 2] == pytest.approx(0, abs=1e-9)
+    # the same shape turned: the cells that both have are a quarter of the bars' edges
+    assert bars[0, 1] > 0.9
+    edges = confusion.edge_map(bar((255, 255, 255), True))
+    rows, columns = np.nonzero(edges)
+    assert sorted(set(columns)) == [11, 12, 19, 20]
+    np.testing.assert_allclose(edges[rows, columns], 0.5)  # half of a step of 1, by central differences
+
+
+def test_ranks_leave_out_the_class_itself_and_share_ties():
+    found = confusion.ranks(np.array([[0, 2, 1, 3], [2, 0, 2, 2], [1, 2, 0, 0], [3, 2, 0, 0]], float))
+    assert found[0, 1:].tolist() == [2, 1, 3]
+    assert found[1, [0, 2, 3]].tolist() == [2, 2, 2]
+    assert np.isnan(np.diag(found)).all()
+    assert np.nanmean(found) == 4 / 2  # chance
+
+
+def test_failures_are_counted_and_ranked(trials):
+    """One source draws the first class as the third, which has its shape in the other colour."""
+    wrong = np.stack([CLASSES[{0: 2, 1: 1, 2: 2}[k % 3]] for k in trials.own])[:, None]
+    both = np.concatenate([trials.true[trials.own][:, None], wrong], axis=1)
+    found = confusion.table(JUDGE, trials, {"model": wrong, "both": both, "right": both[:, :1]})
+    assert found["classes"] == [0, 2, 3]
+    assert found["chance"] == {"rank": 1.5, "nearest": 0.5}
+    one, two, right = (found["sources"][name] for name in ("model", "both", "right"))
+    assert one["counts"] == [[0, 0, 4], [0, 4, 0], [0, 0, 4]]
+    assert two["counts"] == [[4, 0, 4], [0, 8, 0], [0, 0, 8]]
+    assert right["counts"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
+    assert (one["failures"]["n"], one["failures"]["of"], two["failures"]["of"]) == (4, 12, 24)
+    for failures in (one["failures"], two["failures"]):
+        assert (failures["colour"]["rank"]["estimate"], failures["shape"]["rank"]["estimate"]) == (2, 1)
+        assert (failures["colour"]["nearest"]["estimate"], failures["shape"]["nearest"]["estimate"]) == (0, 1)
+        assert failures["most"] == [{"shown": 0, "drawn": 3, "times": 4, "colour rank": 2.0, "shape rank": 1.0}]
+    assert right["failures"] == {
+        "n": 0,
+        "of": 12,
+        "colour": {"rank": None, "nearest": None},
+        "shape": {"rank": None, "nearest": None},
+        "most": [],
+    }
+    told = confusion.text(found, ["model", "right"])
+    assert "wrong among 3 classes" in told
+    assert "4 of 12" in told
+    assert "1.500" in told.splitlines()[-1]
+
+
+def test_a_class_that_was_not_shown_is_never_drawn(trials):
+    sure = Judge("sure", probabilities=lambda x: by_picture(x) + np.eye(5)[1] * 9 * (x[0, 0, 0, 0] == 255))
+    made = np.full((12, 1, 64, 64, 3), 255, np.uint8)
+    found = confusion.table(sure, trials, {"model": made})
+    assert np.sum(found["sources"]["model"]["counts"]) == 12
+
+
+def test_one_class_has_no_confusions(trials):
+    alone = Judge("alone", probabilities=lambda x: np.tile([0.9, 0.1], (len(x), 1)))
+    assert confusion.table(alone, trials, {}) == {}
+    assert confusion.text({}, []) == ""
