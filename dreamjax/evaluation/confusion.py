@@ -3,7 +3,9 @@
 The classes are those that the classifier sees in the pictures shown; of a made picture, the likeliest of them counts,
 so that guessing is right once in N. A failure is a made picture in which another class is seen. Is it at least near in
 colour, or in shape? For a shown class c and a drawn class d, d's rank among the N - 1 classes other than c (1: the
-nearest) would be N / 2 on average if d were drawn by chance. Distances of classes, from the pictures shown of each:
+nearest) would be N / 2 on average if every other class were drawn as often. But some classes are drawn more often than
+others whatever is shown, and may lie near: so what is expected of the same drawn classes, dealt out to the trials at
+random, is given too. Distances of classes, from the pictures shown of each:
 
     colour   mean over red, green, blue of ∫ |F_c(v) - F_d(v)| dv, with F the distribution of the pixels' values in
              [0, 1]: the Wasserstein-1 distance, 0 for equal colours and 1 for black from white
@@ -105,7 +107,8 @@ def table(judge: Judge, trials: Trials, sources: Mapping[str, Pictures]) -> dict
 
     `failures`: how many of how many pictures; mean rank by colour and by shape with intervals over trials that failed,
     clustered as in `decoding`; the share in which the nearest class was drawn; the confusions that are most frequent.
-    `chance`: that mean rank and share if classes were drawn by chance. Empty where but one class was seen.
+    `chance`: that mean rank and share if the other classes were drawn equally often; `dealt`: if the drawn ones were
+    dealt out. Empty where but one class was seen.
     """
     of = seen(judge, trials)
     count = len(of.classes)
@@ -118,7 +121,10 @@ def table(judge: Judge, trials: Trials, sources: Mapping[str, Pictures]) -> dict
         target_nxS = np.broadcast_to(of.target[:, None], place_nxS.shape)
         counts = semantic.confusion(place_nxS.ravel(), target_nxS.ravel(), count)
         wrong = place_nxS != target_nxS
-        near = {name: _near(rank[target_nxS, place_nxS], wrong, trials) for name, rank in by.items()}
+        near = {
+            name: _near(rank[target_nxS, place_nxS], wrong, trials) | {"dealt": _dealt(rank, counts)}
+            for name, rank in by.items()
+        }
         failures = {"n": int(wrong.sum()), "of": wrong.size, **near, "most": _most(counts, by, of.classes)}
         out[source] = {"counts": counts.tolist(), "failures": failures}
     chance = {"rank": count / 2, "nearest": 1 / (count - 1)}
@@ -137,6 +143,16 @@ def _near(rank_nxS: np.ndarray, wrong_nxS: np.ndarray, trials: Trials) -> dict[s
         values = np.where(failed, (mean * weight).sum(1), np.nan)
         found[name] = decoding.interval(values, trials).as_json()
     return found
+
+
+def _dealt(rank_NxN: np.ndarray, counts_NxN: np.ndarray) -> dict[str, float | None]:
+    """Of pairs of different classes, drawn independently of what was shown, each as often as it was."""
+    often = np.outer(counts_NxN.sum(1), counts_NxN.sum(0)).astype(float)
+    np.fill_diagonal(often, 0)
+    if not often.any():
+        return {"rank": None, "nearest": None}
+    rank = np.nan_to_num(rank_NxN)
+    return {name: float((often * x).sum() / often.sum()) for name, x in (("rank", rank), ("nearest", rank == 1))}
 
 
 def _most(counts: np.ndarray, by: Mapping[str, np.ndarray], classes: np.ndarray) -> list[dict[str, Any]]:
@@ -159,8 +175,14 @@ def text(result: Mapping[str, Any], sources: Sequence[str]) -> str:
     rows = []
     for source in sources:
         failures = result["sources"][source]["failures"]
-        cells = [report.cell(failures[by][what]) for what in ("rank", "nearest") for by in ("colour", "shape")]
+        cells = [_cell(failures[by], what) for what in ("rank", "nearest") for by in ("colour", "shape")]
         rows.append([source, f"{failures['n']:,} of {failures['of']:,}", *cells])
     known = [f"{chance[what]:.3f}" for what in ("rank", "nearest") for _ in range(2)]
     header = [f"wrong among {len(result['classes'])} classes", "", "rank by colour", "by shape"]
     return report.table([*header, "nearest by colour", "by shape"], [*rows, ["chance", "", *known]])
+
+
+def _cell(found: Mapping[str, Any], what: str) -> str:
+    """`3.2 [2.9, 3.5] (dealt 4.1)`."""
+    dealt = found["dealt"][what]
+    return report.cell(found[what]) + ("" if dealt is None or found[what] is None else f" (dealt {dealt:.3f})")

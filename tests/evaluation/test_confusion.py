@@ -84,13 +84,16 @@ def test_failures_are_counted_and_ranked(trials):
         assert (failures["colour"]["rank"]["estimate"], failures["shape"]["rank"]["estimate"]) == (2, 1)
         assert (failures["colour"]["nearest"]["estimate"], failures["shape"]["nearest"]["estimate"]) == (0, 1)
         assert failures["most"] == [{"shown": 0, "drawn": 3, "times": 4, "colour rank": 2.0, "shape rank": 1.0}]
-    assert right["failures"] == {
-        "n": 0,
-        "of": 12,
-        "colour": {"rank": None, "nearest": None},
-        "shape": {"rank": None, "nearest": None},
-        "most": [],
+    # 4 trials of each class, drawn: the second 4 times, the third 8 times. Pairs that differ: of the first class shown,
+    # 16 with the second and 32 with the third; of the second, 32 with the third; of the third, 16 with the second.
+    # By shape the third is the first's nearest and the other way round; to the second both are equally far (rank 1.5)
+    expected = (16 * 2 + 32 * 1 + 32 * 1.5 + 16 * 2) / 96
+    assert one["failures"]["shape"]["dealt"] == {
+        "rank": pytest.approx(expected),
+        "nearest": pytest.approx(32 / 96),
     }
+    assert (right["failures"]["n"], right["failures"]["of"], right["failures"]["most"]) == (0, 12, [])
+    assert [right["failures"][by][what] for by in ("colour", "shape") for what in ("rank", "nearest")] == [None] * 4
     told = confusion.text(found, ["model", "right"])
     assert "wrong among 3 classes" in told
     assert "4 of 12" in told

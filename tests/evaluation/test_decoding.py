@@ -76,3 +76,48 @@ def test_differences_are_paired(trials):
     assert entry["model_minus"]["other"]["says"] == "model is better than other"
     assert entry["model_minus"]["other"]["estimate"] == pytest.approx(0.1, abs=0.01)
     assert entry["scores"]["other"]["low"] < 0 < entry["scores"]["other"]["high"]
+
+
+def test_a_lower_distance_is_a_better_one(trials):
+    """The difference keeps its sign; what it says turns with the metric."""
+    values = np.random.default_rng(0).normal(size=120)
+    column = decoding.Column("LPIPS", {"model": values - 0.1, "other": values}, better="lower")
+    [entry] = decoding.scores_json([column], trials, "model")
+    assert entry["model_minus"]["other"]["says"] == "model is better than other"
+    assert entry["model_minus"]["other"]["estimate"] == pytest.approx(-0.1)
+    [entry] = decoding.scores_json([column], trials, "other")
+    assert entry["model_minus"]["model"]["says"] == "other is worse than model"
+
+
+def test_a_judge_is_asked_what_it_should_be(trials):
+    """Distances and cosines from their definitions; several views have a column each."""
+    made = noisy(trials.true[trials.own], 60)[:, None]
+    first = lambda x: x[:, :4, :4].reshape(len(x), -1).astype(float)  # noqa: E731
+    judges = [
+        Judge("net", features=first, asks=("distance", "cosine")),
+        Judge("two", features=lambda x: {"one": first(x), "other": first(255 - x)}),
+        Judge("LPIPS", pair=lambda a, b: np.abs(a.astype(float) - b).mean((1, 2, 3))),
+    ]
+    found = {c.name: c for c in decoding.columns(trials, {"model": made}, judges)}
+    u, v = first(made[:, 0]), first(trials.true[trials.own])
+    r = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(u, v, strict=True)])
+    np.testing.assert_allclose(found["distance, net"].values["model"], 1 - r, atol=1e-12)
+    cosines = (u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1)
+    np.testing.assert_allclose(found["cosine, net"].values["model"], cosines)
+    assert "two-way, net" not in found
+    assert {"two-way, one", "two-way, other", "two-way within class, one"} <= set(found)
+    expected = np.abs(made[:, 0].astype(float) - trials.true[trials.own]).mean((1, 2, 3))
+    np.testing.assert_allclose(found["LPIPS"].values["model"], expected)
+    assert {c.name: c.better for c in found.values()}["distance, net"] == "lower" == found["LPIPS"].better
+
+
+def test_trials_are_judged_a_block_at_a_time(trials, monkeypatch):
+    made = noisy(trials.true[trials.own], 90)[:, None]
+    judge = Judge(
+        "net", features=lambda x: x[:, :4, :4].reshape(len(x), -1).astype(float), asks=("two-way", "distance")
+    )
+    whole = decoding.columns(trials, {"model": made}, [judge])
+    monkeypatch.setattr(decoding, "BLOCK", 7)
+    monkeypatch.setattr(decoding, "PIXELS", 5 * 16 * 16 * 3)
+    for a, b in zip(whole, decoding.columns(trials, {"model": made}, [judge]), strict=True):
+        np.testing.assert_allclose(a.values["model"], b.values["model"], atol=1e-9, err_msg=a.name)

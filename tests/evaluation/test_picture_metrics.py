@@ -52,6 +52,23 @@ def test_two_way_identification_counts_what_is_beaten():
     np.testing.assert_allclose(identification.two_way(r, own), expected)
 
 
+def test_correlations_of_pieces_and_of_float32(monkeypatch):
+    """Rows at a time, and of bytes: NumPy's own to rounding. Means far above the deviation cost no digits."""
+    rng = np.random.default_rng(0)
+    made, true = rng.integers(0, 256, (5, 700), np.uint8), rng.integers(0, 256, (6, 700), np.uint8)
+    monkeypatch.setattr(identification, "HELD", 4 * 700 * 2)
+    expected = np.corrcoef(made.astype(float), true.astype(float))[:5, 5:]
+    np.testing.assert_allclose(identification.correlations(made, true), expected, atol=1e-6)
+    np.testing.assert_allclose(identification.paired(made, true[:5]), np.diag(expected), atol=1e-6)
+    far = (1000 + rng.normal(size=(4, 500))).astype(np.float32)
+    expected = np.corrcoef(far.astype(float))
+    np.testing.assert_allclose(identification.correlations(far, far), expected, atol=1e-5)
+    a, b = rng.normal(size=(3, 9)), rng.normal(size=(3, 9))
+    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    np.testing.assert_allclose(identification.paired(a, b, centred=False), cosines)
+    assert identification.paired(np.ones((1, 4)), np.ones((1, 4))).tolist() == [0]
+
+
 def test_knowing_the_class_alone_is_half_within_it():
     """Made pictures that are their class's mean: all right between classes, chance within."""
     rng = np.random.default_rng(0)
@@ -128,6 +145,32 @@ def test_kid_is_unbiased_and_sees_a_shift():
     expected += np.mean([k(u, v) for u, v in itertools.permutations(y, 2)])
     expected -= 2 * np.mean([k(u, v) for u in x for v in y])
     assert distribution.kid(x, y) == pytest.approx(expected)
+
+
+def test_the_interval_of_kid_holds_its_error():
+    """Halves of few pictures spread as independent samples do, and the whole is `kid` itself."""
+    rng = np.random.default_rng(0)
+    shift = 0.5
+    # E k(x, y) with d = 1 dimension, x ~ N(a, 1), y ~ N(b, 1): the third moment of 1 + x y
+    samples = [(rng.normal(size=(60, 1)), shift + rng.normal(size=(80, 1))) for _ in range(60)]
+    found = np.array([distribution.kid_interval(a, b) for a, b in samples])
+    np.testing.assert_allclose(found[:, 0], [distribution.kid(a, b) for a, b in samples], rtol=1e-9)
+    moments = lambda m: (1, m, 1 + m * m, m * (3 + m * m))  # of N(m, 1), 0 to 3  # noqa: E731
+    k = lambda a, b: sum(c * p * q for c, p, q in zip((1, 3, 3, 1), moments(a), moments(b), strict=True))  # noqa: E731
+    truth = k(0, 0) + k(shift, shift) - 2 * k(0, shift)
+    held = np.mean((found[:, 1] <= truth) & (truth <= found[:, 2]))
+    assert held > 0.8
+    width = (found[:, 2] - found[:, 1]).mean() / (2 * 1.96)
+    assert 0.6 < width / found[:, 0].std() < 1.6
+    assert np.isnan(distribution.kid_interval(samples[0][0][:3], samples[0][1])[1:]).all()
+
+
+def test_kid_is_summed_a_piece_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(23, 5)), rng.normal(size=(31, 5))
+    whole = distribution.kid_interval(a, b)
+    monkeypatch.setattr(distribution, "ROWS", 7)
+    np.testing.assert_allclose(distribution.kid_interval(a, b), whole, rtol=1e-9)
 
 
 def test_the_inception_score_lies_between_one_and_the_number_of_classes():
