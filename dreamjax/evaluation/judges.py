@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, UInt8
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation.decoding import Judge
+from dreamjax.evaluation.decoding import Asked, Judge
 from dreamjax.models.clip import CLIPVision
 from dreamjax.models.dinov2 import DINOv2
 from dreamjax.parallel import mesh as meshes
@@ -150,8 +150,8 @@ def of_folder(path: str, mesh: Mesh) -> Judge:
     """CLIP and DINOv2: two-way identification and the cosine; ViT: two-way identification. Raises UserError."""
     model = VisionModel.open(path, mesh)
     arguments, build = model.part.arguments, model.part.network.build
-    pooling = "projected" if arguments.get("projection") else "cls" if arguments.get("classes") else "pooled"
-    asks = ("two-way", "cosine") if build in (CLIPVision, DINOv2) else ("two-way",)
+    pooling: Any = "projected" if arguments.get("projection") else "cls" if arguments.get("classes") else "pooled"
+    asks: tuple[Asked, ...] = ("two-way", "cosine") if build in (CLIPVision, DINOv2) else ("two-way",)
     return Judge(epath.Path(path).name, of_model(model, EmbeddingConfig(path, pooling), mesh), asks=asks)
 
 

@@ -35,7 +35,7 @@ class LPIPS(nnx.Module):
 
     def __call__(self, a: Float[Array, "B H W 3"], b: Float[Array, "B H W 3"]) -> Float[Array, "B"]:
         """The distance of pictures in [-1, 1], 0 for equal ones. Raises UserError as `AlexNet.layers`."""
-        shift, scale = np.float32(SHIFT), np.float32(SCALE)
+        shift, scale = np.array(SHIFT, np.float32), np.array(SCALE, np.float32)
         both = [self.net.layers((x - shift) / scale) for x in (a, b)]
         return sum(
             jnp.square(_unit(x) - _unit(y)).mean((1, 2)) @ weight.kernel[0, 0, :, 0]
