@@ -167,19 +167,19 @@ def _most(counts: np.ndarray, by: Mapping[str, np.ndarray], classes: np.ndarray)
     return found
 
 
-def text(result: Mapping[str, Any], sources: Sequence[str]) -> str:
-    """How near failures are, for a terminal; "" where there is nothing to tell."""
+def rows(result: Mapping[str, Any], sources: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """(header, rows): how near the failures of each source are; no rows where there is nothing to tell."""
     if not result:
-        return ""
+        return [], []
     chance = result["chance"]
-    rows = []
+    found = []
     for source in sources:
         failures = result["sources"][source]["failures"]
         cells = [_cell(failures[by], what) for what in ("rank", "nearest") for by in ("colour", "shape")]
-        rows.append([source, f"{failures['n']:,} of {failures['of']:,}", *cells])
+        found.append([source, f"{failures['n']:,} of {failures['of']:,}", *cells])
     known = [f"{chance[what]:.3f}" for what in ("rank", "nearest") for _ in range(2)]
     header = [f"wrong among {len(result['classes'])} classes", "", "rank by colour", "by shape"]
-    return report.table([*header, "nearest by colour", "by shape"], [*rows, ["chance", "", *known]])
+    return [*header, "nearest by colour", "by shape"], [*found, ["chance", "", *known]]
 
 
 def _cell(found: Mapping[str, Any], what: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamjax.evaluation import bootstrap, distribution, report
+from dreamjax.evaluation import bootstrap, distribution
 from dreamjax.evaluation.decoding import BLOCK, Judge, Pictures, Trials
 
 FEWEST = 2  # pictures of a set that has a covariance
@@ -73,12 +73,12 @@ def _score(
     return {name: bootstrap.finite(x) for name, x in numbers.items()} | {"note": note} | counts
 
 
-def text(entries: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> str:
-    """For a terminal; "" where no judge has such scores."""
+def rows(entries: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """(header, rows), a source a row; no rows where no judge has such scores."""
     if not entries:
-        return ""
-    rows = [[entry["metric"], *(_cell(entry["scores"].get(source)) for source in sources)] for entry in entries]
-    return report.table(["as sets", *sources], rows)
+        return [], []
+    found = [[source, *(_cell(entry["scores"].get(source)) for entry in entries)] for source in sources]
+    return ["", *(entry["metric"] for entry in entries)], found
 
 
 def _cell(score: Mapping[str, Any] | None) -> str:

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
 from dreamjax.console import progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import decoding, picture_page, report
+from dreamjax.evaluation import confusion, decoding, judges, picture_page, report, sets
 from dreamjax.evaluation.decoding import Column, Judge, Trials
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
@@ -25,10 +24,9 @@ from dreamjax.systems import controls, eeg_to_image, painting, picture_sources, 
 from dreamjax.systems.eeg_to_image import Dreamer, Request
 from dreamjax.systems.picture_sources import MODEL, How, Sources
 from dreamjax.targets import pictures, trials
-from dreamjax.targets.features import EmbeddingConfig, VisionModel
+from dreamjax.targets.features import VisionModel
 
 SHOWN = {"train": "that it was trained on", "val": "held out while it trained", "test": "that training never showed"}
-BATCH = 256  # pictures at a time
 RESULT, PAGE = "pictures.json", "pictures.html"
 READS = "test_reads.jsonl"  # in the run: each scoring of its test split
 NAMED = "class, as answered"
@@ -69,9 +67,9 @@ def evaluate(
         made = np.stack(list(dreamer.pictures(found, own, request, bar)))
     made = made.reshape(len(own), request.samples, *made.shape[1:])
     sources, classes = picture_sources.others(dreamer, found, own, request, made, judging.sources)
-    judges, notes = _judges(dreamer, judging)
+    judged_by, classifier, notes = _judges(dreamer, judging)
     shown = {MODEL: made} | sources.pictures
-    columns = [*_named(sources, classes), *decoding.columns(asked, shown, judges, judging.ways)]
+    columns = [*_named(sources, classes), *decoding.columns(asked, shown, judged_by, judging.ways)]
     people, seen = len(set(asked.person.tolist())), len(asked.true)
     result = {
         "run": workdir,
@@ -85,6 +83,8 @@ def evaluate(
         ),
         "notes": [*notes, *_pretrained(run.config, found, own), *_read_before(run, request)],
         "scores": decoding.scores_json(columns, asked, MODEL),
+        "sets": sets.scores(asked, shown, judged_by),
+        "confusion": confusion.table(classifier, asked, shown) if classifier else {},
         "sources": list(shown),
         "of_sources": sources.notes,
         "not_possible": sources.missing,
@@ -120,6 +120,14 @@ def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
                 rows.append(["chance", *("–" if e["chance"] is None else f"{e['chance']:.3f}" for e in some)])
             kept = [row for row in rows if set(row[1:]) != {"–"}]
             found.append((title if first == 0 else "", ["", *(e["metric"] for e in some)], kept))
+    found += [
+        (title, header, rows)
+        for title, (header, rows) in (
+            ("As sets of pictures, whoever saw them", sets.rows(result["sets"], result["sources"])),
+            ("Pictures of another class", confusion.rows(result["confusion"], result["sources"])),
+        )
+        if rows
+    ]
     if result["not_possible"]:
         found.append(("Not possible", ["", "why"], [[name, why] for name, why in result["not_possible"].items()]))
     if result["of_sources"]:
@@ -228,44 +236,17 @@ def _pretrained(config: Any, found: Any, own: np.ndarray) -> list[str]:
 
 
 # -------------------------------------------------------------------------------------------------------------- judges
-def _judges(dreamer: Dreamer, judging: Judging) -> tuple[list[Judge], list[str]]:
-    """Who judges, and what is missing and why."""
+def _judges(dreamer: Dreamer, judging: Judging) -> tuple[list[Judge], Judge | None, list[str]]:
+    """Who judges, the classifier among them, and what is missing and why."""
     mesh, notes, found = meshes.make(MeshConfig()), [], []
     aligned = dreamer.task.config.target.embedding
     if dreamer.task.embedding_dim:
         name = epath.Path(aligned.path).name
-        found.append(Judge(f"{name} (aligned with)", _features(VisionModel.open(aligned.path, mesh), aligned)))
+        view = judges.of_model(VisionModel.open(aligned.path, mesh), aligned, mesh)
+        found.append(Judge(f"{name} (aligned with)", view))
         notes.append(f"{name} is what training aligned trials with: as a judge it is not independent")
-    for path in judging.judges:
-        model = VisionModel.open(path, mesh)
-        config = EmbeddingConfig(path, "projected" if model.part.arguments.get("projection") else "pooled")
-        found.append(Judge(epath.Path(path).name, _features(model, config)))
-    if judging.classifier:
-        model = VisionModel.open(judging.classifier, mesh)
-        if not model.part.arguments.get("classes"):
-            raise UserError(f"{judging.classifier} is no classifier; name a ViTForImageClassification")
-        told = "accuracy not told" if model.accuracy is None else f"right for {model.accuracy:.0%} of held-out pictures"
-        name = f"{epath.Path(judging.classifier).name} ({told})"
-        found.append(Judge(name, probabilities=_probabilities(model)))
-    else:
+    given, told = judges.open_judges(judging.judges, mesh)
+    classifier = judges.open_classifier(judging.classifier, mesh) if judging.classifier else None
+    if classifier is None:
         notes.append("no N-way accuracy: it takes a trained classifier (--classifier FOLDER)")
-    return found, notes
-
-
-def _features(model: VisionModel, config: EmbeddingConfig) -> Any:
-    return _batched(model, lambda params, pixels: model.embed(params, pixels, config))
-
-
-def _probabilities(model: VisionModel) -> Any:
-    return _batched(model, lambda params, pixels: jax.nn.softmax(model.part.bound(params).logits(pixels)))
-
-
-def _batched(model: VisionModel, function: Any) -> Any:
-    """uint8 pictures [k, H, W, 3] → what `function(params, pixels)` makes of them, as NumPy."""
-    program = jax.jit(function)
-
-    def view(shown: np.ndarray) -> np.ndarray:
-        rows = (model.prepare(list(shown[i : i + BATCH])) for i in range(0, len(shown), BATCH))
-        return np.concatenate([np.asarray(program(model.part.params, pixels)) for pixels in rows])
-
-    return view
+    return [*found, *given, *([classifier] if classifier else [])], classifier, [*notes, *told]

@@ -94,10 +94,10 @@ def test_failures_are_counted_and_ranked(trials):
     }
     assert (right["failures"]["n"], right["failures"]["of"], right["failures"]["most"]) == (0, 12, [])
     assert [right["failures"][by][what] for by in ("colour", "shape") for what in ("rank", "nearest")] == [None] * 4
-    told = confusion.text(found, ["model", "right"])
-    assert "wrong among 3 classes" in told
-    assert "4 of 12" in told
-    assert "1.500" in told.splitlines()[-1]
+    header, told = confusion.rows(found, ["model", "right"])
+    assert header[0] == "wrong among 3 classes"
+    assert told[0][:2] == ["model", "4 of 12"]
+    assert told[-1][2] == "1.500"
 
 
 def test_a_class_that_was_not_shown_is_never_drawn(trials):
@@ -110,4 +110,4 @@ def test_a_class_that_was_not_shown_is_never_drawn(trials):
 def test_one_class_has_no_confusions(trials):
     alone = Judge("alone", probabilities=lambda x: np.tile([0.9, 0.1], (len(x), 1)))
     assert confusion.table(alone, trials, {}) == {}
-    assert confusion.text({}, []) == ""
+    assert confusion.rows({}, []) == ([], [])

@@ -204,12 +204,12 @@ def test_sets_of_pictures_have_a_table_of_their_own(saved, shown, mesh):
     kid = found["KID"]["scores"]
     assert kid["dark"]["estimate"] > kid["model"]["estimate"]
     assert kid["dark"]["low"] <= kid["dark"]["estimate"] <= kid["dark"]["high"]
-    told = sets.text(entries, ["model", "dark"])
-    assert "(n 10 to 5; biased below 10,000)" in told
-    assert "biased" not in next(line for line in told.splitlines() if line.startswith("KID"))
+    header, (_, told) = sets.rows(entries, ["model", "dark"])
+    assert "(n 10 to 5; biased below 10,000)" in told[header.index("FID, 64 features")]
+    assert "biased" not in told[header.index("KID")]
     assert ABSENT not in notes
     assert ABSENT in judges.open_judges([], mesh)[1]
-    assert sets.text(sets.scores(trials, {"model": right}, []), ["model"]) == ""
+    assert sets.rows(sets.scores(trials, {"model": right}, []), ["model"]) == ([], [])
 
 
 def test_a_published_file_is_known_by_its_hash(saved, monkeypatch):
