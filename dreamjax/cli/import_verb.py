@@ -12,6 +12,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth file, or a folder from dreamjax export")
     parser.add_argument("--out", required=True, metavar="RUN", help="run directory to write; must not exist")
     parser.add_argument(
+        "--part",
+        choices=["whole", "encoder"],
+        default="whole",
+        help="of DreamDiffusion's generative checkpoint: all that makes pictures, or the encoder alone",
+    )
+    parser.add_argument(
         "--heads", type=whole_number(1), metavar="N", help="attention heads, where the file does not say"
     )
     parser.add_argument("--decoder-heads", type=whole_number(1), metavar="N", help="those of the decoder")
@@ -27,6 +33,7 @@ def run(args: argparse.Namespace) -> dict:
     return import_checkpoint.import_checkpoint(
         args.checkpoint,
         args.out,
+        part=args.part,
         heads=args.heads,
         decoder_heads=args.decoder_heads,
         divide=args.divide,
@@ -36,7 +43,14 @@ def run(args: argparse.Namespace) -> dict:
 
 def render(result: dict) -> str:
     decoder = f"decoder {result['decoder']}" if result["decoder"] else "no decoder"
-    return (
-        f"{result['out']}: {result['format']}, {result['parameters']:,} parameters\n"
-        f"encoder {result['encoder']}, {decoder}, {result['positions']} positions; {result['input']}"
-    )
+    lines = [
+        f"{result['out']}: {result['format']}, {result['parameters']:,} parameters",
+        f"encoder {result['encoder']}, {decoder}, {result['positions']} positions; {result['input']}",
+    ]
+    if "diffusion" in result:
+        lines.append(result["diffusion"])
+        lines.append(
+            f"pictures, as published: dreamjax generate --checkpoint {result['out']} --input SHARDS --sampler plms "
+            "--steps 250 --guidance 1 --out pictures"
+        )
+    return "\n".join(lines)

@@ -1,49 +1,33 @@
-"""A checkpoint from elsewhere → a run directory that evaluates and exports like our own.
+"""A checkpoint from elsewhere → a run directory that evaluates, generates and exports like our own.
 
-Taken are DreamDiffusion's masked autoencoder (`checkpoint.pth`), the encoder inside its fine-tuned generative model,
-plain state dicts under the same names, and the folders that `dreamjax export --to torch` writes. Every size is read
-off the tensors; nothing in the file is executed (see `storage.opcodes`).
+Taken are DreamDiffusion's masked autoencoder (`checkpoint.pth`), its fine-tuned generative model (whole, or the encoder
+in it), plain state dicts under the same names, and the folders that `dreamjax export --to torch` writes. Every size is
+read off the tensors; nothing in the file is executed (see `storage.opcodes`).
 """
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.export import foreign_folder, provenance
+from dreamjax.export import foreign_encoder, foreign_folder, foreign_generative, provenance
+from dreamjax.export.foreign_encoder import Found
 from dreamjax.storage import atomic, manifest, places, torch_files
-from dreamjax.systems import masked_pretraining
-from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.systems import masked_pretraining, runs
 from dreamjax.training import checkpoints
 from dreamjax.weights import masked_autoencoder as names
-
-GENERATIVE = "cond_stage_model.mae."  # where the encoder lies in the generative checkpoint
-HEAD_DIM = 64  # assumed where no configuration says the number of heads
-
-
-@dataclass
-class Found:
-    """What a checkpoint holds: tensors under DreamDiffusion's names, and what it says about them."""
-
-    format: str
-    tensors: dict[str, Any]
-    config: dict[str, Any] = field(default_factory=dict)  # groups of MaskedPretrainingConfig that are known
-    provenance: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def import_checkpoint(
     checkpoint: epath.PathLike,
     out: epath.PathLike,
     *,
+    part: Literal["whole", "encoder"] = "whole",
     heads: int | None = None,
     decoder_heads: int | None = None,
     divide: float | None = None,
@@ -51,8 +35,10 @@ def import_checkpoint(
 ) -> dict[str, Any]:
     """Write the run directory `out`; returns what the command says.
 
-    `heads`, `decoder_heads`: for a state dict without a configuration. `divide`, `sfreq`: µV per unit and Hz of what
-    the model was trained on, which DreamDiffusion's checkpoints do not record.
+    `part`: of a generative checkpoint, all of it (a run of dreamdiffusion) or the encoder alone (one of
+    masked_pretraining, which every other file becomes). `heads`, `decoder_heads`: for a state dict without a
+    configuration. `divide`, `sfreq`: µV per unit and Hz of what the model was trained on, which DreamDiffusion's
+    checkpoints do not record.
 
     Raises UserError for a file that is no such checkpoint, WeightMismatch with every missing, extra and misshapen
     tensor, and UserError where `out` exists.
@@ -60,29 +46,73 @@ def import_checkpoint(
     out, place = places.reachable(out), epath.Path(checkpoint)
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
-    found = foreign_folder.read(place, Found) if foreign_folder.is_export(place) else _read_pickled(place)
     given = {"heads": heads, "decoder_heads": decoder_heads}
-    config = _config(found, str(checkpoint), given, {"divide": divide, "sfreq": sfreq})
+    data = {"divide": divide, "sfreq": sfreq}
+    if foreign_folder.is_export(place):
+        found, whole = foreign_folder.read(place, Found), None
+    else:
+        state, settings = _state(place)
+        generative = any(name.startswith(foreign_encoder.GENERATIVE) for name in state)
+        if part == "encoder" and not generative:
+            raise UserError(f"{place}: this is no generative checkpoint, of which a part is taken; leave out --part")
+        read = foreign_encoder.of_generative if generative else _masked_autoencoder
+        found = read(state, settings, str(place))
+        whole = state if generative and part == "whole" else None
+    config = foreign_encoder.config_of(found, str(checkpoint), given, data)
     like = jax.eval_shape(lambda: masked_pretraining.init_params(config, jax.random.key(0)))
+    if whole is not None:
+        return _write_whole(place, out, foreign_generative.read(whole, found, config, like, str(checkpoint)), found)
     params = names.TABLE.to_dreamjax(found.tensors, like, str(checkpoint))
     weights_file = place / "model.safetensors" if place.is_dir() else place
     origin = {"format": found.format, "sha256": manifest.file_hash(weights_file)}
     with atomic.new_folder(out, last="config.json") as folder:
         checkpoints.save_params_as_run(folder, configs.to_json(config), params, _step(found))
-        said = {"origin": origin, "notes": found.notes, **found.provenance}
-        atomic.write_text(folder / provenance.NAME, json.dumps(said, indent=1))
-    for note in found.notes:
-        log.warning("%s", note)
-    model = config.model
+        _write_provenance(folder, origin, found)
     return {
         "out": str(out),
         **origin,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "parameters": runs.parameter_count(params),
+        **_encoder_in_words(config),
+        "notes": _told(found),
+    }
+
+
+def _write_whole(place: epath.Path, out: epath.Path, whole: foreign_generative.Whole, found: Found) -> dict[str, Any]:
+    """The run of dreamdiffusion, Stable Diffusion's parts in a folder of it."""
+    origin = {"format": whole.format, "sha256": manifest.file_hash(place)}
+    with atomic.new_folder(out, last="config.json") as folder:
+        whole.write_parts(folder / foreign_generative.PARTS)
+        params = whole.params()
+        checkpoints.save_params_as_run(folder, configs.to_json(whole.config), params, _step(found))
+        _write_provenance(folder, origin, found)
+    return {
+        "out": str(out),
+        **origin,
+        "parameters": whole.parameters,
+        **_encoder_in_words(whole.encoder),
+        "diffusion": whole.in_words(),
+        "notes": _told(found),
+    }
+
+
+def _write_provenance(folder: epath.Path, origin: dict[str, str], found: Found) -> None:
+    said = {"origin": origin, "notes": found.notes, **found.provenance}
+    atomic.write_text(folder / provenance.NAME, json.dumps(said, indent=1))
+
+
+def _told(found: Found) -> list[str]:
+    for note in found.notes:
+        log.warning("%s", note)
+    return found.notes
+
+
+def _encoder_in_words(config: masked_pretraining.MaskedPretrainingConfig) -> dict[str, Any]:
+    model = config.model
+    return {
         "encoder": f"{model.depth} x {model.dim}, {model.heads} heads",
         "decoder": f"{model.decoder_depth} x {model.decoder_dim}" if model.decoder_depth else None,
         "input": f"{model.channels} channels x {config.data.samples} samples, {model.patch} to a token",
         "positions": model.positions,
-        "notes": found.notes,
     }
 
 
@@ -93,147 +123,21 @@ def _step(found: Found) -> int:
 
 
 # -------------------------------------------------------------------------------------------------- pickled checkpoints
-def _read_pickled(path: epath.Path) -> Found:
-    """The masked autoencoder, or the encoder, of a `.pth` file."""
+def _state(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(state dict, settings) of a `.pth` file; the settings are those that training pickled beside it."""
     tree = torch_files.read(path)
     if not isinstance(tree, Mapping):
         raise UserError(f"{path}: this file holds no state dict; give a checkpoint of a masked autoencoder")
     state = next((tree[key] for key in ("model", "model_state_dict", "state_dict") if key in tree), tree)
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: its weights are no state dict; save model.state_dict() and not the model")
-    state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    settings = _attributes(tree.get("config"))
-    if any(name.startswith(GENERATIVE) for name in state):
-        return _encoder_of_generative(state, settings, str(path))
-    tensors = torch_files.tensors(state, str(path))
-    found = Found("a masked autoencoder under DreamDiffusion's names", tensors)
-    found.config = {"model": _heads(settings), "data": {"divide": 10.0}}
+    found = {str(name).removeprefix("module."): value for name, value in state.items()}
+    return found, foreign_encoder.attributes(tree.get("config"))
+
+
+def _masked_autoencoder(state: Mapping[str, Any], settings: dict[str, Any], source: str) -> Found:
+    found = Found("a masked autoencoder under DreamDiffusion's names", torch_files.tensors(state, source))
+    found.config = {"model": foreign_encoder.heads(settings), "data": {"divide": 10.0}}
     if isinstance(settings.get("mask_ratio"), float):
         found.config["mask"] = {"ratio": settings["mask_ratio"]}
     return found
-
-
-def _encoder_of_generative(state: Mapping[str, Any], settings: dict[str, Any], source: str) -> Found:
-    """The encoder as stage B has fine-tuned it: without decoder, without cls token, and with trained positions."""
-    inside = {name.removeprefix(GENERATIVE): v for name, v in state.items() if name.startswith(GENERATIVE)}
-    tensors = torch_files.tensors(inside, source)
-    found = Found("the encoder of DreamDiffusion's generative checkpoint", tensors)
-    for unused in ("cls_token", "mask_token"):
-        if tensors.pop(unused, None) is not None:
-            found.notes.append(f"{unused} was left out: the fine-tuned encoder does not use it")
-    found.config = {"model": _heads(settings) | {"cls_token": False}, "data": {"divide": 1.0}}
-    found.notes.append("stage B does not divide its input by 10 as stage A does, so data.divide is 1 (--divide)")
-    return found
-
-
-def _attributes(config: Any) -> dict[str, Any]:
-    """Plain attributes of a pickled configuration, whose class is not imported."""
-    attributes = getattr(config, "attributes", config)
-    return torch_files.plain(attributes) if isinstance(attributes, Mapping) else {}
-
-
-def _heads(settings: Mapping[str, Any]) -> dict[str, int]:
-    known = {"heads": settings.get("num_heads"), "decoder_heads": settings.get("decoder_num_heads")}
-    return {name: value for name, value in known.items() if isinstance(value, int)}
-
-
-# ------------------------------------------------------------------------------------------------------- configuration
-def _config(
-    found: Found, source: str, heads: Mapping[str, int | None], data: Mapping[str, float | None]
-) -> MaskedPretrainingConfig:
-    """The run's config: sizes from the tensors, the rest from the checkpoint, the arguments, or said aloud."""
-    sizes = _sizes(found.tensors, source)
-    model: dict[str, Any] = (
-        sizes | found.config.get("model", {}) | {name: n for name, n in heads.items() if n is not None}
-    )
-    if "heads" not in model:
-        model["heads"] = max(1, sizes["dim"] // HEAD_DIM)
-        found.notes.append(f"the number of heads is not stored: {model['heads']} of {HEAD_DIM} assumed (--heads)")
-    if "decoder_heads" not in model:
-        model["decoder_heads"] = model["heads"]
-        if sizes["decoder_depth"]:
-            found.notes.append(f"decoder heads are not stored: {model['heads']} assumed (--decoder-heads)")
-    if not sizes["decoder_depth"]:  # sizes of what is not there: any that are valid
-        if heads["decoder_heads"] is not None:
-            raise UserError(f"{source}: there is no decoder in it; leave out --decoder-heads")
-        model |= {"decoder_dim": model["dim"], "decoder_heads": model["heads"]}
-    samples = _positions(found, model, source) * sizes["patch"]
-    base: dict[str, Any] = {"montage": "own", "mapping": "tile", "tile_channels": sizes["channels"], "stretch": True}
-    base |= {"scaling": "divide", "clip": 0.0, "samples": samples}
-    chosen: dict[str, Any] = (
-        base | found.config.get("data", {}) | {name: x for name, x in data.items() if x is not None}
-    )
-    groups: dict[str, Any] = {name: found.config[name] for name in ("mask", "loss") if name in found.config}
-    tree: dict[str, Any] = {"system": "masked_pretraining", "model": model, "data": chosen, **groups}
-    return configs.to_dataclass(MaskedPretrainingConfig, ConfigDict(tree), source)
-
-
-def _sizes(tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The fields of ModelConfig that the shapes tell."""
-    needed = ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
-    if lacking := [name for name in needed if name not in tensors]:
-        some = ", ".join(list(tensors)[:5])
-        raise UserError(
-            f"{source}: this is no masked-signal encoder: there is no {' and no '.join(lacking)} among its "
-            f"{len(tensors)} tensors ({some} …)"
-        )
-    kernel, hidden = tensors[needed[0]].shape, tensors[needed[1]].shape
-    if len(kernel) != 3 or len(hidden) != 2:
-        raise UserError(
-            f"{source}: patch_embed.proj.weight has shape {tuple(kernel)}, but (dim, channels, patch) is meant"
-        )
-    decoder = tensors["decoder_embed.weight"].shape if "decoder_embed.weight" in tensors else None
-    dim, spectrum = kernel[0], tensors.get("interpolation.log_spectrum")
-    curve = {"interpolation": "gaussian", "spectrum_points": spectrum.shape[0]} if spectrum is not None else {}
-    return {
-        "channels": kernel[1],
-        "patch": kernel[2],
-        "dim": dim,
-        "depth": _depth(tensors, "blocks", source),
-        "mlp_ratio": _ratio(tensors),
-        "decoder_dim": decoder[0] if decoder else dim,
-        "decoder_depth": _depth(tensors, "decoder_blocks", source) if decoder else 0,
-        "cls_token": "cls_token" in tensors or decoder is not None,
-        **curve,
-    }
-
-
-def _depth(tensors: Mapping[str, Any], name: str, source: str) -> int:
-    numbers = [int(m[1]) for key in tensors if (m := re.match(rf"{name}\.(\d{{1,6}})\.", key))]
-    if not numbers or max(numbers) > len(tensors):
-        raise UserError(f"{source}: the tensors {name}.N have no consecutive numbers")
-    return max(numbers) + 1
-
-
-def _ratio(tensors: Mapping[str, Any]) -> float:
-    """The mlp_ratio for which int(dim · ratio) is the hidden width of the encoder, and of a decoder too."""
-    sizes = []
-    for name in ("blocks.0.mlp.fc1.weight", "decoder_blocks.0.mlp.fc1.weight"):
-        if name in tensors and len(tensors[name].shape) == 2:
-            hidden, dim = tensors[name].shape
-            sizes.append((hidden, dim))
-    low, high = max(hidden / dim for hidden, dim in sizes), min((hidden + 1) / dim for hidden, dim in sizes)
-    for ratio in (low, (low + high) / 2):
-        if all(int(dim * ratio) == hidden for hidden, dim in sizes):
-            return ratio
-    return sizes[0][0] / sizes[0][1]  # no ratio fits both: the table will name what does not fit
-
-
-def _positions(found: Found, model: dict[str, Any], source: str) -> int:
-    """The number of patches; settles whether positions are a parameter, and drops those that the model computes."""
-    stored = found.tensors.get("pos_embed")
-    if stored is None:
-        model["positions"] = "learned"  # so that pos_embed is reported among the missing names
-        return 1
-    if len(stored.shape) != 3 or stored.shape[1] < 2:
-        raise UserError(f"{source}: pos_embed has shape {tuple(stored.shape)}, but (1, 1 + tokens, dim) is meant")
-    decoder = found.tensors.pop("decoder_pos_embed", None)
-    if decoder is not None and not names.is_fixed(decoder):
-        raise UserError(f"{source}: decoder_pos_embed was trained, which dreamjax's decoder cannot represent")
-    if names.is_fixed(stored):
-        model["positions"] = "sincos"
-        del found.tensors["pos_embed"]
-    else:
-        model["positions"] = "learned"
-        found.notes.append("pos_embed is not the fixed sines and cosines; it was kept as a trained parameter")
-    return stored.shape[1] - 1

@@ -71,6 +71,8 @@ class ModelConfig:
     trainable: Literal["cross_attention", "cross_attention_and_norm"] = "cross_attention"
     hidden: int = 64  # of the map over tokens
     time_condition: bool = False  # the context is also added to the U-Net's time embedding
+    context_tokens: int = 0  # of a model without a text encoder, and so without guidance; 0: as the text encoder has it
+    embedding_dim: int = 0  # of the aligned embedding where target.embedding does not tell it
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
     attention: Literal["auto", "xla", "cudnn", "pallas", "saved"] = "auto"  # see models/attention.py
     scan_layers: bool = True
@@ -79,6 +81,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.hidden < 1:
             raise ValueError(f"model.hidden is {self.hidden}, but it must be at least 1")
+        if min(self.context_tokens, self.embedding_dim) < 0:
+            raise ValueError("model.context_tokens and model.embedding_dim are 0 or more")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise ValueError("model.attention=cudnn computes in bfloat16: set model.dtype=bfloat16")
 
@@ -181,6 +185,8 @@ class DreamDiffusion:
         """Width of the pictures' embeddings, or 0 where nothing is aligned with them."""
         if self.config.loss.alignment == "none":
             return 0
+        if not self.config.target.embedding.path and self.config.model.embedding_dim:
+            return self.config.model.embedding_dim
         if not self.config.target.embedding.path and self.config.model.architecture:
             return architectures.get(self.config.model.architecture)["image_encoder"]["projection_dim"]
         shape = features.shape(self.config.target.embedding)
@@ -241,12 +247,19 @@ class DreamDiffusion:
             params,
             self.config.optim,
             self.config.train.steps,
-            frozen=frozen | {"nothing": jnp.zeros(self.context_shape, jnp.float32)},
+            frozen=frozen | ({"nothing": jnp.zeros(self.context_shape, jnp.float32)} if self.guided else {}),
         )
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is a prediction that guidance leads away from: that of the empty caption's text states."""
+        return not self.config.model.context_tokens
 
     @property
     def context_shape(self) -> tuple[int, int]:
         """(S, D) of the context: that of the text states in whose place it comes."""
+        if not self.guided:
+            return self.config.model.context_tokens, self.unet[1]["context_dim"]
         text = self.parts.config("text_encoder")
         return int(text.get("max_position_embeddings", 77)), self.unet[1]["context_dim"]
 
@@ -255,6 +268,11 @@ class DreamDiffusion:
         if not self.config.model.path:
             raise UserError(
                 "model.path is empty: a run is trained onto a Stable Diffusion folder, not onto sizes alone"
+            )
+        if not self.guided and self.config.loss.drop_condition:
+            raise UserError(
+                "loss.drop_condition shows the empty caption, which a model with model.context_tokens has not: set it "
+                "to 0, or name a folder with a text encoder and leave model.context_tokens out"
             )
         platform.check_attention(self.config.model.attention, "model.attention", "--config.model.attention=auto")
 
@@ -267,7 +285,8 @@ class DreamDiffusion:
         )
         groups = ["params", *(["ema"] if self.config.optim.ema_decay is not None else [])]
         found: dict[str, WeightSource] = dict.fromkeys([*(f"{g}/unet" for g in groups), "frozen/unet"], fill)
-        found["frozen/nothing"] = self.empty_caption
+        if self.guided:
+            found["frozen/nothing"] = self.empty_caption
         if self.config.encoder.path and self.config.encoder.start == "weights":
             places = [f"{g}/encoder" for g in groups] if self.config.encoder.trainable else ["frozen/encoder"]
             found |= dict.fromkeys(places, self.pretrained)
@@ -329,9 +348,10 @@ class DreamDiffusion:
         """`(sum, weight, metrics)`: the diffusion loss, and that of the alignment. Keyed by (seed, batch["index"])."""
         config, weight = self.config.loss, batch["weight"]
         context, embedding = self.condition(params, frozen, batch)
-        keys = example_keys(seed, "condition", batch["index"])
-        dropped = jax.vmap(jax.random.uniform)(keys) < drop
-        context = jnp.where(dropped[:, None, None], frozen["nothing"], context)
+        if self.guided:
+            keys = example_keys(seed, "condition", batch["index"])
+            dropped = jax.vmap(jax.random.uniform)(keys) < drop
+            context = jnp.where(dropped[:, None, None], frozen["nothing"], context)
         offset = self.time_offset(params, context)
         network, arguments = self.unet
         unet = network.bind(arguments, merged(params["unet"], frozen["unet"]))

@@ -67,7 +67,9 @@ class Dreamer:
         frozen = {name: _filled(task, name, frozen_shapes, places) for name in frozen_shapes}
         params = jax.device_put(run.params, sharding.shardings(run.params, mesh))
         unet = Part(network, computed, _placed(merged(params.pop("unet"), frozen.pop("unet")), mesh))
-        model = LatentDiffusion.open(task.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet)
+        model = LatentDiffusion.open(
+            task.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet, text=False
+        )
         return cls(task, model, (params, frozen))
 
     def trials(self, split: str, paths: tuple[str, ...] = ()) -> Trials:
@@ -118,11 +120,29 @@ class Dreamer:
             read = self.read(found.windows.of(found.record[trial], trial.astype(np.uint64)))
             return {name: value for name, value in read.items() if name != "embedding"}
 
-        return painting.paint(self.model, request, numbers, rows, unconditional=self.unconditional(), bar=bar)
+        empty = self.unconditional() if request.guided else None
+        return painting.paint(self.model, request, numbers, rows, unconditional=empty, bar=bar)
+
+    def pictures_of(self, given: Mapping[str, np.ndarray], how: Sampling, noise: np.ndarray | None = None) -> Any:
+        """One picture of each window of `given` (`signal` in the network's units, `valid`), one after another.
+
+        `noise` (n, h, w, Z): to start from, in place of that of (seed, place).
+        """
+        read = {name: value for name, value in self.read(given).items() if name != "embedding"}
+        read |= {} if noise is None else {"noise": noise}
+        empty = self.unconditional() if how.guided else None
+        numbers = np.arange(len(given["signal"]))
+
+        def rows(index: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: value[index] for name, value in read.items()}
+
+        return painting.paint(self.model, how, numbers, rows, unconditional=empty)
 
     def unconditional(self) -> dict[str, jax.Array]:
-        """What guidance leads away from: the empty caption."""
+        """What guidance leads away from: the empty caption. Raises UserError where the model has none."""
         params, frozen = self.whole
+        if not self.task.guided:
+            raise UserError("this model was trained without an unconditional branch: add --guidance 1, which is none")
         nothing = frozen["nothing"][None]
         offset = self.task.time_offset(params, nothing)
         return {"context": nothing} | ({} if offset is None else {"time_offset": offset})

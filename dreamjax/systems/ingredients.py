@@ -19,6 +19,7 @@ FOLDERS = (
     *("model.path", "model.vae", "model.text_encoder", "model.tokenizer"),
     *("encoder.path", "target.embedding.path", "target.folder"),
 )
+RUN = "{run}"  # at the beginning of model.path: the run's own folder, wherever it was moved to
 
 
 def located(config: Any) -> Any:
@@ -26,6 +27,15 @@ def located(config: Any) -> Any:
     for key in FOLDERS:
         config = _located(config, key.split("."))
     return config
+
+
+def beside(config: Any, workdir: epath.PathLike) -> Any:
+    """A run's config in which a model.path within the run's own folder is told from where that folder lies now."""
+    folder = getattr(getattr(config, "model", None), "path", "")
+    if not folder.startswith(f"{RUN}/"):
+        return config
+    found = str(epath.Path(workdir) / folder.removeprefix(f"{RUN}/"))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, path=found))
 
 
 def _located(part: Any, keys: list[str]) -> Any:

@@ -40,8 +40,8 @@ class LatentDiffusion:
 
     unet: Part
     vae: Part
-    text: Part
-    tokenizer: Tokenizer
+    text: Part | None
+    tokenizer: Tokenizer | None
     schedule: NoiseSchedule
     scale: float
     mesh: Mesh
@@ -56,18 +56,20 @@ class LatentDiffusion:
         dtype: Any = jnp.float32,
         attention: str = "auto",
         unet: Part | None = None,
+        text: bool = True,
     ) -> "LatentDiffusion":
         """From the folders of its parts, weights streamed onto `mesh`; computed, and matrices kept, in `dtype`.
 
-        `unet`: in place of the folders'. Raises UserError for what is not there, damaged or not supported.
+        `unet`: in place of the folders'. `text`: whether texts are encoded with it, too. Raises UserError for what is
+        not there, damaged or not supported.
         """
         check_channels(folders)
         open_part = functools.partial(parts.open_part, folders, mesh=mesh, dtype=dtype, attention=attention)
         return cls(
             unet or open_part("unet"),
             open_part("vae"),
-            open_part("text_encoder"),
-            Tokenizer.open(folders.path("tokenizer")),
+            open_part("text_encoder") if text else None,
+            Tokenizer.open(folders.path("tokenizer")) if text else None,
             schedule_of(folders.config("scheduler"), folders.source("scheduler")),
             scale_of(folders),
             mesh,
@@ -102,6 +104,8 @@ class LatentDiffusion:
     # ------------------------------------------------------------------------------------------------------- programs
     def context(self, texts: Sequence[str], skip: int = 0) -> Float[Array, "B S D"]:
         """What the text encoder makes of texts: its last hidden state, or (normed) the one `skip` blocks before it."""
+        if self.text is None or self.tokenizer is None:
+            raise UserError("this model was opened without its text encoder, so it takes no text")
         ids = self.tokenizer(texts)
         with jax.set_mesh(self.mesh):
             return self.text_program(self.text.params, ids, skip=skip)
@@ -109,9 +113,11 @@ class LatentDiffusion:
     @functools.cached_property
     def text_program(self) -> Any:
         """The compiled way from token ids to the U-Net's context."""
+        text = self.text
+        assert text is not None  # see `context`
 
         def encode(params: PyTree, ids_BxS: Int[Array, "B S"], *, skip: int) -> Array:
-            model = self.text.bound(params)
+            model = text.bound(params)
             if skip == 0:
                 return model(ids_BxS).last_hidden_state.astype(jnp.float32)
             return model.norm(model.hidden_state(ids_BxS, -1 - skip)).astype(jnp.float32)

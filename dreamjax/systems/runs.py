@@ -75,7 +75,7 @@ def config_of(workdir: epath.PathLike) -> Any:
         found = ConfigDict(json.loads(text))
     except (ValueError, TypeError, AttributeError) as problem:
         raise UserError(f"{path} is damaged; copy it from a folder of {path.parent / 'checkpoints'}") from problem
-    return configs.from_json(registry.schema_of(found, str(path)), text, str(path))
+    return ingredients.beside(configs.from_json(registry.schema_of(found, str(path)), text, str(path)), workdir)
 
 
 def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = False, averaged: bool = True) -> Run:

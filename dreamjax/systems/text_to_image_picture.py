@@ -31,7 +31,7 @@ def painter(folders: Folders, unet: Part, mesh: Mesh) -> Painter:
     opened = LatentDiffusion.open(folders, mesh, dtype=dtype, attention=attention, unet=unet)
     given = {"seed": jnp.uint32(0), "scale": jnp.float32(GUIDANCE), "rescale": jnp.float32(0)}
     given["unconditional"] = {"context": opened.context([""])}
-    model = dataclasses.replace(opened, text=dataclasses.replace(opened.text, params={}))  # no longer needed
+    model = dataclasses.replace(opened, text=None, tokenizer=None)  # no longer needed
     plan = sampling.plan(SAMPLER, model.schedule, STEPS)
 
     def paint(params: PyTree, given: PyTree, batch: Batch) -> Array:

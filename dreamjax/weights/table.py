@@ -129,15 +129,9 @@ class Table:
         first is read.
         """
         tensors, places = self.named(tensors), self.places(like if whole is None else whole)
-        problems = [
-            f"{name} is {tuple(tensors[name].shape)} instead of {place.shape}"
-            for name, place in places.items()
-            if name in tensors and not _same_numbers(place, tuple(tensors[name].shape))
-        ]
-        missing = [name for name in places if name not in tensors]
-        extra = [name for name in tensors if name not in places]
-        if missing or extra or problems:
-            raise WeightMismatch(source, missing, extra, problems)
+        missing, extra, misshapen = differences(places, tensors)
+        if missing or extra or misshapen:
+            raise WeightMismatch(source, missing, extra, list(misshapen.values()))
         within: dict[str, list[str]] = {}
         for name, place in places.items():
             within.setdefault(place.path, []).append(name)
@@ -163,6 +157,19 @@ class Table:
             name: np.ascontiguousarray(place.transform.to_torch(leaves[place.path][place.index])).reshape(place.shape)
             for name, place in self.places(params).items()
         }
+
+
+def differences(
+    places: Mapping[str, Place], tensors: Mapping[str, Any], called: Callable[[str], str] = str
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """(missing, extra, misshapen: name → what is wrong) of `tensors`. `called`: what a message calls a name."""
+    misshapen = {
+        name: f"{called(name)} is {tuple(tensors[name].shape)} instead of {place.shape}"
+        for name, place in places.items()
+        if name in tensors and not _same_numbers(place, tuple(tensors[name].shape))
+    }
+    missing = [called(name) for name in places if name not in tensors]
+    return missing, [called(name) for name in tensors if name not in places], misshapen
 
 
 def _same_numbers(place: Place, shape: tuple[int, ...]) -> bool:

@@ -1,0 +1,313 @@
+"""DreamDiffusion's generative checkpoint, whole: the encoder, the maps, and all of Stable Diffusion but its text.
+
+    model.diffusion_model.*         the U-Net under CompVis's names, and in it the maps to its time embedding
+    first_stage_model.*             the autoencoder, likewise
+    cond_stage_model.mae.*          the encoder; the maps beside it
+    betas, …                        the noise schedule
+
+It becomes a run of dreamdiffusion, and a folder of diffusers within the run. Tensors go from file to file one after
+another; in memory at once are those that stage B trains.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from dreamjax.diffusion import schedule as schedules
+from dreamjax.errors import UserError
+from dreamjax.export.foreign_encoder import GENERATIVE, Found
+from dreamjax.models.conditioner import Conditioner
+from dreamjax.parallel.names import nested
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.storage import atomic, torch_files
+from dreamjax.storage.reconstructions import StoredTensor
+from dreamjax.systems import architectures, ingredients
+from dreamjax.systems.dreamdiffusion import (
+    TRAINABLE,
+    DreamDiffusionConfig,
+    EncoderConfig,
+    LossConfig,
+    ModelConfig,
+)
+from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.weights import compvis, conditioner, files, networks, writing
+from dreamjax.weights import masked_autoencoder as encoder_names
+from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
+from dreamjax.weights.table import Place, WeightMismatch, differences, keep
+
+PARTS = "stable-diffusion"  # the folder of diffusers within the run
+STEM = "diffusion_pytorch_model"
+UNET, VAE, MAPS = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+TIME = "time_embed_condtion."  # of the U-Net: the maps from the context to its time embedding
+TRAINED = "cross_attention_and_norm"  # of the U-Net, as published
+LIKE = "sd15"  # what no shape tells: heads, activations, groups, the schedule
+UNUSED = (  # (prefix, what it is): nothing of a picture comes from it
+    ("image_embedder.", "the CLIP tower that stage B aligns with, whose layer_norm2 it trained by accident"),
+    ("model_ema.", "averaged weights, which the published code never uses"),
+    (f"{MAPS}cls_net.", "a classifier of the trials"),
+    (f"{VAE}loss.", "what the autoencoder was trained against"),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network in the checkpoint. `tensors`: under the names of `network`'s table, still in the file."""
+
+    prefix: str
+    network: networks.Network
+    config: dict[str, Any]
+    shapes: Any
+    tensors: dict[str, Any]
+    places: dict[str, Place]
+    names: dict[str, str]  # the table's → the checkpoint's, behind the prefix
+
+    def called(self, name: str) -> str:
+        """What the checkpoint calls a tensor."""
+        return self.prefix + self.names.get(name, name)
+
+    @property
+    def parameters(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What the checkpoint holds, compared with what it should hold, and not read yet."""
+
+    format: str
+    config: DreamDiffusionConfig
+    encoder: MaskedPretrainingConfig
+    unet: Part
+    vae: Part
+    scheduler: dict[str, Any]
+    encoder_tensors: dict[str, Any]
+    encoder_like: Any
+    maps: dict[str, Any]
+    maps_like: Any
+    source: str
+
+    @property
+    def parameters(self) -> int:
+        others = sum(leaf.size for leaf in jax.tree.leaves((self.encoder_like, self.maps_like)))
+        return self.unet.parameters + self.vae.parameters + others
+
+    def in_words(self) -> str:
+        """The diffusion model, for the command."""
+        return (
+            f"U-Net of {self.unet.parameters:,} and autoencoder of {self.vae.parameters:,} parameters, "
+            f"{self.scheduler['num_train_timesteps']:,} time steps"
+        )
+
+    def write_parts(self, folder: epath.Path) -> None:
+        """Stable Diffusion without its text encoder, as diffusers writes it, tensor by tensor."""
+        for name, part in (("unet", self.unet), ("vae", self.vae)):
+            (folder / name).mkdir(parents=True)
+            atomic.write_text(folder / name / "config.json", json.dumps(part.config, indent=2, sort_keys=True) + "\n")
+            tensors = {n: Shaped(part.tensors[n], place.shape) for n, place in part.places.items()}
+            writing.write_safetensors(folder / name, STEM, tensors)
+        (folder / "scheduler").mkdir()
+        text = json.dumps(self.scheduler, indent=2, sort_keys=True) + "\n"
+        atomic.write_text(folder / "scheduler" / CONFIGS["scheduler"], text)
+        index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
+        absent = ("text_encoder", "tokenizer", "feature_extractor", "image_encoder", "safety_checker")
+        index |= {name: [None, None] for name in absent}
+        index |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+        index |= {"scheduler": ["diffusers", self.scheduler["_class_name"]]}
+        atomic.write_text(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+    def params(self) -> dict[str, Any]:
+        """What stage B trained: the parameters of the run."""
+        trained = keep(self.unet.shapes, TRAINABLE[TRAINED])
+        leaves = self.unet.network.table.leaves(self.unet.tensors, trained, self.source, self.unet.shapes)
+        return {
+            "encoder": encoder_names.TABLE.to_dreamjax(self.encoder_tensors, self.encoder_like, self.source),
+            "conditioner": conditioner.TABLE.to_dreamjax(self.maps, self.maps_like, self.source),
+            "unet": nested(dict(leaves)),
+        }
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """A tensor that is read when asked for, in the shape of the name that it gets."""
+
+    tensor: Any
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.tensor.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.tensor, dtype).reshape(self.shape)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+def read(
+    state: Mapping[str, Any], found: Found, encoder: MaskedPretrainingConfig, encoder_like: Any, source: str
+) -> Whole:
+    """What a checkpoint's state dict holds. `found`, `encoder`, `encoder_like`: its encoder, looked at already.
+
+    Raises UserError for a checkpoint that lacks a part, and WeightMismatch with every missing, extra and misshapen
+    tensor of all parts, under the checkpoint's names, before any is read.
+    """
+    unet, vae, maps = _groups(state, found, source)
+    usual = architectures.get(LIKE)
+    unet_part = _part(UNET, unet, compvis.unet_config(_shapes(unet), f"{source}: {UNET}*", usual["unet"]), source)
+    usual["vae"] |= _scale(state)
+    vae_part = _part(VAE, vae, compvis.vae_config(_shapes(vae), f"{source}: {VAE}*", usual["vae"]), source)
+    maps_like, model = _maps(maps, encoder, unet_part, source)
+    compared = (
+        differences(unet_part.places, unet_part.tensors, unet_part.called),
+        differences(vae_part.places, vae_part.tensors, vae_part.called),
+        differences(encoder_names.TABLE.places(encoder_like), found.tensors, lambda name: GENERATIVE + name),
+        differences(conditioner.TABLE.places(maps_like), maps, _called),
+    )
+    missing, extra = ([name for part in compared for name in part[i]] for i in (0, 1))
+    misshapen = [told for part in compared for told in part[2].values()]
+    if missing or extra or misshapen:
+        raise WeightMismatch(source, missing, extra, misshapen)
+    scheduler = _scheduler(state, usual["scheduler"], source)
+    found.notes += [
+        f"heads ({unet_part.config['attention_head_dim']}), groups and activations, which no tensor tells, are those "
+        "of Stable Diffusion 1",
+        "there is no text encoder in it and no unconditional branch was trained, so it generates without guidance; as "
+        "published: --sampler plms --steps 250 --guidance 1",
+    ]
+    return Whole(
+        "DreamDiffusion's generative checkpoint",
+        _config(encoder, model),
+        encoder,
+        unet_part,
+        vae_part,
+        scheduler,
+        _lazily(found.tensors),
+        encoder_like,
+        maps,
+        maps_like,
+        source,
+    )
+
+
+def _groups(state: Mapping[str, Any], found: Found, source: str) -> tuple[dict[str, Any], ...]:
+    """(U-Net, autoencoder, maps): each under the names behind its prefix, the time maps among the maps."""
+    unused = {prefix: 0 for prefix, _ in UNUSED}
+    others: list[str] = []
+    groups: dict[str, dict[str, Any]] = {UNET: {}, VAE: {}, MAPS: {}}
+    for name, value in state.items():
+        dropped = next((prefix for prefix in unused if name.startswith(prefix)), None)
+        prefix = next((prefix for prefix in groups if name.startswith(prefix)), None)
+        if dropped is not None:
+            unused[dropped] += 1
+        elif prefix is None:
+            others += [name] if "." in name else []  # the rest are buffers of the schedule
+        elif not name.startswith(GENERATIVE):
+            behind = name.removeprefix(prefix)
+            groups[MAPS if behind.startswith(TIME) else prefix][behind] = value
+    if lacking := [f"{prefix}*" for prefix, group in groups.items() if not group]:
+        raise UserError(
+            f"{source}: this is not the whole of a generative checkpoint: there is no {' and no '.join(lacking)} in "
+            "it; take the encoder alone with --part encoder"
+        )
+    for prefix, what in UNUSED:
+        if unused[prefix]:
+            found.notes.append(f"{prefix}* ({unused[prefix]} tensors) was left out: {what}; not needed to generate")
+    if others:
+        found.notes.append(f"{len(others)} tensors of no known part were left out: {', '.join(others[:5])}")
+    named = ({_called(name) if p == MAPS else p + name: v for name, v in group.items()} for p, group in groups.items())
+    for tensors in named:
+        torch_files.tensors(tensors, source)
+    return tuple(_lazily(group) for group in groups.values())
+
+
+def _lazily(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """`tensors`, of which each is copied out of the file when it is asked for, and then no longer in memory."""
+    return {name: files.Unmapped(t) if isinstance(t, StoredTensor) else t for name, t in tensors.items()}
+
+
+def _called(name: str) -> str:
+    """What the checkpoint calls one of the maps."""
+    return (UNET if name.startswith(TIME) else MAPS) + name
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _part(prefix: str, tensors: Mapping[str, Any], config: dict[str, Any], source: str) -> Part:
+    network = networks.of(config, source)
+    shapes = network.shapes(network.arguments(config, f"{source}: {prefix}*"))
+    places = network.table.places(shapes)
+    if prefix == UNET:
+        names = compvis.unet_names(places, config["layers_per_block"])
+    else:
+        names = compvis.vae_names(places, len(config["block_out_channels"]))
+    back = {theirs: ours for ours, theirs in names.items()}
+    return Part(
+        prefix, network, config, shapes, {back.get(name, name): t for name, t in tensors.items()}, places, names
+    )
+
+
+def _maps(
+    maps: Mapping[str, Any], encoder: MaskedPretrainingConfig, unet: Part, source: str
+) -> tuple[Any, dict[str, Any]]:
+    """(shapes of the maps' parameters, the fields of ModelConfig that they tell)."""
+    sizes = {}
+    for name in ("channel_mapper.0.weight", "channel_mapper.1.weight"):
+        if name not in maps or not maps[name].shape or not maps[name].shape[0]:
+            raise UserError(f"{source}: there is no {MAPS}{name}, without which the maps' sizes cannot be told")
+        sizes[name] = int(maps[name].shape[0])
+    aligned = maps["mapping.fc.weight"].shape if "mapping.fc.weight" in maps else ()
+    timed = any(name.startswith(TIME) for name in maps)
+    hidden, tokens = sizes.values()
+    arguments = {
+        "tokens": encoder.patches,
+        "dim": encoder.model.dim,
+        "context_tokens": tokens,
+        "context_dim": unet.config["cross_attention_dim"],
+        "hidden": hidden,
+        "embedding_dim": int(aligned[0]) if aligned else 0,
+        "time_dim": 4 * unet.config["block_out_channels"][0] if timed else 0,
+    }
+    module = nnx.eval_shape(lambda: Conditioner(**arguments, rngs=nnx.Rngs(0)))
+    told = {"hidden": hidden, "context_tokens": tokens, "embedding_dim": arguments["embedding_dim"]}
+    return nnx.to_pure_dict(nnx.state(module, nnx.Param)), told | {"time_condition": timed}
+
+
+def _scale(state: Mapping[str, Any]) -> dict[str, float]:
+    """The latents' scale, where the checkpoint has one of its own."""
+    stored = state.get("scale_factor")
+    return {"scaling_factor": float(np.asarray(stored))} if getattr(stored, "shape", None) == () else {}
+
+
+def _scheduler(state: Mapping[str, Any], usual: dict[str, Any], source: str) -> dict[str, Any]:
+    """scheduler_config.json: `usual` where the betas are, or are nearly, those of Stable Diffusion; else the betas."""
+    stored = state.get("betas")
+    if stored is None:
+        return usual
+    if len(getattr(stored, "shape", ())) != 1 or not stored.shape[0]:
+        raise UserError(f"{source}: betas is no list of numbers, one for each time step")
+    betas = np.asarray(stored, np.float64)
+    if not (np.isfinite(betas).all() and (betas > 0).all() and (betas < 1).all()):
+        raise UserError(f"{source}: betas has a number that does not lie between 0 and 1; fetch the file again")
+    if len(betas) == usual["num_train_timesteps"] and np.allclose(
+        betas, schedules.betas(schedules.STABLE_DIFFUSION), rtol=1e-5, atol=0
+    ):
+        return usual
+    return usual | {"num_train_timesteps": len(betas), "trained_betas": [float(beta) for beta in betas]}
+
+
+def _config(encoder: MaskedPretrainingConfig, model: dict[str, Any]) -> DreamDiffusionConfig:
+    """The run's config; `model`: what the maps tell."""
+    data: DataConfig = encoder.data
+    return DreamDiffusionConfig(
+        data=data,
+        encoder=EncoderConfig(model=encoder.model, cls_token=False),
+        model=ModelConfig(path=f"{ingredients.RUN}/{PARTS}", trainable=TRAINED, **model),
+        loss=LossConfig(alignment="cosine" if model["embedding_dim"] else "none", drop_condition=0.0),
+    )

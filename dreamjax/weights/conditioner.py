@@ -1,0 +1,17 @@
+"""The maps from tokens to Stable Diffusion beside the names of DreamDiffusion's checkpoint.
+
+Pointwise convolutions over the tokens' axis are linear maps of ours: their 1 × is left out when they are written.
+"""
+
+from dreamjax.weights.table import Table, layer
+
+TABLE = Table(
+    *layer("channel_mapper.0", "token_in"),
+    *layer("channel_mapper.1", "token_out"),
+    *layer("dim_mapper", "dim_map"),
+    *layer("mapping.maxpool", "embed_tokens"),  # called so, but it is a learned weighted sum
+    *layer("mapping.fc", "embed_map"),
+    *layer("time_embed_condtion.0", "time_in"),  # spelt so; in the checkpoint these three belong to the U-Net
+    *layer("time_embed_condtion.1", "time_out"),
+    *layer("time_embed_condtion.2", "time_map"),
+)
