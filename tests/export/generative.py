@@ -32,7 +32,7 @@ SMALL = {"channels": 6, "patch": 4, "samples": 32, "dim": 16, "depth": 2, "hidde
 def networks(device: str = "cpu", full: bool = False) -> tuple[Any, Any, Any]:
     """(U-Net, autoencoder, CLIP's vision tower), with random weights or, on `meta`, none."""
     parts = architectures.get("sd15")
-    sizes = levels(True, False, block_out_channels=(32, 64), cross_attention_dim=16, layers_per_block=2)
+    sizes = levels(True, False, block_out_channels=(32, 64), cross_attention_dim=16)
     unet = parts["unet"] if full else {**sizes, "attention_head_dim": 8}
     vae = parts["vae"] if full else coder(32, 64, layers_per_block=1, scaling_factor=0.18215)
     tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -76,7 +76,7 @@ def test_the_encoder_of_the_generative_checkpoint_has_trained_positions_and_no_d
     state = foreign_state(decoder_depth=0)
     state["pos_embed"] = state["pos_embed"] + 0.05 * torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(1))
     stage_b(tmp_path / "checkpoint.pth", state, num_heads=4)
-    result = importer.import_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "run")
+    result = importer.import_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "run", part="encoder")
     assert result["decoder"] is None
     assert result["positions"] == "learned"
     assert any("cls_token was left out" in note for note in result["notes"])
