@@ -16,6 +16,7 @@ WRITERS = {
     "autoencoder": ("autoencoder_export", "config.json"),
     "classifier": ("classifier_export", "README.md"),
     "clip": ("clip_export", "README.md"),
+    "dreamdiffusion": ("dreamdiffusion_export", "model_index.json"),
     "text_to_image": ("pipeline_export", "model_index.json"),
 }
 

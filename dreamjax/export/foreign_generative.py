@@ -12,7 +12,7 @@ another; in memory at once are those that stage B trains.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -45,7 +45,7 @@ PARTS = "stable-diffusion"  # the folder of diffusers within the run
 STEM = "diffusion_pytorch_model"
 UNET, VAE, MAPS = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 TIME = "time_embed_condtion."  # of the U-Net: the maps from the context to its time embedding
-TRAINED = "cross_attention_and_norm"  # of the U-Net, as published
+TRAINED: Literal["cross_attention_and_norm"] = "cross_attention_and_norm"  # of the U-Net, as published
 LIKE = "sd15"  # what no shape tells: heads, activations, groups, the schedule
 UNUSED = (  # (prefix, what it is): nothing of a picture comes from it
     ("image_embedder.", "the CLIP tower that stage B aligns with, whose layer_norm2 it trained by accident"),

@@ -26,6 +26,7 @@ from dreamjax.systems.ingredients import Ingredients
 from dreamjax.systems.runs import Run
 from dreamjax.systems.text_to_image import CROSS_ATTENTION, TextToImage, whole_unet
 from dreamjax.weights import writing
+from dreamjax.weights.networks import Network
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
 from dreamjax.weights.table import keep
 
@@ -99,19 +100,27 @@ def _copy_parts(folder: epath.Path, parts: Ingredients) -> None:
 
 
 def _write_unet(folder: epath.Path, task: TextToImage, params: Any) -> None:
-    """Trained tensors in float32; those that were frozen with the type and the bytes that they came with."""
     network, _ = task.network
+    trained = keep(params, CROSS_ATTENTION) if task.config.model.trainable == "cross_attention" else params
+    write_unet(folder, task.parts, network, params, trained)
+
+
+def write_unet(folder: epath.Path, parts: Ingredients, network: Network, params: Any, trained: Any, **new: Any) -> None:
+    """Trained tensors in float32; those that were frozen with the type and the bytes that they came with.
+
+    `params`: all parameters; `trained`: those of them that were trained. `new`: fields of its config that differ from
+    the source's, whose file is copied where there are none.
+    """
     tensors: dict[str, Any] = dict(network.table.to_torch(params))
-    if task.config.model.trainable == "cross_attention":
-        original = network.table.named(task.parts.tensors("unet"))
-        trained = keep(params, CROSS_ATTENTION)
-        places = network.table.places(trained)
+    places = network.table.places(trained)
+    if len(places) < len(tensors):
+        original = network.table.named(parts.tensors("unet"))
         tensors = {name: tensor if name in places else original[name] for name, tensor in tensors.items()}
     folder.mkdir(parents=True)
-    if task.parts.has("unet"):
-        writing.copy_file(task.parts.path("unet") / "config.json", folder / "config.json")
+    if parts.has("unet") and not new:
+        writing.copy_file(parts.path("unet") / "config.json", folder / "config.json")
     else:
-        config = {"_class_name": "UNet2DConditionModel", **task.parts.config("unet")}
+        config = {"_class_name": "UNet2DConditionModel", **parts.config("unet"), **new}
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     writing.write_safetensors(folder, STEM, tensors)
 

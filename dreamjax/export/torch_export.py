@@ -24,7 +24,7 @@ import dreamjax
 from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
-from dreamjax.export import licences, provenance
+from dreamjax.export import diffusers_export, licences, provenance
 from dreamjax.signals import scaling
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.storage import atomic, manifest, places
@@ -62,7 +62,8 @@ def export(
     _need_safetensors()
     run = runs.open_run(workdir, step=step, best=best, averaged=weights == "ema")
     if not isinstance(run.config, MaskedPretrainingConfig):
-        raise UserError(f"{workdir} is a run of {run.config.system}, which has no export to torch")
+        other = "; try --to diffusers" if run.config.system in diffusers_export.WRITERS else ""
+        raise UserError(f"{workdir} is a run of {run.config.system}, which has no export to torch{other}")
     facts = _facts(run, provenance.read(workdir), licence)
     licences.check(licence, facts["corpora"])
     with atomic.new_folder(out, last="config.json") as folder:
@@ -163,17 +164,10 @@ def parity(config: MaskedPretrainingConfig, params: Any, windows: int = 2) -> di
     The input is noise with the spectrum and amplitude of EEG, and nobody's.
     """
     exact = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32", attention="xla"))
-    rng = np.random.default_rng(0)
-    C, T = config.model.channels, config.data.samples
-    hertz = np.fft.rfftfreq(T, 1 / config.data.sfreq)
-    shape = np.exp(-((hertz / 60) ** 2)) / np.maximum(hertz, 1)  # 1/f, as filtered EEG has it
-    microvolts = np.fft.irfft(np.fft.rfft(rng.standard_normal((windows, C, T))) * shape, T)
-    microvolts = (20 * microvolts / microvolts.std()).astype(np.float32)
-    scale = np.linspace(10, 20, windows).astype(np.float32)
+    stored = noise_like_eeg(config, windows)
+    microvolts, T, rng = stored["input"], config.data.samples, np.random.default_rng(1)
+    scale = stored.get("scale", np.ones(windows, np.float32))
     signal, gain, offset = in_units(config.data, microvolts, scale, np.ones((windows, T), bool))
-    stored = {"input": microvolts}
-    if config.data.scaling == "robust":
-        stored["scale"] = scale
     with jax.default_matmul_precision("highest"), jax.enable_x64(True):  # for what solves equations, see `models`
         tokens = jax.jit(lambda p, x: masked_pretraining.features(exact, p, x))(params, signal)
         stored |= {"tokens": np.asarray(tokens), "pooled": np.asarray(masked_pretraining.pooled(tokens))}
@@ -183,6 +177,19 @@ def parity(config: MaskedPretrainingConfig, params: Any, windows: int = 2) -> di
             units = np.asarray(filled(params, signal, masked))
             stored |= {"masked": masked, "reconstruction": units * gain[:, :, None] + offset[:, :, None]}
     return {name: np.ascontiguousarray(array) for name, array in stored.items()}
+
+
+def noise_like_eeg(config: MaskedPretrainingConfig, windows: int) -> dict[str, np.ndarray]:
+    """`input` [windows, C, T] in µV, noise with the spectrum and amplitude of EEG; for scaling "robust" its `scale`."""
+    rng = np.random.default_rng(0)
+    C, T = config.model.channels, config.data.samples
+    hertz = np.fft.rfftfreq(T, 1 / config.data.sfreq)
+    shape = np.exp(-((hertz / 60) ** 2)) / np.maximum(hertz, 1)  # 1/f, as filtered EEG has it
+    microvolts = np.fft.irfft(np.fft.rfft(rng.standard_normal((windows, C, T))) * shape, T)
+    found = {"input": (20 * microvolts / microvolts.std()).astype(np.float32)}
+    if config.data.scaling == "robust":
+        found["scale"] = np.linspace(10, 20, windows).astype(np.float32)
+    return found
 
 
 def in_units(
@@ -232,7 +239,7 @@ def card(config: MaskedPretrainingConfig, facts: dict[str, Any], channels: list[
     import jinja2
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters["counted"] = _counted_in_words
+    environment.filters["counted"] = counted_in_words
     licence = facts["licence"]
     known = licence is not None and licence.lower() in HUB_LICENCES
     return environment.from_string(CARD.read_text(encoding="utf-8")).render(
@@ -248,18 +255,18 @@ def card(config: MaskedPretrainingConfig, facts: dict[str, Any], channels: list[
         sfreq=config.data.sfreq,
         tokens=config.patches,
         tolerance=TOLERANCE,
-        scaling=_scaling_in_words(config),
+        scaling=scaling_in_words(config),
         masking=_masking_in_words(config),
         target=config.loss.target,
         channels=channels,
     )
 
 
-def _counted_in_words(counts: dict[str, int]) -> str:
+def counted_in_words(counts: dict[str, int]) -> str:
     return ", ".join(f"{json.loads(name)} × {count}" for name, count in counts.items()) or "unknown"
 
 
-def _scaling_in_words(config: MaskedPretrainingConfig) -> str:
+def scaling_in_words(config: MaskedPretrainingConfig) -> str:
     data = config.data
     how = {
         "divide": f"divides by {data.divide:g} µV",

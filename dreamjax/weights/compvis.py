@@ -106,7 +106,7 @@ def _renamed(
             rest = name[match.end() :]
             for pattern, replacement in inside if re.search(changes, match[0]) else ():
                 rest = re.sub("^" + pattern, replacement, rest)
-            return compvis.format(**given | numbers(given.get("i", 0), given.get("j", 0))) + rest
+            return compvis.format(**{**given, **numbers(given.get("i", 0), given.get("j", 0))}) + rest
     return name
 
 

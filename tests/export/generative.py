@@ -1,4 +1,4 @@
-"""DreamDiffusion's generative checkpoint, written down from the list in its fact sheet: small, or as large as published.
+"""DreamDiffusion's generative checkpoint, written from the list in its fact sheet: small, or as large as published.
 
 What it holds are networks of diffusers and transformers; the names of the first two are turned into CompVis's by our
 table, which `test_compvis` holds to diffusers' own converter.
@@ -138,3 +138,21 @@ def encoder_shapes(channels: int, patch: int, samples: int, dim: int, depth: int
         for part, out in (("attn.qkv", 3 * dim), ("attn.proj", dim), ("mlp.fc1", dim), ("mlp.fc2", dim)):
             shapes |= {f"blocks.{i}.{part}.weight": (out, dim), f"blocks.{i}.{part}.bias": (out,)}
     return shapes
+
+
+def published(path: Path, scratch: Path) -> int:
+    """Write a checkpoint as large as the published one; how many numbers it holds.
+
+    Every tensor is the beginning of one file of noise, mapped and never held: it takes time and disk, not memory.
+    """
+    shapes = published_shapes()
+    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+    noise = np.random.default_rng(0).standard_normal(max(sizes.values()), np.float32)
+    (0.02 * noise).tofile(scratch)
+    state: dict[str, Any] = {
+        name: torch.from_file(str(scratch), shared=False, size=sizes[name]).reshape(shape)
+        for name, shape in shapes.items()
+    }
+    state["betas"] = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square().float()
+    save(path, state, num_heads=16)
+    return sum(size for name, size in sizes.items() if name not in BUFFERS)

@@ -112,7 +112,7 @@ def test_a_run_that_was_moved_finds_its_parts_and_refuses_guidance(imported, tmp
 
 def test_without_maps_of_time_and_with_accidents_it_opens_too(tmp_path):
     """No time maps, no schedule, averaged weights and a classifier besides, names of DataParallel twice over."""
-    unet, _, state = generative.small(
+    _, _, state = generative.small(
         tmp_path / "a.pth",
         time=False,
         **dict.fromkeys(generative.BUFFERS),
