@@ -22,12 +22,11 @@ from etils import epath
 
 import dreamjax
 from dreamjax.diffusion import sampling
-from dreamjax.evaluation import report
 from dreamjax.export import comparison, provenance, torch_export
 from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.export.pipeline_export import STEM, write_unet
 from dreamjax.storage import manifest, mistaken, safetensors_files
-from dreamjax.systems import eeg_to_image, runs
+from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, runs
 from dreamjax.systems.dreamdiffusion import TRAINABLE, DreamDiffusion
 from dreamjax.systems.latent_diffusion import LatentDiffusion
 from dreamjax.systems.runs import Run
@@ -211,14 +210,8 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _evaluation(run: Run) -> dict[str, Any] | None:
     """What `dreamjax evaluate` found of this very step, without the run's place."""
-    path = epath.Path(run.workdir) / "evaluation" / "pictures.json"
-    if not path.exists():
-        return None
-    found = mistaken.read_json(path)
-    if found.get("step") != run.step:
-        return None
-    wanted = ("split", "trials", "notes", "scores", "sources", "made")
-    return {name: found[name] for name in wanted if name in found}
+    found = dreamdiffusion_evaluation.of_run(run)
+    return found and {name: value for name, value in found.items() if name not in ("run", "title")}
 
 
 def _card(dreamer: eeg_to_image.Dreamer, facts: dict[str, Any], folder: epath.Path) -> str:
@@ -237,7 +230,7 @@ def _card(dreamer: eeg_to_image.Dreamer, facts: dict[str, Any], folder: epath.Pa
         guided=task.guided,
         sampler=dreamer.model.schedule.sampler,
         size=[side * dreamer.model.factor for side in dreamer.model.sample_size],
-        cell=report.cell,
+        tables=dreamdiffusion_evaluation.tables(facts["evaluation"]) if facts["evaluation"] else [],
         tolerance=TOLERANCE,
         hashes={
             f"{part}/{entry.name}": manifest.file_hash(entry)

@@ -69,7 +69,7 @@ def generate(
             "pictures": len(own) * request.samples,
             "trials": len(own),
             "of": len(found),
-            "split": None if when else request.split,
+            "split": None if when or not dreamer.task.config.target.folder else request.split,
             "grid": str(out / "grid.png"),
             "gallery": str(out / "gallery.html"),
             **painting.described(dreamer.model, request),
@@ -115,6 +115,11 @@ def _found(dreamer: Dreamer, request: Request, when: Moments | None) -> Iterator
     if not recordings:
         if when:
             raise UserError(f"{request.input[0] if request.input else 'the run'}: --at and --events take a recording")
+        if not dreamer.task.config.target.folder:  # of a run from elsewhere nobody knows what was seen
+            if not request.input:
+                raise UserError("the run came without data: name dataset folders or recordings with --input")
+            yield dreamer.windows(request.input)
+            return
         yield dreamer.trials(request.split, request.input)
         return
     if len(recordings) < len(request.input):

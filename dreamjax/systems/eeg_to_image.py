@@ -68,7 +68,7 @@ class Dreamer:
         params = jax.device_put(run.params, sharding.shardings(run.params, mesh))
         unet = Part(network, computed, _placed(merged(params.pop("unet"), frozen.pop("unet")), mesh))
         model = LatentDiffusion.open(
-            task.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet, text=False
+            task.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet, text=task.guided
         )
         return cls(task, model, (params, frozen))
 

@@ -57,7 +57,10 @@ def others(
     count = (len(own), request.samples)
     out = Sources()
     out.pictures[SHUFFLED] = made[elsewhere(found.picture[own], rng)]
-    out.pictures[EMPTY] = _of_nothing(dreamer, request)[rng.integers(OF_ONE, size=count)]
+    if dreamer.task.guided:
+        out.pictures[EMPTY] = _of_nothing(dreamer, request)[rng.integers(OF_ONE, size=count)]
+    else:
+        out.missing[EMPTY] = "the model has no unconditional branch"
     out.pictures[RANDOM] = shown[rng.integers(len(known), size=count)]
 
     asked = Asked.of(dreamer.task.encoder.data, train, dreamer.trials("val"), found, own, request.seed)

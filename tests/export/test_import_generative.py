@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.export import import_checkpoint as importer
+from dreamjax.signals import records
 from dreamjax.systems import painting, runs
 from dreamjax.systems.eeg_to_image import Dreamer
 from dreamjax.weights.table import WeightMismatch
 from tests import parity, pipelines
+from tests.support import make_windows
 
 from . import generative
 from .support import reference_tokens
@@ -108,6 +110,23 @@ def test_a_run_that_was_moved_finds_its_parts_and_refuses_guidance(imported, tmp
     given = {"signal": signal(), "valid": np.ones((2, 32), np.float32)}
     with pytest.raises(UserError, match="without an unconditional branch: add --guidance 1"):
         list(dreamer.pictures_of(given, painting.Sampling(guidance=2.0)))
+
+
+def test_the_command_makes_pictures_of_windows_of_which_nobody_knows_what_was_seen(imported, tmp_path, capsys):
+    windows = list(make_windows(0, windows=3, samples=64))
+    records.finish(tmp_path / "shards", "w", {"test": records.write_split(tmp_path / "shards", "w", "test", windows)})
+    words = ["generate", "--checkpoint", str(imported[0]), "--input", str(tmp_path / "shards"), "--steps", "2"]
+    words += ["--height", "16", "--width", "16"]
+    assert main([*words, "--guidance", "1", "--trials", "2", "--out", str(tmp_path / "out")]) == 0
+    assert "2 pictures of 16 x 16 from 2 of 3 trials, plms, 2 steps, guidance 1" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").glob("0*.png"))) == 2
+    for refused, told in (
+        (words, "without an unconditional branch: add --guidance 1"),
+        ([*words[:3], "--guidance", "1"], "the run came without data: name dataset folders"),
+    ):
+        assert main([*refused, "--out", str(tmp_path / "other")]) == 2
+        assert told in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
 
 
 def test_without_maps_of_time_and_with_accidents_it_opens_too(tmp_path):
