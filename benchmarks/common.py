@@ -46,8 +46,10 @@ def interleaved(contestants: Mapping[str, Timed], rounds: int, steps: int, warm:
     return times
 
 
-def summary(times: Times, flops: float, ceiling: float, peak: float | None) -> dict[str, Any]:
-    """The contestants' part of the JSON; `flops` of one step, `ceiling` and `peak` in FLOP/s."""
+def summary(
+    times: Times, flops: float | None = None, ceiling: float = 1.0, peak: float | None = None
+) -> dict[str, Any]:
+    """The contestants' part of the JSON; `flops` of one step where all do the same, `ceiling` and `peak` in FLOP/s."""
     found: dict[str, Any] = {}
     for name, pairs in times.items():
         wall = [seconds for seconds, _ in pairs]
@@ -56,10 +58,13 @@ def summary(times: Times, flops: float, ceiling: float, peak: float | None) -> d
             "ms_per_step": round(1e3 * median, 2),
             "ms_range": [round(1e3 * min(wall), 2), round(1e3 * max(wall), 2)],
             "cpu_ms_per_step": round(1e3 * statistics.median(busy for _, busy in pairs), 2),
-            "tflop_per_s": round(flops / median / 1e12, 4),
-            "share_of_matrix_product": round(flops / median / ceiling, 3),
-            "mfu": round(flops / median / peak, 4) if peak else None,
         }
+        if flops is not None:
+            found[name] |= {
+                "tflop_per_s": round(flops / median / 1e12, 4),
+                "share_of_matrix_product": round(flops / median / ceiling, 3),
+                "mfu": round(flops / median / peak, 4) if peak else None,
+            }
         for ours in (n for n in times if n.startswith("dreamjax") and not name.startswith("dreamjax")):
             for what, which in (("time", 0), ("CPU time", 1)):
                 ratios = [a[which] / b[which] for a, b in zip(pairs, times[ours], strict=True) if b[which] > 0]

@@ -32,7 +32,7 @@ class Shape:
         return self.samples // self.patch
 
 
-def _sincos(tokens: int, width: int) -> torch.Tensor:
+def positions(tokens: int, width: int) -> torch.Tensor:
     angle = torch.arange(tokens)[:, None] * 10000 ** (-torch.arange(width // 2) / (width / 2))
     table = torch.cat([angle.sin(), angle.cos()], dim=1)
     return torch.cat([torch.zeros(1, width), table])[None]
@@ -63,8 +63,8 @@ class MaskedAutoencoder(nn.Module):
         self.embed = nn.Conv1d(s.channels, s.width, s.patch, s.patch)
         self.cls = nn.Parameter(torch.randn(1, 1, s.width) * 0.02)
         self.mask = nn.Parameter(torch.randn(1, 1, s.decoder_width) * 0.02)
-        self.register_buffer("positions", _sincos(s.tokens, s.width))
-        self.register_buffer("decoder_positions", _sincos(s.tokens, s.decoder_width))
+        self.register_buffer("positions", positions(s.tokens, s.width))
+        self.register_buffer("decoder_positions", positions(s.tokens, s.decoder_width))
         self.blocks = nn.Sequential(*(Block(s.width, s.heads, s.mlp_ratio) for _ in range(s.depth)))
         self.norm = nn.LayerNorm(s.width)
         self.decoder_embed = nn.Linear(s.width, s.decoder_width)

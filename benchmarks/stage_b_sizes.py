@@ -1,0 +1,119 @@
+"""What both sides of the stage-B benchmark agree on: DreamDiffusion's published sizes, or smaller ones in their proportions."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import diffusion_models as models
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """`parts`: config.json of every network; `config`: a `DreamDiffusionConfig` of them; latents of `size` × `size`."""
+
+    name: str
+    parts: dict[str, dict[str, Any]]
+    config: Any
+    size: int
+    batch: int
+
+    @property
+    def resolution(self) -> int:
+        """Pixels of a picture's side."""
+        return self.size * 2 ** (len(self.parts["vae"]["block_out_channels"]) - 1)
+
+    @property
+    def context(self) -> tuple[int, int]:
+        """(S, D) of the U-Net's context."""
+        return self.parts["text_encoder"]["max_position_embeddings"], self.parts["unet"]["cross_attention_dim"]
+
+    @property
+    def projection(self) -> int:
+        return self.parts["image_encoder"]["projection_dim"]
+
+    def signal(self) -> np.ndarray:
+        shape = (self.batch, self.config.encoder.model.channels, self.config.data.samples)
+        return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+    def cached(self) -> dict[str, np.ndarray]:
+        """What banks keep of the pictures, channels last: moments of the latents, and embeddings."""
+        rng, latent = np.random.default_rng(1), self.parts["vae"]["latent_channels"]
+        mean = rng.standard_normal((self.batch, self.size, self.size, latent), np.float32)
+        embedding = rng.standard_normal((self.batch, self.projection), np.float32)
+        return {"mean": mean, "log_variance": np.full_like(mean, -4.0), "embedding": embedding}
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The pictures themselves, channels first: for the autoencoder, and for CLIP."""
+        rng, side = np.random.default_rng(2), self.parts["image_encoder"]["image_size"]
+        picture = rng.uniform(-1, 1, (self.batch, 3, self.resolution, self.resolution)).astype(np.float32)
+        return {"picture": picture, "for_clip": rng.standard_normal((self.batch, 3, side, side), np.float32)}
+
+    def facts(self) -> dict[str, Any]:
+        encoder = self.config.encoder.model
+        return {
+            "model": self.name,
+            "unet_widths": self.parts["unet"]["block_out_channels"],
+            "vae_widths": self.parts["vae"]["block_out_channels"],
+            "clip": [self.parts["image_encoder"][k] for k in ("hidden_size", "num_hidden_layers")],
+            "encoder": [encoder.dim, encoder.depth],
+            "batch": self.batch,
+            "latents": self.size,
+            "dtype": "float32",
+        }
+
+
+def sizes_of(name: str, size: int | None, batch: int, remat: str, attention: str = "auto") -> Sizes:
+    """`half`: half of every width, all depths as published; `tiny`: for tests; else an architecture by name."""
+    from dreamjax.systems.dreamdiffusion_presets import PRESETS
+
+    parts, config = models.parts_of(name), PRESETS["code"]
+    encoder = config.encoder.model
+    if name == "half":
+        for part, keys in {
+            "vae": ("block_out_channels",),
+            "image_encoder": ("hidden_size", "intermediate_size", "num_attention_heads"),
+        }.items():
+            parts[part] |= {key: _halved(parts[part][key]) for key in keys}
+        encoder = dataclasses.replace(encoder, dim=encoder.dim // 2, heads=encoder.heads // 2)
+    elif name == "tiny":
+        encoder = dataclasses.replace(encoder, dim=16, depth=1, heads=2)
+    size = size or parts["unet"]["sample_size"]
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, samples=64) if name == "tiny" else config.data,
+        target=dataclasses.replace(config.target, resolution=size * 2 ** (len(parts["vae"]["block_out_channels"]) - 1)),
+        encoder=dataclasses.replace(config.encoder, model=encoder),
+        model=dataclasses.replace(config.model, remat=remat, attention=attention),
+        train=dataclasses.replace(config.train, batch_size=batch),
+    )
+    return Sizes(name, parts, config, size, batch)
+
+
+def _halved(x: Any) -> Any:
+    return [n // 2 for n in x] if isinstance(x, list) else x // 2
+
+
+# ------------------------------------------------------------------------------------------------------------ dreamjax
+def task_of(sizes: Sizes) -> Any:
+    """The real Task, of sizes that need no name."""
+    from dreamjax.systems.dreamdiffusion import DreamDiffusion
+    from dreamjax.systems.ingredients import Ingredients
+
+    class Sized(DreamDiffusion):
+        parts = Ingredients(architecture=sizes.parts)
+        embedding_dim = sizes.projection
+
+    return Sized(sizes.config)
+
+
+def our_batch(sizes: Sizes) -> dict[str, np.ndarray]:
+    """Noise in every field of a training batch."""
+    rows, signal = np.arange(sizes.batch), sizes.signal()
+    return sizes.cached() | {
+        "signal": signal,
+        "valid": np.ones((sizes.batch, signal.shape[2]), np.float32),
+        "picture": rows.astype(np.int32),
+        "index": np.stack([0 * rows, rows], axis=1).astype(np.uint32),
+        "weight": np.ones(sizes.batch, np.float32),
+    }
