@@ -29,9 +29,9 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY)         ## pretraining, generating and fine-tuning beside PyTorch, then the input pipeline; JSON in runs/bench
+bench: $(READY)         ## pretraining, generating, fine-tuning and stage B beside PyTorch, then the input pipeline; JSON in runs/bench
 	@mkdir -p runs/bench
-	@for name in pretrain generate finetune input; do \
+	@for name in pretrain generate finetune stage_b input; do \
 		$(BIN)/python benchmarks/$$name.py > runs/bench/$$name.json && cat runs/bench/$$name.json || exit 1; \
 	done
 

@@ -1,6 +1,6 @@
 """DreamDiffusion's stage-B step beside PyTorch: the published code's step, and the same mathematics written with care.
 
-    python benchmarks/stage_b.py                                  # half of every width, 512 pixels, on this machine's CPU
+    python benchmarks/stage_b.py                                  # half of every width, 256 pixels, on this machine's CPU
     python benchmarks/stage_b.py --model sd15 --batch 1 --apart   # the published sizes: 14 GiB at a time
     python benchmarks/stage_b.py --count --batch 25               # bytes alone, counted; nothing is computed
     python benchmarks/stage_b.py --count --batch 25 --chip v5e    # ours compiled for a TPU, which takes libtpu

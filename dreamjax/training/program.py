@@ -18,6 +18,9 @@ from dreamjax.training.task import Batch, Metrics, State, Task, WeightSource
 # chips it multiplies 1/16 at a time, 20 of 320 channels on units that are 128 wide. Above this size alone (MiB), which
 # is never: the kernel is gathered, in the compute type, for the whole product (tests/planning/test_ahead.py)
 TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1 << 20}
+# CPU's compiler takes the barriers of `jax.checkpoint` away and then finds that what is to be computed again is already
+# there: without this, layers that are not scanned keep all their activations whatever remat says (docs/benchmarks.md)
+CPU_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Program:
             donate_argnums=0,
             in_shardings=(places, sharding.batch_sharding(mesh), whole),
             out_shardings=(places, whole),
-            compiler_options=TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else None,
+            compiler_options={"tpu": TPU_OPTIONS, "cpu": CPU_OPTIONS}.get(mesh.devices.flat[0].platform),
         ),
     )
 
