@@ -50,3 +50,54 @@ def test_pretrain():
             "contestants"
         ]
     )
+
+
+def test_stage_b():
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    found = run("stage_b.py", "--model", "tiny", "--batch", "1", "--rounds", "1")
+    assert set(found["contestants"]) == {"dreamjax", "torch, as published", "torch, competent"}
+    for name, one in found["contestants"].items():
+        assert one["ms_per_step"] > 0
+        assert one["peak_mib"] >= 0
+        assert name == "dreamjax" or one["time / dreamjax"][0] > 0
+
+
+def test_stage_b_counts_what_the_published_step_wastes(monkeypatch):
+    """The parameters that both sides train are as many; the published one keeps gradients of the U-Net and CLIP too."""
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import jax
+    import stage_b_sizes
+    import stage_b_twin
+
+    sizes = stage_b_sizes.sizes_of("tiny", None, 2, "full")
+    task = stage_b_sizes.task_of(sizes)
+    ours = jax.eval_shape(task.init, jax.random.key(0))
+    batch = {name: (x.shape[1:], x.dtype) for name, x in stage_b_sizes.our_batch(sizes).items()}
+    assert batch == {name: (x.shape, x.dtype) for name, x in task.example().items()}
+    careful = stage_b_twin.made(sizes, published=False, remat=True)
+    published = stage_b_twin.made(sizes, published=True, remat=True)
+
+    def count(tensors):
+        return sum(x.numel() for x in {id(x): x for x in tensors}.values())
+
+    trained = sum(x.size for x in jax.tree.leaves(ours.params))
+    frozen = sum(x.size for x in jax.tree.leaves(ours.frozen["unet"]))
+    assert count(careful.listed) == trained
+    assert count(careful.networks.unet.parameters()) + count(careful.networks.encoder.parameters()) + count(
+        careful.networks.maps.parameters()
+    ) == trained + frozen + count([careful.networks.encoder.positions])
+    for step in (careful, published):
+        step.step()
+    held = {
+        name: count(p for p in step.networks.parameters() if p.grad is not None)
+        for name, step in {"careful": careful, "published": published}.items()
+    }
+    assert held["careful"] == 0  # they are gone after the step
+    clip = count(p for p in published.networks.clip.parameters() if p.grad is not None)
+    assert held["published"] == trained + frozen + clip + count([published.networks.encoder.positions])
+    counted = {name: stage_b_twin.counted(sizes, published=name == "published", remat=True) for name in held}
+    assert counted["published"]["gradients"] == 4 * held["published"]
+    assert counted["careful"]["gradients"] == 4 * trained

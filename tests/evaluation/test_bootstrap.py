@@ -99,3 +99,11 @@ def test_a_verdict_is_never_equal():
     assert bootstrap.verdict(unresolved, "the model", "zero").startswith("not resolved; this design could detect ≥ 0.0")
     assert bootstrap.verdict(Interval(0.2, 0.1, 0.3, 6), "the model", "zero") == "the model is better than zero"
     assert bootstrap.verdict(Interval(-0.2, -0.3, -0.1, 6), "the model", "zero") == "the model is worse than zero"
+
+
+def test_the_jackknife_leaves_each_cluster_out_in_turn_whatever_it_holds_at_once(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(13, 1))
+    expected = (x.sum() - x[:, 0]) / 12
+    for numbers_at_once in (1, 40, 1 << 22):
+        monkeypatch.setattr(bootstrap, "CHUNK", numbers_at_once)
+        np.testing.assert_allclose(bootstrap.jackknife(x, bootstrap.mean), expected, rtol=1e-12)
