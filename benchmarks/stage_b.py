@@ -1,15 +1,16 @@
 """DreamDiffusion's stage-B step beside PyTorch: the published code's step, and the same mathematics written with care.
 
-    python benchmarks/stage_b.py                                  # half of every width, 256 pixels, on this machine's CPU
+    python benchmarks/stage_b.py                                  # half of every width and side, on this machine's CPU
+    taskset -c 0 python benchmarks/stage_b.py                     # the same on one core: fair where others compute too
     python benchmarks/stage_b.py --model sd15 --batch 1 --apart   # the published sizes: 14 GiB at a time
     python benchmarks/stage_b.py --count --batch 25               # bytes alone, counted; nothing is computed
     python benchmarks/stage_b.py --count --batch 25 --chip v5e    # ours compiled for a TPU, which takes libtpu
 
 A step is encoder, maps and U-Net forward and backward, clipping and AdamW, in float32. `torch, as published` also runs
-the autoencoder over the pictures and CLIP's tower in the graph, keeps gradients of all that it does not train and writes
-its attention out; `torch, competent` has cached latents and embeddings as ours has, fused kernels, and no gradient of
-what is frozen. Each contestant is a process of its own. Prints one JSON object: times of interleaved rounds, and the
-peak of memory in steps after the first, less what the process held before it made anything.
+the autoencoder over the pictures and CLIP's tower in the graph, keeps gradients of all that it does not train, and
+writes its attention out; `torch, competent` has cached latents and embeddings as ours has, fused kernels, and no
+gradient of what is frozen. Each contestant is a process of its own. Prints one JSON object: times of interleaved
+rounds, and the peak of memory in steps after the first, less what the process held before it made anything.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What both sides of the stage-B benchmark agree on: DreamDiffusion's published sizes, or smaller ones in their proportions."""
+"""What both sides of the stage-B benchmark agree on: DreamDiffusion's sizes, as published or smaller in proportion."""
 
 import dataclasses
 from dataclasses import dataclass

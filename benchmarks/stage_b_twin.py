@@ -182,7 +182,7 @@ def _channels_first(x: dict[str, Any]) -> dict[str, Any]:
 
 # --------------------------------------------------------------------------------------------------------------- bytes
 class Living(TorchDispatchMode):
-    """Bytes of all storages that are alive, now and at most: of what PyTorch makes, not of what a kernel needs inside."""
+    """Bytes of all storages that are alive, now and at most: what PyTorch makes, not what a kernel needs inside."""
 
     def __init__(self) -> None:
         super().__init__()
