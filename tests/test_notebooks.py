@@ -13,10 +13,10 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.i
 
 
 def test_there_are_notebooks():
-    assert [n.stem for n in NOTEBOOKS] == ["finetune", "quickstart"]
+    assert [n.stem for n in NOTEBOOKS] == ["eeg_to_image", "finetune", "quickstart"]
 
 
-LONG = ("finetune",)  # imports torch, transformers and diffusers anew and compiles three networks: 40 s
+LONG = ("eeg_to_image", "finetune")  # import torch, transformers and diffusers anew and compile networks: 40 s and more
 
 
 @pytest.mark.parametrize(

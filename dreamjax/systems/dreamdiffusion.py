@@ -189,6 +189,10 @@ class DreamDiffusion:
             return self.config.model.embedding_dim
         if not self.config.target.embedding.path and self.config.model.architecture:
             return architectures.get(self.config.model.architecture)["image_encoder"]["projection_dim"]
+        if not self.config.target.embedding.path:
+            raise UserError(
+                "target.embedding.path is empty; name a CLIP vision model to align with, or set loss.alignment=none"
+            )
         shape = features.shape(self.config.target.embedding)
         if len(shape) != 1:
             raise UserError("target.embedding.pooling is tokens, but a trial is aligned with one vector; pool them")

@@ -261,5 +261,7 @@ def open_stream(data: DataConfig, target: TargetConfig, split: str, folders: Fol
     found = trials(data, target, split, seed=seed, training=training)
     mesh = meshes.make(MeshConfig())
     moments = features.moments(target.bank_root, target, found.pictures, folders, mesh, target.encode_batch)
-    embedding = features.embeddings(target.bank_root, target.embedding, found.pictures, mesh, target.encode_batch)
+    embedding = np.zeros((len(found.pictures), 1), np.float32)  # where nothing is aligned with
+    if target.embedding.path:
+        embedding = features.embeddings(target.bank_root, target.embedding, found.pictures, mesh, target.encode_batch)
     return TrialStream(_Examples(found, moments, embedding, training), data.workers, target.prefetch)

@@ -308,6 +308,18 @@ def test_a_run_aligns_trials_with_what_was_seen(trained, config):
     assert np.isfinite(told["val"]["loss"])
 
 
+def test_without_an_alignment_no_vision_model_is_wanted(config):
+    """Trials then have an embedding of nothing; an alignment without a model is one sentence."""
+    target = dataclasses.replace(config.target, embedding=EmbeddingConfig())
+    alone = dataclasses.replace(config, target=target, loss=LossConfig(alignment="none"))
+    task = DreamDiffusion(alone)
+    rows = next(iter(task.data("val").stream.batches(start=0, batch_size=2)))
+    assert rows["embedding"].shape == (2, *task.example()["embedding"].shape)
+    assert task.embedding_dim == 0
+    with pytest.raises(UserError, match=r"name a CLIP vision model to align with, or set loss\.alignment=none"):
+        _ = DreamDiffusion(dataclasses.replace(config, target=target)).embedding_dim
+
+
 def test_all_of_a_batch_can_be_negatives(config):
     """With infonce, the same picture seen by another is no negative; the temperature is learned."""
     loss = LossConfig(alignment="infonce")
