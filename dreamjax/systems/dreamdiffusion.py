@@ -47,7 +47,11 @@ from dreamjax.weights import networks, streaming
 from dreamjax.weights.table import flatten, keep
 
 # what is trained of a U-Net, by the name of the choice: a regular expression over its parameters' paths
-TRAINABLE = {"cross_attention": r"(.*/)?attn2/.*", "cross_attention_and_norm": r"(.*/)?(attn2|blocks/norm2)/.*"}
+TRAINABLE = {
+    "cross_attention": r"(.*/)?attn2/.*",
+    "cross_attention_and_norm": r"(.*/)?(attn2|blocks/norm2)/.*",
+    "all": r".*",
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class ModelConfig:
     path: str = ""  # folder or hub id of a Stable Diffusion pipeline
     variant: str | None = None  # of its weights, such as fp16
     architecture: str = ""  # published sizes by name, without weights: to plan a run, not to train one
-    trainable: Literal["cross_attention", "cross_attention_and_norm"] = "cross_attention"
+    trainable: Literal["cross_attention", "cross_attention_and_norm", "all"] = "cross_attention"  # of the U-Net
     hidden: int = 64  # of the map over tokens
     time_condition: bool = False  # the context is also added to the U-Net's time embedding
     context_tokens: int = 0  # of a model without a text encoder, and so without guidance; 0: as the text encoder has it
@@ -231,7 +235,7 @@ class DreamDiffusion:
         """(what is trained, what is frozen) of all parameters: {"encoder", "conditioner", "unet", …}."""
         pattern = TRAINABLE[self.config.model.trainable]
         trained = params | {"unet": keep(params["unet"], pattern)}
-        frozen = {"unet": keep(params["unet"], pattern, but=True)}
+        frozen = {"unet": keep(params["unet"], pattern, but=True)} if self.config.model.trainable != "all" else {}
         if not self.config.encoder.trainable:
             frozen["encoder"] = trained.pop("encoder")
         return trained, frozen
@@ -288,7 +292,8 @@ class DreamDiffusion:
             network.table, self.parts.tensors("unet"), str(self.parts.path("unet")), whole=network.shapes(arguments)
         )
         groups = ["params", *(["ema"] if self.config.optim.ema_decay is not None else [])]
-        found: dict[str, WeightSource] = dict.fromkeys([*(f"{g}/unet" for g in groups), "frozen/unet"], fill)
+        left = ["frozen/unet"] if self.config.model.trainable != "all" else []
+        found: dict[str, WeightSource] = dict.fromkeys([*(f"{g}/unet" for g in groups), *left], fill)
         if self.guided:
             found["frozen/nothing"] = self.empty_caption
         if self.config.encoder.path and self.config.encoder.start == "weights":
@@ -358,7 +363,7 @@ class DreamDiffusion:
             context = jnp.where(dropped[:, None, None], frozen["nothing"], context)
         offset = self.time_offset(params, context)
         network, arguments = self.unet
-        unet = network.bind(arguments, merged(params["unet"], frozen["unet"]))
+        unet = network.bind(arguments, merged(params["unet"], frozen.get("unet", {})))
 
         def predict(x: Array, t: Array, context: Array) -> Array:
             return unet(x, t, context, time_offset_BxE=offset)

@@ -123,8 +123,8 @@ def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
     found += [
         (title, header, rows)
         for title, (header, rows) in (
-            ("As sets of pictures, whoever saw them", sets.rows(result["sets"], result["sources"])),
-            ("Pictures of another class", confusion.rows(result["confusion"], result["sources"])),
+            ("As sets of pictures, whoever saw them", sets.rows(result.get("sets", []), result["sources"])),
+            ("Pictures of another class", confusion.rows(result.get("confusion", {}), result["sources"])),
         )
         if rows
     ]

@@ -213,6 +213,23 @@ def test_exactly_the_intended_parts_are_trained(config):
     assert not any("decoder" in path for path in flatten(state.params["encoder"]))
 
 
+def test_all_of_the_unet_can_be_trained(config):
+    """Then nothing of it is frozen, and every weight of it comes from the pipeline's folder."""
+    task = DreamDiffusion(dataclasses.replace(config, model=dataclasses.replace(config.model, trainable="all")))
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    assert set(state.frozen) == {"nothing"}
+    network, arguments = task.unet
+    assert set(flatten(state.params["unet"])) == set(flatten(network.shapes(arguments)))
+    assert "frozen/unet" not in task.weights()
+    loss = jax.eval_shape(
+        lambda p, f, b: task.loss(p, f, b, 0, 0.5)[0],
+        state.params,
+        state.frozen,
+        {name: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype) for name, leaf in task.example().items()},
+    )
+    assert loss.shape == ()
+
+
 def test_published_sizes_of_the_maps():
     """13,261 and 787,200 to the context, 787,329 to CLIP's space, 987,323 to the time embedding."""
     from flax import nnx
