@@ -101,3 +101,10 @@ def test_stage_b_counts_what_the_published_step_wastes(monkeypatch):
     counted = {name: stage_b_twin.counted(sizes, published=name == "published", remat=True) for name in held}
     assert counted["published"]["gradients"] == 4 * held["published"]
     assert counted["careful"]["gradients"] == 4 * trained
+
+
+def test_evaluation():
+    found = run("evaluation.py", "--trials", "8", "16")
+    assert set(found["cpu_s"]["16"]) == {"columns", "intervals", "sets", "confusions"}
+    assert found["cpu_s"]["16"]["intervals"] > 0
+    assert found["peak_mib"] > 50

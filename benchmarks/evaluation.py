@@ -1,0 +1,100 @@
+"""How long the table of scores takes, by part and by number of trials: every metric, without a trained network.
+
+    taskset -c 0 python benchmarks/evaluation.py                  # 500, 1,000 and 2,000 trials of 32 × 32 pictures
+
+Pictures are noise; judges are random projections of them, so that what is timed is ours and not a network's. Prints one
+JSON object: CPU seconds of columns, of intervals, of sets (FID, KID, Inception Score) and of confusions, the parts'
+growth from the second largest to the largest number, and the memory of the process at its peak.
+"""
+
+import argparse
+import json
+import math
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import common
+import numpy as np
+
+SAMPLES, CLASSES, SIDE, PEOPLE = 2, 1000, 32, 8
+SOURCES = ("model", "another trial's", "random training picture", "nearest training picture")
+
+
+def projections() -> Callable[[np.ndarray, int], np.ndarray]:
+    """Pictures → so many numbers, each a fixed random sum of all pixels."""
+    weights = np.random.default_rng(0).standard_normal((SIDE * SIDE * 3, 2048), np.float32) / SIDE
+
+    def of(pictures: np.ndarray, width: int) -> np.ndarray:
+        return pictures.reshape(len(pictures), -1).astype(np.float32) / 255 @ weights[:, :width]
+
+    return of
+
+
+def judges() -> list[Any]:
+    from dreamjax.evaluation.decoding import Judge
+
+    of = projections()
+
+    def probabilities(pictures: np.ndarray) -> np.ndarray:
+        logits = of(pictures, CLASSES)
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        return exponentials / exponentials.sum(1, keepdims=True)
+
+    def sets(pictures: np.ndarray) -> dict[str, np.ndarray]:
+        return {"2048": of(pictures, 2048), "64": of(pictures, 64), "probabilities": probabilities(pictures)}
+
+    return [
+        Judge("features", features=lambda x: of(x, 256), asks=("two-way", "distance", "cosine")),
+        Judge("pairs", pair=lambda x, y: np.square(of(x, 64) - of(y, 64)).mean(1)),
+        Judge("classifier", probabilities=probabilities),
+        Judge("sets", sets=sets),
+    ]
+
+
+def timed(trials: int) -> dict[str, float]:
+    """CPU seconds of every part of the table of so many trials, each of a picture of its own."""
+    from dreamjax.evaluation import confusion, decoding, sets
+
+    rng = np.random.default_rng(trials)
+    true = rng.integers(0, 256, (trials, SIDE, SIDE, 3), np.uint8)
+    of = decoding.Trials(true, rng.integers(0, 40, trials), np.arange(trials), rng.integers(0, PEOPLE, trials))
+    made = {name: rng.integers(0, 256, (trials, SAMPLES, SIDE, SIDE, 3), np.uint8) for name in SOURCES}
+    asked, seconds = judges(), {}
+
+    def clock(name: str, function: Callable[[], Any]) -> Any:
+        started = time.process_time()
+        result = function()
+        seconds[name] = round(time.process_time() - started, 2)
+        return result
+
+    columns = clock("columns", lambda: decoding.columns(of, made, asked, 50))
+    clock("intervals", lambda: decoding.scores_json(columns, of, SOURCES[0]))
+    clock("sets", lambda: sets.scores(of, made, asked))
+    clock("confusions", lambda: confusion.table(asked[2], of, made))
+    common.say(f"{trials} trials: {seconds}")
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[500, 1000, 2000])
+    args = parser.parse_args()
+    counts = sorted(args.trials)
+    found = {n: timed(n) for n in counts}
+    facts: dict[str, Any] = {"cores": common.CORES, "samples": SAMPLES, "sources": len(SOURCES), "cpu_s": found}
+    if len(counts) > 1:
+        fewer, most = counts[-2:]
+        grown = math.log(most / fewer)
+        facts["exponent"] = {
+            part: round(math.log(seconds / found[fewer][part]) / grown, 2)
+            for part, seconds in found[most].items()
+            if seconds and found[fewer][part]
+        }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(facts | {"peak_mib": round(peak)}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
