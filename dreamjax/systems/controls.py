@@ -177,10 +177,13 @@ def _before(asked: Asked, paths: Sequence[str]) -> Answer:
     own = places["test"][asked.own]
     said = np.random.default_rng([asked.seed, 8]).integers(len(asked.names), size=len(own))  # where it has no window
     said[own >= 0] = model(_read(earlier, own[own >= 0]))
-    told = [f"{missing} trials have no such window and were guessed"] if (missing := int((own < 0).sum())) else []
+    missing = int((own < 0).sum())
+    notes = [f"{missing} trials have no such window and were guessed"] if missing else []
     if not all(records.load_dataset(path).get("settings", {}).get("causal") for path in paths):
-        told.append("filters of zero phase carry what follows the onset into the time before it: prepare with --causal")
-    return Answer(BEFORE, said, "; ".join(told))
+        notes.append(
+            "filters of zero phase carry what follows the onset into the time before it: prepare with --causal"
+        )
+    return Answer(BEFORE, said, "; ".join(notes))
 
 
 def _blocks(asked: Asked, paths: Sequence[str]) -> Answer:
