@@ -19,7 +19,7 @@ from dreamjax.evaluation import confusion, decoding, judges, picture_page, repor
 from dreamjax.evaluation.decoding import Column, Judge, Trials
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, mistaken
 from dreamjax.systems import controls, eeg_to_image, painting, picture_sources, runs
 from dreamjax.systems.eeg_to_image import Dreamer, Request
 from dreamjax.systems.picture_sources import MODEL, How, Sources
@@ -101,7 +101,7 @@ def evaluate(
 def of_run(run: runs.Run) -> dict[str, Any] | None:
     """The scores of this step of a run, where it has been evaluated."""
     path = epath.Path(run.workdir) / "evaluation" / RESULT
-    result = json.loads(path.read_text()) if path.exists() else None
+    result = mistaken.read_json(path) if path.exists() else None
     return result if result and result.get("step") == run.step and "warnings" in result else None
 
 

@@ -20,7 +20,7 @@ from etils import epath
 from dreamjax.console import log, progress
 from dreamjax.errors import UserError
 from dreamjax.evaluation import picture_page
-from dreamjax.storage import atomic, places
+from dreamjax.storage import atomic, mistaken, places
 from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, moments, painting, runs
 from dreamjax.systems.eeg_to_image import Dreamer, Request
 from dreamjax.systems.moments import Moments
@@ -75,7 +75,7 @@ def generate(
             **painting.described(dreamer.model, request),
         }
     _show(out, entries, run, told, request)
-    atomic.write_text(out / LAST, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in [*entries]))
+    atomic.write_text(out / LAST, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries))
     atomic.write_text(out / REQUEST, json.dumps(wanted | {"told": told}, indent=1))
     return told
 
@@ -94,11 +94,11 @@ def _begun(out: epath.Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not (out / REQUEST).exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
-    before = json.loads((out / REQUEST).read_text())
+    before = mistaken.read_json(out / REQUEST)
     told = before.pop("told", None)
     if before != wanted:
-        flat = {**before, **before.pop("request", {})}, {**wanted, **wanted["request"]}
-        other = sorted(k for k in flat[1] if k != "request" and flat[0].get(k) != flat[1][k])
+        flat, own = ({**one, **one.get("request", {})} for one in (before, wanted))
+        other = sorted(k for k in own if k != "request" and flat.get(k) != own[k])
         raise UserError(
             f"{out} holds pictures of another command ({', '.join(other)} differ); choose another --out or delete it"
         )
@@ -150,6 +150,8 @@ def _paint(
     out: epath.Path,
 ) -> None:
     """The pictures that are not there yet."""
+    for path in (*out.glob(".*.part"), *(out / "truth").glob(".*.part")):  # of a process that was killed as it wrote
+        path.unlink()
     there = {path.name for path in out.iterdir()}
     todo = [i for i, entry in enumerate(entries) if not there.issuperset(entry["made"])]
     with progress("generate", len(todo) * request.samples) as bar:

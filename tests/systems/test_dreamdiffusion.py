@@ -389,6 +389,9 @@ def test_an_interrupted_folder_goes_on_and_ends_as_if_it_had_not_been(trained, t
     assert dreams.generate(trained[1], request, broken) == told
     with pytest.raises(UserError, match=r"holds pictures of another command \(guidance, steps differ\)"):
         dreams.generate(trained[1], dataclasses.replace(request, steps=3, guidance=1.0), broken)
+    (broken / "request.json").write_text("{")
+    with pytest.raises(UserError, match=r"request\.json"):
+        dreams.generate(trained[1], request, broken)
     (tmp_path / "theirs").mkdir()
     with pytest.raises(UserError, match="theirs exists already"):
         dreams.generate(trained[1], request, tmp_path / "theirs")
