@@ -5,13 +5,14 @@ the usual one for evoked responses (Blankertz et al. 2011, NeuroImage 56, sectio
 validation trials, never on those that are scored.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.linalg import cho_factor, cho_solve
+from threadpoolctl import threadpool_limits
 
 from dreamjax.errors import missing_package
 
@@ -75,23 +76,31 @@ def _candidates(train: tuple[Signals, Classes], val: tuple[Signals, Classes]) ->
 
 def fit(
     x: Float[np.ndarray, "n F"], y: Classes, shrinkage: float | Literal["auto"]
-) -> tuple[np.ndarray, np.ndarray, Classes]:
-    """(weights [F, K], bias [K], classes) of linear discriminant analysis; equal priors, so that none is favoured."""
+) -> tuple[Float[np.ndarray, "F K"], Float[np.ndarray, "K"], Classes]:
+    """(weights, bias, classes) of linear discriminant analysis; equal priors, so that none is favoured.
+
+    "auto": Ledoit and Wolf's shrinkage of each class's standardised features. What scikit-learn's classifier computes,
+    by Cholesky's factors in place of a singular value decomposition: a shrunk covariance has them.
+    """
+    classes = np.unique(y)
+    means = np.stack([x[y == k].mean(0) for k in classes])
+    with threadpool_limits(1):  # threads would wait for each other longer than they compute
+        covariance = np.mean([_covariance(x[y == k], shrinkage) for k in classes], axis=0)
+        covariance[np.diag_indices_from(covariance)] += 1e-9 * max(covariance.trace() / len(covariance), 1e-30)
+        weights = cho_solve(cho_factor(covariance, lower=True), means.T)
+    return weights, -0.5 * (means.T * weights).sum(0), classes
+
+
+def _covariance(x: Float[np.ndarray, "n F"], shrinkage: float | Literal["auto"]) -> Float[np.ndarray, "F F"]:
+    """Of the trials of one class, shrunk towards a multiple of the identity."""
     try:
-        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+        from sklearn.covariance import empirical_covariance, ledoit_wolf, shrunk_covariance
     except ImportError as e:
         raise missing_package("scikit-learn", "data", "classifiers of trials") from e
-    classes = np.unique(y)
-    model = LinearDiscriminantAnalysis(
-        solver="lsqr", shrinkage=shrinkage, priors=np.full(len(classes), 1 / len(classes))
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # collinear channels after an average reference
-        model.fit(x, y)
-    weights, bias = model.coef_.T, model.intercept_
-    if len(classes) == 2:  # scikit-learn keeps the difference alone
-        weights, bias = np.concatenate([-weights, weights], 1) / 2, np.array([-bias[0], bias[0]]) / 2
-    return weights, bias, classes
+    if shrinkage != "auto":
+        return shrunk_covariance(empirical_covariance(x), shrinkage)
+    spread = np.where((found := x.std(0)) > 0, found, 1.0)
+    return ledoit_wolf((x - x.mean(0)) / spread)[0] * np.outer(spread, spread)
 
 
 def _fitted(train: tuple[Signals, Classes], val: tuple[Signals, Classes], joined: int, shrinkage: float) -> Linear:

@@ -25,7 +25,8 @@ def study(root, order, strength, drift):
         simulate.Settings(
             subjects=4,
             minutes=2.5,
-            channels=19,
+            channels=8,
+            sfreq=128.0,
             classes=CLASSES,
             pictures_per_class=20,
             strength=strength,
