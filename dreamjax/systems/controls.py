@@ -84,6 +84,7 @@ def answers(asked: Asked, material: Material) -> list[Answer]:
 
     Continuous signal of another recording (`Material.free`) is no part of the corpus, so it is used where it is given.
     """
+    check(material)
     told = {
         OF_CORPUS[name]: why
         for path in asked.data.path
@@ -108,6 +109,25 @@ def answers(asked: Asked, material: Material) -> list[Answer]:
         CLASSIFIER: lambda: _classified(asked, of),
     }
     return [Answer(name, None, told[name]) if name in told else way() for name, way in ways.items()]
+
+
+def check(material: Material) -> None:
+    """Raises UserError for a folder that cannot be what it is given as."""
+    for path in material.before:
+        if not _events(path).get("source"):
+            raise UserError(
+                f"{path}: it holds continuous signal, no trials; give --before a folder that was prepared with "
+                "--events, --tmin -0.5 and --tmax 0"
+            )
+        if _tmin(path) >= 0 or _tmax(path) > 0:
+            raise UserError(
+                f"{path}: its windows reach beyond the onset of the picture; prepare it with --tmin -0.5 --tmax 0"
+            )
+    for path in material.free:
+        if _events(path).get("source"):
+            raise UserError(
+                f"{path}: it holds trials, no continuous signal; give --free a folder that was prepared without --events"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------ each one
@@ -156,11 +176,6 @@ def _before(asked: Asked, paths: Sequence[str]) -> Answer:
     if not paths:
         return Answer(BEFORE, None, "no windows before the pictures were given (--before FOLDER)")
     earlier, told, onset = _other(asked.data, paths)
-    after = [_tmin(path) for path in paths]
-    if max(after) >= 0 or any(_tmax(path) > 0 for path in paths):
-        raise UserError(
-            f"{paths[0]}: its windows reach beyond the onset of the picture; prepare it with --tmin -0.5 --tmax 0"
-        )
     places = {split: _matched(getattr(asked, split), told, onset) for split in ("train", "val", "test")}
     if min((place >= 0).sum() for place in places.values()) == 0:
         raise UserError(

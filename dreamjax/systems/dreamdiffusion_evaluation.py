@@ -63,11 +63,12 @@ def evaluate(
     own = eeg_to_image.chosen(found, request)
     side = dreamer.side(request)
     asked = _seen(found, own, side)
+    judged_by, classifier, notes = _judges(dreamer, judging)  # and the folders: mistakes are said before hours of work
+    controls.check(judging.sources.material)
     with progress("generate", len(own) * request.samples) as bar:
         made = np.stack(list(dreamer.pictures(found, own, request, bar)))
     made = made.reshape(len(own), request.samples, *made.shape[1:])
     sources, classes = picture_sources.others(dreamer, found, own, request, made, judging.sources)
-    judged_by, classifier, notes = _judges(dreamer, judging)
     shown = {MODEL: made} | sources.pictures
     columns = [*_named(sources, classes), *decoding.columns(asked, shown, judged_by, judging.ways)]
     people, seen = len(set(asked.person.tolist())), len(asked.true)

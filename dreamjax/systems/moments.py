@@ -26,7 +26,9 @@ class Moments:
     codes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if bool(self.at) == bool(self.events):
+        if self.at and self.events:
+            raise UserError("--at and --events both say when: give one of them")
+        if not self.at and not self.events:
             raise UserError("a recording wants the moments that pictures are made of: --at SECONDS or --events")
 
 

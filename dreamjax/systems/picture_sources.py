@@ -66,7 +66,10 @@ def others(
     asked = Asked.of(dreamer.task.encoder.data, train, dreamer.trials("val"), found, own, request.seed)
     class_of = dict(zip(train.picture.tolist(), asked.classes(train).tolist(), strict=True))
     members = [np.flatnonzero([class_of[int(i)] == k for i in known]) for k in range(len(asked.names))]
-    for answer in controls.answers(asked, how.material):
+    for number, answer in enumerate(controls.answers(asked, how.material)):
+        rng = np.random.default_rng(
+            [request.seed, 12, number]
+        )  # of its own: no source depends on which others there are
         if answer.classes is None:
             out.missing[PROMPTED if answer.name == controls.CLASSIFIER else answer.name] = answer.why
         elif answer.name == controls.CLASSIFIER:

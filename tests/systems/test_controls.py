@@ -142,3 +142,7 @@ def test_what_cannot_be_had_is_said_with_the_reason(studies, monkeypatch):
     assert {a.why for a in controls.answers(nameless, Material())} == {"the trials have no classes"}
     with pytest.raises(UserError, match="reach beyond the onset"):
         controls.answers(own, Material(before=(str(studies["evoked"] / "shards"),)))
+    with pytest.raises(UserError, match="holds continuous signal, no trials"):
+        controls.check(Material(before=(str(studies["evoked"] / "free"),)))
+    with pytest.raises(UserError, match="holds trials, no continuous signal"):
+        controls.check(Material(free=(str(studies["evoked"] / "before"),)))

@@ -415,7 +415,7 @@ def test_pictures_are_made_of_moments_of_a_recording(trained, tmp_path, capsys):
     assert (first != second).any()
     for more, said in (
         ([], "a recording wants the moments that pictures are made of: --at SECONDS or --events"),
-        (["--at", "10", "--events", "file"], "a recording wants the moments"),
+        (["--at", "10", "--events", "file"], "--at and --events both say when: give one of them"),
         (["--at", "99"], "outside the recording of 30 s"),
         (["--event-codes", "1"], "--event-codes would do nothing without --events"),
     ):
