@@ -126,7 +126,7 @@ def check(material: Material) -> None:
     for path in material.free:
         if _events(path).get("source"):
             raise UserError(
-                f"{path}: it holds trials, no continuous signal; give --free a folder that was prepared without --events"
+                f"{path}: it holds trials, no continuous signal; give --free one prepared without --events"
             )
 
 
