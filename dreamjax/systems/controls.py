@@ -125,9 +125,7 @@ def check(material: Material) -> None:
             )
     for path in material.free:
         if _events(path).get("source"):
-            raise UserError(
-                f"{path}: it holds trials, no continuous signal; give --free one prepared without --events"
-            )
+            raise UserError(f"{path}: it holds trials, no continuous signal; give --free one prepared without --events")
 
 
 # ------------------------------------------------------------------------------------------------------------ each one
