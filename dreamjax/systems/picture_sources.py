@@ -24,7 +24,6 @@ from dreamjax.weights import parts
 
 MODEL, SHUFFLED, EMPTY, RANDOM = "model", "another trial's", "empty caption", "random training picture"
 PROMPTED, RETRIEVED = "classifier + prompt", "nearest training picture"
-BASELINES = (PROMPTED, RETRIEVED)
 BATCH = 256  # trials at a time
 OF_ONE = 16  # pictures of one prompt, or of none, that are dealt out to trials
 
@@ -39,11 +38,6 @@ class Sources:
     missing: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     named: dict[str, Int[np.ndarray, "n"]] = field(default_factory=dict)  # class that a source answers, where it does
-
-
-def null(name: str) -> bool:
-    """Whether a source is a null control: whatever it scores is no evidence of anything seen."""
-    return name not in (MODEL, *BASELINES)
 
 
 def others(
