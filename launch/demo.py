@@ -1,7 +1,8 @@
 """`make demo`: the whole way on simulated people, in minutes on two cores.
 
 simulate → prepare → train (killed once, and resumed) → evaluate → export → load in PyTorch without JAX;
-then draw → autoencoder → CLIP → U-Net → text to image (`demo_pictures`)
+then draw → autoencoder → CLIP → U-Net → text to image (`demo_pictures`);
+then EEG to image: trials → align and fine-tune → table → gallery → export → pictures in PyTorch (`demo_dreams`)
 
 Every stage is the `dreamjax` command that you would type; only the run is small: few subjects, a small network, few
 steps. Everything lies in runs/demo afterwards, and the next demo starts anew there.
@@ -24,6 +25,9 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 MARK = ".made-by-make-demo"  # only a folder with this file in it is ever removed
 CONFIG = "configs/pretrain/tiny.py"
+CLASSES, SAMPLES = 10, 208  # kinds of picture; samples of a window, 0.8 s: as long as what a picture evokes
+PREPARED = ("--samples", str(SAMPLES), "--causal")  # causal: no filter carries a response to before its picture
+SPLITS = ("--splits", "0.6", "0.15", "0.25")  # of the people
 
 
 @dataclass
@@ -68,6 +72,14 @@ class Demo:
             raise SystemExit(f"demo: `dreamjax {words[0]}` ended with exit code {process.returncode}; see above")
         return json.loads(out)
 
+    def python(self, *words: str) -> dict[str, Any]:
+        """The JSON result of a script that compares PyTorch with JAX. Ends the demo when they differ."""
+        self.say(f"$ python {shlex.join(words)}")
+        ended = subprocess.run([sys.executable, *words], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        if ended.returncode:
+            raise SystemExit(f"demo: `python {words[0]}` did not find in PyTorch what JAX gave; see above")
+        return json.loads(ended.stdout)
+
 
 def start_anew(work: Path) -> None:
     """An empty work folder. A folder that the demo did not make is left alone."""
@@ -98,7 +110,7 @@ def train(demo: Demo, steps: int, every: int) -> dict[str, Any]:
     run = demo.work / "run"
     words = ["train", "--config", f"{CONFIG}:steps={steps}", "--workdir", demo.path("run")]
     words += [f"--config.data.path={demo.path('shards')}", f"--config.train.checkpoint.every={every}"]
-    words += [f"--config.train.eval_every={every}"]
+    words += [f"--config.train.eval_every={every}", f"--config.data.samples={SAMPLES}", "--config.model.patch=8"]
     process = demo.command(words)
     saved = run / "checkpoints" / f"{every:08d}" / "manifest.json"
     while process.poll() is None and not (saved.exists() and max(logged(run), default=0) >= every + 20):
@@ -124,12 +136,7 @@ def train(demo: Demo, steps: int, every: int) -> dict[str, Any]:
 
 def use_in_torch(demo: Demo) -> dict[str, Any]:
     """Load the export in a process that cannot import JAX."""
-    words = ["launch/torch_user.py", demo.path("exported")]
-    demo.say(f"$ python {' '.join(words)}")
-    ended = subprocess.run([sys.executable, *words], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    if ended.returncode:
-        raise SystemExit("demo: the exported model does not give in PyTorch what it gave in JAX; see above")
-    result = json.loads(ended.stdout)
+    result = demo.python("launch/torch_user.py", demo.path("exported"))
     worst = max(result["differences"].values())
     demo.say(
         f"takes {result['takes']}; features {result['features']}, pooled {result['pooled']}; largest relative "
@@ -150,19 +157,23 @@ def evaluate(demo: Demo) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "demo", help="folder, emptied at the start")
-    parser.add_argument("--subjects", type=int, default=12, help="people to simulate")
-    parser.add_argument("--minutes", type=float, default=2.0, help="of EEG of each")
-    parser.add_argument("--steps", type=int, default=400, help="of pretraining")
-    parser.add_argument("--pictures", type=int, default=2000, help="to draw")
-    parser.add_argument("--picture-steps", type=int, default=6000, help="of the U-Net's training")
+    parser.add_argument("--subjects", type=int, default=8, help="people to simulate")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of EEG of each")
+    parser.add_argument("--strength", type=float, default=10.0, help="of what pictures evoke; 0: nothing, a null run")
+    parser.add_argument("--steps", type=int, default=300, help="of pretraining")
+    parser.add_argument("--pictures", type=int, default=3000, help="to draw")
+    parser.add_argument("--picture-steps", type=int, default=1500, help="of the U-Net's training")
+    parser.add_argument("--dream-steps", type=int, default=900, help="of aligning and fine-tuning")
+    parser.add_argument("--trials", type=int, default=300, help="to score")
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     start_anew(args.work)
     demo = Demo(args.work.resolve())
 
     people = ["--subjects", str(args.subjects), "--minutes", f"{args.minutes:g}", "--channels", "32"]
-    demo.stage("1 simulate", 30, lambda: demo.run(["simulate", "--out", demo.path("recordings"), *people]))
-    prepare = ["prepare", demo.path("recordings"), "--out", demo.path("shards"), "--splits", "0.6", "0.15", "0.25"]
+    seen = ["--classes", str(CLASSES), "--pictures-per-class", "60", "--strength", f"{args.strength:g}"]
+    demo.stage("1 simulate", 30, lambda: demo.run(["simulate", "--out", demo.path("recordings"), *people, *seen]))
+    prepare = ["prepare", demo.path("recordings"), "--out", demo.path("shards"), *PREPARED, *SPLITS]
     prepared = demo.stage("2 prepare", 60, lambda: demo.run(prepare))
     print(f"   {prepared['windows']} windows of {prepared['subjects']} people, {prepared['splits']}")
     demo.stage("3 train, killed once", 240, lambda: train(demo, args.steps, max(args.steps // 4, 10)))
@@ -170,9 +181,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     export = ["export", demo.path("run"), "--to", "torch", "--out", demo.path("exported")]
     demo.stage("5 export", 60, lambda: demo.run(export))
     demo.stage("6 use in PyTorch", 30, lambda: use_in_torch(demo))
-    import demo_pictures  # beside this file, which is how Python finds it where this file is run
+    import demo_dreams  # beside this file, which is how Python finds them where this file is run
+    import demo_pictures
 
-    demo_pictures.run(demo, args.pictures, args.picture_steps)
+    demo_pictures.run(demo, CLASSES, args.pictures, args.picture_steps)
+    demo_dreams.run(demo, CLASSES, [*PREPARED, *SPLITS], args.dream_steps, args.trials)
     finish(demo)
     return 0
 
@@ -192,6 +205,8 @@ def finish(demo: Demo) -> None:
         ("the PyTorch model and its card", "exported/README.md"),
         ("what the small latent diffusion model makes of prompts", "text_to_image/grid.png"),
         ("that model, for diffusers", "pipeline/README.md"),
+        ("pictures made of EEG beside those seen, and the table", "gallery/gallery.html"),
+        ("that system, for diffusers and PyTorch", "dreamer/README.md"),
     ):
         print(f"  {demo.path(name):45} {what}")
     real = REPOSITORY.parent / "shared" / "data" / "eeg"

@@ -7,32 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-PROMPTS = [
-    f"a {size} {colour} {shape} {place}"
-    for size, colour, place in (
-        ("large", "red", "in the middle"),
-        ("small", "blue", "on the left"),
-        ("large", "green", "at the top right"),
-    )
-    for shape in ("circle", "square", "triangle", "cross")
-]
 PLACES = ("at the top left", "on the left", "at the top", "in the middle", "on the right", "at the bottom")
-MEASURED = [  # 96 others; colours and places are spread evenly over the shapes
-    f"a {size} {colour} {shape} {PLACES[(i + j) % len(PLACES)]}"
-    for size in ("small", "large")
-    for i, colour in enumerate(("red", "yellow", "green", "cyan", "blue", "magenta"))
-    for j in (1, 4)
-    for shape in ("circle", "square", "triangle", "cross")
-]
+COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")
+SIZES = ("small", "large")
 CONFIGS = "configs/image"
 
 
-def run(demo: Any, count: int, steps: int) -> None:
-    """Every stage; `count` pictures, `steps` of the U-Net's training."""
+def run(demo: Any, classes: int, count: int, steps: int) -> None:
+    """Every stage; `count` pictures of the first `classes` shapes, `steps` of the U-Net's training."""
     pictures, folder = demo.path("pictures"), "--config.data.folder"
-    drawn = demo.stage(
-        "7 draw pictures", 30, lambda: demo.run(["simulate", "--captioned", str(count), "--out", pictures])
-    )
+    words = ["simulate", "--captioned", str(count), "--classes", str(classes), "--out", pictures]
+    drawn = demo.stage("7 draw pictures", 30, lambda: demo.run(words))
     demo.say(f'{drawn["pictures"]} pictures, {drawn["captions"]} captions, such as "{drawn["example"]}"')
 
     def part(system: str, name: str) -> dict[str, Any]:
@@ -59,23 +44,35 @@ def run(demo: Any, count: int, steps: int) -> None:
     val = demo.stage("10 U-Net", 300, unet)
     demo.say(f"held-out loss {val['loss']:.3f} (answering zero: 1)")
 
-    def generate(prompts: list[str], out: str) -> list[dict[str, Any]]:
-        words = ["generate", "--model", demo.path("pipeline"), *prompts, "--out", demo.path(out)]
+    def generate(given: list[str], out: str) -> list[dict[str, Any]]:
+        words = ["generate", "--model", demo.path("pipeline"), *given, "--out", demo.path(out)]
         demo.run([*words, "--steps", "30", "--sampler", "ddim", "--guidance", "2"])
         return [json.loads(line) for line in (demo.work / out / "pictures.jsonl").read_text().splitlines()]
 
-    demo.stage("11 text to image", 60, lambda: generate(["--prompt", *PROMPTS], "text_to_image"))
-    (demo.work / "prompts.txt").write_text("\n".join(MEASURED) + "\n")
-    prompts = ["--prompt-file", demo.path("prompts.txt")]
-    made = demo.stage("12 what pictures show", 60, lambda: generate(prompts, "measured"))
-    shares = as_prompted(demo.work / "measured", made)
+    demo.stage("11 text to image", 30, lambda: generate(["--prompt", *prompts(classes, 20)], "text_to_image"))
+    (demo.work / "prompts.txt").write_text("\n".join(prompts(classes, 12 * classes)) + "\n")
+    every = ["--prompt-file", demo.path("prompts.txt")]
+    made = demo.stage("12 what pictures show", 60, lambda: generate(every, "measured"))
+    shares = as_prompted(demo.work / "measured", made, classes)
     told = ", ".join(
         f"{name} {s.share:.0%} ({s.low:.0%} to {s.high:.0%}; chance {s.chance:.0%})" for name, s in shares.items()
     )
-    demo.say(f"of {len(made)} others, as many show what their prompt says: {told}")
+    demo.say(f"of {len(made)}, as many show what their prompt says: {told}")
 
 
-def as_prompted(folder: Path, made: list[dict[str, Any]]) -> dict[str, Any]:
+def prompts(classes: int, count: int) -> list[str]:
+    """Captions of `count` pictures, in which shapes are as frequent as can be, and the rest is spread over them."""
+    from dreamjax.signals.simulation.pictures import SHAPES
+
+    found = []
+    for i in range(count):
+        turn, shape = divmod(i, classes)
+        size, colour = SIZES[turn // len(COLOURS) % 2], COLOURS[turn % len(COLOURS)]
+        found.append(f"a {size} {colour} {SHAPES[shape]} {PLACES[(i + turn) % len(PLACES)]}")
+    return found
+
+
+def as_prompted(folder: Path, made: list[dict[str, Any]], classes: int) -> dict[str, Any]:
     """`drawn.as_prompted` of the pictures that `generate` wrote."""
     import numpy as np
     from PIL import Image
@@ -83,4 +80,4 @@ def as_prompted(folder: Path, made: list[dict[str, Any]]) -> dict[str, Any]:
     from dreamjax.signals.simulation import drawn
 
     pictures = [np.asarray(Image.open(folder / row["file"]).convert("RGB")) for row in made]
-    return drawn.as_prompted(pictures, [row["prompt"] for row in made])
+    return drawn.as_prompted(pictures, [row["prompt"] for row in made], classes)

@@ -65,7 +65,7 @@ def test_a_log_line_that_is_being_written_is_no_line_yet(demo, tmp_path):
 def test_the_whole_demo(tmp_path):
     """Smaller than `make demo`, the same path."""
     words = ["--work", str(tmp_path / "work"), "--subjects", "6", "--minutes", "1", "--steps", "80"]
-    words += ["--pictures", "400", "--picture-steps", "100"]
+    words += ["--pictures", "400", "--picture-steps", "100", "--dream-steps", "60", "--trials", "60"]
     ended = subprocess.run(
         [sys.executable, "launch/demo.py", *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=1500
     )
@@ -73,5 +73,7 @@ def test_the_whole_demo(tmp_path):
     assert "equal byte by byte" in " ".join(ended.stdout.split())
     assert "JAX imported: False" in ended.stdout
     assert "show what their prompt says: shape" in ended.stdout
+    assert "the same as JAX makes of the same noise" in ended.stdout
+    assert "labels permuted" in (tmp_path / "work/gallery/gallery.html").read_text()
     config = json.loads((tmp_path / "work/exported/config.json").read_text())
     assert config["n_chans"] == 19

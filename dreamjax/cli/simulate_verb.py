@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subjects", type=int, default=6, help="people to simulate")
     parser.add_argument("--minutes", type=float, default=3.0, help="length of each subject's recording")
     parser.add_argument("--channels", type=int, default=32, help="electrodes, 4 to 128 (19 is the 10-20 system)")
-    parser.add_argument("--classes", type=int, default=4, help="kinds of picture, 1 to 12")
+    parser.add_argument("--classes", type=int, default=4, help="kinds of picture, 1 to 19")
     parser.add_argument("--pictures-per-class", type=int, default=12, help="all subjects see the same")
     parser.add_argument("--strength", type=float, default=1.0, help="of the evoked responses; 0 gives a null set")
     parser.add_argument("--order", choices=("random", "block"), default="random", help="of the classes in time")

@@ -8,7 +8,7 @@ Student's t with the jackknife's standard error and n - 1 degrees of freedom, on
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -52,6 +52,10 @@ class Interval:
     def excludes(self, value: float) -> bool:
         """Whether `value` lies outside; never where there is no interval."""
         return self.known and not self.low <= value <= self.high
+
+    def within(self, least: float, most: float) -> "Interval":
+        """The same, of a quantity that has these bounds."""
+        return replace(self, low=max(self.low, least), high=min(self.high, most)) if self.known else self
 
     def detectable(self, power: float = POWER) -> float:
         """The smallest true difference that this design finds with probability `power`; NaN where n < 2."""

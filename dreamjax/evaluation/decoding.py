@@ -66,6 +66,11 @@ class Column:
     chance: float | None = None
     better: Direction = "higher"
 
+    def score(self, source: str, trials: Trials) -> Interval:
+        """The mean over trials with its interval, which for a share does not leave 0 to 1."""
+        found = interval(self.values[source], trials)
+        return found.within(0, 1) if self.chance is not None and 0 < self.chance < 1 else found
+
 
 def columns(
     trials: Trials, sources: Mapping[str, Pictures], judges: Sequence[Judge], ways: int | None = None
@@ -191,7 +196,7 @@ def scores_json(found: Sequence[Column], trials: Trials, model: str) -> list[dic
     out = []
     for column in found:
         entry: dict[str, Any] = {"metric": column.name, "chance": column.chance, "better": column.better}
-        entry["scores"] = {s: interval(v, trials).as_json() for s, v in column.values.items()}
+        entry["scores"] = {s: column.score(s, trials).as_json() for s in column.values}
         differences = {}
         for source, values in column.values.items():
             if source != model and model in column.values:

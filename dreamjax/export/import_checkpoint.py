@@ -46,6 +46,7 @@ def import_checkpoint(
     out, place = places.reachable(out), epath.Path(checkpoint)
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
+    _refuse_familiar(place)
     given = {"heads": heads, "decoder_heads": decoder_heads}
     data = {"divide": divide, "sfreq": sfreq}
     if foreign_folder.is_export(place):
@@ -75,6 +76,16 @@ def import_checkpoint(
         **_encoder_in_words(config),
         "notes": _told(found),
     }
+
+
+def _refuse_familiar(place: epath.Path) -> None:
+    """Raises UserError for what other verbs open as it is, and for a part of what this one opens."""
+    if (place / "model_index.json").exists():
+        raise UserError(f"{place}: this is a pipeline of diffusers; dreamjax generate --model opens it as it is")
+    if (place / "checkpoints").is_dir():
+        raise UserError(f"{place}: this is a run of dreamjax already; evaluate, generate and export take it as it is")
+    if place.suffix == ".safetensors":
+        raise UserError(f"{place}: give the folder that dreamjax export --to torch wrote around it, or a .pth file")
 
 
 def _write_whole(place: epath.Path, out: epath.Path, whole: foreign_generative.Whole, found: Found) -> dict[str, Any]:

@@ -176,6 +176,9 @@ def _rejects(trials: Trials, assigned: Assigned, options: Options) -> dict[int, 
     low, high = eeg_imagenet.LENGTHS
     odd = {int(i): f"not {low} to {high} samples long" for i in used if not low <= trials.length[i] <= high}
     if not options.stimuli:
+        log.warning(
+            "the pictures are not looked at: name their folder with --stimuli to leave out damaged ones' trials"
+        )
         return odd
     names = sorted({trials.stimulus(int(i)) for i in used})
     bad = stimulus_files.unusable(options.stimuli, names)

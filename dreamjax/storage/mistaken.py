@@ -16,17 +16,17 @@ def refuse(head: bytes, source: str, wanted: str) -> None:
         raise UserError(f"{source}: this is a Git LFS pointer, not {wanted}; fetch it with git lfs pull")
 
 
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """The object of a JSON file. Raises UserError where it is missing, or anything else than a JSON object."""
+def read_json(path: epath.Path, advice: str = "fetch it again") -> dict[str, Any]:
+    """The object of a JSON file. Raises UserError, with `advice`, where it is missing or no JSON object."""
     try:
         data = path.read_bytes()
     except OSError as problem:  # the file is missing, is a folder or may not be read
-        raise UserError(f"{path}: {problem.strerror or 'no such file'}; fetch it again") from problem
+        raise UserError(f"{path}: {problem.strerror or 'no such file'}; {advice}") from problem
     refuse(data[:64], str(path), "JSON")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as problem:
-        raise UserError(f"{path}: this is no JSON ({problem}); fetch it again") from problem
+        raise UserError(f"{path}: this is no JSON ({problem}); {advice}") from problem
     if not isinstance(found, dict):
-        raise UserError(f"{path}: this is a JSON {type(found).__name__}, not an object with fields; fetch it again")
+        raise UserError(f"{path}: this is a JSON {type(found).__name__}, not an object with fields; {advice}")
     return found

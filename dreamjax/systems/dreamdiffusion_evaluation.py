@@ -144,10 +144,11 @@ def _cell(entry: Mapping[str, Any], source: str, minus: bool) -> str:
 
 def text(result: Mapping[str, Any]) -> str:
     """A result for a terminal."""
-    lines = [result["title"], *(f"  {note}" for note in result["notes"])]
+    lines = [result["title"]]
     for title, header, rows in tables(result):
         lines += ["", *([title] if title else []), report.table(header, rows)]
-    return "\n".join([*lines, "", *(f"! {warning}" for warning in result["warnings"])]).rstrip()
+    lines += ["", *(f"- {note}" for note in result["notes"]), *(f"! {warning}" for warning in result["warnings"])]
+    return "\n".join(lines).rstrip()
 
 
 def _page(result: Mapping[str, Any], asked: Trials, made: np.ndarray, seed: int) -> str:
@@ -231,7 +232,8 @@ def _pretrained(config: Any, found: Any, own: np.ndarray) -> list[str]:
     if own_start or config.target.people == "apart":
         return []
     paths = [os.path.abspath(path) for path in runs.config_of(config.encoder.path).data.path]
-    chosen = dataclasses.replace(found, record=found.record[own])
+    recordings = tuple(found.recording[trial] for trial in own)
+    chosen = dataclasses.replace(found, record=found.record[own], recording=recordings)
     count = trials.pretrained_on(chosen, paths)
     return [f"the encoder was pretrained on the signals of {count} of the {len(own)} trials, without their pictures"]
 

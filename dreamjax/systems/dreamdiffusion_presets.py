@@ -54,7 +54,17 @@ _PAPER = replace(
     encoder=replace(_CODE.encoder, model=replace(_CODE.encoder.model, mlp_ratio=4.0)),
     train=replace(_CODE.train, steps=8_100),
 )
-PRESETS = {"shapes": _SHAPES, "code": _CODE, "paper": _PAPER}
+# ours at that size: the signal as the encoder knows it, guidance, an average of the weights, little noise counting less
+_OURS = DreamDiffusionConfig(
+    data=masked_presets.PRESETS["dreamdiffusion"].data,
+    target=TargetConfig(resolution=512, resample="bicubic", val_share=0.1, test_share=0.1),
+    encoder=EncoderConfig(model=masked_presets.PRESETS["dreamdiffusion"].model),
+    model=ModelConfig(dtype="bfloat16", remat="full"),
+    loss=LossConfig(drop_condition=0.1, min_snr_gamma=5.0),
+    optim=OptimConfig(learning_rate=1e-4, warmup_steps=500, weight_decay=0.05, beta2=0.99, clip=1.0, ema_decay=0.999),
+    train=TrainConfig(steps=10_000, batch_size=64, eval_every=500, checkpoint=CheckpointConfig(every=500)),
+)
+PRESETS = {"shapes": _SHAPES, "ours": _OURS, "code": _CODE, "paper": _PAPER}
 
 
 def preset(name: str) -> ConfigDict:

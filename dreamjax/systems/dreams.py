@@ -55,7 +55,7 @@ def generate(
         side = dreamer.side(request)
         if out.exists():
             log.info("%s: going on where it was", out)
-        (out / "truth").mkdir(parents=True, exist_ok=True)
+        (out / "truth" if found.known else out).mkdir(parents=True, exist_ok=True)
         atomic.write_text(out / REQUEST, json.dumps(wanted, indent=1))
         entries = [_entry(found, int(trial), request) for trial in own]
         try:
@@ -69,7 +69,7 @@ def generate(
             "pictures": len(own) * request.samples,
             "trials": len(own),
             "of": len(found),
-            "split": None if when or not dreamer.task.config.target.folder else request.split,
+            "split": request.split if found.known and not when else None,
             "grid": str(out / "grid.png"),
             "gallery": str(out / "gallery.html"),
             **painting.described(dreamer.model, request),
@@ -94,14 +94,13 @@ def _begun(out: epath.Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not (out / REQUEST).exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
-    before = mistaken.read_json(out / REQUEST)
+    before = mistaken.read_json(out / REQUEST, "choose another --out or delete the folder")
     told = before.pop("told", None)
     if before != wanted:
         flat, own = ({**one, **one.get("request", {})} for one in (before, wanted))
         other = sorted(k for k in own if k != "request" and flat.get(k) != own[k])
-        raise UserError(
-            f"{out} holds pictures of another command ({', '.join(other)} differ); choose another --out or delete it"
-        )
+        what = f"{', '.join(other)} {'differ' if len(other) > 1 else 'differs'}"
+        raise UserError(f"{out} holds pictures of another command ({what}); choose another --out or delete it")
     if told is not None and (out / LAST).exists():
         log.info("%s is whole already", out)
         return told
@@ -119,6 +118,10 @@ def _found(dreamer: Dreamer, request: Request, when: Moments | None) -> Iterator
             if not request.input:
                 raise UserError("the run came without data: name dataset folders or recordings with --input")
             yield dreamer.windows(request.input)
+            return
+        if request.input and not (found := dreamer.windows(request.input)).known:
+            log.info("of these trials it is not known what was seen: pictures of all of them are made")
+            yield found
             return
         yield dreamer.trials(request.split, request.input)
         return
@@ -152,7 +155,7 @@ def _paint(
     """The pictures that are not there yet."""
     for path in (*out.glob(".*.part"), *(out / "truth").glob(".*.part")):  # of a process that was killed as it wrote
         path.unlink()
-    there = {path.name for path in out.iterdir()}
+    there = {path.name for path in out.glob("*.png") if gallery.is_whole(path)}
     todo = [i for i, entry in enumerate(entries) if not there.issuperset(entry["made"])]
     with progress("generate", len(todo) * request.samples) as bar:
         made = dreamer.pictures(found, own[todo], request, bar)

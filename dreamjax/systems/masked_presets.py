@@ -74,11 +74,20 @@ _DREAMDIFFUSION_PAPER = replace(
     model=replace(_DREAMDIFFUSION_CODE.model, mlp_ratio=4.0),
     mask=MaskConfig(ratio=0.75, padding=False),
 )
+# ours for the trials of EEG-ImageNet: half a second of 128 channels whose places nobody knows, 32 patches of 15.6 ms
+_DREAMDIFFUSION = MaskedPretrainingConfig(
+    data=DataConfig(montage="own", samples=128, amplitude_jitter=0.2, flip_polarity=0.5),
+    model=_vit((768, 12, 12), (384, 4, 6), channels=128, dtype="bfloat16"),
+    mask=MaskConfig(ratio=0.75, kind=("random", "block")),
+    optim=OptimConfig(learning_rate=6e-4, warmup_steps=1_000, clip=1.0, ema_decay=0.999),
+    train=TrainConfig(steps=20_000, batch_size=256, eval_every=1_000, checkpoint=CheckpointConfig(every=1_000)),
+)
 
 PRESETS = {
     "tiny": _TINY,
     "small": _SMALL,
     "base": _BASE,
+    "dreamdiffusion": _DREAMDIFFUSION,
     "dreamdiffusion_code": _DREAMDIFFUSION_CODE,
     "dreamdiffusion_paper": _DREAMDIFFUSION_PAPER,
 }

@@ -36,6 +36,17 @@ def load_sized(path: epath.PathLike, size: tuple[int, int] | None = None) -> UIn
     return np.asarray(found)
 
 
+def is_whole(path: epath.PathLike) -> bool:
+    """Whether a picture's file can be read to its end."""
+    image, _ = _pillow()
+    try:
+        with epath.Path(path).open("rb") as stream, image.open(stream) as opened:
+            opened.verify()
+    except Exception:  # Pillow's decoders raise whatever a damaged file makes them raise
+        return False
+    return True
+
+
 def write_png(path: epath.PathLike, picture: UInt8[np.ndarray, "H W 3"]) -> None:
     """Nothing but the pixels; the file is whole or not there."""
     atomic.write_bytes(path, png(picture))

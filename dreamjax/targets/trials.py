@@ -8,7 +8,7 @@ corpus publishes its splits, `splits="prepared"` follows those alone, and refuse
 import functools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -71,6 +71,11 @@ class Trials:
 
     def __len__(self) -> int:
         return len(self.record)
+
+    @property
+    def known(self) -> bool:
+        """Whether of any of them it is known what was seen."""
+        return bool((self.picture >= 0).any())
 
 
 def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, training: bool) -> Trials:
@@ -238,17 +243,26 @@ class TrialStream(IndexedStream):
 
 def pretrained_on(found: Trials, paths: Sequence[str]) -> int:
     """How many of these trials an encoder saw, without their pictures, that was pretrained on `paths`: those that lie
-    in the prepared split "train" of one of them.
+    in the prepared split "train" of one of them, or whose recording has windows there. Recordings that were given
+    other pseudonyms there (`prepare --salt`) pass for others.
     """
     first, seen = 0, np.zeros(int(found.windows.ends[-1]), bool)
+    elsewhere = set(paths)
     for path, end in zip(found.windows.config.path, found.windows.ends, strict=True):
         if os.path.abspath(path) in paths:
+            elsewhere.discard(os.path.abspath(path))
             at = first
             for split, count in records.load_dataset(path)["splits"].items():
                 seen[at : at + count] = split == "train"
                 at += count
         first = int(end)
-    return int(seen[found.record].sum())
+    recordings: set[str] = set()
+    for path in elsewhere:
+        if len(records.open_split(path, "train")):
+            config = replace(found.windows.config, path=(path,), weights=())
+            windows = pipeline.Examples(config, "train", seed=0, training=False)
+            recordings |= {one["recording"] for one in windows.told()}
+    return int((seen[found.record] | np.isin(found.recording, sorted(recordings))).sum())
 
 
 def open_stream(data: DataConfig, target: TargetConfig, split: str, folders: Folders, *, seed: int) -> TrialStream:

@@ -153,7 +153,7 @@ def test_shaped_noise_has_unit_variance():
 
 # --------------------------------------------------------------------------------------------------------------- evoked
 def test_the_stated_microvolts_are_the_largest_of_the_average_head():
-    parts = sim.evoked.components(("circle", "square"), 0)
+    parts = sim.evoked.components(("circle", "bar"), 0)
     positions, moments = np.array([c.position for c in parts]), np.array([c.moment for c in parts])
     wanted = np.array([c.amplitude_uv for c in parts])
     scales = head.moment_scales(positions, moments, wanted)
@@ -172,7 +172,7 @@ def test_the_average_of_trials_recovers_the_set_response(tmp_path, strength):
     raw = mne.io.read_raw_edf(tmp_path / "set" / truth["subjects"][0]["file"], preload=True, verbose="error")
     signal = raw.filter(1, 40, verbose="error").get_data() * 1e6
     seconds = np.arange(150) / 250
-    for label in ("circle", "square"):
+    for label in ("circle", "bar"):
         mine = [(s, p) for s, p in truth["subjects"][0]["trials"] if truth["pictures"][p]["shape"] == label]
         measured = np.mean([signal[:, s : s + 150] for s, _ in mine], 0)
         expected = np.mean([sim.expected_response(truth, 0, p, seconds) for _, p in mine], 0)
@@ -187,7 +187,7 @@ def test_without_noise_the_signal_is_the_expected_response():
     set_of_pictures = sim.picture_set(3, 12, 0)
     simulated = sim.simulate_subject(settings, 0, set_of_pictures)
     truth = {
-        "components": [vars(c) for c in sim.evoked.components(("circle", "square", "triangle"), 0)],
+        "components": [vars(c) for c in sim.evoked.components(("circle", "bar", "pillar"), 0)],
         "pictures": [vars(p) for p in set_of_pictures],
         "subjects": [simulated.truth],
     }
@@ -204,9 +204,9 @@ def test_place_size_and_colour_change_the_response_within_a_class():
     settings = sim.Settings(subjects=1, minutes=0.5, **QUIET)
     simulated = sim.simulate_subject(settings, 0, sim.picture_set(4, 12, 0))
     base = {"file": "", "shape": "circle", "x": 0.0, "y": 0.0, "size": 0.0, "hue": 0.0}
-    changed = ({"x": 1.0}, {"y": 1.0}, {"size": 1.0}, {"hue": 0.5}, {"shape": "square"})
+    changed = ({"x": 1.0}, {"y": 1.0}, {"size": 1.0}, {"hue": 0.5}, {"shape": "bar"})
     truth = {
-        "components": [vars(c) for c in sim.evoked.components(("circle", "square", "triangle", "cross"), 0)],
+        "components": [vars(c) for c in sim.evoked.components(("circle", "bar", "pillar", "cross"), 0)],
         "pictures": [base, *({**base, **c} for c in changed)],
         "subjects": [simulated.truth],
     }
@@ -251,7 +251,7 @@ def test_markers_and_voltages_survive_the_file(tmp_path, file_format, sfreq):
     samples = [a["onset"] * sfreq for a in notes]
     np.testing.assert_allclose(samples, [s for s, _ in truth["trials"]], atol=1e-6)  # exact to the sample
     labels = [sim.picture_set(3, 12, 0)[p].shape for _, p in truth["trials"]]
-    codes = {"circle": "Stimulus/S  1", "square": "Stimulus/S  2", "triangle": "Stimulus/S  3"}
+    codes = {"circle": "Stimulus/S  1", "bar": "Stimulus/S  2", "pillar": "Stimulus/S  3"}
     assert [a["description"] for a in notes] == (labels if file_format == "edf" else [codes[n] for n in labels])
 
 
@@ -272,7 +272,7 @@ def test_mne_bids_reads_the_set(tmp_path):
     sim.simulate(tmp_path / "set", sim.Settings(subjects=1, minutes=0.5, channels=8))
     path = mne_bids.BIDSPath("01", task="pictures", root=tmp_path / "set", datatype="eeg", suffix="eeg")
     raw = mne_bids.read_raw_bids(path, verbose="error")
-    assert set(raw.annotations.description) <= {"circle", "square", "triangle", "cross"}
+    assert set(raw.annotations.description) <= {"circle", "bar", "pillar", "cross"}
     assert raw.info["line_freq"] == 50
 
 

@@ -50,7 +50,7 @@ def test_class_averages_are_the_expected_responses_and_none_without_strength(tmp
     _, null = epochs(tmp_path, "null", strength=0.0, blink_uv=0.0)
     names = windows[0].ch_names
     order = [truth["subjects"][0]["ch_names"].index(n) for n in names]
-    for label in ("circle", "square"):
+    for label in ("circle", "bar"):
         measured = np.mean([w.signal for w in windows if w.label == label], 0)
         expected = expected_average(truth, windows, label)[order]
         assert np.corrcoef(measured.ravel(), expected.ravel())[0, 1] > 0.9

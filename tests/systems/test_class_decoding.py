@@ -39,7 +39,7 @@ def test_nothing_is_found_where_nothing_was_evoked(tmp_path, capsys):
     scores = json.loads(capsys.readouterr().out)["scores"]
     assert scores["shrinkage LDA"]["AUROC"]["p"] > 0.05
     for words, said in (
-        (["--labels", "circle", "horse"], "no trial is labelled horse; there are circle, square"),
+        (["--labels", "circle", "horse"], "no trial is labelled horse; there are bar, circle"),
         (["--labels", "circle"], "trials of at least two classes are wanted, there is 1"),
         (["--encoder", str(tmp_path)], "holds no run"),
         (["--permutations", "3"], "not a whole number from 20"),

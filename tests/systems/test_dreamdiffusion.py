@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -163,6 +164,14 @@ def test_what_the_encoder_saw_before_is_counted(config, shards):
     held_out = trials.trials(found.data, config.target, "test", seed=0, training=False)
     assert trials.pretrained_on(held_out, [shards]) == len(set(held_out.picture.tolist())) == len(held_out) / 3
     assert trials.pretrained_on(held_out, []) == 0
+
+
+def test_what_the_encoder_saw_of_the_same_recordings_prepared_otherwise_is_counted_too(config, shards, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(shards, again)
+    data = DreamDiffusion(config).encoder.data
+    held_out = trials.trials(data, config.target, "test", seed=0, training=False)
+    assert trials.pretrained_on(held_out, [str(again)]) == trials.pretrained_on(held_out, [shards])
 
 
 def test_what_cannot_be_trials_is_one_sentence(config, tmp_path):

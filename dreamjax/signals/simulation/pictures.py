@@ -9,12 +9,19 @@ from jaxtyping import Float, UInt8
 
 from dreamjax.errors import missing_package
 
-SHAPES = (
+SHAPES = (  # the first ten differ coarsely: in where their mass lies, not in their outline alone
     "circle",
-    "square",
-    "triangle",
+    "bar",
+    "pillar",
     "cross",
     "ring",
+    "slash",
+    "backslash",
+    "corner",
+    "hook",
+    "pair",
+    "square",
+    "triangle",
     "diamond",
     "star",
     "crescent",
@@ -64,6 +71,17 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     radius, angle = np.hypot(u, v), np.arctan2(v, u)
     if shape == "circle":
         return radius <= 1
+    if shape in ("bar", "pillar"):
+        along, across = (u, v) if shape == "bar" else (v, u)
+        return (abs(along) <= 1) & (abs(across) <= 0.35)
+    if shape in ("slash", "backslash"):
+        rise, across = (u + v, u - v) if shape == "slash" else (u - v, u + v)
+        return (abs(rise) <= 1.6) & (abs(across) <= 0.5)
+    if shape in ("corner", "hook"):  # along the left and the bottom, along the right and the top
+        nearest = np.minimum(u, v) if shape == "corner" else -np.maximum(u, v)
+        return (np.maximum(abs(u), abs(v)) <= 0.9) & (nearest <= -0.3)
+    if shape == "pair":
+        return np.hypot(abs(u) - 0.65, v) <= 0.38
     if shape == "square":
         return np.maximum(abs(u), abs(v)) <= 0.85
     if shape == "triangle":
@@ -93,9 +111,9 @@ def cover(picture: Picture, pixels: int, fine: int = 4) -> Float[np.ndarray, "pi
     """The share of each pixel that the shape covers, by `fine` x `fine` points in it."""
     points = pixels * fine
     axis = (np.arange(points) + 0.5) / points * 2 - 1
-    extent = 0.42 * 2 ** (0.4 * picture.size)  # half-width of the shape, the whole picture being -1 … 1
-    u = (axis[None, :] - picture.x * 0.44) / extent
-    v = (-axis[:, None] - picture.y * 0.44) / extent
+    extent = 0.58 * 2 ** (0.3 * picture.size)  # half-width of the shape, the whole picture being -1 … 1
+    u = (axis[None, :] - picture.x * 0.32) / extent
+    v = (-axis[:, None] - picture.y * 0.32) / extent
     return _inside(picture.shape, u, v).reshape(pixels, fine, pixels, fine).mean((1, 3))
 
 

@@ -1,0 +1,21 @@
+r"""DreamDiffusion stage A, ours: a ViT-B on the trials of EEG-ImageNet, at the rate and scale that stage B keeps.
+
+    dreamjax prepare eeg_5_95_std.pth --out TRIALS --split-by subject --hold-out 4 --stimuli IMAGENET
+    dreamjax train --config configs/pretrain/dreamdiffusion.py --workdir ENCODER --config.data.path=TRIALS
+
+Half a second of 128 channels at 256 Hz, each person's own scale, 32 patches of which 24 are hidden; only trials of split
+train are read. `--config.data.path="('TRIALS', 'MORE')"` adds corpora of the same channels.
+"""
+
+from ml_collections import ConfigDict
+
+from dreamjax.systems.masked_pretraining import preset
+
+
+def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:
+    """`path`: dataset folders; `steps`: optimiser steps."""
+    config = preset("dreamdiffusion")
+    config.data.path = path
+    if steps is not None:
+        config.train.steps = steps
+    return config
