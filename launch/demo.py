@@ -160,15 +160,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--subjects", type=int, default=8, help="people to simulate")
     parser.add_argument("--minutes", type=float, default=6.0, help="of EEG of each")
     parser.add_argument("--strength", type=float, default=10.0, help="of what pictures evoke; 0: nothing, a null run")
-    parser.add_argument("--steps", type=int, default=300, help="of pretraining")
+    parser.add_argument("--steps", type=int, default=160, help="of pretraining")
     parser.add_argument("--pictures", type=int, default=3000, help="to draw")
-    parser.add_argument("--picture-steps", type=int, default=1500, help="of the U-Net's training")
-    parser.add_argument("--dream-steps", type=int, default=900, help="of aligning and fine-tuning")
-    parser.add_argument("--trials", type=int, default=300, help="to score")
+    parser.add_argument("--picture-steps", type=int, default=800, help="of the U-Net's training")
+    parser.add_argument("--dream-steps", type=int, default=400, help="of aligning and fine-tuning")
+    parser.add_argument("--trials", type=int, default=200, help="to score")
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     start_anew(args.work)
     demo = Demo(args.work.resolve())
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(demo.work / "compiled")  # begins empty, and one verb helps the next
 
     people = ["--subjects", str(args.subjects), "--minutes", f"{args.minutes:g}", "--channels", "32"]
     seen = ["--classes", str(CLASSES), "--pictures-per-class", "60", "--strength", f"{args.strength:g}"]

@@ -11,23 +11,23 @@ PROMPTS = ("a red {label} in the middle", "a blue {label} on the left")  # of th
 
 def run(demo: Any, classes: int, prepared: list[str], steps: int, trials: int) -> None:
     """Every stage; `steps` of stage B's training, `trials` to score."""
-    val = demo.stage("13 a classifier to judge", 45, lambda: judge(demo, classes))
+    val = demo.stage("12 a classifier to judge", 45, lambda: judge(demo, classes))
     demo.say(f"right for {val['accuracy']:.0%} of held-out pictures, which are others than those made or tested with")
-    demo.stage("14 trials", 45, lambda: prepare(demo, prepared))
-    val = demo.stage("15 EEG to image", 150, lambda: train(demo, steps))
+    demo.stage("13 trials", 45, lambda: prepare(demo, prepared))
+    val = demo.stage("14 EEG to image", 150, lambda: train(demo, steps))
     demo.say(f"held-out loss {val['loss']:.3f}")
-    demo.stage("16 table", 120, lambda: evaluate(demo, trials))
-    demo.stage("17 gallery", 30, lambda: gallery(demo))
+    demo.stage("15 table", 120, lambda: evaluate(demo, trials))
+    demo.stage("16 gallery", 30, lambda: gallery(demo))
     export = ["export", demo.path("dream"), "--to", "diffusers", "--out", demo.path("dreamer")]
-    demo.stage("18 export", 45, lambda: demo.run(export))
+    demo.stage("17 export", 45, lambda: demo.run(export))
     torch = ["launch/torch_dreamer.py", demo.path("dreamer"), demo.path("dreamer-in-torch")]
-    found = demo.stage("19 pictures in PyTorch", 30, lambda: demo.python(*torch))
+    found = demo.stage("18 pictures in PyTorch", 30, lambda: demo.python(*torch))
     demo.say(f"the same as JAX makes of the same noise, to {found['psnr']:.0f} dB (asked for: {found['least']:g})")
 
 
 def judge(demo: Any, classes: int) -> dict[str, float]:
     """A small ViT that names drawn pictures, trained on pictures that nothing else here sees."""
-    drawn = ["--captioned", "2000", "--classes", str(classes), "--seed", "7"]
+    drawn = ["--captioned", "1200", "--classes", str(classes), "--seed", "7"]
     demo.run(["simulate", *drawn, "--out", demo.path("others")])
     words = ["train", "--config", "configs/image/classifier_shapes.py", "--workdir", demo.path("classifier-run")]
     result = demo.run([*words, f"--config.data.folder={demo.path('others')}"])

@@ -46,14 +46,13 @@ def run(demo: Any, classes: int, count: int, steps: int) -> None:
 
     def generate(given: list[str], out: str) -> list[dict[str, Any]]:
         words = ["generate", "--model", demo.path("pipeline"), *given, "--out", demo.path(out)]
-        demo.run([*words, "--steps", "30", "--sampler", "ddim", "--guidance", "2"])
+        demo.run([*words, "--steps", "20", "--sampler", "ddim", "--guidance", "2"])
         return [json.loads(line) for line in (demo.work / out / "pictures.jsonl").read_text().splitlines()]
 
-    demo.stage("11 text to image", 30, lambda: generate(["--prompt", *prompts(classes, 20)], "text_to_image"))
-    (demo.work / "prompts.txt").write_text("\n".join(prompts(classes, 12 * classes)) + "\n")
-    every = ["--prompt-file", demo.path("prompts.txt")]
-    made = demo.stage("12 what pictures show", 60, lambda: generate(every, "measured"))
-    shares = as_prompted(demo.work / "measured", made, classes)
+    (demo.work / "prompts.txt").write_text("\n".join(prompts(classes, 6 * classes)) + "\n")
+    given = ["--prompt-file", demo.path("prompts.txt")]
+    made = demo.stage("11 text to image", 45, lambda: generate(given, "text_to_image"))
+    shares = as_prompted(demo.work / "text_to_image", made, classes)
     told = ", ".join(
         f"{name} {s.share:.0%} ({s.low:.0%} to {s.high:.0%}; chance {s.chance:.0%})" for name, s in shares.items()
     )

@@ -27,14 +27,9 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.dreamdiffusion_presets import preset
+from dreamjax.systems.dreamdiffusion_presets import planned
 
 
 def get_config(pod: Literal["none", "v5e:4x4"] = "none", per_chip: int = 8) -> ConfigDict:
     """`pod`: sizes alone on a mesh of its chips, `per_chip` trials each, to be compiled and not run."""
-    config = preset("code")
-    if pod != "none":
-        config.model.architecture, config.model.dtype, config.model.attention = "sd15", "bfloat16", "pallas"
-        config.train.mesh.data, config.train.mesh.fsdp = 1, 16
-        config.train.batch_size = 16 * per_chip
-    return config
+    return planned("code", pod, per_chip)

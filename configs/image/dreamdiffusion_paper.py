@@ -16,13 +16,20 @@ What the code did by accident is left out: the target of the alignment does not 
 gradient is kept of what is not trained. What differs besides: pictures are cut to their middle, not squashed.
 Published, of one person whose trials come in blocks of one class (arXiv 2306.16934, table 1, 50-way top-1 of 5 samples
 over 164 trials, chosen on them): 45.8 %. In such blocks slow drift alone tells the classes (Li et al. 2021, TPAMI
-43:316). Not run by this project at this size, nor compiled.
+43:316). Not run by this project at this size.
+
+COMPILED
+
+    pod = "v5e:4x4": 16 chips, fsdp 16, for a plan of memory (docs/scaling.md)
 """
+
+from typing import Literal
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.dreamdiffusion_presets import preset
+from dreamjax.systems.dreamdiffusion_presets import planned
 
 
-def get_config() -> ConfigDict:
-    return preset("paper")
+def get_config(pod: Literal["none", "v5e:4x4"] = "none", per_chip: int = 8) -> ConfigDict:
+    """`pod`: sizes alone on a mesh of its chips, `per_chip` trials each, to be compiled and not run."""
+    return planned("paper", pod, per_chip)

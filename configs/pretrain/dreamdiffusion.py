@@ -3,8 +3,8 @@ r"""DreamDiffusion stage A, ours: a ViT-B on the trials of EEG-ImageNet, at the 
     dreamjax prepare eeg_5_95_std.pth --out TRIALS --split-by subject --hold-out 4 --stimuli IMAGENET
     dreamjax train --config configs/pretrain/dreamdiffusion.py --workdir ENCODER --config.data.path=TRIALS
 
-Half a second of 128 channels at 256 Hz, each person's own scale, 32 patches of which 24 are hidden; only trials of split
-train are read. `--config.data.path="('TRIALS', 'MORE')"` adds corpora of the same channels.
+Half a second of 128 channels at 256 Hz, each person's own scale, 32 patches of which 24 are hidden; only trials of
+split train are read. `--config.data.path="('TRIALS', 'MORE')"` adds corpora of the same channels.
 """
 
 from ml_collections import ConfigDict

@@ -162,7 +162,7 @@ ARCHITECTURES: dict[str, Parts] = {
         ),
         TEXT: _small_text(64, 2, 4, positions=16, vocabulary=768),
         VISION: _vision(64, 2, 4, image=32, patch=8, projection=64),
-        SCHEDULER: _scheduler(),
+        SCHEDULER: _scheduler(prediction_type="v_prediction"),
     },
     # stable-diffusion-v1-5; its text encoder is that of CLIP ViT-L/14, whose vision half DreamDiffusion aligns with
     "sd15": {

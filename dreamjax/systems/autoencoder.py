@@ -74,7 +74,7 @@ _SHAPES = AutoencoderConfig(
     data=PictureConfig(resolution=32),
     loss=VariationalConfig(kind="mse"),
     optim=OptimConfig(learning_rate=4e-3, warmup_steps=20, weight_decay=0.0, beta2=0.99, clip=1.0, ema_decay=0.98),
-    train=TrainConfig(steps=900, batch_size=8, eval_every=900, checkpoint=CheckpointConfig(every=900)),
+    train=TrainConfig(steps=600, batch_size=8, eval_every=600, checkpoint=CheckpointConfig(every=600)),
 )
 _TINY = AutoencoderConfig(
     data=PictureConfig(resolution=16),

@@ -70,7 +70,7 @@ class ClassifierConfig:
 _SHAPES = ClassifierConfig(
     data=PictureConfig(resolution=32),
     optim=OptimConfig(learning_rate=2e-3, warmup_steps=30, weight_decay=0.1, beta2=0.99, clip=1.0),
-    train=TrainConfig(steps=500, batch_size=64, eval_every=500, checkpoint=CheckpointConfig(every=500)),
+    train=TrainConfig(steps=200, batch_size=64, eval_every=200, checkpoint=CheckpointConfig(every=200)),
 )
 _TINY = ClassifierConfig(
     data=PictureConfig(resolution=16),

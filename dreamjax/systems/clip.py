@@ -84,7 +84,7 @@ class ClipConfig:
 _SHAPES = ClipConfig(
     data=PictureConfig(resolution=32),
     optim=OptimConfig(learning_rate=2e-3, warmup_steps=20, weight_decay=0.1, beta2=0.98, clip=1.0),
-    train=TrainConfig(steps=240, batch_size=64, eval_every=240, checkpoint=CheckpointConfig(every=240)),
+    train=TrainConfig(steps=200, batch_size=64, eval_every=200, checkpoint=CheckpointConfig(every=200)),
 )
 _TINY = ClipConfig(
     data=PictureConfig(resolution=16),

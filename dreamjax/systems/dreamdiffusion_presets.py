@@ -1,6 +1,7 @@
 """The shipped settings of DreamDiffusion's stage B, by name; `configs/image/dreamdiffusion_NAME.py` has the recipe."""
 
 from dataclasses import replace
+from typing import Literal
 
 from ml_collections import ConfigDict
 
@@ -17,9 +18,9 @@ from dreamjax.training.optimiser import OptimConfig
 _SHAPES = DreamDiffusionConfig(
     target=TargetConfig(resolution=32, val_share=0.15, test_share=0.2, encode_batch=64),
     model=ModelConfig(hidden=32),
-    loss=LossConfig(drop_condition=0.1, min_snr_gamma=1.0),
-    optim=OptimConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, beta2=0.99, clip=1.0, ema_decay=0.998),
-    train=TrainConfig(steps=1500, batch_size=32, eval_every=500, checkpoint=CheckpointConfig(every=500)),
+    loss=LossConfig(drop_condition=0.1),
+    optim=OptimConfig(learning_rate=6e-3, warmup_steps=50, weight_decay=0.05, beta2=0.99, clip=1.0, ema_decay=0.99),
+    train=TrainConfig(steps=400, batch_size=32, eval_every=200, checkpoint=CheckpointConfig(every=200)),
 )
 # the published code at its default: subject 4 of EEG-ImageNet, 27 steps an epoch; what it did by accident is left out
 _CODE = DreamDiffusionConfig(
@@ -64,9 +65,20 @@ _OURS = DreamDiffusionConfig(
     optim=OptimConfig(learning_rate=1e-4, warmup_steps=500, weight_decay=0.05, beta2=0.99, clip=1.0, ema_decay=0.999),
     train=TrainConfig(steps=10_000, batch_size=64, eval_every=500, checkpoint=CheckpointConfig(every=500)),
 )
+CHIPS = {"v5e:4x4": 16}
 PRESETS = {"shapes": _SHAPES, "ours": _OURS, "code": _CODE, "paper": _PAPER}
 
 
 def preset(name: str) -> ConfigDict:
     """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
     return configs.preset(name, PRESETS)
+
+
+def planned(name: str, pod: Literal["none", "v5e:4x4"], per_chip: int) -> ConfigDict:
+    """`preset(name)`; with a pod, sizes alone on a mesh of its chips, `per_chip` trials each, to be compiled."""
+    config = preset(name)
+    if pod != "none":
+        config.model.architecture, config.model.dtype, config.model.attention = "sd15", "bfloat16", "pallas"
+        config.train.mesh.data, config.train.mesh.fsdp = 1, CHIPS[pod]
+        config.train.batch_size = CHIPS[pod] * per_chip
+    return config

@@ -1,6 +1,7 @@
 """Where a run's numbers and pictures go: JSON lines, TensorBoard, Weights & Biases."""
 
 import importlib.util
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,17 @@ def check(wandb: str | None) -> None:
         raise missing_package("wandb", "wandb", "train.wandb")
 
 
+def _summary_writer() -> Any:
+    """tensorboardX's. Its module imports PyTorch where that is installed, which takes 2 s and is of no use here."""
+    hidden = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]  # importing it: ImportError
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
 class Reporter:
     """Writes for the first process only; every process may call it. Stands at `step` when opened."""
 
@@ -33,10 +45,8 @@ class Reporter:
         self._board: Any = None
         self._wandb: Any = None
         if self.first and tensorboard:
-            from tensorboardX import SummaryWriter
-
             # what a killed run wrote after this step is hidden by TensorBoard itself
-            self._board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=step + 1)
+            self._board = _summary_writer()(str(self.workdir / "tensorboard"), purge_step=step + 1)
         if self.first and wandb is not None:
             self._wandb = self._open_wandb(wandb)
 
