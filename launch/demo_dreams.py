@@ -46,6 +46,7 @@ def train(demo: Any, steps: int) -> dict[str, float]:
     """Stage B: the encoder of stage 3, the latent diffusion model of stage 10, the CLIP of stage 9."""
     words = ["train", "--config", f"configs/image/dreamdiffusion_shapes.py:steps={steps}"]
     words += ["--workdir", demo.path("dream"), f"--config.data.path={demo.path('trials')}"]
+    words += [f"--config.target.bank={demo.path('bank')}"]
     words += [f"--config.target.folder={demo.path('recordings/stimuli')}"]
     words += [f"--config.encoder.path={demo.path('run')}", f"--config.model.path={demo.path('pipeline')}"]
     words += [f"--config.target.embedding.path={demo.path('clip/image_encoder')}"]
