@@ -67,11 +67,20 @@ def test_intervals_count_people_and_pictures_not_trials(trials):
     assert person.estimate == pytest.approx(0.5)
 
 
+def test_the_interval_of_a_share_stays_within_0_and_1(trials):
+    right = np.ones(120)
+    right[:2] = 0
+    shares, others = (decoding.Column("score", {"model": right}, chance) for chance in (0.1, None))
+    [share], [other] = (decoding.scores_json([column], trials, "model") for column in (shares, others))
+    assert share["scores"]["model"]["high"] == 1 < other["scores"]["model"]["high"]
+    assert share["scores"]["model"]["low"] == other["scores"]["model"]["low"]
+
+
 def test_differences_are_paired(trials):
     """A constant gain on trials that vary wildly is resolved."""
     rng = np.random.default_rng(0)
     base = rng.normal(size=120)
-    column = decoding.Column("score", {"model": base + 0.1 + 0.01 * rng.normal(size=120), "other": base}, 0.5)
+    column = decoding.Column("score", {"model": base + 0.1 + 0.01 * rng.normal(size=120), "other": base})
     [entry] = decoding.scores_json([column], trials, "model")
     assert entry["model_minus"]["other"]["says"] == "model is better than other"
     assert entry["model_minus"]["other"]["estimate"] == pytest.approx(0.1, abs=0.01)

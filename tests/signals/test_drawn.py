@@ -14,7 +14,7 @@ def test_a_drawing_is_read_as_it_was_drawn():
     for picture, pixels in zip(SET, PICTURES, strict=True):
         read = drawn.read(pixels)
         assert (read.shape, read.hue) == (picture.shape, picture.hue)
-        assert np.abs([read.x - picture.x, read.y - picture.y]).max() < 0.12  # half a step of those tried, and a little
+        assert np.abs([read.x - picture.x, read.y - picture.y]).max() < 1 / 6  # a step of those tried
         assert abs(read.size - picture.size) < 1 / 3  # two of the sizes that are tried
 
 

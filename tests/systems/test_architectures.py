@@ -60,7 +60,7 @@ def test_the_libraries_build_the_small_parts_with_as_many_parameters(name):
 def test_schedules_are_latent_diffusions(name):
     schedule = pipeline_config.from_json(architectures.get(name)["scheduler"])
     assert (schedule.beta_schedule, schedule.beta_start, schedule.beta_end) == ("scaled_linear", 0.00085, 0.012)
-    assert schedule.prediction_type == ("v_prediction" if name == "sd21" else "epsilon")
+    assert schedule.prediction_type == ("v_prediction" if name in ("sd21", "shapes") else "epsilon")
 
 
 def test_a_copy_is_handed_out_and_an_unknown_name_is_one_sentence():
