@@ -98,7 +98,7 @@ def test_a_verb_that_cannot_be_imported_spares_the_others(monkeypatch, capsys, t
         (["simulate"], "required: --out"),
         (["simulate", "--out", "x", "--subjects", "three"], "invalid int value: 'three'"),
         (["simulate", "--out", "x", "--order", "neat"], "invalid choice: 'neat'"),
-        (["simulate", "--out", "x", "--classes", "99"], "classes is 99, but must be 1 to 12"),
+        (["simulate", "--out", "x", "--classes", "99"], "classes is 99, but must be 1 to 19"),
         (["simulate", "--out", "x", "--config.seed=3"], "takes no --config"),
         (["train", "--config", "nowhere.py", "--workdir", "x"], "nowhere.py"),
         (["train", "--config.seed"], "wants a value"),
