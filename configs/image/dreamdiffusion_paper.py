@@ -18,7 +18,7 @@ Published, of one person whose trials come in blocks of one class (arXiv 2306.16
 over 164 trials, chosen on them): 45.8 %. In such blocks slow drift alone tells the classes (Li et al. 2021, TPAMI
 43:316). Not run by this project at this size.
 
-COMPILED
+Compiled and not run (docs/scaling.md): 2.65 GiB a chip of v5e:4x4 at 8 trials.
 
     pod = "v5e:4x4": 16 chips, fsdp 16, for a plan of memory (docs/scaling.md)
 """

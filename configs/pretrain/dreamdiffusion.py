@@ -5,6 +5,10 @@ r"""DreamDiffusion stage A, ours: a ViT-B on the trials of EEG-ImageNet, at the 
 
 Half a second of 128 channels at 256 Hz, each person's own scale, 32 patches of which 24 are hidden; only trials of
 split train are read. `--config.data.path="('TRIALS', 'MORE')"` adds corpora of the same channels.
+
+93.08 M parameters, of which the encoder 85.48 M; a window costs 6.08 GFLOP forward and backward, 20,000 steps of 256
+are 0.031 EFLOP. For one accelerator: `dreamjax inspect` estimates 3.2 GiB, of which 1.5 are activations. Not run at
+full size by this project, nor compiled ahead of time.
 """
 
 from ml_collections import ConfigDict
