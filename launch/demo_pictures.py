@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 PLACES = ("at the top left", "on the left", "at the top", "in the middle", "on the right", "at the bottom")
-COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")
 SIZES = ("small", "large")
 CONFIGS = "configs/image"
 
@@ -61,6 +60,7 @@ def run(demo: Any, classes: int, count: int, steps: int) -> None:
 
 def prompts(classes: int, count: int) -> list[str]:
     """Captions of `count` pictures, in which shapes are as frequent as can be, and the rest is spread over them."""
+    from dreamjax.signals.simulation.captions import COLOURS
     from dreamjax.signals.simulation.pictures import SHAPES
 
     found = []

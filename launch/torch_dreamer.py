@@ -8,7 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-FORBIDDEN = ("jax", "jaxlib", "flax", "dreamjax")
+from torch_user import FORBIDDEN  # beside this file
+
 LEAST = 45.0  # dB
 
 
@@ -37,6 +38,7 @@ def main(export: str, folder: str) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or not Path(sys.argv[1], "pipeline.py").is_file():
-        print("give the folder of an export (dreamjax export RUN --to diffusers --out EXPORT), and one to write to")
+        told = "give the folder of an export (dreamjax export RUN --to diffusers --out EXPORT), and one to write to"
+        print(told, file=sys.stderr)
         sys.exit(2)
     sys.exit(main(*sys.argv[1:]))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dreamjax.signals.simulation import captions, drawn
-from dreamjax.signals.simulation.pictures import GREY, Picture, draw
+from dreamjax.signals.simulation.pictures import GREY, REACH, Picture, draw
 
 SET = captions.captioned_set(96, 4, seed=3)
 PICTURES = [draw(picture, 32) for picture in SET]
@@ -14,7 +14,8 @@ def test_a_drawing_is_read_as_it_was_drawn():
     for picture, pixels in zip(SET, PICTURES, strict=True):
         read = drawn.read(pixels)
         assert (read.shape, read.hue) == (picture.shape, picture.hue)
-        assert np.abs([read.x - picture.x, read.y - picture.y]).max() < 1 / 6  # a step of those tried
+        pixels_off = np.abs([read.x - picture.x, read.y - picture.y]).max() * REACH * 16
+        assert pixels_off < 0.845  # half a step of those tried, and a little
         assert abs(read.size - picture.size) < 1 / 3  # two of the sizes that are tried
 
 

@@ -31,6 +31,7 @@ SHAPES = (  # the first ten differ coarsely: in where their mass lies, not in th
     "heart",
 )
 PIXELS = 64
+REACH = 0.32  # of places from the middle, the whole picture being -1 … 1
 HUES = 6
 GREY = 128  # behind the shape
 LIGHTNESS, SATURATION = 0.55, 0.9  # of a shape's colour
@@ -112,8 +113,9 @@ def cover(picture: Picture, pixels: int, fine: int = 4) -> Float[np.ndarray, "pi
     points = pixels * fine
     axis = (np.arange(points) + 0.5) / points * 2 - 1
     extent = 0.58 * 2 ** (0.3 * picture.size)  # half-width of the shape, the whole picture being -1 … 1
-    u = (axis[None, :] - picture.x * 0.32) / extent
-    v = (-axis[:, None] - picture.y * 0.32) / extent
+    reach = min(REACH, 1 - extent)  # nothing is cut off
+    u = (axis[None, :] - picture.x * reach) / extent
+    v = (-axis[:, None] - picture.y * reach) / extent
     return _inside(picture.shape, u, v).reshape(pixels, fine, pixels, fine).mean((1, 3))
 
 
