@@ -194,6 +194,24 @@ def test_heads_of_a_decoder_that_is_not_there_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("pipeline/model_index.json", "dreamjax generate --model opens it as it is"),
+        ("run/checkpoints/00000001/manifest.json", "a run of dreamjax already"),
+        ("model.safetensors", "give the folder that dreamjax export --to torch wrote"),
+    ],
+)
+def test_what_other_verbs_open_is_named(tmp_path, name, says):
+    file = tmp_path / "there" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    given = tmp_path / "there" / name.split("/")[0]
+    with pytest.raises(UserError, match=says):
+        importer.import_checkpoint(given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_existing_run_is_not_overwritten(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     (tmp_path / "run").mkdir()

@@ -14,7 +14,7 @@ from PIL import Image
 from dreamjax.errors import UserError
 from dreamjax.signals import records
 from dreamjax.signals.pipeline import DataConfig
-from dreamjax.systems import dreams, masked_pretraining, picture_sources, runs
+from dreamjax.systems import dreams, masked_pretraining, moments, picture_sources, runs
 from dreamjax.systems.dreamdiffusion import DreamDiffusion, DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
 from dreamjax.systems.dreamdiffusion_presets import PRESETS
 from dreamjax.systems.eeg_to_image import Dreamer, Request
@@ -388,6 +388,7 @@ def test_an_interrupted_folder_goes_on_and_ends_as_if_it_had_not_been(trained, t
     (broken / "gallery.html").unlink()
     for file in kept[2:5]:
         file.unlink()
+    kept[5].write_bytes(kept[5].read_bytes()[:60])  # a damaged one is made anew
     before = kept[0].stat().st_mtime_ns
     told = dreams.generate(trained[1], request, broken)
     assert told["pictures"] == 8
@@ -398,15 +399,17 @@ def test_an_interrupted_folder_goes_on_and_ends_as_if_it_had_not_been(trained, t
     assert dreams.generate(trained[1], request, broken) == told
     with pytest.raises(UserError, match=r"holds pictures of another command \(guidance, steps differ\)"):
         dreams.generate(trained[1], dataclasses.replace(request, steps=3, guidance=1.0), broken)
+    with pytest.raises(UserError, match=r"\(guidance differs\)"):
+        dreams.generate(trained[1], dataclasses.replace(request, guidance=1.0), broken)
     (broken / "request.json").write_text("{")
-    with pytest.raises(UserError, match=r"request\.json"):
+    with pytest.raises(UserError, match=r"request\.json: .*; choose another --out or delete the folder"):
         dreams.generate(trained[1], request, broken)
     (tmp_path / "theirs").mkdir()
     with pytest.raises(UserError, match="theirs exists already"):
         dreams.generate(trained[1], request, tmp_path / "theirs")
 
 
-def test_pictures_are_made_of_moments_of_a_recording(trained, tmp_path, capsys):
+def test_pictures_are_made_of_moments_of_a_recording(config, trained, tmp_path, capsys):
     """Of a file that only the readers can open; what was seen is not known then."""
     from dreamjax.cli import main as cli
     from dreamjax.signals import simulate
@@ -420,6 +423,10 @@ def test_pictures_are_made_of_moments_of_a_recording(trained, tmp_path, capsys):
     rows = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
     assert [row["start"] for row in rows] == pytest.approx([10, 20.5], abs=1 / 128)
     assert [row["seen"] for row in rows] == ["", ""]
+    assert not (out / "truth").exists()
+    with moments.prepared([file], DreamDiffusion(config).encoder.data, moments.Moments(at=(10.0,))) as folder:
+        elsewhere = Request(input=(folder,), steps=2, sampler="ddim", guidance=1.0)  # trials at pictures of others
+        assert dreams.generate(trained[1], elsewhere, tmp_path / "elsewhere")["split"] is None
     first, second = (np.asarray(Image.open(out / row["made"][0])) for row in rows)
     assert (first != second).any()
     for more, said in (
