@@ -304,6 +304,11 @@ def _labels(folder: epath.Path, splits: Mapping[str, Sequence[Shard]]) -> list[s
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
+def is_dataset(folder: epath.PathLike) -> bool:
+    """Whether `dreamjax prepare` wrote this folder."""
+    return (epath.Path(folder) / "dataset.json").exists()
+
+
 def load_dataset(folder: epath.PathLike) -> dict[str, Any]:
     """dataset.json. Raises UserError for another folder, or a format that this version does not know."""
     folder = epath.Path(folder)

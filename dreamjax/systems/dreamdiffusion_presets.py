@@ -57,7 +57,7 @@ _PAPER = replace(
 )
 # ours at that size: the signal as the encoder knows it, guidance, an average of the weights, little noise counting less
 _OURS = DreamDiffusionConfig(
-    data=masked_presets.PRESETS["dreamdiffusion"].data,
+    data=replace(masked_presets.PRESETS["dreamdiffusion"].data, flip_polarity=0.0),  # of a response, it has a meaning
     target=TargetConfig(resolution=512, resample="bicubic", val_share=0.1, test_share=0.1),
     encoder=EncoderConfig(model=masked_presets.PRESETS["dreamdiffusion"].model),
     model=ModelConfig(dtype="bfloat16", remat="full"),

@@ -20,6 +20,7 @@ from etils import epath
 from dreamjax.console import log, progress
 from dreamjax.errors import UserError
 from dreamjax.evaluation import picture_page
+from dreamjax.signals import records
 from dreamjax.storage import atomic, mistaken, places
 from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, moments, painting, runs
 from dreamjax.systems.eeg_to_image import Dreamer, Request
@@ -110,7 +111,7 @@ def _begun(out: epath.Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
 @contextmanager
 def _found(dreamer: Dreamer, request: Request, when: Moments | None) -> Iterator[Trials]:
     """The trials that pictures are made of."""
-    recordings = [path for path in request.input if not moments.is_dataset(path)]
+    recordings = [path for path in request.input if not records.is_dataset(path)]
     if not recordings:
         if when:
             raise UserError(f"{request.input[0] if request.input else 'the run'}: --at and --events take a recording")

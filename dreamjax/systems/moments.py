@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from etils import epath
-
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals import quality, records
@@ -30,11 +28,6 @@ class Moments:
             raise UserError("--at and --events both say when: give one of them")
         if not self.at and not self.events:
             raise UserError("a recording wants the moments that pictures are made of: --at SECONDS or --events")
-
-
-def is_dataset(path: epath.PathLike) -> bool:
-    """Whether `dreamjax prepare` wrote this folder."""
-    return (epath.Path(path) / "dataset.json").exists()
 
 
 @contextmanager
@@ -69,7 +62,7 @@ def _table(path: Path, at: Sequence[float]) -> Path:
 def settings_of(data: DataConfig) -> Settings:
     """How the run's recordings were prepared; where that is not known any more, what its config says."""
     told: dict[str, Any] = {}
-    if data.path and is_dataset(data.path[0]):
+    if data.path and records.is_dataset(data.path[0]):
         told = records.load_dataset(data.path[0]).get("settings", {})
     if not told:
         log.warning("how the run's recordings were prepared is not known here: its rate and length are used alone")

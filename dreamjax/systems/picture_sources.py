@@ -61,9 +61,7 @@ def others(
     class_of = dict(zip(train.picture.tolist(), asked.classes(train).tolist(), strict=True))
     members = [np.flatnonzero([class_of[int(i)] == k for i in known]) for k in range(len(asked.names))]
     for number, answer in enumerate(controls.answers(asked, how.material)):
-        rng = np.random.default_rng(
-            [request.seed, 12, number]
-        )  # of its own: no source depends on which others there are
+        rng = np.random.default_rng([request.seed, 12, number])  # no source depends on which others there are
         if answer.classes is None:
             out.missing[PROMPTED if answer.name == controls.CLASSIFIER else answer.name] = answer.why
         elif answer.name == controls.CLASSIFIER:

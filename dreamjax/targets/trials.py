@@ -257,8 +257,10 @@ def pretrained_on(found: Trials, paths: Sequence[str]) -> int:
                 at += count
         first = int(end)
     recordings: set[str] = set()
-    for path in elsewhere:
-        if len(records.open_split(path, "train")):
+    for path in sorted(elsewhere):
+        if not records.is_dataset(path):
+            log.warning("%s is not there any more: what an encoder saw in it is not counted", path)
+        elif len(records.open_split(path, "train")):
             config = replace(found.windows.config, path=(path,), weights=())
             windows = pipeline.Examples(config, "train", seed=0, training=False)
             recordings |= {one["recording"] for one in windows.told()}

@@ -172,6 +172,8 @@ def test_what_the_encoder_saw_of_the_same_recordings_prepared_otherwise_is_count
     data = DreamDiffusion(config).encoder.data
     held_out = trials.trials(data, config.target, "test", seed=0, training=False)
     assert trials.pretrained_on(held_out, [str(again)]) == trials.pretrained_on(held_out, [shards])
+    shutil.rmtree(again)  # nobody keeps everything: what is not there cannot be counted, and stops nothing
+    assert trials.pretrained_on(held_out, [str(again)]) == 0
 
 
 def test_what_cannot_be_trials_is_one_sentence(config, tmp_path):
