@@ -7,7 +7,7 @@ r"""The demo's U-Net: drawn pictures of 32 x 32 from their captions, trained fro
 
 Latents of 8 x 8 x 4, a context of 16 x 64, 1.0 M parameters. 1,200 steps of 32 pictures, 172 s on two slow cores: of
 120 pictures the shape, one of ten, is the caption's for 75 %, colour for all, place for 93 %; after the demo's 800
-steps shape for 50 %, place for 78 % of 60 (see docs/systems/latent_diffusion.md). The autoencoder and the text encoder
+steps shape for 47 %, place for 63 % of 60 (see docs/systems/latent_diffusion.md). The autoencoder and the text encoder
 are those that `configs/image/autoencoder_shapes.py` and `configs/image/clip_shapes.py` train; `make demo` does all.
 """
 
