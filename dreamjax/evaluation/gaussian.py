@@ -113,17 +113,15 @@ class Gaussian:
         v, h = np.flatnonzero(visible), np.flatnonzero(hidden)
         z = np.einsum("ck,bct->kbt", self.basis, signal[:, :, v], optimize=True)
         by_precision = len(h) < len(v) and len(h) + len(v) == signal.shape[2]
-        matrices = self.precisions if by_precision else self.covariances
-        inner, sign = (h, -1.0) if by_precision else (v, 1.0)
+        matrices, inner = (self.precisions, h) if by_precision else (self.covariances, v)
         parts = z.reshape(1, -1, len(v)) if len(matrices) == 1 else z  # a shared covariance is solved once
-        out = np.empty((*parts.shape[:2], len(h)))
-        for k, matrix in enumerate(matrices):
-            factor = linalg.cho_factor(matrix[np.ix_(inner, inner)], lower=True, overwrite_a=True, check_finite=False)
-            across = matrix[np.ix_(h, v)]
-            if by_precision:
-                out[k] = sign * linalg.cho_solve(factor, across @ parts[k].T, check_finite=False).T
-            else:
-                out[k] = (across @ linalg.cho_solve(factor, parts[k].T, check_finite=False)).T
+        inner_KxIxI, across_KxHxV = matrices[:, inner[:, None], inner], matrices[:, h[:, None], v]
+        seen_KxVxB = parts.transpose(0, 2, 1)
+        if by_precision:
+            out = -np.linalg.solve(inner_KxIxI, across_KxHxV @ seen_KxVxB)
+        else:
+            out = across_KxHxV @ np.linalg.solve(inner_KxIxI, seen_KxVxB)
+        out = out.transpose(0, 2, 1)
         return np.einsum("ck,kbh->bch", self.basis, out.reshape(z.shape[0], z.shape[1], len(h)), optimize=True)
 
 

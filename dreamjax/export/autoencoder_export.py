@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 import dreamjax
-from dreamjax.export import comparison
+from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.storage import safetensors_files
 from dreamjax.systems import autoencoder, runs
@@ -23,12 +23,15 @@ from dreamjax.systems.autoencoder import Autoencoder, AutoencoderConfig
 from dreamjax.weights import networks, writing
 
 STEM = "diffusion_pytorch_model"
-SCRIPT = """
-from diffusers import AutoencoderKL
+LIBRARY = Library(
+    "diffusers",
+    "from diffusers import AutoencoderKL",
+    """
 vae = AutoencoderKL.from_pretrained(".", torch_dtype=torch.float32)
 latents = vae.encode(p["pictures"]).latent_dist.mode()
 found = {"latents": difference(latents, "latents"), "decoded": difference(vae.decode(p["latents"]).sample, "decoded")}
-"""
+""",
+)
 CARD = """# An autoencoder of latent diffusion, trained with dreamjax
 
 ```python
@@ -49,7 +52,7 @@ PyTorch's differ by at most {tolerance:g} of the largest magnitude.
 """
 
 
-def write(folder: epath.Path, run: runs.Run) -> dict[str, Any]:
+def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: Autoencoder = run.task  # type: ignore[assignment]
     config = task.config
@@ -75,7 +78,7 @@ def write(folder: epath.Path, run: runs.Run) -> dict[str, Any]:
     return {
         "parameters": runs.parameter_count(run.params),
         "scaling_factor": factor,
-        "differences": comparison.differences(folder, SCRIPT, tolerance=TOLERANCE, packages=("diffusers",)),
+        "differences": compare(folder),
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 import dreamjax
-from dreamjax.export import comparison
+from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.storage import safetensors_files
 from dreamjax.systems import runs
@@ -23,11 +23,14 @@ from dreamjax.training.measuring import summed
 from dreamjax.training.metrics import means, read
 from dreamjax.weights import writing
 
-SCRIPT = """
-from transformers import ViTForImageClassification
+LIBRARY = Library(
+    "transformers",
+    "from transformers import ViTForImageClassification",
+    """
 model = ViTForImageClassification.from_pretrained(".")
 found = {"logits": difference(model(pixel_values=p["pictures"]).logits, "logits")}
-"""
+""",
+)
 CARD = """# A classifier of pictures, trained with dreamjax
 
 ```python
@@ -47,7 +50,7 @@ processor, model = ViTImageProcessor.from_pretrained("FOLDER"), ViTForImageClass
 """
 
 
-def write(folder: epath.Path, run: runs.Run) -> dict[str, Any]:
+def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: Classifier = run.task  # type: ignore[assignment]
     pictures = task.data("val")
@@ -75,7 +78,7 @@ def write(folder: epath.Path, run: runs.Run) -> dict[str, Any]:
     )
     return {
         "parameters": runs.parameter_count(run.params),
-        "differences": comparison.differences(folder, SCRIPT, tolerance=TOLERANCE, packages=("transformers",)),
+        "differences": compare(folder),
     }
 
 

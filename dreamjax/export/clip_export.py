@@ -17,7 +17,7 @@ from etils import epath
 
 import dreamjax
 from dreamjax.errors import UserError
-from dreamjax.export import comparison
+from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.storage import safetensors_files
 from dreamjax.systems import clip, runs
@@ -26,8 +26,12 @@ from dreamjax.targets.pictures import FILTERS
 from dreamjax.targets.tokens import Tokenizer
 from dreamjax.weights import networks, writing
 
-SCRIPT = """
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
+TEXTS = ["a small red circle on the left", "A LARGE blue star, at the top right!", ""]
+LIBRARY = Library(
+    "transformers",
+    "from transformers import CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection",
+    f"TEXTS = {TEXTS!r}"
+    """
 ids = CLIPTokenizer.from_pretrained("tokenizer")(TEXTS, padding="max_length", truncation=True, return_tensors="pt")
 text = CLIPTextModelWithProjection.from_pretrained("text_encoder")(input_ids=p["ids"])
 picture = CLIPVisionModelWithProjection.from_pretrained("image_encoder")(p["pictures"])
@@ -37,8 +41,8 @@ found = {
     "text embeddings": difference(text.text_embeds, "text_embeds"),
     "picture embeddings": difference(picture.image_embeds, "image_embeds"),
 }
-"""
-TEXTS = ["a small red circle on the left", "A LARGE blue star, at the top right!", ""]
+""",
+)
 CARD = """# CLIP, trained with dreamjax
 
 ```python
@@ -60,7 +64,7 @@ dreamjax; PyTorch's differ by at most {tolerance:g} of the largest magnitude.
 """
 
 
-def write(folder: epath.Path, run: runs.Run) -> dict[str, Any]:
+def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     config: ClipConfig = run.config
     kept = epath.Path(run.workdir) / clip.TOKENIZER
@@ -91,10 +95,9 @@ def write(folder: epath.Path, run: runs.Run) -> dict[str, Any]:
             tolerance=TOLERANCE,
         )
     )
-    script = f"TEXTS = {TEXTS!r}\n{SCRIPT}"
     return {
         "parameters": runs.parameter_count(run.params),
-        "differences": comparison.differences(folder, script, tolerance=TOLERANCE, packages=("transformers",)),
+        "differences": compare(folder),
     }
 
 

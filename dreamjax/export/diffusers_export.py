@@ -10,8 +10,8 @@ from dreamjax.storage import atomic, places
 from dreamjax.systems import runs
 
 TOLERANCE = 1e-4  # of the largest magnitude; float32
-# system → (module of dreamjax.export, the file of its folder that is written last). A module has
-# write(folder, run) -> {"parameters": int, "differences": {output: difference} or None}
+# system → (module of dreamjax.export, the file of its folder that is written last). A module has a `comparison.Library`
+# as LIBRARY and write(folder, run, compare) -> {"parameters": int, "differences": {output: difference} or None}
 WRITERS = {
     "autoencoder": ("autoencoder_export", "config.json"),
     "classifier": ("classifier_export", "README.md"),
@@ -43,10 +43,11 @@ def export(
     if config.system not in WRITERS:
         raise UserError(f"{workdir} is a run of {config.system}, which diffusers has no model for; try --to torch")
     module, last = WRITERS[config.system]
-    write = importlib.import_module(f"dreamjax.export.{module}").write
-    run = runs.open_run(workdir, step=step, best=best, averaged=weights == "ema")
-    with atomic.new_folder(out, last=last) as folder:
-        told = write(folder, run)
+    writer = importlib.import_module(f"dreamjax.export.{module}")
+    with writer.LIBRARY.started(TOLERANCE) as compare:
+        run = runs.open_run(workdir, step=step, best=best, averaged=weights == "ema")
+        with atomic.new_folder(out, last=last) as folder:
+            told = writer.write(folder, run, compare)
     return {
         "out": str(out),
         "step": run.step,

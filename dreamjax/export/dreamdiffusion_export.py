@@ -22,7 +22,8 @@ from etils import epath
 
 import dreamjax
 from dreamjax.diffusion import sampling
-from dreamjax.export import comparison, provenance, torch_export
+from dreamjax.export import provenance, torch_export
+from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.export.pipeline_export import STEM, write_unet
 from dreamjax.storage import manifest, mistaken, safetensors_files
@@ -47,15 +48,19 @@ CLASSES = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-SCRIPT = """
+LIBRARY = Library(
+    "diffusers",
+    "from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel",
+    """
 import pipeline
 found = pipeline.differences(".")
-"""
+""",
+)
 SIDE = 32  # of the latents that are compared, at most
 WINDOWS, STEPS, GUIDANCE = 2, 2, 3.0  # of the pictures that are compared
 
 
-def write(folder: epath.Path, run: Run) -> dict[str, Any]:
+def write(folder: epath.Path, run: Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: DreamDiffusion = run.task  # type: ignore[assignment]
     dreamer = eeg_to_image.Dreamer.open(run)
@@ -80,7 +85,7 @@ def write(folder: epath.Path, run: Run) -> dict[str, Any]:
     (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
     (folder / "README.md").write_text(_card(dreamer, facts, folder))
     (folder / INDEX).write_text(index + "\n")
-    differences = comparison.differences(folder, SCRIPT, tolerance=TOLERANCE, packages=("diffusers",))
+    differences = compare(folder)
     return {
         "parameters": parameters + sum(leaf.size for leaf in jax.tree.leaves((unet, dreamer.model.vae.params))),
         "differences": differences,

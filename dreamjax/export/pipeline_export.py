@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 import dreamjax
-from dreamjax.export import comparison
+from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
@@ -37,11 +37,14 @@ CLASSES = {
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
 }
-SCRIPT = """
-from diffusers import UNet2DConditionModel
+LIBRARY = Library(
+    "diffusers",
+    "from diffusers import UNet2DConditionModel",
+    """
 unet = UNet2DConditionModel.from_pretrained("unet", torch_dtype=torch.float32)
 found = {"unet": difference(unet(p["latents"], p["timesteps"], p["context"]).sample, "output")}
-"""
+""",
+)
 CARD = """# Text to image, trained with dreamjax
 
 ```python
@@ -64,7 +67,7 @@ computed; PyTorch's differs by at most {tolerance:g} of its largest magnitude.
 """
 
 
-def write(folder: epath.Path, run: Run) -> dict[str, Any]:
+def write(folder: epath.Path, run: Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: TextToImage = run.task  # type: ignore[assignment]
     params = whole_unet(task, run.params, meshes.make(MeshConfig()))
@@ -73,7 +76,7 @@ def write(folder: epath.Path, run: Run) -> dict[str, Any]:
     parity = _parity(task, params)
     safetensors_files.write(folder / "parity.safetensors", parity)
     (folder / "README.md").write_text(_card(run))
-    differences = comparison.differences(folder, SCRIPT, tolerance=TOLERANCE, packages=("diffusers",))
+    differences = compare(folder)
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "differences": differences}
 
 

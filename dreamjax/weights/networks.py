@@ -57,17 +57,23 @@ class Network:
 
     def shapes(self, arguments: Arguments) -> PyTree:
         """The parameters' shapes and types; nothing is allocated."""
-        return jax.eval_shape(lambda: self.init(arguments, jax.random.key(0)))
+        return jax.tree.map(lambda leaf: leaf, _abstract(self.build, _hashable(arguments))[1])
 
     def bind(self, arguments: Arguments, params: PyTree) -> Any:
         """The module around given parameters; free of cost, also under jit."""
-        return nnx.merge(_graph(self.build, tuple(sorted(arguments.items()))), params)
+        return nnx.merge(_abstract(self.build, _hashable(arguments))[0], params)
+
+
+def _hashable(arguments: Arguments) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(arguments.items()))
 
 
 @functools.lru_cache(maxsize=64)
-def _graph(build: Callable[..., nnx.Module], arguments: tuple[tuple[str, Any], ...]) -> Any:
-    abstract = nnx.eval_shape(lambda: build(**dict(arguments), rngs=nnx.Rngs(params=jax.random.key(0))))
-    return nnx.split(abstract, nnx.Param)[0]
+def _abstract(build: Callable[..., nnx.Module], arguments: tuple[tuple[str, Any], ...]) -> tuple[Any, PyTree]:
+    """The module's graph, and its parameters' shapes: building one takes up to a second."""
+    module = nnx.eval_shape(lambda: build(**dict(arguments), rngs=nnx.Rngs(params=jax.random.key(0))))
+    graph, params = nnx.split(module, nnx.Param)
+    return graph, nnx.to_pure_dict(params)
 
 
 def of(config: Mapping[str, Any], source: str, half: str | None = None) -> Network:

@@ -1,9 +1,11 @@
 """One exported run that the tests of this folder look at."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
-from dreamjax.export import torch_export
+from dreamjax.export import comparison, torch_export
 
 from .support import load_model_file, make_run, tiny_config
 
@@ -22,6 +24,12 @@ def unchecked(monkeypatch):
     """Exports whose numbers are not the matter: neither computed nor compared."""
     monkeypatch.setattr(torch_export, "parity", lambda config, params: {"input": np.zeros(1, np.float32)})
     monkeypatch.setattr(torch_export, "check", lambda folder: None)
+
+
+@pytest.fixture
+def uncompared(monkeypatch):
+    """Exports for diffusers that are not run there: for tests of something else."""
+    monkeypatch.setattr(comparison.Library, "started", lambda self, _: contextlib.nullcontext(lambda folder: None))
 
 
 @pytest.fixture(scope="session")

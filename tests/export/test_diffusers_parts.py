@@ -17,7 +17,6 @@ from transformers import (
 )
 
 from dreamjax.cli.main import main
-from dreamjax.export import comparison
 from dreamjax.systems import autoencoder, clip, registry, runs
 from dreamjax.systems.autoencoder import AutoencoderConfig
 from dreamjax.systems.clip import ClipConfig
@@ -118,8 +117,7 @@ def test_what_cannot_be_exported_is_one_sentence(folder, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
 
 
-def test_an_earlier_step_measures_its_scale_when_it_is_exported(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "differences", lambda *_, **__: None)
+def test_an_earlier_step_measures_its_scale_when_it_is_exported(folder, tmp_path, uncompared):
     config = small_pictures.load(AutoencoderConfig, autoencoder.preset, data__folder=folder)
     make_run(tmp_path / "run", config)
     run = runs.open_run(tmp_path / "run")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
-from dreamjax.export import comparison, diffusers_export, dreamdiffusion_export, torch_export
+from dreamjax.export import diffusers_export, dreamdiffusion_export, torch_export
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems import painting, registry, runs
 from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
@@ -132,8 +132,7 @@ def test_the_pipeline_makes_the_same_pictures_from_the_same_noise(timed, dreamer
     assert decibel(ours(dreamer, *twice, start, guidance=guidance), made) > 65
 
 
-def test_without_the_time_condition_too_and_weights_are_the_same_bits(sd, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "differences", lambda *_, **__: None)
+def test_without_the_time_condition_too_and_weights_are_the_same_bits(sd, tmp_path, monkeypatch, uncompared):
     monkeypatch.setattr(dreamdiffusion_export, "parity", lambda dreamer: {"eeg": np.zeros(1, np.float32)})
     workdir = make(tmp_path, sd, time=False, data={"scaling": "zscore"})
     assert main(["export", str(workdir), "--to", "diffusers", "--out", str(tmp_path / "out")]) == 0
@@ -217,8 +216,7 @@ def test_the_card_says_what_it_was_fitted_to_what_it_is_not_for_and_what_was_mea
     assert str(timed[0]) not in json.dumps(facts)
 
 
-def test_an_imported_checkpoint_goes_out_again_without_guidance(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "differences", lambda *_, **__: None)
+def test_an_imported_checkpoint_goes_out_again_without_guidance(tmp_path, monkeypatch, uncompared):
     monkeypatch.setattr(dreamdiffusion_export, "parity", lambda dreamer: {"eeg": np.zeros(1, np.float32)})
     _, _, state = generative.small(tmp_path / "checkpoint.pth")
     assert main(["import", str(tmp_path / "checkpoint.pth"), "--out", str(tmp_path / "run")]) == 0
