@@ -9,10 +9,7 @@ README.md              the model card
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +19,9 @@ from etils import epath
 
 import dreamjax
 from dreamjax import config as configs
-from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
 from dreamjax.export import diffusers_export, licences, provenance
+from dreamjax.export.comparison import Library
 from dreamjax.signals import scaling
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.storage import atomic, manifest, places
@@ -35,6 +32,7 @@ from dreamjax.weights import masked_autoencoder as names
 TOLERANCE = 1e-5  # of the largest magnitude; float32
 CARD = Path(__file__).with_name("model_card.md.j2")
 MODEL = Path(__file__).with_name("torch_model.py")
+LIBRARY = Library("torch", "", 'import modeling_dreamjax\nfound = modeling_dreamjax.check_parity(".")')
 CREATIVE_COMMONS = ("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0")
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", *CREATIVE_COMMONS)  # ids that the Hub knows
 
@@ -60,15 +58,16 @@ def export(
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
     _need_safetensors()
-    run = runs.open_run(workdir, step=step, best=best, averaged=weights == "ema")
-    if not isinstance(run.config, MaskedPretrainingConfig):
-        other = "; try --to diffusers" if run.config.system in diffusers_export.WRITERS else ""
-        raise UserError(f"{workdir} is a run of {run.config.system}, which has no export to torch{other}")
-    facts = _facts(run, provenance.read(workdir), licence)
-    licences.check(licence, facts["corpora"])
-    with atomic.new_folder(out, last="config.json") as folder:
-        write(folder, run.config, run.params, facts)
-        differences = check(folder)
+    with LIBRARY.started(TOLERANCE) as compare:
+        run = runs.open_run(workdir, step=step, best=best, averaged=weights == "ema")
+        if not isinstance(run.config, MaskedPretrainingConfig):
+            other = "; try --to diffusers" if run.config.system in diffusers_export.WRITERS else ""
+            raise UserError(f"{workdir} is a run of {run.config.system}, which has no export to torch{other}")
+        facts = _facts(run, provenance.read(workdir), licence)
+        licences.check(licence, facts["corpora"])
+        with atomic.new_folder(out, last="config.json") as folder:
+            write(folder, run.config, run.params, facts)
+            differences = compare(folder)
     return {
         "out": str(out),
         "step": run.step,
@@ -204,26 +203,6 @@ def in_units(
         gain, offset = scaling.window_statistics(microvolts, valid)
     signal = (microvolts - offset[:, :, None]) / gain[:, :, None]
     return (np.clip(signal, -data.clip, data.clip) if data.clip else signal), gain, offset
-
-
-def check(folder: epath.PathLike) -> dict[str, float] | None:
-    """Largest relative differences of the torch model, run where JAX cannot be imported; None without torch."""
-    if importlib.util.find_spec("torch") is None:
-        log.warning("torch is not installed, so the export was not compared with it; python modeling_dreamjax.py does")
-        return None
-    script = "import sys; sys.modules['jax'] = sys.modules['dreamjax'] = None; import modeling_dreamjax as m; m.main()"
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"the exported model does not run in torch: {done.stderr.strip().splitlines()[-1]}")
-    differences = json.loads(done.stdout.splitlines()[-1])["differences"]
-    worst = max(differences, key=differences.get)  # type: ignore[arg-type]
-    if not differences[worst] <= TOLERANCE:
-        raise UserError(
-            f"the exported model's {worst} differ by {differences[worst]:.1e} from torch's, more than {TOLERANCE:g}; "
-            "nothing was exported"
-        )
-    return differences
 
 
 def _need_safetensors() -> None:

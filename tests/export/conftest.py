@@ -20,15 +20,14 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture
-def unchecked(monkeypatch):
+def unchecked(monkeypatch, uncompared):
     """Exports whose numbers are not the matter: neither computed nor compared."""
     monkeypatch.setattr(torch_export, "parity", lambda config, params: {"input": np.zeros(1, np.float32)})
-    monkeypatch.setattr(torch_export, "check", lambda folder: None)
 
 
 @pytest.fixture
 def uncompared(monkeypatch):
-    """Exports for diffusers that are not run there: for tests of something else."""
+    """Exports are not run in their own library: for tests of something else."""
     monkeypatch.setattr(comparison.Library, "started", lambda self, _: contextlib.nullcontext(lambda folder: None))
 
 

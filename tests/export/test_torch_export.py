@@ -80,10 +80,10 @@ def test_an_existing_folder_and_a_missing_run_are_refused(exported, tmp_path):
 
 
 def test_a_failure_leaves_nothing_behind(exported, tmp_path, unchecked, monkeypatch):
-    def fail(folder):
+    def fail(*_):
         raise UserError("no")
 
-    monkeypatch.setattr(torch_export, "check", fail)
+    monkeypatch.setattr(torch_export, "parity", fail)
     with pytest.raises(UserError, match="no"):
         torch_export.export(exported[0].parent / "run", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

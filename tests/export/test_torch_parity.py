@@ -53,8 +53,8 @@ def test_a_changed_weight_is_noticed(exported, tmp_path):
     weights["blocks.0.attn.qkv.weight"] = weights["blocks.0.attn.qkv.weight"].copy()
     weights["blocks.0.attn.qkv.weight"][0, 0] += 0.01
     save_file(weights, tmp_path / "out" / "model.safetensors")
-    with pytest.raises(UserError, match="differ by"):
-        torch_export.check(tmp_path / "out")
+    with torch_export.LIBRARY.started(torch_export.TOLERANCE) as compare, pytest.raises(UserError, match="differs by"):
+        compare(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
