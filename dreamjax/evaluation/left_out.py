@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import rankdata
-from threadpoolctl import threadpool_limits
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import bootstrap, trial_classes
 from dreamjax.evaluation.bootstrap import Interval
+from dreamjax.parallel import threads
 
 Features = Float[np.ndarray, "n F"]
 Classes = Int[np.ndarray, "n"]
@@ -39,7 +39,7 @@ def out_of_recording(x: Features, y: Classes, recording: Int[np.ndarray, "n"], f
     out = np.empty((len(y), kinds))
     if len(np.unique(recording)) < 2:
         raise UserError("there is one recording, and each is told by classifiers of the others; give at least two")
-    with threadpool_limits(1):  # small matrices: threads would wait for each other longer than they compute
+    with threads.single():  # small matrices: threads would wait for each other longer than they compute
         for held in np.unique(recording):
             test = recording == held
             if len(np.unique(y[~test])) < kinds:
