@@ -2,7 +2,8 @@
 
 simulate → prepare → train (killed once, and resumed) → evaluate → export → load in PyTorch without JAX;
 then draw → autoencoder → CLIP → U-Net → text to image (`demo_pictures`);
-then EEG to image: trials → align and fine-tune → table → gallery → export → pictures in PyTorch (`demo_dreams`)
+then EEG to image: trials → align and fine-tune → table → gallery → export → pictures in PyTorch (`demo_dreams`);
+then, where recordings of real people are at hand: house or face (`demo_real`)
 
 Every stage is the `dreamjax` command that you would type; only the run is small: few subjects, a small network, few
 steps. Everything lies in runs/demo afterwards, and the next demo starts anew there.
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+REAL = REPOSITORY.parent / "shared" / "data" / "eeg"  # beside the repository, where somebody has laid them
+N170 = REAL / "muse" / "N170"
 MARK = ".made-by-make-demo"  # only a folder with this file in it is ever removed
 CONFIG = "configs/pretrain/tiny.py"
 CLASSES, SAMPLES = 10, 208  # kinds of picture; samples of a window, 0.8 s: as long as what a picture evokes
@@ -165,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--picture-steps", type=int, default=800, help="of the U-Net's training")
     parser.add_argument("--dream-steps", type=int, default=400, help="of aligning and fine-tuning")
     parser.add_argument("--trials", type=int, default=200, help="to score")
+    parser.add_argument("--n170", type=Path, default=N170 if N170.is_dir() else None, help="muse-lsl's N170 sample")
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     start_anew(args.work)
@@ -184,9 +188,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.stage("6 use in PyTorch", 30, lambda: use_in_torch(demo))
     import demo_dreams  # beside this file, which is how Python finds them where this file is run
     import demo_pictures
+    import demo_real
 
     demo_pictures.run(demo, CLASSES, args.pictures, args.picture_steps)
     demo_dreams.run(demo, CLASSES, [*PREPARED, *SPLITS], args.dream_steps, args.trials)
+    demo_real.run(demo, args.n170)
     finish(demo)
     return 0
 
@@ -210,9 +216,8 @@ def finish(demo: Demo) -> None:
         ("that system, for diffusers and PyTorch", "dreamer/README.md"),
     ):
         print(f"  {demo.path(name):45} {what}")
-    real = REPOSITORY.parent / "shared" / "data" / "eeg"
-    source = os.path.relpath(real, REPOSITORY) if real.is_dir() else "FOLDER"
-    print(f"\non {'the real recordings beside the repository' if real.is_dir() else 'recordings of your own'}:")
+    source = os.path.relpath(REAL, REPOSITORY) if REAL.is_dir() else "FOLDER"
+    print(f"\non {'the real recordings beside the repository' if REAL.is_dir() else 'recordings of your own'}:")
     print(f"  dreamjax prepare {source} --out runs/eeg")
     print("  dreamjax train --config configs/pretrain/small.py --workdir runs/small --config.data.path=runs/eeg")
 
