@@ -17,10 +17,12 @@ def main(export: str, folder: str) -> int:
     sys.modules.update(dict.fromkeys(FORBIDDEN))  # type: ignore[arg-type]  # importing one of them raises ImportError
     import torch
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
     from PIL import Image
     from safetensors.torch import load_file
 
-    pipe = DiffusionPipeline.from_pretrained(export, trust_remote_code=True)
+    logging.disable_progress_bar()
+    pipe = DiffusionPipeline.from_pretrained(export, trust_remote_code=True, low_cpu_mem_usage=False)
     pipe.set_progress_bar_config(disable=True)
     stored = load_file(Path(export) / "parity.safetensors")
     how = {"num_inference_steps": int(stored["steps"]), "guidance_scale": float(stored["guidance"])}

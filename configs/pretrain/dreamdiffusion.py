@@ -7,8 +7,10 @@ Half a second of 128 channels at 256 Hz, each person's own scale, 32 patches of 
 split train are read. `--config.data.path="('TRIALS', 'MORE')"` adds corpora of the same channels.
 
 93.08 M parameters, of which the encoder 85.48 M; a window costs 6.08 GFLOP forward and backward, 20,000 steps of 256
-are 0.031 EFLOP. For one accelerator: `dreamjax inspect` estimates 3.2 GiB, of which 1.5 are activations. Not run at
-full size by this project, nor compiled ahead of time.
+are 0.031 EFLOP. For one accelerator. Published with an encoder of these trials' kind: see
+`configs/image/dreamdiffusion.py`. Not run at full size by this project.
+
+Compiled and not run (docs/scaling.md): 3.61 GiB of one 16 GiB chip at 256 windows; 2.29 a chip of v5e:4x4 at 4,096.
 """
 
 from ml_collections import ConfigDict

@@ -105,7 +105,7 @@ def reductions(text: str) -> list[tuple[str, int]]:
 
 def memory(compiled: Any) -> dict[str, int]:
     """Bytes of one chip: `arguments` (the state, which its result replaces in place, and the batch), `temporaries`
-    (gradients and activations at their peak), `code`, and what they make together.
+    (gradients, activations), `code`, and what they make together; `peak` is what is alive at once, which has to fit.
     """
     found = compiled.memory_analysis()
     parts = {
@@ -114,4 +114,5 @@ def memory(compiled: Any) -> dict[str, int]:
         "temporaries": found.temp_size_in_bytes,
         "code": found.generated_code_size_in_bytes,
     }
-    return {name: int(size) for name, size in parts.items()} | {"total": int(sum(parts.values()))}
+    together = {"total": sum(parts.values()), "peak": found.peak_memory_in_bytes}
+    return {name: int(size) for name, size in (parts | together).items()}

@@ -15,7 +15,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.names import named_leaves
 from dreamjax.systems import registry
-from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig, masked_loss
+from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, masked_loss
 from dreamjax.training.task import PyTree, State
 
 ENCODER = ("patch_embed", "cls_token", "pos_embed", "blocks", "norm")
@@ -97,10 +97,11 @@ def parameters(config: MaskedPretrainingConfig, params: PyTree) -> dict[str, Any
 
 
 def memory(config: MaskedPretrainingConfig, state: State, mesh: Any) -> dict[str, float]:
-    """GiB of one device: what is stored, and an upper estimate of what the backward pass keeps of its micro-batch.
+    """GiB of one device: what is stored, and an estimate of what the backward pass keeps of its micro-batch.
 
-    `activations` are the residuals of the loss's vjp, by shape, after the config's rematerialisation; a compiler that
-    fuses keeps fewer. Gradients are counted once in float32.
+    `activations` are the residuals of the loss's vjp, by shape, after the config's rematerialisation. A compiler that
+    fuses keeps fewer, and needs room to compute in: TPU's took 1.1 to 1.3 times the sum of it all (docs/scaling.md).
+    Gradients are counted once in float32.
     """
     rows = config.train.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]) // (config.train.microbatches or 1)
     parts = {
@@ -142,17 +143,8 @@ def activation_bytes(config: MaskedPretrainingConfig, params: PyTree) -> float:
 
 def batch_shapes(config: MaskedPretrainingConfig, windows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays that the loss reads, for so many windows."""
-    C, T = config.model.channels, config.data.samples
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "signal": ((C, T), jnp.float32),
-        "valid": ((T,), jnp.float32),
-        "channel_ok": ((C,), jnp.float32),
-        "index": ((2,), jnp.uint32),
-        "weight": ((), jnp.float32),
-    }
-    if config.data.mask_channels:
-        shapes |= {"target": ((C, T), jnp.float32), "channel_mask": ((C,), jnp.float32)}
-    return {name: jax.ShapeDtypeStruct((windows, *shape), kind) for name, (shape, kind) in shapes.items()}
+    example = MaskedPretraining(config).example()
+    return {name: jax.ShapeDtypeStruct((windows, *one.shape), one.dtype) for name, one in example.items()}
 
 
 def shapes(config: MaskedPretrainingConfig) -> dict[str, Any]:

@@ -286,6 +286,20 @@ class MaskedPretraining:
             )
         return BatchSpec(stream, self.config.train.batch_size)
 
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of one training example, by name; no recording is opened."""
+        C, T = self.config.model.channels, self.config.data.samples
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "signal": ((C, T), jnp.float32),
+            "valid": ((T,), jnp.float32),
+            "channel_ok": ((C,), jnp.float32),
+            "index": ((2,), jnp.uint32),
+            "weight": ((), jnp.float32),
+        }
+        if self.config.data.mask_channels:
+            shapes |= {"target": ((C, T), jnp.float32), "channel_mask": ((C,), jnp.float32)}
+        return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
     def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
         def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
             return masked_loss(self.config, params, micro, self.config.seed)

@@ -124,6 +124,22 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch):
 
 @needs_compiler
 @pytest.mark.long
+@pytest.mark.parametrize(("name", "microbatches"), [("dreamdiffusion", 1), ("dreamdiffusion_code", 2)])
+def test_the_first_stage_of_dreamdiffusion_fits_a_chip(name, microbatches):
+    """As the configs ship, on one chip of 16 GiB; the released encoder's 100 windows at once do not."""
+    train = [("train.microbatches", str(microbatches)), ("train.mesh.data", "1"), ("train.mesh.fsdp", "1")]
+    config = configs.load(f"{REPOSITORY}/configs/pretrain/{name}.py", train, registry.schema_of)
+    task = registry.build(config)
+    mesh = meshes.make(config.train.mesh, ahead.topology("v5e:4x4")[:1])
+    memory = ahead.memory(ahead.compile_step(task, mesh, config.train.batch_size, task.example(), effort=-1.0))
+    whole = sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
+    )
+    assert whole <= memory["arguments"] <= memory["peak"] <= 12 * 2**30
+
+
+@needs_compiler
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_the_second_stage_of_dreamdiffusion_fits_a_pod():
     """As published, eight trials a chip of v5e:4x4; gradients are of what is trained alone, and summed in float32."""
