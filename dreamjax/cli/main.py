@@ -22,7 +22,7 @@ from dreamjax.errors import UserError, nearest
 
 # verb → module of dreamjax.cli, in the order of work. A module has HELP, EXAMPLE, configure(parser), run(args) -> dict,
 # and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
-VERBS = ("simulate", "prepare", "inspect", "train", "evaluate", "decode", "generate", "export", "import")
+VERBS = ("simulate", "prepare", "inspect", "plan", "train", "evaluate", "decode", "generate", "export", "import")
 FULL_DISK_AND_THE_LIKE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG)
 A_FILE_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # of a folder that was to be written
 

@@ -2,8 +2,8 @@
 
 Of TPUs: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; of GPUs: NVIDIA's data sheets of H100 SXM and H200 SXM
 (dense bfloat16, which is half of what they advertise with sparsity). The clocks of v4, v5e and v5p are those at which
-their matrix units make up the published peak; of v6e and tpu7x, those at which the compiler's estimate of a large matrix
-product and of streaming through memory is the same share of the published peaks as on v5e (87 and 81 %).
+their matrix units make up the published peak; of v6e and tpu7x, those at which the compiler's estimate of a large
+matrix product and of streaming through memory is the same share of the published peaks as on v5e (87 and 81 %).
 """
 
 from dataclasses import dataclass
@@ -69,7 +69,20 @@ CHIPS = {
         _tpu("v5e", 197, 16, 15.75, 819, 400, 2, network=25 * GBIT, host=8, clock=1.5e9),
         _tpu("v5p", 459, 95, 94.75, 2765, 1200, 3, network=50 * GBIT, host=4, counts_cores=True, clock=1.75e9),
         _tpu("v6e", 918, 32, 31.25, 1638, 800, 2, network=100 * GBIT, host=8, clock=1.75e9),
-        _tpu("tpu7x", 2307, 192, 189.5, 7380, 1200, 3, network=100 * GBIT, host=4, cores=2, counts_cores=True, clock=2.3e9),
+        _tpu(
+            "tpu7x",
+            2307,
+            192,
+            189.5,
+            7380,
+            1200,
+            3,
+            network=100 * GBIT,
+            host=4,
+            cores=2,
+            counts_cores=True,
+            clock=2.3e9,
+        ),
         _gpu("h100", 80, 3350),
         _gpu("h200", 141, 4800),
     )

@@ -157,14 +157,16 @@ def _groups(one: Instruction) -> list[list[int]] | None:
     lists = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", one.rest)
     if lists:
         return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", lists[1])]
-    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\])(?:T\(([\d,]+)\))?", one.rest):
-        return _iota(found[3], found[4]).reshape(int(found[1]), int(found[2])).tolist()
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\])(?:T\(([\d,]+)\))?", one.rest):
+        return _iota(iota[3], iota[4]).reshape(int(iota[1]), int(iota[2])).tolist()
     return _of_mesh(one.rest)
 
 
 def _of_mesh(rest: str) -> list[list[int]] | None:
     """replica_groups=mesh['a'=16,'b'=16], device_ids=([16,16]T(1,0)) {'b'}"""
-    found = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[\d,]+\])(?:T\(([\d,]+)\))?\))? \{([^}]*)\}", rest)
+    found = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[\d,]+\])(?:T\(([\d,]+)\))?\))? \{([^}]*)\}", rest
+    )
     if not found:
         return None
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}

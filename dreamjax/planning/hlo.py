@@ -14,7 +14,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-WIDTHS = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4}
+WIDTHS = {
+    "pred": 1,
+    "s4": 0.5,
+    "u4": 0.5,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+}
 WIDTHS |= {"f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16, "token": 0, "opaque": 0}
 ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([^{}]*)\})?")
 HEAD = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
@@ -147,10 +159,10 @@ class Program:
             return None
         place, limit, direction = test
         start, step = self._start(around, loop, place), self._step(body, place)
-        limit = self._start(around, loop, limit[1]) if isinstance(limit, tuple) else limit
-        if start is None or not step or limit is None or (step > 0) != (direction in ("LT", "LE")):
+        end = self._start(around, loop, limit[1]) if isinstance(limit, tuple) else limit
+        if start is None or not step or end is None or (step > 0) != (direction in ("LT", "LE")):
             return None
-        return max(0, -(-(limit - start + (direction == "LE") - (direction == "GE")) // step))
+        return max(0, -(-(end - start + (direction == "LE") - (direction == "GE")) // step))
 
     def _comparison(self, condition: Computation) -> "tuple[int, int | tuple[str, int], str] | None":
         """(place of the counter, limit or the place of it, direction) of `counter < limit`."""
@@ -220,7 +232,7 @@ class Program:
         return steps[0] if following.opcode == "add" else -steps[0]
 
 
-# -------------------------------------------------------------------------------------------------------------- the text
+# ------------------------------------------------------------------------------------------------------------- the text
 def read(text: str) -> Program:
     """Raises ValueError where there is no entry."""
     computations: dict[str, Computation] = {}

@@ -70,7 +70,9 @@ def pod(name: str, slices: int = 1) -> Pod:
     if found[2] == ":":
         shape = tuple(int(n) for n in found[3].split("x"))
         if len(shape) != chip.axes or min(shape) < 1:
-            raise UserError(f"{name}: a slice of {kind} has {chip.axes} axes; write it as {kind}:{'x'.join('4' * chip.axes)}")
+            raise UserError(
+                f"{name}: a slice of {kind} has {chip.axes} axes; write it as {kind}:{'x'.join('4' * chip.axes)}"
+            )
         return Pod(chip, shape, slices)
     count, per_chip = int(found[3]), 2 if chip.counts_cores else 1
     shape = _shape(chip, count // per_chip) if count % per_chip == 0 else ()
@@ -92,6 +94,7 @@ def _nodes(chip: Chip, name: str, found: re.Match, slices: int) -> Pod:
 
 def _shape(chip: Chip, count: int) -> tuple[int, ...]:
     """The usual shape of so many chips, () where there is none: as near to a cube (or a square) as slices come."""
+    shapes: list[tuple[int, ...]]
     if chip.axes == 2:
         sides = [2**k for k in range(5)]
         shapes = [(a, b) for a in sides for b in (a, 2 * a) if a * b == count and b <= WRAPS]

@@ -1,0 +1,95 @@
+"""A plan in words and tables, for a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreamjax.evaluation import report
+
+GIB, GB = 2**30, 1e9
+NAMES = {"params": "parameters", "opt": "optimiser", "ema": "average", "frozen": "frozen", "extra": "statistics"}
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """What was asked for, whether it fits, what crosses chips, how long a step and the run take."""
+    pod, mesh, batch, seconds = (result[key] for key in ("pod", "mesh", "batch", "seconds"))
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.items() if size > 1) or "one device"
+    lines = [
+        f"{result['system']} on {pod['name']} ({pod['chips']} chips, {pod['topology']}): {axes}; "
+        f"{batch['step']:,} examples a step, {batch['device']:,} a device",
+        "",
+        *_memory(result),
+        "",
+        *_collectives(result),
+        "",
+        *_time(result, seconds),
+    ]
+    return "\n".join(lines)
+
+
+def _memory(result: Mapping[str, Any]) -> list[str]:
+    memory, usable = result["memory"], result["usable"]
+    peak = memory["peak"]
+    rows = [[NAMES.get(name, name), f"{size / GIB:.3f}"] for name, size in memory.items() if size is not None]
+    verdict = (
+        f"fits: {(usable - peak) / GIB:.2f} GiB to spare"
+        if peak <= usable
+        else (f"does not fit: {(peak - usable) / GIB:.2f} GiB too much")
+    )
+    unknown = "" if memory.get("activations", 0.0) is not None else "; activations are not known without the compiler"
+    return [
+        f"GiB of a device ({result['how']}; the compiler may use {usable / GIB:.2f})",
+        report.table(["", "GiB"], rows),
+        f"{verdict}{unknown}; {result['unsharded']:.1%} of the larger arrays' bytes are whole on every device",
+    ]
+
+
+def _collectives(result: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [
+            one["kind"],
+            " x ".join(one["axes"]),
+            f"{one['group']}",
+            ", ".join(one["types"]),
+            f"{one['times']:.0f}",
+            f"{one['payload'] / GIB:.4f}",
+            f"{one['received'] / GIB:.4f}",
+            "yes" if one["beside"] else "no",
+        ]
+        for one in result["collectives"]
+    ]
+    if not rows:
+        return ["nothing crosses chips"]
+    header = ["a step's", "over", "chips", "of", "times", "GiB", "GiB received", "beside other work"]
+    lines = [report.table(header, rows)]
+    if result["unrecognised"]:
+        told = ", ".join(f"{count} x {form}" for form, count in result["unrecognised"].items())
+        lines.append(f"not recognised, and not counted: {told}")
+    if result["loops"]:
+        told = ", ".join("unknown" if trips is None else str(trips) for trips in result["loops"])
+        lines.append(f"loops of so many trips: {told}")
+    return lines
+
+
+def _time(result: Mapping[str, Any], seconds: Mapping[str, Any]) -> list[str]:
+    parts = [["matrix units, at their peak", seconds["matrix"]], ["memory, at its peak", seconds["memory"]]]
+    parts += [[f"links, over {where}", took] for where, took in seconds["links"].items()]
+    if seconds["network"]:
+        parts.append(["network between slices", seconds["network"]])
+    if seconds["computing"] == seconds["computing"] and seconds["computing"]:
+        parts.append(["all instructions, as the compiler estimates them", seconds["computing"]])
+    lines = [
+        "milliseconds of a step (predicted)",
+        report.table(["", "ms"], [[name, f"{1e3 * took:.2f}"] for name, took in parts]),
+        f"a step: {1e3 * seconds['low']:.1f} ms where all overlaps, {1e3 * seconds['high']:.1f} ms where nothing does",
+    ]
+    low, high = result["examples_per_second"]
+    told = f"{low:,.0f} to {high:,.0f} examples a second"
+    if result["mfu"]:
+        told += f", MFU {result['mfu'][0]:.1%} to {result['mfu'][1]:.1%}"
+    best, worst = result["hours"][1], result["hours"][0]
+    lines.append(told)
+    lines.append(
+        f"{result['steps']:,} steps: {best:,.1f} to {worst:,.1f} hours, "
+        f"{result['chip_hours'][1]:,.0f} to {result['chip_hours'][0]:,.0f} chip-hours"
+    )
+    return lines
