@@ -13,7 +13,7 @@ demo: $(READY)          ## simulate → prepare → train → evaluate → expor
 	@$(BIN)/python launch/demo.py
 
 test: $(READY)          ## the default suite, under 10 minutes on 2 cores
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY) $(COMPILER)  ## the longer forms: more kills, more mutated headers, a 24-hour recording, pods
 	@$(BIN)/python -m pytest -m long --timeout 3600 -n auto --maxprocesses 4 --dist loadfile

@@ -50,7 +50,7 @@ def test_output_and_names_are_diffusers(tmp_path, name):
     parity.same_tensors(network.table.to_torch(params), parity.saved(model, tmp_path)[1])
 
 
-@pytest.mark.parametrize("name", ["deep", "odd"])
+@pytest.mark.parametrize("name", ["deep", pytest.param("odd", marks=pytest.mark.long)])
 def test_every_gradient_is_diffusers(tmp_path, name):
     """Of sum(weight · output) with respect to every parameter, to 1e-3 of each tensor's largest entry."""
     model, size = theirs.unet(name)

@@ -472,17 +472,27 @@ def test_the_table_has_the_model_beside_its_controls_and_what_is_missing(trained
     assert "Model minus each, paired" in page
     assert page.count('class="seen"') == 6
     assert "test split is scored for the first time" in said
-    again = [*words[:2], "--trials", "2", *words[4:], "--guidance", "1", "--out", str(tmp_path / "again")]
-    assert cli.main(again) == 0
-    assert "the run's test split was scored once before" in capsys.readouterr().out
-    assert cli.main([*words[:2], "--trials", "1", "--split", "train", *words[6:], "--out", str(tmp_path / "one")]) == 0
-    assert "pictures that it was trained on" in capsys.readouterr().out
     assert cli.main([*words[:2], "--classifier", ""]) == 2
     assert cli.main([*words[:2], "--probe"]) == 2
     assert cli.main([*words[:2], "--windows", "3"]) == 2
     assert cli.main([*words[:2], "--prompt", "a dog"]) == 2
     assert "does not name the class; put {label} where it belongs" in capsys.readouterr().err
     assert cli.main([*words[:2], "--prompt", "a {dog}"]) == 2
+
+
+@pytest.mark.long
+def test_how_often_the_test_split_was_read_is_told(trained, tmp_path, capsys):
+    """Never before, once before; and pictures that training showed are no test."""
+    from dreamjax.cli import main as cli
+
+    run = shutil.copytree(trained[1], tmp_path / "run")
+    (run / "test_reads.jsonl").unlink(missing_ok=True)
+    words = ["evaluate", str(run), "--steps", "2", "--sampler", "ddim", "--guidance", "1", "--samples", "1"]
+    for name, told in (("first", "scored for the first time"), ("again", "was scored once before")):
+        assert cli.main([*words, "--trials", "2", "--out", str(tmp_path / name)]) == 0
+        assert told in capsys.readouterr().out
+    assert cli.main([*words, "--trials", "1", "--split", "train", "--out", str(tmp_path / "one")]) == 0
+    assert "pictures that it was trained on" in capsys.readouterr().out
 
 
 def test_the_generate_command_takes_a_run(trained, tmp_path, capsys):
