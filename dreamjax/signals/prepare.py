@@ -120,6 +120,8 @@ def prepare(
             "into --events where the recordings' names differ"
         )
     run = _Run.start(out, settings, options)
+    if options.overwrite:
+        refuse_to_replace(run.final, [*given, *(source.path for source in sources)])
     existing = _existing(run, sources)
     if existing is not None:
         return existing
@@ -282,6 +284,22 @@ def _existing(run: _Run, sources: Sequence[Source]) -> dict[str, Any] | None:
     if its_own | set(dataset["failed_inputs"]) != given:
         return None
     return {"out": str(out), "already_prepared": True, **dataset["totals"], "splits": dataset["splits"], "failed": []}
+
+
+def refuse_to_replace(out: epath.Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
+    """Raises UserError where `out` is no dataset of `prepare`'s own, and where one of the inputs is it or lies in it."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if _described(out) is None:
+        raise UserError(
+            f"{out} exists and is no dataset that `dreamjax prepare` wrote, so --overwrite does not replace it; choose "
+            "another --out"
+        )
+    if "://" not in str(out):
+        own = Path(out).resolve()
+        for one in inputs:
+            if own == (place := Path(one).resolve()) or own in place.parents:
+                raise UserError(f"{out} holds the input {one}, which --overwrite would delete; choose another --out")
 
 
 def _described(out: epath.Path) -> dict[str, Any] | None:

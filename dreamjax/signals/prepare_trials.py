@@ -114,6 +114,8 @@ def prepare_trials(
     settings, options, started = settings or Settings(), options or Options(), time.monotonic()
     name = records.valid_name("dataset", prepare.dataset_name(str(out), options.name))
     final, local = prepare.places_of(out)
+    if options.overwrite:
+        prepare.refuse_to_replace(final, [str(path), *filter(None, (options.splits.file, options.stimuli))])
     trials = eeg_imagenet.open_trials(path)
     assigned = eeg_imagenet_splits.assign(trials, options.splits)
     made_of = {"trials": manifest.file_hash(path)}

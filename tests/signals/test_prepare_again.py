@@ -1,6 +1,7 @@
 """`dreamjax prepare` run a second time: over a finished folder, after an interruption, beside itself."""
 
 import json
+import shutil
 import os
 import signal
 import subprocess
@@ -182,3 +183,23 @@ def test_two_runs_into_one_folder_exclude_each_other(tmp_path):
     source = study(tmp_path / "study", 1, 1)
     with prepare_module._working_folder(tmp_path / "out"), pytest.raises(UserError, match="another dreamjax prepare"):
         prepare([source], tmp_path / "out", options=INLINE)
+
+
+def test_overwriting_never_deletes_what_is_not_its_own(tmp_path):
+    """A folder with other files, and one that is or holds an input: refused, and nothing is touched."""
+    source = study(tmp_path / "study", subjects=1, recordings=1)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    again = Options(workers=0, overwrite=True)
+    for out in (mine, source, source.parent):
+        with pytest.raises(UserError, match="no dataset that `dreamjax prepare` wrote, so --overwrite does not"):
+            prepare([source], out, options=again)
+    prepare([source], tmp_path / "out", options=INLINE)
+    inside = shutil.copytree(source, tmp_path / "out" / "study")
+    with pytest.raises(UserError, match="holds the input .*, which --overwrite would delete"):
+        prepare([inside], tmp_path / "out", options=again)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+    assert sorted(p.name for p in inside.rglob("*") if p.is_file()) == sorted(
+        p.name for p in source.rglob("*") if p.is_file()
+    )
