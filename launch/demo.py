@@ -170,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=200, help="to score")
     parser.add_argument("--n170", type=Path, default=N170 if N170.is_dir() else None, help="muse-lsl's N170 sample")
     args = parser.parse_args(argv)
+    if args.n170 and not args.n170.is_dir():  # said now, and not after ten minutes
+        raise SystemExit(f"demo: {args.n170}: no such folder; --n170 takes that of muse-lsl's N170 recordings")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     start_anew(args.work)
     demo = Demo(args.work.resolve())

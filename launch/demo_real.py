@@ -24,6 +24,7 @@ def decode(demo: Any, recordings: Path) -> None:
     """The verb's own table."""
     from dreamjax.cli import decode_verb
 
-    demo.run(["prepare", os.path.relpath(recordings), "--out", demo.path("n170"), *TRIALS])
+    repository = Path(__file__).resolve().parents[1]  # where commands are run
+    demo.run(["prepare", os.path.relpath(recordings, repository), "--out", demo.path("n170"), *TRIALS])
     result = demo.run(["decode", demo.path("n170"), "--labels", "house", "face", "--encoder", demo.path("run")])
     print(decode_verb.render(result), flush=True)

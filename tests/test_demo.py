@@ -36,6 +36,15 @@ def test_it_starts_anew_in_its_own_folder_only(demo, tmp_path):
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
+def test_recordings_that_are_not_there_are_missed_before_anything_is_deleted(demo, tmp_path):
+    work = tmp_path / "work"
+    demo.start_anew(work)
+    (work / "old").write_text("from the demo before")
+    with pytest.raises(SystemExit, match="nowhere: no such folder; --n170 takes"):
+        demo.main(["--work", str(work), "--n170", str(tmp_path / "nowhere")])
+    assert (work / "old").exists()
+
+
 def test_a_failing_verb_ends_it_with_that_verbs_name(demo, tmp_path):
     run = demo.Demo(tmp_path)
     with pytest.raises(SystemExit, match="`dreamjax simulate` ended with exit code 2"):

@@ -15,9 +15,9 @@ MOST = 48  # trials on a page
 SIDE = 128  # pixels of a picture there
 
 SAID_PLAINLY = (
-    "What this is: people looked at pictures, one at a time, in a known experiment, and agreed to it. What is read "
-    "from their signals is a little about the picture; the rest of what was made, and all of its detail, is the "
-    "generator's idea of such a picture. It reads no thoughts. It is not for clinical, forensic or covert use, and "
+    "What this is for: signals of people who looked at pictures, one at a time, in a known experiment that they agreed "
+    "to. What is read from them is a little about the picture; the rest of what was made, and all of its detail, is "
+    "the generator's idea of such a picture. It reads no thoughts. It is not for clinical, forensic or covert use, and "
     "nobody's signals are to be used without their consent."
 )
 NOT_SCORED = "This checkpoint was not evaluated, so nothing is known about how right these pictures are: "
@@ -51,9 +51,14 @@ def page(
     rows: Sequence[Row],
     tables: Sequence[tuple[str, list[str], list[list[str]]]] = (),
     warnings: Sequence[str] = (),
+    about: Sequence[str] = (),
     command: str = "",
 ) -> str:
-    """The page, with everything in it. `tables`: of the scores; where there are none, `command` would make them."""
+    """The page, with everything in it.
+
+    `tables`: of the scores; where there are none, `command` would make them. `about`: what they are of, where that is
+    not the trials shown.
+    """
     import jinja2
 
     environment = jinja2.Environment(loader=jinja2.PackageLoader("dreamjax.evaluation", "."), autoescape=True)
@@ -65,6 +70,7 @@ def page(
         said_plainly=SAID_PLAINLY,
         warnings=[*warnings, *([] if tables else [f"{NOT_SCORED}{command}"])],
         tables=tables,
+        about=about,
         shown=[_encoded(row) for row in rows],
         side=min(SIDE, max(largest, 96)),
         width=each * (min(SIDE, max(largest, 96)) + 6),

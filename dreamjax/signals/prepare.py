@@ -287,7 +287,7 @@ def _existing(run: _Run, sources: Sequence[Source]) -> dict[str, Any] | None:
 
 
 def refuse_to_replace(out: epath.Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """Raises UserError where `out` is no dataset of `prepare`'s own, and where one of the inputs is it or lies in it."""
+    """Raises UserError where `out` is no dataset of `prepare`'s own, and where an input is it or lies in it."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if _described(out) is None:

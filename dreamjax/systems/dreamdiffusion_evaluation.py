@@ -28,6 +28,9 @@ from dreamjax.targets.features import VisionModel
 
 SHOWN = {"train": "that it was trained on", "val": "held out while it trained", "test": "that training never showed"}
 RESULT, PAGE = "pictures.json", "pictures.html"
+BRACKETS = (
+    "in brackets: 95 % intervals, over pictures and people; n.r.: not resolved, with the least that would have been"
+)
 READS = "test_reads.jsonl"  # in the run: each scoring of its test split
 NAMED = "class, as answered"
 LEAKS = (controls.TIME, controls.BEFORE, controls.BLOCKS)  # controls whose answers nothing seen can have helped
@@ -104,6 +107,13 @@ def of_run(run: runs.Run) -> dict[str, Any] | None:
     path = epath.Path(run.workdir) / "evaluation" / RESULT
     result = mistaken.read_json(path) if path.exists() else None
     return result if result and result.get("step") == run.step and "warnings" in result else None
+
+
+def about(result: Mapping[str, Any]) -> list[str]:
+    """What the tables are of, for a page that shows other pictures beside them."""
+    made = result["made"]
+    how = f"made with {made['sampler']}, {made['steps']} steps, guidance {made['guidance']:g}"
+    return [f"Of {result['title']}, {how}; not of the pictures below", BRACKETS, *result["notes"]]
 
 
 # -------------------------------------------------------------------------------------------------------- what is shown

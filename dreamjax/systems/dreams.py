@@ -25,10 +25,11 @@ from dreamjax.storage import atomic, mistaken, places
 from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, moments, painting, runs
 from dreamjax.systems.eeg_to_image import Dreamer, Request
 from dreamjax.systems.moments import Moments
-from dreamjax.targets import gallery, pictures
+from dreamjax.targets import gallery, picture_folder, pictures
 from dreamjax.targets.trials import Trials
 
 REQUEST, LAST = "request.json", "trials.jsonl"
+PROVES_NOTHING = "that what is made is like them says nothing of the model"
 
 
 def generate(
@@ -54,11 +55,13 @@ def generate(
     with _found(dreamer, request, when) as found:
         own = eeg_to_image.chosen(found, request)
         side = dreamer.side(request)
+        _refuse_unheard(found, own, request)
         if out.exists():
             log.info("%s: going on where it was", out)
         (out / "truth" if found.known else out).mkdir(parents=True, exist_ok=True)
         atomic.write_text(out / REQUEST, json.dumps(wanted, indent=1))
-        entries = [_entry(found, int(trial), request) for trial in own]
+        trained = _trained_on(dreamer, found)
+        entries = [_entry(found, int(trial), request, trained) for trial in own]
         try:
             _paint(dreamer, found, own, request, side, entries, out)
         except UserError:
@@ -132,7 +135,29 @@ def _found(dreamer: Dreamer, request: Request, when: Moments | None) -> Iterator
         yield dreamer.windows((folder,))
 
 
-def _entry(found: Trials, trial: int, request: Request) -> dict[str, Any]:
+def _refuse_unheard(found: Trials, own: np.ndarray, request: Request) -> None:
+    """Raises UserError for windows in which the model hears nothing: no channel of theirs is one that it knows."""
+    rows = found.windows.of(found.record[own], own.astype(np.uint64))
+    if "channel_ok" in rows and (dead := int((~rows["channel_ok"].any(axis=1)).sum())):
+        raise UserError(
+            f"{', '.join(request.input) or 'the run'}: {dead} of {len(own)} windows have no channel whose position is "
+            "known, so nothing of them would be in a picture; name the channels as in the 10-20 system"
+        )
+
+
+def _trained_on(dreamer: Dreamer, found: Trials) -> set[str]:
+    """Names of those pictures that training showed, as far as it is known what was seen."""
+    target = dreamer.task.config.target
+    if not found.known:
+        return set()
+    if target.splits == "prepared":
+        train = dreamer.trials("train")
+        return {train.pictures[i].name for i in np.unique(train.picture)}
+    shares = (target.val_share, target.test_share, target.split_by)
+    return {entry.name for entry in found.pictures if picture_folder.split_of(entry, *shares) == "train"}
+
+
+def _entry(found: Trials, trial: int, request: Request, trained: set[str]) -> dict[str, Any]:
     known = found.picture[trial] >= 0
     name = found.pictures[found.picture[trial]].name if known else ""
     return {
@@ -140,6 +165,7 @@ def _entry(found: Trials, trial: int, request: Request) -> dict[str, Any]:
         "start": round(float(found.start[trial]), 4),
         "seen": f"truth/{name.replace('/', '_').rpartition('.')[0]}.png" if known else "",
         "picture": name,
+        "trained_on": name in trained,
         "made": [f"{trial:05d}-{sample}.png" for sample in range(request.samples)],
     }
 
@@ -181,7 +207,7 @@ def _show(out: epath.Path, entries: Sequence[dict[str, Any]], run: Any, told: di
     chosen = picture_page.drawn(len(entries), request.seed)
     rows = [
         picture_page.Row(
-            f"trial {entry['trial']}",
+            f"trial {entry['trial']}{', trained on' if entry['trained_on'] else ''}",
             gallery.load_sized(out / entry["seen"]) if entry["seen"] else None,
             [gallery.load_sized(out / file) for file in entry["made"]],
         )
@@ -189,16 +215,21 @@ def _show(out: epath.Path, entries: Sequence[dict[str, Any]], run: Any, told: di
     ]
     scores = dreamdiffusion_evaluation.of_run(run)
     of = f"split {told['split']}" if told["split"] else "the recording"
+    trained = sum(entry["trained_on"] for entry in entries)
+    warnings = [f"{trained} of these trials are of pictures that training showed: {PROVES_NOTHING}"] if trained else []
+    for warning in warnings:
+        log.warning(warning)
     page = picture_page.page(
         title=f"Pictures of {len(entries)} trials of {of}",
         notes=[
             f"{run.workdir}, step {run.step}; {told['sampler']}, {told['steps']} steps, guidance "
             f"{told['guidance']:g}, seed {told['seed']}",
-            *picture_page.of(len(rows), len(entries)),
+            *picture_page.of(len(rows), told["of"]),
         ],
         rows=rows,
         tables=dreamdiffusion_evaluation.tables(scores) if scores else (),
-        warnings=scores["warnings"] if scores else (),
+        warnings=[*warnings, *(scores["warnings"] if scores else ())],
+        about=dreamdiffusion_evaluation.about(scores) if scores else (),
         command=f"dreamjax evaluate {run.workdir}",
     )
     atomic.write_text(out / "gallery.html", page)

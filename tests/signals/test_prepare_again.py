@@ -1,8 +1,8 @@
 """`dreamjax prepare` run a second time: over a finished folder, after an interruption, beside itself."""
 
 import json
-import shutil
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,7 +197,7 @@ def test_overwriting_never_deletes_what_is_not_its_own(tmp_path):
             prepare([source], out, options=again)
     prepare([source], tmp_path / "out", options=INLINE)
     inside = shutil.copytree(source, tmp_path / "out" / "study")
-    with pytest.raises(UserError, match="holds the input .*, which --overwrite would delete"):
+    with pytest.raises(UserError, match=r"holds the input .*, which --overwrite would delete"):
         prepare([inside], tmp_path / "out", options=again)
     assert (mine / "thesis.txt").read_text() == "years of work"
     assert sorted(p.name for p in inside.rglob("*") if p.is_file()) == sorted(

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import mne
 import numpy as np
 import pytest
 import torch
@@ -426,6 +427,12 @@ def test_pictures_are_made_of_moments_of_a_recording(config, trained, tmp_path, 
     assert [row["start"] for row in rows] == pytest.approx([10, 20.5], abs=1 / 128)
     assert [row["seen"] for row in rows] == ["", ""]
     assert not (out / "truth").exists()
+    nameless = tmp_path / "nameless_raw.fif"
+    info = mne.create_info(["Q1", "Q2", "Q3"], 128.0, "eeg")
+    noise = np.random.default_rng(0).normal(0, 1e-5, (3, 128 * 30))
+    mne.io.RawArray(noise, info, verbose="error").save(nameless, verbose="error")
+    assert cli.main([*words, "--input", str(nameless), "--at", "10", "--out", str(tmp_path / "other")]) == 2
+    assert "1 of 1 windows have no channel whose position is known" in capsys.readouterr().err
     with moments.prepared([file], DreamDiffusion(config).encoder.data, moments.Moments(at=(10.0,))) as folder:
         elsewhere = Request(input=(folder,), steps=2, sampler="ddim", guidance=1.0)  # trials at pictures of others
         assert dreams.generate(trained[1], elsewhere, tmp_path / "elsewhere")["split"] is None
@@ -501,6 +508,14 @@ def test_the_generate_command_takes_a_run(trained, tmp_path, capsys):
     words = ["generate", "--checkpoint", str(trained[1]), "--trials", "2", "--steps", "2", "--sampler", "ddim"]
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
     assert "2 pictures of 16 x 16 from 2 of" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "out" / "trials.jsonl").read_text().splitlines()]
+    assert not any(row["trained_on"] for row in rows)
+    page = (tmp_path / "out" / "gallery.html").read_text()
+    assert "2 of " in page
+    assert "drawn at random" in page
+    assert cli.main([*words, "--split", "train", "--out", str(tmp_path / "trained")]) == 0
+    assert "2 of these trials are of pictures that training showed" in capsys.readouterr().err
+    assert ", trained on" in (tmp_path / "trained" / "gallery.html").read_text()
     for more, told in (
         (["--prompt", "a"], "--prompt would do nothing beside --checkpoint"),
         (["--split", "tset"], "invalid choice"),
