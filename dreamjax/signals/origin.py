@@ -73,7 +73,16 @@ def describe(folder: str) -> dict[str, Any]:
         "train": {"subjects": sorted(subjects), "files": sorted(files)},
         "corpora": corpora(folder, dataset),
         "steps": steps(dataset),
+        "settings": settings(dataset),
     }
+
+
+def settings(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """How its recordings were prepared, whole, so that others can be prepared alike; without the user's own paths."""
+    found = dict(dataset.get("settings", {}))
+    if "events" in found:
+        found["events"] = {name: value for name, value in found["events"].items() if name != "source"}
+    return found
 
 
 def _hashes(dataset: Mapping[str, Any]) -> dict[str, str]:

@@ -61,7 +61,13 @@ def decode(request: Request, out: str | None = None) -> dict[str, Any]:
     notes: list[str] = []
     if request.encoder:
         ways[ENCODED] = lambda: _encoded(request, found, notes)
-    ways[TIME] = lambda: _time(found)
+    impossible = {name: why for path in request.data for name, why in records.impossible(path).items()}
+    if "time" in impossible:
+        notes.append(f"{TIME}: not possible, as {impossible['time']}")
+    else:
+        ways[TIME] = lambda: _time(found)
+    if "block" in impossible:
+        notes.append(f"blocks: not possible, as {impossible['block']}")
     results: dict[str, Result] = {}
     for name, features in ways.items():
         results[name] = left_out.scored(
@@ -122,6 +128,8 @@ def _trials(request: Request) -> _Trials:
     told = windows.told()
     there = sorted({one["label"] for one in told} - {""})
     names = request.labels or tuple(there)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{twice[0]} is named twice; name each class once")
     if missing := [name for name in names if name not in there]:
         raise UserError(f"no trial is labelled {missing[0]}; there are {', '.join(there) or 'no labels'}")
     if len(names) < 2:

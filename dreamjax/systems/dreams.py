@@ -52,7 +52,7 @@ def generate(
     if done is not None:
         return done
     dreamer = Dreamer.open(run, dtype, attention)
-    with _found(dreamer, request, when) as found:
+    with _found(dreamer, request, when, workdir) as found:
         own = eeg_to_image.chosen(found, request)
         side = dreamer.side(request)
         _refuse_unheard(found, own, request)
@@ -112,7 +112,7 @@ def _begun(out: epath.Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _found(dreamer: Dreamer, request: Request, when: Moments | None) -> Iterator[Trials]:
+def _found(dreamer: Dreamer, request: Request, when: Moments | None, workdir: epath.PathLike) -> Iterator[Trials]:
     """The trials that pictures are made of."""
     recordings = [path for path in request.input if not records.is_dataset(path)]
     if not recordings:
@@ -131,7 +131,7 @@ def _found(dreamer: Dreamer, request: Request, when: Moments | None) -> Iterator
         return
     if len(recordings) < len(request.input):
         raise UserError(f"{recordings[0]} is a recording and the others are dataset folders; give one or the other")
-    with moments.prepared(recordings, dreamer.task.encoder.data, when or Moments()) as folder:
+    with moments.prepared(recordings, dreamer.task.encoder.data, when or Moments(), workdir) as folder:
         yield dreamer.windows((folder,))
 
 

@@ -282,7 +282,8 @@ class MaskedPretraining:
         channels, expected = stream.element()["signal"].shape[0], self.config.model.channels
         if channels != expected:
             raise UserError(
-                f"the montage {self.config.data.montage} has {channels} channels, but model.channels is {expected}"
+                f"the montage {self.config.data.montage} has {channels} channels, but model.channels is {expected}; "
+                f"set --config.model.channels={channels}, or another montage"
             )
         return BatchSpec(stream, self.config.train.batch_size)
 

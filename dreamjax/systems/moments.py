@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.signals import quality, records
+from dreamjax.signals import origin, quality, records
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.signals.preprocess import EventWindows, Settings
 
@@ -31,11 +33,14 @@ class Moments:
 
 
 @contextmanager
-def prepared(paths: Sequence[str], data: DataConfig, moments: Moments) -> Iterator[str]:
+def prepared(
+    paths: Sequence[str], data: DataConfig, moments: Moments, workdir: epath.PathLike | None = None
+) -> Iterator[str]:
     """A dataset folder of the recordings' windows at these moments, which is gone when the block ends.
 
-    `data`: of the run. Its first dataset's settings are used, so that the model sees what it learned on: the same band,
-    reference, rate and length. Raises UserError as `prepare` does, and where nothing could be prepared.
+    `data`: of the run in `workdir`. Its first dataset's settings are used, so that the model sees what it learned on:
+    the same band, filter, reference, rate and length. Raises UserError as `prepare` does, and where nothing could be
+    prepared.
     """
     from dreamjax.signals import prepare
 
@@ -44,7 +49,7 @@ def prepared(paths: Sequence[str], data: DataConfig, moments: Moments) -> Iterat
             raise UserError(f"{path}: no such recording or dataset folder")
     with tempfile.TemporaryDirectory(prefix="dreamjax-") as folder:
         source = moments.events or str(_table(Path(folder) / "moments.csv", moments.at))
-        own = settings_of(data)
+        own = settings_of(data, workdir)
         settings = replace(own, events=replace(own.events, source=source, codes=moments.codes))
         out = Path(folder) / "windows"
         prepare.prepare(list(paths), out, settings, prepare.Options(workers=1))
@@ -59,11 +64,22 @@ def _table(path: Path, at: Sequence[float]) -> Path:
     return path
 
 
-def settings_of(data: DataConfig) -> Settings:
-    """How the run's recordings were prepared; where that is not known any more, what its config says."""
+def settings_of(data: DataConfig, workdir: epath.PathLike | None = None) -> Settings:
+    """How the run's recordings were prepared, as its dataset says, or the run's own data.json where that is elsewhere.
+
+    Of a run that came without data, what its config says. Raises UserError where a run's dataset is not here, and the
+    run is too old to have kept its settings.
+    """
     told: dict[str, Any] = {}
     if data.path and records.is_dataset(data.path[0]):
-        told = records.load_dataset(data.path[0]).get("settings", {})
+        told = origin.settings(records.load_dataset(data.path[0]))
+    elif kept := (origin.read(workdir) if workdir is not None else None):
+        told = kept[0].get("settings", {})
+        if not told:
+            raise UserError(
+                f"how the run's recordings were prepared is not known here, as {data.path[0]} is not; start from the "
+                "folder that this path is meant from, or give a dataset folder that was prepared alike"
+            )
     if not told:
         log.warning("how the run's recordings were prepared is not known here: its rate and length are used alone")
         return Settings(sfreq=data.sfreq, samples=data.samples)

@@ -41,10 +41,19 @@ def test_nothing_is_found_where_nothing_was_evoked(tmp_path, capsys):
     for words, said in (
         (["--labels", "circle", "horse"], "no trial is labelled horse; there are bar, circle"),
         (["--labels", "circle"], "trials of at least two classes are wanted, there is 1"),
+        (["--labels", "circle", "bar", "circle"], "circle is named twice"),
         (["--encoder", str(tmp_path)], "holds no run"),
         (["--permutations", "3"], "not a whole number from 20"),
     ):
         assert cli.main(["decode", found, *words]) == 2
         assert said in capsys.readouterr().err
+    described = json.loads((tmp_path / "shards" / "dataset.json").read_text())
+    described["design"] = {"impossible": {"time": "nobody wrote down when", "block": "a block is a class"}}
+    (tmp_path / "shards" / "dataset.json").write_text(json.dumps(described))
+    assert cli.main(["decode", found, "--permutations", "20"]) == 0
+    told = capsys.readouterr().out
+    assert "time index: not possible, as nobody wrote down when" in told
+    assert "blocks: not possible, as a block is a class" in told
+    assert not [line for line in told.splitlines() if line.startswith("time index")]
     assert cli.main(["decode", str(tmp_path / "nowhere")]) == 2
     assert "no such dataset folder" in capsys.readouterr().err
