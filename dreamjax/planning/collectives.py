@@ -103,7 +103,7 @@ def _collective(
     payload = sum(shape.bytes for shape in given)
     if kind == "all-gather":
         payload *= group
-    if kind == "all-reduce" and _is_cut(computation):
+    if kind == "all-reduce" and computation.name in program.fused and _is_cut(computation):
         kind = "reduce-scatter"  # TPU's compiler writes it as a fusion of a sum and of each chip's slice of it
     types = tuple(sorted({shape.kind for shape in given}))
     over = axes_of(groups[0], axes)
@@ -122,11 +122,11 @@ def _is_continued(computation: Computation, one: Instruction) -> bool:
 
 
 def _is_cut(computation: Computation) -> bool:
-    """Whether a computation is a fusion of an all-reduce, whose result each chip keeps a piece of."""
+    """Whether of the all-reduce in a fusion each chip keeps a piece alone."""
     opcodes = {one.opcode for one in computation.instructions.values()}
     whole = max((one.bytes for one in computation.instructions.values() if one.opcode == "all-reduce"), default=0.0)
     kept = computation.instructions[computation.root].bytes
-    return "dynamic-slice" in opcodes and bool({"partition-id", "parameter"} & opcodes) and kept < whole
+    return "dynamic-slice" in opcodes and kept < whole
 
 
 def _sent(computation: Computation, one: Instruction, times: float) -> Collective | None:

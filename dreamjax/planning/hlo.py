@@ -87,7 +87,7 @@ class Program:
 
     @functools.cached_property
     def times(self) -> dict[str, float]:
-        """Computation → how often a step runs it; NaN where a loop around it has no known number of trips."""
+        """Computation → how often a step runs it; a loop whose trips cannot be told (see `loops`) counts once."""
         found = dict.fromkeys(self.computations, 0.0)
         for name in self._callers_first():
             own = 1.0 if name == self.entry else found[name]
@@ -100,9 +100,9 @@ class Program:
 
     def executed(self, *, fused: bool = True) -> Iterator[tuple[Computation, Instruction, float]]:
         """Every instruction that runs, and how often; without `fused`, a fusion as one."""
-        inner = set() if fused else self._fused()
+        inner = set() if fused else self.fused
         for name, computation in self.computations.items():
-            if self.times[name] != 0 and name not in inner:  # NaN is not 0
+            if self.times[name] and name not in inner:
                 for instruction in computation.instructions.values():
                     yield computation, instruction, self.times[name]
 
@@ -114,7 +114,8 @@ class Program:
                 found.append((instruction, self._trips(computation, instruction)))
         return found
 
-    def _fused(self) -> set[str]:
+    @functools.cached_property
+    def fused(self) -> set[str]:
         """Computations that run as a part of one instruction: fusions' and reducers', with all that they call."""
         found: set[str] = set()
         for name in self._callers_first():
@@ -143,7 +144,7 @@ class Program:
         if instruction.opcode != "while":
             return 1.0
         trips = self._trips(self.computations[name], instruction)
-        return math.nan if trips is None else trips + (how == "condition")
+        return 1.0 if trips is None else trips + (how == "condition")
 
     # --------------------------------------------------------------------------------------------------- loops' trips
     def _trips(self, around: Computation, loop: Instruction) -> int | None:

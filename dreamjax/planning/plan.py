@@ -93,7 +93,9 @@ def _counted(task: Any, pod: Pod, config: Any, batch: int) -> dict[str, Any]:
     moved = _by_layout(state, mesh, pod)
     flop = (task.flops_per_example() if hasattr(task, "flops_per_example") else 0.0) * batch / mesh.size
     stored = sum(held.values()) + gradients
-    times = roofline.times(pod, flop, 2 * stored, moved, [(i % pod.shape[0],) for i in range(mesh.size)], 0.0)
+    chips = np.arange(mesh.size) // pod.chip.cores % (pod.chips // pod.slices)
+    places = np.stack(np.unravel_index(chips, pod.shape), axis=1).tolist()
+    times = roofline.times(pod, flop, 2 * stored, moved, places, 0.0)
     return {
         "how": "counted",
         "memory": held | {"gradients": gradients, "activations": activations, "peak": stored + (activations or 0.0)},
@@ -114,17 +116,19 @@ def _by_layout(state: State, mesh: Any, pod: Pod) -> list[Collective]:
     axes, count = dict(mesh.shape), sum(leaf.size for leaf in jax.tree.leaves(state.params))
     data, fsdp = axes["data"], axes["fsdp"]
     members = np.arange(mesh.size).reshape(data, fsdp, -1)
+
+    def over(axis: str, group: np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        crosses = len(set((group // (pod.devices // pod.slices)).tolist())) > 1  # what is slowest is what all wait for
+        return (SLICES if crosses else axis,), tuple(group.tolist())
+
     found = []
     if fsdp > 1:
-        inside = tuple(members[0, :, 0].tolist())
-        gathered = Collective("all-gather", ("fsdp",), fsdp, 2.0 * count, 2, ("bf16",), True, inside, "kernels")
-        cut = Collective("reduce-scatter", ("fsdp",), fsdp, 4.0 * count, 1, ("f32",), False, inside, "gradients")
-        found += [gathered, cut]
+        axis, group = over("fsdp", members[0, :, 0])
+        found.append(Collective("all-gather", axis, fsdp, 2.0 * count, 2, ("bf16",), True, group, "kernels"))
+        found.append(Collective("reduce-scatter", axis, fsdp, 4.0 * count, 1, ("f32",), False, group, "gradients"))
     if data > 1:
-        across = tuple(members[:, 0, 0].tolist())
-        # over nodes, the slowest way is what a sum waits for
-        over = (SLICES,) if pod.slices > 1 else ("data",)
-        found.append(Collective("all-reduce", over, data, 4.0 * count / fsdp, 1, ("f32",), False, across, "gradients"))
+        axis, group = over("data", members[:, 0, 0])
+        found.append(Collective("all-reduce", axis, data, 4.0 * count / fsdp, 1, ("f32",), False, group, "gradients"))
     return found
 
 

@@ -65,7 +65,7 @@ def _collectives(result: Mapping[str, Any]) -> list[str]:
         told = ", ".join(f"{count} x {form}" for form, count in result["unrecognised"].items())
         lines.append(f"not recognised, and not counted: {told}")
     if result["loops"]:
-        told = ", ".join("unknown" if trips is None else str(trips) for trips in result["loops"])
+        told = ", ".join("unknown (counted once)" if trips is None else str(trips) for trips in result["loops"])
         lines.append(f"loops of so many trips: {told}")
     return lines
 
@@ -75,7 +75,7 @@ def _time(result: Mapping[str, Any], seconds: Mapping[str, Any]) -> list[str]:
     parts += [[f"links, over {where}", took] for where, took in seconds["links"].items()]
     if seconds["network"]:
         parts.append(["network between slices", seconds["network"]])
-    if seconds["computing"] == seconds["computing"] and seconds["computing"]:
+    if seconds["computing"]:
         parts.append(["all instructions, as the compiler estimates them", seconds["computing"]])
     lines = [
         "milliseconds of a step (predicted)",

@@ -86,9 +86,9 @@ def _nodes(chip: Chip, name: str, found: re.Match, slices: int) -> Pod:
     if found[2] == ":":
         raise UserError(f"{name}: GPUs have no shape; write {chip.name}-64")
     count = int(found[3])
-    if count < 1 or (count > chip.host and count % chip.host):
-        raise UserError(f"{name}: GPUs come in nodes of {chip.host}; write {chip.name}-8, {chip.name}-16 and so on")
-    node = min(count, chip.host)
+    if count < 1 or (count > chip.node and count % chip.node):
+        raise UserError(f"{name}: GPUs come in nodes of {chip.node}; write {chip.name}-8, {chip.name}-16 and so on")
+    node = min(count, chip.node)
     return Pod(chip, (node,), slices * (count // node))
 
 

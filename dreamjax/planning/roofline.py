@@ -5,7 +5,6 @@ network is busy all the time, and everything else hides behind it. *Nothing over
 every instruction, one after another, and then every collective.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,19 +16,20 @@ from dreamjax.planning.pods import Pod
 
 HOP = 1e-6  # s: from a chip to its neighbour, before the first byte
 FREE = ("get-tuple-element", "tuple", "bitcast", "parameter", "constant", "while", "conditional", "call", "after-all")
+BROUGHT = {"copy-start": 0, "slice-start": 1}  # between memories: which of the results is the copy
 ALLOCATES = 'custom_call_target="AllocateBuffer"'
 READS_A_PIECE, WRITES_A_PIECE = ("dynamic-slice", "slice", "gather"), "dynamic-update-slice"
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a step. `links`: by axes of the mesh. `computing`: as the compiler estimates it; NaN without it."""
+    """Seconds of a step. `links`: by axes of the mesh. `computing`: as the compiler estimates it; None without it."""
 
     matrix: float
     memory: float
     links: Mapping[str, float]
     network: float
-    computing: float
+    computing: float | None
 
     @property
     def low(self) -> float:
@@ -39,7 +39,7 @@ class Times:
     @property
     def high(self) -> float:
         """Nothing overlapped."""
-        own = self.matrix + self.memory if math.isnan(self.computing) else max(self.computing, self.matrix)
+        own = self.matrix + self.memory if self.computing is None else max(self.computing, self.matrix)
         return own + sum(self.links.values()) + self.network
 
 
@@ -69,7 +69,7 @@ def times(
         memory=traffic / (chip.bandwidth / chip.cores),
         links=links,
         network=network,
-        computing=cycles / chip.clock if chip.clock else math.nan,
+        computing=cycles / chip.clock if cycles and chip.clock else None,
     )
 
 
@@ -109,6 +109,9 @@ def traffic(program: Program) -> float:
 
 def _read(program: Program, computation: Computation, one: Instruction) -> float:
     inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
+    if one.opcode in BROUGHT:
+        given = computation.operands(one)[0].results
+        return 0.0 if given[0].fast else one.results[BROUGHT[one.opcode]].bytes
     total = 0.0
     for number, operand in enumerate(computation.operands(one)):
         whole = sum(shape.bytes for shape in operand.results if not shape.fast)
@@ -136,6 +139,9 @@ def _piece(inner: Computation, number: int) -> float | None:
 
 def _written(program: Program, computation: Computation, one: Instruction) -> float:
     inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
+    if one.opcode in BROUGHT:
+        brought = one.results[BROUGHT[one.opcode]]
+        return 0.0 if brought.fast else brought.bytes
     if inner is None:
         if one.opcode == WRITES_A_PIECE:  # as much as was read of its update
             return sum(shape.bytes for operand in computation.operands(one)[1:2] for shape in operand.results)
