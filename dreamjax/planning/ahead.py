@@ -8,7 +8,6 @@ TPU's own compiler runs on any machine where the package libtpu is installed; no
 """
 
 import importlib.util
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -87,21 +86,6 @@ def compile_step(
             raise UserError(
                 f"the step takes more memory than a chip has ({told}): a smaller batch, more fsdp or remat"
             ) from problem
-
-
-def reductions(text: str) -> list[tuple[str, int]]:
-    """(type, elements) of every array that is summed over several devices, out of the text of a compiled program.
-
-    TPU's compiler writes a reduce-scatter as a fusion around an `all-reduce`, which is found in it.
-    """
-    found = []
-    alone = re.compile(r"replica_groups=(\{\{\d+\}|\[\d+,1\])")  # groups of one device: nothing is summed
-    for result, rest in re.findall(r" = (\S+|\(.*?\)) (?:all-reduce|reduce-scatter|all-reduce-start)(\(.*)", text):
-        if alone.search(rest):
-            continue
-        for kind, dims in re.findall(r"\b([a-z]+\d+)\[([\d,]*)\]", result):
-            found.append((kind, math.prod(int(n) for n in dims.split(",") if n)))
-    return found
 
 
 def memory(compiled: Any) -> dict[str, int]:

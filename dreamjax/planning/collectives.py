@@ -100,6 +100,8 @@ def _collective(
 ) -> Collective:
     kind, group = KINDS[opcode], len(groups[0])
     given = [shape for operand in computation.operands(one) for shape in operand.results]
+    if kind == "all-reduce":  # its results are of the types that are summed, also where it converts what it is given
+        given = list(one.results)
     payload = sum(shape.bytes for shape in given)
     if kind == "all-gather":
         payload *= group

@@ -13,7 +13,7 @@ from dreamjax.models.convolution import convolve
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.planning import ahead
+from dreamjax.planning import ahead, collectives, hlo
 from dreamjax.systems import registry
 from dreamjax.systems.text_to_image import ModelConfig, TextToImage, TextToImageConfig
 from dreamjax.targets.latents import LatentConfig
@@ -28,12 +28,22 @@ needs_compiler = pytest.mark.skipif(
 
 
 def compiled(pod):
-    """(task, memory a chip, text) of the recipe for a pod."""
+    """(task, memory a chip, text, axes of the mesh) of the recipe for a pod."""
     config = configs.load(f"{RECIPE}:pod={pod}", [], registry.schema_of)
     task = registry.build(config)
     mesh = meshes.make(config.train.mesh, ahead.topology(pod))
     step = ahead.compile_step(task, mesh, config.train.batch_size, task.example(), effort=-1.0)
-    return task, ahead.memory(step), step.as_text()
+    return task, ahead.memory(step), step.as_text(), dict(mesh.shape)
+
+
+def summed(text, axes):
+    """(types of floating-point numbers, bytes of a step) of what is summed over devices."""
+    found = collectives.find(hlo.read(text), axes)
+    assert found.unknown == {}
+    sums = [one for one in found.collectives if one.kind in ("all-reduce", "reduce-scatter")]
+    floats = [one for one in sums if {"f32", "bf16"} & set(one.types)]
+    types = {kind for one in floats for kind in one.types} & {"f32", "bf16"}
+    return types, sum(one.payload * one.times for one in floats)
 
 
 @needs_compiler
@@ -48,10 +58,10 @@ def test_a_small_step_compiles_and_sums_its_gradients_in_float32():
     mesh = meshes.make(MeshConfig(data=8, fsdp=2), ahead.topology("v5e:4x4"))
     step = ahead.compile_step(task, mesh, 16, task.example())
     state = jax.eval_shape(lambda: task.init(jax.random.key(0)))
-    sums = [(kind, size) for kind, size in ahead.reductions(step.as_text()) if kind in ("f32", "bf16")]
-    assert {kind for kind, _ in sums} == {"f32"}
+    types, size = summed(step.as_text(), dict(mesh.shape))
+    assert types == {"f32"}
     # biases that are added to the same array have one gradient, which is summed once
-    assert sum(size for _, size in sums) >= 0.99 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert size >= 0.99 * 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
     memory = ahead.memory(step)
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     assert whole <= memory["arguments"] <= memory["total"] < 1 << 30  # nothing of it is large enough to be split
@@ -78,7 +88,7 @@ def test_a_split_kernel_is_gathered_for_the_whole_product():
 
     text = text_of(program.TPU_OPTIONS)
     assert " while(" not in text
-    assert {kind for kind, _ in ahead.reductions(text)} == {"f32"}
+    assert summed(text, dict(mesh.shape))[0] == {"f32"}
     assert "windowed_dot_general" in text_of(None)
 
 
@@ -98,16 +108,6 @@ def test_pallas_attention_compiles_forward_and_backward(tokens, width, kernels):
     with jax.set_mesh(mesh):
         text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, q, q).compile().as_text()
     assert text.count('custom_call_target="tpu_custom_call"') == kernels
-
-
-def test_sums_over_one_device_are_no_sums():
-    text = """
-      %a = bf16[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0},{1},{2},{3}}, to_apply=%add
-      %b = f32[2,3]{1,0} all-reduce(%y), channel_id=2, replica_groups={{0,1},{2,3}}, to_apply=%add
-      %c = bf16[5]{0} all-reduce(%z), channel_id=3, replica_groups=[4,1]<=[4], to_apply=%add
-      %d = (f32[7]{0}, bf16[9]{0}) all-reduce(%u, %v), channel_id=4, replica_groups=[1,4]<=[4], to_apply=%add
-    """
-    assert ahead.reductions(text) == [("f32", 6), ("f32", 7), ("bf16", 9)]
 
 
 @needs_compiler
@@ -150,9 +150,9 @@ def test_the_second_stage_of_dreamdiffusion_fits_a_pod():
     memory = ahead.memory(step)
     print({name: f"{size / 2**30:.2f} GiB" for name, size in memory.items()})
     assert memory["total"] <= 4 * 2**30
-    sums = [(kind, size) for kind, size in ahead.reductions(step.as_text()) if kind in ("f32", "bf16")]
-    assert {kind for kind, _ in sums} == {"f32"}
-    assert sum(size for _, size in sums) < 1.2 * 198_330_697
+    types, size = summed(step.as_text(), dict(mesh.shape))
+    assert types == {"f32"}
+    assert size < 1.2 * 4 * 198_330_697
 
 
 @needs_compiler
@@ -161,12 +161,12 @@ def test_the_second_stage_of_dreamdiffusion_fits_a_pod():
 @pytest.mark.parametrize(("pod", "usable"), [("v5e:4x4", 15.75), ("v6e:16x16", 31.25)])
 def test_the_step_of_stable_diffusion_fits_a_pod(pod, usable):
     """The recipe as it ships, U-Net, AdamW and average; memory within what the compiler may use of a chip's."""
-    task, memory, text = compiled(pod)
+    task, memory, text, axes = compiled(pod)
     print(pod, {name: f"{size / 2**30:.2f} GiB" for name, size in memory.items()})
     assert memory["total"] <= usable * 2**30
     shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     assert parameters == 859_520_964
-    assert {kind for kind, _ in ahead.reductions(text) if kind in ("f32", "bf16")} == {"f32"}
+    assert summed(text, axes)[0] == {"f32"}
     assert "windowed_dot_general" not in text
     assert ".remat" not in text  # the compiler had no need to compute anything twice by itself

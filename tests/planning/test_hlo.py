@@ -100,6 +100,22 @@ def test_groups_in_every_way_that_they_are_written(written, axes):
     assert found.unknown == {}
 
 
+def test_what_one_device_sums_alone_is_not_moved():
+    text = """ENTRY %main (x: bf16[8,4], y: f32[2,3]) -> f32[2,3] {
+  %x = bf16[8,4]{1,0} parameter(0)
+  %y = f32[2,3]{1,0} parameter(1)
+  %a = bf16[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0},{1},{2},{3}}, to_apply=%add
+  %b = f32[2,3]{1,0} all-reduce(%y), channel_id=2, replica_groups={{0,1},{2,3}}, to_apply=%add
+  %c = bf16[8,4]{1,0} all-reduce(%x), channel_id=3, replica_groups=[4,1]<=[4], to_apply=%add
+  ROOT %d = (f32[2,3]{1,0}, bf16[8,4]{1,0}) all-reduce(%y, %x), channel_id=4, replica_groups=[1,4]<=[4], to_apply=%add
+}"""
+    found = collectives.find(hlo.read(text), {"data": 2, "fsdp": 2})
+    assert [(one.types, one.group, one.payload) for one in found.collectives] == [
+        (("f32",), 2, 24),
+        (("bf16", "f32"), 4, 24 + 64),
+    ]
+
+
 def test_what_is_not_known_is_told_and_not_dropped():
     text = """ENTRY %main (x: f32[8]) -> f32[8] {
   %x = f32[8]{0} parameter(0)
