@@ -1,20 +1,18 @@
 """Recordings → a dataset folder: children convert, the parent splits by subject, merges, reports, commits.
 
-Children write one part per recording into `.NAME.parts` beside the output; an interrupted run finds them again. The
-output folder is built under a temporary name and renamed when it is whole.
+Children write one part per recording into `.NAME.parts` beside the output; an interrupted run finds them again. How
+the output folder gets to its place: `dataset_folder`.
 """
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from etils import epath
 
 from dreamjax.console import log, progress
 from dreamjax.errors import UserError
-from dreamjax.signals import convert, growing, inventory, preprocess, records, workers
+from dreamjax.signals import convert, dataset_folder, growing, inventory, preprocess, records, workers
 from dreamjax.signals.convert import Task
 from dreamjax.signals.corpora import corpus_of
 from dreamjax.signals.identity import SPLITS, assign_splits
@@ -34,7 +32,6 @@ from dreamjax.signals.readers.bids import bids_root
 from dreamjax.storage import atomic
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
-DATASET = "dataset.json"
 ACCESSION = re.compile(r"(ds|on|nm)\d{6}")  # OpenNeuro, its anonymised deposits, NEMAR
 
 
@@ -68,23 +65,6 @@ class Options:
             raise ValueError(f"the timeout is {self.timeout_s:g}, but it must be a positive number of seconds")
         if any(not math.isfinite(factor) or factor == 0 for factor in self.unit_scales.values()):
             raise ValueError("a unit scale is a number other than 0 that the signal is multiplied by")
-
-
-def dataset_name(out: str | os.PathLike[str], wanted: str = "") -> str:
-    """The dataset's name: as wanted, else made from the folder's."""
-    if wanted:
-        return wanted
-    name = re.sub(r"[^a-z0-9]+", "_", Path(str(out).rstrip("/")).name.lower()).strip("_")
-    return name if re.match(r"[a-z]", name) else f"eeg_{name}".rstrip("_")
-
-
-def places_of(out: str | os.PathLike[str]) -> tuple[epath.Path, Path]:
-    """(the dataset folder, where it is built): the same place unless it lies in an object store."""
-    final = epath.Path(out)
-    if "://" not in str(out):
-        return final, Path(out)
-    key = hashlib.sha256(str(out).encode()).hexdigest()[:16]
-    return final, Path(tempfile.gettempdir()) / f"dreamjax-prepare-{key}" / final.name
 
 
 def prepare(
@@ -121,12 +101,12 @@ def prepare(
         )
     run = _Run.start(out, settings, options)
     if options.overwrite:
-        refuse_to_replace(run.final, [*given, *(source.path for source in sources)])
+        dataset_folder.refuse_to_replace(run.final, [*given, *(source.path for source in sources)])
     existing = _existing(run, sources)
     if existing is not None:
         return existing
-    with _working_folder(run.local) as parts:
-        adding = bool(_described(run.final)) and not options.overwrite
+    with dataset_folder.parts_beside(run.local) as parts:
+        adding = bool(dataset_folder.described(run.final)) and not options.overwrite
         with growing.grown(run.final, parts) if adding else nullcontext():
             return run.commit(parts, sources, _converted([run.task(source, parts) for source in sources], options))
 
@@ -178,7 +158,7 @@ def prepare_raws(
     run = _Run.start(out, settings or Settings(), options or Options())
     if run.final.exists() and any(run.final.iterdir()) and not run.options.overwrite:
         raise UserError(f"{run.final} exists; choose another folder or pass overwrite=True")
-    with _working_folder(run.local) as parts:
+    with dataset_folder.parts_beside(run.local) as parts:
         sources: list[Source] = []
         outcomes: list[workers.Outcome] = []
         for i, raw in enumerate(raws):
@@ -209,8 +189,8 @@ class _Run:
     @staticmethod
     def start(out: str | os.PathLike[str], settings: Settings, options: Options) -> "_Run":
         inventory.refuse_key_inside(options.key_file, out)
-        name = records.valid_name("dataset", dataset_name(out, options.name))
-        return _Run(*places_of(out), name, settings, options, time.monotonic())
+        name = dataset_folder.dataset_name(out, options.name)
+        return _Run(*dataset_folder.places_of(out), name, settings, options, time.monotonic())
 
     @property
     def settings_hash(self) -> str:
@@ -268,7 +248,7 @@ def _existing(run: _Run, sources: Sequence[Source]) -> dict[str, Any] | None:
     out = run.final
     if not out.exists() or run.options.overwrite:
         return None
-    dataset = _described(out)
+    dataset = dataset_folder.described(out)
     if dataset is None:
         if out.is_dir() and not any(out.iterdir()):
             return None
@@ -284,45 +264,6 @@ def _existing(run: _Run, sources: Sequence[Source]) -> dict[str, Any] | None:
     if its_own | set(dataset["failed_inputs"]) != given:
         return None
     return {"out": str(out), "already_prepared": True, **dataset["totals"], "splits": dataset["splits"], "failed": []}
-
-
-def refuse_to_replace(out: epath.Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """Raises UserError where `out` is no dataset of `prepare`'s own, and where an input is it or lies in it."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if _described(out) is None:
-        raise UserError(
-            f"{out} exists and is no dataset that `dreamjax prepare` wrote, so --overwrite does not replace it; choose "
-            "another --out"
-        )
-    if "://" not in str(out):
-        own = Path(out).resolve()
-        for one in inputs:
-            if own == (place := Path(one).resolve()) or own in place.parents:
-                raise UserError(f"{out} holds the input {one}, which --overwrite would delete; choose another --out")
-
-
-def _described(out: epath.Path) -> dict[str, Any] | None:
-    """dataset.json of a dataset folder; None where there is none."""
-    try:
-        return json.loads((out / DATASET).read_text())
-    except (OSError, ValueError):
-        return None
-
-
-@contextmanager
-def _working_folder(out: Path) -> Iterator[Path]:
-    """The folder of parts beside `out`, locked against a second run; kept when the run is interrupted."""
-    parts = out.parent / f".{out.name}.parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    with (parts / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another dreamjax prepare is writing {out}; wait for it or choose another --out") from None
-        for stale in out.parent.glob(f".*.{out.name}.new.*"):  # of a run that was killed while it merged
-            shutil.rmtree(stale, ignore_errors=True)
-        yield parts
 
 
 def _converted(tasks: Sequence[Task], options: Options) -> Iterator[workers.Outcome]:
@@ -370,37 +311,8 @@ def _assemble(run: _Run, parts: Path, done: Done, failed: Failed) -> dict[str, A
         inventory.write_rejects(folder / "rejects.jsonl", done, failed, options)
         report.write(folder, run.name, extra, [(r, parts / r["part"]) for _, r in done], settings)
         dataset = records.finish(folder, run.name, shards, extra)
-    deliver(fresh, run.local, run.final)
+    dataset_folder.deliver(fresh, run.local, run.final)
     return dataset
-
-
-def deliver(fresh: Path, local: Path, final: epath.Path) -> None:
-    """Bring a finished folder to its place (`places_of`); until then, what was there stays."""
-    if final == epath.Path(local):
-        _swap_in(fresh, local)
-    else:
-        _upload(fresh, final)
-
-
-def _swap_in(fresh: Path, out: Path) -> None:
-    """Give a finished folder its name; what was there goes away last."""
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    fresh.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _upload(fresh: Path, out: epath.Path) -> None:
-    """Copy a finished folder into an object store: dataset.json, which makes it a dataset, comes last."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / DATASET).unlink(missing_ok=True)
-    for stale in [f for f in out.iterdir() if ".array_record-" in f.name]:
-        stale.unlink()
-    for path in sorted(fresh.iterdir(), key=lambda p: p.name == DATASET):
-        epath.Path(path).copy(out / path.name, overwrite=True)
-    shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _result(run: _Run, dataset: dict[str, Any], done: Done, failed: Failed, converting: float) -> dict[str, Any]:

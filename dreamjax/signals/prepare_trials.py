@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from dreamjax import __version__
 from dreamjax.console import log, progress
 from dreamjax.errors import UserError
-from dreamjax.signals import filters, prepare, records, stimulus_files
+from dreamjax.signals import dataset_folder, filters, records, stimulus_files
 from dreamjax.signals.corpora import eeg_imagenet, eeg_imagenet_splits
 from dreamjax.signals.corpora.eeg_imagenet import EEG_IMAGENET, Trials
 from dreamjax.signals.corpora.eeg_imagenet_splits import UNUSED, Assigned, Wanted
@@ -112,10 +112,10 @@ def prepare_trials(
     something else, and where a split would be empty.
     """
     settings, options, started = settings or Settings(), options or Options(), time.monotonic()
-    name = records.valid_name("dataset", prepare.dataset_name(str(out), options.name))
-    final, local = prepare.places_of(out)
+    name = dataset_folder.dataset_name(out, options.name)
+    final, local = dataset_folder.places_of(out)
     if options.overwrite:
-        prepare.refuse_to_replace(final, [str(path), *filter(None, (options.splits.file, options.stimuli))])
+        dataset_folder.refuse_to_replace(final, [str(path), *filter(None, (options.splits.file, options.stimuli))])
     trials = eeg_imagenet.open_trials(path)
     assigned = eeg_imagenet_splits.assign(trials, options.splits)
     made_of = {"trials": manifest.file_hash(path)}
@@ -143,7 +143,7 @@ def prepare_trials(
         _write_rejects(Path(building) / "rejects.jsonl", rejects)
         extra = _describe(trials, assigned, settings, options, scale, rejects, made_of) | {"settings_hash": key}
         dataset = records.finish(building, name, shards, extra)
-    prepare.deliver(fresh, local, final)
+    dataset_folder.deliver(fresh, local, final)
     return _result(str(final), dataset, round(time.monotonic() - started, 2))
 
 
@@ -164,7 +164,7 @@ def _settings_hash(settings: Settings, options: Options, made_of: dict[str, str]
 def _existing(out: epath.Path, key: str, overwrite: bool) -> dict[str, Any] | None:
     if not out.exists() or overwrite or (out.is_dir() and not any(out.iterdir())):
         return None
-    if not (out / prepare.DATASET).exists():
+    if not (out / dataset_folder.DATASET).exists():
         raise UserError(f"{out} exists and is no dataset that `dreamjax prepare` wrote; choose another --out")
     dataset = records.load_dataset(out)
     if dataset.get("settings_hash") != key:
