@@ -15,6 +15,11 @@ log = logging.getLogger("dreamjax")
 PLAIN_EVERY_S = 10.0  # elsewhere than on a terminal: one line per this many seconds
 
 
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """`1 picture`, `1,200 pictures`."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 class Bar(Protocol):
     def advance(self, n: float = 1, note: str = "") -> None: ...
 

@@ -256,7 +256,10 @@ def test_parser_errors_are_user_errors():
         (["train", "--workdir", ""], "--workdir is empty; give it a value or leave it out"),
         (["simulate", "--out", "{folder}/x", "--captioned="], "--captioned"),
         (["generate", "--model", "m", "--prompt", "a", "--out", "x", "--init-image", ""], "--init-image is empty"),
-        (["simulate", "--out", "{folder}/notes.txt/x", "--subjects", "1", "--minutes", "0.2"], "Not a directory"),
+        (
+            ["simulate", "--out", "{folder}/notes.txt/x", "--subjects", "1", "--minutes", "0.2"],
+            "notes.txt is not a folder; name another place",
+        ),
         (["inspect", "--devices", "0"], "--devices"),
         (["evaluate", "{folder}", "--with-reconstruction"], "add --probe"),
         (["evaluate", "{folder}", "--step", "3", "--best"], "--best"),

@@ -15,7 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", nargs="+", default=[], metavar="LABEL", help="classes (default: all there are)")
     parser.add_argument("--encoder", default="", metavar="RUN", help="a run of masked pretraining, to be tried as well")
-    parser.add_argument("--permutations", type=whole_number(20), default=200, metavar="N", help="of labels, for p")
+    parser.add_argument(
+        "--permutations", type=whole_number(20), default=200, metavar="N", help="of labels, for p; 20 or more"
+    )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the permutations (default: 0)")
     parser.add_argument("--out", metavar="FOLDER", help="where classes.json goes (default: nowhere)")
 

@@ -1,4 +1,4 @@
-"""`dreamjax evaluate`: a run → scores on subjects that its training never saw, with baselines and intervals."""
+"""`dreamjax evaluate`: a run → scores on what its training never saw, with baselines and intervals."""
 
 import argparse
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from dreamjax.cli.options import number, refuse_beside, refuse_without, whole_number
 from dreamjax.errors import UserError
 
-HELP = "score a run on subjects that its training never saw, beside baselines, with intervals"
+HELP = "score a run on people or pictures that its training never saw, beside controls, with intervals"
 EXAMPLE = "dreamjax evaluate runs/tiny --split test --out runs/tiny/evaluation"
 OF_RECONSTRUCTION = ("--data", "--split", "--step", "--best", "--windows")
 OF_PICTURES = (
@@ -122,9 +122,8 @@ def _check_prompts(prompts: list[str]) -> None:
 
 
 def render(result: dict[str, Any]) -> str:
-    from dreamjax.evaluation import report
-    from dreamjax.systems import dreamdiffusion_evaluation
+    from dreamjax.evaluation import picture_report, report
 
     if result.get("system") == "dreamdiffusion":
-        return dreamdiffusion_evaluation.text(result)
+        return picture_report.text(result)
     return report.text(result)

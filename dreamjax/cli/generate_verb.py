@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from dreamjax.cli.options import number, refuse_beside, refuse_without, whole_number
+from dreamjax.console import counted
 from dreamjax.errors import UserError
 
 HELP = "make pictures from text with a Stable Diffusion folder or a trained run, or from brain signals with a run"
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     else:
         refuse_beside("--checkpoint", args, "--model", *OF_TEXT)
         refuse_without("--events", args, *([] if args.events else ["--event-codes"]))
+        if args.at or args.events:
+            refuse_beside("--at" if args.at else "--events", args, "--split")
     if not args.checkpoint:
         generation.free(args.out)  # said before gigabytes of weights are read
     use_compile_cache("auto")
@@ -142,12 +145,12 @@ def render(result: dict[str, Any]) -> str:
     if "trials" in result:
         split = f" of split {result['split']}" if result["split"] else ""
         return (
-            f"{result['out']}: {result['pictures']} pictures of {height} x {width} from {result['trials']} of "
-            f"{result['of']} trials{split}, {result['sampler']}, {result['steps']} steps, guidance "
-            f"{result['guidance']:g}, seed {result['seed']}; see {result['gallery']}"
+            f"{result['out']}: {counted(result['pictures'], 'picture')} of {height} x {width} from "
+            f"{result['trials']} of {result['of']} trials{split}, {result['sampler']}, {result['steps']} steps, "
+            f"guidance {result['guidance']:g}, seed {result['seed']}; see {result['gallery']}"
         )
     return (
-        f"{result['out']}: {result['pictures']} picture{'s' if result['pictures'] > 1 else ''} of {height} x {width}, "
+        f"{result['out']}: {counted(result['pictures'], 'picture')} of {height} x {width}, "
         f"{result['sampler']}, {result['steps']} steps, guidance {result['guidance']:g}, seed {result['seed']}; "
         f"all of them in {result['grid']}"
     )

@@ -24,6 +24,7 @@ from dreamjax.errors import UserError, nearest
 # and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
 VERBS = ("simulate", "prepare", "inspect", "plan", "train", "evaluate", "decode", "generate", "export", "import")
 FULL_DISK_AND_THE_LIKE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG)
+PLACES = ("out", "workdir")  # options that name what is written
 A_FILE_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # of a folder that was to be written
 
 
@@ -120,6 +121,15 @@ def _refuse_empty(args: argparse.Namespace, parser: argparse.ArgumentParser, ver
             raise UserError(f"{option} is empty; give it a value or leave it out")
 
 
+def _refuse_unwritable(args: argparse.Namespace) -> None:
+    """Said before the work, not after it."""
+    for option in PLACES:
+        if path := getattr(args, option, None):
+            from dreamjax.storage import places
+
+            places.refuse_unwritable(path)
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of one verb. Raises UserError for what it does not know, naming the nearest it does."""
     verb = next((word for word in argv if not word.startswith("-")), None)
@@ -203,6 +213,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         return 0
     args = _parse(argv)
     configure_logging(args.verbose)
+    _refuse_unwritable(args)
     module = _verb_module(args.verb)
     with _stdout_is_for_the_result(), _sigterm_unwinds():
         result = module.run(args)

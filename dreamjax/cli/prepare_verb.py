@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
+from dreamjax.console import counted
 from dreamjax.errors import UserError
 
 HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready for training"
@@ -205,7 +206,10 @@ def render(result: dict[str, Any]) -> str:
 
 def _trial_summary(result: dict[str, Any]) -> str:
     done = ": already prepared, " if result["already_prepared"] else ": "
-    splits = ", ".join(f"{n} {split} of {result['people'][split]} people" for split, n in result["splits"].items())
+    splits = ", ".join(
+        f"{n:,} {split} of {counted(result['people'][split], 'person', 'people')}"
+        for split, n in result["splits"].items()
+    )
     lines = [
         f"{result['out']}{done}{result['trials']} of {result['trials_in_file']} trials ({splits}), split by "
         f"{result['splitting']['by']}"
@@ -219,13 +223,13 @@ def _trial_summary(result: dict[str, Any]) -> str:
 
 def _summary(result: dict[str, Any]) -> str:
     if result["already_prepared"]:
-        return f"{result['out']}: already prepared, {result['windows']} windows, {result['hours']:.2f} h"
+        return f"{result['out']}: already prepared, {counted(result['windows'], 'window')}, {result['hours']:.2f} h"
     splits = ", ".join(f"{n} {split}" for split, n in result["splits"].items())
     lines = [
-        f"{result['out']}: {result['windows']} windows ({splits}), {result['hours']:.2f} h of {result['subjects']} "
-        f"subjects from {result['recordings']} recordings",
-        f"{result['windows_rejected']} windows rejected, {result['recordings_left_out']} recordings left out; "
-        f"see report.html and rejects.jsonl in it",
+        f"{result['out']}: {counted(result['windows'], 'window')} ({splits}), {result['hours']:.2f} h of "
+        f"{counted(result['subjects'], 'subject')} from {counted(result['recordings'], 'recording')}",
+        f"{counted(result['windows_rejected'], 'window')} rejected, "
+        f"{counted(result['recordings_left_out'], 'recording')} left out; see report.html and rejects.jsonl in it",
     ]
     speed = result["speed"]
     if speed["real_time_per_core"]:

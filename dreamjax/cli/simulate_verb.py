@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
+from dreamjax.console import counted
 
 HELP = "write forward-modelled EEG of people who look at pictures, with known ground truth; or pictures with captions"
 EXAMPLE = "dreamjax simulate --out runs/simulated --subjects 6 --minutes 3 --channels 32 --strength 1.0"
@@ -71,21 +72,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(result: dict[str, Any]) -> str:
+    classes = counted(len(result.get("classes", ())), "class", "classes")
     if "captions" in result:
         return (
-            f"{result['pictures']} pictures of {result['pixels']} x {result['pixels']} pixels with "
-            f'{result["captions"]} captions, such as "{result["example"]}", in {result["out"]} ({result["seconds"]} s)'
+            f"{counted(result['pictures'], 'picture')} of {result['pixels']} x {result['pixels']} pixels with "
+            f'{counted(result["captions"], "caption")}, such as "{result["example"]}", in {result["out"]} '
+            f"({result['seconds']} s)"
         )
     if "layout" in result:
         return (
-            f"{result['trials']} trials of {result['subjects']} people at {result['pictures']} pictures "
-            f"({len(result['classes'])} classes, a block each, strength {result['strength']:g}) in {result['out']}: "
-            f"{', '.join(result['files'] + result['split_files'])}, pictures in {result['imagenet']} "
+            f"{counted(result['trials'], 'trial')} of {counted(result['subjects'], 'person', 'people')} at "
+            f"{counted(result['pictures'], 'picture')} ({classes}, a block each, strength {result['strength']:g}) in "
+            f"{result['out']}: {', '.join(result['files'] + result['split_files'])}, pictures in {result['imagenet']} "
             f"({result['seconds']} s)"
         )
     return (
-        f"{result['subjects']} subjects x {result['minutes']:g} min, {result['channels']} channels at "
-        f"{result['sfreq']:g} Hz, {result['trials']} pictures shown ({len(result['classes'])} classes, "
-        f"{result['order']} order, strength {result['strength']:g})\n"
+        f"{counted(result['subjects'], 'subject')} x {result['minutes']:g} min, {result['channels']} channels at "
+        f"{result['sfreq']:g} Hz, a picture shown {result['trials']:,} times ({classes}, {result['order']} order, "
+        f"strength {result['strength']:g})\n"
         f"recordings in {result['out']}, ground truth in {result['truth']} ({result['seconds']} s)"
     )

@@ -17,6 +17,7 @@ from dreamjax.evaluation.bootstrap import Direction, Interval
 Pictures = UInt8[np.ndarray, "n S H W 3"]
 Asked = Literal["two-way", "distance", "cosine"]  # of features
 
+MODEL = "model"  # the source that the others are compared with
 BLOCK = 256  # trials whose features are held at once
 PIXELS = 1 << 25  # values of pictures that are compared at once
 
@@ -75,7 +76,10 @@ class Column:
 def columns(
     trials: Trials, sources: Mapping[str, Pictures], judges: Sequence[Judge], ways: int | None = None
 ) -> list[Column]:
-    """Every metric of every source. `ways`: N of the N-way accuracy (all classes of a judge by default)."""
+    """Every metric of every source. `ways`: N of the N-way accuracy (all classes of a judge by default).
+
+    Among them are metrics that no trial has a value of, such as two-way identification among one picture.
+    """
     found = [
         _pairwise("pixel correlation", pixels.pixel_correlation, trials, sources),
         _pairwise("PSNR, dB", pixels.psnr, trials, sources),
@@ -155,6 +159,12 @@ def _scores(
     return found
 
 
+def check_ways(judge: Judge, trials: Trials, ways: int | None) -> None:
+    """Raises UserError where a classifier does not have that many classes."""
+    assert judge.probabilities is not None
+    semantic.n_way(np.asarray(judge.probabilities(trials.true[:1])), np.zeros(1, int), ways or 2)
+
+
 def _classified(judge: Judge, trials: Trials, sources: Mapping[str, Pictures], ways: int | None) -> list[Column]:
     assert judge.probabilities is not None
     target = np.asarray(judge.probabilities(trials.true)).argmax(1)[trials.own]
@@ -171,6 +181,8 @@ def _classified(judge: Judge, trials: Trials, sources: Mapping[str, Pictures], w
 def interval(values_n: Float[np.ndarray, "n"], trials: Trials) -> Interval:
     """The mean over trials; clustered by people or by pictures, whichever is wider. NaN trials are left out."""
     counted = np.isfinite(values_n)
+    if not counted.any():
+        return Interval(np.nan, np.nan, np.nan, 0)
     found = [
         bootstrap.interval(_sums(values_n[counted], cluster[counted]), _ratio)
         for cluster in (trials.person, trials.own)

@@ -41,7 +41,9 @@ def drawn(count: int, seed: int) -> list[int]:
 
 def of(shown: int, count: int) -> list[str]:
     """What the page says of which trials it shows."""
-    return [f"{shown} of {count} trials, drawn at random" if shown < count else f"all {count} trials"]
+    if shown < count:
+        return [f"{shown} of {count} trials, drawn at random"]
+    return [f"all {count} trials" if count > 1 else "the only trial"]
 
 
 def page(

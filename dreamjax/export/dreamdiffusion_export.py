@@ -22,6 +22,7 @@ from etils import epath
 
 import dreamjax
 from dreamjax.diffusion import sampling
+from dreamjax.evaluation import picture_report
 from dreamjax.export import provenance, torch_export
 from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
@@ -235,7 +236,7 @@ def _card(dreamer: eeg_to_image.Dreamer, facts: dict[str, Any], folder: epath.Pa
         guided=task.guided,
         sampler=dreamer.model.schedule.sampler,
         size=[side * dreamer.model.factor for side in dreamer.model.sample_size],
-        tables=dreamdiffusion_evaluation.tables(facts["evaluation"]) if facts["evaluation"] else [],
+        tables=picture_report.tables(facts["evaluation"]) if facts["evaluation"] else [],
         tolerance=TOLERANCE,
         hashes={
             f"{part}/{entry.name}": manifest.file_hash(entry)

@@ -7,6 +7,7 @@ settings, so an interrupted run finds its finished parts again and nothing else 
 import json
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ SUMMARY = "summary.json"
 FREQUENCIES = 161  # 0 … 80 Hz in steps of 0.5 Hz, of the report's spectra
 HASH_SAMPLES = 1 << 16  # of every channel, hashed at once
 EVERY = 8  # every eighth window enters the report's spectra
+CODES_TOLD = 12  # of events, where none is wanted
 CLASSES = 12  # averages of at most so many classes are kept for the report
 
 
@@ -178,7 +180,7 @@ def event_table(task: Task) -> str:
     if not Path(table).is_file():
         table = str(path.parent / table)
     if not Path(table).is_file():
-        raise UserError(f"{task.source.name}: there is no event table of it; check --events")
+        raise UserError(f"{task.source.name}: its table of events {table!r} does not exist; check --events")
     return table
 
 
@@ -280,6 +282,10 @@ def convert_recording(recording: Recording, task: Task, part: Path, beat: Callab
 
 def _nothing(recording: Recording, settings: Settings) -> str:
     if settings.events.source:
-        wanted = f" of the codes {', '.join(settings.events.codes)}" if settings.events.codes else ""
-        return f"no event{wanted}; see --list-events"
+        counts = Counter(event.code for event in recording.events)
+        if not counts:
+            return "it has no events; give a table of them with --events"
+        there = ", ".join(f"{code!r} ({n})" for code, n in counts.most_common(CODES_TOLD))
+        more = f" and {len(counts) - CODES_TOLD} other codes" if len(counts) > CODES_TOLD else ""
+        return f"no event of the codes {', '.join(map(repr, settings.events.codes))}: it has {there}{more}"
     return f"its longest stretch is shorter than {settings.min_fraction:g} of a window"

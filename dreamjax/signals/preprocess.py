@@ -74,7 +74,9 @@ class Settings:
         if self.events.baseline and not self._holds(self.events.baseline):
             raise ValueError("the baseline is (from, to) within tmin and tmax, in s after the event")
         span = self.event_samples
-        if self.events.source and not 0 < span <= self.samples:
+        if self.events.source and span <= 0:
+            raise ValueError(f"tmax is {self.events.tmax:g} s, but it must be later than tmin, {self.events.tmin:g} s")
+        if self.events.source and span > self.samples:
             raise ValueError(
                 f"tmin to tmax is {span / self.sfreq:g} s, but a window holds up to {self.samples / self.sfreq:g} s; "
                 f"set samples to {span}"

@@ -6,36 +6,31 @@ Where the pictures of the table come from is told in `picture_sources` and `cont
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from dreamjax.console import progress
+from dreamjax.console import counted, progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import confusion, decoding, judges, picture_page, report, sets
-from dreamjax.evaluation.decoding import Column, Judge, Trials
+from dreamjax.evaluation import confusion, decoding, judges, picture_page, picture_report, sets
+from dreamjax.evaluation.decoding import MODEL, Column, Judge, Trials
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import atomic, mistaken
 from dreamjax.systems import controls, eeg_to_image, painting, picture_sources, runs
 from dreamjax.systems.eeg_to_image import Dreamer, Request
-from dreamjax.systems.picture_sources import MODEL, How, Sources
+from dreamjax.systems.picture_sources import How, Sources
 from dreamjax.targets import pictures, trials
 from dreamjax.targets.features import VisionModel
 
 SHOWN = {"train": "that it was trained on", "val": "held out while it trained", "test": "that training never showed"}
-RESULT, PAGE = "pictures.json", "pictures.html"
-BRACKETS = (
-    "in brackets: 95 % intervals, over pictures and people; n.r.: not resolved, with the least that would have been"
-)
+RESULT, PAGE = "pictures-{split}.json", "pictures-{split}.html"  # in the folder of an evaluation
 READS = "test_reads.jsonl"  # in the run: each scoring of its test split
 NAMED = "class, as answered"
 LEAKS = (controls.TIME, controls.BEFORE, controls.BLOCKS)  # controls whose answers nothing seen can have helped
-COLUMNS = 4  # metrics in a row of tables
-PARTS = {False: "Scores", True: "Model minus each, paired (n.r. ≥ X: not resolved; this design could detect ≥ X)"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,11 @@ def evaluate(
     step: int | None = None,
     best: bool = False,
 ) -> dict[str, Any]:
-    """Scores of a run on the trials of a split: pictures.json and pictures.html in `out` (default: RUN/evaluation)."""
+    """Scores of a run on the trials of a split: `RESULT` and `PAGE` in `out` (default: RUN/evaluation).
+
+    Raises UserError, before any picture is made, for what could not be scored, and where the default folder holds the
+    scores of more trials of this very step.
+    """
     run = runs.open_run(workdir, step, best)
     if run.step == 0:
         raise UserError(f"{workdir} is untrained (step 0): no score is shown for it; train it first")
@@ -66,14 +65,19 @@ def evaluate(
     own = eeg_to_image.chosen(found, request)
     side = dreamer.side(request)
     asked = _seen(found, own, side)
+    folder = epath.Path(out or f"{workdir}/evaluation")
+    if not out:
+        _refuse_to_lose(folder, run, request, len(own))
     judged_by, classifier, notes = _judges(dreamer, judging)  # and the folders: mistakes are said before hours of work
     controls.check(judging.sources.material)
+    if classifier:
+        decoding.check_ways(classifier, asked, judging.ways)
     with progress("generate", len(own) * request.samples) as bar:
         made = np.stack(list(dreamer.pictures(found, own, request, bar)))
     made = made.reshape(len(own), request.samples, *made.shape[1:])
     sources, classes = picture_sources.others(dreamer, found, own, request, made, judging.sources)
     shown = {MODEL: made} | sources.pictures
-    columns = [*_named(sources, classes), *decoding.columns(asked, shown, judged_by, judging.ways)]
+    columns, empty = _told([*_named(sources, classes), *decoding.columns(asked, shown, judged_by, judging.ways)])
     people, seen = len(set(asked.person.tolist())), len(asked.true)
     result = {
         "run": workdir,
@@ -82,10 +86,11 @@ def evaluate(
         "split": request.split,
         "trials": len(own),
         "title": (
-            f"{workdir}, step {run.step}: {len(own)} trials of split {request.split}, in which {people} people saw "
-            f"{seen} pictures {SHOWN[request.split]}; {request.samples} made of each"
+            f"{workdir}, step {run.step}: {counted(len(own), 'trial')} of split {request.split}, in which "
+            f"{counted(people, 'person', 'people')} saw {counted(seen, 'picture')} {SHOWN[request.split]}; "
+            f"{request.samples} made of each"
         ),
-        "notes": [*notes, *_pretrained(run.config, found, own), *_read_before(run, request)],
+        "notes": [*notes, *empty, *_pretrained(run.config, found, own), *_read_before(run, request)],
         "scores": decoding.scores_json(columns, asked, MODEL),
         "sets": sets.scores(asked, shown, judged_by),
         "confusion": confusion.table(classifier, asked, shown) if classifier else {},
@@ -95,70 +100,32 @@ def evaluate(
         "warnings": _leaks(sources, classes, asked),
         "made": painting.described(dreamer.model, request),
     }
-    folder = epath.Path(out or f"{workdir}/evaluation")
-    atomic.write_text(folder / RESULT, json.dumps(result, indent=1))
-    atomic.write_text(folder / PAGE, _page(result, asked, made, request.seed))
+    atomic.write_text(folder / RESULT.format(split=request.split), json.dumps(result, indent=1))
+    atomic.write_text(folder / PAGE.format(split=request.split), _page(result, asked, made, request.seed))
     _remember(run, request, result)
     return result
 
 
 def of_run(run: runs.Run) -> dict[str, Any] | None:
-    """The scores of this step of a run, where it has been evaluated."""
-    path = epath.Path(run.workdir) / "evaluation" / RESULT
+    """The scores of this step of a run, where it has been evaluated: on split test, else on val."""
+    found = (_scores(epath.Path(run.workdir) / "evaluation", run, split) for split in ("test", "val"))
+    return next((result for result in found if result), None)
+
+
+def _scores(folder: epath.Path, run: runs.Run, split: str) -> dict[str, Any] | None:
+    path = folder / RESULT.format(split=split)
     result = mistaken.read_json(path) if path.exists() else None
     return result if result and result.get("step") == run.step and "warnings" in result else None
 
 
-def about(result: Mapping[str, Any]) -> list[str]:
-    """What the tables are of, for a page that shows other pictures beside them."""
-    made = result["made"]
-    how = f"made with {made['sampler']}, {made['steps']} steps, guidance {made['guidance']:g}"
-    return [f"Of {result['title']}, {how}; not of the pictures below", BRACKETS, *result["notes"]]
-
-
-# -------------------------------------------------------------------------------------------------------- what is shown
-def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, header, rows): every source's scores, then the model's differences from each other source."""
-    found = []
-    entries: Sequence[Mapping[str, Any]] = result["scores"]
-    for minus, title in PARTS.items():
-        own = [e for e in entries if not minus or e["model_minus"]]
-        sources = [s for s in result["sources"] if not minus or s != MODEL]
-        for first in range(0, len(own), COLUMNS):
-            some = own[first : first + COLUMNS]
-            rows = [[source, *(_cell(e, source, minus) for e in some)] for source in sources]
-            if not minus:
-                rows.append(["chance", *("–" if e["chance"] is None else f"{e['chance']:.3f}" for e in some)])
-            kept = [row for row in rows if set(row[1:]) != {"–"}]
-            found.append((title if first == 0 else "", ["", *(e["metric"] for e in some)], kept))
-    found += [
-        (title, header, rows)
-        for title, (header, rows) in (
-            ("As sets of pictures, whoever saw them", sets.rows(result.get("sets", []), result["sources"])),
-            ("Pictures of another class", confusion.rows(result.get("confusion", {}), result["sources"])),
+def _refuse_to_lose(folder: epath.Path, run: runs.Run, request: Request, count: int) -> None:
+    """Raises UserError where fewer trials than were scored before would take their place."""
+    before = _scores(folder, run, request.split)
+    if before and before["trials"] > count:
+        raise UserError(
+            f"{folder} holds the scores of {before['trials']} trials of split {request.split}, and these would be of "
+            f"{count}: name another folder with --out"
         )
-        if rows
-    ]
-    if result["not_possible"]:
-        found.append(("Not possible", ["", "why"], [[name, why] for name, why in result["not_possible"].items()]))
-    if result["of_sources"]:
-        found.append(("Of the others", ["", ""], [[name, told] for name, told in result["of_sources"].items()]))
-    return found
-
-
-def _cell(entry: Mapping[str, Any], source: str, minus: bool) -> str:
-    value = entry["model_minus" if minus else "scores"].get(source)
-    told = report.cell(value, signed=minus)
-    return f"{told} n.r. ≥ {value['detectable']:.2g}" if minus and value and value.get("detectable") else told
-
-
-def text(result: Mapping[str, Any]) -> str:
-    """A result for a terminal."""
-    lines = [result["title"]]
-    for title, header, rows in tables(result):
-        lines += ["", *([title] if title else []), report.table(header, rows)]
-    lines += ["", *(f"- {note}" for note in result["notes"]), *(f"! {warning}" for warning in result["warnings"])]
-    return "\n".join(lines).rstrip()
 
 
 def _page(result: Mapping[str, Any], asked: Trials, made: np.ndarray, seed: int) -> str:
@@ -168,9 +135,9 @@ def _page(result: Mapping[str, Any], asked: Trials, made: np.ndarray, seed: int)
     ]
     return picture_page.page(
         title=result["title"],
-        notes=[*result["notes"], *picture_page.of(len(rows), len(made))],
+        notes=[*picture_report.findings(result), *result["notes"], *picture_page.of(len(rows), len(made))],
         rows=rows,
-        tables=tables(result),
+        tables=picture_report.tables(result),
         warnings=result["warnings"],
     )
 
@@ -182,6 +149,14 @@ def _named(sources: Sources, classes: controls.Asked) -> list[Column]:
         return []
     values = {name: (said == classes.true).astype(float) for name, said in sources.named.items()}
     return [Column(NAMED, values, 1 / len(classes.names))]
+
+
+def _told(columns: list[Column]) -> tuple[list[Column], list[str]]:
+    """Those that any trial has a value of, and what is said of the others."""
+    known = [one for one in columns if any(np.isfinite(values).any() for values in one.values.values())]
+    if not (empty := [one.name for one in columns if one not in known]):
+        return known, []
+    return known, [f"too few pictures were seen in these trials for {', '.join(empty)}"]
 
 
 def _leaks(sources: Sources, classes: controls.Asked, asked: Trials) -> list[str]:

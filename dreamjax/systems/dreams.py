@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dreamjax.console import log, progress
+from dreamjax.console import counted, log, progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import picture_page
+from dreamjax.evaluation import picture_page, picture_report
 from dreamjax.signals import records
 from dreamjax.storage import atomic, mistaken, places
 from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, moments, painting, runs
@@ -220,16 +220,16 @@ def _show(out: epath.Path, entries: Sequence[dict[str, Any]], run: Any, told: di
     for warning in warnings:
         log.warning(warning)
     page = picture_page.page(
-        title=f"Pictures of {len(entries)} trials of {of}",
+        title=f"Pictures of {counted(len(entries), 'trial')} of {of}",
         notes=[
             f"{run.workdir}, step {run.step}; {told['sampler']}, {told['steps']} steps, guidance "
             f"{told['guidance']:g}, seed {told['seed']}",
             *picture_page.of(len(rows), told["of"]),
         ],
         rows=rows,
-        tables=dreamdiffusion_evaluation.tables(scores) if scores else (),
+        tables=picture_report.tables(scores) if scores else (),
         warnings=[*warnings, *(scores["warnings"] if scores else ())],
-        about=dreamdiffusion_evaluation.about(scores) if scores else (),
+        about=picture_report.about(scores) if scores else (),
         command=f"dreamjax evaluate {run.workdir}",
     )
     atomic.write_text(out / "gallery.html", page)

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from dreamjax import __version__
-from dreamjax.console import log
+from dreamjax.console import counted, log
 from dreamjax.errors import UserError
 from dreamjax.evaluation import bootstrap, gaussian, leakage, picture, reconstruction, report, windows
 from dreamjax.evaluation.windows import WindowSet
@@ -207,7 +207,7 @@ def described(held_out: WindowSet, patch: int) -> str:
     subjects = len(set(held_out.subjects))
     thinned = f" (an even choice of {held_out.available})" if len(held_out) < held_out.available else ""
     return (
-        f"{len(held_out)} windows{thinned} of {subjects} held-out subject{'s' if subjects > 1 else ''}, "
+        f"{len(held_out)} windows{thinned} of {counted(subjects, 'held-out subject')}, "
         f"{_channels(held_out)} real channels, {held_out.signal.shape[2]} samples at {held_out.sfreq:g} Hz, "
         f"patch {patch}; µV"
     )

@@ -47,6 +47,8 @@ def prepared(
     for path in paths:
         if not Path(path).exists():
             raise UserError(f"{path}: no such recording or dataset folder")
+    if moments.at:
+        _refuse_outside(paths, moments.at)
     with tempfile.TemporaryDirectory(prefix="dreamjax-") as folder:
         source = moments.events or str(_table(Path(folder) / "moments.csv", moments.at))
         own = settings_of(data, workdir)
@@ -54,6 +56,18 @@ def prepared(
         out = Path(folder) / "windows"
         prepare.prepare(list(paths), out, settings, prepare.Options(workers=1))
         yield str(out)
+
+
+def _refuse_outside(paths: Sequence[str], at: Sequence[float]) -> None:
+    """Raises UserError for moments that are not in the one recording; one that cannot be read is left to `prepare`."""
+    from dreamjax.signals import prepare
+
+    told = prepare.list_events(list(paths))["recordings"]
+    if len(told) > 1:
+        raise UserError(f"--at says moments of one recording, and {len(told)} are given; name one, or use --events")
+    for one in told:
+        if "reason" not in one and (late := [second for second in at if second >= one["duration"]]):
+            raise UserError(f"{paths[0]}: --at {late[0]:g} is outside the recording of {one['duration']:g} s")
 
 
 def _table(path: Path, at: Sequence[float]) -> Path:

@@ -22,8 +22,20 @@ from dreamjax.targets import features, pictures
 from dreamjax.targets.trials import Trials
 from dreamjax.weights import parts
 
-MODEL, SHUFFLED, EMPTY, RANDOM = "model", "another trial's", "empty caption", "random training picture"
+SHUFFLED, EMPTY, RANDOM = "another trial's", "empty caption", "random training picture"
 PROMPTED, RETRIEVED = "classifier + prompt", "nearest training picture"
+WHAT = {  # each source is; what is said of one answer comes behind it
+    SHUFFLED: "the model's, of another trial, in which another picture was seen",
+    EMPTY: "the model's, of no signal at all",
+    RANDOM: "any picture of training",
+    controls.PRIOR: "pictures of training, of its commonest class",
+    controls.PERMUTED: "pictures of training, of the class said by a classifier whose labels were dealt out at random",
+    controls.TIME: "pictures of training, of the class said by a classifier that knows but when the trial was",
+    controls.BEFORE: "pictures of training, of the class said by a classifier of the signal before the picture",
+    controls.BLOCKS: "pictures of training, of the class said by a classifier of blocks in which nothing was shown",
+    PROMPTED: "of the same diffusion model before training on signals, prompted with the class that a classifier says",
+    RETRIEVED: "the picture of training whose embedding is most like the one that the model reads from the trial",
+}
 BATCH = 256  # trials at a time
 OF_ONE = 16  # pictures of one prompt, or of none, that are dealt out to trials
 
@@ -50,7 +62,10 @@ def others(
     shown = pictures.load_all([train.pictures[i].path for i in known], side)
     count = (len(own), request.samples)
     out = Sources()
-    out.pictures[SHUFFLED] = made[elsewhere(found.picture[own], rng)]
+    if len(np.unique(found.picture[own])) > 1:
+        out.pictures[SHUFFLED] = made[elsewhere(found.picture[own], rng)]
+    else:
+        out.missing[SHUFFLED] = "in all of these trials the same picture was seen"
     if dreamer.task.guided:
         out.pictures[EMPTY] = _of_nothing(dreamer, request)[rng.integers(OF_ONE, size=count)]
     else:
@@ -69,14 +84,15 @@ def others(
         else:
             chosen = [rng.choice(members[k], request.samples) for k in answer.classes]
             out.pictures[answer.name], out.named[answer.name] = shown[np.stack(chosen)], answer.classes
-            out.notes |= {answer.name: answer.why} if answer.why else {}
-    if not dreamer.task.embedding_dim:
+            out.notes[answer.name] = answer.why
+    if dreamer.task.embedding_dim:
+        nearest = _nearest(dreamer, found, own, train, known)
+        out.pictures[RETRIEVED] = shown[nearest][:, None]
+        if len(asked.names) > 1:
+            out.named[RETRIEVED] = np.array([class_of[int(known[i])] for i in nearest])
+    else:
         out.missing[RETRIEVED] = "the run was not aligned with embeddings"
-        return out, asked
-    nearest = _nearest(dreamer, found, own, train, known)
-    out.pictures[RETRIEVED] = shown[nearest][:, None]
-    if len(asked.names) > 1:
-        out.named[RETRIEVED] = np.array([class_of[int(known[i])] for i in nearest])
+    out.notes = {name: "; ".join(filter(None, (WHAT[name], out.notes.get(name)))) for name in out.pictures}
     return out, asked
 
 
