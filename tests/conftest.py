@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import os
 import shutil
 import sys
@@ -26,11 +27,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def pytest_configure() -> None:
     """Compiled programs are shared by this run's tests, its workers and their children, and go with it."""
+    gc.disable()  # until all is imported
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = tempfile.mkdtemp(prefix="dreamjax-compiled-")
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look through it again and again (8 % of all time)."""
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from dreamjax.diffusion import schedule as schedules
 from dreamjax.errors import UserError
 from dreamjax.export.foreign_encoder import GENERATIVE, Found
 from dreamjax.models.conditioner import Conditioner
+from dreamjax.models.keys import Keys
 from dreamjax.parallel.names import nested
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.storage import atomic, torch_files
@@ -274,7 +275,7 @@ def _maps(
         "embedding_dim": int(aligned[0]) if aligned else 0,
         "time_dim": 4 * unet.config["block_out_channels"][0] if timed else 0,
     }
-    module = nnx.eval_shape(lambda: Conditioner(**arguments, rngs=nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: Conditioner(**arguments, rngs=Keys(jax.random.key(0))))
     told = {"hidden": hidden, "context_tokens": tokens, "embedding_dim": arguments["embedding_dim"]}
     return nnx.to_pure_dict(nnx.state(module, nnx.Param)), told | {"time_condition": timed}
 

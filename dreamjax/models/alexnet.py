@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from dreamjax.errors import UserError
 from dreamjax.models.inference import Conv, max_pool
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Linear, Parts
 
 SMALLEST = 31  # pixels of a side, for which one position is left before the second max pool
@@ -20,7 +21,7 @@ WIDTHS = (1, 3, 6, 4, 4)  # of the five convolutions, in units
 class AlexNet(nnx.Module):
     """`unit`: 64 as published; all widths are multiples of it. `classes` 0: without the classifier."""
 
-    def __init__(self, *, rngs: nnx.Rngs, unit: int = 64, classes: int = 1000):
+    def __init__(self, *, rngs: Keys, unit: int = 64, classes: int = 1000):
         w = [unit * n for n in WIDTHS]
         self.convolutions = Parts(
             Conv(3, w[0], 11, stride=4, padding=2, rngs=rngs),

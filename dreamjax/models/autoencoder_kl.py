@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from dreamjax.models.attention import Attention
 from dreamjax.models.convolution import Conv2d, GroupNorm
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import ACTIVATIONS, Dtype, Parts
 from dreamjax.models.resnet import Downsample, ResBlock, Upsample
 from dreamjax.models.transformer import Remat, SelfAttention, rematerialised
@@ -28,7 +29,7 @@ OVERLAP = 0.25  # of neighbouring tiles, as a share of their size
 class PixelAttention(nnx.Module):
     """x + attention of one head over the pixels, after a group norm."""
 
-    def __init__(self, dim: int, groups: int, *, dtype: Dtype, implementation: Attention, rngs: nnx.Rngs):
+    def __init__(self, dim: int, groups: int, *, dtype: Dtype, implementation: Attention, rngs: Keys):
         self.norm = GroupNorm(dim, groups, dtype=dtype, epsilon=EPSILON)
         self.attn = SelfAttention(dim, 1, dtype=dtype, implementation=implementation, rngs=rngs)
 
@@ -82,7 +83,7 @@ class Coder(nnx.Module):
         attention: Attention,
         remat: tuple[Remat, tuple[str, ...]],
         dtype: Dtype,
-        rngs: nnx.Rngs,
+        rngs: Keys,
     ):
         common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         res = functools.partial(ResBlock, groups=groups, epsilon=EPSILON, activation=activation, **common)
@@ -134,7 +135,7 @@ class AutoencoderKL(nnx.Module):
         attention: Attention = "auto",
         remat: Remat = "none",
         remat_names: tuple[str, ...] = (),
-        rngs: nnx.Rngs,
+        rngs: Keys,
     ):
         common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         coder: dict[str, Any] = {"groups": groups, "activation": activation, "mid_attention": mid_attention}

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dreamjax.errors import UserError
 from dreamjax.models.encoder import Encoded, Encoder
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import LayerNorm, Linear
 from dreamjax.models.vision_transformer import VisionTransformer
 
@@ -35,7 +36,7 @@ class CLIPText(Encoder):
         positions: int,
         dim: int,
         eos: int,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         projection: int = 0,
         epsilon: float = 1e-5,
         **options: Any,
@@ -73,7 +74,7 @@ class CLIPText(Encoder):
 class CLIPVision(VisionTransformer):
     """Blocks over a normed [cls, patches]. `projection`: width of the common space, or 0. `options`: as the bases'."""
 
-    def __init__(self, *, dim: int, rngs: nnx.Rngs, projection: int = 0, epsilon: float = 1e-5, **options: Any):
+    def __init__(self, *, dim: int, rngs: Keys, projection: int = 0, epsilon: float = 1e-5, **options: Any):
         super().__init__(dim=dim, rngs=rngs, epsilon=epsilon, patch_bias=False, pre_norm=True, **options)
         self.has_projection = bool(projection)
         if projection:

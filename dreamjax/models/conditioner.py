@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Dtype, Linear
 
 
@@ -27,7 +28,7 @@ class Conditioner(nnx.Module):
         dim: int,
         context_tokens: int,
         context_dim: int,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         hidden: int = 64,
         embedding_dim: int = 0,
         time_dim: int = 0,

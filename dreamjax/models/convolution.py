@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Dtype, matmul
 from dreamjax.parallel import platform
 from dreamjax.parallel.sharding import split_rows
@@ -150,7 +151,7 @@ class Conv2d(nnx.Module):
         kernel: int = 3,
         *,
         dtype: Dtype,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         stride: int = 1,
         padding: int | Padding | None = None,
         bias: bool = True,

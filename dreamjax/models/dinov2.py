@@ -5,10 +5,10 @@ Shape letters: B batch, H/W pixels, N patches, R registers, D width.
 
 from typing import Any
 
-from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from dreamjax.models.encoder import Encoded
+from dreamjax.models.keys import Keys
 from dreamjax.models.vision_transformer import VisionTransformer
 
 
@@ -29,7 +29,7 @@ class DINOv2(VisionTransformer):
         self,
         *,
         dim: int,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         mlp_ratio: float = 4.0,
         swiglu: bool = False,
         layer_scale: float = 1.0,

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamjax.models.inference import Conv, ConvNorm
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Linear, Parts
 
 # of each stage: expansion, kernel, stride, width in units of 8 channels, blocks (B0's times 1.1, rounded up)
@@ -26,7 +27,7 @@ STEM, HEAD = 4, 160  # widths in units
 class SqueezeExcitation(nnx.Module):
     """x σ(W₂ silu(W₁ mean x)): a factor for each channel (Hu et al. 2018, arXiv 1709.01507)."""
 
-    def __init__(self, dim: int, squeezed: int, *, rngs: nnx.Rngs):
+    def __init__(self, dim: int, squeezed: int, *, rngs: Keys):
         self.fc1, self.fc2 = Conv(dim, squeezed, 1, rngs=rngs), Conv(squeezed, dim, 1, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -36,7 +37,7 @@ class SqueezeExcitation(nnx.Module):
 class MBConv(nnx.Module):
     """Expand, convolve each channel alone, weigh the channels, project; added to x where the shape stays."""
 
-    def __init__(self, dim_in: int, dim_out: int, expansion: int, kernel: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(self, dim_in: int, dim_out: int, expansion: int, kernel: int, stride: int, *, rngs: Keys):
         wide, silu = expansion * dim_in, jax.nn.silu
         block: list[nnx.Module] = [] if expansion == 1 else [ConvNorm(dim_in, wide, 1, activation=silu, rngs=rngs)]
         around = kernel // 2
@@ -57,7 +58,7 @@ class MBConv(nnx.Module):
 class EfficientNetB1(nnx.Module):
     """`unit`: 8 as published; all widths are multiples of it. `classes` 0: without the classifier."""
 
-    def __init__(self, *, rngs: nnx.Rngs, unit: int = 8, classes: int = 1000):
+    def __init__(self, *, rngs: Keys, unit: int = 8, classes: int = 1000):
         dim = STEM * unit
         layers: list[nnx.Module] = [ConvNorm(3, dim, 3, stride=2, padding=1, activation=jax.nn.silu, rngs=rngs)]
         for expansion, kernel, stride, width, depth in STAGES:

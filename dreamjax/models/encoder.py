@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from dreamjax.errors import UserError
 from dreamjax.models.attention import Attention
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Dtype
 from dreamjax.models.transformer import Block, Remat, run_stack, stack
 
@@ -37,7 +38,7 @@ class Encoder(nnx.Module):
         dim: int,
         depth: int,
         heads: int,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         dtype: Dtype = jnp.float32,
         attention: Attention = "auto",
         scan_layers: bool = True,

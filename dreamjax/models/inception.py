@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamjax.models.inference import ConvNorm, average_pool, max_pool
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Linear
 
 EPSILON = 1e-3
@@ -29,7 +30,7 @@ class Block(nnx.Module):
     def __init__(self, dim_in: int, unit: int, fid: bool = False):
         self.dim_in, self.unit, self.fid = dim_in, unit, fid
 
-    def chain(self, name: str, *specs: Spec, rngs: nnx.Rngs, last_stride: int = 1) -> None:
+    def chain(self, name: str, *specs: Spec, rngs: Keys, last_stride: int = 1) -> None:
         """NAME_1, NAME_2, … one after the other; NAME alone where there is one."""
         dim = self.dim_in
         for k, (width, (kernel, padding)) in enumerate(specs, 1):
@@ -50,7 +51,7 @@ class Block(nnx.Module):
 
 
 class BlockA(Block):
-    def __init__(self, dim_in: int, unit: int, fid: bool, pool: int, *, rngs: nnx.Rngs):
+    def __init__(self, dim_in: int, unit: int, fid: bool, pool: int, *, rngs: Keys):
         super().__init__(dim_in, unit, fid)
         self.chain("branch1x1", (4, ONE), rngs=rngs)
         self.chain("branch5x5", (3, ONE), (4, FIVE), rngs=rngs)
@@ -69,7 +70,7 @@ class BlockA(Block):
 class BlockB(Block):
     """Half the size."""
 
-    def __init__(self, dim_in: int, unit: int, *, rngs: nnx.Rngs):
+    def __init__(self, dim_in: int, unit: int, *, rngs: Keys):
         super().__init__(dim_in, unit)
         self.chain("branch3x3", (24, (3, 0)), last_stride=2, rngs=rngs)
         self.chain("branch3x3dbl", (4, ONE), (6, THREE), (6, (3, 0)), last_stride=2, rngs=rngs)
@@ -80,7 +81,7 @@ class BlockB(Block):
 
 
 class BlockC(Block):
-    def __init__(self, dim_in: int, unit: int, fid: bool, inner: int, *, rngs: nnx.Rngs):
+    def __init__(self, dim_in: int, unit: int, fid: bool, inner: int, *, rngs: Keys):
         super().__init__(dim_in, unit, fid)
         self.chain("branch1x1", (12, ONE), rngs=rngs)
         self.chain("branch7x7", (inner, ONE), (inner, ROW), (12, COLUMN), rngs=rngs)
@@ -100,7 +101,7 @@ class BlockC(Block):
 class BlockD(Block):
     """Half the size."""
 
-    def __init__(self, dim_in: int, unit: int, *, rngs: nnx.Rngs):
+    def __init__(self, dim_in: int, unit: int, *, rngs: Keys):
         super().__init__(dim_in, unit)
         self.chain("branch3x3", (12, ONE), (20, (3, 0)), last_stride=2, rngs=rngs)
         self.chain("branch7x7x3", (12, ONE), (12, ROW), (12, COLUMN), (12, (3, 0)), last_stride=2, rngs=rngs)
@@ -113,7 +114,7 @@ class BlockD(Block):
 class BlockE(Block):
     """`maximum`: pools by it, as the last block of FID's graph."""
 
-    def __init__(self, dim_in: int, unit: int, fid: bool, maximum: bool = False, *, rngs: nnx.Rngs):
+    def __init__(self, dim_in: int, unit: int, fid: bool, maximum: bool = False, *, rngs: Keys):
         super().__init__(dim_in, unit, fid)
         self.maximum = maximum
         self.chain("branch1x1", (20, ONE), rngs=rngs)
@@ -138,7 +139,7 @@ class BlockE(Block):
 class InceptionV3(nnx.Module):
     """`unit`: 16 as published; all widths are multiples of it. Without the auxiliary classifier of training."""
 
-    def __init__(self, *, rngs: nnx.Rngs, unit: int = 16, classes: int = 1000, fid: bool = False):
+    def __init__(self, *, rngs: Keys, unit: int = 16, classes: int = 1000, fid: bool = False):
         def conv(dim_in: int, width: int, kernel: int, **options: Any) -> ConvNorm:
             return ConvNorm(dim_in, width * unit, kernel, epsilon=EPSILON, rngs=rngs, **options)
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dreamjax.models.keys import Keys
+
 Pair = tuple[int, int]  # of rows and columns
 Activation = Callable[[Array], Array]
 
@@ -28,7 +30,7 @@ class Conv(nnx.Module):
         dim_out: int,
         kernel: int | Pair,
         *,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         stride: int = 1,
         padding: int | Pair = 0,
         groups: int = 1,
@@ -75,7 +77,7 @@ class ConvNorm(nnx.Module):
         dim_out: int,
         kernel: int | Pair,
         *,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         stride: int = 1,
         padding: int | Pair = 0,
         groups: int = 1,

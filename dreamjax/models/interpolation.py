@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Dtype, Linear
 
 NOISE_FLOOR = 1e-4  # of the process's variance: what float32 Cholesky factors of 512 samples bear
@@ -92,7 +93,7 @@ class GaussianInterpolation(nnx.Module):
     `embed`, from an interpolated patch to the decoder's width.
     """
 
-    def __init__(self, points: int, dim: int, entries: int, decoder_dim: int, *, dtype: Dtype, rngs: nnx.Rngs):
+    def __init__(self, points: int, dim: int, entries: int, decoder_dim: int, *, dtype: Dtype, rngs: Keys):
         start = -20 * np.linspace(0, 1, points)
         self.log_spectrum = nnx.Param(jnp.asarray(start / STRIDE, jnp.float32))
         self.log_noise = nnx.Param(jnp.asarray(np.log(3e-4) / STRIDE, jnp.float32))

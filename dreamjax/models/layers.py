@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dreamjax.models.keys import Keys
 from dreamjax.parallel.sharding import split_rows
 
 Dtype = Any
@@ -53,7 +54,7 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 class Linear(nnx.Module):
     """y = x W + b, W of shape (in, out), Xavier-uniform; b zero, or none; the bias is added in float32."""
 
-    def __init__(self, dim_in: int, dim_out: int, *, dtype: Dtype, rngs: nnx.Rngs, bias: bool = True):
+    def __init__(self, dim_in: int, dim_out: int, *, dtype: Dtype, rngs: Keys, bias: bool = True):
         self.kernel = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (dim_in, dim_out), jnp.float32))
         if bias:
             self.bias = nnx.Param(jnp.zeros((dim_out,), jnp.float32))

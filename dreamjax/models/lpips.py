@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamjax.models.alexnet import WIDTHS, AlexNet
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Parts
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures in [-1, 1]
@@ -29,7 +30,7 @@ class Weight(nnx.Module):
 class LPIPS(nnx.Module):
     """`unit`: as of `AlexNet`."""
 
-    def __init__(self, *, rngs: nnx.Rngs, unit: int = 64):
+    def __init__(self, *, rngs: Keys, unit: int = 64):
         self.net = AlexNet(rngs=rngs, unit=unit, classes=0)
         self.lin = Parts(*(Weight(unit * n) for n in WIDTHS))
 

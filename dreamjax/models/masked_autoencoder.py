@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dreamjax.models.attention import Attention
 from dreamjax.models.interpolation import GaussianInterpolation
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Dtype, LayerNorm, Linear, matmul, sincos_positions
 from dreamjax.models.transformer import Block, Remat, run_stack, stack
 
@@ -51,7 +52,7 @@ permute.defvjp(
 class PatchEmbed(nnx.Module):
     """Conv1d whose stride is its kernel, that is, one matrix product per patch. Kernel (patch, C, D), N(0, 0.02)."""
 
-    def __init__(self, patch: int, channels: int, dim: int, *, dtype: Dtype, rngs: nnx.Rngs):
+    def __init__(self, patch: int, channels: int, dim: int, *, dtype: Dtype, rngs: Keys):
         self.kernel = nnx.Param(0.02 * jax.random.normal(rngs.params(), (patch, channels, dim), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32))
         self.dtype = dtype
@@ -81,7 +82,7 @@ class MaskedAutoencoder(nnx.Module):
         decoder_dim: int,
         decoder_depth: int,
         decoder_heads: int,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         cls_token: bool = True,
         learned_positions: int = 0,
         dtype: Dtype = jnp.float32,

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamjax.models.convolution import Conv2d, GroupNorm, Padding, upsample
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import ACTIVATIONS, Dtype, Linear
 from dreamjax.parallel import platform
 
@@ -25,7 +26,7 @@ class ResBlock(nnx.Module):
         time_dim: int | None = None,
         activation: str = "silu",
         dtype: Dtype,
-        rngs: nnx.Rngs,
+        rngs: Keys,
     ):
         self.norm1 = GroupNorm(dim_in, groups, dtype=dtype, epsilon=epsilon)
         self.conv1 = Conv2d(dim_in, dim_out, dtype=dtype, rngs=rngs)
@@ -51,7 +52,7 @@ class ResBlock(nnx.Module):
 class Downsample(nnx.Module):
     """Half the size by a 3 × 3 convolution of stride 2; padding 0: one zero row below, one column right."""
 
-    def __init__(self, dim: int, *, padding: int = 1, dtype: Dtype, rngs: nnx.Rngs):
+    def __init__(self, dim: int, *, padding: int = 1, dtype: Dtype, rngs: Keys):
         sides: int | Padding = padding if padding else ((0, 1), (0, 1))
         self.conv = Conv2d(dim, dim, stride=2, padding=sides, dtype=dtype, rngs=rngs)
 
@@ -62,7 +63,7 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Twice the size (or `size`) by nearest neighbours, then a 3 × 3 convolution."""
 
-    def __init__(self, dim: int, *, dtype: Dtype, rngs: nnx.Rngs):
+    def __init__(self, dim: int, *, dtype: Dtype, rngs: Keys):
         self.conv = Conv2d(dim, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W C"], size: tuple[int, int] | None = None) -> Float[Array, "B h w C"]:

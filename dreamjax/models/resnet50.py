@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamjax.models.inference import ConvNorm, max_pool
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Linear, Parts
 
 DEPTHS = (3, 4, 6, 3)
@@ -18,7 +19,7 @@ WIDER = 4  # a block's output over its inner width
 class Bottleneck(nnx.Module):
     """relu(x + unit3(unit2(unit1 x))); a 1 × 1 shortcut where the shape changes."""
 
-    def __init__(self, dim_in: int, width: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(self, dim_in: int, width: int, stride: int, *, rngs: Keys):
         dim_out = WIDER * width
         self.unit1 = ConvNorm(dim_in, width, 1, rngs=rngs)
         self.unit2 = ConvNorm(width, width, 3, stride=stride, padding=1, rngs=rngs)
@@ -35,7 +36,7 @@ class Bottleneck(nnx.Module):
 class ResNet50(nnx.Module):
     """`unit`: 64 as published; all widths are multiples of it. `classes` 0: without the classifier."""
 
-    def __init__(self, *, rngs: nnx.Rngs, unit: int = 64, classes: int = 1000):
+    def __init__(self, *, rngs: Keys, unit: int = 64, classes: int = 1000):
         self.stem = ConvNorm(3, unit, 7, stride=2, padding=3, rngs=rngs)
         dim, layers = unit, []
         for i, depth in enumerate(DEPTHS):

@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from dreamjax.models.attention import Attention, attend
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import ACTIVATIONS, Dtype, LayerNorm, Linear
 
 Remat = Literal["none", "full", "dots", "names"]
@@ -30,7 +31,7 @@ class SelfAttention(nnx.Module):
         *,
         dtype: Dtype,
         implementation: Attention,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         qkv_bias: bool = True,
         causal: bool = False,
     ):
@@ -51,9 +52,7 @@ class SelfAttention(nnx.Module):
 class CrossAttention(nnx.Module):
     """Multi-head attention to a context; `kv` holds keys and values side by side; no biases."""
 
-    def __init__(
-        self, dim: int, context_dim: int, heads: int, *, dtype: Dtype, implementation: Attention, rngs: nnx.Rngs
-    ):
+    def __init__(self, dim: int, context_dim: int, heads: int, *, dtype: Dtype, implementation: Attention, rngs: Keys):
         self.q = Linear(dim, dim, dtype=dtype, rngs=rngs, bias=False)
         self.kv = Linear(context_dim, 2 * dim, dtype=dtype, rngs=rngs, bias=False)
         self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
@@ -81,7 +80,7 @@ class Mlp(nnx.Module):
     """
 
     def __init__(
-        self, dim: int, hidden: int, *, dtype: Dtype, rngs: nnx.Rngs, activation: str = "gelu", gate: Gate = "none"
+        self, dim: int, hidden: int, *, dtype: Dtype, rngs: Keys, activation: str = "gelu", gate: Gate = "none"
     ):
         self.fc1 = Linear(dim, hidden * (1 if gate == "none" else 2), dtype=dtype, rngs=rngs)
         self.fc2 = Linear(hidden, dim, dtype=dtype, rngs=rngs)
@@ -116,7 +115,7 @@ class Block(nnx.Module):
         *,
         dtype: Dtype,
         implementation: Attention,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         hidden: int | None = None,
         activation: str = "gelu",
         gate: Gate = "none",
@@ -143,15 +142,14 @@ class Block(nnx.Module):
 
 
 # ------------------------------------------------------------------------------------------------- stacks of blocks
-def stack(depth: int, rngs: nnx.Rngs, make: Callable[[nnx.Rngs], Any]) -> Any:
+def stack(depth: int, rngs: Keys, make: Callable[[Keys], Any]) -> Any:
     """`depth` blocks as one block whose parameters have a leading layer axis."""
 
-    @nnx.split_rngs(splits=depth)
     @nnx.vmap(in_axes=(0,), out_axes=0)
-    def build(rngs: nnx.Rngs) -> Any:
-        return make(rngs)
+    def build(key: Array) -> Any:
+        return make(Keys(key))
 
-    return build(rngs)
+    return build(jax.random.split(rngs.params(), depth))
 
 
 def rematerialise(function: Any, remat: Remat, names: tuple[str, ...]) -> Any:

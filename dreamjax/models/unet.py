@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from dreamjax.models.attention import Attention
 from dreamjax.models.convolution import Conv2d, GroupNorm
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import ACTIVATIONS, Dtype, LayerNorm, Linear, Parts
 from dreamjax.models.resnet import Downsample, ResBlock, Upsample
 from dreamjax.models.transformer import CrossAttention, Mlp, Remat, SelfAttention, rematerialised, run_stack, stack
@@ -35,7 +36,7 @@ def timestep_embedding(
 class TimeEmbedding(nnx.Module):
     """Linear, activation, linear."""
 
-    def __init__(self, dim_in: int, dim: int, *, activation: str, dtype: Dtype, rngs: nnx.Rngs):
+    def __init__(self, dim_in: int, dim: int, *, activation: str, dtype: Dtype, rngs: Keys):
         self.linear_1 = Linear(dim_in, dim, dtype=dtype, rngs=rngs)
         self.linear_2 = Linear(dim, dim, dtype=dtype, rngs=rngs)
         self.activation = activation
@@ -47,9 +48,7 @@ class TimeEmbedding(nnx.Module):
 class ContextBlock(nnx.Module):
     """Self-attention, attention to the context, GEGLU; each after a layer norm and added."""
 
-    def __init__(
-        self, dim: int, context_dim: int, heads: int, *, dtype: Dtype, implementation: Attention, rngs: nnx.Rngs
-    ):
+    def __init__(self, dim: int, context_dim: int, heads: int, *, dtype: Dtype, implementation: Attention, rngs: Keys):
         kinds: dict[str, Any] = {"dtype": dtype, "implementation": implementation, "rngs": rngs}
         self.norm1 = LayerNorm(dim, dtype=dtype)
         self.attn1 = SelfAttention(dim, heads, qkv_bias=False, **kinds)
@@ -84,7 +83,7 @@ class SpatialTransformer(nnx.Module):
         dtype: Dtype,
         implementation: Attention,
         scan: bool,
-        rngs: nnx.Rngs,
+        rngs: Keys,
     ):
         def project() -> Linear | Conv2d:
             return Linear(dim, dim, dtype=dtype, rngs=rngs) if linear else Conv2d(dim, dim, 1, dtype=dtype, rngs=rngs)
@@ -153,7 +152,7 @@ class UNet(nnx.Module):
         scan_layers: bool = True,
         remat: Remat = "none",
         remat_names: tuple[str, ...] = (),
-        rngs: nnx.Rngs,
+        rngs: Keys,
     ):
         time_dim, last = 4 * widths[0], len(widths) - 1
         common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from dreamjax.errors import UserError
 from dreamjax.models.encoder import Encoder
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Dtype, LayerNorm, matmul
 from dreamjax.models.resampling import Filter, resample
 
@@ -22,7 +23,7 @@ Pooling = Literal["cls", "patches", "tokens"]
 class PatchEmbed(nnx.Module):
     """Conv2d whose stride is its kernel: one matrix product per patch. Kernel (p, p, C, D), N(0, 0.02)."""
 
-    def __init__(self, patch: int, channels: int, dim: int, *, dtype: Dtype, rngs: nnx.Rngs, bias: bool):
+    def __init__(self, patch: int, channels: int, dim: int, *, dtype: Dtype, rngs: Keys, bias: bool):
         shape = (patch, patch, channels, dim)
         self.kernel = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
         if bias:
@@ -53,7 +54,7 @@ class VisionTransformer(Encoder):
         image: int,
         patch: int,
         dim: int,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         channels: int = 3,
         patch_bias: bool = True,
         registers: int = 0,

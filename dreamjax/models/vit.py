@@ -6,10 +6,10 @@ Shape letters: B batch, H/W pixels, N patches, D width, K classes.
 from typing import Any
 
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamjax.models.encoder import Encoded
+from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Linear
 from dreamjax.models.vision_transformer import VisionTransformer
 
@@ -21,7 +21,7 @@ class ViT(VisionTransformer):
         self,
         *,
         dim: int,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         classes: int = 0,
         pooler: int = 0,
         epsilon: float = 1e-12,

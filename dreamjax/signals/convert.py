@@ -176,12 +176,11 @@ def event_table(task: Task) -> str:
     if template in ("", "file"):
         return ""
     path = Path(task.source.path)
-    table = template.replace("{stem}", path.name.split(".")[0])
-    if not Path(table).is_file():
-        table = str(path.parent / table)
-    if not Path(table).is_file():
-        raise UserError(f"{task.source.name}: its table of events {table!r} does not exist; check --events")
-    return table
+    name = template.replace("{stem}", path.name.split(".")[0])
+    for table in (Path(name), path.parent / name):
+        if table.is_file():
+            return str(table)
+    raise UserError(f"{task.source.name}: its table of events {name!r} does not exist; check --events")
 
 
 def list_events(source: Source, beat: Callable[[], None]) -> dict[str, Any]:

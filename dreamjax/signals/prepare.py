@@ -212,7 +212,7 @@ class _Run:
         if not done:
             for source, reason in failed:
                 log.warning("left out: %s: %s", source.name, _told(reason, source))
-            raise UserError(f"none of the {len(failed)} recordings could be converted; see the reasons above")
+            raise UserError(f"no recording could be converted, of {len(failed)} given; see the reasons above")
         dataset = _assemble(self, parts, done, failed)
         if self.options.key_file:
             inventory.write_key(self.options.key_file, sources, self.options)

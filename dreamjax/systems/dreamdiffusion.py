@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models.conditioner import Conditioner
+from dreamjax.models.keys import Keys
 from dreamjax.objectives import masking
 from dreamjax.objectives.contrastive import LARGEST, contrastive, unit
 from dreamjax.objectives.masking import example_keys
@@ -219,7 +220,7 @@ class DreamDiffusion:
             embedding_dim=self.embedding_dim,
             time_dim=4 * arguments["widths"][0] if m.time_condition else 0,
             dtype=jnp.dtype(m.dtype),
-            rngs=nnx.Rngs(params=rng),
+            rngs=Keys(rng),
         )
 
     @functools.cached_property

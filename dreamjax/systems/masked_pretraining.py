@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
+from dreamjax.models.keys import Keys
 from dreamjax.models.masked_autoencoder import MaskedAutoencoder, patchify, unpatchify
 from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.objectives import masking
@@ -135,7 +136,7 @@ def network(config: MaskedPretrainingConfig, rng: Array) -> MaskedAutoencoder:
     m = dataclasses.asdict(config.model)
     dtype = jnp.dtype(m.pop("dtype"))
     learned = config.patches if m.pop("positions") == "learned" else 0
-    return MaskedAutoencoder(**m, learned_positions=learned, dtype=dtype, rngs=nnx.Rngs(params=rng))
+    return MaskedAutoencoder(**m, learned_positions=learned, dtype=dtype, rngs=Keys(rng))
 
 
 def init_params(config: MaskedPretrainingConfig, rng: Array) -> PyTree:

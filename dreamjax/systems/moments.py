@@ -47,14 +47,17 @@ def prepared(
     for path in paths:
         if not Path(path).exists():
             raise UserError(f"{path}: no such recording or dataset folder")
-    if moments.at:
-        _refuse_outside(paths, moments.at)
     with tempfile.TemporaryDirectory(prefix="dreamjax-") as folder:
         source = moments.events or str(_table(Path(folder) / "moments.csv", moments.at))
         own = settings_of(data, workdir)
         settings = replace(own, events=replace(own.events, source=source, codes=moments.codes))
         out = Path(folder) / "windows"
-        prepare.prepare(list(paths), out, settings, prepare.Options(workers=1))
+        try:
+            prepare.prepare(list(paths), out, settings, prepare.Options(workers=1))
+        except UserError:
+            if moments.at:
+                _refuse_outside(paths, moments.at)
+            raise
         yield str(out)
 
 

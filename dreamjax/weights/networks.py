@@ -16,6 +16,7 @@ import jax
 from flax import nnx
 
 from dreamjax.errors import UserError
+from dreamjax.models.keys import Keys
 from dreamjax.weights.config_json import class_of
 from dreamjax.weights.table import Table
 
@@ -52,8 +53,7 @@ class Network:
 
     def init(self, arguments: Arguments, rng: jax.Array) -> PyTree:
         """Fresh parameters: a nested dict of float32 arrays."""
-        module = self.build(**arguments, rngs=nnx.Rngs(params=rng))
-        return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+        return _fresh(self.build, _hashable(arguments))(rng)
 
     def shapes(self, arguments: Arguments) -> PyTree:
         """The parameters' shapes and types; nothing is allocated."""
@@ -69,9 +69,19 @@ def _hashable(arguments: Arguments) -> tuple[tuple[str, Any], ...]:
 
 
 @functools.lru_cache(maxsize=64)
+def _fresh(build: Callable[..., nnx.Module], arguments: tuple[tuple[str, Any], ...]) -> Callable[[jax.Array], PyTree]:
+    """`rng → parameters`, traced once: a run's shapes are asked for whenever it is opened."""
+
+    def fresh(rng: jax.Array) -> PyTree:
+        return nnx.to_pure_dict(nnx.state(build(**dict(arguments), rngs=Keys(rng)), nnx.Param))
+
+    return jax.jit(fresh)
+
+
+@functools.lru_cache(maxsize=64)
 def _abstract(build: Callable[..., nnx.Module], arguments: tuple[tuple[str, Any], ...]) -> tuple[Any, PyTree]:
     """The module's graph, and its parameters' shapes: building one takes up to a second."""
-    module = nnx.eval_shape(lambda: build(**dict(arguments), rngs=nnx.Rngs(params=jax.random.key(0))))
+    module = nnx.eval_shape(lambda: build(**dict(arguments), rngs=Keys(jax.random.key(0))))
     graph, params = nnx.split(module, nnx.Param)
     return graph, nnx.to_pure_dict(params)
 

@@ -1,8 +1,11 @@
 """The table of made pictures: what is right scores as right, what is dealt out wrongly scores as chance."""
 
+import warnings
+
 import numpy as np
 import pytest
 
+from dreamjax.errors import UserError
 from dreamjax.evaluation import decoding
 from dreamjax.evaluation.decoding import Judge, Trials
 
@@ -47,6 +50,22 @@ def test_a_judge_names_its_column_and_classes_are_counted(trials):
     assert found["two-way, a net"].values["model"].mean() == 1
     assert found["3-way top-1, a ViT"].values["model"].tolist() == [1.0] * 120
     assert found["3-way top-1, a ViT"].chance == pytest.approx(1 / 3)
+
+
+def test_a_classifier_with_too_few_classes_is_named_before_anything_is_made(trials):
+    judge = Judge("a ViT", probabilities=knows)
+    decoding.check_ways(judge, trials, None)
+    decoding.check_ways(judge, trials, 4)
+    with pytest.raises(UserError, match="5-way top-1 needs 1 ≤ K < N ≤ classes, and the classifier has 4"):
+        decoding.check_ways(judge, trials, 5)
+
+
+def test_what_no_trial_has_a_value_of_has_no_interval(trials):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = decoding.interval(np.full(len(trials.own), np.nan), trials)
+    assert not found.known
+    assert found.as_json() == {"estimate": None, "low": None, "high": None, "subjects": 0}
 
 
 def test_samples_of_a_trial_are_averaged(trials):

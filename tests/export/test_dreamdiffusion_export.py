@@ -76,7 +76,7 @@ def timed(sd, tmp_path_factory):
     folder = tmp_path_factory.mktemp("timed")
     workdir = make(folder, sd, time=True, data={"scaling": "robust", "clip": 4.0})
     (workdir / "evaluation").mkdir()
-    (workdir / "evaluation" / "pictures.json").write_text(json.dumps(SCORES))
+    (workdir / "evaluation" / "pictures-test.json").write_text(json.dumps(SCORES))
     told = diffusers_export.export(workdir, folder / "out")
     return workdir, folder / "out", told
 

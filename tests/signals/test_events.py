@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 from edf_files import tal, write_edf
+from recorded import noise
 
+from dreamjax.cli import main as cli
 from dreamjax.errors import UserError
 from dreamjax.signals.event_codes import code_of, sample_of, stim_changes
 from dreamjax.signals.events import list_events, missing_stimuli, with_event_table
@@ -103,6 +105,18 @@ def test_missing_pictures_are_named(tmp_path, recording):
     assert missing_stimuli(events, tmp_path / "pictures") == ["dog.png", "elk.png"]
     with pytest.raises(UserError, match=r"2 of its pictures are not in .*: dog.png, elk.png"):
         with_event_table(recording, tmp_path / "e.csv", stimuli=tmp_path / "pictures")
+
+
+def test_codes_that_are_not_there_are_told_beside_those_that_are(tmp_path, capsys):
+    tals = [tal(r) + tal(r + 0.5, "T1" if r % 2 else "T2", 0.25) for r in range(10)]
+    path = write_edf(tmp_path / "Anna.edf", np.rint(noise(2, 10) / 0.1), plus="C", tals=tals)
+    words = ["prepare", str(path), "--out", str(tmp_path / "out"), "--workers", "0", "--events"]
+    assert cli.main([*words, "file", "--event-codes", "house", "--tmax", "0.4"]) == 2
+    assert "no event of the codes 'house': it has 'T2' (5), 'T1' (5)" in capsys.readouterr().err
+    assert cli.main([*words, "nowhere.csv"]) == 2
+    assert "its table of events 'nowhere.csv' does not exist; check --events" in capsys.readouterr().err
+    assert cli.main([*words, "file", "--tmin", "1", "--tmax", "0.5"]) == 2
+    assert "tmax is 0.5 s, but it must be later than tmin, 1 s" in capsys.readouterr().err
 
 
 def test_list_events(recording):

@@ -126,7 +126,7 @@ def test_nothing_readable_is_exit_2_with_the_reasons(tmp_path, capsys):
     (tmp_path / "study" / "empty.edf").write_bytes(b"")
     assert main.main(["prepare", str(tmp_path / "study"), "--out", str(tmp_path / "out"), "--workers", "0"]) == 2
     said = capsys.readouterr().err
-    assert "none of the 1 recordings could be converted" in said
+    assert "no recording could be converted, of 1 given" in said
     assert "empty.edf" in said
     assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name and not p.name.endswith(".parts")) == []
 

@@ -320,6 +320,10 @@ def test_channels_marked_bad_by_the_file_are_not_ok():
         ({"samples": 1}, "samples must be"),
         ({"min_fraction": 0.0}, "min_fraction"),
         ({"events": EventWindows(source="file", tmin=-1, tmax=2)}, "set samples to 768"),
+        (
+            {"events": EventWindows(source="file", tmin=1, tmax=0.5)},
+            "tmax is 0.5 s, but it must be later than tmin, 1 s",
+        ),
         ({"events": EventWindows(source="file", tmin=0, tmax=1, baseline=(-0.2, 0.0))}, "baseline"),
     ],
 )

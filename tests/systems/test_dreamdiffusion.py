@@ -441,7 +441,8 @@ def test_pictures_are_made_of_moments_of_a_recording(config, trained, tmp_path, 
     for more, said in (
         ([], "a recording wants the moments that pictures are made of: --at SECONDS or --events"),
         (["--at", "10", "--events", "file"], "--at and --events both say when: give one of them"),
-        (["--at", "99"], "outside the recording of 30 s"),
+        (["--at", "99"], "_eeg.edf: --at 99 is outside the recording of 30 s"),
+        (["--at", "10", "--split", "val"], "--split would do nothing beside --at"),
         (["--event-codes", "1"], "--event-codes would do nothing without --events"),
     ):
         assert cli.main([*words, "--input", file, *more, "--out", str(tmp_path / "other")]) == 2
@@ -462,7 +463,7 @@ def test_the_table_has_the_model_beside_its_controls_and_what_is_missing(trained
     assert "no N-way accuracy: it takes a trained classifier" in said
     assert "it is not independent" in said
     assert "pretrained on the signals of" in said
-    result = json.loads((tmp_path / "scores" / "pictures.json").read_text())
+    result = json.loads((tmp_path / "scores" / "pictures-test.json").read_text())
     controls = ["class prior", "labels permuted", "time index"]
     nothing = ["model", "another trial's", "empty caption", "random training picture"]
     assert result["sources"] == [*nothing, *controls, "classifier + prompt", "nearest training picture"]
@@ -475,10 +476,12 @@ def test_the_table_has_the_model_beside_its_controls_and_what_is_missing(trained
     assert set(named["scores"]) == {*controls, "classifier + prompt", "nearest training picture"}
     assert named["chance"] == 0.5
     assert all(set(entry["scores"]) == set(result["sources"]) for entry in by_name.values())
-    page = (tmp_path / "scores" / "pictures.html").read_text()
+    page = (tmp_path / "scores" / "pictures-test.html").read_text()
     assert "Model minus each, paired" in page
     assert page.count('class="seen"') == 6
     assert "test split is scored for the first time" in said
+    assert "two-way within class, pixels: model 0." in said
+    assert set(result["of_sources"]) == set(result["sources"]) - {"model"}
     assert cli.main([*words[:2], "--classifier", ""]) == 2
     assert cli.main([*words[:2], "--probe"]) == 2
     assert cli.main([*words[:2], "--windows", "3"]) == 2
@@ -545,3 +548,28 @@ def test_a_picture_depends_on_its_trial_and_not_on_the_others(trained):
     alone = dreamer.read({name: array[2:3] for name, array in rows.items()})
     assert parity.difference(alone["context"][0], together["context"][2]) < 1e-5
     assert parity.difference(together["context"][1], together["context"][2]) > 1e-3
+
+
+def test_scores_are_not_lost_to_those_of_fewer_trials(trained, tmp_path, capsys):
+    """Nor found out to be impossible after the pictures are made; of one trial there is a table without an interval."""
+    from dreamjax.cli import main as cli
+
+    run = shutil.copytree(trained[1], tmp_path / "run")
+    words = ["evaluate", str(run), "--steps", "1", "--sampler", "ddim", "--guidance", "1", "--trials", "1"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    assert "Warning" not in said.err
+    assert "too few pictures were seen in these trials for two-way, pixels" in said.out
+    assert "in all of these trials the same picture was seen" in said.out
+    assert "in which 1 person saw 1 picture that training never showed" in said.out
+    kept = run / "evaluation" / "pictures-test.json"
+    found = json.loads(kept.read_text())
+    kept.write_text(json.dumps(found | {"trials": 2}))
+    (tmp_path / "a_file").write_text("")
+    for more, told in (
+        ([], "holds the scores of 2 trials of split test, and these would be of 1: name another folder with --out"),
+        (["--out", str(tmp_path / "a_file" / "x")], "a_file is not a folder; name another place"),
+    ):
+        assert cli.main([*words, *more]) == 2
+        assert told in capsys.readouterr().err
+    assert json.loads(kept.read_text())["trials"] == 2
