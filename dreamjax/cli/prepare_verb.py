@@ -121,7 +121,7 @@ def _trials(args: argparse.Namespace) -> dict[str, Any]:
     path = args.paths[0]
     if len(args.paths) > 1:
         raise UserError(f"{path} is a whole data set of its own; prepare it alone, into a folder of its own")
-    refuse_beside(f"{path}, which holds trials,", args, *BESIDE_TRIALS)
+    refuse_beside(f"the trials of {path}", args, *BESIDE_TRIALS)
     if not args.out:
         raise UserError("prepare wants --out FOLDER")
     if args.reading != "ours":

@@ -84,6 +84,8 @@ def _refuse_familiar(place: epath.Path) -> None:
         raise UserError(f"{place}: this is a pipeline of diffusers; dreamjax generate --model opens it as it is")
     if (place / "checkpoints").is_dir():
         raise UserError(f"{place}: this is a run of dreamjax already; evaluate, generate and export take it as it is")
+    if place.is_dir() and not foreign_folder.is_export(place):
+        raise UserError(f"{place}: this folder has no config.json or no model.safetensors, so it is no export to torch")
     if place.suffix == ".safetensors":
         raise UserError(f"{place}: give the folder that dreamjax export --to torch wrote around it, or a .pth file")
 

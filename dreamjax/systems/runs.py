@@ -1,6 +1,7 @@
 """A run directory, from outside: train it, open what it holds."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,10 @@ class Run:
     averaged: bool
 
 
-def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
+def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
     """Train the system that `config` describes in `workdir`; continues the run that is there. See `loop.train`.
 
+    `devices`: on these alone (default: on all).
     What it is trained on is kept in data.json. Raises UserError where that has changed since the run began.
     """
     processes.initialize()
@@ -61,6 +63,7 @@ def train(config: Any, workdir: epath.PathLike) -> dict[str, Any]:
         seed=config.seed,
         config_json=config_json,
         defaults_json=defaults_json,
+        devices=devices,
         claim=claim,
     )
 
@@ -75,6 +78,8 @@ def config_of(workdir: epath.PathLike) -> Any:
         found = ConfigDict(json.loads(text))
     except (ValueError, TypeError, AttributeError) as problem:
         raise UserError(f"{path} is damaged; copy it from a folder of {path.parent / 'checkpoints'}") from problem
+    if "system" not in found:
+        raise UserError(f"{workdir} holds no run, but another config.json: give the --workdir of dreamjax train")
     return ingredients.beside(configs.from_json(registry.schema_of(found, str(path)), text, str(path)), workdir)
 
 

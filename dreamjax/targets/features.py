@@ -117,6 +117,10 @@ class VisionModel:
             raise UserError("embedding.path is empty; name the folder of a CLIP, DINOv2 or ViT")
         folder = hub.resolve(path)
         source = str(folder / "config.json")
+        if (folder / "checkpoints").is_dir():
+            raise UserError(
+                f"{path} is a run, and its export is wanted: dreamjax export {path} --to diffusers --out FOLDER"
+            )
         config = mistaken.read_json(folder / "config.json")
         network = networks.of(config, source, half="vision")
         if not (isinstance(network.build, type) and issubclass(network.build, VisionTransformer)):

@@ -205,7 +205,7 @@ def test_the_card_says_what_it_was_fitted_to_what_it_is_not_for_and_what_was_mea
         "Consent is required",
         "7 trials of split test; ddim, 5 steps, guidance 2.",
         "**a label leaks**",
-        "|  | SSIM |\n|---|---|\n",
+        "| pictures of | SSIM |\n|---|---|\n",
         "| model | 0.250 [0.125, 0.500] |",
         "| another trial's | 0.200 [0.125, 0.250] |",
         "Pictures: seen; held out by picture",

@@ -200,6 +200,7 @@ def test_heads_of_a_decoder_that_is_not_there_are_refused(tmp_path):
         ("pipeline/model_index.json", "dreamjax generate --model opens it as it is"),
         ("run/checkpoints/00000001/manifest.json", "a run of dreamjax already"),
         ("model.safetensors", "give the folder that dreamjax export --to torch wrote"),
+        ("notes/notes.txt", "has no config.json or no model.safetensors, so it is no export to torch"),
     ],
 )
 def test_what_other_verbs_open_is_named(tmp_path, name, says):

@@ -493,7 +493,7 @@ def test_the_whole_way_by_command(tmp_path, capsys):
     way = ["--split-by", "subject", "--hold-out", "2", "--stimuli", str(corpus / "imagenet")]
     assert main.main(["prepare", str(corpus / STD), "--out", str(out), *way]) == 0
     told = capsys.readouterr().out
-    assert "test of 1 people), split by subject" in told
+    assert "test of 1 person), split by subject" in told
     assert "no control over block: a block is a class" in told
     assert set(dataset_splits(out)) == {"train", "val", "test"}
     for wrong, says in (

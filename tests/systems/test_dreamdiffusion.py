@@ -90,7 +90,7 @@ def encoder(shards, tmp_path_factory):
         model=masked_pretraining.ModelConfig(**SIZES),
         train=TrainConfig(steps=2, batch_size=8, tensorboard=False),
     )
-    runs.train(config, workdir)
+    runs.train(config, workdir, jax.devices()[:1])
     return workdir
 
 
@@ -119,7 +119,7 @@ def config(sd, vision, pictures, shards, encoder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "run"
-    return runs.train(config, workdir), workdir
+    return runs.train(config, workdir, jax.devices()[:1]), workdir
 
 
 # ------------------------------------------------------------------------------------------------------------- trials
@@ -550,26 +550,34 @@ def test_a_picture_depends_on_its_trial_and_not_on_the_others(trained):
     assert parity.difference(together["context"][1], together["context"][2]) > 1e-3
 
 
-def test_scores_are_not_lost_to_those_of_fewer_trials(trained, tmp_path, capsys):
-    """Nor found out to be impossible after the pictures are made; of one trial there is a table without an interval."""
+@pytest.mark.long
+def test_a_table_of_one_trial_says_what_it_cannot(trained, tmp_path, capsys):
     from dreamjax.cli import main as cli
 
-    run = shutil.copytree(trained[1], tmp_path / "run")
-    words = ["evaluate", str(run), "--steps", "1", "--sampler", "ddim", "--guidance", "1", "--trials", "1"]
-    assert cli.main(words) == 0
+    words = ["evaluate", str(trained[1]), "--steps", "1", "--sampler", "ddim", "--guidance", "1", "--trials", "1"]
+    assert cli.main([*words, "--out", str(tmp_path / "one")]) == 0
     said = capsys.readouterr()
     assert "Warning" not in said.err
     assert "too few pictures were seen in these trials for two-way, pixels" in said.out
     assert "in all of these trials the same picture was seen" in said.out
     assert "in which 1 person saw 1 picture that training never showed" in said.out
+
+
+def test_scores_are_not_lost_to_those_of_fewer_trials(trained, tmp_path, capsys):
+    """Which is said before anything is made, as is a place that cannot be written."""
+    from dreamjax.cli import main as cli
+
+    run = shutil.copytree(trained[1], tmp_path / "run")
     kept = run / "evaluation" / "pictures-test.json"
-    found = json.loads(kept.read_text())
-    kept.write_text(json.dumps(found | {"trials": 2}))
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(json.dumps({"step": runs.open_run(run).step, "trials": 2, "warnings": []}))
+    before = kept.read_text()
     (tmp_path / "a_file").write_text("")
+    words = ["evaluate", str(run), "--steps", "1", "--sampler", "ddim", "--guidance", "1", "--trials", "1"]
     for more, told in (
         ([], "holds the scores of 2 trials of split test, and these would be of 1: name another folder with --out"),
         (["--out", str(tmp_path / "a_file" / "x")], "a_file is not a folder; name another place"),
     ):
         assert cli.main([*words, *more]) == 2
         assert told in capsys.readouterr().err
-    assert json.loads(kept.read_text())["trials"] == 2
+    assert kept.read_text() == before

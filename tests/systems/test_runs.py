@@ -56,6 +56,10 @@ def test_what_cannot_be_opened_is_one_sentence(imported, tmp_path):
     folder, config, params = imported
     with pytest.raises(UserError, match="holds no run"):
         runs.open_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    with pytest.raises(UserError, match=r"holds no run, but another config\.json"):
+        runs.open_run(tmp_path)
+    (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match="step 7 is not there; it has 0"):
         runs.open_run(folder, step=7)
     with pytest.raises(UserError, match="no saved step has a held-out score"):

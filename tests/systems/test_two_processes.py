@@ -56,6 +56,7 @@ def child(out, shards, where, index):
     (out / f"{index}.json").write_text(json.dumps(evaluated(shards, MeshConfig(data=1, fsdp=2))))
 
 
+@pytest.mark.long
 def test_each_process_evaluates_its_share_and_the_first_draws(tmp_path):
     shards = make_shards(tmp_path / "shards", subjects=9, windows=8, samples=128)
     where = f"127.0.0.1:{children.free_port()}"
