@@ -58,16 +58,19 @@ def topology(name: str, slices: int = 1) -> Sequence[Any]:
     return described.devices
 
 
-def compile_step(
-    task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, Any], *, effort: float | None = None
-) -> Any:
-    """The loop's step of `task`, compiled for the devices of `mesh`; nothing is allocated, no file is read.
+class DoesNotFit(UserError):
+    """A step that takes more memory than a chip has; `used`: bytes, where the compiler says how many."""
 
-    `effort` -1 … 1: of the compiler in making the program fast. At -1 Stable Diffusion's step takes minutes where it
-    else takes more than half an hour of 2 cores; the program is then not the one that a pod would run.
+    def __init__(self, message: str, used: float | None):
+        super().__init__(message)
+        self.used = used
+
+
+def trace_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, Any]) -> Any:
+    """The loop's step of `task` on the devices of `mesh`, as JAX traces it; nothing is allocated, no file is read.
 
     `example`: shape and type of one example by name, as `Stream.element` tells them. Raises UserError for a batch that
-    does not divide and for a step that does not fit a chip.
+    does not divide.
     """
     sharding.check_batch(batch_size, mesh)
     batch = {name: jax.ShapeDtypeStruct((batch_size, *one.shape), one.dtype) for name, one in example.items()}
@@ -75,17 +78,55 @@ def compile_step(
     with jax.set_mesh(mesh):
         built = program.build(task, mesh)
         step: Any = built.step  # jitted
-        lowered = step.lower(built.shapes, batch, key)
+        return step.trace(built.shapes, batch, key)
+
+
+def compile_traced(traced: Any, mesh: Mesh, effort: float | None = None) -> Any:
+    """Compiled for the devices of `mesh`. Raises DoesNotFit for a program that takes more memory than a chip has.
+
+    `effort` -1 … 1: of the compiler in making the program fast. At -1 Stable Diffusion's step takes minutes where it
+    else takes more than half an hour of 2 cores; the program is then not the one that a pod would run.
+    """
+    with jax.set_mesh(mesh):
         try:
-            return lowered.compile({} if effort is None else {"exec_time_optimization_effort": effort})
+            return traced.lower().compile({} if effort is None else {"exec_time_optimization_effort": effort})
         except jax.errors.JaxRuntimeError as problem:
             if "RESOURCE_EXHAUSTED" not in str(problem):
                 raise
-            used = re.search(r"Used (\S+) of (\S+) hbm", str(problem))
-            told = f"{used[1]} of {used[2]}" if used else str(problem).splitlines()[0]
-            raise UserError(
-                f"the step takes more memory than a chip has ({told}): a smaller batch, more fsdp or remat"
+            used = re.search(r"Used (([\d.]+)([KMGT]?)) of (\S+) hbm", str(problem))
+            told = f"{used[1]} of {used[4]}" if used else str(problem).splitlines()[0]
+            raise DoesNotFit(
+                f"the step takes more memory than a chip has ({told}): a smaller batch, more fsdp or remat",
+                float(used[2]) * 1024 ** " KMGT".index(used[3] or " ") if used else None,
             ) from problem
+
+
+def compile_step(
+    task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, Any], *, effort: float | None = None
+) -> Any:
+    """`trace_step` and `compile_traced` in one."""
+    return compile_traced(trace_step(task, mesh, batch_size, example), mesh, effort)
+
+
+def loops(traced: Any) -> list[int]:
+    """How often each loop of a traced program runs, as the model has it: lengths of scans, of any depth.
+
+    A loop of one trip is none, neither here nor in what the compiler makes of it.
+    """
+    found: list[int] = []
+
+    def look(jaxpr: Any) -> None:
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "scan" and equation.params["length"] > 1:
+                found.append(equation.params["length"])
+            for value in equation.params.values():
+                for inner in value if isinstance(value, tuple | list) else (value,):
+                    inner = getattr(inner, "jaxpr", inner)
+                    if hasattr(inner, "eqns"):
+                        look(inner)
+
+    look(traced.jaxpr.jaxpr)
+    return found
 
 
 def memory(compiled: Any) -> dict[str, int]:

@@ -7,7 +7,9 @@ The real training step is compiled for the pod by TPU's own compiler: what a chi
 """
 
 import dataclasses
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -16,8 +18,8 @@ from jax.sharding import AbstractMesh
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
-from dreamjax.planning import ahead, collectives, hlo, roofline
-from dreamjax.planning.collectives import SLICES, Collective
+from dreamjax.planning import ahead, batches, collectives, hlo, layout, roofline
+from dreamjax.planning.collectives import Collective
 from dreamjax.planning.inspect import activation_bytes, local_bytes
 from dreamjax.planning.pods import Pod
 from dreamjax.systems import registry
@@ -27,56 +29,130 @@ from dreamjax.training.task import State
 PARTS = ("params", "opt", "ema", "frozen", "extra")
 
 
-def plan(config: Any, pod: Pod, *, per_chip: int | None = None, effort: float | None = None) -> dict[str, Any]:
-    """One JSON-able dict. `per_chip`: examples a step and chip (of data × fsdp), else as the config has it.
+def plan(
+    config: Any, pod: Pod, *, per_chip: int | Literal["auto"] | None = None, effort: float | None = None
+) -> dict[str, Any]:
+    """One JSON-able dict. `per_chip`: examples a step and device (of data × fsdp), else as the config has it; "auto"
+    for the most that fit.
 
-    `effort`: of the compiler (see `ahead.compile_step`). Raises UserError for a mesh that the pod's devices do not make
-    up, for a batch that does not divide, and for a step that does not fit.
+    `effort`: of the compiler (see `ahead.compile_traced`). Raises UserError for a mesh that the pod's devices do not
+    make up, for a batch that does not divide, and for a step that does not fit.
     """
     data, fsdp, tensor = meshes.sizes(config.train.mesh, pod.devices, pod.slices if pod.is_tpu else 1)
-    batch = config.train.batch_size if per_chip is None else per_chip * data * fsdp
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch))
+    compiles = pod.is_tpu and ahead.available()
+    if per_chip == "auto" and not compiles:
+        raise UserError(
+            "--batch-per-chip auto compiles for TPUs: name a pod of them, and pip install 'dreamjax[tpu]'"
+            if pod.is_tpu
+            else f"--batch-per-chip auto compiles, which only goes for TPUs: give a number for {pod.name}"
+        )
+    if isinstance(per_chip, int):
+        config = _with_batch(config, per_chip * data * fsdp)
     task = registry.build(config)
     if not hasattr(task, "example"):
         raise UserError(f"a plan of {config.system} cannot be made: what a step of it reads is not known in advance")
-    axes = dict(zip(meshes.AXES, (data, fsdp, tensor), strict=True))
-    flops = getattr(task, "flops_per_example", None)
+    if not compiles:
+        described = _counted(task, pod, config, config.train.batch_size)
+    else:
+        mesh = meshes.make(config.train.mesh, ahead.topology(pod.topology, pod.slices))
+        if per_chip == "auto":
+            config, step = _largest(config, mesh, pod, effort)
+            task = registry.build(config)
+        else:
+            step = _step(task, mesh, config.train.batch_size, effort)
+        described = _compiled(task, pod, mesh, step, config.train.batch_size)
+    flops, batch = getattr(task, "flops_per_example", None), config.train.batch_size
     found: dict[str, Any] = {
         "system": config.system,
         "pod": {"name": pod.name, "topology": pod.topology, "slices": pod.slices, "chips": pod.chips},
-        "mesh": axes,
+        "mesh": dict(zip(meshes.AXES, (data, fsdp, tensor), strict=True)),
         "batch": {"step": batch, "device": batch // (data * fsdp)},
+        "rates": {
+            "flops": pod.chip.flops / pod.chip.cores,
+            "memory": pod.chip.bandwidth / pod.chip.cores,
+            "links": pod.chip.link * pod.chip.axes / pod.chip.cores,
+            "network": pod.chip.network / pod.chip.cores,
+        },
         "steps": config.train.steps,
         "flop_per_example": flops() if flops else None,
+        **described,
     }
-    if pod.is_tpu and ahead.available():
-        found |= _compiled(task, pod, config, batch, effort)
-    else:
-        found |= _counted(task, pod, config, batch)
     return found | _outlook(found, pod)
 
 
-def _compiled(task: Any, pod: Pod, config: Any, batch: int, effort: float | None) -> dict[str, Any]:
-    devices = ahead.topology(pod.topology, pod.slices)
-    mesh = meshes.make(config.train.mesh, devices)
-    step = ahead.compile_step(task, mesh, batch, task.example(), effort=effort)
-    program = hlo.read(step.as_text())
+def _with_batch(config: Any, batch: int) -> Any:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch))
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step, compiled, and the loops that its model has."""
+
+    compiled: Any
+    loops: list[int]
+
+    def as_text(self) -> str:
+        return self.compiled.as_text()
+
+    def memory_analysis(self) -> Any:
+        return self.compiled.memory_analysis()
+
+
+def _step(task: Any, mesh: Any, batch: int, effort: float | None) -> Step:
+    traced = ahead.trace_step(task, mesh, batch, task.example())
+    return Step(ahead.compile_traced(traced, mesh, effort), ahead.loops(traced))
+
+
+def _largest(config: Any, mesh: Any, pod: Pod, effort: float | None) -> tuple[Any, Step]:
+    """The config with the most examples a device that fit, and its step."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def compile_of(rows: int) -> Step:
+        own = _with_batch(config, rows * shards)
+        return _step(registry.build(own), mesh, rows * shards, effort)
+
+    usable = pod.chip.usable / pod.chip.cores
+    best = batches.largest(compile_of, usable, config.train.microbatches or 1)
+    return _with_batch(config, best.rows * shards), best.compiled
+
+
+def _compiled(task: Any, pod: Pod, mesh: Any, step: Step, batch: int) -> dict[str, Any]:
+    text = step.as_text()
+    program = hlo.read(text)
     moved = collectives.find(program, dict(mesh.shape))
     state: State = jax.eval_shape(task.init, jax.random.key(0))
     flop = (task.flops_per_example() if hasattr(task, "flops_per_example") else 0.0) * batch / mesh.size
     places = [tuple(device.coords) for device in mesh.devices.flat]
     times = roofline.times(pod, flop, roofline.traffic(program), moved.collectives, places, roofline.cycles(program))
     held = ahead.memory(step)
+    trips = [trips for _, trips in program.loops()]
     return {
         "how": "compiled",
         "memory": _memory(state, mesh) | {name: held[name] for name in ("arguments", "temporaries", "code", "peak")},
         "usable": pod.chip.usable / pod.chip.cores,
+        "computed_twice": batches.twice(text),
         "unsharded": _unsharded(task, state, mesh),
         "collectives": _grouped(moved.collectives),
         "unrecognised": dict(moved.unknown),
-        "loops": [trips for _, trips in program.loops()],
+        "loops": trips,
+        "strange_loops": strange(trips, step.loops),
         "seconds": dataclasses.asdict(times) | {"low": times.low, "high": times.high},
     }
+
+
+def strange(trips: Sequence[int | None], model: Sequence[int]) -> list[int | None]:
+    """Loops of a compiled program that the model does not have so often: unknown ones, and such of the compiler's own.
+
+    The compiler may unroll a loop of the model's, so that fewer are there; it may run one in the forward and once more
+    in the backward pass, as the traced program does too.
+    """
+    left, found = Counter(model), []
+    for count in trips:
+        if count is not None and left[count]:
+            left[count] -= 1
+        elif count is None or count > 1:
+            found.append(count)
+    return found
 
 
 def _counted(task: Any, pod: Pod, config: Any, batch: int) -> dict[str, Any]:
@@ -90,7 +166,7 @@ def _counted(task: Any, pod: Pod, config: Any, batch: int) -> dict[str, Any]:
     if isinstance(config, MaskedPretrainingConfig):
         rows = batch // (mesh.shape["data"] * mesh.shape["fsdp"]) // (config.train.microbatches or 1)
         activations = activation_bytes(config, state.params) * rows
-    moved = _by_layout(state, mesh, pod)
+    moved = layout.moved(state, mesh, pod)
     flop = (task.flops_per_example() if hasattr(task, "flops_per_example") else 0.0) * batch / mesh.size
     stored = sum(held.values()) + gradients
     chips = np.arange(mesh.size) // pod.chip.cores % (pod.chips // pod.slices)
@@ -100,36 +176,14 @@ def _counted(task: Any, pod: Pod, config: Any, batch: int) -> dict[str, Any]:
         "how": "counted",
         "memory": held | {"gradients": gradients, "activations": activations, "peak": stored + (activations or 0.0)},
         "usable": pod.chip.usable / pod.chip.cores,
+        "computed_twice": 0,
         "unsharded": _unsharded(task, state, mesh),
         "collectives": _grouped(moved),
         "unrecognised": {},
         "loops": [],
+        "strange_loops": [],
         "seconds": dataclasses.asdict(times) | {"low": times.low, "high": times.high},
     }
-
-
-def _by_layout(state: State, mesh: Any, pod: Pod) -> list[Collective]:
-    """What data and fsdp make cross chips: kernels gathered forward and backward, gradients summed in float32.
-
-    That is what the compiled programs of pretraining hold, to 1 % (tests/planning).
-    """
-    axes, count = dict(mesh.shape), sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    data, fsdp = axes["data"], axes["fsdp"]
-    members = np.arange(mesh.size).reshape(data, fsdp, -1)
-
-    def over(axis: str, group: np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        crosses = len(set((group // (pod.devices // pod.slices)).tolist())) > 1  # what is slowest is what all wait for
-        return (SLICES if crosses else axis,), tuple(group.tolist())
-
-    found = []
-    if fsdp > 1:
-        axis, group = over("fsdp", members[0, :, 0])
-        found.append(Collective("all-gather", axis, fsdp, 2.0 * count, 2, ("bf16",), True, group, "kernels"))
-        found.append(Collective("reduce-scatter", axis, fsdp, 4.0 * count, 1, ("f32",), False, group, "gradients"))
-    if data > 1:
-        axis, group = over("data", members[:, 0, 0])
-        found.append(Collective("all-reduce", axis, data, 4.0 * count / fsdp, 1, ("f32",), False, group, "gradients"))
-    return found
 
 
 def _unsharded(task: Any, state: State, mesh: Any) -> float:

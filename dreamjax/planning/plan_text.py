@@ -1,6 +1,6 @@
 """A plan in words and tables, for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreamjax.evaluation import report
@@ -22,6 +22,8 @@ def text(result: Mapping[str, Any]) -> str:
         *_collectives(result),
         "",
         *_time(result, seconds),
+        *_scaling(result.get("scaling", [])),
+        *([f"see {', '.join(result['files'])}"] if result.get("files") else []),
     ]
     return "\n".join(lines)
 
@@ -36,10 +38,14 @@ def _memory(result: Mapping[str, Any]) -> list[str]:
         else (f"does not fit: {(peak - usable) / GIB:.2f} GiB too much")
     )
     unknown = "" if memory.get("activations", 0.0) is not None else "; activations are not known without the compiler"
+    warning = []
+    if again := result["computed_twice"]:
+        warning.append(f"! it fits only because the compiler computes {again} instructions twice: a smaller batch")
     return [
         f"GiB of a device ({result['how']}; the compiler may use {usable / GIB:.2f})",
         report.table(["", "GiB"], rows),
         f"{verdict}{unknown}; {result['unsharded']:.1%} of the larger arrays' bytes are whole on every device",
+        *warning,
     ]
 
 
@@ -67,6 +73,9 @@ def _collectives(result: Mapping[str, Any]) -> list[str]:
     if result["loops"]:
         told = ", ".join("unknown (counted once)" if trips is None else str(trips) for trips in result["loops"])
         lines.append(f"loops of so many trips: {told}")
+    if result["strange_loops"]:
+        told = ", ".join("?" if trips is None else str(trips) for trips in result["strange_loops"])
+        lines.append(f"! of these, the model has none of {told} trips: what runs in them may be counted wrongly")
     return lines
 
 
@@ -89,7 +98,29 @@ def _time(result: Mapping[str, Any], seconds: Mapping[str, Any]) -> list[str]:
     best, worst = result["hours"][1], result["hours"][0]
     lines.append(told)
     lines.append(
-        f"{result['steps']:,} steps: {best:,.1f} to {worst:,.1f} hours, "
-        f"{result['chip_hours'][1]:,.0f} to {result['chip_hours'][0]:,.0f} chip-hours"
+        f"{result['steps']:,} steps: {_hours(best)} to {_hours(worst)} hours, "
+        f"{_hours(result['chip_hours'][1])} to {_hours(result['chip_hours'][0])} chip-hours"
     )
     return lines
+
+
+def _hours(value: float) -> str:
+    """In two digits at the least: `0.0042`, `3.1`, `1,280`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _scaling(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    cells = [
+        [
+            row["name"],
+            f"{row['chips']:,}",
+            f"{1e3 * row['low']:.1f} to {1e3 * row['high']:.1f}",
+            f"{row['efficiency']['low']:.1%}",
+            f"{row['efficiency']['high']:.1%}",
+        ]
+        for row in rows
+    ]
+    header = ["", "chips", "ms of a step", "efficiency, all overlapped", "nothing overlapped"]
+    return ["", f"weak scaling, {rows[0]['batch'] // rows[0]['chips']:,} examples a chip", report.table(header, cells)]

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from dreamjax.cli.main import main
-from dreamjax.planning import ahead
+from dreamjax.planning import ahead, layout, plan_pictures, pods
 
 STAGE_A = ["plan", "--config", "configs/pretrain/dreamdiffusion.py", "--json"]
 needs_compiler = pytest.mark.skipif(
@@ -75,3 +76,60 @@ def test_what_is_compiled_is_what_the_layout_says(capsys):
     seconds = found["seconds"]
     assert seconds["matrix"] == pytest.approx(6.0832e9 * 256 / 16 / 197e12, rel=1e-3)
     assert seconds["low"] <= seconds["high"]
+
+
+def test_among_nodes_each_gpu_sends_its_share_alone():
+    """Of 16 GPUs in 2 nodes: a sum of 800 bytes within each node, of 100 among the two lanes, and back."""
+    pod = pods.pod("h100-16")
+    everyone, pairs = np.arange(16), np.array([0, 8])
+    found = layout.Moved("all-reduce", "data", 800.0).among(everyone, pod)
+    assert [(one.kind, one.axes, one.group, one.payload) for one in found] == [
+        ("all-reduce", ("slices",), 2, 100.0),
+        ("reduce-scatter", ("data",), 8, 800.0),
+        ("all-gather", ("data",), 8, 800.0),
+    ]
+    assert sum(one.received for one in found) == pytest.approx(2 * 0.5 * 100 + 2 * 7 / 8 * 800)
+    assert [one.kind for one in layout.Moved("all-gather", "fsdp", 800.0).among(everyone, pod)] == ["all-gather"] * 2
+    assert [one.kind for one in layout.Moved("reduce-scatter", "fsdp", 800.0).among(everyone, pod)] == [
+        "reduce-scatter"
+    ] * 2
+    [alone] = layout.Moved("all-reduce", "data", 800.0).among(pairs, pod)  # one of each node
+    assert (alone.axes, alone.group, alone.payload) == (("slices",), 2, 800.0)
+    [within] = layout.Moved("all-reduce", "data", 800.0).among(np.arange(8), pod)
+    assert within.axes == ("data",)
+
+
+def test_pictures_and_scaling_of_a_plan(tmp_path, capsys):
+    """From one node to four; a mesh that cannot grow is one sentence."""
+    words = ["--topology", "h100-32", "--batch-per-chip", "8", "--scaling", "--out", str(tmp_path / "plan")]
+    found = planned(capsys, *words)
+    assert [(row["name"], row["chips"], row["batch"]) for row in found["scaling"]] == [
+        ("h100-8", 8, 64),
+        ("h100-16", 16, 128),
+        ("h100-32", 32, 256),
+    ]
+    ends = [row["efficiency"]["high"] for row in found["scaling"]]
+    assert ends == sorted(ends, reverse=True)
+    assert ends[0] == 1
+    written = sorted(path.name for path in (tmp_path / "plan").iterdir())
+    assert written == ["memory.png", "plan.json", "roofline.png", "scaling.png"]
+    assert json.loads((tmp_path / "plan" / "plan.json").read_text())["scaling"] == found["scaling"]
+    parts = plan_pictures.parts(found["memory"])
+    assert sum(size for _, size in parts) == pytest.approx(found["memory"]["peak"])
+    assert main([*STAGE_A[:-1], *words[:4], "--scaling"]) == 0
+    assert "weak scaling, 8 examples a chip" in capsys.readouterr().out
+    assert main([*STAGE_A, "--topology", "h100-8", "--scaling", "--config.train.mesh.data=8"]) == 2
+    assert "leave one axis open" in capsys.readouterr().err
+    assert main([*STAGE_A, "--topology", "h100-8", "--batch-per-chip", "auto"]) == 2
+    assert "--batch-per-chip auto compiles, which only goes for TPUs" in capsys.readouterr().err
+
+
+@needs_compiler
+@pytest.mark.long
+def test_the_largest_batch_is_compiled(capsys):
+    """It fills a chip, without the compiler computing anything twice; its loops are the model's."""
+    words = ["--topology", "v5e-4", "--effort", "-1", "--config.train.mesh.fsdp=4", "--config.model.remat=none"]
+    found = planned(capsys, *words, "--batch-per-chip", "auto")
+    assert found["batch"]["device"] > 8
+    assert (found["computed_twice"], found["strange_loops"]) == (0, [])
+    assert 0.9 * found["usable"] < found["memory"]["peak"] <= found["usable"]

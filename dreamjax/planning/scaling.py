@@ -1,0 +1,51 @@
+"""Weak scaling: the same examples a device on ever more chips, each size planned anew."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dreamjax.console import log
+from dreamjax.errors import UserError
+from dreamjax.planning import plan, pods
+from dreamjax.planning.pods import Pod
+
+
+def sizes(pod: Pod, least: int) -> list[Pod]:
+    """Slices of the pod's kind that there are, of 8, 16, 32 … chips and of at least `least` devices, up to the pod."""
+    found = []
+    for count in (2**k for k in range(3, pod.chips.bit_length())):
+        if count * pod.chip.cores >= least and count < (pod.chips // pod.slices if pod.is_tpu else pod.chips):
+            try:
+                found.append(pods.pod(f"{pod.chip.name}-{count * (2 if pod.chip.counts_cores else 1)}"))
+            except UserError:  # there is no slice of so many
+                continue
+    return [*found, pod]
+
+
+def weak(
+    config: Any, smaller: Sequence[Pod], found: Mapping[str, Any], effort: float | None = None
+) -> list[dict[str, Any]]:
+    """A row a pod, the smallest first: chips, seconds of a step (both ends), efficiency.
+
+    `found`: the plan of the whole pod, which is the last row. Efficiency is the first pod's time over a pod's own.
+    """
+    plans = []
+    for one in smaller:
+        log.info("planning %s", one.name)
+        plans.append(plan.plan(config, one, per_chip=found["batch"]["device"], effort=effort))
+    rows: list[dict[str, Any]] = []
+    for own in [*plans, found]:
+        row = {**own["pod"], "how": own["how"], "batch": own["batch"]["step"]}
+        row |= {end: own["seconds"][end] for end in ("low", "high")}
+        first = rows[0] if rows else row
+        rows.append(row | {"efficiency": {end: first[end] / row[end] for end in ("low", "high")}})
+    return rows
+
+
+def least_devices(config: Any) -> int:
+    """Devices that the mesh of a config takes at the least: those of its axes that are not open."""
+    asked = dataclasses.astuple(config.train.mesh)
+    if -1 not in asked:
+        raise UserError("--scaling makes the mesh larger: leave one axis open, --config.train.mesh.data=-1")
+    return math.prod(size for size in asked if size != -1)
