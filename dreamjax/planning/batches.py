@@ -16,6 +16,7 @@ from dreamjax.planning import ahead
 
 REMATERIALISED = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+\.remat[\w.\-]* = ", re.MULTILINE)  # as XLA names its copies
 ATTEMPTS = 12
+NEAR = 64  # of so many examples, one more or less is not worth another compilation
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def twice(text: str) -> int:
 
 
 def largest(compile_of: Callable[[int], Any], usable: float, unit: int = 1) -> Attempt:
-    """The largest multiple of `unit` rows a device whose step fits, which one `unit` more would not by the line.
+    """The largest multiple of `unit` rows a device whose step fits, to one in `NEAR`; one `unit` more would not, by the
+    line or by trial.
 
     `compile_of(rows)` compiles, or raises `ahead.DoesNotFit`. Raises UserError where not even `unit` fits.
     """
@@ -63,7 +65,7 @@ def largest(compile_of: Callable[[int], Any], usable: float, unit: int = 1) -> A
         if over is not None and guess >= over:  # the line is wrong
             guess = (best.rows + over) // 2
         guess = guess // unit * unit
-        if guess <= best.rows:
+        if guess <= best.rows or (over is not None and over - best.rows <= max(unit, best.rows // NEAR)):
             return best
         tried.append(attempt(guess, compile_of))
         log.info("%d examples a device: %s", guess, "fits" if tried[-1].fits else "does not fit")

@@ -1,29 +1,38 @@
-"""What crosses chips as the layout of the state implies it, without a compiled program."""
+"""What crosses chips as the layout of the parameters implies it, without a compiled program."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from dreamjax.planning.collectives import SLICES, Collective
 from dreamjax.planning.pods import Pod
-from dreamjax.training.task import State
 
 
-def moved(state: State, mesh: Any, pod: Pod) -> list[Collective]:
-    """What data and fsdp make cross chips: kernels gathered forward and backward, gradients summed in float32.
+def of_training(count: int, mesh: Any, pod: Pod) -> list[Collective]:
+    """What data and fsdp make cross chips for `count` trained parameters: kernels gathered forward and backward,
+    gradients summed in float32.
 
     That is what the compiled programs of pretraining hold, to 1 % (tests/planning).
     """
-    axes, count = dict(mesh.shape), sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    data, fsdp = axes["data"], axes["fsdp"]
-    members = np.arange(mesh.size).reshape(data, fsdp, -1)
-    gathered, summed = Moved("all-gather", "fsdp", 2.0 * count, 2, "bf16"), Moved("reduce-scatter", "fsdp", 4.0 * count)
-    found = [*gathered.among(members[0, :, 0], pod), *summed.among(members[0, :, 0], pod)] if fsdp > 1 else []
+    data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
+    found = gathered(count, mesh, pod, 2)
+    if fsdp > 1:
+        found += Moved("reduce-scatter", "fsdp", 4.0 * count).among(_members(mesh)[0, :, 0], pod)
     if data > 1:
-        found += Moved("all-reduce", "data", 4.0 * count / fsdp).among(members[:, 0, 0], pod)
+        found += Moved("all-reduce", "data", 4.0 * count / fsdp).among(_members(mesh)[:, 0, 0], pod)
     return found
+
+
+def gathered(count: int, mesh: Any, pod: Pod, times: int) -> list[Collective]:
+    """`count` parameters that fsdp keeps in pieces, gathered in bfloat16 so many times."""
+    if mesh.shape["fsdp"] == 1:
+        return []
+    return Moved("all-gather", "fsdp", 2.0 * count, times, "bf16").among(_members(mesh)[0, :, 0], pod)
+
+
+def _members(mesh: Any) -> np.ndarray:
+    return np.arange(mesh.size).reshape(mesh.shape["data"], mesh.shape["fsdp"], -1)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What a run would need and how long it would take on a pod that is not here.
 
-    found = plan(config, pods.pod("v5e-256"))
+    found = plan(jobs.TrainingStep(config), pods.pod("v5e-256"))
 
-The real training step is compiled for the pod by TPU's own compiler: what a chip holds, and what crosses chips, is
+The real program is compiled for the pod by TPU's own compiler: what a chip holds, and what crosses chips, is
 *compiled*. Times are *predicted* from it. For GPUs, and where that compiler is not installed, what can be counted is.
 """
 
@@ -11,34 +11,27 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jax.sharding import AbstractMesh
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import sharding
-from dreamjax.planning import ahead, batches, collectives, hlo, layout, roofline
+from dreamjax.planning import ahead, batches, collectives, hlo, operations, roofline
 from dreamjax.planning.collectives import Collective
-from dreamjax.planning.inspect import activation_bytes, local_bytes
+from dreamjax.planning.jobs import Job
 from dreamjax.planning.pods import Pod
-from dreamjax.systems import registry
-from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
-from dreamjax.training.task import State
-
-PARTS = ("params", "opt", "ema", "frozen", "extra")
 
 
 def plan(
-    config: Any, pod: Pod, *, per_chip: int | Literal["auto"] | None = None, effort: float | None = None
+    job: Job, pod: Pod, *, per_chip: int | Literal["auto"] | None = None, effort: float | None = None
 ) -> dict[str, Any]:
-    """One JSON-able dict. `per_chip`: examples a step and device (of data × fsdp), else as the config has it; "auto"
-    for the most that fit.
+    """One JSON-able dict. `per_chip`: examples a device (of data × fsdp), else as the job has it; "auto": the most that
+    fit.
 
     `effort`: of the compiler (see `ahead.compile_traced`). Raises UserError for a mesh that the pod's devices do not
-    make up, for a batch that does not divide, and for a step that does not fit.
+    make up, for a batch that does not divide, and for a program that does not fit.
     """
-    data, fsdp, tensor = meshes.sizes(config.train.mesh, pod.devices, pod.slices if pod.is_tpu else 1)
+    data, fsdp, tensor = meshes.sizes(job.mesh, pod.devices, pod.slices if pod.is_tpu else 1)
     compiles = pod.is_tpu and ahead.available()
     if per_chip == "auto" and not compiles:
         raise UserError(
@@ -47,46 +40,37 @@ def plan(
             else f"--batch-per-chip auto compiles, which only goes for TPUs: give a number for {pod.name}"
         )
     if isinstance(per_chip, int):
-        config = _with_batch(config, per_chip * data * fsdp)
-    task = registry.build(config)
-    if not hasattr(task, "example"):
-        raise UserError(f"a plan of {config.system} cannot be made: what a step of it reads is not known in advance")
+        job = job.with_batch(per_chip * data * fsdp)
     if not compiles:
-        described = _counted(task, pod, config, config.train.batch_size)
+        described = _counted(job, pod)
     else:
-        mesh = meshes.make(config.train.mesh, ahead.topology(pod.topology, pod.slices))
-        if per_chip == "auto":
-            config, step = _largest(config, mesh, pod, effort)
-            task = registry.build(config)
-        else:
-            step = _step(task, mesh, config.train.batch_size, effort)
-        described = _compiled(task, pod, mesh, step, config.train.batch_size)
-    flops, batch = getattr(task, "flops_per_example", None), config.train.batch_size
+        mesh = meshes.make(job.mesh, ahead.topology(pod.topology, pod.slices))
+        job, program = _largest(job, mesh, pod, effort) if per_chip == "auto" else (job, _program(job, mesh, effort))
+        described = _compiled(job, pod, mesh, program)
+    chip = pod.chip
     found: dict[str, Any] = {
-        "system": config.system,
+        "system": job.system,
+        "what": job.what,
         "pod": {"name": pod.name, "topology": pod.topology, "slices": pod.slices, "chips": pod.chips},
         "mesh": dict(zip(meshes.AXES, (data, fsdp, tensor), strict=True)),
-        "batch": {"step": batch, "device": batch // (data * fsdp)},
+        "batch": {"step": job.batch, "device": job.batch // (data * fsdp)},
         "rates": {
-            "flops": pod.chip.flops / pod.chip.cores,
-            "memory": pod.chip.bandwidth / pod.chip.cores,
-            "links": pod.chip.link * pod.chip.axes / pod.chip.cores,
-            "network": pod.chip.network / pod.chip.cores,
+            "flops": chip.flops / chip.cores,
+            "memory": chip.bandwidth / chip.cores,
+            "links": chip.link * chip.axes / chip.cores,
+            "network": chip.network / chip.cores,
         },
-        "steps": config.train.steps,
-        "flop_per_example": flops() if flops else None,
+        "usable": chip.usable / chip.cores,
+        "steps": job.runs,
+        "flop_per_example": job.flop,
         **described,
     }
     return found | _outlook(found, pod)
 
 
-def _with_batch(config: Any, batch: int) -> Any:
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch))
-
-
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """A step, compiled, and the loops that its model has."""
+class Compiled:
+    """A job's program, compiled, and the loops that its model has."""
 
     compiled: Any
     loops: list[int]
@@ -98,40 +82,36 @@ class Step:
         return self.compiled.memory_analysis()
 
 
-def _step(task: Any, mesh: Any, batch: int, effort: float | None) -> Step:
-    traced = ahead.trace_step(task, mesh, batch, task.example())
-    return Step(ahead.compile_traced(traced, mesh, effort), ahead.loops(traced))
+def _program(job: Job, mesh: Any, effort: float | None) -> Compiled:
+    traced = job.trace(mesh)
+    return Compiled(ahead.compile_traced(traced, mesh, effort), ahead.loops(traced))
 
 
-def _largest(config: Any, mesh: Any, pod: Pod, effort: float | None) -> tuple[Any, Step]:
-    """The config with the most examples a device that fit, and its step."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-
-    def compile_of(rows: int) -> Step:
-        own = _with_batch(config, rows * shards)
-        return _step(registry.build(own), mesh, rows * shards, effort)
-
-    usable = pod.chip.usable / pod.chip.cores
-    best = batches.largest(compile_of, usable, config.train.microbatches or 1)
-    return _with_batch(config, best.rows * shards), best.compiled
+def _largest(job: Job, mesh: Any, pod: Pod, effort: float | None) -> tuple[Job, Compiled]:
+    """The job with the most examples a device that fit, and its program."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    best = batches.largest(
+        lambda rows: _program(job.with_batch(rows * ways), mesh, effort), pod.chip.usable / pod.chip.cores, job.unit
+    )
+    return job.with_batch(best.rows * ways), best.compiled
 
 
-def _compiled(task: Any, pod: Pod, mesh: Any, step: Step, batch: int) -> dict[str, Any]:
+def _compiled(job: Job, pod: Pod, mesh: Any, step: Compiled) -> dict[str, Any]:
     text = step.as_text()
     program = hlo.read(text)
     moved = collectives.find(program, dict(mesh.shape))
-    state: State = jax.eval_shape(task.init, jax.random.key(0))
-    flop = (task.flops_per_example() if hasattr(task, "flops_per_example") else 0.0) * batch / mesh.size
+    counted = operations.flops(program)
+    flop = counted if job.flop is None else job.flop * job.batch / mesh.size
     places = [tuple(device.coords) for device in mesh.devices.flat]
     times = roofline.times(pod, flop, roofline.traffic(program), moved.collectives, places, roofline.cycles(program))
     held = ahead.memory(step)
     trips = [trips for _, trips in program.loops()]
     return {
         "how": "compiled",
-        "memory": _memory(state, mesh) | {name: held[name] for name in ("arguments", "temporaries", "code", "peak")},
-        "usable": pod.chip.usable / pod.chip.cores,
+        "memory": job.stored(mesh) | {name: held[name] for name in ("arguments", "temporaries", "code", "peak")},
         "computed_twice": batches.twice(text),
-        "unsharded": _unsharded(task, state, mesh),
+        "flop_compiled": counted * mesh.size / job.batch,  # more than the model's where parts run twice
+        "unsharded": job.unsharded(mesh),
         "collectives": _grouped(moved.collectives),
         "unrecognised": dict(moved.unknown),
         "loops": trips,
@@ -155,46 +135,27 @@ def strange(trips: Sequence[int | None], model: Sequence[int]) -> list[int | Non
     return found
 
 
-def _counted(task: Any, pod: Pod, config: Any, batch: int) -> dict[str, Any]:
+def _counted(job: Job, pod: Pod) -> dict[str, Any]:
     """Without a compiler: what is stored, what the layout makes cross chips, operations; no activations' traffic."""
-    mesh = AbstractMesh(meshes.sizes(config.train.mesh, pod.devices), meshes.AXES)
-    sharding.check_batch(batch, mesh, config.train.microbatches or 1)
-    state: State = jax.eval_shape(task.init, jax.random.key(0))
-    held = _memory(state, mesh)
-    gradients = local_bytes(state.params, mesh)
-    activations = None
-    if isinstance(config, MaskedPretrainingConfig):
-        rows = batch // (mesh.shape["data"] * mesh.shape["fsdp"]) // (config.train.microbatches or 1)
-        activations = activation_bytes(config, state.params) * rows
-    moved = layout.moved(state, mesh, pod)
-    flop = (task.flops_per_example() if hasattr(task, "flops_per_example") else 0.0) * batch / mesh.size
-    stored = sum(held.values()) + gradients
+    mesh = AbstractMesh(meshes.sizes(job.mesh, pod.devices), meshes.AXES)
+    held, passing = job.stored(mesh), job.passing(mesh)
+    moved, flop = job.moved(mesh, pod), (job.flop or 0.0) * job.batch / mesh.size
+    once = sum(held.values()) + (passing.get("gradients") or 0.0)
     chips = np.arange(mesh.size) // pod.chip.cores % (pod.chips // pod.slices)
     places = np.stack(np.unravel_index(chips, pod.shape), axis=1).tolist()
-    times = roofline.times(pod, flop, 2 * stored, moved, places, 0.0)
+    times = roofline.times(pod, flop, 2 * once, moved, places, 0.0)
     return {
         "how": "counted",
-        "memory": held | {"gradients": gradients, "activations": activations, "peak": stored + (activations or 0.0)},
-        "usable": pod.chip.usable / pod.chip.cores,
+        "memory": held | passing | {"peak": sum(held.values()) + sum(size or 0.0 for size in passing.values())},
         "computed_twice": 0,
-        "unsharded": _unsharded(task, state, mesh),
+        "flop_compiled": None,
+        "unsharded": job.unsharded(mesh),
         "collectives": _grouped(moved),
         "unrecognised": {},
         "loops": [],
         "strange_loops": [],
         "seconds": dataclasses.asdict(times) | {"low": times.low, "high": times.high},
     }
-
-
-def _unsharded(task: Any, state: State, mesh: Any) -> float:
-    """The share of the larger arrays' bytes that every device of an fsdp mesh has whole."""
-    rules = getattr(task, "sharding_rules", ())
-    return sharding.unsharded_share(state, sharding.shardings(state, mesh, rules))[0] if mesh.shape["fsdp"] > 1 else 0.0
-
-
-def _memory(state: State, mesh: Any) -> dict[str, float]:
-    """Bytes that a device stores of each part of the state."""
-    return {name: local_bytes(getattr(state, name), mesh) for name in PARTS if jax.tree.leaves(getattr(state, name))}
 
 
 def _grouped(found: list[Collective]) -> list[dict[str, Any]]:
@@ -222,9 +183,10 @@ def _grouped(found: list[Collective]) -> list[dict[str, Any]]:
 
 
 def _outlook(found: dict[str, Any], pod: Pod) -> dict[str, Any]:
-    """What follows from the step's range: examples a second, MFU, hours, chip-hours; [worst, best] each."""
+    """What follows from the range of seconds: examples a second, MFU, hours, chip-hours; [worst, best] each."""
     seconds = (found["seconds"]["high"], found["seconds"]["low"])
-    batch, steps, flop = found["batch"]["step"], found["steps"], found["flop_per_example"]
+    batch, steps = found["batch"]["step"], found["steps"]
+    flop = found["flop_per_example"] or found["flop_compiled"]
     peak = pod.chips * pod.chip.flops
     return {
         "examples_per_second": [batch / s for s in seconds],

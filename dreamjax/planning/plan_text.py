@@ -14,8 +14,8 @@ def text(result: Mapping[str, Any]) -> str:
     pod, mesh, batch, seconds = (result[key] for key in ("pod", "mesh", "batch", "seconds"))
     axes = ", ".join(f"{name} {size}" for name, size in mesh.items() if size > 1) or "one device"
     lines = [
-        f"{result['system']} on {pod['name']} ({pod['chips']} chips, {pod['topology']}): {axes}; "
-        f"{batch['step']:,} examples a step, {batch['device']:,} a device",
+        f"{result['system']}, {result['what']}, on {pod['name']} ({pod['chips']} chips, {pod['topology']}): {axes}; "
+        f"{batch['step']:,} examples, {batch['device']:,} a device",
         "",
         *_memory(result),
         "",
@@ -86,27 +86,28 @@ def _time(result: Mapping[str, Any], seconds: Mapping[str, Any]) -> list[str]:
         parts.append(["network between slices", seconds["network"]])
     if seconds["computing"]:
         parts.append(["all instructions, as the compiler estimates them", seconds["computing"]])
+    what, (low, high) = result["what"], result["examples_per_second"]
     lines = [
-        "milliseconds of a step (predicted)",
+        f"milliseconds of {what} (predicted)",
         report.table(["", "ms"], [[name, f"{1e3 * took:.2f}"] for name, took in parts]),
-        f"a step: {1e3 * seconds['low']:.1f} ms where all overlaps, {1e3 * seconds['high']:.1f} ms where nothing does",
+        f"{what}: {1e3 * seconds['low']:.1f} ms where all overlaps, {1e3 * seconds['high']:.1f} where nothing does",
     ]
-    low, high = result["examples_per_second"]
-    told = f"{low:,.0f} to {high:,.0f} examples a second"
+    told = f"{_number(low)} to {_number(high)} examples a second"
     if result["mfu"]:
         told += f", MFU {result['mfu'][0]:.1%} to {result['mfu'][1]:.1%}"
-    best, worst = result["hours"][1], result["hours"][0]
     lines.append(told)
-    lines.append(
-        f"{result['steps']:,} steps: {_hours(best)} to {_hours(worst)} hours, "
-        f"{_hours(result['chip_hours'][1])} to {_hours(result['chip_hours'][0])} chip-hours"
-    )
+    if result["steps"]:
+        (most, least), (more, fewer) = result["hours"], result["chip_hours"]
+        lines.append(
+            f"{result['steps']:,} steps: {_number(least)} to {_number(most)} hours, "
+            f"{_number(fewer)} to {_number(more)} chip-hours"
+        )
     return lines
 
 
-def _hours(value: float) -> str:
-    """In two digits at the least: `0.0042`, `3.1`, `1,280`."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+def _number(value: float) -> str:
+    """In three digits at the least: `0.0042`, `3.14`, `1,280`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _scaling(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
+from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.planning import plan, pods
+from dreamjax.planning.jobs import Job
 from dreamjax.planning.pods import Pod
 
 
@@ -24,7 +26,7 @@ def sizes(pod: Pod, least: int) -> list[Pod]:
 
 
 def weak(
-    config: Any, smaller: Sequence[Pod], found: Mapping[str, Any], effort: float | None = None
+    job: Job, smaller: Sequence[Pod], found: Mapping[str, Any], effort: float | None = None
 ) -> list[dict[str, Any]]:
     """A row a pod, the smallest first: chips, seconds of a step (both ends), efficiency.
 
@@ -33,7 +35,7 @@ def weak(
     plans = []
     for one in smaller:
         log.info("planning %s", one.name)
-        plans.append(plan.plan(config, one, per_chip=found["batch"]["device"], effort=effort))
+        plans.append(plan.plan(job, one, per_chip=found["batch"]["device"], effort=effort))
     rows: list[dict[str, Any]] = []
     for own in [*plans, found]:
         row = {**own["pod"], "how": own["how"], "batch": own["batch"]["step"]}
@@ -43,9 +45,9 @@ def weak(
     return rows
 
 
-def least_devices(config: Any) -> int:
-    """Devices that the mesh of a config takes at the least: those of its axes that are not open."""
-    asked = dataclasses.astuple(config.train.mesh)
+def least_devices(mesh: MeshConfig) -> int:
+    """Devices that a mesh takes at the least: those of its axes that are not open."""
+    asked = dataclasses.astuple(mesh)
     if -1 not in asked:
         raise UserError("--scaling makes the mesh larger: leave one axis open, --config.train.mesh.data=-1")
     return math.prod(size for size in asked if size != -1)

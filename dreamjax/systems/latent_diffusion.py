@@ -57,14 +57,17 @@ class LatentDiffusion:
         attention: str = "auto",
         unet: Part | None = None,
         text: bool = True,
+        weights: bool = True,
     ) -> "LatentDiffusion":
         """From the folders of its parts, weights streamed onto `mesh`; computed, and matrices kept, in `dtype`.
 
-        `unet`: in place of the folders'. `text`: whether texts are encoded with it, too. Raises UserError for what is
-        not there, damaged or not supported.
+        `unet`: in place of the folders'. `text`: whether texts are encoded with it, too. `weights`: see
+        `parts.open_part`. Raises UserError for what is not there, damaged or not supported.
         """
         check_channels(folders)
-        open_part = functools.partial(parts.open_part, folders, mesh=mesh, dtype=dtype, attention=attention)
+        open_part = functools.partial(
+            parts.open_part, folders, mesh=mesh, dtype=dtype, attention=attention, weights=weights
+        )
         return cls(
             unet or open_part("unet"),
             open_part("vae"),

@@ -51,9 +51,11 @@ def open_part(
     params: PyTree | None = None,
     dtype: Any = jnp.float32,
     attention: str = "auto",
+    weights: bool = True,
 ) -> Part:
     """A network with its weights streamed onto `mesh`, or with `params`; computed in `dtype`, its matrices kept in it.
 
+    Without `weights`, where each would lie in place of it: enough to compile with, for devices that are not here.
     Raises UserError for a config that is not supported and weights that do not fit it.
     """
     source = folders.source(name)
@@ -67,7 +69,9 @@ def open_part(
     arguments = network.arguments(config, source) | {"dtype": dtype, "attention": attention}
     if params is None:
         abstract = placed(network.shapes(arguments), mesh, dtype)
-        params = streaming.source(network.table, folders.tensors(name), str(folders.path(name)))(abstract)
+        params = abstract
+        if weights:
+            params = streaming.source(network.table, folders.tensors(name), str(folders.path(name)))(abstract)
     return Part(network, arguments, params)
 
 
