@@ -502,7 +502,7 @@ def test_how_often_the_test_split_was_read_is_told(trained, tmp_path, capsys):
         assert cli.main([*words, "--trials", "2", "--out", str(tmp_path / name)]) == 0
         assert told in capsys.readouterr().out
     assert cli.main([*words, "--trials", "1", "--split", "train", "--out", str(tmp_path / "one")]) == 0
-    assert "pictures that it was trained on" in capsys.readouterr().out
+    assert "1 picture that it was trained on" in capsys.readouterr().out
 
 
 def test_the_generate_command_takes_a_run(trained, tmp_path, capsys):
