@@ -33,11 +33,19 @@ PREPARED = ("--samples", str(SAMPLES), "--causal")  # causal: no filter carries 
 SPLITS = ("--splits", "0.6", "0.15", "0.25")  # of the people
 
 
+def alone(words: Sequence[str]) -> Any:
+    """`dreamjax WORDS` as a process of its own, from its first import on."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dreamjax", *words], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+
+
 @dataclass
 class Demo:
     """Runs stages, one after another, and remembers what each took."""
 
     work: Path
+    start: Callable[[Sequence[str]], Any] = alone  # how a command is started: what comes back is used as a Popen is
     spent: list[tuple[str, float, float]] = field(default_factory=list)  # heading, s, budget in s
 
     def path(self, name: str) -> str:
@@ -60,12 +68,10 @@ class Demo:
         """A line about the stage, before whatever its command writes next."""
         print(f"   {text}", flush=True)
 
-    def command(self, words: Sequence[str]) -> subprocess.Popen:
+    def command(self, words: Sequence[str]) -> Any:
         """Start `dreamjax WORDS --json`; its logs go on to the terminal."""
         self.say(f"$ dreamjax {shlex.join(words)}")
-        return subprocess.Popen(
-            [sys.executable, "-m", "dreamjax", *words, "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
-        )
+        return self.start([*words, "--json"])
 
     def run(self, words: Sequence[str]) -> dict[str, Any]:
         """The verb's JSON result. Ends the demo when the verb fails."""
@@ -174,9 +180,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(f"demo: {args.n170}: no such folder; --n170 takes that of muse-lsl's N170 recordings")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     start_anew(args.work)
-    demo = Demo(args.work.resolve())
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(demo.work / "compiled")  # begins empty, and one verb helps the next
+    work = args.work.resolve()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(work / "compiled")  # begins empty, and one verb helps the next
+    import demo_dreams  # beside this file, which is how Python finds them where this file is run
+    import demo_pictures
+    import demo_real
+    import warm
 
+    demo = Demo(work, warm.starter(REPOSITORY) or alone)
     people = ["--subjects", str(args.subjects), "--minutes", f"{args.minutes:g}", "--channels", "32"]
     seen = ["--classes", str(CLASSES), "--pictures-per-class", "60", "--strength", f"{args.strength:g}"]
     demo.stage("1 simulate", 30, lambda: demo.run(["simulate", "--out", demo.path("recordings"), *people, *seen]))
@@ -188,10 +199,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     export = ["export", demo.path("run"), "--to", "torch", "--out", demo.path("exported")]
     demo.stage("5 export", 60, lambda: demo.run(export))
     demo.stage("6 use in PyTorch", 30, lambda: use_in_torch(demo))
-    import demo_dreams  # beside this file, which is how Python finds them where this file is run
-    import demo_pictures
-    import demo_real
-
     demo_pictures.run(demo, CLASSES, args.pictures, args.picture_steps)
     demo_dreams.run(demo, CLASSES, [*PREPARED, *SPLITS], args.dream_steps, args.trials)
     demo_real.run(demo, args.n170)
