@@ -68,8 +68,8 @@ def _become(words: Sequence[str], folder: Path, writing: int) -> None:
         sys.argv = ["dreamjax", *words]
         code = importlib.import_module("dreamjax.cli.main").main(words)
     except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # told as Python would, since the demo's own code must never go on in a fork
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -65,7 +65,7 @@ def _job(config: Any, args: argparse.Namespace) -> Any:
         options.refuse_without("--pictures", args, "--guidance", "--sampler")
         return jobs.TrainingStep(config)
     how = painting.Sampling(steps=args.pictures, sampler=args.sampler, guidance=args.guidance)
-    return jobs.Pictures(config, how, painting.AT_ONCE)
+    return jobs.Pictures(config, how)
 
 
 def render(result: dict[str, Any]) -> str:

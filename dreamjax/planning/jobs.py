@@ -1,9 +1,10 @@
 """What is planned: a step of a config's training, or a batch of pictures that its model makes."""
 
+import abc
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,64 +28,17 @@ from dreamjax.training.task import State
 PARTS = ("params", "opt", "ema", "frozen", "extra")
 
 
-class Job(Protocol):
-    """`flop`: of an example, None where it is not counted by hand; `runs`: how often the program runs in all, 0 where
-    that is open; `unit`: a device's examples come in multiples of it.
-    """
-
-    @property
-    def system(self) -> str: ...
-    @property
-    def what(self) -> str: ...
-    @property
-    def mesh(self) -> MeshConfig: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def unit(self) -> int: ...
-    @property
-    def runs(self) -> int: ...
-    @property
-    def flop(self) -> float | None: ...
-
-    def with_batch(self, batch: int) -> "Job": ...
-
-    def trace(self, mesh: Any) -> Any:
-        """The program on the devices of a mesh, which need not be here."""
-
-    def stored(self, mesh: Any) -> dict[str, float]:
-        """Bytes of a device by part."""
-
-    def passing(self, mesh: Any) -> dict[str, float | None]:
-        """Bytes that are there for a while, as far as they can be counted; None where they cannot."""
-
-    def moved(self, mesh: Any, pod: Pod) -> list[Collective]:
-        """What the layout makes cross chips."""
-
-    def unsharded(self, mesh: Any) -> float:
-        """The share of the larger arrays' bytes that every device of an fsdp mesh has whole."""
-
-
 @dataclass(frozen=True)
-class TrainingStep:
-    """A step of a config's own training."""
+class Job(abc.ABC):
+    """A device's examples come in multiples of `unit`; the program `runs` so often, 0 where that is open."""
 
     config: Any
-    what = "a step"
 
-    def __post_init__(self) -> None:
-        if not hasattr(self.task, "example"):
-            raise UserError(
-                f"a plan of {self.config.system} cannot be made: what a step of it reads is not known in advance"
-            )
+    what: ClassVar[str]
 
     @functools.cached_property
     def task(self) -> Any:
         return registry.build(self.config)
-
-    @functools.cached_property
-    def state(self) -> State:
-        return jax.eval_shape(self.task.init, jax.random.key(0))
 
     @property
     def system(self) -> str:
@@ -95,7 +49,66 @@ class TrainingStep:
         return self.config.train.mesh
 
     @property
-    def batch(self) -> int:
+    def unit(self) -> int:
+        return 1
+
+    @property
+    def runs(self) -> int:
+        return 0
+
+    @property
+    @abc.abstractmethod
+    def examples(self) -> int:
+        """Of one run of the program, on all devices."""
+
+    @property
+    @abc.abstractmethod
+    def flop(self) -> float | None:
+        """Of an example; None where it is not counted by hand."""
+
+    @abc.abstractmethod
+    def with_examples(self, count: int) -> "Job":
+        """The same of so many examples."""
+
+    @abc.abstractmethod
+    def trace(self, mesh: Any) -> Any:
+        """The program on the devices of a mesh, which need not be here."""
+
+    @abc.abstractmethod
+    def stored(self, mesh: Any) -> dict[str, float]:
+        """Bytes of a device by part."""
+
+    @abc.abstractmethod
+    def passing(self, mesh: Any) -> dict[str, float | None]:
+        """Bytes that are there for a while, as far as they can be counted; None where they cannot."""
+
+    @abc.abstractmethod
+    def moved(self, mesh: Any, pod: Pod) -> list[Collective]:
+        """What the layout makes cross chips."""
+
+    @abc.abstractmethod
+    def unsharded(self, mesh: Any) -> float:
+        """The share of the larger arrays' bytes that every device of an fsdp mesh has whole."""
+
+
+@dataclass(frozen=True)
+class TrainingStep(Job):
+    """A step of a config's own training."""
+
+    what = "a step"
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.task, "example"):
+            raise UserError(
+                f"a plan of {self.config.system} cannot be made: what a step of it reads is not known in advance"
+            )
+
+    @functools.cached_property
+    def state(self) -> State:
+        return jax.eval_shape(self.task.init, jax.random.key(0))
+
+    @property
+    def examples(self) -> int:
         return self.config.train.batch_size
 
     @property
@@ -111,22 +124,22 @@ class TrainingStep:
         count = getattr(self.task, "flops_per_example", None)
         return count() if count else None
 
-    def with_batch(self, batch: int) -> "TrainingStep":
-        train = dataclasses.replace(self.config.train, batch_size=batch)
+    def with_examples(self, count: int) -> "TrainingStep":
+        train = dataclasses.replace(self.config.train, batch_size=count)
         return TrainingStep(dataclasses.replace(self.config, train=train))
 
     def trace(self, mesh: Any) -> Any:
-        return ahead.trace_step(self.task, mesh, self.batch, self.task.example())
+        return ahead.trace_step(self.task, mesh, self.examples, self.task.example())
 
     def stored(self, mesh: Any) -> dict[str, float]:
         held = {name: getattr(self.state, name) for name in PARTS}
         return {name: local_bytes(tree, mesh) for name, tree in held.items() if jax.tree.leaves(tree)}
 
     def passing(self, mesh: Any) -> dict[str, float | None]:
-        sharding.check_batch(self.batch, mesh, self.unit)
+        sharding.check_batch(self.examples, mesh, self.unit)
         found: dict[str, float | None] = {"gradients": local_bytes(self.state.params, mesh), "activations": None}
         if isinstance(self.config, MaskedPretrainingConfig):
-            rows = self.batch // (mesh.shape["data"] * mesh.shape["fsdp"]) // self.unit
+            rows = self.examples // (mesh.shape["data"] * mesh.shape["fsdp"]) // self.unit
             found["activations"] = activation_bytes(self.config, self.state.params) * rows
         return found
 
@@ -142,40 +155,25 @@ class TrainingStep:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Job):
     """A batch of pictures from contexts: every step of the sampler, then the autoencoder. In bfloat16.
 
     Of a run's own conditioner, which is small beside it, nothing is in the program.
     """
 
-    config: Any
     how: painting.Sampling
-    batch: int
+    examples: int = painting.AT_ONCE
     what = "a batch of pictures"
-    unit = 1
-    runs = 0
 
     def __post_init__(self) -> None:
         if not hasattr(self.task, "parts"):
             raise UserError(f"{self.config.system} makes no pictures; leave out --pictures")
 
     @functools.cached_property
-    def task(self) -> Any:
-        return registry.build(self.config)
-
-    @property
-    def system(self) -> str:
-        return self.config.system
-
-    @property
-    def mesh(self) -> MeshConfig:
-        return self.config.train.mesh
-
-    @functools.cached_property
     def context(self) -> tuple[int, int]:
         """(S, D) of what a picture is made from."""
-        text = self.task.parts.config("text_encoder")
-        return int(text.get("max_position_embeddings", 77)), self.task.parts.config("unet")["cross_attention_dim"]
+        found = getattr(self.task, "context_shape", None)
+        return found or self.task.example()["context"].shape
 
     @property
     def flop(self) -> float | None:
@@ -184,8 +182,8 @@ class Pictures:
         each = flops.unet(model.unet.arguments, *model.latent_size(self.how.height, self.how.width), self.context[0])
         return self._plan(model).calls * (2 if self.how.guided else 1) * each
 
-    def with_batch(self, batch: int) -> "Pictures":
-        return dataclasses.replace(self, batch=batch)
+    def with_examples(self, count: int) -> "Pictures":
+        return dataclasses.replace(self, examples=count)
 
     def _model(self, mesh: Any) -> LatentDiffusion:
         return LatentDiffusion.open(self.task.parts, mesh, dtype=jnp.bfloat16, text=False, weights=False)
@@ -195,10 +193,10 @@ class Pictures:
         return sampling.plan(how.sampler, model.schedule, how.steps, eta=how.eta, karras=how.karras)
 
     def trace(self, mesh: Any) -> Any:
-        sharding.check_batch(self.batch, mesh)
+        sharding.check_batch(self.examples, mesh)
         model, rows = self._model(mesh), sharding.batch_sharding(mesh)
-        batch = {"index": jax.ShapeDtypeStruct((self.batch,), jnp.uint32, sharding=rows)}
-        batch["context"] = jax.ShapeDtypeStruct((self.batch, *self.context), jnp.float32, sharding=rows)
+        batch = {"index": jax.ShapeDtypeStruct((self.examples,), jnp.uint32, sharding=rows)}
+        batch["context"] = jax.ShapeDtypeStruct((self.examples, *self.context), jnp.float32, sharding=rows)
         given: dict[str, Any] = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in ("scale", "rescale")}
         given["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
         if self.how.guided:
@@ -214,7 +212,7 @@ class Pictures:
         return {"params": local_bytes({"unet": model.unet.params, "vae": model.vae.params}, mesh)}
 
     def passing(self, mesh: Any) -> dict[str, float | None]:
-        sharding.check_batch(self.batch, mesh)
+        sharding.check_batch(self.examples, mesh)
         return {"activations": None}
 
     def moved(self, mesh: Any, pod: Pod) -> list[Collective]:

@@ -40,7 +40,7 @@ def plan(
             else f"--batch-per-chip auto compiles, which only goes for TPUs: give a number for {pod.name}"
         )
     if isinstance(per_chip, int):
-        job = job.with_batch(per_chip * data * fsdp)
+        job = job.with_examples(per_chip * data * fsdp)
     if not compiles:
         described = _counted(job, pod)
     else:
@@ -53,7 +53,7 @@ def plan(
         "what": job.what,
         "pod": {"name": pod.name, "topology": pod.topology, "slices": pod.slices, "chips": pod.chips},
         "mesh": dict(zip(meshes.AXES, (data, fsdp, tensor), strict=True)),
-        "batch": {"step": job.batch, "device": job.batch // (data * fsdp)},
+        "batch": {"step": job.examples, "device": job.examples // (data * fsdp)},
         "rates": {
             "flops": chip.flops / chip.cores,
             "memory": chip.bandwidth / chip.cores,
@@ -91,9 +91,9 @@ def _largest(job: Job, mesh: Any, pod: Pod, effort: float | None) -> tuple[Job, 
     """The job with the most examples a device that fit, and its program."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     best = batches.largest(
-        lambda rows: _program(job.with_batch(rows * ways), mesh, effort), pod.chip.usable / pod.chip.cores, job.unit
+        lambda rows: _program(job.with_examples(rows * ways), mesh, effort), pod.chip.usable / pod.chip.cores, job.unit
     )
-    return job.with_batch(best.rows * ways), best.compiled
+    return job.with_examples(best.rows * ways), best.compiled
 
 
 def _compiled(job: Job, pod: Pod, mesh: Any, step: Compiled) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _compiled(job: Job, pod: Pod, mesh: Any, step: Compiled) -> dict[str, Any]:
     program = hlo.read(text)
     moved = collectives.find(program, dict(mesh.shape))
     counted = operations.flops(program)
-    flop = counted if job.flop is None else job.flop * job.batch / mesh.size
+    flop = counted if job.flop is None else job.flop * job.examples / mesh.size
     places = [tuple(device.coords) for device in mesh.devices.flat]
     times = roofline.times(pod, flop, roofline.traffic(program), moved.collectives, places, roofline.cycles(program))
     held = ahead.memory(step)
@@ -110,7 +110,7 @@ def _compiled(job: Job, pod: Pod, mesh: Any, step: Compiled) -> dict[str, Any]:
         "how": "compiled",
         "memory": job.stored(mesh) | {name: held[name] for name in ("arguments", "temporaries", "code", "peak")},
         "computed_twice": batches.twice(text),
-        "flop_compiled": counted * mesh.size / job.batch,  # more than the model's where parts run twice
+        "flop_compiled": counted * mesh.size / job.examples,  # more than the model's where parts run twice
         "unsharded": job.unsharded(mesh),
         "collectives": _grouped(moved.collectives),
         "unrecognised": dict(moved.unknown),
@@ -139,7 +139,7 @@ def _counted(job: Job, pod: Pod) -> dict[str, Any]:
     """Without a compiler: what is stored, what the layout makes cross chips, operations; no activations' traffic."""
     mesh = AbstractMesh(meshes.sizes(job.mesh, pod.devices), meshes.AXES)
     held, passing = job.stored(mesh), job.passing(mesh)
-    moved, flop = job.moved(mesh, pod), (job.flop or 0.0) * job.batch / mesh.size
+    moved, flop = job.moved(mesh, pod), (job.flop or 0.0) * job.examples / mesh.size
     once = sum(held.values()) + (passing.get("gradients") or 0.0)
     chips = np.arange(mesh.size) // pod.chip.cores % (pod.chips // pod.slices)
     places = np.stack(np.unravel_index(chips, pod.shape), axis=1).tolist()
@@ -188,9 +188,11 @@ def _outlook(found: dict[str, Any], pod: Pod) -> dict[str, Any]:
     batch, steps = found["batch"]["step"], found["steps"]
     flop = found["flop_per_example"] or found["flop_compiled"]
     peak = pod.chips * pod.chip.flops
+    if not flop:  # whatever the step computes is missing from its seconds
+        return dict.fromkeys(("examples_per_second", "mfu", "hours", "chip_hours"))
     return {
         "examples_per_second": [batch / s for s in seconds],
-        "mfu": [flop * batch / (s * peak) for s in seconds] if flop else None,
+        "mfu": [flop * batch / (s * peak) for s in seconds],
         "hours": [steps * s / 3600 for s in seconds],
         "chip_hours": [steps * s / 3600 * pod.chips for s in seconds],
     }

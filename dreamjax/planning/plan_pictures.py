@@ -19,7 +19,7 @@ COLOURS = ("#3b6ea5", "#6fa1d6", "#a9c8e8", "#7f8c8d", "#bdc3c7", "#d98e04", "#b
 
 def figures(result: Mapping[str, Any]) -> dict[str, Any]:
     """name → matplotlib figure."""
-    found = {"memory": memory(result), "roofline": roofline(result)}
+    found = {"memory": memory(result)} | ({"roofline": roofline(result)} if result["examples_per_second"] else {})
     return found | ({"scaling": scaling(result["scaling"])} if result.get("scaling") else {})
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from dreamjax.evaluation import report
 
-GIB, GB = 2**30, 1e9
+GIB = 2**30
 NAMES = {"params": "parameters", "opt": "optimiser", "ema": "average", "frozen": "frozen", "extra": "statistics"}
 
 
@@ -80,22 +80,27 @@ def _collectives(result: Mapping[str, Any]) -> list[str]:
 
 
 def _time(result: Mapping[str, Any], seconds: Mapping[str, Any]) -> list[str]:
-    parts = [["matrix units, at their peak", seconds["matrix"]], ["memory, at its peak", seconds["memory"]]]
+    known = result["examples_per_second"] is not None
+    parts = [["matrix units, at their peak", seconds["matrix"]]] if known else []
+    parts.append(["memory, at its peak", seconds["memory"]])
     parts += [[f"links, over {where}", took] for where, took in seconds["links"].items()]
     if seconds["network"]:
         parts.append(["network between slices", seconds["network"]])
     if seconds["computing"]:
         parts.append(["all instructions, as the compiler estimates them", seconds["computing"]])
-    what, (low, high) = result["what"], result["examples_per_second"]
+    what = result["what"]
     lines = [
         f"milliseconds of {what} (predicted)",
         report.table(["", "ms"], [[name, f"{1e3 * took:.2f}"] for name, took in parts]),
+    ]
+    if not known:
+        return [*lines, f"how long {what} takes is not known: its operations are counted in compiled programs alone"]
+    low, high = result["examples_per_second"]
+    lines += [
         f"{what}: {1e3 * seconds['low']:.1f} ms where all overlaps, {1e3 * seconds['high']:.1f} where nothing does",
     ]
     told = f"{_number(low)} to {_number(high)} examples a second"
-    if result["mfu"]:
-        told += f", MFU {result['mfu'][0]:.1%} to {result['mfu'][1]:.1%}"
-    lines.append(told)
+    lines.append(f"{told}, MFU {result['mfu'][0]:.1%} to {result['mfu'][1]:.1%}")
     if result["steps"]:
         (most, least), (more, fewer) = result["hours"], result["chip_hours"]
         lines.append(

@@ -36,6 +36,8 @@ def weak(
     for one in smaller:
         log.info("planning %s", one.name)
         plans.append(plan.plan(job, one, per_chip=found["batch"]["device"], effort=effort))
+    if found["examples_per_second"] is None:
+        raise UserError(f"how long {found['what']} takes is not known without the compiler, nor how it scales")
     rows: list[dict[str, Any]] = []
     for own in [*plans, found]:
         row = {**own["pod"], "how": own["how"], "batch": own["batch"]["step"]}

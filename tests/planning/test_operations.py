@@ -1,7 +1,5 @@
 """Operations of compiled programs, against those that are counted by hand."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,4 +75,3 @@ def test_a_convolution_of_this_machine_is_counted_as_its_definition_says():
     if " convolution(" not in text:
         pytest.skip("this compiler calls a library in place of a convolution")
     assert operations.flops(hlo.read(text)) == pytest.approx(2 * out.sum())
-    assert math.isfinite(out.sum())

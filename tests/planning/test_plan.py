@@ -179,3 +179,17 @@ def test_pictures_are_compiled(capsys):
     assert 20 in found["loops"]
     # the autoencoder comes on top; of 3 x 3 places at the rim of 8 x 8, those outside the picture are left out
     assert 0.8 < found["flop_compiled"] / found["flop_per_example"] < 1.2
+
+
+def test_what_is_not_counted_is_not_taken_for_nothing(tmp_path, capsys):
+    """The operations of stage B are known of a compiled program alone: no time, and no picture, leaves them out."""
+    words = ["plan", "--config", "configs/image/dreamdiffusion_code.py:pod=v5e:4x4", "--topology", "h100-8"]
+    words += ["--config.train.mesh.data=-1", "--config.train.mesh.fsdp=1"]
+    assert main([*words, "--out", str(tmp_path / "plan")]) == 0
+    said = capsys.readouterr().out
+    assert "how long a step takes is not known" in said
+    assert "matrix units" not in said
+    assert "examples a second" not in said
+    assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == ["memory.png", "plan.json"]
+    assert main([*words, "--scaling"]) == 2
+    assert "not known without the compiler, nor how it scales" in capsys.readouterr().err
