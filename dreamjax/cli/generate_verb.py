@@ -73,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.systems import generation
-    from dreamjax.training.loop import use_compile_cache
+    from dreamjax.training import compile_cache
 
     if not args.checkpoint:
         refuse_without("--checkpoint", args, *OF_TRIALS)
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             refuse_beside("--at" if args.at else "--events", args, "--split")
     if not args.checkpoint:
         generation.free(args.out)  # said before gigabytes of weights are read
-    use_compile_cache("auto")
+    compile_cache.use("auto")
     return _from_trials(args) if args.checkpoint else _from_text(args)
 
 

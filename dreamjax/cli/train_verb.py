@@ -23,6 +23,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(result: dict[str, Any]) -> str:
+    from dreamjax.training import goodput
+
     began = "" if result["resumed_from"] is None else f", continued from step {result['resumed_from']}"
     lines = [
         f"{result['workdir']}: step {result['step']} ({result['examples']:,} examples) in {result['seconds']:g} s on "
@@ -32,6 +34,11 @@ def render(result: dict[str, Any]) -> str:
     for split in ("train", "val"):
         if split in result:
             lines.append(f"{split}: " + ", ".join(f"{name} {value:.5g}" for name, value in result[split].items()))
+    lines.append(f"time: {goodput.told(result['time'])}")
+    counted = {"steps left out": result["guard"]["skipped"], "rollbacks": result["guard"]["rollbacks"]}
+    counted["saves that failed"] = result["failed_saves"]
+    if told := ", ".join(f"{count} {name}" for name, count in counted.items() if count):
+        lines.append(f"! {told}; see the log")
     if result["preempted"]:
         lines.append("stopped by SIGTERM and saved; the same command continues")
     return "\n".join(lines)

@@ -59,6 +59,16 @@ def barrier(name: str, timeout_s: float = BARRIER_S) -> None:
         raise UserError(f"process {jax.process_index()} gave up waiting for the others at {name}: {text}") from problem
 
 
+def tell(key: str, value: Any) -> None:
+    """Leave a value (JSON-able) with the coordination service, in place of an earlier one."""
+    _client().key_value_set(key, json.dumps(value), allow_overwrite=True)
+
+
+def told(folder: str) -> dict[int, Any]:
+    """What processes left under `folder/INDEX`: index → value. Does not wait."""
+    return {int(key.rsplit("/", 1)[1]): json.loads(value) for key, value in _client().key_value_dir_get(folder)}
+
+
 def agree(name: str, value: Any, timeout_s: float = BARRIER_S) -> Any:
     """The first process's `value` (JSON-able), in every process."""
     if jax.process_count() == 1:

@@ -39,6 +39,19 @@ class Pod:
         return self.chips * self.chip.cores
 
     @property
+    def hosts(self) -> int:
+        """Of a slice; a node of GPUs is one."""
+        return math.prod(self.shape) // self.chips_of_a_host
+
+    @property
+    def chips_of_a_host(self) -> int:
+        """v5e and v6e have hosts of 1, 4 and 8 chips, and slices of more than 8 are made of those of 4."""
+        chips = math.prod(self.shape)
+        if not self.is_tpu:
+            return chips
+        return min(chips, 8 if self.chip.axes == 2 and chips <= 8 else 4)
+
+    @property
     def topology(self) -> str:
         """As the compiler knows a slice."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"

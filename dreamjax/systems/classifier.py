@@ -21,7 +21,7 @@ from dreamjax.targets import pictures
 from dreamjax.targets.pictures import PictureConfig, scaled
 from dreamjax.training import optimiser
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from dreamjax.training.measuring import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource

@@ -39,7 +39,7 @@ from dreamjax.systems.text_to_image import diffusion_loss, merged
 from dreamjax.targets import features, trials
 from dreamjax.targets.trials import TargetConfig, TrialStream
 from dreamjax.training import optimiser
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from dreamjax.training.measuring import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource

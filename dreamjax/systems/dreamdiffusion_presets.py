@@ -11,7 +11,7 @@ from dreamjax.systems import masked_presets
 from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
 from dreamjax.targets.trials import TargetConfig
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from dreamjax.training.optimiser import OptimConfig
 
 # the demo's: trials of simulated people, the small latent diffusion model that the demo trained

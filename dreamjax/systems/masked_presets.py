@@ -11,7 +11,7 @@ from dreamjax.objectives.reconstruction import ReconstructionConfig
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig, ModelConfig
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from dreamjax.training.optimiser import OptimConfig
 
 # ours: 19 electrodes of the 10-20 system, 2 s at 256 Hz, patches of 15.6 ms

@@ -31,7 +31,7 @@ from dreamjax.parallel.sharding import Rules
 from dreamjax.signals import pipeline
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.training import optimiser
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from dreamjax.training.measuring import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource

@@ -35,7 +35,7 @@ from dreamjax.systems.runs import Run
 from dreamjax.targets import latents
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training import optimiser
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from dreamjax.training.measuring import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource

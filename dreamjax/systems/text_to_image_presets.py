@@ -6,7 +6,7 @@ from dreamjax import config as configs
 from dreamjax.systems.text_to_image import LossConfig, ModelConfig, TextToImageConfig
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from dreamjax.training.optimiser import OptimConfig
 
 # the demo's: drawn pictures of 32 x 32, a U-Net trained from nothing beside its own autoencoder and text encoder

@@ -1,13 +1,14 @@
 """Step directories: written while training goes on, committed by a manifest, verified before they are trusted.
 
 WORKDIR/checkpoints/00001000/
-    state/         Orbax: params, ema, opt, step, hyper, extra as a nested dict of arrays
+    state/         Orbax: params, ema, opt, step, hyper, extra, guard as a nested dict of arrays
     arrays.json    name → [shape, type] of each array
     run.json       step, examples consumed, the open metrics window, held-out score
     config.json    the run's config
     manifest.json  size and hash of every file above, written last: without it the directory does not count
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -28,7 +29,9 @@ from dreamjax.parallel.names import like, named_leaves, nested
 from dreamjax.storage import atomic, manifest
 from dreamjax.training.task import PyTree, State, replace
 
-GROUPS = ("step", "params", "ema", "opt", "hyper", "extra")  # `frozen` is referred to by its source, not copied
+SAVE_S = 2 * 600.0  # longer than Orbax waits for a process whose save failed
+# of a state; `frozen` is referred to by its source, not copied
+GROUPS = ("step", "params", "ema", "opt", "hyper", "extra", "guard")
 
 
 @dataclass(frozen=True)
@@ -172,29 +175,33 @@ def restore(folder: epath.PathLike, step: int, abstract: Mapping[str, Any], grou
 
 
 # ------------------------------------------------------------------------------------------------------------- saving
+class SaveFailed(UserError):
+    """A step could not be saved; what was there before still is."""
+
+
 class Saver:
     """Saves in the background; a failure is raised by the next `save`, `check` or `wait`."""
 
     def __init__(self, folder: epath.PathLike, config: CheckpointConfig, config_json: str) -> None:
-        import orbax.checkpoint as ocp
-
         self.folder, self.config, self.config_json = epath.Path(folder), config, config_json
-        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
-        self._args = ocp.args.PyTreeSave
+        self._orbax: Any = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self.step: int | None = None  # of the last save begun
 
     def save(self, step: int, state: State, run: Mapping[str, Any]) -> None:
         """Begin saving; returns when `state` may be donated. The caller has read the metrics that lead to it."""
+        import orbax.checkpoint as ocp
+
         self.wait()
         path = step_folder(self.folder, step)
+        self._orbax = self._orbax or ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         if processes.is_first() and path.exists():
             remove(path)  # unfinished, damaged, or not yet finished by `task.finish`
-        processes.barrier(f"save/{step}")
+        processes.barrier(f"save/{step}", SAVE_S)
         values = to_dict(state)
         try:
-            self._orbax.save(path / "state", args=self._args(values))
+            self._orbax.save(path / "state", args=ocp.args.PyTreeSave(values))
         except Exception as problem:
             raise self._explained(step, problem) from problem
         files = {
@@ -223,8 +230,9 @@ class Saver:
             except Exception as problem:  # the new step is whole all the same: only older ones take more room
                 log.warning("%s: older steps could not be deleted (%s)", self.folder, problem)
 
-    def _explained(self, step: int, problem: BaseException) -> UserError:
+    def _explained(self, step: int, problem: BaseException) -> SaveFailed:
         path = step_folder(self.folder, step)
+        self._close_orbax()  # it may go on raising what went wrong; the next save opens another
         if processes.is_first():
             remove(path)
         kept = committed_steps(self.folder)
@@ -232,7 +240,7 @@ class Saver:
         reason = next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
         for sign in ("No space left on device", "File too large", "Permission denied", "Disk quota exceeded"):
             reason = sign if sign in str(problem) else reason
-        return UserError(f"{path}: could not be saved ({reason[:200]}); {last}")
+        return SaveFailed(f"{path}: could not be saved ({reason[:200]}); {last}")
 
     def check(self) -> None:
         """Raise the failure of a background save, if there was one."""
@@ -250,7 +258,13 @@ class Saver:
     def close(self) -> None:
         if self._thread is not None:
             self._thread.join()
-        self._orbax.close()
+        self._close_orbax()
+
+    def _close_orbax(self) -> None:
+        orbax, self._orbax = self._orbax, None
+        if orbax is not None:
+            with contextlib.suppress(Exception):  # of a save, which was told already
+                orbax.close()
 
 
 def remove(path: epath.Path) -> None:

@@ -7,11 +7,9 @@ checkpoint copies, are streamed in both cases.
 
 import contextlib
 import math
-import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,48 +18,20 @@ from etils import epath
 from dreamjax.console import Bar, log, progress
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import processes, sharding, threads
-from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.training import checkpoints, preemption, program, reporting, workdir
-from dreamjax.training.checkpoints import CheckpointConfig
+from dreamjax.parallel import processes, sharding, stragglers, threads
+from dreamjax.training import checkpoints, compile_cache, goodput, preemption, program, reporting, workdir
+from dreamjax.training.checkpoints import SaveFailed
+from dreamjax.training.config import TrainConfig
 from dreamjax.training.feeding import Feeder
-from dreamjax.training.metrics import Late, Sums, Window, check_finite, means, read
+from dreamjax.training.goodput import Ledger
+from dreamjax.training.guard import Guard, RollBack
+from dreamjax.training.metrics import Late, Sums, Window, means, read
+from dreamjax.training.profiling import ProfilerWindow
 from dreamjax.training.reporting import Clock, Reporter
-from dreamjax.training.task import BatchSpec, State, Task, replace
+from dreamjax.training.task import BatchSpec, State, Task
 
 PICTURE_ROWS = 4
 VERIFY_S = 3600.0  # for the first process to verify a large checkpoint
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What the loop does, whatever the system. Lengths are in optimiser steps."""
-
-    steps: int = 1000
-    batch_size: int = 64  # global
-    microbatches: int | None = None  # gradient accumulation: in so many pieces; none: 1, on CPU what fits its cache
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    log_every: int = 10
-    eval_every: int = 0  # 0: never; else also after the last step
-    picture_every: int = 0  # 0: never
-    profile_start: int = -1  # first step of the profiler's window; -1: no profile
-    profile_steps: int = 5
-    tensorboard: bool = True
-    wandb: str | None = None  # project name; needs the package wandb
-    compile_cache: str = "auto"  # a folder, "auto" ($XDG_CACHE_HOME/dreamjax/compiled) or "" (none)
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.microbatches or 1, self.log_every) < 1 or self.microbatches == 0:
-            raise ValueError("train.steps, batch_size, microbatches and log_every must be at least 1")
-        if self.eval_every < 0 or self.picture_every < 0:
-            raise ValueError("train.eval_every and picture_every must be at least 0 (0: never)")
-        if self.profile_start < -1 or self.profile_steps < 1:
-            raise ValueError("train.profile_start must be at least -1 (no profile), profile_steps at least 1")
-        if self.microbatches and self.batch_size % self.microbatches:
-            raise ValueError(
-                f"train.batch_size is {self.batch_size}, but it must divide by train.microbatches = {self.microbatches}"
-            )
 
 
 def train(
@@ -81,9 +51,10 @@ def train(
     defaults, also one of an older version is continued that lacks a key. `devices`: all by default. `claim` is called
     when mesh, batch, data and the run that is there have been found fit, before the first file is written.
     Returns a summary with `exit_code` 0, or 75 when a SIGTERM ended it. Raises UserError (exit code 2) also for a
-    metric that is not finite.
+    step that went wrong where `config.guard` does not go on.
     """
-    use_compile_cache(config.compile_cache)
+    ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
+    compile_cache.use(config.compile_cache)
     reporting.check(config.wandb)
     mesh = meshes.make(config.mesh, devices)
     if config.eval_every:
@@ -91,11 +62,11 @@ def train(
     spec = task.data("train")
     sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
     with threads.single(), jax.set_mesh(mesh):
-        compiled = program.build(task, mesh)
+        compiled = program.build(task, mesh, guarded=config.guard)
         found = standing(path, config.steps)
         claim()
         changed = workdir.claim(path, config_json, defaults_json)
-        run = Run(task, config, epath.Path(path), compiled, spec, seed, config_json)
+        run = Run(task, config, epath.Path(path), compiled, spec, seed, config_json, ledger)
         run.start(found, fresh_hyper="train.steps" in changed)
         try:
             return run.drive()
@@ -128,11 +99,15 @@ class Run:
         spec: BatchSpec,
         seed: int,
         config_json: str,
+        ledger: Ledger,
     ) -> None:
         self.task, self.config, self.folder, self.program, self.spec = task, config, folder, compiled, spec
         self.keys = {name: jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)) for name in (b"init", b"update")}
         self.saver = checkpoints.Saver(folder / "checkpoints", config.checkpoint, config_json)
+        self.ledger, self.guard = ledger, Guard(config.guard)
+        self.profiler = ProfilerWindow(folder / "profile", config.profile_start, config.profile_steps)
         self.late = Late(self.on_metrics)
+        self.pace = stragglers.Pace()
         flops = getattr(task, "flops_per_example", None)  # optional: analytic, forward and backward
         self.clock = Clock(spec.batch_size, compiled.mesh.size, float(flops()) if flops is not None else None)
         self.held_out: BatchSpec | None = None
@@ -141,7 +116,7 @@ class Run:
         self.state: State
         self.step = self.examples = 0
         self.finished = False
-        self.profiling = False
+        self.failed_saves = 0
 
     # --------------------------------------------------------------------------------------------------------- start
     def start(self, found: int | None, fresh_hyper: bool) -> None:
@@ -152,28 +127,20 @@ class Run:
             self.state = program.stream_in(self.program.init(self.keys[b"init"]), self.task.weights())
         else:
             self.restore(found, fresh_hyper)
+        self.ledger.stands_at(self.step)
+        self.open_logs()
+
+    def open_logs(self) -> None:
         self.reporter = Reporter(self.folder, self.step, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
 
     def restore(self, step: int, fresh_hyper: bool) -> None:
-        shapes = self.program.shapes
-        values = checkpoints.restore(self.saver.folder, step, checkpoints.to_dict(shapes))
-        frozen = {}
-        if jax.tree.leaves(shapes.frozen) or fresh_hyper:
-            places = jax.tree.map(lambda x: x.sharding, (shapes.frozen, shapes.hyper))
-
-            def init(key: jax.Array) -> Any:
-                state = program.undrawn(self.task.init(key), self.task.weights())
-                return state.frozen, state.hyper
-
-            frozen, hyper = jax.jit(init, out_shardings=places)(self.keys[b"init"])
-        self.state = checkpoints.from_dict(replace(shapes, frozen=frozen), values)
-        if fresh_hyper:  # the schedule's horizon may have moved with train.steps
-            self.state = replace(self.state, hyper=hyper)
-        sources = {prefix: s for prefix, s in self.task.weights().items() if prefix.split("/")[0] == "frozen"}
-        self.state = program.stream_in(self.state, sources)
+        self.state = program.restored(
+            self.program, self.task, self.saver.folder, step, self.keys[b"init"], self.config.guard, fresh_hyper
+        )
         run = checkpoints.read_json(self.saver.folder, step, "run")
         self.step, self.examples, self.best = run["step"], run["examples"], run["best"]
         self.window, self.finished = Window(run["window"]), run["finished"]
+        self.guard.restored(run.get("guard", {}))
         processes.barrier("restored")  # everybody has read it before the first process may replace it
         log.info("%s: continued from step %d (%d examples)", self.folder, self.step, self.examples)
 
@@ -181,24 +148,22 @@ class Run:
     def drive(self) -> dict[str, Any]:
         """Steps until the last one, the end of a finite stream, or a SIGTERM."""
         started, preempted = time.monotonic(), False
-        total = self.config.steps
-        self.first_step = self.step + 1
-        feeder = Feeder(self.spec, self.program.mesh, self.examples)
-        with preemption.Watch() as watch, feeder, progress("train", total) as bar:
-            self.feeder = feeder
+        with preemption.Watch() as watch, progress("train", self.config.steps) as bar:
             bar.advance(self.step)
-            while self.step < total and not preempted:
-                if not self.one_step():
+            while True:
+                try:
+                    preempted = self.until_done(watch, bar)
                     break
-                preempted = watch.requested(self.step)
-                if self.step < total:
-                    self.between(save=preempted)
-                self.say(bar)
-            if not preempted or self.step == total:
-                self.end()
-        self.saver.wait()
+                except RollBack as back:
+                    before = self.step
+                    self.roll_back(back.step)
+                    bar.advance(self.step - before)
+        with self.tolerant():
+            self.saver.wait()
         processes.barrier("end of training")
+        self.ledger.write()
         leaves = jax.tree.leaves(self.program.shapes.params)
+        stopped = preempted and not self.finished
         return {
             "workdir": str(self.folder),
             "step": self.step,
@@ -207,25 +172,70 @@ class Run:
             "parameters": sum(leaf.size for leaf in leaves),
             "devices": self.program.mesh.size,
             "seconds": round(time.monotonic() - started, 2),
+            "time": goodput.summary(self.ledger.attempts()),
+            "compiled": compile_cache.counts(),
+            "failed_saves": self.failed_saves,
+            "guard": self.guard.count(),
             **self.last,
-            "preempted": preempted and not self.finished,
-            "exit_code": preemption.EXIT_CODE if preempted and not self.finished else 0,
+            "preempted": stopped,
+            "exit_code": preemption.EXIT_CODE if stopped else 0,
         }
+
+    def until_done(self, watch: preemption.Watch, bar: Bar) -> bool:
+        """Steps from where the run stands; True where a SIGTERM ended them. Raises RollBack."""
+        total, preempted = self.config.steps, False
+        self.first_step = self.step + 1
+        with Feeder(self.spec, self.program.mesh, self.examples) as self.feeder:
+            while self.step < total and not preempted:
+                if not self.one_step():
+                    break
+                preempted = watch.requested()
+                if self.step < total:
+                    self.between(save=preempted)
+                self.say(bar)
+            if not preempted or self.step == total:
+                self.end()
+        return preempted
 
     def one_step(self) -> bool:
         """Dispatch one update; read the metrics of the one before. False at the end of the stream."""
-        self.profile()
+        self.profiler.at(self.step, self.state)
         try:
-            batch = self.feeder.next()
+            with self.ledger.on("input"):
+                batch = self.feeder.next()
         except StopIteration:
             return False
+        if self.step + 1 == self.first_step:
+            self.ledger.becomes("compile")  # until this step's metrics are there
         self.state, metrics = self.program.step(self.state, batch, self.keys[b"update"])
         self.step += 1
         self.finished = False  # nor is a run that was, and has been given more steps
         self.examples += self.spec.batch_size
         self.late.push(self.step, metrics)
-        self.saver.check()
+        self.ledger.stepped(self.step)
+        with self.tolerant():
+            self.saver.check()
         return True
+
+    def roll_back(self, bad: int) -> None:
+        """To the last saved step; the data goes on after step `bad`, whose batch is not seen again."""
+        examples = self.examples - self.spec.batch_size * (self.step - bad)
+        with self.tolerant():
+            self.saver.wait()
+        found = standing(self.folder, self.config.steps)
+        if found is None:
+            raise UserError(f"step {bad} went wrong before a step was saved, so there is none to go back to")
+        took = self.ledger.seconds_per_step * (self.step - found)
+        self.late.drop()
+        self.reporter.close()
+        del self.state  # the room that the saved one takes
+        guard = self.guard.count()
+        with self.ledger.on("start"):
+            self.restore(found, fresh_hyper=False)
+            self.open_logs()
+        self.guard.restored(guard)
+        self.ledger.rolled_back(self.step, took)
+        self.examples = examples
 
     def between(self, save: bool = False) -> None:
         """What is due after this step. Metrics are read first: nothing of a step that failed is shown or saved."""
@@ -236,9 +246,10 @@ class Run:
         if not (evaluate or picture or save):
             return
         self.late.flush()
-        score, improved = self.evaluate() if evaluate else (None, False)
-        if picture:
-            self.picture()
+        with self.ledger.on("evaluation"):
+            score, improved = self.evaluate() if evaluate else (None, False)
+            if picture:
+                self.picture()
         if save or improved:
             self.save(score)
         self.clock.begin(self.step, self.feeder.waited)
@@ -250,19 +261,25 @@ class Run:
             return
         if self.window.sums:
             self.log_window(self.step)
-        self.state = self.task.finish(self.state)
-        self.finished = True
-        score, _ = self.evaluate() if self.config.eval_every else (None, False)
-        if self.config.picture_every:
-            self.picture()
+        with self.ledger.on("evaluation"):
+            self.state = self.task.finish(self.state)
+            self.finished = True
+            score, _ = self.evaluate() if self.config.eval_every else (None, False)
+            if self.config.picture_every:
+                self.picture()
         self.save(score)
+        with self.ledger.on("checkpoint"):
+            self.saver.wait()  # what the run ends with has to be there
 
     # ------------------------------------------------------------------------------------------------ what is reported
     def on_metrics(self, step: int, sums: Sums) -> None:
-        check_finite(sums, step)
         if step == self.first_step:  # it waited for the compiler
+            self.ledger.becomes("step")
+            self.ledger.write()
             self.clock.begin(step, self.feeder.waited)
-        self.window.add({name: pair for name, pair in sums.items() if name != "finite"})
+            self.guard.check_system(sums)
+        if self.guard.passes(step, sums):
+            self.window.add({name: pair for name, pair in sums.items() if name not in ("finite", "spike")})
         if step % self.config.log_every == 0:
             self.log_window(step)
 
@@ -270,7 +287,9 @@ class Run:
         self.last["train"] = self.window.take()
         self.reporter.scalars(step, "train", self.last["train"])
         if step > self.first_step:
-            self.reporter.clock(step, self.clock.read(step, self.feeder.waited))
+            values = self.clock.read(step, self.feeder.waited)
+            self.reporter.clock(step, values | self.guard.told())
+            self.pace.publish(step, values["seconds_per_step"], self.late.waited)
 
     def evaluate(self) -> tuple[float | None, bool]:
         """(held-out score, whether it is the best so far)."""
@@ -303,20 +322,6 @@ class Run:
         loss = self.last.get("train", {}).get("loss")
         bar.advance(1, note="" if loss is None else f"loss {loss:.4g}")
 
-    def profile(self) -> None:
-        """The profiler's window: steps profile_start … profile_start + profile_steps - 1."""
-        first, last = self.config.profile_start, self.config.profile_start + self.config.profile_steps
-        if not self.profiling and first >= 0 and self.step == first:
-            jax.profiler.start_trace(os.fspath(self.folder / "profile"))
-            self.profiling = True
-        elif self.profiling and self.step >= last:
-            self.stop_profile()
-
-    def stop_profile(self) -> None:
-        jax.block_until_ready(self.state.step)
-        jax.profiler.stop_trace()
-        self.profiling = False
-
     # ---------------------------------------------------------------------------------------------------- save, close
     def save(self, score: float | None) -> None:
         run = {
@@ -325,23 +330,27 @@ class Run:
             "score": score,
             "best": self.best,
             "finished": self.finished,
+            "guard": self.guard.count(),
         }
-        self.reporter.sync()
-        self.saver.save(self.step, self.state, run)
+        with self.ledger.on("checkpoint"):
+            self.reporter.sync()
+            with self.tolerant():
+                self.saver.wait()
+            with contextlib.nullcontext() if self.finished else self.tolerant():
+                self.saver.save(self.step, self.state, run)
+        self.ledger.write()
+
+    @contextlib.contextmanager
+    def tolerant(self) -> Iterator[None]:
+        """A save that fails costs a line and not the run; what a finished run ends with has to be saved."""
+        try:
+            yield
+        except SaveFailed as failure:
+            self.failed_saves += 1
+            log.warning("%s; training goes on", failure)
 
     def close(self) -> None:
-        if self.profiling:
-            self.stop_profile()
+        self.profiler.stop()
         self.saver.close()
-        with contextlib.suppress(OSError):  # a full disk was told already, by what was being written
-            self.reporter.close()
-
-
-def use_compile_cache(where: str) -> None:
-    """Keep compiled programs across runs; $JAX_COMPILATION_CACHE_DIR, where set, has its way."""
-    if not where or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    if where == "auto":
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        where = os.path.join(base, "dreamjax", "compiled")
-    jax.config.update("jax_compilation_cache_dir", where)
+        self.reporter.close()
+        self.ledger.write()

@@ -4,24 +4,22 @@
 `timing.jsonl` holds the clock's part: rates, memory, waiting.
 """
 
+import io
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 from etils import epath
 
-from dreamjax.errors import UserError
 from dreamjax.storage import atomic
 from dreamjax.training.task import Metrics
+from dreamjax.training.tolerance import Tolerant
 
 Sums = dict[str, tuple[float, float]]
-
-
-class NotFinite(UserError):
-    """A metric is NaN or Inf."""
 
 
 def read(metrics: Metrics) -> Sums:
@@ -35,18 +33,9 @@ def means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     return {name: float(f"{total / weight:.9g}") for name, (total, weight) in sums.items() if weight}
 
 
-def check_finite(sums: Sums, step: int) -> None:
-    """Raises NotFinite naming the first metric of `step` that is not a number, or the gradient where `finite` is 0."""
-    bad = [name for name, (total, weight) in sums.items() if not (math.isfinite(total) and math.isfinite(weight))]
-    if bad:
-        raise NotFinite(
-            f"step {step}: {', '.join(sorted(bad))} {'is' if len(bad) == 1 else 'are'} not finite; "
-            "training stopped, and the last saved step is untouched (lower the learning rate, or look at the data)"
-        )
-    if "finite" in sums and sums["finite"][0] < sums["finite"][1]:
-        raise NotFinite(
-            f"step {step}: the gradient is not finite; training stopped, and the last saved step is untouched"
-        )
+def not_finite(sums: Sums) -> list[str]:
+    """The metrics that are no number."""
+    return sorted(n for n, (total, weight) in sums.items() if not (math.isfinite(total) and math.isfinite(weight)))
 
 
 class Window:
@@ -72,6 +61,7 @@ class Late:
     def __init__(self, on_read: Callable[[int, Sums], None]) -> None:
         self._on_read = on_read
         self._held: tuple[int, Metrics] | None = None
+        self.waited = 0.0  # seconds, for the device
 
     def push(self, step: int, metrics: Metrics) -> None:
         """Start copying this step's metrics; read those of the step before."""
@@ -84,44 +74,61 @@ class Late:
         before, self._held = self._held, None
         self._hand_over(before)
 
+    def drop(self) -> None:
+        """Forget what is held: the run has gone back behind it."""
+        self._held = None
+
     def _hand_over(self, held: tuple[int, Metrics] | None) -> None:
-        if held is not None:
-            self._on_read(held[0], read(held[1]))
+        if held is None:
+            return
+        started = time.monotonic()
+        sums = read(held[1])
+        self.waited += time.monotonic() - started
+        self._on_read(held[0], sums)
 
 
 class JsonLines:
-    """A file of one JSON object a line, each with a `step`; opened for a run that stands at `step`."""
+    """A file of one JSON object a line, each with a `step`; opened for a run that stands at `step`.
+
+    What a full disk does not take is kept and tried again with the next line: it costs a line on stderr, not the run.
+    """
 
     def __init__(self, path: epath.PathLike, step: int, active: bool = True) -> None:
         self.path, self.active = epath.Path(path), active
         self._local = "://" not in str(path)
-        self._lines: list[str] = []
+        self._tolerant = Tolerant(self.path)
         if not active:
             return
         text = self.path.read_text() if self.path.exists() else ""
         kept = "".join(line for line in text.splitlines(keepends=True) if _is_up_to(line, step))
         if kept != text:
             atomic.write_text(self.path, kept)
-        self._lines = [kept] if not self._local and kept else []
-        self._stream: Any = self.path.open("a") if self._local else None
+        self._lines = b"" if self._local else kept.encode()  # yet to be written; an object is written whole
+        self._stream: Any = io.FileIO(os.fspath(path), "ab") if self._local else None
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One line, handed to the operating system at once."""
         if not self.active:
             return
-        line = json.dumps(record) + "\n"
+        self._lines += (json.dumps(record) + "\n").encode()
         if self._local:
-            self._stream.write(line)
-            self._stream.flush()
-        else:
-            self._lines.append(line)
+            with self._tolerant:
+                self._append()
+
+    def _append(self) -> None:
+        while self._lines:  # of a line that was torn, the rest follows
+            self._lines = self._lines[self._stream.write(self._lines) :]
 
     def sync(self) -> None:
         """Safe on disk: called before a step directory that follows these lines is committed."""
-        if self.active and self._local:
-            os.fsync(self._stream.fileno())
-        elif self.active:  # objects cannot be appended to: they are written whole
-            atomic.write_text(self.path, "".join(self._lines))
+        if not self.active:
+            return
+        with self._tolerant:
+            if self._local:
+                self._append()
+                os.fsync(self._stream.fileno())
+            else:  # objects cannot be appended to: they are written whole
+                atomic.write_bytes(self.path, self._lines)
 
     def close(self) -> None:
         self.sync()

@@ -11,7 +11,7 @@ EXIT_CODE = 75  # sysexits.h: temporary failure, try again
 
 
 class Watch:
-    """`with Watch() as watch:` … `watch.requested(step)`: every process answers True at the same step.
+    """`with Watch() as watch:` … `watch.requested()` after each step: every process answers True at the same one.
 
     Alone, a handler of ours notes the signal. Among several processes JAX's own notifier has it, and the processes
     agree on a step through the coordination service.
@@ -19,6 +19,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self._calls = 0
         self._previous: Any = None
         self._handles = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
 
@@ -34,10 +35,11 @@ class Watch:
     def _note(self, _signum: int, _frame: FrameType | None) -> None:
         self._asked.set()
 
-    def requested(self, step: int) -> bool:
-        """Whether to save and leave now. `step` must grow by one from call to call."""
+    def requested(self) -> bool:
+        """Whether to save and leave now."""
         if jax.process_count() == 1:
             return self._asked.is_set()
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        self._calls += 1
+        return multihost_utils.reached_preemption_sync_point(self._calls)

@@ -6,13 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import platform, sharding
 from dreamjax.parallel.names import like, named_leaves
-from dreamjax.training.task import Batch, Metrics, State, Task, WeightSource
+from dreamjax.training import checkpoints, guard
+from dreamjax.training.guard import GuardConfig
+from dreamjax.training.task import Batch, Metrics, State, Task, WeightSource, replace
 
 # TPU's compiler may turn a product with a split kernel into a loop over the kernel's pieces: of a kernel split over 16
 # chips it multiplies 1/16 at a time, 20 of 320 channels on units that are 128 wide. Above this size alone (MiB), which
@@ -36,11 +39,18 @@ class Program:
     step: Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
 
 
-def build(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Program:
-    """Nothing is allocated here. Raises UserError when too much of the state would stay whole on an fsdp mesh."""
+def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConfig | None = None) -> Program:
+    """Nothing is allocated here. Raises UserError when too much of the state would stay whole on an fsdp mesh.
+
+    `guarded`: the state also keeps what `training.guard` tells a jump of the loss by.
+    """
     # a task may know better than the fallback: `sharding_rules`, a list of (regex, PartitionSpec)
     rules = (*rules, *getattr(task, "sharding_rules", ()))
-    shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))  # the devices need not be here
+
+    def fresh(key: jax.Array) -> State:
+        return replace(task.init(key), guard=guard.statistics(guarded or GuardConfig()))
+
+    shapes = jax.eval_shape(lambda: fresh(jax.random.key(0)))  # the devices need not be here
     places = sharding.shardings(shapes, mesh, rules)
     sharding.check_sharded(shapes, places, mesh)
     whole = NamedSharding(mesh, P())
@@ -52,7 +62,7 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Program:
         mesh=mesh,
         shapes=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places),
         init=jax.jit(
-            lambda key: undrawn(task.init(key), task.weights()), out_shardings=places, compiler_options=_for_one_call()
+            lambda key: undrawn(fresh(key), task.weights()), out_shardings=places, compiler_options=_for_one_call()
         ),
         step=jax.jit(
             step,
@@ -62,6 +72,41 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Program:
             compiler_options={"tpu": TPU_OPTIONS, "cpu": CPU_OPTIONS}.get(mesh.devices.flat[0].platform),
         ),
     )
+
+
+def restored(
+    built: Program,
+    task: Task,
+    folder: epath.PathLike,
+    step: int,
+    key: jax.Array,
+    guarded: GuardConfig,
+    fresh_hyper: bool = False,
+) -> State:
+    """The state of a saved step on the program's mesh; its frozen parts, which no checkpoint holds, from their sources.
+
+    `fresh_hyper`: hyper-parameters as the config has them now. Raises UserError naming all that does not fit.
+    """
+    shapes = built.shapes
+    counted = any(name.startswith("guard/") for name in checkpoints.read_json(folder, step, "arrays"))
+    groups = checkpoints.GROUPS if counted and shapes.guard else checkpoints.GROUPS[:-1]
+    abstract = {name: tree for name, tree in checkpoints.to_dict(shapes).items() if name in groups}
+    values = checkpoints.restore(folder, step, abstract, groups)
+    anew = {"frozen": shapes.frozen, "guard": shapes.guard} | ({"hyper": shapes.hyper} if fresh_hyper else {})
+
+    def init(key: jax.Array) -> dict[str, Any]:
+        state = undrawn(replace(task.init(key), guard=guard.statistics(guarded)), task.weights())
+        return {name: getattr(state, name) for name in anew}
+
+    fresh = {}
+    if jax.tree.leaves(anew):
+        fresh = jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, anew))(key)
+        if "guard" in values:
+            fresh["guard"] = values["guard"] | {"spike": fresh["guard"]["spike"]}
+    state = checkpoints.from_dict(replace(shapes, guard={}), values | {"guard": {}})
+    state = replace(state, **(anew | fresh))
+    sources = {prefix: source for prefix, source in task.weights().items() if prefix.split("/")[0] == "frozen"}
+    return stream_in(state, sources)
 
 
 def _for_one_call() -> dict[str, int] | None:

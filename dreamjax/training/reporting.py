@@ -13,6 +13,7 @@ from dreamjax.parallel import processes
 from dreamjax.storage import atomic
 from dreamjax.training import devices
 from dreamjax.training.metrics import JsonLines
+from dreamjax.training.tolerance import Tolerant
 
 
 def check(wandb: str | None) -> None:
@@ -21,15 +22,39 @@ def check(wandb: str | None) -> None:
         raise missing_package("wandb", "wandb", "train.wandb")
 
 
-def _summary_writer() -> Any:
-    """tensorboardX's. Its module imports PyTorch where that is installed, which takes 2 s and is of no use here."""
+def _board(folder: str, step: int) -> Any:
+    """tensorboardX's writer. Its module imports PyTorch where that is installed, which takes 2 s and is of no use here.
+
+    Its thread ends at the first write that fails, and whoever adds the eleventh event after that waits for ever: so
+    what writes for it drops what a full disk does not take.
+    """
     hidden = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]  # importing it: ImportError
     try:
         from tensorboardX import SummaryWriter
     finally:
         if hidden:
             del sys.modules["torch"]
-    return SummaryWriter
+    board = SummaryWriter(folder, purge_step=step)  # what a killed run wrote from there on is hidden by TensorBoard
+    events = board.file_writer.event_writer
+    events._ev_writer = events._worker._record_writer = _Forgiving(events._ev_writer)
+    return board
+
+
+class _Forgiving:
+    """A writer of events, whose failures to write are tolerated."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer, self._tolerant = writer, Tolerant("TensorBoard's file")
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._writer, name)
+
+        def call(*args: Any) -> Any:
+            with self._tolerant:
+                return method(*args)
+            return None
+
+        return call
 
 
 class Reporter:
@@ -41,12 +66,12 @@ class Reporter:
         self.workdir = epath.Path(workdir)
         self.first = processes.is_first()
         self.lines = JsonLines(self.workdir / "metrics.jsonl", step, self.first)
+        self._tolerant = Tolerant(self.workdir / "pictures")
         self.timing = JsonLines(self.workdir / "timing.jsonl", step, self.first)
         self._board: Any = None
         self._wandb: Any = None
         if self.first and tensorboard:
-            # what a killed run wrote after this step is hidden by TensorBoard itself
-            self._board = _summary_writer()(str(self.workdir / "tensorboard"), purge_step=step + 1)
+            self._board = _board(str(self.workdir / "tensorboard"), step + 1)
         if self.first and wandb is not None:
             self._wandb = self._open_wandb(wandb)
 
@@ -81,7 +106,8 @@ class Reporter:
 
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=100)
-        atomic.write_bytes(self.workdir / "pictures" / f"{step:08d}.png", stream.getvalue())
+        with self._tolerant:
+            atomic.write_bytes(self.workdir / "pictures" / f"{step:08d}.png", stream.getvalue())
         if self._board is not None:
             self._board.add_figure("picture", figure, step, close=False)
         if self._wandb is not None:

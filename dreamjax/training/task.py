@@ -18,6 +18,9 @@ Metrics = Mapping[str, tuple[Any, Any]]  # name → (sum, weight); the value sho
 class State:
     """Everything that a step reads and writes. A checkpoint holds exactly this and the data position.
 
+    `guard` holds the running statistics that a jump of the loss is told by, where jumps are looked for
+    (`training.guard`).
+
     `hyper` holds the hyper-parameters that change no shape (EMA decay, weight decay, …): arguments of the
     compiled step and not constants in it. `frozen` is read by the step and never written; `extra` is the system's own
     (running statistics, a second optimiser's state, a teacher).
@@ -30,6 +33,7 @@ class State:
     frozen: PyTree = field(default_factory=dict)
     hyper: PyTree = field(default_factory=dict)
     extra: PyTree = field(default_factory=dict)
+    guard: PyTree = field(default_factory=dict)
 
 
 replace = dataclasses.replace

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array
 
 from dreamjax.parallel import platform
+from dreamjax.training import guard
 from dreamjax.training import optimiser as optimisers
 from dreamjax.training.task import Batch, Metrics, PyTree, State, replace
 
@@ -25,13 +26,15 @@ def gradient_update(
 
     `loss(params, frozen, batch, rng)` returns `(sum, weight, metrics)`: sums, not means, so that micro-batches with
     unequal numbers of masked patches weigh what they contain. Randomness must be keyed by `batch["index"]`, not by
-    row, as every micro-batch gets the same `rng`. A step whose gradient is not finite leaves the state as it was; a
-    batch of weight 0 (nothing of it is hidden, or all of it is padding) has the gradient 0.
+    row, as every micro-batch gets the same `rng`. A step whose gradient is not finite, or whose loss jumps where
+    `state.guard` looks for that, leaves the state as it was; a batch of weight 0 (nothing of it is hidden, or all of it
+    is padding) has the gradient 0.
     `microbatches` None: `suited_microbatches`. `optimiser` leaves its state alone where the keyword `finite` of its
     update is false, as `optimiser.build()` does.
     With `state.ema` not empty, ema ← d · ema + (1 - d) · params, d = `state.hyper["ema_decay"]`.
 
-    Metrics added: `loss`, `grad_norm`, `finite` (1 or 0), and `learning_rate` where `state.hyper` has one.
+    Metrics added: `loss`, `grad_norm`, `finite` (1 or 0), `spike` (likewise, where they are looked for), and
+    `learning_rate` where `state.hyper` has one.
     """
     transform = optax.with_extra_args_support(optimiser)
 
@@ -50,19 +53,22 @@ def gradient_update(
         grads = jax.tree.map(lambda g: per_weight * g, grads)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
-        updates, opt = transform.update(
-            grads, state.opt, state.params, hyper=state.hyper, step=state.step, finite=finite
-        )
+        watched = {"loss": per_weight * metrics["loss"][0], "grad_norm": norm}
+        spike = guard.is_spike(state.guard, watched)
+        good = finite & ~spike
+        updates, opt = transform.update(grads, state.opt, state.params, hyper=state.hyper, step=state.step, finite=good)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if jax.tree.leaves(ema):
             ema = jax.tree.map(lambda e, p: e + (1.0 - state.hyper["ema_decay"]) * (p - e), ema, params)
         stepped = replace(state, step=state.step + 1, params=params, opt=opt, ema=ema)
-        kept = keep_if(finite, stepped, state)
+        kept = replace(keep_if(good, stepped, state), guard=guard.updated(state.guard, watched, good))
         metrics = metrics | {
             "grad_norm": (norm, jnp.float32(1)),
             "finite": (finite.astype(jnp.float32), jnp.float32(1)),
         }
+        if state.guard:
+            metrics["spike"] = (spike.astype(jnp.float32), jnp.float32(1))
         if "learning_rate" in state.hyper:
             metrics["learning_rate"] = (optimisers.learning_rate(state.step, state.hyper), jnp.float32(1))
         return kept, metrics

@@ -15,7 +15,7 @@ from dreamjax.storage import atomic
 MAY_CHANGE = (
     r"train\.(steps|microbatches|log_every|eval_every|picture_every|workers|profile_start|profile_steps)",
     r"train\.(tensorboard|wandb|compile_cache)",
-    r"train\.(mesh|checkpoint)\..*",
+    r"train\.(mesh|checkpoint|guard)\..*",
     r"data\.(workers|prefetch)",
 )
 OF_A_START = r"data\.json|tokenizer|\..*|.*\.log"  # what may be there before a run's config.json is

@@ -24,7 +24,7 @@ from dreamjax.targets import trials
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.trials import TargetConfig
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.weights.table import flatten
 from tests import parity, pipelines

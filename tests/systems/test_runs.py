@@ -21,7 +21,7 @@ from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems import masked_pretraining, measurement, runs
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
 from dreamjax.training import checkpoints
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from tests.support import make_shards, make_windows
 
 SIZES = {"dim": 16, "depth": 1, "heads": 2, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2}

@@ -27,7 +27,7 @@ from dreamjax.systems.text_to_image import (
 )
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from dreamjax.training.measuring import mesh_of
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.weights.table import flatten

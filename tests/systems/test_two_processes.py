@@ -12,7 +12,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
 from dreamjax.training import metrics, program
-from dreamjax.training.loop import TrainConfig
+from dreamjax.training.config import TrainConfig
 from tests.support import make_shards
 from tests.training import children
 

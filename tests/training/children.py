@@ -14,7 +14,8 @@ import jax
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
-from dreamjax.training.loop import TrainConfig, train
+from dreamjax.training.config import TrainConfig
+from dreamjax.training.loop import train
 from tests.training.tiny_tasks import Regression
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import manifest
 from dreamjax.training import checkpoints
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.loop import TrainConfig, train
+from dreamjax.training.config import TrainConfig
+from dreamjax.training.loop import train
 from dreamjax.training.task import State
 from dreamjax.training.workdir import claim
 from tests.training import children
@@ -261,27 +263,53 @@ def test_a_save_that_does_not_fit_is_one_sentence(tmp_path):
     assert child.exitcode == 2
     text = (tmp_path / "error.txt").read_text()
     assert "could not be saved (File too large); no step was saved before" in text
+    assert records(tmp_path)[-1]["step"] == 40  # training went on until the step that had to be saved
     assert_nothing_half_written(tmp_path)
 
 
-def test_a_full_disk_is_one_sentence(tmp_path):
-    """A file system of 600 KiB takes the first saves and not the later ones, which are kept without end."""
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 600 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root; test_a_save_that_does_not_fit_is_one_sentence stands in")
-    try:
-        settings = {"steps": 200, "checkpoint": CheckpointConfig(every=5, keep_last=100)}
-        child = children.start(disk / "run", Regression(width=128), note=tmp_path, **settings)
-        child.join()
-        assert child.exitcode == 2
-        text = (tmp_path / "error.txt").read_text()
-        assert "could not be saved (No space left on device); step" in text
-        assert_nothing_half_written(disk / "run")
-        assert checkpoints.newest_intact(disk / "run" / "checkpoints") in range(5, 200, 5)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, small_disk):
+    """It takes the first saves and not the later ones, which are kept without end; nor the last, which has to be."""
+    settings = {"steps": 200, "checkpoint": CheckpointConfig(every=5, keep_last=100)}
+    child = children.start(small_disk / "run", Regression(width=128), note=tmp_path, **settings)
+    child.join()
+    assert child.exitcode == 2
+    text = (tmp_path / "error.txt").read_text()
+    assert "could not be saved (No space left on device); step" in text
+    assert_nothing_half_written(small_disk / "run")
+    assert checkpoints.newest_intact(small_disk / "run" / "checkpoints") in range(5, 200, 5)
+
+
+def test_training_goes_on_while_a_disk_is_full(tmp_path, small_disk):
+    """No save and no line of a log goes through until there is room again; then both do, and no line is missing."""
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(540 << 10))
+    task = Regression(width=128, stream=FormulaStream(delay=0.01))
+    settings = {"steps": 300, "tensorboard": True, "checkpoint": CheckpointConfig(every=5, keep_last=1)}
+    child = children.start(small_disk / "run", task, note=tmp_path, **settings)
+    while child.is_alive() and len(list((small_disk / "run").glob("checkpoints/*"))) == 0:
+        time.sleep(0.01)
+    time.sleep(1)  # some dozen steps, and saves that fail
+    filler.unlink()
+    child.join()
+    assert child.exitcode == 0
+    result = json.loads((tmp_path / "result_0.json").read_text())
+    assert result["step"] == 300
+    assert result["failed_saves"] > 0
+    assert checkpoints.newest_intact(small_disk / "run" / "checkpoints") == 300
+    assert [r["step"] for r in records(small_disk / "run")] == list(range(1, 301))
+    assert_nothing_half_written(small_disk / "run")
 
 
 # ------------------------------------------------------------------------------------------------------ object stores

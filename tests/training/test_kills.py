@@ -64,7 +64,7 @@ def test_a_run_killed_anywhere_logs_the_same_losses(tmp_path, kills):
 def test_sigterm_saves_and_leaves_with_its_own_code(tmp_path):
     settings = SETTINGS | {"steps": 100_000, "checkpoint": CheckpointConfig(every=50_000)}
     child = children.start(tmp_path, **settings)
-    while logged_step(tmp_path) < 5:
+    while child.is_alive() and logged_step(tmp_path) < 5:
         time.sleep(0.01)
     child.terminate()
     child.join(60)

@@ -8,7 +8,8 @@ import pytest
 
 from dreamjax.parallel.names import named_leaves
 from dreamjax.training import checkpoints
-from dreamjax.training.loop import TrainConfig, train
+from dreamjax.training.config import TrainConfig
+from dreamjax.training.loop import train
 from tests.support import abstract_of
 from tests.training.tiny_tasks import FEATURES, FormulaStream, Regression, StreamingRidge, ToyGAN
 

@@ -1,5 +1,6 @@
 """Tasks small enough for a test: data by a formula, no file, no Grain."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +19,17 @@ FEATURES, OUTPUTS = 16, 4
 
 @dataclass(frozen=True)
 class FormulaStream:
-    """Example i: x drawn from (seed, i), y = x W + noise. Infinite, or of `length` padded to whole batches."""
+    """Example i: x drawn from (seed, i), y = x W + noise. Infinite, or of `length` padded to whole batches.
+
+    A batch takes `delay` seconds, in the process `slow` alone where that is given.
+    """
 
     seed: int = 0
     length: int | None = None
     poison: int | None = None  # example whose x is NaN
+    loud: tuple[int, ...] = ()  # examples whose y is a thousand times as large
+    delay: float = 0.0
+    slow: int | None = None
 
     def element(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {name: jax.ShapeDtypeStruct(v.shape, v.dtype) for name, v in self.example(0).items()}
@@ -36,6 +43,8 @@ class FormulaStream:
         y = x @ self.truth() + 0.1 * rng.normal(size=OUTPUTS).astype(np.float32)
         if index == self.poison:
             x = np.full_like(x, np.nan)
+        if index in self.loud:
+            y = 1000 * y
         padding = self.length is not None and index >= self.length
         return {
             "x": x,
@@ -50,6 +59,8 @@ class FormulaStream:
         rows = batch_size // processes
         first = start
         while self.length is None or first < self.length:
+            if self.slow in (None, process):
+                time.sleep(self.delay)
             examples = [self.example(first + process * rows + row) for row in range(rows)]
             yield {name: np.stack([example[name] for example in examples]) for name in examples[0]}
             first += batch_size

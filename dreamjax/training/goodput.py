@@ -1,0 +1,147 @@
+"""Where a run's wall time went, over all its attempts: goodput.json.
+
+    ledger = Ledger(path, step)
+    with ledger.on("checkpoint"): …
+    summary(read(path))
+
+Within an attempt every second is of one kind: `start` (until the first step is dispatched), `compile` (that step, until
+its metrics are there), `input` (waiting for a batch), `checkpoint` and `evaluation` (while training stands still for
+them) or `step`, which is the rest. Between attempts it is `restart`; and what a killed attempt, or a rollback, computed
+and the next one had to compute again is `lost`, which is then not `step`. Goodput is the share of `step`.
+"""
+
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from etils import epath
+
+from dreamjax.console import log
+from dreamjax.storage import atomic
+from dreamjax.training.tolerance import Tolerant
+
+KINDS = ("start", "compile", "input", "step", "checkpoint", "evaluation", "lost", "restart")
+EVERY_S = 10.0  # how old the file is at most, and so what a kill leaves unknown
+
+
+class Ledger:
+    """One attempt's time. The file is written by the first process alone (`active`), every 10 s and at `write`."""
+
+    def __init__(self, path: epath.PathLike, active: bool = True) -> None:
+        self.path, self.active = epath.Path(path), active
+        self._tolerant = Tolerant(self.path)
+        self._before = read(path) if active else []
+        self._kinds = ["start"]
+        self._seconds = dict.fromkeys(KINDS, 0.0)
+        self._began = time.time()
+        self._mark = self._written = time.monotonic()
+        self._from = self._step = 0
+
+    def stands_at(self, step: int) -> None:
+        """The attempt begins after `step`."""
+        self._from = self._step = step
+
+    @contextmanager
+    def on(self, kind: str) -> Iterator[None]:
+        """What happens inside the block is of this kind."""
+        self._settle()
+        self._kinds.append(kind)
+        try:
+            yield
+        finally:
+            self._settle()
+            self._kinds.pop()
+
+    def becomes(self, kind: str) -> None:
+        """From now on, outside of blocks, time is of this kind."""
+        self._settle()
+        self._kinds[0] = kind
+
+    def _settle(self) -> None:
+        now = time.monotonic()
+        self._seconds[self._kinds[-1]] += now - self._mark
+        self._mark = now
+
+    def stepped(self, step: int) -> None:
+        """The run is at `step`; writes now and then."""
+        self._step = step
+        if time.monotonic() - self._written > EVERY_S:
+            self.write()
+
+    def rolled_back(self, step: int, seconds: float) -> None:
+        """To an earlier step: what the steps after it took is lost."""
+        self._settle()
+        seconds = min(seconds, self._seconds["step"])
+        self._seconds["step"] -= seconds
+        self._seconds["lost"] += seconds
+        self._step = step
+
+    @property
+    def seconds_per_step(self) -> float:
+        done = self._step - self._from
+        return self._seconds["step"] / done if done > 0 else 0.0
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Those of the file, and this one so far."""
+        self._settle()
+        seconds = {kind: round(value, 3) for kind, value in self._seconds.items() if value}
+        own = {
+            "began": round(self._began, 3),
+            "ended": round(time.time(), 3),
+            "from_step": self._from,
+            "to_step": self._step,
+            "seconds": seconds,
+        }
+        return [*self._before, own]
+
+    def write(self) -> None:
+        self._written = time.monotonic()
+        if self.active:
+            with self._tolerant:
+                atomic.write_text(self.path, json.dumps({"attempts": self.attempts()}, indent=1))
+
+
+def read(path: epath.PathLike) -> list[dict[str, Any]]:
+    """The attempts of a file; none where it is not there or damaged."""
+    path = epath.Path(path)
+    try:
+        attempts = json.loads(path.read_text())["attempts"] if path.exists() else []
+        summary(attempts)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        log.warning("%s is damaged; times are counted anew", path)
+        return []
+    return attempts
+
+
+def summary(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`{"seconds": {kind: …}, "wall": …, "goodput": share, "attempts": n}` of all attempts together."""
+    seconds = dict.fromkeys(KINDS, 0.0)
+    for attempt in attempts:
+        for kind, value in attempt["seconds"].items():
+            seconds[kind] += value
+    for before, after in itertools.pairwise(attempts):
+        seconds["restart"] += max(0.0, after["began"] - before["ended"])
+        again = before["to_step"] - max(after["from_step"], before["from_step"])
+        done = before["to_step"] - before["from_step"]
+        if again > 0:
+            lost = before["seconds"].get("step", 0.0) * again / done
+            seconds["step"] -= lost
+            seconds["lost"] += lost
+    wall = sum(seconds.values())
+    return {
+        "goodput": round(seconds["step"] / wall, 4) if wall else None,
+        "wall": round(wall, 2),
+        "attempts": len(attempts),
+        "seconds": {kind: round(value, 2) for kind, value in seconds.items() if value},
+    }
+
+
+def told(found: Mapping[str, Any]) -> str:
+    """One line: `88 % of 124 s in steps; compile 9.1 s, input 2.0 s, restart 4.2 s (2 attempts)`."""
+    rest = [f"{kind} {value:.1f}" for kind, value in found["seconds"].items() if kind != "step" and value >= 0.05]
+    tries = f" in {found['attempts']} attempts" if found["attempts"] > 1 else ""
+    others = f"; the rest, in seconds: {', '.join(rest)}" if rest else ""
+    return f"{found['goodput'] or 0:.0%} of {found['wall']:.1f} s{tries} were steps{others}"
