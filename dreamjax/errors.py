@@ -4,6 +4,14 @@
 class UserError(Exception):
     """Bad input. The message is one sentence: what, where, what to do."""
 
+    exit_code = 2
+
+
+class TryAgain(UserError):
+    """Nobody's mistake: the same command may go well the next time (EX_TEMPFAIL of sysexits.h)."""
+
+    exit_code = 75
+
 
 def nearest(name: str, candidates: list[str] | tuple[str, ...]) -> str | None:
     """The candidate that `name` was most probably meant to be, or None where none is close."""

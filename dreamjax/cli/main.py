@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
@@ -18,11 +19,23 @@ from typing import Any, NoReturn
 from dreamjax import __version__
 from dreamjax.cli import config_arguments, options
 from dreamjax.console import configure_logging
-from dreamjax.errors import UserError, nearest
+from dreamjax.errors import TryAgain, UserError, nearest
 
 # verb → module of dreamjax.cli, in the order of work. A module has HELP, EXAMPLE, configure(parser), run(args) -> dict,
 # and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
-VERBS = ("simulate", "prepare", "inspect", "plan", "train", "evaluate", "decode", "generate", "export", "import")
+VERBS = (
+    "simulate",
+    "prepare",
+    "inspect",
+    "plan",
+    "launch",
+    "train",
+    "evaluate",
+    "decode",
+    "generate",
+    "export",
+    "import",
+)
 FULL_DISK_AND_THE_LIKE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG)
 PLACES = ("out", "workdir")  # options that name what is written
 A_FILE_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # of a folder that was to be written
@@ -130,6 +143,14 @@ def _refuse_unwritable(args: argparse.Namespace) -> None:
             places.refuse_unwritable(path)
 
 
+def _split_command(argv: Sequence[str], verb: str | None) -> tuple[Sequence[str], list[str]]:
+    """The words of the verb itself, and those after `--` where it takes another command there."""
+    if verb is None or "--" not in argv or not getattr(_verb_module(verb), "TAKES_COMMAND", False):
+        return argv, []
+    at = list(argv).index("--")
+    return argv[:at], list(argv[at + 1 :])
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of one verb. Raises UserError for what it does not know, naming the nearest it does."""
     verb = next((word for word in argv if not word.startswith("-")), None)
@@ -137,14 +158,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         hint = nearest(verb, VERBS)
         meant = f"did you mean {hint}?" if hint else f"the verbs are {', '.join(VERBS)}"
         raise UserError(f"there is no verb {verb}; {meant}")
-    overrides, words = config_arguments.split_overrides(argv)
+    own, command = _split_command(argv, verb)
+    overrides, words = config_arguments.split_overrides(own)
     parser = build_parser(only=verb)
     if verb is not None:
         _refuse_unknown_options(words, verb, _options(parser, verb))
     args = parser.parse_args(words)
     if overrides and not hasattr(args, "config"):
         raise UserError(f"dreamjax {args.verb} takes no --config")
-    args.overrides, args.given = overrides, options.given(words)
+    args.overrides, args.given, args.command = overrides, options.given(words), command
     _refuse_empty(args, parser, args.verb)
     return args
 
@@ -215,7 +237,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     configure_logging(args.verbose)
     _refuse_unwritable(args)
     module = _verb_module(args.verb)
-    with _stdout_is_for_the_result(), _sigterm_unwinds():
+    ours = contextlib.nullcontext() if args.command else _stdout_is_for_the_result()  # else it is the command's
+    with ours, _sigterm_unwinds():
         result = module.run(args)
     text = json.dumps(plain(result)) if args.json else module.render(result)
     if text:
@@ -228,27 +251,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the process's exit code."""
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
-    except UserError as mistake:
-        print(f"dreamjax: {mistake}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("dreamjax: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `dreamjax … | head`
+    except (Exception, KeyboardInterrupt) as problem:
+        told = _told(problem)
+        if told is None:
+            _leave_others(1, problem)
+            raise
+        code, sentence = told
+        if sentence:
+            print(f"dreamjax: {sentence}", file=sys.stderr)
+        _leave_others(code)
+        return code
+
+
+def _told(problem: BaseException) -> tuple[int, str] | None:
+    """(exit code, one sentence) of what ended a verb; None for a defect of ours, which shows its traceback."""
+    if isinstance(problem, UserError):
+        return problem.exit_code, str(problem)
+    if isinstance(problem, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(problem, BrokenPipeError):  # `dreamjax … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except RuntimeError as problem:
-        if not str(problem).startswith("RESOURCE_EXHAUSTED"):  # jax.errors.JaxRuntimeError, which is not imported here
-            raise
+        return 0, ""
+    if isinstance(problem, RuntimeError) and str(problem).startswith("RESOURCE_EXHAUSTED"):
         said = str(problem).partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ")
-        print(f"dreamjax: {said}; take a smaller batch or smaller pictures, or more devices", file=sys.stderr)
-        return 2
-    except OSError as problem:
-        if problem.errno not in FULL_DISK_AND_THE_LIKE + A_FILE_IN_THE_WAY:
-            raise
+        return 2, f"{said}; take a smaller batch or smaller pictures, or more devices"
+    if isinstance(problem, RuntimeError) and "jax" in sys.modules:  # JAX's own, which are not imported here
+        from dreamjax.parallel import processes
+
+        lost = processes.lost_peer(problem)
+        return (TryAgain.exit_code, lost) if lost else None
+    if isinstance(problem, OSError) and problem.errno in FULL_DISK_AND_THE_LIKE + A_FILE_IN_THE_WAY:
         where = f"{problem.filename}: " if problem.filename else ""
-        print(f"dreamjax: {where}{os.strerror(problem.errno)}; nothing half-written was kept", file=sys.stderr)
-        return 2
+        return 2, f"{where}{os.strerror(problem.errno)}; nothing half-written was kept"
+    return None
+
+
+def _leave_others(code: int, problem: BaseException | None = None) -> None:
+    """Of several processes, end this one now: the end of Python would wait for the others, which wait for this one."""
+    if "jax" in sys.modules:
+        from dreamjax.parallel import processes
+
+        if processes.are_several():
+            if problem is not None:
+                traceback.print_exception(problem)
+            processes.leave(code)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,132 @@
 """Several processes as one run: joining, and barriers that give up and say who is late."""
 
+import contextlib
 import itertools
 import json
 import os
-from typing import Any
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import jax
 
-from dreamjax.errors import UserError
+from dreamjax.console import log
+from dreamjax.errors import TryAgain, UserError
+from dreamjax.parallel.variables import AGAIN, COORDINATOR, COUNT, HEARTBEAT, INDEX, JOIN, LOCAL_DEVICES
 
-COORDINATOR, COUNT, INDEX = "DREAMJAX_COORDINATOR", "DREAMJAX_PROCESSES", "DREAMJAX_PROCESS"
+LOST = (
+    "Gloo",
+    "Connection reset by peer",
+    "Connection closed by peer",
+    "remote process exited",
+    "coordination service",
+)
+JOIN_S = 300  # for all processes to be there
 BARRIER_S = 600.0
 HEARTBEAT_S = 60
 _numbers = itertools.count()
 
 
-def initialize(heartbeat_s: int = HEARTBEAT_S) -> None:
+def _heartbeat_s() -> int:
+    return _whole_number(HEARTBEAT, HEARTBEAT_S)
+
+
+def initialize() -> None:
     """Join the run that the environment describes; does nothing for a single process.
 
-    $DREAMJAX_COORDINATOR (host:port), $DREAMJAX_PROCESSES and $DREAMJAX_PROCESS as set by `launch/local.py`;
-    $DREAMJAX_COORDINATOR=auto lets JAX read them from SLURM, GKE or the TPU's metadata.
+    $DREAMJAX_COORDINATOR (host:port), $DREAMJAX_PROCESSES and $DREAMJAX_PROCESS as set by `dreamjax launch local`;
+    $DREAMJAX_COORDINATOR=auto lets JAX read them from SLURM, GKE or the TPU's metadata. $DREAMJAX_LOCAL_DEVICES: how
+    many GPUs of its host a process has, where it is the only one there (under SLURM JAX takes one otherwise).
+    $DREAMJAX_JOIN_SECONDS: how long processes wait for each other; $DREAMJAX_HEARTBEAT_SECONDS: how long one may be
+    silent before it counts as gone.
+    Raises UserError for variables that say nothing, TryAgain where no coordinator answers.
     """
     where = os.environ.get(COORDINATOR)
     if not where or jax.distributed.is_initialized():
         return
-    if where == "auto":
-        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_s)
-        return
+    join_s = _whole_number(JOIN, JOIN_S)
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": _heartbeat_s(), "initialization_timeout": join_s}
+    if where != "auto":
+        count, index = _whole_number(COUNT), _whole_number(INDEX)
+        if not 0 <= index < count:
+            raise UserError(
+                f"${INDEX} is {index}, but of {count} processes (${COUNT}) they count from 0 to {count - 1}"
+            )
+        if index:
+            _reach(where, join_s)
+        options |= {"coordinator_address": where, "num_processes": count, "process_id": index}
+    if devices := os.environ.get(LOCAL_DEVICES):
+        options["local_device_ids"] = range(int(devices))
+    with _said_in_time(where, join_s):
+        jax.distributed.initialize(**options)
+
+
+def _whole_number(name: str, usual: int | None = None) -> int:
+    text = os.environ.get(name, "" if usual is None else str(usual))
+    if not text.isdigit():
+        raise UserError(f"${name} is {text!r}, but where ${COORDINATOR} is set it is a whole number")
+    return int(text)
+
+
+def _reach(where: str, within_s: float) -> None:
+    """Wait until something listens at the coordinator's address: JAX would abort the process from C++ if it never did.
+
+    Raises TryAgain after `within_s` seconds, UserError for an address that is none.
+    """
+    host, colon, port = where.rpartition(":")
+    if not colon or not host or not port.isdigit():
+        raise UserError(f"${COORDINATOR} is {where!r}, but it is HOST:PORT, or auto")
+    deadline, reason = time.monotonic() + within_s, "no answer"
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as problem:
+            reason = problem.strerror or str(problem)
+            time.sleep(0.2)
+    raise TryAgain(
+        f"no coordinator answers at {where} after {within_s:g} s ({reason}); see that process 0 runs there and that "
+        f"the port is open, or give it longer (${JOIN})"
+    )
+
+
+@contextlib.contextmanager
+def _said_in_time(where: str, within_s: float) -> Iterator[None]:
+    """JAX ends a process that waits in vain for the others without a word of Python: one is said just before."""
+    sentence = f"after {within_s:g} s not all processes of the run have joined at {where}; start the same command again"
+    timer = threading.Timer(max(within_s - 0.5, 0.0), lambda: log.error("dreamjax: %s", sentence))
+    timer.daemon = True
+    timer.start()
     try:
-        count, index = int(os.environ[COUNT]), int(os.environ[INDEX])
-    except (KeyError, ValueError) as problem:
-        raise UserError(f"${COORDINATOR} is set, so ${COUNT} and ${INDEX} must be whole numbers") from problem
-    jax.distributed.initialize(where, count, index, heartbeat_timeout_seconds=heartbeat_s)
+        yield
+    finally:
+        timer.cancel()
+
+
+def lost_peer(problem: Exception) -> str | None:
+    """A sentence where a collective failed because another process is gone; None where it failed for another reason.
+
+    The coordination service finds out which one by its missing heartbeats, and JAX then ends this process with its
+    name, for `parallel.watcher` to tell: so this waits for that first.
+    """
+    if not are_several() or not any(sign in str(problem) for sign in LOST):
+        return None
+    time.sleep(_heartbeat_s() + 15)
+    return f"process {jax.process_index()} cannot go on, as another process of the run is gone; {AGAIN}"
+
+
+def are_several() -> bool:
+    return jax.distributed.is_initialized()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once: at the end of Python, JAX would wait for the others, which wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_first() -> bool:
@@ -46,7 +141,7 @@ def _client() -> Any:
 
 
 def barrier(name: str, timeout_s: float = BARRIER_S) -> None:
-    """Wait for every process; each calls its barriers in the same order. Raises UserError after `timeout_s`.
+    """Wait for every process; each calls its barriers in the same order. Raises TryAgain after `timeout_s`.
 
     `multihost_utils.sync_global_devices` waits for ever: one slow host then holds all others.
     """
@@ -56,7 +151,7 @@ def barrier(name: str, timeout_s: float = BARRIER_S) -> None:
         _client().wait_at_barrier(f"dreamjax/{next(_numbers)}/{name}", timeout_in_ms=int(timeout_s * 1000))
     except jax.errors.JaxRuntimeError as problem:
         text = str(problem).splitlines()[0]
-        raise UserError(f"process {jax.process_index()} gave up waiting for the others at {name}: {text}") from problem
+        raise TryAgain(f"process {jax.process_index()} gave up waiting for the others at {name}: {text}") from problem
 
 
 def tell(key: str, value: Any) -> None:

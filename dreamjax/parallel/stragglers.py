@@ -25,16 +25,17 @@ class Pace:
     """`publish` at every logged line, in each process; the first names a straggler on stderr."""
 
     def __init__(self) -> None:
-        self._waited = 0.0
-        self._step = self._lines = 0
+        self._before: tuple[int, float] | None = None  # step, seconds waited
+        self._lines = 0
+        self._suspects: set[int] = set()
         self._named: dict[int, int] = {}
 
     def publish(self, step: int, seconds_per_step: float, waited: float) -> None:
         """`waited`: seconds for the device, since the start of this process."""
-        idle = (waited - self._waited) / max(step - self._step, 1)
-        self._waited, self._step = waited, step
-        if jax.process_count() == 1:
+        before, self._before = self._before, (step, waited)
+        if before is None or step <= before[0] or jax.process_count() == 1:
             return
+        idle = (waited - before[1]) / (step - before[0])
         busy = max(seconds_per_step - idle, 0.0)
         processes.tell(f"{FOLDER}/{jax.process_index()}", {"step": step, "busy": busy, "seconds": seconds_per_step})
         self._lines += 1
@@ -44,8 +45,10 @@ class Pace:
 
     def _new(self, paces: dict[int, Any]) -> list[str]:
         found = []
-        for process, sentence in slow(paces).items():
-            if self._lines >= self._named.get(process, 0):
+        slowest = slow(paces)
+        suspects, self._suspects = self._suspects, set(slowest)
+        for process, sentence in slowest.items():  # twice in a row: once is no habit
+            if process in suspects and self._lines >= self._named.get(process, 0):
                 self._named[process] = self._lines + AGAIN
                 found.append(sentence)
         return found

@@ -1,6 +1,7 @@
 """A parent for the processes of one host. JAX ends the survivors of a lost peer from C++ (SIGABRT, no Python handler
 runs), so somebody outside must watch, read what was said, and tell it in one sentence."""
 
+import math
 import os
 import re
 import signal
@@ -14,12 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dreamjax.parallel.processes import COORDINATOR, COUNT, INDEX
+from dreamjax.errors import TryAgain
+from dreamjax.parallel.variables import AGAIN, COORDINATOR, COUNT, INDEX
 
-TEMPORARY_FAILURE = 75  # start the same command again: the run continues from its last saved step
+TEMPORARY_FAILURE = TryAgain.exit_code  # the same command goes on from the last saved step
+LOST_S = 3.0  # likewise, where it was killed
 GRACE_S = 30.0  # for the others to leave by themselves once one is gone
-LOST_PEER = re.compile(r"(?:task|process)[ :/_]*(\d+)[^\n]*(?:heartbeat|unhealthy|disconnect|crash|died|lost)", re.I)
-TASK = re.compile(r"/task:(\d+)")
+# what JAX says before it ends a process from C++, of which no handler in Python hears (jaxlib 0.10)
+SILENT = re.compile(r"stopped sending heartbeats\):\s*((?:\S*?\d+\s+)+)")  # their numbers, a line each
+LEADER = re.compile(r"leader task was preempted|CoordinationService.{0,400}Socket closed", re.S)  # process 0 is gone
+ABSENT = "RegisterTask"  # in vain
 
 
 @dataclass
@@ -32,16 +37,38 @@ class Child:
     listeners: list[threading.Thread] = field(default_factory=list)
 
 
-def run_local(command: Sequence[str], processes: int, devices: int | None = None, grace_s: float = GRACE_S) -> int:
+@dataclass(frozen=True)
+class Ended:
+    """`told`: by a signal to this process."""
+
+    code: int
+    told: bool
+
+
+def run_local(command: Sequence[str], processes: int, devices: int | None = None, grace_s: float = GRACE_S) -> Ended:
     """Run `command` as `processes` processes of one run on this machine; their common exit code.
 
     stdout and stderr of the first are passed on. `devices`: virtual CPU devices of each. SIGTERM and SIGINT go to all.
     When one is lost the others are given `grace_s` seconds, then stopped; one sentence on stderr says who and why.
     """
-    coordinator = f"127.0.0.1:{_free_port()}"
-    children = [_start(command, coordinator, processes, index, devices) for index in range(processes)]
+    common = {COORDINATOR: f"127.0.0.1:{_free_port()}", COUNT: str(processes)}
+    if devices:
+        common |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    return _run([_start(command, index, common | {INDEX: str(index)}) for index in range(processes)], grace_s)
+
+
+def run_one(command: Sequence[str], grace_s: float = GRACE_S) -> Ended:
+    """Run `command` as this host's process of a run that spans several, which the environment describes."""
+    own = f"the process on {socket.gethostname()}"
+    return _run([_start(command, 0, {COORDINATOR: os.environ.get(COORDINATOR, "auto")})], grace_s, own)
+
+
+def _run(children: Sequence[Child], grace_s: float, own: str = "") -> Ended:
+    told = False
 
     def forward(signum: int, _frame: Any) -> None:
+        nonlocal told
+        told = True
         for child in children:
             child.process.send_signal(signum)
 
@@ -57,22 +84,19 @@ def run_local(command: Sequence[str], processes: int, devices: int | None = None
     for listener in (listener for child in children for listener in child.listeners):
         listener.join(timeout=5)  # until all that was said has been heard
     if first is None:
-        return 0
+        return Ended(0, told)
     code, sentence = explain(
-        first, {c.index: int(c.process.wait()) for c in children}, {c.index: c.tail for c in children}
+        first, {c.index: int(c.process.wait()) for c in children}, {c.index: c.tail for c in children}, own
     )
     if sentence:
         print(f"dreamjax: {sentence}", file=sys.stderr, flush=True)
-    return code
+    return Ended(code, told)
 
 
-def _start(command: Sequence[str], coordinator: str, count: int, index: int, devices: int | None) -> Child:
-    environment = os.environ | {COORDINATOR: coordinator, COUNT: str(count), INDEX: str(index)}
-    if devices:
-        environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+def _start(command: Sequence[str], index: int, environment: dict[str, str]) -> Child:
     process = subprocess.Popen(
         list(command),
-        env=environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE if index == 0 else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -107,50 +131,62 @@ def _listen(child: Child) -> None:
 def _is_noise(line: str) -> bool:
     """The native stack of an abort: kept for `explain`, not for the eye."""
     return bool(
-        re.match(r"[EFWI]\d{4} |\*\*\* |\s+@ |Fatal Python error|Current thread|  File |Thread 0x|Extension mod", line)
+        re.match(
+            r"\[Gloo\]|[EFWI]\d{4} |\*\*\* |\s+@ |Fatal Python error|Current thread|  File |Thread 0x|Extension mod",
+            line,
+        )
     )
 
 
 def _wait(children: Sequence[Child], grace_s: float) -> int | None:
     """Until all are gone; the index of the first that failed, or None. After a failure, at most `grace_s` longer."""
-    first, deadline = None, None
+    first, deadline, how = None, math.inf, "terminate"
     while running := [child for child in children if child.process.poll() is None]:
         failed = [child for child in children if child.process.poll() not in (None, 0)]
         if failed and first is None:
-            first, deadline = failed[0].index, time.monotonic() + grace_s
-        if deadline is not None and time.monotonic() > deadline:
+            first = failed[0].index
+            killed = failed[0].process.returncode < 0  # nobody can go on without it, or save
+            deadline = time.monotonic() + (min(grace_s, LOST_S) if killed else grace_s)
+        if time.monotonic() > deadline:
             for child in running:
-                child.process.terminate()
-            deadline = time.monotonic() + grace_s
-            grace_s = 0.0
-            if all(child.process.poll() is None for child in running):
-                time.sleep(0.5)
-                for child in running:
-                    child.process.kill()
+                getattr(child.process, how)()
+            how, deadline = "kill", time.monotonic() + LOST_S
         time.sleep(0.05)
     if first is None:
         first = next((child.index for child in children if child.process.poll() != 0), None)
     return first
 
 
-def explain(first: int, codes: dict[int, int], tails: dict[int, Any]) -> tuple[int, str]:
-    """(exit code, one sentence or "") of a run whose process `first` ended first and not well."""
+def explain(first: int, codes: dict[int, int], tails: dict[int, Any], own: str = "") -> tuple[int, str]:
+    """(exit code, one sentence or "") of a run whose process `first` ended first and not well.
+
+    `own`: what it is called, where it is the only one on this host.
+    """
     count, code = len(codes), codes[first]
-    of = f"process {first} of {count}"
-    again = "start the same command again: the run continues from its last saved step"
+    of = own or f"process {first} of {count}"
     if code in (2, TEMPORARY_FAILURE):  # it told the user itself; only the first process is heard directly
-        own = [line.strip() for line in tails[first] if line.startswith("dreamjax: ")]
-        return code, "" if first == 0 or not own else own[-1].removeprefix("dreamjax: ")
+        said = [line.strip() for line in tails[first] if line.startswith("dreamjax: ")]
+        return code, "" if first == 0 or not said else said[-1].removeprefix("dreamjax: ")
     text = "".join(tails[first])
     if code == -signal.SIGABRT:  # JAX's own answer to a lost peer, on whatever host that was
-        found = LOST_PEER.search(text) or TASK.search(text)
-        who = f"process {found.group(1)}" if found else "another process"
-        return TEMPORARY_FAILURE, f"{of} was stopped because {who} of the run is gone; {again}"
+        if ABSENT in text:
+            return TEMPORARY_FAILURE, f"{of} waited in vain for the others to join; start the same command again"
+        return TEMPORARY_FAILURE, f"{of} was stopped because {_gone(text)}; {AGAIN}"
     if code < 0:
         name = signal.Signals(-code).name
-        return TEMPORARY_FAILURE, f"{of} was ended by {name} and the others cannot go on without it; {again}"
+        return TEMPORARY_FAILURE, f"{of} was ended by {name} and the others cannot go on without it; {AGAIN}"
     last = next((line.strip() for line in reversed(tails[first]) if line.strip()), "it said nothing")
     return code, f"{of} failed with exit code {code} ({last[:200]}) and the others were stopped"
+
+
+def _gone(text: str) -> str:
+    """Who is, as JAX told it."""
+    if found := SILENT.search(text):
+        numbers = sorted({int(re.findall(r"\d+", word)[-1]) for word in found[1].split()})
+        if len(numbers) > 1:
+            return f"processes {' and '.join(map(str, numbers))} of the run are gone"
+        return f"process {numbers[0]} of the run is gone"
+    return f"{'process 0' if LEADER.search(text) else 'another process'} of the run is gone"
 
 
 def _free_port() -> int:

@@ -18,7 +18,7 @@ MAY_CHANGE = (
     r"train\.(mesh|checkpoint|guard)\..*",
     r"data\.(workers|prefetch)",
 )
-OF_A_START = r"data\.json|tokenizer|\..*|.*\.log"  # what may be there before a run's config.json is
+OF_A_START = r"data\.json|goodput\.json|tokenizer|\..*|.*\.log"  # what may be there before a run's config.json is
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

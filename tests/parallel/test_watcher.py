@@ -6,11 +6,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from pathlib import Path
+
+import pytest
 
 from dreamjax.parallel import watcher
-
-LOCAL = Path(__file__).resolve().parents[2] / "launch" / "local.py"
 
 SCRIPT = """
 import os, sys, time
@@ -20,8 +19,17 @@ time.sleep(60)
 """
 
 
+PARENT = """
+import sys
+import pytest
+
+from dreamjax.parallel import watcher
+sys.exit(watcher.run_local(sys.argv[1:], 2, grace_s=0.2).code)
+"""
+
+
 def started(tmp_path, *more):
-    command = [sys.executable, str(LOCAL), "--processes", "2", "--grace", "0.2", "--"]
+    command = [sys.executable, "-c", PARENT]
     parent = subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
     while sum((tmp_path / str(i)).exists() and bool((tmp_path / str(i)).read_text()) for i in (0, 1)) < 2:
         time.sleep(0.02)
@@ -56,17 +64,25 @@ def test_sigterm_reaches_all(tmp_path):
     assert all(map(gone, pids))
 
 
-def test_the_coordination_error_is_read():
-    """What JAX says on a host whose own process was well, when a peer on another host is lost."""
-    said = deque(
-        [
-            "F1201 12:00:00 client.h:80] Terminating process because the JAX distributed service detected fatal "
-            "errors. "
-            "This most likely indicates that another task died; see the other task logs for more details. "
-            "Error: UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n",
-            "/job:jax_worker/replica:0/task:3\n",
-        ]
-    )
-    code, sentence = watcher.explain(0, {0: -signal.SIGABRT}, {0: said})
+FATAL = "F1127 client.h:80] Terminating process because the JAX distributed service detected fatal errors. Status: "
+SILENT = FATAL + "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n{}\nThe tasks crashed."
+LEADER = FATAL + "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was preempted/died"
+ABSENT = FATAL + "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/RegisterTask\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (SILENT.format("3"), "process 3 of the run is gone"),
+        (SILENT.format("3\n11"), "processes 3 and 11 of the run are gone"),
+        (LEADER, "process 0 of the run is gone"),
+        (ABSENT, "waited in vain for the others to join"),
+        ("", "another process of the run is gone"),
+    ],
+)
+def test_what_jax_says_before_it_aborts_is_read(said, told):
+    """On a host whose own process was well, when a peer on another is lost (the words are those of jaxlib 0.10)."""
+    code, sentence = watcher.explain(0, {0: -signal.SIGABRT}, {0: deque(said.splitlines(keepends=True))}, "host A")
     assert code == 75
-    assert "process 0 of 1 was stopped because process 3 of the run is gone" in sentence
+    assert sentence.startswith("host A ")
+    assert told in sentence

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import processes
+from dreamjax.parallel import processes, variables
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
@@ -48,11 +48,12 @@ def evaluated(shards, mesh_config):
 
 
 def child(out, shards, where, index):
-    names = (processes.COORDINATOR, processes.COUNT, processes.INDEX)
+    names = (variables.COORDINATOR, variables.COUNT, variables.INDEX)
     os.environ.update(zip(names, map(str, (where, 2, index)), strict=True))
     jax.config.update("jax_num_cpu_devices", 1)
     jax.config.update("jax_disable_most_optimizations", True)
-    processes.initialize(heartbeat_s=10)
+    os.environ[variables.HEARTBEAT] = "10"
+    processes.initialize()
     (out / f"{index}.json").write_text(json.dumps(evaluated(shards, MeshConfig(data=1, fsdp=2))))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import multiprocessing
 import os
 import resource
@@ -12,8 +13,9 @@ from typing import Any
 
 import jax
 
+from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.parallel import processes
+from dreamjax.parallel import processes, variables
 from dreamjax.training.config import TrainConfig
 from dreamjax.training.loop import train
 from tests.training.tiny_tasks import Regression
@@ -25,7 +27,8 @@ CONTEXT.set_forkserver_preload(["tests.training.children"])
 def start(workdir: Path, task: Any = None, *, devices: int = 1, join: Any = None, **config: Any) -> Any:
     """A child that trains `task` in `workdir`; `join` = (coordinator, processes, index). Its exit code is the verb's.
 
-    `file_limit`: largest file it may write, bytes; `note`: folder for result and error instead of `workdir`.
+    `file_limit`: largest file it may write, bytes; `note`: folder for result, error and what was said instead of
+    `workdir`.
     """
     child = CONTEXT.Process(target=_run, args=(workdir, task or Regression(), devices, join, config))
     child.start()
@@ -36,12 +39,15 @@ def _run(workdir: Path, task: Any, devices: int, join: tuple[str, int, int] | No
     if limit := config.pop("file_limit", None):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     note = config.pop("note", workdir)
+    index = join[2] if join else 0
+    workdir.mkdir(parents=True, exist_ok=True)
+    log.addHandler(_Lines(note / f"said_{index}.jsonl"))
     jax.config.update("jax_num_cpu_devices", devices)
     if join:
-        names = (processes.COORDINATOR, processes.COUNT, processes.INDEX)
+        names = (variables.COORDINATOR, variables.COUNT, variables.INDEX)
         os.environ.update(zip(names, map(str, join), strict=True))
-        processes.initialize(heartbeat_s=10)
-    workdir.mkdir(parents=True, exist_ok=True)
+        os.environ[variables.HEARTBEAT] = "10"
+        processes.initialize()
     defaults = {"steps": 40, "batch_size": 16, "log_every": 1, "tensorboard": False}
     settings = TrainConfig(**(defaults | config))
     text = json.dumps({"train": dataclasses.asdict(settings), "task": repr(task)})
@@ -50,10 +56,22 @@ def _run(workdir: Path, task: Any, devices: int, join: tuple[str, int, int] | No
     except UserError as mistake:
         (note / "error.txt").write_text(str(mistake))
         sys.exit(2)
-    index = join[2] if join else 0
     (note / f"result_{index}.json").write_text(json.dumps(result))
     sys.stdout.flush()
     os._exit(result["exit_code"])
+
+
+class _Lines(logging.Handler):
+    """What dreamjax logs, a JSON string a line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.INFO)
+        log.setLevel(logging.INFO)
+        self.path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(record.getMessage()) + "\n")
 
 
 def free_port() -> int:

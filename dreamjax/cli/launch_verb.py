@@ -1,0 +1,166 @@
+"""`dreamjax launch WHERE … -- train …`: the same command as several processes, here or on a cluster."""
+
+import argparse
+from typing import Any
+
+from dreamjax.cli import options
+from dreamjax.errors import UserError
+
+HELP = "run a command as several processes: on this machine, under SLURM, on TPU slices or in GKE"
+EXAMPLE = (
+    "dreamjax launch local --processes 2 --devices 2 -- train --config configs/pretrain/tiny.py --workdir runs/two\n"
+    "  dreamjax launch slurm --topology h100-64 --time 24:00:00 --dry-run -- train --config … --workdir …\n"
+    "  dreamjax launch gke --topology v5e-256 --slices 2 --image IMAGE --dry-run -- train --config … --workdir gs://…"
+)
+TAKES_COMMAND = True  # what stands after -- is not this verb's own
+WHERE = ("local", "slurm", "tpu", "gke", "host")
+CLUSTERS = ("slurm", "tpu", "gke")
+
+# option → the places that it says something to
+FOR = {
+    "--processes": ("local", "slurm"),
+    "--devices": ("local",),
+    "--grace": ("local", "host", *CLUSTERS),
+    "--restarts": ("local", *CLUSTERS),
+    **dict.fromkeys(("--topology", "--slices", "--name", "--setup", "--env", "--dry-run", "--out"), CLUSTERS),
+    **dict.fromkeys(("--partition", "--account", "--qos", "--time", "--cpus"), ("slurm",)),
+    **dict.fromkeys(("--project", "--zone", "--terms", "--package", "--runtime"), ("tpu",)),
+    **dict.fromkeys(("--image", "--namespace", "--queue", "--service-account", "--spot"), ("gke",)),
+}
+NEEDED = {
+    "local": ("--processes",),
+    "slurm": ("--topology",),
+    "tpu": ("--topology", "--project", "--zone"),
+    "gke": ("--topology", "--image"),
+    "host": (),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "dreamjax launch {local,slurm,tpu,gke} [options] -- train …"
+    parser.add_argument(
+        "where", choices=WHERE, metavar="WHERE", help="local, slurm, tpu or gke (host: what their scripts run)"
+    )
+    parser.add_argument(
+        "--restarts",
+        type=options.whole_number(0),
+        metavar="N",
+        help="after exit code 75 (default: 0 here, 100 on clusters)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=options.number(0),
+        metavar="S",
+        help="seconds from a SIGTERM, or a lost process, to the end (default: 30 here, 120 on clusters)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=options.whole_number(1),
+        metavar="N",
+        help="local: of the run; slurm: of each host (default: 1, which has all its GPUs)",
+    )
+    here = parser.add_argument_group("local")
+    here.add_argument("--devices", type=options.whole_number(1), metavar="N", help="virtual CPU devices of each")
+    there = parser.add_argument_group("slurm, tpu, gke")
+    there.add_argument("--topology", metavar="POD", help="v5e-256, h100-64, cpu-2 and so on")
+    there.add_argument("--slices", type=options.whole_number(1), default=1, metavar="N", help="so many of them")
+    there.add_argument("--name", default="dreamjax", help="of the job")
+    there.add_argument("--setup", default="", metavar="LINE", help="of shell that each host runs first")
+    there.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for every process; repeatable")
+    there.add_argument("--dry-run", action="store_true", help="print the script and submit nothing")
+    there.add_argument("--out", metavar="FILE", help="write the script there and submit nothing")
+    slurm = parser.add_argument_group("slurm")
+    for name in ("partition", "account", "qos", "time"):
+        slurm.add_argument(f"--{name}", default="", metavar=name.upper(), help="as sbatch takes it")
+    slurm.add_argument("--cpus", type=options.whole_number(1), metavar="N", help="of a task")
+    tpu = parser.add_argument_group("tpu (queued resources)")
+    tpu.add_argument("--project", default="", help="of Google Cloud")
+    tpu.add_argument("--zone", default="", help="such as us-west4-a")
+    tpu.add_argument("--terms", choices=("on-demand", "spot", "reserved"), default="on-demand", help="of the request")
+    tpu.add_argument("--package", default="dreamjax[tpu,data]", help="what pip installs on each host")
+    tpu.add_argument("--runtime", default="", metavar="VERSION", help="of the hosts' software (default: the chip's)")
+    gke = parser.add_argument_group("gke (JobSet)")
+    gke.add_argument("--image", default="", help="a container that holds dreamjax")
+    gke.add_argument("--namespace", default="default", help="of the cluster")
+    gke.add_argument("--queue", default="", help="of Kueue")
+    gke.add_argument("--service-account", default="", metavar="NAME", help="that may write to the bucket")
+    gke.add_argument("--spot", action="store_true", help="on spot nodes")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamjax.launching import local, submit
+
+    where = args.where
+    for option in args.given:
+        if option in FOR and where not in FOR[option]:
+            raise UserError(f"{option} says nothing to {where}; it is for {' and '.join(FOR[option])}")
+    if missing := [option for option in NEEDED[where] if option not in args.given]:
+        raise UserError(f"dreamjax launch {where} needs {' and '.join(missing)}")
+    if where in ("local", "host"):
+        grace = 30.0 if args.grace is None else args.grace
+        if where == "host":
+            return {"exit_code": local.host(args.command, grace)}
+        restarts = args.restarts or 0
+        return {"exit_code": local.here(args.command, args.processes, args.devices, grace, restarts)}
+    script = _script(args)
+    return submit.handle(where, script, out=args.out, dry_run=args.dry_run) | {"script": script}
+
+
+def _script(args: argparse.Namespace) -> str:
+    from dreamjax.launching import gke, slurm, tpu
+    from dreamjax.launching.description import Launch, place
+
+    launch = Launch(
+        name=args.name,
+        arguments=tuple(args.command),
+        pod=place(args.topology, args.slices),
+        setup=args.setup,
+        environment=_variables(args.env),
+        restarts=100 if args.restarts is None else args.restarts,
+        grace_s=round(120 if args.grace is None else args.grace),
+    )
+    if args.where == "slurm":
+        return slurm.script(
+            launch,
+            slurm.Slurm(
+                processes=args.processes or 1,
+                partition=args.partition,
+                account=args.account,
+                qos=args.qos,
+                time=args.time,
+                cpus=args.cpus or 0,
+            ),
+        )
+    if args.where == "tpu":
+        return tpu.script(
+            launch,
+            tpu.QueuedResource(
+                project=args.project, zone=args.zone, terms=args.terms, package=args.package, runtime=args.runtime
+            ),
+        )
+    return gke.manifest(
+        launch,
+        gke.Cluster(
+            image=args.image,
+            namespace=args.namespace,
+            queue=args.queue,
+            service_account=args.service_account,
+            spot=args.spot,
+        ),
+    )
+
+
+def _variables(pairs: list[str]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--env {pair} has no value; write NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def render(result: dict[str, Any]) -> str:
+    if "script" not in result:
+        return ""
+    return result.get("said") or result["script"].rstrip("\n")
