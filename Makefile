@@ -7,7 +7,7 @@ COMPILER := $(VENV)/.compiler
 export JAX_PLATFORMS ?= cpu
 export MPLBACKEND ?= agg
 
-.PHONY: demo test test-all test-long test-large lint bench golden clean
+.PHONY: demo test test-all test-long test-large test-slurm lint bench golden clean
 
 demo: $(READY)          ## simulate → prepare → train → evaluate → export → PyTorch, shrunk to minutes
 	@$(BIN)/python launch/demo.py
@@ -21,7 +21,14 @@ test-long: $(READY) $(COMPILER)  ## the longer forms: more kills, more mutated h
 test-large: $(READY)    ## the published networks at full size beside PyTorch, one at a time: 16 GiB of memory
 	@$(BIN)/python -m pytest -m large --timeout 3600
 
-test-all: test test-long test-large
+test-slurm: $(READY)    ## under a real SLURM of this one machine, which Debian's packages bring and root starts
+	@command -v slurmctld > /dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld > /dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && \
+		  { apt-get install -y -q slurm-wlm munge || { apt-get update -q && apt-get install -y -q slurm-wlm munge; }; } \
+		} > /dev/null || echo "SLURM is not here and cannot be installed (that takes root and Debian's packages)"
+	@$(BIN)/python -m pytest -m slurm --timeout 900
+
+test-all: test test-long test-large test-slurm
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 
-def dreamjax(*words: str, **options) -> subprocess.CompletedProcess:
+def dreamjax(*words: str, timeout: float = 120, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "dreamjax", *words], capture_output=True, text=True, timeout=120, **options
+        [sys.executable, "-m", "dreamjax", *words], capture_output=True, text=True, timeout=timeout, **options
     )
 
 

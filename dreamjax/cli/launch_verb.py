@@ -23,7 +23,7 @@ FOR = {
     "--grace": ("local", "host", *CLUSTERS),
     "--restarts": ("local", *CLUSTERS),
     **dict.fromkeys(("--topology", "--slices", "--name", "--setup", "--env", "--dry-run", "--out"), CLUSTERS),
-    **dict.fromkeys(("--partition", "--account", "--qos", "--time", "--cpus"), ("slurm",)),
+    **dict.fromkeys(("--output", "--partition", "--account", "--qos", "--time", "--cpus"), ("slurm",)),
     **dict.fromkeys(("--project", "--zone", "--terms", "--package", "--runtime"), ("tpu",)),
     **dict.fromkeys(("--image", "--namespace", "--queue", "--service-account", "--spot"), ("gke",)),
 }
@@ -72,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     slurm = parser.add_argument_group("slurm")
     for name in ("partition", "account", "qos", "time"):
         slurm.add_argument(f"--{name}", default="", metavar=name.upper(), help="as sbatch takes it")
+    slurm.add_argument("--output", default="%x-%j.log", metavar="FILE", help="where the job's output goes")
     slurm.add_argument("--cpus", type=options.whole_number(1), metavar="N", help="of a task")
     tpu = parser.add_argument_group("tpu (queued resources)")
     tpu.add_argument("--project", default="", help="of Google Cloud")
@@ -128,6 +129,7 @@ def _script(args: argparse.Namespace) -> str:
                 account=args.account,
                 qos=args.qos,
                 time=args.time,
+                output=args.output,
                 cpus=args.cpus or 0,
             ),
         )

@@ -34,7 +34,9 @@ def launch(pod, slices=1, **changes):
 def shellcheck(script):
     """Without the remark that a dollar in single quotes stays one, which is why it is quoted."""
     program = Path(sys.executable).parent / "shellcheck"
-    done = subprocess.run([program, "--shell=bash", "--exclude=SC2016", "-"], input=script, text=True, capture_output=True)
+    done = subprocess.run(
+        [program, "--shell=bash", "--exclude=SC2016", "-"], input=script, text=True, capture_output=True
+    )
     assert done.returncode == 0, done.stdout
 
 
