@@ -1,8 +1,10 @@
 """Tasks small enough for a test: data by a formula, no file, no Grain."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,6 +32,7 @@ class FormulaStream:
     loud: tuple[int, ...] = ()  # examples whose y is a thousand times as large
     delay: float = 0.0
     slow: int | None = None
+    notes: str | None = None  # folder; each process notes there which examples it was asked for
 
     def element(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {name: jax.ShapeDtypeStruct(v.shape, v.dtype) for name, v in self.example(0).items()}
@@ -62,6 +65,9 @@ class FormulaStream:
             if self.slow in (None, process):
                 time.sleep(self.delay)
             examples = [self.example(first + process * rows + row) for row in range(rows)]
+            if self.notes:
+                with (Path(self.notes) / f"read_{process}.jsonl").open("a") as stream:
+                    stream.write(json.dumps([int(example["index"][1]) for example in examples]) + "\n")
             yield {name: np.stack([example[name] for example in examples]) for name in examples[0]}
             first += batch_size
 
