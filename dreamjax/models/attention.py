@@ -30,7 +30,8 @@ def attend(
 ) -> Float[Array, "B T H K"]:
     """softmax(q k' / sqrt(K)) v over the keys that are ok and, where `causal`, not later than the query.
 
-    - xla: `jax.nn.dot_product_attention`; what TPUs run.
+    - xla: `jax.nn.dot_product_attention`; what TPUs run. Its probabilities are computed again in the backward pass, as
+      writing them down and reading them takes longer (docs/benchmarks.md).
     - cudnn: NVIDIA's fused kernel; bfloat16 on GPUs.
     - pallas: the flash kernel for TPUs that comes with JAX; no T × S array exists. Where blocks do not fit (T or S not
       a multiple of 128, K above 128 and not one either) and on other devices the same attention is computed by xla.
@@ -40,22 +41,60 @@ def attend(
     - auto: saved on CPU, xla elsewhere.
     """
     q, k, v = q_BxTxHxK, k_BxSxHxK, v_BxSxHxK
+    kind = _suited(implementation, q, k, keys_ok_BxS)
+    function = functools.partial(_attend, causal=causal, kind=kind)
+    return _computed_again(function, kind)(q, k, v, keys_ok_BxS)
+
+
+def attend_packed(
+    qkv_BxTxE: Float[Array, "B T E"],
+    heads: int,
+    keys_ok_BxT: Bool[Array, "B T"] | None = None,
+    *,
+    causal: bool = False,
+    implementation: Attention = "auto",
+) -> Float[Array, "B T D"]:
+    """`attend` on queries, keys and values that lie side by side in the last axis, heads inside each; E = 3 D.
+
+    They are taken apart after they were written down as one array, which on TPUs needs no copy in another layout.
+    """
+    B, T, E = qkv_BxTxE.shape
+    one = jax.ShapeDtypeStruct((B, T, heads, E // 3 // heads), qkv_BxTxE.dtype)
+    kind = _suited(implementation, one, one, keys_ok_BxT)
+
+    def function(qkv: Array, keys_ok: Array | None) -> Array:
+        q, k, v = (part.reshape(one.shape) for part in jnp.split(qkv, 3, axis=-1))
+        return _attend(q, k, v, keys_ok, causal=causal, kind=kind).reshape(B, T, E // 3)
+
+    return _computed_again(function, kind)(qkv_BxTxE, keys_ok_BxT)
+
+
+def _suited(implementation: Attention, q: Any, k: Any, keys_ok: Array | None) -> str:
+    """The implementation that these shapes get on the device that the program is for."""
     if implementation == "auto":
-        implementation = "saved" if platform.target() == "cpu" else "xla"
-    if implementation == "saved":
+        return "saved" if platform.target() == "cpu" else "xla"
+    if implementation == "pallas":
+        return "pallas" if keys_ok is None and _fits_flash(q, k) and platform.target() == "tpu" else "xla"
+    return implementation
+
+
+def _computed_again(function: Any, kind: str) -> Any:
+    return jax.checkpoint(function) if kind == "xla" else function
+
+
+def _attend(q: Array, k: Array, v: Array, keys_ok_BxS: Array | None, *, causal: bool, kind: str) -> Array:
+    if kind == "saved":
         bias = _bias(keys_ok_BxS, causal, q.shape[1], k.shape[1])
         if 4 * q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] > KEPT_BYTES:
             return _head_by_head(jnp.moveaxis(q, 2, 0), jnp.moveaxis(k, 2, 0), jnp.moveaxis(v, 2, 0), bias)
         return _saved(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), bias).swapaxes(1, 2)
-    if implementation == "pallas":
-        if keys_ok_BxS is None and _fits_flash(q, k) and platform.target() == "tpu":
-            return _flash(q, k, v, causal)
-        implementation = "xla"
+    if kind == "pallas":
+        return _flash(q, k, v, causal)
     mask = None if keys_ok_BxS is None else keys_ok_BxS[:, None, None, :]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=implementation)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=kind)  # type: ignore[arg-type]
 
 
-def _fits_flash(q: Array, k: Array) -> bool:
+def _fits_flash(q: Any, k: Any) -> bool:
     (T, S), K = (q.shape[1], k.shape[1]), q.shape[-1]
     return T % 128 == S % 128 == 0 and (K <= 128 or K % 128 == 0)
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from dreamjax.models.attention import Attention, attend
+from dreamjax.models.attention import Attention, attend, attend_packed
 from dreamjax.models.keys import Keys
 from dreamjax.models.layers import ACTIVATIONS, Dtype, LayerNorm, Linear
 
@@ -42,11 +42,9 @@ class SelfAttention(nnx.Module):
     def __call__(
         self, x_BxTxD: Float[Array, "B T D"], keys_ok_BxT: Bool[Array, "B T"] | None = None
     ) -> Float[Array, "B T D"]:
-        B, T, D = x_BxTxD.shape
-        qkv = checkpoint_name(self.qkv(x_BxTxD), "qkv").reshape(B, T, 3, self.heads, D // self.heads)
-        q, k, v = (qkv[:, :, i] for i in range(3))
-        y = attend(q, k, v, keys_ok_BxT, causal=self.causal, implementation=self.implementation)
-        return self.proj(checkpoint_name(y, "attention").reshape(B, T, D))
+        qkv = checkpoint_name(self.qkv(x_BxTxD), "qkv")
+        y = attend_packed(qkv, self.heads, keys_ok_BxT, causal=self.causal, implementation=self.implementation)
+        return self.proj(checkpoint_name(y, "attention"))
 
 
 class CrossAttention(nnx.Module):
