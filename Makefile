@@ -7,7 +7,7 @@ COMPILER := $(VENV)/.compiler
 export JAX_PLATFORMS ?= cpu
 export MPLBACKEND ?= agg
 
-.PHONY: demo test test-all test-long test-large test-slurm lint bench golden clean
+.PHONY: demo test test-all test-long test-large test-pods test-slurm lint bench golden golden-pods clean
 
 demo: $(READY)          ## simulate → prepare → train → evaluate → export → PyTorch, shrunk to minutes
 	@$(BIN)/python launch/demo.py
@@ -21,6 +21,9 @@ test-long: $(READY) $(COMPILER)  ## the longer forms: more kills, more mutated h
 test-large: $(READY)    ## the published networks at full size beside PyTorch, one at a time: 16 GiB of memory
 	@$(BIN)/python -m pytest -m large --timeout 3600
 
+test-pods: $(READY) $(COMPILER)  ## every recipe for a pod, compiled for that pod
+	@$(BIN)/python -m pytest -m pods --timeout 3600
+
 test-slurm: $(READY)    ## under a real SLURM of this one machine, which Debian's packages bring and root starts
 	@command -v slurmctld > /dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld > /dev/null || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && \
@@ -28,7 +31,7 @@ test-slurm: $(READY)    ## under a real SLURM of this one machine, which Debian'
 		} > /dev/null || echo "SLURM is not here and cannot be installed (that takes root and Debian's packages)"
 	@$(BIN)/python -m pytest -m slurm --timeout 900
 
-test-all: test test-long test-large test-slurm
+test-all: test test-long test-large test-pods test-slurm
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .
@@ -44,6 +47,9 @@ bench: $(READY)         ## pretraining, generating, fine-tuning and stage B besi
 
 golden: $(READY)        ## rewrite the text snapshots of the shipped configs
 	@$(BIN)/python -m tests.golden
+
+golden-pods: $(READY) $(COMPILER)  ## rewrite what the recipes for pods compile to
+	@$(BIN)/python -m tests.pods
 
 $(READY): setup.py constraints.txt
 	@echo "setting up $(VENV) (once) …"

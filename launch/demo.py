@@ -3,7 +3,8 @@
 simulate → prepare → train (killed once, and resumed) → evaluate → export → load in PyTorch without JAX;
 then draw → autoencoder → CLIP → U-Net → text to image (`demo_pictures`);
 then EEG to image: trials → align and fine-tune → table → gallery → export → pictures in PyTorch (`demo_dreams`);
-then, where recordings of real people are at hand: house or face (`demo_real`)
+then, where recordings of real people are at hand: house or face (`demo_real`);
+at the end, what all of it would need on a pod (`demo_pod`)
 
 Every stage is the `dreamjax` command that you would type; only the run is small: few subjects, a small network, few
 steps. Everything lies in runs/demo afterwards, and the next demo starts anew there.
@@ -184,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(work / "compiled")  # begins empty, and one verb helps the next
     import demo_dreams  # beside this file, which is how Python finds them where this file is run
     import demo_pictures
+    import demo_pod
     import demo_real
     import warm
 
@@ -202,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo_pictures.run(demo, CLASSES, args.pictures, args.picture_steps)
     demo_dreams.run(demo, CLASSES, [*PREPARED, *SPLITS], args.dream_steps, args.trials)
     demo_real.run(demo, args.n170)
+    demo_pod.run(demo)
     finish(demo)
     return 0
 
@@ -223,6 +226,7 @@ def finish(demo: Demo) -> None:
         ("that model, for diffusers", "pipeline/README.md"),
         ("pictures made of EEG beside those seen, and the table", "gallery/gallery.html"),
         ("that system, for diffusers and PyTorch", "dreamer/README.md"),
+        ("what a pod would need for the published training", "plan/memory.png"),
     ):
         print(f"  {demo.path(name):45} {what}")
     source = os.path.relpath(REAL, REPOSITORY) if REAL.is_dir() else "FOLDER"

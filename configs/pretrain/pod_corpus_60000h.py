@@ -13,7 +13,6 @@ def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDi
     config.data.path = path
     config.model.dim, config.model.depth, config.model.heads = 1536, 40, 24
     config.model.decoder_dim, config.model.decoder_depth, config.model.decoder_heads = 768, 8, 12
-    config.model.remat = "full"
     config.optim.learning_rate, config.optim.warmup_steps = 3e-4, 1_000
     config.train.batch_size, config.train.mesh.fsdp = BATCH, 16
     config.train.steps = WINDOWS * EPOCHS // BATCH if steps is None else steps

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -18,18 +18,24 @@ AXES = ("data", "fsdp", "tensor")
 class MeshConfig:
     """How many devices along each axis; one of them may be -1, which takes what is left.
 
-    With several slices (joined by a data-centre network, DCN) only `data` crosses slices: gradients are reduced over
-    DCN once a step, while parameters are gathered inside a slice.
+    With several slices (joined by a data-centre network, DCN) one axis crosses them, `across`. With `data` gradients
+    are reduced over DCN once a step and parameters are gathered inside a slice; with `fsdp`, for what does not fit a
+    slice, parameters are gathered over DCN too.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    across: Literal["data", "fsdp"] = "data"
+
+    @property
+    def asked(self) -> tuple[int, int, int]:
+        return self.data, self.fsdp, self.tensor
 
 
 def sizes(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, int, int]:
     """(data, fsdp, tensor) with -1 filled in. Raises UserError where they do not make up `devices`."""
-    asked = (config.data, config.fsdp, config.tensor)
+    asked = config.asked
     text = f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}"
     if asked.count(-1) > 1 or any(size < 1 and size != -1 for size in asked):
         raise UserError(f"{text}: sizes are positive, and at most one of them is -1")
@@ -39,8 +45,11 @@ def sizes(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, int, 
             f"{text} takes {'a multiple of ' if -1 in asked else ''}{known} devices, but there are {devices}"
         )
     data, fsdp, tensor = (devices // known if size == -1 else size for size in asked)
-    if data % slices:
-        raise UserError(f"{text}: data is {data}, but it must divide by the {slices} slices that it crosses")
+    crossing = {"data": data, "fsdp": fsdp}[config.across]
+    if crossing % slices:
+        raise UserError(
+            f"{text}: {config.across} is {crossing}, but it must divide by the {slices} slices that it crosses"
+        )
     return data, fsdp, tensor
 
 
@@ -49,11 +58,18 @@ def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     devices = jax.devices() if devices is None else list(devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     shape = sizes(config, len(devices), slices)
+    local = sum(device.process_index == devices[0].process_index for device in devices)
+    if local % shape[2] and devices[0].platform != "tpu":
+        raise UserError(
+            f"train.mesh.tensor is {shape[2]}, but a process has {local} devices; tensor stays within one, as what it "
+            "moves is too much for a network"
+        )
     if devices[0].platform != "tpu":
         array = np.asarray(devices).reshape(shape)  # process by process, as jax.devices() orders them
     elif slices > 1:
-        inner = (shape[0] // slices, *shape[1:])
-        array = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1), devices, allow_split_physical_axes=True)
+        outer = tuple(slices if axis == config.across else 1 for axis in AXES)
+        inner = tuple(size // many for size, many in zip(shape, outer, strict=True))
+        array = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
     else:
         array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))

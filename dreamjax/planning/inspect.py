@@ -3,7 +3,6 @@
 Everything comes from `jax.eval_shape` and from counting by hand, so a model of any size is inspected on any machine.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -76,7 +75,7 @@ def stored(config: Any, state: State, mesh: Any) -> dict[str, Any]:
 
 def abstract_mesh(config: Any, devices: int | None) -> Any:
     """The config's mesh over so many devices that need not be there."""
-    asked = dataclasses.astuple(config.train.mesh)
+    asked = config.train.mesh.asked
     count = devices if devices is not None else int(np.prod([size for size in asked if size != -1]))
     return AbstractMesh(meshes.sizes(config.train.mesh, count), meshes.AXES)
 

@@ -124,12 +124,14 @@ def strange(trips: Sequence[int | None], model: Sequence[int]) -> list[int | Non
     """Loops of a compiled program that the model does not have so often: unknown ones, and such of the compiler's own.
 
     The compiler may unroll a loop of the model's, so that fewer are there; it may run one in the forward and once more
-    in the backward pass, as the traced program does too.
+    in the backward pass, as the traced program does too; it may take the first or the last turn out, which then runs
+    before or after it.
     """
     left, found = Counter(model), []
     for count in trips:
-        if count is not None and left[count]:
-            left[count] -= 1
+        own = next((trips for trips in (count, count + 1) if left[trips]), None) if count is not None else None
+        if own is not None:
+            left[own] -= 1
         elif count is None or count > 1:
             found.append(count)
     return found

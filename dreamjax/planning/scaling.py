@@ -1,6 +1,5 @@
 """Weak scaling: the same examples a device on ever more chips, each size planned anew."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,7 +48,7 @@ def weak(
 
 def least_devices(mesh: MeshConfig) -> int:
     """Devices that a mesh takes at the least: those of its axes that are not open."""
-    asked = dataclasses.astuple(mesh)
+    asked = mesh.asked
     if -1 not in asked:
         raise UserError("--scaling makes the mesh larger: leave one axis open, --config.train.mesh.data=-1")
     return math.prod(size for size in asked if size != -1)

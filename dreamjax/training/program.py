@@ -11,19 +11,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dreamjax.errors import UserError
-from dreamjax.parallel import platform, sharding
+from dreamjax.parallel import compiler, platform, sharding
 from dreamjax.parallel.names import like, named_leaves
 from dreamjax.training import checkpoints, guard
 from dreamjax.training.guard import GuardConfig
 from dreamjax.training.task import Batch, Metrics, State, Task, WeightSource, replace
-
-# TPU's compiler may turn a product with a split kernel into a loop over the kernel's pieces: of a kernel split over 16
-# chips it multiplies 1/16 at a time, 20 of 320 channels on units that are 128 wide. Above this size alone (MiB), which
-# is never: the kernel is gathered, in the compute type, for the whole product (tests/planning/test_ahead.py)
-TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1 << 20}
-# CPU's compiler takes the barriers of `jax.checkpoint` away and then finds that what is to be computed again is already
-# there: without this, layers that are not scanned keep all their activations whatever remat says (docs/benchmarks.md)
-CPU_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 @dataclass(frozen=True)
@@ -62,14 +54,16 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConf
         mesh=mesh,
         shapes=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places),
         init=jax.jit(
-            lambda key: undrawn(fresh(key), task.weights()), out_shardings=places, compiler_options=_for_one_call()
+            lambda key: undrawn(fresh(key), task.weights()),
+            out_shardings=places,
+            compiler_options=compiler.for_one_call(platform.target()),
         ),
         step=jax.jit(
             step,
             donate_argnums=0,
             in_shardings=(places, sharding.batch_sharding(mesh), whole),
             out_shardings=(places, whole),
-            compiler_options={"tpu": TPU_OPTIONS, "cpu": CPU_OPTIONS}.get(mesh.devices.flat[0].platform),
+            compiler_options=compiler.options(mesh.devices.flat[0].platform),
         ),
     )
 
@@ -107,14 +101,6 @@ def restored(
     state = replace(state, **(anew | fresh))
     sources = {prefix: source for prefix, source in task.weights().items() if prefix.split("/")[0] == "frozen"}
     return stream_in(state, sources)
-
-
-def _for_one_call() -> dict[str, int] | None:
-    """Compiler options of what runs once: on CPU, optimising the drawing of 100 kernels takes longer than drawing them.
-
-    17 s of processor time became 4 for the small autoencoder; the values differ in the last bit.
-    """
-    return {"xla_backend_optimization_level": 0} if platform.target() == "cpu" else None
 
 
 def undrawn(state: State, sources: Iterable[str]) -> State:

@@ -51,6 +51,13 @@ def test_only_data_crosses_slices():
         mesh.sizes(MeshConfig(data=1, fsdp=-1), 16, slices=2)
 
 
+def test_fsdp_may_cross_slices_instead():
+    across = MeshConfig(data=1, fsdp=-1, across="fsdp")
+    assert mesh.sizes(across, 16, slices=2) == (1, 16, 1)
+    with pytest.raises(UserError, match="fsdp is 1, but it must divide by the 2 slices that it crosses"):
+        mesh.sizes(MeshConfig(data=-1, across="fsdp"), 16, slices=2)
+
+
 def test_rules_come_first_then_the_longest_axis_that_divides():
     made = mesh.make(MeshConfig(data=2, fsdp=2, tensor=2))
     rules = ((r"qkv/kernel$", P(None, "fsdp", "tensor")), (r"fc1/kernel$", P("tensor")))

@@ -10,14 +10,13 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models.attention import attend
 from dreamjax.models.convolution import convolve
+from dreamjax.parallel import compiler, sharding
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.planning import ahead, collectives, hlo
 from dreamjax.systems import registry
 from dreamjax.systems.text_to_image import ModelConfig, TextToImage, TextToImageConfig
 from dreamjax.targets.latents import LatentConfig
-from dreamjax.training import program
 from dreamjax.training.optimiser import OptimConfig
 from tests.golden import REPOSITORY
 
@@ -86,7 +85,7 @@ def test_a_split_kernel_is_gathered_for_the_whole_product():
             step = jax.jit(jax.grad(loss), out_shardings=split, compiler_options=options)
             return step.lower(kernel, x).compile().as_text()
 
-    text = text_of(program.TPU_OPTIONS)
+    text = text_of(dict(compiler.TPU))
     assert " while(" not in text
     assert summed(text, dict(mesh.shape))[0] == {"f32"}
     assert "windowed_dot_general" in text_of(None)

@@ -43,6 +43,9 @@ def _run(workdir: Path, task: Any, devices: int, join: tuple[str, int, int] | No
     workdir.mkdir(parents=True, exist_ok=True)
     log.addHandler(_Lines(note / f"said_{index}.jsonl"))
     jax.config.update("jax_num_cpu_devices", devices)
+    if "compile_cache" in config:  # not the tests' own
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if join:
         names = (variables.COORDINATOR, variables.COUNT, variables.INDEX)
         os.environ.update(zip(names, map(str, join), strict=True))

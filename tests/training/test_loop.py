@@ -11,6 +11,7 @@ from dreamjax.training import checkpoints
 from dreamjax.training.config import TrainConfig
 from dreamjax.training.loop import train
 from tests.support import abstract_of
+from tests.training import children
 from tests.training.tiny_tasks import FEATURES, FormulaStream, Regression, StreamingRidge, ToyGAN
 
 
@@ -85,3 +86,13 @@ def test_a_network_learns_and_everything_is_logged(tmp_path):
     timing = records(tmp_path, "timing.jsonl")
     assert {"examples_per_second", "input_wait_share", "seconds_per_step"} <= set(timing[0])
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_what_one_run_compiled_the_next_reads(tmp_path):
+    """The cache's folder may lie where all hosts see it; the summary counts what came from there."""
+    found = []
+    for name in ("first", "second"):
+        children.start(tmp_path / name, steps=4, compile_cache=str(tmp_path / "compiled")).join()
+        found.append(json.loads((tmp_path / name / "result_0.json").read_text())["compiled"])
+    assert found[0]["from_cache"] == 0
+    assert found[1]["from_cache"] == found[1]["programs"] == found[0]["programs"] > 0

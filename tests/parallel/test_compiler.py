@@ -1,0 +1,23 @@
+"""What the compiler is told is something that it knows."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dreamjax.parallel import compiler
+
+
+@pytest.mark.parametrize("name", [*compiler.GPU, *compiler.CPU])
+def test_an_option_is_one_that_xla_has(name):
+    """Options of all platforms but TPU belong to one list, which any compiler checks; TPU's: tests/planning."""
+    value = (compiler.GPU | compiler.CPU)[name]
+    assert jax.jit(lambda x: x + 1, compiler_options={name: value})(jnp.float32(1)) == 2
+    with pytest.raises(Exception, match="No such compile option"):
+        jax.jit(lambda x: x + 2, compiler_options={name + "_not": value})(jnp.float32(1))
+
+
+def test_every_platform_has_its_own():
+    assert compiler.options("tpu") == dict(compiler.TPU)
+    assert compiler.options("cuda") == compiler.options("gpu") == dict(compiler.GPU)
+    assert compiler.options("metal") is None
+    assert compiler.for_one_call("tpu") is None
