@@ -41,11 +41,11 @@ lint: $(READY)
 
 bench: $(READY)         ## pretraining, generating, fine-tuning and stage B beside PyTorch, then the input pipeline; JSON in runs/bench
 	@mkdir -p runs/bench
-	@for name in pretrain generate finetune stage_b evaluation input; do \
+	@for name in pretrain linear generate finetune stage_b evaluation input; do \
 		$(BIN)/python benchmarks/$$name.py > runs/bench/$$name.json && cat runs/bench/$$name.json || exit 1; \
 	done
 
-golden: $(READY)        ## rewrite the text snapshots of the shipped configs
+golden: $(READY)        ## rewrite the text snapshots of the shipped configs and launch scripts
 	@$(BIN)/python -m tests.golden
 
 golden-pods: $(READY) $(COMPILER)  ## rewrite what the recipes for pods compile to

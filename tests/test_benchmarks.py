@@ -108,3 +108,10 @@ def test_evaluation():
     assert set(found["cpu_s"]["16"]) == {"columns", "intervals", "sets", "confusions"}
     assert found["cpu_s"]["16"]["intervals"] > 0
     assert found["peak_mib"] > 50
+
+
+def test_linear():
+    found = run("linear.py", "--rounds", "2", "--batches", "2", "4", "--depths", "1", "2")
+    for what, sizes in (("batch", {"2", "4"}), ("depth", {"1", "2"})):
+        assert set(found[what]["ms"]) == set(found[what]["compiling_s"]) == sizes
+        assert all(value > 0 for value in found[what]["ms"].values())

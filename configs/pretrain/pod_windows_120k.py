@@ -1,4 +1,16 @@
-"""DreamDiffusion's stage A on 120,000 windows, as many as were published, on a slice of 64 TPU chips."""
+"""DreamDiffusion's stage A on 120,000 windows, as many as were published, on a slice of 64 TPU chips.
+
+    dreamjax train --config configs/pretrain/pod_windows_120k.py --workdir gs://…/120k --config.data.path=gs://…/eeg
+
+As `pod_trials_12k.py`, of 500 epochs of 120,000 windows in batches of 4,096; 4.85 EFLOP in all. The published corpus
+was never named.
+
+    topology   v5e-64 (v5e:8x8), data 8, fsdp 8  batch    4,096 windows, 64 a chip
+    compiled   4.41 of 15.75 GiB a chip          crosses  as on 8 chips; an eighth of the gradients over data
+    predicted  55 to 156 ms a step, MFU 17 to 48 %; 14,648 steps: 0.22 to 0.64 hours, 14 to 41 chip-hours
+
+Not run at full size by this project. The figures are `tests/pods/windows_120k.json`'s, which `make test-pods` holds.
+"""
 
 from ml_collections import ConfigDict
 

@@ -142,7 +142,7 @@ class Clock:
         self._step, self._waited, self._started = step, waited, time.monotonic()
 
     def read(self, step: int, waited: float) -> dict[str, float]:
-        """examples/s, s per step, share of time waiting for input, TFLOP/s of all devices, MFU, memory."""
+        """examples/s, s per step, share of time waiting for input, TFLOP/s in all and of each device, MFU, memory."""
         seconds = max(time.monotonic() - self._started, 1e-9)
         steps = step - self._step
         values = {
@@ -153,6 +153,7 @@ class Clock:
         if self.flops:
             achieved = steps * self.batch_size * self.flops / seconds
             values["tflop_per_second"] = round(achieved / 1e12, 5)
+            values["tflop_per_second_per_device"] = round(achieved / 1e12 / self.devices_used, 5)
             if self.peak:
                 values["mfu"] = round(achieved / (self.peak * self.devices_used), 4)
         self.begin(step, waited)

@@ -1,5 +1,6 @@
 """Text snapshots of every shipped config; `python -m tests.golden` (make golden) rewrites them."""
 
+import shlex
 from pathlib import Path
 
 from dreamjax import config
@@ -7,6 +8,23 @@ from dreamjax.systems import registry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
+EXAMPLES = REPOSITORY / "launch" / "examples"
+# file → words of `dreamjax launch`
+LAUNCHED = {
+    "slurm.sh": "slurm --topology h100-64 --time 24:00:00 --partition long --setup 'source venv/bin/activate'",
+    "tpu.sh": "tpu --topology v5e-64 --project PROJECT --zone us-west4-a --terms spot",
+    "gke.yaml": "gke --topology v5e-256 --slices 2 --image IMAGE --queue QUEUE",
+}
+RUN = "train --config configs/pretrain/base.py --workdir gs://BUCKET/base --config.data.path=gs://BUCKET/eeg"
+
+
+def rendered(name: str) -> str:
+    """The script of an example."""
+    from dreamjax.cli import launch_verb
+    from dreamjax.cli import main as cli
+
+    args = cli._parse(["launch", *shlex.split(LAUNCHED[name]), "--dry-run", "--", *RUN.split()])
+    return launch_verb.run(args)["script"]
 
 
 def shipped() -> list[Path]:
@@ -31,4 +49,7 @@ def write() -> list[Path]:
             old.unlink()
     for target, text in wanted.items():
         target.write_text(text, encoding="utf-8")
+    for name in LAUNCHED:
+        wanted[EXAMPLES / name] = rendered(name)
+        (EXAMPLES / name).write_text(wanted[EXAMPLES / name], encoding="utf-8")
     return list(wanted)

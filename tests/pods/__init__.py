@@ -79,6 +79,23 @@ def _merged(collectives: list[dict[str, Any]]) -> dict[str, float]:
     return {key: round(size, 3) for key, size in sorted(found.items(), key=lambda item: -item[1])}
 
 
+def row(name: str) -> str:
+    """Of docs/scaling.md's table."""
+    recipe, found = RECIPES[name], json.loads(path_of(name).read_text(encoding="utf-8"))
+    pod = f"{recipe.slices} × `{recipe.topology}`" if recipe.slices > 1 else f"`{recipe.topology}`"
+    mesh = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
+    peak = f"{found['memory_mib']['peak'] / 1024:.2f} of {found['usable_mib'] / 1024:.2f}"
+    cells = [f"`{recipe.config.removeprefix('configs/')}`", pod, mesh, f"{found['batch']['device']}", peak]
+    cells += [_range(found["step_ms"], "{:,.0f}"), _range([100 * share for share in found["mfu"]], "{:.0f}") + " %"]
+    cells += [_range(found["hours"], "{:.3g}"), _range(found["chip_hours"], "{:,.3g}")]
+    return f"| {' | '.join(cells)} |"
+
+
+def _range(ends: list[float], form: str) -> str:
+    low, high = (form.format(end) for end in sorted(ends))
+    return f"{low} to {high}"
+
+
 def write(names: list[str]) -> None:
     for name in names or list(RECIPES):
         path_of(name).write_text(json.dumps(summary(RECIPES[name]), indent=1) + "\n", encoding="utf-8")

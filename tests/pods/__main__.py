@@ -1,7 +1,10 @@
-"""`python -m tests.pods [NAME …]`."""
+"""`python -m tests.pods [NAME …]` writes summaries, `python -m tests.pods --table` prints the documents' rows."""
 
 import sys
 
-from tests.pods import write
+from tests import pods
 
-write(sys.argv[1:])
+if sys.argv[1:] == ["--table"]:
+    print("\n".join(pods.row(name) for name in pods.RECIPES))
+else:
+    pods.write(sys.argv[1:])

@@ -26,6 +26,12 @@ def test_the_summary_is_of_the_recipe(name):
     check(found, recipe)
 
 
+@pytest.mark.parametrize("name", pods.RECIPES)
+def test_the_docs_show_it(name):
+    """`python -m tests.pods --table` prints the rows."""
+    assert pods.row(name) in (pods.REPOSITORY / "docs/scaling.md").read_text(encoding="utf-8")
+
+
 def check(found, recipe):
     memory = found["memory_mib"]
     assert memory["peak"] <= found["usable_mib"]
