@@ -134,9 +134,7 @@ class Run:
         self.reporter = Reporter(self.folder, self.step, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
 
     def restore(self, step: int, fresh_hyper: bool) -> None:
-        self.state = program.restored(
-            self.program, self.task, self.saver.folder, step, self.keys[b"init"], self.config.guard, fresh_hyper
-        )
+        self.state = program.restored(self.program, self.task, self.saver.folder, step, self.keys[b"init"], fresh_hyper)
         run = checkpoints.read_json(self.saver.folder, step, "run")
         self.step, self.examples, self.best = run["step"], run["examples"], run["best"]
         self.window, self.finished = Window(run["window"]), run["finished"]

@@ -27,6 +27,7 @@ class Program:
 
     mesh: Mesh
     shapes: State  # of ShapeDtypeStruct, with shardings
+    fresh: Callable[[jax.Array], State]  # traceable: the state before the first step
     init: Callable[[jax.Array], State]
     step: Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
 
@@ -52,6 +53,7 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConf
 
     return Program(
         mesh=mesh,
+        fresh=fresh,
         shapes=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places),
         init=jax.jit(
             lambda key: undrawn(fresh(key), task.weights()),
@@ -74,7 +76,6 @@ def restored(
     folder: epath.PathLike,
     step: int,
     key: jax.Array,
-    guarded: GuardConfig,
     fresh_hyper: bool = False,
 ) -> State:
     """The state of a saved step on the program's mesh; its frozen parts, which no checkpoint holds, from their sources.
@@ -89,7 +90,7 @@ def restored(
     anew = {"frozen": shapes.frozen, "guard": shapes.guard} | ({"hyper": shapes.hyper} if fresh_hyper else {})
 
     def init(key: jax.Array) -> dict[str, Any]:
-        state = undrawn(replace(task.init(key), guard=guard.statistics(guarded)), task.weights())
+        state = undrawn(built.fresh(key), task.weights())
         return {name: getattr(state, name) for name in anew}
 
     fresh = {}
