@@ -1,13 +1,13 @@
 """A billion parameters on 60,000 hours of EEG: two TPU slices of 256 chips, joined by the data-centre network.
 
-    dreamjax train --config configs/pretrain/pod_corpus_60000h.py --workdir gs://…/60000h --config.data.path=gs://…/eeg
+    dreamjax train --config configs/pretrain/pod_corpus_60000h.py --workdir gs://…/eeg-b --config.data.path=gs://…/eeg
 
-The encoder has 1,133.6 M parameters (width 1536, 40 layers), 1,191.6 M with the decoder; 19 electrodes, windows of 2 s, of
-which scattered patches or spans of 250 ms, three quarters, are hidden; bfloat16, an averaged copy. Four epochs of 108 M
-windows in batches of 16,384. 270 GFLOP a window, 116.8 EFLOP in all.
+The encoder has 1,133.6 M parameters (width 1536, 40 layers), 1,191.6 M with the decoder; 19 electrodes, windows of 2 s,
+of which scattered patches or spans of 250 ms, three quarters, are hidden; bfloat16, an averaged copy. Four epochs of
+108 M windows in batches of 16,384. 270 GFLOP a window, 116.8 EFLOP in all.
 
     topology   2 x v5e-256, data 32, fsdp 16     batch    16,384 windows, 32 a chip
-    compiled   5.94 of 15.75 GiB a chip          crosses  4.4 GiB of gradients and of kernels within a slice, 21 MiB between
+    compiled   5.94 of 15.75 GiB a chip          crosses  4.4 GiB each of gradients and kernels; 21 MiB between slices
     predicted  106 to 247 ms a step, MFU 18 to 41 %; 26,367 steps: 0.78 to 1.81 hours, 398 to 926 chip-hours
 
 No public corpus has 60,000 hours, and nothing of this size was run by this project. The figures are
