@@ -49,9 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--grace",
-        type=options.number(0),
+        type=options.whole_number(1),
         metavar="S",
-        help="seconds from a SIGTERM, or a lost process, to the end (default: 30 here, 120 on clusters)",
+        help="seconds to save and leave after a SIGTERM, or once a process is lost (default: 30 here, 120 on clusters)",
     )
     parser.add_argument(
         "--processes",
@@ -89,20 +89,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamjax.cli import main as cli
     from dreamjax.launching import local, submit
 
     where = args.where
     for option in args.given:
         if option in FOR and where not in FOR[option]:
             raise UserError(f"{option} says nothing to {where}; it is for {' and '.join(FOR[option])}")
+        if getattr(args, option.removeprefix("--").replace("-", "_")) == "":
+            raise UserError(f"{option} is empty; give it a value or leave it out")
     if missing := [option for option in NEEDED[where] if option not in args.given]:
         raise UserError(f"dreamjax launch {where} needs {' and '.join(missing)}")
-    if where in ("local", "host"):
-        grace = 30.0 if args.grace is None else args.grace
-        if where == "host":
-            return {"exit_code": local.host(args.command, grace)}
-        restarts = args.restarts or 0
-        return {"exit_code": local.here(args.command, args.processes, args.devices, grace, restarts)}
+    if where in ("local", "host") and args.json:
+        raise UserError(
+            f"--json of dreamjax launch {where} belongs after --, as it is the command that prints a result"
+        )
+    if where == "host":
+        return {"exit_code": local.host(args.command, args.grace or 120)}
+    if args.command:
+        cli.check(args.command)
+    if where == "local":
+        return {
+            "exit_code": local.here(args.command, args.processes, args.devices, args.grace or 30, args.restarts or 0)
+        }
     script = _script(args)
     return submit.handle(where, script, out=args.out, dry_run=args.dry_run) | {"script": script}
 
@@ -118,7 +127,7 @@ def _script(args: argparse.Namespace) -> str:
         setup=args.setup,
         environment=_variables(args.env),
         restarts=100 if args.restarts is None else args.restarts,
-        grace_s=round(120 if args.grace is None else args.grace),
+        grace_s=args.grace or 120,
     )
     if args.where == "slurm":
         return slurm.script(

@@ -145,10 +145,20 @@ def _refuse_unwritable(args: argparse.Namespace) -> None:
 
 def _split_command(argv: Sequence[str], verb: str | None) -> tuple[Sequence[str], list[str]]:
     """The words of the verb itself, and those after `--` where it takes another command there."""
-    if verb is None or "--" not in argv or not getattr(_verb_module(verb), "TAKES_COMMAND", False):
+    module = _verb_module(verb) if verb is not None else None
+    if not getattr(module, "TAKES_COMMAND", False):
+        return argv, []
+    if "--" not in argv:
+        if command := next((word for word in argv[1:] if word in ("train", "generate")), None):
+            raise UserError(f"what dreamjax {verb} is to run comes after --, as in: dreamjax {verb} … -- {command} …")
         return argv, []
     at = list(argv).index("--")
     return argv[:at], list(argv[at + 1 :])
+
+
+def check(argv: Sequence[str]) -> None:
+    """Raises UserError for a command that its verb would not take; no file is looked at."""
+    _parse(argv)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

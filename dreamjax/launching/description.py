@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dreamjax.errors import UserError
+from dreamjax.parallel import variables
 from dreamjax.planning import pods
 from dreamjax.planning.chips import Chip
 from dreamjax.planning.pods import Pod
@@ -13,6 +14,8 @@ from dreamjax.planning.pods import Pod
 NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"  # what Kubernetes, SLURM and Cloud TPU all take
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 CPU = Chip(name="cpu", flops=0, usable=0, bandwidth=0, link=0, axes=1, network=0, node=1)
+OWN = {variables.COORDINATOR, variables.COUNT, variables.INDEX, variables.LOCAL_DEVICES}
+PLACES = ("--workdir", "--out", "--config.data.path", "--config.data.folder", "--config.train.compile_cache")
 VERBS = ("train", "generate")  # which run as several processes
 
 
@@ -41,31 +44,60 @@ class Launch:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(NAME, self.name):
-            raise UserError(f"--name is {self.name!r}, but it has 1 to 40 lower-case letters, digits and hyphens")
+            raise UserError(
+                f"--name is {self.name!r}, but it has at most 40 lower-case letters, digits and hyphens, begins with a "
+                "letter and does not end with a hyphen"
+            )
         if not self.arguments:
             raise UserError("nothing to launch: give the command after --, as in -- train --config … --workdir …")
         if self.arguments[0] not in VERBS:
             raise UserError(f"after -- stands {self.arguments[0]!r}, but it is one of {' and '.join(VERBS)}")
         if bad := [name for name in self.environment if not re.fullmatch(VARIABLE, name)]:
             raise UserError(f"--env {bad[0]}=… names no variable of the environment; write NAME=VALUE")
+        if own := sorted(OWN & set(self.environment)):
+            raise UserError(f"--env {own[0]}=… is what the launcher itself sets; leave it out")
+        refuse_lines(**{"--setup": self.setup, "the command": "".join(self.arguments)} | dict(self.environment))
 
     @property
     def command(self) -> str:
         """What every host runs, quoted for a shell."""
-        return shlex.join(["dreamjax", "launch", "host", "--", *self.arguments])
+        return shlex.join(["dreamjax", "launch", "host", f"--grace={self.grace_s}", "--", *self.arguments])
 
     @property
     def exports(self) -> list[str]:
         return [f"export {name}={shlex.quote(value)}" for name, value in sorted(self.environment.items())]
 
-    def check_workdir_is_everywhere(self) -> None:
-        """Raises UserError for a work directory that each host would have for itself."""
+    def options(self) -> dict[str, str]:
+        """Long options of the command → values, as they are spelt there."""
+        found = {}
         for place, word in enumerate(self.arguments):
             option, equals, value = word.partition("=")
-            if option in ("--workdir", "--out"):
-                value = value if equals else next(iter(self.arguments[place + 1 :]), "")
-                if "://" not in value:
-                    raise UserError(
-                        f"{option} {value} would lie on every host's own disk, as these share none; give an object "
-                        "store's path (gs://BUCKET/…)"
-                    )
+            if option.startswith("--"):
+                found[option] = value if equals else next(iter(self.arguments[place + 1 :]), "")
+        return found
+
+    def check_paths_are_everywhere(self) -> None:
+        """Raises UserError for what would be read from, or written to, each host's own disk."""
+        for option, value in self.options().items():
+            local = "://" not in value or value.startswith("file:")
+            if option in PLACES and local and not (option.endswith("compile_cache") and value in ("", "auto")):
+                raise UserError(
+                    f"{option} {value} would lie on every host's own disk, as these share none; give an object "
+                    "store's path (gs://BUCKET/…)"
+                )
+
+    def check_config_is_brought(self) -> None:
+        """Raises UserError for a config file of this machine that nothing brings to the hosts."""
+        config = self.options().get("--config", "")
+        if config and not self.setup:
+            raise UserError(
+                f"--config {config} is a file that the hosts do not have yet; let --setup bring it, as in --setup "
+                "'gsutil -m cp -r gs://BUCKET/code . && cd code'"
+            )
+
+
+def refuse_lines(**values: str) -> None:
+    """Raises UserError for a value of more than one line, which would end what it is written into."""
+    for name, value in values.items():
+        if "\n" in value or "\r" in value:
+            raise UserError(f"{name} has more than one line; give it one")

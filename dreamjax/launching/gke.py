@@ -39,7 +39,7 @@ def manifest(launch: Launch, cluster: Cluster) -> str:
     pod = launch.pod
     if pod.chip.name not in LABELS:
         raise UserError(f"{pod.name} are no nodes of GKE; name a pod such as v5e-256, or h100-8")
-    launch.check_workdir_is_everywhere()
+    launch.check_paths_are_everywhere()
     return yaml.safe_dump(_jobset(launch, cluster), sort_keys=False, width=120)
 
 
@@ -88,11 +88,13 @@ def _pod(launch: Launch, cluster: Cluster, hosts: int) -> dict[str, Any]:
     if not pod.is_tpu:  # jobs of a JobSet know their own index, and the first pod by its name
         first = f"{launch.name}-nodes-0-0.{launch.name}"
         variables |= {"DREAMJAX_COORDINATOR": f"{first}:{COORDINATOR_PORT}", "DREAMJAX_PROCESSES": str(hosts)}
-    environment: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(variables.items())]
+    environment: list[dict[str, Any]] = [
+        {"name": name, "value": _as_it_is(value)} for name, value in sorted(variables.items())
+    ]
     if not pod.is_tpu:
         index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
         environment.append({"name": "DREAMJAX_PROCESS", "valueFrom": index})
-    script = "\n".join([*([launch.setup] if launch.setup else []), f"exec {launch.command}"])
+    script = "\n".join([*([f"{{ {launch.setup}; }} || exit 1"] if launch.setup else []), f"exec {launch.command}"])
     kind = "cloud.google.com/gke-tpu-accelerator" if pod.is_tpu else "cloud.google.com/gke-accelerator"
     selector = {kind: LABELS[pod.chip.name]}
     if pod.is_tpu:
@@ -110,10 +112,15 @@ def _pod(launch: Launch, cluster: Cluster, hosts: int) -> dict[str, Any]:
             {
                 "name": CONTAINER,
                 "image": cluster.image,
-                "command": ["bash", "-c", script],
+                "command": ["bash", "-c", _as_it_is(script)],
                 "env": environment,
                 "ports": [{"containerPort": COORDINATOR_PORT}],
                 "resources": {"limits": {resource: pod.chips_of_a_host}},
             }
         ],
     }
+
+
+def _as_it_is(text: str) -> str:
+    """Kubernetes puts variables in place of $(NAME) and takes $$ for a dollar."""
+    return text.replace("$", "$$")

@@ -6,7 +6,8 @@ from typing import Literal
 
 from dreamjax.errors import UserError
 from dreamjax.launching import render
-from dreamjax.launching.description import Launch
+from dreamjax.launching.description import Launch, refuse_lines
+from dreamjax.planning import pods
 
 # chip → (accelerator type, runtime version), as Cloud TPU calls them (docs.cloud.google.com/tpu/docs/runtimes)
 KINDS = {
@@ -34,9 +35,17 @@ def script(launch: Launch, queued: QueuedResource) -> str:
     if pod.chip.name not in KINDS:
         told = "are asked for through Kubernetes alone; launch gke" if pod.is_tpu else "are no TPUs; launch slurm"
         raise UserError(f"{pod.name} {told}")
-    launch.check_workdir_is_everywhere()
+    launch.check_paths_are_everywhere()
+    launch.check_config_is_brought()
+    fields = {f"--{name}": getattr(queued, name) for name in ("project", "zone", "package", "runtime")}
+    refuse_lines(**fields)
     kind, runtime = KINDS[pod.chip.name]
     count = pod.chips // pod.slices * (2 if pod.chip.counts_cores else 1)
+    usual = pods.pod(f"{pod.chip.name}-{count}")
+    if usual.shape != pod.shape:
+        raise UserError(
+            f"{pod.topology} cannot be asked for: {usual.name} is {usual.topology}; ask for that, or launch gke"
+        )
     options = {
         "project": queued.project,
         "zone": queued.zone,

@@ -48,13 +48,16 @@ class Ended:
 def run_local(command: Sequence[str], processes: int, devices: int | None = None, grace_s: float = GRACE_S) -> Ended:
     """Run `command` as `processes` processes of one run on this machine; their common exit code.
 
-    stdout and stderr of the first are passed on. `devices`: virtual CPU devices of each. SIGTERM and SIGINT go to all.
-    When one is lost the others are given `grace_s` seconds, then stopped; one sentence on stderr says who and why.
+    stdout and stderr of the first are passed on. `devices`: virtual CPU devices of each. SIGTERM, and Control-C as such
+    a one, go to all. When one is lost the others are given `grace_s` seconds, then stopped; one sentence on stderr says
+    who and why.
     """
     common = {COORDINATOR: f"127.0.0.1:{_free_port()}", COUNT: str(processes)}
     if devices:
         common |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    return _run([_start(command, index, common | {INDEX: str(index)}) for index in range(processes)], grace_s)
+    indices = range(processes)
+    # a session of their own: Control-C of a terminal reaches this process alone, which tells them
+    return _run([_start(command, i, common | {INDEX: str(i)}, start_new_session=True) for i in indices], grace_s)
 
 
 def run_one(command: Sequence[str], grace_s: float = GRACE_S) -> Ended:
@@ -64,17 +67,17 @@ def run_one(command: Sequence[str], grace_s: float = GRACE_S) -> Ended:
 
 
 def _run(children: Sequence[Child], grace_s: float, own: str = "") -> Ended:
-    told = False
+    told: list[float] = []  # when this process was signalled
 
     def forward(signum: int, _frame: Any) -> None:
-        nonlocal told
-        told = True
+        """SIGTERM to all, also for Control-C: they save and leave; a second Control-C does not wait for that."""
         for child in children:
-            child.process.send_signal(signum)
+            child.process.send_signal(signal.SIGKILL if told and signum == signal.SIGINT else signal.SIGTERM)
+        told.append(time.monotonic())
 
     previous = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        first = _wait(children, grace_s)
+        first = _wait(children, grace_s, told)
     finally:
         for child in children:
             if child.process.poll() is None:
@@ -84,16 +87,16 @@ def _run(children: Sequence[Child], grace_s: float, own: str = "") -> Ended:
     for listener in (listener for child in children for listener in child.listeners):
         listener.join(timeout=5)  # until all that was said has been heard
     if first is None:
-        return Ended(0, told)
+        return Ended(0, bool(told))
     code, sentence = explain(
         first, {c.index: int(c.process.wait()) for c in children}, {c.index: c.tail for c in children}, own
     )
     if sentence:
         print(f"dreamjax: {sentence}", file=sys.stderr, flush=True)
-    return Ended(code, told)
+    return Ended(code, bool(told))
 
 
-def _start(command: Sequence[str], index: int, environment: dict[str, str]) -> Child:
+def _start(command: Sequence[str], index: int, environment: dict[str, str], **options: Any) -> Child:
     process = subprocess.Popen(
         list(command),
         env=os.environ | environment,
@@ -101,6 +104,7 @@ def _start(command: Sequence[str], index: int, environment: dict[str, str]) -> C
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
+        **options,
     )
     child = Child(index, process)
     listeners = [threading.Thread(target=_listen, args=(child,), daemon=True)]
@@ -138,8 +142,11 @@ def _is_noise(line: str) -> bool:
     )
 
 
-def _wait(children: Sequence[Child], grace_s: float) -> int | None:
-    """Until all are gone; the index of the first that failed, or None. After a failure, at most `grace_s` longer."""
+def _wait(children: Sequence[Child], grace_s: float, told: Sequence[float]) -> int | None:
+    """Until all are gone; the index of the first that failed, or None.
+
+    After a failure, or once this process was `told` to stop, at most `grace_s` longer.
+    """
     first, deadline, how = None, math.inf, "terminate"
     while running := [child for child in children if child.process.poll() is None]:
         failed = [child for child in children if child.process.poll() not in (None, 0)]
@@ -147,6 +154,8 @@ def _wait(children: Sequence[Child], grace_s: float) -> int | None:
             first = failed[0].index
             killed = failed[0].process.returncode < 0  # nobody can go on without it, or save
             deadline = time.monotonic() + (min(grace_s, LOST_S) if killed else grace_s)
+        if told and deadline == math.inf:
+            deadline = told[0] + grace_s
         if time.monotonic() > deadline:
             for child in running:
                 getattr(child.process, how)()

@@ -14,6 +14,7 @@ from dreamjax.planning.chips import CHIPS, Chip
 
 ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "v7x": "tpu7x", "ironwood": "tpu7x"}
 EXAMPLES = "v4-128, v5e-256, v5p-512, v6e-256, tpu7x-128, v5e:16x16, h100-8 or h200-64"
+MOST = 9216  # chips of a slice: tpu7x's; v5p's has 8,960
 WRAPS = 16  # a 2D torus is closed along an axis of so many chips; a 3D one along every axis that 4 divides
 
 
@@ -86,13 +87,24 @@ def pod(name: str, slices: int = 1) -> Pod:
             raise UserError(
                 f"{name}: a slice of {kind} has {chip.axes} axes; write it as {kind}:{'x'.join('4' * chip.axes)}"
             )
+        if math.prod(shape) > MOST or not all(_is_side(chip, side) for side in shape):
+            sides = "1, 2, 4, 8 or 16 chips" if chip.axes == 2 else "1, 2 or a multiple of 4 chips"
+            raise UserError(
+                f"{name}: there is no such slice; a side of one has {sides}, and all of it {MOST:,} at most"
+            )
         return Pod(chip, shape, slices)
     count, per_chip = int(found[3]), 2 if chip.counts_cores else 1
+    if count > MOST * per_chip:
+        raise UserError(f"{name}: there is no slice of so many; the largest has {MOST:,} chips")
     shape = _shape(chip, count // per_chip) if count % per_chip == 0 else ()
     if not shape:
         told = "cores, two a chip" if per_chip == 2 else "chips"
         raise UserError(f"there is no slice of {count} {told}, of {kind}; write its shape, as {kind}:4x4x8")
     return Pod(chip, shape, slices)
+
+
+def _is_side(chip: Chip, side: int) -> bool:
+    return side in (1, 2) or (side in (4, 8, 16) if chip.axes == 2 else side % 4 == 0)
 
 
 def _nodes(chip: Chip, name: str, found: re.Match, slices: int) -> Pod:

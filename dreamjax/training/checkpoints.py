@@ -85,6 +85,8 @@ def newest_intact(folder: epath.PathLike) -> int | None:
                 log.info("%s: the save of step %s did not finish; step %d is used", folder, ", ".join(newer), step)
             return step
         log.info("%s: step %d is damaged (%s); the step before it is used", folder, step, found[0])
+    if unfinished:
+        log.info("%s: the save of step %s did not finish, and there is none before it", folder, ", ".join(unfinished))
     return None
 
 

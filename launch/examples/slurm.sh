@@ -16,9 +16,9 @@ set -u
 trap 'true' TERM
 export DREAMJAX_COORDINATOR=auto
 export DREAMJAX_LOCAL_DEVICES=8
-source venv/bin/activate
+{ source venv/bin/activate; } || exit 1
 
-srun --kill-on-bad-exit=0 dreamjax launch host -- train --config configs/pretrain/base.py --workdir gs://BUCKET/base --config.data.path=gs://BUCKET/eeg &
+srun --kill-on-bad-exit=0 dreamjax launch host --grace=120 -- train --config configs/pretrain/base.py --workdir gs://BUCKET/base --config.data.path=gs://BUCKET/eeg &
 step=$!
 wait "$step"
 code=$?

@@ -11,14 +11,16 @@ cat > "$start" <<'DREAMJAX_HOST'
 # on every host, at each boot
 set -u
 export DREAMJAX_COORDINATOR=auto
-if [ ! -d /opt/dreamjax ]; then
+if [ ! -x /opt/dreamjax/bin/dreamjax ]; then
   python3 -m venv /opt/dreamjax && /opt/dreamjax/bin/pip install -q 'dreamjax[tpu,data]' || exit 1
 fi
 export PATH=/opt/dreamjax/bin:$PATH
+cd /opt/dreamjax || exit 1
+{ gsutil -m cp -r gs://BUCKET/code . && cd code; } || exit 1
 
 # 75: a process was lost; all hosts end with it, start again, and go on from the last saved step
 for _ in $(seq 101); do
-  dreamjax launch host -- train --config configs/pretrain/base.py --workdir gs://BUCKET/base --config.data.path=gs://BUCKET/eeg
+  dreamjax launch host --grace=120 -- train --config configs/pretrain/base.py --workdir gs://BUCKET/base --config.data.path=gs://BUCKET/eeg
   code=$?
   if [ "$code" -ne 75 ]; then break; fi
   sleep 10

@@ -12,7 +12,8 @@ EXAMPLES = REPOSITORY / "launch" / "examples"
 # file → words of `dreamjax launch`
 LAUNCHED = {
     "slurm.sh": "slurm --topology h100-64 --time 24:00:00 --partition long --setup 'source venv/bin/activate'",
-    "tpu.sh": "tpu --topology v5e-64 --project PROJECT --zone us-west4-a --terms spot",
+    "tpu.sh": "tpu --topology v5e-64 --project PROJECT --zone us-west4-a --terms spot --setup "
+    "'gsutil -m cp -r gs://BUCKET/code . && cd code'",
     "gke.yaml": "gke --topology v5e-256 --slices 2 --image IMAGE --queue QUEUE",
 }
 RUN = "train --config configs/pretrain/base.py --workdir gs://BUCKET/base --config.data.path=gs://BUCKET/eeg"

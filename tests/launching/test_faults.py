@@ -153,6 +153,19 @@ def test_a_killed_process_is_started_again_with_the_others(tmp_path, shards):
     assert a == b
 
 
+def test_control_c_of_the_launcher_saves(tmp_path, shards):
+    """As a terminal has it: the launcher alone hears it, and tells its processes to save and leave."""
+    words = ["launch", "local", "--processes", "2", "--devices", "1", "--", *command(shards, tmp_path / "run")]
+    with (tmp_path / "err").open("w") as stream:
+        parent = subprocess.Popen([sys.executable, "-m", "dreamjax", *words], stderr=stream, stdout=stream)
+    while logged(tmp_path / "run") < 5:
+        time.sleep(0.05)
+        assert parent.poll() is None, (tmp_path / "err").read_text()
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(60) == 75
+    assert checkpoints.newest_intact(tmp_path / "run" / "checkpoints") == logged(tmp_path / "run")
+
+
 # ------------------------------------------------------------------------------------------- they never come together
 def lone(shards, folder, **variables):
     own = {"DREAMJAX_PROCESSES": "2", "DREAMJAX_PROCESS": "1", "DREAMJAX_JOIN_SECONDS": "3"} | variables

@@ -26,6 +26,9 @@ TRAIN = (
 )
 
 
+BRING = "gsutil cp -r gs://b/code . && cd code"
+
+
 def launch(pod, slices=1, **changes):
     given = {"name": "eeg-1", "arguments": TRAIN, "pod": place(pod, slices), "environment": {"A": "it's", "B": "1"}}
     return Launch(**(given | changes))
@@ -44,7 +47,7 @@ SCRIPTS = {
     "slurm-gpus": lambda: slurm.script(launch("h100-64", setup="module load cuda"), slurm.Slurm(time="24:00:00")),
     "slurm-gpu-each": lambda: slurm.script(launch("h200-16"), slurm.Slurm(processes=8, partition="long", cpus=12)),
     "slurm-cpus": lambda: slurm.script(launch("cpu-2", environment={}), slurm.Slurm()),
-    "tpu": lambda: tpu.script(launch("v6e-256"), tpu.QueuedResource(project="p", zone="us-east5-a")),
+    "tpu": lambda: tpu.script(launch("v6e-256", setup=BRING), tpu.QueuedResource(project="p", zone="us-east5-a")),
     "tpu-slices": lambda: tpu.script(
         launch("v5p-512", 4, setup="ulimit -n 65536"), tpu.QueuedResource(project="p", zone="z", terms="spot")
     ),
@@ -66,7 +69,7 @@ def test_the_command_arrives_as_it_was_given(name):
     line = next(line for line in SCRIPTS[name]().splitlines() if "dreamjax launch host" in line)
     words = shlex.split(line.removesuffix(" &"))
     at = words.index("dreamjax")
-    assert words[at:] == ["dreamjax", "launch", "host", "--", *TRAIN]
+    assert words[at:] == ["dreamjax", "launch", "host", "--grace=120", "--", *TRAIN]
 
 
 def options_of(script):
@@ -96,7 +99,7 @@ def test_slurm_has_a_task_for_each_process():
     ],
 )
 def test_tpus_are_asked_for_by_their_names(pod, kind, runtime):
-    script = tpu.script(launch(pod), tpu.QueuedResource(project="p", zone="z"))
+    script = tpu.script(launch(pod, setup=BRING), tpu.QueuedResource(project="p", zone="z"))
     assert f"--accelerator-type={kind} " in script
     assert f"--runtime-version={runtime} " in script
     assert "--node-id=eeg-1 " in script
@@ -208,6 +211,22 @@ def test_a_mistake_is_not_started_again():
         (lambda: launch("v5e-16", arguments=()), "give the command after --"),
         (lambda: launch("v5e-16", arguments=("prepare", "x")), "'prepare', but it is one of train and generate"),
         (lambda: launch("v5e-16", environment={"A B": "1"}), "names no variable"),
+        (lambda: launch("v5e-16", environment={"DREAMJAX_PROCESS": "1"}), "is what the launcher itself sets"),
+        (lambda: launch("v5e-16", environment={"A": "1\nDREAMJAX_HOST\nx"}), "A has more than one line"),
+        (lambda: launch("v5e-16", setup="a\nb"), "--setup has more than one line"),
+        (lambda: tpu.script(launch("v5e-16"), QUEUED), "let --setup bring it"),
+        (lambda: tpu.script(launch("v5e:2x8", setup=BRING), QUEUED), "v5e-16 is v5e:4x4"),
+        (lambda: tpu.script(launch("v5e-16", setup=BRING), MULTILINE), "--project has more than one line"),
+        (lambda: launch("v5e:3x3"), "a side of one has 1, 2, 4, 8 or 16 chips"),
+        (lambda: launch("v5p-200000000"), "no slice of so many"),
+        (
+            lambda: gke.manifest(launch("v5e-16", arguments=(*TRAIN, "--config.data.path=eeg")), IMAGE),
+            "--config.data.path eeg",
+        ),
+        (
+            lambda: gke.manifest(launch("v5e-16", arguments=("train", "--workdir", "file:///x")), IMAGE),
+            "file:///x would",
+        ),
         (lambda: slurm.script(launch("v5e-16"), slurm.Slurm()), "v5e-16 are TPUs"),
         (lambda: slurm.script(launch("h100-8"), slurm.Slurm(processes=3)), "give 1 or 8"),
         (lambda: slurm.script(launch("h100-8"), slurm.Slurm(time="1 day")), "it has no spaces"),
@@ -227,29 +246,47 @@ def test_what_cannot_be_launched_is_one_sentence(make, said):
 
 
 QUEUED = tpu.QueuedResource(project="p", zone="z")
+MULTILINE = tpu.QueuedResource(project="p\nrm", zone="z")
+IMAGE = gke.Cluster(image="i")
 LOCAL = ("train", "--config", "c.py", "--workdir=runs/x")
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ("local --processes 2 train --config c.py --workdir w", "comes after --, as in: dreamjax launch … -- train"),
+        (
+            "local --processes 2 --json -- train --config c.py --workdir w",
+            "--json of dreamjax launch local belongs after",
+        ),
+        ("slurm --topology cpu-2 -- train --confg c.py --workdir w", "train has no option --confg"),
+        ("slurm --topology cpu-2 -- train --config c.py", "the following arguments are required: --workdir"),
+        (
+            "slurm --topology cpu-2 --out FOLDER -- train --config c.py --workdir w",
+            "is a folder; give the name of a file",
+        ),
+        ("slurm --topology cpu-2 --partition= -- train --config c.py --workdir w", "--partition is empty"),
         ("local -- train", "dreamjax launch local needs --processes"),
         ("slurm -- train", "dreamjax launch slurm needs --topology"),
         ("gke --topology v5e-16 -- train", "dreamjax launch gke needs --image"),
         ("slurm --topology cpu-2 --image x -- train", "--image says nothing to slurm; it is for gke"),
         ("local --processes 2 --dry-run -- train", "--dry-run says nothing to local"),
-        ("slurm --topology cpu-0 -- train", "names no pod"),
-        ("slurm --topology cpu-2 --env A -- train", "--env A has no value"),
-        ("slurm --topology cpu-2 -- fly", "'fly', but it is one of"),
+        ("slurm --topology cpu-0 -- train --config c.py --workdir w", "names no pod"),
+        ("slurm --topology cpu-2 --env A -- train --config c.py --workdir w", "--env A has no value"),
+        ("slurm --topology cpu-2 -- fly", "there is no verb fly"),
+        ("slurm --topology cpu-2 -- prepare x --out y", "'prepare', but it is one of train and generate"),
         ("slurm --topology cpu-2 --dry-run", "give the command after --"),
         ("cloud -- train", "invalid choice: 'cloud'"),
         ("slurm --topology cpu-2 --nodes 3 -- train", "dreamjax launch has no option --nodes"),
-        ("tpu --topology v5e-16 --project p --zone z -- train --workdir gs://b/x", "gcloud is not installed here"),
+        (
+            "tpu --topology v5e-16 --project p --zone z --setup true -- train --config c.py --workdir gs://b/x",
+            "gcloud is not installed here",
+        ),
     ],
 )
-def test_a_wrong_command_is_one_sentence(words, said, capsys, monkeypatch):
+def test_a_wrong_command_is_one_sentence(words, said, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/nowhere")
-    assert cli.main(["launch", *words.split()]) == 2
+    assert cli.main(["launch", *words.replace("FOLDER", str(tmp_path)).split()]) == 2
     shown = capsys.readouterr().err
     assert len(shown.strip().splitlines()) == 1
     assert said in shown
@@ -264,5 +301,15 @@ def test_a_script_is_written_or_shown(tmp_path, capsys):
     assert "--config.optim.learning_rate=1e-3" in shown
     assert "export A=b=c\n" in shown
     assert cli.main([*words, "--out", str(tmp_path / "job.sh"), *command]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'job.sh'}: submit it with sbatch\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'job.sh'}: submit it with sbatch {tmp_path / 'job.sh'}\n"
     assert (tmp_path / "job.sh").read_text() == shown
+
+
+def test_kubernetes_expands_nothing(tmp_path):
+    """$(NAME) and $$ mean something to it."""
+    text = gke.manifest(launch("v5e-16", environment={"A": "$(B) $$x"}, setup="echo $HOME"), IMAGE)
+    (job,) = yaml.safe_load(text)["spec"]["replicatedJobs"]
+    container = job["template"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["env"][0] == {"name": "A", "value": "$$(B) $$$$x"}
+    assert container["command"][2].startswith("{ echo $$HOME; } || exit 1\n")
+    assert container["command"][2].endswith("--config.data.path=gs://x/$$y'")
