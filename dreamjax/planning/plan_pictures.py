@@ -86,6 +86,8 @@ def roofline(result: Mapping[str, Any]) -> Any:
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_ylim(max(rates["flops"] / 1e12 / 1e3, low / 3), 1.6 * rates["flops"] / 1e12)
+    for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        which("{x:g}")
     axis.set_xlabel("FLOP a byte moved (dots: this step)")
     axis.set_ylabel("TFLOP/s of a device")
     axis.spines[["top", "right"]].set_visible(False)

@@ -139,7 +139,7 @@ class Guard:
             raise self._roll_back(step, reason)
         if self.config.policy == "stop":
             remedy = "lower the learning rate, look at the data, or set train.guard.policy to skip or rollback"
-            raise BadStep(f"step {step}: {reason}; training stopped, and the last saved step is untouched ({remedy})")
+            raise BadStep(f"step {step}: {reason}; training stopped, and what was saved is untouched ({remedy})")
         if _was_taken(sums):
             raise BadStep(f"step {step}: {reason}, and the step was taken all the same; training stopped")
         self.skipped += 1
