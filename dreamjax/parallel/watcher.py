@@ -1,6 +1,7 @@
 """A parent for the processes of one host. JAX ends the survivors of a lost peer from C++ (SIGABRT, no Python handler
 runs), so somebody outside must watch, read what was said, and tell it in one sentence."""
 
+import functools
 import math
 import os
 import re
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,18 +56,23 @@ def run_local(command: Sequence[str], processes: int, devices: int | None = None
     common = {COORDINATOR: f"127.0.0.1:{_free_port()}", COUNT: str(processes)}
     if devices:
         common |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    indices = range(processes)
     # a session of their own: Control-C of a terminal reaches this process alone, which tells them
-    return _run([_start(command, i, common | {INDEX: str(i)}, start_new_session=True) for i in indices], grace_s)
+    starts = [
+        functools.partial(_start, command, index, common | {INDEX: str(index)}, start_new_session=True)
+        for index in range(processes)
+    ]
+    return _run(starts, grace_s)
 
 
 def run_one(command: Sequence[str], grace_s: float = GRACE_S) -> Ended:
     """Run `command` as this host's process of a run that spans several, which the environment describes."""
     own = f"the process on {socket.gethostname()}"
-    return _run([_start(command, 0, {COORDINATOR: os.environ.get(COORDINATOR, "auto")})], grace_s, own)
+    common = {COORDINATOR: os.environ.get(COORDINATOR, "auto")}
+    return _run([functools.partial(_start, command, 0, common)], grace_s, own)
 
 
-def _run(children: Sequence[Child], grace_s: float, own: str = "") -> Ended:
+def _run(starts: Sequence[Callable[[], Child]], grace_s: float, own: str = "") -> Ended:
+    children: list[Child] = []
     told: list[float] = []  # when this process was signalled
 
     def forward(signum: int, _frame: Any) -> None:
@@ -77,6 +83,10 @@ def _run(children: Sequence[Child], grace_s: float, own: str = "") -> Ended:
 
     previous = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
+        for start in starts:
+            children.append(start())
+            if told:  # while they were started
+                children[-1].process.terminate()
         first = _wait(children, grace_s, told)
     finally:
         for child in children:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dreamjax.training import checkpoints
@@ -46,7 +47,8 @@ class Hosts:
                 self.parents.append(subprocess.Popen(launched, env=own, stderr=stream, stdout=stream))
 
     def child(self, index):
-        return int(subprocess.run(["pgrep", "-P", str(self.parents[index].pid)], text=True, capture_output=True).stdout)
+        (child,) = psutil.Process(self.parents[index].pid).children()
+        return child.pid
 
     def reach(self, workdir, steps):
         while logged(workdir) < steps:
@@ -80,8 +82,8 @@ def hosts(tmp_path, shards):
     yield found
     for parent in found.parents:
         if parent.poll() is None:
-            subprocess.run(["pkill", "-KILL", "-P", str(parent.pid)], check=False)
-            parent.kill()
+            for process in (*psutil.Process(parent.pid).children(recursive=True), parent):
+                process.kill()
 
 
 def test_sigterm_to_one_host_stops_both_at_the_same_saved_step(hosts, tmp_path):
@@ -142,8 +144,7 @@ def test_a_killed_process_is_started_again_with_the_others(tmp_path, shards):
             while logged(tmp_path / name) < 30:
                 time.sleep(0.02)
                 assert parent.poll() is None
-            victims = subprocess.run(["pgrep", "-P", str(parent.pid)], text=True, capture_output=True).stdout.split()
-            os.kill(int(victims[-1]), signal.SIGKILL)
+            psutil.Process(parent.pid).children()[-1].kill()
         assert parent.wait(100) == 0, (tmp_path / f"{name}.err").read_text()
     said = (tmp_path / "killed.err").read_text()
     assert "was ended by SIGKILL" in said

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.command_line import dreamjax
@@ -88,6 +89,15 @@ def test_a_preempted_job_is_queued_again_and_ends_with_the_same_losses(cluster, 
     assert [attempt["to_step"] for attempt in attempts][1:] == [STEPS]
 
 
+def is_training(process, workdir):
+    """Whether this is a task's own process, and not who watches it."""
+    try:
+        words = process.cmdline()
+    except psutil.Error:  # it has ended meanwhile
+        return False
+    return words[1:4] == ["-m", "dreamjax", "train"] and str(workdir) in words
+
+
 def test_a_lost_task_is_named_and_the_job_is_queued_again(cluster, shards, undisturbed, tmp_path):
     """SIGKILL to one task's process: both tasks leave with 75, and the batch script queues the job again."""
     workdir, log = tmp_path / "run", tmp_path / "job.log"
@@ -97,8 +107,9 @@ def test_a_lost_task_is_named_and_the_job_is_queued_again(cluster, shards, undis
     cluster.wait(job, "RUNNING", within_s=60)
     while steps(workdir) < 20:
         assert cluster.job(job)["JobState"] == "RUNNING", log.read_text()
-    victim = cluster.run("pgrep", "-f", f"dreamjax train .*{workdir}").split()[-1]
-    cluster.run("kill", "-KILL", victim)
+    training = [process for process in psutil.process_iter() if is_training(process, workdir)]
+    assert len(training) == 2
+    training[-1].kill()
     ended = cluster.end(job, within_s=400)
     assert ended["JobState"] == "COMPLETED", log.read_text()
     assert ended["Restarts"] == "1"
