@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from dreamjax.parallel.names import like, named_leaves, nested
 from dreamjax.storage import atomic, manifest
 from dreamjax.training.task import PyTree, State, replace
 
+SWEEPS = 5
 SAVE_S = 2 * 600.0  # longer than Orbax waits for a process whose save failed
 # of a state; `frozen` is referred to by its source, not copied
 GROUPS = ("step", "params", "ema", "opt", "hyper", "extra", "guard")
@@ -189,6 +191,7 @@ class Saver:
         self._orbax: Any = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._failed = False  # ever
         self.step: int | None = None  # of the last save begun
 
     def save(self, step: int, state: State, run: Mapping[str, Any]) -> None:
@@ -198,8 +201,10 @@ class Saver:
         self.wait()
         path = step_folder(self.folder, step)
         self._orbax = self._orbax or ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
-        if processes.is_first() and path.exists():
-            remove(path)  # unfinished, damaged, or not yet finished by `task.finish`
+        if processes.is_first():
+            self._sweep()
+            if path.exists():
+                remove(path)  # damaged, or not yet finished by `task.finish`
         processes.barrier(f"save/{step}", SAVE_S)
         values = to_dict(state)
         try:
@@ -234,6 +239,7 @@ class Saver:
 
     def _explained(self, step: int, problem: BaseException) -> SaveFailed:
         path = step_folder(self.folder, step)
+        self._failed = True
         self._close_orbax()  # it may go on raising what went wrong; the next save opens another
         if processes.is_first():
             remove(path)
@@ -261,6 +267,17 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
         self._close_orbax()
+        for _ in range(SWEEPS if self._failed and processes.is_first() else 0):
+            self._sweep()
+            time.sleep(0.1)
+
+    def _sweep(self) -> None:
+        """Delete what saves that did not finish left: a thread of Orbax may have written on after its save failed."""
+        if self.folder.exists():
+            for entry in self.folder.iterdir():
+                if entry.name.isdigit() and not (entry / manifest.NAME).exists():
+                    with contextlib.suppress(OSError):
+                        entry.rmtree()
 
     def _close_orbax(self) -> None:
         orbax, self._orbax = self._orbax, None
