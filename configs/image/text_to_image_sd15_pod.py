@@ -11,7 +11,9 @@ Without a path the U-Net begins at random beside an autoencoder and a text encod
     v6e:16x16     256       16 x 16                 8               2048, as Stable Diffusion was trained
 
 Compiled and not run (docs/scaling.md): on v5e:4x4 a chip needs 10.41 GiB of the 15.75 that it may use, of which 0.82
-are state (859.5 M parameters, two moments and the average, in float32); on v6e:16x16 11.13 of 31.25 GiB.
+are state (859.5 M parameters, two moments and the average, in float32); on v6e:16x16 11.13 of 31.25 GiB. At once on
+v5e:4x4: 9.31 of 15.75 GiB. Predicted there: 112 to 1,382 ms a step, 15,000 steps 0.47 to 5.76 hours, 7.5 to 92
+chip-hours; the upper ends are those of the compiler's least effort (`tests/pods/text_to_image_sd15.json`).
 """
 
 from typing import Literal

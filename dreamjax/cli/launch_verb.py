@@ -5,6 +5,7 @@ from typing import Any
 
 from dreamjax.cli import options
 from dreamjax.errors import UserError
+from dreamjax.launching.description import VERBS
 
 HELP = "run a command as several processes: on this machine, under SLURM, on TPU slices or in GKE"
 EXAMPLE = (
@@ -12,7 +13,7 @@ EXAMPLE = (
     "  dreamjax launch slurm --topology h100-64 --time 24:00:00 --dry-run -- train --config … --workdir …\n"
     "  dreamjax launch gke --topology v5e-256 --slices 2 --image IMAGE --dry-run -- train --config … --workdir gs://…"
 )
-TAKES_COMMAND = True  # what stands after -- is not this verb's own
+TAKES_COMMAND = VERBS  # after --, where what stands is not this verb's own
 WHERE = ("local", "slurm", "tpu", "gke", "host")
 CLUSTERS = ("slurm", "tpu", "gke")
 

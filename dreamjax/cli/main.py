@@ -146,10 +146,10 @@ def _refuse_unwritable(args: argparse.Namespace) -> None:
 def _split_command(argv: Sequence[str], verb: str | None) -> tuple[Sequence[str], list[str]]:
     """The words of the verb itself, and those after `--` where it takes another command there."""
     module = _verb_module(verb) if verb is not None else None
-    if not getattr(module, "TAKES_COMMAND", False):
+    if not (taken := getattr(module, "TAKES_COMMAND", ())):
         return argv, []
     if "--" not in argv:
-        if command := next((word for word in argv[1:] if word in ("train", "generate")), None):
+        if command := next((word for word in argv[1:] if word in taken), None):
             raise UserError(f"what dreamjax {verb} is to run comes after --, as in: dreamjax {verb} … -- {command} …")
         return argv, []
     at = list(argv).index("--")

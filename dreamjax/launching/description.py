@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dreamjax.errors import UserError
@@ -48,10 +48,7 @@ class Launch:
                 f"--name is {self.name!r}, but it has at most 40 lower-case letters, digits and hyphens, begins with a "
                 "letter and does not end with a hyphen"
             )
-        if not self.arguments:
-            raise UserError("nothing to launch: give the command after --, as in -- train --config … --workdir …")
-        if self.arguments[0] not in VERBS:
-            raise UserError(f"after -- stands {self.arguments[0]!r}, but it is one of {' and '.join(VERBS)}")
+        check_command(self.arguments)
         if bad := [name for name in self.environment if not re.fullmatch(VARIABLE, name)]:
             raise UserError(f"--env {bad[0]}=… names no variable of the environment; write NAME=VALUE")
         if own := sorted(OWN & set(self.environment)):
@@ -94,6 +91,14 @@ class Launch:
                 f"--config {config} is a file that the hosts do not have yet; let --setup bring it, as in --setup "
                 "'gsutil -m cp -r gs://BUCKET/code . && cd code'"
             )
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """Raises UserError for a command that is none, or that does not run as several processes."""
+    if not arguments:
+        raise UserError("nothing to launch: give the command after --, as in -- train --config … --workdir …")
+    if arguments[0] not in VERBS:
+        raise UserError(f"after -- stands {arguments[0]!r}, but it is one of {' and '.join(VERBS)}")
 
 
 def refuse_lines(**values: str) -> None:

@@ -4,13 +4,16 @@ import sys
 from collections.abc import Sequence
 
 from dreamjax.console import log
-from dreamjax.errors import UserError
-from dreamjax.launching.description import VERBS
+from dreamjax.launching.description import check_command
 from dreamjax.parallel import watcher
 
 
 def here(
-    arguments: Sequence[str], processes: int, devices: int | None = None, grace_s: float = 30.0, restarts: int = 0
+    arguments: Sequence[str],
+    processes: int,
+    devices: int | None = None,
+    grace_s: float = watcher.GRACE_S,
+    restarts: int = 0,
 ) -> int:
     """`dreamjax ARGUMENTS` as so many processes of one run; their common exit code (`parallel.watcher`).
 
@@ -25,14 +28,11 @@ def here(
     raise AssertionError
 
 
-def host(arguments: Sequence[str], grace_s: float = 30.0) -> int:
+def host(arguments: Sequence[str], grace_s: float = watcher.GRACE_S) -> int:
     """`dreamjax ARGUMENTS` as this host's one process of a run that the environment describes."""
     return watcher.run_one(_command(arguments), grace_s).code
 
 
 def _command(arguments: Sequence[str]) -> list[str]:
-    if not arguments:
-        raise UserError("nothing to launch: give the command after --, as in -- train --config … --workdir …")
-    if arguments[0] not in VERBS:
-        raise UserError(f"after -- stands {arguments[0]!r}, but it is one of {' and '.join(VERBS)}")
+    check_command(arguments)
     return [sys.executable, "-m", "dreamjax", *arguments]

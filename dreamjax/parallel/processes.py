@@ -31,7 +31,7 @@ _numbers = itertools.count()
 
 
 def _heartbeat_s() -> int:
-    return _whole_number(HEARTBEAT, HEARTBEAT_S)
+    return _whole_number(HEARTBEAT, HEARTBEAT_S, least=1)
 
 
 def initialize() -> None:
@@ -47,7 +47,7 @@ def initialize() -> None:
     where = os.environ.get(COORDINATOR)
     if not where or jax.distributed.is_initialized():
         return
-    join_s = _whole_number(JOIN, JOIN_S)
+    join_s = _whole_number(JOIN, JOIN_S, least=1)
     options: dict[str, Any] = {"heartbeat_timeout_seconds": _heartbeat_s(), "initialization_timeout": join_s}
     if where != "auto":
         count, index = _whole_number(COUNT), _whole_number(INDEX)
@@ -58,16 +58,16 @@ def initialize() -> None:
         if index:
             _reach(where, join_s)
         options |= {"coordinator_address": where, "num_processes": count, "process_id": index}
-    if devices := os.environ.get(LOCAL_DEVICES):
-        options["local_device_ids"] = range(int(devices))
+    if os.environ.get(LOCAL_DEVICES):
+        options["local_device_ids"] = range(_whole_number(LOCAL_DEVICES, least=1))
     with _said_in_time(where, join_s):
         jax.distributed.initialize(**options)
 
 
-def _whole_number(name: str, usual: int | None = None) -> int:
+def _whole_number(name: str, usual: int | None = None, least: int = 0) -> int:
     text = os.environ.get(name, "" if usual is None else str(usual))
-    if not text.isdigit():
-        raise UserError(f"${name} is {text!r}, but where ${COORDINATOR} is set it is a whole number")
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"${name} is {text!r}, but where ${COORDINATOR} is set it is a whole number from {least} on")
     return int(text)
 
 
@@ -77,7 +77,7 @@ def _reach(where: str, within_s: float) -> None:
     Raises TryAgain after `within_s` seconds, UserError for an address that is none.
     """
     host, colon, port = where.rpartition(":")
-    if not colon or not host or not port.isdigit():
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UserError(f"${COORDINATOR} is {where!r}, but it is HOST:PORT, or auto")
     deadline, reason = time.monotonic() + within_s, "no answer"
     while time.monotonic() < deadline:
@@ -87,6 +87,8 @@ def _reach(where: str, within_s: float) -> None:
         except OSError as problem:
             reason = problem.strerror or str(problem)
             time.sleep(0.2)
+        except UnicodeError as problem:  # a label of the name is empty or too long
+            raise UserError(f"${COORDINATOR} is {where!r}, whose host is no name of one") from problem
     raise TryAgain(
         f"no coordinator answers at {where} after {within_s:g} s ({reason}); see that process 0 runs there and that "
         f"the port is open, or give it longer (${JOIN})"

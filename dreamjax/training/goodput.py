@@ -1,6 +1,6 @@
 """Where a run's wall time went, over all its attempts: goodput.json.
 
-    ledger = Ledger(path, step)
+    ledger = Ledger(path)
     with ledger.on("checkpoint"): …
     summary(read(path))
 
@@ -140,7 +140,7 @@ def summary(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def told(found: Mapping[str, Any]) -> str:
-    """One line: `88 % of 124 s in steps; compile 9.1 s, input 2.0 s, restart 4.2 s (2 attempts)`."""
+    """One line: `88% of 124.0 s in 2 attempts were steps; the rest, in seconds: compile 9.1, restart 5.8`."""
     rest = [f"{kind} {value:.1f}" for kind, value in found["seconds"].items() if kind != "step" and value >= 0.05]
     tries = f" in {found['attempts']} attempts" if found["attempts"] > 1 else ""
     others = f"; the rest, in seconds: {', '.join(rest)}" if rest else ""

@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 
-EXIT_CODE = 75  # sysexits.h: temporary failure, try again
+from dreamjax.errors import TryAgain
+
+EXIT_CODE = TryAgain.exit_code
 
 
 class Watch:

@@ -197,8 +197,15 @@ def test_a_coordinator_that_waits_in_vain_says_so(tmp_path, shards):
     ("variables", "said"),
     [
         ({"DREAMJAX_COORDINATOR": "nowhere"}, "it is HOST:PORT, or auto"),
+        ({"DREAMJAX_COORDINATOR": "localhost:70000"}, "it is HOST:PORT, or auto"),
+        ({"DREAMJAX_COORDINATOR": "a..b:1"}, "whose host is no name of one"),
         ({"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_PROCESS": "2"}, "they count from 0 to 1"),
+        ({"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_HEARTBEAT_SECONDS": "0"}, "a whole number from 1 on"),
         ({"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_PROCESSES": "two"}, "it is a whole number"),
+        (
+            {"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_PROCESS": "0", "DREAMJAX_LOCAL_DEVICES": "all"},
+            "$DREAMJAX_LOCAL_DEVICES is 'all'",
+        ),
     ],
 )
 def test_variables_that_say_nothing_are_one_sentence(tmp_path, shards, variables, said):

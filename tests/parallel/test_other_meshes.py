@@ -145,3 +145,13 @@ def test_saved_by_four_processes_continued_by_others(by_four, tmp_path, count):
     as_processes(tmp_path / "others", LAST, count=count, devices=1, task=task, mesh=MeshConfig(data=1, fsdp=-1))
     children.start(tmp_path / "one", task, steps=LAST, **SETTINGS).join()
     assert_losses_agree(tmp_path / "others", tmp_path / "one")
+
+
+def test_tensor_stays_within_a_process(tmp_path):
+    where = f"127.0.0.1:{children.free_port()}"
+    settings = {"mesh": MeshConfig(data=1, tensor=2), "steps": 2}
+    pair = [children.start(tmp_path, TASK, join=(where, 2, index), **settings) for index in (0, 1)]
+    for child in pair:
+        child.join()
+    assert [child.exitcode for child in pair] == [2, 2]
+    assert "train.mesh.tensor is 2, but a process has 1 devices" in (tmp_path / "error.txt").read_text()

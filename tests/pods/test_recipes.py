@@ -32,6 +32,16 @@ def test_the_docs_show_it(name):
     assert pods.row(name) in (pods.REPOSITORY / "docs/scaling.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", pods.RECIPES)
+def test_the_recipe_s_own_words_are_of_the_summary(name):
+    """What a docstring tells of memory and time."""
+    found = golden(name)
+    text = (pods.REPOSITORY / pods.RECIPES[name].config.partition(":")[0]).read_text(encoding="utf-8")
+    low, high = (f"{ms:,.0f}" for ms in found["step_ms"])
+    assert f"{found['memory_mib']['peak'] / 1024:.2f} of {found['usable_mib'] / 1024:.2f} GiB" in text
+    assert f"{low} to {high} ms a step" in text
+
+
 def check(found, recipe):
     memory = found["memory_mib"]
     assert memory["peak"] <= found["usable_mib"]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,7 @@ SETTINGS = {"log_every": 1, "checkpoint": CheckpointConfig(every=4, keep_last=9)
 
 def trained_on(batches, task=POISONED):
     """Parameters after these batches one after the other, by the update alone."""
-    state, step = task.init(jax.random.fold_in(jax.random.key(0), 0)), jax.jit(task.update)
-    state = run_init(task)
+    state, step = run_init(task), jax.jit(task.update)
     for k in batches:
         state, _ = step(state, next(task.stream.batches(start=16 * k, batch_size=16)), jax.random.key(0))
     return {f"params/{name}": np.asarray(x) for name, x in named_leaves(state.params).items()}
@@ -31,8 +31,6 @@ def trained_on(batches, task=POISONED):
 
 def run_init(task):
     """The state that a run of seed 0 begins with."""
-    import zlib
-
     return jax.jit(task.init)(jax.random.fold_in(jax.random.key(0), zlib.crc32(b"init")))
 
 
