@@ -27,6 +27,7 @@ LOST = (
 JOIN_S = 300  # for all processes to be there
 BARRIER_S = 600.0
 HEARTBEAT_S = 60
+LEAVE_S = 10.0
 _numbers = itertools.count()
 
 
@@ -125,9 +126,17 @@ def are_several() -> bool:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process at once: at the end of Python, JAX would wait for the others, which wait for this one."""
+    """End this process: at the end of Python, JAX would wait for the others, which wait for this one.
+
+    A mistake (1, 2) is often all processes' own. When the first one leaves, JAX aborts the others, whose parents would
+    take it for a loss and start again: so they meet, and it goes last. Who is alone with it waits for `LEAVE_S`.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    if code in (1, 2):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            _client().wait_at_barrier("dreamjax/leave", timeout_in_ms=int(LEAVE_S * 1000))
+            time.sleep(0.5 if is_first() else 0.0)
     os._exit(code)
 
 

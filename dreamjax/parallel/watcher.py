@@ -185,7 +185,8 @@ def explain(first: int, codes: dict[int, int], tails: dict[int, Any], own: str =
     of = own or f"process {first} of {count}"
     if code in (2, TEMPORARY_FAILURE):  # it told the user itself; only the first process is heard directly
         said = [line.strip() for line in tails[first] if line.startswith("dreamjax: ")]
-        return code, "" if first == 0 or not said else said[-1].removeprefix("dreamjax: ")
+        heard = any(line.strip() == said[-1] for line in tails[0]) if said else True
+        return code, "" if heard else said[-1].removeprefix("dreamjax: ")
     text = "".join(tails[first])
     if code == -signal.SIGABRT:  # JAX's own answer to a lost peer, on whatever host that was
         if ABSENT in text:

@@ -58,6 +58,8 @@ def _run(workdir: Path, task: Any, devices: int, join: tuple[str, int, int] | No
         result = train(task, settings, workdir, config_json=text)
     except UserError as mistake:
         (note / "error.txt").write_text(str(mistake))
+        if join:
+            processes.leave(2)
         sys.exit(2)
     (note / f"result_{index}.json").write_text(json.dumps(result))
     sys.stdout.flush()
