@@ -34,6 +34,9 @@ class Ledger:
         self.path, self.active = epath.Path(path), active
         self._tolerant = Tolerant(self.path)
         self._before = read(path) if active else []
+        if active and self.path.parent.exists():
+            for torn in self.path.parent.glob(f".{self.path.name}.*.part"):  # of an attempt killed while it wrote
+                torn.unlink(missing_ok=True)
         self._kinds = ["start"]
         self._seconds = dict.fromkeys(KINDS, 0.0)
         self._began = time.time()
