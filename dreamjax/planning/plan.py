@@ -46,7 +46,7 @@ def plan(
     else:
         mesh = meshes.make(job.mesh, ahead.topology(pod.topology, pod.slices))
         job, program = _largest(job, mesh, pod, effort) if per_chip == "auto" else (job, _program(job, mesh, effort))
-        described = _compiled(job, pod, mesh, program)
+        described = _compiled(job, pod, mesh, program, hurried=effort is not None and effort < 0)
     chip = pod.chip
     found: dict[str, Any] = {
         "system": job.system,
@@ -96,14 +96,15 @@ def _largest(job: Job, mesh: Any, pod: Pod, effort: float | None) -> tuple[Job, 
     return job.with_examples(best.rows * ways), best.compiled
 
 
-def _compiled(job: Job, pod: Pod, mesh: Any, step: Compiled) -> dict[str, Any]:
+def _compiled(job: Job, pod: Pod, mesh: Any, step: Compiled, *, hurried: bool) -> dict[str, Any]:
     text = step.as_text()
     program = hlo.read(text)
     moved = collectives.find(program, dict(mesh.shape))
     counted = operations.flops(program)
     flop = counted if job.flop is None else job.flop * job.examples / mesh.size
     places = [tuple(device.coords) for device in mesh.devices.flat]
-    times = roofline.times(pod, flop, roofline.traffic(program), moved.collectives, places, roofline.cycles(program))
+    cycles, traffic = roofline.cycles(program), roofline.traffic(program)
+    times = roofline.times(pod, flop, traffic, moved.collectives, places, cycles, hurried=hurried)
     held = ahead.memory(step)
     trips = [trips for _, trips in program.loops()]
     return {
@@ -116,7 +117,7 @@ def _compiled(job: Job, pod: Pod, mesh: Any, step: Compiled) -> dict[str, Any]:
         "unrecognised": dict(moved.unknown),
         "loops": trips,
         "strange_loops": strange(trips, step.loops),
-        "seconds": dataclasses.asdict(times) | {"low": times.low, "high": times.high},
+        "seconds": times.told(),
     }
 
 
@@ -156,7 +157,7 @@ def _counted(job: Job, pod: Pod) -> dict[str, Any]:
         "unrecognised": {},
         "loops": [],
         "strange_loops": [],
-        "seconds": dataclasses.asdict(times) | {"low": times.low, "high": times.high},
+        "seconds": times.told(),
     }
 
 

@@ -123,10 +123,11 @@ def _scaling(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             row["name"],
             f"{row['chips']:,}",
             f"{1e3 * row['low']:.1f} to {1e3 * row['high']:.1f}",
+            f"{1e3 * row['crossing']:.1f}",
             f"{row['efficiency']['low']:.1%}",
             f"{row['efficiency']['high']:.1%}",
         ]
         for row in rows
     ]
-    header = ["", "chips", "ms of a step", "efficiency, all overlapped", "nothing overlapped"]
+    header = ["", "chips", "ms of a step", "of these across chips", "efficiency, all overlapped", "nothing overlapped"]
     return ["", f"weak scaling, {rows[0]['batch'] // rows[0]['chips']:,} examples a chip", report.table(header, cells)]

@@ -1,12 +1,15 @@
 """How long a step may take: what it computes and moves, over the rates at which a chip does either.
 
-Two ends of a range. *All overlapped*: the slowest of the matrix units, the memory, each axis of the torus and the
-network is busy all the time, and everything else hides behind it. *Nothing overlapped*: the compiler's own estimate of
-every instruction, one after another, and then every collective.
+Two ends of a range. *All overlapped*: what crosses chips hides behind the instructions, which run one after another, or
+these behind that; the matrix units, the memory, the torus and the network are busy all the time where they are slowest.
+*Nothing overlapped*: every instruction, one after another, and then every collective. How long instructions take is the
+compiler's own estimate.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,24 +26,39 @@ READS_A_PIECE, WRITES_A_PIECE = ("dynamic-slice", "slice", "gather"), "dynamic-u
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a step. `links`: by axes of the mesh. `computing`: as the compiler estimates it; None without it."""
+    """Seconds of a step. `links`: by axes of the mesh.
+
+    `computing`: of its instructions, as the compiler estimates them; None without it. `hurried`: the compiler was told
+    to spend little effort, so that what would run is faster than this.
+    """
 
     matrix: float
     memory: float
     links: Mapping[str, float]
     network: float
     computing: float | None
+    hurried: bool = False
+
+    @property
+    def crossing(self) -> float:
+        """All that crosses chips, one after another."""
+        return sum(self.links.values()) + self.network
 
     @property
     def low(self) -> float:
         """All overlapped."""
-        return max(self.matrix, self.memory, sum(self.links.values()), self.network)
+        own = 0.0 if self.hurried else self.computing or 0.0
+        return max(own, self.matrix, self.memory, sum(self.links.values()), self.network)
 
     @property
     def high(self) -> float:
         """Nothing overlapped."""
         own = self.matrix + self.memory if self.computing is None else max(self.computing, self.matrix)
-        return own + sum(self.links.values()) + self.network
+        return own + self.crossing
+
+    def told(self) -> dict[str, Any]:
+        """JSON-able, with what follows."""
+        return dataclasses.asdict(self) | {"crossing": self.crossing, "low": self.low, "high": self.high}
 
 
 def times(
@@ -50,6 +68,8 @@ def times(
     collectives: Iterable[Collective],
     places: Sequence[Sequence[int]],
     cycles: float,
+    *,
+    hurried: bool = False,
 ) -> Times:
     """Of a step with so many FLOP, bytes through memory and cycles a device.
 
@@ -70,6 +90,7 @@ def times(
         links=links,
         network=network,
         computing=cycles / chip.clock if cycles and chip.clock else None,
+        hurried=hurried,
     )
 
 

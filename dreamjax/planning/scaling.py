@@ -27,7 +27,7 @@ def sizes(pod: Pod, least: int) -> list[Pod]:
 def weak(
     job: Job, smaller: Sequence[Pod], found: Mapping[str, Any], effort: float | None = None
 ) -> list[dict[str, Any]]:
-    """A row a pod, the smallest first: chips, seconds of a step (both ends), efficiency.
+    """A row a pod, the smallest first: chips, seconds of a step (both ends) and of what crosses chips, efficiency.
 
     `found`: the plan of the whole pod, which is the last row. Efficiency is the first pod's time over a pod's own.
     """
@@ -40,7 +40,7 @@ def weak(
     rows: list[dict[str, Any]] = []
     for own in [*plans, found]:
         row = {**own["pod"], "how": own["how"], "batch": own["batch"]["step"]}
-        row |= {end: own["seconds"][end] for end in ("low", "high")}
+        row |= {part: own["seconds"][part] for part in ("low", "high", "crossing")}
         first = rows[0] if rows else row
         rows.append(row | {"efficiency": {end: first[end] / row[end] for end in ("low", "high")}})
     return rows

@@ -1,4 +1,10 @@
-"""Compiled programs kept across runs, and how many of this process's came from there."""
+"""Compiled programs kept across runs, and how many of this process's came from there.
+
+Of several processes the first one writes, so that they do not write the same file at once, and all read. A program is
+found by a key that also has the devices in it as its process sees them: those of a TPU are the same to all, but on CPU
+they are not, and there the others compile for themselves (jax 0.10.2). `jax_share_binary_between_hosts` must then stay
+off: the first one finds its program, and the others wait for it to send them one.
+"""
 
 import os
 

@@ -147,7 +147,7 @@ class Guard:
         if self.in_a_row >= self.config.most:
             raise BadStep(
                 f"step {step}: {reason}, and so it was with {self.in_a_row} steps in a row (train.guard.most); "
-                "training stopped, and the last saved step is untouched"
+                "training stopped, and what was saved is untouched"
             )
         log.warning("step %d: %s; it is left out (%d so far)", step, reason, self.skipped)
         return False
@@ -156,7 +156,7 @@ class Guard:
         if self.rollbacks >= self.config.most:
             return BadStep(
                 f"step {step}: {reason}, and training was taken back {self.rollbacks} times already "
-                "(train.guard.most); training stopped, and the last saved step is untouched"
+                "(train.guard.most); training stopped, and what was saved is untouched"
             )
         self.rollbacks += 1
         log.warning("step %d: %s; back to the last saved step (%d so far)", step, reason, self.rollbacks)

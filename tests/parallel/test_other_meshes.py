@@ -155,3 +155,12 @@ def test_tensor_stays_within_a_process(tmp_path):
         child.join()
     assert [child.exitcode for child in pair] == [2, 2]
     assert "train.mesh.tensor is 2, but a process has 1 devices" in (tmp_path / "error.txt").read_text()
+
+
+def test_processes_share_what_was_compiled(tmp_path):
+    """The first one of a pair writes what both compiled, and reads it the next time; CPU's others, see compile_cache."""
+    for name in ("first", "second"):
+        as_processes(tmp_path / name, 4, compile_cache=str(tmp_path / "compiled"))
+    found = [json.loads((tmp_path / name / "result_0.json").read_text())["compiled"] for name in ("first", "second")]
+    assert [one["from_cache"] for one in found] == [0, found[0]["programs"]]
+    assert found[1]["programs"] == found[0]["programs"] > 0

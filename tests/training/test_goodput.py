@@ -10,7 +10,6 @@ from dreamjax.training import checkpoints, goodput
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.goodput import Ledger, summary
 from tests.training import children
-from tests.training.test_kills import logged_step
 from tests.training.tiny_tasks import FormulaStream, Regression
 
 
