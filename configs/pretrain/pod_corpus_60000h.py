@@ -8,7 +8,7 @@ of which scattered patches or spans of 250 ms, three quarters, are hidden; bfloa
 
     topology   2 x v5e-256, data 32, fsdp 16     batch    16,384 windows, 32 a chip
     compiled   5.94 of 15.75 GiB a chip          crosses  4.4 GiB each of gradients and kernels; 21 MiB between slices
-    predicted  106 to 247 ms a step, MFU 18 to 41 %; 26,367 steps: 0.78 to 1.81 hours, 398 to 926 chip-hours
+    predicted  134 to 247 ms a step, MFU 18 to 33 %; 26,367 steps: 0.98 to 1.81 hours, 501 to 926 chip-hours
 
 No public corpus has 60,000 hours, and nothing of this size was run by this project. The figures are
 `tests/pods/corpus_60000h.json`'s, which `make test-pods` holds.
