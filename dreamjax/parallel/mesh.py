@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from dreamjax.errors import UserError
+from dreamjax.parallel import torus
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -66,10 +66,11 @@ def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         )
     if devices[0].platform != "tpu":
         array = np.asarray(devices).reshape(shape)  # process by process, as jax.devices() orders them
-    elif slices > 1:
-        outer = tuple(slices if axis == config.across else 1 for axis in AXES)
-        inner = tuple(size // many for size, many in zip(shape, outer, strict=True))
-        array = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
     else:
-        array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        crossing = AXES.index(config.across)
+        inner = tuple(size // slices if axis == crossing else size for axis, size in enumerate(shape))
+        by_slice: dict[int, list[Any]] = {}
+        for device in devices:
+            by_slice.setdefault(getattr(device, "slice_index", 0), []).append(device)
+        array = np.concatenate([torus.layout(by_slice[i], inner) for i in sorted(by_slice)], axis=crossing)
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -175,6 +175,22 @@ def told(folder: str) -> dict[int, Any]:
     return {int(key.rsplit("/", 1)[1]): json.loads(value) for key, value in _client().key_value_dir_get(folder)}
 
 
+def heard(key: str, within_s: float) -> bool:
+    """Whether a value was left under `key`, or is within that time."""
+    try:
+        _client().blocking_key_value_get(key, int(within_s * 1000))
+    except jax.errors.JaxRuntimeError as problem:
+        if "DEADLINE_EXCEEDED" not in str(problem) and "GetKeyValue() timed out" not in str(problem):
+            raise
+        return False
+    return True
+
+
+def forget(folder: str) -> None:
+    """Delete what was left under `folder`."""
+    _client().key_value_delete(folder)
+
+
 def agree(name: str, value: Any, timeout_s: float = BARRIER_S) -> Any:
     """The first process's `value` (JSON-able), in every process."""
     if jax.process_count() == 1:

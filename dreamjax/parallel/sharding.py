@@ -117,16 +117,29 @@ def check_batch(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
         raise UserError(f"train.batch_size is {batch_size}, but it must divide by {pieces}")
 
 
-def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """(p, P): this process holds rows p·B/P … of each global batch. Processes that share rows get equal answers."""
-    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    starts = [index[0].indices(batch_size)[0] for index in places.values()]
-    stops = [index[0].indices(batch_size)[1] for index in places.values()]
-    start, stop = min(starts), max(stops)
-    rows = stop - start
-    if len(set(zip(starts, stops, strict=True))) * (stops[0] - starts[0]) != rows or start % rows:
-        raise UserError("train.mesh deals a process rows that are not next to each other: let data × fsdp be outermost")
-    return start // rows, batch_size // rows
+def dealt(mesh: Mesh, batch_size: int) -> dict[int, tuple[int, ...]]:
+    """Process → the rows of a global batch that its devices hold, in order.
+
+    They need not be neighbours: along a torus a host's chips lie in several groups of the mesh.
+    Raises UserError where processes share some of their rows and not all.
+    """
+    found: dict[int, set[int]] = {}
+    for device, index in batch_sharding(mesh).devices_indices_map((batch_size,)).items():
+        found.setdefault(device.process_index, set()).update(range(*index[0].indices(batch_size)))
+    if sum(map(len, set(map(frozenset, found.values())))) != batch_size:
+        raise UserError("train.mesh deals processes rows of which they share some: let tensor be no larger than a host")
+    return {process: tuple(sorted(rows)) for process, rows in found.items()}
+
+
+def process_rows(mesh: Mesh, batch_size: int, process: int | None = None) -> tuple[int, int]:
+    """(p, P): a process (default: this one) is the p-th of P in order of the rows that it holds (see `dealt`).
+
+    It reads the p-th part of each global batch, whichever rows of the arrays these become: an example goes by its
+    index, not by its row. Processes that share rows get equal answers.
+    """
+    rows = dealt(mesh, batch_size)
+    parts = sorted(set(rows.values()))
+    return parts.index(rows[jax.process_index() if process is None else process]), len(parts)
 
 
 def to_devices(rows: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:

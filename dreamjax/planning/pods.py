@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass
 
 from dreamjax.errors import UserError
+from dreamjax.parallel import torus
 from dreamjax.planning.chips import CHIPS, Chip
 
 ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "v7x": "tpu7x", "ironwood": "tpu7x"}
 EXAMPLES = "v4-128, v5e-256, v5p-512, v6e-256, tpu7x-128, v5e:16x16, h100-8 or h200-64"
 MOST = 9216  # chips of a slice: tpu7x's; v5p's has 8,960
-WRAPS = 16  # a 2D torus is closed along an axis of so many chips; a 3D one along every axis that 4 divides
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ class Pod:
         return f"{times}{self.chip.name}-{counted if self.is_tpu else self.chips}"
 
     def closed(self, axis: int) -> bool:
-        """Whether a torus axis is a ring, on which everything takes half the time that it takes on a line."""
-        size = self.shape[axis]
-        return self.is_tpu and (size % 4 == 0 if self.chip.axes == 3 else size == WRAPS)
+        """Whether a torus axis is a ring."""
+        return self.is_tpu and torus.closed(self.shape[axis], flat=self.chip.axes == 2)
 
 
 def pod(name: str, slices: int = 1) -> Pod:
@@ -122,7 +121,7 @@ def _shape(chip: Chip, count: int) -> tuple[int, ...]:
     shapes: list[tuple[int, ...]]
     if chip.axes == 2:
         sides = [2**k for k in range(5)]
-        shapes = [(a, b) for a in sides for b in (a, 2 * a) if a * b == count and b <= WRAPS]
+        shapes = [(a, b) for a in sides for b in (a, 2 * a) if a * b == count and b <= torus.WRAPS]
     elif count < 64:
         shapes = [s for s in ((1, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4)) if math.prod(s) == count]
     else:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamjax.parallel import torus
 from dreamjax.planning.collectives import SLICES, Collective
 from dreamjax.planning.hlo import Computation, Instruction, Program
 from dreamjax.planning.pods import Pod
@@ -95,18 +96,20 @@ def times(
 
 
 def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float:
-    """Of one collective, over the torus axes that its group spans: as a ring where that axis is one, else as a line."""
+    """Of one collective, over the torus axes that its group spans, which share their links with the groups between.
+
+    All groups are at it at once.
+    """
     spans = np.array([places[member] for member in one.members])
-    extent = [len(set(axis.tolist())) for axis in spans.T]
-    width = 0.0
-    for axis, size in enumerate(extent):
-        if size > 1:
-            whole = not pod.is_tpu or (size == pod.shape[axis] and pod.closed(axis))
-            width += pod.chip.link if whole else pod.chip.link / 2
+    along = [np.unique(axis) for axis in spans.T][: len(pod.shape)]
+    spread = [len(where) for where in along]
+    strides = [int(np.diff(where).min()) if len(where) > 1 else 1 for where in along]
+    rings = [pod.closed(axis) for axis in range(len(pod.shape))]
+    width = torus.width(spread, strides, pod.shape, rings) if pod.is_tpu else float(any(size > 1 for size in spread))
     if not width:  # the two cores of a chip
         return 0.0
-    hops = sum(size // 2 for size in extent)
-    return one.received / width + one.times * hops * HOP
+    hops = sum(size // 2 * stride for size, stride in zip(spread, strides, strict=True))
+    return one.received / (width * pod.chip.link) + one.times * hops * HOP
 
 
 def cycles(program: Program) -> float:

@@ -81,12 +81,11 @@ def mapped(
     """
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     batch = -(-min(batch, count) // shards) * shards
-    process, number = sharding.process_rows(mesh, batch)
-    share = batch // number
+    held = np.array(sharding.dealt(mesh, batch)[jax.process_index()])
     run = jax.jit(function, out_shardings=NamedSharding(mesh, P()))
     for first in range(0, count, batch):
         index = np.minimum(np.arange(first, first + batch), count - 1)
-        own = index[process * share : (process + 1) * share]
+        own = index[held]
         with jax.set_mesh(mesh):
             found = run(params, sharding.to_devices(rows(own), mesh, batch))
         yield np.asarray(found)[: count - first]

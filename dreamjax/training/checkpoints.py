@@ -13,6 +13,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -27,13 +28,16 @@ from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
 from dreamjax.parallel.names import like, named_leaves, nested
+from dreamjax.parallel.together import Together, why
 from dreamjax.storage import atomic, manifest
 from dreamjax.training.task import PyTree, State, replace
 
 SWEEPS = 5
-SAVE_S = 2 * 600.0  # longer than Orbax waits for a process whose save failed
+DISK = ("No space left on device", "File too large", "Permission denied", "Disk quota exceeded")
+SAVE_S = 1200.0  # for all processes to have written, as Orbax has it
 # of a state; `frozen` is referred to by its source, not copied
 GROUPS = ("step", "params", "ema", "opt", "hyper", "extra", "guard")
+_saves = itertools.count()  # begun by this process, as many as by every other
 
 
 @dataclass(frozen=True)
@@ -184,12 +188,16 @@ class SaveFailed(UserError):
 
 
 class Saver:
-    """Saves in the background; a failure is raised by the next `save`, `check` or `wait`."""
+    """Saves in the background; a failure is raised by the next `save`, `check` or `wait`.
+
+    Of several processes all fail where one does, and none waits for it: so all go on with the same next save.
+    """
 
     def __init__(self, folder: epath.PathLike, config: CheckpointConfig, config_json: str) -> None:
         self.folder, self.config, self.config_json = epath.Path(folder), config, config_json
         self._orbax: Any = None
         self._thread: threading.Thread | None = None
+        self._works: list[Together] = []  # one a save
         self._failure: BaseException | None = None
         self._failed = False  # ever
         self.step: int | None = None  # of the last save begun
@@ -199,36 +207,68 @@ class Saver:
         import orbax.checkpoint as ocp
 
         self.wait()
-        path = step_folder(self.folder, step)
-        self._orbax = self._orbax or ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
-        if processes.is_first():
-            self._sweep()
-            if path.exists():
-                remove(path)  # damaged, or not yet finished by `task.finish`
-        processes.barrier(f"save/{step}", SAVE_S)
-        values = to_dict(state)
-        try:
-            self._orbax.save(path / "state", args=ocp.args.PyTreeSave(values))
-        except Exception as problem:
-            raise self._explained(step, problem) from problem
+        path, values = step_folder(self.folder, step), to_dict(state)
         files = {
             "arrays": json.dumps(table_of(values), indent=1),
             "run": json.dumps({"step": step, **run}, indent=1),
             "config": self.config_json,
         }
+        refused = self._make_room(path, files["run"]) if processes.is_first() else None
+        if refused := processes.agree(f"save/{step}", refused, SAVE_S):
+            raise self._explained(step, OSError(refused))
+        work, problem = self._work(), None
+        try:
+            self._orbax = self._orbax or self._new_orbax()
+            self._orbax.save(path / "state", args=ocp.args.PyTreeSave(values))
+        except Exception as found:  # told in the background, as the others' threads wait for this process
+            problem = found
         self.step = step
-        self._thread = threading.Thread(target=self._finish, args=(step, files), daemon=True)
+        self._thread = threading.Thread(target=self._finish, args=(step, files, work, problem), daemon=True)
         self._thread.start()
 
-    def _finish(self, step: int, files: Mapping[str, str]) -> None:
+    def _make_room(self, path: epath.Path, run: str) -> str | None:
+        """Begin a step directory; why it cannot be, where it cannot."""
+        self._sweep()
         try:
-            self._orbax.wait_until_finished()
-            if processes.is_first():
-                path = step_folder(self.folder, step)
-                for name, text in files.items():
-                    atomic.write_text(path / f"{name}.json", text)
-                manifest.write(path)
+            if path.exists():
+                remove(path)  # damaged, or not yet finished by `task.finish`
+            atomic.write_text(path / "run.json", run)
+        except OSError as problem:
+            return problem.strerror or str(problem)
+        return None
+
+    def _work(self) -> Together:
+        """Of a save. The one before the last is over in every process: they were together at the last."""
+        if len(self._works) > 1:
+            self._works.pop(0).forget()
+        self._works.append(Together(f"save/{next(_saves)}"))
+        return self._works[-1]
+
+    def _new_orbax(self) -> Any:
+        """Orbax's own barriers wait 20 minutes for a process whose save has failed; these do not."""
+        import orbax.checkpoint as ocp
+
+        def barrier(*, key: str, timeout_ms: int) -> None:
+            self._works[-1].meet(key, timeout_ms / 1000)
+
+        options = ocp.options.AsyncOptions(timeout_secs=int(SAVE_S), barrier_sync_fn=barrier)
+        return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
+
+    def _finish(self, step: int, files: Mapping[str, str], work: Together, problem: Exception | None) -> None:
+        try:
+            with work():
+                if problem is not None:
+                    raise problem
+                self._orbax.wait_until_finished()
+                work.meet("written", SAVE_S)
+                if processes.is_first():
+                    path = step_folder(self.folder, step)
+                    for name, text in files.items():
+                        atomic.write_text(path / f"{name}.json", text)
+                    manifest.write(path)
+                work.meet("committed", SAVE_S)
         except BaseException as problem:
+            work.settle(SAVE_S)  # what is deleted below one that still writes is waited for by its storage, for ever
             self._failure = self._explained(step, problem)
             return
         if processes.is_first():
@@ -245,10 +285,7 @@ class Saver:
             remove(path)
         kept = committed_steps(self.folder)
         last = f"step {kept[-1]} is the last one saved" if kept else "no step was saved before"
-        reason = next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
-        for sign in ("No space left on device", "File too large", "Permission denied", "Disk quota exceeded"):
-            reason = sign if sign in str(problem) else reason
-        return SaveFailed(f"{path}: could not be saved ({reason[:200]}); {last}")
+        return SaveFailed(f"{path}: could not be saved ({_reason(problem)}); {last}")
 
     def check(self) -> None:
         """Raise the failure of a background save, if there was one."""
@@ -284,6 +321,13 @@ class Saver:
         if orbax is not None:
             with contextlib.suppress(Exception):  # of a save, which was told already
                 orbax.close()
+
+
+def _reason(problem: BaseException) -> str:
+    whole = str(problem)
+    found = next((sign for sign in DISK if sign in whole), why(problem)[:200])
+    who = re.match(r"process \d+: ", whole)  # another one's, which told it
+    return found if who is None or found.startswith(who[0]) else who[0] + found
 
 
 def remove(path: epath.Path) -> None:

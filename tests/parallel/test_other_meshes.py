@@ -87,6 +87,21 @@ def test_two_processes_of_two_devices_continue_one_of_four(tmp_path):
     assert_losses_agree(tmp_path / "two", tmp_path / "one")
 
 
+def test_rows_of_a_process_need_not_be_neighbours(on_eight, tmp_path):
+    """As on a torus, where a host's chips lie in several groups of the mesh: rows 0, 2 and 1, 3 of four devices."""
+    task = dataclasses.replace(TASK, stream=FormulaStream(notes=str(tmp_path)))
+    as_processes(tmp_path / "run", LAST, task=task, order=(0, 2, 1, 3))
+    assert_losses_agree(tmp_path / "run", on_eight)
+    read = [
+        [json.loads(line) for line in (tmp_path / f"read_{process}.jsonl").read_text().splitlines()]
+        for process in range(2)
+    ]
+    for step in range(LAST):
+        parts = [own[step] for own in read]
+        assert [len(part) for part in parts] == [8] * 2
+        assert [index for part in parts for index in part] == list(range(16 * step, 16 * (step + 1)))
+
+
 # ------------------------------------------------------------------------------------------------------ four processes
 @pytest.fixture(scope="module")
 def by_four(tmp_path_factory):

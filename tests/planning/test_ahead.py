@@ -46,6 +46,28 @@ def summed(text, axes):
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    ("topology", "slices", "mesh"),
+    [
+        ("v5e:4x4", 1, MeshConfig(data=1, fsdp=16)),
+        ("v5e:8x8", 1, MeshConfig(data=8, fsdp=8)),
+        ("v5e:16x16", 2, MeshConfig(data=32, fsdp=16)),
+        ("v6e:16x16", 1, MeshConfig(data=16, fsdp=16)),
+        ("v5p:4x4x4", 1, MeshConfig(data=4, fsdp=8, tensor=2)),
+        ("tpu7x:4x4x4", 1, MeshConfig(data=-1, fsdp=8)),
+    ],
+)
+def test_every_host_of_a_pod_reads_rows_of_its_own(topology, slices, mesh):
+    """Along a torus they are not always neighbours; together they are all rows of the batch, and none is read twice."""
+    made = meshes.make(mesh, ahead.topology(topology, slices))
+    rows = 2 * made.shape["data"] * made.shape["fsdp"]
+    hosts = {device.process_index for device in made.devices.flat}
+    parts = [sharding.process_rows(made, rows, host) for host in hosts]
+    assert sorted(parts) == [(host, len(hosts)) for host in sorted(hosts)]
+    assert sorted(row for own in sharding.dealt(made, rows).values() for row in own) == list(range(rows))
+
+
+@needs_compiler
 def test_a_small_step_compiles_and_sums_its_gradients_in_float32():
     """The whole step of the smallest U-Net on 16 chips; also on a mesh that cuts the pod's own axes."""
     config = TextToImageConfig(

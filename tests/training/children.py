@@ -28,7 +28,7 @@ def start(workdir: Path, task: Any = None, *, devices: int = 1, join: Any = None
     """A child that trains `task` in `workdir`; `join` = (coordinator, processes, index). Its exit code is the verb's.
 
     `file_limit`: largest file it may write, bytes; `note`: folder for result, error and what was said instead of
-    `workdir`.
+    `workdir`; `order`: of the devices in the mesh.
     """
     child = CONTEXT.Process(target=_run, args=(workdir, task or Regression(), devices, join, config))
     child.start()
@@ -38,7 +38,7 @@ def start(workdir: Path, task: Any = None, *, devices: int = 1, join: Any = None
 def _run(workdir: Path, task: Any, devices: int, join: tuple[str, int, int] | None, config: dict[str, Any]) -> None:
     if limit := config.pop("file_limit", None):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    note = config.pop("note", workdir)
+    note, order = config.pop("note", workdir), config.pop("order", None)
     index = join[2] if join else 0
     workdir.mkdir(parents=True, exist_ok=True)
     log.addHandler(_Lines(note / f"said_{index}.jsonl"))
@@ -55,7 +55,8 @@ def _run(workdir: Path, task: Any, devices: int, join: tuple[str, int, int] | No
     settings = TrainConfig(**(defaults | config))
     text = json.dumps({"train": dataclasses.asdict(settings), "task": repr(task)})
     try:
-        result = train(task, settings, workdir, config_json=text)
+        chosen = None if order is None else [jax.devices()[i] for i in order]
+        result = train(task, settings, workdir, config_json=text, devices=chosen)
     except UserError as mistake:
         (note / "error.txt").write_text(str(mistake))
         if join:
