@@ -1,8 +1,8 @@
 """Which chips of a torus make up an axis of the mesh.
 
-JAX's own choice fills whole torus axes. On a slice whose axes are no rings (v5e's and v6e's below 16 chips) that puts an
-fsdp of 8 on a line, whose ends have one link where a ring has two; as a tile of 2 x 4 the same 8 chips form a ring.
-Tiles also keep the four chips of a host together, so that its rows of a batch are neighbours.
+JAX's own choice fills whole torus axes. On a slice whose axes are no rings (v5e's and v6e's below 16 chips) that puts
+an fsdp of 8 on a line, whose ends have one link where a ring has two; as a tile of 4 x 2 the same 8 chips form a ring,
+and the axis takes half the time (docs/scaling.md).
 """
 
 import itertools
@@ -19,7 +19,7 @@ Assignment = tuple[tuple[int, ...], ...]  # of each axis of the mesh: how many o
 
 
 def closed(chips: int, *, flat: bool) -> bool:
-    """Whether a torus axis of so many chips is a ring, on which everything takes half the time that it takes on a line."""
+    """Whether a torus axis of so many chips is a ring: everything takes half the time that it takes on a line."""
     return chips == WRAPS if flat else chips % 4 == 0
 
 

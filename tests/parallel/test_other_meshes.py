@@ -173,7 +173,7 @@ def test_tensor_stays_within_a_process(tmp_path):
 
 
 def test_processes_share_what_was_compiled(tmp_path):
-    """The first one of a pair writes what both compiled, and reads it the next time; CPU's others, see compile_cache."""
+    """The first one of a pair writes what it compiled, and reads it the next time; CPU's others, see compile_cache."""
     for name in ("first", "second"):
         as_processes(tmp_path / name, 4, compile_cache=str(tmp_path / "compiled"))
     found = [json.loads((tmp_path / name / "result_0.json").read_text())["compiled"] for name in ("first", "second")]
