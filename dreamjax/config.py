@@ -190,14 +190,27 @@ def _unknown_key(key: str, keys: list[str], source: str) -> UserError:
     return UserError(f"{source} has no key {key}{hint}")
 
 
-def override(cls: Any, config: ConfigDict, key: str, text: str, source: str = "config") -> None:
-    """Set `config.key` from the text of `--config.key=text`, typed by the field of `cls`."""
+def kind_of(cls: Any, key: str, source: str) -> Any:
+    """The type of a dotted key. Raises UserError for one that is not there, naming the nearest."""
     kind: Any = cls
     for part in key.split("."):
         hints = fields_of(kind) if dataclasses.is_dataclass(kind) else {}
         if part not in hints:
-            raise _unknown_key(key, keys_of(cls), f"--config.{key}={text}: {source}")
+            raise _unknown_key(key, keys_of(cls), source)
         kind = hints[part]
+    return kind
+
+
+def put(cls: Any, config: ConfigDict, key: str, value: Any, source: str) -> None:
+    """Set `config.key` to a value of a config file, checked against the field of `cls`."""
+    checked = _check(value, kind_of(cls, key, source), key, source)
+    with config.unlocked():
+        config.update_from_flattened_dict({key: checked})
+
+
+def override(cls: Any, config: ConfigDict, key: str, text: str, source: str = "config") -> None:
+    """Set `config.key` from the text of `--config.key=text`, typed by the field of `cls`."""
+    kind = kind_of(cls, key, f"--config.{key}={text}: {source}")
     if dataclasses.is_dataclass(kind):
         raise UserError(f"--config.{key} is a group of keys; set one of {', '.join(keys_of(kind, key + '.'))}")
     try:
@@ -215,14 +228,19 @@ def load(spec: str, overrides: Sequence[tuple[str, str]], schema: Callable[[Conf
     `schema(config, source)` says which dataclass describes the file's ConfigDict. Raises UserError for every mistake,
     which names the override that brought it, or the file where none did.
     """
-    path, _, arguments = spec.partition(":")
-    config = _call_get_config(Path(path), arguments)
+    path, config = spec.partition(":")[0], read(spec)
     cls = schema(config, path)
     origin = {_mistake(cls, config): spec}
     for key, text in overrides:
         override(cls, config, key, text, path)
         origin.setdefault(_mistake(cls, config), f"--config.{key}={text}")
     return to_dataclass(cls, config, origin[_mistake(cls, config)])
+
+
+def read(spec: str) -> ConfigDict:
+    """What `FILE.py` or `FILE.py:argument=value,…` returns, not looked at. Raises UserError for a file that fails."""
+    path, _, arguments = spec.partition(":")
+    return _call_get_config(Path(path), arguments)
 
 
 def _mistake(cls: Any, config: ConfigDict) -> str:

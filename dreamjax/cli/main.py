@@ -30,6 +30,7 @@ VERBS = (
     "plan",
     "launch",
     "train",
+    "sweep",
     "evaluate",
     "decode",
     "generate",

@@ -56,6 +56,9 @@ def linear_interpolation(
     return signal[:, :, v[left]] * (1 - w) + signal[:, :, v[right]] * w
 
 
+SIMPLE = {"channel mean": channel_mean, "linear interpolation": linear_interpolation}
+
+
 # ----------------------------------------------------------------------------------------------------------------- sums
 @dataclass
 class Sums:
@@ -248,13 +251,14 @@ def score(
     validation: WindowSet | None = None,
     chooser: gaussian.Candidates | None = None,
     tasks: Sequence[MaskTask] = MASKS,
+    simple: bool = True,
     seed: int = 0,
     level: float = bootstrap.LEVEL,
 ) -> list[MaskScore]:
     """Every method under every mask. Without `predict` only the baselines; without `candidates` and `validation` no
-    conditional mean, which is chosen among `chooser` (default: `candidates`) and taken from `candidates`. A
-    mask that fits into no window is left out. Masks are keyed by (seed, mask, window): the same for every model
-    that is ever scored here.
+    conditional mean, which is chosen among `chooser` (default: `candidates`) and taken from `candidates`. `simple`:
+    whether mean and interpolation are scored too. A mask that fits into no window is left out. Masks are keyed by
+    (seed, mask, window): the same for every model that is ever scored here.
     """
     scores = []
     with threads.single(), progress("evaluate", len(tasks)) as bar:
@@ -264,10 +268,7 @@ def score(
                 log.info("%s: no window is long enough, so this mask is left out", task.name)
                 continue
             who = sorted({windows.subjects[i] for i in np.flatnonzero(masking.usable)})
-            guesses: dict[str, Callable[..., np.ndarray]] = {
-                "channel mean": channel_mean,
-                "linear interpolation": linear_interpolation,
-            }
+            guesses: dict[str, Callable[..., np.ndarray]] = dict(SIMPLE) if simple else {}
             found = None
             if candidates is not None and validation is not None:
                 found = choose_gaussian(chooser or candidates, validation, task, patch, seed)

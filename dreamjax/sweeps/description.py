@@ -1,0 +1,143 @@
+"""A sweep as a config: what is varied, on top of which run, how each point is scored.
+
+    def get_config(…) -> ConfigDict:
+        return description.config(name, base, [axes.values("mask.ratio", 0.25, 0.75)], seeds=(0, 1, 2), …)
+
+`base` is the ConfigDict of a run, as its own config file makes it. On the command line `--config.base.KEY=…` changes
+it, `--config.KEY=…` the settings below.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
+
+from dreamjax import config as configs
+from dreamjax.errors import UserError
+from dreamjax.sweeps import axes as axes_
+from dreamjax.sweeps.axes import Axis
+from dreamjax.systems import registry
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """What a point is measured by, on windows of people whom no run has trained on."""
+
+    split: Literal["val", "test"] = "val"  # points are chosen by it, so test is for what is chosen
+    windows: int | None = 400  # an even choice
+    rank: Literal["reconstruction", "probe"] = "reconstruction"
+    labels: tuple[str, ...] = ()  # two, for a linear probe; none: no probe
+    baselines: bool = True  # interpolation and conditional mean too, once for all points of equal windows
+
+    def __post_init__(self) -> None:
+        if len(self.labels) not in (0, 2):
+            raise ValueError(f"score.labels are {', '.join(self.labels)}, but a probe tells two labels apart")
+        if self.rank == "probe" and not self.labels:
+            raise ValueError("score.rank is probe, which takes two score.labels")
+        if self.windows is not None and self.windows < 1:
+            raise ValueError(f"score.windows is {self.windows}, but it must be at least 1 (none: all)")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a sweep, beside its base and its axes."""
+
+    name: str = "sweep"
+    search: Literal["grid", "random", "tpe"] = "grid"
+    points: int = 0  # of random and tpe; a grid has as many as it has
+    draw_seed: int = 0  # of random and tpe
+    seeds: tuple[int, ...] = (0,)  # each point is trained with every one
+    compare: tuple[Literal["examples", "flops"], ...] = ("examples", "flops")  # what points have in common
+    retries: int = 1  # of a point that failed
+    hours: float | None = None  # begin no further point after so many, of this call
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name is empty, but a report is of something")
+        if self.search == "grid" and self.points:
+            raise ValueError(f"points is {self.points}, but a grid has as many as its axes make; leave it 0")
+        if self.search != "grid" and self.points < 1:
+            raise ValueError(f"search {self.search} takes points, at least 1")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are {self.seeds or 'none'}, but there must be some, each once")
+        for seed in self.seeds:
+            configs.check_seed("seeds", seed)
+        if not self.compare or len(set(self.compare)) < len(self.compare):
+            raise ValueError("compare is one or both of examples, flops")
+        if self.retries < 0:
+            raise ValueError(f"retries is {self.retries}, but it must be 0 or more")
+        if self.hours is not None and not self.hours > 0:
+            raise ValueError(f"hours is {self.hours}, but it must be positive (none: no end)")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A description, checked. `base`: a ConfigDict; `schema`: the dataclass that describes it."""
+
+    settings: Settings
+    base: ConfigDict
+    schema: Any
+    axes: tuple[Axis, ...]
+    source: str
+
+    def config_of(self, chosen: Mapping[str, Any], seed: int) -> Any:
+        """The run's dataclass of a point. Raises UserError naming what does not go together."""
+        config = self.base.copy_and_resolve_references()
+        setting = {"seed": seed}
+        for axis in self.axes:
+            if axis.name in chosen:
+                setting |= axis.setting(chosen[axis.name])
+        for key, value in setting.items():
+            configs.put(self.schema, config, key, value, self.source)
+        where = ", ".join(f"{name}={value}" for name, value in chosen.items())
+        return configs.to_dataclass(self.schema, config, f"{self.source}: {where}" if where else self.source)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this sweep and no other: its points may become more, base and score may not change."""
+        return {
+            "name": self.settings.name,
+            "base": json.loads(configs.to_json(configs.to_dataclass(self.schema, self.base, self.source))),
+            "score": dataclasses.asdict(self.settings.score),
+            "compare": list(self.settings.compare),
+        }
+
+
+def config(name: str, base: ConfigDict, axes: Sequence[Mapping[str, Any]], **settings: Any) -> ConfigDict:
+    """The ConfigDict of a sweep, for its config file to return."""
+    score = settings.pop("score", {})
+    found = configs.to_config_dict(Settings(name=name, score=ScoreConfig(**score), **settings))
+    with found.unlocked():
+        found.base = base
+        found.axes = tuple(dict(axis) for axis in axes)
+    return found
+
+
+def load(spec: str, overrides: Sequence[tuple[str, str]]) -> Sweep:
+    """The sweep of a config file, `--config.…` applied. Raises UserError for every mistake, before anything runs."""
+    found = configs.read(spec)
+    path = spec.partition(":")[0]
+    if "base" not in found or "axes" not in found:
+        raise UserError(f"{path} describes no sweep, which has a base and axes (sweeps.description.config)")
+    with found.unlocked():
+        base, entries = found.base, found.axes
+        del found.base
+        del found.axes
+    schema = registry.schema_of(base, path)
+    for key, text in overrides:
+        if key.startswith("base."):
+            configs.override(schema, base, key.removeprefix("base."), text, f"{path} (base)")
+        else:
+            configs.override(Settings, found, key, text, path)
+    settings = configs.to_dataclass(Settings, found, path)
+    configs.to_dataclass(schema, base, f"{path} (base)")
+    sweep = Sweep(settings, base, schema, axes_.read(entries, path), path)
+    for axis in sweep.axes:
+        for key in axis.keys:
+            configs.kind_of(schema, key, f"{path}: axis {axis.name}")
+            if key == "seed":
+                raise UserError(f"{path}: axis {axis.name} sets seed; list the sweep's seeds instead")
+    return sweep

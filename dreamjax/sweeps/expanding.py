@@ -1,0 +1,61 @@
+"""A sweep's points and what they would cost, before any of them runs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dreamjax.console import counted
+from dreamjax.errors import UserError
+from dreamjax.evaluation import report
+from dreamjax.sweeps import axes, points
+from dreamjax.sweeps.description import Sweep
+from dreamjax.sweeps.points import Place, Point
+
+
+def expand(sweep: Sweep) -> list[Point]:
+    """The points of a grid, or drawn at random."""
+    settings = sweep.settings
+    if settings.search == "tpe":
+        raise UserError(f"{sweep.source}: points of search tpe follow from the scores of earlier ones")
+    if settings.search == "grid":
+        return points.make(sweep, axes.grid(sweep.axes))
+    return points.make(sweep, axes.random(sweep.axes, settings.points, settings.draw_seed))
+
+
+def outlook(sweep: Sweep, found: Sequence[Point], workdir: str) -> dict[str, Any]:
+    """Points, how many are done, their FLOP; and hours, where a finished point tells how fast this machine is."""
+    scores = [Place.of(workdir, point).score() for point in found]
+    costs = [point.cost() for point in found]
+    known = [(s["cost"]["flop"], s["cost"]["seconds"]) for s in scores if s is not None and s["cost"].get("flop")]
+    rate = sum(flop for flop, _ in known) / sum(seconds for _, seconds in known) if known else None
+    left = [cost for cost, score in zip(costs, scores, strict=True) if score is None]
+    whole = None if None in left else float(sum(cost for cost in left if cost is not None))
+    return {
+        "name": sweep.settings.name,
+        "axes": {axis.name: list(axis.choices) or list(axis.between or ()) for axis in sweep.axes},
+        "seeds": list(sweep.settings.seeds),
+        "points": [
+            {"name": p.name, "values": dict(p.chosen), "seed": p.seed, "legs": dict(p.legs), "flop": cost}
+            for p, cost in zip(found, costs, strict=True)
+        ],
+        "done": sum(score is not None for score in scores),
+        "cost": {"flop": whole, "hours": whole / rate / 3600 if rate and whole is not None else None},
+    }
+
+
+def text(result: dict[str, Any]) -> str:
+    """For people."""
+    rows = []
+    for one in result["points"]:
+        told = ", ".join(f"{name}={value}" for name, value in one["values"].items())
+        legs = ", ".join(f"{steps:,}" for steps in sorted(set(one["legs"].values()), reverse=True))
+        rows.append([told, str(one["seed"]), legs, "?" if one["flop"] is None else f"{one['flop'] / 1e12:,.1f}"])
+    cost = result["cost"]
+    whole = "how many FLOP is not known" if cost["flop"] is None else f"{cost['flop'] / 1e15:.3g} PFLOP of training"
+    hours = f", about {cost['hours']:.2g} hours here" if cost["hours"] is not None else ""
+    return "\n".join(
+        [
+            f"sweep {result['name']}: {counted(len(result['points']), 'point')}, {result['done']} done",
+            report.table(["values", "seed", "steps", "TFLOP"], rows),
+            f"left: {whole}{hours}",
+        ]
+    )

@@ -1,0 +1,177 @@
+"""The points of a sweep: values, a seed, the run that they make, how long it is trained, where it is kept.
+
+WORKDIR/sweep.json                    what the sweep is
+WORKDIR/points/NAME/point.json        values, seed, the command that trains it alone
+WORKDIR/points/NAME/run[-STEPS]/      as dreamjax train leaves it
+WORKDIR/points/NAME/score.json        written last: with it the point is done
+WORKDIR/points/NAME/failed.json       how often it failed, and with which sentence
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from etils import epath
+
+from dreamjax import config as configs
+from dreamjax.errors import UserError
+from dreamjax.storage import atomic
+from dreamjax.sweeps.description import Sweep
+from dreamjax.systems import registry
+
+
+@dataclass(frozen=True)
+class Point:
+    """`chosen`: axis → label. `legs`: what points have in common → the steps that this one takes for it."""
+
+    chosen: Mapping[str, Any]
+    seed: int
+    config: Any
+    legs: Mapping[str, int]
+    flop: float | None  # of an example, forward and backward
+
+    @property
+    def name(self) -> str:
+        """Readable, and no other point's: values, seed, and the start of a hash of the whole config."""
+        told = "-".join([*(f"{axis.rpartition('.')[2]}={label}" for axis, label in self.chosen.items())])
+        safe = re.sub(r"[^A-Za-z0-9.=+-]", "_", told)[:80]
+        mark = hashlib.sha256(configs.to_json(self.config).encode()).hexdigest()[:8]
+        return f"{safe}-seed={self.seed}-{mark}" if safe else f"seed={self.seed}-{mark}"
+
+    @property
+    def values(self) -> tuple:
+        """What seeds have in common."""
+        return tuple(self.chosen.items())
+
+    @property
+    def steps(self) -> list[int]:
+        """After which it is scored, ascending."""
+        return sorted(set(self.legs.values()))
+
+    @property
+    def prefix(self) -> bool:
+        """Whether a shorter run is the beginning of a longer one: only where its rate does not know the end."""
+        optim = getattr(self.config, "optim", None)
+        return optim is not None and (optim.schedule == "constant" or optim.decay_steps is not None)
+
+    def cost(self) -> float | None:
+        """FLOP of all that is trained of it."""
+        if self.flop is None:
+            return None
+        steps = max(self.steps) if self.prefix else sum(self.steps)
+        return self.flop * self.config.train.batch_size * steps
+
+
+def make(sweep: Sweep, chosen: Iterable[Mapping[str, Any]]) -> list[Point]:
+    """Every combination with every seed. Raises UserError where one is no run, or where FLOP cannot be compared."""
+    found = [_point(sweep, one, seed) for one in chosen for seed in sweep.settings.seeds]
+    if not found:
+        raise UserError(f"{sweep.source}: the axes make no point")
+    return with_legs(sweep, found)
+
+
+def _point(sweep: Sweep, chosen: Mapping[str, Any], seed: int) -> Point:
+    config = sweep.config_of(chosen, seed)
+    count = getattr(registry.build(config), "flops_per_example", None)
+    return Point(chosen, seed, config, {}, float(count()) if count else None)
+
+
+def with_legs(sweep: Sweep, found: list[Point]) -> list[Point]:
+    """Equal examples: the base's. Equal FLOP: what the cheapest point takes for these; others take fewer steps."""
+    each = [None if point.flop is None else point.flop * point.config.train.batch_size for point in found]
+    wanted, legs = sweep.settings.compare, []
+    base = configs.to_dataclass(sweep.schema, sweep.base, sweep.source).train
+    examples = base.steps * base.batch_size
+    if "flops" in wanted and None in each:
+        raise UserError(
+            f"{sweep.source}: how many FLOP a step of {found[0].config.system} takes is not known; set compare=examples"
+        )
+    for point, flop in zip(found, each, strict=True):
+        own: dict[str, int] = {}
+        whole = max(1, round(examples / point.config.train.batch_size))
+        if "examples" in wanted:
+            own["examples"] = whole
+        if "flops" in wanted and flop is not None:
+            cheapest = min(f / p.config.train.batch_size for f, p in zip(each, found, strict=True) if f is not None)
+            own["flops"] = max(1, round(cheapest * examples / flop))
+        legs.append(own)
+    return [replace(point, legs=own) for point, own in zip(found, legs, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------------------- on disk
+@dataclass(frozen=True)
+class Place:
+    """A point's folder."""
+
+    folder: epath.Path
+
+    @classmethod
+    def of(cls, workdir: epath.PathLike, point: Point) -> "Place":
+        return cls(epath.Path(workdir) / "points" / point.name)
+
+    def run(self, steps: int, point: Point) -> epath.Path:
+        """Of a schedule that knows its end every length is a run of its own."""
+        return self.folder / ("run" if point.prefix else f"run-{steps}")
+
+    def score(self) -> dict[str, Any] | None:
+        """What the point was measured as; None while it is not done."""
+        return _read(self.folder / "score.json")
+
+    def failures(self) -> list[str]:
+        return (_read(self.folder / "failed.json") or {}).get("sentences", [])
+
+    def begin(self, point: Point, command: str) -> None:
+        about = {
+            "values": dict(point.chosen),
+            "seed": point.seed,
+            "legs": dict(point.legs),
+            "flop_per_example": point.flop,
+            "batch_size": point.config.train.batch_size,
+            "command": command,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(self.folder / "point.json", json.dumps(about, indent=1))
+
+    def done(self, score: Mapping[str, Any]) -> None:
+        atomic.write_text(self.folder / "score.json", json.dumps(score, indent=1))
+
+    def failed(self, sentence: str) -> None:
+        atomic.write_text(
+            self.folder / "failed.json", json.dumps({"sentences": [*self.failures(), sentence]}, indent=1)
+        )
+
+
+def _read(path: epath.Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as problem:
+        raise UserError(f"{path} is damaged; delete it, and the point is measured again") from problem
+
+
+def claim(workdir: epath.PathLike, sweep: Sweep) -> None:
+    """Make a folder this sweep's. Raises UserError for one of another sweep, naming what differs."""
+    path, identity = epath.Path(workdir) / "sweep.json", json.loads(json.dumps(sweep.identity()))
+    if (there := _read(path)) is not None:
+        if different := sorted(_differences(there, identity)):
+            raise UserError(f"{workdir} holds another sweep ({'; '.join(different[:4])}): choose another --workdir")
+        return
+    folder = epath.Path(workdir)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{workdir} holds something else than a sweep (no sweep.json): choose another --workdir")
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(path, json.dumps(identity, indent=1))
+
+
+def _differences(one: Any, other: Any, name: str = "") -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [
+            line
+            for key in sorted(set(one) | set(other))
+            for line in _differences(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if one == other else [f"{name} was {one!r} and is now {other!r}"]

@@ -1,0 +1,150 @@
+"""What a point is measured by: the same windows and the same masks for every point, whatever its own masks are.
+
+A run's own held-out loss is at its own mask ratio, and says nothing beside that of another ratio: it is kept and shown,
+and nothing is ranked by it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from dreamjax.errors import UserError
+from dreamjax.evaluation import leakage, probe, reconstruction, windows
+from dreamjax.evaluation.windows import WindowSet
+from dreamjax.parallel import threads
+from dreamjax.signals import records
+from dreamjax.signals.pipeline import DataConfig
+from dreamjax.storage import atomic
+from dreamjax.sweeps.description import ScoreConfig
+from dreamjax.systems import measurement, runs
+from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+
+MASK_SEED = 0  # of the evaluation masks, whatever the run's seed
+
+
+def measure(workdir: str, score: ScoreConfig, shared: epath.PathLike) -> dict[str, Any]:
+    """A run's newest step → JSON-able scores by subject. `shared`: folder of what all points of a sweep have in common.
+
+    Raises UserError where a scored subject was trained on, or the run predicts no signal and has no probe.
+    """
+    run = runs.open_run(workdir)
+    config = measurement.masked_config(run)
+    check = leakage.refuse_overlap(
+        leakage.trained_on(config.data.path, workdir), config.data.path, score.split, workdir
+    )
+    held_out = _windows(config.data, score)
+    found: dict[str, Any] = {
+        "step": run.step,
+        "examples": run.examples,
+        "split": score.split,
+        "windows": len(held_out),
+        "check": check,
+    }
+    if config.loss.target == "raw":
+        scores = reconstruction.score(
+            held_out, config.model.patch, predict=measurement.predictor(run), simple=False, seed=MASK_SEED
+        )
+        found["reconstruction"] = {one.task.name: _rows(one, ("model", "zero")) for one in scores}
+        if score.baselines:
+            found["baselines"] = baselines(config.data, config.model.patch, score, shared)
+    if score.labels:
+        found["probe"] = _probe(run, config, held_out, score)
+    return found
+
+
+def check(config: Any, score: ScoreConfig) -> None:
+    """Raises UserError, before anything is trained, where a run of this config could not be scored."""
+    if not isinstance(config, MaskedPretrainingConfig):
+        raise UserError(f"a sweep scores runs of masked_pretraining, and this is one of {config.system}")
+    if not config.data.path:
+        raise UserError("the base config has no data: give --config.base.data.path=SHARDS")
+    if config.loss.target != "raw" and score.rank == "reconstruction":
+        raise UserError("a model of normalised targets predicts no signal; set --config.score.rank=probe")
+    held_out = _windows(config.data, score)
+    if score.labels:
+        _labelled(held_out, score)
+
+
+def _rows(one: reconstruction.MaskScore, methods: tuple[str, ...]) -> dict[str, Any]:
+    """(squared error, variance) by subject and method."""
+    values = {method: one.sums[method].rows() for method in methods if method in one.sums}
+    variance = next(iter(values.values()))[:, 1]
+    return {
+        "subjects": list(one.subjects),
+        "variance": variance.tolist(),
+        "error": {method: rows[:, 0].tolist() for method, rows in values.items()},
+    }
+
+
+def _probe(run: runs.Run, config: Any, held_out: WindowSet, score: ScoreConfig) -> dict[str, float]:
+    """Subject → balanced accuracy of a linear probe that was fitted on the other scored subjects."""
+    labels, keep = _labelled(held_out, score)
+    features = measurement.featurizer(config, run.params)
+    parts = [features(held_out.seen(slice(i, i + 64)), held_out.valid[i : i + 64]) for i in range(0, len(held_out), 64)]
+    with threads.single():
+        return probe.leave_subject_out(np.concatenate(parts)[keep], labels[keep], np.array(held_out.subjects)[keep])
+
+
+def _labelled(held_out: WindowSet, score: ScoreConfig) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, which windows have one and a subject with both). Raises UserError for fewer than three subjects."""
+    labels = np.array([score.labels.index(one) if one in score.labels else -1 for one in held_out.labels])
+    who = np.array(held_out.subjects)
+    both = [s for s in np.unique(who) if set(labels[who == s].tolist()) >= {0, 1}]
+    if len(both) < probe.FEWEST:
+        raise UserError(
+            f"split {score.split} has {len(both)} subjects with windows of both {' and '.join(score.labels)}, and a "
+            f"probe takes at least {probe.FEWEST}; prepare a larger share of the subjects for it, or leave "
+            "score.labels out"
+        )
+    return labels, (labels >= 0) & np.isin(who, both)
+
+
+# --------------------------------------------------------------------------------------------------- what points share
+def _windows(data: DataConfig, score: ScoreConfig) -> WindowSet:
+    """Read once for all points of one process that look at the recordings alike."""
+    return _loaded(_as_scored(data), score.split, score.windows)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(data: DataConfig, split: str, limit: int | None) -> WindowSet:
+    return windows.load(data, split, limit)
+
+
+def _as_scored(data: DataConfig) -> DataConfig:
+    """Without what concerns training alone, so that points which differ in that share their windows."""
+    fresh = DataConfig()
+    training = ("weights", "shift", "flip_polarity", "reverse_time", "amplitude_jitter", "workers", "prefetch")
+    known = {field.name for field in dataclasses.fields(data)}
+    return dataclasses.replace(data, **{name: getattr(fresh, name) for name in training if name in known})
+
+
+def baselines(data: DataConfig, patch: int, score: ScoreConfig, shared: epath.PathLike) -> str:
+    """The name of a file in `shared` that has every baseline under every mask; computed by the first who asks."""
+    about = {
+        "data": dataclasses.asdict(_as_scored(data)),
+        "shards": [sorted(records.load_dataset(path)["shards"].items()) for path in data.path],
+        "patch": patch,
+        "split": score.split,
+        "windows": score.windows,
+    }
+    mark = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    path = epath.Path(shared) / f"baselines-{mark}.json"
+    if not path.exists():
+        baseline = measurement.baseline_data(data, data.path, score.split)
+        scores = reconstruction.score(
+            _windows(data, score),
+            patch,
+            candidates=baseline.candidates,
+            validation=baseline.validation,
+            chooser=baseline.chooser,
+            seed=MASK_SEED,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = {one.task.name: _rows(one, tuple(one.sums)) for one in scores}
+        atomic.write_text(path, json.dumps({"notes": list(baseline.notes), "masks": found}, indent=1))
+    return path.name
