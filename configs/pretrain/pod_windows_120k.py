@@ -7,7 +7,7 @@ was never named.
 
     topology   v5e-64 (v5e:8x8), data 8, fsdp 8  batch    4,096 windows, 64 a chip
     compiled   4.41 of 15.75 GiB a chip          crosses  as on 8 chips; an eighth of the gradients over data
-    predicted  102 to 156 ms a step, MFU 17 to 26 %; 14,648 steps: 0.41 to 0.64 hours, 26 to 41 chip-hours
+    predicted  102 to 135 ms a step, MFU 19 to 26 %; 14,648 steps: 0.41 to 0.55 hours, 26 to 35 chip-hours
 
 Not run at full size by this project. The figures are `tests/pods/windows_120k.json`'s, which `make test-pods` holds.
 """
