@@ -103,13 +103,13 @@ def keep_count(patches: int, ratio: float) -> int:
     return int(patches * (1 - ratio))
 
 
-def example_keys(seed: int, purpose: str, index: UInt32[Array, "B 2"]) -> PRNGKeyArray:
+def example_keys(seed: int | Array, purpose: str, index: UInt32[Array, "B 2"]) -> PRNGKeyArray:
     """One key per example, folded from (seed, purpose, high and low half of its global index); never from its row."""
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i[0]), i[1]))(index)
 
 
-def draw(config: MaskConfig, seed: int, index: UInt32[Array, "B 2"], valid: Bool[Array, "B N"]) -> Mask:
+def draw(config: MaskConfig, seed: int | Array, index: UInt32[Array, "B 2"], valid: Bool[Array, "B N"]) -> Mask:
     """The masks of a batch; the same for an example wherever and with whomever it is computed."""
     keys = example_keys(seed, "mask", index)
     return jax.vmap(lambda key, row: _draw_one(config, key, row))(keys, valid)

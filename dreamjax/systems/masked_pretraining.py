@@ -34,7 +34,7 @@ from dreamjax.training import optimiser
 from dreamjax.training.config import TrainConfig
 from dreamjax.training.measuring import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
-from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource, replace
 from dreamjax.training.update import gradient_update
 
 
@@ -226,7 +226,7 @@ def _predict(
 
 
 def masked_loss(
-    config: MaskedPretrainingConfig, params: PyTree, batch: Batch, purpose_seed: int
+    config: MaskedPretrainingConfig, params: PyTree, batch: Batch, purpose_seed: int | Array
 ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
     """`(sum, weight, metrics)` of a batch whose masks are keyed by (purpose_seed, batch["index"])."""
     patch = config.model.patch
@@ -270,7 +270,13 @@ class MaskedPretraining:
 
     def init(self, rng: Array) -> State:
         params = init_params(self.config, rng)
-        return optimiser.fresh(params, self.config.optim, self.config.train.steps)
+        fresh = optimiser.fresh(params, self.config.optim, self.config.train.steps)
+        return replace(fresh, hyper=self.hyper())
+
+    def hyper(self) -> dict[str, Array]:
+        """What the step is told and compiles nothing anew: the optimiser's, and the seed of the masks."""
+        own = {"seed": jnp.uint32(self.config.seed)}
+        return optimiser.hyper(self.config.optim, self.config.train.steps) | own
 
     def check(self) -> None:
         platform.check_attention(self.config.model.attention, "model.attention", "--config.model.attention=auto")
@@ -304,7 +310,7 @@ class MaskedPretraining:
 
     def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
         def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
-            return masked_loss(self.config, params, micro, self.config.seed)
+            return masked_loss(self.config, params, micro, state.hyper["seed"])
 
         step = gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches)
         return step(state, batch, rng)
@@ -318,7 +324,9 @@ class MaskedPretraining:
         Masks are keyed by (seed + 1, index): the same at every evaluation, and others than those of training.
         """
         spec = BatchSpec(source, self.config.train.batch_size)
-        return summed(_held_out_metrics(self.config), averaged(state), spec)
+        alike = dataclasses.replace(self.config, seed=0, optim=OptimConfig(), train=TrainConfig())
+        seed = jnp.uint32(self.config.seed + 1)
+        return summed(_held_out_metrics(alike), (averaged(state), seed), spec)
 
     def flops_per_example(self) -> float:
         """Floating-point operations of a training step per window: forward and backward, analytic."""
@@ -333,4 +341,4 @@ class MaskedPretraining:
 
 @functools.lru_cache(maxsize=8)
 def _held_out_metrics(config: MaskedPretrainingConfig) -> Any:
-    return jax.jit(lambda params, batch: masked_loss(config, params, batch, config.seed + 1)[2])
+    return jax.jit(lambda given, batch: masked_loss(config, given[0], batch, given[1])[2])

@@ -8,7 +8,6 @@ checkpoint copies, are streamed in both cases.
 import contextlib
 import math
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -102,7 +101,7 @@ class Run:
         ledger: Ledger,
     ) -> None:
         self.task, self.config, self.folder, self.program, self.spec = task, config, folder, compiled, spec
-        self.keys = {name: jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)) for name in (b"init", b"update")}
+        self.keys = {name: program.run_key(seed, name) for name in (b"init", b"update")}
         self.saver = checkpoints.Saver(folder / "checkpoints", config.checkpoint, config_json)
         self.ledger, self.guard = ledger, Guard(config.guard)
         self.profiler = ProfilerWindow(folder / "profile", config.profile_start, config.profile_steps)

@@ -1,5 +1,6 @@
 """A Task on a mesh: the shapes and places of its state, its compiled step, its state created where it will live."""
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,11 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConf
     )
 
 
+def run_key(seed: int | jax.Array, purpose: bytes) -> jax.Array:
+    """The key of a run's `init` or `update`; the step's own is folded from the latter."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose))
+
+
 def restored(
     built: Program,
     task: Task,
@@ -82,12 +88,14 @@ def restored(
 
     `fresh_hyper`: hyper-parameters as the config has them now. Raises UserError naming all that does not fit.
     """
-    shapes = built.shapes
-    counted = any(name.startswith("guard/") for name in checkpoints.read_json(folder, step, "arrays"))
-    groups = checkpoints.GROUPS if counted and shapes.guard else checkpoints.GROUPS[:-1]
+    shapes, names = built.shapes, checkpoints.read_json(folder, step, "arrays")
+    counted = any(name.startswith("guard/") for name in names)
+    told = all(f"hyper/{name}" in names for name in named_leaves(shapes.hyper))  # an older version saved fewer
+    left = {"guard": counted and bool(shapes.guard), "hyper": told and not fresh_hyper}
+    groups = tuple(name for name in checkpoints.GROUPS if left.get(name, True))
     abstract = {name: tree for name, tree in checkpoints.to_dict(shapes).items() if name in groups}
     values = checkpoints.restore(folder, step, abstract, groups)
-    anew = {"frozen": shapes.frozen, "guard": shapes.guard} | ({"hyper": shapes.hyper} if fresh_hyper else {})
+    anew = {"frozen": shapes.frozen, "guard": shapes.guard} | ({} if left["hyper"] else {"hyper": shapes.hyper})
 
     def init(key: jax.Array) -> dict[str, Any]:
         state = undrawn(built.fresh(key), task.weights())
@@ -98,7 +106,8 @@ def restored(
         fresh = jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, anew))(key)
         if "guard" in values:
             fresh["guard"] = values["guard"] | {"spike": fresh["guard"]["spike"]}
-    state = checkpoints.from_dict(replace(shapes, guard={}), values | {"guard": {}})
+    without: dict[str, Any] = {name: {} for name in anew}
+    state = checkpoints.from_dict(replace(shapes, **without), values | without)
     state = replace(state, **(anew | fresh))
     sources = {prefix: source for prefix, source in task.weights().items() if prefix.split("/")[0] == "frozen"}
     return stream_in(state, sources)

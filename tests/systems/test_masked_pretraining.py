@@ -18,7 +18,6 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.systems import masked_pretraining as system
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
-from dreamjax.training import optimiser
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import replace
 
@@ -132,7 +131,7 @@ def test_training_lowers_the_loss_and_evaluation_uses_the_average():
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     params = parameters(config)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    state = replace(zeros, params=params, ema=params, hyper=optimiser.hyper(config.optim, 100))
+    state = replace(zeros, params=params, ema=params, hyper=task.hyper())
     step = jax.jit(task.update)
     losses = []
     for _ in range(40):

@@ -1,0 +1,191 @@
+"""Points of equal shapes trained as one: their states stacked along a leading axis, which lies over the mesh.
+
+A small model leaves most of an accelerator idle, and most of a pod's chips without work at all. Points that differ in
+seeds and in hyper-parameters that are arguments of the step (`state.hyper`) share one program; with `data` of
+the mesh dividing their number, each chip has its own points and nothing crosses chips. Every point sees its own examples
+and masks, as alone.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from dreamjax import config as configs
+from dreamjax.errors import UserError
+from dreamjax.parallel.sharding import Rules
+from dreamjax.training import program
+from dreamjax.training.config import TrainConfig
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, Task, WeightSource, replace
+
+# keys of a config that are arguments of the compiled step and change no shape
+ARGUMENTS = (
+    "seed",
+    *(
+        f"optim.{name}"
+        for name in (
+            "learning_rate",
+            "min_learning_rate",
+            "warmup_steps",
+            "decay_steps",
+            "schedule",
+            "beta1",
+            "beta2",
+            "epsilon",
+            "weight_decay",
+            "clip",
+            "ema_decay",
+        )
+    ),
+)
+PARTS = ("params", "opt", "ema", "hyper", "extra")
+
+
+def alike(config: Any) -> str:
+    """What points must have in common to be trained as one: the config without its arguments."""
+    values = dataclasses.asdict(config)
+    keeps_average = values.get("optim", {}).get("ema_decay") is not None
+    for key in ARGUMENTS:
+        node, *rest = key.split(".")
+        if not rest:
+            values.pop(node, None)
+        elif isinstance(values.get(node), dict):
+            values[node].pop(rest[0], None)
+    return json.dumps([values, keeps_average], sort_keys=True, default=str)
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Several streams as one: each global batch holds a batch of the first, then one of the second, …"""
+
+    streams: tuple[Stream, ...]
+    same: tuple[int, ...]  # of each stream: the first one that delivers the same
+
+    def element(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return self.streams[0].element()
+
+    def batches(
+        self, *, start: int, batch_size: int, process: int = 0, processes: int = 1, workers: int = 0
+    ) -> Iterator[dict[str, np.ndarray]]:
+        count = len(self.streams)
+        if count % processes:
+            raise UserError(f"{count} points together take a number of processes that divides them, not {processes}")
+        own = range(process * count // processes, (process + 1) * count // processes)
+        each: dict[str, Any] = {"start": start // count, "batch_size": batch_size // count, "workers": workers}
+        sources = {self.same[i]: self.streams[self.same[i]].batches(**each) for i in own}
+        while True:
+            try:
+                read = {i: next(source) for i, source in sources.items()}
+            except StopIteration:
+                return
+            parts = [read[self.same[i]] for i in own]
+            yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class Vectorised:
+    """The Task of several Tasks of equal shapes; `configs`: what made them."""
+
+    tasks: tuple[Any, ...]
+    configs: tuple[Any, ...]
+    sharding_rules: ClassVar[Rules] = ((r"^(params|opt|ema|hyper|extra)/", P("data")),)
+
+    def __post_init__(self) -> None:
+        if len({alike(config) for config in self.configs}) != 1:
+            raise ValueError("points trained as one differ in seeds and arguments of the step alone")
+
+    @property
+    def seeds(self) -> list[int]:
+        return [config.seed for config in self.configs]
+
+    def _keys(self, purpose: bytes) -> Array:
+        return jnp.stack([program.run_key(seed, purpose) for seed in self.seeds])
+
+    def init(self, rng: Array) -> State:
+        del rng  # each point has its own
+        made = jax.vmap(lambda key: {name: getattr(self.tasks[0].init(key), name) for name in PARTS})(
+            self._keys(b"init")
+        )
+        hyper = [task.hyper() for task in self.tasks]
+        made["hyper"] = {name: jnp.stack([one[name] for one in hyper]) for name in hyper[0]}
+        made["extra"] = {"own": made["extra"], "refused": jnp.zeros(len(self.tasks), jnp.int32)}
+        return State(step=jnp.zeros((), jnp.int32), **made)
+
+    def weights(self) -> Mapping[str, WeightSource]:
+        return {}
+
+    def data(self, split: str) -> BatchSpec:
+        specs = [task.data(split) for task in self.tasks]
+        first: dict[int, int] = {}
+        same = tuple(first.setdefault(seed, i) for i, seed in enumerate(self.seeds))
+        return BatchSpec(Stacked(tuple(spec.stream for spec in specs), same), len(specs) * specs[0].batch_size)
+
+    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Metrics]:
+        del rng
+        count = len(self.tasks)
+        rows = {name: x.reshape(count, x.shape[0] // count, *x.shape[1:]) for name, x in batch.items()}
+
+        def one(parts: dict[str, PyTree], rows: Batch, key: Array) -> tuple[dict[str, PyTree], Metrics]:
+            own = State(step=state.step, **parts)
+            new, metrics = self.tasks[0].update(own, rows, jax.random.fold_in(key, state.step))
+            return {name: getattr(new, name) for name in PARTS}, metrics
+
+        parts = {name: getattr(state, name) for name in PARTS}
+        parts["extra"] = state.extra["own"]
+        new, metrics = jax.vmap(one)(parts, rows, self._keys(b"update"))
+        good = metrics.pop("finite")[0] > 0
+        new["extra"] = {"own": new["extra"], "refused": state.extra["refused"] + ~good}
+        return replace(state, step=state.step + 1, **new), _by_point(dict(metrics), good)
+
+    def finish(self, state: State) -> State:
+        return state
+
+    def evaluate(self, state: State, source: Stream) -> Metrics:
+        raise UserError("points trained as one are scored one by one, after training: set train.eval_every=0")
+
+    def flops_per_example(self) -> float:
+        """Of one row: the points have their own."""
+        return float(self.tasks[0].flops_per_example())
+
+    def point(self, state: State, index: int) -> tuple[PyTree, int]:
+        """(parameters of one point, averaged where they are kept; steps that were refused as not finite)."""
+        params = state.ema if jax.tree.leaves(state.ema) else state.params
+        return jax.tree.map(lambda x: x[index], params), int(state.extra["refused"][index])
+
+
+def _by_point(metrics: Metrics, good: Array) -> dict[str, tuple[Array, Array]]:
+    """`loss/3`, …; of a point whose step was refused nothing. `loss`: of all points that go on."""
+    found: dict[str, tuple[Array, Array]] = {}
+    for name, (total, weight) in metrics.items():
+        total, weight = (
+            jnp.where(good & jnp.isfinite(total), x, 0.0) for x in (total, jnp.broadcast_to(weight, good.shape))
+        )
+        found |= {f"{name}/{i}": (total[i], weight[i]) for i in range(len(good))}
+        if name == "loss":
+            found["loss"] = (total.sum(), weight.sum())
+    return found | {"finite": (jnp.any(good).astype(jnp.float32), jnp.float32(1))}
+
+
+def train_config(config: Any, count: int) -> TrainConfig:
+    """Of a run of `count` such points: nothing is scored while it trains."""
+    return replace_train(config.train, batch_size=count * config.train.batch_size)
+
+
+def replace_train(train: TrainConfig, **changes: Any) -> TrainConfig:
+    return dataclasses.replace(train, eval_every=0, picture_every=0, **changes)
+
+
+def config_json(found: Sequence[Any]) -> str:
+    """The configs of the points, for the work directory of the run that they are."""
+    return json.dumps([json.loads(configs.to_json(config)) for config in found])
+
+
+def make(tasks: Sequence[Task], found: Sequence[Any]) -> Vectorised:
+    return Vectorised(tuple(tasks), tuple(found))
