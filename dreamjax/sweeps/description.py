@@ -52,6 +52,7 @@ class Settings:
     seeds: tuple[int, ...] = (0,)  # each point is trained with every one
     compare: tuple[Literal["examples", "flops"], ...] = ("examples", "flops")  # what points have in common
     retries: int = 1  # of a point that failed
+    together: int = 1  # so many points of equal shapes are trained as one
     hours: float | None = None  # begin no further point after so many, of this call
     score: ScoreConfig = field(default_factory=ScoreConfig)
 
@@ -70,6 +71,8 @@ class Settings:
             raise ValueError("compare is one or both of examples, flops")
         if self.retries < 0:
             raise ValueError(f"retries is {self.retries}, but it must be 0 or more")
+        if self.together < 1:
+            raise ValueError(f"together is {self.together}, but it must be at least 1 (one after another)")
         if self.hours is not None and not self.hours > 0:
             raise ValueError(f"hours is {self.hours}, but it must be positive (none: no end)")
 

@@ -4,11 +4,11 @@ A finished point is never run again; what a killed one had saved is continued; a
 the sweep says, and the others go on meanwhile.
 """
 
-import json
+import contextlib
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -16,12 +16,14 @@ from etils import epath
 
 from dreamjax.console import counted, log, progress
 from dreamjax.errors import TryAgain, UserError
+from dreamjax.sweeps import packs, scoring
 from dreamjax.sweeps import points as points_
-from dreamjax.sweeps import scoring
 from dreamjax.sweeps.description import Sweep
 from dreamjax.sweeps.points import Place, Point
 from dreamjax.systems import runs
 from dreamjax.training import compile_cache, preemption
+
+FAILS = (UserError, MemoryError, jax.errors.JaxRuntimeError, FloatingPointError, OSError)
 
 
 class Preempted(Exception):
@@ -40,30 +42,31 @@ class Tally:
 
 def run(sweep: Sweep, workdir: str, found: Iterable[Point], command: str) -> dict[str, Any]:
     """Every point that is not done, until the hours are over; a JSON-able summary, `exit_code` 75 where stopped."""
-    tally, started, stopped = Tally(), time.monotonic(), False
-    todo = list(found)
+    started, todo, stopped = time.monotonic(), list(found), False
     for config in {_looks_alike(point.config): point.config for point in todo}.values():
         scoring.check(config, sweep.settings.score)
     points_.claim(workdir, sweep)
+    compile_cache.keep_all()
+    tally = Tally(before=sum(Place.of(workdir, point).score() is not None for point in todo))
     with progress("sweep", len(todo)) as bar:
-        for number, point in enumerate(todo):
-            place = Place.of(workdir, point)
-            if place.score() is not None:
-                tally.before += 1
-            elif len(place.failures()) > sweep.settings.retries:
-                tally.failed += 1
-            elif sweep.settings.hours is not None and time.monotonic() - started > 3600 * sweep.settings.hours:
-                tally.left = len(todo) - number
+        bar.advance(tally.before)
+        for pack in packs.deal(todo, sweep.settings.together):
+            left = [p for p in pack if Place.of(workdir, p).score() is None]
+            again = [p for p in left if len(Place.of(workdir, p).failures()) <= sweep.settings.retries]
+            tally.failed += len(left) - len(again)
+            if sweep.settings.hours is not None and time.monotonic() - started > 3600 * sweep.settings.hours:
+                tally.left += len(again)
+                continue
+            try:
+                done = attempt(sweep, workdir, pack, again, command)
+            except Preempted:
+                stopped = True
                 break
-            else:
-                try:
-                    ok = attempt(sweep, workdir, point, command)
-                except Preempted:
-                    tally.left, stopped = len(todo) - number, True
-                    break
-                tally.done += ok
-                tally.failed += not ok
-            bar.advance(1, point.name)
+            tally.done += done
+            tally.failed += len(again) - done
+            bar.advance(len(again), pack[0].name)
+    if stopped:
+        tally.left = len(todo) - tally.before - tally.done - tally.failed
     return {
         "workdir": workdir,
         "name": sweep.settings.name,
@@ -88,20 +91,102 @@ def failures(workdir: str, found: Iterable[Point]) -> dict[str, str]:
     return {name: p.failures()[-1] for name, p in places.items() if p.failures() and p.score() is None}
 
 
-def attempt(sweep: Sweep, workdir: str, point: Point, command: str) -> bool:
-    """Train and score one point, again where that fails and the sweep has tries left; whether it is done."""
+def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], command: str) -> int:
+    """Train and score the points `left` of a pack, as one where they are several; how many are done after it.
+
+    What fails together is tried alone, and what fails alone as often as the sweep has retries.
+    """
+    for point in left:
+        Place.of(workdir, point).begin(point, command)
+    if len(pack) > 1 and left:
+        try:
+            return _together(sweep, workdir, pack, left)
+        except FAILS as problem:
+            log.warning("%d points as one failed (%s): each alone", len(pack), told(problem))
+    return sum(_alone(sweep, workdir, point) for point in left)
+
+
+def _alone(sweep: Sweep, workdir: str, point: Point) -> bool:
     place = Place.of(workdir, point)
-    place.begin(point, command)
     while len(place.failures()) <= sweep.settings.retries:
         try:
-            place.done(train_and_score(sweep, workdir, point))
+            found = Measured(point)
+            for steps in point.steps:
+                config = replace(point.config, train=replace(point.config.train, steps=steps))
+                with found.counting():
+                    result = runs.train(config, str(place.run(steps, point)))
+                _stop_where_told(result)
+                found.measure(sweep, workdir, steps, result)
+            place.done(found.result())
             return True
-        except (UserError, MemoryError, jax.errors.JaxRuntimeError, FloatingPointError, OSError) as problem:
+        except FAILS as problem:
             if isinstance(problem, TryAgain):
                 raise
             place.failed(told(problem))
             log.warning("%s failed: %s", point.name, told(problem))
     return False
+
+
+def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point]) -> int:
+    found = {point.name: Measured(point, len(pack)) for point in left}
+    refused: dict[str, int] = {}
+    for steps in pack[0].steps:
+        with found[left[0].name].counting():
+            result = packs.train(workdir, pack, steps)
+        _stop_where_told(result)
+        refused |= result["refused"]
+        for point in left:
+            if point.name not in refused:
+                found[point.name].measure(sweep, workdir, steps, result)
+    for point in left:
+        place = Place.of(workdir, point)
+        if point.name in refused:
+            place.failed(f"its loss or gradient was not finite in {refused[point.name]} steps")
+        else:
+            place.done(found[point.name].result())
+    return len(left) - len(refused)
+
+
+def _stop_where_told(result: dict[str, Any]) -> None:
+    if result["preempted"]:
+        raise Preempted
+
+
+@dataclass
+class Measured:
+    """A point's scores at each length, and what it cost; `shared`: as how many it was trained at once."""
+
+    point: Point
+    shared: int = 1
+    by_steps: dict[int, Any] = field(default_factory=dict)
+    cost: dict[str, float] = field(
+        default_factory=lambda: {"seconds": 0.0, "scoring": 0.0, "programs": 0, "from_cache": 0}
+    )
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """Programs that were compiled meanwhile, and those that came from the cache."""
+        before = compile_cache.counts()
+        yield
+        for name, count in compile_cache.counts().items():
+            self.cost[name] += count - before[name]
+
+    def measure(self, sweep: Sweep, workdir: str, steps: int, result: dict[str, Any]) -> None:
+        """After `steps`; `result`: of the training that led there."""
+        folder, began = str(Place.of(workdir, self.point).run(steps, self.point)), time.monotonic()
+        measured = scoring.measure(folder, sweep.settings.score, epath.Path(workdir) / "shared")
+        if measured["step"] != steps:
+            raise UserError(f"{folder}: step {steps} is damaged; delete the folder, and it is trained again")
+        own = {name: value for name, value in result.get("val", {}).items() if math.isfinite(value)}
+        self.by_steps[steps] = measured | {"own": own}
+        self.cost["seconds"] += result["seconds"] / self.shared
+        self.cost["scoring"] += time.monotonic() - began
+
+    def result(self) -> dict[str, Any]:
+        """Of score.json."""
+        legs = {leg: self.by_steps[steps] for leg, steps in self.point.legs.items()}
+        more = {"flop": self.point.cost(), "together": self.shared, "devices": jax.device_count()}
+        return {"legs": legs, "cost": self.cost | more}
 
 
 def told(problem: BaseException) -> str:
@@ -110,32 +195,6 @@ def told(problem: BaseException) -> str:
     if isinstance(problem, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
         return f"out of memory ({text[:200] or 'the host had no more'}); a smaller batch or model"
     return text or type(problem).__name__
-
-
-def train_and_score(sweep: Sweep, workdir: str, point: Point) -> dict[str, Any]:
-    """Each leg: trained to its step, scored there."""
-    place, by_steps, cost = Place.of(workdir, point), {}, {"seconds": 0.0, "programs": 0, "from_cache": 0}
-    for steps in point.steps:
-        folder = str(place.run(steps, point))
-        config = replace(point.config, train=replace(point.config.train, steps=steps))
-        before = compile_cache.counts()
-        result = runs.train(config, folder)
-        if result["preempted"]:
-            raise Preempted
-        began = time.monotonic()
-        measured = scoring.measure(folder, sweep.settings.score, epath.Path(workdir) / "shared")
-        if measured["step"] != steps:
-            raise UserError(f"{folder}: step {steps} is damaged; delete the folder, and it is trained again")
-        own = {name: value for name, value in result.get("val", {}).items() if math.isfinite(value)}
-        by_steps[steps] = measured | {"own": own, "train": result.get("train", {})}
-        after = compile_cache.counts()
-        cost["seconds"] += result["time"]["wall"]
-        cost["scoring"] = cost.get("scoring", 0.0) + time.monotonic() - began
-        for name in ("programs", "from_cache"):
-            cost[name] += after[name] - before[name]
-        cost["parameters"] = result["parameters"]
-    legs = {leg: by_steps[steps] for leg, steps in point.legs.items()}
-    return {"legs": legs, "cost": cost | {"flop": point.cost(), "devices": jax.device_count()}}
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -149,7 +208,3 @@ def summary(result: dict[str, Any]) -> str:
     if result["left"]:
         lines.append(f"{counted(result['left'], 'point')} left; the same command goes on")
     return "\n".join(lines)
-
-
-def as_json(found: Iterable[Point]) -> str:
-    return json.dumps([{"name": p.name, "values": dict(p.chosen), "seed": p.seed, "legs": dict(p.legs)} for p in found])

@@ -2,8 +2,8 @@
 
 A small model leaves most of an accelerator idle, and most of a pod's chips without work at all. Points that differ in
 seeds and in hyper-parameters that are arguments of the step (`state.hyper`) share one program; with `data` of
-the mesh dividing their number, each chip has its own points and nothing crosses chips. Every point sees its own examples
-and masks, as alone.
+the mesh dividing their number, each chip has its own points and nothing crosses chips. Every point sees its own
+examples and masks, as alone.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
+from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.sharding import Rules
 from dreamjax.training import program
 from dreamjax.training.config import TrainConfig
@@ -174,17 +175,22 @@ def _by_point(metrics: Metrics, good: Array) -> dict[str, tuple[Array, Array]]:
 
 
 def train_config(config: Any, count: int) -> TrainConfig:
-    """Of a run of `count` such points: nothing is scored while it trains."""
-    return replace_train(config.train, batch_size=count * config.train.batch_size)
+    """Of a run of `count` such points: over devices alone, and nothing is scored while it trains."""
+    return dataclasses.replace(
+        config.train,
+        batch_size=count * config.train.batch_size,
+        mesh=MeshConfig(),
+        eval_every=0,
+        picture_every=0,
+    )
 
 
-def replace_train(train: TrainConfig, **changes: Any) -> TrainConfig:
-    return dataclasses.replace(train, eval_every=0, picture_every=0, **changes)
-
-
-def config_json(found: Sequence[Any]) -> str:
+def config_json(found: Sequence[Any], train: TrainConfig) -> str:
     """The configs of the points, for the work directory of the run that they are."""
-    return json.dumps([json.loads(configs.to_json(config)) for config in found])
+    points = {str(i): json.loads(configs.to_json(config)) for i, config in enumerate(found)}
+    for point in points.values():
+        del point["train"]  # said once, and more steps are no other run
+    return json.dumps({"train": dataclasses.asdict(train), "points": points})
 
 
 def make(tasks: Sequence[Task], found: Sequence[Any]) -> Vectorised:

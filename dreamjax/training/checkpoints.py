@@ -361,14 +361,16 @@ def retain(folder: epath.PathLike, config: CheckpointConfig, written: int | None
             remove(step_folder(folder, step))
 
 
-def save_params_as_run(workdir: epath.PathLike, config_json: str, params: PyTree, step: int = 0) -> epath.Path:
+def save_params_as_run(
+    workdir: epath.PathLike, config_json: str, params: PyTree, step: int = 0, examples: int = 0
+) -> epath.Path:
     """A run directory that holds parameters only: what an importer makes, and `open_run` reads like any other."""
     workdir = epath.Path(workdir)
     atomic.write_text(workdir / "config.json", config_json)
     saver = Saver(workdir / "checkpoints", CheckpointConfig(), config_json)
     arrays = jax.tree.map(jax.numpy.asarray, params)
     state = State(step=jax.numpy.asarray(np.int32(step)), params=arrays)
-    saver.save(step, state, {"examples": 0, "window": {}, "score": None, "best": None, "finished": True})
+    saver.save(step, state, {"examples": examples, "window": {}, "score": None, "best": None, "finished": True})
     saver.wait()
     saver.close()
     return step_folder(workdir / "checkpoints", step)

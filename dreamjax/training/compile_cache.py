@@ -32,6 +32,11 @@ def use(where: str) -> None:
     jax.config.update("jax_compilation_cache_dir", where)
 
 
+def keep_all() -> None:
+    """Also programs that compile within a second: of a sweep of small models there are many."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
 def counts() -> dict[str, int]:
     """Programs that were looked for in the cache so far, and those that were found."""
     return {"programs": _counts[ASKED], "from_cache": _counts[HITS]}

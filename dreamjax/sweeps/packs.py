@@ -1,0 +1,95 @@
+"""Points of equal shapes, trained as one (`vectorised`), then taken apart into runs like any other."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from dreamjax import config as configs
+from dreamjax.errors import UserError
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel import processes
+from dreamjax.signals import origin
+from dreamjax.storage import atomic
+from dreamjax.sweeps import vectorised
+from dreamjax.sweeps.points import Place, Point
+from dreamjax.sweeps.vectorised import Vectorised
+from dreamjax.systems import registry
+from dreamjax.training import checkpoints, loop, program
+from dreamjax.training.task import State
+
+
+def deal(found: Sequence[Point], together: int) -> list[list[Point]]:
+    """Points in the order of the sweep, at most `together` of equal shapes and lengths at a time.
+
+    The same whichever of them are done: a pack that was interrupted is found again.
+    """
+    packs: list[list[Point]] = []
+    open_: dict[str, list[Point]] = {}
+    for point in found:
+        key = json.dumps([vectorised.alike(point.config), sorted(point.legs.items()), point.prefix])
+        pack = open_.get(key)
+        if pack is None or len(pack) >= together:
+            pack = open_[key] = []
+            packs.append(pack)
+        pack.append(point)
+    return packs
+
+
+def train(workdir: str, pack: Sequence[Point], steps: int) -> dict[str, Any]:
+    """The points of a pack until `steps`, each left as a run in its own folder; the loop's summary of all.
+
+    Points whose steps were refused, as they were not finite, are named in `refused`: name → how many.
+    """
+    if processes.are_several():
+        raise UserError("points are trained as one by a single process, on all its devices: leave out the launcher")
+    found = [dataclasses.replace(p.config, train=dataclasses.replace(p.config.train, steps=steps)) for p in pack]
+    task = vectorised.make([registry.build(config) for config in found], found)
+    mark = hashlib.sha256(json.dumps([p.name for p in pack]).encode()).hexdigest()[:8]
+    folder = epath.Path(workdir) / "together" / (mark if pack[0].prefix else f"{mark}-{steps}")
+    settings = vectorised.train_config(found[0], len(pack))
+    result = loop.train(
+        task, settings, folder, config_json=vectorised.config_json(found, settings), devices=_devices(len(pack))
+    )
+    if result["preempted"]:
+        return result
+    state, refused = _last(task, settings, folder, steps), {}
+    for i, (point, config) in enumerate(zip(pack, found, strict=True)):
+        params, lost = task.point(state, i)
+        if lost:
+            refused[point.name] = lost
+            continue
+        run = Place.of(workdir, point).run(steps, point)
+        run.mkdir(parents=True, exist_ok=True)
+        origin.claim(run, config.data.path, started=False)
+        checkpoints.save_params_as_run(run, configs.to_json(config), params, steps, steps * config.train.batch_size)
+        atomic.write_text(run / "metrics.jsonl", _curve(folder, i))
+    return result | {"refused": refused}
+
+
+def _devices(count: int) -> list[jax.Device]:
+    """As many as divide the points."""
+    here = jax.devices()
+    return here[: max(k for k in range(1, len(here) + 1) if count % k == 0)]
+
+
+def _last(task: Vectorised, settings: Any, folder: epath.Path, steps: int) -> State:
+    """What the pack's run ended with, on the host."""
+    mesh = meshes.make(settings.mesh, _devices(len(task.tasks)))
+    built = program.build(task, mesh)
+    state = program.restored(built, task, folder / "checkpoints", steps, program.run_key(0, b"init"))
+    return jax.device_get(state)
+
+
+def _curve(folder: epath.Path, index: int) -> str:
+    """A point's lines of the pack's metrics."""
+    lines = []
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        own = {name.rpartition("/")[0]: v for name, v in record.items() if name.endswith(f"/{index}")}
+        lines.append(json.dumps({"step": record["step"], "split": record["split"], **own}))
+    return "".join(line + "\n" for line in lines)
