@@ -1,0 +1,194 @@
+"""`dreamjax sweep` from end to end on synthetic shards: its points, resuming, failures, mistakes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dreamjax.cli.main import main
+from dreamjax.sweeps import description, driving, expanding
+from dreamjax.systems import runs
+from tests.support import make_shards
+
+CONFIG = """
+from dreamjax.sweeps import axes, description
+from dreamjax.systems.masked_pretraining import preset
+
+
+def get_config():
+    base = preset("tiny")
+    base.data.path, base.data.samples = ({shards!r},), 256
+    base.model.update({{"dim": 16, "depth": 1, "heads": 2, "decoder_dim": 16, "decoder_heads": 2, "patch": 16}})
+    base.train.update({{"steps": {steps}, "batch_size": 8, "eval_every": 0, "log_every": 1, "tensorboard": False}})
+    base.optim.schedule = "constant"
+    found = [{axes}]
+    return description.config("tiny", base, found, seeds={seeds}, retries=1, score={{"windows": 12, "baselines": False}})
+"""
+RATIOS = 'axes.values("mask.ratio", 0.25, 0.75)'
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("shards"), subjects=6, windows=6, samples=256)
+
+
+@pytest.fixture
+def config(shards, tmp_path):
+    def write(axes=RATIOS, seeds=(0,), steps=6):
+        path = tmp_path / "sweep.py"
+        path.write_text(CONFIG.format(shards=shards, axes=axes, seeds=seeds, steps=steps))
+        return str(path)
+
+    return write
+
+
+def swept(capsys, *words, code=0):
+    assert main(["sweep", *words, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *words):
+    assert main(["sweep", *words]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dreamjax: ")]
+    return line
+
+
+def scores(workdir):
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(workdir.glob("points/*/score.json"))}
+
+
+def test_what_a_sweep_would_run(config, capsys, tmp_path):
+    """At equal FLOP the point that hides less takes fewer steps; nothing is written."""
+    found = swept(capsys, "--config", config(seeds=(0, 1)), "--workdir", str(tmp_path / "out"), "--dry-run")
+    assert [(one["values"]["mask.ratio"], one["seed"]) for one in found["points"]] == [
+        ("0.25", 0),
+        ("0.25", 1),
+        ("0.75", 0),
+        ("0.75", 1),
+    ]
+    little, much = found["points"][0], found["points"][2]
+    assert little["legs"]["examples"] == much["legs"]["examples"] == much["legs"]["flops"] == 6
+    assert little["legs"]["flops"] < 6
+    assert found["cost"]["flop"] == pytest.approx(sum(one["flop"] for one in found["points"]))
+    assert not (tmp_path / "out").exists()
+    assert main(["sweep", "--config", config(), "--workdir", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert "sweep tiny: 2 points, 0 done" in capsys.readouterr().out
+
+
+def test_a_finished_point_is_never_run_again_and_axes_may_grow(config, capsys, tmp_path, monkeypatch):
+    words = ["--workdir", str(tmp_path / "out")]
+    first = swept(capsys, "--config", config(), *words)
+    assert (first["done"], first["failed"], first["left"]) == (2, 0, 0)
+    before = scores(tmp_path / "out")
+    trained = []
+    train = runs.train
+    monkeypatch.setattr(runs, "train", lambda config, folder: trained.append(folder) or train(config, folder))
+    again = swept(capsys, "--config", config(), *words)
+    assert (again["done"], again["done_before"]) == (2, 2)
+    assert trained == []
+    grown = swept(capsys, "--config", config('axes.values("mask.ratio", 0.25, 0.5, 0.75)'), *words)
+    assert (grown["done"], grown["done_before"]) == (3, 2)
+    assert trained
+    assert all("ratio=0.5" in folder for folder in trained)
+    assert scores(tmp_path / "out").items() >= before.items()
+
+
+def test_points_trained_as_one_score_as_alone(config, capsys, tmp_path):
+    words = ["--config", config(seeds=(0, 1))]
+    swept(capsys, *words, "--workdir", str(tmp_path / "alone"))
+    swept(capsys, *words, "--workdir", str(tmp_path / "together"), "--config.together=2")
+    alone, together = scores(tmp_path / "alone"), scores(tmp_path / "together")
+    assert alone.keys() == together.keys()
+    for name, one in alone.items():
+        other = together[name]
+        assert (one["cost"]["together"], other["cost"]["together"]) == (1, 2)
+        for leg in ("examples", "flops"):
+            assert other["legs"][leg]["step"] == one["legs"][leg]["step"]
+            for mask, found in one["legs"][leg]["reconstruction"].items():
+                same = other["legs"][leg]["reconstruction"][mask]
+                assert same["error"]["model"] == pytest.approx(found["error"]["model"], rel=1e-5)
+
+
+def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_path, monkeypatch):
+    """One has a rate at which nothing is finite, one is out of memory; both are tried twice, and not by a later call."""
+    path = config('axes.values("optim.learning_rate", 1e-3, 1e30, 2e-3, 4e-3)')
+    train, tried = runs.train, []
+
+    def one_is_too_large(config, folder):
+        tried.append(config.optim.learning_rate)
+        if config.optim.learning_rate == 2e-3:
+            raise MemoryError
+        return train(config, folder)
+
+    monkeypatch.setattr(runs, "train", one_is_too_large)
+    words = ["--config", path, "--workdir", str(tmp_path / "out"), "--config.base.optim.clip=none"]
+    found = swept(capsys, *words, code=1)
+    assert (found["done"], found["failed"]) == (2, 2)
+    assert tried == [1e-3, 1e30, 1e30, 2e-3, 2e-3, 4e-3]
+    told = {name.partition("-seed")[0]: sentence for name, sentence in found["failures"].items()}
+    assert "not finite" in told["learning_rate=1e+30"]
+    assert "out of memory" in told["learning_rate=0.002"]
+    assert swept(capsys, *words, code=1)["failed"] == 2
+    assert len(tried) == 6
+
+
+def test_a_killed_sweep_goes_on_where_it_was(config, tmp_path, capsys):
+    """SIGKILL while its second point trains: the first is not run again, and all end with the scores of one call."""
+    path = config('axes.values("optim.learning_rate", 1e-3, 2e-3)', steps=400)
+    command = [sys.executable, "-m", "dreamjax", "sweep", "--config", path, "--workdir", str(tmp_path / "killed")]
+    settings = ["--config.base.train.checkpoint.every=50", "--config.compare=examples"]
+    child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    second = "points/learning_rate=0.002*/run/checkpoints/*/manifest.json"
+    while child.poll() is None and not list((tmp_path / "killed").glob(second)):
+        time.sleep(0.01)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    [first] = scores(tmp_path / "killed").values()
+    assert swept(capsys, "--config", path, "--workdir", str(tmp_path / "killed"), *settings)["done_before"] == 1
+    swept(capsys, "--config", path, "--workdir", str(tmp_path / "whole"), *settings)
+    killed, whole = scores(tmp_path / "killed"), scores(tmp_path / "whole")
+    assert first in killed.values()
+    for name, one in whole.items():
+        assert killed[name]["legs"] == one["legs"]
+
+
+def test_what_is_no_sweep_is_one_sentence(config, capsys, tmp_path):
+    out = ["--workdir", str(tmp_path / "out")]
+    says = refused(capsys, "--config", config('axes.values("mask.ration", 0.5)'), *out)
+    assert "axis mask.ration has no key mask.ration; did you mean mask.ratio?" in says
+    assert "axis mask.ratio is empty" in refused(capsys, "--config", config('axes.values("mask.ratio")'), *out)
+    says = refused(capsys, "--config", config('axes.values("mask.ratio", 1.5)'), *out)
+    assert "mask.ratio=1.5: mask.ratio is 1.5, but it is a share from 0 to below 1" in says
+    says = refused(capsys, "--config", config(), *out, "--config.score.labels=rest,nothing")
+    assert "split val has 0 subjects with windows of both rest and nothing" in says
+    assert "sets seed; list the sweep's seeds" in refused(capsys, "--config", config('axes.values("seed", 1)'), *out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_sweep_is_refused(config, capsys, tmp_path):
+    swept(capsys, "--config", config(), "--workdir", str(tmp_path / "out"))
+    says = refused(capsys, "--config", config(), "--workdir", str(tmp_path / "out"), "--config.base.train.batch_size=4")
+    assert "holds another sweep (base.train.batch_size was 8 and is now 4): choose another --workdir" in says
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("")
+    says = refused(capsys, "--config", config(), "--workdir", str(tmp_path / "mine"))
+    assert "holds something else than a sweep" in says
+
+
+def test_hours_end_a_call_and_the_next_one_goes_on(config, capsys, tmp_path):
+    words = ["--config", config(), "--workdir", str(tmp_path / "out")]
+    found = swept(capsys, *words, "--config.hours=1e-9")
+    assert (found["done"], found["left"]) == (0, 2)
+    assert "2 points left; the same command goes on" in driving.summary(found)
+    assert swept(capsys, *words)["done"] == 2
+
+
+def test_a_random_sweep_draws_its_points(config, tmp_path):
+    path = config('axes.between("optim.learning_rate", 1e-4, 1e-2, log=True)')
+    sweep = description.load(path, [("search", "random"), ("points", "5")])
+    found = expanding.expand(sweep)
+    assert len({point.config.optim.learning_rate for point in found}) == 5
+    assert all(1e-4 <= point.config.optim.learning_rate <= 1e-2 for point in found)
