@@ -137,9 +137,9 @@ def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_pat
 
 def test_a_killed_sweep_goes_on_where_it_was(config, tmp_path, capsys):
     """SIGKILL while its second point trains: the first is not run again, and all end with the scores of one call."""
-    path = config('axes.values("optim.learning_rate", 1e-3, 2e-3)', steps=400)
+    path = config('axes.values("optim.learning_rate", 1e-3, 2e-3)', steps=150)
     command = [sys.executable, "-m", "dreamjax", "sweep", "--config", path, "--workdir", str(tmp_path / "killed")]
-    settings = ["--config.base.train.checkpoint.every=50", "--config.compare=examples"]
+    settings = ["--config.base.train.checkpoint.every=20", "--config.compare=examples"]
     child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     second = "points/learning_rate=0.002*/run/checkpoints/*/manifest.json"
     while child.poll() is None and not list((tmp_path / "killed").glob(second)):
