@@ -330,6 +330,34 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
 
 
+FILE = '''"""{told}
+
+    dreamjax train --config {path} --workdir RUN
+"""
+
+import json
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """All of it; change what you like by --config.KEY=VALUE."""
+    return ConfigDict(json.loads(CONFIG))
+
+
+CONFIG = r"""
+{config}
+"""
+'''
+
+
+def as_file(config: Mapping[str, Any], told: str, path: str) -> str:
+    """A config file that `load` reads, of a config's JSON; `told`: the beginning of its docstring."""
+    text = json.dumps(config, indent=1)
+    assert '"""' not in text, "JSON escapes every quote within a string"
+    return FILE.format(told=told.replace("\\", "/").replace('"""', "'"), path=path, config=text)
+
+
 def from_json(cls: type[T], text: str, source: str = "config") -> T:
     """The inverse of `to_json`."""
     return to_dataclass(cls, ConfigDict(json.loads(text), convert_dict=True), source)

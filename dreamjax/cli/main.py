@@ -31,6 +31,7 @@ VERBS = (
     "launch",
     "train",
     "sweep",
+    "report",
     "evaluate",
     "decode",
     "generate",

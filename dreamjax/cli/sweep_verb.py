@@ -1,7 +1,6 @@
 """`dreamjax sweep`: a description of many runs → all of them trained and scored alike, continued where it was left."""
 
 import argparse
-import shlex
 from typing import Any
 
 from dreamjax.cli import config_arguments
@@ -25,12 +24,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     points = expanding.expand(sweep)
     if args.dry_run:
         return expanding.outlook(sweep, points, args.workdir)
-    return driving.run(sweep, args.workdir, points, _command(args))
-
-
-def _command(args: argparse.Namespace) -> str:
-    overrides = [f"--config.{key}={value}" for key, value in args.overrides]
-    return shlex.join(["dreamjax", "sweep", "--config", args.config, "--workdir", args.workdir, *overrides])
+    return driving.run(sweep, args.workdir, points)
 
 
 def render(result: dict[str, Any]) -> str:

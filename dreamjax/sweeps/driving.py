@@ -5,7 +5,6 @@ the sweep says, and the others go on meanwhile.
 """
 
 import contextlib
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,7 +39,7 @@ class Tally:
     left: int = 0
 
 
-def run(sweep: Sweep, workdir: str, found: Iterable[Point], command: str) -> dict[str, Any]:
+def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
     """Every point that is not done, until the hours are over; a JSON-able summary, `exit_code` 75 where stopped."""
     started, todo, stopped = time.monotonic(), list(found), False
     for config in {_looks_alike(point.config): point.config for point in todo}.values():
@@ -58,7 +57,7 @@ def run(sweep: Sweep, workdir: str, found: Iterable[Point], command: str) -> dic
                 tally.left += len(again)
                 continue
             try:
-                done = attempt(sweep, workdir, pack, again, command)
+                done = attempt(sweep, workdir, pack, again)
             except Preempted:
                 stopped = True
                 break
@@ -91,13 +90,13 @@ def failures(workdir: str, found: Iterable[Point]) -> dict[str, str]:
     return {name: p.failures()[-1] for name, p in places.items() if p.failures() and p.score() is None}
 
 
-def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], command: str) -> int:
+def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point]) -> int:
     """Train and score the points `left` of a pack, as one where they are several; how many are done after it.
 
     What fails together is tried alone, and what fails alone as often as the sweep has retries.
     """
     for point in left:
-        Place.of(workdir, point).begin(point, command)
+        Place.of(workdir, point).begin(point)
     if len(pack) > 1 and left:
         try:
             return _together(sweep, workdir, pack, left)
@@ -177,8 +176,7 @@ class Measured:
         measured = scoring.measure(folder, sweep.settings.score, epath.Path(workdir) / "shared")
         if measured["step"] != steps:
             raise UserError(f"{folder}: step {steps} is damaged; delete the folder, and it is trained again")
-        own = {name: value for name, value in result.get("val", {}).items() if math.isfinite(value)}
-        self.by_steps[steps] = measured | {"own": own}
+        self.by_steps[steps] = measured
         self.cost["seconds"] += result["seconds"] / self.shared
         self.cost["scoring"] += time.monotonic() - began
 

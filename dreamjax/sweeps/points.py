@@ -1,7 +1,8 @@
 """The points of a sweep: values, a seed, the run that they make, how long it is trained, where it is kept.
 
 WORKDIR/sweep.json                    what the sweep is
-WORKDIR/points/NAME/point.json        values, seed, the command that trains it alone
+WORKDIR/points/NAME/point.json        values, seed, lengths, its config
+WORKDIR/points/NAME/config.py         the same config as a file, which trains the point alone
 WORKDIR/points/NAME/run[-STEPS]/      as dreamjax train leaves it
 WORKDIR/points/NAME/score.json        written last: with it the point is done
 WORKDIR/points/NAME/failed.json       how often it failed, and with which sentence
@@ -123,16 +124,20 @@ class Place:
     def failures(self) -> list[str]:
         return (_read(self.folder / "failed.json") or {}).get("sentences", [])
 
-    def begin(self, point: Point, command: str) -> None:
+    def begin(self, point: Point) -> None:
         about = {
+            "name": point.name,
             "values": dict(point.chosen),
             "seed": point.seed,
             "legs": dict(point.legs),
             "flop_per_example": point.flop,
             "batch_size": point.config.train.batch_size,
-            "command": command,
+            "config": json.loads(configs.to_json(point.config)),
         }
+        told = f"The point {point.name} of a sweep, alone."
+        file = self.folder / "config.py"
         self.folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(file, configs.as_file(about["config"], told, str(file)))
         atomic.write_text(self.folder / "point.json", json.dumps(about, indent=1))
 
     def done(self, score: Mapping[str, Any]) -> None:

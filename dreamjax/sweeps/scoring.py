@@ -8,21 +8,28 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import leakage, probe, reconstruction, windows
 from dreamjax.evaluation.windows import WindowSet
+from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import threads
+from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals import records
 from dreamjax.signals.pipeline import DataConfig
 from dreamjax.storage import atomic
 from dreamjax.sweeps.description import ScoreConfig
 from dreamjax.systems import measurement, runs
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.training.metrics import means, read
+from dreamjax.training.task import State
 
 MASK_SEED = 0  # of the evaluation masks, whatever the run's seed
 
@@ -52,9 +59,18 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.PathLike) -> dict[st
         found["reconstruction"] = {one.task.name: _rows(one, ("model", "zero")) for one in scores}
         if score.baselines:
             found["baselines"] = baselines(config.data, config.model.patch, score, shared)
+    found["own"] = _own(run, score)
     if score.labels:
         found["probe"] = _probe(run, config, held_out, score)
     return found
+
+
+def _own(run: runs.Run, score: ScoreConfig) -> dict[str, float]:
+    """What the run says of itself on the same split: at its own masks and with its own loss."""
+    state = State(step=jnp.int32(run.step), params=run.params)
+    with jax.set_mesh(meshes.make(MeshConfig(data=1), jax.local_devices()[:1])):
+        found = means(read(run.task.evaluate(state, run.task.data(score.split).stream)))
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def check(config: Any, score: ScoreConfig) -> None:

@@ -25,7 +25,8 @@ def get_config():
     base.train.update({{"steps": {steps}, "batch_size": 8, "eval_every": 0, "log_every": 1, "tensorboard": False}})
     base.optim.schedule = "constant"
     found = [{axes}]
-    return description.config("tiny", base, found, seeds={seeds}, retries=1, score={{"windows": 12, "baselines": False}})
+    score = {{"windows": 12, "baselines": False}}
+    return description.config("tiny", base, found, seeds={seeds}, retries=1, score=score)
 """
 RATIOS = 'axes.values("mask.ratio", 0.25, 0.75)'
 
@@ -113,7 +114,7 @@ def test_points_trained_as_one_score_as_alone(config, capsys, tmp_path):
 
 
 def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_path, monkeypatch):
-    """One has a rate at which nothing is finite, one is out of memory; both are tried twice, and not by a later call."""
+    """At one's rate nothing is finite, one is out of memory; both are tried twice, and not by a later call."""
     path = config('axes.values("optim.learning_rate", 1e-3, 1e30, 2e-3, 4e-3)')
     train, tried = runs.train, []
 

@@ -1,0 +1,24 @@
+"""`dreamjax report`: a sweep's folder → what it shows."""
+
+import argparse
+from typing import Any
+
+HELP = "rank a sweep's points, with intervals, paired tests and cost; write tables, pictures and the best config"
+EXAMPLE = "dreamjax report runs/ratios"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", metavar="SWEEP", help="work directory of dreamjax sweep")
+    parser.add_argument("--out", metavar="FOLDER", help="where the report goes (default: SWEEP/report)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamjax.sweeps import answer, writing
+
+    return writing.write(answer.report(args.sweep), args.out)
+
+
+def render(result: dict[str, Any]) -> str:
+    from dreamjax.sweeps import writing
+
+    return writing.text(result)

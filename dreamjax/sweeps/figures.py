@@ -1,0 +1,209 @@
+"""Pictures of a sweep: score against the main axis, learning curves, score against cost; as PNG and interactive."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from dreamjax.errors import missing_package
+from dreamjax.sweeps import answer
+
+COLOURS = ("#3b6ea5", "#d98e04", "#2e8b57", "#b5523b", "#8e44ad", "#7f8c8d", "#c0392b", "#16a085")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a panel: x (numbers or labels), y, and the bounds of y where they are known."""
+
+    name: str
+    x: list[Any]
+    y: list[float]
+    low: list[float | None]
+    high: list[float | None]
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    x: str
+    y: str
+    series: list[Series]
+    log: bool = False
+    lines: bool = True
+
+
+def panels(result: Mapping[str, Any]) -> dict[str, Panel]:
+    """name → what is drawn."""
+    what = "balanced accuracy" if result["rank"] == "probe" else "share explained, common masks"
+    found: dict[str, Panel] = {}
+    for name, leg in result["legs"].items():
+        if leg["ranking"]:
+            axis = main_axis(leg["ranking"])
+            found[f"score_{name}"] = Panel(f"Score {leg['what']}", axis or "point", what, against(leg["ranking"], axis))
+            flop = [row for row in leg["ranking"] if row["flop"]]
+            if flop:
+                points = Series("", [row["flop"] / 1e12 for row in flop], *_bounds(flop))
+                found[f"cost_{name}"] = Panel(
+                    f"Score against cost, {leg['what']}", "TFLOP of a run", what, [points], log=True, lines=False
+                )
+    if curves := learning(result["workdir"]):
+        found["curves"] = Panel(
+            "Training, each point at its own masks (not comparable between mask ratios)",
+            "examples",
+            "share explained",
+            curves,
+        )
+    return found
+
+
+def main_axis(ranking: Sequence[Mapping[str, Any]]) -> str | None:
+    """The axis with the most numbers; None where all are names."""
+    values: dict[str, set[str]] = {}
+    for row in ranking:
+        for axis, value in row["values"].items():
+            values.setdefault(axis, set()).add(str(value))
+    numeric = {axis: len(found) for axis, found in values.items() if all(_number(v) is not None for v in found)}
+    return max(numeric, key=lambda axis: numeric[axis]) if numeric and max(numeric.values()) > 1 else None
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def against(ranking: Sequence[Mapping[str, Any]], axis: str | None) -> list[Series]:
+    """Scores along an axis, a line for each combination of the others."""
+    if axis is None:
+        return [Series("", [row["point"] for row in ranking], *_bounds(ranking))]
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in ranking:
+        if axis in row["values"]:
+            rest = ", ".join(f"{name}={value}" for name, value in row["values"].items() if name != axis)
+            lines.setdefault(rest, []).append(row)
+    out = []
+    for name, rows in sorted(lines.items()):
+        rows = sorted(rows, key=lambda row: float(row["values"][axis]))
+        out.append(Series(name, [float(row["values"][axis]) for row in rows], *_bounds(rows)))
+    return out
+
+
+def _bounds(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float | None], list[float | None]]:
+    scores = [row["score"] for row in rows]
+    return [s["estimate"] for s in scores], [s["low"] for s in scores], [s["high"] for s in scores]
+
+
+def learning(workdir: str) -> list[Series]:
+    """Share explained of the training windows at a run's own masks, by examples seen; means over seeds."""
+    _, groups = answer.read(workdir)
+    out = []
+    for group in groups:
+        curves = []
+        for about, _ in group.runs.values():
+            path = epath.Path(workdir) / "points" / about["name"] / "run" / "metrics.jsonl"
+            if path.exists():
+                lines = [json.loads(line) for line in path.read_text().splitlines()]
+                own = {
+                    line["step"] * about["batch_size"]: line["explained"]
+                    for line in lines
+                    if line["split"] == "train" and line.get("explained") is not None
+                }
+                curves.append(own)
+        common = sorted(set.intersection(*(set(one) for one in curves))) if curves else []
+        if common:
+            y = [float(np.mean([one[x] for one in curves])) for x in common]
+            out.append(Series(group.name, list(common), y, [None] * len(y), [None] * len(y)))
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+def draw(result: Mapping[str, Any]) -> dict[str, Any]:
+    """name → matplotlib figure."""
+    return {name: _draw(panel) for name, panel in panels(result).items()}
+
+
+def _draw(panel: Panel) -> Any:
+    from matplotlib.figure import Figure
+
+    named = [str(x) for x in panel.series[0].x] if isinstance(panel.series[0].x[0], str) else []
+    size = (7.2, max(2.4, 0.34 * len(named) + 1.2)) if named else (7.2, 4.2)
+    fig = Figure(figsize=size, layout="constrained", facecolor="white")
+    axis = fig.subplots()
+    for number, series in enumerate(panel.series):
+        colour = COLOURS[number % len(COLOURS)]
+        low = [y if bound is None else bound for y, bound in zip(series.y, series.low, strict=True)]
+        high = [y if bound is None else bound for y, bound in zip(series.y, series.high, strict=True)]
+        if named:
+            at = np.arange(len(named))[::-1]
+            axis.hlines(at, low, high, color=colour, lw=1.6)
+            axis.plot(series.y, at, "o", color=colour, ms=6)
+            continue
+        dots = len(series.x) <= 20
+        axis.plot(
+            series.x,
+            series.y,
+            f"{'o' if dots else ''}{'-' if panel.lines else ''}",
+            color=colour,
+            ms=5,
+            label=series.name,
+        )
+        if any(bound is not None for bound in series.low):
+            axis.vlines(series.x, low, high, color=colour, lw=1.2, alpha=0.7)
+    if named:
+        axis.set_yticks(np.arange(len(named))[::-1], named)
+        axis.set_xlabel(panel.y)
+    else:
+        axis.set_xlabel(panel.x)
+        axis.set_ylabel(panel.y)
+        axis.set_xscale("log" if panel.log else "linear")
+        if any(series.name for series in panel.series):
+            axis.legend(frameon=False, fontsize=8, loc="best")
+    axis.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
+def interactive(result: Mapping[str, Any]) -> dict[str, str]:
+    """title → HTML; the first one brings the script that all use."""
+    try:
+        import plotly.graph_objects as go
+        import plotly.io
+    except ImportError as e:
+        raise missing_package("plotly", "sweep", "the page of a sweep") from e
+    out: dict[str, str] = {}
+    for panel in panels(result).values():
+        figure = go.Figure()
+        for number, series in enumerate(panel.series):
+            bounds = [(y, low, high) for y, low, high in zip(series.y, series.low, series.high, strict=True)]
+            known = any(low is not None for _, low, _ in bounds)
+            error = {
+                "type": "data",
+                "symmetric": False,
+                "array": [0 if high is None else high - y for y, _, high in bounds],
+                "arrayminus": [0 if low is None else y - low for y, low, _ in bounds],
+                "thickness": 1.2,
+            }
+            figure.add_trace(
+                go.Scatter(
+                    x=series.x,
+                    y=series.y,
+                    name=series.name or panel.y,
+                    mode="lines+markers" if panel.lines and not isinstance(series.x[0], str) else "markers",
+                    line={"color": COLOURS[number % len(COLOURS)]},
+                    error_y=error if known else None,
+                )
+            )
+        figure.update_layout(
+            template="plotly_white",
+            height=420,
+            margin={"l": 60, "r": 20, "t": 20, "b": 50},
+            xaxis={"title": panel.x, "type": "log" if panel.log else None},
+            yaxis={"title": panel.y},
+            showlegend=len(panel.series) > 1,
+        )
+        script = "inline" if not out else False
+        out[panel.title] = plotly.io.to_html(figure, full_html=False, include_plotlyjs=script)
+    return out
