@@ -52,12 +52,14 @@ EXTRAS = {
     "cuda": ["jax[cuda12]>=0.10,<0.13"],
     "beam": ["apache-beam>=2.77"],
     "wandb": ["wandb>=0.19"],
+    "sweep": ["plotly>=6"],  # the page of a sweep
     "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }
 EXTRAS["test"] = [
     *EXTRAS["data"],
     *EXTRAS["torch"],
     *EXTRAS["notebooks"],
+    *EXTRAS["sweep"],
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",

@@ -30,7 +30,7 @@ def test_every_config_is_a_recipe():
     """The docstring has the command to run it."""
     for path in golden.shipped():
         first = (golden.REPOSITORY / path).read_text(encoding="utf-8").split('"""')[1]
-        assert f"dreamjax train --config {path}" in first, path
+        assert f"dreamjax {'sweep' if path.parts[1] == 'sweep' else 'train'} --config {path}" in first, path
 
 
 # ----------------------------------------------------------------------------------------------------------- overrides

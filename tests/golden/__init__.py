@@ -38,8 +38,16 @@ def snapshot_path(path: Path) -> Path:
 
 
 def render(path: Path) -> str:
-    """What a config file means with its default arguments."""
-    return config.dump(config.load(str(REPOSITORY / path), [], registry.schema_of))
+    """What a config file means with its default arguments; of a sweep its settings, its base and its points."""
+    spec = str(REPOSITORY / path)
+    if path.parts[1] != "sweep":
+        return config.dump(config.load(spec, [], registry.schema_of))
+    from dreamjax.sweeps import description, expanding
+
+    sweep = description.load(spec, [])
+    base = config.dump(config.to_dataclass(sweep.schema, sweep.base))
+    points = "".join(f"{point.values} seed {point.seed}: {dict(point.legs)}\n" for point in expanding.expand(sweep))
+    return config.dump(sweep.settings) + "\nbase\n" + base + "\npoints\n" + points
 
 
 def write() -> list[Path]:
