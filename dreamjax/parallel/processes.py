@@ -198,4 +198,8 @@ def agree(name: str, value: Any, timeout_s: float = BARRIER_S) -> Any:
     key = f"dreamjax/{next(_numbers)}/{name}"
     if is_first():
         _client().key_value_set(key, json.dumps(value))
-    return json.loads(_client().blocking_key_value_get(key, int(timeout_s * 1000)))
+    try:
+        return json.loads(_client().blocking_key_value_get(key, int(timeout_s * 1000)))
+    except jax.errors.JaxRuntimeError as problem:
+        text = str(problem).splitlines()[0]
+        raise TryAgain(f"process {jax.process_index()} gave up waiting for process 0 at {name}: {text}") from problem

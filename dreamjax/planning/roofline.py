@@ -98,7 +98,7 @@ def times(
 def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float:
     """Of one collective, over the torus axes that its group spans, which share their links with the groups between.
 
-    All groups are at it at once.
+    All groups are at it at once, those of a chip's other cores too.
     """
     spans = np.array([places[member] for member in one.members])
     along = [np.unique(axis) for axis in spans.T][: len(pod.shape)]
@@ -109,7 +109,8 @@ def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float
     if not width:  # the two cores of a chip
         return 0.0
     hops = sum(size // 2 * stride for size, stride in zip(spread, strides, strict=True))
-    return one.received / (width * pod.chip.link) + one.times * hops * HOP
+    own = len(one.members) // len(set(map(tuple, spans.tolist())))  # cores of a chip that are in the group
+    return one.received * pod.chip.cores / own / (width * pod.chip.link) + one.times * hops * HOP
 
 
 def cycles(program: Program) -> float:

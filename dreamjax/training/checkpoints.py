@@ -215,7 +215,8 @@ class Saver:
         }
         refused = self._make_room(path, files["run"]) if processes.is_first() else None
         if refused := processes.agree(f"save/{step}", refused, SAVE_S):
-            raise self._explained(step, OSError(refused))
+            raise self._explained(step, OSError(refused if processes.is_first() else f"process 0: {refused}"))
+        processes.barrier(f"begin/{step}", SAVE_S)  # Orbax itself would wait without an end
         work, problem = self._work(), None
         try:
             self._orbax = self._orbax or self._new_orbax()
@@ -228,13 +229,13 @@ class Saver:
 
     def _make_room(self, path: epath.Path, run: str) -> str | None:
         """Begin a step directory; why it cannot be, where it cannot."""
-        self._sweep()
         try:
+            self._sweep()
             if path.exists():
                 remove(path)  # damaged, or not yet finished by `task.finish`
             atomic.write_text(path / "run.json", run)
-        except OSError as problem:
-            return problem.strerror or str(problem)
+        except Exception as problem:  # an object store has its own; the others wait for a word
+            return getattr(problem, "strerror", None) or why(problem)
         return None
 
     def _work(self) -> Together:
@@ -281,9 +282,12 @@ class Saver:
         path = step_folder(self.folder, step)
         self._failed = True
         self._close_orbax()  # it may go on raising what went wrong; the next save opens another
-        if processes.is_first():
-            remove(path)
-        kept = committed_steps(self.folder)
+        kept = []
+        with contextlib.suppress(Exception):  # one that writes on, a store that fails: it is swept later
+            if processes.is_first():
+                remove(path)
+        with contextlib.suppress(Exception):
+            kept = committed_steps(self.folder)
         last = f"step {kept[-1]} is the last one saved" if kept else "no step was saved before"
         return SaveFailed(f"{path}: could not be saved ({_reason(problem)}); {last}")
 

@@ -17,7 +17,7 @@ from dreamjax.errors import UserError
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import manifest
 from dreamjax.training import checkpoints
-from dreamjax.training.checkpoints import CheckpointConfig
+from dreamjax.training.checkpoints import CheckpointConfig, SaveFailed
 from dreamjax.training.config import TrainConfig
 from dreamjax.training.loop import train
 from dreamjax.training.task import State
@@ -146,6 +146,29 @@ def test_a_damaged_step_does_not_count_towards_what_is_kept(tmp_path):
     saver.close()
     assert kept == [[0], [0, 1], [0, 2], [0, 3], [0, 3, 4]]  # 0 stays as the best of those that are intact
     assert checkpoints.newest_intact(tmp_path) == 4
+
+
+@pytest.mark.parametrize("broken", ["write_text", "remove"])
+def test_a_store_that_fails_while_a_step_begins_or_is_taken_back_is_a_failed_save(tmp_path, monkeypatch, broken):
+    """Whatever a store raises, in either place, is told once; the next save goes well."""
+
+    def refuse(*_, **__):
+        raise RuntimeError("503 try again later")
+
+    state = State(step=jnp.int32(0), params={"w": jnp.ones(3)})
+    saver = checkpoints.Saver(tmp_path, CheckpointConfig(), "{}")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            *((checkpoints.atomic, broken) if broken == "write_text" else (checkpoints.manifest, "write")), refuse
+        )
+        patch.setattr(checkpoints, "remove", refuse)
+        with pytest.raises(SaveFailed, match=r"could not be saved \(503 try again later\); no step was saved before"):
+            saver.save(1, state, {"score": None})
+            saver.wait()
+    saver.save(2, state, {"score": None})
+    saver.wait()
+    saver.close()
+    assert checkpoints.committed_steps(tmp_path) == [2]
 
 
 def test_a_step_that_was_saved_stays_when_older_ones_cannot_be_deleted(tmp_path, monkeypatch, caplog):
