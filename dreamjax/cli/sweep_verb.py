@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.sweeps import description, driving, expanding
 
     sweep = description.load(args.config, args.overrides)
-    points = expanding.expand(sweep)
+    points = expanding.expand(sweep, args.workdir)
     if args.dry_run:
         return expanding.outlook(sweep, points, args.workdir)
     return driving.run(sweep, args.workdir, points)

@@ -19,6 +19,7 @@ import numpy as np
 
 from dreamjax.errors import UserError
 
+TRIES = 50  # draws a point, at the most, where listed values repeat
 Setting = Mapping[str, Any]  # dotted key of the base config → value
 
 
@@ -94,13 +95,21 @@ def read(entries: Sequence[Mapping[str, Any]], source: str) -> tuple[Axis, ...]:
         if not name or ("choices" in entry) == ("between" in entry):
             raise UserError(f"{source}: an axis is made by sweeps.axes: values, spaced, between or rows; not {entry!r}")
         when = {one: tuple(_label(v) for v in labels) for one, labels in entry.get("when", ())}
-        for other in when:
-            if other not in [axis.name for axis in found]:
+        for other, labels in when.items():
+            before = next((axis for axis in found if axis.name == other), None)
+            if before is None:
                 raise UserError(f"{source}: axis {name} depends on {other}, which is no axis before it")
+            if before.choices and (unknown := set(labels) - set(before.choices)):
+                known = ", ".join(before.choices)
+                raise UserError(
+                    f"{source}: axis {name} depends on {other}={sorted(unknown)[0]}, which is none of {known}"
+                )
         if any(axis.name == name for axis in found):
             raise UserError(f"{source}: there are two axes {name}; put their values into one")
         if "between" in entry:
             least, most = entry["between"]
+            if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in (least, most)):
+                raise UserError(f"{source}: axis {name} goes from {least!r} to {most!r}, but its ends are numbers")
             if not (math.isfinite(least) and math.isfinite(most) and least < most and (least > 0 or not entry["log"])):
                 raise UserError(f"{source}: axis {name} goes from {least:g} to {most:g}, where nothing can be drawn")
             found.append(Axis(name, {}, (least, most), bool(entry["log"]), bool(entry["whole"]), when))
@@ -133,15 +142,23 @@ def grid(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
 
 
 def random(axes: Sequence[Axis], count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """`count` draws, each from its own stream: a longer sweep begins with the points of a shorter one."""
-    for number in range(count):
+    """`count` different draws, each from its own stream: a longer sweep begins with the points of a shorter one.
+
+    Fewer where the axes have no more.
+    """
+    seen: set[tuple] = set()
+    for number in range(TRIES * count):
+        if len(seen) == count:
+            return
         rng = np.random.default_rng([seed, number])
         chosen: dict[str, Any] = {}
         for axis in axes:
             drawn = draw(axis, rng)
             if axis.applies(chosen):
                 chosen[axis.name] = drawn
-        yield chosen
+        if (key := tuple(chosen.items())) not in seen:
+            seen.add(key)
+            yield chosen
 
 
 def draw(axis: Axis, rng: np.random.Generator) -> Any:
@@ -152,4 +169,4 @@ def draw(axis: Axis, rng: np.random.Generator) -> Any:
     if axis.whole:
         most += 1  # the largest one is as likely as the others
     x = math.exp(rng.uniform(math.log(least), math.log(most))) if axis.log else rng.uniform(least, most)
-    return int(x) if axis.whole else float(f"{x:.6g}")
+    return math.floor(x) if axis.whole else float(f"{x:.6g}")

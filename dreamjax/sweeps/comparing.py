@@ -67,7 +67,7 @@ class Paired:
     difference: Interval
     p: float
     corrected: float
-    detectable: float  # the smallest true difference that this design finds with probability 0.8; NaN where unknown
+    detectable: float  # the smallest true difference found, as corrected, with probability 0.8; NaN where unknown
 
     @property
     def resolved(self) -> bool:
@@ -83,8 +83,14 @@ class Paired:
 
 
 def against(reference: str, tables: Mapping[str, Scores], level: float = LEVEL) -> list[Paired]:
-    """Every other point minus the reference, seed by seed and subject by subject, in the order of `tables`."""
+    """Every other point minus the reference, seed by seed and subject by subject, in the order of `tables`.
+
+    Raises ValueError for tables of other seeds or subjects.
+    """
+    if len({scores.shape for scores in tables.values()}) > 1:
+        raise ValueError("points are compared on the same seeds and subjects")
     found, ps = [], []
+    strict = 1 - (1 - level) / max(1, len(tables) - 1)  # what the smallest of so many p values is held against
     for name, scores in tables.items():
         if name == reference:
             continue
@@ -95,7 +101,7 @@ def against(reference: str, tables: Mapping[str, Scores], level: float = LEVEL) 
         p = float(2 * stats.t.sf(t, df)) if df else math.nan
         # the smallest difference as of a paired t test of df + 1 clusters with this standard error
         n = max(2, round(df) + 1)
-        least = bootstrap.smallest_detectable(error * math.sqrt(n), n, level=level) if df else math.nan
+        least = bootstrap.smallest_detectable(error * math.sqrt(n), n, level=strict) if df else math.nan
         found.append((name, interval, p, least))
         ps.append(p)
     return [

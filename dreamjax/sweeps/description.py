@@ -30,6 +30,7 @@ class ScoreConfig:
     windows: int | None = 400  # an even choice
     rank: Literal["reconstruction", "probe"] = "reconstruction"
     labels: tuple[str, ...] = ()  # two, for a linear probe; none: no probe
+    patch: int | None = None  # samples that the masks hide at once; none: the model's patch
     baselines: bool = True  # interpolation and conditional mean too, once for all points of equal windows
 
     def __post_init__(self) -> None:
@@ -37,6 +38,8 @@ class ScoreConfig:
             raise ValueError(f"score.labels are {', '.join(self.labels)}, but a probe tells two labels apart")
         if self.rank == "probe" and not self.labels:
             raise ValueError("score.rank is probe, which takes two score.labels")
+        if self.patch is not None and self.patch < 1:
+            raise ValueError(f"score.patch is {self.patch}, but it must be at least 1 (none: the model's patch)")
         if self.windows is not None and self.windows < 1:
             raise ValueError(f"score.windows is {self.windows}, but it must be at least 1 (none: all)")
 
@@ -138,9 +141,32 @@ def load(spec: str, overrides: Sequence[tuple[str, str]]) -> Sweep:
     settings = configs.to_dataclass(Settings, found, path)
     configs.to_dataclass(schema, base, f"{path} (base)")
     sweep = Sweep(settings, base, schema, axes_.read(entries, path), path)
+    _check_keys(sweep)
+    return sweep
+
+
+# keys that an axis may not set → what to do instead
+REFUSED = {
+    "seed": "list the sweep's seeds instead",
+    "train.steps": "how long a point is trained follows from what is compared; change --config.base.train.steps",
+    "data.path": "points would be scored on different people",
+}
+
+
+def _check_keys(sweep: Sweep) -> None:
+    """Raises UserError for a key that is not there, that belongs to two axes, or that would mislabel a score."""
+    owner: dict[str, str] = {}
     for axis in sweep.axes:
         for key in axis.keys:
-            configs.kind_of(schema, key, f"{path}: axis {axis.name}")
-            if key == "seed":
-                raise UserError(f"{path}: axis {axis.name} sets seed; list the sweep's seeds instead")
-    return sweep
+            where = f"{sweep.source}: axis {axis.name}"
+            configs.kind_of(sweep.schema, key, where)
+            if key in REFUSED:
+                raise UserError(f"{where} sets {key}; {REFUSED[key]}")
+            if key in owner:
+                raise UserError(f"{where} sets {key}, which axis {owner[key]} sets too; let one of them do it")
+            if key == "model.patch" and sweep.settings.score.patch is None:
+                raise UserError(
+                    f"{where} sets model.patch: masks would hide other samples of each point; set score.patch to a "
+                    "length that all of them divide"
+                )
+            owner[key] = axis.name

@@ -44,12 +44,14 @@ def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
     started, todo, stopped = time.monotonic(), list(found), False
     for config in {_looks_alike(point.config): point.config for point in todo}.values():
         scoring.check(config, sweep.settings.score)
-    points_.claim(workdir, sweep)
+    if len({scoring.seen_alike(point.config) for point in todo}) > 1:
+        raise UserError(f"{sweep.source}: an axis changes the windows that points are scored on (data.*)")
+    points_.claim(workdir, sweep, todo)
     compile_cache.keep_all()
     tally = Tally(before=sum(Place.of(workdir, point).score() is not None for point in todo))
-    with progress("sweep", len(todo)) as bar:
+    with preemption.Watch() as watch, progress("sweep", len(todo)) as bar:
         bar.advance(tally.before)
-        for pack in packs.deal(todo, sweep.settings.together):
+        for pack in packs.deal(workdir, todo, sweep.settings.together):
             left = [p for p in pack if Place.of(workdir, p).score() is None]
             again = [p for p in left if len(Place.of(workdir, p).failures()) <= sweep.settings.retries]
             tally.failed += len(left) - len(again)
@@ -64,6 +66,9 @@ def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
             tally.done += done
             tally.failed += len(again) - done
             bar.advance(len(again), pack[0].name)
+            if watch.requested():
+                stopped = True
+                break
     if stopped:
         tally.left = len(todo) - tally.before - tally.done - tally.failed
     return {
@@ -102,15 +107,16 @@ def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Po
             return _together(sweep, workdir, pack, left)
         except FAILS as problem:
             log.warning("%d points as one failed (%s): each alone", len(pack), told(problem))
-    return sum(_alone(sweep, workdir, point) for point in left)
+    return sum(_alone(sweep, workdir, point) for point in left if Place.of(workdir, point).score() is None)
 
 
 def _alone(sweep: Sweep, workdir: str, point: Point) -> bool:
     place = Place.of(workdir, point)
     while len(place.failures()) <= sweep.settings.retries:
         try:
-            found = Measured(point)
-            for steps in point.steps:
+            found = Measured.begun(place, point)
+            for steps in (steps for steps in point.steps if steps not in found.by_steps):
+                packs.alone(place.run(steps, point))
                 config = replace(point.config, train=replace(point.config.train, steps=steps))
                 with found.counting():
                     result = runs.train(config, str(place.run(steps, point)))
@@ -127,23 +133,24 @@ def _alone(sweep: Sweep, workdir: str, point: Point) -> bool:
 
 
 def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point]) -> int:
-    found = {point.name: Measured(point, len(pack)) for point in left}
+    found = {point.name: Measured.begun(Place.of(workdir, point), point, len(pack)) for point in left}
     refused: dict[str, int] = {}
-    for steps in pack[0].steps:
+    for steps in (steps for steps in pack[0].steps if any(steps not in one.by_steps for one in found.values())):
         with found[left[0].name].counting():
-            result = packs.train(workdir, pack, steps)
+            result = packs.train(workdir, pack, left, steps)
         _stop_where_told(result)
         refused |= result["refused"]
         for point in left:
-            if point.name not in refused:
+            if point.name not in refused and steps not in found[point.name].by_steps:
                 found[point.name].measure(sweep, workdir, steps, result)
     for point in left:
         place = Place.of(workdir, point)
-        if point.name in refused:
-            place.failed(f"its loss or gradient was not finite in {refused[point.name]} steps")
-        else:
+        if point.name not in refused:
             place.done(found[point.name].result())
-    return len(left) - len(refused)
+    alone = [point for point in left if point.name in refused]
+    for point in alone:
+        log.warning("%s: not finite in %d steps of %d points as one: alone", point.name, refused[point.name], len(pack))
+    return len(left) - len(alone) + sum(_alone(sweep, workdir, point) for point in alone)
 
 
 def _stop_where_told(result: dict[str, Any]) -> None:
@@ -158,9 +165,21 @@ class Measured:
     point: Point
     shared: int = 1
     by_steps: dict[int, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # by run folder
     cost: dict[str, float] = field(
         default_factory=lambda: {"seconds": 0.0, "scoring": 0.0, "programs": 0, "from_cache": 0}
     )
+
+    @classmethod
+    def begun(cls, place: Place, point: Point, shared: int = 1) -> "Measured":
+        """With what an earlier call has measured of it, the shorter lengths first."""
+        found = cls(point, shared)
+        for steps in point.steps:
+            if (leg := place.leg(steps)) is None:
+                break
+            found.by_steps[steps] = leg["measured"]
+            found.cost, found.seconds = leg["cost"], leg["seconds"]
+        return found
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
@@ -176,15 +195,19 @@ class Measured:
         measured = scoring.measure(folder, sweep.settings.score, epath.Path(workdir) / "shared")
         if measured["step"] != steps:
             raise UserError(f"{folder}: step {steps} is damaged; delete the folder, and it is trained again")
-        self.by_steps[steps] = measured
-        self.cost["seconds"] += result["seconds"] / self.shared
+        told = result["time"]["seconds"]  # over all attempts, of which a restart is nobody's work
+        self.seconds[folder] = (sum(told.values()) - told.get("restart", 0.0)) / self.shared
         self.cost["scoring"] += time.monotonic() - began
+        self.by_steps[steps] = measured
+        Place.of(workdir, self.point).measured(
+            steps, {"measured": measured, "cost": self.cost, "seconds": self.seconds}
+        )
 
     def result(self) -> dict[str, Any]:
         """Of score.json."""
         legs = {leg: self.by_steps[steps] for leg, steps in self.point.legs.items()}
         more = {"flop": self.point.cost(), "together": self.shared, "devices": jax.device_count()}
-        return {"legs": legs, "cost": self.cost | more}
+        return {"legs": legs, "cost": self.cost | {"seconds": sum(self.seconds.values())} | more}
 
 
 def told(problem: BaseException) -> str:

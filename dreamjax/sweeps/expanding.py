@@ -11,14 +11,15 @@ from dreamjax.sweeps.description import Sweep
 from dreamjax.sweeps.points import Place, Point
 
 
-def expand(sweep: Sweep) -> list[Point]:
-    """The points of a grid, or drawn at random."""
+def expand(sweep: Sweep, workdir: str) -> list[Point]:
+    """The points of a grid, or drawn at random; with as many FLOP as those that `workdir` has."""
     settings = sweep.settings
     if settings.search == "tpe":
         raise UserError(f"{sweep.source}: points of search tpe follow from the scores of earlier ones")
     if settings.search == "grid":
-        return points.make(sweep, axes.grid(sweep.axes))
-    return points.make(sweep, axes.random(sweep.axes, settings.points, settings.draw_seed))
+        return points.make(sweep, axes.grid(sweep.axes), points.budget(workdir))
+    drawn = axes.random(sweep.axes, settings.points, settings.draw_seed)
+    return points.make(sweep, drawn, points.budget(workdir))
 
 
 def outlook(sweep: Sweep, found: Sequence[Point], workdir: str) -> dict[str, Any]:
@@ -26,7 +27,8 @@ def outlook(sweep: Sweep, found: Sequence[Point], workdir: str) -> dict[str, Any
     scores = [Place.of(workdir, point).score() for point in found]
     costs = [point.cost() for point in found]
     known = [(s["cost"]["flop"], s["cost"]["seconds"]) for s in scores if s is not None and s["cost"].get("flop")]
-    rate = sum(flop for flop, _ in known) / sum(seconds for _, seconds in known) if known else None
+    spent = sum(seconds for _, seconds in known)
+    rate = sum(flop for flop, _ in known) / spent if spent else None
     left = [cost for cost, score in zip(costs, scores, strict=True) if score is None]
     whole = None if None in left else float(sum(cost for cost in left if cost is not None))
     return {

@@ -23,14 +23,24 @@ from dreamjax.training import checkpoints, loop, program
 from dreamjax.training.task import State
 
 
-def deal(found: Sequence[Point], together: int) -> list[list[Point]]:
-    """Points in the order of the sweep, at most `together` of equal shapes and lengths at a time.
+def deal(workdir: str, found: Sequence[Point], together: int) -> list[list[Point]]:
+    """Points that are not done, in the order of the sweep, at most `together` of equal shapes and lengths at a time.
 
-    The same whichever of them are done: a pack that was interrupted is found again.
+    A pack that was begun by an earlier call comes first, as it was, with those of its points that are done by now.
     """
+    if together == 1:
+        return [[point] for point in found if Place.of(workdir, point).score() is None]
+    by_name = {point.name: point for point in found}
     packs: list[list[Point]] = []
+    for path in sorted((epath.Path(workdir) / "together").glob("*.json")):
+        names = json.loads(path.read_text())
+        if all(name in by_name for name in names) and len(names) <= together:
+            packs.append([by_name.pop(name) for name in names])
+    packs = [pack for pack in packs if any(Place.of(workdir, point).score() is None for point in pack)]
     open_: dict[str, list[Point]] = {}
-    for point in found:
+    for point in by_name.values():
+        if Place.of(workdir, point).score() is not None:
+            continue
         key = json.dumps([vectorised.alike(point.config), sorted(point.legs.items()), point.prefix])
         pack = open_.get(key)
         if pack is None or len(pack) >= together:
@@ -40,8 +50,8 @@ def deal(found: Sequence[Point], together: int) -> list[list[Point]]:
     return packs
 
 
-def train(workdir: str, pack: Sequence[Point], steps: int) -> dict[str, Any]:
-    """The points of a pack until `steps`, each left as a run in its own folder; the loop's summary of all.
+def train(workdir: str, pack: Sequence[Point], left: Sequence[Point], steps: int) -> dict[str, Any]:
+    """The points of a pack until `steps`, those `left` kept as a run in their own folders; the loop's summary of all.
 
     Points whose steps were refused, as they were not finite, are named in `refused`: name → how many.
     """
@@ -52,6 +62,8 @@ def train(workdir: str, pack: Sequence[Point], steps: int) -> dict[str, Any]:
     mark = hashlib.sha256(json.dumps([p.name for p in pack]).encode()).hexdigest()[:8]
     folder = epath.Path(workdir) / "together" / (mark if pack[0].prefix else f"{mark}-{steps}")
     settings = vectorised.train_config(found[0], len(pack))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(folder.parent / f"{mark}.json", json.dumps([point.name for point in pack]))
     result = loop.train(
         task, settings, folder, config_json=vectorised.config_json(found, settings), devices=_devices(len(pack))
     )
@@ -59,6 +71,8 @@ def train(workdir: str, pack: Sequence[Point], steps: int) -> dict[str, Any]:
         return result
     state, refused = _last(task, settings, folder, steps), {}
     for i, (point, config) in enumerate(zip(pack, found, strict=True)):
+        if point not in left:
+            continue
         params, lost = task.point(state, i)
         if lost:
             refused[point.name] = lost
@@ -72,9 +86,18 @@ def train(workdir: str, pack: Sequence[Point], steps: int) -> dict[str, Any]:
 
 
 def _devices(count: int) -> list[jax.Device]:
-    """As many as divide the points."""
+    """As many as divide the points and make a rectangle of chips: a power of two."""
     here = jax.devices()
-    return here[: max(k for k in range(1, len(here) + 1) if count % k == 0)]
+    return here[: max(2**k for k in range(len(here).bit_length()) if count % 2**k == 0 and 2**k <= len(here))]
+
+
+def alone(run: epath.Path) -> None:
+    """Delete a run that a pack left, which has parameters alone and cannot be continued."""
+    steps = checkpoints.committed_steps(run / "checkpoints")
+    if steps and not any(
+        name.startswith("opt/") for name in checkpoints.read_json(run / "checkpoints", steps[-1], "arrays")
+    ):
+        run.rmtree()
 
 
 def _last(task: Vectorised, settings: Any, folder: epath.Path, steps: int) -> State:

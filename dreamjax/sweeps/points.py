@@ -4,6 +4,7 @@ WORKDIR/sweep.json                    what the sweep is
 WORKDIR/points/NAME/point.json        values, seed, lengths, its config
 WORKDIR/points/NAME/config.py         the same config as a file, which trains the point alone
 WORKDIR/points/NAME/run[-STEPS]/      as dreamjax train leaves it
+WORKDIR/points/NAME/leg-STEPS.json    what it was measured as after so many steps
 WORKDIR/points/NAME/score.json        written last: with it the point is done
 WORKDIR/points/NAME/failed.json       how often it failed, and with which sentence
 """
@@ -11,7 +12,7 @@ WORKDIR/points/NAME/failed.json       how often it failed, and with which senten
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
+from dreamjax.signals import records
 from dreamjax.storage import atomic
 from dreamjax.sweeps.description import Sweep
 from dreamjax.systems import registry
@@ -66,12 +68,15 @@ class Point:
         return self.flop * self.config.train.batch_size * steps
 
 
-def make(sweep: Sweep, chosen: Iterable[Mapping[str, Any]]) -> list[Point]:
-    """Every combination with every seed. Raises UserError where one is no run, or where FLOP cannot be compared."""
+def make(sweep: Sweep, chosen: Iterable[Mapping[str, Any]], budget: float | None = None) -> list[Point]:
+    """Every combination with every seed. Raises UserError where one is no run, or where FLOP cannot be compared.
+
+    `budget`: FLOP that all are given, where an earlier call has decided it; None: those of the cheapest.
+    """
     found = [_point(sweep, one, seed) for one in chosen for seed in sweep.settings.seeds]
     if not found:
         raise UserError(f"{sweep.source}: the axes make no point")
-    return with_legs(sweep, found)
+    return with_legs(sweep, found, budget)
 
 
 def _point(sweep: Sweep, chosen: Mapping[str, Any], seed: int) -> Point:
@@ -80,7 +85,7 @@ def _point(sweep: Sweep, chosen: Mapping[str, Any], seed: int) -> Point:
     return Point(chosen, seed, config, {}, float(count()) if count else None)
 
 
-def with_legs(sweep: Sweep, found: list[Point]) -> list[Point]:
+def with_legs(sweep: Sweep, found: list[Point], budget: float | None) -> list[Point]:
     """Equal examples: the base's. Equal FLOP: what the cheapest point takes for these; others take fewer steps."""
     each = [None if point.flop is None else point.flop * point.config.train.batch_size for point in found]
     wanted, legs = sweep.settings.compare, []
@@ -90,14 +95,16 @@ def with_legs(sweep: Sweep, found: list[Point]) -> list[Point]:
         raise UserError(
             f"{sweep.source}: how many FLOP a step of {found[0].config.system} takes is not known; set compare=examples"
         )
+    if budget is None and "flops" in wanted:
+        cheapest = min(f / p.config.train.batch_size for f, p in zip(each, found, strict=True) if f is not None)
+        budget = cheapest * examples
     for point, flop in zip(found, each, strict=True):
         own: dict[str, int] = {}
         whole = max(1, round(examples / point.config.train.batch_size))
         if "examples" in wanted:
             own["examples"] = whole
-        if "flops" in wanted and flop is not None:
-            cheapest = min(f / p.config.train.batch_size for f, p in zip(each, found, strict=True) if f is not None)
-            own["flops"] = max(1, round(cheapest * examples / flop))
+        if flop is not None and budget is not None:
+            own["flops"] = max(1, round(budget / flop))
         legs.append(own)
     return [replace(point, legs=own) for point, own in zip(found, legs, strict=True)]
 
@@ -120,6 +127,13 @@ class Place:
     def score(self) -> dict[str, Any] | None:
         """What the point was measured as; None while it is not done."""
         return _read(self.folder / "score.json")
+
+    def leg(self, steps: int) -> dict[str, Any] | None:
+        """What the point was measured as after so many steps; None where it was not yet."""
+        return _read(self.folder / f"leg-{steps}.json")
+
+    def measured(self, steps: int, leg: Mapping[str, Any]) -> None:
+        atomic.write_text(self.folder / f"leg-{steps}.json", json.dumps(leg, indent=1))
 
     def failures(self) -> list[str]:
         return (_read(self.folder / "failed.json") or {}).get("sentences", [])
@@ -158,10 +172,17 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged; delete it, and the point is measured again") from problem
 
 
-def claim(workdir: epath.PathLike, sweep: Sweep) -> None:
-    """Make a folder this sweep's. Raises UserError for one of another sweep, naming what differs."""
-    path, identity = epath.Path(workdir) / "sweep.json", json.loads(json.dumps(sweep.identity()))
+def budget(workdir: epath.PathLike) -> float | None:
+    """FLOP that the points of a folder's sweep are given: they stay the same when axes grow."""
+    there = _read(epath.Path(workdir) / "sweep.json")
+    return None if there is None else there.get("budget")
+
+
+def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) -> None:
+    """Make a folder this sweep's. Raises UserError for one of another sweep, or of other data, naming what differs."""
+    path, identity = epath.Path(workdir) / "sweep.json", json.loads(json.dumps(sweep.identity() | _of_data(sweep)))
     if (there := _read(path)) is not None:
+        there.pop("budget", None)
         if different := sorted(_differences(there, identity)):
             raise UserError(f"{workdir} holds another sweep ({'; '.join(different[:4])}): choose another --workdir")
         return
@@ -169,7 +190,15 @@ def claim(workdir: epath.PathLike, sweep: Sweep) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{workdir} holds something else than a sweep (no sweep.json): choose another --workdir")
     folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(path, json.dumps(identity, indent=1))
+    given = [p.flop * p.config.train.batch_size * p.legs["flops"] for p in found if p.flop and "flops" in p.legs]
+    atomic.write_text(path, json.dumps(identity | {"budget": min(given, default=None)}, indent=1))
+
+
+def _of_data(sweep: Sweep) -> dict[str, Any]:
+    """A hash of what each dataset of the base holds."""
+    paths = getattr(getattr(sweep.base, "data", None), "path", ())
+    shards = {path: json.dumps(records.load_dataset(path)["shards"], sort_keys=True) for path in paths}
+    return {"shards": {path: hashlib.sha256(text.encode()).hexdigest()[:16] for path, text in shards.items()}}
 
 
 def _differences(one: Any, other: Any, name: str = "") -> list[str]:

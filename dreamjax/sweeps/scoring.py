@@ -53,16 +53,21 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.PathLike) -> dict[st
         "check": check,
     }
     if config.loss.target == "raw":
-        scores = reconstruction.score(
-            held_out, config.model.patch, predict=measurement.predictor(run), simple=False, seed=MASK_SEED
-        )
+        patch = score.patch or config.model.patch
+        scores = reconstruction.score(held_out, patch, predict=_predictor(run, patch), simple=False, seed=MASK_SEED)
         found["reconstruction"] = {one.task.name: _rows(one, ("model", "zero")) for one in scores}
         if score.baselines:
-            found["baselines"] = baselines(config.data, config.model.patch, score, shared)
+            found["baselines"] = baselines(config.data, patch, score, shared)
     found["own"] = _own(run, score)
     if score.labels:
         found["probe"] = _probe(run, config, held_out, score)
     return found
+
+
+def _predictor(run: runs.Run, patch: int) -> reconstruction.Predict:
+    """The run's, of masks whose patches have `patch` samples, a multiple of its own."""
+    predict, each = measurement.predictor(run), patch // run.config.model.patch
+    return lambda signal, hidden, valid: predict(signal, np.repeat(hidden, each, axis=1), valid)
 
 
 def _own(run: runs.Run, score: ScoreConfig) -> dict[str, float]:
@@ -81,9 +86,20 @@ def check(config: Any, score: ScoreConfig) -> None:
         raise UserError("the base config has no data: give --config.base.data.path=SHARDS")
     if config.loss.target != "raw" and score.rank == "reconstruction":
         raise UserError("a model of normalised targets predicts no signal; set --config.score.rank=probe")
+    patch = score.patch or config.model.patch
+    if patch % config.model.patch or config.data.samples % patch:
+        raise UserError(
+            f"score.patch is {patch}, but model.patch = {config.model.patch} must divide it, and it data.samples = "
+            f"{config.data.samples}"
+        )
     held_out = _windows(config.data, score)
     if score.labels:
         _labelled(held_out, score)
+
+
+def seen_alike(config: Any) -> Any:
+    """What must be equal for points to be scored on the same windows."""
+    return _as_scored(config.data)
 
 
 def _rows(one: reconstruction.MaskScore, methods: tuple[str, ...]) -> dict[str, Any]:

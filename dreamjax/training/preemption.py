@@ -15,8 +15,8 @@ EXIT_CODE = TryAgain.exit_code
 class Watch:
     """`with Watch() as watch:` … `watch.requested()` after each step: every process answers True at the same one.
 
-    Alone, a handler of ours notes the signal. Among several processes JAX's own notifier has it, and the processes
-    agree on a step through the coordination service.
+    Alone, a handler of ours notes the signal; one watch within another tells it of what it noted. Among several
+    processes JAX's own notifier has it, and the processes agree on a step through the coordination service.
     """
 
     def __init__(self) -> None:
@@ -33,6 +33,9 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         if self._handles:
             signal.signal(signal.SIGTERM, self._previous)
+            outer = getattr(self._previous, "__self__", None)
+            if self._asked.is_set() and isinstance(outer, Watch):
+                outer._asked.set()
 
     def _note(self, _signum: int, _frame: FrameType | None) -> None:
         self._asked.set()

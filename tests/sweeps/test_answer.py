@@ -31,8 +31,9 @@ def write(workdir, made, noise=0.02, truth=TRUTH, probe=None):
     """A sweep's folder whose runs scored as `truth` says, with effects of people and seeds and some noise."""
     rng = np.random.default_rng(0)
     of_people, of_seeds = 0.1 * rng.normal(size=8), 0.01 * rng.normal(size=3)
-    points.claim(workdir, made)
-    for point in points.make(made, axes.grid(made.axes)):
+    found = points.make(made, axes.grid(made.axes))
+    points.claim(workdir, made, found)
+    for point in found:
         place = points.Place.of(workdir, point)
         place.begin(point)
         share = truth[point.chosen["mask.ratio"]] + of_people + of_seeds[point.seed] + noise * rng.normal(size=8)

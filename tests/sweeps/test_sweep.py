@@ -9,7 +9,7 @@ import time
 import pytest
 
 from dreamjax.cli.main import main
-from dreamjax.sweeps import description, driving, expanding
+from dreamjax.sweeps import description, driving, expanding, packs, points, scoring
 from dreamjax.systems import runs
 from tests.support import make_shards
 
@@ -79,32 +79,72 @@ def test_what_a_sweep_would_run(config, capsys, tmp_path):
     assert "sweep tiny: 2 points, 0 done" in capsys.readouterr().out
 
 
-def test_a_finished_point_is_never_run_again_and_axes_may_grow(config, capsys, tmp_path, monkeypatch):
+@pytest.fixture
+def instant(monkeypatch):
+    """Training and scoring that take no time, and what was asked of them: (ratio or rate, steps)."""
+    asked, at = [], {}
+
+    def train(config, folder):
+        asked.append((config.mask.ratio, config.train.steps))
+        assert at.get(folder, 0) <= config.train.steps, "a run does not go back"
+        at[folder] = config.train.steps
+        return {"preempted": False, "time": {"seconds": {"step": 2.0, "restart": 9.0}}}
+
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(scoring, "measure", lambda folder, score, shared: {"step": at[folder]})
+    return asked
+
+
+def test_a_finished_point_is_never_run_again_and_axes_may_grow(config, capsys, tmp_path, instant):
+    """Equal FLOP stay what they were: the point that is cheaper than the first ones takes more steps for them."""
     words = ["--workdir", str(tmp_path / "out")]
-    first = swept(capsys, "--config", config(), *words)
+    first = swept(capsys, "--config", config(steps=100), *words)
     assert (first["done"], first["failed"], first["left"]) == (2, 0, 0)
     before = scores(tmp_path / "out")
-    trained = []
-    train = runs.train
-    monkeypatch.setattr(runs, "train", lambda config, folder: trained.append(folder) or train(config, folder))
-    again = swept(capsys, "--config", config(), *words)
+    assert [ratio for ratio, _ in instant] == [0.25, 0.25, 0.75]  # the cheaper one's two lengths are the same
+    again = swept(capsys, "--config", config(steps=100), *words)
     assert (again["done"], again["done_before"]) == (2, 2)
-    assert trained == []
-    grown = swept(capsys, "--config", config('axes.values("mask.ratio", 0.25, 0.5, 0.75)'), *words)
+    assert len(instant) == 3
+    grown = swept(capsys, "--config", config('axes.values("mask.ratio", 0.25, 0.75, 0.95)', steps=100), *words)
     assert (grown["done"], grown["done_before"]) == (3, 2)
-    assert trained
-    assert all("ratio=0.5" in folder for folder in trained)
+    assert instant[3:] == [(0.95, 100), (0.95, max(steps for _, steps in instant))]
+    assert instant[-1][1] > 100
     assert scores(tmp_path / "out").items() >= before.items()
+    assert before.popitem()[1]["cost"]["seconds"] == 2.0  # a restart is nobody's work
 
 
-def test_points_trained_as_one_score_as_alone(config, capsys, tmp_path):
-    words = ["--config", config(seeds=(0, 1))]
+def test_a_length_that_was_measured_is_not_measured_again(config, capsys, tmp_path, instant, monkeypatch):
+    """Stopped after the first of two lengths, and after the second was trained: it goes on where it was."""
+    words = ["--config", config('axes.values("mask.ratio", 0.25, 0.75)', steps=100), "--workdir", str(tmp_path / "out")]
+    measure, stops = scoring.measure, [1, 3]
+
+    def stopped(folder, score, shared):
+        found = measure(folder, score, shared)
+        if instant and len(instant) in stops[1:]:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(scoring, "measure", stopped)
+    assert main(["sweep", *words]) == 130
+    monkeypatch.setattr(scoring, "measure", measure)
+    assert swept(capsys, *words)["done"] == 2
+    little = [steps for ratio, steps in instant if ratio == 0.25]
+    assert little == sorted(little)
+    assert len(set(little)) == 2
+
+
+@pytest.mark.parametrize(
+    ("axes", "together"),
+    [('axes.values("mask.ratio", 0.5)', 2), pytest.param(RATIOS, 2, marks=pytest.mark.long)],
+)
+def test_points_trained_as_one_score_as_alone(config, capsys, tmp_path, axes, together):
+    words = ["--config", config(axes, seeds=(0, 1))]
     swept(capsys, *words, "--workdir", str(tmp_path / "alone"))
-    swept(capsys, *words, "--workdir", str(tmp_path / "together"), "--config.together=2")
-    alone, together = scores(tmp_path / "alone"), scores(tmp_path / "together")
-    assert alone.keys() == together.keys()
+    swept(capsys, *words, "--workdir", str(tmp_path / "together"), f"--config.together={together}")
+    alone, others = scores(tmp_path / "alone"), scores(tmp_path / "together")
+    assert alone.keys() == others.keys()
     for name, one in alone.items():
-        other = together[name]
+        other = others[name]
         assert (one["cost"]["together"], other["cost"]["together"]) == (1, 2)
         for leg in ("examples", "flops"):
             assert other["legs"][leg]["step"] == one["legs"][leg]["step"]
@@ -113,9 +153,38 @@ def test_points_trained_as_one_score_as_alone(config, capsys, tmp_path):
                 assert same["error"]["model"] == pytest.approx(found["error"]["model"], rel=1e-5)
 
 
+def test_a_pack_that_fails_is_tried_alone(config, capsys, tmp_path, instant, monkeypatch):
+    """Whatever it failed with; and of one that goes well, a point that was not finite."""
+    tried = []
+
+    def fails(workdir, pack, left, steps):
+        tried.append([point.seed for point in pack])
+        if len(tried) == 1:
+            raise MemoryError
+        for point in left:
+            instant.append(("pack", steps))
+            monkeypatch.setitem(lengths, str(points.Place.of(workdir, point).run(steps, point)), steps)
+        found = {"preempted": False, "time": {"seconds": {"step": 2.0}}, "refused": {}}
+        return found | {"refused": {left[0].name: 3}}
+
+    lengths, measure = {}, scoring.measure
+    monkeypatch.setattr(packs, "train", fails)
+    monkeypatch.setattr(
+        scoring, "measure", lambda f, score, shared: {"step": lengths[f]} if f in lengths else measure(f, score, shared)
+    )
+    words = ["--config", config('axes.values("mask.ratio", 0.5)', seeds=(0, 1, 2, 3)), "--config.together=2"]
+    found = swept(capsys, *words, "--workdir", str(tmp_path / "out"))
+    assert (found["done"], found["failed"]) == (4, 0)
+    assert tried == [[0, 1], [2, 3]]
+    shared = {
+        int(name.partition("seed=")[2][0]): one["cost"]["together"] for name, one in scores(tmp_path / "out").items()
+    }
+    assert shared == {0: 1, 1: 1, 2: 1, 3: 2}
+
+
 def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_path, monkeypatch):
     """At one's rate nothing is finite, one is out of memory; both are tried twice, and not by a later call."""
-    path = config('axes.values("optim.learning_rate", 1e-3, 1e30, 2e-3, 4e-3)')
+    path = config('axes.values("optim.learning_rate", 1e-3, 1e30, 2e-3)')
     train, tried = runs.train, []
 
     def one_is_too_large(config, folder):
@@ -127,37 +196,52 @@ def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_pat
     monkeypatch.setattr(runs, "train", one_is_too_large)
     words = ["--config", path, "--workdir", str(tmp_path / "out"), "--config.base.optim.clip=none"]
     found = swept(capsys, *words, code=1)
-    assert (found["done"], found["failed"]) == (2, 2)
-    assert tried == [1e-3, 1e30, 1e30, 2e-3, 2e-3, 4e-3]
+    assert (found["done"], found["failed"]) == (1, 2)
+    assert tried == [1e-3, 1e30, 1e30, 2e-3, 2e-3]
     told = {name.partition("-seed")[0]: sentence for name, sentence in found["failures"].items()}
     assert "not finite" in told["learning_rate=1e+30"]
     assert "out of memory" in told["learning_rate=0.002"]
     assert swept(capsys, *words, code=1)["failed"] == 2
-    assert len(tried) == 6
+    assert len(tried) == 5
 
 
-def test_a_killed_sweep_goes_on_where_it_was(config, tmp_path, capsys):
-    """SIGKILL while its second point trains: the first is not run again, and all end with the scores of one call."""
-    path = config('axes.values("optim.learning_rate", 1e-3, 2e-3)', steps=150)
+@pytest.mark.parametrize("together", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_killed_sweep_goes_on_where_it_was(config, tmp_path, capsys, together):
+    """SIGKILL in its second length: nothing is measured twice, and all ends with the scores of one call."""
+    path = config('axes.values("mask.ratio", 0.25, 0.75)', seeds=tuple(range(together)), steps=200)
     command = [sys.executable, "-m", "dreamjax", "sweep", "--config", path, "--workdir", str(tmp_path / "killed")]
-    settings = ["--config.base.train.checkpoint.every=20", "--config.compare=examples"]
+    settings = ["--config.base.train.checkpoint.every=20", f"--config.together={together}"]
     child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    second = "points/learning_rate=0.002*/run/checkpoints/*/manifest.json"
-    while child.poll() is None and not list((tmp_path / "killed").glob(second)):
+    begun = "together/*/checkpoints" if together > 1 else "points/ratio=0.25*/run/checkpoints"
+    first = expanding.expand(description.load(path, []), "")[0].steps[0]
+
+    def later():
+        return [
+            path for path in (tmp_path / "killed").glob(f"{begun}/*/manifest.json") if int(path.parent.name) > first
+        ]
+
+    while child.poll() is None and not later():
         time.sleep(0.01)
     child.kill()
     assert child.wait() == -signal.SIGKILL
-    [first] = scores(tmp_path / "killed").values()
-    assert swept(capsys, "--config", path, "--workdir", str(tmp_path / "killed"), *settings)["done_before"] == 1
+    assert scores(tmp_path / "killed") == {}
+    assert swept(capsys, "--config", path, "--workdir", str(tmp_path / "killed"), *settings)["failed"] == 0
     swept(capsys, "--config", path, "--workdir", str(tmp_path / "whole"), *settings)
     killed, whole = scores(tmp_path / "killed"), scores(tmp_path / "whole")
-    assert first in killed.values()
     for name, one in whole.items():
         assert killed[name]["legs"] == one["legs"]
 
 
 def test_what_is_no_sweep_is_one_sentence(config, capsys, tmp_path):
     out = ["--workdir", str(tmp_path / "out")]
+    for axes, says in (
+        ('axes.values("train.steps", 1, 2)', "how long a point is trained follows from what is compared"),
+        ('axes.rows("size", s={"model.dim": 16}), axes.values("model.dim", 8, 16)', "which axis size sets too"),
+        ('axes.values("model.patch", 8, 16)', "set score.patch to a length that all of them divide"),
+        ('axes.values("mask.kind", "block"), axes.values("mask.span", 8, when={"mask.kind": "blok"})', "none of block"),
+        ('axes.values("data.samples", 128, 256)', "changes the windows that points are scored on"),
+    ):
+        assert says in refused(capsys, "--config", config(axes), *out), axes
     says = refused(capsys, "--config", config('axes.values("mask.ration", 0.5)'), *out)
     assert "axis mask.ration has no key mask.ration; did you mean mask.ratio?" in says
     assert "axis mask.ratio is empty" in refused(capsys, "--config", config('axes.values("mask.ratio")'), *out)
@@ -169,17 +253,20 @@ def test_what_is_no_sweep_is_one_sentence(config, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_another_sweep_is_refused(config, capsys, tmp_path):
+def test_a_folder_of_another_sweep_is_refused(config, capsys, tmp_path, instant):
     swept(capsys, "--config", config(), "--workdir", str(tmp_path / "out"))
     says = refused(capsys, "--config", config(), "--workdir", str(tmp_path / "out"), "--config.base.train.batch_size=4")
     assert "holds another sweep (base.train.batch_size was 8 and is now 4): choose another --workdir" in says
+    kept = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    (tmp_path / "out" / "sweep.json").write_text(json.dumps(kept | {"shards": {"elsewhere": "0"}}))
+    assert "holds another sweep (shards." in refused(capsys, "--config", config(), "--workdir", str(tmp_path / "out"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("")
     says = refused(capsys, "--config", config(), "--workdir", str(tmp_path / "mine"))
     assert "holds something else than a sweep" in says
 
 
-def test_hours_end_a_call_and_the_next_one_goes_on(config, capsys, tmp_path):
+def test_hours_end_a_call_and_the_next_one_goes_on(config, capsys, tmp_path, instant):
     words = ["--config", config(), "--workdir", str(tmp_path / "out")]
     found = swept(capsys, *words, "--config.hours=1e-9")
     assert (found["done"], found["left"]) == (0, 2)
@@ -190,6 +277,6 @@ def test_hours_end_a_call_and_the_next_one_goes_on(config, capsys, tmp_path):
 def test_a_random_sweep_draws_its_points(config, tmp_path):
     path = config('axes.between("optim.learning_rate", 1e-4, 1e-2, log=True)')
     sweep = description.load(path, [("search", "random"), ("points", "5")])
-    found = expanding.expand(sweep)
+    found = expanding.expand(sweep, str(tmp_path / "out"))
     assert len({point.config.optim.learning_rate for point in found}) == 5
     assert all(1e-4 <= point.config.optim.learning_rate <= 1e-2 for point in found)
