@@ -155,18 +155,20 @@ def test_a_store_that_fails_while_a_step_begins_or_is_taken_back_is_a_failed_sav
     def refuse(*_, **__):
         raise RuntimeError("503 try again later")
 
-    state = State(step=jnp.int32(0), params={"w": jnp.ones(3)})
     saver = checkpoints.Saver(tmp_path, CheckpointConfig(), "{}")
+
+    def save(step):
+        saver.save(step, State(step=jnp.int32(0), params={"w": jnp.ones(3)}), {"score": None})
+        saver.wait()
+
     with monkeypatch.context() as patch:
         patch.setattr(
             *((checkpoints.atomic, broken) if broken == "write_text" else (checkpoints.manifest, "write")), refuse
         )
         patch.setattr(checkpoints, "remove", refuse)
         with pytest.raises(SaveFailed, match=r"could not be saved \(503 try again later\); no step was saved before"):
-            saver.save(1, state, {"score": None})
-            saver.wait()
-    saver.save(2, state, {"score": None})
-    saver.wait()
+            save(1)
+    save(2)
     saver.close()
     assert checkpoints.committed_steps(tmp_path) == [2]
 
