@@ -33,20 +33,16 @@ class Preempted(Exception):
 class Tally:
     """What became of the points of one call."""
 
-    done: int = 0
     before: int = 0  # done by an earlier call
     failed: int = 0
-    left: int = 0
 
 
 def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
-    """Every point that is not done, until the hours are over; a JSON-able summary, `exit_code` 75 where stopped."""
+    """Every point that is not done, until the hours are over; a JSON-able summary, `exit_code` 75 where stopped.
+
+    The folder is the sweep's already (`prepare`).
+    """
     started, todo, stopped = time.monotonic(), list(found), False
-    for config in {_looks_alike(point.config): point.config for point in todo}.values():
-        scoring.check(config, sweep.settings.score)
-    if len({scoring.seen_alike(point.config) for point in todo}) > 1:
-        raise UserError(f"{sweep.source}: an axis changes the windows that points are scored on (data.*)")
-    points_.claim(workdir, sweep, todo)
     compile_cache.keep_all()
     tally = Tally(before=sum(Place.of(workdir, point).score() is not None for point in todo))
     with preemption.Watch() as watch, progress("sweep", len(todo)) as bar:
@@ -56,32 +52,44 @@ def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
             again = [p for p in left if len(Place.of(workdir, p).failures()) <= sweep.settings.retries]
             tally.failed += len(left) - len(again)
             if sweep.settings.hours is not None and time.monotonic() - started > 3600 * sweep.settings.hours:
-                tally.left += len(again)
                 continue
             try:
-                done = attempt(sweep, workdir, pack, again)
+                tally.failed += len(again) - attempt(sweep, workdir, pack, again)
             except Preempted:
                 stopped = True
                 break
-            tally.done += done
-            tally.failed += len(again) - done
             bar.advance(len(again), pack[0].name)
             if watch.requested():
                 stopped = True
                 break
-    if stopped:
-        tally.left = len(todo) - tally.before - tally.done - tally.failed
+    code = preemption.EXIT_CODE if stopped else int(tally.failed > 0)
+    return standing(sweep, workdir, todo, tally.before, time.monotonic() - started) | {"exit_code": code}
+
+
+def prepare(sweep: Sweep, workdir: str, found: Sequence[Point]) -> None:
+    """Claim the folder. Raises UserError, before anything is written, where the points could not be scored alike."""
+    for config in {_looks_alike(point.config): point.config for point in found}.values():
+        scoring.check(config, sweep.settings.score)
+    if len({scoring.seen_alike(point.config) for point in found}) > 1:
+        raise UserError(f"{sweep.source}: an axis changes the windows that points are scored on (data.*)")
+    points_.claim(workdir, sweep, found)
+
+
+def standing(sweep: Sweep, workdir: str, found: Sequence[Point], before: int, seconds: float) -> dict[str, Any]:
+    """How far a sweep is; `before`: points that were done before this call, which took so many `seconds`."""
+    places = [Place.of(workdir, point) for point in found]
+    done = sum(place.score() is not None for place in places)
+    failed = sum(p.score() is None and len(p.failures()) > sweep.settings.retries for p in places)
     return {
         "workdir": workdir,
         "name": sweep.settings.name,
-        "points": len(todo),
-        "done": tally.done + tally.before,
-        "done_before": tally.before,
-        "failed": tally.failed,
-        "left": tally.left,
-        "seconds": round(time.monotonic() - started, 1),
-        "failures": failures(workdir, todo),
-        "exit_code": preemption.EXIT_CODE if stopped else int(tally.failed > 0),
+        "points": len(found),
+        "done": done,
+        "done_before": before,
+        "failed": failed,
+        "left": len(found) - done - failed,
+        "seconds": round(seconds, 1),
+        "failures": failures(workdir, found),
     }
 
 

@@ -24,7 +24,7 @@ from dreamjax.training.task import State
 
 
 def deal(workdir: str, found: Sequence[Point], together: int) -> list[list[Point]]:
-    """Points that are not done, in the order of the sweep, at most `together` of equal shapes and lengths at a time.
+    """Points that are not done, in the order of the sweep, as `chunks`.
 
     A pack that was begun by an earlier call comes first, as it was, with those of its points that are done by now.
     """
@@ -37,10 +37,15 @@ def deal(workdir: str, found: Sequence[Point], together: int) -> list[list[Point
         if all(name in by_name for name in names) and len(names) <= together:
             packs.append([by_name.pop(name) for name in names])
     packs = [pack for pack in packs if any(Place.of(workdir, point).score() is None for point in pack)]
+    left = [point for point in by_name.values() if Place.of(workdir, point).score() is None]
+    return packs + chunks(left, together)
+
+
+def chunks(found: Sequence[Point], together: int) -> list[list[Point]]:
+    """Points in their order, at most `together` of equal shapes and lengths at a time."""
+    packs: list[list[Point]] = []
     open_: dict[str, list[Point]] = {}
-    for point in by_name.values():
-        if Place.of(workdir, point).score() is not None:
-            continue
+    for point in found:
         key = json.dumps([vectorised.alike(point.config), sorted(point.legs.items()), point.prefix])
         pack = open_.get(key)
         if pack is None or len(pack) >= together:

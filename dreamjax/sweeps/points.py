@@ -35,6 +35,7 @@ class Point:
     config: Any
     legs: Mapping[str, int]
     flop: float | None  # of an example, forward and backward
+    budget: float | None = None  # FLOP that every point is given, where points have them in common
 
     @property
     def name(self) -> str:
@@ -106,7 +107,7 @@ def with_legs(sweep: Sweep, found: list[Point], budget: float | None) -> list[Po
         if flop is not None and budget is not None:
             own["flops"] = max(1, round(budget / flop))
         legs.append(own)
-    return [replace(point, legs=own) for point, own in zip(found, legs, strict=True)]
+    return [replace(point, legs=own, budget=budget) for point, own in zip(found, legs, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------------------------- on disk
@@ -190,8 +191,8 @@ def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) ->
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{workdir} holds something else than a sweep (no sweep.json): choose another --workdir")
     folder.mkdir(parents=True, exist_ok=True)
-    given = [p.flop * p.config.train.batch_size * p.legs["flops"] for p in found if p.flop and "flops" in p.legs]
-    atomic.write_text(path, json.dumps(identity | {"budget": min(given, default=None)}, indent=1))
+    given = next((point.budget for point in found), None)
+    atomic.write_text(path, json.dumps(identity | {"budget": given}, indent=1))
 
 
 def _of_data(sweep: Sweep) -> dict[str, Any]:

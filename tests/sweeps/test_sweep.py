@@ -1,6 +1,7 @@
 """`dreamjax sweep` from end to end on synthetic shards: its points, resuming, failures, mistakes."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from dreamjax.cli.main import main
-from dreamjax.sweeps import description, driving, expanding, packs, points, scoring
+from dreamjax.sweeps import description, driving, expanding, packs, parts, points, scoring
 from dreamjax.systems import runs
 from tests.support import make_shards
 
@@ -280,3 +281,44 @@ def test_a_random_sweep_draws_its_points(config, tmp_path):
     found = expanding.expand(sweep, str(tmp_path / "out"))
     assert len({point.config.optim.learning_rate for point in found}) == 5
     assert all(1e-4 <= point.config.optim.learning_rate <= 1e-2 for point in found)
+
+
+def test_parts_are_all_points_and_share_none(config, tmp_path):
+    """Whichever points are done; packs stay together."""
+    sweep = description.load(config('axes.values("mask.ratio", 0.25, 0.5, 0.75)', seeds=(0, 1, 2)), [])
+    found = expanding.expand(sweep, str(tmp_path / "out"))
+    for together, count in ((1, 2), (3, 2), (2, 4), (1, 20)):
+        dealt = [parts.own(found, together, (index, count)) for index in range(count)]
+        assert sorted(point.name for part in dealt for point in part) == sorted(point.name for point in found)
+        assert all(len(pack) <= together for part in dealt for pack in packs.chunks(part, together))
+    assert [point.seed for point in parts.own(found, 3, (1, 2))] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["2/2", "1", "-1/2", "a/b"])
+def test_what_is_no_part_is_one_sentence(config, capsys, tmp_path, text):
+    says = refused(capsys, "--config", config(), "--workdir", str(tmp_path / "out"), f"--part={text}")
+    assert f"--part is {text}, but it is I/N" in says
+
+
+def test_two_processes_share_a_sweep(config, capsys, tmp_path):
+    """Each its half, in one folder."""
+    path = config(seeds=(0, 1), steps=4)
+    words = ["--config", path, "--workdir", str(tmp_path / "out"), "--config.compare=examples"]
+    found = swept(capsys, *words, "--processes", "2")
+    assert (found["points"], found["done"], found["exit_code"]) == (4, 4, 0)
+    assert len(scores(tmp_path / "out")) == 4
+
+
+@pytest.mark.long
+def test_a_part_that_is_killed_is_started_again_and_its_point_has_failed_once(config, tmp_path):
+    path = config(seeds=(0, 1), steps=400)
+    words = ["--config", path, "--workdir", str(tmp_path / "out"), "--config.compare=examples", "--processes", "2"]
+    parent = subprocess.Popen([sys.executable, "-m", "dreamjax", "sweep", *words], stdout=subprocess.PIPE, text=True)
+    while not list((tmp_path / "out").glob("points/*/run/metrics.jsonl")):
+        time.sleep(0.05)
+    found = subprocess.run(["pgrep", "-P", str(parent.pid), "-f", "part 0/2"], capture_output=True, text=True)
+    os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+    assert parent.wait() == 0
+    assert len(scores(tmp_path / "out")) == 4
+    [failed] = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("points/*/failed.json")]
+    assert failed["sentences"] == ["its process was ended by SIGKILL, as by a machine out of memory"]
