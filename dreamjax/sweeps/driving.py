@@ -5,6 +5,7 @@ the sweep says, and the others go on meanwhile.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,14 +30,6 @@ class Preempted(Exception):
     """A run was stopped by a signal: so is the sweep."""
 
 
-@dataclass
-class Tally:
-    """What became of the points of one call."""
-
-    before: int = 0  # done by an earlier call
-    failed: int = 0
-
-
 def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
     """Every point that is not done, until the hours are over; a JSON-able summary, `exit_code` 75 where stopped.
 
@@ -44,26 +37,22 @@ def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
     """
     started, todo, stopped = time.monotonic(), list(found), False
     compile_cache.keep_all()
-    tally = Tally(before=sum(Place.of(workdir, point).score() is not None for point in todo))
+    before = sum(Place.of(workdir, point).score() is not None for point in todo)
+    until = math.inf if sweep.settings.hours is None else started + 3600 * sweep.settings.hours
     with preemption.Watch() as watch, progress("sweep", len(todo)) as bar:
-        bar.advance(tally.before)
+        bar.advance(before)
         for pack in packs.deal(workdir, todo, sweep.settings.together):
-            left = [p for p in pack if Place.of(workdir, p).score() is None]
-            again = [p for p in left if len(Place.of(workdir, p).failures()) <= sweep.settings.retries]
-            tally.failed += len(left) - len(again)
-            if sweep.settings.hours is not None and time.monotonic() - started > 3600 * sweep.settings.hours:
-                continue
+            left = [point for point in pack if Place.of(workdir, point).open(sweep.settings.retries)]
+            if time.monotonic() > until or stopped:
+                break
             try:
-                tally.failed += len(again) - attempt(sweep, workdir, pack, again)
+                attempt(sweep, workdir, pack, left)
             except Preempted:
                 stopped = True
-                break
-            bar.advance(len(again), pack[0].name)
-            if watch.requested():
-                stopped = True
-                break
-    code = preemption.EXIT_CODE if stopped else int(tally.failed > 0)
-    return standing(sweep, workdir, todo, tally.before, time.monotonic() - started) | {"exit_code": code}
+            bar.advance(len(left), pack[0].name)
+            stopped = stopped or watch.requested()
+    found_now = standing(sweep, workdir, todo, before, time.monotonic() - started)
+    return found_now | {"exit_code": preemption.EXIT_CODE if stopped else int(found_now["failed"] > 0)}
 
 
 def prepare(sweep: Sweep, workdir: str, found: Sequence[Point]) -> None:
@@ -79,15 +68,15 @@ def standing(sweep: Sweep, workdir: str, found: Sequence[Point], before: int, se
     """How far a sweep is; `before`: points that were done before this call, which took so many `seconds`."""
     places = [Place.of(workdir, point) for point in found]
     done = sum(place.score() is not None for place in places)
-    failed = sum(p.score() is None and len(p.failures()) > sweep.settings.retries for p in places)
+    left = sum(place.open(sweep.settings.retries) for place in places)
     return {
         "workdir": workdir,
         "name": sweep.settings.name,
         "points": len(found),
         "done": done,
         "done_before": before,
-        "failed": failed,
-        "left": len(found) - done - failed,
+        "failed": len(found) - done - left,
+        "left": left,
         "seconds": round(seconds, 1),
         "failures": failures(workdir, found),
     }
@@ -103,8 +92,8 @@ def failures(workdir: str, found: Iterable[Point]) -> dict[str, str]:
     return {name: p.failures()[-1] for name, p in places.items() if p.failures() and p.score() is None}
 
 
-def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point]) -> int:
-    """Train and score the points `left` of a pack, as one where they are several; how many are done after it.
+def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point]) -> None:
+    """Train and score the points `left` of a pack, as one where they are several.
 
     What fails together is tried alone, and what fails alone as often as the sweep has retries.
     """
@@ -112,15 +101,16 @@ def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Po
         Place.of(workdir, point).begin(point)
     if len(pack) > 1 and left:
         try:
-            return _together(sweep, workdir, pack, left)
+            _together(sweep, workdir, pack, left)
         except FAILS as problem:
             log.warning("%d points as one failed (%s): each alone", len(pack), told(problem))
-    return sum(_alone(sweep, workdir, point) for point in left if Place.of(workdir, point).score() is None)
+    for point in left:
+        _alone(sweep, workdir, point)
 
 
-def _alone(sweep: Sweep, workdir: str, point: Point) -> bool:
+def _alone(sweep: Sweep, workdir: str, point: Point) -> None:
     place = Place.of(workdir, point)
-    while len(place.failures()) <= sweep.settings.retries:
+    while place.open(sweep.settings.retries):
         try:
             found = Measured.begun(place, point)
             for steps in (steps for steps in point.steps if steps not in found.by_steps):
@@ -131,16 +121,15 @@ def _alone(sweep: Sweep, workdir: str, point: Point) -> bool:
                 _stop_where_told(result)
                 found.measure(sweep, workdir, steps, result)
             place.done(found.result())
-            return True
         except FAILS as problem:
             if isinstance(problem, TryAgain):
                 raise
             place.failed(told(problem))
             log.warning("%s failed: %s", point.name, told(problem))
-    return False
 
 
-def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point]) -> int:
+def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point]) -> None:
+    """Those that were refused, as they were not finite, stay open."""
     found = {point.name: Measured.begun(Place.of(workdir, point), point, len(pack)) for point in left}
     refused: dict[str, int] = {}
     for steps in (steps for steps in pack[0].steps if any(steps not in one.by_steps for one in found.values())):
@@ -155,10 +144,8 @@ def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[
         place = Place.of(workdir, point)
         if point.name not in refused:
             place.done(found[point.name].result())
-    alone = [point for point in left if point.name in refused]
-    for point in alone:
-        log.warning("%s: not finite in %d steps of %d points as one: alone", point.name, refused[point.name], len(pack))
-    return len(left) - len(alone) + sum(_alone(sweep, workdir, point) for point in alone)
+        else:
+            log.warning("%s: not finite in %d steps of %d as one: alone", point.name, refused[point.name], len(pack))
 
 
 def _stop_where_told(result: dict[str, Any]) -> None:

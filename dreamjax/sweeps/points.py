@@ -139,6 +139,10 @@ class Place:
     def failures(self) -> list[str]:
         return (_read(self.folder / "failed.json") or {}).get("sentences", [])
 
+    def open(self, retries: int) -> bool:
+        """Whether the point is still to be measured."""
+        return self.score() is None and len(self.failures()) <= retries
+
     def begin(self, point: Point) -> None:
         about = {
             "name": point.name,
