@@ -8,6 +8,7 @@ import pytest
 
 from dreamjax.cli import config_arguments
 from dreamjax.cli import main as cli
+from dreamjax.sweeps import description
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("configs/**/*.py")])
@@ -70,7 +71,10 @@ def test_a_command_that_is_shown_is_one_that_works(document, command, monkeypatc
     args = cli._parse(words)
     if getattr(args, "config", None):
         monkeypatch.chdir(REPOSITORY)
-        config_arguments.load(args)
+        if args.verb == "sweep":
+            description.load(args.config, args.overrides)
+        else:
+            config_arguments.load(args)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from dreamjax.cli.main import main
+from dreamjax.errors import UserError
 from dreamjax.sweeps import description, driving, expanding, packs, parts, points, scoring
 from dreamjax.systems import runs
 from tests.support import make_shards
@@ -183,27 +184,28 @@ def test_a_pack_that_fails_is_tried_alone(config, capsys, tmp_path, instant, mon
     assert shared == {0: 1, 1: 1, 2: 1, 3: 2}
 
 
-def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_path, monkeypatch):
-    """At one's rate nothing is finite, one is out of memory; both are tried twice, and not by a later call."""
-    path = config('axes.values("optim.learning_rate", 1e-3, 1e30, 2e-3)')
+def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_path, instant, monkeypatch):
+    """One is never finite, one is out of memory; both are tried twice, and not by a later call."""
+    path = config('axes.values("optim.learning_rate", 1e-3, 1e30, 2e-3, 4e-3)')
     train, tried = runs.train, []
+    raised = {1e30: UserError("step 3: the gradient is not finite"), 2e-3: MemoryError()}
 
-    def one_is_too_large(config, folder):
-        tried.append(config.optim.learning_rate)
-        if config.optim.learning_rate == 2e-3:
-            raise MemoryError
+    def some_fail(config, folder):
+        tried.append(rate := config.optim.learning_rate)
+        if rate in raised:
+            raise raised[rate]
         return train(config, folder)
 
-    monkeypatch.setattr(runs, "train", one_is_too_large)
-    words = ["--config", path, "--workdir", str(tmp_path / "out"), "--config.base.optim.clip=none"]
+    monkeypatch.setattr(runs, "train", some_fail)
+    words = ["--config", path, "--workdir", str(tmp_path / "out")]
     found = swept(capsys, *words, code=1)
-    assert (found["done"], found["failed"]) == (1, 2)
-    assert tried == [1e-3, 1e30, 1e30, 2e-3, 2e-3]
+    assert (found["done"], found["failed"], found["left"]) == (2, 2, 0)
+    assert tried == [1e-3, 1e30, 1e30, 2e-3, 2e-3, 4e-3]
     told = {name.partition("-seed")[0]: sentence for name, sentence in found["failures"].items()}
     assert "not finite" in told["learning_rate=1e+30"]
     assert "out of memory" in told["learning_rate=0.002"]
     assert swept(capsys, *words, code=1)["failed"] == 2
-    assert len(tried) == 5
+    assert len(tried) == 6
 
 
 @pytest.mark.parametrize("together", [1, pytest.param(2, marks=pytest.mark.long)])
@@ -300,6 +302,7 @@ def test_what_is_no_part_is_one_sentence(config, capsys, tmp_path, text):
     assert f"--part is {text}, but it is I/N" in says
 
 
+@pytest.mark.long
 def test_two_processes_share_a_sweep(config, capsys, tmp_path):
     """Each its half, in one folder."""
     path = config(seeds=(0, 1), steps=4)

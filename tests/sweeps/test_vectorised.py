@@ -68,7 +68,7 @@ def alone(found):
     return [trained(MaskedPretraining(config), config.seed, 8, mesh) for config in found]
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("devices", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 4))])
 def test_points_end_where_they_end_alone(found, alone, devices):
     """Parameters and averages to 1e-5 of their norm, losses to 1e-5; also with points of its own on each device."""
     task = vectorised.make([MaskedPretraining(config) for config in found], found)
