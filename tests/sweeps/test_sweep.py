@@ -208,7 +208,8 @@ def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_pat
     assert len(tried) == 6
 
 
-@pytest.mark.parametrize("together", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("together", [1, 2])
 def test_a_killed_sweep_goes_on_where_it_was(config, tmp_path, capsys, together):
     """SIGKILL in its second length: nothing is measured twice, and all ends with the scores of one call."""
     path = config('axes.values("mask.ratio", 0.25, 0.75)', seeds=tuple(range(together)), steps=200)
