@@ -104,6 +104,15 @@ def within_subject(
     return out
 
 
+def with_both(
+    labels: Int[np.ndarray, "B"], subjects: Sequence[str] | np.ndarray
+) -> tuple[Bool[np.ndarray, "B"], tuple[str, ...]]:
+    """The labelled windows (labels 0 and 1) of subjects who have both classes, and who has not."""
+    who = np.asarray(subjects)
+    lacking = tuple(str(s) for s in np.unique(who) if len(np.unique(labels[(who == s) & (labels >= 0)])) < 2)
+    return (labels >= 0) & ~np.isin(who, lacking), lacking
+
+
 def of_both_classes(
     labels: Int[np.ndarray, "B"], subjects: Sequence[str] | np.ndarray, question: str
 ) -> tuple[Bool[np.ndarray, "B"], tuple[str, ...]]:
@@ -111,15 +120,14 @@ def of_both_classes(
 
     Raises UserError where fewer than FEWEST subjects remain; `question` says of what, in words.
     """
-    who = np.asarray(subjects)
-    lacking = tuple(str(s) for s in np.unique(who) if len(np.unique(labels[(who == s) & (labels >= 0)])) < 2)
-    remaining = len(np.unique(who)) - len(lacking)
+    keep, lacking = with_both(labels, subjects)
+    remaining = len(np.unique(np.asarray(subjects))) - len(lacking)
     if remaining < FEWEST:
         raise UserError(
             f"{question}: {remaining} of a fold's {remaining + len(lacking)} subjects have windows of both classes, "
             f"and a probe takes at least {FEWEST}; use fewer --folds, longer recordings or other --probe-labels"
         )
-    return (labels >= 0) & ~np.isin(who, lacking), lacking
+    return keep, lacking
 
 
 def balanced_accuracy(truth: Int[np.ndarray, "B"], guess: Int[np.ndarray, "B"]) -> float:

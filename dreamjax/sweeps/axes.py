@@ -4,7 +4,7 @@ In a config file an axis is one of these calls; they return plain dicts, which a
 
     values("mask.ratio", 0.25, 0.5, 0.75)                       each of them
     spaced("optim.learning_rate", 1e-4, 1e-2, 5, log=True)      five from end to end
-    between("optim.weight_decay", 0.01, 1.0, log=True)          drawn (search random or tpe)
+    between("optim.weight_decay", 0.01, 1.0, log=True)          drawn (search random)
     rows("size", small={"model.dim": 96}, large={"model.dim": 192, "model.depth": 4})   several keys at once, by name
     values("mask.span", 8, 32, when={"mask.kind": "block"})     an axis only where another has such a value
 """
@@ -91,7 +91,7 @@ def read(entries: Sequence[Mapping[str, Any]], source: str) -> tuple[Axis, ...]:
     """The axes of a config file. Raises UserError for one that is empty, doubled or misnamed."""
     found: list[Axis] = []
     for entry in entries:
-        name = str(entry.get("name", ""))
+        name = str(entry.get("name", "")) if isinstance(entry, Mapping) else ""
         if not name or ("choices" in entry) == ("between" in entry):
             raise UserError(f"{source}: an axis is made by sweeps.axes: values, spaced, between or rows; not {entry!r}")
         when = {one: tuple(_label(v) for v in labels) for one, labels in entry.get("when", ())}
@@ -129,7 +129,7 @@ def grid(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
     Raises UserError where an axis is drawn and not listed.
     """
     if drawn := next((axis.name for axis in axes if axis.between), None):
-        raise UserError(f"axis {drawn} is drawn from a range, which a grid cannot: set search to random or tpe")
+        raise UserError(f"axis {drawn} is drawn from a range, which a grid cannot: set search to random")
     seen = set()
     for labels in itertools.product(*(axis.choices for axis in axes)):
         chosen: dict[str, Any] = {}

@@ -49,9 +49,9 @@ class Settings:
     """Of a sweep, beside its base and its axes."""
 
     name: str = "sweep"
-    search: Literal["grid", "random", "tpe"] = "grid"
-    points: int = 0  # of random and tpe; a grid has as many as it has
-    draw_seed: int = 0  # of random and tpe
+    search: Literal["grid", "random"] = "grid"
+    points: int = 0  # of random; a grid has as many as it has
+    draw_seed: int = 0  # of random
     seeds: tuple[int, ...] = (0,)  # each point is trained with every one
     compare: tuple[Literal["examples", "flops"], ...] = ("examples", "flops")  # what points have in common
     retries: int = 1  # of a point that failed
@@ -126,7 +126,7 @@ def load(spec: str, overrides: Sequence[tuple[str, str]]) -> Sweep:
     """The sweep of a config file, `--config.…` applied. Raises UserError for every mistake, before anything runs."""
     found = configs.read(spec)
     path = spec.partition(":")[0]
-    if "base" not in found or "axes" not in found:
+    if not isinstance(found.get("base"), ConfigDict) or not isinstance(found.get("axes"), tuple | list):
         raise UserError(f"{path} describes no sweep, which has a base and axes (sweeps.description.config)")
     with found.unlocked():
         base, entries = found.base, found.axes

@@ -161,9 +161,7 @@ class Measured:
     shared: int = 1
     by_steps: dict[int, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # by run folder
-    cost: dict[str, float] = field(
-        default_factory=lambda: {"seconds": 0.0, "scoring": 0.0, "programs": 0, "from_cache": 0}
-    )
+    cost: dict[str, float] = field(default_factory=lambda: {"scoring": 0.0, "programs": 0, "from_cache": 0})
 
     @classmethod
     def begun(cls, place: Place, point: Point, shared: int = 1) -> "Measured":

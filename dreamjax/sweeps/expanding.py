@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from dreamjax.console import counted
-from dreamjax.errors import UserError
 from dreamjax.evaluation import report
 from dreamjax.sweeps import axes, points
 from dreamjax.sweeps.description import Sweep
@@ -14,8 +13,6 @@ from dreamjax.sweeps.points import Place, Point
 def expand(sweep: Sweep, workdir: str) -> list[Point]:
     """The points of a grid, or drawn at random; with as many FLOP as those that `workdir` has."""
     settings = sweep.settings
-    if settings.search == "tpe":
-        raise UserError(f"{sweep.source}: points of search tpe follow from the scores of earlier ones")
     if settings.search == "grid":
         return points.make(sweep, axes.grid(sweep.axes), points.budget(workdir))
     drawn = axes.random(sweep.axes, settings.points, settings.draw_seed)

@@ -15,7 +15,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import processes
 from dreamjax.signals import origin
 from dreamjax.storage import atomic
-from dreamjax.sweeps import vectorised
+from dreamjax.sweeps import points, vectorised
 from dreamjax.sweeps.points import Place, Point
 from dreamjax.sweeps.vectorised import Vectorised
 from dreamjax.systems import registry
@@ -33,7 +33,7 @@ def deal(workdir: str, found: Sequence[Point], together: int) -> list[list[Point
     by_name = {point.name: point for point in found}
     packs: list[list[Point]] = []
     for path in sorted((epath.Path(workdir) / "together").glob("*.json")):
-        names = json.loads(path.read_text())
+        names = points.read_json(path)
         if all(name in by_name for name in names) and len(names) <= together:
             packs.append([by_name.pop(name) for name in names])
     packs = [pack for pack in packs if any(Place.of(workdir, point).score() is None for point in pack)]

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dreamjax.console import log
@@ -39,12 +38,6 @@ def own(found: Sequence[Point], together: int, part: tuple[int, int]) -> list[Po
     ]
 
 
-@dataclass
-class Part:
-    index: int
-    process: subprocess.Popen
-
-
 def here(sweep: Sweep, found: Sequence[Point], workdir: str, count: int, words: Sequence[str]) -> dict[str, Any]:
     """Run `dreamjax sweep WORDS` in `count` processes; how far the sweep is then, as `driving.run` tells it."""
     together, started, told = sweep.settings.together, time.monotonic(), list[int]()
@@ -53,15 +46,15 @@ def here(sweep: Sweep, found: Sequence[Point], workdir: str, count: int, words: 
 
     def forward(signum: int, _frame: Any) -> None:
         told.append(signum)
-        for part in running.values():
-            part.process.terminate()
+        for process in running.values():
+            process.terminate()
 
     previous = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
     codes = []
     try:
         while running:
-            index, part = next(iter(running.items()))
-            code = part.process.wait()
+            index, process = next(iter(running.items()))
+            code = process.wait()
             del running[index]
             if code < 0 and not told and (lost := _lost(workdir, own(found, together, (index, count)))):
                 sentence = f"its process was ended by {signal.Signals(-code).name}, as by a machine out of memory"
@@ -77,12 +70,11 @@ def here(sweep: Sweep, found: Sequence[Point], workdir: str, count: int, words: 
     return driving.standing(sweep, workdir, found, before, time.monotonic() - started) | {"exit_code": code}
 
 
-def _start(words: Sequence[str], index: int, count: int) -> Part:
+def _start(words: Sequence[str], index: int, count: int) -> subprocess.Popen:
     """Quiet but for its log: a part's result is its files."""
     visible = _devices(index, count)
     command = [sys.executable, "-m", "dreamjax", "sweep", *words, "--part", f"{index}/{count}"]
-    process = subprocess.Popen(command, env=os.environ | visible, stdout=subprocess.DEVNULL, start_new_session=True)
-    return Part(index, process)
+    return subprocess.Popen(command, env=os.environ | visible, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def _devices(index: int, count: int) -> dict[str, str]:

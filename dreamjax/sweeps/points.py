@@ -24,6 +24,7 @@ from dreamjax.signals import records
 from dreamjax.storage import atomic
 from dreamjax.sweeps.description import Sweep
 from dreamjax.systems import registry
+from dreamjax.training.workdir import changes
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ def with_legs(sweep: Sweep, found: list[Point], budget: float | None) -> list[Po
             f"{sweep.source}: how many FLOP a step of {found[0].config.system} takes is not known; set compare=examples"
         )
     if budget is None and "flops" in wanted:
-        cheapest = min(f / p.config.train.batch_size for f, p in zip(each, found, strict=True) if f is not None)
-        budget = cheapest * examples
+        budget = examples * min(point.flop for point in found if point.flop is not None)
     for point, flop in zip(found, each, strict=True):
         own: dict[str, int] = {}
         whole = max(1, round(examples / point.config.train.batch_size))
@@ -127,17 +127,17 @@ class Place:
 
     def score(self) -> dict[str, Any] | None:
         """What the point was measured as; None while it is not done."""
-        return _read(self.folder / "score.json")
+        return read_json(self.folder / "score.json")
 
     def leg(self, steps: int) -> dict[str, Any] | None:
         """What the point was measured as after so many steps; None where it was not yet."""
-        return _read(self.folder / f"leg-{steps}.json")
+        return read_json(self.folder / f"leg-{steps}.json")
 
     def measured(self, steps: int, leg: Mapping[str, Any]) -> None:
         atomic.write_text(self.folder / f"leg-{steps}.json", json.dumps(leg, indent=1))
 
     def failures(self) -> list[str]:
-        return (_read(self.folder / "failed.json") or {}).get("sentences", [])
+        return (read_json(self.folder / "failed.json") or {}).get("sentences", [])
 
     def open(self, retries: int) -> bool:
         """Whether the point is still to be measured."""
@@ -168,28 +168,30 @@ class Place:
         )
 
 
-def _read(path: epath.Path) -> dict[str, Any] | None:
+def read_json(path: epath.Path) -> Any:
+    """What a file of a sweep says; None where it is not there. Raises UserError for a damaged one."""
     if not path.exists():
         return None
     try:
         return json.loads(path.read_text())
     except ValueError as problem:
-        raise UserError(f"{path} is damaged; delete it, and the point is measured again") from problem
+        raise UserError(f"{path} is damaged; delete it, and what it was of is done again") from problem
 
 
 def budget(workdir: epath.PathLike) -> float | None:
     """FLOP that the points of a folder's sweep are given: they stay the same when axes grow."""
-    there = _read(epath.Path(workdir) / "sweep.json")
+    there = read_json(epath.Path(workdir) / "sweep.json")
     return None if there is None else there.get("budget")
 
 
 def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) -> None:
     """Make a folder this sweep's. Raises UserError for one of another sweep, or of other data, naming what differs."""
     path, identity = epath.Path(workdir) / "sweep.json", json.loads(json.dumps(sweep.identity() | _of_data(sweep)))
-    if (there := _read(path)) is not None:
+    if (there := read_json(path)) is not None:
         there.pop("budget", None)
-        if different := sorted(_differences(there, identity)):
-            raise UserError(f"{workdir} holds another sweep ({'; '.join(different[:4])}): choose another --workdir")
+        if different := changes(json.dumps(there), json.dumps(identity)):
+            said = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in different.items()]
+            raise UserError(f"{workdir} holds another sweep ({'; '.join(said[:4])}): choose another --workdir")
         return
     folder = epath.Path(workdir)
     if folder.exists() and any(folder.iterdir()):
@@ -204,13 +206,3 @@ def _of_data(sweep: Sweep) -> dict[str, Any]:
     paths = getattr(getattr(sweep.base, "data", None), "path", ())
     shards = {path: json.dumps(records.load_dataset(path)["shards"], sort_keys=True) for path in paths}
     return {"shards": {path: hashlib.sha256(text.encode()).hexdigest()[:16] for path, text in shards.items()}}
-
-
-def _differences(one: Any, other: Any, name: str = "") -> list[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return [
-            line
-            for key in sorted(set(one) | set(other))
-            for line in _differences(one.get(key), other.get(key), f"{name}.{key}" if name else key)
-        ]
-    return [] if one == other else [f"{name} was {one!r} and is now {other!r}"]

@@ -117,7 +117,8 @@ def _probe(run: runs.Run, config: Any, held_out: WindowSet, score: ScoreConfig) 
     """Subject → balanced accuracy of a linear probe that was fitted on the other scored subjects."""
     labels, keep = _labelled(held_out, score)
     features = measurement.featurizer(config, run.params)
-    parts = [features(held_out.seen(slice(i, i + 64)), held_out.valid[i : i + 64]) for i in range(0, len(held_out), 64)]
+    cuts = [slice(i, i + reconstruction.BATCH) for i in range(0, len(held_out), reconstruction.BATCH)]
+    parts = [features(held_out.seen(cut), held_out.valid[cut]) for cut in cuts]
     with threads.single():
         return probe.leave_subject_out(np.concatenate(parts)[keep], labels[keep], np.array(held_out.subjects)[keep])
 
@@ -125,15 +126,15 @@ def _probe(run: runs.Run, config: Any, held_out: WindowSet, score: ScoreConfig) 
 def _labelled(held_out: WindowSet, score: ScoreConfig) -> tuple[np.ndarray, np.ndarray]:
     """(labels, which windows have one and a subject with both). Raises UserError for fewer than three subjects."""
     labels = np.array([score.labels.index(one) if one in score.labels else -1 for one in held_out.labels])
-    who = np.array(held_out.subjects)
-    both = [s for s in np.unique(who) if set(labels[who == s].tolist()) >= {0, 1}]
-    if len(both) < probe.FEWEST:
+    keep, lacking = probe.with_both(labels, held_out.subjects)
+    both = len(set(held_out.subjects)) - len(lacking)
+    if both < probe.FEWEST:
         raise UserError(
-            f"split {score.split} has {len(both)} subjects with windows of both {' and '.join(score.labels)}, and a "
+            f"split {score.split} has {both} subjects with windows of both {' and '.join(score.labels)}, and a "
             f"probe takes at least {probe.FEWEST}; prepare a larger share of the subjects for it, or leave "
             "score.labels out"
         )
-    return labels, (labels >= 0) & np.isin(who, both)
+    return labels, keep
 
 
 # --------------------------------------------------------------------------------------------------- what points share

@@ -16,6 +16,7 @@ from dreamjax.sweeps import answer, figures
 
 def write(result: dict[str, Any], out: str | None) -> dict[str, Any]:
     """Everything below `out` (default: SWEEP/report); the result with the files' paths."""
+    page = html(result)  # first: where a package is missing, nothing is written
     folder, files = epath.Path(out or epath.Path(result["workdir"]) / "report"), []
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -29,7 +30,7 @@ def write(result: dict[str, Any], out: str | None) -> dict[str, Any]:
     add("runs.csv", answer.table(result["workdir"]).encode())
     if best := best_config(result, str(folder / "best.py")):
         add("best.py", best.encode())
-    add("report.html", html(result).encode())
+    add("report.html", page.encode())
     result = result | {"files": [*files, str(folder / "report.json")]}
     atomic.write_text(folder / "report.json", json.dumps(result, indent=1, allow_nan=False))
     return result

@@ -61,6 +61,8 @@ def test_draws_are_spread_over_the_logarithm_and_a_longer_sweep_begins_as_a_shor
         ([axes.between("a", 2, 1)], "axis a goes from 2 to 1, where nothing can be drawn"),
         ([axes.between("a", 0, 1, log=True)], "axis a goes from 0 to 1, where nothing can be drawn"),
         ([{"name": "a"}], "an axis is made by sweeps.axes"),
+        (["mask.ratio"], "an axis is made by sweeps.axes"),
+        ([axes.between("a", "1", 2)], "axis a goes from '1' to 2, but its ends are numbers"),
     ],
 )
 def test_what_is_no_axis_is_one_sentence(entries, says):

@@ -82,6 +82,18 @@ def test_points_end_where_they_end_alone(found, alone, devices):
     assert len({float(metrics[f"loss/{i}"][0]) for i in range(4)}) == 4
 
 
+def test_seeds_and_rates_share_one_program(found):
+    """What the compile cache is asked for is the same text for every point."""
+    mesh = meshes.make(MeshConfig(), jax.devices()[:1])
+    rows = {n: jax.ShapeDtypeStruct((8, *x.shape), x.dtype) for n, x in MaskedPretraining(found[0]).example().items()}
+    texts = set()
+    with jax.set_mesh(mesh):
+        for config in found:
+            built = program.build(MaskedPretraining(config), mesh)
+            texts.add(built.step.lower(built.shapes, rows, jax.random.key(0)).as_text())
+    assert len(texts) == 1
+
+
 def test_nothing_but_metrics_crosses_devices(found):
     """Each device has two points of its own: no collective is larger than the metrics' few numbers."""
     mesh = meshes.make(MeshConfig(data=2), jax.devices()[:2])
