@@ -52,7 +52,7 @@ EXTRAS = {
     "cuda": ["jax[cuda12]>=0.10,<0.13"],
     "beam": ["apache-beam>=2.77"],
     "wandb": ["wandb>=0.19"],
-    "sweep": ["plotly>=6"],  # the page of a sweep
+    "sweep": ["plotly>=6", "optuna>=4.5"],  # the page of a sweep; points that follow from scores
     "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }
 EXTRAS["test"] = [

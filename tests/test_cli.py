@@ -33,7 +33,7 @@ def test_every_example_is_one_that_parses(verb):
 
     words = shlex.split(cli._verb_module(verb).EXAMPLE)
     assert words[:2] == ["dreamjax", verb]
-    assert cli._parse(words[1:]).verb == verb
+    assert cli.parsed(words[1:]).verb == verb
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

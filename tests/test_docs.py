@@ -68,7 +68,7 @@ def test_a_command_that_is_shown_is_one_that_works(document, command, monkeypatc
     words = words[:end]
     if words[-1] in ("--help", "--version") or "VERB" in words:
         return
-    args = cli._parse(words)
+    args = cli.parsed(words)
     if getattr(args, "config", None):
         monkeypatch.chdir(REPOSITORY)
         if args.verb == "sweep":

@@ -5,15 +5,16 @@ from typing import Any
 
 from dreamjax.cli import options
 from dreamjax.errors import UserError
-from dreamjax.launching.description import VERBS
+from dreamjax.launching.description import IN_PARTS, VERBS
 
 HELP = "run a command as several processes: on this machine, under SLURM, on TPU slices or in GKE"
 EXAMPLE = (
     "dreamjax launch local --processes 2 --devices 2 -- train --config configs/pretrain/tiny.py --workdir runs/two\n"
     "  dreamjax launch slurm --topology h100-64 --time 24:00:00 --dry-run -- train --config … --workdir …\n"
-    "  dreamjax launch gke --topology v5e-256 --slices 2 --image IMAGE --dry-run -- train --config … --workdir gs://…"
+    "  dreamjax launch gke --topology v5e-256 --slices 2 --image IMAGE --dry-run -- train --config … --workdir gs://…\n"
+    "  dreamjax launch slurm --topology h100-1 --parts 8 --dry-run -- sweep --config … --workdir …"
 )
-TAKES_COMMAND = VERBS  # after --, where what stands is not this verb's own
+TAKES_COMMAND = (*VERBS, IN_PARTS)  # after --, where what stands is not this verb's own
 WHERE = ("local", "slurm", "tpu", "gke", "host")
 CLUSTERS = ("slurm", "tpu", "gke")
 
@@ -24,6 +25,7 @@ FOR = {
     "--grace": ("local", "host", *CLUSTERS),
     "--restarts": ("local", *CLUSTERS),
     **dict.fromkeys(("--topology", "--slices", "--name", "--setup", "--env", "--dry-run", "--out"), CLUSTERS),
+    "--parts": ("slurm", "gke"),
     **dict.fromkeys(("--output", "--partition", "--account", "--qos", "--time", "--cpus"), ("slurm",)),
     **dict.fromkeys(("--project", "--zone", "--terms", "--package", "--runtime"), ("tpu",)),
     **dict.fromkeys(("--image", "--namespace", "--queue", "--service-account", "--spot"), ("gke",)),
@@ -65,6 +67,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     there = parser.add_argument_group("slurm, tpu, gke")
     there.add_argument("--topology", metavar="POD", help="v5e-256, h100-64, cpu-2 and so on")
     there.add_argument("--slices", type=options.whole_number(1), default=1, metavar="N", help="so many of them")
+    there.add_argument(
+        "--parts",
+        type=options.whole_number(1),
+        metavar="N",
+        help="of a sweep, each a job of its own (default: one for each point, or for those trained as one)",
+    )
     there.add_argument("--name", default="dreamjax", help="of the job")
     there.add_argument("--setup", default="", metavar="LINE", help="of shell that each host runs first")
     there.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for every process; repeatable")
@@ -73,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     slurm = parser.add_argument_group("slurm")
     for name in ("partition", "account", "qos", "time"):
         slurm.add_argument(f"--{name}", default="", metavar=name.upper(), help="as sbatch takes it")
-    slurm.add_argument("--output", default="%x-%j.log", metavar="FILE", help="where the job's output goes")
+    slurm.add_argument("--output", default="", metavar="FILE", help="where a job's output goes (default: %%x-%%j.log)")
     slurm.add_argument("--cpus", type=options.whole_number(1), metavar="N", help="of a task")
     tpu = parser.add_argument_group("tpu (queued resources)")
     tpu.add_argument("--project", default="", help="of Google Cloud")
@@ -109,6 +117,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return {"exit_code": local.host(args.command, args.grace or 120)}
     if args.command:
         cli.check(args.command)
+        if args.command[0] == IN_PARTS and where not in FOR["--parts"]:
+            raise UserError(
+                f"a sweep is launched by {' and '.join(FOR['--parts'])}, a job for each part; here, dreamjax sweep "
+                "--processes N runs it"
+            )
     if where == "local":
         return {
             "exit_code": local.here(args.command, args.processes, args.devices, args.grace or 30, args.restarts or 0)
@@ -129,6 +142,7 @@ def _script(args: argparse.Namespace) -> str:
         environment=_variables(args.env),
         restarts=100 if args.restarts is None else args.restarts,
         grace_s=args.grace or 120,
+        parts=_parts(args),
     )
     if args.where == "slurm":
         return slurm.script(
@@ -160,6 +174,16 @@ def _script(args: argparse.Namespace) -> str:
             spot=args.spot,
         ),
     )
+
+
+def _parts(args: argparse.Namespace) -> int | None:
+    """Of a sweep: as many as were asked for, or as it has packs of points."""
+    if args.parts or args.command[:1] != [IN_PARTS]:
+        return args.parts
+    from dreamjax.cli import main as cli
+    from dreamjax.cli import sweep_verb
+
+    return sweep_verb.packs_of(cli.parsed(args.command))
 
 
 def _variables(pairs: list[str]) -> dict[str, str]:

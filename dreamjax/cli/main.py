@@ -160,10 +160,10 @@ def _split_command(argv: Sequence[str], verb: str | None) -> tuple[Sequence[str]
 
 def check(argv: Sequence[str]) -> None:
     """Raises UserError for a command that its verb would not take; no file is looked at."""
-    _parse(argv)
+    parsed(argv)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of one verb. Raises UserError for what it does not know, naming the nearest it does."""
     verb = next((word for word in argv if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
@@ -245,7 +245,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     if not argv:
         build_parser().print_help()
         return 0
-    args = _parse(argv)
+    args = parsed(argv)
     configure_logging(args.verbose)
     _refuse_unwritable(args)
     module = _verb_module(args.verb)

@@ -1,9 +1,11 @@
 """`dreamjax sweep`: a description of many runs → all of them trained and scored alike, continued where it was left."""
 
 import argparse
+import time
 from typing import Any
 
 from dreamjax.cli import config_arguments, options
+from dreamjax.errors import UserError
 
 HELP = "train and score every point of a sweep, from where its work directory stands"
 EXAMPLE = (
@@ -21,17 +23,61 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.sweeps import description, driving, expanding, parts
+    from dreamjax.sweeps import description, parts
 
     sweep = description.load(args.config, args.overrides)
-    points = expanding.expand(sweep, args.workdir)
-    own = parts.own(points, sweep.settings.together, parts.read(args.part)) if args.part else points
+    part = parts.read(args.part) if args.part else None
+    return _search(sweep, args, part) if sweep.settings.search == "tpe" else _list(sweep, args, part)
+
+
+def _list(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) -> dict[str, Any]:
+    """A sweep whose points are known."""
+    from dreamjax.sweeps import driving, expanding, parts
+    from dreamjax.sweeps.points import Place
+
+    points, together = expanding.expand(sweep, args.workdir), sweep.settings.together
+
+    def own(one: tuple[int, int] | None) -> list[Any]:
+        return parts.own(points, together, one) if one else points
+
     if args.dry_run:
-        return expanding.outlook(sweep, own, args.workdir)
+        return expanding.outlook(sweep, own(part), args.workdir)
     driving.prepare(sweep, args.workdir, points)
-    if args.processes:
-        return parts.here(sweep, points, args.workdir, args.processes, _words(args))
-    return driving.run(sweep, args.workdir, own)
+    if not args.processes:
+        return driving.run(sweep, args.workdir, own(part))
+    before, started = driving.count_done(args.workdir, points), time.monotonic()
+    code = parts.here(_words(args), args.processes, lambda one: [Place.of(args.workdir, p) for p in own(one)])
+    return driving.standing(sweep, args.workdir, points, before, time.monotonic() - started) | {"exit_code": code}
+
+
+def _search(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) -> dict[str, Any]:
+    """A sweep whose points follow from the scores of earlier ones."""
+    from dreamjax.sweeps import driving, parts, searching
+    from dreamjax.sweeps.points import Place
+
+    if args.dry_run:
+        return searching.outlook(sweep, args.workdir)
+    driving.prepare(sweep, args.workdir, searching.sample(sweep))
+    if not args.processes:
+        return searching.run(searching.open_(sweep, args.workdir, part))
+
+    def begun(one: tuple[int, int]) -> list[Place]:
+        return [Place.of(args.workdir, point) for point in searching.open_(sweep, args.workdir, one).points()]
+
+    search = searching.open_(sweep, args.workdir)
+    before, started = len(search.ended), time.monotonic()
+    code = parts.here(_words(args), args.processes, begun)
+    return searching.standing(search, before, time.monotonic() - started) | {"exit_code": code}
+
+
+def packs_of(args: argparse.Namespace) -> int:
+    """How many jobs a sweep would be, each of one point or of those that are trained as one."""
+    from dreamjax.sweeps import description, expanding, packs
+
+    sweep = description.load(args.config, args.overrides)
+    if sweep.settings.search == "tpe":
+        raise UserError("points of a search follow from one another: say in how many jobs at once it looks, --parts N")
+    return len(packs.chunks(expanding.expand(sweep, None), sweep.settings.together))
 
 
 def _words(args: argparse.Namespace) -> list[str]:

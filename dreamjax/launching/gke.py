@@ -1,6 +1,9 @@
-"""GKE: a JobSet, one job a slice, one pod a host; all are started again when one of them is lost."""
+"""GKE: a JobSet, one job a slice, one pod a host; all are started again when one of them is lost.
 
-from dataclasses import dataclass
+Of a sweep a JobSet for each of its parts, which are lost and started again by themselves.
+"""
+
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -40,7 +43,14 @@ def manifest(launch: Launch, cluster: Cluster) -> str:
     if pod.chip.name not in LABELS:
         raise UserError(f"{pod.name} are no nodes of GKE; name a pod such as v5e-256, or h100-8")
     launch.check_paths_are_everywhere()
-    return yaml.safe_dump(_jobset(launch, cluster), sort_keys=False, width=120)
+    return yaml.safe_dump_all([_jobset(one, cluster) for one in _each(launch)], sort_keys=False, width=120)
+
+
+def _each(launch: Launch) -> list[Launch]:
+    """A launch for each part of a sweep."""
+    if launch.parts is None:
+        return [launch]
+    return [replace(launch, name=f"{launch.name}-{i}", part=i) for i in range(launch.parts)]
 
 
 def _jobset(launch: Launch, cluster: Cluster) -> dict[str, Any]:
@@ -84,14 +94,17 @@ def _jobset(launch: Launch, cluster: Cluster) -> dict[str, Any]:
 def _pod(launch: Launch, cluster: Cluster, hosts: int) -> dict[str, Any]:
     pod = launch.pod
     resource = "google.com/tpu" if pod.is_tpu else "nvidia.com/gpu"
-    variables = dict(launch.environment) | {"DREAMJAX_COORDINATOR": "auto"}
-    if not pod.is_tpu:  # jobs of a JobSet know their own index, and the first pod by its name
+    variables = dict(launch.environment)
+    alone = launch.parts is not None  # a process that waits for no other
+    if not alone:
+        variables |= {"DREAMJAX_COORDINATOR": "auto"}
+    if not pod.is_tpu and not alone:  # jobs of a JobSet know their own index, and the first pod by its name
         first = f"{launch.name}-nodes-0-0.{launch.name}"
         variables |= {"DREAMJAX_COORDINATOR": f"{first}:{COORDINATOR_PORT}", "DREAMJAX_PROCESSES": str(hosts)}
     environment: list[dict[str, Any]] = [
         {"name": name, "value": _as_it_is(value)} for name, value in sorted(variables.items())
     ]
-    if not pod.is_tpu:
+    if not pod.is_tpu and not alone:
         index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
         environment.append({"name": "DREAMJAX_PROCESS", "valueFrom": index})
     script = "\n".join([*([f"{{ {launch.setup}; }} || exit 1"] if launch.setup else []), f"exec {launch.command}"])

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from dreamjax.console import log
-from dreamjax.launching.description import check_command
+from dreamjax.launching.description import IN_PARTS, check_command
 from dreamjax.parallel import watcher
 
 
@@ -19,6 +19,7 @@ def here(
 
     Started again up to `restarts` times when one of them is lost, not when this process is told to stop.
     """
+    check_command(arguments)
     command = _command(arguments)
     for left in range(restarts, -1, -1):
         ended = watcher.run_local(command, processes, devices, grace_s)
@@ -29,10 +30,10 @@ def here(
 
 
 def host(arguments: Sequence[str], grace_s: float = watcher.GRACE_S) -> int:
-    """`dreamjax ARGUMENTS` as this host's one process of a run that the environment describes."""
-    return watcher.run_one(_command(arguments), grace_s).code
+    """`dreamjax ARGUMENTS` as this host's one process of a run that the environment describes, or a part of a sweep."""
+    check_command(arguments, sweeps=True)
+    return watcher.run_one(_command(arguments), grace_s, joins=arguments[0] != IN_PARTS).code
 
 
 def _command(arguments: Sequence[str]) -> list[str]:
-    check_command(arguments)
     return [sys.executable, "-m", "dreamjax", *arguments]

@@ -1,4 +1,4 @@
-"""SLURM: a batch script of a task for each process, that is queued again after a preemption."""
+"""SLURM: a batch script of a task for each process, or an array of a sweep's parts, queued again after a preemption."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Slurm:
     account: str = ""
     qos: str = ""
     time: str = ""
-    output: str = "%x-%j.log"
+    output: str = ""  # empty: NAME-JOB.log, of an array NAME-JOB_PART.log
     cpus: int = 0  # a task; 0: what SLURM gives
 
 
@@ -34,6 +34,7 @@ def script(launch: Launch, slurm: Slurm) -> str:
         )
     options = {
         "job-name": launch.name,
+        "array": f"0-{launch.parts - 1}" if launch.parts else None,
         "nodes": launch.pod.slices,
         "ntasks-per-node": slurm.processes,
         "gpus-per-node": gpus or None,  # of the node, not of the task: each task would then see its own as number 0
@@ -42,17 +43,20 @@ def script(launch: Launch, slurm: Slurm) -> str:
         "account": slurm.account,
         "qos": slurm.qos,
         "time": slurm.time,
-        "output": slurm.output,
+        "output": slurm.output or ("%x-%A_%a.log" if launch.parts else "%x-%j.log"),
         "open-mode": "append",
         "signal": f"TERM@{launch.grace_s}",
     }
     for name, value in options.items():
         if any(character.isspace() for character in str(value or "")):
             raise UserError(f"--{name} is {value!r}, but it has no spaces")
+    if launch.parts and slurm.processes != 1:
+        raise UserError(f"--processes is {slurm.processes}, but a part of a sweep is one process; leave it out")
+    part = f' "--part=$SLURM_ARRAY_TASK_ID/{launch.parts}"' if launch.parts else ""
     return render.script(
         "slurm",
         options=[f"--{name}={value}" for name, value in options.items() if value not in (None, "")],
         launch=launch,
         devices=gpus if slurm.processes == 1 else 0,
-        command=launch.command,
+        command=launch.command + part,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 EPS = 1e-6  # of the variance of a normalised patch, as in MAE
 
@@ -62,10 +62,16 @@ def reconstruction(
     prediction: Float[Array, "B N P"],
     target: Float[Array, "B N P"],
     weight: Float[Array, "B N P"],
+    normalised: Bool[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, tuple[Array, Array]]]:
-    """`(Σ w ρ, Σ w, metrics)`. `explained` is 1 - Σ w (p - t)² / Σ w t² where w > 0: zero for predicting zero."""
+    """`(Σ w ρ, Σ w, metrics)`. `explained` is 1 - Σ w (p - t)² / Σ w t² where w > 0: zero for predicting zero.
+
+    `normalised`: whether targets are, in place of `config.target`, for a program that does either.
+    """
     target = target.astype(jnp.float32)
-    if config.target == "patch_normalised":
+    if normalised is not None:
+        target = jnp.where(normalised, normalise_patches(target)[0], target)
+    elif config.target == "patch_normalised":
         target = normalise_patches(target)[0]
     weight = weight.astype(jnp.float32)
     total, weights = jnp.sum(weight * pointwise(config, prediction, target)), jnp.sum(weight)

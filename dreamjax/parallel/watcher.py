@@ -64,10 +64,13 @@ def run_local(command: Sequence[str], processes: int, devices: int | None = None
     return _run(starts, grace_s)
 
 
-def run_one(command: Sequence[str], grace_s: float = GRACE_S) -> Ended:
-    """Run `command` as this host's process of a run that spans several, which the environment describes."""
+def run_one(command: Sequence[str], grace_s: float = GRACE_S, joins: bool = True) -> Ended:
+    """Run `command` as this host's process of a run that spans several, which the environment describes.
+
+    Without `joins` it is a run by itself, whatever else of the kind runs elsewhere.
+    """
     own = f"the process on {socket.gethostname()}"
-    common = {COORDINATOR: os.environ.get(COORDINATOR, "auto")}
+    common = {COORDINATOR: os.environ.get(COORDINATOR, "auto")} if joins else {}
     return _run([functools.partial(_start, command, 0, common)], grace_s, own)
 
 

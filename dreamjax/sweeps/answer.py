@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from dreamjax.console import counted
 from dreamjax.errors import UserError
 from dreamjax.sweeps import comparing
 from dreamjax.sweeps.comparing import Scores
@@ -266,12 +267,16 @@ def cost(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def unfinished(workdir: str) -> dict[str, str]:
-    """Points that were begun and are not done: their last sentence, or that they were interrupted."""
+    """Points that were begun and are not done: their last sentence, or when a search stopped them, or that they were
+    interrupted."""
     found = {}
     for path in sorted((epath.Path(workdir) / "points").glob("*/point.json")):
         if not (path.parent / "score.json").exists():
-            failed = path.parent / "failed.json"
-            found[path.parent.name] = _json(failed)["sentences"][-1] if failed.exists() else "interrupted"
+            failed, stopped = path.parent / "failed.json", path.parent / "stopped.json"
+            if stopped.exists():
+                found[path.parent.name] = f"stopped early, after {counted(_json(stopped)['steps'], 'step')}"
+            else:
+                found[path.parent.name] = _json(failed)["sentences"][-1] if failed.exists() else "interrupted"
     return found
 
 

@@ -49,9 +49,10 @@ class Settings:
     """Of a sweep, beside its base and its axes."""
 
     name: str = "sweep"
-    search: Literal["grid", "random"] = "grid"
-    points: int = 0  # of random; a grid has as many as it has
-    draw_seed: int = 0  # of random
+    search: Literal["grid", "random", "tpe"] = "grid"  # tpe: each point follows from the scores of earlier ones
+    points: int = 0  # of random and tpe; a grid has as many as it has
+    draw_seed: int = 0  # of random and tpe
+    halvings: int = 0  # of tpe: a point may be stopped after so many of …, 1/9, 1/3 of its steps
     seeds: tuple[int, ...] = (0,)  # each point is trained with every one
     compare: tuple[Literal["examples", "flops"], ...] = ("examples", "flops")  # what points have in common
     retries: int = 1  # of a point that failed
@@ -66,6 +67,10 @@ class Settings:
             raise ValueError(f"points is {self.points}, but a grid has as many as its axes make; leave it 0")
         if self.search != "grid" and self.points < 1:
             raise ValueError(f"search {self.search} takes points, at least 1")
+        if self.halvings < 0 or (self.halvings and self.search != "tpe"):
+            raise ValueError(f"halvings is {self.halvings}, but it is 0 or more, and of search tpe alone")
+        if self.search == "tpe" and len(self.compare) != 1:
+            raise ValueError("search tpe seeks the best at one comparison: set compare to examples or to flops")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {self.seeds or 'none'}, but there must be some, each once")
         for seed in self.seeds:

@@ -7,7 +7,7 @@ the sweep says, and the others go on meanwhile.
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from etils import epath
 
 from dreamjax.console import counted, log, progress
 from dreamjax.errors import TryAgain, UserError
-from dreamjax.sweeps import packs, scoring
+from dreamjax.sweeps import deaths, packs, scoring
 from dreamjax.sweeps import points as points_
 from dreamjax.sweeps.description import Sweep
 from dreamjax.sweeps.points import Place, Point
@@ -37,7 +37,7 @@ def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
     """
     started, todo, stopped = time.monotonic(), list(found), False
     compile_cache.keep_all()
-    before = sum(Place.of(workdir, point).score() is not None for point in todo)
+    before = count_done(workdir, todo)
     until = math.inf if sweep.settings.hours is None else started + 3600 * sweep.settings.hours
     with preemption.Watch() as watch, progress("sweep", len(todo)) as bar:
         bar.advance(before)
@@ -56,12 +56,19 @@ def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
 
 
 def prepare(sweep: Sweep, workdir: str, found: Sequence[Point]) -> None:
-    """Claim the folder. Raises UserError, before anything is written, where the points could not be scored alike."""
+    """Claim the folder; `found`: the points, or some of those that may come.
+
+    Raises UserError, before anything is written, where the points could not be scored alike.
+    """
     for config in {_looks_alike(point.config): point.config for point in found}.values():
         scoring.check(config, sweep.settings.score)
     if len({scoring.seen_alike(point.config) for point in found}) > 1:
         raise UserError(f"{sweep.source}: an axis changes the windows that points are scored on (data.*)")
     points_.claim(workdir, sweep, found)
+
+
+def count_done(workdir: str, found: Iterable[Point]) -> int:
+    return sum(Place.of(workdir, point).score() is not None for point in found)
 
 
 def standing(sweep: Sweep, workdir: str, found: Sequence[Point], before: int, seconds: float) -> dict[str, Any]:
@@ -92,8 +99,8 @@ def failures(workdir: str, found: Iterable[Point]) -> dict[str, str]:
     return {name: p.failures()[-1] for name, p in places.items() if p.failures() and p.score() is None}
 
 
-def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point]) -> None:
-    """Train and score the points `left` of a pack, as one where they are several.
+def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], until: float = math.inf) -> None:
+    """Train and score the points `left` of a pack, as one where they are several, at their lengths up to `until` steps.
 
     What fails together is tried alone, and what fails alone as often as the sweep has retries.
     """
@@ -101,26 +108,34 @@ def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Po
         Place.of(workdir, point).begin(point)
     if len(pack) > 1 and left:
         try:
-            _together(sweep, workdir, pack, left)
+            _together(sweep, workdir, pack, left, until)
         except FAILS as problem:
             log.warning("%d points as one failed (%s): each alone", len(pack), told(problem))
     for point in left:
-        _alone(sweep, workdir, point)
+        _alone(sweep, workdir, point, until)
 
 
-def _alone(sweep: Sweep, workdir: str, point: Point) -> None:
+def _alone(sweep: Sweep, workdir: str, point: Point, until: float) -> None:
     place = Place.of(workdir, point)
     while place.open(sweep.settings.retries):
         try:
             found = Measured.begun(place, point)
-            for steps in (steps for steps in point.steps if steps not in found.by_steps):
-                packs.alone(place.run(steps, point))
-                config = replace(point.config, train=replace(point.config.train, steps=steps))
-                with found.counting():
-                    result = runs.train(config, str(place.run(steps, point)))
-                _stop_where_told(result)
-                found.measure(sweep, workdir, steps, result)
-            place.done(found.result())
+            if not found.lacks():  # ended before it was written down
+                place.done(found.result())
+            if not found.lacks(until):
+                return
+            with deaths.watched([place], [place.run(steps, point) for steps in point.steps]) as died:
+                if died >= deaths.LIMIT:
+                    raise UserError(deaths.SENTENCE)
+                for steps in found.lacks(until):
+                    packs.alone(place.run(steps, point))
+                    config = replace(point.config, train=replace(point.config.train, steps=steps))
+                    with found.counting():
+                        result = runs.train(config, str(place.run(steps, point)))
+                    _stop_where_told(result)
+                    found.measure(sweep, workdir, steps, result)
+                if not found.lacks():
+                    place.done(found.result())
         except FAILS as problem:
             if isinstance(problem, TryAgain):
                 raise
@@ -128,11 +143,32 @@ def _alone(sweep: Sweep, workdir: str, point: Point) -> None:
             log.warning("%s failed: %s", point.name, told(problem))
 
 
-def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point]) -> None:
+def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], until: float) -> None:
     """Those that were refused, as they were not finite, stay open."""
-    found = {point.name: Measured.begun(Place.of(workdir, point), point, len(pack)) for point in left}
+    places = [Place.of(workdir, point) for point in left]
+    found = {point.name: Measured.begun(place, point, len(pack)) for place, point in zip(places, left, strict=True)}
+    with deaths.watched(places, [packs.folder(workdir, pack, steps) for steps in pack[0].steps]) as died:
+        if died >= deaths.LIMIT:
+            raise UserError(deaths.SENTENCE)
+        refused = _lengths(sweep, workdir, pack, left, found, until)
+    for place, point in zip(places, left, strict=True):
+        if point.name in refused:
+            log.warning("%s: not finite in %d steps of %d as one: alone", point.name, refused[point.name], len(pack))
+        elif not found[point.name].lacks():
+            place.done(found[point.name].result())
+
+
+def _lengths(
+    sweep: Sweep,
+    workdir: str,
+    pack: Sequence[Point],
+    left: Sequence[Point],
+    found: Mapping[str, "Measured"],
+    until: float,
+) -> dict[str, int]:
+    """Measure a pack at every length that one of its points lacks; names → steps that were refused."""
     refused: dict[str, int] = {}
-    for steps in (steps for steps in pack[0].steps if any(steps not in one.by_steps for one in found.values())):
+    for steps in sorted({steps for one in found.values() for steps in one.lacks(until)}):
         with found[left[0].name].counting():
             result = packs.train(workdir, pack, left, steps)
         _stop_where_told(result)
@@ -140,12 +176,7 @@ def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[
         for point in left:
             if point.name not in refused and steps not in found[point.name].by_steps:
                 found[point.name].measure(sweep, workdir, steps, result)
-    for point in left:
-        place = Place.of(workdir, point)
-        if point.name not in refused:
-            place.done(found[point.name].result())
-        else:
-            log.warning("%s: not finite in %d steps of %d as one: alone", point.name, refused[point.name], len(pack))
+    return refused
 
 
 def _stop_where_told(result: dict[str, Any]) -> None:
@@ -173,6 +204,10 @@ class Measured:
             found.by_steps[steps] = leg["measured"]
             found.cost, found.seconds = leg["cost"], leg["seconds"]
         return found
+
+    def lacks(self, until: float = math.inf) -> list[int]:
+        """The lengths that are not measured yet, ascending."""
+        return [steps for steps in self.point.steps if steps not in self.by_steps and steps <= until]
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
@@ -216,6 +251,7 @@ def summary(result: dict[str, Any]) -> str:
     lines = [
         f"{result['workdir']}: {result['done']} of {counted(result['points'], 'point')} done"
         + (f" ({result['done_before']} by an earlier call)" if result["done_before"] else "")
+        + (f", {result['stopped_early']} of them stopped early" if result.get("stopped_early") else "")
         + f" in {result['seconds']:g} s"
     ]
     lines += [f"! {name}: {sentence}" for name, sentence in result["failures"].items()]

@@ -10,13 +10,12 @@ from dreamjax.sweeps.description import Sweep
 from dreamjax.sweeps.points import Place, Point
 
 
-def expand(sweep: Sweep, workdir: str) -> list[Point]:
+def expand(sweep: Sweep, workdir: str | None) -> list[Point]:
     """The points of a grid, or drawn at random; with as many FLOP as those that `workdir` has."""
-    settings = sweep.settings
+    settings, budget = sweep.settings, None if workdir is None else points.budget(workdir)
     if settings.search == "grid":
-        return points.make(sweep, axes.grid(sweep.axes), points.budget(workdir))
-    drawn = axes.random(sweep.axes, settings.points, settings.draw_seed)
-    return points.make(sweep, drawn, points.budget(workdir))
+        return points.make(sweep, axes.grid(sweep.axes), budget)
+    return points.make(sweep, axes.random(sweep.axes, settings.points, settings.draw_seed), budget)
 
 
 def outlook(sweep: Sweep, found: Sequence[Point], workdir: str) -> dict[str, Any]:
@@ -37,7 +36,20 @@ def outlook(sweep: Sweep, found: Sequence[Point], workdir: str) -> dict[str, Any
             for p, cost in zip(found, costs, strict=True)
         ],
         "done": sum(score is not None for score in scores),
+        "flop_per_hour": 3600 * rate if rate else None,
         "cost": {"flop": whole, "hours": whole / rate / 3600 if rate and whole is not None else None},
+    }
+
+
+def with_more(found: dict[str, Any], count: int, flop: float | None) -> dict[str, Any]:
+    """With so many points that are still to be chosen, and cost so many FLOP together."""
+    cost, more = dict(found["cost"]), flop
+    if cost["flop"] is None or more is None:
+        return found | {"coming": count, "cost": {"flop": None, "hours": None}}
+    rate = found["flop_per_hour"]
+    return found | {
+        "coming": count,
+        "cost": {"flop": cost["flop"] + more, "hours": (cost["flop"] + more) / rate if rate else None},
     }
 
 
@@ -54,7 +66,12 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"sweep {result['name']}: {counted(len(result['points']), 'point')}, {result['done']} done",
-            report.table(["values", "seed", "steps", "TFLOP"], rows),
+            *([report.table(["values", "seed", "steps", "TFLOP"], rows)] if rows else []),
+            *(
+                [f"{counted(result['coming'], 'point')} to come, each from the scores before it; counted as the base"]
+                if result.get("coming")
+                else []
+            ),
             f"left: {whole}{hours}",
         ]
     )

@@ -55,6 +55,15 @@ def chunks(found: Sequence[Point], together: int) -> list[list[Point]]:
     return packs
 
 
+def folder(workdir: str, pack: Sequence[Point], steps: int) -> epath.Path:
+    """Where a pack's run of so many steps lies."""
+    return epath.Path(workdir) / "together" / (_mark(pack) if pack[0].prefix else f"{_mark(pack)}-{steps}")
+
+
+def _mark(pack: Sequence[Point]) -> str:
+    return hashlib.sha256(json.dumps([point.name for point in pack]).encode()).hexdigest()[:8]
+
+
 def train(workdir: str, pack: Sequence[Point], left: Sequence[Point], steps: int) -> dict[str, Any]:
     """The points of a pack until `steps`, those `left` kept as a run in their own folders; the loop's summary of all.
 
@@ -64,17 +73,16 @@ def train(workdir: str, pack: Sequence[Point], left: Sequence[Point], steps: int
         raise UserError("points are trained as one by a single process, on all its devices: leave out the launcher")
     found = [dataclasses.replace(p.config, train=dataclasses.replace(p.config.train, steps=steps)) for p in pack]
     task = vectorised.make([registry.build(config) for config in found], found)
-    mark = hashlib.sha256(json.dumps([p.name for p in pack]).encode()).hexdigest()[:8]
-    folder = epath.Path(workdir) / "together" / (mark if pack[0].prefix else f"{mark}-{steps}")
+    where = folder(workdir, pack, steps)
     settings = vectorised.train_config(found[0], len(pack))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(folder.parent / f"{mark}.json", json.dumps([point.name for point in pack]))
+    where.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(where.parent / f"{_mark(pack)}.json", json.dumps([point.name for point in pack]))
     result = loop.train(
-        task, settings, folder, config_json=vectorised.config_json(found, settings), devices=_devices(len(pack))
+        task, settings, where, config_json=vectorised.config_json(found, settings), devices=_devices(len(pack))
     )
     if result["preempted"]:
         return result
-    state, refused = _last(task, settings, folder, steps), {}
+    state, refused = _last(task, settings, where, steps), {}
     for i, (point, config) in enumerate(zip(pack, found, strict=True)):
         if point not in left:
             continue
@@ -86,7 +94,7 @@ def train(workdir: str, pack: Sequence[Point], left: Sequence[Point], steps: int
         run.mkdir(parents=True, exist_ok=True)
         origin.claim(run, config.data.path, started=False)
         checkpoints.save_params_as_run(run, configs.to_json(config), params, steps, steps * config.train.batch_size)
-        atomic.write_text(run / "metrics.jsonl", _curve(folder, i))
+        atomic.write_text(run / "metrics.jsonl", _curve(where, i))
     return result | {"refused": refused}
 
 

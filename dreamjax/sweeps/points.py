@@ -7,6 +7,8 @@ WORKDIR/points/NAME/run[-STEPS]/      as dreamjax train leaves it
 WORKDIR/points/NAME/leg-STEPS.json    what it was measured as after so many steps
 WORKDIR/points/NAME/score.json        written last: with it the point is done
 WORKDIR/points/NAME/failed.json       how often it failed, and with which sentence
+WORKDIR/points/NAME/stopped.json      after how many steps a search gave it up
+WORKDIR/points/NAME/begun.json        while a process is at it (`deaths`)
 """
 
 import hashlib
@@ -141,7 +143,8 @@ class Place:
 
     def open(self, retries: int) -> bool:
         """Whether the point is still to be measured."""
-        return self.score() is None and len(self.failures()) <= retries
+        gone = (self.folder / "stopped.json").exists() or len(self.failures()) > retries
+        return not gone and self.score() is None
 
     def begin(self, point: Point) -> None:
         about = {
@@ -161,6 +164,9 @@ class Place:
 
     def done(self, score: Mapping[str, Any]) -> None:
         atomic.write_text(self.folder / "score.json", json.dumps(score, indent=1))
+
+    def stopped(self, steps: int) -> None:
+        atomic.write_text(self.folder / "stopped.json", json.dumps({"steps": steps}))
 
     def failed(self, sentence: str) -> None:
         atomic.write_text(

@@ -29,6 +29,7 @@ from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Str
 # keys of a config that are arguments of the compiled step and change no shape
 ARGUMENTS = (
     "seed",
+    "loss.target",
     *(
         f"optim.{name}"
         for name in (
@@ -114,7 +115,8 @@ class Vectorised:
         made = jax.vmap(lambda key: {name: getattr(self.tasks[0].init(key), name) for name in PARTS})(
             self._keys(b"init")
         )
-        hyper = [task.hyper() for task in self.tasks]
+        both = len({config.loss.target for config in self.configs}) > 1
+        hyper = [task.hyper(targets=both) for task in self.tasks]
         made["hyper"] = {name: jnp.stack([one[name] for one in hyper]) for name in hyper[0]}
         made["extra"] = {"own": made["extra"], "refused": jnp.zeros(len(self.tasks), jnp.int32)}
         return State(step=jnp.zeros((), jnp.int32), **made)

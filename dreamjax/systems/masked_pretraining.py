@@ -226,9 +226,16 @@ def _predict(
 
 
 def masked_loss(
-    config: MaskedPretrainingConfig, params: PyTree, batch: Batch, purpose_seed: int | Array
+    config: MaskedPretrainingConfig,
+    params: PyTree,
+    batch: Batch,
+    purpose_seed: int | Array,
+    normalised: Array | None = None,
 ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
-    """`(sum, weight, metrics)` of a batch whose masks are keyed by (purpose_seed, batch["index"])."""
+    """`(sum, weight, metrics)` of a batch whose masks are keyed by (purpose_seed, batch["index"]).
+
+    `normalised`: of targets, in place of `config.loss.target`, for a program that trains either.
+    """
     patch = config.model.patch
     signal, target = batch["signal"], batch.get("target", batch["signal"])
     _, C, T = signal.shape
@@ -238,7 +245,7 @@ def masked_loss(
     slots = config.mask.visible_slots(T // patch)
     prediction = _predict(bind(config, params), config, signal, mask, slots, config.mask.varies)
     weight = _weights(config, mask, batch, patch, C)
-    return reconstruction(config.loss, prediction, patchify(target, patch), weight)
+    return reconstruction(config.loss, prediction, patchify(target, patch), weight, normalised)
 
 
 def _weights(
@@ -273,9 +280,13 @@ class MaskedPretraining:
         fresh = optimiser.fresh(params, self.config.optim, self.config.train.steps)
         return replace(fresh, hyper=self.hyper())
 
-    def hyper(self) -> dict[str, Array]:
-        """What the step is told and compiles nothing anew: the optimiser's, and the seed of the masks."""
+    def hyper(self, targets: bool = False) -> dict[str, Array]:
+        """What the step is told and compiles nothing anew: the optimiser's, and the seed of the masks.
+
+        With `targets` also which ones are predicted, for a program that is shared by runs of both.
+        """
         own = {"seed": jnp.uint32(self.config.seed)}
+        own |= {"normalised": jnp.asarray(self.config.loss.target == "patch_normalised")} if targets else {}
         return optimiser.hyper(self.config.optim, self.config.train.steps) | own
 
     def check(self) -> None:
@@ -310,7 +321,7 @@ class MaskedPretraining:
 
     def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
         def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
-            return masked_loss(self.config, params, micro, state.hyper["seed"])
+            return masked_loss(self.config, params, micro, state.hyper["seed"], state.hyper.get("normalised"))
 
         step = gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches)
         return step(state, batch, rng)

@@ -24,7 +24,7 @@ def rendered(name: str) -> str:
     from dreamjax.cli import launch_verb
     from dreamjax.cli import main as cli
 
-    args = cli._parse(["launch", *shlex.split(LAUNCHED[name]), "--dry-run", "--", *RUN.split()])
+    args = cli.parsed(["launch", *shlex.split(LAUNCHED[name]), "--dry-run", "--", *RUN.split()])
     return launch_verb.run(args)["script"]
 
 

@@ -72,6 +72,45 @@ def test_the_command_arrives_as_it_was_given(name):
     assert words[at:] == ["dreamjax", "launch", "host", "--grace=120", "--", *TRAIN]
 
 
+SWEEP = ("sweep", "--config", "c.py", "--workdir", "gs://b/s", "--config.base.data.path=gs://b/$x")
+
+
+def test_a_sweep_is_an_array_whose_jobs_know_their_part():
+    script = slurm.script(launch("h100-1", arguments=SWEEP, parts=8), slurm.Slurm())
+    shellcheck(script)
+    found = options_of(script)
+    assert (found["array"], found["output"], found["gpus-per-node"]) == ("0-7", "%x-%A_%a.log", "1")
+    assert "DREAMJAX_COORDINATOR" not in script
+    line = next(line for line in script.splitlines() if "dreamjax launch host" in line)
+    words = shlex.split(line.removesuffix(" &"))
+    assert words[words.index("--") + 1 :] == [*SWEEP, "--part=$SLURM_ARRAY_TASK_ID/8"]
+    assert '"--part=$SLURM_ARRAY_TASK_ID/8"' in line  # which the shell fills in
+
+
+@pytest.mark.parametrize("pod", ["v5e-8", "h100-8"])
+def test_of_a_sweep_each_part_is_a_jobset(pod):
+    """Of its own name, without a coordinator to wait for."""
+    text = gke.manifest(launch(pod, arguments=SWEEP, parts=3), gke.Cluster(image="i"))
+    found = list(yaml.safe_load_all(text))
+    assert [one["metadata"]["name"] for one in found] == ["eeg-1-0", "eeg-1-1", "eeg-1-2"]
+    for i, one in enumerate(found):
+        jsonschema.validate(one, jobset_schema())
+        (container,) = one["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+        assert container["command"][2].endswith(f" --part={i}/3")
+        assert "DREAMJAX_COORDINATOR" not in {variable["name"] for variable in container["env"]}
+
+
+def test_a_sweep_has_a_job_for_each_point_unless_told(tmp_path, capsys):
+    """Or for those that are trained as one."""
+    config = str(Path(__file__).resolve().parents[2] / "configs/sweep/mask_ratio.py")
+    words = ["launch", "slurm", "--topology", "cpu-1", "--dry-run"]
+    command = ["--", "sweep", "--config", config, "--workdir", str(tmp_path)]
+    assert cli.main([*words, *command, "--config.together=3"]) == 0
+    assert "#SBATCH --array=0-13\n" in capsys.readouterr().out
+    assert cli.main([*words, "--parts", "4", *command]) == 0
+    assert "#SBATCH --array=0-3\n" in capsys.readouterr().out
+
+
 def options_of(script):
     """#SBATCH --name=value"""
     return dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", script, re.M))
@@ -209,7 +248,7 @@ def test_a_mistake_is_not_started_again():
     [
         (lambda: launch("v5e-16", name="My run"), "--name is 'My run'"),
         (lambda: launch("v5e-16", arguments=()), "give the command after --"),
-        (lambda: launch("v5e-16", arguments=("prepare", "x")), "'prepare', but it is one of train and generate"),
+        (lambda: launch("v5e-16", arguments=("prepare", "x")), "'prepare', but it is one of train, generate and sweep"),
         (lambda: launch("v5e-16", environment={"A B": "1"}), "names no variable"),
         (lambda: launch("v5e-16", environment={"DREAMJAX_PROCESS": "1"}), "is what the launcher itself sets"),
         (lambda: launch("v5e-16", environment={"A": "1\nDREAMJAX_HOST\nx"}), "A has more than one line"),
@@ -226,6 +265,14 @@ def test_a_mistake_is_not_started_again():
         (
             lambda: gke.manifest(launch("v5e-16", arguments=("train", "--workdir", "file:///x")), IMAGE),
             "file:///x would",
+        ),
+        (lambda: launch("v5e-16", arguments=SWEEP, parts=2), "has 4 hosts, but a part of a sweep is one process"),
+        (lambda: launch("v5e-8", arguments=SWEEP), "give --parts with -- sweep alone"),
+        (lambda: launch("v5e-8", parts=2), "give --parts with -- sweep alone"),
+        (lambda: launch("v5e-8", arguments=(*SWEEP, "--part=0/2"), parts=2), "--part after -- sweep is for one"),
+        (
+            lambda: slurm.script(launch("cpu-1", arguments=SWEEP, parts=2), slurm.Slurm(processes=2)),
+            "a part of a sweep is one process",
         ),
         (lambda: slurm.script(launch("v5e-16"), slurm.Slurm()), "v5e-16 are TPUs"),
         (lambda: slurm.script(launch("h100-8"), slurm.Slurm(processes=3)), "give 1 or 8"),
@@ -274,7 +321,10 @@ LOCAL = ("train", "--config", "c.py", "--workdir=runs/x")
         ("slurm --topology cpu-0 -- train --config c.py --workdir w", "names no pod"),
         ("slurm --topology cpu-2 --env A -- train --config c.py --workdir w", "--env A has no value"),
         ("slurm --topology cpu-2 -- fly", "there is no verb fly"),
-        ("slurm --topology cpu-2 -- prepare x --out y", "'prepare', but it is one of train and generate"),
+        ("slurm --topology cpu-2 -- prepare x --out y", "'prepare', but it is one of train, generate and sweep"),
+        ("local --processes 2 -- sweep --config c.py --workdir w", "here, dreamjax sweep --processes N runs it"),
+        ("slurm --topology cpu-1 --parts 2 -- train --config c.py --workdir w", "give --parts with -- sweep alone"),
+        ("slurm --topology cpu-1 -- sweep --config c.py --workdir w", "c.py: no such config file"),
         ("slurm --topology cpu-2 --dry-run", "give the command after --"),
         ("cloud -- train", "invalid choice: 'cloud'"),
         ("slurm --topology cpu-2 --nodes 3 -- train", "dreamjax launch has no option --nodes"),

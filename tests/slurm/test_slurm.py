@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -127,3 +128,39 @@ def test_a_mistake_fails_the_job_at_once(cluster, tmp_path):
     assert ended["ExitCode"] == "2:0"
     assert "nowhere.py" in (tmp_path / "job.log").read_text()
     assert not (tmp_path / "x").exists()
+
+
+SWEEP = """
+from dreamjax.sweeps import axes, description
+from dreamjax.systems.masked_pretraining import preset
+
+
+def get_config():
+    base = preset("tiny")
+    base.data.path, base.optim.schedule = ({shards!r},), "constant"
+    base.train.update({{"steps": 150, "batch_size": 8, "eval_every": 0, "log_every": 1, "tensorboard": False}})
+    score = {{"windows": 8, "baselines": False}}
+    ratios = axes.values("mask.ratio", 0.25, 0.75)
+    return description.config("array", base, [ratios], compare=("examples",), score=score)
+"""
+
+
+def test_a_sweep_is_an_array_of_jobs_that_are_preempted_and_go_on(cluster, shards, tmp_path):
+    """Each job runs its part, is queued again by itself, and continues its point."""
+    config, workdir = tmp_path / "sweep.py", tmp_path / "out"
+    config.write_text(SWEEP.format(shards=shards))
+    words = ("--topology", "cpu-1", "--name", "ratios", "--partition", "low", "--cpus", "1", "--parts", "2")
+    job = submitted(cluster, tmp_path, *words, "--", "sweep", "--config", str(config), "--workdir", str(workdir))
+    ends = time.monotonic() + 120
+    while len(list(workdir.glob("points/*/run/metrics.jsonl"))) < 2:
+        assert time.monotonic() < ends, cluster.logs()
+        time.sleep(0.1)
+    more = cluster.run("sbatch", "--parsable", "-p", "high", "-n", "2", "--wrap", "sleep 1", cwd=tmp_path).strip()
+    cluster.wait(more, "COMPLETED", within_s=120)
+    parts = [cluster.end(f"{job}_{i}", within_s=300) for i in range(2)]
+    logs = "\n".join(path.read_text() for path in tmp_path.glob("ratios-*.log"))
+    assert [part["JobState"] for part in parts] == ["COMPLETED", "COMPLETED"], logs
+    assert "continued from step" in logs
+    scores = [json.loads(path.read_text()) for path in workdir.glob("points/*/score.json")]
+    assert [score["legs"]["examples"]["step"] for score in scores] == [150, 150]
+    assert len(list(tmp_path.glob("ratios-*_?.log"))) == 2

@@ -13,54 +13,7 @@ from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.sweeps import description, driving, expanding, packs, parts, points, scoring
 from dreamjax.systems import runs
-from tests.support import make_shards
-
-CONFIG = """
-from dreamjax.sweeps import axes, description
-from dreamjax.systems.masked_pretraining import preset
-
-
-def get_config():
-    base = preset("tiny")
-    base.data.path, base.data.samples = ({shards!r},), 256
-    base.model.update({{"dim": 16, "depth": 1, "heads": 2, "decoder_dim": 16, "decoder_heads": 2, "patch": 16}})
-    base.train.update({{"steps": {steps}, "batch_size": 8, "eval_every": 0, "log_every": 1, "tensorboard": False}})
-    base.optim.schedule = "constant"
-    found = [{axes}]
-    score = {{"windows": 12, "baselines": False}}
-    return description.config("tiny", base, found, seeds={seeds}, retries=1, score=score)
-"""
-RATIOS = 'axes.values("mask.ratio", 0.25, 0.75)'
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("shards"), subjects=6, windows=6, samples=256)
-
-
-@pytest.fixture
-def config(shards, tmp_path):
-    def write(axes=RATIOS, seeds=(0,), steps=6):
-        path = tmp_path / "sweep.py"
-        path.write_text(CONFIG.format(shards=shards, axes=axes, seeds=seeds, steps=steps))
-        return str(path)
-
-    return write
-
-
-def swept(capsys, *words, code=0):
-    assert main(["sweep", *words, "--json"]) == code
-    return json.loads(capsys.readouterr().out)
-
-
-def refused(capsys, *words):
-    assert main(["sweep", *words]) == 2
-    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dreamjax: ")]
-    return line
-
-
-def scores(workdir):
-    return {path.parent.name: json.loads(path.read_text()) for path in sorted(workdir.glob("points/*/score.json"))}
+from tests.sweeps.conftest import RATIOS, refused, scores, swept
 
 
 def test_what_a_sweep_would_run(config, capsys, tmp_path):
@@ -79,22 +32,6 @@ def test_what_a_sweep_would_run(config, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
     assert main(["sweep", "--config", config(), "--workdir", str(tmp_path / "out"), "--dry-run"]) == 0
     assert "sweep tiny: 2 points, 0 done" in capsys.readouterr().out
-
-
-@pytest.fixture
-def instant(monkeypatch):
-    """Training and scoring that take no time, and what was asked of them: (ratio or rate, steps)."""
-    asked, at = [], {}
-
-    def train(config, folder):
-        asked.append((config.mask.ratio, config.train.steps))
-        assert at.get(folder, 0) <= config.train.steps, "a run does not go back"
-        at[folder] = config.train.steps
-        return {"preempted": False, "time": {"seconds": {"step": 2.0, "restart": 9.0}}}
-
-    monkeypatch.setattr(runs, "train", train)
-    monkeypatch.setattr(scoring, "measure", lambda folder, score, shared: {"step": at[folder]})
-    return asked
 
 
 def test_a_finished_point_is_never_run_again_and_axes_may_grow(config, capsys, tmp_path, instant):

@@ -1,0 +1,144 @@
+"""Points that follow from scores: TPE finds a peak, poor points stop early, a killed search goes on as it would."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dreamjax.cli.main import main
+from dreamjax.sweeps import answer, description, scoring, searching
+from dreamjax.systems import runs
+from tests.sweeps.conftest import refused, swept
+
+RANGE = 'axes.between("mask.ratio", 0.1, 0.9)'
+SEARCH = ("--config.search=tpe", "--config.compare=examples")
+BEST = 0.6
+
+
+@pytest.fixture
+def peaked(monkeypatch):
+    """Training and scoring that take no time: R² = steps / (steps + 10) - (ratio - 0.6)²; what was asked of them."""
+    asked, at = [], {}
+
+    def train(config, folder):
+        asked.append((config.mask.ratio, config.seed, config.train.steps))
+        at[folder] = config
+        return {"preempted": False, "time": {"seconds": {"step": 1.0}}}
+
+    def measure(folder, score, shared):
+        config = at[folder]
+        steps = config.train.steps
+        error = 1 - steps / (steps + 10) + (config.mask.ratio - BEST) ** 2
+        rows = {"subjects": ["a"], "variance": [1.0], "error": {"model": [error], "zero": [1.0]}}
+        return {"step": steps, "examples": steps * 8, "own": {}, "reconstruction": {"every": rows}}
+
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(scoring, "measure", measure)
+    return asked
+
+
+def ratios(asked):
+    return list(dict.fromkeys(ratio for ratio, _, _ in asked))
+
+
+def test_a_search_comes_nearer_to_the_peak(config, capsys, tmp_path, peaked):
+    """The first ten are uniform in 0.1 to 0.9, which lies 0.2125 from the peak on average; later ones half of that."""
+    words = ["--config", config(RANGE), "--workdir", str(tmp_path / "out"), *SEARCH, "--config.points=30"]
+    found = swept(capsys, *words)
+    assert (found["points"], found["done"], found["failed"], found["left"]) == (30, 30, 0, 0)
+    assert np.abs(np.array(ratios(peaked)[20:]) - BEST).mean() < 0.5 * 0.2125
+    ranking = answer.report(str(tmp_path / "out"))["legs"]["examples"]["ranking"]
+    assert ranking[0]["values"]["mask.ratio"] == min(ratios(peaked), key=lambda ratio: abs(ratio - BEST))
+
+
+def test_poor_points_stop_early(config, capsys, tmp_path, peaked):
+    """After a third and a ninth of the steps; seeds of a point stop together, and the report says after how many."""
+    words = ["--config", config(RANGE, seeds=(0, 1), steps=90), "--workdir", str(tmp_path / "out"), *SEARCH]
+    found = swept(capsys, *words, "--config.points=12", "--config.halvings=2")
+    assert (found["done"], found["failed"]) == (12, 0)
+    whole = {(ratio, seed) for ratio, seed, steps in peaked if steps == 90}
+    stopped = {(ratio, seed) for ratio, seed, _ in peaked} - whole
+    assert found["stopped_early"] == len(stopped) / 2 > 3
+    assert {steps for _, _, steps in peaked} == {10, 30, 90}
+    assert min(abs(ratio - BEST) for ratio, _ in whole) < min(abs(ratio - BEST) for ratio, _ in stopped)
+    told = answer.unfinished(str(tmp_path / "out"))
+    assert set(told.values()) <= {"stopped early, after 10 steps", "stopped early, after 30 steps"}
+    assert len(told) == len(stopped)
+
+
+def test_a_killed_search_goes_on_as_it_would_have(config, capsys, tmp_path, peaked, monkeypatch):
+    """Killed while it measured its sixth point: nothing is trained twice, and the same points follow."""
+    words = ["--config", config(RANGE), *SEARCH, "--config.points=14"]
+    swept(capsys, *words, "--workdir", str(tmp_path / "whole"))
+    undisturbed = list(peaked)
+    peaked.clear()
+    measure = scoring.measure
+
+    def killed(folder, score, shared):
+        if len(peaked) == 6:
+            raise KeyboardInterrupt
+        return measure(folder, score, shared)
+
+    monkeypatch.setattr(scoring, "measure", killed)
+    assert main(["sweep", *words, "--workdir", str(tmp_path / "out")]) == 130
+    capsys.readouterr()
+    monkeypatch.setattr(scoring, "measure", measure)
+    found = swept(capsys, *words, "--workdir", str(tmp_path / "out"))
+    assert (found["done"], found["done_before"]) == (14, 5)
+    assert peaked == [*undisturbed[:6], *undisturbed[5:]]  # the sixth is asked for again, and its run is there
+
+
+def test_parts_share_a_journal(config, tmp_path, peaked):
+    """Each takes the next point; what one was killed at is taken up by that one, and by nobody else."""
+    path = config(RANGE)
+    settings = [("search", "tpe"), ("compare", "examples"), ("points", "6")]
+    sweep = description.load(path, settings)
+    (tmp_path / "out").mkdir()
+    one, two = (searching.open_(sweep, str(tmp_path / "out"), (i, 2)) for i in range(2))
+    first = one.next()
+    assert two.next().number == 1
+    assert one.next().number == first.number  # it was not ended
+    searching.run(two)
+    assert [trial.number for trial in two.ended] == [1, 2, 3, 4, 5]
+    searching.run(searching.open_(sweep, str(tmp_path / "out"), (0, 2)))
+    assert len(two.ended) == 6
+
+
+def test_what_a_search_would_cost(config, capsys, tmp_path, peaked):
+    words = ["--config", config(RANGE), "--workdir", str(tmp_path / "out"), *SEARCH, "--config.points=5"]
+    before = swept(capsys, *words, "--dry-run")
+    assert (before["points"], before["coming"]) == ([], 5)
+    assert not (tmp_path / "out").exists()
+    base = swept(capsys, "--config", words[1], *words[2:4], "--config.compare=examples", "--config.search=random",
+                 "--config.points=1", "--dry-run")  # fmt: skip
+    assert before["cost"]["flop"] == pytest.approx(5 * base["cost"]["flop"], rel=0.5)
+    swept(capsys, *words)
+    after = swept(capsys, *words, "--dry-run")
+    assert (len(after["points"]), after["coming"], after["done"], after["cost"]["flop"]) == (5, 0, 5, 0)
+
+
+def test_what_cannot_be_searched_is_one_sentence(config, capsys, tmp_path, peaked):
+    out = ["--workdir", str(tmp_path / "out")]
+    path = config(RANGE)
+    says = refused(capsys, "--config", path, *out, "--config.search=tpe", "--config.points=2")
+    assert "search tpe seeks the best at one comparison: set compare to examples or to flops" in says
+    says = refused(capsys, "--config", path, *out, "--config.search=asha", "--config.points=2")
+    assert "search takes one of 'grid', 'random', 'tpe'" in says
+    assert "search tpe takes points" in refused(capsys, "--config", path, *out, *SEARCH)
+    says = refused(capsys, "--config", path, *out, "--config.halvings=2", "--config.search=random", "--config.points=2")
+    assert "of search tpe alone" in says
+    swept(capsys, "--config", path, *out, *SEARCH, "--config.points=2")
+    other = ["--config", config('axes.between("mask.ratio", 0.2, 0.9)'), *out, *SEARCH, "--config.points=3"]
+    assert "searched with other axes" in refused(capsys, *other)
+    says = refused(capsys, "--config", config('axes.between("data.samples", 128, 256, whole=True)'), *out, *SEARCH,
+                   "--config.points=2")  # fmt: skip
+    assert "data.samples" in says
+
+
+def test_a_package_that_is_not_there_is_one_sentence(config, capsys, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    says = refused(capsys, "--config", config(RANGE), "--workdir", str(tmp_path / "o"), *SEARCH, "--config.points=2")
+    assert "search=tpe needs the package optuna: pip install 'dreamjax[sweep]'" in says
+    assert not json.dumps(says).count("Traceback")
