@@ -13,10 +13,14 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.i
 
 
 def test_there_are_notebooks():
-    assert [n.stem for n in NOTEBOOKS] == ["eeg_to_image", "finetune", "quickstart"]
+    assert [n.stem for n in NOTEBOOKS] == ["eeg_to_image", "finetune", "quickstart", "sweep"]
 
 
-LONG = ("eeg_to_image", "finetune")  # import torch, transformers and diffusers anew and compile networks: 40 s and more
+LONG = (
+    "eeg_to_image",
+    "finetune",
+    "sweep",
+)  # import torch, transformers and diffusers anew and compile networks: 40 s and more
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def columns(
         if judge.pair is not None:
             found.append(_pairwise(judge.name, judge.pair, trials, sources, better="lower"))
         if judge.probabilities is not None:
-            found += _classified(judge, trials, sources, ways)
+            found.append(named(judge, trials, sources, ways))
     return found
 
 
@@ -165,7 +165,8 @@ def check_ways(judge: Judge, trials: Trials, ways: int | None) -> None:
     semantic.n_way(np.asarray(judge.probabilities(trials.true[:1])), np.zeros(1, int), ways or 2)
 
 
-def _classified(judge: Judge, trials: Trials, sources: Mapping[str, Pictures], ways: int | None) -> list[Column]:
+def named(judge: Judge, trials: Trials, sources: Mapping[str, Pictures], ways: int | None) -> Column:
+    """How often a classifier names what was made as it names what was seen, among `ways` of its classes."""
     assert judge.probabilities is not None
     target = np.asarray(judge.probabilities(trials.true)).argmax(1)[trials.own]
     values = {}
@@ -174,7 +175,7 @@ def _classified(judge: Judge, trials: Trials, sources: Mapping[str, Pictures], w
         classes = each[0].shape[1]
         values[source] = np.mean([semantic.n_way(p, target, ways or classes) for p in each], axis=0)
     n = ways or classes
-    return [Column(f"{n}-way top-1, {judge.name}", values, 1 / n)]
+    return Column(f"{n}-way top-1, {judge.name}", values, 1 / n)
 
 
 # ----------------------------------------------------------------------------------------------------------- intervals

@@ -32,6 +32,17 @@ def order(sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle:
     return grain.MapDataset.mix(corpora, list(weights))
 
 
+def share(size: int, fraction: float) -> Any:
+    """The places, ascending, of so large a part of `size` records, at least one, drawn once and for all.
+
+    Those of a smaller part are among those of a larger one.
+    """
+    if fraction >= 1:
+        return range(size)
+    drawn = _permutation(size, keyed.fold(0, "share") % 2**32, 0)
+    return np.sort(drawn[: max(1, round(fraction * size))])
+
+
 SMALL = 1 << 16  # records; Grain's constant-memory shuffle walks about 2^16 / n steps an index below this
 
 

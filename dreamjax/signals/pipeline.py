@@ -29,6 +29,7 @@ class DataConfig:
 
     path: tuple[str, ...] = ()  # dataset folders, as `dreamjax prepare` writes them
     weights: tuple[float, ...] = ()  # share of each dataset in training; empty: by number of windows
+    fraction: float = 1.0  # of each dataset's training windows; smaller ones lie in larger ones
     montage: str = "1020-19"  # template whose channels the model sees; "own": the records' own, where all have the same
     mapping: Literal["interpolate", "tile"] = "interpolate"  # tile: DreamDiffusion's repetition to `tile_channels`
     tile_channels: int = 128
@@ -52,6 +53,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.path):
             raise ValueError(f"data.weights has {len(self.weights)} entries for {len(self.path)} paths")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"data.fraction is {self.fraction}, but it is a share above 0, and 1 at most")
+        if self.fraction < 1 and self.shift:
+            raise ValueError("data.shift reads on into windows that data.fraction leaves out: set one of the two")
         for name in ("samples", "sfreq", "divide", "tile_channels"):
             if not 0 < (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"data.{name} is {value}, but it must be positive")
@@ -107,11 +112,24 @@ class Examples:
     @cached_property
     def order(self) -> Any:
         """Global example index → record; see `mixture.order`."""
-        config, sizes = self.config, [len(reader) for reader in self.readers]
+        config, sizes = self.config, [len(kept) for kept in self.kept]
         if not self.training:
             return mixture.order(sizes, (), seed=0, shuffle=False, repeat=False)
         seed = self.seed if config.shuffle_seed is None else config.shuffle_seed
         return mixture.order(sizes, config.weights, seed=seed, shuffle=config.shuffle, repeat=True)
+
+    @cached_property
+    def kept(self) -> list[Any]:
+        """Of each corpus the records that are read, ascending: all, but where training has a share of them."""
+        share = self.config.fraction if self.training else 1.0
+        return [mixture.share(len(reader), share) for reader in self.readers]
+
+    def _records(self, keys: np.ndarray) -> np.ndarray:
+        """Places in the concatenation of what is kept → records in that of the corpora."""
+        if all(len(kept) == len(reader) for kept, reader in zip(self.kept, self.readers, strict=True)):
+            return keys
+        firsts = self.ends - [len(reader) for reader in self.readers]
+        return np.concatenate([first + kept for first, kept in zip(firsts, self.kept, strict=True)])[keys]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "order"}
@@ -133,7 +151,7 @@ class Examples:
     def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """The examples `index` (uint64) as arrays with a leading axis; beyond the end, the last one with weight 0."""
         last = len(self.order) - 1
-        keys = np.array([self.order[min(int(i), last)] for i in index])
+        keys = self._records(np.array([self.order[min(int(i), last)] for i in index]))
         return self.of(keys, index) | index_and_weight(index, len(self.order))
 
     def of(self, keys: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -189,8 +207,8 @@ class WindowStream(IndexedStream):
             )
 
     def __len__(self) -> int:
-        """Windows in one pass over the split."""
-        return int(self.examples.ends[-1])
+        """Windows in one pass over the split, or over the share of it that is read."""
+        return sum(map(len, self.examples.kept))
 
     def element(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and type of one example, by name; without the batch axis."""

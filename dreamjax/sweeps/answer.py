@@ -17,9 +17,10 @@ from etils import epath
 
 from dreamjax.console import counted
 from dreamjax.errors import UserError
-from dreamjax.sweeps import comparing
+from dreamjax.sweeps import comparing, scaling
 from dreamjax.sweeps.comparing import Scores
 
+RANKS = {"probe": "balanced accuracy", "reconstruction": "share explained, common masks"}  # of pictures: the metric
 LEGS = {"examples": "at equal examples", "flops": "at equal FLOP"}
 
 
@@ -82,6 +83,8 @@ def explained(one: Mapping[str, Any], method: str = "model") -> dict[str, float]
 
 def by_subject(leg: Mapping[str, Any], rank: str, method: str = "model") -> dict[str, float]:
     """Subject → score; of the reconstruction, the mean over all masks of those who have them all."""
+    if rank == "pictures":
+        return dict(leg["pictures"]["scores"])
     if rank == "probe":
         return dict(leg["probe"])
     masks = [explained(one, method) for one in leg["reconstruction"].values()]
@@ -109,14 +112,22 @@ def find(groups: Sequence[Group], leg: str, rank: str) -> Finding:
 
 
 def _beats_zero(group: Group, leg: str, seeds: Sequence[int]) -> bool:
-    """Whether the squared errors of its runs, over all masks, are below those of predicting zero."""
+    """Whether the squared errors of its runs, over all masks, are below those of predicting zero.
+
+    Of pictures, whether they are named better than by guessing.
+    """
     model = zero = 0.0
+    made = [group.leg(leg, seed)["pictures"] for seed in seeds if "pictures" in group.leg(leg, seed)]
+    if made:
+        return float(np.mean([np.mean(list(one["scores"].values())) - one["chance"] for one in made])) > 0
     for seed in seeds:
         for one in group.leg(leg, seed).get("reconstruction", {}).values():
             variance = np.array(one["variance"])
             model += float((np.array(one["error"]["model"]) / variance).sum())
             zero += float((np.array(one["error"]["zero"]) / variance).sum())
-    return model < zero or not zero  # without a reconstruction, the probe alone says
+    if not zero:  # normalised targets, which no common mask scores: as the run says of itself
+        return float(np.mean([group.leg(leg, seed)["own"].get("explained", 1.0) for seed in seeds])) > 0
+    return model < zero
 
 
 # -------------------------------------------------------------------------------------------------------------- result
@@ -130,7 +141,7 @@ def report(workdir: str) -> dict[str, Any]:
         "workdir": workdir,
         "split": sweep["score"]["split"],
         "rank": rank,
-        "legs": {leg: _leg(workdir, finding, groups) for leg, finding in found.items()},
+        "legs": {leg: _leg(workdir, finding, groups, sweep.get("scaling", "")) for leg, finding in found.items()},
         "cost": cost(groups),
         "unfinished": unfinished(workdir),
         "commands": {
@@ -145,7 +156,7 @@ def _file(workdir: str, about: Mapping[str, Any]) -> str:
     return str(epath.Path(workdir) / "points" / about["name"] / "config.py")
 
 
-def _leg(workdir: str, found: Finding, groups: Sequence[Group]) -> dict[str, Any]:
+def _leg(workdir: str, found: Finding, groups: Sequence[Group], along: str) -> dict[str, Any]:
     by_name = {group.name: group for group in groups}
     pairs = {pair.point: pair for pair in found.pairs}
     rows = []
@@ -154,7 +165,7 @@ def _leg(workdir: str, found: Finding, groups: Sequence[Group]) -> dict[str, Any
         row: dict[str, Any] = {
             "point": name,
             "values": dict(group.values),
-            "score": _interval(comparing.mean(table).within(0 if found.rank == "probe" else -math.inf, 1)),
+            "score": _interval(comparing.mean(table).within(-math.inf if found.rank == "reconstruction" else 0, 1)),
             "by_seed": table.mean(1).tolist(),
             "masks": _masks(group, found),
             **_own(group, found),
@@ -167,16 +178,41 @@ def _leg(workdir: str, found: Finding, groups: Sequence[Group]) -> dict[str, Any
                 "says": pair.says(),
             }
         rows.append(row)
+    values = {name: by_name[name].values for name in found.tables}
+    flops = {name: by_name[name].runs[found.seeds[0]][0]["flop_per_example"] for name in found.tables}
+    kind = _kind(groups, found.leg)
+    laws = scaling.laws(along, found.tables, values, flops) if along and found.rank == "reconstruction" else []
     return {
         "what": LEGS[found.leg],
         "subjects": len(found.subjects),
+        **kind,
         "seeds": list(found.seeds),
         "ranking": rows,
         "untrained": list(found.untrained),
         "left_out": [g.name for g in groups if g.name not in found.tables and g.name not in found.untrained],
         "baselines": baselines(workdir, groups, found.leg),
-        "statements": statements(found),
+        "scaling": laws,
+        "statements": [*statements(found, kind["unit"]), *_of_laws(found.leg, along, laws)],
     }
+
+
+def metric(result: Mapping[str, Any]) -> str:
+    """What scores are, in words."""
+    return RANKS.get(result["rank"]) or next(iter(result["legs"].values()))["metric"]
+
+
+def _kind(groups: Sequence[Group], leg: str) -> dict[str, Any]:
+    """Of what scores are, and of pictures which metric."""
+    group = groups[0]
+    one = group.leg(leg, next(iter(group.runs))).get("pictures")
+    return {"unit": "subject"} if one is None else {"unit": one["unit"], "metric": one["metric"]}
+
+
+def _of_laws(leg: str, along: str, laws: Sequence[Mapping[str, Any]]) -> list[str]:
+    if along and not laws:
+        return [f"{LEGS[leg]}: no power law along {along}, which takes {scaling.FEWEST} sizes that are trained"]
+    told = [", ".join(filter(None, (f"along {one['axis']}", one["where"]))) for one in laws]
+    return [f"{LEGS[leg]}, {what}: {one['says']}" for what, one in zip(told, laws, strict=True)]
 
 
 def _masks(group: Group, found: Finding) -> dict[str, Any]:
@@ -221,14 +257,15 @@ def baselines(workdir: str, groups: Sequence[Group], leg: str) -> dict[str, dict
     }
 
 
-def statements(found: Finding) -> list[str]:
-    """What may be said, and what not."""
+def statements(found: Finding, unit: str = "subject") -> list[str]:
+    """What may be said, and what not; `unit`: of what scores are by."""
     said = []
     names, where = list(found.tables), LEGS[found.leg]
     if found.untrained:
+        rival = "guessing" if found.rank == "pictures" else "the zero predictor"
         said.append(
-            f"{where}: {len(found.untrained)} points do not beat the zero predictor, count as untrained and are not "
-            f"ranked: {'; '.join(found.untrained)}"
+            f"{where}: {len(found.untrained)} points do not beat {rival}, count as untrained and are not ranked: "
+            f"{'; '.join(found.untrained)}"
         )
     if not names:
         return [*said, f"{where}: no point is trained, so nothing is ranked"]
@@ -244,11 +281,11 @@ def statements(found: Finding) -> list[str]:
             f"{where}: {names[0]} is highest, and better than {len(resolved)} of {len(found.pairs)} others after "
             f"correction for {len(found.pairs)} tests{beside}"
         )
-    said.append("the highest score was chosen among these, on these subjects, and is therefore optimistic")
+    said.append(f"the highest score was chosen among these, on these {unit}s, and is therefore optimistic")
     if len(found.seeds) == 1:
         said.append("one seed: how much another one would change is not known, and intervals do not have it")
     if len(found.subjects) < 5:
-        said.append(f"only {len(found.subjects)} subjects are scored: intervals are wide")
+        said.append(f"only {len(found.subjects)} {unit}s are scored: intervals are wide")
     return said
 
 

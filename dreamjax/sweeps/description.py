@@ -21,23 +21,34 @@ from dreamjax.sweeps import axes as axes_
 from dreamjax.sweeps.axes import Axis
 from dreamjax.systems import registry
 
+PRETRAIN = "pretrain."  # what keys of the pretraining before a base of dreamdiffusion begin with
+
 
 @dataclass(frozen=True)
 class ScoreConfig:
     """What a point is measured by, on windows of people whom no run has trained on."""
 
     split: Literal["val", "test"] = "val"  # points are chosen by it, so test is for what is chosen
-    windows: int | None = 400  # an even choice
-    rank: Literal["reconstruction", "probe"] = "reconstruction"
+    windows: int | None = 400  # an even choice; of pictures, trials drawn at random
+    rank: Literal["reconstruction", "probe", "pictures"] = "reconstruction"
     labels: tuple[str, ...] = ()  # two, for a linear probe; none: no probe
     patch: int | None = None  # samples that the masks hide at once; none: the model's patch
     baselines: bool = True  # interpolation and conditional mean too, once for all points of equal windows
+    classifier: str = ""  # of rank pictures: a folder, ViTForImageClassification
+    ways: int | None = None  # … N of the N-way accuracy; none: all of its classes
+    samples: int = 1  # … pictures of a trial
+    sampler_steps: int = 30  # …
+    guidance: float = 7.5  # … 1: none
 
     def __post_init__(self) -> None:
         if len(self.labels) not in (0, 2):
             raise ValueError(f"score.labels are {', '.join(self.labels)}, but a probe tells two labels apart")
         if self.rank == "probe" and not self.labels:
             raise ValueError("score.rank is probe, which takes two score.labels")
+        if self.rank == "pictures" and self.labels:
+            raise ValueError("score.labels are of a linear probe, and score.rank is pictures; leave them out")
+        if self.rank != "pictures" and self.classifier:
+            raise ValueError("score.classifier names pictures: set score.rank to pictures, or leave it out")
         if self.patch is not None and self.patch < 1:
             raise ValueError(f"score.patch is {self.patch}, but it must be at least 1 (none: the model's patch)")
         if self.windows is not None and self.windows < 1:
@@ -57,6 +68,7 @@ class Settings:
     compare: tuple[Literal["examples", "flops"], ...] = ("examples", "flops")  # what points have in common
     retries: int = 1  # of a point that failed
     together: int = 1  # so many points of equal shapes are trained as one
+    scaling: str = ""  # axis along which a power law is fitted to the errors
     hours: float | None = None  # begin no further point after so many, of this call
     score: ScoreConfig = field(default_factory=ScoreConfig)
 
@@ -87,43 +99,70 @@ class Settings:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A description, checked. `base`: a ConfigDict; `schema`: the dataclass that describes it."""
+    """A description, checked. `base`: a ConfigDict; `schema`: the dataclass that describes it.
+
+    `pretrain`: the config of masked pretraining whose encoders a base of dreamdiffusion builds on (`encoders`).
+    """
 
     settings: Settings
     base: ConfigDict
     schema: Any
     axes: tuple[Axis, ...]
     source: str
+    pretrain: ConfigDict | None = None
 
     def config_of(self, chosen: Mapping[str, Any], seed: int) -> Any:
         """The run's dataclass of a point. Raises UserError naming what does not go together."""
-        config = self.base.copy_and_resolve_references()
-        setting = {"seed": seed}
+        setting = {key: value for key, value in self._setting(chosen).items() if not key.startswith(PRETRAIN)}
+        return self._made(self.schema, self.base, setting | {"seed": seed}, chosen)
+
+    def pretrain_of(self, chosen: Mapping[str, Any], seed: int) -> Any | None:
+        """The dataclass of the pretraining before it, where the sweep has one."""
+        if self.pretrain is None:
+            return None
+        setting = self._setting(chosen).items()
+        own = {key.removeprefix(PRETRAIN): value for key, value in setting if key.startswith(PRETRAIN)}
+        schema = registry.schema_of(self.pretrain, self.source)
+        return self._made(schema, self.pretrain, own | {"seed": seed}, chosen)
+
+    def _setting(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         for axis in self.axes:
             if axis.name in chosen:
-                setting |= axis.setting(chosen[axis.name])
+                found |= axis.setting(chosen[axis.name])
+        return found
+
+    def _made(self, schema: Any, base: ConfigDict, setting: Mapping[str, Any], chosen: Mapping[str, Any]) -> Any:
+        config = base.copy_and_resolve_references()
         for key, value in setting.items():
-            configs.put(self.schema, config, key, value, self.source)
+            configs.put(schema, config, key, value, self.source)
         where = ", ".join(f"{name}={value}" for name, value in chosen.items())
-        return configs.to_dataclass(self.schema, config, f"{self.source}: {where}" if where else self.source)
+        return configs.to_dataclass(schema, config, f"{self.source}: {where}" if where else self.source)
 
     def identity(self) -> dict[str, Any]:
         """What makes it this sweep and no other: its points may become more, base and score may not change."""
+        before = {} if self.pretrain is None else {"pretrain": json.loads(configs.to_json(self.pretrain_of({}, 0)))}
         return {
             "name": self.settings.name,
+            **before,
             "base": json.loads(configs.to_json(configs.to_dataclass(self.schema, self.base, self.source))),
             "score": dataclasses.asdict(self.settings.score),
             "compare": list(self.settings.compare),
+            "scaling": self.settings.scaling,
         }
 
 
-def config(name: str, base: ConfigDict, axes: Sequence[Mapping[str, Any]], **settings: Any) -> ConfigDict:
+def config(
+    name: str, base: ConfigDict, axes: Sequence[Mapping[str, Any]], pretrain: ConfigDict | None = None, **settings: Any
+) -> ConfigDict:
     """The ConfigDict of a sweep, for its config file to return."""
     score = settings.pop("score", {})
     found = configs.to_config_dict(Settings(name=name, score=ScoreConfig(**score), **settings))
     with found.unlocked():
         found.base = base
         found.axes = tuple(dict(axis) for axis in axes)
+        if pretrain is not None:
+            found.pretrain = pretrain
     return found
 
 
@@ -135,17 +174,22 @@ def load(spec: str, overrides: Sequence[tuple[str, str]]) -> Sweep:
         raise UserError(f"{path} describes no sweep, which has a base and axes (sweeps.description.config)")
     with found.unlocked():
         base, entries = found.base, found.axes
-        del found.base
-        del found.axes
+        pretrain = found.get("pretrain")
+        for key in {"base", "axes", "pretrain"} & set(found):
+            del found[key]
     schema = registry.schema_of(base, path)
     for key, text in overrides:
         if key.startswith("base."):
             configs.override(schema, base, key.removeprefix("base."), text, f"{path} (base)")
+        elif key.startswith(PRETRAIN) and pretrain is not None:
+            before = registry.schema_of(pretrain, path)
+            configs.override(before, pretrain, key.removeprefix(PRETRAIN), text, f"{path} (pretrain)")
         else:
             configs.override(Settings, found, key, text, path)
     settings = configs.to_dataclass(Settings, found, path)
     configs.to_dataclass(schema, base, f"{path} (base)")
-    sweep = Sweep(settings, base, schema, axes_.read(entries, path), path)
+    sweep = Sweep(settings, base, schema, axes_.read(entries, path), path, pretrain)
+    sweep.pretrain_of({}, 0)
     _check_keys(sweep)
     return sweep
 
@@ -155,6 +199,9 @@ REFUSED = {
     "seed": "list the sweep's seeds instead",
     "train.steps": "how long a point is trained follows from what is compared; change --config.base.train.steps",
     "data.path": "points would be scored on different people",
+    "encoder.path": "encoders are those of pretrain; vary pretrain.KEY",
+    "pretrain.seed": "list the sweep's seeds instead",
+    "pretrain.data.path": "give --config.pretrain.data.path",
 }
 
 
@@ -164,7 +211,11 @@ def _check_keys(sweep: Sweep) -> None:
     for axis in sweep.axes:
         for key in axis.keys:
             where = f"{sweep.source}: axis {axis.name}"
-            configs.kind_of(sweep.schema, key, where)
+            if key.startswith(PRETRAIN) and sweep.pretrain is not None:
+                before = registry.schema_of(sweep.pretrain, sweep.source)
+                configs.kind_of(before, key.removeprefix(PRETRAIN), where)
+            else:
+                configs.kind_of(sweep.schema, key, where)
             if key in REFUSED:
                 raise UserError(f"{where} sets {key}; {REFUSED[key]}")
             if key in owner:
@@ -175,3 +226,5 @@ def _check_keys(sweep: Sweep) -> None:
                     "length that all of them divide"
                 )
             owner[key] = axis.name
+    if (name := sweep.settings.scaling) and name not in [axis.name for axis in sweep.axes]:
+        raise UserError(f"{sweep.source}: scaling is {name}, which is no axis of this sweep")

@@ -16,11 +16,12 @@ from etils import epath
 
 from dreamjax.console import counted, log, progress
 from dreamjax.errors import TryAgain, UserError
-from dreamjax.sweeps import deaths, packs, scoring
+from dreamjax.sweeps import deaths, encoders, packs, picturing, scoring
 from dreamjax.sweeps import points as points_
 from dreamjax.sweeps.description import Sweep
 from dreamjax.sweeps.points import Place, Point
 from dreamjax.systems import runs
+from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.training import compile_cache, preemption
 
 FAILS = (UserError, MemoryError, jax.errors.JaxRuntimeError, FloatingPointError, OSError)
@@ -60,9 +61,12 @@ def prepare(sweep: Sweep, workdir: str, found: Sequence[Point]) -> None:
 
     Raises UserError, before anything is written, where the points could not be scored alike.
     """
+    scored = picturing if sweep.settings.score.rank == "pictures" else scoring
     for config in {_looks_alike(point.config): point.config for point in found}.values():
-        scoring.check(config, sweep.settings.score)
-    if len({scoring.seen_alike(point.config) for point in found}) > 1:
+        scored.check(config, sweep.settings.score)
+        if sweep.settings.together > 1 and not isinstance(config, MaskedPretrainingConfig):
+            raise UserError(f"together is for masked_pretraining; runs of {config.system} go one after another: set 1")
+    if len({scored.seen_alike(point.config) for point in found}) > 1:
         raise UserError(f"{sweep.source}: an axis changes the windows that points are scored on (data.*)")
     points_.claim(workdir, sweep, found)
 
@@ -124,12 +128,13 @@ def _alone(sweep: Sweep, workdir: str, point: Point, until: float) -> None:
                 place.done(found.result())
             if not found.lacks(until):
                 return
-            with deaths.watched([place], [place.run(steps, point) for steps in point.steps]) as died:
+            with deaths.watched([place], _runs(place, point)) as died:
                 if died >= deaths.LIMIT:
                     raise UserError(deaths.SENTENCE)
+                whole = _built_on(workdir, point)
                 for steps in found.lacks(until):
                     packs.alone(place.run(steps, point))
-                    config = replace(point.config, train=replace(point.config.train, steps=steps))
+                    config = replace(whole, train=replace(whole.train, steps=steps))
                     with found.counting():
                         result = runs.train(config, str(place.run(steps, point)))
                     _stop_where_told(result)
@@ -141,6 +146,23 @@ def _alone(sweep: Sweep, workdir: str, point: Point, until: float) -> None:
                 raise
             place.failed(told(problem))
             log.warning("%s failed: %s", point.name, told(problem))
+
+
+def _runs(place: Place, point: Point) -> list[epath.Path]:
+    """Where steps are saved while a point is trained."""
+    own = [place.run(steps, point) for steps in point.steps]
+    return own if point.encoder is None else [encoders.folder(place.workdir, point.encoder), *own]
+
+
+def _built_on(workdir: str, point: Point) -> Any:
+    """The point's config, its encoder pretrained where nobody has done that yet."""
+    if point.encoder is None:
+        return point.config
+    where = encoders.folder(workdir, point.encoder)
+    if not encoders.is_ready(where, point.encoder):
+        log.info("pretraining the encoder %s of %s", where.name, point.name)
+        _stop_where_told(runs.train(point.encoder, str(where)))
+    return encoders.placed(workdir, point.config, point.encoder)
 
 
 def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], until: float) -> None:
@@ -220,7 +242,10 @@ class Measured:
     def measure(self, sweep: Sweep, workdir: str, steps: int, result: dict[str, Any]) -> None:
         """After `steps`; `result`: of the training that led there."""
         folder, began = str(Place.of(workdir, self.point).run(steps, self.point)), time.monotonic()
-        measured = scoring.measure(folder, sweep.settings.score, epath.Path(workdir) / "shared")
+        if sweep.settings.score.rank == "pictures":
+            measured = picturing.measure(folder, sweep.settings.score)
+        else:
+            measured = scoring.measure(folder, sweep.settings.score, epath.Path(workdir) / "shared")
         if measured["step"] != steps:
             raise UserError(f"{folder}: step {steps} is damaged; delete the folder, and it is trained again")
         told = result["time"]["seconds"]  # over all attempts, of which a restart is nobody's work

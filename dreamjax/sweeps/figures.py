@@ -33,16 +33,19 @@ class Panel:
     series: list[Series]
     log: bool = False
     lines: bool = True
+    log_y: bool = False
 
 
 def panels(result: Mapping[str, Any]) -> dict[str, Panel]:
     """name → what is drawn."""
-    what = "balanced accuracy" if result["rank"] == "probe" else "share explained, common masks"
+    what = answer.metric(result)
     found: dict[str, Panel] = {}
     for name, leg in result["legs"].items():
         if leg["ranking"]:
             axis = main_axis(leg["ranking"])
             found[f"score_{name}"] = Panel(f"Score {leg['what']}", axis or "point", what, against(leg["ranking"], axis))
+            for number, law in enumerate(leg["scaling"]):
+                found[f"scaling_{name}" + (f"_{number}" if number else "")] = _law(law, leg["what"])
             flop = [row for row in leg["ranking"] if row["flop"]]
             if flop:
                 points = Series("", [row["flop"] / 1e12 for row in flop], *_bounds(flop))
@@ -57,6 +60,17 @@ def panels(result: Mapping[str, Any]) -> dict[str, Panel]:
             curves,
         )
     return found
+
+
+def _law(law: Mapping[str, Any], what: str) -> Panel:
+    """Errors against size with the line that was fitted, both in logarithms."""
+    sizes, b = law["sizes"], law["exponent"]["estimate"]
+    nothing: list[float | None] = [None] * len(sizes)
+    fitted = [law["factor"] * size**-b for size in sizes]
+    lines = [Series("measured", sizes, law["errors"], nothing, nothing)]
+    lines.append(Series(f"size^-{b:.3f}", sizes, fitted, nothing, nothing))
+    where = ", ".join(filter(None, (what, law["where"])))
+    return Panel(f"Power law {where}", law["axis"], "1 - share explained", lines, log=True, log_y=True)
 
 
 def main_axis(ranking: Sequence[Mapping[str, Any]]) -> str | None:
@@ -160,6 +174,7 @@ def _draw(panel: Panel) -> Any:
         axis.set_xlabel(panel.x)
         axis.set_ylabel(panel.y)
         axis.set_xscale("log" if panel.log else "linear")
+        axis.set_yscale("log" if panel.log_y else "linear")
         if any(series.name for series in panel.series):
             axis.legend(frameon=False, fontsize=8, loc="best")
     axis.spines[["top", "right"]].set_visible(False)
@@ -201,7 +216,7 @@ def interactive(result: Mapping[str, Any]) -> dict[str, str]:
             height=420,
             margin={"l": 60, "r": 20, "t": 20, "b": 50},
             xaxis={"title": panel.x, "type": "log" if panel.log else None},
-            yaxis={"title": panel.y},
+            yaxis={"title": panel.y, "type": "log" if panel.log_y else None},
             showlegend=len(panel.series) > 1,
         )
         script = "inline" if not out else False

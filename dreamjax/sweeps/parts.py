@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.sweeps import deaths, packs
@@ -29,11 +30,13 @@ def read(text: str) -> tuple[int, int]:
 
 
 def own(found: Sequence[Point], together: int, part: tuple[int, int]) -> list[Point]:
-    """The points of a part: every N-th pack, whichever points are done."""
+    """The points of a part: every N-th pack, whichever points are done; those of one encoder are not parted."""
     index, count = part
-    return [
-        point for number, pack in enumerate(packs.chunks(found, together)) if number % count == index for point in pack
-    ]
+    groups: dict[Any, list[Point]] = {}
+    for number, pack in enumerate(packs.chunks(found, together)):
+        encoder = pack[0].encoder
+        groups.setdefault(number if encoder is None else configs.to_json(encoder), []).extend(pack)
+    return [point for number, group in enumerate(groups.values()) if number % count == index for point in group]
 
 
 def here(words: Sequence[str], count: int, begun: Callable[[tuple[int, int]], Sequence[Place]]) -> int:

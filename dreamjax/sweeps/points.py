@@ -24,6 +24,7 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.signals import records
 from dreamjax.storage import atomic
+from dreamjax.sweeps import encoders
 from dreamjax.sweeps.description import Sweep
 from dreamjax.systems import registry
 from dreamjax.training.workdir import changes
@@ -39,13 +40,15 @@ class Point:
     legs: Mapping[str, int]
     flop: float | None  # of an example, forward and backward
     budget: float | None = None  # FLOP that every point is given, where points have them in common
+    encoder: Any | None = None  # config of the pretraining that it builds on (`encoders`)
 
     @property
     def name(self) -> str:
         """Readable, and no other point's: values, seed, and the start of a hash of the whole config."""
         told = "-".join([*(f"{axis.rpartition('.')[2]}={label}" for axis, label in self.chosen.items())])
         safe = re.sub(r"[^A-Za-z0-9.=+-]", "_", told)[:80]
-        mark = hashlib.sha256(configs.to_json(self.config).encode()).hexdigest()[:8]
+        whole = configs.to_json(self.config) + ("" if self.encoder is None else configs.to_json(self.encoder))
+        mark = hashlib.sha256(whole.encode()).hexdigest()[:8]
         return f"{safe}-seed={self.seed}-{mark}" if safe else f"seed={self.seed}-{mark}"
 
     @property
@@ -84,9 +87,11 @@ def make(sweep: Sweep, chosen: Iterable[Mapping[str, Any]], budget: float | None
 
 
 def _point(sweep: Sweep, chosen: Mapping[str, Any], seed: int) -> Point:
-    config = sweep.config_of(chosen, seed)
+    config, encoder = sweep.config_of(chosen, seed), sweep.pretrain_of(chosen, seed)
+    if encoder is not None:
+        config, encoder = encoders.split(config, encoder)
     count = getattr(registry.build(config), "flops_per_example", None)
-    return Point(chosen, seed, config, {}, float(count()) if count else None)
+    return Point(chosen, seed, config, {}, float(count()) if count else None, encoder=encoder)
 
 
 def with_legs(sweep: Sweep, found: list[Point], budget: float | None) -> list[Point]:
@@ -123,6 +128,10 @@ class Place:
     def of(cls, workdir: epath.PathLike, point: Point) -> "Place":
         return cls(epath.Path(workdir) / "points" / point.name)
 
+    @property
+    def workdir(self) -> epath.Path:
+        return self.folder.parent.parent
+
     def run(self, steps: int, point: Point) -> epath.Path:
         """Of a schedule that knows its end every length is a run of its own."""
         return self.folder / ("run" if point.prefix else f"run-{steps}")
@@ -154,7 +163,7 @@ class Place:
             "legs": dict(point.legs),
             "flop_per_example": point.flop,
             "batch_size": point.config.train.batch_size,
-            "config": json.loads(configs.to_json(point.config)),
+            "config": json.loads(configs.to_json(encoders.placed(self.workdir, point.config, point.encoder))),
         }
         told = f"The point {point.name} of a sweep, alone."
         file = self.folder / "config.py"

@@ -151,7 +151,16 @@ def _loaded(data: DataConfig, split: str, limit: int | None) -> WindowSet:
 def _as_scored(data: DataConfig) -> DataConfig:
     """Without what concerns training alone, so that points which differ in that share their windows."""
     fresh = DataConfig()
-    training = ("weights", "shift", "flip_polarity", "reverse_time", "amplitude_jitter", "workers", "prefetch")
+    training = (
+        "weights",
+        "fraction",
+        "shift",
+        "flip_polarity",
+        "reverse_time",
+        "amplitude_jitter",
+        "workers",
+        "prefetch",
+    )
     known = {field.name for field in dataclasses.fields(data)}
     return dataclasses.replace(data, **{name: getattr(fresh, name) for name in training if name in known})
 

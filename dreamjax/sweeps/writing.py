@@ -53,7 +53,7 @@ def best_config(result: Mapping[str, Any], path: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------- text
 def ranking(leg: Mapping[str, Any], rank: str) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of a leg, the highest first."""
-    what = "balanced accuracy" if rank == "probe" else "share explained, common masks"
+    what = answer.RANKS.get(rank) or leg["metric"]
     probed = rank != "probe" and any("probe" in row for row in leg["ranking"])
     header = ["point", "steps", what, *(["probe"] if probed else []), "minus the highest", "", "at its own masks"]
     rows = []
@@ -92,16 +92,22 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         f"{counted(cost['runs'], 'run')}: {cost['seconds'] / 3600:.2g} hours of training{flop}, "
         f"{cost['scoring'] / 60:.2g} minutes of scoring; {cost['from_cache']} of {cost['programs']} programs came from "
         "the compile cache",
-        f"scored on split {result['split']}; intervals (95 %) over seeds and subjects; p values corrected by Holm",
+        f"scored on split {result['split']}; intervals (95 %) over seeds and {_unit(result)}s; p values corrected by "
+        "Holm",
     ]
     return found + [f"not done: {name} ({why})" for name, why in result["unfinished"].items()]
+
+
+def _unit(result: Mapping[str, Any]) -> str:
+    """What scores are by."""
+    return next(iter(result["legs"].values()))["unit"]
 
 
 def text(result: Mapping[str, Any]) -> str:
     """For a terminal."""
     lines = [f"sweep {result['name']}: {result['workdir']}", *(f"  {note}" for note in notes(result))]
     for leg in result["legs"].values():
-        subjects, seeds = counted(leg["subjects"], "subject"), counted(len(leg["seeds"]), "seed")
+        subjects, seeds = counted(leg["subjects"], _unit(result)), counted(len(leg["seeds"]), "seed")
         lines += ["", f"{leg['what']}, {subjects}, {seeds}", tables.table(*ranking(leg, result["rank"]))]
         if result["rank"] == "reconstruction":
             lines += ["", tables.table(*by_mask(leg))]
@@ -133,6 +139,7 @@ def html(result: Mapping[str, Any]) -> str:
         notes=notes(result),
         said=said(result),
         parts=parts,
+        unit=_unit(result),
         plots=figures.interactive(result),
         version=__version__,
     )

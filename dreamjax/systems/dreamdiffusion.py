@@ -52,6 +52,7 @@ TRAINABLE = {
     "cross_attention": r"(.*/)?attn2/.*",
     "cross_attention_and_norm": r"(.*/)?(attn2|blocks/norm2)/.*",
     "all": r".*",
+    "none": r"(?!)",  # the encoder and the maps alone
 }
 
 
@@ -73,7 +74,7 @@ class ModelConfig:
     path: str = ""  # folder or hub id of a Stable Diffusion pipeline
     variant: str | None = None  # of its weights, such as fp16
     architecture: str = ""  # published sizes by name, without weights: to plan a run, not to train one
-    trainable: Literal["cross_attention", "cross_attention_and_norm", "all"] = "cross_attention"  # of the U-Net
+    trainable: Literal["cross_attention", "cross_attention_and_norm", "all", "none"] = "cross_attention"  # of the U-Net
     hidden: int = 64  # of the map over tokens
     time_condition: bool = False  # the context is also added to the U-Net's time embedding
     context_tokens: int = 0  # of a model without a text encoder, and so without guidance; 0: as the text encoder has it
@@ -236,6 +237,8 @@ class DreamDiffusion:
         """(what is trained, what is frozen) of all parameters: {"encoder", "conditioner", "unet", …}."""
         pattern = TRAINABLE[self.config.model.trainable]
         trained = params | {"unet": keep(params["unet"], pattern)}
+        if not trained["unet"]:
+            del trained["unet"]
         frozen = {"unet": keep(params["unet"], pattern, but=True)} if self.config.model.trainable != "all" else {}
         if not self.config.encoder.trainable:
             frozen["encoder"] = trained.pop("encoder")
@@ -294,7 +297,8 @@ class DreamDiffusion:
         )
         groups = ["params", *(["ema"] if self.config.optim.ema_decay is not None else [])]
         left = ["frozen/unet"] if self.config.model.trainable != "all" else []
-        found: dict[str, WeightSource] = dict.fromkeys([*(f"{g}/unet" for g in groups), *left], fill)
+        trained = [f"{g}/unet" for g in groups] if self.config.model.trainable != "none" else []
+        found: dict[str, WeightSource] = dict.fromkeys([*trained, *left], fill)
         if self.guided:
             found["frozen/nothing"] = self.empty_caption
         if self.config.encoder.path and self.config.encoder.start == "weights":
@@ -364,7 +368,7 @@ class DreamDiffusion:
             context = jnp.where(dropped[:, None, None], frozen["nothing"], context)
         offset = self.time_offset(params, context)
         network, arguments = self.unet
-        unet = network.bind(arguments, merged(params["unet"], frozen.get("unet", {})))
+        unet = network.bind(arguments, merged(params.get("unet", {}), frozen.get("unet", {})))
 
         def predict(x: Array, t: Array, context: Array) -> Array:
             return unet(x, t, context, time_offset_BxE=offset)

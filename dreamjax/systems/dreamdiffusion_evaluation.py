@@ -64,7 +64,7 @@ def evaluate(
     found = dreamer.trials(request.split, request.input)
     own = eeg_to_image.chosen(found, request)
     side = dreamer.side(request)
-    asked = _seen(found, own, side)
+    asked = trials_seen(found, own, side)
     folder = epath.Path(out or f"{workdir}/evaluation")
     if not out:
         _refuse_to_lose(folder, run, request, len(own))
@@ -198,7 +198,7 @@ def _remember(run: runs.Run, request: Request, result: Mapping[str, Any]) -> Non
     atomic.write_text(path, before + json.dumps(entry) + "\n")
 
 
-def _seen(found: Any, own: np.ndarray, side: int) -> Trials:
+def trials_seen(found: Any, own: np.ndarray, side: int) -> Trials:
     """The trials as `decoding` has them."""
     judged, place = np.unique(found.picture[own], return_inverse=True)
     labels = {int(found.picture[trial]): found.label[trial] for trial in own}

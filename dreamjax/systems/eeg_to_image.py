@@ -66,7 +66,7 @@ class Dreamer:
         places = sharding.shardings(frozen_shapes, mesh)
         frozen = {name: _filled(task, name, frozen_shapes, places) for name in frozen_shapes}
         params = jax.device_put(run.params, sharding.shardings(run.params, mesh))
-        unet = Part(network, computed, _placed(merged(params.pop("unet"), frozen.pop("unet", {})), mesh))
+        unet = Part(network, computed, _placed(merged(params.pop("unet", {}), frozen.pop("unet", {})), mesh))
         model = LatentDiffusion.open(
             task.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet, text=task.guided
         )

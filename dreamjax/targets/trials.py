@@ -273,6 +273,8 @@ def open_stream(data: DataConfig, target: TargetConfig, split: str, folders: Fol
     `folders`: of the part vae. Raises UserError as `trials`, for a damaged picture, and for a vision model that is not
     there.
     """
+    if data.fraction < 1:
+        raise UserError(f"data.fraction is {data.fraction}, but stage B reads all trials of its split: leave it at 1")
     training = split == "train"
     found = trials(data, target, split, seed=seed, training=training)
     mesh = meshes.make(MeshConfig())

@@ -76,6 +76,24 @@ def test_a_training_epoch_is_every_window_once_and_the_next_is_shuffled_anew(cor
     assert [other[i] for i in range(n)] not in epochs
 
 
+def test_a_share_of_the_windows_is_the_same_for_every_seed_and_lies_in_larger_shares(corpora):
+    """Of each corpus; what is scored stays whole."""
+
+    def read(fraction, count, seed=3):
+        stream = stream_of(corpora, "a", "b", fraction=fraction, seed=seed, samples=TIME)
+        assert len(stream) == count
+        rows = stream.examples.rows(np.arange(2 * count, dtype=np.uint64))["signal"]  # two training epochs
+        return {row.tobytes() for row in rows}
+
+    found = {}
+    for fraction, count in ((0.25, 5 + 2), (0.5, 10 + 3), (1.0, 21 + 6)):
+        found[fraction] = read(fraction, count)
+        assert len(found[fraction]) == count
+        assert read(fraction, count, seed=4) == found[fraction]
+    assert found[0.25] < found[0.5] < found[1.0]
+    assert len(stream_of(corpora, "a", split="val", training=False, fraction=0.25)) == 7
+
+
 def test_large_corpora_are_shuffled_whole_too(monkeypatch):
     """Grain's constant-memory shuffle, used from 2^16 records on: each once an epoch, in another order each epoch."""
     monkeypatch.setattr(mixture, "SMALL", 0)
@@ -147,6 +165,10 @@ def test_mistakes_are_one_sentence(corpora):
         pipeline.open_stream(pipeline.DataConfig(), "train", seed=0, training=True)
     with pytest.raises(UserError, match="a batch of 6 does not divide among 4 processes"):
         stream_of(corpora, "a").batches(batch_size=6, processes=4)
+    with pytest.raises(ValueError, match=r"data\.fraction is 0, but it is a share above 0"):
+        config_of(corpora, "a", fraction=0)
+    with pytest.raises(ValueError, match=r"data\.shift reads on into windows that data\.fraction leaves out"):
+        config_of(corpora, "a", fraction=0.5, shift=True)
     with pytest.raises(ValueError, match=r"data\.weights has 1 entries for 2 paths"):
         config_of(corpora, "a", "b", weights=(1.0,))
 

@@ -11,7 +11,7 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
-from dreamjax.sweeps import description, driving, expanding, packs, parts, points, scoring
+from dreamjax.sweeps import deaths, description, driving, expanding, packs, parts, points, scoring
 from dreamjax.systems import runs
 from tests.sweeps.conftest import RATIOS, refused, scores, swept
 
@@ -251,7 +251,8 @@ def test_two_processes_share_a_sweep(config, capsys, tmp_path):
 
 
 @pytest.mark.long
-def test_a_part_that_is_killed_is_started_again_and_its_point_has_failed_once(config, tmp_path):
+def test_a_part_that_is_killed_is_started_again_and_goes_on(config, tmp_path):
+    """A kill is no failure of the point."""
     path = config(seeds=(0, 1), steps=400)
     words = ["--config", path, "--workdir", str(tmp_path / "out"), "--config.compare=examples", "--processes", "2"]
     parent = subprocess.Popen([sys.executable, "-m", "dreamjax", "sweep", *words], stdout=subprocess.PIPE, text=True)
@@ -261,5 +262,23 @@ def test_a_part_that_is_killed_is_started_again_and_its_point_has_failed_once(co
     os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
     assert parent.wait() == 0
     assert len(scores(tmp_path / "out")) == 4
-    [failed] = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("points/*/failed.json")]
-    assert failed["sentences"] == ["its process was ended by SIGKILL, as by a machine out of memory"]
+    assert not list((tmp_path / "out").glob("points/*/failed.json"))
+
+
+def test_a_point_at_which_processes_die_has_failed(config, capsys, tmp_path, instant):
+    """Killed with nothing saved in between, as by a machine out of memory; with something saved it was a kill."""
+    path = config('axes.values("mask.ratio", 0.25, 0.75)', steps=100)
+    words = ["--config", path, "--workdir", str(tmp_path / "out")]
+    first, second = found = expanding.expand(description.load(path, []), None)
+    points.claim(tmp_path / "out", description.load(path, []), found)
+    for point, saved in ((first, 0), (second, 7)):  # notes of processes that were killed when so many steps were saved
+        place = points.Place.of(tmp_path / "out", point)
+        place.begin(point)
+        note = {"deaths": deaths.LIMIT - 1, "reached": [0, *([saved] * len(point.steps))]}
+        (place.folder / "begun.json").write_text(json.dumps(note))
+    assert swept(capsys, *words)["done"] == 2
+    failed = {
+        path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("points/*/failed.json")
+    }
+    assert failed == {first.name: {"sentences": [deaths.SENTENCE]}}
+    assert not list((tmp_path / "out").glob("points/*/begun.json"))

@@ -1,0 +1,180 @@
+"""K points of a sweep trained as one program against K one after another, in one run; and what a pod would gain.
+
+    python benchmarks/together.py                                  # tiny, 8 points, on this machine's CPU
+    python benchmarks/together.py --preset small --points 4
+    python benchmarks/together.py --pod v5e-64 --points 64         # predicted too, from compiled programs
+
+Prints one JSON object: milliseconds in which every point has done a step (median, and the range over rounds), of the
+points one after another on all of the machine, of all as one program on one device and on a device per core, and of
+PyTorch: one after another, and as one under torch.func.vmap. Ratios are taken round by round. With --pod the program of
+one point over the whole pod and that of all points, each on chips of its own, are compiled for it, and the times
+between which a step must lie are predicted from what they compute, read and send (docs/scaling.md).
+"""
+
+import argparse
+import functools
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from common import CORES, Step, interleaved, machine, on_gpu, summary, timed, training_step
+from pretrain import batch_of, comparable, torch_step
+
+from dreamjax.planning.jobs import TrainingStep
+
+ROUNDS, STEPS = 7, 5
+
+
+def points(config: Any, count: int) -> list[Any]:
+    """Runs that differ in their seed and their rate."""
+    rates = np.geomspace(1e-4, 1e-2, count)
+    return [
+        replace(config, seed=i, optim=replace(config.optim, learning_rate=float(rate)), train=_plain(config))
+        for i, rate in enumerate(rates)
+    ]
+
+
+def _plain(config: Any) -> Any:
+    return replace(config.train, eval_every=0, picture_every=0, microbatches=1)
+
+
+def as_one(found: list[Any], devices: int) -> tuple[Step, float]:
+    from dreamjax.parallel.mesh import MeshConfig
+    from dreamjax.sweeps import vectorised
+    from dreamjax.systems import registry
+
+    one = found[0]
+    rows = one.train.batch_size * len(found)
+    data = batch_of(one.model.channels, one.data.samples, rows)
+    task = vectorised.make([registry.build(config) for config in found], found)
+    return training_step(task, MeshConfig(data=devices), data, devices)
+
+
+def one_after_another(steps: list[Step]) -> Step:
+    def run(count: int) -> None:
+        for step in steps:
+            step(count)
+
+    return run
+
+
+def torch_as_one(config: Any, count: int, device: str) -> Step:
+    """The twin's parameters stacked, its gradients by vmap over them, one fused AdamW for all."""
+    import torch
+    from torch_twin import MaskedAutoencoder, Shape
+
+    m = config.model
+    sizes = (m.dim, m.depth, m.heads, m.mlp_ratio, m.decoder_dim, m.decoder_depth, m.decoder_heads)
+    shape = Shape(m.channels, config.data.samples, m.patch, *sizes, config.mask.ratios[0])
+    torch.set_num_threads(CORES)
+    models = [MaskedAutoencoder(shape).to(device) for _ in range(count)]
+    params, buffers = torch.func.stack_module_state(models)
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    base = MaskedAutoencoder(shape).to("meta")
+    rows = batch_of(m.channels, config.data.samples, config.train.batch_size * count)["signal"]
+    signal = torch.from_numpy(rows).to(device).reshape(count, config.train.batch_size, m.channels, -1)
+    optimiser = torch.optim.AdamW(leaves.values(), lr=1e-3, fused=True)
+
+    def loss(own: Any, fixed: Any, x: Any) -> Any:
+        return torch.func.functional_call(base, (own, fixed), (x,))
+
+    each = torch.func.vmap(loss, randomness="different")
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            optimiser.zero_grad(set_to_none=True)
+            each(leaves, buffers, signal).sum().backward()
+            optimiser.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+@dataclass(frozen=True)
+class Together(TrainingStep):
+    """A step of all points as one, for `plan`. `config`: of the first."""
+
+    others: tuple[Any, ...] = ()
+
+    @functools.cached_property
+    def task(self) -> Any:
+        from dreamjax.sweeps import vectorised
+        from dreamjax.systems import registry
+
+        return vectorised.make([registry.build(one) for one in self.others], self.others)
+
+    def __post_init__(self) -> None:
+        """Its examples are those of its points."""
+
+    @property
+    def examples(self) -> int:
+        return self.config.train.batch_size * len(self.others)
+
+    def trace(self, mesh: Any) -> Any:
+        from dreamjax.planning import ahead
+
+        return ahead.trace_step(self.task, mesh, self.examples, self.task.tasks[0].example())
+
+
+def predicted(found: list[Any], name: str) -> dict[str, Any]:
+    """Milliseconds a step of all points on a pod: one after another over all of its chips, and each on its own."""
+    from dreamjax.planning import plan, pods
+
+    pod = pods.pod(name)
+    alone = plan.plan(TrainingStep(found[0]), pod)["seconds"]
+    together = plan.plan(Together(found[0], tuple(found)), pod)["seconds"]
+    told = {"one after another": [len(found) * alone[end] for end in ("low", "high")]}
+    told["as one"] = [together[end] for end in ("low", "high")]
+    gain = [told["one after another"][i] / told["as one"][i] for i in range(2)]
+    return {
+        "pod": pod.name,
+        "ms_per_step": {how: [round(1e3 * x, 3) for x in ends] for how, ends in told.items()},
+        "times_faster": [round(x, 2) for x in gain],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--points", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=32, help="windows of each point")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps per round and contestant")
+    parser.add_argument("--pod", default="", help="such as v5e-64: predict it there too (TPU's compiler)")
+    args = parser.parse_args()
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", CORES)
+    from dreamjax.systems import registry
+
+    found = points(comparable(args.preset, args.batch, "float32", unroll=False), args.points)
+    one, gpu = found[0], on_gpu()
+    data = batch_of(one.model.channels, one.data.samples, args.batch)
+    made = [training_step(registry.build(config), config.train.mesh, data) for config in found]
+    whole, compile_s = as_one(found, 1)
+    contestants: dict[str, Step] = {"dreamjax, one after another": one_after_another([step for step, _ in made])}
+    contestants["dreamjax, as one"] = whole
+    if not gpu and CORES > 1 and args.points % CORES == 0:
+        contestants["dreamjax, as one, a device per core"], _ = as_one(found, CORES)
+    device = "cuda" if gpu else "cpu"
+    twins = [torch_step(config, device, compiled=False) for config in found]
+    contestants["torch eager, one after another"] = one_after_another(twins)
+    contestants["torch.func.vmap"] = torch_as_one(one, args.points, device)
+    times = interleaved({name: timed(step) for name, step in contestants.items()}, args.rounds, args.steps)
+    flops = registry.build(one).flops_per_example() * args.batch * args.points
+    facts = machine() | {
+        "preset": args.preset,
+        "points": args.points,
+        "batch": args.batch,
+        "gflop_per_step": round(flops / 1e9, 2),
+        "compile_s": {"each alone": [round(s, 1) for _, s in made], "as one": round(compile_s, 1)},
+    }
+    if args.pod:
+        facts["predicted"] = predicted(found, args.pod)
+    print(json.dumps(facts | {"contestants": summary(times, flops)}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
