@@ -142,7 +142,7 @@ def report(workdir: str) -> dict[str, Any]:
         "split": sweep["score"]["split"],
         "rank": rank,
         "legs": {leg: _leg(workdir, finding, groups, sweep.get("scaling", "")) for leg, finding in found.items()},
-        "cost": cost(groups),
+        "cost": cost(groups) | _of_encoders(workdir),
         "unfinished": unfinished(workdir),
         "commands": {
             f"{group.name}, seed {seed}": f"dreamjax train --config {_file(workdir, about)} --workdir RUN"
@@ -301,6 +301,12 @@ def cost(groups: Sequence[Group]) -> dict[str, Any]:
         "programs": sum(one["programs"] for one in each),
         "from_cache": sum(one["from_cache"] for one in each),
     }
+
+
+def _of_encoders(workdir: str) -> dict[str, Any]:
+    """Of what points of stage B build on, where they do: how many, and their seconds."""
+    each = [_json(path)["seconds"] for path in (epath.Path(workdir) / "shared" / "encoders").glob("*/seconds.json")]
+    return {"encoders": len(each), "encoder_seconds": sum(each)} if each else {}
 
 
 def unfinished(workdir: str) -> dict[str, str]:

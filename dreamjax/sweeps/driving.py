@@ -161,7 +161,9 @@ def _built_on(workdir: str, point: Point) -> Any:
     where = encoders.folder(workdir, point.encoder)
     if not encoders.is_ready(where, point.encoder):
         log.info("pretraining the encoder %s of %s", where.name, point.name)
-        _stop_where_told(runs.train(point.encoder, str(where)))
+        result = runs.train(point.encoder, str(where))
+        _stop_where_told(result)
+        encoders.remember(where, _seconds(result))
     return encoders.placed(workdir, point.config, point.encoder)
 
 
@@ -248,8 +250,7 @@ class Measured:
             measured = scoring.measure(folder, sweep.settings.score, epath.Path(workdir) / "shared")
         if measured["step"] != steps:
             raise UserError(f"{folder}: step {steps} is damaged; delete the folder, and it is trained again")
-        told = result["time"]["seconds"]  # over all attempts, of which a restart is nobody's work
-        self.seconds[folder] = (sum(told.values()) - told.get("restart", 0.0)) / self.shared
+        self.seconds[folder] = _seconds(result) / self.shared
         self.cost["scoring"] += time.monotonic() - began
         self.by_steps[steps] = measured
         Place.of(workdir, self.point).measured(
@@ -261,6 +262,12 @@ class Measured:
         legs = {leg: self.by_steps[steps] for leg, steps in self.point.legs.items()}
         more = {"flop": self.point.cost(), "together": self.shared, "devices": jax.device_count()}
         return {"legs": legs, "cost": self.cost | {"seconds": sum(self.seconds.values())} | more}
+
+
+def _seconds(result: dict[str, Any]) -> float:
+    """Of a run, over all attempts, of which a restart is nobody's work."""
+    told = result["time"]["seconds"]
+    return sum(told.values()) - told.get("restart", 0.0)
 
 
 def told(problem: BaseException) -> str:

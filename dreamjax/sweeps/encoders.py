@@ -6,12 +6,14 @@
 
 import dataclasses
 import hashlib
+import json
 from typing import Any
 
 from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
+from dreamjax.storage import atomic
 from dreamjax.systems.dreamdiffusion import SHARED, DreamDiffusionConfig
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.training import checkpoints
@@ -38,6 +40,11 @@ def folder(workdir: epath.PathLike, encoder: Any) -> epath.Path:
 
 def is_ready(where: epath.Path, encoder: Any) -> bool:
     return encoder.train.steps in checkpoints.committed_steps(where / "checkpoints")
+
+
+def remember(where: epath.Path, seconds: float) -> None:
+    """What an encoder took, of the points together."""
+    atomic.write_text(where / "seconds.json", json.dumps({"seconds": seconds}))
 
 
 def placed(workdir: epath.PathLike, config: Any, encoder: Any | None) -> Any:

@@ -53,13 +53,12 @@ class Search:
         return [trial for trial in self.trials if trial.state.is_finished()]
 
     def points(self) -> list[Point]:
-        """Of all values that were asked for so far, or of this part's."""
+        """Of all values that were asked for so far, or by this part; not of those that are half chosen."""
         found: list[Point] = []
         for trial in self.trials:
-            with contextlib.suppress(
-                UserError
-            ):  # values that do not go together, or that a killed call had half chosen
-                found += self.of(trial.params) if trial.params and self._own(trial) else []
+            if trial.params and (self.part is None or trial.user_attrs.get("part") == _label(self.part)):
+                with contextlib.suppress(UserError):
+                    found += self.of(trial.params)
         return found
 
     def of(self, chosen: Mapping[str, Any]) -> list[Point]:
@@ -67,9 +66,6 @@ class Search:
         known = {axis.name: _short(chosen[axis.name]) for axis in self.sweep.axes if axis.name in chosen}
         made = points.make(self.sweep, [known], self.budget)
         return [with_rungs(point, self.sweep.settings.halvings) for point in made]
-
-    def _own(self, trial: Any) -> bool:
-        return self.part is None or trial.number % self.part[1] == self.part[0]
 
     def next(self) -> Any:
         """The trial that a killed call was at, else a new one; None once there are as many as the sweep has points."""
@@ -91,7 +87,8 @@ class Search:
     def _mine(self, trial: Any) -> bool:
         """Whether a trial that is not ended was left by this part, or by parts that are dealt otherwise now."""
         label, own = trial.user_attrs.get("part", "all"), _label(self.part)
-        return label == own or (label.partition("/")[2] != own.partition("/")[2] and self._own(trial))
+        dealt = self.part is None or trial.number % self.part[1] == self.part[0]
+        return label == own or (label.partition("/")[2] != own.partition("/")[2] and dealt)
 
 
 def _short(value: Any) -> Any:

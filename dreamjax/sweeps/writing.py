@@ -95,6 +95,12 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         f"scored on split {result['split']}; intervals (95 %) over seeds and {_unit(result)}s; p values corrected by "
         "Holm",
     ]
+    if "encoders" in cost:
+        found.insert(
+            1,
+            f"{counted(cost['encoders'], 'encoder')} were pretrained for all of them, in "
+            f"{cost['encoder_seconds'] / 3600:.2g} hours beside",
+        )
     return found + [f"not done: {name} ({why})" for name, why in result["unfinished"].items()]
 
 
