@@ -145,15 +145,16 @@ def get_config():
 """
 
 
-def test_a_sweep_is_an_array_of_jobs_that_are_preempted_and_go_on(cluster, shards, tmp_path):
+def test_a_sweep_is_an_array_of_jobs_that_are_preempted_and_go_on(cluster, tmp_path):
     """Each job runs its part, is queued again by itself, and continues its point."""
     config, workdir = tmp_path / "sweep.py", tmp_path / "out"
-    config.write_text(SWEEP.format(shards=shards))
+    config.write_text(SWEEP.format(shards=make_shards(tmp_path / "shards", subjects=6, windows=8)))
     words = ("--topology", "cpu-1", "--name", "ratios", "--partition", "low", "--cpus", "1", "--parts", "2")
     job = submitted(cluster, tmp_path, *words, "--", "sweep", "--config", str(config), "--workdir", str(workdir))
     ends = time.monotonic() + 120
     while len(list(workdir.glob("points/*/run/metrics.jsonl"))) < 2:
         assert time.monotonic() < ends, cluster.logs()
+        assert cluster.job(f"{job}_0")["JobState"] != "FAILED", (tmp_path / f"ratios-{job}_0.log").read_text()
         time.sleep(0.1)
     more = cluster.run("sbatch", "--parsable", "-p", "high", "-n", "2", "--wrap", "sleep 1", cwd=tmp_path).strip()
     cluster.wait(more, "COMPLETED", within_s=120)
