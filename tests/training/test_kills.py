@@ -19,8 +19,10 @@ SETTINGS = {"steps": STEPS, "eval_every": 15, "log_every": 2, "checkpoint": Chec
 
 
 def logged_step(workdir):
+    """The last one whose line is whole: another process may be writing the next."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()
     return json.loads(lines[-1])["step"] if lines else 0
 
 
