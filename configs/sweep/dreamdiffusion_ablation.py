@@ -68,7 +68,13 @@ def get_config(sizes: Literal["paper", "small"] = "paper") -> ConfigDict:
         pretrain=pretrain,
         seeds=(0, 1, 2),
         compare=("examples",),
-        score={"rank": "pictures", "windows": None, "guidance": 1.0, "samples": 1 if small else 5},
+        score={
+            "rank": "pictures",
+            "windows": None,
+            "ways": None if small else 50,
+            "guidance": 1.0,
+            "samples": 1 if small else 5,
+        },
     )
 
 

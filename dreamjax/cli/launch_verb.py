@@ -177,13 +177,13 @@ def _script(args: argparse.Namespace) -> str:
 
 
 def _parts(args: argparse.Namespace) -> int | None:
-    """Of a sweep: as many as were asked for, or as it has packs of points."""
-    if args.parts or args.command[:1] != [IN_PARTS]:
+    """Of a sweep: as many as were asked for, or as it has points that go alone."""
+    if args.command[:1] != [IN_PARTS]:
         return args.parts
     from dreamjax.cli import main as cli
     from dreamjax.cli import sweep_verb
 
-    return sweep_verb.packs_of(cli.parsed(args.command))
+    return sweep_verb.jobs(cli.parsed(args.command), args.parts)
 
 
 def _variables(pairs: list[str]) -> dict[str, str]:

@@ -57,6 +57,9 @@ def _search(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) 
 
     if args.dry_run:
         return searching.outlook(sweep, args.workdir)
+    searching.check_place(args.workdir)
+    if sweep.pretrain is not None and (args.processes or part):
+        raise UserError("parts of a search over pretrain would train one encoder at once: run it in one process")
     driving.prepare(sweep, args.workdir, searching.sample(sweep))
     if not args.processes:
         return searching.run(searching.open_(sweep, args.workdir, part))
@@ -70,14 +73,19 @@ def _search(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) 
     return searching.standing(search, before, time.monotonic() - started) | {"exit_code": code}
 
 
-def packs_of(args: argparse.Namespace) -> int:
-    """How many jobs a sweep would be, each of one point or of those that are trained as one."""
-    from dreamjax.sweeps import description, expanding, packs
+def jobs(args: argparse.Namespace, wanted: int | None) -> int:
+    """How many jobs a sweep is: `wanted`, else one for each point, or for those of one program or one encoder."""
+    from dreamjax.sweeps import description, expanding, parts, searching
 
     sweep = description.load(args.config, args.overrides)
     if sweep.settings.search == "tpe":
-        raise UserError("points of a search follow from one another: say in how many jobs at once it looks, --parts N")
-    return len(packs.chunks(expanding.expand(sweep, None), sweep.settings.together))
+        searching.check_place(args.workdir)
+        if wanted is None:
+            raise UserError("points of a search follow from one another: say how many jobs look at once, --parts N")
+        if wanted > 1 and sweep.pretrain is not None:
+            raise UserError("parts of a search over pretrain would train one encoder at once: give --parts 1")
+        return wanted
+    return wanted or len(parts.groups(expanding.expand(sweep, None), sweep.settings.together))
 
 
 def _words(args: argparse.Namespace) -> list[str]:

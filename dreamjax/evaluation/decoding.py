@@ -165,17 +165,40 @@ def check_ways(judge: Judge, trials: Trials, ways: int | None) -> None:
     semantic.n_way(np.asarray(judge.probabilities(trials.true[:1])), np.zeros(1, int), ways or 2)
 
 
-def named(judge: Judge, trials: Trials, sources: Mapping[str, Pictures], ways: int | None) -> Column:
-    """How often a classifier names what was made as it names what was seen, among `ways` of its classes."""
+def named(judge: Judge, trials: Trials, sources: Mapping[str, Pictures], ways: int | None, control: str = "") -> Column:
+    """How often a classifier names what was made as it names what was seen, among `ways` of its classes.
+
+    `control`: a further source by this name, the same pictures of the model held against what *other* trials saw: the
+    mean over all trials of other pictures, which a painter gets who knows the pictures but not the trial.
+    """
     assert judge.probabilities is not None
-    target = np.asarray(judge.probabilities(trials.true)).argmax(1)[trials.own]
+    seen = np.asarray(judge.probabilities(trials.true)).argmax(1)
+    target = seen[trials.own]
     values = {}
     for source, made in sources.items():
         each = [np.asarray(judge.probabilities(made[:, s])) for s in range(made.shape[1])]
         classes = each[0].shape[1]
         values[source] = np.mean([semantic.n_way(p, target, ways or classes) for p in each], axis=0)
     n = ways or classes
+    if control:
+        values[control] = _others(judge, trials, sources[MODEL], seen, n)
     return Column(f"{n}-way top-1, {judge.name}", values, 1 / n)
+
+
+def _others(
+    judge: Judge, trials: Trials, made: Pictures, seen: Int[np.ndarray, "m"], ways: int
+) -> Float[np.ndarray, "n"]:
+    """Each trial's N-way accuracy held against the pictures of the other trials; NaN where all saw the same."""
+    assert judge.probabilities is not None
+    shown = np.bincount(trials.own, minlength=len(seen)).astype(float)  # trials of each picture
+    each = np.zeros((len(made), len(seen)))
+    for s in range(made.shape[1]):
+        p = np.asarray(judge.probabilities(made[:, s]))
+        by_class = {c: semantic.n_way(p, np.full(len(p), c), ways) for c in np.unique(seen)}
+        each += np.stack([by_class[c] for c in seen], axis=1) / made.shape[1]
+    weight = np.where(np.arange(len(seen))[None] == trials.own[:, None], 0.0, shown[None])
+    with np.errstate(invalid="ignore"):
+        return (each * weight).sum(1) / weight.sum(1)
 
 
 # ----------------------------------------------------------------------------------------------------------- intervals

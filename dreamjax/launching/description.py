@@ -17,7 +17,8 @@ CPU = Chip(name="cpu", flops=0, usable=0, bandwidth=0, link=0, axes=1, network=0
 OWN = {variables.COORDINATOR, variables.COUNT, variables.INDEX, variables.LOCAL_DEVICES}
 PLACES = (
     *("--workdir", "--out", "--config.data.path", "--config.data.folder", "--config.train.compile_cache"),
-    *("--config.base.data.path", "--config.base.train.compile_cache"),
+    *("--config.base.data.path", "--config.base.train.compile_cache", "--config.pretrain.data.path"),
+    *("--config.base.target.folder", "--config.score.classifier"),
 )
 VERBS = ("train", "generate")  # which run as several processes
 IN_PARTS = "sweep"  # which runs as several jobs that know nothing of one another

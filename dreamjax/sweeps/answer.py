@@ -114,12 +114,13 @@ def find(groups: Sequence[Group], leg: str, rank: str) -> Finding:
 def _beats_zero(group: Group, leg: str, seeds: Sequence[int]) -> bool:
     """Whether the squared errors of its runs, over all masks, are below those of predicting zero.
 
-    Of pictures, whether they are named better than by guessing.
+    Of pictures, whether they are named rather as what was seen than as what other trials saw, by an interval.
     """
     model = zero = 0.0
-    made = [group.leg(leg, seed)["pictures"] for seed in seeds if "pictures" in group.leg(leg, seed)]
+    made = [group.leg(leg, seed)["pictures"]["scores"] for seed in seeds if "pictures" in group.leg(leg, seed)]
     if made:
-        return float(np.mean([np.mean(list(one["scores"].values())) - one["chance"] for one in made])) > 0
+        found = comparing.mean(np.array([[one[name] for name in sorted(made[0])] for one in made]))
+        return found.low > 0 if found.known else found.estimate > 0
     for seed in seeds:
         for one in group.leg(leg, seed).get("reconstruction", {}).values():
             variance = np.array(one["variance"])
@@ -165,7 +166,7 @@ def _leg(workdir: str, found: Finding, groups: Sequence[Group], along: str) -> d
         row: dict[str, Any] = {
             "point": name,
             "values": dict(group.values),
-            "score": _interval(comparing.mean(table).within(-math.inf if found.rank == "reconstruction" else 0, 1)),
+            "score": _interval(comparing.mean(table).within(0 if found.rank == "probe" else -math.inf, 1)),
             "by_seed": table.mean(1).tolist(),
             "masks": _masks(group, found),
             **_own(group, found),
@@ -192,7 +193,7 @@ def _leg(workdir: str, found: Finding, groups: Sequence[Group], along: str) -> d
         "left_out": [g.name for g in groups if g.name not in found.tables and g.name not in found.untrained],
         "baselines": baselines(workdir, groups, found.leg),
         "scaling": laws,
-        "statements": [*statements(found, kind["unit"]), *_of_laws(found.leg, along, laws)],
+        "statements": [*statements(found, kind["unit"]), *_of_laws(found.leg, along, laws), *_notes(groups, found)],
     }
 
 
@@ -213,6 +214,15 @@ def _of_laws(leg: str, along: str, laws: Sequence[Mapping[str, Any]]) -> list[st
         return [f"{LEGS[leg]}: no power law along {along}, which takes {scaling.FEWEST} sizes that are trained"]
     told = [", ".join(filter(None, (f"along {one['axis']}", one["where"]))) for one in laws]
     return [f"{LEGS[leg]}, {what}: {one['says']}" for what, one in zip(told, laws, strict=True)]
+
+
+def _notes(groups: Sequence[Group], found: Finding) -> list[str]:
+    """What runs say of themselves, with whose runs do."""
+    said: dict[str, list[str]] = {}
+    for group in groups:
+        for note in {note for seed in group.runs for note in group.leg(found.leg, seed).get("notes", ())}:
+            said.setdefault(note, []).append(group.name)
+    return [f"{'; '.join(names)}: {note}" for note, names in said.items()]
 
 
 def _masks(group: Group, found: Finding) -> dict[str, Any]:
@@ -237,6 +247,9 @@ def _own(group: Group, found: Finding) -> dict[str, Any]:
         "flop": None if flop is None else flop * legs[0]["examples"],
         "own_explained": None if None in own else float(np.mean([x for x in own if x is not None])),
     }
+    if all("pictures" in leg for leg in legs):
+        named = np.array([[leg["pictures"]["accuracy"][who] for who in found.subjects] for leg in legs])
+        out["accuracy"] = _interval(comparing.mean(named).within(0, 1))
     if all("probe" in leg for leg in legs):
         people = sorted(set.intersection(*(set(leg["probe"]) for leg in legs)))
         if people:
@@ -262,7 +275,7 @@ def statements(found: Finding, unit: str = "subject") -> list[str]:
     said = []
     names, where = list(found.tables), LEGS[found.leg]
     if found.untrained:
-        rival = "guessing" if found.rank == "pictures" else "the zero predictor"
+        rival = "what other trials saw" if found.rank == "pictures" else "the zero predictor"
         said.append(
             f"{where}: {len(found.untrained)} points do not beat {rival}, count as untrained and are not ranked: "
             f"{'; '.join(found.untrained)}"

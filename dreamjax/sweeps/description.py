@@ -49,6 +49,10 @@ class ScoreConfig:
             raise ValueError("score.labels are of a linear probe, and score.rank is pictures; leave them out")
         if self.rank != "pictures" and self.classifier:
             raise ValueError("score.classifier names pictures: set score.rank to pictures, or leave it out")
+        if self.ways is not None and self.ways < 2:
+            raise ValueError(f"score.ways is {self.ways}, but at least 2 classes are told apart (none: all)")
+        if min(self.samples, self.sampler_steps) < 1 or not self.guidance >= 0:
+            raise ValueError("score.samples and score.sampler_steps are at least 1, and score.guidance 0 or more")
         if self.patch is not None and self.patch < 1:
             raise ValueError(f"score.patch is {self.patch}, but it must be at least 1 (none: the model's patch)")
         if self.windows is not None and self.windows < 1:
@@ -93,6 +97,10 @@ class Settings:
             raise ValueError(f"retries is {self.retries}, but it must be 0 or more")
         if self.together < 1:
             raise ValueError(f"together is {self.together}, but it must be at least 1 (one after another)")
+        if self.scaling and self.score.rank != "reconstruction":
+            raise ValueError(
+                f"scaling fits errors of reconstruction, and score.rank is {self.score.rank}; leave it out"
+            )
         if self.hours is not None and not self.hours > 0:
             raise ValueError(f"hours is {self.hours}, but it must be positive (none: no end)")
 

@@ -66,6 +66,8 @@ def prepare(sweep: Sweep, workdir: str, found: Sequence[Point]) -> None:
         scored.check(config, sweep.settings.score)
         if sweep.settings.together > 1 and not isinstance(config, MaskedPretrainingConfig):
             raise UserError(f"together is for masked_pretraining; runs of {config.system} go one after another: set 1")
+    if any(point.encoder is not None and not point.encoder.data.path for point in found):
+        raise UserError("the pretraining before the sweep has no data: give --config.pretrain.data.path=SHARDS")
     if len({scored.seen_alike(point.config) for point in found}) > 1:
         raise UserError(f"{sweep.source}: an axis changes the windows that points are scored on (data.*)")
     points_.claim(workdir, sweep, found)
@@ -94,7 +96,8 @@ def standing(sweep: Sweep, workdir: str, found: Sequence[Point], before: int, se
 
 
 def _looks_alike(config: Any) -> tuple:
-    return (config.system, getattr(config, "data", None), getattr(config, "loss", None))
+    patch = getattr(getattr(config, "model", None), "patch", None)
+    return (config.system, getattr(config, "data", None), getattr(config, "loss", None), patch)
 
 
 def failures(workdir: str, found: Iterable[Point]) -> dict[str, str]:

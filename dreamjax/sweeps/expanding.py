@@ -25,7 +25,8 @@ def outlook(sweep: Sweep, found: Sequence[Point], workdir: str) -> dict[str, Any
     known = [(s["cost"]["flop"], s["cost"]["seconds"]) for s in scores if s is not None and s["cost"].get("flop")]
     spent = sum(seconds for _, seconds in known)
     rate = sum(flop for flop, _ in known) / spent if spent else None
-    left = [cost for cost, score in zip(costs, scores, strict=True) if score is None]
+    open_ = [Place.of(workdir, point).open(sweep.settings.retries) for point in found]
+    left = [cost for cost, still in zip(costs, open_, strict=True) if still]
     whole = None if None in left else float(sum(cost for cost in left if cost is not None))
     return {
         "name": sweep.settings.name,

@@ -32,11 +32,16 @@ def read(text: str) -> tuple[int, int]:
 def own(found: Sequence[Point], together: int, part: tuple[int, int]) -> list[Point]:
     """The points of a part: every N-th pack, whichever points are done; those of one encoder are not parted."""
     index, count = part
-    groups: dict[Any, list[Point]] = {}
+    return [point for number, group in enumerate(groups(found, together)) if number % count == index for point in group]
+
+
+def groups(found: Sequence[Point], together: int) -> list[list[Point]]:
+    """What is not parted: points that are trained as one, and those that build on one encoder."""
+    dealt: dict[Any, list[Point]] = {}
     for number, pack in enumerate(packs.chunks(found, together)):
         encoder = pack[0].encoder
-        groups.setdefault(number if encoder is None else configs.to_json(encoder), []).extend(pack)
-    return [point for number, group in enumerate(groups.values()) if number % count == index for point in group]
+        dealt.setdefault(number if encoder is None else configs.to_json(encoder), []).extend(pack)
+    return list(dealt.values())
 
 
 def here(words: Sequence[str], count: int, begun: Callable[[tuple[int, int]], Sequence[Place]]) -> int:

@@ -1,18 +1,20 @@
 """What a point of stage B is measured by: how often a trained classifier names its pictures as it names those seen.
 
 N-way top-1 accuracy in closed form (`evaluation.semantic`), of trials whose pictures no run has trained on, the same
-trials and the same noise for every point. Scores are by person; of fewer than five people by picture.
+trials and the same noise for every point; minus that of the same pictures held against what the other trials saw. A
+painter that knows which pictures there are, and nothing of the trial, has that difference at zero, whatever its own
+accuracy. Scores are by person; of fewer than five people by picture.
 """
 
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import decoding, judges
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.sweeps import scoring
 from dreamjax.sweeps.description import ScoreConfig
 from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, runs
 from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig
@@ -20,6 +22,7 @@ from dreamjax.systems.eeg_to_image import Dreamer, Request
 
 NOISE_SEED = 0  # of the pictures, whatever the run's seed
 FEWEST = 5  # people, for intervals over them
+OTHERS = "what other trials saw"
 
 
 def measure(workdir: str, score: ScoreConfig) -> dict[str, Any]:
@@ -33,23 +36,31 @@ def measure(workdir: str, score: ScoreConfig) -> dict[str, Any]:
     decoding.check_ways(classifier, asked, score.ways)
     made = np.stack(list(dreamer.pictures(found, own, request)))
     made = made.reshape(len(own), request.samples, *made.shape[1:])
-    column = decoding.named(classifier, asked, {decoding.MODEL: made}, score.ways)
+    column = decoding.named(classifier, asked, {decoding.MODEL: made}, score.ways, control=OTHERS)
     people = {int(place): found.person[trial] for place, trial in zip(asked.person, own, strict=True)}
     by_person = len(people) >= FEWEST
     units = asked.person if by_person else asked.own
-    values = column.values[decoding.MODEL]
     names = people if by_person else {int(i): f"picture {i}" for i in np.unique(units)}
+
+    def by_unit(values: np.ndarray) -> dict[str, float]:
+        return {name: float(np.nanmean(values[units == unit])) for unit, name in names.items()}
+
+    model, others = column.values[decoding.MODEL], column.values[OTHERS]
+    if np.isnan(others).all():
+        raise UserError(f"all trials of split {request.split} saw one picture: nothing tells a model from a habit")
     return {
         "step": run.step,
         "examples": run.examples,
         "split": request.split,
         "windows": len(own),
         "own": {},
+        "notes": dreamdiffusion_evaluation.pretrained(run.config, found, own),
         "pictures": {
-            "metric": column.name,
+            "metric": f"{column.name}, minus that of other trials' pictures",
             "chance": column.chance,
             "unit": "person" if by_person else "picture",
-            "scores": {name: float(values[units == unit].mean()) for unit, name in names.items()},
+            "accuracy": by_unit(model),
+            "scores": by_unit(model - others),
         },
     }
 
@@ -67,14 +78,18 @@ def check(config: Any, score: ScoreConfig) -> None:
             "pictures are scored by a trained classifier: give --config.score.classifier=FOLDER; without one there is "
             "no score"
         )
-    if not epath.Path(score.classifier).is_dir():
-        raise UserError(f"--config.score.classifier={score.classifier} is no folder")
+    if config.model.context_tokens and score.guidance != 1:
+        raise UserError("this model has no unconditional branch to be guided away from: set --config.score.guidance=1")
+    classifier = judges.open_classifier(score.classifier, meshes.make(MeshConfig()))
+    if score.ways is not None:
+        picture = np.zeros((1, config.target.resolution, config.target.resolution, 3), np.uint8)
+        decoding.check_ways(classifier, decoding.Trials(picture, *np.zeros((3, 1), int)), score.ways)
     _request(score)
 
 
 def seen_alike(config: Any) -> Any:
     """What must be equal for points to be scored on the same trials."""
-    return config.data, config.target
+    return scoring.as_scored(config.data), config.target
 
 
 def _request(score: ScoreConfig) -> Request:

@@ -202,15 +202,17 @@ def budget(workdir: epath.PathLike) -> float | None:
 def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) -> None:
     """Make a folder this sweep's. Raises UserError for one of another sweep, or of other data, naming what differs."""
     path, identity = epath.Path(workdir) / "sweep.json", json.loads(json.dumps(sweep.identity() | _of_data(sweep)))
-    if (there := read_json(path)) is not None:
+    folder = epath.Path(workdir)
+    holds = folder.exists() and any(not one.name.startswith(".") for one in folder.iterdir())
+    there = read_json(path)  # after looking: another part of the same sweep may be writing it
+    if there is None and holds:
+        raise UserError(f"{workdir} holds something else than a sweep (no sweep.json): choose another --workdir")
+    if there is not None:
         there.pop("budget", None)
         if different := changes(json.dumps(there), json.dumps(identity)):
             said = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in different.items()]
             raise UserError(f"{workdir} holds another sweep ({'; '.join(said[:4])}): choose another --workdir")
         return
-    folder = epath.Path(workdir)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{workdir} holds something else than a sweep (no sweep.json): choose another --workdir")
     folder.mkdir(parents=True, exist_ok=True)
     given = next((point.budget for point in found), None)
     atomic.write_text(path, json.dumps(identity | {"budget": given}, indent=1))
@@ -218,6 +220,7 @@ def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) ->
 
 def _of_data(sweep: Sweep) -> dict[str, Any]:
     """A hash of what each dataset of the base holds."""
-    paths = getattr(getattr(sweep.base, "data", None), "path", ())
+    both = [one for one in (sweep.base, sweep.pretrain) if one is not None]
+    paths = [path for one in both for path in getattr(getattr(one, "data", None), "path", ())]
     shards = {path: json.dumps(records.load_dataset(path)["shards"], sort_keys=True) for path in paths}
     return {"shards": {path: hashlib.sha256(text.encode()).hexdigest()[:16] for path, text in shards.items()}}

@@ -4,9 +4,10 @@
     error = floor + a x^-b    (Hoffmann et al. 2022, arXiv 2203.15556, section 3.3)
 
 The first is a straight line in logarithms and always has an answer; a floor is identified only where the curve bends
-within the sizes that were tried, so both are told. Intervals are percentiles of a bootstrap that draws people, and
-seeds where there are several, with replacement (Efron & Tibshirani 1993, chapter 13): errors of one person at all sizes
-stay together.
+within the sizes that were tried, so both are told. Intervals are those of every other score of a sweep (`comparing`):
+to first order b is a mean over seeds and people of
+
+    b + Σ_i (∂b / ∂ log e_i) (e_isk / e_i - 1),        e_isk the error at size i of seed s on person k, e_i its mean.
 """
 
 import math
@@ -19,9 +20,9 @@ from jaxtyping import Float
 from scipy import optimize
 
 from dreamjax.evaluation.bootstrap import LEVEL, Interval
+from dreamjax.sweeps import comparing
 
-DRAWS = 1000
-CURVES = 200  # of them, for the curve, which is fitted step by step
+STEP = 1e-3  # of a logarithm, for a difference in place of a derivative
 FEWEST = 3  # sizes, for a line with a residual
 FLOORED = 4  # sizes, for a curve of three numbers with one
 OPERATIONS = "operations an example"
@@ -38,9 +39,12 @@ class Law:
 
     def says(self) -> str:
         """In words, with what is not known."""
+        known = (
+            f" [{self.exponent.low:.3f}, {self.exponent.high:.3f}]" if self.exponent.known else ", no interval known,"
+        )
         told = (
-            f"error falls as size^-{self.exponent.estimate:.3f} [{self.exponent.low:.3f}, {self.exponent.high:.3f}] "
-            f"between the sizes that were tried; farthest point {100 * math.expm1(self.residual):.1f} % from the line"
+            f"error falls as size^-{self.exponent.estimate:.3f}{known} between the sizes that were tried; farthest "
+            f"point {100 * math.expm1(self.residual):.1f} % from the line"
         )
         if self.floored is None:
             return told
@@ -53,37 +57,40 @@ class Law:
         )
 
 
-def fit(
-    sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people"], seed: int = 0, level: float = LEVEL
-) -> Law:
+def fit(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people"], level: float = LEVEL) -> Law:
     """Raises ValueError for fewer than three sizes, and for errors that are not positive."""
     if len(set(sizes.tolist())) < FEWEST or not (sizes > 0).all():
         raise ValueError(f"a power law takes at least {FEWEST} positive sizes")
     means = errors.mean((1, 2))
     if not (means > 0).all():
         raise ValueError("a power law is of positive errors")
-    rng, (S, K) = np.random.default_rng(seed), errors.shape[1:]
-    floors = len(set(sizes.tolist())) >= FLOORED
-    seeds, people = rng.integers(S, size=(DRAWS, S)), rng.integers(K, size=(DRAWS, K))
-    drawn = errors[:, seeds[:, :, None], people[:, None, :]].mean((2, 3)).T  # draws, sizes
-    drawn = drawn[(drawn > 0).all(1)]
     slope, offset = line(sizes, means)
     residual = float(np.abs(np.log(means) - offset + slope * np.log(sizes)).max())
-    exponent = _interval(float(slope), line(sizes, drawn)[0], K, level)
+    apart = np.log(sizes) - np.log(sizes).mean()
+    exponent = _interval(slope, -apart / (apart @ apart), errors, level)
     found = None
-    if floors:
-        b, floor = curve(sizes, means)
-        each = np.array([curve(sizes, one) for one in drawn[:CURVES]])
-        found = (_interval(b, each[:, 0], K, level), _interval(floor, each[:, 1], K, level))
+    if len(set(sizes.tolist())) >= FLOORED:
+        fitted, gradient = curve(sizes, means), _gradient(sizes, means)
+        b, floor = (_interval(fitted[j], gradient[:, j], errors, level) for j in range(2))
+        found = (b, floor)
     return Law(exponent, math.exp(offset), residual, found)
 
 
-def line(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "*many n"]) -> tuple[Any, Any]:
+def _gradient(sizes: Float[np.ndarray, "n"], means: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
+    """Of the curve's (b, floor) with respect to the logarithm of each error."""
+    rows = []
+    for i in range(len(means)):
+        up, down = (means * np.exp(sign * STEP * np.eye(len(means))[i]) for sign in (1, -1))
+        rows.append((np.array(curve(sizes, up)) - np.array(curve(sizes, down))) / (2 * STEP))
+    return np.array(rows)
+
+
+def line(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> tuple[float, float]:
     """(b, log a) by least squares in logarithms."""
     x, y = np.log(sizes), np.log(errors)
     apart = x - x.mean()
-    b = -(y @ apart) / (apart @ apart)
-    return b, y.mean(-1) + b * x.mean()
+    b = -float(y @ apart / (apart @ apart))
+    return b, float(y.mean() + b * x.mean())
 
 
 def curve(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> tuple[float, float]:
@@ -100,11 +107,11 @@ def curve(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> tupl
     return float(found.x[1]), float(found.x[2])
 
 
-def _interval(estimate: float, drawn: np.ndarray, n: int, level: float) -> Interval:
-    if n < 2 or not len(drawn):
-        return Interval(estimate, math.nan, math.nan, n, level)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high), n, level)
+def _interval(
+    estimate: float, gradient: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people"], level: float
+) -> Interval:
+    apart = errors / errors.mean((1, 2), keepdims=True) - 1
+    return comparing.mean(estimate + np.tensordot(gradient, apart, axes=1), level)
 
 
 def laws(
@@ -118,9 +125,13 @@ def laws(
     `tables`, `values`, `flops`: by point, in any order. Where the axis has names and not numbers, a point's size is its
     operations an example. Combinations of fewer than three sizes have none.
     """
+    named = any(_number(one[axis]) is None for name, one in values.items() if name in tables and axis in one)
     along: dict[tuple, list[tuple[float, str]]] = {}
     for name in tables:
-        if axis in values[name] and (size := _size(values[name][axis], flops[name])) is not None:
+        if axis not in values[name]:
+            continue
+        size = flops[name] if named else _number(values[name][axis])
+        if size is not None and size > 0:
             along.setdefault(tuple((k, v) for k, v in values[name].items() if k != axis), []).append((size, name))
     found = []
     for others, points in along.items():
@@ -132,7 +143,7 @@ def laws(
         law = fit(sizes, errors)
         found.append(
             {
-                "axis": axis if all(_number(values[name][axis]) is not None for _, name in points) else OPERATIONS,
+                "axis": OPERATIONS if named else axis,
                 "where": ", ".join(f"{k}={v}" for k, v in others),
                 "sizes": sizes.tolist(),
                 "errors": errors.mean((1, 2)).tolist(),
@@ -143,11 +154,6 @@ def laws(
             }
         )
     return found
-
-
-def _size(value: Any, flop: float | None) -> float | None:
-    number = _number(value)
-    return flop if number is None else number
 
 
 def _number(value: Any) -> float | None:

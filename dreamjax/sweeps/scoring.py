@@ -99,7 +99,7 @@ def check(config: Any, score: ScoreConfig) -> None:
 
 def seen_alike(config: Any) -> Any:
     """What must be equal for points to be scored on the same windows."""
-    return _as_scored(config.data)
+    return as_scored(config.data)
 
 
 def _rows(one: reconstruction.MaskScore, methods: tuple[str, ...]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _labelled(held_out: WindowSet, score: ScoreConfig) -> tuple[np.ndarray, np.n
 # --------------------------------------------------------------------------------------------------- what points share
 def _windows(data: DataConfig, score: ScoreConfig) -> WindowSet:
     """Read once for all points of one process that look at the recordings alike."""
-    return _loaded(_as_scored(data), score.split, score.windows)
+    return _loaded(as_scored(data), score.split, score.windows)
 
 
 @functools.lru_cache(maxsize=2)
@@ -148,7 +148,7 @@ def _loaded(data: DataConfig, split: str, limit: int | None) -> WindowSet:
     return windows.load(data, split, limit)
 
 
-def _as_scored(data: DataConfig) -> DataConfig:
+def as_scored(data: DataConfig) -> DataConfig:
     """Without what concerns training alone, so that points which differ in that share their windows."""
     fresh = DataConfig()
     training = (
@@ -168,7 +168,7 @@ def _as_scored(data: DataConfig) -> DataConfig:
 def baselines(data: DataConfig, patch: int, score: ScoreConfig, shared: epath.PathLike) -> str:
     """The name of a file in `shared` that has every baseline under every mask; computed by the first who asks."""
     about = {
-        "data": dataclasses.asdict(_as_scored(data)),
+        "data": dataclasses.asdict(as_scored(data)),
         "shards": [sorted(records.load_dataset(path)["shards"].items()) for path in data.path],
         "patch": patch,
         "split": score.split,

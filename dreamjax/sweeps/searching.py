@@ -31,6 +31,7 @@ from dreamjax.training import compile_cache, preemption
 REDUCTION = 3
 JOURNAL = "optuna.journal"
 SAMPLED = 16  # points that are looked at before anything runs
+ASIDE = "aside"  # of a trial that is no point: why
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Search:
 
     @property
     def trials(self) -> list[Any]:
-        """Those that belong to the sweep: of several parts that ask at once, one may ask too often."""
-        return [trial for trial in self.study.trials if trial.number < self.sweep.settings.points]
+        """Those that are points of the sweep, none twice (`ASIDE`)."""
+        return [trial for trial in self.study.trials if ASIDE not in trial.user_attrs]
 
     @property
     def ended(self) -> list[Any]:
@@ -67,28 +68,55 @@ class Search:
         made = points.make(self.sweep, [known], self.budget)
         return [with_rungs(point, self.sweep.settings.halvings) for point in made]
 
-    def next(self) -> Any:
-        """The trial that a killed call was at, else a new one; None once there are as many as the sweep has points."""
+    def next(self) -> tuple[Any, dict[str, Any]] | None:
+        """(trial, its values): the one that a killed call was at, else a new one; None where there are no more.
+
+        Values that were tried before, or that another part tries, are put aside and drawn again.
+        """
+        begun = [trial for trial in self.trials if not trial.state.is_finished() and self._mine(trial)]
+        for known in [one._trial_id for one in begun[:1]]:
+            trial = self._opened(known)
+            return trial, _suggested(trial, self.sweep.axes)
+        for _ in range(axes_.TRIES):
+            if len(self.trials) >= self.sweep.settings.points:
+                return None
+            trial = self._opened(self._created())
+            chosen = _suggested(trial, self.sweep.axes)
+            earlier = [one for one in self.trials if one.number < trial.number]
+            if len(earlier) < self.sweep.settings.points and not any(one.params == trial.params for one in earlier):
+                return trial, chosen
+            trial.set_user_attr(ASIDE, "drawn before" if len(earlier) < self.sweep.settings.points else "one too many")
+            self.study.tell(trial, state=_states().FAIL)
+        log.info("the axes have hardly any values left that were not tried: the search ends")
+        return None
+
+    def _created(self) -> int:
+        """A new trial that has its part from the start: no other one takes it for a killed one's."""
         import optuna
 
-        begun = [trial for trial in self.trials if not trial.state.is_finished() and self._mine(trial)]
-        if begun:
-            return optuna.trial.Trial(self.study, begun[0]._trial_id)
-        number = len(self.study.trials)
-        if number >= self.sweep.settings.points:
-            return None
-        # a stream of its own for each point, so that a killed search draws as an undisturbed one
+        template = optuna.trial.create_trial(state=_states().RUNNING, user_attrs={"part": _label(self.part)})
+        return self.study._storage.create_new_trial(self.study._study_id, template_trial=template)
+
+    def _opened(self, known: int) -> Any:
+        """A trial with a stream of its own, so that a killed search draws as an undisturbed one."""
+        import optuna
+
+        number = self.study._storage.get_trial_number_from_id(known)
         seed = int(np.random.SeedSequence([self.sweep.settings.draw_seed, number]).generate_state(1)[0])
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed)
-        trial = self.study.ask()
-        trial.set_user_attr("part", _label(self.part))
-        return trial if trial.number < self.sweep.settings.points else None
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        return optuna.trial.Trial(self.study, known)
 
     def _mine(self, trial: Any) -> bool:
         """Whether a trial that is not ended was left by this part, or by parts that are dealt otherwise now."""
         label, own = trial.user_attrs.get("part", "all"), _label(self.part)
         dealt = self.part is None or trial.number % self.part[1] == self.part[0]
         return label == own or (label.partition("/")[2] != own.partition("/")[2] and dealt)
+
+
+def _states() -> Any:
+    from optuna.trial import TrialState
+
+    return TrialState
 
 
 def _short(value: Any) -> Any:
@@ -115,20 +143,33 @@ def open_(sweep: Sweep, workdir: str, part: tuple[int, int] | None = None) -> Se
     optuna = package()
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    if "://" in workdir:
-        raise UserError(f"search=tpe keeps a journal, which {workdir} cannot hold: choose a --workdir on a disk")
+    check_place(workdir)
     path = str(epath.Path(workdir) / JOURNAL)
     storage = optuna.storages.JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
     study = optuna.create_study(
         storage=storage, study_name="sweep", direction="maximize", load_if_exists=True, pruner=pruner
     )
-    asked = json.loads(json.dumps([[dataclasses.asdict(a) for a in sweep.axes], sweep.settings.halvings], default=str))
-    if (before := study.user_attrs.get("asked", asked)) != asked:
-        what = "axes" if before[0] != asked[0] else "halvings"
-        raise UserError(f"{workdir} searched with other {what}, whose scores do not tell of these: choose another")
+    settings = sweep.settings
+    whole = {
+        "axes": [dataclasses.asdict(a) for a in sweep.axes],
+        "halvings": settings.halvings,
+        "seeds": settings.seeds,
+    }
+    asked = json.loads(json.dumps(whole, default=str))
+    if other := [name for name, value in asked.items() if study.user_attrs.get("asked", asked)[name] != value]:
+        raise UserError(
+            f"{workdir} searched with other {' and '.join(other)}, whose scores do not tell of these: choose another "
+            "--workdir"
+        )
     study.set_user_attr("asked", asked)
     return Search(sweep, workdir, study, _budget(sweep, workdir), part)
+
+
+def check_place(workdir: str) -> None:
+    """Raises UserError for a work directory that holds no journal."""
+    if "://" in workdir:
+        raise UserError(f"search=tpe keeps a journal, which {workdir} cannot hold: choose a --workdir on a disk")
 
 
 def _budget(sweep: Sweep, workdir: str) -> float | None:
@@ -166,17 +207,17 @@ def run(search: Search) -> dict[str, Any]:
     with preemption.Watch() as watch, progress("sweep", settings.points) as bar:
         bar.advance(before)
         while not stopped and (settings.hours is None or time.monotonic() - started < 3600 * settings.hours):
-            if (trial := search.next()) is None:
+            if (found := search.next()) is None:
                 break
+            trial, chosen = found
             try:
-                chosen = _suggested(trial, search.sweep.axes)
                 _try(search, trial, chosen)
-                bar.advance(1, ", ".join(f"{name}={value}" for name, value in chosen.items()))
+                bar.advance(1, _told(chosen))
             except Preempted:
                 stopped = True
             stopped = stopped or watch.requested()
-    found = standing(search, before, time.monotonic() - started)
-    return found | {"exit_code": preemption.EXIT_CODE if stopped else int(found["failed"] > 0)}
+    told = standing(search, before, time.monotonic() - started)
+    return told | {"exit_code": preemption.EXIT_CODE if stopped else int(told["failed"] > 0)}
 
 
 def standing(search: Search, before: int, seconds: float) -> dict[str, Any]:
@@ -192,8 +233,17 @@ def standing(search: Search, before: int, seconds: float) -> dict[str, Any]:
         "failed": states.count("FAIL"),
         "left": search.sweep.settings.points - len(states),
         "seconds": round(seconds, 1),
-        "failures": driving.failures(search.workdir, search.points()),
+        "failures": _without_point(search) | driving.failures(search.workdir, search.points()),
     }
+
+
+def _without_point(search: Search) -> dict[str, str]:
+    """Values → why they make no point."""
+    return {_told(one.params): one.user_attrs["sentence"] for one in search.trials if "sentence" in one.user_attrs}
+
+
+def _told(chosen: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_short(value)}" for name, value in chosen.items())
 
 
 def _suggested(trial: Any, axes: Sequence[axes_.Axis]) -> dict[str, Any]:
@@ -212,19 +262,18 @@ def _suggested(trial: Any, axes: Sequence[axes_.Axis]) -> dict[str, Any]:
 
 def _try(search: Search, trial: Any, chosen: Mapping[str, Any]) -> None:
     """Train and score the point with every seed, length by length; tell the study."""
-    from optuna.trial import TrialState
-
     try:
         found = search.of(chosen)
     except UserError as problem:  # values that do not go together
-        log.warning("%s: %s", ", ".join(f"{k}={v}" for k, v in chosen.items()), problem)
-        search.study.tell(trial, state=TrialState.FAIL)
+        log.warning("%s: %s", _told(chosen), problem)
+        trial.set_user_attr("sentence", str(problem))
+        search.study.tell(trial, state=_states().FAIL)
         return
     value = None
     for number, steps in enumerate(found[0].steps):
         value = _after(search, found, steps)
         if value is None:
-            search.study.tell(trial, state=TrialState.FAIL)
+            search.study.tell(trial, state=_states().FAIL)
             return
         if steps == found[0].steps[-1]:
             break
@@ -233,7 +282,7 @@ def _try(search: Search, trial: Any, chosen: Mapping[str, Any]) -> None:
             log.info("%s: stopped after %d of %d steps", found[0].name, steps, found[0].steps[-1])
             for point in found:
                 Place.of(search.workdir, point).stopped(steps)
-            search.study.tell(trial, state=TrialState.PRUNED)
+            search.study.tell(trial, state=_states().PRUNED)
             return
     search.study.tell(trial, value)
 

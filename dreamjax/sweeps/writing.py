@@ -55,7 +55,17 @@ def ranking(leg: Mapping[str, Any], rank: str) -> tuple[list[str], list[list[str
     """(header, rows) of a leg, the highest first."""
     what = answer.RANKS.get(rank) or leg["metric"]
     probed = rank != "probe" and any("probe" in row for row in leg["ranking"])
-    header = ["point", "steps", what, *(["probe"] if probed else []), "minus the highest", "", "at its own masks"]
+    named = rank == "pictures"
+    header = [
+        "point",
+        "steps",
+        what,
+        *(["probe"] if probed else []),
+        *(["accuracy"] if named else []),
+        "minus the highest",
+        "",
+        "at its own masks",
+    ]
     rows = []
     for row in leg["ranking"]:
         pair = row.get("minus_best")
@@ -66,6 +76,7 @@ def ranking(leg: Mapping[str, Any], rank: str) -> tuple[list[str], list[list[str
                 f"{row['steps']:,}",
                 tables.cell(row["score"]),
                 *([tables.cell(row.get("probe"))] if probed else []),
+                *([tables.cell(row["accuracy"])] if named else []),
                 tables.cell(pair, signed=True) if pair else "",
                 pair["says"] if pair else "highest",
                 "" if own is None else f"{own:.3f}",

@@ -90,7 +90,7 @@ def evaluate(
             f"{counted(people, 'person', 'people')} saw {counted(seen, 'picture')} {SHOWN[request.split]}; "
             f"{request.samples} made of each"
         ),
-        "notes": [*notes, *empty, *_pretrained(run.config, found, own), *_read_before(run, request)],
+        "notes": [*notes, *empty, *pretrained(run.config, found, own), *_read_before(run, request)],
         "scores": decoding.scores_json(columns, asked, MODEL),
         "sets": sets.scores(asked, shown, judged_by),
         "confusion": confusion.table(classifier, asked, shown) if classifier else {},
@@ -211,7 +211,7 @@ def trials_seen(found: Any, own: np.ndarray, side: int) -> Trials:
     )
 
 
-def _pretrained(config: Any, found: Any, own: np.ndarray) -> list[str]:
+def pretrained(config: Any, found: Any, own: np.ndarray) -> list[str]:
     """What the encoder had seen of these trials before; their signals, never their pictures."""
     own_start = not config.encoder.path or config.encoder.start == "random"
     if own_start or config.target.people == "apart":

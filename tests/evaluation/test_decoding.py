@@ -149,3 +149,31 @@ def test_trials_are_judged_a_block_at_a_time(trials, monkeypatch):
     monkeypatch.setattr(decoding, "PIXELS", 5 * 16 * 16 * 3)
     for a, b in zip(whole, decoding.columns(trials, {"model": made}, [judge]), strict=True):
         np.testing.assert_allclose(a.values["model"], b.values["model"], atol=1e-9, err_msg=a.name)
+
+
+def test_a_painter_who_ignores_the_trial_has_nothing_beside_what_others_saw():
+    """Whatever it paints: its accuracy on its own trial is on average that on the others' pictures; one who knows is
+    told apart. A trial is held against every trial of another picture."""
+    rng, n, m, classes = np.random.default_rng(0), 400, 8, 4
+    true = np.arange(m, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 1, 3), np.uint8)
+    own = rng.integers(0, m, n)
+    trials = Trials(true, np.arange(m) % classes, own, np.zeros(n, int))
+
+    def probabilities(shown):
+        return np.eye(classes)[shown[:, 0, 0, 0].astype(int) % classes] * 0.9 + 0.025
+
+    judge = Judge("judge", probabilities=probabilities)
+    blind = true[rng.choice([0, 1, 1, 1], n)][:, None]
+    knows = true[own][:, None]
+    for made, gain in ((blind, 0.0), (knows, 1.0)):
+        column = decoding.named(judge, trials, {decoding.MODEL: made}, classes, control="others")
+        model, others = column.values[decoding.MODEL], column.values["others"]
+        i = 7
+        apart = np.flatnonzero(own != own[i])
+        same = probabilities(made[:1, 0] * 0 + made[i, 0])[0].argmax() == probabilities(true[own[apart]]).argmax(1)
+        assert others[i] == pytest.approx(same.mean())
+        if gain:
+            assert model.mean() == 1
+            assert (model - others).mean() > 0.8
+        else:
+            assert abs((model - others).mean()) < 0.2 * model.std()

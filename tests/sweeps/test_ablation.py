@@ -52,9 +52,19 @@ def test_what_a_stage_b_sweep_lacks_is_one_sentence(capsys, tmp_path):
     assert "has no data: give --config.base.data.path=SHARDS" in refused(capsys, *words)
     words += ["--config.base.data.path=trials", "--config.pretrain.data.path=trials"]
     assert "scored by a trained classifier: give --config.score.classifier=FOLDER" in refused(capsys, *words)
-    assert "is no folder" in refused(capsys, *words, "--config.score.classifier=nowhere")
-    (tmp_path / "vit").mkdir()
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in refused(capsys, *words, f"--config.score.classifier={tmp_path / 'empty'}")
+    vit = transformers.ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3)
+    transformers.ViTForImageClassification(vit).save_pretrained(tmp_path / "vit")
+    transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
     words += [f"--config.score.classifier={tmp_path / 'vit'}"]
+    assert "5" in refused(capsys, *words, "--config.score.ways=5")
+    assert "at least 2 classes are told apart" in refused(capsys, *words, "--config.score.ways=1")
+    assert "set --config.score.guidance=1" in refused(
+        capsys, *words, "--config.base.model.context_tokens=4", "--config.score.guidance=2"
+    )
+    assert "scaling fits errors of reconstruction" in refused(capsys, *words, "--config.scaling=row")
     assert "together is for masked_pretraining" in refused(capsys, *words, "--config.together=3")
     assert "set compare=examples" in refused(capsys, *words, "--config.compare=flops")
     assert "(pretrain) has no key mask.ration; did you mean" in refused(
@@ -108,6 +118,7 @@ def test_all_rows_run_on_the_small_layout(material, capsys, tmp_path):
     leg = answer.report(str(out))["legs"]["examples"]
     assert leg["unit"] == "person"
     assert leg["metric"].startswith("3-way top-1, vit")
+    assert leg["metric"].endswith("minus that of other trials' pictures")
     assert len(leg["ranking"]) + len(leg["untrained"]) == 15
     again = swept(capsys, "--config", f"{CONFIG}:sizes=small", "--workdir", str(out), *words)
     assert again["done_before"] == 15

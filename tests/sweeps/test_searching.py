@@ -95,13 +95,43 @@ def test_parts_share_a_journal(config, tmp_path, peaked):
     sweep = description.load(path, settings)
     (tmp_path / "out").mkdir()
     one, two = (searching.open_(sweep, str(tmp_path / "out"), (i, 2)) for i in range(2))
-    first = one.next()
-    assert two.next().number == 1
-    assert one.next().number == first.number  # it was not ended
+    (first, values), (second, others) = one.next(), two.next()
+    assert (first.number, second.number) == (0, 1)
+    assert values != others
+    assert one.next()[0].number == first.number  # it was not ended
     searching.run(two)
     assert [trial.number for trial in two.ended] == [1, 2, 3, 4, 5]
+    assert [point.chosen["mask.ratio"] for point in one.points()] == list(values.values())
     searching.run(searching.open_(sweep, str(tmp_path / "out"), (0, 2)))
     assert len(two.ended) == 6
+
+
+def test_parts_that_ask_at_once_have_points_of_their_own(config, tmp_path, peaked, monkeypatch):
+    """A part asks while another one has just made its trial: neither the trial nor its values are shared."""
+    sweep = description.load(config(RANGE), [("search", "tpe"), ("compare", "examples"), ("points", "6")])
+    (tmp_path / "out").mkdir()
+    one, two = (searching.open_(sweep, str(tmp_path / "out"), (i, 2)) for i in range(2))
+    opened, between = searching.Search._opened, []
+
+    def slow(search, known):
+        if search.part == (0, 2) and not between:
+            between.append(None)
+            between.append(two.next())
+        return opened(search, known)
+
+    monkeypatch.setattr(searching.Search, "_opened", slow)
+    trial, values = one.next()
+    assert trial.number != between[1][0].number
+    assert values != between[1][1]
+
+
+def test_values_are_not_tried_twice(config, capsys, tmp_path, peaked):
+    """Of four values a search of six points has four; those that are stopped early fail nobody."""
+    axis = 'axes.values("mask.ratio", 0.2, 0.4, 0.6, 0.8)'
+    words = ["--config", config(axis, steps=90), "--workdir", str(tmp_path / "out"), *SEARCH]
+    found = swept(capsys, *words, "--config.points=6", "--config.halvings=2")
+    assert (found["done"], found["failed"], found["left"]) == (4, 0, 2)
+    assert len({(ratio, steps) for ratio, _, steps in peaked}) == len(peaked)
 
 
 def test_what_a_search_would_cost(config, capsys, tmp_path, peaked):
@@ -130,6 +160,10 @@ def test_what_cannot_be_searched_is_one_sentence(config, capsys, tmp_path, peake
     swept(capsys, "--config", path, *out, *SEARCH, "--config.points=2")
     other = ["--config", config('axes.between("mask.ratio", 0.2, 0.9)'), *out, *SEARCH, "--config.points=3"]
     assert "searched with other axes" in refused(capsys, *other)
+    more = ["--config", config(RANGE, seeds=(0, 1)), *out, *SEARCH, "--config.points=3"]
+    assert "searched with other seeds" in refused(capsys, *more)
+    words = ["--config", config(RANGE), "--workdir", "gs://bucket/x", *SEARCH, "--config.points=2"]
+    assert "keeps a journal" in refused(capsys, *words)
     says = refused(capsys, "--config", config('axes.between("data.samples", 128, 256, whole=True)'), *out, *SEARCH,
                    "--config.points=2")  # fmt: skip
     assert "data.samples" in says
