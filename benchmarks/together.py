@@ -14,16 +14,18 @@ between which a step must lie are predicted from what they compute, read and sen
 import argparse
 import functools
 import json
+import statistics
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from common import CORES, Step, interleaved, machine, on_gpu, summary, timed, training_step
+from common import CORES, Step, Times, interleaved, machine, on_gpu, summary, timed, training_step
 from pretrain import batch_of, comparable, torch_step
 
 from dreamjax.planning.jobs import TrainingStep
 
 ROUNDS, STEPS = 7, 5
+ALONE = "dreamjax, one after another"
 
 
 def points(config: Any, count: int) -> list[Any]:
@@ -154,7 +156,7 @@ def main() -> None:
     data = batch_of(one.model.channels, one.data.samples, args.batch)
     made = [training_step(registry.build(config), config.train.mesh, data) for config in found]
     whole, compile_s = as_one(found, 1)
-    contestants: dict[str, Step] = {"dreamjax, one after another": one_after_another([step for step, _ in made])}
+    contestants: dict[str, Step] = {ALONE: one_after_another([step for step, _ in made])}
     contestants["dreamjax, as one"] = whole
     if not gpu and CORES > 1 and args.points % CORES == 0:
         contestants["dreamjax, as one, a device per core"], _ = as_one(found, CORES)
@@ -173,7 +175,16 @@ def main() -> None:
     }
     if args.pod:
         facts["predicted"] = predicted(found, args.pod)
-    print(json.dumps(facts | {"contestants": summary(times, flops)}, indent=1))
+    facts["times_faster_than_one_after_another"] = {
+        name: gain(times, ALONE, name) for name in times if name.startswith("dreamjax") and name != ALONE
+    }
+    print(json.dumps(facts | {"contestants": summary(times)}, indent=1))
+
+
+def gain(times: Times, alone: str, other: str) -> list[float]:
+    """Median, least and most over rounds."""
+    ratios = [a[0] / b[0] for a, b in zip(times[alone], times[other], strict=True)]
+    return [round(f(ratios), 3) for f in (statistics.median, min, max)]
 
 
 if __name__ == "__main__":
