@@ -138,9 +138,9 @@ from dreamjax.systems.masked_pretraining import preset
 def get_config():
     base = preset("tiny")
     base.data.path, base.optim.schedule = ({shards!r},), "constant"
-    base.train.update({{"steps": 150, "batch_size": 8, "eval_every": 0, "log_every": 1, "tensorboard": False}})
+    base.train.update({{"steps": 600, "batch_size": 8, "eval_every": 0, "log_every": 1, "tensorboard": False}})
     score = {{"windows": 8, "baselines": False}}
-    sizes = axes.values("train.batch_size", 2, 64)  # 600 steps and 19
+    sizes = axes.values("train.batch_size", 2, 64)  # 2,400 steps and 75
     return description.config("array", base, [sizes], compare=("examples",), score=score)
 """
 
@@ -166,4 +166,4 @@ def test_a_sweep_is_an_array_whose_jobs_are_preempted_by_themselves(cluster, tmp
     assert cluster.job(f"{job}_1").get("Restarts", "0") == "0"
     assert "continued from step" in log
     scores = [json.loads(path.read_text()) for path in workdir.glob("points/*/score.json")]
-    assert sorted(score["legs"]["examples"]["step"] for score in scores) == [19, 600]
+    assert sorted(score["legs"]["examples"]["step"] for score in scores) == [75, 2400]
