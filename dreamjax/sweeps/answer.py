@@ -65,13 +65,17 @@ def read(workdir: str) -> tuple[dict[str, Any], list[Group]]:
     return _json(folder / "sweep.json"), groups
 
 
+def _planned(workdir: str) -> dict[str, Any]:
+    """What the sweep's last call meant to run; of a folder that says nothing of it, nothing."""
+    path = epath.Path(workdir) / "planned.json"
+    return _json(path) if path.exists() else {"points": [], "scaling": ""}
+
+
 def _json(path: epath.Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as problem:
-        raise UserError(f"{path} is missing or damaged; delete its folder, and dreamjax sweep measures it again") from (
-            problem
-        )
+        raise UserError(f"{path} is missing or damaged; delete it, and dreamjax sweep makes it again") from problem
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
@@ -142,7 +146,7 @@ def report(workdir: str) -> dict[str, Any]:
         "workdir": workdir,
         "split": sweep["score"]["split"],
         "rank": rank,
-        "legs": {leg: _leg(workdir, finding, groups, sweep.get("scaling", "")) for leg, finding in found.items()},
+        "legs": {leg: _leg(workdir, finding, groups, _planned(workdir)["scaling"]) for leg, finding in found.items()},
         "cost": cost(groups) | _of_encoders(workdir),
         "unfinished": unfinished(workdir),
         "commands": {
@@ -193,7 +197,7 @@ def _leg(workdir: str, found: Finding, groups: Sequence[Group], along: str) -> d
         "left_out": [g.name for g in groups if g.name not in found.tables and g.name not in found.untrained],
         "baselines": baselines(workdir, groups, found.leg),
         "scaling": laws,
-        "statements": [*statements(found, kind["unit"]), *_of_laws(found.leg, along, laws), *_notes(groups, found)],
+        "statements": [*statements(found, kind["unit"]), *_of_laws(found, along, laws), *_notes(groups, found)],
     }
 
 
@@ -209,9 +213,12 @@ def _kind(groups: Sequence[Group], leg: str) -> dict[str, Any]:
     return {"unit": "subject"} if one is None else {"unit": one["unit"], "metric": one["metric"]}
 
 
-def _of_laws(leg: str, along: str, laws: Sequence[Mapping[str, Any]]) -> list[str]:
+def _of_laws(found: Finding, along: str, laws: Sequence[Mapping[str, Any]]) -> list[str]:
+    leg = found.leg
     if along and not laws:
         return [f"{LEGS[leg]}: no power law along {along}, which takes {scaling.FEWEST} sizes that are trained"]
+    if laws and found.untrained:
+        laws = [{**one, "says": f"{one['says']}; without what is untrained"} for one in laws]
     told = [", ".join(filter(None, (f"along {one['axis']}", one["where"]))) for one in laws]
     return [f"{LEGS[leg]}, {what}: {one['says']}" for what, one in zip(told, laws, strict=True)]
 
@@ -263,7 +270,10 @@ def baselines(workdir: str, groups: Sequence[Group], leg: str) -> dict[str, dict
     files = {run[1]["legs"][leg].get("baselines") for group in groups for run in group.runs.values()}
     if len(files) != 1 or None in files:
         return {}
-    found = _json(epath.Path(workdir) / "shared" / files.pop())["masks"]
+    path = epath.Path(workdir) / "shared" / files.pop()
+    if not path.exists():  # a ranking does without
+        return {}
+    found = _json(path)["masks"]
     return {
         mask: {method: float(np.mean(list(explained(one, method).values()))) for method in one["error"]}
         for mask, one in found.items()
@@ -277,7 +287,7 @@ def statements(found: Finding, unit: str = "subject") -> list[str]:
     if found.untrained:
         rival = "what other trials saw" if found.rank == "pictures" else "the zero predictor"
         said.append(
-            f"{where}: {len(found.untrained)} points do not beat {rival}, count as untrained and are not ranked: "
+            f"{where}: {counted(len(found.untrained), 'point')} not better than {rival}, untrained and not ranked: "
             f"{'; '.join(found.untrained)}"
         )
     if not names:
@@ -323,9 +333,10 @@ def _of_encoders(workdir: str) -> dict[str, Any]:
 
 
 def unfinished(workdir: str) -> dict[str, str]:
-    """Points that were begun and are not done: their last sentence, or when a search stopped them, or that they were
-    interrupted."""
-    found = {}
+    """Points that are not done: their last sentence, or when a search stopped them, that they were interrupted, or
+    that nobody has begun them."""
+    begun = {path.parent.name for path in (epath.Path(workdir) / "points").glob("*/point.json")}
+    found = {name: "not begun" for name in _planned(workdir)["points"] if name not in begun}
     for path in sorted((epath.Path(workdir) / "points").glob("*/point.json")):
         if not (path.parent / "score.json").exists():
             failed, stopped = path.parent / "failed.json", path.parent / "stopped.json"

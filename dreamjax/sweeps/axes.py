@@ -30,6 +30,8 @@ def values(key: str, *choices: Any, when: Mapping[str, Any] | None = None) -> di
 def spaced(
     key: str, first: float, last: float, count: int, *, log: bool = False, when: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
+    if log and min(first, last) <= 0:
+        raise UserError(f"axis {key} goes from {first:g} to {last:g}, of which there is no logarithm")
     grid = np.geomspace(first, last, count) if log else np.linspace(first, last, count)
     return values(key, *(float(f"{x:.6g}") for x in grid), when=when)
 
@@ -56,7 +58,7 @@ def _conditions(when: Mapping[str, Any] | None) -> list[list[Any]]:
 
 def _label(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.12g}"
     return "+".join(map(_label, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -156,7 +156,6 @@ class Sweep:
             "base": json.loads(configs.to_json(configs.to_dataclass(self.schema, self.base, self.source))),
             "score": dataclasses.asdict(self.settings.score),
             "compare": list(self.settings.compare),
-            "scaling": self.settings.scaling,
         }
 
 

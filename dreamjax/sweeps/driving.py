@@ -5,7 +5,9 @@ the sweep says, and the others go on meanwhile.
 """
 
 import contextlib
+import errno
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,7 @@ from dreamjax.systems import runs
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.training import compile_cache, preemption
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FAILS = (UserError, MemoryError, jax.errors.JaxRuntimeError, FloatingPointError, OSError)
 
 
@@ -117,6 +120,8 @@ def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Po
         try:
             _together(sweep, workdir, pack, left, until)
         except FAILS as problem:
+            if _is_of_the_disk(problem):
+                raise
             log.warning("%d points as one failed (%s): each alone", len(pack), told(problem))
     for point in left:
         _alone(sweep, workdir, point, until)
@@ -145,8 +150,8 @@ def _alone(sweep: Sweep, workdir: str, point: Point, until: float) -> None:
                 if not found.lacks():
                     place.done(found.result())
         except FAILS as problem:
-            if isinstance(problem, TryAgain):
-                raise
+            if isinstance(problem, TryAgain) or _is_of_the_disk(problem):
+                raise  # no point's fault
             place.failed(told(problem))
             log.warning("%s failed: %s", point.name, told(problem))
 
@@ -267,6 +272,11 @@ class Measured:
         return {"legs": legs, "cost": self.cost | {"seconds": sum(self.seconds.values())} | more}
 
 
+def _is_of_the_disk(problem: BaseException) -> bool:
+    """Whether no room was left, which ends the sweep: every other point would fail of it too."""
+    return getattr(problem, "errno", None) in FULL or any(os.strerror(code) in str(problem) for code in FULL)
+
+
 def _seconds(result: dict[str, Any]) -> float:
     """Of a run, over all attempts, of which a restart is nobody's work."""
     told = result["time"]["seconds"]
@@ -290,6 +300,8 @@ def summary(result: dict[str, Any]) -> str:
         + f" in {result['seconds']:g} s"
     ]
     lines += [f"! {name}: {sentence}" for name, sentence in result["failures"].items()]
+    if result["failures"]:
+        lines.append(f"a point is tried again once its failed.json is deleted ({result['workdir']}/points/…)")
     if result["left"]:
         lines.append(f"{counted(result['left'], 'point')} left; the same command goes on")
     return "\n".join(lines)

@@ -68,7 +68,7 @@ def _law(law: Mapping[str, Any], what: str) -> Panel:
     nothing: list[float | None] = [None] * len(sizes)
     fitted = [law["factor"] * size**-b for size in sizes]
     lines = [Series("measured", sizes, law["errors"], nothing, nothing)]
-    lines.append(Series(f"size^-{b:.3f}", sizes, fitted, nothing, nothing))
+    lines.append(Series(f"size^{-b:.3f}", sizes, fitted, nothing, nothing))
     where = ", ".join(filter(None, (what, law["where"])))
     return Panel(f"Power law {where}", law["axis"], "1 - share explained", lines, log=True, log_y=True)
 
@@ -120,11 +120,11 @@ def learning(workdir: str) -> list[Series]:
         for about, _ in group.runs.values():
             path = epath.Path(workdir) / "points" / about["name"] / "run" / "metrics.jsonl"
             if path.exists():
-                lines = [json.loads(line) for line in path.read_text().splitlines()]
+                lines = [line for text in path.read_text().splitlines() if (line := _record(text))]
                 own = {
                     line["step"] * about["batch_size"]: line["explained"]
                     for line in lines
-                    if line["split"] == "train" and line.get("explained") is not None
+                    if line.get("split") == "train" and line.get("explained") is not None
                 }
                 curves.append(own)
         common = sorted(set.intersection(*(set(one) for one in curves))) if curves else []
@@ -132,6 +132,14 @@ def learning(workdir: str) -> list[Series]:
             y = [float(np.mean([one[x] for one in curves])) for x in common]
             out.append(Series(group.name, list(common), y, [None] * len(y), [None] * len(y)))
     return out
+
+
+def _record(text: str) -> dict[str, Any]:
+    """A line of metrics; {} of one that is cut."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures

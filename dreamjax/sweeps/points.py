@@ -1,6 +1,7 @@
 """The points of a sweep: values, a seed, the run that they make, how long it is trained, where it is kept.
 
 WORKDIR/sweep.json                    what the sweep is
+WORKDIR/planned.json                  which points its last call had, and how a report reads them
 WORKDIR/points/NAME/point.json        values, seed, lengths, its config
 WORKDIR/points/NAME/config.py         the same config as a file, which trains the point alone
 WORKDIR/points/NAME/run[-STEPS]/      as dreamjax train leaves it
@@ -112,6 +113,12 @@ def with_legs(sweep: Sweep, found: list[Point], budget: float | None) -> list[Po
         if "examples" in wanted:
             own["examples"] = whole
         if flop is not None and budget is not None:
+            if budget < flop / 2:
+                raise UserError(
+                    f"{sweep.source}: one step of {point.name.rpartition('-seed')[0]} takes {flop / budget:.3g} times "
+                    "the FLOP that every point is given: leave it out, train the base for more steps, or set "
+                    "compare=examples"
+                )
             own["flops"] = max(1, round(budget / flop))
         legs.append(own)
     return [replace(point, legs=own, budget=budget) for point, own in zip(found, legs, strict=True)]
@@ -212,10 +219,17 @@ def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) ->
         if different := changes(json.dumps(there), json.dumps(identity)):
             said = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in different.items()]
             raise UserError(f"{workdir} holds another sweep ({'; '.join(said[:4])}): choose another --workdir")
+        _plan(folder, sweep, found)
         return
     folder.mkdir(parents=True, exist_ok=True)
     given = next((point.budget for point in found), None)
     atomic.write_text(path, json.dumps(identity | {"budget": given}, indent=1))
+    _plan(folder, sweep, found)
+
+
+def _plan(folder: epath.Path, sweep: Sweep, found: Sequence[Point]) -> None:
+    names = [] if sweep.settings.search == "tpe" else [point.name for point in found]
+    atomic.write_text(folder / "planned.json", json.dumps({"points": names, "scaling": sweep.settings.scaling}))
 
 
 def _of_data(sweep: Sweep) -> dict[str, Any]:

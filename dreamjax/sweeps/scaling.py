@@ -39,12 +39,11 @@ class Law:
 
     def says(self) -> str:
         """In words, with what is not known."""
-        known = (
-            f" [{self.exponent.low:.3f}, {self.exponent.high:.3f}]" if self.exponent.known else ", no interval known,"
-        )
+        b = self.exponent
+        known = f" [{-b.high:.3f}, {-b.low:.3f}]" if b.known else ", no interval known,"
         told = (
-            f"error falls as size^-{self.exponent.estimate:.3f}{known} between the sizes that were tried; farthest "
-            f"point {100 * math.expm1(self.residual):.1f} % from the line"
+            f"error {'falls' if b.estimate > 0 else 'rises'} as size^{-b.estimate:.3f}{known} between the sizes that "
+            f"were tried; farthest point {100 * math.expm1(self.residual):.1f} % from the line"
         )
         if self.floored is None:
             return told

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -145,11 +146,18 @@ def open_(sweep: Sweep, workdir: str, part: tuple[int, int] | None = None) -> Se
 
     check_place(workdir)
     path = str(epath.Path(workdir) / JOURNAL)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
-    study = optuna.create_study(
-        storage=storage, study_name="sweep", direction="maximize", load_if_exists=True, pruner=pruner
-    )
+    lock = JournalFileOpenLock(path)
+    _whole_lines(path, lock)
+    try:
+        storage = optuna.storages.JournalStorage(JournalFileBackend(path, lock_obj=lock))
+        study = optuna.create_study(
+            storage=storage, study_name="sweep", direction="maximize", load_if_exists=True, pruner=pruner
+        )
+    except (ValueError, KeyError, TypeError) as problem:  # a line that is cut, or that is no JSON
+        raise UserError(f"{path} is damaged; delete it: the search begins anew, and scores that are there stay") from (
+            problem
+        )
     settings = sweep.settings
     whole = {
         "axes": [dataclasses.asdict(a) for a in sweep.axes],
@@ -164,6 +172,19 @@ def open_(sweep: Sweep, workdir: str, part: tuple[int, int] | None = None) -> Se
         )
     study.set_user_attr("asked", asked)
     return Search(sweep, workdir, study, _budget(sweep, workdir), part)
+
+
+def _whole_lines(path: str, lock: Any) -> None:
+    """Cut off a last line that a killed process had half written: the next one would be written onto it."""
+    if not os.path.exists(path):
+        return
+    lock.acquire()
+    try:
+        with open(path, "rb+") as file:
+            text = file.read()
+            file.truncate(text.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def check_place(workdir: str) -> None:
@@ -226,12 +247,12 @@ def standing(search: Search, before: int, seconds: float) -> dict[str, Any]:
     return {
         "workdir": search.workdir,
         "name": search.sweep.settings.name,
-        "points": search.sweep.settings.points,
+        "points": max(search.sweep.settings.points, len(states)),
         "done": states.count("COMPLETE") + states.count("PRUNED"),
         "stopped_early": states.count("PRUNED"),
         "done_before": before,
         "failed": states.count("FAIL"),
-        "left": search.sweep.settings.points - len(states),
+        "left": max(0, search.sweep.settings.points - len(states)),
         "seconds": round(seconds, 1),
         "failures": _without_point(search) | driving.failures(search.workdir, search.points()),
     }
@@ -304,7 +325,7 @@ def outlook(sweep: Sweep, workdir: str) -> dict[str, Any]:
     search = open_(sweep, workdir) if began else None
     found = expanding.outlook(sweep, search.points() if search else [], workdir)
     base = points.make(sweep, [{}], search.budget if search else points.budget(workdir))
-    coming = sweep.settings.points - (len(search.trials) if search else 0)
+    coming = max(0, sweep.settings.points - (len(search.trials) if search else 0))
     each = [point.cost() for point in base]
     more = None if None in each else coming * sum(cost for cost in each if cost is not None)
     return expanding.with_more(found, coming, more)

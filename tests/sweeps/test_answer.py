@@ -72,7 +72,7 @@ def test_what_is_known_is_said_and_no_more(tmp_path, capsys):
         assert row["score"]["low"] < TRUTH[ratio] + 0.1
         assert row["score"]["high"] > TRUTH[ratio] - 0.1
     text = " ".join(leg["statements"])
-    assert "1 points do not beat the zero predictor" in text
+    assert "1 point not better than the zero predictor" in text
     assert "is therefore optimistic" in text
 
 
@@ -144,7 +144,7 @@ def test_what_is_no_finished_sweep_is_one_sentence(tmp_path, capsys):
     workdir = write(tmp_path / "sweep", sweep())
     next((tmp_path / "sweep" / "points").glob("*/score.json")).write_text("{")
     assert main(["report", workdir]) == 2
-    assert "score.json is missing or damaged; delete its folder" in capsys.readouterr().err
+    assert "score.json is missing or damaged; delete it" in capsys.readouterr().err
 
 
 def test_masks_weigh_the_same_whatever_hides_more():

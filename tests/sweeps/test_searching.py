@@ -176,3 +176,20 @@ def test_a_package_that_is_not_there_is_one_sentence(config, capsys, tmp_path, m
     says = refused(capsys, "--config", config(RANGE), "--workdir", str(tmp_path / "o"), *SEARCH, "--config.points=2")
     assert "search=tpe needs the package optuna: pip install 'dreamjax[sweep]'" in says
     assert not json.dumps(says).count("Traceback")
+
+
+def test_a_damaged_journal_is_one_sentence(config, capsys, tmp_path, peaked):
+    """A line that a killed process had half written is cut off. Without its journal a search begins anew, and trains
+    nothing that was scored."""
+    words = ["--config", config(RANGE), "--workdir", str(tmp_path / "out"), *SEARCH, "--config.points=3"]
+    swept(capsys, *words)
+    trained = len(peaked)
+    journal = tmp_path / "out" / searching.JOURNAL
+    journal.write_bytes(journal.read_bytes()[:-30])
+    assert swept(capsys, *words)["done"] == 3
+    journal.write_bytes(b"no journal\n" + journal.read_bytes())
+    assert "is damaged; delete it: the search begins anew" in refused(capsys, *words)
+    journal.unlink()
+    assert swept(capsys, *words)["done"] == 3
+    assert len(peaked) == trained
+    assert swept(capsys, *words[:-1], "--config.points=2")["left"] == 0

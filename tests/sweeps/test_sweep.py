@@ -1,5 +1,6 @@
 """`dreamjax sweep` from end to end on synthetic shards: its points, resuming, failures, mistakes."""
 
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
-from dreamjax.sweeps import deaths, description, driving, expanding, packs, parts, points, scoring
+from dreamjax.sweeps import answer, deaths, description, driving, expanding, packs, parts, points, scoring
 from dreamjax.systems import runs
 from tests.sweeps.conftest import RATIOS, refused, scores, swept
 
@@ -282,3 +283,33 @@ def test_a_point_at_which_processes_die_has_failed(config, capsys, tmp_path, ins
     }
     assert failed == {first.name: {"sentences": [deaths.SENTENCE]}}
     assert not list((tmp_path / "out").glob("points/*/begun.json"))
+
+
+def test_a_full_disk_ends_the_sweep_and_is_no_point_s_fault(config, capsys, tmp_path, instant, monkeypatch):
+    train = runs.train
+
+    def full(config, folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
+
+    words = ["--config", config(), "--workdir", str(tmp_path / "out")]
+    monkeypatch.setattr(runs, "train", full)
+    assert "No space left on device" in refused(capsys, *words)
+    assert not list((tmp_path / "out").glob("points/*/failed.json"))
+    monkeypatch.setattr(runs, "train", train)
+    assert swept(capsys, *words)["done"] == 2
+
+
+def test_a_point_dearer_than_what_all_are_given_is_refused(config, capsys, tmp_path):
+    """One step of it would be more than the others' whole training."""
+    axes = 'axes.rows("size", small={"model.dim": 16}, large={"model.dim": 1024})'
+    says = refused(capsys, "--config", config(axes), "--workdir", str(tmp_path / "out"), "--dry-run")
+    assert "one step of size=large takes" in says
+    assert "times the FLOP that every point is given" in says
+
+
+def test_what_was_not_begun_is_told(config, capsys, tmp_path, instant):
+    words = ["--config", config(), "--workdir", str(tmp_path / "out")]
+    assert swept(capsys, *words, "--part", "1/2")["done"] == 1
+    assert list(answer.unfinished(str(tmp_path / "out")).values()) == ["not begun"]
+    swept(capsys, *words)
+    assert answer.unfinished(str(tmp_path / "out")) == {}
