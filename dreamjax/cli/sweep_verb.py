@@ -27,6 +27,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     sweep = description.load(args.config, args.overrides)
     part = parts.read(args.part) if args.part else None
+    if part:
+        parts.end_with_parent()
     return _search(sweep, args, part) if sweep.settings.search == "tpe" else _list(sweep, args, part)
 
 

@@ -10,6 +10,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +21,8 @@ from dreamjax.errors import UserError
 from dreamjax.sweeps import deaths, packs
 from dreamjax.sweeps.points import Place, Point
 from dreamjax.training import preemption
+
+PARENT = "DREAMJAX_SWEEP_PARENT"  # the process that started this part
 
 
 def read(text: str) -> tuple[int, int]:
@@ -75,9 +79,22 @@ def here(words: Sequence[str], count: int, begun: Callable[[tuple[int, int]], Se
     return preemption.EXIT_CODE if told or preemption.EXIT_CODE in codes else max(map(abs, codes), default=0)
 
 
+def end_with_parent() -> None:
+    """Stop as by a SIGTERM once the process of `here` is gone: nobody else may begin what is still being trained."""
+    if (parent := os.environ.get(PARENT)) is None:
+        return
+
+    def look() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
 def _start(words: Sequence[str], index: int, count: int) -> subprocess.Popen:
     """Quiet but for its log: a part's result is its files."""
-    visible = _devices(index, count)
+    visible = _devices(index, count) | {PARENT: str(os.getpid())}
     command = [sys.executable, "-m", "dreamjax", "sweep", *words, "--part", f"{index}/{count}"]
     return subprocess.Popen(command, env=os.environ | visible, stdout=subprocess.DEVNULL, start_new_session=True)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from dreamjax.cli.main import main
@@ -313,3 +314,21 @@ def test_what_was_not_begun_is_told(config, capsys, tmp_path, instant):
     assert list(answer.unfinished(str(tmp_path / "out")).values()) == ["not begun"]
     swept(capsys, *words)
     assert answer.unfinished(str(tmp_path / "out")) == {}
+
+
+@pytest.mark.long
+def test_parts_end_with_their_parent(config, capsys, tmp_path):
+    """SIGKILL of the one that started them: they save and leave, and the same command goes on."""
+    path = config(seeds=(0, 1), steps=2000)
+    words = ["--config", path, "--workdir", str(tmp_path / "out"), "--config.compare=examples", "--processes", "2"]
+    parent = subprocess.Popen([sys.executable, "-m", "dreamjax", "sweep", *words], stdout=subprocess.PIPE, text=True)
+    while len(list((tmp_path / "out").glob("points/*/run/metrics.jsonl"))) < 2:
+        time.sleep(0.05)
+    children = psutil.Process(parent.pid).children()
+    assert len(children) == 2
+    parent.kill()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+    assert not list((tmp_path / "out").glob("points/*/begun.json"))
+    assert scores(tmp_path / "out") == {}
+    assert swept(capsys, *words)["done"] == 4
