@@ -23,9 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.sweeps import description, parts
+    from dreamjax.sweeps import description, parts, points
 
     sweep = description.load(args.config, args.overrides)
+    if args.dry_run:
+        points.is_claimed(args.workdir, sweep)
     part = parts.read(args.part) if args.part else None
     if part:
         parts.end_with_parent()

@@ -206,30 +206,37 @@ def budget(workdir: epath.PathLike) -> float | None:
     return None if there is None else there.get("budget")
 
 
-def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) -> None:
-    """Make a folder this sweep's. Raises UserError for one of another sweep, or of other data, naming what differs."""
-    path, identity = epath.Path(workdir) / "sweep.json", json.loads(json.dumps(sweep.identity() | _of_data(sweep)))
+def is_claimed(workdir: epath.PathLike, sweep: Sweep) -> bool:
+    """Whether a folder is this sweep's. Raises UserError for one of another sweep or of other data: what differs."""
     folder = epath.Path(workdir)
-    holds = folder.exists() and any(not one.name.startswith(".") for one in folder.iterdir())
-    there = read_json(path)  # after looking: another part of the same sweep may be writing it
+    if not folder.exists():
+        return False
+    holds = any(not one.name.startswith(".") for one in folder.iterdir())
+    there = read_json(folder / "sweep.json")  # after looking: another part of the same sweep may be writing it
     if there is None and holds:
         raise UserError(f"{workdir} holds something else than a sweep (no sweep.json): choose another --workdir")
-    if there is not None:
-        there.pop("budget", None)
-        if different := changes(json.dumps(there), json.dumps(identity)):
-            said = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in different.items()]
-            raise UserError(f"{workdir} holds another sweep ({'; '.join(said[:4])}): choose another --workdir")
-        _plan(folder, sweep, found)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    given = next((point.budget for point in found), None)
-    atomic.write_text(path, json.dumps(identity | {"budget": given}, indent=1))
-    _plan(folder, sweep, found)
+    if there is None:
+        return False
+    there.pop("budget", None)
+    if different := changes(json.dumps(there), json.dumps(_identity(sweep))):
+        said = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in different.items()]
+        raise UserError(f"{workdir} holds another sweep ({'; '.join(said[:4])}): choose another --workdir")
+    return True
 
 
-def _plan(folder: epath.Path, sweep: Sweep, found: Sequence[Point]) -> None:
+def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) -> None:
+    """Make a folder this sweep's. Raises UserError as `is_claimed`."""
+    folder = epath.Path(workdir)
+    if not is_claimed(workdir, sweep):
+        folder.mkdir(parents=True, exist_ok=True)
+        given = next((point.budget for point in found), None)
+        atomic.write_text(folder / "sweep.json", json.dumps(_identity(sweep) | {"budget": given}, indent=1))
     names = [] if sweep.settings.search == "tpe" else [point.name for point in found]
     atomic.write_text(folder / "planned.json", json.dumps({"points": names, "scaling": sweep.settings.scaling}))
+
+
+def _identity(sweep: Sweep) -> dict[str, Any]:
+    return json.loads(json.dumps(sweep.identity() | _of_data(sweep)))
 
 
 def _of_data(sweep: Sweep) -> dict[str, Any]:

@@ -200,6 +200,8 @@ def test_a_folder_of_another_sweep_is_refused(config, capsys, tmp_path, instant)
     swept(capsys, "--config", config(), "--workdir", str(tmp_path / "out"))
     says = refused(capsys, "--config", config(), "--workdir", str(tmp_path / "out"), "--config.base.train.batch_size=4")
     assert "holds another sweep (base.train.batch_size was 8 and is now 4): choose another --workdir" in says
+    words = ["--config", config(), "--workdir", str(tmp_path / "out"), "--config.score.windows=3", "--dry-run"]
+    assert "holds another sweep (score.windows was 12 and is now 3)" in refused(capsys, *words)
     kept = json.loads((tmp_path / "out" / "sweep.json").read_text())
     (tmp_path / "out" / "sweep.json").write_text(json.dumps(kept | {"shards": {"elsewhere": "0"}}))
     assert "holds another sweep (shards." in refused(capsys, "--config", config(), "--workdir", str(tmp_path / "out"))
