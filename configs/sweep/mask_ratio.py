@@ -8,7 +8,7 @@ of 1 s, 1,000 steps of 32 each, at equal examples and at equal FLOP (a constant 
 beginning of the longer one; 6e-3, as pilots at ratio 0.5 learned most by it in so few steps). Seeds are trained as one.
 Scored are held-out people of split val under masks that are the same for all points.
 
-    smoke   `…/mask_ratio.py:smoke=true`: three ratios, one kind, two seeds, 100 steps; draws no conclusion
+    smoke   `…/mask_ratio.py:smoke=true`: three ratios, one kind, two seeds, 400 steps; draws no conclusion
 
 docs/mask_ratio.md has what it shows on 12 people's public recordings.
 """
@@ -29,7 +29,7 @@ def get_config(path: tuple[str, ...] = (), steps: int | None = None, smoke: bool
     base.mask.update({"ratio": 0.75, "kind": "random", "kind_weights": (), "span": 16})
     base.optim.update({"schedule": "constant", "learning_rate": 6e-3, "ema_decay": 0.99})
     base.train.update({"eval_every": 0, "picture_every": 0, "tensorboard": False})
-    base.train.steps = steps if steps is not None else 100 if smoke else 1000
+    base.train.steps = steps if steps is not None else 400 if smoke else 1000
     base.train.checkpoint.update({"every": 250, "keep_last": 1})
     ratios, kinds, seeds = (
         ((0.1, 0.5, 0.75), ("random",), (0, 1)) if smoke else (RATIOS, ("random", "block"), (0, 1, 2))

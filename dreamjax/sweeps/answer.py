@@ -45,7 +45,7 @@ class Finding:
     subjects: tuple[str, ...]
     seeds: tuple[int, ...]
     tables: Mapping[str, Scores]
-    untrained: tuple[str, ...]
+    untrained: Mapping[str, float]  # their mean scores, for the eye alone
     pairs: tuple[comparing.Paired, ...]  # of each other one against the best
 
 
@@ -108,7 +108,7 @@ def find(groups: Sequence[Group], leg: str, rank: str) -> Finding:
     scores = {(g.name, s): by_subject(g.leg(leg, s), rank) for g in whole for s in seeds}
     people = tuple(sorted(set.intersection(*(set(one) for one in scores.values()))))
     tables = {g.name: np.array([[scores[g.name, s][who] for who in people] for s in seeds]) for g in whole}
-    untrained = tuple(g.name for g in whole if not _beats_zero(g, leg, seeds))
+    untrained = {g.name: float(tables[g.name].mean()) for g in whole if not _beats_zero(g, leg, seeds)}
     ranked = sorted((n for n in tables if n not in untrained), key=lambda n: -tables[n].mean())
     kept = {name: tables[name] for name in ranked}
     pairs = tuple(comparing.against(ranked[0], kept)) if ranked else ()
@@ -194,6 +194,7 @@ def _leg(workdir: str, found: Finding, groups: Sequence[Group], along: str) -> d
         "seeds": list(found.seeds),
         "ranking": rows,
         "untrained": list(found.untrained),
+        "untrained_scores": dict(found.untrained),
         "left_out": [g.name for g in groups if g.name not in found.tables and g.name not in found.untrained],
         "baselines": baselines(workdir, groups, found.leg),
         "scaling": laws,
@@ -288,7 +289,7 @@ def statements(found: Finding, unit: str = "subject") -> list[str]:
         rival = "what other trials saw" if found.rank == "pictures" else "the zero predictor"
         said.append(
             f"{where}: {counted(len(found.untrained), 'point')} not better than {rival}, untrained and not ranked: "
-            f"{'; '.join(found.untrained)}"
+            f"{'; '.join(f'{name} ({score:+.3f})' for name, score in found.untrained.items())}"
         )
     if not names:
         return [*said, f"{where}: no point is trained, so nothing is ranked"]

@@ -125,7 +125,10 @@ def text(result: Mapping[str, Any]) -> str:
     lines = [f"sweep {result['name']}: {result['workdir']}", *(f"  {note}" for note in notes(result))]
     for leg in result["legs"].values():
         subjects, seeds = counted(leg["subjects"], _unit(result)), counted(len(leg["seeds"]), "seed")
-        lines += ["", f"{leg['what']}, {subjects}, {seeds}", tables.table(*ranking(leg, result["rank"]))]
+        lines += ["", f"{leg['what']}, {subjects}, {seeds}" + ("" if leg["ranking"] else ": nothing is ranked")]
+        if not leg["ranking"]:
+            continue
+        lines.append(tables.table(*ranking(leg, result["rank"])))
         if result["rank"] == "reconstruction":
             lines += ["", tables.table(*by_mask(leg))]
     lines += [""] + [f"! {line}" for line in said(result)]
@@ -148,6 +151,8 @@ def html(result: Mapping[str, Any]) -> str:
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("sweep.html.j2")
     parts = []
     for name, leg in result["legs"].items():
+        if not leg["ranking"]:
+            continue
         made = [("ranking", *ranking(leg, result["rank"]))]
         made += [("under each common mask", *by_mask(leg))] if result["rank"] == "reconstruction" else []
         parts.append((name, leg, made))
