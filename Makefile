@@ -41,7 +41,7 @@ lint: $(READY)
 
 bench: $(READY)         ## pretraining, generating, fine-tuning and stage B beside PyTorch, then the input pipeline; JSON in runs/bench
 	@mkdir -p runs/bench
-	@for name in pretrain linear generate finetune stage_b evaluation input; do \
+	@for name in pretrain linear generate finetune stage_b evaluation together input; do \
 		$(BIN)/python benchmarks/$$name.py > runs/bench/$$name.json && cat runs/bench/$$name.json || exit 1; \
 	done
 

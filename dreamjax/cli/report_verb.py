@@ -13,8 +13,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamjax.storage import places
     from dreamjax.sweeps import answer, writing
 
+    places.reachable(args.sweep)
     return writing.write(answer.report(args.sweep), args.out)
 
 

@@ -23,8 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamjax.storage import places
     from dreamjax.sweeps import description, parts, points
 
+    places.reachable(args.workdir)
     sweep = description.load(args.config, args.overrides)
     if args.dry_run:
         points.is_claimed(args.workdir, sweep)
@@ -59,11 +61,9 @@ def _search(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) 
     from dreamjax.sweeps import driving, parts, searching
     from dreamjax.sweeps.points import Place
 
+    searching.check(sweep, args.workdir, args.processes or (part[1] if part else 1))
     if args.dry_run:
         return searching.outlook(sweep, args.workdir)
-    searching.check_place(args.workdir)
-    if sweep.pretrain is not None and (args.processes or part):
-        raise UserError("parts of a search over pretrain would train one encoder at once: run it in one process")
     driving.prepare(sweep, args.workdir, searching.sample(sweep))
     if not args.processes:
         return searching.run(searching.open_(sweep, args.workdir, part))
@@ -83,11 +83,9 @@ def jobs(args: argparse.Namespace, wanted: int | None) -> int:
 
     sweep = description.load(args.config, args.overrides)
     if sweep.settings.search == "tpe":
-        searching.check_place(args.workdir)
         if wanted is None:
             raise UserError("points of a search follow from one another: say how many jobs look at once, --parts N")
-        if wanted > 1 and sweep.pretrain is not None:
-            raise UserError("parts of a search over pretrain would train one encoder at once: give --parts 1")
+        searching.check(sweep, args.workdir, wanted)
         return wanted
     return wanted or len(parts.groups(expanding.expand(sweep, None), sweep.settings.together))
 

@@ -126,10 +126,12 @@ class Examples:
 
     def _records(self, keys: np.ndarray) -> np.ndarray:
         """Places in the concatenation of what is kept → records in that of the corpora."""
-        if all(len(kept) == len(reader) for kept, reader in zip(self.kept, self.readers, strict=True)):
-            return keys
+        return keys if self.config.fraction == 1 or not self.training else self._places[keys]
+
+    @cached_property
+    def _places(self) -> np.ndarray:
         firsts = self.ends - [len(reader) for reader in self.readers]
-        return np.concatenate([first + kept for first, kept in zip(firsts, self.kept, strict=True)])[keys]
+        return np.concatenate([first + kept for first, kept in zip(firsts, self.kept, strict=True)])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "order"}

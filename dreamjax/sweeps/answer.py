@@ -1,138 +1,21 @@
-"""What a sweep shows: every point's score with its interval, the ranking, paired tests, cost; read from its folder.
-
-A point (a combination of values) is scored on the same windows and masks by the runs of all its seeds. Its score on a
-subject is the share of variance explained, averaged over the masks; or the probe's balanced accuracy.
-"""
+"""What a sweep shows: every point's score with its interval, the ranking, paired tests, cost, what may be said."""
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from dreamjax.console import counted
-from dreamjax.errors import UserError
 from dreamjax.sweeps import comparing, scaling
-from dreamjax.sweeps.comparing import Scores
+from dreamjax.sweeps.points import read_json
+from dreamjax.sweeps.ranking import Finding, Group, by_subject, explained, find, planned, read
 
 RANKS = {"probe": "balanced accuracy", "reconstruction": "share explained, common masks"}  # of pictures: the metric
 LEGS = {"examples": "at equal examples", "flops": "at equal FLOP"}
-
-
-@dataclass(frozen=True)
-class Group:
-    """All runs of one combination of values: seed → (point.json, score.json)."""
-
-    name: str
-    values: Mapping[str, Any]
-    runs: Mapping[int, tuple[dict[str, Any], dict[str, Any]]]
-
-    def leg(self, leg: str, seed: int) -> dict[str, Any]:
-        return self.runs[seed][1]["legs"][leg]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A leg's answer. `tables`: of the groups that are ranked, best first; `untrained`: those no better than zero."""
-
-    leg: str
-    rank: str
-    subjects: tuple[str, ...]
-    seeds: tuple[int, ...]
-    tables: Mapping[str, Scores]
-    untrained: Mapping[str, float]  # their mean scores, for the eye alone
-    pairs: tuple[comparing.Paired, ...]  # of each other one against the best
-
-
-def read(workdir: str) -> tuple[dict[str, Any], list[Group]]:
-    """(sweep.json, groups in the order of their names). Raises UserError where there is no finished point."""
-    folder = epath.Path(workdir)
-    if not (folder / "sweep.json").exists():
-        raise UserError(f"{workdir} holds no sweep (no sweep.json): give the --workdir of dreamjax sweep")
-    found: dict[str, dict[int, tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for path in sorted((folder / "points").glob("*/score.json")):
-        about = _json(path.parent / "point.json")
-        name = ", ".join(f"{axis}={value}" for axis, value in about["values"].items()) or "base"
-        found.setdefault(name, {})[about["seed"]] = (about, _json(path))
-    if not found:
-        raise UserError(f"{workdir}: no point of this sweep is done yet; run dreamjax sweep on it first")
-    groups = [Group(name, next(iter(runs.values()))[0]["values"], runs) for name, runs in found.items()]
-    return _json(folder / "sweep.json"), groups
-
-
-def _planned(workdir: str) -> dict[str, Any]:
-    """What the sweep's last call meant to run; of a folder that says nothing of it, nothing."""
-    path = epath.Path(workdir) / "planned.json"
-    return _json(path) if path.exists() else {"points": [], "scaling": ""}
-
-
-def _json(path: epath.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path} is missing or damaged; delete it, and dreamjax sweep makes it again") from problem
-
-
-# -------------------------------------------------------------------------------------------------------------- scores
-def explained(one: Mapping[str, Any], method: str = "model") -> dict[str, float]:
-    """Subject → R² under one mask."""
-    rows = zip(one["subjects"], one["error"][method], one["variance"], strict=True)
-    return {subject: 1 - error / variance for subject, error, variance in rows if variance > 0}
-
-
-def by_subject(leg: Mapping[str, Any], rank: str, method: str = "model") -> dict[str, float]:
-    """Subject → score; of the reconstruction, the mean over all masks of those who have them all."""
-    if rank == "pictures":
-        return dict(leg["pictures"]["scores"])
-    if rank == "probe":
-        return dict(leg["probe"])
-    masks = [explained(one, method) for one in leg["reconstruction"].values()]
-    people = set.intersection(*(set(one) for one in masks)) if masks else set()
-    return {subject: float(np.mean([one[subject] for one in masks])) for subject in sorted(people)}
-
-
-def find(groups: Sequence[Group], leg: str, rank: str) -> Finding:
-    """The ranking of the groups whose runs have every seed that any has, on the subjects that all have."""
-    seeds = tuple(sorted({seed for group in groups for seed in group.runs}))
-    whole = [group for group in groups if set(group.runs) == set(seeds)]
-    if not whole:  # some seed failed everywhere: those that are everywhere
-        seeds = tuple(sorted(set.intersection(*(set(group.runs) for group in groups))))
-        whole = list(groups) if seeds else []
-    if not whole:
-        raise UserError("no seed of this sweep is done for all points; let dreamjax sweep finish")
-    scores = {(g.name, s): by_subject(g.leg(leg, s), rank) for g in whole for s in seeds}
-    people = tuple(sorted(set.intersection(*(set(one) for one in scores.values()))))
-    tables = {g.name: np.array([[scores[g.name, s][who] for who in people] for s in seeds]) for g in whole}
-    untrained = {g.name: float(tables[g.name].mean()) for g in whole if not _beats_zero(g, leg, seeds)}
-    ranked = sorted((n for n in tables if n not in untrained), key=lambda n: -tables[n].mean())
-    kept = {name: tables[name] for name in ranked}
-    pairs = tuple(comparing.against(ranked[0], kept)) if ranked else ()
-    return Finding(leg, rank, people, seeds, kept, untrained, pairs)
-
-
-def _beats_zero(group: Group, leg: str, seeds: Sequence[int]) -> bool:
-    """Whether the squared errors of its runs, over all masks, are below those of predicting zero.
-
-    Of pictures, whether they are named rather as what was seen than as what other trials saw, by an interval.
-    """
-    model = zero = 0.0
-    made = [group.leg(leg, seed)["pictures"]["scores"] for seed in seeds if "pictures" in group.leg(leg, seed)]
-    if made:
-        found = comparing.mean(np.array([[one[name] for name in sorted(made[0])] for one in made]))
-        return found.low > 0 if found.known else found.estimate > 0
-    for seed in seeds:
-        for one in group.leg(leg, seed).get("reconstruction", {}).values():
-            variance = np.array(one["variance"])
-            model += float((np.array(one["error"]["model"]) / variance).sum())
-            zero += float((np.array(one["error"]["zero"]) / variance).sum())
-    if not zero:  # normalised targets, which no common mask scores: as the run says of itself
-        return float(np.mean([group.leg(leg, seed)["own"].get("explained", 1.0) for seed in seeds])) > 0
-    return model < zero
 
 
 # -------------------------------------------------------------------------------------------------------------- result
@@ -146,7 +29,7 @@ def report(workdir: str) -> dict[str, Any]:
         "workdir": workdir,
         "split": sweep["score"]["split"],
         "rank": rank,
-        "legs": {leg: _leg(workdir, finding, groups, _planned(workdir)["scaling"]) for leg, finding in found.items()},
+        "legs": {leg: _leg(workdir, finding, groups, planned(workdir)["scaling"]) for leg, finding in found.items()},
         "cost": cost(groups) | _of_encoders(workdir),
         "unfinished": unfinished(workdir),
         "commands": {
@@ -271,13 +154,12 @@ def baselines(workdir: str, groups: Sequence[Group], leg: str) -> dict[str, dict
     files = {run[1]["legs"][leg].get("baselines") for group in groups for run in group.runs.values()}
     if len(files) != 1 or None in files:
         return {}
-    path = epath.Path(workdir) / "shared" / files.pop()
-    if not path.exists():  # a ranking does without
+    found = read_json(epath.Path(workdir) / "shared" / files.pop(), "masks")
+    if found is None:  # a ranking does without
         return {}
-    found = _json(path)["masks"]
     return {
         mask: {method: float(np.mean(list(explained(one, method).values()))) for method in one["error"]}
-        for mask, one in found.items()
+        for mask, one in found["masks"].items()
     }
 
 
@@ -329,22 +211,24 @@ def cost(groups: Sequence[Group]) -> dict[str, Any]:
 
 def _of_encoders(workdir: str) -> dict[str, Any]:
     """Of what points of stage B build on, where they do: how many, and their seconds."""
-    each = [_json(path)["seconds"] for path in (epath.Path(workdir) / "shared" / "encoders").glob("*/seconds.json")]
+    places = (epath.Path(workdir) / "shared" / "encoders").glob("*/seconds.json")
+    each = [found["seconds"] for path in places if (found := read_json(path, "seconds"))]
     return {"encoders": len(each), "encoder_seconds": sum(each)} if each else {}
 
 
 def unfinished(workdir: str) -> dict[str, str]:
     """Points that are not done: their last sentence, or when a search stopped them, that they were interrupted, or
     that nobody has begun them."""
-    begun = {path.parent.name for path in (epath.Path(workdir) / "points").glob("*/point.json")}
-    found = {name: "not begun" for name in _planned(workdir)["points"] if name not in begun}
-    for path in sorted((epath.Path(workdir) / "points").glob("*/point.json")):
-        if not (path.parent / "score.json").exists():
-            failed, stopped = path.parent / "failed.json", path.parent / "stopped.json"
-            if stopped.exists():
-                found[path.parent.name] = f"stopped early, after {counted(_json(stopped)['steps'], 'step')}"
-            else:
-                found[path.parent.name] = _json(failed)["sentences"][-1] if failed.exists() else "interrupted"
+    begun = {path.parent.name: path.parent for path in (epath.Path(workdir) / "points").glob("*/point.json")}
+    found = {name: "not begun" for name in planned(workdir)["points"] if name not in begun}
+    for name, folder in sorted(begun.items()):
+        if (folder / "score.json").exists():
+            continue
+        if stopped := read_json(folder / "stopped.json", "steps"):
+            found[name] = f"stopped early, after {counted(stopped['steps'], 'step')}"
+        else:
+            failed = read_json(folder / "failed.json", "sentences")
+            found[name] = failed["sentences"][-1] if failed else "interrupted"
     return found
 
 

@@ -5,13 +5,11 @@ still there is of a process that was killed. Killed again and again with nothing
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from dreamjax.storage import atomic
-from dreamjax.sweeps.points import Place, read_json
+from dreamjax.sweeps.points import Place, read_json, write_json
 from dreamjax.training import checkpoints
 
 LIMIT = 2  # deaths without progress that are one failure
@@ -30,7 +28,7 @@ def watched(places: Sequence[Place], runs: Sequence[epath.Path]) -> Iterator[int
         before = read_json(note) or {}
         deaths = before.get("deaths", 0) + 1 if before.get("reached") == reached else 0
         found = max(found, deaths)
-        atomic.write_text(note, json.dumps({"deaths": deaths, "reached": reached}))
+        write_json(note, {"deaths": deaths, "reached": reached})
     try:
         yield found
     finally:

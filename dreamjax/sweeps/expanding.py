@@ -18,15 +18,18 @@ def expand(sweep: Sweep, workdir: str | None) -> list[Point]:
     return points.make(sweep, axes.random(sweep.axes, settings.points, settings.draw_seed), budget)
 
 
-def outlook(sweep: Sweep, found: Sequence[Point], workdir: str) -> dict[str, Any]:
-    """Points, how many are done, their FLOP; and hours, where a finished point tells how fast this machine is."""
+def outlook(sweep: Sweep, found: Sequence[Point], workdir: str, coming: Sequence[Point] = ()) -> dict[str, Any]:
+    """Points, how many are done, their FLOP; and hours, where a finished point tells how fast this machine is.
+
+    `coming`: in place of those that are still to be chosen, as dear as these.
+    """
     scores = [Place.of(workdir, point).score() for point in found]
     costs = [point.cost() for point in found]
     known = [(s["cost"]["flop"], s["cost"]["seconds"]) for s in scores if s is not None and s["cost"].get("flop")]
     spent = sum(seconds for _, seconds in known)
     rate = sum(flop for flop, _ in known) / spent if spent else None
     open_ = [Place.of(workdir, point).open(sweep.settings.retries) for point in found]
-    left = [cost for cost, still in zip(costs, open_, strict=True) if still]
+    left = [cost for cost, still in zip(costs, open_, strict=True) if still] + [point.cost() for point in coming]
     whole = None if None in left else float(sum(cost for cost in left if cost is not None))
     return {
         "name": sweep.settings.name,
@@ -37,20 +40,8 @@ def outlook(sweep: Sweep, found: Sequence[Point], workdir: str) -> dict[str, Any
             for p, cost in zip(found, costs, strict=True)
         ],
         "done": sum(score is not None for score in scores),
-        "flop_per_hour": 3600 * rate if rate else None,
+        "coming": len(coming) // len(sweep.settings.seeds),
         "cost": {"flop": whole, "hours": whole / rate / 3600 if rate and whole is not None else None},
-    }
-
-
-def with_more(found: dict[str, Any], count: int, flop: float | None) -> dict[str, Any]:
-    """With so many points that are still to be chosen, and cost so many FLOP together."""
-    cost, more = dict(found["cost"]), flop
-    if cost["flop"] is None or more is None:
-        return found | {"coming": count, "cost": {"flop": None, "hours": None}}
-    rate = found["flop_per_hour"]
-    return found | {
-        "coming": count,
-        "cost": {"flop": cost["flop"] + more, "hours": (cost["flop"] + more) / rate if rate else None},
     }
 
 
@@ -70,7 +61,7 @@ def text(result: dict[str, Any]) -> str:
             *([report.table(["values", "seed", "steps", "TFLOP"], rows)] if rows else []),
             *(
                 [f"{counted(result['coming'], 'point')} to come, each from the scores before it; counted as the base"]
-                if result.get("coming")
+                if result["coming"]
                 else []
             ),
             f"left: {whole}{hours}",

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import missing_package
-from dreamjax.sweeps import answer
+from dreamjax.sweeps import answer, ranking
 
 COLOURS = ("#3b6ea5", "#d98e04", "#2e8b57", "#b5523b", "#8e44ad", "#7f8c8d", "#c0392b", "#16a085")
 
@@ -113,7 +113,7 @@ def _bounds(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float 
 
 def learning(workdir: str) -> list[Series]:
     """Share explained of the training windows at a run's own masks, by examples seen; means over seeds."""
-    _, groups = answer.read(workdir)
+    _, groups = ranking.read(workdir)
     out = []
     for group in groups:
         curves = []

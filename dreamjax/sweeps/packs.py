@@ -33,8 +33,8 @@ def deal(workdir: str, found: Sequence[Point], together: int) -> list[list[Point
     by_name = {point.name: point for point in found}
     packs: list[list[Point]] = []
     for path in sorted((epath.Path(workdir) / "together").glob("*.json")):
-        names = points.read_json(path)
-        if all(name in by_name for name in names) and len(names) <= together:
+        names = (points.read_json(path, "points") or {"points": []})["points"]
+        if names and all(name in by_name for name in names) and len(names) <= together:
             packs.append([by_name.pop(name) for name in names])
     packs = [pack for pack in packs if any(Place.of(workdir, point).score() is None for point in pack)]
     left = [point for point in by_name.values() if Place.of(workdir, point).score() is None]
@@ -76,7 +76,7 @@ def train(workdir: str, pack: Sequence[Point], left: Sequence[Point], steps: int
     where = folder(workdir, pack, steps)
     settings = vectorised.train_config(found[0], len(pack))
     where.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(where.parent / f"{_mark(pack)}.json", json.dumps([point.name for point in pack]))
+    points.write_json(where.parent / f"{_mark(pack)}.json", {"points": [point.name for point in pack]})
     result = loop.train(
         task, settings, where, config_json=vectorised.config_json(found, settings), devices=_devices(len(pack))
     )

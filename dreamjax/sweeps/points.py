@@ -24,7 +24,7 @@ from etils import epath
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.signals import records
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, mistaken
 from dreamjax.sweeps import encoders
 from dreamjax.sweeps.description import Sweep
 from dreamjax.systems import registry
@@ -53,11 +53,6 @@ class Point:
         return f"{safe}-seed={self.seed}-{mark}" if safe else f"seed={self.seed}-{mark}"
 
     @property
-    def values(self) -> tuple:
-        """What seeds have in common."""
-        return tuple(self.chosen.items())
-
-    @property
     def steps(self) -> list[int]:
         """After which it is scored, ascending."""
         return sorted(set(self.legs.values()))
@@ -81,13 +76,14 @@ def make(sweep: Sweep, chosen: Iterable[Mapping[str, Any]], budget: float | None
 
     `budget`: FLOP that all are given, where an earlier call has decided it; None: those of the cheapest.
     """
-    found = [_point(sweep, one, seed) for one in chosen for seed in sweep.settings.seeds]
+    found = [of(sweep, one, seed) for one in chosen for seed in sweep.settings.seeds]
     if not found:
         raise UserError(f"{sweep.source}: the axes make no point")
     return with_legs(sweep, found, budget)
 
 
-def _point(sweep: Sweep, chosen: Mapping[str, Any], seed: int) -> Point:
+def of(sweep: Sweep, chosen: Mapping[str, Any], seed: int) -> Point:
+    """A point without its lengths. Raises UserError where the values make no run."""
     config, encoder = sweep.config_of(chosen, seed), sweep.pretrain_of(chosen, seed)
     if encoder is not None:
         config, encoder = encoders.split(config, encoder)
@@ -145,14 +141,14 @@ class Place:
 
     def score(self) -> dict[str, Any] | None:
         """What the point was measured as; None while it is not done."""
-        return read_json(self.folder / "score.json")
+        return read_json(self.folder / "score.json", "legs", "cost")
 
     def leg(self, steps: int) -> dict[str, Any] | None:
         """What the point was measured as after so many steps; None where it was not yet."""
-        return read_json(self.folder / f"leg-{steps}.json")
+        return read_json(self.folder / f"leg-{steps}.json", "measured", "cost", "seconds")
 
     def measured(self, steps: int, leg: Mapping[str, Any]) -> None:
-        atomic.write_text(self.folder / f"leg-{steps}.json", json.dumps(leg, indent=1))
+        write_json(self.folder / f"leg-{steps}.json", leg)
 
     def failures(self) -> list[str]:
         return (read_json(self.folder / "failed.json") or {}).get("sentences", [])
@@ -176,28 +172,32 @@ class Place:
         file = self.folder / "config.py"
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic.write_text(file, configs.as_file(about["config"], told, str(file)))
-        atomic.write_text(self.folder / "point.json", json.dumps(about, indent=1))
+        write_json(self.folder / "point.json", about)
 
     def done(self, score: Mapping[str, Any]) -> None:
-        atomic.write_text(self.folder / "score.json", json.dumps(score, indent=1))
+        write_json(self.folder / "score.json", score)
 
     def stopped(self, steps: int) -> None:
-        atomic.write_text(self.folder / "stopped.json", json.dumps({"steps": steps}))
+        write_json(self.folder / "stopped.json", {"steps": steps})
 
     def failed(self, sentence: str) -> None:
-        atomic.write_text(
-            self.folder / "failed.json", json.dumps({"sentences": [*self.failures(), sentence]}, indent=1)
-        )
+        write_json(self.folder / "failed.json", {"sentences": [*self.failures(), sentence]})
 
 
-def read_json(path: epath.Path) -> Any:
-    """What a file of a sweep says; None where it is not there. Raises UserError for a damaged one."""
+def read_json(path: epath.Path, *needed: str) -> dict[str, Any] | None:
+    """What a file of a sweep says; None where it is not there. Raises UserError for a damaged or incomplete one."""
     if not path.exists():
         return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as problem:
-        raise UserError(f"{path} is damaged; delete it, and what it was of is done again") from problem
+    alone = path.name == "sweep.json"  # what the folder is, which no other file says
+    advice = "choose another --workdir" if alone else "delete it, and dreamjax sweep makes it again"
+    found = mistaken.read_json(path, advice)
+    if lacking := [name for name in needed if name not in found]:
+        raise UserError(f"{path} does not say {lacking[0]}; {advice}")
+    return found
+
+
+def write_json(path: epath.Path, found: Mapping[str, Any]) -> None:
+    atomic.write_text(path, json.dumps(found, indent=1))
 
 
 def budget(workdir: epath.PathLike) -> float | None:
@@ -230,9 +230,13 @@ def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) ->
     if not is_claimed(workdir, sweep):
         folder.mkdir(parents=True, exist_ok=True)
         given = next((point.budget for point in found), None)
-        atomic.write_text(folder / "sweep.json", json.dumps(_identity(sweep) | {"budget": given}, indent=1))
+        write_json(folder / "sweep.json", _identity(sweep) | {"budget": given})
     names = [] if sweep.settings.search == "tpe" else [point.name for point in found]
-    atomic.write_text(folder / "planned.json", json.dumps({"points": names, "scaling": sweep.settings.scaling}))
+    write_json(folder / "planned.json", {"points": names, "scaling": sweep.settings.scaling})
+    for point in found:  # what a report reads of a finished point, where somebody has deleted it
+        place = Place.of(workdir, point)
+        if (place.folder / "score.json").exists() and not (place.folder / "point.json").exists():
+            place.begin(point)
 
 
 def _identity(sweep: Sweep) -> dict[str, Any]:

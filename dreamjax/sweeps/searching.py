@@ -22,8 +22,8 @@ from etils import epath
 
 from dreamjax.console import log, progress
 from dreamjax.errors import UserError, missing_package
-from dreamjax.sweeps import answer, driving, expanding, packs, points
 from dreamjax.sweeps import axes as axes_
+from dreamjax.sweeps import driving, expanding, packs, points, ranking
 from dreamjax.sweeps.description import Sweep
 from dreamjax.sweeps.driving import Preempted
 from dreamjax.sweeps.points import Place, Point
@@ -75,8 +75,8 @@ class Search:
         Values that were tried before, or that another part tries, are put aside and drawn again.
         """
         begun = [trial for trial in self.trials if not trial.state.is_finished() and self._mine(trial)]
-        for known in [one._trial_id for one in begun[:1]]:
-            trial = self._opened(known)
+        if begun:
+            trial = self._opened(begun[0]._trial_id)
             return trial, _suggested(trial, self.sweep.axes)
         for _ in range(axes_.TRIES):
             if len(self.trials) >= self.sweep.settings.points:
@@ -109,7 +109,7 @@ class Search:
 
     def _mine(self, trial: Any) -> bool:
         """Whether a trial that is not ended was left by this part, or by parts that are dealt otherwise now."""
-        label, own = trial.user_attrs.get("part", "all"), _label(self.part)
+        label, own = trial.user_attrs["part"], _label(self.part)
         dealt = self.part is None or trial.number % self.part[1] == self.part[0]
         return label == own or (label.partition("/")[2] != own.partition("/")[2] and dealt)
 
@@ -144,7 +144,6 @@ def open_(sweep: Sweep, workdir: str, part: tuple[int, int] | None = None) -> Se
     optuna = package()
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    check_place(workdir)
     path = str(epath.Path(workdir) / JOURNAL)
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
     lock = JournalFileOpenLock(path)
@@ -170,7 +169,8 @@ def open_(sweep: Sweep, workdir: str, part: tuple[int, int] | None = None) -> Se
             f"{workdir} searched with other {' and '.join(other)}, whose scores do not tell of these: choose another "
             "--workdir"
         )
-    study.set_user_attr("asked", asked)
+    if "asked" not in study.user_attrs:
+        study.set_user_attr("asked", asked)
     return Search(sweep, workdir, study, _budget(sweep, workdir), part)
 
 
@@ -187,10 +187,12 @@ def _whole_lines(path: str, lock: Any) -> None:
         lock.release()
 
 
-def check_place(workdir: str) -> None:
-    """Raises UserError for a work directory that holds no journal."""
+def check(sweep: Sweep, workdir: str, parts: int) -> None:
+    """Raises UserError for what cannot be searched there, or not by so many parts."""
     if "://" in workdir:
         raise UserError(f"search=tpe keeps a journal, which {workdir} cannot hold: choose a --workdir on a disk")
+    if sweep.pretrain is not None and parts > 1:
+        raise UserError("parts of a search over pretrain would train one encoder at once: let it be one part")
 
 
 def _budget(sweep: Sweep, workdir: str) -> float | None:
@@ -204,7 +206,7 @@ def sample(sweep: Sweep) -> list[Point]:
     """Some of the points that may come, to find mistakes before anything runs."""
     package()
     drawn = list(axes_.random(sweep.axes, SAMPLED, sweep.settings.draw_seed))
-    return [Point(chosen, 0, sweep.config_of(chosen, sweep.settings.seeds[0]), {}, None) for chosen in drawn]
+    return [points.of(sweep, chosen, sweep.settings.seeds[0]) for chosen in drawn]
 
 
 def with_rungs(point: Point, halvings: int) -> Point:
@@ -315,7 +317,7 @@ def _after(search: Search, found: Sequence[Point], steps: int) -> float | None:
         left = [point for point in pack if Place.of(workdir, point).open(sweep.settings.retries)]
         driving.attempt(sweep, workdir, pack, left, until=steps)
     legs = [Place.of(workdir, point).leg(steps) for point in found]
-    each = [None if leg is None else answer.by_subject(leg["measured"], sweep.settings.score.rank) for leg in legs]
+    each = [None if leg is None else ranking.by_subject(leg["measured"], sweep.settings.score.rank) for leg in legs]
     return None if None in each else float(np.mean([np.mean(list(one.values())) for one in each if one is not None]))
 
 
@@ -323,9 +325,6 @@ def outlook(sweep: Sweep, workdir: str) -> dict[str, Any]:
     """As `expanding.outlook`: the points so far, and the cost of the base for each that is to come."""
     began = (epath.Path(workdir) / JOURNAL).exists()
     search = open_(sweep, workdir) if began else None
-    found = expanding.outlook(sweep, search.points() if search else [], workdir)
     base = points.make(sweep, [{}], search.budget if search else points.budget(workdir))
     coming = max(0, sweep.settings.points - (len(search.trials) if search else 0))
-    each = [point.cost() for point in base]
-    more = None if None in each else coming * sum(cost for cost in each if cost is not None)
-    return expanding.with_more(found, coming, more)
+    return expanding.outlook(sweep, search.points() if search else [], workdir, coming * base)

@@ -11,7 +11,7 @@ from dreamjax import config as configs
 from dreamjax.console import counted
 from dreamjax.evaluation import report as tables
 from dreamjax.storage import atomic
-from dreamjax.sweeps import answer, figures
+from dreamjax.sweeps import answer, figures, ranking
 
 
 def write(result: dict[str, Any], out: str | None) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def best_config(result: Mapping[str, Any], path: str) -> str:
     if not leg["ranking"]:
         return ""
     best = leg["ranking"][0]
-    _, groups = answer.read(result["workdir"])
+    _, groups = ranking.read(result["workdir"])
     group = next(group for group in groups if group.name == best["point"])
     about = group.runs[leg["seeds"][0]][0]
     config = about["config"] | {"train": about["config"]["train"] | {"steps": best["steps"]}}
@@ -51,7 +51,7 @@ def best_config(result: Mapping[str, Any], path: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- text
-def ranking(leg: Mapping[str, Any], rank: str) -> tuple[list[str], list[list[str]]]:
+def ranked(leg: Mapping[str, Any], rank: str) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of a leg, the highest first."""
     what = answer.RANKS.get(rank) or leg["metric"]
     probed = rank != "probe" and any("probe" in row for row in leg["ranking"])
@@ -128,7 +128,7 @@ def text(result: Mapping[str, Any]) -> str:
         lines += ["", f"{leg['what']}, {subjects}, {seeds}" + ("" if leg["ranking"] else ": nothing is ranked")]
         if not leg["ranking"]:
             continue
-        lines.append(tables.table(*ranking(leg, result["rank"])))
+        lines.append(tables.table(*ranked(leg, result["rank"])))
         if result["rank"] == "reconstruction":
             lines += ["", tables.table(*by_mask(leg))]
     lines += [""] + [f"! {line}" for line in said(result)]
@@ -153,7 +153,7 @@ def html(result: Mapping[str, Any]) -> str:
     for name, leg in result["legs"].items():
         if not leg["ranking"]:
             continue
-        made = [("ranking", *ranking(leg, result["rank"]))]
+        made = [("ranking", *ranked(leg, result["rank"]))]
         made += [("under each common mask", *by_mask(leg))] if result["rank"] == "reconstruction" else []
         parts.append((name, leg, made))
     return template.render(

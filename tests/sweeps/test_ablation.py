@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import transformers
 
+from dreamjax import config as configs
 from dreamjax.cli.main import main
-from dreamjax.sweeps import answer, description, encoders, expanding, parts, points
-from dreamjax.systems import registry
+from dreamjax.sweeps import answer, description, encoders, expanding, parts
+from dreamjax.systems import registry, runs
 from tests import parity, pipelines
 from tests.sweeps.conftest import refused, swept
 
@@ -59,7 +60,9 @@ def test_what_a_stage_b_sweep_lacks_is_one_sentence(capsys, tmp_path):
     transformers.ViTForImageClassification(vit).save_pretrained(tmp_path / "vit")
     transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
     words += [f"--config.score.classifier={tmp_path / 'vit'}"]
-    assert "5" in refused(capsys, *words, "--config.score.ways=5")
+    assert "5-way top-1 needs 1 ≤ K < N ≤ classes, and the classifier has 3" in refused(
+        capsys, *words, "--config.score.ways=5"
+    )
     assert "at least 2 classes are told apart" in refused(capsys, *words, "--config.score.ways=1")
     assert "set --config.score.guidance=1" in refused(
         capsys, *words, "--config.base.model.context_tokens=4", "--config.score.guidance=2"
@@ -122,6 +125,5 @@ def test_all_rows_run_on_the_small_layout(material, capsys, tmp_path):
     assert len(leg["ranking"]) + len(leg["untrained"]) == 15
     again = swept(capsys, "--config", f"{CONFIG}:sizes=small", "--workdir", str(out), *words)
     assert again["done_before"] == 15
-    one = next(iter((out / "points").iterdir()))
-    config = points.read_json(one / "point.json")["config"]
-    assert registry.SYSTEMS[config["system"]]
+    alone = configs.load(str(next((out / "points").glob("row=5*/config.py"))), [], registry.schema_of)
+    assert alone.encoder.path == str(encoders.folder(str(out), runs.config_of(alone.encoder.path)))

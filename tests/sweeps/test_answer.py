@@ -8,7 +8,7 @@ import pytest
 
 from dreamjax import config as configs
 from dreamjax.cli.main import main
-from dreamjax.sweeps import answer, axes, description, points
+from dreamjax.sweeps import axes, description, points, ranking
 from dreamjax.systems import masked_pretraining, registry
 
 PEOPLE = [f"s{i}" for i in range(8)]
@@ -142,9 +142,24 @@ def test_what_is_no_finished_sweep_is_one_sentence(tmp_path, capsys):
     assert main(["report", str(tmp_path / "begun")]) == 2
     assert "no point of this sweep is done yet" in capsys.readouterr().err
     workdir = write(tmp_path / "sweep", sweep())
-    next((tmp_path / "sweep" / "points").glob("*/score.json")).write_text("{")
+    for pattern in ("points/*/score.json", "points/*/point.json", "sweep.json", "planned.json"):
+        path = next((tmp_path / "sweep").glob(pattern))
+        whole = path.read_text()
+        for text in ("{", "[]", "{}", ""):
+            path.write_text(text)
+            assert main(["report", workdir]) == 2, (pattern, text)
+            [said] = capsys.readouterr().err.splitlines()
+            assert said.startswith(f"dreamjax: {path}")
+            advice = "choose another --workdir" if pattern == "sweep.json" else "delete it, and dreamjax sweep makes it"
+            assert advice in said
+        path.write_text(whole)
+    assert main(["report", workdir]) == 0
+    path = next((tmp_path / "sweep").glob("points/*/point.json"))
+    path.unlink()
     assert main(["report", workdir]) == 2
-    assert "score.json is missing or damaged; delete it" in capsys.readouterr().err
+    assert "has no point.json; dreamjax sweep on the same folder makes it again" in capsys.readouterr().err
+    points.claim(workdir, sweep(), points.make(sweep(), axes.grid(sweep().axes)))
+    assert path.exists()
 
 
 def test_masks_weigh_the_same_whatever_hides_more():
@@ -155,4 +170,4 @@ def test_masks_weigh_the_same_whatever_hides_more():
             "b": {"subjects": ["x"], "variance": [100.0], "error": {"model": [10.0]}},
         }
     }
-    assert answer.by_subject(leg, "reconstruction") == {"x": pytest.approx((0.5 + 0.9) / 2)}
+    assert ranking.by_subject(leg, "reconstruction") == {"x": pytest.approx((0.5 + 0.9) / 2)}
