@@ -125,5 +125,7 @@ def test_all_rows_run_on_the_small_layout(material, capsys, tmp_path):
     assert len(leg["ranking"]) + len(leg["untrained"]) == 15
     again = swept(capsys, "--config", f"{CONFIG}:sizes=small", "--workdir", str(out), *words)
     assert again["done_before"] == 15
+    [fixed] = (out / "points").glob("row=12-*/run-*")  # whose U-Net is nobody's training
+    assert main(["export", str(fixed), "--to", "diffusers", "--out", str(tmp_path / "exported")]) == 0
     alone = configs.load(str(next((out / "points").glob("row=5*/config.py"))), [], registry.schema_of)
     assert alone.encoder.path == str(encoders.folder(str(out), runs.config_of(alone.encoder.path)))

@@ -242,6 +242,23 @@ def test_all_of_the_unet_can_be_trained(config):
     assert loss.shape == ()
 
 
+def test_the_unet_can_be_left_as_it_was(config):
+    """Then all of it is frozen and comes from the pipeline's folder once; the encoder's gradient goes through it."""
+    task = DreamDiffusion(dataclasses.replace(config, model=dataclasses.replace(config.model, trainable="none")))
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    assert set(state.params) == {"encoder", "conditioner"}
+    network, arguments = task.unet
+    assert set(flatten(state.frozen["unet"])) == set(flatten(network.shapes(arguments)))
+    assert {name for name in task.weights() if name.endswith("/unet")} == {"frozen/unet"}
+    gradient = jax.eval_shape(
+        jax.grad(lambda p, f, b: task.loss(p, f, b, 0, 0.5)[0]),
+        state.params,
+        state.frozen,
+        {name: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype) for name, leaf in task.example().items()},
+    )
+    assert set(gradient) == {"encoder", "conditioner"}
+
+
 def test_published_sizes_of_the_maps():
     """13,261 and 787,200 to the context, 787,329 to CLIP's space, 987,323 to the time embedding."""
     from flax import nnx
