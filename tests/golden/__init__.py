@@ -46,7 +46,7 @@ def render(path: Path) -> str:
 
     sweep = description.load(spec, [])
     base = config.dump(config.to_dataclass(sweep.schema, sweep.base))
-    points = "".join(f"{point.values} seed {point.seed}: {dict(point.legs)}\n" for point in expanding.expand(sweep, ""))
+    points = "".join(f"{point.chosen} seed {point.seed}: {dict(point.legs)}\n" for point in expanding.expand(sweep, ""))
     return config.dump(sweep.settings) + "\nbase\n" + base + "\npoints\n" + points
 
 
