@@ -168,7 +168,7 @@ def statements(found: Finding, unit: str = "subject") -> list[str]:
     said = []
     names, where = list(found.tables), LEGS[found.leg]
     if found.untrained:
-        rival = "what other trials saw" if found.rank == "pictures" else "the zero predictor"
+        rival = "what other trials saw" if found.rank == "pictures" else "predicting zero or the mean"
         said.append(
             f"{where}: {counted(len(found.untrained), 'point')} not better than {rival}, untrained and not ranked: "
             f"{'; '.join(f'{name} ({score:+.3f})' for name, score in found.untrained.items())}"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,19 @@ from dreamjax.errors import missing_package
 from dreamjax.sweeps import answer, ranking
 
 COLOURS = ("#3b6ea5", "#d98e04", "#2e8b57", "#b5523b", "#8e44ad", "#7f8c8d", "#c0392b", "#16a085")
+STYLES, PLOTLY_STYLES = ("-", "--", ":", "-."), ("solid", "dash", "dot", "dashdot")  # when all colours are used
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a panel: x (numbers or labels), y, and the bounds of y where they are known."""
+    """One line of a panel: x (numbers or labels), y, the bounds of y where they are known, and names of its dots."""
 
     name: str
     x: list[Any]
     y: list[float]
     low: list[float | None]
     high: list[float | None]
+    dots: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,14 @@ def panels(result: Mapping[str, Any]) -> dict[str, Panel]:
             found[f"score_{name}"] = Panel(f"Score {leg['what']}", axis or "point", what, against(leg["ranking"], axis))
             for number, law in enumerate(leg["scaling"]):
                 found[f"scaling_{name}" + (f"_{number}" if number else "")] = _law(law, leg["what"])
-            flop = [row for row in leg["ranking"] if row["flop"]]
-            if flop:
-                points = Series("", [row["flop"] / 1e12 for row in flop], *_bounds(flop))
+            if flop := [row for row in leg["ranking"] if row["flop"]]:
                 found[f"cost_{name}"] = Panel(
-                    f"Score against cost, {leg['what']}", "TFLOP of a run", what, [points], log=True, lines=False
+                    f"Score against cost, {leg['what']}",
+                    "TFLOP of a run",
+                    what,
+                    by_cost(flop, axis),
+                    log=True,
+                    lines=False,
                 )
     if curves := learning(result["workdir"]):
         found["curves"] = Panel(
@@ -94,16 +99,33 @@ def against(ranking: Sequence[Mapping[str, Any]], axis: str | None) -> list[Seri
     """Scores along an axis, a line for each combination of the others."""
     if axis is None:
         return [Series("", [row["point"] for row in ranking], *_bounds(ranking))]
+    return [
+        Series(name, [float(row["values"][axis]) for row in rows], *_bounds(rows))
+        for name, rows in _lines(ranking, axis)
+    ]
+
+
+def by_cost(ranking: Sequence[Mapping[str, Any]], axis: str | None) -> list[Series]:
+    """Scores by operations, coloured by all axes but the main one, whose values stand at the dots."""
+    if axis is None:
+        lines, named = [("", list(ranking))], [[row["point"] for row in ranking]]
+    else:
+        lines = _lines(ranking, axis)
+        named = [[str(row["values"][axis]) for row in rows] for _, rows in lines]
+    return [
+        Series(name, [row["flop"] / 1e12 for row in rows], *_bounds(rows), dots=dots)
+        for (name, rows), dots in zip(lines, named, strict=True)
+    ]
+
+
+def _lines(ranking: Sequence[Mapping[str, Any]], axis: str) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """(the other axes' values, points along `axis`), of the points that have it."""
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in ranking:
         if axis in row["values"]:
             rest = ", ".join(f"{name}={value}" for name, value in row["values"].items() if name != axis)
             lines.setdefault(rest, []).append(row)
-    out = []
-    for name, rows in sorted(lines.items()):
-        rows = sorted(rows, key=lambda row: float(row["values"][axis]))
-        out.append(Series(name, [float(row["values"][axis]) for row in rows], *_bounds(rows)))
-    return out
+    return [(name, sorted(rows, key=lambda row: float(row["values"][axis]))) for name, rows in sorted(lines.items())]
 
 
 def _bounds(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float | None], list[float | None]]:
@@ -152,11 +174,12 @@ def _draw(panel: Panel) -> Any:
     from matplotlib.figure import Figure
 
     named = [str(x) for x in panel.series[0].x] if isinstance(panel.series[0].x[0], str) else []
-    size = (7.2, max(2.4, 0.34 * len(named) + 1.2)) if named else (7.2, 4.2)
+    many = len(panel.series) > len(COLOURS)
+    size = (7.2, max(2.4, 0.34 * len(named) + 1.2)) if named else (9.6 if many else 7.2, 4.2)
     fig = Figure(figsize=size, layout="constrained", facecolor="white")
     axis = fig.subplots()
     for number, series in enumerate(panel.series):
-        colour = COLOURS[number % len(COLOURS)]
+        colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
         low = [y if bound is None else bound for y, bound in zip(series.y, series.low, strict=True)]
         high = [y if bound is None else bound for y, bound in zip(series.y, series.high, strict=True)]
         if named:
@@ -168,13 +191,16 @@ def _draw(panel: Panel) -> Any:
         axis.plot(
             series.x,
             series.y,
-            f"{'o' if dots else ''}{'-' if panel.lines else ''}",
+            marker="o" if dots else "",
+            ls=style if panel.lines else "",
             color=colour,
             ms=5,
             label=series.name,
         )
         if any(bound is not None for bound in series.low):
             axis.vlines(series.x, low, high, color=colour, lw=1.2, alpha=0.7)
+        for x, y, name in zip(series.x, series.y, series.dots, strict=False):
+            axis.annotate(name, (x, y), (5, 4), textcoords="offset points", fontsize=8, color=colour)
     if named:
         axis.set_yticks(np.arange(len(named))[::-1], named)
         axis.set_xlabel(panel.y)
@@ -184,7 +210,10 @@ def _draw(panel: Panel) -> Any:
         axis.set_xscale("log" if panel.log else "linear")
         axis.set_yscale("log" if panel.log_y else "linear")
         if any(series.name for series in panel.series):
-            axis.legend(frameon=False, fontsize=8, loc="best")
+            if many:
+                fig.legend(frameon=False, fontsize=8, loc="outside right upper")
+            else:
+                axis.legend(frameon=False, fontsize=8, loc="best")
     axis.spines[["top", "right"]].set_visible(False)
     return fig
 
@@ -215,7 +244,11 @@ def interactive(result: Mapping[str, Any]) -> dict[str, str]:
                     y=series.y,
                     name=series.name or panel.y,
                     mode="lines+markers" if panel.lines and not isinstance(series.x[0], str) else "markers",
-                    line={"color": COLOURS[number % len(COLOURS)]},
+                    text=series.dots or None,
+                    line={
+                        "color": COLOURS[number % len(COLOURS)],
+                        "dash": PLOTLY_STYLES[number // len(COLOURS) % len(PLOTLY_STYLES)],
+                    },
                     error_y=error if known else None,
                 )
             )

@@ -27,7 +27,7 @@ def sweep(rank="reconstruction", seeds=(0, 1, 2)):
     return description.Sweep(settings, base, registry.schema_of(base), axes.read(entries, "known.py"), "known.py")
 
 
-def write(workdir, made, noise=0.02, truth=TRUTH, probe=None):
+def write(workdir, made, noise=0.02, truth=TRUTH, probe=None, zero=2.0):
     """A sweep's folder whose runs scored as `truth` says, with effects of people and seeds and some noise."""
     rng = np.random.default_rng(0)
     of_people, of_seeds = 0.1 * rng.normal(size=8), 0.01 * rng.normal(size=3)
@@ -42,7 +42,7 @@ def write(workdir, made, noise=0.02, truth=TRUTH, probe=None):
         one = {
             "subjects": PEOPLE,
             "variance": [2.0] * 8,
-            "error": {"model": (2 * (1 - share)).tolist(), "zero": [2.0] * 8},
+            "error": {"model": (2 * (1 - share)).tolist(), "zero": [zero] * 8},
         }
         leg = {"examples": 9, "windows": 4, "reconstruction": {"random 0.5": one}, "own": {"explained": 0.9}}
         if probe is not None:
@@ -72,8 +72,14 @@ def test_what_is_known_is_said_and_no_more(tmp_path, capsys):
         assert row["score"]["low"] < TRUTH[ratio] + 0.1
         assert row["score"]["high"] > TRUTH[ratio] - 0.1
     text = " ".join(leg["statements"])
-    assert "1 point not better than the zero predictor" in text
+    assert "1 point not better than predicting zero or the mean" in text
     assert "is therefore optimistic" in text
+
+
+def test_a_constant_that_beats_zero_is_untrained(tmp_path, capsys):
+    """Where recordings have an offset, predicting it is better than zero, and explains nothing of their variance."""
+    offset = write(tmp_path / "sweep", sweep(), truth={**TRUTH, "0.95": -0.05}, zero=2.4)
+    assert reported(capsys, offset)["legs"]["examples"]["untrained"] == ["mask.ratio=0.95"]
 
 
 def test_the_best_point_is_a_config_file_that_loads_as_it_ran(tmp_path, capsys):
