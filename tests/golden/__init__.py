@@ -46,8 +46,11 @@ def render(path: Path) -> str:
 
     sweep = description.load(spec, [])
     base = config.dump(config.to_dataclass(sweep.schema, sweep.base))
-    points = "".join(f"{point.chosen} seed {point.seed}: {dict(point.legs)}\n" for point in expanding.expand(sweep, ""))
-    return config.dump(sweep.settings) + "\nbase\n" + base + "\npoints\n" + points
+    points = []
+    for point in expanding.expand(sweep, ""):
+        chosen = ", ".join(f"{axis}={label}" for axis, label in point.chosen.items())
+        points.append(f"{chosen} seed {point.seed}: {dict(point.legs)}\n")
+    return config.dump(sweep.settings) + "\nbase\n" + base + "\npoints\n" + "".join(points)
 
 
 def write() -> list[Path]:
