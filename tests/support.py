@@ -1,5 +1,8 @@
-"""Small synthetic datasets that tests share."""
+"""Small synthetic datasets, and another process, that tests share."""
 
+import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,3 +114,14 @@ def make_shards(
 def abstract_of(values: Any, placed: Any) -> Any:
     """Shapes with shardings, as a checkpoint is restored into."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), values, placed)
+
+
+@contextlib.contextmanager
+def held_elsewhere(path: Path) -> Iterator[subprocess.Popen]:
+    """Another process that holds the lock `path` until it is killed."""
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    words = [sys.executable, "-c", hold, str(path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        yield process
+        process.kill()

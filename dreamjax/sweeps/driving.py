@@ -18,6 +18,7 @@ from etils import epath
 
 from dreamjax.console import counted, log, progress
 from dreamjax.errors import TryAgain, UserError
+from dreamjax.storage import locks
 from dreamjax.sweeps import deaths, encoders, packs, picturing, scoring
 from dreamjax.sweeps import points as points_
 from dreamjax.sweeps.description import Sweep
@@ -53,6 +54,8 @@ def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
                 attempt(sweep, workdir, pack, left)
             except Preempted:
                 stopped = True
+            except locks.Busy as problem:
+                log.warning("%s", problem)
             bar.advance(len(left), pack[0].name)
             stopped = stopped or watch.requested()
     found_now = standing(sweep, workdir, todo, before, time.monotonic() - started)
@@ -112,10 +115,19 @@ def failures(workdir: str, found: Iterable[Point]) -> dict[str, str]:
 def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], until: float = math.inf) -> None:
     """Train and score the points `left` of a pack, as one where they are several, at their lengths up to `until` steps.
 
-    What fails together is tried alone, and what fails alone as often as the sweep has retries.
+    What fails together is tried alone, and what fails alone as often as the sweep has retries. Raises locks.Busy, with
+    nothing done, where another process is at one of them.
     """
     for point in left:
         Place.of(workdir, point).begin(point)
+    with contextlib.ExitStack() as alone:
+        if jax.process_count() == 1:  # several are one run, and meet at every step
+            for point in left:
+                alone.enter_context(locks.held(Place.of(workdir, point).folder / "lock", point.name))
+        _attempt(sweep, workdir, pack, left, until)
+
+
+def _attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], until: float) -> None:
     if len(pack) > 1 and left:
         try:
             _together(sweep, workdir, pack, left, until)
@@ -168,11 +180,25 @@ def _built_on(workdir: str, point: Point) -> Any:
         return point.config
     where = encoders.folder(workdir, point.encoder)
     if not encoders.is_ready(where, point.encoder):
+        with _one_at(where):
+            _pretrain(where, point)
+    return encoders.placed(workdir, point.config, point.encoder)
+
+
+def _one_at(encoder: epath.Path) -> contextlib.AbstractContextManager[None]:
+    """Parts of a search, and other sweeps' calls, may need the same encoder at the same time."""
+    encoder.parent.mkdir(parents=True, exist_ok=True)
+    if jax.process_count() > 1:
+        return contextlib.nullcontext()
+    return locks.held(encoder.with_suffix(".lock"), f"the encoder {encoder.name}", wait=True)
+
+
+def _pretrain(where: epath.Path, point: Point) -> None:
+    if not encoders.is_ready(where, point.encoder):  # by who held it until now
         log.info("pretraining the encoder %s of %s", where.name, point.name)
         result = runs.train(point.encoder, str(where))
         _stop_where_told(result)
         encoders.remember(where, _seconds(result))
-    return encoders.placed(workdir, point.config, point.encoder)
 
 
 def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], until: float) -> None:

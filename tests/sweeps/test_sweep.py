@@ -15,6 +15,7 @@ from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.sweeps import answer, deaths, description, driving, expanding, packs, parts, points, scoring
 from dreamjax.systems import runs
+from tests.support import held_elsewhere
 from tests.sweeps.conftest import RATIOS, refused, scores, swept
 
 
@@ -145,6 +146,19 @@ def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_pat
     assert "out of memory" in told["learning_rate=0.002"]
     assert swept(capsys, *words, code=1)["failed"] == 2
     assert len(tried) == 6
+
+
+def test_a_point_that_another_process_is_at_is_left_to_it(config, capsys, tmp_path, instant):
+    path, out = config(), tmp_path / "out"
+    first, other = expanding.expand(description.load(path, []), str(out))
+    lock = points.Place.of(str(out), first).folder / "lock"
+    points.claim(str(out), description.load(path, []), [first, other])
+    lock.parent.mkdir(parents=True)
+    with held_elsewhere(lock):
+        found = swept(capsys, "--config", path, "--workdir", str(out))
+        assert (found["done"], found["left"], found["failed"]) == (1, 1, 0)
+        assert not (lock.parent / "begun.json").exists()
+    assert swept(capsys, "--config", path, "--workdir", str(out))["done"] == 2
 
 
 @pytest.mark.long

@@ -1,0 +1,47 @@
+"""A lock goes with its process, is waited for, and a place without locks goes on without."""
+
+import errno
+import fcntl
+
+import pytest
+from etils import epath
+
+from dreamjax.storage import locks
+from tests.support import held_elsewhere
+
+
+@pytest.fixture
+def holder(tmp_path):
+    with held_elsewhere(tmp_path / "lock") as process:
+        yield process
+
+
+def test_what_another_process_holds_is_one_sentence(holder, tmp_path):
+    with pytest.raises(locks.Busy, match="another process is at the run; wait for it"), held(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with held(tmp_path):
+        pass
+
+
+def test_a_lock_is_waited_for(holder, tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: (waited.append(seconds), holder.kill(), holder.wait()))
+    with held(tmp_path, wait=True):
+        assert waited == [locks.POLL]
+
+
+def test_a_place_without_locks_goes_on(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", none)
+    with held(tmp_path):
+        pass
+    with locks.held(epath.Path("gs://bucket/lock"), "the run"):
+        pass
+
+
+def held(folder, **how):
+    return locks.held(epath.Path(folder) / "lock", "the run", **how)
