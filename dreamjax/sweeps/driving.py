@@ -65,8 +65,23 @@ def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
 def prepare(sweep: Sweep, workdir: str, found: Sequence[Point]) -> None:
     """Claim the folder; `found`: the points, or some of those that may come.
 
-    Raises UserError, before anything is written, where the points could not be scored alike.
+    Raises UserError, before anything is written, where the points could not run or be scored alike.
     """
+    check(sweep, found)
+    points_.claim(workdir, sweep, found)
+
+
+def obstacle(sweep: Sweep, found: Sequence[Point]) -> str | None:
+    """Why a sweep would not start as it stands, if so."""
+    try:
+        check(sweep, found)
+    except UserError as problem:
+        return str(problem)
+    return None
+
+
+def check(sweep: Sweep, found: Sequence[Point]) -> None:
+    """Raises UserError where the points could not run, or not be scored alike."""
     scored = picturing if sweep.settings.score.rank == "pictures" else scoring
     for config in {_looks_alike(point.config): point.config for point in found}.values():
         scored.check(config, sweep.settings.score)
@@ -76,7 +91,6 @@ def prepare(sweep: Sweep, workdir: str, found: Sequence[Point]) -> None:
         raise UserError("the pretraining before the sweep has no data: give --config.pretrain.data.path=SHARDS")
     if len({scored.seen_alike(point.config) for point in found}) > 1:
         raise UserError(f"{sweep.source}: an axis changes the windows that points are scored on (data.*)")
-    points_.claim(workdir, sweep, found)
 
 
 def count_done(workdir: str, found: Iterable[Point]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dreamjax.console import counted
+from dreamjax.console import counted, log
 from dreamjax.evaluation import report
 from dreamjax.sweeps import axes, points
 from dreamjax.sweeps.description import Sweep
@@ -15,7 +15,10 @@ def expand(sweep: Sweep, workdir: str | None) -> list[Point]:
     settings, budget = sweep.settings, None if workdir is None else points.budget(workdir)
     if settings.search == "grid":
         return points.make(sweep, axes.grid(sweep.axes), budget)
-    return points.make(sweep, axes.random(sweep.axes, settings.points, settings.draw_seed), budget)
+    drawn = list(axes.random(sweep.axes, settings.points, settings.draw_seed))
+    if len(drawn) < settings.points:
+        log.warning("points is %d, but %d draws of the axes are all that differ", settings.points, len(drawn))
+    return points.make(sweep, drawn, budget)
 
 
 def outlook(sweep: Sweep, found: Sequence[Point], workdir: str, coming: Sequence[Point] = ()) -> dict[str, Any]:
@@ -65,5 +68,6 @@ def text(result: dict[str, Any]) -> str:
                 else []
             ),
             f"left: {whole}{hours}",
+            *([f"! as it stands it would not start: {result['obstacle']}"] if result.get("obstacle") else []),
         ]
     )

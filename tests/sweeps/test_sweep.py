@@ -241,6 +241,21 @@ def test_a_random_sweep_draws_its_points(config, tmp_path):
     assert all(1e-4 <= point.config.optim.learning_rate <= 1e-2 for point in found)
 
 
+def test_a_random_sweep_of_few_values_says_so(config, tmp_path, caplog):
+    sweep = description.load(config(), [("search", "random"), ("points", "5")])
+    assert len(expanding.expand(sweep, str(tmp_path / "out"))) == 2
+    assert "points is 5, but 2 draws" in caplog.text
+
+
+def test_a_dry_run_says_what_would_stop_it(config, capsys, tmp_path):
+    words = ["--config", config(), "--workdir", str(tmp_path / "out"), "--dry-run"]
+    assert swept(capsys, *words)["obstacle"] is None
+    gone = f"--config.base.data.path={tmp_path}/gone"
+    assert main(["sweep", *words, gone]) == 0
+    assert f"! as it stands it would not start: {tmp_path}/gone" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
 def test_parts_are_all_points_and_share_none(config, tmp_path):
     """Whichever points are done; packs stay together."""
     sweep = description.load(config('axes.values("mask.ratio", 0.25, 0.5, 0.75)', seeds=(0, 1, 2)), [])
