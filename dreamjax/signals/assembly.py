@@ -113,7 +113,7 @@ def _crop(
     signal = np.empty((len(stored), channels, length), np.float32)
     valid = np.empty((len(stored), length), bool)
     for i, record in enumerate(stored):
-        starts = time - length + (record.lag or 1)  # how many; with a following window, up to that one's own first
+        starts = record.lag or time - length + 1  # how many; with a following window, up to that one's own first
         start = int(draw[i] * starts) if training else (time - length) // 2
         here = min(length, time - start)
         _copy(record, start, factor[i], signal[i, :, :here])

@@ -201,10 +201,11 @@ def _built_on(workdir: str, point: Point) -> Any:
 
 def _one_at(encoder: epath.Path) -> contextlib.AbstractContextManager[None]:
     """Parts of a search, and other sweeps' calls, may need the same encoder at the same time."""
-    encoder.parent.mkdir(parents=True, exist_ok=True)
     if jax.process_count() > 1:
         return contextlib.nullcontext()
-    return locks.held(encoder.with_suffix(".lock"), f"the encoder {encoder.name}", wait=True)
+    folder = encoder.parents[1] / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return locks.held(folder / encoder.name, f"the encoder {encoder.name}", wait=True)
 
 
 def _pretrain(where: epath.Path, point: Point) -> None:

@@ -153,9 +153,10 @@ def test_augmentation_changes_the_signal_and_keeps_microvolts_true(corpora):
     assert_same(quiet, joined(take(stream_of(corpora, "a", **validation), 1, batch_size=4)))
 
 
-def test_shifted_crops_read_on_into_the_next_window_of_the_same_recording(corpora):
-    """Whole windows of 160: each row is the recording's own piece, from any of 160 offsets, never across recordings."""
-    stream = stream_of(corpora, "plain", samples=TIME, shift=True, scaling="divide", divide=1.0, clip=0.0)
+@pytest.mark.parametrize("samples", [TIME, CROP])
+def test_shifted_crops_read_on_into_the_next_window_of_the_same_recording(corpora, samples):
+    """From windows of 160: each row is the recording's own piece, from any of 160 offsets, never across recordings."""
+    stream = stream_of(corpora, "plain", samples=samples, shift=True, scaling="divide", divide=1.0, clip=0.0)
     got = joined(take(stream, 8, batch_size=8))
     windows = list(records.read_windows(corpora["plain"], "train"))
     whole = {
@@ -167,8 +168,9 @@ def test_shifted_crops_read_on_into_the_next_window_of_the_same_recording(corpor
         window = windows[stream.examples.order[i]]
         first = round(window.start * window.sfreq)
         last = first + TIME == whole[window.recording].shape[1]
-        offset = 0 if last else int(keyed.uniform(3, "crop", np.array([i]), 1)[0, 0] * TIME)
-        np.testing.assert_allclose(row, whole[window.recording][:, first + offset :][:, :TIME], atol=1e-3)
+        starts = TIME - samples + 1 if last else TIME
+        offset = int(keyed.uniform(3, "crop", np.array([i]), 1)[0, 0] * starts)
+        np.testing.assert_allclose(row, whole[window.recording][:, first + offset :][:, :samples], atol=1e-3)
         offsets.add(offset)
     assert len(offsets) > 20
     labelled = joined(take(stream_of(corpora, "a", samples=TIME, shift=True), 1, batch_size=8))
