@@ -47,7 +47,7 @@ def _list(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) ->
         return parts.own(points, together, one) if one else points
 
     if args.dry_run:
-        return expanding.outlook(sweep, own(part), args.workdir) | {"obstacle": driving.obstacle(sweep, points)}
+        return expanding.outlook(sweep, own(part), args.workdir) | {"obstacle": driving.obstacle(sweep, lambda: points)}
     driving.prepare(sweep, args.workdir, points)
     if not args.processes:
         return driving.run(sweep, args.workdir, own(part))
@@ -64,7 +64,7 @@ def _search(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) 
     searching.check(sweep, args.workdir, args.processes or (part[1] if part else 1))
     if args.dry_run:
         found = searching.outlook(sweep, args.workdir)
-        return found | {"obstacle": driving.obstacle(sweep, searching.sample(sweep))}
+        return found | {"obstacle": driving.obstacle(sweep, lambda: searching.sample(sweep))}
     driving.prepare(sweep, args.workdir, searching.sample(sweep))
     if not args.processes:
         return searching.run(searching.open_(sweep, args.workdir, part))

@@ -8,7 +8,7 @@ import contextlib
 import errno
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from etils import epath
@@ -17,6 +17,7 @@ from dreamjax.console import log
 from dreamjax.errors import TryAgain
 
 POLL = 0.5  # seconds
+NONE_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems without locks
 
 
 class Busy(TryAgain):
@@ -24,15 +25,18 @@ class Busy(TryAgain):
 
 
 @contextlib.contextmanager
-def held(path: epath.Path, what: str, wait: bool = False) -> Iterator[None]:
-    """While this process works at `what`, as people call it. Raises Busy where another does, or waits until it ends."""
+def held(path: epath.Path, what: str, stop: Callable[[], bool] | None = None) -> Iterator[None]:
+    """While this process works at `what`, as people call it. Raises Busy where another does.
+
+    `stop`: wait until that one ends instead, or this answers True.
+    """
     if "://" in str(path):
         yield
         return
     with open(path, "a") as file:
         waited = False
         while not _taken(file):
-            if not wait:
+            if stop is None or stop():
                 raise Busy(f"another process is at {what}; wait for it, or stop it, and give the same command again")
             if not waited:
                 log.info("waiting for another process that is at %s", what)
@@ -45,6 +49,10 @@ def _taken(file: IO[str]) -> bool:
     """Whether no other process holds the file; where there are no locks, nobody can know of one."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        return e.errno not in (errno.EACCES, errno.EAGAIN)
+    except OSError as problem:
+        if problem.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        if problem.errno not in NONE_HERE:
+            raise
+        log.warning("%s is on a file system without locks: a second process there is not noticed", file.name)
     return True

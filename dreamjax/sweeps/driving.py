@@ -9,7 +9,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,11 +36,12 @@ class Preempted(Exception):
 
 
 def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
-    """Every point that is not done, until the hours are over; a JSON-able summary, `exit_code` 75 where stopped.
+    """Every point that is not done, until the hours are over; a JSON-able summary.
 
-    The folder is the sweep's already (`prepare`).
+    `exit_code` is 75 where it was stopped, or left points to other processes that were at them. The folder is the
+    sweep's already (`prepare`).
     """
-    started, todo, stopped = time.monotonic(), list(found), False
+    started, todo, stopped, busy = time.monotonic(), list(found), False, list[Point]()
     compile_cache.keep_all()
     before = count_done(workdir, todo)
     until = math.inf if sweep.settings.hours is None else started + 3600 * sweep.settings.hours
@@ -56,10 +57,12 @@ def run(sweep: Sweep, workdir: str, found: Iterable[Point]) -> dict[str, Any]:
                 stopped = True
             except locks.Busy as problem:
                 log.warning("%s", problem)
+                busy += left
             bar.advance(len(left), pack[0].name)
             stopped = stopped or watch.requested()
     found_now = standing(sweep, workdir, todo, before, time.monotonic() - started)
-    return found_now | {"exit_code": preemption.EXIT_CODE if stopped else int(found_now["failed"] > 0)}
+    again = stopped or any(Place.of(workdir, point).open(sweep.settings.retries) for point in busy)
+    return found_now | {"exit_code": preemption.EXIT_CODE if again else int(found_now["failed"] > 0)}
 
 
 def prepare(sweep: Sweep, workdir: str, found: Sequence[Point]) -> None:
@@ -71,10 +74,11 @@ def prepare(sweep: Sweep, workdir: str, found: Sequence[Point]) -> None:
     points_.claim(workdir, sweep, found)
 
 
-def obstacle(sweep: Sweep, found: Sequence[Point]) -> str | None:
-    """Why a sweep would not start as it stands, if so."""
+def obstacle(sweep: Sweep, found: Callable[[], Sequence[Point]]) -> str | None:
+    """Why a sweep would not start as it stands, if so; `found` gives points as for `prepare`."""
     try:
-        check(sweep, found)
+        check(sweep, found())
+        points_.identity(sweep)
     except UserError as problem:
         return str(problem)
     return None
@@ -132,13 +136,15 @@ def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Po
     What fails together is tried alone, and what fails alone as often as the sweep has retries. Raises locks.Busy, with
     nothing done, where another process is at one of them.
     """
-    for point in left:
-        Place.of(workdir, point).begin(point)
     with contextlib.ExitStack() as alone:
-        if jax.process_count() == 1:  # several are one run, and meet at every step
-            for point in left:
-                alone.enter_context(locks.held(Place.of(workdir, point).folder / "lock", point.name))
-        _attempt(sweep, workdir, pack, left, until)
+        for place, point in ((Place.of(workdir, point), point) for point in left):
+            place.folder.mkdir(parents=True, exist_ok=True)
+            if jax.process_count() == 1:  # several are one run, and meet at every step
+                alone.enter_context(locks.held(place.folder / "lock", point.name))
+        still = [point for point in left if Place.of(workdir, point).open(sweep.settings.retries)]
+        for point in still:
+            Place.of(workdir, point).begin(point)
+        _attempt(sweep, workdir, pack, still, until)
 
 
 def _attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], until: float) -> None:
@@ -195,25 +201,35 @@ def _built_on(workdir: str, point: Point) -> Any:
     where = encoders.folder(workdir, point.encoder)
     if not encoders.is_ready(where, point.encoder):
         with _one_at(where):
-            _pretrain(where, point)
+            if not encoders.is_ready(where, point.encoder):  # by who held it until now
+                _pretrain(where, point)
     return encoders.placed(workdir, point.config, point.encoder)
 
 
-def _one_at(encoder: epath.Path) -> contextlib.AbstractContextManager[None]:
-    """Parts of a search, and other sweeps' calls, may need the same encoder at the same time."""
+@contextlib.contextmanager
+def _one_at(encoder: epath.Path) -> Iterator[None]:
+    """Once no other process is at the encoder. Raises Preempted where a signal came while it waited."""
     if jax.process_count() > 1:
-        return contextlib.nullcontext()
+        yield
+        return
     folder = encoder.parents[1] / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    return locks.held(folder / encoder.name, f"the encoder {encoder.name}", wait=True)
+    with contextlib.ExitStack() as alone:
+        with preemption.Watch() as watch:
+            try:
+                alone.enter_context(locks.held(folder / encoder.name, f"the encoder {encoder.name}", watch.requested))
+            except locks.Busy:
+                raise Preempted from None
+            if watch.requested():
+                raise Preempted
+        yield
 
 
 def _pretrain(where: epath.Path, point: Point) -> None:
-    if not encoders.is_ready(where, point.encoder):  # by who held it until now
-        log.info("pretraining the encoder %s of %s", where.name, point.name)
-        result = runs.train(point.encoder, str(where))
-        _stop_where_told(result)
-        encoders.remember(where, _seconds(result))
+    log.info("pretraining the encoder %s of %s", where.name, point.name)
+    result = runs.train(point.encoder, str(where))
+    _stop_where_told(result)
+    encoders.remember(where, _seconds(result))
 
 
 def _together(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], until: float) -> None:

@@ -17,7 +17,7 @@ def expand(sweep: Sweep, workdir: str | None) -> list[Point]:
         return points.make(sweep, axes.grid(sweep.axes), budget)
     drawn = list(axes.random(sweep.axes, settings.points, settings.draw_seed))
     if len(drawn) < settings.points:
-        log.warning("points is %d, but %d draws of the axes are all that differ", settings.points, len(drawn))
+        log.warning("points is %d, but the axes gave only %d different ones", settings.points, len(drawn))
     return points.make(sweep, drawn, budget)
 
 

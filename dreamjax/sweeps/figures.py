@@ -12,7 +12,8 @@ from dreamjax.errors import missing_package
 from dreamjax.sweeps import answer, ranking
 
 COLOURS = ("#3b6ea5", "#d98e04", "#2e8b57", "#b5523b", "#8e44ad", "#7f8c8d", "#c0392b", "#16a085")
-STYLES, PLOTLY_STYLES = ("-", "--", ":", "-."), ("solid", "dash", "dot", "dashdot")  # when all colours are used
+STYLES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")  # the next when all colours are used
+PLOTLY_STYLES, PLOTLY_MARKERS = ("solid", "dash", "dot", "dashdot"), ("circle", "square", "triangle-up", "diamond")
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,10 @@ def against(ranking: Sequence[Mapping[str, Any]], axis: str | None) -> list[Seri
 
 def by_cost(ranking: Sequence[Mapping[str, Any]], axis: str | None) -> list[Series]:
     """Scores by operations, coloured by all axes but the main one, whose values stand at the dots."""
-    if axis is None:
-        lines, named = [("", list(ranking))], [[row["point"] for row in ranking]]
-    else:
-        lines = _lines(ranking, axis)
-        named = [[str(row["values"][axis]) for row in rows] for _, rows in lines]
+    lines = [] if axis is None else _lines(ranking, axis)
+    named = [[str(row["values"][axis]) for row in rows] for _, rows in lines]
+    if others := [row for row in ranking if axis not in row["values"]]:
+        lines, named = [*lines, ("", others)], [*named, [row["point"] for row in others]]
     return [
         Series(name, [row["flop"] / 1e12 for row in rows], *_bounds(rows), dots=dots)
         for (name, rows), dots in zip(lines, named, strict=True)
@@ -179,7 +179,8 @@ def _draw(panel: Panel) -> Any:
     fig = Figure(figsize=size, layout="constrained", facecolor="white")
     axis = fig.subplots()
     for number, series in enumerate(panel.series):
-        colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
+        used = number // len(COLOURS) % len(STYLES)
+        colour, style, marker = COLOURS[number % len(COLOURS)], STYLES[used], MARKERS[used]
         low = [y if bound is None else bound for y, bound in zip(series.y, series.low, strict=True)]
         high = [y if bound is None else bound for y, bound in zip(series.y, series.high, strict=True)]
         if named:
@@ -191,7 +192,7 @@ def _draw(panel: Panel) -> Any:
         axis.plot(
             series.x,
             series.y,
-            marker="o" if dots else "",
+            marker=marker if dots else "",
             ls=style if panel.lines else "",
             color=colour,
             ms=5,
@@ -238,6 +239,7 @@ def interactive(result: Mapping[str, Any]) -> dict[str, str]:
                 "arrayminus": [0 if low is None else y - low for y, low, _ in bounds],
                 "thickness": 1.2,
             }
+            used = number // len(COLOURS) % len(STYLES)
             figure.add_trace(
                 go.Scatter(
                     x=series.x,
@@ -245,10 +247,8 @@ def interactive(result: Mapping[str, Any]) -> dict[str, str]:
                     name=series.name or panel.y,
                     mode="lines+markers" if panel.lines and not isinstance(series.x[0], str) else "markers",
                     text=series.dots or None,
-                    line={
-                        "color": COLOURS[number % len(COLOURS)],
-                        "dash": PLOTLY_STYLES[number // len(COLOURS) % len(PLOTLY_STYLES)],
-                    },
+                    line={"color": COLOURS[number % len(COLOURS)], "dash": PLOTLY_STYLES[used]},
+                    marker={"symbol": PLOTLY_MARKERS[used]},
                     error_y=error if known else None,
                 )
             )

@@ -218,7 +218,7 @@ def is_claimed(workdir: epath.PathLike, sweep: Sweep) -> bool:
     if there is None:
         return False
     there.pop("budget", None)
-    if different := changes(json.dumps(there), json.dumps(_identity(sweep))):
+    if different := changes(json.dumps(there), json.dumps(identity(sweep))):
         said = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in different.items()]
         raise UserError(f"{workdir} holds another sweep ({'; '.join(said[:4])}): choose another --workdir")
     return True
@@ -230,7 +230,7 @@ def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) ->
     if not is_claimed(workdir, sweep):
         folder.mkdir(parents=True, exist_ok=True)
         given = next((point.budget for point in found), None)
-        write_json(folder / "sweep.json", _identity(sweep) | {"budget": given})
+        write_json(folder / "sweep.json", identity(sweep) | {"budget": given})
     names = [] if sweep.settings.search == "tpe" else [point.name for point in found]
     write_json(folder / "planned.json", {"points": names, "scaling": sweep.settings.scaling})
     for point in found:  # what a report reads of a finished point, where somebody has deleted it
@@ -239,7 +239,8 @@ def claim(workdir: epath.PathLike, sweep: Sweep, found: Sequence[Point] = ()) ->
             place.begin(point)
 
 
-def _identity(sweep: Sweep) -> dict[str, Any]:
+def identity(sweep: Sweep) -> dict[str, Any]:
+    """What makes two sweeps the same. Raises UserError where a dataset cannot be read."""
     return json.loads(json.dumps(sweep.identity() | _of_data(sweep)))
 
 

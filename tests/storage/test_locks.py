@@ -28,16 +28,26 @@ def test_what_another_process_holds_is_one_sentence(holder, tmp_path):
 def test_a_lock_is_waited_for(holder, tmp_path, monkeypatch):
     waited = []
     monkeypatch.setattr(locks.time, "sleep", lambda seconds: (waited.append(seconds), holder.kill(), holder.wait()))
-    with held(tmp_path, wait=True):
+    with held(tmp_path, stop=lambda: False):
         assert waited == [locks.POLL]
 
 
-def test_a_place_without_locks_goes_on(tmp_path, monkeypatch):
-    def none(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+def test_who_waits_may_be_told_to_stop(holder, tmp_path):
+    with pytest.raises(locks.Busy), held(tmp_path, stop=lambda: True):
+        pass
 
-    monkeypatch.setattr(fcntl, "lockf", none)
+
+def test_a_place_without_locks_goes_on_and_an_error_is_one(tmp_path, monkeypatch, caplog):
+    code = errno.ENOLCK
+
+    def fails(*_):
+        raise OSError(code, "as told")
+
+    monkeypatch.setattr(fcntl, "lockf", fails)
     with held(tmp_path):
+        assert "without locks" in caplog.text
+    code = errno.EIO
+    with pytest.raises(OSError, match="as told"), held(tmp_path):
         pass
     with locks.held(epath.Path("gs://bucket/lock"), "the run"):
         pass

@@ -161,8 +161,8 @@ def test_what_cannot_be_searched_is_one_sentence(config, capsys, tmp_path, peake
     assert "searched with other axes" in refused(capsys, *other)
     more = ["--config", config(RANGE, seeds=(0, 1)), *out, *SEARCH, "--config.points=3"]
     assert "searched with other seeds" in refused(capsys, *more)
-    words = ["--config", config(RANGE), "--workdir", "gs://bucket/x", *SEARCH, "--config.points=2"]
-    assert "nothing that is installed opens gs:// paths" in refused(capsys, *words)
+    words = ["--config", config(RANGE), "--workdir", "nowhere://x", *SEARCH, "--config.points=2"]
+    assert "nothing that is installed opens nowhere:// paths" in refused(capsys, *words)
     with pytest.raises(UserError, match="keeps a journal, which gs://bucket/x cannot hold"):
         searching.check(description.load(path, []), "gs://bucket/x", 1)
     says = refused(capsys, "--config", config('axes.between("data.samples", 128, 256, whole=True)'), *out, *SEARCH,

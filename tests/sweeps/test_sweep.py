@@ -155,7 +155,7 @@ def test_a_point_that_another_process_is_at_is_left_to_it(config, capsys, tmp_pa
     points.claim(str(out), description.load(path, []), [first, other])
     lock.parent.mkdir(parents=True)
     with held_elsewhere(lock):
-        found = swept(capsys, "--config", path, "--workdir", str(out))
+        found = swept(capsys, "--config", path, "--workdir", str(out), code=75)
         assert (found["done"], found["left"], found["failed"]) == (1, 1, 0)
         assert not (lock.parent / "begun.json").exists()
     assert swept(capsys, "--config", path, "--workdir", str(out))["done"] == 2
@@ -244,7 +244,7 @@ def test_a_random_sweep_draws_its_points(config, tmp_path):
 def test_a_random_sweep_of_few_values_says_so(config, tmp_path, caplog):
     sweep = description.load(config(), [("search", "random"), ("points", "5")])
     assert len(expanding.expand(sweep, str(tmp_path / "out"))) == 2
-    assert "points is 5, but 2 draws" in caplog.text
+    assert "points is 5, but the axes gave only 2" in caplog.text
 
 
 def test_a_dry_run_says_what_would_stop_it(config, capsys, tmp_path):
