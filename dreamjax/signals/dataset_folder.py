@@ -3,7 +3,6 @@
 Whatever stands there stays until the new folder is whole; a second process that wants the same one is refused.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.signals import records
+from dreamjax.storage import locks
 
 DATASET = "dataset.json"
 
@@ -69,11 +69,7 @@ def parts_beside(out: Path) -> Iterator[Path]:
     """The folder of parts beside `out`, locked against a second run; kept when the run is interrupted."""
     parts = out.parent / f".{out.name}.parts"
     parts.mkdir(parents=True, exist_ok=True)
-    with (parts / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another dreamjax prepare is writing {out}; wait for it or choose another --out") from None
+    with locks.held(parts / "lock", str(out)):
         for stale in out.parent.glob(f".*.{out.name}.new.*"):  # of a run that was killed while it merged
             shutil.rmtree(stale, ignore_errors=True)
         yield parts

@@ -25,7 +25,7 @@ class Busy(TryAgain):
 
 
 @contextlib.contextmanager
-def held(path: epath.Path, what: str, stop: Callable[[], bool] | None = None) -> Iterator[None]:
+def held(path: epath.PathLike, what: str, stop: Callable[[], bool] | None = None) -> Iterator[None]:
     """While this process works at `what`, as people call it. Raises Busy where another does.
 
     `stop`: wait until that one ends instead, or this answers True.

@@ -136,15 +136,16 @@ def attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Po
     What fails together is tried alone, and what fails alone as often as the sweep has retries. Raises locks.Busy, with
     nothing done, where another process is at one of them.
     """
+    places = {point.name: Place.of(workdir, point) for point in left}
     with contextlib.ExitStack() as alone:
-        for place, point in ((Place.of(workdir, point), point) for point in left):
+        for name, place in places.items():
             place.folder.mkdir(parents=True, exist_ok=True)
             if jax.process_count() == 1:  # several are one run, and meet at every step
-                alone.enter_context(locks.held(place.folder / "lock", point.name))
-        still = [point for point in left if Place.of(workdir, point).open(sweep.settings.retries)]
-        for point in still:
-            Place.of(workdir, point).begin(point)
-        _attempt(sweep, workdir, pack, still, until)
+                alone.enter_context(locks.held(place.folder / "lock", name))
+        left = [point for point in left if places[point.name].open(sweep.settings.retries)]
+        for point in left:
+            places[point.name].begin(point)
+        _attempt(sweep, workdir, pack, left, until)
 
 
 def _attempt(sweep: Sweep, workdir: str, pack: Sequence[Point], left: Sequence[Point], until: float) -> None:
@@ -200,29 +201,10 @@ def _built_on(workdir: str, point: Point) -> Any:
         return point.config
     where = encoders.folder(workdir, point.encoder)
     if not encoders.is_ready(where, point.encoder):
-        with _one_at(where):
-            if not encoders.is_ready(where, point.encoder):  # by who held it until now
+        with encoders.one_at(where):
+            if not encoders.is_ready(where, point.encoder):  # by who was at it until now
                 _pretrain(where, point)
     return encoders.placed(workdir, point.config, point.encoder)
-
-
-@contextlib.contextmanager
-def _one_at(encoder: epath.Path) -> Iterator[None]:
-    """Once no other process is at the encoder. Raises Preempted where a signal came while it waited."""
-    if jax.process_count() > 1:
-        yield
-        return
-    folder = encoder.parents[1] / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as alone:
-        with preemption.Watch() as watch:
-            try:
-                alone.enter_context(locks.held(folder / encoder.name, f"the encoder {encoder.name}", watch.requested))
-            except locks.Busy:
-                raise Preempted from None
-            if watch.requested():
-                raise Preempted
-        yield
 
 
 def _pretrain(where: epath.Path, point: Point) -> None:

@@ -4,19 +4,22 @@
 `encoder.start` is random has the sizes and the signal of that config, and nothing that was learned.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, locks
 from dreamjax.systems.dreamdiffusion import SHARED, DreamDiffusionConfig
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
-from dreamjax.training import checkpoints
+from dreamjax.training import checkpoints, preemption
 
 
 def split(config: Any, pretrain: Any) -> tuple[Any, Any | None]:
@@ -40,6 +43,18 @@ def folder(workdir: epath.PathLike, encoder: Any) -> epath.Path:
 
 def is_ready(where: epath.Path, encoder: Any) -> bool:
     return encoder.train.steps in checkpoints.committed_steps(where / "checkpoints")
+
+
+@contextlib.contextmanager
+def one_at(where: epath.Path) -> Iterator[None]:
+    """While no other process is at the encoder, for which it waits. Raises locks.Busy where SIGTERM ends the wait."""
+    with contextlib.ExitStack() as alone:
+        if jax.process_count() == 1:  # several are one run
+            folder = where.parents[1] / "locks"
+            folder.mkdir(parents=True, exist_ok=True)
+            with preemption.Watch() as watch:
+                alone.enter_context(locks.held(folder / where.name, f"the encoder {where.name}", watch.requested))
+        yield
 
 
 def remember(where: epath.Path, seconds: float) -> None:

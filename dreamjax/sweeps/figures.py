@@ -12,7 +12,7 @@ from dreamjax.errors import missing_package
 from dreamjax.sweeps import answer, ranking
 
 COLOURS = ("#3b6ea5", "#d98e04", "#2e8b57", "#b5523b", "#8e44ad", "#7f8c8d", "#c0392b", "#16a085")
-STYLES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")  # the next when all colours are used
+STYLES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
 PLOTLY_STYLES, PLOTLY_MARKERS = ("solid", "dash", "dot", "dashdot"), ("circle", "square", "triangle-up", "diamond")
 
 
@@ -25,7 +25,7 @@ class Series:
     y: list[float]
     low: list[float | None]
     high: list[float | None]
-    dots: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def by_cost(ranking: Sequence[Mapping[str, Any]], axis: str | None) -> list[Seri
     if others := [row for row in ranking if axis not in row["values"]]:
         lines, named = [*lines, ("", others)], [*named, [row["point"] for row in others]]
     return [
-        Series(name, [row["flop"] / 1e12 for row in rows], *_bounds(rows), dots=dots)
-        for (name, rows), dots in zip(lines, named, strict=True)
+        Series(name, [row["flop"] / 1e12 for row in rows], *_bounds(rows), names=names)
+        for (name, rows), names in zip(lines, named, strict=True)
     ]
 
 
@@ -179,8 +179,7 @@ def _draw(panel: Panel) -> Any:
     fig = Figure(figsize=size, layout="constrained", facecolor="white")
     axis = fig.subplots()
     for number, series in enumerate(panel.series):
-        used = number // len(COLOURS) % len(STYLES)
-        colour, style, marker = COLOURS[number % len(COLOURS)], STYLES[used], MARKERS[used]
+        colour, nth = _look(number)
         low = [y if bound is None else bound for y, bound in zip(series.y, series.low, strict=True)]
         high = [y if bound is None else bound for y, bound in zip(series.y, series.high, strict=True)]
         if named:
@@ -192,15 +191,15 @@ def _draw(panel: Panel) -> Any:
         axis.plot(
             series.x,
             series.y,
-            marker=marker if dots else "",
-            ls=style if panel.lines else "",
+            marker=MARKERS[nth] if dots else "",
+            ls=STYLES[nth] if panel.lines else "",
             color=colour,
             ms=5,
             label=series.name,
         )
         if any(bound is not None for bound in series.low):
             axis.vlines(series.x, low, high, color=colour, lw=1.2, alpha=0.7)
-        for x, y, name in zip(series.x, series.y, series.dots, strict=False):
+        for x, y, name in zip(series.x, series.y, series.names, strict=False):
             axis.annotate(name, (x, y), (5, 4), textcoords="offset points", fontsize=8, color=colour)
     if named:
         axis.set_yticks(np.arange(len(named))[::-1], named)
@@ -217,6 +216,11 @@ def _draw(panel: Panel) -> Any:
                 axis.legend(frameon=False, fontsize=8, loc="best")
     axis.spines[["top", "right"]].set_visible(False)
     return fig
+
+
+def _look(number: int) -> tuple[str, int]:
+    """A line's colour, and which style and marker: the next where all colours are used."""
+    return COLOURS[number % len(COLOURS)], number // len(COLOURS) % len(STYLES)
 
 
 def interactive(result: Mapping[str, Any]) -> dict[str, str]:
@@ -239,16 +243,16 @@ def interactive(result: Mapping[str, Any]) -> dict[str, str]:
                 "arrayminus": [0 if low is None else y - low for y, low, _ in bounds],
                 "thickness": 1.2,
             }
-            used = number // len(COLOURS) % len(STYLES)
+            colour, nth = _look(number)
             figure.add_trace(
                 go.Scatter(
                     x=series.x,
                     y=series.y,
                     name=series.name or panel.y,
                     mode="lines+markers" if panel.lines and not isinstance(series.x[0], str) else "markers",
-                    text=series.dots or None,
-                    line={"color": COLOURS[number % len(COLOURS)], "dash": PLOTLY_STYLES[used]},
-                    marker={"symbol": PLOTLY_MARKERS[used]},
+                    text=series.names or None,
+                    line={"color": colour, "dash": PLOTLY_STYLES[nth]},
+                    marker={"symbol": PLOTLY_MARKERS[nth]},
                     error_y=error if known else None,
                 )
             )

@@ -32,7 +32,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Finding:
-    """A leg's answer. `tables`: of the groups that are ranked, best first; `untrained`: those no better than zero."""
+    """A leg's answer. `tables`: of the groups that are ranked, best first; `untrained`: no better than a constant."""
 
     leg: str
     rank: str
@@ -98,18 +98,18 @@ def find(groups: Sequence[Group], leg: str, rank: str) -> Finding:
     scores = {(g.name, s): by_subject(g.leg(leg, s), rank) for g in whole for s in seeds}
     people = tuple(sorted(set.intersection(*(set(one) for one in scores.values()))))
     tables = {g.name: np.array([[scores[g.name, s][who] for who in people] for s in seeds]) for g in whole}
-    untrained = {g.name: float(tables[g.name].mean()) for g in whole if not _beats_zero(g, leg, seeds)}
+    untrained = {g.name: float(tables[g.name].mean()) for g in whole if not _is_trained(g, leg, seeds)}
     ranked = sorted((n for n in tables if n not in untrained), key=lambda n: -tables[n].mean())
     kept = {name: tables[name] for name in ranked}
     pairs = tuple(comparing.against(ranked[0], kept)) if ranked else ()
     return Finding(leg, rank, people, seeds, kept, untrained, pairs)
 
 
-def _beats_zero(group: Group, leg: str, seeds: Sequence[int]) -> bool:
+def _is_trained(group: Group, leg: str, seeds: Sequence[int]) -> bool:
     """Whether the squared errors of its runs, over all masks, are below those of predicting zero, and of the mean.
 
-    Zero alone is a low bar where recordings have an offset: a constant passes it.
-    Of pictures, whether they are named rather as what was seen than as what other trials saw, by an interval.
+    Zero alone is a low bar where recordings have an offset: a constant passes it. Of
+    pictures, whether they are named rather as what was seen than as what other trials saw, by an interval.
     """
     model = zero = mean = 0.0
     made = [group.leg(leg, seed)["pictures"]["scores"] for seed in seeds if "pictures" in group.leg(leg, seed)]

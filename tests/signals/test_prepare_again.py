@@ -16,9 +16,11 @@ from recorded import noise
 from studies import INLINE, all_windows, hidden, study
 
 from dreamjax.errors import UserError
-from dreamjax.signals import convert, dataset_folder, records, report
+from dreamjax.signals import convert, records, report
 from dreamjax.signals.prepare import Options, prepare
 from dreamjax.signals.preprocess import EventWindows, Settings
+from dreamjax.storage import locks
+from tests.support import held_elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +182,11 @@ def test_a_killed_run_leaves_no_half_dataset_and_resumes(tmp_path):
 
 def test_two_runs_into_one_folder_exclude_each_other(tmp_path):
     source = study(tmp_path / "study", 1, 1)
-    with dataset_folder.parts_beside(tmp_path / "out"), pytest.raises(UserError, match="another dreamjax prepare"):
+    (tmp_path / ".out.parts").mkdir()
+    with (
+        held_elsewhere(tmp_path / ".out.parts" / "lock"),
+        pytest.raises(locks.Busy, match=r"another process is at .*out"),
+    ):
         prepare([source], tmp_path / "out", options=INLINE)
 
 

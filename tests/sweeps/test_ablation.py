@@ -1,16 +1,20 @@
 """The paper's ablation as a sweep: what each row trains, and all of it on a small data set in EEG-ImageNet's layout."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import transformers
+from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.cli.main import main
+from dreamjax.storage import locks
 from dreamjax.sweeps import answer, description, encoders, expanding, parts
 from dreamjax.systems import registry, runs
 from tests import parity, pipelines
+from tests.support import held_elsewhere
 from tests.sweeps.conftest import refused, swept
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs/sweep/dreamdiffusion_ablation.py")
@@ -46,6 +50,18 @@ def test_rows_of_one_encoder_are_one_part_s():
     assert sorted(p.name for part in dealt for p in part) == sorted(p.name for p in found)
     where = [{encoders.folder("w", p.encoder).name for p in part if p.encoder} for part in dealt]
     assert sum(map(len, where)) == len(set.union(*where)) == 8
+
+
+def test_a_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
+    encoder = epath.Path(tmp_path) / "encoders" / "one"
+    (tmp_path / "locks").mkdir()
+    with held_elsewhere(tmp_path / "locks" / "one") as other:
+        monkeypatch.setattr(locks.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(locks.Busy, match="another process is at the encoder one"), encoders.one_at(encoder):
+            pass
+        monkeypatch.setattr(locks.time, "sleep", lambda seconds: (other.kill(), other.wait()))
+        with encoders.one_at(encoder):
+            assert other.returncode
 
 
 def test_what_a_stage_b_sweep_lacks_is_one_sentence(capsys, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from dreamjax import config as configs
 from dreamjax.cli.main import main
-from dreamjax.sweeps import axes, description, points, ranking
+from dreamjax.sweeps import axes, description, figures, points, ranking
 from dreamjax.systems import masked_pretraining, registry
 
 PEOPLE = [f"s{i}" for i in range(8)]
@@ -80,6 +80,14 @@ def test_a_constant_that_beats_zero_is_untrained(tmp_path, capsys):
     """Where recordings have an offset, predicting it is better than zero, and explains nothing of their variance."""
     offset = write(tmp_path / "sweep", sweep(), truth={**TRUTH, "0.95": -0.05}, zero=2.4)
     assert reported(capsys, offset)["legs"]["examples"]["untrained"] == ["mask.ratio=0.95"]
+
+
+def test_a_point_without_the_main_axis_is_in_the_cost_plot_by_its_name():
+    score = {"estimate": 0.5, "low": 0.4, "high": 0.6}
+    rows = [{"point": f"size={n}", "values": {"size": n}, "score": score, "flop": 1e12} for n in ("1", "2")]
+    rows.append({"point": "linear", "values": {"kind": "linear"}, "score": score, "flop": 2e12})
+    assert [(one.names, one.x) for one in figures.by_cost(rows, "size")] == [(["1", "2"], [1, 1]), (["linear"], [2])]
+    assert [one.names for one in figures.by_cost(rows, None)] == [["size=1", "size=2", "linear"]]
 
 
 def test_the_best_point_is_a_config_file_that_loads_as_it_ran(tmp_path, capsys):
