@@ -3,9 +3,11 @@
 import io
 import logging
 
+import eeg_imagenet_files
 import pytest
 
 from dreamjax.console import log
+from dreamjax.signals.corpora import eeg_imagenet
 
 
 @pytest.fixture
@@ -22,3 +24,14 @@ def said(capsys):
 
     yield text
     log.removeHandler(handler)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder of small files in EEG-ImageNet's layout."""
+    return eeg_imagenet_files.write(tmp_path_factory.mktemp("corpus") / "published")
+
+
+@pytest.fixture(scope="module")
+def opened(published):
+    return eeg_imagenet.open_trials(published / eeg_imagenet_files.STD)
