@@ -10,7 +10,7 @@ export MPLBACKEND ?= agg
 .PHONY: demo test test-all test-long test-large test-pods test-slurm lint bench golden golden-pods clean
 
 demo: $(READY)          ## simulate → prepare → train → evaluate → export → PyTorch, shrunk to minutes
-	@$(BIN)/python launch/demo.py
+	@$(BIN)/python demo/run.py
 
 test: $(READY)          ## the default suite, under 10 minutes on 2 cores
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
@@ -49,7 +49,7 @@ golden: $(READY)        ## rewrite the text snapshots of the shipped configs and
 	@$(BIN)/python -m tests.golden
 
 golden-pods: $(READY) $(COMPILER)  ## rewrite what the recipes for pods compile to
-	@$(BIN)/python -m tests.pods
+	@$(BIN)/python -m tests.recipes
 
 $(READY): setup.py constraints.txt
 	@echo "setting up $(VENV) (once) …"

@@ -14,7 +14,7 @@ CONTESTANTS = ("dreamjax", "torch eager", "torch.compile")
 
 @dataclass(frozen=True)
 class Sizes:
-    """`parts`: config.json of every part, of `systems/architectures.py`; latents of `size` × `size`."""
+    """`parts`: config.json of every part, of `runs/shapes.py`; latents of `size` × `size`."""
 
     name: str
     parts: dict[str, dict[str, Any]]
@@ -54,9 +54,9 @@ class Sizes:
 
 def parts_of(name: str) -> dict[str, dict[str, Any]]:
     """An architecture by name; `half`: Stable Diffusion 1.5 with half the widths, which 2 cores run in minutes."""
-    from dreamjax.systems import architectures
+    from dreamjax.runs import shapes
 
-    parts = architectures.get("sd15" if name == "half" else name)
+    parts = shapes.get("sd15" if name == "half" else name)
     if name == "half":
         parts["unet"]["block_out_channels"] = [width // 2 for width in parts["unet"]["block_out_channels"]]
     return parts

@@ -1,8 +1,8 @@
 """How long the table of scores takes, by part and by number of trials: every metric, without a trained network.
 
-    taskset -c 0 python benchmarks/evaluation.py                  # 500, 1,000 and 2,000 trials of 32 × 32 pictures
+    taskset -c 0 python benchmarks/evaluation.py                  # 500, 1,000 and 2,000 trials of 32 × 32 images
 
-Pictures are noise; judges are random projections of them, so that what is timed is ours and not a network's. Prints one
+Images are noise; judges are random projections of them, so that what is timed is ours and not a network's. Prints one
 JSON object: CPU seconds of columns, of intervals, of sets (FID, KID, Inception Score) and of confusions, the parts'
 growth from the second largest to the largest number, and the memory of the process at its peak.
 """
@@ -19,31 +19,31 @@ import common
 import numpy as np
 
 SAMPLES, CLASSES, SIDE, PEOPLE = 2, 1000, 32, 8
-SOURCES = ("model", "another trial's", "random training picture", "nearest training picture")
+SOURCES = ("model", "another trial's", "random training image", "nearest training image")
 
 
 def projections() -> Callable[[np.ndarray, int], np.ndarray]:
-    """Pictures → so many numbers, each a fixed random sum of all pixels."""
+    """Images → so many numbers, each a fixed random sum of all pixels."""
     weights = np.random.default_rng(0).standard_normal((SIDE * SIDE * 3, 2048), np.float32) / SIDE
 
-    def of(pictures: np.ndarray, width: int) -> np.ndarray:
-        return pictures.reshape(len(pictures), -1).astype(np.float32) / 255 @ weights[:, :width]
+    def of(images: np.ndarray, width: int) -> np.ndarray:
+        return images.reshape(len(images), -1).astype(np.float32) / 255 @ weights[:, :width]
 
     return of
 
 
 def judges() -> list[Any]:
-    from dreamjax.evaluation.decoding import Judge
+    from dreamjax.evaluation.image_scores import Judge
 
     of = projections()
 
-    def probabilities(pictures: np.ndarray) -> np.ndarray:
-        logits = of(pictures, CLASSES)
+    def probabilities(images: np.ndarray) -> np.ndarray:
+        logits = of(images, CLASSES)
         exponentials = np.exp(logits - logits.max(1, keepdims=True))
         return exponentials / exponentials.sum(1, keepdims=True)
 
-    def sets(pictures: np.ndarray) -> dict[str, np.ndarray]:
-        return {"2048": of(pictures, 2048), "64": of(pictures, 64), "probabilities": probabilities(pictures)}
+    def sets(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"2048": of(images, 2048), "64": of(images, 64), "probabilities": probabilities(images)}
 
     return [
         Judge("features", features=lambda x: of(x, 256), asks=("two-way", "distance", "cosine")),
@@ -54,12 +54,13 @@ def judges() -> list[Any]:
 
 
 def timed(trials: int) -> dict[str, float]:
-    """CPU seconds of every part of the table of so many trials, each of a picture of its own."""
-    from dreamjax.evaluation import confusion, decoding, sets
+    """CPU seconds of every part of the table of so many trials, each of an image of its own."""
+    from dreamjax.evaluation import confusion, image_scores
+    from dreamjax.evaluation import set_scores as sets
 
     rng = np.random.default_rng(trials)
     true = rng.integers(0, 256, (trials, SIDE, SIDE, 3), np.uint8)
-    of = decoding.Trials(true, rng.integers(0, 40, trials), np.arange(trials), rng.integers(0, PEOPLE, trials))
+    of = image_scores.Trials(true, rng.integers(0, 40, trials), np.arange(trials), rng.integers(0, PEOPLE, trials))
     made = {name: rng.integers(0, 256, (trials, SAMPLES, SIDE, SIDE, 3), np.uint8) for name in SOURCES}
     asked, seconds = judges(), {}
 
@@ -69,8 +70,8 @@ def timed(trials: int) -> dict[str, float]:
         seconds[name] = round(time.process_time() - started, 2)
         return result
 
-    columns = clock("columns", lambda: decoding.columns(of, made, asked, 50))
-    clock("intervals", lambda: decoding.scores_json(columns, of, SOURCES[0]))
+    columns = clock("columns", lambda: image_scores.columns(of, made, asked, 50))
+    clock("intervals", lambda: image_scores.scores_json(columns, of, SOURCES[0]))
     clock("sets", lambda: sets.scores(of, made, asked))
     clock("confusions", lambda: confusion.table(asked[2], of, made))
     common.say(f"{trials} trials: {seconds}")

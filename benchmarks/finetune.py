@@ -31,7 +31,7 @@ def batch_of(sizes: models.Sizes) -> dict[str, np.ndarray]:
 
 
 def dreamjax_work(sizes: models.Sizes, *, remat: str) -> dict[str, Any]:
-    from dreamjax.systems.ingredients import Ingredients
+    from dreamjax.runs.components import Ingredients
     from dreamjax.systems.text_to_image import ModelConfig, TextToImage, TextToImageConfig
 
     class Sized(TextToImage):
@@ -114,7 +114,7 @@ def main() -> None:
     flops = 3 * sizes.flops()
     found = common.summary(times, flops, ceiling, devices.peak_flops())
     for name in found:
-        found[name] |= own[name] | {"pictures_per_s": round(1e3 * sizes.batch / found[name]["ms_per_step"], 4)}
+        found[name] |= own[name] | {"images_per_s": round(1e3 * sizes.batch / found[name]["ms_per_step"], 4)}
     facts = common.machine() | sizes.facts() | {"apart": args.apart, "remat": args.remat}
     facts |= {"gflop_per_step": round(flops / 1e9, 2), "matrix_product_tflop_per_s": round(ceiling / 1e12, 4)}
     print(json.dumps(facts | {"contestants": found}, indent=1))

@@ -28,7 +28,7 @@ def dreamjax_work(sizes: models.Sizes, steps: int) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from dreamjax.diffusion import editing, guidance, sampling
-    from dreamjax.systems import latent_diffusion
+    from dreamjax.runs import latent_diffusion
 
     network, arguments = models.ours(sizes)
     dtype = jnp.dtype(sizes.dtype)
@@ -145,7 +145,7 @@ def main() -> None:
         flops = 2 * count * sizes.flops()
         found = common.summary(times, flops, ceiling, devices.peak_flops())
         for name in found:
-            found[name] |= own[name] | {"pictures_per_s": round(1e3 * sizes.batch / found[name]["ms_per_step"], 4)}
+            found[name] |= own[name] | {"images_per_s": round(1e3 * sizes.batch / found[name]["ms_per_step"], 4)}
         facts[work] = {"gflop": round(flops / 1e9, 2), "contestants": found}
     facts["matrix_product_tflop_per_s"] = round(ceiling / 1e12, 4)
     print(json.dumps(facts, indent=1))

@@ -22,7 +22,8 @@ SAMPLES = 512
 
 def write_noise(folder: str, channels: int, windows: int) -> str:
     """A dataset of white noise: one recording of `windows` windows."""
-    from dreamjax.signals import montage, records
+    from dreamjax.signals.datasets import records
+    from dreamjax.signals.recordings import montage
 
     rng = np.random.default_rng(0)
     names = montage.template("1020-19")[0] if channels == 19 else tuple(f"E{i + 1}" for i in range(channels))
@@ -86,30 +87,30 @@ def per_window(function: Callable[[], Any], windows: int, repeats: int = 7) -> f
 
 def stages(stream: Any, batch_size: int) -> dict[str, float]:
     """Microseconds of one core per window: read and decompress, parse (ours, and TFDS's own decoder), assemble."""
-    from dreamjax.signals import assembly, records, stored
+    from dreamjax.signals.datasets import augment, record_view, records
 
     examples = stream.examples
     index = np.arange(batch_size, dtype=np.uint64)
     keys = np.array([examples.order[int(i)] for i in index])
     raw = examples._read(keys)
-    parsed = [stored.unpack(record) for record in raw]
+    parsed = [record_view.unpack(record) for record in raw]
     features = records.tfds_features()
 
     def assembled() -> Any:
-        return assembly.assemble(stream.config, examples.target, parsed, index, seed=0, training=True)
+        return augment.assemble(stream.config, examples.target, parsed, index, seed=0, training=True)
 
     assembled()
     return {
         "order": per_window(lambda: [examples.order[int(i)] for i in index], batch_size),
         "read": per_window(lambda: examples._read(keys), batch_size),
-        "parse": per_window(lambda: [stored.unpack(record) for record in raw], batch_size),
+        "parse": per_window(lambda: [record_view.unpack(record) for record in raw], batch_size),
         "parse_with_tfds": per_window(lambda: [features.deserialize_example_np(r) for r in raw], batch_size),
         "assemble": per_window(assembled, batch_size),
     }
 
 
 def measure(path: str, config: dict[str, Any], batch_size: int, workers: list[int], seconds: float) -> dict[str, Any]:
-    from dreamjax.signals import pipeline
+    from dreamjax.signals.datasets import pipeline
 
     stream = pipeline.open_stream(pipeline.DataConfig(path=(path,), **config), "train", seed=0, training=True)
     channels, samples = stream.element()["signal"].shape

@@ -7,7 +7,7 @@
     python benchmarks/stage_b.py --count --batch 25 --chip v5e    # ours compiled for a TPU, which takes libtpu
 
 A step is encoder, maps and U-Net forward and backward, clipping and AdamW, in float32. `torch, as published` also runs
-the autoencoder over the pictures and CLIP's tower in the graph, keeps gradients of all that it does not train, and
+the autoencoder over the images and CLIP's tower in the graph, keeps gradients of all that it does not train, and
 writes its attention out; `torch, competent` has cached latents and embeddings as ours has, fused kernels, and no
 gradient of what is frozen. Each contestant is a process of its own. Prints one JSON object: times of interleaved
 rounds, and the peak of memory in steps after the first, less what the process held before it made anything.
@@ -110,7 +110,7 @@ def ours_compiled(sizes: Sizes, chip: str | None) -> dict[str, int]:
     import jax
 
     from dreamjax.parallel import mesh as meshes
-    from dreamjax.planning import ahead
+    from dreamjax.pods import ahead
 
     task = stage_b_sizes.task_of(sizes)
     mesh = meshes.make(sizes.config.train.mesh, ahead.topology(f"{chip}:2x2")[:1] if chip else jax.devices()[:1])

@@ -20,7 +20,7 @@ class Sizes:
 
     @property
     def resolution(self) -> int:
-        """Pixels of a picture's side."""
+        """Pixels of an image's side."""
         return self.size * 2 ** (len(self.parts["vae"]["block_out_channels"]) - 1)
 
     @property
@@ -37,17 +37,17 @@ class Sizes:
         return np.random.default_rng(0).standard_normal(shape, np.float32)
 
     def cached(self) -> dict[str, np.ndarray]:
-        """What banks keep of the pictures, channels last: moments of the latents, and embeddings."""
+        """What banks keep of the images, channels last: moments of the latents, and embeddings."""
         rng, latent = np.random.default_rng(1), self.parts["vae"]["latent_channels"]
         mean = rng.standard_normal((self.batch, self.size, self.size, latent), np.float32)
         embedding = rng.standard_normal((self.batch, self.projection), np.float32)
         return {"mean": mean, "log_variance": np.full_like(mean, -4.0), "embedding": embedding}
 
-    def pictures(self) -> dict[str, np.ndarray]:
-        """The pictures themselves, channels first: for the autoencoder, and for CLIP."""
+    def images(self) -> dict[str, np.ndarray]:
+        """The images themselves, channels first: for the autoencoder, and for CLIP."""
         rng, side = np.random.default_rng(2), self.parts["image_encoder"]["image_size"]
-        picture = rng.uniform(-1, 1, (self.batch, 3, self.resolution, self.resolution)).astype(np.float32)
-        return {"picture": picture, "for_clip": rng.standard_normal((self.batch, 3, side, side), np.float32)}
+        image = rng.uniform(-1, 1, (self.batch, 3, self.resolution, self.resolution)).astype(np.float32)
+        return {"image": image, "for_clip": rng.standard_normal((self.batch, 3, side, side), np.float32)}
 
     def facts(self) -> dict[str, Any]:
         encoder = self.config.encoder.model
@@ -64,7 +64,7 @@ class Sizes:
 
 
 def sizes_of(name: str, size: int | None, batch: int, remat: str, attention: str = "auto") -> Sizes:
-    """`half`: half of every width and of every picture's side, with the published depths; `tiny`: for tests; or `sd15`.
+    """`half`: half of every width and of every image's side, with the published depths; `tiny`: for tests; or `sd15`.
 
     So each network's share of the operations stays about what it is: autoencoder 22 %, CLIP 10 % of the published step.
     """
@@ -101,8 +101,8 @@ def _halved(x: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------ dreamjax
 def task_of(sizes: Sizes) -> Any:
     """The real Task, of sizes that need no name."""
+    from dreamjax.runs.components import Ingredients
     from dreamjax.systems.dreamdiffusion import DreamDiffusion
-    from dreamjax.systems.ingredients import Ingredients
 
     class Sized(DreamDiffusion):
         parts = Ingredients(architecture=sizes.parts)
@@ -117,7 +117,7 @@ def our_batch(sizes: Sizes) -> dict[str, np.ndarray]:
     return sizes.cached() | {
         "signal": signal,
         "valid": np.ones((sizes.batch, signal.shape[2]), np.float32),
-        "picture": rows.astype(np.int32),
+        "image": rows.astype(np.int32),
         "index": np.stack([0 * rows, rows], axis=1).astype(np.uint32),
         "weight": np.ones(sizes.batch, np.float32),
     }

@@ -107,7 +107,7 @@ class Published(Step):
     def step(self) -> None:
         with sdpa_kernel(SDPBackend.MATH):  # its attention writes the T × T array
             with torch.no_grad():
-                moments = self.networks.vae.encode(self.batch["picture"]).latent_dist  # at every step
+                moments = self.networks.vae.encode(self.batch["image"]).latent_dist  # at every step
                 z = self.scale * moments.sample()
             diffusion, ours = self.networks.loss(self.batch["signal"], z, self.alphas)
             theirs = self.networks.clip(pixel_values=self.batch["for_clip"]).image_embeds  # at every step, with a graph
@@ -167,7 +167,7 @@ def made(sizes: Sizes, *, published: bool, remat: bool) -> Step:
         weight_decay=optim.weight_decay,
         fused=None if published else True,
     )
-    given = {"signal": sizes.signal()} | (sizes.pictures() if published else _channels_first(sizes.cached()))
+    given = {"signal": sizes.signal()} | (sizes.images() if published else _channels_first(sizes.cached()))
     batch = {name: torch.from_numpy(x).to(device) for name, x in given.items()}
     s = sizes.parts["scheduler"]
     betas = torch.linspace(s["beta_start"] ** 0.5, s["beta_end"] ** 0.5, s["num_train_timesteps"], device=device) ** 2

@@ -22,7 +22,7 @@ import numpy as np
 from common import CORES, Step, Times, interleaved, machine, on_gpu, summary, timed, training_step
 from pretrain import batch_of, comparable, torch_step
 
-from dreamjax.planning.jobs import TrainingStep
+from dreamjax.pods.jobs import TrainingStep
 
 ROUNDS, STEPS = 7, 5
 ALONE = "dreamjax, one after another"
@@ -38,7 +38,7 @@ def points(config: Any, count: int) -> list[Any]:
 
 
 def _plain(config: Any) -> Any:
-    return replace(config.train, eval_every=0, picture_every=0, microbatches=1)
+    return replace(config.train, eval_every=0, image_every=0, microbatches=1)
 
 
 def as_one(found: list[Any], devices: int) -> tuple[Step, float]:
@@ -115,16 +115,16 @@ class Together(TrainingStep):
         return self.config.train.batch_size * len(self.others)
 
     def trace(self, mesh: Any) -> Any:
-        from dreamjax.planning import ahead
+        from dreamjax.pods import ahead
 
         return ahead.trace_step(self.task, mesh, self.examples, self.task.tasks[0].example())
 
 
 def predicted(found: list[Any], name: str) -> dict[str, Any]:
     """Milliseconds a step of all points on a pod: one after another over all of its chips, and each on its own."""
-    from dreamjax.planning import plan, pods
+    from dreamjax.pods import plan, topologies
 
-    pod = pods.pod(name)
+    pod = topologies.pod(name)
     alone = plan.plan(TrainingStep(found[0]), pod)["seconds"]
     together = plan.plan(Together(found[0], tuple(found)), pod)["seconds"]
     told = {"one after another": [len(found) * alone[end] for end in ("low", "high")]}

@@ -5,6 +5,7 @@ from a dataclass (`to_config_dict`) and goes back to it (`to_dataclass`), so tha
 types and defaults: an unknown key names the nearest real one, a wrong type names the accepted one.
 """
 
+import copy
 import dataclasses
 import importlib.util
 import inspect
@@ -359,5 +360,26 @@ def as_file(config: Mapping[str, Any], told: str, path: str) -> str:
 
 
 def from_json(cls: type[T], text: str, source: str = "config") -> T:
-    """The inverse of `to_json`."""
-    return to_dataclass(cls, ConfigDict(json.loads(text), convert_dict=True), source)
+    """The inverse of `to_json`; also reads the keys and values of earlier versions."""
+    return to_dataclass(cls, ConfigDict(migrated(json.loads(text)), convert_dict=True), source)
+
+
+# (dotted key, value) in the config.json of a run written before 0.2 → the same today; value None stands for any
+RENAMED: dict[tuple[str, Any], tuple[str, Any]] = {
+    ("train.picture_every", None): ("train.image_every", None),
+    ("target.splits", "pictures"): ("target.splits", "images"),
+}
+
+
+def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a run's config.json with today's keys and values, whichever version wrote it."""
+    config = copy.deepcopy(dict(stored))
+    for (old, value), (new, replacement) in RENAMED.items():
+        *groups, key = old.split(".")
+        part: Any = config
+        for group in groups:
+            part = part.get(group, {}) if isinstance(part, dict) else {}
+        if isinstance(part, dict) and key in part and (value is None or part[key] == value):
+            kept = part.pop(key)
+            part[new.rpartition(".")[2]] = kept if value is None else replacement
+    return config

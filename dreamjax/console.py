@@ -16,7 +16,7 @@ PLAIN_EVERY_S = 10.0  # elsewhere than on a terminal: one line per this many sec
 
 
 def counted(n: int, noun: str, plural: str = "") -> str:
-    """`1 picture`, `1,200 pictures`."""
+    """`1 image`, `1,200 images`."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 

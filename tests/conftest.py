@@ -44,7 +44,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of the real recordings and pictures: $DREAMJAX_TEST_DATA, or shared/data beside the repository."""
+    """Folder of the real recordings and images: $DREAMJAX_TEST_DATA, or shared/data beside the repository."""
     folder = Path(os.environ.get("DREAMJAX_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if not (folder / "eeg").is_dir():
         pytest.skip(f"real recordings not found at {folder}; set DREAMJAX_TEST_DATA to their folder")

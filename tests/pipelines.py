@@ -11,7 +11,7 @@ import transformers
 
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.systems.latent_diffusion import LatentDiffusion
+from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.targets import tokens
 from dreamjax.weights.pipeline_folder import PipelineFolder
 from tests import parity
@@ -29,7 +29,7 @@ SD_SCHEDULE = {
 def pipeline(
     inpaints: bool = False, scheduler: Any = None, widths: tuple[int, ...] = (32, 64), sample_size: int = 8
 ) -> Any:
-    """The pipeline in memory; latents of 8 x 8, pictures of 16 x 16; only the finest level attends."""
+    """The pipeline in memory; latents of 8 x 8, images of 16 x 16; only the finest level attends."""
     attends = [i == 0 for i in range(len(widths))]
     sizes = levels(*attends, block_out_channels=widths, cross_attention_dim=32, attention_head_dim=4)
     channels = 9 if inpaints else 4
@@ -91,12 +91,12 @@ def start(count: int, channels: int = 4, size: int = 8) -> np.ndarray:
     return np.random.default_rng(5).standard_normal((count, channels, size, size)).astype(np.float32)
 
 
-def pictures(pipe: Any, **arguments: Any) -> np.ndarray:
+def images(pipe: Any, **arguments: Any) -> np.ndarray:
     """(n, H, W, 3) in [0, 1]."""
     with torch.no_grad():
         return pipe(output_type="np", **arguments).images
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of pictures in [0, 1], in dB."""
+    """Peak signal-to-noise ratio of images in [0, 1], in dB."""
     return float(-10 * np.log10(np.mean((np.asarray(a, np.float64) - b) ** 2) + 1e-20))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from scipy.signal import lfilter
 
-from dreamjax.signals import records
+from dreamjax.signals.datasets import records
 
 TEN_TWENTY = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2"
 TEN_TEN = (
@@ -31,7 +31,7 @@ def sphere_points(n: int) -> np.ndarray:
 
 
 def positions(names: Sequence[str]) -> np.ndarray:
-    from dreamjax.signals import montage
+    from dreamjax.signals.recordings import montage
 
     return np.asarray(montage.standard_positions(names))
 

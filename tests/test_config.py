@@ -102,7 +102,7 @@ def test_a_config_survives_json():
         ("data.drop_channels", "-0.1", "data.drop_channels is -0.1"),
         ("data.reverse_time", "nan", "data.reverse_time is nan"),
         ("seed", "-1", "seed is -1"),
-        ("train.eval_every", "-1", "train.eval_every and picture_every must be at least 0"),
+        ("train.eval_every", "-1", "train.eval_every and image_every must be at least 0"),
         ("train.profile_steps", "0", "profile_steps at least 1"),
         ("train.steps", "0", "must be at least 1"),
     ],

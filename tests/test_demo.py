@@ -74,9 +74,9 @@ def test_a_log_line_that_is_being_written_is_no_line_yet(demo, tmp_path):
 def test_the_whole_demo(tmp_path):
     """Smaller than `make demo`, the same path."""
     words = ["--work", str(tmp_path / "work"), "--subjects", "6", "--minutes", "1", "--steps", "80"]
-    words += ["--pictures", "400", "--picture-steps", "100", "--dream-steps", "60", "--trials", "60"]
+    words += ["--images", "400", "--image-steps", "100", "--dream-steps", "60", "--trials", "60"]
     ended = subprocess.run(
-        [sys.executable, "launch/demo.py", *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=1500
+        [sys.executable, "demo/run.py", *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=1500
     )
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     assert "equal byte by byte" in " ".join(ended.stdout.split())

@@ -8,7 +8,7 @@ import pytest
 
 from dreamjax.cli import config_arguments
 from dreamjax.cli import main as cli
-from dreamjax.sweeps import description
+from dreamjax.sweeps import sweep_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("configs/**/*.py")])
@@ -72,7 +72,7 @@ def test_a_command_that_is_shown_is_one_that_works(document, command, monkeypatc
     if getattr(args, "config", None):
         monkeypatch.chdir(REPOSITORY)
         if args.verb == "sweep":
-            description.load(args.config, args.overrides)
+            sweep_config.load(args.config, args.overrides)
         else:
             config_arguments.load(args)
 

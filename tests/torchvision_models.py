@@ -1,4 +1,4 @@
-"""The published networks that judge pictures in PyTorch, from their structure and under torchvision's names.
+"""The published networks that judge images in PyTorch, from their structure and under torchvision's names.
 
 Widths can be a fraction of the published ones (`unit`), and everything has random weights and running statistics.
 """
@@ -308,7 +308,7 @@ def lpips_layers(unit: int = 64, seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 def lpips(net: nn.Module, layers: dict[str, torch.Tensor], a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The distance of pictures in [-1, 1], written out over positions and channels."""
+    """The distance of images in [-1, 1], written out over positions and channels."""
     shift = torch.tensor([-0.030, -0.088, -0.188])[:, None, None]
     scale = torch.tensor([0.458, 0.448, 0.450])[:, None, None]
     x, y = (a - shift) / scale, (b - shift) / scale

@@ -50,8 +50,8 @@ def count_torch(make: Any, config: Any) -> int:
         return sum(parameter.numel() for parameter in make(config).parameters())
 
 
-def pictures(side: int | tuple[int, int], batch: int = 2, seed: int = 0) -> tuple[np.ndarray, torch.Tensor]:
-    """The same pictures for both: (B, H, W, 3) and (B, 3, H, W)."""
+def images(side: int | tuple[int, int], batch: int = 2, seed: int = 0) -> tuple[np.ndarray, torch.Tensor]:
+    """The same images for both: (B, H, W, 3) and (B, 3, H, W)."""
     H, W = (side, side) if isinstance(side, int) else side
     pixels = np.random.default_rng(seed).normal(size=(batch, H, W, 3)).astype(np.float32)
     return pixels, torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())

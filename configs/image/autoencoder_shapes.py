@@ -1,9 +1,9 @@
-"""The demo's autoencoder: drawn pictures of 32 x 32 ⇄ latents of 8 x 8 x 4.
+"""The demo's autoencoder: drawn images of 32 x 32 ⇄ latents of 8 x 8 x 4.
 
-    dreamjax train --config configs/image/autoencoder_shapes.py --workdir runs/ae --config.data.folder=runs/pictures
+    dreamjax train --config configs/image/autoencoder_shapes.py --workdir runs/ae --config.data.folder=runs/images
     dreamjax export runs/ae --to diffusers --out runs/vae
 
-0.18 M parameters. 600 steps of 8 pictures: a PSNR of 27.3 dB on held-out pictures, at which the ten shapes of the demo
+0.18 M parameters. 600 steps of 8 images: a PSNR of 27.3 dB on held-out images, at which the ten shapes of the demo
 can be told apart, in about a minute on two slow cores, of which the compiler takes 20 s.
 Flat shapes on grey are all that it can draw; for photographs it is far too small.
 """
@@ -14,7 +14,7 @@ from dreamjax.systems.autoencoder import preset
 
 
 def get_config(folder: str = "", steps: int | None = None) -> ConfigDict:
-    """`folder`: pictures; `steps`: optimiser steps."""
+    """`folder`: images; `steps`: optimiser steps."""
     config = preset("shapes")
     config.data.folder = folder
     if steps is not None:

@@ -1,9 +1,9 @@
-r"""A classifier of drawn pictures: which shape is it?
+r"""A classifier of drawn images: which shape is it?
 
     dreamjax train --config configs/image/classifier_shapes.py --workdir runs/classifier \
-        --config.data.folder=runs/pictures
+        --config.data.folder=runs/images
 
-A ViT of 0.16 M parameters at 32 x 32, 200 steps of 64 pictures: of ten shapes, right for 90 % of held-out pictures
+A ViT of 0.16 M parameters at 32 x 32, 200 steps of 64 images: of ten shapes, right for 90 % of held-out images
 where 1,200 were drawn; for 97 % after 500 steps on 2,000.
 """
 
@@ -13,7 +13,7 @@ from dreamjax.systems.classifier import preset
 
 
 def get_config(folder: str = "") -> ConfigDict:
-    """`folder`: labelled pictures."""
+    """`folder`: labelled images."""
     config = preset("shapes")
     config.data.folder = folder
     return config

@@ -1,11 +1,11 @@
-"""The demo's CLIP: drawn pictures of 32 x 32 beside their captions, and a tokenizer learned from these.
+"""The demo's CLIP: drawn images of 32 x 32 beside their captions, and a tokenizer learned from these.
 
-    dreamjax train --config configs/image/clip_shapes.py --workdir runs/clip --config.data.folder=runs/pictures
+    dreamjax train --config configs/image/clip_shapes.py --workdir runs/clip --config.data.folder=runs/images
     dreamjax export runs/clip --to diffusers --out runs/clip_folders
 
-0.27 M parameters. 200 steps of 64 pictures: of 64 held-out ones the right caption is found for 90 % (chance: 1.6 %)
+0.27 M parameters. 200 steps of 64 images: of 64 held-out ones the right caption is found for 90 % (chance: 1.6 %)
 in half a minute on two slow cores, of which the compiler takes 15 s.
-The places and sizes of captions have sharp borders and those of pictures have none, so that no retrieval is perfect.
+The places and sizes of captions have sharp borders and those of images have none, so that no retrieval is perfect.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from dreamjax.systems.clip import preset
 
 
 def get_config(folder: str = "", steps: int | None = None) -> ConfigDict:
-    """`folder`: pictures with captions; `steps`: optimiser steps."""
+    """`folder`: images with captions; `steps`: optimiser steps."""
     config = preset("shapes")
     config.data.folder = folder
     if steps is not None:

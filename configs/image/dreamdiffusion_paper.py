@@ -1,6 +1,6 @@
 r"""DreamDiffusion, stage B, as published: the paper's encoder of 303 M parameters, 300 epochs of 27 steps.
 
-From the published files to pictures (docs/guides/eeg_imagenet.md):
+From the published files to images (docs/guides/eeg_imagenet.md):
 
     dreamjax prepare eeg_5_95_std.pth --out TRIALS --reading dreamdiffusion --subject 4 \
         --split-file block_splits_by_image_single.pth --stimuli IMAGENET
@@ -13,7 +13,7 @@ From the published files to pictures (docs/guides/eeg_imagenet.md):
 
 Both stages divide by 10 here (the released code does so in stage A alone), and pretraining reads no test trial.
 What the code did by accident is left out: the target of the alignment does not drift, positions stay fixed, and no
-gradient is kept of what is not trained. What differs besides: pictures are cut to their middle, not squashed.
+gradient is kept of what is not trained. What differs besides: images are cut to their middle, not squashed.
 Published, of one person whose trials come in blocks of one class (arXiv 2306.16934, table 1, 50-way top-1 of 5 samples
 over 164 trials, chosen on them): 45.8 %. In such blocks slow drift alone tells the classes (Li et al. 2021, TPAMI
 43:316). Not run by this project at this size.

@@ -1,4 +1,4 @@
-r"""DreamDiffusion in the small: trials of simulated people who looked at drawn pictures, and the demo's small U-Net.
+r"""DreamDiffusion in the small: trials of simulated people who looked at drawn images, and the demo's small U-Net.
 
     dreamjax train --config configs/image/dreamdiffusion_shapes.py --workdir runs/dream \
         --config.data.path=runs/trials --config.target.folder=runs/recordings/stimuli \

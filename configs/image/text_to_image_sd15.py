@@ -1,10 +1,10 @@
-r"""Fine-tuning Stable Diffusion 1.5 (or another pipeline of its kind) on pictures with captions, 512 x 512.
+r"""Fine-tuning Stable Diffusion 1.5 (or another pipeline of its kind) on images with captions, 512 x 512.
 
     dreamjax train --config configs/image/text_to_image_sd15.py --workdir runs/sd \
-        --config.model.path=FOLDER_OR_HUB_ID --config.data.folder=PICTURES
+        --config.model.path=FOLDER_OR_HUB_ID --config.data.folder=IMAGES
     dreamjax export runs/sd --to diffusers --out exported
 
-859.5 M parameters are trained, or with `:trainable=cross_attention` 44.0 M. A picture costs 2.41 TFLOP forward and
+859.5 M parameters are trained, or with `:trainable=cross_attention` 44.0 M. An image costs 2.41 TFLOP forward and
 backward with its attention. Latents and text states are computed once. Not run at full size by this project.
 """
 
@@ -18,7 +18,7 @@ from dreamjax.systems.text_to_image_presets import preset
 def get_config(
     path: str = "", folder: str = "", trainable: Literal["all", "cross_attention"] = "all", steps: int | None = None
 ) -> ConfigDict:
-    """`path`: the pipeline; `folder`: captioned pictures; `trainable`; `steps`: optimiser steps."""
+    """`path`: the pipeline; `folder`: captioned images; `trainable`; `steps`: optimiser steps."""
     config = preset("sd15")
     config.model.path, config.model.trainable, config.data.folder = path, trainable, folder
     if steps is not None:

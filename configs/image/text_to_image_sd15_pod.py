@@ -1,19 +1,19 @@
 r"""Stable Diffusion 1.5's U-Net on a TPU pod, 512 x 512: all of it, with AdamW and an averaged copy.
 
     dreamjax train --config configs/image/text_to_image_sd15_pod.py:pod=v5e:4x4 --workdir gs://…/sd \
-        --config.model.path=FOLDER_OR_HUB_ID --config.data.folder=PICTURES
+        --config.model.path=FOLDER_OR_HUB_ID --config.data.folder=IMAGES
 
 Without a path the U-Net begins at random beside an autoencoder and a text encoder of its size (`model.vae`,
 `model.text_encoder`, `model.tokenizer`).
 
-    pod         chips   mesh (data x fsdp)   pictures a chip   pictures a step
+    pod         chips   mesh (data x fsdp)   images a chip   images a step
     v5e:4x4        16        1 x 16                 8                128
     v6e:16x16     256       16 x 16                 8               2048, as Stable Diffusion was trained
 
 Compiled and not run (docs/scaling.md): on v5e:4x4 a chip needs 10.41 GiB of the 15.75 that it may use, of which 0.82
 are state (859.5 M parameters, two moments and the average, in float32); on v6e:16x16 11.13 of 31.25 GiB. At once on
 v5e:4x4: 9.31 of 15.75 GiB. Predicted there: 112 to 1,382 ms a step, 15,000 steps 0.47 to 5.76 hours, 7.5 to 92
-chip-hours; the upper ends are those of the compiler's least effort (`tests/pods/text_to_image_sd15.json`).
+chip-hours; the upper ends are those of the compiler's least effort (`tests/recipes/text_to_image_sd15.json`).
 """
 
 from typing import Literal
@@ -22,18 +22,18 @@ from ml_collections import ConfigDict
 
 from dreamjax.systems.text_to_image_presets import preset
 
-# pod → (data, fsdp, pictures a chip)
+# pod → (data, fsdp, images a chip)
 PODS = {"v5e:4x4": (1, 16, 8), "v6e:16x16": (16, 16, 8)}
 
 
 def get_config(
     pod: Literal["v5e:4x4", "v6e:16x16"] = "v5e:4x4", path: str = "", folder: str = "", steps: int | None = None
 ) -> ConfigDict:
-    """`pod`: its topology; `path`: the pipeline; `folder`: captioned pictures; `steps`: optimiser steps."""
+    """`pod`: its topology; `path`: the pipeline; `folder`: captioned images; `steps`: optimiser steps."""
     config = preset("sd15")
-    data, fsdp, pictures = PODS[pod]
+    data, fsdp, images = PODS[pod]
     config.train.mesh.data, config.train.mesh.fsdp = data, fsdp
-    config.train.batch_size = data * fsdp * pictures
+    config.train.batch_size = data * fsdp * images
     config.data.folder = folder
     config.model.path, config.model.attention, config.model.remat = path, "pallas", "none"
     if not path:

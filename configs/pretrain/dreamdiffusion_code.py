@@ -11,7 +11,7 @@ The montage is repeated to 128 channels, windows are stretched to 512 samples, s
 165.38 M, of which the encoder 151.90 M (both with the fixed positions). One window costs 120.4 GFLOP forward and
 backward: at 0.1 the encoder sees 115 of 128 patches. 600,000 steps of 100 windows (500 epochs of 120,000, of which 40
 warm up) are 7.23 EFLOP. Published with this encoder: 50-way top-1 of 45.8 % on subject 4 after stage B (± 7.6 points
-on 164 pictures). Not run at full size by this project.
+on 164 images). Not run at full size by this project.
 
 Compiled and not run (docs/scaling.md): of one 16 GiB chip 11.08 with `--config.train.microbatches=2`; 100 windows at
 once do not fit.

@@ -11,7 +11,7 @@ The montage is repeated to 128 channels, windows are stretched to 512 samples, s
 329.04 M, of which the encoder 302.97 M (both with the fixed positions). One window costs 80.8 GFLOP forward and
 backward; 600,000 steps of 100 windows (500 epochs of 120,000, of which 40 warm up) are 4.85 EFLOP. Published with
 the released encoder, which has mlp ratio 1: 50-way top-1 of 45.8 % on subject 4 after stage B (± 7.6 points on 164
-pictures). Not run at full size by this project.
+images). Not run at full size by this project.
 
 Compiled and not run (docs/scaling.md): 14.42 GiB of one 16 GiB chip at 100 windows; 10.93 a chip of v5e:4x4 at 1,600.
 """

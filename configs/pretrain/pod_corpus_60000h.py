@@ -11,7 +11,7 @@ of which scattered patches or spans of 250 ms, three quarters, are hidden; bfloa
     predicted  134 to 247 ms a step, MFU 18 to 33 %; 26,367 steps: 0.98 to 1.81 hours, 501 to 926 chip-hours
 
 No public corpus has 60,000 hours, and nothing of this size was run by this project. The figures are
-`tests/pods/corpus_60000h.json`'s, which `make test-pods` holds.
+`tests/recipes/corpus_60000h.json`'s, which `make test-pods` holds.
 """
 
 from ml_collections import ConfigDict

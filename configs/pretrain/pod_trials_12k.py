@@ -10,7 +10,7 @@ trials; in batches of 512, which the paper's 100 do not divide over chips. The t
     compiled   4.38 of 15.75 GiB a chip          crosses  1.22 GiB of gradients (float32) and of kernels (bfloat16)
     predicted  102 to 127 ms a step, MFU 21 to 26 %; 11,684 steps: 0.33 to 0.41 hours, 2.6 to 3.3 chip-hours
 
-Not run at full size by this project. The figures are `tests/pods/trials_12k.json`'s, which `make test-pods` holds.
+Not run at full size by this project. The figures are `tests/recipes/trials_12k.json`'s, which `make test-pods` holds.
 """
 
 from ml_collections import ConfigDict

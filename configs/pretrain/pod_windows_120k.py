@@ -9,7 +9,7 @@ was never named.
     compiled   4.41 of 15.75 GiB a chip          crosses  as on 8 chips; an eighth of the gradients over data
     predicted  102 to 135 ms a step, MFU 19 to 26 %; 14,648 steps: 0.41 to 0.55 hours, 26 to 35 chip-hours
 
-Not run at full size by this project. The figures are `tests/pods/windows_120k.json`'s, which `make test-pods` holds.
+Not run at full size by this project. The figures are `tests/recipes/windows_120k.json`'s, which `make test-pods` holds.
 """
 
 from ml_collections import ConfigDict

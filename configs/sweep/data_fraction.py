@@ -13,7 +13,7 @@ then is of fewer people as well as of fewer windows.
 
 from ml_collections import ConfigDict
 
-from dreamjax.sweeps import axes, description
+from dreamjax.sweeps import axes, sweep_config
 from dreamjax.systems.masked_pretraining import preset
 
 SHARES = (0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -25,9 +25,9 @@ def get_config(path: tuple[str, ...] = (), steps: int = 2000) -> ConfigDict:
     base.data.update({"path": path, "samples": 256, "shift": False})
     base.model.interpolation = "none"
     base.mask.update({"ratio": 0.75, "kind": "random", "kind_weights": ()})
-    base.train.update({"steps": steps, "eval_every": 0, "picture_every": 0, "tensorboard": False})
+    base.train.update({"steps": steps, "eval_every": 0, "image_every": 0, "tensorboard": False})
     base.train.checkpoint.update({"every": 500, "keep_last": 1})
-    return description.config(
+    return sweep_config.config(
         "data_fraction",
         base,
         [axes.values("data.fraction", *SHARES)],

@@ -6,11 +6,11 @@ r"""The 15 rows of DreamDiffusion's ablation (arXiv 2306.16934, table 1), each p
         --config.base.target.embedding.path=CLIP --config.score.classifier=VIT
     dreamjax report runs/ablation
 
-`runs/trials` is EEG-ImageNet as `dreamjax prepare` leaves it, IMAGENET the folder of its pictures; the others are
+`runs/trials` is EEG-ImageNet as `dreamjax prepare` leaves it, IMAGENET the folder of its images; the others are
 folders or hub ids of Stable Diffusion 1.5, a CLIP vision model with its projection, a ViT for ImageNet's classes.
 
-The paper compares single runs of one person on 164 pictures, where 95 % of chance alone is ± 7.6 points, and chose its
-steps on the pictures that it reports. Here every row has three seeds, is scored on split val, and is tested against the
+The paper compares single runs of one person on 164 images, where 95 % of chance alone is ± 7.6 points, and chose its
+steps on the images that it reports. Here every row has three seeds, is scored on split val, and is tested against the
 highest one; rows of the same encoder and mask ratio share one pretraining. What the paper printed, 50-way top-1 in %:
 
     row       pretrained  CLIP  hidden  tuned            encoder    published
@@ -39,7 +39,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from dreamjax.sweeps import axes, description
+from dreamjax.sweeps import axes, sweep_config
 from dreamjax.systems import dreamdiffusion_presets, masked_pretraining
 
 # parameters of the encoder, in M → width, depth, heads
@@ -55,13 +55,13 @@ def get_config(sizes: Literal["paper", "small"] = "paper") -> ConfigDict:
     base.encoder.cls_token = True
     for config in (pretrain, base):
         config.train.update({"eval_every": 0, "tensorboard": False})
-    pretrain.train.picture_every = 0
+    pretrain.train.image_every = 0
     pretrain.train.checkpoint.keep_last = 1
     if small:
         pretrain.model.update({"channels": 128, "decoder_dim": 16, "decoder_heads": 2, "decoder_depth": 1})
         pretrain.data.update({"montage": "own", "samples": 128})
     found = axes.rows("row", **{name: _row(SMALL if small else PAPER, *row) for name, row in ROWS.items()})
-    return description.config(
+    return sweep_config.config(
         "dreamdiffusion_ablation",
         base,
         [found],
@@ -69,7 +69,7 @@ def get_config(sizes: Literal["paper", "small"] = "paper") -> ConfigDict:
         seeds=(0, 1, 2),
         compare=("examples",),
         score={
-            "rank": "pictures",
+            "rank": "images",
             "windows": None,
             "ways": None if small else 50,
             "guidance": 1.0,

@@ -15,7 +15,7 @@ docs/mask_ratio.md has what it shows on 12 people's public recordings.
 
 from ml_collections import ConfigDict
 
-from dreamjax.sweeps import axes, description
+from dreamjax.sweeps import axes, sweep_config
 from dreamjax.systems.masked_pretraining import preset
 
 RATIOS = (0.1, 0.25, 0.5, 0.65, 0.75, 0.85, 0.95)
@@ -28,11 +28,11 @@ def get_config(path: tuple[str, ...] = (), steps: int | None = None, smoke: bool
     base.model.interpolation = "none"
     base.mask.update({"ratio": 0.75, "kind": "random", "kind_weights": (), "span": 16})
     base.optim.update({"schedule": "constant", "learning_rate": 6e-3, "ema_decay": 0.99})
-    base.train.update({"eval_every": 0, "picture_every": 0, "tensorboard": False})
+    base.train.update({"eval_every": 0, "image_every": 0, "tensorboard": False})
     base.train.steps = steps if steps is not None else 400 if smoke else 1000
     base.train.checkpoint.update({"every": 250, "keep_last": 1})
     ratios, kinds, seeds = (
         ((0.1, 0.5, 0.75), ("random",), (0, 1)) if smoke else (RATIOS, ("random", "block"), (0, 1, 2))
     )
     varied = [axes.values("mask.ratio", *ratios), axes.values("mask.kind", *kinds)]
-    return description.config("mask_ratio", base, varied, seeds=seeds, together=len(seeds), score={"windows": 240})
+    return sweep_config.config("mask_ratio", base, varied, seeds=seeds, together=len(seeds), score={"windows": 240})

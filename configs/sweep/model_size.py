@@ -9,7 +9,7 @@ equal FLOP the larger ones see fewer windows. A power law is fitted over operati
 
 from ml_collections import ConfigDict
 
-from dreamjax.sweeps import axes, description
+from dreamjax.sweeps import axes, sweep_config
 from dreamjax.systems.masked_pretraining import preset
 
 # name → width, depth, heads of the encoder; width and heads of the decoder, one block deep
@@ -30,10 +30,10 @@ def get_config(path: tuple[str, ...] = (), steps: int = 1000) -> ConfigDict:
     base.model.interpolation = "none"
     base.mask.update({"ratio": 0.75, "kind": "random", "kind_weights": ()})
     base.optim.schedule = "constant"
-    base.train.update({"steps": steps, "eval_every": 0, "picture_every": 0, "tensorboard": False})
+    base.train.update({"steps": steps, "eval_every": 0, "image_every": 0, "tensorboard": False})
     base.train.checkpoint.update({"every": 250, "keep_last": 1})
     sizes = axes.rows("size", **{name: _row(*size) for name, size in SIZES.items()})
-    return description.config("model_size", base, [sizes], seeds=(0, 1, 2), scaling="size", together=3)
+    return sweep_config.config("model_size", base, [sizes], seeds=(0, 1, 2), scaling="size", together=3)
 
 
 def _row(dim: int, depth: int, heads: int, decoder_dim: int, decoder_heads: int) -> dict:

@@ -13,7 +13,7 @@ Long tokens are cheap: at equal FLOP they see more windows.
 
 from ml_collections import ConfigDict
 
-from dreamjax.sweeps import axes, description
+from dreamjax.sweeps import axes, sweep_config
 from dreamjax.systems.masked_pretraining import preset
 
 PATCHES = (2, 4, 8, 16, 32)
@@ -27,12 +27,12 @@ def get_config(path: tuple[str, ...] = (), steps: int = 1000) -> ConfigDict:
     base.model.interpolation = "none"
     base.mask.update({"ratio": 0.75, "kind_weights": ()})
     base.optim.schedule = "constant"
-    base.train.update({"steps": steps, "eval_every": 0, "picture_every": 0, "tensorboard": False})
+    base.train.update({"steps": steps, "eval_every": 0, "image_every": 0, "tensorboard": False})
     base.train.checkpoint.update({"every": 250, "keep_last": 1})
     blocks = {f"{patch}-blocks": _row(patch, "block", HIDDEN // patch) for patch in PATCHES}
     singles = {f"{patch}-anywhere": _row(patch, "random", 1) for patch in PATCHES}
     tokens = axes.rows("token", **blocks, **singles)
-    return description.config(
+    return sweep_config.config(
         "patch_length", base, [tokens], seeds=(0, 1, 2), together=3, score={"patch": HIDDEN, "windows": 240}
     )
 

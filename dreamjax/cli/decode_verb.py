@@ -23,13 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.systems import class_decoding
+    from dreamjax.evaluation import class_decoding
 
     request = class_decoding.Request(tuple(args.data), tuple(args.labels), args.encoder, args.permutations, args.seed)
     return class_decoding.decode(request, args.out)
 
 
 def render(result: dict[str, Any]) -> str:
-    from dreamjax.systems import class_decoding
+    from dreamjax.evaluation import class_decoding
 
     return class_decoding.text(result)

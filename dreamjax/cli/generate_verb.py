@@ -1,4 +1,4 @@
-"""`dreamjax generate`: prompts → pictures, by a Stable Diffusion folder or a run of our own; trials → pictures."""
+"""`dreamjax generate`: prompts → images, by a Stable Diffusion folder or a run of our own; trials → images."""
 
 import argparse
 from typing import Any
@@ -7,8 +7,8 @@ from dreamjax.cli.options import number, refuse_beside, refuse_without, whole_nu
 from dreamjax.console import counted
 from dreamjax.errors import UserError
 
-HELP = "make pictures from text with a Stable Diffusion folder or a trained run, or from brain signals with a run"
-EXAMPLE = 'dreamjax generate --model FOLDER --prompt "a red circle" --steps 30 --seed 0 --out pictures'
+HELP = "make images from text with a Stable Diffusion folder or a trained run, or from brain signals with a run"
+EXAMPLE = 'dreamjax generate --model FOLDER --prompt "a red circle" --steps 30 --seed 0 --out images'
 OF_TEXT = (
     *("--prompt", "--prompt-file", "--n", "--negative-prompt", "--clip-skip", "--init-image", "--mask-image"),
     *("--strength", "--latents", "--variant"),
@@ -23,9 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder to write; with --checkpoint the same command goes on in it"
     )
-    parser.add_argument("--n", type=whole_number(1), default=1, metavar="N", help="pictures of each prompt")
+    parser.add_argument("--n", type=whole_number(1), default=1, metavar="N", help="images of each prompt")
     parser.add_argument("--steps", type=whole_number(1), default=30, metavar="N", help="of the sampler")
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="picture i has the noise of (seed, i)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="image i has the noise of (seed, i)")
     parser.add_argument("--height", type=whole_number(1), metavar="PIXELS", help="(default: the model's)")
     parser.add_argument("--width", type=whole_number(1), metavar="PIXELS", help="(default: the model's)")
     brain = parser.add_argument_group("from brain signals")
@@ -40,9 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     brain.add_argument("--at", nargs="+", type=number(0), default=[], metavar="S", help="moments of a recording, s")
     brain.add_argument("--events", default="", metavar="file|TABLE", help="its events, as in dreamjax prepare")
     brain.add_argument("--event-codes", nargs="+", default=[], metavar="CODE", help="only these of them")
-    brain.add_argument("--split", choices=["train", "val", "test"], default="test", help="of the pictures seen")
+    brain.add_argument("--split", choices=["train", "val", "test"], default="test", help="of the images seen")
     brain.add_argument("--trials", type=whole_number(1), metavar="N", help="so many, drawn at random (default: all)")
-    brain.add_argument("--samples", type=whole_number(1), default=1, metavar="N", help="pictures of each trial")
+    brain.add_argument("--samples", type=whole_number(1), default=1, metavar="N", help="images of each trial")
     how = parser.add_argument_group("how")
     how.add_argument(
         "--sampler",
@@ -56,14 +56,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--karras", action="store_true", help="Karras's noise levels, for dpmpp_2m and euler")
     how.add_argument("--clip-skip", type=whole_number(0), default=0, metavar="N", help="leave out the last text blocks")
     start = parser.add_argument_group("from a given start")
-    start.add_argument("--init-image", metavar="FILE", help="a picture to change")
-    start.add_argument("--mask-image", metavar="FILE", help="white where the picture is made anew; of its size")
+    start.add_argument("--init-image", metavar="FILE", help="an image to change")
+    start.add_argument("--mask-image", metavar="FILE", help="white where the image is made anew; of its size")
     start.add_argument(
         "--strength", type=number(0, 1), metavar="SHARE", help="how much is changed (default: 0.8; 1 with a mask)"
     )
     start.add_argument("--latents", metavar="FILE.npy", help="the noise to start from: (n, channels, h, w)")
     machine = parser.add_argument_group("on what")
-    machine.add_argument("--batch", type=whole_number(1), metavar="N", help="pictures at a time")
+    machine.add_argument("--batch", type=whole_number(1), metavar="N", help="images at a time")
     machine.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the computation")
     machine.add_argument(
         "--attention", choices=["auto", "xla", "cudnn", "pallas", "saved"], default="auto", help="implementation"
@@ -72,7 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.systems import generation
+    from dreamjax.generation import from_prompts
     from dreamjax.training import compile_cache
 
     if not args.checkpoint:
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if args.at or args.events:
             refuse_beside("--at" if args.at else "--events", args, "--split")
     if not args.checkpoint:
-        generation.free(args.out)  # said before gigabytes of weights are read
+        from_prompts.free(args.out)  # said before gigabytes of weights are read
     compile_cache.use("auto")
     return _from_trials(args) if args.checkpoint else _from_text(args)
 
@@ -98,21 +98,21 @@ def _how(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _from_trials(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.systems import dreams, eeg_to_image
-    from dreamjax.systems.moments import Moments
+    from dreamjax.generation import folder, from_trials
+    from dreamjax.generation.recording_windows import Moments
 
     when = Moments(tuple(args.at), args.events, tuple(args.event_codes)) if args.at or args.events else None
-    request = eeg_to_image.Request(
+    request = from_trials.Request(
         input=tuple(args.input), split=args.split, trials=args.trials, samples=args.samples, **_how(args)
     )
-    return dreams.generate(args.checkpoint, request, args.out, when=when, dtype=args.dtype, attention=args.attention)
+    return folder.generate(args.checkpoint, request, args.out, when=when, dtype=args.dtype, attention=args.attention)
 
 
 def _from_text(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.systems import generation
+    from dreamjax.generation import from_prompts
 
     prompts = [*args.prompt, *(_lines(args.prompt_file) if args.prompt_file else [])]
-    request = generation.Request(
+    request = from_prompts.Request(
         prompts=tuple(prompts),
         negative=args.negative_prompt,
         per_prompt=args.n,
@@ -123,8 +123,8 @@ def _from_text(args: argparse.Namespace) -> dict[str, Any]:
         latents=args.latents,
         **_how(args),
     )
-    return generation.generate(
-        generation.open_model(args.model, args.dtype, args.attention, args.variant), request, args.out
+    return from_prompts.generate(
+        from_prompts.open_model(args.model, args.dtype, args.attention, args.variant), request, args.out
     )
 
 
@@ -145,12 +145,12 @@ def render(result: dict[str, Any]) -> str:
     if "trials" in result:
         split = f" of split {result['split']}" if result["split"] else ""
         return (
-            f"{result['out']}: {counted(result['pictures'], 'picture')} of {height} x {width} from "
+            f"{result['out']}: {counted(result['images'], 'image')} of {height} x {width} from "
             f"{result['trials']} of {result['of']} trials{split}, {result['sampler']}, {result['steps']} steps, "
             f"guidance {result['guidance']:g}, seed {result['seed']}; see {result['gallery']}"
         )
     return (
-        f"{result['out']}: {counted(result['pictures'], 'picture')} of {height} x {width}, "
+        f"{result['out']}: {counted(result['images'], 'image')} of {height} x {width}, "
         f"{result['sampler']}, {result['steps']} steps, guidance {result['guidance']:g}, seed {result['seed']}; "
         f"all of them in {result['grid']}"
     )

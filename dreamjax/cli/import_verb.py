@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--part",
         choices=["whole", "encoder"],
         default="whole",
-        help="of DreamDiffusion's generative checkpoint: all that makes pictures, or the encoder alone",
+        help="of DreamDiffusion's generative checkpoint: all that makes images, or the encoder alone",
     )
     parser.add_argument(
         "--heads", type=whole_number(1), metavar="N", help="attention heads, where the file does not say"
@@ -50,7 +50,7 @@ def render(result: dict) -> str:
     if "diffusion" in result:
         lines.append(result["diffusion"])
         lines.append(
-            f"pictures, as published: dreamjax generate --checkpoint {result['out']} --input SHARDS --sampler plms "
-            "--steps 250 --guidance 1 --out pictures"
+            f"images, as published: dreamjax generate --checkpoint {result['out']} --input SHARDS --sampler plms "
+            "--steps 250 --guidance 1 --out images"
         )
     return "\n".join(lines)

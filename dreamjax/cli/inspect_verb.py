@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.planning.inspect import inspect
+    from dreamjax.pods.inspect import inspect
 
     return inspect(config_arguments.load(args), devices=args.devices)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from dreamjax.cli import options
 from dreamjax.errors import UserError
-from dreamjax.launching.description import IN_PARTS, VERBS
+from dreamjax.pods.launch_config import IN_PARTS, VERBS
 
 HELP = "run a command as several processes: on this machine, under SLURM, on TPU slices or in GKE"
 EXAMPLE = (
@@ -99,7 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.cli import main as cli
-    from dreamjax.launching import local, submit
+    from dreamjax.pods import local, submit
 
     where = args.where
     for option in args.given:
@@ -131,8 +131,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _script(args: argparse.Namespace) -> str:
-    from dreamjax.launching import gke, slurm, tpu
-    from dreamjax.launching.description import Launch, place
+    from dreamjax.pods import gke, slurm, tpu
+    from dreamjax.pods.launch_config import Launch, place
 
     launch = Launch(
         name=args.name,

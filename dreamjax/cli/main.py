@@ -140,9 +140,9 @@ def _refuse_unwritable(args: argparse.Namespace) -> None:
     """Said before the work, not after it."""
     for option in PLACES:
         if path := getattr(args, option, None):
-            from dreamjax.storage import places
+            from dreamjax.storage import paths
 
-            places.refuse_unwritable(path)
+            paths.refuse_unwritable(path)
 
 
 def _split_command(argv: Sequence[str], verb: str | None) -> tuple[Sequence[str], list[str]]:
@@ -286,7 +286,7 @@ def _told(problem: BaseException) -> tuple[int, str] | None:
         return 0, ""
     if isinstance(problem, RuntimeError) and str(problem).startswith("RESOURCE_EXHAUSTED"):
         said = str(problem).partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ")
-        return 2, f"{said}; take a smaller batch or smaller pictures, or more devices"
+        return 2, f"{said}; take a smaller batch or smaller images, or more devices"
     if isinstance(problem, RuntimeError) and "jax" in sys.modules:  # JAX's own, which are not imported here
         from dreamjax.parallel import processes
 

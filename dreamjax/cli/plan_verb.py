@@ -21,13 +21,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scaling", action="store_true", help="also plan every smaller slice, from 8 chips, with as much on each"
     )
-    made = parser.add_argument_group("making pictures, in place of a step of training")
-    made.add_argument(
-        "--pictures", type=options.whole_number(1), metavar="STEPS", help="by so many steps of the sampler"
-    )
+    made = parser.add_argument_group("making images, in place of a step of training")
+    made.add_argument("--images", type=options.whole_number(1), metavar="STEPS", help="by so many steps of the sampler")
     made.add_argument("--sampler", metavar="NAME", help="see dreamjax generate (default: the model's)")
     made.add_argument("--guidance", type=options.number(0), default=7.5, metavar="W", help="1: none")
-    parser.add_argument("--out", metavar="FOLDER", help="where plan.json and pictures go (default: nowhere)")
+    parser.add_argument("--out", metavar="FOLDER", help="where plan.json and images go (default: nowhere)")
     parser.add_argument(
         "--effort",
         type=float,
@@ -42,33 +40,33 @@ def _rows(text: str) -> int | str:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.errors import UserError
-    from dreamjax.planning import plan, plan_pictures, pods, scaling
-    from dreamjax.systems import painting
+    from dreamjax.generation import batches
+    from dreamjax.pods import plan, plan_figures, topologies, weak_scaling
 
     if args.effort is not None and not -1 <= args.effort <= 1:
         raise UserError(f"--effort is {args.effort:g}, but it lies from -1 to 1")
-    pod = pods.pod(args.topology, args.slices)
+    pod = topologies.pod(args.topology, args.slices)
     job = _job(config_arguments.load(args), args)
-    smaller = scaling.sizes(pod, scaling.least_devices(job.mesh))[:-1] if args.scaling else []
-    batch = args.batch_per_chip if not args.pictures else args.batch_per_chip or painting.AT_ONCE
+    smaller = weak_scaling.sizes(pod, weak_scaling.least_devices(job.mesh))[:-1] if args.scaling else []
+    batch = args.batch_per_chip if not args.images else args.batch_per_chip or batches.AT_ONCE
     found = plan.plan(job, pod, per_chip=batch, effort=args.effort)
     if args.scaling:
-        found["scaling"] = scaling.weak(job, smaller, found, args.effort)
-    return found | ({"files": plan_pictures.write(found, args.out)} if args.out else {})
+        found["scaling"] = weak_scaling.weak(job, smaller, found, args.effort)
+    return found | ({"files": plan_figures.write(found, args.out)} if args.out else {})
 
 
 def _job(config: Any, args: argparse.Namespace) -> Any:
-    from dreamjax.planning import jobs
-    from dreamjax.systems import painting
+    from dreamjax.generation import batches
+    from dreamjax.pods import jobs
 
-    if not args.pictures:
-        options.refuse_without("--pictures", args, "--guidance", "--sampler")
+    if not args.images:
+        options.refuse_without("--images", args, "--guidance", "--sampler")
         return jobs.TrainingStep(config)
-    how = painting.Sampling(steps=args.pictures, sampler=args.sampler, guidance=args.guidance)
-    return jobs.Pictures(config, how)
+    how = batches.Sampling(steps=args.images, sampler=args.sampler, guidance=args.guidance)
+    return jobs.Images(config, how)
 
 
 def render(result: dict[str, Any]) -> str:
-    from dreamjax.planning import plan_text
+    from dreamjax.pods import plan_text
 
     return plan_text.text(result)

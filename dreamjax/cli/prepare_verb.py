@@ -70,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--split-file", default="", metavar="FILE", help="published splits: block_splits_by_image_all.pth or "
         "…_single.pth")  # fmt: skip
     add("--split-number", type=whole_number(0), default=0, metavar="N", help="which split of that file (default: 0)")
-    add("--split-by", choices=("official", "subject", "picture", "class", "block"), help="what is held out (default: "
+    add("--split-by", choices=("official", "subject", "image", "class", "block"), help="what is held out (default: "
         "what --split-file says)")  # fmt: skip
     add("--hold-out", type=int, nargs="+", default=[], metavar="N", help="with --split-by subject: whom to test on, "
         "and who chooses the step")  # fmt: skip
@@ -80,7 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("splits and pseudonyms")
     add = group.add_argument
     add("--splits", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"),
-        help="shares of the subjects; of published trials, of their pictures (default: 0.7 0.15 0.15)")  # fmt: skip
+        help="shares of the subjects; of published trials, of their images (default: 0.7 0.15 0.15)")  # fmt: skip
     add("--split-seed", type=int, default=0, metavar="N", help="another seed draws other subjects (default: 0)")
     add(
         "--salt", metavar="SECRET", help="of the pseudonyms (default: $DREAMJAX_SALT, else made from the corpus's name)"
@@ -96,8 +96,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.signals import prepare
-    from dreamjax.signals.corpora import eeg_imagenet
+    from dreamjax.signals.preparation import prepare
+    from dreamjax.signals.recordings.corpora import eeg_imagenet
 
     if any(map(eeg_imagenet.is_torch_file, args.paths)):
         return _trials(args)
@@ -115,8 +115,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _trials(args: argparse.Namespace) -> dict[str, Any]:
     """`prepare_trials` of the one file that is given."""
-    from dreamjax.signals import prepare_trials
-    from dreamjax.signals.corpora.eeg_imagenet_splits import Wanted
+    from dreamjax.signals.preparation import prepare_trials
+    from dreamjax.signals.recordings.corpora.eeg_imagenet_splits import Wanted
 
     path = args.paths[0]
     if len(args.paths) > 1:
@@ -158,15 +158,15 @@ def _fractions(args: argparse.Namespace) -> dict[str, float]:
 
 
 def _settings(args: argparse.Namespace) -> Any:
-    from dreamjax.signals import preprocess, quality
+    from dreamjax.signals.preparation import quality, windows
 
     steps = {f: getattr(args, f) for f in ("low", "high", "notch", "sfreq", "reference", "causal", "samples", "stride")}
     try:
-        return preprocess.Settings(
+        return windows.Settings(
             **steps,
             min_fraction=args.min_fraction,
             limits=quality.Limits(implausible="flag" if args.keep_implausible else "reject"),
-            events=preprocess.EventWindows(
+            events=windows.EventWindows(
                 source=args.events,
                 codes=tuple(args.event_codes),
                 offset_ms=args.event_offset_ms,
@@ -180,7 +180,7 @@ def _settings(args: argparse.Namespace) -> Any:
 
 
 def _options(args: argparse.Namespace) -> Any:
-    from dreamjax.signals import prepare
+    from dreamjax.signals.preparation import prepare
 
     same = ("name", "workers", "split_seed", "strict", "overwrite", "key_file", "dataset", "licence", "subject_pattern")
     try:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-HELP = "rank a sweep's points, with intervals, paired tests and cost; write tables, pictures and the best config"
+HELP = "rank a sweep's points, with intervals, paired tests and cost; write tables, images and the best config"
 EXAMPLE = "dreamjax report runs/ratios"
 
 
@@ -13,11 +13,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.storage import places
-    from dreamjax.sweeps import answer, writing
+    from dreamjax.storage import paths
+    from dreamjax.sweeps import summary, writing
 
-    places.reachable(args.sweep)
-    return writing.write(answer.report(args.sweep), args.out)
+    paths.reachable(args.sweep)
+    return writing.write(summary.report(args.sweep), args.out)
 
 
 def render(result: dict[str, Any]) -> str:

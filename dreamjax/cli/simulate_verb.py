@@ -6,11 +6,11 @@ from typing import Any
 from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
 from dreamjax.console import counted
 
-HELP = "write forward-modelled EEG of people who look at pictures, with known ground truth; or pictures with captions"
+HELP = "write forward-modelled EEG of people who look at images, with known ground truth; or images with captions"
 EXAMPLE = "dreamjax simulate --out runs/simulated --subjects 6 --minutes 3 --channels 32 --strength 1.0"
 
 OF_RECORDINGS = (
-    *("--subjects", "--minutes", "--channels", "--pictures-per-class", "--strength", "--order", "--format", "--sfreq"),
+    *("--subjects", "--minutes", "--channels", "--images-per-class", "--strength", "--order", "--format", "--sfreq"),
     *("--alpha-hz", "--missing-channels"),
 )
 BESIDE_LAYOUT = ("--minutes", "--order", "--format", "--sfreq", "--alpha-hz", "--missing-channels", "--pixels")
@@ -22,21 +22,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--captioned",
         type=whole_number(1),
         metavar="N",
-        help="draw N pictures with captions (metadata.jsonl) in place of recordings",
+        help="draw N images with captions (metadata.jsonl) in place of recordings",
     )
     parser.add_argument(
         "--layout",
         choices=("bids", "eeg-imagenet"),
         default="bids",
-        help="eeg-imagenet: cut trials, splits and pictures as that corpus publishes them, classes in blocks",
+        help="eeg-imagenet: cut trials, splits and images as that corpus publishes them, classes in blocks",
     )
-    parser.add_argument("--corrupt", action="store_true", help="with --layout eeg-imagenet: one picture is damaged")
-    parser.add_argument("--pixels", type=whole_number(1), default=64, help="side of the captioned pictures")
+    parser.add_argument("--corrupt", action="store_true", help="with --layout eeg-imagenet: one image is damaged")
+    parser.add_argument("--pixels", type=whole_number(1), default=64, help="side of the captioned images")
     parser.add_argument("--subjects", type=int, default=6, help="people to simulate")
     parser.add_argument("--minutes", type=float, default=3.0, help="length of each subject's recording")
     parser.add_argument("--channels", type=int, default=32, help="electrodes, 4 to 128 (19 is the 10-20 system)")
-    parser.add_argument("--classes", type=int, default=4, help="kinds of picture, 1 to 19")
-    parser.add_argument("--pictures-per-class", type=int, default=12, help="all subjects see the same")
+    parser.add_argument("--classes", type=int, default=4, help="kinds of image, 1 to 19")
+    parser.add_argument("--images-per-class", type=int, default=12, help="all subjects see the same")
     parser.add_argument("--strength", type=float, default=1.0, help="of the evoked responses; 0 gives a null set")
     parser.add_argument("--order", choices=("random", "block"), default="random", help="of the classes in time")
     parser.add_argument("--format", choices=("edf", "brainvision"), default="edf", help="of the recordings")
@@ -55,14 +55,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         refuse_beside("--captioned", args, *OF_RECORDINGS, "--layout", "--corrupt")
         return captions.write(args.out, args.captioned, classes=args.classes, pixels=args.pixels, seed=args.seed)
     if args.layout == "eeg-imagenet":
-        from dreamjax.signals.simulation import eeg_imagenet
+        from dreamjax.signals.simulation import eeg_imagenet_files
 
         refuse_beside("--layout eeg-imagenet", args, *BESIDE_LAYOUT)
-        same = ("subjects", "classes", "pictures_per_class", "strength", "seed", "corrupt")
+        same = ("subjects", "classes", "images_per_class", "strength", "seed", "corrupt")
         channels = args.channels if "--channels" in args.given else 128
-        layout = eeg_imagenet.Layout(channels=channels, **{name: getattr(args, name) for name in same})
-        return eeg_imagenet.write(args.out, layout)
-    from dreamjax.signals import simulate
+        layout = eeg_imagenet_files.Layout(channels=channels, **{name: getattr(args, name) for name in same})
+        return eeg_imagenet_files.write(args.out, layout)
+    from dreamjax.signals.simulation import simulate
 
     refuse_without("--layout eeg-imagenet", args, "--corrupt")
     refuse_without("--captioned", args, "--pixels")
@@ -75,20 +75,20 @@ def render(result: dict[str, Any]) -> str:
     classes = counted(len(result.get("classes", ())), "class", "classes")
     if "captions" in result:
         return (
-            f"{counted(result['pictures'], 'picture')} of {result['pixels']} x {result['pixels']} pixels with "
+            f"{counted(result['images'], 'image')} of {result['pixels']} x {result['pixels']} pixels with "
             f'{counted(result["captions"], "caption")}, such as "{result["example"]}", in {result["out"]} '
             f"({result['seconds']} s)"
         )
     if "layout" in result:
         return (
             f"{counted(result['trials'], 'trial')} of {counted(result['subjects'], 'person', 'people')} at "
-            f"{counted(result['pictures'], 'picture')} ({classes}, a block each, strength {result['strength']:g}) in "
-            f"{result['out']}: {', '.join(result['files'] + result['split_files'])}, pictures in {result['imagenet']} "
+            f"{counted(result['images'], 'image')} ({classes}, a block each, strength {result['strength']:g}) in "
+            f"{result['out']}: {', '.join(result['files'] + result['split_files'])}, images in {result['imagenet']} "
             f"({result['seconds']} s)"
         )
     return (
         f"{counted(result['subjects'], 'subject')} x {result['minutes']:g} min, {result['channels']} channels at "
-        f"{result['sfreq']:g} Hz, a picture shown {result['trials']:,} times ({classes}, {result['order']} order, "
+        f"{result['sfreq']:g} Hz, an image shown {result['trials']:,} times ({classes}, {result['order']} order, "
         f"strength {result['strength']:g})\n"
         f"recordings in {result['out']}, ground truth in {result['truth']} ({result['seconds']} s)"
     )

@@ -23,49 +23,50 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.storage import places
-    from dreamjax.sweeps import description, parts, points
+    from dreamjax.storage import paths
+    from dreamjax.sweeps import partition, sweep_config
+    from dreamjax.sweeps import runs as points
 
-    places.reachable(args.workdir)
-    sweep = description.load(args.config, args.overrides)
+    paths.reachable(args.workdir)
+    sweep = sweep_config.load(args.config, args.overrides)
     if args.dry_run:
         points.is_claimed(args.workdir, sweep)
-    part = parts.read(args.part) if args.part else None
+    part = partition.read(args.part) if args.part else None
     if part:
-        parts.end_with_parent()
+        partition.end_with_parent()
     return _search(sweep, args, part) if sweep.settings.search == "tpe" else _list(sweep, args, part)
 
 
 def _list(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) -> dict[str, Any]:
     """A sweep whose points are known."""
-    from dreamjax.sweeps import driving, expanding, parts
-    from dreamjax.sweeps.points import Place
+    from dreamjax.sweeps import expanding, partition, runner
+    from dreamjax.sweeps.runs import Place
 
     points, together = expanding.expand(sweep, args.workdir), sweep.settings.together
 
     def own(one: tuple[int, int] | None) -> list[Any]:
-        return parts.own(points, together, one) if one else points
+        return partition.own(points, together, one) if one else points
 
     if args.dry_run:
-        return expanding.outlook(sweep, own(part), args.workdir) | {"obstacle": driving.obstacle(sweep, lambda: points)}
-    driving.prepare(sweep, args.workdir, points)
+        return expanding.outlook(sweep, own(part), args.workdir) | {"obstacle": runner.obstacle(sweep, lambda: points)}
+    runner.prepare(sweep, args.workdir, points)
     if not args.processes:
-        return driving.run(sweep, args.workdir, own(part))
-    before, started = driving.count_done(args.workdir, points), time.monotonic()
-    code = parts.here(_words(args), args.processes, lambda one: [Place.of(args.workdir, p) for p in own(one)])
-    return driving.standing(sweep, args.workdir, points, before, time.monotonic() - started) | {"exit_code": code}
+        return runner.run(sweep, args.workdir, own(part))
+    before, started = runner.count_done(args.workdir, points), time.monotonic()
+    code = partition.here(_words(args), args.processes, lambda one: [Place.of(args.workdir, p) for p in own(one)])
+    return runner.standing(sweep, args.workdir, points, before, time.monotonic() - started) | {"exit_code": code}
 
 
 def _search(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) -> dict[str, Any]:
     """A sweep whose points follow from the scores of earlier ones."""
-    from dreamjax.sweeps import driving, parts, searching
-    from dreamjax.sweeps.points import Place
+    from dreamjax.sweeps import partition, runner, searching
+    from dreamjax.sweeps.runs import Place
 
     searching.check(sweep, args.workdir, args.processes or (part[1] if part else 1))
     if args.dry_run:
         found = searching.outlook(sweep, args.workdir)
-        return found | {"obstacle": driving.obstacle(sweep, lambda: searching.sample(sweep))}
-    driving.prepare(sweep, args.workdir, searching.sample(sweep))
+        return found | {"obstacle": runner.obstacle(sweep, lambda: searching.sample(sweep))}
+    runner.prepare(sweep, args.workdir, searching.sample(sweep))
     if not args.processes:
         return searching.run(searching.open_(sweep, args.workdir, part))
 
@@ -74,21 +75,21 @@ def _search(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) 
 
     search = searching.open_(sweep, args.workdir)
     before, started = len(search.ended), time.monotonic()
-    code = parts.here(_words(args), args.processes, begun)
+    code = partition.here(_words(args), args.processes, begun)
     return searching.standing(search, before, time.monotonic() - started) | {"exit_code": code}
 
 
 def jobs(args: argparse.Namespace, wanted: int | None) -> int:
     """How many jobs a sweep is: `wanted`, else one for each point, or for those of one program or one encoder."""
-    from dreamjax.sweeps import description, expanding, parts, searching
+    from dreamjax.sweeps import expanding, partition, searching, sweep_config
 
-    sweep = description.load(args.config, args.overrides)
+    sweep = sweep_config.load(args.config, args.overrides)
     if sweep.settings.search == "tpe":
         if wanted is None:
             raise UserError("points of a search follow from one another: say how many jobs look at once, --parts N")
         searching.check(sweep, args.workdir, wanted)
         return wanted
-    return wanted or len(parts.groups(expanding.expand(sweep, None), sweep.settings.together))
+    return wanted or len(partition.groups(expanding.expand(sweep, None), sweep.settings.together))
 
 
 def _words(args: argparse.Namespace) -> list[str]:
@@ -97,6 +98,6 @@ def _words(args: argparse.Namespace) -> list[str]:
 
 
 def render(result: dict[str, Any]) -> str:
-    from dreamjax.sweeps import driving, expanding
+    from dreamjax.sweeps import expanding, runner
 
-    return expanding.text(result) if "cost" in result else driving.summary(result)
+    return expanding.text(result) if "cost" in result else runner.summary(result)

@@ -17,9 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamjax.systems import runs
+    from dreamjax.systems import opening
 
-    return runs.train(config_arguments.load(args), args.workdir)
+    return opening.train(config_arguments.load(args), args.workdir)
 
 
 def render(result: dict[str, Any]) -> str:

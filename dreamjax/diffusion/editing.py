@@ -1,15 +1,15 @@
-"""Starting from noise, from a picture (img2img), or from a picture with a hole (inpainting).
+"""Starting from noise, from an image (img2img), or from an image with a hole (inpainting).
 
-img2img (SDEdit: Meng et al., arXiv 2108.01073): the picture with the noise of a later timestep, from which the last
+img2img (SDEdit: Meng et al., arXiv 2108.01073): the image with the noise of a later timestep, from which the last
 ⌊n · strength⌋ steps are taken: `sampling.plan(..., strength=...)` and `starts_from`.
 
 Inpainting is done in one of two ways, by what the network was trained on:
 
-    9 channels   mask and the masked picture are further channels of the input: `nine_channels`
-    4 channels   after every step, what the mask keeps is replaced by the picture at that noise level: `keeps`
+    9 channels   mask and the masked image are further channels of the input: `nine_channels`
+    4 channels   after every step, what the mask keeps is replaced by the image at that noise level: `keeps`
                  (RePaint without resampling: Lugmayr et al., arXiv 2201.09865, equation 8)
 
-A mask is 1 where the picture is to be made anew. "Picture" is whatever the network works on, here the latents.
+A mask is 1 where the image is to be made anew. "Image" is whatever the network works on, here the latents.
 """
 
 import jax.numpy as jnp
@@ -25,18 +25,18 @@ def starts(plan: Plan, noise: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
     return plan.start_sigma * noise
 
 
-def starts_from(plan: Plan, picture: Float[Array, "B ..."], noise: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """x of a plan that starts from pictures: they with the noise of its first call, also at strength 1."""
-    return plan.signal[0] * picture + plan.sigma[0] * noise
+def starts_from(plan: Plan, image: Float[Array, "B ..."], noise: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """x of a plan that starts from images: they with the noise of its first call, also at strength 1."""
+    return plan.signal[0] * image + plan.sigma[0] * noise
 
 
-def starts_around(plan: Plan, picture: Float[Array, "B ..."], noise: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """x of a plan that inpaints: at strength 1 nothing of the pictures, as diffusers' inpainting."""
-    return starts(plan, noise) if plan.whole else starts_from(plan, picture, noise)
+def starts_around(plan: Plan, image: Float[Array, "B ..."], noise: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """x of a plan that inpaints: at strength 1 nothing of the images, as diffusers' inpainting."""
+    return starts(plan, noise) if plan.whole else starts_from(plan, image, noise)
 
 
 def nine_channels(predict: ConditionalPredict, axis: int = -1) -> ConditionalPredict:
-    """`predict` of an inpainting network, whose input is (x, mask, masked picture) along the channel axis.
+    """`predict` of an inpainting network, whose input is (x, mask, masked image) along the channel axis.
 
     The condition becomes (the network's own condition, mask_BxHxWx1, masked_BxHxWx4), so that guidance doubles all
     three alike: guided(nine_channels(predict), (text, mask, masked), (empty, mask, masked), scale).
@@ -51,14 +51,14 @@ def nine_channels(predict: ConditionalPredict, axis: int = -1) -> ConditionalPre
     return with_mask
 
 
-def keeps(mask: Float[Array, "B ..."], picture: Float[Array, "B ..."], noise: Float[Array, "B ..."]) -> Project:
-    """After a step to the noise level (signal, sigma): x ← mask · x + (1 - mask) · (signal · picture + sigma · noise).
+def keeps(mask: Float[Array, "B ..."], image: Float[Array, "B ..."], noise: Float[Array, "B ..."]) -> Project:
+    """After a step to the noise level (signal, sigma): x ← mask · x + (1 - mask) · (signal · image + sigma · noise).
 
-    At the end that is the picture itself. `noise` is the noise that sampling started from.
+    At the end that is the image itself. `noise` is the noise that sampling started from.
     """
 
     def project(x: Array, signal: Array, sigma: Array) -> Array:
-        return (1.0 - mask) * (signal * picture + sigma * noise) + mask * x
+        return (1.0 - mask) * (signal * image + sigma * noise) + mask * x
 
     return project
 

@@ -2,7 +2,7 @@
 
     ε̂ = ε(∅) + w (ε(c) - ε(∅))                                  (Ho & Salimans, arXiv 2207.12598, with w = 1 + theirs)
 
-Rescaled, against overexposure at large w, over all but the picture's axis (Lin et al., arXiv 2305.08891, section 3.4):
+Rescaled, against overexposure at large w, over all but the image's axis (Lin et al., arXiv 2305.08891, section 3.4):
 
     ε̂ ← φ · ε̂ · std(ε(c)) / std(ε̂) + (1 - φ) · ε̂
 """
@@ -16,22 +16,22 @@ from jaxtyping import Array, Float
 
 from dreamjax.diffusion.sampling import Predict
 
-# predict(x, t, condition) → output; the condition is a pytree whose leaves have the pictures as leading axis
+# predict(x, t, condition) → output; the condition is a pytree whose leaves have the images as leading axis
 ConditionalPredict = Callable[[Float[Array, "B ..."], Float[Array, ""], Any], Float[Array, "B ..."]]
-PerPicture = float | Float[Array, ""] | Float[Array, "B"]
+PerImage = float | Float[Array, ""] | Float[Array, "B"]
 
 
 def guided(
     predict: ConditionalPredict,
     conditional: Any,
     unconditional: Any,
-    scale: PerPicture,
-    rescale: PerPicture | None = None,
+    scale: PerImage,
+    rescale: PerImage | None = None,
 ) -> Predict:
     """`predict` under guidance w = `scale`, both halves in one batch of 2 B.
 
-    Leaves of `unconditional` are broadcast over the pictures. `scale` and `rescale` (φ; None: none) may be traced, and
-    may differ from picture to picture. The two halves of a picture lie side by side, so that a batch that is split over
+    Leaves of `unconditional` are broadcast over the images. `scale` and `rescale` (φ; None: none) may be traced, and
+    may differ from image to image. The two halves of an image lie side by side, so that a batch that is split over
     devices stays where it is.
     """
 
@@ -39,19 +39,19 @@ def guided(
         condition = jax.tree.map(_side_by_side, unconditional, conditional)
         output = predict(_side_by_side(x, x), t, condition).astype(jnp.float32)
         without, within = output[0::2], output[1::2]
-        mixed = without + _per_picture(scale, x) * (within - without)
+        mixed = without + _per_image(scale, x) * (within - without)
         return mixed if rescale is None else rescaled(mixed, within, rescale)
 
     return both
 
 
 def rescaled(
-    mixed: Float[Array, "B ..."], conditional: Float[Array, "B ..."], rescale: PerPicture
+    mixed: Float[Array, "B ..."], conditional: Float[Array, "B ..."], rescale: PerImage
 ) -> Float[Array, "B ..."]:
-    """The guided prediction with, to the share φ = `rescale`, each picture's standard deviation of the conditional."""
+    """The guided prediction with, to the share φ = `rescale`, each image's standard deviation of the conditional."""
     axes = tuple(range(1, mixed.ndim))
     ratio = conditional.std(axes, ddof=1, keepdims=True) / mixed.std(axes, ddof=1, keepdims=True)
-    share = _per_picture(rescale, mixed)
+    share = _per_image(rescale, mixed)
     return share * (mixed * ratio) + (1.0 - share) * mixed
 
 
@@ -61,6 +61,6 @@ def _side_by_side(first: Array, second: Array) -> Array:
     return pair.reshape(-1, *second.shape[1:])
 
 
-def _per_picture(value: PerPicture, x: Array) -> Array:
+def _per_image(value: PerImage, x: Array) -> Array:
     value = jnp.asarray(value, jnp.float32)
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))

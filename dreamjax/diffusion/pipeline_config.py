@@ -2,7 +2,7 @@
 
 A key that the file leaves out has the default of the file's own scheduler class, or, where that depends on the sampler
 (`timestep_spacing`, `set_alpha_to_one`), of the sampler that is used in the end, as in diffusers. Keys that change
-nothing here are ignored; a value that would change the pictures, and is not built, is refused.
+nothing here are ignored; a value that would change the images, and is not built, is refused.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What the network predicts: the noise, the picture, or v; one from the other, and as a target of training.
+"""What the network predicts: the noise, the image, or v; one from the other, and as a target of training.
 
 With x_t = a x_0 + s ε, a = √ᾱ_t, s = √(1 - ᾱ_t):
 
@@ -6,7 +6,7 @@ With x_t = a x_0 + s ε, a = √ᾱ_t, s = √(1 - ᾱ_t):
     sample         x_0
     v_prediction   v = a ε - s x_0                 (Salimans & Ho, arXiv 2202.00512, section 4 and appendix D)
 
-so that x_0 = a x_t - s v and ε = s x_t + a v. Where t is an array it counts pictures, one timestep each; a scalar t
+so that x_0 = a x_t - s v and ε = s x_t + a v. Where t is an array it counts images, one timestep each; a scalar t
 holds for all.
 """
 
@@ -20,7 +20,7 @@ from dreamjax.diffusion.schedule import NoiseSchedule, PredictionType
 Timesteps = Int[Array, "B"] | Int[Array, ""]
 
 
-def picture_coefficients(kind: PredictionType, a: Any, s: Any) -> tuple[Any, Any]:
+def image_coefficients(kind: PredictionType, a: Any, s: Any) -> tuple[Any, Any]:
     """(p, q) such that x_0 = p x_t + q output. NumPy or JAX arrays; `epsilon` needs a > 0."""
     if kind == "epsilon":
         return 1.0 / a, -s / a
@@ -65,12 +65,12 @@ def target(
     return x0
 
 
-def picture_and_noise(
+def image_and_noise(
     schedule: NoiseSchedule, output: Float[Array, "B ..."], x_t: Float[Array, "B ..."], t: Timesteps
 ) -> tuple[Float[Array, "B ..."], Float[Array, "B ..."]]:
     """(x_0, ε) that the network's output at x_t means: the inverse of `target`."""
     a, s = _levels(schedule, t, x_t)
-    of_x, of_output = picture_coefficients(schedule.prediction_type, a, s)
+    of_x, of_output = image_coefficients(schedule.prediction_type, a, s)
     noise_of_x, noise_of_output = noise_coefficients(schedule.prediction_type, a, s)
     return of_x * x_t + of_output * output, noise_of_x * x_t + noise_of_output * output
 
@@ -81,7 +81,7 @@ def snr(schedule: NoiseSchedule, t: Int[Array, "..."]) -> Float[Array, "..."]:
 
 
 def min_snr_weight(schedule: NoiseSchedule, t: Int[Array, "..."], gamma: float = 5.0) -> Float[Array, "..."]:
-    """The weight of each example's squared error that amounts to min(SNR, γ) on the picture.
+    """The weight of each example's squared error that amounts to min(SNR, γ) on the image.
 
     epsilon: min(SNR, γ) / SNR,  v: min(SNR, γ) / (SNR + 1),  sample: min(SNR, γ)  (Hang et al., arXiv 2303.09556, 3.4)
 

@@ -1,4 +1,4 @@
-"""Noise → picture: a plan computed on the host, and the loop that follows it, one scan in one compiled program."""
+"""Noise → image: a plan computed on the host, and the loop that follows it, one scan in one compiled program."""
 
 import dataclasses
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def plan(
     """The plan of sampler `name` (None: the schedule's own) for `steps` steps.
 
     `eta`: DDIM's noise, from 0 (none) to 1 (as much as DDPM). `karras`: Karras's noise levels, for euler and dpmpp_2m
-    (None: as the schedule says). `strength`: only the last ⌊steps · strength⌋ steps are taken, as when a picture is
+    (None: as the schedule says). `strength`: only the last ⌊steps · strength⌋ steps are taken, as when an image is
     changed. Raises UserError for what cannot be followed.
     """
     name = name or schedule.sampler
@@ -107,10 +107,10 @@ def sample(
 
     A traceable function, meant to be called inside `jax.jit`; `predict` is traced for one step, not for each. The plan
     may be an argument of the compiled program, which holds for its sampler and number of calls, not for its values.
-    `seed` and `index` of the pictures are needed where the plan is stochastic.
+    `seed` and `index` of the images are needed where the plan is stochastic.
     """
     if plan.stochastic and (seed is None or index is None):
-        raise ValueError(f"{plan.sampler} adds noise at every step: give the seed and the index of each picture")
+        raise ValueError(f"{plan.sampler} adds noise at every step: give the seed and the index of each image")
     sampler = SAMPLERS[plan.sampler]
 
     def call(carry: Any, row: tuple) -> tuple[Any, None]:

@@ -1,4 +1,4 @@
-"""The forward process: how much picture and how much noise there is at each of the T training timesteps.
+"""The forward process: how much image and how much noise there is at each of the T training timesteps.
 
 x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε,  ᾱ_t = Π_{s ≤ t} (1 - β_s)          (Ho et al., arXiv 2006.11239, equation 4)
 
@@ -37,7 +37,7 @@ class NoiseSchedule:
     timestep_spacing: Spacing | None = None  # None: linspace for Euler and DPM-Solver++, leading for the others
     steps_offset: int = 0  # added to the timesteps of `leading`
     set_alpha_to_one: bool | None = None  # ᾱ after the last step: 1, or ᾱ_0. None: 1 for DDIM, ᾱ_0 for PLMS
-    clip_sample: bool = False  # DDPM and DDIM: predicted pictures are cut to ± clip_sample_range; not for latents
+    clip_sample: bool = False  # DDPM and DDIM: predicted images are cut to ± clip_sample_range; not for latents
     clip_sample_range: float = 1.0
     variance_type: VarianceType = "fixed_small"  # DDPM: the lower or the upper bound of section 3.2
     use_karras_sigmas: bool = False  # Euler and DPM-Solver++
@@ -89,9 +89,9 @@ class NoiseSchedule:
 
     @property
     def sigmas(self) -> Float64[np.ndarray, "T"]:
-        """√(1 / SNR): the noise on a picture of scale 1, as Euler and DPM-Solver++ count it.
+        """√(1 / SNR): the noise on an image of scale 1, as Euler and DPM-Solver++ count it.
 
-        Where the last SNR is 0, ᾱ = 2⁻²⁴ stands there, as in diffusers: finite, and the noise 4096 times the picture.
+        Where the last SNR is 0, ᾱ = 2⁻²⁴ stands there, as in diffusers: finite, and the noise 4096 times the image.
         """
         alphas = np.maximum(self.alphas_cumprod, 2.0**-24) if self.rescale_betas_zero_snr else self.alphas_cumprod
         return np.sqrt((1.0 - alphas) / alphas)

@@ -55,7 +55,7 @@ def on_schedule(schedule: NoiseSchedule, timesteps: Float64[np.ndarray, "n"]) ->
 
 
 def first_step(steps: int, strength: float) -> int:
-    """How many of the first steps are left out when a picture is changed by `strength`: n - ⌊n strength⌋.
+    """How many of the first steps are left out when an image is changed by `strength`: n - ⌊n strength⌋.
 
     As diffusers' `get_timesteps`. Raises UserError where no step remains.
     """

@@ -1,18 +1,18 @@
-"""What a classifier sees in made pictures beside what it sees in those that were shown, and what failures resemble.
+"""What a classifier sees in made images beside what it sees in those that were shown, and what failures resemble.
 
-The classes are those that the classifier sees in the pictures shown; of a made picture, the likeliest of them counts,
-so that guessing is right once in N. A failure is a made picture in which another class is seen. Is it at least near in
+The classes are those that the classifier sees in the images shown; of a made image, the likeliest of them counts,
+so that guessing is right once in N. A failure is a made image in which another class is seen. Is it at least near in
 colour, or in shape? For a shown class c and a drawn class d, d's rank among the N - 1 classes other than c (1: the
 nearest) would be N / 2 on average if every other class were drawn as often. But some classes are drawn more often than
 others whatever is shown, and may lie near: so what is expected of the same drawn classes, dealt out to the trials at
-random, is given too. Distances of classes, from the pictures shown of each:
+random, is given too. Distances of classes, from the images shown of each:
 
     colour   mean over red, green, blue of ∫ |F_c(v) - F_d(v)| dv, with F the distribution of the pixels' values in
              [0, 1]: the Wasserstein-1 distance, 0 for equal colours and 1 for black from white
     shape    1 - Pearson's r of the mean edge maps: lengths of the gradient of grey, on a grid of 32 x 32
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy import stats
 
-from dreamjax.evaluation import decoding, identification, pixels, report, semantic
-from dreamjax.evaluation.decoding import BLOCK, Judge, Pictures, Trials
+from dreamjax.evaluation import image_scores
+from dreamjax.evaluation.image_scores import BLOCK, Images, Judge, Trials
+from dreamjax.metrics import identification, image_similarity, nway
 
 GRID, LEVELS = 32, 64  # of edge maps; of colours' values
 MOST = 10  # confusions that are listed
@@ -38,7 +39,7 @@ class Seen:
 
 
 def seen(judge: Judge, trials: Trials) -> Seen:
-    """What the classifier sees in the pictures shown."""
+    """What the classifier sees in the images shown."""
     assert judge.probabilities is not None
     classes, place = np.unique(np.asarray(judge.probabilities(trials.true)).argmax(1), return_inverse=True)
     count = len(classes)
@@ -50,8 +51,8 @@ def seen(judge: Judge, trials: Trials) -> Seen:
     )
 
 
-def drawn(judge: Judge, of: Seen, made: Pictures) -> Int[np.ndarray, "n S"]:
-    """Place of the likeliest of the classes in each made picture."""
+def drawn(judge: Judge, of: Seen, made: Images) -> Int[np.ndarray, "n S"]:
+    """Place of the likeliest of the classes in each made image."""
     assert judge.probabilities is not None
     flat = made.reshape(-1, *made.shape[2:])
     blocks = [judge.probabilities(flat[i : i + BLOCK]) for i in range(0, len(flat), BLOCK)]
@@ -60,12 +61,12 @@ def drawn(judge: Judge, of: Seen, made: Pictures) -> Int[np.ndarray, "n S"]:
 
 # ----------------------------------------------------------------------------------------------------------- distances
 def colour_distances(
-    pictures: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
+    images: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
 ) -> Float[np.ndarray, "N N"]:
     """Between the classes' mean distributions of red, green and blue."""
     shares = np.zeros((count, 3, LEVELS))
-    for picture, place in zip(pictures, place_m, strict=True):
-        levels = picture.reshape(-1, 3) // (256 // LEVELS)
+    for image, place in zip(images, place_m, strict=True):
+        levels = image.reshape(-1, 3) // (256 // LEVELS)
         for colour in range(3):
             shares[place, colour] += np.bincount(levels[:, colour], minlength=LEVELS) / len(levels)
     shares /= np.bincount(place_m, minlength=count)[:, None, None]
@@ -74,20 +75,20 @@ def colour_distances(
 
 
 def shape_distances(
-    pictures: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
+    images: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
 ) -> Float[np.ndarray, "N N"]:
     """Between the classes' mean edge maps."""
     edges = np.zeros((count, GRID * GRID))
-    for picture, place in zip(pictures, place_m, strict=True):
-        edges[place] += edge_map(picture).ravel()
+    for image, place in zip(images, place_m, strict=True):
+        edges[place] += edge_map(image).ravel()
     return 1 - identification.correlations(edges, edges)
 
 
-def edge_map(picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "32 32"]:
+def edge_map(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "32 32"]:
     """Length of the gradient of grey, by central differences, on a grid that each cell's mean fills."""
     from PIL import Image
 
-    grey = Image.fromarray((pixels.in_unit(picture) @ pixels.GREY).astype(np.float32))
+    grey = Image.fromarray((image_similarity.in_unit(image) @ image_similarity.GREY).astype(np.float32))
     down, right = np.gradient(np.asarray(grey.resize((GRID, GRID), Image.Resampling.BOX), np.float64))
     return np.hypot(down, right)
 
@@ -102,10 +103,10 @@ def ranks(distance_NxN: Float[np.ndarray, "N N"]) -> Float[np.ndarray, "N N"]:
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
-def table(judge: Judge, trials: Trials, sources: Mapping[str, Pictures]) -> dict[str, Any]:
+def table(judge: Judge, trials: Trials, sources: Mapping[str, Images]) -> dict[str, Any]:
     """JSON: `classes`; of each source the `counts` [N, N] (shown by row, drawn by column) and its `failures`.
 
-    `failures`: how many of how many pictures; mean rank by colour and by shape with intervals over trials that failed,
+    `failures`: how many of how many images; mean rank by colour and by shape with intervals over trials that failed,
     clustered as in `decoding`; the share in which the nearest class was drawn; the confusions that are most frequent.
     `chance`: that mean rank and share if the other classes were drawn equally often; `dealt`: if the drawn ones were
     dealt out. Empty where but one class was seen.
@@ -119,7 +120,7 @@ def table(judge: Judge, trials: Trials, sources: Mapping[str, Pictures]) -> dict
     for source, made in sources.items():
         place_nxS = drawn(judge, of, made)
         target_nxS = np.broadcast_to(of.target[:, None], place_nxS.shape)
-        counts = semantic.confusion(place_nxS.ravel(), target_nxS.ravel(), count)
+        counts = nway.confusion(place_nxS.ravel(), target_nxS.ravel(), count)
         wrong = place_nxS != target_nxS
         near = {
             name: _near(rank[target_nxS, place_nxS], wrong, trials) | {"dealt": _dealt(rank, counts)}
@@ -141,7 +142,7 @@ def _near(rank_nxS: np.ndarray, wrong_nxS: np.ndarray, trials: Trials) -> dict[s
     for name, value in (("rank", rank_nxS), ("nearest", rank_nxS == 1)):
         mean = np.where(wrong_nxS, value, 0.0)
         values = np.where(failed, (mean * weight).sum(1), np.nan)
-        found[name] = decoding.interval(values, trials).as_json()
+        found[name] = image_scores.interval(values, trials).as_json()
     return found
 
 
@@ -165,24 +166,3 @@ def _most(counts: np.ndarray, by: Mapping[str, np.ndarray], classes: np.ndarray)
             pair = {"shown": int(classes[shown]), "drawn": int(classes[instead])}
             found.append(pair | {"times": int(wrong[shown, instead])} | near)
     return found
-
-
-def rows(result: Mapping[str, Any], sources: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): how near the failures of each source are; no rows where there is nothing to tell."""
-    if not result:
-        return [], []
-    chance = result["chance"]
-    found = []
-    for source in sources:
-        failures = result["sources"][source]["failures"]
-        cells = [_cell(failures[by], what) for what in ("rank", "nearest") for by in ("colour", "shape")]
-        found.append([source, f"{failures['n']:,} of {failures['of']:,}", *cells])
-    known = [f"{chance[what]:.3f}" for what in ("rank", "nearest") for _ in range(2)]
-    header = [f"wrong among {len(result['classes'])} classes", "", "rank by colour", "by shape"]
-    return [*header, "nearest by colour", "by shape"], [*found, ["chance", "", *known]]
-
-
-def _cell(found: Mapping[str, Any], what: str) -> str:
-    """`3.2 [2.9, 3.5] (dealt 4.1)`."""
-    dealt = found["dealt"][what]
-    return report.cell(found[what]) + ("" if dealt is None or found[what] is None else f" (dealt {dealt:.3f})")

@@ -1,10 +1,10 @@
-"""Trained networks that judge made pictures, opened from the files and folders that a user names.
+"""Trained networks that judge made images, opened from the files and folders that a user names.
 
     judges, notes = judges.open_judges(["alexnet-owt-7be5be79.pth", "alex.pth", "clip-vit-large-patch14"])
     decoding.columns(trials, sources, judges)
 
-A folder or hub id is a CLIP, DINOv2 or ViT of transformers; a file one of `weights.judging`. What each is asked, and
-how it is shown pictures, is the suite of Brain-Diffuser (Ozcelik & VanRullen 2023) and, for LPIPS and FID, their
+A folder or hub id is a CLIP, DINOv2 or ViT of transformers; a file one of `weights.detect`. What each is asked, and
+how it is shown images, is the suite of Brain-Diffuser (Ozcelik & VanRullen 2023) and, for LPIPS and FID, their
 authors'.
 """
 
@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, UInt8
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation.decoding import Asked, Judge
+from dreamjax.evaluation.image_scores import Asked, Judge
 from dreamjax.models.clip import CLIPVision
 from dreamjax.models.dinov2 import DINOv2
 from dreamjax.parallel import mesh as meshes
@@ -30,17 +30,17 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import manifest
 from dreamjax.targets.features import EmbeddingConfig, VisionModel
 from dreamjax.targets.preprocessing import BILINEAR, Preprocessing
-from dreamjax.weights import files, judging, parts, streaming
-from dreamjax.weights.judging import Recognised
-from dreamjax.weights.parts import Part
+from dreamjax.weights import detect, loaded, streaming, weight_files
+from dreamjax.weights.detect import Recognised
+from dreamjax.weights.loaded import Part
 
-BATCH = 64  # pictures at a time
+BATCH = 64  # images at a time
 IMAGENET = Preprocessing(None, (224, 224), BILINEAR, None, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 # torchvision's Inception undoes ImageNet's normalisation itself, for this one
 HALVES = Preprocessing(None, (224, 224), BILINEAR, None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 FID_SIDE = 299  # pixels, bilinear without antialiasing, as pytorch-fid has it
 
-# kind of `weights.judging` → what is not in the table without it
+# kind of `weights.detect` → what is not in the table without it
 ABSENT = {
     "alexnet": "no two-way identification by AlexNet",
     "inception": "no two-way identification by Inception",
@@ -66,7 +66,7 @@ def open_judges(paths: Sequence[str], mesh: Mesh | None = None) -> tuple[list[Ju
         found.append(_of_file(opened[path], path, [one for one in opened.values() if one is not opened[path]], mesh))
         notes.append(_origin(opened[path], path))
     keys = {one.kind.key.replace("lpips_layers", "lpips") for one in opened.values()}
-    for kind in judging.KINDS:
+    for kind in detect.KINDS:
         if kind.key in ABSENT and kind.key.replace("lpips_layers", "lpips") not in keys:
             notes.append(f"{ABSENT[kind.key]}: it takes {' or '.join(kind.files)} as a judge")
     return found, notes
@@ -78,7 +78,7 @@ def _is_file(path: str) -> bool:
 
 
 def _recognised(path: str) -> Recognised:
-    return judging.recognise(files.open_weights(path), path)
+    return detect.recognise(weight_files.open_weights(path), path)
 
 
 def _origin(found: Recognised, path: str) -> str:
@@ -124,20 +124,20 @@ def _of_file(found: Recognised, path: str, others: Sequence[Recognised], mesh: M
 def _with_network(layers: Recognised, path: str, others: Sequence[Recognised]) -> Recognised:
     alexnet = next((other for other in others if other.kind.key == "alexnet"), None)
     if alexnet is None:
-        file = next(kind.files[0] for kind in judging.KINDS if kind.key == "alexnet")
+        file = next(kind.files[0] for kind in detect.KINDS if kind.key == "alexnet")
         raise UserError(f"{path} holds the layers of LPIPS without their network; name {file} as a judge too")
     return Recognised(layers.kind, layers.arguments, {**alexnet.tensors, **layers.tensors})
 
 
 def _loaded(found: Recognised, path: str, mesh: Mesh) -> Part:
     network = found.kind.network
-    abstract = parts.placed(network.shapes(found.arguments), mesh)
+    abstract = loaded.placed(network.shapes(found.arguments), mesh)
     return Part(network, found.arguments, streaming.source(network.table, found.tensors, path)(abstract))
 
 
-def _of_sets(part: Part, params: Any, pictures: Array) -> dict[str, Array]:
+def _of_sets(part: Part, params: Any, images: Array) -> dict[str, Array]:
     """Features of two widths and probabilities, whose logits have no bias, as in Inception Score's own code."""
-    x = pictures.astype(jnp.float32) / 127.5 - 1
+    x = images.astype(jnp.float32) / 127.5 - 1
     x = jax.image.resize(x, (len(x), FID_SIDE, FID_SIDE, 3), "bilinear", antialias=False)
     model = part.bound(params)
     found = model.features(x)
@@ -156,7 +156,7 @@ def of_folder(path: str, mesh: Mesh) -> Judge:
 
 
 def of_model(model: VisionModel, config: EmbeddingConfig, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 pictures [k, H, W, 3] → what `config` asks for, [k, F]."""
+    """uint8 images [k, H, W, 3] → what `config` asks for, [k, F]."""
 
     def embed(params: Any, pixels: Array) -> Array:
         return model.embed(params, pixels, config)
@@ -169,7 +169,7 @@ def open_classifier(path: str, mesh: Mesh) -> Judge:
     model = VisionModel.open(path, mesh)
     if not model.part.arguments.get("classes"):
         raise UserError(f"{path} is no classifier; name a ViTForImageClassification")
-    told = "accuracy not told" if model.accuracy is None else f"right for {model.accuracy:.0%} of held-out pictures"
+    told = "accuracy not told" if model.accuracy is None else f"right for {model.accuracy:.0%} of held-out images"
 
     def probabilities(params: Any, pixels: Array) -> Array:
         return jax.nn.softmax(model.part.bound(params).logits(pixels))
@@ -180,25 +180,25 @@ def open_classifier(path: str, mesh: Mesh) -> Judge:
 
 # ----------------------------------------------------------------------------------------------------------- a program
 def _program(params: Any, mesh: Mesh, function: Callable, prepare: Preprocessing | None = None) -> Callable[..., Any]:
-    """Pictures, uint8 [k, H, W, 3], on the mesh BATCH at a time → `function(params, pictures)` as NumPy.
+    """Images, uint8 [k, H, W, 3], on the mesh BATCH at a time → `function(params, images)` as NumPy.
 
-    Compiled once for a size of pictures, and for few of them once for a power of two; the last batch is filled up.
+    Compiled once for a size of images, and for few of them once for a power of two; the last batch is filled up.
     """
     run = jax.jit(function, out_shardings=NamedSharding(mesh, P()))
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
 
-    def view(*pictures: UInt8[np.ndarray, "k H W 3"]) -> Any:
-        count, outputs = len(pictures[0]), []
+    def view(*images: UInt8[np.ndarray, "k H W 3"]) -> Any:
+        count, outputs = len(images[0]), []
         size = shards * (1 << max(0, -(-min(count, BATCH) // shards) - 1).bit_length())
         for first in range(0, count, size):
-            rows = {str(k): x[first : first + size] for k, x in enumerate(pictures)}
+            rows = {str(k): x[first : first + size] for k, x in enumerate(images)}
             if prepare is not None:
                 rows = {k: prepare(list(x)) for k, x in rows.items()}
             filled = {k: np.concatenate([x, np.repeat(x[-1:], size - len(x), axis=0)]) for k, x in rows.items()}
             # the products of features are compared with each other: accelerators would round them to bfloat16
             with jax.set_mesh(mesh), jax.default_matmul_precision("float32"):
                 placed = sharding.to_devices(filled, mesh, size)
-                found = run(params, *(placed[str(k)] for k in range(len(pictures))))
+                found = run(params, *(placed[str(k)] for k in range(len(images))))
             outputs.append(jax.tree.map(lambda x: np.asarray(x)[: count - first], found))  # noqa: B023
         return jax.tree.map(lambda *x: np.concatenate(x), *outputs)
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from dreamjax.evaluation import bootstrap, report
-from dreamjax.evaluation.probe import CHANCE, ProbeScore, claim
+from dreamjax.metrics import bootstrap
+from dreamjax.metrics.probe import CHANCE, ProbeScore, claim
+from dreamjax.reports import tables
 
 COLOURS = {"pretrained encoder": "#D55E00", "band power": "#0072B2", "untrained encoder": "#8c8c8c"}
 
@@ -55,15 +56,15 @@ def _tables(rows: Mapping[str, Any], differences: Mapping[str, Any]) -> list[dic
     first = [
         [
             name + (" (control)" if row["control"] else ""),
-            report.cell(row["balanced_accuracy"]),
-            report.cell(row["minus_chance"], signed=True),
+            tables.cell(row["balanced_accuracy"]),
+            tables.cell(row["minus_chance"], signed=True),
             _number(row["minus_chance"]["detectable"]),
             row["minus_chance"]["says"],
         ]
         for name, row in rows.items()
     ]
     second = [
-        [name, report.cell(d, signed=True), _number(d["detectable"]), d["says"]] for name, d in differences.items()
+        [name, tables.cell(d, signed=True), _number(d["detectable"]), d["says"]] for name, d in differences.items()
     ]
     return [
         {
@@ -110,7 +111,7 @@ def _statements(
 def _as_cause(gain: Mapping[str, Any]) -> str:
     if gain["resolved"]:
         return "contradicted: the untrained network scores higher"
-    return f"not resolved (encoder minus untrained {report.cell(gain, signed=True)})"
+    return f"not resolved (encoder minus untrained {tables.cell(gain, signed=True)})"
 
 
 def figure(scores: Sequence[ProbeScore]) -> Any:

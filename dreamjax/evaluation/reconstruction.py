@@ -1,312 +1,326 @@
-"""Masked reconstruction on subjects that training never saw, in µV, beside four baselines.
+"""`dreamjax evaluate`: a run opened, its held-out windows, baselines fitted on training subjects, scores, a report."""
 
-Only hidden samples of real electrodes count, as they were recorded; model and baselines are given the visible ones
-clipped as in training (`WindowSet.seen`). For method m and subject s, with c a channel, t a hidden sample,
-
-    err_s = Σ_c Σ_t (y_ct - ŷ_ct)²          var_s = Σ_c Σ_t (y_ct - ȳ_sc)²
-    R²_s = 1 - err_s / var_s                R² = 1 - Σ_s err_s / Σ_s var_s     (pooled: the headline)
-
-where ȳ_sc is the subject's mean of that channel over all hidden samples. The correlation of a subject is
-Σ_c cov_c / sqrt(Σ_c var_c(y) Σ_c var_c(ŷ)), and the headline is its mean over subjects. Intervals resample subjects.
-
-Baselines: `zero`; `channel mean` of the window's visible samples; `linear interpolation` between visible samples, held
-at the edges; `conditional mean`, the best linear guess (`gaussian`).
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from etils import epath
 
-from dreamjax.console import log, progress
-from dreamjax.evaluation import bootstrap, gaussian
-from dreamjax.evaluation.bootstrap import Interval
-from dreamjax.evaluation.masks import MASKS, MaskTask
-from dreamjax.evaluation.windows import WindowSet
+from dreamjax import __version__
+from dreamjax.console import counted, log
+from dreamjax.errors import UserError
+from dreamjax.evaluation import reconstruction_plot, reconstruction_report, reconstruction_scores
+from dreamjax.evaluation import window_set as windows
+from dreamjax.evaluation.window_set import WindowSet
+from dreamjax.metrics import bootstrap, conditional_mean, leakage
 from dreamjax.parallel import threads
+from dreamjax.reports import tables
+from dreamjax.runs import provenance
+from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.systems import masked_pretraining, opening
 
-# scaled signal (B, C, T), hidden patches (B, N), valid samples (B, T) → scaled prediction (B, C, T)
-Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+FIT_WINDOWS = 4000  # training windows that the Gaussian is fitted on, spread evenly
+SHOWN = ("random 0.75", "gap 250 ms")
 
-BASELINES = ("zero", "channel mean", "linear interpolation", "conditional mean")
-VALIDATION_MASKS, VALIDATION_WINDOWS = 6, 96  # masks, and windows, that choose a Gaussian
-BATCH = 64  # windows per call of a model
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, and how."""
+
+    data: tuple[str, ...] = ()  # dataset folders; empty: those of the run
+    split: str = "test"
+    step: int | None = None
+    best: bool = False
+    windows: int | None = None  # at most so many; None: all that fit in memory
+    seed: int = 0  # of masks, bootstrap and the shown window
+    level: float = bootstrap.LEVEL
+    out: str | None = None  # None: WORKDIR/evaluation
+
+
+def evaluate(workdir: str, request: Request) -> dict[str, Any]:
+    """Masked reconstruction of a run on a split that its training never saw; a JSON-able result, and files in `out`.
+
+    Raises UserError for a missing run or dataset, for a split that holds a subject of training, and for a system or
+    target that predicts no signal.
+    """
+    run = opening.open_run(workdir, request.step, request.best)
+    config = masked_config(run)
+    if request.split == "train":
+        raise UserError("split train is what the run learned from; score it on --split test (or val)")
+    folders = request.data or config.data.path
+    check = leakage.refuse_overlap(
+        provenance.trained_on(config.data.path, workdir),
+        provenance.held_out(folders, request.split),
+        request.split,
+        workdir,
+    )
+    held_out = windows.load(_data(config.data, folders), request.split, request.windows)
+    baseline = baseline_data(config.data, folders, request.split)
+    predict = predictor(run)
+    scores = reconstruction_scores.score(
+        held_out,
+        config.model.patch,
+        predict=predict if run.step else None,
+        candidates=baseline.candidates,
+        validation=baseline.validation,
+        chooser=baseline.chooser,
+        seed=request.seed,
+        level=request.level,
+    )
+    if not scores:
+        raise UserError(f"{', '.join(folders)}: split {request.split} has no window long enough for any mask")
+    standing = reconstruction_report.standing(scores, run.step)
+    result = _result(
+        run, request, held_out, scores, standing, [check, *baseline.notes, *clipping(held_out), *caveats(config.data)]
+    )
+    figures: dict[str, Any] = {
+        "reconstruction_scores": reconstruction_report.reconstruction_figure(result["reconstruction"])
+    }
+    if not standing:
+        figures["reconstruction"] = _image(run, held_out, scores, baseline, predict, request.seed)
+    out = request.out or str(epath.Path(workdir) / "evaluation")
+    return result | {
+        "files": tables.write(
+            result, reconstruction_report.tables(result), figures, out, f"reconstruction-{request.split}"
+        )
+    }
+
+
+def masked_config(run: opening.Run) -> masked_pretraining.MaskedPretrainingConfig:
+    """The run's config. Raises UserError where its system is not one that reconstructs."""
+    if not isinstance(run.config, masked_pretraining.MaskedPretrainingConfig):
+        raise UserError(f"{run.workdir} is a run of {run.config.system}, which reconstructs no signal")
+    return run.config
+
+
+def predictor(run: opening.Run) -> reconstruction_scores.Predict:
+    """A run as the function that evaluation asks for."""
+    config = masked_config(run)
+    compiled = jax.jit(lambda p, x, m, v: masked_pretraining.reconstruct(config, p, x, m, v))
+    return lambda signal, hidden, valid: np.asarray(compiled(run.params, signal, hidden, valid))
+
+
+def featurizer(config: masked_pretraining.MaskedPretrainingConfig, params: Any) -> Callable[..., np.ndarray]:
+    """`(signal (B, C, T), valid (B, T)) → (B, D)`: the mean of the encoder's tokens, nothing hidden."""
+    compiled = _features(config.model, config.data.samples)
+    return lambda signal, valid: np.asarray(compiled(params, signal, valid.astype(np.float32)))
+
+
+def fresh_params(config: masked_pretraining.MaskedPretrainingConfig, seed: int) -> Any:
+    """Parameters of the same network that nothing has trained."""
+    return _init(config.model, config.data.samples)(jax.random.fold_in(jax.random.key(config.seed), seed))
+
+
+def _sizes_alone(model: masked_pretraining.ModelConfig, samples: int) -> masked_pretraining.MaskedPretrainingConfig:
+    return masked_pretraining.MaskedPretrainingConfig(model=model, data=DataConfig(samples=samples))
+
+
+@functools.lru_cache(maxsize=4)
+def _features(model: masked_pretraining.ModelConfig, samples: int) -> Any:
+    config = _sizes_alone(model, samples)
+
+    def pooled(params: Any, signal: jax.Array, valid: jax.Array) -> jax.Array:
+        tokens = masked_pretraining.features(config, params, signal, valid)
+        whole = valid.reshape(valid.shape[0], -1, model.patch).min(axis=2) > 0
+        return masked_pretraining.pooled(tokens, whole)
+
+    return jax.jit(pooled)
+
+
+@functools.lru_cache(maxsize=4)
+def _init(model: masked_pretraining.ModelConfig, samples: int) -> Any:
+    config = _sizes_alone(model, samples)
+    return jax.jit(lambda key: masked_pretraining.init_params(config, key))
 
 
 # ------------------------------------------------------------------------------------------------------------ baselines
-def channel_mean(
-    signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
-) -> Float[np.ndarray, "B C H"]:
-    """The mean of the visible samples of the window's channel."""
-    mean = signal[:, :, visible].mean(axis=2, keepdims=True)
-    return np.repeat(mean, int(hidden.sum()), axis=2)
+@dataclass(frozen=True)
+class Baseline:
+    """What the conditional mean is fitted and chosen on; None where the datasets hold nobody for it."""
+
+    candidates: conditional_mean.Candidates | None
+    validation: WindowSet | None
+    notes: tuple[str, ...]
+    chooser: conditional_mean.Candidates | None = (
+        None  # fitted without `validation`, where `candidates` are fitted on it too
+    )
 
 
-def linear_interpolation(
-    signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
-) -> Float[np.ndarray, "B C H"]:
-    """The straight line between the nearest visible samples on either side; at an edge the nearest one, held."""
-    v, h = np.flatnonzero(visible), np.flatnonzero(hidden)
-    right = np.clip(np.searchsorted(v, h), 0, len(v) - 1)
-    left = np.clip(np.searchsorted(v, h) - 1, 0, len(v) - 1)
-    span = np.maximum(v[right] - v[left], 1)
-    w = np.clip((h - v[left]) / span, 0, 1)
-    return signal[:, :, v[left]] * (1 - w) + signal[:, :, v[right]] * w
+def _data(config: DataConfig, folders: tuple[str, ...]) -> DataConfig:
+    return replace(config, path=tuple(folders), weights=())
 
 
-SIMPLE = {"channel mean": channel_mean, "linear interpolation": linear_interpolation}
+def baseline_data(config: DataConfig, folders: tuple[str, ...], split: str) -> Baseline:
+    """Training subjects to fit a Gaussian on, and validation subjects to choose it on; never the scored ones."""
+    with_train = tuple(f for f in folders if "train" in records.load_dataset(f)["splits"])
+    if not with_train:
+        return Baseline(None, None, ("no conditional mean: the datasets have no split train to fit it on",))
+    fit = windows.load(_data(config, with_train), "train", FIT_WINDOWS)
+    with_val = tuple(f for f in folders if "val" in records.load_dataset(f)["splits"])
+    if with_val and split != "val":
+        chosen, source = windows.load(_data(config, with_val), "val", FIT_WINDOWS), "split val"
+    else:
+        return baseline_of(fit)
+    return _baseline(fit, chosen, source)
 
 
-# ----------------------------------------------------------------------------------------------------------------- sums
-@dataclass
-class Sums:
-    """What R² and correlation are made of, per subject and channel: n, Σy, Σy², Σŷ, Σŷ², Σyŷ, Σ(y-ŷ)²."""
+def baseline_of(training: WindowSet) -> Baseline:
+    """No validation subjects: chosen on every second training subject among fits to the others, then fitted on all.
 
-    values: Float[np.ndarray, "S C 7"]
+    Half of the people, as what shrinkage has to survive is that people differ.
+    """
+    people = sorted(set(training.subjects))
+    if len(people) < 2:
+        return Baseline(None, None, ("no conditional mean: nobody is left to choose its shrinkage on",))
+    mine = np.isin(training.subjects, people[::2])
+    fit, chosen = training.take(np.flatnonzero(~mine)), training.take(np.flatnonzero(mine))
+    with threads.single():
+        chooser = conditional_mean.Candidates(fit.seen_microvolts(), fit.valid)
+    found = _baseline(training, chosen, "those, held out for it")
+    return replace(found, chooser=chooser)
 
-    def add(self, subject: int, truth: np.ndarray, guess: np.ndarray, real: np.ndarray) -> None:
-        """Hidden samples (C, H) of one window, channels that are not `real` left out."""
-        n = np.full(len(truth), truth.shape[1], np.float64)
-        parts = (
-            truth.sum(1),
-            (truth**2).sum(1),
-            guess.sum(1),
-            (guess**2).sum(1),
-            (truth * guess).sum(1),
-            ((truth - guess) ** 2).sum(1),
+
+def _baseline(fit: WindowSet, chosen: WindowSet, source: str) -> Baseline:
+    note = (
+        f"conditional mean: fitted on {len(fit)} windows of {len(set(fit.subjects))} training subjects, chosen on "
+        f"{len(set(chosen.subjects))} subject(s) of {source}"
+    )
+    with threads.single():
+        return Baseline(conditional_mean.Candidates(fit.seen_microvolts(), fit.valid), chosen, (note,))
+
+
+def clipping(held_out: WindowSet) -> list[str]:
+    """That some samples reach the model, and the baselines, clipped; nothing where none does."""
+    share = held_out.clipped_share
+    if not share:
+        return []
+    return [
+        f"{100 * share:.2g} % of the samples lie beyond data.clip = {held_out.clip:g}: model and baselines see them "
+        "clipped, and are scored on them as recorded"
+    ]
+
+
+def caveats(config: DataConfig) -> list[str]:
+    """What makes the scores of such a model hard to compare."""
+    found = []
+    if config.scaling == "zscore":
+        found.append(
+            "scaling zscore: the model is told the mean and standard deviation of the whole window, hidden part "
+            "included, which the baselines are not"
         )
-        self.values[subject] += np.stack([n, *parts], axis=1) * real[:, None]
-
-    def rows(self) -> Float[np.ndarray, "S 2"]:
-        """(err, var) of every subject."""
-        n, y, yy, *_, error = np.moveaxis(self.values, 2, 0)
-        return np.stack([error.sum(1), (yy - y**2 / np.maximum(n, 1)).sum(1)], axis=1)
-
-    def r2(self) -> Float[np.ndarray, "S"]:
-        error, variance = self.rows().T
-        return 1 - error / variance
-
-    def correlation(self) -> Float[np.ndarray, "S"]:
-        """0 for a constant guess, which follows nothing."""
-        n, y, yy, p, pp, yp, _ = np.moveaxis(self.values, 2, 0)
-        n = np.maximum(n, 1)
-        covariance = (yp - y * p / n).sum(1)
-        power = (yy - y**2 / n).sum(1) * (pp - p**2 / n).sum(1)
-        tiny = 1e-12 * (yy.sum(1) * pp.sum(1) + 1e-300)
-        return np.where(power > tiny, covariance / np.sqrt(np.maximum(power, 1e-300)), 0.0)
+    if config.stretch or config.sfreq != 256.0:
+        how = f"at {config.sfreq:g} Hz" + (", stretched in time" if config.stretch else "")
+        found.append(f"not comparable with scores at 256 Hz: this model works {how}")
+    return found
 
 
-def share_explained(rows: np.ndarray) -> np.ndarray:
-    """Pooled R² of rows (…, subjects, [err, var])."""
-    total = rows.sum(axis=-2)
-    return 1 - total[..., 0] / total[..., 1]
+# --------------------------------------------------------------------------------------------------------------- result
+def described(held_out: WindowSet, patch: int) -> str:
+    """What was scored, in a line."""
+    subjects = len(set(held_out.subjects))
+    thinned = f" (an even choice of {held_out.available})" if len(held_out) < held_out.available else ""
+    return (
+        f"{len(held_out)} windows{thinned} of {counted(subjects, 'held-out subject')}, "
+        f"{_channels(held_out)} real channels, {held_out.signal.shape[2]} samples at {held_out.sfreq:g} Hz, "
+        f"patch {patch}; µV"
+    )
 
 
-def gained(rows: np.ndarray) -> np.ndarray:
-    """Difference of two pooled R² of rows (…, subjects, [err of one, err of other, var])."""
-    total = rows.sum(axis=-2)
-    return (total[..., 1] - total[..., 0]) / total[..., 2]
+def _result(
+    run: opening.Run,
+    request: Request,
+    held_out: WindowSet,
+    scores: list[reconstruction_scores.MaskScore],
+    standing: str,
+    notes: list[str],
+) -> dict[str, Any]:
+    entries = reconstruction_report.reconstruction_json(scores, show_model=not standing)
+    subjects = len(set(held_out.subjects))
+    config = masked_config(run)
+    first = described(held_out, config.model.patch)
+    seen = "averaged parameters" if run.averaged else "parameters"
+    optimistic = chosen_on(request, config)
+    mark = ", on which the step was chosen (optimistic)" if optimistic else ""
+    return {
+        "title": f"Masked reconstruction: {run.workdir}, step {run.step}, split {request.split}{mark}",
+        "notes": [first, f"{100 * request.level:g} % intervals over subjects in brackets; {seen} of the run", *notes],
+        "statements": [*([standing] if standing else []), *optimistic, *findings(entries), *_few(subjects)],
+        "run": run.workdir,
+        "step": run.step,
+        "examples": run.examples,
+        "split": request.split,
+        "data": list(request.data or config.data.path),
+        "subjects": subjects,
+        "windows": len(held_out),
+        "sfreq": held_out.sfreq,
+        "patch": config.model.patch,
+        "level": request.level,
+        "seed": request.seed,
+        "scored": not standing,
+        "reconstruction": entries,
+        "captions": {
+            "reconstruction_scores": "Share of variance explained by mask; dots are subjects",
+            "reconstruction": "One held-out window, drawn at random",
+        },
+        "method": reconstruction_report.METHOD.format(draws=bootstrap.DRAWS),
+        "version": __version__,
+    }
 
 
-# -------------------------------------------------------------------------------------------------------------- scoring
-@dataclass
-class MaskScore:
-    """How every method did under one kind of mask."""
-
-    task: MaskTask
-    subjects: tuple[str, ...]
-    windows: int
-    skipped: int  # windows too short for this mask
-    sums: dict[str, Sums]  # by method; the model, where there is one, is called "model"
-    hidden_share: float
-    choice: dict[str, Any] | None = None  # how the conditional mean was chosen
-    level: float = bootstrap.LEVEL
-    seed: int = 0
-
-    def r2(self, method: str) -> Interval:
-        """Pooled R² with its interval over subjects."""
-        rows = self.sums[method].rows()
-        return bootstrap.interval(rows, share_explained, link="share", seed=self.seed, level=self.level)
-
-    def correlation(self, method: str) -> Interval:
-        rows = self.sums[method].correlation()
-        return bootstrap.interval(rows, link="correlation", seed=self.seed, level=self.level)
-
-    def difference(self, method: str, other: str) -> Interval:
-        """R² of `method` minus R² of `other` on the same hidden samples, subjects resampled in pairs."""
-        one, two = self.sums[method].rows(), self.sums[other].rows()
-        rows = np.stack([one[:, 0], two[:, 0], one[:, 1]], axis=1)
-        return bootstrap.interval(rows, gained, seed=self.seed, level=self.level)
+def chosen_on(request: Request, config: masked_pretraining.MaskedPretrainingConfig) -> list[str]:
+    """That the split which is scored is the one by which the best step was chosen; nothing where it is not."""
+    folders = set(request.data or config.data.path)
+    if not (request.best and request.split == "val" and folders & set(config.data.path)):
+        return []
+    metric = config.train.checkpoint.best_metric
+    return [
+        f"the step was chosen among those saved by its {metric} on split val, so its scores there are optimistic; "
+        "--split test is held out"
+    ]
 
 
-def merge(parts: Sequence[Sequence[MaskScore]]) -> list[MaskScore]:
-    """The scores of folds that hold different subjects, as one score by mask with all of them.
-
-    Only what every fold has is kept. `choice` becomes the choices of the folds, in order.
-    """
-    out = []
-    for first in parts[0]:
-        same = [next((s for s in part if s.task == first.task), None) for part in parts]
-        found = [s for s in same if s is not None]
-        if len(found) < len(parts):
-            continue
-        methods = [m for m in first.sums if all(m in s.sums for s in found)]
-        windows = sum(s.windows for s in found)
-        out.append(
-            replace(
-                first,
-                subjects=sum((s.subjects for s in found), ()),
-                windows=windows,
-                skipped=sum(s.skipped for s in found),
-                sums={m: Sums(np.concatenate([s.sums[m].values for s in found])) for m in methods},
-                hidden_share=sum(s.hidden_share * s.windows for s in found) / windows,
-                choice={"folds": [s.choice for s in found]},
-            )
-        )
-    return out
+def _channels(held_out: WindowSet) -> str:
+    counts = held_out.real.sum(axis=1)
+    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
-@dataclass
-class Masking:
-    """The masks of a set of windows, windows with the same mask together."""
-
-    hidden: Bool[np.ndarray, "B N"]
-    usable: Bool[np.ndarray, "B"]
-    groups: list[np.ndarray] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, windows: WindowSet, task: MaskTask, patch: int, seed: int) -> "Masking":
-        ok = np.asarray(windows.valid.reshape(len(windows), -1, patch).all(axis=2))
-        drawn = [
-            task.hidden(name, ok[i], patch, windows.sfreq, seed) if windows.real[i].any() else None
-            for i, name in enumerate(windows.ids)
-        ]
-        hidden = np.stack([np.zeros(ok.shape[1], bool) if mask is None else mask for mask in drawn])
-        usable = np.array([mask is not None for mask in drawn])
-        together: dict[bytes, list[int]] = {}
-        for i in np.flatnonzero(usable):
-            together.setdefault(hidden[i].tobytes() + ok[i].tobytes(), []).append(int(i))
-        return cls(hidden, usable, [np.array(rows) for rows in together.values()])
+def _few(subjects: int) -> list[str]:
+    if subjects == 1:
+        return ["one subject is held out: there is no interval, and nothing can be said about other people"]
+    return [f"only {subjects} subjects are held out: intervals are wide"] if subjects < 5 else []
 
 
-def samples_of(
-    hidden: Bool[np.ndarray, "N"], valid: Bool[np.ndarray, "T"], patch: int
-) -> tuple[Bool[np.ndarray, "T"], Bool[np.ndarray, "T"]]:
-    """(visible, hidden) samples of a window from its hidden patches. A patch that is padded in part is neither."""
-    whole = np.repeat(valid.reshape(-1, patch).all(axis=1), patch)
-    dark = np.repeat(hidden, patch) & whole
-    return whole & ~dark, dark
+def findings(entries: list[dict[str, Any]]) -> list[str]:
+    """The signed distance to the strong baseline, mask by mask, as sentences."""
+    found = []
+    for entry in entries:
+        d = entry.get("model_minus", {}).get("conditional mean")
+        if d:
+            found.append(f"{entry['mask']}: model minus conditional mean {tables.cell(d, signed=True)}; {d['says']}")
+    return found
 
 
-def predict_all(predict: Predict, windows: WindowSet, hidden: Bool[np.ndarray, "B N"]) -> Float[np.ndarray, "B C T"]:
-    """The model's µV for every window, in batches of one size (the last is filled up), so that it compiles once."""
-    out = np.empty(windows.signal.shape, np.float32)
-    size = min(BATCH, len(windows))
-    for first in range(0, len(windows), size):
-        rows = np.minimum(np.arange(first, first + size), len(windows) - 1)
-        guess = np.asarray(predict(windows.seen(rows), hidden[rows], windows.valid[rows].astype(np.float32)))
-        guess = guess * windows.gain[rows][:, :, None] + windows.offset[rows][:, :, None]
-        keep = min(size, len(windows) - first)
-        out[first : first + keep] = guess[:keep]
-    return out
-
-
-def choose_gaussian(
-    candidates: gaussian.Candidates, validation: WindowSet, task: MaskTask, patch: int, seed: int = 0
-) -> tuple[gaussian.Gaussian, dict[str, Any]] | None:
-    """The candidate that guesses validation subjects best under this kind of mask; None where it is too long for them.
-
-    A few masks are shared by many windows, so that each candidate is solved a few times only.
-    """
-    people = sorted(set(validation.subjects))
-    each = -(-VALIDATION_MASKS // len(people))  # masks of a subject
-    cases = []
-    for subject in people:
-        mine = np.flatnonzero(np.array(validation.subjects) == subject)
-        lengths = validation.valid[mine].sum(1)
-        mine = mine[lengths == lengths.max()]  # one mask suits windows of one length
-        count = min(len(mine), max(each, VALIDATION_WINDOWS // len(people)))
-        mine = mine[np.unique(np.linspace(0, len(mine) - 1, count).round().astype(int))]
-        for turn in range(min(each, len(mine))):
-            part = mine[turn::each]
-            valid = validation.valid[part[0]]
-            name = f"validation {subject} {turn}"
-            drawn = task.hidden(name, valid.reshape(-1, patch).all(1), patch, validation.sfreq, seed)
-            if drawn is not None:
-                visible, hidden = samples_of(drawn, valid, patch)
-                # it guesses from what is seen of the visible samples, and is measured on the hidden ones as recorded
-                signal = np.where(visible, validation.seen_microvolts(part), validation.microvolts(part))
-                cases.append(gaussian.Masked(signal, visible, hidden, validation.real[part]))
-    return candidates.choose(cases) if cases else None
-
-
-def score(
-    windows: WindowSet,
-    patch: int,
-    *,
-    predict: Predict | None = None,
-    candidates: gaussian.Candidates | None = None,
-    validation: WindowSet | None = None,
-    chooser: gaussian.Candidates | None = None,
-    tasks: Sequence[MaskTask] = MASKS,
-    simple: bool = True,
-    seed: int = 0,
-    level: float = bootstrap.LEVEL,
-) -> list[MaskScore]:
-    """Every method under every mask. Without `predict` only the baselines; without `candidates` and `validation` no
-    conditional mean, which is chosen among `chooser` (default: `candidates`) and taken from `candidates`. `simple`:
-    whether mean and interpolation are scored too. A mask that fits into no window is left out. Masks are keyed by
-    (seed, mask, window): the same for every model that is ever scored here.
-    """
-    scores = []
-    with threads.single(), progress("evaluate", len(tasks)) as bar:
-        for task in tasks:
-            masking = Masking.of(windows, task, patch, seed)
-            if not masking.usable.any():
-                log.info("%s: no window is long enough, so this mask is left out", task.name)
-                continue
-            who = sorted({windows.subjects[i] for i in np.flatnonzero(masking.usable)})
-            guesses: dict[str, Callable[..., np.ndarray]] = dict(SIMPLE) if simple else {}
-            found = None
-            if candidates is not None and validation is not None:
-                found = choose_gaussian(chooser or candidates, validation, task, patch, seed)
-            if found is not None and candidates is not None:
-                told = found[1]
-                fitted = candidates.make(told["basis"], told["covariance"], told["shrinkage"])
-                guesses["conditional mean"] = fitted.conditional_mean
-            predicted = None if predict is None else predict_all(predict, windows, masking.hidden)
-            names = [*(["model"] if predicted is not None else []), "zero", *guesses]
-            sums = {name: Sums(np.zeros((len(who), windows.signal.shape[1], 7))) for name in names}
-            _accumulate(windows, masking, patch, predicted, guesses, who, sums)
-            share = masking.hidden[masking.usable].mean()
-            used = int(masking.usable.sum())
-            choice = None if found is None else found[1]
-            scores.append(
-                MaskScore(task, tuple(who), used, len(windows) - used, sums, float(share), choice, level, seed)
-            )
-            bar.advance(1, task.name)
-    return scores
-
-
-def _accumulate(
-    windows: WindowSet,
-    masking: Masking,
-    patch: int,
-    predicted: np.ndarray | None,
-    guesses: Mapping[str, Callable[..., np.ndarray]],
-    who: Sequence[str],
-    sums: Mapping[str, Sums],
-) -> None:
-    place = {subject: i for i, subject in enumerate(who)}
-    for rows in masking.groups:
-        visible, hidden = samples_of(masking.hidden[rows[0]], windows.valid[rows[0]], patch)
-        seen, truth = windows.seen_microvolts(rows), windows.microvolts(rows)[:, :, hidden]
-        made = {name: guess(seen, visible, hidden) for name, guess in guesses.items()}
-        made["zero"] = np.zeros_like(truth)
-        if predicted is not None:
-            made["model"] = predicted[rows][:, :, hidden].astype(np.float64)
-        for name, guess in made.items():
-            for i, row in enumerate(rows):
-                sums[name].add(place[windows.subjects[row]], truth[i], guess[i], windows.real[row])
+def _image(
+    run: opening.Run,
+    held_out: WindowSet,
+    scores: list[reconstruction_scores.MaskScore],
+    baseline: Baseline,
+    predict: reconstruction_scores.Predict,
+    seed: int,
+) -> Any:
+    row = reconstruction_plot.draw_row(held_out, seed)
+    patch = masked_config(run).model.patch
+    panels = []
+    for s in scores:
+        if s.task.name in SHOWN:
+            fitted = None
+            if baseline.candidates is not None and s.choice:
+                fitted = baseline.candidates.make(s.choice["basis"], s.choice["covariance"], s.choice["shrinkage"])
+            panels.append(reconstruction_plot.panel(held_out, row, s.task, patch, predict, fitted, seed))
+    log.info("image: window at %g s of a recording of subject %s", held_out.starts[row], held_out.subjects[row])
+    caption = "a held-out subject's window, drawn at random; R² over the hidden samples of all its channels"
+    return reconstruction_plot.figure(panels, caption=caption)

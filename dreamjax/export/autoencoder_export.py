@@ -2,7 +2,7 @@
 
 config.json                              its architecture, with the scaling_factor that was measured
 diffusion_pytorch_model.safetensors      the weights
-parity.safetensors                       pictures, and what dreamjax makes of them
+parity.safetensors                       images, and what dreamjax makes of them
 README.md
 """
 
@@ -17,8 +17,8 @@ from etils import epath
 import dreamjax
 from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
-from dreamjax.storage import safetensors_files
-from dreamjax.systems import autoencoder, runs
+from dreamjax.storage.checkpoint_files import safetensors_files
+from dreamjax.systems import autoencoder, opening
 from dreamjax.systems.autoencoder import Autoencoder, AutoencoderConfig
 from dreamjax.weights import networks, writing
 
@@ -28,7 +28,7 @@ LIBRARY = Library(
     "from diffusers import AutoencoderKL",
     """
 vae = AutoencoderKL.from_pretrained(".", torch_dtype=torch.float32)
-latents = vae.encode(p["pictures"]).latent_dist.mode()
+latents = vae.encode(p["images"]).latent_dist.mode()
 found = {"latents": difference(latents, "latents"), "decoded": difference(vae.decode(p["latents"]).sample, "decoded")}
 """,
 )
@@ -38,26 +38,26 @@ CARD = """# An autoencoder of latent diffusion, trained with dreamjax
 from diffusers import AutoencoderKL
 
 vae = AutoencoderKL.from_pretrained("FOLDER")
-latents = vae.encode(pictures).latent_dist.sample() * vae.config.scaling_factor     # pictures in [-1, 1]
+latents = vae.encode(images).latent_dist.sample() * vae.config.scaling_factor     # images in [-1, 1]
 ```
 
 | | |
 |---|---|
 | written by | dreamjax {version}, step {step} ({examples:,} examples), {weights} weights |
-| pictures | {pictures}, {resolution} x {resolution} pixels |
-| scaling_factor | {factor:.5f}: 1 / standard deviation of the latents over the training pictures |
+| images | {images}, {resolution} x {resolution} pixels |
+| scaling_factor | {factor:.5f}: 1 / standard deviation of the latents over the training images |
 
-`parity.safetensors` holds `pictures`, their `latents` (the middle of the posterior) and those `decoded` by dreamjax;
+`parity.safetensors` holds `images`, their `latents` (the middle of the posterior) and those `decoded` by dreamjax;
 PyTorch's differ by at most {tolerance:g} of the largest magnitude.
 """
 
 
-def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]:
+def write(folder: epath.Path, run: opening.Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: Autoencoder = run.task  # type: ignore[assignment]
     config = task.config
     # a step from before the end of training has none yet
-    factor = float(runs.extra(run)["scaling_factor"]) or task.scaling_factor(run.params)
+    factor = float(opening.extra(run)["scaling_factor"]) or task.scaling_factor(run.params)
     described = config.vae | {"scaling_factor": round(factor, 6), "sample_size": config.data.resolution}
     table = networks.of(described, run.workdir).table
     writing.write_safetensors(folder, STEM, table.to_torch(run.params))
@@ -68,7 +68,7 @@ def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]
             step=run.step,
             examples=run.examples,
             weights="averaged" if run.averaged else "last",
-            pictures=epath.Path(config.data.folder).name or "unknown",
+            images=epath.Path(config.data.folder).name or "unknown",
             resolution=config.data.resolution,
             factor=factor,
             tolerance=TOLERANCE,
@@ -76,14 +76,14 @@ def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]
     )
     (folder / "config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
     return {
-        "parameters": runs.parameter_count(run.params),
+        "parameters": opening.parameter_count(run.params),
         "scaling_factor": factor,
         "differences": compare(folder),
     }
 
 
 def parity(config: AutoencoderConfig, params: Any) -> dict[str, np.ndarray]:
-    """Two pictures of noise in PyTorch's layout, their latents, and those decoded, in float32."""
+    """Two images of noise in PyTorch's layout, their latents, and those decoded, in float32."""
     exact = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32", attention="auto"))
     size = config.data.resolution
     x = np.random.default_rng(0).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
@@ -95,5 +95,5 @@ def parity(config: AutoencoderConfig, params: Any) -> dict[str, np.ndarray]:
 
     with jax.default_matmul_precision("highest"):
         latents, decoded = jax.jit(both)(params, x)
-    found = {"pictures": x, "latents": latents, "decoded": decoded}
+    found = {"images": x, "latents": latents, "decoded": decoded}
     return {name: np.ascontiguousarray(np.asarray(value).transpose(0, 3, 1, 2)) for name, value in found.items()}

@@ -1,7 +1,7 @@
 """A classifier run → a folder that transformers opens as ViTForImageClassification.
 
 config.json, model.safetensors, preprocessor_config.json, parity.safetensors, README.md; config.json tells the share of
-held-out pictures that it names rightly.
+held-out images that it names rightly.
 """
 
 import json
@@ -14,12 +14,12 @@ from etils import epath
 import dreamjax
 from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
-from dreamjax.storage import safetensors_files
-from dreamjax.systems import runs
+from dreamjax.storage.checkpoint_files import safetensors_files
+from dreamjax.systems import opening
 from dreamjax.systems.classifier import Classifier
 from dreamjax.targets.features import HELD_OUT
-from dreamjax.targets.pictures import FILTERS
-from dreamjax.training.measuring import summed
+from dreamjax.targets.images import FILTERS
+from dreamjax.training.held_out import summed
 from dreamjax.training.metrics import means, read
 from dreamjax.weights import writing
 
@@ -28,10 +28,10 @@ LIBRARY = Library(
     "from transformers import ViTForImageClassification",
     """
 model = ViTForImageClassification.from_pretrained(".")
-found = {"logits": difference(model(pixel_values=p["pictures"]).logits, "logits")}
+found = {"logits": difference(model(pixel_values=p["images"]).logits, "logits")}
 """,
 )
-CARD = """# A classifier of pictures, trained with dreamjax
+CARD = """# A classifier of images, trained with dreamjax
 
 ```python
 from transformers import ViTForImageClassification, ViTImageProcessor
@@ -43,18 +43,18 @@ processor, model = ViTImageProcessor.from_pretrained("FOLDER"), ViTForImageClass
 |---|---|
 | written by | dreamjax {version}, step {step} ({examples:,} examples) |
 | classes | {classes} |
-| held-out pictures that it names rightly | {accuracy:.1%} of {count} |
+| held-out images that it names rightly | {accuracy:.1%} of {count} |
 
-`parity.safetensors` holds `pictures` in [-1, 1] and their `logits` by dreamjax; PyTorch's differ by at most
+`parity.safetensors` holds `images` in [-1, 1] and their `logits` by dreamjax; PyTorch's differ by at most
 {tolerance:g} of the largest magnitude.
 """
 
 
-def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]:
+def write(folder: epath.Path, run: opening.Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: Classifier = run.task  # type: ignore[assignment]
-    pictures = task.data("val")
-    accuracy = means(read(summed(task.held_out, run.params, pictures)))["accuracy"]
+    images = task.data("val")
+    accuracy = means(read(summed(task.held_out, run.params, images)))["accuracy"]
     described = task.described() | {HELD_OUT: round(float(accuracy), 4)}
     network, _ = task.network
     writing.write_safetensors(folder, "model", network.table.to_torch(run.params))
@@ -63,7 +63,7 @@ def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]
     side = run.config.data.resolution
     x = np.random.default_rng(0).uniform(-1, 1, (4, side, side, 3)).astype(np.float32)
     logits = np.asarray(jax.jit(task.logits)(run.params, x))
-    saved = {"pictures": np.ascontiguousarray(x.transpose(0, 3, 1, 2)), "logits": logits}
+    saved = {"images": np.ascontiguousarray(x.transpose(0, 3, 1, 2)), "logits": logits}
     safetensors_files.write(folder / "parity.safetensors", saved)
     (folder / "README.md").write_text(
         CARD.format(
@@ -72,18 +72,18 @@ def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]
             examples=run.examples,
             classes=", ".join(task.classes),
             accuracy=accuracy,
-            count=len(pictures.stream),  # type: ignore[arg-type]
+            count=len(images.stream),  # type: ignore[arg-type]
             tolerance=TOLERANCE,
         )
     )
     return {
-        "parameters": runs.parameter_count(run.params),
+        "parameters": opening.parameter_count(run.params),
         "differences": compare(folder),
     }
 
 
 def preprocessing(task: Classifier) -> dict[str, Any]:
-    """What training does to pictures, as transformers' ViTImageProcessor reads it (of square pictures)."""
+    """What training does to images, as transformers' ViTImageProcessor reads it (of square images)."""
     side, half = task.config.data.resolution, [0.5, 0.5, 0.5]
     return {
         "image_processor_type": "ViTImageProcessor",

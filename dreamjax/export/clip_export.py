@@ -1,7 +1,7 @@
 """A clip run → folders that transformers opens.
 
 text_encoder/      CLIPTextModelWithProjection, and CLIPTextModel, which leaves the projection out
-image_encoder/     CLIPVisionModelWithProjection, with the preprocessor_config.json of its pictures
+image_encoder/     CLIPVisionModelWithProjection, with the preprocessor_config.json of its images
 tokenizer/         CLIPTokenizer
 parity.safetensors
 README.md
@@ -19,10 +19,10 @@ import dreamjax
 from dreamjax.errors import UserError
 from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
-from dreamjax.storage import safetensors_files
-from dreamjax.systems import clip, runs
+from dreamjax.storage.checkpoint_files import safetensors_files
+from dreamjax.systems import clip, opening
 from dreamjax.systems.clip import ClipConfig
-from dreamjax.targets.pictures import FILTERS
+from dreamjax.targets.images import FILTERS
 from dreamjax.targets.tokens import Tokenizer
 from dreamjax.weights import networks, writing
 
@@ -34,12 +34,12 @@ LIBRARY = Library(
     """
 ids = CLIPTokenizer.from_pretrained("tokenizer")(TEXTS, padding="max_length", truncation=True, return_tensors="pt")
 text = CLIPTextModelWithProjection.from_pretrained("text_encoder")(input_ids=p["ids"])
-picture = CLIPVisionModelWithProjection.from_pretrained("image_encoder")(p["pictures"])
+image = CLIPVisionModelWithProjection.from_pretrained("image_encoder")(p["images"])
 found = {
     "ids": float((ids.input_ids != p["ids"]).any()),
     "text states": difference(text.last_hidden_state, "text_states"),
     "text embeddings": difference(text.text_embeds, "text_embeds"),
-    "picture embeddings": difference(picture.image_embeds, "image_embeds"),
+    "image embeddings": difference(image.image_embeds, "image_embeds"),
 }
 """,
 )
@@ -50,21 +50,21 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionM
 
 tokenizer = CLIPTokenizer.from_pretrained("FOLDER/tokenizer")
 text_encoder = CLIPTextModelWithProjection.from_pretrained("FOLDER/text_encoder")
-image_encoder = CLIPVisionModelWithProjection.from_pretrained("FOLDER/image_encoder")     # pictures in [-1, 1]
+image_encoder = CLIPVisionModelWithProjection.from_pretrained("FOLDER/image_encoder")     # images in [-1, 1]
 ```
 
 | | |
 |---|---|
 | written by | dreamjax {version}, step {step} ({examples:,} examples), {weights} weights |
-| pictures | {pictures}, {resolution} x {resolution} pixels |
+| images | {images}, {resolution} x {resolution} pixels |
 | logits | {scale:.2f} x cosine similarity |
 
-`parity.safetensors` holds `ids` of texts, their `text_states` and `text_embeds`, `pictures` and their `image_embeds` by
+`parity.safetensors` holds `ids` of texts, their `text_states` and `text_embeds`, `images` and their `image_embeds` by
 dreamjax; PyTorch's differ by at most {tolerance:g} of the largest magnitude.
 """
 
 
-def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]:
+def write(folder: epath.Path, run: opening.Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     config: ClipConfig = run.config
     kept = epath.Path(run.workdir) / clip.TOKENIZER
@@ -89,20 +89,20 @@ def write(folder: epath.Path, run: runs.Run, compare: Compare) -> dict[str, Any]
             step=run.step,
             examples=run.examples,
             weights="averaged" if run.averaged else "last",
-            pictures=epath.Path(config.data.folder).name or "unknown",
+            images=epath.Path(config.data.folder).name or "unknown",
             resolution=config.data.resolution,
             scale=float(np.exp(run.params["logit_scale"])),
             tolerance=TOLERANCE,
         )
     )
     return {
-        "parameters": runs.parameter_count(run.params),
+        "parameters": opening.parameter_count(run.params),
         "differences": compare(folder),
     }
 
 
 def preprocessing(config: ClipConfig) -> dict[str, Any]:
-    """What training does to pictures, as transformers' CLIPImageProcessor reads it."""
+    """What training does to images, as transformers' CLIPImageProcessor reads it."""
     size, half = config.data.resolution, [0.5, 0.5, 0.5]
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -121,21 +121,21 @@ def preprocessing(config: ClipConfig) -> dict[str, Any]:
 
 
 def parity(config: ClipConfig, params: Any, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """Texts and two pictures of noise in PyTorch's layout, and what the encoders make of them in float32."""
+    """Texts and two images of noise in PyTorch's layout, and what the encoders make of them in float32."""
     exact = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32", attention="auto"))
     size, ids = config.data.resolution, tokenizer(TEXTS, warn=False)
     x = np.random.default_rng(0).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
 
     def everything(params: Any, ids: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         text = clip.bind(exact, params, "text")(ids)
-        return text.last_hidden_state, text.projected, clip.picture_features(exact, params, x)
+        return text.last_hidden_state, text.projected, clip.image_features(exact, params, x)
 
     with jax.default_matmul_precision("highest"):
-        states, texts, pictures = jax.jit(everything)(params, ids, x)
+        states, texts, images = jax.jit(everything)(params, ids, x)
     return {
         "ids": ids.astype(np.int64),
-        "pictures": np.ascontiguousarray(x.transpose(0, 3, 1, 2)),
+        "images": np.ascontiguousarray(x.transpose(0, 3, 1, 2)),
         "text_states": np.asarray(states),
         "text_embeds": np.asarray(texts),
-        "image_embeds": np.asarray(pictures),
+        "image_embeds": np.asarray(images),
     }

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic, places
-from dreamjax.systems import runs
+from dreamjax.storage import atomic, paths
+from dreamjax.systems import opening
 
 TOLERANCE = 1e-4  # of the largest magnitude; float32
 # system → (module of dreamjax.export, the file of its folder that is written last). A module has a `comparison.Library`
@@ -36,16 +36,16 @@ def export(
 
     Raises UserError for a run that is missing or of a system that they have no model for, and a folder that exists.
     """
-    out = places.reachable(out)
+    out = paths.reachable(out)
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
-    config = runs.config_of(workdir)
+    config = opening.config_of(workdir)
     if config.system not in WRITERS:
         raise UserError(f"{workdir} is a run of {config.system}, which diffusers has no model for; try --to torch")
     module, last = WRITERS[config.system]
     writer = importlib.import_module(f"dreamjax.export.{module}")
     with writer.LIBRARY.started(TOLERANCE) as compare:
-        run = runs.open_run(workdir, step=step, best=best, averaged=weights == "ema")
+        run = opening.open_run(workdir, step=step, best=best, averaged=weights == "ema")
         with atomic.new_folder(out, last=last) as folder:
             told = writer.write(folder, run, compare)
     return {

@@ -1,4 +1,4 @@
-"""A dreamdiffusion run → a folder that diffusers opens, and that makes pictures of EEG without JAX.
+"""A dreamdiffusion run → a folder that diffusers opens, and that makes images of EEG without JAX.
 
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     pipe(eeg)
@@ -7,7 +7,7 @@ model_index.json, pipeline.py      the pipeline: `dreamdiffusion_pipeline.py`, c
 eeg_encoder/                       the encoder and the maps, with a file of their own: `eeg_component.py`
 unet/                              what was trained; frozen tensors are original bytes
 vae/, scheduler/                   as they were: copies of the original bytes
-parity.safetensors                 an input and what dreamjax makes of it, pictures included
+parity.safetensors                 an input and what dreamjax makes of it, images included
 provenance.json, README.md         where it comes from; the model card
 """
 
@@ -22,16 +22,18 @@ from etils import epath
 
 import dreamjax
 from dreamjax.diffusion import sampling
-from dreamjax.evaluation import picture_report
-from dreamjax.export import provenance, torch_export
+from dreamjax.export import torch_export, training_data
 from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.export.pipeline_export import STEM, write_unet
-from dreamjax.storage import manifest, mistaken, safetensors_files
-from dreamjax.systems import dreamdiffusion_evaluation, eeg_to_image, runs
+from dreamjax.generation import from_trials
+from dreamjax.reports import image_report
+from dreamjax.runs.latent_diffusion import LatentDiffusion
+from dreamjax.storage import manifest, sniffing
+from dreamjax.storage.checkpoint_files import safetensors_files
+from dreamjax.systems import opening
 from dreamjax.systems.dreamdiffusion import TRAINABLE, DreamDiffusion
-from dreamjax.systems.latent_diffusion import LatentDiffusion
-from dreamjax.systems.runs import Run
+from dreamjax.systems.opening import Run
 from dreamjax.weights import conditioner, writing
 from dreamjax.weights import masked_autoencoder as names
 from dreamjax.weights.pipeline_folder import INDEX
@@ -58,13 +60,13 @@ found = pipeline.differences(".")
 """,
 )
 SIDE = 32  # of the latents that are compared, at most
-WINDOWS, STEPS, GUIDANCE = 2, 2, 3.0  # of the pictures that are compared
+WINDOWS, STEPS, GUIDANCE = 2, 2, 3.0  # of the images that are compared
 
 
 def write(folder: epath.Path, run: Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: DreamDiffusion = run.task  # type: ignore[assignment]
-    dreamer = eeg_to_image.Dreamer.open(run)
+    dreamer = from_trials.Dreamer.open(run)
     unet = dreamer.model.unet.params
     timed = {"class_embed_type": "identity"} if task.config.model.time_condition else {}
     write_unet(
@@ -94,7 +96,7 @@ def write(folder: epath.Path, run: Run, compare: Compare) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------------------- the encoder
-def _write_encoder(folder: epath.Path, dreamer: eeg_to_image.Dreamer, channels: Any) -> int:
+def _write_encoder(folder: epath.Path, dreamer: from_trials.Dreamer, channels: Any) -> int:
     """The component's code, config and weights; returns how many parameters."""
     params, frozen = dreamer.whole
     encoder = params["encoder"] if "encoder" in params else frozen["encoder"]
@@ -108,7 +110,7 @@ def _write_encoder(folder: epath.Path, dreamer: eeg_to_image.Dreamer, channels: 
     config = {"_class_name": "EEGEncoder", **_encoder_config(dreamer.task, channels)}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     writing.write_safetensors(folder, STEM, tensors)
-    return runs.parameter_count(encoder) + runs.parameter_count(params["conditioner"])
+    return opening.parameter_count(encoder) + opening.parameter_count(params["conditioner"])
 
 
 def component() -> str:
@@ -141,10 +143,10 @@ def _encoder_config(task: DreamDiffusion, channels: Any) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------------------------------- parity
-def parity(dreamer: eeg_to_image.Dreamer) -> dict[str, np.ndarray]:
+def parity(dreamer: from_trials.Dreamer) -> dict[str, np.ndarray]:
     """`eeg` in µV, `latents` to start from, and what dreamjax makes of them in float32, in PyTorch's layout.
 
-    `context`, `time_offset`, `embedding`; `noise`, the U-Net's prediction at `timesteps`; `picture`, after `steps` of
+    `context`, `time_offset`, `embedding`; `noise`, the U-Net's prediction at `timesteps`; `image`, after `steps` of
     the model's sampler under `guidance`.
     """
     task, model = dreamer.task, dreamer.model
@@ -175,7 +177,7 @@ def parity(dreamer: eeg_to_image.Dreamer) -> dict[str, np.ndarray]:
         )
     stored = {"eeg": stored.pop("input"), **stored, **found, "latents": start.transpose(0, 3, 1, 2)}
     stored |= {"noise": np.asarray(noise).transpose(0, 3, 1, 2), "timesteps": timesteps}
-    stored |= {"picture": np.asarray(made)[:WINDOWS].transpose(0, 3, 1, 2)}
+    stored |= {"image": np.asarray(made)[:WINDOWS].transpose(0, 3, 1, 2)}
     stored |= {"steps": np.array(STEPS), "guidance": np.array(guidance, np.float32)}
     return {name: np.ascontiguousarray(array) for name, array in stored.items()}
 
@@ -191,7 +193,7 @@ def _as_many_as_devices(rows: dict[str, np.ndarray], model: LatentDiffusion) -> 
 def _facts(run: Run) -> dict[str, Any]:
     """What the folder says of its origin: no names, no dates, no paths. "channels" goes to the encoder's config."""
     task: DreamDiffusion = run.task  # type: ignore[assignment]
-    config, data, imported = task.config, task.encoder.data, provenance.read(run.workdir)
+    config, data, imported = task.config, task.encoder.data, training_data.read(run.workdir)
     origin = imported.get("origin")
     return {
         "version": dreamjax.__version__,
@@ -200,9 +202,9 @@ def _facts(run: Run) -> dict[str, Any]:
         "averaged": run.averaged,
         "origin": origin,
         "notes": imported.get("notes", []),
-        "corpora": imported.get("corpora") if imported else provenance.corpora_of(data, run.workdir),
-        "preprocessing": [] if imported else provenance.steps_of(data, run.workdir),
-        "pictures": epath.Path(config.target.folder).name,
+        "corpora": imported.get("corpora") if imported else training_data.corpora_of(data, run.workdir),
+        "preprocessing": [] if imported else training_data.steps_of(data, run.workdir),
+        "images": epath.Path(config.target.folder).name,
         "held_out": {"val": config.target.val_share, "test": config.target.test_share, "people": config.target.people},
         "data": {name: getattr(data, name) for name in ("montage", "mapping", "stretch")},
         "loss": dataclasses.asdict(config.loss),
@@ -210,24 +212,24 @@ def _facts(run: Run) -> dict[str, Any]:
         "base": "" if origin else epath.Path(config.model.path).name,
         "evaluation": _evaluation(run),
         "parity_tolerance": TOLERANCE,
-        "channels": provenance.channels_of(data, task.encoder.model.channels),
+        "channels": training_data.channels_of(data, task.encoder.model.channels),
     }
 
 
 def _evaluation(run: Run) -> dict[str, Any] | None:
     """What `dreamjax evaluate` found of this very step, without the run's place."""
-    found = dreamdiffusion_evaluation.of_run(run)
+    found = image_report.saved(run.workdir, run.step)
     return found and {name: value for name, value in found.items() if name not in ("run", "title")}
 
 
-def _card(dreamer: eeg_to_image.Dreamer, facts: dict[str, Any], folder: epath.Path) -> str:
+def _card(dreamer: from_trials.Dreamer, facts: dict[str, Any], folder: epath.Path) -> str:
     """README.md: what a user needs to know, and what it must not be used for."""
     import jinja2
 
     task = dreamer.task
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     environment.filters["counted"] = torch_export.counted_in_words
-    config = mistaken.read_json(folder / "eeg_encoder" / "config.json")
+    config = sniffing.read_json(folder / "eeg_encoder" / "config.json")
     files = ("eeg_encoder", "unet")
     return environment.from_string(CARD.read_text(encoding="utf-8")).render(
         facts,
@@ -236,7 +238,7 @@ def _card(dreamer: eeg_to_image.Dreamer, facts: dict[str, Any], folder: epath.Pa
         guided=task.guided,
         sampler=dreamer.model.schedule.sampler,
         size=[side * dreamer.model.factor for side in dreamer.model.sample_size],
-        tables=picture_report.tables(facts["evaluation"]) if facts["evaluation"] else [],
+        tables=image_report.tables(facts["evaluation"]) if facts["evaluation"] else [],
         tolerance=TOLERANCE,
         hashes={
             f"{part}/{entry.name}": manifest.file_hash(entry)

@@ -1,9 +1,9 @@
-"""EEG → pictures, in PyTorch and diffusers alone (no JAX, no dreamjax).
+"""EEG → images, in PyTorch and diffusers alone (no JAX, no dreamjax).
 
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("this/folder", trust_remote_code=True)
-pipe(eeg).images[0].save("picture.png")      # eeg: (batch, channels, time), µV, pipe.eeg_encoder.config.sfreq Hz
+pipe(eeg).images[0].save("image.png")      # eeg: (batch, channels, time), µV, pipe.eeg_encoder.config.sfreq Hz
 
 python pipeline.py                           # compares this machine's results with those stored in this folder
 """
@@ -55,15 +55,15 @@ class DreamDiffusionPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> Any:
-        """Pictures of brain signals; `.images` has `num_images_per_prompt` of each window, one window after another.
+        """Images of brain signals; `.images` has `num_images_per_prompt` of each window, one window after another.
 
         Args:
           eeg: (batch, channels, time) in µV, with the channels, samples and rate that the model was trained on.
           sfreq: of eeg, in Hz; checked where given.
           scale, valid: see `EEGEncoder.forward`.
           guidance_scale: 1 for none; by default 7.5, or 1 where the model has no unconditional branch.
-          height, width: of the pictures, in pixels; by default as trained.
-          latents: the noise to start from, (pictures, channels, height / 8, width / 8).
+          height, width: of the images, in pixels; by default as trained.
+          latents: the noise to start from, (images, channels, height / 8, width / 8).
           output_type: "pil", "np", "pt" or "latent".
         """
         device, encoder = self._execution_device, self.eeg_encoder
@@ -128,7 +128,7 @@ class DreamDiffusionPipeline(DiffusionPipeline):
 def differences(folder: str | Path) -> dict[str, float]:
     """Output → its largest difference to what dreamjax computed (parity.safetensors), relative to the largest value.
 
-    `picture`: the root mean square, of the whole range of a picture.
+    `image`: the root mean square, of the whole range of an image.
     """
     from safetensors.torch import load_file
 
@@ -150,7 +150,7 @@ def differences(folder: str | Path) -> dict[str, float]:
         latents=p["latents"],
         output_type="pt",
     ).images
-    return told | {"picture": float((made - p["picture"]).square().mean().sqrt())}
+    return told | {"image": float((made - p["image"]).square().mean().sqrt())}
 
 
 def main() -> int:

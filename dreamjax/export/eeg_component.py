@@ -4,7 +4,7 @@
 
     encoder = EEGEncoder.from_pretrained("folder/eeg_encoder")
     found = encoder(eeg)                         # eeg: (batch, channels, time), µV, encoder.config.sfreq Hz
-    found["context"], found["embedding"]         # (batch, S, D), and (batch, P) in the space of CLIP's pictures
+    found["context"], found["embedding"]         # (batch, S, D), and (batch, P) in the space of CLIP's images
 
 Names of parameters are those of DreamDiffusion's generative checkpoint, behind `cond_stage_model.`; its pointwise
 convolutions are linear layers here.
@@ -19,7 +19,7 @@ from dreamjax.export.torch_model import MaskedAutoencoder  # in an exported fold
 
 
 class EmbeddingHead(nn.Module):
-    """A learned weighted sum of the tokens, then a linear map: what was aligned with CLIP's embedding of a picture."""
+    """A learned weighted sum of the tokens, then a linear map: what was aligned with CLIP's embedding of an image."""
 
     def __init__(self, tokens: int, dim: int, embedding_dim: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class EEGEncoder(ModelMixin, ConfigMixin):
     Args:
       n_chans … clip: as those of `MaskedAutoencoder`.
       context_tokens, context_dim: of the U-Net's context. hidden: width between tokens and context tokens.
-      embedding_dim: of the embedding beside pictures'; 0 for none. time_dim: of the U-Net's time embedding, to which an
+      embedding_dim: of the embedding beside images'; 0 for none. time_dim: of the U-Net's time embedding, to which an
         offset is added; 0 for none.
       unconditional: whether `nothing`, the text states of the empty caption, is there: what guidance leads away from.
     """

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
-from dreamjax.storage import torch_files
+from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.weights import masked_autoencoder as names
 

@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import safetensors_files
+from dreamjax.storage.checkpoint_files import safetensors_files
 
 HEAD = ("final_layer.weight", "final_layer.bias")  # of a classifier, which a run of pretraining has no place for
 

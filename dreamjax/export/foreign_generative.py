@@ -24,11 +24,13 @@ from dreamjax.errors import UserError
 from dreamjax.export.foreign_encoder import GENERATIVE, Found
 from dreamjax.models.conditioner import Conditioner
 from dreamjax.models.keys import Keys
-from dreamjax.parallel.names import nested
-from dreamjax.signals.pipeline import DataConfig
-from dreamjax.storage import atomic, torch_files
-from dreamjax.storage.reconstructions import StoredTensor
-from dreamjax.systems import architectures, ingredients
+from dreamjax.parallel.tree_paths import nested
+from dreamjax.runs import components
+from dreamjax.runs import shapes as architectures
+from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.storage import atomic
+from dreamjax.storage.checkpoint_files import torch_files
+from dreamjax.storage.checkpoint_files.torch_pickle import StoredTensor
 from dreamjax.systems.dreamdiffusion import (
     TRAINABLE,
     DreamDiffusionConfig,
@@ -37,7 +39,7 @@ from dreamjax.systems.dreamdiffusion import (
     ModelConfig,
 )
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
-from dreamjax.weights import compvis, conditioner, files, networks, writing
+from dreamjax.weights import compvis, conditioner, networks, weight_files, writing
 from dreamjax.weights import masked_autoencoder as encoder_names
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
 from dreamjax.weights.table import Place, WeightMismatch, differences, keep
@@ -48,7 +50,7 @@ UNET, VAE, MAPS = "model.diffusion_model.", "first_stage_model.", "cond_stage_mo
 TIME = "time_embed_condtion."  # of the U-Net: the maps from the context to its time embedding
 TRAINED: Literal["cross_attention_and_norm"] = "cross_attention_and_norm"  # of the U-Net, as published
 LIKE = "sd15"  # what no shape tells: heads, activations, groups, the schedule
-UNUSED = (  # (prefix, what it is): nothing of a picture comes from it
+UNUSED = (  # (prefix, what it is): nothing of an image comes from it
     ("image_embedder.", "the CLIP tower that stage B aligns with, whose layer_norm2 it trained by accident"),
     ("model_ema.", "averaged weights, which the published code never uses"),
     (f"{MAPS}cls_net.", "a classifier of the trials"),
@@ -228,7 +230,7 @@ def _groups(state: Mapping[str, Any], found: Found, source: str) -> tuple[dict[s
 
 def _lazily(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """`tensors`, of which each is copied out of the file when it is asked for, and then no longer in memory."""
-    return {name: files.Unmapped(t) if isinstance(t, StoredTensor) else t for name, t in tensors.items()}
+    return {name: weight_files.Unmapped(t) if isinstance(t, StoredTensor) else t for name, t in tensors.items()}
 
 
 def _called(name: str) -> str:
@@ -309,6 +311,6 @@ def _config(encoder: MaskedPretrainingConfig, model: dict[str, Any]) -> DreamDif
     return DreamDiffusionConfig(
         data=data,
         encoder=EncoderConfig(model=encoder.model, cls_token=False),
-        model=ModelConfig(path=f"{ingredients.RUN}/{PARTS}", trainable=TRAINED, **model),
+        model=ModelConfig(path=f"{components.RUN}/{PARTS}", trainable=TRAINED, **model),
         loss=LossConfig(alignment="cosine" if model["embedding_dim"] else "none", drop_condition=0.0),
     )

@@ -2,7 +2,7 @@
 
 Taken are DreamDiffusion's masked autoencoder (`checkpoint.pth`), its fine-tuned generative model (whole, or the encoder
 in it), plain state dicts under the same names, and the folders that `dreamjax export --to torch` writes. Every size is
-read off the tensors; nothing in the file is executed (see `storage.opcodes`).
+read off the tensors; nothing in the file is executed (see `storage.checkpoint_files.pickle_reader`).
 """
 
 import json
@@ -15,10 +15,11 @@ from etils import epath
 from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.export import foreign_encoder, foreign_folder, foreign_generative, provenance
+from dreamjax.export import foreign_encoder, foreign_folder, foreign_generative, training_data
 from dreamjax.export.foreign_encoder import Found
-from dreamjax.storage import atomic, manifest, places, torch_files
-from dreamjax.systems import masked_pretraining, runs
+from dreamjax.storage import atomic, manifest, paths
+from dreamjax.storage.checkpoint_files import torch_files
+from dreamjax.systems import masked_pretraining, opening
 from dreamjax.training import checkpoints
 from dreamjax.weights import masked_autoencoder as names
 
@@ -43,7 +44,7 @@ def import_checkpoint(
     Raises UserError for a file that is no such checkpoint, WeightMismatch with every missing, extra and misshapen
     tensor, and UserError where `out` exists.
     """
-    out, place = places.reachable(out), epath.Path(checkpoint)
+    out, place = paths.reachable(out), epath.Path(checkpoint)
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
     _refuse_familiar(place)
@@ -72,7 +73,7 @@ def import_checkpoint(
     return {
         "out": str(out),
         **origin,
-        "parameters": runs.parameter_count(params),
+        "parameters": opening.parameter_count(params),
         **_encoder_in_words(config),
         "notes": _told(found),
     }
@@ -110,7 +111,7 @@ def _write_whole(place: epath.Path, out: epath.Path, whole: foreign_generative.W
 
 def _write_provenance(folder: epath.Path, origin: dict[str, str], found: Found) -> None:
     said = {"origin": origin, "notes": found.notes, **found.provenance}
-    atomic.write_text(folder / provenance.NAME, json.dumps(said, indent=1))
+    atomic.write_text(folder / training_data.NAME, json.dumps(said, indent=1))
 
 
 def _told(found: Found) -> list[str]:

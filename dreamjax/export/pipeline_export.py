@@ -21,9 +21,9 @@ from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.storage import safetensors_files
-from dreamjax.systems.ingredients import Ingredients
-from dreamjax.systems.runs import Run
+from dreamjax.runs.components import Ingredients
+from dreamjax.storage.checkpoint_files import safetensors_files
+from dreamjax.systems.opening import Run
 from dreamjax.systems.text_to_image import CROSS_ATTENTION, TextToImage, whole_unet
 from dreamjax.weights import writing
 from dreamjax.weights.networks import Network
@@ -51,14 +51,14 @@ CARD = """# Text to image, trained with dreamjax
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained("{name}")
-pipeline("{caption}").images[0].save("picture.png")
+pipeline("{caption}").images[0].save("image.png")
 ```
 
 | | |
 |---|---|
 | written by | dreamjax {version}, step {step} ({examples:,} examples), {weights} weights |
 | trained | {trained} |
-| pictures | {pictures}, {resolution} x {resolution} pixels |
+| images | {images}, {resolution} x {resolution} pixels |
 | the other parts | copies of the original bytes{base} |
 | predicts | {predicts} |
 
@@ -158,7 +158,7 @@ def _card(run: Run) -> str:
         examples=run.examples,
         weights="averaged" if run.averaged else "last",
         trained="the whole U-Net" if model["trainable"] == "all" else "the cross-attention of the U-Net",
-        pictures=epath.Path(config.data.folder).name or "unknown",
+        images=epath.Path(config.data.folder).name or "unknown",
         resolution=config.data.resolution,
         base=f" of {epath.Path(model['path']).name}" if model["path"] else "",
         predicts=TextToImage(config).schedule.prediction_type,

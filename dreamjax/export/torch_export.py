@@ -20,12 +20,12 @@ from etils import epath
 import dreamjax
 from dreamjax import config as configs
 from dreamjax.errors import UserError, missing_package
-from dreamjax.export import diffusers_export, licences, provenance
+from dreamjax.export import diffusers_export, licences, training_data
 from dreamjax.export.comparison import Library
-from dreamjax.signals import scaling
-from dreamjax.signals.pipeline import DataConfig
-from dreamjax.storage import atomic, manifest, places
-from dreamjax.systems import masked_pretraining, runs
+from dreamjax.signals.datasets import signal_scaling
+from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.storage import atomic, manifest, paths
+from dreamjax.systems import masked_pretraining, opening
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.weights import masked_autoencoder as names
 
@@ -54,16 +54,16 @@ def export(
     Raises UserError for a run that is missing or of another system, a folder that exists, and a permissive `licence`
     over restricted or unknown corpora.
     """
-    out = places.reachable(out)
+    out = paths.reachable(out)
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
     _need_safetensors()
     with LIBRARY.started(TOLERANCE) as compare:
-        run = runs.open_run(workdir, step=step, best=best, averaged=weights == "ema")
+        run = opening.open_run(workdir, step=step, best=best, averaged=weights == "ema")
         if not isinstance(run.config, MaskedPretrainingConfig):
             other = "; try --to diffusers" if run.config.system in diffusers_export.WRITERS else ""
             raise UserError(f"{workdir} is a run of {run.config.system}, which has no export to torch{other}")
-        facts = _facts(run, provenance.read(workdir), licence)
+        facts = _facts(run, training_data.read(workdir), licence)
         licences.check(licence, facts["corpora"])
         with atomic.new_folder(out, last="config.json") as folder:
             write(folder, run.config, run.params, facts)
@@ -72,7 +72,7 @@ def export(
         "out": str(out),
         "step": run.step,
         "weights": "ema" if run.averaged else "params",
-        "parameters": runs.parameter_count(run.params),
+        "parameters": opening.parameter_count(run.params),
         "licence": licence,
         "tolerance": TOLERANCE,
         "differences": differences,
@@ -123,7 +123,7 @@ def model_config(config: MaskedPretrainingConfig, chs_info: list[dict[str, Any]]
     }
 
 
-def _facts(run: runs.Run, imported: dict[str, Any], licence: str | None) -> dict[str, Any]:
+def _facts(run: opening.Run, imported: dict[str, Any], licence: str | None) -> dict[str, Any]:
     """What the folder says about its origin; "channels" goes to `chs_info`."""
     config = run.config
     return {
@@ -131,26 +131,26 @@ def _facts(run: runs.Run, imported: dict[str, Any], licence: str | None) -> dict
         "step": run.step if not imported.get("origin") or run.step > 1 else None,  # 1: the source names none
         "examples": run.examples,
         "averaged": run.averaged,
-        "parameters": runs.parameter_count(run.params),
+        "parameters": opening.parameter_count(run.params),
         "config_sha256": hashlib.sha256(configs.to_json(config).encode()).hexdigest(),
         "licence": licence,
-        "corpora": imported.get("corpora") if imported else provenance.corpora_of(config.data, run.workdir),
+        "corpora": imported.get("corpora") if imported else training_data.corpora_of(config.data, run.workdir),
         "preprocessing": imported.get("preprocessing", [])
         if imported
-        else provenance.steps_of(config.data, run.workdir),
+        else training_data.steps_of(config.data, run.workdir),
         "reference": imported.get("reference") or _reference(run),
         "mask": dataclasses.asdict(config.mask),
         "data": {name: getattr(config.data, name) for name in ("montage", "mapping", "stretch", "mask_channels")},
         "loss": dataclasses.asdict(config.loss),
         "origin": imported.get("origin"),
-        "channels": imported.get("channels") or provenance.channels_of(config.data, config.model.channels),
+        "channels": imported.get("channels") or training_data.channels_of(config.data, config.model.channels),
     }
 
 
-def _reference(run: runs.Run) -> str:
+def _reference(run: opening.Run) -> str:
     """The reference that the windows had, in words."""
     found: dict[str, int] = {}
-    for entry in provenance.steps_of(run.config.data, run.workdir):
+    for entry in training_data.steps_of(run.config.data, run.workdir):
         for name, count in entry["references"].items():
             found[str(json.loads(name))] = found.get(str(json.loads(name)), 0) + count
     return ", ".join(f"{name} ({count} recordings)" for name, count in sorted(found.items())) or "unknown"
@@ -196,11 +196,11 @@ def in_units(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(signal as the network sees it, gain, offset), as the pipeline scales it: µV = signal · gain + offset."""
     gain = np.repeat(
-        scaling.recording_gain(recording_scale, data.scaling, data.divide)[:, None], microvolts.shape[1], 1
+        signal_scaling.recording_gain(recording_scale, data.scaling, data.divide)[:, None], microvolts.shape[1], 1
     )
     offset = np.zeros_like(gain)
     if data.scaling == "zscore":
-        gain, offset = scaling.window_statistics(microvolts, valid)
+        gain, offset = signal_scaling.window_statistics(microvolts, valid)
     signal = (microvolts - offset[:, :, None]) / gain[:, :, None]
     return (np.clip(signal, -data.clip, data.clip) if data.clip else signal), gain, offset
 

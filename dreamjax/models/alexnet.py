@@ -34,10 +34,10 @@ class AlexNet(nnx.Module):
             self.classifier = Parts(*(Linear(a, b, dtype="float32", rngs=rngs) for a, b in itertools.pairwise(sizes)))
 
     def layers(self, pixels: Float[Array, "B H W 3"]) -> list[Float[Array, "B h w C"]]:
-        """What follows each of the five convolutions, rectified. Raises UserError for pictures that are too small."""
+        """What follows each of the five convolutions, rectified. Raises UserError for images that are too small."""
         if min(pixels.shape[1:3]) < SMALLEST:
             size = f"{pixels.shape[1]} x {pixels.shape[2]}"
-            raise UserError(f"AlexNet takes pictures of at least {SMALLEST} x {SMALLEST} pixels, not of {size}")
+            raise UserError(f"AlexNet takes images of at least {SMALLEST} x {SMALLEST} pixels, not of {size}")
         found, x = [], pixels
         for i, convolution in enumerate(self.convolutions):
             x = jax.nn.relu(convolution(max_pool(x, 3, 2) if i in (1, 2) else x))
@@ -45,15 +45,15 @@ class AlexNet(nnx.Module):
         return found
 
     def features(self, pixels: Float[Array, "B H W 3"]) -> dict[str, Float[Array, "B F"]]:
-        """ "2" and "5": the second and the fifth convolution, as the metrics of reconstructed pictures call them."""
+        """ "2" and "5": the second and the fifth convolution, as the metrics of reconstructed images call them."""
         layers = self.layers(pixels)
         return {name: layers[i].reshape(len(pixels), -1) for name, i in (("2", 1), ("5", 4))}
 
     def logits(self, pixels: Float[Array, "B 224 224 3"]) -> Float[Array, "B K"]:
-        """Of pictures that leave 6 x 6 positions, for which the mean over positions in between changes nothing."""
+        """Of images that leave 6 x 6 positions, for which the mean over positions in between changes nothing."""
         x = max_pool(self.layers(pixels)[-1], 3, 2)
         if x.shape[1:3] != (6, 6):
-            raise UserError(f"AlexNet's classifier takes pictures of 224 x 224 pixels, not {pixels.shape[1:3]}")
+            raise UserError(f"AlexNet's classifier takes images of 224 x 224 pixels, not {pixels.shape[1:3]}")
         x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # channels first, as the weights have it
         for i, linear in enumerate(self.classifier):
             x = linear(x if i == 0 else jax.nn.relu(x))

@@ -1,4 +1,4 @@
-"""The variational autoencoder of latent diffusion, what diffusers calls AutoencoderKL; pictures are (B, H, W, C).
+"""The variational autoencoder of latent diffusion, what diffusers calls AutoencoderKL; images are (B, H, W, C).
 
 Rombach et al. 2022, arXiv 2112.10752, section 3.1. Latents here are the network's own: the diffusion model sees them
 times `scaling_factor`, which belongs to the pipeline.
@@ -67,7 +67,7 @@ class Stage(nnx.Module):
 
 
 class Coder(nnx.Module):
-    """Encoder (pictures → moments) or decoder (latents → pictures); `widths` has the finest resolution first."""
+    """Encoder (images → moments) or decoder (latents → images); `widths` has the finest resolution first."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Coder(nnx.Module):
 
 
 class AutoencoderKL(nnx.Module):
-    """Pictures ⇄ latents. Parameters are float32, `dtype` computes; results are float32."""
+    """Images ⇄ latents. Parameters are float32, `dtype` computes; results are float32."""
 
     def __init__(
         self,
@@ -148,20 +148,20 @@ class AutoencoderKL(nnx.Module):
             self.post_quant_conv = Conv2d(latent_channels, latent_channels, 1, **common)
         self.has_quant, self.has_post_quant, self.factor = quant_conv, post_quant_conv, 2 ** (len(widths) - 1)
 
-    def moments(self, pictures_BxHxWxC: Float[Array, "B H W C"]) -> tuple[Array, Array]:
-        """(mean, log-variance clipped to [-30, 20]) of the latents of pictures in [-1, 1], each [B, h, w, Z]."""
-        x = self.encoder(pictures_BxHxWxC)
+    def moments(self, images_BxHxWxC: Float[Array, "B H W C"]) -> tuple[Array, Array]:
+        """(mean, log-variance clipped to [-30, 20]) of the latents of images in [-1, 1], each [B, h, w, Z]."""
+        x = self.encoder(images_BxHxWxC)
         x = self.quant_conv(x) if self.has_quant else x
         mean, log_variance = jnp.split(x.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
     def decode(self, latents_BxhxwxZ: Float[Array, "B h w Z"]) -> Float[Array, "B H W C"]:
-        """Pictures, nominally in [-1, 1]."""
+        """Images, nominally in [-1, 1]."""
         x = self.post_quant_conv(latents_BxhxwxZ) if self.has_post_quant else latents_BxhxwxZ
         return self.decoder(x).astype(jnp.float32)
 
     def decode_sliced(self, latents_BxhxwxZ: Float[Array, "B h w Z"]) -> Float[Array, "B H W C"]:
-        """`decode`, one picture after another: the memory of one."""
+        """`decode`, one image after another: the memory of one."""
         return jax.lax.map(lambda z: self.decode(z[None])[0], latents_BxhxwxZ)
 
     def decode_tiled(self, latents_BxhxwxZ: Float[Array, "B h w Z"], tile: int = 64) -> Float[Array, "B H W C"]:
@@ -171,9 +171,9 @@ class AutoencoderKL(nnx.Module):
         """
         return tiled(self.decode, latents_BxhxwxZ, tile, tile * self.factor)
 
-    def moments_tiled(self, pictures_BxHxWxC: Float[Array, "B H W C"], tile: int = 512) -> tuple[Array, Array]:
+    def moments_tiled(self, images_BxHxWxC: Float[Array, "B H W C"], tile: int = 512) -> tuple[Array, Array]:
         """`moments` by overlapping tiles of `tile` pixels."""
-        both = tiled(lambda x: jnp.concatenate(self.moments(x), -1), pictures_BxHxWxC, tile, tile // self.factor)
+        both = tiled(lambda x: jnp.concatenate(self.moments(x), -1), images_BxHxWxC, tile, tile // self.factor)
         mean, log_variance = jnp.split(both, 2, axis=-1)
         return mean, log_variance
 

@@ -16,7 +16,7 @@ class Conditioner(nnx.Module):
     """Linear maps, of the tokens' axis and of their entries, as published.
 
     - `context`: N → M → S tokens without an activation between (a map of rank M at most), then E → D entries.
-    - `embed`: a learned weighted sum of the tokens, then E → P: what is aligned with the picture's CLIP embedding.
+    - `embed`: a learned weighted sum of the tokens, then E → P: what is aligned with the image's CLIP embedding.
     - `time_offset`, with `time_dim` > 0: S → S / 2 → 1 token of the context, then D → T: added to the U-Net's time
       embedding. It starts at 0, so that the U-Net starts as it was (the published code starts it at random).
     """

@@ -1,4 +1,4 @@
-"""Convolution and group normalisation over pictures, channels last: float32 parameters, float32 kernel gradients.
+"""Convolution and group normalisation over images, channels last: float32 parameters, float32 kernel gradients.
 
 Shape letters: B batch, H height, W width, C channels, I/O in/out.
 """
@@ -42,7 +42,7 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 
 def _better_as_matmul(x: Sequence[int], kernel: Sequence[int], stride: int) -> bool:
-    """Small pictures of many channels on CPU: gathering the neighbours costs less than XLA's convolution loses."""
+    """Small images of many channels on CPU: gathering the neighbours costs less than XLA's convolution loses."""
     _, H, W, C = x
     return platform.target() == "cpu" and stride == 1 and kernel[0] > 1 and (H * W <= C // 2 or kernel[0] == 2)
 

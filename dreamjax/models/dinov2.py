@@ -19,7 +19,7 @@ def mlp_width(dim: int, ratio: float, swiglu: bool) -> int:
 
 
 class DINOv2(VisionTransformer):
-    """Blocks with layer scale; pictures of any size, to which the positions are resampled.
+    """Blocks with layer scale; images of any size, to which the positions are resampled.
 
     `swiglu`: the feed-forward part of the g model. `options`: as the bases'; `resize` is "bicubic" for the models
     without registers and "bicubic_antialias" for those with them.

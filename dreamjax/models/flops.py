@@ -56,7 +56,7 @@ def attention(tokens: float, keys: float, dim: int, context_dim: int) -> float:
 
 
 def unet(arguments: Mapping[str, Any], height: int, width: int, tokens: int) -> float:
-    """Forward FLOP of `UNet(**arguments)` for one picture of height × width latents and a context of `tokens`."""
+    """Forward FLOP of `UNet(**arguments)` for one image of height × width latents and a context of `tokens`."""
     a = arguments
     widths, last = a["widths"], len(a["widths"]) - 1
     sizes = [(height, width)]

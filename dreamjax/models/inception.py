@@ -1,7 +1,7 @@
 """Inception-v3 (Szegedy et al. 2016, arXiv 1512.00567): torchvision's, and the one by which FID is measured.
 
 The two have the same weights' shapes. `fid`: the graph of 2015-12-05, whose average pools leave out what lies beyond
-the picture and whose last block takes the maximum instead; its 1,008 classes are Inception Score's.
+the image and whose last block takes the maximum instead; its 1,008 classes are Inception Score's.
 
 The parts bear torchvision's names. Shape letters: B batch, H/W pixels, C channels, F features, K classes.
 """

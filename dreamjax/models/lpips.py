@@ -1,4 +1,4 @@
-"""LPIPS v0.1 on AlexNet (Zhang et al. 2018, arXiv 1801.03924): how different two pictures look.
+"""LPIPS v0.1 on AlexNet (Zhang et al. 2018, arXiv 1801.03924): how different two images look.
 
 For AlexNet's five rectified convolutions, each position's features of length 1 over channels,
 
@@ -16,7 +16,7 @@ from dreamjax.models.alexnet import WIDTHS, AlexNet
 from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Parts
 
-SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures in [-1, 1]
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [-1, 1]
 EPSILON = 1e-10
 
 
@@ -35,7 +35,7 @@ class LPIPS(nnx.Module):
         self.lin = Parts(*(Weight(unit * n) for n in WIDTHS))
 
     def __call__(self, a: Float[Array, "B H W 3"], b: Float[Array, "B H W 3"]) -> Float[Array, "B"]:
-        """The distance of pictures in [-1, 1], 0 for equal ones. Raises UserError as `AlexNet.layers`."""
+        """The distance of images in [-1, 1], 0 for equal ones. Raises UserError as `AlexNet.layers`."""
         shift, scale = np.array(SHIFT, np.float32), np.array(SCALE, np.float32)
         both = [self.net.layers((x - shift) / scale) for x in (a, b)]
         return sum(

@@ -1,4 +1,4 @@
-"""Residual blocks over pictures, as the U-Net and the autoencoder of latent diffusion have them, channels last.
+"""Residual blocks over images, as the U-Net and the autoencoder of latent diffusion have them, channels last.
 
 Rombach et al. 2022, arXiv 2112.10752; the layout of diffusers' ResnetBlock2D, Downsample2D and Upsample2D.
 Shape letters: B batch, H height, W width, C channels, E width of the time embedding.

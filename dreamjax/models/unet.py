@@ -1,6 +1,6 @@
 """The conditional U-Net of latent diffusion: what diffusers calls UNet2DConditionModel, for Stable Diffusion 1 and 2.
 
-Rombach et al. 2022, arXiv 2112.10752, section 3.3. Pictures are (B, H, W, C). Parameters have diffusers' names, except
+Rombach et al. 2022, arXiv 2112.10752, section 3.3. Images are (B, H, W, C). Parameters have diffusers' names, except
 that a level's transformer blocks are stacked and their projections fused.
 
 Shape letters: B batch, H height, W width, C channels, T = H · W tokens, S context tokens, D context width, E of time.
@@ -69,7 +69,7 @@ class ContextBlock(nnx.Module):
 
 
 class SpatialTransformer(nnx.Module):
-    """Context blocks over the pixels of a picture as tokens; `linear`: how projections are stored."""
+    """Context blocks over the pixels of an image as tokens; `linear`: how projections are stored."""
 
     def __init__(
         self,

@@ -40,10 +40,10 @@ class PatchEmbed(nnx.Module):
 
 
 class VisionTransformer(Encoder):
-    """The tokens of a picture, [cls, registers, patches row by row], and the blocks over them.
+    """The tokens of an image, [cls, registers, patches row by row], and the blocks over them.
 
     - `image`: side in pixels that the learned positions belong to.
-    - `resize`: what happens to the positions for pictures of another size; "none" refuses them.
+    - `resize`: what happens to the positions for images of another size; "none" refuses them.
     - `pre_norm`: a layer norm before the first block.
     - `mask_token`: a learned token for patches that are masked.
     """
@@ -85,7 +85,7 @@ class VisionTransformer(Encoder):
     def embed(
         self, pixels: Float[Array, "B H W C"], masked_BxN: Bool[Array, "B N"] | None = None
     ) -> Float[Array, "B 1+R+N D"]:
-        """Raises UserError for pictures that the network cannot take."""
+        """Raises UserError for images that the network cannot take."""
         self._check(pixels)
         x_BxhxwxD = self.patch_embed(pixels)
         B, h, w, D = x_BxhxwxD.shape
@@ -103,12 +103,12 @@ class VisionTransformer(Encoder):
     def _check(self, pixels: Array) -> None:
         patch, channels = self.patch_embed.patch, self.patch_embed.channels
         if pixels.ndim != 4 or pixels.shape[3] != channels:
-            raise UserError(f"pictures have the shape (batch, height, width, {channels}), not {pixels.shape}")
+            raise UserError(f"images have the shape (batch, height, width, {channels}), not {pixels.shape}")
         H, W = pixels.shape[1:3]
         if self.resize == "none" and (self.image, self.image) != (H, W):
-            raise UserError(f"this network takes pictures of {self.image} x {self.image} pixels, not of {H} x {W}")
+            raise UserError(f"this network takes images of {self.image} x {self.image} pixels, not of {H} x {W}")
         if min(H, W) < patch:
-            raise UserError(f"a picture of {H} x {W} pixels is smaller than one patch of {patch} x {patch}")
+            raise UserError(f"an image of {H} x {W} pixels is smaller than one patch of {patch} x {patch}")
 
     def _patch_positions(self, positions_NxD: Array, h: int, w: int) -> Array:
         if self.resize == "none" or (h, w) == (self.grid, self.grid):

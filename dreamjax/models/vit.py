@@ -1,4 +1,4 @@
-"""ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) as a classifier of pictures, or as an encoder with BERT's pooler.
+"""ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) as a classifier of images, or as an encoder with BERT's pooler.
 
 Shape letters: B batch, H/W pixels, N patches, D width, K classes.
 """

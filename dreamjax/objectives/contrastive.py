@@ -1,6 +1,6 @@
 """The contrastive loss of CLIP (Radford et al. 2021, arXiv 2103.00020, figure 3) over the whole global batch.
 
-With unit vectors u_i of pictures and v_j of texts, and logits l_ij = exp(scale) · u_i·v_j,
+With unit vectors u_i of images and v_j of texts, and logits l_ij = exp(scale) · u_i·v_j,
 
     loss = ½ [H(q, softmax_j l_ij) + H(q', softmax_i l_ij)], averaged over i and over j;
 
@@ -39,20 +39,20 @@ def unit(x: Float[Array, "B P"]) -> Float[Array, "B P"]:
 
 
 def contrastive(
-    pictures_BxP: Float[Array, "B P"],
+    images_BxP: Float[Array, "B P"],
     texts_BxP: Float[Array, "B P"],
     scale: Float[Array, ""],
     group_B: Int[Array, "B"],
     weight_B: Float[Array, "B"],
-    names: tuple[str, str] = ("picture_to_text", "text_to_picture"),
+    names: tuple[str, str] = ("image_to_text", "text_to_image"),
 ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, tuple[Array, Array]]]:
     """`(sum, weight, metrics)` over examples. `scale`: log of what similarities are multiplied with; `group`: equal
     numbers for equal texts.
 
-    Metrics, the share whose best text (and the reverse) belongs to its group: `names`, for other pairs than pictures
+    Metrics, the share whose best text (and the reverse) belongs to its group: `names`, for other pairs than images
     and texts too, and `chance`, the share that guessing would get.
     """
-    u, v = unit(pictures_BxP), unit(texts_BxP)
+    u, v = unit(images_BxP), unit(texts_BxP)
     scale = jnp.exp(jnp.minimum(scale.astype(jnp.float32), LARGEST))
     there_B = weight_B > 0
     both = there_B[:, None] & there_B[None]

@@ -1,6 +1,6 @@
 """The loss of a variational autoencoder (Kingma & Welling 2014, arXiv 1312.6114; Rombach et al. 2022, appendix G).
 
-With a picture x of N numbers, its reconstruction x̂ and the posterior N(m, s²) of its latents,
+With an image x of N numbers, its reconstruction x̂ and the posterior N(m, s²) of its latents,
 
     loss = (Σ ρ(x̂ - x) + kl_weight · KL) / N,       ρ(d) = |d|  |  d²,
     KL(N(m, s²) ‖ N(0, 1)) = ½ Σ (m² + s² - 1 - log s²).
@@ -15,7 +15,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-PEAK = 2.0  # of pictures in [-1, 1]
+PEAK = 2.0  # of images in [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def gaussian_kl(mean: Float[Array, "B ..."], log_variance: Float[Array, "B ..."]
 
 
 def psnr(x: Float[Array, "B ..."], reconstruction: Float[Array, "B ..."]) -> Float[Array, "B"]:
-    """10 log10(peak² / mean squared error) in dB of pictures in [-1, 1], which the reconstruction is cut to."""
+    """10 log10(peak² / mean squared error) in dB of images in [-1, 1], which the reconstruction is cut to."""
     error = jnp.square(jnp.clip(reconstruction, -1, 1) - x).reshape(len(x), -1).mean(1)
     return 10 * jnp.log10(PEAK**2 / jnp.maximum(error, 1e-10))
 
@@ -50,7 +50,7 @@ def variational(
     log_variance: Float[Array, "B h w Z"],
     weight: Float[Array, "B"],
 ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, tuple[Array, Array]]]:
-    """`(sum, weight, metrics)` over pictures: `reconstruction` per pixel and colour, `kl` in nats a picture."""
+    """`(sum, weight, metrics)` over images: `reconstruction` per pixel and colour, `kl` in nats an image."""
     numbers = x[0].size
     d = reconstruction - x
     error = (jnp.abs(d) if config.kind == "l1" else jnp.square(d)).reshape(len(x), -1).mean(1)

@@ -13,7 +13,7 @@ TPU: Mapping[str, Any] = MappingProxyType(
     {
         # A product with a split kernel may become a loop over the kernel's pieces: of a kernel split over 16 chips it
         # multiplies 1/16 at a time, 20 of 320 channels on units that are 128 wide. Above this size alone (MiB), which
-        # is never: the kernel is gathered, in the compute type, for the whole product (tests/planning/test_ahead.py).
+        # is never: the kernel is gathered, in the compute type, for the whole product (tests/pods/test_ahead.py).
         "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1 << 20,
     }
 )

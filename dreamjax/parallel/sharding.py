@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dreamjax.errors import UserError
-from dreamjax.parallel.names import named_leaves, path_name
+from dreamjax.parallel.tree_paths import named_leaves, path_name
 
 PyTree = Any
 Rules = Sequence[tuple[str, P]]

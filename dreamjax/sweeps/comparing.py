@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from dreamjax.evaluation import bootstrap
-from dreamjax.evaluation.bootstrap import LEVEL, Interval
+from dreamjax.metrics import bootstrap
+from dreamjax.metrics.bootstrap import LEVEL, Interval
 
 Scores = Float[np.ndarray, "seeds subjects"]
 

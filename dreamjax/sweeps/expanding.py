@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from dreamjax.console import counted, log
-from dreamjax.evaluation import report
-from dreamjax.sweeps import axes, points
-from dreamjax.sweeps.description import Sweep
-from dreamjax.sweeps.points import Place, Point
+from dreamjax.reports import tables
+from dreamjax.sweeps import axes, runs
+from dreamjax.sweeps.runs import Place, Point
+from dreamjax.sweeps.sweep_config import Sweep
 
 
 def expand(sweep: Sweep, workdir: str | None) -> list[Point]:
     """The points of a grid, or drawn at random; with as many FLOP as those that `workdir` has."""
-    settings, budget = sweep.settings, None if workdir is None else points.budget(workdir)
+    settings, budget = sweep.settings, None if workdir is None else runs.budget(workdir)
     if settings.search == "grid":
-        return points.make(sweep, axes.grid(sweep.axes), budget)
+        return runs.make(sweep, axes.grid(sweep.axes), budget)
     drawn = list(axes.random(sweep.axes, settings.points, settings.draw_seed))
     if len(drawn) < settings.points:
         log.warning("points is %d, but the axes gave only %d different ones", settings.points, len(drawn))
-    return points.make(sweep, drawn, budget)
+    return runs.make(sweep, drawn, budget)
 
 
 def outlook(sweep: Sweep, found: Sequence[Point], workdir: str, coming: Sequence[Point] = ()) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"sweep {result['name']}: {counted(len(result['points']), 'point')}, {result['done']} done",
-            *([report.table(["values", "seed", "steps", "TFLOP"], rows)] if rows else []),
+            *([tables.table(["values", "seed", "steps", "TFLOP"], rows)] if rows else []),
             *(
                 [f"{counted(result['coming'], 'point')} to come, each from the scores before it; counted as the base"]
                 if result["coming"]

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: score against the main axis, learning curves, score against cost; as PNG and interactive."""
+"""Images of a sweep: score against the main axis, learning curves, score against cost; as PNG and interactive."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import missing_package
-from dreamjax.sweeps import answer, ranking
+from dreamjax.sweeps import ranking, summary
 
 COLOURS = ("#3b6ea5", "#d98e04", "#2e8b57", "#b5523b", "#8e44ad", "#7f8c8d", "#c0392b", "#16a085")
 STYLES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
@@ -41,7 +41,7 @@ class Panel:
 
 def panels(result: Mapping[str, Any]) -> dict[str, Panel]:
     """name → what is drawn."""
-    what = answer.metric(result)
+    what = summary.metric(result)
     found: dict[str, Panel] = {}
     for name, leg in result["legs"].items():
         if leg["ranking"]:
@@ -164,7 +164,7 @@ def _record(text: str) -> dict[str, Any]:
         return {}
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------------------ images
 def draw(result: Mapping[str, Any]) -> dict[str, Any]:
     """name → matplotlib figure."""
     return {name: _draw(panel) for name, panel in panels(result).items()}

@@ -2,7 +2,7 @@
 
 A point (a combination of values) is scored on the same windows and masks by the runs of all its seeds. Its score on a
 subject is the share of variance explained, averaged over the masks; or the probe's balanced accuracy; or how much
-oftener its pictures are named as what was seen than as what others saw.
+oftener its images are named as what was seen than as what others saw.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from etils import epath
 from dreamjax.errors import UserError
 from dreamjax.sweeps import comparing
 from dreamjax.sweeps.comparing import Scores
-from dreamjax.sweeps.points import read_json
+from dreamjax.sweeps.runs import read_json
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def explained(one: Mapping[str, Any], method: str = "model") -> dict[str, float]
 
 def by_subject(leg: Mapping[str, Any], rank: str) -> dict[str, float]:
     """Subject → score; of the reconstruction, the mean over all masks of those who have them all."""
-    if rank == "pictures":
-        return dict(leg["pictures"]["scores"])
+    if rank == "images":
+        return dict(leg["images"]["scores"])
     if rank == "probe":
         return dict(leg["probe"])
     masks = [explained(one) for one in leg["reconstruction"].values()]
@@ -109,10 +109,10 @@ def _is_trained(group: Group, leg: str, seeds: Sequence[int]) -> bool:
     """Whether the squared errors of its runs, over all masks, are below those of predicting zero, and of the mean.
 
     Zero alone is a low bar where recordings have an offset: a constant passes it. Of
-    pictures, whether they are named rather as what was seen than as what other trials saw, by an interval.
+    images, whether they are named rather as what was seen than as what other trials saw, by an interval.
     """
     model = zero = mean = 0.0
-    made = [group.leg(leg, seed)["pictures"]["scores"] for seed in seeds if "pictures" in group.leg(leg, seed)]
+    made = [group.leg(leg, seed)["images"]["scores"] for seed in seeds if "images" in group.leg(leg, seed)]
     if made:
         found = comparing.mean(np.array([[one[name] for name in sorted(made[0])] for one in made]))
         return found.low > 0 if found.known else found.estimate > 0

@@ -17,16 +17,18 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation import leakage, probe, reconstruction, windows
-from dreamjax.evaluation.windows import WindowSet
+from dreamjax.evaluation import reconstruction, reconstruction_scores, window_set
+from dreamjax.evaluation.window_set import WindowSet
+from dreamjax.metrics import leakage, probe
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import threads
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.signals import records
-from dreamjax.signals.pipeline import DataConfig
+from dreamjax.runs import provenance
+from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.storage import atomic
-from dreamjax.sweeps.description import ScoreConfig
-from dreamjax.systems import measurement, runs
+from dreamjax.sweeps.sweep_config import ScoreConfig
+from dreamjax.systems import opening
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.training.metrics import means, read
 from dreamjax.training.task import State
@@ -39,10 +41,13 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.PathLike) -> dict[st
 
     Raises UserError where a scored subject was trained on, or the run predicts no signal and has no probe.
     """
-    run = runs.open_run(workdir)
-    config = measurement.masked_config(run)
+    run = opening.open_run(workdir)
+    config = reconstruction.masked_config(run)
     check = leakage.refuse_overlap(
-        leakage.trained_on(config.data.path, workdir), config.data.path, score.split, workdir
+        provenance.trained_on(config.data.path, workdir),
+        provenance.held_out(config.data.path, score.split),
+        score.split,
+        workdir,
     )
     held_out = _windows(config.data, score)
     found: dict[str, Any] = {
@@ -54,7 +59,9 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.PathLike) -> dict[st
     }
     if config.loss.target == "raw":
         patch = score.patch or config.model.patch
-        scores = reconstruction.score(held_out, patch, predict=_predictor(run, patch), simple=False, seed=MASK_SEED)
+        scores = reconstruction_scores.score(
+            held_out, patch, predict=_predictor(run, patch), simple=False, seed=MASK_SEED
+        )
         found["reconstruction"] = {one.task.name: _rows(one, ("model", "zero")) for one in scores}
         if score.baselines:
             found["baselines"] = baselines(config.data, patch, score, shared)
@@ -64,13 +71,13 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.PathLike) -> dict[st
     return found
 
 
-def _predictor(run: runs.Run, patch: int) -> reconstruction.Predict:
+def _predictor(run: opening.Run, patch: int) -> reconstruction_scores.Predict:
     """The run's, of masks whose patches have `patch` samples, a multiple of its own."""
-    predict, each = measurement.predictor(run), patch // run.config.model.patch
+    predict, each = reconstruction.predictor(run), patch // run.config.model.patch
     return lambda signal, hidden, valid: predict(signal, np.repeat(hidden, each, axis=1), valid)
 
 
-def _own(run: runs.Run, score: ScoreConfig) -> dict[str, float]:
+def _own(run: opening.Run, score: ScoreConfig) -> dict[str, float]:
     """What the run says of itself on the same split: at its own masks and with its own loss."""
     state = State(step=jnp.int32(run.step), params=run.params)
     with jax.set_mesh(meshes.make(MeshConfig(data=1), jax.local_devices()[:1])):
@@ -102,7 +109,7 @@ def seen_alike(config: Any) -> Any:
     return as_scored(config.data)
 
 
-def _rows(one: reconstruction.MaskScore, methods: tuple[str, ...]) -> dict[str, Any]:
+def _rows(one: reconstruction_scores.MaskScore, methods: tuple[str, ...]) -> dict[str, Any]:
     """(squared error, variance) by subject and method."""
     values = {method: one.sums[method].rows() for method in methods if method in one.sums}
     variance = next(iter(values.values()))[:, 1]
@@ -113,11 +120,11 @@ def _rows(one: reconstruction.MaskScore, methods: tuple[str, ...]) -> dict[str, 
     }
 
 
-def _probe(run: runs.Run, config: Any, held_out: WindowSet, score: ScoreConfig) -> dict[str, float]:
+def _probe(run: opening.Run, config: Any, held_out: WindowSet, score: ScoreConfig) -> dict[str, float]:
     """Subject → balanced accuracy of a linear probe that was fitted on the other scored subjects."""
     labels, keep = _labelled(held_out, score)
-    features = measurement.featurizer(config, run.params)
-    cuts = [slice(i, i + reconstruction.BATCH) for i in range(0, len(held_out), reconstruction.BATCH)]
+    features = reconstruction.featurizer(config, run.params)
+    cuts = [slice(i, i + reconstruction_scores.BATCH) for i in range(0, len(held_out), reconstruction_scores.BATCH)]
     parts = [features(held_out.seen(cut), held_out.valid[cut]) for cut in cuts]
     with threads.single():
         return probe.leave_subject_out(np.concatenate(parts)[keep], labels[keep], np.array(held_out.subjects)[keep])
@@ -145,7 +152,7 @@ def _windows(data: DataConfig, score: ScoreConfig) -> WindowSet:
 
 @functools.lru_cache(maxsize=2)
 def _loaded(data: DataConfig, split: str, limit: int | None) -> WindowSet:
-    return windows.load(data, split, limit)
+    return window_set.load(data, split, limit)
 
 
 def as_scored(data: DataConfig) -> DataConfig:
@@ -177,8 +184,8 @@ def baselines(data: DataConfig, patch: int, score: ScoreConfig, shared: epath.Pa
     mark = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:12]
     path = epath.Path(shared) / f"baselines-{mark}.json"
     if not path.exists():
-        baseline = measurement.baseline_data(data, data.path, score.split)
-        scores = reconstruction.score(
+        baseline = reconstruction.baseline_data(data, data.path, score.split)
+        scores = reconstruction_scores.score(
             _windows(data, score),
             patch,
             candidates=baseline.candidates,

@@ -23,10 +23,11 @@ from etils import epath
 from dreamjax.console import log, progress
 from dreamjax.errors import UserError, missing_package
 from dreamjax.sweeps import axes as axes_
-from dreamjax.sweeps import driving, expanding, packs, points, ranking
-from dreamjax.sweeps.description import Sweep
-from dreamjax.sweeps.driving import Preempted
-from dreamjax.sweeps.points import Place, Point
+from dreamjax.sweeps import batched_runs, expanding, ranking, runner
+from dreamjax.sweeps import runs as points
+from dreamjax.sweeps.runner import Preempted
+from dreamjax.sweeps.runs import Place, Point
+from dreamjax.sweeps.sweep_config import Sweep
 from dreamjax.training import compile_cache, preemption
 
 REDUCTION = 3
@@ -256,7 +257,7 @@ def standing(search: Search, before: int, seconds: float) -> dict[str, Any]:
         "failed": states.count("FAIL"),
         "left": max(0, search.sweep.settings.points - len(states)),
         "seconds": round(seconds, 1),
-        "failures": _without_point(search) | driving.failures(search.workdir, search.points()),
+        "failures": _without_point(search) | runner.failures(search.workdir, search.points()),
     }
 
 
@@ -313,9 +314,9 @@ def _try(search: Search, trial: Any, chosen: Mapping[str, Any]) -> None:
 def _after(search: Search, found: Sequence[Point], steps: int) -> float | None:
     """The mean score of a point's seeds after so many steps; None where one of them failed."""
     sweep, workdir = search.sweep, search.workdir
-    for pack in packs.chunks(found, sweep.settings.together):
+    for pack in batched_runs.chunks(found, sweep.settings.together):
         left = [point for point in pack if Place.of(workdir, point).open(sweep.settings.retries)]
-        driving.attempt(sweep, workdir, pack, left, until=steps)
+        runner.attempt(sweep, workdir, pack, left, until=steps)
     legs = [Place.of(workdir, point).leg(steps) for point in found]
     each = [None if leg is None else ranking.by_subject(leg["measured"], sweep.settings.score.rank) for leg in legs]
     return None if None in each else float(np.mean([np.mean(list(one.values())) for one in each if one is not None]))

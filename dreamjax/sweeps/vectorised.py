@@ -23,8 +23,8 @@ from dreamjax.errors import UserError
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.sharding import Rules
 from dreamjax.training import program
-from dreamjax.training.config import TrainConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, Task, WeightSource, replace
+from dreamjax.training.train_config import TrainConfig
 
 # keys of a config that are arguments of the compiled step and change no shape
 ARGUMENTS = (
@@ -183,7 +183,7 @@ def train_config(config: Any, count: int) -> TrainConfig:
         batch_size=count * config.train.batch_size,
         mesh=MeshConfig(),
         eval_every=0,
-        picture_every=0,
+        image_every=0,
     )
 
 

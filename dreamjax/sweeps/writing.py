@@ -1,4 +1,4 @@
-"""A sweep's answer on paper: text, JSON, CSV, pictures, one HTML page, and the best point as a config file."""
+"""A sweep's answer on paper: text, JSON, CSV, images, one HTML page, and the best point as a config file."""
 
 import json
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from etils import epath
 from dreamjax import __version__
 from dreamjax import config as configs
 from dreamjax.console import counted
-from dreamjax.evaluation import report as tables
+from dreamjax.reports import tables
 from dreamjax.storage import atomic
-from dreamjax.sweeps import answer, figures, ranking
+from dreamjax.sweeps import figures, ranking, summary
 
 
 def write(result: dict[str, Any], out: str | None) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def write(result: dict[str, Any], out: str | None) -> dict[str, Any]:
     drawn = figures.draw(result)
     for name, figure in drawn.items():
         add(f"{name}.png", tables.png(figure))
-    add("runs.csv", answer.table(result["workdir"]).encode())
+    add("runs.csv", summary.table(result["workdir"]).encode())
     if best := best_config(result, str(folder / "best.py")):
         add("best.py", best.encode())
     add("report.html", page.encode())
@@ -53,9 +53,9 @@ def best_config(result: Mapping[str, Any], path: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------- text
 def ranked(leg: Mapping[str, Any], rank: str) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of a leg, the highest first."""
-    what = answer.RANKS.get(rank) or leg["metric"]
+    what = summary.RANKS.get(rank) or leg["metric"]
     probed = rank != "probe" and any("probe" in row for row in leg["ranking"])
-    named = rank == "pictures"
+    named = rank == "images"
     header = [
         "point",
         "steps",
@@ -146,7 +146,7 @@ def html(result: Mapping[str, Any]) -> str:
     import jinja2
 
     loader = jinja2.ChoiceLoader(
-        [jinja2.PackageLoader("dreamjax.sweeps", "."), jinja2.PackageLoader("dreamjax.evaluation", ".")]
+        [jinja2.PackageLoader("dreamjax.sweeps", "."), jinja2.PackageLoader("dreamjax.reports", ".")]
     )
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("sweep.html.j2")
     parts = []

@@ -1,8 +1,8 @@
-"""The autoencoder of latent diffusion trained on pictures (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
+"""The autoencoder of latent diffusion trained on images (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
 
 AutoencoderKL of an architecture, by reconstruction and a little Kullback-Leibler divergence; without the published
-perceptual and adversarial losses, which small flat pictures do not need. What the diffusion model multiplies latents
-with, `scaling_factor` = 1 / their standard deviation over the training pictures, is measured by `finish`.
+perceptual and adversarial losses, which small flat images do not need. What the diffusion model multiplies latents
+with, `scaling_factor` = 1 / their standard deviation over the training images, is measured by `finish`.
 """
 
 import functools
@@ -20,26 +20,26 @@ from dreamjax import config as configs
 from dreamjax.models.autoencoder_kl import sample
 from dreamjax.objectives.masking import example_keys
 from dreamjax.objectives.variational import VariationalConfig, psnr, variational
-from dreamjax.systems import architectures
-from dreamjax.targets import pictures
-from dreamjax.targets.pictures import PictureConfig, PictureStream, scaled, unscaled
+from dreamjax.runs import shapes
+from dreamjax.targets import images
+from dreamjax.targets.images import ImageConfig, ImageStream, scaled, unscaled
 from dreamjax.training import optimiser
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.config import TrainConfig
-from dreamjax.training.measuring import averaged, summed
+from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource, replace
+from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.update import gradient_update
 from dreamjax.weights import networks
 
-MEASURED = 4096  # pictures, evenly chosen, that the latents' scale is measured on
+MEASURED = 4096  # images, evenly chosen, that the latents' scale is measured on
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Which autoencoder, and how it is computed."""
 
-    architecture: str = "shapes"  # see systems/architectures.py
+    architecture: str = "shapes"  # see runs/shapes.py
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
     attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
     remat: Literal["none", "full"] = "none"
@@ -51,7 +51,7 @@ class AutoencoderConfig:
 
     system: Literal["autoencoder"] = "autoencoder"
     seed: int = 0  # of parameters, data order and the latents' noise
-    data: PictureConfig = field(default_factory=lambda: PictureConfig(resolution=32))
+    data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: VariationalConfig = field(default_factory=VariationalConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -66,18 +66,18 @@ class AutoencoderConfig:
     @property
     def vae(self) -> dict[str, Any]:
         """The config.json of its autoencoder."""
-        return architectures.get(self.model.architecture)["vae"]
+        return shapes.get(self.model.architecture)["vae"]
 
 
-# one picture after another teaches more than many at once: 500 steps of 8 come further than 300 of 32
+# one image after another teaches more than many at once: 500 steps of 8 come further than 300 of 32
 _SHAPES = AutoencoderConfig(
-    data=PictureConfig(resolution=32),
+    data=ImageConfig(resolution=32),
     loss=VariationalConfig(kind="mse"),
     optim=OptimConfig(learning_rate=4e-3, warmup_steps=20, weight_decay=0.0, beta2=0.99, clip=1.0, ema_decay=0.98),
     train=TrainConfig(steps=600, batch_size=8, eval_every=600, checkpoint=CheckpointConfig(every=600)),
 )
 _TINY = AutoencoderConfig(
-    data=PictureConfig(resolution=16),
+    data=ImageConfig(resolution=16),
     model=ModelConfig("tiny"),
     loss=VariationalConfig(kind="mse"),
     optim=OptimConfig(learning_rate=1e-2, warmup_steps=5, weight_decay=0.0, ema_decay=0.9),
@@ -94,7 +94,7 @@ def preset(name: str) -> ConfigDict:
 # --------------------------------------------------------------------------------------------------- pure functions
 @functools.lru_cache(maxsize=16)
 def _network(model: ModelConfig) -> tuple[networks.Network, tuple[tuple[str, Any], ...]]:
-    config = architectures.get(model.architecture)["vae"]
+    config = shapes.get(model.architecture)["vae"]
     network = networks.of(config, model.architecture)
     computed = {"dtype": jnp.dtype(model.dtype), "attention": model.attention, "remat": model.remat}
     return network, tuple((network.arguments(config, model.architecture) | computed).items())
@@ -113,7 +113,7 @@ def bind(config: AutoencoderConfig, params: PyTree) -> Any:
 
 
 def reconstruct(config: AutoencoderConfig, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-    """Pictures in [-1, 1] decoded from the middle of their posterior."""
+    """Images in [-1, 1] decoded from the middle of their posterior."""
     vae = bind(config, params)
     return vae.decode(vae.moments(x)[0])
 
@@ -122,7 +122,7 @@ def autoencoder_loss(
     config: AutoencoderConfig, params: PyTree, batch: Batch
 ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
     """`(sum, weight, metrics)`; the latents' noise is keyed by (seed, batch["index"])."""
-    vae, x = bind(config, params), scaled(batch["picture"])
+    vae, x = bind(config, params), scaled(batch["image"])
     mean, log_variance = vae.moments(x)
     keys = example_keys(config.seed, "posterior", batch["index"])
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], jnp.float32))(keys)
@@ -148,7 +148,7 @@ class Autoencoder:
 
     def data(self, split: str) -> BatchSpec:
         training = split == "train"
-        stream = pictures.open_stream(self.config.data, split, seed=self.config.seed, training=training, captions=False)
+        stream = images.open_stream(self.config.data, split, seed=self.config.seed, training=training, captions=False)
         stream.check_batch(self.config.train.batch_size)
         return BatchSpec(stream, self.config.train.batch_size)
 
@@ -164,13 +164,13 @@ class Autoencoder:
         return replace(state, extra={"scaling_factor": jax.device_put(factor, state.extra["scaling_factor"].sharding)})
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Loss, and PSNR in dB of pictures decoded from the middle of their posterior, averaged parameters if kept."""
+        """Loss, and PSNR in dB of images decoded from the middle of their posterior, averaged parameters if kept."""
         return summed(self._held_out, averaged(state), BatchSpec(source, self.config.train.batch_size))
 
     @functools.cached_property
     def _held_out(self) -> Any:
         def metrics(params: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
-            vae, x, weight = bind(self.config, params), scaled(batch["picture"]), batch["weight"]
+            vae, x, weight = bind(self.config, params), scaled(batch["image"]), batch["weight"]
             mean, log_variance = vae.moments(x)
             decoded = vae.decode(mean)
             total, weights, found = variational(self.config.loss, x, decoded, mean, log_variance, weight)
@@ -179,13 +179,13 @@ class Autoencoder:
         return jax.jit(metrics)
 
     def scaling_factor(self, params: PyTree) -> float:
-        """1 / standard deviation of the latents, drawn from their posterior, over (at most 4096) training pictures."""
-        entries = pictures.split(self.config.data, "train", captions=False)
+        """1 / standard deviation of the latents, drawn from their posterior, over (at most 4096) training images."""
+        entries = images.split(self.config.data, "train", captions=False)
         chosen = [entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, MEASURED).astype(int))]
-        stream = PictureStream(self.config.data, chosen, seed=self.config.seed, training=False)
+        stream = ImageStream(self.config.data, chosen, seed=self.config.seed, training=False)
 
         def moments(params: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
-            mean, log_variance = bind(self.config, params).moments(scaled(batch["picture"]))
+            mean, log_variance = bind(self.config, params).moments(scaled(batch["image"]))
             weight = batch["weight"][:, None, None, None]
             numbers = (weight * jnp.ones_like(mean)).sum()
             power = jnp.square(mean) + jnp.exp(log_variance)
@@ -195,11 +195,11 @@ class Autoencoder:
         mean, power = (float(total) / float(numbers) for total, numbers in (found["mean"], found["power"]))
         return 1.0 / max(power - mean**2, 1e-12) ** 0.5
 
-    def picture(self, state: State, batch: Batch) -> Any:
-        """A few pictures above what becomes of them."""
-        from dreamjax.systems import picture_rows
+    def image(self, state: State, batch: Batch) -> Any:
+        """A few images above what becomes of them."""
+        from dreamjax.systems import image_rows
 
-        decoded = picture_rows.computed(
-            functools.partial(reconstruct, self.config), averaged(state), scaled(batch["picture"])
+        decoded = image_rows.computed(
+            functools.partial(reconstruct, self.config), averaged(state), scaled(batch["image"])
         )
-        return picture_rows.figure({"picture": batch["picture"], "reconstruction": unscaled(decoded)})
+        return image_rows.figure({"image": batch["image"], "reconstruction": unscaled(decoded)})

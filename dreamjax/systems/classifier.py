@@ -1,7 +1,7 @@
-"""A classifier of pictures (ViT, Dosovitskiy et al. 2021, arXiv 2010.11929), trained on a folder of labelled ones.
+"""A classifier of images (ViT, Dosovitskiy et al. 2021, arXiv 2010.11929), trained on a folder of labelled ones.
 
-What it is for here: a judge of pictures made from brain signals. It must not have seen them, so it is trained on other
-pictures of the same classes, and its held-out accuracy is told beside every score that it gives.
+What it is for here: a judge of images made from brain signals. It must not have seen them, so it is trained on other
+images of the same classes, and its held-out accuracy is told beside every score that it gives.
 """
 
 import functools
@@ -17,14 +17,14 @@ from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
-from dreamjax.targets import pictures
-from dreamjax.targets.pictures import PictureConfig, scaled
+from dreamjax.targets import images
+from dreamjax.targets.images import ImageConfig, scaled
 from dreamjax.training import optimiser
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.config import TrainConfig
-from dreamjax.training.measuring import averaged, summed
+from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.update import gradient_update
 from dreamjax.weights import networks
 
@@ -56,7 +56,7 @@ class ClassifierConfig:
 
     system: Literal["classifier"] = "classifier"
     seed: int = 0  # of parameters and data order
-    data: PictureConfig = field(default_factory=lambda: PictureConfig(resolution=32))
+    data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -68,12 +68,12 @@ class ClassifierConfig:
 
 
 _SHAPES = ClassifierConfig(
-    data=PictureConfig(resolution=32),
+    data=ImageConfig(resolution=32),
     optim=OptimConfig(learning_rate=2e-3, warmup_steps=30, weight_decay=0.1, beta2=0.99, clip=1.0),
     train=TrainConfig(steps=200, batch_size=64, eval_every=200, checkpoint=CheckpointConfig(every=200)),
 )
 _TINY = ClassifierConfig(
-    data=PictureConfig(resolution=16),
+    data=ImageConfig(resolution=16),
     model=ModelConfig(dim=16, depth=1, heads=2),
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=5, weight_decay=0.0),
     train=TrainConfig(steps=40, batch_size=16, eval_every=40, checkpoint=CheckpointConfig(every=40)),
@@ -95,13 +95,13 @@ class Classifier:
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
-        """The labels of the folder's pictures, sorted. Raises UserError for pictures without."""
+        """The labels of the folder's images, sorted. Raises UserError for images without."""
         found = {
-            entry.label for name in ("train", "val") for entry in pictures.split(self.config.data, name, captions=False)
+            entry.label for name in ("train", "val") for entry in images.split(self.config.data, name, captions=False)
         }
         if "" in found or len(found) < 2:
             raise UserError(
-                f"{self.config.data.folder}: a classifier takes at least two classes, each picture with its own; give "
+                f"{self.config.data.folder}: a classifier takes at least two classes, each image with its own; give "
                 "metadata.jsonl a field label"
             )
         return tuple(sorted(found))
@@ -134,13 +134,13 @@ class Classifier:
         return network, network.arguments(described, "classifier") | computed
 
     def logits(self, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
-        """Of pictures in [-1, 1]; float32."""
+        """Of images in [-1, 1]; float32."""
         network, arguments = self.network
         return network.bind(arguments, params).logits(x).astype(jnp.float32)
 
     def loss(self, params: PyTree, batch: Batch) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
         """`(sum, weight, metrics)`: cross entropy, and the share that is named rightly."""
-        logits, weight = self.logits(params, scaled(batch["picture"])), batch["weight"]
+        logits, weight = self.logits(params, scaled(batch["image"])), batch["weight"]
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         right = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)
         return (entropy * weight).sum(), weight.sum(), {"accuracy": ((right * weight).sum(), weight.sum())}
@@ -153,7 +153,7 @@ class Classifier:
         return {}
 
     def data(self, split: str) -> BatchSpec:
-        stream = pictures.open_stream(
+        stream = images.open_stream(
             self.config.data,
             split,
             seed=self.config.seed,
@@ -173,7 +173,7 @@ class Classifier:
         return state
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Loss and accuracy on held-out pictures."""
+        """Loss and accuracy on held-out images."""
         return summed(self.held_out, averaged(state), BatchSpec(source, self.config.train.batch_size))
 
     @functools.cached_property

@@ -1,6 +1,6 @@
-"""CLIP trained on captioned pictures (Radford et al. 2021, arXiv 2103.00020): a text and a picture encoder, one space.
+"""CLIP trained on captioned images (Radford et al. 2021, arXiv 2103.00020): a text and an image encoder, one space.
 
-What it is for here: the text encoder that conditions a small latent diffusion model, and the picture embeddings that a
+What it is for here: the text encoder that conditions a small latent diffusion model, and the image embeddings that a
 brain encoder is aligned with, from the same data as everything else. Negatives come from the whole global batch.
 """
 
@@ -20,16 +20,16 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
 from dreamjax.parallel import processes
-from dreamjax.systems import architectures
-from dreamjax.targets import pictures, tokens
-from dreamjax.targets.pictures import PictureConfig, scaled
+from dreamjax.runs import shapes
+from dreamjax.targets import images, tokens
+from dreamjax.targets.images import ImageConfig, scaled
 from dreamjax.targets.tokens import Tokenizer
 from dreamjax.training import optimiser
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.config import TrainConfig
-from dreamjax.training.measuring import averaged, summed
+from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.update import gradient_update
 from dreamjax.weights import hub, networks
 
@@ -41,7 +41,7 @@ TOKENIZER = "tokenizer"  # folder within the run's
 class ModelConfig:
     """Which encoders, which tokenizer, and how they are computed."""
 
-    architecture: str = "shapes"  # see systems/architectures.py
+    architecture: str = "shapes"  # see runs/shapes.py
     tokenizer: str = ""  # folder or hub id; empty: one is learned from the captions, and kept with the run
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
     attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
@@ -55,7 +55,7 @@ class ClipConfig:
 
     system: Literal["clip"] = "clip"
     seed: int = 0  # of parameters and data order
-    data: PictureConfig = field(default_factory=lambda: PictureConfig(resolution=32))
+    data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -68,8 +68,8 @@ class ClipConfig:
                 f"train.microbatches is {self.train.microbatches}, but a contrastive loss needs its whole batch at once"
             )
         if self.data.flip:
-            raise ValueError(f"data.flip is {self.data.flip}, but the captions would then be those of another picture")
-        parts = architectures.get(self.model.architecture)
+            raise ValueError(f"data.flip is {self.data.flip}, but the captions would then be those of another image")
+        parts = shapes.get(self.model.architecture)
         if "image_encoder" not in parts:
             raise ValueError(f"model.architecture {self.model.architecture} has no image_encoder")
         if (size := parts["image_encoder"]["image_size"]) != self.data.resolution:
@@ -77,17 +77,17 @@ class ClipConfig:
 
     def part(self, name: str) -> dict[str, Any]:
         """The config.json of "text" or "vision", each with its projection."""
-        config = architectures.get(self.model.architecture)[PARTS[name]]
+        config = shapes.get(self.model.architecture)[PARTS[name]]
         return config | {"architectures": [f"CLIP{name.capitalize()}ModelWithProjection"]}
 
 
 _SHAPES = ClipConfig(
-    data=PictureConfig(resolution=32),
+    data=ImageConfig(resolution=32),
     optim=OptimConfig(learning_rate=2e-3, warmup_steps=20, weight_decay=0.1, beta2=0.98, clip=1.0),
     train=TrainConfig(steps=200, batch_size=64, eval_every=200, checkpoint=CheckpointConfig(every=200)),
 )
 _TINY = ClipConfig(
-    data=PictureConfig(resolution=16),
+    data=ImageConfig(resolution=16),
     model=ModelConfig("tiny"),
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=5, weight_decay=0.0),
     train=TrainConfig(steps=40, batch_size=16, eval_every=40, checkpoint=CheckpointConfig(every=40)),
@@ -129,14 +129,14 @@ def text_features(config: ClipConfig, params: PyTree, ids: Int[Array, "B T"]) ->
     return bind(config, params, "text")(ids).projected
 
 
-def picture_features(config: ClipConfig, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B P"]:
-    """Embeddings of pictures in [-1, 1] in the common space, as the projection gives them."""
+def image_features(config: ClipConfig, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B P"]:
+    """Embeddings of images in [-1, 1] in the common space, as the projection gives them."""
     return bind(config, params, "vision")(x).projected
 
 
 def clip_loss(config: ClipConfig, params: PyTree, batch: Batch) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
     """`(sum, weight, metrics)`; equal captions of a batch are not each other's negatives."""
-    u = picture_features(config, params, scaled(batch["picture"]))
+    u = image_features(config, params, scaled(batch["image"]))
     v = text_features(config, params, batch["tokens"])
     return contrastive(u, v, params["logit_scale"], batch["caption"], batch["weight"])
 
@@ -157,7 +157,7 @@ class Clip:
         text, model = self.config.part("text"), self.config.model
         length, size = text["max_position_embeddings"], text["vocab_size"]
         if not model.tokenizer:
-            return tokens.train((entry.caption for entry in pictures.split(self.config.data, "train")), size, length)
+            return tokens.train((entry.caption for entry in images.split(self.config.data, "train")), size, length)
         found = Tokenizer.open(hub.resolve(model.tokenizer), length)
         if found.vocabulary > size or (text["eos_token_id"] not in (2, found.end)):
             raise UserError(
@@ -189,7 +189,7 @@ class Clip:
 
     def data(self, split: str) -> BatchSpec:
         training = split == "train"
-        stream = pictures.open_stream(
+        stream = images.open_stream(
             self.config.data, split, seed=self.config.seed, training=training, encode=self.tokenizer
         )
         stream.check_batch(self.config.train.batch_size)

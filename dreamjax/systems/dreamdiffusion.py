@@ -1,7 +1,7 @@
 """DreamDiffusion, stage B (Bai et al., arXiv 2306.16934, sections 3.2 and 3.3): EEG conditions Stable Diffusion.
 
 A pretrained encoder turns a trial into tokens; linear maps turn those into the U-Net's context, in place of a caption's
-text states, and into an embedding that is aligned with the CLIP embedding of the picture that was seen. Trained are the
+text states, and into an embedding that is aligned with the CLIP embedding of the image that was seen. Trained are the
 encoder, the maps and the U-Net's cross-attention; all else of Stable Diffusion stays as it was.
 
 A share of the examples sees the empty caption's text states instead, so that guidance has a prediction to lead away
@@ -29,20 +29,22 @@ from dreamjax.objectives.masking import example_keys
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.parallel.names import like
 from dreamjax.parallel.sharding import Rules
-from dreamjax.signals.pipeline import DataConfig
-from dreamjax.systems import architectures, latent_diffusion, masked_pretraining, runs, text_to_image
-from dreamjax.systems.ingredients import Ingredients
+from dreamjax.parallel.tree_paths import like
+from dreamjax.runs import latent_diffusion
+from dreamjax.runs import shapes as architectures
+from dreamjax.runs.components import Ingredients
+from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.systems import masked_pretraining, opening, text_to_image
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.systems.text_to_image import diffusion_loss, merged
 from dreamjax.targets import features, trials
 from dreamjax.targets.trials import TargetConfig, TrialStream
 from dreamjax.training import optimiser
-from dreamjax.training.config import TrainConfig
-from dreamjax.training.measuring import averaged, summed
+from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.update import gradient_update
 from dreamjax.weights import networks, streaming
 from dreamjax.weights.table import flatten, keep
@@ -97,7 +99,7 @@ class ModelConfig:
 class LossConfig(text_to_image.LossConfig):
     """What is weighed how: the diffusion loss of `text_to_image`, and the alignment."""
 
-    alignment: Literal["cosine", "infonce", "none"] = "cosine"  # of the embedding with the picture's
+    alignment: Literal["cosine", "infonce", "none"] = "cosine"  # of the embedding with the image's
     alignment_weight: float = 1.0  # beside the diffusion loss
     temperature: float = 0.07  # of infonce
 
@@ -149,7 +151,7 @@ class DreamDiffusion:
         own = self.config.encoder
         pretrained = None
         if own.path:
-            pretrained = runs.config_of(own.path)
+            pretrained = opening.config_of(own.path)
             if not isinstance(pretrained, MaskedPretrainingConfig):
                 raise UserError(f"{own.path} is a run of {pretrained.system}, not of masked pretraining")
         sizes = pretrained.model if pretrained else own.model
@@ -188,7 +190,7 @@ class DreamDiffusion:
 
     @functools.cached_property
     def embedding_dim(self) -> int:
-        """Width of the pictures' embeddings, or 0 where nothing is aligned with them."""
+        """Width of the images' embeddings, or 0 where nothing is aligned with them."""
         if self.config.loss.alignment == "none":
             return 0
         if not self.config.target.embedding.path and self.config.model.embedding_dim:
@@ -313,7 +315,7 @@ class DreamDiffusion:
 
     def pretrained(self, abstract: PyTree) -> PyTree:
         """The encoder that masked pretraining left, without what only its decoder needs: a `WeightSource`."""
-        run = runs.open_run(self.config.encoder.path)
+        run = opening.open_run(self.config.encoder.path)
         found = flatten(run.params)
         return like(abstract, {p: jax.device_put(found[p], leaf.sharding) for p, leaf in flatten(abstract).items()})
 
@@ -327,7 +329,7 @@ class DreamDiffusion:
         return BatchSpec(stream, self.config.train.batch_size)
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of one training example, by name, found out without any recording or picture."""
+        """Shapes and types of one training example, by name, found out without any recording or image."""
         data, vae = self.encoder.data, self.parts.config("vae")
         side = self.config.target.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
         latent = (side, side, int(vae.get("latent_channels", 4)))
@@ -337,7 +339,7 @@ class DreamDiffusion:
             "mean": (latent, jnp.float32),
             "log_variance": (latent, jnp.float32),
             "embedding": ((max(self.embedding_dim, 1),), jnp.float32),
-            "picture": ((), jnp.int32),
+            "image": ((), jnp.int32),
             "index": ((2,), jnp.uint32),
             "weight": ((), jnp.float32),
         }
@@ -383,9 +385,9 @@ class DreamDiffusion:
         metrics["cosine"] = ((cosine * weight).sum(), weights)
         aligned = ((1 - cosine) * weight).sum()
         if config.alignment == "infonce":
-            names = ("eeg_to_picture", "picture_to_eeg")
+            names = ("eeg_to_image", "image_to_eeg")
             scale = jnp.minimum(params["logit_scale"], LARGEST)
-            aligned, _, found = contrastive(embedding, batch["embedding"], scale, batch["picture"], weight, names)
+            aligned, _, found = contrastive(embedding, batch["embedding"], scale, batch["image"], weight, names)
             metrics |= found
         return total + config.alignment_weight * aligned, weights, metrics
 

@@ -6,13 +6,13 @@ from typing import Literal
 from ml_collections import ConfigDict
 
 from dreamjax import config as configs
-from dreamjax.signals.pipeline import DataConfig
+from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems import masked_presets
 from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
 from dreamjax.targets.trials import TargetConfig
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.config import TrainConfig
 from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.train_config import TrainConfig
 
 # the demo's: trials of simulated people, the small latent diffusion model that the demo trained
 _SHAPES = DreamDiffusionConfig(

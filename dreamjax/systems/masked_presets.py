@@ -7,12 +7,12 @@ from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.objectives.masking import MaskConfig
-from dreamjax.objectives.reconstruction import ReconstructionConfig
-from dreamjax.signals.pipeline import DataConfig
+from dreamjax.objectives.reconstruction_loss import ReconstructionConfig
+from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig, ModelConfig
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.config import TrainConfig
 from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.train_config import TrainConfig
 
 # ours: 19 electrodes of the 10-20 system, 2 s at 256 Hz, patches of 15.6 ms
 _TEMPLATE = DataConfig(montage="1020-19", samples=512, sfreq=256.0, scaling="robust", shift=True, flip_polarity=0.5)
@@ -42,7 +42,7 @@ _SMALL = MaskedPretrainingConfig(
     loss=ReconstructionConfig(kind="smooth_l1", interpolated_weight=0.0),  # artefacts would rule a squared error
     optim=OptimConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.2, ema_decay=0.998),
     train=TrainConfig(
-        steps=5000, batch_size=32, eval_every=500, picture_every=1000, checkpoint=CheckpointConfig(every=500)
+        steps=5000, batch_size=32, eval_every=500, image_every=1000, checkpoint=CheckpointConfig(every=500)
     ),
 )
 _BASE = MaskedPretrainingConfig(

@@ -25,16 +25,16 @@ from dreamjax.models.masked_autoencoder import MaskedAutoencoder, patchify, unpa
 from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.objectives import masking
 from dreamjax.objectives.masking import MaskConfig
-from dreamjax.objectives.reconstruction import ReconstructionConfig, reconstruction
+from dreamjax.objectives.reconstruction_loss import ReconstructionConfig, reconstruction
 from dreamjax.parallel import platform
 from dreamjax.parallel.sharding import Rules
-from dreamjax.signals import pipeline
-from dreamjax.signals.pipeline import DataConfig
+from dreamjax.signals.datasets import pipeline
+from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.training import optimiser
-from dreamjax.training.config import TrainConfig
-from dreamjax.training.measuring import averaged, summed
+from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource, replace
+from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.update import gradient_update
 
 
@@ -343,11 +343,11 @@ class MaskedPretraining:
         """Floating-point operations of a training step per window: forward and backward, analytic."""
         return self.config.flops()["train"]
 
-    def picture(self, state: State, batch: Batch) -> Any:
+    def image(self, state: State, batch: Batch) -> Any:
         """Signal, what the model sees and what it makes of it, for a few windows and channels."""
-        from dreamjax.systems import masked_picture
+        from dreamjax.systems import masked_preview
 
-        return masked_picture.draw(self.config, averaged(state), batch)
+        return masked_preview.draw(self.config, averaged(state), batch)
 
 
 @functools.lru_cache(maxsize=8)

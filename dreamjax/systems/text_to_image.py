@@ -1,9 +1,9 @@
-"""Text to image: the U-Net of latent diffusion, trained on pictures with captions (Rombach et al. 2022, 2112.10752).
+"""Text to image: the U-Net of latent diffusion, trained on images with captions (Rombach et al. 2022, 2112.10752).
 
-The autoencoder and the text encoder are frozen, so what they make of every picture and caption is computed once into a
+The autoencoder and the text encoder are frozen, so what they make of every image and caption is computed once into a
 bank; a step sees latents' moments and text states only. Trained are the whole U-Net, or its cross-attention alone.
 
-Loss, with z the scaled latents of a picture, c its text (dropped at times, so that guidance works), t ~ U{0 … T - 1}:
+Loss, with z the scaled latents of an image, c its text (dropped at times, so that guidance works), t ~ U{0 … T - 1}:
 
     E ‖ target(z, ε, t) - unet(a_t z + s_t ε, t, c) ‖² · w(t)      w: 1, or min-SNR (Hang et al. 2023, arXiv 2303.09556)
 """
@@ -27,21 +27,23 @@ from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.objectives.masking import example_keys
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import platform
-from dreamjax.parallel.names import nested
-from dreamjax.systems import latent_diffusion, text_to_image_picture
-from dreamjax.systems.ingredients import Ingredients
-from dreamjax.systems.latent_diffusion import LatentDiffusion
-from dreamjax.systems.runs import Run
+from dreamjax.parallel.tree_paths import nested
+from dreamjax.runs import latent_diffusion
+from dreamjax.runs.components import Ingredients
+from dreamjax.runs.latent_diffusion import LatentDiffusion
+from dreamjax.systems import text_to_image_preview
+from dreamjax.systems.opening import Run
 from dreamjax.targets import latents
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training import optimiser
-from dreamjax.training.config import TrainConfig
-from dreamjax.training.measuring import averaged, summed
+from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.update import gradient_update
-from dreamjax.weights import networks, parts, streaming
-from dreamjax.weights.parts import Part
+from dreamjax.weights import loaded as parts
+from dreamjax.weights import networks, streaming
+from dreamjax.weights.loaded import Part
 from dreamjax.weights.table import flatten, keep
 
 CROSS_ATTENTION = r"(.*/)?attn2/.*"
@@ -53,7 +55,7 @@ class ModelConfig:
 
     path: str = ""  # folder or hub id of a Stable Diffusion pipeline: its sizes and weights
     variant: str | None = None  # of its weights, such as fp16
-    architecture: str = ""  # published sizes by name, for training from nothing; see systems/architectures.py
+    architecture: str = ""  # published sizes by name, for training from nothing; see runs/shapes.py
     vae: str = ""  # a part's own folder, in place of the one in `path`
     text_encoder: str = ""
     tokenizer: str = ""
@@ -215,7 +217,7 @@ class TextToImage:
         return state
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Loss on held-out pictures, the averaged parameters where they are kept; noise keyed by (seed + 1, index)."""
+        """Loss on held-out images, the averaged parameters where they are kept; noise keyed by (seed + 1, index)."""
         whole = (averaged(state), state.frozen.get("unet", {}))
         return summed(self.held_out, whole, BatchSpec(source, self.config.train.batch_size))
 
@@ -227,19 +229,19 @@ class TextToImage:
 
         return jax.jit(metrics)
 
-    def picture(self, state: State, batch: Batch) -> Any:
-        """A few held-out pictures above what their captions become."""
+    def image(self, state: State, batch: Batch) -> Any:
+        """A few held-out images above what their captions become."""
         params = merged(averaged(state), state.frozen.get("unet", {}))
-        return text_to_image_picture.figure(self.painter, params, batch)
+        return text_to_image_preview.figure(self.painter, params, batch)
 
     @functools.cached_property
-    def painter(self) -> text_to_image_picture.Painter:
+    def painter(self) -> text_to_image_preview.Painter:
         network, arguments = self.network
         unet = Part(network, arguments | {"remat": "none"}, {})
-        return text_to_image_picture.painter(self.parts, unet, meshes.make(self.config.train.mesh))
+        return text_to_image_preview.painter(self.parts, unet, meshes.make(self.config.train.mesh))
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of one training example, by name, found out without any picture."""
+        """Shapes and types of one training example, by name, found out without any image."""
         vae, text = self.parts.config("vae"), self.parts.config("text_encoder")
         side = self.config.data.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
         tokens = int(text.get("max_position_embeddings", 77))
@@ -248,7 +250,7 @@ class TextToImage:
         )
 
     def flops_per_example(self) -> float:
-        """Floating-point operations of a training step per picture: forward and backward, analytic."""
+        """Floating-point operations of a training step per image: forward and backward, analytic."""
         example = self.example()
         h, w, _ = example["mean"].shape
         return 3 * flops.unet(self.network[1], h, w, example["context"].shape[0])
@@ -272,7 +274,7 @@ def whole_unet(task: TextToImage, params: PyTree, mesh: jax.sharding.Mesh) -> Py
 def open_model(run: Run, mesh: jax.sharding.Mesh, *, dtype: Any, attention: str) -> LatentDiffusion:
     """A run's U-Net with the autoencoder and the text encoder that it was trained beside."""
     if not isinstance(run.task, TextToImage):
-        raise UserError(f"{run.workdir} is a run of {run.config.system}, which makes no pictures from text")
+        raise UserError(f"{run.workdir} is a run of {run.config.system}, which makes no images from text")
     network, arguments = run.task.network
     computed = arguments | {"dtype": dtype, "attention": attention, "remat": "none"}
     unet = Part(network, computed, whole_unet(run.task, run.params, mesh))

@@ -6,10 +6,10 @@ from dreamjax import config as configs
 from dreamjax.systems.text_to_image import LossConfig, ModelConfig, TextToImageConfig
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.config import TrainConfig
 from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.train_config import TrainConfig
 
-# the demo's: drawn pictures of 32 x 32, a U-Net trained from nothing beside its own autoencoder and text encoder
+# the demo's: drawn images of 32 x 32, a U-Net trained from nothing beside its own autoencoder and text encoder
 _SHAPES = TextToImageConfig(
     data=LatentConfig(resolution=32, val_share=0.05, encode_batch=64),
     model=ModelConfig(architecture="shapes", start="random"),

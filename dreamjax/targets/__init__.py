@@ -1,4 +1,4 @@
-"""What a model of brain signals is fitted to: pictures, what networks see in them, and their latents.
+"""What a model of brain signals is fitted to: images, what networks see in them, and their latents.
 
-pixels = preprocessing.from_json(json.load(file), "preprocessor_config.json")(pictures)   # (B, H, W, 3) float32
+pixels = preprocessing.from_json(json.load(file), "preprocessor_config.json")(images)   # (B, H, W, 3) float32
 """

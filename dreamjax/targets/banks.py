@@ -1,7 +1,7 @@
-"""Banks: what a frozen network makes of every picture or caption, computed once and kept, memory-mapped.
+"""Banks: what a frozen network makes of every image or caption, computed once and kept, memory-mapped.
 
 ROOT/moments-0123456789abcdef/    named by a hash of all that the values depend on
-    values.npy    float32 [N, …], a row for each picture or caption
+    values.npy    float32 [N, …], a row for each image or caption
     bank.json     what it was made from; written last
 """
 

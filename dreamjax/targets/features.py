@@ -1,6 +1,6 @@
-"""What frozen networks make of pictures and captions, each in a bank of its own (see `banks`).
+"""What frozen networks make of images and captions, each in a bank of its own (see `banks`).
 
-A bank is keyed by the bytes of the network's weights, by the pictures, and by what is done to them before and after.
+A bank is keyed by the bytes of the network's weights, by the images, and by what is done to them before and after.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ from jaxtyping import Array, Float
 
 from dreamjax.errors import UserError
 from dreamjax.models.vision_transformer import VisionTransformer
-from dreamjax.storage import mistaken
+from dreamjax.storage import sniffing
 from dreamjax.targets import banks, preprocessing
-from dreamjax.targets.picture_folder import Captioned
-from dreamjax.targets.pictures import PictureConfig, load_all, load_whole, scaled
+from dreamjax.targets.image_folder import Captioned
+from dreamjax.targets.images import ImageConfig, load_all, load_whole, scaled
 from dreamjax.targets.tokens import Tokenizer
-from dreamjax.weights import files, hub, networks, parts, streaming
-from dreamjax.weights.parts import Folders, Part
+from dreamjax.weights import hub, loaded, networks, streaming, weight_files
+from dreamjax.weights.loaded import Folders, Part
 
 TEXTS = 64  # captions at a time
 PREPROCESSOR = "preprocessor_config.json"
@@ -32,11 +32,11 @@ HELD_OUT = "_held_out_accuracy"  # field of a classifier's config.json that drea
 
 
 def moments(
-    root: epath.PathLike, config: PictureConfig, entries: Sequence[Captioned], folders: Folders, mesh: Mesh, batch: int
+    root: epath.PathLike, config: ImageConfig, entries: Sequence[Captioned], folders: Folders, mesh: Mesh, batch: int
 ) -> Float[np.ndarray, "V N h w 2Z"]:
-    """Mean and log-variance of the latents of each picture, as seen and, where `config.flip` > 0, mirrored (V = 2).
+    """Mean and log-variance of the latents of each image, as seen and, where `config.flip` > 0, mirrored (V = 2).
 
-    Raises UserError naming a damaged picture.
+    Raises UserError naming a damaged image.
     """
     versions = 2 if config.flip > 0 else 1
     facts = {
@@ -48,15 +48,15 @@ def moments(
     }
 
     def rows() -> Any:
-        part = parts.open_part(folders, "vae", mesh)
+        part = loaded.open_part(folders, "vae", mesh)
 
         def read(index: np.ndarray) -> dict[str, np.ndarray]:
             found = load_all([entries[i % len(entries)].path for i in index], config.resolution, config.resample)
             mirrored = (index >= len(entries))[:, None, None, None]
-            return {"picture": np.where(mirrored, found[:, :, ::-1], found)}
+            return {"image": np.where(mirrored, found[:, :, ::-1], found)}
 
         def encode(params: Any, rows: Mapping[str, Any]) -> Array:
-            return jnp.concatenate(part.bound(params).moments(scaled(rows["picture"])), axis=-1)
+            return jnp.concatenate(part.bound(params).moments(scaled(rows["image"])), axis=-1)
 
         return banks.mapped(encode, part.params, read, versions * len(entries), batch, mesh)
 
@@ -75,7 +75,7 @@ def text_states(
     }
 
     def rows() -> Any:
-        part, ids = parts.open_part(folders, "text_encoder", mesh), Tokenizer.open(folders.path("tokenizer"))(captions)
+        part, ids = loaded.open_part(folders, "text_encoder", mesh), Tokenizer.open(folders.path("tokenizer"))(captions)
 
         def encode(params: Any, batch: Mapping[str, Any]) -> Array:
             return part.bound(params)(batch["ids"]).last_hidden_state.astype(jnp.float32)
@@ -103,12 +103,12 @@ class EmbeddingConfig:
 
 @dataclass(frozen=True)
 class VisionModel:
-    """A network with its weights, and what is done to pictures before it."""
+    """A network with its weights, and what is done to images before it."""
 
     folder: epath.Path
     part: Part  # without parameters where only its shapes are asked for
     prepare: preprocessing.Preprocessing
-    accuracy: float | None = None  # of a classifier on held-out pictures, where its config tells it
+    accuracy: float | None = None  # of a classifier on held-out images, where its config tells it
 
     @classmethod
     def described(cls, path: epath.PathLike, dtype: Any = jnp.float32) -> "VisionModel":
@@ -121,11 +121,11 @@ class VisionModel:
             raise UserError(
                 f"{path} is a run, and its export is wanted: dreamjax export {path} --to diffusers --out FOLDER"
             )
-        config = mistaken.read_json(folder / "config.json")
+        config = sniffing.read_json(folder / "config.json")
         network = networks.of(config, source, half="vision")
         if not (isinstance(network.build, type) and issubclass(network.build, VisionTransformer)):
             raise UserError(f"{source} describes no vision model; name a CLIP, DINOv2 or ViT")
-        prepare = preprocessing.from_json(mistaken.read_json(folder / PREPROCESSOR), str(folder / PREPROCESSOR))
+        prepare = preprocessing.from_json(sniffing.read_json(folder / PREPROCESSOR), str(folder / PREPROCESSOR))
         part = Part(network, network.arguments(config, source) | {"dtype": dtype}, {})
         told = config.get(HELD_OUT)
         return cls(folder, part, prepare, told if isinstance(told, float) and 0 <= told <= 1 else None)
@@ -135,8 +135,8 @@ class VisionModel:
         """With its weights streamed onto `mesh`."""
         found = cls.described(path, dtype)
         network, arguments = found.part.network, found.part.arguments
-        abstract = parts.placed(network.shapes(arguments), mesh, dtype)
-        params = streaming.source(network.table, files.open_weights(found.folder), str(found.folder))(abstract)
+        abstract = loaded.placed(network.shapes(arguments), mesh, dtype)
+        params = streaming.source(network.table, weight_files.open_weights(found.folder), str(found.folder))(abstract)
         return dataclasses.replace(found, part=Part(network, arguments, params))
 
     def embed(self, params: Any, pixels: Float[Array, "B H W 3"], config: EmbeddingConfig) -> Float[Array, "B *E"]:
@@ -152,7 +152,7 @@ class VisionModel:
 
 
 def shape(config: EmbeddingConfig) -> tuple[int, ...]:
-    """Of one picture's embedding; found out without weights. Raises UserError as `embeddings`."""
+    """Of one image's embedding; found out without weights. Raises UserError as `embeddings`."""
     model = VisionModel.described(config.path)
     network, arguments = model.part.network, model.part.arguments
     pixels = jax.ShapeDtypeStruct((1, arguments["image"], arguments["image"], 3), jnp.float32)
@@ -163,9 +163,9 @@ def shape(config: EmbeddingConfig) -> tuple[int, ...]:
 def embeddings(
     root: epath.PathLike, config: EmbeddingConfig, entries: Sequence[Captioned], mesh: Mesh, batch: int
 ) -> Float[np.ndarray, "N *E"]:
-    """A vision model's embedding of each whole picture, as its own preprocessing takes it.
+    """A vision model's embedding of each whole image, as its own preprocessing takes it.
 
-    Raises UserError naming a damaged picture, and for a model that is not there or lacks what is asked for.
+    Raises UserError naming a damaged image, and for a model that is not there or lacks what is asked for.
     """
     folder = hub.resolve(config.path)
     facts = {
@@ -190,6 +190,6 @@ def embeddings(
 
 
 def _described(entries: Sequence[Captioned]) -> list[Any]:
-    """Pictures count by name, size and time."""
+    """Images count by name, size and time."""
     stats = [(entry.name, entry.path.stat()) for entry in entries]
     return [[name, stat.length, stat.mtime] for name, stat in stats]

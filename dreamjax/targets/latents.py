@@ -1,4 +1,4 @@
-"""Latents and text states of captioned pictures as a stream of training examples, out of banks."""
+"""Latents and text states of captioned images as a stream of training examples, out of banks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ import numpy as np
 
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.signals import keyed, mixture
-from dreamjax.signals.read_ahead import IndexedStream, index_and_weight
-from dreamjax.targets import banks, features, picture_folder, pictures
-from dreamjax.targets.pictures import PictureConfig
-from dreamjax.weights.parts import Folders
+from dreamjax.signals.datasets import mixture, rng
+from dreamjax.signals.datasets.read_ahead import IndexedStream, index_and_weight
+from dreamjax.targets import banks, features, image_folder, images
+from dreamjax.targets.images import ImageConfig
+from dreamjax.weights.loaded import Folders
 
 
 @dataclass(frozen=True)
-class LatentConfig(PictureConfig):
-    """Pictures, and where what the frozen networks make of them is kept."""
+class LatentConfig(ImageConfig):
+    """Images, and where what the frozen networks make of them is kept."""
 
     bank: str = "auto"  # a folder; auto: $XDG_CACHE_HOME/dreamjax/banks
-    encode_batch: int = 8  # pictures at a time, when the bank is made
+    encode_batch: int = 8  # images at a time, when the bank is made
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +49,7 @@ class _Examples:
 
     @cached_property
     def order(self) -> Any:
-        """Global example index → picture of the split; see `mixture.order`."""
+        """Global example index → image of the split; see `mixture.order`."""
         if not self.training:
             return mixture.order([len(self.own)], (), seed=0, shuffle=False, repeat=False)
         seed = self.seed if self.config.shuffle_seed is None else self.config.shuffle_seed
@@ -62,7 +62,7 @@ class _Examples:
         """The examples `index` (uint64) as arrays with a leading axis; beyond the end, the last one with weight 0."""
         last = len(self.order) - 1
         keys = self.own[[int(self.order[min(int(i), last)]) for i in index]]
-        coins = keyed.uniform(self.seed, "picture", index, 2)
+        coins = rng.uniform(self.seed, "picture", index, 2)  # the name is part of the key
         mirrored = (coins[:, 0] < self.config.flip).astype(int) if self.training else np.zeros(len(index), int)
         mean, log_variance = np.split(self.moments[mirrored, keys], 2, axis=-1)
         caption = np.where(coins[:, 1] < self.drop_condition, 0, self.caption[keys])
@@ -77,7 +77,7 @@ class LatentStream(IndexedStream):
         self.examples, self.prefetch = examples, prefetch
 
     def __len__(self) -> int:
-        """Pictures in one pass over the split."""
+        """Images in one pass over the split."""
         return len(self.examples.own)
 
     def element(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -101,13 +101,13 @@ def element(latent: tuple[int, ...], context: tuple[int, ...]) -> dict[str, jax.
 def open_stream(
     config: LatentConfig, split: str, folders: Folders, *, seed: int, drop_condition: float = 0.0
 ) -> LatentStream:
-    """The pictures of split "train" (endless, shuffled) or "val" (each once); their bank is made where it is missing.
+    """The images of split "train" (endless, shuffled) or "val" (each once); their bank is made where it is missing.
 
     `folders`: of the parts vae, text_encoder and tokenizer. `drop_condition`: share of training examples that see the
-    empty caption. Raises UserError as `pictures.split`, and for a damaged picture.
+    empty caption. Raises UserError as `images.split`, and for a damaged image.
     """
-    chosen = {entry.name for entry in pictures.split(config, split)}
-    entries = picture_folder.listing(config.folder)
+    chosen = {entry.name for entry in images.split(config, split)}
+    entries = image_folder.listing(config.folder)
     root, mesh = config.bank_root, meshes.make(MeshConfig())
     captions = ["", *sorted({entry.caption for entry in entries} - {""})]
     number = {caption: i for i, caption in enumerate(captions)}

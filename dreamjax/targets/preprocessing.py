@@ -1,4 +1,4 @@
-"""From pictures to what a network takes, as its preprocessor_config.json says.
+"""From images to what a network takes, as its preprocessor_config.json says.
 
 Resize (in 8 bits, by Pillow), crop from the middle, rescale, normalise: bit-equal to the PIL backend of transformers'
 CLIPImageProcessor, BitImageProcessor (DINOv2) and ViTImageProcessor.
@@ -55,20 +55,20 @@ class Preprocessing:
     mean: tuple[float, ...] | None = CLIP_MEAN
     std: tuple[float, ...] | None = CLIP_STD
 
-    def __call__(self, pictures: Sequence[Any]) -> Float[np.ndarray, "B H W 3"]:
-        """Pixel values of pictures: uint8 arrays (H, W, 3), each of any size, or Pillow's pictures.
+    def __call__(self, images: Sequence[Any]) -> Float[np.ndarray, "B H W 3"]:
+        """Pixel values of images: uint8 arrays (H, W, 3), each of any size, or Pillow's images.
 
         Raises UserError for anything else, and where they do not end with one size.
         """
-        done = [self._one(_as_rgb(picture)) for picture in pictures]
+        done = [self._one(_as_rgb(image)) for image in images]
         sizes = [f"{values.shape[0]} x {values.shape[1]}" for values in done]
         if other := next((size for size in sizes if size != sizes[0]), None):
-            raise UserError(f"pictures of {sizes[0]} and of {other} pixels do not fit one batch: this needs a crop")
+            raise UserError(f"images of {sizes[0]} and of {other} pixels do not fit one batch: this needs a crop")
         return np.stack(done) if done else np.zeros((0, 0, 0, 3), np.float32)
 
-    def _one(self, picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "h w 3"]:
-        size = self.size if self.edge is None else _by_shorter_edge(picture.shape[:2], self.edge)
-        values: np.ndarray = picture if size is None else _resize(picture, size, self.resample)
+    def _one(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "h w 3"]:
+        size = self.size if self.edge is None else _by_shorter_edge(image.shape[:2], self.edge)
+        values: np.ndarray = image if size is None else _resize(image, size, self.resample)
         if self.crop is not None:
             values = _crop(values, self.crop)
         if self.scale is not None:
@@ -132,19 +132,19 @@ def _colours(value: Any, name: str, source: str) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
-def _as_rgb(picture: Any) -> UInt8[np.ndarray, "H W 3"]:
-    if hasattr(picture, "getbands"):  # Pillow's
-        if "A" in picture.getbands() or picture.info.get("transparency") is not None:  # on white, as transformers does
-            picture = picture.convert("RGBA")
-            white = _pillow().new("RGBA", picture.size, (255, 255, 255, 255))
-            picture = _pillow().alpha_composite(white, picture)
-        picture = np.asarray(picture.convert("RGB"))
-    picture = np.asarray(picture)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+def _as_rgb(image: Any) -> UInt8[np.ndarray, "H W 3"]:
+    if hasattr(image, "getbands"):  # Pillow's
+        if "A" in image.getbands() or image.info.get("transparency") is not None:  # on white, as transformers does
+            image = image.convert("RGBA")
+            white = _pillow().new("RGBA", image.size, (255, 255, 255, 255))
+            image = _pillow().alpha_composite(white, image)
+        image = np.asarray(image.convert("RGB"))
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UserError(
-            f"a picture is a uint8 array of height x width x 3, not a {picture.dtype} one of shape {picture.shape}"
+            f"an image is a uint8 array of height x width x 3, not a {image.dtype} one of shape {image.shape}"
         )
-    return picture
+    return image
 
 
 def _by_shorter_edge(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
@@ -154,25 +154,23 @@ def _by_shorter_edge(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
     return (longer, edge) if W <= H else (edge, longer)
 
 
-def _resize(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], resample: int) -> UInt8[np.ndarray, "h w 3"]:
-    if picture.shape[:2] == size:
-        return picture
-    return np.asarray(_pillow().fromarray(picture).resize(size[::-1], resample=resample))
+def _resize(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], resample: int) -> UInt8[np.ndarray, "h w 3"]:
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(_pillow().fromarray(image).resize(size[::-1], resample=resample))
 
 
-def _crop(picture: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
-    """The middle; where the picture is smaller, zeros around it."""
-    around = [
-        (max(0, -((n - c) // 2)), max(0, c - n + (n - c) // 2)) for n, c in zip(picture.shape, crop, strict=False)
-    ]
-    picture = np.pad(picture, (*around, (0, 0)))
-    top, left = ((n - c) // 2 for n, c in zip(picture.shape, crop, strict=False))
-    return picture[top : top + crop[0], left : left + crop[1]]
+def _crop(image: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
+    """The middle; where the image is smaller, zeros around it."""
+    around = [(max(0, -((n - c) // 2)), max(0, c - n + (n - c) // 2)) for n, c in zip(image.shape, crop, strict=False)]
+    image = np.pad(image, (*around, (0, 0)))
+    top, left = ((n - c) // 2 for n, c in zip(image.shape, crop, strict=False))
+    return image[top : top + crop[0], left : left + crop[1]]
 
 
 def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as e:
-        raise missing_package("pillow", "data", "resizing pictures") from e
+        raise missing_package("pillow", "data", "resizing images") from e
     return Image

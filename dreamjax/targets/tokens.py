@@ -19,7 +19,7 @@ from jaxtyping import Int
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
-from dreamjax.storage import mistaken
+from dreamjax.storage import sniffing
 
 VOCABULARY, MERGES, WHOLE, CONFIG = "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"
 ROLES = "special_tokens_map.json"
@@ -169,23 +169,23 @@ def _content(token: Any) -> str:
 
 def _special(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(tokenizer_config.json, role → token). As in transformers, an older file of the roles alone has the last word."""
-    config = mistaken.read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    config = sniffing.read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     roles = config
     if (folder / ROLES).exists() and "added_tokens_decoder" not in config:
-        roles = config | mistaken.read_json(folder / ROLES)
+        roles = config | sniffing.read_json(folder / ROLES)
     return config, {role: roles.get(role) or default for role, default in SPECIAL.items()}
 
 
 def _vocabulary_and_merges(folder: epath.Path) -> tuple[dict[str, int], list[Pair]]:
     if (folder / VOCABULARY).exists() and (folder / MERGES).exists():
-        vocabulary = mistaken.read_json(folder / VOCABULARY)
+        vocabulary = sniffing.read_json(folder / VOCABULARY)
         lines = (folder / MERGES).read_bytes().decode(errors="replace").split("\n")
         if lines and lines[0].startswith("#version"):
             lines = lines[1:]
         pairs: Sequence[Any] = [line for line in lines if line.strip()]
         source = folder / MERGES
     elif (folder / WHOLE).exists():
-        model = mistaken.read_json(folder / WHOLE).get("model")
+        model = sniffing.read_json(folder / WHOLE).get("model")
         if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE" or "merges" not in model:
             raise UserError(f"{folder / WHOLE} is no byte-pair encoding, as CLIP's tokenizer is; name CLIP's folder")
         vocabulary, pairs, source = dict(model.get("vocab") or {}), model["merges"], folder / WHOLE

@@ -27,8 +27,8 @@ from etils import epath
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
-from dreamjax.parallel.names import like, named_leaves, nested
-from dreamjax.parallel.together import Together, why
+from dreamjax.parallel.collective_tasks import Together, why
+from dreamjax.parallel.tree_paths import like, named_leaves, nested
 from dreamjax.storage import atomic, manifest
 from dreamjax.training.task import PyTree, State, replace
 

@@ -20,7 +20,6 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import processes, sharding, stragglers, threads
 from dreamjax.training import checkpoints, compile_cache, goodput, preemption, program, reporting, workdir
 from dreamjax.training.checkpoints import SaveFailed
-from dreamjax.training.config import TrainConfig
 from dreamjax.training.feeding import Feeder
 from dreamjax.training.goodput import Ledger
 from dreamjax.training.guard import Guard, RollBack
@@ -28,8 +27,9 @@ from dreamjax.training.metrics import Late, Sums, Window, means, read
 from dreamjax.training.profiling import ProfilerWindow
 from dreamjax.training.reporting import Clock, Reporter
 from dreamjax.training.task import BatchSpec, State, Task
+from dreamjax.training.train_config import TrainConfig
 
-PICTURE_ROWS = 4
+IMAGE_ROWS = 4
 VERIFY_S = 3600.0  # for the first process to verify a large checkpoint
 
 
@@ -238,15 +238,15 @@ class Run:
         """What is due after this step. Metrics are read first: nothing of a step that failed is shown or saved."""
         config = self.config
         evaluate = config.eval_every > 0 and self.step % config.eval_every == 0
-        picture = config.picture_every > 0 and self.step % config.picture_every == 0
+        image = config.image_every > 0 and self.step % config.image_every == 0
         save = save or self.step % config.checkpoint.every == 0
-        if not (evaluate or picture or save):
+        if not (evaluate or image or save):
             return
         self.late.flush()
         with self.ledger.on("evaluation"):
             score, improved = self.evaluate() if evaluate else (None, False)
-            if picture:
-                self.picture()
+            if image:
+                self.image()
         if save or improved:
             self.save(score)
         self.clock.begin(self.step, self.feeder.waited)
@@ -262,8 +262,8 @@ class Run:
             self.state = self.task.finish(self.state)
             self.finished = True
             score, _ = self.evaluate() if self.config.eval_every else (None, False)
-            if self.config.picture_every:
-                self.picture()
+            if self.config.image_every:
+                self.image()
         self.save(score)
         with self.ledger.on("checkpoint"):
             self.saver.wait()  # what the run ends with has to be there
@@ -305,15 +305,15 @@ class Run:
         self.best = score if improved else self.best
         return score, improved
 
-    def picture(self) -> None:
-        """What the task draws of a few held-out examples, where it has `picture(state, batch)` → figure."""
-        draw = getattr(self.task, "picture", None)
+    def image(self) -> None:
+        """What the task draws of a few held-out examples, where it has `image(state, batch)` → figure."""
+        draw = getattr(self.task, "image", None)
         if draw is None:
             return
         if self.held_out is None:
             self.held_out = self.task.data("val")
-        rows = next(iter(self.held_out.stream.batches(start=0, batch_size=PICTURE_ROWS)))
-        self.reporter.picture(self.step, draw(self.state, rows))
+        rows = next(iter(self.held_out.stream.batches(start=0, batch_size=IMAGE_ROWS)))
+        self.reporter.image(self.step, draw(self.state, rows))
 
     def say(self, bar: Bar) -> None:
         loss = self.last.get("train", {}).get("loss")

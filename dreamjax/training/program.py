@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import compiler, platform, sharding
-from dreamjax.parallel.names import like, named_leaves
+from dreamjax.parallel.tree_paths import like, named_leaves
 from dreamjax.training import checkpoints, guard
 from dreamjax.training.guard import GuardConfig
 from dreamjax.training.task import Batch, Metrics, State, Task, WeightSource, replace

@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go: JSON lines, TensorBoard, Weights & Biases."""
+"""Where a run's numbers and images go: JSON lines, TensorBoard, Weights & Biases."""
 
 import importlib.util
 import sys
@@ -66,7 +66,7 @@ class Reporter:
         self.workdir = epath.Path(workdir)
         self.first = processes.is_first()
         self.lines = JsonLines(self.workdir / "metrics.jsonl", step, self.first)
-        self._tolerant = Tolerant(self.workdir / "pictures")
+        self._tolerant = Tolerant(self.workdir / "images")
         self.timing = JsonLines(self.workdir / "timing.jsonl", step, self.first)
         self._board: Any = None
         self._wandb: Any = None
@@ -98,8 +98,8 @@ class Reporter:
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 
-    def picture(self, step: int, figure: Any) -> None:
-        """A matplotlib figure → `pictures/00001000.png` and TensorBoard."""
+    def image(self, step: int, figure: Any) -> None:
+        """A matplotlib figure → `images/00001000.png` and TensorBoard."""
         if not self.first or figure is None:
             return
         import io
@@ -107,11 +107,11 @@ class Reporter:
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=100)
         with self._tolerant:
-            atomic.write_bytes(self.workdir / "pictures" / f"{step:08d}.png", stream.getvalue())
+            atomic.write_bytes(self.workdir / "images" / f"{step:08d}.png", stream.getvalue())
         if self._board is not None:
-            self._board.add_figure("picture", figure, step, close=False)
+            self._board.add_figure("image", figure, step, close=False)
         if self._wandb is not None:
-            self._wandb.log({"picture": self._wandb.Image(figure)}, step=step)
+            self._wandb.log({"image": self._wandb.Image(figure)}, step=step)
         import matplotlib.pyplot as plt
 
         plt.close(figure)

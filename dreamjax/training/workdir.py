@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
@@ -13,7 +14,7 @@ from dreamjax.storage import atomic
 
 # what may differ when a run is continued: how long, where, how often; nothing that changes what one step computes
 MAY_CHANGE = (
-    r"train\.(steps|microbatches|log_every|eval_every|picture_every|workers|profile_start|profile_steps)",
+    r"train\.(steps|microbatches|log_every|eval_every|image_every|workers|profile_start|profile_steps)",
     r"train\.(tensorboard|wandb|compile_cache)",
     r"train\.(mesh|checkpoint|guard)\..*",
     r"data\.(workers|prefetch)",
@@ -38,7 +39,7 @@ def changes(before: str, now: str, defaults: str = "{}") -> dict[str, tuple[Any,
     `defaults`: JSON of the config's defaults, where it has some. A key that an older version did not have yet then
     counts as its default, which is what that version did; one that this version no longer has cannot have changed.
     """
-    a, b, usual = (flat(json.loads(text)) for text in (before, now, defaults))
+    a, b, usual = (flat(configs.migrated(json.loads(text))) for text in (before, now, defaults))
     a = {key: value for key, value in usual.items() if key in b} | a
     keys = b.keys() if usual else a.keys() | b.keys()
     return {key: (a.get(key), b.get(key)) for key in sorted(keys) if a.get(key) != b.get(key)}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreamjax.models.clip import CLIPText
-from dreamjax.weights import encoders
+from dreamjax.weights import transformer_table
 from dreamjax.weights.config_json import ANY
 from dreamjax.weights.networks import Network
 from dreamjax.weights.table import IDENTITY, KERNEL, Table, norm
@@ -12,7 +12,7 @@ from dreamjax.weights.table import IDENTITY, KERNEL, Table, norm
 TABLE = Table(
     ("text_model.embeddings.token_embedding.weight", "token_embed", IDENTITY),
     ("text_model.embeddings.position_embedding.weight", "pos_embed", IDENTITY),
-    *encoders.clip_blocks("text_model"),
+    *transformer_table.clip_blocks("text_model"),
     *norm("text_model.final_layer_norm", "norm"),
     ("text_projection.weight", "projection/kernel", KERNEL),
     aliases=((r"^(embeddings|encoder|final_layer_norm)\.", r"text_model.\1."),),  # a CLIPTextModel of transformers 5
@@ -22,8 +22,8 @@ TABLE = Table(
 
 def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Of `CLIPText`. Raises UserError."""
-    config, projects = encoders.clip_half(config, "text", source)
-    found = encoders.read(
+    config, projects = transformer_table.clip_half(config, "text", source)
+    found = transformer_table.read(
         config,
         source,
         defaults={
@@ -41,12 +41,12 @@ def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         fixed={"attention_dropout": ANY, "bos_token_id": ANY, "pad_token_id": ANY},
     )
     return {
-        **encoders.blocks(found),
+        **transformer_table.blocks(found),
         "vocabulary": found["vocab_size"],
         "positions": found["max_position_embeddings"],
         "hidden": found["intermediate_size"],
         "eos": found["eos_token_id"],
-        "projection": encoders.projection(found, source) if projects else 0,
+        "projection": transformer_table.projection(found, source) if projects else 0,
     }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreamjax.models.clip import CLIPVision
-from dreamjax.weights import encoders
+from dreamjax.weights import transformer_table
 from dreamjax.weights.config_json import ANY
 from dreamjax.weights.networks import Network
 from dreamjax.weights.table import IDENTITY, KERNEL, Table, norm
@@ -14,7 +14,7 @@ TABLE = Table(
     ("vision_model.embeddings.patch_embedding.weight", "patch_embed/kernel", KERNEL),
     ("vision_model.embeddings.position_embedding.weight", "pos_embed", IDENTITY),
     *norm("vision_model.pre_layrnorm", "pre_norm"),  # so spelt there
-    *encoders.clip_blocks("vision_model"),
+    *transformer_table.clip_blocks("vision_model"),
     *norm("vision_model.post_layernorm", "norm"),
     ("visual_projection.weight", "projection/kernel", KERNEL),
     aliases=((r"^(embeddings|encoder|pre_layrnorm|post_layernorm)\.", r"vision_model.\1."),),  # as clip_text
@@ -24,8 +24,8 @@ TABLE = Table(
 
 def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Of `CLIPVision`. Raises UserError."""
-    config, projects = encoders.clip_half(config, "vision", source)
-    found = encoders.read(
+    config, projects = transformer_table.clip_half(config, "vision", source)
+    found = transformer_table.read(
         config,
         source,
         defaults={
@@ -43,10 +43,10 @@ def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         fixed={"attention_dropout": ANY},
     )
     return {
-        **encoders.blocks(found),
-        **encoders.picture(found),
+        **transformer_table.blocks(found),
+        **transformer_table.image(found),
         "hidden": found["intermediate_size"],
-        "projection": encoders.projection(found, source) if projects else 0,
+        "projection": transformer_table.projection(found, source) if projects else 0,
     }
 
 

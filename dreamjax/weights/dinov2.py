@@ -5,7 +5,7 @@ from typing import Any
 
 from dreamjax.errors import UserError
 from dreamjax.models.dinov2 import DINOv2
-from dreamjax.weights import encoders
+from dreamjax.weights import transformer_table
 from dreamjax.weights.config_json import ANY, class_of
 from dreamjax.weights.networks import Network
 from dreamjax.weights.table import IDENTITY, Place, Table, layer, norm
@@ -27,25 +27,25 @@ class _Table(Table):
 
 
 TABLE = _Table(
-    *encoders.picture_tokens("embeddings"),
-    ("embeddings.mask_token", "mask_token", encoders.batched(1)),
-    ("embeddings.register_tokens", "register_tokens", encoders.batched(1)),
+    *transformer_table.image_tokens("embeddings"),
+    ("embeddings.mask_token", "mask_token", transformer_table.batched(1)),
+    ("embeddings.register_tokens", "register_tokens", transformer_table.batched(1)),
     *norm(f"{_BLOCK}.norm1", "blocks/norm1"),
-    *encoders.bert_attention(_BLOCK),
+    *transformer_table.bert_attention(_BLOCK),
     (f"{_BLOCK}.layer_scale1.lambda1", "blocks/scale1/scale", IDENTITY),
     *norm(f"{_BLOCK}.norm2", "blocks/norm2"),
     *layer(f"{_BLOCK}.mlp.fc1", "blocks/mlp/fc1"),
     *layer(f"{_BLOCK}.mlp.fc2", "blocks/mlp/fc2"),
     (f"{_BLOCK}.layer_scale2.lambda1", "blocks/scale2/scale", IDENTITY),
     *norm("layernorm", "norm"),
-    aliases=encoders.BERT_ALIASES,
+    aliases=transformer_table.BERT_ALIASES,
 )
 
 
 def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Of `DINOv2`. Raises UserError."""
     registers = class_of(config) == "Dinov2WithRegistersModel"
-    found = encoders.read(
+    found = transformer_table.read(
         config,
         source,
         defaults={
@@ -71,8 +71,8 @@ def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     if registers and not found["num_register_tokens"]:
         raise UserError(f"{source}: num_register_tokens is 0; a model without registers is a Dinov2Model")
     return {
-        **encoders.blocks(found),
-        **encoders.picture(found),
+        **transformer_table.blocks(found),
+        **transformer_table.image(found),
         "mlp_ratio": found["mlp_ratio"],
         "swiglu": found["use_swiglu_ffn"],
         "qkv_bias": found["qkv_bias"],

@@ -6,11 +6,11 @@ from etils import epath
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
-from dreamjax.storage import places
-from dreamjax.weights import files
+from dreamjax.storage import paths
+from dreamjax.weights import weight_files
 
 ANSWER_S = 10.0  # after which the Hub counts as not reachable
-PATHS = (".safetensors", ".json", *files.PICKLED)  # endings of a file that is not there, rather than of a hub id
+PATHS = (".safetensors", ".json", *weight_files.PICKLED)  # endings of a file that is not there, rather than of a hub id
 DESCRIPTIONS = (".json", ".txt", ".model")  # configs, tokenizers, indices
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 
@@ -25,7 +25,7 @@ def resolve(name_or_path: epath.PathLike, variant: str | None = None) -> epath.P
     Raises UserError, one sentence, for a folder that does not exist and an id that neither the Hub nor the cache has.
     """
     text = str(name_or_path)
-    place = places.reachable(name_or_path)
+    place = paths.reachable(name_or_path)
     place = place if "://" in text else place.expanduser()
     if place.exists():
         return place
@@ -105,7 +105,7 @@ def _wanted(names: list[str], variant: str | None) -> list[str]:
         keep = [file for file in inside if file.endswith(DESCRIPTIONS) or file in weights]
         chosen += [f"{folder}/{file}" if folder else file for file in keep]
     if not any(_is_weights(name) for name in chosen):
-        for endings in ((".safetensors",), files.PICKLED):
+        for endings in ((".safetensors",), weight_files.PICKLED):
             if others := [name for name in names if name.endswith(endings)]:
                 return [*chosen, *others]
     return chosen
@@ -113,7 +113,7 @@ def _wanted(names: list[str], variant: str | None) -> list[str]:
 
 def _weights(names: list[str], variant: str | None) -> set[str]:
     """The files of one set of weights of a folder: the variant's, else the plain one, else every variant there is."""
-    found = files.sets(names)
+    found = weight_files.sets(names)
     for asked in (variant, None):
         if those := [weights for weights in found if weights.variant == asked]:
             return those[0].files(names)
@@ -122,4 +122,4 @@ def _weights(names: list[str], variant: str | None) -> set[str]:
 
 
 def _is_weights(name: str) -> bool:
-    return name.endswith((".safetensors", *files.PICKLED))
+    return name.endswith((".safetensors", *weight_files.PICKLED))

@@ -16,8 +16,8 @@ from etils import epath
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, nearest
-from dreamjax.storage import mistaken
-from dreamjax.weights import files, hub
+from dreamjax.storage import sniffing
+from dreamjax.weights import hub, weight_files
 
 INDEX = "model_index.json"
 USED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of StableDiffusionPipeline and its …Inpaint…
@@ -45,7 +45,7 @@ class PipelineFolder:
         folder = hub.resolve(path_or_id, variant)
         if not folder.is_dir() or not (folder / INDEX).exists():
             raise UserError(f"{folder} is no pipeline: it has no {INDEX}; name the folder that save_pretrained wrote")
-        index = mistaken.read_json(folder / INDEX)
+        index = sniffing.read_json(folder / INDEX)
         parts = _parts(index)
         if not parts or not isinstance(index.get("_class_name"), str):
             raise UserError(f"{folder / INDEX} names no parts of a pipeline; fetch the folder again")
@@ -70,7 +70,7 @@ class PipelineFolder:
 
     def config(self, name: str) -> dict[str, Any]:
         """What the part's config file says. Raises UserError where it is missing or no JSON."""
-        return mistaken.read_json(self._config_file(name))
+        return sniffing.read_json(self._config_file(name))
 
     def source(self, name: str) -> str:
         """What errors call the part's config."""
@@ -84,11 +84,11 @@ class PipelineFolder:
         """The part's weights (see `files.open_weights`); the plain ones, and told, where it has not the variant."""
         folder = self.path(name)
         if not self.variant or self.variant in {
-            found.variant for found in files.sets(p.name for p in folder.iterdir())
+            found.variant for found in weight_files.sets(p.name for p in folder.iterdir())
         }:
-            return files.open_weights(folder, self.variant)
+            return weight_files.open_weights(folder, self.variant)
         log.warning("%s has no weights of the variant %s; the plain ones are read", folder, self.variant)
-        return files.open_weights(folder)
+        return weight_files.open_weights(folder)
 
 
 def _parts(index: Mapping[str, Any]) -> dict[str, str]:

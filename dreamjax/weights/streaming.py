@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
-from dreamjax.parallel.names import like
+from dreamjax.parallel.tree_paths import like
 from dreamjax.weights.table import Table, flatten
 
 PyTree = Any

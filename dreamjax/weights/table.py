@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dreamjax.errors import UserError
-from dreamjax.parallel.names import nested
+from dreamjax.parallel.tree_paths import nested
 
 PyTree = Any
 

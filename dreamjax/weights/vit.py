@@ -9,7 +9,7 @@ from typing import Any
 
 from dreamjax.errors import UserError
 from dreamjax.models.vit import ViT
-from dreamjax.weights import encoders
+from dreamjax.weights import transformer_table
 from dreamjax.weights.config_json import ANY, class_of
 from dreamjax.weights.networks import Network
 from dreamjax.weights.table import Table, layer, norm
@@ -17,9 +17,9 @@ from dreamjax.weights.table import Table, layer, norm
 _BLOCK = "vit.encoder.layer.{i}"
 
 TABLE = Table(
-    *encoders.picture_tokens("vit.embeddings"),
+    *transformer_table.image_tokens("vit.embeddings"),
     *norm(f"{_BLOCK}.layernorm_before", "blocks/norm1"),
-    *encoders.bert_attention(_BLOCK),
+    *transformer_table.bert_attention(_BLOCK),
     *norm(f"{_BLOCK}.layernorm_after", "blocks/norm2"),
     *layer(f"{_BLOCK}.intermediate.dense", "blocks/mlp/fc1"),
     *layer(f"{_BLOCK}.output.dense", "blocks/mlp/fc2"),
@@ -29,7 +29,7 @@ TABLE = Table(
     aliases=(
         (r"^(embeddings|encoder|layers|layernorm|pooler)\.", r"vit.\1."),  # a ViTModel
         (r"^vit\.layers\.", "vit.encoder.layer."),
-        *encoders.BERT_ALIASES,
+        *transformer_table.BERT_ALIASES,
         (r"\.mlp\.fc1\.", ".intermediate.dense."),
         (r"\.mlp\.fc2\.", ".output.dense."),
     ),
@@ -39,7 +39,7 @@ TABLE = Table(
 def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Of `ViT`. Raises UserError."""
     classifies = class_of(config) == "ViTForImageClassification"
-    found = encoders.read(
+    found = transformer_table.read(
         config,
         source,
         defaults={
@@ -64,8 +64,8 @@ def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     if type(pooler) is not int or pooler < 1:
         raise UserError(f"{source}: pooler_output_size is {pooler!r}, but it takes a whole number of at least 1")
     return {
-        **encoders.blocks(found),
-        **encoders.picture(found),
+        **transformer_table.blocks(found),
+        **transformer_table.image(found),
         "hidden": found["intermediate_size"],
         "qkv_bias": found["qkv_bias"],
         "classes": _classes(config, source) if classifies else 0,

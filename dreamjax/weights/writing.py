@@ -11,7 +11,8 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic, safetensors_files
+from dreamjax.storage import atomic
+from dreamjax.storage.checkpoint_files import safetensors_files
 
 MAX_SHARD_BYTES = 10 * 10**9  # as diffusers has it; transformers splits at 50 GB
 CHUNK = 1 << 22

@@ -14,7 +14,7 @@ import torch
 
 from dreamjax.diffusion import noise, sampling
 
-SHAPE = (4, 5, 3)  # of one picture; schedulers do not care for the layout
+SHAPE = (4, 5, 3)  # of one image; schedulers do not care for the layout
 INDEX = np.array([3, 11])
 SEED = 5
 STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}

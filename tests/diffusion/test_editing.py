@@ -1,4 +1,4 @@
-"""Pictures from pictures, as diffusers' pipelines make them: their start, their calls, their blending."""
+"""Images from images, as diffusers' pipelines make them: their start, their calls, their blending."""
 
 import types
 
@@ -31,7 +31,7 @@ SAMPLERS = list(sampling.SAMPLERS)
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return np.random.default_rng(3).normal(size=(2, *SHAPE)).astype(np.float32)
 
 
@@ -46,7 +46,7 @@ def torched(x):
 
 @pytest.mark.parametrize("strength", [0.2, 0.75, 1.0])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_img2img_is_that_of_diffusers(name, strength, pictures, drawn, monkeypatch):
+def test_img2img_is_that_of_diffusers(name, strength, images, drawn, monkeypatch):
     """10 steps, of which the pipeline's own get_timesteps leaves 2, 7 and 10."""
     from diffusers import StableDiffusionImg2ImgPipeline
 
@@ -55,21 +55,21 @@ def test_img2img_is_that_of_diffusers(name, strength, pictures, drawn, monkeypat
         theirs.set_timesteps(10)
         pipeline = types.SimpleNamespace(scheduler=theirs)
         calls, count = StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, 10, strength, None)
-        x = theirs.add_noise(torched(pictures), torched(drawn), calls[:1].repeat(2))
+        x = theirs.add_noise(torched(images), torched(drawn), calls[:1].repeat(2))
         expected = run(theirs, x, 10, monkeypatch, first=10 - count, started=True)
 
     plan = sampling.plan(name, NoiseSchedule(**STABLE), 10, strength=strength)
     np.testing.assert_allclose(plan.timesteps, calls, rtol=1e-6)
-    start = editing.starts_from(plan, pictures, drawn)
+    start = editing.starts_from(plan, images, drawn)
     assert difference(start, x.numpy()) < 1e-6
     assert difference(sampled(start, plan), expected) < 1e-5
 
 
-def blended(mask, pictures, drawn):
+def blended(mask, images, drawn):
     """The last lines of StableDiffusionInpaintPipeline's loop for a network of 4 channels."""
 
     def after(theirs, x, following):
-        proper = torched(pictures)
+        proper = torched(images)
         if following is not None:
             proper = theirs.add_noise(proper, torched(drawn), torch.tensor([following]))
         return (1 - torched(mask)) * proper + torched(mask) * x
@@ -79,7 +79,7 @@ def blended(mask, pictures, drawn):
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_inpainting_by_blending_is_that_of_diffusers(name, strength, pictures, drawn, monkeypatch):
+def test_inpainting_by_blending_is_that_of_diffusers(name, strength, images, drawn, monkeypatch):
     mask = np.zeros((2, *SHAPE[:2], 1), np.float32)
     mask[:, :2, 1:] = 1
     plan = sampling.plan(name, NoiseSchedule(**STABLE), 10, strength=strength)
@@ -91,24 +91,24 @@ def test_inpainting_by_blending_is_that_of_diffusers(name, strength, pictures, d
             theirs.set_begin_index(first)
         x = torched(drawn)
         if strength < 1:
-            x = theirs.add_noise(torched(pictures), x, theirs.timesteps[first : first + 1].repeat(2))
-        after = blended(mask, pictures, drawn)
+            x = theirs.add_noise(torched(images), x, theirs.timesteps[first : first + 1].repeat(2))
+        after = blended(mask, images, drawn)
         expected = run(theirs, x, 10, monkeypatch, first=first, started=strength < 1, after=after)
 
     def inpaint(x):
-        project = editing.keeps(mask, pictures, drawn)
+        project = editing.keeps(mask, images, drawn)
         return sampling.sample(toy, x, plan, seed=SEED, index=INDEX, project=project)
 
-    found = jax.jit(inpaint)(editing.starts_around(plan, pictures, drawn))
+    found = jax.jit(inpaint)(editing.starts_around(plan, images, drawn))
     assert difference(found, expected) < 1e-5
     kept = np.broadcast_to(mask == 0, found.shape)
-    np.testing.assert_array_equal(np.asarray(found)[kept], pictures[kept])
+    np.testing.assert_array_equal(np.asarray(found)[kept], images[kept])
 
 
-def test_an_inpainting_network_sees_mask_and_masked_picture_in_both_halves(pictures):
-    """9 channels of 4 + 1 + 4, as (x, mask, masked picture), whatever the guidance."""
+def test_an_inpainting_network_sees_mask_and_masked_image_in_both_halves(images):
+    """9 channels of 4 + 1 + 4, as (x, mask, masked image), whatever the guidance."""
     mask = np.ones((2, 4, 5, 1), np.float32) * np.array([0, 1]).reshape(2, 1, 1, 1)
-    x = np.concatenate([pictures, pictures[..., :1]], axis=-1)
+    x = np.concatenate([images, images[..., :1]], axis=-1)
     seen = []
 
     def network(x9, t, text):

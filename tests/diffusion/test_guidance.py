@@ -28,7 +28,7 @@ def test_it_goes_from_the_unconditional_through_the_conditional(scale):
     np.testing.assert_allclose(found, apart(EMPTY) + scale * (apart(WORDS) - apart(EMPTY)), atol=1e-5)
 
 
-def test_every_picture_may_have_its_own_scale():
+def test_every_image_may_have_its_own_scale():
     scales = np.arange(8, dtype=np.float32)
     together = guidance.guided(network, WORDS, EMPTY, scales)(X, jnp.float32(0.5))
     for i in range(8):

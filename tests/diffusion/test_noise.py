@@ -1,4 +1,4 @@
-"""Noise depends on the seed, the picture, the purpose and the step, and on nothing else."""
+"""Noise depends on the seed, the image, the purpose and the step, and on nothing else."""
 
 import functools
 
@@ -19,7 +19,7 @@ def together():
 
 
 @pytest.mark.parametrize(("batch", "compiled"), [(1, True), (3, True), (8, True), (3, False)])
-def test_a_picture_has_the_same_noise_in_any_batch(batch, compiled, together):
+def test_a_image_has_the_same_noise_in_any_batch(batch, compiled, together):
     draw = functools.partial(noise.draw, purpose="start", shape=SHAPE)
     draw = jax.jit(draw) if compiled else draw
     order = np.random.default_rng(0).permutation(8)
@@ -27,7 +27,7 @@ def test_a_picture_has_the_same_noise_in_any_batch(batch, compiled, together):
         np.testing.assert_array_equal(draw(0, INDEX[rows]), together[rows])
 
 
-def test_a_picture_has_the_same_noise_on_any_device(together):
+def test_a_image_has_the_same_noise_on_any_device(together):
     mesh = Mesh(np.array(jax.devices()).reshape(8), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
     draw = jax.jit(functools.partial(noise.draw, purpose="start", shape=SHAPE), out_shardings=split)
@@ -36,7 +36,7 @@ def test_a_picture_has_the_same_noise_on_any_device(together):
     np.testing.assert_array_equal(drawn, together)
 
 
-def test_other_seeds_pictures_purposes_and_steps_have_other_noise(together):
+def test_other_seeds_images_purposes_and_steps_have_other_noise(together):
     """256 independent normal numbers correlate by 1 / 16 at one σ: 0.4 is out of the question."""
     others = [
         noise.draw(1, INDEX, "start", SHAPE)[0],
@@ -49,7 +49,7 @@ def test_other_seeds_pictures_purposes_and_steps_have_other_noise(together):
 
 
 def test_it_is_standard_normal():
-    """Of 2^17 numbers of 8 pictures: mean 0 ± 5 / √n, mean square 1 ± 5 √(2 / n), share beyond 1.96 σ 5 %."""
+    """Of 2^17 numbers of 8 images: mean 0 ± 5 / √n, mean square 1 ± 5 √(2 / n), share beyond 1.96 σ 5 %."""
     x = np.asarray(noise.draw(3, INDEX, "start", (256, 64))).ravel()
     n = len(x)
     assert abs(x.mean()) < 5 / n**0.5

@@ -25,12 +25,12 @@ def pair():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_picture_and_noise_come_back_from_the_target(kind, pair):
+def test_image_and_noise_come_back_from_the_target(kind, pair):
     """float32 loses 1 / √ᾱ = 15 of its precision on x_0 at t = 999, and 1 / √(1 - ᾱ) = 34 on ε at t = 0."""
     x0, noise = pair
     of = schedule(kind)
     x_t = prediction.add_noise(of, x0, noise, T)
-    found = prediction.picture_and_noise(of, prediction.target(of, x0, noise, T), x_t, T)
+    found = prediction.image_and_noise(of, prediction.target(of, x0, noise, T), x_t, T)
     np.testing.assert_allclose(found[0], x0, atol=1e-5)
     np.testing.assert_allclose(found[1], noise, atol=2e-5)
 
@@ -49,12 +49,12 @@ def test_noise_and_velocity_are_those_of_diffusers(kind, pair):
     )
 
 
-def test_a_scalar_timestep_holds_for_every_picture(pair):
+def test_a_scalar_timestep_holds_for_every_image(pair):
     alone = prediction.add_noise(STABLE_DIFFUSION, *pair, jnp.asarray(700))
     np.testing.assert_array_equal(alone, prediction.add_noise(STABLE_DIFFUSION, *pair, np.full(4, 700)))
 
 
-def test_at_zero_snr_v_is_minus_the_picture(pair):
+def test_at_zero_snr_v_is_minus_the_image(pair):
     """a = 0, s = 1."""
     of = schedule("v_prediction", rescale_betas_zero_snr=True)
     np.testing.assert_array_equal(prediction.add_noise(of, *pair, jnp.asarray(999)), pair[1])

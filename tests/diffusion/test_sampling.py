@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamjax.diffusion import editing, noise, sampling
-from dreamjax.diffusion.prediction import noise_coefficients, picture_coefficients
+from dreamjax.diffusion.prediction import image_coefficients, noise_coefficients
 from dreamjax.diffusion.schedule import STABLE_DIFFUSION, NoiseSchedule
 from dreamjax.errors import UserError
 
@@ -17,7 +17,7 @@ MEAN = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
 
 
 def gaussian(deviation, kind="epsilon", schedule=STABLE_DIFFUSION):
-    """The best answer where pictures are MEAN + deviation · N(0, 1), for x = √ᾱ x_0 + √(1 - ᾱ) ε.
+    """The best answer where images are MEAN + deviation · N(0, 1), for x = √ᾱ x_0 + √(1 - ᾱ) ε.
 
     E[ε | x] = s (x - a MEAN) / (a² deviation² + s²), E[x_0 | x] = (x - s E[ε | x]) / a.
     """
@@ -28,8 +28,8 @@ def gaussian(deviation, kind="epsilon", schedule=STABLE_DIFFUSION):
         a = 1 / jnp.sqrt(sigma**2 + 1)
         s = sigma * a
         epsilon = s * (x - a * MEAN) / (a**2 * deviation**2 + s**2)
-        picture = MEAN + a * deviation**2 * (x - a * MEAN) / (a**2 * deviation**2 + s**2)
-        return {"epsilon": epsilon, "sample": picture, "v_prediction": a * epsilon - s * picture}[kind]
+        image = MEAN + a * deviation**2 * (x - a * MEAN) / (a**2 * deviation**2 + s**2)
+        return {"epsilon": epsilon, "sample": image, "v_prediction": a * epsilon - s * image}[kind]
 
     return predict
 
@@ -42,7 +42,7 @@ def sampled(predict, plan, count, seed=0):
 
 @pytest.mark.parametrize("steps", [1, 4, 20])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_where_there_is_one_picture_every_sampler_finds_it(name, steps):
+def test_where_there_is_one_image_every_sampler_finds_it(name, steps):
     """deviation 0: x_0 = MEAN in any number of steps. ᾱ after the last step is taken as 1 by PLMS too."""
     schedule = NoiseSchedule(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=True, steps_offset=1
@@ -77,7 +77,7 @@ def test_deterministic_samplers_follow_the_probability_flow(name, karras, bound)
 
 @pytest.mark.parametrize(("name", "eta"), [("ddpm", 0.0), ("euler_ancestral", 0.0), ("ddim", 1.0)])
 def test_stochastic_samplers_sample_the_distribution(name, eta):
-    """1,000 pictures of 32 numbers: mean and deviation of the data; 500 steps are 2 % too narrow (200 are 4 %)."""
+    """1,000 images of 32 numbers: mean and deviation of the data; 500 steps are 2 % too narrow (200 are 4 %)."""
     plan = sampling.plan(name, STABLE_DIFFUSION, 500, eta=eta)
     found, _ = sampled(gaussian(0.5), plan, 1000)
     z = (found - MEAN) / 0.5
@@ -86,7 +86,7 @@ def test_stochastic_samplers_sample_the_distribution(name, eta):
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "plms"])
-def test_what_is_predicted_does_not_change_the_pictures(name):
+def test_what_is_predicted_does_not_change_the_images(name):
     """ε, v and x_0 say the same; not to PLMS, whose mean over several calls is another thing for ε and v."""
     found = [
         sampled(
@@ -129,7 +129,7 @@ def test_the_network_is_traced_as_often_for_50_steps_as_for_2(name):
 
 
 @pytest.mark.parametrize("name", ["ddpm", "plms"])
-def test_a_picture_is_the_same_alone_and_in_a_batch_on_8_devices(name):
+def test_a_image_is_the_same_alone_and_in_a_batch_on_8_devices(name):
     """Noise bit-equal; the arithmetic to rounding."""
     plan = sampling.plan(name, STABLE_DIFFUSION, 10)
     predict = gaussian(0.5)
@@ -156,7 +156,7 @@ def test_coefficients_are_inverse_to_what_they_describe():
     a, s, x0, epsilon = np.sqrt(0.3), np.sqrt(0.7), 1.7, -0.4
     for kind, output in (("epsilon", epsilon), ("sample", x0), ("v_prediction", a * epsilon - s * x0)):
         x = a * x0 + s * epsilon
-        p, q = picture_coefficients(kind, a, s)
+        p, q = image_coefficients(kind, a, s)
         assert p * x + q * output == pytest.approx(x0)
         p, q = noise_coefficients(kind, a, s)
         assert p * x + q * output == pytest.approx(epsilon)

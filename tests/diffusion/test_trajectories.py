@@ -15,7 +15,7 @@ from tests.diffusion.oracle import INDEX, SEED, SHAPE, STABLE, difference, doubl
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 SPACINGS = ("leading", "linspace", "trailing")
-# diffusers' PNDM and Euler-ancestral cannot predict the picture
+# diffusers' PNDM and Euler-ancestral cannot predict the image
 PREDICTIONS = [
     (name, kind)
     for name in sampling.SAMPLERS

@@ -1,34 +1,34 @@
-"""Confusions are counted, and failures ranked by colour and shape, on pictures whose distances are known."""
+"""Confusions are counted, and failures ranked by colour and shape, on images whose distances are known."""
 
 import numpy as np
 import pytest
 
 from dreamjax.evaluation import confusion
-from dreamjax.evaluation.decoding import Judge, Trials
+from dreamjax.evaluation.image_scores import Judge, Trials
 
 RED, DARK_RED, GREEN = (200, 0, 0), (120, 0, 0), (0, 200, 0)
 
 
 def bar(colour, upright, side=64):
     """A bar in the middle, on black."""
-    picture = np.zeros((side, side, 3), np.uint8)
+    image = np.zeros((side, side, 3), np.uint8)
     middle = slice(side * 3 // 8, side * 5 // 8)
-    picture[(slice(None), middle) if upright else (middle, slice(None))] = colour
-    return picture
+    image[(slice(None), middle) if upright else (middle, slice(None))] = colour
+    return image
 
 
 CLASSES = [bar(RED, True), bar(DARK_RED, False), bar(GREEN, True)]
 
 
-def by_picture(shown):
-    """Knows the three pictures, whose classes are the 1st, 3rd and 4th of five."""
+def by_image(shown):
+    """Knows the three images, whose classes are the 1st, 3rd and 4th of five."""
     found = np.full((len(shown), 5), 0.01)
-    for row, picture in zip(found, shown, strict=True):
-        row[[0, 2, 3][np.argmin([np.abs(picture.astype(int) - c).sum() for c in CLASSES])]] = 0.9
+    for row, image in zip(found, shown, strict=True):
+        row[[0, 2, 3][np.argmin([np.abs(image.astype(int) - c).sum() for c in CLASSES])]] = 0.9
     return found
 
 
-JUDGE = Judge("knows", probabilities=by_picture)
+JUDGE = Judge("knows", probabilities=by_image)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def trials():
 
 
 def test_colours_are_as_far_apart_as_their_values():
-    """Wasserstein's distance of two pictures of one colour is the difference of the colours."""
+    """Wasserstein's distance of two images of one colour is the difference of the colours."""
     plain = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (0, 100, 252)])
     found = confusion.colour_distances(plain, np.arange(3), 3)
     np.testing.assert_allclose(found[0], [0, 25 / 63, 1])  # of 64 levels, 4 values each
@@ -101,7 +101,7 @@ def test_failures_are_counted_and_ranked(trials):
 
 
 def test_a_class_that_was_not_shown_is_never_drawn(trials):
-    sure = Judge("sure", probabilities=lambda x: by_picture(x) + np.eye(5)[1] * 9 * (x[0, 0, 0, 0] == 255))
+    sure = Judge("sure", probabilities=lambda x: by_image(x) + np.eye(5)[1] * 9 * (x[0, 0, 0, 0] == 255))
     made = np.full((12, 1, 64, 64, 3), 255, np.uint8)
     found = confusion.table(sure, trials, {"model": made})
     assert np.sum(found["sources"]["model"]["counts"]) == 12

@@ -9,10 +9,12 @@ import pytest
 
 from dreamjax import config as configs
 from dreamjax.cli import main as cli
-from dreamjax.evaluation import leakage, windows
-from dreamjax.signals import pipeline, records
+from dreamjax.evaluation import cross_fitting, probing, reconstruction
+from dreamjax.evaluation import window_set as windows
+from dreamjax.metrics import leakage
+from dreamjax.signals.datasets import pipeline, records
 from dreamjax.storage import manifest
-from dreamjax.systems import cross_fitting, masked_pretraining, measurement, probing, runs
+from dreamjax.systems import masked_pretraining, opening
 from dreamjax.training import checkpoints
 from tests.support import make_shards, make_windows
 
@@ -38,7 +40,7 @@ def shards(tmp_path_factory) -> str:
 
 def save_run(config, workdir: str, step: int = 3, score: float | None = None) -> str:
     """A run with fresh parameters that says it took `step` steps: what evaluation reads of a trained one."""
-    params = measurement.fresh_params(config, 1)
+    params = reconstruction.fresh_params(config, 1)
     folder = checkpoints.save_params_as_run(workdir, configs.to_json(config), params, step)
     if score is not None:
         record = json.loads((folder / "run.json").read_text())
@@ -55,7 +57,7 @@ def run(shards, tmp_path_factory) -> str:
 @pytest.fixture
 def instant_training(monkeypatch):
     """Pretraining that takes no time: its Task, loop and checkpoints have their own tests."""
-    monkeypatch.setattr(runs, "train", lambda config, workdir: save_run(config, workdir, config.train.steps))
+    monkeypatch.setattr(opening, "train", lambda config, workdir: save_run(config, workdir, config.train.steps))
 
 
 def evaluated(capsys, *words: str) -> dict:
@@ -94,12 +96,12 @@ def test_the_split_that_chose_the_step_is_said_to_be_optimistic(shards, capsys, 
     assert marked in shown.splitlines()[0]
     assert "by its loss on split val, so its scores there are optimistic" in shown
     for request, optimistic in (
-        (measurement.Request(split="val"), False),
-        (measurement.Request(best=True), False),
-        (measurement.Request(("elsewhere",), "val", best=True), False),
-        (measurement.Request((shards, "elsewhere"), "val", best=True), True),
+        (reconstruction.Request(split="val"), False),
+        (reconstruction.Request(best=True), False),
+        (reconstruction.Request(("elsewhere",), "val", best=True), False),
+        (reconstruction.Request((shards, "elsewhere"), "val", best=True), True),
     ):
-        assert bool(measurement.chosen_on(request, tiny(shards))) == optimistic
+        assert bool(reconstruction.chosen_on(request, tiny(shards))) == optimistic
 
 
 def test_the_table_is_for_people(run, capsys, tmp_path):
@@ -165,7 +167,7 @@ def test_an_untrained_run_is_named_so_and_gets_no_score(shards, capsys, tmp_path
 
 
 def test_a_fold_run_that_is_untrained_is_refused(run, shards, capsys, tmp_path, instant_training, monkeypatch):
-    monkeypatch.setattr(runs, "train", lambda config, workdir: save_run(config, workdir, 0))
+    monkeypatch.setattr(opening, "train", lambda config, workdir: save_run(config, workdir, 0))
     assert "is untrained (step 0)" in refused(capsys, run, "--probe", "--out", str(tmp_path))
 
 
@@ -197,7 +199,7 @@ def test_the_probe_pretrains_without_its_subjects(run, capsys, tmp_path, instant
     probed = [set(group) for group in result["fold_runs"].values()]
     assert sorted(len(group) for group in probed) == [3, 3, 3]
     for workdir, group in zip(result["fold_runs"], probed, strict=True):
-        [path] = runs.config_of(workdir).data.path
+        [path] = opening.config_of(workdir).data.path
         trained = {w.subject for w in records.read_windows(path, "train")}
         assert not trained & group
         assert len(trained) == 6
@@ -273,7 +275,7 @@ def test_what_could_not_be_compared_is_not_said_to_be_verified(run, shards, caps
 
 
 def test_features_of_an_untrained_encoder_differ_from_the_runs(run, shards):
-    opened = runs.open_run(run)
+    opened = opening.open_run(run)
     data = probing.load(opened.config, shards)
     features = probing.features_of(probing.Fold(opened, ()), data, 0)
     assert features["pretrained encoder"].shape == features["untrained encoder"].shape == (len(data), 32)

@@ -1,4 +1,4 @@
-"""Judges from files and folders: what each makes of pictures, what is refused, what the tables say."""
+"""Judges from files and folders: what each makes of images, what is refused, what the tables say."""
 
 import json
 
@@ -11,8 +11,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation import decoding, judges, sets
-from dreamjax.evaluation.decoding import Trials
+from dreamjax.evaluation import image_scores, judges, set_scores
+from dreamjax.evaluation.image_scores import Trials
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from tests import parity
@@ -56,7 +56,7 @@ def mesh():
 
 
 def resized(shown, mean, std):
-    """As torchvision resizes Pillow's pictures."""
+    """As torchvision resizes Pillow's images."""
     found = [np.asarray(Image.fromarray(x).resize((224, 224), Image.Resampling.BILINEAR)) for x in shown]
     return torch.from_numpy(((np.stack(found) / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)).float()
 
@@ -67,7 +67,7 @@ def opened(saved, name, mesh):
 
 
 # ------------------------------------------------------------------------------------------------- what they see
-def test_features_are_torchs_of_equally_prepared_pictures(networks, saved, shown, mesh):
+def test_features_are_torchs_of_equally_prepared_images(networks, saved, shown, mesh):
     pixels = resized(shown, *IMAGENET)
     alexnet, ours = networks["alexnet"], opened(saved, "alexnet.pth", mesh).views(shown)
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_folders_of_transformers(shown, mesh, tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------- tables
 def test_everything_in_one_table(saved, shown, mesh):
-    """Right pictures are at the best value of every metric, and beat those dealt out wrongly."""
+    """Right images are at the best value of every metric, and beat those dealt out wrongly."""
     names = ("alexnet.pth", "swav.pth", "alex.pth")
     found, notes = judges.open_judges([str(saved / name) for name in names], mesh)
     assert all("which tells nothing of how it was trained" in note for note in notes[:3])
@@ -175,7 +175,7 @@ def test_everything_in_one_table(saved, shown, mesh):
     trials = Trials(shown, np.zeros(5, int), np.tile(np.arange(5), 2), np.repeat(np.arange(2), 5))
     right = shown[trials.own][:, None]
     sources = {"model": right, "other": np.roll(right, 1, axis=0)}
-    columns = {c.name: c for c in decoding.columns(trials, sources, found)}
+    columns = {c.name: c for c in image_scores.columns(trials, sources, found)}
     assert set(columns) == {
         *("pixel correlation", "PSNR, dB", "SSIM", "LPIPS", "two-way, pixels"),
         *("two-way, AlexNet(2)", "two-way, AlexNet(5)", "distance, SwAV"),
@@ -185,17 +185,17 @@ def test_everything_in_one_table(saved, shown, mesh):
         assert column.better == ("lower" if lower else "higher")
         if name != "PSNR, dB":
             np.testing.assert_allclose(column.values["model"], 0 if lower else 1, atol=1e-6)
-            [entry] = decoding.scores_json([column], trials, "model")
+            [entry] = image_scores.scores_json([column], trials, "model")
             assert entry["model_minus"]["other"]["says"] == "model is better than other", name
             assert (entry["model_minus"]["other"]["estimate"] < 0) == lower
 
 
-def test_sets_of_pictures_have_a_table_of_their_own(saved, shown, mesh):
+def test_sets_of_images_have_a_table_of_their_own(saved, shown, mesh):
     [judge], notes = judges.open_judges([str(saved / "fid.pth")], mesh)
     trials = Trials(shown, np.zeros(5, int), np.arange(5), np.arange(5))
     right = shown[:, None]
     dark = (right // 4).repeat(2, axis=1)
-    entries = sets.scores(trials, {"model": right, "dealt out": right[::-1], "dark": dark}, [judge])
+    entries = set_scores.scores(trials, {"model": right, "dealt out": right[::-1], "dark": dark}, [judge])
     found = {entry["metric"]: entry for entry in entries}
     assert list(found) == ["FID, 2048 features", "FID, 64 features", "KID", "Inception Score"]
     for metric in ("FID, 2048 features", "FID, 64 features"):
@@ -207,12 +207,12 @@ def test_sets_of_pictures_have_a_table_of_their_own(saved, shown, mesh):
     kid = found["KID"]["scores"]
     assert kid["dark"]["estimate"] > kid["model"]["estimate"]
     assert kid["dark"]["low"] <= kid["dark"]["estimate"] <= kid["dark"]["high"]
-    header, (_, told) = sets.rows(entries, ["model", "dark"])
+    header, (_, told) = set_scores.rows(entries, ["model", "dark"])
     assert "(n 10 to 5; biased below 10,000)" in told[header.index("FID, 64 features")]
     assert "biased" not in told[header.index("KID")]
     assert ABSENT not in notes
     assert ABSENT in judges.open_judges([], mesh)[1]
-    assert sets.rows(sets.scores(trials, {"model": right}, []), ["model"]) == ([], [])
+    assert set_scores.rows(set_scores.scores(trials, {"model": right}, []), ["model"]) == ([], [])
 
 
 def test_a_published_file_is_known_by_its_hash(saved, monkeypatch):

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from dreamjax.evaluation import reconstruction, windows
-from dreamjax.evaluation.masks import MASKS
-from dreamjax.signals.pipeline import DataConfig
-from dreamjax.signals.prepare import Options, prepare
-from dreamjax.systems import measurement
+from dreamjax.evaluation import reconstruction, reconstruction_scores, window_set
+from dreamjax.evaluation.scoring_masks import MASKS
+from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.preparation.prepare import Options, prepare
 
 
 @pytest.mark.long
@@ -19,10 +18,10 @@ def test_eegmat_rest(real_eeg, tmp_path):
     files = sorted(str(path) for path in (real_eeg / "eegmat").glob("*_1.edf"))
     prepare(files, str(tmp_path / "shards"), options=Options(workers=2))
     config = DataConfig(path=(str(tmp_path / "shards"),))
-    data = windows.concatenate([windows.load(config, split) for split in ("train", "val", "test")])
+    data = window_set.concatenate([window_set.load(config, split) for split in ("train", "val", "test")])
     held_out = np.isin(data.subjects, sorted(set(data.subjects))[::3])
-    baseline = measurement.baseline_of(data.take(np.flatnonzero(~held_out)))
-    [score] = reconstruction.score(
+    baseline = reconstruction.baseline_of(data.take(np.flatnonzero(~held_out)))
+    [score] = reconstruction_scores.score(
         data.take(np.flatnonzero(held_out)),
         4,
         candidates=baseline.candidates,

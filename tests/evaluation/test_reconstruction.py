@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.linalg import toeplitz
-
-from dreamjax.evaluation import gaussian, reconstruction, report
-from dreamjax.evaluation.masks import MASKS, MaskTask, window_id
-from dreamjax.evaluation.reconstruction import Sums
-from dreamjax.evaluation.windows import WindowSet
 from tests.evaluation.test_gaussian import PHI, ar1
+
+from dreamjax.evaluation import reconstruction_report, reconstruction_scores
+from dreamjax.evaluation.reconstruction_scores import Sums
+from dreamjax.evaluation.scoring_masks import MASKS, MaskTask, window_id
+from dreamjax.evaluation.window_set import WindowSet
+from dreamjax.metrics import conditional_mean
 
 BY_NAME = {task.name: task for task in MASKS}
 
@@ -71,7 +72,7 @@ def test_padding_is_neither_hidden_nor_visible():
     hidden = BY_NAME["random 0.75"].hidden("w", valid, 4, 256.0)
     assert hidden.sum() == 60
     assert not hidden[80:].any()
-    visible, dark = reconstruction.samples_of(hidden, np.repeat(valid, 4), 4)
+    visible, dark = reconstruction_scores.samples_of(hidden, np.repeat(valid, 4), 4)
     assert visible.sum() == 80
     assert not (visible | dark)[320:].any()
 
@@ -85,7 +86,7 @@ def test_linear_interpolation_by_hand():
     signal = np.array([[[9.0, 2.0, 0.0, 0.0, 8.0, 5.0, 0.0]]])
     visible = np.array([False, True, False, False, True, True, False])
     np.testing.assert_allclose(
-        reconstruction.linear_interpolation(signal, visible, ~visible)[0, 0], [2.0, 4.0, 6.0, 5.0]
+        reconstruction_scores.linear_interpolation(signal, visible, ~visible)[0, 0], [2.0, 4.0, 6.0, 5.0]
     )
 
 
@@ -93,13 +94,13 @@ def test_linear_interpolation_is_numpys():
     rng = np.random.default_rng(0)
     signal, visible = rng.normal(size=(2, 3, 64)), rng.random(64) < 0.4
     expected = [[np.interp(np.flatnonzero(~visible), np.flatnonzero(visible), c[visible]) for c in w] for w in signal]
-    np.testing.assert_allclose(reconstruction.linear_interpolation(signal, visible, ~visible), expected)
+    np.testing.assert_allclose(reconstruction_scores.linear_interpolation(signal, visible, ~visible), expected)
 
 
 def test_channel_mean_by_hand():
     signal = np.array([[[1.0, 3.0, 100.0], [5.0, 7.0, 100.0]]])
     visible = np.array([True, True, False])
-    np.testing.assert_allclose(reconstruction.channel_mean(signal, visible, ~visible), [[[2.0], [6.0]]])
+    np.testing.assert_allclose(reconstruction_scores.channel_mean(signal, visible, ~visible), [[[2.0], [6.0]]])
 
 
 # --------------------------------------------------------------------------------------------------------------- scores
@@ -116,8 +117,8 @@ def test_r2_and_correlation_are_the_textbooks():
 
 def test_pooled_r2_weighs_subjects_by_their_variance():
     """Errors 1 and 9 of variances 10 and 10: 1 - 10/20. A mean of 0.9 and 0.1 weighed otherwise would differ."""
-    assert reconstruction.share_explained(np.array([[1.0, 10.0], [27.0, 30.0]])) == pytest.approx(1 - 28 / 40)
-    assert reconstruction.gained(np.array([[1.0, 5.0, 10.0], [27.0, 30.0, 30.0]])) == pytest.approx(7 / 40)
+    assert reconstruction_scores.share_explained(np.array([[1.0, 10.0], [27.0, 30.0]])) == pytest.approx(1 - 28 / 40)
+    assert reconstruction_scores.gained(np.array([[1.0, 5.0, 10.0], [27.0, 30.0, 30.0]])) == pytest.approx(7 / 40)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def process():
     """An AR(1) process and the oracle that knows it."""
     rng = np.random.default_rng(2)
     held_out = window_set(10 * ar1(rng, 200, 2, 64), sfreq=64.0)
-    exact = gaussian.Gaussian(np.eye(2), np.linalg.eigh(toeplitz(PHI ** np.arange(64))[None]), 0.0)
+    exact = conditional_mean.Gaussian(np.eye(2), np.linalg.eigh(toeplitz(PHI ** np.arange(64))[None]), 0.0)
 
     def oracle(signal, hidden, valid):
         out = np.zeros_like(signal)
@@ -141,7 +142,7 @@ def test_the_posterior_mean_scores_what_theory_says(process):
     """One hidden sample between two neighbours: var(x | both) = (1 - φ²) / (1 + φ²), so R² = 2φ² / (1 + φ²)."""
     held_out, oracle = process
     task = MaskTask("one", "random", 1 / 64)
-    [found] = reconstruction.score(held_out, 1, predict=oracle, tasks=[task])
+    [found] = reconstruction_scores.score(held_out, 1, predict=oracle, tasks=[task])
     inner = 62 / 64 * 2 * PHI**2 / (1 + PHI**2) + 2 / 64 * PHI**2  # at the edges there is one neighbour
     assert found.hidden_share == pytest.approx(1 / 64)
     assert found.r2("model").estimate == pytest.approx(inner, abs=0.06)  # 400 values
@@ -152,9 +153,9 @@ def test_a_fitted_gaussian_comes_close_to_the_oracle(process):
     held_out, oracle = process
     rng = np.random.default_rng(3)
     train, validation = 10 * ar1(rng, 300, 2, 64), window_set(10 * ar1(rng, 60, 2, 64), sfreq=64.0)
-    candidates = gaussian.Candidates(train, np.ones((300, 64), bool))
+    candidates = conditional_mean.Candidates(train, np.ones((300, 64), bool))
     tasks = [BY_NAME["random 0.5"], BY_NAME["gap 250 ms"]]
-    for found in reconstruction.score(
+    for found in reconstruction_scores.score(
         held_out, 4, predict=_by_patch(oracle, 4), candidates=candidates, validation=validation, tasks=tasks
     ):
         gap = found.difference("model", "conditional mean")
@@ -177,8 +178,8 @@ def test_channels_that_are_no_electrodes_do_not_count(process):
         held_out, **{n: getattr(held_out, n)[:, :1] for n in ("signal", "gain", "offset", "real")}, ch_names=("c0",)
     )
     task = [BY_NAME["random 0.5"]]
-    [with_it] = reconstruction.score(dataclasses.replace(held_out, signal=spoilt, real=real), 4, tasks=task)
-    [without] = reconstruction.score(alone, 4, tasks=task)
+    [with_it] = reconstruction_scores.score(dataclasses.replace(held_out, signal=spoilt, real=real), 4, tasks=task)
+    [without] = reconstruction_scores.score(alone, 4, tasks=task)
     for method in ("zero", "channel mean", "linear interpolation"):
         assert with_it.r2(method).estimate == pytest.approx(without.r2(method).estimate, rel=1e-9)
 
@@ -198,13 +199,13 @@ def test_the_truth_is_not_clipped_and_what_all_methods_see_is(process):
         seen.append(np.abs(signal).max())
         return signal
 
-    [found] = reconstruction.score(windows, 1, predict=predict, tasks=[task])
+    [found] = reconstruction_scores.score(windows, 1, predict=predict, tasks=[task])
     assert max(seen) == 40
     hit = [name for name in windows.ids if task.hidden(name, np.ones(64, bool), 1, 64.0)[at]]
     error = found.sums["model"].rows()[:, 0].sum()  # 2 channels, gain 2 µV
     assert error == pytest.approx(len(hit) * 2 * (2 * (400 - 40)) ** 2)
     everywhere = dataclasses.replace(windows, signal=np.full_like(spiked, 400.0))
-    [found] = reconstruction.score(everywhere, 1, tasks=[task])
+    [found] = reconstruction_scores.score(everywhere, 1, tasks=[task])
     for method in ("linear interpolation", "channel mean"):
         assert found.sums[method].rows()[:, 0].sum() == pytest.approx(200 * 2 * (2 * (400 - 40)) ** 2)
 
@@ -213,7 +214,7 @@ def test_a_score_does_not_depend_on_the_order_of_windows(process):
     held_out, _ = process
     shuffled = held_out.take(np.random.default_rng(4).permutation(len(held_out)))
     task = [BY_NAME["gap 250 ms"]]
-    [one], [other] = (reconstruction.score(w, 4, tasks=task) for w in (held_out, shuffled))
+    [one], [other] = (reconstruction_scores.score(w, 4, tasks=task) for w in (held_out, shuffled))
     assert one.r2("linear interpolation").estimate == pytest.approx(other.r2("linear interpolation").estimate)
 
 
@@ -221,11 +222,11 @@ def test_folds_merge_into_what_scoring_them_together_gives(process):
     held_out, _ = process
     task = [BY_NAME["random 0.5"], BY_NAME["gap 250 ms"]]
     halves = [
-        reconstruction.score(held_out.take(np.flatnonzero(np.isin(held_out.subjects, who))), 4, tasks=task)
+        reconstruction_scores.score(held_out.take(np.flatnonzero(np.isin(held_out.subjects, who))), 4, tasks=task)
         for who in (("s0", "s2"), ("s1", "s3"))
     ]
-    together = reconstruction.score(held_out, 4, tasks=task)
-    for merged, whole in zip(reconstruction.merge(halves), together, strict=True):
+    together = reconstruction_scores.score(held_out, 4, tasks=task)
+    for merged, whole in zip(reconstruction_scores.merge(halves), together, strict=True):
         assert merged.windows == whole.windows == 200
         assert sorted(merged.subjects) == list(whole.subjects)
         for method in ("zero", "channel mean", "linear interpolation"):
@@ -235,14 +236,14 @@ def test_folds_merge_into_what_scoring_them_together_gives(process):
 
 def test_the_last_batch_is_filled_up_and_counted_once(process):
     held_out, _ = process
-    part = held_out.take(np.arange(reconstruction.BATCH + 3))
+    part = held_out.take(np.arange(reconstruction_scores.BATCH + 3))
     shapes = []
 
     def echo(signal, hidden, valid):
         shapes.append(signal.shape)
         return signal
 
-    out = reconstruction.predict_all(echo, part, np.zeros((len(part), 16), bool))
+    out = reconstruction_scores.predict_all(echo, part, np.zeros((len(part), 16), bool))
     assert len(set(shapes)) == 1
     np.testing.assert_allclose(out, part.microvolts(), rtol=1e-5)
 
@@ -250,8 +251,10 @@ def test_the_last_batch_is_filled_up_and_counted_once(process):
 # --------------------------------------------------------------------------------------------------------------- claims
 def scored(process, predict, step):
     held_out, _ = process
-    scores = reconstruction.score(held_out, 4, predict=predict, tasks=[BY_NAME["random 0.5"]])
-    return report.standing(scores, step), report.reconstruction_json(scores, not report.standing(scores, step))
+    scores = reconstruction_scores.score(held_out, 4, predict=predict, tasks=[BY_NAME["random 0.5"]])
+    return reconstruction_report.standing(scores, step), reconstruction_report.reconstruction_json(
+        scores, not reconstruction_report.standing(scores, step)
+    )
 
 
 def test_a_model_that_does_not_beat_zero_gets_no_score(process):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import transformers
 
-from dreamjax.systems import architectures
+from dreamjax.runs import shapes as architectures
 from dreamjax.weights import compvis
 from tests import parity
 from tests.models.diffusers_models import coder, levels

@@ -17,14 +17,14 @@ from transformers import (
 )
 
 from dreamjax.cli.main import main
-from dreamjax.systems import autoencoder, clip, registry, runs
+from dreamjax.systems import autoencoder, clip, opening, registry
 from dreamjax.systems.autoencoder import AutoencoderConfig
 from dreamjax.systems.clip import ClipConfig
-from dreamjax.targets import pictures
+from dreamjax.targets import images
 from dreamjax.training import checkpoints
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.task import replace
-from tests.systems import small_pictures
+from tests.systems import small_images
 
 from .support import make_run as make_masked_run
 from .support import tiny_config
@@ -57,11 +57,11 @@ def make_run(workdir, config, **extra):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return small_pictures.folder(tmp_path_factory.mktemp("data") / "pictures", 24)
+    return small_images.folder(tmp_path_factory.mktemp("data") / "images", 24)
 
 
 def test_diffusers_opens_an_autoencoder_and_computes_the_same(folder, tmp_path, capsys):
-    config = small_pictures.load(AutoencoderConfig, autoencoder.preset, data__folder=folder)
+    config = small_images.load(AutoencoderConfig, autoencoder.preset, data__folder=folder)
     params = make_run(tmp_path / "run", config, scaling_factor=jnp.float32(0.4321))
     assert main(["export", str(tmp_path / "run"), "--to", "diffusers", "--out", str(tmp_path / "vae"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -77,7 +77,7 @@ def test_diffusers_opens_an_autoencoder_and_computes_the_same(folder, tmp_path, 
 
 
 def test_transformers_opens_both_encoders_and_the_tokenizer(folder, tmp_path):
-    config = small_pictures.load(ClipConfig, clip.preset, data__folder=folder)
+    config = small_images.load(ClipConfig, clip.preset, data__folder=folder)
     params = make_run(tmp_path / "run", config)
     out = tmp_path / "clip"
     assert main(["export", str(tmp_path / "run"), "--to", "diffusers", "--out", str(out)]) == 0
@@ -91,17 +91,17 @@ def test_transformers_opens_both_encoders_and_the_tokenizer(folder, tmp_path):
     with torch.no_grad():
         text = with_projection(ids)
         states = CLIPTextModel.from_pretrained(out / "text_encoder")(ids).last_hidden_state
-        picture = CLIPVisionModelWithProjection.from_pretrained(out / "image_encoder")(pixels).image_embeds
+        image = CLIPVisionModelWithProjection.from_pretrained(out / "image_encoder")(pixels).image_embeds
     assert torch.equal(states, text.last_hidden_state)
     ours = jax.jit(lambda p, i: clip.text_features(config, p, i))(params, ids.numpy().astype(np.int32))
     np.testing.assert_allclose(ours, text.text_embeds, rtol=1e-4, atol=1e-4 * np.abs(text.text_embeds).max())
-    ours = jax.jit(lambda p, x: clip.picture_features(config, p, pictures.scaled(x)))(params, x)
-    np.testing.assert_allclose(ours, picture, rtol=1e-4, atol=1e-4 * np.abs(picture).max())
+    ours = jax.jit(lambda p, x: clip.image_features(config, p, images.scaled(x)))(params, x)
+    np.testing.assert_allclose(ours, image, rtol=1e-4, atol=1e-4 * np.abs(image).max())
 
 
 def test_what_cannot_be_exported_is_one_sentence(folder, tmp_path, capsys):
     make_masked_run(tmp_path / "masked", tiny_config())
-    make_run(tmp_path / "clip", small_pictures.load(ClipConfig, clip.preset, data__folder=folder))
+    make_run(tmp_path / "clip", small_images.load(ClipConfig, clip.preset, data__folder=folder))
     for entry in (tmp_path / "clip" / clip.TOKENIZER).iterdir():
         entry.unlink()
     (tmp_path / "clip" / clip.TOKENIZER).rmdir()
@@ -118,10 +118,10 @@ def test_what_cannot_be_exported_is_one_sentence(folder, tmp_path, capsys):
 
 
 def test_an_earlier_step_measures_its_scale_when_it_is_exported(folder, tmp_path, uncompared):
-    config = small_pictures.load(AutoencoderConfig, autoencoder.preset, data__folder=folder)
+    config = small_images.load(AutoencoderConfig, autoencoder.preset, data__folder=folder)
     make_run(tmp_path / "run", config)
-    run = runs.open_run(tmp_path / "run")
-    assert float(runs.extra(run)["scaling_factor"]) == 0
+    run = opening.open_run(tmp_path / "run")
+    assert float(opening.extra(run)["scaling_factor"]) == 0
     assert main(["export", str(tmp_path / "run"), "--to", "diffusers", "--out", str(tmp_path / "vae")]) == 0
     told = json.loads((tmp_path / "vae" / "config.json").read_text())["scaling_factor"]
     assert told == pytest.approx(run.task.scaling_factor(run.params), rel=1e-4)

@@ -1,4 +1,4 @@
-"""`export --to diffusers` of a dreamdiffusion run: what diffusers opens in one line makes the pictures of dreamjax."""
+"""`export --to diffusers` of a dreamdiffusion run: what diffusers opens in one line makes the images of dreamjax."""
 
 import json
 
@@ -13,10 +13,11 @@ from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.export import diffusers_export, dreamdiffusion_export, torch_export
-from dreamjax.signals.pipeline import DataConfig
-from dreamjax.systems import painting, registry, runs
+from dreamjax.generation import batches
+from dreamjax.generation.from_trials import Dreamer
+from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.systems import opening, registry
 from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
-from dreamjax.systems.eeg_to_image import Dreamer
 from dreamjax.targets.trials import TargetConfig
 from dreamjax.training import checkpoints
 from tests import pipelines
@@ -76,7 +77,7 @@ def timed(sd, tmp_path_factory):
     folder = tmp_path_factory.mktemp("timed")
     workdir = make(folder, sd, time=True, data={"scaling": "robust", "clip": 4.0})
     (workdir / "evaluation").mkdir()
-    (workdir / "evaluation" / "pictures-test.json").write_text(json.dumps(SCORES))
+    (workdir / "evaluation" / "images-test.json").write_text(json.dumps(SCORES))
     told = diffusers_export.export(workdir, folder / "out")
     return workdir, folder / "out", told
 
@@ -92,10 +93,10 @@ def microvolts(windows=3):
 
 
 def ours(dreamer, eeg, scale, valid, start, **how):
-    """Pictures by dreamjax, of windows scaled as its pipeline scales them."""
+    """Images by dreamjax, of windows scaled as its pipeline scales them."""
     signal, _, _ = torch_export.in_units(dreamer.task.encoder.data, eeg, scale, valid > 0)
     given = {"signal": (signal * valid[:, None]).astype(np.float32), "valid": valid.astype(np.float32)}
-    made = dreamer.pictures_of(given, painting.Sampling(steps=4, **how), start.transpose(0, 2, 3, 1))
+    made = dreamer.images_of(given, batches.Sampling(steps=4, **how), start.transpose(0, 2, 3, 1))
     return np.stack(list(made))
 
 
@@ -105,11 +106,11 @@ def decibel(ours, theirs):
 
 @pytest.fixture(scope="module")
 def dreamer(timed):
-    return Dreamer.open(runs.open_run(timed[0]))
+    return Dreamer.open(opening.open_run(timed[0]))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_the_pipeline_makes_the_same_pictures_from_the_same_noise(timed, dreamer, guidance):
+def test_the_pipeline_makes_the_same_images_from_the_same_noise(timed, dreamer, guidance):
     """Two of each window, with the time condition, by the model's own sampler; the last window is half padding."""
     _, out, _ = timed
     eeg, start = microvolts(), pipelines.start(6)
@@ -139,7 +140,7 @@ def test_without_the_time_condition_too_and_weights_are_the_same_bits(sd, tmp_pa
     pipe, source = opened(tmp_path / "out"), pipelines.theirs(sd)
     eeg, start, valid = microvolts(2), pipelines.start(2), np.ones((2, 64), np.float32)
     made = pipe(eeg, num_inference_steps=4, latents=torch.from_numpy(start), output_type="np").images
-    dreamer = Dreamer.open(runs.open_run(workdir))
+    dreamer = Dreamer.open(opening.open_run(workdir))
     assert decibel(ours(dreamer, eeg, np.ones(2, np.float32), valid, start, guidance=7.5), made) > 65
 
     for name, tensor in pipe.unet.state_dict().items():  # the cross-attention is the run's, all else the source's
@@ -148,7 +149,7 @@ def test_without_the_time_condition_too_and_weights_are_the_same_bits(sd, tmp_pa
         for file in (sd / folder).iterdir():
             assert (tmp_path / "out" / folder / file.name).read_bytes() == file.read_bytes()
     assert (tmp_path / "out" / "unet" / "config.json").read_bytes() == (sd / "unet" / "config.json").read_bytes()
-    trained = runs.open_run(workdir).params
+    trained = opening.open_run(workdir).params
     state = pipe.eeg_encoder.state_dict()
     kernel = np.asarray(trained["conditioner"]["token_in"]["kernel"])
     np.testing.assert_array_equal(state["channel_mapper.0.weight"].numpy(), kernel.T)
@@ -163,7 +164,7 @@ def test_without_the_time_condition_too_and_weights_are_the_same_bits(sd, tmp_pa
 
 def test_the_command_compared_it_in_a_process_without_jax(timed):
     _, out, told = timed
-    assert set(told["differences"]) == {"context", "time_offset", "embedding", "noise", "picture"}
+    assert set(told["differences"]) == {"context", "time_offset", "embedding", "noise", "image"}
     assert max(told["differences"].values()) < 1e-4
     assert told["parameters"] == sum(
         tensor.numel()
@@ -199,16 +200,16 @@ def test_what_does_not_fit_is_said_in_pytorch(timed):
 def test_the_card_says_what_it_was_fitted_to_what_it_is_not_for_and_what_was_measured(timed):
     card = (timed[1] / "README.md").read_text()
     for said in (
-        "pictures that people were looking at",
+        "images that people were looking at",
         "Details come from the generator's prior",
         "Not for clinical, forensic or covert use",
         "Consent is required",
         "7 trials of split test; ddim, 5 steps, guidance 2.",
         "**a label leaks**",
-        "| pictures of | SSIM |\n|---|---|\n",
+        "| images of | SSIM |\n|---|---|\n",
         "| model | 0.250 [0.125, 0.500] |",
         "| another trial's | 0.200 [0.125, 0.250] |",
-        "Pictures: seen; held out by picture",
+        "Images: seen; held out by image",
     ):
         assert said in card
     assert str(timed[0]) not in card

@@ -11,8 +11,8 @@ import torch
 
 from dreamjax.errors import UserError
 from dreamjax.export import import_checkpoint as importer
-from dreamjax.export import provenance
-from dreamjax.systems import masked_pretraining, runs
+from dreamjax.export import training_data
+from dreamjax.systems import masked_pretraining, opening
 from dreamjax.weights.table import WeightMismatch
 
 from .support import Config, foreign_state, reference_reconstruction, reference_tokens
@@ -54,7 +54,7 @@ def test_a_masked_autoencoder_of_any_size_computes_what_torch_computes(tmp_path,
     stage_a(tmp_path / "checkpoint.pth", state, **SETTINGS)
     result = importer.import_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "run")
     assert result["parameters"] == sum(t.numel() for name, t in state.items() if "pos_embed" not in name)
-    run = runs.open_run(tmp_path / "run")
+    run = opening.open_run(tmp_path / "run")
     assert (run.config.model.heads, run.config.model.decoder_heads, run.config.mask.ratio) == (4, 2, 0.1)
     assert (run.config.data.mapping, run.config.data.scaling, run.config.data.divide) == ("tile", "divide", 10.0)
 
@@ -80,7 +80,7 @@ def test_the_encoder_of_the_generative_checkpoint_has_trained_positions_and_no_d
     assert result["decoder"] is None
     assert result["positions"] == "learned"
     assert any("cls_token was left out" in note for note in result["notes"])
-    run = runs.open_run(tmp_path / "run")
+    run = opening.open_run(tmp_path / "run")
     assert run.config.data.divide == 1.0
     signal = np.random.default_rng(0).standard_normal((2, 6, 32)).astype(np.float32)
     theirs = reference_tokens(state, torch.from_numpy(signal), heads=4, cls=False).numpy()
@@ -94,7 +94,7 @@ def test_fixed_positions_stay_fixed_also_in_half_precision(tmp_path):
     state = foreign_state()
     stage_a(tmp_path / "a.pth", {name: tensor.half() for name, tensor in state.items()}, **SETTINGS)
     assert importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run")["positions"] == "sincos"
-    params = runs.open_run(tmp_path / "run").params
+    params = opening.open_run(tmp_path / "run").params
     np.testing.assert_array_equal(params["norm"]["scale"], state["norm.weight"].half().float().numpy())
 
 
@@ -156,7 +156,7 @@ def test_heads_that_nobody_states_are_assumed_aloud(tmp_path, caplog):
 def test_arguments_win_over_the_file(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=8, decoder_heads=4, divide=2.5, sfreq=1000)
-    config = runs.config_of(tmp_path / "run")
+    config = opening.config_of(tmp_path / "run")
     assert (config.model.heads, config.model.decoder_heads) == (8, 4)
     assert (config.data.divide, config.data.sfreq) == (2.5, 1000.0)
 
@@ -223,7 +223,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
 def test_the_origin_is_kept(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
-    said = provenance.read(tmp_path / "run")
+    said = training_data.read(tmp_path / "run")
     assert "DreamDiffusion" in said["origin"]["format"]
     assert len(said["origin"]["sha256"]) == 64
     assert json.loads((tmp_path / "run" / "config.json").read_text())["system"] == "masked_pretraining"
@@ -231,11 +231,11 @@ def test_the_origin_is_kept(tmp_path):
 
 def test_an_imported_run_counts_as_trained_on_unknown_data(tmp_path):
     """Step 0 means untrained, and no path means that nobody can tell who was trained on."""
-    from dreamjax.evaluation import leakage
+    from dreamjax.metrics import leakage
 
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
-    run = runs.open_run(tmp_path / "run")
+    run = opening.open_run(tmp_path / "run")
     assert run.step == 1
     training = leakage.trained_on(run.config.data.path)
     assert "not verified" in leakage.refuse_overlap(training, [], "test", "run")

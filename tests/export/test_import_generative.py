@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.export import import_checkpoint as importer
-from dreamjax.signals import records
-from dreamjax.systems import painting, runs
-from dreamjax.systems.eeg_to_image import Dreamer
+from dreamjax.generation import batches
+from dreamjax.generation.from_trials import Dreamer
+from dreamjax.signals.datasets import records
+from dreamjax.systems import opening
 from dreamjax.weights.table import WeightMismatch
 from tests import parity, pipelines
 from tests.support import make_windows
@@ -72,11 +73,11 @@ def maps_by_torch(state, x):
     return context, offset, linear(conv(tokens, f"{maps}mapping.maxpool")[:, 0], f"{maps}mapping.fc")
 
 
-def test_pictures_are_those_of_torch_from_the_same_noise(imported):
+def test_images_are_those_of_torch_from_the_same_noise(imported):
     """The encoder and the maps by torch's own layers, the rest by diffusers with its own sampler: PLMS."""
     workdir, unet, vae, state, _ = imported
     x, start = signal(), pipelines.start(2)
-    dreamer = Dreamer.open(runs.open_run(workdir))
+    dreamer = Dreamer.open(opening.open_run(workdir))
     given = {"signal": x, "valid": np.ones((2, 32), np.float32)}
     with torch.no_grad():
         context, offset, embedding = maps_by_torch(state, x)
@@ -93,8 +94,8 @@ def test_pictures_are_those_of_torch_from_the_same_noise(imported):
             latents = scheduler.step(unet(latents, t, context).sample, t, latents).prev_sample
         unet.time_embedding.forward = embed
         theirs = (vae.decode(latents / 0.18215).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    how = painting.Sampling(steps=6, sampler="plms", **HOW)
-    ours = np.stack(list(dreamer.pictures_of(given, how, start.transpose(0, 2, 3, 1))))
+    how = batches.Sampling(steps=6, sampler="plms", **HOW)
+    ours = np.stack(list(dreamer.images_of(given, how, start.transpose(0, 2, 3, 1))))
     assert theirs.std() > 0.1
     assert pipelines.psnr(ours / 255, np.round(theirs * 255) / 255) > 60
 
@@ -102,23 +103,23 @@ def test_pictures_are_those_of_torch_from_the_same_noise(imported):
 def test_a_run_that_was_moved_finds_its_parts_and_refuses_guidance(imported, tmp_path):
     moved = tmp_path / "moved"
     os.symlink(imported[0], moved)
-    config = runs.config_of(moved)
+    config = opening.config_of(moved)
     assert config.model.path == str(moved / "stable-diffusion")
     assert (config.data.mapping, config.data.tile_channels, config.data.divide) == ("tile", 6, 1.0)
     assert (config.encoder.model.positions, config.encoder.cls_token) == ("learned", False)
-    dreamer = Dreamer.open(runs.open_run(moved))
+    dreamer = Dreamer.open(opening.open_run(moved))
     given = {"signal": signal(), "valid": np.ones((2, 32), np.float32)}
     with pytest.raises(UserError, match="without an unconditional branch: add --guidance 1"):
-        list(dreamer.pictures_of(given, painting.Sampling(guidance=2.0)))
+        list(dreamer.images_of(given, batches.Sampling(guidance=2.0)))
 
 
-def test_the_command_makes_pictures_of_windows_of_which_nobody_knows_what_was_seen(imported, tmp_path, capsys):
+def test_the_command_makes_images_of_windows_of_which_nobody_knows_what_was_seen(imported, tmp_path, capsys):
     windows = list(make_windows(0, windows=3, samples=64))
     records.finish(tmp_path / "shards", "w", {"test": records.write_split(tmp_path / "shards", "w", "test", windows)})
     words = ["generate", "--checkpoint", str(imported[0]), "--input", str(tmp_path / "shards"), "--steps", "2"]
     words += ["--height", "16", "--width", "16"]
     assert main([*words, "--guidance", "1", "--trials", "2", "--out", str(tmp_path / "out")]) == 0
-    assert "2 pictures of 16 x 16 from 2 of 3 trials, plms, 2 steps, guidance 1" in capsys.readouterr().out
+    assert "2 images of 16 x 16 from 2 of 3 trials, plms, 2 steps, guidance 1" in capsys.readouterr().out
     assert len(list((tmp_path / "out").glob("0*.png"))) == 2
     for refused, told in (
         (words, "without an unconditional branch: add --guidance 1"),
@@ -146,7 +147,7 @@ def test_without_maps_of_time_and_with_accidents_it_opens_too(tmp_path):
     twice = {"module.cond_stage_model.dim_mapper.bias": torch.full((16,), 7.0)}
     generative.save(tmp_path / "a.pth", state | twice, num_heads=4)
     told = importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=2, divide=3.0, sfreq=1000)
-    run = runs.open_run(tmp_path / "run")
+    run = opening.open_run(tmp_path / "run")
     assert not run.config.model.time_condition
     assert (run.config.encoder.model.heads, run.config.data.divide, run.config.data.sfreq) == (2, 3.0, 1000.0)
     np.testing.assert_array_equal(run.params["conditioner"]["dim_map"]["bias"], np.full(16, 7.0))
@@ -158,15 +159,15 @@ def test_another_schedule_is_kept_as_it_is(tmp_path):
     betas = torch.linspace(0.001, 0.02, 50)
     generative.small(tmp_path / "a.pth", betas=betas)
     importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
-    found = runs.config_of(tmp_path / "run")
-    task = runs.registry.build(found)
+    found = opening.config_of(tmp_path / "run")
+    task = opening.registry.build(found)
     np.testing.assert_allclose(task.schedule.alphas_cumprod, np.cumprod(1 - betas.double().numpy()), rtol=1e-12)
 
 
 def test_the_encoder_alone_is_taken_where_it_is_asked_for(imported, tmp_path, capsys):
     file = imported[0].parent / "checkpoint.pth"
     assert main(["import", str(file), "--out", str(tmp_path / "run"), "--part", "encoder"]) == 0
-    assert runs.config_of(tmp_path / "run").system == "masked_pretraining"
+    assert opening.config_of(tmp_path / "run").system == "masked_pretraining"
     assert main(["import", str(file), "--out", str(tmp_path / "run")]) == 2
     assert "exists already" in capsys.readouterr().err
 
@@ -243,4 +244,4 @@ def test_a_part_is_refused_of_a_file_that_has_none(tmp_path):
     with pytest.raises(UserError, match="no generative checkpoint, of which a part is taken; leave out --part"):
         importer.import_checkpoint(tmp_path / "mae.pth", tmp_path / "run", part="encoder")
     importer.import_checkpoint(tmp_path / "mae.pth", tmp_path / "run", heads=4)
-    assert runs.config_of(tmp_path / "run").system == "masked_pretraining"
+    assert opening.config_of(tmp_path / "run").system == "masked_pretraining"

@@ -15,7 +15,7 @@ from dreamjax.errors import UserError
 from dreamjax.export import import_checkpoint as importer
 from dreamjax.export import torch_export
 from dreamjax.storage import manifest
-from dreamjax.systems import runs
+from dreamjax.systems import opening
 from dreamjax.training import checkpoints
 
 from .support import load_model_file, random_params, tiny_config, write
@@ -35,11 +35,11 @@ def test_an_export_to_an_object_store_is_the_one_to_a_disk(exported, object_stor
 def test_dreamjax_to_torch_to_dreamjax_is_bit_exact_and_exports_the_same_bytes(exported, unchecked, tmp_path):
     folder, params, _ = exported
     importer.import_checkpoint(folder, tmp_path / "run")
-    run = runs.open_run(tmp_path / "run")
+    run = opening.open_run(tmp_path / "run")
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(np.asarray(a).view(np.uint32), b.view(np.uint32)), run.params, params
     )
-    before, after = runs.config_of(folder.parent / "run"), run.config
+    before, after = opening.config_of(folder.parent / "run"), run.config
     assert (after.model, after.mask, after.loss) == (replace(before.model, mlp_ratio=4.0), before.mask, before.loss)
     assert replace(after.data, tile_channels=before.data.tile_channels) == before.data
     write(tmp_path / "out", run.config, run.params)
@@ -51,7 +51,7 @@ def test_a_pth_of_the_exported_model_imports_too(exported, model_class, tmp_path
     """torch.save(model.state_dict()): a PyTorch user's own way back."""
     torch.save(model_class.from_pretrained(exported[0]).state_dict(), tmp_path / "tuned.pth")
     importer.import_checkpoint(tmp_path / "tuned.pth", tmp_path / "run", heads=2)
-    params = runs.open_run(tmp_path / "run").params
+    params = opening.open_run(tmp_path / "run").params
     jax.tree.map(np.testing.assert_array_equal, params, exported[1])
 
 

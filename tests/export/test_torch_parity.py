@@ -13,7 +13,7 @@ import torch
 
 from dreamjax.errors import UserError
 from dreamjax.export import torch_export
-from dreamjax.objectives.reconstruction import ReconstructionConfig
+from dreamjax.objectives.reconstruction_loss import ReconstructionConfig
 from dreamjax.systems import masked_pretraining
 
 from .support import load_model_file, random_params, reference_reconstruction, reference_tokens, tiny_config, write

@@ -42,9 +42,9 @@ def render(path: Path) -> str:
     spec = str(REPOSITORY / path)
     if path.parts[1] != "sweep":
         return config.dump(config.load(spec, [], registry.schema_of))
-    from dreamjax.sweeps import description, expanding
+    from dreamjax.sweeps import expanding, sweep_config
 
-    sweep = description.load(spec, [])
+    sweep = sweep_config.load(spec, [])
     base = config.dump(config.to_dataclass(sweep.schema, sweep.base))
     points = []
     for point in expanding.expand(sweep, ""):

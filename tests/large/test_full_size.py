@@ -19,9 +19,9 @@ from etils import epath
 
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.systems import architectures
-from dreamjax.systems.ingredients import Ingredients
-from dreamjax.weights import parts
+from dreamjax.runs import shapes
+from dreamjax.runs.components import Ingredients
+from dreamjax.weights import loaded
 from tests import parity
 
 pytestmark = pytest.mark.large
@@ -60,7 +60,7 @@ def of_torch(make: Callable[[], Any], folder: Path, run: Callable[[Any], dict[st
 def of_ours(name: str, folder: Path, run: Callable[..., dict[str, Any]], *inputs: Any) -> tuple[int, dict[str, Any]]:
     """(parameters, outputs) of what is read from that folder; `run(network, *inputs)` is one program."""
     one = meshes.make(MeshConfig(), jax.devices()[:1])
-    part = parts.open_part(Ingredients(parts={name: epath.Path(folder)}), name, one)
+    part = loaded.open_part(Ingredients(parts={name: epath.Path(folder)}), name, one)
     outputs = jax.jit(lambda params, *inputs: run(part.bound(params), *inputs))(part.params, *inputs)
     return sum(leaf.size for leaf in jax.tree.leaves(part.params)), jax.tree.map(np.asarray, outputs)
 
@@ -93,8 +93,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize(("architecture", "parameters"), [("sd15", 859_520_964), ("sd21", 865_910_724)])
 def test_unet(architecture, parameters, folder, capsys):
-    """64 x 64 latents (pictures of 512 x 512), one example, any time step."""
-    config = architectures.get(architecture)["unet"]
+    """64 x 64 latents (images of 512 x 512), one example, any time step."""
+    config = shapes.get(architecture)["unet"]
     x, t = normal(1, 64, 64, 4), np.array([421])
     context = normal(1, CONTEXT, config["cross_attention_dim"], seed=1)
 
@@ -110,22 +110,22 @@ def test_unet(architecture, parameters, folder, capsys):
 
 
 def test_autoencoder(folder, capsys):
-    """Both ways, at pictures of 128 x 128."""
-    config = architectures.get("sd15")["vae"]
-    pictures, latents = normal(1, 128, 128, 3), normal(1, 16, 16, 4, seed=1)
+    """Both ways, at images of 128 x 128."""
+    config = shapes.get("sd15")["vae"]
+    images, latents = normal(1, 128, 128, 3), normal(1, 16, 16, 4, seed=1)
 
     def torchs(vae: Any) -> dict[str, Any]:
-        posterior = vae.encode(nchw(pictures)).latent_dist
+        posterior = vae.encode(nchw(images)).latent_dist
         decoded = vae.decode(nchw(latents)).sample
         return {"mean": nhwc(posterior.mean), "log_variance": nhwc(posterior.logvar), "decoded": nhwc(decoded)}
 
-    def ours(vae: Any, pictures: Any, latents: Any) -> dict[str, Any]:
-        mean, log_variance = vae.moments(pictures)
+    def ours(vae: Any, images: Any, latents: Any) -> dict[str, Any]:
+        mean, log_variance = vae.moments(images)
         return {"mean": mean, "log_variance": log_variance, "decoded": vae.decode(latents)}
 
     with told("autoencoder of sd15", capsys) as found:
         count, theirs = of_torch(lambda: diffusers.AutoencoderKL.from_config(config), folder, torchs)
-        ours_count, outputs = of_ours("vae", folder, ours, pictures, latents)
+        ours_count, outputs = of_ours("vae", folder, ours, images, latents)
         assert count == ours_count == 83_653_863
         for name in theirs:
             found[name] = parity.report({name: outputs[name]}, {name: theirs[name]})
@@ -136,8 +136,8 @@ TEXT, VISION = "text_encoder", "image_encoder"
 
 @pytest.mark.parametrize(("part", "parameters"), [(TEXT, 123_060_480), (VISION, 303_966_208)])
 def test_clip(part, parameters, folder, capsys):
-    """The halves of ViT-L/14: every hidden state, and what comes of them. Texts have 77 tokens, pictures 224 x 224."""
-    config = architectures.get("sd15")[part]
+    """The halves of ViT-L/14: every hidden state, and what comes of them. Texts have 77 tokens, images 224 x 224."""
+    config = shapes.get("sd15")[part]
     rng = np.random.default_rng(0)
     if part == TEXT:
         inputs = rng.integers(0, 49406, (2, CONTEXT))

@@ -43,8 +43,8 @@ dreamer = Dreamer.open(runs.open_run(sys.argv[2]))
 signal = np.random.default_rng(0).standard_normal((1, 128, 512), np.float32)
 given = {"signal": signal, "valid": np.ones((1, 512), np.float32)}
 how = painting.Sampling(sampler="plms", steps=2, guidance=1.0)
-(picture,) = dreamer.pictures_of(given, how)
-found = {"shape": picture.shape, "spread": float(picture.std())}
+(image,) = dreamer.images_of(given, how)
+found = {"shape": image.shape, "spread": float(image.std())}
 """
 
 

@@ -104,7 +104,7 @@ def unet(name: str) -> tuple[Any, tuple[int, int]]:
 
 
 def autoencoder(name: str) -> tuple[Any, tuple[int, int]]:
-    """(model, height and width of its pictures)."""
+    """(model, height and width of its images)."""
     fields, size = AUTOENCODERS[name]
     return parity.randomise(AutoencoderKL(**fields)), size
 

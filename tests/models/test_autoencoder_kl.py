@@ -1,4 +1,4 @@
-"""The autoencoder is diffusers' AutoencoderKL: moments, pictures, tiles, names."""
+"""The autoencoder is diffusers' AutoencoderKL: moments, images, tiles, names."""
 
 import jax
 import numpy as np
@@ -19,15 +19,15 @@ SD = {
 }
 
 
-def pictures(size):
+def images(size):
     return np.random.default_rng(0).uniform(-1, 1, (2, *size, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", theirs.AUTOENCODERS)
-def test_moments_pictures_and_names_are_diffusers(tmp_path, name):
+def test_moments_images_and_names_are_diffusers(tmp_path, name):
     model, size = theirs.autoencoder(name)
     network, arguments, params = theirs.ours(tmp_path, model)
-    ours, x = network.bind(arguments, params), pictures(size)
+    ours, x = network.bind(arguments, params), images(size)
     with torch.no_grad():
         posterior = model.encode(theirs.nchw(x)).latent_dist
         mean = theirs.nhwc(posterior.mean)
@@ -48,7 +48,7 @@ def test_moments_pictures_and_names_are_diffusers(tmp_path, name):
 def test_tiles_are_blended_as_diffusers_blends_them(tmp_path):
     model, size = theirs.autoencoder("sd")
     network, arguments, params = theirs.ours(tmp_path, model)
-    ours, x = network.bind(arguments, params), pictures(size)
+    ours, x = network.bind(arguments, params), images(size)
     z = np.random.default_rng(2).standard_normal((2, 9, 7, 4)).astype(np.float32)
     model.enable_tiling()
     assert (model.tile_sample_min_size, model.tile_latent_min_size) == (16, 4)

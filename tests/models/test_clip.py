@@ -81,7 +81,7 @@ def test_vision_equals_transformers(name, act, image, tmp_path):
     """31 pixels are four patches of 7 and three pixels that no patch sees."""
     config = transformers.CLIPVisionConfig(**VISION | {"image_size": image}, hidden_act=act, layer_norm_eps=1e-3)
     module = parity.randomise(getattr(transformers, name)(config))
-    ours, pixels = both.pictures(image)
+    ours, pixels = both.images(image)
     model = both.load(module, tmp_path)
     found = both.outputs(model, ours)
     assert both.agree(found, both.torch_outputs(module, pixels)) < 1e-5
@@ -91,11 +91,11 @@ def test_vision_equals_transformers(name, act, image, tmp_path):
     np.testing.assert_allclose(model.pool(tokens, "patches"), np.mean(tokens[:, 1:], axis=1), rtol=1e-5, atol=1e-6)
 
 
-def test_pictures_of_another_size(tmp_path):
+def test_images_of_another_size(tmp_path):
     """Refused by default; with `resize` as transformers' `interpolate_pos_encoding`."""
     module = parity.randomise(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)))
-    ours, pixels = both.pictures((35, 49))
-    with pytest.raises(UserError, match="takes pictures of 28 x 28 pixels, not of 35 x 49"):
+    ours, pixels = both.images((35, 49))
+    with pytest.raises(UserError, match="takes images of 28 x 28 pixels, not of 35 x 49"):
         both.load(module, tmp_path)(ours)
     with pytest.raises(UserError, match=r"shape \(batch, height, width, 3\), not \(2, 3, 35, 49\)"):
         both.load(module, tmp_path)(np.asarray(pixels))
@@ -118,7 +118,7 @@ def test_either_half_of_a_whole_model(half, tmp_path):
     params = network.table.to_dreamjax(tensors, network.shapes(arguments))
     parity.same_tensors(network.table.to_torch(params), network.table.named(tensors))
     model = network.bind(arguments, params)
-    ours, pixels = both.pictures(28)
+    ours, pixels = both.images(28)
     with torch.no_grad():
         if half == "text":
             features = module.get_text_features(torch.from_numpy(IDS).long()).pooler_output
@@ -139,7 +139,7 @@ def test_every_way_to_compute_is_the_same(scan, attention, tmp_path):
 
 def test_bfloat16_computes_with_float32_parameters(tmp_path):
     module = parity.randomise(transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION)))
-    ours, pixels = both.pictures(28)
+    ours, pixels = both.images(28)
     model = both.load(module, tmp_path, dtype=jnp.bfloat16)
     found = both.outputs(model, ours)
     assert found["projected"].dtype == found["hidden_states.0"].dtype == jnp.bfloat16
@@ -185,7 +185,7 @@ def test_sizes_of_the_published_models(name, sizes, parameters):
 @pytest.mark.long
 def test_vision_of_full_size_equals_transformers(tmp_path):
     module = parity.randomise(transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**L14_VISION)))
-    ours, pixels = both.pictures(224, batch=1)
+    ours, pixels = both.images(224, batch=1)
     model = both.load(module, tmp_path)
     both.agree(both.outputs(model, ours), both.torch_outputs(module, pixels))
 

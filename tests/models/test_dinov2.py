@@ -32,7 +32,7 @@ def make(name, **sizes):
 )
 def test_every_variant_equals_transformers(name, sizes, tmp_path):
     module = make(name, **sizes)
-    ours, pixels = both.pictures(28)
+    ours, pixels = both.images(28)
     model = both.load(module, tmp_path)
     found = both.outputs(model, ours)
     assert both.agree(found, both.torch_outputs(module, pixels)) < 1e-5
@@ -45,9 +45,9 @@ def test_every_variant_equals_transformers(name, sizes, tmp_path):
 # smaller, larger, not square, as many patches in another shape, sides that patches do not fill
 @pytest.mark.parametrize("size", [(14, 14), (63, 63), (21, 70), (14, 56), (33, 30)])
 @pytest.mark.parametrize("name", [PLAIN, REGISTERS])
-def test_pictures_of_any_size(name, size, tmp_path):
+def test_images_of_any_size(name, size, tmp_path):
     module = make(name, num_hidden_layers=1)
-    ours, pixels = both.pictures(size, batch=1)
+    ours, pixels = both.images(size, batch=1)
     model = both.load(module, tmp_path)
     with torch.no_grad():
         expected = module.embeddings(pixels)
@@ -69,7 +69,7 @@ def test_resampling_equals_torch(antialias):
 @pytest.mark.parametrize("name", [PLAIN, REGISTERS])
 def test_masked_patches(name, tmp_path):
     module = make(name, num_hidden_layers=1)
-    ours, pixels = both.pictures(28)
+    ours, pixels = both.images(28)
     masked = np.random.default_rng(0).random((2, 16)) < 0.5
     model = both.load(module, tmp_path)
     with torch.no_grad():
@@ -80,14 +80,14 @@ def test_masked_patches(name, tmp_path):
 
 def test_scanned_is_unrolled(tmp_path):
     module = make(REGISTERS)
-    ours, pixels = both.pictures(28)
+    ours, pixels = both.images(28)
     model = both.load(module, tmp_path, scan_layers=False)  # elsewhere it is scanned
     both.agree(both.outputs(model, ours), both.torch_outputs(module, pixels))
 
 
-def test_pictures_that_cannot_be_taken(tmp_path):
+def test_images_that_cannot_be_taken(tmp_path):
     model = both.load(make(PLAIN, num_hidden_layers=1), tmp_path)
-    with pytest.raises(UserError, match="a picture of 28 x 6 pixels is smaller than one patch of 7 x 7"):
+    with pytest.raises(UserError, match="an image of 28 x 6 pixels is smaller than one patch of 7 x 7"):
         model(np.zeros((1, 28, 6, 3), np.float32))
     with pytest.raises(UserError, match=r"have the shape \(batch, height, width, 3\), not \(28, 28, 3\)"):
         model(np.zeros((28, 28, 3), np.float32))

@@ -22,7 +22,7 @@ def with_logits(model, pixels):
 @pytest.mark.parametrize("sizes", [{"num_labels": 5, "image_size": 30}, {"qkv_bias": False, "hidden_act": "relu"}])
 def test_the_classifier_equals_transformers(sizes, tmp_path):
     module = parity.randomise(transformers.ViTForImageClassification(transformers.ViTConfig(**TINY | sizes)))
-    ours, pixels = both.pictures(sizes.get("image_size", 28))
+    ours, pixels = both.images(sizes.get("image_size", 28))
     model = both.load(module, tmp_path)
     found = with_logits(model, ours)
     assert both.agree(found, both.torch_outputs(module, pixels)) < 1e-5
@@ -33,7 +33,7 @@ def test_the_classifier_equals_transformers(sizes, tmp_path):
 def test_the_encoder_with_a_pooler_equals_transformers(pooler, scan, tmp_path):
     config = transformers.ViTConfig(**TINY, pooler_output_size=pooler, layer_norm_eps=1e-3)
     module = parity.randomise(transformers.ViTModel(config))
-    ours, pixels = both.pictures(28)
+    ours, pixels = both.images(28)
     found = both.outputs(both.load(module, tmp_path, scan_layers=scan), ours)
     assert both.agree(found, both.torch_outputs(module, pixels)) < 1e-5
 
@@ -48,15 +48,15 @@ def test_an_encoder_without_a_pooler(tmp_path):
         network.table.to_dreamjax(tensors, network.shapes(arguments))
     arguments |= {"pooler": 0}
     params = network.table.to_dreamjax(tensors, network.shapes(arguments))
-    ours, pixels = both.pictures(28)
+    ours, pixels = both.images(28)
     found = both.outputs(network.bind(arguments, jax.tree.map(np.asarray, params)), ours)
     both.agree(found, both.torch_outputs(module, pixels))
 
 
-def test_pictures_of_another_size(tmp_path):
+def test_images_of_another_size(tmp_path):
     module = parity.randomise(transformers.ViTForImageClassification(transformers.ViTConfig(**TINY)))
-    ours, pixels = both.pictures((21, 70))
-    with pytest.raises(UserError, match="takes pictures of 28 x 28 pixels, not of 21 x 70"):
+    ours, pixels = both.images((21, 70))
+    with pytest.raises(UserError, match="takes images of 28 x 28 pixels, not of 21 x 70"):
         both.load(module, tmp_path)(ours)
     model = both.load(module, tmp_path, resize="bicubic")
     both.agree(with_logits(model, ours), both.torch_outputs(module, pixels, interpolate_pos_encoding=True))

@@ -17,7 +17,7 @@ def value(*given):
     return float(total / weight)
 
 
-def test_two_pictures_and_their_texts_have_the_closed_form():
+def test_two_images_and_their_texts_have_the_closed_form():
     """Logits [[s, 0], [0, s]]: log(1 + e^-s), both ways. Swapped: s more."""
     u, s = jnp.eye(2), math.log(3.0)
     pair = jnp.array([0, 1])
@@ -62,11 +62,11 @@ def test_padding_is_neither_positive_nor_negative_and_has_no_gradient():
 
 
 def test_retrieval_counts_any_text_of_the_same_caption_and_tells_chance():
-    """Captions a a b c, by hand: pictures find texts 1, 1, 3, 2, texts find pictures 1, 4, 3, 1."""
+    """Captions a a b c, by hand: images find texts 1, 1, 3, 2, texts find images 1, 4, 3, 1."""
     u = jnp.eye(4)
     v = jnp.array([[1.0, 0.9, 0, 0], [0, 0.1, 0, 0.2], [0, 0, 1, 0.9], [0.1, 0.1, 0.1, 0.0]])
     _, weight, metrics = contrastive(u, v, jnp.float32(0.0), jnp.array([0, 0, 1, 2]), jnp.ones(4))
-    assert [float(metrics[name][0]) for name in ("picture_to_text", "text_to_picture")] == [3, 2]
+    assert [float(metrics[name][0]) for name in ("image_to_text", "text_to_image")] == [3, 2]
     assert float(metrics["chance"][0] / weight) == pytest.approx((2 + 2 + 1 + 1) / 16)
 
 

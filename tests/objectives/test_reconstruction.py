@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamjax.objectives.reconstruction import ReconstructionConfig, normalise_patches, pointwise, reconstruction
+from dreamjax.objectives.reconstruction_loss import ReconstructionConfig, normalise_patches, pointwise, reconstruction
 
 PREDICTION = jnp.asarray([[[1.0, 2.0], [0.0, 0.0]]])
 TARGET = jnp.asarray([[[0.0, 4.0], [3.0, 1.0]]])  # differences 1, -2, -3, -1

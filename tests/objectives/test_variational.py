@@ -34,7 +34,7 @@ def test_psnr_of_a_constant_error():
 
 @pytest.mark.parametrize(("kind", "error"), [("l1", 0.5), ("mse", 0.25)])
 def test_padding_weighs_nothing_and_the_divergence_counts_per_pixel(kind, error):
-    """Two pictures of 2 x 2 x 3 that are 0.5 off, latents N(2, 1): 0.5 · 4 nats each, on 12 numbers."""
+    """Two images of 2 x 2 x 3 that are 0.5 off, latents N(2, 1): 0.5 · 4 nats each, on 12 numbers."""
     x = jnp.zeros((3, 2, 2, 3))
     mean, log_variance = jnp.full((3, 1, 1, 1), 2.0), jnp.zeros((3, 1, 1, 1))
     config, weight = VariationalConfig(kind, kl_weight=0.6), jnp.array([1.0, 1.0, 0.0])

@@ -9,7 +9,7 @@ from dreamjax.parallel import compiler
 
 @pytest.mark.parametrize("name", [*compiler.GPU, *compiler.CPU])
 def test_an_option_is_one_that_xla_has(name):
-    """Options of all platforms but TPU belong to one list, which any compiler checks; TPU's: tests/planning."""
+    """Options of all platforms but TPU belong to one list, which any compiler checks; TPU's: tests/pods."""
     value = (compiler.GPU | compiler.CPU)[name]
     assert jax.jit(lambda x: x + 1, compiler_options={name: value})(jnp.float32(1)) == 2
     with pytest.raises(Exception, match="No such compile option"):

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from dreamjax.errors import UserError
-from dreamjax.parallel import mesh, names, sharding
+from dreamjax.parallel import mesh, sharding, tree_paths
 from dreamjax.parallel.mesh import MeshConfig
 
 
@@ -69,7 +69,7 @@ def test_rules_come_first_then_the_longest_axis_that_divides():
         },
         "opt": {"1": {"mu": {"qkv": {"kernel": shape(12, 128, 384)}}}},
     }
-    specs = {n: s.spec for n, s in names.named_leaves(sharding.shardings(tree, made, rules)).items()}
+    specs = {n: s.spec for n, s in tree_paths.named_leaves(sharding.shardings(tree, made, rules)).items()}
     assert specs["params/qkv/kernel"] == specs["opt/1/mu/qkv/kernel"] == P(None, "fsdp", "tensor")
     assert specs["params/odd/kernel"] == P(None, None, "fsdp")
     assert specs["params/bias"] == P()  # below 64 KiB
@@ -103,4 +103,4 @@ def test_batches_are_dealt_over_data_and_fsdp():
 
 def test_names_there_and_back():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
-    assert names.nested(names.named_leaves(tree)) == tree
+    assert tree_paths.nested(tree_paths.named_leaves(tree)) == tree

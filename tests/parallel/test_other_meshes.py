@@ -11,7 +11,7 @@ import pytest
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.parallel.names import named_leaves
+from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.training import checkpoints
 from dreamjax.training.checkpoints import CheckpointConfig
 from tests.support import abstract_of

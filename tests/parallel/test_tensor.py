@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.parallel.names import named_leaves
+from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
 from dreamjax.training import program
 

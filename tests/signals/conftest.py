@@ -7,7 +7,7 @@ import eeg_imagenet_files
 import pytest
 
 from dreamjax.console import log
-from dreamjax.signals.corpora import eeg_imagenet
+from dreamjax.signals.recordings.corpora import eeg_imagenet
 
 
 @pytest.fixture

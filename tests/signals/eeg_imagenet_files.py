@@ -2,18 +2,18 @@
 
 import torch
 
-from dreamjax.signals import records
-from dreamjax.signals.prepare_trials import Options, prepare_trials
-from dreamjax.signals.simulation import eeg_imagenet as generator
+from dreamjax.signals.datasets import records
+from dreamjax.signals.preparation.prepare_trials import Options, prepare_trials
+from dreamjax.signals.simulation import eeg_imagenet_files as generator
 
-CHANNELS, CLASSES, PICTURES, PEOPLE = 6, 3, 10, 4
+CHANNELS, CLASSES, IMAGES, PEOPLE = 6, 3, 10, 4
 STD, RAW = "eeg_5_95_std.pth", "eeg_signals_raw_with_mean_std.pth"
 
 
 def write(folder):
-    """The generator's files: four people, three classes of ten pictures."""
+    """The generator's files: four people, three classes of ten images."""
     layout = generator.Layout(
-        subjects=PEOPLE, classes=CLASSES, pictures_per_class=PICTURES, channels=CHANNELS, seed=3, corrupt=True
+        subjects=PEOPLE, classes=CLASSES, images_per_class=IMAGES, channels=CHANNELS, seed=3, corrupt=True
     )
     generator.write(folder, layout)
     return folder

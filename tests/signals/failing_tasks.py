@@ -33,7 +33,7 @@ LIMIT = 6 << 30  # bytes of address space: a header that asks for more gets an e
 
 def open_and_read(path: str, beat: Callable[[], None]) -> dict[str, int]:
     """Open a recording and read its first and last second, as preparing it would; what it promises."""
-    from dreamjax.signals.recordings import open_recording
+    from dreamjax.signals.recordings.opening import open_recording
 
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
     recording = open_recording(path)

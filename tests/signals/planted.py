@@ -9,7 +9,7 @@ import pytest
 from edf_files import tal, write_edf
 from recorded import noise
 
-from dreamjax.signals import examples, records
+from dreamjax.signals.datasets import examples, records
 
 SECRETS = (
     "Mustermann", "Hannelore", "MCH-0234567", "02-MAI-1951", "1951-05-02", "_1951", "17-MAR-2003", "2003-03-17",
@@ -18,7 +18,7 @@ SECRETS = (
 
 
 def everything_written(folder: Path) -> dict[str, bytes]:
-    """Every file of a dataset; shards as their decompressed records, the report with its inlined pictures dropped."""
+    """Every file of a dataset; shards as their decompressed records, the report with its inlined images dropped."""
     found = {}
     for path in folder.rglob("*"):
         if path.is_file() and ".array_record-" not in path.name:
@@ -48,7 +48,7 @@ def _raw(folder: Path) -> dict[str, bytes]:
 
 
 def _said_in_png(png: bytes) -> bytes:
-    """Every chunk of a PNG that is no picture: dates, authors, software."""
+    """Every chunk of a PNG that is no image: dates, authors, software."""
     said, at = b"", 8
     while at + 8 <= len(png):
         length, kind = int.from_bytes(png[at : at + 4], "big"), png[at + 4 : at + 8]
@@ -64,10 +64,10 @@ def leaks(folder: Path, said: str, secrets: Sequence[str] = SECRETS) -> list[tup
     """(secret, where) for every secret found."""
     written = {**everything_written(folder), "the log": said.encode()}
     html, *inlined = written["report.html"].split(b"base64,")
-    pictures = [base64.b64decode(p.split(b'"', 1)[0]) for p in inlined] + [written["report.png"]]
-    assert pictures[0].startswith(b"\x89PNG")
+    images = [base64.b64decode(p.split(b'"', 1)[0]) for p in inlined] + [written["report.png"]]
+    assert images[0].startswith(b"\x89PNG")
     written["report.html"] = b"".join([html, *(p.split(b'"', 1)[-1] for p in inlined)])
-    written["report.png"] = b"".join(_said_in_png(p) for p in pictures)
+    written["report.png"] = b"".join(_said_in_png(p) for p in images)
     raw = _raw(folder)
     names = " ".join(written)
     return [

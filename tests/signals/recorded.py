@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamjax.signals.montage import standard_positions
-from dreamjax.signals.readers.base import Recording
+from dreamjax.signals.recordings.montage import standard_positions
+from dreamjax.signals.recordings.readers.recording import Recording
 
 TEN_TWENTY = (
     "Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "T7", "C3", "Cz", "C4", "T8", "P7", "P3", "Pz", "P4", "P8", "O1", "O2",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamjax.signals import pipeline
+from dreamjax.signals.datasets import pipeline
 from tests import support
 
 TIME = 160  # samples of the stored windows; the model's are shorter, so that crops are drawn

@@ -6,8 +6,8 @@ import numpy as np
 from edf_files import write_edf
 from recorded import noise
 
-from dreamjax.signals import records
-from dreamjax.signals.prepare import Options
+from dreamjax.signals.datasets import records
+from dreamjax.signals.preparation.prepare import Options
 
 INLINE = Options(workers=0)
 

@@ -7,9 +7,9 @@ import pytest
 from edf_files import write_edf
 
 from dreamjax.errors import UserError
-from dreamjax.signals.montage import standard_positions
-from dreamjax.signals.readers.bids import entities, head_frame, licence_of, reference_named
-from dreamjax.signals.recordings import find_sources, open_recording
+from dreamjax.signals.recordings.montage import standard_positions
+from dreamjax.signals.recordings.opening import find_sources, open_recording
+from dreamjax.signals.recordings.readers.bids import entities, head_frame, licence_of, reference_named
 
 
 @pytest.fixture

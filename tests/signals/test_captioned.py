@@ -1,4 +1,4 @@
-"""Drawn pictures with captions: the captions tell what is drawn, the folder opens, mistakes are one sentence."""
+"""Drawn images with captions: the captions tell what is drawn, the folder opens, mistakes are one sentence."""
 
 import json
 
@@ -8,19 +8,19 @@ from PIL import Image
 
 from dreamjax.cli.main import main
 from dreamjax.signals.simulation import captions
-from dreamjax.signals.simulation.pictures import Picture, draw
+from dreamjax.signals.simulation.stimuli import Stimulus, draw
 
 
 def drawn(**attributes):
     return draw(
-        Picture(**{"file": "", "shape": "circle", "x": 0.0, "y": 0.0, "size": 0.0, "hue": 0.0} | attributes), 32
+        Stimulus(**{"file": "", "shape": "circle", "x": 0.0, "y": 0.0, "size": 0.0, "hue": 0.0} | attributes), 32
     )
 
 
-def covered(picture):
+def covered(image):
     """(rows, columns) that are not background, and the mean colour there."""
-    inside = np.abs(picture.astype(int) - 128).max(2) > 40
-    return np.nonzero(inside), picture[inside].mean(0)
+    inside = np.abs(image.astype(int) - 128).max(2) > 40
+    return np.nonzero(inside), image[inside].mean(0)
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def covered(picture):
     ],
 )
 def test_a_caption_says_what_is_drawn(attributes, says):
-    picture = Picture(**{"file": "", "shape": "circle", "x": 0.0, "y": 0.0, "size": 0.0, "hue": 0.0} | attributes)
-    assert captions.caption(picture) == says
+    image = Stimulus(**{"file": "", "shape": "circle", "x": 0.0, "y": 0.0, "size": 0.0, "hue": 0.0} | attributes)
+    assert captions.caption(image) == says
 
 
-def test_the_picture_shows_what_the_caption_says():
+def test_the_image_shows_what_the_caption_says():
     (rows, columns), colour = covered(drawn(x=-0.9, y=0.9))
     assert rows.mean() < 12
     assert columns.mean() < 12
@@ -61,17 +61,17 @@ def test_the_folder_is_huggingfaces_imagefolder_and_the_seed_decides(tmp_path, c
     for name in ("a", "b"):
         words = ["simulate", "--captioned", "6", "--pixels", "16", "--seed", "5", "--out", str(tmp_path / name)]
         assert main([*words, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["pictures"] == 6
+        assert json.loads(capsys.readouterr().out)["images"] == 6
     lines = [json.loads(line) for line in (tmp_path / "a" / "metadata.jsonl").read_text().splitlines()]
     assert all(set(line) == {"file_name", "text", "label"} for line in lines)
     assert all(line["label"] in line["text"].split() for line in lines)
     assert set(" ".join(line["text"] for line in lines).split()) <= set(captions.vocabulary(4))
     for line in lines:
-        with Image.open(tmp_path / "a" / line["file_name"]) as picture:
-            assert (picture.size, picture.mode) == ((16, 16), "RGB")
+        with Image.open(tmp_path / "a" / line["file_name"]) as image:
+            assert (image.size, image.mode) == ((16, 16), "RGB")
         assert (tmp_path / "a" / line["file_name"]).read_bytes() == (tmp_path / "b" / line["file_name"]).read_bytes()
     assert main(["simulate", "--captioned", "6", "--seed", "6", "--out", str(tmp_path / "c")]) == 0
-    assert "6 pictures of 64 x 64 pixels" in capsys.readouterr().out
+    assert "6 images of 64 x 64 pixels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

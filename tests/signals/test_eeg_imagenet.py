@@ -11,17 +11,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-from eeg_imagenet_files import CHANNELS, CLASSES, PEOPLE, PICTURES, RAW, STD, made, small_file, splits_of
+from eeg_imagenet_files import CHANNELS, CLASSES, IMAGES, PEOPLE, RAW, STD, made, small_file, splits_of
 
 from dreamjax.cli import main
 from dreamjax.errors import UserError
-from dreamjax.signals import pipeline, records
-from dreamjax.signals.corpora import eeg_imagenet
-from dreamjax.signals.corpora.eeg_imagenet_splits import Wanted
-from dreamjax.signals.pipeline import DataConfig
-from dreamjax.signals.prepare_trials import Options, Settings, identity, prepare_trials
+from dreamjax.signals.datasets import pipeline, records
+from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.preparation.prepare_trials import Options, Settings, identity, prepare_trials
+from dreamjax.signals.recordings.corpora import eeg_imagenet
+from dreamjax.signals.recordings.corpora.eeg_imagenet_splits import Wanted
 from dreamjax.signals.simulation import head
-from dreamjax.targets import picture_folder
+from dreamjax.targets import image_folder
 from dreamjax.targets import trials as stage_b
 from dreamjax.targets.trials import TargetConfig
 
@@ -37,7 +37,7 @@ def test_a_file_gives_the_numbers_that_torch_loads(published, theirs, tmp_path, 
     path = tmp_path / STD
     torch.save(theirs, path, _use_new_zipfile_serialization=not legacy)
     found = eeg_imagenet.open_trials(path)
-    assert len(found) == len(theirs["dataset"]) == PEOPLE * CLASSES * PICTURES - 1
+    assert len(found) == len(theirs["dataset"]) == PEOPLE * CLASSES * IMAGES - 1
     assert found.labels == tuple(theirs["labels"])
     assert found.images == tuple(theirs["images"])
     for i, entry in enumerate(theirs["dataset"]):
@@ -75,7 +75,7 @@ def test_the_generator_writes_the_published_structure(published, theirs):
     assert sorted(i for part in single.values() for i in part) == list(range(own // 2))
     blocks = json.loads((published / "truth.json").read_text())["trials"]
     for person in (1, 2, 3, 4):  # in the order of time every class is one stretch
-        seen = sorted((t["sample"], t["image"] // PICTURES) for t in blocks if t["subject"] == person)
+        seen = sorted((t["sample"], t["image"] // IMAGES) for t in blocks if t["subject"] == person)
         assert sum(a[1] != b[1] for a, b in itertools.pairwise(seen)) == CLASSES - 1
 
 
@@ -104,7 +104,7 @@ def test_memory_stays_near_one_trial(tmp_path, legacy):
     assert size > 75e6
     code = (
         "import resource, sys, numpy as np\n"
-        "from dreamjax.signals.corpora import eeg_imagenet\n"
+        "from dreamjax.signals.recordings.corpora import eeg_imagenet\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "before = peak()\n"
         "found = eeg_imagenet.open_trials(sys.argv[1])\n"
@@ -136,7 +136,7 @@ def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path, theirs, place):
     else:
         torch.save(value, path)
     with pytest.raises(UserError, match=r"system, which is not executed"):
-        prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="picture")))
+        prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="image")))
     assert not mark.exists()
     assert not (tmp_path / "out").exists()
 
@@ -158,7 +158,7 @@ def test_what_is_no_such_file_is_one_sentence(published, theirs, tmp_path):
     refused({**theirs, "dataset": [{**first, "eeg": first["eeg"][0]}]}, r"trial 0 has shape \(\d+,\)")
     refused({**theirs, "dataset": [{**first, "image": 99}]}, "trial 0 has image 99, but there are 30 images")
     refused({**theirs, "dataset": [{**first, "label": (first["label"] + 1) % 3}]}, "but of class")
-    refused({**theirs, "images": ["../../etc/passwd"] * 30}, "is no name of an ImageNet picture")
+    refused({**theirs, "images": ["../../etc/passwd"] * 30}, "is no name of an ImageNet image")
     refused({**theirs, "means": torch.zeros(6)}, "means and stddevs come together")
     refused({**theirs, "means": torch.zeros(6), "stddevs": torch.zeros(6)}, "6 finite numbers above 0")
     with pytest.raises(UserError, match="these are splits and no trials"):
@@ -173,7 +173,7 @@ def test_a_trial_is_resampled_without_its_mean_and_its_end_is_marked(tmp_path):
     t = np.arange(700) / 1000
     wave = np.stack([np.sin(2 * np.pi * 10 * t) + 3, np.cos(2 * np.pi * 30 * t) - 5]).astype(np.float32)
     path = small_file(tmp_path / "sines.pth", [wave[:, :n] for n in (520, 500, 491, 520, 520, 520, 700, 449)])
-    prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="picture")))
+    prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="image")))
     found = {w.stimulus: w for split in ("train", "val", "test") for w in records.read_windows(tmp_path / "out", split)}
     assert sorted(found) == [f"n01/n01_{i}.JPEG" for i in range(6)]  # 700 and 449 samples are left out
     for i, real in ((0, 128), (1, 128), (2, 126)):
@@ -212,7 +212,7 @@ def test_a_trial_that_is_not_finite_is_left_out_and_told(tmp_path):
     eeg = np.random.default_rng(0).normal(size=(9, 2, 500)).astype(np.float32)
     eeg[4, 1, 100] = np.nan
     path = small_file(tmp_path / "nan.pth", list(eeg))
-    prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="picture")))
+    prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="image")))
     assert records.load_dataset(tmp_path / "out")["totals"]["windows"] == 8
     assert json.loads((tmp_path / "out" / "rejects.jsonl").read_text())["reason"] == "samples are not finite"
 
@@ -238,20 +238,20 @@ def test_the_facts_say_that_there_is_no_unit_and_which_controls_cannot_be(publis
     assert 0.3 < np.median(np.abs(rows["signal"])) < 1.2  # 0.67 of a Gaussian: scaled to one
 
 
-def test_missing_and_damaged_pictures_are_named(published, tmp_path, said):
-    """The generator damaged one picture; another is taken away."""
-    pictures = shutil.copytree(published / "imagenet", tmp_path / "imagenet")
-    damaged = f"n9{CLASSES - 1:07d}/n9{CLASSES - 1:07d}_{100 + CLASSES * PICTURES - 1}.JPEG"
-    (pictures / "n90000000/n90000000_100.JPEG").unlink()
+def test_missing_and_damaged_images_are_named(published, tmp_path, said):
+    """The generator damaged one image; another is taken away."""
+    images = shutil.copytree(published / "imagenet", tmp_path / "imagenet")
+    damaged = f"n9{CLASSES - 1:07d}/n9{CLASSES - 1:07d}_{100 + CLASSES * IMAGES - 1}.JPEG"
+    (images / "n90000000/n90000000_100.JPEG").unlink()
     splits = Wanted(file=str(published / "block_splits_by_image_all.pth"))
     with pytest.raises(UserError, match=f"n90000000_100.JPEG is missing; {damaged} is damaged; mend them"):
-        made(published, tmp_path, splits=splits, stimuli=str(pictures), strict=True)
-    out, result = made(published, tmp_path, splits=splits, stimuli=str(pictures))
+        made(published, tmp_path, splits=splits, stimuli=str(images), strict=True)
+    out, result = made(published, tmp_path, splits=splits, stimuli=str(images))
     assert f"{damaged} is damaged; their trials are left out" in said()
-    assert result["rejected"]["a picture is missing or damaged"] in (2 * PEOPLE - 1, 2 * PEOPLE, 2 * PEOPLE - 2)
+    assert result["rejected"]["an image is missing or damaged"] in (2 * PEOPLE - 1, 2 * PEOPLE, 2 * PEOPLE - 2)
     stimuli = {w.stimulus for split in dataset_splits(out) for w in records.read_windows(out, split)}
-    assert len(stimuli) == CLASSES * PICTURES - 2
-    with pytest.raises(UserError, match="holds none of the 30 pictures"):
+    assert len(stimuli) == CLASSES * IMAGES - 2
+    with pytest.raises(UserError, match="holds none of the 30 images"):
         prepare_trials(published / STD, tmp_path / "x", None, Options(splits=splits, stimuli=str(tmp_path)))
     with pytest.raises(UserError, match="no such folder"):
         prepare_trials(published / STD, tmp_path / "x", None, Options(splits=splits, stimuli=str(tmp_path / "nowhere")))
@@ -274,13 +274,13 @@ def test_the_same_again_is_nothing_and_another_way_is_refused(published, tmp_pat
 
 
 # ------------------------------------------------------------------------------------------------------------- stage B
-def test_stage_b_follows_the_prepared_splits_and_finds_every_picture(published, tmp_path):
+def test_stage_b_follows_the_prepared_splits_and_finds_every_image(published, tmp_path):
     out, _ = made(published, tmp_path, splits=Wanted(by="subject", hold_out=(4,)), stimuli=str(published / "imagenet"))
     data = DataConfig(path=(str(out),), montage="own", samples=128)
     target = TargetConfig(folder=str(published / "imagenet"), splits="prepared")
     found = {s: stage_b.trials(data, target, s, seed=0, training=False) for s in stage_b.SPLITS}
     assert {s: len(f) for s, f in found.items()} == dataset_splits(out)
-    seen = {s: {f.pictures[i].name for i in f.picture} for s, f in found.items()}
+    seen = {s: {f.images[i].name for i in f.image} for s, f in found.items()}
     people = {s: set(f.person) for s, f in found.items()}
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert not seen[one] & seen[other]
@@ -288,7 +288,7 @@ def test_stage_b_follows_the_prepared_splits_and_finds_every_picture(published, 
     assert people["test"] == {identity(None, 4)["subject"]}
     for split, own in found.items():
         stimuli = [w.stimulus for w in records.read_windows(out, split)]
-        assert [own.pictures[i].name for i in own.picture] == stimuli
+        assert [own.images[i].name for i in own.image] == stimuli
         assert list(own.label) == [name.split("/")[0] for name in stimuli]
     assert stage_b.pretrained_on(found["test"], [os.path.abspath(out)]) == 0
     assert stage_b.pretrained_on(found["train"], [os.path.abspath(out)]) == len(found["train"])
@@ -296,17 +296,17 @@ def test_stage_b_follows_the_prepared_splits_and_finds_every_picture(published, 
 
 def test_a_folder_of_classes_lists_what_was_shown(published):
     root = published / "imagenet"
-    every = picture_folder.listing(root, captions=False)
-    assert len(every) == CLASSES * PICTURES
+    every = image_folder.listing(root, captions=False)
+    assert len(every) == CLASSES * IMAGES
     assert {entry.label for entry in every} == {f"n9{i:07d}" for i in range(CLASSES)}
     some = {every[3].name, every[-1].name, "n90000000/absent.JPEG"}
-    assert picture_folder.listing(root, captions=False, among=some) == (every[3], every[-1])
-    assert picture_folder.listing(root, captions=False, among={"a.JPEG"}) == every  # in which folder is not said
-    with pytest.raises(UserError, match="holds no picture"):
-        picture_folder.listing(root)
+    assert image_folder.listing(root, captions=False, among=some) == (every[3], every[-1])
+    assert image_folder.listing(root, captions=False, among={"a.JPEG"}) == every  # in which folder is not said
+    with pytest.raises(UserError, match="holds no image"):
+        image_folder.listing(root)
 
 
-def test_stage_b_refuses_prepared_splits_that_share_a_picture(published, opened, tmp_path):
+def test_stage_b_refuses_prepared_splits_that_share_a_image(published, opened, tmp_path):
     n = len(opened)
     parts = {"train": list(range(0, n, 2)), "val": [n - 1 - n % 2], "test": list(range(1, n - 2, 2))}
     parts["val"] = sorted(set(range(n)) - set(parts["train"]) - set(parts["test"]))
@@ -314,7 +314,7 @@ def test_stage_b_refuses_prepared_splits_that_share_a_picture(published, opened,
     out, _ = made(published, tmp_path, splits=Wanted(file=str(tmp_path / "a.pth")))
     data = DataConfig(path=(str(out),), montage="own", samples=128)
     target = TargetConfig(folder=str(published / "imagenet"), splits="prepared")
-    with pytest.raises(UserError, match=r"pictures are in two of the prepared splits; leave target\.splits"):
+    with pytest.raises(UserError, match=r"images are in two of the prepared splits; leave target\.splits"):
         stage_b.trials(data, target, "train", seed=0, training=True)
     with pytest.raises(ValueError, match="leave people at"):
         TargetConfig(splits="prepared", people="apart")
@@ -323,9 +323,9 @@ def test_stage_b_refuses_prepared_splits_that_share_a_picture(published, opened,
 # ------------------------------------------------------------------------------------------------------------ the verb
 def test_the_whole_way_by_command(tmp_path, capsys):
     corpus, out = tmp_path / "corpus", tmp_path / "shards"
-    size = ["--subjects", "3", "--classes", "2", "--pictures-per-class", "6", "--channels", "4"]
+    size = ["--subjects", "3", "--classes", "2", "--images-per-class", "6", "--channels", "4"]
     assert main.main(["simulate", "--layout", "eeg-imagenet", "--out", str(corpus), *size]) == 0
-    assert "35 trials of 3 people at 12 pictures (2 classes, a block each" in capsys.readouterr().out
+    assert "35 trials of 3 people at 12 images (2 classes, a block each" in capsys.readouterr().out
     way = ["--split-by", "subject", "--hold-out", "2", "--stimuli", str(corpus / "imagenet")]
     assert main.main(["prepare", str(corpus / STD), "--out", str(out), *way]) == 0
     told = capsys.readouterr().out
@@ -336,7 +336,7 @@ def test_the_whole_way_by_command(tmp_path, capsys):
         (["--notch", "50"], "--notch would do nothing beside"),
         (["--splits", "1", "0", "0"], "three shares above 0"),
         (["--split-by", "block", "--subject", "1"], "a block is a class"),
-        (["--split-by", "picture", "--sfreq", "2000"], "at most 1000 Hz"),
+        (["--split-by", "image", "--sfreq", "2000"], "at most 1000 Hz"),
     ):
         assert main.main(["prepare", str(corpus / STD), "--out", str(tmp_path / "no"), *wrong]) == 2
         assert says in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""EEG-ImageNet's splits: the official ones with their traps, people, pictures and classes held out."""
+"""EEG-ImageNet's splits: the official ones with their traps, people, images and classes held out."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ import torch
 from eeg_imagenet_files import PEOPLE, STD, splits_of
 
 from dreamjax.errors import UserError
-from dreamjax.signals import records
-from dreamjax.signals.corpora import eeg_imagenet, eeg_imagenet_splits
-from dreamjax.signals.corpora.eeg_imagenet_splits import Wanted
-from dreamjax.signals.prepare_trials import Options, prepare_trials
+from dreamjax.signals.datasets import records
+from dreamjax.signals.preparation.prepare_trials import Options, prepare_trials
+from dreamjax.signals.recordings.corpora import eeg_imagenet, eeg_imagenet_splits
+from dreamjax.signals.recordings.corpora.eeg_imagenet_splits import Wanted
 
 
 def test_the_official_splits_are_those_of_the_file(published, tmp_path):
@@ -22,7 +22,7 @@ def test_the_official_splits_are_those_of_the_file(published, tmp_path):
         assert splits_of(out) == {split: sorted(set(indices) - set(odd)) for split, indices in wanted[number].items()}
         facts = records.load_dataset(out)["splitting"]
         assert facts["indices"] == "the whole list"
-        assert facts["pictures_in_train_and_test"] == 0
+        assert facts["images_in_train_and_test"] == 0
 
 
 def test_the_all_splits_with_a_person_are_indexed_before_they_are_filtered(published, opened, said):
@@ -77,27 +77,27 @@ def test_split_files_that_do_not_fit_are_one_sentence(opened, tmp_path):
         eeg_imagenet.open_splits(tmp_path / "b.pth")
 
 
-def test_a_picture_in_train_and_test_is_counted_and_said(opened, tmp_path, said):
+def test_a_image_in_train_and_test_is_counted_and_said(opened, tmp_path, said):
     n = len(opened)
     torch.save({"splits": [{"train": list(range(n - 9)), "val": [n - 2], "test": [n - 1]}]}, tmp_path / "a.pth")
     facts = eeg_imagenet_splits.assign(opened, Wanted(file=str(tmp_path / "a.pth"))).facts
-    assert facts["pictures_in_train_and_test"] == 1
+    assert facts["images_in_train_and_test"] == 1
     assert "of them 1 in train and test: such scores are not held out" in said()
 
 
-def test_leaving_one_person_out_keeps_people_and_pictures_apart(opened):
+def test_leaving_one_person_out_keeps_people_and_images_apart(opened):
     for held in (1, 4):
         found = eeg_imagenet_splits.assign(opened, Wanted(by="subject", hold_out=(held,)))
         of = {name: found.split == name for name in ("train", "val", "test")}
         people = {name: set(opened.subject[where].tolist()) for name, where in of.items()}
-        pictures = {name: set(opened.image[where].tolist()) for name, where in of.items()}
+        images = {name: set(opened.image[where].tolist()) for name, where in of.items()}
         assert people["test"] == {held}
         assert len(people["val"]) == 1
         assert len(people["train"]) == PEOPLE - 2
         for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
             assert not people[one] & people[other]
-            assert not pictures[one] & pictures[other]
-        assert {opened.images[i].split("_")[0] for i in pictures["test"]} == set(opened.labels)  # every class is tested
+            assert not images[one] & images[other]
+        assert {opened.images[i].split("_")[0] for i in images["test"]} == set(opened.labels)  # every class is tested
         assert sum(where.sum() for where in of.values()) + sum(found.dropped.values()) == len(opened)
     again = eeg_imagenet_splits.assign(opened, Wanted(by="block", hold_out=(4,)))  # no block on both sides: the same
     np.testing.assert_array_equal(again.split, found.split)
@@ -116,16 +116,16 @@ def test_blocks_cannot_be_held_out_within_a_person(opened):
         with pytest.raises(UserError, match="one or two different people"):
             eeg_imagenet_splits.assign(opened, Wanted(by="subject", subjects=people, hold_out=held))
     with pytest.raises(UserError, match="--hold-out names people"):
-        eeg_imagenet_splits.assign(opened, Wanted(by="picture", hold_out=(4,)))
+        eeg_imagenet_splits.assign(opened, Wanted(by="image", hold_out=(4,)))
     with pytest.raises(UserError, match="say how its trials are split"):
         eeg_imagenet_splits.assign(opened, Wanted())
 
 
-def test_pictures_or_classes_alone_can_be_held_out(opened):
-    for by, of in (("picture", opened.image), ("class", opened.label)):
+def test_images_or_classes_alone_can_be_held_out(opened):
+    for by, of in (("image", opened.image), ("class", opened.label)):
         found = eeg_imagenet_splits.assign(opened, Wanted(by=by)).split
         sides = [set(of[found == name].tolist()) for name in ("train", "val", "test")]
         assert all(sides)
         assert sum(map(len, sides)) == len(set.union(*sides)) == len(set(of.tolist()))
         assert (found != "").all()
-    assert set(np.unique(eeg_imagenet_splits.assign(opened, Wanted(by="picture", subjects=(2,))).split)) > {""}
+    assert set(np.unique(eeg_imagenet_splits.assign(opened, Wanted(by="image", subjects=(2,))).split)) > {""}

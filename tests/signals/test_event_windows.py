@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from recorded import noise, recording
 
-from dreamjax.signals import preprocess, quality
-from dreamjax.signals.preprocess import EventWindows, Identity, Settings, Windows
-from dreamjax.signals.readers.base import Event
+from dreamjax.signals.preparation import quality
+from dreamjax.signals.preparation import windows as preprocess
+from dreamjax.signals.preparation.windows import EventWindows, Identity, Settings, Windows
+from dreamjax.signals.recordings.readers.recording import Event
 
 AS_RECORDED = Settings(reference="recorded", notch="off")
 UNFILTERED = Settings(low=None, high=None, notch="off", reference="recorded")
@@ -54,7 +55,7 @@ def test_markers_moved_by_one_sample_move_every_window_by_one_sample():
     x = np.stack([np.arange(20_000.0)] * 2) / 100
     samples = [700, 3333, 9001, 15_001]
     for shift in (0, 1, 2, -1):
-        events = tuple(Event(s + shift, 0.0, "picture") for s in samples)
+        events = tuple(Event(s + shift, 0.0, "image") for s in samples)
         settings = event_settings(tmin=-0.125, tmax=0.25)
         limits = quality.Limits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
         windows = all_windows(recording(x, events=events), dataclasses.replace(settings, limits=limits))

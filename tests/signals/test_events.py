@@ -9,9 +9,9 @@ from recorded import noise
 
 from dreamjax.cli import main as cli
 from dreamjax.errors import UserError
-from dreamjax.signals.event_codes import code_of, sample_of, stim_changes
-from dreamjax.signals.events import list_events, missing_stimuli, with_event_table
-from dreamjax.signals.recordings import open_recording
+from dreamjax.signals.recordings.event_codes import code_of, sample_of, stim_changes
+from dreamjax.signals.recordings.events import list_events, missing_stimuli, with_event_table
+from dreamjax.signals.recordings.opening import open_recording
 
 RATES = (256, 500, 512, 1024)
 
@@ -96,15 +96,15 @@ def test_a_bad_table_gets_one_sentence_with_its_row(tmp_path, recording, text, s
     assert "\n" not in str(caught.value)
 
 
-def test_missing_pictures_are_named(tmp_path, recording):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures/cat.png").write_bytes(b"")
+def test_missing_images_are_named(tmp_path, recording):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/cat.png").write_bytes(b"")
     rows = "1,cat,cat.png\n2,dog,dog.png\n3,cat,cat.png\n4,elk,elk.png\n"
     (tmp_path / "e.csv").write_text("onset,trial_type,stim_file\n" + rows)
     events = with_event_table(recording, tmp_path / "e.csv").events
-    assert missing_stimuli(events, tmp_path / "pictures") == ["dog.png", "elk.png"]
-    with pytest.raises(UserError, match=r"2 of its pictures are not in .*: dog.png, elk.png"):
-        with_event_table(recording, tmp_path / "e.csv", stimuli=tmp_path / "pictures")
+    assert missing_stimuli(events, tmp_path / "images") == ["dog.png", "elk.png"]
+    with pytest.raises(UserError, match=r"2 of its images are not in .*: dog.png, elk.png"):
+        with_event_table(recording, tmp_path / "e.csv", stimuli=tmp_path / "images")
 
 
 def test_codes_that_are_not_there_are_told_beside_those_that_are(tmp_path, capsys):

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from dreamjax.signals import filters
+from dreamjax.signals.preparation import filters
 
 
 def run(chain: filters.Chain, x_CxT: np.ndarray, start: int, stop: int) -> np.ndarray:

@@ -14,9 +14,9 @@ from planted import SECRETS, planted_eeglab, planted_fif
 from planted_formats import WRITERS
 
 from dreamjax.errors import UserError
-from dreamjax.signals import workers
-from dreamjax.signals.recordings import open_recording, source_of
-from dreamjax.signals.scrub import scrubbed
+from dreamjax.signals.preparation import workers
+from dreamjax.signals.recordings.opening import open_recording, source_of
+from dreamjax.signals.recordings.scrub import scrubbed
 
 OPEN = "failing_tasks:open_and_read"
 TIMEOUT_S = 5.0  # without a sign of life; an intact file takes a tenth of a second

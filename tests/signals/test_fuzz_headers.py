@@ -12,7 +12,7 @@ import pytest
 from edf_files import tal, write_edf
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings import open_recording
+from dreamjax.signals.recordings.opening import open_recording
 
 SLOWEST_S = 2.0  # of processor time; a case takes milliseconds
 MOST_KIB = 100 << 10  # that the process may grow by over all cases

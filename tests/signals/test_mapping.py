@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dreamjax.signals import mapping, montage
+from dreamjax.signals.datasets import mapping
+from dreamjax.signals.recordings import montage
 from tests import support
 
 NAMES_32, XYZ_32 = montage.template("1010-32")

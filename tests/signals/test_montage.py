@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dreamjax.errors import UserError
-from dreamjax.signals.channel_names import banked_names, biosemi_names, normalise_name, reference_of
-from dreamjax.signals.montage import TEMPLATES, plausible, standard_positions, template
-from dreamjax.signals.readers.base import settle_names
+from dreamjax.signals.recordings.channel_names import banked_names, biosemi_names, normalise_name, reference_of
+from dreamjax.signals.recordings.montage import TEMPLATES, plausible, standard_positions, template
+from dreamjax.signals.recordings.readers.recording import settle_names
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from streams import CROP, EVERYTHING, TIME, assert_same, config_of, joined, make_corpora, stream_of, take
 
 from dreamjax.errors import UserError
-from dreamjax.signals import mixture, pipeline, records
+from dreamjax.signals.datasets import mixture, pipeline, records
 from tests import support
 
 

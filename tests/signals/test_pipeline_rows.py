@@ -7,7 +7,9 @@ import pytest
 from streams import CROP, EVERYTHING, TIME, assert_same, joined, make_corpora, stream_of, take
 
 from dreamjax.errors import UserError
-from dreamjax.signals import keyed, mapping, montage, pipeline, records, stored
+from dreamjax.signals.datasets import mapping, pipeline, record_view, records
+from dreamjax.signals.datasets import rng as keyed
+from dreamjax.signals.recordings import montage
 from tests import support
 
 
@@ -182,9 +184,9 @@ def test_no_crop_reads_on_across_a_discontinuity():
     """Windows that touch in time by the samples of the file, of which the second begins after a gap."""
     first, second = support.make_windows(0, windows=2, labels=())
     after_gap = dataclasses.replace(second, flags=(records.APART,))
-    one, two, three = (stored.unpack(records.encode(w)) for w in (first, second, after_gap))
-    assert stored.follow(one, two).following is two
-    assert stored.follow(one, three).following is None
+    one, two, three = (record_view.unpack(records.encode(w)) for w in (first, second, after_gap))
+    assert record_view.follow(one, two).following is two
+    assert record_view.follow(one, three).following is None
 
 
 # ------------------------------------------------------------------------------------------------------ hidden channels

@@ -11,9 +11,10 @@ from studies import INLINE, all_windows, hidden, study
 
 from dreamjax.cli import prepare_verb
 from dreamjax.errors import UserError
-from dreamjax.signals import convert, records
-from dreamjax.signals.prepare import Options, prepare, prepare_raws
-from dreamjax.signals.preprocess import Settings
+from dreamjax.signals.datasets import records
+from dreamjax.signals.preparation import convert
+from dreamjax.signals.preparation.prepare import Options, prepare, prepare_raws
+from dreamjax.signals.preparation.windows import Settings
 from dreamjax.storage import manifest
 
 
@@ -53,7 +54,7 @@ def test_the_description_is_true(prepared):
 
 
 def _sources(folder):
-    from dreamjax.signals.recordings import find_sources
+    from dreamjax.signals.recordings.opening import find_sources
 
     return find_sources([folder])
 

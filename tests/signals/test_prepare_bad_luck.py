@@ -15,8 +15,9 @@ from recorded import noise
 from studies import INLINE, hidden, study
 
 from dreamjax.cli import main
-from dreamjax.signals import records, workers
-from dreamjax.signals.prepare import prepare
+from dreamjax.signals.datasets import records
+from dreamjax.signals.preparation import workers
+from dreamjax.signals.preparation.prepare import prepare
 
 FAILING = "failing_tasks:act"
 

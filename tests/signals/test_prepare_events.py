@@ -12,8 +12,8 @@ from studies import INLINE, all_windows, study
 
 from dreamjax.cli import main
 from dreamjax.errors import UserError
-from dreamjax.signals.prepare import prepare
-from dreamjax.signals.preprocess import EventWindows, Settings
+from dreamjax.signals.preparation.prepare import prepare
+from dreamjax.signals.preparation.windows import EventWindows, Settings
 
 
 def events_csv(path: Path, onsets, label="house"):
@@ -61,11 +61,11 @@ def test_one_table_does_not_fit_two_recordings(tmp_path):
     assert prepare(edfs, tmp_path / "out", settings, INLINE)["windows"] == 4
 
 
-def test_missing_pictures_are_named(tmp_path, capsys):
+def test_missing_images_are_named(tmp_path, capsys):
     source = study(tmp_path / "study", 1, 1)
     table = events_csv(tmp_path / "events.csv", [1.0, 4.0])
-    (tmp_path / "pictures").mkdir()
-    words = ["--events", str(table), "--stimuli", str(tmp_path / "pictures"), "--workers", "0"]
+    (tmp_path / "images").mkdir()
+    words = ["--events", str(table), "--stimuli", str(tmp_path / "images"), "--workers", "0"]
     assert main.main(["prepare", str(source), "--out", str(tmp_path / "out"), *words]) == 2
     assert "pic0.png, pic1.png" in capsys.readouterr().err
 

@@ -9,8 +9,11 @@ import pytest
 from recorded import TEN_TWENTY, noise, recording
 
 from dreamjax.errors import UserError
-from dreamjax.signals import plan, preprocess, quality, records
-from dreamjax.signals.preprocess import EventWindows, Identity, Settings, Windows
+from dreamjax.signals.datasets import records
+from dreamjax.signals.preparation import quality
+from dreamjax.signals.preparation import recording_plan as plan
+from dreamjax.signals.preparation import windows as preprocess
+from dreamjax.signals.preparation.windows import EventWindows, Identity, Settings, Windows
 
 AS_RECORDED = Settings(reference="recorded", notch="off")
 UNFILTERED = Settings(low=None, high=None, notch="off", reference="recorded")

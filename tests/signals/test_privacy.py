@@ -12,10 +12,11 @@ from recorded import noise
 
 from dreamjax.cli import main
 from dreamjax.errors import UserError
-from dreamjax.signals import convert, scrub
-from dreamjax.signals.prepare import Options, prepare, prepare_raws
-from dreamjax.signals.preprocess import EventWindows, Settings
-from dreamjax.signals.readers.base import Source
+from dreamjax.signals.preparation import convert
+from dreamjax.signals.preparation.prepare import Options, prepare, prepare_raws
+from dreamjax.signals.preparation.windows import EventWindows, Settings
+from dreamjax.signals.recordings import scrub
+from dreamjax.signals.recordings.readers.recording import Source
 
 
 def planted_brainvision(folder: Path) -> Path:
@@ -157,7 +158,7 @@ LI = Source("/home/Bo An/Li/a/in.edf", "edf", subject="Li", session="7")
             "row 3 has the onset …, which is not a number",
         ),
         ("the events of /home/Bo/x.csv, of gs://bucket/Bo/y.csv", "the events of the file, of the file"),
-        ("2 of its pictures are not in '/home/Bo An/pics': add them", "2 of its pictures are not in …: add them"),
+        ("2 of its images are not in '/home/Bo An/pics': add them", "2 of its images are not in …: add them"),
         (
             "/home/Bo An/Li/a/in.eeg: MNE cannot read it as cnt (error: Bo (1951): x)",
             "MNE cannot read it as cnt (error)",

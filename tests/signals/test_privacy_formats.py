@@ -10,9 +10,9 @@ from planted import SECRETS, leaks, planted_edf
 from planted_formats import REAL, WRITERS
 
 from dreamjax.cli import main, prepare_verb
-from dreamjax.signals import quality
-from dreamjax.signals.readers import mne_reader
-from dreamjax.signals.recordings import find_sources
+from dreamjax.signals.preparation import quality
+from dreamjax.signals.recordings.opening import find_sources
+from dreamjax.signals.recordings.readers import mne_reader
 
 PERSON = "anna_schmidt_1985"  # what folder and file are called
 NAMES = (PERSON, "anna", "schmidt", "_1985")

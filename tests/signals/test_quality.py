@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dreamjax.signals import montage, quality
-from dreamjax.signals.quality import Limits, Measures
+from dreamjax.signals.preparation import quality
+from dreamjax.signals.preparation.quality import Limits, Measures
+from dreamjax.signals.recordings import montage
 
 RATE = 256.0
 NAMES = ("Fp1", "Fp2", "Cz", "O1")

@@ -8,8 +8,8 @@ import pytest
 from edf_files import tal, write_edf
 
 from dreamjax.errors import UserError
-from dreamjax.signals.readers.edf_header import filter_edges
-from dreamjax.signals.recordings import open_recording
+from dreamjax.signals.recordings.opening import open_recording
+from dreamjax.signals.recordings.readers.edf_header import filter_edges
 
 mne = pytest.importorskip("mne")
 

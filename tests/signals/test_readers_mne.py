@@ -5,8 +5,8 @@ import pytest
 import scipy.io
 
 from dreamjax.errors import UserError
-from dreamjax.signals.readers.neuroscan import sample_bits
-from dreamjax.signals.recordings import open_recording, survey
+from dreamjax.signals.recordings.opening import open_recording, survey
+from dreamjax.signals.recordings.readers.neuroscan import sample_bits
 
 mne = pytest.importorskip("mne")
 

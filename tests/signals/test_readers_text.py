@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dreamjax.errors import UserError
-from dreamjax.signals.readers.clock import counter_spans, dejitter
-from dreamjax.signals.recordings import find_sources, open_recording, survey
+from dreamjax.signals.recordings.opening import find_sources, open_recording, survey
+from dreamjax.signals.recordings.readers.clock import counter_spans, dejitter
 
 
 def bursts(n=256 * 60, rate=256.0, lost=(), seed=0):

@@ -5,7 +5,7 @@ import pytest
 from edf_files import write_edf
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings import find_sources, open_recording, recording_from_raw, survey
+from dreamjax.signals.recordings.opening import find_sources, open_recording, recording_from_raw, survey
 
 pytest.importorskip("mne")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dreamjax.errors import UserError
-from dreamjax.signals import examples, records
+from dreamjax.signals.datasets import examples, records
 from tests import support
 
 

@@ -9,8 +9,8 @@ import pytest
 from scipy.signal import welch
 
 from dreamjax.errors import UserError
-from dreamjax.signals import simulate as sim
-from dreamjax.signals.simulation import head, pictures, sources, sphere
+from dreamjax.signals.simulation import head, sources, sphere, stimuli
+from dreamjax.signals.simulation import simulate as sim
 
 mne = pytest.importorskip("mne")
 
@@ -26,9 +26,7 @@ QUIET = {  # nothing but what a test looks at
 
 def one_subject(subject: int = 0, **settings):
     chosen = sim.Settings(**{"minutes": 1.0, **settings})
-    return sim.simulate_subject(
-        chosen, subject, sim.picture_set(chosen.classes, chosen.pictures_per_class, chosen.seed)
-    )
+    return sim.simulate_subject(chosen, subject, sim.image_set(chosen.classes, chosen.images_per_class, chosen.seed))
 
 
 # ------------------------------------------------------------------------------------------------------- forward model
@@ -173,7 +171,7 @@ def test_the_average_of_trials_recovers_the_set_response(tmp_path, strength):
     signal = raw.filter(1, 40, verbose="error").get_data() * 1e6
     seconds = np.arange(150) / 250
     for label in ("circle", "bar"):
-        mine = [(s, p) for s, p in truth["subjects"][0]["trials"] if truth["pictures"][p]["shape"] == label]
+        mine = [(s, p) for s, p in truth["subjects"][0]["trials"] if truth["images"][p]["shape"] == label]
         measured = np.mean([signal[:, s : s + 150] for s, _ in mine], 0)
         expected = np.mean([sim.expected_response(truth, 0, p, seconds) for _, p in mine], 0)
         error = np.sqrt(np.mean((measured - expected) ** 2))
@@ -184,30 +182,28 @@ def test_the_average_of_trials_recovers_the_set_response(tmp_path, strength):
 def test_without_noise_the_signal_is_the_expected_response():
     """Exact: the recording minus every trial's expected response is nothing (background of 1e-9 µV)."""
     settings = sim.Settings(subjects=1, minutes=0.5, channels=12, classes=3, **QUIET)
-    set_of_pictures = sim.picture_set(3, 12, 0)
-    simulated = sim.simulate_subject(settings, 0, set_of_pictures)
+    set_of_images = sim.image_set(3, 12, 0)
+    simulated = sim.simulate_subject(settings, 0, set_of_images)
     truth = {
         "components": [vars(c) for c in sim.evoked.components(("circle", "bar", "pillar"), 0)],
-        "pictures": [vars(p) for p in set_of_pictures],
+        "images": [vars(p) for p in set_of_images],
         "subjects": [simulated.truth],
     }
     rest = simulated.signal.copy()
     for trial in simulated.trials:
-        rest[:, trial.sample : trial.sample + 200] -= sim.expected_response(
-            truth, 0, trial.picture, np.arange(200) / 250
-        )
+        rest[:, trial.sample : trial.sample + 200] -= sim.expected_response(truth, 0, trial.image, np.arange(200) / 250)
     assert np.abs(simulated.signal).max() > 4
     assert np.abs(rest).max() < 1e-3  # the patterns in the truth are rounded to 1e-5 µV
 
 
 def test_place_size_and_colour_change_the_response_within_a_class():
     settings = sim.Settings(subjects=1, minutes=0.5, **QUIET)
-    simulated = sim.simulate_subject(settings, 0, sim.picture_set(4, 12, 0))
+    simulated = sim.simulate_subject(settings, 0, sim.image_set(4, 12, 0))
     base = {"file": "", "shape": "circle", "x": 0.0, "y": 0.0, "size": 0.0, "hue": 0.0}
     changed = ({"x": 1.0}, {"y": 1.0}, {"size": 1.0}, {"hue": 0.5}, {"shape": "bar"})
     truth = {
         "components": [vars(c) for c in sim.evoked.components(("circle", "bar", "pillar", "cross"), 0)],
-        "pictures": [base, *({**base, **c} for c in changed)],
+        "images": [base, *({**base, **c} for c in changed)],
         "subjects": [simulated.truth],
     }
     seconds = np.arange(200) / 250
@@ -215,7 +211,7 @@ def test_place_size_and_colour_change_the_response_within_a_class():
     for other in responses[1:]:
         assert np.abs(other - responses[0]).max() > 1.0  # µV
     left, right = (simulated.ch_names.index(n) for n in ("PO7", "PO8"))
-    moved = responses[1] - responses[0]  # the picture to the right: the left hemisphere gains
+    moved = responses[1] - responses[0]  # the image to the right: the left hemisphere gains
     p1 = int(0.11 * 250)
     assert moved[left, p1] - moved[right, p1] > 1.0
 
@@ -223,8 +219,8 @@ def test_place_size_and_colour_change_the_response_within_a_class():
 def test_strength_zero_is_a_null_set():
     """The recording is the same, sample for sample, whatever is shown: only the evoked part differs by strength."""
     null, real = one_subject(strength=0, channels=8), one_subject(strength=1, channels=8)
-    other_pictures = one_subject(strength=0, channels=8, pictures_per_class=3)
-    np.testing.assert_array_equal(null.signal, other_pictures.signal)
+    other_images = one_subject(strength=0, channels=8, images_per_class=3)
+    np.testing.assert_array_equal(null.signal, other_images.signal)
     assert [t.sample for t in null.trials] == [t.sample for t in real.trials]
     assert np.abs(real.signal - null.signal).max() > 3
     assert np.all(np.array(null.truth["patterns_uv"]) == 0)
@@ -237,7 +233,7 @@ def test_markers_and_voltages_survive_the_file(tmp_path, file_format, sfreq):
     settings = sim.Settings(subjects=1, minutes=0.5, channels=8, classes=3, format=file_format, sfreq=sfreq)
     sim.simulate(tmp_path / "set", settings)
     truth = json.loads((tmp_path / "set" / "truth.json").read_text())["subjects"][0]
-    simulated = sim.simulate_subject(settings, 0, sim.picture_set(3, 12, 0))
+    simulated = sim.simulate_subject(settings, 0, sim.image_set(3, 12, 0))
     path = tmp_path / "set" / truth["file"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a reader's warning is a defect of the file
@@ -250,27 +246,27 @@ def test_markers_and_voltages_survive_the_file(tmp_path, file_format, sfreq):
     notes = [a for a in raw.annotations if "New Segment" not in a["description"]]
     samples = [a["onset"] * sfreq for a in notes]
     np.testing.assert_allclose(samples, [s for s, _ in truth["trials"]], atol=1e-6)  # exact to the sample
-    labels = [sim.picture_set(3, 12, 0)[p].shape for _, p in truth["trials"]]
+    labels = [sim.image_set(3, 12, 0)[p].shape for _, p in truth["trials"]]
     codes = {"circle": "Stimulus/S  1", "bar": "Stimulus/S  2", "pillar": "Stimulus/S  3"}
     assert [a["description"] for a in notes] == (labels if file_format == "edf" else [codes[n] for n in labels])
 
 
-def test_events_name_pictures_that_exist(tmp_path):
+def test_events_name_images_that_exist(tmp_path):
     sim.simulate(tmp_path / "set", sim.Settings(subjects=2, minutes=0.5, channels=8))
-    table = (tmp_path / "set/sub-02/eeg/sub-02_task-pictures_events.tsv").read_text().splitlines()
+    table = (tmp_path / "set/sub-02/eeg/sub-02_task-images_events.tsv").read_text().splitlines()
     assert table[0].split("\t") == ["onset", "duration", "trial_type", "stim_file", "sample"]
     for row in table[1:]:
-        onset, duration, kind, picture, sample = row.split("\t")
+        onset, duration, kind, image, sample = row.split("\t")
         assert float(onset) == pytest.approx(int(sample) / 250, abs=1e-9)
         assert duration == "0.5"
-        assert picture.startswith(kind)
-        assert (tmp_path / "set/stimuli" / picture).is_file()
+        assert image.startswith(kind)
+        assert (tmp_path / "set/stimuli" / image).is_file()
 
 
 def test_mne_bids_reads_the_set(tmp_path):
     mne_bids = pytest.importorskip("mne_bids")
     sim.simulate(tmp_path / "set", sim.Settings(subjects=1, minutes=0.5, channels=8))
-    path = mne_bids.BIDSPath("01", task="pictures", root=tmp_path / "set", datatype="eeg", suffix="eeg")
+    path = mne_bids.BIDSPath("01", task="images", root=tmp_path / "set", datatype="eeg", suffix="eeg")
     raw = mne_bids.read_raw_bids(path, verbose="error")
     assert set(raw.annotations.description) <= {"circle", "bar", "pillar", "cross"}
     assert raw.info["line_freq"] == 50
@@ -280,7 +276,7 @@ def test_every_subject_is_the_same_in_any_set(tmp_path):
     """Deterministic in (seed, subject): bytes of subject 2 in a set of two and in a set of three."""
     for count in (2, 3):
         sim.simulate(tmp_path / str(count), sim.Settings(subjects=count, minutes=0.25, channels=8))
-    file = "sub-02/eeg/sub-02_task-pictures_eeg.edf"
+    file = "sub-02/eeg/sub-02_task-images_eeg.edf"
     assert (tmp_path / "2" / file).read_bytes() == (tmp_path / "3" / file).read_bytes()
     first = (tmp_path / "2" / file.replace("02", "01")).read_bytes()
     assert first != (tmp_path / "2" / file).read_bytes()
@@ -302,18 +298,18 @@ def test_subjects_and_caps_differ():
 @pytest.mark.parametrize("order", ["random", "block"])
 def test_order_of_the_classes(order):
     simulated = one_subject(minutes=3, order=order, channels=4)
-    kinds = [t.picture // 12 for t in simulated.trials]
+    kinds = [t.image // 12 for t in simulated.trials]
     changes = sum(a != b for a, b in itertools.pairwise(kinds))
     counts = np.bincount(kinds, minlength=4)
     assert counts.max() - counts.min() <= 1
     assert changes == 3 if order == "block" else changes > len(kinds) / 2
 
 
-def test_pictures_show_their_attributes():
+def test_images_show_their_attributes():
     grey, base = 128, {"file": "", "shape": "circle", "x": 0.0, "y": 0.0, "size": 0.0, "hue": 0.0}
 
     def mask(**change):
-        image = pictures.draw(pictures.Picture(**{**base, **change})).astype(int)
+        image = stimuli.draw(stimuli.Stimulus(**{**base, **change})).astype(int)
         return np.abs(image - grey).sum(2) > 30, image
 
     centre, image = mask()
@@ -327,8 +323,8 @@ def test_pictures_show_their_attributes():
     assert centre.sum() == pytest.approx(np.pi * (0.58 * 32) ** 2, rel=0.1)
     red, _, blue = image[32, 32]
     assert red > 200 > blue
-    seen = {pictures.draw(pictures.Picture(**{**base, "shape": s})).tobytes() for s in pictures.SHAPES}
-    assert len(seen) == len(pictures.SHAPES)
+    seen = {stimuli.draw(stimuli.Stimulus(**{**base, "shape": s})).tobytes() for s in stimuli.SHAPES}
+    assert len(seen) == len(stimuli.SHAPES)
 
 
 def test_mistakes_are_one_sentence(tmp_path):

@@ -8,15 +8,16 @@ import pytest
 pytest.importorskip("mne")
 pytest.importorskip("edfio")
 
-from dreamjax.signals import preprocess, records
-from dreamjax.signals import simulate as sim
-from dreamjax.signals.prepare import Options, prepare
+from dreamjax.signals.datasets import records
+from dreamjax.signals.preparation import windows as preprocess
+from dreamjax.signals.preparation.prepare import Options, prepare
+from dreamjax.signals.simulation import simulate as sim
 
 EVENTS = preprocess.EventWindows(source="file", tmin=-0.2, tmax=0.8, baseline=(-0.2, 0.0))
 
 
 def epochs(tmp_path, name, **settings):
-    """(truth, windows of a simulated set cut around its pictures, 1 s each at 256 Hz)."""
+    """(truth, windows of a simulated set cut around its images, 1 s each at 256 Hz)."""
     sim.simulate(tmp_path / name, sim.Settings(subjects=1, minutes=3, channels=19, classes=2, seed=3, **settings))
     steps = preprocess.Settings(samples=256, events=EVENTS)
     options = Options(workers=0, fractions={"train": 1.0, "val": 0.0, "test": 0.0})
@@ -26,17 +27,17 @@ def epochs(tmp_path, name, **settings):
 
 
 def expected_average(truth, windows, label):
-    """Mean expected response to the pictures that these windows name, average-referenced, at the windows' samples."""
-    numbers = {p["file"]: i for i, p in enumerate(truth["pictures"])}
+    """Mean expected response to the images that these windows name, average-referenced, at the windows' samples."""
+    numbers = {p["file"]: i for i, p in enumerate(truth["images"])}
     seconds = np.arange(256) / 256 - 0.2
     shown = [numbers[w.stimulus] for w in windows if w.label == label]
     mean = np.mean([sim.expected_response(truth, 0, p, seconds) for p in shown], 0)
     return mean - mean.mean(0)
 
 
-def test_every_trial_arrives_with_its_class_and_its_picture(tmp_path):
+def test_every_trial_arrives_with_its_class_and_its_image(tmp_path):
     truth, windows = epochs(tmp_path, "set")
-    shown = [truth["pictures"][p] for _, p in truth["subjects"][0]["trials"]]
+    shown = [truth["images"][p] for _, p in truth["subjects"][0]["trials"]]
     assert [(w.label, w.stimulus) for w in windows] == [(p["shape"], p["file"]) for p in shown]
     onsets = [sample / 250 - 0.2 for sample, _ in truth["subjects"][0]["trials"]]
     np.testing.assert_allclose([w.start for w in windows], onsets, atol=0.5 / 256)  # the nearest sample at 256 Hz

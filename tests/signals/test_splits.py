@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dreamjax.signals import identity
+from dreamjax.signals.recordings import identity
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from dreamjax.console import log
-from dreamjax.signals.recordings import find_sources
+from dreamjax.signals.recordings.opening import find_sources
 
 
 def subjects(tmp_path, *names, given=None, **options):

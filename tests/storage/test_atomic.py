@@ -5,7 +5,7 @@ from etils.epath import backend
 from fsspec.registry import _registry as opened
 
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic, places
+from dreamjax.storage import atomic, paths
 
 
 def write_two(path, *names):
@@ -61,4 +61,4 @@ def test_a_store_that_nothing_here_opens_is_one_sentence(path, told, monkeypatch
         monkeypatch.delitem(opened, name, raising=False)
     backend.fsspec_backend._get_filesystem.cache_clear()
     with pytest.raises(UserError, match=told):
-        places.reachable(path)
+        paths.reachable(path)

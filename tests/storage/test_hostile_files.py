@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from dreamjax.errors import UserError
-from dreamjax.storage import opcodes, torch_files
-from dreamjax.storage.opcodes import Inert
-from dreamjax.storage.reconstructions import TABLE
+from dreamjax.storage.checkpoint_files import pickle_reader, torch_files
+from dreamjax.storage.checkpoint_files.pickle_reader import Inert
+from dreamjax.storage.checkpoint_files.torch_pickle import TABLE
 
 
 class Calls:
@@ -174,9 +174,9 @@ def test_a_hurtful_pickle_is_answered_in_bounded_time_and_memory(name, tmp_path)
 
 
 def test_too_many_instructions_are_refused(monkeypatch):
-    monkeypatch.setattr(opcodes, "MAX_OPCODES", 1000)
+    monkeypatch.setattr(pickle_reader, "MAX_OPCODES", 1000)
     with pytest.raises(UserError, match="more than 1,000 instructions"):
-        opcodes.interpret(io.BytesIO(b"N0" * 1000 + b"N."), 2002, TABLE, "x")
+        pickle_reader.interpret(io.BytesIO(b"N0" * 1000 + b"N."), 2002, TABLE, "x")
 
 
 def test_deep_nesting_is_read_without_recursion(tmp_path):
@@ -329,4 +329,4 @@ def test_many_mutated_files_give_a_result_or_one_sentence(tmp_path):
 
 
 def test_every_opcode_of_every_protocol_is_known():
-    assert {opcode.name for opcode in pickletools.opcodes} - {"STOP"} == set(opcodes.OPCODES)
+    assert {opcode.name for opcode in pickletools.opcodes} - {"STOP"} == set(pickle_reader.OPCODES)

@@ -11,7 +11,7 @@ from safetensors.numpy import load
 from safetensors.torch import save
 
 from dreamjax.errors import UserError
-from dreamjax.storage import safetensors_files
+from dreamjax.storage.checkpoint_files import safetensors_files
 
 KINDS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8]
 KINDS += [torch.uint64, torch.uint32, torch.uint16, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dreamjax.errors import UserError
-from dreamjax.storage import torch_files, torch_writer
-from dreamjax.storage.opcodes import Inert
+from dreamjax.storage.checkpoint_files import torch_files, torch_writer
+from dreamjax.storage.checkpoint_files.pickle_reader import Inert
 
 
 class Config:

@@ -6,7 +6,7 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.sweeps import scoring
-from dreamjax.systems import runs
+from dreamjax.systems import opening
 from tests.support import make_shards
 
 CONFIG = """
@@ -68,6 +68,6 @@ def instant(monkeypatch):
         at[folder] = config.train.steps
         return {"preempted": False, "time": {"seconds": {"step": 2.0, "restart": 9.0}}}
 
-    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(opening, "train", train)
     monkeypatch.setattr(scoring, "measure", lambda folder, score, shared: {"step": at[folder]})
     return asked

@@ -11,8 +11,8 @@ from etils import epath
 from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.storage import locks
-from dreamjax.sweeps import answer, description, encoders, expanding, parts
-from dreamjax.systems import registry, runs
+from dreamjax.sweeps import expanding, partition, pretrained_encoders, summary, sweep_config
+from dreamjax.systems import opening, registry
 from tests import parity, pipelines
 from tests.support import held_elsewhere
 from tests.sweeps.conftest import refused, swept
@@ -21,7 +21,7 @@ CONFIG = str(Path(__file__).resolve().parents[2] / "configs/sweep/dreamdiffusion
 
 
 def rows(spec, **changes):
-    sweep = description.load(spec, list(changes.items()))
+    sweep = sweep_config.load(spec, list(changes.items()))
     return {point.chosen["row"]: point for point in expanding.expand(sweep, None)}
 
 
@@ -31,7 +31,7 @@ def test_each_row_is_what_the_paper_says():
     assert len(found) == 15
     pretrained = {name: point for name, point in found.items() if point.encoder is not None}
     assert sorted(found.keys() - pretrained.keys()) == ["1", "2", "3", "4"]
-    assert len({encoders.folder("w", point.encoder).name for point in pretrained.values()}) == 8
+    assert len({pretrained_encoders.folder("w", point.encoder).name for point in pretrained.values()}) == 8
     assert all(found[name].config.loss.alignment == "none" for name in ("1", "2", "13", "14"))
     assert all(found[name].config.encoder.path == "" for name in found)
     assert {pretrained[name].encoder.mask.ratio for name in ("5", "6", "7")} == {0.25, 0.5, 0.85}
@@ -46,9 +46,9 @@ def test_each_row_is_what_the_paper_says():
 
 def test_rows_of_one_encoder_are_one_part_s():
     found = list(rows(CONFIG, seeds="0").values())
-    dealt = [parts.own(found, 1, (i, 4)) for i in range(4)]
+    dealt = [partition.own(found, 1, (i, 4)) for i in range(4)]
     assert sorted(p.name for part in dealt for p in part) == sorted(p.name for p in found)
-    where = [{encoders.folder("w", p.encoder).name for p in part if p.encoder} for part in dealt]
+    where = [{pretrained_encoders.folder("w", p.encoder).name for p in part if p.encoder} for part in dealt]
     assert sum(map(len, where)) == len(set.union(*where)) == 8
 
 
@@ -57,10 +57,13 @@ def test_a_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
     (tmp_path / "locks").mkdir()
     with held_elsewhere(tmp_path / "locks" / "one") as other:
         monkeypatch.setattr(locks.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
-        with pytest.raises(locks.Busy, match="another process is at the encoder one"), encoders.one_at(encoder):
+        with (
+            pytest.raises(locks.Busy, match="another process is at the encoder one"),
+            pretrained_encoders.one_at(encoder),
+        ):
             pass
         monkeypatch.setattr(locks.time, "sleep", lambda seconds: (other.kill(), other.wait()))
-        with encoders.one_at(encoder):
+        with pretrained_encoders.one_at(encoder):
             assert other.returncode
 
 
@@ -95,9 +98,9 @@ def test_what_a_stage_b_sweep_lacks_is_one_sentence(capsys, tmp_path):
 def material(tmp_path):
     """Simulated people in EEG-ImageNet's layout; a small Stable Diffusion, CLIP and classifier of random numbers."""
     corpus, trials = tmp_path / "corpus", tmp_path / "trials"
-    words = ["--classes", "3", "--pictures-per-class", "8", "--subjects", "6", "--channels", "128"]
+    words = ["--classes", "3", "--images-per-class", "8", "--subjects", "6", "--channels", "128"]
     assert main(["simulate", "--layout", "eeg-imagenet", "--out", str(corpus), *words]) == 0
-    words = ["--stimuli", str(corpus / "imagenet"), "--split-by", "picture"]
+    words = ["--stimuli", str(corpus / "imagenet"), "--split-by", "image"]
     assert main(["prepare", str(corpus / "eeg_5_95_std.pth"), "--out", str(trials), *words]) == 0
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     size = {"image_size": 16, "patch_size": 8}
@@ -134,14 +137,14 @@ def test_all_rows_run_on_the_small_layout(material, capsys, tmp_path):
     about = [json.loads(path.read_text()) for path in out.glob("points/*/point.json")]
     starts = {one["values"]["row"]: bool(one["config"]["encoder"]["path"]) for one in about}
     assert {name for name, pretrained in starts.items() if not pretrained} == {"1", "2", "3", "4"}
-    leg = answer.report(str(out))["legs"]["examples"]
+    leg = summary.report(str(out))["legs"]["examples"]
     assert leg["unit"] == "person"
     assert leg["metric"].startswith("3-way top-1, vit")
-    assert leg["metric"].endswith("minus that of other trials' pictures")
+    assert leg["metric"].endswith("minus that of other trials' images")
     assert len(leg["ranking"]) + len(leg["untrained"]) == 15
     again = swept(capsys, "--config", f"{CONFIG}:sizes=small", "--workdir", str(out), *words)
     assert again["done_before"] == 15
     [fixed] = (out / "points").glob("row=12-*/run-*")  # whose U-Net is nobody's training
     assert main(["export", str(fixed), "--to", "diffusers", "--out", str(tmp_path / "exported")]) == 0
     alone = configs.load(str(next((out / "points").glob("row=5*/config.py"))), [], registry.schema_of)
-    assert alone.encoder.path == str(encoders.folder(str(out), runs.config_of(alone.encoder.path)))
+    assert alone.encoder.path == str(pretrained_encoders.folder(str(out), opening.config_of(alone.encoder.path)))

@@ -5,8 +5,8 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
-from dreamjax.sweeps import answer, description, scoring, searching
-from dreamjax.systems import runs
+from dreamjax.sweeps import scoring, searching, summary, sweep_config
+from dreamjax.systems import opening
 from tests.sweeps.conftest import refused, swept
 
 RANGE = 'axes.between("mask.ratio", 0.1, 0.9)'
@@ -31,7 +31,7 @@ def peaked(monkeypatch):
         rows = {"subjects": ["a"], "variance": [1.0], "error": {"model": [error], "zero": [1.0]}}
         return {"step": steps, "examples": steps * 8, "own": {}, "reconstruction": {"every": rows}}
 
-    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(opening, "train", train)
     monkeypatch.setattr(scoring, "measure", measure)
     return asked
 
@@ -46,7 +46,7 @@ def test_a_search_comes_nearer_to_the_peak(config, capsys, tmp_path, peaked):
     found = swept(capsys, *words)
     assert (found["points"], found["done"], found["failed"], found["left"]) == (30, 30, 0, 0)
     assert np.abs(np.array(ratios(peaked)[20:]) - BEST).mean() < 0.5 * 0.2125
-    ranking = answer.report(str(tmp_path / "out"))["legs"]["examples"]["ranking"]
+    ranking = summary.report(str(tmp_path / "out"))["legs"]["examples"]["ranking"]
     assert ranking[0]["values"]["mask.ratio"] == min(ratios(peaked), key=lambda ratio: abs(ratio - BEST))
 
 
@@ -60,7 +60,7 @@ def test_poor_points_stop_early(config, capsys, tmp_path, peaked):
     assert found["stopped_early"] == len(stopped) / 2 > 3
     assert {steps for _, _, steps in peaked} == {10, 30, 90}
     assert min(abs(ratio - BEST) for ratio, _ in whole) < min(abs(ratio - BEST) for ratio, _ in stopped)
-    told = answer.unfinished(str(tmp_path / "out"))
+    told = summary.unfinished(str(tmp_path / "out"))
     assert set(told.values()) <= {"stopped early, after 10 steps", "stopped early, after 30 steps"}
     assert len(told) == len(stopped)
 
@@ -91,7 +91,7 @@ def test_parts_share_a_journal(config, tmp_path, peaked):
     """Each takes the next point; what one was killed at is taken up by that one, and by nobody else."""
     path = config(RANGE)
     settings = [("search", "tpe"), ("compare", "examples"), ("points", "6")]
-    sweep = description.load(path, settings)
+    sweep = sweep_config.load(path, settings)
     (tmp_path / "out").mkdir()
     one, two = (searching.open_(sweep, str(tmp_path / "out"), (i, 2)) for i in range(2))
     (first, values), (second, others) = one.next(), two.next()
@@ -107,7 +107,7 @@ def test_parts_share_a_journal(config, tmp_path, peaked):
 
 def test_parts_that_ask_at_once_have_points_of_their_own(config, tmp_path, peaked, monkeypatch):
     """A part asks while another one has just made its trial: neither the trial nor its values are shared."""
-    sweep = description.load(config(RANGE), [("search", "tpe"), ("compare", "examples"), ("points", "6")])
+    sweep = sweep_config.load(config(RANGE), [("search", "tpe"), ("compare", "examples"), ("points", "6")])
     (tmp_path / "out").mkdir()
     one, two = (searching.open_(sweep, str(tmp_path / "out"), (i, 2)) for i in range(2))
     opened, between = searching.Search._opened, []
@@ -164,7 +164,7 @@ def test_what_cannot_be_searched_is_one_sentence(config, capsys, tmp_path, peake
     words = ["--config", config(RANGE), "--workdir", "nowhere://x", *SEARCH, "--config.points=2"]
     assert "nothing that is installed opens nowhere:// paths" in refused(capsys, *words)
     with pytest.raises(UserError, match="keeps a journal, which gs://bucket/x cannot hold"):
-        searching.check(description.load(path, []), "gs://bucket/x", 1)
+        searching.check(sweep_config.load(path, []), "gs://bucket/x", 1)
     says = refused(capsys, "--config", config('axes.between("data.samples", 128, 256, whole=True)'), *out, *SEARCH,
                    "--config.points=2")  # fmt: skip
     assert "data.samples" in says

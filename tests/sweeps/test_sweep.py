@@ -13,8 +13,18 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
-from dreamjax.sweeps import answer, deaths, description, driving, expanding, packs, parts, points, scoring
-from dreamjax.systems import runs
+from dreamjax.sweeps import (
+    batched_runs,
+    crash_markers,
+    expanding,
+    partition,
+    runner,
+    runs,
+    scoring,
+    summary,
+    sweep_config,
+)
+from dreamjax.systems import opening
 from tests.support import held_elsewhere
 from tests.sweeps.conftest import RATIOS, refused, scores, swept
 
@@ -105,12 +115,12 @@ def test_a_pack_that_fails_is_tried_alone(config, capsys, tmp_path, instant, mon
             raise MemoryError
         for point in left:
             instant.append(("pack", steps))
-            monkeypatch.setitem(lengths, str(points.Place.of(workdir, point).run(steps, point)), steps)
+            monkeypatch.setitem(lengths, str(runs.Place.of(workdir, point).run(steps, point)), steps)
         found = {"preempted": False, "time": {"seconds": {"step": 2.0}}, "refused": {}}
         return found | {"refused": {left[0].name: 3}}
 
     lengths, measure = {}, scoring.measure
-    monkeypatch.setattr(packs, "train", fails)
+    monkeypatch.setattr(batched_runs, "train", fails)
     monkeypatch.setattr(
         scoring, "measure", lambda f, score, shared: {"step": lengths[f]} if f in lengths else measure(f, score, shared)
     )
@@ -127,7 +137,7 @@ def test_a_pack_that_fails_is_tried_alone(config, capsys, tmp_path, instant, mon
 def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_path, instant, monkeypatch):
     """One is never finite, one is out of memory; both are tried twice, and not by a later call."""
     path = config('axes.values("optim.learning_rate", 1e-3, 1e30, 2e-3, 4e-3)')
-    train, tried = runs.train, []
+    train, tried = opening.train, []
     raised = {1e30: UserError("step 3: the gradient is not finite"), 2e-3: MemoryError()}
 
     def some_fail(config, folder):
@@ -136,7 +146,7 @@ def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_pat
             raise raised[rate]
         return train(config, folder)
 
-    monkeypatch.setattr(runs, "train", some_fail)
+    monkeypatch.setattr(opening, "train", some_fail)
     words = ["--config", path, "--workdir", str(tmp_path / "out")]
     found = swept(capsys, *words, code=1)
     assert (found["done"], found["failed"], found["left"]) == (2, 2, 0)
@@ -150,9 +160,9 @@ def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_pat
 
 def test_a_point_that_another_process_is_at_is_left_to_it(config, capsys, tmp_path, instant):
     path, out = config(), tmp_path / "out"
-    first, other = expanding.expand(description.load(path, []), str(out))
-    lock = points.Place.of(str(out), first).folder / "lock"
-    points.claim(str(out), description.load(path, []), [first, other])
+    first, other = expanding.expand(sweep_config.load(path, []), str(out))
+    lock = runs.Place.of(str(out), first).folder / "lock"
+    runs.claim(str(out), sweep_config.load(path, []), [first, other])
     lock.parent.mkdir(parents=True)
     with held_elsewhere(lock):
         found = swept(capsys, "--config", path, "--workdir", str(out), code=75)
@@ -170,7 +180,7 @@ def test_a_killed_sweep_goes_on_where_it_was(config, tmp_path, capsys, together)
     settings = ["--config.base.train.checkpoint.every=20", f"--config.together={together}"]
     child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begun = "together/*/checkpoints" if together > 1 else "points/ratio=0.25*/run/checkpoints"
-    first = expanding.expand(description.load(path, []), "")[0].steps[0]
+    first = expanding.expand(sweep_config.load(path, []), "")[0].steps[0]
 
     def later():
         return [
@@ -229,20 +239,20 @@ def test_hours_end_a_call_and_the_next_one_goes_on(config, capsys, tmp_path, ins
     words = ["--config", config(), "--workdir", str(tmp_path / "out")]
     found = swept(capsys, *words, "--config.hours=1e-9")
     assert (found["done"], found["left"]) == (0, 2)
-    assert "2 points left; the same command goes on" in driving.summary(found)
+    assert "2 points left; the same command goes on" in runner.summary(found)
     assert swept(capsys, *words)["done"] == 2
 
 
 def test_a_random_sweep_draws_its_points(config, tmp_path):
     path = config('axes.between("optim.learning_rate", 1e-4, 1e-2, log=True)')
-    sweep = description.load(path, [("search", "random"), ("points", "5")])
+    sweep = sweep_config.load(path, [("search", "random"), ("points", "5")])
     found = expanding.expand(sweep, str(tmp_path / "out"))
     assert len({point.config.optim.learning_rate for point in found}) == 5
     assert all(1e-4 <= point.config.optim.learning_rate <= 1e-2 for point in found)
 
 
 def test_a_random_sweep_of_few_values_says_so(config, tmp_path, caplog):
-    sweep = description.load(config(), [("search", "random"), ("points", "5")])
+    sweep = sweep_config.load(config(), [("search", "random"), ("points", "5")])
     assert len(expanding.expand(sweep, str(tmp_path / "out"))) == 2
     assert "points is 5, but the axes gave only 2" in caplog.text
 
@@ -258,13 +268,13 @@ def test_a_dry_run_says_what_would_stop_it(config, capsys, tmp_path):
 
 def test_parts_are_all_points_and_share_none(config, tmp_path):
     """Whichever points are done; packs stay together."""
-    sweep = description.load(config('axes.values("mask.ratio", 0.25, 0.5, 0.75)', seeds=(0, 1, 2)), [])
+    sweep = sweep_config.load(config('axes.values("mask.ratio", 0.25, 0.5, 0.75)', seeds=(0, 1, 2)), [])
     found = expanding.expand(sweep, str(tmp_path / "out"))
     for together, count in ((1, 2), (3, 2), (2, 4), (1, 20)):
-        dealt = [parts.own(found, together, (index, count)) for index in range(count)]
+        dealt = [partition.own(found, together, (index, count)) for index in range(count)]
         assert sorted(point.name for part in dealt for point in part) == sorted(point.name for point in found)
-        assert all(len(pack) <= together for part in dealt for pack in packs.chunks(part, together))
-    assert [point.seed for point in parts.own(found, 3, (1, 2))] == [0, 1, 2]
+        assert all(len(pack) <= together for part in dealt for pack in batched_runs.chunks(part, together))
+    assert [point.seed for point in partition.own(found, 3, (1, 2))] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("text", ["2/2", "1", "-1/2", "a/b"])
@@ -302,32 +312,32 @@ def test_a_point_at_which_processes_die_has_failed(config, capsys, tmp_path, ins
     """Killed with nothing saved in between, as by a machine out of memory; with something saved it was a kill."""
     path = config('axes.values("mask.ratio", 0.25, 0.75)', steps=100)
     words = ["--config", path, "--workdir", str(tmp_path / "out")]
-    first, second = found = expanding.expand(description.load(path, []), None)
-    points.claim(tmp_path / "out", description.load(path, []), found)
+    first, second = found = expanding.expand(sweep_config.load(path, []), None)
+    runs.claim(tmp_path / "out", sweep_config.load(path, []), found)
     for point, saved in ((first, 0), (second, 7)):  # notes of processes that were killed when so many steps were saved
-        place = points.Place.of(tmp_path / "out", point)
+        place = runs.Place.of(tmp_path / "out", point)
         place.begin(point)
-        note = {"deaths": deaths.LIMIT - 1, "reached": [0, *([saved] * len(point.steps))]}
+        note = {"deaths": crash_markers.LIMIT - 1, "reached": [0, *([saved] * len(point.steps))]}
         (place.folder / "begun.json").write_text(json.dumps(note))
     assert swept(capsys, *words)["done"] == 2
     failed = {
         path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("points/*/failed.json")
     }
-    assert failed == {first.name: {"sentences": [deaths.SENTENCE]}}
+    assert failed == {first.name: {"sentences": [crash_markers.SENTENCE]}}
     assert not list((tmp_path / "out").glob("points/*/begun.json"))
 
 
 def test_a_full_disk_ends_the_sweep_and_is_no_point_s_fault(config, capsys, tmp_path, instant, monkeypatch):
-    train = runs.train
+    train = opening.train
 
     def full(config, folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
 
     words = ["--config", config(), "--workdir", str(tmp_path / "out")]
-    monkeypatch.setattr(runs, "train", full)
+    monkeypatch.setattr(opening, "train", full)
     assert "No space left on device" in refused(capsys, *words)
     assert not list((tmp_path / "out").glob("points/*/failed.json"))
-    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(opening, "train", train)
     assert swept(capsys, *words)["done"] == 2
 
 
@@ -342,9 +352,9 @@ def test_a_point_dearer_than_what_all_are_given_is_refused(config, capsys, tmp_p
 def test_what_was_not_begun_is_told(config, capsys, tmp_path, instant):
     words = ["--config", config(), "--workdir", str(tmp_path / "out")]
     assert swept(capsys, *words, "--part", "1/2")["done"] == 1
-    assert list(answer.unfinished(str(tmp_path / "out")).values()) == ["not begun"]
+    assert list(summary.unfinished(str(tmp_path / "out")).values()) == ["not begun"]
     swept(capsys, *words)
-    assert answer.unfinished(str(tmp_path / "out")) == {}
+    assert summary.unfinished(str(tmp_path / "out")) == {}
 
 
 @pytest.mark.long

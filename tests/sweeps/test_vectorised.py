@@ -9,8 +9,8 @@ import pytest
 from dreamjax import config as configs
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.parallel.names import named_leaves
-from dreamjax.planning import collectives, hlo
+from dreamjax.parallel.tree_paths import named_leaves
+from dreamjax.pods import collectives, hlo
 from dreamjax.sweeps import vectorised
 from dreamjax.systems import masked_pretraining
 from dreamjax.systems.masked_pretraining import MaskedPretraining

@@ -8,20 +8,20 @@ import pytest
 import transformers
 from PIL import Image
 
-from dreamjax.signals import records
-from dreamjax.signals.pipeline import DataConfig
-from dreamjax.systems import masked_pretraining, runs
+from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.systems import masked_pretraining, opening
 from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.trials import TargetConfig
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.config import TrainConfig
 from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.train_config import TrainConfig
 from tests import parity, pipelines
 from tests.support import make_windows
 
-COUNT, SAMPLES = 24, 64  # pictures, samples of a window
+COUNT, SAMPLES = 24, 64  # images, samples of a window
 SIZES = {"dim": 16, "depth": 1, "heads": 2, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, "patch": 8}
 
 
@@ -42,8 +42,8 @@ def vision(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("seen") / "pictures"
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seen") / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for i in range(COUNT):
@@ -54,7 +54,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Three people who saw every picture once, in an order of their own: the signal says which."""
+    """Three people who saw every image once, in an order of their own: the signal says which."""
     folder = tmp_path_factory.mktemp("trials")
     splits = {}
     for subject, split in enumerate(("train", "val", "test")):
@@ -81,16 +81,16 @@ def encoder(shards, tmp_path_factory):
         model=masked_pretraining.ModelConfig(**SIZES),
         train=TrainConfig(steps=2, batch_size=8, tensorboard=False),
     )
-    runs.train(config, workdir, jax.devices()[:1])
+    opening.train(config, workdir, jax.devices()[:1])
     return workdir
 
 
 @pytest.fixture(scope="module")
-def config(sd, vision, pictures, shards, encoder, tmp_path_factory):
+def config(sd, vision, images, shards, encoder, tmp_path_factory):
     return DreamDiffusionConfig(
         data=DataConfig(path=(shards,)),
         target=TargetConfig(
-            folder=str(pictures),
+            folder=str(images),
             resolution=16,
             bank=str(tmp_path_factory.mktemp("bank")),
             val_share=0.2,
@@ -110,4 +110,4 @@ def config(sd, vision, pictures, shards, encoder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "run"
-    return runs.train(config, workdir, jax.devices()[:1]), workdir
+    return opening.train(config, workdir, jax.devices()[:1]), workdir

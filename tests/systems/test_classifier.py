@@ -16,23 +16,23 @@ from dreamjax.systems import classifier
 from dreamjax.systems.classifier import Classifier, ClassifierConfig
 from dreamjax.targets.features import VisionModel
 from tests import parity
-from tests.systems import small_pictures
-from tests.systems.small_pictures import quick_compiles  # noqa: F401 - a fixture of every test here
+from tests.systems import small_images
+from tests.systems.small_images import quick_compiles  # noqa: F401 - a fixture of every test here
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return small_pictures.folder(tmp_path_factory.mktemp("data") / "pictures")
+    return small_images.folder(tmp_path_factory.mktemp("data") / "images")
 
 
 @pytest.fixture(scope="module")
 def trained(folder, tmp_path_factory):
-    config = small_pictures.load(ClassifierConfig, classifier.preset, data__folder=folder, data__val_share=0.25)
-    return small_pictures.train(config, tmp_path_factory.mktemp("runs") / "classifier")
+    config = small_images.load(ClassifierConfig, classifier.preset, data__folder=folder, data__val_share=0.25)
+    return small_images.train(config, tmp_path_factory.mktemp("runs") / "classifier")
 
 
 def test_a_run_learns_what_the_labels_say(trained):
-    """Three colours; held-out pictures."""
+    """Three colours; held-out images."""
     assert trained[0]["val"]["accuracy"] > 0.9
 
 
@@ -51,13 +51,13 @@ def test_the_export_is_transformers_and_tells_its_accuracy(trained, folder, tmp_
     with torch.no_grad():
         assert parity.difference(logits, theirs(**pixels).logits) < 1e-4
     names = [theirs.config.id2label[int(i)] for i in np.asarray(logits).argmax(1)]
-    assert np.mean([name == list(small_pictures.COLOURS)[i % 3] for i, name in enumerate(names)]) > 0.8
+    assert np.mean([name == list(small_images.COLOURS)[i % 3] for i, name in enumerate(names)]) > 0.8
 
 
-def test_pictures_without_labels_are_refused(tmp_path):
+def test_images_without_labels_are_refused(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
-    lines = [{"file_name": "a.png", "text": "a picture"}]
+    lines = [{"file_name": "a.png", "text": "an image"}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    task = Classifier(small_pictures.load(ClassifierConfig, classifier.preset, data__folder=str(tmp_path)))
+    task = Classifier(small_images.load(ClassifierConfig, classifier.preset, data__folder=str(tmp_path)))
     with pytest.raises(UserError, match=r"falls into split|at least two classes"):
         _ = task.classes

@@ -12,11 +12,11 @@ import transformers
 from PIL import Image
 
 from dreamjax.errors import UserError
-from dreamjax.signals.pipeline import DataConfig
-from dreamjax.systems import runs
+from dreamjax.generation.from_trials import Request
+from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.systems import opening
 from dreamjax.systems.dreamdiffusion import DreamDiffusion, EncoderConfig, LossConfig
 from dreamjax.systems.dreamdiffusion_presets import PRESETS
-from dreamjax.systems.eeg_to_image import Request
 from dreamjax.targets import trials
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.trials import TargetConfig
@@ -26,29 +26,29 @@ from tests.systems.conftest import COUNT, SAMPLES
 
 
 # ------------------------------------------------------------------------------------------------------------- trials
-def test_no_picture_is_in_two_splits_and_every_trial_is_in_one(config):
+def test_no_image_is_in_two_splits_and_every_trial_is_in_one(config):
     task = DreamDiffusion(config)
     found = {s: trials.trials(task.encoder.data, config.target, s, seed=0, training=False) for s in trials.SPLITS}
-    seen = {split: set(f.picture.tolist()) for split, f in found.items()}
+    seen = {split: set(f.image.tolist()) for split, f in found.items()}
     assert set.union(*seen.values()) == set(range(COUNT))
     assert sum(map(len, seen.values())) == COUNT
     assert sum(map(len, found.values())) == 3 * COUNT
     apart = dataclasses.replace(config.target, people="apart")
     alone = trials.trials(task.encoder.data, apart, "test", seed=0, training=False)
-    assert set(alone.picture.tolist()) == seen["test"]
+    assert set(alone.image.tolist()) == seen["test"]
     assert len(alone) == len(seen["test"])  # of one person
 
 
-def test_a_trial_comes_with_what_was_seen_in_it(config, sd, vision, pictures):
-    """Latents and embeddings are diffusers' and transformers' of the picture whose signal the window holds."""
+def test_a_trial_comes_with_what_was_seen_in_it(config, sd, vision, images):
+    """Latents and embeddings are diffusers' and transformers' of the image whose signal the window holds."""
     stream = DreamDiffusion(config).data("val").stream
     rows = next(iter(stream.batches(start=0, batch_size=4)))
     evoked = np.stack([np.random.default_rng(i).normal(size=19) for i in range(COUNT)])
     evoked -= evoked.mean(1, keepdims=True)
     for k in range(4):
         strength = rows["signal"][k] @ np.sin(np.arange(SAMPLES) / 4)
-        assert np.argmax([np.corrcoef(strength, e)[0, 1] for e in evoked]) == rows["picture"][k]
-    name = pictures / f"{rows['picture'][0]:02d}.png"
+        assert np.argmax([np.corrcoef(strength, e)[0, 1] for e in evoked]) == rows["image"][k]
+    name = images / f"{rows['image'][0]:02d}.png"
     x = torch.from_numpy(np.asarray(Image.open(name)).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     model = transformers.CLIPVisionModelWithProjection.from_pretrained(vision)
     pixels = transformers.CLIPImageProcessor.from_pretrained(vision)(Image.open(name), return_tensors="pt").pixel_values
@@ -63,10 +63,10 @@ def test_a_trial_comes_with_what_was_seen_in_it(config, sd, vision, pictures):
 
 
 def test_what_the_encoder_saw_before_is_counted(config, shards):
-    """It was pretrained on the first person, who saw every picture once."""
+    """It was pretrained on the first person, who saw every image once."""
     found = DreamDiffusion(config).encoder
     held_out = trials.trials(found.data, config.target, "test", seed=0, training=False)
-    assert trials.pretrained_on(held_out, [shards]) == len(set(held_out.picture.tolist())) == len(held_out) / 3
+    assert trials.pretrained_on(held_out, [shards]) == len(set(held_out.image.tolist())) == len(held_out) / 3
     assert trials.pretrained_on(held_out, []) == 0
 
 
@@ -84,14 +84,14 @@ def test_what_cannot_be_trials_is_one_sentence(config, tmp_path):
     data = DreamDiffusion(config).encoder.data
     Image.new("RGB", (8, 8)).save(tmp_path / "another.png")
     elsewhere = dataclasses.replace(config.target, folder=str(tmp_path))
-    with pytest.raises(UserError, match="no window was recorded at a picture of"):
+    with pytest.raises(UserError, match="no window was recorded at an image of"):
         trials.trials(data, elsewhere, "train", seed=0, training=True)
     with pytest.raises(UserError, match="folder is empty"):
         trials.trials(data, TargetConfig(), "train", seed=0, training=True)
 
 
-def test_two_pictures_of_one_file_name_are_never_mistaken_for_each_other():
-    """A stimulus is told by its path; its file's name alone is enough where only one picture has it."""
+def test_two_images_of_one_file_name_are_never_mistaken_for_each_other():
+    """A stimulus is told by its path; its file's name alone is enough where only one image has it."""
     number = trials._numbers(["a/x.png", "b/x.png", "b/y.png"], "stimuli")
     assert [number(name) for name in ("b/x.png", "a/x.png", "y.png", "shown/y.png", "z.png", "")] == [
         1,
@@ -101,7 +101,7 @@ def test_two_pictures_of_one_file_name_are_never_mistaken_for_each_other():
         -1,
         -1,
     ]
-    with pytest.raises(UserError, match=r"has 2 pictures called x\.png"):
+    with pytest.raises(UserError, match=r"has 2 images called x\.png"):
         number("x.png")
 
 
@@ -237,7 +237,7 @@ def test_it_starts_from_the_pretrained_encoder_and_the_published_unet(config, en
     with jax.set_mesh(mesh):
         built = program.build(task, mesh)
         state = program.stream_in(built.init(jax.random.key(0)), task.weights())
-    before = flatten(runs.open_run(encoder).params)
+    before = flatten(opening.open_run(encoder).params)
     for path, leaf in flatten(state.params["encoder"]).items():
         np.testing.assert_array_equal(leaf, before[path])
     theirs = pipelines.theirs(sd)
@@ -270,7 +270,7 @@ def test_without_an_alignment_no_vision_model_is_wanted(config):
 
 
 def test_all_of_a_batch_can_be_negatives(config):
-    """With infonce, the same picture seen by another is no negative; the temperature is learned."""
+    """With infonce, the same image seen by another is no negative; the temperature is learned."""
     loss = LossConfig(alignment="infonce")
     task = DreamDiffusion(dataclasses.replace(config, loss=loss))
     state = jax.eval_shape(task.init, jax.random.key(0))

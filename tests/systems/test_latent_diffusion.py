@@ -1,4 +1,4 @@
-"""Text to image, image to image and inpainting are diffusers'; a picture does not depend on its batch."""
+"""Text to image, image to image and inpainting are diffusers'; an image does not depend on its batch."""
 
 import dataclasses
 import json
@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from dreamjax.errors import UserError
+from dreamjax.generation import from_prompts
+from dreamjax.generation.from_prompts import Request
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.systems import generation
-from dreamjax.systems.generation import Request
-from dreamjax.systems.ingredients import Ingredients
-from dreamjax.systems.latent_diffusion import LatentDiffusion
+from dreamjax.runs.components import Ingredients
+from dreamjax.runs.latent_diffusion import LatentDiffusion
 from tests import pipelines
 from tests.pipelines import PROMPTS, psnr
 
@@ -36,7 +36,7 @@ def model(folder):
 
 
 def made(model, request):
-    return np.stack(list(generation.batches(model, request))) / 255.0
+    return np.stack(list(from_prompts.batches(model, request))) / 255.0
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def latents(tmp_path):
     return str(tmp_path / "start.npy")
 
 
-def test_the_same_noise_makes_the_same_pictures(folder, model, latents):
+def test_the_same_noise_makes_the_same_images(folder, model, latents):
     """PLMS with guidance, as the folder's own scheduler says."""
-    theirs = pipelines.pictures(
+    theirs = pipelines.images(
         pipelines.theirs(folder),
         prompt=list(PROMPTS),
         negative_prompt=["on the", "on the"],
@@ -66,7 +66,7 @@ def test_velocity_prediction_with_rescaled_guidance(tmp_path, latents):
         prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, **pipelines.SD_SCHEDULE
     )
     folder = pipelines.write(tmp_path, scheduler=scheduler, widths=(32,))
-    theirs = pipelines.pictures(
+    theirs = pipelines.images(
         pipelines.theirs(folder),
         prompt=list(PROMPTS),
         num_inference_steps=5,
@@ -80,15 +80,15 @@ def test_velocity_prediction_with_rescaled_guidance(tmp_path, latents):
 
 
 @pytest.fixture
-def picture(tmp_path):
-    """(path of a picture, path of a mask over its right half)."""
+def image(tmp_path):
+    """(path of an image, path of a mask over its right half)."""
     rng = np.random.default_rng(0)
     smooth = np.kron(rng.integers(0, 255, (4, 4, 3), np.uint8), np.ones((4, 4, 1), np.uint8))
     mask = np.zeros((16, 16, 3), np.uint8)
     mask[:, 8:] = 255
-    Image.fromarray(smooth).save(tmp_path / "picture.png")
+    Image.fromarray(smooth).save(tmp_path / "image.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    return str(tmp_path / "picture.png"), str(tmp_path / "mask.png")
+    return str(tmp_path / "image.png"), str(tmp_path / "mask.png")
 
 
 def edited(monkeypatch, folder, kind, module, **arguments):
@@ -98,27 +98,27 @@ def edited(monkeypatch, folder, kind, module, **arguments):
     opened = [Image.open(arguments.pop(name)) for name in ("image", "mask_image") if name in arguments]
     given = dict(zip(("image", "mask_image"), opened, strict=False))
     pipe = pipelines.theirs(folder, kind)
-    return pipelines.pictures(pipe, prompt=list(PROMPTS), guidance_scale=5.0, **given, **arguments)
+    return pipelines.images(pipe, prompt=list(PROMPTS), guidance_scale=5.0, **given, **arguments)
 
 
-def test_changing_a_picture(folder, model, picture, latents, monkeypatch):
+def test_changing_a_image(folder, model, image, latents, monkeypatch):
     from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as module
 
     kind = diffusers.StableDiffusionImg2ImgPipeline
-    expected = edited(monkeypatch, folder, kind, module, image=picture[0], num_inference_steps=6, strength=0.5)
+    expected = edited(monkeypatch, folder, kind, module, image=image[0], num_inference_steps=6, strength=0.5)
     request = Request(
-        prompts=PROMPTS, steps=6, strength=0.5, guidance=5.0, init_image=picture[0], latents=latents, **SIZE
+        prompts=PROMPTS, steps=6, strength=0.5, guidance=5.0, init_image=image[0], latents=latents, **SIZE
     )
     assert psnr(made(model, request), expected) > 50
 
 
 @pytest.mark.parametrize("channels", [4, 9])
-def test_inpainting(folder, tmp_path, picture, latents, monkeypatch, channels):
+def test_inpainting(folder, tmp_path, image, latents, monkeypatch, channels):
     """By blending with a U-Net of four channels, by further channels with one of nine."""
     from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpaint as module
 
     folder = pipelines.write(tmp_path, inpaints=True, widths=(32,)) if channels == 9 else folder
-    image, mask = picture
+    image, mask = image
     asked = {"num_inference_steps": 4, "strength": 1.0, **SIZE}
     kind = diffusers.StableDiffusionInpaintPipeline
     expected = edited(monkeypatch, folder, kind, module, image=image, mask_image=mask, **asked)
@@ -128,7 +128,7 @@ def test_inpainting(folder, tmp_path, picture, latents, monkeypatch, channels):
     assert psnr(made(pipelines.ours(folder), request), expected) > 50
 
 
-def test_a_picture_does_not_depend_on_its_batch(folder, model):
+def test_a_image_does_not_depend_on_its_batch(folder, model):
     """At least 50 dB alike: nine at once and three at a time on one device, and on two."""
     request = {"prompts": tuple("abcdefghi"), "steps": 2, "sampler": "ddim", "guidance": 1.0, **SIZE}
     together = made(model, Request(batch=9, **request))
@@ -149,15 +149,15 @@ def test_another_sampler_setting_compiles_nothing_anew(model):
 # ----------------------------------------------------------------------------------------------------------- bad input
 def refused(model, **request):
     with pytest.raises(UserError) as problem:
-        list(generation.batches(model, Request(**{"prompts": PROMPTS, "steps": 2, **SIZE, **request})))
+        list(from_prompts.batches(model, Request(**{"prompts": PROMPTS, "steps": 2, **SIZE, **request})))
     assert "\n" not in str(problem.value)
     return str(problem.value)
 
 
-def test_a_mask_of_another_size_is_refused(model, picture, tmp_path):
+def test_a_mask_of_another_size_is_refused(model, image, tmp_path):
     Image.fromarray(np.zeros((8, 16, 3), np.uint8)).save(tmp_path / "small.png")
-    said = refused(model, init_image=picture[0], mask_image=str(tmp_path / "small.png"))
-    assert "the mask has 8 x 16 pixels and its picture 16 x 16" in said
+    said = refused(model, init_image=image[0], mask_image=str(tmp_path / "small.png"))
+    assert "the mask has 8 x 16 pixels and its image 16 x 16" in said
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 9), (3, 4, 8, 8), (4, 8, 8)])
@@ -170,16 +170,14 @@ def test_what_is_no_array_is_no_start(model, tmp_path):
     (tmp_path / "x.npy").write_bytes(pickle.dumps({"latents": [0.0]}))
     assert "x.npy: it holds no array" in refused(model, latents=str(tmp_path / "x.npy"))
     np.save(tmp_path / "three.npy", np.zeros((3, 4, 8, 8), np.float32))
-    assert "it holds the starts of 3 pictures, and 2 are asked for" in refused(
-        model, latents=str(tmp_path / "three.npy")
-    )
+    assert "it holds the starts of 3 images, and 2 are asked for" in refused(model, latents=str(tmp_path / "three.npy"))
 
 
 @pytest.mark.parametrize(("sample_size", "pixels"), [(None, [128, 128]), (12, [24, 24]), ([8, 12], [16, 24])])
 def test_the_usual_size_is_the_unets(folder, tmp_path, sample_size, pixels):
     """One number, two (height and width, as diffusers takes them), or 64."""
     copy = configured(folder, tmp_path, "unet", {"sample_size": sample_size})
-    model = generation.open_model(copy, "float32")
+    model = from_prompts.open_model(copy, "float32")
     assert [side * model.factor for side in model.latent_size(None, None)] == pixels
 
 
@@ -214,7 +212,7 @@ def test_a_model_of_parts_has_the_scheduler_of_its_architecture(folder):
 def test_a_unet_of_thirteen_channels_is_refused(folder, tmp_path):
     copy = configured(folder, tmp_path, "unet", {"in_channels": 13})
     with pytest.raises(UserError, match="a U-Net of 13 channels does not fit latents of 4"):
-        generation.open_model(copy, "float32")
+        from_prompts.open_model(copy, "float32")
 
 
 def configured(folder, tmp_path, part, change):
@@ -244,22 +242,22 @@ def test_a_part_that_is_another_or_cannot_be_is_one_sentence(folder, tmp_path, p
         shutil.rmtree(copy / part)
         shutil.copytree(folder / {"vae": "text_encoder", "text_encoder": "vae"}[part], copy / part)
     with pytest.raises(UserError) as problem:
-        generation.open_model(copy, "float32")
+        from_prompts.open_model(copy, "float32")
     assert said in str(problem.value)
     assert str(copy / part) in str(problem.value)
 
 
-def test_numbers_that_are_none_make_no_pictures(folder, model, tmp_path):
-    """Neither from latents of NaN nor from a weight of NaN does a black picture come with exit code 0."""
+def test_numbers_that_are_none_make_no_images(folder, model, tmp_path):
+    """Neither from latents of NaN nor from a weight of NaN does a black image come with exit code 0."""
     np.save(tmp_path / "x.npy", np.full((1, 4, 8, 8), np.nan, np.float32))
     assert "NaN or infinite" in refused(model, latents=str(tmp_path / "x.npy"))
     params = jax.tree.map(lambda x: x * np.nan, model.unet.params)
     broken = dataclasses.replace(model, unet=dataclasses.replace(model.unet, params=params))
     with pytest.raises(UserError, match="came out as NaN"):
-        generation.generate(broken, Request(prompts=PROMPTS, steps=1), tmp_path / "out")
+        from_prompts.generate(broken, Request(prompts=PROMPTS, steps=1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="--attention is cudnn, which takes an NVIDIA GPU"):
-        generation.open_model(folder, "bfloat16", attention="cudnn")
+        from_prompts.open_model(folder, "bfloat16", attention="cudnn")
 
 
 def test_long_prompts_are_cut_with_a_warning(model, caplog):
@@ -271,14 +269,14 @@ def test_long_prompts_are_cut_with_a_warning(model, caplog):
     assert "lost" in caplog.text
 
 
-def test_the_command_writes_pictures_a_grid_and_what_they_were_made_from(folder, tmp_path, capsys):
+def test_the_command_writes_images_a_grid_and_what_they_were_made_from(folder, tmp_path, capsys):
     from dreamjax.cli import main
 
     out = tmp_path / "out"
     words = ["generate", "--model", str(folder), "--prompt", *PROMPTS, "--steps", "2", "--sampler", "ddim"]
     assert main.main([*words, "--height", "16", "--width", "16", "--out", str(out), "--json"]) == 0
-    assert sorted(entry.name for entry in out.iterdir()) == ["00000.png", "00001.png", "grid.png", "pictures.jsonl"]
-    assert [json.loads(line)["prompt"] for line in (out / "pictures.jsonl").read_text().splitlines()] == list(PROMPTS)
+    assert sorted(entry.name for entry in out.iterdir()) == ["00000.png", "00001.png", "grid.png", "images.jsonl"]
+    assert [json.loads(line)["prompt"] for line in (out / "images.jsonl").read_text().splitlines()] == list(PROMPTS)
     assert main.main([*words, "--out", str(out)]) == 2
     assert main.main([*words[:1], "--model", str(tmp_path / "nowhere"), *words[3:], "--out", str(out)]) == 2
     assert "exists already" in capsys.readouterr().err.splitlines()[-1]  # said before any weight is read

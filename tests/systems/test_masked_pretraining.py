@@ -12,10 +12,10 @@ from jax.sharding import PartitionSpec as P
 
 from dreamjax.errors import UserError
 from dreamjax.objectives.masking import MaskConfig
-from dreamjax.objectives.reconstruction import ReconstructionConfig
+from dreamjax.objectives.reconstruction_loss import ReconstructionConfig
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.signals.pipeline import DataConfig
+from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems import masked_pretraining as system
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
 from dreamjax.training.optimiser import OptimConfig

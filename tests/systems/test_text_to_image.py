@@ -16,7 +16,8 @@ from PIL import Image
 from dreamjax.diffusion import prediction, sampling
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
-from dreamjax.systems import generation, runs
+from dreamjax.generation import from_prompts
+from dreamjax.systems import opening
 from dreamjax.systems.text_to_image import (
     LossConfig,
     ModelConfig,
@@ -27,9 +28,9 @@ from dreamjax.systems.text_to_image import (
 )
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.config import TrainConfig
-from dreamjax.training.measuring import mesh_of
+from dreamjax.training.held_out import mesh_of
 from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.train_config import TrainConfig
 from dreamjax.weights.table import flatten
 from tests import parity, pipelines
 
@@ -120,7 +121,7 @@ def folder(tmp_path_factory):
     return pipelines.write(tmp_path_factory.mktemp("pipeline"), widths=(32,))
 
 
-def draw_pictures(folder, count=12):
+def draw_images(folder, count=12):
     folder.mkdir()
     rng, lines = np.random.default_rng(0), []
     for i in range(count):
@@ -132,8 +133,8 @@ def draw_pictures(folder, count=12):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return draw_pictures(tmp_path_factory.mktemp("pictures") / "drawn")
+def images(tmp_path_factory):
+    return draw_images(tmp_path_factory.mktemp("images") / "drawn")
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +142,9 @@ def bank(tmp_path_factory):
     return tmp_path_factory.mktemp("bank")
 
 
-def config(folder, pictures, bank, **model):
+def config(folder, images, bank, **model):
     return TextToImageConfig(
-        data=LatentConfig(folder=str(pictures), resolution=16, bank=str(bank), flip=0.5, val_share=0.3),
+        data=LatentConfig(folder=str(images), resolution=16, bank=str(bank), flip=0.5, val_share=0.3),
         model=ModelConfig(path=str(folder), **model),
         loss=LossConfig(drop_condition=0.3),
         optim=OptimConfig(learning_rate=1e-2, ema_decay=0.5),
@@ -151,15 +152,15 @@ def config(folder, pictures, bank, **model):
     )
 
 
-def test_a_bank_holds_what_the_frozen_networks_make_of_each_picture(folder, pictures, bank, monkeypatch):
-    """Moments and text states are diffusers' and transformers'; it is made once; another picture makes another."""
-    task = TextToImage(config(folder, pictures, bank))
+def test_a_bank_holds_what_the_frozen_networks_make_of_each_image(folder, images, bank, monkeypatch):
+    """Moments and text states are diffusers' and transformers'; it is made once; another image makes another."""
+    task = TextToImage(config(folder, images, bank))
     stream = task.data("val").stream
     rows = next(iter(stream.batches(start=0, batch_size=8)))
     pipe = pipelines.theirs(folder)
-    names = [entry.name for entry in sorted(pictures.glob("*.png"))]
+    names = [entry.name for entry in sorted(images.glob("*.png"))]
     name = names[stream.examples.own[0]]
-    square = Image.open(pictures / name).resize((16, 16), Image.Resampling.BICUBIC)
+    square = Image.open(images / name).resize((16, 16), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(square).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     with torch.no_grad():
         moments = pipe.vae.encode(pixels).latent_dist
@@ -179,8 +180,8 @@ def test_a_bank_holds_what_the_frozen_networks_make_of_each_picture(folder, pict
     assert len(task.data("train").stream) + len(stream) == 12
 
 
-def test_mirrored_pictures_and_empty_captions_come_as_often_as_asked(folder, pictures, bank):
-    stream = TextToImage(config(folder, pictures, bank)).data("train").stream
+def test_mirrored_images_and_empty_captions_come_as_often_as_asked(folder, images, bank):
+    stream = TextToImage(config(folder, images, bank)).data("train").stream
     rows = next(iter(stream.batches(start=0, batch_size=512)))
     found = stream.examples
     empty = (rows["context"] == found.text[0]).all((1, 2))
@@ -189,50 +190,50 @@ def test_mirrored_pictures_and_empty_captions_come_as_often_as_asked(folder, pic
     assert abs(np.mean(mirrored) - 0.5) < 0.07
 
 
-def test_a_damaged_picture_is_named_before_anything_is_written(folder, tmp_path):
-    pictures = draw_pictures(tmp_path / "drawn")
-    (pictures / "03.png").write_bytes((pictures / "03.png").read_bytes()[:40])
+def test_a_damaged_image_is_named_before_anything_is_written(folder, tmp_path):
+    images = draw_images(tmp_path / "drawn")
+    (images / "03.png").write_bytes((images / "03.png").read_bytes()[:40])
     with pytest.raises(UserError, match=r"03\.png"):
-        TextToImage(config(folder, pictures, tmp_path / "bank")).data("train")
+        TextToImage(config(folder, images, tmp_path / "bank")).data("train")
     assert not list((tmp_path / "bank").glob("*/bank.json"))
 
 
-def test_nothing_held_out_is_said_before_a_bank_is_made(folder, pictures, tmp_path):
-    asked = config(folder, pictures, tmp_path / "bank")
+def test_nothing_held_out_is_said_before_a_bank_is_made(folder, images, tmp_path):
+    asked = config(folder, images, tmp_path / "bank")
     asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, val_share=1e-9))
     with pytest.raises(UserError, match="val"):
-        runs.train(asked, tmp_path / "run")
+        opening.train(asked, tmp_path / "run")
     assert not (tmp_path / "bank").exists()
 
 
 # ----------------------------------------------------------------------------------------------------------- training
 @pytest.fixture(scope="module")
-def trained(folder, pictures, bank, tmp_path_factory):
+def trained(folder, images, bank, tmp_path_factory):
     """A run that trained the cross-attention alone; its pipeline was named relative to where it began."""
     workdir = tmp_path_factory.mktemp("run") / "run"
-    asked = config(folder.name, pictures, bank, trainable="cross_attention")
-    asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, picture_every=2))
+    asked = config(folder.name, images, bank, trainable="cross_attention")
+    asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, image_every=2))
     with contextlib.chdir(folder.parent):
-        result = runs.train(asked, workdir)
+        result = opening.train(asked, workdir)
     assert result["step"] == 2
     assert np.isfinite(result["val"]["loss"])
     return workdir
 
 
-def test_frozen_parts_have_neither_gradient_nor_optimiser_state(folder, pictures, bank):
-    task = TextToImage(config(folder, pictures, bank, trainable="cross_attention"))
+def test_frozen_parts_have_neither_gradient_nor_optimiser_state(folder, images, bank):
+    task = TextToImage(config(folder, images, bank, trainable="cross_attention"))
     state = jax.eval_shape(task.init, jax.random.key(0))
     assert all("/attn2/" in path for path in flatten(state.params))
     assert not any("/attn2/" in path for path in flatten(state.frozen["unet"]))
     moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt) if leaf.ndim)
     assert moments == 2 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    whole = jax.eval_shape(TextToImage(config(folder, pictures, bank)).init, jax.random.key(0))
+    whole = jax.eval_shape(TextToImage(config(folder, images, bank)).init, jax.random.key(0))
     assert not jax.tree.leaves(whole.frozen)
     assert flatten(whole.params).keys() == flatten(state.params).keys() | flatten(state.frozen["unet"]).keys()
 
 
 def test_the_average_begins_at_the_weights_and_not_at_random_ones(folder, trained):
-    run = runs.open_run(trained, step=1)
+    run = opening.open_run(trained, step=1)
     assert run.averaged
     task = run.task
     network, arguments = task.network
@@ -263,20 +264,20 @@ def files(folder):
     return load_file(folder / "diffusion_pytorch_model.safetensors")
 
 
-def test_a_run_makes_pictures_by_itself(trained, tmp_path, monkeypatch):
+def test_a_run_makes_images_by_itself(trained, tmp_path, monkeypatch):
     """`generate --model RUN`, from any folder: the trained cross-attention in the U-Net that it was trained in."""
     monkeypatch.chdir(tmp_path)
-    run = runs.open_run(trained)
-    model = generation.open_model(trained, "float32")
+    run = opening.open_run(trained)
+    model = from_prompts.open_model(trained, "float32")
     whole = whole_unet(run.task, run.params, mesh_of(model.unet.params))
     for path, leaf in flatten(whole).items():
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(flatten(model.unet.params)[path]))
 
 
-def test_a_run_shows_held_out_pictures_above_what_their_captions_become(trained):
-    """As diffusers decodes the latents, and as `generate` makes pictures of the captions."""
-    assert [file.name for file in (trained / "pictures").iterdir()] == ["00000002.png"]
-    run, model = runs.open_run(trained), generation.open_model(trained, "float32")
+def test_a_run_shows_held_out_images_above_what_their_captions_become(trained):
+    """As diffusers decodes the latents, and as `generate` makes images of the captions."""
+    assert [file.name for file in (trained / "images").iterdir()] == ["00000002.png"]
+    run, model = opening.open_run(trained), from_prompts.open_model(trained, "float32")
     rows = next(iter(run.task.data("val").stream.batches(start=0, batch_size=4)))
     true, made = run.task.painter(whole_unet(run.task, run.params, mesh_of(model.unet.params)), rows)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Held-out metrics and the picture in a run of two processes: each reads its half, both get what one would."""
+"""Held-out metrics and the image in a run of two processes: each reads its half, both get what one would."""
 
 import json
 import os
@@ -9,10 +9,10 @@ import pytest
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import processes, variables
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.signals.pipeline import DataConfig
+from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
 from dreamjax.training import metrics, program
-from dreamjax.training.config import TrainConfig
+from dreamjax.training.train_config import TrainConfig
 from tests.support import make_shards
 from tests.training import children
 
@@ -32,7 +32,7 @@ class Counted:
 
 
 def evaluated(shards, mesh_config):
-    """(held-out metrics, rows that this process read, whether a picture was made here)."""
+    """(held-out metrics, rows that this process read, whether an image was made here)."""
     config = MaskedPretrainingConfig(
         data=DataConfig(path=(shards,), samples=128),
         model=ModelConfig(**SIZES),  # the patches' kernel has 76 KiB: it is split over fsdp
@@ -44,7 +44,7 @@ def evaluated(shards, mesh_config):
         source = Counted(task.data("val").stream)
         found = metrics.means(metrics.read(task.evaluate(state, source)))
         batch = next(iter(source.stream.batches(start=0, batch_size=4)))
-        return found, source.rows, task.picture(state, batch) is not None
+        return found, source.rows, task.image(state, batch) is not None
 
 
 def child(out, shards, where, index):

@@ -1,4 +1,4 @@
-"""Pictures to pixel values against the PIL backend of transformers: bit by bit."""
+"""Images to pixel values against the PIL backend of transformers: bit by bit."""
 
 import json
 
@@ -15,7 +15,7 @@ from dreamjax.targets import preprocessing
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
-def picture(height, width, seed=0):
+def image(height, width, seed=0):
     """Waves and noise: something that a filter changes."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
@@ -39,13 +39,13 @@ def picture(height, width, seed=0):
 def test_equals_transformers(processor, shape, tmp_path):
     processor.save_pretrained(tmp_path)
     (file,) = tmp_path.glob("*.json")
-    ours = preprocessing.from_json(json.loads(file.read_text()), file.name)([picture(*shape)])
-    expected = processor(picture(*shape), return_tensors="np", input_data_format="channels_last")["pixel_values"]
+    ours = preprocessing.from_json(json.loads(file.read_text()), file.name)([image(*shape)])
+    expected = processor(image(*shape), return_tensors="np", input_data_format="channels_last")["pixel_values"]
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours, expected.transpose(0, 2, 3, 1))
 
 
-def test_pillows_pictures_lose_their_transparency_on_white():
+def test_pillows_images_lose_their_transparency_on_white():
     rng = np.random.default_rng(0)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 12}, crop_size={"height": 12, "width": 12})
     ours = preprocessing.Preprocessing(edge=12, crop=(12, 12))
@@ -83,5 +83,5 @@ def test_mistakes_are_one_sentence():
         preprocessing.from_json({"image_std": 0}, "p.json")
     with pytest.raises(UserError, match=r"uint8 array of height x width x 3, not a float32 one of shape \(8, 8, 3\)"):
         preprocessing.Preprocessing()([np.zeros((8, 8, 3), np.float32)])
-    with pytest.raises(UserError, match="pictures of 8 x 8 and of 8 x 16 pixels do not fit one batch"):
-        preprocessing.Preprocessing(edge=8, crop=None)([picture(8, 8), picture(20, 40)])
+    with pytest.raises(UserError, match="images of 8 x 8 and of 8 x 16 pixels do not fit one batch"):
+        preprocessing.Preprocessing(edge=8, crop=None)([image(8, 8), image(20, 40)])

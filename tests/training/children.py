@@ -16,8 +16,8 @@ import jax
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes, variables
-from dreamjax.training.config import TrainConfig
 from dreamjax.training.loop import train
+from dreamjax.training.train_config import TrainConfig
 from tests.training.tiny_tasks import Regression
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -18,9 +18,9 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import manifest
 from dreamjax.training import checkpoints
 from dreamjax.training.checkpoints import CheckpointConfig, SaveFailed
-from dreamjax.training.config import TrainConfig
 from dreamjax.training.loop import train
 from dreamjax.training.task import State
+from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.workdir import claim
 from tests.training import children
 from tests.training.test_loop import records, run, saved_arrays

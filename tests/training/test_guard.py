@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreamjax.errors import UserError
-from dreamjax.parallel.names import named_leaves
+from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.training import checkpoints, guard
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.guard import GuardConfig

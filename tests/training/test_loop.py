@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from dreamjax.parallel.names import named_leaves
+from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.training import checkpoints
-from dreamjax.training.config import TrainConfig
 from dreamjax.training.loop import train
+from dreamjax.training.train_config import TrainConfig
 from tests.support import abstract_of
 from tests.training import children
 from tests.training.tiny_tasks import FEATURES, FormulaStream, Regression, StreamingRidge, ToyGAN

@@ -8,7 +8,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
 from dreamjax.training import program
-from dreamjax.training.config import TrainConfig
+from dreamjax.training.train_config import TrainConfig
 
 ROWS, DEPTH = 8, 8
 SIZES = {"channels": 5, "dim": 32, "depth": DEPTH, "heads": 2, "decoder_dim": 16, "decoder_depth": 1}

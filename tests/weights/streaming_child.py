@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 
 from dreamjax.parallel import sharding
-from dreamjax.weights.files import open_weights
 from dreamjax.weights.streaming import source
 from dreamjax.weights.table import IDENTITY, KERNEL, Table, flatten
+from dreamjax.weights.weight_files import open_weights
 
 TABLE = Table(
     ("embed.weight", "embed/table", IDENTITY),

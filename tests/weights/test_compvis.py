@@ -6,7 +6,7 @@ import torch
 from diffusers.loaders import single_file_utils
 
 from dreamjax.errors import UserError
-from dreamjax.systems import architectures
+from dreamjax.runs import shapes as architectures
 from dreamjax.weights import compvis
 from tests.models.diffusers_models import coder, levels
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from dreamjax.errors import UserError
-from dreamjax.weights.files import open_weights
+from dreamjax.weights.weight_files import open_weights
 
 ROUNDS = 400
 

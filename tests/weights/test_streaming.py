@@ -13,9 +13,9 @@ import pytest
 
 from dreamjax.training.program import stream_in
 from dreamjax.training.task import State
-from dreamjax.weights.files import open_weights
 from dreamjax.weights.streaming import source
 from dreamjax.weights.table import WeightMismatch, flatten
+from dreamjax.weights.weight_files import open_weights
 from dreamjax.weights.writing import write_safetensors
 from tests.conftest import REPOSITORY
 from tests.training.children import free_port

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamjax.parallel.names import nested
+from dreamjax.parallel.tree_paths import nested
 from dreamjax.weights.masked_autoencoder import TABLE, is_fixed, positions, with_positions
 from dreamjax.weights.table import IDENTITY, KERNEL, Table, WeightMismatch, flatten
 

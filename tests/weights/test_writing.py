@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreamjax.errors import UserError
 from dreamjax.storage import manifest
-from dreamjax.weights.files import open_weights
+from dreamjax.weights.weight_files import open_weights
 from dreamjax.weights.writing import copy_component, write_safetensors
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"

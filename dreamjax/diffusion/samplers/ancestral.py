@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from dreamjax.diffusion import timesteps
-from dreamjax.diffusion.prediction import noise_coefficients, picture_coefficients
+from dreamjax.diffusion.prediction import image_coefficients, noise_coefficients
 from dreamjax.diffusion.samplers.table import Linear, Plan
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
@@ -30,11 +30,11 @@ def ddpm(schedule: NoiseSchedule, steps: int, first: int) -> Plan:
     before = np.append(alpha[1:], 1.0)
     beta = 1.0 - alpha / before
     variance = beta if schedule.variance_type == "fixed_large" else (1.0 - before) / (1.0 - alpha) * beta
-    p, q = picture_coefficients(schedule.prediction_type, np.sqrt(alpha), np.sqrt(1.0 - alpha))
+    p, q = image_coefficients(schedule.prediction_type, np.sqrt(alpha), np.sqrt(1.0 - alpha))
     rows = Linear(
         p,
         q,
-        of_picture=np.sqrt(before) * beta / (1.0 - alpha),
+        of_image=np.sqrt(before) * beta / (1.0 - alpha),
         of_x=np.sqrt(alpha / before) * (1.0 - before) / (1.0 - alpha),
         of_noise=np.sqrt(variance) * (t > 0),
         limit=schedule.clip_sample_range if schedule.clip_sample else np.inf,
@@ -47,12 +47,12 @@ def ddim(schedule: NoiseSchedule, steps: int, first: int, eta: float) -> Plan:
     before = earlier(schedule, t - schedule.num_train_timesteps // steps, to_one=schedule.set_alpha_to_one is not False)
     sigma = eta * np.sqrt((1.0 - before) / (1.0 - alpha) * (1.0 - alpha / before))
     of_noise_prediction = np.sqrt(np.maximum(1.0 - before - sigma**2, 0.0))
-    p, q = picture_coefficients(schedule.prediction_type, np.sqrt(alpha), np.sqrt(1.0 - alpha))
+    p, q = image_coefficients(schedule.prediction_type, np.sqrt(alpha), np.sqrt(1.0 - alpha))
     noise_p, noise_q = noise_coefficients(schedule.prediction_type, np.sqrt(alpha), np.sqrt(1.0 - alpha))
     rows = Linear(
         p,
         q,
-        of_picture=np.sqrt(before),
+        of_image=np.sqrt(before),
         of_x=of_noise_prediction * noise_p,
         of_output=of_noise_prediction * noise_q,
         of_noise=sigma,
@@ -64,7 +64,7 @@ def ddim(schedule: NoiseSchedule, steps: int, first: int, eta: float) -> Plan:
 def called(schedule: NoiseSchedule, steps: int, first: int) -> tuple[Int[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
     """The timesteps of `steps` steps, rounded, without those before the `first`, and their ᾱ.
 
-    Raises UserError where epsilon is predicted at a timestep that holds nothing of the picture.
+    Raises UserError where epsilon is predicted at a timestep that holds nothing of the image.
     """
     spacing = schedule.timestep_spacing or "leading"
     t = timesteps.on_schedule(schedule, np.round(timesteps.spaced(schedule, spacing, steps)))[first:]
@@ -72,7 +72,7 @@ def called(schedule: NoiseSchedule, steps: int, first: int) -> tuple[Int[np.ndar
     if schedule.prediction_type == "epsilon" and not alpha.all():
         raise UserError(
             f"timestep {t[0]} of this schedule is noise alone (rescale_betas_zero_snr), from which prediction_type "
-            "epsilon tells nothing of the picture; use v_prediction or sample, or timestep_spacing leading"
+            "epsilon tells nothing of the image; use v_prediction or sample, or timestep_spacing leading"
         )
     return t, alpha
 

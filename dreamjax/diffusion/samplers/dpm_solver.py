@@ -1,6 +1,6 @@
 """DPM-Solver++(2M), a second-order multistep solver of the probability flow (Lu et al., arXiv 2211.01095, algorithm 2).
 
-With σ the noise on a picture of scale 1, a = 1 / √(σ² + 1), s = σ a, λ = -log σ, and h = λ' - λ to the next level:
+With σ the noise on an image of scale 1, a = 1 / √(σ² + 1), s = σ a, λ = -log σ, and h = λ' - λ to the next level:
 
     x' = s' / s · x + a' (1 - e^(-h)) · ((1 + 1 / 2r) x_0 - 1 / 2r · (x_0 of the call before)),   r = (h before) / h
 
@@ -10,7 +10,7 @@ The first step, and the last, which goes to σ' = 0 (so h = ∞ and x' = x_0), a
 import numpy as np
 
 from dreamjax.diffusion import timesteps
-from dreamjax.diffusion.prediction import picture_coefficients
+from dreamjax.diffusion.prediction import image_coefficients
 from dreamjax.diffusion.samplers.table import Linear, Plan
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
@@ -36,9 +36,9 @@ def dpmpp_2m(schedule: NoiseSchedule, steps: int, first: int, karras: bool) -> P
     if len(t) > 2:
         h = -np.log(ratio[:-1])
         of_change[1:-1] = 0.5 * h[1:] / h[:-1]
-    of_picture = a_next * (1.0 - ratio)
-    p, q = picture_coefficients(schedule.prediction_type, a, s)
-    rows = Linear(p, q, of_x=s_next / s, of_picture=of_picture * (1.0 + of_change), of_previous=-of_picture * of_change)
+    of_image = a_next * (1.0 - ratio)
+    p, q = image_coefficients(schedule.prediction_type, a, s)
+    rows = Linear(p, q, of_x=s_next / s, of_image=of_image * (1.0 + of_change), of_previous=-of_image * of_change)
     return Plan(
         timesteps=t,
         scale=np.ones(len(t)),

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from dreamjax.diffusion import timesteps
-from dreamjax.diffusion.prediction import picture_coefficients
+from dreamjax.diffusion.prediction import image_coefficients
 from dreamjax.diffusion.samplers.table import Linear, Plan
 from dreamjax.diffusion.schedule import NoiseSchedule
 
@@ -46,18 +46,18 @@ def variance_exploding(
     stochastic: bool = False,
 ) -> Plan:
     """The plan that goes from each σ to the next, from call `first` on; `stochastic`: through σ↓ and back up by σ↑."""
-    # sampling begins at noise alone; leading spacing begins below the last timestep, where x still holds the picture
+    # sampling begins at noise alone; leading spacing begins below the last timestep, where x still holds the image
     start = np.sqrt(sigma[0] ** 2 + 1.0) if schedule.timestep_spacing == "leading" else sigma[0]
     t, sigma = t[first:], sigma[first:]
     after = np.append(sigma[1:], 0.0)
     down = after**2 / sigma if stochastic else after
     scale = 1.0 / np.sqrt(sigma**2 + 1.0)
-    p, q = picture_coefficients(schedule.prediction_type, scale, sigma * scale)
+    p, q = image_coefficients(schedule.prediction_type, scale, sigma * scale)
     rows = Linear(
         p * scale,
         q,
         of_x=down / sigma,
-        of_picture=1.0 - down / sigma,
+        of_image=1.0 - down / sigma,
         of_noise=np.sqrt(after**2 - down**2),
     )
     return Plan(

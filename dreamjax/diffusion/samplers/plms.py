@@ -11,7 +11,7 @@ from where the first began, with the mean of the outputs at both ends. n steps t
 
 Under `strength` the list of calls is cut, as diffusers cuts it, *after* the repetition was put in; the second call that
 is left then counts as the repetition, and the walk is half a step askew. Take DDIM or DPM-Solver++ to start from
-pictures.
+images.
 """
 
 from dataclasses import dataclass

@@ -43,15 +43,15 @@ class Plan:
 class Linear:
     """The rows of a one-step or two-step method; what is not given is 0, and the limit infinite.
 
-    x_0 = clip(picture_of_x · x + picture_of_output · output, ± limit)
-    x'  = of_x · x + of_output · output + of_picture · x_0 + of_previous · (the x_0 before) + of_noise · noise
+    x_0 = clip(image_of_x · x + image_of_output · output, ± limit)
+    x'  = of_x · x + of_output · output + of_image · x_0 + of_previous · (the x_0 before) + of_noise · noise
     """
 
-    picture_of_x: Row
-    picture_of_output: Row
+    image_of_x: Row
+    image_of_output: Row
     of_x: Row = 0.0  # type: ignore[assignment]
     of_output: Row = 0.0  # type: ignore[assignment]
-    of_picture: Row = 0.0  # type: ignore[assignment]
+    of_image: Row = 0.0  # type: ignore[assignment]
     of_previous: Row = 0.0  # type: ignore[assignment]
     of_noise: Row = 0.0  # type: ignore[assignment]
     limit: Row = np.inf  # type: ignore[assignment]
@@ -61,7 +61,7 @@ class LinearCarry(NamedTuple):
     """The state between two calls."""
 
     x: Float[Array, "B ..."]
-    picture: Float[Array, "B ..."]
+    image: Float[Array, "B ..."]
 
 
 def linear_start(x: Float[Array, "B ..."]) -> LinearCarry:
@@ -71,7 +71,7 @@ def linear_start(x: Float[Array, "B ..."]) -> LinearCarry:
 def linear_step(
     carry: LinearCarry, row: Linear, output: Float[Array, "B ..."], noise: Float[Array, "B ..."] | float
 ) -> LinearCarry:
-    """One row of the table. Elementwise, so that any layout and any sharding of the pictures stays as it is."""
-    picture = jnp.clip(row.picture_of_x * carry.x + row.picture_of_output * output, -row.limit, row.limit)
-    x = row.of_x * carry.x + row.of_output * output + row.of_picture * picture
-    return LinearCarry(x + row.of_previous * carry.picture + row.of_noise * noise, picture)
+    """One row of the table. Elementwise, so that any layout and any sharding of the images stays as it is."""
+    image = jnp.clip(row.image_of_x * carry.x + row.image_of_output * output, -row.limit, row.limit)
+    x = row.of_x * carry.x + row.of_output * output + row.of_image * image
+    return LinearCarry(x + row.of_previous * carry.image + row.of_noise * noise, image)

@@ -1,4 +1,4 @@
-"""Drawn pictures with captions that say what is on them, as a folder to train text-to-image models on.
+"""Drawn images with captions that say what is on them, as a folder to train text-to-image models on.
 
     a small red circle on the left
     a blue star at the top right        (neither small nor large)
@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.signals.simulation.pictures import HUES, PIXELS, SHAPES, Picture, write_pictures
+from dreamjax.signals.simulation.stimuli import HUES, PIXELS, SHAPES, Stimulus, write_images
 from dreamjax.storage import atomic
 
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")  # by hue, in sixths of a turn
@@ -34,11 +34,11 @@ def _third(value: float) -> int:
     return min(int((value + 1) * 1.5), 2)
 
 
-def caption(picture: Picture) -> str:
-    """What is on a picture: size, colour, shape, place."""
-    place = PLACES[2 - _third(picture.y)][_third(picture.x)]
-    colour = COLOURS[round(picture.hue * HUES) % HUES]
-    return " ".join(word for word in ("a", SIZES[_third(picture.size)], colour, picture.shape, place) if word)
+def caption(image: Stimulus) -> str:
+    """What is on an image: size, colour, shape, place."""
+    place = PLACES[2 - _third(image.y)][_third(image.x)]
+    colour = COLOURS[round(image.hue * HUES) % HUES]
+    return " ".join(word for word in ("a", SIZES[_third(image.size)], colour, image.shape, place) if word)
 
 
 def vocabulary(classes: int = len(SHAPES)) -> tuple[str, ...]:
@@ -47,19 +47,19 @@ def vocabulary(classes: int = len(SHAPES)) -> tuple[str, ...]:
     return tuple(dict.fromkeys(said.split()))
 
 
-def captioned_set(count: int, classes: int, seed: int) -> tuple[Picture, ...]:
-    """`count` pictures of the first `classes` shapes, whose attributes are drawn independently of each other."""
+def captioned_set(count: int, classes: int, seed: int) -> tuple[Stimulus, ...]:
+    """`count` images of the first `classes` shapes, whose attributes are drawn independently of each other."""
     rng = np.random.default_rng([seed, 2])
     shapes = rng.integers(classes, size=count)
     places, hues = np.round(rng.uniform(-1, 1, (count, 3)), 3), rng.integers(HUES, size=count) / HUES
     drawn = zip(shapes, places.tolist(), hues.tolist(), strict=True)
     return tuple(
-        Picture(f"{i:06d}.png", SHAPES[shape], x, y, size, hue) for i, (shape, (x, y, size), hue) in enumerate(drawn)
+        Stimulus(f"{i:06d}.png", SHAPES[shape], x, y, size, hue) for i, (shape, (x, y, size), hue) in enumerate(drawn)
     )
 
 
 def write(out: epath.PathLike, count: int, *, classes: int = 4, pixels: int = PIXELS, seed: int = 0) -> dict[str, Any]:
-    """Draw `count` pictures of `pixels` x `pixels` into the new folder `out`, with metadata.jsonl; returns a summary.
+    """Draw `count` images of `pixels` x `pixels` into the new folder `out`, with metadata.jsonl; returns a summary.
 
     Raises UserError for a number that cannot be, and for a folder that exists and is not empty.
     """
@@ -70,10 +70,10 @@ def write(out: epath.PathLike, count: int, *, classes: int = 4, pixels: int = PI
     if out.exists() and (not out.is_dir() or any(True for _ in out.iterdir())):
         raise UserError(f"simulate: {out} exists and is not empty; name another folder or remove it")
     drawn = captioned_set(count, classes, seed)
-    captions = [caption(picture) for picture in drawn]
+    captions = [caption(image) for image in drawn]
     with atomic.new_folder(out, last=METADATA) as root:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            list(pool.map(lambda picture: write_pictures((picture,), root, pixels), drawn))
+            list(pool.map(lambda image: write_images((image,), root, pixels), drawn))
         lines = [
             json.dumps({"file_name": p.file, "text": text, "label": p.shape})
             for p, text in zip(drawn, captions, strict=True)
@@ -81,7 +81,7 @@ def write(out: epath.PathLike, count: int, *, classes: int = 4, pixels: int = PI
         (root / METADATA).write_text("\n".join(lines) + "\n")
     return {
         "out": str(out),
-        "pictures": count,
+        "images": count,
         "captions": len(set(captions)),
         "pixels": pixels,
         "classes": list(SHAPES[:classes]),

@@ -1,4 +1,4 @@
-"""What a picture shows, read off its pixels: the inverse of `pictures.draw`, for pictures that a model made.
+"""What an image shows, read off its pixels: the inverse of `images.draw`, for images that a model made.
 
 No network judges: the shape, place and size are those of the drawing that overlaps best.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from scipy.stats import binomtest
 
 from dreamjax.signals.simulation.captions import COLOURS, PLACES, caption
-from dreamjax.signals.simulation.pictures import GREY, HUES, LIGHTNESS, SATURATION, SHAPES, Picture, cover
+from dreamjax.signals.simulation.stimuli import GREY, HUES, LIGHTNESS, SATURATION, SHAPES, Stimulus, cover
 
 TRIED = (np.arange(12) + 0.5) / 6 - 1  # middles of cells, four to a third: none is on the border of two words
 FAINT = 0.01  # mean cover below which nothing is drawn; the smallest triangle covers 0.04
@@ -23,10 +23,10 @@ CONTRAST = 255 * (LIGHTNESS + (1 - LIGHTNESS) * SATURATION) - GREY  # of a colou
 
 
 @functools.lru_cache(maxsize=2)
-def _drawings(pixels: int, classes: int) -> tuple[list[Picture], Float[np.ndarray, "N P"]]:
+def _drawings(pixels: int, classes: int) -> tuple[list[Stimulus], Float[np.ndarray, "N P"]]:
     """Drawings of every shape, place and size, and their covers."""
     all_of_them = [
-        Picture("", shape, x, y, size, 0.0)
+        Stimulus("", shape, x, y, size, 0.0)
         for shape in SHAPES[:classes]
         for size in TRIED.tolist()
         for x in TRIED.tolist()
@@ -35,27 +35,27 @@ def _drawings(pixels: int, classes: int) -> tuple[list[Picture], Float[np.ndarra
     return all_of_them, np.stack([cover(p, pixels, 2).ravel() for p in all_of_them]).astype(np.float32)
 
 
-def read(picture: UInt8[np.ndarray, "pixels pixels 3"], classes: int = 4) -> Picture | None:
-    """The drawing of one of the first `classes` shapes that is most like `picture`; None where no colour is on it.
+def read(image: UInt8[np.ndarray, "pixels pixels 3"], classes: int = 4) -> Stimulus | None:
+    """The drawing of one of the first `classes` shapes that is most like `image`; None where no colour is on it.
 
     Likeness is Tanimoto's a·b / (a·a + b·b - a·b) of the two covers; the hue is that of the mean colour under it.
     """
-    off = np.abs(picture.astype(np.float32) - GREY).max(-1)
+    off = np.abs(image.astype(np.float32) - GREY).max(-1)
     share = np.clip(off / CONTRAST, 0, 1)
     if share.mean() < FAINT:
         return None
-    colour = (picture * share[..., None]).sum((0, 1)) / share.sum() / 255
+    colour = (image * share[..., None]).sum((0, 1)) / share.sum() / 255
     if np.ptp(colour) < COLOURLESS:  # black and white have no hue, and would pass for red
         return None
-    candidates, covers = _drawings(len(picture), classes)
+    candidates, covers = _drawings(len(image), classes)
     both = covers @ share.ravel()
     best = candidates[int(np.argmax(both / (np.square(covers).sum(1) + np.square(share).sum() - both)))]
     hue = round(colorsys.rgb_to_hls(*colour.tolist())[0] * HUES) % HUES / HUES
-    return Picture("", best.shape, best.x, best.y, best.size, hue)
+    return Stimulus("", best.shape, best.x, best.y, best.size, hue)
 
 
 class Share(NamedTuple):
-    """Of pictures that show what they should, with its 95 % interval (Wilson 1927), beside the same answer for all."""
+    """Of images that show what they should, with its 95 % interval (Wilson 1927), beside the same answer for all."""
 
     share: float
     low: float
@@ -64,15 +64,15 @@ class Share(NamedTuple):
 
 
 def as_prompted(
-    pictures: Sequence[UInt8[np.ndarray, "pixels pixels 3"]], prompts: Sequence[str], classes: int = 4
+    images: Sequence[UInt8[np.ndarray, "pixels pixels 3"]], prompts: Sequence[str], classes: int = 4
 ) -> dict[str, Share]:
-    """The share of pictures that show what their prompt says, for "shape", "colour" and "place".
+    """The share of images that show what their prompt says, for "shape", "colour" and "place".
 
     Each prompt is a caption, as `captions.caption` gives them; raises ValueError for one that names no shape, colour or
-    place. A picture on which there is nothing shows nothing.
+    place. An image on which there is nothing shows nothing.
     """
     words = {"shape": SHAPES[:classes], "colour": COLOURS, "place": tuple(place for row in PLACES for place in row)}
-    shown = [caption(drawing) if drawing else "" for drawing in (read(picture, classes) for picture in pictures)]
+    shown = [caption(drawing) if drawing else "" for drawing in (read(image, classes) for image in images)]
 
     def said(text: str, among: Sequence[str]) -> str:  # "at the top right" is no "at the top"
         return max((word for word in among if f" {word} " in f" {text} "), key=len)

@@ -1,6 +1,6 @@
-"""Picture-evoked responses: a sum of components, each one dipole, one Gaussian in time, one feature of the picture.
+"""Image-evoked responses: a sum of components, each one dipole, one Gaussian in time, one feature of the image.
 
-response(picture, t) = strength · Σ_k feature_k(picture) · pattern_k ⊗ exp(-(t - latency_k)² / 2 width_k²)   for t ≥ 0
+response(image, t) = strength · Σ_k feature_k(image) · pattern_k ⊗ exp(-(t - latency_k)² / 2 width_k²)   for t ≥ 0
 
 The shape of the visual response is textbook (C1, P1, N1, P3; Luck 2014): places change the sign of C1 and the balance
 of the two hemispheres in P1, size changes N1, colour a ventral occipital pair, and every class has sources of its own.

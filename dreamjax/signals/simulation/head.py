@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import missing_package
-from dreamjax.signals import mapping, montage
+from dreamjax.signals.datasets import mapping
+from dreamjax.signals.recordings import montage
 from dreamjax.signals.simulation import sphere
 
 # The first N of these are the cap of N channels: 19 are the 10-20 system, 32 and 64 the usual larger caps.

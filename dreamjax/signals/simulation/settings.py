@@ -11,21 +11,21 @@ ALPHA_HZ = (7.5, 13.0)  # the band that every subject's rhythm lies in
 
 @dataclass(frozen=True)
 class Settings:
-    """A set of subjects who look at pictures. Amplitudes are in µV; those of evoked responses scale with `strength`."""
+    """A set of subjects who look at images. Amplitudes are in µV; those of evoked responses scale with `strength`."""
 
     subjects: int = 6
     minutes: float = 3.0  # per subject, rounded to whole seconds (EDF's records)
     channels: int = 32
     classes: int = 4
-    strength: float = 1.0  # 0: a null set, in which nothing follows the pictures
+    strength: float = 1.0  # 0: a null set, in which nothing follows the images
     order: str = "random"  # or "block": each class in one stretch, the design that slow drift confounds
     format: str = "edf"  # or "brainvision"
     seed: int = 0
     sfreq: float = 250.0  # Hz
-    pictures_per_class: int = 12
-    picture_s: float = 0.5
-    gap_s: tuple[float, float] = (0.5, 0.9)  # between a picture's end and the next one's onset, uniform
-    rest_fraction: float = 0.15  # of the recording, at its beginning, with closed eyes and no pictures
+    images_per_class: int = 12
+    image_s: float = 0.5
+    gap_s: tuple[float, float] = (0.5, 0.9)  # between an image's end and the next one's onset, uniform
+    rest_fraction: float = 0.15  # of the recording, at its beginning, with closed eyes and no images
     background_uv: float = 10.0  # rms of the 1/f background, mean over channels
     exponent: float = 1.5  # power of the background falls as 1/f^exponent
     alpha_hz: float = 10.0  # mean over subjects
@@ -41,7 +41,7 @@ class Settings:
     missing_channels: int = 0  # so many electrodes, others in every subject, were not recorded
 
     def __post_init__(self) -> None:
-        from dreamjax.signals.simulation.pictures import SHAPES
+        from dreamjax.signals.simulation.stimuli import SHAPES
 
         checks = (
             (1 <= self.subjects <= 999, "subjects", "1 to 999"),
@@ -54,7 +54,7 @@ class Settings:
             (self.format in ("edf", "brainvision"), "format", "edf or brainvision"),
             (64 <= self.sfreq <= 4096, "sfreq", "64 to 4096 Hz"),
             (0 <= self.missing_channels <= self.channels - 4, "missing_channels", "so few that 4 channels are left"),
-            (self.pictures_per_class >= 1, "pictures_per_class", "1 or more"),
+            (self.images_per_class >= 1, "images_per_class", "1 or more"),
             (self.seed >= 0, "seed", "0 or more"),
             (0 <= self.rest_fraction < 1, "rest_fraction", "0 to below 1"),
         )

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.signals.simulation import evoked, head, sources
-from dreamjax.signals.simulation.pictures import Picture, feature_table
 from dreamjax.signals.simulation.settings import ALPHA_HZ, Settings
+from dreamjax.signals.simulation.stimuli import Stimulus, feature_table
 
 BACKGROUND_SOURCES = 80
 ALPHA_DIPOLES = (
@@ -22,10 +22,10 @@ BLINK_DIPOLES = (((-0.30, 0.80, -0.10), (-0.2, 0.8, 0.6)), ((0.30, 0.80, -0.10),
 
 @dataclass(frozen=True)
 class Trial:
-    """A picture's appearance."""
+    """An image's appearance."""
 
     sample: int
-    picture: int  # index into the set's pictures
+    image: int  # index into the set's images
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ def _stream(settings: Settings, subject: int, purpose: int) -> np.random.Generat
     return np.random.default_rng([settings.seed, 3, subject, purpose])
 
 
-def timeline(settings: Settings, subject: int, pictures: tuple[Picture, ...], samples: int) -> tuple[Trial, ...]:
-    """When which picture appears: as many trials as fit, classes equally often, in the set's order."""
+def timeline(settings: Settings, subject: int, images: tuple[Stimulus, ...], samples: int) -> tuple[Trial, ...]:
+    """When which image appears: as many trials as fit, classes equally often, in the set's order."""
     rng = _stream(settings, subject, 0)
-    longest = settings.picture_s + settings.gap_s[1]
+    longest = settings.image_s + settings.gap_s[1]
     now, onsets = settings.rest_fraction * samples / settings.sfreq + 1.0, []
     while now + longest < samples / settings.sfreq:
         onsets.append(round(now * settings.sfreq))
-        now += settings.picture_s + rng.uniform(*settings.gap_s)
+        now += settings.image_s + rng.uniform(*settings.gap_s)
     classes = np.resize(rng.permutation(settings.classes), len(onsets))
     if settings.order == "random":
         classes = rng.permutation(classes)
@@ -58,12 +58,12 @@ def timeline(settings: Settings, subject: int, pictures: tuple[Picture, ...], sa
         ranks = np.argsort(rng.permutation(settings.classes))
         classes = classes[np.argsort(ranks[classes], kind="stable")]
     exemplars = np.zeros(len(onsets), int)
-    for label in range(settings.classes):  # every picture of a class once before any comes again
+    for label in range(settings.classes):  # every image of a class once before any comes again
         mine = np.flatnonzero(classes == label)
-        rounds = -(-len(mine) // settings.pictures_per_class) if len(mine) else 0
-        deck = [rng.permutation(settings.pictures_per_class) for _ in range(rounds)]
+        rounds = -(-len(mine) // settings.images_per_class) if len(mine) else 0
+        deck = [rng.permutation(settings.images_per_class) for _ in range(rounds)]
         exemplars[mine] = np.concatenate(deck)[: len(mine)] if deck else mine
-    chosen = classes * settings.pictures_per_class + exemplars
+    chosen = classes * settings.images_per_class + exemplars
     return tuple(Trial(int(s), int(p)) for s, p in zip(onsets, chosen, strict=True))
 
 
@@ -71,13 +71,13 @@ def _evoked(
     settings: Settings,
     subject: int,
     cap: head.Head,
-    pictures: tuple[Picture, ...],
+    images: tuple[Stimulus, ...],
     trials: tuple[Trial, ...],
     samples: int,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The picture-locked part in µV, and its truth: patterns in µV per component, gain, latency shift."""
+    """The image-locked part in µV, and its truth: patterns in µV per component, gain, latency shift."""
     rng = _stream(settings, subject, 1)
-    classes = tuple(dict.fromkeys(p.shape for p in pictures))
+    classes = tuple(dict.fromkeys(p.shape for p in images))
     parts = evoked.components(classes, settings.seed)
     positions, moments = np.array([c.position for c in parts]), np.array([c.moment for c in parts])
     scales = head.moment_scales(positions, moments, np.array([c.amplitude_uv for c in parts]))
@@ -88,11 +88,11 @@ def _evoked(
 
     seconds = np.arange(int(evoked.END_S * settings.sfreq)) / settings.sfreq
     courses = evoked.time_courses(parts, shift, seconds)
-    weights = feature_table(pictures, [c.feature for c in parts])
+    weights = feature_table(images, [c.feature for c in parts])
     total = np.zeros((len(cap.ch_names), samples))
     for trial in trials:
         stop = min(trial.sample + len(seconds), samples)
-        response = (patterns * weights[trial.picture]) @ courses
+        response = (patterns * weights[trial.image]) @ courses
         total[:, trial.sample : stop] += response[:, : stop - trial.sample]
     truth = {"evoked_gain": gain, "latency_shift_s": shift, "patterns_uv": np.round(patterns, 5).tolist()}
     return total, truth
@@ -140,11 +140,11 @@ def _blinks(
 
 
 def simulate_subject(
-    settings: Settings, subject: int, pictures: tuple[Picture, ...], trials: tuple[Trial, ...] | None = None
+    settings: Settings, subject: int, images: tuple[Stimulus, ...], trials: tuple[Trial, ...] | None = None
 ) -> Simulated:
     """The recording of subject 0, 1, …; the same for the same (settings, subject), whoever else there is.
 
-    `trials`: when which picture appears, where another design than `timeline`'s is wanted.
+    `trials`: when which image appears, where another design than `timeline`'s is wanted.
     """
     samples = round(round(settings.minutes * 60) * settings.sfreq)
     seconds = samples / settings.sfreq
@@ -153,8 +153,8 @@ def simulate_subject(
     channels = len(cap.ch_names)
     closed_s = settings.rest_fraction * seconds
 
-    trials = timeline(settings, subject, pictures, samples) if trials is None else trials
-    signal, evoked_truth = _evoked(settings, subject, cap, pictures, trials, samples)
+    trials = timeline(settings, subject, images, samples) if trials is None else trials
+    signal, evoked_truth = _evoked(settings, subject, cap, images, trials, samples)
     signal += _background(settings, _stream(settings, subject, 3), cap, samples)
     alpha, alpha_truth = _alpha(settings, _stream(settings, subject, 4), cap, samples, [(-1.0, closed_s)])
     signal += alpha
@@ -174,7 +174,7 @@ def simulate_subject(
         "head_radius_m": cap.radius,
         "cap_rotation_deg": list(cap.rotation_deg),
         "eyes_closed_s": [[0.0, closed_s]] if closed_s else [],
-        "trials": [[t.sample, t.picture] for t in trials],
+        "trials": [[t.sample, t.image] for t in trials],
         **evoked_truth,
         **alpha_truth,
         **blink_truth,

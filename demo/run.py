@@ -1,0 +1,239 @@
+"""`make demo`: the whole way on simulated people, in minutes on two cores.
+
+simulate → prepare → train (killed once, and resumed) → evaluate → export → load in PyTorch without JAX;
+then draw → autoencoder → CLIP → U-Net → text to image (`images`);
+then EEG to image: trials → align and fine-tune → table → gallery → export → images in PyTorch (`eeg_to_image`);
+then, where recordings of real people are at hand: house or face (`real_recording`);
+at the end, what all of it would need on a pod (`pod`)
+
+Every stage is the `dreamjax` command that you would type; only the run is small: few subjects, a small network, few
+steps. Everything lies in runs/demo afterwards, and the next demo starts anew there.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL = REPOSITORY.parent / "shared" / "data" / "eeg"  # beside the repository, where somebody has laid them
+N170 = REAL / "muse" / "N170"
+MARK = ".made-by-make-demo"  # only a folder with this file in it is ever removed
+CONFIG = "configs/pretrain/tiny.py"
+CLASSES, SAMPLES = 10, 208  # kinds of image; samples of a window, 0.8 s: as long as what an image evokes
+PREPARED = ("--samples", str(SAMPLES), "--causal")  # causal: no filter carries a response to before its image
+SPLITS = ("--splits", "0.6", "0.15", "0.25")  # of the people
+
+
+def alone(words: Sequence[str]) -> Any:
+    """`dreamjax WORDS` as a process of its own, from its first import on."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dreamjax", *words], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+
+
+@dataclass
+class Demo:
+    """Runs stages, one after another, and remembers what each took."""
+
+    work: Path
+    start: Callable[[Sequence[str]], Any] = alone  # how a command is started: what comes back is used as a Popen is
+    spent: list[tuple[str, float, float]] = field(default_factory=list)  # heading, s, budget in s
+
+    def path(self, name: str) -> str:
+        """A path under the work folder, relative to the repository where it lies there: as one would type it."""
+        full = self.work / name
+        return str(full.relative_to(REPOSITORY)) if full.is_relative_to(REPOSITORY) else str(full)
+
+    def stage(self, heading: str, budget: float, work: Callable[[], Any]) -> Any:
+        """Head, run, time one stage."""
+        print(f"\n\033[1m{heading}\033[0m" if sys.stdout.isatty() else f"\n== {heading}", flush=True)
+        started = time.monotonic()
+        result = work()
+        took = time.monotonic() - started
+        self.spent.append((heading, took, budget))
+        over = "" if took <= budget else "  (over budget: the machine is slow or busy)"
+        self.say(f"{heading}: {took:.0f} s of {budget:.0f} s{over}")
+        return result
+
+    def say(self, text: str) -> None:
+        """A line about the stage, before whatever its command writes next."""
+        print(f"   {text}", flush=True)
+
+    def command(self, words: Sequence[str]) -> Any:
+        """Start `dreamjax WORDS --json`; its logs go on to the terminal."""
+        self.say(f"$ dreamjax {shlex.join(words)}")
+        return self.start([*words, "--json"])
+
+    def run(self, words: Sequence[str]) -> dict[str, Any]:
+        """The verb's JSON result. Ends the demo when the verb fails."""
+        process = self.command(words)
+        out, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"demo: `dreamjax {words[0]}` ended with exit code {process.returncode}; see above")
+        return json.loads(out)
+
+    def python(self, *words: str) -> dict[str, Any]:
+        """The JSON result of a script that compares PyTorch with JAX. Ends the demo when they differ."""
+        self.say(f"$ python {shlex.join(words)}")
+        ended = subprocess.run([sys.executable, *words], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        if ended.returncode:
+            raise SystemExit(f"demo: `python {words[0]}` did not find in PyTorch what JAX gave; see above")
+        return json.loads(ended.stdout)
+
+
+def start_anew(work: Path) -> None:
+    """An empty work folder. A folder that the demo did not make is left alone."""
+    if work.exists():
+        if any(work.iterdir()) and not (work / MARK).exists():
+            raise SystemExit(f"demo: {work} holds files that the demo did not make; remove it or pass --work FOLDER")
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    (work / MARK).touch()
+
+
+def logged(workdir: Path) -> dict[int, str]:
+    """step → the line of metrics.jsonl about its training losses."""
+    log = workdir / "metrics.jsonl"
+    found = {}
+    for line in log.read_text().splitlines() if log.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # being written
+            continue
+        if entry.get("split") == "train":
+            found[entry["step"]] = line
+    return found
+
+
+def train(demo: Demo, steps: int, every: int) -> dict[str, Any]:
+    """Train; kill it without warning after its first checkpoint; start the same command again, and compare the logs."""
+    run = demo.work / "run"
+    words = ["train", "--config", f"{CONFIG}:steps={steps}", "--workdir", demo.path("run")]
+    words += [f"--config.data.path={demo.path('shards')}", f"--config.train.checkpoint.every={every}"]
+    words += [f"--config.train.eval_every={every}", f"--config.data.samples={SAMPLES}", "--config.model.patch=8"]
+    process = demo.command(words)
+    saved = run / "checkpoints" / f"{every:08d}" / "manifest.json"
+    while process.poll() is None and not (saved.exists() and max(logged(run), default=0) >= every + 20):
+        time.sleep(0.2)
+    if process.poll() is not None:
+        process.communicate()
+        raise SystemExit("demo: training ended before it could be killed; see above")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = logged(run)
+    demo.say(f"killed (SIGKILL) after step {max(before)}; the same command again:")
+    result = demo.run(words)
+    again = [step for step in before if step > result["resumed_from"]]
+    if any(logged(run)[step] != before[step] for step in again):
+        raise SystemExit("demo: the resumed run logged other losses than the killed one")
+    held_out = ", ".join(f"{name} {value:.3g}" for name, value in result["val"].items())
+    demo.say(
+        f"continued from step {result['resumed_from']}; the {len(again)} log lines that were computed twice are "
+        f"equal byte by byte; held-out {held_out}"
+    )
+    return result
+
+
+def use_in_torch(demo: Demo) -> dict[str, Any]:
+    """Load the export in a process that cannot import JAX."""
+    result = demo.python("demo/torch_encoder.py", demo.path("exported"))
+    worst = max(result["differences"].values())
+    demo.say(
+        f"takes {result['takes']}; features {result['features']}, pooled {result['pooled']}; largest relative "
+        f"difference to JAX {worst:.1e} (allowed {result['tolerance']:g}); JAX imported: {result['jax_imported']}"
+    )
+    return result
+
+
+def evaluate(demo: Demo) -> dict[str, Any]:
+    """Measure on people whom training never saw, and print the verb's own table."""
+    from dreamjax.cli import evaluate_verb
+
+    result = demo.run(["evaluate", demo.path("run"), "--out", demo.path("evaluation")])
+    print(evaluate_verb.render(result), flush=True)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "demo", help="folder, emptied at the start")
+    parser.add_argument("--subjects", type=int, default=8, help="people to simulate")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of EEG of each")
+    parser.add_argument("--strength", type=float, default=10.0, help="of what images evoke; 0: nothing, a null run")
+    parser.add_argument("--steps", type=int, default=160, help="of pretraining")
+    parser.add_argument("--images", type=int, default=3000, help="to draw")
+    parser.add_argument("--image-steps", type=int, default=800, help="of the U-Net's training")
+    parser.add_argument("--dream-steps", type=int, default=400, help="of aligning and fine-tuning")
+    parser.add_argument("--trials", type=int, default=200, help="to score")
+    parser.add_argument("--n170", type=Path, default=N170 if N170.is_dir() else None, help="muse-lsl's N170 sample")
+    args = parser.parse_args(argv)
+    if args.n170 and not args.n170.is_dir():  # said now, and not after ten minutes
+        raise SystemExit(f"demo: {args.n170}: no such folder; --n170 takes that of muse-lsl's N170 recordings")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    start_anew(args.work)
+    work = args.work.resolve()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(work / "compiled")  # begins empty, and one verb helps the next
+    import eeg_to_image  # beside this file, which is how Python finds them where this file is run
+    import forked
+    import images
+    import pod
+    import real_recording
+
+    demo = Demo(work, forked.starter(REPOSITORY) or alone)
+    people = ["--subjects", str(args.subjects), "--minutes", f"{args.minutes:g}", "--channels", "32"]
+    seen = ["--classes", str(CLASSES), "--images-per-class", "60", "--strength", f"{args.strength:g}"]
+    demo.stage("1 simulate", 30, lambda: demo.run(["simulate", "--out", demo.path("recordings"), *people, *seen]))
+    prepare = ["prepare", demo.path("recordings"), "--out", demo.path("shards"), *PREPARED, *SPLITS]
+    prepared = demo.stage("2 prepare", 60, lambda: demo.run(prepare))
+    print(f"   {prepared['windows']} windows of {prepared['subjects']} people, {prepared['splits']}")
+    demo.stage("3 train, killed once", 240, lambda: train(demo, args.steps, max(args.steps // 4, 10)))
+    demo.stage("4 evaluate", 120, lambda: evaluate(demo))
+    export = ["export", demo.path("run"), "--to", "torch", "--out", demo.path("exported")]
+    demo.stage("5 export", 60, lambda: demo.run(export))
+    demo.stage("6 use in PyTorch", 30, lambda: use_in_torch(demo))
+    images.run(demo, CLASSES, args.images, args.image_steps)
+    eeg_to_image.run(demo, CLASSES, [*PREPARED, *SPLITS], args.dream_steps, args.trials)
+    real_recording.run(demo, args.n170)
+    pod.run(demo)
+    finish(demo)
+    return 0
+
+
+def finish(demo: Demo) -> None:
+    """The table of times, and where to look."""
+    print(f"\n{'stage':24} {'took':>7} {'budget':>7}")
+    for heading, took, budget in [*demo.spent, ("together", sum(t for _, t, _ in demo.spent), 600.0)]:
+        print(f"{heading:24} {took:5.0f} s {budget:5.0f} s")
+    print("\nwhere to look:")
+    for what, name in (
+        ("the recordings and what is in them", "recordings/truth.json"),
+        ("the quality of the recordings", "shards/report.html"),
+        ("losses; `tensorboard --logdir` shows them", "run/metrics.jsonl"),
+        ("a held-out window, hidden and reconstructed", "evaluation/reconstruction.png"),
+        ("the tables of the evaluation", "evaluation/reconstruction-test.html"),
+        ("the PyTorch model and its card", "exported/README.md"),
+        ("what the small latent diffusion model makes of prompts", "text_to_image/grid.png"),
+        ("that model, for diffusers", "pipeline/README.md"),
+        ("images made of EEG beside those seen, and the table", "gallery/gallery.html"),
+        ("that system, for diffusers and PyTorch", "dreamer/README.md"),
+        ("what a pod would need for the published training", "plan/memory.png"),
+    ):
+        print(f"  {demo.path(name):45} {what}")
+    source = os.path.relpath(REAL, REPOSITORY) if REAL.is_dir() else "FOLDER"
+    print(f"\non {'the real recordings beside the repository' if REAL.is_dir() else 'recordings of your own'}:")
+    print(f"  dreamjax prepare {source} --out runs/eeg")
+    print("  dreamjax train --config configs/pretrain/small.py --workdir runs/small --config.data.path=runs/eeg")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

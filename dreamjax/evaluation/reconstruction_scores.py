@@ -1,0 +1,312 @@
+"""Masked reconstruction on subjects that training never saw, in µV, beside four baselines.
+
+Only hidden samples of real electrodes count, as they were recorded; model and baselines are given the visible ones
+clipped as in training (`WindowSet.seen`). For method m and subject s, with c a channel, t a hidden sample,
+
+    err_s = Σ_c Σ_t (y_ct - ŷ_ct)²          var_s = Σ_c Σ_t (y_ct - ȳ_sc)²
+    R²_s = 1 - err_s / var_s                R² = 1 - Σ_s err_s / Σ_s var_s     (pooled: the headline)
+
+where ȳ_sc is the subject's mean of that channel over all hidden samples. The correlation of a subject is
+Σ_c cov_c / sqrt(Σ_c var_c(y) Σ_c var_c(ŷ)), and the headline is its mean over subjects. Intervals resample subjects.
+
+Baselines: `zero`; `channel mean` of the window's visible samples; `linear interpolation` between visible samples, held
+at the edges; `conditional mean`, the best linear guess (`gaussian`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dreamjax.console import log, progress
+from dreamjax.evaluation.scoring_masks import MASKS, MaskTask
+from dreamjax.evaluation.window_set import WindowSet
+from dreamjax.metrics import bootstrap, conditional_mean
+from dreamjax.metrics.bootstrap import Interval
+from dreamjax.parallel import threads
+
+# scaled signal (B, C, T), hidden patches (B, N), valid samples (B, T) → scaled prediction (B, C, T)
+Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+BASELINES = ("zero", "channel mean", "linear interpolation", "conditional mean")
+VALIDATION_MASKS, VALIDATION_WINDOWS = 6, 96  # masks, and windows, that choose a Gaussian
+BATCH = 64  # windows per call of a model
+
+
+# ------------------------------------------------------------------------------------------------------------ baselines
+def channel_mean(
+    signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
+) -> Float[np.ndarray, "B C H"]:
+    """The mean of the visible samples of the window's channel."""
+    mean = signal[:, :, visible].mean(axis=2, keepdims=True)
+    return np.repeat(mean, int(hidden.sum()), axis=2)
+
+
+def linear_interpolation(
+    signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
+) -> Float[np.ndarray, "B C H"]:
+    """The straight line between the nearest visible samples on either side; at an edge the nearest one, held."""
+    v, h = np.flatnonzero(visible), np.flatnonzero(hidden)
+    right = np.clip(np.searchsorted(v, h), 0, len(v) - 1)
+    left = np.clip(np.searchsorted(v, h) - 1, 0, len(v) - 1)
+    span = np.maximum(v[right] - v[left], 1)
+    w = np.clip((h - v[left]) / span, 0, 1)
+    return signal[:, :, v[left]] * (1 - w) + signal[:, :, v[right]] * w
+
+
+SIMPLE = {"channel mean": channel_mean, "linear interpolation": linear_interpolation}
+
+
+# ----------------------------------------------------------------------------------------------------------------- sums
+@dataclass
+class Sums:
+    """What R² and correlation are made of, per subject and channel: n, Σy, Σy², Σŷ, Σŷ², Σyŷ, Σ(y-ŷ)²."""
+
+    values: Float[np.ndarray, "S C 7"]
+
+    def add(self, subject: int, truth: np.ndarray, guess: np.ndarray, real: np.ndarray) -> None:
+        """Hidden samples (C, H) of one window, channels that are not `real` left out."""
+        n = np.full(len(truth), truth.shape[1], np.float64)
+        parts = (
+            truth.sum(1),
+            (truth**2).sum(1),
+            guess.sum(1),
+            (guess**2).sum(1),
+            (truth * guess).sum(1),
+            ((truth - guess) ** 2).sum(1),
+        )
+        self.values[subject] += np.stack([n, *parts], axis=1) * real[:, None]
+
+    def rows(self) -> Float[np.ndarray, "S 2"]:
+        """(err, var) of every subject."""
+        n, y, yy, *_, error = np.moveaxis(self.values, 2, 0)
+        return np.stack([error.sum(1), (yy - y**2 / np.maximum(n, 1)).sum(1)], axis=1)
+
+    def r2(self) -> Float[np.ndarray, "S"]:
+        error, variance = self.rows().T
+        return 1 - error / variance
+
+    def correlation(self) -> Float[np.ndarray, "S"]:
+        """0 for a constant guess, which follows nothing."""
+        n, y, yy, p, pp, yp, _ = np.moveaxis(self.values, 2, 0)
+        n = np.maximum(n, 1)
+        covariance = (yp - y * p / n).sum(1)
+        power = (yy - y**2 / n).sum(1) * (pp - p**2 / n).sum(1)
+        tiny = 1e-12 * (yy.sum(1) * pp.sum(1) + 1e-300)
+        return np.where(power > tiny, covariance / np.sqrt(np.maximum(power, 1e-300)), 0.0)
+
+
+def share_explained(rows: np.ndarray) -> np.ndarray:
+    """Pooled R² of rows (…, subjects, [err, var])."""
+    total = rows.sum(axis=-2)
+    return 1 - total[..., 0] / total[..., 1]
+
+
+def gained(rows: np.ndarray) -> np.ndarray:
+    """Difference of two pooled R² of rows (…, subjects, [err of one, err of other, var])."""
+    total = rows.sum(axis=-2)
+    return (total[..., 1] - total[..., 0]) / total[..., 2]
+
+
+# -------------------------------------------------------------------------------------------------------------- scoring
+@dataclass
+class MaskScore:
+    """How every method did under one kind of mask."""
+
+    task: MaskTask
+    subjects: tuple[str, ...]
+    windows: int
+    skipped: int  # windows too short for this mask
+    sums: dict[str, Sums]  # by method; the model, where there is one, is called "model"
+    hidden_share: float
+    choice: dict[str, Any] | None = None  # how the conditional mean was chosen
+    level: float = bootstrap.LEVEL
+    seed: int = 0
+
+    def r2(self, method: str) -> Interval:
+        """Pooled R² with its interval over subjects."""
+        rows = self.sums[method].rows()
+        return bootstrap.interval(rows, share_explained, link="share", seed=self.seed, level=self.level)
+
+    def correlation(self, method: str) -> Interval:
+        rows = self.sums[method].correlation()
+        return bootstrap.interval(rows, link="correlation", seed=self.seed, level=self.level)
+
+    def difference(self, method: str, other: str) -> Interval:
+        """R² of `method` minus R² of `other` on the same hidden samples, subjects resampled in pairs."""
+        one, two = self.sums[method].rows(), self.sums[other].rows()
+        rows = np.stack([one[:, 0], two[:, 0], one[:, 1]], axis=1)
+        return bootstrap.interval(rows, gained, seed=self.seed, level=self.level)
+
+
+def merge(parts: Sequence[Sequence[MaskScore]]) -> list[MaskScore]:
+    """The scores of folds that hold different subjects, as one score by mask with all of them.
+
+    Only what every fold has is kept. `choice` becomes the choices of the folds, in order.
+    """
+    out = []
+    for first in parts[0]:
+        same = [next((s for s in part if s.task == first.task), None) for part in parts]
+        found = [s for s in same if s is not None]
+        if len(found) < len(parts):
+            continue
+        methods = [m for m in first.sums if all(m in s.sums for s in found)]
+        windows = sum(s.windows for s in found)
+        out.append(
+            replace(
+                first,
+                subjects=sum((s.subjects for s in found), ()),
+                windows=windows,
+                skipped=sum(s.skipped for s in found),
+                sums={m: Sums(np.concatenate([s.sums[m].values for s in found])) for m in methods},
+                hidden_share=sum(s.hidden_share * s.windows for s in found) / windows,
+                choice={"folds": [s.choice for s in found]},
+            )
+        )
+    return out
+
+
+@dataclass
+class Masking:
+    """The masks of a set of windows, windows with the same mask together."""
+
+    hidden: Bool[np.ndarray, "B N"]
+    usable: Bool[np.ndarray, "B"]
+    groups: list[np.ndarray] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, windows: WindowSet, task: MaskTask, patch: int, seed: int) -> "Masking":
+        ok = np.asarray(windows.valid.reshape(len(windows), -1, patch).all(axis=2))
+        drawn = [
+            task.hidden(name, ok[i], patch, windows.sfreq, seed) if windows.real[i].any() else None
+            for i, name in enumerate(windows.ids)
+        ]
+        hidden = np.stack([np.zeros(ok.shape[1], bool) if mask is None else mask for mask in drawn])
+        usable = np.array([mask is not None for mask in drawn])
+        together: dict[bytes, list[int]] = {}
+        for i in np.flatnonzero(usable):
+            together.setdefault(hidden[i].tobytes() + ok[i].tobytes(), []).append(int(i))
+        return cls(hidden, usable, [np.array(rows) for rows in together.values()])
+
+
+def samples_of(
+    hidden: Bool[np.ndarray, "N"], valid: Bool[np.ndarray, "T"], patch: int
+) -> tuple[Bool[np.ndarray, "T"], Bool[np.ndarray, "T"]]:
+    """(visible, hidden) samples of a window from its hidden patches. A patch that is padded in part is neither."""
+    whole = np.repeat(valid.reshape(-1, patch).all(axis=1), patch)
+    dark = np.repeat(hidden, patch) & whole
+    return whole & ~dark, dark
+
+
+def predict_all(predict: Predict, windows: WindowSet, hidden: Bool[np.ndarray, "B N"]) -> Float[np.ndarray, "B C T"]:
+    """The model's µV for every window, in batches of one size (the last is filled up), so that it compiles once."""
+    out = np.empty(windows.signal.shape, np.float32)
+    size = min(BATCH, len(windows))
+    for first in range(0, len(windows), size):
+        rows = np.minimum(np.arange(first, first + size), len(windows) - 1)
+        guess = np.asarray(predict(windows.seen(rows), hidden[rows], windows.valid[rows].astype(np.float32)))
+        guess = guess * windows.gain[rows][:, :, None] + windows.offset[rows][:, :, None]
+        keep = min(size, len(windows) - first)
+        out[first : first + keep] = guess[:keep]
+    return out
+
+
+def choose_gaussian(
+    candidates: conditional_mean.Candidates, validation: WindowSet, task: MaskTask, patch: int, seed: int = 0
+) -> tuple[conditional_mean.Gaussian, dict[str, Any]] | None:
+    """The candidate that guesses validation subjects best under this kind of mask; None where it is too long for them.
+
+    A few masks are shared by many windows, so that each candidate is solved a few times only.
+    """
+    people = sorted(set(validation.subjects))
+    each = -(-VALIDATION_MASKS // len(people))  # masks of a subject
+    cases = []
+    for subject in people:
+        mine = np.flatnonzero(np.array(validation.subjects) == subject)
+        lengths = validation.valid[mine].sum(1)
+        mine = mine[lengths == lengths.max()]  # one mask suits windows of one length
+        count = min(len(mine), max(each, VALIDATION_WINDOWS // len(people)))
+        mine = mine[np.unique(np.linspace(0, len(mine) - 1, count).round().astype(int))]
+        for turn in range(min(each, len(mine))):
+            part = mine[turn::each]
+            valid = validation.valid[part[0]]
+            name = f"validation {subject} {turn}"
+            drawn = task.hidden(name, valid.reshape(-1, patch).all(1), patch, validation.sfreq, seed)
+            if drawn is not None:
+                visible, hidden = samples_of(drawn, valid, patch)
+                # it guesses from what is seen of the visible samples, and is measured on the hidden ones as recorded
+                signal = np.where(visible, validation.seen_microvolts(part), validation.microvolts(part))
+                cases.append(conditional_mean.Masked(signal, visible, hidden, validation.real[part]))
+    return candidates.choose(cases) if cases else None
+
+
+def score(
+    windows: WindowSet,
+    patch: int,
+    *,
+    predict: Predict | None = None,
+    candidates: conditional_mean.Candidates | None = None,
+    validation: WindowSet | None = None,
+    chooser: conditional_mean.Candidates | None = None,
+    tasks: Sequence[MaskTask] = MASKS,
+    simple: bool = True,
+    seed: int = 0,
+    level: float = bootstrap.LEVEL,
+) -> list[MaskScore]:
+    """Every method under every mask. Without `predict` only the baselines; without `candidates` and `validation` no
+    conditional mean, which is chosen among `chooser` (default: `candidates`) and taken from `candidates`. `simple`:
+    whether mean and interpolation are scored too. A mask that fits into no window is left out. Masks are keyed by
+    (seed, mask, window): the same for every model that is ever scored here.
+    """
+    scores = []
+    with threads.single(), progress("evaluate", len(tasks)) as bar:
+        for task in tasks:
+            masking = Masking.of(windows, task, patch, seed)
+            if not masking.usable.any():
+                log.info("%s: no window is long enough, so this mask is left out", task.name)
+                continue
+            who = sorted({windows.subjects[i] for i in np.flatnonzero(masking.usable)})
+            guesses: dict[str, Callable[..., np.ndarray]] = dict(SIMPLE) if simple else {}
+            found = None
+            if candidates is not None and validation is not None:
+                found = choose_gaussian(chooser or candidates, validation, task, patch, seed)
+            if found is not None and candidates is not None:
+                told = found[1]
+                fitted = candidates.make(told["basis"], told["covariance"], told["shrinkage"])
+                guesses["conditional mean"] = fitted.conditional_mean
+            predicted = None if predict is None else predict_all(predict, windows, masking.hidden)
+            names = [*(["model"] if predicted is not None else []), "zero", *guesses]
+            sums = {name: Sums(np.zeros((len(who), windows.signal.shape[1], 7))) for name in names}
+            _accumulate(windows, masking, patch, predicted, guesses, who, sums)
+            share = masking.hidden[masking.usable].mean()
+            used = int(masking.usable.sum())
+            choice = None if found is None else found[1]
+            scores.append(
+                MaskScore(task, tuple(who), used, len(windows) - used, sums, float(share), choice, level, seed)
+            )
+            bar.advance(1, task.name)
+    return scores
+
+
+def _accumulate(
+    windows: WindowSet,
+    masking: Masking,
+    patch: int,
+    predicted: np.ndarray | None,
+    guesses: Mapping[str, Callable[..., np.ndarray]],
+    who: Sequence[str],
+    sums: Mapping[str, Sums],
+) -> None:
+    place = {subject: i for i, subject in enumerate(who)}
+    for rows in masking.groups:
+        visible, hidden = samples_of(masking.hidden[rows[0]], windows.valid[rows[0]], patch)
+        seen, truth = windows.seen_microvolts(rows), windows.microvolts(rows)[:, :, hidden]
+        made = {name: guess(seen, visible, hidden) for name, guess in guesses.items()}
+        made["zero"] = np.zeros_like(truth)
+        if predicted is not None:
+            made["model"] = predicted[rows][:, :, hidden].astype(np.float64)
+        for name, guess in made.items():
+            for i, row in enumerate(rows):
+                sums[name].add(place[windows.subjects[row]], truth[i], guess[i], windows.real[row])

@@ -1,0 +1,144 @@
+"""Windows of a split as arrays in memory, with whose they are: what evaluation works on."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from dreamjax.errors import UserError
+from dreamjax.evaluation.scoring_masks import window_id
+from dreamjax.signals.datasets import pipeline, records
+from dreamjax.signals.datasets.pipeline import DataConfig
+
+MAX_BYTES = 400 << 20  # of signal in memory; more windows than that are thinned evenly
+
+
+@dataclass(frozen=True)
+class WindowSet:
+    """Windows through a model's own pipeline: its channels, length, rate and scaling. µV = signal · gain + offset.
+
+    What is scored is the recording itself (`microvolts`). What model and baselines are given is clipped as in training
+    (`seen`, `seen_microvolts`): a score is of the signal, and nobody is told more of it than anybody else.
+    """
+
+    signal: Float32[np.ndarray, "B C T"]  # scaled, not clipped
+    gain: Float32[np.ndarray, "B C"]
+    offset: Float32[np.ndarray, "B C"]
+    valid: Bool[np.ndarray, "B T"]
+    real: Bool[np.ndarray, "B C"]  # an electrode of the recording, and a good one: what scores count
+    subjects: tuple[str, ...]
+    recordings: tuple[str, ...]
+    starts: tuple[float, ...]  # s since the recording's first sample
+    labels: tuple[str, ...]
+    ch_names: tuple[str, ...]
+    sfreq: float
+    available: int  # windows in the split, of which these are an even choice
+    clip: float = 0.0  # largest scaled magnitude of what a model sees; 0: no limit
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+    @property
+    def whole(self) -> Bool[np.ndarray, "B"]:
+        """Windows without padding."""
+        return np.asarray(self.valid.all(axis=1))
+
+    @property
+    def ids(self) -> list[str]:
+        """A name for every window, the same in whatever shards it lies."""
+        return [window_id(*who) for who in zip(self.subjects, self.recordings, self.starts, strict=True)]
+
+    def microvolts(self, rows: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "R C T"]:
+        """The recorded signal: float64 µV, zero in padding. What is scored."""
+        return self._in_microvolts(self.signal[rows], rows)
+
+    def seen(self, rows: np.ndarray | slice = slice(None)) -> Float32[np.ndarray, "R C T"]:
+        """The scaled signal as the model is given it."""
+        return np.clip(self.signal[rows], -self.clip, self.clip) if self.clip else self.signal[rows]
+
+    def seen_microvolts(self, rows: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "R C T"]:
+        """`seen` in float64 µV, zero in padding: what baselines are given, and fitted on."""
+        return self._in_microvolts(self.seen(rows), rows)
+
+    def _in_microvolts(self, scaled: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+        out = scaled.astype(np.float64) * self.gain[rows][:, :, None] + self.offset[rows][:, :, None]
+        return out * self.valid[rows][:, None, :]
+
+    @property
+    def clipped_share(self) -> float:
+        """Share of the samples of real electrodes that reach the model, and the baselines, clipped."""
+        counted = sum(int(self.valid[i].sum()) * int(self.real[i].sum()) for i in range(len(self)))
+        beyond = sum(int((np.abs(self.signal[i][self.real[i]]) > self.clip).sum()) for i in range(len(self)))
+        return beyond / max(counted, 1) if self.clip else 0.0
+
+    def take(self, rows: np.ndarray) -> "WindowSet":
+        """The windows `rows`, in that order."""
+        arrays: dict[str, Any] = {
+            name: getattr(self, name)[rows] for name in ("signal", "gain", "offset", "valid", "real")
+        }
+        texts: dict[str, Any] = {
+            name: tuple(getattr(self, name)[i] for i in rows) for name in ("subjects", "recordings", "starts", "labels")
+        }
+        return dataclasses.replace(self, **arrays, **texts)
+
+
+def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
+    """The windows of a split, in order, all or an even choice of `limit` (and of what fits in MAX_BYTES).
+
+    Nothing is cropped at random, augmented, hidden or clipped. Raises UserError where the shards are absent or do not
+    suit.
+    """
+    config = dataclasses.replace(config, weights=(), mask_channels=0.0, workers=0)
+    examples = pipeline.Examples(dataclasses.replace(config, clip=0.0), split, seed=0, training=False)
+    total = len(examples)
+    room = MAX_BYTES // (4 * examples.channels * config.samples)
+    count = max(1, min(total, room, limit or total))
+    chosen = np.unique(np.linspace(0, total - 1, count).round().astype(np.uint64))
+    parts = [examples.rows(chosen[i : i + 256]) for i in range(0, len(chosen), 256)]
+    batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    about = [_record(examples, int(i)) for i in chosen]
+    real = batch["channel_ok"] > 0
+    if config.mapping == "tile":  # repeated rows of one electrode are scored once
+        for row, window in enumerate(about):
+            real[row, len(window.ch_names) :] = False
+    loaded = WindowSet(
+        batch["signal"],
+        batch["gain"],
+        batch["offset"],
+        batch["valid"] > 0,
+        real,
+        tuple(w.subject for w in about),
+        tuple(w.recording for w in about),
+        tuple(w.start for w in about),
+        tuple(w.label for w in about),
+        examples.target.names or tuple(f"row {i}" for i in range(examples.channels)),
+        config.sfreq,
+        total,
+        config.clip,
+    )
+    scorable = loaded.real.any(axis=1) & loaded.valid.any(axis=1)
+    if not scorable.any():
+        raise UserError(
+            f"{', '.join(config.path)}: no window of split {split} has an electrode of montage {config.montage}, "
+            "so nothing can be scored; set data.montage, or evaluate on other recordings"
+        )
+    return loaded if scorable.all() else loaded.take(np.flatnonzero(scorable))
+
+
+def _record(examples: pipeline.Examples, index: int) -> records.Window:
+    corpus = int(np.searchsorted(examples.ends, index, side="right"))
+    first = int(examples.ends[corpus]) - len(examples.readers[corpus])
+    return records.decode(examples.readers[corpus][index - first])
+
+
+def concatenate(parts: list[WindowSet]) -> WindowSet:
+    """Windows of several splits, in order."""
+    arrays: dict[str, Any] = {
+        n: np.concatenate([getattr(p, n) for p in parts]) for n in ("signal", "gain", "offset", "valid", "real")
+    }
+    texts: dict[str, Any] = {
+        n: sum((getattr(p, n) for p in parts), ()) for n in ("subjects", "recordings", "starts", "labels")
+    }
+    return dataclasses.replace(parts[0], **arrays, **texts, available=sum(p.available for p in parts))

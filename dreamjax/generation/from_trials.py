@@ -1,0 +1,172 @@
+"""Trials → images: a trained DreamDiffusion on a mesh, and windows of brain signal."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamjax.errors import UserError
+from dreamjax.generation import batches
+from dreamjax.generation.batches import Sampling
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel import platform, sharding
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.runs.latent_diffusion import LatentDiffusion
+from dreamjax.systems.dreamdiffusion import DreamDiffusion
+from dreamjax.systems.opening import Run
+from dreamjax.systems.text_to_image import merged
+from dreamjax.targets import trials
+from dreamjax.targets.trials import Trials
+from dreamjax.training.task import PyTree
+from dreamjax.weights import loaded
+from dreamjax.weights.loaded import Part
+
+NUMBERS = 20  # bits of a trial's number; a sample's lie above them, 32 in all
+MOST = 1 << 32 - NUMBERS  # samples of a trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Sampling):
+    """Which trials, and how many images of each."""
+
+    input: tuple[str, ...] = ()  # dataset folders; empty: the run's own
+    split: str = "test"
+    trials: int | None = None  # drawn at random with the seed; None: all of the split
+    samples: int = 1  # images of each trial
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.samples < MOST or (self.trials is not None and self.trials < 1):
+            raise UserError(f"--trials is at least 1, and --samples from 1 to {MOST - 1}")
+
+
+@dataclass(frozen=True)
+class Dreamer:
+    """A trained DreamDiffusion on a mesh. `whole`: (params, frozen) as its task has them, without the U-Net."""
+
+    task: DreamDiffusion
+    model: LatentDiffusion
+    whole: tuple[PyTree, PyTree]
+
+    @classmethod
+    def open(cls, run: Run, dtype: str = "float32", attention: str = "auto") -> "Dreamer":
+        """Of a run's checkpoint. Raises UserError for a run of another system."""
+        if not isinstance(run.task, DreamDiffusion):
+            raise UserError(f"{run.workdir} is a run of {run.config.system}; give one of dreamdiffusion")
+        platform.check_attention(attention, "--attention", "--attention auto")
+        mesh, task = meshes.make(MeshConfig()), run.task
+        network, arguments = task.unet
+        computed = arguments | {"dtype": jnp.dtype(dtype), "attention": attention, "remat": "none"}
+        frozen_shapes = jax.eval_shape(task.init, jax.random.key(0)).frozen
+        places = sharding.shardings(frozen_shapes, mesh)
+        frozen = {name: _filled(task, name, frozen_shapes, places) for name in frozen_shapes}
+        params = jax.device_put(run.params, sharding.shardings(run.params, mesh))
+        unet = Part(network, computed, _placed(merged(params.pop("unet", {}), frozen.pop("unet", {})), mesh))
+        model = LatentDiffusion.open(
+            task.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet, text=task.guided
+        )
+        return cls(task, model, (params, frozen))
+
+    def trials(self, split: str, paths: tuple[str, ...] = ()) -> Trials:
+        """Those of a split of the images, of the run's recordings or of other ones."""
+        config, data = self.task.config, self.task.encoder.data
+        data = dataclasses.replace(data, path=paths, weights=()) if paths else data
+        return _countable(trials.trials(data, config.target, split, seed=config.seed, training=False))
+
+    def windows(self, paths: tuple[str, ...]) -> Trials:
+        """All of other recordings, whether or not it is known what was seen."""
+        data = dataclasses.replace(self.task.encoder.data, path=paths, weights=())
+        return _countable(trials.windows(data, self.task.config.target, seed=self.task.config.seed))
+
+    def side(self, request: Request) -> int:
+        """Of the images, in pixels. Raises UserError where they are not square: those that were seen are."""
+        height, width = batches.described(self.model, request)["size"]
+        if height != width:
+            raise UserError(f"images of {height} x {width} are not square, and those that were seen are; leave it out")
+        return height
+
+    def read(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`context`, and where the model has them `time_offset` and `embedding`, of windows (`signal`, `valid`)."""
+        batch = {name: rows[name] for name in ("signal", "valid")}
+        with jax.set_mesh(self.model.mesh):
+            found = self.program(*self.whole, batch)
+        return {name: np.asarray(value) for name, value in found.items()}
+
+    @functools.cached_property
+    def program(self) -> Any:
+        """The compiled way from windows to conditions; see `read`."""
+
+        def compute(params: PyTree, frozen: PyTree, batch: Any) -> dict[str, jax.Array]:
+            context, embedding = self.task.condition(params, frozen, batch)
+            offset = self.task.time_offset(params, context)
+            found = {"context": context, "time_offset": offset, "embedding": embedding}
+            return {name: value for name, value in found.items() if value is not None}
+
+        return jax.jit(compute)
+
+    def images(self, found: Trials, own: np.ndarray, request: Request, bar: Any = None) -> Iterator[np.ndarray]:
+        """`request.samples` images of each of the trials `own`, one after another."""
+        numbers = np.array([sample << NUMBERS | int(trial) for trial in own for sample in range(request.samples)])
+
+        def rows(index: np.ndarray) -> dict[str, np.ndarray]:
+            trial = index & (1 << NUMBERS) - 1
+            read = self.read(found.windows.of(found.record[trial], trial.astype(np.uint64)))
+            return {name: value for name, value in read.items() if name != "embedding"}
+
+        empty = self.unconditional() if request.guided else None
+        return batches.paint(self.model, request, numbers, rows, unconditional=empty, bar=bar)
+
+    def images_of(self, given: Mapping[str, np.ndarray], how: Sampling, noise: np.ndarray | None = None) -> Any:
+        """One image of each window of `given` (`signal` in the network's units, `valid`), one after another.
+
+        `noise` (n, h, w, Z): to start from, in place of that of (seed, place).
+        """
+        read = {name: value for name, value in self.read(given).items() if name != "embedding"}
+        read |= {} if noise is None else {"noise": noise}
+        empty = self.unconditional() if how.guided else None
+        numbers = np.arange(len(given["signal"]))
+
+        def rows(index: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: value[index] for name, value in read.items()}
+
+        return batches.paint(self.model, how, numbers, rows, unconditional=empty)
+
+    def unconditional(self) -> dict[str, jax.Array]:
+        """What guidance leads away from: the empty caption. Raises UserError where the model has none."""
+        params, frozen = self.whole
+        if not self.task.guided:
+            raise UserError("this model was trained without an unconditional branch: add --guidance 1, which is none")
+        nothing = frozen["nothing"][None]
+        offset = self.task.time_offset(params, nothing)
+        return {"context": nothing} | ({} if offset is None else {"time_offset": offset})
+
+
+def _countable(found: Trials) -> Trials:
+    if len(found) > 1 << NUMBERS:
+        raise UserError(f"there are {len(found)} trials, of at most {1 << NUMBERS}; give fewer with --input")
+    return found
+
+
+def _filled(task: DreamDiffusion, name: str, shapes: PyTree, places: PyTree) -> PyTree:
+    """A frozen part from where it comes from."""
+    abstract = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes[name], places[name]
+    )
+    return task.weights()[f"frozen/{name}"](abstract)
+
+
+def _placed(params: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+    abstract = loaded.placed(params, mesh)
+    return jax.tree.map(lambda x, leaf: jax.device_put(x, leaf.sharding), params, abstract)
+
+
+def chosen(found: Trials, request: Request) -> np.ndarray:
+    """The places of the trials that are shown: all, or so many drawn at random with the seed; never picked."""
+    if request.trials is None or request.trials >= len(found):
+        return np.arange(len(found))
+    return np.sort(np.random.default_rng([request.seed, 4]).choice(len(found), request.trials, replace=False))

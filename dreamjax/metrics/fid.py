@@ -1,0 +1,94 @@
+"""How alike two sets of images are as sets, from a network's features or class probabilities.
+
+FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance of the Gaussians with the features' moments,
+
+    |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)
+
+It is biased upwards for few images (Bińkowski et al. 2018, section 4; below 10,000 it must not be compared between
+sets of different size). KID (the same paper, arXiv 1801.01401, section 3) is an unbiased squared MMD with the kernel
+(x·y / d + 1)³. Inception Score (Salimans et al. 2016): exp of the mean KL(p(y | x) ‖ p(y)).
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+ENOUGH = 10_000  # images for FID
+SUBSETS, SUBSET = 100, 1000  # of KID
+ROWS = 1000  # of a kernel at a time
+
+
+def fid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> float:
+    """The Fréchet distance of two sets of features; covariances with n - 1, as published."""
+    a, b = (np.asarray(x, np.float64) for x in (a_nxF, b_mxF))
+    difference = a.mean(0) - b.mean(0)
+    # with Σ = AᵀA, the roots of the eigenvalues of Σ₁ Σ₂ are the singular values of A₁ A₂ᵀ: no matrix root, which
+    # fails where there are fewer images than features
+    u, v = (_factor(x) for x in (a, b))
+    root = np.linalg.svd(u @ v.T, compute_uv=False).sum()
+    return float(difference @ difference + np.square(u).sum() + np.square(v).sum() - 2 * root)
+
+
+def kid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> float:
+    """The unbiased squared MMD of all images at once; may be below 0."""
+    a, b = (np.asarray(x, np.float64) for x in (a_nxF, b_mxF))
+    n, m = len(a), len(b)
+    aa, bb, ab = (_kernel(x, y) for x, y in ((a, a), (b, b), (a, b)))
+    within = (aa.sum() - np.trace(aa)) / (n * (n - 1)) + (bb.sum() - np.trace(bb)) / (m * (m - 1))
+    return float(within - 2 * ab.mean())
+
+
+def kid_interval(
+    a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"], seed: int = 0
+) -> tuple[float, float, float]:
+    """`kid`, and the range of the middle 95 % of `SUBSETS` subsets' own values.
+
+    Each subset has `SUBSET` images of either set, as is published, or half of the smaller one where that is less: the
+    spread of halves is the error of the whole (the delete-half jackknife, Shao & Tu 1995, section 2.3). NaN bounds for
+    fewer than 4 images.
+    """
+    a, b = (np.asarray(x, np.float64) for x in (a_nxF, b_mxF))
+    n, m = len(a), len(b)
+    size = min(SUBSET, n // 2, m // 2)
+    if size < 2:
+        return kid(a, b), float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    whole_and_subsets = [
+        np.concatenate([np.ones((1, k)), (rng.random((SUBSETS, k)).argsort(1) < size).astype(float)]) for k in (n, m)
+    ]
+    mine, other = whole_and_subsets
+    within = [_within(x, w) for x, w in ((a, mine), (b, other))]
+    found = sum(within) - 2 * _sums(a, b, mine, other) / (mine.sum(1) * other.sum(1))
+    low, high = np.quantile(found[1:], [0.025, 0.975])
+    return float(found[0]), float(low), float(high)
+
+
+def inception_score(probability_nxC: Float[np.ndarray, "n C"]) -> float:
+    """From 1 (all images alike) to the number of classes."""
+    p = np.asarray(probability_nxC, np.float64)
+    marginal = p.mean(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(p > 0, p * (np.log(p) - np.log(marginal)), 0.0)
+    return float(np.exp(terms.sum(1).mean()))
+
+
+def _factor(x_nxF: np.ndarray) -> np.ndarray:
+    """A of at most F rows with AᵀA the covariance."""
+    centred = (x_nxF - x_nxF.mean(0)) / np.sqrt(len(x_nxF) - 1)
+    return np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
+
+
+def _within(x_nxF: np.ndarray, chosen_sxn: np.ndarray) -> np.ndarray:
+    """The kernel's mean over pairs of different images, of each choice."""
+    own = (np.square(x_nxF).mean(1) + 1) ** 3
+    count = chosen_sxn.sum(1)
+    return (_sums(x_nxF, x_nxF, chosen_sxn, chosen_sxn) - chosen_sxn @ own) / (count * (count - 1))
+
+
+def _sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
+    """Σ k(x_i, y_j) over the chosen i and j, for each choice; ROWS of the kernel at a time."""
+    parts = (of_x[:, i : i + ROWS] @ _kernel(x[i : i + ROWS], y) for i in range(0, len(x), ROWS))
+    return np.asarray((sum(parts) * of_y).sum(1))
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** 3

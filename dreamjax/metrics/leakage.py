@@ -1,0 +1,75 @@
+"""Whether a model was trained on somebody whom it is scored on.
+
+Two traces are compared: subjects' pseudonyms, and the hashes of the recordings' files, which also find a person who
+was prepared twice under different salts. Where neither can be compared, nobody can tell.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dreamjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class People:
+    """Who is in a part of a dataset."""
+
+    subjects: frozenset[str] = field(default_factory=frozenset)
+    files: frozenset[str] = field(default_factory=frozenset)  # SHA-256 of recordings
+
+    def shared(self, other: "People") -> list[str]:
+        """What both hold, in words a user can search for; empty where nobody is in both."""
+        found = [f"subject {s}" for s in sorted(self.subjects & other.subjects)]
+        return found or [f"the recording with SHA-256 {f[:12]}…" for f in sorted(self.files & other.files)]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everybody in a dataset, whatever their split, and the recordings of each."""
+
+    subjects: frozenset[str]
+    files: Mapping[str, frozenset[str]] = field(default_factory=dict)  # subject → SHA-256 of its recordings
+
+    def of(self, subjects: Iterable[str]) -> People:
+        """Some of them."""
+        chosen = frozenset(subjects)
+        return People(chosen, frozenset().union(*(self.files.get(s, frozenset()) for s in chosen)))
+
+    def comparable(self, training: People, subjects: Iterable[str]) -> list[str]:
+        """The traces by which one of `subjects` would be found among the people of a training dataset.
+
+        Pseudonyms are of one salt where both datasets hold a common one. Empty where there is no such trace.
+        """
+        hashed = bool(training.files) and all(self.files.get(s) for s in subjects)
+        salted_alike = bool(training.subjects & self.subjects)
+        return ["pseudonyms"] * salted_alike + ["file hashes"] * hashed
+
+
+def refuse_overlap(
+    training: Sequence[People] | None, held_out: Mapping[str, tuple[Dataset, People]], split: str, run: str
+) -> str:
+    """What could be verified, as a sentence. Raises UserError where a scored subject was trained on.
+
+    `held_out`: dataset folder → everybody in it, and who is in `split` of it (`runs.provenance.held_out`).
+    """
+    if training is None:
+        return f"not verified that training never saw these subjects: what {run} was trained on is gone or unknown"
+    both: list[str] = []
+    compared: list[list[str]] = []
+    for whole, scored in held_out.values():
+        for part in training:
+            both += part.shared(scored)
+            compared.append(whole.comparable(part, scored.subjects))
+    if both:
+        more = f" and {len(both) - 1} more" if len(both) > 1 else ""
+        raise UserError(
+            f"{run} was trained on {both[0]}{more}, who {'are' if more else 'is'} in split {split} of "
+            f"{', '.join(held_out)}; a score there would not be held out: evaluate on subjects that training never saw"
+        )
+    if not all(compared):
+        return (
+            f"not verified that training never saw these subjects: {run} was trained on data whose pseudonyms have "
+            "another salt, and file hashes are not known"
+        )
+    traces = " and ".join(trace for trace in ("pseudonyms", "file hashes") if any(trace in c for c in compared))
+    return f"training saw none of these subjects ({traces} compared)"

@@ -1,0 +1,161 @@
+"""What a config means in numbers, without allocating anything: parameters, operations, memory, shapes.
+
+Everything comes from `jax.eval_shape` and from counting by hand, so a model of any size is inspected on any machine.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh
+
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel import sharding
+from dreamjax.parallel.tree_paths import named_leaves
+from dreamjax.systems import registry
+from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, masked_loss
+from dreamjax.training.task import PyTree, State
+
+ENCODER = ("patch_embed", "cls_token", "pos_embed", "blocks", "norm")
+
+
+def inspect(config: Any, *, devices: int | None = None) -> dict[str, Any]:
+    """Parameters by part, FLOP per window, GiB per device and shapes, as one JSON-able dict.
+
+    Of another system than masked pretraining: parameters by part, the run, and GiB per device of what is stored.
+    `devices` is the number of devices that the run would have (default: as many as the config's mesh names, an open
+    axis counting as one). Raises UserError where the mesh does not fit them or the batch does not divide.
+    """
+    task = registry.build(config)
+    state: State = jax.eval_shape(task.init, jax.random.key(0))
+    mesh = abstract_mesh(config, devices)
+    sharding.check_batch(config.train.batch_size, mesh, config.train.microbatches or 1)
+    if not isinstance(config, MaskedPretrainingConfig):
+        return stored(config, state, mesh)
+    return {
+        "system": config.system,
+        "parameters": parameters(config, state.params),
+        "gflop_per_window": {part: round(flop / 1e9, 4) for part, flop in config.flops().items()},
+        "run": {
+            "steps": config.train.steps,
+            "batch_size": config.train.batch_size,
+            "windows": config.train.steps * config.train.batch_size,
+            "exaflop": float(f"{config.flops()['train'] * config.train.steps * config.train.batch_size / 1e18:.4g}"),
+        },
+        "memory_gib_per_device": memory(config, state, mesh),
+        "shapes": shapes(config),
+    }
+
+
+def stored(config: Any, state: State, mesh: Any) -> dict[str, Any]:
+    """What is known of any system: its parameters by their first name, and what a device stores of its state."""
+    count = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in state.params.items()}
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen))
+    parts = {
+        "parameters": local_bytes(state.params, mesh),
+        "frozen": local_bytes(state.frozen, mesh),
+        "optimiser": local_bytes(state.opt, mesh),
+        "average": local_bytes(state.ema, mesh),
+        "gradients": local_bytes(state.params, mesh),
+    }
+    train = config.train
+    return {
+        "system": config.system,
+        "parameters": {"parts": count, "trained": sum(count.values()), "frozen": frozen},
+        "run": {
+            "steps": train.steps,
+            "batch_size": train.batch_size,
+            "examples": train.steps * train.batch_size,
+        },
+        "memory_gib_per_device": {name: float(f"{size / 2**30:.4g}") for name, size in parts.items()}
+        | {"total": float(f"{sum(parts.values()) / 2**30:.4g}"), "devices": int(mesh.size)},
+    }
+
+
+def abstract_mesh(config: Any, devices: int | None) -> Any:
+    """The config's mesh over so many devices that need not be there."""
+    asked = config.train.mesh.asked
+    count = devices if devices is not None else int(np.prod([size for size in asked if size != -1]))
+    return AbstractMesh(meshes.sizes(config.train.mesh, count), meshes.AXES)
+
+
+def parameters(config: MaskedPretrainingConfig, params: PyTree) -> dict[str, Any]:
+    """Counts by part. `encoder` and `whole` include the fixed positions, as the published counts do."""
+    parts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
+    rows = config.patches + 1
+    fixed = 0 if "pos_embed" in params else rows * config.model.dim
+    decoder_fixed = rows * config.model.decoder_dim if config.model.decoder_depth else 0
+    return {
+        "parts": parts,
+        "fixed_positions": {"encoder": fixed, "decoder": decoder_fixed},
+        "encoder": sum(parts.get(name, 0) for name in ENCODER) + fixed,
+        "whole": sum(parts.values()) + fixed + decoder_fixed,
+        "trained": sum(parts.values()),
+    }
+
+
+def memory(config: MaskedPretrainingConfig, state: State, mesh: Any) -> dict[str, float]:
+    """GiB of one device: what is stored, and an estimate of what the backward pass keeps of its micro-batch.
+
+    `activations` are the residuals of the loss's vjp, by shape, after the config's rematerialisation. A compiler that
+    fuses keeps fewer, and needs room to compute in: TPU's took 1.1 to 1.3 times the sum of it all (docs/scaling.md).
+    Gradients are counted once in float32.
+    """
+    rows = config.train.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]) // (config.train.microbatches or 1)
+    parts = {
+        "parameters": local_bytes(state.params, mesh),
+        "optimiser": local_bytes(state.opt, mesh),
+        "average": local_bytes(state.ema, mesh),
+        "gradients": local_bytes(state.params, mesh),
+        "activations": activation_bytes(config, state.params) * rows,
+    }
+    gib = {name: float(f"{size / 2**30:.4g}") for name, size in parts.items()}
+    total = float(f"{sum(parts.values()) / 2**30:.4g}")
+    return gib | {"total": total, "windows_per_device": rows, "devices": int(mesh.size)}
+
+
+def local_bytes(tree: PyTree, mesh: Any) -> float:
+    """Bytes of one device's pieces under the sharding rules that training uses."""
+    total = 0.0
+    for name, leaf in named_leaves(tree).items():
+        axes = [axis for entry in sharding.spec_of(name, leaf, mesh) if entry for axis in np.atleast_1d(entry)]
+        pieces = int(np.prod([mesh.shape[axis] for axis in axes]))
+        total += leaf.size * leaf.dtype.itemsize / pieces
+    return total
+
+
+def activation_bytes(config: MaskedPretrainingConfig, params: PyTree) -> float:
+    """Bytes per window that the backward pass needs: residuals of two windows less those of one."""
+
+    def kept(windows: int) -> int:
+        batch = batch_shapes(config, windows)
+
+        def residuals(params: PyTree, batch: dict[str, jax.Array]) -> Any:
+            return jax.vjp(lambda p: masked_loss(config, p, batch, config.seed)[0], params)[1]
+
+        leaves = jax.tree.leaves(jax.eval_shape(residuals, params, batch))
+        return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+    return kept(2) - kept(1)
+
+
+def batch_shapes(config: MaskedPretrainingConfig, windows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays that the loss reads, for so many windows."""
+    example = MaskedPretraining(config).example()
+    return {name: jax.ShapeDtypeStruct((windows, *one.shape), one.dtype) for name, one in example.items()}
+
+
+def shapes(config: MaskedPretrainingConfig) -> dict[str, Any]:
+    """Shapes without the batch axis, by name."""
+    model = config.model
+    return {
+        "signal": [model.channels, config.data.samples],
+        "sfreq": config.data.sfreq,
+        "seconds": config.data.samples / config.data.sfreq,
+        "patch": [model.patch, model.channels],
+        "tokens": config.patches,
+        "encoder_tokens": 1 + config.mask.visible_slots(config.patches),
+        "features": [config.patches, model.dim],
+        "prediction": [config.patches, model.patch * model.channels],
+    }

@@ -1,0 +1,228 @@
+"""What is planned: a step of a config's training, or a batch of images that its model makes."""
+
+import abc
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dreamjax.diffusion import sampling
+from dreamjax.errors import UserError
+from dreamjax.generation import batches
+from dreamjax.models import flops
+from dreamjax.parallel import sharding
+from dreamjax.parallel.mesh import AXES, MeshConfig
+from dreamjax.pods import ahead, layout
+from dreamjax.pods.collectives import Collective
+from dreamjax.pods.inspect import activation_bytes, local_bytes
+from dreamjax.pods.topologies import Pod
+from dreamjax.runs.latent_diffusion import LatentDiffusion
+from dreamjax.systems import registry
+from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.training.task import State
+
+PARTS = ("params", "opt", "ema", "frozen", "extra")
+
+
+@dataclass(frozen=True)
+class Job(abc.ABC):
+    """A device's examples come in multiples of `unit`; the program `runs` so often, 0 where that is open."""
+
+    config: Any
+
+    what: ClassVar[str]
+
+    @functools.cached_property
+    def task(self) -> Any:
+        return registry.build(self.config)
+
+    @property
+    def system(self) -> str:
+        return self.config.system
+
+    @property
+    def mesh(self) -> MeshConfig:
+        return self.config.train.mesh
+
+    @property
+    def unit(self) -> int:
+        return 1
+
+    @property
+    def runs(self) -> int:
+        return 0
+
+    @property
+    @abc.abstractmethod
+    def examples(self) -> int:
+        """Of one run of the program, on all devices."""
+
+    @property
+    @abc.abstractmethod
+    def flop(self) -> float | None:
+        """Of an example; None where it is not counted by hand."""
+
+    @abc.abstractmethod
+    def with_examples(self, count: int) -> "Job":
+        """The same of so many examples."""
+
+    @abc.abstractmethod
+    def trace(self, mesh: Any) -> Any:
+        """The program on the devices of a mesh, which need not be here."""
+
+    @abc.abstractmethod
+    def stored(self, mesh: Any) -> dict[str, float]:
+        """Bytes of a device by part."""
+
+    @abc.abstractmethod
+    def passing(self, mesh: Any) -> dict[str, float | None]:
+        """Bytes that are there for a while, as far as they can be counted; None where they cannot."""
+
+    @abc.abstractmethod
+    def moved(self, mesh: Any, pod: Pod) -> list[Collective]:
+        """What the layout makes cross chips."""
+
+    @abc.abstractmethod
+    def unsharded(self, mesh: Any) -> float:
+        """The share of the larger arrays' bytes that every device of an fsdp mesh has whole."""
+
+
+@dataclass(frozen=True)
+class TrainingStep(Job):
+    """A step of a config's own training."""
+
+    what = "a step"
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.task, "example"):
+            raise UserError(
+                f"a plan of {self.config.system} cannot be made: what a step of it reads is not known in advance"
+            )
+
+    @functools.cached_property
+    def state(self) -> State:
+        return jax.eval_shape(self.task.init, jax.random.key(0))
+
+    @property
+    def examples(self) -> int:
+        return self.config.train.batch_size
+
+    @property
+    def unit(self) -> int:
+        return self.config.train.microbatches or 1
+
+    @property
+    def runs(self) -> int:
+        return self.config.train.steps
+
+    @property
+    def flop(self) -> float | None:
+        count = getattr(self.task, "flops_per_example", None)
+        return count() if count else None
+
+    def with_examples(self, count: int) -> "TrainingStep":
+        train = dataclasses.replace(self.config.train, batch_size=count)
+        return TrainingStep(dataclasses.replace(self.config, train=train))
+
+    def trace(self, mesh: Any) -> Any:
+        return ahead.trace_step(self.task, mesh, self.examples, self.task.example())
+
+    def stored(self, mesh: Any) -> dict[str, float]:
+        held = {name: getattr(self.state, name) for name in PARTS}
+        return {name: local_bytes(tree, mesh) for name, tree in held.items() if jax.tree.leaves(tree)}
+
+    def passing(self, mesh: Any) -> dict[str, float | None]:
+        sharding.check_batch(self.examples, mesh, self.unit)
+        found: dict[str, float | None] = {"gradients": local_bytes(self.state.params, mesh), "activations": None}
+        if isinstance(self.config, MaskedPretrainingConfig):
+            rows = self.examples // (mesh.shape["data"] * mesh.shape["fsdp"]) // self.unit
+            found["activations"] = activation_bytes(self.config, self.state.params) * rows
+        return found
+
+    def moved(self, mesh: Any, pod: Pod) -> list[Collective]:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        return layout.of_training(count, mesh, pod)
+
+    def unsharded(self, mesh: Any) -> float:
+        if mesh.shape["fsdp"] == 1:
+            return 0.0
+        rules = getattr(self.task, "sharding_rules", ())
+        return sharding.unsharded_share(self.state, sharding.shardings(self.state, mesh, rules))[0]
+
+
+@dataclass(frozen=True)
+class Images(Job):
+    """A batch of images from contexts: every step of the sampler, then the autoencoder. In bfloat16.
+
+    Of a run's own conditioner, which is small beside it, nothing is in the program.
+    """
+
+    how: batches.Sampling
+    examples: int = batches.AT_ONCE
+    what = "a batch of images"
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.task, "parts"):
+            raise UserError(f"{self.config.system} makes no images; leave out --images")
+
+    @functools.cached_property
+    def context(self) -> tuple[int, int]:
+        """(S, D) of what an image is made from."""
+        found = getattr(self.task, "context_shape", None)
+        return found or self.task.example()["context"].shape
+
+    @property
+    def flop(self) -> float | None:
+        """Of the U-Net alone."""
+        model = self._model(AbstractMesh((1, 1, 1), AXES))
+        each = flops.unet(model.unet.arguments, *model.latent_size(self.how.height, self.how.width), self.context[0])
+        return self._plan(model).calls * (2 if self.how.guided else 1) * each
+
+    def with_examples(self, count: int) -> "Images":
+        return dataclasses.replace(self, examples=count)
+
+    def _model(self, mesh: Any) -> LatentDiffusion:
+        return LatentDiffusion.open(self.task.parts, mesh, dtype=jnp.bfloat16, text=False, weights=False)
+
+    def _plan(self, model: LatentDiffusion) -> sampling.Plan:
+        how = self.how
+        return sampling.plan(how.sampler, model.schedule, how.steps, eta=how.eta, karras=how.karras)
+
+    def trace(self, mesh: Any) -> Any:
+        sharding.check_batch(self.examples, mesh)
+        model, rows = self._model(mesh), sharding.batch_sharding(mesh)
+        batch = {"index": jax.ShapeDtypeStruct((self.examples,), jnp.uint32, sharding=rows)}
+        batch["context"] = jax.ShapeDtypeStruct((self.examples, *self.context), jnp.float32, sharding=rows)
+        given: dict[str, Any] = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in ("scale", "rescale")}
+        given["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
+        if self.how.guided:
+            whole = NamedSharding(mesh, P())
+            given["unconditional"] = {"context": jax.ShapeDtypeStruct((1, *self.context), jnp.float32, sharding=whole)}
+        params = {"unet": model.unet.params, "vae": model.vae.params}
+        size = model.latent_size(self.how.height, self.how.width)
+        with jax.set_mesh(mesh):
+            return model.program.trace(params, self._plan(model), batch, given, size=size, rescales=False)
+
+    def stored(self, mesh: Any) -> dict[str, float]:
+        model = self._model(mesh)
+        return {"params": local_bytes({"unet": model.unet.params, "vae": model.vae.params}, mesh)}
+
+    def passing(self, mesh: Any) -> dict[str, float | None]:
+        sharding.check_batch(self.examples, mesh)
+        return {"activations": None}
+
+    def moved(self, mesh: Any, pod: Pod) -> list[Collective]:
+        model = self._model(mesh)
+        count = sum(leaf.size for leaf in jax.tree.leaves(model.unet.params))
+        return layout.gathered(count, mesh, pod, self._plan(model).calls)
+
+    def unsharded(self, mesh: Any) -> float:
+        if mesh.shape["fsdp"] == 1:
+            return 0.0
+        params = self._model(mesh).unet.params
+        return sharding.unsharded_share(params, sharding.shardings(params, mesh))[0]

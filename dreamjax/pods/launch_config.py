@@ -1,0 +1,131 @@
+"""What is launched, wherever that is: the one description from which every script is rendered."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dreamjax.errors import UserError
+from dreamjax.parallel import variables
+from dreamjax.pods import topologies
+from dreamjax.pods.chips import Chip
+from dreamjax.pods.topologies import Pod
+
+NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"  # what Kubernetes, SLURM and Cloud TPU all take
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+CPU = Chip(name="cpu", flops=0, usable=0, bandwidth=0, link=0, axes=1, network=0, node=1)
+OWN = {variables.COORDINATOR, variables.COUNT, variables.INDEX, variables.LOCAL_DEVICES}
+PLACES = (
+    *("--workdir", "--out", "--config.data.path", "--config.data.folder", "--config.train.compile_cache"),
+    *("--config.base.data.path", "--config.base.train.compile_cache", "--config.pretrain.data.path"),
+    *("--config.base.target.folder", "--config.score.classifier"),
+)
+VERBS = ("train", "generate")  # which run as several processes
+IN_PARTS = "sweep"  # which runs as several jobs that know nothing of one another
+
+
+def place(name: str, slices: int = 1) -> Pod:
+    """A pod as `pods.topologies` has it, or `cpu-4`: so many hosts without accelerators. Raises UserError."""
+    if found := re.fullmatch(r"cpu-([1-9]\d*)", name.strip().lower()):
+        return Pod(CPU, (1,), int(found[1]) * slices)
+    return topologies.pod(name, slices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """`arguments` are those of `dreamjax`; `setup` is a line of shell that each host runs before (a venv, a module).
+
+    `restarts`: how often a run that ended with exit code 75 (a SIGTERM, a lost process) is started again. `grace_s`:
+    seconds between a SIGTERM and the end, in which the run saves. `parts`: of a sweep, each a job on a pod of its own.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    pod: Pod
+    setup: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    restarts: int = 100
+    grace_s: int = 120
+    parts: int | None = None
+    part: int | None = None  # this one of them, where that is known
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(NAME, self.name):
+            raise UserError(
+                f"--name is {self.name!r}, but it has at most 40 lower-case letters, digits and hyphens, begins with a "
+                "letter and does not end with a hyphen"
+            )
+        check_command(self.arguments, sweeps=True)
+        self._check_parts()
+        if bad := [name for name in self.environment if not re.fullmatch(VARIABLE, name)]:
+            raise UserError(f"--env {bad[0]}=… names no variable of the environment; write NAME=VALUE")
+        if own := sorted(OWN & set(self.environment)):
+            raise UserError(f"--env {own[0]}=… is what the launcher itself sets; leave it out")
+        refuse_lines(**{"--setup": self.setup, "the command": "".join(self.arguments)} | dict(self.environment))
+
+    def _check_parts(self) -> None:
+        if (self.arguments[0] == IN_PARTS) != (self.parts is not None):
+            raise UserError("a sweep is launched in parts, and nothing else is: give --parts with -- sweep alone")
+        if self.parts is None:
+            return
+        if (hosts := self.pod.hosts * self.pod.slices) > 1:
+            raise UserError(
+                f"--topology {self.pod.name} has {hosts} hosts, but a part of a sweep is one process: name a pod of "
+                "one host, such as v5e-8, h100-8 or cpu-1"
+            )
+        if own := sorted({"--part", "--processes", "--dry-run"} & set(self.options())):
+            raise UserError(f"{own[0]} after -- sweep is for one machine; leave it out, --parts N makes the jobs")
+
+    @property
+    def command(self) -> str:
+        """What every host runs, quoted for a shell."""
+        part = [] if self.part is None else [f"--part={self.part}/{self.parts}"]
+        return shlex.join(["dreamjax", "launch", "host", f"--grace={self.grace_s}", "--", *self.arguments, *part])
+
+    @property
+    def exports(self) -> list[str]:
+        return [f"export {name}={shlex.quote(value)}" for name, value in sorted(self.environment.items())]
+
+    def options(self) -> dict[str, str]:
+        """Long options of the command → values, as they are spelt there."""
+        found = {}
+        for place, word in enumerate(self.arguments):
+            option, equals, value = word.partition("=")
+            if option.startswith("--"):
+                found[option] = value if equals else next(iter(self.arguments[place + 1 :]), "")
+        return found
+
+    def check_paths_are_everywhere(self) -> None:
+        """Raises UserError for what would be read from, or written to, each host's own disk."""
+        for option, value in self.options().items():
+            local = "://" not in value or value.startswith("file:")
+            if option in PLACES and local and not (option.endswith("compile_cache") and value in ("", "auto")):
+                raise UserError(
+                    f"{option} {value} would lie on every host's own disk, as these share none; give an object "
+                    "store's path (gs://BUCKET/…)"
+                )
+
+    def check_config_is_brought(self) -> None:
+        """Raises UserError for a config file of this machine that nothing brings to the hosts."""
+        config = self.options().get("--config", "")
+        if config and not self.setup:
+            raise UserError(
+                f"--config {config} is a file that the hosts do not have yet; let --setup bring it, as in --setup "
+                "'gsutil -m cp -r gs://BUCKET/code . && cd code'"
+            )
+
+
+def check_command(arguments: Sequence[str], sweeps: bool = False) -> None:
+    """Raises UserError for a command that is none, or that does not run as several processes (`sweeps`: or jobs)."""
+    if not arguments:
+        raise UserError("nothing to launch: give the command after --, as in -- train --config … --workdir …")
+    known = (*VERBS, IN_PARTS) if sweeps else VERBS
+    if arguments[0] not in known:
+        raise UserError(f"after -- stands {arguments[0]!r}, but it is one of {', '.join(known[:-1])} and {known[-1]}")
+
+
+def refuse_lines(**values: str) -> None:
+    """Raises UserError for a value of more than one line, which would end what it is written into."""
+    for name, value in values.items():
+        if "\n" in value or "\r" in value:
+            raise UserError(f"{name} has more than one line; give it one")

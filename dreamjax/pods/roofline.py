@@ -1,0 +1,180 @@
+"""How long a step may take: what it computes and moves, over the rates at which a chip does either.
+
+Two ends of a range. *All overlapped*: what crosses chips hides behind the instructions, which run one after another, or
+these behind that; the matrix units, the memory, the torus and the network are busy all the time where they are slowest.
+*Nothing overlapped*: every instruction, one after another, and then every collective. How long instructions take is the
+compiler's own estimate.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dreamjax.parallel import torus
+from dreamjax.pods.collectives import SLICES, Collective
+from dreamjax.pods.hlo import Computation, Instruction, Program
+from dreamjax.pods.topologies import Pod
+
+HOP = 1e-6  # s: from a chip to its neighbour, before the first byte
+FREE = ("get-tuple-element", "tuple", "bitcast", "parameter", "constant", "while", "conditional", "call", "after-all")
+BROUGHT = {"copy-start": 0, "slice-start": 1}  # between memories: which of the results is the copy
+ALLOCATES = 'custom_call_target="AllocateBuffer"'
+READS_A_PIECE, WRITES_A_PIECE = ("dynamic-slice", "slice", "gather"), "dynamic-update-slice"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a step. `links`: by axes of the mesh.
+
+    `computing`: of its instructions, as the compiler estimates them; None without it. `hurried`: the compiler was told
+    to spend little effort, so that what would run is faster than this.
+    """
+
+    matrix: float
+    memory: float
+    links: Mapping[str, float]
+    network: float
+    computing: float | None
+    hurried: bool = False
+
+    @property
+    def crossing(self) -> float:
+        """All that crosses chips, one after another."""
+        return sum(self.links.values()) + self.network
+
+    @property
+    def low(self) -> float:
+        """All overlapped."""
+        own = 0.0 if self.hurried else self.computing or 0.0
+        return max(own, self.matrix, self.memory, sum(self.links.values()), self.network)
+
+    @property
+    def high(self) -> float:
+        """Nothing overlapped."""
+        own = self.matrix + self.memory if self.computing is None else max(self.computing, self.matrix)
+        return own + self.crossing
+
+    def told(self) -> dict[str, Any]:
+        """JSON-able, with what follows."""
+        return dataclasses.asdict(self) | {"crossing": self.crossing, "low": self.low, "high": self.high}
+
+
+def times(
+    pod: Pod,
+    flops: float,
+    traffic: float,
+    collectives: Iterable[Collective],
+    places: Sequence[Sequence[int]],
+    cycles: float,
+    *,
+    hurried: bool = False,
+) -> Times:
+    """Of a step with so many FLOP, bytes through memory and cycles a device.
+
+    `places`: the coordinates of each device of the mesh in its torus, in the order that the mesh numbers them.
+    """
+    links: dict[str, float] = {}
+    network = 0.0
+    for one in collectives:
+        if SLICES in one.axes:
+            network += one.received / pod.chip.network * pod.chip.cores
+        else:
+            where = " x ".join(one.axes)
+            links[where] = links.get(where, 0.0) + seconds(one, pod, places)
+    chip = pod.chip
+    return Times(
+        matrix=flops / (chip.flops / chip.cores),
+        memory=traffic / (chip.bandwidth / chip.cores),
+        links=links,
+        network=network,
+        computing=cycles / chip.clock if cycles and chip.clock else None,
+        hurried=hurried,
+    )
+
+
+def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float:
+    """Of one collective, over the torus axes that its group spans, which share their links with the groups between.
+
+    All groups are at it at once, those of a chip's other cores too.
+    """
+    spans = np.array([places[member] for member in one.members])
+    along = [np.unique(axis) for axis in spans.T][: len(pod.shape)]
+    spread = [len(where) for where in along]
+    strides = [int(np.diff(where).min()) if len(where) > 1 else 1 for where in along]
+    rings = [pod.closed(axis) for axis in range(len(pod.shape))]
+    width = torus.width(spread, strides, pod.shape, rings) if pod.is_tpu else float(any(size > 1 for size in spread))
+    if not width:  # the two cores of a chip
+        return 0.0
+    hops = sum(size // 2 * stride for size, stride in zip(spread, strides, strict=True))
+    own = len(one.members) // len(set(map(tuple, spans.tolist())))  # cores of a chip that are in the group
+    return one.received * pod.chip.cores / own / (width * pod.chip.link) + one.times * hops * HOP
+
+
+def cycles(program: Program) -> float:
+    """What the compiler estimates for a step's instructions on one core, in cycles; 0 where it writes none."""
+    return sum((one.number("estimated_cycles") or 0) * often for _, one, often in program.executed(fused=False))
+
+
+def traffic(program: Program) -> float:
+    """Bytes that a step reads from and writes to a device's memory.
+
+    Every instruction reads its operands and writes its results, but for those that lie in fast memory; of an array that
+    a fusion only takes a slice of, or only writes a slice to, the slice counts.
+    """
+    total = 0.0
+    for computation, one, often in program.executed(fused=False):
+        if one.opcode in FREE or one.opcode.endswith("-done") or ALLOCATES in one.rest:
+            continue
+        total += often * (_read(program, computation, one) + _written(program, computation, one))
+    return total
+
+
+def _read(program: Program, computation: Computation, one: Instruction) -> float:
+    inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
+    if one.opcode in BROUGHT:
+        given = computation.operands(one)[0].results
+        return 0.0 if given[0].fast else one.results[BROUGHT[one.opcode]].bytes
+    total = 0.0
+    for number, operand in enumerate(computation.operands(one)):
+        whole = sum(shape.bytes for shape in operand.results if not shape.fast)
+        piece = _piece(inner, number) if inner else _own_piece(one, number)
+        total += whole if piece is None else min(whole, piece)
+    return total
+
+
+def _own_piece(one: Instruction, number: int) -> float | None:
+    """Of an operand of an instruction that is no fusion: what it reads of it; None for all."""
+    if one.opcode in READS_A_PIECE and number == 0:
+        return one.bytes
+    return 0.0 if one.opcode == WRITES_A_PIECE and number == 0 else None
+
+
+def _piece(inner: Computation, number: int) -> float | None:
+    """What a fusion reads of its operand where it only takes slices of it, or writes a slice into it; None for all."""
+    name = next(
+        (i.name for i in inner.instructions.values() if i.opcode == "parameter" and i.rest == str(number)), None
+    )
+    users = [i for i in inner.instructions.values() if name in i.operands]
+    pieces = [_own_piece(user, user.operands.index(name)) for user in users]  # type: ignore[arg-type]
+    return sum(p for p in pieces if p is not None) if users and None not in pieces else None
+
+
+def _written(program: Program, computation: Computation, one: Instruction) -> float:
+    inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
+    if one.opcode in BROUGHT:
+        brought = one.results[BROUGHT[one.opcode]]
+        return 0.0 if brought.fast else brought.bytes
+    if inner is None:
+        if one.opcode == WRITES_A_PIECE:  # as much as was read of its update
+            return sum(shape.bytes for operand in computation.operands(one)[1:2] for shape in operand.results)
+        return sum(shape.bytes for shape in one.results if not shape.fast)
+    root = inner.instructions[inner.root]
+    made = inner.operands(root) if root.opcode == "tuple" else [root]
+    total = 0.0
+    for shape, part in zip(one.results, made, strict=False):
+        update = inner.operands(part)[1].bytes if part.opcode == WRITES_A_PIECE else shape.bytes
+        total += 0.0 if shape.fast else update
+    return total

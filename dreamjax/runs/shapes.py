@@ -1,0 +1,222 @@
+"""Latent diffusion by name: the config.json of every part, in the fields of diffusers and transformers.
+
+    parts = architectures.get("shapes")
+    network = networks.of(parts["unet"], "shapes")
+    arguments = network.arguments(parts["unet"], "shapes")
+
+`sd15` and `sd21` are the published files of Stable Diffusion (Rombach et al. 2022, arXiv 2112.10752), without what
+changes nothing in what is computed. `shapes` and `tiny` are the same classes with small numbers: images of
+32 x 32 pixels → latents of 8 x 8 x 4 for the demo, 16 x 16 → 8 x 8 x 4 for tests.
+"""
+
+import copy
+from typing import Any
+
+from dreamjax.errors import UserError, nearest
+
+Parts = dict[str, dict[str, Any]]
+UNET, VAE, TEXT, VISION, SCHEDULER = "unet", "vae", "text_encoder", "image_encoder", "scheduler"
+
+
+def get(name: str) -> Parts:
+    """Part → its config.json: unet, vae, text_encoder, scheduler, and image_encoder where there is one; a fresh copy.
+
+    `image_encoder` is the CLIP vision model that shares its space with the text encoder: what a brain encoder is
+    aligned with. `vae`'s scaling_factor is 1 where it is measured after training. Raises UserError for another name.
+    """
+    if name not in ARCHITECTURES:
+        guess = nearest(name, list(ARCHITECTURES))
+        raise UserError(f"there is no architecture {name}; did you mean {guess or ', '.join(ARCHITECTURES)}?")
+    return copy.deepcopy(ARCHITECTURES[name])
+
+
+# -------------------------------------------------------------------------------------------------------- by the field
+def _unet(widths: list[int], attends: list[bool], **rest: Any) -> dict[str, Any]:
+    """`attends`: whether each level, the finest first, looks at the text."""
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": widths,
+        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "act_fn": "silu",
+        "norm_eps": 1e-5,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1,
+        "center_input_sample": False,
+        **rest,
+    }
+
+
+def _vae(widths: list[int], **rest: Any) -> dict[str, Any]:
+    return {
+        "_class_name": "AutoencoderKL",
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": widths,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "act_fn": "silu",
+        **rest,
+    }
+
+
+def _text(width: int, layers: int, heads: int, **rest: Any) -> dict[str, Any]:
+    return {
+        "model_type": "clip_text_model",
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "layer_norm_eps": 1e-5,
+        "attention_dropout": 0.0,
+        **rest,
+    }
+
+
+def _small_text(width: int, layers: int, heads: int, positions: int, vocabulary: int) -> dict[str, Any]:
+    """With a projection, and CLIP's order of tokens: the begin and the end of a text are the last two of them."""
+    ends = {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
+    sizes = {"vocab_size": vocabulary, "max_position_embeddings": positions, "projection_dim": width}
+    named = {"architectures": ["CLIPTextModelWithProjection"], "hidden_act": "quick_gelu"}
+    return _text(width, layers, heads, **sizes, **ends, **named)
+
+
+def _vision(width: int, layers: int, heads: int, image: int, patch: int, projection: int) -> dict[str, Any]:
+    return {
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_channels": 3,
+        "image_size": image,
+        "patch_size": patch,
+        "projection_dim": projection,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "attention_dropout": 0.0,
+    }
+
+
+def _scheduler(kind: str = "PNDMScheduler", **rest: Any) -> dict[str, Any]:
+    return {
+        "_class_name": kind,
+        "num_train_timesteps": 1000,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "prediction_type": "epsilon",
+        "skip_prk_steps": True,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "clip_sample": False,
+        **rest,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- by name
+_SD_UNET: dict[str, Any] = {"layers_per_block": 2, "norm_num_groups": 32}
+_SD_VAE: dict[str, Any] = {"layers_per_block": 2, "norm_num_groups": 32, "scaling_factor": 0.18215}
+
+ARCHITECTURES: dict[str, Parts] = {
+    "tiny": {
+        UNET: _unet(
+            [8, 16],
+            [True, False],
+            layers_per_block=1,
+            norm_num_groups=4,
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            sample_size=8,
+        ),
+        VAE: _vae([8, 8], layers_per_block=1, norm_num_groups=4, scaling_factor=1.0, sample_size=16),
+        TEXT: _small_text(16, 1, 2, positions=12, vocabulary=560),
+        VISION: _vision(16, 1, 2, image=16, patch=8, projection=16),
+        SCHEDULER: _scheduler(),
+    },
+    # attention at 4 x 4 alone: with it at 8 x 8 too, and half as wide there, a step takes 1.5 times as long
+    "shapes": {
+        UNET: _unet(
+            [32, 64],
+            [False, True],
+            layers_per_block=1,
+            norm_num_groups=8,
+            cross_attention_dim=64,
+            attention_head_dim=2,
+            sample_size=8,
+        ),
+        VAE: _vae(
+            [16, 16, 32],
+            layers_per_block=1,
+            norm_num_groups=8,
+            mid_block_add_attention=False,
+            scaling_factor=1.0,
+            sample_size=32,
+        ),
+        TEXT: _small_text(64, 2, 4, positions=16, vocabulary=768),
+        VISION: _vision(64, 2, 4, image=32, patch=8, projection=64),
+        SCHEDULER: _scheduler(prediction_type="v_prediction"),
+    },
+    # stable-diffusion-v1-5; its text encoder is that of CLIP ViT-L/14, whose vision half DreamDiffusion aligns with
+    "sd15": {
+        UNET: _unet(
+            [320, 640, 1280, 1280],
+            [True, True, True, False],
+            cross_attention_dim=768,
+            attention_head_dim=8,
+            sample_size=64,
+            **_SD_UNET,
+        ),
+        VAE: _vae([128, 256, 512, 512], sample_size=512, **_SD_VAE),
+        TEXT: _text(
+            768,
+            12,
+            12,
+            vocab_size=49408,
+            max_position_embeddings=77,
+            projection_dim=768,
+            bos_token_id=49406,
+            eos_token_id=49407,
+            pad_token_id=49407,
+            hidden_act="quick_gelu",
+            architectures=["CLIPTextModel"],
+        ),
+        VISION: _vision(1024, 24, 16, image=224, patch=14, projection=768),
+        SCHEDULER: _scheduler(),
+    },
+    # stable-diffusion-2-1: v-prediction at 768 pixels; OpenCLIP ViT-H's text model without its last block
+    "sd21": {
+        UNET: _unet(
+            [320, 640, 1280, 1280],
+            [True, True, True, False],
+            cross_attention_dim=1024,
+            attention_head_dim=[5, 10, 20, 20],
+            use_linear_projection=True,
+            upcast_attention=True,
+            sample_size=96,
+            **_SD_UNET,
+        ),
+        VAE: _vae([128, 256, 512, 512], sample_size=768, **_SD_VAE),
+        TEXT: _text(
+            1024,
+            23,
+            16,
+            vocab_size=49408,
+            max_position_embeddings=77,
+            projection_dim=512,
+            bos_token_id=0,
+            eos_token_id=2,
+            pad_token_id=1,
+            hidden_act="gelu",
+            architectures=["CLIPTextModel"],
+        ),
+        SCHEDULER: _scheduler("DDIMScheduler", prediction_type="v_prediction"),
+    },
+}

@@ -1,0 +1,234 @@
+"""From stored records to the rows of a batch: crop, hide, reference, map, scale. NumPy on the host, many rows at once.
+
+Rows that share channels, length and reference are worked on together; every random choice is keyed by the global
+example index (see `keyed`), so a row does not depend on which others are beside it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dreamjax.errors import UserError
+from dreamjax.signals.datasets import mapping, rng, signal_scaling
+from dreamjax.signals.datasets.record_view import Stored
+
+if TYPE_CHECKING:
+    from dreamjax.signals.datasets.pipeline import DataConfig
+
+
+@dataclass(frozen=True)
+class Target:
+    """The channels that the model sees: names, and directions from the head's centre. Empty names: `tile`."""
+
+    names: tuple[str, ...]
+    directions: np.ndarray
+
+
+def assemble(
+    config: "DataConfig", target: Target, stored: Sequence[Stored], index: np.ndarray, *, seed: int, training: bool
+) -> dict[str, np.ndarray]:
+    """Rows of a batch from its records. `index`: global example index of each, uint64."""
+    groups: dict[tuple, list[int]] = {}
+    for row, record in enumerate(stored):
+        names = _names(record.names)
+        xyz = (
+            record.xyz if mapping.positions_matter(names) else b""
+        )  # else every digitised head were a group of its own
+        key = (names, xyz, record.channel_ok, record.counts.shape[1], record.average)
+        groups.setdefault(key, []).append(row)
+    if len(groups) == 1:
+        return _group(config, target, stored, index, seed, training)
+    out: dict[str, np.ndarray] = {}
+    for rows in groups.values():
+        for name, values in _group(config, target, [stored[r] for r in rows], index[rows], seed, training).items():
+            out.setdefault(name, np.empty((len(stored), *values.shape[1:]), values.dtype))[rows] = values
+    return out
+
+
+@lru_cache(maxsize=256)
+def _names(stored: tuple[bytes, ...]) -> tuple[str, ...]:
+    return tuple(name.decode() for name in stored)
+
+
+def _group(
+    config: "DataConfig", target: Target, stored: Sequence[Stored], index: np.ndarray, seed: int, training: bool
+) -> dict[str, np.ndarray]:
+    """Rows that share channels, length and reference."""
+    names = _names(stored[0].names)
+    xyz = np.frombuffer(stored[0].xyz, np.float32).reshape(-1, 3)
+    ok = np.frombuffer(stored[0].channel_ok, bool)
+    recording_gain = signal_scaling.recording_gain(np.array([r.scale for r in stored]), config.scaling, config.divide)
+    scaled, valid = _crop(config, stored, 1 / recording_gain, index, seed, training)
+    block = _block(config, len(names), index, seed, training)
+    if config.mapping == "interpolate":
+        chart = mapping.channel_map(names, xyz, target.names, target.directions)
+
+    def mapped(signal: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if config.mapping == "tile":
+            return tile(signal, config.tile_channels, block), tile(usable, config.tile_channels, block)
+        return interpolate(signal, chart, usable)
+
+    usable = np.broadcast_to(ok, (len(stored), len(ok)))
+    out: dict[str, np.ndarray] = {}
+    if config.mask_channels:
+        scaled, hidden = hide_channels(scaled, ok, stored[0].average, config.mask_channels, index, seed)
+        out["target"], real = mapped(scaled, usable)
+        out["signal"] = mapped(np.where(hidden[:, :, None], 0, scaled), usable & ~hidden)[0]
+        out["channel_mask"] = _hidden_in_target(config, target, names, hidden, block).astype(np.float32)
+    else:
+        out["signal"], real = mapped(scaled, usable)
+
+    shape = out["signal"].shape[:2]
+    gain, offset = np.repeat(recording_gain[:, None], shape[1], axis=1), np.zeros(shape, np.float32)
+    if config.scaling == "zscore":  # of what is visible: the statistics of a hidden channel would tell of it
+        gain, offset = signal_scaling.window_statistics(out["signal"], valid)
+    for name in ("signal", "target"):
+        if name in out and config.scaling == "zscore":
+            out[name] -= offset[:, :, None]
+            out[name] /= gain[:, :, None]
+        if name in out and config.clip:
+            np.clip(out[name], -config.clip, config.clip, out=out[name])
+    out |= {"gain": gain, "offset": offset, "channel_ok": real.astype(np.float32)}
+    if training:
+        _augment(config, out, valid, index, seed)
+    valid &= np.any(out["signal"], axis=(1, 2), keepdims=True)[:, :, 0]  # no electrode could be placed: as padding
+    if not valid.all():
+        for name in ("signal", "target"):
+            if name in out:
+                out[name] *= valid[:, None, :]
+    out["valid"] = valid.astype(np.float32)
+    return out
+
+
+def _crop(
+    config: "DataConfig", stored: Sequence[Stored], factor: np.ndarray, index: np.ndarray, seed: int, training: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(µV · factor, valid) of `samples`: longer windows cropped (in training anywhere), shorter ones padded."""
+    channels, time = stored[0].counts.shape
+    length = min(time, config.samples)
+    draw = rng.uniform(seed, "crop", index, 1)[:, 0] if training else np.full(len(stored), 0.5)
+    signal = np.empty((len(stored), channels, length), np.float32)
+    valid = np.empty((len(stored), length), bool)
+    for i, record in enumerate(stored):
+        starts = record.lag or time - length + 1  # how many; with a following window, up to that one's own first
+        start = int(draw[i] * starts) if training else (time - length) // 2
+        here = min(length, time - start)
+        _copy(record, start, factor[i], signal[i, :, :here])
+        valid[i, :here] = np.frombuffer(record.valid, bool)[start : start + here]
+        if here < length and record.following is not None:
+            _copy(record.following, time - record.lag, factor[i], signal[i, :, here:])
+            valid[i, here:] = True
+    samples = config.samples
+    if length < samples and config.stretch:
+        return mapping.stretch(signal, samples), np.ones((len(stored), samples), bool)
+    if length < samples:
+        pad = samples - length
+        signal, valid = np.pad(signal, ((0, 0), (0, 0), (0, pad))), np.pad(valid, ((0, 0), (0, pad)))
+    return signal, valid
+
+
+def _copy(record: Stored, start: int, factor: np.float32, out: np.ndarray) -> None:
+    """µV · factor. Cast first, then in place while the row is in the cache: faster than int16 · float32 in one go."""
+    out[...] = record.counts[:, start : start + out.shape[1]]
+    out *= (record.step * factor)[:, None]
+    out += (record.offset * factor)[:, None]
+
+
+def hide_channels(
+    signal: np.ndarray, ok: np.ndarray, average: bool, share: float, index: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose real channels to hide, and take the reference from the others: (signal, hidden bool[batch, channels]).
+
+    An average reference holds every channel: x_hidden = -Σ x_visible gives one hidden channel away exactly. So where
+    the recording has one, all channels are referenced anew to the mean of the visible ones: the visible channels then
+    hold nothing of the hidden, and input and target agree about what zero is. At least one channel stays visible.
+    """
+    usable = np.flatnonzero(ok)
+    count = min(max(round(share * len(usable)), 1), len(usable) - 1)
+    hidden = np.zeros(signal.shape[:2], bool)
+    if count < 1:
+        return signal, hidden
+    drawn = np.argsort(rng.uniform(seed, "hidden channels", index, len(usable)), axis=1, kind="stable")[:, :count]
+    np.put_along_axis(hidden, usable[drawn], True, axis=1)
+    if average:
+        seen = (ok[None] & ~hidden).astype(np.float32)
+        seen /= seen.sum(axis=1, keepdims=True)
+        signal = signal - np.matmul(seen[:, None, :], signal)
+    return signal, hidden
+
+
+def _block(config: "DataConfig", channels: int, index: np.ndarray, seed: int, training: bool) -> np.ndarray:
+    """Where the block of `tile_channels` channels starts in each row; 0 where the recording does not have more."""
+    room = max(channels - config.tile_channels, 0)
+    if config.mapping != "tile" or not room:
+        return np.zeros(len(index), int)
+    if not training:
+        return np.full(len(index), room // 2)
+    return (rng.uniform(seed, "channel block", index, 1)[:, 0] * (room + 1)).astype(int)
+
+
+def tile(signal: np.ndarray, wanted: int, block: np.ndarray) -> np.ndarray:
+    """Repeat the channels to `wanted`, or cut each row's block of them (see `mapping.tile_rows`)."""
+    if signal.shape[1] <= wanted:
+        return np.take(signal, mapping.tile_rows(signal.shape[1], wanted), axis=1)
+    return np.stack([row[start : start + wanted] for row, start in zip(signal, block, strict=True)])
+
+
+def interpolate(signal: np.ndarray, chart: mapping.ChannelMap, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(signal of the template's channels, which of them are real electrodes), given the usable channels of each row."""
+    if (usable == usable[0]).all():
+        matrix, real = mapping.matrix_of(chart, usable[0].tobytes())
+        real = np.repeat(real[None], len(signal), 0)
+        if real.all():
+            return (signal if chart.identical else np.take(signal, chart.same, axis=1)), real
+        return np.matmul(matrix, signal), real
+    matrices, real = chart.matrices(usable)
+    return np.matmul(matrices, signal), real
+
+
+def _hidden_in_target(
+    config: "DataConfig", target: Target, names: tuple[str, ...], hidden: np.ndarray, block: np.ndarray
+) -> np.ndarray:
+    """Which target channels stand for a hidden electrode; bool[batch, target channels]."""
+    if config.mapping == "tile":
+        return tile(hidden, config.tile_channels, block)
+    return np.stack([hidden[:, names.index(n)] if n in names else np.zeros(len(hidden), bool) for n in target.names], 1)
+
+
+def _augment(config: "DataConfig", out: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray, seed: int) -> None:
+    """Amplitude, polarity, direction of time and lost channels, where the config asks for them; in place.
+
+    What changes the amplitude changes `gain` with it, so that µV = signal · gain + offset stays true.
+    """
+    signals = [out[name] for name in ("signal", "target") if name in out]
+    n, channels = signals[0].shape[:2]
+    factor = np.ones(n, np.float32)
+    if config.amplitude_jitter:
+        draw = rng.uniform(seed, "amplitude", index, 1)[:, 0]
+        factor *= np.exp(config.amplitude_jitter * (2 * draw - 1)).astype(np.float32)
+    if config.flip_polarity:
+        factor[rng.uniform(seed, "polarity", index, 1)[:, 0] < config.flip_polarity] *= -1
+    if config.amplitude_jitter or config.flip_polarity:
+        for signal in signals:
+            signal *= factor[:, None, None]
+        out["gain"] = out["gain"] / factor[:, None]
+    if config.reverse_time:
+        turned = rng.uniform(seed, "time", index, 1)[:, 0] < config.reverse_time
+        for values in (*signals, valid):
+            values[turned] = values[turned][..., ::-1]
+    if config.drop_channels:
+        lost = rng.uniform(seed, "lost channels", index, channels) < config.drop_channels
+        out["signal"][lost] = 0
+        out["channel_ok"][lost] = 0
+
+
+def check_rate(config: "DataConfig", sfreq: float, path: str) -> None:
+    """Raises UserError where a dataset's sampling rate is not the model's."""
+    if not config.stretch and abs(sfreq - config.sfreq) > 1e-3 * config.sfreq:
+        raise UserError(
+            f"{path} holds windows at {sfreq:g} Hz but data.sfreq is {config.sfreq:g}; "
+            f"prepare it at {config.sfreq:g} Hz, or set data.sfreq={sfreq:g}"
+        )

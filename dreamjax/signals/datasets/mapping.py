@@ -1,0 +1,219 @@
+"""From a recording's channels to the channels that a model sees.
+
+`interpolate`: spherical splines (Perrin, Pernier, Bertrand and Echallier, Electroenceph. clin. Neurophysiol. 72, 1989,
+184-187, equations 1-4) to a template montage. `tile`: DreamDiffusion's repetition of the montage, for its parity
+presets only. `stretch`: its linear interpolation in time.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.polynomial.legendre import legval
+
+from dreamjax.console import log
+from dreamjax.errors import UserError
+from dreamjax.signals.recordings import montage
+
+STIFFNESS, TERMS, SMOOTHING = 4, 50, 1e-5  # m of the paper; terms of its series; diagonal added to G, as in MNE
+FEW = 16  # electrodes below which interpolation to a whole-head montage is mostly guessing
+
+
+def _g(cosine: np.ndarray) -> np.ndarray:
+    """Equation 3: g(x) = 1/4π Σ (2n+1) / (n^m (n+1)^m) P_n(x), n = 1 … 50."""
+    n = np.arange(1, TERMS + 1, dtype=float)
+    return legval(cosine, np.concatenate([[0], (2 * n + 1) / (n * (n + 1)) ** STIFFNESS / (4 * np.pi)]))
+
+
+def _unit(xyz: np.ndarray) -> np.ndarray:
+    return xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
+
+
+def _weights(
+    between: Float[np.ndarray, "n n"], to: Float[np.ndarray, "m n"], use: Bool[np.ndarray, "batch n"], smoothing: float
+) -> Float[np.ndarray, "batch m n"]:
+    """Equations 1 and 2 solved for each row of `use`: the electrodes that count. The others get weight 0.
+
+    An electrode that does not count becomes an equation of its own (1 · c = 0), so that all rows have one shape.
+    """
+    batch, n = use.shape
+    system = np.zeros((batch, n + 1, n + 1))
+    pair = use[:, :, None] & use[:, None, :]
+    system[:, :n, :n] = np.where(pair, between, 0)
+    system[:, :n, n] = system[:, n, :n] = use
+    system[:, n, n] = ~use.any(axis=1)  # without a single electrode: all weights 0
+    diagonal = np.arange(n)
+    system[:, diagonal, diagonal] = np.where(use, between[diagonal, diagonal] + smoothing, 1)
+    right = np.ones((batch, n + 1, len(to)))
+    right[:, :n] = np.where(use[:, :, None], to.T, 0)
+    return np.linalg.solve(system, right)[:, :n].transpose(0, 2, 1)  # the system is symmetric
+
+
+def spline_matrix(
+    have: Float[np.ndarray, "n 3"], want: Float[np.ndarray, "m 3"], smoothing: float = SMOOTHING
+) -> Float[np.ndarray, "m n"]:
+    """Matrix taking potentials at `have` to potentials at `want`: directions from the sphere's centre, any length."""
+    have, want = _unit(np.asarray(have, float)), _unit(np.asarray(want, float))
+    between, to = _g(np.clip(have @ have.T, -1, 1)), _g(np.clip(want @ have.T, -1, 1))
+    return _weights(between, to, np.ones((1, len(have)), bool), smoothing)[0]
+
+
+def fit_sphere(xyz: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "3"], float]:
+    """Centre and radius of the least-squares sphere |x|² = 2 x·c + (r² - |c|²)."""
+    solution = np.linalg.lstsq(np.column_stack([2 * xyz, np.ones(len(xyz))]), (xyz**2).sum(1), rcond=None)[0]
+    return solution[:3], float(np.sqrt(max(solution[3] + solution[:3] @ solution[:3], 0)))
+
+
+@lru_cache(maxsize=1)
+def standard_centre() -> Float[np.ndarray, "3"]:
+    """Centre of the sphere through the 64 electrodes of the 10-10 template, metres."""
+    return fit_sphere(montage.template("1010-64")[1])[0]
+
+
+@lru_cache(maxsize=256)
+def positions_matter(ch_names: tuple[str, ...]) -> bool:
+    """Whether a cap's measured positions are used: not where every name is a 10-05 one (see `directions`)."""
+    return not np.isfinite(montage.standard_positions(ch_names)).all()
+
+
+def directions(ch_names: tuple[str, ...], xyz: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Where each electrode lies, seen from the centre of its head; NaN where nothing is known.
+
+    A 10-05 name stands for its standard position, so that equal names are equal places on every head. Other electrodes
+    (EGI's E1 …) keep the file's position, seen from a sphere fitted to that cap where it has eight or more.
+    """
+    found = montage.standard_positions(ch_names) - standard_centre()
+    unnamed = ~np.isfinite(found).all(axis=1)
+    measured = np.isfinite(xyz).all(axis=1)
+    if (unnamed & measured).any():
+        centre = standard_centre()
+        if measured.sum() >= 8:
+            own, radius = fit_sphere(np.asarray(xyz, float)[measured])
+            if 0.04 < radius < 0.2:  # m; anything else is a cap too flat to fit
+                centre = own
+        found[unnamed] = xyz[unnamed] - centre
+    return found
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: one exists per cap
+class ChannelMap:
+    """How the channels of one cap become the channels of a template; made once per cap."""
+
+    ch_names: tuple[str, ...]
+    names: tuple[str, ...]
+    same: Int[np.ndarray, "m"]  # the channel that is the template's channel itself, or -1
+    between: Float[np.ndarray, "n n"]  # g of each pair of electrodes
+    to: Float[np.ndarray, "m n"]  # g of each template channel and electrode
+    located: Bool[np.ndarray, "n"]
+    wanted: Bool[np.ndarray, "m"]  # template channels whose direction is known
+
+    @property
+    def identical(self) -> bool:
+        """Whether the template is the cap, in its order."""
+        return self.names == self.ch_names
+
+    def matrices(
+        self, usable: Bool[np.ndarray, "batch n"]
+    ) -> tuple[Float[np.ndarray, "batch m n"], Bool[np.ndarray, "batch m"]]:
+        """(matrix, real) for each row of `usable`: matrix @ signal has the template's channels.
+
+        `real` marks template channels that are usable electrodes themselves, whose row is exactly that electrode.
+        Where no usable electrode has a position, what is not real is zero, and a warning says so once per cap.
+        Raises UserError where a channel must be interpolated and nothing says to where.
+        """
+        real = (self.same >= 0) & usable[:, self.same]
+        matrix = np.zeros((len(usable), len(self.names), len(self.ch_names)), np.float32)
+        if not real.all():
+            self._check(usable, real)
+            # solved for every template channel, also those not needed: the bits of a row may not depend on other rows
+            matrix[:] = _weights(self.between, self.to, usable & self.located, SMOOTHING)
+        row, channel = np.nonzero(real)
+        matrix[row, channel] = 0
+        matrix[row, channel, self.same[channel]] = 1
+        return matrix, real
+
+    def _check(self, usable: np.ndarray, real: np.ndarray) -> None:
+        if not (usable & self.located).any(axis=1).all():
+            _warn_unplaced(self.ch_names)
+        lost = np.flatnonzero(~real.all(axis=0) & ~self.wanted)
+        if len(lost):
+            raise UserError(
+                f"channel {self.names[lost[0]]} is absent or bad in some windows and its position is unknown, "
+                "so it cannot be interpolated; leave those windows out, or give positions when preparing"
+            )
+
+
+@lru_cache(maxsize=256)
+def _warn_unplaced(ch_names: tuple[str, ...]) -> None:
+    log.warning(
+        "the channels %s have no known position, so nothing is learned from their windows; give positions when "
+        "preparing, or set data.montage=own for a dataset of one cap",
+        ", ".join(ch_names[:6]) + (" …" if len(ch_names) > 6 else ""),
+    )
+
+
+@lru_cache(maxsize=256)
+def _channel_map(ch_names: tuple[str, ...], xyz: bytes, names: tuple[str, ...], target: bytes) -> ChannelMap:
+    have = directions(ch_names, np.frombuffer(xyz, np.float32).reshape(-1, 3).astype(float))
+    want = np.frombuffer(target, np.float64).reshape(-1, 3)
+    located: np.ndarray = np.isfinite(have).all(axis=1)  # type: ignore[assignment]
+    wanted: np.ndarray = np.isfinite(want).all(axis=1)  # type: ignore[assignment]
+    have, want = (_unit(np.where(k[:, None], x, [0.0, 0.0, 1.0])) for x, k in ((have, located), (want, wanted)))
+    same = np.array([ch_names.index(name) if name in ch_names else -1 for name in names])
+    if len(ch_names) < FEW and (same < 0).any():
+        log.warning(
+            "%d electrodes (%s) are interpolated to a montage of %d: below %d most of it is guessed; "
+            "channel_ok marks the real ones",
+            len(ch_names),
+            ", ".join(ch_names[:4]) + (" …" if len(ch_names) > 4 else ""),
+            len(names),
+            FEW,
+        )
+    between, to = _g(np.clip(have @ have.T, -1, 1)), _g(np.clip(want @ have.T, -1, 1))
+    return ChannelMap(ch_names, names, same, between, to, located, wanted)
+
+
+def channel_map(
+    ch_names: tuple[str, ...], xyz: Float[np.ndarray, "n 3"], names: tuple[str, ...], target: Float[np.ndarray, "m 3"]
+) -> ChannelMap:
+    """The map from a cap to a template, whose channels lie in the directions `target`. Cached by cap.
+
+    Says, once per cap, where fewer than 16 electrodes must stand for the whole head.
+    """
+    if not positions_matter(tuple(ch_names)):
+        xyz = np.full((len(ch_names), 3), np.nan)
+    return _channel_map(
+        tuple(ch_names),
+        np.ascontiguousarray(xyz, np.float32).tobytes(),
+        tuple(names),
+        np.ascontiguousarray(target, np.float64).tobytes(),
+    )
+
+
+@lru_cache(maxsize=512)
+def matrix_of(chart: ChannelMap, usable: bytes) -> tuple[Float[np.ndarray, "m n"], Bool[np.ndarray, "m"]]:
+    """`ChannelMap.matrices` for one set of usable channels (bool as bytes), cached."""
+    matrix, real = chart.matrices(np.frombuffer(usable, bool)[None])
+    return matrix[0], real[0]
+
+
+def tile_rows(channels: int, wanted: int = 128, start: int = 0) -> Int[np.ndarray, "wanted"]:
+    """Which channel stands in each row of DreamDiffusion's input.
+
+    Fewer than `wanted`: the whole montage repeated floor(wanted / C) times, then its first wanted mod C channels.
+    More: the contiguous block from `start` on.
+    """
+    if channels > wanted:
+        return np.arange(start, start + wanted)
+    return np.concatenate([np.tile(np.arange(channels), wanted // channels), np.arange(wanted % channels)])
+
+
+def stretch(signal: Float[np.ndarray, "... time"], samples: int) -> Float[np.ndarray, "... samples"]:
+    """Linear interpolation in time to `samples`, first and last sample kept (DreamDiffusion's loader)."""
+    time = signal.shape[-1]
+    at = np.linspace(0, time - 1, samples)
+    left = np.minimum(at.astype(int), max(time - 2, 0))
+    share = (at - left).astype(signal.dtype)
+    right = np.minimum(left + 1, time - 1)
+    return signal[..., left] * (1 - share) + signal[..., right] * share

@@ -1,0 +1,77 @@
+"""Which record is global example number i: mixture of corpora, shuffle, repetition. Grain's index transformations."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from dreamjax.signals.datasets import rng
+
+
+def order(sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle: bool, repeat: bool) -> Any:
+    """A random-access grain.MapDataset: global example index → record number in the concatenation of the corpora.
+
+    Without `repeat`, every record once, in order: evaluation. Without weights a training epoch is every record of every
+    corpus once; the shuffle is keyed by (seed, training epoch). With weights the corpora take turns in these
+    proportions, each shuffled by its own epochs.
+    """
+    import grain
+
+    if not repeat:
+        return grain.MapDataset.range(sum(sizes))
+    if not weights:
+        return _passes(0, sum(sizes), rng.fold(seed, "shuffle") % 2**32, shuffle)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    corpora = [
+        _passes(start, size, rng.fold(seed, f"shuffle {i}") % 2**32, shuffle)
+        for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
+    ]
+    return grain.MapDataset.mix(corpora, list(weights))
+
+
+def share(size: int, fraction: float) -> Any:
+    """The places, ascending, of so large a part of `size` records, at least one, drawn once and for all.
+
+    Those of a smaller part are among those of a larger one.
+    """
+    if fraction >= 1:
+        return range(size)
+    drawn = _permutation(size, rng.fold(0, "share") % 2**32, 0)
+    return np.sort(drawn[: max(1, round(fraction * size))])
+
+
+SMALL = 1 << 16  # records; Grain's constant-memory shuffle walks about 2^16 / n steps an index below this
+
+
+def _passes(first: int, size: int, seed: int, shuffle: bool) -> Any:
+    """Records first … first + size - 1, endlessly."""
+    import grain
+
+    if shuffle and size <= SMALL:
+        return grain.MapDataset.source(_SmallShuffle(first, size, seed))
+    records = grain.MapDataset.range(first, first + size)
+    return (records.shuffle(seed=seed) if shuffle else records).repeat()
+
+
+@lru_cache(maxsize=8)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.argsort(rng.uniform(seed, f"epoch {epoch}", np.arange(n, dtype=np.uint64), 1)[:, 0], kind="stable")
+
+
+@dataclass(frozen=True)
+class _SmallShuffle:
+    """Records first … first + n - 1, endlessly, in an order drawn anew for each training epoch."""
+
+    first: int
+    n: int
+    seed: int
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: Any) -> int:
+        epoch, place = divmod(int(index), self.n)
+        return self.first + int(_permutation(self.n, self.seed, epoch)[place])

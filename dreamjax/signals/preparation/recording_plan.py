@@ -1,0 +1,246 @@
+"""What is to be done to one recording, resolved from the settings and one look at it; and its filtered signal.
+
+The recording is read in blocks and the statistics come from stretches of it, so memory does not grow with its length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dreamjax.errors import UserError
+from dreamjax.signals.preparation import filters, quality
+
+if TYPE_CHECKING:
+    from dreamjax.signals.preparation.windows import Settings
+    from dreamjax.signals.recordings.readers.recording import Recording
+
+BLOCK_VALUES = 4_000_000  # channels x samples held at once, as recorded
+PIECE = 2560  # samples at the output rate: one stretch of the statistics
+PIECES = 120  # at most; a longer recording is judged by as many stretches, evenly spaced
+LINE_PIECES = 8  # stretches of 8 s in which the line is looked for
+THIN = 4  # every fourth sample of a stretch enters the medians
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is done to one recording, resolved from the settings and the file."""
+
+    picks: tuple[int, ...]
+    chain: filters.Chain
+    low: float | None
+    high: float | None
+    line: float | None
+    line_source: str  # "file", "detected", "setting" or "none"
+    reference: str
+    rank: int
+    good: Bool[np.ndarray, "channels"]  # enter an average reference
+    sd_uv: Float[np.ndarray, "channels"]  # median over stretches of the band-passed SD
+    scale: float
+    warning: str  # "" or why the amplitude is implausible
+
+    def described(self) -> dict[str, Any]:
+        """For dataset.json and the report."""
+        chain = self.chain
+        return {
+            "band": [self.low, self.high],
+            "line": self.line,
+            "line_source": self.line_source,
+            "reference": self.reference,
+            "rank": self.rank,
+            "resampled": f"{chain.sfreq_in:g} x {chain.up}/{chain.down} = {chain.sfreq_out:g} Hz",
+            "median_sd_uv": _rounded(float(np.median(self.sd_uv))),
+            "scale_uv": _rounded(self.scale),
+        }
+
+
+def _rounded(x: float) -> float | None:
+    return float(f"{x:.4g}") if np.isfinite(x) else None
+
+
+class Filtered:
+    """The filtered signal of one recording, segment by segment, for random access; the last block is kept."""
+
+    def __init__(self, recording: "Recording", picks: Sequence[int], chain: filters.Chain, limits: quality.Limits):
+        self.recording, self.picks, self.chain, self.limits = recording, list(picks), chain, limits
+        self.key: tuple[int, int, int] | None = None
+        self.block = max(PIECE, BLOCK_VALUES // len(self.picks) * chain.up // chain.down)
+
+    def length(self, segment: int) -> int:
+        """Samples of a segment at the output rate."""
+        start, stop = self.recording.segments[segment]
+        return self.chain.length(stop - start)
+
+    def _load(self, segment: int, start: int, stop: int) -> None:
+        """Make [start, stop) of a segment the current block: as recorded, only resampled, and filtered."""
+        begin, end = self.recording.segments[segment]
+        low, high = self.chain.needs(start, stop)
+
+        def read(a: int, b: int) -> Float[np.ndarray, "channels time"]:
+            return self.recording.read(begin + a, begin + b, self.picks)
+
+        x_CxT = filters.extended(read, end - begin, low, high, self.chain.causal)
+        self.missing = ~np.isfinite(x_CxT)
+        if self.missing.any():
+            x_CxT = _bridged(x_CxT, self.missing)
+        if self.chain.causal and len(self.chain.kernel):
+            first = read(0, 1)
+            x_CxT = x_CxT - np.where(np.isfinite(first), first, 0)  # a minimum-phase high-pass lets 1e-4 of it through
+        self.raw, self.raw_start = x_CxT, low
+        self.y, self.plain = self.chain.run(x_CxT, start, stop)
+        rate = self.recording.sfreq
+        self.plateaus = quality.plateaus(x_CxT, max(5, round(self.limits.clip_run_s * rate)))
+        self.held = (
+            None if self.plateaus is None else quality.plateaus(x_CxT, max(6, round(self.limits.held_run_s * rate)))
+        )
+        self.key = (segment, start, stop)
+
+    def require(self, segment: int, start: int, stop: int) -> None:
+        """Make sure that [start, stop) of a segment lies in the current block; loads ahead as far as a block goes."""
+        if self.key is not None and self.key[0] == segment and self.key[1] <= start and stop <= self.key[2]:
+            return
+        self._load(segment, start, max(stop, min(start + self.block, self.length(segment))))
+
+    def filtered(self, start: int, stop: int) -> Float[np.ndarray, "channels time"]:
+        """Filtered samples of the current block's segment."""
+        first = self.key[1]  # type: ignore[index]
+        return self.y[:, start - first : stop - first]
+
+    def unfiltered(self, start: int, stop: int) -> Float[np.ndarray, "channels time"]:
+        """The same span, resampled but not filtered."""
+        first = self.key[1]  # type: ignore[index]
+        return self.plain[:, start - first : stop - first]
+
+    def recorded(self, start: int, stop: int) -> slice:
+        """Where the same span lies in `raw`, `missing` and `plateaus`."""
+        low = start * self.chain.down // self.chain.up - self.raw_start
+        high = ((stop - 1) * self.chain.down) // self.chain.up + 1 - self.raw_start
+        return slice(max(low, 0), high)
+
+
+def _bridged(x_CxT: Float[np.ndarray, "channels time"], missing: Bool[np.ndarray, "channels time"]) -> Any:
+    """Missing samples replaced by straight lines, so that they do not spread through the filter; windows with any of
+    them are rejected anyway."""
+    x_CxT = x_CxT.copy()
+    at = np.arange(x_CxT.shape[1])
+    for c in np.flatnonzero(missing.any(axis=1)):
+        known = ~missing[c]
+        x_CxT[c, ~known] = np.interp(at[~known], at[known], x_CxT[c, known]) if known.any() else 0.0
+    return x_CxT
+
+
+# ----------------------------------------------------------------------------------------------------------- planning
+def pieces(lengths: Sequence[int], piece: int = PIECE, most: int = PIECES) -> list[tuple[int, int, int]]:
+    """(segment, start, stop) stretches that stand for the recording: all of it, or `most` evenly spaced ones."""
+    cut = [(segment, start, min(start + piece, n)) for segment, n in enumerate(lengths) for start in range(0, n, piece)]
+    if len(cut) <= most:
+        return cut
+    return [cut[i] for i in np.linspace(0, len(cut) - 1, most).round().astype(int)]
+
+
+def _line(recording: "Recording", picks: Sequence[int], settings: "Settings") -> tuple[float | None, str]:
+    if settings.notch == "off":
+        return None, "none"
+    if settings.notch != "auto":
+        return float(settings.notch), "setting"
+    if recording.line_freq:
+        return float(recording.line_freq), "file"
+    piece = round(2 * quality.PIECE_S * recording.sfreq)
+    stretches = pieces([stop - start for start, stop in recording.segments], piece, LINE_PIECES)
+    found, _ = quality.mains_peak(
+        [
+            np.nan_to_num(recording.read(recording.segments[s][0] + a, recording.segments[s][0] + b, picks))
+            for s, a, b in stretches
+            if b - a >= recording.sfreq
+        ],
+        recording.sfreq,
+    )
+    return found, "detected" if found else "none"
+
+
+def _band(recording: "Recording", settings: "Settings") -> tuple[float | None, float | None]:
+    low = None if recording.precut else settings.low  # a short trial has no room for a high-pass: it is demeaned
+    high = settings.high
+    if high is not None:
+        high = min(high, 0.45 * recording.sfreq, 0.45 * settings.sfreq)
+        if recording.lowpass and recording.lowpass > (low or 0) + 1:
+            high = min(high, float(recording.lowpass))
+    return low, high
+
+
+def make_plan(recording: "Recording", settings: "Settings") -> tuple[Plan, Filtered]:
+    """Resolve the settings for a recording, from one pass over it (or over stretches of a long one).
+
+    Raises UserError where the recording has no EEG channel or no usable sampling rate.
+    """
+    picks = [i for i, kind in enumerate(recording.ch_types) if kind == "eeg"]
+    if not picks:
+        raise UserError("no EEG channel")
+    line, line_source = _line(recording, picks, settings)
+    low, high = _band(recording, settings)
+    limit = min(recording.sfreq, settings.sfreq) / 2 - 1.5
+    if high is not None:
+        limit = min(limit, high + max(0.25 * high, 2.0))
+    notches = [k * line for k in range(1, 20) if k * line < limit] if line else []
+    if recording.precut:
+        notches = []  # 3 s of filter on a shorter trial would be invention; the low-pass stays
+    try:
+        chain = filters.design(recording.sfreq, settings.sfreq, low, high, tuple(notches), settings.causal)
+    except ValueError as problem:
+        raise UserError(str(problem)) from problem
+    signal = Filtered(recording, picks, chain, settings.limits)
+    sd_C, thin_CxT = _statistics(recording, signal)
+    median_sd = float(np.median(sd_C[np.isfinite(sd_C)])) if np.isfinite(sd_C).any() else float("nan")
+    limits = settings.limits
+    bad = np.isin([recording.ch_names[i] for i in picks], recording.bad_channels)
+    good = (sd_C >= limits.flat_uv) & (sd_C <= max(limits.noisy_uv, 8 * median_sd)) & ~bad
+    average = settings.reference == "average" or (
+        settings.reference == "auto" and quality.well_spread(recording.xyz[picks][good])
+    )
+    average = average and good.sum() >= 2
+    if average:
+        thin_CxT = thin_CxT - thin_CxT[good].mean(axis=0)
+    recorded_average = recording.reference == "average"
+    plan = Plan(
+        picks=tuple(picks),
+        chain=chain,
+        low=low,
+        high=high,
+        line=line,
+        line_source=line_source,
+        reference="average" if average else recording.reference,
+        rank=len(picks) - int(average or recorded_average),
+        good=good,
+        sd_uv=sd_C,
+        scale=_robust_scale(thin_CxT[good] if good.any() else thin_CxT),
+        warning=quality.implausible(median_sd, limits),
+    )
+    return plan, signal
+
+
+def _statistics(
+    recording: "Recording", signal: Filtered
+) -> tuple[Float[np.ndarray, "channels"], Float[np.ndarray, "channels thin"]]:
+    """Per channel the median SD over stretches of about 2 s, and every fourth sample, of what `pieces` chose."""
+    deviations, thin = [], []
+    short = max(2, round(2 * signal.chain.sfreq_out))
+    for segment, start, stop in pieces([signal.length(s) for s in range(len(recording.segments))]):
+        signal.require(segment, start, stop)
+        y_CxT = signal.filtered(start, stop)
+        if signal.missing[:, signal.recorded(start, stop)].all(axis=1).any():
+            continue
+        n = max(1, y_CxT.shape[1] // short)
+        parts = y_CxT[:, : n * (y_CxT.shape[1] // n)].reshape(len(y_CxT), n, -1).swapaxes(0, 1)
+        deviations.append(quality.deviations(parts))
+        thin.append(y_CxT[:, ::THIN].astype(np.float32))
+    if not deviations:
+        raise UserError("no finite stretch of signal")
+    return np.median(np.concatenate(deviations), axis=0), np.concatenate(thin, axis=1)
+
+
+def _robust_scale(thin_CxT: Float[np.ndarray, "channels thin"]) -> float:
+    """Median over channels of 1.4826 · MAD, µV: the SD of a Gaussian signal, deaf to blinks."""
+    centre = np.median(thin_CxT, axis=1, keepdims=True)
+    return float(np.median(1.4826 * np.median(np.abs(thin_CxT - centre), axis=1)))

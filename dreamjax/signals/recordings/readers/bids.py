@@ -1,0 +1,209 @@
+"""BIDS sidecars (EEG-BIDS, Pernet et al. 2019): what they say goes before what the recording's own header says.
+
+`*_channels.tsv` (types, bad channels), `*_electrodes.tsv` with `*_coordsystem.json` (positions), `*_events.tsv`,
+`*_eeg.json` (line frequency, reference, filters), each looked for beside the recording and in the folders above it
+(the inheritance principle). All of them are optional.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from dreamjax.errors import UserError
+from dreamjax.signals.recordings.channel_names import standard_name
+from dreamjax.signals.recordings.readers.event_tables import events_of_rows, read_table
+from dreamjax.signals.recordings.readers.recording import Contents
+from dreamjax.signals.recordings.scrub import told
+
+TYPES = {"EEG": "eeg", "EOG": "eog", "VEOG": "eog", "HEOG": "eog", "EYEGAZE": "misc", "ECG": "ecg", "EMG": "emg",
+         "TRIG": "stim", "REF": "ref", "MISC": "misc", "GSR": "misc", "RESP": "misc", "PPG": "misc", "TEMP": "misc",
+         "PUPIL": "misc", "AUDIO": "misc", "SYSCLOCK": "misc", "ADC": "misc", "DAC": "misc",
+         "OTHER": "misc"}  # fmt: skip
+SPDX = {"cc0": "CC0-1.0", "cc0 1.0": "CC0-1.0", "cc-0": "CC0-1.0", "pddl": "PDDL-1.0", "cc-by": "CC-BY-4.0",
+        "cc by 4.0": "CC-BY-4.0", "cc-by-4.0": "CC-BY-4.0", "cc by": "CC-BY-4.0", "cc-by-sa-4.0": "CC-BY-SA-4.0",
+        "cc by-sa 4.0": "CC-BY-SA-4.0", "cc-by-nc-4.0": "CC-BY-NC-4.0", "odc-by": "ODC-By-1.0"}  # fmt: skip
+LICENCE = re.compile(
+    r"(CC0|CC-BY(-NC)?(-SA|-ND)?|ODC-By|ODbL|PDDL|CDLA-(Permissive|Sharing)|OGL-UK|etalab|MIT|Apache|BSD|[AL]?GPL|MPL|EUPL)"
+    r"(-\d[\d.]*)?(-Clause|-only|-or-later)?"
+)  # the field is free text
+METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
+ALS = ("CTF", "EEGLAB", "EEGLAB-HJ", "KitYokogawa", "4DBti")  # x to the nose, y to the left
+RAS = ("CapTrak", "ElektaNeuromag")  # x to the right, y to the nose: MNE's head frame when drawn between the ears
+
+
+def bids_root(path: Path) -> Path | None:
+    """The nearest folder above `path` with a dataset_description.json."""
+    return next((p for p in path.absolute().parents if (p / "dataset_description.json").is_file()), None)
+
+
+def licence_of(root: Path) -> str:
+    """SPDX id of a BIDS dataset's licence; "unknown" where it states none, or one that is no known id."""
+    text = str(_json(root / "dataset_description.json").get("License", "")).strip()
+    if text.lower() in SPDX:
+        return SPDX[text.lower()]
+    return text if LICENCE.fullmatch(text) else "unknown"
+
+
+def entities(name: str) -> dict[str, str]:
+    """`sub-01_ses-2_task-rest_eeg.edf` → {"sub": "01", "ses": "2", "task": "rest"}."""
+    return dict(part.split("-", 1) for part in name.split(".")[0].split("_") if "-" in part)
+
+
+def sidecars(path: Path, suffix: str) -> Iterator[Path]:
+    """Sidecars of a recording that end in `suffix`, nearest first: same entities, in its folder or above it."""
+    root = bids_root(path)
+    mine = entities(path.name)
+    if root is None or "sub" not in mine:
+        return
+    for folder in path.absolute().parents:
+        for found in sorted(_listing(folder, suffix), key=lambda p: -len(p.name)):
+            theirs = entities(found.name)
+            if all(mine.get(key) == value for key, value in theirs.items() if key not in ("space", "recording")):
+                yield found
+        if folder == root:
+            return
+
+
+@lru_cache(maxsize=64)
+def _names(folder: str, stamp: int) -> tuple[str, ...]:
+    return tuple(entry.name for entry in Path(folder).iterdir() if entry.is_file())
+
+
+def _listing(folder: Path, suffix: str) -> list[Path]:
+    names = _names(str(folder), folder.stat().st_mtime_ns)
+    return [folder / name for name in names if name == suffix.removeprefix("_") or name.endswith(suffix)]
+
+
+def apply_sidecars(path: Path, contents: Contents) -> Contents:
+    """`contents` with what the sidecars of `path` say; unchanged where there are none.
+
+    Raises:
+      UserError: a sidecar that cannot be read, with its name and row.
+    """
+    if found := next(sidecars(path, "_channels.tsv"), None):
+        _channels(found, contents)
+    facts: dict[str, Any] = {}
+    for sidecar in reversed(list(sidecars(path, "_eeg.json"))):
+        facts |= _json(sidecar)  # the nearest last, so that it wins
+    _facts(facts, contents)
+    if found := next(sidecars(path, "_electrodes.tsv"), None):
+        system = next(sidecars(path, "_coordsystem.json"), None)
+        _electrodes(found, _json(system) if system else {}, contents)
+    if found := next(sidecars(path, "_events.tsv"), None):
+        events, skipped = events_of_rows(read_table(found), str(found), contents.sfreq, contents.n_samples)
+        contents.events = events
+        if skipped:
+            contents.notes.append(f"{skipped} rows of events.tsv have no onset or lie outside the recording")
+    return contents
+
+
+def _channels(table: Path, contents: Contents) -> None:
+    rows = {row.get("name", "").strip(): row for row in read_table(table)}
+    types, bad = list(contents.types or ["eeg"] * len(contents.labels)), list(contents.bad)
+    for i, label in enumerate(contents.labels):
+        row = rows.get(label.strip())
+        if row is None:
+            continue
+        types[i] = TYPES.get(row.get("type", "").strip().upper(), types[i])
+        if row.get("status", "").strip().lower() == "bad":
+            bad.append(label)
+    contents.types, contents.bad = types, bad
+
+
+def _facts(facts: dict[str, Any], contents: Contents) -> None:
+    line = facts.get("PowerLineFrequency")
+    if isinstance(line, int | float) and 40 <= line <= 70:
+        contents.line_freq = float(line)
+    if reference := reference_named(str(facts.get("EEGReference", ""))):
+        contents.reference = reference
+    for filters in (facts.get("HardwareFilters"), facts.get("SoftwareFilters")):
+        high, low = filter_edges(filters)
+        contents.highpass = max(filter(None, (contents.highpass, high)), default=None)
+        contents.lowpass = min(filter(None, (contents.lowpass, low)), default=None)
+
+
+def reference_named(text: str) -> str | None:
+    """The reference in BIDS's free text, reduced to site names and a few words, so that no prose travels on."""
+    lower = text.lower()
+    if "average" in lower or "car" in re.split(r"\W+", lower):
+        return "average"
+    for word, name in (("mastoid", "linked mastoids"), ("ear", "linked ears")):
+        if "linked" in lower and word in lower:
+            return name
+    sites = [standard_name(word) for word in re.split(r"[\s,;/+()]+", text)]
+    named = sorted({site for site in sites if site})
+    return "+".join(named) if 0 < len(named) <= 2 else None
+
+
+def filter_edges(filters: Any) -> tuple[float | None, float | None]:
+    """(highpass, lowpass) in Hz from BIDS's free-form filter objects; None where they do not say."""
+    edges: dict[str, float | None] = {"high": None, "low": None}
+    for name, details in filters.items() if isinstance(filters, dict) else ():
+        kind = next((k for k in edges if re.search(rf"{k}[-_ ]?pass|{k}[-_ ]?cut", str(name), re.IGNORECASE)), None)
+        values = details.values() if isinstance(details, dict) else [details]
+        numbers = [float(v) for v in values if isinstance(v, int | float) and 0 < v < 1e5]
+        if kind and numbers and edges[kind] is None:
+            edges[kind] = numbers[0]
+    return edges["high"], edges["low"]
+
+
+def _electrodes(table: Path, system: dict[str, Any], contents: Contents) -> None:
+    name = str(system.get("EEGCoordinateSystem", ""))
+    unit = METRES.get(str(system.get("EEGCoordinateUnits", "")).lower())
+    landmarks = system.get("AnatomicalLandmarkCoordinates") or system.get("AnatomicalLandmarkCoordinates ") or {}
+    xyz = np.full((len(contents.labels), 3), np.nan)
+    where = {label.strip(): i for i, label in enumerate(contents.labels)}
+    for row in read_table(table):
+        i = where.get(row.get("name", "").strip())
+        if i is not None:
+            try:
+                xyz[i] = [float(row[axis]) for axis in "xyz"]
+            except (KeyError, ValueError):
+                continue  # n/a
+    rotation = head_frame(name, landmarks)
+    if rotation is None or unit is None:
+        if np.isfinite(xyz).any():
+            contents.notes.append("positions in a coordinate system that is not known, not used")
+        return
+    matrix, origin = rotation
+    contents.positions = (xyz - origin) @ matrix.T * unit
+
+
+def head_frame(
+    system: str, landmarks: dict[str, Any]
+) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]] | None:
+    """(rotation, origin) into MNE's head frame: from the ears and nasion where given, else from the system's axes.
+
+    x runs from the left to the right ear point, y through the nasion, z up; the origin is where they meet.
+    """
+    points = {}
+    for short, keys in {"n": ("NAS", "Nz", "nasion"), "l": ("LPA", "left"), "r": ("RPA", "right")}.items():
+        point = next((landmarks[k] for k in keys if k in landmarks), None)
+        if isinstance(point, list) and len(point) == 3:
+            points[short] = np.asarray(point, float)
+    if len(points) == 3:
+        x = points["r"] - points["l"]
+        x = x / np.linalg.norm(x)
+        origin = points["l"] + x * ((points["n"] - points["l"]) @ x)
+        y = points["n"] - origin
+        y = y / np.linalg.norm(y)
+        return np.stack([x, y, np.cross(x, y)]), origin
+    if system in RAS:
+        return np.eye(3), np.zeros(3)
+    if system in ALS:
+        return np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), np.zeros(3)
+    return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path}: not a JSON file ({told(e)}); repair it") from e
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,179 @@
+"""Everything that MNE-Python opens, and any `mne.io.Raw` that a user already holds."""
+
+import io
+import os
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from dreamjax.errors import UserError, missing_package
+from dreamjax.signals.recordings.event_codes import keep_codes, stim_changes
+from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble
+from dreamjax.signals.recordings.readers.spans import cut_spans
+from dreamjax.signals.recordings.scrub import told
+
+if TYPE_CHECKING:
+    import mne
+
+EXIMIA_BYTES = 64 * 2  # one sample of all channels
+FLOOD = 16  # values a byte: of an uncompressed file, beyond slow channels that are raised to the common rate
+STIM_PIECE = 1 << 20  # samples of stimulus channels held at once
+_TYPES = {"eeg": "eeg", "eog": "eog", "ecg": "ecg", "emg": "emg", "stim": "stim", "ref_meg": "ref"}
+
+
+def require_mne() -> Any:
+    try:
+        import mne
+    except ImportError as e:
+        raise missing_package("mne", "data", "reading this format") from e
+    return mne
+
+
+def open_source(source: Source, strict: bool = False) -> Contents:
+    """A format that needs nothing beside MNE's own reader."""
+    return open_with_mne(source.path, source.reader)
+
+
+def open_eximia(source: Source, strict: bool = False) -> Contents:
+    """Nexstim eximia: 64 channels of 16 bits and no header at all, so the size is all that can be checked."""
+    size = os.path.getsize(source.path)
+    if size == 0 or size % EXIMIA_BYTES:
+        raise UserError(f"{source.path}: {size} bytes are not a whole number of samples of eximia's 64 channels")
+    return open_with_mne(source.path, "eximia")
+
+
+def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
+    """Open `path` through MNE's reader for `format_`.
+
+    Raises:
+      UserError: MNE cannot read the file; its own first sentence is passed on, without what it quotes.
+    """
+    mne = require_mne()
+    reader: Callable[..., Any] = getattr(mne.io, f"read_raw_{format_}")
+    try:
+        with quiet():
+            raw = reader(path, preload=False, **options)
+    except UserError:
+        raise
+    except Exception as e:
+        raise UserError(f"{path}: MNE cannot read it as {format_} ({told(e)})") from e
+    if format_ == "gdf" and raw.n_times * len(raw.ch_names) > FLOOD * os.path.getsize(path):
+        raise UserError(f"{path}: its header promises {raw.n_times} samples, far more than the file holds; restore it")
+    return contents_of_raw(raw, format_, header_words(Path(path), format_))
+
+
+def header_words(path: Path, format_: str) -> set[str]:
+    """Words of the places where a format says who was recorded and by whom: no annotation that is one may be a code.
+
+    MNE passes on a part of them only.
+    """
+    places = {
+        "gdf": (path, 0, 176),  # patient, recording
+        "cnt": (path, 12, 360),  # operator, doctor, hospital, patient, …
+        "ant": (path, max(0, path.stat().st_size - 4096), 4096),  # the last chunk
+        "nihon": (next((p for p in map(path.with_suffix, (".PNT", ".pnt")) if p.is_file()), path), 0, 1 << 16),
+        "egi": (path / "subject.xml", 0, 1 << 16),
+    }
+    where, start, length = places.get(format_, (path, 0, 0))
+    if not length or not where.is_file():
+        return set()
+    with open(where, "rb") as file:
+        file.seek(start)
+        return {word.decode("latin-1").lower() for word in re.findall(rb"[A-Za-z\xc0-\xff]{3,}", file.read(length))}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings, no log and nothing on stdout, where results go and where mffpy prints."""
+    mne = require_mne()
+    with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def recording_from_raw(
+    raw: "mne.io.BaseRaw",
+    *,
+    name: str = "raw",
+    dataset: str = "unknown",
+    subject: str = "unknown",
+    session: str = "",
+    licence: str = "unknown",
+    unit_scale: float | None = None,
+) -> Recording:
+    """A `Recording` over an `mne.io.Raw`, in memory or on disk: for data that only the user's own code can load."""
+    source = Source(name, "raw", dataset, subject, session, licence)
+    return assemble(source, contents_of_raw(raw, "raw"), unit_scale)
+
+
+def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[str] = ()) -> Contents:
+    """Names, types, positions, events and contiguous spans of a Raw; the signal is read when asked for.
+
+    Annotations with a word of `forbidden`, or of what the Raw says of persons, are no codes.
+    """
+    info = raw.info
+    sfreq, notes = float(info["sfreq"]), []
+    types = [_TYPES.get(kind, "misc") for kind in raw.get_channel_types()]
+    if any(kind in ("mag", "grad") for kind in raw.get_channel_types()):
+        notes.append("MEG sensors are not used")
+    onsets = raw.annotations.onset - raw.first_time  # MNE counts them from before the first sample, dated or not
+    annotations = list(zip(onsets, raw.annotations.duration, raw.annotations.description, strict=True))
+    subject_info = info.get("subject_info") or {}
+    names = {str(subject_info.get(k, "")) for k in ("first_name", "last_name", "middle_name", "his_id")}
+    names |= {str(info.get("experimenter") or ""), " ".join(forbidden)}
+    words = {word.lower() for name in names for word in re.split(r"[\W_]+", name) if len(word) > 1}
+    events, dropped = keep_codes([(float(t), float(d), str(c)) for t, d, c in annotations], sfreq, words)
+    if dropped:
+        notes.append(f"{dropped} free-text annotations dropped")
+    stim = [i for i, kind in enumerate(types) if kind == "stim"]
+    if not events and stim:
+        events = stim_events(raw, stim)
+    segments = cut_spans([(float(t), float(d), str(c)) for t, d, c in annotations], sfreq, raw.n_times, notes)
+
+    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
+        with quiet():
+            return raw.get_data(picks=list(picks), start=start, stop=stop) * 1e6
+
+    return Contents(
+        format=format_,
+        labels=list(raw.ch_names),
+        sfreq=sfreq,
+        n_samples=raw.n_times,
+        reader=read,
+        types=types,
+        positions=positions_of(info),
+        reference="average" if info["custom_ref_applied"] and "average" in str(info["projs"]).lower() else None,
+        highpass=float(info["highpass"]) or None,
+        lowpass=float(info["lowpass"]) if 0 < info["lowpass"] < sfreq / 2 else None,
+        line_freq=float(info["line_freq"]) if info["line_freq"] else None,
+        segments=segments,
+        events=events,
+        bad=list(info["bads"]),
+        notes=notes,
+    )
+
+
+def positions_of(info: Any) -> Float[np.ndarray, "channels 3"] | None:
+    """Positions in metres from a measurement's info; None without any. A zero is MNE's way to say unknown."""
+    xyz = np.array([np.asarray(ch["loc"][:3], float) for ch in info["chs"]]).reshape(-1, 3)
+    xyz[~np.isfinite(xyz).all(axis=1) | (np.abs(xyz).sum(axis=1) == 0)] = np.nan
+    return xyz if np.isfinite(xyz).any() else None
+
+
+def stim_events(raw: "mne.io.BaseRaw", stim: Sequence[int]) -> list[Event]:
+    """Events of the stimulus channels, read in pieces; codes of several channels carry their channel's name."""
+    events: list[Event] = []
+    previous = dict.fromkeys(stim, 0)
+    for start in range(0, raw.n_times, STIM_PIECE):
+        values = np.rint(raw.get_data(picks=list(stim), start=start, stop=min(start + STIM_PIECE, raw.n_times)))
+        for row, i in zip(values, stim, strict=True):
+            changes, previous[i] = stim_changes(np.nan_to_num(row).astype(np.int64), previous[i])
+            prefix = f"{raw.ch_names[i]}/" if len(stim) > 1 else ""
+            events += [Event(start + sample, 1 / raw.info["sfreq"], f"{prefix}{code}") for sample, code in changes]
+    return sorted(events, key=lambda e: e.sample)

@@ -1,0 +1,127 @@
+"""NumPy arrays (`.npy`) with a JSON sidecar of the same name. Nothing is unpickled: an object array is refused.
+
+    {"sfreq": 250, "ch_names": ["Fz", "Cz"], "unit": "uV", "reference": "A1", "line_freq": 50,
+     "highpass": 0.1, "lowpass": 100, "axes": "channels time", "events": [{"sample": 10, "code": "face"}],
+     "labels": ["face", …]}
+
+`sfreq` and `ch_names` are required. `axes` is "channels time" (default), "time channels" or "trials channels time";
+`labels` are those of the trials.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from dreamjax.errors import UserError, nearest
+from dreamjax.signals.recordings.readers.bids import reference_named
+from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
+from dreamjax.signals.recordings.scrub import told
+
+UNITS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
+AXES = ("channels time", "time channels", "trials channels time")
+KEYS = ("sfreq", "ch_names", "ch_types", "unit", "reference", "line_freq", "highpass", "lowpass", "axes", "events",
+        "labels")  # fmt: skip
+ELSEWHERE = {
+    "subject": "--subject-pattern",
+    "session": "the path (ses-2)",
+    "licence": "--licence",
+    "dataset": "--dataset",
+}
+
+
+def open_numpy(source: Source, strict: bool = False) -> Contents:
+    """The array, memory-mapped, and what its sidecar says about it."""
+    facts = sidecar(Path(source.path))
+    try:
+        array = np.load(source.path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as e:
+        raise UserError(f"{source.path}: not a plain NumPy array ({told(e)}); save numbers with numpy.save") from e
+    if array.dtype.kind not in "fiu":
+        raise UserError(f"{source.path}: holds {array.dtype}, not real numbers; save numbers with numpy.save")
+    axes = facts.get("axes", "channels time" if array.ndim == 2 else "trials channels time")
+    if axes not in AXES or array.ndim != len(axes.split()):
+        raise UserError(f"{source.path}: has shape {array.shape} but axes {axes!r}; give axes as one of {AXES}")
+    order = [axes.split().index(axis) for axis in ("trials", "channels", "time") if axis in axes.split()]
+    view = array.transpose(order) if array.ndim == 3 else array.transpose(order)[None]
+    n_trials, n_channels, length = view.shape
+    names = facts["ch_names"]
+    if len(names) != n_channels:
+        raise UserError(
+            f"{source.path}: {n_channels} channels but {len(names)} ch_names in its sidecar; make them agree"
+        )
+    factor = UNITS[facts.get("unit", "uV")]
+    labels = [str(label) for label in facts.get("labels", [])]
+    if labels and len(labels) != n_trials:
+        raise UserError(f"{source.path}: {n_trials} trials but {len(labels)} labels in its sidecar; make them agree")
+
+    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
+        out = np.empty((len(picks), stop - start))
+        for trial in range(start // length, -(-stop // length)):
+            low, high = max(start, trial * length), min(stop, (trial + 1) * length)
+            piece = view[trial, list(picks), low - trial * length : high - trial * length]
+            out[:, low - start : high - start] = piece
+        return out * factor
+
+    sfreq = float(facts["sfreq"])
+    return Contents(
+        format="numpy",
+        labels=[str(name) for name in names],
+        sfreq=sfreq,
+        n_samples=n_trials * length,
+        reader=read,
+        types=facts.get("ch_types"),
+        reference=reference_named(str(facts.get("reference", ""))),
+        highpass=facts.get("highpass"),
+        lowpass=facts.get("lowpass"),
+        line_freq=facts.get("line_freq"),
+        segments=[(i * length, (i + 1) * length) for i in range(n_trials)],
+        segment_labels=labels or ([""] * n_trials if array.ndim == 3 else []),
+        precut=array.ndim == 3,
+        events=[_event(e, source.path) for e in facts.get("events", [])],
+    )
+
+
+def sidecar(path: Path) -> dict[str, Any]:
+    """The checked JSON beside `path`.
+
+    Raises:
+      UserError: absent, not JSON, an unknown key, or a required one missing.
+    """
+    beside = path.with_suffix(".json")
+    if not beside.exists():
+        raise UserError(f"{path}: needs a sidecar {beside.name} with at least sfreq and ch_names")
+    try:
+        facts = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UserError(f"{beside}: not JSON ({told(e)}); repair it") from e
+    if not isinstance(facts, dict):
+        raise UserError(f'{beside}: not a JSON object; write {{"sfreq": …, "ch_names": […]}}')
+    for key in facts:
+        if key in ELSEWHERE:  # silently passed over, it would put one person into two splits
+            raise UserError(f"{beside}: {key} is not read from a sidecar; say it by {ELSEWHERE[key]}")
+        if key not in KEYS:
+            raise UserError(
+                f"{beside}: has the unknown key {key!r}; did you mean {nearest(key, KEYS) or ', '.join(KEYS)}?"
+            )
+    missing = [key for key in ("sfreq", "ch_names") if key not in facts]
+    if missing:
+        raise UserError(f"{beside}: lacks {' and '.join(missing)}; add what the amplifier was set to")
+    rate = facts["sfreq"]
+    if not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
+        raise UserError(f"{beside}: sfreq is {rate!r}, not a positive number of Hz")
+    if facts.get("unit", "uV") not in UNITS:
+        raise UserError(f"{beside}: unit is {facts['unit']!r}; it can be {', '.join(UNITS)}")
+    return facts
+
+
+def _event(event: Any, path: str) -> Event:
+    try:
+        return Event(int(event["sample"]), float(event.get("duration", 0)), str(event["code"]),
+                     str(event.get("stimulus", "")))  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UserError(f"{path}: an event of its sidecar is {event!r}; write sample and code") from e

@@ -1,0 +1,48 @@
+"""Reasons without what may name a person: paths, raw ids, and the words of foreign exceptions.
+
+A reason is one of our own sentences around something of the user's: where the file lies, what it is called, what its
+header holds. The user reads all of it on the terminal; what is written beside the shards loses everything but the
+sentence.
+"""
+
+import re
+from pathlib import Path
+
+from dreamjax.signals.recordings.readers.recording import Source
+
+FOREIGN = re.compile(r"\((\w+): .*\)", re.DOTALL)  # "(ValueError: its text)": the text may quote the file
+WHERE = re.compile(r"^[^:]*/[^:]*: ")  # a sentence begins with the path that it is about
+QUOTED = re.compile(r"(?<!\w)[bru]?(['\"]).*?\1(?!\w)", re.DOTALL)
+PATH = re.compile(r"(?<!\w)(?:\w+:/)?/[^\s,;]+")
+SMALL = (
+    "a an and are as at be but by for from has how in is it its no not of off on "
+    "one or out per s than that the to two up was with EDF BDF GDF EEG FIF MNE Hz µV ms"
+)  # of our own sentences; a name among them tells nobody's name there
+GONE = "\x00"  # without a space, so that a path stays one word until it goes
+FIGURE = re.compile(r"\d{1,3}")  # a count in a sentence
+
+
+def scrubbed(reason: str, source: Source) -> str:
+    """A reason without paths, raw ids, names of files and folders of whatever length, and quoted text."""
+    path = Path(source.path)
+    reason = FOREIGN.sub(r"(\1)", reason)
+    for text in (source.name, source.path, str(path.resolve())):
+        reason = reason.replace(text, GONE)
+    reason = WHERE.sub("", QUOTED.sub("…", reason))
+    names = {path.name, path.stem, source.member, Path(source.member).stem, source.subject, source.session}
+    for text in sorted(names | set(path.parts[:-1]), key=len, reverse=True):
+        if re.search(r"\w", text) and text not in SMALL.split() and not FIGURE.fullmatch(text):
+            reason = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", GONE, reason)
+    return PATH.sub(GONE, reason).removeprefix(f"{GONE}: ").replace(GONE, "the file")
+
+
+def unquoted(text: str) -> str:
+    """The words of a foreign exception without what it quotes of a file, for logs."""
+    return QUOTED.sub("…", text)
+
+
+def told(error: BaseException) -> str:
+    """A foreign exception in a sentence: its type and the first of its own sentences, which `scrubbed` cuts off."""
+    text = " ".join(unquoted(str(error)).split())
+    first = re.split(r"(?<=[a-z)\]])\. ", text)[0].rstrip(".;")[:160]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -1,0 +1,186 @@
+"""The safetensors format, read and written: 8 bytes of length, a JSON header of names, types and places, the numbers.
+
+Ours and not the `safetensors` package's: its reader maps the file, so that what was read counts as memory until the
+whole file is closed, its NumPy side has not had bfloat16 and float8 in every version, and its errors speak of the
+header's inner parts; its writer wants every tensor in memory at once. The format takes a page. The tests hold both
+sides against the package: the same tensors are read, the same bytes are written.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+from dreamjax.errors import UserError
+from dreamjax.storage import atomic, sniffing
+from dreamjax.storage.checkpoint_files.ranges import Ranges
+
+MAX_HEADER = 100_000_000  # bytes, as the format sets it
+MAX_RANK = 32
+
+# In the order of the package's own list, by which it sorts a file: the last come first (so that each lies aligned)
+DTYPES: dict[str, np.dtype] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "I16": np.dtype(np.int16),
+    "U16": np.dtype(np.uint16),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I32": np.dtype(np.int32),
+    "U32": np.dtype(np.uint32),
+    "F32": np.dtype(np.float32),
+    "C64": np.dtype(np.complex64),
+    "F64": np.dtype(np.float64),
+    "I64": np.dtype(np.int64),
+    "U64": np.dtype(np.uint64),
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+RANKS = {code: rank for rank, code in enumerate(DTYPES)}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that lies in a file at byte `start`; every `np.asarray(tensor)` reads it, into memory of its own."""
+
+    file: Ranges
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def numpy(self) -> np.ndarray:
+        array = np.empty(self.shape, self.dtype)
+        if array.size:
+            self.file.read_into(array, self.start)
+        return array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.numpy().astype(dtype or self.dtype, copy=False)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+class _Damaged(Exception):
+    """What is wrong with a header, in a phrase."""
+
+
+def read(path: epath.PathLike) -> dict[str, StoredTensor]:
+    """The tensors of a file by name, in the file's order; only the header is read.
+
+    Raises UserError for a file that is missing, cut short, damaged, of another kind, or of a type that NumPy has not.
+    """
+    file = Ranges(path)
+    head = file.read(0, 64)
+    length = int.from_bytes(head[:8], "little")
+    try:
+        if file.size < 8 or length > min(MAX_HEADER, file.size - 8):
+            raise _Damaged(f"its header should take {length} bytes of {file.size}")
+        return _checked(_header(file.read(8, length)), file, 8 + length)
+    except _Damaged as problem:
+        # asked last: a good file may begin with any byte, for its header may be of any length
+        sniffing.refuse(head, file.source, "a safetensors file")
+        if head.startswith((b"PK\x03\x04", b"\x80\x02")):
+            raise UserError(f"{file.source}: torch.save wrote this, not safetensors; rename it to .bin") from None
+        told = f"{file.source}: the file is damaged or cut short ({problem}); fetch it again"
+        raise UserError(told) from problem
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(data.decode(), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as problem:
+        raise _Damaged("its header is no JSON") from problem
+    if not isinstance(header, dict) or not data.startswith(b"{"):
+        raise _Damaged("its header is no JSON object")
+    notes = header.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
+        raise _Damaged("its notes are no text")
+    return header
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Damaged("its header names something twice")
+    return found
+
+
+def _checked(header: Mapping[str, Any], file: Ranges, begin: int) -> dict[str, StoredTensor]:
+    """The header's tensors, which lie side by side and fill the file from `begin` to its end."""
+    tensors = {name: _tensor(name, entry, file, begin) for name, entry in header.items()}
+    end = begin
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if tensor.start != end:
+            raise _Damaged(
+                f"{name!r:.80} lies {abs(tensor.start - end)} bytes {'beyond' if tensor.start > end else 'into'}"
+                " what is before it"
+            )
+        end += tensor.nbytes
+    if end != file.size:
+        raise _Damaged(f"its tensors end at byte {end} and the file at {file.size}")
+    return tensors
+
+
+def _tensor(name: str, entry: Any, file: Ranges, begin: int) -> StoredTensor:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _Damaged(f"{name!r:.80} has no type, shape and place")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not _sizes(shape) or len(shape) > MAX_RANK or not _sizes(offsets) or len(offsets) != 2:
+        raise _Damaged(f"{name!r:.80} has an impossible shape or place")
+    if not isinstance(code, str) or code not in DTYPES:
+        raise UserError(
+            f"{file.source}: {name!r:.80} has the type {code!r:.20}, which is not read; it takes {', '.join(DTYPES)}"
+        )
+    tensor = StoredTensor(file, DTYPES[code], tuple(shape), begin + offsets[0])
+    if tensor.nbytes != offsets[1] - offsets[0]:
+        raise _Damaged(f"{name!r:.80} has {offsets[1] - offsets[0]} bytes, which do not make its shape")
+    return tensor
+
+
+def _sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+def write(path: epath.PathLike, tensors: Mapping[str, Any], dtypes: Mapping[str, np.dtype] | None = None) -> None:
+    """Write `tensors` (anything with `shape` and `dtype` that `np.asarray` reads) one after another.
+
+    `dtypes`: the types to write where they are not the tensors' own. The bytes are those that `safetensors.torch`
+    writes with the note {"format": "pt"}, by which diffusers and transformers know whose names these are. The file
+    appears whole or not at all. Raises UserError for a type that the format has not.
+    """
+    kinds = {name: np.dtype((dtypes or {}).get(name, tensor.dtype)) for name, tensor in tensors.items()}
+    for name, kind in kinds.items():
+        if kind not in CODES:
+            raise UserError(f"{path}: {name} has the type {kind}, which safetensors files have not")
+    order = sorted(tensors, key=lambda name: (-RANKS[CODES[kinds[name]]], name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in order:
+        shape = [int(n) for n in tensors[name].shape]
+        start, end = end, end + math.prod(shape) * kinds[name].itemsize
+        header[name] = {"dtype": CODES[kinds[name]], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic.new_file(path) as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            stream.write(_bytes(tensors[name], kinds[name]))
+
+
+def _bytes(tensor: Any, dtype: np.dtype) -> memoryview:
+    array = np.ascontiguousarray(np.asarray(tensor).astype(dtype, copy=False))
+    return array.reshape(-1).view(np.uint8).data

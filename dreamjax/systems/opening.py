@@ -1,0 +1,144 @@
+"""A run directory, from outside: train it, open what it holds."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from dreamjax import config as configs
+from dreamjax.errors import UserError
+from dreamjax.parallel import processes
+from dreamjax.parallel.tree_paths import named_leaves, nested
+from dreamjax.runs import components, provenance
+from dreamjax.storage import paths as places
+from dreamjax.systems import registry
+from dreamjax.training import checkpoints, loop
+from dreamjax.training import workdir as workdirs
+from dreamjax.training.task import PyTree, Task
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained system: `params` are the averaged ones where the run kept an average."""
+
+    workdir: str
+    config: Any  # the frozen dataclass of its system
+    task: Task
+    params: PyTree
+    step: int
+    examples: int  # consumed by training
+    averaged: bool
+
+
+def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
+    """Train the system that `config` describes in `workdir`; continues the run that is there. See `loop.train`.
+
+    `devices`: on these alone (default: on all).
+    What it is trained on is kept in data.json. Raises UserError where that has changed since the run began.
+    """
+    processes.initialize()
+    config = components.located(config)
+    task, config_json = registry.build(config), configs.to_json(config)
+    defaults_json = configs.to_json(type(config)())
+    if check := getattr(task, "check", None):
+        check()
+    workdirs.check(places.reachable(workdir), config_json, defaults_json)
+    paths = getattr(getattr(config, "data", None), "path", ())
+
+    def claim() -> None:
+        if paths:
+            started = bool(checkpoints.committed_steps(epath.Path(workdir) / "checkpoints"))
+            provenance.claim(workdir, paths, processes.agree("started", started))
+        if keep := getattr(task, "keep", None):  # files of the system's own, beside the checkpoints
+            keep(workdir)
+
+    return loop.train(
+        task,
+        config.train,
+        workdir,
+        seed=config.seed,
+        config_json=config_json,
+        defaults_json=defaults_json,
+        devices=devices,
+        claim=claim,
+    )
+
+
+def config_of(workdir: epath.PathLike) -> Any:
+    """The config dataclass of a run directory. Raises UserError when there is no run."""
+    path = places.reachable(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of dreamjax train")
+    text = path.read_text()
+    try:
+        found = ConfigDict(json.loads(text))
+    except (ValueError, TypeError, AttributeError) as problem:
+        raise UserError(f"{path} is damaged; copy it from a folder of {path.parent / 'checkpoints'}") from problem
+    if "system" not in found:
+        raise UserError(f"{workdir} holds no run, but another config.json: give the --workdir of dreamjax train")
+    return components.beside(configs.from_json(registry.schema_of(found, str(path)), text, str(path)), workdir)
+
+
+def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = False, averaged: bool = True) -> Run:
+    """The newest intact step of a run, or `step`, or the `best` by held-out score, on one device.
+
+    Every file of the step is verified first. Raises UserError for a missing or damaged step, naming those there are.
+    """
+    config = config_of(workdir)
+    folder = epath.Path(workdir) / "checkpoints"
+    chosen = _choose(folder, step, best, config)
+    stored = checkpoints.read_json(folder, chosen, "arrays")
+    group = "ema" if averaged and any(name.startswith("ema/") for name in stored) else "params"
+    shapes = {n: jax.ShapeDtypeStruct(tuple(s), t) for n, (s, t) in stored.items() if n.split("/")[0] == group}
+    task = registry.build(config)
+    expected = checkpoints.table_of({group: jax.eval_shape(task.init, jax.random.key(0)).params})
+    checkpoints.check_arrays(
+        str(checkpoints.step_folder(folder, chosen)), expected, checkpoints.table_of(nested(shapes))
+    )
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = nested({n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for n, x in shapes.items()})
+    params = checkpoints.restore(folder, chosen, abstract, groups=(group,))[group]
+    record = checkpoints.read_json(folder, chosen, "run")
+    return Run(str(workdir), config, task, params, chosen, record["examples"], group == "ema")
+
+
+def extra(run: Run) -> PyTree:
+    """`state.extra` of an opened run's step: what the system itself kept beside parameters."""
+    folder = epath.Path(run.workdir) / "checkpoints"
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    stored = checkpoints.read_json(folder, run.step, "arrays")
+    abstract = {
+        name: jax.ShapeDtypeStruct(tuple(shape), kind, sharding=place)
+        for name, (shape, kind) in stored.items()
+        if name.split("/")[0] == "extra"
+    }
+    return checkpoints.restore(folder, run.step, nested(abstract), groups=("extra",))["extra"] if abstract else {}
+
+
+def _choose(folder: epath.Path, step: int | None, best: bool, config: Any) -> int:
+    steps = checkpoints.committed_steps(folder)
+    there = f"it has {', '.join(map(str, steps))}" if steps else "it has none"
+    if step is None and best:
+        step = checkpoints.best_step(folder, config.train.checkpoint.best_mode)
+        if step is None:
+            raise UserError(f"{folder}: no saved step has a held-out score; train with train.eval_every > 0")
+    if step is None:
+        step = checkpoints.newest_intact(folder)
+        if step is None:
+            raise UserError(f"{folder}: there is no intact step to open; {there} in all")
+        return step
+    if step not in steps:
+        raise UserError(f"{folder}: step {step} is not there; {there}")
+    problems = checkpoints.problems(folder, step)
+    if problems:
+        raise UserError(f"{checkpoints.step_folder(folder, step)}: {problems[0]}; choose another --step ({there})")
+    return step
+
+
+def parameter_count(params: PyTree) -> int:
+    """Numbers in a tree of arrays."""
+    return sum(leaf.size for leaf in named_leaves(params).values())

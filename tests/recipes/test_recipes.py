@@ -1,0 +1,70 @@
+"""Every recipe for a pod still fits it, and nothing crosses chips that did not before (`make test-pods`)."""
+
+import json
+
+import pytest
+
+from dreamjax.parallel.sharding import TOLERANCE
+from dreamjax.pods import ahead
+from tests import pods
+
+needs_compiler = pytest.mark.skipif(
+    not ahead.available(), reason="TPU's compiler is not installed (pip install libtpu; `make test-pods` does)"
+)
+LARGE = 1.0  # MiB
+
+
+def golden(name):
+    return json.loads(pods.path_of(name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", pods.RECIPES)
+def test_the_summary_is_of_the_recipe(name):
+    """Without a compiler: the file that a change has to answer to is there, and says what a recipe may not do."""
+    found, recipe = golden(name), pods.RECIPES[name]
+    assert found["command"] == recipe.command
+    check(found, recipe)
+
+
+@pytest.mark.parametrize("name", pods.RECIPES)
+def test_the_docs_show_it(name):
+    """`python -m tests.recipes --table` prints the rows."""
+    assert pods.row(name) in (pods.REPOSITORY / "docs/scaling.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", pods.RECIPES)
+def test_the_recipe_s_own_words_are_of_the_summary(name):
+    """What a docstring tells of memory and time."""
+    found = golden(name)
+    text = (pods.REPOSITORY / pods.RECIPES[name].config.partition(":")[0]).read_text(encoding="utf-8")
+    low, high = (f"{ms:,.0f}" for ms in found["step_ms"])
+    assert f"{found['memory_mib']['peak'] / 1024:.2f} of {found['usable_mib'] / 1024:.2f} GiB" in text
+    assert f"{low} to {high} ms a step" in text
+
+
+def check(found, recipe):
+    memory = found["memory_mib"]
+    assert memory["peak"] <= found["usable_mib"]
+    assert found["computed_twice"] == 0, "it fits only because the compiler computes parts of it twice"
+    assert found["unsharded"] <= TOLERANCE
+    assert found["unrecognised"] == {}
+    summed = {key for key, size in found["collectives"].items() if "reduce" in key and size > LARGE}
+    assert summed
+    assert {key.split(" of ")[1].split(" over ")[0] for key in summed} == {recipe.gradients}
+
+
+@needs_compiler
+@pytest.mark.pods
+@pytest.mark.parametrize("name", pods.RECIPES)
+def test_the_recipe_compiles_to_what_it_was(name):
+    found, before = pods.summary(pods.RECIPES[name]), golden(name)
+    check(found, pods.RECIPES[name])
+    remedy = f"; if that is meant: python -m tests.recipes {name}"
+    for key in ("batch", "mesh", "loops", "strange_loops"):
+        assert found[key] == before[key], key + remedy
+    assert found["memory_mib"]["peak"] <= 1.03 * before["memory_mib"]["peak"], remedy
+    new = set(found["collectives"]) - set(before["collectives"])
+    assert not new, f"collectives that were not there: {new}{remedy}"
+    for key, size in before["collectives"].items():
+        assert found["collectives"].get(key, 0.0) <= 1.03 * size + 0.1, key + remedy
+    assert found["step_ms"][1] <= 1.05 * before["step_ms"][1], remedy
