@@ -32,12 +32,12 @@ def batch_of(sizes: models.Sizes) -> dict[str, np.ndarray]:
 
 def dreamjax_work(sizes: models.Sizes, *, remat: str) -> dict[str, Any]:
     from dreamjax.runs.components import Ingredients
-    from dreamjax.systems.text_to_image import ModelConfig, TextToImage, TextToImageConfig
+    from dreamjax.systems.text_to_image import TextToImage, TextToImageConfig, UNetModelConfig
 
     class Sized(TextToImage):
         parts = Ingredients(architecture=sizes.parts)  # also of sizes that have no name
 
-    config = TextToImageConfig(model=ModelConfig(start="random", dtype=sizes.dtype, remat=remat))
+    config = TextToImageConfig(model=UNetModelConfig(start="random", dtype=sizes.dtype, remat=remat))
 
     def train() -> common.Step:
         return common.training_step(Sized(config), config.train.mesh, batch_of(sizes))[0]

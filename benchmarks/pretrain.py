@@ -122,7 +122,7 @@ def main() -> None:
             contestants["torch.compile, 4 micro-batches"] = torch_step(config, device, compiled=True, microbatches=4)
     ceiling = matrix_product_rate(args.dtype, 8192 if gpu else 1024)
     times = interleaved({name: timed(step) for name, step in contestants.items()}, args.rounds, args.steps)
-    flops = registry.build(config).flops_per_example() * args.batch
+    flops = registry.build(config).flops() * args.batch
     facts = machine() | {
         "preset": args.preset,
         "batch": args.batch,

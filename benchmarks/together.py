@@ -165,7 +165,7 @@ def main() -> None:
     contestants["torch eager, one after another"] = one_after_another(twins)
     contestants["torch.func.vmap"] = torch_as_one(one, args.points, device)
     times = interleaved({name: timed(step) for name, step in contestants.items()}, args.rounds, args.steps)
-    flops = registry.build(one).flops_per_example() * args.batch * args.points
+    flops = registry.build(one).flops() * args.batch * args.points
     facts = machine() | {
         "preset": args.preset,
         "points": args.points,

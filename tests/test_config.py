@@ -145,7 +145,7 @@ def test_an_override_mends_what_is_wrong_in_the_file():
         ("{folder}/typo.py", "did you mean"),
         ("{folder}/nested.py", "has no key optim.learning_rat; did you mean optim.learning_rate?"),
         ("{folder}/wrong.py", "optim.learning_rate is 'x', but it takes float"),
-        ("{folder}/stranger.py", "system is 'masked_pretrainin'"),
+        ("{folder}/stranger.py", "unknown system 'masked_pretrainin'; did you mean masked_pretraining?"),
         ("{folder}/name.py", "name.py, line 4: NameError: name 'Configg' is not defined"),
         ("{folder}/imports.py", "imports.py, line 1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
         ("{folder}/zero.py", "zero.py, line 2: ZeroDivisionError"),

@@ -74,7 +74,7 @@ def others(
         out.missing[EMPTY] = "the model has no unconditional branch"
     out.images[RANDOM] = shown[rng.integers(len(known), size=count)]
 
-    asked = Asked.of(dreamer.task.encoder.data, train, dreamer.trials("val"), found, own, request.seed)
+    asked = Asked.of(dreamer.task.signal, train, dreamer.trials("val"), found, own, request.seed)
     class_of = dict(zip(train.image.tolist(), asked.classes(train).tolist(), strict=True))
     members = [np.flatnonzero([class_of[int(i)] == k for i in known]) for k in range(len(asked.names))]
     for number, answer in enumerate(controls.answers(asked, how.material)):
@@ -158,7 +158,7 @@ def _nearest(
     dreamer: Dreamer, found: Trials, own: np.ndarray, train: Trials, known: np.ndarray
 ) -> Int[np.ndarray, "n"]:
     """Among the training images `known`, the one whose embedding is most like the one read from each trial."""
-    target, mesh = dreamer.task.config.target, meshes.make(MeshConfig())
+    target, mesh = dreamer.task.target, meshes.make(MeshConfig())
     bank = features.embeddings(target.bank_root, target.embedding, train.images, mesh, target.encode_batch)
     predicted = np.concatenate(list(embedded(dreamer, found, own)))
     return np.asarray(unit(predicted) @ unit(np.asarray(bank[known])).T).argmax(1)

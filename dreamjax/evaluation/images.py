@@ -217,7 +217,7 @@ def pretrained(config: Any, found: Any, own: np.ndarray) -> list[str]:
 def _judges(dreamer: Dreamer, judging: Judging) -> tuple[list[Judge], Judge | None, list[str]]:
     """Who judges, the classifier among them, and what is missing and why."""
     mesh, notes, found = meshes.make(MeshConfig()), [], []
-    aligned = dreamer.task.config.target.embedding
+    aligned = dreamer.task.target.embedding
     if dreamer.task.embedding_dim:
         name = epath.Path(aligned.path).name
         view = judges.of_model(VisionModel.open(aligned.path, mesh), aligned, mesh)

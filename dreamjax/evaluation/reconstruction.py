@@ -115,12 +115,14 @@ def fresh_params(config: masked_pretraining.MaskedPretrainingConfig, seed: int) 
     return _init(config.model, config.data.samples)(jax.random.fold_in(jax.random.key(config.seed), seed))
 
 
-def _sizes_alone(model: masked_pretraining.ModelConfig, samples: int) -> masked_pretraining.MaskedPretrainingConfig:
+def _sizes_alone(
+    model: masked_pretraining.MaskedModelConfig, samples: int
+) -> masked_pretraining.MaskedPretrainingConfig:
     return masked_pretraining.MaskedPretrainingConfig(model=model, data=DataConfig(samples=samples))
 
 
 @functools.lru_cache(maxsize=4)
-def _features(model: masked_pretraining.ModelConfig, samples: int) -> Any:
+def _features(model: masked_pretraining.MaskedModelConfig, samples: int) -> Any:
     config = _sizes_alone(model, samples)
 
     def pooled(params: Any, signal: jax.Array, valid: jax.Array) -> jax.Array:
@@ -132,7 +134,7 @@ def _features(model: masked_pretraining.ModelConfig, samples: int) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _init(model: masked_pretraining.ModelConfig, samples: int) -> Any:
+def _init(model: masked_pretraining.MaskedModelConfig, samples: int) -> Any:
     config = _sizes_alone(model, samples)
     return jax.jit(lambda key: masked_pretraining.init_params(config, key))
 

@@ -19,7 +19,6 @@ from dreamjax.systems import opening
 from dreamjax.systems.classifier import Classifier
 from dreamjax.targets.features import HELD_OUT
 from dreamjax.targets.images import FILTERS
-from dreamjax.training.held_out import summed
 from dreamjax.training.metrics import means, read
 from dreamjax.weights import writing
 
@@ -54,7 +53,7 @@ def write(folder: epath.Path, run: opening.Run, compare: Compare) -> dict[str, A
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: Classifier = run.task  # type: ignore[assignment]
     images = task.data("val")
-    accuracy = means(read(summed(task.held_out, run.params, images)))["accuracy"]
+    accuracy = means(read(task.held_out(run.params, {}, images.stream)))["accuracy"]
     described = task.described() | {HELD_OUT: round(float(accuracy), 4)}
     network, _ = task.network
     writing.write_safetensors(folder, "model", network.table.to_torch(run.params))

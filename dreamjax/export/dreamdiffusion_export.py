@@ -14,7 +14,7 @@ provenance.json, README.md         where it comes from; the model card
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -63,6 +63,10 @@ SIDE = 32  # of the latents that are compared, at most
 WINDOWS, STEPS, GUIDANCE = 2, 2, 3.0  # of the images that are compared
 
 
+def _system(dreamer: from_trials.Dreamer) -> DreamDiffusion:
+    return cast(DreamDiffusion, dreamer.task)
+
+
 def write(folder: epath.Path, run: Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: DreamDiffusion = run.task  # type: ignore[assignment]
@@ -100,14 +104,14 @@ def _write_encoder(folder: epath.Path, dreamer: from_trials.Dreamer, channels: A
     """The component's code, config and weights; returns how many parameters."""
     params, frozen = dreamer.whole
     encoder = params["encoder"] if "encoder" in params else frozen["encoder"]
-    tensors = names.with_positions(names.TABLE.to_torch(encoder), dreamer.task.encoder.patches)
+    tensors = names.with_positions(names.TABLE.to_torch(encoder), _system(dreamer).encoder.patches)
     tensors = {f"mae.{name}": tensor for name, tensor in tensors.items()}
     tensors |= conditioner.TABLE.to_torch(params["conditioner"])
     if dreamer.task.guided:
         tensors["nothing"] = np.asarray(frozen["nothing"])
     folder.mkdir(parents=True)
     (folder / "eeg_encoder.py").write_text(component())
-    config = {"_class_name": "EEGEncoder", **_encoder_config(dreamer.task, channels)}
+    config = {"_class_name": "EEGEncoder", **_encoder_config(_system(dreamer), channels)}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     writing.write_safetensors(folder, STEM, tensors)
     return opening.parameter_count(encoder) + opening.parameter_count(params["conditioner"])
@@ -149,7 +153,7 @@ def parity(dreamer: from_trials.Dreamer) -> dict[str, np.ndarray]:
     `context`, `time_offset`, `embedding`; `noise`, the U-Net's prediction at `timesteps`; `image`, after `steps` of
     the model's sampler under `guidance`.
     """
-    task, model = dreamer.task, dreamer.model
+    task, model = _system(dreamer), dreamer.model
     stored = torch_export.noise_like_eeg(task.encoder, WINDOWS)
     scale, T = stored.get("scale", np.ones(WINDOWS, np.float32)), task.encoder.data.samples
     signal, _, _ = torch_export.in_units(task.encoder.data, stored["input"], scale, np.ones((WINDOWS, T), bool))
@@ -226,7 +230,7 @@ def _card(dreamer: from_trials.Dreamer, facts: dict[str, Any], folder: epath.Pat
     """README.md: what a user needs to know, and what it must not be used for."""
     import jinja2
 
-    task = dreamer.task
+    task = _system(dreamer)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     environment.filters["counted"] = torch_export.counted_in_words
     config = sniffing.read_json(folder / "eeg_encoder" / "config.json")

@@ -33,10 +33,10 @@ from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.storage.checkpoint_files.torch_pickle import StoredTensor
 from dreamjax.systems.dreamdiffusion import (
     TRAINABLE,
+    AlignedLossConfig,
+    ConditionedModelConfig,
     DreamDiffusionConfig,
     EncoderConfig,
-    LossConfig,
-    ModelConfig,
 )
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.weights import compvis, conditioner, networks, weight_files, writing
@@ -259,7 +259,7 @@ def _part(prefix: str, tensors: Mapping[str, Any], config: dict[str, Any], sourc
 def _maps(
     maps: Mapping[str, Any], encoder: MaskedPretrainingConfig, unet: Part, source: str
 ) -> tuple[Any, dict[str, Any]]:
-    """(shapes of the maps' parameters, the fields of ModelConfig that they tell)."""
+    """(shapes of the maps' parameters, the fields of ConditionedModelConfig that they tell)."""
     sizes = {}
     for name in ("channel_mapper.0.weight", "channel_mapper.1.weight"):
         if name not in maps or not maps[name].shape or not maps[name].shape[0]:
@@ -311,6 +311,6 @@ def _config(encoder: MaskedPretrainingConfig, model: dict[str, Any]) -> DreamDif
     return DreamDiffusionConfig(
         data=data,
         encoder=EncoderConfig(model=encoder.model, cls_token=False),
-        model=ModelConfig(path=f"{components.RUN}/{PARTS}", trainable=TRAINED, **model),
-        loss=LossConfig(alignment="cosine" if model["embedding_dim"] else "none", drop_condition=0.0),
+        model=ConditionedModelConfig(path=f"{components.RUN}/{PARTS}", trainable=TRAINED, **model),
+        loss=AlignedLossConfig(alignment="cosine" if model["embedding_dim"] else "none", drop_condition=0.0),
     )

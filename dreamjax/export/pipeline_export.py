@@ -24,7 +24,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.components import Ingredients
 from dreamjax.storage.checkpoint_files import safetensors_files
 from dreamjax.systems.opening import Run
-from dreamjax.systems.text_to_image import CROSS_ATTENTION, TextToImage, whole_unet
+from dreamjax.systems.text_to_image import CROSS_ATTENTION, TextToImage
 from dreamjax.weights import writing
 from dreamjax.weights.networks import Network
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
@@ -70,7 +70,7 @@ computed; PyTorch's differs by at most {tolerance:g} of its largest magnitude.
 def write(folder: epath.Path, run: Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: TextToImage = run.task  # type: ignore[assignment]
-    params = whole_unet(task, run.params, meshes.make(MeshConfig()))
+    params = task.whole_unet(run.params, meshes.make(MeshConfig()))
     _copy_parts(folder, task.parts)
     _write_unet(folder / "unet", task, params)
     parity = _parity(task, params)

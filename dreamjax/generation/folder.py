@@ -119,7 +119,7 @@ def _found(dreamer: Dreamer, request: Request, when: Moments | None, workdir: ep
     if not recordings:
         if when:
             raise UserError(f"{request.input[0] if request.input else 'the run'}: --at and --events take a recording")
-        if not dreamer.task.config.target.folder:  # of a run from elsewhere nobody knows what was seen
+        if not dreamer.task.target.folder:  # of a run from elsewhere nobody knows what was seen
             if not request.input:
                 raise UserError("the run came without data: name dataset folders or recordings with --input")
             yield dreamer.windows(request.input)
@@ -132,7 +132,7 @@ def _found(dreamer: Dreamer, request: Request, when: Moments | None, workdir: ep
         return
     if len(recordings) < len(request.input):
         raise UserError(f"{recordings[0]} is a recording and the others are dataset folders; give one or the other")
-    with recording_windows.prepared(recordings, dreamer.task.encoder.data, when or Moments(), workdir) as folder:
+    with recording_windows.prepared(recordings, dreamer.task.signal, when or Moments(), workdir) as folder:
         yield dreamer.windows((folder,))
 
 
@@ -148,7 +148,7 @@ def _refuse_unheard(found: Trials, own: np.ndarray, request: Request) -> None:
 
 def _trained_on(dreamer: Dreamer, found: Trials) -> set[str]:
     """Names of those images that training showed, as far as it is known what was seen."""
-    target = dreamer.task.config.target
+    target = dreamer.task.target
     if not found.known:
         return set()
     if target.splits == "prepared":

@@ -20,7 +20,8 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.storage import atomic, paths
 from dreamjax.storage.checkpoint_files import torch_files
-from dreamjax.systems import opening, text_to_image
+from dreamjax.systems import opening
+from dreamjax.systems.base import GeneratesFromText, capability
 from dreamjax.targets import image_files
 from dreamjax.weights.pipeline_folder import PipelineFolder
 
@@ -72,10 +73,11 @@ def open_model(
     if attention == "cudnn" and dtype != "bfloat16":
         raise UserError("--attention cudnn computes in bfloat16: add --dtype bfloat16")
     mesh = meshes.make(MeshConfig())
-    computed: dict[str, Any] = {"dtype": jnp.dtype(dtype), "attention": attention}
     if (epath.Path(path) / "checkpoints").is_dir():
-        return text_to_image.open_model(opening.open_run(path), mesh, **computed)
-    return LatentDiffusion.open(PipelineFolder.open(path, variant), mesh, **computed)
+        run = opening.open_run(path)
+        task = capability(run.task, GeneratesFromText, "generate images from text")
+        return task.pipeline(run, mesh, dtype=dtype, attention=attention)
+    return LatentDiffusion.open(PipelineFolder.open(path, variant), mesh, dtype=jnp.dtype(dtype), attention=attention)
 
 
 def free(out: epath.PathLike) -> epath.Path:

@@ -2,29 +2,24 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dreamjax.errors import UserError
 from dreamjax.generation import batches
 from dreamjax.generation.batches import Sampling
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import platform, sharding
+from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.latent_diffusion import LatentDiffusion
-from dreamjax.systems.dreamdiffusion import DreamDiffusion
-from dreamjax.systems.opening import Run
-from dreamjax.systems.text_to_image import merged
+from dreamjax.systems.base import GeneratesFromTrials, Run, capability
 from dreamjax.targets import trials
 from dreamjax.targets.trials import Trials
 from dreamjax.training.task import PyTree
-from dreamjax.weights import loaded
-from dreamjax.weights.loaded import Part
 
 NUMBERS = 20  # bits of a trial's number; a sample's lie above them, 32 in all
 MOST = 1 << 32 - NUMBERS  # samples of a trial
@@ -47,41 +42,32 @@ class Request(Sampling):
 
 @dataclass(frozen=True)
 class Dreamer:
-    """A trained DreamDiffusion on a mesh. `whole`: (params, frozen) as its task has them, without the U-Net."""
+    """A trained system that generates images from trials, on a mesh. `whole`: (params, frozen) of its conditioning."""
 
-    task: DreamDiffusion
+    task: GeneratesFromTrials
     model: LatentDiffusion
     whole: tuple[PyTree, PyTree]
+    seed: int  # of the run, which orders its trials
 
     @classmethod
     def open(cls, run: Run, dtype: str = "float32", attention: str = "auto") -> "Dreamer":
-        """Of a run's checkpoint. Raises UserError for a run of another system."""
-        if not isinstance(run.task, DreamDiffusion):
-            raise UserError(f"{run.workdir} is a run of {run.config.system}; give one of dreamdiffusion")
+        """Return the system of a run's checkpoint. Raise UserError for one that does not generate from trials."""
+        task = capability(run.task, GeneratesFromTrials, "generate images from trials")
         platform.check_attention(attention, "--attention", "--attention auto")
-        mesh, task = meshes.make(MeshConfig()), run.task
-        network, arguments = task.unet
-        computed = arguments | {"dtype": jnp.dtype(dtype), "attention": attention, "remat": "none"}
-        frozen_shapes = jax.eval_shape(task.init, jax.random.key(0)).frozen
-        places = sharding.shardings(frozen_shapes, mesh)
-        frozen = {name: _filled(task, name, frozen_shapes, places) for name in frozen_shapes}
-        params = jax.device_put(run.params, sharding.shardings(run.params, mesh))
-        unet = Part(network, computed, _placed(merged(params.pop("unet", {}), frozen.pop("unet", {})), mesh))
-        model = LatentDiffusion.open(
-            task.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet, text=task.guided
-        )
-        return cls(task, model, (params, frozen))
+        mesh = meshes.make(MeshConfig())
+        model = task.pipeline(run, mesh, dtype=dtype, attention=attention)
+        return cls(task, model, task.conditioning(run, mesh), run.config.seed)
 
     def trials(self, split: str, paths: tuple[str, ...] = ()) -> Trials:
         """Those of a split of the images, of the run's recordings or of other ones."""
-        config, data = self.task.config, self.task.encoder.data
+        data = self.task.signal
         data = dataclasses.replace(data, path=paths, weights=()) if paths else data
-        return _countable(trials.trials(data, config.target, split, seed=config.seed, training=False))
+        return _countable(trials.trials(data, self.task.target, split, seed=self.seed, training=False))
 
     def windows(self, paths: tuple[str, ...]) -> Trials:
         """All of other recordings, whether or not it is known what was seen."""
-        data = dataclasses.replace(self.task.encoder.data, path=paths, weights=())
-        return _countable(trials.windows(data, self.task.config.target, seed=self.task.config.seed))
+        data = dataclasses.replace(self.task.signal, path=paths, weights=())
+        return _countable(trials.windows(data, self.task.target, seed=self.seed))
 
     def side(self, request: Request) -> int:
         """Of the images, in pixels. Raises UserError where they are not square: those that were seen are."""
@@ -98,16 +84,9 @@ class Dreamer:
         return {name: np.asarray(value) for name, value in found.items()}
 
     @functools.cached_property
-    def program(self) -> Any:
+    def program(self) -> Callable[..., dict[str, jax.Array]]:
         """The compiled way from windows to conditions; see `read`."""
-
-        def compute(params: PyTree, frozen: PyTree, batch: Any) -> dict[str, jax.Array]:
-            context, embedding = self.task.condition(params, frozen, batch)
-            offset = self.task.time_offset(params, context)
-            found = {"context": context, "time_offset": offset, "embedding": embedding}
-            return {name: value for name, value in found.items() if value is not None}
-
-        return jax.jit(compute)
+        return jax.jit(self.task.condition)
 
     def images(self, found: Trials, own: np.ndarray, request: Request, bar: Any = None) -> Iterator[np.ndarray]:
         """`request.samples` images of each of the trials `own`, one after another."""
@@ -137,32 +116,14 @@ class Dreamer:
         return batches.paint(self.model, how, numbers, rows, unconditional=empty)
 
     def unconditional(self) -> dict[str, jax.Array]:
-        """What guidance leads away from: the empty caption. Raises UserError where the model has none."""
-        params, frozen = self.whole
-        if not self.task.guided:
-            raise UserError("this model was trained without an unconditional branch: add --guidance 1, which is none")
-        nothing = frozen["nothing"][None]
-        offset = self.task.time_offset(params, nothing)
-        return {"context": nothing} | ({} if offset is None else {"time_offset": offset})
+        """Return what guidance leads away from. Raise UserError where the model has nothing of the kind."""
+        return self.task.unconditional(*self.whole)
 
 
 def _countable(found: Trials) -> Trials:
     if len(found) > 1 << NUMBERS:
         raise UserError(f"there are {len(found)} trials, of at most {1 << NUMBERS}; give fewer with --input")
     return found
-
-
-def _filled(task: DreamDiffusion, name: str, shapes: PyTree, places: PyTree) -> PyTree:
-    """A frozen part from where it comes from."""
-    abstract = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes[name], places[name]
-    )
-    return task.weights()[f"frozen/{name}"](abstract)
-
-
-def _placed(params: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-    abstract = loaded.placed(params, mesh)
-    return jax.tree.map(lambda x, leaf: jax.device_put(x, leaf.sharding), params, abstract)
 
 
 def chosen(found: Trials, request: Request) -> np.ndarray:

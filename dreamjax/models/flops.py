@@ -91,3 +91,45 @@ def unet(arguments: Mapping[str, Any], height: int, width: int, tokens: int) -> 
         total += 2 * 9 * pixels[i - 1] * dim**2 if i > 0 else 0
         before = dim
     return float(total)
+
+
+def vision_transformer(dim: int, depth: int, mlp_ratio: float, patches: int, entries: int) -> float:
+    """Forward FLOP of a ViT with a class token for one image of `patches` patches of `entries` numbers."""
+    return 2.0 * patches * entries * dim + depth * block(patches + 1, dim, mlp_ratio)
+
+
+def text_transformer(dim: int, depth: int, mlp_dim: int, tokens: int) -> float:
+    """Forward FLOP of a transformer over the tokens of one text."""
+    return depth * block(tokens, dim, mlp_dim / dim)
+
+
+def autoencoder(arguments: Mapping[str, Any], height: int, width: int) -> float:
+    """Forward FLOP of `AutoencoderKL(**arguments)`, encoder and decoder, for one image of height × width pixels."""
+    a = arguments
+    widths, per_level, latent = a["widths"], a["layers"], a["latent_channels"]
+    last = len(widths) - 1
+    pixels = [height * width // 4**i for i in range(len(widths))]
+
+    def residual(level: int, dim_in: int, dim: int) -> float:
+        shortcut = dim_in * dim if dim_in != dim else 0
+        return 2.0 * pixels[level] * (9 * dim_in * dim + 9 * dim**2 + shortcut)
+
+    def middle(dim: int) -> float:
+        T = pixels[last]
+        attends = attention(T, T, dim, dim) if a.get("mid_attention", True) else 0.0
+        return 2 * residual(last, dim, dim) + attends
+
+    encoder = 2.0 * 9 * pixels[0] * a["in_channels"] * widths[0]
+    before = widths[0]
+    for i, dim in enumerate(widths):
+        encoder += sum(residual(i, before if j == 0 else dim, dim) for j in range(per_level))
+        encoder += 2.0 * 9 * pixels[i + 1] * dim**2 if i < last else 0.0
+        before = dim
+    encoder += middle(before) + 2.0 * pixels[last] * (9 * before * 2 * latent + 4 * latent**2)
+    decoder = 2.0 * pixels[last] * (latent**2 + 9 * latent * before) + middle(before)
+    for i in range(last, -1, -1):
+        dim = widths[i]
+        decoder += sum(residual(i, before if j == 0 else dim, dim) for j in range(per_level + 1))
+        decoder += 2.0 * 9 * pixels[i - 1] * dim**2 if i > 0 else 0.0
+        before = dim
+    return encoder + decoder + 2.0 * 9 * pixels[0] * widths[0] * a["in_channels"]

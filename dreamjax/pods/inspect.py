@@ -6,7 +6,6 @@ Everything comes from `jax.eval_shape` and from counting by hand, so a model of 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
@@ -14,10 +13,8 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.systems import registry
-from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, masked_loss
+from dreamjax.systems.base import Plans, offered
 from dreamjax.training.task import PyTree, State
-
-ENCODER = ("patch_embed", "cls_token", "pos_embed", "blocks", "norm")
 
 
 def inspect(config: Any, *, devices: int | None = None) -> dict[str, Any]:
@@ -31,20 +28,20 @@ def inspect(config: Any, *, devices: int | None = None) -> dict[str, Any]:
     state: State = jax.eval_shape(task.init, jax.random.key(0))
     mesh = abstract_mesh(config, devices)
     sharding.check_batch(config.train.batch_size, mesh, config.train.microbatches or 1)
-    if not isinstance(config, MaskedPretrainingConfig):
+    if (plans := offered(task, Plans)) is None:
         return stored(config, state, mesh)
+    examples = config.train.steps * config.train.batch_size
     return {
         "system": config.system,
-        "parameters": parameters(config, state.params),
-        "gflop_per_window": {part: round(flop / 1e9, 4) for part, flop in config.flops().items()},
+        "gflop_per_window": plans.gflop(),
         "run": {
             "steps": config.train.steps,
             "batch_size": config.train.batch_size,
-            "windows": config.train.steps * config.train.batch_size,
-            "exaflop": float(f"{config.flops()['train'] * config.train.steps * config.train.batch_size / 1e18:.4g}"),
+            "windows": examples,
+            "exaflop": float(f"{(task.flops() or 0) * examples / 1e18:.4g}"),
         },
-        "memory_gib_per_device": memory(config, state, mesh),
-        "shapes": shapes(config),
+        "memory_gib_per_device": memory(task, state, mesh),
+        **plans.summary(state.params),
     }
 
 
@@ -80,35 +77,21 @@ def abstract_mesh(config: Any, devices: int | None) -> Any:
     return AbstractMesh(meshes.sizes(config.train.mesh, count), meshes.AXES)
 
 
-def parameters(config: MaskedPretrainingConfig, params: PyTree) -> dict[str, Any]:
-    """Counts by part. `encoder` and `whole` include the fixed positions, as the published counts do."""
-    parts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
-    rows = config.patches + 1
-    fixed = 0 if "pos_embed" in params else rows * config.model.dim
-    decoder_fixed = rows * config.model.decoder_dim if config.model.decoder_depth else 0
-    return {
-        "parts": parts,
-        "fixed_positions": {"encoder": fixed, "decoder": decoder_fixed},
-        "encoder": sum(parts.get(name, 0) for name in ENCODER) + fixed,
-        "whole": sum(parts.values()) + fixed + decoder_fixed,
-        "trained": sum(parts.values()),
-    }
-
-
-def memory(config: MaskedPretrainingConfig, state: State, mesh: Any) -> dict[str, float]:
+def memory(task: Any, state: State, mesh: Any) -> dict[str, float]:
     """GiB of one device: what is stored, and an estimate of what the backward pass keeps of its micro-batch.
 
     `activations` are the residuals of the loss's vjp, by shape, after the config's rematerialisation. A compiler that
     fuses keeps fewer, and needs room to compute in: TPU's took 1.1 to 1.3 times the sum of it all (docs/scaling.md).
     Gradients are counted once in float32.
     """
-    rows = config.train.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]) // (config.train.microbatches or 1)
+    train = task.config.train
+    rows = train.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]) // (train.microbatches or 1)
     parts = {
         "parameters": local_bytes(state.params, mesh),
         "optimiser": local_bytes(state.opt, mesh),
         "average": local_bytes(state.ema, mesh),
         "gradients": local_bytes(state.params, mesh),
-        "activations": activation_bytes(config, state.params) * rows,
+        "activations": task.activation_bytes(state.params) * rows,
     }
     gib = {name: float(f"{size / 2**30:.4g}") for name, size in parts.items()}
     total = float(f"{sum(parts.values()) / 2**30:.4g}")
@@ -123,39 +106,3 @@ def local_bytes(tree: PyTree, mesh: Any) -> float:
         pieces = int(np.prod([mesh.shape[axis] for axis in axes]))
         total += leaf.size * leaf.dtype.itemsize / pieces
     return total
-
-
-def activation_bytes(config: MaskedPretrainingConfig, params: PyTree) -> float:
-    """Bytes per window that the backward pass needs: residuals of two windows less those of one."""
-
-    def kept(windows: int) -> int:
-        batch = batch_shapes(config, windows)
-
-        def residuals(params: PyTree, batch: dict[str, jax.Array]) -> Any:
-            return jax.vjp(lambda p: masked_loss(config, p, batch, config.seed)[0], params)[1]
-
-        leaves = jax.tree.leaves(jax.eval_shape(residuals, params, batch))
-        return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
-
-    return kept(2) - kept(1)
-
-
-def batch_shapes(config: MaskedPretrainingConfig, windows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays that the loss reads, for so many windows."""
-    example = MaskedPretraining(config).example()
-    return {name: jax.ShapeDtypeStruct((windows, *one.shape), one.dtype) for name, one in example.items()}
-
-
-def shapes(config: MaskedPretrainingConfig) -> dict[str, Any]:
-    """Shapes without the batch axis, by name."""
-    model = config.model
-    return {
-        "signal": [model.channels, config.data.samples],
-        "sfreq": config.data.sfreq,
-        "seconds": config.data.samples / config.data.sfreq,
-        "patch": [model.patch, model.channels],
-        "tokens": config.patches,
-        "encoder_tokens": 1 + config.mask.visible_slots(config.patches),
-        "features": [config.patches, model.dim],
-        "prediction": [config.patches, model.patch * model.channels],
-    }

@@ -19,11 +19,11 @@ from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import AXES, MeshConfig
 from dreamjax.pods import ahead, layout
 from dreamjax.pods.collectives import Collective
-from dreamjax.pods.inspect import activation_bytes, local_bytes
+from dreamjax.pods.inspect import local_bytes
 from dreamjax.pods.topologies import Pod
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems import registry
-from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.systems.base import GeneratesFromText, GeneratesFromTrials, Plans, offered
 from dreamjax.training.task import State
 
 PARTS = ("params", "opt", "ema", "frozen", "extra")
@@ -98,12 +98,6 @@ class TrainingStep(Job):
 
     what = "a step"
 
-    def __post_init__(self) -> None:
-        if not hasattr(self.task, "example"):
-            raise UserError(
-                f"a plan of {self.config.system} cannot be made: what a step of it reads is not known in advance"
-            )
-
     @functools.cached_property
     def state(self) -> State:
         return jax.eval_shape(self.task.init, jax.random.key(0))
@@ -122,8 +116,7 @@ class TrainingStep(Job):
 
     @property
     def flop(self) -> float | None:
-        count = getattr(self.task, "flops_per_example", None)
-        return count() if count else None
+        return self.task.flops()
 
     def with_examples(self, count: int) -> "TrainingStep":
         train = dataclasses.replace(self.config.train, batch_size=count)
@@ -139,9 +132,9 @@ class TrainingStep(Job):
     def passing(self, mesh: Any) -> dict[str, float | None]:
         sharding.check_batch(self.examples, mesh, self.unit)
         found: dict[str, float | None] = {"gradients": local_bytes(self.state.params, mesh), "activations": None}
-        if isinstance(self.config, MaskedPretrainingConfig):
+        if plans := offered(self.task, Plans):
             rows = self.examples // (mesh.shape["data"] * mesh.shape["fsdp"]) // self.unit
-            found["activations"] = activation_bytes(self.config, self.state.params) * rows
+            found["activations"] = plans.activation_bytes(self.state.params) * rows
         return found
 
     def moved(self, mesh: Any, pod: Pod) -> list[Collective]:
@@ -151,8 +144,8 @@ class TrainingStep(Job):
     def unsharded(self, mesh: Any) -> float:
         if mesh.shape["fsdp"] == 1:
             return 0.0
-        rules = getattr(self.task, "sharding_rules", ())
-        return sharding.unsharded_share(self.state, sharding.shardings(self.state, mesh, rules))[0]
+        places = sharding.shardings(self.state, mesh, self.task.sharding_rules)
+        return sharding.unsharded_share(self.state, places)[0]
 
 
 @dataclass(frozen=True)
@@ -167,14 +160,13 @@ class Images(Job):
     what = "a batch of images"
 
     def __post_init__(self) -> None:
-        if not hasattr(self.task, "parts"):
-            raise UserError(f"{self.config.system} makes no images; leave out --images")
+        if not (offered(self.task, GeneratesFromText) or offered(self.task, GeneratesFromTrials)):
+            raise UserError(f"{self.config.system} does not generate images; leave out --images")
 
     @functools.cached_property
     def context(self) -> tuple[int, int]:
         """(S, D) of what an image is made from."""
-        found = getattr(self.task, "context_shape", None)
-        return found or self.task.example()["context"].shape
+        return self.task.context_shape
 
     @property
     def flop(self) -> float | None:

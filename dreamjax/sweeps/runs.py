@@ -87,8 +87,7 @@ def of(sweep: Sweep, chosen: Mapping[str, Any], seed: int) -> Point:
     config, encoder = sweep.config_of(chosen, seed), sweep.pretrain_of(chosen, seed)
     if encoder is not None:
         config, encoder = pretrained_encoders.split(config, encoder)
-    count = getattr(registry.build(config), "flops_per_example", None)
-    return Point(chosen, seed, config, {}, float(count()) if count else None, encoder=encoder)
+    return Point(chosen, seed, config, {}, registry.build(config).flops(), encoder=encoder)
 
 
 def with_legs(sweep: Sweep, found: list[Point], budget: float | None) -> list[Point]:

@@ -8,7 +8,7 @@ examples and masks, as alone.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from dreamjax.errors import UserError
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.sharding import Rules
 from dreamjax.training import program
-from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, Task, WeightSource, replace
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, Task, replace
 from dreamjax.training.train_config import TrainConfig
 
 # keys of a config that are arguments of the compiled step and change no shape
@@ -92,7 +92,7 @@ class Stacked:
 
 
 @dataclass(frozen=True)
-class Vectorised:
+class Vectorised(Task):
     """The Task of several Tasks of equal shapes; `configs`: what made them."""
 
     tasks: tuple[Any, ...]
@@ -107,13 +107,10 @@ class Vectorised:
     def seeds(self) -> list[int]:
         return [config.seed for config in self.configs]
 
-    def _keys(self, purpose: bytes) -> Array:
-        return jnp.stack([program.run_key(seed, purpose) for seed in self.seeds])
-
     def init(self, rng: Array) -> State:
         del rng  # each point has its own
         made = jax.vmap(lambda key: {name: getattr(self.tasks[0].init(key), name) for name in PARTS})(
-            self._keys(b"init")
+            jnp.stack([program.run_key(seed, b"init") for seed in self.seeds])
         )
         both = len({config.loss.target for config in self.configs}) > 1
         hyper = [task.hyper(targets=both) for task in self.tasks]
@@ -121,41 +118,34 @@ class Vectorised:
         made["extra"] = {"own": made["extra"], "refused": jnp.zeros(len(self.tasks), jnp.int32)}
         return State(step=jnp.zeros((), jnp.int32), **made)
 
-    def weights(self) -> Mapping[str, WeightSource]:
-        return {}
-
     def data(self, split: str) -> BatchSpec:
         specs = [task.data(split) for task in self.tasks]
         first: dict[int, int] = {}
         same = tuple(first.setdefault(seed, i) for i, seed in enumerate(self.seeds))
         return BatchSpec(Stacked(tuple(spec.stream for spec in specs), same), len(specs) * specs[0].batch_size)
 
-    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Metrics]:
-        del rng
+    def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         count = len(self.tasks)
         rows = {name: x.reshape(count, x.shape[0] // count, *x.shape[1:]) for name, x in batch.items()}
 
-        def one(parts: dict[str, PyTree], rows: Batch, key: Array) -> tuple[dict[str, PyTree], Metrics]:
+        def one(parts: dict[str, PyTree], rows: Batch) -> tuple[dict[str, PyTree], Metrics]:
             own = State(step=state.step, **parts)
-            new, metrics = self.tasks[0].update(own, rows, jax.random.fold_in(key, state.step))
+            new, metrics = self.tasks[0].update(own, rows)
             return {name: getattr(new, name) for name in PARTS}, metrics
 
         parts = {name: getattr(state, name) for name in PARTS}
         parts["extra"] = state.extra["own"]
-        new, metrics = jax.vmap(one)(parts, rows, self._keys(b"update"))
+        new, metrics = jax.vmap(one)(parts, rows)
         good = metrics.pop("finite")[0] > 0
         new["extra"] = {"own": new["extra"], "refused": state.extra["refused"] + ~good}
         return replace(state, step=state.step + 1, **new), _by_point(dict(metrics), good)
 
-    def finish(self, state: State) -> State:
-        return state
-
     def evaluate(self, state: State, source: Stream) -> Metrics:
         raise UserError("points trained as one are scored one by one, after training: set train.eval_every=0")
 
-    def flops_per_example(self) -> float:
-        """Of one row: the points have their own."""
-        return float(self.tasks[0].flops_per_example())
+    def flops(self) -> float:
+        """Return the operations of one row: every point has its own."""
+        return float(self.tasks[0].flops())
 
     def point(self, state: State, index: int) -> tuple[PyTree, int]:
         """(parameters of one point, averaged where they are kept; steps that were refused as not finite)."""

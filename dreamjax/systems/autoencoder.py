@@ -6,9 +6,8 @@ with, `scaling_factor` = 1 / their standard deviation over the training images, 
 """
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,32 +16,30 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from dreamjax import config as configs
+from dreamjax.models import flops
 from dreamjax.models.autoencoder_kl import sample
 from dreamjax.objectives.masking import example_keys
 from dreamjax.objectives.variational import VariationalConfig, psnr, variational
 from dreamjax.runs import shapes
+from dreamjax.systems.base import GradientSystem, Loss
+from dreamjax.systems.compute import ComputeConfig
 from dreamjax.targets import images
 from dreamjax.targets.images import ImageConfig, ImageStream, scaled, unscaled
-from dreamjax.training import optimiser
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
-from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource, replace
+from dreamjax.training.task import Batch, BatchSpec, PyTree, State, replace
 from dreamjax.training.train_config import TrainConfig
-from dreamjax.training.update import gradient_update
 from dreamjax.weights import networks
 
 MEASURED = 4096  # images, evenly chosen, that the latents' scale is measured on
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class AutoencoderModelConfig(ComputeConfig):
     """Which autoencoder, and how it is computed."""
 
     architecture: str = "shapes"  # see runs/shapes.py
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
-    attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
-    remat: Literal["none", "full"] = "none"
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class AutoencoderConfig:
     system: Literal["autoencoder"] = "autoencoder"
     seed: int = 0  # of parameters, data order and the latents' noise
     data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: AutoencoderModelConfig = field(default_factory=AutoencoderModelConfig)
     loss: VariationalConfig = field(default_factory=VariationalConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -78,7 +75,7 @@ _SHAPES = AutoencoderConfig(
 )
 _TINY = AutoencoderConfig(
     data=ImageConfig(resolution=16),
-    model=ModelConfig("tiny"),
+    model=AutoencoderModelConfig("tiny"),
     loss=VariationalConfig(kind="mse"),
     optim=OptimConfig(learning_rate=1e-2, warmup_steps=5, weight_decay=0.0, ema_decay=0.9),
     train=TrainConfig(steps=40, batch_size=8, eval_every=40, checkpoint=CheckpointConfig(every=40)),
@@ -93,11 +90,10 @@ def preset(name: str) -> ConfigDict:
 
 # --------------------------------------------------------------------------------------------------- pure functions
 @functools.lru_cache(maxsize=16)
-def _network(model: ModelConfig) -> tuple[networks.Network, tuple[tuple[str, Any], ...]]:
+def _network(model: AutoencoderModelConfig) -> tuple[networks.Network, tuple[tuple[str, Any], ...]]:
     config = shapes.get(model.architecture)["vae"]
     network = networks.of(config, model.architecture)
-    computed = {"dtype": jnp.dtype(model.dtype), "attention": model.attention, "remat": model.remat}
-    return network, tuple((network.arguments(config, model.architecture) | computed).items())
+    return network, tuple((network.arguments(config, model.architecture) | model.arguments()).items())
 
 
 def init_params(config: AutoencoderConfig, rng: Array) -> PyTree:
@@ -132,51 +128,42 @@ def autoencoder_loss(
 
 # ------------------------------------------------------------------------------------------------------------ the task
 @dataclass(frozen=True)
-class Autoencoder:
-    """The Task of an `AutoencoderConfig`. `state.extra["scaling_factor"]` is 0 until `finish`."""
+class Autoencoder(GradientSystem):
+    """Training the autoencoder, as a system. `state.extra["scaling_factor"]` is 0 until `finish`."""
 
     config: AutoencoderConfig
+    name: ClassVar[str] = "autoencoder"
+    Config: ClassVar[type] = AutoencoderConfig
 
     def init(self, rng: Array) -> State:
-        params = init_params(self.config, rng)
-        return optimiser.fresh(
-            params, self.config.optim, self.config.train.steps, extra={"scaling_factor": jnp.zeros((), jnp.float32)}
-        )
-
-    def weights(self) -> Mapping[str, WeightSource]:
-        return {}
+        return self.fresh(init_params(self.config, rng), extra={"scaling_factor": jnp.zeros((), jnp.float32)})
 
     def data(self, split: str) -> BatchSpec:
         training = split == "train"
         stream = images.open_stream(self.config.data, split, seed=self.config.seed, training=training, captions=False)
         stream.check_batch(self.config.train.batch_size)
-        return BatchSpec(stream, self.config.train.batch_size)
+        return self.spec(stream)
 
-    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
-        def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
-            return autoencoder_loss(self.config, params, micro)
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return images.element(self.config.data)
 
-        step = gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches)
-        return step(state, batch, rng)
+    def flops(self) -> float:
+        _, arguments = _network(self.config.model)
+        return 3 * flops.autoencoder(dict(arguments), *2 * [self.config.data.resolution])
+
+    def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
+        """Of latents drawn from the posterior in training; of its middle, with the PSNR in dB, on held-out images."""
+        if training:
+            return autoencoder_loss(self.config, params, batch)
+        vae, x, weight = bind(self.config, params), scaled(batch["image"]), batch["weight"]
+        mean, log_variance = vae.moments(x)
+        decoded = vae.decode(mean)
+        total, weights, metrics = variational(self.config.loss, x, decoded, mean, log_variance, weight)
+        return total, weights, metrics | {"psnr": ((weight * psnr(x, decoded)).sum(), weights)}
 
     def finish(self, state: State) -> State:
         factor = jnp.full((), self.scaling_factor(averaged(state)), jnp.float32)
         return replace(state, extra={"scaling_factor": jax.device_put(factor, state.extra["scaling_factor"].sharding)})
-
-    def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Loss, and PSNR in dB of images decoded from the middle of their posterior, averaged parameters if kept."""
-        return summed(self._held_out, averaged(state), BatchSpec(source, self.config.train.batch_size))
-
-    @functools.cached_property
-    def _held_out(self) -> Any:
-        def metrics(params: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
-            vae, x, weight = bind(self.config, params), scaled(batch["image"]), batch["weight"]
-            mean, log_variance = vae.moments(x)
-            decoded = vae.decode(mean)
-            total, weights, found = variational(self.config.loss, x, decoded, mean, log_variance, weight)
-            return found | {"loss": (total, weights), "psnr": ((weight * psnr(x, decoded)).sum(), weights)}
-
-        return jax.jit(metrics)
 
     def scaling_factor(self, params: PyTree) -> float:
         """1 / standard deviation of the latents, drawn from their posterior, over (at most 4096) training images."""
@@ -195,11 +182,14 @@ class Autoencoder:
         mean, power = (float(total) / float(numbers) for total, numbers in (found["mean"], found["power"]))
         return 1.0 / max(power - mean**2, 1e-12) ** 0.5
 
-    def image(self, state: State, batch: Batch) -> Any:
-        """A few images above what becomes of them."""
+    def preview(self, state: State, batch: Batch) -> Any:
+        """Return a figure of a few images above their reconstructions."""
         from dreamjax.systems import image_rows
 
         decoded = image_rows.computed(
             functools.partial(reconstruct, self.config), averaged(state), scaled(batch["image"])
         )
         return image_rows.figure({"image": batch["image"], "reconstruction": unscaled(decoded)})
+
+
+SYSTEM = Autoencoder

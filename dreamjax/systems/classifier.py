@@ -5,9 +5,8 @@ images of the same classes, and its held-out accuracy is told beside every score
 """
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,32 +16,29 @@ from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
+from dreamjax.models import flops
+from dreamjax.systems.base import GradientSystem, Loss
+from dreamjax.systems.compute import LayersConfig
 from dreamjax.targets import images
 from dreamjax.targets.images import ImageConfig, scaled
-from dreamjax.training import optimiser
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
-from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.task import Batch, BatchSpec, PyTree, State
 from dreamjax.training.train_config import TrainConfig
-from dreamjax.training.update import gradient_update
 from dreamjax.weights import networks
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ClassifierModelConfig(LayersConfig):
     """Sizes of the ViT, and how it is computed."""
 
     dim: int = 64
     depth: int = 3
     heads: int = 4
     patch: int = 4  # pixels along a side
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
-    attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
-    scan_layers: bool = True
-    remat: Literal["none", "full", "dots"] = "none"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("dim", "depth", "heads", "patch"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"model.{name} is {value}, but it must be at least 1")
@@ -57,7 +53,7 @@ class ClassifierConfig:
     system: Literal["classifier"] = "classifier"
     seed: int = 0  # of parameters and data order
     data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ClassifierModelConfig = field(default_factory=ClassifierModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -74,7 +70,7 @@ _SHAPES = ClassifierConfig(
 )
 _TINY = ClassifierConfig(
     data=ImageConfig(resolution=16),
-    model=ModelConfig(dim=16, depth=1, heads=2),
+    model=ClassifierModelConfig(dim=16, depth=1, heads=2),
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=5, weight_decay=0.0),
     train=TrainConfig(steps=40, batch_size=16, eval_every=40, checkpoint=CheckpointConfig(every=40)),
 )
@@ -88,10 +84,12 @@ def preset(name: str) -> ConfigDict:
 
 # ------------------------------------------------------------------------------------------------------------ the task
 @dataclass(frozen=True)
-class Classifier:
-    """The Task of a `ClassifierConfig`."""
+class Classifier(GradientSystem):
+    """Training the classifier, as a system."""
 
     config: ClassifierConfig
+    name: ClassVar[str] = "classifier"
+    Config: ClassVar[type] = ClassifierConfig
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -128,18 +126,17 @@ class Classifier:
 
     @functools.cached_property
     def network(self) -> tuple[networks.Network, dict[str, Any]]:
-        described, m = self.described(), self.config.model
+        described = self.described()
         network = networks.of(described, "classifier")
-        computed = {"dtype": jnp.dtype(m.dtype), **{k: getattr(m, k) for k in ("attention", "scan_layers", "remat")}}
-        return network, network.arguments(described, "classifier") | computed
+        return network, network.arguments(described, "classifier") | self.config.model.arguments()
 
     def logits(self, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
         """Of images in [-1, 1]; float32."""
         network, arguments = self.network
         return network.bind(arguments, params).logits(x).astype(jnp.float32)
 
-    def loss(self, params: PyTree, batch: Batch) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
-        """`(sum, weight, metrics)`: cross entropy, and the share that is named rightly."""
+    def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int = 0, training: bool = True) -> Loss:
+        """Return the cross entropy, and as a metric the share of images whose class is right."""
         logits, weight = self.logits(params, scaled(batch["image"])), batch["weight"]
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         right = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)
@@ -147,10 +144,7 @@ class Classifier:
 
     def init(self, rng: Array) -> State:
         network, arguments = self.network
-        return optimiser.fresh(network.init(arguments, rng), self.config.optim, self.config.train.steps)
-
-    def weights(self) -> Mapping[str, WeightSource]:
-        return {}
+        return self.fresh(network.init(arguments, rng))
 
     def data(self, split: str) -> BatchSpec:
         stream = images.open_stream(
@@ -161,25 +155,14 @@ class Classifier:
             captions=False,
             classes=self.classes,
         )
-        return BatchSpec(stream, self.config.train.batch_size)
+        return self.spec(stream)
 
-    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
-        def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
-            return self.loss(params, micro)
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return images.element(self.config.data, label=True)
 
-        return gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches)(state, batch, rng)
+    def flops(self) -> float:
+        m, side = self.config.model, self.config.data.resolution // self.config.model.patch
+        return 3 * flops.vision_transformer(m.dim, m.depth, 4.0, side**2, 3 * m.patch**2)
 
-    def finish(self, state: State) -> State:
-        return state
 
-    def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Loss and accuracy on held-out images."""
-        return summed(self.held_out, averaged(state), BatchSpec(source, self.config.train.batch_size))
-
-    @functools.cached_property
-    def held_out(self) -> Any:
-        def metrics(params: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
-            total, weight, found = self.loss(params, batch)
-            return found | {"loss": (total, weight)}
-
-        return jax.jit(metrics)
+SYSTEM = Classifier

@@ -6,9 +6,8 @@ brain encoder is aligned with, from the same data as everything else. Negatives 
 
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +17,19 @@ from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
+from dreamjax.models import flops
 from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
 from dreamjax.parallel import processes
 from dreamjax.runs import shapes
+from dreamjax.systems.base import GradientSystem, Loss
+from dreamjax.systems.compute import LayersConfig
 from dreamjax.targets import images, tokens
 from dreamjax.targets.images import ImageConfig, scaled
 from dreamjax.targets.tokens import Tokenizer
-from dreamjax.training import optimiser
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
-from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.task import Batch, BatchSpec, PyTree, State
 from dreamjax.training.train_config import TrainConfig
-from dreamjax.training.update import gradient_update
 from dreamjax.weights import hub, networks
 
 PARTS = {"text": "text_encoder", "vision": "image_encoder"}  # of the parameters → of the architecture
@@ -38,15 +37,11 @@ TOKENIZER = "tokenizer"  # folder within the run's
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ClipModelConfig(LayersConfig):
     """Which encoders, which tokenizer, and how they are computed."""
 
     architecture: str = "shapes"  # see runs/shapes.py
     tokenizer: str = ""  # folder or hub id; empty: one is learned from the captions, and kept with the run
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
-    attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
-    scan_layers: bool = True
-    remat: Literal["none", "full", "dots"] = "none"
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class ClipConfig:
     system: Literal["clip"] = "clip"
     seed: int = 0  # of parameters and data order
     data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ClipModelConfig = field(default_factory=ClipModelConfig)
     loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -88,7 +83,7 @@ _SHAPES = ClipConfig(
 )
 _TINY = ClipConfig(
     data=ImageConfig(resolution=16),
-    model=ModelConfig("tiny"),
+    model=ClipModelConfig("tiny"),
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=5, weight_decay=0.0),
     train=TrainConfig(steps=40, batch_size=16, eval_every=40, checkpoint=CheckpointConfig(every=40)),
 )
@@ -105,8 +100,7 @@ def preset(name: str) -> ConfigDict:
 def _network(config: ClipConfig, name: str) -> tuple[networks.Network, tuple[tuple[str, Any], ...]]:
     m, described = config.model, config.part(name)
     network = networks.of(described, m.architecture)
-    computed = {"dtype": jnp.dtype(m.dtype), **{k: getattr(m, k) for k in ("attention", "scan_layers", "remat")}}
-    return network, tuple((network.arguments(described, m.architecture) | computed).items())
+    return network, tuple((network.arguments(described, m.architecture) | m.arguments()).items())
 
 
 def init_params(config: ClipConfig, rng: Array) -> PyTree:
@@ -143,10 +137,12 @@ def clip_loss(config: ClipConfig, params: PyTree, batch: Batch) -> tuple[Array, 
 
 # ------------------------------------------------------------------------------------------------------------ the task
 @dataclass(frozen=True)
-class Clip:
-    """The Task of a `ClipConfig`."""
+class Clip(GradientSystem):
+    """Training CLIP, as a system."""
 
     config: ClipConfig
+    name: ClassVar[str] = "clip"
+    Config: ClassVar[type] = ClipConfig
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -181,11 +177,7 @@ class Clip:
             )
 
     def init(self, rng: Array) -> State:
-        params = init_params(self.config, rng)
-        return optimiser.fresh(params, self.config.optim, self.config.train.steps)
-
-    def weights(self) -> Mapping[str, WeightSource]:
-        return {}
+        return self.fresh(init_params(self.config, rng))
 
     def data(self, split: str) -> BatchSpec:
         training = split == "train"
@@ -193,25 +185,29 @@ class Clip:
             self.config.data, split, seed=self.config.seed, training=training, encode=self.tokenizer
         )
         stream.check_batch(self.config.train.batch_size)
-        return BatchSpec(stream, self.config.train.batch_size)
+        return self.spec(stream)
 
-    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
-        def loss(params: PyTree, frozen: PyTree, whole: Batch, rng: Array) -> tuple[Array, Array, dict]:
-            return clip_loss(self.config, params, whole)
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return images.element(self.config.data, tokens=self.config.part("text")["max_position_embeddings"])
 
-        return gradient_update(loss, optimiser.build(), microbatches=1)(state, batch, rng)
+    def flops(self) -> float:
+        text, vision = self.config.part("text"), self.config.part("vision")
+        total = flops.text_transformer(
+            text["hidden_size"], text["num_hidden_layers"], text["intermediate_size"], text["max_position_embeddings"]
+        )
+        patches = (vision["image_size"] // vision["patch_size"]) ** 2
+        ratio = vision["intermediate_size"] / vision["hidden_size"]
+        entries = 3 * vision["patch_size"] ** 2
+        total += flops.vision_transformer(vision["hidden_size"], vision["num_hidden_layers"], ratio, patches, entries)
+        return 3 * total
 
-    def finish(self, state: State) -> State:
-        return state
+    @property
+    def microbatches(self) -> int:
+        return 1  # negatives come from the whole batch
 
-    def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Loss and retrieval within held-out batches, with the share that guessing would get."""
-        return summed(self._held_out, averaged(state), BatchSpec(source, self.config.train.batch_size))
+    def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
+        """Return the contrastive loss; metrics: retrieval within the batch, and the share that guessing would get."""
+        return clip_loss(self.config, params, batch)
 
-    @functools.cached_property
-    def _held_out(self) -> Any:
-        def metrics(params: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
-            total, weight, found = clip_loss(self.config, params, batch)
-            return found | {"loss": (total, weight)}
 
-        return jax.jit(metrics)
+SYSTEM = Clip

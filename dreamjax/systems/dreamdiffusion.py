@@ -21,32 +21,34 @@ from jaxtyping import Array, Float
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
+from dreamjax.models import flops
 from dreamjax.models.conditioner import Conditioner
 from dreamjax.models.keys import Keys
 from dreamjax.objectives import masking
 from dreamjax.objectives.contrastive import LARGEST, contrastive, unit
 from dreamjax.objectives.masking import example_keys
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import platform
+from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.sharding import Rules
 from dreamjax.parallel.tree_paths import like
 from dreamjax.runs import latent_diffusion
 from dreamjax.runs import shapes as architectures
 from dreamjax.runs.components import Ingredients
+from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems import masked_pretraining, opening, text_to_image
+from dreamjax.systems.base import GeneratesFromTrials, GradientSystem, Loss, Pretrained, Run
+from dreamjax.systems.compute import LayersConfig
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.systems.text_to_image import diffusion_loss, merged
 from dreamjax.targets import features, trials
 from dreamjax.targets.trials import TargetConfig, TrialStream
-from dreamjax.training import optimiser
-from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
-from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
 from dreamjax.training.train_config import TrainConfig
-from dreamjax.training.update import gradient_update
-from dreamjax.weights import networks, streaming
+from dreamjax.weights import loaded, networks, streaming
+from dreamjax.weights.loaded import Part
 from dreamjax.weights.table import flatten, keep
 
 # what is trained of a U-Net, by the name of the choice: a regular expression over its parameters' paths
@@ -63,14 +65,14 @@ class EncoderConfig:
     """The encoder: a run of masked pretraining, whose sizes, montage, rate and scaling are then used here too."""
 
     path: str = ""  # work directory of a run; empty: `model`, from random numbers
-    model: masked_pretraining.ModelConfig = field(default_factory=masked_pretraining.ModelConfig)
+    model: masked_pretraining.MaskedModelConfig = field(default_factory=masked_pretraining.MaskedModelConfig)
     start: Literal["weights", "random"] = "weights"  # random: the run's sizes, but not what it learned
     trainable: bool = True
     cls_token: bool = True  # False: as published, pretrained with one and used without
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ConditionedModelConfig(LayersConfig):
     """Stable Diffusion, the maps from tokens to it, and how all is computed."""
 
     path: str = ""  # folder or hub id of a Stable Diffusion pipeline
@@ -81,22 +83,19 @@ class ModelConfig:
     time_condition: bool = False  # the context is also added to the U-Net's time embedding
     context_tokens: int = 0  # of a model without a text encoder, and so without guidance; 0: as the text encoder has it
     embedding_dim: int = 0  # of the aligned embedding where target.embedding does not tell it
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
-    attention: Literal["auto", "xla", "cudnn", "pallas", "saved"] = "auto"  # see models/attention.py
-    scan_layers: bool = True
-    remat: Literal["none", "full", "dots", "names"] = "none"
+    attention: Literal["auto", "xla", "cudnn", "pallas", "saved"] = "auto"  # type: ignore[assignment]
+    remat: Literal["none", "full", "dots", "names"] = "none"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hidden < 1:
             raise ValueError(f"model.hidden is {self.hidden}, but it must be at least 1")
         if min(self.context_tokens, self.embedding_dim) < 0:
             raise ValueError("model.context_tokens and model.embedding_dim are 0 or more")
-        if self.attention == "cudnn" and self.dtype != "bfloat16":
-            raise ValueError("model.attention=cudnn computes in bfloat16: set model.dtype=bfloat16")
 
 
 @dataclass(frozen=True)
-class LossConfig(text_to_image.LossConfig):
+class AlignedLossConfig(text_to_image.DiffusionLossConfig):
     """What is weighed how: the diffusion loss of `text_to_image`, and the alignment."""
 
     alignment: Literal["cosine", "infonce", "none"] = "cosine"  # of the embedding with the image's
@@ -120,8 +119,8 @@ class DreamDiffusionConfig:
     data: DataConfig = field(default_factory=DataConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    model: ConditionedModelConfig = field(default_factory=ConditionedModelConfig)
+    loss: AlignedLossConfig = field(default_factory=AlignedLossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -138,11 +137,15 @@ SHARED = ("montage", "mapping", "tile_channels", "samples", "sfreq", "stretch", 
 
 
 @dataclass(frozen=True)
-class DreamDiffusion:
-    """The Task of a `DreamDiffusionConfig`."""
+class DreamDiffusion(GradientSystem):
+    """Stage B as a system."""
 
     config: DreamDiffusionConfig
+    name: ClassVar[str] = "dreamdiffusion"
+    Config: ClassVar[type] = DreamDiffusionConfig
+    capabilities: ClassVar[tuple[type, ...]] = (GeneratesFromTrials, Pretrained)
     sharding_rules: ClassVar[Rules] = MaskedPretraining.sharding_rules
+    encoder_key: ClassVar[str] = "encoder.path"
 
     # --------------------------------------------------------------------------------------------------- the networks
     @functools.cached_property
@@ -185,8 +188,7 @@ class DreamDiffusion:
         m, source = self.config.model, self.parts.source("unet")
         config = self.parts.config("unet")
         network = networks.of({"_class_name": "UNet2DConditionModel"} | config, source)
-        computed = {name: getattr(m, name) for name in ("attention", "scan_layers", "remat")}
-        return network, network.arguments(config, source) | computed | {"dtype": jnp.dtype(m.dtype)}
+        return network, network.arguments(config, source) | m.arguments()
 
     @functools.cached_property
     def embedding_dim(self) -> int:
@@ -257,12 +259,8 @@ class DreamDiffusion:
         if self.config.loss.alignment == "infonce":
             params["logit_scale"] = jnp.asarray(-jnp.log(self.config.loss.temperature), jnp.float32)
         params, frozen = self.split(params)
-        return optimiser.fresh(
-            params,
-            self.config.optim,
-            self.config.train.steps,
-            frozen=frozen | ({"nothing": jnp.zeros(self.context_shape, jnp.float32)} if self.guided else {}),
-        )
+        nothing = {"nothing": jnp.zeros(self.context_shape, jnp.float32)} if self.guided else {}
+        return self.fresh(params, frozen=frozen | nothing)
 
     @property
     def guided(self) -> bool:
@@ -288,7 +286,7 @@ class DreamDiffusion:
                 "loss.drop_condition shows the empty caption, which a model with model.context_tokens has not: set it "
                 "to 0, or name a folder with a text encoder and leave model.context_tokens out"
             )
-        platform.check_attention(self.config.model.attention, "model.attention", "--config.model.attention=auto")
+        self.config.model.check_device()
 
     def weights(self) -> Mapping[str, WeightSource]:
         if not self.config.model.path:
@@ -326,7 +324,7 @@ class DreamDiffusion:
         channels, expected = stream.element()["signal"].shape[0], self.encoder.model.channels
         if channels != expected:
             raise UserError(f"the trials have {channels} channels, but the encoder takes {expected}")
-        return BatchSpec(stream, self.config.train.batch_size)
+        return self.spec(stream)
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of one training example, by name, found out without any recording or image."""
@@ -346,8 +344,8 @@ class DreamDiffusion:
         return {name: jax.ShapeDtypeStruct(*one) for name, one in shapes.items()}
 
     # ------------------------------------------------------------------------------------------------- pure functions
-    def condition(self, params: PyTree, frozen: PyTree, batch: Batch) -> tuple[Array, Array | None]:
-        """(context [B, S, D], embedding [B, P] or None) of a batch of `signal` and `valid`."""
+    def encode(self, params: PyTree, frozen: PyTree, batch: Batch) -> tuple[Array, Array | None]:
+        """Return (context [B, S, D], embedding [B, P] or None) of a batch of `signal` and `valid`."""
         encoder = params["encoder"] if "encoder" in params else frozen["encoder"]
         tokens = masked_pretraining.features(self.encoder, encoder, batch["signal"], batch["valid"])
         ok = masking.patch_valid(batch["valid"], self.encoder.model.patch)
@@ -358,15 +356,13 @@ class DreamDiffusion:
         maps = nnx.merge(self.conditioner_graph, params["conditioner"])
         return maps.time_offset(context) if maps.has_time else None
 
-    def loss(
-        self, params: PyTree, frozen: PyTree, batch: Batch, seed: int, drop: float
-    ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
-        """`(sum, weight, metrics)`: the diffusion loss, and that of the alignment. Keyed by (seed, batch["index"])."""
+    def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
+        """Return the diffusion loss and that of the alignment; of held-out trials without dropped conditions."""
         config, weight = self.config.loss, batch["weight"]
-        context, embedding = self.condition(params, frozen, batch)
-        if self.guided:
+        context, embedding = self.encode(params, frozen, batch)
+        if self.guided and training:
             keys = example_keys(seed, "condition", batch["index"])
-            dropped = jax.vmap(jax.random.uniform)(keys) < drop
+            dropped = jax.vmap(jax.random.uniform)(keys) < config.drop_condition
             context = jnp.where(dropped[:, None, None], frozen["nothing"], context)
         offset = self.time_offset(params, context)
         network, arguments = self.unet
@@ -391,26 +387,75 @@ class DreamDiffusion:
             metrics |= found
         return total + config.alignment_weight * aligned, weights, metrics
 
-    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
-        def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
-            return self.loss(params, frozen, micro, self.config.seed, self.config.loss.drop_condition)
+    @property
+    def microbatches(self) -> int | None:
+        return 1 if self.config.loss.alignment == "infonce" else self.config.train.microbatches
 
-        infonce = self.config.loss.alignment == "infonce"
-        step = gradient_update(loss, optimiser.build(), microbatches=1 if infonce else self.config.train.microbatches)
-        return step(state, batch, rng)
+    def flops(self) -> float | None:
+        """Forward and backward of the U-Net, the encoder and the maps, as if all of them were trained."""
+        if not (self.config.model.path or self.config.model.architecture):
+            return None
+        h, w, _ = self.example()["mean"].shape
+        encoder = self.encoder.flops()["features"] if self.config.encoder.trainable else 0.0
+        tokens, hidden = self.encoder.patches, self.config.model.hidden
+        context, width = self.context_shape
+        maps = 2.0 * (tokens * hidden + hidden * context) * self.encoder.model.dim
+        maps += 2.0 * context * self.encoder.model.dim * width + 2.0 * self.encoder.model.dim * self.embedding_dim
+        return 3 * (flops.unet(self.unet[1], h, w, context) + encoder + maps)
 
-    def finish(self, state: State) -> State:
-        return state
+    # ------------------------------------------------------------------------------------------------- a trained run
+    @property
+    def signal(self) -> DataConfig:
+        return self.encoder.data
 
-    def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Losses on held-out trials, the averaged parameters where they are kept; keyed by (seed + 1, index)."""
-        whole = (averaged(state), state.frozen)
-        return summed(self.held_out, whole, BatchSpec(source, self.config.train.batch_size))
+    @property
+    def target(self) -> TargetConfig:
+        return self.config.target
+
+    @property
+    def encoder_data(self) -> Mapping[str, Any]:
+        return {name: getattr(self.encoder.data, name) for name in SHARED}
+
+    def condition(self, params: PyTree, frozen: PyTree, batch: Batch) -> dict[str, Array]:
+        context, embedding = self.encode(params, frozen, batch)
+        offset = self.time_offset(params, context)
+        named = {"context": context, "time_offset": offset, "embedding": embedding}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def unconditional(self, params: PyTree, frozen: PyTree) -> dict[str, Array]:
+        if not self.guided:
+            raise UserError("this model was trained without an unconditional branch: add --guidance 1")
+        nothing = frozen["nothing"][None]
+        offset = self.time_offset(params, nothing)
+        return {"context": nothing} | ({} if offset is None else {"time_offset": offset})
+
+    def conditioning(self, run: Run, mesh: jax.sharding.Mesh) -> tuple[PyTree, PyTree]:
+        frozen = {name: self._frozen(name, mesh) for name in self._frozen_shapes if name != "unet"}
+        params = {name: part for name, part in run.params.items() if name != "unet"}
+        return jax.device_put(params, sharding.shardings(params, mesh)), frozen
+
+    def pipeline(self, run: Run, mesh: jax.sharding.Mesh, *, dtype: str, attention: str) -> LatentDiffusion:
+        network, arguments = self.unet
+        computed = arguments | {"dtype": jnp.dtype(dtype), "attention": attention, "remat": "none"}
+        trained = run.params.get("unet", {})
+        trained = jax.device_put(trained, sharding.shardings(trained, mesh))
+        params = merged(trained, self._frozen("unet", mesh) if "unet" in self._frozen_shapes else {})
+        params = jax.tree.map(lambda x, leaf: jax.device_put(x, leaf.sharding), params, loaded.placed(params, mesh))
+        unet = Part(network, computed, params)
+        return LatentDiffusion.open(
+            self.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet, text=self.guided
+        )
 
     @functools.cached_property
-    def held_out(self) -> Any:
-        def metrics(whole: tuple[PyTree, PyTree], batch: Batch) -> dict[str, tuple[Array, Array]]:
-            total, weight, found = self.loss(*whole, batch, self.config.seed + 1, 0.0)
-            return {"loss": (total, weight)} | found
+    def _frozen_shapes(self) -> PyTree:
+        return jax.eval_shape(self.init, jax.random.key(0)).frozen
 
-        return jax.jit(metrics)
+    def _frozen(self, name: str, mesh: jax.sharding.Mesh) -> PyTree:
+        """A frozen part of the state on `mesh`, from where it comes from."""
+        shapes = self._frozen_shapes[name]
+        places = sharding.shardings({name: shapes}, mesh)[name]
+        abstract = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
+        return self.weights()[f"frozen/{name}"](abstract)
+
+
+SYSTEM = DreamDiffusion

@@ -8,7 +8,12 @@ from ml_collections import ConfigDict
 from dreamjax import config as configs
 from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems import masked_presets
-from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
+from dreamjax.systems.dreamdiffusion import (
+    AlignedLossConfig,
+    ConditionedModelConfig,
+    DreamDiffusionConfig,
+    EncoderConfig,
+)
 from dreamjax.targets.trials import TargetConfig
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.optimiser import OptimConfig
@@ -17,8 +22,8 @@ from dreamjax.training.train_config import TrainConfig
 # the demo's: trials of simulated people, the small latent diffusion model that the demo trained
 _SHAPES = DreamDiffusionConfig(
     target=TargetConfig(resolution=32, val_share=0.15, test_share=0.2, encode_batch=64),
-    model=ModelConfig(hidden=32),
-    loss=LossConfig(drop_condition=0.1),
+    model=ConditionedModelConfig(hidden=32),
+    loss=AlignedLossConfig(drop_condition=0.1),
     optim=OptimConfig(learning_rate=6e-3, warmup_steps=50, weight_decay=0.05, beta2=0.99, clip=1.0, ema_decay=0.99),
     train=TrainConfig(steps=400, batch_size=32, eval_every=200, checkpoint=CheckpointConfig(every=200)),
 )
@@ -36,8 +41,8 @@ _CODE = DreamDiffusionConfig(
     ),
     target=TargetConfig(resolution=512, resample="bicubic", val_share=0.1, test_share=0.1),
     encoder=EncoderConfig(model=masked_presets.PRESETS["dreamdiffusion_code"].model, cls_token=False),
-    model=ModelConfig(trainable="cross_attention_and_norm", time_condition=True, remat="full"),
-    loss=LossConfig(drop_condition=0.0),
+    model=ConditionedModelConfig(trainable="cross_attention_and_norm", time_condition=True, remat="full"),
+    loss=AlignedLossConfig(drop_condition=0.0),
     optim=OptimConfig(
         learning_rate=5.3e-5,
         warmup_steps=0,
@@ -60,8 +65,8 @@ _OURS = DreamDiffusionConfig(
     data=replace(masked_presets.PRESETS["dreamdiffusion"].data, flip_polarity=0.0),  # of a response, it has a meaning
     target=TargetConfig(resolution=512, resample="bicubic", val_share=0.1, test_share=0.1),
     encoder=EncoderConfig(model=masked_presets.PRESETS["dreamdiffusion"].model),
-    model=ModelConfig(dtype="bfloat16", remat="full"),
-    loss=LossConfig(drop_condition=0.1, min_snr_gamma=5.0),
+    model=ConditionedModelConfig(dtype="bfloat16", remat="full"),
+    loss=AlignedLossConfig(drop_condition=0.1, min_snr_gamma=5.0),
     optim=OptimConfig(learning_rate=1e-4, warmup_steps=500, weight_decay=0.05, beta2=0.99, clip=1.0, ema_decay=0.999),
     train=TrainConfig(steps=10_000, batch_size=64, eval_every=500, checkpoint=CheckpointConfig(every=500)),
 )

@@ -9,7 +9,7 @@ from dreamjax import config as configs
 from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction_loss import ReconstructionConfig
 from dreamjax.signals.datasets.pipeline import DataConfig
-from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig, ModelConfig
+from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretrainingConfig
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.train_config import TrainConfig
@@ -18,11 +18,11 @@ from dreamjax.training.train_config import TrainConfig
 _TEMPLATE = DataConfig(montage="1020-19", samples=512, sfreq=256.0, scaling="robust", shift=True, flip_polarity=0.5)
 
 
-def _vit(encoder: tuple[int, int, int], decoder: tuple[int, int, int], **rest: Any) -> ModelConfig:
+def _vit(encoder: tuple[int, int, int], decoder: tuple[int, int, int], **rest: Any) -> MaskedModelConfig:
     """(width, depth, heads) of encoder and decoder."""
     (dim, depth, heads), (decoder_dim, decoder_depth, decoder_heads) = encoder, decoder
     sizes: dict[str, Any] = {"decoder_dim": decoder_dim, "decoder_depth": decoder_depth, "decoder_heads": decoder_heads}
-    return ModelConfig(dim=dim, depth=depth, heads=heads, **sizes, **rest)
+    return MaskedModelConfig(dim=dim, depth=depth, heads=heads, **sizes, **rest)
 
 
 _TINY = MaskedPretrainingConfig(

@@ -7,7 +7,6 @@ a small decoder predicts the hidden ones. The encoder is what one wants afterwar
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -22,24 +21,24 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models.keys import Keys
 from dreamjax.models.masked_autoencoder import MaskedAutoencoder, patchify, unpatchify
-from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.objectives import masking
 from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction_loss import ReconstructionConfig, reconstruction
-from dreamjax.parallel import platform
 from dreamjax.parallel.sharding import Rules
 from dreamjax.signals.datasets import pipeline
 from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.systems.base import Embedding, Embeds, GradientSystem, Loss, Plans, Reconstructs, Vectorises
+from dreamjax.systems.compute import NamedLayersConfig
 from dreamjax.training import optimiser
 from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
-from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource, replace
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, replace
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.update import gradient_update
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class MaskedModelConfig(NamedLayersConfig):
     """Sizes of the encoder and the decoder, and how they are computed."""
 
     channels: int = 19  # of the template montage in `data`
@@ -51,17 +50,13 @@ class ModelConfig:
     decoder_dim: int = 128
     decoder_depth: int = 2  # 0: an encoder alone, which does not reconstruct
     decoder_heads: int = 4
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
-    attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
-    scan_layers: bool = True  # False: unrolled, slower to compile
-    remat: Literal["none", "full", "dots", "names"] = "none"
     cls_token: bool = True  # whether a cls token goes ahead of the patches
     positions: Literal["sincos", "learned"] = "sincos"  # learned: a parameter for data.samples / patch tokens
-    remat_names: tuple[str, ...] = ()  # kept for the backward pass with remat names: qkv, attention, hidden
     interpolation: Literal["none", "gaussian"] = "none"  # gaussian: predict the residual of a learned interpolation
     spectrum_points: int = 128  # … whose log power spectrum has so many points from zero frequency to Nyquist
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         counts = ("channels", "patch", "dim", "heads", "decoder_dim", "decoder_heads", "depth", "spectrum_points")
         for name in (*counts, "decoder_depth"):
             least = int(not name.startswith("decoder_d") or (name == "decoder_dim" and self.decoder_depth > 0))
@@ -78,10 +73,6 @@ class ModelConfig:
             raise ValueError("model.cls_token is false, but a decoder (model.decoder_depth > 0) needs the cls token")
         if self.interpolation != "none" and not self.decoder_depth:
             raise ValueError("model.interpolation needs a decoder (model.decoder_depth > 0)")
-        if self.attention == "cudnn" and self.dtype != "bfloat16":
-            raise ValueError("model.attention=cudnn computes in bfloat16: set model.dtype=bfloat16")
-        if unknown := set(self.remat_names) - set(REMAT_NAMES):
-            raise ValueError(f"model.remat_names has {sorted(unknown)[0]!r}; a block names {', '.join(REMAT_NAMES)}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +82,7 @@ class MaskedPretrainingConfig:
     system: Literal["masked_pretraining"] = "masked_pretraining"
     seed: int = 2022  # of parameters, data order, crops and masks
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: MaskedModelConfig = field(default_factory=MaskedModelConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     loss: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -145,7 +136,7 @@ def init_params(config: MaskedPretrainingConfig, rng: Array) -> PyTree:
 
 
 @functools.lru_cache(maxsize=32)
-def _graph(model: ModelConfig, samples: int) -> Any:
+def _graph(model: MaskedModelConfig, samples: int) -> Any:
     config = MaskedPretrainingConfig(model=model, data=DataConfig(samples=samples))
     abstract = nnx.eval_shape(lambda: network(config, jax.random.key(0)))
     return nnx.split(abstract, nnx.Param)[0]
@@ -160,7 +151,7 @@ def bind(config: MaskedPretrainingConfig, params: PyTree) -> MaskedAutoencoder:
     return nnx.merge(_graph(model, config.data.samples), params)
 
 
-def _has_cudnn(model: ModelConfig) -> bool:
+def _has_cudnn(model: MaskedModelConfig) -> bool:
     """Whether this process can compute a model's attention as it asks for."""
     return model.attention != "cudnn" or jax.default_backend() == "gpu"
 
@@ -263,10 +254,13 @@ def _weights(
 
 # ------------------------------------------------------------------------------------------------------------ the task
 @dataclass(frozen=True)
-class MaskedPretraining:
-    """The Task of a `MaskedPretrainingConfig`."""
+class MaskedPretraining(GradientSystem):
+    """Masked pretraining as a system."""
 
     config: MaskedPretrainingConfig
+    name: ClassVar[str] = "masked_pretraining"
+    Config: ClassVar[type] = MaskedPretrainingConfig
+    capabilities: ClassVar[tuple[type, ...]] = (Reconstructs, Embeds, Plans, Vectorises)
     sharding_rules: ClassVar[Rules] = (
         # a block's two products in a row share one sum over `tensor`: the first split by its outputs, the second by its
         # inputs (Shoeybi et al. 2019, section 3); leading axis: layers
@@ -276,24 +270,20 @@ class MaskedPretraining:
     )
 
     def init(self, rng: Array) -> State:
-        params = init_params(self.config, rng)
-        fresh = optimiser.fresh(params, self.config.optim, self.config.train.steps)
-        return replace(fresh, hyper=self.hyper())
+        return replace(self.fresh(init_params(self.config, rng)), hyper=self.hyper())
 
     def hyper(self, targets: bool = False) -> dict[str, Array]:
-        """What the step is told and compiles nothing anew: the optimiser's, and the seed of the masks.
+        """Return the arguments of the step, which compile nothing anew: the optimiser's, and the seed of the masks.
 
-        With `targets` also which ones are predicted, for a program that is shared by runs of both.
+        With `targets` also which targets are predicted, for a program that runs of both share.
         """
-        own = {"seed": jnp.uint32(self.config.seed)}
-        own |= {"normalised": jnp.asarray(self.config.loss.target == "patch_normalised")} if targets else {}
-        return optimiser.hyper(self.config.optim, self.config.train.steps) | own
+        arguments = {"seed": jnp.uint32(self.config.seed)}
+        if targets:
+            arguments["normalised"] = jnp.asarray(self.config.loss.target == "patch_normalised")
+        return optimiser.hyper(self.config.optim, self.config.train.steps) | arguments
 
     def check(self) -> None:
-        platform.check_attention(self.config.model.attention, "model.attention", "--config.model.attention=auto")
-
-    def weights(self) -> Mapping[str, WeightSource]:
-        return {}
+        self.config.model.check_device()
 
     def data(self, split: str) -> BatchSpec:
         stream = pipeline.open_stream(self.config.data, split, seed=self.config.seed, training=split == "train")
@@ -303,10 +293,10 @@ class MaskedPretraining:
                 f"the montage {self.config.data.montage} has {channels} channels, but model.channels is {expected}; "
                 f"set --config.model.channels={channels}, or another montage"
             )
-        return BatchSpec(stream, self.config.train.batch_size)
+        return self.spec(stream)
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of one training example, by name; no recording is opened."""
+        """Return shapes and types of one training example, by name; no recording is opened."""
         C, T = self.config.model.channels, self.config.data.samples
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "signal": ((C, T), jnp.float32),
@@ -319,35 +309,103 @@ class MaskedPretraining:
             shapes |= {"target": ((C, T), jnp.float32), "channel_mask": ((C,), jnp.float32)}
         return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
-    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
-        def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
+    def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        def loss(params: PyTree, frozen: PyTree, micro: Batch) -> Loss:
             return masked_loss(self.config, params, micro, state.hyper["seed"], state.hyper.get("normalised"))
 
-        step = gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches)
-        return step(state, batch, rng)
-
-    def finish(self, state: State) -> State:
-        return state
+        return gradient_update(loss, optimiser.build(), microbatches=self.microbatches)(state, batch)
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Loss and share explained on held-out windows, the averaged parameters where they are kept.
+        """Return loss and share explained on held-out windows, of averaged parameters where they are kept.
 
         Masks are keyed by (seed + 1, index): the same at every evaluation, and others than those of training.
         """
-        spec = BatchSpec(source, self.config.train.batch_size)
         alike = dataclasses.replace(self.config, seed=0, optim=OptimConfig(), train=TrainConfig())
         seed = jnp.uint32(self.config.seed + 1)
-        return summed(_held_out_metrics(alike), (averaged(state), seed), spec)
+        return summed(_held_out_metrics(alike), (averaged(state), seed), self.spec(source))
 
-    def flops_per_example(self) -> float:
-        """Floating-point operations of a training step per window: forward and backward, analytic."""
-        return self.config.flops()["train"]
-
-    def image(self, state: State, batch: Batch) -> Any:
-        """Signal, what the model sees and what it makes of it, for a few windows and channels."""
+    def preview(self, state: State, batch: Batch) -> Any:
+        """Return a figure of the signal, its visible part and the reconstruction for a few windows and channels."""
         from dreamjax.systems import masked_preview
 
         return masked_preview.draw(self.config, averaged(state), batch)
+
+    # ------------------------------------------------------------------------------------------------- capabilities
+    @property
+    def signal(self) -> DataConfig:
+        return self.config.data
+
+    @property
+    def patch(self) -> int:
+        return self.config.model.patch
+
+    def reconstruct(
+        self,
+        params: PyTree,
+        signal: Float[Array, "B C T"],
+        hidden: Bool[Array, "B N"],
+        valid: Float[Array, "B T"] | None = None,
+        visible: int | None = None,
+    ) -> Float[Array, "B C T"]:
+        return reconstruct(self.config, params, signal, hidden, valid, visible)
+
+    def embed(
+        self, params: PyTree, signal: Float[Array, "B C T"], valid: Float[Array, "B T"] | None = None
+    ) -> Embedding:
+        tokens = features(self.config, params, signal, valid)
+        whole = None if valid is None else valid.reshape(valid.shape[0], -1, self.patch).min(axis=2) > 0
+        return Embedding(tokens, pooled(tokens, whole))
+
+    def flops(self) -> float:
+        return self.config.flops()["train"]
+
+    def gflop(self) -> dict[str, float]:
+        return {part: round(flop / 1e9, 4) for part, flop in self.config.flops().items()}
+
+    def activation_bytes(self, params: PyTree) -> float:
+        """Return the residuals of the loss's vjp of two windows less those of one, by shape."""
+
+        def kept(windows: int) -> int:
+            shapes = {name: jax.ShapeDtypeStruct((windows, *x.shape), x.dtype) for name, x in self.example().items()}
+
+            def residuals(params: PyTree, batch: Batch) -> Any:
+                return jax.vjp(lambda p: masked_loss(self.config, p, batch, self.config.seed)[0], params)[1]
+
+            leaves = jax.tree.leaves(jax.eval_shape(residuals, params, shapes))
+            return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+        return kept(2) - kept(1)
+
+    def summary(self, params: PyTree) -> dict[str, Any]:
+        """Return parameters by part, with the fixed positions as published counts have them, and shapes by name."""
+        config, model = self.config, self.config.model
+        parts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
+        rows = config.patches + 1
+        fixed = 0 if "pos_embed" in params else rows * model.dim
+        decoder_fixed = rows * model.decoder_dim if model.decoder_depth else 0
+        encoder = ("patch_embed", "cls_token", "pos_embed", "blocks", "norm")
+        return {
+            "parameters": {
+                "parts": parts,
+                "fixed_positions": {"encoder": fixed, "decoder": decoder_fixed},
+                "encoder": sum(parts.get(name, 0) for name in encoder) + fixed,
+                "whole": sum(parts.values()) + fixed + decoder_fixed,
+                "trained": sum(parts.values()),
+            },
+            "shapes": {
+                "signal": [model.channels, config.data.samples],
+                "sfreq": config.data.sfreq,
+                "seconds": config.data.samples / config.data.sfreq,
+                "patch": [model.patch, model.channels],
+                "tokens": config.patches,
+                "encoder_tokens": 1 + config.mask.visible_slots(config.patches),
+                "features": [config.patches, model.dim],
+                "prediction": [config.patches, model.patch * model.channels],
+            },
+        }
+
+
+SYSTEM = MaskedPretraining
 
 
 @functools.lru_cache(maxsize=8)

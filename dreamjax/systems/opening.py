@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,22 +15,10 @@ from dreamjax.parallel.tree_paths import named_leaves, nested
 from dreamjax.runs import components, provenance
 from dreamjax.storage import paths as places
 from dreamjax.systems import registry
+from dreamjax.systems.base import Run
 from dreamjax.training import checkpoints, loop
 from dreamjax.training import workdir as workdirs
-from dreamjax.training.task import PyTree, Task
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained system: `params` are the averaged ones where the run kept an average."""
-
-    workdir: str
-    config: Any  # the frozen dataclass of its system
-    task: Task
-    params: PyTree
-    step: int
-    examples: int  # consumed by training
-    averaged: bool
+from dreamjax.training.task import PyTree
 
 
 def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
@@ -44,8 +31,7 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
     config = components.located(config)
     task, config_json = registry.build(config), configs.to_json(config)
     defaults_json = configs.to_json(type(config)())
-    if check := getattr(task, "check", None):
-        check()
+    task.check()
     workdirs.check(places.reachable(workdir), config_json, defaults_json)
     paths = getattr(getattr(config, "data", None), "path", ())
 
@@ -53,8 +39,7 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
         if paths:
             started = bool(checkpoints.committed_steps(epath.Path(workdir) / "checkpoints"))
             provenance.claim(workdir, paths, processes.agree("started", started))
-        if keep := getattr(task, "keep", None):  # files of the system's own, beside the checkpoints
-            keep(workdir)
+        task.keep(workdir)
 
     return loop.train(
         task,

@@ -1,41 +1,56 @@
-"""The systems by name: which dataclass describes a config, and which Task it makes."""
+"""The systems by name.
+
+A name of `BUILT_IN` is a module of this package whose `SYSTEM` is the class. An installed package adds its own systems
+by the entry-point group "dreamjax.systems"; a script or a test by `register`.
+"""
 
 import importlib
+from importlib import metadata
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from dreamjax.errors import UserError, nearest
-from dreamjax.training.task import Task
+from dreamjax.systems.base import System
 
-# config.system → (module, dataclass of its config, its Task); a module is imported when its system is asked for
-SYSTEMS = {
-    "masked_pretraining": ("dreamjax.systems.masked_pretraining", "MaskedPretrainingConfig", "MaskedPretraining"),
-    "text_to_image": ("dreamjax.systems.text_to_image", "TextToImageConfig", "TextToImage"),
-    "dreamdiffusion": ("dreamjax.systems.dreamdiffusion", "DreamDiffusionConfig", "DreamDiffusion"),
-    "autoencoder": ("dreamjax.systems.autoencoder", "AutoencoderConfig", "Autoencoder"),
-    "classifier": ("dreamjax.systems.classifier", "ClassifierConfig", "Classifier"),
-    "clip": ("dreamjax.systems.clip", "ClipConfig", "Clip"),
-}
+BUILT_IN = ("masked_pretraining", "text_to_image", "dreamdiffusion", "autoencoder", "classifier", "clip")
+GROUP = "dreamjax.systems"  # entry points: name = "module:Class"
+
+_registered: dict[str, type[System]] = {}
 
 
-def _entry(system: Any, source: str) -> tuple[Any, Any]:
-    if system not in SYSTEMS:
-        guess = nearest(str(system), list(SYSTEMS))
-        hint = f"did you mean {guess}?" if guess else f"there are {', '.join(SYSTEMS)}"
-        raise UserError(f"{source}: system is {system!r}, which is none of dreamjax's; {hint}")
-    module, config, task = SYSTEMS[system]
-    loaded = importlib.import_module(module)
-    return getattr(loaded, config), getattr(loaded, task)
+def register(system: type[System]) -> type[System]:
+    """Make a system known by its `name` in this process; usable as a class decorator."""
+    _registered[system.name] = system
+    return system
 
 
-def schema_of(config: ConfigDict, source: str = "config") -> Any:
-    """The dataclass that describes a ConfigDict, by its key `system`. Raises UserError for an unknown one."""
+def names() -> list[str]:
+    """Return the names of all systems."""
+    return [*BUILT_IN, *sorted({*_registered, *(point.name for point in metadata.entry_points(group=GROUP))})]
+
+
+def find(name: Any, source: str = "config") -> type[System]:
+    """Return the class of a system. Raise UserError for an unknown name, with the nearest known one."""
+    if name in _registered:
+        return _registered[name]
+    if name in BUILT_IN:
+        return importlib.import_module(f"dreamjax.systems.{name}").SYSTEM
+    for point in metadata.entry_points(group=GROUP):
+        if point.name == name:
+            return point.load()
+    guess = nearest(str(name), names())
+    hint = f"did you mean {guess}?" if guess else f"choose from {', '.join(names())}"
+    raise UserError(f"{source}: unknown system {name!r}; {hint}")
+
+
+def schema_of(config: ConfigDict, source: str = "config") -> type:
+    """Return the dataclass that describes a ConfigDict, by its key `system`. Raise UserError for an unknown one."""
     if "system" not in config:
-        raise UserError(f"{source}: a config says which system it is for: system = one of {', '.join(SYSTEMS)}")
-    return _entry(config["system"], source)[0]
+        raise UserError(f"{source}: the key system is missing; set it to one of {', '.join(names())}")
+    return find(config["system"], source).Config
 
 
-def build(config: Any) -> Task:
-    """The Task of a config dataclass."""
-    return _entry(config.system, "config")[1](config)
+def build(config: Any) -> System:
+    """Return the system of a config dataclass."""
+    return find(config.system)(config)  # type: ignore[call-arg]

@@ -11,7 +11,7 @@ Loss, with z the scaled latents of an image, c its text (dropped at times, so th
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,26 +23,22 @@ from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
 from dreamjax.models import flops
 from dreamjax.models.autoencoder_kl import sample as draw_posterior
-from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.objectives.masking import example_keys
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import platform
 from dreamjax.parallel.tree_paths import nested
 from dreamjax.runs import latent_diffusion
 from dreamjax.runs.components import Ingredients
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems import text_to_image_preview
-from dreamjax.systems.opening import Run
+from dreamjax.systems.base import GeneratesFromText, GradientSystem, Loss, Run
+from dreamjax.systems.compute import NamedLayersConfig
 from dreamjax.targets import latents
 from dreamjax.targets.latents import LatentConfig
-from dreamjax.training import optimiser
-from dreamjax.training.held_out import averaged, summed
+from dreamjax.training.held_out import averaged
 from dreamjax.training.optimiser import OptimConfig
-from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, WeightSource
+from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
 from dreamjax.training.train_config import TrainConfig
-from dreamjax.training.update import gradient_update
-from dreamjax.weights import loaded as parts
-from dreamjax.weights import networks, streaming
+from dreamjax.weights import loaded, networks, streaming
 from dreamjax.weights.loaded import Part
 from dreamjax.weights.table import flatten, keep
 
@@ -50,7 +46,7 @@ CROSS_ATTENTION = r"(.*/)?attn2/.*"
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class UNetModelConfig(NamedLayersConfig):
     """Which U-Net, from where, and how it is computed."""
 
     path: str = ""  # folder or hub id of a Stable Diffusion pipeline: its sizes and weights
@@ -61,21 +57,11 @@ class ModelConfig:
     tokenizer: str = ""
     start: Literal["weights", "random"] = "weights"  # what the U-Net is before its first step
     trainable: Literal["all", "cross_attention"] = "all"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
-    attention: Literal["auto", "xla", "cudnn", "pallas", "saved"] = "auto"  # see models/attention.py
-    scan_layers: bool = True
-    remat: Literal["none", "full", "dots", "names"] = "none"
-    remat_names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.attention == "cudnn" and self.dtype != "bfloat16":
-            raise ValueError("model.attention=cudnn computes in bfloat16: set model.dtype=bfloat16")
-        if unknown := set(self.remat_names) - set(REMAT_NAMES):
-            raise ValueError(f"model.remat_names has {sorted(unknown)[0]!r}; a block names {', '.join(REMAT_NAMES)}")
+    attention: Literal["auto", "xla", "cudnn", "pallas", "saved"] = "auto"  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class DiffusionLossConfig:
     """What is weighed how."""
 
     drop_condition: float = 0.1  # share of examples that see the empty caption
@@ -95,8 +81,8 @@ class TextToImageConfig:
     system: Literal["text_to_image"] = "text_to_image"
     seed: int = 0  # of parameters, data order, noise and time steps
     data: LatentConfig = field(default_factory=LatentConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    model: UNetModelConfig = field(default_factory=UNetModelConfig)
+    loss: DiffusionLossConfig = field(default_factory=DiffusionLossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -125,10 +111,13 @@ def diffusion_loss(
 
 
 @dataclass(frozen=True)
-class TextToImage:
-    """The Task of a `TextToImageConfig`."""
+class TextToImage(GradientSystem):
+    """Training the U-Net on captions, as a system."""
 
     config: TextToImageConfig
+    name: ClassVar[str] = "text_to_image"
+    Config: ClassVar[type] = TextToImageConfig
+    capabilities: ClassVar[tuple[type, ...]] = (GeneratesFromText,)
 
     # ---------------------------------------------------------------------------------------------------- the network
     @functools.cached_property
@@ -148,8 +137,7 @@ class TextToImage:
         m, source = self.config.model, self.parts.source("unet")
         config = self.parts.config("unet")
         network = networks.of({"_class_name": "UNet2DConditionModel"} | config, source)
-        computed = {name: getattr(m, name) for name in ("attention", "scan_layers", "remat", "remat_names")}
-        return network, network.arguments(config, source) | computed | {"dtype": jnp.dtype(m.dtype)}
+        return network, network.arguments(config, source) | m.arguments()
 
     @functools.cached_property
     def schedule(self) -> NoiseSchedule:
@@ -169,13 +157,11 @@ class TextToImage:
     def init(self, rng: Array) -> State:
         network, arguments = self.network
         params, frozen = self.split(network.init(arguments, rng))
-        return optimiser.fresh(
-            params, self.config.optim, self.config.train.steps, frozen={"unet": frozen} if frozen else {}
-        )
+        return self.fresh(params, frozen={"unet": frozen} if frozen else {})
 
     def check(self) -> None:
         self.network  # noqa: B018 - its config is read and checked
-        platform.check_attention(self.config.model.attention, "model.attention", "--config.model.attention=auto")
+        self.config.model.check_device()
 
     def weights(self) -> Mapping[str, WeightSource]:
         if self.config.model.start == "random":
@@ -196,41 +182,22 @@ class TextToImage:
             seed=self.config.seed,
             drop_condition=self.config.loss.drop_condition,
         )
-        return BatchSpec(stream, self.config.train.batch_size)
+        return self.spec(stream)
 
     def bind(self, params: PyTree, frozen: PyTree) -> Any:
         """The whole U-Net around its trained and its frozen parameters."""
         network, arguments = self.network
         return network.bind(arguments, merged(params, frozen))
 
-    def update(self, state: State, batch: Batch, rng: Array) -> tuple[State, Mapping[str, Any]]:
-        def loss(params: PyTree, frozen: PyTree, micro: Batch, rng: Array) -> tuple[Array, Array, dict]:
-            unet = self.bind(params, frozen.get("unet", {}))
-            return diffusion_loss(
-                self.schedule, unet, micro, self.config.seed, self.scale, self.config.loss.min_snr_gamma
-            )
+    def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
+        """Return the diffusion loss; of held-out images that of all time steps alike, and no metric beside it."""
+        unet = self.bind(params, frozen.get("unet", {}))
+        gamma = self.config.loss.min_snr_gamma if training else None
+        total, weight, metrics = diffusion_loss(self.schedule, unet, batch, seed, self.scale, gamma)
+        return total, weight, metrics if training else {}
 
-        step = gradient_update(loss, optimiser.build(), microbatches=self.config.train.microbatches)
-        return step(state, batch, rng)
-
-    def finish(self, state: State) -> State:
-        return state
-
-    def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Loss on held-out images, the averaged parameters where they are kept; noise keyed by (seed + 1, index)."""
-        whole = (averaged(state), state.frozen.get("unet", {}))
-        return summed(self.held_out, whole, BatchSpec(source, self.config.train.batch_size))
-
-    @functools.cached_property
-    def held_out(self) -> Any:
-        def metrics(whole: tuple[PyTree, PyTree], batch: Batch) -> dict[str, tuple[Array, Array]]:
-            unet = self.bind(*whole)
-            return {"loss": diffusion_loss(self.schedule, unet, batch, self.config.seed + 1, self.scale, None)[:2]}
-
-        return jax.jit(metrics)
-
-    def image(self, state: State, batch: Batch) -> Any:
-        """A few held-out images above what their captions become."""
+    def preview(self, state: State, batch: Batch) -> Any:
+        """Return a figure of a few held-out images above images generated from their captions."""
         params = merged(averaged(state), state.frozen.get("unet", {}))
         return text_to_image_preview.figure(self.painter, params, batch)
 
@@ -240,20 +207,38 @@ class TextToImage:
         unet = Part(network, arguments | {"remat": "none"}, {})
         return text_to_image_preview.painter(self.parts, unet, meshes.make(self.config.train.mesh))
 
+    @property
+    def context_shape(self) -> tuple[int, int]:
+        """(tokens, width) of the text states."""
+        text = self.parts.config("text_encoder")
+        return int(text.get("max_position_embeddings", 77)), self.network[1]["context_dim"]
+
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of one training example, by name, found out without any image."""
-        vae, text = self.parts.config("vae"), self.parts.config("text_encoder")
+        vae = self.parts.config("vae")
         side = self.config.data.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
-        tokens = int(text.get("max_position_embeddings", 77))
-        return latents.element(
-            (side, side, int(vae.get("latent_channels", 4))), (tokens, self.network[1]["context_dim"])
-        )
+        return latents.element((side, side, int(vae.get("latent_channels", 4))), self.context_shape)
 
-    def flops_per_example(self) -> float:
-        """Floating-point operations of a training step per image: forward and backward, analytic."""
+    def flops(self) -> float:
         example = self.example()
         h, w, _ = example["mean"].shape
         return 3 * flops.unet(self.network[1], h, w, example["context"].shape[0])
+
+    # ---------------------------------------------------------------------------------------------------- a trained run
+    def whole_unet(self, params: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+        """Return all parameters of the U-Net on `mesh`: what the run trained, and what it left as it was."""
+        network, arguments = self.network
+        places = loaded.placed(network.shapes(arguments), mesh)
+        trained, frozen = self.split(places)
+        params = jax.tree.map(lambda x, place: jax.device_put(x, place.sharding), params, trained)
+        return merged(params, self.weights()["frozen/unet"](frozen)) if frozen else params
+
+    def pipeline(self, run: Run, mesh: jax.sharding.Mesh, *, dtype: str, attention: str) -> LatentDiffusion:
+        """Return the run's U-Net with the autoencoder and the text encoder that it was trained beside."""
+        network, arguments = self.network
+        computed = arguments | {"dtype": jnp.dtype(dtype), "attention": attention, "remat": "none"}
+        unet = Part(network, computed, self.whole_unet(run.params, mesh))
+        return LatentDiffusion.open(self.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet)
 
 
 def merged(params: PyTree, frozen: PyTree) -> PyTree:
@@ -261,21 +246,4 @@ def merged(params: PyTree, frozen: PyTree) -> PyTree:
     return nested(flatten(params) | flatten(frozen)) if frozen else params
 
 
-# ------------------------------------------------------------------------------------------------------- a trained run
-def whole_unet(task: TextToImage, params: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-    """All parameters of a run's U-Net on `mesh`: what it trained, and what it left as it was."""
-    network, arguments = task.network
-    places = parts.placed(network.shapes(arguments), mesh)
-    trained, frozen = task.split(places)
-    params = jax.tree.map(lambda x, place: jax.device_put(x, place.sharding), params, trained)
-    return merged(params, task.weights()["frozen/unet"](frozen)) if frozen else params
-
-
-def open_model(run: Run, mesh: jax.sharding.Mesh, *, dtype: Any, attention: str) -> LatentDiffusion:
-    """A run's U-Net with the autoencoder and the text encoder that it was trained beside."""
-    if not isinstance(run.task, TextToImage):
-        raise UserError(f"{run.workdir} is a run of {run.config.system}, which makes no images from text")
-    network, arguments = run.task.network
-    computed = arguments | {"dtype": dtype, "attention": attention, "remat": "none"}
-    unet = Part(network, computed, whole_unet(run.task, run.params, mesh))
-    return LatentDiffusion.open(run.task.parts, mesh, dtype=dtype, attention=attention, unet=unet)
+SYSTEM = TextToImage

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from dreamjax import config as configs
-from dreamjax.systems.text_to_image import LossConfig, ModelConfig, TextToImageConfig
+from dreamjax.systems.text_to_image import DiffusionLossConfig, TextToImageConfig, UNetModelConfig
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.optimiser import OptimConfig
@@ -12,9 +12,9 @@ from dreamjax.training.train_config import TrainConfig
 # the demo's: drawn images of 32 x 32, a U-Net trained from nothing beside its own autoencoder and text encoder
 _SHAPES = TextToImageConfig(
     data=LatentConfig(resolution=32, val_share=0.05, encode_batch=64),
-    model=ModelConfig(architecture="shapes", start="random"),
+    model=UNetModelConfig(architecture="shapes", start="random"),
     # of velocities, all time steps alike: where and what is there is decided under much noise, which counts more so
-    loss=LossConfig(),
+    loss=DiffusionLossConfig(),
     optim=OptimConfig(
         learning_rate=4e-3,
         warmup_steps=50,
@@ -29,8 +29,8 @@ _SHAPES = TextToImageConfig(
 # fine-tuning, as diffusers' training script has it by default: AdamW (0.9, 0.999), a constant 1e-5
 _SD15 = TextToImageConfig(
     data=LatentConfig(resolution=512, flip=0.5, val_share=0.02),
-    model=ModelConfig(dtype="bfloat16", remat="full"),
-    loss=LossConfig(drop_condition=0.1),
+    model=UNetModelConfig(dtype="bfloat16", remat="full"),
+    loss=DiffusionLossConfig(drop_condition=0.1),
     optim=OptimConfig(
         learning_rate=1e-5,
         warmup_steps=500,

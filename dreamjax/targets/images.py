@@ -236,3 +236,18 @@ def open_stream(
     """
     entries = split(config, name, captions=captions)
     return ImageStream(config, entries, seed=seed, training=training, encode=encode, classes=classes)
+
+
+def element(config: ImageConfig, *, tokens: int = 0, label: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return what `ImageStream.element` is, without opening a file. `tokens`: of an encoded caption, 0 without."""
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((config.resolution, config.resolution, 3), np.uint8),
+        "caption": ((), np.int32),
+        "index": ((2,), np.uint32),
+        "weight": ((), np.float32),
+    }
+    if tokens:
+        shapes["tokens"] = ((tokens,), np.int32)
+    if label:
+        shapes["label"] = ((), np.int32)
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}

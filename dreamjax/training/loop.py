@@ -62,7 +62,7 @@ def train(
     sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
     with threads.single(), jax.set_mesh(mesh):
         compiled = program.build(task, mesh, guarded=config.guard)
-        found = standing(path, config.steps)
+        found = standing(path, spec.steps(config.steps))
         claim()
         changed = workdir.claim(path, config_json, defaults_json)
         run = Run(task, config, epath.Path(path), compiled, spec, seed, config_json, ledger)
@@ -101,14 +101,14 @@ class Run:
         ledger: Ledger,
     ) -> None:
         self.task, self.config, self.folder, self.program, self.spec = task, config, folder, compiled, spec
-        self.keys = {name: program.run_key(seed, name) for name in (b"init", b"update")}
+        self.key = program.run_key(seed, b"init")
+        self.total = spec.steps(config.steps)
         self.saver = checkpoints.Saver(folder / "checkpoints", config.checkpoint, config_json)
         self.ledger, self.guard = ledger, Guard(config.guard)
         self.profiler = ProfilerWindow(folder / "profile", config.profile_start, config.profile_steps)
         self.late = Late(self.on_metrics)
         self.pace = stragglers.Pace()
-        flops = getattr(task, "flops_per_example", None)  # optional: analytic, forward and backward
-        self.clock = Clock(spec.batch_size, compiled.mesh.size, float(flops()) if flops is not None else None)
+        self.clock = Clock(spec.batch_size, compiled.mesh.size, task.flops())
         self.held_out: BatchSpec | None = None
         self.last: dict[str, dict[str, float]] = {}
         self.best: float | None = None
@@ -123,7 +123,7 @@ class Run:
         self.resumed_from = found
         self.window = Window()
         if found is None:
-            self.state = program.stream_in(self.program.init(self.keys[b"init"]), self.task.weights())
+            self.state = program.stream_in(self.program.init(self.key), self.task.weights())
         else:
             self.restore(found, fresh_hyper)
         self.ledger.stands_at(self.step)
@@ -133,7 +133,7 @@ class Run:
         self.reporter = Reporter(self.folder, self.step, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
 
     def restore(self, step: int, fresh_hyper: bool) -> None:
-        self.state = program.restored(self.program, self.task, self.saver.folder, step, self.keys[b"init"], fresh_hyper)
+        self.state = program.restored(self.program, self.task, self.saver.folder, step, self.key, fresh_hyper)
         run = checkpoints.read_json(self.saver.folder, step, "run")
         self.step, self.examples, self.best = run["step"], run["examples"], run["best"]
         self.window, self.finished = Window(run["window"]), run["finished"]
@@ -145,7 +145,7 @@ class Run:
     def drive(self) -> dict[str, Any]:
         """Steps until the last one, the end of a finite stream, or a SIGTERM."""
         started, preempted = time.monotonic(), False
-        with preemption.Watch() as watch, progress("train", self.config.steps) as bar:
+        with preemption.Watch() as watch, progress("train", self.total) as bar:
             bar.advance(self.step)
             while True:
                 try:
@@ -180,7 +180,7 @@ class Run:
 
     def until_done(self, watch: preemption.Watch, bar: Bar) -> bool:
         """Steps from where the run stands; True where a SIGTERM ended them. Raises RollBack."""
-        total, preempted = self.config.steps, False
+        total, preempted = self.total, False
         self.first_step = self.step + 1
         with Feeder(self.spec, self.program.mesh, self.examples) as self.feeder:
             while self.step < total and not preempted:
@@ -204,7 +204,7 @@ class Run:
             return False
         if self.step + 1 == self.first_step:
             self.ledger.becomes("compile")  # until this step's metrics are there
-        self.state, metrics = self.program.step(self.state, batch, self.keys[b"update"])
+        self.state, metrics = self.program.step(self.state, batch)
         self.step += 1
         self.finished = False  # nor is a run that was, and has been given more steps
         self.examples += self.spec.batch_size
@@ -219,7 +219,7 @@ class Run:
         examples = self.examples - self.spec.batch_size * (self.step - bad)
         with self.tolerant():
             self.saver.wait()
-        found = standing(self.folder, self.config.steps)
+        found = standing(self.folder, self.total)
         if found is None:
             raise UserError(f"step {bad} went wrong before a step was saved, so there is none to go back to")
         took = self.ledger.seconds_per_step * (self.step - found)
@@ -306,14 +306,11 @@ class Run:
         return score, improved
 
     def image(self) -> None:
-        """What the task draws of a few held-out examples, where it has `image(state, batch)` → figure."""
-        draw = getattr(self.task, "image", None)
-        if draw is None:
-            return
+        """Log the task's preview of a few held-out examples."""
         if self.held_out is None:
             self.held_out = self.task.data("val")
         rows = next(iter(self.held_out.stream.batches(start=0, batch_size=IMAGE_ROWS)))
-        self.reporter.image(self.step, draw(self.state, rows))
+        self.reporter.image(self.step, self.task.preview(self.state, rows))
 
     def say(self, bar: Bar) -> None:
         loss = self.last.get("train", {}).get("loss")

@@ -21,7 +21,7 @@ from dreamjax.training.task import Batch, Metrics, State, Task, WeightSource, re
 
 @dataclass(frozen=True)
 class Program:
-    """What the loop runs. `step(state, batch, key)` consumes its state; `key` is the run's, folded with the step.
+    """What the loop runs. `step(state, batch)` consumes its state.
 
     `init(key)` leaves 0 what `task.weights()` are to be streamed over.
     """
@@ -30,7 +30,7 @@ class Program:
     shapes: State  # of ShapeDtypeStruct, with shardings
     fresh: Callable[[jax.Array], State]  # traceable: the state before the first step
     init: Callable[[jax.Array], State]
-    step: Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+    step: Callable[[State, Batch], tuple[State, Metrics]]
 
 
 def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConfig | None = None) -> Program:
@@ -38,8 +38,7 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConf
 
     `guarded`: the state also keeps what `training.guard` tells a jump of the loss by.
     """
-    # a task may know better than the fallback: `sharding_rules`, a list of (regex, PartitionSpec)
-    rules = (*rules, *getattr(task, "sharding_rules", ()))
+    rules = (*rules, *task.sharding_rules)
 
     def fresh(key: jax.Array) -> State:
         return replace(task.init(key), guard=guard.statistics(guarded or GuardConfig()))
@@ -48,9 +47,6 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConf
     places = sharding.shardings(shapes, mesh, rules)
     sharding.check_sharded(shapes, places, mesh)
     whole = NamedSharding(mesh, P())
-
-    def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
-        return task.update(state, batch, jax.random.fold_in(key, state.step))
 
     return Program(
         mesh=mesh,
@@ -62,9 +58,9 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConf
             compiler_options=compiler.for_one_call(platform.target()),
         ),
         step=jax.jit(
-            step,
+            task.update,
             donate_argnums=0,
-            in_shardings=(places, sharding.batch_sharding(mesh), whole),
+            in_shardings=(places, sharding.batch_sharding(mesh)),
             out_shardings=(places, whole),
             compiler_options=compiler.options(mesh.devices.flat[0].platform),
         ),
@@ -72,7 +68,7 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConf
 
 
 def run_key(seed: int | jax.Array, purpose: bytes) -> jax.Array:
-    """The key of a run's `init` or `update`; the step's own is folded from the latter."""
+    """Return the key of a run's `init`."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose))
 
 

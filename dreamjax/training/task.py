@@ -1,12 +1,19 @@
 """What the loop knows about a system: the `Task` protocol, and the types that cross it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import jax
 import numpy as np
+from etils import epath
+
+from dreamjax.parallel.sharding import Rules
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PyTree = Any
 Batch = Mapping[str, Any]  # name → array whose leading axis is the global batch
@@ -60,42 +67,83 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """What the pipeline must deliver for one split."""
+    """What the pipeline must deliver for one split.
+
+    With `passes`, training reads a finite stream exactly so often, whatever `train.steps` is: a closed-form solution
+    needs every example once. The stream then has a length (`len(stream)` examples in a pass).
+    """
 
     stream: Stream
     batch_size: int  # global
+    passes: int | None = None
+
+    def steps(self, default: int) -> int:
+        """The number of steps of a run: those of the passes where they are fixed, else `default`."""
+        if self.passes is None:
+            return default
+        return self.passes * math.ceil(len(self.stream) / self.batch_size)  # type: ignore[arg-type]
 
 
 WeightSource = Callable[[PyTree], PyTree]  # abstract subtree (shapes, shardings) → arrays
 
 
 class Task(Protocol):
-    """A system, as the loop sees it (docs/architecture.md)."""
+    """A system as the training loop sees it (docs/architecture.md).
+
+    A class that names `Task` as its base has to define `init`, `data` and `update`; the other methods have the
+    defaults shown here.
+    """
+
+    sharding_rules: ClassVar[Rules] = ()  # (regex on a leaf's name, PartitionSpec), ahead of the general fallback
 
     def init(self, rng: jax.Array) -> State:
-        """Parameters, optimiser state, statistics. Traceable by `eval_shape`; reads no file."""
-        ...
-
-    def weights(self) -> Mapping[str, WeightSource]:
-        """Parameter path prefix → where its values come from, streamed in after `init`."""
+        """Return parameters, optimiser state and statistics. Traceable by `eval_shape`; reads no file."""
         ...
 
     def data(self, split: str) -> BatchSpec:
-        """What `update` (split "train") and `evaluate` (split "val") are fed with."""
+        """Return what `update` (split "train") and `evaluate` (split "val") are fed with."""
         ...
 
-    def update(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, Metrics]:
-        """One step: pure; the loop jits it with shardings and donation. Metrics hold `finite` where a step can fail."""
+    def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        """Take one step. Pure: the loop compiles it with shardings and donation.
+
+        Random numbers are keyed by `batch["index"]`, the examples' global indices, so that they do not depend on the
+        number of devices. Metrics hold `finite` where a step can fail.
+        """
         ...
+
+    def weights(self) -> Mapping[str, WeightSource]:
+        """Return parameter path prefix → where its values come from; they are streamed in after `init`."""
+        return {}
 
     def finish(self, state: State) -> State:
-        """After the last step: the identity, or a closed-form solve."""
-        ...
+        """Return the state after the last step: the identity, or a closed-form solution."""
+        return state
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
-        """Held-out metrics; outside jit, may be slow.
+        """Return held-out metrics. Runs outside jit and may be slow.
 
         Every process of a run calls it, and each reads its rows alone where `training.feeding.Feeder` reads them for a
         jitted sum over the state's mesh.
         """
-        ...
+        return {}
+
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return shapes and types of one training example by name; the default opens the training data."""
+        return self.data("train").stream.element()
+
+    def flops(self) -> float | None:
+        """Return the floating-point operations of a training step per example, forward and backward; None: unknown."""
+        return None
+
+    def preview(self, state: State, batch: Batch) -> "Figure | None":
+        """Return a figure of a few held-out examples, which is logged while training; None: there is none."""
+        return None
+
+    def check(self) -> None:
+        """Raise UserError for a config that cannot be trained here; called before anything is written."""
+        return None
+
+    def keep(self, workdir: epath.PathLike) -> None:
+        """Write files of the system's own into the work directory, before the first step (a tokenizer)."""
+        return None

@@ -13,9 +13,9 @@ from dreamjax.training import guard
 from dreamjax.training import optimiser as optimisers
 from dreamjax.training.task import Batch, Metrics, PyTree, State, replace
 
-# loss(params, frozen, batch, rng) → (sum over the batch, its weight, {metric: (sum, weight)}), all float32
-LossFn = Callable[[PyTree, PyTree, Batch, Array], tuple[Array, Array, dict[str, tuple[Array, Array]]]]
-UpdateFn = Callable[[State, Batch, Array], tuple[State, Metrics]]
+# loss(params, frozen, batch) → (sum over the batch, its weight, {metric: (sum, weight)}), all float32
+LossFn = Callable[[PyTree, PyTree, Batch], tuple[Array, Array, dict[str, tuple[Array, Array]]]]
+UpdateFn = Callable[[State, Batch], tuple[State, Metrics]]
 ROWS_IN_CACHE = 8  # windows of the `small` preset, whose step then works on 26 MB where 64 at once take 160
 
 
@@ -24,9 +24,9 @@ def gradient_update(
 ) -> UpdateFn:
     """One optimiser step on sum(loss) / sum(weight) over every micro-batch and device.
 
-    `loss(params, frozen, batch, rng)` returns `(sum, weight, metrics)`: sums, not means, so that micro-batches with
+    `loss(params, frozen, batch)` returns `(sum, weight, metrics)`: sums, not means, so that micro-batches with
     unequal numbers of masked patches weigh what they contain. Randomness must be keyed by `batch["index"]`, not by
-    row, as every micro-batch gets the same `rng`. A step whose gradient is not finite, or whose loss jumps where
+    row. A step whose gradient is not finite, or whose loss jumps where
     `state.guard` looks for that, leaves the state as it was; a batch of weight 0 (nothing of it is hidden, or all of it
     is padding) has the gradient 0.
     `microbatches` None: `suited_microbatches`. `optimiser` leaves its state alone where the keyword `finite` of its
@@ -38,10 +38,10 @@ def gradient_update(
     """
     transform = optax.with_extra_args_support(optimiser)
 
-    def update(state: State, batch: Batch, rng: Array) -> tuple[State, Metrics]:
+    def update(state: State, batch: Batch) -> tuple[State, Metrics]:
         def gradients(micro: Batch) -> tuple[PyTree, Array, dict]:
             def summed(params: PyTree) -> tuple[Array, tuple[Array, dict]]:
-                total, weight, metrics = loss(params, state.frozen, micro, rng)
+                total, weight, metrics = loss(params, state.frozen, micro)
                 return total, (weight, {"loss": (jax.lax.stop_gradient(total), weight)} | metrics)
 
             grads, (weight, metrics) = jax.grad(summed, has_aux=True)(state.params)

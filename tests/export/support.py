@@ -21,7 +21,7 @@ def tiny_config(*, data=None, **model):
     """19 channels, 64 samples, two layers."""
     sizes = {"dim": 16, "depth": 2, "heads": 2, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2}
     return system.MaskedPretrainingConfig(
-        model=system.ModelConfig(**sizes | model), data=DataConfig(**{"samples": 64} | (data or {}))
+        model=system.MaskedModelConfig(**sizes | model), data=DataConfig(**{"samples": 64} | (data or {}))
     )
 
 

@@ -17,7 +17,12 @@ from dreamjax.generation import batches
 from dreamjax.generation.from_trials import Dreamer
 from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems import opening, registry
-from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
+from dreamjax.systems.dreamdiffusion import (
+    AlignedLossConfig,
+    ConditionedModelConfig,
+    DreamDiffusionConfig,
+    EncoderConfig,
+)
 from dreamjax.targets.trials import TargetConfig
 from dreamjax.training import checkpoints
 from tests import pipelines
@@ -61,8 +66,8 @@ def make(folder, sd, *, time, data):
         data=DataConfig(),
         target=TargetConfig(folder=str(folder / "seen"), bank=str(folder / "bank")),
         encoder=EncoderConfig(str(folder / "encoder")),
-        model=ModelConfig(path=str(sd), hidden=8, time_condition=time, embedding_dim=12),
-        loss=LossConfig(drop_condition=0.1),
+        model=ConditionedModelConfig(path=str(sd), hidden=8, time_condition=time, embedding_dim=12),
+        loss=AlignedLossConfig(drop_condition=0.1),
     )
     shapes = jax.eval_shape(registry.build(config).init, jax.random.key(0)).params
     rng = np.random.default_rng(1)
@@ -94,7 +99,7 @@ def microvolts(windows=3):
 
 def ours(dreamer, eeg, scale, valid, start, **how):
     """Images by dreamjax, of windows scaled as its pipeline scales them."""
-    signal, _, _ = torch_export.in_units(dreamer.task.encoder.data, eeg, scale, valid > 0)
+    signal, _, _ = torch_export.in_units(dreamer.task.signal, eeg, scale, valid > 0)
     given = {"signal": (signal * valid[:, None]).astype(np.float32), "valid": valid.astype(np.float32)}
     made = dreamer.images_of(given, batches.Sampling(steps=4, **how), start.transpose(0, 2, 3, 1))
     return np.stack(list(made))

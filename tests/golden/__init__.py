@@ -8,7 +8,7 @@ from dreamjax.systems import registry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
-EXAMPLES = REPOSITORY / "launch" / "examples"
+EXAMPLES = REPOSITORY / "launch"
 # file → words of `dreamjax launch`
 LAUNCHED = {
     "slurm.sh": "slurm --topology h100-64 --time 24:00:00 --partition long --setup 'source venv/bin/activate'",

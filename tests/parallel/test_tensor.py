@@ -8,7 +8,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.tree_paths import named_leaves
-from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
+from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training import program
 
 SIZES = {"dim": 64, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
@@ -16,7 +16,7 @@ SIZES = {"dim": 64, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 
 
 def one_step(mesh_config: MeshConfig):
     """(state's places, loss, parameters) after a step on a batch of noise."""
-    config = MaskedPretrainingConfig(model=ModelConfig(channels=5, **SIZES))
+    config = MaskedPretrainingConfig(model=MaskedModelConfig(channels=5, **SIZES))
     rng, rows, samples = np.random.default_rng(0), 8, config.data.samples
     batch = {
         "signal": rng.standard_normal((rows, 5, samples)).astype(np.float32),
@@ -30,7 +30,7 @@ def one_step(mesh_config: MeshConfig):
         compiled = program.build(MaskedPretraining(config), mesh)
         state = compiled.init(jax.random.key(0))
         places = {name: leaf.sharding.spec for name, leaf in named_leaves(state.params).items()}
-        state, metrics = compiled.step(state, sharding.to_devices(batch, mesh, rows), jax.random.key(1))
+        state, metrics = compiled.step(state, sharding.to_devices(batch, mesh, rows))
         total, weight = metrics["loss"]
         return places, float(total / weight), {n: np.asarray(x) for n, x in named_leaves(state.params).items()}
 

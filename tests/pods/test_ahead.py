@@ -15,7 +15,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.pods import ahead, collectives, hlo
 from dreamjax.systems import registry
-from dreamjax.systems.text_to_image import ModelConfig, TextToImage, TextToImageConfig
+from dreamjax.systems.text_to_image import TextToImage, TextToImageConfig, UNetModelConfig
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.optimiser import OptimConfig
 from tests.golden import REPOSITORY
@@ -72,7 +72,7 @@ def test_a_small_step_compiles_and_sums_its_gradients_in_float32():
     """The whole step of the smallest U-Net on 16 chips; also on a mesh that cuts the pod's own axes."""
     config = TextToImageConfig(
         data=LatentConfig(resolution=16),
-        model=ModelConfig(architecture="tiny", start="random", dtype="bfloat16"),
+        model=UNetModelConfig(architecture="tiny", start="random", dtype="bfloat16"),
         optim=OptimConfig(ema_decay=0.999),
     )
     task = TextToImage(config)

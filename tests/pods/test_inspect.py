@@ -12,10 +12,16 @@ from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.models import flops
-from dreamjax.pods.inspect import batch_shapes, inspect, local_bytes
+from dreamjax.pods.inspect import inspect, local_bytes
 from dreamjax.systems import registry
 from dreamjax.systems.masked_presets import PRESETS
-from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig, ModelConfig, init_params, masked_loss
+from dreamjax.systems.masked_pretraining import (
+    MaskedModelConfig,
+    MaskedPretraining,
+    MaskedPretrainingConfig,
+    init_params,
+    masked_loss,
+)
 from tests.golden import REPOSITORY
 
 
@@ -40,14 +46,15 @@ def test_presets_have_the_published_number_of_parameters(name, encoder, whole):
 
 def test_operations_agree_with_xla_on_an_unscanned_model():
     """XLA's count adds the elementwise work; matrix products are the rest: within 5 % at a width of 512."""
-    model = ModelConfig(
+    model = MaskedModelConfig(
         channels=64, dim=512, depth=2, heads=2, decoder_dim=512, decoder_depth=1, decoder_heads=2, scan_layers=False
     )
     config = MaskedPretrainingConfig(
         model=model, mask=dataclasses.replace(MaskedPretrainingConfig().mask, ratio=0.5, padding=False)
     )
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    batch = batch_shapes(config, 4)
+    example = MaskedPretraining(config).example()
+    batch = {name: jax.ShapeDtypeStruct((4, *x.shape), x.dtype) for name, x in example.items()}
     forward = jax.jit(lambda p, b: masked_loss(config, p, b, 0)[0])
     counted = forward.lower(params, batch).cost_analysis()["flops"] / 4
     assert config.flops()["forward"] == pytest.approx(counted, rel=0.05)

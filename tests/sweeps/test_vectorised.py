@@ -51,7 +51,7 @@ def trained(task, seed, batch, mesh, steps=STEPS):
         state = built.init(program.run_key(seed, b"init"))
         with Feeder(task.data("train"), mesh, 0) as feeder:
             for _ in range(steps):
-                state, metrics = built.step(state, feeder.next(), program.run_key(seed, b"update"))
+                state, metrics = built.step(state, feeder.next())
         return jax.device_get((state, metrics))
 
 

@@ -11,7 +11,12 @@ from PIL import Image
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems import masked_pretraining, opening
-from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig, EncoderConfig, LossConfig, ModelConfig
+from dreamjax.systems.dreamdiffusion import (
+    AlignedLossConfig,
+    ConditionedModelConfig,
+    DreamDiffusionConfig,
+    EncoderConfig,
+)
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.trials import TargetConfig
@@ -78,7 +83,7 @@ def encoder(shards, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("encoder") / "run"
     config = MaskedPretrainingConfig(
         data=DataConfig(path=(shards,), samples=SAMPLES),
-        model=masked_pretraining.ModelConfig(**SIZES),
+        model=masked_pretraining.MaskedModelConfig(**SIZES),
         train=TrainConfig(steps=2, batch_size=8, tensorboard=False),
     )
     opening.train(config, workdir, jax.devices()[:1])
@@ -98,8 +103,8 @@ def config(sd, vision, images, shards, encoder, tmp_path_factory):
             embedding=EmbeddingConfig(str(vision)),
         ),
         encoder=EncoderConfig(str(encoder)),
-        model=ModelConfig(path=str(sd), hidden=8, time_condition=True),
-        loss=LossConfig(drop_condition=0.5),
+        model=ConditionedModelConfig(path=str(sd), hidden=8, time_condition=True),
+        loss=AlignedLossConfig(drop_condition=0.5),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=2, ema_decay=0.9),
         train=TrainConfig(
             steps=30, batch_size=8, eval_every=30, tensorboard=False, checkpoint=CheckpointConfig(every=30)

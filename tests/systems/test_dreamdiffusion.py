@@ -15,7 +15,7 @@ from dreamjax.errors import UserError
 from dreamjax.generation.from_trials import Request
 from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems import opening
-from dreamjax.systems.dreamdiffusion import DreamDiffusion, EncoderConfig, LossConfig
+from dreamjax.systems.dreamdiffusion import AlignedLossConfig, DreamDiffusion, EncoderConfig
 from dreamjax.systems.dreamdiffusion_presets import PRESETS
 from dreamjax.targets import trials
 from dreamjax.targets.features import EmbeddingConfig
@@ -137,7 +137,7 @@ def test_all_of_the_unet_can_be_trained(config):
     assert set(flatten(state.params["unet"])) == set(flatten(network.shapes(arguments)))
     assert "frozen/unet" not in task.weights()
     loss = jax.eval_shape(
-        lambda p, f, b: task.loss(p, f, b, 0, 0.5)[0],
+        lambda p, f, b: task.loss(p, f, b, 0, training=True)[0],
         state.params,
         state.frozen,
         {name: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype) for name, leaf in task.example().items()},
@@ -154,7 +154,7 @@ def test_the_unet_can_be_left_as_it_was(config):
     assert set(flatten(state.frozen["unet"])) == set(flatten(network.shapes(arguments)))
     assert {name for name in task.weights() if name.endswith("/unet")} == {"frozen/unet"}
     gradient = jax.eval_shape(
-        jax.grad(lambda p, f, b: task.loss(p, f, b, 0, 0.5)[0]),
+        jax.grad(lambda p, f, b: task.loss(p, f, b, 0, training=True)[0]),
         state.params,
         state.frozen,
         {name: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype) for name, leaf in task.example().items()},
@@ -222,7 +222,7 @@ def test_bfloat16_has_float32_gradients(config):
     task = DreamDiffusion(dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16")))
     state = jax.eval_shape(task.init, jax.random.key(0))
     batch = {name: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype) for name, leaf in task.example().items()}
-    gradient = jax.grad(lambda params, frozen, batch: task.loss(params, frozen, batch, 0, 0.5)[0])
+    gradient = jax.grad(lambda params, frozen, batch: task.loss(params, frozen, batch, 0, training=True)[0])
     found = jax.eval_shape(gradient, state.params, state.frozen, batch)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
 
@@ -260,7 +260,7 @@ def test_a_run_aligns_trials_with_what_was_seen(trained, config):
 def test_without_an_alignment_no_vision_model_is_wanted(config):
     """Trials then have an embedding of nothing; an alignment without a model is one sentence."""
     target = dataclasses.replace(config.target, embedding=EmbeddingConfig())
-    alone = dataclasses.replace(config, target=target, loss=LossConfig(alignment="none"))
+    alone = dataclasses.replace(config, target=target, loss=AlignedLossConfig(alignment="none"))
     task = DreamDiffusion(alone)
     rows = next(iter(task.data("val").stream.batches(start=0, batch_size=2)))
     assert rows["embedding"].shape == (2, *task.example()["embedding"].shape)
@@ -271,7 +271,7 @@ def test_without_an_alignment_no_vision_model_is_wanted(config):
 
 def test_all_of_a_batch_can_be_negatives(config):
     """With infonce, the same image seen by another is no negative; the temperature is learned."""
-    loss = LossConfig(alignment="infonce")
+    loss = AlignedLossConfig(alignment="infonce")
     task = DreamDiffusion(dataclasses.replace(config, loss=loss))
     state = jax.eval_shape(task.init, jax.random.key(0))
     assert state.params["logit_scale"].shape == ()

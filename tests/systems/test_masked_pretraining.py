@@ -17,12 +17,12 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems import masked_pretraining as system
-from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
+from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import replace
 
 B, C, T, N = 8, 5, 64, 16
-MODEL = ModelConfig(
+MODEL = MaskedModelConfig(
     channels=C, dim=16, depth=1, heads=2, mlp_ratio=2.0, decoder_dim=16, decoder_depth=1, decoder_heads=2
 )
 CONFIG = MaskedPretrainingConfig(data=DataConfig(samples=T), model=MODEL, mask=MaskConfig(ratio=0.5))

@@ -20,7 +20,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.pipeline import DataConfig
 from dreamjax.systems import masked_pretraining, opening
-from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
+from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training import checkpoints
 from dreamjax.training.train_config import TrainConfig
 from tests.support import make_shards, make_windows
@@ -39,7 +39,7 @@ def _quick_compiles():
 def imported(tmp_path_factory):
     """A run that holds parameters only, as an importer makes it, and those parameters."""
     folder = tmp_path_factory.mktemp("imported")
-    config = MaskedPretrainingConfig(model=ModelConfig(**SIZES))
+    config = MaskedPretrainingConfig(model=MaskedModelConfig(**SIZES))
     params = jax.jit(lambda key: MaskedPretraining(config).init(key).params)(jax.random.key(3))
     checkpoints.save_params_as_run(folder, configs.to_json(config), params)
     return folder, config, params
@@ -78,7 +78,7 @@ def trained(tmp_path_factory):
     shards = make_shards(folder / "shards", subjects=4, windows=4)
     config = MaskedPretrainingConfig(
         data=DataConfig(path=(shards,), samples=128),
-        model=ModelConfig(**SIZES, patch=16, scan_layers=False),
+        model=MaskedModelConfig(**SIZES, patch=16, scan_layers=False),
         train=TrainConfig(steps=2, batch_size=8, tensorboard=False),
     )
     opening.train(config, folder / "run")
@@ -125,7 +125,7 @@ def test_a_run_does_not_go_on_with_other_data(trained, again):
 
 
 def test_data_that_cannot_be_used_leave_no_work_directory(trained, tmp_path):
-    config = dataclasses.replace(trained[2], model=ModelConfig(**SIZES, patch=16, channels=18))
+    config = dataclasses.replace(trained[2], model=MaskedModelConfig(**SIZES, patch=16, channels=18))
     with pytest.raises(UserError, match=r"has 19 channels, but model.channels is 18"):
         opening.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

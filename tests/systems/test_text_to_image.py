@@ -19,12 +19,11 @@ from dreamjax.errors import UserError
 from dreamjax.generation import from_prompts
 from dreamjax.systems import opening
 from dreamjax.systems.text_to_image import (
-    LossConfig,
-    ModelConfig,
+    DiffusionLossConfig,
     TextToImage,
     TextToImageConfig,
+    UNetModelConfig,
     diffusion_loss,
-    whole_unet,
 )
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.checkpoints import CheckpointConfig
@@ -145,8 +144,8 @@ def bank(tmp_path_factory):
 def config(folder, images, bank, **model):
     return TextToImageConfig(
         data=LatentConfig(folder=str(images), resolution=16, bank=str(bank), flip=0.5, val_share=0.3),
-        model=ModelConfig(path=str(folder), **model),
-        loss=LossConfig(drop_condition=0.3),
+        model=UNetModelConfig(path=str(folder), **model),
+        loss=DiffusionLossConfig(drop_condition=0.3),
         optim=OptimConfig(learning_rate=1e-2, ema_decay=0.5),
         train=TrainConfig(steps=2, batch_size=8, eval_every=2, tensorboard=False, checkpoint=CheckpointConfig(every=1)),
     )
@@ -269,7 +268,7 @@ def test_a_run_makes_images_by_itself(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = opening.open_run(trained)
     model = from_prompts.open_model(trained, "float32")
-    whole = whole_unet(run.task, run.params, mesh_of(model.unet.params))
+    whole = run.task.whole_unet(run.params, mesh_of(model.unet.params))
     for path, leaf in flatten(whole).items():
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(flatten(model.unet.params)[path]))
 
@@ -279,7 +278,7 @@ def test_a_run_shows_held_out_images_above_what_their_captions_become(trained):
     assert [file.name for file in (trained / "images").iterdir()] == ["00000002.png"]
     run, model = opening.open_run(trained), from_prompts.open_model(trained, "float32")
     rows = next(iter(run.task.data("val").stream.batches(start=0, batch_size=4)))
-    true, made = run.task.painter(whole_unet(run.task, run.params, mesh_of(model.unet.params)), rows)
+    true, made = run.task.painter(run.task.whole_unet(run.params, mesh_of(model.unet.params)), rows)
     with torch.no_grad():
         decoded = pipelines.theirs(pathlib.Path(run.config.model.path)).vae.decode(
             torch.from_numpy(rows["mean"]).permute(0, 3, 1, 2)
@@ -306,6 +305,6 @@ def test_a_run_shows_held_out_images_above_what_their_captions_become(trained):
 )
 def test_a_model_that_is_not_there_is_one_sentence(model, said):
     with pytest.raises(UserError) as problem:
-        TextToImage(TextToImageConfig(model=ModelConfig(**model))).check()
+        TextToImage(TextToImageConfig(model=UNetModelConfig(**model))).check()
     assert said in str(problem.value)
     assert "\n" not in str(problem.value)

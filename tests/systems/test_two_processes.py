@@ -10,7 +10,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import processes, variables
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets.pipeline import DataConfig
-from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
+from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training import metrics, program
 from dreamjax.training.train_config import TrainConfig
 from tests.support import make_shards
@@ -35,7 +35,7 @@ def evaluated(shards, mesh_config):
     """(held-out metrics, rows that this process read, whether an image was made here)."""
     config = MaskedPretrainingConfig(
         data=DataConfig(path=(shards,), samples=128),
-        model=ModelConfig(**SIZES),  # the patches' kernel has 76 KiB: it is split over fsdp
+        model=MaskedModelConfig(**SIZES),  # the patches' kernel has 76 KiB: it is split over fsdp
         train=TrainConfig(batch_size=8),
     )
     task, mesh = MaskedPretraining(config), meshes.make(mesh_config, jax.devices()[: mesh_config.fsdp])

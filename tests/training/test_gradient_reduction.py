@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
+from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training import program
 
 
@@ -54,7 +54,7 @@ def test_a_cast_inside_the_loss_is_seen_as_a_bfloat16_reduction(tmp_path, freshl
 def test_gradients_are_reduced_in_float32(tmp_path, freshly_compiled):
     """The masked autoencoder on a data × fsdp mesh: float32 only, and at least every parameter once."""
     sizes = {"dim": 64, "depth": 1, "heads": 2, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
-    config = MaskedPretrainingConfig(model=ModelConfig(dtype="bfloat16", **sizes))
+    config = MaskedPretrainingConfig(model=MaskedModelConfig(dtype="bfloat16", **sizes))
     task, mesh = MaskedPretraining(config), meshes.make(MeshConfig(data=2, fsdp=4))
     rows, channels, samples = 16, config.model.channels, config.data.samples
     shapes = {"signal": (channels, samples), "valid": (samples,), "channel_ok": (channels,), "weight": ()}

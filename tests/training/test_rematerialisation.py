@@ -6,7 +6,7 @@ import pytest
 
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig, ModelConfig
+from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training import program
 from dreamjax.training.train_config import TrainConfig
 
@@ -16,7 +16,7 @@ SIZES = {"channels": 5, "dim": 32, "depth": DEPTH, "heads": 2, "decoder_dim": 16
 
 def temporaries(remat: str, scan_layers: bool) -> int:
     """Bytes beside the state of a step that is compiled for this machine and not run."""
-    model = ModelConfig(**SIZES, decoder_heads=2, remat=remat, scan_layers=scan_layers)
+    model = MaskedModelConfig(**SIZES, decoder_heads=2, remat=remat, scan_layers=scan_layers)
     config = MaskedPretrainingConfig(model=model, train=TrainConfig(microbatches=1))
     shapes = {"signal": (5, config.data.samples), "valid": (config.data.samples,), "channel_ok": (5,), "weight": ()}
     batch = {name: jax.ShapeDtypeStruct((ROWS, *shape), jnp.float32) for name, shape in shapes.items()}

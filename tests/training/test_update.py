@@ -110,9 +110,9 @@ def test_hyper_parameters_are_arguments():
     """Another learning rate compiles nothing."""
     calls = []
 
-    def loss(params, frozen, batch, rng):
+    def loss(params, frozen, batch):
         calls.append(1)
-        return Regression.loss(params, frozen, batch, rng)
+        return Regression.loss(params, frozen, batch)
 
     update = jax.jit(gradient_update(loss, optimiser.build(), microbatches=1))
     state = Regression().init(jax.random.key(0))
@@ -131,9 +131,9 @@ def test_one_compilation_and_one_late_read_a_step(tmp_path, monkeypatch):
     traces, dispatched, reads, raw = [], [], [], []
 
     class Counted(Regression):
-        def update(self, state, batch, rng):
+        def update(self, state, batch):
             traces.append(1)
-            return super().update(state, batch, rng)
+            return super().update(state, batch)
 
     original_read, original_push = metric_files.read, metric_files.Late.push
     monkeypatch.setattr(metric_files, "read", lambda m: (reads.append(len(dispatched)), original_read(m))[1])

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreamjax.objectives.masking import example_keys
 from dreamjax.training import optimiser
 from dreamjax.training.optimiser import OptimConfig
-from dreamjax.training.task import Batch, BatchSpec, Metrics, State, Stream, WeightSource, replace
+from dreamjax.training.task import Batch, BatchSpec, Metrics, State, Stream, Task, replace
 from dreamjax.training.update import gradient_update
 
 FEATURES, OUTPUTS = 16, 4
@@ -72,21 +73,8 @@ class FormulaStream:
             first += batch_size
 
 
-class Base:
-    """No foreign weights, nothing to finish, no held-out metrics."""
-
-    def weights(self) -> Mapping[str, WeightSource]:
-        return {}
-
-    def finish(self, state: State) -> State:
-        return state
-
-    def evaluate(self, state: State, source: Stream) -> Metrics:
-        return {}
-
-
 @dataclass(frozen=True)
-class Regression(Base):
+class Regression(Task):
     """A two-layer network on `FormulaStream`, trained as the systems are."""
 
     batch_size: int = 16
@@ -114,25 +102,25 @@ class Regression(Base):
         return BatchSpec(self.stream if split == "train" else FormulaStream(seed=1, length=24), self.batch_size)
 
     @staticmethod
-    def loss(params: Any, frozen: Any, batch: Batch, rng: jax.Array) -> tuple[Any, Any, dict]:
+    def loss(params: Any, frozen: Any, batch: Batch) -> tuple[Any, Any, dict]:
         hidden = jax.nn.gelu(batch["x"] @ params["fc1"]["kernel"] + params["fc1"]["bias"])
         error = hidden @ params["fc2"]["kernel"] + params["fc2"]["bias"] - batch["y"]
         each = jnp.mean(error**2, -1)
         return (each * batch["weight"]).sum(), batch["weight"].sum(), {"mae": (jnp.abs(error).sum(), error.size * 1.0)}
 
-    def update(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, Metrics]:
-        return gradient_update(self.loss, optimiser.build(), microbatches=self.microbatches)(state, batch, rng)
+    def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        return gradient_update(self.loss, optimiser.build(), microbatches=self.microbatches)(state, batch)
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
         total, weight = 0.0, 0.0
         for batch in source.batches(start=0, batch_size=8):
-            a, b, _ = self.loss(state.params, {}, batch, jax.random.key(0))
+            a, b, _ = self.loss(state.params, {}, batch)
             total, weight = total + a, weight + b
         return {"loss": (total, weight)}
 
 
 @dataclass(frozen=True)
-class StreamingRidge(Base):
+class StreamingRidge(Task):
     """No gradient: `update` gathers X'X and X'Y, `finish` solves (X'X + penalty) W = X'Y."""
 
     penalty: float = 3.0
@@ -145,7 +133,7 @@ class StreamingRidge(Base):
     def data(self, split: str) -> BatchSpec:
         return BatchSpec(self.stream, 16)
 
-    def update(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, Metrics]:
+    def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         x = batch["x"] * batch["weight"][:, None]
         extra = {"gram": state.extra["gram"] + batch["x"].T @ x, "cross": state.extra["cross"] + x.T @ batch["y"]}
         rows = (batch["weight"] > 0).sum().astype(jnp.float32)
@@ -157,7 +145,7 @@ class StreamingRidge(Base):
 
 
 @dataclass(frozen=True)
-class ToyGAN(Base):
+class ToyGAN(Task):
     """Two players, two optimisers: a shifted Gaussian generator against a quadratic discriminator."""
 
     batch_size: int = 64
@@ -176,11 +164,11 @@ class ToyGAN(Base):
     def data(self, split: str) -> BatchSpec:
         return BatchSpec(FormulaStream(), self.batch_size)
 
-    def update(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, Metrics]:
+    def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         import optax
 
         real = batch["x"][:, 0] + 2.0  # N(2, 1)
-        noise = jax.random.normal(rng, real.shape)
+        noise = jax.vmap(lambda key: jax.random.normal(key, ()))(example_keys(0, "noise", batch["index"]))
 
         def critic(d: Any, x: jax.Array) -> jax.Array:
             return d["a"] * x + d["b"]

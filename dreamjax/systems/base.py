@@ -1,0 +1,394 @@
+"""What a system is: a `Task` that the training loop drives, and the capabilities that the other verbs ask for.
+
+A system is one file. It names its data, targets, networks and objective, and lists in `capabilities` what can be done
+with a trained one. No verb, loop, report or sweep knows a system by name: it asks for a capability,
+
+    retrieving = capability(run.task, Retrieves, "score retrieval")     # UserError where the system has none
+
+Most systems are a `GradientSystem` (give a loss) or a `ClosedFormSystem` (give statistics and their solution).
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from dreamjax.errors import UserError
+from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.training import optimiser
+from dreamjax.training.held_out import averaged, summed
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, Task, replace
+from dreamjax.training.update import gradient_update
+
+if TYPE_CHECKING:
+    from dreamjax.runs.components import Ingredients
+    from dreamjax.runs.latent_diffusion import LatentDiffusion
+    from dreamjax.targets.trials import TargetConfig
+
+Loss = tuple[Array, Array, dict[str, tuple[Array, Array]]]  # (sum, weight, {metric: (sum, weight)})
+C = TypeVar("C")
+
+
+class System(Task, Protocol):
+    """A published method: a `Task` with a name, a config and capabilities."""
+
+    name: ClassVar[str]  # the value of `config.system`
+    Config: ClassVar[type]  # frozen dataclass of its config
+    capabilities: ClassVar[tuple[type, ...]] = ()  # the protocols of this module that it implements
+    config: Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained system as opened from its work directory; `params` are averaged where the run kept an average."""
+
+    workdir: str
+    config: Any  # the frozen dataclass of its system
+    task: System
+    params: PyTree
+    step: int
+    examples: int  # consumed by training
+    averaged: bool
+
+
+# --------------------------------------------------------------------------------------------------------- capabilities
+class Embedding(NamedTuple):
+    """What an encoder makes of signals."""
+
+    tokens: Float[Array, "B N D"]
+    pooled: Float[Array, "B D"]
+
+
+class Signals(Protocol):
+    """Reads windows of a signal as `signals.datasets` prepares them."""
+
+    @property
+    def signal(self) -> DataConfig:
+        """Return how the windows are prepared: montage, rate, samples and scaling."""
+        ...
+
+
+class Reconstructs(Signals, Protocol):
+    """Masked input → reconstruction, in the scaled unit of the input."""
+
+    @property
+    def patch(self) -> int:
+        """Return the samples of a patch, the unit that is hidden."""
+        ...
+
+    def reconstruct(
+        self,
+        params: PyTree,
+        signal: Float[Array, "B C T"],
+        hidden: Bool[Array, "B N"],
+        valid: Float[Array, "B T"] | None = None,
+        visible: int | None = None,
+    ) -> Float[Array, "B C T"]:
+        """Return the whole signal as the model predicts it from the patches that are not `hidden`."""
+        ...
+
+
+class Embeds(Signals, Protocol):
+    """Signals → tokens and one vector a window."""
+
+    def embed(
+        self, params: PyTree, signal: Float[Array, "B C T"], valid: Float[Array, "B T"] | None = None
+    ) -> Embedding:
+        """Return the tokens of windows, nothing hidden, and their mean over real patches."""
+        ...
+
+
+class Bank(NamedTuple):
+    """What can be retrieved: `vectors` (N, D), and a name for each."""
+
+    vectors: np.ndarray
+    names: Sequence[str]
+
+
+class Retrieves(Protocol):
+    """Batch → vectors that are compared with a bank of targets by cosine similarity."""
+
+    def query(self, params: PyTree, batch: Batch) -> Float[Array, "B D"]:
+        """Return a vector for each example."""
+        ...
+
+    def bank(self, params: PyTree, split: str) -> Bank:
+        """Return the targets of a split; `batch["target"]` of an example is the row of its own."""
+        ...
+
+
+class Predicts(Protocol):
+    """Batch → vectors in the unit of the batch's own `target` (ridge regression, encoding models)."""
+
+    def predict(self, params: PyTree, batch: Batch) -> Float[Array, "B D"]:
+        """Return a prediction of `batch["target"]` for each example."""
+        ...
+
+
+class Diffuses(Protocol):
+    """Holds the networks of a latent diffusion model, by config alone where there are no weights."""
+
+    @property
+    def parts(self) -> "Ingredients":
+        """Return where the networks come from."""
+        ...
+
+    @property
+    def context_shape(self) -> tuple[int, int]:
+        """Return (tokens, width) of what an image is generated from."""
+        ...
+
+
+class GeneratesFromText(Diffuses, Protocol):
+    """Prompts → images."""
+
+    def pipeline(self, run: Run, mesh: jax.sharding.Mesh, *, dtype: str, attention: str) -> "LatentDiffusion":
+        """Return the run's networks on `mesh`, ready to sample from."""
+        ...
+
+
+class GeneratesFromTrials(Signals, Diffuses, Protocol):
+    """Windows of brain signal → images."""
+
+    @property
+    def target(self) -> "TargetConfig":
+        """Return which images were seen in the trials, and which of them are held out."""
+        ...
+
+    @property
+    def embedding_dim(self) -> int:
+        """Return the width of the embedding that is aligned with the images'; 0 without one."""
+        ...
+
+    @property
+    def guided(self) -> bool:
+        """Return whether there is an unconditional prediction that guidance leads away from."""
+        ...
+
+    def pipeline(self, run: Run, mesh: jax.sharding.Mesh, *, dtype: str, attention: str) -> "LatentDiffusion":
+        """Return the run's diffusion networks on `mesh`, ready to sample from."""
+        ...
+
+    def conditioning(self, run: Run, mesh: jax.sharding.Mesh) -> tuple[PyTree, PyTree]:
+        """Return (params, frozen) on `mesh` of what turns windows into conditions."""
+        ...
+
+    def condition(self, params: PyTree, frozen: PyTree, batch: Batch) -> dict[str, Array]:
+        """Return what images are generated from: `context`, and where there are any `time_offset` and `embedding`."""
+        ...
+
+    def unconditional(self, params: PyTree, frozen: PyTree) -> dict[str, Array]:
+        """Return what guidance leads away from. Raise UserError for a model that is not `guided`."""
+        ...
+
+
+class Plans(Protocol):
+    """Knows its own cost in more detail than the compiler tells."""
+
+    def gflop(self) -> dict[str, float]:
+        """Return the floating-point operations of an example by part of the network."""
+        ...
+
+    def activation_bytes(self, params: PyTree) -> float:
+        """Return the bytes that the backward pass keeps per example."""
+        ...
+
+    def summary(self, params: PyTree) -> dict[str, Any]:
+        """Return the counts of parameters and the shapes that `dreamjax inspect` prints."""
+        ...
+
+
+class Vectorises(Protocol):
+    """Runs that differ only in arguments of the step can be trained as one program (`sweeps.vectorised`)."""
+
+    def hyper(self, targets: bool = False) -> dict[str, Array]:
+        """Return the arguments of the step; with `targets` also which ones are predicted."""
+        ...
+
+
+class Pretrained(Protocol):
+    """Starts from an encoder that another run has trained."""
+
+    encoder_key: ClassVar[str]  # dotted config key of the run's folder
+
+    @property
+    def encoder_data(self) -> Mapping[str, Any]:
+        """Return the data settings that the encoder's run and this one share."""
+        ...
+
+
+def capability(task: Task, kind: type[C], purpose: str) -> C:
+    """Return `task` as a `kind`. Raise UserError where the system does not list this capability.
+
+    `purpose`: what cannot be done without it, as an infinitive ("reconstruct a signal").
+    """
+    if kind in capabilities(task):
+        return task  # type: ignore[return-value]
+    raise UserError(f"a run of {name_of(task)} cannot {purpose}; {what_it_can(task)}")
+
+
+def offered(task: Task, kind: type[C]) -> C | None:
+    """Return `task` as a `kind`; None where the system does not list this capability."""
+    return task if kind in capabilities(task) else None  # type: ignore[return-value]
+
+
+def capabilities(task: Task | type[Task]) -> tuple[type, ...]:
+    """Return what a system, or its class, can do."""
+    return tuple(getattr(task, "capabilities", ()))
+
+
+def name_of(task: Task) -> str:
+    """Return the name of a system."""
+    return str(getattr(task, "name", type(task).__name__))
+
+
+def what_it_can(task: Task) -> str:
+    """Return a clause that lists a system's capabilities."""
+    names = [kind.__name__ for kind in capabilities(task)]
+    return f"its capabilities: {', '.join(names)}" if names else "it has no capability beside training"
+
+
+# -------------------------------------------------------------------------------------------------------------- systems
+@dataclass(frozen=True)
+class GradientSystem(Task):
+    """A system trained by gradient descent: give `config`, `init`, `data` and `loss`.
+
+    `config` has `seed`, `optim` (an `OptimConfig`) and `train` (a `TrainConfig`).
+    """
+
+    config: Any
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    capabilities: ClassVar[tuple[type, ...]] = ()
+
+    def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
+        """Return (sum, weight, metrics) of a batch. Random numbers are keyed by (seed, batch["index"])."""
+        raise NotImplementedError
+
+    @property
+    def microbatches(self) -> int | None:
+        """Return into how many parts a batch is cut; None: as suits the device."""
+        return self.config.train.microbatches
+
+    def fresh(self, params: PyTree, *, frozen: PyTree = None, extra: PyTree = None) -> State:
+        """Return the state before the first step, with optimiser state and the average as the config wants them."""
+        parts = {name: tree for name, tree in (("frozen", frozen), ("extra", extra)) if tree}
+        return optimiser.fresh(params, self.config.optim, self.config.train.steps, **parts)
+
+    def spec(self, stream: Stream) -> BatchSpec:
+        """Return `stream` in the batches of the config."""
+        return BatchSpec(stream, self.config.train.batch_size)
+
+    def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        def loss(params: PyTree, frozen: PyTree, micro: Batch) -> Loss:
+            return self.loss(params, frozen, micro, self.config.seed, training=True)
+
+        return gradient_update(loss, optimiser.build(), microbatches=self.microbatches)(state, batch)
+
+    def evaluate(self, state: State, source: Stream) -> Metrics:
+        """Return the held-out loss and metrics of the averaged parameters where they are kept; keyed by seed + 1."""
+        return self.held_out(averaged(state), state.frozen, source)
+
+    def held_out(self, params: PyTree, frozen: PyTree, source: Stream) -> Metrics:
+        """Return the loss and the metrics of given parameters over a finite stream."""
+        return summed(self._held_out, (params, frozen), self.spec(source))
+
+    @functools.cached_property
+    def _held_out(self) -> Callable[[tuple[PyTree, PyTree], Batch], Metrics]:
+        def metrics(trees: tuple[PyTree, PyTree], batch: Batch) -> dict[str, tuple[Array, Array]]:
+            total, weight, others = self.loss(*trees, batch, self.config.seed + 1, training=False)
+            return {"loss": (total, weight)} | others
+
+        return jax.jit(metrics)
+
+
+@dataclass(frozen=True)
+class ClosedFormSystem(Task):
+    """A system without gradients: `statistics` of a batch are summed over exactly one pass, then solved.
+
+    Give `config`, `data` (with `BatchSpec.passes = 1`), `statistics` and `solve`. Statistics are sums over examples,
+    each weighted by `batch["weight"]`, which is 0 for padding.
+    """
+
+    config: Any
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    capabilities: ClassVar[tuple[type, ...]] = ()
+
+    def statistics(self, batch: Batch) -> PyTree:
+        """Return the sums that the solution needs, over the examples of a batch."""
+        raise NotImplementedError
+
+    def solve(self, statistics: PyTree) -> PyTree:
+        """Return the parameters that the sums over all examples determine."""
+        raise NotImplementedError
+
+    def init(self, rng: jax.Array) -> State:
+        batch = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in self.example().items()}
+        shapes = jax.eval_shape(self.statistics, batch)
+        params = jax.eval_shape(self.solve, shapes)
+        zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype))
+        return State(step=jnp.zeros((), jnp.int32), params=zeros(params), extra=zeros(shapes))
+
+    def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        extra = jax.tree.map(jnp.add, state.extra, self.statistics(batch))
+        examples = batch["weight"].astype(jnp.float32).sum()
+        return replace(state, step=state.step + 1, extra=extra), {"examples": (examples, jnp.float32(1))}
+
+    def finish(self, state: State) -> State:
+        params = jax.jit(self.solve)(state.extra)
+        return replace(state, params=jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), params, state.params))
+
+
+# -------------------------------------------------------------------------------------------------------------- exports
+Format = Literal["torch", "diffusers"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What one format's folder holds of a run, apart from what every export has (model card, provenance, manifest).
+
+    `components`: sub-folder ("" for the folder itself) → a network; `parity`: named arrays that dreamjax computed;
+    `check`: Python source that a process without JAX runs in the folder, with `p` (the parity arrays) in scope; it
+    leaves in `differences` the largest difference of each output.
+    """
+
+    components: Mapping[str, "Component"]
+    parity: Mapping[str, np.ndarray]
+    check: str
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of the model card
+
+
+@dataclass(frozen=True)
+class Component:
+    """A network in the layout of another library: config.json, named tensors, further files."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray]
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+
+
+class Exports(Protocol):
+    """A run → a folder for PyTorch."""
+
+    formats: ClassVar[tuple[Format, ...]]
+
+    def export(self, run: Run, format: Format) -> Exported:
+        """Return what the folder of a format holds."""
+        ...
+
+
+class Imports(Protocol):
+    """A folder that this system's `export` wrote, or PyTorch changed, → parameters."""
+
+    def imported(self, exported: Mapping[str, Component]) -> PyTree:
+        """Return the parameters. Raise UserError naming every missing, unexpected and misshapen tensor."""
+        ...

@@ -1,0 +1,57 @@
+"""How a network is computed: keys that every system's `model` group shares, and their check."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+
+from dreamjax.models.transformer import REMAT_NAMES
+from dreamjax.parallel import platform
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Type, attention and rematerialisation; nothing here changes what is computed beyond rounding."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
+    remat: Literal["none", "full"] = "none"
+
+    passed: ClassVar[tuple[str, ...]] = ("attention", "remat")  # as they are to the network
+
+    def __post_init__(self) -> None:
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise ValueError("model.attention=cudnn computes in bfloat16: set model.dtype=bfloat16")
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of a network."""
+        return {"dtype": jnp.dtype(self.dtype), **{name: getattr(self, name) for name in self.passed}}
+
+    def check_device(self) -> None:
+        """Raise UserError where the devices of this process do not have the attention."""
+        platform.check_attention(self.attention, "model.attention", "--config.model.attention=auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersConfig(ComputeConfig):
+    """… of a stack of equal layers."""
+
+    scan_layers: bool = True  # False: unrolled, slower to compile
+    remat: Literal["none", "full", "dots"] = "none"  # type: ignore[assignment]
+
+    passed: ClassVar[tuple[str, ...]] = ("attention", "scan_layers", "remat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedLayersConfig(LayersConfig):
+    """… whose values kept for the backward pass can be named."""
+
+    remat: Literal["none", "full", "dots", "names"] = "none"  # type: ignore[assignment]
+    remat_names: tuple[str, ...] = ()  # kept for the backward pass with remat names: qkv, attention, hidden
+
+    passed: ClassVar[tuple[str, ...]] = ("attention", "scan_layers", "remat", "remat_names")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := set(self.remat_names) - set(REMAT_NAMES):
+            raise ValueError(f"model.remat_names has {sorted(unknown)[0]!r}; a block names {', '.join(REMAT_NAMES)}")
