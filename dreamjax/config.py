@@ -230,6 +230,8 @@ def load(spec: str, overrides: Sequence[tuple[str, str]], schema: Callable[[Conf
     which names the override that brought it, or the file where none did.
     """
     path, config = spec.partition(":")[0], read(spec)
+    with config.unlocked():
+        _rename(config)
     cls = schema(config, path)
     origin = {_mistake(cls, config): spec}
     for key, text in overrides:
@@ -372,14 +374,20 @@ RENAMED: dict[tuple[str, Any], tuple[str, Any]] = {
 
 
 def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a run's config.json with today's keys and values, whichever version wrote it."""
-    config = copy.deepcopy(dict(stored))
+    """Return the content of a run's config.json with today's keys and values, whichever version wrote it."""
+    config: Any = copy.deepcopy(stored)
+    _rename(config)
+    return config
+
+
+def _rename(config: Any) -> None:
+    """Replace the keys and values of earlier versions in nested dicts or ConfigDicts, in place."""
     for (old, value), (new, replacement) in RENAMED.items():
         *groups, key = old.split(".")
-        part: Any = config
+        part = config
         for group in groups:
-            part = part.get(group, {}) if isinstance(part, dict) else {}
-        if isinstance(part, dict) and key in part and (value is None or part[key] == value):
-            kept = part.pop(key)
-            part[new.rpartition(".")[2]] = kept if value is None else replacement
-    return config
+            part = part[group] if isinstance(part, (dict, ConfigDict)) and group in part else {}
+        if isinstance(part, (dict, ConfigDict)) and key in part and (value is None or part[key] == value):
+            present = part[key]
+            del part[key]
+            part[new.rpartition(".")[2]] = present if value is None else replacement

@@ -7,6 +7,7 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.pods import ahead, layout, plan_figures, topologies
+from dreamjax.systems.dreamdiffusion import DreamDiffusion
 
 STAGE_A = ["plan", "--config", "configs/pretrain/dreamdiffusion.py", "--json"]
 needs_compiler = pytest.mark.skipif(
@@ -160,7 +161,7 @@ def test_making_images_is_planned_too(capsys):
     assert "chip-hours" not in said
     for words, told in (
         ([*SD15, "--guidance", "2"], "--guidance would do nothing without --images"),
-        ([*STAGE_A, "--topology", "h100-8", "--images", "30"], "masked_pretraining makes no images"),
+        ([*STAGE_A, "--topology", "h100-8", "--images", "30"], "masked_pretraining does not generate images"),
         ([*SD15, "--images", "30", "--sampler", "dimm"], "dimm"),
     ):
         assert main(words) == 2
@@ -180,8 +181,9 @@ def test_images_are_compiled(capsys):
     assert 0.8 < found["flop_compiled"] / found["flop_per_example"] < 1.2
 
 
-def test_what_is_not_counted_is_not_taken_for_nothing(tmp_path, capsys):
-    """The operations of stage B are known of a compiled program alone: no time, and no image, leaves them out."""
+def test_plan_without_known_operations_predicts_no_time(tmp_path, capsys, monkeypatch):
+    """A system that does not count its operations gets no time and no figure of it without the compiler."""
+    monkeypatch.setattr(DreamDiffusion, "flops", lambda self: None)
     words = ["plan", "--config", "configs/image/dreamdiffusion_code.py:pod=v5e:4x4", "--topology", "h100-8"]
     words += ["--config.train.mesh.data=-1", "--config.train.mesh.fsdp=1"]
     assert main([*words, "--out", str(tmp_path / "plan")]) == 0
