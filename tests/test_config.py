@@ -154,7 +154,7 @@ def test_an_override_mends_what_is_wrong_in_the_file():
     ],
 )
 def test_a_mistake_in_a_file_is_one_sentence(tmp_path, spec, sentence):
-    top = "from dreamjax.systems.masked_pretraining import preset\ndef get_config():\n    c = preset('tiny')\n"
+    top = "from dreamjax.systems.masked_presets import preset\ndef get_config():\n    c = preset('tiny')\n"
     bodies = {
         "syntax": "def get_config(:\n",
         "empty": "x = 1\n",

@@ -10,7 +10,7 @@ activations for 1,024 windows on one device: spread them (`--config.train.mesh.d
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 
 def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:

@@ -15,7 +15,7 @@ Compiled and not run (docs/scaling.md): 3.61 GiB of one 16 GiB chip at 256 windo
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 
 def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:

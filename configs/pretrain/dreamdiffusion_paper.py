@@ -18,7 +18,7 @@ Compiled and not run (docs/scaling.md): 14.42 GiB of one 16 GiB chip at 100 wind
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 
 def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:

@@ -16,7 +16,7 @@ No public corpus has 60,000 hours, and nothing of this size was run by this proj
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 WINDOWS, EPOCHS, BATCH = 60_000 * 3600 // 2, 4, 16_384  # of 2 s
 

@@ -15,7 +15,7 @@ Not run at full size by this project. The figures are `tests/recipes/trials_12k.
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 TRIALS, EPOCHS, BATCH = 11_965, 500, 512
 

@@ -14,7 +14,7 @@ Not run at full size by this project. The figures are `tests/recipes/windows_120
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 WINDOWS, EPOCHS, BATCH = 120_000, 500, 4096
 

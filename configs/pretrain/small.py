@@ -14,7 +14,7 @@ the variance hidden at random 0.75 and 0.55 in gaps of 250 ms, where linear inte
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 
 def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:

@@ -9,7 +9,7 @@ compiler's. It shows that everything works; its reconstructions are not worth qu
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 
 def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:

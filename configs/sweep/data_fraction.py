@@ -14,7 +14,7 @@ then is of fewer people as well as of fewer windows.
 from ml_collections import ConfigDict
 
 from dreamjax.sweeps import axes, sweep_config
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 SHARES = (0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0)
 

@@ -40,7 +40,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from dreamjax.sweeps import axes, sweep_config
-from dreamjax.systems import dreamdiffusion_presets, masked_pretraining
+from dreamjax.systems import dreamdiffusion_presets, masked_presets
 
 # parameters of the encoder, in M → width, depth, heads
 PAPER = {303: (1024, 24, 16), 454: (1024, 36, 16), 163: (768, 23, 12), 76: (512, 24, 8), 18: (864, 2, 16)}
@@ -50,7 +50,7 @@ SMALL = {303: (32, 3, 4), 454: (32, 4, 4), 163: (24, 3, 4), 76: (16, 3, 2), 18: 
 def get_config(sizes: Literal["paper", "small"] = "paper") -> ConfigDict:
     """`sizes`: those of the paper, or small ones."""
     small = sizes == "small"
-    pretrain = masked_pretraining.preset("tiny" if small else "dreamdiffusion_paper")
+    pretrain = masked_presets.preset("tiny" if small else "dreamdiffusion_paper")
     base = dreamdiffusion_presets.preset("shapes" if small else "paper")
     base.encoder.cls_token = True
     for config in (pretrain, base):

@@ -16,7 +16,7 @@ docs/mask_ratio.md has what it shows on 12 people's public recordings.
 from ml_collections import ConfigDict
 
 from dreamjax.sweeps import axes, sweep_config
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 RATIOS = (0.1, 0.25, 0.5, 0.65, 0.75, 0.85, 0.95)
 

@@ -10,7 +10,7 @@ equal FLOP the larger ones see fewer windows. A power law is fitted over operati
 from ml_collections import ConfigDict
 
 from dreamjax.sweeps import axes, sweep_config
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 # name → width, depth, heads of the encoder; width and heads of the decoder, one block deep
 SIZES = {

@@ -14,7 +14,7 @@ Long tokens are cheap: at equal FLOP they see more windows.
 from ml_collections import ConfigDict
 
 from dreamjax.sweeps import axes, sweep_config
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 PATCHES = (2, 4, 8, 16, 32)
 HIDDEN = 32  # samples at once

@@ -74,11 +74,10 @@ def trace_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, An
     """
     sharding.check_batch(batch_size, mesh)
     batch = {name: jax.ShapeDtypeStruct((batch_size, *one.shape), one.dtype) for name, one in example.items()}
-    key = jax.eval_shape(lambda: jax.random.key(0))
     with jax.set_mesh(mesh):
         built = program.build(task, mesh)
         step: Any = built.step  # jitted
-        return step.trace(built.shapes, batch, key)
+        return step.trace(built.shapes, batch)
 
 
 def compile_traced(traced: Any, mesh: Mesh, effort: float | None = None) -> Any:

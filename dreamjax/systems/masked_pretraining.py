@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
-from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
@@ -112,13 +111,6 @@ class MaskedPretrainingConfig:
         from dreamjax.models import flops
 
         return flops.masked_autoencoder(self.model, self.patches, self.mask.mean_visible(self.patches))
-
-
-def preset(name: str) -> ConfigDict:
-    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    from dreamjax.systems import masked_presets  # which builds on this module
-
-    return masked_presets.preset(name)
 
 
 # --------------------------------------------------------------------------------------------------- pure functions

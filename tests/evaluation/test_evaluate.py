@@ -14,7 +14,7 @@ from dreamjax.evaluation import window_set as windows
 from dreamjax.metrics import leakage
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.storage import manifest
-from dreamjax.systems import masked_pretraining, opening
+from dreamjax.systems import masked_presets, masked_pretraining, opening
 from dreamjax.training import checkpoints
 from tests.support import make_shards, make_windows
 
@@ -22,7 +22,7 @@ LABELS = ("rest", "arithmetic")
 
 
 def tiny(path: str, **train):
-    config = masked_pretraining.preset("tiny")
+    config = masked_presets.preset("tiny")
     with config.unlocked():
         config.data.path = (path,)
         config.data.samples = 256

@@ -132,7 +132,7 @@ def test_a_mistake_fails_the_job_at_once(cluster, tmp_path):
 
 SWEEP = """
 from dreamjax.sweeps import axes, description
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 
 def get_config():

@@ -11,7 +11,7 @@ from tests.support import make_shards
 
 CONFIG = """
 from dreamjax.sweeps import axes, description
-from dreamjax.systems.masked_pretraining import preset
+from dreamjax.systems.masked_presets import preset
 
 
 def get_config():

@@ -9,14 +9,14 @@ import pytest
 from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.sweeps import axes, figures, ranking, runs, sweep_config
-from dreamjax.systems import masked_pretraining, registry
+from dreamjax.systems import masked_presets, registry
 
 PEOPLE = [f"s{i}" for i in range(8)]
 TRUTH = {"0.25": 0.3, "0.5": 0.5, "0.75": 0.49, "0.95": -0.2}  # share explained; the last is worse than zero
 
 
 def sweep(rank="reconstruction", seeds=(0, 1, 2)):
-    base = masked_pretraining.preset("tiny")
+    base = masked_presets.preset("tiny")
     entries = [axes.values("mask.ratio", *map(float, TRUTH))]
     score = {"rank": rank, "labels": ("rest", "task") if rank == "probe" else ()}
     found = sweep_config.config("known", base, entries, seeds=seeds, score=score)

@@ -12,7 +12,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.pods import collectives, hlo
 from dreamjax.sweeps import vectorised
-from dreamjax.systems import masked_pretraining
+from dreamjax.systems import masked_presets, masked_pretraining
 from dreamjax.systems.masked_pretraining import MaskedPretraining
 from dreamjax.training import program
 from dreamjax.training.feeding import Feeder
@@ -33,7 +33,7 @@ def found(tmp_path_factory):
     shards = make_shards(tmp_path_factory.mktemp("shards"), subjects=6, windows=8, samples=256)
     out = []
     for changes in POINTS:
-        config = masked_pretraining.preset("tiny")
+        config = masked_presets.preset("tiny")
         with config.unlocked():
             config.data.path, config.data.samples = (shards,), 256
             config.model.update({"dim": 32, "depth": 1, "heads": 2, "decoder_dim": 16, "decoder_heads": 2, "patch": 8})
