@@ -187,13 +187,13 @@ def _parts(args: argparse.Namespace) -> int | None:
 
 
 def _variables(pairs: list[str]) -> dict[str, str]:
-    found = {}
+    variables = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"--env {pair} has no value; write NAME=VALUE")
-        found[name] = value
-    return found
+        variables[name] = value
+    return variables
 
 
 def render(result: dict[str, Any]) -> str:

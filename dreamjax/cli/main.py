@@ -55,13 +55,13 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the example's lines, and tells the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        told = action.help or ""
+        help_text = action.help or ""
         says_nothing = any(action.default is d for d in (None, False, argparse.SUPPRESS)) or action.default in ("", [])
-        if says_nothing or not action.option_strings or "default" in told:
+        if says_nothing or not action.option_strings or "default" in help_text:
             return action.help
         words = action.default if isinstance(action.default, list | tuple) else [action.default]
         default = " ".join(map(str, words)).replace("%", "%%")
-        return f"{told} (default: {default})".strip()
+        return f"{help_text} (default: {default})".strip()
 
 
 def _verb_module(verb: str) -> ModuleType:
@@ -170,8 +170,8 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         hint = nearest(verb, VERBS)
         meant = f"did you mean {hint}?" if hint else f"the verbs are {', '.join(VERBS)}"
         raise UserError(f"there is no verb {verb}; {meant}")
-    own, command = _split_command(argv, verb)
-    overrides, words = config_arguments.split_overrides(own)
+    verb_words, command = _split_command(argv, verb)
+    overrides, words = config_arguments.split_overrides(verb_words)
     parser = build_parser(only=verb)
     if verb is not None:
         _refuse_unknown_options(words, verb, _options(parser, verb))
@@ -264,18 +264,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
     except (Exception, KeyboardInterrupt) as problem:
-        told = _told(problem)
-        if told is None:
+        ending = _ending(problem)
+        if ending is None:
             _leave_others(1, problem)
             raise
-        code, sentence = told
+        code, sentence = ending
         if sentence:
             print(f"dreamjax: {sentence}", file=sys.stderr)
         _leave_others(code)
         return code
 
 
-def _told(problem: BaseException) -> tuple[int, str] | None:
+def _ending(problem: BaseException) -> tuple[int, str] | None:
     """(exit code, one sentence) of what ended a verb; None for a defect of ours, which shows its traceback."""
     if isinstance(problem, UserError):
         return problem.exit_code, str(problem)
@@ -285,8 +285,8 @@ def _told(problem: BaseException) -> tuple[int, str] | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0, ""
     if isinstance(problem, RuntimeError) and str(problem).startswith("RESOURCE_EXHAUSTED"):
-        said = str(problem).partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ")
-        return 2, f"{said}; take a smaller batch or smaller images, or more devices"
+        reason = str(problem).partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        return 2, f"{reason}; take a smaller batch or smaller images, or more devices"
     if isinstance(problem, RuntimeError) and "jax" in sys.modules:  # JAX's own, which are not imported here
         from dreamjax.parallel import processes
 

@@ -27,13 +27,13 @@ def number(least: float, most: float = math.inf) -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         try:
-            found = float(text)
+            value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not (least <= found <= most and math.isfinite(found)):
+        if not (least <= value <= most and math.isfinite(value)):
             within = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
             raise argparse.ArgumentTypeError(f"{text} is not a number {within}")
-        return found
+        return value
 
     return parse
 
@@ -51,8 +51,8 @@ def positive_number(text: str) -> float:
 
 def given(words: Sequence[str]) -> tuple[str, ...]:
     """The long options among the words of a command line, as they are spelt there."""
-    own = words[: words.index("--")] if "--" in words else words
-    return tuple(word.partition("=")[0] for word in own if word.startswith("--"))
+    before = words[: words.index("--")] if "--" in words else words
+    return tuple(word.partition("=")[0] for word in before if word.startswith("--"))
 
 
 def refuse_without(needed: str, args: argparse.Namespace, *names: str) -> None:

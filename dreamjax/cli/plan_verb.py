@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     job = _job(config_arguments.load(args), args)
     smaller = weak_scaling.sizes(pod, weak_scaling.least_devices(job.mesh))[:-1] if args.scaling else []
     batch = args.batch_per_chip if not args.images else args.batch_per_chip or batches.AT_ONCE
-    found = plan.plan(job, pod, per_chip=batch, effort=args.effort)
+    result = plan.plan(job, pod, per_chip=batch, effort=args.effort)
     if args.scaling:
-        found["scaling"] = weak_scaling.weak(job, smaller, found, args.effort)
-    return found | ({"files": plan_figures.write(found, args.out)} if args.out else {})
+        result["scaling"] = weak_scaling.weak(job, smaller, result, args.effort)
+    return result | ({"files": plan_figures.write(result, args.out)} if args.out else {})
 
 
 def _job(config: Any, args: argparse.Namespace) -> Any:

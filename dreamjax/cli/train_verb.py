@@ -37,8 +37,8 @@ def render(result: dict[str, Any]) -> str:
     lines.append(f"time: {goodput.told(result['time'])}")
     counted = {"steps left out": result["guard"]["skipped"], "rollbacks": result["guard"]["rollbacks"]}
     counted["saves that failed"] = result["failed_saves"]
-    if told := ", ".join(f"{count} {name}" for name, count in counted.items() if count):
-        lines.append(f"! {told}; see the log")
+    if problems := ", ".join(f"{count} {name}" for name, count in counted.items() if count):
+        lines.append(f"! {problems}; see the log")
     if result["preempted"]:
         lines.append("stopped by SIGTERM and saved; the same command continues")
     return "\n".join(lines)

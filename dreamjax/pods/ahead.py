@@ -53,8 +53,10 @@ def topology(name: str, slices: int = 1) -> Sequence[Any]:
             platform="tpu", topology_name=name, chips_per_host_bounds=bounds, num_slices=slices, **cores
         )
     except Exception as problem:  # JaxRuntimeError or ValueError, as the version of libtpu has it
-        said = str(problem).splitlines()[0]
-        raise UserError(f"{name} is no TPU topology: write it as v5e:4x4, v6e:16x16 or v5p:4x4x4 ({said})") from problem
+        reason = str(problem).splitlines()[0]
+        raise UserError(
+            f"unknown TPU topology {name!r}: write it as v5e:4x4, v6e:16x16 or v5p:4x4x4 ({reason})"
+        ) from problem
     return described.devices
 
 
@@ -93,9 +95,9 @@ def compile_traced(traced: Any, mesh: Mesh, effort: float | None = None) -> Any:
             if "RESOURCE_EXHAUSTED" not in str(problem):
                 raise
             used = re.search(r"Used (([\d.]+)([KMGT]?)) of (\S+) hbm", str(problem))
-            told = f"{used[1]} of {used[4]}" if used else str(problem).splitlines()[0]
+            amount = f"{used[1]} of {used[4]}" if used else str(problem).splitlines()[0]
             raise DoesNotFit(
-                f"the step takes more memory than a chip has ({told}): a smaller batch, more fsdp or remat",
+                f"the step takes more memory than a chip has ({amount}): a smaller batch, more fsdp or remat",
                 float(used[2]) * 1024 ** " KMGT".index(used[3] or " ") if used else None,
             ) from problem
 
@@ -112,12 +114,12 @@ def loops(traced: Any) -> list[int]:
 
     A loop of one trip is none, neither here nor in what the compiler makes of it.
     """
-    found: list[int] = []
+    lengths: list[int] = []
 
     def look(jaxpr: Any) -> None:
         for equation in jaxpr.eqns:
             if equation.primitive.name == "scan" and equation.params["length"] > 1:
-                found.append(equation.params["length"])
+                lengths.append(equation.params["length"])
             for value in equation.params.values():
                 for inner in value if isinstance(value, tuple | list) else (value,):
                     inner = getattr(inner, "jaxpr", inner)
@@ -125,19 +127,19 @@ def loops(traced: Any) -> list[int]:
                         look(inner)
 
     look(traced.jaxpr.jaxpr)
-    return found
+    return lengths
 
 
 def memory(compiled: Any) -> dict[str, int]:
     """Bytes of one chip: `arguments` (the state, which its result replaces in place, and the batch), `temporaries`
     (gradients, activations), `code`, and what they make together; `peak` is what is alive at once, which has to fit.
     """
-    found = compiled.memory_analysis()
+    analysis = compiled.memory_analysis()
     parts = {
-        "arguments": found.argument_size_in_bytes,
-        "results": found.output_size_in_bytes - found.alias_size_in_bytes,
-        "temporaries": found.temp_size_in_bytes,
-        "code": found.generated_code_size_in_bytes,
+        "arguments": analysis.argument_size_in_bytes,
+        "results": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+        "code": analysis.generated_code_size_in_bytes,
     }
-    together = {"total": sum(parts.values()), "peak": found.peak_memory_in_bytes}
+    together = {"total": sum(parts.values()), "peak": analysis.peak_memory_in_bytes}
     return {name: int(size) for name, size in (parts | together).items()}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from dreamjax.pods.hlo import Computation, Instruction, Program
+from dreamjax.pods.hlo import Computation, HloProgram, Instruction
 
-# opcode → what it is; `-start` and `-done` of a pair that runs beside other work are one collective
+# opcode → what it is; `-start` and `-done` of an asynchronous pair are one collective
 KINDS = {
     "all-gather": "all-gather",
     "all-reduce": "all-reduce",
@@ -47,7 +47,7 @@ class Collective:
     payload: float
     times: float
     types: tuple[str, ...]
-    beside: bool  # other work goes on until it is done
+    overlapped: bool  # other work goes on until it is done
     members: tuple[int, ...]  # of one group, as the mesh numbers its devices
     name: str
 
@@ -58,16 +58,16 @@ class Collective:
 
 
 @dataclass(frozen=True)
-class Found:
+class ProgramCollectives:
     """`unknown`: opcodes, or forms of one, that move data and that nothing here is known of: opcode → how many."""
 
     collectives: list[Collective]
     unknown: Mapping[str, int]
 
 
-def find(program: Program, axes: Mapping[str, int]) -> Found:
+def find(program: HloProgram, axes: Mapping[str, int]) -> ProgramCollectives:
     """Every collective of a step. `axes`: name → size of the mesh, in the order that its devices are numbered in."""
-    found, unknown = [], Counter[str]()
+    collectives, unknown = [], Counter[str]()
     for computation, one, times in program.executed():
         opcode = one.opcode.removesuffix("-start")
         if opcode in KINDS and _is_continued(computation, one):
@@ -77,20 +77,20 @@ def find(program: Program, axes: Mapping[str, int]) -> Found:
             if groups is None:
                 unknown[f"{one.opcode} (its groups)"] += 1
             elif len(groups[0]) > 1:
-                found.append(_collective(program, computation, one, times, opcode, groups, axes))
+                collectives.append(_collective(program, computation, one, times, opcode, groups, axes))
         elif one.opcode == "send":
             sent = _sent(computation, one, times)
             if sent is None:
                 unknown["send (what for)"] += 1
             else:
-                found.append(sent)
+                collectives.append(sent)
         elif re.match(r"(all-|collective-|reduce-scatter|ragged)", opcode) and not one.opcode.endswith("-done"):
             unknown[one.opcode] += 1
-    return Found(found, dict(unknown))
+    return ProgramCollectives(collectives, dict(unknown))
 
 
 def _collective(
-    program: Program,
+    program: HloProgram,
     computation: Computation,
     one: Instruction,
     times: float,
@@ -109,15 +109,15 @@ def _collective(
         kind = "reduce-scatter"  # TPU's compiler writes it as a fusion of a sum and of each chip's slice of it
     types = tuple(sorted({shape.kind for shape in given}))
     over = axes_of(groups[0], axes)
-    beside = one.opcode.endswith("-start") or CHAIN in one.rest
-    return Collective(kind, over, group, payload, times, types, beside, tuple(groups[0]), one.name)
+    overlapped = one.opcode.endswith("-start") or CHAIN in one.rest
+    return Collective(kind, over, group, payload, times, types, overlapped, tuple(groups[0]), one.name)
 
 
 def _is_continued(computation: Computation, one: Instruction) -> bool:
     """Whether this only takes up again what another fusion started.
 
     TPU's compiler hides a collective behind other work by a chain of fusions, which all contain it: the first starts
-    it, the next advance it beside what they compute, the last awaits it.
+    it, the next advance it while they compute, the last awaits it.
     """
     inside = [other.rest for other in computation.instructions.values() if other.opcode == "custom-call"]
     return CHAIN in one.rest and not any(STARTS in rest for rest in inside)
@@ -154,8 +154,8 @@ def _groups(one: Instruction) -> list[list[int]] | None:
     """Which partitions take part together; None where that is written in a way that is not known."""
     if one.opcode.startswith("collective-permute"):
         pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", one.rest)
-        found = [[int(n) for n in pair] for pair in re.findall(r"\{(\d+),(\d+)", pairs[0])] if pairs else []
-        return [next((pair for pair in found if pair[0] != pair[1]), found[0])] if found else None
+        between = [[int(n) for n in pair] for pair in re.findall(r"\{(\d+),(\d+)", pairs[0])] if pairs else []
+        return [next((pair for pair in between if pair[0] != pair[1]), between[0])] if between else None
     lists = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", one.rest)
     if lists:
         return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", lists[1])]
@@ -166,17 +166,17 @@ def _groups(one: Instruction) -> list[list[int]] | None:
 
 def _of_mesh(rest: str) -> list[list[int]] | None:
     """replica_groups=mesh['a'=16,'b'=16], device_ids=([16,16]T(1,0)) {'b'}"""
-    found = re.search(
+    match = re.search(
         r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[\d,]+\])(?:T\(([\d,]+)\))?\))? \{([^}]*)\}", rest
     )
-    if not found:
+    if not match:
         return None
-    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-    within = re.findall(r"'(\w+)'", found[4])
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
+    within = re.findall(r"'(\w+)'", match[4])
     if not set(within) <= set(sizes):
         return None
     count = math.prod(sizes.values())
-    devices = (_iota(found[2], found[3]) if found[2] else np.arange(count)).reshape(tuple(sizes.values()))
+    devices = (_iota(match[2], match[3]) if match[2] else np.arange(count)).reshape(tuple(sizes.values()))
     inner = [place for place, name in enumerate(sizes) if name in within]
     outer = [place for place in range(len(sizes)) if place not in inner]
     return devices.transpose(*outer, *inner).reshape(-1, math.prod(sizes[name] for name in within)).tolist()

@@ -66,8 +66,8 @@ class Instruction:
 
     def number(self, key: str) -> int | None:
         """An integer of the backend's own configuration, such as estimated_cycles."""
-        found = re.search(rf'"{key}":"?(-?\d+)', self.rest)
-        return int(found[1]) if found else None
+        match = re.search(rf'"{key}":"?(-?\d+)', self.rest)
+        return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)
@@ -81,22 +81,22 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class Program:
+class HloProgram:
     computations: dict[str, Computation]
     entry: str
 
     @functools.cached_property
     def times(self) -> dict[str, float]:
         """Computation → how often a step runs it; a loop whose trips cannot be told (see `loops`) counts once."""
-        found = dict.fromkeys(self.computations, 0.0)
+        times = dict.fromkeys(self.computations, 0.0)
         for name in self._callers_first():
-            own = 1.0 if name == self.entry else found[name]
-            found[name] = own
+            here = 1.0 if name == self.entry else times[name]
+            times[name] = here
             for instruction in self.computations[name].instructions.values():
                 for how, called in instruction.called:
-                    if called in found:
-                        found[called] += own * self._runs(name, instruction, how)
-        return found
+                    if called in times:
+                        times[called] += here * self._runs(name, instruction, how)
+        return times
 
     def executed(self, *, fused: bool = True) -> Iterator[tuple[Computation, Instruction, float]]:
         """Every instruction that runs, and how often; without `fused`, a fusion as one."""
@@ -108,22 +108,22 @@ class Program:
 
     def loops(self) -> list[tuple[Instruction, int | None]]:
         """Every loop that runs, with its trips where they can be told."""
-        found = []
+        loops = []
         for computation, instruction, _ in self.executed():
             if instruction.opcode == "while":
-                found.append((instruction, self._trips(computation, instruction)))
-        return found
+                loops.append((instruction, self._trips(computation, instruction)))
+        return loops
 
     @functools.cached_property
     def fused(self) -> set[str]:
         """Computations that run as a part of one instruction: fusions' and reducers', with all that they call."""
-        found: set[str] = set()
+        names: set[str] = set()
         for name in self._callers_first():
             for instruction in self.computations[name].instructions.values():
                 for how, called in instruction.called:
-                    if name in found or how == "to_apply" or (how == "calls" and instruction.opcode == "fusion"):
-                        found.add(called)
-        return found
+                    if name in names or how == "to_apply" or (how == "calls" and instruction.opcode == "fusion"):
+                        names.add(called)
+        return names
 
     def _callers_first(self) -> list[str]:
         order: list[str] = []
@@ -175,13 +175,13 @@ class Program:
             test = inner.instructions[inner.root]
         else:
             inner = condition
-        found = re.search(r"direction=(\w+)", test.rest)
-        if test.opcode != "compare" or found is None:
+        known = re.search(r"direction=(\w+)", test.rest)
+        if test.opcode != "compare" or known is None:
             return None
         sides = [self._value(inner, one, given, outer) for one in inner.operands(test)]
         if len(sides) != 2:
             return None
-        direction, (left, right) = found[1], sides
+        direction, (left, right) = known[1], sides
         if not isinstance(left, tuple):  # limit > counter
             left, right = right, left
             direction = {"GT": "LT", "GE": "LE", "LT": "GT", "LE": "GE"}.get(direction, direction)
@@ -200,8 +200,8 @@ class Program:
             number = int(one.rest)
             return self._value(outer, given[number], {}, outer) if number in given else None
         if one.opcode == "constant":
-            found = re.match(r"-?\d+", one.rest)
-            return int(found[0]) if found else None
+            match = re.match(r"-?\d+", one.rest)
+            return int(match[0]) if match else None
         if one.opcode == "get-tuple-element":
             return ("place", int(re.search(r"index=(\d+)", one.rest)[1]))  # type: ignore[index]
         return None
@@ -234,26 +234,26 @@ class Program:
 
 
 # ------------------------------------------------------------------------------------------------------------- the text
-def read(text: str) -> Program:
+def read(text: str) -> HloProgram:
     """Raises ValueError where there is no entry."""
     computations: dict[str, Computation] = {}
     entry, name, root = "", "", ""
     instructions: dict[str, Instruction] = {}
     for line in text.splitlines():
         if not name:
-            if found := COMPUTATION.match(line):
-                name, instructions, root = found[2], {}, ""
-                entry = name if found[1] else entry
+            if match := COMPUTATION.match(line):
+                name, instructions, root = match[2], {}, ""
+                entry = name if match[1] else entry
         elif line.startswith("}"):
             computations[name] = Computation(name, instructions, root)
             name = ""
-        elif found := HEAD.match(line):
-            instruction = _instruction(found[2], line[found.end() :])
+        elif match := HEAD.match(line):
+            instruction = _instruction(match[2], line[match.end() :])
             instructions[instruction.name] = instruction
-            root = instruction.name if found[1] else root
+            root = instruction.name if match[1] else root
     if not entry:
-        raise ValueError("this is no program of XLA: it has no ENTRY")
-    return Program(computations, entry)
+        raise ValueError("not a program of XLA: ENTRY is missing")
+    return HloProgram(computations, entry)
 
 
 def _instruction(name: str, text: str) -> Instruction:
@@ -274,17 +274,17 @@ def _instruction(name: str, text: str) -> Instruction:
 def _closing(text: str, start: int) -> int:
     """Of the parenthesis at `start`, the place of the one that closes it."""
     depth = 0
-    for found in re.compile(r"[()]").finditer(text, start):
-        depth += 1 if found[0] == "(" else -1
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
         if depth == 0:
-            return found.start()
+            return match.start()
     raise ValueError(f"a parenthesis is not closed: {text[:80]}")
 
 
 def _end_of_type(text: str) -> int:
     """Of `f32[8,128]{1,0:T(8,128)} add(…)`, the place of the space."""
-    found = ARRAY.match(text)
-    return found.end() if found else text.index(" ")
+    match = ARRAY.match(text)
+    return match.end() if match else text.index(" ")
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:

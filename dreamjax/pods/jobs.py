@@ -131,11 +131,11 @@ class TrainingStep(Job):
 
     def passing(self, mesh: Any) -> dict[str, float | None]:
         sharding.check_batch(self.examples, mesh, self.unit)
-        found: dict[str, float | None] = {"gradients": local_bytes(self.state.params, mesh), "activations": None}
+        bytes_of: dict[str, float | None] = {"gradients": local_bytes(self.state.params, mesh), "activations": None}
         if plans := offered(self.task, Plans):
             rows = self.examples // (mesh.shape["data"] * mesh.shape["fsdp"]) // self.unit
-            found["activations"] = plans.activation_bytes(self.state.params) * rows
-        return found
+            bytes_of["activations"] = plans.activation_bytes(self.state.params) * rows
+        return bytes_of
 
     def moved(self, mesh: Any, pod: Pod) -> list[Collective]:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))

@@ -26,8 +26,8 @@ IN_PARTS = "sweep"  # which runs as several jobs that know nothing of one anothe
 
 def place(name: str, slices: int = 1) -> Pod:
     """A pod as `pods.topologies` has it, or `cpu-4`: so many hosts without accelerators. Raises UserError."""
-    if found := re.fullmatch(r"cpu-([1-9]\d*)", name.strip().lower()):
-        return Pod(CPU, (1,), int(found[1]) * slices)
+    if odd := re.fullmatch(r"cpu-([1-9]\d*)", name.strip().lower()):
+        return Pod(CPU, (1,), int(odd[1]) * slices)
     return topologies.pod(name, slices)
 
 
@@ -58,9 +58,9 @@ class Launch:
         check_command(self.arguments, sweeps=True)
         self._check_parts()
         if bad := [name for name in self.environment if not re.fullmatch(VARIABLE, name)]:
-            raise UserError(f"--env {bad[0]}=… names no variable of the environment; write NAME=VALUE")
-        if own := sorted(OWN & set(self.environment)):
-            raise UserError(f"--env {own[0]}=… is what the launcher itself sets; leave it out")
+            raise UserError(f"--env {bad[0]}=… is not a valid variable name; write NAME=VALUE")
+        if reserved := sorted(OWN & set(self.environment)):
+            raise UserError(f"--env {reserved[0]}=… is set by the launcher; leave it out")
         refuse_lines(**{"--setup": self.setup, "the command": "".join(self.arguments)} | dict(self.environment))
 
     def _check_parts(self) -> None:
@@ -73,8 +73,8 @@ class Launch:
                 f"--topology {self.pod.name} has {hosts} hosts, but a part of a sweep is one process: name a pod of "
                 "one host, such as v5e-8, h100-8 or cpu-1"
             )
-        if own := sorted({"--part", "--processes", "--dry-run"} & set(self.options())):
-            raise UserError(f"{own[0]} after -- sweep is for one machine; leave it out, --parts N makes the jobs")
+        if idle := sorted({"--part", "--processes", "--dry-run"} & set(self.options())):
+            raise UserError(f"{idle[0]} after -- sweep is for one machine; leave it out, --parts N makes the jobs")
 
     @property
     def command(self) -> str:
@@ -88,12 +88,12 @@ class Launch:
 
     def options(self) -> dict[str, str]:
         """Long options of the command → values, as they are spelt there."""
-        found = {}
+        options = {}
         for place, word in enumerate(self.arguments):
             option, equals, value = word.partition("=")
             if option.startswith("--"):
-                found[option] = value if equals else next(iter(self.arguments[place + 1 :]), "")
-        return found
+                options[option] = value if equals else next(iter(self.arguments[place + 1 :]), "")
+        return options
 
     def check_paths_are_everywhere(self) -> None:
         """Raises UserError for what would be read from, or written to, each host's own disk."""

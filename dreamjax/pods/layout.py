@@ -16,12 +16,12 @@ def of_training(count: int, mesh: Any, pod: Pod) -> list[Collective]:
     That is what the compiled programs of pretraining hold, to 1 % (tests/pods).
     """
     data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
-    found = gathered(count, mesh, pod, 2)
+    collectives = gathered(count, mesh, pod, 2)
     if fsdp > 1:
-        found += Moved("reduce-scatter", "fsdp", 4.0 * count).among(_members(mesh)[0, :, 0], pod)
+        collectives += Moved("reduce-scatter", "fsdp", 4.0 * count).among(_members(mesh)[0, :, 0], pod)
     if data > 1:
-        found += Moved("all-reduce", "data", 4.0 * count / fsdp).among(_members(mesh)[:, 0, 0], pod)
-    return found
+        collectives += Moved("all-reduce", "data", 4.0 * count / fsdp).among(_members(mesh)[:, 0, 0], pod)
+    return collectives
 
 
 def gathered(count: int, mesh: Any, pod: Pod, times: int) -> list[Collective]:
@@ -53,12 +53,12 @@ class Moved:
         inside = group[home == home[0]]
         if len(inside) == len(group):
             return [self._over(self.kind, self.axis, group, self.payload)]
-        found = [self._over(self.kind, SLICES, group[:: len(inside)], self.payload / len(inside))]
+        collectives = [self._over(self.kind, SLICES, group[:: len(inside)], self.payload / len(inside))]
         if len(inside) > 1 and self.kind != "all-gather":
-            found.append(self._over("reduce-scatter", self.axis, inside, self.payload))
+            collectives.append(self._over("reduce-scatter", self.axis, inside, self.payload))
         if len(inside) > 1 and self.kind != "reduce-scatter":
-            found.append(self._over("all-gather", self.axis, inside, self.payload))
-        return found
+            collectives.append(self._over("all-gather", self.axis, inside, self.payload))
+        return collectives
 
     def _over(self, kind: str, axis: str, group: np.ndarray, payload: float) -> Collective:
         named = "kernels" if self.times > 1 else "gradients"

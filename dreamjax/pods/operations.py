@@ -10,13 +10,13 @@ import re
 
 import numpy as np
 
-from dreamjax.pods.hlo import Computation, Instruction, Program
+from dreamjax.pods.hlo import Computation, HloProgram, Instruction
 
 LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 WINDOW = re.compile(r"window=\{([^}]*)\}")
 
 
-def flops(program: Program) -> float:
+def flops(program: HloProgram) -> float:
     """Of a step on one device; a multiply-add counts 2."""
     counts = {"convolution": convolution, "dot": dot}
     return sum(
@@ -28,9 +28,9 @@ def flops(program: Program) -> float:
 
 def dot(computation: Computation, one: Instruction) -> float:
     """2 · outputs · contracted."""
-    found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
+    match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
     left = computation.operands(one)[0].results[0].dims
-    contracted = [int(n) for n in found[1].split(",") if n] if found else []
+    contracted = [int(n) for n in match[1].split(",") if n] if match else []
     return 2.0 * math.prod(one.results[0].dims) * math.prod(left[n] for n in contracted)
 
 
@@ -41,8 +41,8 @@ def convolution(computation: Computation, one: Instruction) -> float:
     left, right = (operand.results[0].dims for operand in computation.operands(one))
     sizes = dict(zip(labels[3], one.results[0].dims, strict=True))
     kernel, given = dict(zip(labels[2], right, strict=True)), dict(zip(labels[1], left, strict=True))
-    found = WINDOW.search(one.rest)
-    window = dict(re.findall(r"(\w+)=(\S+)", found[1])) if found else {}
+    match = WINDOW.search(one.rest)
+    window = dict(re.findall(r"(\w+)=(\S+)", match[1])) if match else {}
     spatial = sorted(label for label in labels[3] if label.isdigit())
     pairs = 1
     for place, label in enumerate(spatial):

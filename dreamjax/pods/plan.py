@@ -48,7 +48,7 @@ def plan(
         job, program = _largest(job, mesh, pod, effort) if per_chip == "auto" else (job, _program(job, mesh, effort))
         described = _compiled(job, pod, mesh, program, hurried=effort is not None and effort < 0)
     chip = pod.chip
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "system": job.system,
         "what": job.what,
         "pod": {"name": pod.name, "topology": pod.topology, "slices": pod.slices, "chips": pod.chips},
@@ -65,7 +65,7 @@ def plan(
         "flop_per_example": job.flop,
         **described,
     }
-    return found | _outlook(found, pod)
+    return result | _outlook(result, pod)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _compiled(job: Job, pod: Pod, mesh: Any, step: Compiled, *, hurried: bool) -
         "unrecognised": dict(moved.unknown),
         "loops": trips,
         "strange_loops": strange(trips, step.loops),
-        "seconds": times.told(),
+        "seconds": times.as_json(),
     }
 
 
@@ -128,14 +128,14 @@ def strange(trips: Sequence[int | None], model: Sequence[int]) -> list[int | Non
     in the backward pass, as the traced program does too; it may take the first or the last turn out, which then runs
     before or after it.
     """
-    left, found = Counter(model), []
+    left, strange_ones = Counter(model), []
     for count in trips:
-        own = next((trips for trips in (count, count + 1) if left[trips]), None) if count is not None else None
-        if own is not None:
-            left[own] -= 1
+        known = next((trips for trips in (count, count + 1) if left[trips]), None) if count is not None else None
+        if known is not None:
+            left[known] -= 1
         elif count is None or count > 1:
-            found.append(count)
-    return found
+            strange_ones.append(count)
+    return strange_ones
 
 
 def _counted(job: Job, pod: Pod) -> dict[str, Any]:
@@ -157,15 +157,15 @@ def _counted(job: Job, pod: Pod) -> dict[str, Any]:
         "unrecognised": {},
         "loops": [],
         "strange_loops": [],
-        "seconds": times.told(),
+        "seconds": times.as_json(),
     }
 
 
-def _grouped(found: list[Collective]) -> list[dict[str, Any]]:
+def _grouped(collectives: list[Collective]) -> list[dict[str, Any]]:
     """Collectives that differ in nothing but their size, together; the largest first."""
     groups: dict[tuple, dict[str, Any]] = {}
-    for one in found:
-        key = (one.kind, one.axes, one.group, one.types, one.beside)
+    for one in collectives:
+        key = (one.kind, one.axes, one.group, one.types, one.overlapped)
         row = groups.setdefault(
             key,
             {
@@ -173,7 +173,7 @@ def _grouped(found: list[Collective]) -> list[dict[str, Any]]:
                 "axes": list(one.axes),
                 "group": one.group,
                 "types": list(one.types),
-                "beside": one.beside,
+                "beside": one.overlapped,
                 "times": 0.0,
                 "payload": 0.0,
                 "received": 0.0,
@@ -185,11 +185,11 @@ def _grouped(found: list[Collective]) -> list[dict[str, Any]]:
     return sorted(groups.values(), key=lambda row: -row["received"])
 
 
-def _outlook(found: dict[str, Any], pod: Pod) -> dict[str, Any]:
+def _outlook(result: dict[str, Any], pod: Pod) -> dict[str, Any]:
     """What follows from the range of seconds: examples a second, MFU, hours, chip-hours; [worst, best] each."""
-    seconds = (found["seconds"]["high"], found["seconds"]["low"])
-    batch, steps = found["batch"]["step"], found["steps"]
-    flop = found["flop_per_example"] or found["flop_compiled"]
+    seconds = (result["seconds"]["high"], result["seconds"]["low"])
+    batch, steps = result["batch"]["step"], result["steps"]
+    flop = result["flop_per_example"] or result["flop_compiled"]
     peak = pod.chips * pod.chip.flops
     if not flop:  # whatever the step computes is missing from its seconds
         return dict.fromkeys(("examples_per_second", "mfu", "hours", "chip_hours"))

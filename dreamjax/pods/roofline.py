@@ -15,7 +15,7 @@ import numpy as np
 
 from dreamjax.parallel import torus
 from dreamjax.pods.collectives import SLICES, Collective
-from dreamjax.pods.hlo import Computation, Instruction, Program
+from dreamjax.pods.hlo import Computation, HloProgram, Instruction
 from dreamjax.pods.topologies import Pod
 
 HOP = 1e-6  # s: from a chip to its neighbour, before the first byte
@@ -48,17 +48,17 @@ class Times:
     @property
     def low(self) -> float:
         """All overlapped."""
-        own = 0.0 if self.hurried else self.computing or 0.0
-        return max(own, self.matrix, self.memory, sum(self.links.values()), self.network)
+        instructions = 0.0 if self.hurried else self.computing or 0.0
+        return max(instructions, self.matrix, self.memory, sum(self.links.values()), self.network)
 
     @property
     def high(self) -> float:
         """Nothing overlapped."""
-        own = self.matrix + self.memory if self.computing is None else max(self.computing, self.matrix)
-        return own + self.crossing
+        instructions = self.matrix + self.memory if self.computing is None else max(self.computing, self.matrix)
+        return instructions + self.crossing
 
-    def told(self) -> dict[str, Any]:
-        """JSON-able, with what follows."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures and what follows from them."""
         return dataclasses.asdict(self) | {"crossing": self.crossing, "low": self.low, "high": self.high}
 
 
@@ -109,16 +109,16 @@ def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float
     if not width:  # the two cores of a chip
         return 0.0
     hops = sum(size // 2 * stride for size, stride in zip(spread, strides, strict=True))
-    own = len(one.members) // len(set(map(tuple, spans.tolist())))  # cores of a chip that are in the group
-    return one.received * pod.chip.cores / own / (width * pod.chip.link) + one.times * hops * HOP
+    cores = len(one.members) // len(set(map(tuple, spans.tolist())))  # cores of a chip that are in the group
+    return one.received * pod.chip.cores / cores / (width * pod.chip.link) + one.times * hops * HOP
 
 
-def cycles(program: Program) -> float:
+def cycles(program: HloProgram) -> float:
     """What the compiler estimates for a step's instructions on one core, in cycles; 0 where it writes none."""
     return sum((one.number("estimated_cycles") or 0) * often for _, one, often in program.executed(fused=False))
 
 
-def traffic(program: Program) -> float:
+def traffic(program: HloProgram) -> float:
     """Bytes that a step reads from and writes to a device's memory.
 
     Every instruction reads its operands and writes its results, but for those that lie in fast memory; of an array that
@@ -132,7 +132,7 @@ def traffic(program: Program) -> float:
     return total
 
 
-def _read(program: Program, computation: Computation, one: Instruction) -> float:
+def _read(program: HloProgram, computation: Computation, one: Instruction) -> float:
     inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
     if one.opcode in BROUGHT:
         given = computation.operands(one)[0].results
@@ -162,7 +162,7 @@ def _piece(inner: Computation, number: int) -> float | None:
     return sum(p for p in pieces if p is not None) if users and None not in pieces else None
 
 
-def _written(program: Program, computation: Computation, one: Instruction) -> float:
+def _written(program: HloProgram, computation: Computation, one: Instruction) -> float:
     inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
     if one.opcode in BROUGHT:
         brought = one.results[BROUGHT[one.opcode]]

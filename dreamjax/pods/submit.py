@@ -28,6 +28,6 @@ def handle(where: str, script: str, *, out: epath.PathLike | None = None, dry_ru
         raise UserError(f"{NEEDS[where]} is not installed here; add --dry-run or --out FILE to get the script alone")
     done = subprocess.run(COMMANDS[where], input=script, text=True, capture_output=True)
     if done.returncode:
-        said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip()) or "it said nothing"
-        raise UserError(f"{NEEDS[where]} refused with exit code {done.returncode}: {said[:500]}")
+        output = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip()) or "it said nothing"
+        raise UserError(f"{NEEDS[where]} refused with exit code {done.returncode}: {output[:500]}")
     return {"said": done.stdout.strip()}

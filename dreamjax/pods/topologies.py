@@ -71,17 +71,17 @@ class Pod:
 
 def pod(name: str, slices: int = 1) -> Pod:
     """Raises UserError for a name that says no pod, and for a number of chips that there is no slice of."""
-    found = re.fullmatch(r"([a-z0-9]+?)([-:])(\d+(?:x\d+)*)", name.strip().lower())
-    kind = ALIASES.get(found[1], found[1]) if found else ""
-    if found is None or kind not in CHIPS or (found[2] == "-") != found[3].isdigit():
-        raise UserError(f"{name!r} names no pod; write one as {EXAMPLES}")
+    match = re.fullmatch(r"([a-z0-9]+?)([-:])(\d+(?:x\d+)*)", name.strip().lower())
+    kind = ALIASES.get(match[1], match[1]) if match else ""
+    if match is None or kind not in CHIPS or (match[2] == "-") != match[3].isdigit():
+        raise UserError(f"unknown pod {name!r}; write one as {EXAMPLES}")
     if slices < 1:
         raise UserError(f"--slices is {slices}, but it must be 1 or more")
     chip = CHIPS[kind]
     if chip.axes == 1:
-        return _nodes(chip, name, found, slices)
-    if found[2] == ":":
-        shape = tuple(int(n) for n in found[3].split("x"))
+        return _nodes(chip, name, match, slices)
+    if match[2] == ":":
+        shape = tuple(int(n) for n in match[3].split("x"))
         if len(shape) != chip.axes or min(shape) < 1:
             raise UserError(
                 f"{name}: a slice of {kind} has {chip.axes} axes; write it as {kind}:{'x'.join('4' * chip.axes)}"
@@ -92,13 +92,13 @@ def pod(name: str, slices: int = 1) -> Pod:
                 f"{name}: there is no such slice; a side of one has {sides}, and all of it {MOST:,} at most"
             )
         return Pod(chip, shape, slices)
-    count, per_chip = int(found[3]), 2 if chip.counts_cores else 1
+    count, per_chip = int(match[3]), 2 if chip.counts_cores else 1
     if count > MOST * per_chip:
         raise UserError(f"{name}: there is no slice of so many; the largest has {MOST:,} chips")
     shape = _shape(chip, count // per_chip) if count % per_chip == 0 else ()
     if not shape:
-        told = "cores, two a chip" if per_chip == 2 else "chips"
-        raise UserError(f"there is no slice of {count} {told}, of {kind}; write its shape, as {kind}:4x4x8")
+        unit = "cores, two a chip" if per_chip == 2 else "chips"
+        raise UserError(f"there is no slice of {count} {unit}, of {kind}; write its shape, as {kind}:4x4x8")
     return Pod(chip, shape, slices)
 
 
@@ -106,10 +106,10 @@ def _is_side(chip: Chip, side: int) -> bool:
     return side in (1, 2) or (side in (4, 8, 16) if chip.axes == 2 else side % 4 == 0)
 
 
-def _nodes(chip: Chip, name: str, found: re.Match, slices: int) -> Pod:
-    if found[2] == ":":
+def _nodes(chip: Chip, name: str, match: re.Match, slices: int) -> Pod:
+    if match[2] == ":":
         raise UserError(f"{name}: GPUs have no shape; write {chip.name}-64")
-    count = int(found[3])
+    count = int(match[3])
     if count < 1 or (count > chip.node and count % chip.node):
         raise UserError(f"{name}: GPUs come in nodes of {chip.node}; write {chip.name}-8, {chip.name}-16 and so on")
     node = min(count, chip.node)

@@ -32,8 +32,8 @@ def script(launch: Launch, queued: QueuedResource) -> str:
     """Raises UserError for what queued resources do not have."""
     pod = launch.pod
     if pod.chip.name not in KINDS:
-        told = "are asked for through Kubernetes alone; launch gke" if pod.is_tpu else "are no TPUs; launch slurm"
-        raise UserError(f"{pod.name} {told}")
+        reason = "are asked for through Kubernetes alone; launch gke" if pod.is_tpu else "are no TPUs; launch slurm"
+        raise UserError(f"{pod.name} {reason}")
     launch.check_paths_are_everywhere()
     launch.check_config_is_brought()
     fields = {f"--{name}": getattr(queued, name) for name in ("project", "zone", "package", "runtime")}

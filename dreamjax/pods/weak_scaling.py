@@ -14,18 +14,18 @@ from dreamjax.pods.topologies import Pod
 
 def sizes(pod: Pod, least: int) -> list[Pod]:
     """Slices of the pod's kind that there are, of 8, 16, 32 … chips and of at least `least` devices, up to the pod."""
-    found = []
+    pods = []
     for count in (2**k for k in range(3, pod.chips.bit_length())):
         if count * pod.chip.cores >= least and count < (pod.chips // pod.slices if pod.is_tpu else pod.chips):
             try:
-                found.append(topologies.pod(f"{pod.chip.name}-{count * (2 if pod.chip.counts_cores else 1)}"))
+                pods.append(topologies.pod(f"{pod.chip.name}-{count * (2 if pod.chip.counts_cores else 1)}"))
             except UserError:  # there is no slice of so many
                 continue
-    return [*found, pod]
+    return [*pods, pod]
 
 
 def weak(
-    job: Job, smaller: Sequence[Pod], found: Mapping[str, Any], effort: float | None = None
+    job: Job, smaller: Sequence[Pod], whole: Mapping[str, Any], effort: float | None = None
 ) -> list[dict[str, Any]]:
     """A row a pod, the smallest first: chips, seconds of a step (both ends) and of what crosses chips, efficiency.
 
@@ -34,13 +34,16 @@ def weak(
     plans = []
     for one in smaller:
         log.info("planning %s", one.name)
-        plans.append(plan.plan(job, one, per_chip=found["batch"]["device"], effort=effort))
-    if found["examples_per_second"] is None:
-        raise UserError(f"how long {found['what']} takes is not known without the compiler, nor how it scales")
+        plans.append(plan.plan(job, one, per_chip=whole["batch"]["device"], effort=effort))
+    if whole["examples_per_second"] is None:
+        raise UserError(
+            f"the time of {whole['what']} is unknown without the compiler, and so is how it scales; "
+            "pip install 'dreamjax[tpu]'"
+        )
     rows: list[dict[str, Any]] = []
-    for own in [*plans, found]:
-        row = {**own["pod"], "how": own["how"], "batch": own["batch"]["step"]}
-        row |= {part: own["seconds"][part] for part in ("low", "high", "crossing")}
+    for size in [*plans, whole]:
+        row = {**size["pod"], "how": size["how"], "batch": size["batch"]["step"]}
+        row |= {part: size["seconds"][part] for part in ("low", "high", "crossing")}
         first = rows[0] if rows else row
         rows.append(row | {"efficiency": {end: first[end] / row[end] for end in ("low", "high")}})
     return rows

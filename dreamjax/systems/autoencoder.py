@@ -178,8 +178,8 @@ class Autoencoder(GradientSystem):
             power = jnp.square(mean) + jnp.exp(log_variance)
             return {"mean": ((weight * mean).sum(), numbers), "power": ((weight * power).sum(), numbers)}
 
-        found = summed(jax.jit(moments), params, BatchSpec(stream, self.config.train.batch_size))
-        mean, power = (float(total) / float(numbers) for total, numbers in (found["mean"], found["power"]))
+        sums = summed(jax.jit(moments), params, BatchSpec(stream, self.config.train.batch_size))
+        mean, power = (float(total) / float(numbers) for total, numbers in (sums["mean"], sums["power"]))
         return 1.0 / max(power - mean**2, 1e-12) ** 0.5
 
     def preview(self, state: State, batch: Batch) -> Any:

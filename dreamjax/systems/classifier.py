@@ -94,15 +94,15 @@ class Classifier(GradientSystem):
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
         """The labels of the folder's images, sorted. Raises UserError for images without."""
-        found = {
+        labels = {
             entry.label for name in ("train", "val") for entry in images.split(self.config.data, name, captions=False)
         }
-        if "" in found or len(found) < 2:
+        if "" in labels or len(labels) < 2:
             raise UserError(
                 f"{self.config.data.folder}: a classifier takes at least two classes, each image with its own; give "
                 "metadata.jsonl a field label"
             )
-        return tuple(sorted(found))
+        return tuple(sorted(labels))
 
     def described(self) -> dict[str, Any]:
         """The config.json of the network, as transformers writes it."""

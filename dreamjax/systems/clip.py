@@ -154,13 +154,13 @@ class Clip(GradientSystem):
         length, size = text["max_position_embeddings"], text["vocab_size"]
         if not model.tokenizer:
             return tokens.train((entry.caption for entry in images.split(self.config.data, "train")), size, length)
-        found = Tokenizer.open(hub.resolve(model.tokenizer), length)
-        if found.vocabulary > size or (text["eos_token_id"] not in (2, found.end)):
+        tokenizer = Tokenizer.open(hub.resolve(model.tokenizer), length)
+        if tokenizer.vocabulary > size or (text["eos_token_id"] not in (2, tokenizer.end)):
             raise UserError(
-                f"{model.tokenizer} has {found.vocabulary} ids and ends texts with {found.end}, but the text encoder "
-                f"of {model.architecture} has {size} and waits for {text['eos_token_id']}; name another model.tokenizer"
+                f"{model.tokenizer} has {tokenizer.vocabulary} ids and ends texts with {tokenizer.end}, but the text "
+                f"encoder of {model.architecture} takes {size} and {text['eos_token_id']}; name another model.tokenizer"
             )
-        return found
+        return tokenizer
 
     def keep(self, workdir: epath.PathLike) -> None:
         """Keep the tokenizer in the run's folder. Raises UserError where it is another than when the run began."""

@@ -151,16 +151,16 @@ class DreamDiffusion(GradientSystem):
     @functools.cached_property
     def encoder(self) -> MaskedPretrainingConfig:
         """The encoder without its decoder, on the signal that it was pretrained on."""
-        own = self.config.encoder
+        settings = self.config.encoder
         pretrained = None
-        if own.path:
-            pretrained = opening.config_of(own.path)
+        if settings.path:
+            pretrained = opening.config_of(settings.path)
             if not isinstance(pretrained, MaskedPretrainingConfig):
-                raise UserError(f"{own.path} is a run of {pretrained.system}, not of masked pretraining")
-        sizes = pretrained.model if pretrained else own.model
+                raise UserError(f"{settings.path} is a run of {pretrained.system}, not of masked pretraining")
+        sizes = pretrained.model if pretrained else settings.model
         model = dataclasses.replace(
             sizes,
-            cls_token=sizes.cls_token and own.cls_token,
+            cls_token=sizes.cls_token and settings.cls_token,
             decoder_depth=0,
             interpolation="none",
             attention="auto",
@@ -298,13 +298,13 @@ class DreamDiffusion(GradientSystem):
         groups = ["params", *(["ema"] if self.config.optim.ema_decay is not None else [])]
         left = ["frozen/unet"] if self.config.model.trainable != "all" else []
         trained = [f"{g}/unet" for g in groups] if self.config.model.trainable != "none" else []
-        found: dict[str, WeightSource] = dict.fromkeys([*trained, *left], fill)
+        sources: dict[str, WeightSource] = dict.fromkeys([*trained, *left], fill)
         if self.guided:
-            found["frozen/nothing"] = self.empty_caption
+            sources["frozen/nothing"] = self.empty_caption
         if self.config.encoder.path and self.config.encoder.start == "weights":
             places = [f"{g}/encoder" for g in groups] if self.config.encoder.trainable else ["frozen/encoder"]
-            found |= dict.fromkeys(places, self.pretrained)
-        return found
+            sources |= dict.fromkeys(places, self.pretrained)
+        return sources
 
     def empty_caption(self, abstract: PyTree) -> PyTree:
         """The text states of the empty caption: a `WeightSource`."""
@@ -314,8 +314,8 @@ class DreamDiffusion(GradientSystem):
     def pretrained(self, abstract: PyTree) -> PyTree:
         """The encoder that masked pretraining left, without what only its decoder needs: a `WeightSource`."""
         run = opening.open_run(self.config.encoder.path)
-        found = flatten(run.params)
-        return like(abstract, {p: jax.device_put(found[p], leaf.sharding) for p, leaf in flatten(abstract).items()})
+        values = flatten(run.params)
+        return like(abstract, {p: jax.device_put(values[p], leaf.sharding) for p, leaf in flatten(abstract).items()})
 
     def data(self, split: str) -> BatchSpec:
         stream: TrialStream = trials.open_stream(
@@ -383,8 +383,8 @@ class DreamDiffusion(GradientSystem):
         if config.alignment == "infonce":
             names = ("eeg_to_image", "image_to_eeg")
             scale = jnp.minimum(params["logit_scale"], LARGEST)
-            aligned, _, found = contrastive(embedding, batch["embedding"], scale, batch["image"], weight, names)
-            metrics |= found
+            aligned, _, similarities = contrastive(embedding, batch["embedding"], scale, batch["image"], weight, names)
+            metrics |= similarities
         return total + config.alignment_weight * aligned, weights, metrics
 
     @property

@@ -60,12 +60,12 @@ def config_of(workdir: epath.PathLike) -> Any:
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of dreamjax train")
     text = path.read_text()
     try:
-        found = ConfigDict(json.loads(text))
+        stored = ConfigDict(json.loads(text))
     except (ValueError, TypeError, AttributeError) as problem:
         raise UserError(f"{path} is damaged; copy it from a folder of {path.parent / 'checkpoints'}") from problem
-    if "system" not in found:
+    if "system" not in stored:
         raise UserError(f"{workdir} holds no run, but another config.json: give the --workdir of dreamjax train")
-    return components.beside(configs.from_json(registry.schema_of(found, str(path)), text, str(path)), workdir)
+    return components.beside(configs.from_json(registry.schema_of(stored, str(path)), text, str(path)), workdir)
 
 
 def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = False, averaged: bool = True) -> Run:

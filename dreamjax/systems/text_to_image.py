@@ -128,8 +128,8 @@ class TextToImage(GradientSystem):
             raise UserError("model.path is empty; name a Stable Diffusion folder (or model.architecture and its parts)")
         if m.start == "weights" and not m.path:
             raise UserError("model.start is weights, but model.path is empty: name a folder, or set model.start=random")
-        own = {"vae": m.vae, "text_encoder": m.text_encoder, "tokenizer": m.tokenizer}
-        return Ingredients.of(m.path, variant=m.variant, architecture=m.architecture, parts=own)
+        folders = {"vae": m.vae, "text_encoder": m.text_encoder, "tokenizer": m.tokenizer}
+        return Ingredients.of(m.path, variant=m.variant, architecture=m.architecture, parts=folders)
 
     @functools.cached_property
     def network(self) -> tuple[networks.Network, dict[str, Any]]:

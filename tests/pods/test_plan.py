@@ -193,4 +193,4 @@ def test_plan_without_known_operations_predicts_no_time(tmp_path, capsys, monkey
     assert "examples a second" not in said
     assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == ["memory.png", "plan.json"]
     assert main([*words, "--scaling"]) == 2
-    assert "not known without the compiler, nor how it scales" in capsys.readouterr().err
+    assert "unknown without the compiler, and so is how it scales" in capsys.readouterr().err

@@ -51,10 +51,10 @@ def test_which_axes_are_rings():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("v5e", "names no pod"),
-        ("a100-8", "names no pod"),
-        ("", "names no pod"),
-        ("h100:8", "names no pod"),
+        ("v5e", "unknown pod"),
+        ("a100-8", "unknown pod"),
+        ("", "unknown pod"),
+        ("h100:8", "unknown pod"),
         ("v5e-512", "no slice of 512 chips"),
         ("v5e-3", "no slice of 3 chips"),
         ("v4-7", "no slice of 7 cores"),

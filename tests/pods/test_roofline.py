@@ -20,4 +20,4 @@ PARTS = {"matrix": 10.0, "memory": 17.0, "links": {"fsdp": 30.0, "data": 2.0}, "
 def test_a_step_takes_from_all_overlapped_to_nothing(more, low, high):
     found = Times(**PARTS | more)
     assert (found.low, found.high) == (low, high)
-    assert found.told()["crossing"] == 32.0 + found.network
+    assert found.as_json()["crossing"] == 32.0 + found.network

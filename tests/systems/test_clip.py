@@ -80,7 +80,7 @@ def test_a_config_that_cannot_be_is_refused(overrides, says):
 
 def test_a_tokenizer_whose_ids_are_others_is_refused(folder, tmp_path):
     tokens.train(["red on the left"], 600, 12).write(tmp_path / "other")
-    with pytest.raises(UserError, match="has 600 ids and ends texts with 599, but the text encoder of tiny has 560"):
+    with pytest.raises(UserError, match="has 600 ids and ends texts with 599, but the text encoder of tiny takes 560"):
         Clip(config(folder, model__tokenizer=tmp_path / "other")).data("train")
     tokens.train(["red on the left"], 560, 12).write(tmp_path / "same")
     assert Clip(config(folder, model__tokenizer=tmp_path / "same")).tokenizer.end == 559
