@@ -13,7 +13,7 @@ from PIL import Image
 
 from dreamjax.errors import UserError
 from dreamjax.generation.from_trials import Request
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening
 from dreamjax.systems.dreamdiffusion import AlignedLossConfig, DreamDiffusion, EncoderConfig
 from dreamjax.systems.dreamdiffusion_presets import PRESETS
