@@ -41,7 +41,7 @@ def moments(
     """
     versions = 2 if config.flip > 0 else 1
     facts = {
-        "pictures": _file_facts(entries),
+        "images": _file_facts(entries),
         "resolution": config.resolution,
         "resample": config.resample,
         "versions": versions,
@@ -169,7 +169,7 @@ def embeddings(
     """
     folder = hub.resolve(config.path)
     facts = {
-        "pictures": _file_facts(entries),
+        "images": _file_facts(entries),
         "weights": banks.hash_of(folder),  # with the preprocessor's file
         "pooling": config.pooling,
         "layer": config.layer,

@@ -6,7 +6,7 @@ CLIPImageProcessor, BitImageProcessor (DINOv2) and ViTImageProcessor.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -15,6 +15,9 @@ from dreamjax.errors import UserError
 from dreamjax.storage.image_files import pillow
 from dreamjax.weights import config_json
 from dreamjax.weights.config_json import ANY
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 NEAREST, LANCZOS, BILINEAR, BICUBIC, BOX, HAMMING = range(6)  # Pillow's numbers, which the files use
@@ -57,7 +60,7 @@ class Preprocessing:
     mean: tuple[float, ...] | None = CLIP_MEAN
     std: tuple[float, ...] | None = CLIP_STD
 
-    def __call__(self, images: Sequence[Any]) -> Float[np.ndarray, "B H W 3"]:
+    def __call__(self, images: Sequence["np.ndarray | PillowImage"]) -> Float[np.ndarray, "B H W 3"]:
         """Return pixel values of images: uint8 arrays (H, W, 3), each of any size, or Pillow's images.
 
         Raises UserError for anything else, and where their sizes differ after the crop.
@@ -90,21 +93,21 @@ def from_json(config: Mapping[str, Any], source: str) -> Preprocessing:
     loose = ("size", "crop_size", "image_mean", "image_std")  # of several types, checked below
     defaults = DEFAULTS[kind] | ALWAYS
     free = {"do_convert_rgb": ANY, "do_pad": (False, None), "image_processor_type": ANY, "feature_extractor_type": ANY}
-    found = config_json.read(
+    fields = config_json.read(
         config, source, defaults={k: None if k in loose else v for k, v in defaults.items()}, fixed=free
     )
-    found |= {name: defaults[name] for name in loose if found[name] is None}
-    edge, size = _edge_or_size(found["size"], square=kind == "ViT", source=source)
-    if found["resample"] > HAMMING:
-        raise UserError(f"{source}: resample is {found['resample']}, but Pillow's filters are 0 to {HAMMING}")
+    fields |= {name: defaults[name] for name in loose if fields[name] is None}
+    edge, size = _edge_or_size(fields["size"], square=kind == "ViT", source=source)
+    if fields["resample"] > HAMMING:
+        raise UserError(f"{source}: resample is {fields['resample']}, but Pillow's filters are 0 to {HAMMING}")
     return Preprocessing(
-        edge=edge if found["do_resize"] else None,
-        size=size if found["do_resize"] else None,
-        resample=found["resample"],
-        crop=_height_width(found["crop_size"], "crop_size", source) if found["do_center_crop"] else None,
-        scale=found["rescale_factor"] if found["do_rescale"] else None,
-        mean=_colours(found["image_mean"], "image_mean", source) if found["do_normalize"] else None,
-        std=_colours(found["image_std"], "image_std", source) if found["do_normalize"] else None,
+        edge=edge if fields["do_resize"] else None,
+        size=size if fields["do_resize"] else None,
+        resample=fields["resample"],
+        crop=_height_width(fields["crop_size"], "crop_size", source) if fields["do_center_crop"] else None,
+        scale=fields["rescale_factor"] if fields["do_rescale"] else None,
+        mean=_colours(fields["image_mean"], "image_mean", source) if fields["do_normalize"] else None,
+        std=_colours(fields["image_std"], "image_std", source) if fields["do_normalize"] else None,
     )
 
 
@@ -134,13 +137,13 @@ def _colours(value: object, name: str, source: str) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
-def _as_rgb(image: Any) -> UInt8[np.ndarray, "H W 3"]:
-    if hasattr(image, "getbands"):  # Pillow's
+def _as_rgb(image: "np.ndarray | PillowImage") -> UInt8[np.ndarray, "H W 3"]:
+    if not isinstance(image, np.ndarray) and hasattr(image, "getbands"):  # Pillow's
         if "A" in image.getbands() or image.info.get("transparency") is not None:  # on white, as transformers does
-            image = image.convert("RGBA")
             white = pillow().new("RGBA", image.size, (255, 255, 255, 255))
-            image = pillow().alpha_composite(white, image)
-        image = np.asarray(image.convert("RGB"))
+            image = np.asarray(pillow().alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+        else:
+            image = np.asarray(image.convert("RGB"))
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UserError(

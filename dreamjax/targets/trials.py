@@ -44,9 +44,7 @@ class TargetConfig(LatentConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.flip:
-            raise ValueError(
-                f"target.flip is {self.flip}, but images were not mirrored when they were seen; leave it at 0"
-            )
+            raise ValueError(f"target.flip is {self.flip}, but what was seen was not mirrored; leave it at 0")
         if self.splits == "prepared" and self.people == "apart":
             raise ValueError(
                 'target.people is "apart", but target.splits = "prepared" takes people and images as they were '
@@ -97,13 +95,14 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
     if target.people == "apart":
         every = WindowExamples(data, records.ALL, seed=seed, training=False).metadata()
     images = image_folder.listing(target.folder, captions=False, among={one["stimulus"] for one in every} - {""})
-    seen = _seen(metadata, images, target.folder)
+    stimuli = [one["stimulus"] for one in metadata]
+    seen = image_numbers(stimuli, [entry.name for entry in images], target.folder)
     if not (seen >= 0).any():
         raise UserError(
             f"{', '.join(data.path)}: no window was recorded at an image of {target.folder}; prepare the recordings "
             "with --events, whose stim_file names the images"
         )
-    if absent := [one["stimulus"] for one, image in zip(metadata, seen, strict=True) if image < 0 and one["stimulus"]]:
+    if absent := [name for name, image in zip(stimuli, seen, strict=True) if image < 0 and name]:
         log.warning(
             "%s: %d trials are left out, whose image is not there, such as %s", target.folder, len(absent), absent[0]
         )
@@ -128,11 +127,11 @@ def windows(data: DataConfig, target: TargetConfig, *, seed: int) -> ImageTrials
     """Return every window of `data` as a trial, whether or not it is known what was seen (`image` is -1)."""
     windows = WindowExamples(data, records.ALL, seed=seed, training=False)
     metadata = windows.metadata()
+    stimuli = [one["stimulus"] for one in metadata]
     images: tuple[Captioned, ...] = ()
     if os.path.isdir(target.folder):
-        among = {one["stimulus"] for one in metadata} - {""}
-        images = image_folder.listing(target.folder, captions=False, among=among)
-    seen = _seen(metadata, images, target.folder)
+        images = image_folder.listing(target.folder, captions=False, among={*stimuli} - {""})
+    seen = image_numbers(stimuli, [entry.name for entry in images], target.folder)
     return _image_trials(windows, metadata, images, np.arange(len(metadata)), seen)
 
 
@@ -174,12 +173,12 @@ def _refuse_shared(seen: np.ndarray, split: np.ndarray, paths: Sequence[str]) ->
         )
 
 
-def _seen(metadata: Sequence[RecordMetadata], images: Sequence[Captioned], folder: str) -> Int[np.ndarray, "records"]:
-    """Return the number of the image that each record's `stimulus` names, or -1.
+def image_numbers(stimuli: Sequence[str], names: Sequence[str], folder: str) -> Int[np.ndarray, "n"]:
+    """Return the number of the image that each stimulus is, or -1.
 
     By its path, or by its file name where no other image has the same.
     """
-    by_path = {entry.name: i for i, entry in enumerate(images)}
+    by_path = {name: i for i, name in enumerate(names)}
     by_file: dict[str, list[int]] = {}
     for name, i in by_path.items():
         by_file.setdefault(PurePosixPath(name).name, []).append(i)
@@ -194,7 +193,7 @@ def _seen(metadata: Sequence[RecordMetadata], images: Sequence[Captioned], folde
             )
         return numbers[0]
 
-    return np.array([number(one["stimulus"]) for one in metadata])
+    return np.array([number(stimulus) for stimulus in stimuli])
 
 
 class TrialExamples(Examples):

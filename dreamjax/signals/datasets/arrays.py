@@ -7,7 +7,6 @@ batch = next(stream.batches(batch_size=64))     # betas [64, …], embedding [64
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from etils import epath
@@ -77,7 +76,7 @@ class ArrayExamples(Examples):
         """The arrays by name; files are mapped when first needed, in every process."""
         return {name: x if isinstance(x, np.ndarray) else open_npy(x) for name, x in self.sources.items()}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in super().__getstate__().items() if name != "arrays"}
 
     def read(self, keys: np.ndarray, index: np.ndarray) -> Rows:

@@ -7,14 +7,13 @@ any count of workers and processes gives the same stream.
 import sys
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import jax
 import numpy as np
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import mixture
-from dreamjax.signals.datasets.read_ahead import Batches, ReadAhead, Rows
+from dreamjax.signals.datasets.read_ahead import Batches, Element, ReadAhead, Rows
 
 
 class Examples:
@@ -61,13 +60,13 @@ class Examples:
         return sum(self.sizes)
 
     @cached_property
-    def order(self) -> Any:
+    def order(self) -> Sequence[int]:
         """Global example index → number of the example in the concatenation of the corpora; see `mixture.order`."""
         if not self.endless and not self.shuffle:
             return range(len(self))
         return mixture.order(self.sizes, self.weights, seed=self.shuffle_seed, shuffle=self.shuffle)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "order"}
 
     def rows(self, index: np.ndarray) -> Rows:
@@ -81,14 +80,10 @@ class Examples:
         rows = self.read(keys if self.keys is None else self.keys[keys], index)
         return rows | {"index": halves.astype(np.uint32), "weight": (index < count).astype(np.float32)}
 
-    @cached_property
-    def _element(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def element(self) -> Element:
+        """Return shape and type of one example, by name; without the batch axis."""
         first = self.rows(np.zeros(1, np.uint64))
         return {name: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype) for name, rows in first.items()}
-
-    def element(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return shape and type of one example, by name; without the batch axis."""
-        return dict(self._element)
 
     def batches(
         self, *, start: int = 0, batch_size: int, process: int = 0, processes: int = 1, workers: int | None = None

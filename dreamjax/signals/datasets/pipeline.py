@@ -50,7 +50,7 @@ class WindowExamples(Examples):
         self.readers = [records.open_split(path, split) for path in config.path]
         empty = [path for path, reader in zip(config.path, self.readers, strict=True) if not len(reader)]
         if empty:
-            raise UserError(f"{empty[0]} holds no window in split {split}")
+            raise UserError(f"{empty[0]} has no windows in split {split}")
         datasets = [records.load_dataset(path) for path in config.path]
         for path, dataset in zip(config.path, datasets, strict=True):
             if config.scaling == "divide" and "unit" in dataset:

@@ -3,14 +3,14 @@
 import math
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsInt
 
 import jax
 import numpy as np
 
-Element = Mapping[str, jax.ShapeDtypeStruct]  # shape and type of one example, by name
+Element = dict[str, jax.ShapeDtypeStruct]  # shape and type of one example, by name
 Rows = dict[str, np.ndarray]  # examples as arrays with a leading axis, by name
 ALIGNMENT = 8  # bytes
 
@@ -31,7 +31,7 @@ class Batches:
             return (sys.maxsize - self.start) // self.batch_size
         return -(-max(self.count - self.start, 0) // self.batch_size)
 
-    def __getitem__(self, batch: Any) -> Rows:
+    def __getitem__(self, batch: SupportsInt) -> Rows:
         origin = self.start + int(batch) * self.batch_size
         return self.rows(np.arange(origin + self.first, origin + self.stop, dtype=np.uint64))
 
@@ -45,7 +45,7 @@ class _PackedBatches:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, batch: Any) -> np.ndarray:
+    def __getitem__(self, batch: SupportsInt) -> np.ndarray:
         arrays = [
             np.ascontiguousarray(rows).reshape(-1).view(np.uint8) for _, rows in sorted(self.source[batch].items())
         ]
@@ -58,9 +58,9 @@ def _close(iterators: list[Any]) -> None:
 
 
 class ReadAhead:
-    """Iterates over a source's batches in order, read ahead by a thread (workers 0) or by processes. Grain's part.
+    """An iterator over a source's batches in order, read ahead by Grain: by a thread (workers 0) or by processes.
 
-    Closes when exhausted, when let go, and before the interpreter ends: no worker and no shared memory outlives it.
+    Closes when exhausted, when deleted, and before the interpreter ends: no worker or shared memory outlives it.
     """
 
     def __init__(self, source: Batches, element: Callable[[], Element], workers: int, prefetch: int):
@@ -77,7 +77,7 @@ class ReadAhead:
         if workers and len(source):
             options = grain.MultiprocessingOptions(min(workers, len(source)), per_worker_buffer_size=ahead)
             data = data.mp_prefetch(options)
-        self._iterators = [iter(data)]  # in a list, so that closing lets go of it while Grain's modules still live
+        self._iterators = [iter(data)]  # in a list, so that closing deletes it while Grain's modules still live
         self.close = weakref.finalize(self, _close, self._iterators)
 
     def __iter__(self) -> "ReadAhead":
