@@ -89,7 +89,7 @@ def stages(stream: Any, batch_size: int) -> dict[str, float]:
     """Microseconds of one core per window: read and decompress, parse (ours, and TFDS's own decoder), assemble."""
     from dreamjax.signals.datasets import augment, record_view, records
 
-    examples = stream.examples
+    examples = stream
     index = np.arange(batch_size, dtype=np.uint64)
     keys = np.array([examples.order[int(i)] for i in index])
     raw = examples._read(keys)

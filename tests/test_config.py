@@ -98,7 +98,7 @@ def test_a_config_survives_json():
         ("data.clip", "-1", "data.clip is -1.0, but it must be 0 or more"),
         ("data.sfreq", "nan", "data.sfreq is nan, but it must be positive"),
         ("data.workers", "-1", "data.workers is -1"),
-        ("data.flip_polarity", "1.5", "data.flip_polarity is 1.5, but it is a probability from 0 to 1"),
+        ("data.flip_polarity", "1.5", "data.flip_polarity is 1.5, but it must be a probability from 0 to 1"),
         ("data.drop_channels", "-0.1", "data.drop_channels is -0.1"),
         ("data.reverse_time", "nan", "data.reverse_time is nan"),
         ("seed", "-1", "seed is -1"),

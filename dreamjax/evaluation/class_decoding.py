@@ -23,7 +23,7 @@ from dreamjax.metrics.cross_validation import METRICS, Result
 from dreamjax.objectives import masking
 from dreamjax.reports import tables
 from dreamjax.signals.datasets import pipeline, records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic
 from dreamjax.systems import masked_pretraining, opening
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(frozen=True)
 class _Trials:
-    windows: pipeline.Examples
+    windows: pipeline.WindowExamples
     keys: np.ndarray
     classes: np.ndarray
     recording: np.ndarray
@@ -125,8 +125,8 @@ def _trials(request: Request) -> _Trials:
     data = DataConfig(
         path=request.data, montage="own", samples=samples or DataConfig().samples, sfreq=sfreq or DataConfig().sfreq
     )
-    windows = pipeline.Examples(data, records.ALL, seed=0, training=False)
-    told = windows.told()
+    windows = pipeline.WindowExamples(data, records.ALL, seed=0, training=False)
+    told = windows.metadata()
     there = sorted({one["label"] for one in told} - {""})
     names = request.labels or tuple(there)
     if twice := [name for name in names if names.count(name) > 1]:
@@ -145,10 +145,10 @@ def _trials(request: Request) -> _Trials:
     return _Trials(windows, keys, classes, recording, np.array([told[i]["start"] for i in keys]), names)
 
 
-def _rows(windows: pipeline.Examples, keys: Sequence[int] | np.ndarray) -> Any:
+def _rows(windows: pipeline.WindowExamples, keys: Sequence[int] | np.ndarray) -> Any:
     for first in range(0, len(keys), BATCH):
         some: Any = np.asarray(keys[first : first + BATCH])
-        yield windows.of(some, some.astype(np.uint64))
+        yield windows.read(some, some.astype(np.uint64))
 
 
 def _binned(found: _Trials) -> Float[np.ndarray, "n F"]:
@@ -173,7 +173,7 @@ def _encoded(request: Request, found: _Trials, notes: list[str]) -> Float[np.nda
     if run.step == 0:
         raise UserError(f"{request.encoder} is untrained (step 0): no score is shown for it; train it first")
     own = dataclasses.replace(run.config.data, path=request.data, weights=())
-    windows = pipeline.Examples(own, records.ALL, seed=0, training=False)
+    windows = pipeline.WindowExamples(own, records.ALL, seed=0, training=False)
     same = {os.path.abspath(p) for p in request.data} & {os.path.abspath(p) for p in run.config.data.path}
     if same:
         notes.append("the encoder was pretrained on signals of these recordings, without their labels")

@@ -23,8 +23,8 @@ from dreamjax.errors import UserError
 from dreamjax.metrics import lda
 from dreamjax.metrics.lda import Linear, Moments, Signals
 from dreamjax.signals.datasets import pipeline, records
-from dreamjax.signals.datasets.pipeline import DataConfig
-from dreamjax.targets.trials import Trials
+from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.targets.trials import ImageTrials
 
 PRIOR, PERMUTED, TIME, BEFORE = "class prior", "labels permuted", "time index", "before the image"
 BLOCKS, CLASSIFIER = "pseudo-blocks", "classifier"
@@ -58,18 +58,20 @@ class Asked:
     """Trials to fit, to choose and to ask about, and their classes."""
 
     data: DataConfig
-    train: Trials
-    val: Trials
-    test: Trials
+    train: ImageTrials
+    val: ImageTrials
+    test: ImageTrials
     own: Int[np.ndarray, "n"]  # places in `test` that are asked about
     names: tuple[str, ...]  # classes of training
     seed: int
 
     @classmethod
-    def of(cls, data: DataConfig, train: Trials, val: Trials, test: Trials, own: np.ndarray, seed: int) -> "Asked":
+    def of(
+        cls, data: DataConfig, train: ImageTrials, val: ImageTrials, test: ImageTrials, own: np.ndarray, seed: int
+    ) -> "Asked":
         return cls(data, train, val, test, own, tuple(sorted({*train.label} - {""})), seed)
 
-    def classes(self, found: Trials) -> Int[np.ndarray, "n"]:
+    def classes(self, found: ImageTrials) -> Int[np.ndarray, "n"]:
         """Of every trial; -1 for one that training does not have."""
         place = {name: i for i, name in enumerate(self.names)}
         return np.array([place.get(label, -1) for label in found.label])
@@ -166,7 +168,7 @@ def _timed(asked: Asked) -> Answer:
     return Answer(TIME, lda.tuned_by_time(train, val)(own))
 
 
-def _moments(asked: Asked, found: Trials) -> Moments:
+def _moments(asked: Asked, found: ImageTrials) -> Moments:
     return Moments(found.recording, found.start, asked.classes(found))
 
 
@@ -221,30 +223,30 @@ def _blocks(asked: Asked, paths: Sequence[str]) -> Answer:
 
 
 # ------------------------------------------------------------------------------------------------------------- windows
-def _read(windows: pipeline.Examples, places: np.ndarray) -> Signals:
+def _read(windows: pipeline.WindowExamples, places: np.ndarray) -> Signals:
     parts = []
     for first in range(0, len(places), BATCH):
-        rows = windows.of(places[first : first + BATCH], places[first : first + BATCH].astype(np.uint64))
+        rows = windows.read(places[first : first + BATCH], places[first : first + BATCH].astype(np.uint64))
         parts.append(lda.binned(rows["signal"], rows["valid"]))
     return np.concatenate(parts) if parts else np.empty((0, windows.channels, lda.BINS), np.float32)
 
 
-def _signals(found: Trials) -> Signals:
+def _signals(found: ImageTrials) -> Signals:
     return _read(found.windows, found.record)
 
 
 def _other(
     data: DataConfig, paths: Sequence[str], around_events: bool = True
-) -> tuple[pipeline.Examples, list[dict[str, Any]], np.ndarray]:
+) -> tuple[pipeline.WindowExamples, list[pipeline.RecordMetadata], np.ndarray]:
     """(windows, what they tell, onset of each: s since its recording's first sample; without events, its start)."""
     config = dataclasses.replace(data, path=tuple(paths), weights=())
-    windows = pipeline.Examples(config, records.ALL, seed=0, training=False)
-    told = windows.told()
+    windows = pipeline.WindowExamples(config, records.ALL, seed=0, training=False)
+    told = windows.metadata()
     start = np.array([one["start"] for one in told])
     return windows, told, start - _tmins(windows) if around_events else start
 
 
-def _tmins(windows: pipeline.Examples) -> np.ndarray:
+def _tmins(windows: pipeline.WindowExamples) -> np.ndarray:
     """Of every window, s: how long after its event it begins."""
     counts = [len(reader) for reader in windows.readers]
     return np.repeat([_tmin(path) for path in windows.config.path], counts)
@@ -264,7 +266,7 @@ def _events(path: str) -> dict[str, Any]:
     return records.load_dataset(path).get("settings", {}).get("events", {}) or {}
 
 
-def _matched(found: Trials, told: Sequence[Mapping[str, Any]], onset: np.ndarray) -> np.ndarray:
+def _matched(found: ImageTrials, told: Sequence[Mapping[str, Any]], onset: np.ndarray) -> np.ndarray:
     """Of each trial, the window of another dataset that is around the same event, or -1."""
     own = found.start - _tmins(found.windows)[found.record]
     by_recording: dict[str, list[int]] = {}

@@ -21,7 +21,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.targets import features
 from dreamjax.targets import images as target_images
-from dreamjax.targets.trials import Trials
+from dreamjax.targets.trials import ImageTrials
 from dreamjax.weights import loaded
 
 SHUFFLED, EMPTY, RANDOM = "another trial's", "empty caption", "random training image"
@@ -55,7 +55,7 @@ class Sources:
 
 
 def others(
-    dreamer: Dreamer, found: Trials, own: np.ndarray, request: Request, made: Images, how: "How"
+    dreamer: Dreamer, found: ImageTrials, own: np.ndarray, request: Request, made: Images, how: "How"
 ) -> tuple[Sources, Asked]:
     """All sources but the model itself. `made`: the model's images of the trials `own`."""
     rng = np.random.default_rng([request.seed, 5])
@@ -155,7 +155,7 @@ def _prompted(
 
 
 def _nearest(
-    dreamer: Dreamer, found: Trials, own: np.ndarray, train: Trials, known: np.ndarray
+    dreamer: Dreamer, found: ImageTrials, own: np.ndarray, train: ImageTrials, known: np.ndarray
 ) -> Int[np.ndarray, "n"]:
     """Among the training images `known`, the one whose embedding is most like the one read from each trial."""
     target, mesh = dreamer.task.target, meshes.make(MeshConfig())
@@ -164,8 +164,10 @@ def _nearest(
     return np.asarray(unit(predicted) @ unit(np.asarray(bank[known])).T).argmax(1)
 
 
-def embedded(dreamer: Dreamer, found: Trials, own: Sequence[int] | np.ndarray) -> Iterator[Float[np.ndarray, "b P"]]:
+def embedded(
+    dreamer: Dreamer, found: ImageTrials, own: Sequence[int] | np.ndarray
+) -> Iterator[Float[np.ndarray, "b P"]]:
     """The embedding that the model reads from each trial, a batch at a time."""
     for first in range(0, len(own), BATCH):
         trial: Any = np.asarray(own[first : first + BATCH])
-        yield dreamer.read(found.windows.of(found.record[trial], trial.astype(np.uint64)))["embedding"]
+        yield dreamer.read(found.read(trial))["embedding"]

@@ -20,7 +20,7 @@ from dreamjax.parallel import threads
 from dreamjax.reports import tables
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining, opening
 
 FIT_WINDOWS = 4000  # training windows that the Gaussian is fitted on, spread evenly

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32
 from dreamjax.errors import UserError
 from dreamjax.evaluation.scoring_masks import window_id
 from dreamjax.signals.datasets import pipeline, records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 
 MAX_BYTES = 400 << 20  # of signal in memory; more windows than that are thinned evenly
 
@@ -91,7 +91,7 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
     suit.
     """
     config = dataclasses.replace(config, weights=(), mask_channels=0.0, workers=0)
-    examples = pipeline.Examples(dataclasses.replace(config, clip=0.0), split, seed=0, training=False)
+    examples = pipeline.WindowExamples(dataclasses.replace(config, clip=0.0), split, seed=0, training=False)
     total = len(examples)
     room = MAX_BYTES // (4 * examples.channels * config.samples)
     count = max(1, min(total, room, limit or total))
@@ -127,7 +127,7 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
     return loaded if scorable.all() else loaded.take(np.flatnonzero(scorable))
 
 
-def _record(examples: pipeline.Examples, index: int) -> records.Window:
+def _record(examples: pipeline.WindowExamples, index: int) -> records.Window:
     corpus = int(np.searchsorted(examples.ends, index, side="right"))
     first = int(examples.ends[corpus]) - len(examples.readers[corpus])
     return records.decode(examples.readers[corpus][index - first])

@@ -27,7 +27,7 @@ from dreamjax.models.keys import Keys
 from dreamjax.parallel.tree_paths import nested
 from dreamjax.runs import components
 from dreamjax.runs import shapes as architectures
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.storage.checkpoint_files.torch_pickle import StoredTensor

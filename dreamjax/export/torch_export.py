@@ -23,7 +23,7 @@ from dreamjax.errors import UserError, missing_package
 from dreamjax.export import diffusers_export, licences, training_data
 from dreamjax.export.comparison import Library
 from dreamjax.signals.datasets import signal_scaling
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic, manifest, paths
 from dreamjax.systems import masked_pretraining, opening
 from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig

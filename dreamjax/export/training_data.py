@@ -10,7 +10,7 @@ from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.recordings import montage
 
 NAME = "provenance.json"  # in the directory of an imported run: what its source said

@@ -24,10 +24,10 @@ from dreamjax.generation.from_trials import Dreamer, Request
 from dreamjax.generation.recording_windows import Moments
 from dreamjax.reports import image_page, image_report
 from dreamjax.signals.datasets import records
-from dreamjax.storage import atomic, paths, sniffing
+from dreamjax.storage import atomic, image_files, paths, sniffing
 from dreamjax.systems import opening
-from dreamjax.targets import image_files, image_folder, images
-from dreamjax.targets.trials import Trials
+from dreamjax.targets import image_folder, image_grid, images
+from dreamjax.targets.trials import ImageTrials
 
 REQUEST, LAST = "request.json", "trials.jsonl"
 PROVES_NOTHING = "that what is made is like them says nothing of the model"
@@ -113,7 +113,7 @@ def _begun(out: epath.Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _found(dreamer: Dreamer, request: Request, when: Moments | None, workdir: epath.PathLike) -> Iterator[Trials]:
+def _found(dreamer: Dreamer, request: Request, when: Moments | None, workdir: epath.PathLike) -> Iterator[ImageTrials]:
     """The trials that images are made of."""
     recordings = [path for path in request.input if not records.is_dataset(path)]
     if not recordings:
@@ -136,9 +136,9 @@ def _found(dreamer: Dreamer, request: Request, when: Moments | None, workdir: ep
         yield dreamer.windows((folder,))
 
 
-def _refuse_unheard(found: Trials, own: np.ndarray, request: Request) -> None:
+def _refuse_unheard(found: ImageTrials, own: np.ndarray, request: Request) -> None:
     """Raises UserError for windows in which the model hears nothing: no channel of theirs is one that it knows."""
-    rows = found.windows.of(found.record[own], own.astype(np.uint64))
+    rows = found.read(own)
     if "channel_ok" in rows and (dead := int((~rows["channel_ok"].any(axis=1)).sum())):
         raise UserError(
             f"{', '.join(request.input) or 'the run'}: {dead} of {len(own)} windows have no channel whose position is "
@@ -146,7 +146,7 @@ def _refuse_unheard(found: Trials, own: np.ndarray, request: Request) -> None:
         )
 
 
-def _trained_on(dreamer: Dreamer, found: Trials) -> set[str]:
+def _trained_on(dreamer: Dreamer, found: ImageTrials) -> set[str]:
     """Names of those images that training showed, as far as it is known what was seen."""
     target = dreamer.task.target
     if not found.known:
@@ -158,7 +158,7 @@ def _trained_on(dreamer: Dreamer, found: Trials) -> set[str]:
     return {entry.name for entry in found.images if image_folder.split_of(entry, *shares) == "train"}
 
 
-def _entry(found: Trials, trial: int, request: Request, trained: set[str]) -> dict[str, Any]:
+def _entry(found: ImageTrials, trial: int, request: Request, trained: set[str]) -> dict[str, Any]:
     known = found.image[trial] >= 0
     name = found.images[found.image[trial]].name if known else ""
     return {
@@ -173,7 +173,7 @@ def _entry(found: Trials, trial: int, request: Request, trained: set[str]) -> di
 
 def _paint(
     dreamer: Dreamer,
-    found: Trials,
+    found: ImageTrials,
     own: np.ndarray,
     request: Request,
     side: int,
@@ -200,11 +200,11 @@ def _show(out: epath.Path, entries: Sequence[dict[str, Any]], run: Any, told: di
     """grid.png and gallery.html."""
     shown: list[tuple[str, np.ndarray]] = []
     for entry in entries:
-        if len(shown) >= image_files.MOST:
+        if len(shown) >= image_grid.MOST:
             break
         shown += [("seen", image_files.load_sized(out / entry["seen"]))] if entry["seen"] else []
         shown += [(f"trial {entry['trial']}", image_files.load_sized(out / file)) for file in entry["made"]]
-    image_files.page(out / "grid.png", [image for _, image in shown], [label for label, _ in shown])
+    image_grid.page(out / "grid.png", [image for _, image in shown], [label for label, _ in shown])
     chosen = image_page.drawn(len(entries), request.seed)
     rows = [
         image_page.Row(

@@ -18,11 +18,11 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.latent_diffusion import LatentDiffusion
-from dreamjax.storage import atomic, paths
+from dreamjax.storage import atomic, image_files, paths
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.systems import opening
 from dreamjax.systems.base import GeneratesFromText, capability
-from dreamjax.targets import image_files
+from dreamjax.targets import image_grid
 from dreamjax.weights.pipeline_folder import PipelineFolder
 
 
@@ -101,8 +101,8 @@ def generate(model: LatentDiffusion, request: Request, out: epath.PathLike) -> d
         for i, image in enumerate(batches(model, request, bar)):
             image_files.write_png(folder / f"{i:05d}.png", image)
             made.append({"file": f"{i:05d}.png", "prompt": request.prompts[i // request.per_prompt], "index": i})
-            first += [image] if i < image_files.MOST else []
-        image_files.page(folder / "grid.png", first, [entry["prompt"] for entry in made])
+            first += [image] if i < image_grid.MOST else []
+        image_grid.page(folder / "grid.png", first, [entry["prompt"] for entry in made])
         lines = (json.dumps(entry | {"seed": request.seed}, ensure_ascii=False) for entry in made)
         (folder / "images.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return {"out": str(out), "images": len(made), "grid": str(out / "grid.png"), **painting.described(model, request)}

@@ -18,7 +18,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems.base import GeneratesFromTrials, Run, capability
 from dreamjax.targets import trials
-from dreamjax.targets.trials import Trials
+from dreamjax.targets.trials import ImageTrials
 from dreamjax.training.task import PyTree
 
 NUMBERS = 20  # bits of a trial's number; a sample's lie above them, 32 in all
@@ -58,13 +58,13 @@ class Dreamer:
         model = task.pipeline(run, mesh, dtype=dtype, attention=attention)
         return cls(task, model, task.conditioning(run, mesh), run.config.seed)
 
-    def trials(self, split: str, paths: tuple[str, ...] = ()) -> Trials:
+    def trials(self, split: str, paths: tuple[str, ...] = ()) -> ImageTrials:
         """Those of a split of the images, of the run's recordings or of other ones."""
         data = self.task.signal
         data = dataclasses.replace(data, path=paths, weights=()) if paths else data
         return _countable(trials.trials(data, self.task.target, split, seed=self.seed, training=False))
 
-    def windows(self, paths: tuple[str, ...]) -> Trials:
+    def windows(self, paths: tuple[str, ...]) -> ImageTrials:
         """All of other recordings, whether or not it is known what was seen."""
         data = dataclasses.replace(self.task.signal, path=paths, weights=())
         return _countable(trials.windows(data, self.task.target, seed=self.seed))
@@ -88,13 +88,13 @@ class Dreamer:
         """The compiled way from windows to conditions; see `read`."""
         return jax.jit(self.task.condition)
 
-    def images(self, found: Trials, own: np.ndarray, request: Request, bar: Any = None) -> Iterator[np.ndarray]:
+    def images(self, found: ImageTrials, own: np.ndarray, request: Request, bar: Any = None) -> Iterator[np.ndarray]:
         """`request.samples` images of each of the trials `own`, one after another."""
         numbers = np.array([sample << NUMBERS | int(trial) for trial in own for sample in range(request.samples)])
 
         def rows(index: np.ndarray) -> dict[str, np.ndarray]:
             trial = index & (1 << NUMBERS) - 1
-            read = self.read(found.windows.of(found.record[trial], trial.astype(np.uint64)))
+            read = self.read(found.read(trial))
             return {name: value for name, value in read.items() if name != "embedding"}
 
         empty = self.unconditional() if request.guided else None
@@ -120,13 +120,13 @@ class Dreamer:
         return self.task.unconditional(*self.whole)
 
 
-def _countable(found: Trials) -> Trials:
+def _countable(found: ImageTrials) -> ImageTrials:
     if len(found) > 1 << NUMBERS:
         raise UserError(f"there are {len(found)} trials, of at most {1 << NUMBERS}; give fewer with --input")
     return found
 
 
-def chosen(found: Trials, request: Request) -> np.ndarray:
+def chosen(found: ImageTrials, request: Request) -> np.ndarray:
     """The places of the trials that are shown: all, or so many drawn at random with the seed; never picked."""
     if request.trials is None or request.trials >= len(found):
         return np.arange(len(found))

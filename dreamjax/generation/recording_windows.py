@@ -14,7 +14,7 @@ from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.preparation import quality
 from dreamjax.signals.preparation.windows import EventWindows, Settings
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 import dreamjax
-from dreamjax.targets import image_files
+from dreamjax.storage import image_files
 
 MOST = 48  # trials on a page
 SIDE = 128  # pixels of an image there
@@ -90,4 +90,4 @@ def _encoded(row: Row) -> Mapping[str, Any]:
 
 
 def _text(image: np.ndarray) -> str:
-    return base64.b64encode(image_files.png(image, 2 * SIDE)).decode()
+    return base64.b64encode(image_files.png_bytes(image, 2 * SIDE)).decode()

@@ -192,7 +192,7 @@ class LatentDiffusion:
 
         if "image" not in batch:
             return predict, editing.starts(plan, noise_Bxhxw), None, context
-        known = self._latents(vae, batch["image"], seed, batch["index"], "picture")  # the name is part of the key
+        known = self._latents(vae, batch["image"], seed, batch["index"], "image")  # the name is part of the key
         if "mask" not in batch:
             return predict, editing.starts_from(plan, known, noise_Bxhxw), None, context
         start = editing.starts_around(plan, known, noise_Bxhxw)

@@ -25,7 +25,7 @@ from dreamjax.parallel import threads
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic
 from dreamjax.sweeps.sweep_config import ScoreConfig
 from dreamjax.systems import opening

@@ -24,7 +24,7 @@ from dreamjax.runs import shapes
 from dreamjax.systems.base import GradientSystem, Loss
 from dreamjax.systems.compute import ComputeConfig
 from dreamjax.targets import images
-from dreamjax.targets.images import ImageConfig, ImageStream, scaled, unscaled
+from dreamjax.targets.images import ImageConfig, ImageExamples, scaled, unscaled
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
@@ -169,7 +169,7 @@ class Autoencoder(GradientSystem):
         """1 / standard deviation of the latents, drawn from their posterior, over (at most 4096) training images."""
         entries = images.split(self.config.data, "train", captions=False)
         chosen = [entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, MEASURED).astype(int))]
-        stream = ImageStream(self.config.data, chosen, seed=self.config.seed, training=False)
+        stream = ImageExamples(self.config.data, chosen, seed=self.config.seed, training=False)
 
         def moments(params: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
             mean, log_variance = bind(self.config, params).moments(scaled(batch["image"]))

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dreamjax.errors import UserError
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.training import optimiser
 from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, Task, replace

@@ -36,14 +36,14 @@ from dreamjax.runs import latent_diffusion
 from dreamjax.runs import shapes as architectures
 from dreamjax.runs.components import Ingredients
 from dreamjax.runs.latent_diffusion import LatentDiffusion
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining, opening, text_to_image
 from dreamjax.systems.base import GeneratesFromTrials, GradientSystem, Loss, Pretrained, Run
 from dreamjax.systems.compute import LayersConfig
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.systems.text_to_image import diffusion_loss, merged
 from dreamjax.targets import features, trials
-from dreamjax.targets.trials import TargetConfig, TrialStream
+from dreamjax.targets.trials import TargetConfig, TrialExamples
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
 from dreamjax.training.train_config import TrainConfig
@@ -318,7 +318,7 @@ class DreamDiffusion(GradientSystem):
         return like(abstract, {p: jax.device_put(values[p], leaf.sharding) for p, leaf in flatten(abstract).items()})
 
     def data(self, split: str) -> BatchSpec:
-        stream: TrialStream = trials.open_stream(
+        stream: TrialExamples = trials.open_stream(
             self.encoder.data, self.config.target, split, self.parts, seed=self.config.seed
         )
         channels, expected = stream.element()["signal"].shape[0], self.encoder.model.channels

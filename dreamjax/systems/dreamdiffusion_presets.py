@@ -6,7 +6,7 @@ from typing import Literal
 from ml_collections import ConfigDict
 
 from dreamjax import config as configs
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_presets
 from dreamjax.systems.dreamdiffusion import (
     AlignedLossConfig,

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from dreamjax import config as configs
 from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction_loss import ReconstructionConfig
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretrainingConfig
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.optimiser import OptimConfig

@@ -25,7 +25,7 @@ from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction_loss import ReconstructionConfig, reconstruction
 from dreamjax.parallel.sharding import Rules
 from dreamjax.signals.datasets import pipeline
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems.base import Embedding, Embeds, GradientSystem, Loss, Plans, Reconstructs, Vectorises
 from dreamjax.systems.compute import NamedLayersConfig
 from dreamjax.training import optimiser

@@ -1,4 +1,4 @@
-"""What a model of brain signals is fitted to: images, what networks see in them, and their latents.
+"""Targets of models of brain signals: images with captions, their latents, and embeddings by vision models.
 
 pixels = preprocessing.from_json(json.load(file), "preprocessor_config.json")(images)   # (B, H, W, 3) float32
 """

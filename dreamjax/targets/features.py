@@ -1,27 +1,28 @@
-"""What frozen networks make of images and captions, each in a bank of its own (see `banks`).
+"""Latents, text states and embeddings of images and captions by frozen networks, each in a bank (see `banks`).
 
-A bank is keyed by the bytes of the network's weights, by the images, and by what is done to them before and after.
+A bank is keyed by the bytes of the network's weights, by the images, and by the steps before and after the network.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PyTree
 
 from dreamjax.errors import UserError
 from dreamjax.models.vision_transformer import VisionTransformer
-from dreamjax.storage import sniffing
+from dreamjax.storage import image_files, sniffing
 from dreamjax.targets import banks, preprocessing
 from dreamjax.targets.image_folder import Captioned
-from dreamjax.targets.images import ImageConfig, load_all, load_whole, scaled
+from dreamjax.targets.images import ImageConfig, load_all, scaled
 from dreamjax.targets.tokens import Tokenizer
 from dreamjax.weights import hub, loaded, networks, streaming, weight_files
 from dreamjax.weights.loaded import Folders, Part
@@ -34,28 +35,28 @@ HELD_OUT = "_held_out_accuracy"  # field of a classifier's config.json that drea
 def moments(
     root: epath.PathLike, config: ImageConfig, entries: Sequence[Captioned], folders: Folders, mesh: Mesh, batch: int
 ) -> Float[np.ndarray, "V N h w 2Z"]:
-    """Mean and log-variance of the latents of each image, as seen and, where `config.flip` > 0, mirrored (V = 2).
+    """Return mean and log-variance of the latents of each image, and of its mirror image with `config.flip` (V = 2).
 
     Raises UserError naming a damaged image.
     """
     versions = 2 if config.flip > 0 else 1
     facts = {
-        "pictures": _described(entries),
+        "images": _file_facts(entries),
         "resolution": config.resolution,
         "resample": config.resample,
         "versions": versions,
         "weights": banks.hash_of(folders.path("vae")),
     }
 
-    def rows() -> Any:
+    def rows() -> Iterator[np.ndarray]:
         part = loaded.open_part(folders, "vae", mesh)
 
         def read(index: np.ndarray) -> dict[str, np.ndarray]:
-            found = load_all([entries[i % len(entries)].path for i in index], config.resolution, config.resample)
+            image = load_all([entries[i % len(entries)].path for i in index], config.resolution, config.resample)
             mirrored = (index >= len(entries))[:, None, None, None]
-            return {"image": np.where(mirrored, found[:, :, ::-1], found)}
+            return {"image": np.where(mirrored, image[:, :, ::-1], image)}
 
-        def encode(params: Any, rows: Mapping[str, Any]) -> Array:
+        def encode(params: PyTree, rows: Mapping[str, Array]) -> Array:
             return jnp.concatenate(part.bound(params).moments(scaled(rows["image"])), axis=-1)
 
         return banks.mapped(encode, part.params, read, versions * len(entries), batch, mesh)
@@ -67,17 +68,17 @@ def moments(
 def text_states(
     root: epath.PathLike, captions: Sequence[str], folders: Folders, mesh: Mesh
 ) -> Float[np.ndarray, "M S D"]:
-    """The text encoder's last hidden state of each caption."""
+    """Return the text encoder's last hidden state of each caption."""
     facts = {
         "captions": list(captions),
         "weights": banks.hash_of(folders.path("text_encoder")),
         "tokenizer": banks.hash_of(folders.path("tokenizer")),
     }
 
-    def rows() -> Any:
+    def rows() -> Iterator[np.ndarray]:
         part, ids = loaded.open_part(folders, "text_encoder", mesh), Tokenizer.open(folders.path("tokenizer"))(captions)
 
-        def encode(params: Any, batch: Mapping[str, Any]) -> Array:
+        def encode(params: PyTree, batch: Mapping[str, Array]) -> Array:
             return part.bound(params)(batch["ids"]).last_hidden_state.astype(jnp.float32)
 
         return banks.mapped(encode, part.params, lambda index: {"ids": ids[index]}, len(captions), TEXTS, mesh)
@@ -88,71 +89,70 @@ def text_states(
 # ------------------------------------------------------------------------------------------------------ vision models
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    """Which vision model, and what of it."""
+    """A vision model, and which of its outputs is the embedding."""
 
     path: str = ""  # folder or hub id of a CLIP, DINOv2 or ViT, with its preprocessor_config.json
-    pooling: Literal["projected", "pooled", "cls", "patches", "tokens"] = (
-        "projected"  # the first two: the network's own
-    )
-    layer: int | None = None  # of cls, patches and tokens: which hidden state, from 0 or from the end; none: the last
+    # projected, pooled: outputs of the network; the others: of a hidden state
+    pooling: Literal["projected", "pooled", "cls", "patches", "tokens"] = "projected"
+    layer: int | None = None  # of cls, patches and tokens: which hidden state, from 0 or from the end; None: the last
 
     def __post_init__(self) -> None:
         if self.layer is not None and self.pooling in ("projected", "pooled"):
-            raise ValueError(f"embedding.layer is {self.layer}, but {self.pooling} is the network's own output")
+            raise ValueError(
+                f"embedding.layer is {self.layer}, but {self.pooling} is an output of the whole network; leave it out"
+            )
 
 
 @dataclass(frozen=True)
 class VisionModel:
-    """A network with its weights, and what is done to images before it."""
+    """A network with its weights, and the preprocessing of its images."""
 
     folder: epath.Path
-    part: Part  # without parameters where only its shapes are asked for
+    part: Part  # without parameters where only its shapes are needed
     prepare: preprocessing.Preprocessing
-    accuracy: float | None = None  # of a classifier on held-out images, where its config tells it
+    accuracy: float | None = None  # of a classifier on held-out images, if its config says it
 
     @classmethod
-    def described(cls, path: epath.PathLike, dtype: Any = jnp.float32) -> "VisionModel":
-        """Of a folder or a hub id, without its weights. Raises UserError for one that holds no vision model."""
+    def described(cls, path: epath.PathLike, dtype: DTypeLike = jnp.float32) -> "VisionModel":
+        """Return that of a folder or a hub id, without weights. Raises UserError where there is no vision model."""
         if not str(path):
             raise UserError("embedding.path is empty; name the folder of a CLIP, DINOv2 or ViT")
         folder = hub.resolve(path)
         source = str(folder / "config.json")
         if (folder / "checkpoints").is_dir():
-            raise UserError(
-                f"{path} is a run, and its export is wanted: dreamjax export {path} --to diffusers --out FOLDER"
-            )
+            raise UserError(f"{path} is a run; export it first: dreamjax export {path} --to diffusers --out FOLDER")
         config = sniffing.read_json(folder / "config.json")
         network = networks.of(config, source, half="vision")
         if not (isinstance(network.build, type) and issubclass(network.build, VisionTransformer)):
-            raise UserError(f"{source} describes no vision model; name a CLIP, DINOv2 or ViT")
+            raise UserError(f"{source} does not describe a vision model; name a CLIP, DINOv2 or ViT")
         prepare = preprocessing.from_json(sniffing.read_json(folder / PREPROCESSOR), str(folder / PREPROCESSOR))
         part = Part(network, network.arguments(config, source) | {"dtype": dtype}, {})
-        told = config.get(HELD_OUT)
-        return cls(folder, part, prepare, told if isinstance(told, float) and 0 <= told <= 1 else None)
+        accuracy = config.get(HELD_OUT)
+        return cls(folder, part, prepare, accuracy if isinstance(accuracy, float) and 0 <= accuracy <= 1 else None)
 
     @classmethod
-    def open(cls, path: epath.PathLike, mesh: Mesh, dtype: Any = jnp.float32) -> "VisionModel":
-        """With its weights streamed onto `mesh`."""
-        found = cls.described(path, dtype)
-        network, arguments = found.part.network, found.part.arguments
+    def open(cls, path: epath.PathLike, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> "VisionModel":
+        """Return that of a folder or a hub id, its weights streamed onto `mesh`. Raises UserError as `described`."""
+        model = cls.described(path, dtype)
+        network, arguments = model.part.network, model.part.arguments
         abstract = loaded.placed(network.shapes(arguments), mesh, dtype)
-        params = streaming.source(network.table, weight_files.open_weights(found.folder), str(found.folder))(abstract)
-        return dataclasses.replace(found, part=Part(network, arguments, params))
+        params = streaming.source(network.table, weight_files.open_weights(model.folder), str(model.folder))(abstract)
+        return dataclasses.replace(model, part=Part(network, arguments, params))
 
-    def embed(self, params: Any, pixels: Float[Array, "B H W 3"], config: EmbeddingConfig) -> Float[Array, "B *E"]:
-        """What `config` asks for, float32; pixels as `prepare` gives them. Raises UserError where there is no such."""
+    def embed(self, params: PyTree, pixels: Float[Array, "B H W 3"], config: EmbeddingConfig) -> Float[Array, "B *E"]:
+        """Return the embedding, float32, of pixels from `prepare`. Raises UserError where the model has none such."""
         model = self.part.bound(params)
         if config.pooling in ("projected", "pooled"):
-            found = getattr(model(pixels), config.pooling)
-            if found is None:
+            output = getattr(model(pixels), config.pooling)
+            if output is None:
                 raise UserError(f"{self.folder} has no {config.pooling} output; set embedding.pooling to cls")
-            return found.astype(jnp.float32)
+            return output.astype(jnp.float32)
         tokens = model.hidden_state(pixels, -1 if config.layer is None else config.layer)
         return model.pool(tokens, config.pooling).astype(jnp.float32)
 
 
 def shape(config: EmbeddingConfig) -> tuple[int, ...]:
-    """Of one image's embedding; found out without weights. Raises UserError as `embeddings`."""
+    """Return the shape of one image's embedding, without loading weights. Raises UserError as `embeddings`."""
     model = VisionModel.described(config.path)
     network, arguments = model.part.network, model.part.arguments
     pixels = jax.ShapeDtypeStruct((1, arguments["image"], arguments["image"], 3), jnp.float32)
@@ -163,25 +163,25 @@ def shape(config: EmbeddingConfig) -> tuple[int, ...]:
 def embeddings(
     root: epath.PathLike, config: EmbeddingConfig, entries: Sequence[Captioned], mesh: Mesh, batch: int
 ) -> Float[np.ndarray, "N *E"]:
-    """A vision model's embedding of each whole image, as its own preprocessing takes it.
+    """Return a vision model's embedding of each whole image, by the model's preprocessing.
 
-    Raises UserError naming a damaged image, and for a model that is not there or lacks what is asked for.
+    Raises UserError naming a damaged image, and for a missing model or one without that embedding.
     """
     folder = hub.resolve(config.path)
     facts = {
-        "pictures": _described(entries),
+        "images": _file_facts(entries),
         "weights": banks.hash_of(folder),  # with the preprocessor's file
         "pooling": config.pooling,
         "layer": config.layer,
     }
 
-    def rows() -> Any:
+    def rows() -> Iterator[np.ndarray]:
         model = VisionModel.open(folder, mesh)
 
         def read(index: np.ndarray) -> dict[str, np.ndarray]:
-            return {"pixels": model.prepare([load_whole(entries[i].path) for i in index])}
+            return {"pixels": model.prepare([image_files.open_image(entries[i].path) for i in index])}
 
-        def encode(params: Any, batch: Mapping[str, Any]) -> Array:
+        def encode(params: PyTree, batch: Mapping[str, Array]) -> Array:
             return model.embed(params, batch["pixels"], config)
 
         return banks.mapped(encode, model.part.params, read, len(entries), batch, mesh)
@@ -189,7 +189,7 @@ def embeddings(
     return banks.open_array(root, "embeddings", facts, len(entries), rows)
 
 
-def _described(entries: Sequence[Captioned]) -> list[Any]:
-    """Images count by name, size and time."""
+def _file_facts(entries: Sequence[Captioned]) -> list[list[str | int]]:
+    """Return name, size and time of each image: these stand for its content."""
     stats = [(entry.name, entry.path.stat()) for entry in entries]
     return [[name, stat.length, stat.mtime] for name, stat in stats]

@@ -1,4 +1,4 @@
-"""From images to what a network takes, as its preprocessor_config.json says.
+"""From images to the pixel values of a network, as its preprocessor_config.json says.
 
 Resize (in 8 bits, by Pillow), crop from the middle, rescale, normalise: bit-equal to the PIL backend of transformers'
 CLIPImageProcessor, BitImageProcessor (DINOv2) and ViTImageProcessor.
@@ -6,19 +6,23 @@ CLIPImageProcessor, BitImageProcessor (DINOv2) and ViTImageProcessor.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dreamjax.errors import UserError, missing_package
+from dreamjax.errors import UserError
+from dreamjax.storage.image_files import pillow
 from dreamjax.weights import config_json
 from dreamjax.weights.config_json import ANY
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 NEAREST, LANCZOS, BILINEAR, BICUBIC, BOX, HAMMING = range(6)  # Pillow's numbers, which the files use
 
-# what a file does not say, by its processor's class; older files name a "feature extractor"
+# defaults by the class of the processor; older files name a "feature extractor"
 _CLIP = {
     "size": {"shortest_edge": 224},
     "crop_size": {"height": 224, "width": 224},
@@ -41,10 +45,11 @@ ALWAYS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """`edge`: what the shorter edge is resized to; `size`: (height, width) instead; neither: no resizing.
+    """Steps from images to pixel values.
 
-    `crop`: (height, width) cut from the middle; `scale`: a factor; `mean` and `std` of each colour. None leaves a step
-    out.
+    `edge`: what the shorter edge is resized to; `size`: (height, width) instead; neither: no resizing.
+
+    `crop`: (height, width) cut from the middle; `scale`: a factor; `mean` and `std`: by colour. None: no such step.
     """
 
     edge: int | None = 224
@@ -55,15 +60,15 @@ class Preprocessing:
     mean: tuple[float, ...] | None = CLIP_MEAN
     std: tuple[float, ...] | None = CLIP_STD
 
-    def __call__(self, images: Sequence[Any]) -> Float[np.ndarray, "B H W 3"]:
-        """Pixel values of images: uint8 arrays (H, W, 3), each of any size, or Pillow's images.
+    def __call__(self, images: Sequence["np.ndarray | PillowImage"]) -> Float[np.ndarray, "B H W 3"]:
+        """Return pixel values of images: uint8 arrays (H, W, 3), each of any size, or Pillow's images.
 
-        Raises UserError for anything else, and where they do not end with one size.
+        Raises UserError for anything else, and where their sizes differ after the crop.
         """
         done = [self._one(_as_rgb(image)) for image in images]
         sizes = [f"{values.shape[0]} x {values.shape[1]}" for values in done]
         if other := next((size for size in sizes if size != sizes[0]), None):
-            raise UserError(f"images of {sizes[0]} and of {other} pixels do not fit one batch: this needs a crop")
+            raise UserError(f"images of {sizes[0]} and of {other} pixels do not fit one batch; set a crop")
         return np.stack(done) if done else np.zeros((0, 0, 0, 3), np.float32)
 
     def _one(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "h w 3"]:
@@ -80,7 +85,7 @@ class Preprocessing:
 
 
 def from_json(config: Mapping[str, Any], source: str) -> Preprocessing:
-    """What a preprocessor_config.json says. Raises UserError for another kind of preprocessing, or a wrong field."""
+    """Read a preprocessor_config.json. Raises UserError for another kind of preprocessing, or a wrong field."""
     named = config.get("image_processor_type") or config.get("feature_extractor_type") or "CLIPImageProcessor"
     kind = next((kind for kind in DEFAULTS if named.startswith((f"{kind}Image", f"{kind}Feature"))), None)
     if kind is None:
@@ -88,57 +93,57 @@ def from_json(config: Mapping[str, Any], source: str) -> Preprocessing:
     loose = ("size", "crop_size", "image_mean", "image_std")  # of several types, checked below
     defaults = DEFAULTS[kind] | ALWAYS
     free = {"do_convert_rgb": ANY, "do_pad": (False, None), "image_processor_type": ANY, "feature_extractor_type": ANY}
-    found = config_json.read(
+    fields = config_json.read(
         config, source, defaults={k: None if k in loose else v for k, v in defaults.items()}, fixed=free
     )
-    found |= {name: defaults[name] for name in loose if found[name] is None}
-    edge, size = _edge_or_size(found["size"], square=kind == "ViT", source=source)
-    if found["resample"] > HAMMING:
-        raise UserError(f"{source}: resample is {found['resample']}, but Pillow's filters are 0 to {HAMMING}")
+    fields |= {name: defaults[name] for name in loose if fields[name] is None}
+    edge, size = _edge_or_size(fields["size"], square=kind == "ViT", source=source)
+    if fields["resample"] > HAMMING:
+        raise UserError(f"{source}: resample is {fields['resample']}, but Pillow's filters are 0 to {HAMMING}")
     return Preprocessing(
-        edge=edge if found["do_resize"] else None,
-        size=size if found["do_resize"] else None,
-        resample=found["resample"],
-        crop=_height_width(found["crop_size"], "crop_size", source) if found["do_center_crop"] else None,
-        scale=found["rescale_factor"] if found["do_rescale"] else None,
-        mean=_colours(found["image_mean"], "image_mean", source) if found["do_normalize"] else None,
-        std=_colours(found["image_std"], "image_std", source) if found["do_normalize"] else None,
+        edge=edge if fields["do_resize"] else None,
+        size=size if fields["do_resize"] else None,
+        resample=fields["resample"],
+        crop=_height_width(fields["crop_size"], "crop_size", source) if fields["do_center_crop"] else None,
+        scale=fields["rescale_factor"] if fields["do_rescale"] else None,
+        mean=_colours(fields["image_mean"], "image_mean", source) if fields["do_normalize"] else None,
+        std=_colours(fields["image_std"], "image_std", source) if fields["do_normalize"] else None,
     )
 
 
-def _edge_or_size(value: Any, square: bool, source: str) -> tuple[int | None, tuple[int, int] | None]:
+def _edge_or_size(value: object, square: bool, source: str) -> tuple[int | None, tuple[int, int] | None]:
     edge = value.get("shortest_edge") if isinstance(value, Mapping) else None if square else value
     if isinstance(value, Mapping) and "longest_edge" in value:
         raise UserError(f"{source}: size has a longest_edge, which is not supported")
     if edge is None:
         return None, _height_width(value, "size", source)
     if type(edge) is not int or edge < 1:
-        raise UserError(f"{source}: size is {value!r}, but it takes a whole number of pixels")
+        raise UserError(f"{source}: size is {value!r}, but it must be a whole number of pixels")
     return edge, None
 
 
-def _height_width(value: Any, name: str, source: str) -> tuple[int, int]:
-    """{"height": …, "width": …}, or one number for both."""
+def _height_width(value: object, name: str, source: str) -> tuple[int, int]:
+    """Read {"height": …, "width": …}, or one number for both."""
     height, width = (value.get("height"), value.get("width")) if isinstance(value, Mapping) else (value, value)
     if type(height) is not int or type(width) is not int or min(height, width) < 1:
-        raise UserError(f"{source}: {name} is {value!r}, but it takes a height and a width in pixels")
+        raise UserError(f"{source}: {name} is {value!r}, but it must be a height and a width in pixels")
     return height, width
 
 
-def _colours(value: Any, name: str, source: str) -> tuple[float, ...]:
+def _colours(value: object, name: str, source: str) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
     if len(values) != 3 or any(type(v) not in (int, float) for v in values) or (name == "image_std" and 0 in values):
-        raise UserError(f"{source}: {name} is {value!r}, but it takes a number for each of three colours")
+        raise UserError(f"{source}: {name} is {value!r}, but it must be a number for each of three colours")
     return tuple(float(v) for v in values)
 
 
-def _as_rgb(image: Any) -> UInt8[np.ndarray, "H W 3"]:
-    if hasattr(image, "getbands"):  # Pillow's
+def _as_rgb(image: "np.ndarray | PillowImage") -> UInt8[np.ndarray, "H W 3"]:
+    if not isinstance(image, np.ndarray) and hasattr(image, "getbands"):  # Pillow's
         if "A" in image.getbands() or image.info.get("transparency") is not None:  # on white, as transformers does
-            image = image.convert("RGBA")
-            white = _pillow().new("RGBA", image.size, (255, 255, 255, 255))
-            image = _pillow().alpha_composite(white, image)
-        image = np.asarray(image.convert("RGB"))
+            white = pillow().new("RGBA", image.size, (255, 255, 255, 255))
+            image = np.asarray(pillow().alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+        else:
+            image = np.asarray(image.convert("RGB"))
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UserError(
@@ -148,7 +153,7 @@ def _as_rgb(image: Any) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _by_shorter_edge(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
-    """(height, width) whose shorter one is `edge`; the other one is rounded down."""
+    """Return (height, width) whose shorter one is `edge`; the other one is rounded down."""
     H, W = shape
     longer = int(edge * max(H, W) / min(H, W))
     return (longer, edge) if W <= H else (edge, longer)
@@ -157,20 +162,12 @@ def _by_shorter_edge(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
 def _resize(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], resample: int) -> UInt8[np.ndarray, "h w 3"]:
     if image.shape[:2] == size:
         return image
-    return np.asarray(_pillow().fromarray(image).resize(size[::-1], resample=resample))
+    return np.asarray(pillow().fromarray(image).resize(size[::-1], resample=resample))
 
 
 def _crop(image: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
-    """The middle; where the image is smaller, zeros around it."""
+    """Cut out the middle; a smaller image gets zeros around it."""
     around = [(max(0, -((n - c) // 2)), max(0, c - n + (n - c) // 2)) for n, c in zip(image.shape, crop, strict=False)]
     image = np.pad(image, (*around, (0, 0)))
     top, left = ((n - c) // 2 for n, c in zip(image.shape, crop, strict=False))
     return image[top : top + crop[0], left : left + crop[1]]
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as e:
-        raise missing_package("pillow", "data", "resizing images") from e
-    return Image

@@ -24,18 +24,18 @@ from dreamjax.storage import sniffing
 VOCABULARY, MERGES, WHOLE, CONFIG = "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"
 ROLES = "special_tokens_map.json"
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
-POSITIONS = 77  # of CLIP, where a folder does not tell
+POSITIONS = 77  # of CLIP, if a folder does not say
 # what counts as a word; between its alternatives, white space is dropped
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 SPECIAL = {"bos_token": BEGIN, "eos_token": END, "pad_token": END, "unk_token": END}
 SMALLEST = 2 * 256 + 2
 Pair = tuple[str, str]
-TOLD = 3  # texts whose lost end is told, of one call
+WARNED = 3  # cut texts that one call warns of
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`length`: ids of every text, `begin` and `end` included; `pad`: the id that fills it up."""
+    """Texts → ids. `length`: of every text, with `begin` and `end`; `pad`: the id that fills it up."""
 
     encoder: Any  # tokenizers.Tokenizer
     length: int
@@ -45,9 +45,9 @@ class Tokenizer:
 
     @classmethod
     def open(cls, folder: epath.PathLike, length: int | None = None) -> "Tokenizer":
-        """Of a folder with vocab.json and merges.txt, or tokenizer.json. `length`: where not the folder's own.
+        """Open that of a folder with vocab.json and merges.txt, or tokenizer.json; `length` overrides the folder's.
 
-        Raises UserError for a folder that holds no such tokenizer.
+        Raises UserError for a folder without such a tokenizer.
         """
         folder = epath.Path(folder)
         vocabulary, merges = _vocabulary_and_merges(folder)
@@ -55,40 +55,40 @@ class Tokenizer:
         for role, token in special.items():
             if _content(token) not in vocabulary:
                 raise UserError(f"{folder}: the {role} {_content(token)!r} is not in its vocabulary; fetch it again")
-        told = config.get("model_max_length")
-        told = told if isinstance(told, int) and 2 < told < 1 << 20 else POSITIONS  # 1e30 where it was never set
-        return cls._of(vocabulary, merges, special, length or told)
+        longest = config.get("model_max_length")
+        longest = longest if isinstance(longest, int) and 2 < longest < 1 << 20 else POSITIONS  # 1e30 if never set
+        return cls._build(vocabulary, merges, special, length or longest)
 
     @classmethod
-    def _of(
-        cls, vocabulary: dict[str, int], merges: list[Pair], special: Mapping[str, Any], length: int
+    def _build(
+        cls, vocabulary: dict[str, int], merges: list[Pair], special: Mapping[str, object], length: int
     ) -> "Tokenizer":
         ends = (vocabulary[_content(special[role])] for role in ("bos_token", "eos_token", "pad_token"))
         return cls(_encoder(vocabulary, merges, special), length, *ends)
 
     @property
     def vocabulary(self) -> int:
-        """How many ids there are."""
+        """Number of ids."""
         return self.encoder.get_vocab_size()
 
     def __call__(self, texts: Sequence[str], warn: bool = True) -> Int[np.ndarray, "B T"]:
-        """The ids of `texts`. Of one that is too long the end is lost, which is told with what was lost."""
+        """Return the ids of `texts`. The end of a text that is too long is cut off, with a warning."""
         rows = np.full((len(texts), self.length), self.pad, np.int32)
         room, lost = self.length - 2, []
-        for row, text, found in zip(rows, texts, self.encoder.encode_batch(list(texts)), strict=True):
-            if len(found.ids) > room:
-                lost.append(text[found.offsets[room][0] :])
-            ids = [self.begin, *found.ids[:room], self.end]
+        for row, text, encoded in zip(rows, texts, self.encoder.encode_batch(list(texts)), strict=True):
+            if len(encoded.ids) > room:
+                lost.append(text[encoded.offsets[room][0] :])
+            ids = [self.begin, *encoded.ids[:room], self.end]
             row[: len(ids)] = ids
         if warn:
-            for end in lost[:TOLD]:
+            for end in lost[:WARNED]:
                 log.warning("a text is longer than the %d tokens that CLIP reads here; lost: %r", self.length, end)
-            if len(lost) > TOLD:
-                log.warning("… and so are %d others", len(lost) - TOLD)
+            if len(lost) > WARNED:
+                log.warning("… and so are %d others", len(lost) - WARNED)
         return rows
 
     def write(self, folder: epath.PathLike) -> None:
-        """A folder that `Tokenizer.open` and transformers' CLIPTokenizer.from_pretrained read."""
+        """Write a folder that `Tokenizer.open` and transformers' CLIPTokenizer.from_pretrained read."""
         model = json.loads(self.encoder.to_str())["model"]
         names = {i: token for token, i in self.encoder.get_vocab(with_added_tokens=True).items()}
         special = {
@@ -108,11 +108,11 @@ class Tokenizer:
 
 
 def train(captions: Iterable[str], size: int, length: int = POSITIONS) -> Tokenizer:
-    """A tokenizer of exactly `size` ids whose merges are learned from `captions`; the same captions give the same one.
+    """Return a tokenizer of exactly `size` ids whose merges are learned from `captions`, deterministically.
 
-    CLIP's order: 256 bytes, 256 bytes at the end of a word, the merges, begin, end. Merges that the captions do not
-    give stay unused ids, so that begin and end are always `size` - 2 and `size` - 1. For small vocabularies: each
-    merge counts all pairs anew. Raises ValueError for a size that does not hold the bytes.
+    CLIP's order: 256 bytes, 256 bytes at the end of a word, the merges, begin, end. Where the captions give fewer
+    merges, ids stay unused, so that begin and end are always `size` - 2 and `size` - 1. For small vocabularies: each
+    merge counts all pairs again. Raises ValueError for a size that does not hold the bytes.
     """
     if size < SMALLEST:
         raise ValueError(f"a tokenizer of {size} ids is too small; all bytes, begin and end take {SMALLEST}")
@@ -122,11 +122,11 @@ def train(captions: Iterable[str], size: int, length: int = POSITIONS) -> Tokeni
     names += [left + right for left, right in merges]
     names += [f"<|unused{i}|>" for i in range(size - 2 - len(names))]
     vocabulary = {name: i for i, name in enumerate([*names, BEGIN, END])}
-    return Tokenizer._of(vocabulary, merges, SPECIAL, length)
+    return Tokenizer._build(vocabulary, merges, SPECIAL, length)
 
 
 def _words(captions: Iterable[str]) -> Counter[tuple[str, ...]]:
-    """How often each word occurs, as the bytes that BPE starts from."""
+    """Return how often each word occurs; words are the bytes that BPE starts from."""
     normalizer, pre_tokenizer = _normalizer(), _pre_tokenizer()
     words: Counter[tuple[str, ...]] = Counter()
     for caption, count in Counter(captions).items():
@@ -136,7 +136,7 @@ def _words(captions: Iterable[str]) -> Counter[tuple[str, ...]]:
 
 
 def _learn(words: Mapping[tuple[str, ...], int], most: int) -> list[Pair]:
-    """At most so many merges: each time the most frequent pair, of equals the first by name."""
+    """Return at most so many merges: each time the most frequent pair, of equals the first by name."""
     merges: list[Pair] = []
     while len(merges) < most:
         pairs: Counter[Pair] = Counter()
@@ -162,13 +162,13 @@ def _merged(word: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
     return tuple(done)
 
 
-def _content(token: Any) -> str:
-    """A token as configs have it: text, or an object with its `content`."""
+def _content(token: object) -> str:
+    """Return the text of a token, which is a text in a config or an object with `content`."""
     return str(token.get("content", "")) if isinstance(token, Mapping) else str(token)
 
 
 def _special(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(tokenizer_config.json, role → token). As in transformers, an older file of the roles alone has the last word."""
+    """Return (tokenizer_config.json, role → token). As in transformers, an older file of roles takes precedence."""
     config = sniffing.read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     roles = config
     if (folder / ROLES).exists() and "added_tokens_decoder" not in config:
@@ -187,7 +187,9 @@ def _vocabulary_and_merges(folder: epath.Path) -> tuple[dict[str, int], list[Pai
     elif (folder / WHOLE).exists():
         model = sniffing.read_json(folder / WHOLE).get("model")
         if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE" or "merges" not in model:
-            raise UserError(f"{folder / WHOLE} is no byte-pair encoding, as CLIP's tokenizer is; name CLIP's folder")
+            raise UserError(
+                f"{folder / WHOLE} is not a byte-pair encoding, as CLIP's tokenizer is; name a CLIP tokenizer"
+            )
         vocabulary, pairs, source = dict(model.get("vocab") or {}), model["merges"], folder / WHOLE
     else:
         raise UserError(f"{folder} holds no CLIP tokenizer: it has neither {VOCABULARY} and {MERGES} nor {WHOLE}")
@@ -197,8 +199,8 @@ def _vocabulary_and_merges(folder: epath.Path) -> tuple[dict[str, int], list[Pai
     return vocabulary, merges  # type: ignore[return-value]
 
 
-def _encoder(vocabulary: dict[str, int], merges: list[Pair], special: Mapping[str, Any]) -> Any:
-    """transformers' CLIPTokenizer without its begin and end, which `Tokenizer` puts around what is not cut off."""
+def _encoder(vocabulary: dict[str, int], merges: list[Pair], special: Mapping[str, object]) -> Any:
+    """Return transformers' CLIPTokenizer without begin and end, which `Tokenizer` adds after cutting."""
     tokenizers = _tokenizers()
     try:
         model = tokenizers.models.BPE(
@@ -210,7 +212,7 @@ def _encoder(vocabulary: dict[str, int], merges: list[Pair], special: Mapping[st
             fuse_unk=False,
             unk_token=_content(special["unk_token"]),
         )
-    except Exception as problem:  # its own error class says which token a merge misses
+    except Exception as problem:  # its error class says which token a merge misses
         raise UserError(f"the tokenizer's vocabulary and merges do not fit ({problem}); fetch them again") from problem
     encoder = tokenizers.Tokenizer(model)
     encoder.normalizer = _normalizer()
@@ -218,8 +220,8 @@ def _encoder(vocabulary: dict[str, int], merges: list[Pair], special: Mapping[st
     encoder.decoder = tokenizers.decoders.ByteLevel()
     flags = ("lstrip", "rstrip", "normalized", "single_word")
     for token in special.values():
-        told = {flag: bool(token[flag]) for flag in flags if flag in token} if isinstance(token, Mapping) else {}
-        encoder.add_special_tokens([tokenizers.AddedToken(_content(token), special=True, **told)])
+        set_ = {flag: bool(token[flag]) for flag in flags if flag in token} if isinstance(token, Mapping) else {}
+        encoder.add_special_tokens([tokenizers.AddedToken(_content(token), special=True, **set_)])
     return encoder
 
 

@@ -1,27 +1,28 @@
-"""Trials as training examples: a window of brain signal, and what frozen networks make of the image seen then.
+"""Trials as training examples: a window of brain signal, with latents and an embedding of the image that was seen.
 
-A window belongs to the image whose file name its `stimulus` is. Which trials are held out follows from their
-images, by a hash of the name, so for good: no image is both trained on and tested on, by whoever saw it. Where a
-corpus publishes its splits, `splits="prepared"` follows those alone, and refuses them where they share an image.
+A window belongs to the image whose file name its `stimulus` is. Which trials are held out follows from a hash of their
+image's name and never changes: no image is in both training and test, whichever person saw it. Where a corpus publishes
+its splits, `splits="prepared"` follows those alone, and refuses them where they share an image.
 """
 
-import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.signals.datasets import mixture, pipeline, records
-from dreamjax.signals.datasets.pipeline import DataConfig
-from dreamjax.signals.datasets.read_ahead import IndexedStream, index_and_weight
+from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.datasets.examples import Examples
+from dreamjax.signals.datasets.pipeline import RecordMetadata, WindowExamples
+from dreamjax.signals.datasets.read_ahead import Rows
 from dreamjax.targets import features, image_folder
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.image_folder import Captioned
@@ -33,11 +34,11 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class TargetConfig(LatentConfig):
-    """The images that were seen, what is made of them, and which trials are held out."""
+    """The images that were seen, their latents and embeddings, and which trials are held out."""
 
-    test_share: float = 0.1  # of the images, beside val_share
-    people: Literal["mixed", "apart"] = "mixed"  # apart: those of the prepared splits, so that people are disjoint too
-    splits: Literal["images", "prepared"] = "images"  # prepared: those of the dataset folders alone, no share here
+    test_share: float = 0.1  # of the images; val_share comes on top
+    people: Literal["mixed", "apart"] = "mixed"  # apart: people of the prepared splits, so disjoint too
+    splits: Literal["images", "prepared"] = "images"  # prepared: those of the dataset folders, without shares
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
 
     def __post_init__(self) -> None:
@@ -51,202 +52,193 @@ class TargetConfig(LatentConfig):
             )
         if not 0 < self.test_share < 1 - self.val_share:
             raise ValueError(
-                f"target.test_share is {self.test_share}, but it is a share above 0 and, with val_share = "
+                f"target.test_share is {self.test_share}, but it must be a share above 0 and, with val_share = "
                 f"{self.val_share}, below 1"
             )
 
 
 @dataclass(frozen=True)
-class Trials:
-    """The trials of a split: `record` is the place of each in `windows`, `image` of what was seen in `images`."""
+class ImageTrials:
+    """The trials of a split: `record` is the number of each one's window, `image` of what was seen in `images`."""
 
-    windows: pipeline.Examples
+    windows: WindowExamples
     images: tuple[Captioned, ...]
-    record: np.ndarray
-    image: np.ndarray
+    record: Int[np.ndarray, "n"]
+    image: Int[np.ndarray, "n"]  # -1 where it is not known what was seen
     label: tuple[str, ...]  # of each trial, "" without one
     person: tuple[str, ...]  # salted hashes
     recording: tuple[str, ...]  # salted hashes
-    start: np.ndarray  # of each window, s since its recording's first sample
+    start: Float[np.ndarray, "n"]  # of each window, s since its recording's first sample
 
     def __len__(self) -> int:
         return len(self.record)
 
     @property
     def known(self) -> bool:
-        """Whether of any of them it is known what was seen."""
+        """Whether it is known of any trial what was seen."""
         return bool((self.image >= 0).any())
 
+    def read(self, trials: Int[np.ndarray, "batch"], index: Int[np.ndarray, "batch"] | None = None) -> Rows:
+        """Return the windows of trials, by their numbers; `index` (by default the same) keys all random choices."""
+        return self.windows.read(self.record[trials], (trials if index is None else index).astype(np.uint64))
 
-def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, training: bool) -> Trials:
-    """The trials of "train", "val" or "test". Raises UserError where there are none."""
+
+def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, training: bool) -> ImageTrials:
+    """Return the trials of "train", "val" or "test". Raises UserError where there are none."""
     if split not in SPLITS:
         raise UserError(f"trials have the splits {', '.join(SPLITS)}, not {split}")
     if not target.folder:
         raise UserError("target.folder is empty; name the folder of the images that were seen")
-    windows = pipeline.Examples(data, split if target.people == "apart" else records.ALL, seed=seed, training=training)
-    told = windows.told()
-    images = image_folder.listing(target.folder, captions=False, among=_shown(data, target, told, seed))
-    number = _numbers([entry.name for entry in images], target.folder)
-    seen = np.array([number(one["stimulus"]) for one in told])
+    windows = WindowExamples(data, split if target.people == "apart" else records.ALL, seed=seed, training=training)
+    metadata = windows.metadata()
+    every = metadata  # of all splits, so that an image has one number in every split
+    if target.people == "apart":
+        every = WindowExamples(data, records.ALL, seed=seed, training=False).metadata()
+    images = image_folder.listing(target.folder, captions=False, among={one["stimulus"] for one in every} - {""})
+    stimuli = [one["stimulus"] for one in metadata]
+    seen = image_numbers(stimuli, [entry.name for entry in images], target.folder)
     if not (seen >= 0).any():
         raise UserError(
             f"{', '.join(data.path)}: no window was recorded at an image of {target.folder}; prepare the recordings "
             "with --events, whose stim_file names the images"
         )
-    _warn_of_absent([told[i]["stimulus"] for i in np.flatnonzero(seen < 0)], target.folder)
-    if target.splits == "prepared":
-        of_record = _prepared_splits(windows)
-        _refuse_shared(seen, of_record, data.path)
-        record = np.flatnonzero((seen >= 0) & (of_record == split))
-    else:
-        splits = np.array(
-            [image_folder.split_of(e, target.val_share, target.test_share, target.split_by) for e in images]
+    if absent := [name for name, image in zip(stimuli, seen, strict=True) if image < 0 and name]:
+        log.warning(
+            "%s: %d trials are left out, whose image is not there, such as %s", target.folder, len(absent), absent[0]
         )
-        record = np.flatnonzero((seen >= 0) & (splits[seen] == split))
+    if target.splits == "prepared":
+        split_of = _prepared_splits(windows)
+        _refuse_shared(seen, split_of, data.path)
+    else:
+        shares = (target.val_share, target.test_share, target.split_by)
+        split_of = np.array([image_folder.split_of(entry, *shares) for entry in images])[seen]
+    record = np.flatnonzero((seen >= 0) & (split_of == split))
     if not len(record):
         count = len(np.unique(seen[seen >= 0]))
-        shares = f"change target.val_share = {target.val_share:g} and test_share = {target.test_share:g}"
-        advice = "prepare the trials anew" if target.splits == "prepared" else shares
+        advice = f"change target.val_share = {target.val_share:g} and test_share = {target.test_share:g}"
+        advice = "prepare the trials again" if target.splits == "prepared" else advice
         raise UserError(
             f"{target.folder}: none of the {count} images that were seen falls into split {split}; {advice}"
         )
-    labels, people, recordings = (tuple(told[i][name] for i in record) for name in ("label", "subject", "recording"))
-    start = np.array([told[i]["start"] for i in record])
-    return Trials(windows, images, record, seen[record], labels, people, recordings, start)
+    return _image_trials(windows, metadata, images, record, seen)
 
 
-def windows(data: DataConfig, target: TargetConfig, *, seed: int) -> Trials:
-    """Every window of `data`, whether it is known what was seen then (`image` is its number) or not (-1)."""
-    found = pipeline.Examples(data, records.ALL, seed=seed, training=False)
-    told = found.told()
-    shown = {one["stimulus"] for one in told} - {""}
-    there = os.path.isdir(target.folder)
-    images = image_folder.listing(target.folder, captions=False, among=shown) if there else []
-    number = _numbers([entry.name for entry in images], target.folder)
-    seen = np.array([number(one["stimulus"]) for one in told])
-    labels, people, recordings = (tuple(one[name] for one in told) for name in ("label", "subject", "recording"))
-    start = np.array([one["start"] for one in told])
-    return Trials(found, tuple(images), np.arange(len(told)), seen, labels, people, recordings, start)
+def windows(data: DataConfig, target: TargetConfig, *, seed: int) -> ImageTrials:
+    """Return every window of `data` as a trial, whether or not it is known what was seen (`image` is -1)."""
+    windows = WindowExamples(data, records.ALL, seed=seed, training=False)
+    metadata = windows.metadata()
+    stimuli = [one["stimulus"] for one in metadata]
+    images: tuple[Captioned, ...] = ()
+    if os.path.isdir(target.folder):
+        images = image_folder.listing(target.folder, captions=False, among={*stimuli} - {""})
+    seen = image_numbers(stimuli, [entry.name for entry in images], target.folder)
+    return _image_trials(windows, metadata, images, np.arange(len(metadata)), seen)
 
 
-def _shown(data: DataConfig, target: TargetConfig, told: Sequence[dict[str, Any]], seed: int) -> set[str]:
-    """Every stimulus of the data, so that an image has one number in every split."""
-    if target.people == "apart":
-        told = pipeline.Examples(data, records.ALL, seed=seed, training=False).told()
-    return {one["stimulus"] for one in told} - {""}
+def _image_trials(
+    windows: WindowExamples,
+    metadata: Sequence[RecordMetadata],
+    images: tuple[Captioned, ...],
+    record: Int[np.ndarray, "n"],
+    seen: Int[np.ndarray, "records"],
+) -> ImageTrials:
+    chosen = [metadata[i] for i in record]
+    return ImageTrials(
+        windows,
+        images,
+        record,
+        seen[record],
+        tuple(one["label"] for one in chosen),
+        tuple(one["subject"] for one in chosen),
+        tuple(one["recording"] for one in chosen),
+        np.array([one["start"] for one in chosen]),
+    )
 
 
-def _prepared_splits(windows: pipeline.Examples) -> np.ndarray:
-    """The prepared split of every record of `windows`, which hold all of them."""
+def _prepared_splits(windows: WindowExamples) -> np.ndarray:
+    """Return the prepared split of every record of `windows`, which hold all of them."""
     counts = [records.load_dataset(path)["splits"] for path in windows.config.path]
     return np.concatenate([np.repeat(list(splits), list(splits.values())) for splits in counts])
 
 
 def _refuse_shared(seen: np.ndarray, split: np.ndarray, paths: Sequence[str]) -> None:
-    """Raises UserError where an image is in two prepared splits: who is tested on it was told the answer before."""
+    """Raise UserError where an image is in two prepared splits: the test would ask about images of training."""
     pairs = np.unique(np.stack([seen[seen >= 0], np.unique(split, return_inverse=True)[1][seen >= 0]]), axis=1)
     images, in_splits = np.unique(pairs[0], return_counts=True)
     if shared := int((in_splits > 1).sum()):
         raise UserError(
             f"{', '.join(paths)}: {shared} of {len(images)} images are in two of the prepared splits; leave "
-            'target.splits at "images" (with target.people = "apart", if people shall be apart), or prepare the '
+            'target.splits at "images" (with target.people = "apart" for disjoint people), or prepare the '
             "trials with splits that keep images apart"
         )
 
 
-def _warn_of_absent(stimuli: Sequence[str], folder: str) -> None:
-    absent = [name for name in stimuli if name]
-    if absent:
-        log.warning("%s: %d trials are left out, whose image is not there, such as %s", folder, len(absent), absent[0])
+def image_numbers(stimuli: Sequence[str], names: Sequence[str], folder: str) -> Int[np.ndarray, "n"]:
+    """Return the number of the image that each stimulus is, or -1.
 
-
-def _numbers(names: Sequence[str], folder: str) -> Callable[[str], int]:
-    """stimulus → the number of its image, or -1: by its path, or by its file's name where no other image has it."""
-    whole = {name: i for i, name in enumerate(names)}
-    files: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        files.setdefault(PurePosixPath(name).name, []).append(i)
+    By its path, or by its file name where no other image has the same.
+    """
+    by_path = {name: i for i, name in enumerate(names)}
+    by_file: dict[str, list[int]] = {}
+    for name, i in by_path.items():
+        by_file.setdefault(PurePosixPath(name).name, []).append(i)
 
     def number(stimulus: str) -> int:
-        if stimulus in whole:
-            return whole[stimulus]
-        found = files.get(PurePosixPath(stimulus).name, [])
-        if len(found) > 1:
+        file = PurePosixPath(stimulus).name
+        numbers = [by_path[stimulus]] if stimulus in by_path else by_file.get(file, [-1])
+        if len(numbers) > 1:
             raise UserError(
-                f"{folder} has {len(found)} images called {PurePosixPath(stimulus).name}, and the recordings do not "
-                f"tell which was seen ({stimulus}); name them as stim_file does, relative to the folder"
+                f"{folder} has {len(numbers)} images called {file}, and the recordings do not tell which was seen "
+                f"({stimulus}); name them as stim_file does, relative to the folder"
             )
-        return found[0] if found else -1
+        return numbers[0]
 
-    return number
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """Global example indices → rows of a batch."""
-
-    trials: Trials
-    moments: np.ndarray  # [V, N, h, w, 2Z]
-    embedding: np.ndarray  # [N, P]
-    training: bool
-
-    @functools.cached_property
-    def order(self) -> Any:
-        """Global example index → trial; see `mixture.order`."""
-        config, seed = self.trials.windows.config, self.trials.windows.seed
-        if not self.training:
-            return mixture.order([len(self.trials)], (), seed=0, shuffle=False, repeat=False)
-        seed = seed if config.shuffle_seed is None else config.shuffle_seed
-        return mixture.order([len(self.trials)], (), seed=seed, shuffle=config.shuffle, repeat=True)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "order"}
-
-    def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """The examples `index` (uint64) as arrays with a leading axis; beyond the end, the last one with weight 0."""
-        last = len(self.order) - 1
-        trial = np.array([self.order[min(int(i), last)] for i in index])
-        image = self.trials.image[trial]
-        rows = self.trials.windows.of(self.trials.record[trial], index)
-        rows["mean"], rows["log_variance"] = np.split(self.moments[0, image], 2, axis=-1)
-        rows |= {"embedding": self.embedding[image], "image": image.astype(np.int32)}
-        return rows | index_and_weight(index, len(self.order))
+    return np.array([number(stimulus) for stimulus in stimuli])
 
 
-class TrialStream(IndexedStream):
-    """A `training.task.Stream`: what a `WindowStream` has, and of the image seen `mean`, `log_variance` (h, w, Z),
+class TrialExamples(Examples):
+    """Trials as a `training.task.Stream`: the windows, and of the image that was seen `mean`, `log_variance` (h, w, Z),
     `embedding` (P) and its number `image`.
     """
 
-    def __init__(self, examples: _Examples, workers: int, prefetch: int):
-        self.examples, self.workers, self.prefetch = examples, workers, prefetch
+    def __init__(
+        self,
+        trials: ImageTrials,
+        moments: Float[np.ndarray, "1 N h w 2Z"],
+        embedding: Float[np.ndarray, "N P"],
+        *,
+        training: bool,
+        prefetch: int,
+    ):
+        config = trials.windows.config
+        super().__init__(
+            [len(trials)],
+            seed=trials.windows.seed,
+            endless=training,
+            shuffle=training and config.shuffle,
+            shuffle_seed=config.shuffle_seed,
+        )
+        self.trials, self.moments, self.embedding = trials, moments, embedding
+        self.images, self.workers, self.prefetch = trials.images, config.workers, prefetch
 
-    def __len__(self) -> int:
-        """Trials in one pass over the split."""
-        return len(self.examples.trials)
-
-    @property
-    def images(self) -> Sequence[Captioned]:
-        return self.examples.trials.images
-
-    def element(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and type of one example, by name; without the batch axis."""
-        first = self.examples.rows(np.zeros(1, np.uint64))
-        return {name: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype) for name, rows in first.items()}
+    def read(self, keys: np.ndarray, index: np.ndarray) -> Rows:
+        """Return the trials `keys` as the examples `index`."""
+        image = self.trials.image[keys]
+        mean, log_variance = np.split(self.moments[0, image], 2, axis=-1)
+        seen = {"mean": mean, "log_variance": log_variance, "embedding": self.embedding[image]}
+        return self.trials.read(keys, index) | seen | {"image": image.astype(np.int32)}
 
 
-def pretrained_on(found: Trials, paths: Sequence[str]) -> int:
-    """How many of these trials an encoder saw, without their images, that was pretrained on `paths`: those that lie
-    in the prepared split "train" of one of them, or whose recording has windows there. Recordings that were given
-    other pseudonyms there (`prepare --salt`) pass for others.
+def pretrained_on(trials: ImageTrials, paths: Sequence[str]) -> int:
+    """Count the trials whose signal an encoder that was pretrained on `paths` saw, without their images.
+
+    They lie in the prepared split "train" of one of the folders, or their recording has windows there. Recordings with
+    other pseudonyms there (`prepare --salt`) count as other recordings.
     """
-    first, seen = 0, np.zeros(int(found.windows.ends[-1]), bool)
+    windows, first = trials.windows, 0
+    seen = np.zeros(int(windows.ends[-1]), bool)
     elsewhere = set(paths)
-    for path, end in zip(found.windows.config.path, found.windows.ends, strict=True):
+    for path, end in zip(windows.config.path, windows.ends, strict=True):
         if os.path.abspath(path) in paths:
             elsewhere.discard(os.path.abspath(path))
             at = first
@@ -257,27 +249,26 @@ def pretrained_on(found: Trials, paths: Sequence[str]) -> int:
     recordings: set[str] = set()
     for path in sorted(elsewhere):
         if not records.is_dataset(path):
-            log.warning("%s is not there any more: what an encoder saw in it is not counted", path)
+            log.warning("%s does not exist any more: trials that an encoder saw in it are not counted", path)
         elif len(records.open_split(path, "train")):
-            config = replace(found.windows.config, path=(path,), weights=())
-            windows = pipeline.Examples(config, "train", seed=0, training=False)
-            recordings |= {one["recording"] for one in windows.told()}
-    return int((seen[found.record] | np.isin(found.recording, sorted(recordings))).sum())
+            config = replace(windows.config, path=(path,), weights=())
+            metadata = WindowExamples(config, "train", seed=0, training=False).metadata()
+            recordings |= {one["recording"] for one in metadata}
+    return int((seen[trials.record] | np.isin(trials.recording, sorted(recordings))).sum())
 
 
-def open_stream(data: DataConfig, target: TargetConfig, split: str, folders: Folders, *, seed: int) -> TrialStream:
-    """The trials of split "train" (endless, shuffled) or another (each once); banks are made where they are missing.
+def open_stream(data: DataConfig, target: TargetConfig, split: str, folders: Folders, *, seed: int) -> TrialExamples:
+    """Open the trials of split "train" (endless, shuffled) or another (each once); missing banks are made.
 
-    `folders`: of the part vae. Raises UserError as `trials`, for a damaged image, and for a vision model that is not
-    there.
+    `folders`: of the part vae. Raises UserError as `trials`, for a damaged image, and for a missing vision model.
     """
     if data.fraction < 1:
-        raise UserError(f"data.fraction is {data.fraction}, but stage B reads all trials of its split: leave it at 1")
+        raise UserError(f"data.fraction is {data.fraction}, but stage B reads all trials of its split; leave it at 1")
     training = split == "train"
-    found = trials(data, target, split, seed=seed, training=training)
+    chosen = trials(data, target, split, seed=seed, training=training)
     mesh = meshes.make(MeshConfig())
-    moments = features.moments(target.bank_root, target, found.images, folders, mesh, target.encode_batch)
-    embedding = np.zeros((len(found.images), 1), np.float32)  # where nothing is aligned with
+    moments = features.moments(target.bank_root, target, chosen.images, folders, mesh, target.encode_batch)
+    embedding = np.zeros((len(chosen.images), 1), np.float32)  # without alignment
     if target.embedding.path:
-        embedding = features.embeddings(target.bank_root, target.embedding, found.images, mesh, target.encode_batch)
-    return TrialStream(_Examples(found, moments, embedding, training), data.workers, target.prefetch)
+        embedding = features.embeddings(target.bank_root, target.embedding, chosen.images, mesh, target.encode_batch)
+    return TrialExamples(chosen, moments, embedding, training=training, prefetch=target.prefetch)

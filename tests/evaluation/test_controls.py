@@ -10,7 +10,7 @@ from dreamjax.evaluation import controls
 from dreamjax.evaluation.controls import Asked, Material
 from dreamjax.metrics import bootstrap
 from dreamjax.signals.datasets import records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.preparation import prepare, windows
 from dreamjax.signals.simulation import simulate
 from dreamjax.targets import trials

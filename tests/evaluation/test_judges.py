@@ -155,7 +155,7 @@ def test_folders_of_transformers(shown, mesh, tmp_path):
     classifier = judges.open_classifier(paths[2], mesh)
     np.testing.assert_allclose(classifier.probabilities(shown).sum(1), 1, rtol=1e-5)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"is a run, and its export is wanted: dreamjax export .* --to diffusers"):
+    with pytest.raises(UserError, match=r"is a run; export it first: dreamjax export .* --to diffusers"):
         judges.open_classifier(str(tmp_path / "run"), mesh)
     with pytest.raises(UserError, match="is no classifier"):
         judges.open_classifier(paths[0], mesh)

@@ -5,7 +5,7 @@ import pytest
 
 from dreamjax.evaluation import reconstruction, reconstruction_scores, window_set
 from dreamjax.evaluation.scoring_masks import MASKS
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.preparation.prepare import Options, prepare
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from dreamjax import config as configs
 from dreamjax.export import torch_export
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining as system
 from dreamjax.training import checkpoints
 

@@ -15,7 +15,7 @@ from dreamjax.errors import UserError
 from dreamjax.export import diffusers_export, dreamdiffusion_export, torch_export
 from dreamjax.generation import batches
 from dreamjax.generation.from_trials import Dreamer
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening, registry
 from dreamjax.systems.dreamdiffusion import (
     AlignedLossConfig,

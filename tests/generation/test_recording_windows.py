@@ -7,7 +7,7 @@ import pytest
 from dreamjax.errors import UserError
 from dreamjax.generation import recording_windows
 from dreamjax.runs import provenance
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.preparation import prepare, windows
 from dreamjax.signals.simulation import simulate
 

@@ -9,7 +9,7 @@ import pytest
 from edf_files import tal, write_edf
 from recorded import noise
 
-from dreamjax.signals.datasets import examples, records
+from dreamjax.signals.datasets import records, tf_example
 
 SECRETS = (
     "Mustermann", "Hannelore", "MCH-0234567", "02-MAI-1951", "1951-05-02", "_1951", "17-MAR-2003", "2003-03-17",
@@ -32,7 +32,7 @@ def everything_written(folder: Path) -> dict[str, bytes]:
 def _texts(record: bytes) -> bytes:
     """Everything in a record but the numbers: digits may turn up in compressed samples by chance."""
     kept = {}
-    for name, feature in examples.parse(record).items():
+    for name, feature in tf_example.parse(record).items():
         if name not in ("signal/value", "step", "offset", "xyz", "valid", "channel_ok", "sfreq", "start", "scale"):
             kept[name] = [bytes(v) for v in feature.bytes_list.value]
     return repr(kept).encode()

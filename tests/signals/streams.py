@@ -34,8 +34,8 @@ def config_of(corpora, *names, **changes) -> pipeline.DataConfig:
     return pipeline.DataConfig(**{"path": tuple(corpora[n] for n in names), "samples": CROP, **changes})
 
 
-def stream_of(corpora, *names, split="train", training=True, seed=3, **changes) -> pipeline.WindowStream:
-    return pipeline.open_stream(config_of(corpora, *names, **changes), split, seed=seed, training=training)
+def stream_of(corpora, *names, split="train", training=True, seed=3, also=(), **changes) -> pipeline.WindowExamples:
+    return pipeline.open_stream(config_of(corpora, *names, **changes), split, seed=seed, training=training, also=also)
 
 
 def take(stream, n, **how) -> list[dict[str, np.ndarray]]:

@@ -16,7 +16,7 @@ from eeg_imagenet_files import CHANNELS, CLASSES, IMAGES, PEOPLE, RAW, STD, made
 from dreamjax.cli import main
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import pipeline, records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.preparation.prepare_trials import Options, Settings, identity, prepare_trials
 from dreamjax.signals.recordings.corpora import eeg_imagenet
 from dreamjax.signals.recordings.corpora.eeg_imagenet_splits import Wanted
@@ -201,7 +201,7 @@ def test_the_published_reading_is_samples_20_to_460_stretched(published, theirs,
         path=(str(out),), montage="own", mapping="tile", tile_channels=CHANNELS, samples=512, stretch=True,
         scaling="divide", divide=1.0, clip=0.0,
     )  # fmt: skip
-    rows = pipeline.Examples(data, "test", seed=0, training=False).rows(np.arange(2, dtype=np.uint64))
+    rows = pipeline.WindowExamples(data, "test", seed=0, training=False).rows(np.arange(2, dtype=np.uint64))
     for k, trial in enumerate(splits_of(out)["test"][:2]):
         eeg = theirs["dataset"][trial]["eeg"][None, :, 20:460]
         wanted = torch.nn.functional.interpolate(eeg, size=512, mode="linear", align_corners=True)[0].numpy()

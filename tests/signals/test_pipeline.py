@@ -24,7 +24,7 @@ def corpora(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def reference_stream(corpora):
     """Examples 0 … 95 read plainly: no read-ahead, one after the other."""
-    examples = stream_of(corpora, "a", "b", mask_channels=0.2, **EVERYTHING).examples
+    examples = stream_of(corpora, "a", "b", mask_channels=0.2, **EVERYTHING)
     rows = [examples.rows(np.array([i], np.uint64)) for i in range(96)]
     return joined(rows)
 
@@ -68,11 +68,11 @@ def test_a_training_epoch_is_every_window_once_and_the_next_is_shuffled_anew(cor
     stream = stream_of(corpora, "a", "b")
     n = len(stream)
     assert n == 3 * 7 + 2 * 3
-    order = [stream.examples.order[i] for i in range(3 * n)]
+    order = [stream.order[i] for i in range(3 * n)]
     epochs = [order[:n], order[n : 2 * n], order[2 * n :]]
     assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    other = stream_of(corpora, "a", "b", seed=4).examples.order
+    other = stream_of(corpora, "a", "b", seed=4).order
     assert [other[i] for i in range(n)] not in epochs
 
 
@@ -82,7 +82,7 @@ def test_a_share_of_the_windows_is_the_same_for_every_seed_and_lies_in_larger_sh
     def read(fraction, count, seed=3):
         stream = stream_of(corpora, "a", "b", fraction=fraction, seed=seed, samples=TIME)
         assert len(stream) == count
-        rows = stream.examples.rows(np.arange(2 * count, dtype=np.uint64))["signal"]  # two training epochs
+        rows = stream.rows(np.arange(2 * count, dtype=np.uint64))["signal"]  # two training epochs
         return {row.tobytes() for row in rows}
 
     found = {}
@@ -98,7 +98,7 @@ def test_large_corpora_are_shuffled_whole_too(monkeypatch):
     """Grain's constant-memory shuffle, used from 2^16 records on: each once an epoch, in another order each epoch."""
     monkeypatch.setattr(mixture, "SMALL", 0)
     n = 20_000
-    order = mixture.order([n - 1000, 1000], (), seed=0, shuffle=True, repeat=True)
+    order = mixture.order([n - 1000, 1000], (), seed=0, shuffle=True)
     epochs = [np.array([order[e * n + i] for i in range(n)]) for e in range(2)]
     for epoch in epochs:
         assert (np.bincount(epoch, minlength=n) == 1).all()
@@ -109,7 +109,7 @@ def test_large_corpora_are_shuffled_whole_too(monkeypatch):
 def test_a_mixture_keeps_its_weights(corpora):
     """3 : 1, although the corpora have 21 and 6 windows; exact over every four."""
     stream = stream_of(corpora, "a", "b", weights=(3.0, 1.0))
-    corpus = ["ab"[stream.examples.order[i] >= 21] for i in range(400)]
+    corpus = ["ab"[stream.order[i] >= 21] for i in range(400)]
     assert Counter(corpus) == {"a": 300, "b": 100}
 
 
@@ -135,7 +135,7 @@ def test_label_ids_are_places_in_the_sorted_union_of_all_corpora(corpora):
     got = joined(take(both, 9, batch_size=9))
     assert got["label"][:7].tolist() == [0, 1, 0, 1, 0, 1, 0]
     assert got["label"][21:27].tolist() == [1, 2, 1, 1, 2, 1]
-    unlabelled = both.examples._label_ids.get(b"", -1)
+    unlabelled = both._label_ids.get(b"", -1)
     assert unlabelled == -1
 
 
@@ -165,9 +165,9 @@ def test_mistakes_are_one_sentence(corpora):
         pipeline.open_stream(pipeline.DataConfig(), "train", seed=0, training=True)
     with pytest.raises(UserError, match="a batch of 6 does not divide among 4 processes"):
         stream_of(corpora, "a").batches(batch_size=6, processes=4)
-    with pytest.raises(ValueError, match=r"data\.fraction is 0, but it is a share above 0"):
+    with pytest.raises(ValueError, match=r"data\.fraction is 0, but it must be a share above 0"):
         config_of(corpora, "a", fraction=0)
-    with pytest.raises(ValueError, match=r"data\.shift reads on into windows that data\.fraction leaves out"):
+    with pytest.raises(ValueError, match=r"data\.shift reads into windows that data\.fraction leaves out"):
         config_of(corpora, "a", fraction=0.5, shift=True)
     with pytest.raises(ValueError, match=r"data\.weights has 1 entries for 2 paths"):
         config_of(corpora, "a", "b", weights=(1.0,))
@@ -179,7 +179,7 @@ def test_an_interrupted_reader_leaves_no_noise_and_no_shared_memory(corpora, tmp
     program.write_text(
         f"""
 import jax
-from dreamjax.signals import pipeline
+from dreamjax.signals.datasets import pipeline
 
 if __name__ == "__main__":
     config = pipeline.DataConfig(path=({corpora["a"]!r},), samples={CROP})
@@ -217,5 +217,5 @@ def test_windows_without_a_place_count_as_padding_and_the_others_go_on(tmp_path)
     np.testing.assert_array_equal(rows["valid"].any(axis=1), [False] * 3 + [True] * 3)
     np.testing.assert_array_equal(rows["channel_ok"].any(axis=1), [False] * 3 + [True] * 3)
     assert np.isfinite(rows["signal"]).all()
-    with pytest.raises(UserError, match="none of the 3 windows looked at in split train has a usable channel"):
+    with pytest.raises(UserError, match="none of the 3 windows that were read in split train has a usable channel"):
         pipeline.open_stream(pipeline.DataConfig(path=(str(tmp_path / "device"),)), "train", seed=0, training=True)

@@ -30,7 +30,7 @@ def test_crops_lie_anywhere_and_each_offset_is_equally_likely(corpora):
     (batch,) = take(stream, 1, batch_size=8)
     windows = list(records.read_windows(corpora["a"], "train"))
     for i, row in enumerate(batch["signal"]):
-        whole = windows[stream.examples.order[i]].signal
+        whole = windows[stream.order[i]].signal
         np.testing.assert_allclose(row, whole[:, drawn[i] : drawn[i] + CROP], atol=1e-4)
 
 
@@ -167,7 +167,7 @@ def test_shifted_crops_read_on_into_the_next_window_of_the_same_recording(corpor
     }
     offsets = set()
     for i, row in enumerate(got["signal"]):
-        window = windows[stream.examples.order[i]]
+        window = windows[stream.order[i]]
         first = round(window.start * window.sfreq)
         last = first + TIME == whole[window.recording].shape[1]
         starts = TIME - samples + 1 if last else TIME

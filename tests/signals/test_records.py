@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dreamjax.errors import UserError
-from dreamjax.signals.datasets import examples, records
+from dreamjax.signals.datasets import records, tf_example
+from dreamjax.signals.datasets.shards import ShardWriter
 from tests import support
 
 
@@ -98,7 +99,7 @@ def test_tfds_serialises_the_same_example():
     ours = records.encode(one_window(flags=("clipped", "line noise"), stimulus="a.jpg"))
     features = records.tfds_features()
     theirs = features.serialize_example(dict(features.deserialize_example_np(ours)))
-    a, b = examples.parse(ours), examples.parse(theirs)
+    a, b = tf_example.parse(ours), tf_example.parse(theirs)
     assert set(a) == set(b)
     for name in a:
         assert a[name] == b[name], name
@@ -110,7 +111,7 @@ def test_shards_open_with_tfds_and_with_grain_without_tensorflow(dataset):
 import sys
 import grain, numpy as np, tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from dreamjax.signals import records
+from dreamjax.signals.datasets import records
 folder = {dataset!r}
 source = tfds.builder_from_directory(folder).as_data_source("train")
 window = records.read_windows(folder, "train")[7]
@@ -140,9 +141,9 @@ def test_windows_are_read_at_random_and_in_order(dataset):
 
 def test_parts_written_apart_merge_into_numbered_shards_that_hold_them_in_order(tmp_path):
     for subject in range(3):
-        with records.ShardWriter(tmp_path / f"part-{subject}") as writer:
+        with ShardWriter(tmp_path / f"part-{subject}") as writer:
             for window in support.make_windows(subject, windows=4):
-                writer.write(window)
+                writer.write(records.encode(window))
         assert writer.shard.records == 4
     parts = [tmp_path / f"part-{s}" for s in range(3)]
     merged = records.merge(parts, tmp_path / "set", "eeg", "train", shard_bytes=100_000)
@@ -295,7 +296,8 @@ def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(tmp_path):
     program = f"""
 import resource
 from dreamjax.errors import UserError
-from dreamjax.signals import records
+from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets.shards import ShardWriter
 from tests import support
 resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 try:

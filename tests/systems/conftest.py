@@ -9,7 +9,7 @@ import transformers
 from PIL import Image
 
 from dreamjax.signals.datasets import records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining, opening
 from dreamjax.systems.dreamdiffusion import (
     AlignedLossConfig,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dreamjax.errors import UserError
 from dreamjax.generation.from_trials import Request
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening
 from dreamjax.systems.dreamdiffusion import AlignedLossConfig, DreamDiffusion, EncoderConfig
 from dreamjax.systems.dreamdiffusion_presets import PRESETS
@@ -92,17 +92,10 @@ def test_what_cannot_be_trials_is_one_sentence(config, tmp_path):
 
 def test_two_images_of_one_file_name_are_never_mistaken_for_each_other():
     """A stimulus is told by its path; its file's name alone is enough where only one image has it."""
-    number = trials._numbers(["a/x.png", "b/x.png", "b/y.png"], "stimuli")
-    assert [number(name) for name in ("b/x.png", "a/x.png", "y.png", "shown/y.png", "z.png", "")] == [
-        1,
-        0,
-        2,
-        2,
-        -1,
-        -1,
-    ]
+    names, stimuli = ["a/x.png", "b/x.png", "b/y.png"], ["b/x.png", "a/x.png", "y.png", "shown/y.png", "z.png", ""]
+    assert trials.image_numbers(stimuli, names, "stimuli").tolist() == [1, 0, 2, 2, -1, -1]
     with pytest.raises(UserError, match=r"has 2 images called x\.png"):
-        number("x.png")
+        trials.image_numbers(["x.png"], names, "stimuli")
 
 
 def test_settings_that_do_not_fit_are_one_sentence(config, sd):

@@ -204,7 +204,7 @@ def test_a_image_depends_on_its_trial_and_not_on_the_others(trained):
     dreamer = Dreamer.open(opening.open_run(trained[1]))
     found = dreamer.trials("test")
     index = np.arange(4, dtype=np.uint64)
-    rows = found.windows.of(found.record[:4], index)
+    rows = found.windows.read(found.record[:4], index)
     together = dreamer.read(rows)
     assert set(together) == {"context", "time_offset", "embedding"}
     alone = dreamer.read({name: array[2:3] for name, array in rows.items()})

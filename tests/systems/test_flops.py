@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import autoencoder, clip, registry
 from dreamjax.systems.dreamdiffusion import ConditionedModelConfig, DreamDiffusionConfig, EncoderConfig
 from dreamjax.systems.masked_pretraining import MaskedModelConfig

@@ -15,7 +15,7 @@ from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction_loss import ReconstructionConfig
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining as system
 from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training.optimiser import OptimConfig

@@ -18,7 +18,7 @@ from dreamjax.evaluation import reconstruction
 from dreamjax.export import training_data
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets import records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining, opening
 from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training import checkpoints

@@ -158,7 +158,7 @@ def test_a_bank_holds_what_the_frozen_networks_make_of_each_image(folder, images
     rows = next(iter(stream.batches(start=0, batch_size=8)))
     pipe = pipelines.theirs(folder)
     names = [entry.name for entry in sorted(images.glob("*.png"))]
-    name = names[stream.examples.own[0]]
+    name = names[stream.keys[0]]
     square = Image.open(images / name).resize((16, 16), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(square).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_a_bank_holds_what_the_frozen_networks_make_of_each_image(folder, images
 def test_mirrored_images_and_empty_captions_come_as_often_as_asked(folder, images, bank):
     stream = TextToImage(config(folder, images, bank)).data("train").stream
     rows = next(iter(stream.batches(start=0, batch_size=512)))
-    found = stream.examples
+    found = stream
     empty = (rows["context"] == found.text[0]).all((1, 2))
     mirrored = [(row == found.moments[1, ..., :4]).all((1, 2, 3)).any() for row in rows["mean"]]
     assert abs(empty.mean() - 0.3) < 0.06

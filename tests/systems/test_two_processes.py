@@ -9,7 +9,7 @@ import pytest
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import processes, variables
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training import metrics, program
 from dreamjax.training.train_config import TrainConfig

@@ -187,14 +187,14 @@ def test_flips_belong_to_the_example_and_not_to_training_only_once(folder):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{not json", "metadata.jsonl, line 2: this is no JSON"),
-        ("[1]", "line 2: this is a JSON list"),
+        ("{not json", "metadata.jsonl, line 2: not JSON"),
+        ("[1]", "line 2: a JSON list"),
         ('{"text": "a"}', "line 2 has no file_name"),
         ('{"file_name": "00.png"}', "line 2 has no caption"),
         ('{"file_name": "00.png", "text": 3}', "line 2 has no caption"),
-        ('{"file_name": "../00.png", "text": "a"}', "stays within the folder"),
-        ('{"file_name": "/etc/a.png", "text": "a"}', "stays within the folder"),
-        ('{"file_name": "gone.png", "text": "a"}', "names images that are not there: gone.png"),
+        ('{"file_name": "../00.png", "text": "a"}', "must stay within the folder"),
+        ('{"file_name": "/etc/a.png", "text": "a"}', "must stay within the folder"),
+        ('{"file_name": "gone.png", "text": "a"}', "names images that do not exist: gone.png"),
     ],
 )
 def test_a_line_that_is_wrong_is_named(folder, line, says):
@@ -233,7 +233,7 @@ def test_a_damaged_image_is_named_at_once_or_when_it_is_read(folder, damage):
         (folder / f"{i:02d}.png").write_bytes(
             {"cut": whole[: len(whole) // 2], "text": b"<html>", "empty": b""}[damage]
         )
-    with pytest.raises(UserError, match=r"\d\d.png: this is no image, or a damaged one"):
+    with pytest.raises(UserError, match=r"\d\d.png: not an image, or a damaged one"):
         stream(folder)
-    with pytest.raises(UserError, match=r"\d\d.png: this is no image, or a damaged one"):
+    with pytest.raises(UserError, match=r"\d\d.png: not an image, or a damaged one"):
         take(stream(folder, memory_mib=0), 1)

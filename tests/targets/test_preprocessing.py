@@ -79,7 +79,7 @@ def test_mistakes_are_one_sentence():
         preprocessing.from_json({"resample": 9}, "p.json")
     with pytest.raises(UserError, match=r"p.json: size has a longest_edge, which is not supported"):
         preprocessing.from_json({"size": {"shortest_edge": 10, "longest_edge": 20}}, "p.json")
-    with pytest.raises(UserError, match=r"p.json: image_std is 0, but it takes a number for each of three colours"):
+    with pytest.raises(UserError, match=r"p.json: image_std is 0, but it must be a number for each of three colours"):
         preprocessing.from_json({"image_std": 0}, "p.json")
     with pytest.raises(UserError, match=r"uint8 array of height x width x 3, not a float32 one of shape \(8, 8, 3\)"):
         preprocessing.Preprocessing()([np.zeros((8, 8, 3), np.float32)])

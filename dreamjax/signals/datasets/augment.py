@@ -1,49 +1,56 @@
 """From stored records to the rows of a batch: crop, hide, reference, map, scale. NumPy on the host, many rows at once.
 
-Rows that share channels, length and reference are worked on together; every random choice is keyed by the global
-example index (see `keyed`), so a row does not depend on which others are beside it.
+Rows that share channels, length and reference are processed together. Every random choice is keyed by the global
+example index (see `rng`), so a row does not depend on the other rows of its batch.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, UInt64
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import mapping, rng, signal_scaling
-from dreamjax.signals.datasets.record_view import Stored
-
-if TYPE_CHECKING:
-    from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.datasets.record_view import StoredWindow
 
 
 @dataclass(frozen=True)
-class Target:
-    """The channels that the model sees: names, and directions from the head's centre. Empty names: `tile`."""
+class TargetChannels:
+    """The channels that the model reads: names, and directions from the head's centre. Empty names: `tile`."""
 
     names: tuple[str, ...]
-    directions: np.ndarray
+    directions: Float[np.ndarray, "channels 3"]  # NaN where unknown
 
 
 def assemble(
-    config: "DataConfig", target: Target, stored: Sequence[Stored], index: np.ndarray, *, seed: int, training: bool
+    config: DataConfig,
+    target: TargetChannels,
+    stored: Sequence[StoredWindow],
+    index: UInt64[np.ndarray, "batch"],
+    *,
+    seed: int,
+    training: bool,
+    sources: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Rows of a batch from its records. `index`: global example index of each, uint64."""
+    """Return the rows of a batch from its records, whose global example indices are `index`.
+
+    With `sources`, `source` is there too: the channel of the record that each of the model's is, or -1 (interpolated).
+    """
     groups: dict[tuple, list[int]] = {}
     for row, record in enumerate(stored):
         names = _names(record.names)
-        xyz = (
-            record.xyz if mapping.positions_matter(names) else b""
-        )  # else every digitised head were a group of its own
+        xyz = record.xyz if mapping.positions_matter(names) else b""  # else each digitised head would be its own group
         key = (names, xyz, record.channel_ok, record.counts.shape[1], record.average)
         groups.setdefault(key, []).append(row)
-    if len(groups) == 1:
-        return _group(config, target, stored, index, seed, training)
     out: dict[str, np.ndarray] = {}
     for rows in groups.values():
-        for name, values in _group(config, target, [stored[r] for r in rows], index[rows], seed, training).items():
+        group = _group(config, target, [stored[r] for r in rows], index[rows], seed, training, sources)
+        if len(groups) == 1:
+            return group
+        for name, values in group.items():
             out.setdefault(name, np.empty((len(stored), *values.shape[1:]), values.dtype))[rows] = values
     return out
 
@@ -54,9 +61,15 @@ def _names(stored: tuple[bytes, ...]) -> tuple[str, ...]:
 
 
 def _group(
-    config: "DataConfig", target: Target, stored: Sequence[Stored], index: np.ndarray, seed: int, training: bool
+    config: DataConfig,
+    target: TargetChannels,
+    stored: Sequence[StoredWindow],
+    index: UInt64[np.ndarray, "batch"],
+    seed: int,
+    training: bool,
+    sources: bool,
 ) -> dict[str, np.ndarray]:
-    """Rows that share channels, length and reference."""
+    """Return rows that share channels, length and reference."""
     names = _names(stored[0].names)
     xyz = np.frombuffer(stored[0].xyz, np.float32).reshape(-1, 3)
     ok = np.frombuffer(stored[0].channel_ok, bool)
@@ -83,7 +96,7 @@ def _group(
 
     shape = out["signal"].shape[:2]
     gain, offset = np.repeat(recording_gain[:, None], shape[1], axis=1), np.zeros(shape, np.float32)
-    if config.scaling == "zscore":  # of what is visible: the statistics of a hidden channel would tell of it
+    if config.scaling == "zscore":  # of the visible channels only: statistics of a hidden channel would reveal it
         gain, offset = signal_scaling.window_statistics(out["signal"], valid)
     for name in ("signal", "target"):
         if name in out and config.scaling == "zscore":
@@ -92,9 +105,13 @@ def _group(
         if name in out and config.clip:
             np.clip(out[name], -config.clip, config.clip, out=out[name])
     out |= {"gain": gain, "offset": offset, "channel_ok": real.astype(np.float32)}
+    if sources:
+        channels = np.broadcast_to(np.arange(len(names)), usable.shape)
+        tiled = config.mapping == "tile"
+        out["source"] = tile(channels, config.tile_channels, block) if tiled else np.tile(chart.same, (len(stored), 1))
     if training:
         _augment(config, out, valid, index, seed)
-    valid &= np.any(out["signal"], axis=(1, 2), keepdims=True)[:, :, 0]  # no electrode could be placed: as padding
+    valid &= np.any(out["signal"], axis=(1, 2), keepdims=True)[:, :, 0]  # no electrode has a position: as padding
     if not valid.all():
         for name in ("signal", "target"):
             if name in out:
@@ -104,16 +121,16 @@ def _group(
 
 
 def _crop(
-    config: "DataConfig", stored: Sequence[Stored], factor: np.ndarray, index: np.ndarray, seed: int, training: bool
+    config: DataConfig, stored: Sequence[StoredWindow], factor: np.ndarray, index: np.ndarray, seed: int, training: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(µV · factor, valid) of `samples`: longer windows cropped (in training anywhere), shorter ones padded."""
+    """Return (µV · factor, valid) of `samples`: longer windows cropped (in training anywhere), shorter ones padded."""
     channels, time = stored[0].counts.shape
     length = min(time, config.samples)
     draw = rng.uniform(seed, "crop", index, 1)[:, 0] if training else np.full(len(stored), 0.5)
     signal = np.empty((len(stored), channels, length), np.float32)
     valid = np.empty((len(stored), length), bool)
     for i, record in enumerate(stored):
-        starts = record.lag or time - length + 1  # how many; with a following window, up to that one's own first
+        starts = record.lag or time - length + 1  # how many; with a following window, up to its first sample
         start = int(draw[i] * starts) if training else (time - length) // 2
         here = min(length, time - start)
         _copy(record, start, factor[i], signal[i, :, :here])
@@ -130,21 +147,26 @@ def _crop(
     return signal, valid
 
 
-def _copy(record: Stored, start: int, factor: np.float32, out: np.ndarray) -> None:
-    """µV · factor. Cast first, then in place while the row is in the cache: faster than int16 · float32 in one go."""
+def _copy(record: StoredWindow, start: int, factor: np.float32, out: np.ndarray) -> None:
+    """Write µV · factor. Cast first, then in place while the row is cached: faster than int16 · float32 at once."""
     out[...] = record.counts[:, start : start + out.shape[1]]
     out *= (record.step * factor)[:, None]
     out += (record.offset * factor)[:, None]
 
 
 def hide_channels(
-    signal: np.ndarray, ok: np.ndarray, average: bool, share: float, index: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose real channels to hide, and take the reference from the others: (signal, hidden bool[batch, channels]).
+    signal: Float[np.ndarray, "batch channels time"],
+    ok: Bool[np.ndarray, "channels"],
+    average: bool,
+    share: float,
+    index: UInt64[np.ndarray, "batch"],
+    seed: int,
+) -> tuple[Float[np.ndarray, "batch channels time"], Bool[np.ndarray, "batch channels"]]:
+    """Choose real channels to hide, and reference to the others: (signal, hidden).
 
-    An average reference holds every channel: x_hidden = -Σ x_visible gives one hidden channel away exactly. So where
-    the recording has one, all channels are referenced anew to the mean of the visible ones: the visible channels then
-    hold nothing of the hidden, and input and target agree about what zero is. At least one channel stays visible.
+    An average reference contains every channel: x_hidden = -Σ x_visible reveals one hidden channel exactly. Recordings
+    that have one are therefore referenced again to the mean of the visible channels: these then contain nothing of the
+    hidden ones, and input and target have the same zero. At least one channel stays visible.
     """
     usable = np.flatnonzero(ok)
     count = min(max(round(share * len(usable)), 1), len(usable) - 1)
@@ -154,14 +176,14 @@ def hide_channels(
     drawn = np.argsort(rng.uniform(seed, "hidden channels", index, len(usable)), axis=1, kind="stable")[:, :count]
     np.put_along_axis(hidden, usable[drawn], True, axis=1)
     if average:
-        seen = (ok[None] & ~hidden).astype(np.float32)
-        seen /= seen.sum(axis=1, keepdims=True)
-        signal = signal - np.matmul(seen[:, None, :], signal)
+        visible = (ok[None] & ~hidden).astype(np.float32)
+        visible /= visible.sum(axis=1, keepdims=True)
+        signal = signal - np.matmul(visible[:, None, :], signal)
     return signal, hidden
 
 
-def _block(config: "DataConfig", channels: int, index: np.ndarray, seed: int, training: bool) -> np.ndarray:
-    """Where the block of `tile_channels` channels starts in each row; 0 where the recording does not have more."""
+def _block(config: DataConfig, channels: int, index: np.ndarray, seed: int, training: bool) -> np.ndarray:
+    """Return where the block of `tile_channels` channels starts in each row; 0 if the recording does not have more."""
     room = max(channels - config.tile_channels, 0)
     if config.mapping != "tile" or not room:
         return np.zeros(len(index), int)
@@ -170,7 +192,7 @@ def _block(config: "DataConfig", channels: int, index: np.ndarray, seed: int, tr
     return (rng.uniform(seed, "channel block", index, 1)[:, 0] * (room + 1)).astype(int)
 
 
-def tile(signal: np.ndarray, wanted: int, block: np.ndarray) -> np.ndarray:
+def tile(signal: np.ndarray, wanted: int, block: Int[np.ndarray, "batch"]) -> np.ndarray:
     """Repeat the channels to `wanted`, or cut each row's block of them (see `mapping.tile_rows`)."""
     if signal.shape[1] <= wanted:
         return np.take(signal, mapping.tile_rows(signal.shape[1], wanted), axis=1)
@@ -178,7 +200,7 @@ def tile(signal: np.ndarray, wanted: int, block: np.ndarray) -> np.ndarray:
 
 
 def interpolate(signal: np.ndarray, chart: mapping.ChannelMap, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(signal of the template's channels, which of them are real electrodes), given the usable channels of each row."""
+    """Return (signal of the template's channels, which of them are electrodes), given each row's usable channels."""
     if (usable == usable[0]).all():
         matrix, real = mapping.matrix_of(chart, usable[0].tobytes())
         real = np.repeat(real[None], len(signal), 0)
@@ -190,18 +212,18 @@ def interpolate(signal: np.ndarray, chart: mapping.ChannelMap, usable: np.ndarra
 
 
 def _hidden_in_target(
-    config: "DataConfig", target: Target, names: tuple[str, ...], hidden: np.ndarray, block: np.ndarray
+    config: DataConfig, target: TargetChannels, names: tuple[str, ...], hidden: np.ndarray, block: np.ndarray
 ) -> np.ndarray:
-    """Which target channels stand for a hidden electrode; bool[batch, target channels]."""
+    """Return which target channels stand for a hidden electrode."""
     if config.mapping == "tile":
         return tile(hidden, config.tile_channels, block)
     return np.stack([hidden[:, names.index(n)] if n in names else np.zeros(len(hidden), bool) for n in target.names], 1)
 
 
-def _augment(config: "DataConfig", out: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray, seed: int) -> None:
-    """Amplitude, polarity, direction of time and lost channels, where the config asks for them; in place.
+def _augment(config: DataConfig, out: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray, seed: int) -> None:
+    """Change amplitude, polarity and direction of time, and drop channels, in place, as the config asks.
 
-    What changes the amplitude changes `gain` with it, so that µV = signal · gain + offset stays true.
+    `gain` changes with the amplitude, so that µV = signal · gain + offset stays true.
     """
     signals = [out[name] for name in ("signal", "target") if name in out]
     n, channels = signals[0].shape[:2]
@@ -216,17 +238,17 @@ def _augment(config: "DataConfig", out: dict[str, np.ndarray], valid: np.ndarray
             signal *= factor[:, None, None]
         out["gain"] = out["gain"] / factor[:, None]
     if config.reverse_time:
-        turned = rng.uniform(seed, "time", index, 1)[:, 0] < config.reverse_time
+        reversed_ = rng.uniform(seed, "time", index, 1)[:, 0] < config.reverse_time
         for values in (*signals, valid):
-            values[turned] = values[turned][..., ::-1]
+            values[reversed_] = values[reversed_][..., ::-1]
     if config.drop_channels:
         lost = rng.uniform(seed, "lost channels", index, channels) < config.drop_channels
         out["signal"][lost] = 0
         out["channel_ok"][lost] = 0
 
 
-def check_rate(config: "DataConfig", sfreq: float, path: str) -> None:
-    """Raises UserError where a dataset's sampling rate is not the model's."""
+def check_rate(config: DataConfig, sfreq: float, path: str) -> None:
+    """Raise UserError where a dataset's sampling rate is not the model's."""
     if not config.stretch and abs(sfreq - config.sfreq) > 1e-3 * config.sfreq:
         raise UserError(
             f"{path} holds windows at {sfreq:g} Hz but data.sfreq is {config.sfreq:g}; "

@@ -1,4 +1,4 @@
-"""From a recording's channels to the channels that a model sees.
+"""From a recording's channels to the channels that a model reads.
 
 `interpolate`: spherical splines (Perrin, Pernier, Bertrand and Echallier, Electroenceph. clin. Neurophysiol. 72, 1989,
 184-187, equations 1-4) to a template montage. `tile`: DreamDiffusion's repetition of the montage, for its parity
@@ -21,7 +21,7 @@ FEW = 16  # electrodes below which interpolation to a whole-head montage is most
 
 
 def _g(cosine: np.ndarray) -> np.ndarray:
-    """Equation 3: g(x) = 1/4π Σ (2n+1) / (n^m (n+1)^m) P_n(x), n = 1 … 50."""
+    """Return equation 3: g(x) = 1/4π Σ (2n+1) / (n^m (n+1)^m) P_n(x), n = 1 … 50."""
     n = np.arange(1, TERMS + 1, dtype=float)
     return legval(cosine, np.concatenate([[0], (2 * n + 1) / (n * (n + 1)) ** STIFFNESS / (4 * np.pi)]))
 
@@ -33,9 +33,9 @@ def _unit(xyz: np.ndarray) -> np.ndarray:
 def _weights(
     between: Float[np.ndarray, "n n"], to: Float[np.ndarray, "m n"], use: Bool[np.ndarray, "batch n"], smoothing: float
 ) -> Float[np.ndarray, "batch m n"]:
-    """Equations 1 and 2 solved for each row of `use`: the electrodes that count. The others get weight 0.
+    """Solve equations 1 and 2 for each row of `use`, the electrodes that count; the others get weight 0.
 
-    An electrode that does not count becomes an equation of its own (1 · c = 0), so that all rows have one shape.
+    An electrode that does not count becomes the equation 1 · c = 0, so that all rows have one shape.
     """
     batch, n = use.shape
     system = np.zeros((batch, n + 1, n + 1))
@@ -53,52 +53,52 @@ def _weights(
 def spline_matrix(
     have: Float[np.ndarray, "n 3"], want: Float[np.ndarray, "m 3"], smoothing: float = SMOOTHING
 ) -> Float[np.ndarray, "m n"]:
-    """Matrix taking potentials at `have` to potentials at `want`: directions from the sphere's centre, any length."""
+    """Return the matrix from potentials at `have` to those at `want`: directions from the sphere's centre."""
     have, want = _unit(np.asarray(have, float)), _unit(np.asarray(want, float))
     between, to = _g(np.clip(have @ have.T, -1, 1)), _g(np.clip(want @ have.T, -1, 1))
     return _weights(between, to, np.ones((1, len(have)), bool), smoothing)[0]
 
 
 def fit_sphere(xyz: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "3"], float]:
-    """Centre and radius of the least-squares sphere |x|² = 2 x·c + (r² - |c|²)."""
+    """Return centre and radius of the least-squares sphere |x|² = 2 x·c + (r² - |c|²)."""
     solution = np.linalg.lstsq(np.column_stack([2 * xyz, np.ones(len(xyz))]), (xyz**2).sum(1), rcond=None)[0]
     return solution[:3], float(np.sqrt(max(solution[3] + solution[:3] @ solution[:3], 0)))
 
 
 @lru_cache(maxsize=1)
 def standard_centre() -> Float[np.ndarray, "3"]:
-    """Centre of the sphere through the 64 electrodes of the 10-10 template, metres."""
+    """Return the centre of the sphere through the 64 electrodes of the 10-10 template, metres."""
     return fit_sphere(montage.template("1010-64")[1])[0]
 
 
 @lru_cache(maxsize=256)
 def positions_matter(ch_names: tuple[str, ...]) -> bool:
-    """Whether a cap's measured positions are used: not where every name is a 10-05 one (see `directions`)."""
+    """Return whether a cap's measured positions are used: not if all names are 10-05 ones (see `directions`)."""
     return not np.isfinite(montage.standard_positions(ch_names)).all()
 
 
 def directions(ch_names: tuple[str, ...], xyz: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """Where each electrode lies, seen from the centre of its head; NaN where nothing is known.
+    """Return the direction of each electrode from the centre of its head; NaN where it is unknown.
 
-    A 10-05 name stands for its standard position, so that equal names are equal places on every head. Other electrodes
-    (EGI's E1 …) keep the file's position, seen from a sphere fitted to that cap where it has eight or more.
+    Electrodes with 10-05 names have standard positions, the same on every head. Others (EGI's E1 …) keep the file's
+    position, relative to a sphere fitted to the cap if it has eight or more.
     """
-    found = montage.standard_positions(ch_names) - standard_centre()
-    unnamed = ~np.isfinite(found).all(axis=1)
+    out = montage.standard_positions(ch_names) - standard_centre()
+    unnamed = ~np.isfinite(out).all(axis=1)
     measured = np.isfinite(xyz).all(axis=1)
     if (unnamed & measured).any():
         centre = standard_centre()
         if measured.sum() >= 8:
-            own, radius = fit_sphere(np.asarray(xyz, float)[measured])
+            fitted, radius = fit_sphere(np.asarray(xyz, float)[measured])
             if 0.04 < radius < 0.2:  # m; anything else is a cap too flat to fit
-                centre = own
-        found[unnamed] = xyz[unnamed] - centre
-    return found
+                centre = fitted
+        out[unnamed] = xyz[unnamed] - centre
+    return out
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: one exists per cap
 class ChannelMap:
-    """How the channels of one cap become the channels of a template; made once per cap."""
+    """The map from the channels of one cap to those of a template; made once per cap."""
 
     ch_names: tuple[str, ...]
     names: tuple[str, ...]
@@ -116,11 +116,11 @@ class ChannelMap:
     def matrices(
         self, usable: Bool[np.ndarray, "batch n"]
     ) -> tuple[Float[np.ndarray, "batch m n"], Bool[np.ndarray, "batch m"]]:
-        """(matrix, real) for each row of `usable`: matrix @ signal has the template's channels.
+        """Return (matrix, real) for each row of `usable`: matrix @ signal has the template's channels.
 
         `real` marks template channels that are usable electrodes themselves, whose row is exactly that electrode.
-        Where no usable electrode has a position, what is not real is zero, and a warning says so once per cap.
-        Raises UserError where a channel must be interpolated and nothing says to where.
+        Where no usable electrode has a position, the other channels are zero, with a warning once per cap.
+        Raises UserError where a channel of unknown position must be interpolated.
         """
         real = (self.same >= 0) & usable[:, self.same]
         matrix = np.zeros((len(usable), len(self.names), len(self.ch_names)), np.float32)
@@ -147,7 +147,7 @@ class ChannelMap:
 @lru_cache(maxsize=256)
 def _warn_unplaced(ch_names: tuple[str, ...]) -> None:
     log.warning(
-        "the channels %s have no known position, so nothing is learned from their windows; give positions when "
+        "the channels %s have no known position, so their windows are not used; give positions when "
         "preparing, or set data.montage=own for a dataset of one cap",
         ", ".join(ch_names[:6]) + (" …" if len(ch_names) > 6 else ""),
     )
@@ -177,9 +177,9 @@ def _channel_map(ch_names: tuple[str, ...], xyz: bytes, names: tuple[str, ...], 
 def channel_map(
     ch_names: tuple[str, ...], xyz: Float[np.ndarray, "n 3"], names: tuple[str, ...], target: Float[np.ndarray, "m 3"]
 ) -> ChannelMap:
-    """The map from a cap to a template, whose channels lie in the directions `target`. Cached by cap.
+    """Return the map from a cap to a template, whose channels are in the directions `target`. Cached by cap.
 
-    Says, once per cap, where fewer than 16 electrodes must stand for the whole head.
+    Warns, once per cap, where fewer than 16 electrodes are interpolated to a whole head.
     """
     if not positions_matter(tuple(ch_names)):
         xyz = np.full((len(ch_names), 3), np.nan)
@@ -193,13 +193,13 @@ def channel_map(
 
 @lru_cache(maxsize=512)
 def matrix_of(chart: ChannelMap, usable: bytes) -> tuple[Float[np.ndarray, "m n"], Bool[np.ndarray, "m"]]:
-    """`ChannelMap.matrices` for one set of usable channels (bool as bytes), cached."""
+    """Return `ChannelMap.matrices` for one set of usable channels (bool as bytes), cached."""
     matrix, real = chart.matrices(np.frombuffer(usable, bool)[None])
     return matrix[0], real[0]
 
 
 def tile_rows(channels: int, wanted: int = 128, start: int = 0) -> Int[np.ndarray, "wanted"]:
-    """Which channel stands in each row of DreamDiffusion's input.
+    """Return the channel in each row of DreamDiffusion's input.
 
     Fewer than `wanted`: the whole montage repeated floor(wanted / C) times, then its first wanted mod C channels.
     More: the contiguous block from `start` on.
@@ -210,7 +210,7 @@ def tile_rows(channels: int, wanted: int = 128, start: int = 0) -> Int[np.ndarra
 
 
 def stretch(signal: Float[np.ndarray, "... time"], samples: int) -> Float[np.ndarray, "... samples"]:
-    """Linear interpolation in time to `samples`, first and last sample kept (DreamDiffusion's loader)."""
+    """Interpolate linearly in time to `samples`, first and last sample kept (DreamDiffusion's loader)."""
     time = signal.shape[-1]
     at = np.linspace(0, time - 1, samples)
     left = np.minimum(at.astype(int), max(time - 2, 0))

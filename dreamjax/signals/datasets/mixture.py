@@ -1,27 +1,25 @@
-"""Which record is global example number i: mixture of corpora, shuffle, repetition. Grain's index transformations."""
+"""The order of examples: mixture of corpora, shuffle, repetition, by Grain's index transformations."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
+from jaxtyping import Int
 
 from dreamjax.signals.datasets import rng
 
 
-def order(sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle: bool, repeat: bool) -> Any:
-    """A random-access grain.MapDataset: global example index → record number in the concatenation of the corpora.
+def order(sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle: bool) -> Sequence[int]:
+    """Return an endless grain.MapDataset: global example index → record number in the concatenation of the corpora.
 
-    Without `repeat`, every record once, in order: evaluation. Without weights a training epoch is every record of every
-    corpus once; the shuffle is keyed by (seed, training epoch). With weights the corpora take turns in these
-    proportions, each shuffled by its own epochs.
+    Without weights a training epoch is every record of every corpus once; the shuffle is keyed by (seed, training
+    epoch). With weights the corpora take turns in these proportions, each shuffled by its own epochs.
     """
     import grain
 
-    if not repeat:
-        return grain.MapDataset.range(sum(sizes))
     if not weights:
         return _passes(0, sum(sizes), rng.fold(seed, "shuffle") % 2**32, shuffle)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -32,13 +30,11 @@ def order(sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle:
     return grain.MapDataset.mix(corpora, list(weights))
 
 
-def share(size: int, fraction: float) -> Any:
-    """The places, ascending, of so large a part of `size` records, at least one, drawn once and for all.
+def share(size: int, fraction: float) -> Int[np.ndarray, "n"]:
+    """Return the numbers, ascending, of a share of `size` records: at least one, the same for every seed.
 
-    Those of a smaller part are among those of a larger one.
+    Those of a smaller share are among those of a larger one.
     """
-    if fraction >= 1:
-        return range(size)
     drawn = _permutation(size, rng.fold(0, "share") % 2**32, 0)
     return np.sort(drawn[: max(1, round(fraction * size))])
 
@@ -47,7 +43,7 @@ SMALL = 1 << 16  # records; Grain's constant-memory shuffle walks about 2^16 / n
 
 
 def _passes(first: int, size: int, seed: int, shuffle: bool) -> Any:
-    """Records first … first + size - 1, endlessly."""
+    """Return records first … first + size - 1, endlessly."""
     import grain
 
     if shuffle and size <= SMALL:
@@ -63,7 +59,7 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _SmallShuffle:
-    """Records first … first + n - 1, endlessly, in an order drawn anew for each training epoch."""
+    """Records first … first + n - 1, endlessly, in another order in each training epoch."""
 
     first: int
     n: int
@@ -72,6 +68,6 @@ class _SmallShuffle:
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, index: Any) -> int:
-        epoch, place = divmod(int(index), self.n)
-        return self.first + int(_permutation(self.n, self.seed, epoch)[place])
+    def __getitem__(self, index: SupportsInt) -> int:
+        epoch, position = divmod(int(index), self.n)
+        return self.first + int(_permutation(self.n, self.seed, epoch)[position])

@@ -1,140 +1,103 @@
-"""Examples by their global index → this process's rows of every batch, read ahead by a thread or by processes."""
+"""Batches of a random-access source, read ahead by a thread or by worker processes."""
 
 import math
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, SupportsInt
 
 import jax
 import numpy as np
 
-from dreamjax.errors import UserError
-
-
-class Examples(Protocol):
-    """What a stream is made of: any example of it can be asked for. Picklable where worker processes are wanted."""
-
-    training: bool  # endless, where True
-
-    def __len__(self) -> int: ...
-
-    def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """The examples `index` (uint64) as arrays with a leading axis; beyond a finite end, any with weight 0."""
-        ...
-
-
-def index_and_weight(index: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    """What every batch carries: each example's global index in two halves, and 0 for what lies beyond `count`."""
-    halves = np.stack([index >> np.uint64(32), index & np.uint64(0xFFFFFFFF)], axis=1)
-    return {"index": halves.astype(np.uint32), "weight": (index < count).astype(np.float32)}
-
-
-class IndexedStream:
-    """A `training.task.Stream` over `examples`; a subclass sets these three, and `element`."""
-
-    examples: Any  # an `Examples`
-    workers: int = 0
-    prefetch: int = 2
-
-    def element(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and type of one example, by name; without the batch axis."""
-        raise NotImplementedError
-
-    def batches(
-        self, *, start: int = 0, batch_size: int, process: int = 0, processes: int = 1, workers: int | None = None
-    ) -> "ReadAhead":
-        """This process's rows of each global batch of `batch_size` examples, from global example `start` on.
-
-        `close()` the iterator, or let it go, to end its worker processes (None: as many as the config says). Raises
-        UserError where the batch does not divide.
-        """
-        if batch_size % processes:
-            raise UserError(f"a batch of {batch_size} does not divide among {processes} processes")
-        share = batch_size // processes
-        source = Batches(self.examples, start, batch_size, process * share, (process + 1) * share)
-        workers = self.workers if workers is None else workers
-        return ReadAhead(source, self.element(), workers, self.prefetch)
+Element = dict[str, jax.ShapeDtypeStruct]  # shape and type of one example, by name
+Rows = dict[str, np.ndarray]  # examples as arrays with a leading axis, by name
+ALIGNMENT = 8  # bytes
 
 
 @dataclass(frozen=True)
 class Batches:
     """Batch number → this process's rows of it: the random-access source that Grain reads ahead in."""
 
-    examples: Examples
+    rows: Callable[[np.ndarray], Rows]  # global example indices (uint64) → the examples
+    count: int | None  # examples there are; None: endless
     start: int
     batch_size: int
     first: int  # of this process's rows within a batch
     stop: int
 
     def __len__(self) -> int:
-        if self.examples.training:
+        if self.count is None:
             return (sys.maxsize - self.start) // self.batch_size
-        return -(-max(len(self.examples) - self.start, 0) // self.batch_size)
+        return -(-max(self.count - self.start, 0) // self.batch_size)
 
-    def __getitem__(self, batch: Any) -> dict[str, np.ndarray]:
+    def __getitem__(self, batch: SupportsInt) -> Rows:
         origin = self.start + int(batch) * self.batch_size
-        return self.examples.rows(np.arange(origin + self.first, origin + self.stop, dtype=np.uint64))
+        return self.rows(np.arange(origin + self.first, origin + self.stop, dtype=np.uint64))
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """The batches of a source, each as one array of 32-bit words: one shared-memory block a batch on its way here."""
+class _PackedBatches:
+    """The batches of a source, each as one array of bytes: one shared-memory block per batch on its way here."""
 
     source: Batches
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, batch: Any) -> np.ndarray:
-        return np.concatenate([rows.reshape(-1).view(np.uint32) for _, rows in sorted(self.source[batch].items())])
+    def __getitem__(self, batch: SupportsInt) -> np.ndarray:
+        arrays = [
+            np.ascontiguousarray(rows).reshape(-1).view(np.uint8) for _, rows in sorted(self.source[batch].items())
+        ]
+        return np.concatenate([np.pad(array, (0, -len(array) % ALIGNMENT)) for array in arrays])
 
 
-def _close(held: list[Any]) -> None:
-    while held:
-        held.pop().close()
+def _close(iterators: list[Any]) -> None:
+    while iterators:
+        iterators.pop().close()
 
 
 class ReadAhead:
-    """Iterates over a source's batches in order, read ahead by a thread (workers 0) or by processes. Grain's part.
+    """An iterator over a source's batches in order, read ahead by Grain: by a thread (workers 0) or by processes.
 
-    Closes when exhausted, when let go, and before the interpreter ends: no worker and no shared memory outlives it.
+    Closes when exhausted, when deleted, and before the interpreter ends: no worker or shared memory outlives it.
     """
 
-    def __init__(self, source: Batches, element: dict[str, jax.ShapeDtypeStruct], workers: int, prefetch: int):
+    def __init__(self, source: Batches, element: Callable[[], Element], workers: int, prefetch: int):
         import grain
         from absl import flags
 
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, and dreamjax is not started by absl's app.run
-        self.packed, self.element, self.rows = workers > 0, element, source.stop - source.first
+        self.element, self.rows = element() if workers else None, source.stop - source.first
         ahead = max(prefetch, 1)
-        data = grain.MapDataset.source(_Packed(source) if workers else source).to_iter_dataset(
+        data = grain.MapDataset.source(_PackedBatches(source) if workers else source).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=1 if workers else ahead)
         )
         if workers and len(source):
             options = grain.MultiprocessingOptions(min(workers, len(source)), per_worker_buffer_size=ahead)
             data = data.mp_prefetch(options)
-        self._held = [iter(data)]  # in a list, so that closing lets go of it while Grain's modules still live
-        self.close = weakref.finalize(self, _close, self._held)
+        self._iterators = [iter(data)]  # in a list, so that closing deletes it while Grain's modules still live
+        self.close = weakref.finalize(self, _close, self._iterators)
 
     def __iter__(self) -> "ReadAhead":
         return self
 
-    def __next__(self) -> dict[str, np.ndarray]:
-        if not self._held:
+    def __next__(self) -> Rows:
+        if not self._iterators:
             raise StopIteration
         try:
-            batch = next(self._held[0])
+            batch = next(self._iterators[0])
         except BaseException:
             self.close()
             raise
-        return self._unpack(np.array(batch)) if self.packed else batch  # copied, so that the shared block can go now
+        # copied, so that the shared block can go now
+        return batch if self.element is None else self._unpack(np.array(batch), self.element)
 
-    def _unpack(self, words: np.ndarray) -> dict[str, np.ndarray]:
+    def _unpack(self, packed: np.ndarray, element: Element) -> Rows:
         out, at = {}, 0
-        for name, spec in sorted(self.element.items()):
-            size = self.rows * math.prod(spec.shape)
-            out[name] = words[at : at + size].view(spec.dtype).reshape(self.rows, *spec.shape)
-            at += size
+        for name, spec in sorted(element.items()):
+            size = self.rows * math.prod(spec.shape) * spec.dtype.itemsize
+            out[name] = packed[at : at + size].view(spec.dtype).reshape(self.rows, *spec.shape)
+            at += size + -size % ALIGNMENT
         return out

@@ -1,12 +1,13 @@
-"""What training reads of a record: the parts it needs, as views of the record's bytes, nothing scaled or copied."""
+"""The parts of a record that training reads, as views of the record's bytes: nothing is scaled or copied."""
 
 import struct
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Union
 
 import numpy as np
 from jaxtyping import Float32, Int16
 
-from dreamjax.signals.datasets import examples, records
+from dreamjax.signals.datasets import records, tf_example
 
 _DOUBLE = struct.Struct("<d")
 _FIELDS = (
@@ -16,8 +17,8 @@ _FIELDS = (
 _APART = records.APART.encode()
 
 
-class Stored(NamedTuple):
-    """What training reads of a record, not yet scaled to µV; the arrays are views of the record's bytes."""
+class StoredWindow(NamedTuple):
+    """The parts of a record that training reads, not yet scaled; the arrays are views of the record's bytes."""
 
     counts: Int16[np.ndarray, "channels time"]
     step: Float32[np.ndarray, "channels"]
@@ -33,15 +34,18 @@ class Stored(NamedTuple):
     recording: bytes
     start: float  # s
     apart: bool  # see `records.APART`
-    following: Union["Stored", None] = None  # the next window of the same recording, where a crop may read on into it
+    texts: Mapping[str, tuple[bytes, ...]]  # of the fields that were asked for
+    following: Union["StoredWindow", None] = (
+        None  # the next window of the same recording, where a crop may extend into it
+    )
     lag: int = 0  # samples from this window's start to that one's
 
 
-def unpack(record: bytes) -> Stored:
-    """The parts of a record that training needs, fast: nothing is copied or scaled."""
-    feature = examples.parse(record)
+def unpack(record: bytes, also: Sequence[str] = ()) -> StoredWindow:
+    """Return the parts of a record that training needs, and the text fields `also` (see `records.texts`)."""
+    feature = tf_example.parse(record)
     one = {name: feature[name].bytes_list.value[0] for name in _FIELDS}
-    return Stored(
+    return StoredWindow(
         np.frombuffer(one["signal/value"], np.int16).reshape(feature["signal/shape"].int64_list.value),
         np.frombuffer(one["step"], np.float32),
         np.frombuffer(one["offset"], np.float32),
@@ -56,11 +60,12 @@ def unpack(record: bytes) -> Stored:
         one["recording"],
         _DOUBLE.unpack(one["start"])[0],
         _APART in feature["flags"].bytes_list.value,
+        {name: records.texts(feature, name) for name in also},
     )
 
 
-def follow(first: Stored, second: Stored) -> Stored:
-    """`first`, knowing `second` where that goes on without a gap: same recording, channels, label, and all valid."""
+def follow(first: StoredWindow, second: StoredWindow) -> StoredWindow:
+    """Return `first` with `second` as `following` if that continues it: same recording, channels, label; all valid."""
     lag = round((second.start - first.start) * first.sfreq)
     same = all(getattr(first, f) == getattr(second, f) for f in ("recording", "names", "channel_ok", "label", "sfreq"))
     if not same or second.apart or not 0 < lag <= first.counts.shape[1] or 0 in first.valid or 0 in second.valid:

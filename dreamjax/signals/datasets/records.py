@@ -1,42 +1,42 @@
 """The record on disk: one window, as a TFDS example in an ArrayRecord shard (docs/reference/records.md).
 
 A signal is stored as int16 with a step and an offset per channel, so that the error is at most half a step and nothing
-can saturate: µV = counts · step + offset.
+can saturate: value = counts · step + offset, in the record's unit (µV for EEG).
 """
 
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Float32, Int16
 
 from dreamjax.errors import UserError, nearest
-from dreamjax.signals.datasets import examples, shards
-from dreamjax.signals.datasets.shards import Shard
+from dreamjax.signals.datasets import shards, tf_example
+from dreamjax.signals.datasets.shards import Shard, ShardReader, ShardWriter
 from dreamjax.storage import atomic, manifest
 
 FORMAT = 1  # raised when a reader of the older format could misread the newer one
-ALL = "*"  # in place of a split: every one of them
-APART = "apart"  # flag: the signal does not go on from the window before (a gap, another trial, another baseline)
+ALL = "*"  # in place of a split: all of them
+APART = "apart"  # flag: the signal does not continue the window before (a gap, another trial, another baseline)
 COUNTS = 32767  # the largest int16 that has a negative twin
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window of a recording after preprocessing, in µV; what a record holds.
+    """A window of a recording after preprocessing, in its unit; what a record holds.
 
     `subject`, `session` and `recording` are salted hashes, `start` counts from the recording's first sample: nothing
-    here tells who was recorded or when.
+    here identifies a person or a date. The fields with a default are optional on disk: records without them are EEG.
     """
 
-    signal: Float[np.ndarray, "channels time"]  # µV
+    signal: Float[np.ndarray, "channels time"]  # in `unit`
     ch_names: tuple[str, ...]  # normalised 10-05 names where known
-    xyz: Float[np.ndarray, "channels 3"]  # head coordinates in metres; NaN where unknown
+    xyz: Float[np.ndarray, "channels 3"]  # sensor positions: head coordinates in metres; NaN where unknown
     sfreq: float  # Hz
     reference: str  # "average", or as recorded: "A2", "unknown", …
     montage_rank: int  # rank of the scalp signal: channels - 1 after an average reference
@@ -47,22 +47,34 @@ class Window:
     start: float  # s since the recording's first sample
     valid: Bool[np.ndarray, "time"]  # False where a shorter trial was padded
     channel_ok: Bool[np.ndarray, "channels"]  # False where quality control flagged the channel
-    scale: float  # µV: robust scale of the whole recording (median over channels of 1.4826 · MAD)
+    scale: float  # in `unit`: robust scale of the whole recording (median over channels of 1.4826 · MAD)
     label: str  # trial type, "" without one
     stimulus: str  # stimulus file, "" without one
     licence: str  # SPDX id, or "unknown"
     flags: tuple[str, ...]  # what quality control noticed and kept; APART
+    modality: str = "eeg"  # "eeg", "meg", "fmri", …
+    unit: str = "µV"
+    sensor_kind: tuple[str, ...] = ()  # of each channel, by MNE's channel types: "eeg", "mag", "grad", …; (): ELECTRODE
 
 
-TEXTS = ("reference", "dataset", "subject", "session", "recording", "label", "stimulus", "licence")
-LISTS = ("ch_names", "flags")
+TEXTS = ("reference", "dataset", "subject", "session", "recording", "label", "stimulus", "licence", "modality", "unit")
+LISTS = ("ch_names", "flags", "sensor_kind")
+ELECTRODE = "eeg"
+DEFAULTS = {"modality": b"eeg", "unit": "µV".encode(), "sensor_kind": ELECTRODE.encode()}  # of records without them
+
+
+def texts(feature: tf_example.Features, name: str) -> tuple[bytes, ...]:
+    """Return the texts of one feature of a parsed record: one of `TEXTS` (a single one) or of `LISTS`."""
+    if name in DEFAULTS and name not in feature:
+        return (DEFAULTS[name],) * (len(feature["ch_names"].bytes_list.value) if name in LISTS else 1)
+    return tuple(feature[name].bytes_list.value)
 
 
 # ---------------------------------------------------------------------------------------------------------- quantising
 def quantise(
     signal: Float[np.ndarray, "channels time"],
 ) -> tuple[Int16[np.ndarray, "channels time"], Float32[np.ndarray, "channels"], Float32[np.ndarray, "channels"]]:
-    """(counts, step, offset) with |counts · step + offset - signal| ≤ step / 2 in exact arithmetic; µV throughout.
+    """Return (counts, step, offset) with |counts · step + offset - signal| ≤ step / 2 in exact arithmetic.
 
     The offset is the middle of a channel's range and the step its range / 65534: a direct-current offset costs no
     resolution, and no sample lies outside. Raises UserError for NaN, infinities and values beyond float32.
@@ -87,9 +99,13 @@ def quantise(
 
 
 def encode(window: Window) -> bytes:
-    """A record. Raises UserError where the signal is not finite, or the parts of the window do not fit together."""
+    """Return a record. Raises UserError where the signal is not finite or the shapes of the window differ."""
     channels, time = np.shape(window.signal)
-    shapes = {"ch_names": (channels,), "xyz": (channels, 3), "channel_ok": (channels,), "valid": (time,)}
+    window = replace(window, sensor_kind=window.sensor_kind or (ELECTRODE,) * channels)
+    shapes = {
+        **dict.fromkeys(("ch_names", "channel_ok", "sensor_kind"), (channels,)),
+        **{"xyz": (channels, 3), "valid": (time,)},
+    }
     for name, shape in shapes.items():
         if np.shape(getattr(window, name)) != shape:
             raise UserError(
@@ -99,7 +115,7 @@ def encode(window: Window) -> bytes:
         counts, step, offset = quantise(window.signal)
     except UserError as problem:
         raise UserError(f"recording {window.recording}, window at {window.start:g} s: {problem}") from problem
-    features: dict[str, Any] = {
+    features: dict[str, tf_example.Value] = {
         "signal/value": counts.tobytes(),
         "signal/shape": [channels, time],
         "step": step.tobytes(),
@@ -114,12 +130,12 @@ def encode(window: Window) -> bytes:
     }
     features |= {name: getattr(window, name).encode() for name in TEXTS}
     features |= {name: [text.encode() for text in getattr(window, name)] for name in LISTS}
-    return examples.serialise(features)
+    return tf_example.serialise(features)
 
 
 def decode(record: bytes) -> Window:
-    """The window of a record, float32 µV; samples that are padding come back as exact zeros."""
-    feature = examples.parse(record)
+    """Return the window of a record, float32; samples that are padding come back as exact zeros."""
+    feature = tf_example.parse(record)
 
     def one(name: str) -> bytes:
         return feature[name].bytes_list.value[0]
@@ -140,36 +156,37 @@ def decode(record: bytes) -> Window:
         valid=valid,
         channel_ok=np.frombuffer(one("channel_ok"), bool),
         scale=float(np.frombuffer(one("scale"))[0]),
-        **{name: one(name).decode() for name in TEXTS},  # type: ignore[arg-type]
-        **{name: tuple(t.decode() for t in feature[name].bytes_list.value) for name in LISTS},  # type: ignore[arg-type]
+        **{name: texts(feature, name)[0].decode() for name in TEXTS},  # type: ignore[arg-type]
+        **{name: tuple(text.decode() for text in texts(feature, name)) for name in LISTS},  # type: ignore[arg-type]
     )
 
 
 @cache
 def tfds_features() -> Any:
-    """The record as TFDS describes it: `encode` writes exactly what this FeaturesDict serialises."""
+    """Return the FeaturesDict of TFDS that serialises exactly what `encode` writes."""
     import tensorflow_datasets as tfds
 
     def raw(shape: tuple[int | None, ...], dtype: Any, doc: str) -> Any:
         return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes", doc=doc)
 
-    def texts(doc: str) -> Any:
+    def several(doc: str) -> Any:
         return tfds.features.Sequence(tfds.features.Text(), doc=doc)
 
     return tfds.features.FeaturesDict(
         {
-            "signal": raw((None, None), np.int16, "channels × time; µV = signal · step + offset"),
-            "step": raw((None,), np.float32, "µV per count, by channel"),
-            "offset": raw((None,), np.float32, "µV at count 0, by channel"),
-            "xyz": raw((None, 3), np.float32, "electrode positions, head coordinates in metres; NaN where unknown"),
+            "signal": raw((None, None), np.int16, "channels × time; value = signal · step + offset"),
+            "step": raw((None,), np.float32, "unit per count, by channel"),
+            "offset": raw((None,), np.float32, "value at count 0, by channel"),
+            "xyz": raw((None, 3), np.float32, "sensor positions, head coordinates in metres; NaN where unknown"),
             "valid": raw((None,), np.bool_, "False where a shorter trial was padded, by sample"),
             "channel_ok": raw((None,), np.bool_, "False where quality control flagged the channel"),
             "sfreq": raw((), np.float64, "Hz"),
             "start": raw((), np.float64, "s since the recording's first sample"),
-            "scale": raw((), np.float64, "µV: robust scale of the whole recording"),
+            "scale": raw((), np.float64, "robust scale of the whole recording, in its unit"),
             "montage_rank": tfds.features.Scalar(np.int32, doc="rank of the scalp signal"),
-            "ch_names": texts("normalised channel names"),
-            "flags": texts("what quality control noticed and kept"),
+            "ch_names": several("normalised channel names"),
+            "flags": several("what quality control noticed and kept"),
+            "sensor_kind": several("MNE's channel type, by channel"),
             **{name: tfds.features.Text() for name in TEXTS},
         }
     )
@@ -180,34 +197,27 @@ SHARD_BYTES = 128 << 20  # of records before compression
 VERSION = "1.0.0"  # TFDS wants one
 
 
-class ShardWriter(shards.Writer):
-    """A shard of windows, for child processes too: the file has its name only once it is whole (`shards.Writer`)."""
-
-    def write(self, window: Window) -> None:  # type: ignore[override]
-        super().write(encode(window))
-
-
 def valid_name(kind: str, name: str) -> str:
-    """`name` of a dataset or split. Raises UserError where it cannot be one."""
+    """Return `name`, of a dataset or split. Raises UserError for one that is not allowed."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(f"{name!r} cannot be the name of a {kind}: use lower-case letters, digits and _")
+        raise UserError(f"{name!r} cannot be the name of a {kind}; use lower-case letters, digits and _")
     return name
 
 
 def _write_shards(
     out_dir: epath.PathLike, name: str, split: str, records: Iterable[bytes], shard_bytes: int
 ) -> list[Shard]:
-    """Records → `NAME-SPLIT.array_record-00000-of-0000N`, a new shard every `shard_bytes`."""
+    """Write records as `NAME-SPLIT.array_record-00000-of-0000N`, a new shard every `shard_bytes`."""
     folder = epath.Path(out_dir)
     stem = f"{valid_name('dataset', name)}-{valid_name('split', split)}.array_record"
     finished: list[Shard] = []
-    writer: shards.Writer | None = None
+    writer: ShardWriter | None = None
     try:
         for record in records:
             if writer is None or writer.bytes >= shard_bytes:
                 if writer is not None:
                     finished.append(writer.close())
-                writer = shards.Writer(folder / f".{stem}-{len(finished):05d}.unnamed")
+                writer = ShardWriter(folder / f".{stem}-{len(finished):05d}.unnamed")
             writer.write(record)
         if writer is not None:
             finished.append(writer.close())
@@ -217,12 +227,17 @@ def _write_shards(
         for shard in finished:
             (folder / shard.name).unlink(missing_ok=True)
         raise
-    named = []
-    for i, shard in enumerate(finished):
-        final = f"{stem}-{i:05d}-of-{len(finished):05d}"
-        (folder / shard.name).replace(folder / final)
-        named.append(Shard(final, shard.records, shard.size, shard.sha256))
+    named = [replace(shard, name=f"{stem}-{i:05d}-of-{len(finished):05d}") for i, shard in enumerate(finished)]
+    for shard, final in zip(finished, named, strict=True):
+        (folder / shard.name).replace(folder / final.name)
     return named
+
+
+def _upgraded(record: bytes) -> bytes:
+    """Return a record with all fields of today: all records of a dataset have the same (features.json)."""
+    feature = tf_example.parse(record)
+    missing = {name: list(texts(feature, name)) for name in DEFAULTS if name not in feature}
+    return tf_example.extended(record, missing) if missing else record
 
 
 def write_split(
@@ -235,30 +250,30 @@ def write_split(
 def merge(
     parts: Sequence[epath.PathLike], out_dir: epath.PathLike, name: str, split: str, *, shard_bytes: int = SHARD_BYTES
 ) -> list[Shard]:
-    """The records of `parts` (shards that `ShardWriter` wrote), in order, as the shards of one split."""
+    """Write the records of `parts` (files that `ShardWriter` wrote), in order, as the shards of one split."""
 
     def records() -> Iterator[bytes]:
         for part in parts:
-            with shards.opened(part) as reader:
-                yield from (reader[i] for i in range(len(reader)))
+            with shards.open_shard(part) as reader:
+                yield from (_upgraded(reader[i]) for i in range(len(reader)))
 
     return _write_shards(out_dir, name, split, records(), shard_bytes)
 
 
 def finish(
-    out_dir: epath.PathLike, name: str, splits: Mapping[str, Sequence[Shard]], extra: Mapping[str, Any] | None = None
+    out_dir: epath.PathLike, name: str, splits: Mapping[str, Sequence[Shard]], extra: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
-    """Write features.json and dataset_info.json (TFDS), then dataset.json; returns what dataset.json holds.
+    """Write features.json and dataset_info.json (TFDS), then dataset.json; return the content of dataset.json.
 
     dataset.json, written last, makes the folder a dataset: `extra` (hours, filters, versions, …) and `name`, `format`,
-    `splits` (name → records), `shards` (file → records, size, sha256) and `labels` (sorted; their places are the ids).
+    `splits` (name → records), `shards` (file → records, size, sha256) and `labels` (sorted; the ids of the labels).
     """
     import tensorflow_datasets as tfds
 
     folder = epath.Path(out_dir)
-    splits = {split: found for split, found in splits.items() if found}
+    splits = {split: written for split, written in splits.items() if written}
     if not splits:
-        raise UserError(f"{folder}: there is no window to make a dataset of")
+        raise UserError(f"{folder}: the dataset has no windows")
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder, dataset_name=valid_name("dataset", name), filetype_suffix="array_record"
     )
@@ -268,11 +283,11 @@ def finish(
         split_infos=[
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=[shard.records for shard in found],
-                num_bytes=sum(shard.size for shard in found),
+                shard_lengths=[shard.records for shard in written],
+                num_bytes=sum(shard.size for shard in written),
                 filename_template=template.replace(split=split),
             )
-            for split, found in splits.items()
+            for split, written in splits.items()
         ],
         version=VERSION,
         filename_template=template,
@@ -282,9 +297,11 @@ def finish(
         **(extra or {}),
         "name": name,
         "format": FORMAT,
-        "splits": {split: sum(shard.records for shard in found) for split, found in splits.items()},
+        "splits": {split: sum(shard.records for shard in written) for split, written in splits.items()},
         "shards": {
-            s.name: {k: v for k, v in asdict(s).items() if k != "name"} for found in splits.values() for s in found
+            s.name: {"records": s.records, "size": s.size, "sha256": s.sha256}
+            for written in splits.values()
+            for s in written
         },
     }
     if "labels" not in dataset:
@@ -294,27 +311,33 @@ def finish(
 
 
 def _labels(folder: epath.Path, splits: Mapping[str, Sequence[Shard]]) -> list[str]:
-    """Every label of the dataset but the empty one, sorted: the vocabulary whose places are the label ids."""
-    found: set[bytes] = set()
+    """Return every label of the dataset but the empty one, sorted: the position of a label is its id."""
+    labels: set[bytes] = set()
     for split in splits.values():
-        reader = shards.Reader([folder / s.name for s in split], [s.records for s in split])
-        for i in range(len(reader)):
-            found.add(examples.parse(reader[i])["label"].bytes_list.value[0])
-    return sorted(label.decode() for label in found - {b""})
+        reader = ShardReader([folder / s.name for s in split], [s.records for s in split])
+        labels.update(texts(tf_example.parse(reader[i]), "label")[0] for i in range(len(reader)))
+    return sorted(label.decode() for label in labels - {b""})
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
 def is_dataset(folder: epath.PathLike) -> bool:
-    """Whether `dreamjax prepare` wrote this folder."""
+    """Return whether `dreamjax prepare` wrote this folder."""
     return (epath.Path(folder) / "dataset.json").exists()
 
 
 def load_dataset(folder: epath.PathLike) -> dict[str, Any]:
-    """dataset.json. Raises UserError for another folder, or a format that this version does not know."""
+    """Return dataset.json. Raises UserError for another folder, or a format that this version does not know."""
     folder = epath.Path(folder)
     if not folder.exists():
         raise UserError(f"{folder}: no such dataset folder")
-    dataset = shards.load_json(folder / "dataset.json")
+    try:
+        dataset = json.loads((folder / "dataset.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no dataset.json; is this a folder that `dreamjax prepare` wrote?") from None
+    except ValueError as problem:
+        raise UserError(
+            f"{folder}/dataset.json: not readable as JSON ({problem}); prepare the dataset again"
+        ) from problem
     missing = [key for key in ("name", "format", "splits", "shards") if key not in dataset]
     if missing:
         raise UserError(f"{folder}/dataset.json has no {missing[0]}; prepare the dataset again")
@@ -324,56 +347,62 @@ def load_dataset(folder: epath.PathLike) -> dict[str, Any]:
 
 
 def impossible(folder: epath.PathLike) -> dict[str, str]:
-    """Controls that the experiment behind a dataset rules out, and why: of "block", "pre_stimulus", …; usually none."""
+    """Return the controls that the experiment rules out ("block", "pre_stimulus", …) with the reasons; usually none."""
     return dict(load_dataset(folder).get("design", {}).get("impossible", {}))
 
 
-def open_split(folder: epath.PathLike, split: str) -> shards.Reader:
-    """The serialised records of a split, in order; those of every split, one after another, for `ALL`."""
+def open_split(folder: epath.PathLike, split: str) -> ShardReader:
+    """Open the serialised records of a split, in order; those of all splits, one after another, for `ALL`."""
     folder = epath.Path(folder)
     dataset = load_dataset(folder)
     if split == ALL:
         readers = [open_split(folder, each) for each in dataset["splits"]]
-        return shards.Reader([p for r in readers for p in r.paths], [n for r in readers for n in r.records])
+        return ShardReader([p for r in readers for p in r.paths], [n for r in readers for n in r.records])
     if split not in dataset["splits"]:
         guess = nearest(split, list(dataset["splits"]))
         hint = f"did you mean {guess}?" if guess else f"it has {', '.join(dataset['splits'])}"
         raise UserError(f"{folder} has no split {split}; {hint}")
     prefix = f"{dataset['name']}-{split}.array_record-"
     names = sorted(n for n in dataset["shards"] if n.startswith(prefix))
-    return shards.Reader([folder / n for n in names], [dataset["shards"][n]["records"] for n in names])
+    return ShardReader([folder / n for n in names], [dataset["shards"][n]["records"] for n in names])
 
 
-class Windows(Sequence[Window]):
-    """The windows of a split, read when asked for."""
+class WindowSequence(Sequence[Window]):
+    """The windows of a split, read when asked for: `len`, `[i]`, slices, iteration."""
 
-    def __init__(self, reader: shards.Reader):
+    def __init__(self, reader: ShardReader):
         self.reader = reader
 
     def __len__(self) -> int:
         return len(self.reader)
 
-    def __getitem__(self, key: Any) -> Any:
+    @overload
+    def __getitem__(self, key: int) -> Window: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[Window]: ...
+
+    def __getitem__(self, key: int | slice) -> Window | list[Window]:
         if isinstance(key, slice):
             return [decode(r) for r in self.reader.read(range(len(self))[key])]
         return decode(self.reader[range(len(self))[key]])
 
 
-def read_windows(folder: epath.PathLike, split: str) -> Windows:
-    """Random access to the windows of a split: `len`, `[i]`, slices, iteration. Raises UserError naming a bad shard."""
-    return Windows(open_split(folder, split))
+def read_windows(folder: epath.PathLike, split: str) -> WindowSequence:
+    """Open the windows of a split for random access. Raises UserError naming a bad shard."""
+    return WindowSequence(open_split(folder, split))
 
 
 def verify(folder: epath.PathLike) -> list[str]:
-    """What is wrong with a dataset's shards, a phrase each; empty when every byte is as it was written."""
+    """Return what is wrong with a dataset's shards, a phrase each; empty when every byte is as it was written."""
     folder = epath.Path(folder)
-    found = []
+    problems = []
     for name, entry in load_dataset(folder)["shards"].items():
         path = folder / name
         if not path.exists():
-            found.append(f"{path} is missing")
+            problems.append(f"{path} is missing")
         elif path.stat().length != entry["size"]:
-            found.append(f"{path} has {path.stat().length} bytes instead of {entry['size']}")
+            problems.append(f"{path} has {path.stat().length} bytes instead of {entry['size']}")
         elif manifest.file_hash(path) != entry["sha256"]:
-            found.append(f"{path} has changed since it was written")
-    return found
+            problems.append(f"{path} has changed since it was written")
+    return problems

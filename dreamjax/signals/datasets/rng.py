@@ -1,4 +1,4 @@
-"""Random numbers keyed by (seed, purpose, global example index): the same whoever asks, in whatever batch or process.
+"""Random numbers keyed by (seed, purpose, global example index): the same in every batch and process.
 
 A counter-based generator (SplitMix64's finaliser over the key: Steele, Lea and Flood, OOPSLA 2014), vectorised over a
 batch; making a NumPy Generator per example would cost more than reading the example.
@@ -20,12 +20,12 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def fold(seed: int, purpose: str) -> int:
-    """A 64-bit key for one purpose."""
+    """Return a 64-bit key for one purpose."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{purpose}".encode()).digest()[:8], "little")
 
 
 def uniform(seed: int, purpose: str, index: UInt64[np.ndarray, "batch"], n: int) -> Float64[np.ndarray, "batch n"]:
-    """n numbers in [0, 1) for each example index, independent across seeds, purposes and indices."""
+    """Return n numbers in [0, 1) for each example index, independent across seeds, purposes and indices."""
     index = np.asarray(index, np.uint64)
     with np.errstate(over="ignore"):
         stream = _mix(_mix(index * _GOLDEN + np.uint64(fold(seed, purpose))) ^ np.uint64(fold(seed, purpose + "'")))

@@ -6,7 +6,6 @@ ArrayRecord reads local files. A shard under any other path (gs://…) is first 
 
 import contextlib
 import hashlib
-import json
 import os
 import tempfile
 import threading
@@ -29,13 +28,15 @@ BUFFER = 32768
 
 
 class CannotWrite(UserError):
-    """The output is at fault (a full disk, say) and not the recording: a run over many recordings ends."""
+    """The output cannot be written (a full disk, say): unlike a bad recording, it ends a run over many recordings."""
 
     @classmethod
     def of(cls, path: object, problem: object) -> "CannotWrite":
-        """The sentence for a problem of the operating system, or of array_record, which quotes the system's words."""
+        """Return the error for an exception of the operating system, or of array_record, which quotes its message."""
         why = getattr(problem, "strerror", None) or str(problem).partition(";")[0].rpartition("failed: ")[2]
-        return cls(f"{path}: cannot be written ({why}); make room or mend the disk, then run the same again")
+        return cls(
+            f"{path}: cannot be written ({why}); free disk space or choose another disk, then run the command again"
+        )
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Shard:
 
 
 def local_copy(path: epath.PathLike) -> str:
-    """A local file with the content of `path`: itself where it is local, else a copy made once."""
+    """Return a local file with the content of `path`: itself where it is local, else a copy made once."""
     path = epath.Path(path)
     text = os.fspath(path)
     if "://" not in text:
@@ -72,10 +73,12 @@ def local_copy(path: epath.PathLike) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
-class Writer:
+class ShardWriter:
     """One shard file of raw records: written under a temporary name, named when closed; removed when the block fails.
 
-    with Writer(folder / "part-0.array_record") as writer:
+    For child processes too: the file has its name only once it is whole.
+
+    with ShardWriter(folder / "part-0.array_record") as writer:
         writer.write(record)
     writer.shard
     """
@@ -91,7 +94,7 @@ class Writer:
         self._part = folder / f".{self.path.name}.{uuid.uuid4().hex[:8]}.part"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._part.touch()  # a full or read-only disk says so here, in Python's words
+            self._part.touch()  # raises OSError on a full or read-only disk
         except OSError as problem:
             raise CannotWrite.of(self.path, problem) from problem
         self._writer = array_record_module.ArrayRecordWriter(str(self._part), WRITER_OPTIONS)
@@ -102,7 +105,7 @@ class Writer:
         self.bytes += len(record)
 
     def close(self) -> Shard:
-        """Name the file. Raises CannotWrite where not every record reached the disk."""
+        """Give the file its name. Raises CannotWrite where not every record reached the disk."""
         try:
             self._writer.close()
             if count(str(self._part)) != self.records:
@@ -122,16 +125,16 @@ class Writer:
         return self.shard
 
     def abort(self) -> None:
-        """Leave nothing behind."""
-        with contextlib.suppress(Exception):  # a full disk fails again here; the file goes away all the same
+        """Delete what was written."""
+        with contextlib.suppress(Exception):  # a full disk fails again here; the file is deleted anyway
             if self._writer.is_open():
                 self._writer.close()
         self._part.unlink(missing_ok=True)
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -145,13 +148,13 @@ def _open(path: str) -> Any:
 
 
 def _close(reader: Any) -> None:
-    """Close a reader; one of a damaged file repeats its complaint here, which has been heard."""
+    """Close a reader; that of a damaged file raises again here."""
     with contextlib.suppress(RuntimeError, ValueError):
         reader.close()
 
 
 def count(path: str) -> int | None:
-    """How many records a local shard holds; None where it is truncated, damaged or no shard."""
+    """Return how many records a local shard holds; None where it is truncated, damaged or not a shard."""
     reader = _open(path)
     try:
         return reader.num_records() if reader.ok() else None
@@ -159,18 +162,18 @@ def count(path: str) -> int | None:
         _close(reader)
 
 
-def opened(path: epath.PathLike) -> "Reader":
-    """The records of one shard whose length is not known beforehand."""
+def open_shard(path: epath.PathLike) -> "ShardReader":
+    """Open one shard whose number of records is not known."""
     if not epath.Path(path).exists():
         raise UserError(f"{path}: no such shard")
     records = count(local_copy(path))
     if records is None:
         raise UserError(f"{path}: this shard is truncated or damaged; prepare the recording again")
-    return Reader([path], [records])
+    return ShardReader([path], [records])
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
-class Reader:
+class ShardReader:
     """Random access to the records of several shards, in order: a Grain data source of bytes. Picklable, thread-safe.
 
     Shards open when first needed. A missing, truncated or corrupted one raises UserError with its name.
@@ -187,10 +190,10 @@ class Reader:
         self._readers: list[Any] = [None] * len(self.paths)
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_readers", "_lock")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._reset()
 
@@ -198,7 +201,7 @@ class Reader:
         return self._ends[-1] if self._ends else 0
 
     def __repr__(self) -> str:
-        return f"Reader({len(self)} records in {len(self.paths)} shards)"
+        return f"ShardReader({len(self)} records in {len(self.paths)} shards)"
 
     def _reader(self, shard: int) -> Any:
         with self._lock:
@@ -207,10 +210,10 @@ class Reader:
                 if not epath.Path(path).exists():
                     raise UserError(f"{path}: this shard is missing; prepare the dataset again, or copy it whole")
                 reader = _open(local_copy(path))
-                found = reader.num_records() if reader.ok() else None
-                if found != self.records[shard]:
+                count = reader.num_records() if reader.ok() else None
+                if count != self.records[shard]:
                     _close(reader)
-                    what = "it is truncated or damaged" if found is None else f"it holds {found} records"
+                    what = "it is truncated or damaged" if count is None else f"it holds {count} records"
                     raise UserError(
                         f"{path}: {self.records[shard]} records were written to this shard but {what}; "
                         "prepare the dataset again, or copy the shard again"
@@ -219,33 +222,33 @@ class Reader:
             return self._readers[shard]
 
     def read(self, keys: Sequence[int]) -> list[bytes]:
-        """The records `keys`, in their order."""
+        """Return the records `keys`, in their order."""
         by_shard: dict[int, list[tuple[int, int]]] = {}
-        for place, key in enumerate(keys):
+        for row, key in enumerate(keys):
             if not 0 <= key < len(self):
                 raise IndexError(key)
             shard = bisect_right(self._ends, key)
-            by_shard.setdefault(shard, []).append((key - self._ends[shard] + self.records[shard], place))
+            by_shard.setdefault(shard, []).append((key - self._ends[shard] + self.records[shard], row))
         out: list[bytes] = [b""] * len(keys)
         for shard, wanted in by_shard.items():
             reader = self._reader(shard)
             try:
-                found = reader.read([position for position, _ in wanted])
+                read = reader.read([position for position, _ in wanted])
             except (RuntimeError, ValueError) as problem:
                 raise UserError(f"{self.paths[shard]}: this shard is corrupted ({str(problem)[:120]})") from problem
-            for (_, place), record in zip(wanted, found, strict=True):
-                out[place] = record
+            for (_, row), record in zip(wanted, read, strict=True):
+                out[row] = record
         return out
 
     def close(self) -> None:
-        """Close the shards that are open; they open again when needed."""
+        """Close the open shards; they open again when needed."""
         with self._lock:
             for i, reader in enumerate(self._readers):
                 if reader is not None:
                     _close(reader)
                     self._readers[i] = None
 
-    def __enter__(self) -> "Reader":
+    def __enter__(self) -> "ShardReader":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -256,13 +259,3 @@ class Reader:
 
     def __getitems__(self, keys: Sequence[int]) -> list[bytes]:
         return self.read(keys)
-
-
-def load_json(path: epath.Path) -> Any:
-    """A JSON file of a dataset. Raises UserError where it is absent or unreadable."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path.parent}: no {path.name}; is this a folder that `dreamjax prepare` wrote?") from None
-    except ValueError as problem:
-        raise UserError(f"{path}: not readable as JSON ({problem}); prepare the dataset again") from problem

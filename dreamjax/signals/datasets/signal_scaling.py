@@ -1,4 +1,4 @@
-"""From µV to the numbers that a network sees, and back: µV = scaled · gain + offset."""
+"""From µV to the numbers that a network reads, and back: µV = scaled · gain + offset."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ FLOOR_UV = 1e-3  # a recording or channel flatter than this is not blown up
 def recording_gain(
     recording_scale: Float[np.ndarray, "batch"], scaling: Scaling, divide: float
 ) -> Float[np.ndarray, "batch"]:
-    """µV per unit, as far as it is known before a window is looked at.
+    """Return µV per unit, as far as it is known before a window is read.
 
     `divide`: a fixed number. `robust`: the recording's scale (see `Window.scale`), so that differences in amplitude
     between channels and between moments stay. `zscore`: 1; `window_statistics` follows.
@@ -26,7 +26,7 @@ def recording_gain(
 def window_statistics(
     microvolts: Float[np.ndarray, "batch channels time"], valid: Bool[np.ndarray, "batch time"]
 ) -> tuple[Float[np.ndarray, "batch channels"], Float[np.ndarray, "batch channels"]]:
-    """(standard deviation, mean) of each channel in µV, without padding: the gain and offset of `zscore`."""
+    """Return (standard deviation, mean) of each channel in µV, without padding: the gain and offset of `zscore`."""
     if valid.all():
         gain, offset = microvolts.std(axis=2), microvolts.mean(axis=2)
     else:

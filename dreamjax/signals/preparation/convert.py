@@ -243,7 +243,7 @@ def convert_recording(recording: Recording, task: Task, part: Path, beat: Callab
     windows = Windows(recording, settings, identity_of(task.source, task.salt))
     sketch = Sketch(averages=bool(settings.events.source))
     written = 0
-    with shards.Writer(part / SHARD) as writer:
+    with shards.ShardWriter(part / SHARD) as writer:
         for window in _beating(windows, beat):
             writer.write(records.encode(window))
             sketch.add(window)

@@ -54,7 +54,7 @@ def restore(dataset: epath.Path, parts: Path) -> int:
 def _part(encoded: list[bytes], summary: dict[str, Any], part: Path) -> None:
     if (part / convert.SUMMARY).exists():
         return
-    with shards.Writer(part / convert.SHARD) as writer:
+    with shards.ShardWriter(part / convert.SHARD) as writer:
         for record in encoded:
             writer.write(record)
     if summary["averaged"]:
