@@ -227,14 +227,15 @@ def capability(task: Task, kind: type[C], purpose: str) -> C:
 
     `purpose`: what cannot be done without it, as an infinitive ("reconstruct a signal").
     """
-    if kind in capabilities(task):
-        return task  # type: ignore[return-value]
+    if (offer := offered(task, kind)) is not None:
+        return offer
     raise UserError(f"a run of {name_of(task)} cannot {purpose}; {what_it_can(task)}")
 
 
 def offered(task: Task, kind: type[C]) -> C | None:
     """Return `task` as a `kind`; None where the system does not list this capability."""
-    return task if kind in capabilities(task) else None  # type: ignore[return-value]
+    listed = any(kind in one.__mro__ for one in capabilities(task))
+    return task if listed else None  # type: ignore[return-value]
 
 
 def capabilities(task: Task | type[Task]) -> tuple[type, ...]:

@@ -15,7 +15,7 @@ from dreamjax.parallel.tree_paths import named_leaves, nested
 from dreamjax.runs import components, provenance
 from dreamjax.storage import paths as places
 from dreamjax.systems import registry
-from dreamjax.systems.base import Run
+from dreamjax.systems.base import Run, Signals, offered
 from dreamjax.training import checkpoints, loop
 from dreamjax.training import workdir as workdirs
 from dreamjax.training.task import PyTree
@@ -33,7 +33,8 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
     defaults_json = configs.to_json(type(config)())
     task.check()
     workdirs.check(places.reachable(workdir), config_json, defaults_json)
-    paths = getattr(getattr(config, "data", None), "path", ())
+    signals = offered(task, Signals)
+    paths = signals.signal.path if signals is not None else ()
 
     def claim() -> None:
         if paths:

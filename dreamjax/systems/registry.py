@@ -25,6 +25,11 @@ def register(system: type[System]) -> type[System]:
     return system
 
 
+def unregister(name: str) -> None:
+    """Forget a system that `register` made known."""
+    _registered.pop(name, None)
+
+
 def names() -> list[str]:
     """Return the names of all systems."""
     return [*BUILT_IN, *sorted({*_registered, *(point.name for point in metadata.entry_points(group=GROUP))})]

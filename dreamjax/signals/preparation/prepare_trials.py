@@ -243,7 +243,7 @@ def _windows(
             reference=EEG_IMAGENET.reference or "unknown",
             montage_rank=trials.channels,
             dataset=EEG_IMAGENET.name,
-            **identity(options.salt, person),
+            **identity(options.salt, person),  # type: ignore[arg-type]
             start=0.0,  # when in the recording a trial was is not published
             valid=valid,
             channel_ok=np.ones(trials.channels, bool),
