@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from dreamjax import __version__
 from dreamjax.cli import config_arguments, options
 from dreamjax.console import configure_logging
-from dreamjax.errors import TryAgain, UserError, nearest
+from dreamjax.errors import TryAgain, UserError, missing_module, nearest
 
 # verb → module of dreamjax.cli, in the order of work. A module has HELP, EXAMPLE, configure(parser), run(args) -> dict,
 # and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
@@ -279,6 +279,8 @@ def _told(problem: BaseException) -> tuple[int, str] | None:
     """(exit code, one sentence) of what ended a verb; None for a defect of ours, which shows its traceback."""
     if isinstance(problem, UserError):
         return problem.exit_code, str(problem)
+    if isinstance(problem, ModuleNotFoundError) and (missing := missing_module(problem)):
+        return missing.exit_code, str(missing)
     if isinstance(problem, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(problem, BrokenPipeError):  # `dreamjax … | head`
