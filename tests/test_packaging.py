@@ -79,7 +79,7 @@ def test_each_optional_package_is_in_the_extra_that_its_error_names():
 def test_training_and_export_need_no_optional_package(tmp_path):
     from tests.support import make_shards
 
-    make_shards(tmp_path / "shards", subjects=3, windows=4)
+    make_shards(tmp_path / "shards", subjects=4, windows=4)
     train = ["train", "--config", "configs/pretrain/tiny.py:steps=2", "--workdir", str(tmp_path / "run")]
     train += [f"--config.data.path={tmp_path / 'shards'}", "--config.train.batch_size=4", "--config.train.eval_every=2"]
     ended = dreamjax_without_extras(train, ["export", str(tmp_path / "run"), "--out", str(tmp_path / "exported")])
