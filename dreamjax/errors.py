@@ -47,6 +47,14 @@ def missing_package(package: str, extra: str, purpose: str) -> UserError:
     return UserError(f"{purpose} needs the package {package}: pip install 'dreamjax[{extra}]'")
 
 
+def require(package: str, purpose: str) -> None:
+    """Raise UserError where an optional package is not installed: before long work that needs it only at its end."""
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise missing_package(package, EXTRAS[package], purpose)
+
+
 def missing_module(problem: ModuleNotFoundError) -> UserError | None:
     """Return the error for a failed import of an optional package, or None for any other module."""
     package = (problem.name or "").partition(".")[0]

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from dreamjax.console import log
-from dreamjax.errors import missing_package
+from dreamjax.errors import missing_package, require
 from dreamjax.parallel import processes
 from dreamjax.storage import atomic
 from dreamjax.training import devices
@@ -19,10 +19,10 @@ from dreamjax.training.tolerance import Tolerant
 
 def check(wandb: str | None, image_every: int) -> None:
     """Raise UserError where a package of the logs that are asked for is not installed."""
-    if wandb is not None and importlib.util.find_spec("wandb") is None:
-        raise missing_package("wandb", "wandb", "train.wandb")
-    if image_every and importlib.util.find_spec("matplotlib") is None:
-        raise missing_package("matplotlib", "report", "train.image_every")
+    if wandb is not None:
+        require("wandb", "train.wandb")
+    if image_every:
+        require("matplotlib", "train.image_every")
 
 
 def _board(folder: str, step: int) -> Any:
