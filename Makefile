@@ -40,6 +40,7 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python .ci/structure.py
 
 docs: $(SPHINX)         ## pages, notebooks and API reference in docs/_build/html; a warning is an error
 	@$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html && echo "docs/_build/html/index.html"
