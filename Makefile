@@ -1,13 +1,15 @@
-# Every target sets up what it needs: a fresh machine wants Python 3.11 (or newer) and pip, nothing else.
+# Every target sets up what it needs. A fresh machine needs Python 3.11 or newer and pip.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COMPILER := $(VENV)/.compiler
+SPHINX := $(VENV)/.sphinx
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 export JAX_PLATFORMS ?= cpu
 export MPLBACKEND ?= agg
 
-.PHONY: demo test test-all test-long test-large test-pods test-slurm lint bench golden golden-pods clean
+.PHONY: demo test test-all test-long test-large test-pods test-slurm lint docs bench golden golden-pods clean
 
 demo: $(READY)          ## simulate → prepare → train → evaluate → export → PyTorch, shrunk to minutes
 	@$(BIN)/python demo/run.py
@@ -15,20 +17,20 @@ demo: $(READY)          ## simulate → prepare → train → evaluate → expor
 test: $(READY)          ## the default suite, under 10 minutes on 2 cores
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-test-long: $(READY) $(COMPILER)  ## the longer forms: more kills, more mutated headers, a 24-hour recording, pods
+test-long: $(READY) $(COMPILER) $(SPHINX)  ## more kills, more mutated headers, a 24-hour recording, pods, docs
 	@$(BIN)/python -m pytest -m long --timeout 3600 -n auto --maxprocesses 4 --dist loadfile
 
-test-large: $(READY)    ## the published networks at full size beside PyTorch, one at a time: 16 GiB of memory
+test-large: $(READY)    ## the published networks at full size against PyTorch, one at a time: 16 GiB of memory
 	@$(BIN)/python -m pytest -m large --timeout 3600
 
 test-pods: $(READY) $(COMPILER)  ## every recipe for a pod, compiled for that pod
 	@$(BIN)/python -m pytest -m pods --timeout 3600
 
-test-slurm: $(READY)    ## under a real SLURM of this one machine, which Debian's packages bring and root starts
+test-slurm: $(READY)    ## under a real SLURM on this machine, installed from Debian's packages and started by root
 	@command -v slurmctld > /dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld > /dev/null || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && \
 		  { apt-get install -y -q slurm-wlm munge || { apt-get update -q && apt-get install -y -q slurm-wlm munge; }; } \
-		} > /dev/null || echo "SLURM is not here and cannot be installed (that takes root and Debian's packages)"
+		} > /dev/null || echo "SLURM is not installed and cannot be installed here (it needs root and Debian's packages)"
 	@$(BIN)/python -m pytest -m slurm --timeout 900
 
 test-all: test test-long test-large test-pods test-slurm
@@ -38,8 +40,12 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python .ci/structure.py
 
-bench: $(READY)         ## pretraining, generating, fine-tuning and stage B beside PyTorch, then the input pipeline; JSON in runs/bench
+docs: $(SPHINX)         ## pages, notebooks and API reference in docs/_build/html; a warning is an error
+	@$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html && echo "docs/_build/html/index.html"
+
+bench: $(READY)         ## pretraining, generation, fine-tuning and stage B against PyTorch, then the input pipeline; JSON in runs/bench
 	@mkdir -p runs/bench
 	@for name in pretrain linear generate finetune stage_b evaluation together input; do \
 		$(BIN)/python benchmarks/$$name.py > runs/bench/$$name.json && cat runs/bench/$$name.json || exit 1; \
@@ -55,12 +61,16 @@ $(READY): setup.py constraints.txt
 	@echo "setting up $(VENV) (once) …"
 	@start=$$(date +%s); \
 	$(PYTHON) -m venv $(VENV) && \
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]' && \
+	$(PIP) -e '.[test]' && \
 	touch $(READY) && echo "installed in $$(( $$(date +%s) - start )) s"
 
-$(COMPILER): $(READY)   ## TPU's compiler, 213 MB, which compiles for pods that are not here; other tests do without
+$(COMPILER): $(READY)   ## the TPU compiler (213 MB), which compiles plans for pods; other tests do without
 	@echo "installing libtpu (once) …"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt libtpu && touch $(COMPILER)
+	@$(PIP) libtpu && touch $(COMPILER)
+
+$(SPHINX): $(READY)
+	@echo "installing Sphinx (once) …"
+	@$(PIP) -e '.[docs]' && touch $(SPHINX)
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) docs/_build docs/api runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
-"""`dreamjax` commands that start at once: forks of this process, which has imported what they would import.
+"""Start `dreamjax` commands without import time: as forks of this process, which has imported their modules.
 
-A command alone takes 3 to 5 s of a core to import JAX and the rest; the demo runs 25. Each fork is a process of its own
-as `python -m dreamjax` is: with its own devices, memory and exit code.
+A new process takes 3 to 5 s of a core to import JAX and the rest; the demo runs 25. Each fork is a process with its own
+devices, memory and exit code, like `python -m dreamjax`.
 """
 
 import functools
@@ -28,7 +28,7 @@ IMPORTED = (
 
 
 class Forked:
-    """A fork that runs a command; its standard output comes back through a pipe."""
+    """A fork that runs a command; its standard output is read through a pipe."""
 
     def __init__(self, words: Sequence[str], folder: Path):
         reading, writing = os.pipe()
@@ -59,7 +59,7 @@ class Forked:
 
 
 def _become(words: Sequence[str], folder: Path, writing: int) -> None:
-    """Be the command, in the fork; never returns."""
+    """Run the command in the fork; never returns."""
     code = 1
     try:
         os.dup2(writing, 1)
@@ -69,7 +69,7 @@ def _become(words: Sequence[str], folder: Path, writing: int) -> None:
         code = importlib.import_module("dreamjax.cli.main").main(words)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:  # told as Python would, since the demo's own code must never go on in a fork
+    except BaseException:  # printed as Python does, since the code of the demo must not continue in a fork
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -78,9 +78,9 @@ def _become(words: Sequence[str], folder: Path, writing: int) -> None:
 
 
 def starter(folder: Path) -> Callable[[Sequence[str]], Forked] | None:
-    """Imports what commands import, and returns what starts one in `folder`; None where forking is not safe (macOS).
+    """Import what commands import, and return what starts one in `folder`; None where forking is not safe (macOS).
 
-    No device is looked for, so that each fork finds its own.
+    No JAX device is initialised here, so that each fork initialises its own.
     """
     if sys.platform != "linux":
         return None

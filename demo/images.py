@@ -1,6 +1,6 @@
-"""The demo's second half: a small latent diffusion model, trained on captioned images that it draws.
+"""The second part of the demo: a small latent diffusion model, trained on drawn images with captions.
 
-draw → autoencoder → CLIP → U-Net → a folder of diffusers → text to image → what is on the images
+draw → autoencoder → CLIP → U-Net → a diffusers folder → text to image → share of images that agree with the prompt
 """
 
 import json
@@ -13,11 +13,11 @@ CONFIGS = "configs/image"
 
 
 def run(demo: Any, classes: int, count: int, steps: int) -> None:
-    """Every stage; `count` images of the first `classes` shapes, `steps` of the U-Net's training."""
+    """Run all stages: `count` images of the first `classes` shapes, `steps` of the U-Net's training."""
     images, folder = demo.path("images"), "--config.data.folder"
     words = ["simulate", "--captioned", str(count), "--classes", str(classes), "--out", images]
     drawn = demo.stage("7 draw images", 30, lambda: demo.run(words))
-    demo.say(f'{drawn["images"]} images, {drawn["captions"]} captions, such as "{drawn["example"]}"')
+    demo.show(f'{drawn["images"]} images, {drawn["captions"]} captions, such as "{drawn["example"]}"')
 
     def part(system: str, name: str) -> dict[str, Any]:
         config = ["--config", f"{CONFIGS}/{system}_shapes.py", "--workdir", demo.path(f"{name}-run")]
@@ -26,10 +26,10 @@ def run(demo: Any, classes: int, count: int, steps: int) -> None:
         return result["val"]
 
     val = demo.stage("8 autoencoder", 90, lambda: part("autoencoder", "vae"))
-    demo.say(f"held-out images come back with {val['psnr']:.1f} dB")
+    demo.show(f"PSNR of reconstructed held-out images: {val['psnr']:.1f} dB")
     val = demo.stage("9 CLIP", 60, lambda: part("clip", "clip"))
-    found, chance = val["image_to_text"], val["chance"]
-    demo.say(f"{found:.0%} of held-out images find a caption of theirs in their batch ({chance:.0%} by chance)")
+    accuracy, chance = val["image_to_text"], val["chance"]
+    demo.show(f"retrieval of the caption of a held-out image within its batch: {accuracy:.0%} (chance {chance:.0%})")
 
     def unet() -> dict[str, Any]:
         words = ["train", "--config", f"{CONFIGS}/text_to_image_shapes.py:steps={steps}"]
@@ -41,42 +41,42 @@ def run(demo: Any, classes: int, count: int, steps: int) -> None:
         return result["val"]
 
     val = demo.stage("10 U-Net", 300, unet)
-    demo.say(f"held-out loss {val['loss']:.3f} (answering zero: 1)")
+    demo.show(f"held-out loss {val['loss']:.3f} (predicting zero: 1)")
 
-    def generate(given: list[str], out: str) -> list[dict[str, Any]]:
-        words = ["generate", "--model", demo.path("pipeline"), *given, "--out", demo.path(out)]
+    def generate(prompt_options: list[str], out: str) -> list[dict[str, Any]]:
+        words = ["generate", "--model", demo.path("pipeline"), *prompt_options, "--out", demo.path(out)]
         demo.run([*words, "--steps", "20", "--sampler", "ddim", "--guidance", "2"])
         return [json.loads(line) for line in (demo.work / out / "images.jsonl").read_text().splitlines()]
 
     (demo.work / "prompts.txt").write_text("\n".join(prompts(classes, 6 * classes)) + "\n")
-    given = ["--prompt-file", demo.path("prompts.txt")]
-    made = demo.stage("11 text to image", 45, lambda: generate(given, "text_to_image"))
-    shares = as_prompted(demo.work / "text_to_image", made, classes)
-    told = ", ".join(
+    prompt_options = ["--prompt-file", demo.path("prompts.txt")]
+    rows = demo.stage("11 text to image", 45, lambda: generate(prompt_options, "text_to_image"))
+    shares = as_prompted(demo.work / "text_to_image", rows, classes)
+    summary = ", ".join(
         f"{name} {s.share:.0%} ({s.low:.0%} to {s.high:.0%}; chance {s.chance:.0%})" for name, s in shares.items()
     )
-    demo.say(f"of {len(made)}, as many show what their prompt says: {told}")
+    demo.show(f"of {len(rows)} images, the share that agrees with the prompt: {summary}")
 
 
 def prompts(classes: int, count: int) -> list[str]:
-    """Captions of `count` images, in which shapes are as frequent as can be, and the rest is spread over them."""
+    """Return `count` captions with all shapes equally frequent, and the other attributes spread over them."""
     from dreamjax.signals.simulation.captions import COLOURS
     from dreamjax.signals.simulation.stimuli import SHAPES
 
-    found = []
+    captions = []
     for i in range(count):
         turn, shape = divmod(i, classes)
         size, colour = SIZES[turn // len(COLOURS) % 2], COLOURS[turn % len(COLOURS)]
-        found.append(f"a {size} {colour} {SHAPES[shape]} {PLACES[(i + turn) % len(PLACES)]}")
-    return found
+        captions.append(f"a {size} {colour} {SHAPES[shape]} {PLACES[(i + turn) % len(PLACES)]}")
+    return captions
 
 
-def as_prompted(folder: Path, made: list[dict[str, Any]], classes: int) -> dict[str, Any]:
-    """`drawn.as_prompted` of the images that `generate` wrote."""
+def as_prompted(folder: Path, rows: list[dict[str, Any]], classes: int) -> dict[str, Any]:
+    """Return the shares of `drawn.as_prompted` for the images that `generate` wrote."""
     import numpy as np
     from PIL import Image
 
     from dreamjax.signals.simulation import drawn
 
-    images = [np.asarray(Image.open(folder / row["file"]).convert("RGB")) for row in made]
-    return drawn.as_prompted(images, [row["prompt"] for row in made], classes)
+    images = [np.asarray(Image.open(folder / row["file"]).convert("RGB")) for row in rows]
+    return drawn.as_prompted(images, [row["prompt"] for row in rows], classes)

@@ -1,27 +1,27 @@
-"""The demo's last part, where the recordings are at hand: house or face, of a real person with four electrodes.
+"""The part of the demo on real EEG, where the recordings are available: house or face, one person, four electrodes.
 
-prepare → decode, one recording after another left out, beside the demo's encoder
+prepare → decode, leaving out one recording after another, compared with the encoder of the demo
 """
 
 import os
 from pathlib import Path
 from typing import Any
 
-# the next image comes 0.6 s after the last
+# images follow each other every 0.6 s
 TRIALS = ("--events", "file", "--tmin", "0", "--tmax", "0.6", "--samples", "154", "--low", "1", "--high", "30")
 
 
 def run(demo: Any, recordings: Path | None) -> None:
-    """The stage; `recordings`: muse-lsl's N170 sample, or None where it is not at hand."""
+    """Run the stage. `recordings`: muse-lsl's N170 sample, or None where it is not available."""
     if recordings is None:
-        print("\n   house or face, of real EEG: not run, for want of recordings; pass --n170 FOLDER", flush=True)
+        print("\n   house or face, on real EEG: not run, no recordings available; pass --n170 FOLDER", flush=True)
         return
     demo.stage("19 house or face", 45, lambda: decode(demo, recordings))
-    demo.say("what is told is a class, not an image; so no image is made of these trials")
+    demo.show("a class is decoded, not an image, so no image is generated from these trials")
 
 
 def decode(demo: Any, recordings: Path) -> None:
-    """The verb's own table."""
+    """Prepare and decode, and print the table."""
     from dreamjax.cli import decode_verb
 
     repository = Path(__file__).resolve().parents[1]  # where commands are run

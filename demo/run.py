@@ -1,13 +1,13 @@
-"""`make demo`: the whole way on simulated people, in minutes on two cores.
+"""Run every step of the package on simulated people, in minutes on two cores: `make demo`.
 
 simulate → prepare → train (killed once, and resumed) → evaluate → export → load in PyTorch without JAX;
 then draw → autoencoder → CLIP → U-Net → text to image (`images`);
 then EEG to image: trials → align and fine-tune → table → gallery → export → images in PyTorch (`eeg_to_image`);
-then, where recordings of real people are at hand: house or face (`real_recording`);
-at the end, what all of it would need on a pod (`pod`)
+then, where recordings of real people are available: house or face (`real_recording`);
+at the end, a plan of a published training run for a pod (`pod`)
 
-Every stage is the `dreamjax` command that you would type; only the run is small: few subjects, a small network, few
-steps. Everything lies in runs/demo afterwards, and the next demo starts anew there.
+Every stage is a `dreamjax` command as a user types it; only the run is small: few subjects, a small network, few steps.
+Everything is written to runs/demo, which the next demo empties.
 """
 
 import argparse
@@ -25,17 +25,21 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-REAL = REPOSITORY.parent / "shared" / "data" / "eeg"  # beside the repository, where somebody has laid them
+REAL = REPOSITORY.parent / "shared" / "data" / "eeg"  # real recordings next to the repository, where there are any
 N170 = REAL / "muse" / "N170"
 MARK = ".made-by-make-demo"  # only a folder with this file in it is ever removed
 CONFIG = "configs/pretrain/tiny.py"
-CLASSES, SAMPLES = 10, 208  # kinds of image; samples of a window, 0.8 s: as long as what an image evokes
-PREPARED = ("--samples", str(SAMPLES), "--causal")  # causal: no filter carries a response to before its image
+CLASSES, SAMPLES = 10, 208  # kinds of image; samples of a window, 0.8 s: the length of the response
+PREPARED = (
+    "--samples",
+    str(SAMPLES),
+    "--causal",
+)  # causal: no filter spreads a response into the time before its image
 SPLITS = ("--splits", "0.6", "0.15", "0.25")  # of the people
 
 
 def alone(words: Sequence[str]) -> Any:
-    """`dreamjax WORDS` as a process of its own, from its first import on."""
+    """Start `dreamjax WORDS` as a new process."""
     return subprocess.Popen(
         [sys.executable, "-m", "dreamjax", *words], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     )
@@ -43,39 +47,39 @@ def alone(words: Sequence[str]) -> Any:
 
 @dataclass
 class Demo:
-    """Runs stages, one after another, and remembers what each took."""
+    """Run stages one after another, and record the time of each."""
 
     work: Path
-    start: Callable[[Sequence[str]], Any] = alone  # how a command is started: what comes back is used as a Popen is
+    start: Callable[[Sequence[str]], Any] = alone  # starts a command; returns something like a Popen
     spent: list[tuple[str, float, float]] = field(default_factory=list)  # heading, s, budget in s
 
     def path(self, name: str) -> str:
-        """A path under the work folder, relative to the repository where it lies there: as one would type it."""
+        """Return a path in the work folder, relative to the repository where the folder is inside it."""
         full = self.work / name
         return str(full.relative_to(REPOSITORY)) if full.is_relative_to(REPOSITORY) else str(full)
 
     def stage(self, heading: str, budget: float, work: Callable[[], Any]) -> Any:
-        """Head, run, time one stage."""
+        """Print the heading of a stage, run it and print its time."""
         print(f"\n\033[1m{heading}\033[0m" if sys.stdout.isatty() else f"\n== {heading}", flush=True)
         started = time.monotonic()
         result = work()
         took = time.monotonic() - started
         self.spent.append((heading, took, budget))
         over = "" if took <= budget else "  (over budget: the machine is slow or busy)"
-        self.say(f"{heading}: {took:.0f} s of {budget:.0f} s{over}")
+        self.show(f"{heading}: {took:.0f} s of {budget:.0f} s{over}")
         return result
 
-    def say(self, text: str) -> None:
-        """A line about the stage, before whatever its command writes next."""
+    def show(self, text: str) -> None:
+        """Print a line about the stage."""
         print(f"   {text}", flush=True)
 
     def command(self, words: Sequence[str]) -> Any:
-        """Start `dreamjax WORDS --json`; its logs go on to the terminal."""
-        self.say(f"$ dreamjax {shlex.join(words)}")
+        """Start `dreamjax WORDS --json`; its log goes to the terminal."""
+        self.show(f"$ dreamjax {shlex.join(words)}")
         return self.start([*words, "--json"])
 
     def run(self, words: Sequence[str]) -> dict[str, Any]:
-        """The verb's JSON result. Ends the demo when the verb fails."""
+        """Run a verb and return its JSON result. End the demo when it fails."""
         process = self.command(words)
         out, _ = process.communicate()
         if process.returncode:
@@ -83,16 +87,16 @@ class Demo:
         return json.loads(out)
 
     def python(self, *words: str) -> dict[str, Any]:
-        """The JSON result of a script that compares PyTorch with JAX. Ends the demo when they differ."""
-        self.say(f"$ python {shlex.join(words)}")
+        """Run a script that compares PyTorch with JAX and return its JSON result. End the demo when they differ."""
+        self.show(f"$ python {shlex.join(words)}")
         ended = subprocess.run([sys.executable, *words], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
         if ended.returncode:
-            raise SystemExit(f"demo: `python {words[0]}` did not find in PyTorch what JAX gave; see above")
+            raise SystemExit(f"demo: `python {words[0]}`: the results of PyTorch and JAX differ; see above")
         return json.loads(ended.stdout)
 
 
-def start_anew(work: Path) -> None:
-    """An empty work folder. A folder that the demo did not make is left alone."""
+def empty(work: Path) -> None:
+    """Make an empty work folder. A folder that the demo did not make is not touched."""
     if work.exists():
         if any(work.iterdir()) and not (work / MARK).exists():
             raise SystemExit(f"demo: {work} holds files that the demo did not make; remove it or pass --work FOLDER")
@@ -102,21 +106,21 @@ def start_anew(work: Path) -> None:
 
 
 def logged(workdir: Path) -> dict[int, str]:
-    """step → the line of metrics.jsonl about its training losses."""
+    """Return step → the line of metrics.jsonl with its training losses."""
     log = workdir / "metrics.jsonl"
-    found = {}
+    lines = {}
     for line in log.read_text().splitlines() if log.exists() else []:
         try:
             entry = json.loads(line)
-        except ValueError:  # being written
+        except ValueError:  # not yet complete
             continue
         if entry.get("split") == "train":
-            found[entry["step"]] = line
-    return found
+            lines[entry["step"]] = line
+    return lines
 
 
 def train(demo: Demo, steps: int, every: int) -> dict[str, Any]:
-    """Train; kill it without warning after its first checkpoint; start the same command again, and compare the logs."""
+    """Train, kill the process after its first checkpoint, run the same command again, and compare the logs."""
     run = demo.work / "run"
     words = ["train", "--config", f"{CONFIG}:steps={steps}", "--workdir", demo.path("run")]
     words += [f"--config.data.path={demo.path('shards')}", f"--config.train.checkpoint.every={every}"]
@@ -131,13 +135,13 @@ def train(demo: Demo, steps: int, every: int) -> dict[str, Any]:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = logged(run)
-    demo.say(f"killed (SIGKILL) after step {max(before)}; the same command again:")
+    demo.show(f"killed (SIGKILL) after step {max(before)}; the same command again:")
     result = demo.run(words)
     again = [step for step in before if step > result["resumed_from"]]
     if any(logged(run)[step] != before[step] for step in again):
         raise SystemExit("demo: the resumed run logged other losses than the killed one")
     held_out = ", ".join(f"{name} {value:.3g}" for name, value in result["val"].items())
-    demo.say(
+    demo.show(
         f"continued from step {result['resumed_from']}; the {len(again)} log lines that were computed twice are "
         f"equal byte by byte; held-out {held_out}"
     )
@@ -148,7 +152,7 @@ def use_in_torch(demo: Demo) -> dict[str, Any]:
     """Load the export in a process that cannot import JAX."""
     result = demo.python("demo/torch_encoder.py", demo.path("exported"))
     worst = max(result["differences"].values())
-    demo.say(
+    demo.show(
         f"takes {result['takes']}; features {result['features']}, pooled {result['pooled']}; largest relative "
         f"difference to JAX {worst:.1e} (allowed {result['tolerance']:g}); JAX imported: {result['jax_imported']}"
     )
@@ -156,7 +160,7 @@ def use_in_torch(demo: Demo) -> dict[str, Any]:
 
 
 def evaluate(demo: Demo) -> dict[str, Any]:
-    """Measure on people whom training never saw, and print the verb's own table."""
+    """Evaluate on people who were not in the training set, and print the table."""
     from dreamjax.cli import evaluate_verb
 
     result = demo.run(["evaluate", demo.path("run"), "--out", demo.path("evaluation")])
@@ -169,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "demo", help="folder, emptied at the start")
     parser.add_argument("--subjects", type=int, default=8, help="people to simulate")
     parser.add_argument("--minutes", type=float, default=6.0, help="of EEG of each")
-    parser.add_argument("--strength", type=float, default=10.0, help="of what images evoke; 0: nothing, a null run")
+    parser.add_argument("--strength", type=float, default=10.0, help="of the evoked responses; 0: a null run")
     parser.add_argument("--steps", type=int, default=160, help="of pretraining")
     parser.add_argument("--images", type=int, default=3000, help="to draw")
     parser.add_argument("--image-steps", type=int, default=800, help="of the U-Net's training")
@@ -177,13 +181,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=200, help="to score")
     parser.add_argument("--n170", type=Path, default=N170 if N170.is_dir() else None, help="muse-lsl's N170 sample")
     args = parser.parse_args(argv)
-    if args.n170 and not args.n170.is_dir():  # said now, and not after ten minutes
+    if args.n170 and not args.n170.is_dir():  # before the work, not after ten minutes
         raise SystemExit(f"demo: {args.n170}: no such folder; --n170 takes that of muse-lsl's N170 recordings")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    start_anew(args.work)
+    empty(args.work)
     work = args.work.resolve()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(work / "compiled")  # begins empty, and one verb helps the next
-    import eeg_to_image  # beside this file, which is how Python finds them where this file is run
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(work / "compiled")  # empty at first, then shared by the verbs
+    import eeg_to_image  # modules of this folder
     import forked
     import images
     import pod
@@ -210,27 +214,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def finish(demo: Demo) -> None:
-    """The table of times, and where to look."""
+    """Print the table of times, and where the results are."""
     print(f"\n{'stage':24} {'took':>7} {'budget':>7}")
-    for heading, took, budget in [*demo.spent, ("together", sum(t for _, t, _ in demo.spent), 600.0)]:
+    for heading, took, budget in [*demo.spent, ("total", sum(t for _, t, _ in demo.spent), 600.0)]:
         print(f"{heading:24} {took:5.0f} s {budget:5.0f} s")
-    print("\nwhere to look:")
+    print("\nresults:")
     for what, name in (
-        ("the recordings and what is in them", "recordings/truth.json"),
+        ("the simulated recordings and their ground truth", "recordings/truth.json"),
         ("the quality of the recordings", "shards/report.html"),
         ("losses; `tensorboard --logdir` shows them", "run/metrics.jsonl"),
         ("a held-out window, hidden and reconstructed", "evaluation/reconstruction.png"),
         ("the tables of the evaluation", "evaluation/reconstruction-test.html"),
         ("the PyTorch model and its card", "exported/README.md"),
-        ("what the small latent diffusion model makes of prompts", "text_to_image/grid.png"),
+        ("images of the small latent diffusion model from prompts", "text_to_image/grid.png"),
         ("that model, for diffusers", "pipeline/README.md"),
-        ("images made of EEG beside those seen, and the table", "gallery/gallery.html"),
-        ("that system, for diffusers and PyTorch", "dreamer/README.md"),
-        ("what a pod would need for the published training", "plan/memory.png"),
+        ("images from EEG next to the seen ones, and the table", "gallery/gallery.html"),
+        ("that model, for diffusers and PyTorch", "dreamer/README.md"),
+        ("the plan of the published training for a pod", "plan/memory.png"),
     ):
         print(f"  {demo.path(name):45} {what}")
     source = os.path.relpath(REAL, REPOSITORY) if REAL.is_dir() else "FOLDER"
-    print(f"\non {'the real recordings beside the repository' if REAL.is_dir() else 'recordings of your own'}:")
+    print(f"\nwith {'the real recordings next to the repository' if REAL.is_dir() else 'your own recordings'}:")
     print(f"  dreamjax prepare {source} --out runs/eeg")
     print("  dreamjax train --config configs/pretrain/small.py --workdir runs/small --config.data.path=runs/eeg")
 

@@ -1,14 +1,14 @@
-"""Images of EEG with diffusers and without JAX: `python demo/torch_eeg_to_image.py EXPORT FOLDER`.
+"""Generate images from EEG with diffusers, without JAX: `python demo/torch_eeg_to_image.py EXPORT FOLDER`.
 
-Opens what `dreamjax export RUN --to diffusers` wrote, makes images of the EEG and the noise that are stored in it,
-and puts them into FOLDER, each beside the one that dreamjax made of the same.
+Open the folder of `dreamjax export RUN --to diffusers`, generate images from the EEG and the noise that are stored in
+it, and write them to FOLDER, each next to the image that dreamjax generated from the same input.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from torch_user import FORBIDDEN  # beside this file
+from torch_encoder import FORBIDDEN  # in this folder
 
 LEAST = 45.0  # dB
 
@@ -26,21 +26,21 @@ def main(export: str, folder: str) -> int:
     pipe.set_progress_bar_config(disable=True)
     stored = load_file(Path(export) / "parity.safetensors")
     how = {"num_inference_steps": int(stored["steps"]), "guidance_scale": float(stored["guidance"])}
-    made = pipe(stored["eeg"], scale=stored.get("scale"), latents=stored["latents"], output_type="pt", **how).images
+    images = pipe(stored["eeg"], scale=stored.get("scale"), latents=stored["latents"], output_type="pt", **how).images
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    for i, pair in enumerate(zip(stored["image"], made, strict=True)):
-        beside = torch.cat([image.clamp(0, 1) for image in pair], dim=2).permute(1, 2, 0)
-        Image.fromarray((255 * beside).round().byte().numpy()).save(out / f"{i}.png")
-    psnr = float(-10 * (made - stored["image"]).square().mean().log10())
+    for i, pair in enumerate(zip(stored["image"], images, strict=True)):
+        both = torch.cat([image.clamp(0, 1) for image in pair], dim=2).permute(1, 2, 0)
+        Image.fromarray((255 * both).round().byte().numpy()).save(out / f"{i}.png")
+    psnr = float(-10 * (images - stored["image"]).square().mean().log10())
     imported = any(sys.modules.get(name) for name in FORBIDDEN)
-    print(json.dumps({"images": len(made), "psnr": psnr, "least": LEAST, "jax_imported": imported}))
+    print(json.dumps({"images": len(images), "psnr": psnr, "least": LEAST, "jax_imported": imported}))
     return int(psnr < LEAST or imported)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or not Path(sys.argv[1], "pipeline.py").is_file():
-        told = "give the folder of an export (dreamjax export RUN --to diffusers --out EXPORT), and one to write to"
-        print(told, file=sys.stderr)
+        usage = "give the folder of an export (dreamjax export RUN --to diffusers --out EXPORT), and one to write to"
+        print(usage, file=sys.stderr)
         sys.exit(2)
     sys.exit(main(*sys.argv[1:]))

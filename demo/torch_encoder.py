@@ -1,6 +1,6 @@
-"""What somebody with PyTorch and without JAX does with an exported folder: `python demo/torch_encoder.py FOLDER`.
+"""Use an exported folder with PyTorch and without JAX: `python demo/torch_encoder.py FOLDER`.
 
-Loads the model, compares it with the outputs that dreamjax stored beside it, and embeds two windows.
+Load the model, compare it with the outputs that dreamjax stored in the folder, and embed two windows.
 """
 
 import json
@@ -19,13 +19,13 @@ def main(folder: str) -> int:
 
     model = MaskedAutoencoder.from_pretrained(folder).eval()
     with torch.no_grad():
-        found = model(20 * torch.randn(2, model.n_chans, model.n_times), return_features=True)
+        outputs = model(20 * torch.randn(2, model.n_chans, model.n_times), return_features=True)
     result = {
         "differences": check_parity(folder),
         "tolerance": model.provenance["parity_tolerance"],
         "takes": f"(batch, {model.n_chans} channels, {model.n_times} samples at {model.sfreq:g} Hz) in µV",
-        "features": list(found["features"].shape),
-        "pooled": list(found["pooled"].shape),
+        "features": list(outputs["features"].shape),
+        "pooled": list(outputs["pooled"].shape),
         "jax_imported": any(sys.modules.get(name) for name in FORBIDDEN),
     }
     print(json.dumps(result))

@@ -7,6 +7,7 @@ from dreamjax.cli.options import whole_number
 
 HELP = "tell classes of trials in recordings that were left out, with permutation tests: what a decoder has to beat"
 EXAMPLE = "dreamjax decode runs/n170 --labels house face"
+NEEDS = ("sklearn",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

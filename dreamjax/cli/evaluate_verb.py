@@ -8,6 +8,7 @@ from dreamjax.errors import UserError
 
 HELP = "score a run on people or images that its training never saw, beside controls, with intervals"
 EXAMPLE = "dreamjax evaluate runs/tiny --split test --out runs/tiny/evaluation"
+NEEDS = ("matplotlib",)
 OF_RECONSTRUCTION = ("--data", "--split", "--step", "--best", "--windows")
 OF_IMAGES = (
     *("--trials", "--samples", "--steps", "--sampler", "--guidance", "--judge", "--classifier", "--ways"),

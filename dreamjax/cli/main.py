@@ -19,10 +19,11 @@ from typing import Any, NoReturn
 from dreamjax import __version__
 from dreamjax.cli import config_arguments, options
 from dreamjax.console import configure_logging
-from dreamjax.errors import TryAgain, UserError, nearest
+from dreamjax.errors import TryAgain, UserError, missing_module, nearest, require
 
 # verb → module of dreamjax.cli, in the order of work. A module has HELP, EXAMPLE, configure(parser), run(args) -> dict,
 # and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
+# Optional packages without which it cannot end are listed in NEEDS.
 VERBS = (
     "simulate",
     "prepare",
@@ -249,6 +250,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     configure_logging(args.verbose)
     _refuse_unwritable(args)
     module = _verb_module(args.verb)
+    for package in getattr(module, "NEEDS", ()):
+        require(package, f"dreamjax {args.verb}")
     ours = contextlib.nullcontext() if args.command else _stdout_is_for_the_result()  # else it is the command's
     with ours, _sigterm_unwinds():
         result = module.run(args)
@@ -279,6 +282,8 @@ def _ending(problem: BaseException) -> tuple[int, str] | None:
     """(exit code, one sentence) of what ended a verb; None for a defect of ours, which shows its traceback."""
     if isinstance(problem, UserError):
         return problem.exit_code, str(problem)
+    if isinstance(problem, ModuleNotFoundError) and (missing := missing_module(problem)):
+        return missing.exit_code, str(missing)
     if isinstance(problem, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(problem, BrokenPipeError):  # `dreamjax … | head`

@@ -10,6 +10,7 @@ from dreamjax.errors import UserError
 
 HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready for training"
 EXAMPLE = "dreamjax prepare study/ --out runs/study"
+NEEDS = ("tensorflow_datasets", "matplotlib")
 OF_TRIALS = ("--subject", "--split-file", "--split-number", "--split-by", "--hold-out", "--reading")
 BESIDE_TRIALS = (  # what does nothing for trials that were cut, filtered and referenced before they were published
     *("--list-events", "--dataset", "--subject-pattern", "--unit-scale", "--low", "--notch", "--reference", "--causal"),

@@ -5,6 +5,7 @@ from typing import Any
 
 HELP = "rank a sweep's points, with intervals, paired tests and cost; write tables, images and the best config"
 EXAMPLE = "dreamjax report runs/ratios"
+NEEDS = ("plotly", "matplotlib")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

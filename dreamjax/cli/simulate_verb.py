@@ -8,6 +8,7 @@ from dreamjax.console import counted
 
 HELP = "write forward-modelled EEG of people who look at images, with known ground truth; or images with captions"
 EXAMPLE = "dreamjax simulate --out runs/simulated --subjects 6 --minutes 3 --channels 32 --strength 1.0"
+NEEDS = ("PIL",)
 
 OF_RECORDINGS = (
     *("--subjects", "--minutes", "--channels", "--images-per-class", "--strength", "--order", "--format", "--sfreq"),

@@ -54,7 +54,7 @@ def train(
     """
     ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
     compile_cache.use(config.compile_cache)
-    reporting.check(config.wandb)
+    reporting.check(config.wandb, config.image_every)
     mesh = meshes.make(config.mesh, devices)
     if config.eval_every:
         task.data("val")  # where there is none, that is said now, not at the first evaluation

@@ -8,7 +8,8 @@ from typing import Any
 
 from etils import epath
 
-from dreamjax.errors import missing_package
+from dreamjax.console import log
+from dreamjax.errors import missing_package, require
 from dreamjax.parallel import processes
 from dreamjax.storage import atomic
 from dreamjax.training import devices
@@ -16,10 +17,12 @@ from dreamjax.training.metrics import JsonLines
 from dreamjax.training.tolerance import Tolerant
 
 
-def check(wandb: str | None) -> None:
-    """Raises UserError where the logs that are asked for cannot be opened here."""
-    if wandb is not None and importlib.util.find_spec("wandb") is None:
-        raise missing_package("wandb", "wandb", "train.wandb")
+def check(wandb: str | None, image_every: int) -> None:
+    """Raise UserError where a package of the logs that are asked for is not installed."""
+    if wandb is not None:
+        require("wandb", "train.wandb")
+    if image_every:
+        require("matplotlib", "train.image_every")
 
 
 def _board(folder: str, step: int) -> Any:
@@ -70,7 +73,9 @@ class Reporter:
         self.timing = JsonLines(self.workdir / "timing.jsonl", step, self.first)
         self._board: Any = None
         self._wandb: Any = None
-        if self.first and tensorboard:
+        if self.first and tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            log.warning("%s", f"{missing_package('tensorboardX', 'report', 'train.tensorboard')}; no TensorBoard log")
+        elif self.first and tensorboard:
             self._board = _board(str(self.workdir / "tensorboard"), step + 1)
         if self.first and wandb is not None:
             self._wandb = self._open_wandb(wandb)

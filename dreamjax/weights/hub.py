@@ -40,7 +40,7 @@ def _snapshot(repository: str, revision: str | None, text: str, variant: str | N
         import huggingface_hub as hub
         from huggingface_hub import constants
     except ImportError as problem:
-        raise missing_package("huggingface_hub", "torch", f"{text} is no folder here, and fetching it") from problem
+        raise missing_package("huggingface_hub", "data", f"{text} is no folder here, and fetching it") from problem
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
         try:
