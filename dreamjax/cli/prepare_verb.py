@@ -2,11 +2,16 @@
 
 import argparse
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
 from dreamjax.console import counted
 from dreamjax.errors import UserError
+
+if TYPE_CHECKING:
+    from dreamjax.signals.preparation.prepare_options import PrepareOptions
+    from dreamjax.signals.preparation.trial_inputs import TrialSettings
+    from dreamjax.signals.preparation.window_settings import WindowSettings
 
 HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready for training"
 EXAMPLE = "dreamjax prepare study/ --out runs/study"
@@ -15,7 +20,7 @@ OF_TRIALS = ("--subject", "--split-file", "--split-number", "--split-by", "--hol
 BESIDE_TRIALS = (  # what does nothing for trials that were cut, filtered and referenced before they were published
     *("--list-events", "--dataset", "--subject-pattern", "--unit-scale", "--low", "--notch", "--reference", "--causal"),
     *("--stride", "--min-fraction", "--keep-implausible", "--events", "--event-codes", "--event-offset-ms", "--tmin"),
-    *("--tmax", "--baseline", "--key-file", "--workers", "--timeout"),
+    *("--tmax", "--baseline"),
 )
 OF_EVENTS = ("--event-codes", "--event-offset-ms", "--tmin", "--tmax", "--baseline", "--stimuli")
 
@@ -98,105 +103,76 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from dreamjax.signals.preparation import prepare
-    from dreamjax.signals.recordings.corpora import eeg_imagenet
+    from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 
-    if any(map(eeg_imagenet.is_torch_file, args.paths)):
-        return _trials(args)
-    refuse_without("a file such as eeg_5_95_std.pth", args, *OF_TRIALS)
-    if args.list_events:
-        return prepare.list_events(args.paths)
+    if corpus := trial_corpus_of(args.paths):
+        refuse_beside(f"the trials of {args.paths[0]}", args, *BESIDE_TRIALS)
+        if args.reading != "ours":
+            refuse_beside(f"--reading {args.reading}", args, "--sfreq", "--samples", "--high")
+    else:
+        refuse_without("a file such as eeg_5_95_std.pth", args, *OF_TRIALS)
+        if args.list_events:
+            return prepare.list_events(args.paths)
+        if not args.events:
+            refuse_without("--events", args, *OF_EVENTS)
+        elif args.events == "file":
+            refuse_beside("--events file", args, "--stimuli")
     if not args.out:
-        raise UserError("prepare wants --out FOLDER (or --list-events)")
-    if not args.events:
-        refuse_without("--events", args, *OF_EVENTS)
-    elif args.events == "file":
-        refuse_beside("--events file", args, "--stimuli")
-    return prepare.prepare(args.paths, args.out, _settings(args), _options(args))
-
-
-def _trials(args: argparse.Namespace) -> dict[str, Any]:
-    """`prepare_trials` of the one file that is given."""
-    from dreamjax.signals.preparation import prepare_trials
-    from dreamjax.signals.recordings.corpora.eeg_imagenet_splits import Wanted
-
-    path = args.paths[0]
-    if len(args.paths) > 1:
-        raise UserError(f"{path} is a whole data set of its own; prepare it alone, into a folder of its own")
-    refuse_beside(f"the trials of {path}", args, *BESIDE_TRIALS)
-    if not args.out:
-        raise UserError("prepare wants --out FOLDER")
-    if args.reading != "ours":
-        refuse_beside(f"--reading {args.reading}", args, "--sfreq", "--samples", "--high")
+        raise UserError("prepare wants --out FOLDER" + ("" if corpus else " (or --list-events)"))
     try:
-        splits = Wanted(
+        settings = _trial_settings(args) if corpus else _window_settings(args)
+        options = _options(args)
+    except ValueError as problem:
+        raise UserError(str(problem)) from problem
+    return prepare.prepare(args.paths, args.out, settings, options)
+
+
+def _trial_settings(args: argparse.Namespace) -> "TrialSettings":
+    from dreamjax.signals.preparation.trial_inputs import TrialSettings
+
+    high = args.high if "--high" in args.given else None
+    return TrialSettings(args.reading, args.sfreq, high, args.samples if "--samples" in args.given else 0)
+
+
+def _window_settings(args: argparse.Namespace) -> "WindowSettings":
+    from dreamjax.signals.preparation.quality import EegLimits
+    from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
+
+    steps = ("low", "high", "notch", "sfreq", "reference", "causal", "samples", "stride", "min_fraction")
+    return WindowSettings(
+        **{name: getattr(args, name) for name in steps},
+        limits=EegLimits(implausible="flag" if args.keep_implausible else "reject"),
+        events=EventWindows(
+            source=args.events,
+            codes=tuple(args.event_codes),
+            offset_ms=args.event_offset_ms,
+            tmin=args.tmin,
+            tmax=args.tmax,
+            baseline=tuple(args.baseline),
+        ),
+    )
+
+
+def _options(args: argparse.Namespace) -> "PrepareOptions":
+    from dreamjax.signals.preparation.prepare_options import PrepareOptions
+    from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
+
+    same = ("name", "workers", "strict", "overwrite", "key_file", "dataset", "licence", "subject_pattern", "stimuli")
+    return PrepareOptions(
+        **{name: getattr(args, name) for name in (*same, "verbose")},
+        timeout_s=args.timeout,
+        salt=args.salt or os.environ.get("DREAMJAX_SALT"),
+        splits=SplitRequest(
             by=args.split_by,
             file=args.split_file,
             number=args.split_number,
             subjects=tuple(args.subject),
             hold_out=tuple(args.hold_out),
-            fractions=_fractions(args),
+            fractions=dict(zip(SPLITS, args.splits, strict=True)),
             seed=args.split_seed,
-        )
-        settings = prepare_trials.Settings(
-            args.reading,
-            args.sfreq,
-            args.high if "--high" in args.given else None,
-            args.samples if "--samples" in args.given else 0,
-        )
-    except ValueError as problem:
-        raise UserError(str(problem)) from problem
-    options = prepare_trials.Options(
-        splits=splits,
-        salt=args.salt or os.environ.get("DREAMJAX_SALT"),
-        **{name: getattr(args, name) for name in ("stimuli", "strict", "name", "overwrite")},
-        **({"licence": args.licence} if args.licence else {}),
+        ),
+        unit_scales={name: float(factor) for name, _, factor in (t.rpartition("=") for t in args.unit_scale)},
     )
-    return prepare_trials.prepare_trials(path, args.out, settings, options)
-
-
-def _fractions(args: argparse.Namespace) -> dict[str, float]:
-    return dict(zip(("train", "val", "test"), args.splits, strict=True))
-
-
-def _settings(args: argparse.Namespace) -> Any:
-    from dreamjax.signals.preparation import quality, windows
-
-    steps = {f: getattr(args, f) for f in ("low", "high", "notch", "sfreq", "reference", "causal", "samples", "stride")}
-    try:
-        return windows.Settings(
-            **steps,
-            min_fraction=args.min_fraction,
-            limits=quality.Limits(implausible="flag" if args.keep_implausible else "reject"),
-            events=windows.EventWindows(
-                source=args.events,
-                codes=tuple(args.event_codes),
-                offset_ms=args.event_offset_ms,
-                tmin=args.tmin,
-                tmax=args.tmax,
-                baseline=tuple(args.baseline),
-            ),
-        )
-    except ValueError as problem:
-        raise UserError(str(problem)) from problem
-
-
-def _options(args: argparse.Namespace) -> Any:
-    from dreamjax.signals.preparation import prepare
-
-    same = ("name", "workers", "split_seed", "strict", "overwrite", "key_file", "dataset", "licence", "subject_pattern")
-    try:
-        scales = {name: float(factor) for name, _, factor in (text.rpartition("=") for text in args.unit_scale)}
-        return prepare.Options(
-            **{name: getattr(args, name) for name in same},
-            timeout_s=args.timeout,
-            salt=args.salt or os.environ.get("DREAMJAX_SALT"),
-            fractions=_fractions(args),
-            unit_scales=scales,
-            stimuli=args.stimuli,
-            verbose=args.verbose,
-        )
-    except ValueError as problem:
-        raise UserError(str(problem)) from problem
 
 
 def render(result: dict[str, Any]) -> str:

@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     refuse_without("--layout eeg-imagenet", args, "--corrupt")
     refuse_without("--captioned", args, "--pixels")
 
-    names = [f.name for f in dataclasses.fields(simulate.Settings) if hasattr(args, f.name)]
-    return simulate.simulate(args.out, simulate.Settings(**{name: getattr(args, name) for name in names}))
+    names = [f.name for f in dataclasses.fields(simulate.SimulationSettings) if hasattr(args, f.name)]
+    return simulate.simulate(args.out, simulate.SimulationSettings(**{name: getattr(args, name) for name in names}))
 
 
 def render(result: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.preparation import quality
-from dreamjax.signals.preparation.windows import EventWindows, Settings
+from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def prepared(
         settings = replace(own, events=replace(own.events, source=source, codes=moments.codes))
         out = Path(folder) / "windows"
         try:
-            prepare.prepare(list(paths), out, settings, prepare.Options(workers=1))
+            prepare.prepare(list(paths), out, settings, prepare.PrepareOptions(workers=1))
         except UserError:
             if moments.at:
                 _refuse_outside(paths, moments.at)
@@ -83,7 +83,7 @@ def _table(path: Path, at: Sequence[float]) -> Path:
     return path
 
 
-def settings_of(data: DataConfig, workdir: epath.PathLike | None = None) -> Settings:
+def settings_of(data: DataConfig, workdir: epath.PathLike | None = None) -> WindowSettings:
     """How the run's recordings were prepared, as its dataset says, or the run's own data.json where that is elsewhere.
 
     Of a run that came without data, what its config says. Raises UserError where a run's dataset is not here, and the
@@ -101,9 +101,9 @@ def settings_of(data: DataConfig, workdir: epath.PathLike | None = None) -> Sett
             )
     if not told:
         log.warning("how the run's recordings were prepared is not known here: its rate and length are used alone")
-        return Settings(sfreq=data.sfreq, samples=data.samples)
-    return _dataclass(Settings, told | {
-        "limits": _dataclass(quality.Limits, told.get("limits", {})),
+        return WindowSettings(sfreq=data.sfreq, samples=data.samples)
+    return _dataclass(WindowSettings, told | {
+        "limits": _dataclass(quality.EegLimits, told.get("limits", {})),
         "events": _dataclass(EventWindows, told.get("events", {})),
     })  # fmt: skip
 

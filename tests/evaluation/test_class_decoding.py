@@ -5,15 +5,18 @@ import json
 import pytest
 
 from dreamjax.cli import main as cli
-from dreamjax.signals.preparation import prepare, windows
+from dreamjax.signals.preparation import prepare, window_settings
 from dreamjax.signals.simulation import simulate
 
-QUIET = prepare.Options(workers=0, salt="test")
+QUIET = prepare.PrepareOptions(workers=0, salt="test")
 
 
 def shards(root, source, **events):
-    settings = windows.Settings(
-        low=1.0, high=30.0, samples=154, events=windows.EventWindows(source="file", tmin=0.0, tmax=0.6, **events)
+    settings = window_settings.WindowSettings(
+        low=1.0,
+        high=30.0,
+        samples=154,
+        events=window_settings.EventWindows(source="file", tmin=0.0, tmax=0.6, **events),
     )
     prepare.prepare([source], root / "shards", settings, QUIET)
     return str(root / "shards")
@@ -33,7 +36,7 @@ def test_houses_and_faces_are_told_apart_in_runs_that_were_left_out(tmp_path, ca
 
 
 def test_nothing_is_found_where_nothing_was_evoked(tmp_path, capsys):
-    settings = simulate.Settings(subjects=3, minutes=1, channels=8, classes=2, strength=0.0)
+    settings = simulate.SimulationSettings(subjects=3, minutes=1, channels=8, classes=2, strength=0.0)
     simulate.simulate(tmp_path / "study", settings)
     found = shards(tmp_path, tmp_path / "study")
     assert cli.main(["decode", found, "--permutations", "20", "--json"]) == 0

@@ -11,20 +11,20 @@ from dreamjax.evaluation.controls import Asked, Material
 from dreamjax.metrics import bootstrap
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.preparation import prepare, windows
+from dreamjax.signals.preparation import prepare, window_settings
 from dreamjax.signals.simulation import simulate
 from dreamjax.targets import trials
 from dreamjax.targets.trials import TargetConfig
 
 CLASSES = 3
-QUIET = prepare.Options(workers=0, salt="test")
+QUIET = prepare.PrepareOptions(workers=0, salt="test")
 
 
 def study(root, order, strength, drift):
     """Four people; drift is kept by leaving out the high-pass filter."""
     simulate.simulate(
         root / "study",
-        simulate.Settings(
+        simulate.SimulationSettings(
             subjects=4,
             minutes=2.5,
             channels=8,
@@ -38,10 +38,10 @@ def study(root, order, strength, drift):
             blinks_per_minute=0,
         ),
     )
-    settings = windows.Settings(low=None, samples=128, sfreq=128)
+    settings = window_settings.WindowSettings(low=None, samples=128, sfreq=128)
     around = {"shards": (0.0, 0.8), "before": (-0.5, 0.0)}
     for name, (tmin, tmax) in around.items():
-        events = windows.EventWindows(source="file", tmin=tmin, tmax=tmax)
+        events = window_settings.EventWindows(source="file", tmin=tmin, tmax=tmax)
         prepare.prepare([root / "study"], root / name, dataclasses.replace(settings, events=events), QUIET)
     prepare.prepare([root / "study"], root / "free", settings, QUIET)
     return root

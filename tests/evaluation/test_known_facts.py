@@ -6,7 +6,7 @@ import pytest
 from dreamjax.evaluation import reconstruction, reconstruction_scores, window_set
 from dreamjax.evaluation.scoring_masks import MASKS
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.preparation.prepare import Options, prepare
+from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
 
 
 @pytest.mark.long
@@ -16,7 +16,7 @@ def test_eegmat_rest(real_eeg, tmp_path):
     Which four subjects are held out moves them: over three disjoint choices by 0.17 to 0.42 and 0.58 to 0.65.
     """
     files = sorted(str(path) for path in (real_eeg / "eegmat").glob("*_1.edf"))
-    prepare(files, str(tmp_path / "shards"), options=Options(workers=2))
+    prepare(files, str(tmp_path / "shards"), options=PrepareOptions(workers=2))
     config = DataConfig(path=(str(tmp_path / "shards"),))
     data = window_set.concatenate([window_set.load(config, split) for split in ("train", "val", "test")])
     held_out = np.isin(data.subjects, sorted(set(data.subjects))[::3])

@@ -8,15 +8,15 @@ from dreamjax.errors import UserError
 from dreamjax.generation import recording_windows
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.preparation import prepare, windows
+from dreamjax.signals.preparation import prepare, window_settings
 from dreamjax.signals.simulation import simulate
 
 
 def test_settings_are_those_of_the_run_wherever_its_data_lie(tmp_path):
-    simulate.simulate(tmp_path / "study", simulate.Settings(subjects=1, minutes=0.5, channels=8))
-    events = windows.EventWindows(source="file", tmin=0.0, tmax=0.5)
-    settings = windows.Settings(low=1.0, high=30.0, samples=128, causal=True, events=events)
-    prepare.prepare([tmp_path / "study"], tmp_path / "shards", settings, prepare.Options(workers=0, salt="test"))
+    simulate.simulate(tmp_path / "study", simulate.SimulationSettings(subjects=1, minutes=0.5, channels=8))
+    events = window_settings.EventWindows(source="file", tmin=0.0, tmax=0.5)
+    settings = window_settings.WindowSettings(low=1.0, high=30.0, samples=128, causal=True, events=events)
+    prepare.prepare([tmp_path / "study"], tmp_path / "shards", settings, prepare.PrepareOptions(workers=0, salt="test"))
     data = DataConfig(path=(str(tmp_path / "shards"),), samples=128)
     here = recording_windows.settings_of(data)
     assert (here.causal, here.high, here.events.tmax) == (True, 30.0, 0.5)

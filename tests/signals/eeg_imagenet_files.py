@@ -3,7 +3,7 @@
 import torch
 
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation.prepare_trials import Options, prepare_trials
+from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
 from dreamjax.signals.simulation import eeg_imagenet_files as generator
 
 CHANNELS, CLASSES, IMAGES, PEOPLE = 6, 3, 10, 4
@@ -29,7 +29,7 @@ def splits_of(folder):
 
 def made(published, tmp_path, file=STD, settings=None, **options):
     out = tmp_path / "shards"
-    result = prepare_trials(published / file, out, settings, Options(**options))
+    result = prepare([published / file], out, settings, PrepareOptions(workers=0, **options))
     return out, result
 
 

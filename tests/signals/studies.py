@@ -7,9 +7,9 @@ from edf_files import write_edf
 from recorded import noise
 
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation.prepare import Options
+from dreamjax.signals.preparation.prepare import PrepareOptions
 
-INLINE = Options(workers=0)
+INLINE = PrepareOptions(workers=0)
 
 
 def study(folder: Path, subjects: int = 4, recordings: int = 2, seconds: int = 8) -> Path:

@@ -17,13 +17,17 @@ from dreamjax.cli import main
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.preparation.prepare_trials import Options, Settings, identity, prepare_trials
+from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
+from dreamjax.signals.preparation.trial_inputs import TrialSettings, identity_of
 from dreamjax.signals.recordings.corpora import eeg_imagenet
-from dreamjax.signals.recordings.corpora.eeg_imagenet_splits import Wanted
+from dreamjax.signals.recordings.corpora.trial_corpora import TRIAL_CORPORA
+from dreamjax.signals.recordings.identity import SplitRequest
 from dreamjax.signals.simulation import head
 from dreamjax.targets import image_folder
 from dreamjax.targets import trials as stage_b
 from dreamjax.targets.trials import TargetConfig
+
+(CORPUS,) = TRIAL_CORPORA
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +140,7 @@ def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path, theirs, place):
     else:
         torch.save(value, path)
     with pytest.raises(UserError, match=r"system, which is not executed"):
-        prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="image")))
+        prepare([path], tmp_path / "out", None, PrepareOptions(workers=0, splits=SplitRequest(by="image")))
     assert not mark.exists()
     assert not (tmp_path / "out").exists()
 
@@ -173,7 +177,7 @@ def test_a_trial_is_resampled_without_its_mean_and_its_end_is_marked(tmp_path):
     t = np.arange(700) / 1000
     wave = np.stack([np.sin(2 * np.pi * 10 * t) + 3, np.cos(2 * np.pi * 30 * t) - 5]).astype(np.float32)
     path = small_file(tmp_path / "sines.pth", [wave[:, :n] for n in (520, 500, 491, 520, 520, 520, 700, 449)])
-    prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="image")))
+    prepare([path], tmp_path / "out", None, PrepareOptions(workers=0, splits=SplitRequest(by="image")))
     found = {w.stimulus: w for split in ("train", "val", "test") for w in records.read_windows(tmp_path / "out", split)}
     assert sorted(found) == [f"n01/n01_{i}.JPEG" for i in range(6)]  # 700 and 449 samples are left out
     for i, real in ((0, 128), (1, 128), (2, 126)):
@@ -194,7 +198,9 @@ def test_a_trial_is_resampled_without_its_mean_and_its_end_is_marked(tmp_path):
 def test_the_published_reading_is_samples_20_to_460_stretched(published, theirs, tmp_path):
     """torch's own linear interpolation of the same samples to 512, through the pipeline of the parity presets."""
     file = str(published / "block_splits_by_image_single.pth")
-    out, _ = made(published, tmp_path, settings=Settings("dreamdiffusion"), splits=Wanted(file=file, subjects=(4,)))
+    out, _ = made(
+        published, tmp_path, settings=TrialSettings("dreamdiffusion"), splits=SplitRequest(file=file, subjects=(4,))
+    )
     dataset = records.load_dataset(out)
     assert dataset["settings"]["effective_sfreq"] == 1164.01  # 1000 Hz · 511 / 439
     data = DataConfig(
@@ -212,19 +218,19 @@ def test_a_trial_that_is_not_finite_is_left_out_and_told(tmp_path):
     eeg = np.random.default_rng(0).normal(size=(9, 2, 500)).astype(np.float32)
     eeg[4, 1, 100] = np.nan
     path = small_file(tmp_path / "nan.pth", list(eeg))
-    prepare_trials(path, tmp_path / "out", None, Options(splits=Wanted(by="image")))
+    prepare([path], tmp_path / "out", None, PrepareOptions(workers=0, splits=SplitRequest(by="image")))
     assert records.load_dataset(tmp_path / "out")["totals"]["windows"] == 8
     assert json.loads((tmp_path / "out" / "rejects.jsonl").read_text())["reason"] == "samples are not finite"
 
 
 def test_the_facts_say_that_there_is_no_unit_and_which_controls_cannot_be(published, tmp_path, said):
-    out, result = made(published, tmp_path, splits=Wanted(by="subject", hold_out=(4,)))
+    out, result = made(published, tmp_path, splits=SplitRequest(by="subject", hold_out=(4,)))
     assert set(records.impossible(out)) == {"block", "pre_stimulus", "time"}
     assert records.impossible(out)["block"].startswith("a block is a class")
     dataset = records.load_dataset(out)
     assert "no physical unit" in dataset["unit"]
     window = records.read_windows(out, "test")[0]
-    assert window.subject == identity(None, 4)["subject"]
+    assert window.subject == identity_of(CORPUS, None, 4).subject
     assert window.label in dataset["labels"] == sorted(f"n9{i:07d}" for i in range(CLASSES))
     assert window.flags[0] == records.APART
     assert not np.isfinite(window.xyz).any()
@@ -243,7 +249,7 @@ def test_missing_and_damaged_images_are_named(published, tmp_path, said):
     images = shutil.copytree(published / "imagenet", tmp_path / "imagenet")
     damaged = f"n9{CLASSES - 1:07d}/n9{CLASSES - 1:07d}_{100 + CLASSES * IMAGES - 1}.JPEG"
     (images / "n90000000/n90000000_100.JPEG").unlink()
-    splits = Wanted(file=str(published / "block_splits_by_image_all.pth"))
+    splits = SplitRequest(file=str(published / "block_splits_by_image_all.pth"))
     with pytest.raises(UserError, match=f"n90000000_100.JPEG is missing; {damaged} is damaged; mend them"):
         made(published, tmp_path, splits=splits, stimuli=str(images), strict=True)
     out, result = made(published, tmp_path, splits=splits, stimuli=str(images))
@@ -252,9 +258,16 @@ def test_missing_and_damaged_images_are_named(published, tmp_path, said):
     stimuli = {w.stimulus for split in dataset_splits(out) for w in records.read_windows(out, split)}
     assert len(stimuli) == CLASSES * IMAGES - 2
     with pytest.raises(UserError, match="holds none of the 30 images"):
-        prepare_trials(published / STD, tmp_path / "x", None, Options(splits=splits, stimuli=str(tmp_path)))
+        prepare(
+            [published / STD], tmp_path / "x", None, PrepareOptions(workers=0, splits=splits, stimuli=str(tmp_path))
+        )
     with pytest.raises(UserError, match="no such folder"):
-        prepare_trials(published / STD, tmp_path / "x", None, Options(splits=splits, stimuli=str(tmp_path / "nowhere")))
+        prepare(
+            [published / STD],
+            tmp_path / "x",
+            None,
+            PrepareOptions(workers=0, splits=splits, stimuli=str(tmp_path / "nowhere")),
+        )
 
 
 def dataset_splits(out):
@@ -262,20 +275,22 @@ def dataset_splits(out):
 
 
 def test_the_same_again_is_nothing_and_another_way_is_refused(published, tmp_path):
-    splits = Wanted(by="subject", hold_out=(4,))
+    splits = SplitRequest(by="subject", hold_out=(4,))
     out, _ = made(published, tmp_path, splits=splits)
     before = {f.name: f.stat().st_mtime_ns for f in out.iterdir()}
     assert made(published, tmp_path, splits=splits)[1]["already_prepared"]
     assert {f.name: f.stat().st_mtime_ns for f in out.iterdir()} == before
-    with pytest.raises(UserError, match="was prepared otherwise"):
-        made(published, tmp_path, splits=Wanted(by="subject", hold_out=(3,)))
-    _, result = made(published, tmp_path, splits=Wanted(by="subject", hold_out=(3,)), overwrite=True)
+    with pytest.raises(UserError, match="prepared from other files or with other settings"):
+        made(published, tmp_path, splits=SplitRequest(by="subject", hold_out=(3,)))
+    _, result = made(published, tmp_path, splits=SplitRequest(by="subject", hold_out=(3,)), overwrite=True)
     assert result["splitting"]["test"] == 3
 
 
 # ------------------------------------------------------------------------------------------------------------- stage B
 def test_stage_b_follows_the_prepared_splits_and_finds_every_image(published, tmp_path):
-    out, _ = made(published, tmp_path, splits=Wanted(by="subject", hold_out=(4,)), stimuli=str(published / "imagenet"))
+    out, _ = made(
+        published, tmp_path, splits=SplitRequest(by="subject", hold_out=(4,)), stimuli=str(published / "imagenet")
+    )
     data = DataConfig(path=(str(out),), montage="own", samples=128)
     target = TargetConfig(folder=str(published / "imagenet"), splits="prepared")
     found = {s: stage_b.trials(data, target, s, seed=0, training=False) for s in stage_b.SPLITS}
@@ -285,7 +300,7 @@ def test_stage_b_follows_the_prepared_splits_and_finds_every_image(published, tm
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert not seen[one] & seen[other]
         assert not people[one] & people[other]
-    assert people["test"] == {identity(None, 4)["subject"]}
+    assert people["test"] == {identity_of(CORPUS, None, 4).subject}
     for split, own in found.items():
         stimuli = [w.stimulus for w in records.read_windows(out, split)]
         assert [own.images[i].name for i in own.image] == stimuli
@@ -311,7 +326,7 @@ def test_stage_b_refuses_prepared_splits_that_share_a_image(published, opened, t
     parts = {"train": list(range(0, n, 2)), "val": [n - 1 - n % 2], "test": list(range(1, n - 2, 2))}
     parts["val"] = sorted(set(range(n)) - set(parts["train"]) - set(parts["test"]))
     torch.save({"splits": [parts]}, tmp_path / "a.pth")
-    out, _ = made(published, tmp_path, splits=Wanted(file=str(tmp_path / "a.pth")))
+    out, _ = made(published, tmp_path, splits=SplitRequest(file=str(tmp_path / "a.pth")))
     data = DataConfig(path=(str(out),), montage="own", samples=128)
     target = TargetConfig(folder=str(published / "imagenet"), splits="prepared")
     with pytest.raises(UserError, match=r"images are in two of the prepared splits; leave target\.splits"):
@@ -326,7 +341,7 @@ def test_the_whole_way_by_command(tmp_path, capsys):
     size = ["--subjects", "3", "--classes", "2", "--images-per-class", "6", "--channels", "4"]
     assert main.main(["simulate", "--layout", "eeg-imagenet", "--out", str(corpus), *size]) == 0
     assert "35 trials of 3 people at 12 images (2 classes, a block each" in capsys.readouterr().out
-    way = ["--split-by", "subject", "--hold-out", "2", "--stimuli", str(corpus / "imagenet")]
+    way = ["--split-by", "subject", "--hold-out", "2", "--stimuli", str(corpus / "imagenet"), "--workers", "0"]
     assert main.main(["prepare", str(corpus / STD), "--out", str(out), *way]) == 0
     told = capsys.readouterr().out
     assert "test of 1 person), split by subject" in told

@@ -8,11 +8,13 @@ from recorded import noise, recording
 
 from dreamjax.signals.preparation import quality
 from dreamjax.signals.preparation import windows as preprocess
-from dreamjax.signals.preparation.windows import EventWindows, Identity, Settings, Windows
+from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
+from dreamjax.signals.preparation.windows import RecordingWindows
+from dreamjax.signals.recordings.identity import Identity
 from dreamjax.signals.recordings.readers.recording import Event
 
-AS_RECORDED = Settings(reference="recorded", notch="off")
-UNFILTERED = Settings(low=None, high=None, notch="off", reference="recorded")
+AS_RECORDED = WindowSettings(reference="recorded", notch="off")
+UNFILTERED = WindowSettings(low=None, high=None, notch="off", reference="recorded")
 IDENTITY = Identity("subject", "session", "recording")
 
 
@@ -57,7 +59,7 @@ def test_markers_moved_by_one_sample_move_every_window_by_one_sample():
     for shift in (0, 1, 2, -1):
         events = tuple(Event(s + shift, 0.0, "image") for s in samples)
         settings = event_settings(tmin=-0.125, tmax=0.25)
-        limits = quality.Limits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
+        limits = quality.EegLimits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
         windows = all_windows(recording(x, events=events), dataclasses.replace(settings, limits=limits))
         first = [round(float(w.signal[0, 0]) * 100) for w in windows]
         assert first == [s + shift - 32 for s in samples]  # tmin of -0.125 s is 32 samples
@@ -68,7 +70,7 @@ def test_markers_moved_by_one_sample_move_every_window_by_one_sample():
 def test_an_offset_in_milliseconds_moves_exactly(offset_ms):
     """Also by a part of a sample: a ramp of 0.01 µV a sample tells where its samples were taken."""
     x = np.stack([np.arange(4000.0)] * 2) / 100
-    limits = quality.Limits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
+    limits = quality.EegLimits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
     settings = dataclasses.replace(event_settings(offset_ms=offset_ms), limits=limits)
     (window,) = all_windows(recording(x, events=(Event(1000, 0.0, "a"),)), settings)
     moved = offset_ms / 1000 * 256
@@ -102,7 +104,7 @@ def test_an_evoked_response_has_its_analytic_latency(sfreq):
         return 10 * np.exp(-0.5 * np.square((t - 0.1) / 0.02))
 
     x = sum(bump(t - n / sfreq) for n in onsets)
-    limits = quality.Limits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
+    limits = quality.EegLimits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
     settings = dataclasses.replace(event_settings(tmax=0.4), limits=limits)
     rec = recording(np.stack([x, x]), sfreq, events=tuple(Event(n, 0.0, "a") for n in onsets))
     mean = np.mean([w.signal[0, w.valid] for w in all_windows(rec, settings)], axis=0)
@@ -131,6 +133,6 @@ def test_events_carry_label_stimulus_and_baseline():
 
 def test_events_too_near_an_edge_are_rejected_with_the_reason():
     events = (Event(10, 0.0, "a"), Event(1000, 0.0, "a"), Event(2555, 0.0, "a"))
-    made = Windows(recording(noise(3, 10), events=events), event_settings(tmin=-0.1), IDENTITY)
+    made = RecordingWindows(recording(noise(3, 10), events=events), event_settings(tmin=-0.1), IDENTITY)
     assert len(list(made)) == 1
     assert [r.reason for r in made.rejects] == ["the event's window crosses an edge"] * 2

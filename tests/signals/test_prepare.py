@@ -13,8 +13,8 @@ from dreamjax.cli import prepare_verb
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert
-from dreamjax.signals.preparation.prepare import Options, prepare, prepare_raws
-from dreamjax.signals.preparation.windows import Settings
+from dreamjax.signals.preparation.prepare import PrepareOptions, prepare, prepare_raws
+from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.storage import manifest
 
 
@@ -83,7 +83,7 @@ def test_two_recordings_of_a_person_share_a_pseudonym_but_not_a_session(prepared
 def test_children_and_one_process_write_the_same_bytes(prepared, tmp_path):
     """Two spawned workers, in whatever order they end: the shards equal those of the inline run."""
     out, _ = prepared
-    prepare([out.parent / "study"], tmp_path / "out", options=Options(workers=2))
+    prepare([out.parent / "study"], tmp_path / "out", options=PrepareOptions(workers=2))
     ours, theirs = (all_windows(f) for f in (out, tmp_path / "out"))
     assert ours.keys() == theirs.keys()
     for split, windows in ours.items():
@@ -104,14 +104,16 @@ def test_any_iterable_of_raw(tmp_path):
             info["subject_info"] = {"his_id": f"Mustermann{i // 2}"}
             yield mne.io.RawArray(noise(4, 10, 250.0, seed=i) * 1e-6, info, verbose="error")
 
-    result = prepare_raws(raws(), tmp_path / "out", Settings(reference="recorded"), Options(dataset="mine"))
+    result = prepare_raws(
+        raws(), tmp_path / "out", WindowSettings(reference="recorded"), PrepareOptions(dataset="mine")
+    )
     windows = [w for ws in all_windows(tmp_path / "out").values() for w in ws]
     assert result["recordings"] == 4
     assert len({w.subject for w in windows}) == 2
     assert {w.ch_names for w in windows} == {("Fp1", "Cz", "O1")}
     assert 5 < np.std([w.signal for w in windows]) < 15
     with pytest.raises(UserError, match="exists"):
-        prepare_raws(raws(), tmp_path / "out", Settings(reference="recorded"))
+        prepare_raws(raws(), tmp_path / "out", WindowSettings(reference="recorded"))
 
 
 def test_real_recordings(real_eeg, tmp_path):

@@ -18,8 +18,8 @@ from studies import INLINE, all_windows, hidden, study
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert, quality_report
-from dreamjax.signals.preparation.prepare import Options, prepare
-from dreamjax.signals.preparation.windows import EventWindows, Settings
+from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
+from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 from dreamjax.storage import locks
 from tests.support import held_elsewhere
 
@@ -44,8 +44,8 @@ def test_a_second_run_does_nothing(prepared):
 def test_a_folder_of_another_run_is_refused_in_one_sentence(prepared, tmp_path, change):
     out, _ = prepared
     before = (out / "dataset.json").read_bytes()
-    settings = Settings(low=1.0) if change == "settings" else Settings()
-    options = Options(workers=0, salt="secret") if change == "salt" else INLINE
+    settings = WindowSettings(low=1.0) if change == "settings" else WindowSettings()
+    options = PrepareOptions(workers=0, salt="secret") if change == "salt" else INLINE
     source = study(tmp_path / "study", subjects=1) if change == "inputs" else out.parent / "study"
     with pytest.raises(UserError, match="choose another --out or pass --overwrite"):
         prepare([source], out, settings, options)
@@ -56,7 +56,7 @@ def test_overwriting_replaces_the_folder_whole(tmp_path):
     source = study(tmp_path / "study", subjects=3, recordings=1)
     prepare([source], tmp_path / "out", options=INLINE)
     (tmp_path / "out" / "stray").write_text("x")
-    prepare([source], tmp_path / "out", Settings(low=1.0), Options(workers=0, overwrite=True))
+    prepare([source], tmp_path / "out", WindowSettings(low=1.0), PrepareOptions(workers=0, overwrite=True))
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["settings"]["low"] == 1.0
     assert not (tmp_path / "out" / "stray").exists()
     assert hidden(tmp_path) == []
@@ -71,7 +71,7 @@ def test_recordings_added_to_a_finished_dataset_are_the_only_ones_converted(tmp_
     source, late = study(tmp_path / "study", subjects=3), tmp_path / "late"
     broken = source / "sub-09_ses-0.edf"
     broken.write_bytes(b"0       ")
-    tables = {"settings": Settings(samples=128, stride=300), "options": INLINE}
+    tables = {"settings": WindowSettings(samples=128, stride=300), "options": INLINE}
     assert prepare([source], tmp_path / "out", **tables)["recordings_left_out"] == 1
     for path in study(late, subjects=6).iterdir():
         if not (source / path.name).exists():
@@ -105,13 +105,13 @@ def test_averages_survive_an_addition(tmp_path, monkeypatch):
         digital = np.rint(noise(8, 20, seed=s) / 0.1)
         tals = [tal(t) + tal(t + 0.5, "T1") for t in range(20)]
         write_edf(tmp_path / f"sub-{s}.edf", digital, plus="C", tals=tals)
-    settings = Settings(samples=128, reference="recorded", events=EventWindows(source="file"))
+    settings = WindowSettings(samples=128, reference="recorded", events=EventWindows(source="file"))
     prepare([tmp_path / "sub-0.edf"], tmp_path / "out", settings, INLINE)
     real, kept = quality_report.average_response, []
     monkeypatch.setattr(quality_report, "average_response", lambda *args: kept.append(real(*args)) or kept[-1])
     both = [tmp_path / "sub-0.edf", tmp_path / "sub-1.edf"]
     assert prepare(both, tmp_path / "out", settings, INLINE)["reused"] == 1
-    prepare(both, tmp_path / "at_once", settings, Options(workers=0, name="out"))
+    prepare(both, tmp_path / "at_once", settings, PrepareOptions(workers=0, name="out"))
     half = len(kept) // 2
     for grown, at_once in zip(kept[:half], kept[half:], strict=True):
         assert grown["T1"][0] == at_once["T1"][0] == 40
@@ -121,7 +121,7 @@ def test_averages_survive_an_addition(tmp_path, monkeypatch):
 def test_a_folder_of_something_else_is_never_touched(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="no dataset that `dreamjax prepare` wrote"):
+    with pytest.raises(UserError, match="not a dataset that `dreamjax prepare` wrote"):
         prepare([study(tmp_path / "study", 1, 1)], tmp_path / "out", options=INLINE)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
@@ -197,9 +197,9 @@ def test_overwriting_never_deletes_what_is_not_its_own(tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    again = Options(workers=0, overwrite=True)
+    again = PrepareOptions(workers=0, overwrite=True)
     for out in (mine, source, source.parent):
-        with pytest.raises(UserError, match="no dataset that `dreamjax prepare` wrote, so --overwrite does not"):
+        with pytest.raises(UserError, match="not a dataset that `dreamjax prepare` wrote, so --overwrite does not"):
             prepare([source], out, options=again)
     prepare([source], tmp_path / "out", options=INLINE)
     inside = shutil.copytree(source, tmp_path / "out" / "study")

@@ -13,7 +13,7 @@ from studies import INLINE, all_windows, study
 from dreamjax.cli import main
 from dreamjax.errors import UserError
 from dreamjax.signals.preparation.prepare import prepare
-from dreamjax.signals.preparation.windows import EventWindows, Settings
+from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 
 
 def events_csv(path: Path, onsets, label="house"):
@@ -34,7 +34,7 @@ def test_a_table_of_events_locks_windows_and_averages(tmp_path):
     write_edf(tmp_path / "study" / "one.edf", np.rint(x / 0.1))
     table = events_csv(tmp_path / "events.csv", onsets)
     locked = EventWindows(source=str(table), tmin=-0.1, tmax=0.4, baseline=(-0.1, 0.0))
-    settings = Settings(samples=128, events=locked, reference="recorded")
+    settings = WindowSettings(samples=128, events=locked, reference="recorded")
     result = prepare([tmp_path / "study"], tmp_path / "out", settings, INLINE)
     dataset = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert dataset["labels"] == ["face", "house"]
@@ -53,10 +53,10 @@ def test_one_table_does_not_fit_two_recordings(tmp_path):
     source = study(tmp_path / "study", 2, 1)
     table = events_csv(tmp_path / "events.csv", [1.0])
     with pytest.raises(UserError, match="events of one recording"):
-        prepare([source], tmp_path / "out", Settings(events=EventWindows(source=str(table))), INLINE)
+        prepare([source], tmp_path / "out", WindowSettings(events=EventWindows(source=str(table))), INLINE)
     for s in range(2):
         events_csv(source / f"sub-{s:02d}_ses-0.csv", [1.0 + s, 4.0])
-    settings = Settings(events=EventWindows(source="{stem}.csv"))
+    settings = WindowSettings(events=EventWindows(source="{stem}.csv"))
     edfs = sorted(source.glob("*.edf"))
     assert prepare(edfs, tmp_path / "out", settings, INLINE)["windows"] == 4
 

@@ -13,10 +13,12 @@ from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import quality
 from dreamjax.signals.preparation import recording_plan as plan
 from dreamjax.signals.preparation import windows as preprocess
-from dreamjax.signals.preparation.windows import EventWindows, Identity, Settings, Windows
+from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
+from dreamjax.signals.preparation.windows import RecordingWindows
+from dreamjax.signals.recordings.identity import Identity
 
-AS_RECORDED = Settings(reference="recorded", notch="off")
-UNFILTERED = Settings(low=None, high=None, notch="off", reference="recorded")
+AS_RECORDED = WindowSettings(reference="recorded", notch="off")
+UNFILTERED = WindowSettings(low=None, high=None, notch="off", reference="recorded")
 IDENTITY = Identity("subject", "session", "recording")
 
 
@@ -42,7 +44,7 @@ def test_no_window_crosses_a_discontinuity():
     """Unfiltered samples carry their own index: each window is one unbroken run inside one segment."""
     segments = ((0, 1300), (1300, 1700), (1700, 1800), (1900, 5000))
     rec = recording(np.stack([np.arange(5000.0)] * 2), segments=segments)
-    limits = quality.Limits(implausible="flag", noisy_uv=1e9)
+    limits = quality.EegLimits(implausible="flag", noisy_uv=1e9)
     windows = all_windows(rec, dataclasses.replace(UNFILTERED, limits=limits))
     for w in windows:
         run = w.signal[0, w.valid]
@@ -64,7 +66,7 @@ def test_windows_that_do_not_go_on_from_the_one_before_say_so():
 def test_filters_do_not_reach_across_a_discontinuity():
     """The same segment, alone or after a segment a thousand times as large, gives the same windows."""
     quiet, loud = noise(2, 10, seed=1), noise(2, 10, seed=2, scale=15_000.0)
-    limits = quality.Limits(implausible="flag", noisy_uv=1e9)
+    limits = quality.EegLimits(implausible="flag", noisy_uv=1e9)
     settings = dataclasses.replace(AS_RECORDED, limits=limits)
     both = recording(np.concatenate([loud, quiet], axis=1), segments=((0, 2560), (2560, 5120)))
     alone = all_windows(recording(quiet), settings)
@@ -77,9 +79,9 @@ def test_filters_do_not_reach_across_a_discontinuity():
 def test_the_blocks_leave_no_trace(block, sfreq, monkeypatch):
     """Read in many small blocks or in one: windows and statistics equal within 1e-6 of the signal's scale."""
     rec = recording(noise(19, 90, sfreq), sfreq)
-    whole = all_windows(rec, Settings())
+    whole = all_windows(rec, WindowSettings())
     monkeypatch.setattr(plan, "BLOCK_VALUES", block)
-    parts = all_windows(rec, Settings())
+    parts = all_windows(rec, WindowSettings())
     assert len(whole) == len(parts) == 45
     difference = max(np.abs(a.signal - b.signal).max() for a, b in zip(whole, parts, strict=True))
     assert difference < 1e-6 * whole[0].scale
@@ -170,7 +172,7 @@ def test_a_sine_keeps_its_amplitude_in_microvolts():
 
 
 def test_an_average_reference_sums_to_zero_and_loses_one_rank():
-    window = all_windows(recording(noise(19, 10)), Settings())[0]
+    window = all_windows(recording(noise(19, 10)), WindowSettings())[0]
     assert window.reference == "average"
     assert window.montage_rank == 18 == np.linalg.matrix_rank(window.signal.astype(float), tol=1e-2)
     np.testing.assert_allclose(window.signal.mean(axis=0), 0, atol=1e-4)
@@ -178,7 +180,7 @@ def test_an_average_reference_sums_to_zero_and_loses_one_rank():
 
 def test_few_or_crowded_electrodes_stay_as_recorded():
     for names in (TEN_TWENTY[:8], ("O1", "O2", "Oz", "Pz")):
-        window = all_windows(recording(noise(len(names), 10), names=names), Settings())[0]
+        window = all_windows(recording(noise(len(names), 10), names=names), WindowSettings())[0]
         assert window.reference == "unknown"
         assert window.montage_rank == len(names) == np.linalg.matrix_rank(window.signal.astype(float), tol=1e-2)
 
@@ -193,7 +195,7 @@ def test_a_dead_channel_does_not_enter_the_average():
     """The mean over the 18 others is subtracted, so the dead channel shows exactly minus that mean."""
     x = noise(19, 10)
     x[3] = 0.0
-    window = all_windows(recording(x), Settings())[0]
+    window = all_windows(recording(x), WindowSettings())[0]
     assert not window.channel_ok[3]
     assert "flat:F3" in window.flags
     others = np.delete(window.signal, 3, axis=0)
@@ -235,7 +237,7 @@ def test_the_scale_is_the_sd_of_gaussian_noise_and_deaf_to_blinks():
 def test_the_pass_band_never_exceeds_the_rate_or_the_files_own_filter(fields, settings, band):
     sfreq = fields.get("sfreq", 256.0)
     rec = recording(noise(4, 10, sfreq), **{"sfreq": sfreq, **fields})
-    plan = Windows(rec, dataclasses.replace(AS_RECORDED, **settings), IDENTITY).plan
+    plan = RecordingWindows(rec, dataclasses.replace(AS_RECORDED, **settings), IDENTITY).plan
     assert [plan.low, plan.high] == band
 
 
@@ -253,7 +255,9 @@ def test_the_notch_follows_the_file_then_the_peak(notch, line_freq, hum, expecte
     x = noise(4, 30)
     if hum:
         x += 30 * np.sin(2 * np.pi * hum * np.arange(x.shape[1]) / 256)
-    made = Windows(recording(x, line_freq=line_freq), Settings(notch=notch, reference="recorded"), IDENTITY)
+    made = RecordingWindows(
+        recording(x, line_freq=line_freq), WindowSettings(notch=notch, reference="recorded"), IDENTITY
+    )
     assert (made.plan.line, made.plan.line_source) == expected
     if hum and notch == "auto":
         window = list(made)[7].signal.astype(float)
@@ -266,7 +270,7 @@ def test_a_gap_of_nan_costs_the_windows_that_hold_it_and_no_other():
     x = noise(4, 40)
     clean = all_windows(recording(x))
     x[2, 5000:5010] = np.nan
-    made = Windows(recording(x), AS_RECORDED, IDENTITY)
+    made = RecordingWindows(recording(x), AS_RECORDED, IDENTITY)
     kept = {w.start: w for w in made}
     lost = 5000 // 512 * 2.0
     assert set(kept) == {w.start for w in clean} - {lost}
@@ -286,7 +290,7 @@ def test_wrong_units_are_refused_never_rescaled(factor):
     x = noise(4, 20) * factor
     with pytest.raises(UserError, match="implausible amplitude"):
         all_windows(recording(x))
-    limits = quality.Limits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
+    limits = quality.EegLimits(implausible="flag", flat_uv=0, noisy_uv=np.inf)
     kept = all_windows(recording(x), dataclasses.replace(AS_RECORDED, limits=limits))
     assert "implausible amplitude" in kept[0].flags
     assert kept[3].signal.std() == pytest.approx(
@@ -305,7 +309,7 @@ def test_clipped_channels_are_flagged_from_the_samples_as_recorded():
 
 
 def test_channels_marked_bad_by_the_file_are_not_ok():
-    windows = all_windows(recording(noise(19, 10), bad_channels=("Cz",)), Settings())
+    windows = all_windows(recording(noise(19, 10), bad_channels=("Cz",)), WindowSettings())
     assert not windows[0].channel_ok[TEN_TWENTY.index("Cz")]
 
 
@@ -332,14 +336,14 @@ def test_channels_marked_bad_by_the_file_are_not_ok():
 )
 def test_settings_that_cannot_work_say_so(fields, words):
     with pytest.raises(ValueError, match=words):
-        Settings(**fields)
+        WindowSettings(**fields)
 
 
 def test_every_step_is_described_and_no_path_is():
-    said = preprocess.described(Settings(events=EventWindows(source="/home/hans/events.csv")))
-    assert set(said) == {f.name for f in dataclasses.fields(Settings)}
-    assert said["events"]["source"] == "table"
-    assert said["stride"] == 512
+    values = WindowSettings(events=EventWindows(source="/home/hans/events.csv")).as_json()
+    assert set(values) == {f.name for f in dataclasses.fields(WindowSettings)}
+    assert values["events"]["source"] == "table"
+    assert values["stride"] == 512
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -348,6 +352,6 @@ def test_causal_windows_do_not_see_later_samples(causal):
     x = noise(4, 20)
     stepped = x.copy()
     stepped[:, 10 * 256 :] += 500
-    settings = dataclasses.replace(AS_RECORDED, causal=causal, limits=quality.Limits(noisy_uv=np.inf))
+    settings = dataclasses.replace(AS_RECORDED, causal=causal, limits=quality.EegLimits(noisy_uv=np.inf))
     before, after = (all_windows(recording(y), settings)[4].signal for y in (x, stepped))
     assert (np.abs(before - after).max() < 1e-3) == causal

@@ -13,8 +13,8 @@ from recorded import noise
 from dreamjax.cli import main
 from dreamjax.errors import UserError
 from dreamjax.signals.preparation import convert
-from dreamjax.signals.preparation.prepare import Options, prepare, prepare_raws
-from dreamjax.signals.preparation.windows import EventWindows, Settings
+from dreamjax.signals.preparation.prepare import PrepareOptions, prepare, prepare_raws
+from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 from dreamjax.signals.recordings import scrub
 from dreamjax.signals.recordings.readers.recording import Source
 
@@ -57,15 +57,15 @@ def test_no_header_field_reaches_any_output(kind, events, tmp_path, said):
     path = WRITERS[kind](tmp_path / "in")
     planted = b"".join(p.read_bytes() for p in convert.input_files(Source(str(path), kind)))
     assert b"Mustermann" in planted or "Mustermann".encode("utf-16-le") in planted  # the test itself is honest
-    settings = Settings(reference="recorded", samples=64, events=EventWindows(source=events))
-    prepare([path], tmp_path / "out", settings, Options(workers=0, verbose=True))
+    settings = WindowSettings(reference="recorded", samples=64, events=EventWindows(source=events))
+    prepare([path], tmp_path / "out", settings, PrepareOptions(workers=0, verbose=True))
     assert leaks(tmp_path / "out", said()) == []
 
 
 def test_the_search_finds_what_is_planted(tmp_path):
     """The control of all tests here: a label, an event code and a note that carry a secret are each found."""
     path = write_edf(tmp_path / "a.edf", np.rint(noise(2, 4) / 0.1), labels=["EEG Cz", "Frankenstein"])
-    prepare([path], tmp_path / "out", Settings(reference="recorded"), Options(workers=0, dataset="igor"))
+    prepare([path], tmp_path / "out", WindowSettings(reference="recorded"), PrepareOptions(workers=0, dataset="igor"))
     found = {secret for secret, _ in leaks(tmp_path / "out", "")}
     assert "Igor" in found
     where = {place for secret, place in leaks(tmp_path / "out", "read Frankenstein") if secret == "Frankenstein"}
@@ -79,7 +79,9 @@ def test_a_name_in_a_file_or_folder_name_stays_with_the_user(tmp_path):
     planted_edf(folder / "Mustermann_Hannelore.edf")
     (folder / "Frankenstein_Igor.edf").write_bytes(b"0       " + b"Mustermann Hannelore" * 30)
     (folder / "Igor.vhdr").write_text("Brain Vision, Technician_Igor")
-    result = prepare([tmp_path / "in"], tmp_path / "out", Settings(reference="recorded"), Options(workers=0))
+    result = prepare(
+        [tmp_path / "in"], tmp_path / "out", WindowSettings(reference="recorded"), PrepareOptions(workers=0)
+    )
     assert {Path(f["path"]).name for f in result["failed"]} == {"Frankenstein_Igor.edf", "Igor.vhdr"}
     assert leaks(tmp_path / "out", "") == []
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
@@ -88,8 +90,8 @@ def test_a_name_in_a_file_or_folder_name_stays_with_the_user(tmp_path):
 
 def test_the_key_is_written_only_on_request_and_elsewhere(tmp_path):
     path = planted_edf(tmp_path / "Hannelore.edf")
-    options = Options(workers=0, key_file=str(tmp_path / "key.jsonl"))
-    prepare([path], tmp_path / "out", Settings(reference="recorded"), options)
+    options = PrepareOptions(workers=0, key_file=str(tmp_path / "key.jsonl"))
+    prepare([path], tmp_path / "out", WindowSettings(reference="recorded"), options)
     (line,) = [json.loads(text) for text in (tmp_path / "key.jsonl").read_text().splitlines()]
     (entry,) = json.loads((tmp_path / "out" / "dataset.json").read_text())["inputs"]
     assert (line["recording"], line["path"]) == (entry["recording"], str(path))
@@ -107,19 +109,21 @@ def test_a_key_among_the_shards_is_refused_before_anything_is_written(tmp_path, 
         assert "keep it away from the dataset" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.edf", "alias"]
     with pytest.raises(UserError, match="keep it away"):
-        prepare([path], "s3://bucket/out", options=Options(workers=0, key_file="s3://bucket/out/key.jsonl"))
+        prepare([path], "s3://bucket/out", options=PrepareOptions(workers=0, key_file="s3://bucket/out/key.jsonl"))
 
 
 def test_raws_in_memory_leak_nothing(tmp_path, said):
-    prepare_raws([planted_raw()], tmp_path / "out", Settings(reference="recorded"))
+    prepare_raws([planted_raw()], tmp_path / "out", WindowSettings(reference="recorded"))
     assert leaks(tmp_path / "out", said()) == []
 
 
 def test_the_averages_of_the_report_leak_nothing(tmp_path):
     """The parts, which outlive a killed run, hold no more than the dataset."""
     path = planted_edf(tmp_path / "Hannelore.edf")
-    settings = Settings(reference="recorded", samples=64, events=EventWindows(source="file"))
-    task = convert.Task(Source(str(path), "edf", subject="MCH-0234567"), settings, str(tmp_path / "parts"), None)
+    settings = WindowSettings(reference="recorded", samples=64, events=EventWindows(source="file"))
+    task = convert.RecordingTask(
+        Source(str(path), "edf", subject="MCH-0234567"), settings, str(tmp_path / "parts"), None
+    )
     convert.convert(task, lambda: None)
     for file in (tmp_path / "parts").rglob("*"):
         if file.is_file() and file.suffix in (".json", ".npz"):
@@ -134,7 +138,9 @@ def test_a_salt_changes_every_pseudonym_and_is_not_kept(tmp_path):
     source = Source(str(path), "edf", subject="MCH-0234567")
     ids = [convert.identity_of(source, salt) for salt in (None, "swordfish", "other")]
     assert len({i.subject for i in ids} | {i.recording for i in ids} | {i.session for i in ids}) == 9
-    prepare([source], tmp_path / "out", Settings(reference="recorded"), Options(workers=0, salt="swordfish"))
+    prepare(
+        [source], tmp_path / "out", WindowSettings(reference="recorded"), PrepareOptions(workers=0, salt="swordfish")
+    )
     written = everything_written(tmp_path / "out")
     assert json.loads(written["dataset.json"])["salt"] == "given"
     assert ids[1].subject.encode() in written["dataset.json"]

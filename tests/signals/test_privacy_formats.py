@@ -18,7 +18,7 @@ PERSON = "anna_schmidt_1985"  # what folder and file are called
 NAMES = (PERSON, "anna", "schmidt", "_1985")
 BIRTHDAYS = ("1047894087", "1951-05-02", "2003-03-17", "20030317")
 # real recordings are odd, and all of them shall be converted
-ANY = quality.Limits(implausible="flag", min_good=0.0, flat_uv=0.0, noisy_uv=1e12)
+ANY = quality.EegLimits(implausible="flag", min_good=0.0, flat_uv=0.0, noisy_uv=1e12)
 MNE = (*REAL, "gdf 2", "eximia")
 
 
@@ -48,8 +48,8 @@ def with_companions(folder: Path, path: Path) -> None:
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_no_format_leaks_a_header_or_a_name(kind, tmp_path, request, monkeypatch, said):
-    real = prepare_verb._settings
-    monkeypatch.setattr(prepare_verb, "_settings", lambda args: replace(real(args), limits=ANY))
+    real = prepare_verb._window_settings
+    monkeypatch.setattr(prepare_verb, "_window_settings", lambda args: replace(real(args), limits=ANY))
     path = planted(kind, tmp_path / PERSON, request)
     with_companions(tmp_path / PERSON, path)
     words = ["--samples", "64", "--stride", "512", "--reference", "recorded", "--workers", "0"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dreamjax.signals.preparation import quality
-from dreamjax.signals.preparation.quality import Limits, Measures
+from dreamjax.signals.preparation.quality import EegLimits, Measures
 from dreamjax.signals.recordings import montage
 
 RATE = 256.0
@@ -87,26 +87,26 @@ def test_clipping_is_a_plateau_at_the_extreme():
     ],
 )
 def test_one_bad_channel_is_flagged_and_the_window_kept(changed, flag):
-    ok, flags, reason = quality.judge(NAMES, measures(**changed), Limits())
+    ok, flags, reason = quality.judge(NAMES, measures(**changed), EegLimits())
     assert flags == (flag,)
     assert reason == ""
     assert [n for n, good in zip(NAMES, ok, strict=True) if not good] == [flag.split(":")[1]]
 
 
 def test_a_window_of_mostly_bad_channels_is_rejected_with_the_reason():
-    _, _, reason = quality.judge(NAMES, measures(sd=[0, 0, 0, 10]), Limits())
+    _, _, reason = quality.judge(NAMES, measures(sd=[0, 0, 0, 10]), EegLimits())
     assert reason == "only 1 of 4 channels are good (mostly flat)"
 
 
 def test_healthy_windows_have_no_flags():
-    ok, flags, reason = quality.judge(NAMES, measures(), Limits())
+    ok, flags, reason = quality.judge(NAMES, measures(), EegLimits())
     assert ok.all()
     assert (flags, reason) == ((), "")
 
 
 @pytest.mark.parametrize(("sd", "plausible"), [(0.9, False), (1.0, True), (15.0, True), (100.0, True), (101.0, False)])
 def test_amplitudes_outside_1_to_100_microvolts_are_implausible(sd, plausible):
-    reason = quality.implausible(sd, Limits())
+    reason = quality.implausible(sd, EegLimits())
     assert (reason == "") == plausible
     assert plausible or "--unit-scale" in reason
 

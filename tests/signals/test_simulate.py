@@ -25,7 +25,7 @@ QUIET = {  # nothing but what a test looks at
 
 
 def one_subject(subject: int = 0, **settings):
-    chosen = sim.Settings(**{"minutes": 1.0, **settings})
+    chosen = sim.SimulationSettings(**{"minutes": 1.0, **settings})
     return sim.simulate_subject(chosen, subject, sim.image_set(chosen.classes, chosen.images_per_class, chosen.seed))
 
 
@@ -162,7 +162,7 @@ def test_the_stated_microvolts_are_the_largest_of_the_average_head():
 @pytest.mark.parametrize("strength", [1.0, 2.5])
 def test_the_average_of_trials_recovers_the_set_response(tmp_path, strength):
     """From the file, through MNE: the average over a class's trials equals the mean expected response within noise."""
-    settings = sim.Settings(
+    settings = sim.SimulationSettings(
         subjects=1, minutes=5, channels=19, classes=2, strength=strength, rest_fraction=0, blink_uv=0, drift_uv=0
     )
     sim.simulate(tmp_path / "set", settings)
@@ -181,7 +181,7 @@ def test_the_average_of_trials_recovers_the_set_response(tmp_path, strength):
 
 def test_without_noise_the_signal_is_the_expected_response():
     """Exact: the recording minus every trial's expected response is nothing (background of 1e-9 µV)."""
-    settings = sim.Settings(subjects=1, minutes=0.5, channels=12, classes=3, **QUIET)
+    settings = sim.SimulationSettings(subjects=1, minutes=0.5, channels=12, classes=3, **QUIET)
     set_of_images = sim.image_set(3, 12, 0)
     simulated = sim.simulate_subject(settings, 0, set_of_images)
     truth = {
@@ -197,7 +197,7 @@ def test_without_noise_the_signal_is_the_expected_response():
 
 
 def test_place_size_and_colour_change_the_response_within_a_class():
-    settings = sim.Settings(subjects=1, minutes=0.5, **QUIET)
+    settings = sim.SimulationSettings(subjects=1, minutes=0.5, **QUIET)
     simulated = sim.simulate_subject(settings, 0, sim.image_set(4, 12, 0))
     base = {"file": "", "shape": "circle", "x": 0.0, "y": 0.0, "size": 0.0, "hue": 0.0}
     changed = ({"x": 1.0}, {"y": 1.0}, {"size": 1.0}, {"hue": 0.5}, {"shape": "bar"})
@@ -230,7 +230,7 @@ def test_strength_zero_is_a_null_set():
 @pytest.mark.parametrize("file_format", ["edf", "brainvision"])
 @pytest.mark.parametrize("sfreq", [250.0, 256.0])
 def test_markers_and_voltages_survive_the_file(tmp_path, file_format, sfreq):
-    settings = sim.Settings(subjects=1, minutes=0.5, channels=8, classes=3, format=file_format, sfreq=sfreq)
+    settings = sim.SimulationSettings(subjects=1, minutes=0.5, channels=8, classes=3, format=file_format, sfreq=sfreq)
     sim.simulate(tmp_path / "set", settings)
     truth = json.loads((tmp_path / "set" / "truth.json").read_text())["subjects"][0]
     simulated = sim.simulate_subject(settings, 0, sim.image_set(3, 12, 0))
@@ -252,7 +252,7 @@ def test_markers_and_voltages_survive_the_file(tmp_path, file_format, sfreq):
 
 
 def test_events_name_images_that_exist(tmp_path):
-    sim.simulate(tmp_path / "set", sim.Settings(subjects=2, minutes=0.5, channels=8))
+    sim.simulate(tmp_path / "set", sim.SimulationSettings(subjects=2, minutes=0.5, channels=8))
     table = (tmp_path / "set/sub-02/eeg/sub-02_task-images_events.tsv").read_text().splitlines()
     assert table[0].split("\t") == ["onset", "duration", "trial_type", "stim_file", "sample"]
     for row in table[1:]:
@@ -265,7 +265,7 @@ def test_events_name_images_that_exist(tmp_path):
 
 def test_mne_bids_reads_the_set(tmp_path):
     mne_bids = pytest.importorskip("mne_bids")
-    sim.simulate(tmp_path / "set", sim.Settings(subjects=1, minutes=0.5, channels=8))
+    sim.simulate(tmp_path / "set", sim.SimulationSettings(subjects=1, minutes=0.5, channels=8))
     path = mne_bids.BIDSPath("01", task="images", root=tmp_path / "set", datatype="eeg", suffix="eeg")
     raw = mne_bids.read_raw_bids(path, verbose="error")
     assert set(raw.annotations.description) <= {"circle", "bar", "pillar", "cross"}
@@ -275,7 +275,7 @@ def test_mne_bids_reads_the_set(tmp_path):
 def test_every_subject_is_the_same_in_any_set(tmp_path):
     """Deterministic in (seed, subject): bytes of subject 2 in a set of two and in a set of three."""
     for count in (2, 3):
-        sim.simulate(tmp_path / str(count), sim.Settings(subjects=count, minutes=0.25, channels=8))
+        sim.simulate(tmp_path / str(count), sim.SimulationSettings(subjects=count, minutes=0.25, channels=8))
     file = "sub-02/eeg/sub-02_task-images_eeg.edf"
     assert (tmp_path / "2" / file).read_bytes() == (tmp_path / "3" / file).read_bytes()
     first = (tmp_path / "2" / file.replace("02", "01")).read_bytes()
@@ -338,16 +338,16 @@ def test_mistakes_are_one_sentence(tmp_path):
         ({"alpha_hz": 40}, "alpha_hz is 40, but must be 7.5 to 13 Hz"),
     ):
         with pytest.raises(UserError, match=words):
-            sim.Settings(**wrong)
+            sim.SimulationSettings(**wrong)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty"):
-        sim.simulate(tmp_path / "full", sim.Settings(subjects=1))
+        sim.simulate(tmp_path / "full", sim.SimulationSettings(subjects=1))
     assert (tmp_path / "full" / "mine.txt").read_text() == "keep"
 
 
 def test_a_failed_set_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(sim.files, "write_subject", lambda *a: 1 / 0)
+    monkeypatch.setattr(sim.recording_files, "write_subject", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        sim.simulate(tmp_path / "set", sim.Settings(subjects=1, minutes=0.25, channels=4))
+        sim.simulate(tmp_path / "set", sim.SimulationSettings(subjects=1, minutes=0.25, channels=4))
     assert list(tmp_path.iterdir()) == []

@@ -9,18 +9,21 @@ pytest.importorskip("mne")
 pytest.importorskip("edfio")
 
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import windows as preprocess
-from dreamjax.signals.preparation.prepare import Options, prepare
+from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
+from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
+from dreamjax.signals.recordings.identity import SplitRequest
 from dreamjax.signals.simulation import simulate as sim
 
-EVENTS = preprocess.EventWindows(source="file", tmin=-0.2, tmax=0.8, baseline=(-0.2, 0.0))
+EVENTS = EventWindows(source="file", tmin=-0.2, tmax=0.8, baseline=(-0.2, 0.0))
 
 
 def epochs(tmp_path, name, **settings):
     """(truth, windows of a simulated set cut around its images, 1 s each at 256 Hz)."""
-    sim.simulate(tmp_path / name, sim.Settings(subjects=1, minutes=3, channels=19, classes=2, seed=3, **settings))
-    steps = preprocess.Settings(samples=256, events=EVENTS)
-    options = Options(workers=0, fractions={"train": 1.0, "val": 0.0, "test": 0.0})
+    sim.simulate(
+        tmp_path / name, sim.SimulationSettings(subjects=1, minutes=3, channels=19, classes=2, seed=3, **settings)
+    )
+    steps = WindowSettings(samples=256, events=EVENTS)
+    options = PrepareOptions(workers=0, splits=SplitRequest(fractions={"train": 1.0, "val": 0.0, "test": 0.0}))
     prepare([tmp_path / name], tmp_path / f"{name}-shards", steps, options)
     truth = json.loads((tmp_path / name / "truth.json").read_text())
     return truth, list(records.read_windows(tmp_path / f"{name}-shards", "train"))

@@ -77,7 +77,7 @@ def test_images_are_made_of_moments_of_a_recording(config, trained, tmp_path, ca
     from dreamjax.cli import main as cli
     from dreamjax.signals.simulation import simulate
 
-    told = simulate.simulate(tmp_path / "study", simulate.Settings(subjects=1, minutes=0.5, channels=19))
+    told = simulate.simulate(tmp_path / "study", simulate.SimulationSettings(subjects=1, minutes=0.5, channels=19))
     file = str(tmp_path / "study" / told["files"][0])
     words = ["generate", "--checkpoint", str(trained[1]), "--steps", "2", "--sampler", "ddim", "--guidance", "1"]
     out = tmp_path / "out"

@@ -1,6 +1,6 @@
 """The folder that `prepare` writes: what it may replace, where it is built, how it gets its name.
 
-Whatever stands there stays until the new folder is whole; a second process that wants the same one is refused.
+What is there stays until the new folder is whole; a second process that writes the same one is refused.
 """
 
 import hashlib
@@ -9,9 +9,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from etils import epath
@@ -40,7 +40,7 @@ def places_of(out: str | os.PathLike[str]) -> tuple[epath.Path, Path]:
     return final, Path(tempfile.gettempdir()) / f"dreamjax-prepare-{key}" / final.name
 
 
-def described(out: epath.Path) -> dict[str, Any] | None:
+def read_description(out: epath.Path) -> dict[str, Any] | None:
     """dataset.json of a dataset folder; None where there is none."""
     try:
         return json.loads((out / DATASET).read_text())
@@ -48,20 +48,52 @@ def described(out: epath.Path) -> dict[str, Any] | None:
         return None
 
 
+def finished_dataset(out: epath.Path) -> dict[str, Any] | None:
+    """dataset.json where `out` is a finished dataset, None where it is free. Raises UserError for any other folder."""
+    if _is_free(out):
+        return None
+    if (dataset := read_description(out)) is None:
+        raise UserError(f"{out} exists and is not a dataset that `dreamjax prepare` wrote; choose another --out")
+    return dataset
+
+
+def _is_free(out: epath.Path) -> bool:
+    return not out.exists() or (out.is_dir() and not any(out.iterdir()))
+
+
 def refuse_to_replace(out: epath.Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """Raises UserError where `out` is no dataset of `prepare`'s own, and where an input is it or lies in it."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    """Raise UserError where `out` is not a dataset that `prepare` wrote, and where an input is it or lies in it."""
+    if _is_free(out):
         return
-    if described(out) is None:
+    if read_description(out) is None:
         raise UserError(
-            f"{out} exists and is no dataset that `dreamjax prepare` wrote, so --overwrite does not replace it; choose "
-            "another --out"
+            f"{out} exists and is not a dataset that `dreamjax prepare` wrote, so --overwrite does not replace it; "
+            "choose another --out"
         )
     if "://" not in str(out):
-        own = Path(out).resolve()
-        for one in inputs:
-            if own == (place := Path(one).resolve()) or own in place.parents:
-                raise UserError(f"{out} holds the input {one}, which --overwrite would delete; choose another --out")
+        folder = Path(out).resolve()
+        for path in inputs:
+            if folder == (place := Path(path).resolve()) or folder in place.parents:
+                raise UserError(f"{out} holds the input {path}, which --overwrite would delete; choose another --out")
+
+
+def refuse_key_inside(key_file: str, out: str | os.PathLike[str]) -> None:
+    """Raise UserError where the key of the pseudonyms would lie in the dataset's folder and be passed on with it."""
+    folder = _whole_path(out)
+    parts = folder.parent / f".{folder.name}.parts"
+    if key_file and {folder, parts} & {_whole_path(key_file), *_whole_path(key_file).parents}:
+        raise UserError(
+            f"--key-file {key_file} lies in the output; keep it away from the dataset, in a folder of its own"
+        )
+
+
+def _whole_path(path: str | os.PathLike[str]) -> PurePath:
+    return PurePosixPath(str(path)) if "://" in str(path) else Path(path).resolve()
+
+
+def json_lines(lines: Iterable[Mapping[str, Any]]) -> str:
+    """JSON, one object a line."""
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
 
 
 @contextmanager

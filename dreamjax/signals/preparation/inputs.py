@@ -1,154 +1,115 @@
-"""What is written beside the shards: dataset.json, rejects.jsonl, and on request the key of the pseudonyms."""
+"""What `prepare` can convert: the protocol of recordings and of published trials, and what both describe alike."""
 
+import hashlib
 import json
-import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from dreamjax import __version__
-from dreamjax.errors import UserError
-from dreamjax.signals.preparation import convert, windows
-from dreamjax.signals.preparation.windows import Settings
-from dreamjax.signals.recordings.identity import SPLITS
-from dreamjax.signals.recordings.readers.recording import Source
-from dreamjax.signals.recordings.scrub import scrubbed
-from dreamjax.storage import atomic
-
-if TYPE_CHECKING:
-    from dreamjax.signals.preparation.prepare import Options
+from dreamjax.signals.preparation.parts import PartSummary
 
 PACKAGES = ("numpy", "scipy", "mne", "edfio", "array_record")
-Done = Sequence[tuple[Source, dict[str, Any]]]  # converted: where from, and the part's summary
-Failed = Sequence[tuple[Source, str]]  # left out: where from, and why
+JSON = dict[str, Any]  # an object of a JSON file
 
 
-def describe(
-    done: Done,
-    failed: Failed,
-    splits: Mapping[tuple[str, str], str],
-    settings: Settings,
-    options: "Options",
-) -> dict[str, Any]:
-    """dataset.json but for the shards: totals, corpora, steps, versions, and one entry per input."""
-    people = {s: sorted({(x.dataset, x.subject) for x, _ in done if splits[x.dataset, x.subject] == s}) for s in SPLITS}
-    kept = sum(r["windows"] for _, r in done)
-    inputs = []
-    for source, r in done:
-        who = convert.identity_of(source, options.salt)
-        entry = {key: r[key] for key in ("sha256", "dataset", "format", "sfreq", "windows", "warning", "notes", "plan")}
-        inputs.append(
-            {"recording": who.recording, "subject": who.subject, "split": splits[source.dataset, source.subject]}
-            | entry
-            | {"hours": round(r["seconds"] / 3600, 5), "channels": len(r["ch_names"])}
-        )
-    return {
-        "totals": {
-            "recordings": len(done),
-            "recordings_left_out": len(failed),
-            "hours_read": round(sum(r["seconds"] for _, r in done) / 3600, 4),
-            "hours": round(sum(r["valid_samples"] for _, r in done) / settings.sfreq / 3600, 4),
-            "windows": kept,
-            "windows_rejected": sum(r["judged"] - r["windows"] for _, r in done),
-            "subjects": sum(map(len, people.values())),
-        },
-        "subjects": {split: len(found) for split, found in people.items()},
-        "corpora": _corpora(done),
-        "settings": windows.described(settings),
-        "splitting": {"fractions": dict(options.fractions), "seed": options.split_seed, "by": "subject"},
-        "salt": "given" if options.salt is not None else "default",
-        "unit_scales": _unit_scales(done, options),
-        "labels": sorted({label for _, r in done for label in r["labels"]} - {""}),
-        "channels": sorted({c for _, r in done for c in r["ch_names"]}),
-        "versions": {"dreamjax": __version__, "python": platform.python_version(), **_versions()},
-        "inputs": inputs,
-        "failed_inputs": sorted(input_hash_or_empty(source) for source, _ in failed),
-    }
+@dataclass(frozen=True)
+class ConvertedPart:
+    """A part that became windows: the task it comes from, and its summary."""
+
+    task: Any  # RecordingTask or TrialTask
+    summary: PartSummary
 
 
-def _unit_scales(done: Done, options: "Options") -> dict[str, float]:
-    """Factors by corpus, which a user names by its folder: a folder that may name a person is not repeated."""
-    names = {source.dataset: source.corpus or source.dataset for source, _ in done}
-    return {names.get(name, convert.UNKNOWN if name else ""): factor for name, factor in options.unit_scales.items()}
+@dataclass(frozen=True)
+class FailedPart:
+    """A task that gave no part, and why (a phrase without personal data)."""
+
+    task: Any
+    reason: str
 
 
-def _corpora(done: Done) -> dict[str, dict[str, Any]]:
-    corpora: dict[str, dict[str, Any]] = {}
-    for source, r in done:
-        entry = corpora.setdefault(
-            r["dataset"], {"licences": set(), "recordings": 0, "hours": 0.0, "people": set(), "channels": set()}
-        )
-        entry["licences"].add(r["licence"])
-        entry["people"].add((source.dataset, source.subject))
-        entry["channels"].add(len(r["ch_names"]))
-        entry["recordings"] += 1
-        entry["hours"] += r["seconds"] / 3600
-    return {
-        name: {
-            "licences": sorted(e["licences"]),
-            "recordings": e["recordings"],
-            "hours": round(e["hours"], 4),
-            "subjects": len(e["people"]),
-            "channels": sorted(e["channels"]),
-        }
-        for name, e in sorted(corpora.items())
-    }
+Done = Sequence[ConvertedPart]
+Failed = Sequence[FailedPart]
 
 
-def input_hash_or_empty(source: Source) -> str:
-    """`convert.input_hash`, or "" for what cannot be read."""
-    try:
-        return convert.input_hash(source)
-    except OSError:
-        return ""
+@dataclass(frozen=True)
+class ReportLayout:
+    """How the quality report draws and words the parts."""
+
+    names: Sequence[str]  # of the parts
+    splits: Sequence[str]  # of the parts
+    split_note: str  # what is held out
+    steps: Sequence[tuple[str, str]]  # (step, what was done)
+    unit: str  # of the signal
+    plausible: tuple[float, float] | None  # median SD of a recording; None: amplitudes and channels are not judged
+    sfreq: float  # Hz of the windows
+    first: int  # sample at which an averaged window begins, counted from its event
+    length: int  # samples of an averaged window
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+class Inputs(Protocol):
+    """Recordings, or a file of published trials: what is converted part by part, and how it is described."""
+
+    converter: str  # "package.module:function" of (task, beat) → PartSummary, for a child process
+    grows: bool  # whether more inputs may be added to a finished dataset
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Return files and folders that --overwrite must not delete."""
+
+    def settings_hash(self) -> str:
+        """Return a digest of what decides whether two runs write the same records from the same input."""
+
+    def is_complete(self, dataset: Mapping[str, Any], out: object) -> bool:
+        """Return whether the dataset in `out`, made with equal settings, holds all of these inputs.
+
+        Raises UserError where it holds others.
+        """
+
+    def tasks(self, parts: Path, name: str) -> Sequence[object]:
+        """Return the tasks of the converter, which can be pickled; `name` is the dataset's."""
+
+    def check(self, done: Done, failed: Failed) -> None:
+        """Raise UserError where what was converted makes no dataset."""
+
+    def splits(self, done: Done) -> Sequence[str]:
+        """Return the split of each part."""
+
+    def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JSON:
+        """Return dataset.json but for the shards."""
+
+    def rejects(self, done: Done, failed: Failed) -> Sequence[JSON]:
+        """Return the lines of rejects.jsonl."""
+
+    def key(self) -> Sequence[JSON]:
+        """Return the lines of the key of the pseudonyms."""
+
+    def report_layout(self, done: Done, splits: Sequence[str]) -> ReportLayout:
+        """Return how the quality report shows the parts."""
+
+    def result(self, dataset: Mapping[str, Any], done: Done, failed: Failed) -> JSON:
+        """Return what the command reports besides the totals, the splits and the speed."""
+
+
+def digest(values: Sequence[object]) -> str:
+    """16 hexadecimal digits of JSON-able values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def salt_hash(salt: str | None) -> str:
+    return hashlib.sha256((salt or "").encode()).hexdigest()
+
+
+def environment(salt: str | None) -> JSON:
+    """Return the entries of dataset.json on the versions of packages and on the salt, which itself is not kept."""
+    versions = {"dreamjax": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
-
-
-def write_rejects(path: Path, done: Done, failed: Failed, options: "Options") -> None:
-    """One line per recording or stretch left out. A recording is named by its id: file names may name a person."""
-    lines = []
-    for source, reason in failed:
-        lines.append(_named(source, options) | {"whole": True, "reason": scrubbed(reason, source)})
-    for source, r in done:
-        lines += [_named(source, options) | {"whole": False} | stretch for stretch in r["rejects"]]
-    atomic.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _named(source: Source, options: "Options") -> dict[str, str]:
-    who = convert.identity_of(source, options.salt)
-    return {"recording": who.recording, "dataset": source.corpus or source.dataset, "reader": source.reader}
-
-
-def refuse_key_inside(key_file: str, out: str | os.PathLike[str]) -> None:
-    """Raises UserError where the key of the pseudonyms would lie in the dataset's folder and be passed on with it."""
-    folder = _whole_path(out)
-    parts = folder.parent / f".{folder.name}.parts"
-    if key_file and {folder, parts} & {_whole_path(key_file), *_whole_path(key_file).parents}:
-        raise UserError(
-            f"--key-file {key_file} lies in the output; keep it away from the dataset, in a folder of its own"
-        )
-
-
-def _whole_path(path: str | os.PathLike[str]) -> PurePath:
-    return PurePosixPath(str(path)) if "://" in str(path) else Path(path).resolve()
-
-
-def write_key(path: str, sources: Iterable[Source], options: "Options") -> None:
-    """recording id → path and subject: the key of the pseudonyms, to be kept away from the data."""
-    lines = [
-        {"recording": who.recording, "subject_id": who.subject, "path": source.name, "subject": source.subject}
-        for source in sources
-        for who in [convert.identity_of(source, options.salt)]
-    ]
-    atomic.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    return {"salt": "given" if salt is not None else "default", "versions": versions}

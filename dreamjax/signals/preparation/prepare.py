@@ -1,151 +1,118 @@
-"""Recordings → a dataset folder: children convert, the parent splits by subject, merges, reports, commits.
+"""Recordings or published trials → a dataset folder: children convert, the parent splits, merges, reports, commits.
 
-Children write one part per recording into `.NAME.parts` beside the output; an interrupted run finds them again. How
-the output folder gets to its place: `dataset_folder`.
+Children write one part per task into `.NAME.parts` beside the output; an interrupted run finds them again. How the
+output folder gets to its place: `dataset_folder`. What is converted, and how it is described: `inputs`.
 """
 
-import hashlib
-import json
-import math
 import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from etils import epath
 
-from dreamjax.console import log, progress
+from dreamjax.console import progress
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import convert, dataset_folder, incremental, inputs, windows, workers
-from dreamjax.signals.preparation.convert import Task
-from dreamjax.signals.preparation.inputs import Done, Failed
-from dreamjax.signals.preparation.windows import Settings
-from dreamjax.signals.recordings.corpora import corpus_of
-from dreamjax.signals.recordings.identity import SPLITS, assign_splits
-from dreamjax.signals.recordings.readers.bids import bids_root
+from dreamjax.signals.preparation import (
+    convert,
+    dataset_folder,
+    incremental,
+    inputs,
+    parts,
+    quality_report,
+    recording_inputs,
+    trial_inputs,
+    workers,
+)
+from dreamjax.signals.preparation.inputs import JSON, ConvertedPart, Done, Failed, FailedPart, Inputs
+from dreamjax.signals.preparation.prepare_options import PrepareOptions
+from dreamjax.signals.preparation.recording_inputs import RecordingInputs
+from dreamjax.signals.preparation.trial_inputs import TrialSettings
+from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
+from dreamjax.signals.recordings.identity import SPLITS
+from dreamjax.signals.recordings.opening import find_sources
 from dreamjax.signals.recordings.readers.recording import Source
 from dreamjax.storage import atomic
 
-FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
-ACCESSION = re.compile(r"(ds|on|nm)\d{6}")  # OpenNeuro, its anonymised deposits, NEMAR
+if TYPE_CHECKING:
+    import mne
 
-
-@dataclass(frozen=True)
-class Options:
-    """How to run. Of these, `salt`, `fractions`, `split_seed`, `unit_scales` and `strict` change the records."""
-
-    name: str = ""  # of the dataset folder; from the folder's name when empty
-    workers: int | None = None  # child processes; None for one per core, 0 for none
-    timeout_s: float = 300.0  # a child without progress for so long is killed
-    salt: str | None = None  # of the pseudonyms; None for one made from the dataset's name
-    fractions: Mapping[str, float] = field(default_factory=lambda: dict(FRACTIONS))
-    split_seed: int = 0
-    unit_scales: Mapping[str, float] = field(default_factory=dict)  # dataset name ("" for all) → factor
-    strict: bool = False  # refuse files shorter than their header says
-    overwrite: bool = False
-    key_file: str = ""  # where to write recording id → path; kept out of the dataset on purpose
-    dataset: str | None = None  # these three: as in recordings.find_sources
-    licence: str | None = None
-    subject_pattern: str | None = None
-    stimuli: str = ""  # folder in which every stimulus file of an event table must lie
-    verbose: bool = False
-
-    def __post_init__(self) -> None:
-        shares = list(self.fractions.values())
-        if set(self.fractions) != set(SPLITS) or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
-            raise ValueError(f"splits are three shares that sum to 1, not {shares}")
-        if self.workers is not None and self.workers < 0:
-            raise ValueError("workers is 0 or more")
-        if not 0 < self.timeout_s < math.inf:
-            raise ValueError(f"the timeout is {self.timeout_s:g}, but it must be a positive number of seconds")
-        if any(not math.isfinite(factor) or factor == 0 for factor in self.unit_scales.values()):
-            raise ValueError("a unit scale is a number other than 0 that the signal is multiplied by")
+__all__ = ["PrepareOptions", "TrialSettings", "WindowSettings", "list_events", "prepare", "prepare_raws"]
 
 
 def prepare(
     paths: Sequence[str | os.PathLike[str] | Source],
     out: str | os.PathLike[str],
-    settings: Settings | None = None,
-    options: Options | None = None,
-) -> dict[str, Any]:
-    """Convert every recording under `paths` into the dataset folder `out`. Returns what the command reports.
+    settings: WindowSettings | TrialSettings | None = None,
+    options: PrepareOptions | None = None,
+) -> JSON:
+    """Convert every recording under `paths`, or one file of published trials, into the dataset folder `out`.
 
     Args:
-      paths: files, folders, BIDS roots, or sources from `recordings.find_sources`.
+      paths: files, folders, BIDS roots, or sources from `recordings.find_sources`; or one file of published trials.
       out: a folder that does not exist yet, or that this function made with the same settings. Recordings that it
         does not hold yet are added to it; those that it holds must be given too.
+      settings: `TrialSettings` for published trials, else `WindowSettings`; the defaults where there are none.
+
+    Returns:
+      What the command reports: totals, records by split, speed and what was left out.
 
     Raises:
       UserError: nothing could be converted, or `out` holds something else.
     """
-    from dreamjax.signals.recordings.opening import find_sources
-
-    settings, options = settings or Settings(), options or Options()
-    given = [str(p) for p in paths if not isinstance(p, Source)]
-    sources = [p for p in paths if isinstance(p, Source)]
-    if given:
-        found = find_sources(
-            given, dataset=options.dataset, licence=options.licence, subject_pattern=options.subject_pattern
-        )
-        sources += [_impersonal(source, options) for source in found]
-    table = settings.events.source
-    if table not in ("", "file") and "{stem}" not in table and len(sources) > 1:
-        raise UserError(
-            f"{table} holds the events of one recording, but {len(sources)} were found; name one, or put {{stem}} "
-            "into --events where the recordings' names differ"
-        )
-    run = _Run.start(out, settings, options)
+    options, started = options or PrepareOptions(), time.monotonic()
+    dataset_folder.refuse_key_inside(options.key_file, out)
+    corpus = trial_corpus_of(paths)
+    kind = TrialSettings if corpus else WindowSettings
+    settings = kind() if settings is None else settings
+    if not isinstance(settings, kind):
+        raise UserError(f"{paths[0]}: expected {kind.__name__} for this input, got {type(settings).__name__}")
+    chosen: Inputs
+    if corpus and isinstance(settings, TrialSettings):
+        chosen = trial_inputs.open_trials([p for p in paths if not isinstance(p, Source)], corpus, settings, options)
+    else:
+        assert isinstance(settings, WindowSettings)
+        chosen = recording_inputs.find_recordings(paths, settings, options)
+    preparation = _Preparation.start(chosen, out, options, started)
     if options.overwrite:
-        dataset_folder.refuse_to_replace(run.final, [*given, *(source.path for source in sources)])
-    existing = _existing(run, sources)
-    if existing is not None:
-        return existing
-    with dataset_folder.parts_beside(run.local) as parts:
-        adding = bool(dataset_folder.described(run.final)) and not options.overwrite
-        with incremental.grown(run.final, parts) if adding else nullcontext():
-            return run.commit(parts, sources, _converted([run.task(source, parts) for source in sources], options))
+        dataset_folder.refuse_to_replace(preparation.final, chosen.paths)
+    adding = False
+    if not options.overwrite and (dataset := dataset_folder.finished_dataset(preparation.final)):
+        if dataset.get("settings_hash") != chosen.settings_hash():
+            raise UserError(
+                f"{out} was prepared from other files or with other settings; choose another --out or pass --overwrite"
+            )
+        if chosen.is_complete(dataset, out):
+            return preparation.result(dataset, [], []) | {"already_prepared": True}
+        adding = True
+    with dataset_folder.parts_beside(preparation.local) as folder:
+        tasks = chosen.tasks(folder, preparation.name)
+        with incremental.grown(preparation.final, folder) if adding else nullcontext():
+            return preparation.commit(folder, tasks, _converted(chosen.converter, tasks, options))
 
 
-def _impersonal(source: Source, options: Options) -> Source:
-    """A source whose corpus was merely guessed from a folder's name loses that guess: folders may name a person.
-
-    Its windows carry the name of the dataset that is being written; pseudonyms and splits are those of `UNKNOWN`, so
-    they do not depend on where the output goes. The folder of a BIDS root still tells persons of two roots apart, but
-    it is published only where it is an accession number (ds000117).
-    """
-    if options.dataset or corpus_of(source.name.replace("!", "/")):
-        return source
-    if bids_root(Path(source.path)):
-        return source if ACCESSION.fullmatch(source.dataset) else replace(source, corpus=convert.UNKNOWN)
-    return replace(source, dataset=convert.UNKNOWN)
-
-
-def list_events(paths: Sequence[str | os.PathLike[str]], worker_count: int = 1) -> dict[str, Any]:
-    """The events of every recording under `paths` (`events.list_events`), each opened in a child process."""
-    from dreamjax.signals.recordings.opening import find_sources
-
+def list_events(paths: Sequence[str | os.PathLike[str]], worker_count: int = 1) -> JSON:
+    """Return the events of every recording under `paths` (`events.list_events`), each opened in a child process."""
     sources = find_sources(paths)
-    found: dict[int, dict[str, Any]] = {}
-    for outcome in workers.run("dreamjax.signals.preparation.convert:list_events", sources, workers=worker_count):
-        failed = {"file": sources[outcome.task].name, "reason": outcome.reason}
-        found[outcome.task] = failed if outcome.reason else outcome.result
-    return {"recordings": [found[i] for i in sorted(found)]}
+    outcomes = workers.run("dreamjax.signals.preparation.convert:list_events", sources, workers=worker_count)
+    tables = {o.task: {"file": sources[o.task].name, "reason": o.reason} if o.reason else o.result for o in outcomes}
+    return {"recordings": [tables[i] for i in sorted(tables)]}
 
 
 def prepare_raws(
-    raws: Iterable[Any],
+    raws: "Iterable[mne.io.BaseRaw]",
     out: str | os.PathLike[str],
-    settings: Settings | None = None,
-    options: Options | None = None,
+    settings: WindowSettings | None = None,
+    options: PrepareOptions | None = None,
     *,
-    subject_of: Callable[[Any], str] | None = None,
-) -> dict[str, Any]:
+    subject_of: "Callable[[mne.io.BaseRaw], str] | None" = None,
+) -> JSON:
     """`prepare` for any iterable of `mne.io.Raw`, one at a time and in this process: data only your code can load.
 
     Args:
@@ -156,125 +123,40 @@ def prepare_raws(
     Raises:
       UserError: nothing could be converted, or `out` exists.
     """
-    run = _Run.start(out, settings or Settings(), options or Options())
-    if run.final.exists() and any(run.final.iterdir()) and not run.options.overwrite:
-        raise UserError(f"{run.final} exists; choose another folder or pass overwrite=True")
-    with dataset_folder.parts_beside(run.local) as parts:
-        sources: list[Source] = []
+    options = options or PrepareOptions()
+    dataset_folder.refuse_key_inside(options.key_file, out)
+    sources: list[Source] = []
+    recordings = RecordingInputs(sources, settings or WindowSettings(), options)
+    preparation = _Preparation.start(recordings, out, options, time.monotonic())
+    if preparation.final.exists() and any(preparation.final.iterdir()) and not options.overwrite:
+        raise UserError(f"{preparation.final} exists; choose another folder or pass overwrite=True")
+    with dataset_folder.parts_beside(preparation.local) as folder:
+        tasks: list[convert.RecordingTask] = []
         outcomes: list[workers.Outcome] = []
         for i, raw in enumerate(raws):
             info = raw.info.get("subject_info") or {}
             subject = subject_of(raw) if subject_of else str(info.get("his_id") or f"raw {i}")
-            corpus, licence = run.options.dataset or convert.UNKNOWN, run.options.licence or "unknown"
+            corpus, licence = options.dataset or convert.UNKNOWN, options.licence or "unknown"
             sources.append(Source(f"raw {i}", "raw", corpus, subject, str(i), licence))
-            task = run.task(sources[i], parts)
-            outcomes.append(workers.attempt(lambda t, _, raw=raw: convert.convert_raw(t, raw), i, task, _no_beat))
-        return run.commit(parts, sources, outcomes)
+            tasks.append(recordings.task(sources[i], folder, preparation.name))
+            outcomes.append(
+                workers.attempt(lambda task, _, raw=raw: convert.convert_raw(task, raw), i, tasks[i], lambda: None)
+            )
+        return preparation.commit(folder, tasks, outcomes)
 
 
-def _no_beat() -> None:
-    """Progress that nobody waits for."""
+def _worker_count(options: PrepareOptions) -> int:
+    return options.workers if options.workers is not None else os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One call of `prepare`: where to, how, since when."""
-
-    final: epath.Path  # the dataset folder, local or in an object store
-    local: Path  # where it is built; the same place unless `final` is remote
-    name: str
-    settings: Settings
-    options: Options
-    started: float
-
-    @staticmethod
-    def start(out: str | os.PathLike[str], settings: Settings, options: Options) -> "_Run":
-        inputs.refuse_key_inside(options.key_file, out)
-        name = dataset_folder.dataset_name(out, options.name)
-        return _Run(*dataset_folder.places_of(out), name, settings, options, time.monotonic())
-
-    @property
-    def settings_hash(self) -> str:
-        return settings_hash(self.settings, self.options)
-
-    def task(self, source: Source, parts: Path) -> Task:
-        options = self.options
-        scale = options.unit_scales.get(source.dataset, options.unit_scales.get(""))
-        corpus = source.corpus or source.dataset
-        corpus = self.name if corpus == convert.UNKNOWN else corpus
-        return Task(source, self.settings, str(parts), options.salt, corpus, scale, options.strict, options.stimuli)
-
-    def commit(self, parts: Path, sources: Sequence[Source], outcomes: Iterable[workers.Outcome]) -> dict[str, Any]:
-        """Merge what was converted, write everything beside it, give the folder its name, forget the parts."""
-        by_task = {outcome.task: outcome for outcome in outcomes}
-        converting = time.monotonic() - self.started
-        done = [(sources[i], o.result) for i, o in sorted(by_task.items()) if not o.reason]
-        failed = [(sources[i], o.reason) for i, o in sorted(by_task.items()) if o.reason]
-        if not done:
-            for source, reason in failed:
-                log.warning("left out: %s: %s", source.name, _told(reason, source))
-            raise UserError(f"no recording could be converted, of {len(failed)} given; see the reasons above")
-        dataset = _assemble(self, parts, done, failed)
-        if self.options.key_file:
-            inputs.write_key(self.options.key_file, sources, self.options)
-        shutil.rmtree(parts, ignore_errors=True)
-        return _result(self, dataset, done, failed, converting)
-
-
-# ------------------------------------------------------------------------------------------------- before the children
-def settings_hash(settings: Settings, options: Options) -> str:
-    """What decides whether two runs would write the same records from the same input."""
-    said = [
-        windows.described(settings),
-        hashlib.sha256((options.salt or "").encode()).hexdigest(),
-        sorted(options.fractions.items()),
-        options.split_seed,
-        sorted(options.unit_scales.items()),
-        options.strict,
-        records.FORMAT,
-        _file_hash(settings.events.source),
-    ]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _file_hash(source: str) -> str:
-    return convert.manifest.file_hash(source) if source not in ("", "file") and Path(source).is_file() else ""
-
-
-def _existing(run: _Run, sources: Sequence[Source]) -> dict[str, Any] | None:
-    """The result of an earlier, equal run; None where there is none, or where recordings are added to it.
-
-    Raises UserError for any other folder.
-    """
-    out = run.final
-    if not out.exists() or run.options.overwrite:
-        return None
-    dataset = dataset_folder.described(out)
-    if dataset is None:
-        if out.is_dir() and not any(out.iterdir()):
-            return None
-        raise UserError(f"{out} exists and is no dataset that `dreamjax prepare` wrote; choose another --out")
-    if dataset.get("settings_hash") != run.settings_hash:
-        raise UserError(f"{out} was prepared with other settings; choose another --out or pass --overwrite")
-    its_own, given = {entry["sha256"] for entry in dataset["inputs"]}, set(map(inputs.input_hash_or_empty, sources))
-    if its_own - given:
-        raise UserError(
-            f"{out} was prepared from other recordings ({len(its_own - given)} of its own are not given now); choose "
-            "another --out or pass --overwrite"
-        )
-    if its_own | set(dataset["failed_inputs"]) != given:
-        return None
-    return {"out": str(out), "already_prepared": True, **dataset["totals"], "splits": dataset["splits"], "failed": []}
-
-
-def _converted(tasks: Sequence[Task], options: Options) -> Iterator[workers.Outcome]:
+def _converted(converter: str, tasks: Sequence[object], options: PrepareOptions) -> Iterator[workers.Outcome]:
     """Outcomes of all tasks as they end, with progress."""
-    count, left_out = _worker_count(options), 0
+    left_out = 0
     with progress("prepare", len(tasks)) as bar:
         for outcome in workers.run(
-            "dreamjax.signals.preparation.convert:convert",
+            converter,
             tasks,
-            workers=count,
+            workers=_worker_count(options),
             timeout_s=options.timeout_s,
             quiet=not options.verbose,
         ):
@@ -283,64 +165,88 @@ def _converted(tasks: Sequence[Task], options: Options) -> Iterator[workers.Outc
             yield outcome
 
 
-def _worker_count(options: Options) -> int:
-    return options.workers if options.workers is not None else os.cpu_count() or 1
+@dataclass(frozen=True)
+class _Preparation:
+    """One call of `prepare`: of what, to where, since when."""
 
+    inputs: Inputs
+    final: epath.Path  # the dataset folder, local or in an object store
+    local: Path  # where it is built; the same place unless `final` is remote
+    name: str
+    options: PrepareOptions
+    started: float
 
-# ---------------------------------------------------------------------------------------------------------- assembling
-def _assemble(run: _Run, parts: Path, done: Done, failed: Failed) -> dict[str, Any]:
-    """The dataset folder, built whole under another name, then renamed (or, in an object store, committed last)."""
-    from dreamjax.signals.preparation import quality_report
+    @staticmethod
+    def start(chosen: Inputs, out: str | os.PathLike[str], options: PrepareOptions, started: float) -> "_Preparation":
+        name = dataset_folder.dataset_name(out, options.name)
+        return _Preparation(chosen, *dataset_folder.places_of(out), name, options, started)
 
-    options, settings = run.options, run.settings
-    splits = assign_splits([(s.dataset, s.subject) for s, _ in done], options.fractions, options.split_seed)
-    fresh = run.local.parent / f".{run.local.name}.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    with atomic.new_folder(fresh) as building:
-        folder = Path(building)
-        shards = {
-            split: records.merge(
-                [parts / r["part"] / convert.SHARD for s, r in done if splits[s.dataset, s.subject] == split],
-                folder,
-                run.name,
-                split,
-            )
-            for split in SPLITS
+    def commit(self, folder: Path, tasks: Sequence[object], outcomes: Iterable[workers.Outcome]) -> JSON:
+        """Merge what was converted, write everything beside it, give the folder its name, forget the parts."""
+        by_task = {outcome.task: outcome for outcome in outcomes}
+        converting = time.monotonic() - self.started
+        done = [ConvertedPart(tasks[i], o.result) for i, o in sorted(by_task.items()) if not o.reason]
+        failed = [FailedPart(tasks[i], o.reason) for i, o in sorted(by_task.items()) if o.reason]
+        self.inputs.check(done, failed)
+        dataset = self._assemble(folder, done, failed)
+        if self.options.key_file:
+            atomic.write_text(self.options.key_file, dataset_folder.json_lines(self.inputs.key()))
+        shutil.rmtree(folder, ignore_errors=True)
+        return self.result(dataset, done, failed) | self._speed(done, failed, converting)
+
+    def _assemble(self, parts_folder: Path, done: Done, failed: Failed) -> JSON:
+        """The dataset folder, built whole under another name, then renamed (or, in an object store, committed last)."""
+        splits = self.inputs.splits(done)
+        fresh = self.local.parent / f".{self.local.name}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        with atomic.new_folder(fresh) as building:
+            folder = Path(building)
+            shards = {
+                split: records.merge(
+                    [
+                        parts_folder / part.summary["part"] / parts.SHARD
+                        for part, of in zip(done, splits, strict=True)
+                        if of == split and part.summary["windows"]
+                    ],
+                    folder,
+                    self.name,
+                    split,
+                )
+                for split in SPLITS
+            }
+            described = self.inputs.describe(done, failed, splits) | inputs.environment(self.options.salt)
+            described["settings_hash"] = self.inputs.settings_hash()
+            if self.inputs.grows:
+                incremental.keep(folder, [part.summary for part in done])
+            lines = self.inputs.rejects(done, failed)
+            atomic.write_text(folder / "rejects.jsonl", dataset_folder.json_lines(lines))
+            layout = self.inputs.report_layout(done, splits)
+            averages = [parts_folder / part.summary["part"] / parts.AVERAGES for part in done]
+            quality_report.write(folder, self.name, described, [part.summary for part in done], averages, layout)
+            dataset = records.finish(folder, self.name, shards, described)
+        dataset_folder.deliver(fresh, self.local, self.final)
+        return dataset
+
+    def result(self, dataset: JSON, done: Done, failed: Failed) -> JSON:
+        """Return what the command prints, but for the speed."""
+        result = {"out": str(self.final), "already_prepared": False, **dataset["totals"], "splits": dataset["splits"]}
+        return {**result, "failed": [], **self.inputs.result(dataset, done, failed)}
+
+    def _speed(self, done: Done, failed: Failed, converting: float) -> JSON:
+        fresh = [part.summary for part in done if not part.summary["reused"]]
+        cores = max(1, min(_worker_count(self.options), len(done) + len(failed)))
+        seconds, work = sum(r["seconds"] for r in fresh), sum(r["cpu_s"] for r in fresh)
+        wall = round(time.monotonic() - self.started, 2)
+        return {
+            "reused": len(done) - len(fresh),
+            "wall_s": wall,
+            "speed": {
+                "real_time_per_core": round(seconds / work, 1) if work else None,  # of processor time
+                "real_time_per_core_with_start": round(seconds / (converting * cores), 1) if fresh else None,
+                "hours_per_second_per_core": round(seconds / 3600 / work, 4) if work else None,
+                "cores": cores,
+                "converting_s": round(converting, 2),
+                "wall_s": wall,
+                "peak_memory_mb": round(max((r["peak_bytes"] for r in fresh), default=0) / 2**20),
+            },
         }
-        extra = inputs.describe(done, failed, splits, settings, options) | {"settings_hash": run.settings_hash}
-        incremental.keep(folder, [r for _, r in done])
-        inputs.write_rejects(folder / "rejects.jsonl", done, failed, options)
-        quality_report.write(folder, run.name, extra, [(r, parts / r["part"]) for _, r in done], settings)
-        dataset = records.finish(folder, run.name, shards, extra)
-    dataset_folder.deliver(fresh, run.local, run.final)
-    return dataset
-
-
-def _result(run: _Run, dataset: dict[str, Any], done: Done, failed: Failed, converting: float) -> dict[str, Any]:
-    """What the command prints."""
-    fresh = [r for _, r in done if not r["reused"]]
-    cores = max(1, min(_worker_count(run.options), len(done) + len(failed)))
-    seconds, work = sum(r["seconds"] for r in fresh), sum(r["cpu_s"] for r in fresh)
-    return {
-        "out": str(run.final),
-        "already_prepared": False,
-        **dataset["totals"],
-        "splits": dataset["splits"],
-        "reused": len(done) - len(fresh),
-        "speed": {
-            "real_time_per_core": round(seconds / work, 1) if work else None,  # of processor time
-            "real_time_per_core_with_start": round(seconds / (converting * cores), 1) if fresh else None,
-            "hours_per_second_per_core": round(seconds / 3600 / work, 4) if work else None,
-            "cores": cores,
-            "converting_s": round(converting, 2),
-            "wall_s": round(time.monotonic() - run.started, 2),
-            "peak_memory_mb": round(max((r["peak_bytes"] for r in fresh), default=0) / 2**20),
-        },
-        "implausible": [source.name for source, r in done if r["warning"]],
-        "failed": [{"path": source.name, "reason": _told(reason, source)} for source, reason in failed],
-    }
-
-
-def _told(reason: str, source: Source) -> str:
-    """A reason for the user's own eyes, beside the path."""
-    return reason.removeprefix(f"{source.name}: ").removeprefix(f"{source.path}: ")

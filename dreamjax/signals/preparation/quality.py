@@ -1,15 +1,19 @@
 """What is wrong with a window, a channel or a recording. Nothing here changes a value: it flags or rejects.
 
-Amplitudes are judged on the band-passed signal in µV before any re-referencing (an average reference hides a flat
-channel); clipping on the samples as recorded (a filter smears plateaus); line noise on the unfiltered signal.
+Amplitudes are judged on the band-passed signal, in the unit of its modality, before any re-referencing (an average
+reference hides a flat channel); clipping on the samples as recorded (a filter smears plateaus); line noise on the
+unfiltered signal.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from dreamjax.errors import UserError
 
 MAINS = (50.0, 60.0)  # Hz
 MAINS_PEAK = 3.0  # power at the peak over its neighbourhood, median over channels, from which a line counts as found
@@ -17,19 +21,90 @@ PIECE_S = 4.0  # s per spectrum when looking for the line
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Thresholds of quality control; each is recorded in dataset.json."""
+class QualityLimits:
+    """Thresholds of quality control that no unit enters; those of a modality are its subclasses'."""
 
-    flat_uv: float = 0.1  # µV: a channel whose SD in a window is below is flat
-    noisy_uv: float = 200.0  # µV: above, the channel is flagged
-    plausible_low_uv: float = 1.0  # µV: the recording's median SD outside these two is no EEG in µV:
-    plausible_high_uv: float = 100.0  # a wrong unit, most probably
     implausible: Literal["reject", "flag"] = "reject"
     clip_run_s: float = 0.01  # s (and at least 5 samples) of one equal value at a window's extreme is a plateau
     clip_share: float = 0.02  # share of a window in plateaus from which a channel counts as clipped
     held_run_s: float = 0.1  # s of one equal value anywhere: a dropout, or the padding of the last record
     line_ratio: float = 25.0  # line power (taken out by the notch) over the power of what is left
     min_good: float = 0.5  # a window with a smaller share of good channels is rejected
+
+    unit: ClassVar[str] = ""
+    sensor_kinds: ClassVar[tuple[str, ...]] = ()  # channels of the modality, as `Recording.ch_types` calls them
+
+    @property
+    def flat(self) -> float:
+        """SD of a window below which a channel is flat; this and the next two are in `unit`."""
+        raise NotImplementedError
+
+    @property
+    def noisy(self) -> float:
+        """SD above which a channel is flagged."""
+        return math.inf
+
+    @property
+    def plausible(self) -> tuple[float, float]:
+        """A recording whose median SD is outside is most probably in another unit."""
+        return 0.0, math.inf
+
+
+@dataclass(frozen=True)
+class EegLimits(QualityLimits):
+    flat_uv: float = 0.1
+    noisy_uv: float = 200.0
+    plausible_low_uv: float = 1.0
+    plausible_high_uv: float = 100.0
+
+    unit: ClassVar[str] = "µV"
+    sensor_kinds: ClassVar[tuple[str, ...]] = ("eeg",)
+    flat = property(lambda self: self.flat_uv)
+    noisy = property(lambda self: self.noisy_uv)
+    plausible = property(lambda self: (self.plausible_low_uv, self.plausible_high_uv))
+
+
+@dataclass(frozen=True)
+class MegLimits(QualityLimits):
+    """Magnetometers in fT, gradiometers in fT/cm: a brain gives 50 to 500 fT, an unshielded room far more."""
+
+    flat_ft: float = 1.0
+    noisy_ft: float = 5000.0
+    plausible_low_ft: float = 5.0
+    plausible_high_ft: float = 2000.0
+
+    unit: ClassVar[str] = "fT"
+    sensor_kinds: ClassVar[tuple[str, ...]] = ("mag", "grad")
+    flat = property(lambda self: self.flat_ft)
+    noisy = property(lambda self: self.noisy_ft)
+    plausible = property(lambda self: (self.plausible_low_ft, self.plausible_high_ft))
+
+
+@dataclass(frozen=True)
+class FmriLimits(QualityLimits):
+    """Z-scored betas: only voxels that do not vary, or are not finite, are bad."""
+
+    clip_share: float = 1.0
+    line_ratio: float = math.inf
+    flat_z: float = 1e-3
+
+    unit: ClassVar[str] = "z"
+    sensor_kinds: ClassVar[tuple[str, ...]] = ("voxel",)
+    flat = property(lambda self: self.flat_z)
+
+
+LIMITS: Mapping[str, QualityLimits] = {"eeg": EegLimits(), "meg": MegLimits(), "fmri": FmriLimits()}
+
+
+def limits_for(modality: str, chosen: QualityLimits) -> QualityLimits:
+    """The limits of a recording: `chosen` where they are of its modality, else the modality's own.
+
+    Raises UserError for a modality without limits.
+    """
+    if modality not in LIMITS:
+        raise UserError(f"unknown modality {modality!r}; there are quality limits for {', '.join(LIMITS)}")
+    defaults = LIMITS[modality]
+    return chosen if type(chosen) is type(defaults) else replace(defaults, implausible=chosen.implausible)
 
 
 def mains_peak(
@@ -71,7 +146,7 @@ def deviations(y_WxCxT: Float[np.ndarray, "windows channels time"]) -> Float[np.
 def line_power(
     r_WxCxT: Float[np.ndarray, "windows channels time"], sfreq: float, line: float | None
 ) -> Float[np.ndarray, "windows channels"]:
-    """Power (µV²) at the line frequency in each window of the unfiltered signal: 2 · |Hann-weighted projection|²."""
+    """Power at the line frequency in each window of the unfiltered signal: 2 · |Hann-weighted projection|²."""
     n = r_WxCxT.shape[-1]
     if line is None or line + 1 >= sfreq / 2 or n < sfreq / 4:
         return np.zeros(r_WxCxT.shape[:2])
@@ -119,22 +194,22 @@ def clipped_share(
 class Measures:
     """What `judge` looks at, per channel of one window."""
 
-    sd: Float[np.ndarray, "channels"]  # µV, filtered
+    sd: Float[np.ndarray, "channels"]  # in the unit of the limits, filtered
     clipped: Float[np.ndarray, "channels"]  # share of the samples
     held: Float[np.ndarray, "channels"]  # share of the samples
-    line: Float[np.ndarray, "channels"]  # µV², unfiltered
+    line: Float[np.ndarray, "channels"]  # its square, unfiltered
 
 
 def judge(
-    ch_names: Sequence[str], measures: Measures, limits: Limits
+    ch_names: Sequence[str], measures: Measures, limits: QualityLimits
 ) -> tuple[Bool[np.ndarray, "channels"], tuple[str, ...], str]:
     """`(channel_ok, flags, reason to reject or "")` of one window. A flag reads `flat:Fp1`."""
     faults = {
-        "flat": measures.sd < limits.flat_uv,
+        "flat": measures.sd < limits.flat,
         "clipped": measures.clipped > limits.clip_share,
         "held": measures.held > limits.clip_share,
-        "amplitude": measures.sd > limits.noisy_uv,
-        "line": measures.line > limits.line_ratio * np.maximum(measures.sd, limits.flat_uv) ** 2,
+        "amplitude": measures.sd > limits.noisy,
+        "line": measures.line > limits.line_ratio * np.maximum(measures.sd, limits.flat) ** 2,
     }
     bad = np.logical_or.reduce(list(faults.values()))
     flags = tuple(f"{kind}:{ch_names[int(c)]}" for kind, where in faults.items() for c in np.flatnonzero(where))
@@ -146,15 +221,16 @@ def judge(
     return ~bad, flags, reason
 
 
-def implausible(sd_uv: float, limits: Limits) -> str:
-    """The reason why a recording with this median SD is no EEG in µV, or ""."""
-    if not np.isfinite(sd_uv):
+def implausible(sd: float, limits: QualityLimits) -> str:
+    """Return why a recording with this median SD cannot be in the modality's unit, or ""."""
+    if not np.isfinite(sd):
         return "no finite amplitude: every channel is empty"
-    if limits.plausible_low_uv <= sd_uv <= limits.plausible_high_uv:
+    low, high = limits.plausible
+    if low <= sd <= high:
         return ""
     return (
-        f"implausible amplitude: the median SD is {sd_uv:.3g} µV, outside "
-        f"{limits.plausible_low_uv:g}-{limits.plausible_high_uv:g} µV; check the unit (--unit-scale)"
+        f"implausible amplitude: the median SD is {sd:.3g} {limits.unit}, outside "
+        f"{low:g}-{high:g} {limits.unit}; check the unit (--unit-scale)"
     )
 
 

@@ -3,19 +3,16 @@
 The recording is read in blocks and the statistics come from stretches of it, so memory does not grow with its length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from dreamjax.errors import UserError
 from dreamjax.signals.preparation import filters, quality
-
-if TYPE_CHECKING:
-    from dreamjax.signals.preparation.windows import Settings
-    from dreamjax.signals.recordings.readers.recording import Recording
+from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.signals.recordings.readers.recording import Recording
 
 BLOCK_VALUES = 4_000_000  # channels x samples held at once, as recorded
 PIECE = 2560  # samples at the output rate: one stretch of the statistics
@@ -25,10 +22,11 @@ THIN = 4  # every fourth sample of a stretch enters the medians
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class RecordingPlan:
     """What is done to one recording, resolved from the settings and the file."""
 
     picks: tuple[int, ...]
+    limits: quality.QualityLimits  # of the recording's modality
     chain: filters.Chain
     low: float | None
     high: float | None
@@ -37,33 +35,35 @@ class Plan:
     reference: str
     rank: int
     good: Bool[np.ndarray, "channels"]  # enter an average reference
-    sd_uv: Float[np.ndarray, "channels"]  # median over stretches of the band-passed SD
+    sd: Float[np.ndarray, "channels"]  # median over stretches of the band-passed SD
     scale: float
     warning: str  # "" or why the amplitude is implausible
 
-    def described(self) -> dict[str, Any]:
-        """For dataset.json and the report."""
+    def as_json(self) -> dict[str, object]:
+        """The plan for dataset.json and the report."""
         chain = self.chain
-        return {
+        steps: dict[str, object] = {
             "band": [self.low, self.high],
             "line": self.line,
             "line_source": self.line_source,
             "reference": self.reference,
             "rank": self.rank,
             "resampled": f"{chain.sfreq_in:g} x {chain.up}/{chain.down} = {chain.sfreq_out:g} Hz",
-            "median_sd_uv": _rounded(float(np.median(self.sd_uv))),
-            "scale_uv": _rounded(self.scale),
         }
+        sd, scale = _rounded(float(np.median(self.sd))), _rounded(self.scale)
+        if self.limits.unit == "µV":
+            return steps | {"median_sd_uv": sd, "scale_uv": scale}
+        return steps | {"median_sd": sd, "scale": scale, "unit": self.limits.unit}
 
 
 def _rounded(x: float) -> float | None:
     return float(f"{x:.4g}") if np.isfinite(x) else None
 
 
-class Filtered:
+class FilteredSignal:
     """The filtered signal of one recording, segment by segment, for random access; the last block is kept."""
 
-    def __init__(self, recording: "Recording", picks: Sequence[int], chain: filters.Chain, limits: quality.Limits):
+    def __init__(self, recording: Recording, picks: Sequence[int], chain: filters.Chain, limits: quality.QualityLimits):
         self.recording, self.picks, self.chain, self.limits = recording, list(picks), chain, limits
         self.key: tuple[int, int, int] | None = None
         self.block = max(PIECE, BLOCK_VALUES // len(self.picks) * chain.up // chain.down)
@@ -104,7 +104,7 @@ class Filtered:
         self._load(segment, start, max(stop, min(start + self.block, self.length(segment))))
 
     def filtered(self, start: int, stop: int) -> Float[np.ndarray, "channels time"]:
-        """Filtered samples of the current block's segment."""
+        """FilteredSignal samples of the current block's segment."""
         first = self.key[1]  # type: ignore[index]
         return self.y[:, start - first : stop - first]
 
@@ -120,9 +120,13 @@ class Filtered:
         return slice(max(low, 0), high)
 
 
-def _bridged(x_CxT: Float[np.ndarray, "channels time"], missing: Bool[np.ndarray, "channels time"]) -> Any:
-    """Missing samples replaced by straight lines, so that they do not spread through the filter; windows with any of
-    them are rejected anyway."""
+def _bridged(
+    x_CxT: Float[np.ndarray, "channels time"], missing: Bool[np.ndarray, "channels time"]
+) -> Float[np.ndarray, "channels time"]:
+    """Replace missing samples by straight lines, so that they do not spread through the filter.
+
+    Windows with any of them are rejected anyway.
+    """
     x_CxT = x_CxT.copy()
     at = np.arange(x_CxT.shape[1])
     for c in np.flatnonzero(missing.any(axis=1)):
@@ -140,7 +144,7 @@ def pieces(lengths: Sequence[int], piece: int = PIECE, most: int = PIECES) -> li
     return [cut[i] for i in np.linspace(0, len(cut) - 1, most).round().astype(int)]
 
 
-def _line(recording: "Recording", picks: Sequence[int], settings: "Settings") -> tuple[float | None, str]:
+def _line(recording: Recording, picks: Sequence[int], settings: WindowSettings) -> tuple[float | None, str]:
     if settings.notch == "off":
         return None, "none"
     if settings.notch != "auto":
@@ -149,7 +153,7 @@ def _line(recording: "Recording", picks: Sequence[int], settings: "Settings") ->
         return float(recording.line_freq), "file"
     piece = round(2 * quality.PIECE_S * recording.sfreq)
     stretches = pieces([stop - start for start, stop in recording.segments], piece, LINE_PIECES)
-    found, _ = quality.mains_peak(
+    line, _ = quality.mains_peak(
         [
             np.nan_to_num(recording.read(recording.segments[s][0] + a, recording.segments[s][0] + b, picks))
             for s, a, b in stretches
@@ -157,10 +161,10 @@ def _line(recording: "Recording", picks: Sequence[int], settings: "Settings") ->
         ],
         recording.sfreq,
     )
-    return found, "detected" if found else "none"
+    return line, "detected" if line else "none"
 
 
-def _band(recording: "Recording", settings: "Settings") -> tuple[float | None, float | None]:
+def _band(recording: Recording, settings: WindowSettings) -> tuple[float | None, float | None]:
     low = None if recording.precut else settings.low  # a short trial has no room for a high-pass: it is demeaned
     high = settings.high
     if high is not None:
@@ -170,14 +174,15 @@ def _band(recording: "Recording", settings: "Settings") -> tuple[float | None, f
     return low, high
 
 
-def make_plan(recording: "Recording", settings: "Settings") -> tuple[Plan, Filtered]:
+def make_plan(recording: Recording, settings: WindowSettings) -> tuple[RecordingPlan, FilteredSignal]:
     """Resolve the settings for a recording, from one pass over it (or over stretches of a long one).
 
     Raises UserError where the recording has no EEG channel or no usable sampling rate.
     """
-    picks = [i for i, kind in enumerate(recording.ch_types) if kind == "eeg"]
+    limits = quality.limits_for(recording.modality, settings.limits)
+    picks = [i for i, kind in enumerate(recording.ch_types) if kind in limits.sensor_kinds]
     if not picks:
-        raise UserError("no EEG channel")
+        raise UserError(f"no {'EEG' if recording.modality == 'eeg' else recording.modality} channel")
     line, line_source = _line(recording, picks, settings)
     low, high = _band(recording, settings)
     limit = min(recording.sfreq, settings.sfreq) / 2 - 1.5
@@ -190,21 +195,21 @@ def make_plan(recording: "Recording", settings: "Settings") -> tuple[Plan, Filte
         chain = filters.design(recording.sfreq, settings.sfreq, low, high, tuple(notches), settings.causal)
     except ValueError as problem:
         raise UserError(str(problem)) from problem
-    signal = Filtered(recording, picks, chain, settings.limits)
+    signal = FilteredSignal(recording, picks, chain, limits)
     sd_C, thin_CxT = _statistics(recording, signal)
     median_sd = float(np.median(sd_C[np.isfinite(sd_C)])) if np.isfinite(sd_C).any() else float("nan")
-    limits = settings.limits
     bad = np.isin([recording.ch_names[i] for i in picks], recording.bad_channels)
-    good = (sd_C >= limits.flat_uv) & (sd_C <= max(limits.noisy_uv, 8 * median_sd)) & ~bad
+    good = (sd_C >= limits.flat) & (sd_C <= max(limits.noisy, 8 * median_sd)) & ~bad
     average = settings.reference == "average" or (
         settings.reference == "auto" and quality.well_spread(recording.xyz[picks][good])
     )
-    average = average and good.sum() >= 2
+    average = average and good.sum() >= 2 and recording.modality == "eeg"
     if average:
         thin_CxT = thin_CxT - thin_CxT[good].mean(axis=0)
     recorded_average = recording.reference == "average"
-    plan = Plan(
+    plan = RecordingPlan(
         picks=tuple(picks),
+        limits=limits,
         chain=chain,
         low=low,
         high=high,
@@ -213,15 +218,15 @@ def make_plan(recording: "Recording", settings: "Settings") -> tuple[Plan, Filte
         reference="average" if average else recording.reference,
         rank=len(picks) - int(average or recorded_average),
         good=good,
-        sd_uv=sd_C,
-        scale=_robust_scale(thin_CxT[good] if good.any() else thin_CxT),
+        sd=sd_C,
+        scale=robust_scale(thin_CxT[good] if good.any() else thin_CxT),
         warning=quality.implausible(median_sd, limits),
     )
     return plan, signal
 
 
 def _statistics(
-    recording: "Recording", signal: Filtered
+    recording: Recording, signal: FilteredSignal
 ) -> tuple[Float[np.ndarray, "channels"], Float[np.ndarray, "channels thin"]]:
     """Per channel the median SD over stretches of about 2 s, and every fourth sample, of what `pieces` chose."""
     deviations, thin = [], []
@@ -240,7 +245,7 @@ def _statistics(
     return np.median(np.concatenate(deviations), axis=0), np.concatenate(thin, axis=1)
 
 
-def _robust_scale(thin_CxT: Float[np.ndarray, "channels thin"]) -> float:
-    """Median over channels of 1.4826 · MAD, µV: the SD of a Gaussian signal, deaf to blinks."""
-    centre = np.median(thin_CxT, axis=1, keepdims=True)
-    return float(np.median(1.4826 * np.median(np.abs(thin_CxT - centre), axis=1)))
+def robust_scale(thin_CxT: Float[np.ndarray, "channels thin"], median: Callable[..., np.ndarray] = np.median) -> float:
+    """Return the median over channels of 1.4826 · MAD: the SD of a Gaussian signal, insensitive to blinks."""
+    centre = median(thin_CxT, axis=1, keepdims=True)
+    return float(np.median(1.4826 * median(np.abs(thin_CxT - centre), axis=1)))

@@ -7,8 +7,11 @@ that two sites get the same ids) anybody can try guesses: give a secret one for 
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 SPLITS = ("train", "val", "test")
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 DIGITS = 16
 
 
@@ -16,6 +19,42 @@ def pseudonym(salt: str | None, dataset: str, *parts: str) -> str:
     """16 hexadecimal digits for a subject, a session or a recording of a data set."""
     key = salt if salt is not None else f"dreamjax default salt of {dataset}"
     return hashlib.sha256("\x1f".join((key, dataset, *parts)).encode()).hexdigest()[:DIGITS]
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """How a dataset is split. Recordings are split by subject with `fractions` and `seed`; the rest is of trials."""
+
+    by: Literal["official", "subject", "image", "class", "block"] | None = None  # None: official where there is a file
+    file: str = ""
+    number: int = 0  # of the split in the file; everybody uses the first
+    subjects: tuple[int, ...] = ()  # empty: everybody
+    hold_out: tuple[int, ...] = ()  # test, or test and val
+    fractions: Mapping[str, float] = field(default_factory=lambda: dict(FRACTIONS))
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = list(self.fractions.values())
+        if set(self.fractions) != set(SPLITS) or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
+            raise ValueError(f"splits are three shares that sum to 1, not {shares}")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a record says about its origin: pseudonyms."""
+
+    subject: str
+    session: str
+    recording: str
+
+
+def identity(salt: str | None, dataset: str, subject: str, session: str = "", name: str = "") -> Identity:
+    """Return the pseudonyms of one recording, `name`, of a subject in a session."""
+    return Identity(
+        subject=pseudonym(salt, dataset, "subject", subject),
+        session=pseudonym(salt, dataset, "session", subject, session),
+        recording=pseudonym(salt, dataset, "recording", subject, *((session, name) if name else (session,))),
+    )
 
 
 def _place(seed: int, dataset: str, subject: str) -> float:

@@ -23,9 +23,9 @@ from scipy import signal as filtering
 
 from dreamjax.errors import UserError, missing_package
 from dreamjax.signals.recordings.corpora.eeg_imagenet import SFREQ, image_file
-from dreamjax.signals.simulation.settings import Settings
+from dreamjax.signals.simulation.simulation_settings import SimulationSettings
 from dreamjax.signals.simulation.stimuli import Stimulus, draw, image_set
-from dreamjax.signals.simulation.subject import Trial, simulate_subject
+from dreamjax.signals.simulation.subject import ImageOnset, simulate_subject
 from dreamjax.storage import atomic
 from dreamjax.storage.checkpoint_files import torch_writer
 
@@ -56,10 +56,10 @@ class Layout:
             raise UserError(f"simulate: images_per_class is {self.images_per_class}, but must be 3 or more")
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> SimulationSettings:
         """Of the recordings that the trials are cut from."""
         seconds = 2 * EDGE_S + self.classes * (self.images_per_class * IMAGE_S + PAUSE_S)
-        return Settings(
+        return SimulationSettings(
             subjects=self.subjects,
             minutes=np.ceil(seconds) / 60,
             channels=self.channels,
@@ -136,13 +136,13 @@ class _Cut:
     raw: np.ndarray  # µV
 
 
-def _trials(settings: Settings, person: int, images: tuple[Stimulus, ...]) -> list[_Cut]:
+def _trials(settings: SimulationSettings, person: int, images: tuple[Stimulus, ...]) -> list[_Cut]:
     """The trials of one person, in the order of time: class by class."""
     rng = np.random.default_rng([settings.seed, 10, person])
     now, shown = EDGE_S, []
     for label in rng.permutation(settings.classes):
         for exemplar in rng.permutation(settings.images_per_class):
-            shown.append(Trial(round(now * SFREQ), int(label * settings.images_per_class + exemplar)))
+            shown.append(ImageOnset(round(now * SFREQ), int(label * settings.images_per_class + exemplar)))
             now += IMAGE_S
         now += PAUSE_S
     recorded = simulate_subject(settings, person, images, tuple(shown)).signal

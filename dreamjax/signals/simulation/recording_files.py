@@ -8,7 +8,7 @@ from etils import epath
 
 from dreamjax.errors import missing_package
 from dreamjax.signals.simulation.head import REFERENCE
-from dreamjax.signals.simulation.settings import Settings
+from dreamjax.signals.simulation.simulation_settings import SimulationSettings
 from dreamjax.signals.simulation.stimuli import Stimulus
 from dreamjax.signals.simulation.subject import Simulated
 
@@ -77,7 +77,9 @@ def events_tsv(simulated: Simulated, images: tuple[Stimulus, ...], duration: flo
     return "\n".join(rows) + "\n"
 
 
-def write_subject(root: epath.Path, settings: Settings, simulated: Simulated, images: tuple[Stimulus, ...]) -> str:
+def write_subject(
+    root: epath.Path, settings: SimulationSettings, simulated: Simulated, images: tuple[Stimulus, ...]
+) -> str:
     """Write one subject's files; the recording's path relative to `root`."""
     subject = f"sub-{simulated.truth['subject']}"
     folder, stem = root / subject / "eeg", f"{subject}_task-{TASK}_eeg"
@@ -104,7 +106,7 @@ def write_subject(root: epath.Path, settings: Settings, simulated: Simulated, im
     return f"{subject}/eeg/{stem}.{'edf' if settings.format == 'edf' else 'vhdr'}"
 
 
-def write_dataset_files(root: epath.Path, settings: Settings, subjects: list[str]) -> None:
+def write_dataset_files(root: epath.Path, settings: SimulationSettings, subjects: list[str]) -> None:
     """The BIDS files of the whole set."""
     description = {"Name": "dreamjax simulation", "BIDSVersion": "1.10.0", "License": "CC0-1.0", "DatasetType": "raw"}
     (root / "dataset_description.json").write_text(json.dumps(description, indent=1))

@@ -19,17 +19,25 @@ from jaxtyping import Float
 
 from dreamjax.errors import UserError
 from dreamjax.signals.simulation import evoked, recording_files
-from dreamjax.signals.simulation.settings import Settings
+from dreamjax.signals.simulation.simulation_settings import SimulationSettings
 from dreamjax.signals.simulation.stimuli import Stimulus, feature_table, image_set, write_images
 from dreamjax.signals.simulation.subject import Simulated, simulate_subject
 from dreamjax.storage import atomic
 
 TRUTH = "truth.json"
 
-__all__ = ["Settings", "Simulated", "Stimulus", "expected_response", "image_set", "simulate", "simulate_subject"]
+__all__ = [
+    "Simulated",
+    "SimulationSettings",
+    "Stimulus",
+    "expected_response",
+    "image_set",
+    "simulate",
+    "simulate_subject",
+]
 
 
-def simulate(out: epath.PathLike, settings: Settings) -> dict[str, Any]:
+def simulate(out: epath.PathLike, settings: SimulationSettings) -> dict[str, Any]:
     """Write a whole set under `out` (a BIDS root with stimuli/ and truth.json); returns a summary.
 
     The set appears whole or not at all. Raises UserError when `out` exists and is not empty.

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.signals.simulation import evoked, head, sources
-from dreamjax.signals.simulation.settings import ALPHA_HZ, Settings
+from dreamjax.signals.simulation.simulation_settings import ALPHA_HZ, SimulationSettings
 from dreamjax.signals.simulation.stimuli import Stimulus, feature_table
 
 BACKGROUND_SOURCES = 80
@@ -21,7 +21,7 @@ BLINK_DIPOLES = (((-0.30, 0.80, -0.10), (-0.2, 0.8, 0.6)), ((0.30, 0.80, -0.10),
 
 
 @dataclass(frozen=True)
-class Trial:
+class ImageOnset:
     """An image's appearance."""
 
     sample: int
@@ -35,15 +35,17 @@ class Simulated:
     signal: Float[np.ndarray, "channels time"]  # µV against `head.REFERENCE`
     ch_names: tuple[str, ...]
     sfreq: float
-    trials: tuple[Trial, ...]
+    trials: tuple[ImageOnset, ...]
     truth: dict[str, Any]  # JSON-able
 
 
-def _stream(settings: Settings, subject: int, purpose: int) -> np.random.Generator:
+def _stream(settings: SimulationSettings, subject: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng([settings.seed, 3, subject, purpose])
 
 
-def timeline(settings: Settings, subject: int, images: tuple[Stimulus, ...], samples: int) -> tuple[Trial, ...]:
+def timeline(
+    settings: SimulationSettings, subject: int, images: tuple[Stimulus, ...], samples: int
+) -> tuple[ImageOnset, ...]:
     """When which image appears: as many trials as fit, classes equally often, in the set's order."""
     rng = _stream(settings, subject, 0)
     longest = settings.image_s + settings.gap_s[1]
@@ -64,15 +66,15 @@ def timeline(settings: Settings, subject: int, images: tuple[Stimulus, ...], sam
         deck = [rng.permutation(settings.images_per_class) for _ in range(rounds)]
         exemplars[mine] = np.concatenate(deck)[: len(mine)] if deck else mine
     chosen = classes * settings.images_per_class + exemplars
-    return tuple(Trial(int(s), int(p)) for s, p in zip(onsets, chosen, strict=True))
+    return tuple(ImageOnset(int(s), int(p)) for s, p in zip(onsets, chosen, strict=True))
 
 
 def _evoked(
-    settings: Settings,
+    settings: SimulationSettings,
     subject: int,
     cap: head.Head,
     images: tuple[Stimulus, ...],
-    trials: tuple[Trial, ...],
+    trials: tuple[ImageOnset, ...],
     samples: int,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The image-locked part in µV, and its truth: patterns in µV per component, gain, latency shift."""
@@ -102,7 +104,7 @@ def _dipoles(pairs: tuple) -> tuple[np.ndarray, np.ndarray]:
     return np.array([p for p, _ in pairs]), np.array([m for _, m in pairs])
 
 
-def _background(settings: Settings, rng: np.random.Generator, cap: head.Head, samples: int) -> np.ndarray:
+def _background(settings: SimulationSettings, rng: np.random.Generator, cap: head.Head, samples: int) -> np.ndarray:
     outward = rng.standard_normal((BACKGROUND_SOURCES, 3))
     outward[:, 2] = np.abs(outward[:, 2]) - 0.3  # little lies below the cap
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
@@ -115,7 +117,11 @@ def _background(settings: Settings, rng: np.random.Generator, cap: head.Head, sa
 
 
 def _alpha(
-    settings: Settings, rng: np.random.Generator, cap: head.Head, samples: int, closed: list[tuple[float, float]]
+    settings: SimulationSettings,
+    rng: np.random.Generator,
+    cap: head.Head,
+    samples: int,
+    closed: list[tuple[float, float]],
 ) -> tuple[np.ndarray, dict[str, Any]]:
     hz = float(np.clip(np.round(rng.normal(settings.alpha_hz, settings.alpha_spread_hz), 2), *ALPHA_HZ))
     uv = float(settings.alpha_uv * np.exp(rng.normal(0, 0.25)))
@@ -128,7 +134,7 @@ def _alpha(
 
 
 def _blinks(
-    settings: Settings, rng: np.random.Generator, cap: head.Head, samples: int, opened: tuple[float, float]
+    settings: SimulationSettings, rng: np.random.Generator, cap: head.Head, samples: int, opened: tuple[float, float]
 ) -> tuple[np.ndarray, dict[str, Any]]:
     onsets = sources.blink_times(rng, *opened, settings.blinks_per_minute)
     sizes = np.exp(rng.normal(0, 0.2, len(onsets)))
@@ -140,7 +146,10 @@ def _blinks(
 
 
 def simulate_subject(
-    settings: Settings, subject: int, images: tuple[Stimulus, ...], trials: tuple[Trial, ...] | None = None
+    settings: SimulationSettings,
+    subject: int,
+    images: tuple[Stimulus, ...],
+    trials: tuple[ImageOnset, ...] | None = None,
 ) -> Simulated:
     """The recording of subject 0, 1, …; the same for the same (settings, subject), whoever else there is.
 

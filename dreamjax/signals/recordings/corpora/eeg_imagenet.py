@@ -22,6 +22,7 @@ from jaxtyping import Float32, Int
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.corpus import Corpus
+from dreamjax.signals.recordings.corpora.trial_corpus import PublishedTrials
 from dreamjax.signals.recordings.identity import SPLITS
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.storage.checkpoint_files.pickle_reader import Inert
@@ -60,38 +61,23 @@ EEG_IMAGENET = Corpus(
 )
 
 
-@dataclass(frozen=True)
-class Trials:
-    """A file of trials. Arrays have one entry a trial, in the order of the file; the signals stay in it."""
+@dataclass(frozen=True, kw_only=True)
+class EegImagenetTrials(PublishedTrials):
+    """A file of EEG-ImageNet's trials; `labels` are WordNet ids, `images` names without suffix."""
 
-    source: str
     eeg: tuple[StoredTensor, ...]
-    length: Int[np.ndarray, "trials"]  # samples
-    image: Int[np.ndarray, "trials"]  # place in `images`
-    label: Int[np.ndarray, "trials"]  # place in `labels`
-    subject: Int[np.ndarray, "trials"]
-    labels: tuple[str, ...]  # WordNet ids
-    images: tuple[str, ...]  # names, without suffix
     means: Float32[np.ndarray, "channels _"] | None = None
     stddevs: Float32[np.ndarray, "channels _"] | None = None
 
-    def __len__(self) -> int:
-        return len(self.eeg)
-
     @property
-    def channels(self) -> int:
-        return self.eeg[0].shape[0]
-
-    @property
-    def subjects(self) -> tuple[int, ...]:
-        """Who is in the file, as it numbers them."""
-        return tuple(int(s) for s in np.unique(self.subject))
+    def values(self) -> str:
+        return "as in the file" if self.means is None else "raw file, (eeg - means) / stddevs"
 
     @property
     def band(self) -> tuple[float, float] | None:
         """The pass band in Hz, which only the file's name tells: eeg_5_95_std."""
-        found = re.match(r"eeg_(\d+)_(\d+)_std", PurePosixPath(self.source).name)
-        return (float(found[1]), float(found[2])) if found else None
+        match = re.match(r"eeg_(\d+)_(\d+)_std", PurePosixPath(self.source).name)
+        return (float(match[1]), float(match[2])) if match else None
 
     def signal(self, trial: int) -> Float32[np.ndarray, "channels time"]:
         """One trial, in standard deviations: of the raw file (eeg - means) / stddevs. A copy; the file is let go."""
@@ -116,7 +102,7 @@ def is_torch_file(path: str) -> bool:
     return str(path).lower().endswith(ENDINGS)
 
 
-def open_trials(path: epath.PathLike) -> Trials:
+def open_trials(path: epath.PathLike) -> EegImagenetTrials:
     """The trials of a published file, checked one by one but for their samples.
 
     Raises UserError for a file of another kind, for missing keys, and for a trial that does not fit the others.
@@ -131,8 +117,9 @@ def open_trials(path: epath.PathLike) -> Trials:
         raise UserError(f"{source}: its dataset is {_kind(entries)}, not a list of trials; fetch the file again")
     numbers = np.array([_numbers(e, i, source) for i, e in enumerate(entries)], np.int64).reshape(-1, 3)
     eeg = tuple(_signal(entry["eeg"], i, source) for i, entry in enumerate(entries))
-    found = Trials(
+    trials = EegImagenetTrials(
         source=source,
+        ch_names=tuple(f"unnamed{i + 1:03d}" for i in range(eeg[0].shape[0])),  # not 10-05 names: no places are known
         eeg=eeg,
         length=np.array([tensor.shape[1] for tensor in eeg]),
         image=numbers[:, 0],
@@ -142,30 +129,33 @@ def open_trials(path: epath.PathLike) -> Trials:
         images=images,
         **_statistics(root, eeg[0].shape[0], source),
     )
-    _check(found)
-    return found
+    _check(trials)
+    return trials
 
 
-def _check(found: Trials) -> None:
+def _check(trials: EegImagenetTrials) -> None:
     """Places, channels, and that the image's name and the label say the same class."""
-    for name, value, known in (("image", found.image, found.images), ("label", found.label, found.labels)):
+    for name, value, known in (("image", trials.image, trials.images), ("label", trials.label, trials.labels)):
         outside = np.flatnonzero((value < 0) | (value >= len(known)))
         if len(outside):
             i = int(outside[0])
-            raise UserError(f"{found.source}: trial {i} has {name} {value[i]}, but there are {len(known)} {name}s")
-    odd = [i for i, tensor in enumerate(found.eeg) if tensor.shape[0] != found.channels]
+            raise UserError(f"{trials.source}: trial {i} has {name} {value[i]}, but there are {len(known)} {name}s")
+    channels = len(trials.ch_names)
+    odd = [i for i, tensor in enumerate(trials.eeg) if tensor.shape[0] != channels]
     if odd:
         raise UserError(
-            f"{found.source}: trial {odd[0]} has {found.eeg[odd[0]].shape[0]} channels and trial 0 {found.channels}; "
-            "take the wrong ones out"
+            f"{trials.source}: trial {odd[0]} has {trials.eeg[odd[0]].shape[0]} channels and trial 0 "
+            f"{channels}; take the wrong ones out"
         )
-    for name in found.images:  # they become paths
+    for name in trials.images:  # they become paths
         if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9_-]+", name):
-            raise UserError(f"{found.source}: {name[:60]!r} is no name of an ImageNet image, such as n02951358_31190")
-    for i in range(len(found)):
-        image, label = found.images[found.image[i]], found.labels[found.label[i]]
+            raise UserError(f"{trials.source}: {name[:60]!r} is no name of an ImageNet image, such as n02951358_31190")
+    for i in range(len(trials)):
+        image, label = trials.images[trials.image[i]], trials.labels[trials.label[i]]
         if image.partition("_")[0] != label:
-            raise UserError(f"{found.source}: trial {i} is of image {image} but of class {label}; fetch the file again")
+            raise UserError(
+                f"{trials.source}: trial {i} is of image {image} but of class {label}; fetch the file again"
+            )
 
 
 @dataclass(frozen=True)
@@ -239,7 +229,7 @@ def _statistics(root: Mapping, channels: int, source: str) -> dict[str, np.ndarr
     there = [key for key in ("means", "stddevs") if key in root]
     if len(there) == 1:
         raise UserError(f"{source}: it has {there[0]} alone; means and stddevs come together: fetch the file again")
-    found = {}
+    statistics = {}
     for key in there:
         if not isinstance(root[key], (StoredTensor, PickledArray)):
             raise UserError(f"{source}: its {key} are {_kind(root[key])}, not a tensor")
@@ -249,8 +239,8 @@ def _statistics(root: Mapping, channels: int, source: str) -> dict[str, np.ndarr
                 f"{source}: its {key} have shape {value.shape}, but must be {channels} finite numbers"
                 + (" above 0" if key == "stddevs" else "")
             )
-        found[key] = value.reshape(-1, 1)
-    return found
+        statistics[key] = value.reshape(-1, 1)
+    return statistics
 
 
 def _indices(value: Any, where: str) -> np.ndarray:
@@ -258,9 +248,9 @@ def _indices(value: Any, where: str) -> np.ndarray:
         value = np.asarray(value).reshape(-1).tolist()
     if not isinstance(value, (list, tuple)):
         raise UserError(f"{where}: this is {_kind(value)}, not a list of indices")
-    found = np.array([_whole(item, where) for item in value], np.int64)
-    if (found < 0).any():
-        raise UserError(f"{where}: the index {int(found.min())} is below 0; fetch the file again")
-    if len(np.unique(found)) < len(found):
+    indices = np.array([_whole(item, where) for item in value], np.int64)
+    if (indices < 0).any():
+        raise UserError(f"{where}: the index {int(indices.min())} is below 0; fetch the file again")
+    if len(np.unique(indices)) < len(indices):
         raise UserError(f"{where}: some trials are named twice; fetch the file again")
-    return found
+    return indices

@@ -11,9 +11,7 @@ block      what holds blocks apart: within a person impossible for a decoder of 
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -21,60 +19,36 @@ from jaxtyping import Int
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora import eeg_imagenet
-from dreamjax.signals.recordings.corpora.eeg_imagenet import SplitFile, Trials
-from dreamjax.signals.recordings.identity import SPLITS
+from dreamjax.signals.recordings.corpora.eeg_imagenet import EegImagenetTrials, SplitFile
+from dreamjax.signals.recordings.corpora.trial_corpus import UNUSED, AssignedSplits
+from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
 
-By = Literal["official", "subject", "image", "class", "block"]
-UNUSED = ""
 WAYS = (
     "--split-file FILE (a published one), --split-by subject --hold-out N (another person, other images), --split-by "
     "image, or --split-by class"
 )
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the user asked for."""
-
-    by: By | None = None  # None: official where there is a file
-    file: str = ""
-    number: int = 0  # of the split in the file; everybody uses the first
-    subjects: tuple[int, ...] = ()  # empty: everybody
-    hold_out: tuple[int, ...] = ()  # test, or test and val
-    fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.7, "val": 0.15, "test": 0.15})
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        shares = [self.fractions.get(name, -1.0) for name in SPLITS]
-        if min(shares) <= 0 or not abs(sum(shares) - 1) <= 1e-6:
-            raise ValueError(f"splits are three shares above 0 that sum to 1, not {shares}")
-
-
-@dataclass(frozen=True)
-class Assigned:
-    """The split of each trial, "" where it is in none, and what dataset.json says about it."""
-
-    split: np.ndarray  # of str
-    facts: dict[str, Any]
-    dropped: dict[str, int]  # reason → trials
-
-
-def assign(trials: Trials, wanted: Wanted) -> Assigned:
+def assign(trials: EegImagenetTrials, request: SplitRequest) -> AssignedSplits:
     """The splits. Raises UserError for what is not there, what does not go together and what cannot be."""
-    _check_people(trials, wanted.subjects, "--subject")
-    by = wanted.by or ("official" if wanted.file else None)
+    if min(request.fractions.values()) <= 0:
+        raise UserError(
+            f"splits of trials are three shares above 0 that sum to 1, not {list(request.fractions.values())}"
+        )
+    _check_people(trials, request.subjects, "--subject")
+    by = request.by or ("official" if request.file else None)
     if by is None:
         raise UserError(f"{trials.source}: say how its trials are split: {WAYS}")
-    if (by == "official") != bool(wanted.file):
+    if (by == "official") != bool(request.file):
         raise UserError(
-            f"--split-by {by} takes no --split-file; leave one out" if wanted.file else "--split-by official wants "
+            f"--split-by {by} takes no --split-file; leave one out" if request.file else "--split-by official wants "
             "--split-file block_splits_by_image_all.pth, or …_single.pth with --subject"
         )  # fmt: skip
-    if wanted.hold_out and by not in ("subject", "block"):
+    if request.hold_out and by not in ("subject", "block"):
         raise UserError(f"--hold-out names people, and --split-by {by} holds out no person; use --split-by subject")
-    people = wanted.subjects or trials.subjects
+    people = request.subjects or trials.subjects
     if by == "official":
-        return _official(trials, eeg_imagenet.open_splits(wanted.file), wanted)
+        return _official(trials, eeg_imagenet.open_splits(request.file), request)
     if by == "block" and len(people) < len(SPLITS):
         raise UserError(
             f"--split-by block cannot hold out blocks of {_persons(people)}: {eeg_imagenet.A_BLOCK_IS_A_CLASS}; hold "
@@ -82,11 +56,11 @@ def assign(trials: Trials, wanted: Wanted) -> Assigned:
             "names none (--split-by class)"
         )
     if by in ("subject", "block"):
-        return _by_subject(trials, people, wanted)
-    return _by_image(trials, people, wanted, classes=by == "class")
+        return _by_subject(trials, people, request)
+    return _by_image(trials, people, request, classes=by == "class")
 
 
-def _check_people(trials: Trials, asked: Sequence[int], option: str) -> None:
+def _check_people(trials: EegImagenetTrials, asked: Sequence[int], option: str) -> None:
     if unknown := [number for number in asked if number not in trials.subjects]:
         raise UserError(
             f"{option} {unknown[0]}: {trials.source} has no such person; it has {', '.join(map(str, trials.subjects))}"
@@ -98,21 +72,21 @@ def _persons(people: Sequence[int]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- published
-def _official(trials: Trials, found: SplitFile, wanted: Wanted) -> Assigned:
-    if not 0 <= wanted.number < len(found.splits):
-        raise UserError(f"--split-number {wanted.number}: {found.source} has the splits 0 to {len(found.splits) - 1}")
-    parts = found.splits[wanted.number]
-    counts_whole = _counts_whole_list(trials, found, parts)
-    if not counts_whole and len(wanted.subjects) != 1:
+def _official(trials: EegImagenetTrials, file: SplitFile, request: SplitRequest) -> AssignedSplits:
+    if not 0 <= request.number < len(file.splits):
+        raise UserError(f"--split-number {request.number}: {file.source} has the splits 0 to {len(file.splits) - 1}")
+    parts = file.splits[request.number]
+    counts_whole = _counts_whole_list(trials, file, parts)
+    if not counts_whole and len(request.subjects) != 1:
         raise UserError(
-            f"{found.source}: its indices end at {_last(parts)}, so they count the trials of one person, as in "
+            f"{file.source}: its indices end at {_last(parts)}, so they count the trials of one person, as in "
             "block_splits_by_image_single.pth; name that person with --subject (published: 4), or give "
             "block_splits_by_image_all.pth"
         )
-    counted = np.arange(len(trials)) if counts_whole else np.flatnonzero(trials.subject == wanted.subjects[0])
+    counted = np.arange(len(trials)) if counts_whole else np.flatnonzero(trials.subject == request.subjects[0])
     if _last(parts) >= len(counted):
         raise UserError(
-            f"{found.source}: index {_last(parts)} is beyond the {len(counted)} trials of {trials.source}; the two "
+            f"{file.source}: index {_last(parts)} is beyond the {len(counted)} trials of {trials.source}; the two "
             "files do not belong together"
         )
     split = np.full(len(trials), UNUSED, object)
@@ -121,48 +95,53 @@ def _official(trials: Trials, found: SplitFile, wanted: Wanted) -> Assigned:
         if taken.any():
             first = indices[taken][0]
             raise UserError(
-                f"{found.source}: trial {first} is in {split[counted[first]]} and in {name}; a trial that is "
+                f"{file.source}: trial {first} is in {split[counted[first]]} and in {name}; a trial that is "
                 "trained on and tested on says nothing: fetch the file again"
             )
         split[counted[indices]] = name
     outside = (
-        ~np.isin(trials.subject, wanted.subjects) if wanted.subjects else np.zeros(len(trials), bool)
+        ~np.isin(trials.subject, request.subjects) if request.subjects else np.zeros(len(trials), bool)
     )  # first index, then filter: the other order gives another, wrong split
     dropped = {"in no split of the file": int(((split == UNUSED) & ~outside).sum())}
     split[outside] = UNUSED
-    meaning = "the whole list" if counts_whole else f"the trials of person {wanted.subjects[0]} alone"
-    log.info("%s: its indices count %s", found.source, meaning)
+    meaning = "the whole list" if counts_whole else f"the trials of person {request.subjects[0]} alone"
+    log.info("%s: its indices count %s", file.source, meaning)
     used = int((split != UNUSED).sum())
     log.info("%d of %d trials %s are in its split %d", used, int((~outside).sum()),
-             f"of {_persons(wanted.subjects)}" if wanted.subjects else "", wanted.number)  # fmt: skip
-    facts = {"by": "official", "file": PurePosixPath(found.source).name, "number": wanted.number, "indices": meaning}
-    return Assigned(split, facts | _shared(trials, split), dropped)
+             f"of {_persons(request.subjects)}" if request.subjects else "", request.number)  # fmt: skip
+    description = {
+        "by": "official",
+        "file": PurePosixPath(file.source).name,
+        "number": request.number,
+        "indices": meaning,
+    }
+    return AssignedSplits(split, description | _shared(trials, split), dropped)
 
 
 def _last(parts: Mapping[str, np.ndarray]) -> int:
     return max((int(indices.max()) for indices in parts.values() if len(indices)), default=-1)
 
 
-def _counts_whole_list(trials: Trials, found: SplitFile, parts: Mapping[str, np.ndarray]) -> bool:
+def _counts_whole_list(trials: EegImagenetTrials, file: SplitFile, parts: Mapping[str, np.ndarray]) -> bool:
     """Whether indices count the whole list or that of one person. `_single` stays within every person's; `_all` not.
 
     Raises UserError where the file's name says the other.
     """
     longest = max(int((trials.subject == person).sum()) for person in trials.subjects)
     whole = len(trials.subjects) == 1 or _last(parts) >= longest
-    stem = PurePosixPath(found.source).stem
-    said = True if stem.endswith("_all") else False if stem.endswith("_single") else whole
-    if said != whole and len(trials.subjects) > 1:
+    stem = PurePosixPath(file.source).stem
+    by_name = True if stem.endswith("_all") else False if stem.endswith("_single") else whole
+    if by_name != whole and len(trials.subjects) > 1:
         ends = f"end at {_last(parts)}, and the longest list of one person has {longest} trials"
         raise UserError(
-            f"{found.source}: by its name its indices count {'everybody' if said else 'one person'}, but they {ends}; "
-            "it does not belong to this file of trials"
+            f"{file.source}: by its name its indices count {'everybody' if by_name else 'one person'}, but they "
+            f"{ends}; it does not belong to this file of trials"
         )
     return whole
 
 
-def _shared(trials: Trials, split: np.ndarray) -> dict[str, int]:
-    """How many images are in more than one split: said, where there are any."""
+def _shared(trials: EegImagenetTrials, split: np.ndarray) -> dict[str, int]:
+    """How many images are in more than one split, with a warning where there are any."""
     seen = {name: set(trials.image[split == name].tolist()) for name in SPLITS}
     trained = len(seen["train"] & seen["test"])
     both = len((seen["train"] & seen["val"]) | (seen["val"] & seen["test"]) | (seen["train"] & seen["test"]))
@@ -173,23 +152,23 @@ def _shared(trials: Trials, split: np.ndarray) -> dict[str, int]:
 
 
 # --------------------------------------------------------------------------------------------------------------- ours
-def _by_subject(trials: Trials, people: Sequence[int], wanted: Wanted) -> Assigned:
+def _by_subject(trials: EegImagenetTrials, people: Sequence[int], request: SplitRequest) -> AssignedSplits:
     """One person tests, one validates, the others train; and each only on the images of its own split."""
     if len(people) < len(SPLITS):
         raise UserError(
-            f"--split-by {wanted.by} needs three people (train, val, test), but there "
+            f"--split-by {request.by} needs three people (train, val, test), but there "
             f"{'is one' if len(people) == 1 else 'are two'}; leave out --subject, or use --split-by image"
         )
-    if not wanted.hold_out:
-        raise UserError(f"--split-by {wanted.by} wants --hold-out N, the person to test on: {_named(people)}")
-    _check_people(trials, wanted.hold_out, "--hold-out")
-    held = set(wanted.hold_out)
-    if not len(held) == len(wanted.hold_out) <= 2 or not held <= set(people):
+    if not request.hold_out:
+        raise UserError(f"--split-by {request.by} wants --hold-out N, the person to test on: {_named(people)}")
+    _check_people(trials, request.hold_out, "--hold-out")
+    held = set(request.hold_out)
+    if not len(held) == len(request.hold_out) <= 2 or not held <= set(people):
         raise UserError(f"--hold-out takes one or two different people of {_named(people)}")
-    test, order = wanted.hold_out[0], sorted(people)
-    val = wanted.hold_out[1] if len(wanted.hold_out) > 1 else order[(order.index(test) + 1) % len(order)]
+    test, order = request.hold_out[0], sorted(people)
+    val = request.hold_out[1] if len(request.hold_out) > 1 else order[(order.index(test) + 1) % len(order)]
     of_person = np.where(trials.subject == test, "test", np.where(trials.subject == val, "val", "train")).astype(object)
-    of_image = _images(trials, wanted)[trials.image]
+    of_image = _images(trials, request)[trials.image]
     asked = np.isin(trials.subject, people)
     split = np.where(asked & (of_person == of_image), of_person, UNUSED).astype(object)
     dropped = {
@@ -200,34 +179,36 @@ def _by_subject(trials: Trials, people: Sequence[int], wanted: Wanted) -> Assign
         "person %d is tested and person %d chooses the step; images are apart too, so that %d of %d trials are in no "
         "split", test, val, sum(dropped.values()), int(asked.sum()),
     )  # fmt: skip
-    facts = {"by": "subject", "test": test, "val": val, "fractions_of_images": dict(wanted.fractions)}
-    return Assigned(split, facts | {"seed": wanted.seed} | _shared(trials, split), dropped)
+    description = {"by": "subject", "test": test, "val": val, "fractions_of_images": dict(request.fractions)}
+    return AssignedSplits(split, description | {"seed": request.seed} | _shared(trials, split), dropped)
 
 
 def _named(people: Sequence[int]) -> str:
     return ", ".join(map(str, people))
 
 
-def _by_image(trials: Trials, people: Sequence[int], wanted: Wanted, *, classes: bool) -> Assigned:
-    of = _classes(trials, wanted)[trials.label] if classes else _images(trials, wanted)[trials.image]
+def _by_image(
+    trials: EegImagenetTrials, people: Sequence[int], request: SplitRequest, *, classes: bool
+) -> AssignedSplits:
+    of = _classes(trials, request)[trials.label] if classes else _images(trials, request)[trials.image]
     split = np.where(np.isin(trials.subject, people), of, UNUSED).astype(object)
-    facts = {"by": "class" if classes else "image", "fractions": dict(wanted.fractions), "seed": wanted.seed}
+    description = {"by": "class" if classes else "image", "fractions": dict(request.fractions), "seed": request.seed}
     if classes:
         log.info("no class is in two splits: for systems that name no class; a classifier cannot be scored on these")
     else:
         log.warning("people and blocks are in every split: whatever drifts tells the class; see --split-by subject")
-    return Assigned(split, facts | _shared(trials, split), {})
+    return AssignedSplits(split, description | _shared(trials, split), {})
 
 
-def _ranked(names: Sequence[str], wanted: Wanted) -> np.ndarray:
+def _ranked(names: Sequence[str], request: SplitRequest) -> np.ndarray:
     """A split for each name: ordered by a hash, the last are test, those before them val. Three names or more."""
     n = len(names)
     if n < len(SPLITS):
         return np.full(n, "train", object)
     order = sorted(
-        range(n), key=lambda i: hashlib.sha256(f"eeg-imagenet {wanted.seed}\x1f{names[i]}".encode()).digest()
+        range(n), key=lambda i: hashlib.sha256(f"eeg-imagenet {request.seed}\x1f{names[i]}".encode()).digest()
     )
-    share = wanted.fractions
+    share = request.fractions
     test, val = (max(1, round(n * share[name])) for name in ("test", "val"))
     if test + val >= n:
         raise UserError(f"--splits leave none of {n} images or classes to train on; make the shares smaller")
@@ -237,19 +218,19 @@ def _ranked(names: Sequence[str], wanted: Wanted) -> np.ndarray:
     return split
 
 
-def _images(trials: Trials, wanted: Wanted) -> Int[np.ndarray, "images"]:
-    """The split of each image: the wanted shares of every class, by a hash of the name, so for good."""
+def _images(trials: EegImagenetTrials, request: SplitRequest) -> Int[np.ndarray, "images"]:
+    """The split of each image: the request shares of every class, by a hash of the name, so for good."""
     split = np.full(len(trials.images), "train", object)
     of_class: dict[str, list[int]] = {}
     for i, name in enumerate(trials.images):
         of_class.setdefault(name.partition("_")[0], []).append(i)
     for members in of_class.values():
-        split[members] = _ranked([trials.images[i] for i in members], wanted)
+        split[members] = _ranked([trials.images[i] for i in members], request)
     return split
 
 
-def _classes(trials: Trials, wanted: Wanted) -> np.ndarray:
+def _classes(trials: EegImagenetTrials, request: SplitRequest) -> np.ndarray:
     """The split of each class. Raises UserError where there are fewer than three."""
     if len(trials.labels) < len(SPLITS):
         raise UserError(f"--split-by class needs three classes, but {trials.source} has {len(trials.labels)}")
-    return _ranked(trials.labels, wanted)
+    return _ranked(trials.labels, request)

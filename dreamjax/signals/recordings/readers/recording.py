@@ -15,7 +15,7 @@ from dreamjax.signals.recordings.channel_names import (
 )
 from dreamjax.signals.recordings.montage import plausible, standard_positions
 
-SpanReader = Callable[[int, int, Sequence[int]], Float[np.ndarray, "channels time"]]  # (start, stop, channels) → µV
+SpanReader = Callable[[int, int, Sequence[int]], Float[np.ndarray, "channels time"]]  # (start, stop, channels) → signal
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ class Recording:
     events: tuple[Event, ...]
     licence: str
     notes: tuple[str, ...]
-    bad_channels: tuple[str, ...] = ()  # marked bad by whoever recorded or curated the file
+    bad_channels: tuple[str, ...] = ()  # marked bad in the file or its sidecar
+    modality: str = "eeg"  # or meg, fmri: which quality limits hold
+    unit: str = "µV"  # of what `read` gives: fT of MEG, z of fMRI
     reader: SpanReader = field(default=lambda start, stop, picks: np.empty((0, 0)), repr=False, compare=False)
 
     def read(self, start: int, stop: int, picks: Sequence[int] | None = None) -> Float[np.ndarray, "channels time"]:

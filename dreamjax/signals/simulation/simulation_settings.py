@@ -10,7 +10,7 @@ ALPHA_HZ = (7.5, 13.0)  # the band that every subject's rhythm lies in
 
 
 @dataclass(frozen=True)
-class Settings:
+class SimulationSettings:
     """A set of subjects who look at images. Amplitudes are in µV; those of evoked responses scale with `strength`."""
 
     subjects: int = 6

@@ -1,0 +1,242 @@
+"""Recordings as the input of `prepare`: one part each, split by subject."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dreamjax.console import log
+from dreamjax.errors import UserError
+from dreamjax.signals.datasets import records
+from dreamjax.signals.preparation import convert, inputs, quality_report
+from dreamjax.signals.preparation.inputs import JSON, ConvertedPart, Done, Failed, ReportLayout
+from dreamjax.signals.preparation.prepare_options import PrepareOptions
+from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.signals.recordings.corpora import corpus_of
+from dreamjax.signals.recordings.identity import SPLITS, assign_splits
+from dreamjax.signals.recordings.opening import find_sources
+from dreamjax.signals.recordings.readers.bids import bids_root
+from dreamjax.signals.recordings.readers.recording import Source
+from dreamjax.signals.recordings.scrub import scrubbed
+from dreamjax.storage import manifest
+
+ACCESSION = re.compile(r"(ds|on|nm)\d{6}")  # OpenNeuro, its anonymised deposits, NEMAR
+OF_DATASET = ("sha256", "dataset", "format", "sfreq", "windows", "warning", "notes", "plan")  # summary → dataset.json
+
+
+def find_recordings(
+    paths: Sequence[str | os.PathLike[str] | Source], settings: WindowSettings, options: PrepareOptions
+) -> "RecordingInputs":
+    """Return every recording under `paths`, which may also be sources that `find_sources` returned.
+
+    Raises UserError where there is none, or where one table of events is given for several.
+    """
+    searched = [str(p) for p in paths if not isinstance(p, Source)]
+    sources = [p for p in paths if isinstance(p, Source)]
+    if searched:
+        matches = find_sources(
+            searched, dataset=options.dataset, licence=options.licence, subject_pattern=options.subject_pattern
+        )
+        sources += [_impersonal(source, options) for source in matches]
+    table = settings.events.source
+    if table not in ("", "file") and "{stem}" not in table and len(sources) > 1:
+        raise UserError(
+            f"{table} holds the events of one recording, but {len(sources)} were found; name one, or put {{stem}} "
+            "into --events where the recordings' names differ"
+        )
+    return RecordingInputs(sources, settings, options, tuple(searched))
+
+
+def _impersonal(source: Source, options: PrepareOptions) -> Source:
+    """A source whose corpus was merely guessed from a folder's name loses that guess: folders may name a person.
+
+    Its windows carry the name of the dataset that is being written; pseudonyms and splits are those of `UNKNOWN`, so
+    they do not depend on where the output goes. The folder of a BIDS root still tells persons of two roots apart, but
+    it is published only where it is an accession number (ds000117).
+    """
+    if options.dataset or corpus_of(source.name.replace("!", "/")):
+        return source
+    if bids_root(Path(source.path)):
+        return source if ACCESSION.fullmatch(source.dataset) else replace(source, corpus=convert.UNKNOWN)
+    return replace(source, dataset=convert.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class RecordingInputs:
+    """Implements `inputs.Inputs`."""
+
+    sources: Sequence[Source]
+    settings: WindowSettings
+    options: PrepareOptions
+    searched: tuple[str, ...] = ()  # paths that the user gave
+
+    converter = "dreamjax.signals.preparation.convert:convert"
+    grows = True
+
+    # ----------------------------------------------------------------------------------- before converting
+    @property
+    def paths(self) -> Sequence[str]:
+        return [*self.searched, *(source.path for source in self.sources)]
+
+    def settings_hash(self) -> str:
+        options, table = self.options, self.settings.events.source
+        return inputs.digest([
+            self.settings.as_json(),
+            inputs.salt_hash(options.salt),
+            sorted(options.splits.fractions.items()),
+            options.splits.seed,
+            sorted(options.unit_scales.items()),
+            options.strict,
+            records.FORMAT,
+            manifest.file_hash(table) if table not in ("", "file") and Path(table).is_file() else "",
+        ])  # fmt: skip
+
+    def is_complete(self, dataset: Mapping[str, Any], out: object) -> bool:
+        held, given = {entry["sha256"] for entry in dataset["inputs"]}, set(map(_input_hash, self.sources))
+        if held - given:
+            raise UserError(
+                f"{out} was prepared from other recordings ({len(held - given)} that it holds are not given now); "
+                "choose another --out or pass --overwrite"
+            )
+        return held | set(dataset["failed_inputs"]) == given
+
+    def tasks(self, parts: Path, name: str) -> Sequence[convert.RecordingTask]:
+        return [self.task(source, parts, name) for source in self.sources]
+
+    def task(self, source: Source, parts: Path, name: str) -> convert.RecordingTask:
+        options = self.options
+        scale = options.unit_scales.get(source.dataset, options.unit_scales.get(""))
+        corpus = source.corpus or source.dataset
+        corpus = name if corpus == convert.UNKNOWN else corpus
+        return convert.RecordingTask(
+            source, self.settings, str(parts), options.salt, corpus, scale, options.strict, options.stimuli
+        )
+
+    # ------------------------------------------------------------------------------------ after converting
+    def check(self, done: Done, failed: Failed) -> None:
+        if not done:
+            for part in failed:
+                source = part.task.source
+                log.warning("left out: %s: %s", source.name, _without_path(part.reason, source))
+            raise UserError(f"no recording could be converted, of {len(failed)} given; see the reasons above")
+
+    def splits(self, done: Done) -> Sequence[str]:
+        people = [_person(part) for part in done]
+        of_person = assign_splits(people, self.options.splits.fractions, self.options.splits.seed)
+        return [of_person[person] for person in people]
+
+    def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JSON:
+        summaries, options = [part.summary for part in done], self.options
+        people = {s: {_person(p) for p, split in zip(done, splits, strict=True) if split == s} for s in SPLITS}
+        entries = []
+        for part, split in zip(done, splits, strict=True):
+            who, r = convert.identity_of(part.task.source, options.salt), part.summary
+            entry: JSON = {"recording": who.recording, "subject": who.subject, "split": split}
+            entry |= {key: value for key, value in r.items() if key in OF_DATASET}
+            entries.append(entry | {"hours": round(r["seconds"] / 3600, 5), "channels": len(r["ch_names"])})
+        return {
+            "totals": {
+                "recordings": len(done),
+                "recordings_left_out": len(failed),
+                "hours_read": round(sum(r["seconds"] for r in summaries) / 3600, 4),
+                "hours": round(sum(r["valid_samples"] for r in summaries) / self.settings.sfreq / 3600, 4),
+                "windows": sum(r["windows"] for r in summaries),
+                "windows_rejected": sum(r["judged"] - r["windows"] for r in summaries),
+                "subjects": sum(map(len, people.values())),
+            },
+            "subjects": {split: len(members) for split, members in people.items()},
+            "corpora": self._corpora(done),
+            "settings": self.settings.as_json(),
+            "splitting": {"fractions": dict(options.splits.fractions), "seed": options.splits.seed, "by": "subject"},
+            "unit_scales": self._unit_scales(done),
+            "labels": sorted({label for r in summaries for label in r["labels"]} - {""}),
+            "channels": sorted({c for r in summaries for c in r["ch_names"]}),
+            "inputs": entries,
+            "failed_inputs": sorted(_input_hash(part.task.source) for part in failed),
+        }
+
+    def _unit_scales(self, done: Done) -> dict[str, float]:
+        """Factors by corpus, which a user names by its folder: a folder that may name a person is not repeated."""
+        sources = [part.task.source for part in done]
+        names = {source.dataset: source.corpus or source.dataset for source in sources}
+        return {
+            names.get(name, convert.UNKNOWN if name else ""): factor
+            for name, factor in self.options.unit_scales.items()
+        }
+
+    def _corpora(self, done: Done) -> dict[str, JSON]:
+        corpora = {}
+        for name in sorted({part.summary["dataset"] for part in done}):
+            members = [part for part in done if part.summary["dataset"] == name]
+            corpora[name] = {
+                "licences": sorted({part.summary["licence"] for part in members}),
+                "recordings": len(members),
+                "hours": round(sum(part.summary["seconds"] / 3600 for part in members), 4),
+                "subjects": len({_person(part) for part in members}),
+                "channels": sorted({len(part.summary["ch_names"]) for part in members}),
+            }
+        return corpora
+
+    def rejects(self, done: Done, failed: Failed) -> Sequence[JSON]:
+        """A recording is named by its id: file names may name a person."""
+        lines = [
+            self._named(part.task.source) | {"whole": True, "reason": scrubbed(part.reason, part.task.source)}
+            for part in failed
+        ]
+        for part in done:
+            lines += [self._named(part.task.source) | {"whole": False} | stretch for stretch in part.summary["rejects"]]
+        return lines
+
+    def _named(self, source: Source) -> JSON:
+        who = convert.identity_of(source, self.options.salt)
+        return {"recording": who.recording, "dataset": source.corpus or source.dataset, "reader": source.reader}
+
+    def key(self) -> Sequence[JSON]:
+        return [
+            {"recording": who.recording, "subject_id": who.subject, "path": source.name, "subject": source.subject}
+            for source in self.sources
+            for who in [convert.identity_of(source, self.options.salt)]
+        ]
+
+    def report_layout(self, done: Done, splits: Sequence[str]) -> ReportLayout:
+        settings, limits = self.settings, self.settings.limits
+        return ReportLayout(
+            names=[self._named(part.task.source)["recording"] for part in done],
+            splits=splits,
+            split_note="No subject is in two splits.",
+            steps=quality_report.steps(settings, [part.summary["plan"] for part in done]),
+            unit=limits.unit,
+            plausible=limits.plausible,
+            sfreq=settings.sfreq,
+            first=settings.event_first,
+            length=settings.event_samples,
+        )
+
+    def result(self, dataset: Mapping[str, Any], done: Done, failed: Failed) -> JSON:
+        return {
+            "implausible": [part.task.source.name for part in done if part.summary["warning"]],
+            "failed": [
+                {"path": source.name, "reason": _without_path(part.reason, source)}
+                for part in failed
+                for source in [part.task.source]
+            ],
+        }
+
+
+def _person(part: ConvertedPart) -> tuple[str, str]:
+    return part.task.source.dataset, part.task.source.subject
+
+
+def _input_hash(source: Source) -> str:
+    """`convert.input_hash`, or "" for what cannot be read."""
+    try:
+        return convert.input_hash(source)
+    except OSError:
+        return ""
+
+
+def _without_path(reason: str, source: Source) -> str:
+    """A reason for the user's own eyes, printed after the path."""
+    return reason.removeprefix(f"{source.name}: ").removeprefix(f"{source.path}: ")
