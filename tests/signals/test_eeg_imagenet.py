@@ -162,7 +162,7 @@ def test_what_is_no_such_file_is_one_sentence(published, theirs, tmp_path):
     refused({**theirs, "dataset": [{**first, "eeg": first["eeg"][0]}]}, r"trial 0 has shape \(\d+,\)")
     refused({**theirs, "dataset": [{**first, "image": 99}]}, "trial 0 has image 99, but there are 30 images")
     refused({**theirs, "dataset": [{**first, "label": (first["label"] + 1) % 3}]}, "but of class")
-    refused({**theirs, "images": ["../../etc/passwd"] * 30}, "is no name of an ImageNet image")
+    refused({**theirs, "images": ["../../etc/passwd"] * 30}, "is not the name of an ImageNet image")
     refused({**theirs, "means": torch.zeros(6)}, "means and stddevs come together")
     refused({**theirs, "means": torch.zeros(6), "stddevs": torch.zeros(6)}, "6 finite numbers above 0")
     with pytest.raises(UserError, match="these are splits and no trials"):

@@ -97,7 +97,7 @@ def json_lines(lines: Iterable[Mapping[str, Any]]) -> str:
 
 
 @contextmanager
-def parts_beside(out: Path) -> Iterator[Path]:
+def parts_folder(out: Path) -> Iterator[Path]:
     """The folder of parts beside `out`, locked against a second run; kept when the run is interrupted."""
     parts = out.parent / f".{out.name}.parts"
     parts.mkdir(parents=True, exist_ok=True)

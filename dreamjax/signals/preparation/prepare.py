@@ -91,7 +91,7 @@ def prepare(
         if chosen.is_complete(dataset, out):
             return preparation.result(dataset, [], []) | {"already_prepared": True}
         adding = True
-    with dataset_folder.parts_beside(preparation.local) as folder:
+    with dataset_folder.parts_folder(preparation.local) as folder:
         tasks = chosen.tasks(folder, preparation.name)
         with incremental.grown(preparation.final, folder) if adding else nullcontext():
             return preparation.commit(folder, tasks, _converted(chosen.converter, tasks, options))
@@ -130,7 +130,7 @@ def prepare_raws(
     preparation = _Preparation.start(recordings, out, options, time.monotonic())
     if preparation.final.exists() and any(preparation.final.iterdir()) and not options.overwrite:
         raise UserError(f"{preparation.final} exists; choose another folder or pass overwrite=True")
-    with dataset_folder.parts_beside(preparation.local) as folder:
+    with dataset_folder.parts_folder(preparation.local) as folder:
         tasks: list[convert.RecordingTask] = []
         outcomes: list[workers.Outcome] = []
         for i, raw in enumerate(raws):

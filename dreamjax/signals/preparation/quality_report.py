@@ -231,8 +231,8 @@ def panels_of(dataset: JSON, page: Sequence[ReportPart], layout: ReportLayout) -
     if plausible := layout.plausible:
         amplitudes = ReportPanel(
             "Amplitude of each recording",
-            "Median over channels and stretches of the band-passed SD; what is outside the band is most probably not in "
-            f"{layout.unit}.",
+            "Median over channels and stretches of the band-passed SD; what is outside the band is most probably not "
+            f"in {layout.unit}.",
             lambda ax: _amplitudes(ax, page, colour, plausible, layout.unit),
         )
         flags = ReportPanel(

@@ -27,11 +27,11 @@ def unusable(folder: epath.PathLike, names: Sequence[str]) -> dict[str, str]:
         if (root / part).is_dir()
         for entry in (root / part).iterdir()
     }
-    found = [name for name in names if name in there]
-    if names and not found:
+    present = [name for name in names if name in there]
+    if names and not present:
         raise UserError(f"{folder} holds none of the {len(names)} images, such as {names[0]}; name another folder")
     with ThreadPoolExecutor(THREADS) as pool:
-        damaged = dict(zip(found, pool.map(lambda name: _damaged(root / name), found), strict=True))
+        damaged = dict(zip(present, pool.map(lambda name: _damaged(root / name), present), strict=True))
     return {name: "is missing" for name in names if name not in there} | {
         name: "is damaged" for name, bad in damaged.items() if bad
     }

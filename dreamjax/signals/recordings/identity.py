@@ -1,7 +1,7 @@
 """Who is in which split, under which pseudonym.
 
 A pseudonym is a salted SHA-256: the same person gets the same one in every recording of a data set, and without the
-salt nobody can go from a guess at the name to the pseudonym. With the default salt (made from the data set's name, so
+salt no one can go from a guess at the name to the pseudonym. With the default salt (made from the data set's name, so
 that two sites get the same ids) anybody can try guesses: give a secret one for anything but public data.
 """
 

@@ -27,7 +27,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "1010-32": tuple(BIOSEMI32.split()),  # the order of the BioSemi caps, as ActiveTwo files have it
     "1010-64": tuple(BIOSEMI64.split()),
 }
-HEAD_RADII = (0.03, 0.25)  # m; a position nearer or farther than this from the head's centre is no electrode
+HEAD_RADII = (0.03, 0.25)  # m; a position nearer or farther than this from the head's centre is not an electrode
 
 
 def standard_positions(names: Sequence[str]) -> Float[np.ndarray, "channels 3"]:

@@ -18,7 +18,7 @@ from dreamjax.signals.recordings.readers.bids import apply_sidecars
 from dreamjax.signals.recordings.readers.find import Ignored, find_sources, source_of, survey
 from dreamjax.signals.recordings.readers.mne_reader import recording_from_raw
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble
-from dreamjax.signals.recordings.scrub import told
+from dreamjax.signals.recordings.scrub import error_text
 
 __all__ = [
     "Event",
@@ -81,7 +81,7 @@ def open_recording(
     except PermissionError as e:
         raise UserError(f"{source.name}: no permission to read it; check its owner and mode") from e
     except Exception as e:  # a damaged file can surprise any reader anywhere; the sentence names it
-        raise UserError(f"{source.name}: cannot be read as {source.reader} ({told(e)})") from e
+        raise UserError(f"{source.name}: cannot be read as {source.reader} ({error_text(e)})") from e
     if not recording.ch_names or recording.n_samples == 0:
         raise UserError(f"{source.name}: holds no signal; remove it from the input")
     return recording

@@ -17,7 +17,7 @@ PATH = re.compile(r"(?<!\w)(?:\w+:/)?/[^\s,;]+")
 SMALL = (
     "a an and are as at be but by for from has how in is it its no not of off on "
     "one or out per s than that the to two up was with EDF BDF GDF EEG FIF MNE Hz µV ms"
-)  # of our own sentences; a name among them tells nobody's name there
+)  # of our own sentences; a name among them names no person there
 GONE = "\x00"  # without a space, so that a path stays one word until it goes
 FIGURE = re.compile(r"\d{1,3}")  # a count in a sentence
 
@@ -41,7 +41,7 @@ def unquoted(text: str) -> str:
     return QUOTED.sub("…", text)
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """A foreign exception in a sentence: its type and the first of its own sentences, which `scrubbed` cuts off."""
     text = " ".join(unquoted(str(error)).split())
     first = re.split(r"(?<=[a-z)\]])\. ", text)[0].rstrip(".;")[:160]

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import UserError
+from dreamjax.signals.simulation.simulation_settings import refuse_existing
 from dreamjax.signals.simulation.stimuli import HUES, PIXELS, SHAPES, Stimulus, write_images
 from dreamjax.storage import atomic
 
@@ -43,8 +44,8 @@ def caption(image: Stimulus) -> str:
 
 def vocabulary(classes: int = len(SHAPES)) -> tuple[str, ...]:
     """Every word that a caption may have."""
-    said = " ".join(("a", *SIZES, *COLOURS, *SHAPES[:classes], *(place for row in PLACES for place in row)))
-    return tuple(dict.fromkeys(said.split()))
+    words = " ".join(("a", *SIZES, *COLOURS, *SHAPES[:classes], *(place for row in PLACES for place in row)))
+    return tuple(dict.fromkeys(words.split()))
 
 
 def captioned_set(count: int, classes: int, seed: int) -> tuple[Stimulus, ...]:
@@ -67,8 +68,7 @@ def write(out: epath.PathLike, count: int, *, classes: int = 4, pixels: int = PI
         if not 1 <= value <= most:
             raise UserError(f"simulate: {name} is {value}, but must be 1 to {most}")
     started, out = time.monotonic(), epath.Path(out)
-    if out.exists() and (not out.is_dir() or any(True for _ in out.iterdir())):
-        raise UserError(f"simulate: {out} exists and is not empty; name another folder or remove it")
+    refuse_existing(out)
     drawn = captioned_set(count, classes, seed)
     captions = [caption(image) for image in drawn]
     with atomic.new_folder(out, last=METADATA) as root:

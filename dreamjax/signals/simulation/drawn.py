@@ -74,15 +74,16 @@ def as_prompted(
     words = {"shape": SHAPES[:classes], "colour": COLOURS, "place": tuple(place for row in PLACES for place in row)}
     shown = [caption(drawing) if drawing else "" for drawing in (read(image, classes) for image in images)]
 
-    def said(text: str, among: Sequence[str]) -> str:  # "at the top right" is no "at the top"
+    def word_of(text: str, among: Sequence[str]) -> str:  # "at the top right" is not "at the top"
         return max((word for word in among if f" {word} " in f" {text} "), key=len)
 
     shares = {}
     for name, among in words.items():
         right = [
-            bool(text) and said(text, among) == said(prompt, among) for text, prompt in zip(shown, prompts, strict=True)
+            bool(text) and word_of(text, among) == word_of(prompt, among)
+            for text, prompt in zip(shown, prompts, strict=True)
         ]
         low, high = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-        commonest = Counter(said(prompt, among) for prompt in prompts).most_common(1)[0][1]
+        commonest = Counter(word_of(prompt, among) for prompt in prompts).most_common(1)[0][1]
         shares[name] = Share(sum(right) / len(right), float(low), float(high), commonest / len(prompts))
     return shares

@@ -7,7 +7,7 @@
     imagenet/<wnid>/<name>.JPEG           the images
 
 The design is the published one as well: every class in one stretch of half a second an image, ten seconds between, so
-that drift tells the class. The WordNet ids are made up: nobody shall take drawings for ImageNet's.
+that drift tells the class. The WordNet ids are made up: drawings are not to be taken for ImageNet's.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from scipy import signal as filtering
 
 from dreamjax.errors import UserError, missing_package
 from dreamjax.signals.recordings.corpora.eeg_imagenet import SFREQ, image_file
-from dreamjax.signals.simulation.simulation_settings import SimulationSettings
+from dreamjax.signals.simulation.simulation_settings import SimulationSettings, refuse_existing
 from dreamjax.signals.simulation.stimuli import Stimulus, draw, image_set
 from dreamjax.signals.simulation.subject import ImageOnset, simulate_subject
 from dreamjax.storage import atomic
@@ -81,8 +81,7 @@ def write(out: epath.PathLike, layout: Layout) -> dict[str, Any]:
     Raises UserError for a number that cannot be, and for a folder that exists and is not empty.
     """
     started, out, settings = time.monotonic(), epath.Path(out), layout.settings
-    if out.exists() and (not out.is_dir() or any(True for _ in out.iterdir())):
-        raise UserError(f"simulate: {out} exists and is not empty; name another folder or remove it")
+    refuse_existing(out)
     drawn = image_set(layout.classes, layout.images_per_class, layout.seed)
     shapes = list(dict.fromkeys(image.shape for image in drawn))
     wnids = [f"n9{i:07d}" for i in range(len(shapes))]
@@ -190,8 +189,8 @@ def _splits(cut: list[_Cut], label: list[int], layout: Layout) -> dict[str, list
             "test": np.concatenate([m[:held] for m in turned]),
         }
         every.append({name: np.flatnonzero(np.isin(image, chosen)).tolist() for name, chosen in parts.items()})
-    own = int((subject == min(SINGLE, layout.subjects)).sum())
-    half = rng.permutation(own // 2).tolist()
+    trials = int((subject == min(SINGLE, layout.subjects)).sum())
+    half = rng.permutation(trials // 2).tolist()
     train, val = (round(share * len(half)) for share in SINGLE_SHARES)
     single = {"train": half[:train], "val": half[train : train + val], "test": half[train + val :]}
     return {"all": every, "single": [single]}

@@ -48,7 +48,7 @@ def components(classes: tuple[str, ...], seed: int) -> tuple[Component, ...]:
     """The components of the average subject. Those of a class do not depend on how many classes there are."""
     lateral = ((-0.45, -0.58, 0.02), (-0.45, -0.85, 0.10))
     ventral = ((-0.35, -0.55, -0.25), (-0.5, -0.7, -0.5))
-    found = [
+    parts = [
         Component("C1", "y", -2.5, 0.080, 0.012, (0.0, -0.62, 0.08), (0.0, -0.8, 0.6)),
         *_pair("P1", "onset", (3.0, 3.0), (0.105, 0.016), lateral),
         *_pair("P1 place", "x", (2.5, -2.5), (0.110, 0.016), lateral),  # the other side's hemisphere answers more
@@ -69,10 +69,10 @@ def components(classes: tuple[str, ...], seed: int) -> tuple[Component, ...]:
             uv = 4.0 * rng.choice([-1.0, 1.0])
             position, direction = _three(0.65 * outward), _three(moment / np.linalg.norm(moment))
             name = f"{label} {number}"
-            found.append(
+            parts.append(
                 Component(name, f"class:{label}", float(uv), float(latency), float(width), position, direction)
             )
-    return tuple(found)
+    return tuple(parts)
 
 
 def time_courses(

@@ -37,12 +37,12 @@ def _cap() -> dict[str, np.ndarray]:
     except ImportError as e:
         raise missing_package("mne", "data", "the electrode positions of `dreamjax simulate`") from e
     places = mne.channels.make_standard_montage("easycap-M1").get_positions()["ch_pos"]
-    found = {name: places[name] / np.linalg.norm(places[name]) for name in (*NAMES, REFERENCE)}
+    places = {name: places[name] / np.linalg.norm(places[name]) for name in (*NAMES, REFERENCE)}
     seen = montage.standard_positions((*NAMES, *MORE)) - mapping.standard_centre()
     seen /= np.linalg.norm(seen, axis=1, keepdims=True)
-    left, _, right = np.linalg.svd(seen[: len(NAMES)].T @ np.stack([found[name] for name in NAMES]))
+    left, _, right = np.linalg.svd(seen[: len(NAMES)].T @ np.stack([places[name] for name in NAMES]))
     turned = seen[len(NAMES) :] @ (left @ right)  # the two montages' heads look up and down by a few degrees
-    return found | dict(zip(MORE, turned, strict=True))
+    return places | dict(zip(MORE, turned, strict=True))
 
 
 def nominal_positions(names: tuple[str, ...]) -> Float[np.ndarray, "channels 3"]:

@@ -17,9 +17,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from dreamjax.errors import UserError
 from dreamjax.signals.simulation import evoked, recording_files
-from dreamjax.signals.simulation.simulation_settings import SimulationSettings
+from dreamjax.signals.simulation.simulation_settings import SimulationSettings, refuse_existing
 from dreamjax.signals.simulation.stimuli import Stimulus, feature_table, image_set, write_images
 from dreamjax.signals.simulation.subject import Simulated, simulate_subject
 from dreamjax.storage import atomic
@@ -44,8 +43,7 @@ def simulate(out: epath.PathLike, settings: SimulationSettings) -> dict[str, Any
     """
     started = time.monotonic()
     out = epath.Path(out)
-    if out.exists() and (not out.is_dir() or any(True for _ in out.iterdir())):
-        raise UserError(f"simulate: {out} exists and is not empty; name another folder or remove it")
+    refuse_existing(out)
     images = image_set(settings.classes, settings.images_per_class, settings.seed)
 
     with atomic.new_folder(out) as root:

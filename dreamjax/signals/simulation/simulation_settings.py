@@ -3,7 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from etils import epath
+
 from dreamjax.errors import UserError
+from dreamjax.signals.simulation.stimuli import SHAPES
 
 MAX_CHANNELS = 128
 ALPHA_HZ = (7.5, 13.0)  # the band that every subject's rhythm lies in
@@ -41,8 +44,6 @@ class SimulationSettings:
     missing_channels: int = 0  # so many electrodes, others in every subject, were not recorded
 
     def __post_init__(self) -> None:
-        from dreamjax.signals.simulation.stimuli import SHAPES
-
         checks = (
             (1 <= self.subjects <= 999, "subjects", "1 to 999"),
             (10 <= self.minutes * 60 < math.inf, "minutes", "at least 10 s"),
@@ -61,3 +62,9 @@ class SimulationSettings:
         for good, name, wanted in checks:
             if not good:
                 raise UserError(f"simulate: {name} is {getattr(self, name)}, but must be {wanted}")
+
+
+def refuse_existing(out: epath.Path) -> None:
+    """Raise UserError where `out` exists and is not an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"simulate: {out} exists and is not empty; name another folder or remove it")

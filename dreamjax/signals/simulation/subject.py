@@ -151,7 +151,7 @@ def simulate_subject(
     images: tuple[Stimulus, ...],
     trials: tuple[ImageOnset, ...] | None = None,
 ) -> Simulated:
-    """The recording of subject 0, 1, …; the same for the same (settings, subject), whoever else there is.
+    """The recording of subject 0, 1, …; the same for the same (settings, subject), whatever other subjects there are.
 
     `trials`: when which image appears, where another design than `timeline`'s is wanted.
     """

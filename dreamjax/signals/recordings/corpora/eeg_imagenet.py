@@ -149,7 +149,9 @@ def _check(trials: EegImagenetTrials) -> None:
         )
     for name in trials.images:  # they become paths
         if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9_-]+", name):
-            raise UserError(f"{trials.source}: {name[:60]!r} is no name of an ImageNet image, such as n02951358_31190")
+            raise UserError(
+                f"{trials.source}: {name[:60]!r} is not the name of an ImageNet image, such as n02951358_31190"
+            )
     for i in range(len(trials)):
         image, label = trials.images[trials.image[i]], trials.labels[trials.label[i]]
         if image.partition("_")[0] != label:
@@ -167,7 +169,10 @@ class SplitFile:
 
 
 def open_splits(path: epath.PathLike) -> SplitFile:
-    """The published splits. Raises UserError for a file of another kind, missing keys, and what are no indices."""
+    """Return the published splits.
+
+    Raises UserError for a file of another kind, for missing keys, and for values that are not indices.
+    """
     source = str(path)
     root = torch_files.read(path)
     if isinstance(root, Mapping) and "dataset" in root:

@@ -1,7 +1,7 @@
 """Which trial of EEG-ImageNet is in which split, and what that means.
 
-official   a published file of indices. `_all`: they count the whole list, whoever is asked for. `_single`: they count
-           the list of one person. Read the other way round, they give a split that looks right and is wrong.
+official   a published file of indices. `_all`: they count the whole list, for any person. `_single`: they count the
+           list of one person. Read the other way round, they give a split that looks right and is wrong.
 subject    one person is tested, another chooses the step, the others train; the images are apart as well, since
            everybody saw the same ones.
 image    the images are apart, the people are not.
@@ -96,7 +96,7 @@ def _official(trials: EegImagenetTrials, file: SplitFile, request: SplitRequest)
             first = indices[taken][0]
             raise UserError(
                 f"{file.source}: trial {first} is in {split[counted[first]]} and in {name}; a trial that is "
-                "trained on and tested on says nothing: fetch the file again"
+                "trained on and tested on measures nothing; fetch the file again"
             )
         split[counted[indices]] = name
     outside = (

@@ -19,7 +19,7 @@ from dreamjax.errors import UserError
 from dreamjax.signals.recordings.channel_names import standard_name
 from dreamjax.signals.recordings.readers.event_tables import events_of_rows, read_table
 from dreamjax.signals.recordings.readers.recording import Contents
-from dreamjax.signals.recordings.scrub import told
+from dreamjax.signals.recordings.scrub import error_text
 
 TYPES = {"EEG": "eeg", "EOG": "eog", "VEOG": "eog", "HEOG": "eog", "EYEGAZE": "misc", "ECG": "ecg", "EMG": "emg",
          "TRIG": "stim", "REF": "ref", "MISC": "misc", "GSR": "misc", "RESP": "misc", "PPG": "misc", "TEMP": "misc",
@@ -43,7 +43,7 @@ def bids_root(path: Path) -> Path | None:
 
 
 def licence_of(root: Path) -> str:
-    """SPDX id of a BIDS dataset's licence; "unknown" where it states none, or one that is no known id."""
+    """SPDX id of a BIDS dataset's licence; "unknown" where it states none, or one that is not a known id."""
     text = str(_json(root / "dataset_description.json").get("License", "")).strip()
     if text.lower() in SPDX:
         return SPDX[text.lower()]
@@ -62,10 +62,10 @@ def sidecars(path: Path, suffix: str) -> Iterator[Path]:
     if root is None or "sub" not in mine:
         return
     for folder in path.absolute().parents:
-        for found in sorted(_listing(folder, suffix), key=lambda p: -len(p.name)):
-            theirs = entities(found.name)
+        for sidecar in sorted(_listing(folder, suffix), key=lambda p: -len(p.name)):
+            theirs = entities(sidecar.name)
             if all(mine.get(key) == value for key, value in theirs.items() if key not in ("space", "recording")):
-                yield found
+                yield sidecar
         if folder == root:
             return
 
@@ -86,17 +86,17 @@ def apply_sidecars(path: Path, contents: Contents) -> Contents:
     Raises:
       UserError: a sidecar that cannot be read, with its name and row.
     """
-    if found := next(sidecars(path, "_channels.tsv"), None):
-        _channels(found, contents)
+    if sidecar := next(sidecars(path, "_channels.tsv"), None):
+        _channels(sidecar, contents)
     facts: dict[str, Any] = {}
-    for sidecar in reversed(list(sidecars(path, "_eeg.json"))):
-        facts |= _json(sidecar)  # the nearest last, so that it wins
+    for entry in reversed(list(sidecars(path, "_eeg.json"))):
+        facts |= _json(entry)  # the nearest last, so that it wins
     _facts(facts, contents)
-    if found := next(sidecars(path, "_electrodes.tsv"), None):
+    if sidecar := next(sidecars(path, "_electrodes.tsv"), None):
         system = next(sidecars(path, "_coordsystem.json"), None)
-        _electrodes(found, _json(system) if system else {}, contents)
-    if found := next(sidecars(path, "_events.tsv"), None):
-        events, skipped = events_of_rows(read_table(found), str(found), contents.sfreq, contents.n_samples)
+        _electrodes(sidecar, _json(system) if system else {}, contents)
+    if sidecar := next(sidecars(path, "_events.tsv"), None):
+        events, skipped = events_of_rows(read_table(sidecar), str(sidecar), contents.sfreq, contents.n_samples)
         contents.events = events
         if skipped:
             contents.notes.append(f"{skipped} rows of events.tsv have no onset or lie outside the recording")
@@ -205,5 +205,5 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as e:
-        raise UserError(f"{path}: not a JSON file ({told(e)}); repair it") from e
+        raise UserError(f"{path}: not a JSON file ({error_text(e)}); repair it") from e
     return value if isinstance(value, dict) else {}

@@ -48,17 +48,17 @@ def sections(path: Path) -> dict[str, dict[str, str]]:
     text = path.read_bytes().decode("utf-8-sig", "replace")
     if not re.match(r"\s*brain ?vision", text, re.IGNORECASE):
         raise UserError(f"{path}: does not begin like a BrainVision file; restore it from its source")
-    found: dict[str, dict[str, str]] = {}
+    header: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}
     for line in text.splitlines():
         if match := re.match(r"\s*\[(.+?)\]\s*$", line):
             if match.group(1).lower() == "comment":
                 break
-            current = found.setdefault(match.group(1).lower(), {})
+            current = header.setdefault(match.group(1).lower(), {})
         elif "=" in line and not line.lstrip().startswith(";"):
             key, value = line.split("=", 1)
             current[key.strip().lower()] = value.strip()
-    return found
+    return header
 
 
 def check(path: str, header: dict[str, dict[str, str]]) -> Path:

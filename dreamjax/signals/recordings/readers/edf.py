@@ -45,11 +45,11 @@ def open_edf(path: str | os.PathLike[str], strict: bool = False) -> Contents:
         notes.append(f"{dropped} free-text annotations dropped")
     stim = [i for i in main if normalise_name(header.signals[i].label)[1] == "stim"]
     for i in stim:
-        found = stim_events(header, i, sfreq)
-        if len(found) > MOST_CHANGES * header.n_records * per_record:
-            notes.append(f"{len(found)} changes on a stimulus channel are noise, not events")
+        changes = stim_events(header, i, sfreq)
+        if len(changes) > MOST_CHANGES * header.n_records * per_record:
+            notes.append(f"{len(changes)} changes on a stimulus channel are noise, not events")
         else:
-            events = events + found
+            events = events + changes
     used = [i for i in main if i not in stim]
     unknown = sorted({header.signals[i].unit for i in used if header.signals[i].unit.lower() not in UNITS_TO_UV})
     if unknown:
@@ -159,8 +159,8 @@ def stim_events(header: Header, index: int, sfreq: float) -> list[Event]:
         values = read_digital(header, [index], begin, min(begin + at_once, header.n_records))[0].astype(np.int64)
         if header.format == "bdf":
             values &= 0xFFFF
-        found, previous = stim_changes(values, previous)
-        events += [Event(begin * per_record + sample, 1 / sfreq, str(code)) for sample, code in found]
+        changes, previous = stim_changes(values, previous)
+        events += [Event(begin * per_record + sample, 1 / sfreq, str(code)) for sample, code in changes]
     return events
 
 

@@ -22,7 +22,7 @@ def read_annotations(header: Header) -> tuple[list[tuple[float, float, str]], Fl
     starts = np.full(header.n_records, np.nan)
     if not signals:
         return [], starts
-    found: list[tuple[float, float, str]] = []
+    annotations: list[tuple[float, float, str]] = []
     records = np.memmap(
         header.path, np.uint8, "r", header.header_bytes, (header.n_records, header.record_bytes), order="C"
     )
@@ -35,10 +35,10 @@ def read_annotations(header: Header) -> tuple[list[tuple[float, float, str]], Fl
             for position, (onset, duration, texts) in enumerate(parse_tals(data)):
                 if k == 0 and position == 0 and texts and texts[0] == "":
                     starts[record] = onset
-                found += [(onset, duration, text) for text in texts if text]
-        if len(found) > MAX_ANNOTATIONS:
+                annotations += [(onset, duration, text) for text in texts if text]
+        if len(annotations) > MAX_ANNOTATIONS:
             break
-    return [(_since_first_sample(t, starts, header), d, text) for t, d, text in found], starts
+    return [(_since_first_sample(t, starts, header), d, text) for t, d, text in annotations], starts
 
 
 def parse_tals(data: bytes) -> list[tuple[float, float, list[str]]]:

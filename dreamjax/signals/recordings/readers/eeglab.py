@@ -10,7 +10,7 @@ from dreamjax.errors import UserError
 from dreamjax.signals.recordings.event_codes import code_of
 from dreamjax.signals.recordings.readers.mne_reader import contents_of_raw, open_with_mne, quiet, require_mne
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
-from dreamjax.signals.recordings.scrub import told
+from dreamjax.signals.recordings.scrub import error_text
 
 
 def open_source(source: Source, strict: bool = False) -> Contents:
@@ -45,7 +45,7 @@ def open_epochs(source: Source) -> Contents:
             epochs = mne.io.read_epochs_eeglab(source.path)
             signal = np.asarray(epochs.get_data(copy=False) * 1e6, np.float32)  # trials x channels x time
     except Exception as e:
-        raise UserError(f"{source.path}: MNE cannot read its epochs ({told(e)})") from e
+        raise UserError(f"{source.path}: MNE cannot read its epochs ({error_text(e)})") from e
     n_trials, _, length = signal.shape
     names = {code: name for name, code in epochs.event_id.items()}
     texts = [str(names.get(code, code)) for code in epochs.events[:, 2]]

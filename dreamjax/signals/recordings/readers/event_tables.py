@@ -11,7 +11,7 @@ from pathlib import Path
 from dreamjax.errors import UserError, nearest
 from dreamjax.signals.recordings.event_codes import sample_of
 from dreamjax.signals.recordings.readers.recording import Event
-from dreamjax.signals.recordings.scrub import told
+from dreamjax.signals.recordings.scrub import error_text
 
 ABSENT = ("", "n/a", "na", "nan")
 MAX_CODE = 64  # characters; a trial type is a name, not a text
@@ -35,7 +35,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
                     raise UserError(f"{path}: row {number} has more cells than there are columns; repair it")
                 rows.append({(key or "").strip(): (value or "").strip() for key, value in row.items()})
     except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"{path}: not a readable table ({told(e)}); save it as UTF-8 text") from e
+        raise UserError(f"{path}: not a readable table ({error_text(e)}); save it as UTF-8 text") from e
     return rows
 
 

@@ -12,7 +12,7 @@ from dreamjax.signals.recordings.corpora import corpus_of
 from dreamjax.signals.recordings.readers.bids import bids_root, licence_of
 from dreamjax.signals.recordings.readers.formats import Format, format_of
 from dreamjax.signals.recordings.readers.recording import Source
-from dreamjax.signals.recordings.readers.subjects import own_name, unworded, worded
+from dreamjax.signals.recordings.readers.subjects import file_name, unworded, worded
 from dreamjax.signals.recordings.readers.uci import trials_of
 
 SESSION = re.compile(r"(?:^|[^A-Za-z])(?:session|sess|ses)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
@@ -68,7 +68,7 @@ def survey(
     subject_pattern: str | None = None,
 ) -> tuple[list[Source], list[Ignored]]:
     """(recordings, everything else with the reason); see `find_sources`."""
-    found: list[tuple[Source, Path]] = []
+    matches: list[tuple[Source, Path]] = []
     ignored, seen = [], set()
     for given in paths:
         root = Path(given)
@@ -83,26 +83,26 @@ def survey(
             if isinstance(verdict, Format):
                 base = root if root.is_dir() and root != path else path.parent
                 sources = describe(recording, verdict, base, dataset, licence, subject_pattern)
-                found += [(source, root) for source in sources]
+                matches += [(source, root) for source in sources]
             else:
                 ignored.append(Ignored(str(path), verdict.reason, verdict.companion))
-    return _with_subjects(found), ignored
+    return _with_subjects(matches), ignored
 
 
-def _with_subjects(found: Sequence[tuple[Source, Path]]) -> list[Source]:
-    """The sources, those without a subject with what can be told from all of them together."""
-    nameless = [i for i, (source, _) in enumerate(found) if not source.subject]
-    told = dict(zip(nameless, unworded([found[i] for i in nameless]), strict=True))
-    return [replace(source, subject=told.get(i, source.subject)) for i, (source, _) in enumerate(found)]
+def _with_subjects(matches: Sequence[tuple[Source, Path]]) -> list[Source]:
+    """The sources, those without a subject with what can be inferred from all of them together."""
+    nameless = [i for i, (source, _) in enumerate(matches) if not source.subject]
+    inferred = dict(zip(nameless, unworded([matches[i] for i in nameless]), strict=True))
+    return [replace(source, subject=inferred.get(i, source.subject)) for i, (source, _) in enumerate(matches)]
 
 
 def source_of(path: str | os.PathLike[str]) -> Source:
     """The source for one path, its ids taken from the path alone."""
-    found, ignored = survey([path])
-    if not found:
+    sources, ignored = survey([path])
+    if not sources:
         reason = ignored[0].reason if ignored else "it holds no recording"
         raise UserError(f"{path}: not a recording ({reason}); see docs/reference/recordings.md for the formats")
-    return found[0]
+    return sources[0]
 
 
 def candidates(root: Path) -> Iterator[Path]:
@@ -150,7 +150,7 @@ def describe(
                 dataset=dataset or (corpus.name if corpus else bids.name if bids else folder),
                 subject=_by_pattern(inside, path, subject_pattern)
                 or (subject.group(1) if subject else worded(inside))
-                or (own_name(Source(str(path), reader, member=member)) if corpus else ""),
+                or (file_name(Source(str(path), reader, member=member)) if corpus else ""),
                 session=session.group(1) if session else "",
                 licence=licence or (corpus.licence if corpus else licence_of(bids) if bids else "unknown"),
                 member=member,

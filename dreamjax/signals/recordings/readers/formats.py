@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamjax.signals.recordings.scrub import told
+from dreamjax.signals.recordings.scrub import error_text
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ DOCUMENTS = re.compile(r"^(.*readme.*|licen[cs]e.*|copying.*|changes.*|changelog
 
 
 def format_of(path: Path) -> Format | NoRecording:
-    """The format of a file or folder, or why it is no recording."""
+    """The format of a file or folder, or why it is not a recording."""
     name, suffix = path.name, path.suffix.lower()
     if path.is_symlink() and not path.exists():
         return NoRecording("a link to a file that is not here; fetch it (git annex get, datalad get)")
@@ -115,7 +115,7 @@ def table_format(start: bytes, suffix: str) -> Format | NoRecording:
         return Format("emotiv")
     if not text.strip():
         return NoRecording("the file is empty")
-    return NoRecording(f"a {suffix} file that is no table of a known headset")
+    return NoRecording(f"a {suffix} file that is not a table of a known headset")
 
 
 def archive_format(path: Path) -> Format | NoRecording:
@@ -126,11 +126,11 @@ def archive_format(path: Path) -> Format | NoRecording:
             for info in archive.infolist()[:MAX_MEMBERS]:
                 if info.filename.lower().endswith((".csv", ".txt")) and not info.is_dir():
                     with archive.open(info) as file:
-                        found = table_format(file.read(4096), Path(info.filename).suffix)
-                    if isinstance(found, Format):
-                        members.append((info.filename, found.reader))
+                        kind = table_format(file.read(4096), Path(info.filename).suffix)
+                    if isinstance(kind, Format):
+                        members.append((info.filename, kind.reader))
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
-        return NoRecording(f"a zip archive that cannot be opened ({told(e)})")
+        return NoRecording(f"a zip archive that cannot be opened ({error_text(e)})")
     if not members:
         return NoRecording("a zip archive without a table of a known headset")
     return Format(members[0][1], tuple(members))

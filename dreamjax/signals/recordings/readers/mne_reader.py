@@ -16,7 +16,7 @@ from dreamjax.errors import UserError, missing_package
 from dreamjax.signals.recordings.event_codes import keep_codes, stim_changes
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble
 from dreamjax.signals.recordings.readers.spans import cut_spans
-from dreamjax.signals.recordings.scrub import told
+from dreamjax.signals.recordings.scrub import error_text
 
 if TYPE_CHECKING:
     import mne
@@ -62,7 +62,7 @@ def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
     except UserError:
         raise
     except Exception as e:
-        raise UserError(f"{path}: MNE cannot read it as {format_} ({told(e)})") from e
+        raise UserError(f"{path}: MNE cannot read it as {format_} ({error_text(e)})") from e
     if format_ == "gdf" and raw.n_times * len(raw.ch_names) > FLOOD * os.path.getsize(path):
         raise UserError(f"{path}: its header promises {raw.n_times} samples, far more than the file holds; restore it")
     return contents_of_raw(raw, format_, header_words(Path(path), format_))
@@ -115,7 +115,7 @@ def recording_from_raw(
 def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[str] = ()) -> Contents:
     """Names, types, positions, events and contiguous spans of a Raw; the signal is read when asked for.
 
-    Annotations with a word of `forbidden`, or of what the Raw says of persons, are no codes.
+    Annotations with a word of `forbidden`, or of what the Raw says of persons, are dropped.
     """
     info = raw.info
     sfreq, notes = float(info["sfreq"]), []

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from dreamjax.errors import UserError, nearest
 from dreamjax.signals.recordings.readers.bids import reference_named
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
-from dreamjax.signals.recordings.scrub import told
+from dreamjax.signals.recordings.scrub import error_text
 
 UNITS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
 AXES = ("channels time", "time channels", "trials channels time")
@@ -40,7 +40,9 @@ def open_numpy(source: Source, strict: bool = False) -> Contents:
     try:
         array = np.load(source.path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
-        raise UserError(f"{source.path}: not a plain NumPy array ({told(e)}); save numbers with numpy.save") from e
+        raise UserError(
+            f"{source.path}: not a plain NumPy array ({error_text(e)}); save numbers with numpy.save"
+        ) from e
     if array.dtype.kind not in "fiu":
         raise UserError(f"{source.path}: holds {array.dtype}, not real numbers; save numbers with numpy.save")
     axes = facts.get("axes", "channels time" if array.ndim == 2 else "trials channels time")
@@ -92,30 +94,30 @@ def sidecar(path: Path) -> dict[str, Any]:
     Raises:
       UserError: absent, not JSON, an unknown key, or a required one missing.
     """
-    beside = path.with_suffix(".json")
-    if not beside.exists():
-        raise UserError(f"{path}: needs a sidecar {beside.name} with at least sfreq and ch_names")
+    sidecar_path = path.with_suffix(".json")
+    if not sidecar_path.exists():
+        raise UserError(f"{path}: needs a sidecar {sidecar_path.name} with at least sfreq and ch_names")
     try:
-        facts = json.loads(beside.read_text(encoding="utf-8"))
+        facts = json.loads(sidecar_path.read_text(encoding="utf-8"))
     except ValueError as e:
-        raise UserError(f"{beside}: not JSON ({told(e)}); repair it") from e
+        raise UserError(f"{sidecar_path}: not JSON ({error_text(e)}); repair it") from e
     if not isinstance(facts, dict):
-        raise UserError(f'{beside}: not a JSON object; write {{"sfreq": …, "ch_names": […]}}')
+        raise UserError(f'{sidecar_path}: not a JSON object; write {{"sfreq": …, "ch_names": […]}}')
     for key in facts:
         if key in ELSEWHERE:  # silently passed over, it would put one person into two splits
-            raise UserError(f"{beside}: {key} is not read from a sidecar; say it by {ELSEWHERE[key]}")
+            raise UserError(f"{sidecar_path}: {key} is not read from a sidecar; say it by {ELSEWHERE[key]}")
         if key not in KEYS:
             raise UserError(
-                f"{beside}: has the unknown key {key!r}; did you mean {nearest(key, KEYS) or ', '.join(KEYS)}?"
+                f"{sidecar_path}: has the unknown key {key!r}; did you mean {nearest(key, KEYS) or ', '.join(KEYS)}?"
             )
     missing = [key for key in ("sfreq", "ch_names") if key not in facts]
     if missing:
-        raise UserError(f"{beside}: lacks {' and '.join(missing)}; add what the amplifier was set to")
+        raise UserError(f"{sidecar_path}: lacks {' and '.join(missing)}; add what the amplifier was set to")
     rate = facts["sfreq"]
     if not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
-        raise UserError(f"{beside}: sfreq is {rate!r}, not a positive number of Hz")
+        raise UserError(f"{sidecar_path}: sfreq is {rate!r}, not a positive number of Hz")
     if facts.get("unit", "uV") not in UNITS:
-        raise UserError(f"{beside}: unit is {facts['unit']!r}; it can be {', '.join(UNITS)}")
+        raise UserError(f"{sidecar_path}: unit is {facts['unit']!r}; it can be {', '.join(UNITS)}")
     return facts
 
 

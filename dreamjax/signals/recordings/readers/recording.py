@@ -202,9 +202,9 @@ def _positions(
     standard = np.where(scalp, standard_positions(names), np.nan)
     if contents.positions is None:
         return standard
-    own = np.where(scalp, contents.positions[list(keep)], np.nan)
-    if not plausible(own):
-        if np.isfinite(own).any():
+    positions = np.where(scalp, contents.positions[list(keep)], np.nan)
+    if not plausible(positions):
+        if np.isfinite(positions).any():
             contents.notes.append("electrode positions in the file are not on a head: those of the names are used")
         return standard
-    return np.where(np.isfinite(own), own, standard)
+    return np.where(np.isfinite(positions), positions, standard)

@@ -18,7 +18,7 @@ from dreamjax.errors import UserError
 from dreamjax.signals.recordings.event_codes import stim_changes
 from dreamjax.signals.recordings.readers.clock import counter_spans, dejitter
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
-from dreamjax.signals.recordings.scrub import told, unquoted
+from dreamjax.signals.recordings.scrub import error_text, unquoted
 
 MAX_BYTES = 1 << 30  # a day of a headset at 256 Hz
 MUSE_HZ = 256.0
@@ -82,8 +82,8 @@ def open_openbci(source: Source, strict: bool = False) -> Contents:
 
 def _openbci_names(header: Sequence[str], width: int) -> list[str]:
     """Columns of the GUI before version 5, which wrote no names: index, the channels, then accelerometer and time."""
-    found = re.search(r"Number of channels\s*=\s*(\d+)", "\n".join(header))
-    count = int(found.group(1)) if found else 8
+    match = re.search(r"Number of channels\s*=\s*(\d+)", "\n".join(header))
+    count = int(match.group(1)) if match else 8
     channels = [f"EXG Channel {i}" for i in range(count)]
     return ["Sample Index", *channels, *(["other"] * max(0, width - count - 1))][:width]
 
@@ -109,11 +109,11 @@ def open_arff(source: Source, strict: bool = False) -> Contents:
     """
     lines = text_of(source).splitlines()
     attributes = [re.match(r"@attribute\s+'?([^\s']+)'?\s+(.+)", line.strip(), re.IGNORECASE) for line in lines]
-    found = [(m.group(1), m.group(2).strip()) for m in attributes if m]
+    kinds = [(m.group(1), m.group(2).strip()) for m in attributes if m]
     start = next((i + 1 for i, line in enumerate(lines) if line.strip().lower() == "@data"), None)
-    numeric = [i for i, (_, kind) in enumerate(found) if re.match(r"numeric|real|integer", kind, re.IGNORECASE)]
-    nominal = [i for i, (_, kind) in enumerate(found) if kind.startswith("{")]
-    if start is None or not {"AF3", "F7", "T7"} <= {found[i][0] for i in numeric}:
+    numeric = [i for i, (_, kind) in enumerate(kinds) if re.match(r"numeric|real|integer", kind, re.IGNORECASE)]
+    nominal = [i for i, (_, kind) in enumerate(kinds) if kind.startswith("{")]
+    if start is None or not {"AF3", "F7", "T7"} <= {kinds[i][0] for i in numeric}:
         raise UserError(f"{source.name}: an ARFF file that is not of an Emotiv EPOC; its sampling rate is not known")
     rows = numbers(source, lines[start:], [*numeric, *nominal])
     events = []
@@ -121,8 +121,8 @@ def open_arff(source: Source, strict: bool = False) -> Contents:
         changes, _ = stim_changes(rows[:, column].astype(np.int64) + 1)
         edges = [*(s for s, _ in changes), len(rows)]
         for (sample, code), stop in zip(changes, edges[1:], strict=True):
-            events.append(Event(sample, (stop - sample) / EMOTIV_HZ, f"{found[i][0]}/{code - 1}"))
-    labels = [found[i][0] for i in numeric]
+            events.append(Event(sample, (stop - sample) / EMOTIV_HZ, f"{kinds[i][0]}/{code - 1}"))
+    labels = [kinds[i][0] for i in numeric]
     notes = ["no time stamps: 128 Hz, the rate of the EPOC"]
     values = rows[:, : len(numeric)]
     return table("arff", labels, values, EMOTIV_HZ, [(0, len(rows))], events, notes, reference="P3")
@@ -192,7 +192,7 @@ def numbers(source: Source, lines: Sequence[str], columns: Sequence[int]) -> Flo
     try:
         return np.loadtxt(list(lines), delimiter=",", usecols=list(columns), ndmin=2, comments=None)
     except (ValueError, IndexError) as e:
-        raise UserError(f"{source.name}: a row is not a row of numbers ({told(e)}); repair or remove it") from e
+        raise UserError(f"{source.name}: a row is not a row of numbers ({error_text(e)}); repair or remove it") from e
 
 
 def text_of(source: Source) -> str:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
-from dreamjax.signals.recordings.scrub import told
+from dreamjax.signals.recordings.scrub import error_text
 
 SFREQ = 256.0  # "3.906 msecs"
 MAX_TEXT = 1 << 26
@@ -79,7 +79,7 @@ def condition_of(path: Path) -> str:
         with opened(path) as file:
             line = [file.readline(200) for _ in range(4)][3]
     except (OSError, EOFError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: not a whole trial file ({told(e)}); restore or remove it") from e
+        raise UserError(f"{path}: not a whole trial file ({error_text(e)}); restore or remove it") from e
     match = re.match(r"#\s*(S\d (?:obj|match|nomatch)(?: err)?)\s*,", line)
     if match is None:
         raise UserError(f"{path}: its fourth line names no condition; restore or remove it")
@@ -104,5 +104,5 @@ def read_trial(path: Path) -> tuple[str, list[str], Float[np.ndarray, "channels 
         if not names or len(values) == 0 or len(values) % len(names):
             raise ValueError(f"{len(values)} values for {len(names)} channels")
     except (OSError, EOFError, ValueError, IndexError) as e:
-        raise UserError(f"{path}: not a whole trial file ({told(e)}); restore or remove it") from e
+        raise UserError(f"{path}: not a whole trial file ({error_text(e)}); restore or remove it") from e
     return condition_of(path), names, values.reshape(len(names), -1).astype(np.float32)
