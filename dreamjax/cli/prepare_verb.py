@@ -9,8 +9,8 @@ from dreamjax.console import counted
 from dreamjax.errors import UserError
 
 if TYPE_CHECKING:
+    from dreamjax.signals.preparation.convert_trials import TrialSettings
     from dreamjax.signals.preparation.prepare_options import PrepareOptions
-    from dreamjax.signals.preparation.trial_inputs import TrialSettings
     from dreamjax.signals.preparation.window_settings import WindowSettings
 
 HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready for training"
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _trial_settings(args: argparse.Namespace) -> "TrialSettings":
-    from dreamjax.signals.preparation.trial_inputs import TrialSettings
+    from dreamjax.signals.preparation.convert_trials import TrialSettings
 
     high = args.high if "--high" in args.given else None
     return TrialSettings(args.reading, args.sfreq, high, args.samples if "--samples" in args.given else 0)

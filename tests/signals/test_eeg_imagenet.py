@@ -17,8 +17,10 @@ from dreamjax.cli import main
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.preparation import parts
+from dreamjax.signals.preparation.convert_trials import TrialSettings, identity_of
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
-from dreamjax.signals.preparation.trial_inputs import TrialSettings, identity_of
+from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.recordings.corpora import eeg_imagenet
 from dreamjax.signals.recordings.corpora.trial_corpora import TRIAL_CORPORA
 from dreamjax.signals.recordings.identity import SplitRequest
@@ -284,6 +286,34 @@ def test_the_same_again_is_nothing_and_another_way_is_refused(published, tmp_pat
         made(published, tmp_path, splits=SplitRequest(by="subject", hold_out=(3,)))
     _, result = made(published, tmp_path, splits=SplitRequest(by="subject", hold_out=(3,)), overwrite=True)
     assert result["splitting"]["test"] == 3
+
+
+def test_an_interrupted_preparation_of_trials_goes_on_where_it_was(published, tmp_path, monkeypatch):
+    """Stopped in the second of three parts: the second run takes the first over and equals an undisturbed one."""
+    splits = SplitRequest(by="subject", hold_out=(4,))
+    real, calls = parts.write_windows, []
+
+    def counted(part, *args, **kwargs):
+        calls.append(part)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(part, *args, **kwargs)
+
+    monkeypatch.setattr(parts, "write_windows", counted)
+    with pytest.raises(KeyboardInterrupt):
+        made(published, tmp_path, splits=splits)
+    out, result = made(published, tmp_path, splits=splits)
+    assert result["reused"] == 1
+    assert len(calls) == 2 + 2
+    undisturbed, _ = made(published, tmp_path / "undisturbed", splits=splits)
+    shards = [{p.name: p.read_bytes() for p in folder.glob("*.array_record-*")} for folder in (out, undisturbed)]
+    assert shards[0] == shards[1] != {}
+    assert "Split by subject." in (out / "report.html").read_text()
+
+
+def test_settings_of_recordings_do_not_fit_trials(published, tmp_path):
+    with pytest.raises(UserError, match="expected TrialSettings for this input, got WindowSettings"):
+        made(published, tmp_path, settings=WindowSettings(), splits=SplitRequest(by="image"))
 
 
 # ------------------------------------------------------------------------------------------------------------- stage B

@@ -2,10 +2,16 @@
 
 import numpy as np
 import pytest
+from recorded import noise, recording
 
+from dreamjax.errors import UserError
 from dreamjax.signals.preparation import quality
-from dreamjax.signals.preparation.quality import EegLimits, Measures
+from dreamjax.signals.preparation.quality import EegLimits, FmriLimits, Measures, MegLimits
+from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.signals.preparation.windows import RecordingWindows
 from dreamjax.signals.recordings import montage
+from dreamjax.signals.recordings.identity import Identity
+from dreamjax.signals.recordings.readers.recording import Recording
 
 RATE = 256.0
 NAMES = ("Fp1", "Fp2", "Cz", "O1")
@@ -124,3 +130,34 @@ def test_an_average_reference_needs_a_well_spread_cap():
     unknown = xyz.copy()
     unknown[:4] = np.nan
     assert not quality.well_spread(unknown)
+
+
+def meg(scale: float) -> Recording:
+    """Magnetometers of noise of that SD in fT, with one EEG channel between them."""
+    kinds = ("mag", "mag", "eeg", "grad")
+    return recording(noise(4, 8, scale=scale), ch_types=kinds, modality="meg", unit="fT")
+
+
+def test_a_meg_recording_is_judged_in_femtotesla():
+    """300 fT would be implausible for EEG in µV; the average reference is EEG's alone."""
+    made = RecordingWindows(meg(300.0), WindowSettings(notch="off", reference="average"), Identity("", "", ""))
+    assert [w.ch_names for w in made] == [("Fp1", "Fp2", "F3")] * 4
+    assert made.plan.limits == MegLimits()
+    assert made.plan.reference == "unknown"
+    assert made.plan.as_json()["unit"] == "fT"
+    with pytest.raises(UserError, match=r"the median SD is .* fT, outside 5-2000 fT"):
+        RecordingWindows(meg(1e-3), WindowSettings(notch="off"), Identity("", "", ""))
+
+
+def test_limits_of_another_modality_keep_the_policy_for_implausible_amplitudes():
+    assert quality.limits_for("meg", EegLimits(implausible="flag")) == MegLimits(implausible="flag")
+    assert quality.limits_for("eeg", EegLimits(noisy_uv=50)) == EegLimits(noisy_uv=50)
+    with pytest.raises(UserError, match="unknown modality 'nirs'; there are quality limits for eeg, meg, fmri"):
+        quality.limits_for("nirs", EegLimits())
+
+
+def test_of_fmri_only_flat_voxels_are_flagged():
+    wild = measures(sd=[1.0, 1e6, 0.0, 1.0], clipped=[1.0] * 4, held=[1.0] * 4, line=[1e9] * 4)
+    _, flags, _ = quality.judge(NAMES, wild, FmriLimits())
+    assert flags == ("flat:Cz",)
+    assert quality.implausible(1e6, FmriLimits()) == ""

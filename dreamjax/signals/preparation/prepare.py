@@ -29,10 +29,10 @@ from dreamjax.signals.preparation import (
     trial_inputs,
     workers,
 )
+from dreamjax.signals.preparation.convert_trials import TrialSettings
 from dreamjax.signals.preparation.inputs import JSON, ConvertedPart, Done, Failed, FailedPart, Inputs
 from dreamjax.signals.preparation.prepare_options import PrepareOptions
 from dreamjax.signals.preparation.recording_inputs import RecordingInputs
-from dreamjax.signals.preparation.trial_inputs import TrialSettings
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 from dreamjax.signals.recordings.identity import SPLITS

@@ -1,186 +1,35 @@
-"""Published trials as the input of `prepare`: one record a trial, read one at a time.
+"""Published trials as the input of `prepare`: one record a trial, read one at a time, in chunks of one split.
 
-    prepare(["eeg_5_95_std.pth"], "runs/trials", TrialSettings(), PrepareOptions(splits=SplitRequest(by="image")))
-
-There are two ways to read a trial. `ours`: from the image's onset on, resampled to the rate of all other recordings,
-each channel without its mean, and the end marked as padding where a trial is shorter. `dreamdiffusion`: a span of
-samples as they are, which its configs then stretch in time. The values keep the unit that the file gives them.
+prepare(["eeg_5_95_std.pth"], "runs/trials", TrialSettings(), PrepareOptions(splits=SplitRequest(by="image")))
 """
 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.datasets.records import Window
-from dreamjax.signals.preparation import filters, inputs, parts, stimulus_files
+from dreamjax.signals.preparation import inputs, stimulus_files
+from dreamjax.signals.preparation.convert_trials import TrialReader, TrialSettings, TrialTask, identity_of
 from dreamjax.signals.preparation.inputs import JSON, Done, Failed, ReportLayout
-from dreamjax.signals.preparation.parts import PartSummary, RejectEntry
 from dreamjax.signals.preparation.prepare_options import PrepareOptions
 from dreamjax.signals.preparation.recording_plan import THIN, robust_scale
-from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 from dreamjax.signals.recordings.corpora.trial_corpus import UNUSED, AssignedSplits, PublishedTrials, TrialCorpus
-from dreamjax.signals.recordings.identity import SPLITS, Identity, identity
+from dreamjax.signals.recordings.identity import SPLITS
 from dreamjax.storage import manifest
 
 SCALED_BY = 120  # trials of a person from which its robust scale comes, evenly spaced
 CHUNK = 1000  # trials of a part
 
 
-@dataclass(frozen=True)
-class TrialSettings:
-    """What is made of a trial."""
-
-    reading: Literal["ours", "dreamdiffusion"] = "ours"
-    sfreq: float = 256.0  # Hz; ours alone, like the next two
-    high: float | None = None  # Hz: low-pass edge; None for no more than resampling needs
-    samples: int = 0  # of a record; 0 for as long as an image lasts
-
-    def __post_init__(self) -> None:
-        if not self.sfreq > 0:
-            raise ValueError(f"sfreq is {self.sfreq:g}, but it must be above 0")
-        if self.samples < 0 or self.samples == 1:
-            raise ValueError(f"samples is {self.samples}, but a window has at least 2")
-
-
-class TrialReader:
-    """The trials of a file as they are stored: (signal, which samples are real)."""
-
-    def __init__(self, corpus: TrialCorpus, trials: PublishedTrials, settings: TrialSettings):
-        self.trials, self.span = trials, None
-        if settings.reading == "dreamdiffusion":
-            if corpus.span is None:
-                raise UserError(
-                    f"--reading dreamdiffusion: there is no such reading of {corpus.facts.name}; leave it out"
-                )
-            self.span, self.rate, self.width = slice(*corpus.span), corpus.sfreq, corpus.span[1] - corpus.span[0]
-            return
-        if settings.sfreq > corpus.sfreq:
-            raise UserError(f"sfreq is {settings.sfreq:g}, but it must be above 0 and at most {corpus.sfreq:g} Hz")
-        self.rate, self.width = settings.sfreq, settings.samples or round(corpus.seconds * settings.sfreq)
-        try:
-            self.chain = filters.design(corpus.sfreq, self.rate, None, settings.high)
-        except ValueError as problem:
-            raise UserError(str(problem)) from problem
-
-    def __call__(self, trial: int) -> tuple[Float[np.ndarray, "channels time"], Bool[np.ndarray, "time"]]:
-        x_CxT = self.trials.signal(trial).astype(np.float64)
-        if self.span is not None:
-            return x_CxT[:, self.span], np.ones(self.width, bool)
-        n = x_CxT.shape[1]
-        stop = min(self.chain.length(n), self.width)
-        low, high = self.chain.needs(0, stop)
-        extended = filters.extended(lambda a, b: x_CxT[:, a:b], n, low, high)
-        y_CxT, _ = self.chain.run(extended, 0, stop)
-        out = np.zeros((len(x_CxT), self.width))
-        out[:, :stop] = y_CxT - y_CxT.mean(axis=1, keepdims=True)
-        return out, np.arange(self.width) < stop
-
-
-# ---------------------------------------------------------------------------------- in a child process
-@dataclass(frozen=True)
-class TrialTask:
-    """What a child gets: a chunk of the trials of one split. Everything in it can be pickled."""
-
-    path: str
-    file_hash: str
-    settings: TrialSettings
-    trials: tuple[int, ...]
-    split: str
-    scales: Mapping[int, float]  # person → robust scale
-    salt: str | None
-    licence: str
-    parts: str  # folder of parts
-
-
-@lru_cache(maxsize=1)
-def _opened(path: str, file_hash: str) -> tuple[TrialCorpus, PublishedTrials]:
-    """The file, opened once for all chunks that a child converts."""
-    corpus = trial_corpus_of([path])
-    assert corpus is not None
-    return corpus, corpus.open(path)
-
-
-def convert(task: TrialTask, beat: Callable[[], None]) -> PartSummary:
-    """Make the part of a chunk of trials, unless it is there. Returns its summary."""
-    started = parts.clocks()
-    fingerprint = repr(replace(task, path="", parts="", salt=inputs.salt_hash(task.salt)))
-    part = parts.folder_of(task.parts, task.file_hash, [fingerprint])
-    if summary := parts.finished(part):
-        return summary
-    corpus, trials = _opened(task.path, task.file_hash)
-    rejects: list[RejectEntry] = []
-    windows = _windows(task, corpus, TrialReader(corpus, trials, task.settings), rejects)
-    sketch = parts.write_windows(part, windows, beat, averages=True)
-    band = [None, None] if trials.band is None else list(trials.band)
-    sd = float(f"{np.median(list(task.scales.values())):.4g}")
-    plan = {"band": band, "line": None, "reference": corpus.facts.reference or "unknown", "median_sd": sd}
-    new: PartSummary = {
-        "sha256": task.file_hash,
-        "dataset": corpus.facts.name,
-        "licence": task.licence,
-        "format": corpus.format,
-        "sfreq": corpus.sfreq,
-        "seconds": float(trials.length[list(task.trials)].sum() / corpus.sfreq),
-        "judged": len(task.trials),
-        "ch_names": list(trials.ch_names),
-        "plan": plan,
-        "warning": "",
-        "notes": [],
-        "faults": {},
-        "rejects": rejects,
-        **sketch.summary(),  # type: ignore[typeddict-item]
-    }
-    return parts.finish(part, new, started)
-
-
-def _windows(task: TrialTask, corpus: TrialCorpus, reader: TrialReader, rejects: list[RejectEntry]) -> Iterator[Window]:
-    """The trials of a chunk in the order of the file; one that is not finite joins `rejects`."""
-    trials = reader.trials
-    channels = len(trials.ch_names)
-    for trial in task.trials:
-        signal, valid = reader(trial)
-        if not np.isfinite(signal).all():
-            rejects.append({"trial": trial, "reason": "samples are not finite"})
-            continue
-        person = int(trials.subject[trial])
-        yield Window(
-            signal=signal.astype(np.float32),
-            ch_names=trials.ch_names,
-            xyz=np.full((channels, 3), np.nan, np.float32),
-            sfreq=reader.rate,
-            reference=corpus.facts.reference or "unknown",
-            montage_rank=channels,
-            dataset=corpus.facts.name,
-            **asdict(identity_of(corpus, task.salt, person)),
-            start=0.0,  # when in the recording a trial was is not published
-            valid=valid,
-            channel_ok=np.ones(channels, bool),
-            scale=task.scales[person],
-            label=trials.labels[trials.label[trial]],
-            stimulus=trials.stimulus(trial),
-            licence=task.licence,
-            flags=(records.APART, f"trial:{trial}", *corpus.flags),
-        )
-
-
-def identity_of(corpus: TrialCorpus, salt: str | None, person: int) -> Identity:
-    """The pseudonyms of a person, as the file numbers them."""
-    return identity(salt, corpus.facts.name, str(person))
-
-
-# --------------------------------------------------------------------------------------- in the parent
 def open_trials(
     paths: Sequence[epath.PathLike], corpus: TrialCorpus, settings: TrialSettings, options: PrepareOptions
 ) -> "TrialInputs":
@@ -213,7 +62,7 @@ class TrialInputs:
     source_files: Mapping[str, str]  # what → SHA-256
     rejects_by_trial: dict[int, str]  # trial → why it is left out although a split has it
 
-    converter = "dreamjax.signals.preparation.trial_inputs:convert"
+    converter = "dreamjax.signals.preparation.convert_trials:convert"
     grows = False
 
     # ----------------------------------------------------------------------------------- before converting

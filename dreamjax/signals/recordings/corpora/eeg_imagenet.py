@@ -88,6 +88,9 @@ class EegImagenetTrials(PublishedTrials):
             out = (out - self.means) / self.stddevs
         return out
 
+    def class_of(self, image: int) -> str:
+        return self.images[image].partition("_")[0]
+
     def stimulus(self, trial: int) -> str:
         """The image's file, relative to the ImageNet folder."""
         return image_file(self.images[self.image[trial]])
@@ -118,6 +121,7 @@ def open_trials(path: epath.PathLike) -> EegImagenetTrials:
     numbers = np.array([_numbers(e, i, source) for i, e in enumerate(entries)], np.int64).reshape(-1, 3)
     eeg = tuple(_signal(entry["eeg"], i, source) for i, entry in enumerate(entries))
     trials = EegImagenetTrials(
+        corpus=EEG_IMAGENET.name,
         source=source,
         ch_names=tuple(f"unnamed{i + 1:03d}" for i in range(eeg[0].shape[0])),  # not 10-05 names: no places are known
         eeg=eeg,
@@ -154,7 +158,7 @@ def _check(trials: EegImagenetTrials) -> None:
             )
     for i in range(len(trials)):
         image, label = trials.images[trials.image[i]], trials.labels[trials.label[i]]
-        if image.partition("_")[0] != label:
+        if trials.class_of(trials.image[i]) != label:
             raise UserError(
                 f"{trials.source}: trial {i} is of image {image} but of class {label}; fetch the file again"
             )

@@ -2,23 +2,18 @@
 
 official   a published file of indices. `_all`: they count the whole list, for any person. `_single`: they count the
            list of one person. Read the other way round, they give a split that looks right and is wrong.
-subject    one person is tested, another chooses the step, the others train; the images are apart as well, since
-           everybody saw the same ones.
-image    the images are apart, the people are not.
-class      classes are apart, and with them blocks: for systems that name no class.
+subject, image, class: see `trial_splits`. A class is a block, so classes apart are blocks apart.
 block      what holds blocks apart: within a person impossible for a decoder of classes, so people apart.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 import numpy as np
-from jaxtyping import Int
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.corpora import eeg_imagenet
+from dreamjax.signals.recordings.corpora import eeg_imagenet, trial_splits
 from dreamjax.signals.recordings.corpora.eeg_imagenet import EegImagenetTrials, SplitFile
 from dreamjax.signals.recordings.corpora.trial_corpus import UNUSED, AssignedSplits
 from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
@@ -35,14 +30,14 @@ def assign(trials: EegImagenetTrials, request: SplitRequest) -> AssignedSplits:
         raise UserError(
             f"splits of trials are three shares above 0 that sum to 1, not {list(request.fractions.values())}"
         )
-    _check_people(trials, request.subjects, "--subject")
+    trial_splits.check_people(trials, request.subjects, "--subject")
     by = request.by or ("official" if request.file else None)
     if by is None:
         raise UserError(f"{trials.source}: say how its trials are split: {WAYS}")
     if (by == "official") != bool(request.file):
         raise UserError(
             f"--split-by {by} takes no --split-file; leave one out" if request.file else "--split-by official wants "
-            "--split-file block_splits_by_image_all.pth, or …_single.pth with --subject"
+            "--split-file block_splitstrial_splits.by_image_all.pth, or …_single.pth with --subject"
         )  # fmt: skip
     if request.hold_out and by not in ("subject", "block"):
         raise UserError(f"--hold-out names people, and --split-by {by} holds out no person; use --split-by subject")
@@ -51,27 +46,15 @@ def assign(trials: EegImagenetTrials, request: SplitRequest) -> AssignedSplits:
         return _official(trials, eeg_imagenet.open_splits(request.file), request)
     if by == "block" and len(people) < len(SPLITS):
         raise UserError(
-            f"--split-by block cannot hold out blocks of {_persons(people)}: {eeg_imagenet.A_BLOCK_IS_A_CLASS}; hold "
-            "out people over everybody's trials (--split-by subject --hold-out N), or whole classes for a system that "
-            "names none (--split-by class)"
+            f"--split-by block cannot hold out blocks of {trial_splits.persons(people)}: "
+            f"{eeg_imagenet.A_BLOCK_IS_A_CLASS}; hold out people over everybody's trials (--split-by subject "
+            "--hold-out N), or whole classes for a system that names none (--split-by class)"
         )
     if by in ("subject", "block"):
-        return _by_subject(trials, people, request)
-    return _by_image(trials, people, request, classes=by == "class")
+        return trial_splits.by_subject(trials, people, request)
+    return trial_splits.by_image(trials, people, request, classes=by == "class")
 
 
-def _check_people(trials: EegImagenetTrials, asked: Sequence[int], option: str) -> None:
-    if unknown := [number for number in asked if number not in trials.subjects]:
-        raise UserError(
-            f"{option} {unknown[0]}: {trials.source} has no such person; it has {', '.join(map(str, trials.subjects))}"
-        )
-
-
-def _persons(people: Sequence[int]) -> str:
-    return f"person {people[0]}" if len(people) == 1 else f"{len(people)} people"
-
-
-# ---------------------------------------------------------------------------------------------------------- published
 def _official(trials: EegImagenetTrials, file: SplitFile, request: SplitRequest) -> AssignedSplits:
     if not 0 <= request.number < len(file.splits):
         raise UserError(f"--split-number {request.number}: {file.source} has the splits 0 to {len(file.splits) - 1}")
@@ -80,8 +63,8 @@ def _official(trials: EegImagenetTrials, file: SplitFile, request: SplitRequest)
     if not counts_whole and len(request.subjects) != 1:
         raise UserError(
             f"{file.source}: its indices end at {_last(parts)}, so they count the trials of one person, as in "
-            "block_splits_by_image_single.pth; name that person with --subject (published: 4), or give "
-            "block_splits_by_image_all.pth"
+            "block_splitstrial_splits.by_image_single.pth; name that person with --subject (published: 4), or give "
+            "block_splitstrial_splits.by_image_all.pth"
         )
     counted = np.arange(len(trials)) if counts_whole else np.flatnonzero(trials.subject == request.subjects[0])
     if _last(parts) >= len(counted):
@@ -108,14 +91,14 @@ def _official(trials: EegImagenetTrials, file: SplitFile, request: SplitRequest)
     log.info("%s: its indices count %s", file.source, meaning)
     used = int((split != UNUSED).sum())
     log.info("%d of %d trials %s are in its split %d", used, int((~outside).sum()),
-             f"of {_persons(request.subjects)}" if request.subjects else "", request.number)  # fmt: skip
+             f"of {trial_splits.persons(request.subjects)}" if request.subjects else "", request.number)  # fmt: skip
     description = {
         "by": "official",
         "file": PurePosixPath(file.source).name,
         "number": request.number,
         "indices": meaning,
     }
-    return AssignedSplits(split, description | _shared(trials, split), dropped)
+    return AssignedSplits(split, description | trial_splits.shared_images(trials, split), dropped)
 
 
 def _last(parts: Mapping[str, np.ndarray]) -> int:
@@ -138,99 +121,3 @@ def _counts_whole_list(trials: EegImagenetTrials, file: SplitFile, parts: Mappin
             f"{ends}; it does not belong to this file of trials"
         )
     return whole
-
-
-def _shared(trials: EegImagenetTrials, split: np.ndarray) -> dict[str, int]:
-    """How many images are in more than one split, with a warning where there are any."""
-    seen = {name: set(trials.image[split == name].tolist()) for name in SPLITS}
-    trained = len(seen["train"] & seen["test"])
-    both = len((seen["train"] & seen["val"]) | (seen["val"] & seen["test"]) | (seen["train"] & seen["test"]))
-    if both:
-        log.warning("%d images are in two splits, of them %d in train and test: such scores are not held out", both,
-                    trained)  # fmt: skip
-    return {"images_in_two_splits": both, "images_in_train_and_test": trained}
-
-
-# --------------------------------------------------------------------------------------------------------------- ours
-def _by_subject(trials: EegImagenetTrials, people: Sequence[int], request: SplitRequest) -> AssignedSplits:
-    """One person tests, one validates, the others train; and each only on the images of its own split."""
-    if len(people) < len(SPLITS):
-        raise UserError(
-            f"--split-by {request.by} needs three people (train, val, test), but there "
-            f"{'is one' if len(people) == 1 else 'are two'}; leave out --subject, or use --split-by image"
-        )
-    if not request.hold_out:
-        raise UserError(f"--split-by {request.by} wants --hold-out N, the person to test on: {_named(people)}")
-    _check_people(trials, request.hold_out, "--hold-out")
-    held = set(request.hold_out)
-    if not len(held) == len(request.hold_out) <= 2 or not held <= set(people):
-        raise UserError(f"--hold-out takes one or two different people of {_named(people)}")
-    test, order = request.hold_out[0], sorted(people)
-    val = request.hold_out[1] if len(request.hold_out) > 1 else order[(order.index(test) + 1) % len(order)]
-    of_person = np.where(trials.subject == test, "test", np.where(trials.subject == val, "val", "train")).astype(object)
-    of_image = _images(trials, request)[trials.image]
-    asked = np.isin(trials.subject, people)
-    split = np.where(asked & (of_person == of_image), of_person, UNUSED).astype(object)
-    dropped = {
-        f"{name}: of an image of another split": int((asked & (of_person == name) & (split == UNUSED)).sum())
-        for name in SPLITS
-    }
-    log.info(
-        "person %d is tested and person %d chooses the step; images are apart too, so that %d of %d trials are in no "
-        "split", test, val, sum(dropped.values()), int(asked.sum()),
-    )  # fmt: skip
-    description = {"by": "subject", "test": test, "val": val, "fractions_of_images": dict(request.fractions)}
-    return AssignedSplits(split, description | {"seed": request.seed} | _shared(trials, split), dropped)
-
-
-def _named(people: Sequence[int]) -> str:
-    return ", ".join(map(str, people))
-
-
-def _by_image(
-    trials: EegImagenetTrials, people: Sequence[int], request: SplitRequest, *, classes: bool
-) -> AssignedSplits:
-    of = _classes(trials, request)[trials.label] if classes else _images(trials, request)[trials.image]
-    split = np.where(np.isin(trials.subject, people), of, UNUSED).astype(object)
-    description = {"by": "class" if classes else "image", "fractions": dict(request.fractions), "seed": request.seed}
-    if classes:
-        log.info("no class is in two splits: for systems that name no class; a classifier cannot be scored on these")
-    else:
-        log.warning("people and blocks are in every split: whatever drifts tells the class; see --split-by subject")
-    return AssignedSplits(split, description | _shared(trials, split), {})
-
-
-def _ranked(names: Sequence[str], request: SplitRequest) -> np.ndarray:
-    """A split for each name: ordered by a hash, the last are test, those before them val. Three names or more."""
-    n = len(names)
-    if n < len(SPLITS):
-        return np.full(n, "train", object)
-    order = sorted(
-        range(n), key=lambda i: hashlib.sha256(f"eeg-imagenet {request.seed}\x1f{names[i]}".encode()).digest()
-    )
-    share = request.fractions
-    test, val = (max(1, round(n * share[name])) for name in ("test", "val"))
-    if test + val >= n:
-        raise UserError(f"--splits leave none of {n} images or classes to train on; make the shares smaller")
-    split = np.full(n, "train", object)
-    split[order[n - test :]] = "test"
-    split[order[n - test - val : n - test]] = "val"
-    return split
-
-
-def _images(trials: EegImagenetTrials, request: SplitRequest) -> Int[np.ndarray, "images"]:
-    """The split of each image: the request shares of every class, by a hash of the name, so for good."""
-    split = np.full(len(trials.images), "train", object)
-    of_class: dict[str, list[int]] = {}
-    for i, name in enumerate(trials.images):
-        of_class.setdefault(name.partition("_")[0], []).append(i)
-    for members in of_class.values():
-        split[members] = _ranked([trials.images[i] for i in members], request)
-    return split
-
-
-def _classes(trials: EegImagenetTrials, request: SplitRequest) -> np.ndarray:
-    """The split of each class. Raises UserError where there are fewer than three."""
-    if len(trials.labels) < len(SPLITS):
-        raise UserError(f"--split-by class needs three classes, but {trials.source} has {len(trials.labels)}")
-    return _ranked(trials.labels, request)

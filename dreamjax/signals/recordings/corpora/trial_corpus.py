@@ -17,6 +17,7 @@ UNUSED = ""  # split of a trial that is in none
 class PublishedTrials:
     """An open file of trials. Arrays have one entry a trial, in the order of the file; the signals stay in it."""
 
+    corpus: str  # its name
     source: str  # the file
     length: Int[np.ndarray, "trials"]  # samples
     image: Int[np.ndarray, "trials"]  # place in `images`
@@ -43,6 +44,10 @@ class PublishedTrials:
     def values(self) -> str:
         """What was made of the stored numbers, for dataset.json."""
         return "as in the file"
+
+    def class_of(self, image: int) -> str:
+        """Return the class of an image, whether a trial shows it or not."""
+        raise NotImplementedError
 
     def signal(self, trial: int) -> Float32[np.ndarray, "channels time"]:
         """Read one trial."""
