@@ -3,7 +3,7 @@
 Everything about global example number i — which record, which crop, which hidden channels — follows from (seed, i).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TypedDict
 
@@ -61,7 +61,7 @@ class WindowExamples(Examples):
         self._name_ids = {
             field: {name.encode(): i for i, name in enumerate(all_)} for field, all_ in self.names.items()
         }
-        self.target = self._target()
+        self.target = target_channels(config, lambda: [records.decode(reader[0]) for reader in self.readers])
         counts = [len(reader) for reader in self.readers]
         self.ends = np.cumsum(counts)
         keys = None
@@ -80,17 +80,6 @@ class WindowExamples(Examples):
         )
         for path, reader in zip(config.path, self.readers, strict=True):  # the first window now, all others when read
             augment.check_rate(config, record_view.unpack(reader[0]).sfreq, path)
-
-    def _target(self) -> augment.TargetChannels:
-        if self.config.mapping == "tile":
-            return augment.TargetChannels((), np.empty((0, 3)))
-        if self.config.montage != "own":
-            names, _ = montage.template(self.config.montage)
-            return augment.TargetChannels(names, mapping.directions(names, np.full((len(names), 3), np.nan)))
-        windows = [records.decode(reader[0]) for reader in self.readers]
-        if len({w.ch_names for w in windows}) > 1:
-            raise UserError("data.montage=own needs the same channels in every dataset; name a template instead")
-        return augment.TargetChannels(windows[0].ch_names, mapping.directions(windows[0].ch_names, windows[0].xyz))
 
     @property
     def ch_names(self) -> tuple[str, ...]:
@@ -154,6 +143,32 @@ class WindowExamples(Examples):
             for reader in self.readers
             for feature in _parsed(reader)
         ]
+
+
+def target_channels(config: DataConfig, windows: Callable[[], Sequence[records.Window]]) -> augment.TargetChannels:
+    """Return the channels that the model reads; `windows`, one of each dataset, are read for montage "own" alone."""
+    if config.mapping == "tile":
+        return augment.TargetChannels((), np.empty((0, 3)))
+    if config.montage != "own":
+        names, _ = montage.template(config.montage)
+        return augment.TargetChannels(names, mapping.directions(names, np.full((len(names), 3), np.nan)))
+    first, *others = windows()
+    if any(window.ch_names != first.ch_names for window in others):
+        raise UserError("data.montage=own needs the same channels in every dataset; name a template instead")
+    return augment.TargetChannels(first.ch_names, mapping.directions(first.ch_names, first.xyz))
+
+
+def assembled(
+    config: DataConfig, windows: Sequence[records.Window], *, seed: int = 0
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yield windows in memory as batches of at most `AT_ONCE`, bit for bit as if they had been read from shards."""
+    target = target_channels(config, lambda: windows[:1])
+    for first in range(0, len(windows), AT_ONCE):
+        stored = [record_view.unpack(records.encode(window)) for window in windows[first : first + AT_ONCE]]
+        for sfreq in {record.sfreq for record in stored}:
+            augment.check_rate(config, sfreq, "the signal")
+        index = np.arange(first, first + len(stored), dtype=np.uint64)
+        yield augment.assemble(config, target, stored, index, seed=seed, training=False)
 
 
 def _parsed(reader: records.ShardReader) -> Iterator[tf_example.Features]:

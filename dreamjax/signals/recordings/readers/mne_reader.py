@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import UserError, missing_package
-from dreamjax.signals.recordings.event_codes import keep_codes, stim_changes
+from dreamjax.signals.recordings.event_codes import code_of, keep_codes, stim_changes
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble
 from dreamjax.signals.recordings.readers.spans import cut_spans
 from dreamjax.signals.recordings.scrub import error_text
@@ -110,6 +110,35 @@ def recording_from_raw(
     """A `Recording` over an `mne.io.Raw`, in memory or on disk: for data that only the user's own code can load."""
     source = Source(name, "raw", dataset, subject, session, licence)
     return assemble(source, contents_of_raw(raw, "raw"), unit_scale)
+
+
+def recording_from_epochs(epochs: "mne.BaseEpochs", *, name: str = "epochs") -> Recording:
+    """Return a `Recording` over `mne.Epochs`: pre-cut trials, labelled by their events."""
+    return assemble(Source(name, "epochs"), contents_of_epochs(epochs, "epochs"))
+
+
+def contents_of_epochs(epochs: "mne.BaseEpochs", format_: str) -> Contents:
+    """Return the trials of Epochs end to end; each is a segment of its own."""
+    mne = require_mne()
+    signal = np.asarray(epochs.get_data(copy=False) * 1e6, np.float32)  # trials x channels x time
+    n_trials, _, length = signal.shape
+    names = {code: name for name, code in epochs.event_id.items()}
+    texts = [str(names.get(code, code)) for code in epochs.events[:, 2]]
+    codes = [code_of(text, texts.count(text)) or "" for text in texts]
+    rows = np.concatenate(list(signal), axis=1)
+    with quiet():
+        facts = contents_of_raw(mne.io.RawArray(rows[:, :length] * 1e-6, epochs.info), format_)
+    starts = range(0, n_trials * length, length)
+    onset = int(-epochs.tmin * epochs.info["sfreq"] + 0.5)  # the event's sample in a trial
+
+    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
+        return rows[list(picks), start:stop].astype(np.float64)
+
+    facts.n_samples, facts.reader, facts.precut = n_trials * length, read, True
+    facts.segments = [(start, start + length) for start in starts]
+    facts.segment_labels = codes
+    facts.events = [Event(s + onset, 0.0, c) for s, c in zip(starts, codes, strict=True) if c and 0 <= onset < length]
+    return facts
 
 
 def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[str] = ()) -> Contents:

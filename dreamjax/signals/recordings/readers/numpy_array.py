@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from dreamjax.errors import UserError, nearest
 from dreamjax.signals.recordings.readers.bids import reference_named
-from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
+from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble
 from dreamjax.signals.recordings.scrub import error_text
 
 UNITS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
@@ -50,7 +50,7 @@ def open_numpy(source: Source, strict: bool = False) -> Contents:
         raise UserError(f"{source.path}: has shape {array.shape} but axes {axes!r}; give axes as one of {AXES}")
     order = [axes.split().index(axis) for axis in ("trials", "channels", "time") if axis in axes.split()]
     view = array.transpose(order) if array.ndim == 3 else array.transpose(order)[None]
-    n_trials, n_channels, length = view.shape
+    n_trials, n_channels, _ = view.shape
     names = facts["ch_names"]
     if len(names) != n_channels:
         raise UserError(
@@ -61,6 +61,26 @@ def open_numpy(source: Source, strict: bool = False) -> Contents:
     if labels and len(labels) != n_trials:
         raise UserError(f"{source.path}: {n_trials} trials but {len(labels)} labels in its sidecar; make them agree")
 
+    return Contents(
+        **of_trials(view, factor),
+        format="numpy",
+        labels=[str(name) for name in names],
+        sfreq=float(facts["sfreq"]),
+        types=facts.get("ch_types"),
+        reference=reference_named(str(facts.get("reference", ""))),
+        highpass=facts.get("highpass"),
+        lowpass=facts.get("lowpass"),
+        line_freq=facts.get("line_freq"),
+        segment_labels=labels or ([""] * n_trials if array.ndim == 3 else []),
+        precut=array.ndim == 3,
+        events=[_event(e, source.path) for e in facts.get("events", [])],
+    )
+
+
+def of_trials(view: Float[np.ndarray, "trials channels time"], factor: float = 1.0) -> dict[str, Any]:
+    """Return the fields of `Contents` that say where the trials of an array lie, end to end, and how they are read."""
+    n_trials, _, length = view.shape
+
     def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
         out = np.empty((len(picks), stop - start))
         for trial in range(start // length, -(-stop // length)):
@@ -69,23 +89,46 @@ def open_numpy(source: Source, strict: bool = False) -> Contents:
             out[:, low - start : high - start] = piece
         return out * factor
 
-    sfreq = float(facts["sfreq"])
-    return Contents(
+    segments = [(i * length, (i + 1) * length) for i in range(n_trials)]
+    return {"n_samples": n_trials * length, "reader": read, "segments": segments}
+
+
+def recording_from_array(
+    x: Float[np.ndarray, "..."], sfreq: float, ch_names: Sequence[str], *, unit: str = "uV"
+) -> Recording:
+    """Return a `Recording` over an array in memory.
+
+    Args:
+        x: (channels, time) of one stretch, or (trials, channels, time).
+        sfreq: Hz.
+        ch_names: one for each channel.
+        unit: of the array, of `UNITS`.
+
+    Raises:
+        UserError: for another number of axes or channels, for numbers that are not real, and for a rate that is not
+            positive.
+    """
+    array = np.asarray(x)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "fiu":
+        raise UserError(
+            f"the array has shape {array.shape} and type {array.dtype}; give real numbers as (channels, time) or "
+            "(trials, channels, time)"
+        )
+    view = array if array.ndim == 3 else array[None]
+    if len(ch_names) != view.shape[1]:
+        raise UserError(f"the array has {view.shape[1]} channels, but ch_names has {len(ch_names)} names")
+    if not 0 < sfreq < math.inf:
+        raise UserError(f"sfreq is {sfreq}, but it must be a positive number of Hz")
+    trials = array.ndim == 3
+    contents = Contents(
+        **of_trials(view, UNITS[unit]),
         format="numpy",
-        labels=[str(name) for name in names],
-        sfreq=sfreq,
-        n_samples=n_trials * length,
-        reader=read,
-        types=facts.get("ch_types"),
-        reference=reference_named(str(facts.get("reference", ""))),
-        highpass=facts.get("highpass"),
-        lowpass=facts.get("lowpass"),
-        line_freq=facts.get("line_freq"),
-        segments=[(i * length, (i + 1) * length) for i in range(n_trials)],
-        segment_labels=labels or ([""] * n_trials if array.ndim == 3 else []),
-        precut=array.ndim == 3,
-        events=[_event(e, source.path) for e in facts.get("events", [])],
+        labels=[str(name) for name in ch_names],
+        sfreq=float(sfreq),
+        segment_labels=[""] * len(view) if trials else [],
+        precut=trials,
     )
+    return assemble(Source("array", "numpy"), contents)
 
 
 def sidecar(path: Path) -> dict[str, Any]:

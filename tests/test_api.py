@@ -1,0 +1,152 @@
+"""The Python API: what `import dreamjax` gives, on a run of real verbs over simulated recordings."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import dreamjax
+from dreamjax.errors import UserError
+from dreamjax.signals.preparation.prepare_options import PrepareOptions
+from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.signals.recordings import opening as recordings
+from dreamjax.signals.recordings.identity import SplitRequest
+from dreamjax.systems import masked_presets
+
+SETTINGS = WindowSettings(sfreq=64.0, samples=128)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Simulated recordings and their shards."""
+    from dreamjax.signals.simulation.simulate import simulate
+    from dreamjax.signals.simulation.simulation_settings import SimulationSettings
+
+    root = tmp_path_factory.mktemp("api")
+    simulate(root / "recordings", SimulationSettings(subjects=3, minutes=1.0, channels=8, seed=3))
+    dreamjax.prepare(root / "recordings", root / "shards", SETTINGS, PrepareOptions(workers=1, salt="a"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """A run of two steps."""
+    config = masked_presets.preset("tiny")
+    with config.unlocked():
+        config.data.path = (str(folder / "shards"),)
+        config.data.update({"sfreq": 64.0, "samples": 128})
+        config.train.update({"steps": 2, "batch_size": 8, "eval_every": 0, "tensorboard": False})
+    result = dreamjax.train(config, folder / "run")
+    assert result["step"] == 2
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return dreamjax.load(run)
+
+
+@pytest.fixture(scope="module")
+def recording(folder):
+    """The first recording: its samples in µV, rate and channel names."""
+    source = next(iter(sorted(recordings.find_sources([str(folder / "recordings")]), key=lambda s: s.path)))
+    opened = recordings.open_recording(source)
+    eeg = [i for i, kind in enumerate(opened.ch_types) if kind == "eeg"]
+    return source.path, opened.read(0, opened.n_samples, eeg), opened.sfreq, [opened.ch_names[i] for i in eeg]
+
+
+def test_import_is_quick_and_imports_no_jax():
+    program = "import sys, dreamjax; print(any(m.split('.')[0] in ('jax', 'numpy') for m in sys.modules))"
+    started = time.monotonic()
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "False"
+    assert time.monotonic() - started < 5  # the measured figure is in docs/benchmarks.md; this only catches a hang
+    assert "load" in dir(dreamjax)
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        _ = dreamjax.lode
+
+
+def test_array_raw_and_prepared_shards_give_the_same_features(model, recording, folder, tmp_path):
+    """An array of one recording is filtered, cut and scaled exactly as `prepare` does it."""
+    mne = pytest.importorskip("mne")
+    path, x, sfreq, names = recording
+    array = model.encode(x, sfreq=sfreq, ch_names=names)
+    dim, tokens = model.config.model.dim, model.config.patches
+    assert array.tokens.shape == (len(array.pooled), tokens, dim)
+    assert len(array.pooled) > 10
+    dreamjax.prepare(path, tmp_path / "one", SETTINGS, PrepareOptions(workers=1, splits=SplitRequest(fractions={"train": 0.0, "val": 0.0, "test": 1.0})))
+    shards = model.encode(tmp_path / "one", split="test")
+    order = np.argsort(shards.pooled[:, 0]), np.argsort(array.pooled[:, 0])  # shards are shuffled by their split
+    np.testing.assert_allclose(array.pooled[order[1]], shards.pooled[order[0]], rtol=1e-4, atol=1e-5)
+    raw = mne.io.RawArray(x * 1e-6, mne.create_info(names, sfreq, "eeg"), verbose="error")
+    np.testing.assert_allclose(model.encode(raw).pooled, array.pooled, rtol=1e-4, atol=1e-4)
+
+
+def test_trials_and_epochs_give_one_window_each(model, recording):
+    mne = pytest.importorskip("mne")
+    _, x, sfreq, names = recording
+    length = int(2 * sfreq)
+    trials = np.stack([x[:, i * length : (i + 1) * length] for i in range(5)])
+    features = model.encode(trials, sfreq=sfreq, ch_names=names)
+    assert features.pooled.shape == (5, model.config.model.dim)
+    events = np.stack([np.arange(5) * length, np.zeros(5, int), np.ones(5, int)], axis=1)
+    epochs = mne.EpochsArray(
+        trials * 1e-6, mne.create_info(names, sfreq, "eeg"), events, event_id={"face": 1}, verbose="error"
+    )
+    np.testing.assert_allclose(model.encode(epochs).pooled, features.pooled, rtol=1e-3, atol=1e-3)
+
+
+def test_reconstruction_is_in_the_unit_of_the_signal(model, recording):
+    _, x, sfreq, names = recording
+    hidden = np.zeros(model.config.patches, bool)
+    hidden[10:20] = True
+    guess = model.reconstruct(x, hidden, sfreq=sfreq, ch_names=names)
+    windows = len(model.encode(x, sfreq=sfreq, ch_names=names).pooled)
+    assert guess.shape == (windows, model.config.model.channels, model.config.data.samples)
+    assert np.isfinite(guess).all()
+
+
+def test_encoder_is_a_step_of_a_scikit_learn_pipeline(run, model, recording):
+    pytest.importorskip("sklearn")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    from dreamjax.sklearn import EncoderFeatures
+
+    _, x, sfreq, names = recording
+    length = int(2 * sfreq)
+    trials = np.stack([x[:, i * length : (i + 1) * length] for i in range(8)])
+    labels = np.arange(8) % 2
+    decoder = make_pipeline(EncoderFeatures(str(run), sfreq, names), LogisticRegression())
+    assert decoder.fit(trials, labels).predict(trials).shape == (8,)
+    features = decoder[0].transform(trials)
+    np.testing.assert_array_equal(features, model.encode(trials, sfreq=sfreq, ch_names=names).pooled)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda m, x: m.encode(x), "an array needs sfreq"),
+        (lambda m, x: m.encode(x, sfreq=64, ch_names=["Fz"]), "ch_names has 1 names"),
+        (lambda m, x: m.encode(x[0], sfreq=64, ch_names=["Fz"]), "give real numbers as"),
+        (lambda m, x: m.encode(20 * x[:, :8], sfreq=64, ch_names=["Fp1", "Fp2"]), "no window of the signal can be used"),
+        (lambda m, x: m.generate(prompt="a dog"), "cannot generate images from text; its capabilities: Reconstructs"),
+        (lambda m, x: dreamjax.load("nowhere"), "nowhere"),
+    ],
+)
+def test_wrong_input_is_a_sentence(model, call, sentence):
+    x = np.random.default_rng(0).normal(size=(2, 640)).astype(np.float32)
+    with pytest.raises(UserError, match=sentence):
+        call(model, x)
+
+
+def test_a_config_may_be_a_file_a_configdict_or_a_dataclass(run):
+    from dreamjax import api
+
+    by_file = api.read_config("configs/pretrain/tiny.py")
+    assert by_file == api.read_config(masked_presets.preset("tiny"))
+    assert api.read_config(by_file) is by_file
+    assert dataclasses.is_dataclass(dreamjax.load(run).config)
