@@ -15,7 +15,7 @@ from etils import epath
 from dreamjax.errors import UserError
 from dreamjax.sweeps import comparing
 from dreamjax.sweeps.comparing import Scores
-from dreamjax.sweeps.runs import read_json
+from dreamjax.sweeps.run_folder import read_json
 
 
 @dataclass(frozen=True)

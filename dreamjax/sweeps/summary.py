@@ -12,7 +12,7 @@ from etils import epath
 from dreamjax.console import counted
 from dreamjax.sweeps import comparing, power_law
 from dreamjax.sweeps.ranking import Finding, Group, by_subject, explained, find, planned, read
-from dreamjax.sweeps.runs import read_json
+from dreamjax.sweeps.run_folder import read_json
 
 RANKS = {"probe": "balanced accuracy", "reconstruction": "share explained, common masks"}  # of images: the metric
 LEGS = {"examples": "at equal examples", "flops": "at equal FLOP"}

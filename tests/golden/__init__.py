@@ -42,14 +42,14 @@ def render(path: Path) -> str:
     spec = str(REPOSITORY / path)
     if path.parts[1] != "sweep":
         return config.dump(config.load(spec, [], registry.schema_of))
-    from dreamjax.sweeps import expanding, sweep_config
+    from dreamjax.sweeps import runs, sweep_config
 
     sweep = sweep_config.load(spec, [])
     base = config.dump(config.to_dataclass(sweep.schema, sweep.base))
     points = []
-    for point in expanding.expand(sweep, ""):
-        chosen = ", ".join(f"{axis}={label}" for axis, label in point.chosen.items())
-        points.append(f"{chosen} seed {point.seed}: {dict(point.legs)}\n")
+    for run in runs.expand(sweep):
+        values = ", ".join(f"{axis}={label}" for axis, label in run.values.items())
+        points.append(f"{values} seed {run.seed}: {run.legs}\n")
     return config.dump(sweep.settings) + "\nbase\n" + base + "\npoints\n" + "".join(points)
 
 

@@ -11,7 +11,8 @@ from etils import epath
 from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.storage import locks
-from dreamjax.sweeps import expanding, partition, pretrained_encoders, summary, sweep_config
+from dreamjax.sweeps import partition, pretrained_encoders, runs, summary, sweep_config
+from dreamjax.sweeps.partition import Part
 from dreamjax.systems import opening, registry
 from tests import parity, pipelines
 from tests.support import held_elsewhere
@@ -22,7 +23,7 @@ CONFIG = str(Path(__file__).resolve().parents[2] / "configs/sweep/dreamdiffusion
 
 def rows(spec, **changes):
     sweep = sweep_config.load(spec, list(changes.items()))
-    return {point.chosen["row"]: point for point in expanding.expand(sweep, None)}
+    return {run.values["row"]: run for run in runs.expand(sweep)}
 
 
 def test_each_row_is_what_the_paper_says():
@@ -46,7 +47,7 @@ def test_each_row_is_what_the_paper_says():
 
 def test_rows_of_one_encoder_are_one_part_s():
     found = list(rows(CONFIG, seeds="0").values())
-    dealt = [partition.own(found, 1, (i, 4)) for i in range(4)]
+    dealt = [partition.runs_of(found, 1, Part(i, 4)) for i in range(4)]
     assert sorted(p.name for part in dealt for p in part) == sorted(p.name for p in found)
     where = [{pretrained_encoders.folder("w", p.encoder).name for p in part if p.encoder} for part in dealt]
     assert sum(map(len, where)) == len(set.union(*where)) == 8
@@ -59,11 +60,11 @@ def test_a_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
         monkeypatch.setattr(locks.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
         with (
             pytest.raises(locks.Busy, match="another process is at the encoder one"),
-            pretrained_encoders.one_at(encoder),
+            pretrained_encoders.held(encoder),
         ):
             pass
         monkeypatch.setattr(locks.time, "sleep", lambda seconds: (other.kill(), other.wait()))
-        with pretrained_encoders.one_at(encoder):
+        with pretrained_encoders.held(encoder):
             assert other.returncode
 
 
@@ -87,7 +88,9 @@ def test_what_a_stage_b_sweep_lacks_is_one_sentence(capsys, tmp_path):
         capsys, *words, "--config.base.model.context_tokens=4", "--config.score.guidance=2"
     )
     assert "scaling fits errors of reconstruction" in refused(capsys, *words, "--config.scaling=row")
-    assert "together is for masked_pretraining" in refused(capsys, *words, "--config.together=3")
+    assert "runs of dreamdiffusion cannot be trained as one program; set together=1" in refused(
+        capsys, *words, "--config.together=3"
+    )
     assert "set compare=examples" in refused(capsys, *words, "--config.compare=flops")
     assert "(pretrain) has no key mask.ration; did you mean" in refused(
         capsys, *words, "--config.pretrain.mask.ration=1"
