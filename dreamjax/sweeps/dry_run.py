@@ -27,7 +27,7 @@ class DryRun:
     def as_json(self) -> dict[str, object]:
         return {
             "name": self.name,
-            "axes": {axis.name: list(axis.choices) or list(axis.between or ()) for axis in self.axes},
+            "axes": {axis.name: list(axis.between or axis.choices) for axis in self.axes},
             "seeds": list(self.seeds),
             "points": [
                 {"name": r.name, "values": dict(r.values), "seed": r.seed, "legs": r.legs, "flop": r.cost()}
@@ -53,8 +53,8 @@ class DryRun:
             lines.append(
                 f"{counted(self.coming, 'trial')} to come, chosen by the scores so far; each counted as the base"
             )
-        cost = "unknown FLOP" if self.flop is None else f"{self.flop / 1e15:.3g} PFLOP of training"
-        lines.append(f"left: {cost}" + (f", about {self.hours:.2g} hours here" if self.hours is not None else ""))
+        work = "unknown FLOP" if self.flop is None else f"{self.flop / 1e15:.3g} PFLOP of training"
+        lines.append(f"left: {work}" + (f", about {self.hours:.2g} hours here" if self.hours is not None else ""))
         return "\n".join(lines + ([f"! it would not start: {self.obstacle}"] if self.obstacle else []))
 
 

@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import FrameType
-from typing import NamedTuple
 
 from dreamjax import config as configs
 from dreamjax.console import log
@@ -27,7 +27,8 @@ from dreamjax.training import preemption
 PARENT = "DREAMJAX_SWEEP_PARENT"  # the process that started this part
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Part `index` of `count`."""
 
     index: int
@@ -84,7 +85,7 @@ def start(words: Sequence[str], count: int, folders: Callable[[Part], Sequence[R
             code = process.wait()
             del running[part]
             if code < 0 and not signals and crash_markers.exist(folders(part)):
-                log.warning("part %d of %d was ended by %s: started again", *part, signal.Signals(-code).name)
+                log.warning("part %s was ended by %s: started again", part, signal.Signals(-code).name)
                 running[part] = _start(words, part)
                 continue
             codes.append(code)

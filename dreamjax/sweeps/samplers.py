@@ -43,7 +43,8 @@ class SweepCounts:
 class Sampler(Protocol):
     """Proposes the runs of a study."""
 
-    study: Study
+    @property
+    def study(self) -> Study: ...
 
     def runs(self) -> list[SweepRun]:
         """Return the runs that are known so far, of the study's part."""
@@ -92,7 +93,7 @@ class KnownRuns:
 
     def propose(self) -> Proposal | None:
         pack = next(self._packs, None)
-        return pack and Proposal([pack])
+        return None if pack is None else Proposal([pack])
 
     def observe(self, proposal: Proposal) -> int:
         return len(proposal.runs)
