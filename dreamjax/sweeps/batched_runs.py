@@ -62,6 +62,8 @@ def unfinished(workdir: str, runs: Sequence[SweepRun], together: int) -> list[Pa
 
 def packs(runs: Sequence[SweepRun], together: int) -> list[Pack]:
     """Return runs in their order, at most `together` of equal shapes and lengths at a time."""
+    if together == 1:
+        return [Pack((run,)) for run in runs]
     groups: list[list[SweepRun]] = []
     open_: dict[str, list[SweepRun]] = {}
     for run in runs:

@@ -7,7 +7,7 @@ from dreamjax.reports import tables
 from dreamjax.sweeps import runs as runs_
 from dreamjax.sweeps.axes import Axis
 from dreamjax.sweeps.runs import SweepRun
-from dreamjax.sweeps.samplers import Sampler
+from dreamjax.sweeps.sampler import Sampler
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
     step = int(records[-1]["step"])
     config = json.loads((epath.Path(workdir) / "config.json").read_text())
     examples = step * config["train"]["batch_size"]
-    return RunScore(step, examples, score.split, own=last, details={"held_out": scores.as_json()})
+    return RunScore(step, examples, score.split, reported=last, details={"held_out": scores.as_json()})
 
 
 def check(config: RunConfig, score: ScoreConfig) -> None:

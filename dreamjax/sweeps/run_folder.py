@@ -78,15 +78,6 @@ class RunFolder:
         atomic.write_text(file, configs.as_file(point["config"], f"The run {run.name} of a sweep, alone.", str(file)))
         write_json(self.path / "point.json", point)
 
-    def write_leg(self, steps: int, leg: Mapping[str, object]) -> None:
-        write_json(self.path / f"leg-{steps}.json", leg)
-
-    def write_score(self, score: Mapping[str, object]) -> None:
-        write_json(self.path / "score.json", score)
-
-    def write_stopped(self, steps: int) -> None:
-        write_json(self.path / "stopped.json", {"steps": steps})
-
     def write_failure(self, sentence: str) -> None:
         write_json(self.path / "failed.json", {"sentences": [*self.failures(), sentence]})
 

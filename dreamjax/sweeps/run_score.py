@@ -12,7 +12,9 @@ class RunScore:
     examples: int
     split: str
     windows: int | None = None
-    own: Mapping[str, float] = field(default_factory=dict)  # the run's own held-out metrics, which are not compared
+    reported: Mapping[str, float] = field(
+        default_factory=dict
+    )  # the run's own held-out metrics, which are not compared
     details: Mapping[str, object] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
@@ -21,7 +23,7 @@ class RunScore:
             "examples": self.examples,
             "split": self.split,
             "windows": self.windows,
-            "own": dict(self.own),
+            "own": dict(self.reported),
             **self.details,
         }
 

@@ -20,9 +20,9 @@ from dreamjax.errors import TryAgain, UserError
 from dreamjax.storage import locks
 from dreamjax.sweeps import batched_runs, crash_markers, pretrained_encoders, scorers
 from dreamjax.sweeps.batched_runs import Pack
-from dreamjax.sweeps.run_folder import JsonObject
+from dreamjax.sweeps.run_folder import JsonObject, write_json
 from dreamjax.sweeps.runs import SweepRun
-from dreamjax.sweeps.samplers import Sampler, SweepCounts
+from dreamjax.sweeps.sampler import Sampler, SweepCounts
 from dreamjax.sweeps.study import Study
 from dreamjax.sweeps.sweep_config import RunConfig
 from dreamjax.systems import opening
@@ -270,7 +270,8 @@ class RunScores:
         self.seconds[training] = _seconds(result) / self.together
         self.cost["scoring"] += time.monotonic() - began
         self.by_steps[steps] = score.as_json()
-        folder.write_leg(steps, {"measured": self.by_steps[steps], "cost": self.cost, "seconds": self.seconds})
+        leg = {"measured": self.by_steps[steps], "cost": self.cost, "seconds": self.seconds}
+        write_json(folder.path / f"leg-{steps}.json", leg)
 
     def write_if_done(self) -> None:
         """Write score.json where all lengths are scored."""
@@ -279,7 +280,7 @@ class RunScores:
         legs = {leg: self.by_steps[steps] for leg, steps in self.run.legs.items()}
         more = {"flop": self.run.cost(), "together": self.together, "devices": jax.device_count()}
         cost = self.cost | {"seconds": sum(self.seconds.values())} | more
-        self.study.folder(self.run).write_score({"legs": legs, "cost": cost})
+        write_json(self.study.folder(self.run).path / "score.json", {"legs": legs, "cost": cost})
 
 
 def _is_disk_full(problem: BaseException) -> bool:

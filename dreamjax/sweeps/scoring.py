@@ -58,7 +58,7 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
             details["baselines"] = baselines(data, patch, score, shared)
     if score.labels:
         details["probe"] = _probe(run, held_out, score)
-    return RunScore(run.step, run.examples, score.split, len(held_out), _own(run, score), details)
+    return RunScore(run.step, run.examples, score.split, len(held_out), _reported(run, score), details)
 
 
 def _reconstructs(task: Task) -> Reconstructs | None:
@@ -73,7 +73,7 @@ def _predictor(task: Reconstructs, params: Any, patch: int) -> reconstruction_sc
     return lambda signal, hidden, valid: np.asarray(compiled(params, signal, np.repeat(hidden, each, axis=1), valid))
 
 
-def _own(run: Run, score: ScoreConfig) -> dict[str, float]:
+def _reported(run: Run, score: ScoreConfig) -> dict[str, float]:
     """The run's own metrics on the same split: at its own masks and with its own loss."""
     state = State(step=jnp.int32(run.step), params=run.params)
     with jax.set_mesh(meshes.make(MeshConfig(data=1), jax.local_devices()[:1])):
@@ -152,19 +152,10 @@ def _loaded(data: DataConfig, split: str, limit: int | None) -> WindowSet:
 
 def as_scored(data: DataConfig) -> DataConfig:
     """Return the data without what concerns training alone, so that runs which differ in that share their windows."""
-    fresh = DataConfig()
-    training = (
-        "weights",
-        "fraction",
-        "shift",
-        "flip_polarity",
-        "reverse_time",
-        "amplitude_jitter",
-        "workers",
-        "prefetch",
-    )
+    training = "weights fraction shift flip_polarity reverse_time amplitude_jitter workers prefetch".split()
+    defaults = DataConfig()
     known = {field.name for field in dataclasses.fields(data)}
-    return dataclasses.replace(data, **{name: getattr(fresh, name) for name in training if name in known})
+    return dataclasses.replace(data, **{name: getattr(defaults, name) for name in training if name in known})
 
 
 def baselines(data: DataConfig, patch: int, score: ScoreConfig, shared: epath.PathLike) -> str:

@@ -75,9 +75,13 @@ class Study:
         candidates = self._stored.get(_label(run.values, run.seed), ())
         if not candidates or self.folder(run).path.exists():
             return ""
-        now, defaults = _comparable(run.config, run.encoder, self.workdir), configs.to_json(type(run.config)())
-        same = (name for name, stored in candidates if not changes(_without_folder(stored), now, defaults))
-        return next(same, "")
+        config = pretrained_encoders.with_encoder(self.workdir, run.config, run.encoder)
+        now, defaults = configs.to_json(config), configs.to_json(type(config)())
+        for name, stored in candidates:
+            different = changes(json.dumps(stored), now, defaults).values()
+            if all(epath.Path(str(one)).name == epath.Path(str(other)).name for one, other in different):
+                return name  # an encoder's run is known by its last part
+        return ""
 
     @functools.cached_property
     def _stored(self) -> dict[str, list[tuple[str, JsonObject]]]:
@@ -173,19 +177,6 @@ class Study:
 
 def _label(values: Combination, seed: int) -> str:
     return json.dumps([list(values.items()), seed])
-
-
-def _comparable(config: runs_.RunConfig, encoder: runs_.RunConfig | None, workdir: str) -> str:
-    """A run's config as JSON, in which an encoder is known by the name of its folder."""
-    stored = json.loads(configs.to_json(pretrained_encoders.with_encoder(workdir, config, encoder)))
-    return _without_folder(stored)
-
-
-def _without_folder(stored: JsonObject) -> str:
-    encoder = stored.get("encoder")
-    if isinstance(encoder, dict) and encoder.get("path"):
-        stored = stored | {"encoder": encoder | {"path": epath.Path(encoder["path"]).name}}
-    return json.dumps(stored)
 
 
 def _alike(run: SweepRun) -> tuple[str, str]:

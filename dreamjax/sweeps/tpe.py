@@ -27,8 +27,9 @@ from dreamjax.sweeps import axes as axes_
 from dreamjax.sweeps import batched_runs
 from dreamjax.sweeps import runs as runs_
 from dreamjax.sweeps.axes import Combination
+from dreamjax.sweeps.run_folder import write_json
 from dreamjax.sweeps.runs import SweepRun
-from dreamjax.sweeps.samplers import Proposal, SweepCounts
+from dreamjax.sweeps.sampler import Proposal, SweepCounts
 from dreamjax.sweeps.study import Study
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class TPESampler:
                 return 0
             log.info("%s: stopped after %d of %d steps", current.runs[0].name, steps, whole[-1])
             for run in current.runs:
-                self.study.folder(run).write_stopped(steps)
+                write_json(self.study.folder(run).path / "stopped.json", {"steps": steps})
             self.journal.tell(current.trial, state=_states().PRUNED)
         self.current = None
         return 1

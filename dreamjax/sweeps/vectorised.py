@@ -28,27 +28,6 @@ from dreamjax.training import program
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, Task, replace
 from dreamjax.training.train_config import TrainConfig
 
-# keys of a config that are arguments of the compiled step and change no shape
-ARGUMENTS = (
-    "seed",
-    "loss.target",
-    *(
-        f"optim.{name}"
-        for name in (
-            "learning_rate",
-            "min_learning_rate",
-            "warmup_steps",
-            "decay_steps",
-            "schedule",
-            "beta1",
-            "beta2",
-            "epsilon",
-            "weight_decay",
-            "clip",
-            "ema_decay",
-        )
-    ),
-)
 PARTS = ("params", "opt", "ema", "hyper", "extra")
 
 
@@ -57,15 +36,14 @@ class VectorisableTask(Task, Vectorises, Protocol):
 
 
 def alike(config: RunConfig) -> str:
-    """Return what runs must have in common to be trained as one: the config without its arguments."""
+    """Return what runs must have in common to be trained as one: the config without the arguments of the step.
+
+    These are the seed, the target of the loss and all of `optim`; they change no shape.
+    """
     values = dataclasses.asdict(config)
-    keeps_average = values.get("optim", {}).get("ema_decay") is not None
-    for key in ARGUMENTS:
-        node, *rest = key.split(".")
-        if not rest:
-            values.pop(node, None)
-        elif isinstance(values.get(node), dict):
-            values[node].pop(rest[0], None)
+    values.pop("seed")
+    values.get("loss", {}).pop("target", None)
+    keeps_average = values.pop("optim", {}).get("ema_decay") is not None
     return json.dumps([values, keeps_average], sort_keys=True, default=str)
 
 

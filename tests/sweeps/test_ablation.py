@@ -45,7 +45,18 @@ def test_each_row_is_what_the_paper_says():
         assert of_blocks + m.channels * m.patch * m.dim == pytest.approx(parameters, rel=0.05), name
 
 
-def test_rows_of_one_encoder_are_one_part_s():
+def test_rows_are_compared_at_equal_flop():
+    """A larger encoder takes fewer steps, one without U-Net training as many as its encoder costs."""
+    sizes = {"base.model.architecture": "sd15", "base.train.steps": "1000"}
+    found = rows(CONFIG, seeds="0", compare="examples,flops", **sizes)
+    steps = {name: run.legs["flops"] for name, run in found.items()}
+    assert steps["8"] < steps["full"] < steps["9"] < steps["10"] < steps["11"] == 1000
+    for run in found.values():
+        assert run.legs["examples"] == 1000
+        assert run.step_flop * run.legs["flops"] == pytest.approx(run.budget, rel=1e-3)
+
+
+def test_rows_of_one_encoder_are_one_part():
     found = list(rows(CONFIG, seeds="0").values())
     dealt = [partition.runs_of(found, 1, Part(i, 4)) for i in range(4)]
     assert sorted(p.name for part in dealt for p in part) == sorted(p.name for p in found)
@@ -53,7 +64,7 @@ def test_rows_of_one_encoder_are_one_part_s():
     assert sum(map(len, where)) == len(set.union(*where)) == 8
 
 
-def test_a_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
+def test_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
     encoder = epath.Path(tmp_path) / "encoders" / "one"
     (tmp_path / "locks").mkdir()
     with held_elsewhere(tmp_path / "locks" / "one") as other:
@@ -68,7 +79,7 @@ def test_a_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
             assert other.returncode
 
 
-def test_what_a_stage_b_sweep_lacks_is_one_sentence(capsys, tmp_path):
+def test_reports_what_a_stage_b_sweep_lacks(capsys, tmp_path):
     words = ["--config", f"{CONFIG}:sizes=small", "--workdir", str(tmp_path / "out")]
     assert "has no data: give --config.base.data.path=SHARDS" in refused(capsys, *words)
     words += ["--config.base.data.path=trials", "--config.pretrain.data.path=trials"]

@@ -9,6 +9,7 @@ import pytest
 from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.sweeps import axes, figures, ranking, runs, sweep_config
+from dreamjax.sweeps.run_folder import write_json
 from dreamjax.sweeps.study import Study
 from dreamjax.systems import masked_presets, registry
 
@@ -50,7 +51,10 @@ def write(workdir, made, noise=0.02, truth=TRUTH, probe=None, zero=2.0):
         if probe is not None:
             leg["probe"] = dict(zip(PEOPLE, probe(point, rng).tolist(), strict=True))
         cost = {"seconds": 10.0, "scoring": 1.0, "programs": 4, "from_cache": 3, "flop": point.cost()}
-        place.write_score({"legs": {name: leg | {"step": steps} for name, steps in point.legs.items()}, "cost": cost})
+        write_json(
+            place.path / "score.json",
+            {"legs": {name: leg | {"step": steps} for name, steps in point.legs.items()}, "cost": cost},
+        )
     return str(workdir)
 
 
