@@ -13,7 +13,7 @@ from etils import epath
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.datasets.pipeline import DataConfig
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.sweeps import pretrained_encoders, ranking, scorers
 from dreamjax.sweeps import runs as runs_
 from dreamjax.sweeps.axes import Combination

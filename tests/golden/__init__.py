@@ -38,7 +38,7 @@ def snapshot_path(path: Path) -> Path:
 
 
 def render(path: Path) -> str:
-    """What a config file means with its default arguments; of a sweep its settings, its base and its points."""
+    """What a config file means with its default arguments; of a sweep its settings, its base and its runs."""
     spec = str(REPOSITORY / path)
     if path.parts[1] != "sweep":
         return config.dump(config.load(spec, [], registry.schema_of))
@@ -46,11 +46,11 @@ def render(path: Path) -> str:
 
     sweep = sweep_config.load(spec, [])
     base = config.dump(config.to_dataclass(sweep.schema, sweep.base))
-    points = []
+    lines = []
     for run in runs.expand(sweep):
         values = ", ".join(f"{axis}={label}" for axis, label in run.values.items())
-        points.append(f"{values} seed {run.seed}: {run.legs}\n")
-    return config.dump(sweep.settings) + "\nbase\n" + base + "\npoints\n" + "".join(points)
+        lines.append(f"{values} seed {run.seed}: {run.legs}\n")
+    return config.dump(sweep.settings) + "\nbase\n" + base + "\nruns\n" + "".join(lines)
 
 
 def write() -> list[Path]:
