@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> "DryRun | SweepProgress":
     )
     if args.dry_run:
         study.is_claimed()
-        return dry_run.dry_run(samplers.of(study))
+        return dry_run.dry_run(samplers.of(study, args.processes))
     if study.part:
         partition.end_with_parent()
-    sampler = samplers.of(study, parts=args.processes)
+    sampler = samplers.of(study, args.processes)
     study.prepare(sampler.sample())
     if not args.processes:
         return runner.run(sampler)

@@ -152,7 +152,8 @@ def _loaded(data: DataConfig, split: str, limit: int | None) -> WindowSet:
 
 def as_scored(data: DataConfig) -> DataConfig:
     """Return the data without what concerns training alone, so that runs which differ in that share their windows."""
-    training = "weights fraction shift flip_polarity reverse_time amplitude_jitter workers prefetch".split()
+    augmentation = ("shift", "flip_polarity", "reverse_time", "amplitude_jitter")
+    training = (*augmentation, "weights", "fraction", "workers", "prefetch")
     defaults = DataConfig()
     known = {field.name for field in dataclasses.fields(data)}
     return dataclasses.replace(data, **{name: getattr(defaults, name) for name in training if name in known})

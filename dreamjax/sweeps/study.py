@@ -1,5 +1,6 @@
 """A sweep and its work directory: whether the folder is this sweep's, and how far its runs are."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -72,12 +73,11 @@ class Study:
         return [replace(run, stored_name=self._stored_name(run)) for run in runs]
 
     def _stored_name(self, run: SweepRun) -> str:
-        candidates = self._stored.get(_label(run.values, run.seed), ())
-        if not candidates or self.folder(run).path.exists():
+        if self.folder(run).path.exists():
             return ""
         config = pretrained_encoders.with_encoder(self.workdir, run.config, run.encoder)
         now, defaults = configs.to_json(config), configs.to_json(type(config)())
-        for name, stored in candidates:
+        for name, stored in self._stored.get(_label(run.values, run.seed), ()):
             different = changes(json.dumps(stored), now, defaults).values()
             if all(epath.Path(str(one)).name == epath.Path(str(other)).name for one, other in different):
                 return name  # an encoder's run is known by its last part
@@ -88,8 +88,10 @@ class Study:
         """Values and seed → (name, config) of the folders that there are."""
         stored: dict[str, list[tuple[str, JsonObject]]] = {}
         for path in sorted((epath.Path(self.workdir) / "points").glob("*/point.json")):
-            point = read_json(path, "values", "seed", "config") or {}
-            stored.setdefault(_label(point["values"], point["seed"]), []).append((path.parent.name, point["config"]))
+            with contextlib.suppress(UserError):  # a damaged one is written again when its run goes on
+                point = read_json(path, "values", "seed", "config") or {}
+                label = _label(point["values"], point["seed"])
+                stored.setdefault(label, []).append((path.parent.name, point["config"]))
         return stored
 
     # -------------------------------------------------------------------------------------------------------- folder
