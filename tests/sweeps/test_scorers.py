@@ -18,7 +18,7 @@ from dreamjax.training.task import BatchSpec
 from dreamjax.training.train_config import TrainConfig
 from tests.sweeps.conftest import refused, scores, swept
 
-ROWS, WIDTH, NOISE = 32, 20, 1.0
+ROWS, WIDTH, NOISE = 32, 20, 3.0
 CONFIG = """
 from dreamjax.config import to_config_dict
 from dreamjax.sweeps import axes, sweep_config
