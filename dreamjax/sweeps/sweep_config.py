@@ -57,22 +57,28 @@ class ScoreConfig:
     better: Literal["lower", "higher"] = "lower"  # … which values of it are the better ones
 
     def __post_init__(self) -> None:
-        if len(self.labels) not in (0, 2):
-            raise ValueError(f"score.labels are {', '.join(self.labels)}, but a probe tells two labels apart")
-        if self.rank == "probe" and not self.labels:
-            raise ValueError("score.rank is probe, which takes two score.labels")
-        if self.rank == "images" and self.labels:
-            raise ValueError("score.labels are of a linear probe, and score.rank is images; leave them out")
-        if self.rank != "images" and self.classifier:
-            raise ValueError("score.classifier names images: set score.rank to images, or leave it out")
-        if self.ways is not None and self.ways < 2:
-            raise ValueError(f"score.ways is {self.ways}, but at least 2 classes are told apart (none: all)")
-        if min(self.samples, self.sampler_steps) < 1 or not self.guidance >= 0:
-            raise ValueError("score.samples and score.sampler_steps are at least 1, and score.guidance 0 or more")
-        if self.patch is not None and self.patch < 1:
-            raise ValueError(f"score.patch is {self.patch}, but it must be at least 1 (none: the model's patch)")
-        if self.windows is not None and self.windows < 1:
-            raise ValueError(f"score.windows is {self.windows}, but it must be at least 1 (none: all)")
+        labels, images = ", ".join(self.labels), self.rank == "images"
+        _refuse(
+            (len(self.labels) not in (0, 2), f"score.labels are {labels}, but a probe tells two labels apart"),
+            (self.rank == "probe" and not self.labels, "score.rank is probe, which takes two score.labels"),
+            (images and self.labels, "score.labels are of a linear probe, and score.rank is images; leave them out"),
+            (
+                self.classifier and not images,
+                "score.classifier has an effect with score.rank=images only; leave it out",
+            ),
+            (
+                self.ways is not None and self.ways < 2,
+                f"score.ways is {self.ways}, but it must be at least 2 (none: all)",
+            ),
+            (self.samples < 1, f"score.samples is {self.samples}, but it must be at least 1"),
+            (self.sampler_steps < 1, f"score.sampler_steps is {self.sampler_steps}, but it must be at least 1"),
+            (not self.guidance >= 0, f"score.guidance is {self.guidance}, but it must be 0 or more"),
+            (self.patch is not None and self.patch < 1, f"score.patch is {self.patch}, but it must be at least 1"),
+            (
+                self.windows is not None and self.windows < 1,
+                f"score.windows is {self.windows}, but it must be at least 1",
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -93,34 +99,36 @@ class SweepSettings:
     score: ScoreConfig = field(default_factory=ScoreConfig)
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("name is empty; a report shows it")
-        if self.search in ("grid", "list") and self.trials:
-            raise ValueError(f"trials is {self.trials}, but the axes of search {self.search} say how many; leave it 0")
-        if self.search in ("random", "tpe") and self.trials < 1:
-            raise ValueError(f"search {self.search} takes trials, at least 1")
-        if self.halvings < 0 or (self.halvings and self.search != "tpe"):
-            raise ValueError(
-                f"halvings is {self.halvings}, but it must be 0 or more, and has an effect with search tpe only"
-            )
-        if self.search == "tpe" and len(self.compare) != 1:
-            raise ValueError("search tpe finds the best run at one comparison: set compare to examples or to flops")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds are {self.seeds or 'none'}, but there must be some, each once")
+        drawn, tpe = self.search in ("random", "tpe"), self.search == "tpe"
         for seed in self.seeds:
             configs.check_seed("seeds", seed)
-        if not self.compare or len(set(self.compare)) < len(self.compare):
-            raise ValueError("compare is one or both of examples, flops")
-        if self.retries < 0:
-            raise ValueError(f"retries is {self.retries}, but it must be 0 or more")
-        if self.together < 1:
-            raise ValueError(f"together is {self.together}, but it must be at least 1 (one after another)")
-        if self.scaling and self.score.rank != "reconstruction":
-            raise ValueError(
-                f"scaling fits errors of reconstruction, but score.rank is {self.score.rank}; leave it out"
-            )
-        if self.hours is not None and not self.hours > 0:
-            raise ValueError(f"hours is {self.hours}, but it must be positive (none: no end)")
+        _refuse(
+            (not self.name, "name is empty; a report shows it"),
+            (self.trials and not drawn, f"trials is {self.trials}, but the axes of search {self.search} say how many"),
+            (drawn and self.trials < 1, f"search {self.search} takes trials, at least 1"),
+            (self.halvings < 0, f"halvings is {self.halvings}, but it must be 0 or more"),
+            (self.halvings and not tpe, f"halvings is {self.halvings}, but it has an effect with search tpe only"),
+            (tpe and len(self.compare) != 1, "search tpe takes one comparison: set compare to examples or to flops"),
+            (not _different(self.seeds), f"seeds are {self.seeds or 'none'}, but there must be some, each once"),
+            (not _different(self.compare), "compare must be one or both of examples, flops"),
+            (self.retries < 0, f"retries is {self.retries}, but it must be 0 or more"),
+            (self.together < 1, f"together is {self.together}, but it must be at least 1 (one after another)"),
+            (
+                self.scaling and self.score.rank != "reconstruction",
+                f"scaling fits errors of reconstruction, but score.rank is {self.score.rank}; leave it out",
+            ),
+            (self.hours is not None and not self.hours > 0, f"hours is {self.hours}, but it must be positive"),
+        )
+
+
+def _refuse(*checks: tuple[object, str]) -> None:
+    """Raise ValueError with the message of the first check that is true."""
+    if message := next((message for wrong, message in checks if wrong), None):
+        raise ValueError(message)
+
+
+def _different(values: Sequence[object]) -> bool:
+    return 0 < len(values) == len(set(values))
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def test_reports_what_a_stage_b_sweep_lacks(capsys, tmp_path):
     assert "5-way top-1 needs 1 ≤ K < N ≤ classes, and the classifier has 3" in refused(
         capsys, *words, "--config.score.ways=5"
     )
-    assert "at least 2 classes are told apart" in refused(capsys, *words, "--config.score.ways=1")
+    assert "score.ways is 1, but it must be at least 2" in refused(capsys, *words, "--config.score.ways=1")
     assert "set --config.score.guidance=1" in refused(
         capsys, *words, "--config.base.model.context_tokens=4", "--config.score.guidance=2"
     )

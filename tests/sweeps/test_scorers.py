@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.sweeps import scorers
 from dreamjax.sweeps.sweep_config import ScoreConfig
@@ -136,3 +137,14 @@ def test_held_out_metric_that_is_not_reported(tmp_path):
     assert (measured.examples, measured.details["held_out"]["scores"]) == (32, {"all": 2.0})
     with pytest.raises(UserError, match=r"score.metric is accuracy, but .* reports loss"):
         scorers.measure(str(tmp_path), ScoreConfig(rank="held_out", metric="accuracy"), tmp_path)
+
+
+def test_report_names_the_held_out_metric(tmp_path, capsys):
+    path, out = tmp_path / "sweep.py", tmp_path / "out"
+    path.write_text(CONFIG.replace("1e-6, 10.0, 1e6", "10.0, 1e6"))
+    swept(capsys, "--config", str(path), "--workdir", str(out))
+    assert main(["report", str(out), "--json"]) == 0
+    leg = json.loads(capsys.readouterr().out)["legs"]["examples"]
+    assert [row["values"] for row in leg["ranking"]] == [{"penalty": "10"}, {"penalty": "1000000"}]
+    assert (leg["unit"], leg["metric"]) == ("run", "minus loss, as the run reports it of split val")
+    assert leg["ranking"][0]["score"]["estimate"] < 0
