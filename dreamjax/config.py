@@ -368,8 +368,8 @@ def from_json(cls: type[T], text: str, source: str = "config") -> T:
 
 # (dotted key, value) in the config.json of a run written before 0.2 → the same today; value None stands for any
 RENAMED: dict[tuple[str, Any], tuple[str, Any]] = {
-    ("train.image_every", None): ("train.image_every", None),
-    ("target.splits", "images"): ("target.splits", "images"),
+    ("train.picture_every", None): ("train.image_every", None),
+    ("target.splits", "pictures"): ("target.splits", "images"),
 }
 
 

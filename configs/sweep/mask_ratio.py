@@ -6,7 +6,7 @@
 Seven ratios, two kinds of masks, three seeds: 42 runs of the `small` network without its interpolation layer on windows
 of 1 s, 1,000 steps of 32 each, at equal examples and at equal FLOP (a constant rate, so that the shorter run is the
 beginning of the longer one; 6e-3, as pilots at ratio 0.5 learned most by it in so few steps). Seeds are trained as one.
-Scored are held-out people of split val under masks that are the same for all points.
+Scored are held-out people of split val under masks that are the same for all runs.
 
     smoke   `…/mask_ratio.py:smoke=true`: three ratios, one kind, two seeds, 400 steps; draws no conclusion
 

@@ -4,7 +4,7 @@
     dreamjax report runs/patches
 
 Tokens of 2 to 32 samples (8 to 125 ms at 256 Hz) × two kinds of masks, three seeds: 30 runs. Hidden are pieces of 32
-samples whatever a token holds, when points are scored (`score.patch`) and in training, where a block hides 32 too:
+samples whatever a token holds, when runs are scored (`score.patch`) and in training, where a block hides 32 too:
 without that a model of short tokens would be asked to fill shorter gaps. Masks anywhere hide single tokens, and are in
 the table to show what that does.
 

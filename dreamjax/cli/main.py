@@ -255,11 +255,12 @@ def _dispatch(argv: Sequence[str]) -> int:
     ours = contextlib.nullcontext() if args.command else _stdout_is_for_the_result()  # else it is the command's
     with ours, _sigterm_unwinds():
         result = module.run(args)
-    text = json.dumps(plain(result)) if args.json else module.render(result)
+    data = result.as_json() if hasattr(result, "as_json") else result
+    text = json.dumps(plain(data)) if args.json else module.render(result)
     if text:
         print(text)
     sys.stdout.flush()
-    return int(result.get("exit_code", 0))
+    return int(data.get("exit_code", 0))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

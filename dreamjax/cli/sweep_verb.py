@@ -1,13 +1,16 @@
-"""`dreamjax sweep`: a description of many runs → all of them trained and scored alike, continued where it was left."""
+"""`dreamjax sweep`: a description of many runs → all of them trained and scored alike; continued where it stopped."""
 
 import argparse
-import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dreamjax.cli import config_arguments, options
 from dreamjax.errors import UserError
 
-HELP = "train and score every point of a sweep, from where its work directory stands"
+if TYPE_CHECKING:
+    from dreamjax.sweeps.dry_run import DryRun
+    from dreamjax.sweeps.runner import SweepProgress
+
+HELP = "train and score every run of a sweep; continue one that was interrupted"
 EXAMPLE = (
     "dreamjax sweep --config configs/sweep/mask_ratio.py --workdir runs/ratios --config.base.data.path=runs/shards"
 )
@@ -15,89 +18,53 @@ EXAMPLE = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     config_arguments.add(parser)
-    parser.add_argument("--workdir", required=True, help="folder of the sweep: its points; continued if it exists")
+    parser.add_argument("--workdir", required=True, help="folder of the sweep and its runs; continued if it exists")
     several = parser.add_mutually_exclusive_group()
     several.add_argument("--processes", type=options.whole_number(1), metavar="N", help="so many at once, here")
     several.add_argument("--part", metavar="I/N", help="only what the I-th of N would run, as in an array of jobs")
-    parser.add_argument("--dry-run", action="store_true", help="show the points and what they cost, and run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show the runs and what they cost, and run nothing")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> "DryRun | SweepProgress":
     from dreamjax.storage import paths
-    from dreamjax.sweeps import partition, sweep_config
-    from dreamjax.sweeps import runs as points
+    from dreamjax.sweeps import dry_run, partition, runner, samplers, sweep_config
+    from dreamjax.sweeps.run_folder import RunFolder
+    from dreamjax.sweeps.study import Study
 
     paths.reachable(args.workdir)
-    sweep = sweep_config.load(args.config, args.overrides)
+    study = Study(
+        sweep_config.load(args.config, args.overrides), args.workdir, args.part and partition.parse(args.part)
+    )
     if args.dry_run:
-        points.is_claimed(args.workdir, sweep)
-    part = partition.read(args.part) if args.part else None
-    if part:
+        study.is_claimed()
+        return dry_run.dry_run(samplers.of(study, args.processes))
+    if study.part:
         partition.end_with_parent()
-    return _search(sweep, args, part) if sweep.settings.search == "tpe" else _list(sweep, args, part)
-
-
-def _list(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) -> dict[str, Any]:
-    """A sweep whose points are known."""
-    from dreamjax.sweeps import expanding, partition, runner
-    from dreamjax.sweeps.runs import Place
-
-    points, together = expanding.expand(sweep, args.workdir), sweep.settings.together
-
-    def own(one: tuple[int, int] | None) -> list[Any]:
-        return partition.own(points, together, one) if one else points
-
-    if args.dry_run:
-        return expanding.outlook(sweep, own(part), args.workdir) | {"obstacle": runner.obstacle(sweep, lambda: points)}
-    runner.prepare(sweep, args.workdir, points)
+    sampler = samplers.of(study, args.processes)
+    study.prepare(sampler.sample())
     if not args.processes:
-        return runner.run(sweep, args.workdir, own(part))
-    before, started = runner.count_done(args.workdir, points), time.monotonic()
-    code = partition.here(_words(args), args.processes, lambda one: [Place.of(args.workdir, p) for p in own(one)])
-    return runner.standing(sweep, args.workdir, points, before, time.monotonic() - started) | {"exit_code": code}
+        return runner.run(sampler)
+    call, words = runner.Call(sampler), ["--config", args.config, "--workdir", args.workdir]
+    words += [f"--config.{key}={value}" for key, value in args.overrides]
 
+    def folders(part: partition.Part) -> list[RunFolder]:
+        return [study.folder(run) for run in samplers.of(Study(study.sweep, study.workdir, part)).runs()]
 
-def _search(sweep: Any, args: argparse.Namespace, part: tuple[int, int] | None) -> dict[str, Any]:
-    """A sweep whose points follow from the scores of earlier ones."""
-    from dreamjax.sweeps import partition, runner, searching
-    from dreamjax.sweeps.runs import Place
-
-    searching.check(sweep, args.workdir, args.processes or (part[1] if part else 1))
-    if args.dry_run:
-        found = searching.outlook(sweep, args.workdir)
-        return found | {"obstacle": runner.obstacle(sweep, lambda: searching.sample(sweep))}
-    runner.prepare(sweep, args.workdir, searching.sample(sweep))
-    if not args.processes:
-        return searching.run(searching.open_(sweep, args.workdir, part))
-
-    def begun(one: tuple[int, int]) -> list[Place]:
-        return [Place.of(args.workdir, point) for point in searching.open_(sweep, args.workdir, one).points()]
-
-    search = searching.open_(sweep, args.workdir)
-    before, started = len(search.ended), time.monotonic()
-    code = partition.here(_words(args), args.processes, begun)
-    return searching.standing(search, before, time.monotonic() - started) | {"exit_code": code}
+    return call.progress(partition.start(words, args.processes, folders))
 
 
 def jobs(args: argparse.Namespace, wanted: int | None) -> int:
-    """How many jobs a sweep is: `wanted`, else one for each point, or for those of one program or one encoder."""
-    from dreamjax.sweeps import expanding, partition, searching, sweep_config
+    """Return how many jobs a sweep is: `wanted`, else one for each run, or for those of one program or one encoder."""
+    from dreamjax.sweeps import partition, runs, samplers, sweep_config
 
     sweep = sweep_config.load(args.config, args.overrides)
     if sweep.settings.search == "tpe":
         if wanted is None:
-            raise UserError("points of a search follow from one another: say how many jobs look at once, --parts N")
-        searching.check(sweep, args.workdir, wanted)
+            raise UserError("runs of a search follow from one another: give the number of jobs at once, --parts N")
+        samplers.check_search(sweep, args.workdir, wanted)
         return wanted
-    return wanted or len(partition.groups(expanding.expand(sweep, None), sweep.settings.together))
+    return wanted or len(partition.groups(runs.expand(sweep), sweep.settings.together))
 
 
-def _words(args: argparse.Namespace) -> list[str]:
-    overrides = [f"--config.{key}={value}" for key, value in args.overrides]
-    return ["--config", args.config, "--workdir", args.workdir, *overrides]
-
-
-def render(result: dict[str, Any]) -> str:
-    from dreamjax.sweeps import expanding, runner
-
-    return expanding.text(result) if "cost" in result else runner.summary(result)
+def render(result: "DryRun | SweepProgress") -> str:
+    return result.text()

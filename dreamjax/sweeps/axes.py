@@ -4,7 +4,7 @@ In a config file an axis is one of these calls; they return plain dicts, which a
 
     values("mask.ratio", 0.25, 0.5, 0.75)                       each of them
     spaced("optim.learning_rate", 1e-4, 1e-2, 5, log=True)      five from end to end
-    between("optim.weight_decay", 0.01, 1.0, log=True)          drawn (search random)
+    between("optim.weight_decay", 0.01, 1.0, log=True)          drawn from a range (search random or tpe)
     rows("size", small={"model.dim": 96}, large={"model.dim": 192, "model.depth": 4})   several keys at once, by name
     values("mask.span", 8, 32, when={"mask.kind": "block"})     an axis only where another has such a value
 """
@@ -13,50 +13,45 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from dreamjax.errors import UserError
 
-TRIES = 50  # draws a point, at the most, where listed values repeat
-Setting = Mapping[str, Any]  # dotted key of the base config → value
+TRIES = 50  # draws per combination at most, where listed values repeat
+KeyValues = Mapping[str, object]  # dotted key of the base config → value
+Combination = Mapping[str, object]  # axis → label of a listed axis, number of a drawn one
 
 
-def values(key: str, *choices: Any, when: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    return {"name": key, "choices": [[_label(one), {key: one}] for one in choices], "when": _conditions(when)}
+def values(key: str, *choices: object, when: KeyValues | None = None) -> dict[str, object]:
+    return {"name": key, "choices": [[_label(choice), {key: choice}] for choice in choices], "when": _conditions(when)}
 
 
 def spaced(
-    key: str, first: float, last: float, count: int, *, log: bool = False, when: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    key: str, first: float, last: float, count: int, *, log: bool = False, when: KeyValues | None = None
+) -> dict[str, object]:
     if log and min(first, last) <= 0:
-        raise UserError(f"axis {key} goes from {first:g} to {last:g}, of which there is no logarithm")
+        raise UserError(f"axis {key} goes from {first:g} to {last:g}, but a logarithm needs positive ends")
     grid = np.geomspace(first, last, count) if log else np.linspace(first, last, count)
     return values(key, *(float(f"{x:.6g}") for x in grid), when=when)
 
 
 def between(
-    key: str,
-    least: float,
-    most: float,
-    *,
-    log: bool = False,
-    whole: bool = False,
-    when: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    key: str, least: float, most: float, *, log: bool = False, whole: bool = False, when: KeyValues | None = None
+) -> dict[str, object]:
     return {"name": key, "between": [least, most], "log": log, "whole": whole, "when": _conditions(when)}
 
 
-def rows(name: str, /, when: Mapping[str, Any] | None = None, **settings: Setting) -> dict[str, Any]:
-    return {"name": name, "choices": [[label, dict(row)] for label, row in settings.items()], "when": _conditions(when)}
+def rows(name: str, /, when: KeyValues | None = None, **settings: KeyValues) -> dict[str, object]:
+    choices = [[label, dict(row)] for label, row in settings.items()]
+    return {"name": name, "choices": choices, "when": _conditions(when)}
 
 
-def _conditions(when: Mapping[str, Any] | None) -> list[list[Any]]:
+def _conditions(when: KeyValues | None) -> list[list[object]]:
     return [[name, list(v) if isinstance(v, list | tuple) else [v]] for name, v in (when or {}).items()]
 
 
-def _label(value: Any) -> str:
+def _label(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.12g}"
     return "+".join(map(_label, value)) if isinstance(value, list | tuple) else str(value)
@@ -64,13 +59,13 @@ def _label(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """`choices`: label → setting, of a discrete axis. `between`: the range of a drawn one, whose name is its key.
+    """`choices`: label → keys, of a listed axis. `between`: the range of a drawn one, whose name is its key.
 
-    `when`: the axis is there only where each of these other axes has one of these labels.
+    `when`: the axis applies only where each of these other axes has one of these labels.
     """
 
     name: str
-    choices: Mapping[str, Setting] = field(default_factory=dict)
+    choices: Mapping[str, KeyValues] = field(default_factory=dict)
     between: tuple[float, float] | None = None
     log: bool = False
     whole: bool = False
@@ -78,93 +73,121 @@ class Axis:
 
     @property
     def keys(self) -> list[str]:
-        """Of the base config."""
+        """Return the keys of the base config that the axis sets."""
         return [self.name] if self.between else sorted({key for row in self.choices.values() for key in row})
 
-    def setting(self, value: Any) -> Setting:
-        """`value`: a label of a discrete axis, a number of a drawn one."""
-        return {self.name: int(value) if self.whole else float(value)} if self.between else self.choices[value]
+    def setting(self, value: object) -> KeyValues:
+        """Return the keys for `value`: a label of a listed axis, a number of a drawn one."""
+        if not self.between:
+            return self.choices[str(value)]
+        number = float(value)  # type: ignore[arg-type]
+        return {self.name: int(number) if self.whole else number}
 
-    def applies(self, chosen: Mapping[str, Any]) -> bool:
+    def applies(self, chosen: Combination) -> bool:
         return all(str(chosen.get(name)) in labels for name, labels in self.when.items())
 
 
-def read(entries: Sequence[Mapping[str, Any]], source: str) -> tuple[Axis, ...]:
-    """The axes of a config file. Raises UserError for one that is empty, doubled or misnamed."""
-    found: list[Axis] = []
+def read(entries: Sequence[object], source: str) -> tuple[Axis, ...]:
+    """Return the axes of a config file. Raise UserError for one that is empty, doubled or misnamed."""
+    axes: dict[str, Axis] = {}
     for entry in entries:
         name = str(entry.get("name", "")) if isinstance(entry, Mapping) else ""
-        if not name or ("choices" in entry) == ("between" in entry):
+        if not isinstance(entry, Mapping) or not name or ("choices" in entry) == ("between" in entry):
             raise UserError(f"{source}: an axis is made by sweeps.axes: values, spaced, between or rows; not {entry!r}")
-        when = {one: tuple(_label(v) for v in labels) for one, labels in entry.get("when", ())}
+        when = {other: tuple(map(_label, labels)) for other, labels in entry.get("when", ())}
         for other, labels in when.items():
-            before = next((axis for axis in found if axis.name == other), None)
-            if before is None:
-                raise UserError(f"{source}: axis {name} depends on {other}, which is no axis before it")
-            if before.choices and (unknown := set(labels) - set(before.choices)):
-                known = ", ".join(before.choices)
+            if other not in axes:
+                raise UserError(f"{source}: axis {name} depends on {other}, which is not an axis before it")
+            known = axes[other].choices
+            if known and (unknown := sorted(set(labels) - set(known))):
                 raise UserError(
-                    f"{source}: axis {name} depends on {other}={sorted(unknown)[0]}, which is none of {known}"
+                    f"{source}: axis {name} depends on {other}={unknown[0]}; its values are {', '.join(known)}"
                 )
-        if any(axis.name == name for axis in found):
+        if name in axes:
             raise UserError(f"{source}: there are two axes {name}; put their values into one")
         if "between" in entry:
-            least, most = entry["between"]
-            if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in (least, most)):
-                raise UserError(f"{source}: axis {name} goes from {least!r} to {most!r}, but its ends are numbers")
-            if not (math.isfinite(least) and math.isfinite(most) and least < most and (least > 0 or not entry["log"])):
-                raise UserError(f"{source}: axis {name} goes from {least:g} to {most:g}, where nothing can be drawn")
-            found.append(Axis(name, {}, (least, most), bool(entry["log"]), bool(entry["whole"]), when))
+            log = bool(entry["log"])
+            axes[name] = Axis(
+                name, {}, _range(entry["between"], log, f"{source}: axis {name}"), log, bool(entry["whole"]), when
+            )
             continue
         choices = {str(label): dict(row) for label, row in entry["choices"]}
         if not choices:
             raise UserError(f"{source}: axis {name} is empty; give it at least one value")
         if len(choices) < len(entry["choices"]):
             raise UserError(f"{source}: axis {name} has a value twice")
-        found.append(Axis(name, choices, when=when))
-    return tuple(found)
+        axes[name] = Axis(name, choices, when=when)
+    return tuple(axes.values())
 
 
-def grid(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
-    """Every combination: axis → label, without axes that do not apply; the last axis varies fastest.
+def _range(ends: Sequence[object], log: bool, where: str) -> tuple[float, float]:
+    numbers = [x for x in ends if isinstance(x, int | float) and not isinstance(x, bool)]
+    if len(numbers) < 2:
+        raise UserError(f"{where} goes from {ends[0]!r} to {ends[1]!r}, but its ends must be numbers")
+    least, most = numbers
+    if not (math.isfinite(least) and math.isfinite(most) and least < most and (least > 0 or not log)):
+        positive = ", both positive" if log else ""
+        raise UserError(f"{where} goes from {least:g} to {most:g}; give a smaller and a larger number{positive}")
+    return least, most
 
-    Raises UserError where an axis is drawn and not listed.
+
+# -------------------------------------------------------------------------------------------------------- combinations
+def grid(axes: Sequence[Axis]) -> list[Combination]:
+    """Return every combination, without axes that do not apply; the last axis varies fastest.
+
+    Raise UserError where an axis is drawn and not listed.
     """
-    if drawn := next((axis.name for axis in axes if axis.between), None):
-        raise UserError(f"axis {drawn} is drawn from a range, which a grid cannot: set search to random")
-    seen = set()
-    for labels in itertools.product(*(axis.choices for axis in axes)):
-        chosen: dict[str, Any] = {}
-        for axis, label in zip(axes, labels, strict=True):
-            if axis.applies(chosen):
-                chosen[axis.name] = label
-        if (key := tuple(chosen.items())) not in seen:
-            seen.add(key)
-            yield chosen
+    _refuse_drawn(axes, "grid")
+    return _different(axes, itertools.product(*(axis.choices for axis in axes)))
 
 
-def random(axes: Sequence[Axis], count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """`count` different draws, each from its own stream: a longer sweep begins with the points of a shorter one.
+def listed(axes: Sequence[Axis]) -> list[Combination]:
+    """Return as many combinations as each axis has values: the first values of all axes, the second ones, …
+
+    Raise UserError where an axis is drawn and not listed, or has another number of values.
+    """
+    _refuse_drawn(axes, "list")
+    if len({len(axis.choices) for axis in axes}) > 1:
+        counts = ", ".join(f"{axis.name} {len(axis.choices)}" for axis in axes)
+        raise UserError(f"search list takes axes of as many values each; these have: {counts}")
+    return _different(axes, zip(*(axis.choices for axis in axes), strict=True))
+
+
+def random(axes: Sequence[Axis], count: int, seed: int) -> list[Combination]:
+    """Return `count` different draws, each from its own stream: a longer sweep begins with the runs of a shorter one.
 
     Fewer where the axes have no more.
     """
-    seen: set[tuple] = set()
-    for number in range(TRIES * count):
+
+    def draws() -> Iterator[tuple[object, ...]]:
+        for number in range(TRIES * count):
+            rng = np.random.default_rng([seed, number])
+            yield tuple(draw(axis, rng) for axis in axes)
+
+    return _different(axes, draws(), count)
+
+
+def _refuse_drawn(axes: Sequence[Axis], search: str) -> None:
+    if drawn := next((axis.name for axis in axes if axis.between), None):
+        raise UserError(f"axis {drawn} is drawn from a range, which search {search} cannot: set search to random")
+
+
+def _different(axes: Sequence[Axis], rows: Iterator[tuple[object, ...]], count: int | None = None) -> list[Combination]:
+    """Return the first `count` different combinations (None: all), each without the axes that do not apply."""
+    seen: dict[tuple[tuple[str, object], ...], Combination] = {}
+    for row in rows:
         if len(seen) == count:
-            return
-        rng = np.random.default_rng([seed, number])
-        chosen: dict[str, Any] = {}
-        for axis in axes:
-            drawn = draw(axis, rng)
+            break
+        chosen: dict[str, object] = {}
+        for axis, value in zip(axes, row, strict=True):
             if axis.applies(chosen):
-                chosen[axis.name] = drawn
-        if (key := tuple(chosen.items())) not in seen:
-            seen.add(key)
-            yield chosen
+                chosen[axis.name] = value
+        seen.setdefault(tuple(chosen.items()), chosen)
+    return list(seen.values())
 
 
-def draw(axis: Axis, rng: np.random.Generator) -> Any:
-    """A value of the axis: uniform, or uniform in its logarithm."""
+def draw(axis: Axis, rng: np.random.Generator) -> str | float:
+    """Return a value of the axis: uniform, or uniform in its logarithm."""
     if axis.between is None:
         return list(axis.choices)[int(rng.integers(len(axis.choices)))]
     least, most = axis.between

@@ -1,10 +1,10 @@
-"""Points of equal shapes, trained as one (`vectorised`), then taken apart into runs like any other."""
+"""Runs of equal shapes, trained as one program (`vectorised`), then taken apart into runs like any other."""
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 from etils import epath
@@ -15,117 +15,131 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import processes
 from dreamjax.runs import provenance
 from dreamjax.storage import atomic
-from dreamjax.sweeps import runs, vectorised
-from dreamjax.sweeps.runs import Place, Point
+from dreamjax.sweeps import vectorised
+from dreamjax.sweeps.run_folder import JsonObject, RunFolder, read_json, write_json
+from dreamjax.sweeps.runs import SweepRun
 from dreamjax.sweeps.vectorised import Vectorised
 from dreamjax.systems import registry
 from dreamjax.training import checkpoints, loop, program
 from dreamjax.training.task import State
+from dreamjax.training.train_config import TrainConfig
 
 
-def deal(workdir: str, found: Sequence[Point], together: int) -> list[list[Point]]:
-    """Points that are not done, in the order of the sweep, as `chunks`.
+@dataclass(frozen=True)
+class Pack:
+    """Runs that are trained as one program, or a single run."""
 
-    A pack that was begun by an earlier call comes first, as it was, with those of its points that are done by now.
+    runs: tuple[SweepRun, ...]
+
+    def folder(self, workdir: str, steps: int) -> epath.Path:
+        """Return where the program of so many steps is kept."""
+        mark = self.mark if self.runs[0].prefix else f"{self.mark}-{steps}"
+        return epath.Path(workdir) / "together" / mark
+
+    @property
+    def mark(self) -> str:
+        return hashlib.sha256(json.dumps([run.name for run in self.runs]).encode()).hexdigest()[:8]
+
+
+def unfinished(workdir: str, runs: Sequence[SweepRun], together: int) -> list[Pack]:
+    """Return the packs with runs that are not done, in the order of the sweep.
+
+    A pack that was begun by an earlier call comes first, as it was, with those of its runs that are done by now.
     """
-    if together == 1:
-        return [[point] for point in found if Place.of(workdir, point).score() is None]
-    by_name = {point.name: point for point in found}
-    packs: list[list[Point]] = []
-    for path in sorted((epath.Path(workdir) / "together").glob("*.json")):
-        names = (runs.read_json(path, "points") or {"points": []})["points"]
+
+    def done(run: SweepRun) -> bool:
+        return RunFolder.of(workdir, run).score() is not None
+
+    by_name = {run.name: run for run in runs}
+    begun: list[Pack] = []
+    for path in sorted((epath.Path(workdir) / "together").glob("*.json")) if together > 1 else ():
+        names = (read_json(path, "points") or {"points": []})["points"]
         if names and all(name in by_name for name in names) and len(names) <= together:
-            packs.append([by_name.pop(name) for name in names])
-    packs = [pack for pack in packs if any(Place.of(workdir, point).score() is None for point in pack)]
-    left = [point for point in by_name.values() if Place.of(workdir, point).score() is None]
-    return packs + chunks(left, together)
+            begun.append(Pack(tuple(by_name.pop(name) for name in names)))
+    begun = [pack for pack in begun if not all(map(done, pack.runs))]
+    return begun + packs([run for run in by_name.values() if not done(run)], together)
 
 
-def chunks(found: Sequence[Point], together: int) -> list[list[Point]]:
-    """Points in their order, at most `together` of equal shapes and lengths at a time."""
-    packs: list[list[Point]] = []
-    open_: dict[str, list[Point]] = {}
-    for point in found:
-        key = json.dumps([vectorised.alike(point.config), sorted(point.legs.items()), point.prefix])
-        pack = open_.get(key)
-        if pack is None or len(pack) >= together:
-            pack = open_[key] = []
-            packs.append(pack)
-        pack.append(point)
-    return packs
+def packs(runs: Sequence[SweepRun], together: int) -> list[Pack]:
+    """Return runs in their order, at most `together` of equal shapes and lengths at a time."""
+    if together == 1:
+        return [Pack((run,)) for run in runs]
+    groups: list[list[SweepRun]] = []
+    open_: dict[str, list[SweepRun]] = {}
+    for run in runs:
+        key = json.dumps([vectorised.alike(run.config), sorted(run.legs.items()), run.prefix])
+        group = open_.get(key)
+        if group is None or len(group) >= together:
+            group = open_[key] = []
+            groups.append(group)
+        group.append(run)
+    return [Pack(tuple(group)) for group in groups]
 
 
-def folder(workdir: str, pack: Sequence[Point], steps: int) -> epath.Path:
-    """Where a pack's run of so many steps lies."""
-    return epath.Path(workdir) / "together" / (_mark(pack) if pack[0].prefix else f"{_mark(pack)}-{steps}")
+def train(workdir: str, pack: Pack, left: Sequence[SweepRun], steps: int) -> JsonObject:
+    """Train a pack until `steps` and keep those `left` as runs in their own folders; return the loop's summary.
 
-
-def _mark(pack: Sequence[Point]) -> str:
-    return hashlib.sha256(json.dumps([point.name for point in pack]).encode()).hexdigest()[:8]
-
-
-def train(workdir: str, pack: Sequence[Point], left: Sequence[Point], steps: int) -> dict[str, Any]:
-    """The points of a pack until `steps`, those `left` kept as a run in their own folders; the loop's summary of all.
-
-    Points whose steps were refused, as they were not finite, are named in `refused`: name → how many.
+    Runs whose steps were refused, as they were not finite, are named in `refused`: name → how many.
     """
     if processes.are_several():
-        raise UserError("points are trained as one by a single process, on all its devices: leave out the launcher")
-    found = [dataclasses.replace(p.config, train=dataclasses.replace(p.config.train, steps=steps)) for p in pack]
-    task = vectorised.make([registry.build(config) for config in found], found)
-    where = folder(workdir, pack, steps)
-    settings = vectorised.train_config(found[0], len(pack))
-    where.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(where.parent / f"{_mark(pack)}.json", {"points": [point.name for point in pack]})
-    result = loop.train(
-        task, settings, where, config_json=vectorised.config_json(found, settings), devices=_devices(len(pack))
-    )
+        raise UserError(
+            "runs are trained as one by a single process, on all its devices: start dreamjax sweep without a launcher"
+        )
+    runs = [dataclasses.replace(r.config, train=dataclasses.replace(r.config.train, steps=steps)) for r in pack.runs]
+    task = vectorised.make([registry.build(config) for config in runs], runs)
+    folder = pack.folder(workdir, steps)
+    train_config = vectorised.train_config(runs[0], len(runs))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_json(folder.parent / f"{pack.mark}.json", {"points": [run.name for run in pack.runs]})
+    text = vectorised.config_json(runs, train_config)
+    result = loop.train(task, train_config, folder, config_json=text, devices=_devices(len(runs)))
     if result["preempted"]:
         return result
-    state, refused = _last(task, settings, where, steps), {}
-    for i, (point, config) in enumerate(zip(pack, found, strict=True)):
-        if point not in left:
+    state, refused = _last(task, train_config, folder, steps), {}
+    for i, (run, config) in enumerate(zip(pack.runs, runs, strict=True)):
+        if run not in left:
             continue
-        params, lost = task.point(state, i)
+        params, lost = task.take(state, i)
         if lost:
-            refused[point.name] = lost
+            refused[run.name] = lost
             continue
-        run = Place.of(workdir, point).run(steps, point)
-        run.mkdir(parents=True, exist_ok=True)
-        provenance.claim(run, config.data.path, started=False)
-        checkpoints.save_params_as_run(run, configs.to_json(config), params, steps, steps * config.train.batch_size)
-        atomic.write_text(run / "metrics.jsonl", _curve(where, i))
+        path = RunFolder.of(workdir, run).training(steps, run)
+        path.mkdir(parents=True, exist_ok=True)
+        if paths := getattr(getattr(config, "data", None), "path", ()):
+            provenance.claim(path, paths, started=False)
+        checkpoints.save_params_as_run(path, configs.to_json(config), params, steps, steps * config.train.batch_size)
+        atomic.write_text(path / "metrics.jsonl", _metrics(folder, i))
     return result | {"refused": refused}
 
 
 def _devices(count: int) -> list[jax.Device]:
-    """As many as divide the points and make a rectangle of chips: a power of two."""
-    here = jax.devices()
-    return here[: max(2**k for k in range(len(here).bit_length()) if count % 2**k == 0 and 2**k <= len(here))]
+    """As many as divide the runs and make a rectangle of chips: a power of two."""
+    devices = jax.devices()
+    return devices[: max(2**k for k in range(len(devices).bit_length()) if count % 2**k == 0 and 2**k <= len(devices))]
 
 
-def alone(run: epath.Path) -> None:
-    """Delete a run that a pack left, which has parameters alone and cannot be continued."""
-    steps = checkpoints.committed_steps(run / "checkpoints")
+def delete_unresumable(training: epath.Path) -> None:
+    """Delete a run that a pack left, which has parameters only and cannot be continued."""
+    steps = checkpoints.committed_steps(training / "checkpoints")
     if steps and not any(
-        name.startswith("opt/") for name in checkpoints.read_json(run / "checkpoints", steps[-1], "arrays")
+        name.startswith("opt/") for name in checkpoints.read_json(training / "checkpoints", steps[-1], "arrays")
     ):
-        run.rmtree()
+        training.rmtree()
 
 
-def _last(task: Vectorised, settings: Any, folder: epath.Path, steps: int) -> State:
-    """What the pack's run ended with, on the host."""
-    mesh = meshes.make(settings.mesh, _devices(len(task.tasks)))
+def _last(task: Vectorised, config: TrainConfig, folder: epath.Path, steps: int) -> State:
+    """The last state of the pack, on the host."""
+    mesh = meshes.make(config.mesh, _devices(len(task.tasks)))
     built = program.build(task, mesh)
     state = program.restored(built, task, folder / "checkpoints", steps, program.run_key(0, b"init"))
     return jax.device_get(state)
 
 
-def _curve(folder: epath.Path, index: int) -> str:
-    """A point's lines of the pack's metrics."""
+def _metrics(folder: epath.Path, index: int) -> str:
+    """A run's lines of the pack's metrics."""
     lines = []
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
-        own = {name.rpartition("/")[0]: v for name, v in record.items() if name.endswith(f"/{index}")}
-        lines.append(json.dumps({"step": record["step"], "split": record["split"], **own}))
+        values = {name.rpartition("/")[0]: v for name, v in record.items() if name.endswith(f"/{index}")}
+        lines.append(json.dumps({"step": record["step"], "split": record["split"], **values}))
     return "".join(line + "\n" for line in lines)

@@ -1,7 +1,7 @@
-"""What a process was at that ended without a word: a machine out of memory kills, and says nothing.
+"""Markers of runs whose process ended without an exception, as one that the system kills when memory runs out.
 
-A point that is begun has a note of how far it was; whoever ends it, well or not, takes the note away. A note that is
-still there is of a process that was killed. Killed again and again with nothing saved in between, the point has failed.
+A run that is begun has a marker of how far it was, which is removed when training ends, well or not. A marker that is
+still there is of a process that was killed. Killed repeatedly with nothing saved in between, the run has failed.
 """
 
 import contextlib
@@ -9,39 +9,43 @@ from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from dreamjax.sweeps.runs import Place, read_json, write_json
+from dreamjax.errors import UserError
+from dreamjax.sweeps.run_folder import RunFolder, read_json, write_json
 from dreamjax.training import checkpoints
 
-LIMIT = 2  # deaths without progress that are one failure
+MARKER = "begun.json"
+LIMIT = 2  # crashes without progress that are one failure
 SENTENCE = (
     f"its process was killed {LIMIT} times with nothing saved in between, as on a machine out of memory; a smaller "
-    "batch or model, or fewer points together"
+    "batch or model, or fewer runs together"
 )
 
 
 @contextlib.contextmanager
-def watched(places: Sequence[Place], runs: Sequence[epath.Path]) -> Iterator[int]:
-    """While points are worked at, whose steps are saved in `runs`; gives how often processes have died at them."""
-    notes, reached = [place.folder / "begun.json" for place in places], _reached(places, runs)
-    found = 0
-    for note in notes:
-        before = read_json(note) or {}
-        deaths = before.get("deaths", 0) + 1 if before.get("reached") == reached else 0
-        found = max(found, deaths)
-        write_json(note, {"deaths": deaths, "reached": reached})
+def marked(folders: Sequence[RunFolder], trainings: Sequence[epath.Path]) -> Iterator[None]:
+    """Mark runs while they are trained, whose steps are saved in `trainings`. Raise UserError after `LIMIT` crashes."""
+    reached = _reached(folders, trainings)
+    crashes = 0
+    for folder in folders:
+        before = read_json(folder.path / MARKER) or {}
+        count = before.get("deaths", 0) + 1 if before.get("reached") == reached else 0
+        crashes = max(crashes, count)
+        write_json(folder.path / MARKER, {"deaths": count, "reached": reached})
     try:
-        yield found
+        if crashes >= LIMIT:
+            raise UserError(SENTENCE)
+        yield
     finally:
-        for note in notes:
-            note.unlink(missing_ok=True)
+        for folder in folders:
+            (folder.path / MARKER).unlink(missing_ok=True)
 
 
-def at(places: Sequence[Place]) -> bool:
-    """Whether a process has died at one of these points, and none has begun it since."""
-    return any((place.folder / "begun.json").exists() for place in places)
+def exist(folders: Sequence[RunFolder]) -> bool:
+    """Return whether a process was killed at one of these runs, and none has begun it since."""
+    return any((folder.path / MARKER).exists() for folder in folders)
 
 
-def _reached(places: Sequence[Place], runs: Sequence[epath.Path]) -> list[int]:
-    """How many lengths are measured, and the newest saved step of each run."""
-    legs = sum(len(list(place.folder.glob("leg-*.json"))) for place in places)
-    return [legs, *(max(checkpoints.committed_steps(run / "checkpoints"), default=0) for run in runs)]
+def _reached(folders: Sequence[RunFolder], trainings: Sequence[epath.Path]) -> list[int]:
+    """How many lengths are scored, and the newest saved step of each training."""
+    legs = sum(len(list(folder.path.glob("leg-*.json"))) for folder in folders)
+    return [legs, *(max(checkpoints.committed_steps(path / "checkpoints"), default=0) for path in trainings)]

@@ -1,14 +1,15 @@
-"""What a point of stage B is measured by: how often a trained classifier names its images as it names those seen.
+"""The score of a system that generates images: how often a trained classifier names them as it names those seen.
 
-N-way top-1 accuracy in closed form (`metrics.nway`), of trials whose images no run has trained on, the same
-trials and the same noise for every point; minus that of the same images held against what the other trials saw. A
-painter that knows which images there are, and nothing of the trial, has that difference at zero, whatever its own
-accuracy. Scores are by person; of fewer than five people by image.
+N-way top-1 accuracy in closed form (`metrics.nway`), of trials whose images no run has trained on, the same trials and
+the same noise for every run; minus that of the same images compared with what the other trials saw. A model that knows
+which images there are, and ignores the trial, has a difference of zero, whatever its own accuracy. Scores are by
+person; of fewer than five people by image.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import image_scores, images, judges
@@ -18,30 +19,32 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports.image_report import MODEL
 from dreamjax.sweeps import scoring
-from dreamjax.sweeps.sweep_config import ScoreConfig
-from dreamjax.systems import opening
-from dreamjax.systems.dreamdiffusion import DreamDiffusionConfig
+from dreamjax.sweeps.run_score import RunScore, UnitScores
+from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
+from dreamjax.systems import opening, registry
+from dreamjax.systems.base import GeneratesFromTrials
 
 NOISE_SEED = 0  # of the images, whatever the run's seed
 FEWEST = 5  # people, for intervals over them
 OTHERS = "what other trials saw"
 
 
-def measure(workdir: str, score: ScoreConfig) -> dict[str, Any]:
-    """A run's newest step → JSON-able scores by person or image."""
+def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
+    """Return the scores of a run's newest step by person or image."""
+    del shared
     run = opening.open_run(workdir)
     dreamer, request = Dreamer.open(run), _request(score)
-    found = dreamer.trials(request.split)
-    own = from_trials.chosen(found, request)
-    asked = images.trials_seen(found, own, dreamer.side(request))
+    trials = dreamer.trials(request.split)
+    chosen = from_trials.chosen(trials, request)
+    seen = images.trials_seen(trials, chosen, dreamer.side(request))
     classifier = judges.open_classifier(score.classifier, meshes.make(MeshConfig()))
-    image_scores.check_ways(classifier, asked, score.ways)
-    made = np.stack(list(dreamer.images(found, own, request)))
-    made = made.reshape(len(own), request.samples, *made.shape[1:])
-    column = image_scores.named(classifier, asked, {MODEL: made}, score.ways, control=OTHERS)
-    people = {int(place): found.person[trial] for place, trial in zip(asked.person, own, strict=True)}
+    image_scores.check_ways(classifier, seen, score.ways)
+    made = np.stack(list(dreamer.images(trials, chosen, request)))
+    made = made.reshape(len(chosen), request.samples, *made.shape[1:])
+    column = image_scores.named(classifier, seen, {MODEL: made}, score.ways, control=OTHERS)
+    people = {int(person): trials.person[trial] for person, trial in zip(seen.person, chosen, strict=True)}
     by_person = len(people) >= FEWEST
-    units = asked.person if by_person else asked.own
+    units = seen.person if by_person else seen.own
     names = people if by_person else {int(i): f"image {i}" for i in np.unique(units)}
 
     def by_unit(values: np.ndarray) -> dict[str, float]:
@@ -49,47 +52,41 @@ def measure(workdir: str, score: ScoreConfig) -> dict[str, Any]:
 
     model, others = column.values[MODEL], column.values[OTHERS]
     if np.isnan(others).all():
-        raise UserError(f"all trials of split {request.split} saw one image: nothing tells a model from a habit")
-    return {
-        "step": run.step,
-        "examples": run.examples,
-        "split": request.split,
-        "windows": len(own),
-        "own": {},
-        "notes": images.pretrained(run.config, found, own),
-        "images": {
-            "metric": f"{column.name}, minus that of other trials' images",
-            "chance": column.chance,
-            "unit": "person" if by_person else "image",
-            "accuracy": by_unit(model),
-            "scores": by_unit(model - others),
-        },
-    }
+        raise UserError(f"all trials of split {request.split} saw the same image, so there is no control; add trials")
+    scores = UnitScores(
+        metric=f"{column.name}, minus that of other trials' images",
+        unit="person" if by_person else "image",
+        scores=by_unit(model - others),
+        chance=column.chance,
+        accuracy=by_unit(model),
+    )
+    notes = images.pretrained(run.config, trials, chosen)
+    details = {"notes": notes, "images": scores.as_json()}
+    return RunScore(run.step, run.examples, request.split, len(chosen), details=details)
 
 
-def check(config: Any, score: ScoreConfig) -> None:
-    """Raises UserError, before anything is trained, where a run of this config could not be scored."""
-    if not isinstance(config, DreamDiffusionConfig):
-        raise UserError(f"score.rank is images, which runs of dreamdiffusion make, and this is one of {config.system}")
-    if not config.data.path:
-        raise UserError("the base config has no data: give --config.base.data.path=SHARDS")
+def check(config: RunConfig, score: ScoreConfig) -> None:
+    """Raise UserError where a run of this config could not be scored."""
     if not score.classifier:
         raise UserError(
             "images are scored by a trained classifier: give --config.score.classifier=FOLDER; without one there is "
             "no score"
         )
-    if config.model.context_tokens and score.guidance != 1:
-        raise UserError("this model has no unconditional branch to be guided away from: set --config.score.guidance=1")
+    task = cast(GeneratesFromTrials, registry.build(config))
+    if not task.guided and score.guidance != 1:
+        raise UserError("this model has no unconditional branch for guidance: set --config.score.guidance=1")
     classifier = judges.open_classifier(score.classifier, meshes.make(MeshConfig()))
     if score.ways is not None:
-        image = np.zeros((1, config.target.resolution, config.target.resolution, 3), np.uint8)
+        side = task.target.resolution
+        image = np.zeros((1, side, side, 3), np.uint8)
         image_scores.check_ways(classifier, image_scores.Trials(image, *np.zeros((3, 1), int)), score.ways)
     _request(score)
 
 
-def seen_alike(config: Any) -> Any:
-    """What must be equal for points to be scored on the same trials."""
-    return scoring.as_scored(config.data), config.target
+def seen_alike(config: RunConfig) -> object:
+    """Return the data and the targets, without what concerns training alone."""
+    run = cast(Any, config)
+    return scoring.as_scored(run.data), run.target
 
 
 def _request(score: ScoreConfig) -> Request:

@@ -1,8 +1,8 @@
-"""A sweep in several parts at once: each process has its own points, decided beforehand, so that nobody asks anybody.
+"""A sweep in several parts at once: each process has its own runs, decided beforehand and without communication.
 
-Part I of N is what the I-th of N processes runs, here (`here`), as the I-th task of a SLURM array, on a machine of its
-own: they share the work directory and nothing else. A part that dies is started again (`deaths`). Parts of a search
-take their points from its journal.
+Part I of N is what the I-th of N processes runs, here (`start`), as the I-th task of a SLURM array, on another machine:
+they share the work directory and nothing else. A part that is killed is started again (`crash_markers`). Parts of a
+search take their runs from its journal.
 """
 
 import os
@@ -13,51 +13,67 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from types import FrameType
 
 from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.sweeps import batched_runs, crash_markers
-from dreamjax.sweeps.runs import Place, Point
+from dreamjax.sweeps.run_folder import RunFolder
+from dreamjax.sweeps.runs import SweepRun
 from dreamjax.training import preemption
 
 PARENT = "DREAMJAX_SWEEP_PARENT"  # the process that started this part
 
 
-def read(text: str) -> tuple[int, int]:
-    """`2/8` → (2, 8): the third of eight. Raises UserError."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if found is None or not int(found[1]) < int(found[2]):
-        raise UserError(f"--part is {text}, but it is I/N, with I from 0 to N - 1")
-    return int(found[1]), int(found[2])
+@dataclass(frozen=True)
+class Part:
+    """Part `index` of `count`."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
 
-def own(found: Sequence[Point], together: int, part: tuple[int, int]) -> list[Point]:
-    """The points of a part: every N-th pack, whichever points are done; those of one encoder are not parted."""
-    index, count = part
-    return [point for number, group in enumerate(groups(found, together)) if number % count == index for point in group]
+def parse(text: str) -> Part:
+    """Return the part that `2/8` names: the third of eight. Raise UserError."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise UserError(f"--part is {text}, but it must be I/N, with I from 0 to N - 1")
+    return Part(int(match[1]), int(match[2]))
 
 
-def groups(found: Sequence[Point], together: int) -> list[list[Point]]:
-    """What is not parted: points that are trained as one, and those that build on one encoder."""
-    dealt: dict[Any, list[Point]] = {}
-    for number, pack in enumerate(batched_runs.chunks(found, together)):
-        encoder = pack[0].encoder
-        dealt.setdefault(number if encoder is None else configs.to_json(encoder), []).extend(pack)
-    return list(dealt.values())
+def runs_of(runs: Sequence[SweepRun], together: int, part: Part | None) -> list[SweepRun]:
+    """Return the runs of a part: every N-th group, whichever runs are done; None: all."""
+    if part is None:
+        return list(runs)
+    return [
+        run for number, group in enumerate(groups(runs, together)) if number % part.count == part.index for run in group
+    ]
 
 
-def here(words: Sequence[str], count: int, begun: Callable[[tuple[int, int]], Sequence[Place]]) -> int:
-    """Run `dreamjax sweep WORDS` in `count` processes; their common exit code.
+def groups(runs: Sequence[SweepRun], together: int) -> list[list[SweepRun]]:
+    """Return what stays in one part: runs that are trained as one, and those that start from one encoder."""
+    by_key: dict[int | str, list[SweepRun]] = {}
+    for number, pack in enumerate(batched_runs.packs(runs, together)):
+        encoder = pack.runs[0].encoder
+        by_key.setdefault(number if encoder is None else configs.to_json(encoder), []).extend(pack.runs)
+    return list(by_key.values())
 
-    `begun`: a part → its points. One that is killed while it is at a point is started again.
+
+def start(words: Sequence[str], count: int, folders: Callable[[Part], Sequence[RunFolder]]) -> int:
+    """Run `dreamjax sweep WORDS` in `count` processes; return their common exit code.
+
+    `folders`: a part → those of its runs. A process that is killed while it trains one is started again.
     """
-    told = list[int]()
-    running = {index: _start(words, index, count) for index in range(count)}
+    signals: list[int] = []
+    running = {part: _start(words, part) for part in (Part(index, count) for index in range(count))}
 
-    def forward(signum: int, _frame: Any) -> None:
-        told.append(signum)
+    def forward(signum: int, _frame: FrameType | None) -> None:
+        signals.append(signum)
         for process in running.values():
             process.terminate()
 
@@ -65,22 +81,22 @@ def here(words: Sequence[str], count: int, begun: Callable[[tuple[int, int]], Se
     codes = []
     try:
         while running:
-            index, process = next(iter(running.items()))
+            part, process = next(iter(running.items()))
             code = process.wait()
-            del running[index]
-            if code < 0 and not told and crash_markers.at(begun((index, count))):
-                log.warning("part %d of %d was ended by %s: again", index, count, signal.Signals(-code).name)
-                running[index] = _start(words, index, count)
+            del running[part]
+            if code < 0 and not signals and crash_markers.exist(folders(part)):
+                log.warning("part %s was ended by %s: started again", part, signal.Signals(-code).name)
+                running[part] = _start(words, part)
                 continue
             codes.append(code)
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
-    return preemption.EXIT_CODE if told or preemption.EXIT_CODE in codes else max(map(abs, codes), default=0)
+    return preemption.EXIT_CODE if signals or preemption.EXIT_CODE in codes else max(map(abs, codes), default=0)
 
 
 def end_with_parent() -> None:
-    """Stop as by a SIGTERM once the process of `here` is gone: nobody else may begin what is still being trained."""
+    """Stop as by a SIGTERM once the process of `start` is gone: no other process may begin what is being trained."""
     if (parent := os.environ.get(PARENT)) is None:
         return
 
@@ -92,14 +108,14 @@ def end_with_parent() -> None:
     threading.Thread(target=look, daemon=True).start()
 
 
-def _start(words: Sequence[str], index: int, count: int) -> subprocess.Popen:
-    """Quiet but for its log: a part's result is its files."""
-    visible = _devices(index, count) | {PARENT: str(os.getpid())}
-    command = [sys.executable, "-m", "dreamjax", "sweep", *words, "--part", f"{index}/{count}"]
-    return subprocess.Popen(command, env=os.environ | visible, stdout=subprocess.DEVNULL, start_new_session=True)
+def _start(words: Sequence[str], part: Part) -> subprocess.Popen[bytes]:
+    """Without output but for its log: a part's result is its files."""
+    variables = _devices(part) | {PARENT: str(os.getpid())}
+    command = [sys.executable, "-m", "dreamjax", "sweep", *words, "--part", str(part)]
+    return subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
-def _devices(index: int, count: int) -> dict[str, str]:
-    """A GPU of its own, where there are as many as parts."""
+def _devices(part: Part) -> dict[str, str]:
+    """One GPU for each part, where there are as many as parts."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return {"CUDA_VISIBLE_DEVICES": listed[index]} if len(listed) >= count and listed[0] else {}
+    return {"CUDA_VISIBLE_DEVICES": listed[part.index]} if len(listed) >= part.count and listed[0] else {}

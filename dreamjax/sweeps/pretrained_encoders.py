@@ -1,7 +1,7 @@
-"""Stage A of a sweep of stage B: encoders that points build on, each pretrained once for all points that want the same.
+"""Encoders that the runs of a sweep start from: each is pretrained once for all runs that use the same one.
 
-`pretrain` of a sweep is the config of masked pretraining; an axis over `pretrain.KEY` changes it. A point whose
-`encoder.start` is random has the sizes and the signal of that config, and nothing that was learned.
+`pretrain` of a sweep is the config of the pretraining; an axis over `pretrain.KEY` changes it. A run whose encoder
+starts at random has the sizes and the signal of that config, and nothing that was learned.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 from etils import epath
@@ -17,54 +17,69 @@ from etils import epath
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.storage import atomic, locks
-from dreamjax.systems.dreamdiffusion import SHARED, DreamDiffusionConfig
-from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.sweeps.sweep_config import RunConfig
+from dreamjax.systems import registry
+from dreamjax.systems.base import Embeds, Pretrained, capabilities
 from dreamjax.training import checkpoints, preemption
+from dreamjax.training.workdir import changes
 
 
-def split(config: Any, pretrain: Any) -> tuple[Any, Any | None]:
-    """(config of the point, of the encoder that is pretrained for it or None): both know the signal in one form."""
-    if not isinstance(config, DreamDiffusionConfig) or not isinstance(pretrain, MaskedPretrainingConfig):
-        raise UserError("pretrain is the masked_pretraining before a sweep of dreamdiffusion, and of nothing else")
-    data = dataclasses.replace(config.data, **{name: getattr(pretrain.data, name) for name in SHARED})
-    if config.encoder.start == "random":
-        return dataclasses.replace(
-            config, data=data, encoder=dataclasses.replace(config.encoder, path="", model=pretrain.model)
-        ), None
-    encoder = dataclasses.replace(config.encoder, path="", model=pretrain.model)
-    return dataclasses.replace(config, data=data, encoder=encoder), pretrain
+def split(config: RunConfig, pretrain: RunConfig) -> tuple[RunConfig, RunConfig | None]:
+    """Return (config of the run, config of the encoder that is pretrained for it or None), with the same signal."""
+    system = registry.find(config.system)
+    if Pretrained not in capabilities(system) or Embeds not in capabilities(registry.find(pretrain.system)):
+        raise UserError(
+            f"pretrain trains encoders for systems that start from one, but {config.system} does not start from one of "
+            f"{pretrain.system}; leave pretrain out"
+        )
+    run, before = cast(Any, config), cast(Any, pretrain)
+    kind = cast(type[Pretrained], system)
+    data = dataclasses.replace(run.data, **{name: getattr(before.data, name) for name in kind.shared_data})
+    group = kind.encoder_key.rpartition(".")[0]
+    encoder = dataclasses.replace(getattr(run, group), path="", model=before.model)
+    config = dataclasses.replace(config, data=data, **{group: encoder})
+    return config, None if encoder.start == "random" else pretrain
 
 
-def folder(workdir: epath.PathLike, encoder: Any) -> epath.Path:
-    """The run of an encoder: one place for equal configs."""
-    mark = hashlib.sha256(configs.to_json(encoder).encode()).hexdigest()[:12]
-    return epath.Path(workdir) / "shared" / "encoders" / mark
+def folder(workdir: epath.PathLike, encoder: RunConfig) -> epath.Path:
+    """Return the run of an encoder: one folder for equal configs, also where an earlier version named it."""
+    text = configs.to_json(encoder)
+    every = epath.Path(workdir) / "shared" / "encoders"
+    path = every / hashlib.sha256(text.encode()).hexdigest()[:12]
+    if path.exists() or not every.exists():
+        return path
+    defaults = configs.to_json(type(encoder)())
+    stored = sorted(every.glob("*/config.json"))
+    return next((one.parent for one in stored if not changes(one.read_text(), text, defaults)), path)
 
 
-def is_ready(where: epath.Path, encoder: Any) -> bool:
-    return encoder.train.steps in checkpoints.committed_steps(where / "checkpoints")
+def is_ready(path: epath.Path, encoder: RunConfig) -> bool:
+    return encoder.train.steps in checkpoints.committed_steps(path / "checkpoints")
 
 
 @contextlib.contextmanager
-def one_at(where: epath.Path) -> Iterator[None]:
-    """While no other process is at the encoder, for which it waits. Raises locks.Busy where SIGTERM ends the wait."""
-    with contextlib.ExitStack() as alone:
+def held(path: epath.Path) -> Iterator[None]:
+    """Hold an encoder while no other process trains it. Raise locks.Busy where SIGTERM ends the wait."""
+    with contextlib.ExitStack() as stack:
         if jax.process_count() == 1:  # several are one run
-            folder = where.parents[1] / "locks"
+            folder = path.parents[1] / "locks"
             folder.mkdir(parents=True, exist_ok=True)
             with preemption.Watch() as watch:
-                alone.enter_context(locks.held(folder / where.name, f"the encoder {where.name}", watch.requested))
+                stack.enter_context(locks.held(folder / path.name, f"the encoder {path.name}", watch.requested))
         yield
 
 
-def remember(where: epath.Path, seconds: float) -> None:
-    """What an encoder took, of the points together."""
-    atomic.write_text(where / "seconds.json", json.dumps({"seconds": seconds}))
+def write_seconds(path: epath.Path, seconds: float) -> None:
+    """Keep what an encoder took, which all of its runs share."""
+    atomic.write_text(path / "seconds.json", json.dumps({"seconds": seconds}))
 
 
-def placed(workdir: epath.PathLike, config: Any, encoder: Any | None) -> Any:
-    """The config with the path of its encoder's run."""
-    if encoder is None:
-        return config
-    path = str(folder(workdir, encoder))
-    return dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, path=path))
+def with_encoder(workdir: epath.PathLike, config: RunConfig, encoder: RunConfig | None) -> RunConfig:
+    """Return the config with the folder of its encoder's run."""
+    return config if encoder is None else with_path(config, str(folder(workdir, encoder)))
+
+
+def with_path(config: RunConfig, path: str) -> RunConfig:
+    """Return the config of a system that starts from an encoder, with `path` as the folder of the encoder's run."""
+    group, _, key = cast(type[Pretrained], registry.find(config.system)).encoder_key.rpartition(".")
+    return dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{key: path})})

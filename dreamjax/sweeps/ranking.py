@@ -15,7 +15,7 @@ from etils import epath
 from dreamjax.errors import UserError
 from dreamjax.sweeps import comparing
 from dreamjax.sweeps.comparing import Scores
-from dreamjax.sweeps.runs import read_json
+from dreamjax.sweeps.run_folder import read_json
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def explained(one: Mapping[str, Any], method: str = "model") -> dict[str, float]
 
 def by_subject(leg: Mapping[str, Any], rank: str) -> dict[str, float]:
     """Subject → score; of the reconstruction, the mean over all masks of those who have them all."""
-    if rank == "images":
-        return dict(leg["images"]["scores"])
     if rank == "probe":
         return dict(leg["probe"])
+    if rank != "reconstruction":  # one metric by unit (`run_score.UnitScores`)
+        return dict(leg[rank]["scores"])
     masks = [explained(one) for one in leg["reconstruction"].values()]
     people = set.intersection(*(set(one) for one in masks)) if masks else set()
     return {subject: float(np.mean([one[subject] for one in masks])) for subject in sorted(people)}

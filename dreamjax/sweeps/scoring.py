@@ -1,7 +1,7 @@
-"""What a point is measured by: the same windows and the same masks for every point, whatever its own masks are.
+"""The score of a system that reads signals: the same windows and the same masks for every run, whatever its own masks.
 
-A run's own held-out loss is at its own mask ratio, and says nothing beside that of another ratio: it is kept and shown,
-and nothing is ranked by it.
+A run's own held-out loss is at its own mask ratio and cannot be compared with that of another ratio: it is kept and
+shown, and nothing is ranked by it.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,89 +27,84 @@ from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic
-from dreamjax.sweeps.sweep_config import ScoreConfig
-from dreamjax.systems import opening
-from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.sweeps.run_score import RunScore
+from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
+from dreamjax.systems import opening, registry
+from dreamjax.systems.base import Embeds, Reconstructs, Run, Signals, capability, offered
 from dreamjax.training.metrics import means, read
-from dreamjax.training.task import State
+from dreamjax.training.task import State, Task
 
 MASK_SEED = 0  # of the evaluation masks, whatever the run's seed
 
 
-def measure(workdir: str, score: ScoreConfig, shared: epath.PathLike) -> dict[str, Any]:
-    """A run's newest step → JSON-able scores by subject. `shared`: folder of what all points of a sweep have in common.
+def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
+    """Return the scores of a run's newest step by subject. `shared`: folder of what all runs of a sweep have in common.
 
-    Raises UserError where a scored subject was trained on, or the run predicts no signal and has no probe.
+    Raise UserError where a scored subject was trained on.
     """
     run = opening.open_run(workdir)
-    config = reconstruction.masked_config(run)
-    check = leakage.refuse_overlap(
-        provenance.trained_on(config.data.path, workdir),
-        provenance.held_out(config.data.path, score.split),
-        score.split,
-        workdir,
-    )
-    held_out = _windows(config.data, score)
-    found: dict[str, Any] = {
-        "step": run.step,
-        "examples": run.examples,
-        "split": score.split,
-        "windows": len(held_out),
-        "check": check,
-    }
-    if config.loss.target == "raw":
-        patch = score.patch or config.model.patch
+    data = cast(Signals, run.task).signal
+    trained_on = provenance.trained_on(data.path, workdir)
+    check = leakage.refuse_overlap(trained_on, provenance.held_out(data.path, score.split), score.split, workdir)
+    held_out = _windows(data, score)
+    details: dict[str, object] = {"check": check}
+    if (task := _reconstructs(run.task)) is not None:
+        patch = score.patch or task.patch
         scores = reconstruction_scores.score(
-            held_out, patch, predict=_predictor(run, patch), simple=False, seed=MASK_SEED
+            held_out, patch, predict=_predictor(task, run.params, patch), simple=False, seed=MASK_SEED
         )
-        found["reconstruction"] = {one.task.name: _rows(one, ("model", "zero")) for one in scores}
+        details["reconstruction"] = {one.task.name: _rows(one, ("model", "zero")) for one in scores}
         if score.baselines:
-            found["baselines"] = baselines(config.data, patch, score, shared)
-    found["own"] = _own(run, score)
+            details["baselines"] = baselines(data, patch, score, shared)
     if score.labels:
-        found["probe"] = _probe(run, config, held_out, score)
-    return found
+        details["probe"] = _probe(run, held_out, score)
+    return RunScore(run.step, run.examples, score.split, len(held_out), _reported(run, score), details)
 
 
-def _predictor(run: opening.Run, patch: int) -> reconstruction_scores.Predict:
+def _reconstructs(task: Task) -> Reconstructs | None:
+    """The task where it predicts the signal itself: of normalised targets the scale is lost."""
+    loss = getattr(getattr(task, "config"), "loss", None)  # noqa: B009
+    return offered(task, Reconstructs) if getattr(loss, "target", "raw") == "raw" else None
+
+
+def _predictor(task: Reconstructs, params: Any, patch: int) -> reconstruction_scores.Predict:
     """The run's, of masks whose patches have `patch` samples, a multiple of its own."""
-    predict, each = reconstruction.predictor(run), patch // run.config.model.patch
-    return lambda signal, hidden, valid: predict(signal, np.repeat(hidden, each, axis=1), valid)
+    compiled, each = jax.jit(task.reconstruct), patch // task.patch
+    return lambda signal, hidden, valid: np.asarray(compiled(params, signal, np.repeat(hidden, each, axis=1), valid))
 
 
-def _own(run: opening.Run, score: ScoreConfig) -> dict[str, float]:
-    """What the run says of itself on the same split: at its own masks and with its own loss."""
+def _reported(run: Run, score: ScoreConfig) -> dict[str, float]:
+    """The run's own metrics on the same split: at its own masks and with its own loss."""
     state = State(step=jnp.int32(run.step), params=run.params)
     with jax.set_mesh(meshes.make(MeshConfig(data=1), jax.local_devices()[:1])):
-        found = means(read(run.task.evaluate(state, run.task.data(score.split).stream)))
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+        values = means(read(run.task.evaluate(state, run.task.data(score.split).stream)))
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def check(config: Any, score: ScoreConfig) -> None:
-    """Raises UserError, before anything is trained, where a run of this config could not be scored."""
-    if not isinstance(config, MaskedPretrainingConfig):
-        raise UserError(f"a sweep scores runs of masked_pretraining, and this is one of {config.system}")
-    if not config.data.path:
-        raise UserError("the base config has no data: give --config.base.data.path=SHARDS")
-    if config.loss.target != "raw" and score.rank == "reconstruction":
+def check(config: RunConfig, score: ScoreConfig) -> None:
+    """Raise UserError where a run of this config could not be scored."""
+    built = registry.build(config)
+    data, task = cast(Signals, built).signal, _reconstructs(built)
+    if task is None and score.rank == "reconstruction":
         raise UserError("a model of normalised targets predicts no signal; set --config.score.rank=probe")
-    patch = score.patch or config.model.patch
-    if patch % config.model.patch or config.data.samples % patch:
-        raise UserError(
-            f"score.patch is {patch}, but model.patch = {config.model.patch} must divide it, and it data.samples = "
-            f"{config.data.samples}"
-        )
-    held_out = _windows(config.data, score)
+    if task is not None:
+        patch = score.patch or task.patch
+        if patch % task.patch or data.samples % patch:
+            raise UserError(
+                f"score.patch is {patch}, but model.patch = {task.patch} must divide it, and it data.samples = "
+                f"{data.samples}"
+            )
+    held_out = _windows(data, score)
     if score.labels:
         _labelled(held_out, score)
 
 
-def seen_alike(config: Any) -> Any:
-    """What must be equal for points to be scored on the same windows."""
-    return as_scored(config.data)
+def seen_alike(config: RunConfig) -> object:
+    """Return the data without what concerns training alone."""
+    return as_scored(cast(Signals, registry.build(config)).signal)
 
 
-def _rows(one: reconstruction_scores.MaskScore, methods: tuple[str, ...]) -> dict[str, Any]:
+def _rows(one: reconstruction_scores.MaskScore, methods: tuple[str, ...]) -> dict[str, object]:
     """(squared error, variance) by subject and method."""
     values = {method: one.sums[method].rows() for method in methods if method in one.sums}
     variance = next(iter(values.values()))[:, 1]
@@ -120,12 +115,12 @@ def _rows(one: reconstruction_scores.MaskScore, methods: tuple[str, ...]) -> dic
     }
 
 
-def _probe(run: opening.Run, config: Any, held_out: WindowSet, score: ScoreConfig) -> dict[str, float]:
+def _probe(run: Run, held_out: WindowSet, score: ScoreConfig) -> dict[str, float]:
     """Subject → balanced accuracy of a linear probe that was fitted on the other scored subjects."""
     labels, keep = _labelled(held_out, score)
-    features = reconstruction.featurizer(config, run.params)
+    embed = jax.jit(capability(run.task, Embeds, "turn signals into features").embed)
     cuts = [slice(i, i + reconstruction_scores.BATCH) for i in range(0, len(held_out), reconstruction_scores.BATCH)]
-    parts = [features(held_out.seen(cut), held_out.valid[cut]) for cut in cuts]
+    parts = [embed(run.params, held_out.seen(cut), held_out.valid[cut].astype(np.float32)).pooled for cut in cuts]
     with threads.single():
         return probe.leave_subject_out(np.concatenate(parts)[keep], labels[keep], np.array(held_out.subjects)[keep])
 
@@ -144,9 +139,9 @@ def _labelled(held_out: WindowSet, score: ScoreConfig) -> tuple[np.ndarray, np.n
     return labels, keep
 
 
-# --------------------------------------------------------------------------------------------------- what points share
+# --------------------------------------------------------------------------------------------------- what runs share
 def _windows(data: DataConfig, score: ScoreConfig) -> WindowSet:
-    """Read once for all points of one process that look at the recordings alike."""
+    """The windows, read once for all runs of a process that prepare the recordings alike."""
     return _loaded(as_scored(data), score.split, score.windows)
 
 
@@ -156,24 +151,16 @@ def _loaded(data: DataConfig, split: str, limit: int | None) -> WindowSet:
 
 
 def as_scored(data: DataConfig) -> DataConfig:
-    """Without what concerns training alone, so that points which differ in that share their windows."""
-    fresh = DataConfig()
-    training = (
-        "weights",
-        "fraction",
-        "shift",
-        "flip_polarity",
-        "reverse_time",
-        "amplitude_jitter",
-        "workers",
-        "prefetch",
-    )
+    """Return the data without what concerns training alone, so that runs which differ in that share their windows."""
+    augmentation = ("shift", "flip_polarity", "reverse_time", "amplitude_jitter")
+    training = (*augmentation, "weights", "fraction", "workers", "prefetch")
+    defaults = DataConfig()
     known = {field.name for field in dataclasses.fields(data)}
-    return dataclasses.replace(data, **{name: getattr(fresh, name) for name in training if name in known})
+    return dataclasses.replace(data, **{name: getattr(defaults, name) for name in training if name in known})
 
 
 def baselines(data: DataConfig, patch: int, score: ScoreConfig, shared: epath.PathLike) -> str:
-    """The name of a file in `shared` that has every baseline under every mask; computed by the first who asks."""
+    """Return the name of a file in `shared` with every baseline under every mask; computed at the first call."""
     about = {
         "data": dataclasses.asdict(as_scored(data)),
         "shards": [sorted(records.load_dataset(path)["shards"].items()) for path in data.path],
@@ -194,6 +181,6 @@ def baselines(data: DataConfig, patch: int, score: ScoreConfig, shared: epath.Pa
             seed=MASK_SEED,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = {one.task.name: _rows(one, tuple(one.sums)) for one in scores}
-        atomic.write_text(path, json.dumps({"notes": list(baseline.notes), "masks": found}, indent=1))
+        masks = {one.task.name: _rows(one, tuple(one.sums)) for one in scores}
+        atomic.write_text(path, json.dumps({"notes": list(baseline.notes), "masks": masks}, indent=1))
     return path.name

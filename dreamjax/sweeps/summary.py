@@ -12,7 +12,7 @@ from etils import epath
 from dreamjax.console import counted
 from dreamjax.sweeps import comparing, power_law
 from dreamjax.sweeps.ranking import Finding, Group, by_subject, explained, find, planned, read
-from dreamjax.sweeps.runs import read_json
+from dreamjax.sweeps.run_folder import read_json
 
 RANKS = {"probe": "balanced accuracy", "reconstruction": "share explained, common masks"}  # of images: the metric
 LEGS = {"examples": "at equal examples", "flops": "at equal FLOP"}
@@ -53,7 +53,11 @@ def _leg(workdir: str, found: Finding, groups: Sequence[Group], along: str) -> d
         row: dict[str, Any] = {
             "point": name,
             "values": dict(group.values),
-            "score": _interval(comparing.mean(table).within(0 if found.rank == "probe" else -math.inf, 1)),
+            "score": _interval(
+                comparing.mean(table).within(
+                    0 if found.rank == "probe" else -math.inf, math.inf if found.rank == "held_out" else 1
+                )
+            ),
             "by_seed": table.mean(1).tolist(),
             "masks": _masks(group, found),
             **_own(group, found),
@@ -68,7 +72,7 @@ def _leg(workdir: str, found: Finding, groups: Sequence[Group], along: str) -> d
         rows.append(row)
     values = {name: by_name[name].values for name in found.tables}
     flops = {name: by_name[name].runs[found.seeds[0]][0]["flop_per_example"] for name in found.tables}
-    kind = _kind(groups, found.leg)
+    kind = _kind(groups, found)
     laws = power_law.laws(along, found.tables, values, flops) if along and found.rank == "reconstruction" else []
     return {
         "what": LEGS[found.leg],
@@ -90,11 +94,11 @@ def metric(result: Mapping[str, Any]) -> str:
     return RANKS.get(result["rank"]) or next(iter(result["legs"].values()))["metric"]
 
 
-def _kind(groups: Sequence[Group], leg: str) -> dict[str, Any]:
+def _kind(groups: Sequence[Group], found: Finding) -> dict[str, Any]:
     """Of what scores are, and of images which metric."""
     group = groups[0]
-    one = group.leg(leg, next(iter(group.runs))).get("images")
-    return {"unit": "subject"} if one is None else {"unit": one["unit"], "metric": one["metric"]}
+    one = group.leg(found.leg, next(iter(group.runs))).get(found.rank, {})
+    return {"unit": "subject"} if found.rank in RANKS else {"unit": one["unit"], "metric": one["metric"]}
 
 
 def _of_laws(found: Finding, along: str, laws: Sequence[Mapping[str, Any]]) -> list[str]:

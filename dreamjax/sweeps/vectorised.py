@@ -1,16 +1,16 @@
-"""Points of equal shapes trained as one: their states stacked along a leading axis, which lies over the mesh.
+"""Runs of equal shapes trained as one: their states stacked along a leading axis, which lies over the mesh.
 
-A small model leaves most of an accelerator idle, and most of a pod's chips without work at all. Points that differ in
-seeds and in hyper-parameters that are arguments of the step (`state.hyper`) share one program; with `data` of
-the mesh dividing their number, each chip has its own points and nothing crosses chips. Every point sees its own
-examples and masks, as alone.
+A small model leaves most of an accelerator idle, and most of a pod's chips without work at all. Runs that differ in
+seeds and in hyper-parameters that are arguments of the step (`state.hyper`) share one program; with `data` of the mesh
+dividing their number, each chip has its own runs and nothing crosses chips. Every run sees its own examples and masks,
+as alone.
 """
 
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,44 +22,28 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.sharding import Rules
+from dreamjax.sweeps.sweep_config import RunConfig
+from dreamjax.systems.base import Vectorises
 from dreamjax.training import program
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, Task, replace
 from dreamjax.training.train_config import TrainConfig
 
-# keys of a config that are arguments of the compiled step and change no shape
-ARGUMENTS = (
-    "seed",
-    "loss.target",
-    *(
-        f"optim.{name}"
-        for name in (
-            "learning_rate",
-            "min_learning_rate",
-            "warmup_steps",
-            "decay_steps",
-            "schedule",
-            "beta1",
-            "beta2",
-            "epsilon",
-            "weight_decay",
-            "clip",
-            "ema_decay",
-        )
-    ),
-)
 PARTS = ("params", "opt", "ema", "hyper", "extra")
 
 
-def alike(config: Any) -> str:
-    """What points must have in common to be trained as one: the config without its arguments."""
+class VectorisableTask(Task, Vectorises, Protocol):
+    """A system whose runs can be trained as one program."""
+
+
+def alike(config: RunConfig) -> str:
+    """Return what runs must have in common to be trained as one: the config without the arguments of the step.
+
+    These are the seed, the target of the loss and all of `optim`; they change no shape.
+    """
     values = dataclasses.asdict(config)
-    keeps_average = values.get("optim", {}).get("ema_decay") is not None
-    for key in ARGUMENTS:
-        node, *rest = key.split(".")
-        if not rest:
-            values.pop(node, None)
-        elif isinstance(values.get(node), dict):
-            values[node].pop(rest[0], None)
+    values.pop("seed")
+    values.get("loss", {}).pop("target", None)
+    keeps_average = values.pop("optim", {}).get("ema_decay") is not None
     return json.dumps([values, keeps_average], sort_keys=True, default=str)
 
 
@@ -78,42 +62,46 @@ class Stacked:
     ) -> Iterator[dict[str, np.ndarray]]:
         count = len(self.streams)
         if count % processes:
-            raise UserError(f"{count} points together take a number of processes that divides them, not {processes}")
-        own = range(process * count // processes, (process + 1) * count // processes)
-        each: dict[str, Any] = {"start": start // count, "batch_size": batch_size // count, "workers": workers}
-        sources = {self.same[i]: self.streams[self.same[i]].batches(**each) for i in own}
+            raise UserError(f"{count} runs together take a number of processes that divides them, not {processes}")
+        rows = range(process * count // processes, (process + 1) * count // processes)
+        sources = {
+            self.same[i]: self.streams[self.same[i]].batches(
+                start=start // count, batch_size=batch_size // count, workers=workers
+            )
+            for i in rows
+        }
         while True:
             try:
                 read = {i: next(source) for i, source in sources.items()}
             except StopIteration:
                 return
-            parts = [read[self.same[i]] for i in own]
+            parts = [read[self.same[i]] for i in rows]
             yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @dataclass(frozen=True)
 class Vectorised(Task):
-    """The Task of several Tasks of equal shapes; `configs`: what made them."""
+    """The task of several tasks of equal shapes, and their configs."""
 
-    tasks: tuple[Any, ...]
-    configs: tuple[Any, ...]
+    tasks: tuple[VectorisableTask, ...]
+    configs: tuple[RunConfig, ...]
     sharding_rules: ClassVar[Rules] = ((r"^(params|opt|ema|hyper|extra)/", P("data")),)
 
     def __post_init__(self) -> None:
         if len({alike(config) for config in self.configs}) != 1:
-            raise ValueError("points trained as one differ in seeds and arguments of the step alone")
+            raise ValueError("runs trained as one may differ in seeds and arguments of the step only")
 
     @property
     def seeds(self) -> list[int]:
         return [config.seed for config in self.configs]
 
     def init(self, rng: Array) -> State:
-        del rng  # each point has its own
+        del rng  # each run has its own
         made = jax.vmap(lambda key: {name: getattr(self.tasks[0].init(key), name) for name in PARTS})(
             jnp.stack([program.run_key(seed, b"init") for seed in self.seeds])
         )
-        both = len({config.loss.target for config in self.configs}) > 1
-        hyper = [task.hyper(targets=both) for task in self.tasks]
+        targets = {getattr(getattr(config, "loss", None), "target", None) for config in self.configs}
+        hyper = [task.hyper(targets=len(targets) > 1) for task in self.tasks]
         made["hyper"] = {name: jnp.stack([one[name] for one in hyper]) for name in hyper[0]}
         made["extra"] = {"own": made["extra"], "refused": jnp.zeros(len(self.tasks), jnp.int32)}
         return State(step=jnp.zeros((), jnp.int32), **made)
@@ -129,8 +117,7 @@ class Vectorised(Task):
         rows = {name: x.reshape(count, x.shape[0] // count, *x.shape[1:]) for name, x in batch.items()}
 
         def one(parts: dict[str, PyTree], rows: Batch) -> tuple[dict[str, PyTree], Metrics]:
-            own = State(step=state.step, **parts)
-            new, metrics = self.tasks[0].update(own, rows)
+            new, metrics = self.tasks[0].update(State(step=state.step, **parts), rows)
             return {name: getattr(new, name) for name in PARTS}, metrics
 
         parts = {name: getattr(state, name) for name in PARTS}
@@ -138,36 +125,36 @@ class Vectorised(Task):
         new, metrics = jax.vmap(one)(parts, rows)
         good = metrics.pop("finite")[0] > 0
         new["extra"] = {"own": new["extra"], "refused": state.extra["refused"] + ~good}
-        return replace(state, step=state.step + 1, **new), _by_point(dict(metrics), good)
+        return replace(state, step=state.step + 1, **new), _by_run(dict(metrics), good)
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
-        raise UserError("points trained as one are scored one by one, after training: set train.eval_every=0")
+        raise UserError("runs trained as one are scored one by one, after training: set train.eval_every=0")
 
-    def flops(self) -> float:
-        """Return the operations of one row: every point has its own."""
-        return float(self.tasks[0].flops())
+    def flops(self) -> float | None:
+        """Return the operations of one row: every run has its own."""
+        return self.tasks[0].flops()
 
-    def point(self, state: State, index: int) -> tuple[PyTree, int]:
-        """(parameters of one point, averaged where they are kept; steps that were refused as not finite)."""
+    def take(self, state: State, index: int) -> tuple[PyTree, int]:
+        """Return (parameters of one run, averaged where they are kept; steps that were refused as not finite)."""
         params = state.ema if jax.tree.leaves(state.ema) else state.params
         return jax.tree.map(lambda x: x[index], params), int(state.extra["refused"][index])
 
 
-def _by_point(metrics: Metrics, good: Array) -> dict[str, tuple[Array, Array]]:
-    """`loss/3`, …; of a point whose step was refused nothing. `loss`: of all points that go on."""
-    found: dict[str, tuple[Array, Array]] = {}
+def _by_run(metrics: Metrics, good: Array) -> dict[str, tuple[Array, Array]]:
+    """`loss/3`, …; of a run whose step was refused nothing. `loss`: of all runs that go on."""
+    by_run: dict[str, tuple[Array, Array]] = {}
     for name, (total, weight) in metrics.items():
         total, weight = (
             jnp.where(good & jnp.isfinite(total), x, 0.0) for x in (total, jnp.broadcast_to(weight, good.shape))
         )
-        found |= {f"{name}/{i}": (total[i], weight[i]) for i in range(len(good))}
+        by_run |= {f"{name}/{i}": (total[i], weight[i]) for i in range(len(good))}
         if name == "loss":
-            found["loss"] = (total.sum(), weight.sum())
-    return found | {"finite": (jnp.any(good).astype(jnp.float32), jnp.float32(1))}
+            by_run["loss"] = (total.sum(), weight.sum())
+    return by_run | {"finite": (jnp.any(good).astype(jnp.float32), jnp.float32(1))}
 
 
-def train_config(config: Any, count: int) -> TrainConfig:
-    """Of a run of `count` such points: over devices alone, and nothing is scored while it trains."""
+def train_config(config: RunConfig, count: int) -> TrainConfig:
+    """Return that of a program of `count` such runs: over all devices, and nothing is scored while it trains."""
     return dataclasses.replace(
         config.train,
         batch_size=count * config.train.batch_size,
@@ -177,13 +164,14 @@ def train_config(config: Any, count: int) -> TrainConfig:
     )
 
 
-def config_json(found: Sequence[Any], train: TrainConfig) -> str:
-    """The configs of the points, for the work directory of the run that they are."""
-    points = {str(i): json.loads(configs.to_json(config)) for i, config in enumerate(found)}
+def config_json(runs: Sequence[RunConfig], train: TrainConfig) -> str:
+    """Return the configs of the runs, for the work directory of the program."""
+    points = {str(i): json.loads(configs.to_json(config)) for i, config in enumerate(runs)}
     for point in points.values():
-        del point["train"]  # said once, and more steps are no other run
+        del point["train"]  # it is there once, and more steps are not another program
     return json.dumps({"train": dataclasses.asdict(train), "points": points})
 
 
-def make(tasks: Sequence[Task], found: Sequence[Any]) -> Vectorised:
-    return Vectorised(tuple(tasks), tuple(found))
+def make(tasks: Sequence[Task], runs: Sequence[RunConfig]) -> Vectorised:
+    """Return the task of several tasks. Raise ValueError where they differ in more than arguments of the step."""
+    return Vectorised(tuple(cast(VectorisableTask, task) for task in tasks), tuple(runs))

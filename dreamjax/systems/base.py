@@ -214,12 +214,8 @@ class Vectorises(Protocol):
 class Pretrained(Protocol):
     """Starts from an encoder that another run has trained."""
 
-    encoder_key: ClassVar[str]  # dotted config key of the run's folder
-
-    @property
-    def encoder_data(self) -> Mapping[str, Any]:
-        """Return the data settings that the encoder's run and this one share."""
-        ...
+    encoder_key: ClassVar[str]  # dotted config key of the run's folder; its group also has `start` and `model`
+    shared_data: ClassVar[tuple[str, ...]]  # keys of `data` that the encoder's run and this one share
 
 
 def capability(task: Task, kind: type[C], purpose: str) -> C:

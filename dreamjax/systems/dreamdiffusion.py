@@ -146,6 +146,7 @@ class DreamDiffusion(GradientSystem):
     capabilities: ClassVar[tuple[type, ...]] = (GeneratesFromTrials, Pretrained)
     sharding_rules: ClassVar[Rules] = MaskedPretraining.sharding_rules
     encoder_key: ClassVar[str] = "encoder.path"
+    shared_data: ClassVar[tuple[str, ...]] = SHARED
 
     # --------------------------------------------------------------------------------------------------- the networks
     @functools.cached_property
@@ -411,10 +412,6 @@ class DreamDiffusion(GradientSystem):
     @property
     def target(self) -> TargetConfig:
         return self.config.target
-
-    @property
-    def encoder_data(self) -> Mapping[str, Any]:
-        return {name: getattr(self.encoder.data, name) for name in SHARED}
 
     def condition(self, params: PyTree, frozen: PyTree, batch: Batch) -> dict[str, Array]:
         context, embedding = self.encode(params, frozen, batch)

@@ -38,19 +38,19 @@ def snapshot_path(path: Path) -> Path:
 
 
 def render(path: Path) -> str:
-    """What a config file means with its default arguments; of a sweep its settings, its base and its points."""
+    """What a config file means with its default arguments; of a sweep its settings, its base and its runs."""
     spec = str(REPOSITORY / path)
     if path.parts[1] != "sweep":
         return config.dump(config.load(spec, [], registry.schema_of))
-    from dreamjax.sweeps import expanding, sweep_config
+    from dreamjax.sweeps import runs, sweep_config
 
     sweep = sweep_config.load(spec, [])
     base = config.dump(config.to_dataclass(sweep.schema, sweep.base))
-    points = []
-    for point in expanding.expand(sweep, ""):
-        chosen = ", ".join(f"{axis}={label}" for axis, label in point.chosen.items())
-        points.append(f"{chosen} seed {point.seed}: {dict(point.legs)}\n")
-    return config.dump(sweep.settings) + "\nbase\n" + base + "\npoints\n" + "".join(points)
+    lines = []
+    for run in runs.expand(sweep):
+        values = ", ".join(f"{axis}={label}" for axis, label in run.values.items())
+        lines.append(f"{values} seed {run.seed}: {run.legs}\n")
+    return config.dump(sweep.settings) + "\nbase\n" + base + "\nruns\n" + "".join(lines)
 
 
 def write() -> list[Path]:

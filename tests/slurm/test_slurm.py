@@ -131,7 +131,7 @@ def test_a_mistake_fails_the_job_at_once(cluster, tmp_path):
 
 
 SWEEP = """
-from dreamjax.sweeps import axes, description
+from dreamjax.sweeps import axes, sweep_config
 from dreamjax.systems.masked_presets import preset
 
 
@@ -141,7 +141,7 @@ def get_config():
     base.train.update({{"steps": 600, "batch_size": 8, "eval_every": 0, "log_every": 1, "tensorboard": False}})
     score = {{"windows": 8, "baselines": False}}
     sizes = axes.values("train.batch_size", 2, 64)  # 2,400 steps and 75
-    return description.config("array", base, [sizes], compare=("examples",), score=score)
+    return sweep_config.config("array", base, [sizes], compare=("examples",), score=score)
 """
 
 

@@ -6,11 +6,12 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.sweeps import scoring
+from dreamjax.sweeps.run_score import RunScore
 from dreamjax.systems import opening
 from tests.support import make_shards
 
 CONFIG = """
-from dreamjax.sweeps import axes, description
+from dreamjax.sweeps import axes, sweep_config
 from dreamjax.systems.masked_presets import preset
 
 
@@ -20,9 +21,9 @@ def get_config():
     base.model.update({{"dim": 16, "depth": 1, "heads": 2, "decoder_dim": 16, "decoder_heads": 2, "patch": 16}})
     base.train.update({{"steps": {steps}, "batch_size": 8, "eval_every": 0, "log_every": 1, "tensorboard": False}})
     base.optim.schedule = "constant"
-    found = [{axes}]
+    varied = [{axes}]
     score = {{"windows": 12, "baselines": False}}
-    return description.config("tiny", base, found, seeds={seeds}, retries=1, score=score)
+    return sweep_config.config("tiny", base, varied, seeds={seeds}, retries=1, score=score)
 """
 RATIOS = 'axes.values("mask.ratio", 0.25, 0.75)'
 
@@ -59,7 +60,7 @@ def scores(workdir):
 
 @pytest.fixture
 def instant(monkeypatch):
-    """Training and scoring that take no time, and what was asked of them: (ratio or rate, steps)."""
+    """Replace training and scoring; the value lists the trainings: (ratio, steps)."""
     asked, at = [], {}
 
     def train(config, folder):
@@ -69,5 +70,5 @@ def instant(monkeypatch):
         return {"preempted": False, "time": {"seconds": {"step": 2.0, "restart": 9.0}}}
 
     monkeypatch.setattr(opening, "train", train)
-    monkeypatch.setattr(scoring, "measure", lambda folder, score, shared: {"step": at[folder]})
+    monkeypatch.setattr(scoring, "measure", lambda folder, score, shared: RunScore(at[folder], at[folder] * 8, "val"))
     return asked

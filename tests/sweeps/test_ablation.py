@@ -11,7 +11,8 @@ from etils import epath
 from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.storage import locks
-from dreamjax.sweeps import expanding, partition, pretrained_encoders, summary, sweep_config
+from dreamjax.sweeps import partition, pretrained_encoders, runs, summary, sweep_config
+from dreamjax.sweeps.partition import Part
 from dreamjax.systems import opening, registry
 from tests import parity, pipelines
 from tests.support import held_elsewhere
@@ -22,7 +23,7 @@ CONFIG = str(Path(__file__).resolve().parents[2] / "configs/sweep/dreamdiffusion
 
 def rows(spec, **changes):
     sweep = sweep_config.load(spec, list(changes.items()))
-    return {point.chosen["row"]: point for point in expanding.expand(sweep, None)}
+    return {run.values["row"]: run for run in runs.expand(sweep)}
 
 
 def test_each_row_is_what_the_paper_says():
@@ -44,30 +45,41 @@ def test_each_row_is_what_the_paper_says():
         assert of_blocks + m.channels * m.patch * m.dim == pytest.approx(parameters, rel=0.05), name
 
 
-def test_rows_of_one_encoder_are_one_part_s():
+def test_rows_are_compared_at_equal_flop():
+    """A larger encoder takes fewer steps, one that trains no encoder takes most."""
+    sizes = {"base.model.architecture": "sd15", "base.train.steps": "1000"}
+    found = rows(CONFIG, seeds="0", compare="examples,flops", **sizes)
+    steps = {name: run.legs["flops"] for name, run in found.items()}
+    assert steps["8"] < steps["full"] < steps["9"] < steps["10"] < steps["11"] < steps["14"] == 1000
+    for run in found.values():
+        assert run.legs["examples"] == 1000
+        assert run.step_flop * run.legs["flops"] == pytest.approx(run.budget, rel=1e-3)
+
+
+def test_rows_of_one_encoder_are_one_part():
     found = list(rows(CONFIG, seeds="0").values())
-    dealt = [partition.own(found, 1, (i, 4)) for i in range(4)]
+    dealt = [partition.runs_of(found, 1, Part(i, 4)) for i in range(4)]
     assert sorted(p.name for part in dealt for p in part) == sorted(p.name for p in found)
     where = [{pretrained_encoders.folder("w", p.encoder).name for p in part if p.encoder} for part in dealt]
     assert sum(map(len, where)) == len(set.union(*where)) == 8
 
 
-def test_a_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
+def test_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
     encoder = epath.Path(tmp_path) / "encoders" / "one"
     (tmp_path / "locks").mkdir()
     with held_elsewhere(tmp_path / "locks" / "one") as other:
         monkeypatch.setattr(locks.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
         with (
             pytest.raises(locks.Busy, match="another process is at the encoder one"),
-            pretrained_encoders.one_at(encoder),
+            pretrained_encoders.held(encoder),
         ):
             pass
         monkeypatch.setattr(locks.time, "sleep", lambda seconds: (other.kill(), other.wait()))
-        with pretrained_encoders.one_at(encoder):
+        with pretrained_encoders.held(encoder):
             assert other.returncode
 
 
-def test_what_a_stage_b_sweep_lacks_is_one_sentence(capsys, tmp_path):
+def test_reports_what_a_stage_b_sweep_lacks(capsys, tmp_path):
     words = ["--config", f"{CONFIG}:sizes=small", "--workdir", str(tmp_path / "out")]
     assert "has no data: give --config.base.data.path=SHARDS" in refused(capsys, *words)
     words += ["--config.base.data.path=trials", "--config.pretrain.data.path=trials"]
@@ -82,12 +94,14 @@ def test_what_a_stage_b_sweep_lacks_is_one_sentence(capsys, tmp_path):
     assert "5-way top-1 needs 1 ≤ K < N ≤ classes, and the classifier has 3" in refused(
         capsys, *words, "--config.score.ways=5"
     )
-    assert "at least 2 classes are told apart" in refused(capsys, *words, "--config.score.ways=1")
+    assert "score.ways is 1, but it must be at least 2" in refused(capsys, *words, "--config.score.ways=1")
     assert "set --config.score.guidance=1" in refused(
         capsys, *words, "--config.base.model.context_tokens=4", "--config.score.guidance=2"
     )
     assert "scaling fits errors of reconstruction" in refused(capsys, *words, "--config.scaling=row")
-    assert "together is for masked_pretraining" in refused(capsys, *words, "--config.together=3")
+    assert "runs of dreamdiffusion cannot be trained as one program; set together=1" in refused(
+        capsys, *words, "--config.together=3"
+    )
     assert "set compare=examples" in refused(capsys, *words, "--config.compare=flops")
     assert "(pretrain) has no key mask.ration; did you mean" in refused(
         capsys, *words, "--config.pretrain.mask.ration=1"

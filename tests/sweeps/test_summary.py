@@ -9,6 +9,8 @@ import pytest
 from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.sweeps import axes, figures, ranking, runs, sweep_config
+from dreamjax.sweeps.run_folder import write_json
+from dreamjax.sweeps.study import Study
 from dreamjax.systems import masked_presets, registry
 
 PEOPLE = [f"s{i}" for i in range(8)]
@@ -23,7 +25,7 @@ def sweep(rank="reconstruction", seeds=(0, 1, 2)):
     with found.unlocked():
         base, entries = found.base, found.axes
         del found.base, found.axes
-    settings = configs.to_dataclass(sweep_config.Settings, found)
+    settings = configs.to_dataclass(sweep_config.SweepSettings, found)
     return sweep_config.Sweep(settings, base, registry.schema_of(base), axes.read(entries, "known.py"), "known.py")
 
 
@@ -32,12 +34,13 @@ def write(workdir, made, noise=0.02, truth=TRUTH, probe=None, zero=2.0):
     rng = np.random.default_rng(0)
     of_people, of_seeds = 0.1 * rng.normal(size=8), 0.01 * rng.normal(size=3)
     found = runs.make(made, axes.grid(made.axes))
-    runs.claim(workdir, made, found)
+    study = Study(made, str(workdir))
+    study.claim(found)
     for point in found:
-        place = runs.Place.of(workdir, point)
+        place = study.folder(point)
         place.begin(point)
-        share = truth[point.chosen["mask.ratio"]] + of_people + of_seeds[point.seed] + noise * rng.normal(size=8)
-        if point.chosen["mask.ratio"] == "0.95":
+        share = truth[point.values["mask.ratio"]] + of_people + of_seeds[point.seed] + noise * rng.normal(size=8)
+        if point.values["mask.ratio"] == "0.95":
             share = -np.abs(share)
         one = {
             "subjects": PEOPLE,
@@ -48,7 +51,10 @@ def write(workdir, made, noise=0.02, truth=TRUTH, probe=None, zero=2.0):
         if probe is not None:
             leg["probe"] = dict(zip(PEOPLE, probe(point, rng).tolist(), strict=True))
         cost = {"seconds": 10.0, "scoring": 1.0, "programs": 4, "from_cache": 3, "flop": point.cost()}
-        place.done({"legs": {name: leg | {"step": steps} for name, steps in point.legs.items()}, "cost": cost})
+        write_json(
+            place.path / "score.json",
+            {"legs": {name: leg | {"step": steps} for name, steps in point.legs.items()}, "cost": cost},
+        )
     return str(workdir)
 
 
@@ -131,7 +137,7 @@ def test_a_sweep_may_be_ranked_by_its_probe(tmp_path, capsys):
     """The point that reconstructs best is not the one whose features tell most."""
 
     def probe(point, rng):
-        return np.clip({"0.25": 0.8}.get(point.chosen["mask.ratio"], 0.55) + 0.02 * rng.normal(size=8), 0, 1)
+        return np.clip({"0.25": 0.8}.get(point.values["mask.ratio"], 0.55) + 0.02 * rng.normal(size=8), 0, 1)
 
     found = reported(capsys, write(tmp_path / "sweep", sweep("probe"), probe=probe))
     leg = found["legs"]["examples"]
@@ -152,7 +158,7 @@ def test_a_point_of_which_a_seed_is_missing_is_left_out_and_named(tmp_path, caps
 def test_what_is_no_finished_sweep_is_one_sentence(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no sweep (no sweep.json)" in capsys.readouterr().err
-    runs.claim(tmp_path / "begun", sweep())
+    Study(sweep(), str(tmp_path / "begun")).claim()
     assert main(["report", str(tmp_path / "begun")]) == 2
     assert "no point of this sweep is done yet" in capsys.readouterr().err
     workdir = write(tmp_path / "sweep", sweep())
@@ -172,7 +178,7 @@ def test_what_is_no_finished_sweep_is_one_sentence(tmp_path, capsys):
     path.unlink()
     assert main(["report", workdir]) == 2
     assert "has no point.json; dreamjax sweep on the same folder makes it again" in capsys.readouterr().err
-    runs.claim(workdir, sweep(), runs.make(sweep(), axes.grid(sweep().axes)))
+    Study(sweep(), workdir).claim(runs.make(sweep(), axes.grid(sweep().axes)))
     assert path.exists()
 
 

@@ -16,20 +16,22 @@ from dreamjax.errors import UserError
 from dreamjax.sweeps import (
     batched_runs,
     crash_markers,
-    expanding,
     partition,
-    runner,
     runs,
     scoring,
     summary,
     sweep_config,
 )
+from dreamjax.sweeps.partition import Part
+from dreamjax.sweeps.run_folder import RunFolder
+from dreamjax.sweeps.run_score import RunScore
+from dreamjax.sweeps.study import Study
 from dreamjax.systems import opening
 from tests.support import held_elsewhere
 from tests.sweeps.conftest import RATIOS, refused, scores, swept
 
 
-def test_what_a_sweep_would_run(config, capsys, tmp_path):
+def test_dry_run_lists_runs_with_fewer_steps_at_equal_flop(config, capsys, tmp_path):
     """At equal FLOP the point that hides less takes fewer steps; nothing is written."""
     found = swept(capsys, "--config", config(seeds=(0, 1)), "--workdir", str(tmp_path / "out"), "--dry-run")
     assert [(one["values"]["mask.ratio"], one["seed"]) for one in found["points"]] == [
@@ -44,10 +46,10 @@ def test_what_a_sweep_would_run(config, capsys, tmp_path):
     assert found["cost"]["flop"] == pytest.approx(sum(one["flop"] for one in found["points"]))
     assert not (tmp_path / "out").exists()
     assert main(["sweep", "--config", config(), "--workdir", str(tmp_path / "out"), "--dry-run"]) == 0
-    assert "sweep tiny: 2 points, 0 done" in capsys.readouterr().out
+    assert "sweep tiny: 2 runs, 0 done" in capsys.readouterr().out
 
 
-def test_a_finished_point_is_never_run_again_and_axes_may_grow(config, capsys, tmp_path, instant):
+def test_finished_runs_are_kept_when_axes_grow(config, capsys, tmp_path, instant):
     """Equal FLOP stay what they were: the point that is cheaper than the first ones takes more steps for them."""
     words = ["--workdir", str(tmp_path / "out")]
     first = swept(capsys, "--config", config(steps=100), *words)
@@ -65,7 +67,7 @@ def test_a_finished_point_is_never_run_again_and_axes_may_grow(config, capsys, t
     assert before.popitem()[1]["cost"]["seconds"] == 2.0  # a restart is nobody's work
 
 
-def test_a_length_that_was_measured_is_not_measured_again(config, capsys, tmp_path, instant, monkeypatch):
+def test_resume_does_not_score_a_length_twice(config, capsys, tmp_path, instant, monkeypatch):
     """Stopped after the first of two lengths, and after the second was trained: it goes on where it was."""
     words = ["--config", config('axes.values("mask.ratio", 0.25, 0.75)', steps=100), "--workdir", str(tmp_path / "out")]
     measure, stops = scoring.measure, [1, 3]
@@ -89,7 +91,7 @@ def test_a_length_that_was_measured_is_not_measured_again(config, capsys, tmp_pa
     ("axes", "together"),
     [('axes.values("mask.ratio", 0.5)', 2), pytest.param(RATIOS, 2, marks=pytest.mark.long)],
 )
-def test_points_trained_as_one_score_as_alone(config, capsys, tmp_path, axes, together):
+def test_runs_trained_as_one_score_as_alone(config, capsys, tmp_path, axes, together):
     words = ["--config", config(axes, seeds=(0, 1))]
     swept(capsys, *words, "--workdir", str(tmp_path / "alone"))
     swept(capsys, *words, "--workdir", str(tmp_path / "together"), f"--config.together={together}")
@@ -105,24 +107,25 @@ def test_points_trained_as_one_score_as_alone(config, capsys, tmp_path, axes, to
                 assert same["error"]["model"] == pytest.approx(found["error"]["model"], rel=1e-5)
 
 
-def test_a_pack_that_fails_is_tried_alone(config, capsys, tmp_path, instant, monkeypatch):
+def test_failed_pack_is_retried_run_by_run(config, capsys, tmp_path, instant, monkeypatch):
     """Whatever it failed with; and of one that goes well, a point that was not finite."""
     tried = []
 
     def fails(workdir, pack, left, steps):
-        tried.append([point.seed for point in pack])
+        tried.append([run.seed for run in pack.runs])
         if len(tried) == 1:
             raise MemoryError
-        for point in left:
+        for run in left:
             instant.append(("pack", steps))
-            monkeypatch.setitem(lengths, str(runs.Place.of(workdir, point).run(steps, point)), steps)
-        found = {"preempted": False, "time": {"seconds": {"step": 2.0}}, "refused": {}}
-        return found | {"refused": {left[0].name: 3}}
+            monkeypatch.setitem(lengths, str(RunFolder.of(workdir, run).training(steps, run)), steps)
+        return {"preempted": False, "time": {"seconds": {"step": 2.0}}, "refused": {left[0].name: 3}}
 
     lengths, measure = {}, scoring.measure
     monkeypatch.setattr(batched_runs, "train", fails)
     monkeypatch.setattr(
-        scoring, "measure", lambda f, score, shared: {"step": lengths[f]} if f in lengths else measure(f, score, shared)
+        scoring,
+        "measure",
+        lambda f, score, shared: RunScore(lengths[f], 0, "val") if f in lengths else measure(f, score, shared),
     )
     words = ["--config", config('axes.values("mask.ratio", 0.5)', seeds=(0, 1, 2, 3)), "--config.together=2"]
     found = swept(capsys, *words, "--workdir", str(tmp_path / "out"))
@@ -134,7 +137,7 @@ def test_a_pack_that_fails_is_tried_alone(config, capsys, tmp_path, instant, mon
     assert shared == {0: 1, 1: 1, 2: 1, 3: 2}
 
 
-def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_path, instant, monkeypatch):
+def test_failed_run_is_reported_and_the_others_continue(config, capsys, tmp_path, instant, monkeypatch):
     """One is never finite, one is out of memory; both are tried twice, and not by a later call."""
     path = config('axes.values("optim.learning_rate", 1e-3, 1e30, 2e-3, 4e-3)')
     train, tried = opening.train, []
@@ -158,11 +161,12 @@ def test_a_point_that_fails_is_told_and_the_others_go_on(config, capsys, tmp_pat
     assert len(tried) == 6
 
 
-def test_a_point_that_another_process_is_at_is_left_to_it(config, capsys, tmp_path, instant):
+def test_run_held_by_another_process_is_skipped_with_exit_75(config, capsys, tmp_path, instant):
     path, out = config(), tmp_path / "out"
-    first, other = expanding.expand(sweep_config.load(path, []), str(out))
-    lock = runs.Place.of(str(out), first).folder / "lock"
-    runs.claim(str(out), sweep_config.load(path, []), [first, other])
+    study = Study(sweep_config.load(path, []), str(out))
+    first, other = study.expand()
+    lock = study.folder(first).path / "lock"
+    study.claim([first, other])
     lock.parent.mkdir(parents=True)
     with held_elsewhere(lock):
         found = swept(capsys, "--config", path, "--workdir", str(out), code=75)
@@ -173,14 +177,14 @@ def test_a_point_that_another_process_is_at_is_left_to_it(config, capsys, tmp_pa
 
 @pytest.mark.long
 @pytest.mark.parametrize("together", [1, 2])
-def test_a_killed_sweep_goes_on_where_it_was(config, tmp_path, capsys, together):
+def test_killed_sweep_resumes(config, tmp_path, capsys, together):
     """SIGKILL in its second length: nothing is measured twice, and all ends with the scores of one call."""
     path = config('axes.values("mask.ratio", 0.25, 0.75)', seeds=tuple(range(together)), steps=200)
     command = [sys.executable, "-m", "dreamjax", "sweep", "--config", path, "--workdir", str(tmp_path / "killed")]
     settings = ["--config.base.train.checkpoint.every=20", f"--config.together={together}"]
     child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begun = "together/*/checkpoints" if together > 1 else "points/ratio=0.25*/run/checkpoints"
-    first = expanding.expand(sweep_config.load(path, []), "")[0].steps[0]
+    first = runs.expand(sweep_config.load(path, []))[0].steps[0]
 
     def later():
         return [
@@ -199,14 +203,17 @@ def test_a_killed_sweep_goes_on_where_it_was(config, tmp_path, capsys, together)
         assert killed[name]["legs"] == one["legs"]
 
 
-def test_what_is_no_sweep_is_one_sentence(config, capsys, tmp_path):
+def test_rejects_invalid_sweeps(config, capsys, tmp_path):
     out = ["--workdir", str(tmp_path / "out")]
     for axes, says in (
-        ('axes.values("train.steps", 1, 2)', "how long a point is trained follows from what is compared"),
+        ('axes.values("train.steps", 1, 2)', "how long a run is trained follows from what is compared"),
         ('axes.rows("size", s={"model.dim": 16}), axes.values("model.dim", 8, 16)', "which axis size sets too"),
         ('axes.values("model.patch", 8, 16)', "set score.patch to a length that all of them divide"),
-        ('axes.values("mask.kind", "block"), axes.values("mask.span", 8, when={"mask.kind": "blok"})', "none of block"),
-        ('axes.values("data.samples", 128, 256)', "changes the windows that points are scored on"),
+        (
+            'axes.values("mask.kind", "block"), axes.values("mask.span", 8, when={"mask.kind": "blok"})',
+            "depends on mask.kind=blok; its values are block",
+        ),
+        ('axes.values("data.samples", 128, 256)', "changes the windows that runs are scored on"),
     ):
         assert says in refused(capsys, "--config", config(axes), *out), axes
     says = refused(capsys, "--config", config('axes.values("mask.ration", 0.5)'), *out)
@@ -220,7 +227,7 @@ def test_what_is_no_sweep_is_one_sentence(config, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_another_sweep_is_refused(config, capsys, tmp_path, instant):
+def test_rejects_folder_of_another_sweep(config, capsys, tmp_path, instant):
     swept(capsys, "--config", config(), "--workdir", str(tmp_path / "out"))
     says = refused(capsys, "--config", config(), "--workdir", str(tmp_path / "out"), "--config.base.train.batch_size=4")
     assert "holds another sweep (base.train.batch_size was 8 and is now 4): choose another --workdir" in says
@@ -235,52 +242,53 @@ def test_a_folder_of_another_sweep_is_refused(config, capsys, tmp_path, instant)
     assert "holds something else than a sweep" in says
 
 
-def test_hours_end_a_call_and_the_next_one_goes_on(config, capsys, tmp_path, instant):
+def test_hours_end_a_call_and_the_next_one_continues(config, capsys, tmp_path, instant):
     words = ["--config", config(), "--workdir", str(tmp_path / "out")]
     found = swept(capsys, *words, "--config.hours=1e-9")
     assert (found["done"], found["left"]) == (0, 2)
-    assert "2 points left; the same command goes on" in runner.summary(found)
+    assert main(["sweep", *words, "--config.hours=1e-9"]) == 0
+    assert "2 runs left; the same command continues" in capsys.readouterr().out
     assert swept(capsys, *words)["done"] == 2
 
 
-def test_a_random_sweep_draws_its_points(config, tmp_path):
+def test_random_sweep_draws_in_range(config, tmp_path):
     path = config('axes.between("optim.learning_rate", 1e-4, 1e-2, log=True)')
-    sweep = sweep_config.load(path, [("search", "random"), ("points", "5")])
-    found = expanding.expand(sweep, str(tmp_path / "out"))
-    assert len({point.config.optim.learning_rate for point in found}) == 5
-    assert all(1e-4 <= point.config.optim.learning_rate <= 1e-2 for point in found)
+    sweep = sweep_config.load(path, [("search", "random"), ("trials", "5")])
+    rates = [run.config.optim.learning_rate for run in runs.expand(sweep)]
+    assert len(set(rates)) == 5
+    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
 
 
-def test_a_random_sweep_of_few_values_says_so(config, tmp_path, caplog):
-    sweep = sweep_config.load(config(), [("search", "random"), ("points", "5")])
-    assert len(expanding.expand(sweep, str(tmp_path / "out"))) == 2
-    assert "points is 5, but the axes gave only 2" in caplog.text
+def test_random_sweep_warns_of_too_few_values(config, tmp_path, caplog):
+    sweep = sweep_config.load(config(), [("search", "random"), ("trials", "5")])
+    assert len(runs.expand(sweep)) == 2
+    assert "trials is 5, but the axes gave only 2" in caplog.text
 
 
-def test_a_dry_run_says_what_would_stop_it(config, capsys, tmp_path):
+def test_dry_run_reports_missing_data(config, capsys, tmp_path):
     words = ["--config", config(), "--workdir", str(tmp_path / "out"), "--dry-run"]
     assert swept(capsys, *words)["obstacle"] is None
     gone = f"--config.base.data.path={tmp_path}/gone"
     assert main(["sweep", *words, gone]) == 0
-    assert f"! as it stands it would not start: {tmp_path}/gone" in capsys.readouterr().out
+    assert f"! it would not start: {tmp_path}/gone" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
-def test_parts_are_all_points_and_share_none(config, tmp_path):
+def test_parts_are_disjoint_and_complete(config, tmp_path):
     """Whichever points are done; packs stay together."""
     sweep = sweep_config.load(config('axes.values("mask.ratio", 0.25, 0.5, 0.75)', seeds=(0, 1, 2)), [])
-    found = expanding.expand(sweep, str(tmp_path / "out"))
+    every = runs.expand(sweep)
     for together, count in ((1, 2), (3, 2), (2, 4), (1, 20)):
-        dealt = [partition.own(found, together, (index, count)) for index in range(count)]
-        assert sorted(point.name for part in dealt for point in part) == sorted(point.name for point in found)
-        assert all(len(pack) <= together for part in dealt for pack in batched_runs.chunks(part, together))
-    assert [point.seed for point in partition.own(found, 3, (1, 2))] == [0, 1, 2]
+        parts = [partition.runs_of(every, together, Part(index, count)) for index in range(count)]
+        assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in every)
+        assert all(len(pack.runs) <= together for part in parts for pack in batched_runs.packs(part, together))
+    assert [run.seed for run in partition.runs_of(every, 3, Part(1, 2))] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("text", ["2/2", "1", "-1/2", "a/b"])
-def test_what_is_no_part_is_one_sentence(config, capsys, tmp_path, text):
+def test_rejects_invalid_part(config, capsys, tmp_path, text):
     says = refused(capsys, "--config", config(), "--workdir", str(tmp_path / "out"), f"--part={text}")
-    assert f"--part is {text}, but it is I/N" in says
+    assert f"--part is {text}, but it must be I/N" in says
 
 
 @pytest.mark.long
@@ -294,7 +302,7 @@ def test_two_processes_share_a_sweep(config, capsys, tmp_path):
 
 
 @pytest.mark.long
-def test_a_part_that_is_killed_is_started_again_and_goes_on(config, tmp_path):
+def test_killed_part_is_restarted(config, tmp_path):
     """A kill is no failure of the point."""
     path = config(seeds=(0, 1), steps=400)
     words = ["--config", path, "--workdir", str(tmp_path / "out"), "--config.compare=examples", "--processes", "2"]
@@ -308,17 +316,17 @@ def test_a_part_that_is_killed_is_started_again_and_goes_on(config, tmp_path):
     assert not list((tmp_path / "out").glob("points/*/failed.json"))
 
 
-def test_a_point_at_which_processes_die_has_failed(config, capsys, tmp_path, instant):
+def test_run_fails_after_repeated_crashes(config, capsys, tmp_path, instant):
     """Killed with nothing saved in between, as by a machine out of memory; with something saved it was a kill."""
     path = config('axes.values("mask.ratio", 0.25, 0.75)', steps=100)
     words = ["--config", path, "--workdir", str(tmp_path / "out")]
-    first, second = found = expanding.expand(sweep_config.load(path, []), None)
-    runs.claim(tmp_path / "out", sweep_config.load(path, []), found)
-    for point, saved in ((first, 0), (second, 7)):  # notes of processes that were killed when so many steps were saved
-        place = runs.Place.of(tmp_path / "out", point)
-        place.begin(point)
-        note = {"deaths": crash_markers.LIMIT - 1, "reached": [0, *([saved] * len(point.steps))]}
-        (place.folder / "begun.json").write_text(json.dumps(note))
+    study = Study(sweep_config.load(path, []), str(tmp_path / "out"))
+    first, second = every = study.expand()
+    study.claim(every)
+    for run, saved in ((first, 0), (second, 7)):  # notes of processes that were killed when so many steps were saved
+        study.folder(run).begin(run)
+        note = {"deaths": crash_markers.LIMIT - 1, "reached": [0, *([saved] * len(run.steps))]}
+        (study.folder(run).path / "begun.json").write_text(json.dumps(note))
     assert swept(capsys, *words)["done"] == 2
     failed = {
         path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("points/*/failed.json")
@@ -327,7 +335,7 @@ def test_a_point_at_which_processes_die_has_failed(config, capsys, tmp_path, ins
     assert not list((tmp_path / "out").glob("points/*/begun.json"))
 
 
-def test_a_full_disk_ends_the_sweep_and_is_no_point_s_fault(config, capsys, tmp_path, instant, monkeypatch):
+def test_full_disk_ends_the_sweep_without_failing_a_run(config, capsys, tmp_path, instant, monkeypatch):
     train = opening.train
 
     def full(config, folder):
@@ -341,15 +349,15 @@ def test_a_full_disk_ends_the_sweep_and_is_no_point_s_fault(config, capsys, tmp_
     assert swept(capsys, *words)["done"] == 2
 
 
-def test_a_point_dearer_than_what_all_are_given_is_refused(config, capsys, tmp_path):
+def test_rejects_run_too_expensive_for_equal_flop(config, capsys, tmp_path):
     """One step of it would be more than the others' whole training."""
     axes = 'axes.rows("size", small={"model.dim": 16}, large={"model.dim": 1024})'
     says = refused(capsys, "--config", config(axes), "--workdir", str(tmp_path / "out"), "--dry-run")
     assert "one step of size=large takes" in says
-    assert "times the FLOP that every point is given" in says
+    assert "times the FLOP that every run is given" in says
 
 
-def test_what_was_not_begun_is_told(config, capsys, tmp_path, instant):
+def test_report_lists_runs_not_begun(config, capsys, tmp_path, instant):
     words = ["--config", config(), "--workdir", str(tmp_path / "out")]
     assert swept(capsys, *words, "--part", "1/2")["done"] == 1
     assert list(summary.unfinished(str(tmp_path / "out")).values()) == ["not begun"]

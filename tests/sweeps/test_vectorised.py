@@ -1,4 +1,4 @@
-"""Points trained as one end where each of them ends alone."""
+"""Runs trained as one end where each of them ends alone."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from dreamjax.training.feeding import Feeder
 from tests.support import make_shards
 
 STEPS = 20
-POINTS = (
+RUNS = (
     {},
     {"seed": 7},
     {"optim.learning_rate": 3e-3, "optim.weight_decay": 0.5, "loss.target": "patch_normalised"},
@@ -29,10 +29,10 @@ POINTS = (
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """The configs of four points."""
+    """The configs of four runs."""
     shards = make_shards(tmp_path_factory.mktemp("shards"), subjects=6, windows=8, samples=256)
     out = []
-    for changes in POINTS:
+    for changes in RUNS:
         config = masked_presets.preset("tiny")
         with config.unlocked():
             config.data.path, config.data.samples = (shards,), 256
@@ -69,21 +69,21 @@ def alone(found):
 
 
 @pytest.mark.parametrize("devices", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 4))])
-def test_points_end_where_they_end_alone(found, alone, devices):
-    """Parameters and averages to 1e-5 of their norm, losses to 1e-5; also with points of its own on each device."""
+def test_runs_end_where_they_end_alone(found, alone, devices):
+    """Parameters and averages to 1e-5 of their norm, losses to 1e-5; also with different runs on each device."""
     task = vectorised.make([MaskedPretraining(config) for config in found], found)
     state, metrics = trained(task, 0, 32, meshes.make(MeshConfig(data=devices), jax.devices()[:devices]))
-    for i, (solo, told) in enumerate(alone):
+    for i, (solo, alone_metrics) in enumerate(alone):
         for part in ("params", "ema"):
             ours = jax.tree.map(lambda x: x[i], getattr(state, part))  # noqa: B023
             assert apart(ours, getattr(solo, part)) < 1e-5, (i, part)
         loss, weight = metrics[f"loss/{i}"]
-        assert loss / weight == pytest.approx(told["loss"][0] / told["loss"][1], rel=1e-5)
+        assert loss / weight == pytest.approx(alone_metrics["loss"][0] / alone_metrics["loss"][1], rel=1e-5)
     assert len({float(metrics[f"loss/{i}"][0]) for i in range(4)}) == 4
 
 
 def test_seeds_and_rates_share_one_program(found):
-    """What the compile cache is asked for is the same text for every point."""
+    """What the compile cache is asked for is the same text for every run."""
     mesh = meshes.make(MeshConfig(), jax.devices()[:1])
     rows = {n: jax.ShapeDtypeStruct((8, *x.shape), x.dtype) for n, x in MaskedPretraining(found[0]).example().items()}
     texts = set()
@@ -95,7 +95,7 @@ def test_seeds_and_rates_share_one_program(found):
 
 
 def test_nothing_but_metrics_crosses_devices(found):
-    """Each device has two points of its own: no collective is larger than the metrics' few numbers."""
+    """Each device has two runs: no collective is larger than the metrics' few numbers."""
     mesh = meshes.make(MeshConfig(data=2), jax.devices()[:2])
     task = vectorised.make([MaskedPretraining(config) for config in found], found)
     with jax.set_mesh(mesh):
@@ -109,7 +109,7 @@ def test_nothing_but_metrics_crosses_devices(found):
     assert 0 < sum(one.payload * one.times for one in moved.collectives) < 4096
 
 
-def test_a_point_that_is_not_finite_stops_alone(found):
+def test_run_that_is_not_finite_stops_alone(found):
     """Of another target too. Its steps are refused and counted; the others end where they would without it."""
     broken = dataclasses.replace(found[2], optim=dataclasses.replace(found[2].optim, learning_rate=1e30, clip=None))
     mesh = meshes.make(MeshConfig(), jax.devices()[:1])
@@ -117,17 +117,17 @@ def test_a_point_that_is_not_finite_stops_alone(found):
     task = vectorised.make([MaskedPretraining(config) for config in pair], pair)
     state, metrics = trained(task, 0, 16, mesh)
     solo, _ = trained(MaskedPretraining(found[0]), found[0].seed, 8, mesh)
-    params, refused = task.point(state, 0)
+    params, refused = task.take(state, 0)
     assert refused == 0
     assert apart(params, solo.ema) < 1e-5
-    assert task.point(state, 1)[1] > 0
+    assert task.take(state, 1)[1] > 0
     assert metrics["loss/1"][1] == 0
     assert metrics["finite"][0] == 1
 
 
-def test_what_differs_in_shape_is_not_trained_as_one(found):
+def test_rejects_runs_of_different_shapes(found):
     other = dataclasses.replace(found[0], mask=dataclasses.replace(found[0].mask, ratio=0.5))
     assert vectorised.alike(found[0]) != vectorised.alike(other)
     assert len({vectorised.alike(config) for config in found}) == 1
-    with pytest.raises(ValueError, match="differ in seeds and arguments of the step alone"):
+    with pytest.raises(ValueError, match="may differ in seeds and arguments of the step only"):
         vectorised.make([MaskedPretraining(c) for c in (found[0], other)], (found[0], other))

@@ -1,0 +1,110 @@
+"""The folder of a run, and the JSON files of a sweep.
+
+WORKDIR/sweep.json                    what the sweep is
+WORKDIR/planned.json                  which runs its last call had, and how a report reads them
+WORKDIR/points/NAME/point.json        values, seed, lengths, its config
+WORKDIR/points/NAME/config.py         the same config as a file, which trains the run alone
+WORKDIR/points/NAME/run[-STEPS]/      as dreamjax train leaves it
+WORKDIR/points/NAME/leg-STEPS.json    its score after so many steps
+WORKDIR/points/NAME/score.json        written last: with it the run is done
+WORKDIR/points/NAME/failed.json       how often it failed, and with which sentence
+WORKDIR/points/NAME/stopped.json      after how many steps a search stopped it
+WORKDIR/points/NAME/begun.json        while a process trains it (`crash_markers`)
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from etils import epath
+
+from dreamjax import config as configs
+from dreamjax.errors import UserError
+from dreamjax.storage import atomic, sniffing
+from dreamjax.sweeps import pretrained_encoders
+from dreamjax.sweeps.runs import SweepRun
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What is kept of a run."""
+
+    path: epath.Path
+
+    @classmethod
+    def of(cls, workdir: epath.PathLike, run: SweepRun) -> "RunFolder":
+        return cls(epath.Path(workdir) / "points" / run.name)
+
+    @property
+    def workdir(self) -> epath.Path:
+        return self.path.parent.parent
+
+    def training(self, steps: int, run: SweepRun) -> epath.Path:
+        """Return where it is trained; of a schedule that knows its end every length is trained by itself."""
+        return self.path / ("run" if run.prefix else f"run-{steps}")
+
+    def score(self) -> JsonObject | None:
+        """Return its scores; None while it is not done."""
+        return read_json(self.path / "score.json", "legs", "cost")
+
+    def leg(self, steps: int) -> JsonObject | None:
+        """Return its score after so many steps; None where there is none yet."""
+        return read_json(self.path / f"leg-{steps}.json", "measured", "cost", "seconds")
+
+    def failures(self) -> list[str]:
+        return (read_json(self.path / "failed.json") or {}).get("sentences", [])
+
+    def is_open(self, retries: int) -> bool:
+        """Return whether the run is still to be scored."""
+        given_up = (self.path / "stopped.json").exists() or len(self.failures()) > retries
+        return not given_up and self.score() is None
+
+    def begin(self, run: SweepRun) -> None:
+        config = pretrained_encoders.with_encoder(self.workdir, run.config, run.encoder)
+        point = {
+            "name": run.name,
+            "values": dict(run.values),
+            "seed": run.seed,
+            "legs": run.legs,
+            "flop_per_example": run.flop,
+            "batch_size": run.config.train.batch_size,
+            "config": json.loads(configs.to_json(config)),
+        }
+        file = self.path / "config.py"
+        self.path.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(file, configs.as_file(point["config"], f"The run {run.name} of a sweep, alone.", str(file)))
+        write_json(self.path / "point.json", point)
+
+    def write_failure(self, sentence: str) -> None:
+        write_json(self.path / "failed.json", {"sentences": [*self.failures(), sentence]})
+
+
+def read_json(path: epath.Path, *needed: str) -> JsonObject | None:
+    """Return a file of a sweep, or None where it is missing. Raise UserError for a damaged or incomplete one."""
+    if not path.exists():
+        return None
+    only_copy = path.name == "sweep.json"  # no other file says what the folder is
+    advice = "choose another --workdir" if only_copy else "delete it, and dreamjax sweep makes it again"
+    values = sniffing.read_json(path, advice)
+    if missing := [name for name in needed if name not in values]:
+        raise UserError(f"{path} does not say {missing[0]}; {advice}")
+    return _migrated(values)
+
+
+def _migrated(values: JsonObject) -> JsonObject:
+    """Return a file's content with today's keys and values, whichever version wrote it."""
+    for key in {"config", "base", "pretrain"} & values.keys():
+        values[key] = configs.migrated(values[key])
+    if values.get("score", {}).get("rank") == "pictures":
+        values["score"]["rank"] = "images"
+    for leg in (*values.get("legs", {}).values(), values.get("measured", {})):
+        if isinstance(leg, dict) and "pictures" in leg:
+            leg["images"] = json.loads(json.dumps(leg.pop("pictures")).replace("picture", "image"))
+    return values
+
+
+def write_json(path: epath.Path, values: Mapping[str, object]) -> None:
+    atomic.write_text(path, json.dumps(values, indent=1))
