@@ -237,3 +237,21 @@ def test_unknown_system_is_reported_with_the_nearest_name(configs, tmp_path, cap
     (tmp_path / "typo.py").write_text(text)
     assert main(["train", "--config", str(tmp_path / "typo.py"), "--workdir", str(tmp_path / "run")]) == 2
     assert "unknown system 'toy_rigde'; did you mean toy_ridge?" in capsys.readouterr().err
+
+
+def test_sweep_ranks_runs_by_their_held_out_loss(configs, verb, tmp_path):
+    (tmp_path / "sweep.py").write_text(f"""
+import runpy
+from dreamjax.sweeps import axes, sweep_config
+
+def get_config():
+    base = runpy.run_path({str(configs["toy_retrieval"])!r})["get_config"]()
+    score = {{"rank": "held_out", "metric": "loss"}}
+    return sweep_config.config("toy", base, [axes.values("optim.learning_rate", 0.0001, 0.05)], seeds=(0,), score=score)
+""")
+    result = verb("sweep", "--config", tmp_path / "sweep.py", "--workdir", tmp_path / "sweep")
+    assert (result["points"], result["done"]) == (2, 2)
+    report = verb("report", tmp_path / "sweep")
+    ranking = report["legs"]["examples"]["ranking"]
+    assert [entry["values"]["optim.learning_rate"] for entry in ranking] == ["0.05", "0.0001"]
+    assert report["legs"]["flops"]["ranking"][0]["flop"] == 40 * 16 * 6.0 * X * Y  # every system counts its operations
