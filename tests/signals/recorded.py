@@ -25,7 +25,7 @@ def recording(
         names = names[: len(array)]
     settled = {
         "path": "memory", "format": "array", "dataset": "test", "subject": "s", "session": "",
-        "ch_names": tuple(names), "ch_types": ("eeg",) * len(names), "xyz": standard_positions(list(names)),
+        "ch_names": tuple(names), "sensor_kind": ("eeg",) * len(names), "xyz": standard_positions(list(names)),
         "sfreq": sfreq, "n_samples": n, "reference": "unknown", "highpass": None, "lowpass": None, "line_freq": None,
         "segments": ((0, n),), "precut": False, "segment_labels": (), "events": (), "licence": "unknown", "notes": (),
         "reader": read,

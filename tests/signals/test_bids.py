@@ -37,7 +37,7 @@ def test_a_root_without_sidecars_is_fine(root):
     (source,) = find_sources([root])
     assert (source.dataset, source.subject, source.session) == ("ds000117", "03", "b")
     assert source.licence == "CC0-1.0"
-    assert open_recording(source).ch_types == ("eeg", "eeg", "misc", "eeg")
+    assert open_recording(source).sensor_kind == ("eeg", "eeg", "misc", "eeg")
 
 
 def test_sidecars_go_before_the_header_and_the_nearest_first(root):
@@ -48,7 +48,7 @@ def test_sidecars_go_before_the_header_and_the_nearest_first(root):
     sidecar(root, "_eeg.json", facts | {"PowerLineFrequency": 50}, top=True)
     sidecar(root, "_eeg.json", {"PowerLineFrequency": 60, "HardwareFilters": {"HighpassFilter": {"CutoffHz": 1.0}}})
     recording = opened(root)
-    assert recording.ch_types == ("eeg", "eeg", "eog", "eeg")
+    assert recording.sensor_kind == ("eeg", "eeg", "eog", "eeg")
     assert recording.bad_channels == ("Oz",)
     assert recording.line_freq == 60.0
     assert recording.reference == "FCz"

@@ -204,10 +204,10 @@ def test_a_dead_channel_does_not_enter_the_average():
 
 
 def test_only_eeg_channels_are_kept():
-    rec = recording(noise(4, 10), ch_types=("eeg", "eog", "eeg", "ecg"))
+    rec = recording(noise(4, 10), sensor_kind=("eeg", "eog", "eeg", "ecg"))
     assert all_windows(rec)[0].ch_names == ("Fp1", "F7")
     with pytest.raises(UserError, match="no EEG channel"):
-        all_windows(recording(noise(2, 10), ch_types=("eog", "misc")))
+        all_windows(recording(noise(2, 10), sensor_kind=("eog", "misc")))
 
 
 def test_the_scale_is_the_sd_of_gaussian_noise_and_deaf_to_blinks():

@@ -135,7 +135,7 @@ def test_an_average_reference_needs_a_well_spread_cap():
 def meg(scale: float) -> Recording:
     """Magnetometers of noise of that SD in fT, with one EEG channel between them."""
     kinds = ("mag", "mag", "eeg", "grad")
-    return recording(noise(4, 8, scale=scale), ch_types=kinds, modality="meg", unit="fT")
+    return recording(noise(4, 8, scale=scale), sensor_kind=kinds, modality="meg", unit="fT")
 
 
 def test_a_meg_recording_is_judged_in_femtotesla():

@@ -48,7 +48,7 @@ FACTS = {
 @pytest.mark.parametrize("name", FACTS)
 def test_a_real_recording_opens_with_its_known_facts(real_eeg, name):
     recording = open_recording(real_eeg / name)
-    eeg = [i for i, kind in enumerate(recording.ch_types) if kind == "eeg"]
+    eeg = [i for i, kind in enumerate(recording.sensor_kind) if kind == "eeg"]
     placed = int(np.isfinite(recording.xyz[eeg]).all(axis=1).sum())
     facts = (recording.format, recording.sfreq, recording.n_samples, len(eeg), placed)
     assert facts == FACTS[name]
@@ -88,8 +88,8 @@ def test_subjects_sessions_licences_and_conditions_of_known_corpora(real_eeg):
     assert arithmetic.licence == "ODC-By-1.0"
     recording = open_recording(arithmetic)
     assert recording.segment_labels == ("arithmetic",)
-    assert dict(zip(recording.ch_names, recording.ch_types, strict=True)) | {"A2-A1": "ref", "ECG": "ecg"} == dict(
-        zip(recording.ch_names, recording.ch_types, strict=True)
+    assert dict(zip(recording.ch_names, recording.sensor_kind, strict=True)) | {"A2-A1": "ref", "ECG": "ecg"} == dict(
+        zip(recording.ch_names, recording.sensor_kind, strict=True)
     )
     muse = by_name["/muse/N170/subject1/session1/data_2017-09-13-15.30.01.csv"]
     assert (muse.dataset, muse.subject, muse.session) == ("muse-n170", "1", "1")
@@ -102,7 +102,7 @@ def test_trials_of_the_uci_database_are_segments_with_labels(real_eeg):
     assert recording.precut
     assert len(recording.segments) == len(recording.segment_labels) == 30
     assert sorted(set(recording.segment_labels)) == ["S1_obj", "S2_match", "S2_nomatch"]
-    types = dict(zip(recording.ch_names, recording.ch_types, strict=True))
+    types = dict(zip(recording.ch_names, recording.sensor_kind, strict=True))
     assert (types["X"], types["Y"], types["nd"]) == ("eog", "eog", "misc")
     names = sorted(p.name for p in (real_eeg / "uci-visual/co2c0000337").iterdir())
     trial = names.index("co2c0000337.rd.073.gz")
@@ -201,7 +201,7 @@ def test_any_raw_of_mne_becomes_a_recording():
     raw.set_annotations(mne.Annotations([1.0, 5.0], [2.0, 0.0], ["BAD_blink", "EDGE boundary"]))
     recording = recording_from_raw(raw, subject="s", dataset="mine", licence="MIT")
     assert recording.ch_names == ("Fp1", "T7", "heart")
-    assert recording.ch_types == ("eeg", "eeg", "ecg")
+    assert recording.sensor_kind == ("eeg", "eeg", "ecg")
     assert recording.segments == ((0, 100), (300, 500), (500, 1000))
     np.testing.assert_allclose(recording.read(10, 60), data[:3, 10:60] * 1e6)
     assert [(e.sample, e.code) for e in recording.events] == [(250, "7")]

@@ -156,6 +156,8 @@ def _windows(task: TrialTask, corpus: TrialCorpus, reader: TrialReader, rejects:
             stimulus=trials.stimulus(trial),
             licence=task.licence,
             flags=(records.APART, f"trial:{trial}", *corpus.flags),
+            modality=corpus.modality,
+            unit=corpus.record_unit,
         )
 
 

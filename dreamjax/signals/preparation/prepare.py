@@ -35,7 +35,7 @@ from dreamjax.signals.preparation.prepare_options import PrepareOptions
 from dreamjax.signals.preparation.recording_inputs import RecordingInputs
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
-from dreamjax.signals.recordings.identity import SPLITS
+from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
 from dreamjax.signals.recordings.opening import find_sources
 from dreamjax.signals.recordings.readers.recording import Source
 from dreamjax.storage import atomic
@@ -43,7 +43,15 @@ from dreamjax.storage import atomic
 if TYPE_CHECKING:
     import mne
 
-__all__ = ["PrepareOptions", "TrialSettings", "WindowSettings", "list_events", "prepare", "prepare_raws"]
+__all__ = [
+    "PrepareOptions",
+    "SplitRequest",
+    "TrialSettings",
+    "WindowSettings",
+    "list_events",
+    "prepare",
+    "prepare_raws",
+]
 
 
 def prepare(

@@ -32,7 +32,7 @@ class QualityLimits:
     min_good: float = 0.5  # a window with a smaller share of good channels is rejected
 
     unit: ClassVar[str] = ""
-    sensor_kinds: ClassVar[tuple[str, ...]] = ()  # channels of the modality, as `Recording.ch_types` calls them
+    sensor_kinds: ClassVar[tuple[str, ...]] = ()  # channels of the modality, as `Recording.sensor_kind` calls them
 
     @property
     def flat(self) -> float:

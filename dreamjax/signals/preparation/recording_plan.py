@@ -180,7 +180,7 @@ def make_plan(recording: Recording, settings: WindowSettings) -> tuple[Recording
     Raises UserError where the recording has no EEG channel or no usable sampling rate.
     """
     limits = quality.limits_for(recording.modality, settings.limits)
-    picks = [i for i, kind in enumerate(recording.ch_types) if kind in limits.sensor_kinds]
+    picks = [i for i, kind in enumerate(recording.sensor_kind) if kind in limits.sensor_kinds]
     if not picks:
         raise UserError(f"no {'EEG' if recording.modality == 'eeg' else recording.modality} channel")
     line, line_source = _line(recording, picks, settings)

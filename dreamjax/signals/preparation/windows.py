@@ -193,6 +193,9 @@ class RecordingWindows:
             stimulus=item.stimulus,
             licence=self.recording.licence,
             flags=self.flags + flags + apart,
+            modality=self.recording.modality,
+            unit=self.recording.unit,
+            sensor_kind=tuple(self.recording.sensor_kind[i] for i in plan.picks),
         )
 
 

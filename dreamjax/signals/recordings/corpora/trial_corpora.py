@@ -18,6 +18,7 @@ TRIAL_CORPORA = (
         seconds=0.5,
         lengths=eeg_imagenet.LENGTHS,
         unit=eeg_imagenet.UNIT,
+        record_unit="SD",
         flags=("no unit",),
         span=(20, 460),
         stretched=512,

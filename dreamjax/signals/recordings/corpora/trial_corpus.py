@@ -80,7 +80,9 @@ class TrialCorpus:
     sfreq: float  # Hz
     seconds: float  # that an image was shown
     lengths: tuple[int, int]  # samples: shorter and longer trials are left out
-    unit: str
+    unit: str  # in words
+    record_unit: str  # as records call it
+    modality: str = "eeg"
     flags: tuple[str, ...] = ()  # of every record
     span: tuple[int, int] | None = None  # the samples that --reading dreamdiffusion takes
     stretched: int | None = None  # … and to how many its configs stretch them

@@ -60,7 +60,7 @@ class Recording:
     subject: str
     session: str
     ch_names: tuple[str, ...]
-    ch_types: tuple[str, ...]  # eeg, eog, ecg, emg, misc, ref
+    sensor_kind: tuple[str, ...]  # of each channel, as MNE calls them: eeg, eog, ecg, emg, misc, ref, mag, grad
     xyz: Float[np.ndarray, "channels 3"]  # m, MNE's head frame; NaN where unknown
     sfreq: float
     n_samples: int
@@ -150,7 +150,7 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         subject=source.subject,
         session=source.session,
         ch_names=tuple(names),
-        ch_types=tuple(types),
+        sensor_kind=tuple(types),
         xyz=_positions(names, types, contents, keep),
         sfreq=float(contents.sfreq),
         n_samples=int(contents.n_samples),
