@@ -69,6 +69,13 @@ def test_links_resolve(path):
     assert broken == []
 
 
+@pytest.mark.parametrize("path", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=name_of)
+def test_source_files_named_in_a_page_exist(path):
+    named = re.findall(r"`((?:[\w.]+/)+\w+\.(?:py|sh|yaml))`", path.read_text(encoding="utf-8"))
+    roots = [REPOSITORY, REPOSITORY / "dreamjax", REPOSITORY / "configs"]
+    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
+
+
 def test_readme_shows_prepare_train_evaluate_and_export():
     assert {shlex.split(c)[1] for n, c in SHOWN if n == "README.md"} >= {"prepare", "train", "evaluate", "export"}
 
