@@ -86,7 +86,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["dreamjax", "dreamjax.*"]),
-    package_data={"dreamjax": ["py.typed", "**/*.html.j2", "**/*.md.j2", "**/*.sh.j2", "**/*.py.txt", "**/*.tsv"]},
+    package_data={"dreamjax": ["py.typed", "**/*.j2", "**/*.py.txt", "**/*.tsv"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["dreamjax=dreamjax.cli.main:main"]},

@@ -46,7 +46,7 @@ def judges() -> list[Any]:
         return {"2048": of(images, 2048), "64": of(images, 64), "probabilities": probabilities(images)}
 
     return [
-        Judge("features", features=lambda x: of(x, 256), asks=("two-way", "distance", "cosine")),
+        Judge("features", features=lambda x: of(x, 256), compares=("two-way", "distance", "cosine")),
         Judge("pairs", pair=lambda x, y: np.square(of(x, 64) - of(y, 64)).mean(1)),
         Judge("classifier", probabilities=probabilities),
         Judge("sets", sets=sets),
@@ -56,13 +56,14 @@ def judges() -> list[Any]:
 def timed(trials: int) -> dict[str, float]:
     """CPU seconds of every part of the table of so many trials, each of an image of its own."""
     from dreamjax.evaluation import confusion, image_scores
-    from dreamjax.evaluation import set_scores as sets
 
     rng = np.random.default_rng(trials)
     true = rng.integers(0, 256, (trials, SIDE, SIDE, 3), np.uint8)
-    of = image_scores.Trials(true, rng.integers(0, 40, trials), np.arange(trials), rng.integers(0, PEOPLE, trials))
+    of = image_scores.ScoredTrials(
+        true, rng.integers(0, 40, trials), np.arange(trials), rng.integers(0, PEOPLE, trials)
+    )
     made = {name: rng.integers(0, 256, (trials, SAMPLES, SIDE, SIDE, 3), np.uint8) for name in SOURCES}
-    asked, seconds = judges(), {}
+    networks, seconds = judges(), {}
 
     def clock(name: str, function: Callable[[], Any]) -> Any:
         started = time.process_time()
@@ -70,10 +71,10 @@ def timed(trials: int) -> dict[str, float]:
         seconds[name] = round(time.process_time() - started, 2)
         return result
 
-    columns = clock("columns", lambda: image_scores.columns(of, made, asked, 50))
-    clock("intervals", lambda: image_scores.scores_json(columns, of, SOURCES[0]))
-    clock("sets", lambda: sets.scores(of, made, asked))
-    clock("confusions", lambda: confusion.table(asked[2], of, made))
+    columns = clock("columns", lambda: image_scores.columns(of, made, networks, 50))
+    clock("intervals", lambda: [column.as_json(of.clusters, SOURCES[0]) for column in columns])
+    clock("sets", lambda: image_scores.set_metrics(of, made, networks))
+    clock("confusions", lambda: confusion.table(networks[2], of, made))
     common.say(f"{trials} trials: {seconds}")
     return seconds
 
@@ -83,15 +84,15 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[500, 1000, 2000])
     args = parser.parse_args()
     counts = sorted(args.trials)
-    found = {n: timed(n) for n in counts}
-    facts: dict[str, Any] = {"cores": common.CORES, "samples": SAMPLES, "sources": len(SOURCES), "cpu_s": found}
+    times = {n: timed(n) for n in counts}
+    facts: dict[str, Any] = {"cores": common.CORES, "samples": SAMPLES, "sources": len(SOURCES), "cpu_s": times}
     if len(counts) > 1:
         fewer, most = counts[-2:]
         grown = math.log(most / fewer)
         facts["exponent"] = {
-            part: round(math.log(seconds / found[fewer][part]) / grown, 2)
-            for part, seconds in found[most].items()
-            if seconds and found[fewer][part]
+            part: round(math.log(seconds / times[fewer][part]) / grown, 2)
+            for part, seconds in times[most].items()
+            if seconds and times[fewer][part]
         }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(facts | {"peak_mib": round(peak)}, indent=1))

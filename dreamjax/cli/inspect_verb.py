@@ -25,42 +25,36 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(result: dict[str, Any]) -> str:
-    if "shapes" not in result:
-        return _render_stored(result)
-    count, memory, shapes, job = (result[k] for k in ("parameters", "memory_gib_per_device", "shapes", "run"))
-    lines = ["parameters"]
-    lines += [f"  {name:22} {size:>13,}" for name, size in count["parts"].items()]
-    lines.append(f"  {'fixed positions':22} {sum(count['fixed_positions'].values()):>13,}")
-    lines.append(f"  {'encoder':22} {count['encoder']:>13,}  ({count['encoder'] / 1e6:.2f} M)")
-    lines.append(f"  {'whole':22} {count['whole']:>13,}  ({count['whole'] / 1e6:.2f} M)")
-    lines.append("GFLOP per window")
-    lines += [f"  {name:22} {flop:>13,.3f}" for name, flop in result["gflop_per_window"].items()]
-    lines.append(
-        f"run: {job['steps']:,} steps of {job['batch_size']:,} windows = {job['windows']:,} windows, "
-        f"{job['exaflop']:g} EFLOP"
-    )
-    lines.append(
-        f"GiB per device ({memory['devices']} device(s), {memory['windows_per_device']} windows each at a time)"
-    )
-    sizes = [(name, value) for name, value in memory.items() if name not in ("devices", "windows_per_device")]
-    lines += [f"  {name:22} {value:>13.3f}" for name, value in sizes]
-    lines.append(
-        f"signal {shapes['signal']} at {shapes['sfreq']:g} Hz ({shapes['seconds']:g} s) → {shapes['tokens']} tokens of "
-        f"{shapes['patch'][0]} samples × {shapes['patch'][1]} channels; encoder sees at most {shapes['encoder_tokens']}"
-    )
-    lines.append(f"features {shapes['features']}, prediction {shapes['prediction']}")
-    return "\n".join(lines)
+    from dreamjax.reports.pages import Page, Section
+    from dreamjax.reports.tables import Table
 
-
-def _render_stored(result: dict[str, Any]) -> str:
-    """Of a system whose activations are not counted."""
-    count, memory, job = (result[k] for k in ("parameters", "memory_gib_per_device", "run"))
-    lines = ["parameters"]
-    lines += [f"  {name:22} {size:>13,}" for name, size in count["parts"].items()]
-    lines.append(f"  {'trained':22} {count['trained']:>13,}  ({count['trained'] / 1e6:.2f} M)")
-    lines.append(
-        f"run of {result['system']}: {job['steps']:,} steps of {job['batch_size']:,} = {job['examples']:,} examples"
-    )
-    lines.append(f"GiB per device ({memory['devices']} device(s)), without activations")
-    lines += [f"  {name:22} {value:>13.3f}" for name, value in memory.items() if name != "devices"]
-    return "\n".join(lines)
+    count, memory, run = (result[key] for key in ("parameters", "memory_gib_per_device", "run"))
+    shapes = result.get("shapes")  # of a system that plans
+    whole = ["encoder", "whole"] if shapes else ["trained"]
+    sizes = {**count["parts"], **({"fixed positions": sum(count["fixed_positions"].values())} if shapes else {})}
+    rows = [[name, f"{size:,}"] for name, size in sizes.items()]
+    rows += [[name, f"{count[name]:,} ({count[name] / 1e6:.2f} M)"] for name in whole]
+    sections = [Section(table=Table(["parameters", "count"], rows))]
+    devices = f"{memory['devices']} device(s)"
+    note = f"{run['steps']:,} steps of {run['batch_size']:,} = {run.get('examples', 0):,} examples"
+    if shapes:
+        flops = [[name, f"{flop:,.3f}"] for name, flop in result["gflop_per_window"].items()]
+        sections.append(Section(table=Table(["operations", "GFLOP per window"], flops)))
+        devices += f", {memory['windows_per_device']} windows each at a time"
+        note = (
+            f"{run['steps']:,} steps of {run['batch_size']:,} windows = {run['windows']:,} windows, "
+            f"{run['exaflop']:g} EFLOP"
+        )
+    counts = ("devices", "windows_per_device")
+    held = [[name, f"{size:.3f}"] for name, size in memory.items() if name not in counts]
+    without = "" if shapes else ", without activations"
+    sections.append(Section(table=Table(["memory", "GiB per device"], held), notes=[f"{devices}{without}"]))
+    if shapes:
+        samples, channels = shapes["patch"]
+        notes = [
+            f"signal {shapes['signal']} at {shapes['sfreq']:g} Hz ({shapes['seconds']:g} s) → {shapes['tokens']} "
+            f"tokens of {samples} samples × {channels} channels; encoder sees at most {shapes['encoder_tokens']}",
+            f"features {shapes['features']}, prediction {shapes['prediction']}",
+        ]
+        sections.append(Section(notes=notes))
+    return Page(f"run of {result['system']}: {note}", sections).text()

@@ -222,19 +222,20 @@ def _summary(result: dict[str, Any]) -> str:
 
 
 def _event_table(recordings: list[dict[str, Any]]) -> str:
+    from dreamjax.reports.tables import Table
+
     lines = []
     for r in recordings:
         if "reason" in r:
             lines += [f"{r['file']}: {r['reason']}", ""]
             continue
         lines.append(f"{r['file']}: {r['n_events']} events in {r['duration']:g} s at {r['sfreq']:g} Hz")
-        if r["codes"]:
-            lines.append(
-                f"  {'code':<20} {'count':>6} {'first, s':>10} {'every, s (min / median / max)':>34} {'lasting, s':>11}"
-            )
+        rows = []
         for c in r["codes"]:
             every = "{min:g} / {median:g} / {max:g}".format(**c["interval"]) if c["interval"] else ""
-            lines.append(f"  {c['code']:<20} {c['count']:>6} {c['first']:>10.3f} {every:>34} {c['duration']:>11g}")
+            rows.append([c["code"], str(c["count"]), f"{c['first']:.3f}", every, f"{c['duration']:g}"])
+        header = ["code", "count", "first, s", "every, s (min / median / max)", "lasting, s"]
+        lines += ["  " + line for line in Table(header, rows).text().splitlines()] if rows else []
         lines += [f"  trials {label}: {n}" for label, n in r["trials"].items()]
         lines += [f"  note: {note}" for note in r["notes"]] + [""]
     return "\n".join(lines).rstrip()

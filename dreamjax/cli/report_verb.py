@@ -1,9 +1,12 @@
-"""`dreamjax report`: a sweep's folder → what it shows."""
+"""`dreamjax report`: a sweep's folder → its ranking."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
-HELP = "rank a sweep's points, with intervals, paired tests and cost; write tables, images and the best config"
+if TYPE_CHECKING:
+    from dreamjax.sweeps.summary import SweepSummary
+
+HELP = "rank a sweep's points, with intervals, paired tests and cost; write tables, figures and the best config"
 EXAMPLE = "dreamjax report runs/ratios"
 NEEDS = ("plotly", "matplotlib")
 
@@ -13,15 +16,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="where the report goes (default: SWEEP/report)")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> "SweepSummary":
     from dreamjax.storage import paths
     from dreamjax.sweeps import summary, writing
 
     paths.reachable(args.sweep)
-    return writing.write(summary.report(args.sweep), args.out)
+    return writing.write(summary.summarise(args.sweep), args.out)
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: "SweepSummary") -> str:
     from dreamjax.sweeps import writing
 
     return writing.text(result)

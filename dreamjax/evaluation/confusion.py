@@ -1,11 +1,11 @@
-"""What a classifier sees in made images beside what it sees in those that were shown, and what failures resemble.
+"""Confusions of a classifier between generated images and the images shown, and what failures resemble.
 
 The classes are those that the classifier sees in the images shown; of a made image, the likeliest of them counts,
-so that guessing is right once in N. A failure is a made image in which another class is seen. Is it at least near in
-colour, or in shape? For a shown class c and a drawn class d, d's rank among the N - 1 classes other than c (1: the
+so that guessing is right once in N. A failure is a generated image in which another class is seen. Is it at least near
+in colour, or in shape? For a shown class c and a drawn class d, d's rank among the N - 1 classes other than c (1: the
 nearest) would be N / 2 on average if every other class were drawn as often. But some classes are drawn more often than
-others whatever is shown, and may lie near: so what is expected of the same drawn classes, dealt out to the trials at
-random, is given too. Distances of classes, from the images shown of each:
+others whatever is shown, and may lie near: so what is expected of the same drawn classes, shuffled across trials, is
+given too. Distances of classes, from the images shown of each:
 
     colour   mean over red, green, blue of ∫ |F_c(v) - F_d(v)| dv, with F the distribution of the pixels' values in
              [0, 1]: the Wasserstein-1 distance, 0 for equal colours and 1 for black from white
@@ -14,22 +14,21 @@ random, is given too. Distances of classes, from the images shown of each:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy import stats
 
-from dreamjax.evaluation import image_scores
-from dreamjax.evaluation.image_scores import BLOCK, Images, Judge, Trials
-from dreamjax.metrics import identification, image_similarity, nway
+from dreamjax.evaluation import score_table
+from dreamjax.evaluation.image_scores import BLOCK, Images, Judge, ScoredTrials
+from dreamjax.metrics import classification, identification, image_similarity
 
 GRID, LEVELS = 32, 64  # of edge maps; of colours' values
 MOST = 10  # confusions that are listed
 
 
 @dataclass(frozen=True)
-class Seen:
+class ShownClasses:
     """`classes`: the classifier's, in the order of rows and columns; `target` [n]: place of what each trial showed."""
 
     classes: Int[np.ndarray, "N"]
@@ -38,32 +37,32 @@ class Seen:
     shape: Float[np.ndarray, "N N"]
 
 
-def seen(judge: Judge, trials: Trials) -> Seen:
-    """What the classifier sees in the images shown."""
+def shown_classes(judge: Judge, trials: ScoredTrials) -> ShownClasses:
+    """Return what the classifier sees in the images shown."""
     assert judge.probabilities is not None
     classes, place = np.unique(np.asarray(judge.probabilities(trials.true)).argmax(1), return_inverse=True)
     count = len(classes)
-    return Seen(
+    return ShownClasses(
         classes,
-        place[trials.own],
+        place[trials.image],
         colour_distances(trials.true, place, count),
         shape_distances(trials.true, place, count),
     )
 
 
-def drawn(judge: Judge, of: Seen, made: Images) -> Int[np.ndarray, "n S"]:
-    """Place of the likeliest of the classes in each made image."""
+def drawn(judge: Judge, shown: ShownClasses, made: Images) -> Int[np.ndarray, "n S"]:
+    """Return the place of the likeliest of the classes in each generated image."""
     assert judge.probabilities is not None
     flat = made.reshape(-1, *made.shape[2:])
     blocks = [judge.probabilities(flat[i : i + BLOCK]) for i in range(0, len(flat), BLOCK)]
-    return np.concatenate(blocks)[:, of.classes].argmax(1).reshape(made.shape[:2])
+    return np.concatenate(blocks)[:, shown.classes].argmax(1).reshape(made.shape[:2])
 
 
 # ----------------------------------------------------------------------------------------------------------- distances
 def colour_distances(
     images: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
 ) -> Float[np.ndarray, "N N"]:
-    """Between the classes' mean distributions of red, green and blue."""
+    """Return the distances between the classes' mean distributions of red, green and blue."""
     shares = np.zeros((count, 3, LEVELS))
     for image, place in zip(images, place_m, strict=True):
         levels = image.reshape(-1, 3) // (256 // LEVELS)
@@ -77,15 +76,15 @@ def colour_distances(
 def shape_distances(
     images: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
 ) -> Float[np.ndarray, "N N"]:
-    """Between the classes' mean edge maps."""
+    """Return the distances between the classes' mean edge maps."""
     edges = np.zeros((count, GRID * GRID))
     for image, place in zip(images, place_m, strict=True):
         edges[place] += edge_map(image).ravel()
-    return 1 - identification.correlations(edges, edges)
+    return 1 - identification.similarities(edges, edges)
 
 
 def edge_map(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "32 32"]:
-    """Length of the gradient of grey, by central differences, on a grid that each cell's mean fills."""
+    """Return the length of the gradient of grey, by central differences, on a grid that each cell's mean fills."""
     from PIL import Image
 
     grey = Image.fromarray((image_similarity.in_unit(image) @ image_similarity.GREY).astype(np.float32))
@@ -94,60 +93,60 @@ def edge_map(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "32 32"]:
 
 
 def ranks(distance_NxN: Float[np.ndarray, "N N"]) -> Float[np.ndarray, "N N"]:
-    """Of each class (column) among those other than the row's, from 1; equal distances share their mean rank."""
+    """Return the rank of each class (column) among those other than the row's, from 1; ties share their mean rank."""
     others = np.array(distance_NxN, np.float64)
     np.fill_diagonal(others, np.inf)
-    found = stats.rankdata(others, axis=1)
-    np.fill_diagonal(found, np.nan)
-    return found
+    table = stats.rankdata(others, axis=1)
+    np.fill_diagonal(table, np.nan)
+    return table
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
-def table(judge: Judge, trials: Trials, sources: Mapping[str, Images]) -> dict[str, Any]:
+def table(judge: Judge, trials: ScoredTrials, sources: Mapping[str, Images]) -> dict[str, object]:
     """JSON: `classes`; of each source the `counts` [N, N] (shown by row, drawn by column) and its `failures`.
 
     `failures`: how many of how many images; mean rank by colour and by shape with intervals over trials that failed,
-    clustered as in `decoding`; the share in which the nearest class was drawn; the confusions that are most frequent.
+    clustered by people and images; the share in which the nearest class was drawn; the most frequent confusions.
     `chance`: that mean rank and share if the other classes were drawn equally often; `dealt`: if the drawn ones were
-    dealt out. Empty where but one class was seen.
+    shuffled across trials. Empty where only one class was seen.
     """
-    of = seen(judge, trials)
-    count = len(of.classes)
+    shown = shown_classes(judge, trials)
+    count = len(shown.classes)
     if count < 2:
         return {}
-    by = {"colour": ranks(of.colour), "shape": ranks(of.shape)}
-    out = {}
+    by = {"colour": ranks(shown.colour), "shape": ranks(shown.shape)}
+    out: dict[str, object] = {}
     for source, made in sources.items():
-        place_nxS = drawn(judge, of, made)
-        target_nxS = np.broadcast_to(of.target[:, None], place_nxS.shape)
-        counts = nway.confusion(place_nxS.ravel(), target_nxS.ravel(), count)
+        place_nxS = drawn(judge, shown, made)
+        target_nxS = np.broadcast_to(shown.target[:, None], place_nxS.shape)
+        counts = classification.confusion(place_nxS.ravel(), target_nxS.ravel(), count)
         wrong = place_nxS != target_nxS
         near = {
-            name: _near(rank[target_nxS, place_nxS], wrong, trials) | {"dealt": _dealt(rank, counts)}
+            name: _near(rank[target_nxS, place_nxS], wrong, trials) | {"dealt": _shuffled(rank, counts)}
             for name, rank in by.items()
         }
-        failures = {"n": int(wrong.sum()), "of": wrong.size, **near, "most": _most(counts, by, of.classes)}
+        failures = {"n": int(wrong.sum()), "of": wrong.size, **near, "most": _most(counts, by, shown.classes)}
         out[source] = {"counts": counts.tolist(), "failures": failures}
     chance = {"rank": count / 2, "nearest": 1 / (count - 1)}
-    return {"judge": judge.name, "classes": of.classes.tolist(), "chance": chance, "sources": out}
+    return {"judge": judge.name, "classes": shown.classes.tolist(), "chance": chance, "sources": out}
 
 
-def _near(rank_nxS: np.ndarray, wrong_nxS: np.ndarray, trials: Trials) -> dict[str, Any]:
-    """Mean over the failures of each trial, then over trials."""
+def _near(rank_nxS: np.ndarray, wrong_nxS: np.ndarray, trials: ScoredTrials) -> dict[str, object]:
+    """Return the mean over the failures of each trial, then over trials."""
     if not wrong_nxS.any():
         return {"rank": None, "nearest": None}
     failed = wrong_nxS.any(1)
     weight = wrong_nxS / np.maximum(wrong_nxS.sum(1, keepdims=True), 1)
-    found = {}
+    scores: dict[str, object] = {}
     for name, value in (("rank", rank_nxS), ("nearest", rank_nxS == 1)):
         mean = np.where(wrong_nxS, value, 0.0)
         values = np.where(failed, (mean * weight).sum(1), np.nan)
-        found[name] = image_scores.interval(values, trials).as_json()
-    return found
+        scores[name] = score_table.interval(values, trials.clusters).as_json()
+    return scores
 
 
-def _dealt(rank_NxN: np.ndarray, counts_NxN: np.ndarray) -> dict[str, float | None]:
-    """Of pairs of different classes, drawn independently of what was shown, each as often as it was."""
+def _shuffled(rank_NxN: np.ndarray, counts_NxN: np.ndarray) -> dict[str, float | None]:
+    """Return what is expected of pairs of different classes, drawn as often as they were, whatever was shown."""
     often = np.outer(counts_NxN.sum(1), counts_NxN.sum(0)).astype(float)
     np.fill_diagonal(often, 0)
     if not often.any():
@@ -156,13 +155,13 @@ def _dealt(rank_NxN: np.ndarray, counts_NxN: np.ndarray) -> dict[str, float | No
     return {name: float((often * x).sum() / often.sum()) for name, x in (("rank", rank), ("nearest", rank == 1))}
 
 
-def _most(counts: np.ndarray, by: Mapping[str, np.ndarray], classes: np.ndarray) -> list[dict[str, Any]]:
+def _most(counts: np.ndarray, by: Mapping[str, np.ndarray], classes: np.ndarray) -> list[dict[str, object]]:
     wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST]
-    found = []
-    for shown, instead in zip(*np.unravel_index(order, wrong.shape), strict=True):
-        if wrong[shown, instead]:
-            near = {f"{name} rank": float(rank[shown, instead]) for name, rank in by.items()}
-            pair = {"shown": int(classes[shown]), "drawn": int(classes[instead])}
-            found.append(pair | {"times": int(wrong[shown, instead])} | near)
-    return found
+    pairs: list[dict[str, object]] = []
+    for true, drawn_class in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if wrong[true, drawn_class]:
+            near: dict[str, object] = {f"{name} rank": float(rank[true, drawn_class]) for name, rank in by.items()}
+            pair = {"shown": int(classes[true]), "drawn": int(classes[drawn_class])}
+            pairs.append(pair | {"times": int(wrong[true, drawn_class])} | near)
+    return pairs

@@ -1,18 +1,19 @@
-"""Controls and the baseline that need a class: what is said of each trial by whoever has no business knowing it.
+"""Null controls and a baseline that predict a class for each trial.
 
     class prior         the commonest class of training, always
-    labels permuted     a classifier of trials whose training labels were dealt out at random
-    time index          a classifier that is told when the trial was, and nothing of its signal
-    before the image  a classifier of the signal before the image was shown
-    pseudo-blocks       a classifier of signal without any image, cut into blocks that were given classes
-    classifier          a classifier of the trials themselves: no control, but what an image has to add to
+    labels permuted     a classifier of trials, trained on permuted labels
+    time index          a classifier of the time of the trial, without its signal
+    before the image    a classifier of the signal before the image was shown
+    pseudo-blocks       a classifier of signal without any image, cut into blocks that were assigned classes
+    classifier          a classifier of the trials themselves: not a control, but the baseline for generated images
 
-A control above chance says that classes can be told without anything having been seen: then the design leaks, and so
-may every score of the model.
+A control above chance shows that classes can be predicted without the image: then the design leaks, and so may every
+score of the model.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxtyping import Int
 
 from dreamjax.errors import UserError
 from dreamjax.metrics import lda
-from dreamjax.metrics.lda import Linear, Moments, Signals
+from dreamjax.metrics.lda import BinnedTrials, LinearClassifier, TrialTimes
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.targets.trials import ImageTrials
@@ -37,8 +38,8 @@ EVOKED_S = 1.5  # so long after an onset, a window is not free of it
 
 
 @dataclass(frozen=True)
-class Material:
-    """What controls take beside the trials: dataset folders of the same recordings."""
+class ControlData:
+    """Dataset folders of the same recordings that some controls need in addition to the trials."""
 
     before: tuple[str, ...] = ()  # windows around the same events, all of them before the image
     free: tuple[str, ...] = ()  # windows of continuous signal; those at which nothing was shown are used
@@ -46,79 +47,89 @@ class Material:
 
 @dataclass(frozen=True)
 class Answer:
-    """A class for every trial asked about, as a place in `Asked.names`; or none, and why."""
+    """A class for every scored trial, as a place in `ClassTask.names`; or none, and why."""
 
     name: str
     classes: Int[np.ndarray, "n"] | None
-    why: str = ""  # not possible: why; or, beside classes, what there is to say
+    why: str = ""  # why there are no classes; or a note on them
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Trials to fit, to choose and to ask about, and their classes."""
+class ClassTask:
+    """ImageTrials to fit, choose and score classifiers on, and their classes."""
 
     data: DataConfig
     train: ImageTrials
     val: ImageTrials
     test: ImageTrials
-    own: Int[np.ndarray, "n"]  # places in `test` that are asked about
+    scored: Int[np.ndarray, "n"]  # places in `test`
     names: tuple[str, ...]  # classes of training
     seed: int
 
     @classmethod
     def of(
-        cls, data: DataConfig, train: ImageTrials, val: ImageTrials, test: ImageTrials, own: np.ndarray, seed: int
-    ) -> "Asked":
-        return cls(data, train, val, test, own, tuple(sorted({*train.label} - {""})), seed)
+        cls, data: DataConfig, train: ImageTrials, val: ImageTrials, test: ImageTrials, scored: np.ndarray, seed: int
+    ) -> "ClassTask":
+        return cls(data, train, val, test, scored, tuple(sorted({*train.label} - {""})), seed)
 
-    def classes(self, found: ImageTrials) -> Int[np.ndarray, "n"]:
-        """Of every trial; -1 for one that training does not have."""
+    def classes(self, trials: ImageTrials) -> Int[np.ndarray, "n"]:
+        """Return the class of every trial; -1 for one that training does not have."""
         place = {name: i for i, name in enumerate(self.names)}
-        return np.array([place.get(label, -1) for label in found.label])
+        return np.array([place.get(label, -1) for label in trials.label])
 
     @property
     def true(self) -> Int[np.ndarray, "n"]:
-        return self.classes(self.test)[self.own]
+        """Return the classes of the scored trials."""
+        return self.classes(self.test)[self.scored]
+
+    @functools.cached_property
+    def signals(self) -> dict[str, BinnedTrials]:
+        """Return the binned signals of every trial by split."""
+        return {name: _read(part.windows, part.record) for name, part in self.parts.items()}
+
+    @property
+    def parts(self) -> dict[str, ImageTrials]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @functools.cached_property
+    def classifier(self) -> LinearClassifier:
+        """Return a classifier fitted on the training trials, chosen on the validation trials."""
+        known = {name: self.classes(self.parts[name]) for name in ("train", "val")}
+        train, val = ((self.signals[name][classes >= 0], classes[classes >= 0]) for name, classes in known.items())
+        return lda.tuned(train, val)
 
 
-def answers(asked: Asked, material: Material) -> list[Answer]:
-    """Every control's answer, then the classifier's; what the corpus itself makes impossible is told with its reason.
+def answers(task: ClassTask, material: ControlData) -> list[Answer]:
+    """Return every control's answer, then the classifier's; one that the corpus makes impossible comes with the reason.
 
-    Continuous signal of another recording (`Material.free`) is no part of the corpus, so it is used where it is given.
+    Continuous signal of another recording (`ControlData.free`) is not part of the corpus, so it is used where given.
     """
     check(material)
-    told = {
+    impossible = {
         OF_CORPUS[name]: why
-        for path in asked.data.path
+        for path in task.data.path
         for name, why in records.impossible(path).items()
         if name in OF_CORPUS and not (name == "block" and material.free)
     }
-    if len(asked.names) < 2:
-        told = dict.fromkeys((*NULL, CLASSIFIER), "the trials have no classes")
-    signals: dict[str, Signals] = {}
-
-    def of(name: str) -> Signals:
-        if name not in signals:
-            signals[name] = _signals(getattr(asked, name))
-        return signals[name]
-
+    if len(task.names) < 2:
+        impossible = dict.fromkeys((*NULL, CLASSIFIER), "the trials have no classes")
     ways = {
-        PRIOR: lambda: _prior(asked),
-        PERMUTED: lambda: _permuted(asked, of),
-        TIME: lambda: _timed(asked),
-        BEFORE: lambda: _before(asked, material.before),
-        BLOCKS: lambda: _blocks(asked, material.free),
-        CLASSIFIER: lambda: _classified(asked, of),
+        PRIOR: lambda: _prior(task),
+        PERMUTED: lambda: _permuted(task),
+        TIME: lambda: _timed(task),
+        BEFORE: lambda: _before(task, material.before),
+        BLOCKS: lambda: _blocks(task, material.free),
+        CLASSIFIER: lambda: _classified(task),
     }
-    return [Answer(name, None, told[name]) if name in told else way() for name, way in ways.items()]
+    return [Answer(name, None, impossible[name]) if name in impossible else way() for name, way in ways.items()]
 
 
-def check(material: Material) -> None:
-    """Raises UserError for a folder that cannot be what it is given as."""
+def check(material: ControlData) -> None:
+    """Raise UserError for a folder that does not hold what its option takes."""
     for path in material.before:
         if not _events(path).get("source"):
             raise UserError(
-                f"{path}: it holds continuous signal, no trials; give --before a folder that was prepared with "
+                f"{path}: it holds continuous signal, not trials; give --before a folder that was prepared with "
                 "--events, --tmin -0.5 and --tmax 0"
             )
         if _tmin(path) >= 0 or _tmax(path) > 0:
@@ -127,103 +138,94 @@ def check(material: Material) -> None:
             )
     for path in material.free:
         if _events(path).get("source"):
-            raise UserError(f"{path}: it holds trials, no continuous signal; give --free one prepared without --events")
+            raise UserError(
+                f"{path}: it holds trials, not continuous signal; give --free one prepared without --events"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------ each one
-def _prior(asked: Asked) -> Answer:
-    count = np.bincount(asked.classes(asked.train)[asked.classes(asked.train) >= 0], minlength=len(asked.names))
-    return Answer(PRIOR, np.full(len(asked.own), int(count.argmax())), f"always {asked.names[int(count.argmax())]}")
+def _prior(task: ClassTask) -> Answer:
+    classes = task.classes(task.train)
+    commonest = int(np.bincount(classes[classes >= 0], minlength=len(task.names)).argmax())
+    return Answer(PRIOR, np.full(len(task.scored), commonest), f"always {task.names[commonest]}")
 
 
-def _classified(asked: Asked, of: Callable[[str], Signals]) -> Answer:
-    model = _tuned(asked, of)
+def _classified(task: ClassTask) -> Answer:
+    model = task.classifier
     kind = f"chosen by {model.validation:.0%} of validation trials: {model.joined} spans to one, "
-    return Answer(CLASSIFIER, model(of("test")[asked.own]), kind + f"shrinkage {model.shrinkage:g}")
+    return Answer(CLASSIFIER, model(task.signals["test"][task.scored]), kind + f"shrinkage {model.shrinkage:g}")
 
 
-def _tuned(asked: Asked, of: Callable[[str], Signals]) -> Linear:
-    known = {split: asked.classes(getattr(asked, split)) for split in ("train", "val")}
-    train, val = ((of(split)[classes >= 0], classes[classes >= 0]) for split, classes in known.items())
-    return lda.tuned(train, val)
+def _permuted(task: ClassTask) -> Answer:
+    """Answer each trial by one of many permutations.
 
-
-def _permuted(asked: Asked, of: Callable[[str], Signals]) -> Answer:
-    """One permutation maps separable trials onto classes that are wrong for all of a kind together, or right: each
-    trial is answered by one of many.
+    A single one maps separable trials onto classes that are wrong, or right, for all trials of a class together.
     """
-    classes, tuned = asked.classes(asked.train), _tuned(asked, of)
-    x, y, test = of("train")[classes >= 0], classes[classes >= 0], of("test")[asked.own]
-    rng = np.random.default_rng([asked.seed, 7])
-    said = np.stack([tuned.refitted(x, rng.permutation(y))(test) for _ in range(PERMUTATIONS)])
-    return Answer(PERMUTED, said[rng.integers(PERMUTATIONS, size=len(test)), np.arange(len(test))])
+    classes, test = task.classes(task.train), task.signals["test"][task.scored]
+    x, y = task.signals["train"][classes >= 0], classes[classes >= 0]
+    rng = np.random.default_rng([task.seed, 7])
+    models = (task.classifier.refitted(x, rng.permutation(y)) for _ in range(PERMUTATIONS))
+    predicted = np.stack([model(test) for model in models])
+    return Answer(PERMUTED, predicted[rng.integers(PERMUTATIONS, size=len(test)), np.arange(len(test))])
 
 
-def _timed(asked: Asked) -> Answer:
-    moments = [_moments(asked, found) for found in (asked.train, asked.val, asked.test)]
-    if not any(np.ptp(part.start) > 0 for part in moments):
-        return Answer(TIME, None, "the records do not tell when a trial was")
-    train, val, test = moments
-    own = Moments([test.recording[i] for i in asked.own], test.start[asked.own], test.classes[asked.own])
-    return Answer(TIME, lda.tuned_by_time(train, val)(own))
+def _timed(task: ClassTask) -> Answer:
+    times = [TrialTimes(part.recording, part.start, task.classes(part)) for part in task.parts.values()]
+    if not any(np.ptp(part.start) > 0 for part in times):
+        return Answer(TIME, None, "the records do not hold the times of trials")
+    train, val, test = times
+    scored = TrialTimes([test.recording[i] for i in task.scored], test.start[task.scored], test.classes[task.scored])
+    return Answer(TIME, lda.tuned_by_time(train, val)(scored))
 
 
-def _moments(asked: Asked, found: ImageTrials) -> Moments:
-    return Moments(found.recording, found.start, asked.classes(found))
-
-
-def _before(asked: Asked, paths: Sequence[str]) -> Answer:
+def _before(task: ClassTask, paths: Sequence[str]) -> Answer:
     if not paths:
         return Answer(BEFORE, None, "no windows before the images were given (--before FOLDER)")
-    earlier, told, onset = _other(asked.data, paths)
-    places = {split: _matched(getattr(asked, split), told, onset) for split in ("train", "val", "test")}
+    earlier, metadata, onset = _other(task.data, paths)
+    places = {name: _matched(part, metadata, onset) for name, part in task.parts.items()}
     if min((place >= 0).sum() for place in places.values()) == 0:
         raise UserError(
             f"{', '.join(paths)}: no window there is of a trial of the run; prepare the same recordings with the same "
             "--salt and events, --tmin -0.5 --tmax 0"
         )
-    x, classes, kept = {}, {}, {}
-    for split in ("train", "val"):
-        found = getattr(asked, split)
-        kept[split] = np.flatnonzero((places[split] >= 0) & (asked.classes(found) >= 0))
-        x[split] = _read(earlier, places[split][kept[split]])
-        classes[split] = asked.classes(found)[kept[split]]
-    model = lda.tuned((x["train"], classes["train"]), (x["val"], classes["val"]))
-    own = places["test"][asked.own]
-    said = np.random.default_rng([asked.seed, 8]).integers(len(asked.names), size=len(own))  # where it has no window
-    said[own >= 0] = model(_read(earlier, own[own >= 0]))
-    missing = int((own < 0).sum())
+    fitted = []
+    for name in ("train", "val"):
+        classes = task.classes(task.parts[name])
+        kept = np.flatnonzero((places[name] >= 0) & (classes >= 0))
+        fitted.append((_read(earlier, places[name][kept]), classes[kept]))
+    model = lda.tuned(*fitted)
+    scored = places["test"][task.scored]
+    predicted = np.random.default_rng([task.seed, 8]).integers(len(task.names), size=len(scored))  # without a window
+    predicted[scored >= 0] = model(_read(earlier, scored[scored >= 0]))
+    missing = int((scored < 0).sum())
     notes = [f"{missing} trials have no such window and were guessed"] if missing else []
     if not all(records.load_dataset(path).get("settings", {}).get("causal") for path in paths):
         notes.append(
             "filters of zero phase carry what follows the onset into the time before it: prepare with --causal"
         )
-    return Answer(BEFORE, said, "; ".join(notes))
+    return Answer(BEFORE, predicted, "; ".join(notes))
 
 
-def _blocks(asked: Asked, paths: Sequence[str]) -> Answer:
+def _blocks(task: ClassTask, paths: Sequence[str]) -> Answer:
     if not paths:
         return Answer(BLOCKS, None, "no continuous signal was given (--free FOLDER)")
-    windows, told, start = _other(asked.data, paths, around_events=False)
-    free = _free(asked, told, start)
-    moments = Moments([told[i]["recording"] for i in free], start[free], np.zeros(len(free), int))
-    kinds = len(asked.names)
-    found = lda.pseudo_blocks(_read(windows, free), moments, kinds, asked.seed)
-    if found is None:
-        return Answer(
-            BLOCKS,
-            None,
-            f"no recording has {kinds * lda.FEWEST} windows without an image, {lda.FEWEST} for each of {kinds} classes",
-        )
-    rng, said = np.random.default_rng([asked.seed, 9]), np.empty(len(asked.own), int)
-    for i, true in enumerate(asked.true):  # a window of the block that stands for the trial's class
-        among = np.flatnonzero(found.true == true)
-        said[i] = found.said[rng.choice(among)] if len(among) else rng.integers(kinds)
-    return Answer(BLOCKS, said, f"{len(found.true)} held-out windows of {found.recordings} recordings")
+    windows, metadata, start = _other(task.data, paths, around_events=False)
+    free = _free(task, metadata, start)
+    times = TrialTimes([metadata[i]["recording"] for i in free], start[free], np.zeros(len(free), int))
+    kinds = len(task.names)
+    blocks = lda.pseudo_blocks(_read(windows, free), times, kinds, task.seed)
+    if blocks is None:
+        least = f"{kinds * lda.FEWEST} windows without an image, {lda.FEWEST} for each of {kinds} classes"
+        return Answer(BLOCKS, None, f"no recording has {least}")
+    rng, predicted = np.random.default_rng([task.seed, 9]), np.empty(len(task.scored), int)
+    for i, true in enumerate(task.true):  # a window of the block that was assigned the trial's class
+        among = np.flatnonzero(blocks.true == true)
+        predicted[i] = blocks.predicted[rng.choice(among)] if len(among) else rng.integers(kinds)
+    return Answer(BLOCKS, predicted, f"{len(blocks.true)} held-out windows of {blocks.recordings} recordings")
 
 
 # ------------------------------------------------------------------------------------------------------------- windows
-def _read(windows: pipeline.WindowExamples, places: np.ndarray) -> Signals:
+def _read(windows: pipeline.WindowExamples, places: np.ndarray) -> BinnedTrials:
     parts = []
     for first in range(0, len(places), BATCH):
         rows = windows.read(places[first : first + BATCH], places[first : first + BATCH].astype(np.uint64))
@@ -231,25 +233,26 @@ def _read(windows: pipeline.WindowExamples, places: np.ndarray) -> Signals:
     return np.concatenate(parts) if parts else np.empty((0, windows.channels, lda.BINS), np.float32)
 
 
-def _signals(found: ImageTrials) -> Signals:
-    return _read(found.windows, found.record)
-
-
 def _other(
     data: DataConfig, paths: Sequence[str], around_events: bool = True
-) -> tuple[pipeline.WindowExamples, list[pipeline.RecordMetadata], np.ndarray]:
-    """(windows, what they tell, onset of each: s since its recording's first sample; without events, its start)."""
+) -> tuple[pipeline.WindowExamples, Sequence[pipeline.RecordMetadata], np.ndarray]:
+    """Return windows, their metadata, and the onset of each in s of its recording; without events, its start."""
     config = dataclasses.replace(data, path=tuple(paths), weights=())
     windows = pipeline.WindowExamples(config, records.ALL, seed=0, training=False)
-    told = windows.metadata()
-    start = np.array([one["start"] for one in told])
-    return windows, told, start - _tmins(windows) if around_events else start
+    metadata = windows.metadata()
+    start = np.array([one["start"] for one in metadata])
+    return windows, metadata, start - _tmins(windows) if around_events else start
 
 
 def _tmins(windows: pipeline.WindowExamples) -> np.ndarray:
-    """Of every window, s: how long after its event it begins."""
+    """Return how long after its event every window begins, s."""
     counts = [len(reader) for reader in windows.readers]
     return np.repeat([_tmin(path) for path in windows.config.path], counts)
+
+
+def _onsets(trials: ImageTrials) -> np.ndarray:
+    """Return the onset of each trial's image, s of its recording."""
+    return trials.start - _tmins(trials.windows)[trials.record]
 
 
 def _tmin(path: str) -> float:
@@ -257,37 +260,36 @@ def _tmin(path: str) -> float:
 
 
 def _tmax(path: str) -> float:
-    found = _events(path).get("tmax")
+    tmax = _events(path).get("tmax")
     settings = records.load_dataset(path).get("settings", {})
-    return float(found if found is not None else _tmin(path) + settings.get("samples", 0) / settings.get("sfreq", 1))
+    return float(tmax if tmax is not None else _tmin(path) + settings.get("samples", 0) / settings.get("sfreq", 1))
 
 
 def _events(path: str) -> dict[str, Any]:
     return records.load_dataset(path).get("settings", {}).get("events", {}) or {}
 
 
-def _matched(found: ImageTrials, told: Sequence[Mapping[str, Any]], onset: np.ndarray) -> np.ndarray:
-    """Of each trial, the window of another dataset that is around the same event, or -1."""
-    own = found.start - _tmins(found.windows)[found.record]
+def _matched(trials: ImageTrials, metadata: Sequence[Mapping[str, Any]], onset: np.ndarray) -> np.ndarray:
+    """Return, for each trial, the window of another dataset that is around the same event, or -1."""
     by_recording: dict[str, list[int]] = {}
-    for i, one in enumerate(told):
+    for i, one in enumerate(metadata):
         by_recording.setdefault(one["recording"], []).append(i)
-    out = np.full(len(found), -1)
-    for trial, (recording, at) in enumerate(zip(found.recording, own, strict=True)):
+    out = np.full(len(trials), -1)
+    for trial, (recording, at) in enumerate(zip(trials.recording, _onsets(trials), strict=True)):
         if near := by_recording.get(recording):
             best = min(near, key=lambda i: abs(onset[i] - at))
             out[trial] = best if abs(onset[best] - at) < SAME_S else -1
     return out
 
 
-def _free(asked: Asked, told: Sequence[Mapping[str, Any]], start: np.ndarray) -> np.ndarray:
-    """The windows without a label's image in them: nothing was shown in them, nor shortly before."""
+def _free(task: ClassTask, metadata: Sequence[Mapping[str, Any]], start: np.ndarray) -> np.ndarray:
+    """Return the windows in which no image was shown, nor shortly before."""
     shown: dict[str, list[np.ndarray]] = {}
-    for found in (asked.train, asked.val, asked.test):
-        onset = found.start - _tmins(found.windows)[found.record]
-        for recording in set(found.recording):
-            shown.setdefault(recording, []).append(onset[np.asarray(found.recording) == recording])
-    length = asked.data.samples / asked.data.sfreq
+    for part in task.parts.values():
+        onset = _onsets(part)
+        for recording in set(part.recording):
+            shown.setdefault(recording, []).append(onset[np.asarray(part.recording) == recording])
+    length = task.data.samples / task.data.sfreq
 
     def empty(one: Mapping[str, Any], at: float) -> bool:
         if one["stimulus"]:
@@ -295,4 +297,4 @@ def _free(asked: Asked, told: Sequence[Mapping[str, Any]], start: np.ndarray) ->
         onsets = np.concatenate(shown.get(one["recording"], [np.empty(0)]))
         return not ((onsets > at - EVOKED_S) & (onsets < at + length)).any()
 
-    return np.array([i for i, one in enumerate(told) if empty(one, start[i])], int)
+    return np.array([i for i, one in enumerate(metadata) if empty(one, start[i])], int)

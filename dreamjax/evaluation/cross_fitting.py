@@ -1,4 +1,4 @@
-"""Pretraining that leaves subjects out, once per fold, so that a probe's encoder saw nobody whom it is probed on."""
+"""Pretraining that leaves subjects out, once per fold, so that an encoder never saw the subjects it is probed on."""
 
 import dataclasses
 import json
@@ -13,59 +13,61 @@ from dreamjax.errors import UserError
 from dreamjax.metrics import probe
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.records import Window
-from dreamjax.systems import opening
+from dreamjax.systems import opening, registry
+from dreamjax.systems.base import Embeds, Run, capability
 
 
 @dataclass(frozen=True)
 class Fold:
     """A trained run, and the subjects that it has not seen and is probed on."""
 
-    run: opening.Run
+    run: Run
     subjects: tuple[str, ...]
 
 
 def train_folds(
     config: Any, labelled: str, subjects: Sequence[str], folds: int, workdir: str, steps: int | None = None
 ) -> list[Fold]:
-    """`folds` pretrainings with `config`, each without a share of `subjects`; continued where `workdir` has them.
+    """Pretrain with `config` once per fold, without a share of `subjects`; continue where `workdir` has the runs.
 
-    The dataset `labelled` is written anew for each fold, the fold's subjects as its split test and everybody else,
-    whatever their split was, as train; the other datasets of the config stay as they are.
+    The dataset `labelled` is written again for each fold, the fold's subjects as split test and all others as train,
+    whatever their split was; the other datasets of the config stay as they are.
     """
-    found, everybody = [], provenance.dataset(labelled)
-    for i, group in enumerate(probe.deal(subjects, folds)):
+    trained, everyone = [], provenance.dataset(labelled)
+    for i, group in enumerate(probe.split_subjects(subjects, folds)):
         folder = epath.Path(workdir) / f"fold-{i}"
         shards = str(folder / "shards")
         write_fold(labelled, shards, group)
-        here = fold_config(config, labelled, shards, steps)
-        probe.verify_fold(provenance.trained_on(here.data.path), everybody, group, f"fold {i}")
+        changed = fold_config(config, labelled, shards, steps)
+        probe.verify_fold(provenance.trained_on(_data(changed).path), everyone, group, f"fold {i}")
         log.info("fold %d of %d: pretraining without %d subjects in %s", i + 1, folds, len(group), folder / "run")
-        opening.train(here, str(folder / "run"))
-        found.append(Fold(opening.open_run(str(folder / "run")), group))
-    return found
+        opening.train(changed, str(folder / "run"))
+        trained.append(Fold(opening.open_run(str(folder / "run")), group))
+    return trained
 
 
 def open_folds(workdirs: Sequence[str], labelled: str, subjects: Sequence[str]) -> list[Fold]:
-    """Runs that somebody else trained, each with the subjects that it did not see.
+    """Open runs that were trained before, each with the subjects that it did not see.
 
-    Raises UserError where the runs leave some subject no encoder that never saw it, or that cannot be verified.
+    Raise UserError where every run saw some subject, or where that cannot be verified.
     """
     if len(set(workdirs)) < 2:
         raise UserError("--fold-runs takes the work directories of at least two runs that left out different subjects")
     opened = {workdir: opening.open_run(workdir) for workdir in workdirs}
-    everybody = provenance.dataset(labelled)
+    everyone = provenance.dataset(labelled)
     training = {
-        workdir: probe.verifiable(provenance.trained_on(run.config.data.path, workdir), everybody, subjects, workdir)
+        workdir: probe.verifiable(provenance.trained_on(_data(run.config).path, workdir), everyone, subjects, workdir)
         for workdir, run in opened.items()
     }
-    dealt = probe.assign(training, everybody, subjects)
-    return [Fold(opened[workdir], group) for workdir, group in dealt.items()]
+    assigned = probe.assign(training, everyone, subjects)
+    return [Fold(opened[workdir], group) for workdir, group in assigned.items()]
 
 
 def fold_config(config: Any, labelled: str, shards: str, steps: int | None) -> Any:
-    """`config` on a fold's shards in place of `labelled`; not scored while it trains, as nobody is left for that."""
-    data = config.data
+    """Return `config` on a fold's shards in place of `labelled`; not scored while it trains: no subjects are left."""
+    data = _data(config)
     path = tuple(shards if p == labelled else p for p in data.path)
     if shards not in path:
         raise UserError(f"the run was not trained on {labelled}; give --probe-data one of {', '.join(data.path)}")
@@ -75,10 +77,14 @@ def fold_config(config: Any, labelled: str, shards: str, steps: int | None) -> A
     )
 
 
-def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
-    """The windows of every split of `source`, those of `probed` as split test and the rest as train. Once.
+def _data(config: Any) -> DataConfig:
+    return capability(registry.build(config), Embeds, "be probed").signal
 
-    What dataset.json says of each recording goes along, its file's hash too, so that whoever sees the fold can compare.
+
+def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
+    """Write the windows of every split of `source`, those of `probed` as split test and the rest as train; once.
+
+    The entries of dataset.json on each recording are copied, with the hashes of files, so that they can be compared.
     """
     dataset = records.load_dataset(source)
     mark = {"source": [dataset["name"], dataset["splits"], sorted(dataset["shards"])], "left_out": sorted(probed)}

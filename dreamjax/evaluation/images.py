@@ -1,116 +1,149 @@
-"""A trained DreamDiffusion on trials whose images it never saw: scores, controls and baselines in one table.
+"""Evaluate a system that generates images, on trials whose images it never saw: scores, controls, baselines.
 
-Where the images of the table come from is told in `image_sources` and `controls`.
+The sources of images are in `image_sources`, the controls in `controls`, the metrics in `image_scores`.
 """
 
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
 
 from dreamjax.console import counted, progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import confusion, controls, image_scores, image_sources, judges, set_scores
-from dreamjax.evaluation.image_scores import Column, Judge, Trials
-from dreamjax.evaluation.image_sources import How, Sources
-from dreamjax.generation import batches, from_trials
-from dreamjax.generation.from_trials import Dreamer, Request
+from dreamjax.evaluation import confusion, controls, image_scores, image_sources, judges, score_table
+from dreamjax.evaluation.controls import ClassTask, ControlData
+from dreamjax.evaluation.image_scores import Judge, ScoredTrials
+from dreamjax.evaluation.image_sources import Sources
+from dreamjax.evaluation.score_table import Column, ScoreTable
+from dreamjax.generation import batches
+from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports import image_page, image_report
 from dreamjax.reports.image_report import MODEL
 from dreamjax.storage import atomic
 from dreamjax.systems import opening
+from dreamjax.systems.base import GeneratesFromTrials, Pretrained, Run, System, capability, name_of, offered
 from dreamjax.targets import images, trials
 from dreamjax.targets.features import VisionModel
+from dreamjax.targets.trials import ImageTrials
 
 SHOWN = {"train": "that it was trained on", "val": "held out while it trained", "test": "that training never showed"}
 PAGE = "images-{split}.html"  # in the folder of an evaluation
 READS = "test_reads.jsonl"  # in the run: each scoring of its test split
-NAMED = "class, as answered"
-LEAKS = (controls.TIME, controls.BEFORE, controls.BLOCKS)  # controls whose answers nothing seen can have helped
+PREDICTED = "class, as answered"
+LEAKS = (controls.TIME, controls.BEFORE, controls.BLOCKS)  # controls that nothing seen can have helped
 
 
 @dataclass(frozen=True)
-class Judging:
-    """By whom the images are judged, folders of vision models; and what they are compared with."""
+class ImageSettings:
+    """What images are scored, by which networks, and what they are compared with."""
 
-    judges: tuple[str, ...] = ()  # two-way identification by their embeddings, beside the one that was aligned with
-    classifier: str = ""  # ViTForImageClassification: N-way accuracy
+    data: tuple[str, ...] = ()  # dataset folders; empty: those of the run
+    split: str = "test"
+    step: int | None = None
+    best: bool = False
+    trials: int | None = None  # drawn at random with the seed; None: all of the split
+    samples: int = 1  # images of each trial
+    steps: int = 30
+    sampler: str | None = None
+    guidance: float = 7.5
+    seed: int = 0
+    judge: tuple[str, ...] = ()  # folders of vision models, in addition to the one aligned with
+    classifier: str | None = None  # ViTForImageClassification: N-way accuracy
     ways: int | None = None
-    sources: How = field(default_factory=How)
+    before: tuple[str, ...] = ()  # see `controls.ControlData`
+    free: tuple[str, ...] = ()
+    prompt: tuple[str, ...] = ("a {label}",)  # of the baseline that classifies and prompts
+    out: str | None = None  # None: RUN/evaluation
+
+    def __post_init__(self) -> None:
+        for text in self.prompt:
+            try:
+                filled = text.format(label="dog")
+            except (KeyError, IndexError, ValueError) as problem:
+                raise UserError(f"--prompt {text!r}: only {{label}} may be in braces") from problem
+            if filled == text:
+                raise UserError(f"--prompt {text!r} does not name the class; put {{label}} where it belongs")
+
+    @property
+    def request(self) -> TrialRequest:
+        """Return which trials images are generated from, and how."""
+        same = ("split", "trials", "samples", "steps", "sampler", "guidance", "seed")
+        return TrialRequest(input=self.data, **{name: getattr(self, name) for name in same})
 
 
-def evaluate(
-    workdir: str,
-    request: Request,
-    judging: Judging,
-    out: str | None = None,
-    *,
-    step: int | None = None,
-    best: bool = False,
-) -> dict[str, Any]:
-    """Scores of a run on the trials of a split: `image_report.RESULT` and `PAGE` in `out` (default: RUN/evaluation).
+def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
+    """Score a run on the trials of a split; write `image_report.RESULT` and `PAGE` into `out`.
 
-    Raises UserError, before any image is made, for what could not be scored, and where the default folder holds the
+    Raise UserError, before any image is generated, for what could not be scored, and where the default folder holds the
     scores of more trials of this very step.
     """
-    run = opening.open_run(workdir, step, best)
+    run = opening.open_run(workdir, settings.step, settings.best)
     if run.step == 0:
         raise UserError(f"{workdir} is untrained (step 0): no score is shown for it; train it first")
-    dreamer = Dreamer.open(run)
-    found = dreamer.trials(request.split, request.input)
-    own = from_trials.chosen(found, request)
-    side = dreamer.side(request)
-    asked = trials_seen(found, own, side)
-    folder = epath.Path(out or f"{workdir}/evaluation")
-    if not out:
-        _refuse_to_lose(folder, run, request, len(own))
-    judged_by, classifier, notes = _judges(dreamer, judging)  # and the folders: mistakes are said before hours of work
-    controls.check(judging.sources.material)
+    generator, request = TrialGenerator.open(run), settings.request
+    seen = generator.trials(request.split, request.input)
+    chosen = request.chosen(seen)
+    scored = scored_trials(seen, chosen, generator.side(request))
+    folder = epath.Path(settings.out or f"{workdir}/evaluation")
+    if not settings.out:
+        _refuse_to_lose(folder, run, request, len(chosen))
+    panel, classifier, notes = _judges(generator.task, settings)  # mistakes are reported before hours of work
+    material = ControlData(settings.before, settings.free)
+    controls.check(material)
     if classifier:
-        image_scores.check_ways(classifier, asked, judging.ways)
-    with progress("generate", len(own) * request.samples) as bar:
-        made = np.stack(list(dreamer.images(found, own, request, bar)))
-    made = made.reshape(len(own), request.samples, *made.shape[1:])
-    sources, classes = image_sources.others(dreamer, found, own, request, made, judging.sources)
+        image_scores.check_ways(classifier, scored, settings.ways)
+    with progress("generate", len(chosen) * request.samples) as bar:
+        made = np.stack(list(generator.images(seen, chosen, request, bar)))
+    made = made.reshape(len(chosen), request.samples, *made.shape[1:])
+    sources, classes = image_sources.sources(generator, seen, chosen, request, made, material, settings.prompt)
     shown = {MODEL: made} | sources.images
-    columns, empty = _told([*_named(sources, classes), *image_scores.columns(asked, shown, judged_by, judging.ways)])
-    people, seen = len(set(asked.person.tolist())), len(asked.true)
-    result = {
-        "run": workdir,
-        "system": run.config.system,
-        "step": run.step,
-        "split": request.split,
-        "trials": len(own),
-        "title": (
-            f"{workdir}, step {run.step}: {counted(len(own), 'trial')} of split {request.split}, in which "
-            f"{counted(people, 'person', 'people')} saw {counted(seen, 'image')} {SHOWN[request.split]}; "
+    columns = [*_class_column(sources, classes), *image_scores.columns(scored, shown, panel, settings.ways)]
+    columns, empty = _scorable(columns)
+    people = len(set(scored.person.tolist()))
+    summary = batches.summary(generator.model, request)
+    result = ScoreTable(
+        title=(
+            f"{workdir}, step {run.step}: {counted(len(chosen), 'trial')} of split {request.split}, in which "
+            f"{counted(people, 'person', 'people')} saw {counted(len(scored.true), 'image')} {SHOWN[request.split]}; "
             f"{request.samples} made of each"
         ),
-        "notes": [*notes, *empty, *pretrained(run.config, found, own), *_read_before(run, request)],
-        "scores": image_scores.scores_json(columns, asked, MODEL),
-        "sets": set_scores.scores(asked, shown, judged_by),
-        "confusion": confusion.table(classifier, asked, shown) if classifier else {},
-        "sources": list(shown),
-        "of_sources": sources.notes,
-        "not_possible": sources.missing,
-        "warnings": _leaks(sources, classes, asked),
-        "made": batches.described(dreamer.model, request),
-    }
-    atomic.write_text(folder / image_report.RESULT.format(split=request.split), json.dumps(result, indent=1))
-    atomic.write_text(folder / PAGE.format(split=request.split), _page(result, asked, made, request.seed))
-    _remember(run, request, result)
+        run=workdir,
+        system=name_of(run.task),
+        step=run.step,
+        split=request.split,
+        seed=request.seed,
+        scores=[column.as_json(scored.clusters) for column in columns],
+        sources=list(shown),
+        of_sources=sources.notes,
+        notes=[*notes, *empty, *pretraining_notes(run.task, seen, chosen), *_test_reads(run, request.split)],
+        warnings=_leaks(sources, classes, scored),
+        not_possible=sources.missing,
+        details={
+            "trials": len(chosen),
+            "sets": [metric.as_json() for metric in image_scores.set_metrics(scored, shown, panel)],
+            "confusion": confusion.table(classifier, scored, shown) if classifier else {},
+            "made": summary,
+        },
+    )
+    text = json.dumps(result.as_json(), indent=1)
+    atomic.write_text(folder / image_report.RESULT.format(split=request.split), text)
+    atomic.write_text(folder / PAGE.format(split=request.split), _page(result, scored, made))
+    if request.split == "test":
+        path = epath.Path(workdir) / READS
+        before = path.read_text() if path.exists() else ""
+        entry = {"step": run.step, "trials": len(chosen), "samples": request.samples, **summary}
+        atomic.write_text(path, before + json.dumps(entry) + "\n")
     return result
 
 
-def _refuse_to_lose(folder: epath.Path, run: opening.Run, request: Request, count: int) -> None:
-    """Raises UserError where fewer trials than were scored before would take their place."""
+def _refuse_to_lose(folder: epath.Path, run: Run, request: TrialRequest, count: int) -> None:
+    """Raise UserError where scores of more trials would be overwritten."""
     before = image_report.saved_in(folder, run.step, request.split)
     if before and before["trials"] > count:
         raise UserError(
@@ -119,43 +152,43 @@ def _refuse_to_lose(folder: epath.Path, run: opening.Run, request: Request, coun
         )
 
 
-def _page(result: Mapping[str, Any], asked: Trials, made: np.ndarray, seed: int) -> str:
+def _page(result: ScoreTable, scored: ScoredTrials, made: np.ndarray) -> str:
     rows = [
-        image_page.Row(f"trial {i}", asked.true[asked.own[i]], list(made[i])) for i in image_page.drawn(len(made), seed)
+        image_page.TrialImages(f"trial {i}", scored.true[scored.image[i]], list(made[i]))
+        for i in image_page.choose(len(made), result.seed)
     ]
+    data = result.as_json()
     return image_page.page(
-        title=result["title"],
-        notes=[*image_report.findings(result), *result["notes"], *image_page.of(len(rows), len(made))],
-        rows=rows,
-        tables=image_report.tables(result),
-        warnings=result["warnings"],
+        title=result.title,
+        notes=[*image_report.findings(data), *result.notes, image_page.choice_note(len(rows), len(made))],
+        trials=rows,
+        tables=image_report.tables(data),
+        warnings=result.warnings,
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ honesty
-def _named(sources: Sources, classes: controls.Asked) -> list[Column]:
-    """How often a source names the class: of those that answer with one."""
-    if not sources.named:
-        return []
-    values = {name: (said == classes.true).astype(float) for name, said in sources.named.items()}
-    return [Column(NAMED, values, 1 / len(classes.names))]
+# ------------------------------------------------------------------------------------------------------------- caveats
+def _class_column(sources: Sources, classes: ClassTask) -> list[Column]:
+    """Return how often a source predicts the class, for those that predict one."""
+    values = {name: (predicted == classes.true).astype(float) for name, predicted in sources.predicted.items()}
+    return [Column(PREDICTED, values, 1 / len(classes.names))] if values else []
 
 
-def _told(columns: list[Column]) -> tuple[list[Column], list[str]]:
-    """Those that any trial has a value of, and what is said of the others."""
+def _scorable(columns: Sequence[Column]) -> tuple[list[Column], list[str]]:
+    """Return the columns that any trial has a value of, and a note on the others."""
     known = [one for one in columns if any(np.isfinite(values).any() for values in one.values.values())]
     if not (empty := [one.name for one in columns if one not in known]):
         return known, []
     return known, [f"too few images were seen in these trials for {', '.join(empty)}"]
 
 
-def _leaks(sources: Sources, classes: controls.Asked, asked: Trials) -> list[str]:
-    """A sentence for each null control that names classes better than chance."""
+def _leaks(sources: Sources, classes: ClassTask, scored: ScoredTrials) -> list[str]:
+    """Return a sentence for each null control that predicts classes better than chance."""
     out = []
     true = classes.true
     chance = max(1 / max(len(classes.names), 1), np.bincount(true[true >= 0]).max() / len(true) if len(true) else 0)
-    for name, said in sources.named.items():
-        share = image_scores.interval((said == true).astype(float), asked)
+    for name, predicted in sources.predicted.items():
+        share = score_table.interval((predicted == true).astype(float), scored.clusters)
         if name in LEAKS and share.known and share.low > chance:
             out.append(
                 f"{name}: names {share.estimate:.0%} of the classes ({share.low:.0%} to {share.high:.0%}; chance "
@@ -165,9 +198,9 @@ def _leaks(sources: Sources, classes: controls.Asked, asked: Trials) -> list[str
     return out
 
 
-def _read_before(run: opening.Run, request: Request) -> list[str]:
-    """How often the test split was scored, in words: whoever chooses by these scores chooses on the test split."""
-    if request.split != "test":
+def _test_reads(run: Run, split: str) -> list[str]:
+    """Return how often the test split was scored before: a choice by these scores is a choice on the test split."""
+    if split != "test":
         return []
     path = epath.Path(run.workdir) / READS
     before = len(path.read_text().splitlines()) if path.exists() else 0
@@ -175,56 +208,46 @@ def _read_before(run: opening.Run, request: Request) -> list[str]:
         return ["the run's test split is scored for the first time; steps are chosen on split val alone"]
     times = "once" if before == 1 else f"{before} times"
     return [
-        f"the run's test split was scored {times} before (see {READS}): a choice by these scores is no test any more"
+        f"the run's test split was scored {times} before (see {READS}): it is not a test for a choice by these scores"
     ]
 
 
-def _remember(run: opening.Run, request: Request, result: Mapping[str, Any]) -> None:
-    if request.split != "test":
-        return
-    path = epath.Path(run.workdir) / READS
-    before = path.read_text() if path.exists() else ""
-    entry = {"step": run.step, "trials": result["trials"], "samples": request.samples, **result["made"]}
-    atomic.write_text(path, before + json.dumps(entry) + "\n")
-
-
-def trials_seen(found: Any, own: np.ndarray, side: int) -> Trials:
-    """The trials as `decoding` has them."""
-    judged, place = np.unique(found.image[own], return_inverse=True)
-    labels = {int(found.image[trial]): found.label[trial] for trial in own}
-    names, people = sorted(set(labels.values())), sorted({found.person[trial] for trial in own})
-    return Trials(
-        true=images.load_all([found.images[i].path for i in judged], side),
-        group=np.array([names.index(labels[int(i)]) for i in judged]),
-        own=place,
-        person=np.array([people.index(found.person[trial]) for trial in own]),
+def scored_trials(seen: ImageTrials, chosen: np.ndarray, side: int) -> ScoredTrials:
+    """Return the trials as `image_scores` takes them."""
+    numbers, place = np.unique(seen.image[chosen], return_inverse=True)
+    labels = {int(seen.image[trial]): seen.label[trial] for trial in chosen}
+    names, people = sorted(set(labels.values())), sorted({seen.person[trial] for trial in chosen})
+    return ScoredTrials(
+        true=images.load_all([seen.images[i].path for i in numbers], side),
+        group=np.array([names.index(labels[int(i)]) for i in numbers]),
+        image=place,
+        person=np.array([people.index(seen.person[trial]) for trial in chosen]),
     )
 
 
-def pretrained(config: Any, found: Any, own: np.ndarray) -> list[str]:
-    """What the encoder had seen of these trials before; their signals, never their images."""
-    own_start = not config.encoder.path or config.encoder.start == "random"
-    if own_start or config.target.people == "apart":
+def pretraining_notes(task: System, seen: ImageTrials, chosen: np.ndarray) -> list[str]:
+    """Return what a pretrained encoder had seen of these trials before: their signals, never their images."""
+    start, target = offered(task, Pretrained), capability(task, GeneratesFromTrials, "see images in trials").target
+    if start is None or not start.encoder_run or target.people == "apart":
         return []
-    paths = [os.path.abspath(path) for path in opening.config_of(config.encoder.path).data.path]
-    recordings = tuple(found.recording[trial] for trial in own)
-    chosen = dataclasses.replace(found, record=found.record[own], recording=recordings)
-    count = trials.pretrained_on(chosen, paths)
-    return [f"the encoder was pretrained on the signals of {count} of the {len(own)} trials, without their images"]
+    paths = [os.path.abspath(path) for path in opening.config_of(start.encoder_run).data.path]
+    recordings = tuple(seen.recording[trial] for trial in chosen)
+    count = trials.pretrained_on(dataclasses.replace(seen, record=seen.record[chosen], recording=recordings), paths)
+    return [f"the encoder was pretrained on the signals of {count} of the {len(chosen)} trials, without their images"]
 
 
 # -------------------------------------------------------------------------------------------------------------- judges
-def _judges(dreamer: Dreamer, judging: Judging) -> tuple[list[Judge], Judge | None, list[str]]:
-    """Who judges, the classifier among them, and what is missing and why."""
-    mesh, notes, found = meshes.make(MeshConfig()), [], []
-    aligned = dreamer.task.target.embedding
-    if dreamer.task.embedding_dim:
+def _judges(task: GeneratesFromTrials, settings: ImageSettings) -> tuple[list[Judge], Judge | None, list[str]]:
+    """Return all judges, the classifier among them, and notes on what is missing and why."""
+    mesh, notes, panel = meshes.make(MeshConfig()), [], []
+    if task.embedding_dim:
+        aligned = task.target.embedding
         name = epath.Path(aligned.path).name
         view = judges.of_model(VisionModel.open(aligned.path, mesh), aligned, mesh)
-        found.append(Judge(f"{name} (aligned with)", view))
+        panel.append(Judge(f"{name} (aligned with)", view))
         notes.append(f"{name} is what training aligned trials with: as a judge it is not independent")
-    given, told = judges.open_judges(judging.judges, mesh)
-    classifier = judges.open_classifier(judging.classifier, mesh) if judging.classifier else None
+    given, about = judges.open_judges(settings.judge, mesh)
+    classifier = judges.open_classifier(settings.classifier, mesh) if settings.classifier else None
     if classifier is None:
         notes.append("no N-way accuracy: it takes a trained classifier (--classifier FOLDER)")
-    return [*found, *given, *([classifier] if classifier else [])], classifier, [*notes, *told]
+    return [*panel, *given, *([classifier] if classifier else [])], classifier, [*notes, *about]

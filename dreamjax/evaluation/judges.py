@@ -1,10 +1,10 @@
-"""Trained networks that judge made images, opened from the files and folders that a user names.
+"""Trained networks that judge generated images, opened from the files and folders that a user names.
 
-    judges, notes = judges.open_judges(["alexnet-owt-7be5be79.pth", "alex.pth", "clip-vit-large-patch14"])
-    decoding.columns(trials, sources, judges)
+    networks, notes = judges.open_judges(["alexnet-owt-7be5be79.pth", "alex.pth", "clip-vit-large-patch14"])
+    image_scores.columns(trials, sources, networks)
 
-A folder or hub id is a CLIP, DINOv2 or ViT of transformers; a file one of `weights.detect`. What each is asked, and
-how it is shown images, is the suite of Brain-Diffuser (Ozcelik & VanRullen 2023) and, for LPIPS and FID, their
+A folder or hub id is a CLIP, DINOv2 or ViT of transformers; a file one of `weights.detect`. What each compares, and how
+images are prepared for it, is the suite of Brain-Diffuser (Ozcelik & VanRullen 2023) and, for LPIPS and FID, their
 authors'.
 """
 
@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, UInt8
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation.image_scores import Asked, Judge
+from dreamjax.evaluation.image_scores import Comparison, Judge
 from dreamjax.models.clip import CLIPVision
 from dreamjax.models.dinov2 import DINOv2
 from dreamjax.parallel import mesh as meshes
@@ -30,6 +30,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import manifest
 from dreamjax.targets.features import EmbeddingConfig, VisionModel
 from dreamjax.targets.preprocessing import BILINEAR, Preprocessing
+from dreamjax.training.task import PyTree
 from dreamjax.weights import detect, loaded, streaming, weight_files
 from dreamjax.weights.detect import Recognised
 from dreamjax.weights.loaded import Part
@@ -52,73 +53,67 @@ ABSENT = {
 
 
 def open_judges(paths: Sequence[str], mesh: Mesh | None = None) -> tuple[list[Judge], list[str]]:
-    """The judges in the order of `paths`, and a sentence each about where they are from and what is absent.
+    """Return the judges in the order of `paths`, and a sentence each about where they are from and what is absent.
 
-    Raises UserError for what is no such network, for one that was never trained, and for LPIPS without its AlexNet.
+    Raise UserError for a file that is not such a network or was never trained, and for LPIPS without its AlexNet.
     """
     mesh = meshes.make(MeshConfig()) if mesh is None else mesh
-    found, notes = [], []
-    opened = {path: _recognised(path) for path in paths if _is_file(path)}
+    networks, notes = [], []
+    files = [path for path in paths if epath.Path(path).exists() and not epath.Path(path).is_dir()]
+    opened = {path: detect.recognise(weight_files.open_weights(path), path) for path in files}
     for path in paths:
         if path not in opened:
-            found.append(of_folder(path, mesh))
+            networks.append(of_folder(path, mesh))
             continue
-        found.append(_of_file(opened[path], path, [one for one in opened.values() if one is not opened[path]], mesh))
+        others = [one for one in opened.values() if one is not opened[path]]
+        networks.append(_of_file(opened[path], path, others, mesh))
         notes.append(_origin(opened[path], path))
     keys = {one.kind.key.replace("lpips_layers", "lpips") for one in opened.values()}
     for kind in detect.KINDS:
         if kind.key in ABSENT and kind.key.replace("lpips_layers", "lpips") not in keys:
             notes.append(f"{ABSENT[kind.key]}: it takes {' or '.join(kind.files)} as a judge")
-    return found, notes
+    return networks, notes
 
 
-def _is_file(path: str) -> bool:
-    place = epath.Path(path)
-    return place.exists() and not place.is_dir()
-
-
-def _recognised(path: str) -> Recognised:
-    return detect.recognise(weight_files.open_weights(path), path)
-
-
-def _origin(found: Recognised, path: str) -> str:
-    """Whether it is the published file: their names end with the first digits of their SHA-256."""
+def _origin(network: Recognised, path: str) -> str:
+    """Return whether it is the published file: their names end with the first digits of their SHA-256."""
     name, digest = epath.Path(path).name, manifest.file_hash(path)
-    for published in found.kind.files:
-        told = published.partition(".")[0].rpartition("-")[2]
-        if len(told) == 8 and digest.startswith(told):
-            return f"{name} is the published {published} ({found.kind.title})"
-    return f"{name} ({found.kind.title}) has the SHA-256 {digest[:8]}…, which tells nothing of how it was trained"
+    for published in network.kind.files:
+        digits = published.partition(".")[0].rpartition("-")[2]
+        if len(digits) == 8 and digest.startswith(digits):
+            return f"{name} is the published {published} ({network.kind.title})"
+    unknown = f"has the SHA-256 {digest[:8]}…, which is not a published file: its training is unknown"
+    return f"{name} ({network.kind.title}) {unknown}"
 
 
 # ------------------------------------------------------------------------------------------------------------- a file
-def _of_file(found: Recognised, path: str, others: Sequence[Recognised], mesh: Mesh) -> Judge:
-    key = found.kind.key
+def _of_file(network: Recognised, path: str, others: Sequence[Recognised], mesh: Mesh) -> Judge:
+    key = network.kind.key
     if key == "lpips_layers":
-        found = _with_network(found, path, others)
-    part = _loaded(found, path, mesh)
-    shown = functools.partial(_program, part.params, mesh)
+        network = _with_network(network, path, others)
+    part = _loaded(network, path, mesh)
+    program = functools.partial(_program, part.params, mesh)
 
-    def features(params: Any, pixels: Array) -> Any:
+    def features(params: PyTree, pixels: Array) -> Array | dict[str, Array]:
         return part.bound(params).features(pixels)
 
     if key == "alexnet":
-        both = shown(features, IMAGENET)
-        return Judge("AlexNet", lambda x: {f"AlexNet({layer})": value for layer, value in both(x).items()})
+        layers = program(features, IMAGENET)
+        return Judge("AlexNet", lambda x: {f"AlexNet({layer})": value for layer, value in layers(x).items()})
     if key == "inception":
-        return Judge("Inception", shown(lambda p, x: features(p, x)["2048"], HALVES))
+        return Judge("Inception", program(lambda p, x: features(p, x)["2048"], HALVES))
     if key == "efficientnet":
-        return Judge("EfficientNet-B1", shown(features, IMAGENET), asks=("distance",))
+        return Judge("EfficientNet-B1", program(features, IMAGENET), compares=("distance",))
     if key == "resnet50":  # a file with a classifier may be anything that was trained so
-        name = "ResNet-50" if found.arguments["classes"] else "SwAV"
-        return Judge(name, shown(features, IMAGENET), asks=("distance",))
+        name = "ResNet-50" if network.arguments["classes"] else "SwAV"
+        return Judge(name, program(features, IMAGENET), compares=("distance",))
     if key == "fid":
-        return Judge("Inception of FID", sets=shown(functools.partial(_of_sets, part)))
+        return Judge("Inception of FID", sets=program(functools.partial(_of_sets, part)))
 
-    def distance(params: Any, made: Array, true: Array) -> Array:
+    def distance(params: PyTree, made: Array, true: Array) -> Array:
         return part.bound(params)(*(x.astype(jnp.float32) / 127.5 - 1 for x in (made, true)))
 
-    return Judge("LPIPS", pair=shown(distance))
+    return Judge("LPIPS", pair=program(distance))
 
 
 def _with_network(layers: Recognised, path: str, others: Sequence[Recognised]) -> Recognised:
@@ -129,58 +124,60 @@ def _with_network(layers: Recognised, path: str, others: Sequence[Recognised]) -
     return Recognised(layers.kind, layers.arguments, {**alexnet.tensors, **layers.tensors})
 
 
-def _loaded(found: Recognised, path: str, mesh: Mesh) -> Part:
-    network = found.kind.network
-    abstract = loaded.placed(network.shapes(found.arguments), mesh)
-    return Part(network, found.arguments, streaming.source(network.table, found.tensors, path)(abstract))
+def _loaded(recognised: Recognised, path: str, mesh: Mesh) -> Part:
+    network, arguments = recognised.kind.network, recognised.arguments
+    abstract = loaded.placed(network.shapes(arguments), mesh)
+    return Part(network, arguments, streaming.source(network.table, recognised.tensors, path)(abstract))
 
 
-def _of_sets(part: Part, params: Any, images: Array) -> dict[str, Array]:
-    """Features of two widths and probabilities, whose logits have no bias, as in Inception Score's own code."""
+def _of_sets(part: Part, params: PyTree, images: Array) -> dict[str, Array]:
+    """Return features of two widths and probabilities, whose logits have no bias, as in the code of Inception Score."""
     x = images.astype(jnp.float32) / 127.5 - 1
     x = jax.image.resize(x, (len(x), FID_SIDE, FID_SIDE, 3), "bilinear", antialias=False)
     model = part.bound(params)
-    found = model.features(x)
-    probabilities = jax.nn.softmax(model.logits(found["2048"], bias=False))
-    return {"2048": found["2048"], "64": found["64"], "probabilities": probabilities}
+    features = model.features(x)
+    probabilities = jax.nn.softmax(model.logits(features["2048"], bias=False))
+    return {"2048": features["2048"], "64": features["64"], "probabilities": probabilities}
 
 
 # ------------------------------------------------------------------------------------------------------------ a folder
 def of_folder(path: str, mesh: Mesh) -> Judge:
-    """CLIP and DINOv2: two-way identification and the cosine; ViT: two-way identification. Raises UserError."""
+    """Open CLIP and DINOv2: two-way identification and the cosine; ViT: two-way identification. Raise UserError."""
     model = VisionModel.open(path, mesh)
     arguments, build = model.part.arguments, model.part.network.build
     pooling: Any = "projected" if arguments.get("projection") else "cls" if arguments.get("classes") else "pooled"
-    asks: tuple[Asked, ...] = ("two-way", "cosine") if build in (CLIPVision, DINOv2) else ("two-way",)
-    return Judge(epath.Path(path).name, of_model(model, EmbeddingConfig(path, pooling), mesh), asks=asks)
+    compares: tuple[Comparison, ...] = ("two-way", "cosine") if build in (CLIPVision, DINOv2) else ("two-way",)
+    return Judge(epath.Path(path).name, of_model(model, EmbeddingConfig(path, pooling), mesh), compares=compares)
 
 
 def of_model(model: VisionModel, config: EmbeddingConfig, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images [k, H, W, 3] → what `config` asks for, [k, F]."""
+    """Return uint8 images [k, H, W, 3] → the embedding that `config` names, [k, F]."""
 
-    def embed(params: Any, pixels: Array) -> Array:
+    def embed(params: PyTree, pixels: Array) -> Array:
         return model.embed(params, pixels, config)
 
     return _program(model.part.params, mesh, embed, model.prepare)
 
 
 def open_classifier(path: str, mesh: Mesh) -> Judge:
-    """A ViTForImageClassification, for N-way accuracy. Raises UserError for any other folder."""
+    """Open a ViTForImageClassification, for N-way accuracy. Raise UserError for any other folder."""
     model = VisionModel.open(path, mesh)
     if not model.part.arguments.get("classes"):
-        raise UserError(f"{path} is no classifier; name a ViTForImageClassification")
-    told = "accuracy not told" if model.accuracy is None else f"right for {model.accuracy:.0%} of held-out images"
+        raise UserError(f"{path} is not a classifier; name a ViTForImageClassification")
+    known = "accuracy unknown" if model.accuracy is None else f"right for {model.accuracy:.0%} of held-out images"
 
-    def probabilities(params: Any, pixels: Array) -> Array:
+    def probabilities(params: PyTree, pixels: Array) -> Array:
         return jax.nn.softmax(model.part.bound(params).logits(pixels))
 
-    name = f"{epath.Path(path).name} ({told})"
+    name = f"{epath.Path(path).name} ({known})"
     return Judge(name, probabilities=_program(model.part.params, mesh, probabilities, model.prepare))
 
 
 # ----------------------------------------------------------------------------------------------------------- a program
-def _program(params: Any, mesh: Mesh, function: Callable, prepare: Preprocessing | None = None) -> Callable[..., Any]:
-    """Images, uint8 [k, H, W, 3], on the mesh BATCH at a time → `function(params, images)` as NumPy.
+def _program(
+    params: PyTree, mesh: Mesh, function: Callable, prepare: Preprocessing | None = None
+) -> Callable[..., Any]:
+    """Compile images, uint8 [k, H, W, 3], on the mesh BATCH at a time → `function(params, images)` as NumPy.
 
     Compiled once for a size of images, and for few of them once for a power of two; the last batch is filled up.
     """
@@ -198,8 +195,8 @@ def _program(params: Any, mesh: Mesh, function: Callable, prepare: Preprocessing
             # the products of features are compared with each other: accelerators would round them to bfloat16
             with jax.set_mesh(mesh), jax.default_matmul_precision("float32"):
                 placed = sharding.to_devices(filled, mesh, size)
-                found = run(params, *(placed[str(k)] for k in range(len(images))))
-            outputs.append(jax.tree.map(lambda x: np.asarray(x)[: count - first], found))  # noqa: B023
+                result = run(params, *(placed[str(k)] for k in range(len(images))))
+            outputs.append(jax.tree.map(lambda x: np.asarray(x)[: count - first], result))  # noqa: B023
         return jax.tree.map(lambda *x: np.concatenate(x), *outputs)
 
     return view

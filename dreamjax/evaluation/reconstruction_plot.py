@@ -1,8 +1,8 @@
-"""One held-out window, drawn at random: what was hidden, and what each method made of it. µV over seconds."""
+"""Figure of one held-out window, drawn at random: what was hidden, and what each method predicts; µV over seconds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,23 +11,26 @@ from dreamjax.evaluation import reconstruction_scores
 from dreamjax.evaluation.scoring_masks import MaskTask
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import conditional_mean
+from dreamjax.reports import figures, palette
 
-TRUTH, SHADE = "#1a1a1a", "#e9e6dc"
-STYLES: dict[str, dict[str, Any]] = {  # Okabe and Ito's colours, told apart by all eyes
-    "model": {"color": "#D55E00", "lw": 1.5, "zorder": 4},
-    "conditional mean": {"color": "#0072B2", "lw": 1.2, "zorder": 3},
-    "linear interpolation": {"color": "#009E73", "lw": 1.0, "ls": (0, (4, 1.5)), "zorder": 2},
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLES: dict[str, dict[str, Any]] = {
+    "model": {"color": palette.MODEL, "lw": 1.5, "zorder": 4},
+    "conditional mean": {"color": palette.REFERENCE, "lw": 1.2, "zorder": 3},
+    "linear interpolation": {"color": palette.SECOND, "lw": 1.0, "ls": (0, (4, 1.5)), "zorder": 2},
 }
 CHANNELS = ("Fz", "C3", "Pz", "O1")
 
 
 @dataclass(frozen=True)
-class Panel:
+class MaskedWindow:
     """One window under one mask. `guesses` are whole windows (C, T), of which only hidden samples are shown."""
 
     title: str
     truth: Float[np.ndarray, "C T"]  # µV
-    visible: Bool[np.ndarray, "T"]
     hidden: Bool[np.ndarray, "T"]
     guesses: Mapping[str, Float[np.ndarray, "C T"]]
     real: Bool[np.ndarray, "C"]
@@ -35,12 +38,12 @@ class Panel:
     sfreq: float
 
     def r2(self, method: str) -> float:
-        """Share of variance explained on the hidden samples of all real channels of this window."""
+        """Return the share of variance explained on the hidden samples of all real channels of this window."""
         truth, guess = self.truth[self.real][:, self.hidden], self.guesses[method][self.real][:, self.hidden]
         return float(1 - ((truth - guess) ** 2).sum() / ((truth - truth.mean(1, keepdims=True)) ** 2).sum())
 
 
-def panel(
+def masked_window(
     windows: WindowSet,
     row: int,
     task: MaskTask,
@@ -48,8 +51,8 @@ def panel(
     predict: reconstruction_scores.Predict | None = None,
     fitted: conditional_mean.Gaussian | None = None,
     seed: int = 0,
-) -> Panel:
-    """The window `row` under the same mask with which it is scored."""
+) -> MaskedWindow:
+    """Return the window `row` under the same mask with which it is scored."""
     one = windows.take(np.array([row]))
     masking = reconstruction_scores.Masking.of(one, task, patch, seed)
     visible, hidden = reconstruction_scores.samples_of(masking.hidden[0], one.valid[0], patch)
@@ -64,20 +67,21 @@ def panel(
     if predict is not None:
         guesses["model"] = truth[0].copy()
         guesses["model"][:, hidden] = reconstruction_scores.predict_all(predict, one, masking.hidden)[0][:, hidden]
-    return Panel(task.name, truth[0], visible, hidden, guesses, one.real[0], one.ch_names, one.sfreq)
+    return MaskedWindow(task.name, truth[0], hidden, guesses, one.real[0], one.ch_names, one.sfreq)
 
 
 def draw_row(windows: WindowSet, seed: int = 0) -> int:
-    """A window at random, not chosen by how it looks: uniformly among those without padding."""
+    """Return a window at random, not chosen by its looks: uniformly among those without padding."""
     whole = np.flatnonzero(windows.whole)
     pool = whole if len(whole) else np.arange(len(windows))
     return int(np.random.default_rng([seed, 2022]).choice(pool))
 
 
-def _channels(panel: Panel, count: int) -> list[int]:
+def _channels(window: MaskedWindow, count: int) -> list[int]:
     """Midline and lateral, front to back, where those names are there; else spread over the real channels."""
-    real = np.flatnonzero(panel.real)
-    named = [panel.ch_names.index(n) for n in CHANNELS if n in panel.ch_names and panel.real[panel.ch_names.index(n)]]
+    real = np.flatnonzero(window.real)
+    there = [window.ch_names.index(name) for name in CHANNELS if name in window.ch_names]
+    named = [channel for channel in there if window.real[channel]]
     if len(named) >= min(count, len(real)):
         return named[:count]
     return [int(c) for c in real[np.unique(np.linspace(0, len(real) - 1, min(count, len(real))).astype(int))]]
@@ -91,71 +95,56 @@ def _shown(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     return np.where(near, values, np.nan)
 
 
-def figure(panels: Sequence[Panel], count: int = 4, caption: str = "") -> Any:
-    """A matplotlib figure: a column for each panel, a row for each channel; hidden time is shaded."""
-    from matplotlib.figure import Figure
-
-    rows = _channels(panels[0], count)
-    fig = Figure(figsize=(6.2 * len(panels), 1.25 * len(rows) + 1.35), layout="constrained", facecolor="white")
-    axes = fig.subplots(len(rows), len(panels), sharex="col", sharey="row", squeeze=False)
-    for column, part in enumerate(panels):
-        seconds = np.arange(part.truth.shape[1]) / part.sfreq
+def figure(windows: Sequence[MaskedWindow], count: int = 4, caption: str = "") -> "Figure":
+    """Draw a column for each masked window, a row for each channel; hidden time is shaded."""
+    rows = _channels(windows[0], count)
+    size = (6.2 * len(windows), 1.25 * len(rows) + 1.35)
+    fig, axes = figures.grid(*size, len(rows), len(windows), sharex="col", sharey="row")
+    for column, window in enumerate(windows):
+        seconds = np.arange(window.truth.shape[1]) / window.sfreq
         for axis, channel in zip(axes[:, column], rows, strict=True):
-            _trace(axis, part, channel, seconds)
+            _trace(axis, window, channel, seconds)
             if column == 0:
-                axis.set_ylabel(f"{part.ch_names[channel]}\nµV", rotation=0, ha="right", va="center", fontsize=9)
+                axis.set_ylabel(f"{window.ch_names[channel]}\nµV", rotation=0, ha="right", va="center", fontsize=9)
         axes[-1, column].set_xlabel("time (s)", fontsize=9)
-        axes[-1, column].set_xlim(*_view(part))
-        _legend(axes[0, column], part)
+        axes[-1, column].set_xlim(*_view(window))
+        figures.legend(
+            axes[0, column],
+            title=f"hidden: {window.title}",
+            title_fontproperties={"size": 9, "weight": "bold"},
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.02),
+            ncols=3,
+            handlelength=1.6,
+            columnspacing=1.2,
+        )
     fig.align_ylabels(axes[:, 0])
     if caption:
-        fig.supxlabel(caption, fontsize=8, color="0.35")
+        fig.supxlabel(caption, fontsize=8, color=palette.QUIET)
     return fig
 
 
-def _view(part: Panel) -> tuple[float, float]:
+def _view(window: MaskedWindow) -> tuple[float, float]:
     """The window; around a single gap, twice the gap to either side."""
-    end = (part.truth.shape[1] - 1) / part.sfreq
-    where = np.flatnonzero(part.hidden) / part.sfreq
-    length = where[-1] - where[0] + 1 / part.sfreq
-    if len(where) < length * part.sfreq - 0.5 or 3 * length > end:
+    end = (window.truth.shape[1] - 1) / window.sfreq
+    where = np.flatnonzero(window.hidden) / window.sfreq
+    length = where[-1] - where[0] + 1 / window.sfreq
+    if len(where) < length * window.sfreq - 0.5 or 3 * length > end:
         return 0.0, end
     return max(0.0, float(where[0] - 2 * length)), min(end, float(where[-1] + 2 * length))
 
 
-def _trace(axis: Any, part: Panel, channel: int, seconds: np.ndarray) -> None:
-    half = 0.5 / part.sfreq
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], part.hidden.astype(int), [0]])))
-    for start, stop in edges.reshape(-1, 2):
-        axis.axvspan(seconds[start] - half, seconds[stop - 1] + half, color=SHADE, lw=0, zorder=0)
-    axis.plot(seconds, part.truth[channel], color=TRUTH, lw=0.9, zorder=2.5)
+def _trace(axis: "Axes", window: MaskedWindow, channel: int, seconds: np.ndarray) -> None:
+    half = 0.5 / window.sfreq
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], window.hidden.astype(int), [0]])))
+    axis.plot(seconds, window.truth[channel], color=palette.SIGNAL, lw=0.9, zorder=2.5, label="recorded")
+    for i, (start, stop) in enumerate(edges.reshape(-1, 2)):
+        label = "" if i else "hidden"
+        axis.axvspan(seconds[start] - half, seconds[stop - 1] + half, color=palette.SHADE, lw=0, zorder=0, label=label)
     for name, style in STYLES.items():
-        if name in part.guesses:
-            axis.plot(seconds, _shown(part.guesses[name][channel], part.hidden), **style)
+        if name in window.guesses:
+            guess, label = _shown(window.guesses[name][channel], window.hidden), f"{name}, R² {window.r2(name):.2f}"
+            axis.plot(seconds, guess, label=label, **style)
     axis.tick_params(labelsize=8, length=2.5)
-    axis.spines[["top", "right"]].set_visible(False)
-    reach = np.abs(part.truth[channel]).max() * 1.15
+    reach = np.abs(window.truth[channel]).max() * 1.15
     axis.set_ylim(-reach, reach)
-
-
-def _legend(axis: Any, part: Panel) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    handles: list[Any] = [Line2D([], [], color=TRUTH, lw=0.9, label="recorded"), Patch(color=SHADE, label="hidden")]
-    for name, style in STYLES.items():
-        if name in part.guesses:
-            kept = {k: v for k, v in style.items() if k != "zorder"}
-            handles.append(Line2D([], [], **kept, label=f"{name}, R² {part.r2(name):.2f}"))
-    axis.legend(
-        handles=handles,
-        title=f"hidden: {part.title}",
-        title_fontproperties={"size": 9, "weight": "bold"},
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.02),
-        ncols=len(handles) if len(handles) <= 3 else 3,
-        fontsize=8,
-        frameon=False,
-        handlelength=1.6,
-        columnspacing=1.2,
-    )

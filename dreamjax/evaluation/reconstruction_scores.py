@@ -1,4 +1,4 @@
-"""Masked reconstruction on subjects that training never saw, in µV, beside four baselines.
+"""Masked reconstruction on subjects that training never saw, in µV, with four baselines.
 
 Only hidden samples of real electrodes count, as they were recorded; model and baselines are given the visible ones
 clipped as in training (`WindowSet.seen`). For method m and subject s, with c a channel, t a hidden sample,
@@ -14,7 +14,7 @@ at the edges; `conditional mean`, the best linear guess (`gaussian`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from dreamjax.evaluation.scoring_masks import MASKS, MaskTask
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import bootstrap, conditional_mean
 from dreamjax.metrics.bootstrap import Interval
+from dreamjax.metrics.conditional_mean import Choice
 from dreamjax.parallel import threads
 
 # scaled signal (B, C, T), hidden patches (B, N), valid samples (B, T) → scaled prediction (B, C, T)
@@ -39,7 +40,7 @@ BATCH = 64  # windows per call of a model
 def channel_mean(
     signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
 ) -> Float[np.ndarray, "B C H"]:
-    """The mean of the visible samples of the window's channel."""
+    """Return the mean of the visible samples of the window's channel."""
     mean = signal[:, :, visible].mean(axis=2, keepdims=True)
     return np.repeat(mean, int(hidden.sum()), axis=2)
 
@@ -47,7 +48,7 @@ def channel_mean(
 def linear_interpolation(
     signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
 ) -> Float[np.ndarray, "B C H"]:
-    """The straight line between the nearest visible samples on either side; at an edge the nearest one, held."""
+    """Return the straight line between the nearest visible samples on either side; at an edge the nearest one, held."""
     v, h = np.flatnonzero(visible), np.flatnonzero(hidden)
     right = np.clip(np.searchsorted(v, h), 0, len(v) - 1)
     left = np.clip(np.searchsorted(v, h) - 1, 0, len(v) - 1)
@@ -67,7 +68,7 @@ class Sums:
     values: Float[np.ndarray, "S C 7"]
 
     def add(self, subject: int, truth: np.ndarray, guess: np.ndarray, real: np.ndarray) -> None:
-        """Hidden samples (C, H) of one window, channels that are not `real` left out."""
+        """Add the hidden samples (C, H) of one window, channels that are not `real` left out."""
         n = np.full(len(truth), truth.shape[1], np.float64)
         parts = (
             truth.sum(1),
@@ -80,7 +81,7 @@ class Sums:
         self.values[subject] += np.stack([n, *parts], axis=1) * real[:, None]
 
     def rows(self) -> Float[np.ndarray, "S 2"]:
-        """(err, var) of every subject."""
+        """Return (err, var) of every subject."""
         n, y, yy, *_, error = np.moveaxis(self.values, 2, 0)
         return np.stack([error.sum(1), (yy - y**2 / np.maximum(n, 1)).sum(1)], axis=1)
 
@@ -89,7 +90,7 @@ class Sums:
         return 1 - error / variance
 
     def correlation(self) -> Float[np.ndarray, "S"]:
-        """0 for a constant guess, which follows nothing."""
+        """Return the correlation of every subject; 0 for a constant guess."""
         n, y, yy, p, pp, yp, _ = np.moveaxis(self.values, 2, 0)
         n = np.maximum(n, 1)
         covariance = (yp - y * p / n).sum(1)
@@ -99,13 +100,13 @@ class Sums:
 
 
 def share_explained(rows: np.ndarray) -> np.ndarray:
-    """Pooled R² of rows (…, subjects, [err, var])."""
+    """Return the pooled R² of rows (…, subjects, [err, var])."""
     total = rows.sum(axis=-2)
     return 1 - total[..., 0] / total[..., 1]
 
 
 def gained(rows: np.ndarray) -> np.ndarray:
-    """Difference of two pooled R² of rows (…, subjects, [err of one, err of other, var])."""
+    """Return the difference of two pooled R² of rows (…, subjects, [err of one, err of other, var])."""
     total = rows.sum(axis=-2)
     return (total[..., 1] - total[..., 0]) / total[..., 2]
 
@@ -113,7 +114,7 @@ def gained(rows: np.ndarray) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------------- scoring
 @dataclass
 class MaskScore:
-    """How every method did under one kind of mask."""
+    """Scores of every method under one kind of mask."""
 
     task: MaskTask
     subjects: tuple[str, ...]
@@ -121,12 +122,17 @@ class MaskScore:
     skipped: int  # windows too short for this mask
     sums: dict[str, Sums]  # by method; the model, where there is one, is called "model"
     hidden_share: float
-    choice: dict[str, Any] | None = None  # how the conditional mean was chosen
+    choice: tuple[Choice | None, ...] = ()  # of the conditional mean; after `merge` of every fold
     level: float = bootstrap.LEVEL
     seed: int = 0
 
+    def choice_json(self) -> dict[str, Any] | None:
+        """Return how the conditional mean was chosen; None without one."""
+        choices = [None if one is None else asdict(one) for one in self.choice]
+        return {"folds": choices} if len(choices) > 1 else choices[0] if choices else None
+
     def r2(self, method: str) -> Interval:
-        """Pooled R² with its interval over subjects."""
+        """Return the pooled R² with its interval over subjects."""
         rows = self.sums[method].rows()
         return bootstrap.interval(rows, share_explained, link="share", seed=self.seed, level=self.level)
 
@@ -135,34 +141,33 @@ class MaskScore:
         return bootstrap.interval(rows, link="correlation", seed=self.seed, level=self.level)
 
     def difference(self, method: str, other: str) -> Interval:
-        """R² of `method` minus R² of `other` on the same hidden samples, subjects resampled in pairs."""
+        """Return R² of `method` minus R² of `other` on the same hidden samples, subjects resampled in pairs."""
         one, two = self.sums[method].rows(), self.sums[other].rows()
         rows = np.stack([one[:, 0], two[:, 0], one[:, 1]], axis=1)
         return bootstrap.interval(rows, gained, seed=self.seed, level=self.level)
 
 
 def merge(parts: Sequence[Sequence[MaskScore]]) -> list[MaskScore]:
-    """The scores of folds that hold different subjects, as one score by mask with all of them.
+    """Return the scores of folds that hold different subjects, as one score by mask with all of them.
 
     Only what every fold has is kept. `choice` becomes the choices of the folds, in order.
     """
     out = []
     for first in parts[0]:
-        same = [next((s for s in part if s.task == first.task), None) for part in parts]
-        found = [s for s in same if s is not None]
-        if len(found) < len(parts):
+        matching = [s for part in parts for s in part if s.task == first.task]
+        if len(matching) < len(parts):
             continue
-        methods = [m for m in first.sums if all(m in s.sums for s in found)]
-        windows = sum(s.windows for s in found)
+        methods = [m for m in first.sums if all(m in s.sums for s in matching)]
+        windows = sum(s.windows for s in matching)
         out.append(
             replace(
                 first,
-                subjects=sum((s.subjects for s in found), ()),
+                subjects=sum((s.subjects for s in matching), ()),
                 windows=windows,
-                skipped=sum(s.skipped for s in found),
-                sums={m: Sums(np.concatenate([s.sums[m].values for s in found])) for m in methods},
-                hidden_share=sum(s.hidden_share * s.windows for s in found) / windows,
-                choice={"folds": [s.choice for s in found]},
+                skipped=sum(s.skipped for s in matching),
+                sums={m: Sums(np.concatenate([s.sums[m].values for s in matching])) for m in methods},
+                hidden_share=sum(s.hidden_share * s.windows for s in matching) / windows,
+                choice=tuple(s.choice[0] if s.choice else None for s in matching),
             )
         )
     return out
@@ -194,14 +199,14 @@ class Masking:
 def samples_of(
     hidden: Bool[np.ndarray, "N"], valid: Bool[np.ndarray, "T"], patch: int
 ) -> tuple[Bool[np.ndarray, "T"], Bool[np.ndarray, "T"]]:
-    """(visible, hidden) samples of a window from its hidden patches. A patch that is padded in part is neither."""
+    """Return (visible, hidden) samples of a window from its hidden patches. A patch padded in part is neither."""
     whole = np.repeat(valid.reshape(-1, patch).all(axis=1), patch)
     dark = np.repeat(hidden, patch) & whole
     return whole & ~dark, dark
 
 
 def predict_all(predict: Predict, windows: WindowSet, hidden: Bool[np.ndarray, "B N"]) -> Float[np.ndarray, "B C T"]:
-    """The model's µV for every window, in batches of one size (the last is filled up), so that it compiles once."""
+    """Return the model's µV for every window, in batches of one size (the last is filled up): it compiles once."""
     out = np.empty(windows.signal.shape, np.float32)
     size = min(BATCH, len(windows))
     for first in range(0, len(windows), size):
@@ -215,8 +220,8 @@ def predict_all(predict: Predict, windows: WindowSet, hidden: Bool[np.ndarray, "
 
 def choose_gaussian(
     candidates: conditional_mean.Candidates, validation: WindowSet, task: MaskTask, patch: int, seed: int = 0
-) -> tuple[conditional_mean.Gaussian, dict[str, Any]] | None:
-    """The candidate that guesses validation subjects best under this kind of mask; None where it is too long for them.
+) -> tuple[conditional_mean.Gaussian, Choice] | None:
+    """Return the candidate that is best on validation subjects under this kind of mask; None where it is too long.
 
     A few masks are shared by many windows, so that each candidate is solved a few times only.
     """
@@ -224,13 +229,13 @@ def choose_gaussian(
     each = -(-VALIDATION_MASKS // len(people))  # masks of a subject
     cases = []
     for subject in people:
-        mine = np.flatnonzero(np.array(validation.subjects) == subject)
-        lengths = validation.valid[mine].sum(1)
-        mine = mine[lengths == lengths.max()]  # one mask suits windows of one length
-        count = min(len(mine), max(each, VALIDATION_WINDOWS // len(people)))
-        mine = mine[np.unique(np.linspace(0, len(mine) - 1, count).round().astype(int))]
-        for turn in range(min(each, len(mine))):
-            part = mine[turn::each]
+        rows = np.flatnonzero(np.array(validation.subjects) == subject)
+        lengths = validation.valid[rows].sum(1)
+        rows = rows[lengths == lengths.max()]  # one mask suits windows of one length
+        count = min(len(rows), max(each, VALIDATION_WINDOWS // len(people)))
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]
+        for turn in range(min(each, len(rows))):
+            part = rows[turn::each]
             valid = validation.valid[part[0]]
             name = f"validation {subject} {turn}"
             drawn = task.hidden(name, valid.reshape(-1, patch).all(1), patch, validation.sfreq, seed)
@@ -255,7 +260,9 @@ def score(
     seed: int = 0,
     level: float = bootstrap.LEVEL,
 ) -> list[MaskScore]:
-    """Every method under every mask. Without `predict` only the baselines; without `candidates` and `validation` no
+    """Score every method under every mask.
+
+    Without `predict` only the baselines; without `candidates` and `validation` no
     conditional mean, which is chosen among `chooser` (default: `candidates`) and taken from `candidates`. `simple`:
     whether mean and interpolation are scored too. A mask that fits into no window is left out. Masks are keyed by
     (seed, mask, window): the same for every model that is ever scored here.
@@ -269,12 +276,12 @@ def score(
                 continue
             who = sorted({windows.subjects[i] for i in np.flatnonzero(masking.usable)})
             guesses: dict[str, Callable[..., np.ndarray]] = dict(SIMPLE) if simple else {}
-            found = None
+            choice: tuple[Choice, ...] = ()
             if candidates is not None and validation is not None:
-                found = choose_gaussian(chooser or candidates, validation, task, patch, seed)
-            if found is not None and candidates is not None:
-                told = found[1]
-                fitted = candidates.make(told["basis"], told["covariance"], told["shrinkage"])
+                chosen = choose_gaussian(chooser or candidates, validation, task, patch, seed)
+                choice = () if chosen is None else (chosen[1],)
+            if choice and candidates is not None:
+                fitted = candidates.make(choice[0].basis, choice[0].covariance, choice[0].shrinkage)
                 guesses["conditional mean"] = fitted.conditional_mean
             predicted = None if predict is None else predict_all(predict, windows, masking.hidden)
             names = [*(["model"] if predicted is not None else []), "zero", *guesses]
@@ -282,7 +289,6 @@ def score(
             _accumulate(windows, masking, patch, predicted, guesses, who, sums)
             share = masking.hidden[masking.usable].mean()
             used = int(masking.usable.sum())
-            choice = None if found is None else found[1]
             scores.append(
                 MaskScore(task, tuple(who), used, len(windows) - used, sums, float(share), choice, level, seed)
             )

@@ -22,7 +22,7 @@ class MaskTask:
     def hidden(
         self, window: str, valid: Bool[np.ndarray, "N"], patch: int, sfreq: float, seed: int = 0
     ) -> Bool[np.ndarray, "N"] | None:
-        """Which patches of the window called `window` are hidden; None where it is too short for this mask.
+        """Return which patches of the window named `window` are hidden; None where it is too short for this mask.
 
         random: ⌊amount · n⌉ of the n valid patches (at least 1), as many as they are for any window of that length.
         gap: the ⌈seconds · sfreq / patch⌉ neighbouring patches from a uniformly drawn place.
@@ -42,7 +42,7 @@ class MaskTask:
         return out
 
     def patches(self, patch: int, sfreq: float) -> int:
-        """Patches of a gap."""
+        """Return the patches of a gap."""
         return max(1, int(np.ceil(self.amount * sfreq / patch - 1e-9)))
 
 
@@ -56,5 +56,5 @@ MASKS = (
 
 
 def window_id(subject: str, recording: str, start: float) -> str:
-    """What a window is called wherever masks are drawn: independent of shards, splits and order."""
+    """Return the name of a window wherever masks are drawn: independent of shards, splits and order."""
     return f"{subject}/{recording}/{start:.3f}"

@@ -1,4 +1,4 @@
-"""Windows of a split as arrays in memory, with whose they are: what evaluation works on."""
+"""Windows of a split as arrays in memory, with their subjects and recordings: what evaluation works on."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class WindowSet:
     """Windows through a model's own pipeline: its channels, length, rate and scaling. µV = signal · gain + offset.
 
     What is scored is the recording itself (`microvolts`). What model and baselines are given is clipped as in training
-    (`seen`, `seen_microvolts`): a score is of the signal, and nobody is told more of it than anybody else.
+    (`seen`, `seen_microvolts`), so that all of them get the same information.
     """
 
     signal: Float32[np.ndarray, "B C T"]  # scaled, not clipped
@@ -42,24 +42,24 @@ class WindowSet:
 
     @property
     def whole(self) -> Bool[np.ndarray, "B"]:
-        """Windows without padding."""
+        """Return which windows have no padding."""
         return np.asarray(self.valid.all(axis=1))
 
     @property
     def ids(self) -> list[str]:
-        """A name for every window, the same in whatever shards it lies."""
+        """Return a name for every window, the same in whatever shards it is."""
         return [window_id(*who) for who in zip(self.subjects, self.recordings, self.starts, strict=True)]
 
     def microvolts(self, rows: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "R C T"]:
-        """The recorded signal: float64 µV, zero in padding. What is scored."""
+        """Return the recorded signal: float64 µV, zero in padding. What is scored."""
         return self._in_microvolts(self.signal[rows], rows)
 
     def seen(self, rows: np.ndarray | slice = slice(None)) -> Float32[np.ndarray, "R C T"]:
-        """The scaled signal as the model is given it."""
+        """Return the scaled signal as the model is given it."""
         return np.clip(self.signal[rows], -self.clip, self.clip) if self.clip else self.signal[rows]
 
     def seen_microvolts(self, rows: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "R C T"]:
-        """`seen` in float64 µV, zero in padding: what baselines are given, and fitted on."""
+        """Return `seen` in float64 µV, zero in padding: what baselines are given, and fitted on."""
         return self._in_microvolts(self.seen(rows), rows)
 
     def _in_microvolts(self, scaled: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
@@ -68,13 +68,13 @@ class WindowSet:
 
     @property
     def clipped_share(self) -> float:
-        """Share of the samples of real electrodes that reach the model, and the baselines, clipped."""
+        """Return the share of the samples of real electrodes that reach the model, and the baselines, clipped."""
         counted = sum(int(self.valid[i].sum()) * int(self.real[i].sum()) for i in range(len(self)))
         beyond = sum(int((np.abs(self.signal[i][self.real[i]]) > self.clip).sum()) for i in range(len(self)))
         return beyond / max(counted, 1) if self.clip else 0.0
 
     def take(self, rows: np.ndarray) -> "WindowSet":
-        """The windows `rows`, in that order."""
+        """Return the windows `rows`, in that order."""
         arrays: dict[str, Any] = {
             name: getattr(self, name)[rows] for name in ("signal", "gain", "offset", "valid", "real")
         }
@@ -85,9 +85,9 @@ class WindowSet:
 
 
 def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
-    """The windows of a split, in order, all or an even choice of `limit` (and of what fits in MAX_BYTES).
+    """Return the windows of a split, in order, all or an even choice of `limit` (and of what fits in MAX_BYTES).
 
-    Nothing is cropped at random, augmented, hidden or clipped. Raises UserError where the shards are absent or do not
+    Nothing is cropped at random, augmented, hidden or clipped. Raise UserError where the shards are absent or do not
     suit.
     """
     config = dataclasses.replace(config, weights=(), mask_channels=0.0, workers=0)
@@ -134,7 +134,7 @@ def _record(examples: pipeline.WindowExamples, index: int) -> records.Window:
 
 
 def concatenate(parts: list[WindowSet]) -> WindowSet:
-    """Windows of several splits, in order."""
+    """Return the windows of several splits, in order."""
     arrays: dict[str, Any] = {
         n: np.concatenate([getattr(p, n) for p in parts]) for n in ("signal", "gain", "offset", "valid", "real")
     }

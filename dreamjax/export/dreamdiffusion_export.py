@@ -27,7 +27,7 @@ from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.export.pipeline_export import STEM, write_unet
 from dreamjax.generation import from_trials
-from dreamjax.reports import image_report
+from dreamjax.reports import image_report, templates
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.storage import manifest, sniffing
 from dreamjax.storage.checkpoint_files import safetensors_files
@@ -41,7 +41,6 @@ from dreamjax.weights.table import keep
 
 HERE = Path(__file__).parent
 PIPELINE, COMPONENT, MODEL = "dreamdiffusion_pipeline.py", "eeg_component.py", "torch_model.py"
-CARD = HERE / "dreamdiffusion_card.md.j2"
 # the import that a folder's component has the text of the file in place of
 IMPORTED = "from dreamjax.export.torch_model import MaskedAutoencoder"
 FACTS = "provenance.json"
@@ -63,14 +62,14 @@ SIDE = 32  # of the latents that are compared, at most
 WINDOWS, STEPS, GUIDANCE = 2, 2, 3.0  # of the images that are compared
 
 
-def _system(dreamer: from_trials.Dreamer) -> DreamDiffusion:
+def _system(dreamer: from_trials.TrialGenerator) -> DreamDiffusion:
     return cast(DreamDiffusion, dreamer.task)
 
 
 def write(folder: epath.Path, run: Run, compare: Compare) -> dict[str, Any]:
     """Every file of the export, in an existing folder; returns what the command says of it."""
     task: DreamDiffusion = run.task  # type: ignore[assignment]
-    dreamer = from_trials.Dreamer.open(run)
+    dreamer = from_trials.TrialGenerator.open(run)
     unet = dreamer.model.unet.params
     timed = {"class_embed_type": "identity"} if task.config.model.time_condition else {}
     write_unet(
@@ -100,9 +99,9 @@ def write(folder: epath.Path, run: Run, compare: Compare) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------------------- the encoder
-def _write_encoder(folder: epath.Path, dreamer: from_trials.Dreamer, channels: Any) -> int:
+def _write_encoder(folder: epath.Path, dreamer: from_trials.TrialGenerator, channels: Any) -> int:
     """The component's code, config and weights; returns how many parameters."""
-    params, frozen = dreamer.whole
+    params, frozen = dreamer.conditioning
     encoder = params["encoder"] if "encoder" in params else frozen["encoder"]
     tensors = names.with_positions(names.TABLE.to_torch(encoder), _system(dreamer).encoder.patches)
     tensors = {f"mae.{name}": tensor for name, tensor in tensors.items()}
@@ -147,7 +146,7 @@ def _encoder_config(task: DreamDiffusion, channels: Any) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------------------------------- parity
-def parity(dreamer: from_trials.Dreamer) -> dict[str, np.ndarray]:
+def parity(dreamer: from_trials.TrialGenerator) -> dict[str, np.ndarray]:
     """`eeg` in µV, `latents` to start from, and what dreamjax makes of them in float32, in PyTorch's layout.
 
     `context`, `time_offset`, `embedding`; `noise`, the U-Net's prediction at `timesteps`; `image`, after `steps` of
@@ -167,7 +166,7 @@ def parity(dreamer: from_trials.Dreamer) -> dict[str, np.ndarray]:
         return model.unet.bound(params)(x, t, context, time_offset_BxE=offset)
 
     with jax.default_matmul_precision("highest"):
-        found = dreamer.read(given)
+        found = dreamer.conditions(given)
         noise = jax.jit(forward)(model.unet.params, start, timesteps, found["context"], found.get("time_offset"))
         made, _ = model.generate(
             sampling.plan(None, model.schedule, STEPS),
@@ -226,17 +225,15 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
     return found and {name: value for name, value in found.items() if name not in ("run", "title")}
 
 
-def _card(dreamer: from_trials.Dreamer, facts: dict[str, Any], folder: epath.Path) -> str:
+def _card(dreamer: from_trials.TrialGenerator, facts: dict[str, Any], folder: epath.Path) -> str:
     """README.md: what a user needs to know, and what it must not be used for."""
-    import jinja2
-
     task = _system(dreamer)
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    environment.filters["counted"] = torch_export.counted_in_words
     config = sniffing.read_json(folder / "eeg_encoder" / "config.json")
     files = ("eeg_encoder", "unet")
-    return environment.from_string(CARD.read_text(encoding="utf-8")).render(
-        facts,
+    return templates.render(
+        "reports/templates/dreamdiffusion_card.md.j2",
+        **facts,
+        counted=torch_export.counted_in_words,
         config=config,
         scaling=torch_export.scaling_in_words(task.encoder),
         guided=task.guided,

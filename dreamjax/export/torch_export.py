@@ -22,6 +22,7 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError, missing_package
 from dreamjax.export import diffusers_export, licences, training_data
 from dreamjax.export.comparison import Library
+from dreamjax.reports import templates
 from dreamjax.signals.datasets import signal_scaling
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic, manifest, paths
@@ -30,7 +31,6 @@ from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.weights import masked_autoencoder as names
 
 TOLERANCE = 1e-5  # of the largest magnitude; float32
-CARD = Path(__file__).with_name("model_card.md.j2")
 MODEL = Path(__file__).with_name("torch_model.py")
 LIBRARY = Library("torch", "", 'import modeling_dreamjax\nfound = modeling_dreamjax.check_parity(".")')
 CREATIVE_COMMONS = ("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0")
@@ -215,14 +215,12 @@ def _need_safetensors() -> None:
 # ---------------------------------------------------------------------------------------------------------- model card
 def card(config: MaskedPretrainingConfig, facts: dict[str, Any], channels: list[dict[str, Any]] | None) -> str:
     """README.md: what a user needs to know, and the front matter that the Hub reads."""
-    import jinja2
-
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters["counted"] = counted_in_words
     licence = facts["licence"]
     known = licence is not None and licence.lower() in HUB_LICENCES
-    return environment.from_string(CARD.read_text(encoding="utf-8")).render(
-        {name: facts[name] for name in ("version", "step", "averaged", "origin", "corpora", "reference", "sha256")},
+    return templates.render(
+        "reports/templates/model_card.md.j2",
+        **{name: facts[name] for name in ("version", "step", "averaged", "origin", "corpora", "reference", "sha256")},
+        counted=counted_in_words,
         hub_licence=licence.lower() if licence and known else "other" if licence else "unknown",
         licence=licence,
         config_sha256=facts["config_sha256"],

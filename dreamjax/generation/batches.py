@@ -1,9 +1,10 @@
-"""Conditions → images, a batch at a time through one compiled program, whatever they are conditioned on."""
+"""Conditions → images, a batch at a time through one compiled program, whatever the condition."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -17,7 +18,7 @@ AT_ONCE = 8  # images a device, by default
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How images are made. Lengths in pixels; None: as the model has it."""
+    """How images are generated. Lengths in pixels; None: as the model has it."""
 
     steps: int = 30
     sampler: str | None = None
@@ -32,11 +33,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed is {self.seed}, but it lies from 0 to 4294967295")
+            raise UserError(f"--seed is {self.seed}, but it must be from 0 to 4294967295")
         if not self.guidance >= 0 or not np.isfinite(self.guidance):
             raise UserError(f"--guidance is {self.guidance}, but it must be 0 or more")
         if not 0 <= self.rescale <= 1:
-            raise UserError(f"--guidance-rescale is {self.rescale}, but it lies from 0 to 1")
+            raise UserError(f"--guidance-rescale is {self.rescale}, but it must be from 0 to 1")
         if self.sampler is not None:
             sampling.check(self.sampler, eta=self.eta, karras=self.karras)
 
@@ -45,8 +46,18 @@ class Sampling:
         return self.guidance != 1
 
 
-def described(model: LatentDiffusion, how: Sampling) -> dict[str, Any]:
-    """How the images are made, as far as the model decides it."""
+class Summary(TypedDict):
+    """How images are generated, as JSON."""
+
+    size: list[int]  # height, width
+    sampler: str
+    steps: int
+    guidance: float
+    seed: int
+
+
+def summary(model: LatentDiffusion, how: Sampling) -> Summary:
+    """Return how the images are generated, with the size and the sampler that the model decides."""
     h, w = model.latent_size(how.height, how.width)
     return {
         "size": [h * model.factor, w * model.factor],
@@ -57,40 +68,42 @@ def described(model: LatentDiffusion, how: Sampling) -> dict[str, Any]:
     }
 
 
-def paint(
+def generate(
     model: LatentDiffusion,
     how: Sampling,
     numbers: np.ndarray,
     rows: Callable[[np.ndarray], Mapping[str, np.ndarray]],
     *,
-    unconditional: Any = None,
+    unconditional: jax.Array | Mapping[str, jax.Array] | None = None,
     strength: float = 1.0,
     bar: Bar | None = None,
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The images `numbers` (the index of each's noise) one after another.
+    """Generate the images `numbers` (the index of the noise of each), one after another.
 
-    `rows(i)`: what those images are made from, in the names of `LatentDiffusion.generate`, without their index. A
-    short last batch is filled up with copies that are dropped. Raises UserError where an image comes out as NaN.
+    A short last batch is filled up with copies that are dropped. Raise UserError where an image comes out as NaN.
+
+    Args:
+        rows: index → what those images are generated from, in the names of `LatentDiffusion.generate`.
     """
     plan = sampling.plan(how.sampler, model.schedule, how.steps, eta=how.eta, karras=how.karras, strength=strength)
     size, count = model.latent_size(how.height, how.width), len(numbers)
     devices = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
     batch = -(-(how.batch or min(count, AT_ONCE * devices)) // devices) * devices
     for first in range(0, count, batch):
-        own = numbers[np.minimum(np.arange(first, first + batch), count - 1)]
-        found, _ = model.generate(
+        index = numbers[np.minimum(np.arange(first, first + batch), count - 1)]
+        images, _ = model.generate(
             plan,
-            {"index": own.astype(np.uint32), **rows(own)},
+            {"index": index.astype(np.uint32), **rows(index)},
             seed=how.seed,
             size=size,
             unconditional=unconditional if how.guided else None,
             scale=how.guidance,
             rescale=how.rescale,
         )
-        pixels = np.asarray(found)
+        pixels = np.asarray(images)
         if not np.isfinite(pixels).all():
             raise UserError(
-                "the images came out as NaN: a weight of the model is no finite number, or --guidance is too large"
+                "the images came out as NaN: a weight of the model is not a finite number, or --guidance is too large"
             )
         host = np.round(255 * pixels).astype(np.uint8)
         for row in range(min(batch, count - first)):

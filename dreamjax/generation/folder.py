@@ -1,17 +1,17 @@
-"""A folder of images made from trials, beside what was seen; interrupted, it goes on where it was.
+"""A folder of images generated from trials, with what was seen; interrupted, it continues where it was.
 
-request.json     what was asked for, written first: the same command goes on, another one is refused
+request.json     the request, written first: the same command continues, another one is refused
 00012-0.png      (trial, sample)
 truth/NAME.png   what was seen, at the same size, where that is known
 grid.png         the first ones
 gallery.html     trials drawn at random, with the scores of the run where there are any
-trials.jsonl     what each was made from, written last: the folder is whole
+trials.jsonl     what each was generated from, written last: the folder is complete
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,215 +19,235 @@ from etils import epath
 
 from dreamjax.console import counted, log, progress
 from dreamjax.errors import UserError
-from dreamjax.generation import batches, from_trials, recording_windows
-from dreamjax.generation.from_trials import Dreamer, Request
-from dreamjax.generation.recording_windows import Moments
-from dreamjax.reports import image_page, image_report
+from dreamjax.generation import batches, output, recording_windows
+from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
+from dreamjax.generation.recording_windows import EventTimes
+from dreamjax.reports import figures, image_page, image_report
 from dreamjax.signals.datasets import records
 from dreamjax.storage import atomic, image_files, paths, sniffing
 from dreamjax.systems import opening
-from dreamjax.targets import image_folder, image_grid, images
+from dreamjax.systems.base import Run
+from dreamjax.targets import image_folder, images
 from dreamjax.targets.trials import ImageTrials
 
 REQUEST, LAST = "request.json", "trials.jsonl"
-PROVES_NOTHING = "that what is made is like them says nothing of the model"
+PROVES_NOTHING = "that the generated images are similar to them is not evidence about the model"
+
+
+class TrialSummary(batches.Summary):
+    """What `generate` wrote, as JSON."""
+
+    out: str
+    images: int
+    trials: int
+    of: int
+    split: str | None
+    grid: str
+    gallery: str
+
+
+@dataclass(frozen=True)
+class FolderEntry:
+    """What a trial's images were generated from: a line of trials.jsonl."""
+
+    trial: int
+    start: float
+    seen: str  # file; "" where it is not known
+    image: str
+    trained_on: bool
+    made: list[str]  # files
 
 
 def generate(
     workdir: epath.PathLike,
-    request: Request,
+    request: TrialRequest,
     out: epath.PathLike,
     *,
-    when: Moments | None = None,
+    times: EventTimes | None = None,
     dtype: str = "float32",
     attention: str = "auto",
-) -> dict[str, Any]:
-    """Images of a run's held-out trials, or of moments of recordings (`when`), in `out`.
+) -> TrialSummary:
+    """Generate images of a run's held-out trials, or of `times` in recordings, in `out`.
 
-    Returns what the command says. Raises UserError where `out` holds something else.
+    Raise UserError where `out` holds something else.
     """
     out = paths.reachable(out)
     run = opening.open_run(workdir)
-    wanted = _wanted(run, request, when, dtype)
-    done = _begun(out, wanted)
-    if done is not None:
-        return done
-    dreamer = Dreamer.open(run, dtype, attention)
-    with _found(dreamer, request, when, workdir) as found:
-        own = from_trials.chosen(found, request)
-        side = dreamer.side(request)
-        _refuse_unheard(found, own, request)
+    wanted = _wanted(run, request, times, dtype)
+    if (finished := _finished(out, wanted)) is not None:
+        return finished
+    generator = TrialGenerator.open(run, dtype, attention)
+    with _trials(generator, request, times, workdir) as trials:
+        chosen = request.chosen(trials)
+        side = generator.side(request)
+        _refuse_unknown_channels(trials, chosen, request)
         if out.exists():
-            log.info("%s: going on where it was", out)
-        (out / "truth" if found.known else out).mkdir(parents=True, exist_ok=True)
+            log.info("%s: continuing where it was", out)
+        (out / "truth" if trials.known else out).mkdir(parents=True, exist_ok=True)
         atomic.write_text(out / REQUEST, json.dumps(wanted, indent=1))
-        trained = _trained_on(dreamer, found)
-        entries = [_entry(found, int(trial), request, trained) for trial in own]
+        trained = _trained_on(generator, trials)
+        entries = [_entry(trials, int(trial), request, trained) for trial in chosen]
         try:
-            _paint(dreamer, found, own, request, side, entries, out)
+            _generate_missing(generator, trials, chosen, request, side, entries, out)
         except UserError:
-            if not any(out.glob("*-*.png")):  # nothing to go on from
+            if not any(out.glob("*-*.png")):  # nothing to continue from
                 out.rmtree()
             raise
-        told = {
+        summary: TrialSummary = {
             "out": str(out),
-            "images": len(own) * request.samples,
-            "trials": len(own),
-            "of": len(found),
-            "split": request.split if found.known and not when else None,
+            "images": len(chosen) * request.samples,
+            "trials": len(chosen),
+            "of": len(trials),
+            "split": request.split if trials.known and not times else None,
             "grid": str(out / "grid.png"),
             "gallery": str(out / "gallery.html"),
-            **batches.described(dreamer.model, request),
+            **batches.summary(generator.model, request),
         }
-    _show(out, entries, run, told, request)
-    atomic.write_text(out / LAST, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries))
-    atomic.write_text(out / REQUEST, json.dumps(wanted | {"told": told}, indent=1))
-    return told
+    _write_pages(out, entries, run, summary, request)
+    output.write_lines(out / LAST, map(asdict, entries))
+    atomic.write_text(out / REQUEST, json.dumps(wanted | {"told": summary}, indent=1))
+    return summary
 
 
-def _wanted(run: Any, request: Request, when: Moments | None, dtype: str) -> dict[str, Any]:
-    """What makes two commands the same; the batch does not."""
-    asked = asdict(request) | {"when": asdict(when) if when else None, "dtype": dtype}
-    asked.pop("batch")
+def _wanted(run: Run, request: TrialRequest, times: EventTimes | None, dtype: str) -> dict[str, Any]:
+    """Return what makes two commands the same; the batch does not."""
+    fields = asdict(request) | {"when": asdict(times) if times else None, "dtype": dtype}
+    fields.pop("batch")
     place = str(paths.reachable(run.workdir))
-    return json.loads(json.dumps({"run": place, "step": run.step, "examples": run.examples, "request": asked}))
+    return json.loads(json.dumps({"run": place, "step": run.step, "examples": run.examples, "request": fields}))
 
 
-def _begun(out: epath.Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """What was told at the end of the same command, or None where there is something to do."""
+def _finished(out: epath.Path, wanted: dict[str, Any]) -> TrialSummary | None:
+    """Return the summary of the same command where it is complete, or None where there is something to do."""
     if not out.exists():
         return None
     if not (out / REQUEST).exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
     before = sniffing.read_json(out / REQUEST, "choose another --out or delete the folder")
-    told = before.pop("told", None)
+    summary = before.pop("told", None)
     if before != wanted:
-        flat, own = ({**one, **one.get("request", {})} for one in (before, wanted))
-        other = sorted(k for k in own if k != "request" and flat.get(k) != own[k])
+        old, new = ({**one, **one.get("request", {})} for one in (before, wanted))
+        other = sorted(k for k in new if k != "request" and old.get(k) != new[k])
         what = f"{', '.join(other)} {'differ' if len(other) > 1 else 'differs'}"
         raise UserError(f"{out} holds images of another command ({what}); choose another --out or delete it")
-    if told is not None and (out / LAST).exists():
-        log.info("%s is whole already", out)
-        return told
+    if summary is not None and (out / LAST).exists():
+        log.info("%s is complete already", out)
+        return summary
     return None
 
 
 @contextmanager
-def _found(dreamer: Dreamer, request: Request, when: Moments | None, workdir: epath.PathLike) -> Iterator[ImageTrials]:
-    """The trials that images are made of."""
+def _trials(
+    generator: TrialGenerator, request: TrialRequest, times: EventTimes | None, workdir: epath.PathLike
+) -> Iterator[ImageTrials]:
+    """Give the trials that images are generated from."""
     recordings = [path for path in request.input if not records.is_dataset(path)]
     if not recordings:
-        if when:
+        if times:
             raise UserError(f"{request.input[0] if request.input else 'the run'}: --at and --events take a recording")
-        if not dreamer.task.target.folder:  # of a run from elsewhere nobody knows what was seen
+        if not generator.task.target.folder:  # of a run from elsewhere it is unknown what was seen
             if not request.input:
                 raise UserError("the run came without data: name dataset folders or recordings with --input")
-            yield dreamer.windows(request.input)
-            return
-        if request.input and not (found := dreamer.windows(request.input)).known:
-            log.info("of these trials it is not known what was seen: images of all of them are made")
-            yield found
-            return
-        yield dreamer.trials(request.split, request.input)
+            yield generator.windows(request.input)
+        elif request.input and not (windows := generator.windows(request.input)).known:
+            log.info("it is unknown what was seen in these trials: images of all of them are generated")
+            yield windows
+        else:
+            yield generator.trials(request.split, request.input)
         return
     if len(recordings) < len(request.input):
         raise UserError(f"{recordings[0]} is a recording and the others are dataset folders; give one or the other")
-    with recording_windows.prepared(recordings, dreamer.task.signal, when or Moments(), workdir) as folder:
-        yield dreamer.windows((folder,))
+    with recording_windows.prepared(recordings, generator.task.signal, times or EventTimes(), workdir) as folder:
+        yield generator.windows((folder,))
 
 
-def _refuse_unheard(found: ImageTrials, own: np.ndarray, request: Request) -> None:
-    """Raises UserError for windows in which the model hears nothing: no channel of theirs is one that it knows."""
-    rows = found.read(own)
-    if "channel_ok" in rows and (dead := int((~rows["channel_ok"].any(axis=1)).sum())):
+def _refuse_unknown_channels(trials: ImageTrials, chosen: np.ndarray, request: TrialRequest) -> None:
+    """Raise UserError for windows without any channel that the model knows."""
+    rows = trials.read(chosen)
+    if "channel_ok" in rows and (silent := int((~rows["channel_ok"].any(axis=1)).sum())):
         raise UserError(
-            f"{', '.join(request.input) or 'the run'}: {dead} of {len(own)} windows have no channel whose position is "
-            "known, so nothing of them would be in an image; name the channels as in the 10-20 system"
+            f"{', '.join(request.input) or 'the run'}: {silent} of {len(chosen)} windows have no channel whose "
+            "position is known, so nothing of them would be in an image; name the channels as in the 10-20 system"
         )
 
 
-def _trained_on(dreamer: Dreamer, found: ImageTrials) -> set[str]:
-    """Names of those images that training showed, as far as it is known what was seen."""
-    target = dreamer.task.target
-    if not found.known:
+def _trained_on(generator: TrialGenerator, trials: ImageTrials) -> set[str]:
+    """Return the names of those images that training showed, as far as it is known what was seen."""
+    target = generator.task.target
+    if not trials.known:
         return set()
     if target.splits == "prepared":
-        train = dreamer.trials("train")
+        train = generator.trials("train")
         return {train.images[i].name for i in np.unique(train.image)}
     shares = (target.val_share, target.test_share, target.split_by)
-    return {entry.name for entry in found.images if image_folder.split_of(entry, *shares) == "train"}
+    return {entry.name for entry in trials.images if image_folder.split_of(entry, *shares) == "train"}
 
 
-def _entry(found: ImageTrials, trial: int, request: Request, trained: set[str]) -> dict[str, Any]:
-    known = found.image[trial] >= 0
-    name = found.images[found.image[trial]].name if known else ""
-    return {
-        "trial": trial,
-        "start": round(float(found.start[trial]), 4),
-        "seen": f"truth/{name.replace('/', '_').rpartition('.')[0]}.png" if known else "",
-        "image": name,
-        "trained_on": name in trained,
-        "made": [f"{trial:05d}-{sample}.png" for sample in range(request.samples)],
-    }
+def _entry(trials: ImageTrials, trial: int, request: TrialRequest, trained: set[str]) -> FolderEntry:
+    known = trials.image[trial] >= 0
+    name = trials.images[trials.image[trial]].name if known else ""
+    seen = f"truth/{name.replace('/', '_').rpartition('.')[0]}.png" if known else ""
+    made = [f"{trial:05d}-{sample}.png" for sample in range(request.samples)]
+    return FolderEntry(trial, round(float(trials.start[trial]), 4), seen, name, name in trained, made)
 
 
-def _paint(
-    dreamer: Dreamer,
-    found: ImageTrials,
-    own: np.ndarray,
-    request: Request,
+def _generate_missing(
+    generator: TrialGenerator,
+    trials: ImageTrials,
+    chosen: np.ndarray,
+    request: TrialRequest,
     side: int,
-    entries: Sequence[dict[str, Any]],
+    entries: Sequence[FolderEntry],
     out: epath.Path,
 ) -> None:
-    """The images that are not there yet."""
+    """Generate and write the images that do not exist yet."""
     for path in (*out.glob(".*.part"), *(out / "truth").glob(".*.part")):  # of a process that was killed as it wrote
         path.unlink()
-    there = {path.name for path in out.glob("*.png") if image_files.is_whole(path)}
-    todo = [i for i, entry in enumerate(entries) if not there.issuperset(entry["made"])]
+    existing = {path.name for path in out.glob("*.png") if image_files.is_whole(path)}
+    todo = [i for i, entry in enumerate(entries) if not existing.issuperset(entry.made)]
     with progress("generate", len(todo) * request.samples) as bar:
-        made = dreamer.images(found, own[todo], request, bar)
+        made = generator.images(trials, chosen[todo], request, bar)
         for i in todo:
-            trial, entry = own[i], entries[i]
-            if entry["seen"]:
-                truth = images.load(found.images[found.image[trial]].path, side)
-                image_files.write_png(out / entry["seen"], truth)
-            for file in entry["made"]:
+            if entries[i].seen:
+                truth = images.load(trials.images[trials.image[chosen[i]]].path, side)
+                image_files.write_png(out / entries[i].seen, truth)
+            for file in entries[i].made:
                 image_files.write_png(out / file, next(made))
 
 
-def _show(out: epath.Path, entries: Sequence[dict[str, Any]], run: Any, told: dict[str, Any], request: Request) -> None:
-    """grid.png and gallery.html."""
+def _write_pages(
+    out: epath.Path, entries: Sequence[FolderEntry], run: Run, summary: TrialSummary, request: TrialRequest
+) -> None:
+    """Write grid.png and gallery.html."""
     shown: list[tuple[str, np.ndarray]] = []
     for entry in entries:
-        if len(shown) >= image_grid.MOST:
+        if len(shown) >= figures.GRID_IMAGES:
             break
-        shown += [("seen", image_files.load_sized(out / entry["seen"]))] if entry["seen"] else []
-        shown += [(f"trial {entry['trial']}", image_files.load_sized(out / file)) for file in entry["made"]]
-    image_grid.page(out / "grid.png", [image for _, image in shown], [label for label, _ in shown])
-    chosen = image_page.drawn(len(entries), request.seed)
+        shown += [("seen", image_files.load_sized(out / entry.seen))] if entry.seen else []
+        shown += [(f"trial {entry.trial}", image_files.load_sized(out / file)) for file in entry.made]
+    output.write_grid(out, [image for _, image in shown], [label for label, _ in shown])
     rows = [
-        image_page.Row(
-            f"trial {entry['trial']}{', trained on' if entry['trained_on'] else ''}",
-            image_files.load_sized(out / entry["seen"]) if entry["seen"] else None,
-            [image_files.load_sized(out / file) for file in entry["made"]],
+        image_page.TrialImages(
+            f"trial {entry.trial}{', trained on' if entry.trained_on else ''}",
+            image_files.load_sized(out / entry.seen) if entry.seen else None,
+            [image_files.load_sized(out / file) for file in entry.made],
         )
-        for entry in (entries[i] for i in chosen)
+        for entry in (entries[i] for i in image_page.choose(len(entries), request.seed))
     ]
     scores = image_report.saved(run.workdir, run.step)
-    of = f"split {told['split']}" if told["split"] else "the recording"
-    trained = sum(entry["trained_on"] for entry in entries)
+    of = f"split {summary['split']}" if summary["split"] else "the recording"
+    trained = sum(entry.trained_on for entry in entries)
     warnings = [f"{trained} of these trials are of images that training showed: {PROVES_NOTHING}"] if trained else []
     for warning in warnings:
         log.warning(warning)
     page = image_page.page(
         title=f"Images of {counted(len(entries), 'trial')} of {of}",
         notes=[
-            f"{run.workdir}, step {run.step}; {told['sampler']}, {told['steps']} steps, guidance "
-            f"{told['guidance']:g}, seed {told['seed']}",
-            *image_page.of(len(rows), told["of"]),
+            f"{run.workdir}, step {run.step}; {summary['sampler']}, {summary['steps']} steps, guidance "
+            f"{summary['guidance']:g}, seed {summary['seed']}",
+            image_page.choice_note(len(rows), summary["of"]),
         ],
-        rows=rows,
+        trials=rows,
         tables=image_report.tables(scores) if scores else (),
         warnings=[*warnings, *(scores["warnings"] if scores else ())],
         about=image_report.about(scores) if scores else (),

@@ -1,34 +1,32 @@
-"""Prompts → images on disk: a batch at a time through one compiled program, then a grid of all."""
+"""Prompts → images on disk: a batch at a time through one compiled program, then a grid of the first ones."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from dreamjax.console import progress
+from dreamjax.console import Bar, progress
 from dreamjax.errors import UserError
-from dreamjax.generation import batches as painting
+from dreamjax.generation import batches, output
 from dreamjax.generation.batches import Sampling
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.reports import figures
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.storage import atomic, image_files, paths
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.systems import opening
 from dreamjax.systems.base import GeneratesFromText, capability
-from dreamjax.targets import image_grid
 from dreamjax.weights.pipeline_folder import PipelineFolder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Sampling):
-    """What is to be made, and how."""
+class TextRequest(Sampling):
+    """What is generated, and how."""
 
     prompts: tuple[str, ...]
     negative: str = ""
@@ -42,14 +40,16 @@ class Request(Sampling):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.prompts:
-            raise UserError("there is nothing to make: give --prompt")
+            raise UserError("there is no prompt; give --prompt or --prompt-file")
         if self.mask_image and not self.init_image:
-            raise UserError("--mask-image says which part of an image is made anew: give the image, --init-image")
+            raise UserError(
+                "--mask-image says which part of an image is generated again: give the image with --init-image"
+            )
         if self.strength is not None and not self.init_image:
-            raise UserError("--strength says how much of an image is changed: give the image, --init-image")
+            raise UserError("--strength says how much of an image is changed: give the image with --init-image")
         for text in (*self.prompts, self.negative):
-            if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of a command line that were no UTF-8
-                raise UserError(f"the prompt {text!a} is no text: write it in UTF-8")
+            if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of a command line that were not UTF-8
+                raise UserError(f"the prompt {text!a} is not text: write it in UTF-8")
         for path in (self.init_image, self.mask_image, self.latents):
             if path and not paths.reachable(path).is_file():
                 raise UserError(f"{path}: no such file")
@@ -59,7 +59,8 @@ class Request(Sampling):
         return len(self.prompts) * self.per_prompt
 
     @property
-    def how_much(self) -> float:
+    def change(self) -> float:
+        """Return how much of the given image is changed; 1 without one."""
         if not self.init_image:
             return 1.0
         return self.strength if self.strength is not None else 1.0 if self.mask_image else 0.8
@@ -68,7 +69,7 @@ class Request(Sampling):
 def open_model(
     path: epath.PathLike, dtype: str, attention: str = "auto", variant: str | None = None
 ) -> LatentDiffusion:
-    """A pipeline's folder, its hub id, or the work directory of a text_to_image run; on all devices."""
+    """Open a pipeline's folder, its hub id, or the work directory of a run that generates from text; on all devices."""
     platform.check_attention(attention, "--attention", "--attention auto")
     if attention == "cudnn" and dtype != "bfloat16":
         raise UserError("--attention cudnn computes in bfloat16: add --dtype bfloat16")
@@ -80,63 +81,73 @@ def open_model(
     return LatentDiffusion.open(PipelineFolder.open(path, variant), mesh, dtype=jnp.dtype(dtype), attention=attention)
 
 
-def free(out: epath.PathLike) -> epath.Path:
-    """The folder to write. Raises UserError where it is there already."""
+def refuse_existing(out: epath.PathLike) -> epath.Path:
+    """Return the folder to write. Raise UserError where it exists already."""
     out = paths.reachable(out)
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
     return out
 
 
-def generate(model: LatentDiffusion, request: Request, out: epath.PathLike) -> dict[str, Any]:
-    """Make the images of `request` in the new folder `out`; returns what the command says.
+class TextSummary(batches.Summary):
+    """What `generate` wrote, as JSON."""
+
+    out: str
+    images: int
+    grid: str
+
+
+def generate(model: LatentDiffusion, request: TextRequest, out: epath.PathLike) -> TextSummary:
+    """Generate the images of `request` in the new folder `out`.
 
     00000.png … in the order of the prompts, grid.png, images.jsonl (what each was made from). Image i is a function
     of the model, its prompt, the settings, the seed and i: not of the batch.
     """
-    out = free(out)
-    made: list[dict[str, Any]] = []
+    out = refuse_existing(out)
+    made: list[dict[str, object]] = []
     first: list[np.ndarray] = []
     with atomic.new_folder(out, last="images.jsonl") as folder, progress("generate", request.count) as bar:
-        for i, image in enumerate(batches(model, request, bar)):
+        for i, image in enumerate(images(model, request, bar)):
             image_files.write_png(folder / f"{i:05d}.png", image)
             made.append({"file": f"{i:05d}.png", "prompt": request.prompts[i // request.per_prompt], "index": i})
-            first += [image] if i < image_grid.MOST else []
-        image_grid.page(folder / "grid.png", first, [entry["prompt"] for entry in made])
-        lines = (json.dumps(entry | {"seed": request.seed}, ensure_ascii=False) for entry in made)
-        (folder / "images.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    return {"out": str(out), "images": len(made), "grid": str(out / "grid.png"), **painting.described(model, request)}
+            first += [image] if i < figures.GRID_IMAGES else []
+        output.write_grid(folder, first, [str(entry["prompt"]) for entry in made])
+        output.write_lines(folder / "images.jsonl", (entry | {"seed": request.seed} for entry in made))
+    summary = batches.summary(model, request)
+    return {"out": str(out), "images": len(made), "grid": str(out / "grid.png"), **summary}
 
 
-def batches(model: LatentDiffusion, request: Request, bar: Any = None) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The images one after another."""
+def images(
+    model: LatentDiffusion, request: TextRequest, bar: Bar | None = None
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Generate the images one after another."""
     size = model.latent_size(request.height, request.width)
     common, start = _given_images(model, request, size), _given_latents(model, request, size)
 
     def rows(index: np.ndarray) -> dict[str, np.ndarray]:
         texts = [request.prompts[i // request.per_prompt] for i in index]
-        found = {"context": np.asarray(model.context(texts, request.clip_skip))}
-        found |= {name: np.broadcast_to(array, (len(index), *array.shape)) for name, array in common.items()}
-        return found if start is None else found | {"noise": start[index % len(start)]}
+        given = {"context": np.asarray(model.context(texts, request.clip_skip))}
+        given |= {name: np.broadcast_to(array, (len(index), *array.shape)) for name, array in common.items()}
+        return given if start is None else given | {"noise": start[index % len(start)]}
 
     unconditional = model.context([request.negative], request.clip_skip) if request.guided else None
-    return painting.paint(
+    return batches.generate(
         model,
         request,
         np.arange(request.count),
         rows,
         unconditional=unconditional,
-        strength=request.how_much,
+        strength=request.change,
         bar=bar,
     )
 
 
-def _given_images(model: LatentDiffusion, request: Request, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """`image` in [-1, 1] and `mask` in {0, 1}, where the request has them."""
+def _given_images(model: LatentDiffusion, request: TextRequest, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return `image` in [-1, 1] and `mask` in {0, 1}, where the request has them."""
     if not request.init_image:
         return {}
     H, W = (side * model.factor for side in size)
-    found = {"image": image_files.load_sized(request.init_image, (H, W)).astype(np.float32) / 127.5 - 1}
+    given = {"image": image_files.load_sized(request.init_image, (H, W)).astype(np.float32) / 127.5 - 1}
     if request.mask_image:
         shapes = [image_files.load_sized(path).shape[:2] for path in (request.init_image, request.mask_image)]
         if shapes[0] != shapes[1]:
@@ -145,19 +156,19 @@ def _given_images(model: LatentDiffusion, request: Request, size: tuple[int, int
                 f"{request.mask_image}: the mask has {y} x {x} pixels and its image {h} x {w}; make them equal"
             )
         grey = image_files.load_sized(request.mask_image, (H, W)).astype(np.float32).mean(-1)
-        found["mask"] = (grey >= 127.5).astype(np.float32)
-    return found
+        given["mask"] = (grey >= 127.5).astype(np.float32)
+    return given
 
 
 def _given_latents(
-    model: LatentDiffusion, request: Request, size: tuple[int, int]
+    model: LatentDiffusion, request: TextRequest, size: tuple[int, int]
 ) -> Float[np.ndarray, "n h w Z"] | None:
-    """The noise of --latents, channels last."""
+    """Return the noise of --latents, channels last."""
     if not request.latents:
         return None
     read = torch_files.read(request.latents)
     if not hasattr(read, "shape"):
-        raise UserError(f"{request.latents}: it holds no array; --latents takes a .npy that numpy.save wrote")
+        raise UserError(f"{request.latents}: it does not hold an array; --latents takes a .npy that numpy.save wrote")
     array, wanted = np.asarray(read), (*size, model.latent_channels)
     if array.ndim == 4 and array.shape[1:] == (wanted[2], *wanted[:2]):
         array = array.transpose(0, 2, 3, 1)
@@ -167,10 +178,10 @@ def _given_latents(
             f"{wanted[2]}, {wanted[0]}, {wanted[1]}) numbers for images of this size"
         )
     if not np.isfinite(array).all():
-        raise UserError(f"{request.latents}: it holds NaN or infinite numbers, of which no image can be made")
+        raise UserError(f"{request.latents}: it holds NaN or infinite numbers, from which no image can be generated")
     if len(array) not in (1, request.count):
         raise UserError(
-            f"{request.latents}: it holds the starts of {len(array)} images, and {request.count} are asked for; give "
+            f"{request.latents}: it holds the noise of {len(array)} images, and {request.count} are requested; give "
             "one for all or one for each"
         )
     return np.ascontiguousarray(array, np.float32)

@@ -1,14 +1,15 @@
-"""Trials → images: a trained DreamDiffusion on a mesh, and windows of brain signal."""
+"""ImageTrials → images: a trained system on a mesh, and windows of brain signal."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, UInt8
 
+from dreamjax.console import Bar
 from dreamjax.errors import UserError
 from dreamjax.generation import batches
 from dreamjax.generation.batches import Sampling
@@ -23,13 +24,14 @@ from dreamjax.training.task import PyTree
 
 NUMBERS = 20  # bits of a trial's number; a sample's lie above them, 32 in all
 MOST = 1 << 32 - NUMBERS  # samples of a trial
+BATCH = 256  # trials whose embeddings are computed at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Sampling):
+class TrialRequest(Sampling):
     """Which trials, and how many images of each."""
 
-    input: tuple[str, ...] = ()  # dataset folders; empty: the run's own
+    input: tuple[str, ...] = ()  # dataset folders; empty: those of the run
     split: str = "test"
     trials: int | None = None  # drawn at random with the seed; None: all of the split
     samples: int = 1  # images of each trial
@@ -39,19 +41,28 @@ class Request(Sampling):
         if not 1 <= self.samples < MOST or (self.trials is not None and self.trials < 1):
             raise UserError(f"--trials is at least 1, and --samples from 1 to {MOST - 1}")
 
+    def chosen(self, trials: ImageTrials) -> np.ndarray:
+        """Return the places of the trials that are used: all, or a number drawn at random with the seed."""
+        if self.trials is None or self.trials >= len(trials):
+            return np.arange(len(trials))
+        return np.sort(np.random.default_rng([self.seed, 4]).choice(len(trials), self.trials, replace=False))
+
 
 @dataclass(frozen=True)
-class Dreamer:
-    """A trained system that generates images from trials, on a mesh. `whole`: (params, frozen) of its conditioning."""
+class TrialGenerator:
+    """A trained system that generates images from trials, on a mesh.
+
+    `conditioning`: (params, frozen) of what turns windows into conditions.
+    """
 
     task: GeneratesFromTrials
     model: LatentDiffusion
-    whole: tuple[PyTree, PyTree]
+    conditioning: tuple[PyTree, PyTree]
     seed: int  # of the run, which orders its trials
 
     @classmethod
-    def open(cls, run: Run, dtype: str = "float32", attention: str = "auto") -> "Dreamer":
-        """Return the system of a run's checkpoint. Raise UserError for one that does not generate from trials."""
+    def open(cls, run: Run, dtype: str = "float32", attention: str = "auto") -> "TrialGenerator":
+        """Open the system of a run's checkpoint. Raise UserError for one that does not generate from trials."""
         task = capability(run.task, GeneratesFromTrials, "generate images from trials")
         platform.check_attention(attention, "--attention", "--attention auto")
         mesh = meshes.make(MeshConfig())
@@ -59,75 +70,79 @@ class Dreamer:
         return cls(task, model, task.conditioning(run, mesh), run.config.seed)
 
     def trials(self, split: str, paths: tuple[str, ...] = ()) -> ImageTrials:
-        """Those of a split of the images, of the run's recordings or of other ones."""
+        """Return the trials of a split of the images, from the run's recordings or from other ones."""
         data = self.task.signal
         data = dataclasses.replace(data, path=paths, weights=()) if paths else data
         return _countable(trials.trials(data, self.task.target, split, seed=self.seed, training=False))
 
     def windows(self, paths: tuple[str, ...]) -> ImageTrials:
-        """All of other recordings, whether or not it is known what was seen."""
+        """Return all windows of other recordings, whether or not it is known what was seen."""
         data = dataclasses.replace(self.task.signal, path=paths, weights=())
         return _countable(trials.windows(data, self.task.target, seed=self.seed))
 
-    def side(self, request: Request) -> int:
-        """Of the images, in pixels. Raises UserError where they are not square: those that were seen are."""
-        height, width = batches.described(self.model, request)["size"]
+    def side(self, how: Sampling) -> int:
+        """Return the side of the images, pixels. Raise UserError where they are not square: those seen are."""
+        height, width = batches.summary(self.model, how)["size"]
         if height != width:
             raise UserError(f"images of {height} x {width} are not square, and those that were seen are; leave it out")
         return height
 
-    def read(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`context`, and where the model has them `time_offset` and `embedding`, of windows (`signal`, `valid`)."""
+    def conditions(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return `context`, and where the model has them `time_offset` and `embedding`, of windows."""
         batch = {name: rows[name] for name in ("signal", "valid")}
         with jax.set_mesh(self.model.mesh):
-            found = self.program(*self.whole, batch)
-        return {name: np.asarray(value) for name, value in found.items()}
+            conditions = self.program(*self.conditioning, batch)
+        return {name: np.asarray(value) for name, value in conditions.items()}
 
     @functools.cached_property
     def program(self) -> Callable[..., dict[str, jax.Array]]:
-        """The compiled way from windows to conditions; see `read`."""
+        """The compiled way from windows to conditions; see `conditions`."""
         return jax.jit(self.task.condition)
 
-    def images(self, found: ImageTrials, own: np.ndarray, request: Request, bar: Any = None) -> Iterator[np.ndarray]:
-        """`request.samples` images of each of the trials `own`, one after another."""
-        numbers = np.array([sample << NUMBERS | int(trial) for trial in own for sample in range(request.samples)])
+    def images(
+        self, trials: ImageTrials, chosen: np.ndarray, request: TrialRequest, bar: Bar | None = None
+    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Generate `request.samples` images of each of the trials `chosen`, one after another."""
+        numbers = np.array([sample << NUMBERS | int(trial) for trial in chosen for sample in range(request.samples)])
 
         def rows(index: np.ndarray) -> dict[str, np.ndarray]:
-            trial = index & (1 << NUMBERS) - 1
-            read = self.read(found.read(trial))
-            return {name: value for name, value in read.items() if name != "embedding"}
+            conditions = self.conditions(_rows(trials, index & (1 << NUMBERS) - 1))
+            return {name: value for name, value in conditions.items() if name != "embedding"}
 
         empty = self.unconditional() if request.guided else None
-        return batches.paint(self.model, request, numbers, rows, unconditional=empty, bar=bar)
+        return batches.generate(self.model, request, numbers, rows, unconditional=empty, bar=bar)
 
-    def images_of(self, given: Mapping[str, np.ndarray], how: Sampling, noise: np.ndarray | None = None) -> Any:
-        """One image of each window of `given` (`signal` in the network's units, `valid`), one after another.
+    def images_of(
+        self, windows: Mapping[str, np.ndarray], how: Sampling, noise: np.ndarray | None = None
+    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Generate one image of each window (`signal` in the network's units, `valid`), one after another.
 
         `noise` (n, h, w, Z): to start from, in place of that of (seed, place).
         """
-        read = {name: value for name, value in self.read(given).items() if name != "embedding"}
-        read |= {} if noise is None else {"noise": noise}
+        given = {name: value for name, value in self.conditions(windows).items() if name != "embedding"}
+        given |= {} if noise is None else {"noise": noise}
         empty = self.unconditional() if how.guided else None
-        numbers = np.arange(len(given["signal"]))
 
         def rows(index: np.ndarray) -> dict[str, np.ndarray]:
-            return {name: value[index] for name, value in read.items()}
+            return {name: value[index] for name, value in given.items()}
 
-        return batches.paint(self.model, how, numbers, rows, unconditional=empty)
+        return batches.generate(self.model, how, np.arange(len(windows["signal"])), rows, unconditional=empty)
+
+    def embeddings(self, trials: ImageTrials, chosen: np.ndarray) -> Float[np.ndarray, "n P"]:
+        """Return the embedding that the model predicts from each of the trials `chosen`."""
+        parts = (chosen[first : first + BATCH] for first in range(0, len(chosen), BATCH))
+        return np.concatenate([self.conditions(_rows(trials, part))["embedding"] for part in parts])
 
     def unconditional(self) -> dict[str, jax.Array]:
-        """Return what guidance leads away from. Raise UserError where the model has nothing of the kind."""
-        return self.task.unconditional(*self.whole)
+        """Return what guidance leads away from. Raise UserError where the model has no unconditional branch."""
+        return self.task.unconditional(*self.conditioning)
 
 
-def _countable(found: ImageTrials) -> ImageTrials:
-    if len(found) > 1 << NUMBERS:
-        raise UserError(f"there are {len(found)} trials, of at most {1 << NUMBERS}; give fewer with --input")
-    return found
+def _rows(trials: ImageTrials, trial: np.ndarray) -> dict[str, np.ndarray]:
+    return trials.windows.read(trials.record[trial], trial.astype(np.uint64))
 
 
-def chosen(found: ImageTrials, request: Request) -> np.ndarray:
-    """The places of the trials that are shown: all, or so many drawn at random with the seed; never picked."""
-    if request.trials is None or request.trials >= len(found):
-        return np.arange(len(found))
-    return np.sort(np.random.default_rng([request.seed, 4]).choice(len(found), request.trials, replace=False))
+def _countable(trials: ImageTrials) -> ImageTrials:
+    if len(trials) > 1 << NUMBERS:
+        raise UserError(f"there are {len(trials)} trials, of at most {1 << NUMBERS}; give fewer with --input")
+    return trials

@@ -1,12 +1,12 @@
-"""Moments of a recording → windows, prepared exactly as those that a run was trained on."""
+"""Times in a recording → windows, prepared exactly as those that a run was trained on."""
 
 import csv
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -18,10 +18,12 @@ from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.preparation import quality
 from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 
+D = TypeVar("D")
+
 
 @dataclass(frozen=True)
-class Moments:
-    """When in a recording: `at` seconds since its first sample, or at its events."""
+class EventTimes:
+    """Times in a recording: `at` seconds since its first sample, or at its events."""
 
     at: tuple[float, ...] = ()
     events: str = ""  # "file", or a CSV or TSV; as in `dreamjax prepare --events`
@@ -29,19 +31,19 @@ class Moments:
 
     def __post_init__(self) -> None:
         if self.at and self.events:
-            raise UserError("--at and --events both say when: give one of them")
+            raise UserError("--at and --events both give the times: leave one out")
         if not self.at and not self.events:
-            raise UserError("a recording wants the moments that images are made of: --at SECONDS or --events")
+            raise UserError("a recording takes the times that images are generated from: --at SECONDS or --events")
 
 
 @contextmanager
 def prepared(
-    paths: Sequence[str], data: DataConfig, moments: Moments, workdir: epath.PathLike | None = None
+    paths: Sequence[str], data: DataConfig, times: EventTimes, workdir: epath.PathLike | None = None
 ) -> Iterator[str]:
-    """A dataset folder of the recordings' windows at these moments, which is gone when the block ends.
+    """Give a dataset folder of the recordings' windows at these times, which is deleted when the block ends.
 
-    `data`: of the run in `workdir`. Its first dataset's settings are used, so that the model sees what it learned on:
-    the same band, filter, reference, rate and length. Raises UserError as `prepare` does, and where nothing could be
+    `data`: of the run in `workdir`. Its first dataset's settings are used, so that the model gets what it was trained
+    on: the same band, filter, reference, rate and length. Raise UserError as `prepare` does, and where nothing could be
     prepared.
     """
     from dreamjax.signals.preparation import prepare
@@ -50,27 +52,27 @@ def prepared(
         if not Path(path).exists():
             raise UserError(f"{path}: no such recording or dataset folder")
     with tempfile.TemporaryDirectory(prefix="dreamjax-") as folder:
-        source = moments.events or str(_table(Path(folder) / "moments.csv", moments.at))
-        own = settings_of(data, workdir)
-        settings = replace(own, events=replace(own.events, source=source, codes=moments.codes))
+        source = times.events or str(_table(Path(folder) / "times.csv", times.at))
+        settings = settings_of(data, workdir)
+        settings = replace(settings, events=replace(settings.events, source=source, codes=times.codes))
         out = Path(folder) / "windows"
         try:
             prepare.prepare(list(paths), out, settings, prepare.PrepareOptions(workers=1))
         except UserError:
-            if moments.at:
-                _refuse_outside(paths, moments.at)
+            if times.at:
+                _refuse_outside(paths, times.at)
             raise
         yield str(out)
 
 
 def _refuse_outside(paths: Sequence[str], at: Sequence[float]) -> None:
-    """Raises UserError for moments that are not in the one recording; one that cannot be read is left to `prepare`."""
+    """Raise UserError for times outside the one recording; one that cannot be read is left to `prepare`."""
     from dreamjax.signals.preparation import prepare
 
-    told = prepare.list_events(list(paths))["recordings"]
-    if len(told) > 1:
-        raise UserError(f"--at says moments of one recording, and {len(told)} are given; name one, or use --events")
-    for one in told:
+    recordings = prepare.list_events(list(paths))["recordings"]
+    if len(recordings) > 1:
+        raise UserError(f"--at takes times of one recording, not of {len(recordings)}; name one, or use --events")
+    for one in recordings:
         if "reason" not in one and (late := [second for second in at if second >= one["duration"]]):
             raise UserError(f"{paths[0]}: --at {late[0]:g} is outside the recording of {one['duration']:g} s")
 
@@ -84,30 +86,30 @@ def _table(path: Path, at: Sequence[float]) -> Path:
 
 
 def settings_of(data: DataConfig, workdir: epath.PathLike | None = None) -> WindowSettings:
-    """How the run's recordings were prepared, as its dataset says, or the run's own data.json where that is elsewhere.
+    """Return how the run's recordings were prepared, from its dataset or, where that is elsewhere, from its data.json.
 
-    Of a run that came without data, what its config says. Raises UserError where a run's dataset is not here, and the
-    run is too old to have kept its settings.
+    For a run that came without data it follows from the config. Raise UserError where a run's dataset is not here, and
+    the run is too old to have kept its settings.
     """
-    told: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
     if data.path and records.is_dataset(data.path[0]):
-        told = provenance.settings(records.load_dataset(data.path[0]))
+        stored = provenance.settings(records.load_dataset(data.path[0]))
     elif kept := (provenance.read(workdir) if workdir is not None else None):
-        told = kept[0].get("settings", {})
-        if not told:
+        stored = kept[0].get("settings", {})
+        if not stored:
             raise UserError(
                 f"how the run's recordings were prepared is not known here, as {data.path[0]} is not; start from the "
                 "folder that this path is meant from, or give a dataset folder that was prepared alike"
             )
-    if not told:
+    if not stored:
         log.warning("how the run's recordings were prepared is not known here: its rate and length are used alone")
         return WindowSettings(sfreq=data.sfreq, samples=data.samples)
-    return _dataclass(WindowSettings, told | {
-        "limits": _dataclass(quality.EegLimits, told.get("limits", {})),
-        "events": _dataclass(EventWindows, told.get("events", {})),
+    return _dataclass(WindowSettings, stored | {
+        "limits": _dataclass(quality.EegLimits, stored.get("limits", {})),
+        "events": _dataclass(EventWindows, stored.get("events", {})),
     })  # fmt: skip
 
 
-def _dataclass(kind: Any, told: dict[str, Any]) -> Any:
-    known = {f.name for f in fields(kind)}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in known})
+def _dataclass(kind: type[D], values: Mapping[str, Any]) -> D:
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})

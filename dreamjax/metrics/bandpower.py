@@ -8,7 +8,7 @@ FLOOR_UV2 = 1e-6  # µV², so that a flat channel has a logarithm
 
 
 def band_power(signal: Float[np.ndarray, "B C T"], sfreq: float) -> Float[np.ndarray, "B features"]:
-    """ln of the power in µV² of each of BANDS, by channel: B rows of C · 5 features, the bands of a channel together.
+    """Return ln of the power in µV² of each of BANDS: B rows of C · 5 features, the bands of a channel together.
 
     From the one-sided spectrum of the Hann-windowed, demeaned signal, normalised so that white noise of variance σ²
     has σ² · (band width) / (sfreq / 2) in a band (Welch's estimate with one segment).

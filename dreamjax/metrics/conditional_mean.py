@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -34,7 +34,7 @@ Spectrum = tuple[Float[np.ndarray, "K T"], Float[np.ndarray, "K T T"]]  # eigenv
 
 
 def toeplitz_row(products: Float[np.ndarray, "T T"], counts: Float[np.ndarray, "T T"]) -> Float[np.ndarray, "T"]:
-    """The covariance at every lag, from sums of products x_s x_t and how many each is a sum of."""
+    """Return the covariance at every lag, from sums of products x_s x_t and how many each is a sum of."""
     T = len(products)
     sums = np.array([np.trace(products, k) for k in range(T)])
     n = np.array([np.trace(counts, k) for k in range(T)])
@@ -42,7 +42,7 @@ def toeplitz_row(products: Float[np.ndarray, "T T"], counts: Float[np.ndarray, "
 
 
 @dataclass
-class Moments:
+class SecondMoments:
     """Second moments of training windows: what both covariances are made of."""
 
     basis: Float[np.ndarray, "C K"]
@@ -52,18 +52,18 @@ class Moments:
     @classmethod
     def gather(
         cls, signal: Float[np.ndarray, "B C T"], valid: Bool[np.ndarray, "B T"], basis: Float[np.ndarray, "C K"]
-    ) -> "Moments":
+    ) -> "SecondMoments":
         """`signal` in µV, zero where not `valid`."""
         z = np.einsum("ck,bct->kbt", basis, signal, optimize=True)
         v = valid.astype(np.float64)
         return cls(basis, np.matmul(z.transpose(0, 2, 1), z), v.T @ v)
 
-    def pooled(self) -> "Moments":
-        """One covariance for all components, as of channels that are alike."""
-        return Moments(self.basis, self.products.mean(0, keepdims=True), self.counts)
+    def pooled(self) -> "SecondMoments":
+        """Return one covariance for all components, as of channels that are alike."""
+        return SecondMoments(self.basis, self.products.mean(0, keepdims=True), self.counts)
 
     def spectra(self, kind: Covariance) -> Spectrum:
-        """Covariances in µV² by their eigenvalues, at least FLOOR of the largest, and eigenvectors.
+        """Return covariances in µV² by their eigenvalues, at least FLOOR of the largest, and eigenvectors.
 
         Pairs of samples that no window has take the stationary value.
         """
@@ -105,7 +105,7 @@ class Gaussian:
         visible: Bool[np.ndarray, "T"],
         hidden: Bool[np.ndarray, "T"],
     ) -> Float[np.ndarray, "B C H"]:
-        """E[hidden | visible] in µV, for windows that share one mask; samples neither visible nor hidden are unknown.
+        """Return E[hidden | visible] in µV, for windows that share one mask; other samples are unknown.
 
         Solves with Σ_vv; or, where hidden samples are fewer and nothing is unknown, with the precision Λ = Σ⁻¹, of
         which only the hidden block is needed: E = -Λ_hh⁻¹ Λ_hv x_v.
@@ -138,9 +138,19 @@ class Masked:
 def principal_components(
     signal: Float[np.ndarray, "B C T"],
 ) -> Float[np.ndarray, "C C"]:
-    """Orthonormal columns: eigenvectors of the channels' covariance, the largest first."""
+    """Return orthonormal columns: eigenvectors of the channels' covariance, the largest first."""
     flat = signal.transpose(1, 0, 2).reshape(signal.shape[1], -1)
     return np.linalg.eigh(flat @ flat.T)[1][:, ::-1]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which candidate was best on validation subjects, and the share of variance that it explained there."""
+
+    basis: Basis
+    covariance: Covariance
+    shrinkage: float
+    validation_r2: float
 
 
 class Candidates:
@@ -149,35 +159,35 @@ class Candidates:
     def __init__(self, signal: Float[np.ndarray, "B C T"], valid: Bool[np.ndarray, "B T"]):
         C = signal.shape[1]
         self.windows = len(signal)
-        bases: dict[Basis, Moments] = {"channels": Moments.gather(signal, valid, np.eye(C)).pooled()}
+        bases: dict[Basis, SecondMoments] = {"channels": SecondMoments.gather(signal, valid, np.eye(C)).pooled()}
         if C > 1:
-            bases["components"] = Moments.gather(signal, valid, principal_components(signal))
+            bases["components"] = SecondMoments.gather(signal, valid, principal_components(signal))
         kinds: tuple[Covariance, ...] = ("sample", "stationary")
         self.fitted = {(b, k): (m.basis, m.spectra(k)) for (b, m), k in product(bases.items(), kinds)}
 
     def make(self, basis: Basis, covariance: Covariance, shrinkage: float = START) -> Gaussian:
         return Gaussian(*self.fitted[basis, covariance], shrinkage)
 
-    def choose(self, validation: Sequence[Masked]) -> tuple[Gaussian, dict[str, Any]]:
-        """The candidate with the largest share explained on hidden samples, and how it was found: first basis and
-        covariance, at λ = START, then λ. Every item of `validation` has the same weight.
+    def choose(self, validation: Sequence[Masked]) -> tuple[Gaussian, "Choice"]:
+        """Return the candidate with the largest share explained on hidden samples, and which it is.
+
+        First basis and covariance are chosen, at λ = START, then λ. Every item of `validation` has the same weight.
         """
 
         def error(gaussian: Gaussian) -> float:
             return float(np.mean([_share_left(gaussian, m) for m in validation]))
 
         (basis, covariance), least = min(
-            (((b, c), error(self.make(b, c))) for b, c in self.fitted), key=lambda found: found[1]
+            (((b, c), error(self.make(b, c))) for b, c in self.fitted), key=lambda item: item[1]
         )
         errors = {x: least if x == START else error(self.make(basis, covariance, x)) for x in SHRINKAGES}
         shrinkage = min(errors, key=lambda x: errors[x])
-        told: dict[str, Any] = {"basis": basis, "covariance": covariance, "shrinkage": shrinkage}
-        told["validation_r2"] = 1 - errors[shrinkage]
-        return self.make(basis, covariance, shrinkage), told
+        choice = Choice(basis, covariance, shrinkage, 1 - errors[shrinkage])
+        return self.make(basis, covariance, shrinkage), choice
 
 
 def _share_left(gaussian: Gaussian, m: Masked) -> float:
-    """Squared error on hidden samples over their power."""
+    """Return the squared error on hidden samples over their power."""
     truth = m.signal[:, :, m.hidden]
     error = (truth - gaussian.conditional_mean(m.signal, m.visible, m.hidden)) ** 2
     real = m.scored[:, :, None]

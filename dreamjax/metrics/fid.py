@@ -1,4 +1,6 @@
-"""How alike two sets of images are as sets, from a network's features or class probabilities.
+"""How similar two sets of images are as sets, from a network's features or class probabilities.
+
+These scores do not ask whether an image is that of its trial: images shuffled across trials have the same ones.
 
 FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance of the Gaussians with the features' moments,
 
@@ -9,16 +11,92 @@ sets of different size). KID (the same paper, arXiv 1801.01401, section 3) is an
 (x·y / d + 1)³. Inception Score (Salimans et al. 2016): exp of the mean KL(p(y | x) ‖ p(y)).
 """
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Float
 
+from dreamjax.metrics.bootstrap import finite
+
 ENOUGH = 10_000  # images for FID
+FEWEST = 2  # images of a set that has a covariance
+WIDTHS = ("2048", "64")  # of the features; "64" is what MinD-Vis and DreamDiffusion call FID
+PROBABILITIES = "probabilities"
 SUBSETS, SUBSET = 100, 1000  # of KID
 ROWS = 1000  # of a kernel at a time
 
 
+Views = Mapping[str, np.ndarray]  # of a set of images: features by their width, and `PROBABILITIES`
+
+
+@dataclass(frozen=True)
+class SetScore:
+    """The score of one set of images; NaN bounds where there is no interval."""
+
+    estimate: float
+    low: float = math.nan
+    high: float = math.nan
+    note: str = ""
+    n: int = 0  # images of the set
+    m: int | None = None  # images that it is compared with, where it is
+
+    def as_json(self) -> dict[str, object]:
+        numbers: dict[str, object] = {name: finite(getattr(self, name)) for name in ("estimate", "low", "high")}
+        return numbers | {"note": self.note, "n": self.n} | ({} if self.m is None else {"m": self.m})
+
+
+@dataclass(frozen=True)
+class SetMetric:
+    """A metric of sets: the score of every source of images, and (Inception Score) that of the images seen."""
+
+    metric: str
+    better: Literal["higher", "lower"]
+    scores: Mapping[str, SetScore]
+    seen: float | None = None
+
+    def as_json(self) -> dict[str, object]:
+        scores = {source: score.as_json() for source, score in self.scores.items()}
+        entry: dict[str, object] = {"metric": self.metric, "better": self.better, "scores": scores}
+        return entry if self.seen is None else entry | {"seen": self.seen}
+
+
+def metrics(made: Mapping[str, Views], seen: Views) -> list[SetMetric]:
+    """Return FID, KID and Inception Score of every source of generated images against the images seen.
+
+    FID has no interval; that of KID is of its subsets.
+    """
+    kid_width = WIDTHS[0]
+    distances = [
+        SetMetric(f"FID, {w} features", "lower", {s: _fid_score(v[w], seen[w]) for s, v in made.items()})
+        for w in WIDTHS
+    ]
+    kids = {source: _kid_score(views[kid_width], seen[kid_width]) for source, views in made.items()}
+    inception = {s: SetScore(inception_score(v[PROBABILITIES]), n=len(v[PROBABILITIES])) for s, v in made.items()}
+    of_seen = inception_score(seen[PROBABILITIES])
+    return [
+        *distances,
+        SetMetric("KID", "lower", kids),
+        SetMetric("Inception Score", "higher", inception, of_seen),
+    ]
+
+
+def _fid_score(made: np.ndarray, seen: np.ndarray) -> SetScore:
+    fewer = min(len(made), len(seen))
+    value = fid(made, seen) if fewer >= FEWEST else math.nan
+    return SetScore(value, note=f"biased below {ENOUGH:,}" if fewer < ENOUGH else "", n=len(made), m=len(seen))
+
+
+def _kid_score(made: np.ndarray, seen: np.ndarray) -> SetScore:
+    known = min(len(made), len(seen)) >= FEWEST
+    estimate, low, high = kid_interval(made, seen) if known else (math.nan,) * 3
+    return SetScore(estimate, low, high, n=len(made), m=len(seen))
+
+
 def fid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> float:
-    """The Fréchet distance of two sets of features; covariances with n - 1, as published."""
+    """Return the Fréchet distance of two sets of features; covariances with n - 1, as published."""
     a, b = (np.asarray(x, np.float64) for x in (a_nxF, b_mxF))
     difference = a.mean(0) - b.mean(0)
     # with Σ = AᵀA, the roots of the eigenvalues of Σ₁ Σ₂ are the singular values of A₁ A₂ᵀ: no matrix root, which
@@ -29,7 +107,7 @@ def fid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> flo
 
 
 def kid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> float:
-    """The unbiased squared MMD of all images at once; may be below 0."""
+    """Return the unbiased squared MMD of all images at once; may be below 0."""
     a, b = (np.asarray(x, np.float64) for x in (a_nxF, b_mxF))
     n, m = len(a), len(b)
     aa, bb, ab = (_kernel(x, y) for x, y in ((a, a), (b, b), (a, b)))
@@ -40,7 +118,7 @@ def kid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> flo
 def kid_interval(
     a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"], seed: int = 0
 ) -> tuple[float, float, float]:
-    """`kid`, and the range of the middle 95 % of `SUBSETS` subsets' own values.
+    """Return `kid`, and the range of the middle 95 % of the values of `SUBSETS` subsets.
 
     Each subset has `SUBSET` images of either set, as is published, or half of the smaller one where that is less: the
     spread of halves is the error of the whole (the delete-half jackknife, Shao & Tu 1995, section 2.3). NaN bounds for
@@ -55,15 +133,15 @@ def kid_interval(
     whole_and_subsets = [
         np.concatenate([np.ones((1, k)), (rng.random((SUBSETS, k)).argsort(1) < size).astype(float)]) for k in (n, m)
     ]
-    mine, other = whole_and_subsets
-    within = [_within(x, w) for x, w in ((a, mine), (b, other))]
-    found = sum(within) - 2 * _sums(a, b, mine, other) / (mine.sum(1) * other.sum(1))
-    low, high = np.quantile(found[1:], [0.025, 0.975])
-    return float(found[0]), float(low), float(high)
+    of_a, of_b = whole_and_subsets
+    within = _within(a, of_a) + _within(b, of_b)
+    values = within - 2 * _sums(a, b, of_a, of_b) / (of_a.sum(1) * of_b.sum(1))
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return float(values[0]), float(low), float(high)
 
 
 def inception_score(probability_nxC: Float[np.ndarray, "n C"]) -> float:
-    """From 1 (all images alike) to the number of classes."""
+    """Return a score from 1 (all images alike) to the number of classes."""
     p = np.asarray(probability_nxC, np.float64)
     marginal = p.mean(0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -79,9 +157,9 @@ def _factor(x_nxF: np.ndarray) -> np.ndarray:
 
 def _within(x_nxF: np.ndarray, chosen_sxn: np.ndarray) -> np.ndarray:
     """The kernel's mean over pairs of different images, of each choice."""
-    own = (np.square(x_nxF).mean(1) + 1) ** 3
+    diagonal = (np.square(x_nxF).mean(1) + 1) ** 3
     count = chosen_sxn.sum(1)
-    return (_sums(x_nxF, x_nxF, chosen_sxn, chosen_sxn) - chosen_sxn @ own) / (count * (count - 1))
+    return (_sums(x_nxF, x_nxF, chosen_sxn, chosen_sxn) - chosen_sxn @ diagonal) / (count * (count - 1))
 
 
 def _sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:

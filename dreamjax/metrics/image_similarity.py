@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
+from dreamjax.metrics import identification
+
 GREY = np.array([0.2125, 0.7154, 0.0721])  # of linear light, Rec. 709, as scikit-image weighs the colours
 SIGMA, TRUNCATE = 1.5, 3.5  # an 11 x 11 window
 C1, C2 = 0.01**2, 0.03**2
@@ -20,33 +22,25 @@ Images = Float[np.ndarray, "n H W 3"]
 
 
 def in_unit(images: np.ndarray) -> Images:
-    """uint8 → [0, 1], float64; others as they are."""
+    """Return uint8 images in [0, 1], others as they are; float64."""
     x = np.asarray(images)
     return x.astype(np.float64) / 255 if x.dtype == np.uint8 else x.astype(np.float64)
 
 
 def psnr(made: Images, true: Images) -> Float[np.ndarray, "n"]:
-    """10 log₁₀ (1 / mean squared difference), dB; infinite for equal images."""
+    """Return 10 log₁₀ (1 / mean squared difference), dB; infinite for equal images."""
     error = np.square(in_unit(made) - in_unit(true)).mean((1, 2, 3))
     with np.errstate(divide="ignore"):
         return -10 * np.log10(error)
 
 
 def pixel_correlation(made: Images, true: Images) -> Float[np.ndarray, "n"]:
-    """Pearson's r over all pixels and colours; 0 for an image of one value."""
-    return (standardised(in_unit(made)) * standardised(in_unit(true))).sum(1)
-
-
-def standardised(x: Float[np.ndarray, "n *values"]) -> Float[np.ndarray, "n v"]:
-    """Each row without its mean and of length 1, so that products are Pearson's r; 0 for a row of one value."""
-    flat = np.asarray(x, np.float64).reshape(len(x), -1)
-    centred = flat - flat.mean(1, keepdims=True)
-    varies = np.ptp(flat, axis=1, keepdims=True) > 0
-    return np.where(varies, centred / np.where(varies, np.linalg.norm(centred, axis=1, keepdims=True), 1), 0)
+    """Return Pearson's r over all pixels and colours; 0 for an image of one value."""
+    return identification.paired(in_unit(made).reshape(len(made), -1), in_unit(true).reshape(len(true), -1))
 
 
 def ssim(made: Images, true: Images) -> Float[np.ndarray, "n"]:
-    """Structural similarity of the grey images. Raises ValueError for images of less than 11 pixels."""
+    """Return the structural similarity of the grey images. Raise ValueError for images of less than 11 pixels."""
     x, y = (in_unit(images) @ GREY for images in (made, true))
     if min(x.shape[1:]) < 11:
         raise ValueError(f"SSIM has a window of 11 x 11 pixels, and the images have {x.shape[1]} x {x.shape[2]}")

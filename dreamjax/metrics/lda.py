@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
 
 from dreamjax.errors import missing_package
+from dreamjax.metrics.classification import balanced_accuracy
 from dreamjax.parallel import threads
 
 BINS = 32  # spans of time in which trials are kept; the classifier joins them to fewer
@@ -22,7 +23,7 @@ SHRINKAGE = (0.02, 0.1, 0.4)  # of the covariance towards a multiple of the iden
 WIDEST = 2048  # features of a classifier
 NEIGHBOURS = (1, 3, 9, 27)  # trials close in time that vote
 
-Signals = Float[np.ndarray, "n C bins"]
+BinnedTrials = Float[np.ndarray, "n C bins"]
 Classes = Int[np.ndarray, "n"]
 
 
@@ -37,7 +38,7 @@ def binned(
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearClassifier:
     """A fitted classifier: class scores are `x @ weights + bias` of features `joined` spans wide."""
 
     joined: int
@@ -47,26 +48,26 @@ class Linear:
     classes: Classes
     validation: float  # balanced accuracy on the trials that it was chosen by
 
-    def __call__(self, x: Signals) -> Classes:
+    def __call__(self, x: BinnedTrials) -> Classes:
         return self.classes[(_features(x, self.joined) @ self.weights + self.bias).argmax(1)]
 
-    def refitted(self, x: Signals, y: Classes) -> "Linear":
+    def refitted(self, x: BinnedTrials, y: Classes) -> "LinearClassifier":
         """The same choice, fitted on other trials."""
         weights, bias, classes = fit(_features(x, self.joined), y, self.shrinkage)
         return replace(self, weights=weights, bias=bias, classes=classes)
 
 
-def _features(x: Signals, joined: int) -> Float[np.ndarray, "n F"]:
+def _features(x: BinnedTrials, joined: int) -> Float[np.ndarray, "n F"]:
     spans = x.shape[2] // joined
     return x[:, :, : spans * joined].reshape(len(x), x.shape[1], spans, joined).mean(-1).reshape(len(x), -1)
 
 
-def tuned(train: tuple[Signals, Classes], val: tuple[Signals, Classes]) -> Linear:
+def tuned(train: tuple[BinnedTrials, Classes], val: tuple[BinnedTrials, Classes]) -> LinearClassifier:
     """The classifier fitted on `train` that is best on `val`."""
     return max(_candidates(train, val), key=lambda one: one.validation)
 
 
-def _candidates(train: tuple[Signals, Classes], val: tuple[Signals, Classes]) -> Iterator[Linear]:
+def _candidates(train: tuple[BinnedTrials, Classes], val: tuple[BinnedTrials, Classes]) -> Iterator[LinearClassifier]:
     narrowest = max(JOINED)
     for joined in JOINED:
         features = train[0].shape[1] * (train[0].shape[2] // joined)
@@ -99,24 +100,22 @@ def _covariance(x: Float[np.ndarray, "n F"], shrinkage: float | Literal["auto"])
         raise missing_package("scikit-learn", "data", "classifiers of trials") from e
     if shrinkage != "auto":
         return shrunk_covariance(empirical_covariance(x), shrinkage)
-    spread = np.where((found := x.std(0)) > 0, found, 1.0)
+    deviation = x.std(0)
+    spread = np.where(deviation > 0, deviation, 1.0)
     return ledoit_wolf((x - x.mean(0)) / spread)[0] * np.outer(spread, spread)
 
 
-def _fitted(train: tuple[Signals, Classes], val: tuple[Signals, Classes], joined: int, shrinkage: float) -> Linear:
+def _fitted(
+    train: tuple[BinnedTrials, Classes], val: tuple[BinnedTrials, Classes], joined: int, shrinkage: float
+) -> LinearClassifier:
     weights, bias, classes = fit(_features(train[0], joined), train[1], shrinkage)
-    model = Linear(joined, shrinkage, weights, bias, classes, float("nan"))
+    model = LinearClassifier(joined, shrinkage, weights, bias, classes, float("nan"))
     return replace(model, validation=balanced_accuracy(model(val[0]), val[1]))
-
-
-def balanced_accuracy(said: Classes, true: Classes) -> float:
-    """The mean of the classes' recalls; NaN without trials."""
-    return float(np.mean([(said[true == k] == k).mean() for k in np.unique(true)])) if len(true) else float("nan")
 
 
 # ------------------------------------------------------------------------------------------------------------ time only
 @dataclass(frozen=True)
-class Moments:
+class TrialTimes:
     """When trials were: `recording` of each, and the `start` of its window in seconds since the recording's."""
 
     recording: Sequence[str]
@@ -124,7 +123,7 @@ class Moments:
     classes: Classes
 
 
-def by_time(train: Moments, asked: Moments, neighbours: int) -> Classes:
+def by_time(train: TrialTimes, asked: TrialTimes, neighbours: int) -> Classes:
     """The commonest class among the `neighbours` training trials that were closest in time: the signal is not looked
     at. Of the same recording where training has it, else of all. Ties go to the nearest.
     """
@@ -144,7 +143,7 @@ def by_time(train: Moments, asked: Moments, neighbours: int) -> Classes:
     return out
 
 
-def tuned_by_time(train: Moments, val: Moments) -> Callable[[Moments], Classes]:
+def tuned_by_time(train: TrialTimes, val: TrialTimes) -> Callable[[TrialTimes], Classes]:
     """`by_time` with the number of neighbours that is best on `val`."""
     best = max(NEIGHBOURS, key=lambda k: balanced_accuracy(by_time(train, val, k), val.classes))
     return lambda asked: by_time(train, asked, best)
@@ -155,35 +154,35 @@ def tuned_by_time(train: Moments, val: Moments) -> Callable[[Moments], Classes]:
 class PseudoBlocks:
     """Stimulus-free windows that were given classes by their place in time alone, and what is read from them.
 
-    `true`, `said`: the pseudo-class of each held-out window, and the one that a classifier of its recording says.
+    `true`, `predicted`: the pseudo-class of each held-out window, and what a classifier of its recording predicts.
     """
 
     true: Classes
-    said: Classes
+    predicted: Classes
     recordings: int
 
     @property
     def share(self) -> float:
         """Balanced accuracy."""
-        return balanced_accuracy(self.said, self.true)
+        return balanced_accuracy(self.predicted, self.true)
 
 
 HELD_OUT = 3  # every third window of a block
 FEWEST = 2 * HELD_OUT  # windows of a block
 
 
-def pseudo_blocks(x: Signals, moments: Moments, classes: int, seed: int) -> PseudoBlocks | None:
+def pseudo_blocks(x: BinnedTrials, times: TrialTimes, classes: int, seed: int) -> PseudoBlocks | None:
     """Cut each recording's windows, in order, into `classes` blocks of one pseudo-class each, and classify.
 
     As in a block design, training and held-out windows come from the same blocks, so that slow drift alone tells the
-    class. None where no recording is long enough. `moments.classes` is not looked at.
+    class. None where no recording is long enough. `times.classes` is not looked at.
     """
     true: list[np.ndarray] = []
-    said: list[np.ndarray] = []
+    predicted: list[np.ndarray] = []
     used = 0
-    for number, recording in enumerate(sorted(set(moments.recording))):
-        rows = np.flatnonzero(np.asarray(moments.recording) == recording)
-        rows = rows[np.argsort(moments.start[rows], kind="stable")]
+    for number, recording in enumerate(sorted(set(times.recording))):
+        rows = np.flatnonzero(np.asarray(times.recording) == recording)
+        rows = rows[np.argsort(times.start[rows], kind="stable")]
         if len(rows) < classes * FEWEST:
             continue
         used += 1
@@ -195,7 +194,7 @@ def pseudo_blocks(x: Signals, moments: Moments, classes: int, seed: int) -> Pseu
             (x[rows[~held & ~chosen]], pseudo[~held & ~chosen]), (x[rows[chosen]], pseudo[chosen])
         )
         true.append(pseudo[held])
-        said.append(model.refitted(x[rows[~held]], pseudo[~held])(x[rows[held]]))
+        predicted.append(model.refitted(x[rows[~held]], pseudo[~held])(x[rows[held]]))
     if not used:
         return None
-    return PseudoBlocks(np.concatenate(true), np.concatenate(said), used)
+    return PseudoBlocks(np.concatenate(true), np.concatenate(predicted), used)

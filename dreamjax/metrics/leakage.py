@@ -1,7 +1,7 @@
-"""Whether a model was trained on somebody whom it is scored on.
+"""Find out whether a model was trained on a subject that it is scored on.
 
 Two traces are compared: subjects' pseudonyms, and the hashes of the recordings' files, which also find a person who
-was prepared twice under different salts. Where neither can be compared, nobody can tell.
+was prepared twice under different salts. Where neither can be compared, it stays unknown.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,25 +18,25 @@ class People:
     files: frozenset[str] = field(default_factory=frozenset)  # SHA-256 of recordings
 
     def shared(self, other: "People") -> list[str]:
-        """What both hold, in words a user can search for; empty where nobody is in both."""
-        found = [f"subject {s}" for s in sorted(self.subjects & other.subjects)]
-        return found or [f"the recording with SHA-256 {f[:12]}…" for f in sorted(self.files & other.files)]
+        """Return what both hold, in words a user can search for; empty where they share no subject."""
+        names = [f"subject {s}" for s in sorted(self.subjects & other.subjects)]
+        return names or [f"the recording with SHA-256 {f[:12]}…" for f in sorted(self.files & other.files)]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everybody in a dataset, whatever their split, and the recordings of each."""
+    """All subjects of a dataset, whatever their split, and the recordings of each."""
 
     subjects: frozenset[str]
     files: Mapping[str, frozenset[str]] = field(default_factory=dict)  # subject → SHA-256 of its recordings
 
     def of(self, subjects: Iterable[str]) -> People:
-        """Some of them."""
+        """Return some of them."""
         chosen = frozenset(subjects)
         return People(chosen, frozenset().union(*(self.files.get(s, frozenset()) for s in chosen)))
 
     def comparable(self, training: People, subjects: Iterable[str]) -> list[str]:
-        """The traces by which one of `subjects` would be found among the people of a training dataset.
+        """Return the traces by which one of `subjects` would be recognised among the people of a training dataset.
 
         Pseudonyms are of one salt where both datasets hold a common one. Empty where there is no such trace.
         """
@@ -48,9 +48,9 @@ class Dataset:
 def refuse_overlap(
     training: Sequence[People] | None, held_out: Mapping[str, tuple[Dataset, People]], split: str, run: str
 ) -> str:
-    """What could be verified, as a sentence. Raises UserError where a scored subject was trained on.
+    """Return what could be verified, as a sentence. Raise UserError where a scored subject was trained on.
 
-    `held_out`: dataset folder → everybody in it, and who is in `split` of it (`runs.provenance.held_out`).
+    `held_out`: dataset folder → all its subjects, and those in `split` of it (`runs.provenance.held_out`).
     """
     if training is None:
         return f"not verified that training never saw these subjects: what {run} was trained on is gone or unknown"

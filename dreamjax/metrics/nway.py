@@ -1,13 +1,13 @@
-"""N-way top-K accuracy, exact: does a classifier see in the made image what it sees in the true one?
+"""N-way top-K accuracy, exact: does a classifier give the generated image the class of the true one?
 
-As MinD-Vis (arXiv 2211.06956, section 4.3) and DreamDiffusion measure it: the class c of the true image is the
-classifier's own answer; N - 1 other classes are drawn without replacement; a success is p(c) of the made image among
-the K largest of the N. They draw and average. But with r of the C - 1 other classes above p(c), the number of those
-that are drawn is hypergeometric, and
+As MinD-Vis (arXiv 2211.06956, section 4.3) and DreamDiffusion measure it: the class c of the true image is what
+the classifier predicts for it; N - 1 other classes are drawn without replacement; a success is p(c) of the generated
+image among the K largest of the N. They draw and average. But with r of the C - 1 other classes above p(c), the number
+of those that are drawn is hypergeometric, and
 
     P(success) = Σ_{j<K} C(r, j) · C(C - 1 - r, N - 1 - j) / C(C - 1, N - 1)
 
-is what their average tends to: it costs no draws and has no noise of its own.
+is what their average tends to: it costs no draws and adds no noise.
 """
 
 import numpy as np
@@ -20,25 +20,16 @@ from dreamjax.errors import UserError
 def n_way(
     probability_nxC: Float[np.ndarray, "n C"], target_n: Int[np.ndarray, "n"], ways: int, top: int = 1
 ) -> Float[np.ndarray, "n"]:
-    """The probability of success of each image; its mean is the accuracy. Chance is `top` / `ways`.
+    """Return the probability of success of each image; its mean is the accuracy. Chance is `top` / `ways`.
 
-    Of equal probabilities each order is as likely. Raises UserError where the classifier has fewer than `ways` classes.
+    Of equal probabilities each order is as likely. Raise UserError where the classifier has fewer than `ways` classes.
     """
     p, target = np.asarray(probability_nxC, np.float64), np.asarray(target_n)
     classes = p.shape[1]
     if not 1 <= top < ways <= classes:
         raise UserError(f"{ways}-way top-{top} needs 1 ≤ K < N ≤ classes, and the classifier has {classes}")
-    own = np.take_along_axis(p, target[:, None], axis=1)
-    above, equal = (p > own).sum(1), (p == own).sum(1) - 1  # without the class itself
+    right = np.take_along_axis(p, target[:, None], axis=1)
+    above, equal = (p > right).sum(1), (p == right).sum(1) - 1  # without the class itself
     cases, place = np.unique(np.stack([above, equal], axis=1), axis=0, return_inverse=True)
-    found = [stats.hypergeom.cdf(top - 1, classes - 1, r + np.arange(ties + 1), ways - 1).mean() for r, ties in cases]
-    return np.asarray(found)[place.reshape(-1)]
-
-
-def confusion(
-    predicted_n: Int[np.ndarray, "n"], target_n: Int[np.ndarray, "n"], classes: int
-) -> Int[np.ndarray, "C C"]:
-    """How often class `row` was seen as class `column`."""
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (np.asarray(target_n), np.asarray(predicted_n)), 1)
-    return counts
+    shares = [stats.hypergeom.cdf(top - 1, classes - 1, r + np.arange(ties + 1), ways - 1).mean() for r, ties in cases]
+    return np.asarray(shares)[place.reshape(-1)]

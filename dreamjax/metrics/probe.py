@@ -1,6 +1,6 @@
 """A frozen linear probe: can a logistic regression on an encoder's features tell two conditions in unseen people?
 
-Cross-fitted: subjects are dealt into folds, and the features of a fold's subjects come from an encoder whose
+Cross-fitted: subjects are split into folds, and the features of a fold's subjects come from an encoder whose
 pretraining saw none of that fold. Within a fold one subject after the other is left out: the regression is fitted on
 the others, its penalty chosen by leaving out each of *those* in turn, and scored on the one. So neither encoder nor
 regression has seen the scored subject, and the encoder has not seen the probe's training subjects either.
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from dreamjax.errors import UserError, missing_package
 from dreamjax.metrics import bootstrap
 from dreamjax.metrics.bootstrap import Interval
+from dreamjax.metrics.classification import balanced_accuracy
 from dreamjax.metrics.leakage import Dataset, People
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression: larger is weaker
@@ -28,8 +29,8 @@ FEWEST = 3  # subjects of a fold: one scored, two to fit and choose on
 
 
 # ---------------------------------------------------------------------------------------------------------------- folds
-def deal(subjects: Sequence[str], folds: int) -> list[tuple[str, ...]]:
-    """Subjects in `folds` groups of nearly equal size; the same whatever their order."""
+def split_subjects(subjects: Sequence[str], folds: int) -> list[tuple[str, ...]]:
+    """Return the subjects in `folds` groups of nearly equal size; the same whatever their order."""
     people = sorted(set(subjects))
     if len(people) < folds * FEWEST:
         raise UserError(
@@ -40,23 +41,23 @@ def deal(subjects: Sequence[str], folds: int) -> list[tuple[str, ...]]:
 
 
 def verify_fold(training: Sequence[People] | None, data: Dataset, probed: Sequence[str], run: str) -> None:
-    """Raises UserError where an encoder was trained on a subject of `data` whom its fold probes, or nobody can tell."""
-    if both := [found for part in verifiable(training, data, probed, run) for found in part.shared(data.of(probed))]:
+    """Raise UserError where an encoder was trained on a subject that its fold probes, or where that is unknown."""
+    if both := [who for part in verifiable(training, data, probed, run) for who in part.shared(data.of(probed))]:
         raise UserError(
             f"{run} was trained on {both[0]}, which its fold probes; train a fold's encoder without its subjects"
         )
 
 
 def verifiable(training: Sequence[People] | None, data: Dataset, probed: Sequence[str], run: str) -> Sequence[People]:
-    """Who an encoder was trained on. Raises UserError where a probed subject would not be found among them."""
+    """Return who an encoder was trained on. Raise UserError where a probed subject could not be recognised there."""
     if training is None:
         raise UserError(
-            f"{run}: what it was trained on is not here, so nobody can tell whether it saw a probed subject; "
+            f"{run}: what it was trained on is not here, so it is unknown whether it saw a probed subject; "
             "put its shards back, or let --probe train the folds"
         )
     if not all(data.comparable(part, probed) for part in training):
         raise UserError(
-            f"{run}: nobody can tell whether it saw a probed subject, as its data have pseudonyms of another salt and "
+            f"{run}: it is unknown whether it saw a probed subject, as its data have pseudonyms of another salt and "
             "file hashes are not known; prepare both with dreamjax prepare, which keeps the hashes"
         )
     return training
@@ -65,11 +66,11 @@ def verifiable(training: Sequence[People] | None, data: Dataset, probed: Sequenc
 def assign(
     training: Mapping[str, Sequence[People]], data: Dataset, subjects: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Run → the subjects that it may be probed on: each goes to a run that was not trained on it, evenly.
+    """Return run → the subjects that it may be probed on: each goes to a run that was not trained on it, evenly.
 
-    Raises UserError where every run was trained on some subject, or a run is left with too few.
+    Raise UserError where every run was trained on some subject, or a run is left with too few.
     """
-    dealt: dict[str, list[str]] = {run: [] for run in training}
+    assigned: dict[str, list[str]] = {run: [] for run in training}
     possible = {
         s: [run for run, parts in training.items() if not any(part.shared(data.of([s])) for part in parts)]
         for s in set(subjects)
@@ -80,21 +81,21 @@ def assign(
                 f"all of {', '.join(training)} were trained on subject {subject}; a probe needs, for every subject, an "
                 "encoder that never saw it"
             )
-        dealt[min(possible[subject], key=lambda run: len(dealt[run]))].append(subject)
-    for run, group in dealt.items():
+        assigned[min(possible[subject], key=lambda run: len(assigned[run]))].append(subject)
+    for run, group in assigned.items():
         if len(group) < FEWEST:
             raise UserError(
                 f"{run} leaves {len(group)} subjects to probe, and a fold takes at least {FEWEST}; "
                 "leave out other subjects in each fold's pretraining"
             )
-    return {run: tuple(group) for run, group in dealt.items()}
+    return {run: tuple(group) for run, group in assigned.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------- probe
 def within_subject(
     features: Float[np.ndarray, "B D"], subjects: Sequence[str] | np.ndarray
 ) -> Float[np.ndarray, "B D"]:
-    """Every feature with mean 0 and standard deviation 1 in each subject; a constant one becomes 0."""
+    """Return every feature with mean 0 and standard deviation 1 in each subject; a constant one becomes 0."""
     out = np.empty(features.shape, np.float64)
     who = np.asarray(subjects)
     for subject in np.unique(who):
@@ -107,7 +108,7 @@ def within_subject(
 def with_both(
     labels: Int[np.ndarray, "B"], subjects: Sequence[str] | np.ndarray
 ) -> tuple[Bool[np.ndarray, "B"], tuple[str, ...]]:
-    """The labelled windows (labels 0 and 1) of subjects who have both classes, and who has not."""
+    """Return the labelled windows (labels 0 and 1) of subjects who have both classes, and who does not."""
     who = np.asarray(subjects)
     lacking = tuple(str(s) for s in np.unique(who) if len(np.unique(labels[(who == s) & (labels >= 0)])) < 2)
     return (labels >= 0) & ~np.isin(who, lacking), lacking
@@ -116,9 +117,9 @@ def with_both(
 def of_both_classes(
     labels: Int[np.ndarray, "B"], subjects: Sequence[str] | np.ndarray, question: str
 ) -> tuple[Bool[np.ndarray, "B"], tuple[str, ...]]:
-    """The labelled windows (labels 0 and 1) of subjects who have both classes, and who has not: these get no score.
+    """Return the labelled windows (labels 0 and 1) of subjects who have both classes, and the others, not scored.
 
-    Raises UserError where fewer than FEWEST subjects remain; `question` says of what, in words.
+    Raise UserError where fewer than FEWEST subjects remain; `question` says of what, in words.
     """
     keep, lacking = with_both(labels, subjects)
     remaining = len(np.unique(np.asarray(subjects))) - len(lacking)
@@ -130,15 +131,8 @@ def of_both_classes(
     return keep, lacking
 
 
-def balanced_accuracy(truth: Int[np.ndarray, "B"], guess: Int[np.ndarray, "B"]) -> float:
-    """The mean over the two classes of the share recognised. Raises ValueError where a class is absent."""
-    if len(np.unique(truth)) != 2:
-        raise ValueError("balanced accuracy takes windows of both classes")
-    return float(np.mean([(guess[truth == c] == c).mean() for c in (0, 1)]))
-
-
 def _fit(x: np.ndarray, y: np.ndarray, penalty: float) -> "np.ndarray":
-    """Weights and, last, the intercept."""
+    """Return the weights and, last, the intercept."""
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -155,13 +149,13 @@ def _guess(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _choose_penalty(x: np.ndarray, y: np.ndarray, who: np.ndarray) -> float:
-    """The penalty with the best mean balanced accuracy over left-out subjects of the training set."""
+    """Return the penalty with the best mean balanced accuracy over left-out subjects of the training set."""
 
     def held_out(penalty: float) -> float:
         scores = []
         for subject in np.unique(who):
             inside, outside = who != subject, who == subject
-            scores.append(balanced_accuracy(y[outside], _guess(_fit(x[inside], y[inside], penalty), x[outside])))
+            scores.append(balanced_accuracy(_guess(_fit(x[inside], y[inside], penalty), x[outside]), y[outside], 2))
         return float(np.mean(scores))
 
     return max(PENALTIES, key=held_out)
@@ -170,15 +164,14 @@ def _choose_penalty(x: np.ndarray, y: np.ndarray, who: np.ndarray) -> float:
 def leave_subject_out(
     features: Float[np.ndarray, "B D"], labels: Int[np.ndarray, "B"], subjects: Sequence[str] | np.ndarray
 ) -> dict[str, float]:
-    """Subject → balanced accuracy of a probe fitted on the other subjects of the fold, penalty chosen among them."""
+    """Return subject → balanced accuracy of a probe fitted, and chosen, on the other subjects of the fold."""
     x, who = within_subject(features, subjects), np.asarray(subjects)
     scores = {}
     for subject in np.unique(who):
         inside, outside = who != subject, who == subject
         penalty = _choose_penalty(x[inside], labels[inside], who[inside])
-        scores[str(subject)] = balanced_accuracy(
-            labels[outside], _guess(_fit(x[inside], labels[inside], penalty), x[outside])
-        )
+        guess = _guess(_fit(x[inside], labels[inside], penalty), x[outside])
+        scores[str(subject)] = balanced_accuracy(guess, labels[outside], 2)
     return scores
 
 
@@ -198,11 +191,11 @@ class ProbeScore:
         return bootstrap.interval(self._values(), seed=self.seed, level=self.level)
 
     def minus_chance(self) -> Interval:
-        """Paired difference to chance, subject by subject."""
+        """Return the paired difference to chance, subject by subject."""
         return bootstrap.interval(self._values() - CHANCE, seed=self.seed, level=self.level)
 
     def minus(self, other: "ProbeScore") -> Interval:
-        """Paired difference to another probe on the same subjects."""
+        """Return the paired difference to another probe on the same subjects."""
         common = sorted(set(self.by_subject) & set(other.by_subject))
         rows = np.array([self.by_subject[s] - other.by_subject[s] for s in common])
         return bootstrap.interval(rows, seed=self.seed, level=self.level)
@@ -212,7 +205,7 @@ class ProbeScore:
 
 
 def claim(score: ProbeScore) -> str:
-    """What may be said about a probe against chance: nothing where the interval includes zero."""
+    """Return what may be said about a probe against chance: nothing where the interval includes zero."""
     d = score.minus_chance()
     if d.known and d.low > 0:
         return "above chance"
@@ -224,7 +217,7 @@ def claim(score: ProbeScore) -> str:
 
 
 def drift_labels(starts: Float[np.ndarray, "B"], seconds: float, window: float) -> Int[np.ndarray, "B"]:
-    """0 for windows within the first `seconds` of one recording, 1 for the last, -1 between; they never overlap.
+    """Return 0 for windows within the first `seconds` of one recording, 1 for the last, -1 between; they never overlap.
 
     `starts`: s of each window since the recording's beginning; `window`: its length in s.
     """

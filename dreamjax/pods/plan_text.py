@@ -1,55 +1,55 @@
-"""A plan in words and tables, for a terminal."""
+"""A plan in words and tables, for a terminal and a page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dreamjax.reports import tables
+from dreamjax.reports.pages import Page, Section
+from dreamjax.reports.tables import Table
 
 GIB = 2**30
 NAMES = {"params": "parameters", "opt": "optimiser", "ema": "average", "frozen": "frozen", "extra": "statistics"}
 
 
-def text(result: Mapping[str, Any]) -> str:
-    """What was asked for, whether it fits, what crosses chips, how long a step and the run take."""
-    pod, mesh, batch, seconds = (result[key] for key in ("pod", "mesh", "batch", "seconds"))
+def page(result: Mapping[str, Any], plots: Sequence[Section] = ()) -> Page:
+    """Return what was asked for, whether it fits, what crosses chips, how long a step and the run take."""
+    pod, mesh, batch = (result[key] for key in ("pod", "mesh", "batch"))
     axes = ", ".join(f"{name} {size}" for name, size in mesh.items() if size > 1) or "one device"
-    lines = [
+    title = (
         f"{result['system']}, {result['what']}, on {pod['name']} ({pod['chips']} chips, {pod['topology']}): {axes}; "
-        f"{batch['step']:,} examples, {batch['device']:,} a device",
-        "",
-        *_memory(result),
-        "",
-        *_collectives(result),
-        "",
-        *_time(result, seconds),
-        *_scaling(result.get("scaling", [])),
-        *([f"see {', '.join(result['files'])}"] if result.get("files") else []),
-    ]
-    return "\n".join(lines)
-
-
-def _memory(result: Mapping[str, Any]) -> list[str]:
-    memory, usable = result["memory"], result["usable"]
-    peak = memory["peak"]
-    rows = [[NAMES.get(name, name), f"{size / GIB:.3f}"] for name, size in memory.items() if size is not None]
-    verdict = (
-        f"fits: {(usable - peak) / GIB:.2f} GiB to spare"
-        if peak <= usable
-        else (f"does not fit: {(peak - usable) / GIB:.2f} GiB too much")
+        f"{batch['step']:,} examples, {batch['device']:,} a device"
     )
+    rows = result.get("scaling", [])
+    sections = [*plots, _memory(result), _collectives(result), _time(result), *([_scaling(rows)] if rows else [])]
+    return Page(title, sections, statements=_warnings(result))
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """Return the plan for a terminal."""
+    return page(result).text(result.get("files", ()))
+
+
+def _warnings(result: Mapping[str, Any]) -> list[str]:
+    warnings = []
+    if count := result["computed_twice"]:
+        warnings.append(f"it fits only because the compiler computes {count} instructions twice: use a smaller batch")
+    if result["strange_loops"]:
+        trips = ", ".join("?" if count is None else str(count) for count in result["strange_loops"])
+        warnings.append(f"loops of {trips} trips are not the model's: what runs in them may be counted wrongly")
+    return warnings
+
+
+def _memory(result: Mapping[str, Any]) -> Section:
+    memory, usable = result["memory"], result["usable"]
+    spare = (usable - memory["peak"]) / GIB
+    rows = [[NAMES.get(name, name), f"{size / GIB:.3f}"] for name, size in memory.items() if size is not None]
+    verdict = f"fits: {spare:.2f} GiB to spare" if spare >= 0 else f"does not fit: {-spare:.2f} GiB too much"
     unknown = "" if memory.get("activations", 0.0) is not None else "; activations are not known without the compiler"
-    warning = []
-    if again := result["computed_twice"]:
-        warning.append(f"! it fits only because the compiler computes {again} instructions twice: a smaller batch")
-    return [
-        f"GiB of a device ({result['how']}; the compiler may use {usable / GIB:.2f})",
-        tables.table(["", "GiB"], rows),
-        f"{verdict}{unknown}; {result['unsharded']:.1%} of the larger arrays' bytes are whole on every device",
-        *warning,
-    ]
+    whole = f"{result['unsharded']:.1%} of the larger arrays' bytes are whole on every device"
+    title = f"GiB of a device ({result['how']}; the compiler may use {usable / GIB:.2f})"
+    return Section(title, Table(["", "GiB"], rows), notes=[f"{verdict}{unknown}; {whole}"])
 
 
-def _collectives(result: Mapping[str, Any]) -> list[str]:
+def _collectives(result: Mapping[str, Any]) -> Section:
     rows = [
         [
             one["kind"],
@@ -64,60 +64,52 @@ def _collectives(result: Mapping[str, Any]) -> list[str]:
         for one in result["collectives"]
     ]
     if not rows:
-        return ["nothing crosses chips"]
-    header = ["a step's", "over", "chips", "of", "times", "GiB", "GiB received", "beside other work"]
-    lines = [tables.table(header, rows)]
+        return Section(notes=["nothing crosses chips"])
+    notes = []
     if result["unrecognised"]:
-        told = ", ".join(f"{count} x {form}" for form, count in result["unrecognised"].items())
-        lines.append(f"not recognised, and not counted: {told}")
+        forms = ", ".join(f"{count} x {form}" for form, count in result["unrecognised"].items())
+        notes.append(f"not recognised, and not counted: {forms}")
     if result["loops"]:
-        told = ", ".join("unknown (counted once)" if trips is None else str(trips) for trips in result["loops"])
-        lines.append(f"loops of so many trips: {told}")
-    if result["strange_loops"]:
-        told = ", ".join("?" if trips is None else str(trips) for trips in result["strange_loops"])
-        lines.append(f"! of these, the model has none of {told} trips: what runs in them may be counted wrongly")
-    return lines
+        trips = ", ".join("unknown (counted once)" if count is None else str(count) for count in result["loops"])
+        notes.append(f"trips of the loops: {trips}")
+    header = ["collective", "over", "chips", "of", "times", "GiB", "GiB received", "beside other work"]
+    return Section("What crosses chips in a step", Table(header, rows), notes=notes)
 
 
-def _time(result: Mapping[str, Any], seconds: Mapping[str, Any]) -> list[str]:
+def _time(result: Mapping[str, Any]) -> Section:
+    seconds, what = result["seconds"], result["what"]
     known = result["examples_per_second"] is not None
-    parts = [["matrix units, at their peak", seconds["matrix"]]] if known else []
-    parts.append(["memory, at its peak", seconds["memory"]])
-    parts += [[f"links, over {where}", took] for where, took in seconds["links"].items()]
-    if seconds["network"]:
-        parts.append(["network between slices", seconds["network"]])
-    if seconds["computing"]:
-        parts.append(["all instructions, as the compiler estimates them", seconds["computing"]])
-    what = result["what"]
-    lines = [
-        f"milliseconds of {what} (predicted)",
-        tables.table(["", "ms"], [[name, f"{1e3 * took:.2f}"] for name, took in parts]),
-    ]
-    if not known:
-        return [*lines, f"how long {what} takes is not known: its operations are counted in compiled programs alone"]
-    low, high = result["examples_per_second"]
-    lines += [
-        f"{what}: {1e3 * seconds['low']:.1f} ms where all overlaps, {1e3 * seconds['high']:.1f} where nothing does",
-    ]
-    told = f"{_number(low)} to {_number(high)} examples a second"
-    lines.append(f"{told}, MFU {result['mfu'][0]:.1%} to {result['mfu'][1]:.1%}")
-    if result["steps"]:
-        (most, least), (more, fewer) = result["hours"], result["chip_hours"]
-        lines.append(
-            f"{result['steps']:,} steps: {_number(least)} to {_number(most)} hours, "
-            f"{_number(fewer)} to {_number(more)} chip-hours"
-        )
-    return lines
+    parts = {
+        "matrix units, at their peak": seconds["matrix"] if known else 0,
+        "memory, at its peak": seconds["memory"],
+        **{f"links, over {axis}": duration for axis, duration in seconds["links"].items()},
+        "network between slices": seconds["network"],
+        "all instructions, as the compiler estimates them": seconds["computing"],
+    }
+    always = ("memory", "links", *(["matrix"] if known else []))
+    rows = [[name, f"{1e3 * took:.2f}"] for name, took in parts.items() if took or name.startswith(always)]
+    notes = [f"how long {what} takes is not known: its operations are counted in compiled programs alone"]
+    if known:
+        (low, high), mfu = result["examples_per_second"], result["mfu"]
+        notes = [
+            f"{what}: {1e3 * seconds['low']:.1f} ms where all overlaps, {1e3 * seconds['high']:.1f} where nothing does",
+            f"{_number(low)} to {_number(high)} examples a second, MFU {mfu[0]:.1%} to {mfu[1]:.1%}",
+        ]
+        if result["steps"]:
+            (most, least), (more, fewer) = result["hours"], result["chip_hours"]
+            notes.append(
+                f"{result['steps']:,} steps: {_number(least)} to {_number(most)} hours, "
+                f"{_number(fewer)} to {_number(more)} chip-hours"
+            )
+    return Section(f"Milliseconds of {what} (predicted)", Table(["", "ms"], rows), notes=notes)
 
 
 def _number(value: float) -> str:
-    """In three digits at the least: `0.0042`, `3.14`, `1,280`."""
+    """In at least three digits: `0.0042`, `3.14`, `1,280`."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _scaling(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not rows:
-        return []
+def _scaling(rows: Sequence[Mapping[str, Any]]) -> Section:
     cells = [
         [
             row["name"],
@@ -129,5 +121,13 @@ def _scaling(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         for row in rows
     ]
-    header = ["", "chips", "ms of a step", "of these across chips", "efficiency, all overlapped", "nothing overlapped"]
-    return ["", f"weak scaling, {rows[0]['batch'] // rows[0]['chips']:,} examples a chip", tables.table(header, cells)]
+    header = [
+        "pod",
+        "chips",
+        "ms of a step",
+        "of these across chips",
+        "efficiency, all overlapped",
+        "nothing overlapped",
+    ]
+    title = f"Weak scaling, {rows[0]['batch'] // rows[0]['chips']:,} examples a chip"
+    return Section(title, Table(header, cells))

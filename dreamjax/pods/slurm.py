@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from dreamjax.errors import UserError
-from dreamjax.pods import render
 from dreamjax.pods.launch_config import Launch
+from dreamjax.reports import templates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ def script(launch: Launch, slurm: Slurm) -> str:
     if launch.parts and slurm.processes != 1:
         raise UserError(f"--processes is {slurm.processes}, but a part of a sweep is one process; leave it out")
     part = f' "--part=$SLURM_ARRAY_TASK_ID/{launch.parts}"' if launch.parts else ""
-    return render.script(
-        "slurm",
+    return templates.render(
+        "pods/templates/slurm.sh.j2",
         options=[f"--{name}={value}" for name, value in options.items() if value not in (None, "")],
         launch=launch,
         devices=gpus if slurm.processes == 1 else 0,

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dreamjax.errors import UserError
-from dreamjax.pods import render, topologies
+from dreamjax.pods import topologies
 from dreamjax.pods.launch_config import Launch, refuse_lines
+from dreamjax.reports import templates
 
 # chip → (accelerator type, runtime version), as Cloud TPU calls them (docs.cloud.google.com/tpu/docs/runtimes)
 KINDS = {
@@ -54,8 +55,8 @@ def script(launch: Launch, queued: QueuedResource) -> str:
     several = {"node-count": pod.slices, "node-prefix": launch.name} if pod.slices > 1 else {"node-id": launch.name}
     words = [f"--{name}={shlex.quote(str(value))}" for name, value in (options | several).items()]
     words += [] if queued.terms == "on-demand" else [f"--{queued.terms}"]
-    return render.script(
-        "tpu",
+    return templates.render(
+        "pods/templates/tpu.sh.j2",
         launch=launch,
         options=words,
         package=shlex.quote(queued.package),

@@ -1,20 +1,19 @@
 """Images made from brain signals on one HTML page: what was seen, what was made, and never without the scores."""
 
-import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-import dreamjax
+from dreamjax.reports import templates
+from dreamjax.reports.figures import Image
+from dreamjax.reports.pages import Page, Section, png_address
 from dreamjax.storage import image_files
 
 MOST = 48  # trials on a page
-SIDE = 128  # pixels of an image there
+LEAST_SIDE, SIDE = 96, 128  # pixels of an image there
 
-SAID_PLAINLY = (
+PURPOSE = (
     "What this is for: signals of people who looked at images, one at a time, in a known experiment that they agreed "
     "to. What is read from them is a little about the image; the rest of what was made, and all of its detail, is "
     "the generator's idea of such an image. It reads no thoughts. It is not for clinical, forensic or covert use, and "
@@ -24,70 +23,63 @@ NOT_SCORED = "This checkpoint was not evaluated, so nothing is known about how r
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialImages:
     """A trial: what was seen, where it is known, and what was made from it."""
 
     label: str
-    seen: UInt8[np.ndarray, "H W 3"] | None
-    made: Sequence[UInt8[np.ndarray, "H W 3"]]
+    seen: Image | None
+    made: Sequence[Image]
 
 
-def drawn(count: int, seed: int) -> list[int]:
-    """Which of `count` trials a page shows: all, or `MOST` drawn at random with the seed; never picked."""
+def choose(count: int, seed: int) -> list[int]:
+    """Return which of `count` trials a page shows: all, or `MOST` drawn at random with the seed; never picked."""
     if count <= MOST:
         return list(range(count))
     return sorted(np.random.default_rng([seed, 10]).choice(count, MOST, replace=False).tolist())
 
 
-def of(shown: int, count: int) -> list[str]:
-    """What the page says of which trials it shows."""
+def choice_note(shown: int, count: int) -> str:
+    """Return the sentence about which trials a page shows."""
     if shown < count:
-        return [f"{shown} of {count} trials, drawn at random"]
-    return [f"all {count} trials" if count > 1 else "the only trial"]
+        return f"{shown} of {count} trials, drawn at random"
+    return f"all {count} trials" if count > 1 else "the only trial"
 
 
 def page(
     *,
     title: str,
     notes: Sequence[str],
-    rows: Sequence[Row],
-    tables: Sequence[tuple[str, list[str], list[list[str]]]] = (),
+    trials: Sequence[TrialImages],
+    tables: Sequence[Section] = (),
     warnings: Sequence[str] = (),
     about: Sequence[str] = (),
     command: str = "",
 ) -> str:
-    """The page, with everything in it.
+    """Return the page, with everything in it.
 
-    `tables`: of the scores; where there are none, `command` would make them. `about`: what they are of, where that is
-    not the trials shown.
+    Args:
+        tables: the scores; where there are none, `command` would make them.
+        about: what the scores are of, where that is not the trials shown.
     """
-    import jinja2
-
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("dreamjax.reports", "."), autoescape=True)
-    each = max([len(row.made) + (row.seen is not None) for row in rows], default=1)
-    largest = max([max(row.made[0].shape[:2]) for row in rows], default=SIDE)
-    return environment.get_template("images.html.j2").render(
-        title=title,
-        notes=notes,
-        said_plainly=SAID_PLAINLY,
-        warnings=[*warnings, *([] if tables else [f"{NOT_SCORED}{command}"])],
-        tables=tables,
-        about=about,
-        shown=[_encoded(row) for row in rows],
-        side=min(SIDE, max(largest, 96)),
-        width=each * (min(SIDE, max(largest, 96)) + 6),
-        pixelated=largest < SIDE,
-        version=dreamjax.__version__,
-    )
+    unscored = [] if tables else [f"{NOT_SCORED}{command}"]
+    scores = [Section("The scores", notes=about), *tables] if about else tables
+    gallery = [Section("Trials", html=_gallery(trials))] if trials else []
+    return Page(title, [*scores, *gallery], notes, [PURPOSE, *warnings, *unscored]).html()
 
 
-def _encoded(row: Row) -> Mapping[str, Any]:
-    return {
-        "label": row.label,
-        "seen": _text(row.seen) if row.seen is not None else "",
-        "made": [_text(image) for image in row.made],
-    }
+def _gallery(trials: Sequence[TrialImages]) -> str:
+    largest = max(max(trial.made[0].shape[:2]) for trial in trials)
+    side = min(SIDE, max(largest, LEAST_SIDE))
+    shown = [
+        {
+            "label": trial.label,
+            "seen": "" if trial.seen is None else _address(trial.seen),
+            "made": [_address(image) for image in trial.made],
+        }
+        for trial in trials
+    ]
+    return templates.render("reports/templates/trials.html.j2", trials=shown, side=side, pixelated=largest < SIDE)
 
 
-def _text(image: np.ndarray) -> str:
-    return base64.b64encode(image_files.png_bytes(image, 2 * SIDE)).decode()
+def _address(image: Image) -> str:
+    return png_address(image_files.png_bytes(image, 2 * SIDE))

@@ -1,80 +1,67 @@
-"""Tables for the terminal, and result pages: text, JSON, PNG figures, one self-contained HTML page."""
+"""Tables of text: for a terminal, a page, a model card, a spreadsheet."""
 
-import base64
+import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Protocol
 
-from etils import epath
-
-from dreamjax.storage import atomic
-
-Table = tuple[str, list[str], list[list[str]]]  # title, header, rows
+NOTHING = "–"  # in place of a number that is not known
 
 
-# ----------------------------------------------------------------------------------------------------------------- text
-def cell(value: Mapping[str, Any] | None, signed: bool = False) -> str:
-    """`0.61 [0.55, 0.67]`, or without bounds where there are none."""
-    if value is None or value["estimate"] is None:
-        return "–"
+class HasJson(Protocol):
+    """A result with an `estimate` and its bounds `low` and `high`, such as an interval."""
+
+    def as_json(self) -> Mapping[str, object]: ...
+
+
+Estimate = Mapping[str, object] | HasJson | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells below a header, all of them text."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """Return columns padded to their widest cell, over a rule."""
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in self.rows]
+        header = "  ".join(cell.ljust(w) for cell, w in zip(self.header, widths, strict=True))
+        return "\n".join(line.rstrip() for line in (header, "  ".join("-" * w for w in widths), *lines))
+
+    def markdown(self) -> str:
+        """Return the table as GitHub and the Hub read it."""
+        header, *rows = (
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (self.header, *self.rows)
+        )
+        return "\n".join([header, "|" + "---|" * len(self.header), *rows])
+
+
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return comma-separated values; numbers stay numbers."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def cell(value: Estimate, signed: bool = False) -> str:
+    """Return `0.610 [0.550, 0.670]`, or without bounds where there are none."""
+    bounds = value if value is None or isinstance(value, Mapping) else value.as_json()
+    if bounds is None or bounds["estimate"] is None:
+        return NOTHING
     plus = "+" if signed else ""
-    number = f"{value['estimate']:{plus}.3f}"
-    if value["low"] is None:
-        return f"{number} [no interval]"
-    return f"{number} [{value['low']:{plus}.3f}, {value['high']:{plus}.3f}]"
+    estimate, low, high = (format(bounds[name], f"{plus}.3f") if bounds[name] is not None else "" for name in BOUNDS)
+    return f"{estimate} [{low}, {high}]" if low else f"{estimate} [no interval]"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+BOUNDS = ("estimate", "low", "high")
 
 
-def text(result: Mapping[str, Any], tables: Sequence[Table]) -> str:
-    """A result with its tables for a terminal."""
-    lines = [result["title"], *(f"  {note}" for note in result["notes"])]
-    for title, header, rows in tables:
-        lines += ["", title, table(header, rows)]
-    lines += [""] + [f"! {statement}" for statement in result["statements"]]
-    if result.get("files"):
-        lines += ["wrote " + ", ".join(result["files"])]
-    return "\n".join(lines)
-
-
-# --------------------------------------------------------------------------------------------------------------- figure
-def png(fig: Any, dpi: int = 160) -> bytes:
-    """A figure as PNG bytes."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
-def write(
-    result: dict[str, Any], tables: Sequence[Table], figures: Mapping[str, Any], out: epath.PathLike, stem: str
-) -> list[str]:
-    """STEM.json, STEM.html and a PNG per figure under `out`; returns their paths."""
-    folder = epath.Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    files, images = [], {}
-    for name, fig in figures.items():
-        data = png(fig)
-        path = folder / f"{name}.png"
-        atomic.write_bytes(path, data)
-        images[name] = base64.b64encode(data).decode()
-        files.append(str(path))
-    atomic.write_text(folder / f"{stem}.html", html(result, tables, images))
-    files.append(str(folder / f"{stem}.html"))
-    atomic.write_text(folder / f"{stem}.json", json.dumps(result | {"files": files}, indent=1, allow_nan=False))
-    return [*files, str(folder / f"{stem}.json")]
-
-
-def html(result: Mapping[str, Any], tables: Sequence[Table], images: Mapping[str, str]) -> str:
-    """One page with everything in it: no script, no link, no file beside it."""
-    import jinja2
-
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("dreamjax.reports", "."), autoescape=True)
-    template = environment.get_template("report.html.j2")
-    return template.render(result=result, tables=tables, images=images)
+def number(value: float | None, form: str = ".3f") -> str:
+    """Return a number in a form, or a dash where it is not known."""
+    return NOTHING if value is None else format(value, form)

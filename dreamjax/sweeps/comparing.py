@@ -1,12 +1,12 @@
-"""Scores of points over seeds and subjects: estimates, intervals over both, paired tests corrected for their number.
+"""Compare the scores of points over seeds and subjects: intervals over both, paired tests corrected for their number.
 
 Subjects and seeds are crossed: every seed's model is scored on every subject. With x_sk the score of seed s on subject
 k (S seeds, K subjects), both drawn from populations (Cornfield & Tukey, Ann. Math. Stat. 1956),
 
     x_sk = m + a_s + b_k + e_sk,      SE² = (MS_a + MS_b - MS_e) / (S K),
 
-with Satterthwaite's degrees of freedom. Of one seed, or one subject, SE is over the other alone, and the report says
-so: how much another seed would change is then not known.
+with Satterthwaite's degrees of freedom. With one seed, or one subject, SE is over the other alone, and the report says
+that how much another seed would change is not known.
 """
 
 import math
@@ -18,13 +18,13 @@ from jaxtyping import Float
 from scipy import stats
 
 from dreamjax.metrics import bootstrap
-from dreamjax.metrics.bootstrap import LEVEL, Interval
+from dreamjax.metrics.bootstrap import LEVEL, Interval, finite
 
 Scores = Float[np.ndarray, "seeds subjects"]
 
 
 def mean(scores: Scores, level: float = LEVEL) -> Interval:
-    """The mean over seeds and subjects with its interval; NaN bounds where there is one of each."""
+    """Return the mean over seeds and subjects with its interval; NaN bounds where there is one of each."""
     error, df = standard_error(scores)
     estimate, n = float(scores.mean()), scores.shape[1]
     if not df:
@@ -34,10 +34,10 @@ def mean(scores: Scores, level: float = LEVEL) -> Interval:
 
 
 def standard_error(scores: Scores) -> tuple[float, float]:
-    """(SE, degrees of freedom) of the grand mean; (NaN, 0) of a single number.
+    """Return (SE, degrees of freedom) of the grand mean; (NaN, 0) of a single number.
 
-    SE² never falls below that over subjects alone or over seeds alone: an estimate of SE² may come out too small, or
-    negative, where the two hardly differ.
+    SE² is never below that over subjects alone or over seeds alone: its estimate may be too small, or negative, where
+    the two hardly differ.
     """
     S, K = scores.shape
     if S == 1 and K == 1:
@@ -59,8 +59,8 @@ def standard_error(scores: Scores) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """One point against another. `p`: two-sided; `corrected`: for the number of tests that were made (Holm 1979)."""
+class PairedTest:
+    """Compare one point with another. `p`: two-sided; `corrected`: for the number of tests made (Holm 1979)."""
 
     point: str
     other: str
@@ -74,22 +74,27 @@ class Paired:
         return self.corrected < 1 - self.difference.level
 
     def says(self) -> str:
-        """Which is better, or what could have been seen; never that they are equal."""
+        """Return which is better, or what could have been seen; never that they are equal."""
         if not self.difference.known:
             return "not resolved: one seed and one subject have no interval"
         if self.resolved:
             return f"{'better' if self.difference.estimate > 0 else 'worse'} than {self.other}"
         return f"not resolved; this design could detect ≥ {self.detectable:.2g}"
 
+    def as_json(self) -> dict[str, object]:
+        """Return the difference, its p values and the verdict."""
+        values = {"p": finite(self.p), "corrected": finite(self.corrected), "resolved": self.resolved}
+        return self.difference.as_json() | values | {"says": self.says()}
 
-def against(reference: str, tables: Mapping[str, Scores], level: float = LEVEL) -> list[Paired]:
-    """Every other point minus the reference, seed by seed and subject by subject, in the order of `tables`.
+
+def against(reference: str, tables: Mapping[str, Scores], level: float = LEVEL) -> list[PairedTest]:
+    """Return every other point minus the reference, seed by seed and subject by subject, in the order of `tables`.
 
     Raises ValueError for tables of other seeds or subjects.
     """
     if len({scores.shape for scores in tables.values()}) > 1:
         raise ValueError("points are compared on the same seeds and subjects")
-    found, ps = [], []
+    differences, ps = [], []
     strict = 1 - (1 - level) / max(1, len(tables) - 1)  # what the smallest of so many p values is held against
     for name, scores in tables.items():
         if name == reference:
@@ -102,16 +107,16 @@ def against(reference: str, tables: Mapping[str, Scores], level: float = LEVEL) 
         # the smallest difference as of a paired t test of df + 1 clusters with this standard error
         n = max(2, round(df) + 1)
         least = bootstrap.smallest_detectable(error * math.sqrt(n), n, level=strict) if df else math.nan
-        found.append((name, interval, p, least))
+        differences.append((name, interval, p, least))
         ps.append(p)
     return [
-        Paired(name, reference, interval, p, corrected, least)
-        for (name, interval, p, least), corrected in zip(found, holm(ps), strict=True)
+        PairedTest(name, reference, interval, p, corrected, least)
+        for (name, interval, p, least), corrected in zip(differences, holm(ps), strict=True)
     ]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p values corrected for their number, stepwise: the smallest times n, the next times n - 1, …; never falling."""
+    """Return p values corrected for their number, stepwise: the smallest times n, the next n - 1; never falling."""
     out, largest, known = [math.nan] * len(ps), 0.0, [i for i, p in enumerate(ps) if not math.isnan(p)]
     for rank, i in enumerate(sorted(known, key=lambda i: ps[i])):
         largest = max(largest, min(1.0, (len(known) - rank) * ps[i]))

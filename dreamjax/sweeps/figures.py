@@ -1,162 +1,161 @@
-"""Images of a sweep: score against the main axis, learning curves, score against cost; as PNG and interactive."""
+"""Charts of a sweep: score against the main axis, learning curves, score against cost; as PNG and interactive."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
 
 from dreamjax.errors import missing_package
-from dreamjax.sweeps import ranking, summary
+from dreamjax.metrics.bootstrap import finite
+from dreamjax.reports import figures, palette
+from dreamjax.sweeps import ranking
+from dreamjax.sweeps.power_law import SweepLaw, number
+from dreamjax.sweeps.summary import RankedPoint, SweepSummary
 
-COLOURS = ("#3b6ea5", "#d98e04", "#2e8b57", "#b5523b", "#8e44ad", "#7f8c8d", "#c0392b", "#16a085")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# the look of the first eight lines, the next eight, …: in matplotlib's words and in plotly's
 STYLES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
 PLOTLY_STYLES, PLOTLY_MARKERS = ("solid", "dash", "dot", "dashdot"), ("circle", "square", "triangle-up", "diamond")
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a panel: x (numbers or labels), y, the bounds of y where they are known, and names of its dots."""
+    """One line of a chart: x (numbers or labels), y, bounds of y where they are known, and names of its dots."""
 
     name: str
-    x: list[Any]
-    y: list[float]
-    low: list[float | None]
-    high: list[float | None]
-    names: list[str] = field(default_factory=list)
+    x: Sequence[float] | Sequence[str]
+    y: Sequence[float]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+    names: Sequence[str] = ()
+
+    def errors(self) -> tuple[list[float], list[float]]:
+        """Return the distances from y to its lower and upper bound; 0 where there is none."""
+        low = [0.0 if bound is None else y - bound for y, bound in zip(self.y, self.low, strict=True)]
+        high = [0.0 if bound is None else bound - y for y, bound in zip(self.y, self.high, strict=True)]
+        return low, high
 
 
 @dataclass(frozen=True)
-class Panel:
+class Chart:
     title: str
     x: str
     y: str
     series: list[Series]
-    log: bool = False
-    lines: bool = True
+    log_x: bool = False
     log_y: bool = False
+    lines: bool = True
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of x; none where x are numbers."""
+        return [x for x in self.series[0].x if isinstance(x, str)]
 
 
-def panels(result: Mapping[str, Any]) -> dict[str, Panel]:
-    """name → what is drawn."""
-    what = summary.metric(result)
-    found: dict[str, Panel] = {}
-    for name, leg in result["legs"].items():
-        if leg["ranking"]:
-            axis = main_axis(leg["ranking"])
-            found[f"score_{name}"] = Panel(f"Score {leg['what']}", axis or "point", what, against(leg["ranking"], axis))
-            for number, law in enumerate(leg["scaling"]):
-                found[f"scaling_{name}" + (f"_{number}" if number else "")] = _law(law, leg["what"])
-            if flop := [row for row in leg["ranking"] if row["flop"]]:
-                found[f"cost_{name}"] = Panel(
-                    f"Score against cost, {leg['what']}",
-                    "TFLOP of a run",
-                    what,
-                    by_cost(flop, axis),
-                    log=True,
-                    lines=False,
-                )
-    if curves := learning(result["workdir"]):
-        found["curves"] = Panel(
-            "Training, each point at its own masks (not comparable between mask ratios)",
-            "examples",
-            "share explained",
-            curves,
-        )
-    return found
+def charts(result: SweepSummary) -> dict[str, Chart]:
+    """Return name → what is drawn."""
+    made: dict[str, Chart] = {}
+    for name, leg in result.legs.items():
+        if not leg.ranking:
+            continue
+        axis = main_axis(leg.ranking)
+        made[f"score_{name}"] = Chart(f"Score {leg.what}", axis or "point", leg.metric, against(leg.ranking, axis))
+        for i, law in enumerate(leg.laws):
+            made[f"scaling_{name}" + (f"_{i}" if i else "")] = _law(law, leg.what)
+        if known := [point for point in leg.ranking if point.flop]:
+            title, dots = f"Score against cost, {leg.what}", by_cost(known, axis)
+            made[f"cost_{name}"] = Chart(title, "TFLOP of a run", leg.metric, dots, log_x=True, lines=False)
+    if curves := learning(result.workdir):
+        title = "Training, each point at its own masks (not comparable between mask ratios)"
+        made["curves"] = Chart(title, "examples", "share explained", curves)
+    return made
 
 
-def _law(law: Mapping[str, Any], what: str) -> Panel:
+def _law(law: SweepLaw, what: str) -> Chart:
     """Errors against size with the line that was fitted, both in logarithms."""
-    sizes, b = law["sizes"], law["exponent"]["estimate"]
-    nothing: list[float | None] = [None] * len(sizes)
-    fitted = [law["factor"] * size**-b for size in sizes]
-    lines = [Series("measured", sizes, law["errors"], nothing, nothing)]
-    lines.append(Series(f"size^{-b:.3f}", sizes, fitted, nothing, nothing))
-    where = ", ".join(filter(None, (what, law["where"])))
-    return Panel(f"Power law {where}", law["axis"], "1 - share explained", lines, log=True, log_y=True)
+    b = law.law.exponent.estimate
+    fitted = [law.law.factor * size**-b for size in law.sizes]
+    lines = [Series("measured", law.sizes, law.errors), Series(f"size^{-b:.3f}", law.sizes, fitted)]
+    title = f"Power law {', '.join(filter(None, (what, law.where)))}"
+    return Chart(title, law.axis, "1 - share explained", lines, log_x=True, log_y=True)
 
 
-def main_axis(ranking: Sequence[Mapping[str, Any]]) -> str | None:
-    """The axis with the most numbers; None where all are names."""
-    values: dict[str, set[str]] = {}
-    for row in ranking:
-        for axis, value in row["values"].items():
-            values.setdefault(axis, set()).add(str(value))
-    numeric = {axis: len(found) for axis, found in values.items() if all(_number(v) is not None for v in found)}
+def main_axis(points: Sequence[RankedPoint]) -> str | None:
+    """Return the axis with the most numbers; None where all are names."""
+    labels: dict[str, set[str]] = {}
+    for point in points:
+        for axis, value in point.values.items():
+            labels.setdefault(axis, set()).add(str(value))
+    numeric = {axis: len(values) for axis, values in labels.items() if all(number(v) is not None for v in values)}
     return max(numeric, key=lambda axis: numeric[axis]) if numeric and max(numeric.values()) > 1 else None
 
 
-def _number(text: Any) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def against(ranking: Sequence[Mapping[str, Any]], axis: str | None) -> list[Series]:
-    """Scores along an axis, a line for each combination of the others."""
+def against(points: Sequence[RankedPoint], axis: str | None) -> list[Series]:
+    """Return scores along an axis, a line for each combination of the others."""
     if axis is None:
-        return [Series("", [row["point"] for row in ranking], *_bounds(ranking))]
+        return [_series("", [point.name for point in points], points)]
+    lines = _lines(points, axis)
+    return [_series(name, [float(one.values[axis]) for one in line], line) for name, line in lines]
+
+
+def by_cost(points: Sequence[RankedPoint], axis: str | None) -> list[Series]:
+    """Return scores by operations, a series for each combination of the other axes; `axis` names the dots."""
+    lines = [] if axis is None else _lines(points, axis)
+    names = [[str(one.values[axis]) for one in line] for _, line in lines if axis is not None]
+    if others := [point for point in points if axis not in point.values]:
+        lines, names = [*lines, ("", others)], [*names, [point.name for point in others]]
     return [
-        Series(name, [float(row["values"][axis]) for row in rows], *_bounds(rows))
-        for name, rows in _lines(ranking, axis)
+        _series(name, [(one.flop or 0) / 1e12 for one in line], line, dots)
+        for (name, line), dots in zip(lines, names, strict=True)
     ]
 
 
-def by_cost(ranking: Sequence[Mapping[str, Any]], axis: str | None) -> list[Series]:
-    """Scores by operations, coloured by all axes but the main one, whose values stand at the dots."""
-    lines = [] if axis is None else _lines(ranking, axis)
-    named = [[str(row["values"][axis]) for row in rows] for _, rows in lines]
-    if others := [row for row in ranking if axis not in row["values"]]:
-        lines, named = [*lines, ("", others)], [*named, [row["point"] for row in others]]
-    return [
-        Series(name, [row["flop"] / 1e12 for row in rows], *_bounds(rows), names=names)
-        for (name, rows), names in zip(lines, named, strict=True)
-    ]
-
-
-def _lines(ranking: Sequence[Mapping[str, Any]], axis: str) -> list[tuple[str, list[Mapping[str, Any]]]]:
+def _lines(points: Sequence[RankedPoint], axis: str) -> list[tuple[str, list[RankedPoint]]]:
     """(the other axes' values, points along `axis`), of the points that have it."""
-    lines: dict[str, list[Mapping[str, Any]]] = {}
-    for row in ranking:
-        if axis in row["values"]:
-            rest = ", ".join(f"{name}={value}" for name, value in row["values"].items() if name != axis)
-            lines.setdefault(rest, []).append(row)
-    return [(name, sorted(rows, key=lambda row: float(row["values"][axis]))) for name, rows in sorted(lines.items())]
+    lines: dict[str, list[RankedPoint]] = {}
+    for point in points:
+        if axis in point.values:
+            others = ", ".join(f"{name}={value}" for name, value in point.values.items() if name != axis)
+            lines.setdefault(others, []).append(point)
+    return [(name, sorted(line, key=lambda point: float(point.values[axis]))) for name, line in sorted(lines.items())]
 
 
-def _bounds(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float | None], list[float | None]]:
-    scores = [row["score"] for row in rows]
-    return [s["estimate"] for s in scores], [s["low"] for s in scores], [s["high"] for s in scores]
+def _series(name: str, x: Any, points: Sequence[RankedPoint], names: Sequence[str] = ()) -> Series:
+    scores = [point.score for point in points]
+    low, high = [finite(score.low) for score in scores], [finite(score.high) for score in scores]
+    return Series(name, x, [score.estimate for score in scores], low, high, names)
 
 
 def learning(workdir: str) -> list[Series]:
-    """Share explained of the training windows at a run's own masks, by examples seen; means over seeds."""
+    """Return the share explained of the training windows at a run's own masks, by examples seen; means over seeds."""
     _, groups = ranking.read(workdir)
-    out = []
+    series = []
     for group in groups:
         curves = []
-        for about, _ in group.runs.values():
-            path = epath.Path(workdir) / "points" / about["name"] / "run" / "metrics.jsonl"
+        for point, _ in group.runs.values():
+            path = epath.Path(workdir) / "points" / point["name"] / "run" / "metrics.jsonl"
             if path.exists():
                 lines = [line for text in path.read_text().splitlines() if (line := _record(text))]
-                own = {
-                    line["step"] * about["batch_size"]: line["explained"]
-                    for line in lines
-                    if line.get("split") == "train" and line.get("explained") is not None
-                }
-                curves.append(own)
-        common = sorted(set.intersection(*(set(one) for one in curves))) if curves else []
+                curves.append(
+                    {
+                        line["step"] * point["batch_size"]: line["explained"]
+                        for line in lines
+                        if line.get("split") == "train" and line.get("explained") is not None
+                    }
+                )
+        common = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
         if common:
-            y = [float(np.mean([one[x] for one in curves])) for x in common]
-            out.append(Series(group.name, list(common), y, [None] * len(y), [None] * len(y)))
-    return out
+            series.append(Series(group.name, common, [float(np.mean([one[x] for one in curves])) for x in common]))
+    return series
 
 
-def _record(text: str) -> dict[str, Any]:
+def _record(text: str) -> Mapping[str, Any]:
     """A line of metrics; {} of one that is cut."""
     try:
         return json.loads(text)
@@ -164,106 +163,83 @@ def _record(text: str) -> dict[str, Any]:
         return {}
 
 
-# ------------------------------------------------------------------------------------------------------------ images
-def draw(result: Mapping[str, Any]) -> dict[str, Any]:
-    """name → matplotlib figure."""
-    return {name: _draw(panel) for name, panel in panels(result).items()}
-
-
-def _draw(panel: Panel) -> Any:
-    from matplotlib.figure import Figure
-
-    named = [str(x) for x in panel.series[0].x] if isinstance(panel.series[0].x[0], str) else []
-    many = len(panel.series) > len(COLOURS)
-    size = (7.2, max(2.4, 0.34 * len(named) + 1.2)) if named else (9.6 if many else 7.2, 4.2)
-    fig = Figure(figsize=size, layout="constrained", facecolor="white")
-    axis = fig.subplots()
-    for number, series in enumerate(panel.series):
-        colour, nth = _look(number)
-        low = [y if bound is None else bound for y, bound in zip(series.y, series.low, strict=True)]
-        high = [y if bound is None else bound for y, bound in zip(series.y, series.high, strict=True)]
-        if named:
-            at = np.arange(len(named))[::-1]
-            axis.hlines(at, low, high, color=colour, lw=1.6)
-            axis.plot(series.y, at, "o", color=colour, ms=6)
-            continue
-        dots = len(series.x) <= 20
-        axis.plot(
-            series.x,
-            series.y,
-            marker=MARKERS[nth] if dots else "",
-            ls=STYLES[nth] if panel.lines else "",
-            color=colour,
-            ms=5,
-            label=series.name,
-        )
-        if any(bound is not None for bound in series.low):
-            axis.vlines(series.x, low, high, color=colour, lw=1.2, alpha=0.7)
+# ------------------------------------------------------------------------------------------------------------- drawing
+def draw(chart: Chart) -> "Figure":
+    """Return a chart as a matplotlib figure."""
+    many = len(chart.series) > len(palette.SERIES)
+    if chart.labels:
+        fig, axis = figures.single(7.2, max(2.4, 0.34 * len(chart.labels) + 1.2))
+        _draw_labelled(axis, chart)
+        return fig
+    fig, axis = figures.single(9.6 if many else 7.2, 4.2)
+    for i, series in enumerate(chart.series):
+        colour, nth = _look(i)
+        marker, style = MARKERS[nth] if len(series.x) <= 20 else "", STYLES[nth] if chart.lines else ""
+        axis.plot(series.x, series.y, marker=marker, ls=style, color=colour, ms=5, label=series.name or None)
+        if series.low:
+            axis.errorbar(series.x, series.y, series.errors(), fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.7)
         for x, y, name in zip(series.x, series.y, series.names, strict=False):
             axis.annotate(name, (x, y), (5, 4), textcoords="offset points", fontsize=8, color=colour)
-    if named:
-        axis.set_yticks(np.arange(len(named))[::-1], named)
-        axis.set_xlabel(panel.y)
+    axis.set(xlabel=chart.x, ylabel=chart.y)
+    axis.set_xscale("log" if chart.log_x else "linear")
+    axis.set_yscale("log" if chart.log_y else "linear")
+    if many:
+        fig.legend(frameon=False, fontsize=8, loc="outside right upper")
     else:
-        axis.set_xlabel(panel.x)
-        axis.set_ylabel(panel.y)
-        axis.set_xscale("log" if panel.log else "linear")
-        axis.set_yscale("log" if panel.log_y else "linear")
-        if any(series.name for series in panel.series):
-            if many:
-                fig.legend(frameon=False, fontsize=8, loc="outside right upper")
-            else:
-                axis.legend(frameon=False, fontsize=8, loc="best")
-    axis.spines[["top", "right"]].set_visible(False)
+        figures.legend(axis)
     return fig
 
 
-def _look(number: int) -> tuple[str, int]:
+def _draw_labelled(axis: "Axes", chart: Chart) -> None:
+    """Labels down the side, the first one on top, with their scores to the right."""
+    at = np.arange(len(chart.labels))[::-1]
+    for i, series in enumerate(chart.series):
+        axis.errorbar(series.y, at, xerr=series.errors(), fmt="o", ms=6, elinewidth=1.6, color=_look(i)[0])
+    axis.set_yticks(at, chart.labels)
+    axis.set_xlabel(chart.y)
+
+
+def _look(i: int) -> tuple[str, int]:
     """A line's colour, and which style and marker: the next where all colours are used."""
-    return COLOURS[number % len(COLOURS)], number // len(COLOURS) % len(STYLES)
+    return palette.SERIES[i % len(palette.SERIES)], i // len(palette.SERIES) % len(STYLES)
 
 
-def interactive(result: Mapping[str, Any]) -> dict[str, str]:
-    """title → HTML; the first one brings the script that all use."""
+def interactive(made: Mapping[str, Chart]) -> dict[str, str]:
+    """Return title → HTML; the first one brings the script that all use."""
     try:
         import plotly.graph_objects as go
         import plotly.io
     except ImportError as e:
         raise missing_package("plotly", "sweep", "the page of a sweep") from e
-    out: dict[str, str] = {}
-    for panel in panels(result).values():
+    html: dict[str, str] = {}
+    for chart in made.values():
         figure = go.Figure()
-        for number, series in enumerate(panel.series):
-            bounds = [(y, low, high) for y, low, high in zip(series.y, series.low, series.high, strict=True)]
-            known = any(low is not None for _, low, _ in bounds)
-            error = {
-                "type": "data",
-                "symmetric": False,
-                "array": [0 if high is None else high - y for y, _, high in bounds],
-                "arrayminus": [0 if low is None else y - low for y, low, _ in bounds],
-                "thickness": 1.2,
-            }
-            colour, nth = _look(number)
-            figure.add_trace(
-                go.Scatter(
-                    x=series.x,
-                    y=series.y,
-                    name=series.name or panel.y,
-                    mode="lines+markers" if panel.lines and not isinstance(series.x[0], str) else "markers",
-                    text=series.names or None,
-                    line={"color": colour, "dash": PLOTLY_STYLES[nth]},
-                    marker={"symbol": PLOTLY_MARKERS[nth]},
-                    error_y=error if known else None,
-                )
+        for i, series in enumerate(chart.series):
+            colour, nth = _look(i)
+            error = None
+            if any(bound is not None for bound in series.low):
+                low, high = series.errors()
+                error = {"type": "data", "symmetric": False, "array": high, "arrayminus": low, "thickness": 1.2}
+            figure.add_scatter(
+                x=list(series.x),
+                y=list(series.y),
+                name=series.name or chart.y,
+                mode="lines+markers" if chart.lines and not chart.labels else "markers+text",
+                text=list(series.names) or None,
+                textposition="top right",
+                line={"color": colour, "dash": PLOTLY_STYLES[nth]},
+                marker={"symbol": PLOTLY_MARKERS[nth]},
+                error_y=error,
             )
         figure.update_layout(
             template="plotly_white",
             height=420,
             margin={"l": 60, "r": 20, "t": 20, "b": 50},
-            xaxis={"title": panel.x, "type": "log" if panel.log else None},
-            yaxis={"title": panel.y, "type": "log" if panel.log_y else None},
-            showlegend=len(panel.series) > 1,
+            xaxis={"title": chart.x, "type": "log" if chart.log_x else None},
+            yaxis={"title": chart.y, "type": "log" if chart.log_y else None},
+            showlegend=len(chart.series) > 1,
         )
-        script = "inline" if not out else False
-        out[panel.title] = plotly.io.to_html(figure, full_html=False, include_plotlyjs=script)
-    return out
+        html[chart.title] = plotly.io.to_html(
+            figure, full_html=False, include_plotlyjs=not html, config={"responsive": True}
+        )
+    return html

@@ -13,8 +13,7 @@ from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import image_scores, images, judges
-from dreamjax.generation import from_trials
-from dreamjax.generation.from_trials import Dreamer, Request
+from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports.image_report import MODEL
@@ -33,18 +32,18 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
     """Return the scores of a run's newest step by person or image."""
     del shared
     run = opening.open_run(workdir)
-    dreamer, request = Dreamer.open(run), _request(score)
-    trials = dreamer.trials(request.split)
-    chosen = from_trials.chosen(trials, request)
-    seen = images.trials_seen(trials, chosen, dreamer.side(request))
+    generator, request = TrialGenerator.open(run), _request(score)
+    trials = generator.trials(request.split)
+    chosen = request.chosen(trials)
+    seen = images.scored_trials(trials, chosen, generator.side(request))
     classifier = judges.open_classifier(score.classifier, meshes.make(MeshConfig()))
     image_scores.check_ways(classifier, seen, score.ways)
-    made = np.stack(list(dreamer.images(trials, chosen, request)))
+    made = np.stack(list(generator.images(trials, chosen, request)))
     made = made.reshape(len(chosen), request.samples, *made.shape[1:])
-    column = image_scores.named(classifier, seen, {MODEL: made}, score.ways, control=OTHERS)
+    column = image_scores.accuracy(classifier, seen, {MODEL: made}, score.ways, control=OTHERS)
     people = {int(person): trials.person[trial] for person, trial in zip(seen.person, chosen, strict=True)}
     by_person = len(people) >= FEWEST
-    units = seen.person if by_person else seen.own
+    units = seen.person if by_person else seen.image
     names = people if by_person else {int(i): f"image {i}" for i in np.unique(units)}
 
     def by_unit(values: np.ndarray) -> dict[str, float]:
@@ -60,7 +59,7 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
         chance=column.chance,
         accuracy=by_unit(model),
     )
-    notes = images.pretrained(run.config, trials, chosen)
+    notes = images.pretraining_notes(run.task, trials, chosen)
     details = {"notes": notes, "images": scores.as_json()}
     return RunScore(run.step, run.examples, request.split, len(chosen), details=details)
 
@@ -79,7 +78,7 @@ def check(config: RunConfig, score: ScoreConfig) -> None:
     if score.ways is not None:
         side = task.target.resolution
         image = np.zeros((1, side, side, 3), np.uint8)
-        image_scores.check_ways(classifier, image_scores.Trials(image, *np.zeros((3, 1), int)), score.ways)
+        image_scores.check_ways(classifier, image_scores.ScoredTrials(image, *np.zeros((3, 1), int)), score.ways)
     _request(score)
 
 
@@ -89,8 +88,8 @@ def seen_alike(config: RunConfig) -> object:
     return scoring.as_scored(run.data), run.target
 
 
-def _request(score: ScoreConfig) -> Request:
-    return Request(
+def _request(score: ScoreConfig) -> TrialRequest:
+    return TrialRequest(
         split=score.split,
         trials=score.windows,
         samples=score.samples,

@@ -1,10 +1,10 @@
-"""How an error falls with size: power laws fitted to a sweep's points, with intervals over people and seeds.
+"""Fit power laws to a sweep's points: how an error falls with size, with intervals over people and seeds.
 
     error = a x^-b            (Kaplan et al. 2020, arXiv 2001.08361, section 1.2)
     error = floor + a x^-b    (Hoffmann et al. 2022, arXiv 2203.15556, section 3.3)
 
 The first is a straight line in logarithms and always has an answer; a floor is identified only where the curve bends
-within the sizes that were tried, so both are told. Intervals are those of every other score of a sweep (`comparing`):
+within the sizes that were tried, so both are given. Intervals are those of every other score of a sweep (`comparing`):
 to first order b is a mean over seeds and people of
 
     b + Σ_i (∂b / ∂ log e_i) (e_isk / e_i - 1),        e_isk the error at size i of seed s on person k, e_i its mean.
@@ -13,7 +13,6 @@ to first order b is a mean over seeds and people of
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -29,8 +28,8 @@ OPERATIONS = "operations an example"
 
 
 @dataclass(frozen=True)
-class Law:
-    """`exponent`: b without a floor; `floored`: b and floor with one, None where there are too few sizes for it."""
+class PowerLaw:
+    """A fitted law. `exponent`: b without a floor; `floored`: (b, floor) with one, None for too few sizes."""
 
     exponent: Interval
     factor: float
@@ -38,26 +37,26 @@ class Law:
     floored: tuple[Interval, Interval] | None
 
     def says(self) -> str:
-        """In words, with what is not known."""
+        """Return the law in words, with what is not known."""
         b = self.exponent
-        known = f" [{-b.high:.3f}, {-b.low:.3f}]" if b.known else ", no interval known,"
-        told = (
-            f"error {'falls' if b.estimate > 0 else 'rises'} as size^{-b.estimate:.3f}{known} between the sizes that "
-            f"were tried; farthest point {100 * math.expm1(self.residual):.1f} % from the line"
+        interval = f" [{-b.high:.3f}, {-b.low:.3f}]" if b.known else ", no interval known,"
+        text = (
+            f"error {'falls' if b.estimate > 0 else 'rises'} as size^{-b.estimate:.3f}{interval} between the sizes "
+            f"that were tried; farthest point {100 * math.expm1(self.residual):.1f} % from the line"
         )
         if self.floored is None:
-            return told
+            return text
         b, floor = self.floored
         if not b.known or b.high > 4 * max(b.estimate, 1e-9) or floor.low < 0.01:
-            return f"{told}; a floor is not identified by these sizes"
+            return f"{text}; a floor is not identified by these sizes"
         return (
-            f"{told}; with a floor of {floor.estimate:.3f} [{floor.low:.3f}, {floor.high:.3f}] as size^-"
+            f"{text}; with a floor of {floor.estimate:.3f} [{floor.low:.3f}, {floor.high:.3f}] as size^-"
             f"{b.estimate:.3f} [{b.low:.3f}, {b.high:.3f}]"
         )
 
 
-def fit(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people"], level: float = LEVEL) -> Law:
-    """Raises ValueError for fewer than three sizes, and for errors that are not positive."""
+def fit(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people"], level: float = LEVEL) -> PowerLaw:
+    """Fit a law. Raises ValueError for fewer than three sizes, and for errors that are not positive."""
     if len(set(sizes.tolist())) < FEWEST or not (sizes > 0).all():
         raise ValueError(f"a power law takes at least {FEWEST} positive sizes")
     means = errors.mean((1, 2))
@@ -67,16 +66,16 @@ def fit(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people
     residual = float(np.abs(np.log(means) - offset + slope * np.log(sizes)).max())
     apart = np.log(sizes) - np.log(sizes).mean()
     exponent = _interval(slope, -apart / (apart @ apart), errors, level)
-    found = None
+    floored = None
     if len(set(sizes.tolist())) >= FLOORED:
         fitted, gradient = curve(sizes, means), _gradient(sizes, means)
         b, floor = (_interval(fitted[j], gradient[:, j], errors, level) for j in range(2))
-        found = (b, floor)
-    return Law(exponent, math.exp(offset), residual, found)
+        floored = (b, floor)
+    return PowerLaw(exponent, math.exp(offset), residual, floored)
 
 
 def _gradient(sizes: Float[np.ndarray, "n"], means: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
-    """Of the curve's (b, floor) with respect to the logarithm of each error."""
+    """Return the derivatives of the curve's (b, floor) with respect to the logarithm of each error."""
     rows = []
     for i in range(len(means)):
         up, down = (means * np.exp(sign * STEP * np.eye(len(means))[i]) for sign in (1, -1))
@@ -85,7 +84,7 @@ def _gradient(sizes: Float[np.ndarray, "n"], means: Float[np.ndarray, "n"]) -> F
 
 
 def line(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> tuple[float, float]:
-    """(b, log a) by least squares in logarithms."""
+    """Return (b, log a) by least squares in logarithms."""
     x, y = np.log(sizes), np.log(errors)
     apart = x - x.mean()
     b = -float(y @ apart / (apart @ apart))
@@ -93,7 +92,7 @@ def line(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> tuple
 
 
 def curve(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> tuple[float, float]:
-    """(b, floor) by least squares of log error, floor from 0 to below the smallest error, b from 0 to 5."""
+    """Return (b, floor) by least squares of log error, floor from 0 to below the smallest error, b from 0 to 5."""
     x, y = np.log(sizes / sizes.min()), np.log(errors)
 
     def misses(p: np.ndarray) -> np.ndarray:
@@ -102,8 +101,8 @@ def curve(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> tupl
     b, _ = line(sizes, errors)
     least = float(errors.min())
     start = [math.log(float(errors.max())), min(max(b, 1e-3), 4.9), 0.1 * least]
-    found = optimize.least_squares(misses, start, bounds=([-50, 0, 0], [50, 5, least]))
-    return float(found.x[1]), float(found.x[2])
+    _, exponent, floor = optimize.least_squares(misses, start, bounds=([-50, 0, 0], [50, 5, least])).x
+    return float(exponent), float(floor)
 
 
 def _interval(
@@ -113,50 +112,65 @@ def _interval(
     return comparing.mean(estimate + np.tensordot(gradient, apart, axes=1), level)
 
 
+@dataclass(frozen=True)
+class SweepLaw:
+    """A law along one axis of a sweep. `where`: the other axes' values."""
+
+    axis: str
+    where: str
+    sizes: tuple[float, ...]
+    errors: tuple[float, ...]  # means over seeds and people
+    law: PowerLaw
+
+    def as_json(self) -> dict[str, object]:
+        law = self.law
+        return {
+            "axis": self.axis,
+            "where": self.where,
+            "sizes": list(self.sizes),
+            "errors": list(self.errors),
+            "factor": law.factor,
+            "exponent": law.exponent.as_json(),
+            "floored": None if law.floored is None else [one.as_json() for one in law.floored],
+            "says": law.says(),
+        }
+
+
 def laws(
     axis: str,
     tables: Mapping[str, Float[np.ndarray, "seeds people"]],
-    values: Mapping[str, Mapping[str, Any]],
+    values: Mapping[str, Mapping[str, object]],
     flops: Mapping[str, float | None],
-) -> list[dict[str, Any]]:
-    """A JSON-able law for each combination of the other axes' values, of error = 1 - score along `axis`.
+) -> list[SweepLaw]:
+    """Return a law for each combination of the other axes' values, of error = 1 - score along `axis`.
 
     `tables`, `values`, `flops`: by point, in any order. Where the axis has names and not numbers, a point's size is its
     operations an example. Combinations of fewer than three sizes have none.
     """
-    named = any(_number(one[axis]) is None for name, one in values.items() if name in tables and axis in one)
-    along: dict[tuple, list[tuple[float, str]]] = {}
+    named = any(number(one[axis]) is None for name, one in values.items() if name in tables and axis in one)
+    along: dict[str, list[tuple[float, str]]] = {}
     for name in tables:
         if axis not in values[name]:
             continue
-        size = flops[name] if named else _number(values[name][axis])
+        size = flops[name] if named else number(values[name][axis])
         if size is not None and size > 0:
-            along.setdefault(tuple((k, v) for k, v in values[name].items() if k != axis), []).append((size, name))
-    found = []
-    for others, points in along.items():
+            where = ", ".join(f"{k}={v}" for k, v in values[name].items() if k != axis)
+            along.setdefault(where, []).append((size, name))
+    fitted = []
+    for where, points in along.items():
         points.sort()
         sizes = np.array([size for size, _ in points])
         errors = np.stack([1 - tables[name] for _, name in points])
-        if len(set(sizes.tolist())) < FEWEST or not (errors.mean((1, 2)) > 0).all():
-            continue
-        law = fit(sizes, errors)
-        found.append(
-            {
-                "axis": OPERATIONS if named else axis,
-                "where": ", ".join(f"{k}={v}" for k, v in others),
-                "sizes": sizes.tolist(),
-                "errors": errors.mean((1, 2)).tolist(),
-                "factor": law.factor,
-                "exponent": law.exponent.as_json(),
-                "floored": None if law.floored is None else [one.as_json() for one in law.floored],
-                "says": law.says(),
-            }
-        )
-    return found
+        means = errors.mean((1, 2))
+        if len(set(sizes.tolist())) >= FEWEST and (means > 0).all():
+            title = OPERATIONS if named else axis
+            fitted.append(SweepLaw(title, where, tuple(sizes.tolist()), tuple(means.tolist()), fit(sizes, errors)))
+    return fitted
 
 
-def _number(value: Any) -> float | None:
+def number(value: object) -> float | None:
+    """Return the number that a label of an axis is; None for a name."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return float(str(value))
+    except ValueError:
         return None

@@ -1,167 +1,119 @@
-"""A sweep's answer on paper: text, JSON, CSV, images, one HTML page, and the best point as a config file."""
+"""The report of a sweep: text, JSON, CSV, figures, one HTML page, and the best point as a config file."""
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from etils import epath
 
-from dreamjax import __version__
 from dreamjax import config as configs
 from dreamjax.console import counted
-from dreamjax.reports import tables
+from dreamjax.reports import figures
+from dreamjax.reports.pages import Page, Section
+from dreamjax.reports.tables import Table, cell, number
 from dreamjax.storage import atomic
-from dreamjax.sweeps import figures, ranking, summary
+from dreamjax.sweeps import figures as charts
+from dreamjax.sweeps import ranking, summary
+from dreamjax.sweeps.summary import Comparison, SweepSummary
 
 
-def write(result: dict[str, Any], out: str | None) -> dict[str, Any]:
-    """Everything below `out` (default: SWEEP/report); the result with the files' paths."""
-    page = html(result)  # first: where a package is missing, nothing is written
-    folder, files = epath.Path(out or epath.Path(result["workdir"]) / "report"), []
+def write(result: SweepSummary, out: str | None) -> SweepSummary:
+    """Write the report into the folder `out` (default: SWEEP/report); return the summary with the files' paths."""
+    made = charts.charts(result)
+    page = _page(result, charts.interactive(made))  # first: where a package is missing, nothing is written
+    folder = epath.Path(out or epath.Path(result.workdir) / "report")
     folder.mkdir(parents=True, exist_ok=True)
-
-    def add(name: str, data: bytes) -> None:
-        atomic.write_bytes(folder / name, data)
-        files.append(str(folder / name))
-
-    drawn = figures.draw(result)
-    for name, figure in drawn.items():
-        add(f"{name}.png", tables.png(figure))
-    add("runs.csv", summary.table(result["workdir"]).encode())
+    contents = {f"{name}.png": figures.png(charts.draw(chart)) for name, chart in made.items()}
+    contents["runs.csv"] = summary.runs_csv(result.workdir).encode()
     if best := best_config(result, str(folder / "best.py")):
-        add("best.py", best.encode())
-    add("report.html", page.encode())
-    result = result | {"files": [*files, str(folder / "report.json")]}
-    atomic.write_text(folder / "report.json", json.dumps(result, indent=1, allow_nan=False))
+        contents["best.py"] = best.encode()
+    contents["report.html"] = page.html().encode()
+    for name, data in contents.items():
+        atomic.write_bytes(folder / name, data)
+    result = result.with_files(str(folder / name) for name in (*contents, "report.json"))
+    atomic.write_text(folder / "report.json", json.dumps(result.as_json(), indent=1, allow_nan=False))
     return result
 
 
-def best_config(result: Mapping[str, Any], path: str) -> str:
-    """The config file of the highest point of the first comparison; empty where nothing is ranked."""
-    leg = next(iter(result["legs"].values()))
-    if not leg["ranking"]:
+def best_config(result: SweepSummary, path: str) -> str:
+    """Return the config file of the highest point of the first comparison; empty where nothing is ranked."""
+    leg = result.first
+    if not leg.ranking:
         return ""
-    best = leg["ranking"][0]
-    _, groups = ranking.read(result["workdir"])
-    group = next(group for group in groups if group.name == best["point"])
-    about = group.runs[leg["seeds"][0]][0]
-    config = about["config"] | {"train": about["config"]["train"] | {"steps": best["steps"]}}
-    told = f"The highest point of the sweep {result['name']} {leg['what']}: {best['point']}."
-    return configs.as_file(config, f"{told}\n\nIts score was chosen as the highest, and is optimistic for that.", path)
+    best = leg.ranking[0]
+    _, groups = ranking.read(result.workdir)
+    group = next(group for group in groups if group.name == best.name)
+    stored = group.runs[leg.seeds[0]][0]["config"]
+    config = stored | {"train": stored["train"] | {"steps": best.steps}}
+    title = f"The highest point of the sweep {result.name} {leg.what}: {best.name}."
+    return configs.as_file(config, f"{title}\n\nIts score was chosen as the highest, and is optimistic for that.", path)
 
 
-# ---------------------------------------------------------------------------------------------------------------- text
-def ranked(leg: Mapping[str, Any], rank: str) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of a leg, the highest first."""
-    what = summary.RANKS.get(rank) or leg["metric"]
-    probed = rank != "probe" and any("probe" in row for row in leg["ranking"])
-    named = rank == "images"
-    header = [
-        "point",
-        "steps",
-        what,
-        *(["probe"] if probed else []),
-        *(["accuracy"] if named else []),
-        "minus the highest",
-        "",
-        "at its own masks",
-    ]
-    rows = []
-    for row in leg["ranking"]:
-        pair = row.get("minus_best")
-        own = row["own_explained"]
-        rows.append(
-            [
-                row["point"],
-                f"{row['steps']:,}",
-                tables.cell(row["score"]),
-                *([tables.cell(row.get("probe"))] if probed else []),
-                *([tables.cell(row["accuracy"])] if named else []),
-                tables.cell(pair, signed=True) if pair else "",
-                pair["says"] if pair else "highest",
-                "" if own is None else f"{own:.3f}",
-            ]
-        )
-    return header, rows
+def text(result: SweepSummary) -> str:
+    """Return the report for a terminal."""
+    return _page(result).text(result.files)
 
 
-def by_mask(leg: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): share explained under each common mask, the baselines below."""
-    masks = list(dict.fromkeys(mask for row in leg["ranking"] for mask in row["masks"]))
-    rows = [[row["point"], *(tables.cell(row["masks"].get(mask)) for mask in masks)] for row in leg["ranking"]]
-    names = list(dict.fromkeys(name for one in leg["baselines"].values() for name in one))
-    for name in names:
-        values = [leg["baselines"].get(mask, {}).get(name) for mask in masks]
-        rows.append([f"({name})", *("–" if value is None else f"{value:.3f}" for value in values)])
-    return ["point", *masks], rows
-
-
-def notes(result: Mapping[str, Any]) -> list[str]:
-    cost = result["cost"]
-    flop = "" if cost["flop"] is None else f", {cost['flop'] / 1e15:.3g} PFLOP"
-    found = [
-        f"{counted(cost['runs'], 'run')}: {cost['seconds'] / 3600:.2g} hours of training{flop}, "
-        f"{cost['scoring'] / 60:.2g} minutes of scoring; {cost['from_cache']} of {cost['programs']} programs came from "
-        "the compile cache",
-        f"scored on split {result['split']}; intervals (95 %) over seeds and {_unit(result)}s; p values corrected by "
-        "Holm",
-    ]
-    if "encoders" in cost:
-        found.insert(
-            1,
-            f"{counted(cost['encoders'], 'encoder')} were pretrained for all of them, in "
-            f"{cost['encoder_seconds'] / 3600:.2g} hours beside",
-        )
-    return found + [f"not done: {name} ({why})" for name, why in result["unfinished"].items()]
-
-
-def _unit(result: Mapping[str, Any]) -> str:
-    """What scores are by."""
-    return next(iter(result["legs"].values()))["unit"]
-
-
-def text(result: Mapping[str, Any]) -> str:
-    """For a terminal."""
-    lines = [f"sweep {result['name']}: {result['workdir']}", *(f"  {note}" for note in notes(result))]
-    for leg in result["legs"].values():
-        subjects, seeds = counted(leg["subjects"], _unit(result)), counted(len(leg["seeds"]), "seed")
-        lines += ["", f"{leg['what']}, {subjects}, {seeds}" + ("" if leg["ranking"] else ": nothing is ranked")]
-        if not leg["ranking"]:
+def _page(result: SweepSummary, plots: Mapping[str, str] | None = None) -> Page:
+    """The whole report; without `plots` (title → HTML) what a terminal shows."""
+    sections = [Section(title, html=plot, half=True) for title, plot in (plots or {}).items()]
+    for leg in result.legs.values():
+        subjects, seeds = counted(leg.subjects, leg.unit), counted(len(leg.seeds), "seed")
+        heading = f"{leg.what[0].upper()}{leg.what[1:]}, {subjects}, {seeds}"
+        if not leg.ranking:
+            sections.append(Section(f"{heading}: nothing is ranked"))
             continue
-        lines.append(tables.table(*ranked(leg, result["rank"])))
-        if result["rank"] == "reconstruction":
-            lines += ["", tables.table(*by_mask(leg))]
-    lines += [""] + [f"! {line}" for line in said(result)]
-    return "\n".join([*lines, "wrote " + ", ".join(result["files"])])
+        sections.append(Section(heading, ranking_table(leg, result.rank)))
+        if result.rank == "reconstruction":
+            sections.append(Section("Under each common mask" if plots else "", mask_table(leg)))
+    if plots is not None:
+        rows = [[name, command] for name, command in result.commands.items()]
+        sections.append(Section("Each run alone", Table(["run", "command"], rows)))
+    title = f"Sweep {result.name}" if plots is not None else f"sweep {result.name}: {result.workdir}"
+    method = f"Intervals: {result.first.unit}s and seeds crossed, Cornfield and Tukey 1956."
+    return Page(title, sections, notes(result), result.statements(), footer=method)
 
 
-def said(result: Mapping[str, Any]) -> list[str]:
-    """Statements of all legs, each once."""
-    return list(dict.fromkeys(line for leg in result["legs"].values() for line in leg["statements"]))
+def ranking_table(leg: Comparison, rank: str) -> Table:
+    """Return the points of a comparison, the highest first."""
+    columns = {
+        "point": [point.name for point in leg.ranking],
+        "steps": [f"{point.steps:,}" for point in leg.ranking],
+        leg.metric: [cell(point.score) for point in leg.ranking],
+    }
+    if rank != "probe" and any(point.probe for point in leg.ranking):
+        columns["probe"] = [cell(point.probe) for point in leg.ranking]
+    if rank == "images":
+        columns["accuracy"] = [cell(point.accuracy) for point in leg.ranking]
+    tests = [point.test for point in leg.ranking]
+    columns["minus the highest"] = [cell(test.difference, signed=True) if test else "" for test in tests]
+    columns["result"] = [test.says() if test else "highest" for test in tests]
+    columns["at its own masks"] = ["" if point.explained is None else f"{point.explained:.3f}" for point in leg.ranking]
+    return Table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
-# ---------------------------------------------------------------------------------------------------------------- page
-def html(result: Mapping[str, Any]) -> str:
-    """One page with everything in it, its plots interactive."""
-    import jinja2
+def mask_table(leg: Comparison) -> Table:
+    """Return the share explained under each common mask, the baselines below."""
+    masks = list(dict.fromkeys(mask for point in leg.ranking for mask in point.masks))
+    rows = [[point.name, *(cell(point.masks.get(mask)) for mask in masks)] for point in leg.ranking]
+    for name in dict.fromkeys(name for one in leg.baselines.values() for name in one):
+        rows.append([f"({name})", *(number(leg.baselines.get(mask, {}).get(name)) for mask in masks)])
+    return Table(["point", *masks], rows)
 
-    loader = jinja2.ChoiceLoader(
-        [jinja2.PackageLoader("dreamjax.sweeps", "."), jinja2.PackageLoader("dreamjax.reports", ".")]
+
+def notes(result: SweepSummary) -> list[str]:
+    """Return what the sweep cost, how it was scored, and which points are not done."""
+    cost = result.cost
+    flop = "" if cost.flop is None else f", {cost.flop / 1e15:.3g} PFLOP"
+    lines = [
+        f"{counted(cost.runs, 'run')}: {cost.seconds / 3600:.2g} hours of training{flop}, "
+        f"{cost.scoring / 60:.2g} minutes of scoring; {cost.from_cache} of {cost.programs} programs came from "
+        "the compile cache"
+    ]
+    if cost.encoders:
+        hours = cost.encoder_seconds / 3600
+        lines.append(f"{counted(cost.encoders, 'encoder')} pretrained for all of them, in another {hours:.2g} hours")
+    lines.append(
+        f"scored on split {result.split}; intervals (95 %) over seeds and {result.first.unit}s; p values corrected by "
+        "Holm"
     )
-    template = jinja2.Environment(loader=loader, autoescape=True).get_template("sweep.html.j2")
-    parts = []
-    for name, leg in result["legs"].items():
-        if not leg["ranking"]:
-            continue
-        made = [("ranking", *ranked(leg, result["rank"]))]
-        made += [("under each common mask", *by_mask(leg))] if result["rank"] == "reconstruction" else []
-        parts.append((name, leg, made))
-    return template.render(
-        result=result,
-        notes=notes(result),
-        said=said(result),
-        parts=parts,
-        unit=_unit(result),
-        plots=figures.interactive(result),
-        version=__version__,
-    )
+    return lines + [f"not done: {name} ({reason})" for name, reason in result.unfinished.items()]

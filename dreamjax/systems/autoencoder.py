@@ -21,6 +21,7 @@ from dreamjax.models.autoencoder_kl import sample
 from dreamjax.objectives.masking import example_keys
 from dreamjax.objectives.variational import VariationalConfig, psnr, variational
 from dreamjax.runs import shapes
+from dreamjax.systems import preview
 from dreamjax.systems.base import GradientSystem, Loss
 from dreamjax.systems.compute import ComputeConfig
 from dreamjax.targets import images
@@ -184,12 +185,8 @@ class Autoencoder(GradientSystem):
 
     def preview(self, state: State, batch: Batch) -> Any:
         """Return a figure of a few images above their reconstructions."""
-        from dreamjax.systems import image_rows
-
-        decoded = image_rows.computed(
-            functools.partial(reconstruct, self.config), averaged(state), scaled(batch["image"])
-        )
-        return image_rows.figure({"image": batch["image"], "reconstruction": unscaled(decoded)})
+        decoded = preview.computed(functools.partial(reconstruct, self.config), averaged(state), scaled(batch["image"]))
+        return preview.image_rows({"image": batch["image"], "reconstruction": unscaled(decoded)})
 
 
 SYSTEM = Autoencoder

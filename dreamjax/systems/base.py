@@ -217,6 +217,11 @@ class Pretrained(Protocol):
     encoder_key: ClassVar[str]  # dotted config key of the run's folder; its group also has `start` and `model`
     shared_data: ClassVar[tuple[str, ...]]  # keys of `data` that the encoder's run and this one share
 
+    @property
+    def encoder_run(self) -> str:
+        """Return the folder of the run whose weights training starts from; "" for random ones."""
+        ...
+
 
 def capability(task: Task, kind: type[C], purpose: str) -> C:
     """Return `task` as a `kind`. Raise UserError where the system does not list this capability.

@@ -413,6 +413,10 @@ class DreamDiffusion(GradientSystem):
     def target(self) -> TargetConfig:
         return self.config.target
 
+    @property
+    def encoder_run(self) -> str:
+        return self.config.encoder.path if self.config.encoder.start == "weights" else ""
+
     def condition(self, params: PyTree, frozen: PyTree, batch: Batch) -> dict[str, Array]:
         context, embedding = self.encode(params, frozen, batch)
         offset = self.time_offset(params, context)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
@@ -26,6 +27,7 @@ from dreamjax.objectives.reconstruction_loss import ReconstructionConfig, recons
 from dreamjax.parallel.sharding import Rules
 from dreamjax.signals.datasets import pipeline
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.systems import preview
 from dreamjax.systems.base import Embedding, Embeds, GradientSystem, Loss, Plans, Reconstructs, Vectorises
 from dreamjax.systems.compute import NamedLayersConfig
 from dreamjax.training import optimiser
@@ -317,10 +319,19 @@ class MaskedPretraining(GradientSystem):
         return summed(_held_out_metrics(alike), (averaged(state), seed), self.spec(source))
 
     def preview(self, state: State, batch: Batch) -> Any:
-        """Return a figure of the signal, its visible part and the reconstruction for a few windows and channels."""
-        from dreamjax.systems import masked_preview
-
-        return masked_preview.draw(self.config, averaged(state), batch)
+        """Draw signal, visible part and reconstruction; None for normalised targets, which have lost their scale."""
+        config = self.config
+        if config.loss.target != "raw":
+            return None
+        signal, valid = np.asarray(batch["signal"]), np.asarray(batch["valid"])
+        gain, offset = (np.asarray(batch[name])[:, :, None] for name in ("gain", "offset"))
+        patch_valid = masking.patch_valid(jnp.asarray(valid), config.model.patch)
+        mask = masking.draw(config.mask, config.seed + 1, jnp.asarray(batch["index"]), patch_valid)
+        hidden = np.asarray(mask.hidden)
+        predict = functools.partial(reconstruct, config)
+        made = preview.computed(predict, averaged(state), signal, hidden, valid)
+        shown = np.repeat(hidden, config.model.patch, axis=1)
+        return preview.masked_windows(signal * gain + offset, made * gain + offset, shown, config.data.sfreq)
 
     # ------------------------------------------------------------------------------------------------- capabilities
     @property

@@ -199,13 +199,13 @@ class TextToImage(GradientSystem):
     def preview(self, state: State, batch: Batch) -> Any:
         """Return a figure of a few held-out images above images generated from their captions."""
         params = merged(averaged(state), state.frozen.get("unet", {}))
-        return text_to_image_preview.figure(self.painter, params, batch)
+        return text_to_image_preview.figure(self.preview_program, params, batch)
 
     @functools.cached_property
-    def painter(self) -> text_to_image_preview.Painter:
+    def preview_program(self) -> text_to_image_preview.PreviewProgram:
         network, arguments = self.network
         unet = Part(network, arguments | {"remat": "none"}, {})
-        return text_to_image_preview.painter(self.parts, unet, meshes.make(self.config.train.mesh))
+        return text_to_image_preview.program(self.parts, unet, meshes.make(self.config.train.mesh))
 
     @property
     def context_shape(self) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from etils import epath
 from dreamjax.console import log
 from dreamjax.errors import missing_package, require
 from dreamjax.parallel import processes
+from dreamjax.reports import figures
 from dreamjax.storage import atomic
 from dreamjax.training import devices
 from dreamjax.training.metrics import JsonLines
@@ -107,19 +108,12 @@ class Reporter:
         """A matplotlib figure → `images/00001000.png` and TensorBoard."""
         if not self.first or figure is None:
             return
-        import io
-
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=100)
         with self._tolerant:
-            atomic.write_bytes(self.workdir / "images" / f"{step:08d}.png", stream.getvalue())
+            atomic.write_bytes(self.workdir / "images" / f"{step:08d}.png", figures.png(figure, 100))
         if self._board is not None:
             self._board.add_figure("image", figure, step, close=False)
         if self._wandb is not None:
             self._wandb.log({"image": self._wandb.Image(figure)}, step=step)
-        import matplotlib.pyplot as plt
-
-        plt.close(figure)
 
     def sync(self) -> None:
         self.lines.sync()

@@ -22,7 +22,7 @@ def shards(root, source, **events):
     return str(root / "shards")
 
 
-def test_houses_and_faces_are_told_apart_in_runs_that_were_left_out(tmp_path, capsys, real_data):
+def test_houses_and_faces_are_classified_in_left_out_recordings(tmp_path, capsys, real_data):
     """One person, four runs of two minutes, a headset of four electrodes (muse-lsl): above chance, and no more."""
     found = shards(tmp_path, real_data / "eeg" / "muse" / "N170")
     words = ["decode", found, "--labels", "house", "face", "--permutations", "20", "--out", str(tmp_path / "out")]
@@ -35,7 +35,7 @@ def test_houses_and_faces_are_told_apart_in_runs_that_were_left_out(tmp_path, ca
     assert scores["time index"]["AUROC"]["low"] < 0.5 < scores["time index"]["AUROC"]["high"]
 
 
-def test_nothing_is_found_where_nothing_was_evoked(tmp_path, capsys):
+def test_decodes_nothing_without_evoked_responses(tmp_path, capsys):
     settings = simulate.SimulationSettings(subjects=3, minutes=1, channels=8, classes=2, strength=0.0)
     simulate.simulate(tmp_path / "study", settings)
     found = shards(tmp_path, tmp_path / "study")
@@ -44,7 +44,7 @@ def test_nothing_is_found_where_nothing_was_evoked(tmp_path, capsys):
     assert scores["shrinkage LDA"]["AUROC"]["p"] > 0.05
     for words, said in (
         (["--labels", "circle", "horse"], "no trial is labelled horse; there are bar, circle"),
-        (["--labels", "circle"], "trials of at least two classes are wanted, there is 1"),
+        (["--labels", "circle"], "trials of at least two classes are required, there is 1"),
         (["--labels", "circle", "bar", "circle"], "circle is named twice"),
         (["--encoder", str(tmp_path)], "holds no run"),
         (["--permutations", "3"], "not a whole number from 20"),

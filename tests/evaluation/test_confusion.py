@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dreamjax.evaluation import confusion
-from dreamjax.evaluation.image_scores import Judge, Trials
+from dreamjax.evaluation.image_scores import Judge, ScoredTrials
+from dreamjax.reports import image_report
 
 RED, DARK_RED, GREEN = (200, 0, 0), (120, 0, 0), (0, 200, 0)
 
@@ -34,7 +35,7 @@ JUDGE = Judge("knows", probabilities=by_image)
 @pytest.fixture
 def trials():
     true = np.stack([CLASSES[k] for k in (0, 1, 2, 0, 1, 2)])
-    return Trials(true, np.zeros(6, int), np.tile(np.arange(6), 2), np.repeat(np.arange(2), 6))
+    return ScoredTrials(true, np.zeros(6, int), np.tile(np.arange(6), 2), np.repeat(np.arange(2), 6))
 
 
 def test_colours_are_as_far_apart_as_their_values():
@@ -49,7 +50,7 @@ def test_colours_are_as_far_apart_as_their_values():
     assert bars[0, 2] == pytest.approx(0.25 * 2 * 50 / 63 / 3)
 
 
-def test_edges_do_not_know_colour():
+def test_edges_do_not_depend_on_colour():
     bars = confusion.shape_distances(np.stack(CLASSES), np.arange(3), 3)
     assert bars[0, 2] == pytest.approx(0, abs=1e-9)
     # the same shape turned: the cells that both have are a quarter of the bars' edges
@@ -61,21 +62,21 @@ def test_edges_do_not_know_colour():
 
 
 def test_ranks_leave_out_the_class_itself_and_share_ties():
-    found = confusion.ranks(np.array([[0, 2, 1, 3], [2, 0, 2, 2], [1, 2, 0, 0], [3, 2, 0, 0]], float))
-    assert found[0, 1:].tolist() == [2, 1, 3]
-    assert found[1, [0, 2, 3]].tolist() == [2, 2, 2]
-    assert np.isnan(np.diag(found)).all()
-    assert np.nanmean(found) == 4 / 2  # chance
+    ranks = confusion.ranks(np.array([[0, 2, 1, 3], [2, 0, 2, 2], [1, 2, 0, 0], [3, 2, 0, 0]], float))
+    assert ranks[0, 1:].tolist() == [2, 1, 3]
+    assert ranks[1, [0, 2, 3]].tolist() == [2, 2, 2]
+    assert np.isnan(np.diag(ranks)).all()
+    assert np.nanmean(ranks) == 4 / 2  # chance
 
 
 def test_failures_are_counted_and_ranked(trials):
     """One source draws the first class as the third, which has its shape in the other colour."""
-    wrong = np.stack([CLASSES[{0: 2, 1: 1, 2: 2}[k % 3]] for k in trials.own])[:, None]
-    both = np.concatenate([trials.true[trials.own][:, None], wrong], axis=1)
-    found = confusion.table(JUDGE, trials, {"model": wrong, "both": both, "right": both[:, :1]})
-    assert found["classes"] == [0, 2, 3]
-    assert found["chance"] == {"rank": 1.5, "nearest": 0.5}
-    one, two, right = (found["sources"][name] for name in ("model", "both", "right"))
+    wrong = np.stack([CLASSES[{0: 2, 1: 1, 2: 2}[k % 3]] for k in trials.image])[:, None]
+    both = np.concatenate([trials.true[trials.image][:, None], wrong], axis=1)
+    result = confusion.table(JUDGE, trials, {"model": wrong, "both": both, "right": both[:, :1]})
+    assert result["classes"] == [0, 2, 3]
+    assert result["chance"] == {"rank": 1.5, "nearest": 0.5}
+    one, two, right = (result["sources"][name] for name in ("model", "both", "right"))
     assert one["counts"] == [[0, 0, 4], [0, 4, 0], [0, 0, 4]]
     assert two["counts"] == [[4, 0, 4], [0, 8, 0], [0, 0, 8]]
     assert right["counts"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
@@ -94,20 +95,20 @@ def test_failures_are_counted_and_ranked(trials):
     }
     assert (right["failures"]["n"], right["failures"]["of"], right["failures"]["most"]) == (0, 12, [])
     assert [right["failures"][by][what] for by in ("colour", "shape") for what in ("rank", "nearest")] == [None] * 4
-    header, told = confusion.rows(found, ["model", "right"])
-    assert header[0] == "wrong among 3 classes"
-    assert told[0][:2] == ["model", "4 of 12"]
-    assert told[-1][2] == "1.500"
+    table = image_report.confusion_table(result, ["model", "right"])
+    assert table.header[0] == "wrong among 3 classes"
+    assert table.rows[0][:2] == ["model", "4 of 12"]
+    assert table.rows[-1][2] == "1.500"
 
 
 def test_a_class_that_was_not_shown_is_never_drawn(trials):
     sure = Judge("sure", probabilities=lambda x: by_image(x) + np.eye(5)[1] * 9 * (x[0, 0, 0, 0] == 255))
     made = np.full((12, 1, 64, 64, 3), 255, np.uint8)
-    found = confusion.table(sure, trials, {"model": made})
-    assert np.sum(found["sources"]["model"]["counts"]) == 12
+    result = confusion.table(sure, trials, {"model": made})
+    assert np.sum(result["sources"]["model"]["counts"]) == 12
 
 
 def test_one_class_has_no_confusions(trials):
     alone = Judge("alone", probabilities=lambda x: np.tile([0.9, 0.1], (len(x), 1)))
     assert confusion.table(alone, trials, {}) == {}
-    assert confusion.rows({}, []) == ([], [])
+    assert image_report.confusion_table({}, []).rows == []

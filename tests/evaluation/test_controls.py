@@ -7,7 +7,7 @@ import pytest
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import controls
-from dreamjax.evaluation.controls import Asked, Material
+from dreamjax.evaluation.controls import ClassTask, ControlData
 from dreamjax.metrics import bootstrap
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
@@ -63,7 +63,7 @@ def asked(root):
     data = DataConfig(path=(str(root / "shards"),), samples=128, sfreq=128.0)
     target = TargetConfig(folder=str(root / "study" / "stimuli"), val_share=0.25, test_share=0.4)
     found = {s: trials.trials(data, target, s, seed=0, training=False) for s in trials.SPLITS}
-    return Asked.of(data, found["train"], found["val"], found["test"], np.arange(len(found["test"])), seed=0)
+    return ClassTask.of(data, found["train"], found["val"], found["test"], np.arange(len(found["test"])), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def answered(studies):
     out = {}
     for name, root in studies.items():
         own = asked(root)
-        given = controls.answers(own, Material((str(root / "before"),), (str(root / "free"),)))
+        given = controls.answers(own, ControlData((str(root / "before"),), (str(root / "free"),)))
         out[name] = own, {answer.name: answer for answer in given}
     return out
 
@@ -85,18 +85,18 @@ def share(answered, study, control):
 
 
 @pytest.mark.parametrize("control", [controls.TIME, controls.BEFORE, controls.BLOCKS, controls.CLASSIFIER])
-def test_drift_and_blocks_light_the_controls_up_although_nothing_was_evoked(answered, control):
+def test_controls_detect_drift_and_blocks_without_evoked_responses(answered, control):
     assert share(answered, "blocks of nothing", control).low > 1 / CLASSES
 
 
 @pytest.mark.parametrize("control", [controls.TIME, controls.BEFORE, controls.PERMUTED, controls.CLASSIFIER])
-def test_a_random_order_does_not(answered, control):
+def test_controls_stay_at_chance_in_random_order(answered, control):
     """Pseudo-blocks do: they are the block design, made of the same drift, whatever the order of the images was."""
     found = share(answered, "nothing", control)
     assert found.low < 1 / CLASSES < found.high
 
 
-def test_what_was_evoked_is_read_from_the_trial_and_from_nowhere_else(answered):
+def test_only_the_classifier_of_the_trial_finds_evoked_responses(answered):
     assert share(answered, "evoked", controls.CLASSIFIER).low > 0.6
     for control in (controls.TIME, controls.BEFORE, controls.PERMUTED):
         assert abs(share(answered, "evoked", control).estimate - 1 / CLASSES) < 0.12, control
@@ -133,18 +133,18 @@ def test_free_windows_hold_no_image(studies):
         assert not later
 
 
-def test_what_cannot_be_had_is_said_with_the_reason(studies, monkeypatch):
+def test_missing_controls_have_a_reason(studies, monkeypatch):
     own = asked(studies["evoked"])
     monkeypatch.setattr(records, "impossible", lambda path: {"block": "a block is a class"})
-    given = {a.name: a for a in controls.answers(own, Material())}
+    given = {a.name: a for a in controls.answers(own, ControlData())}
     assert given[controls.BEFORE].classes is None
     assert "--before FOLDER" in given[controls.BEFORE].why
     assert given[controls.BLOCKS].why == "a block is a class"
     nameless = dataclasses.replace(own, names=("shown",))
-    assert {a.why for a in controls.answers(nameless, Material())} == {"the trials have no classes"}
+    assert {a.why for a in controls.answers(nameless, ControlData())} == {"the trials have no classes"}
     with pytest.raises(UserError, match="reach beyond the onset"):
-        controls.answers(own, Material(before=(str(studies["evoked"] / "shards"),)))
-    with pytest.raises(UserError, match="holds continuous signal, no trials"):
-        controls.check(Material(before=(str(studies["evoked"] / "free"),)))
-    with pytest.raises(UserError, match="holds trials, no continuous signal"):
-        controls.check(Material(free=(str(studies["evoked"] / "before"),)))
+        controls.answers(own, ControlData(before=(str(studies["evoked"] / "shards"),)))
+    with pytest.raises(UserError, match="holds continuous signal, not trials"):
+        controls.check(ControlData(before=(str(studies["evoked"] / "free"),)))
+    with pytest.raises(UserError, match="holds trials, not continuous signal"):
+        controls.check(ControlData(free=(str(studies["evoked"] / "before"),)))

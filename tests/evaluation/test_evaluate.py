@@ -9,12 +9,12 @@ import pytest
 
 from dreamjax import config as configs
 from dreamjax.cli import main as cli
-from dreamjax.evaluation import cross_fitting, probing, reconstruction
+from dreamjax.evaluation import cross_fitting, functions, probing, reconstruction
 from dreamjax.evaluation import window_set as windows
-from dreamjax.metrics import leakage
+from dreamjax.runs import provenance
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.storage import manifest
-from dreamjax.systems import masked_presets, masked_pretraining, opening
+from dreamjax.systems import masked_presets, masked_pretraining, opening, registry
 from dreamjax.training import checkpoints
 from tests.support import make_shards, make_windows
 
@@ -40,7 +40,7 @@ def shards(tmp_path_factory) -> str:
 
 def save_run(config, workdir: str, step: int = 3, score: float | None = None) -> str:
     """A run with fresh parameters that says it took `step` steps: what evaluation reads of a trained one."""
-    params = reconstruction.fresh_params(config, 1)
+    params = functions.untrained(registry.build(config), 1)
     folder = checkpoints.save_params_as_run(workdir, configs.to_json(config), params, step)
     if score is not None:
         record = json.loads((folder / "run.json").read_text())
@@ -72,7 +72,7 @@ def refused(capsys, *words: str) -> str:
     return error[0]
 
 
-def test_a_run_is_scored_beside_its_baselines(run, capsys, tmp_path):
+def test_reconstruction_is_scored_with_baselines(run, capsys, tmp_path):
     result = evaluated(capsys, run, "--split", "val", "--out", str(tmp_path))
     masks = [e["mask"] for e in result["reconstruction"]]
     assert masks == ["random 0.1", "random 0.5", "random 0.75", "gap 250 ms"]  # a window of 1 s has no gap of 1 s
@@ -87,7 +87,7 @@ def test_a_run_is_scored_beside_its_baselines(run, capsys, tmp_path):
     assert (tmp_path / "reconstruction_scores.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_split_that_chose_the_step_is_said_to_be_optimistic(shards, capsys, tmp_path):
+def test_marks_split_that_chose_the_step_as_optimistic(shards, capsys, tmp_path):
     run = save_run(tiny(shards), str(tmp_path / "run"), score=0.5)
     marked = "split val, on which the step was chosen (optimistic)"
     words = ("--best", "--split", "val", "--windows", "4", "--out", str(tmp_path / "out"))
@@ -96,15 +96,15 @@ def test_the_split_that_chose_the_step_is_said_to_be_optimistic(shards, capsys, 
     assert marked in shown.splitlines()[0]
     assert "by its loss on split val, so its scores there are optimistic" in shown
     for request, optimistic in (
-        (reconstruction.Request(split="val"), False),
-        (reconstruction.Request(best=True), False),
-        (reconstruction.Request(("elsewhere",), "val", best=True), False),
-        (reconstruction.Request((shards, "elsewhere"), "val", best=True), True),
+        (reconstruction.ReconstructionSettings(split="val"), False),
+        (reconstruction.ReconstructionSettings(best=True), False),
+        (reconstruction.ReconstructionSettings(("elsewhere",), "val", best=True), False),
+        (reconstruction.ReconstructionSettings((shards, "elsewhere"), "val", best=True), True),
     ):
-        assert bool(reconstruction.chosen_on(request, tiny(shards))) == optimistic
+        assert bool(reconstruction.chosen_on(request, opening.open_run(run))) == optimistic
 
 
-def test_the_table_is_for_people(run, capsys, tmp_path):
+def test_prints_split_interval_and_leakage_notes(run, capsys, tmp_path):
     assert cli.main(["evaluate", run, "--windows", "4", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "split test" in shown
@@ -112,7 +112,7 @@ def test_the_table_is_for_people(run, capsys, tmp_path):
     assert "training saw none of these subjects" in shown
 
 
-def test_windows_keep_what_was_recorded_beside_what_the_model_sees(shards, run, capsys, tmp_path):
+def test_windows_keep_recorded_and_clipped_signal(shards, run, capsys, tmp_path):
     """With a clip at 1 recording's scale: the truth is the record's own µV, and the model's input is the stream's."""
     data = dataclasses.replace(tiny(shards).data, clip=1.0)
     loaded = windows.load(data, "test")
@@ -155,11 +155,11 @@ def test_the_training_split_is_refused(run, capsys):
         (("--probe", "--probe-steps", "0"), "argument --probe-steps: 0 is not a whole number from 1"),
     ],
 )
-def test_mistakes_are_one_sentence(run, capsys, words, told):
+def test_reports_wrong_arguments(run, capsys, words, told):
     assert told in refused(capsys, run, *words)
 
 
-def test_an_untrained_run_is_named_so_and_gets_no_score(shards, capsys, tmp_path):
+def test_untrained_run_gets_no_score(shards, capsys, tmp_path):
     result = evaluated(capsys, save_run(tiny(shards), str(tmp_path), step=0), "--windows", "4")
     assert "untrained (step 0): no score is shown for it" in result["statements"]
     assert not result["scored"]
@@ -171,11 +171,11 @@ def test_a_fold_run_that_is_untrained_is_refused(run, shards, capsys, tmp_path, 
     assert "is untrained (step 0)" in refused(capsys, run, "--probe", "--out", str(tmp_path))
 
 
-def test_no_run_is_one_sentence(capsys, tmp_path):
+def test_reports_missing_run(capsys, tmp_path):
     assert "holds no run" in refused(capsys, str(tmp_path))
 
 
-def test_shards_that_are_gone_are_said_to_be_unverified(run, shards, capsys, tmp_path):
+def test_missing_training_shards_are_reported_as_unverified(run, shards, capsys, tmp_path):
     copy, moved = str(tmp_path / "run"), str(tmp_path / "shards")
     shutil.copytree(run, copy)
     shutil.copytree(shards, moved)
@@ -233,7 +233,7 @@ def test_a_subject_without_both_minutes_is_named_and_the_others_are_scored(capsy
     assert scores["drift: band power"]["balanced_accuracy"]["estimate"] is not None
 
 
-def test_fold_runs_that_saw_everybody_are_refused(run, capsys, tmp_path):
+def test_refuses_fold_runs_that_saw_all_subjects(run, capsys, tmp_path):
     other = str(tmp_path / "other")
     shutil.copytree(run, other)
     assert "were trained on subject subject00" in refused(capsys, run, "--fold-runs", run, other)
@@ -254,10 +254,10 @@ def salted(source: str, folder, salt: str, hashed: bool = True) -> str:
     return str(folder)
 
 
-def test_fold_runs_that_saw_everybody_under_another_salt_are_refused(shards, capsys, tmp_path):
+def test_refuses_fold_runs_that_saw_all_subjects_under_another_salt(shards, capsys, tmp_path):
     """Two runs trained on the folds of `one`, and the same recordings probed under other pseudonyms."""
     one, other = salted(shards, tmp_path / "one", "x"), salted(shards, tmp_path / "other", "y")
-    people = sorted(leakage.dataset(one).subjects)
+    people = sorted(provenance.dataset(one).subjects)
     folds = []
     for name, left_out in (("a", people[:3]), ("b", people[6:])):
         cross_fitting.write_fold(one, str(tmp_path / name), left_out)
@@ -268,7 +268,7 @@ def test_fold_runs_that_saw_everybody_under_another_salt_are_refused(shards, cap
     assert "file hashes are not known" in refused(capsys, bare, "--fold-runs", *folds)
 
 
-def test_what_could_not_be_compared_is_not_said_to_be_verified(run, shards, capsys, tmp_path):
+def test_incomparable_subjects_are_reported_as_unverified(run, shards, capsys, tmp_path):
     words = ("--windows", "4", "--out", str(tmp_path / "out"))
     result = evaluated(capsys, run, "--data", salted(shards, tmp_path / "other", "x"), *words)
     assert any("not verified" in note and "another salt" in note for note in result["notes"])
@@ -276,7 +276,7 @@ def test_what_could_not_be_compared_is_not_said_to_be_verified(run, shards, caps
 
 def test_features_of_an_untrained_encoder_differ_from_the_runs(run, shards):
     opened = opening.open_run(run)
-    data = probing.load(opened.config, shards)
+    data = probing.load(opened.task.signal, shards)
     features = probing.features_of(probing.Fold(opened, ()), data, 0)
     assert features["pretrained encoder"].shape == features["untrained encoder"].shape == (len(data), 32)
     assert np.abs(features["pretrained encoder"] - features["untrained encoder"]).max() > 1e-3

@@ -11,10 +11,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation import image_scores, judges, set_scores
-from dreamjax.evaluation.image_scores import Trials
+from dreamjax.evaluation import image_scores, judges
+from dreamjax.evaluation.image_scores import ScoredTrials
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.reports import image_report
 from tests import parity
 from tests import torchvision_models as tv
 
@@ -81,7 +82,7 @@ def test_features_are_torchs_of_equally_prepared_images(networks, saved, shown, 
         judge = opened(saved, "swav.pth", mesh)
         parity.report(judge.views(shown), {"SwAV": networks["swav"](pixels)})
     other = opened(saved, "efficientnet.pth", mesh)  # shown alike
-    assert (judge.asks, other.asks, other.name) == (("distance",), ("distance",), "EfficientNet-B1")
+    assert (judge.compares, other.compares, other.name) == (("distance",), ("distance",), "EfficientNet-B1")
 
 
 def test_fids_features_are_torchs(networks, saved, shown, mesh):
@@ -146,7 +147,7 @@ def test_folders_of_transformers(shown, mesh, tmp_path):
         folder_of(parity.randomise(m), tmp_path / n, 32) for n, m in (("clip", clip), ("dino", dino), ("vit", vit))
     ]
     found, _ = judges.open_judges(paths, mesh)
-    assert [(judge.name, judge.asks) for judge in found] == [
+    assert [(judge.name, judge.compares) for judge in found] == [
         ("clip", ("two-way", "cosine")),
         ("dino", ("two-way", "cosine")),
         ("vit", ("two-way",)),
@@ -157,7 +158,7 @@ def test_folders_of_transformers(shown, mesh, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=r"is a run; export it first: dreamjax export .* --to diffusers"):
         judges.open_classifier(str(tmp_path / "run"), mesh)
-    with pytest.raises(UserError, match="is no classifier"):
+    with pytest.raises(UserError, match="is not a classifier"):
         judges.open_classifier(paths[0], mesh)
 
 
@@ -166,14 +167,14 @@ def test_everything_in_one_table(saved, shown, mesh):
     """Right images are at the best value of every metric, and beat those dealt out wrongly."""
     names = ("alexnet.pth", "swav.pth", "alex.pth")
     found, notes = judges.open_judges([str(saved / name) for name in names], mesh)
-    assert all("which tells nothing of how it was trained" in note for note in notes[:3])
+    assert all("which is not a published file: its training is unknown" in note for note in notes[:3])
     assert [note.partition(":")[0] for note in notes[3:]] == [
         "no two-way identification by Inception",
         "no FID, KID and Inception Score",
         "no EfficientNet distance",
     ]
-    trials = Trials(shown, np.zeros(5, int), np.tile(np.arange(5), 2), np.repeat(np.arange(2), 5))
-    right = shown[trials.own][:, None]
+    trials = ScoredTrials(shown, np.zeros(5, int), np.tile(np.arange(5), 2), np.repeat(np.arange(2), 5))
+    right = shown[trials.image][:, None]
     sources = {"model": right, "other": np.roll(right, 1, axis=0)}
     columns = {c.name: c for c in image_scores.columns(trials, sources, found)}
     assert set(columns) == {
@@ -185,37 +186,39 @@ def test_everything_in_one_table(saved, shown, mesh):
         assert column.better == ("lower" if lower else "higher")
         if name != "PSNR, dB":
             np.testing.assert_allclose(column.values["model"], 0 if lower else 1, atol=1e-6)
-            [entry] = image_scores.scores_json([column], trials, "model")
+            entry = column.as_json(trials.clusters, "model")
             assert entry["model_minus"]["other"]["says"] == "model is better than other", name
             assert (entry["model_minus"]["other"]["estimate"] < 0) == lower
 
 
-def test_sets_of_images_have_a_table_of_their_own(saved, shown, mesh):
+def test_set_metrics_of_all_sources(saved, shown, mesh):
     [judge], notes = judges.open_judges([str(saved / "fid.pth")], mesh)
-    trials = Trials(shown, np.zeros(5, int), np.arange(5), np.arange(5))
+    trials = ScoredTrials(shown, np.zeros(5, int), np.arange(5), np.arange(5))
     right = shown[:, None]
     dark = (right // 4).repeat(2, axis=1)
-    entries = set_scores.scores(trials, {"model": right, "dealt out": right[::-1], "dark": dark}, [judge])
+    sources = {"model": right, "shuffled": right[::-1], "dark": dark}
+    entries = [metric.as_json() for metric in image_scores.set_metrics(trials, sources, [judge])]
     found = {entry["metric"]: entry for entry in entries}
     assert list(found) == ["FID, 2048 features", "FID, 64 features", "KID", "Inception Score"]
     for metric in ("FID, 2048 features", "FID, 64 features"):
         scores = found[metric]["scores"]
         assert scores["model"]["estimate"] == pytest.approx(0, abs=1e-6 * scores["dark"]["estimate"])
-        assert scores["dealt out"]["estimate"] == pytest.approx(0, abs=1e-6 * scores["dark"]["estimate"])
+        assert scores["shuffled"]["estimate"] == pytest.approx(0, abs=1e-6 * scores["dark"]["estimate"])
         assert (scores["dark"]["n"], scores["dark"]["m"]) == (10, 5)
     assert found["Inception Score"]["seen"] == pytest.approx(found["Inception Score"]["scores"]["model"]["estimate"])
     kid = found["KID"]["scores"]
     assert kid["dark"]["estimate"] > kid["model"]["estimate"]
     assert kid["dark"]["low"] <= kid["dark"]["estimate"] <= kid["dark"]["high"]
-    header, (_, told) = set_scores.rows(entries, ["model", "dark"])
-    assert "(n 10 to 5; biased below 10,000)" in told[header.index("FID, 64 features")]
-    assert "biased" not in told[header.index("KID")]
+    table = image_report.set_table(entries, ["model", "dark"])
+    row = dict(zip(table.header, table.rows[1], strict=True))
+    assert "(n 10 to 5; biased below 10,000)" in row["FID, 64 features"]
+    assert "biased" not in row["KID"]
     assert ABSENT not in notes
     assert ABSENT in judges.open_judges([], mesh)[1]
-    assert set_scores.rows(set_scores.scores(trials, {"model": right}, []), ["model"]) == ([], [])
+    assert image_scores.set_metrics(trials, {"model": right}, []) == []
 
 
-def test_a_published_file_is_known_by_its_hash(saved, monkeypatch):
+def test_published_file_is_recognised_by_its_hash(saved, monkeypatch):
     path = str(saved / "alexnet.pth")
     monkeypatch.setattr(judges.manifest, "file_hash", lambda path: "7be5be79" + 56 * "0")
     assert judges.open_judges([path])[1][0] == "alexnet.pth is the published alexnet-owt-7be5be79.pth (AlexNet)"

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.linalg import toeplitz
-from tests.evaluation.test_gaussian import PHI, ar1
 
 from dreamjax.evaluation import reconstruction_report, reconstruction_scores
 from dreamjax.evaluation.reconstruction_scores import Sums
 from dreamjax.evaluation.scoring_masks import MASKS, MaskTask, window_id
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import conditional_mean
+from tests.metrics.test_conditional_mean import PHI, ar1
 
 BY_NAME = {task.name: task for task in MASKS}
 
@@ -41,7 +41,7 @@ def window_set(signal: np.ndarray, subjects: int = 4, sfreq: float = 256.0) -> W
     ("name", "patches"),
     [("random 0.1", 13), ("random 0.5", 64), ("random 0.75", 96), ("gap 250 ms", 16), ("gap 1 s", 64)],
 )
-def test_masks_hide_what_they_say(name, patches):
+def test_masks_hide_their_amount(name, patches):
     """Of 128 patches of 4 samples at 256 Hz: 0.1 → 12.8, 250 ms = 64 samples, 1 s = 256 samples."""
     hidden = BY_NAME[name].hidden("a/b/0.000", np.ones(128, bool), 4, 256.0)
     assert hidden.sum() == patches
@@ -168,7 +168,7 @@ def _by_patch(oracle, patch):
     return lambda signal, hidden, valid: oracle(signal, np.repeat(hidden, patch, axis=1), valid)
 
 
-def test_channels_that_are_no_electrodes_do_not_count(process):
+def test_interpolated_channels_do_not_count(process):
     held_out, _ = process
     real = held_out.real.copy()
     real[:, 1] = False
@@ -252,8 +252,8 @@ def test_the_last_batch_is_filled_up_and_counted_once(process):
 def scored(process, predict, step):
     held_out, _ = process
     scores = reconstruction_scores.score(held_out, 4, predict=predict, tasks=[BY_NAME["random 0.5"]])
-    return reconstruction_report.standing(scores, step), reconstruction_report.reconstruction_json(
-        scores, not reconstruction_report.standing(scores, step)
+    return reconstruction_report.why_unscored(scores, step), reconstruction_report.reconstruction_json(
+        scores, not reconstruction_report.why_unscored(scores, step)
     )
 
 

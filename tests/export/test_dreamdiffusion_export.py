@@ -14,7 +14,7 @@ from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.export import diffusers_export, dreamdiffusion_export, torch_export
 from dreamjax.generation import batches
-from dreamjax.generation.from_trials import Dreamer
+from dreamjax.generation.from_trials import TrialGenerator
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening, registry
 from dreamjax.systems.dreamdiffusion import (
@@ -111,7 +111,7 @@ def decibel(ours, theirs):
 
 @pytest.fixture(scope="module")
 def dreamer(timed):
-    return Dreamer.open(opening.open_run(timed[0]))
+    return TrialGenerator.open(opening.open_run(timed[0]))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
@@ -145,7 +145,7 @@ def test_without_the_time_condition_too_and_weights_are_the_same_bits(sd, tmp_pa
     pipe, source = opened(tmp_path / "out"), pipelines.theirs(sd)
     eeg, start, valid = microvolts(2), pipelines.start(2), np.ones((2, 64), np.float32)
     made = pipe(eeg, num_inference_steps=4, latents=torch.from_numpy(start), output_type="np").images
-    dreamer = Dreamer.open(opening.open_run(workdir))
+    dreamer = TrialGenerator.open(opening.open_run(workdir))
     assert decibel(ours(dreamer, eeg, np.ones(2, np.float32), valid, start, guidance=7.5), made) > 65
 
     for name, tensor in pipe.unet.state_dict().items():  # the cross-attention is the run's, all else the source's

@@ -13,7 +13,7 @@ from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.export import import_checkpoint as importer
 from dreamjax.generation import batches
-from dreamjax.generation.from_trials import Dreamer
+from dreamjax.generation.from_trials import TrialGenerator
 from dreamjax.signals.datasets import records
 from dreamjax.systems import opening
 from dreamjax.weights.table import WeightMismatch
@@ -77,11 +77,11 @@ def test_images_are_those_of_torch_from_the_same_noise(imported):
     """The encoder and the maps by torch's own layers, the rest by diffusers with its own sampler: PLMS."""
     workdir, unet, vae, state, _ = imported
     x, start = signal(), pipelines.start(2)
-    dreamer = Dreamer.open(opening.open_run(workdir))
+    dreamer = TrialGenerator.open(opening.open_run(workdir))
     given = {"signal": x, "valid": np.ones((2, 32), np.float32)}
     with torch.no_grad():
         context, offset, embedding = maps_by_torch(state, x)
-        read = dreamer.read(given)
+        read = dreamer.conditions(given)
         assert parity.difference(read["context"], context) < 1e-5
         assert parity.difference(read["time_offset"], offset) < 1e-5
         assert parity.difference(read["embedding"], embedding) < 1e-5
@@ -107,7 +107,7 @@ def test_a_run_that_was_moved_finds_its_parts_and_refuses_guidance(imported, tmp
     assert config.model.path == str(moved / "stable-diffusion")
     assert (config.data.mapping, config.data.tile_channels, config.data.divide) == ("tile", 6, 1.0)
     assert (config.encoder.model.positions, config.encoder.cls_token) == ("learned", False)
-    dreamer = Dreamer.open(opening.open_run(moved))
+    dreamer = TrialGenerator.open(opening.open_run(moved))
     given = {"signal": signal(), "valid": np.ones((2, 32), np.float32)}
     with pytest.raises(UserError, match="without an unconditional branch: add --guidance 1"):
         list(dreamer.images_of(given, batches.Sampling(guidance=2.0)))

@@ -13,10 +13,10 @@ def skewed():
     return np.random.default_rng(3).gamma(1.5, size=24)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("percentile", "percentile"), ("bca", "BCa")])
-def test_bounds_agree_with_scipy(skewed, ours, theirs):
-    low, high = bootstrap.bounds(skewed[:, None], bootstrap.mean, method=ours, draws=40_000)
-    reference = stats.bootstrap((skewed,), np.mean, method=theirs, n_resamples=40_000, rng=np.random.default_rng(1))
+def test_bounds_agree_with_scipy(skewed):
+    low, high = bootstrap.bounds(skewed[:, None], bootstrap.mean, draws=40_000)
+    rng = np.random.default_rng(1)
+    reference = stats.bootstrap((skewed,), np.mean, method="percentile", n_resamples=40_000, rng=rng)
     spread = skewed.std() / np.sqrt(len(skewed))
     assert low == pytest.approx(reference.confidence_interval.low, abs=0.03 * spread)
     assert high == pytest.approx(reference.confidence_interval.high, abs=0.03 * spread)

@@ -62,7 +62,7 @@ def test_a_gap_in_an_ar1_process_is_bridged_as_the_closed_form_says():
 def test_fitting_recovers_the_autocovariance():
     """Lag k of unit-variance AR(1) is φ^k; the standard error at these sizes is below 0.01."""
     signal = ar1(np.random.default_rng(2), 400, 2, 64)
-    moments = conditional_mean.Moments.gather(signal, np.ones((400, 64), bool), np.eye(2)).pooled()
+    moments = conditional_mean.SecondMoments.gather(signal, np.ones((400, 64), bool), np.eye(2)).pooled()
     row = conditional_mean.toeplitz_row(moments.products[0], moments.counts)
     np.testing.assert_allclose(row[:20], PHI ** np.arange(20), atol=0.03)
 
@@ -72,7 +72,7 @@ def test_padding_counts_for_nothing():
     valid = np.ones((300, 32), bool)
     valid[:150, 20:] = False
     padded = signal * valid[:, None, :]
-    moments = conditional_mean.Moments.gather(padded, valid, np.eye(1))
+    moments = conditional_mean.SecondMoments.gather(padded, valid, np.eye(1))
     assert moments.products[0, 25, 25] / moments.counts[25, 25] == pytest.approx(np.mean(signal[150:, 0, 25] ** 2))
     values, vectors = moments.spectra("stationary")
     np.testing.assert_allclose(np.diag((vectors[0] * values[0]) @ vectors[0].T), 1.0, atol=0.1)
@@ -80,7 +80,7 @@ def test_padding_counts_for_nothing():
 
 def test_covariances_are_positive_definite_whatever_the_data():
     signal = np.random.default_rng(4).normal(size=(3, 2, 48))  # fewer windows than samples
-    moments = conditional_mean.Moments.gather(signal, np.ones((3, 48), bool), np.eye(2))
+    moments = conditional_mean.SecondMoments.gather(signal, np.ones((3, 48), bool), np.eye(2))
     for kind in ("sample", "stationary"):
         assert (moments.spectra(kind)[0] > 0).all()
 
@@ -94,16 +94,16 @@ def masked(signal: np.ndarray) -> Masked:
 def test_few_stationary_windows_choose_the_stationary_covariance():
     rng = np.random.default_rng(5)
     train, validation = ar1(rng, 12, 2, 64), ar1(rng, 40, 2, 64)
-    _, told = Candidates(train, np.ones((12, 64), bool)).choose([masked(validation)])
-    assert told["covariance"] == "stationary"
+    _, choice = Candidates(train, np.ones((12, 64), bool)).choose([masked(validation)])
+    assert choice.covariance == "stationary"
 
 
 def test_many_windows_of_changing_variance_choose_the_sample_covariance():
     rng = np.random.default_rng(6)
     shape = np.where(np.arange(64) < 24, 0.1, 3.0)  # a trial whose second part is louder
     train, validation = ar1(rng, 3000, 1, 64) * shape, ar1(rng, 200, 1, 64) * shape
-    _, told = Candidates(train, np.ones((3000, 64), bool)).choose([masked(validation)])
-    assert told["covariance"] == "sample"
+    _, choice = Candidates(train, np.ones((3000, 64), bool)).choose([masked(validation)])
+    assert choice.covariance == "sample"
 
 
 def test_sources_of_different_rhythm_choose_components():
@@ -115,5 +115,5 @@ def test_sources_of_different_rhythm_choose_components():
         fast = 2 * lfilter([1.0], [1.0, 1.6, 0.95], rng.normal(size=(n, 1, 200)))[..., 136:]
         return np.concatenate([slow + fast, slow - fast], axis=1)
 
-    _, told = Candidates(recorded(400), np.ones((400, 64), bool)).choose([masked(recorded(100))])
-    assert told["basis"] == "components"
+    _, choice = Candidates(recorded(400), np.ones((400, 64), bool)).choose([masked(recorded(100))])
+    assert choice.basis == "components"

@@ -1,4 +1,4 @@
-"""Classes told in recordings that were left out: against scikit-learn, closed forms, and data with nothing in them."""
+"""Classification in left-out recordings: against scikit-learn, closed forms, and data with nothing in them."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from sklearn import metrics
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from dreamjax.errors import UserError
-from dreamjax.metrics import cross_validation
+from dreamjax.metrics import classification, cross_validation
 
 
 def trials(strength, seed=0, n=120, recordings=4, classes=2):
@@ -18,31 +18,31 @@ def trials(strength, seed=0, n=120, recordings=4, classes=2):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_it_is_scikit_learns_classifier_on_what_was_not_left_out(classes):
+def test_equals_scikit_learn_on_the_other_recordings(classes):
     x, y, recording = trials(0.5, classes=classes)
     scores = cross_validation.out_of_recording(x, y, recording, cross_validation.shrunk_lda)
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(classes, 1 / classes))
     for held in range(4):
         rows = recording == held
-        said = theirs.fit(x[~rows], y[~rows]).predict(x[rows])
-        np.testing.assert_array_equal(scores[rows].argmax(1), said)
+        predicted = theirs.fit(x[~rows], y[~rows]).predict(x[rows])
+        np.testing.assert_array_equal(scores[rows].argmax(1), predicted)
 
 
-def test_scores_are_scikit_learns():
+def test_scores_equal_scikit_learn():
     rng = np.random.default_rng(0)
     scores, y = np.round(rng.normal(size=(60, 2)), 1), rng.integers(2, size=60)
-    assert cross_validation.balanced_accuracy(scores, y) == pytest.approx(
+    assert cross_validation.METRICS["balanced accuracy"](scores, y) == pytest.approx(
         metrics.balanced_accuracy_score(y, scores.argmax(1))
     )
-    assert cross_validation.auroc(scores, y) == pytest.approx(metrics.roc_auc_score(y, scores[:, 1] - scores[:, 0]))
-    assert cross_validation.auroc(np.zeros((4, 2)), np.array([0, 1, 0, 1])) == 0.5  # ties count half
+    assert classification.auroc(scores, y) == pytest.approx(metrics.roc_auc_score(y, scores[:, 1] - scores[:, 0]))
+    assert classification.auroc(np.zeros((4, 2)), np.array([0, 1, 0, 1])) == 0.5  # ties count half
 
 
-def test_what_is_there_is_found_and_what_is_not_is_not():
-    found = cross_validation.scored(*trials(1.0), cross_validation.shrunk_lda, permutations=40)
-    assert found.score["balanced accuracy"].low > 0.6
-    assert found.p == {"balanced accuracy": 1 / 41, "AUROC": 1 / 41}  # the smallest that 40 permutations can give
-    assert (found.trials, found.recordings) == (120, 4)
+def test_finds_planted_classes_and_nothing_in_noise():
+    result = cross_validation.scored(*trials(1.0), cross_validation.shrunk_lda, permutations=40)
+    assert result.score["balanced accuracy"].low > 0.6
+    assert result.p == {"balanced accuracy": 1 / 41, "AUROC": 1 / 41}  # the smallest that 40 permutations can give
+    assert (result.trials, result.recordings) == (120, 4)
     nothing = [
         cross_validation.scored(*trials(0.0, seed), cross_validation.shrunk_lda, permutations=40).p["AUROC"]
         for seed in range(6)
@@ -51,7 +51,7 @@ def test_what_is_there_is_found_and_what_is_not_is_not():
     assert np.mean(nothing) > 0.2
 
 
-def test_what_differs_between_recordings_is_no_help():
+def test_offsets_of_recordings_do_not_help():
     """Each recording has one class more often, and an offset of its own that gives it away: not to the others."""
     rng = np.random.default_rng(0)
     recording = np.repeat(np.arange(6), 40)
@@ -62,7 +62,7 @@ def test_what_differs_between_recordings_is_no_help():
     assert abs(each.mean() - 0.5) < 0.1
 
 
-def test_what_cannot_be_left_out_is_one_sentence():
+def test_refuses_one_recording_and_missing_class():
     x, y, recording = trials(1.0)
     with pytest.raises(UserError, match="there is one recording"):
         cross_validation.out_of_recording(x, y, np.zeros_like(recording), cross_validation.shrunk_lda)

@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg
 
 from dreamjax.errors import UserError
-from dreamjax.metrics import fid, identification, image_similarity, nway
+from dreamjax.metrics import classification, fid, identification, image_similarity, nway
 
 
 # ---------------------------------------------------------------------------------------------------- N-way accuracy
@@ -24,7 +24,7 @@ def test_n_way_accuracy_is_the_share_of_all_draws(ways, top):
         assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_classifier_that_knows_nothing_is_at_chance():
+def test_uninformative_classifier_is_at_chance():
     """Equal probabilities are broken evenly; random ones average to K / N."""
     assert nway.n_way(np.full((3, 40), 1 / 40), np.arange(3), 10, 3) == pytest.approx(0.3)
     p = np.random.default_rng(0).dirichlet(np.ones(1000), size=4000)
@@ -37,7 +37,7 @@ def test_a_classifier_that_knows_nothing_is_at_chance():
 def test_the_right_and_the_wrong_class():
     p = np.eye(5)[[0, 1]] * 0.9 + 0.02
     assert nway.n_way(p, np.array([0, 2]), 5, 1).tolist() == [1.0, pytest.approx(0.0)]
-    counts = nway.confusion([1, 1, 0], [0, 1, 1], 2)
+    counts = classification.confusion([1, 1, 0], [0, 1, 1], 2)
     assert counts.tolist() == [[0, 1], [1, 1]]
 
 
@@ -47,7 +47,7 @@ def test_two_way_identification_counts_what_is_beaten():
     made, true = rng.normal(size=(6, 30)), rng.normal(size=(4, 30))
     own = np.array([0, 1, 2, 3, 0, 1])
     r = np.corrcoef(made, true)[:6, 6:]
-    np.testing.assert_allclose(identification.correlations(made, true), r, atol=1e-12)
+    np.testing.assert_allclose(identification.similarities(made, true), r, atol=1e-12)
     expected = [np.mean([r[i, own[i]] > r[i, j] for j in range(4) if j != own[i]]) for i in range(6)]
     np.testing.assert_allclose(identification.two_way(r, own), expected)
 
@@ -58,24 +58,24 @@ def test_correlations_of_pieces_and_of_float32(monkeypatch):
     made, true = rng.integers(0, 256, (5, 700), np.uint8), rng.integers(0, 256, (6, 700), np.uint8)
     monkeypatch.setattr(identification, "HELD", 4 * 700 * 2)
     expected = np.corrcoef(made.astype(float), true.astype(float))[:5, 5:]
-    np.testing.assert_allclose(identification.correlations(made, true), expected, atol=1e-6)
+    np.testing.assert_allclose(identification.similarities(made, true), expected, atol=1e-6)
     np.testing.assert_allclose(identification.paired(made, true[:5]), np.diag(expected), atol=1e-6)
     far = (1000 + rng.normal(size=(4, 500))).astype(np.float32)
     expected = np.corrcoef(far.astype(float))
-    np.testing.assert_allclose(identification.correlations(far, far), expected, atol=1e-5)
+    np.testing.assert_allclose(identification.similarities(far, far), expected, atol=1e-5)
     a, b = rng.normal(size=(3, 9)), rng.normal(size=(3, 9))
     cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     np.testing.assert_allclose(identification.paired(a, b, centred=False), cosines)
     assert identification.paired(np.ones((1, 4)), np.ones((1, 4))).tolist() == [0]
 
 
-def test_knowing_the_class_alone_is_half_within_it():
+def test_class_alone_scores_half_within_class():
     """Made images that are their class's mean: all right between classes, chance within."""
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(3), 20)
     centres = 10 * rng.normal(size=(3, 50))
     true = centres[group] + rng.normal(size=(60, 50))
-    similarity = identification.correlations(centres[group] + 1e-3 * rng.normal(size=(60, 50)), true)
+    similarity = identification.similarities(centres[group] + 1e-3 * rng.normal(size=(60, 50)), true)
     assert identification.two_way(similarity, np.arange(60)).mean() > 0.75
     within = identification.two_way(similarity, np.arange(60), group)
     assert abs(within.mean() - 0.5) < 0.1

@@ -1,11 +1,12 @@
-"""Classifiers of trials: what they find where there is something, and what they cannot find where there is nothing."""
+"""Classifiers of trials: evoked patterns are found, noise stays at chance."""
 
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from dreamjax.metrics import lda
-from dreamjax.metrics.lda import Moments
+from dreamjax.metrics.classification import balanced_accuracy
+from dreamjax.metrics.lda import TrialTimes
 
 
 def evoked(n, strength, seed, classes=4, channels=6, bins=16):
@@ -27,17 +28,17 @@ def test_means_over_spans_leave_out_padding():
     assert lda.binned(signal, valid, 100).shape == (1, 2, 12)
 
 
-def test_classes_are_found_where_they_are_and_not_where_they_are_not():
-    found = lda.tuned(evoked(400, 0.5, 0), evoked(200, 0.5, 1))
+def test_finds_evoked_classes_and_nothing_in_noise():
+    model = lda.tuned(evoked(400, 0.5, 0), evoked(200, 0.5, 1))
     x, y = evoked(400, 0.5, 2)
-    assert lda.balanced_accuracy(found(x), y) > 0.9
+    assert balanced_accuracy(model(x), y) > 0.9
     nothing = lda.tuned(evoked(400, 0.0, 3), evoked(200, 0.0, 4))
     x, y = evoked(400, 0.0, 5)
-    assert abs(lda.balanced_accuracy(nothing(x), y) - 0.25) < 3 * np.sqrt(0.25 * 0.75 / 400)
+    assert abs(balanced_accuracy(nothing(x), y) - 0.25) < 3 * np.sqrt(0.25 * 0.75 / 400)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_it_says_what_scikit_learns_own_classifier_says(classes):
+def test_predicts_as_scikit_learn(classes):
     x, y = evoked(200, 0.3, 0, classes)
     flat = x.reshape(len(x), -1)
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1, priors=np.full(classes, 1 / classes))
@@ -48,38 +49,38 @@ def test_it_says_what_scikit_learns_own_classifier_says(classes):
 
 
 def test_balanced_accuracy_is_the_mean_of_recalls():
-    assert lda.balanced_accuracy(np.zeros(10, int), np.repeat([0, 1], [9, 1])) == 0.5
+    assert balanced_accuracy(np.zeros(10, int), np.repeat([0, 1], [9, 1])) == 0.5
 
 
 # ------------------------------------------------------------------------------------------------------------ time only
-def moments(order, recordings=2):
+def times(order, recordings=2):
     """30 trials of 3 classes in each recording."""
     rng = np.random.default_rng(0)
     each = [np.repeat([0, 1, 2], 10) if order == "block" else rng.permutation(np.repeat([0, 1, 2], 10)) for _ in "ab"]
     names = [name for name in "ab"[:recordings] for _ in range(30)]
-    return Moments(names, np.tile(np.arange(30.0), recordings), np.concatenate(each[:recordings]))
+    return TrialTimes(names, np.tile(np.arange(30.0), recordings), np.concatenate(each[:recordings]))
 
 
-def split(found, test):
+def split(times, test):
     def part(rows):
-        return Moments([found.recording[i] for i in rows], found.start[rows], found.classes[rows])
+        return TrialTimes([times.recording[i] for i in rows], times.start[rows], times.classes[rows])
 
-    rows = np.arange(len(found.start))
+    rows = np.arange(len(times.start))
     return part(rows[rows % 3 == 0]), part(rows[rows % 3 == 1]), part(rows[rows % 3 == test])
 
 
-def test_the_time_of_a_trial_tells_its_class_in_blocks_alone():
-    train, val, test = split(moments("block"), 2)
-    said = lda.tuned_by_time(train, val)(test)
-    assert lda.balanced_accuracy(said, test.classes) > 0.85
-    train, val, test = split(moments("random"), 2)
-    said = lda.tuned_by_time(train, val)(test)
-    assert lda.balanced_accuracy(said, test.classes) < 0.6
+def test_time_predicts_class_only_in_blocks():
+    train, val, test = split(times("block"), 2)
+    predicted = lda.tuned_by_time(train, val)(test)
+    assert balanced_accuracy(predicted, test.classes) > 0.85
+    train, val, test = split(times("random"), 2)
+    predicted = lda.tuned_by_time(train, val)(test)
+    assert balanced_accuracy(predicted, test.classes) < 0.6
 
 
 def test_the_nearest_trial_of_the_same_recording_answers():
-    train = Moments(["a", "a", "b"], np.array([0.0, 10.0, 4.0]), np.array([0, 1, 2]))
-    asked = Moments(["a", "b", "c"], np.array([4.1, 0.0, 9.0]), np.array([0, 0, 0]))
+    train = TrialTimes(["a", "a", "b"], np.array([0.0, 10.0, 4.0]), np.array([0, 1, 2]))
+    asked = TrialTimes(["a", "b", "c"], np.array([4.1, 0.0, 9.0]), np.array([0, 0, 0]))
     assert lda.by_time(train, asked, 1).tolist() == [0, 2, 1]  # of c, which training has not: of all
     assert lda.by_time(train, asked, 3).tolist() == [0, 2, 1]  # all votes tie: the nearest
 
@@ -92,7 +93,7 @@ def free_windows(drift, seed=0, count=120):
     walk = np.cumsum(rng.normal(size=(2, count, 5)), axis=1) / np.sqrt(count)
     x += drift * walk.reshape(2 * count, 5, 1)
     names = ["a"] * count + ["b"] * count
-    return x, Moments(names, np.tile(np.arange(float(count)), 2), np.zeros(2 * count, int))
+    return x, TrialTimes(names, np.tile(np.arange(float(count)), 2), np.zeros(2 * count, int))
 
 
 def test_drift_alone_makes_pseudo_blocks_readable():

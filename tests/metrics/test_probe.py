@@ -7,6 +7,7 @@ from dreamjax.errors import UserError
 from dreamjax.evaluation import probe_report, probing
 from dreamjax.evaluation.cross_fitting import Fold
 from dreamjax.metrics import bandpower, probe
+from dreamjax.metrics.classification import balanced_accuracy
 from dreamjax.metrics.leakage import Dataset, People
 from dreamjax.metrics.probe import ProbeScore
 
@@ -26,15 +27,15 @@ def features_of(rng: np.random.Generator, subjects: int, windows: int, effect: f
 # ---------------------------------------------------------------------------------------------------------------- folds
 def test_folds_hold_every_subject_once_whatever_the_order():
     subjects = [f"s{i}" for i in range(12)]
-    folds = probe.deal(subjects, 3)
+    folds = probe.split_subjects(subjects, 3)
     assert [len(f) for f in folds] == [4, 4, 4]
     assert sorted(sum(folds, ())) == sorted(subjects)
-    assert probe.deal(subjects[::-1], 3) == folds
+    assert probe.split_subjects(subjects[::-1], 3) == folds
 
 
 def test_too_few_subjects_are_refused():
     with pytest.raises(UserError, match="at least 9 subjects"):
-        probe.deal([f"s{i}" for i in range(8)], 3)
+        probe.split_subjects([f"s{i}" for i in range(8)], 3)
 
 
 def test_a_leaky_fold_is_refused():
@@ -42,8 +43,8 @@ def test_a_leaky_fold_is_refused():
         probe.verify_fold([People(frozenset("ab"))], Dataset(frozenset("abc")), "bc", "runs/fold-0")
 
 
-def test_a_fold_that_nobody_can_verify_is_refused():
-    with pytest.raises(UserError, match="nobody can tell"):
+def test_refuses_fold_that_cannot_be_verified():
+    with pytest.raises(UserError, match="it is unknown whether"):
         probe.verify_fold(None, Dataset(frozenset("b")), "b", "runs/fold-0")
 
 
@@ -52,7 +53,7 @@ def hashed(**files: str) -> Dataset:
     return Dataset(frozenset(files), {subject: frozenset({file}) for subject, file in files.items()})
 
 
-def test_another_salt_does_not_hide_somebody_whose_file_is_known():
+def test_known_file_reveals_subject_under_another_salt():
     training = [People(frozenset({"x1", "x2"}), frozenset({"file a", "file b"}))]
     with pytest.raises(UserError, match="was trained on the recording with SHA-256 file b"):
         probe.verify_fold(training, hashed(b="file b", c="file c"), "bc", "run")
@@ -85,7 +86,7 @@ def test_runs_that_all_saw_a_subject_are_refused():
         probe.assign(training, Dataset(frozenset("abcdefg")), "abcdefg")
 
 
-def test_subjects_are_dealt_by_their_files_where_pseudonyms_differ():
+def test_subjects_are_assigned_by_their_files_where_pseudonyms_differ():
     """Both runs know the people by other names; A's files are those of a, b, c, and B's those of d, e, f."""
     data = hashed(**{s: f"file {s}" for s in "abcdef"})
     training = {
@@ -99,7 +100,7 @@ def test_subjects_are_dealt_by_their_files_where_pseudonyms_differ():
 def test_balanced_accuracy_by_hand():
     """3 of 4 and 1 of 2 recognised: (0.75 + 0.5) / 2."""
     truth, guess = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 0])
-    assert probe.balanced_accuracy(truth, guess) == pytest.approx(0.625)
+    assert balanced_accuracy(guess, truth, 2) == pytest.approx(0.625)
 
 
 def test_a_subject_of_one_class_is_left_out_and_named_never_scored_as_nan():
@@ -112,7 +113,7 @@ def test_a_subject_of_one_class_is_left_out_and_named_never_scored_as_nan():
     assert sorted(scores) == ["s00", "s02", "s04"]
     assert np.isfinite(list(scores.values())).all()
     with pytest.raises(ValueError, match="both classes"):
-        probe.balanced_accuracy(np.ones(4, int), np.ones(4, int))
+        balanced_accuracy(np.ones(4, int), np.ones(4, int), 2)
     y[who == "s04"] = 0
     with pytest.raises(UserError, match="task against rest: 2 of a fold's 5 subjects have windows of both classes"):
         probe.of_both_classes(y, who, "task against rest")
@@ -124,7 +125,7 @@ def test_standardising_within_subjects_leaves_no_subject_mean_and_no_infinity():
     np.testing.assert_allclose(out, [[-1, 0], [1, 0], [-1, -1], [1, 1]])
 
 
-def test_a_known_effect_is_found_as_large_as_it_is():
+def test_recovers_size_of_known_effect():
     """Two unit-variance classes 2 apart: no linear rule is better than Φ(1) = 0.841 balanced accuracy."""
     x, y, who = features_of(np.random.default_rng(0), 4, 240, 2.0)
     score = np.mean(list(probe.leave_subject_out(x, y, who).values()))
@@ -217,14 +218,14 @@ def test_pretraining_is_credited_only_above_the_untrained_network():
     assert "that pretraining is the cause is not resolved" in statements(encoder=0.7, untrained=0.7, drift=0.5)
 
 
-def test_drift_is_named_where_it_is_found():
+def test_reports_drift_where_it_is_above_chance():
     told = statements(encoder=0.8, untrained=0.6, drift=0.65)
     assert "part of the score may be time passing" in told
     assert "differ by more than that" in told
     assert "time passing" not in statements(encoder=0.8, untrained=0.6, drift=0.5)
 
 
-def test_a_fold_s_conditional_mean_is_of_the_people_recorded_alike():
+def test_conditional_mean_of_a_fold_uses_subjects_recorded_alike():
     """All probed subjects where four are left outside the largest fold, else nobody: then everyone outside it."""
     folds = [Fold(None, ("a", "b")), Fold(None, ("c", "d")), Fold(None, ("e", "f"))]
     assert probing.recorded_alike(folds) == ["a", "b", "c", "d", "e", "f"]

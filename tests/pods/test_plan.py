@@ -113,12 +113,12 @@ def test_images_and_scaling_of_a_plan(tmp_path, capsys):
     assert ends == sorted(ends, reverse=True)
     assert ends[0] == 1
     written = sorted(path.name for path in (tmp_path / "plan").iterdir())
-    assert written == ["memory.png", "plan.json", "roofline.png", "scaling.png"]
+    assert written == ["memory.png", "plan.html", "plan.json", "roofline.png", "scaling.png"]
     assert json.loads((tmp_path / "plan" / "plan.json").read_text())["scaling"] == found["scaling"]
     parts = plan_figures.parts(found["memory"])
     assert sum(size for _, size in parts) == pytest.approx(found["memory"]["peak"])
     assert main([*STAGE_A[:-1], *words[:4], "--scaling"]) == 0
-    assert "weak scaling, 8 examples a chip" in capsys.readouterr().out
+    assert "Weak scaling, 8 examples a chip" in capsys.readouterr().out
     assert main([*STAGE_A, "--topology", "h100-8", "--scaling", "--config.train.mesh.data=8"]) == 2
     assert "leave one axis open" in capsys.readouterr().err
     assert main([*STAGE_A, "--topology", "h100-8", "--batch-per-chip", "auto"]) == 2
@@ -191,6 +191,6 @@ def test_plan_without_known_operations_predicts_no_time(tmp_path, capsys, monkey
     assert "how long a step takes is not known" in said
     assert "matrix units" not in said
     assert "examples a second" not in said
-    assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == ["memory.png", "plan.json"]
+    assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == ["memory.png", "plan.html", "plan.json"]
     assert main([*words, "--scaling"]) == 2
     assert "unknown without the compiler, and so is how it scales" in capsys.readouterr().err

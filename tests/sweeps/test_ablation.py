@@ -151,7 +151,7 @@ def test_all_rows_run_on_the_small_layout(material, capsys, tmp_path):
     about = [json.loads(path.read_text()) for path in out.glob("points/*/point.json")]
     starts = {one["values"]["row"]: bool(one["config"]["encoder"]["path"]) for one in about}
     assert {name for name, pretrained in starts.items() if not pretrained} == {"1", "2", "3", "4"}
-    leg = summary.report(str(out))["legs"]["examples"]
+    leg = summary.summarise(str(out)).as_json()["legs"]["examples"]
     assert leg["unit"] == "person"
     assert leg["metric"].startswith("3-way top-1, vit")
     assert leg["metric"].endswith("minus that of other trials' images")

@@ -60,11 +60,12 @@ def test_points_are_dealt_by_the_other_axes():
             point = f"{kind} {name}"
             tables[point] = 1 - errors(0.2 if kind == "a" else 0.4)[i]
             values[point], flops[point] = {"size": name, "kind": kind}, SIZES[i] * 10
-    found = {one["where"]: one for one in power_law.laws("size", tables, values, flops)}
-    assert found["kind=a"]["exponent"]["estimate"] == pytest.approx(0.2)
-    assert found["kind=b"]["exponent"]["estimate"] == pytest.approx(0.4)
-    assert found["kind=a"]["axis"] == power_law.OPERATIONS
-    assert found["kind=a"]["sizes"] == [10, 20, 40]
+    laws = {one.where: one for one in power_law.laws("size", tables, values, flops)}
+    assert laws["kind=a"].law.exponent.estimate == pytest.approx(0.2)
+    assert laws["kind=b"].law.exponent.estimate == pytest.approx(0.4)
+    assert laws["kind=a"].axis == power_law.OPERATIONS
+    assert laws["kind=a"].sizes == (10, 20, 40)
+    assert laws["kind=a"].as_json()["exponent"]["estimate"] == pytest.approx(0.2)
     few = [name for name in tables if "large" not in name]
     assert power_law.laws("size", {name: tables[name] for name in few}, values, flops) == []
 

@@ -49,7 +49,7 @@ def test_search_approaches_the_peak(config, capsys, tmp_path, peaked):
     found = swept(capsys, *words)
     assert (found["points"], found["done"], found["failed"], found["left"]) == (30, 30, 0, 0)
     assert np.abs(np.array(ratios(peaked)[20:]) - BEST).mean() < 0.5 * 0.2125
-    ranking = summary.report(str(tmp_path / "out"))["legs"]["examples"]["ranking"]
+    ranking = summary.summarise(str(tmp_path / "out")).as_json()["legs"]["examples"]["ranking"]
     assert ranking[0]["values"]["mask.ratio"] == min(ratios(peaked), key=lambda ratio: abs(ratio - BEST))
 
 

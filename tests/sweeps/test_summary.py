@@ -2,12 +2,14 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dreamjax import config as configs
 from dreamjax.cli.main import main
+from dreamjax.metrics.bootstrap import Interval
 from dreamjax.sweeps import axes, figures, ranking, runs, sweep_config
 from dreamjax.sweeps.run_folder import write_json
 from dreamjax.sweeps.study import Study
@@ -89,9 +91,9 @@ def test_a_constant_that_beats_zero_is_untrained(tmp_path, capsys):
 
 
 def test_a_point_without_the_main_axis_is_in_the_cost_plot_by_its_name():
-    score = {"estimate": 0.5, "low": 0.4, "high": 0.6}
-    rows = [{"point": f"size={n}", "values": {"size": n}, "score": score, "flop": 1e12} for n in ("1", "2")]
-    rows.append({"point": "linear", "values": {"kind": "linear"}, "score": score, "flop": 2e12})
+    score = Interval(0.5, 0.4, 0.6, 8)
+    rows = [SimpleNamespace(name=f"size={n}", values={"size": n}, score=score, flop=1e12) for n in ("1", "2")]
+    rows.append(SimpleNamespace(name="linear", values={"kind": "linear"}, score=score, flop=2e12))
     assert [(one.names, one.x) for one in figures.by_cost(rows, "size")] == [(["1", "2"], [1, 1]), (["linear"], [2])]
     assert [one.names for one in figures.by_cost(rows, None)] == [["size=1", "size=2", "linear"]]
 

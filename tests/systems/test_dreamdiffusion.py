@@ -12,7 +12,7 @@ import transformers
 from PIL import Image
 
 from dreamjax.errors import UserError
-from dreamjax.generation.from_trials import Request
+from dreamjax.generation.from_trials import TrialRequest
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening
 from dreamjax.systems.dreamdiffusion import AlignedLossConfig, DreamDiffusion, EncoderConfig
@@ -105,7 +105,7 @@ def test_settings_that_do_not_fit_are_one_sentence(config, sd):
     with pytest.raises(UserError, match=r"samples is 510, but it must divide by model.patch"):
         DreamDiffusion(alone).check()
     with pytest.raises(UserError, match="--samples from 1 to 4095"):
-        Request(samples=4096)
+        TrialRequest(samples=4096)
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -11,23 +11,22 @@ from PIL import Image
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import image_sources
-from dreamjax.generation import folder as dreams
-from dreamjax.generation import recording_windows
-from dreamjax.generation.from_trials import Dreamer, Request
+from dreamjax.generation import folder, recording_windows
+from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
 from dreamjax.systems import opening
 from dreamjax.systems.dreamdiffusion import DreamDiffusion
-from dreamjax.targets import trials
+from dreamjax.targets import trials as target_trials
 from tests import parity
 
 
 def test_a_run_makes_images_of_trials_that_it_never_saw(trained, config, tmp_path):
     out = tmp_path / "out"
-    request = Request(steps=2, sampler="ddim", trials=3, samples=2, guidance=2.0)
-    told = dreams.generate(trained[1], request, out)
-    assert (told["images"], told["trials"], told["size"]) == (6, 3, [16, 16])
+    request = TrialRequest(steps=2, sampler="ddim", trials=3, samples=2, guidance=2.0)
+    summary = folder.generate(trained[1], request, out)
+    assert (summary["images"], summary["trials"], summary["size"]) == (6, 3, [16, 16])
     rows = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
     task = DreamDiffusion(config)
-    held_out = trials.trials(task.encoder.data, config.target, "test", seed=0, training=False)
+    held_out = target_trials.trials(task.encoder.data, config.target, "test", seed=0, training=False)
     names = {held_out.images[i].name for i in held_out.image}
     assert {row["image"] for row in rows} <= names
     for row in rows:
@@ -40,11 +39,11 @@ def test_a_run_makes_images_of_trials_that_it_never_saw(trained, config, tmp_pat
     assert page.count("<figure") == 9
 
 
-def test_an_interrupted_folder_goes_on_and_ends_as_if_it_had_not_been(trained, tmp_path, capsys):
+def test_interrupted_folder_continues_to_the_same_images(trained, tmp_path, capsys):
     """The images that are missing are made, each as before; another command is refused, a whole folder is left."""
-    request = Request(steps=2, sampler="ddim", trials=4, samples=2, guidance=2.0, batch=2)
-    dreams.generate(trained[1], request, tmp_path / "whole")
-    dreams.generate(trained[1], request, tmp_path / "out")
+    request = TrialRequest(steps=2, sampler="ddim", trials=4, samples=2, guidance=2.0, batch=2)
+    folder.generate(trained[1], request, tmp_path / "whole")
+    folder.generate(trained[1], request, tmp_path / "out")
     broken = tmp_path / "out"
     kept = sorted(broken.glob("*-*.png"))
     (broken / "trials.jsonl").unlink()
@@ -53,26 +52,26 @@ def test_an_interrupted_folder_goes_on_and_ends_as_if_it_had_not_been(trained, t
         file.unlink()
     kept[5].write_bytes(kept[5].read_bytes()[:60])  # a damaged one is made anew
     before = kept[0].stat().st_mtime_ns
-    told = dreams.generate(trained[1], request, broken)
-    assert told["images"] == 8
+    summary = folder.generate(trained[1], request, broken)
+    assert summary["images"] == 8
     assert kept[0].stat().st_mtime_ns == before  # not made again
     for file in (tmp_path / "whole").rglob("*.png"):
         again = np.asarray(Image.open(broken / file.relative_to(tmp_path / "whole")))
         assert np.abs(again.astype(int) - np.asarray(Image.open(file))).max() <= 1  # levels of 255
-    assert dreams.generate(trained[1], request, broken) == told
+    assert folder.generate(trained[1], request, broken) == summary
     with pytest.raises(UserError, match=r"holds images of another command \(guidance, steps differ\)"):
-        dreams.generate(trained[1], dataclasses.replace(request, steps=3, guidance=1.0), broken)
+        folder.generate(trained[1], dataclasses.replace(request, steps=3, guidance=1.0), broken)
     with pytest.raises(UserError, match=r"\(guidance differs\)"):
-        dreams.generate(trained[1], dataclasses.replace(request, guidance=1.0), broken)
+        folder.generate(trained[1], dataclasses.replace(request, guidance=1.0), broken)
     (broken / "request.json").write_text("{")
     with pytest.raises(UserError, match=r"request\.json: .*; choose another --out or delete the folder"):
-        dreams.generate(trained[1], request, broken)
+        folder.generate(trained[1], request, broken)
     (tmp_path / "theirs").mkdir()
     with pytest.raises(UserError, match="theirs exists already"):
-        dreams.generate(trained[1], request, tmp_path / "theirs")
+        folder.generate(trained[1], request, tmp_path / "theirs")
 
 
-def test_images_are_made_of_moments_of_a_recording(config, trained, tmp_path, capsys):
+def test_generates_from_times_of_a_recording(config, trained, tmp_path, capsys):
     """Of a file that only the readers can open; what was seen is not known then."""
     from dreamjax.cli import main as cli
     from dreamjax.signals.simulation import simulate
@@ -94,15 +93,15 @@ def test_images_are_made_of_moments_of_a_recording(config, trained, tmp_path, ca
     assert cli.main([*words, "--input", str(nameless), "--at", "10", "--out", str(tmp_path / "other")]) == 2
     assert "1 of 1 windows have no channel whose position is known" in capsys.readouterr().err
     with recording_windows.prepared(
-        [file], DreamDiffusion(config).encoder.data, recording_windows.Moments(at=(10.0,))
-    ) as folder:
-        elsewhere = Request(input=(folder,), steps=2, sampler="ddim", guidance=1.0)  # trials at images of others
-        assert dreams.generate(trained[1], elsewhere, tmp_path / "elsewhere")["split"] is None
+        [file], DreamDiffusion(config).encoder.data, recording_windows.EventTimes(at=(10.0,))
+    ) as windows:
+        elsewhere = TrialRequest(input=(windows,), steps=2, sampler="ddim", guidance=1.0)  # trials at images of others
+        assert folder.generate(trained[1], elsewhere, tmp_path / "elsewhere")["split"] is None
     first, second = (np.asarray(Image.open(out / row["made"][0])) for row in rows)
     assert (first != second).any()
     for more, said in (
-        ([], "a recording wants the moments that images are made of: --at SECONDS or --events"),
-        (["--at", "10", "--events", "file"], "--at and --events both say when: give one of them"),
+        ([], "a recording takes the times that images are generated from: --at SECONDS or --events"),
+        (["--at", "10", "--events", "file"], "--at and --events both give the times: leave one out"),
         (["--at", "99"], "_eeg.edf: --at 99 is outside the recording of 30 s"),
         (["--at", "10", "--split", "val"], "--split would do nothing beside --at"),
         (["--event-codes", "1"], "--event-codes would do nothing without --events"),
@@ -116,7 +115,7 @@ def test_images_are_made_of_moments_of_a_recording(config, trained, tmp_path, ca
     assert "--at and --events take a recording" in capsys.readouterr().err
 
 
-def test_the_table_has_the_model_beside_its_controls_and_what_is_missing(trained, tmp_path, capsys):
+def test_table_has_model_controls_and_reasons_for_missing_ones(trained, tmp_path, capsys):
     from dreamjax.cli import main as cli
 
     words = ["evaluate", str(trained[1]), "--trials", "6", "--samples", "2", "--steps", "2", "--sampler", "ddim"]
@@ -153,7 +152,7 @@ def test_the_table_has_the_model_beside_its_controls_and_what_is_missing(trained
 
 
 @pytest.mark.long
-def test_how_often_the_test_split_was_read_is_told(trained, tmp_path, capsys):
+def test_reports_how_often_the_test_split_was_scored(trained, tmp_path, capsys):
     """Never before, once before; and images that training showed are no test."""
     from dreamjax.cli import main as cli
 
@@ -200,20 +199,20 @@ def test_another_trial_is_one_of_another_image():
     assert (seen[order] != seen).all()
 
 
-def test_a_image_depends_on_its_trial_and_not_on_the_others(trained):
-    dreamer = Dreamer.open(opening.open_run(trained[1]))
-    found = dreamer.trials("test")
+def test_an_image_depends_on_its_trial_and_not_on_the_others(trained):
+    generator = TrialGenerator.open(opening.open_run(trained[1]))
+    trials = generator.trials("test")
     index = np.arange(4, dtype=np.uint64)
-    rows = found.windows.read(found.record[:4], index)
-    together = dreamer.read(rows)
+    rows = trials.windows.read(trials.record[:4], index)
+    together = generator.conditions(rows)
     assert set(together) == {"context", "time_offset", "embedding"}
-    alone = dreamer.read({name: array[2:3] for name, array in rows.items()})
+    alone = generator.conditions({name: array[2:3] for name, array in rows.items()})
     assert parity.difference(alone["context"][0], together["context"][2]) < 1e-5
     assert parity.difference(together["context"][1], together["context"][2]) > 1e-3
 
 
 @pytest.mark.long
-def test_a_table_of_one_trial_says_what_it_cannot(trained, tmp_path, capsys):
+def test_table_of_one_trial_reports_missing_metrics(trained, tmp_path, capsys):
     from dreamjax.cli import main as cli
 
     words = ["evaluate", str(trained[1]), "--steps", "1", "--sampler", "ddim", "--guidance", "1", "--trials", "1"]

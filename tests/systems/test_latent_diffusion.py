@@ -14,7 +14,7 @@ from PIL import Image
 
 from dreamjax.errors import UserError
 from dreamjax.generation import from_prompts
-from dreamjax.generation.from_prompts import Request
+from dreamjax.generation.from_prompts import TextRequest
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.components import Ingredients
@@ -36,7 +36,7 @@ def model(folder):
 
 
 def made(model, request):
-    return np.stack(list(from_prompts.batches(model, request))) / 255.0
+    return np.stack(list(from_prompts.images(model, request))) / 255.0
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_same_noise_makes_the_same_images(folder, model, latents):
         latents=torch.from_numpy(pipelines.start(2)),
         **SIZE,
     )
-    request = Request(prompts=PROMPTS, negative="on the", steps=7, guidance=5.0, latents=latents, **SIZE)
+    request = TextRequest(prompts=PROMPTS, negative="on the", steps=7, guidance=5.0, latents=latents, **SIZE)
     assert psnr(made(model, request), theirs) > 50
 
 
@@ -75,7 +75,7 @@ def test_velocity_prediction_with_rescaled_guidance(tmp_path, latents):
         latents=torch.from_numpy(pipelines.start(2)),
         **SIZE,
     )
-    request = Request(prompts=PROMPTS, steps=5, rescale=0.7, latents=latents, **SIZE)
+    request = TextRequest(prompts=PROMPTS, steps=5, rescale=0.7, latents=latents, **SIZE)
     assert psnr(made(pipelines.ours(folder), request), theirs) > 50
 
 
@@ -106,7 +106,7 @@ def test_changing_a_image(folder, model, image, latents, monkeypatch):
 
     kind = diffusers.StableDiffusionImg2ImgPipeline
     expected = edited(monkeypatch, folder, kind, module, image=image[0], num_inference_steps=6, strength=0.5)
-    request = Request(
+    request = TextRequest(
         prompts=PROMPTS, steps=6, strength=0.5, guidance=5.0, init_image=image[0], latents=latents, **SIZE
     )
     assert psnr(made(model, request), expected) > 50
@@ -122,7 +122,7 @@ def test_inpainting(folder, tmp_path, image, latents, monkeypatch, channels):
     asked = {"num_inference_steps": 4, "strength": 1.0, **SIZE}
     kind = diffusers.StableDiffusionInpaintPipeline
     expected = edited(monkeypatch, folder, kind, module, image=image, mask_image=mask, **asked)
-    request = Request(
+    request = TextRequest(
         prompts=PROMPTS, steps=4, guidance=5.0, init_image=image, mask_image=mask, latents=latents, **SIZE
     )
     assert psnr(made(pipelines.ours(folder), request), expected) > 50
@@ -131,25 +131,25 @@ def test_inpainting(folder, tmp_path, image, latents, monkeypatch, channels):
 def test_a_image_does_not_depend_on_its_batch(folder, model):
     """At least 50 dB alike: nine at once and three at a time on one device, and on two."""
     request = {"prompts": tuple("abcdefghi"), "steps": 2, "sampler": "ddim", "guidance": 1.0, **SIZE}
-    together = made(model, Request(batch=9, **request))
+    together = made(model, TextRequest(batch=9, **request))
     assert together.std() > 0.1
-    assert psnr(together, made(model, Request(batch=3, **request))) > 50
-    assert psnr(together, made(pipelines.ours(folder, devices=2), Request(batch=4, **request))) > 50
+    assert psnr(together, made(model, TextRequest(batch=3, **request))) > 50
+    assert psnr(together, made(pipelines.ours(folder, devices=2), TextRequest(batch=4, **request))) > 50
 
 
 def test_another_sampler_setting_compiles_nothing_anew(model):
     request = {"prompts": PROMPTS, "steps": 2, "sampler": "ddim", **SIZE}
-    made(model, Request(**request))
+    made(model, TextRequest(**request))
     before = model.program._cache_size()
-    made(model, Request(seed=7, guidance=3.0, **request))
-    made(model, Request(eta=0.0, negative="b", **request))
+    made(model, TextRequest(seed=7, guidance=3.0, **request))
+    made(model, TextRequest(eta=0.0, negative="b", **request))
     assert model.program._cache_size() == before
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
 def refused(model, **request):
     with pytest.raises(UserError) as problem:
-        list(from_prompts.batches(model, Request(**{"prompts": PROMPTS, "steps": 2, **SIZE, **request})))
+        list(from_prompts.images(model, TextRequest(**{"prompts": PROMPTS, "steps": 2, **SIZE, **request})))
     assert "\n" not in str(problem.value)
     return str(problem.value)
 
@@ -168,9 +168,9 @@ def test_latents_of_another_shape_are_refused(model, tmp_path, shape):
 
 def test_what_is_no_array_is_no_start(model, tmp_path):
     (tmp_path / "x.npy").write_bytes(pickle.dumps({"latents": [0.0]}))
-    assert "x.npy: it holds no array" in refused(model, latents=str(tmp_path / "x.npy"))
+    assert "x.npy: it does not hold an array" in refused(model, latents=str(tmp_path / "x.npy"))
     np.save(tmp_path / "three.npy", np.zeros((3, 4, 8, 8), np.float32))
-    assert "it holds the starts of 3 images, and 2 are asked for" in refused(model, latents=str(tmp_path / "three.npy"))
+    assert "it holds the noise of 3 images, and 2 are requested" in refused(model, latents=str(tmp_path / "three.npy"))
 
 
 @pytest.mark.parametrize(("sample_size", "pixels"), [(None, [128, 128]), (12, [24, 24]), ([8, 12], [16, 24])])
@@ -194,10 +194,10 @@ def test_other_mistakes_are_one_sentence(model):
         ({"init_image": "nowhere.png"}, "nowhere.png: no such file"),
         ({"latents": "nowhere.npy"}, "nowhere.npy: no such file"),
         ({"sampler": "plms", "eta": 0.5}, "plms has no option eta; ddim has it"),
-        ({"prompts": (b"caf\xe9".decode("utf-8", "surrogateescape"),)}, "is no text: write it in UTF-8"),
+        ({"prompts": (b"caf\xe9".decode("utf-8", "surrogateescape"),)}, "is not text: write it in UTF-8"),
     ):
         with pytest.raises(UserError, match=said):
-            Request(**{"prompts": PROMPTS, **wrong})
+            TextRequest(**{"prompts": PROMPTS, **wrong})
 
 
 def test_a_model_of_parts_has_the_scheduler_of_its_architecture(folder):
@@ -254,7 +254,7 @@ def test_numbers_that_are_none_make_no_images(folder, model, tmp_path):
     params = jax.tree.map(lambda x: x * np.nan, model.unet.params)
     broken = dataclasses.replace(model, unet=dataclasses.replace(model.unet, params=params))
     with pytest.raises(UserError, match="came out as NaN"):
-        from_prompts.generate(broken, Request(prompts=PROMPTS, steps=1), tmp_path / "out")
+        from_prompts.generate(broken, TextRequest(prompts=PROMPTS, steps=1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="--attention is cudnn, which takes an NVIDIA GPU"):
         from_prompts.open_model(folder, "bfloat16", attention="cudnn")

@@ -114,7 +114,7 @@ def test_a_run_keeps_what_it_was_trained_on(trained):
 
 def test_shards_with_other_people_at_the_same_path_do_not_hide_who_was_trained_on(trained, again):
     with pytest.raises(UserError, match="was trained on subject subject00 and 1 more"):
-        reconstruction.evaluate(str(again), reconstruction.Request())
+        reconstruction.evaluate(str(again), reconstruction.ReconstructionSettings())
 
 
 def test_a_run_does_not_go_on_with_other_data(trained, again):
@@ -212,7 +212,7 @@ def test_a_damaged_file_of_a_run_is_one_sentence(trained, tmp_path, name, text):
     shutil.copytree(trained[0], tmp_path / "run")
     (tmp_path / "run" / name).write_text(text)
     with pytest.raises(UserError, match=f"{name} is damaged") as found:
-        reconstruction.evaluate(str(tmp_path / "run"), reconstruction.Request())
+        reconstruction.evaluate(str(tmp_path / "run"), reconstruction.ReconstructionSettings())
     with pytest.raises(UserError, match=f"{name} is damaged") as resumed:
         opening.train(trained[2], tmp_path / "run")
     assert "\n" not in str(found.value) + str(resumed.value)

@@ -39,8 +39,9 @@ ROWS = {"train": 90, "val": 30, "test": 45}
 class ArraysConfig:
     path: str = ""
 
-    def open(self, split: str, seed: int, endless: bool) -> Any:
-        arrays = {name: f"{self.path}/{split}_{name}.npy" for name in ("x", "target", "vector", "subject")}
+    def open(self, split: str, seed: int, endless: bool, target: str = "target") -> Any:
+        arrays = {name: f"{self.path}/{split}_{name}.npy" for name in ("x", "vector", "subject")}
+        arrays["target"] = f"{self.path}/{split}_{target}.npy"
         return open_arrays(arrays, seed=seed, endless=endless)
 
 
@@ -113,12 +114,12 @@ class ToyRidge(ClosedFormSystem):
     capabilities: ClassVar[tuple[type, ...]] = (Predicts,)
 
     def data(self, split: str) -> BatchSpec:
-        stream = self.config.data.open(split, self.config.seed, endless=False)
+        stream = self.config.data.open(split, self.config.seed, endless=False, target="vector")
         return BatchSpec(stream, self.config.train.batch_size, passes=1)
 
     def statistics(self, batch: Batch) -> PyTree:
         x = batch["x"] * batch["weight"][:, None]
-        return {"gram": batch["x"].T @ x, "cross": x.T @ batch["vector"]}
+        return {"gram": batch["x"].T @ x, "cross": x.T @ batch["target"]}
 
     def solve(self, statistics: Mapping[str, jax.Array]) -> PyTree:
         gram = statistics["gram"] + self.config.model.penalty * jnp.eye(X)
@@ -255,3 +256,44 @@ def get_config():
     ranking = report["legs"]["examples"]["ranking"]
     assert [entry["values"]["optim.learning_rate"] for entry in ranking] == ["0.05", "0.0001"]
     assert report["legs"]["flops"]["ranking"][0]["flop"] == 40 * 16 * 6.0 * X * Y  # every system counts its operations
+
+
+def test_retrieval_is_evaluated_with_controls(runs, verb, tmp_path):
+    result = verb("evaluate", runs["toy_retrieval"], "--out", tmp_path)
+    assert (result["system"], result["count"], result["targets"], result["clusters"]) == (
+        *("toy_retrieval", ROWS["test"], 20),
+        "subjects",
+    )
+    top1, top5, rank = result["scores"]
+    assert [entry["chance"] for entry in result["scores"]] == [1 / 20, 5 / 20, 21 / 2]
+    assert top1["scores"]["model"]["estimate"] > 0.9
+    assert top1["scores"]["model"]["subjects"] == PEOPLE
+    assert top5["scores"]["shuffled targets"]["estimate"] < 0.6
+    assert rank["model_minus"]["untrained network"]["estimate"] < -3
+    assert "model is better than shuffled targets" in rank["model_minus"]["shuffled targets"]["says"]
+    assert json.loads((tmp_path / "retrieval-test.json").read_text())["scores"] == result["scores"]
+    assert "top-5" in (tmp_path / "retrieval-test.html").read_text()
+
+
+def test_prediction_is_evaluated_with_controls(folder, runs, verb, tmp_path):
+    result = verb("evaluate", runs["toy_ridge"], "--split", "val", "--out", tmp_path)
+    correlation, r2 = result["scores"]
+    x, y = (np.load(folder / f"val_{name}.npy").astype(np.float64) for name in ("x", "vector"))
+    predicted = x @ ridge(folder, 1.0)
+    expected = [np.corrcoef(predicted[:, d], y[:, d])[0, 1] for d in range(Y)]
+    np.testing.assert_allclose(result["by_dimension"]["correlation"], expected, atol=1e-5)
+    assert correlation["scores"]["model"]["estimate"] == pytest.approx(np.mean(expected), abs=1e-5)
+    assert r2["scores"]["mean of the targets"]["estimate"] == pytest.approx(0, abs=1e-9)
+    assert r2["scores"]["untrained network"]["estimate"] < 0.1 < r2["scores"]["model"]["estimate"]
+    assert abs(correlation["scores"]["shuffled targets"]["estimate"]) < 0.4
+    assert (tmp_path / "prediction-val.html").exists()
+
+
+def test_evaluation_without_the_capability_names_what_is_possible(runs, capsys):
+    for more, message in (
+        (["--measure", "prediction"], "cannot be scored by prediction; it can be scored by retrieval"),
+        (["--windows", "3"], "--windows would do nothing: "),
+        (["--split", "train"], "split train is what the run learned from"),
+    ):
+        assert main(["evaluate", str(runs["toy_retrieval"]), *more]) == 2
+        assert message in capsys.readouterr().err

@@ -278,7 +278,7 @@ def test_a_run_shows_held_out_images_above_what_their_captions_become(trained):
     assert [file.name for file in (trained / "images").iterdir()] == ["00000002.png"]
     run, model = opening.open_run(trained), from_prompts.open_model(trained, "float32")
     rows = next(iter(run.task.data("val").stream.batches(start=0, batch_size=4)))
-    true, made = run.task.painter(run.task.whole_unet(run.params, mesh_of(model.unet.params)), rows)
+    true, made = run.task.preview_program(run.task.whole_unet(run.params, mesh_of(model.unet.params)), rows)
     with torch.no_grad():
         decoded = pipelines.theirs(pathlib.Path(run.config.model.path)).vae.decode(
             torch.from_numpy(rows["mean"]).permute(0, 3, 1, 2)

@@ -1,0 +1,93 @@
+"""Which evaluation a system gets: one table, capability → driver. No driver knows a system by name.
+
+The options of `dreamjax evaluate` that belong to a driver are the fields of its settings.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dreamjax.errors import UserError
+from dreamjax.evaluation import images, prediction, probing, reconstruction, retrieval
+from dreamjax.evaluation.held_out import ExampleSettings
+from dreamjax.systems import opening, registry
+from dreamjax.systems.base import (
+    Embeds,
+    GeneratesFromTrials,
+    Predicts,
+    Reconstructs,
+    Retrieves,
+    capabilities,
+    name_of,
+    what_it_can,
+)
+
+
+class Result(Protocol):
+    """Scores, as they are stored and printed."""
+
+    def as_json(self) -> dict[str, Any]: ...
+
+    def text(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Driver:
+    """An evaluation, the capability that it needs, and its settings."""
+
+    name: str
+    capability: type
+    settings: type
+    evaluate: Callable[[str, Any], Result]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Return the options of the command line that it takes."""
+        return tuple(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(self.settings))
+
+
+DRIVERS = (  # a system gets the first one that it has the capability for, unless one is named
+    Driver("images", GeneratesFromTrials, images.ImageSettings, images.evaluate),
+    Driver("reconstruction", Reconstructs, reconstruction.ReconstructionSettings, reconstruction.evaluate),
+    Driver("retrieval", Retrieves, ExampleSettings, retrieval.evaluate),
+    Driver("prediction", Predicts, ExampleSettings, prediction.evaluate),
+    Driver("probe", Embeds, probing.ProbeSettings, probing.evaluate),
+)
+
+
+def driver_of(workdir: str, name: str | None = None) -> Driver:
+    """Return the driver for a run, by name or the first that suits. Raise UserError where there is none."""
+    task = registry.build(opening.config_of(workdir))
+    possible = [driver for driver in DRIVERS if driver.capability in capabilities(task)]
+    for driver in possible:
+        if name in (None, driver.name):
+            return driver
+    names = ", ".join(driver.name for driver in possible)
+    what = f"scored by {name}" if name else "scored"
+    can = f"it can be scored by {names}" if possible else what_it_can(task)
+    raise UserError(f"{workdir}: a run of {name_of(task)} cannot be {what}; {can}")
+
+
+def options_of(name: str, *, alone: bool = False, others: bool = False) -> list[str]:
+    """Return the options of a driver; `alone`: those that no other has; `others`: those that only others have."""
+    mine = {option for driver in DRIVERS for option in driver.options if driver.name == name}
+    rest = {option for driver in DRIVERS for option in driver.options if driver.name != name}
+    return sorted(mine - rest if alone else rest - mine if others else mine)
+
+
+def evaluate(workdir: str, name: str | None = None, **options: Any) -> Result:
+    """Evaluate a run by the driver `name` (default: the first that suits), with fields of its settings."""
+    driver = driver_of(workdir, name)
+    refuse_idle(driver, [f"--{option.replace('_', '-')}" for option in options], workdir)
+    return driver.evaluate(workdir, driver.settings(**options))
+
+
+def refuse_idle(driver: Driver, given: Collection[str], workdir: str) -> None:
+    """Raise UserError where an option of another driver was given."""
+    if idle := [option for option in given if option in options_of(driver.name, others=True)]:
+        owners = " or ".join(other.name for other in DRIVERS if idle[0] in other.options)
+        raise UserError(
+            f"{' and '.join(idle)} would do nothing: {workdir} is scored by {driver.name}, and {idle[0]} is an option "
+            f"of {owners}; leave it out"
+        )
