@@ -116,7 +116,9 @@ def sample(
     def call(carry: Any, row: tuple) -> tuple[Any, None]:
         step, t, scale, coefficients, signal, sigma = row
         output = predict(scale * carry.x, t).astype(jnp.float32)
-        drawn = noise.draw(seed, index, "step", carry.x.shape[1:], step) if plan.stochastic else 0.0
+        drawn: Array | float = 0.0
+        if plan.stochastic and seed is not None and index is not None:
+            drawn = noise.draw(seed, index, "step", carry.x.shape[1:], step)
         carry = sampler.step(carry, coefficients, output, drawn)
         return carry if project is None else carry._replace(x=project(carry.x, signal, sigma)), None
 

@@ -4,6 +4,7 @@ Shape letters: B batch, T queries, S keys, H heads, K width of a head.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
@@ -14,6 +15,8 @@ from jaxtyping import Array, Bool, Float
 from dreamjax.parallel import platform
 
 Attention = Literal["auto", "xla", "cudnn", "pallas", "saved"]
+Kind = Literal["xla", "cudnn", "pallas", "saved"]  # "auto" resolved
+Shaped = Array | jax.ShapeDtypeStruct
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Attention)
 KEPT_BYTES = 16 << 20  # of float32 logits: up to here `saved` keeps them for the backward pass
 PIECE_BYTES = 4 << 20  # of those of one head beyond that: what stays in a CPU's cache
@@ -69,7 +72,7 @@ def attend_packed(
     return _computed_again(function, kind)(qkv_BxTxE, keys_ok_BxT)
 
 
-def _suited(implementation: Attention, q: Any, k: Any, keys_ok: Array | None) -> str:
+def _suited(implementation: Attention, q: Shaped, k: Shaped, keys_ok: Array | None) -> Kind:
     """The implementation that these shapes get on the device that the program is for."""
     if implementation == "auto":
         return "saved" if platform.target() == "cpu" else "xla"
@@ -78,11 +81,11 @@ def _suited(implementation: Attention, q: Any, k: Any, keys_ok: Array | None) ->
     return implementation
 
 
-def _computed_again(function: Any, kind: str) -> Any:
+def _computed_again(function: Callable[..., Array], kind: Kind) -> Callable[..., Array]:
     return jax.checkpoint(function) if kind == "xla" else function
 
 
-def _attend(q: Array, k: Array, v: Array, keys_ok_BxS: Array | None, *, causal: bool, kind: str) -> Array:
+def _attend(q: Array, k: Array, v: Array, keys_ok_BxS: Array | None, *, causal: bool, kind: Kind) -> Array:
     if kind == "saved":
         bias = _bias(keys_ok_BxS, causal, q.shape[1], k.shape[1])
         if 4 * q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] > KEPT_BYTES:
@@ -91,10 +94,10 @@ def _attend(q: Array, k: Array, v: Array, keys_ok_BxS: Array | None, *, causal: 
     if kind == "pallas":
         return _flash(q, k, v, causal)
     mask = None if keys_ok_BxS is None else keys_ok_BxS[:, None, None, :]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=kind)  # type: ignore[arg-type]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=kind)
 
 
-def _fits_flash(q: Any, k: Any) -> bool:
+def _fits_flash(q: Shaped, k: Shaped) -> bool:
     (T, S), K = (q.shape[1], k.shape[1]), q.shape[-1]
     return T % 128 == S % 128 == 0 and (K <= 128 or K % 128 == 0)
 

@@ -57,6 +57,8 @@ class Middle(nnx.Module):
 class Stage(nnx.Module):
     """Residual blocks of one resolution."""
 
+    resample: Upsample | Downsample
+
     def __init__(self, dims: list[tuple[int, int]], res: Any):
         self.resnets = Parts(*(res(a, b) for a, b in dims))
 

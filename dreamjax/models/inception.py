@@ -51,6 +51,9 @@ class Block(nnx.Module):
 
 
 class BlockA(Block):
+    branch1x1: ConvNorm
+    branch_pool: ConvNorm
+
     def __init__(self, dim_in: int, unit: int, fid: bool, pool: int, *, rngs: Keys):
         super().__init__(dim_in, unit, fid)
         self.chain("branch1x1", (4, ONE), rngs=rngs)
@@ -70,6 +73,8 @@ class BlockA(Block):
 class BlockB(Block):
     """Half the size."""
 
+    branch3x3: ConvNorm
+
     def __init__(self, dim_in: int, unit: int, *, rngs: Keys):
         super().__init__(dim_in, unit)
         self.chain("branch3x3", (24, (3, 0)), last_stride=2, rngs=rngs)
@@ -81,6 +86,9 @@ class BlockB(Block):
 
 
 class BlockC(Block):
+    branch1x1: ConvNorm
+    branch_pool: ConvNorm
+
     def __init__(self, dim_in: int, unit: int, fid: bool, inner: int, *, rngs: Keys):
         super().__init__(dim_in, unit, fid)
         self.chain("branch1x1", (12, ONE), rngs=rngs)
@@ -113,6 +121,14 @@ class BlockD(Block):
 
 class BlockE(Block):
     """`maximum`: pools by it, as the last block of FID's graph."""
+
+    branch1x1: ConvNorm
+    branch_pool: ConvNorm
+    branch3x3_1: ConvNorm
+    branch3x3_2a: ConvNorm
+    branch3x3_2b: ConvNorm
+    branch3x3dbl_3a: ConvNorm
+    branch3x3dbl_3b: ConvNorm
 
     def __init__(self, dim_in: int, unit: int, fid: bool, maximum: bool = False, *, rngs: Keys):
         super().__init__(dim_in, unit, fid)

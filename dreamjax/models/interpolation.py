@@ -124,7 +124,7 @@ class GaussianInterpolation(nnx.Module):
         """
         B, _, T = x_BxCxT.shape
         visible_BxT = jnp.zeros((B, T), bool).at[jnp.arange(B)[:, None], slots_BxS].set(slot_ok_BxS)
-        wide = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+        wide = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
         noise = NOISE_FLOOR + jnp.exp(STRIDE * self.log_noise[...].astype(wide))
         power = self.power(self.adapt(cls_BxD).astype(wide), T)
         found = conditional_mean(power, noise, x_BxCxT.astype(wide), visible_BxT, slots_BxS, slot_ok_BxS)

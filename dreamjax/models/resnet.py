@@ -44,6 +44,7 @@ class ResBlock(nnx.Module):
         act = ACTIVATIONS[self.activation]
         y = self.conv1(act(self.norm1(x_BxHxWxC)))
         if self.timed:
+            assert time_BxE is not None
             y = y + self.time_emb_proj(act(time_BxE))[:, None, None, :]
         y = self.conv2(act(self.norm2(y)))
         return (self.conv_shortcut(x_BxHxWxC) if self.changes else x_BxHxWxC) + y

@@ -205,4 +205,4 @@ def run_stack(
     for i in range(depth):
         x, y = body(x, jax.tree.unflatten(tree, [row[i][0] for row in rows]))
         outputs.append(y)
-    return (x, jnp.stack(outputs)) if collect else x
+    return (x, jnp.stack([y for y in outputs if y is not None])) if collect else x

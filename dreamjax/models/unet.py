@@ -110,6 +110,9 @@ class SpatialTransformer(nnx.Module):
 class Level(nnx.Module):
     """Residual blocks of one resolution, each followed by a transformer where the level attends."""
 
+    downsample: Downsample
+    upsample: Upsample
+
     def __init__(self, dims: list[tuple[int, int]], make_res: Any, make_transformer: Any | None):
         self.resnets = Parts(*(make_res(a, b) for a, b in dims))
         if make_transformer is not None:

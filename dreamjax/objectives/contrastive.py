@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 LARGEST = math.log(100.0)  # of the scale, as published: it kept training stable
@@ -32,9 +33,9 @@ class ContrastiveConfig:
             raise ValueError(f"loss.temperature is {self.temperature}, but it is at least 0.01")
 
 
-def unit(x: Float[Array, "B P"]) -> Float[Array, "B P"]:
+def unit(x: Float[Array | np.ndarray, "B P"]) -> Float[Array, "B P"]:
     """Rows of length 1, float32."""
-    x = x.astype(jnp.float32)
+    x = jnp.asarray(x, jnp.float32)
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 

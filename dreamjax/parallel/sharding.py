@@ -124,7 +124,8 @@ def dealt(mesh: Mesh, batch_size: int) -> dict[int, tuple[int, ...]]:
     Raises UserError where processes share some of their rows and not all.
     """
     found: dict[int, set[int]] = {}
-    for device, index in batch_sharding(mesh).devices_indices_map((batch_size,)).items():
+    indices: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((batch_size,))
+    for device, index in indices.items():
         found.setdefault(device.process_index, set()).update(range(*index[0].indices(batch_size)))
     if sum(map(len, set(map(frozenset, found.values())))) != batch_size:
         raise UserError("train.mesh deals processes rows of which they share some: let tensor be no larger than a host")

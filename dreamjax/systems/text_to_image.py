@@ -91,7 +91,7 @@ class TextToImageConfig:
 
 
 def diffusion_loss(
-    schedule: NoiseSchedule, unet: Any, batch: Batch, seed: int, scale: float, gamma: float | None
+    schedule: NoiseSchedule, unet: Any, batch: Batch, seed: Array | int, scale: float, gamma: float | None
 ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
     """`(sum, weight, metrics)` of a batch of `mean`, `log_variance` (B, h, w, Z), `context` (B, S, D) and `weight`.
 

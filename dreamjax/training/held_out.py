@@ -33,6 +33,6 @@ def summed(metrics: Callable[[PyTree, Batch], Metrics], params: PyTree, spec: Ba
 def mesh_of(params: PyTree) -> jax.sharding.Mesh:
     """The mesh that parameters live on; of the one device for parameters without."""
     place = jax.tree.leaves(params)[0].sharding
-    if isinstance(place, jax.sharding.NamedSharding):
+    if isinstance(place, jax.sharding.NamedSharding) and isinstance(place.mesh, jax.sharding.Mesh):
         return place.mesh
     return meshes.make(MeshConfig(1), list(place.device_set)[:1])

@@ -15,7 +15,7 @@ images.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class Multistep:
 
     of_x: Row
     of_output: Row
-    weights: Float[Array, "n 4"] | Float[Array, "4"]
+    weights: Float[Any, "n 4"] | Float[Any, "4"]
     again: Row  # 1 where the step before is taken once more
 
 
@@ -47,7 +47,7 @@ class MultistepCarry(NamedTuple):
 
     x: Float[Array, "B ..."]
     before: Float[Array, "B ..."]  # x as it was at the last call
-    outputs: tuple[Float[Array, "B ..."], Float[Array, "B ..."], Float[Array, "B ..."]]  # the latest first
+    outputs: tuple[Float[Array, "B ..."], ...]  # three, the latest first
 
 
 def plms(schedule: NoiseSchedule, steps: int, first: int) -> Plan:
