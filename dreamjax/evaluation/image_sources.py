@@ -141,7 +141,9 @@ def _prompted(
         out.missing[PROMPTED] = "the model has no text encoder"
         return
     task, said = dreamer.task, sorted(set(answer.classes.tolist()))
-    unet = loaded.open_part(task.parts, "unet", mesh=model.mesh, dtype=model.unet.arguments["dtype"], attention="auto")
+    unet = loaded.load_network(
+        task.parts, "unet", mesh=model.mesh, dtype=model.unet.arguments["dtype"], attention="auto"
+    )
     words = [how.prompts[i % len(how.prompts)].format(label=asked.names[k]) for k in said for i in range(OF_ONE)]
     same = {f.name: getattr(request, f.name) for f in dataclasses.fields(batches.Sampling)}
     plain = dataclasses.replace(model, unet=unet)

@@ -31,8 +31,8 @@ from dreamjax.storage import manifest
 from dreamjax.targets.features import EmbeddingConfig, VisionModel
 from dreamjax.targets.preprocessing import BILINEAR, Preprocessing
 from dreamjax.weights import detect, loaded, streaming, weight_files
-from dreamjax.weights.detect import Recognised
-from dreamjax.weights.loaded import Part
+from dreamjax.weights.detect import DetectedNetwork
+from dreamjax.weights.loaded import LoadedNetwork
 
 BATCH = 64  # images at a time
 IMAGENET = Preprocessing(None, (224, 224), BILINEAR, None, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -77,11 +77,11 @@ def _is_file(path: str) -> bool:
     return place.exists() and not place.is_dir()
 
 
-def _recognised(path: str) -> Recognised:
+def _recognised(path: str) -> DetectedNetwork:
     return detect.recognise(weight_files.open_weights(path), path)
 
 
-def _origin(found: Recognised, path: str) -> str:
+def _origin(found: DetectedNetwork, path: str) -> str:
     """Whether it is the published file: their names end with the first digits of their SHA-256."""
     name, digest = epath.Path(path).name, manifest.file_hash(path)
     for published in found.kind.files:
@@ -92,7 +92,7 @@ def _origin(found: Recognised, path: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- a file
-def _of_file(found: Recognised, path: str, others: Sequence[Recognised], mesh: Mesh) -> Judge:
+def _of_file(found: DetectedNetwork, path: str, others: Sequence[DetectedNetwork], mesh: Mesh) -> Judge:
     key = found.kind.key
     if key == "lpips_layers":
         found = _with_network(found, path, others)
@@ -121,21 +121,21 @@ def _of_file(found: Recognised, path: str, others: Sequence[Recognised], mesh: M
     return Judge("LPIPS", pair=shown(distance))
 
 
-def _with_network(layers: Recognised, path: str, others: Sequence[Recognised]) -> Recognised:
+def _with_network(layers: DetectedNetwork, path: str, others: Sequence[DetectedNetwork]) -> DetectedNetwork:
     alexnet = next((other for other in others if other.kind.key == "alexnet"), None)
     if alexnet is None:
         file = next(kind.files[0] for kind in detect.KINDS if kind.key == "alexnet")
         raise UserError(f"{path} holds the layers of LPIPS without their network; name {file} as a judge too")
-    return Recognised(layers.kind, layers.arguments, {**alexnet.tensors, **layers.tensors})
+    return DetectedNetwork(layers.kind, layers.arguments, {**alexnet.tensors, **layers.tensors})
 
 
-def _loaded(found: Recognised, path: str, mesh: Mesh) -> Part:
+def _loaded(found: DetectedNetwork, path: str, mesh: Mesh) -> LoadedNetwork:
     network = found.kind.network
     abstract = loaded.placed(network.shapes(found.arguments), mesh)
-    return Part(network, found.arguments, streaming.source(network.table, found.tensors, path)(abstract))
+    return LoadedNetwork(network, found.arguments, streaming.source(network.table, found.tensors, path)(abstract))
 
 
-def _of_sets(part: Part, params: Any, images: Array) -> dict[str, Array]:
+def _of_sets(part: LoadedNetwork, params: Any, images: Array) -> dict[str, Array]:
     """Features of two widths and probabilities, whose logits have no bias, as in Inception Score's own code."""
     x = images.astype(jnp.float32) / 127.5 - 1
     x = jax.image.resize(x, (len(x), FID_SIDE, FID_SIDE, 3), "bilinear", antialias=False)

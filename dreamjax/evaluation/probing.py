@@ -23,7 +23,7 @@ from dreamjax.evaluation.cross_fitting import Fold
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import bandpower, bootstrap, probe
 from dreamjax.metrics.probe import ProbeScore
-from dreamjax.parallel import threads
+from dreamjax.parallel import environment
 from dreamjax.reports import tables
 from dreamjax.signals.datasets import records
 from dreamjax.systems import masked_pretraining, opening
@@ -63,7 +63,7 @@ def evaluate(workdir: str, request: ProbeRequest) -> dict[str, Any]:
         folds = cross_fitting.train_folds(config, labelled, subjects, request.folds, where, request.steps)
     if untrained := [fold.run.workdir for fold in folds if fold.run.step == 0]:
         raise UserError(f"{untrained[0]} is untrained (step 0), and an untrained encoder is a control, not a result")
-    with threads.single():
+    with environment.single_blas_thread():
         scores = score(folds, labelled, request)
     result = _result(workdir, request, labelled, folds, scores)
     figures = {"probe": probe_report.figure(list(scores.values()))}

@@ -16,7 +16,7 @@ from dreamjax.evaluation import reconstruction_plot, reconstruction_report, reco
 from dreamjax.evaluation import window_set as windows
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import bootstrap, conditional_mean, leakage
-from dreamjax.parallel import threads
+from dreamjax.parallel import environment
 from dreamjax.reports import tables
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
@@ -180,7 +180,7 @@ def baseline_of(training: WindowSet) -> Baseline:
         return Baseline(None, None, ("no conditional mean: nobody is left to choose its shrinkage on",))
     mine = np.isin(training.subjects, people[::2])
     fit, chosen = training.take(np.flatnonzero(~mine)), training.take(np.flatnonzero(mine))
-    with threads.single():
+    with environment.single_blas_thread():
         chooser = conditional_mean.Candidates(fit.seen_microvolts(), fit.valid)
     found = _baseline(training, chosen, "those, held out for it")
     return replace(found, chooser=chooser)
@@ -191,7 +191,7 @@ def _baseline(fit: WindowSet, chosen: WindowSet, source: str) -> Baseline:
         f"conditional mean: fitted on {len(fit)} windows of {len(set(fit.subjects))} training subjects, chosen on "
         f"{len(set(chosen.subjects))} subject(s) of {source}"
     )
-    with threads.single():
+    with environment.single_blas_thread():
         return Baseline(conditional_mean.Candidates(fit.seen_microvolts(), fit.valid), chosen, (note,))
 
 

@@ -14,8 +14,8 @@ from dreamjax.console import progress
 from dreamjax.errors import UserError
 from dreamjax.generation import batches as painting
 from dreamjax.generation.batches import Sampling
+from dreamjax.parallel import environment
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.storage import atomic, image_files, paths
@@ -69,7 +69,7 @@ def open_model(
     path: epath.PathLike, dtype: str, attention: str = "auto", variant: str | None = None
 ) -> LatentDiffusion:
     """A pipeline's folder, its hub id, or the work directory of a text_to_image run; on all devices."""
-    platform.check_attention(attention, "--attention", "--attention auto")
+    environment.check_attention(attention, "--attention", "--attention auto")
     if attention == "cudnn" and dtype != "bfloat16":
         raise UserError("--attention cudnn computes in bfloat16: add --dtype bfloat16")
     mesh = meshes.make(MeshConfig())

@@ -12,8 +12,8 @@ import numpy as np
 from dreamjax.errors import UserError
 from dreamjax.generation import batches
 from dreamjax.generation.batches import Sampling
+from dreamjax.parallel import environment
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems.base import GeneratesFromTrials, Run, capability
@@ -53,7 +53,7 @@ class Dreamer:
     def open(cls, run: Run, dtype: str = "float32", attention: str = "auto") -> "Dreamer":
         """Return the system of a run's checkpoint. Raise UserError for one that does not generate from trials."""
         task = capability(run.task, GeneratesFromTrials, "generate images from trials")
-        platform.check_attention(attention, "--attention", "--attention auto")
+        environment.check_attention(attention, "--attention", "--attention auto")
         mesh = meshes.make(MeshConfig())
         model = task.pipeline(run, mesh, dtype=dtype, attention=attention)
         return cls(task, model, task.conditioning(run, mesh), run.config.seed)

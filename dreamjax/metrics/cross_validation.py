@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from dreamjax.errors import UserError
 from dreamjax.metrics import bootstrap, lda
 from dreamjax.metrics.bootstrap import Interval
-from dreamjax.parallel import threads
+from dreamjax.parallel import environment
 
 Features = Float[np.ndarray, "n F"]
 Classes = Int[np.ndarray, "n"]
@@ -39,7 +39,7 @@ def out_of_recording(x: Features, y: Classes, recording: Int[np.ndarray, "n"], f
     out = np.empty((len(y), kinds))
     if len(np.unique(recording)) < 2:
         raise UserError("there is one recording, and each is told by classifiers of the others; give at least two")
-    with threads.single():  # small matrices: threads would wait for each other longer than they compute
+    with environment.single_blas_thread():  # small matrices: threads would wait for each other longer than they compute
         for held in np.unique(recording):
             test = recording == held
             if len(np.unique(y[~test])) < kinds:

@@ -124,7 +124,7 @@ class Vectorised(Task):
         parts["extra"] = state.extra["own"]
         new, metrics = jax.vmap(one)(parts, rows)
         metrics = dict(metrics)
-        good = metrics.pop("finite")[0] > 0
+        good = jnp.greater(metrics.pop("finite")[0], 0)
         new["extra"] = {"own": new["extra"], "refused": state.extra["refused"] + ~good}
         return replace(state, step=state.step + 1, **new), _by_run(metrics, good)
 

@@ -15,13 +15,13 @@ from dreamjax.diffusion import sampling
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems import image_rows
 from dreamjax.training.task import Batch, PyTree
-from dreamjax.weights.loaded import Folders, Part
+from dreamjax.weights.loaded import ComponentSource, LoadedNetwork
 
 SAMPLER, STEPS, GUIDANCE = "ddim", 30, 3.0
 Painter = Callable[[PyTree, Batch], Float[Array, "2 B H W 3"]]  # (U-Net's parameters, rows) → images in [0, 1]
 
 
-def painter(folders: Folders, unet: Part, mesh: Mesh) -> Painter:
+def painter(folders: ComponentSource, unet: LoadedNetwork, mesh: Mesh) -> Painter:
     """A program for a whole run: rows of `mean` and `context` → [decoded latents, images from their captions].
 
     Row i begins with the noise of (seed 0, i), so that images of later steps show the progress and nothing else. The

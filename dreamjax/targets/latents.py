@@ -13,7 +13,7 @@ from dreamjax.signals.datasets.examples import Examples
 from dreamjax.signals.datasets.read_ahead import Rows
 from dreamjax.targets import banks, features, image_folder, images
 from dreamjax.targets.images import ImageConfig
-from dreamjax.weights.loaded import Folders
+from dreamjax.weights.loaded import ComponentSource
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def element(latent: tuple[int, ...], context: tuple[int, ...]) -> dict[str, jax.
 
 
 def open_stream(
-    config: LatentConfig, split: str, folders: Folders, *, seed: int, drop_condition: float = 0.0
+    config: LatentConfig, split: str, folders: ComponentSource, *, seed: int, drop_condition: float = 0.0
 ) -> LatentExamples:
     """Open the images of split "train" (endless, shuffled) or "val" (each once); a missing bank is made.
 
