@@ -46,7 +46,7 @@ def moments(
     """
     versions = 2 if config.flip > 0 else 1
     facts = {
-        "images": _file_facts(entries),
+        "pictures": _file_facts(entries),
         "resolution": config.resolution,
         "resample": config.resample,
         "versions": versions,
@@ -177,7 +177,7 @@ def embeddings(
     """
     folder = hub.resolve(config.path)
     facts = {
-        "images": _file_facts(entries),
+        "pictures": _file_facts(entries),
         "weights": banks.hash_of(folder),  # with the preprocessor's file
         "pooling": config.pooling,
         "layer": config.layer,

@@ -72,7 +72,7 @@ class LatentExamples(Examples):
 
     def read(self, keys: np.ndarray, index: np.ndarray) -> Rows:
         """Return the images `keys`, mirrored and without caption by the draws of the examples `index`."""
-        coins = rng.uniform(self.seed, "image", index, 2)  # the name is part of the key
+        coins = rng.uniform(self.seed, "picture", index, 2)  # the name is part of the key
         mirrored = (coins[:, 0] < self.flip).astype(int)
         mean, log_variance = np.split(self.moments[mirrored, keys], 2, axis=-1)
         caption = np.where(coins[:, 1] < self.drop_condition, 0, self.caption[keys])
