@@ -27,7 +27,7 @@ KINDS = ("start", "compile", "input", "step", "checkpoint", "evaluation", "lost"
 EVERY_S = 10.0  # how old the file is at most, and so what a kill leaves unknown
 
 
-class Attempt(TypedDict):
+class RunAttempt(TypedDict):
     """One attempt: when it ran (UNIX time), which steps it took, and its seconds by kind."""
 
     began: float
@@ -107,11 +107,11 @@ class Ledger:
         done = self._step - self._from
         return self._seconds["step"] / done if done > 0 else 0.0
 
-    def attempts(self) -> list[Attempt]:
+    def attempts(self) -> list[RunAttempt]:
         """Return the attempts of the file, and this one so far."""
         self._settle()
         seconds = {kind: round(value, 3) for kind, value in self._seconds.items() if value}
-        current: Attempt = {
+        current: RunAttempt = {
             "began": round(self._began, 3),
             "ended": round(time.time(), 3),
             "from_step": self._from,
@@ -128,7 +128,7 @@ class Ledger:
                 atomic.write_text(self.path, json.dumps({"attempts": self.attempts()}, indent=1))
 
 
-def read(path: epath.PathLike) -> list[Attempt]:
+def read(path: epath.PathLike) -> list[RunAttempt]:
     """Return the attempts of a file; none where it is missing or damaged."""
     path = epath.Path(path)
     try:
@@ -140,7 +140,7 @@ def read(path: epath.PathLike) -> list[Attempt]:
     return attempts
 
 
-def summary(attempts: Sequence[Attempt]) -> GoodputSummary:
+def summary(attempts: Sequence[RunAttempt]) -> GoodputSummary:
     """Summarise all attempts together."""
     seconds = dict.fromkeys(KINDS, 0.0)
     for attempt in attempts:
