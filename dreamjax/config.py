@@ -17,18 +17,16 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from dreamjax.errors import UserError, nearest
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 T = TypeVar("T")
 Type = Any  # a type of a dataclass field: a class, a union, a Literal, list[…] and so on
-Schema = type[Any]  # a config dataclass
+Schema = Any  # a config dataclass
+Instance = Any  # of a config dataclass
 
 
 # ---------------------------------------------------------------------------------------------------- values and types
@@ -140,7 +138,7 @@ def keys_of(cls: Schema, prefix: str = "") -> list[str]:
     return keys
 
 
-def to_config_dict(instance: "DataclassInstance") -> ConfigDict:
+def to_config_dict(instance: Instance) -> ConfigDict:
     """Return a locked ConfigDict with the fields of a dataclass instance, nested."""
     values = {}
     for f in dataclasses.fields(instance):
@@ -154,7 +152,7 @@ def to_config_dict(instance: "DataclassInstance") -> ConfigDict:
     return config.lock()
 
 
-def preset(name: str, presets: Mapping[str, "DataclassInstance"]) -> ConfigDict:
+def preset(name: str, presets: Mapping[str, Instance]) -> ConfigDict:
     """Return a preset by name, as an editable config. Raise UserError for an unknown name."""
     if name not in presets:
         guess = nearest(name, list(presets))
@@ -317,11 +315,11 @@ def _failed(path: Path, problem: Exception) -> UserError:
     return UserError(f"{at}: {type(problem).__name__}{f': {text}' if text else ''}")
 
 
-def dump(config: "DataclassInstance") -> str:
+def dump(config: Instance) -> str:
     """Return a dataclass config as sorted `key = value` lines: the text of the golden snapshots."""
     flat: dict[str, object] = {}
 
-    def walk(value: "DataclassInstance", prefix: str) -> None:
+    def walk(value: Instance, prefix: str) -> None:
         for f in dataclasses.fields(value):
             item = getattr(value, f.name)
             if dataclasses.is_dataclass(item):
@@ -333,7 +331,7 @@ def dump(config: "DataclassInstance") -> str:
     return "".join(f"{key} = {flat[key]!r}\n" for key in sorted(flat))
 
 
-def to_json(config: "DataclassInstance") -> str:
+def to_json(config: Instance) -> str:
     """Return a dataclass config as JSON (what a checkpoint keeps)."""
     return json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
 

@@ -22,7 +22,7 @@ RematPolicy = tuple[Remat, tuple[str, ...]]  # and the names for "names"
 REMAT_NAMES = ("qkv", "attention", "hidden")  # names of a block's activations, for remat="names"
 Gate = Literal["none", "first", "second"]
 M = TypeVar("M", bound=nnx.Module)
-F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T")
 
 
 class SelfAttention(nnx.Module):
@@ -154,7 +154,7 @@ def stack(depth: int, rngs: Keys, make: Callable[[Keys], M]) -> M:
     return build(jax.random.split(rngs.params(), depth))
 
 
-def rematerialise(function: F, remat: Remat, names: tuple[str, ...]) -> F:
+def rematerialise(function: Callable[..., T], remat: Remat, names: tuple[str, ...]) -> Callable[..., T]:
     """Return `function` that keeps for the backward pass all values, none, matrix products, or the named ones."""
     if remat == "none":
         return function
