@@ -31,11 +31,11 @@ def batch_of(sizes: models.Sizes) -> dict[str, np.ndarray]:
 
 
 def dreamjax_work(sizes: models.Sizes, *, remat: str) -> dict[str, Any]:
-    from dreamjax.runs.components import Ingredients
+    from dreamjax.runs.components import Components
     from dreamjax.systems.text_to_image import TextToImage, TextToImageConfig, UNetModelConfig
 
     class Sized(TextToImage):
-        parts = Ingredients(architecture=sizes.parts)  # also of sizes that have no name
+        parts = Components(architecture=sizes.parts)  # also of sizes that have no name
 
     config = TextToImageConfig(model=UNetModelConfig(start="random", dtype=sizes.dtype, remat=remat))
 

@@ -101,11 +101,11 @@ def _halved(x: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------ dreamjax
 def task_of(sizes: Sizes) -> Any:
     """The real Task, of sizes that need no name."""
-    from dreamjax.runs.components import Ingredients
+    from dreamjax.runs.components import Components
     from dreamjax.systems.dreamdiffusion import DreamDiffusion
 
     class Sized(DreamDiffusion):
-        parts = Ingredients(architecture=sizes.parts)
+        parts = Components(architecture=sizes.parts)
         embedding_dim = sizes.projection
 
     return Sized(sizes.config)

@@ -209,7 +209,7 @@ class Model:
         system = capability(self.run.task, Embeds, "encode signals")
         batches = self._batches(system.signal, x, sfreq, ch_names, split)
         parts = [jax.tree.map(np.asarray, self._embed(self.run.params, b["signal"], b["valid"])) for b in batches]
-        return Embedding(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
     def reconstruct(
         self,

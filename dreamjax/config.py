@@ -1,8 +1,8 @@
 """Config files ⇄ frozen dataclasses, and overrides typed by the dataclass field.
 
-A config file is Python with one function, `get_config(**arguments) -> ml_collections.ConfigDict`. Its ConfigDict comes
-from a dataclass (`to_config_dict`) and goes back to it (`to_dataclass`), so that the dataclass is the one list of keys,
-types and defaults: an unknown key names the nearest real one, a wrong type names the accepted one.
+A config file is Python with one function, `get_config(**arguments) -> ml_collections.ConfigDict`. Its ConfigDict is
+made from a dataclass (`to_config_dict`) and converted back to it (`to_dataclass`), so that the dataclass is the only
+list of keys, types and defaults: errors name the nearest key, or the accepted type.
 """
 
 import copy
@@ -24,11 +24,14 @@ from ml_collections import ConfigDict
 from dreamjax.errors import UserError, nearest
 
 T = TypeVar("T")
+Type = Any  # a type of a dataclass field: a class, a union, a Literal, list[…] and so on
+Schema = Any  # a config dataclass
+Instance = Any  # of a config dataclass
 
 
 # ---------------------------------------------------------------------------------------------------- values and types
-def type_name(kind: Any) -> str:
-    """A type as a user would say it: `float`, `int or None`, `one of 'random', 'block'`, `list of int`."""
+def type_name(kind: Type) -> str:
+    """Return a type in the words of messages: `float`, `int or None`, `one of 'random', 'block'`, `list of int`."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(a) for a in args)
@@ -43,7 +46,7 @@ def type_name(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def _parse_scalar(text: str, kind: Any) -> Any:
+def _parse_scalar(text: str, kind: Type) -> object:
     if kind is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         return words[text.lower()]
@@ -63,13 +66,11 @@ def _parse_scalar(text: str, kind: Any) -> Any:
     raise TypeError(kind)
 
 
-def parse(text: str, kind: Any) -> Any:
-    """`text` from a command line as a `kind`. Raises a ValueError, KeyError or TypeError."""
+def parse(text: str, kind: Type) -> Any:
+    """Return `text` from a command line as a `kind`. Raise ValueError, KeyError or TypeError."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
-        if text not in (found := {str(a): a for a in args}):
-            raise ValueError(text)
-        return found[text]
+        return {str(a): a for a in args}[text]
     if origin in (typing.Union, types.UnionType):
         for candidate in sorted(args, key=lambda a: a is not type(None)):  # None first: "none" is also a str
             try:
@@ -86,8 +87,8 @@ def parse(text: str, kind: Any) -> Any:
     return _parse_scalar(text, kind)
 
 
-def _check(value: Any, kind: Any, where: str, source: str) -> Any:
-    """`value` from a config file as a `kind`; lists become tuples, and whole numbers floats where a float is wanted."""
+def _check(value: object, kind: Type, where: str, source: str) -> object:
+    """Return `value` from a config file as a `kind`; lists become tuples, and whole numbers floats where needed."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         for candidate in args:
@@ -117,18 +118,18 @@ def _check(value: Any, kind: Any, where: str, source: str) -> Any:
             return None
     elif isinstance(value, kind):
         return value
-    raise UserError(f"{source}: {where} is {value!r}, but it takes {type_name(kind)}")
+    raise UserError(f"{source}: {where} is {value!r}, but it must be {type_name(kind)}")
 
 
 # --------------------------------------------------------------------------------------------- ConfigDict ⇄ dataclass
-def fields_of(cls: Any) -> dict[str, Any]:
-    """Field name → resolved type."""
+def fields_of(cls: Schema) -> dict[str, Type]:
+    """Return field name → resolved type."""
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
-def keys_of(cls: Any, prefix: str = "") -> list[str]:
-    """Every dotted key of a dataclass, nested ones included."""
+def keys_of(cls: Schema, prefix: str = "") -> list[str]:
+    """Return every dotted key of a dataclass, nested ones included."""
     keys = []
     for name, kind in fields_of(cls).items():
         keys.append(prefix + name)
@@ -137,8 +138,8 @@ def keys_of(cls: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def to_config_dict(instance: Any) -> ConfigDict:
-    """A locked ConfigDict with the fields of a dataclass instance, nested."""
+def to_config_dict(instance: Instance) -> ConfigDict:
+    """Return a locked ConfigDict with the fields of a dataclass instance, nested."""
     values = {}
     for f in dataclasses.fields(instance):
         value = getattr(instance, f.name)
@@ -151,22 +152,22 @@ def to_config_dict(instance: Any) -> ConfigDict:
     return config.lock()
 
 
-def preset(name: str, presets: Mapping[str, Any]) -> ConfigDict:
-    """A shipped setting by its name, to change and to load. Raises UserError for an unknown name."""
+def preset(name: str, presets: Mapping[str, Instance]) -> ConfigDict:
+    """Return a preset by name, as an editable config. Raise UserError for an unknown name."""
     if name not in presets:
         guess = nearest(name, list(presets))
-        raise UserError(f"there is no preset {name}; did you mean {guess or ', '.join(presets)}?")
+        raise UserError(f"unknown preset {name}; did you mean {guess or ', '.join(presets)}?")
     return to_config_dict(presets[name])
 
 
 def check_seed(name: str, seed: int | None) -> None:
-    """Raises ValueError for a seed that JAX's keys and NumPy's generators do not both take."""
+    """Raise ValueError for a seed that is not valid for both JAX's keys and NumPy's generators."""
     if seed is not None and not 0 <= seed < 2**31:
-        raise ValueError(f"{name} is {seed}, but it lies from 0 to {2**31 - 1}")
+        raise ValueError(f"{name} is {seed}, but it must lie from 0 to {2**31 - 1}")
 
 
 def to_dataclass(cls: type[T], config: ConfigDict, source: str = "config", prefix: str = "") -> T:
-    """The frozen dataclass that a ConfigDict describes. Raises UserError for an unknown key or a wrong type."""
+    """Return the frozen dataclass of a ConfigDict. Raise UserError for an unknown key or a wrong type."""
     hints = fields_of(cls)
     values = {}
     for name in config:
@@ -191,9 +192,9 @@ def _unknown_key(key: str, keys: list[str], source: str) -> UserError:
     return UserError(f"{source} has no key {key}{hint}")
 
 
-def kind_of(cls: Any, key: str, source: str) -> Any:
-    """The type of a dotted key. Raises UserError for one that is not there, naming the nearest."""
-    kind: Any = cls
+def kind_of(cls: Schema, key: str, source: str) -> Type:
+    """Return the type of a dotted key. Raise UserError for an unknown key, naming the nearest."""
+    kind: Type = cls
     for part in key.split("."):
         hints = fields_of(kind) if dataclasses.is_dataclass(kind) else {}
         if part not in hints:
@@ -202,14 +203,14 @@ def kind_of(cls: Any, key: str, source: str) -> Any:
     return kind
 
 
-def put(cls: Any, config: ConfigDict, key: str, value: Any, source: str) -> None:
+def put(cls: Schema, config: ConfigDict, key: str, value: object, source: str) -> None:
     """Set `config.key` to a value of a config file, checked against the field of `cls`."""
     checked = _check(value, kind_of(cls, key, source), key, source)
     with config.unlocked():
         config.update_from_flattened_dict({key: checked})
 
 
-def override(cls: Any, config: ConfigDict, key: str, text: str, source: str = "config") -> None:
+def override(cls: Schema, config: ConfigDict, key: str, text: str, source: str = "config") -> None:
     """Set `config.key` from the text of `--config.key=text`, typed by the field of `cls`."""
     kind = kind_of(cls, key, f"--config.{key}={text}: {source}")
     if dataclasses.is_dataclass(kind):
@@ -217,41 +218,41 @@ def override(cls: Any, config: ConfigDict, key: str, text: str, source: str = "c
     try:
         value = parse(text, kind)
     except (ValueError, KeyError, TypeError) as problem:
-        raise UserError(f"--config.{key}={text}: {key} takes {type_name(kind)}") from problem
+        raise UserError(f"--config.{key}={text}: {key} must be {type_name(kind)}") from problem
     with config.unlocked():
         config.update_from_flattened_dict({key: value})
 
 
 # ------------------------------------------------------------------------------------------------------- config files
 def load(spec: str, overrides: Sequence[tuple[str, str]], schema: Callable[[ConfigDict, str], type[T]]) -> T:
-    """The config of `spec` = `FILE.py` or `FILE.py:argument=value,…`, with `overrides` = [(dotted key, text)] applied.
+    """Return the config of `spec` = `FILE.py` or `FILE.py:argument=value,…` with `overrides` = [(dotted key, text)].
 
-    `schema(config, source)` says which dataclass describes the file's ConfigDict. Raises UserError for every mistake,
-    which names the override that brought it, or the file where none did.
+    `schema(config, source)` returns the dataclass of the file's ConfigDict. Raises UserError, naming the override that
+    caused the error, or the file.
     """
     path, config = spec.partition(":")[0], read(spec)
     with config.unlocked():
         _rename(config)
     cls = schema(config, path)
-    origin = {_mistake(cls, config): spec}
+    origin = {_error_of(cls, config): spec}
     for key, text in overrides:
         override(cls, config, key, text, path)
-        origin.setdefault(_mistake(cls, config), f"--config.{key}={text}")
-    return to_dataclass(cls, config, origin[_mistake(cls, config)])
+        origin.setdefault(_error_of(cls, config), f"--config.{key}={text}")
+    return to_dataclass(cls, config, origin[_error_of(cls, config)])
 
 
 def read(spec: str) -> ConfigDict:
-    """What `FILE.py` or `FILE.py:argument=value,…` returns, not looked at. Raises UserError for a file that fails."""
+    """Return what `FILE.py` or `FILE.py:argument=value,…` returns, unchecked. Raise UserError for a file that fails."""
     path, _, arguments = spec.partition(":")
     return _call_get_config(Path(path), arguments)
 
 
-def _mistake(cls: Any, config: ConfigDict) -> str:
-    """What is wrong with a config as it stands; empty where nothing is."""
+def _error_of(cls: Schema, config: ConfigDict) -> str:
+    """Return the error of a config; empty where it is valid."""
     try:
         to_dataclass(cls, config)
-    except UserError as mistake:
-        return str(mistake)
+    except UserError as problem:
+        return str(problem)
     return ""
 
 
@@ -260,20 +261,20 @@ def _call_get_config(path: Path, arguments: str) -> ConfigDict:
         raise UserError(f"{path}: no such config file")
     module_spec = importlib.util.spec_from_file_location(f"dreamjax_config_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
-        raise UserError(f"{path}: a config is a Python file with get_config()")
+        raise UserError(f"{path}: a config must be a Python file with get_config()")
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
     except SyntaxError as problem:
         raise UserError(f"{path}: line {problem.lineno} is not Python ({problem.msg})") from problem
-    except Exception as problem:  # whatever a user's file does wrong
+    except Exception as problem:  # any error in a user's file
         raise _failed(path, problem) from problem
     function = getattr(module, "get_config", None)
     if function is None:
-        raise UserError(f"{path}: a config file defines get_config(), and this one does not")
+        raise UserError(f"{path}: a config file must define get_config(), and this one does not")
     try:
         parameters = inspect.signature(function, eval_str=True).parameters
-    except Exception as problem:  # an annotation that does not evaluate, or no function
+    except Exception as problem:  # an annotation that does not evaluate, or not a function
         raise _failed(path, problem) from problem
     values = {}
     for part in filter(None, arguments.split(",")):
@@ -285,25 +286,27 @@ def _call_get_config(path: Path, arguments: str) -> ConfigDict:
         try:
             values[name] = parse(text, parameters[name].annotation)
         except (ValueError, KeyError, TypeError) as problem:
-            raise UserError(f"{path}:{name}={text}: {name} takes {type_name(parameters[name].annotation)}") from problem
+            raise UserError(
+                f"{path}:{name}={text}: {name} must be {type_name(parameters[name].annotation)}"
+            ) from problem
     try:
-        found = function(**values)
+        config = function(**values)
     except (AttributeError, KeyError) as problem:  # a locked ConfigDict's message, which is many lines long
         unknown = re.search(r"Key \W*(\w+)\W* does not exist", str(problem))
         meant = re.search(r"Did you mean \W*(\w+)", str(problem))
         if unknown is None:
             raise _failed(path, problem) from problem
         hint = f"; did you mean {meant[1]}?" if meant else ""
-        raise UserError(f"{path} sets the key {unknown[1]}, which is not there{hint}") from problem
+        raise UserError(f"{path} sets the unknown key {unknown[1]}{hint}") from problem
     except Exception as problem:
         raise _failed(path, problem) from problem
-    if not isinstance(found, ConfigDict):
-        raise UserError(f"{path}: get_config() returns a {type(found).__name__}, but it should return a ConfigDict")
-    return found
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returns a {type(config).__name__}, but it must return a ConfigDict")
+    return config
 
 
 def _failed(path: Path, problem: Exception) -> UserError:
-    """One sentence for what a user's config file raised: the file, its line, the error."""
+    """Return one sentence for what a user's config file raised: the file, its line, the error."""
     if isinstance(problem, UserError):
         return problem
     lines = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename == str(path)]
@@ -312,11 +315,11 @@ def _failed(path: Path, problem: Exception) -> UserError:
     return UserError(f"{at}: {type(problem).__name__}{f': {text}' if text else ''}")
 
 
-def dump(config: Any) -> str:
-    """A dataclass config as sorted `key = value` lines: the text of the golden snapshots."""
-    flat: dict[str, Any] = {}
+def dump(config: Instance) -> str:
+    """Return a dataclass config as sorted `key = value` lines: the text of the golden snapshots."""
+    flat: dict[str, object] = {}
 
-    def walk(value: Any, prefix: str) -> None:
+    def walk(value: Instance, prefix: str) -> None:
         for f in dataclasses.fields(value):
             item = getattr(value, f.name)
             if dataclasses.is_dataclass(item):
@@ -328,12 +331,12 @@ def dump(config: Any) -> str:
     return "".join(f"{key} = {flat[key]!r}\n" for key in sorted(flat))
 
 
-def to_json(config: Any) -> str:
-    """A dataclass config as JSON (what a checkpoint keeps)."""
+def to_json(config: Instance) -> str:
+    """Return a dataclass config as JSON (what a checkpoint keeps)."""
     return json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
 
 
-FILE = '''"""{told}
+FILE = '''"""{title}
 
     dreamjax train --config {path} --workdir RUN
 """
@@ -344,7 +347,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """All of it; change what you like by --config.KEY=VALUE."""
+    """Return the whole config; change it with --config.KEY=VALUE."""
     return ConfigDict(json.loads(CONFIG))
 
 
@@ -354,37 +357,37 @@ CONFIG = r"""
 '''
 
 
-def as_file(config: Mapping[str, Any], told: str, path: str) -> str:
-    """A config file that `load` reads, of a config's JSON; `told`: the beginning of its docstring."""
+def as_file(config: Mapping[str, object], title: str, path: str) -> str:
+    """Return a config file that `load` reads, of a config's JSON; `title`: the beginning of its docstring."""
     text = json.dumps(config, indent=1)
     assert '"""' not in text, "JSON escapes every quote within a string"
-    return FILE.format(told=told.replace("\\", "/").replace('"""', "'"), path=path, config=text)
+    return FILE.format(title=title.replace("\\", "/").replace('"""', "'"), path=path, config=text)
 
 
 def from_json(cls: type[T], text: str, source: str = "config") -> T:
-    """The inverse of `to_json`; also reads the keys and values of earlier versions."""
+    """Return the config of a JSON text (see `to_json`), also one with the keys and values of earlier versions."""
     return to_dataclass(cls, ConfigDict(migrated(json.loads(text)), convert_dict=True), source)
 
 
-# (dotted key, value) in the config.json of a run written before 0.2 → the same today; value None stands for any
+# (dotted key, value) in the config.json of a run written before 0.2 → the same today; the value None means any
 RENAMED: dict[tuple[str, Any], tuple[str, Any]] = {
     ("train.picture_every", None): ("train.image_every", None),
     ("target.splits", "pictures"): ("target.splits", "images"),
 }
 
 
-def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a run's config.json with today's keys and values, whichever version wrote it."""
+def migrated(stored: Mapping[str, object]) -> dict[str, Any]:
+    """Return a run's config.json with today's keys and values, whichever version wrote it."""
     config: Any = copy.deepcopy(stored)
     _rename(config)
     return config
 
 
-def _rename(config: Any) -> None:
+def _rename(config: dict[str, Any] | ConfigDict) -> None:
     """Replace the keys and values of earlier versions in nested dicts or ConfigDicts, in place."""
     for (old, value), (new, replacement) in RENAMED.items():
         *groups, key = old.split(".")
-        part = config
+        part: Any = config
         for group in groups:
             part = part[group] if isinstance(part, (dict, ConfigDict)) and group in part else {}
         if isinstance(part, (dict, ConfigDict)) and key in part and (value is None or part[key] == value):

@@ -1,4 +1,4 @@
-"""What a person sees while a verb runs: progress bars on a terminal, plain lines elsewhere; always on stderr.
+"""Progress bars on a terminal, plain lines elsewhere; always on stderr.
 
 Results go to stdout (see `cli`), so `dreamjax VERB --json | jq` works while bars run.
 """
@@ -8,7 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 log = logging.getLogger("dreamjax")
 
@@ -16,11 +19,13 @@ PLAIN_EVERY_S = 10.0  # elsewhere than on a terminal: one line per this many sec
 
 
 def counted(n: int, noun: str, plural: str = "") -> str:
-    """`1 image`, `1,200 images`."""
+    """Return `1 image`, `1,200 images`."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 class Bar(Protocol):
+    """A progress bar."""
+
     def advance(self, n: float = 1, note: str = "") -> None: ...
 
 
@@ -45,7 +50,7 @@ class _PlainBar:
 
 
 class _RichBar:
-    def __init__(self, progress, task):  # type: ignore[no-untyped-def]
+    def __init__(self, progress: "Progress", task: "TaskID"):
         self.progress, self.task = progress, task
 
     def advance(self, n: float = 1, note: str = "") -> None:
@@ -54,7 +59,7 @@ class _RichBar:
 
 @contextmanager
 def progress(description: str, total: float | None = None) -> Iterator[Bar]:
-    """A bar over `total` units: `with progress("prepare", len(files)) as bar: ... bar.advance(1, note="…")`."""
+    """Show a bar over `total` units: `with progress("prepare", len(files)) as bar: ... bar.advance(1, note="…")`."""
     if not sys.stderr.isatty():
         bar = _PlainBar(description, total)
         yield bar
@@ -83,7 +88,7 @@ def progress(description: str, total: float | None = None) -> Iterator[Bar]:
 
 
 def configure_logging(verbose: bool = False) -> None:
-    """dreamjax's own messages on stderr, one line each; the chatter of the libraries below only with `verbose`."""
+    """Show dreamjax's messages on stderr, one line each; those of other libraries only with `verbose`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers[:] = [handler]

@@ -54,4 +54,4 @@ class EncoderFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"{len(X)} trials gave {len(features.pooled)} windows; give trials of one window's length that pass "
                 "quality control"
             )
-        return features.pooled if self.pool == "mean" else features.tokens.reshape(len(X), -1)
+        return np.asarray(features.pooled if self.pool == "mean" else features.tokens.reshape(len(X), -1))

@@ -258,7 +258,7 @@ def test_parser_errors_are_user_errors():
         (["generate", "--model", "m", "--prompt", "a", "--out", "x", "--init-image", ""], "--init-image is empty"),
         (
             ["simulate", "--out", "{folder}/notes.txt/x", "--subjects", "1", "--minutes", "0.2"],
-            "notes.txt is not a folder; name another place",
+            "notes.txt is not a folder; choose another path",
         ),
         (["inspect", "--devices", "0"], "--devices"),
         (["evaluate", "{folder}", "--with-reconstruction"], "add --probe"),

@@ -22,7 +22,7 @@ def test_a_shipped_config_means_what_its_snapshot_says(path):
     assert golden.render(path) == golden.snapshot_path(path).read_text(encoding="utf-8"), "make golden rewrites it"
 
 
-def test_no_snapshot_without_its_config():
+def test_every_snapshot_has_a_config():
     assert {p.name for p in golden.FOLDER.glob("*.txt")} == {golden.snapshot_path(p).name for p in golden.shipped()}
 
 
@@ -70,12 +70,12 @@ def test_a_config_survives_json():
         ("optm.learning_rate", "1", "did you mean optim.learning_rate?"),
         ("sede", "1", "did you mean seed?"),
         ("ratio", "1", "did you mean mask.ratio?"),
-        ("train.steps", "many", "train.steps takes int"),
-        ("train.steps", "1.5", "train.steps takes int"),
-        ("optim.learning_rate", "fast", "optim.learning_rate takes float"),
-        ("mask.kind", "checker", "mask.kind takes one of 'random', 'block', 'channel'"),
-        ("model.scan_layers", "maybe", "model.scan_layers takes bool"),
-        ("train.steps", "1e999", "train.steps takes int"),
+        ("train.steps", "many", "train.steps must be int"),
+        ("train.steps", "1.5", "train.steps must be int"),
+        ("optim.learning_rate", "fast", "optim.learning_rate must be float"),
+        ("mask.kind", "checker", "mask.kind must be one of 'random', 'block', 'channel'"),
+        ("model.scan_layers", "maybe", "model.scan_layers must be bool"),
+        ("train.steps", "1e999", "train.steps must be int"),
         ("train", "1", "--config.train is a group of keys"),
         ("model.heads", "5", "model.dim is 64, but it must be even and divide by model.heads = 5"),
         ("model.patch", "5", "data.samples is 512, but it must divide by model.patch = 5"),
@@ -107,7 +107,7 @@ def test_a_config_survives_json():
         ("train.steps", "0", "must be at least 1"),
     ],
 )
-def test_a_mistake_is_one_sentence(key, text, sentence):
+def test_reports_invalid_settings(key, text, sentence):
     with pytest.raises(UserError) as mistake:
         load((key, text))
     assert sentence in str(mistake.value)
@@ -124,13 +124,13 @@ def test_a_mistake_is_one_sentence(key, text, sentence):
         ([("optim.clip", "none"), ("train.steps", "-1"), ("seed", "3")], f"{TINY}:steps=0: train.steps"),
     ],
 )
-def test_a_mistake_names_the_override_that_brought_it_or_the_file(overrides, place):
+def test_an_error_names_the_override_or_the_file(overrides, place):
     with pytest.raises(UserError) as mistake:
         load(*overrides, spec=place.partition(": ")[0] if place.startswith(TINY) else TINY)
     assert str(mistake.value).startswith(place)
 
 
-def test_an_override_mends_what_is_wrong_in_the_file():
+def test_an_override_fixes_an_error_of_the_file():
     assert load(("train.steps", "5"), spec=f"{TINY}:steps=0").train.steps == 5
 
 
@@ -138,22 +138,22 @@ def test_an_override_mends_what_is_wrong_in_the_file():
     ("spec", "sentence"),
     [
         ("{tiny}:stesp=3", "did you mean steps?"),
-        ("{tiny}:steps=few", "steps takes int or None"),
+        ("{tiny}:steps=few", "steps must be int or None"),
         ("nowhere.py", "no such config file"),
         ("{folder}/syntax.py", "line 1 is not Python"),
         ("{folder}/empty.py", "get_config()"),
         ("{folder}/typo.py", "did you mean"),
         ("{folder}/nested.py", "has no key optim.learning_rat; did you mean optim.learning_rate?"),
-        ("{folder}/wrong.py", "optim.learning_rate is 'x', but it takes float"),
+        ("{folder}/wrong.py", "optim.learning_rate is 'x', but it must be float"),
         ("{folder}/stranger.py", "unknown system 'masked_pretrainin'; did you mean masked_pretraining?"),
         ("{folder}/name.py", "name.py, line 4: NameError: name 'Configg' is not defined"),
         ("{folder}/imports.py", "imports.py, line 1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
         ("{folder}/zero.py", "zero.py, line 2: ZeroDivisionError"),
         ("{folder}/annotated.py", "annotated.py"),
-        ("{folder}/nothing.py", "get_config() returns a NoneType, but it should return a ConfigDict"),
+        ("{folder}/nothing.py", "get_config() returns a NoneType, but it must return a ConfigDict"),
     ],
 )
-def test_a_mistake_in_a_file_is_one_sentence(tmp_path, spec, sentence):
+def test_reports_errors_in_a_config_file(tmp_path, spec, sentence):
     top = "from dreamjax.systems.masked_presets import preset\ndef get_config():\n    c = preset('tiny')\n"
     bodies = {
         "syntax": "def get_config(:\n",
@@ -176,7 +176,7 @@ def test_a_mistake_in_a_file_is_one_sentence(tmp_path, spec, sentence):
     assert "\n" not in str(mistake.value)
 
 
-def test_the_command_exits_with_2_and_the_sentence(capsys):
+def test_the_command_exits_with_2_and_the_message(capsys):
     assert main(["inspect", "--config", TINY, "--config.mask.raito=0.5"]) == 2
     out, err = capsys.readouterr()
     assert not out

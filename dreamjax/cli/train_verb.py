@@ -34,7 +34,7 @@ def render(result: dict[str, Any]) -> str:
     for split in ("train", "val"):
         if split in result:
             lines.append(f"{split}: " + ", ".join(f"{name} {value:.5g}" for name, value in result[split].items()))
-    lines.append(f"time: {goodput.told(result['time'])}")
+    lines.append(f"time: {goodput.one_line(result['time'])}")
     counted = {"steps left out": result["guard"]["skipped"], "rollbacks": result["guard"]["rollbacks"]}
     counted["saves that failed"] = result["failed_saves"]
     if problems := ", ".join(f"{count} {name}" for name, count in counted.items() if count):

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: further along the way from the unconditional prediction to the conditional one.
+"""Classifier-free guidance: extrapolate from the unconditional prediction to the conditional one.
 
     ε̂ = ε(∅) + w (ε(c) - ε(∅))                                  (Ho & Salimans, arXiv 2207.12598, with w = 1 + theirs)
 
@@ -8,27 +8,27 @@ Rescaled, against overexposure at large w, over all but the image's axis (Lin et
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dreamjax.diffusion.sampling import Predict
+from dreamjax.parallel.tree_paths import PyTree
 
 # predict(x, t, condition) → output; the condition is a pytree whose leaves have the images as leading axis
-ConditionalPredict = Callable[[Float[Array, "B ..."], Float[Array, ""], Any], Float[Array, "B ..."]]
+ConditionalPredict = Callable[[Float[Array, "B ..."], Float[Array, ""], PyTree], Float[Array, "B ..."]]
 PerImage = float | Float[Array, ""] | Float[Array, "B"]
 
 
 def guided(
     predict: ConditionalPredict,
-    conditional: Any,
-    unconditional: Any,
+    conditional: PyTree,
+    unconditional: PyTree,
     scale: PerImage,
     rescale: PerImage | None = None,
 ) -> Predict:
-    """`predict` under guidance w = `scale`, both halves in one batch of 2 B.
+    """Return `predict` with guidance w = `scale`, both halves in one batch of 2 B.
 
     Leaves of `unconditional` are broadcast over the images. `scale` and `rescale` (φ; None: none) may be traced, and
     may differ from image to image. The two halves of an image lie side by side, so that a batch that is split over
@@ -48,7 +48,7 @@ def guided(
 def rescaled(
     mixed: Float[Array, "B ..."], conditional: Float[Array, "B ..."], rescale: PerImage
 ) -> Float[Array, "B ..."]:
-    """The guided prediction with, to the share φ = `rescale`, each image's standard deviation of the conditional."""
+    """Return the guided prediction with, to the share φ = `rescale`, the conditional's standard deviation per image."""
     axes = tuple(range(1, mixed.ndim))
     ratio = conditional.std(axes, ddof=1, keepdims=True) / mixed.std(axes, ddof=1, keepdims=True)
     share = _per_image(rescale, mixed)
@@ -56,7 +56,7 @@ def rescaled(
 
 
 def _side_by_side(first: Array, second: Array) -> Array:
-    """(2 B, ...): first 0, second 0, first 1, second 1, …"""
+    """Return (2 B, ...): first 0, second 0, first 1, second 1, …"""
     pair = jnp.stack([jnp.broadcast_to(first, second.shape), second], axis=1)
     return pair.reshape(-1, *second.shape[1:])
 

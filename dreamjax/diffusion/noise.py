@@ -20,7 +20,7 @@ def draw(
     shape: Sequence[int],
     step: int | Int[Array, ""] = 0,
 ) -> Float[Array, "B ..."]:
-    """Standard normal float32 of `shape` for each image. Everything but `purpose` and `shape` may be traced.
+    """Return standard normal float32 of `shape` for each image. Everything but `purpose` and `shape` may be traced.
 
     Purposes in use: "start" (the noise that an image begins as), "step" (what a stochastic sampler adds).
     """

@@ -1,4 +1,4 @@
-"""`scheduler_config.json` of a diffusers pipeline → NoiseSchedule.
+"""Read the `scheduler_config.json` of a diffusers pipeline into a NoiseSchedule.
 
 A key that the file leaves out has the default of the file's own scheduler class, or, where that depends on the sampler
 (`timestep_spacing`, `set_alpha_to_one`), of the sampler that is used in the end, as in diffusers. Keys that change
@@ -37,7 +37,7 @@ _KIND_OF_FIELD: dict[str, type] = {
 }
 
 # the values of other keys that mean what is built here
-_BUILT: dict[str, tuple[Any, ...]] = {
+_BUILT: dict[str, tuple[object, ...]] = {
     "thresholding": (False,),
     "skip_prk_steps": (True,),
     "algorithm_type": ("dpmsolver++",),
@@ -60,8 +60,11 @@ _BUILT: dict[str, tuple[Any, ...]] = {
 }
 
 
-def from_json(config: Mapping[str, Any]) -> NoiseSchedule:
-    """The schedule of a parsed `scheduler_config.json`, its class as `sampler`. Raises UserError naming the field."""
+def from_json(config: Mapping[str, object]) -> NoiseSchedule:
+    """Return the schedule of a parsed `scheduler_config.json`, its class as `sampler`.
+
+    Raises UserError, naming the field, for a value that is not supported.
+    """
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in SAMPLER_OF_CLASS:
         raise _refused("_class_name", name, tuple(SAMPLER_OF_CLASS))
@@ -74,7 +77,7 @@ def from_json(config: Mapping[str, Any]) -> NoiseSchedule:
     if sampler == "plms" and not config.get("skip_prk_steps"):  # diffusers' default is false
         raise _refused("skip_prk_steps", config.get("skip_prk_steps", False), (True,))
 
-    given = {field: config[field] for field in _KIND_OF_FIELD if config.get(field) is not None}
+    given: dict[str, Any] = {field: config[field] for field in _KIND_OF_FIELD if config.get(field) is not None}
     for field, value in given.items():
         kind = _KIND_OF_FIELD[field]
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
@@ -96,8 +99,8 @@ def from_json(config: Mapping[str, Any]) -> NoiseSchedule:
         raise UserError(f"scheduler_config.json: {problem}") from problem
 
 
-def _refused(field: str, value: Any, built: tuple[Any, ...]) -> UserError:
+def _refused(field: str, value: object, built: tuple[object, ...]) -> UserError:
     near = nearest(value, [b for b in built if isinstance(b, str)]) if isinstance(value, str) else None
-    hint = f"; the nearest that is built is {near!r}" if near and len(built) > 1 else ""
+    hint = f"; did you mean {near!r}?" if near and len(built) > 1 else ""
     supported = ", ".join(b if isinstance(b, str) else repr(b).lower() for b in built)
-    return UserError(f"scheduler_config.json: {field} is {value!r}, but samplers are built for {supported}{hint}")
+    return UserError(f"scheduler_config.json: {field} is {value!r}, but it must be one of {supported}{hint}")

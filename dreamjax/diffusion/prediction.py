@@ -1,4 +1,4 @@
-"""What the network predicts: the noise, the image, or v; one from the other, and as a target of training.
+"""The kinds of prediction of a network (noise, image or v): conversions, and training targets.
 
 With x_t = a x_0 + s ε, a = √ᾱ_t, s = √(1 - ᾱ_t):
 
@@ -10,18 +10,20 @@ so that x_0 = a x_t - s v and ε = s x_t + a v. Where t is an array it counts im
 holds for all.
 """
 
-from typing import Any
+from typing import TypeVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dreamjax.diffusion.schedule import NoiseSchedule, PredictionType
 
+ArrayT = TypeVar("ArrayT", Array, np.ndarray)
 Timesteps = Int[Array, "B"] | Int[Array, ""]
 
 
-def image_coefficients(kind: PredictionType, a: Any, s: Any) -> tuple[Any, Any]:
-    """(p, q) such that x_0 = p x_t + q output. NumPy or JAX arrays; `epsilon` needs a > 0."""
+def image_coefficients(kind: PredictionType, a: ArrayT, s: ArrayT) -> tuple[ArrayT, ArrayT]:
+    """Return (p, q) such that x_0 = p x_t + q output. NumPy or JAX arrays; `epsilon` needs a > 0."""
     if kind == "epsilon":
         return 1.0 / a, -s / a
     if kind == "v_prediction":
@@ -29,8 +31,8 @@ def image_coefficients(kind: PredictionType, a: Any, s: Any) -> tuple[Any, Any]:
     return 0.0 * a, 1.0 + 0.0 * a
 
 
-def noise_coefficients(kind: PredictionType, a: Any, s: Any) -> tuple[Any, Any]:
-    """(p, q) such that ε = p x_t + q output. `sample` needs s > 0."""
+def noise_coefficients(kind: PredictionType, a: ArrayT, s: ArrayT) -> tuple[ArrayT, ArrayT]:
+    """Return (p, q) such that ε = p x_t + q output. `sample` needs s > 0."""
     if kind == "epsilon":
         return 0.0 * a, 1.0 + 0.0 * a
     if kind == "v_prediction":
@@ -41,7 +43,7 @@ def noise_coefficients(kind: PredictionType, a: Any, s: Any) -> tuple[Any, Any]:
 def add_noise(
     schedule: NoiseSchedule, x0: Float[Array, "B ..."], noise: Float[Array, "B ..."], t: Timesteps
 ) -> Float[Array, "B ..."]:
-    """x_t = a x_0 + s ε."""
+    """Return x_t = a x_0 + s ε."""
     a, s = _levels(schedule, t, x0)
     return a * x0 + s * noise
 
@@ -49,7 +51,7 @@ def add_noise(
 def velocity(
     schedule: NoiseSchedule, x0: Float[Array, "B ..."], noise: Float[Array, "B ..."], t: Timesteps
 ) -> Float[Array, "B ..."]:
-    """v = a ε - s x_0."""
+    """Return v = a ε - s x_0."""
     a, s = _levels(schedule, t, x0)
     return a * noise - s * x0
 
@@ -57,7 +59,7 @@ def velocity(
 def target(
     schedule: NoiseSchedule, x0: Float[Array, "B ..."], noise: Float[Array, "B ..."], t: Timesteps
 ) -> Float[Array, "B ..."]:
-    """What a network of this schedule should answer to `add_noise(schedule, x0, noise, t)`."""
+    """Return the training target of the network's output for `add_noise(schedule, x0, noise, t)`."""
     if schedule.prediction_type == "epsilon":
         return noise
     if schedule.prediction_type == "v_prediction":
@@ -68,7 +70,7 @@ def target(
 def image_and_noise(
     schedule: NoiseSchedule, output: Float[Array, "B ..."], x_t: Float[Array, "B ..."], t: Timesteps
 ) -> tuple[Float[Array, "B ..."], Float[Array, "B ..."]]:
-    """(x_0, ε) that the network's output at x_t means: the inverse of `target`."""
+    """Return (x_0, ε) of the network's output at x_t: the inverse of `target`."""
     a, s = _levels(schedule, t, x_t)
     of_x, of_output = image_coefficients(schedule.prediction_type, a, s)
     noise_of_x, noise_of_output = noise_coefficients(schedule.prediction_type, a, s)
@@ -76,12 +78,12 @@ def image_and_noise(
 
 
 def snr(schedule: NoiseSchedule, t: Int[Array, "..."]) -> Float[Array, "..."]:
-    """ᾱ_t / (1 - ᾱ_t)."""
+    """Return ᾱ_t / (1 - ᾱ_t)."""
     return jnp.asarray(schedule.snr, jnp.float32)[t]
 
 
 def min_snr_weight(schedule: NoiseSchedule, t: Int[Array, "..."], gamma: float = 5.0) -> Float[Array, "..."]:
-    """The weight of each example's squared error that amounts to min(SNR, γ) on the image.
+    """Return the weight of each example's squared error that equals min(SNR, γ) on the image.
 
     epsilon: min(SNR, γ) / SNR,  v: min(SNR, γ) / (SNR + 1),  sample: min(SNR, γ)  (Hang et al., arXiv 2303.09556, 3.4)
 
@@ -95,7 +97,7 @@ def min_snr_weight(schedule: NoiseSchedule, t: Int[Array, "..."], gamma: float =
 
 
 def _levels(schedule: NoiseSchedule, t: Timesteps, x: Array) -> tuple[Array, Array]:
-    """a and s at t, float32, with as many axes as x."""
+    """Return a and s at t, float32, with as many axes as x."""
     a = jnp.asarray(schedule.alphas_cumprod**0.5, jnp.float32)[t]
     s = jnp.asarray((1.0 - schedule.alphas_cumprod) ** 0.5, jnp.float32)[t]
     shape = a.shape + (1,) * (x.ndim - a.ndim)

@@ -1,4 +1,4 @@
-"""The forward process: how much image and how much noise there is at each of the T training timesteps.
+"""The forward process: the amounts of image and noise at each of the T training timesteps.
 
 x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε,  ᾱ_t = Π_{s ≤ t} (1 - β_s)          (Ho et al., arXiv 2006.11239, equation 4)
 
@@ -25,14 +25,14 @@ VarianceType = Literal["fixed_small", "fixed_large"]
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """A schedule, what its network predicts, and how samplers walk along it. None: as the sampler has it by itself."""
+    """A schedule, what its network predicts, and the settings of samplers. None: the sampler's default."""
 
     num_train_timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
     beta_schedule: BetaSchedule = "linear"
     trained_betas: tuple[float, ...] | None = None  # instead of the three above
-    rescale_betas_zero_snr: bool = False  # the last timestep is noise alone
+    rescale_betas_zero_snr: bool = False  # the last timestep is pure noise
     prediction_type: PredictionType = "epsilon"
     timestep_spacing: Spacing | None = None  # None: linspace for Euler and DPM-Solver++, leading for the others
     steps_offset: int = 0  # added to the timesteps of `leading`
@@ -51,10 +51,10 @@ class NoiseSchedule:
             ("sampler", SamplerName),
         ):
             if (value := getattr(self, name)) not in get_args(kind):
-                raise ValueError(f"{name} is {value!r}, but it is one of {', '.join(get_args(kind))}")
+                raise ValueError(f"{name} is {value!r}, but it must be one of {', '.join(get_args(kind))}")
         if self.timestep_spacing is not None and self.timestep_spacing not in get_args(Spacing):
             raise ValueError(
-                f"timestep_spacing is {self.timestep_spacing!r}, but it is one of {', '.join(get_args(Spacing))}"
+                f"timestep_spacing is {self.timestep_spacing!r}, but it must be one of {', '.join(get_args(Spacing))}"
             )
         if self.num_train_timesteps < 1:
             raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}, but it must be at least 1")
@@ -70,13 +70,13 @@ class NoiseSchedule:
             if not all(0 < beta < 1 for beta in self.trained_betas):
                 raise ValueError("trained_betas has a value that does not lie between 0 and 1")
         if not 0 <= self.steps_offset < self.num_train_timesteps:
-            raise ValueError(f"steps_offset is {self.steps_offset}, but it lies in [0, num_train_timesteps)")
+            raise ValueError(f"steps_offset is {self.steps_offset}, but it must lie in [0, num_train_timesteps)")
         if not self.clip_sample_range > 0:
             raise ValueError(f"clip_sample_range is {self.clip_sample_range}, but it must be positive")
 
     @functools.cached_property
     def alphas_cumprod(self) -> Float64[np.ndarray, "T"]:
-        """ᾱ_t."""
+        """Return ᾱ_t."""
         alphas = np.cumprod(1.0 - betas(self))
         alphas = zero_terminal_snr(alphas) if self.rescale_betas_zero_snr else alphas
         alphas.setflags(write=False)
@@ -84,12 +84,12 @@ class NoiseSchedule:
 
     @property
     def snr(self) -> Float64[np.ndarray, "T"]:
-        """ᾱ_t / (1 - ᾱ_t)."""
+        """Return ᾱ_t / (1 - ᾱ_t)."""
         return self.alphas_cumprod / (1.0 - self.alphas_cumprod)
 
     @property
     def sigmas(self) -> Float64[np.ndarray, "T"]:
-        """√(1 / SNR): the noise on an image of scale 1, as Euler and DPM-Solver++ count it.
+        """Return √(1 / SNR): the noise on an image of scale 1, as used by Euler and DPM-Solver++.
 
         Where the last SNR is 0, ᾱ = 2⁻²⁴ stands there, as in diffusers: finite, and the noise 4096 times the image.
         """
@@ -104,7 +104,7 @@ STABLE_DIFFUSION = NoiseSchedule(
 
 
 def betas(schedule: NoiseSchedule) -> Float64[np.ndarray, "T"]:
-    """β_t, before any rescaling."""
+    """Return β_t, before any rescaling."""
     T = schedule.num_train_timesteps
     if schedule.trained_betas is not None:
         return np.asarray(schedule.trained_betas, np.float64)
@@ -117,7 +117,7 @@ def betas(schedule: NoiseSchedule) -> Float64[np.ndarray, "T"]:
 
 
 def zero_terminal_snr(alphas_cumprod: Float64[np.ndarray, "T"]) -> Float64[np.ndarray, "T"]:
-    """√ᾱ shifted and stretched so that it ends at exactly 0 and begins where it began.
+    """Return ᾱ with √ᾱ shifted and scaled so that it ends at exactly 0 and begins at its old value.
 
     √ᾱ_t ← (√ᾱ_t - √ᾱ_T) · √ᾱ_1 / (√ᾱ_1 - √ᾱ_T)                    (Lin et al., arXiv 2305.08891, algorithm 1)
     """

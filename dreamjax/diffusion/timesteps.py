@@ -1,4 +1,4 @@
-"""At which training timesteps, and at which noise levels, a sampler of n steps calls the network.
+"""The training timesteps and noise levels at which a sampler of n steps calls the network.
 
 The three spacings are those of Lin et al. (arXiv 2305.08891, table 2), in diffusers' numbers; the highest first.
 """
@@ -13,7 +13,7 @@ from dreamjax.errors import UserError
 
 
 def spaced(schedule: NoiseSchedule, spacing: Spacing, steps: int) -> Float64[np.ndarray, "n"]:
-    """`steps` timesteps, T the number of training timesteps; only those of linspace may be fractions.
+    """Return `steps` timesteps, T the number of training timesteps; only those of linspace may be fractions.
 
     leading: i ⌊T / n⌋ + offset,  linspace: i (T - 1) / (n - 1),  trailing: round(T - i T / n) - 1
     """
@@ -27,42 +27,42 @@ def spaced(schedule: NoiseSchedule, spacing: Spacing, steps: int) -> Float64[np.
 
 
 def spaced_to_zero(schedule: NoiseSchedule, spacing: Spacing, steps: int) -> Float64[np.ndarray, "n"]:
-    """As DPM-Solver++ has it: leading and linspace are spaced for one point more, the end, which needs no call."""
+    """Return the timesteps of DPM-Solver++: leading and linspace are spaced for one more point, the end."""
     if spacing == "trailing":
         return spaced(schedule, spacing, steps)
     return np.round(spaced(schedule, spacing, steps + 1)[:-1])
 
 
 def karras(highest: float, lowest: float, steps: int, rho: float = 7.0) -> Float64[np.ndarray, "n"]:
-    """σ_i = (σ_max^(1/ρ) + i / (n - 1) (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ    (Karras et al., arXiv 2206.00364, eq. 5)."""
+    """Return σ_i = (σ_max^(1/ρ) + i / (n - 1) (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ (Karras et al., arXiv 2206.00364, 5)."""
     sigmas = np.linspace(highest ** (1 / rho), lowest ** (1 / rho), steps) ** rho
     return np.clip(sigmas, lowest, highest)  # the powers' rounding
 
 
 def of_sigmas(schedule: NoiseSchedule, sigmas: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-    """The (fractional) timesteps whose noise level these are, interpolated in log σ."""
+    """Return the (fractional) timesteps of these noise levels, interpolated in log σ."""
     return np.interp(np.log(sigmas), np.log(schedule.sigmas), np.arange(schedule.num_train_timesteps))
 
 
 def on_schedule(schedule: NoiseSchedule, timesteps: Float64[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """As indices of the schedule. Raises UserError where the offset carries them past its end."""
+    """Return timesteps as indices of the schedule. Raise UserError where the offset moves them past its end."""
     if timesteps.max() >= schedule.num_train_timesteps:
         raise UserError(
             f"{len(timesteps)} steps with steps_offset {schedule.steps_offset} reach timestep {timesteps.max():.0f} "
-            f"of a schedule of {schedule.num_train_timesteps}; take fewer steps or another timestep_spacing"
+            f"of a schedule of {schedule.num_train_timesteps}; use fewer steps or another timestep_spacing"
         )
     return timesteps.astype(np.int64)
 
 
 def first_step(steps: int, strength: float) -> int:
-    """How many of the first steps are left out when an image is changed by `strength`: n - ⌊n strength⌋.
+    """Return how many of the first steps are skipped when an image is changed by `strength`: n - ⌊n strength⌋.
 
-    As diffusers' `get_timesteps`. Raises UserError where no step remains.
+    As in diffusers' `get_timesteps`. Raises UserError where no step remains.
     """
     if not 0 < strength <= 1:
-        raise UserError(f"strength is {strength}, but it lies above 0 and up to 1")
+        raise UserError(f"strength is {strength}, but it must lie above 0 and up to 1")
     if int(steps * strength) < 1:
         raise UserError(
-            f"strength {strength} of {steps} steps leaves no step; take at least {math.ceil(1 / strength)} steps"
+            f"strength {strength} of {steps} steps leaves no step; use at least {math.ceil(1 / strength)} steps"
         )
     return steps - int(steps * strength)

@@ -148,7 +148,7 @@ def _prompted(
         out.missing[PROMPTED] = "the model has no text encoder"
         return
     classes = sorted(set(answer.classes.tolist()))
-    unet = loaded.open_part(parts, "unet", mesh=model.mesh, dtype=model.unet.arguments["dtype"], attention="auto")
+    unet = loaded.load_network(parts, "unet", mesh=model.mesh, dtype=model.unet.arguments["dtype"], attention="auto")
     texts = [prompts[i % len(prompts)].format(label=task.names[k]) for k in classes for i in range(OF_ONE)]
     same = {f.name: getattr(request, f.name) for f in dataclasses.fields(batches.Sampling)}
     untrained = dataclasses.replace(model, unet=unet)

@@ -32,8 +32,8 @@ from dreamjax.targets.features import EmbeddingConfig, VisionModel
 from dreamjax.targets.preprocessing import BILINEAR, Preprocessing
 from dreamjax.training.task import PyTree
 from dreamjax.weights import detect, loaded, streaming, weight_files
-from dreamjax.weights.detect import Recognised
-from dreamjax.weights.loaded import Part
+from dreamjax.weights.detect import DetectedNetwork
+from dreamjax.weights.loaded import LoadedNetwork
 
 BATCH = 64  # images at a time
 IMAGENET = Preprocessing(None, (224, 224), BILINEAR, None, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -75,7 +75,7 @@ def open_judges(paths: Sequence[str], mesh: Mesh | None = None) -> tuple[list[Ju
     return networks, notes
 
 
-def _origin(network: Recognised, path: str) -> str:
+def _origin(network: DetectedNetwork, path: str) -> str:
     """Return whether it is the published file: their names end with the first digits of their SHA-256."""
     name, digest = epath.Path(path).name, manifest.file_hash(path)
     for published in network.kind.files:
@@ -87,7 +87,7 @@ def _origin(network: Recognised, path: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- a file
-def _of_file(network: Recognised, path: str, others: Sequence[Recognised], mesh: Mesh) -> Judge:
+def _of_file(network: DetectedNetwork, path: str, others: Sequence[DetectedNetwork], mesh: Mesh) -> Judge:
     key = network.kind.key
     if key == "lpips_layers":
         network = _with_network(network, path, others)
@@ -116,21 +116,21 @@ def _of_file(network: Recognised, path: str, others: Sequence[Recognised], mesh:
     return Judge("LPIPS", pair=program(distance))
 
 
-def _with_network(layers: Recognised, path: str, others: Sequence[Recognised]) -> Recognised:
+def _with_network(layers: DetectedNetwork, path: str, others: Sequence[DetectedNetwork]) -> DetectedNetwork:
     alexnet = next((other for other in others if other.kind.key == "alexnet"), None)
     if alexnet is None:
         file = next(kind.files[0] for kind in detect.KINDS if kind.key == "alexnet")
         raise UserError(f"{path} holds the layers of LPIPS without their network; name {file} as a judge too")
-    return Recognised(layers.kind, layers.arguments, {**alexnet.tensors, **layers.tensors})
+    return DetectedNetwork(layers.kind, layers.arguments, {**alexnet.tensors, **layers.tensors})
 
 
-def _loaded(recognised: Recognised, path: str, mesh: Mesh) -> Part:
+def _loaded(recognised: DetectedNetwork, path: str, mesh: Mesh) -> LoadedNetwork:
     network, arguments = recognised.kind.network, recognised.arguments
     abstract = loaded.placed(network.shapes(arguments), mesh)
-    return Part(network, arguments, streaming.source(network.table, recognised.tensors, path)(abstract))
+    return LoadedNetwork(network, arguments, streaming.source(network.table, recognised.tensors, path)(abstract))
 
 
-def _of_sets(part: Part, params: PyTree, images: Array) -> dict[str, Array]:
+def _of_sets(part: LoadedNetwork, params: PyTree, images: Array) -> dict[str, Array]:
     """Return features of two widths and probabilities, whose logits have no bias, as in the code of Inception Score."""
     x = images.astype(jnp.float32) / 127.5 - 1
     x = jax.image.resize(x, (len(x), FID_SIDE, FID_SIDE, 3), "bilinear", antialias=False)

@@ -24,7 +24,7 @@ from dreamjax.evaluation.reconstruction import PageResult
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import bandpower, bootstrap, probe
 from dreamjax.metrics.probe import ProbeScore
-from dreamjax.parallel import threads
+from dreamjax.parallel import environment
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening, registry
@@ -77,7 +77,7 @@ def evaluate(workdir: str, settings: ProbeSettings) -> PageResult:
         folds = cross_fitting.train_folds(config, labelled, subjects, settings.folds, where, settings.probe_steps)
     if untrained := [fold.run.workdir for fold in folds if fold.run.step == 0]:
         raise UserError(f"{untrained[0]} is untrained (step 0), and an untrained encoder is a control, not a result")
-    with threads.single():
+    with environment.single_blas_thread():
         scores = score(folds, labelled, settings)
     result = _result(workdir, settings, labelled, folds, scores)
     figures = {"probe": probe_report.figure(list(scores.values()))}

@@ -14,7 +14,7 @@ from dreamjax.evaluation import functions, reconstruction_plot, reconstruction_r
 from dreamjax.evaluation.reconstruction_scores import MaskScore, Predict
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import bootstrap, conditional_mean, leakage
-from dreamjax.parallel import threads
+from dreamjax.parallel import environment
 from dreamjax.reports import pages, tables
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
@@ -199,7 +199,7 @@ def baseline_of(training: WindowSet) -> Baseline:
         return Baseline(None, None, ("no conditional mean: no subject is left to choose its shrinkage on",))
     left_out = np.isin(training.subjects, people[::2])
     fit, chosen = training.take(np.flatnonzero(~left_out)), training.take(np.flatnonzero(left_out))
-    with threads.single():
+    with environment.single_blas_thread():
         chooser = conditional_mean.Candidates(fit.seen_microvolts(), fit.valid)
     return replace(_baseline(training, chosen, "those, held out for it"), chooser=chooser)
 
@@ -209,7 +209,7 @@ def _baseline(fit: WindowSet, chosen: WindowSet, source: str) -> Baseline:
         f"conditional mean: fitted on {len(fit)} windows of {len(set(fit.subjects))} training subjects, chosen on "
         f"{len(set(chosen.subjects))} subject(s) of {source}"
     )
-    with threads.single():
+    with environment.single_blas_thread():
         return Baseline(conditional_mean.Candidates(fit.seen_microvolts(), fit.valid), chosen, (note,))
 
 

@@ -26,7 +26,7 @@ from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import bootstrap, conditional_mean
 from dreamjax.metrics.bootstrap import Interval
 from dreamjax.metrics.conditional_mean import Choice
-from dreamjax.parallel import threads
+from dreamjax.parallel import environment
 
 # scaled signal (B, C, T), hidden patches (B, N), valid samples (B, T) → scaled prediction (B, C, T)
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -268,7 +268,7 @@ def score(
     (seed, mask, window): the same for every model that is ever scored here.
     """
     scores = []
-    with threads.single(), progress("evaluate", len(tasks)) as bar:
+    with environment.single_blas_thread(), progress("evaluate", len(tasks)) as bar:
         for task in tasks:
             masking = Masking.of(windows, task, patch, seed)
             if not masking.usable.any():

@@ -19,7 +19,7 @@ from dreamjax.systems import opening
 from dreamjax.systems.classifier import Classifier
 from dreamjax.targets.features import HELD_OUT
 from dreamjax.targets.images import FILTERS
-from dreamjax.training.metrics import means, read
+from dreamjax.training.step_metrics import means, read
 from dreamjax.weights import writing
 
 LIBRARY = Library(

@@ -30,7 +30,7 @@ from dreamjax.runs import shapes as architectures
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic
 from dreamjax.storage.checkpoint_files import torch_files
-from dreamjax.storage.checkpoint_files.torch_pickle import StoredTensor
+from dreamjax.storage.checkpoint_files.torch_pickle import TorchTensor
 from dreamjax.systems.dreamdiffusion import (
     TRAINABLE,
     AlignedLossConfig,
@@ -42,7 +42,7 @@ from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
 from dreamjax.weights import compvis, conditioner, networks, weight_files, writing
 from dreamjax.weights import masked_autoencoder as encoder_names
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
-from dreamjax.weights.table import Place, WeightMismatch, differences, keep
+from dreamjax.weights.table import TensorSlot, WeightMismatch, differences, keep
 
 PARTS = "stable-diffusion"  # the folder of diffusers within the run
 STEM = "diffusion_pytorch_model"
@@ -67,7 +67,7 @@ class Part:
     config: dict[str, Any]
     shapes: Any
     tensors: dict[str, Any]
-    places: dict[str, Place]
+    slots: dict[str, TensorSlot]
     names: dict[str, str]  # the table's → the checkpoint's, behind the prefix
 
     def called(self, name: str) -> str:
@@ -112,7 +112,7 @@ class Whole:
         for name, part in (("unet", self.unet), ("vae", self.vae)):
             (folder / name).mkdir(parents=True)
             atomic.write_text(folder / name / "config.json", json.dumps(part.config, indent=2, sort_keys=True) + "\n")
-            tensors = {n: Shaped(part.tensors[n], place.shape) for n, place in part.places.items()}
+            tensors = {n: Shaped(part.tensors[n], place.shape) for n, place in part.slots.items()}
             writing.write_safetensors(folder / name, STEM, tensors)
         (folder / "scheduler").mkdir()
         text = json.dumps(self.scheduler, indent=2, sort_keys=True) + "\n"
@@ -166,10 +166,10 @@ def read(
     vae_part = _part(VAE, vae, compvis.vae_config(_shapes(vae), f"{source}: {VAE}*", usual["vae"]), source)
     maps_like, model = _maps(maps, encoder, unet_part, source)
     compared = (
-        differences(unet_part.places, unet_part.tensors, unet_part.called),
-        differences(vae_part.places, vae_part.tensors, vae_part.called),
-        differences(encoder_names.TABLE.places(encoder_like), found.tensors, lambda name: GENERATIVE + name),
-        differences(conditioner.TABLE.places(maps_like), maps, _called),
+        differences(unet_part.slots, unet_part.tensors, unet_part.called),
+        differences(vae_part.slots, vae_part.tensors, vae_part.called),
+        differences(encoder_names.TABLE.slots(encoder_like), found.tensors, lambda name: GENERATIVE + name),
+        differences(conditioner.TABLE.slots(maps_like), maps, _called),
     )
     missing, extra = ([name for part in compared for name in part[i]] for i in (0, 1))
     misshapen = [told for part in compared for told in part[2].values()]
@@ -230,7 +230,7 @@ def _groups(state: Mapping[str, Any], found: Found, source: str) -> tuple[dict[s
 
 def _lazily(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """`tensors`, of which each is copied out of the file when it is asked for, and then no longer in memory."""
-    return {name: weight_files.Unmapped(t) if isinstance(t, StoredTensor) else t for name, t in tensors.items()}
+    return {name: weight_files.CopiedTensor(t) if isinstance(t, TorchTensor) else t for name, t in tensors.items()}
 
 
 def _called(name: str) -> str:
@@ -245,15 +245,13 @@ def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _part(prefix: str, tensors: Mapping[str, Any], config: dict[str, Any], source: str) -> Part:
     network = networks.of(config, source)
     shapes = network.shapes(network.arguments(config, f"{source}: {prefix}*"))
-    places = network.table.places(shapes)
+    slots = network.table.slots(shapes)
     if prefix == UNET:
-        names = compvis.unet_names(places, config["layers_per_block"])
+        names = compvis.unet_names(slots, config["layers_per_block"])
     else:
-        names = compvis.vae_names(places, len(config["block_out_channels"]))
+        names = compvis.vae_names(slots, len(config["block_out_channels"]))
     back = {theirs: ours for ours, theirs in names.items()}
-    return Part(
-        prefix, network, config, shapes, {back.get(name, name): t for name, t in tensors.items()}, places, names
-    )
+    return Part(prefix, network, config, shapes, {back.get(name, name): t for name, t in tensors.items()}, slots, names)
 
 
 def _maps(

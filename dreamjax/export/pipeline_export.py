@@ -21,7 +21,7 @@ from dreamjax.export.comparison import Compare, Library
 from dreamjax.export.diffusers_export import TOLERANCE
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.runs.components import Ingredients
+from dreamjax.runs.components import Components
 from dreamjax.storage.checkpoint_files import safetensors_files
 from dreamjax.systems.opening import Run
 from dreamjax.systems.text_to_image import CROSS_ATTENTION, TextToImage
@@ -80,7 +80,7 @@ def write(folder: epath.Path, run: Run, compare: Compare) -> dict[str, Any]:
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "differences": differences}
 
 
-def _copy_parts(folder: epath.Path, parts: Ingredients) -> None:
+def _copy_parts(folder: epath.Path, parts: Components) -> None:
     """Everything but the U-Net, and the index."""
     kept = parts.pipeline.kept if parts.pipeline is not None else {}
     others = parts.pipeline.components if parts.pipeline is not None else {}
@@ -108,17 +108,17 @@ def _write_unet(folder: epath.Path, task: TextToImage, params: Any) -> None:
     write_unet(folder, task.parts, network, params, trained)
 
 
-def write_unet(folder: epath.Path, parts: Ingredients, network: Network, params: Any, trained: Any, **new: Any) -> None:
+def write_unet(folder: epath.Path, parts: Components, network: Network, params: Any, trained: Any, **new: Any) -> None:
     """Trained tensors in float32; those that were frozen with the type and the bytes that they came with.
 
     `params`: all parameters; `trained`: those of them that were trained. `new`: fields of its config that differ from
     the source's, whose file is copied where there are none.
     """
     tensors: dict[str, Any] = dict(network.table.to_torch(params))
-    places = network.table.places(trained)
-    if len(places) < len(tensors):
+    slots = network.table.slots(trained)
+    if len(slots) < len(tensors):
         original = network.table.named(parts.tensors("unet"))
-        tensors = {name: tensor if name in places else original[name] for name, tensor in tensors.items()}
+        tensors = {name: tensor if name in slots else original[name] for name, tensor in tensors.items()}
     folder.mkdir(parents=True)
     if parts.has("unet") and not new:
         writing.copy_file(parts.path("unet") / "config.json", folder / "config.json")

@@ -12,8 +12,8 @@ from dreamjax.console import Bar, progress
 from dreamjax.errors import UserError
 from dreamjax.generation import batches, output
 from dreamjax.generation.batches import Sampling
+from dreamjax.parallel import environment
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports import figures
 from dreamjax.runs.latent_diffusion import LatentDiffusion
@@ -70,7 +70,7 @@ def open_model(
     path: epath.PathLike, dtype: str, attention: str = "auto", variant: str | None = None
 ) -> LatentDiffusion:
     """Open a pipeline's folder, its hub id, or the work directory of a run that generates from text; on all devices."""
-    platform.check_attention(attention, "--attention", "--attention auto")
+    environment.check_attention(attention, "--attention", "--attention auto")
     if attention == "cudnn" and dtype != "bfloat16":
         raise UserError("--attention cudnn computes in bfloat16: add --dtype bfloat16")
     mesh = meshes.make(MeshConfig())

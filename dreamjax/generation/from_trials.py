@@ -13,8 +13,8 @@ from dreamjax.console import Bar
 from dreamjax.errors import UserError
 from dreamjax.generation import batches
 from dreamjax.generation.batches import Sampling
+from dreamjax.parallel import environment
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import platform
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems.base import GeneratesFromTrials, Run, capability
@@ -64,7 +64,7 @@ class TrialGenerator:
     def open(cls, run: Run, dtype: str = "float32", attention: str = "auto") -> "TrialGenerator":
         """Open the system of a run's checkpoint. Raise UserError for one that does not generate from trials."""
         task = capability(run.task, GeneratesFromTrials, "generate images from trials")
-        platform.check_attention(attention, "--attention", "--attention auto")
+        environment.check_attention(attention, "--attention", "--attention auto")
         mesh = meshes.make(MeshConfig())
         model = task.pipeline(run, mesh, dtype=dtype, attention=attention)
         return cls(task, model, task.conditioning(run, mesh), run.config.seed)

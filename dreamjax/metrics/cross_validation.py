@@ -14,7 +14,7 @@ from dreamjax.errors import UserError
 from dreamjax.metrics import bootstrap, lda
 from dreamjax.metrics.bootstrap import Interval
 from dreamjax.metrics.classification import auroc, balanced_accuracy
-from dreamjax.parallel import threads
+from dreamjax.parallel import environment
 
 Features = Float[np.ndarray, "n F"]
 Classes = Int[np.ndarray, "n"]
@@ -42,7 +42,7 @@ def out_of_recording(x: Features, y: Classes, recording: Int[np.ndarray, "n"], f
         raise UserError(
             "there is one recording, and each is classified by classifiers of the others; give at least two"
         )
-    with threads.single():  # small matrices: threads would wait for each other longer than they compute
+    with environment.single_blas_thread():  # small matrices: threads would wait for each other longer than they compute
         for held in np.unique(recording):
             test = recording == held
             if len(np.unique(y[~test])) < kinds:

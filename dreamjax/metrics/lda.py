@@ -15,7 +15,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from dreamjax.errors import missing_package
 from dreamjax.metrics.classification import balanced_accuracy
-from dreamjax.parallel import threads
+from dreamjax.parallel import environment
 
 BINS = 32  # spans of time in which trials are kept; the classifier joins them to fewer
 JOINED = (1, 2, 4)  # so many spans to one
@@ -85,7 +85,7 @@ def fit(
     """
     classes = np.unique(y)
     means = np.stack([x[y == k].mean(0) for k in classes])
-    with threads.single():  # threads would wait for each other longer than they compute
+    with environment.single_blas_thread():  # threads would wait for each other longer than they compute
         covariance = np.mean([_covariance(x[y == k], shrinkage) for k in classes], axis=0)
         covariance[np.diag_indices_from(covariance)] += 1e-9 * max(covariance.trace() / len(covariance), 1e-30)
         weights = cho_solve(cho_factor(covariance, lower=True), means.T)

@@ -1,19 +1,23 @@
-"""Scaled dot-product attention (Vaswani et al. 2017, equation 1), by the implementation that suits the device.
+"""Scaled dot-product attention (Vaswani et al. 2017, equation 1), with an implementation per platform.
 
 Shape letters: B batch, T queries, S keys, H heads, K width of a head.
 """
 
 import functools
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from dreamjax.parallel import platform
+from dreamjax.parallel import environment
+from dreamjax.parallel.tree_paths import PyTree
 
 Attention = Literal["auto", "xla", "cudnn", "pallas", "saved"]
+Kind = Literal["xla", "cudnn", "pallas", "saved"]  # "auto" resolved
+Shaped = Array | jax.ShapeDtypeStruct
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Attention)
 KEPT_BYTES = 16 << 20  # of float32 logits: up to here `saved` keeps them for the backward pass
 PIECE_BYTES = 4 << 20  # of those of one head beyond that: what stays in a CPU's cache
@@ -28,22 +32,22 @@ def attend(
     causal: bool = False,
     implementation: Attention = "auto",
 ) -> Float[Array, "B T H K"]:
-    """softmax(q k' / sqrt(K)) v over the keys that are ok and, where `causal`, not later than the query.
+    """Return softmax(q k' / sqrt(K)) v over the keys that are ok and, where `causal`, not later than the query.
 
-    - xla: `jax.nn.dot_product_attention`; what TPUs run. Its probabilities are computed again in the backward pass, as
-      writing them down and reading them takes longer (docs/benchmarks.md).
+    - xla: `jax.nn.dot_product_attention`; used on TPUs. Probabilities are recomputed in the backward pass, as storing
+      them takes longer (docs/benchmarks.md).
     - cudnn: NVIDIA's fused kernel; bfloat16 on GPUs.
     - pallas: the flash kernel for TPUs that comes with JAX; no T × S array exists. Where blocks do not fit (T or S not
-      a multiple of 128, K above 128 and not one either) and on other devices the same attention is computed by xla.
+      a multiple of 128, K above 128 and not a multiple either) and on other devices xla computes the same attention.
     - saved: heads first, the probabilities kept for a hand-written backward pass. XLA's own backward on CPU makes
       transposed copies and computes the exponentials again (docs/benchmarks.md). Long sequences go head by head in
-      pieces that stay in the cache, and their probabilities are computed again in the backward pass.
+      pieces that stay in the cache, and their probabilities are recomputed in the backward pass.
     - auto: saved on CPU, xla elsewhere.
     """
     q, k, v = q_BxTxHxK, k_BxSxHxK, v_BxSxHxK
-    kind = _suited(implementation, q, k, keys_ok_BxS)
+    kind = _implementation_for(implementation, q, k, keys_ok_BxS)
     function = functools.partial(_attend, causal=causal, kind=kind)
-    return _computed_again(function, kind)(q, k, v, keys_ok_BxS)
+    return _recomputed(function, kind)(q, k, v, keys_ok_BxS)
 
 
 def attend_packed(
@@ -54,35 +58,35 @@ def attend_packed(
     causal: bool = False,
     implementation: Attention = "auto",
 ) -> Float[Array, "B T D"]:
-    """`attend` on queries, keys and values that lie side by side in the last axis, heads inside each; E = 3 D.
+    """Compute `attend` on queries, keys and values concatenated along the last axis, heads inside each; E = 3 D.
 
-    They are taken apart after they were written down as one array, which on TPUs needs no copy in another layout.
+    They are split after they were stored as one array, which on TPUs needs no copy in another layout.
     """
     B, T, E = qkv_BxTxE.shape
     one = jax.ShapeDtypeStruct((B, T, heads, E // 3 // heads), qkv_BxTxE.dtype)
-    kind = _suited(implementation, one, one, keys_ok_BxT)
+    kind = _implementation_for(implementation, one, one, keys_ok_BxT)
 
     def function(qkv: Array, keys_ok: Array | None) -> Array:
         q, k, v = (part.reshape(one.shape) for part in jnp.split(qkv, 3, axis=-1))
         return _attend(q, k, v, keys_ok, causal=causal, kind=kind).reshape(B, T, E // 3)
 
-    return _computed_again(function, kind)(qkv_BxTxE, keys_ok_BxT)
+    return _recomputed(function, kind)(qkv_BxTxE, keys_ok_BxT)
 
 
-def _suited(implementation: Attention, q: Any, k: Any, keys_ok: Array | None) -> str:
-    """The implementation that these shapes get on the device that the program is for."""
+def _implementation_for(implementation: Attention, q: Shaped, k: Shaped, keys_ok: Array | None) -> Kind:
+    """Return the implementation for these shapes on the target platform."""
     if implementation == "auto":
-        return "saved" if platform.target() == "cpu" else "xla"
+        return "saved" if environment.target_platform() == "cpu" else "xla"
     if implementation == "pallas":
-        return "pallas" if keys_ok is None and _fits_flash(q, k) and platform.target() == "tpu" else "xla"
+        return "pallas" if keys_ok is None and _fits_flash(q, k) and environment.target_platform() == "tpu" else "xla"
     return implementation
 
 
-def _computed_again(function: Any, kind: str) -> Any:
+def _recomputed(function: Callable[..., Array], kind: Kind) -> Callable[..., Array]:
     return jax.checkpoint(function) if kind == "xla" else function
 
 
-def _attend(q: Array, k: Array, v: Array, keys_ok_BxS: Array | None, *, causal: bool, kind: str) -> Array:
+def _attend(q: Array, k: Array, v: Array, keys_ok_BxS: Array | None, *, causal: bool, kind: Kind) -> Array:
     if kind == "saved":
         bias = _bias(keys_ok_BxS, causal, q.shape[1], k.shape[1])
         if 4 * q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] > KEPT_BYTES:
@@ -91,10 +95,10 @@ def _attend(q: Array, k: Array, v: Array, keys_ok_BxS: Array | None, *, causal: 
     if kind == "pallas":
         return _flash(q, k, v, causal)
     mask = None if keys_ok_BxS is None else keys_ok_BxS[:, None, None, :]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=kind)  # type: ignore[arg-type]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=kind)
 
 
-def _fits_flash(q: Any, k: Any) -> bool:
+def _fits_flash(q: Shaped, k: Shaped) -> bool:
     (T, S), K = (q.shape[1], k.shape[1]), q.shape[-1]
     return T % 128 == S % 128 == 0 and (K <= 128 or K % 128 == 0)
 
@@ -114,7 +118,7 @@ def _flash(q: Array, k: Array, v: Array, causal: bool) -> Array:
 
 
 def _bias(keys_ok_BxS: Array | None, causal: bool, T: int, S: int) -> Array | None:
-    """What is added to the logits, [B or 1, 1, T or 1, S]."""
+    """Return the bias of the logits, [B or 1, 1, T or 1, S]."""
     bias = None if keys_ok_BxS is None else jnp.where(keys_ok_BxS, 0.0, -1e30)[:, None, None, :]
     if causal:
         past = jnp.where(jnp.tril(jnp.ones((T, S), bool)), 0.0, -1e30)[None, None]
@@ -124,7 +128,7 @@ def _bias(keys_ok_BxS: Array | None, causal: bool, T: int, S: int) -> Array | No
 
 @jax.custom_vjp
 def _saved(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """Attention over (B, H, T, K) arrays; logits and softmax in float32."""
+    """Compute attention over (B, H, T, K) arrays; logits and softmax in float32."""
     return _saved_forward(q, k, v, bias)[0]
 
 
@@ -158,7 +162,7 @@ def _sum_over_queries(p: Float[Array, "B H T S"], x: Float[Array, "B H T K"]) ->
 
 # ------------------------------------------------------------------------------------------------------ long sequences
 def _head_by_head(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """Attention over (H, B, T, K) arrays → (B, T, H, K), one head and so many queries at a time as the cache holds."""
+    """Compute attention over (H, B, T, K) arrays → (B, T, H, K), a head and a cache-sized piece of queries at once."""
     _, B, T, _ = q.shape
     divisors = (n for n in range(1, T // 8 + 1) if T % n == 0)
     # a length that has no such divisor goes as a whole
@@ -223,12 +227,17 @@ def _logits(q: Array, k: Array, bias: Array | None) -> Array:
 
 
 def _of_rows(bias: Array | None, q: Array) -> dict[str, Array]:
-    """The bias where it differs from query to query, and so is cut as the queries are."""
+    """Return the bias where it differs between queries, so that it is cut like them."""
     return {} if bias is None or bias.shape[1] != q.shape[1] else {"bias": bias}
 
 
-def _over_pieces(function: Any, carry: Any, rows: dict[str, Array], pieces: int) -> tuple[Any, Any]:
-    """`lax.scan` over equal cuts of axis 1, whose outputs are put together again."""
+def _over_pieces(
+    function: Callable[[PyTree, dict[str, Array]], tuple[PyTree, PyTree]],
+    carry: PyTree,
+    rows: dict[str, Array],
+    pieces: int,
+) -> tuple[PyTree, PyTree]:
+    """Run `lax.scan` over equal cuts of axis 1 and concatenate the outputs."""
     if pieces == 1:
         return function(carry, rows)
 

@@ -1,7 +1,7 @@
-"""The variational autoencoder of latent diffusion, what diffusers calls AutoencoderKL; images are (B, H, W, C).
+"""The variational autoencoder of latent diffusion (diffusers' AutoencoderKL); images are (B, H, W, C).
 
-Rombach et al. 2022, arXiv 2112.10752, section 3.1. Latents here are the network's own: the diffusion model sees them
-times `scaling_factor`, which belongs to the pipeline.
+Rombach et al. 2022, arXiv 2112.10752, section 3.1. Latents are unscaled here: the diffusion model sees them times
+`scaling_factor`, which belongs to the pipeline.
 
 Shape letters: B batch, H height, W width, C channels, h = H / f and w = W / f of the latents, Z latent channels.
 """
@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 from dreamjax.models.attention import Attention
 from dreamjax.models.convolution import Conv2d, GroupNorm
 from dreamjax.models.keys import Keys
-from dreamjax.models.layers import ACTIVATIONS, Dtype, Parts
-from dreamjax.models.resnet import Downsample, ResBlock, Upsample
-from dreamjax.models.transformer import Remat, SelfAttention, rematerialised
+from dreamjax.models.layers import ACTIVATIONS, Dtype, ModuleList
+from dreamjax.models.resnet import Downsample, MakeResBlock, ResBlock, Upsample
+from dreamjax.models.transformer import Remat, RematPolicy, SelfAttention, rematerialised
 
 EPSILON = 1e-6
 OVERLAP = 0.25  # of neighbouring tiles, as a share of their size
@@ -38,29 +38,33 @@ class PixelAttention(nnx.Module):
         return x + self.attn(self.norm(x).reshape(B, H * W, C)).reshape(B, H, W, C)
 
 
-class Middle(nnx.Module):
+class MidBlock(nnx.Module):
     """Residual block, attention over the pixels (where asked for), residual block."""
 
-    def __init__(self, dim: int, attends: bool, groups: int, res: Any, *, attention: Attention, **common: Any):
-        self.resnets = Parts(res(dim, dim), res(dim, dim))
+    def __init__(
+        self, dim: int, attends: bool, groups: int, res: MakeResBlock, *, attention: Attention, dtype: Dtype, rngs: Keys
+    ):
+        self.resnets = ModuleList(res(dim, dim), res(dim, dim))
         if attends:
-            self.attention = PixelAttention(dim, groups, implementation=attention, **common)
+            self.attention = PixelAttention(dim, groups, implementation=attention, dtype=dtype, rngs=rngs)
         self.attends = attends
 
-    def __call__(self, x: Array, remat: Any) -> Array:
+    def __call__(self, x: Array, remat: RematPolicy) -> Array:
         x = rematerialised(self.resnets[0], *remat)(x)
         if self.attends:
             x = rematerialised(self.attention, *remat)(x)
         return rematerialised(self.resnets[1], *remat)(x)
 
 
-class Stage(nnx.Module):
+class ResolutionStage(nnx.Module):
     """Residual blocks of one resolution."""
 
-    def __init__(self, dims: list[tuple[int, int]], res: Any):
-        self.resnets = Parts(*(res(a, b) for a, b in dims))
+    resample: Upsample | Downsample
 
-    def __call__(self, x: Array, remat: Any) -> Array:
+    def __init__(self, dims: list[tuple[int, int]], res: MakeResBlock):
+        self.resnets = ModuleList(*(res(a, b) for a, b in dims))
+
+    def __call__(self, x: Array, remat: RematPolicy) -> Array:
         for block in self.resnets:
             x = rematerialised(block, *remat)(x)
         return x
@@ -81,7 +85,7 @@ class Coder(nnx.Module):
         activation: str,
         mid_attention: bool,
         attention: Attention,
-        remat: tuple[Remat, tuple[str, ...]],
+        remat: RematPolicy,
         dtype: Dtype,
         rngs: Keys,
     ):
@@ -89,15 +93,15 @@ class Coder(nnx.Module):
         res = functools.partial(ResBlock, groups=groups, epsilon=EPSILON, activation=activation, **common)
         ordered = widths[::-1] if decodes else widths
         self.conv_in = Conv2d(dim_in, ordered[0], **common)
-        self.mid_block = Middle(widths[-1], mid_attention, groups, res, attention=attention, **common)
-        stages: list[Stage] = []
+        self.mid_block = MidBlock(widths[-1], mid_attention, groups, res, attention=attention, **common)
+        stages: list[ResolutionStage] = []
         before = ordered[0]
         for i, width in enumerate(ordered):
-            stage = Stage([(before if j == 0 else width, width) for j in range(layers)], res)
+            stage = ResolutionStage([(before if j == 0 else width, width) for j in range(layers)], res)
             if i < len(ordered) - 1:
                 stage.resample = Upsample(width, **common) if decodes else Downsample(width, padding=0, **common)
             stages, before = [*stages, stage], width
-        self.blocks = Parts(*stages)
+        self.blocks = ModuleList(*stages)
         self.conv_norm_out = GroupNorm(ordered[-1], groups, dtype=dtype, epsilon=EPSILON)
         self.conv_out = Conv2d(ordered[-1], dim_out, **common)
         self.decodes, self.activation, self.remat, self.dtype = decodes, activation, remat, dtype
@@ -149,44 +153,44 @@ class AutoencoderKL(nnx.Module):
         self.has_quant, self.has_post_quant, self.factor = quant_conv, post_quant_conv, 2 ** (len(widths) - 1)
 
     def moments(self, images_BxHxWxC: Float[Array, "B H W C"]) -> tuple[Array, Array]:
-        """(mean, log-variance clipped to [-30, 20]) of the latents of images in [-1, 1], each [B, h, w, Z]."""
+        """Return (mean, log-variance clipped to [-30, 20]) of the latents of images in [-1, 1], each [B, h, w, Z]."""
         x = self.encoder(images_BxHxWxC)
         x = self.quant_conv(x) if self.has_quant else x
         mean, log_variance = jnp.split(x.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
     def decode(self, latents_BxhxwxZ: Float[Array, "B h w Z"]) -> Float[Array, "B H W C"]:
-        """Images, nominally in [-1, 1]."""
+        """Return images, nominally in [-1, 1]."""
         x = self.post_quant_conv(latents_BxhxwxZ) if self.has_post_quant else latents_BxhxwxZ
         return self.decoder(x).astype(jnp.float32)
 
     def decode_sliced(self, latents_BxhxwxZ: Float[Array, "B h w Z"]) -> Float[Array, "B H W C"]:
-        """`decode`, one image after another: the memory of one."""
+        """Decode one image after another, which needs the memory of one."""
         return jax.lax.map(lambda z: self.decode(z[None])[0], latents_BxhxwxZ)
 
     def decode_tiled(self, latents_BxhxwxZ: Float[Array, "B h w Z"], tile: int = 64) -> Float[Array, "B H W C"]:
-        """`decode` by overlapping tiles of `tile` latent pixels that are blended: the memory of one tile.
+        """Decode by overlapping, blended tiles of `tile` latent pixels, which needs the memory of one tile.
 
-        Close to `decode`, not equal: normalisation and attention see a tile at a time.
+        Close to `decode`, not equal: normalisation and attention see one tile at a time.
         """
         return tiled(self.decode, latents_BxhxwxZ, tile, tile * self.factor)
 
     def moments_tiled(self, images_BxHxWxC: Float[Array, "B H W C"], tile: int = 512) -> tuple[Array, Array]:
-        """`moments` by overlapping tiles of `tile` pixels."""
+        """Compute `moments` by overlapping tiles of `tile` pixels."""
         both = tiled(lambda x: jnp.concatenate(self.moments(x), -1), images_BxHxWxC, tile, tile // self.factor)
         mean, log_variance = jnp.split(both, 2, axis=-1)
         return mean, log_variance
 
 
 def sample(mean: Array, log_variance: Array, noise: Array) -> Array:
-    """mean + exp(log_variance / 2) · noise."""
+    """Return mean + exp(log_variance / 2) · noise."""
     return mean + jnp.exp(0.5 * log_variance) * noise
 
 
 def tiled(function: Callable[[Array], Array], x: Float[Array, "B H W C"], size_in: int, size_out: int) -> Array:
-    """`function` of overlapping squares of `size_in` pixels, which it turns into `size_out`, blended linearly.
+    """Apply `function`, which maps squares of `size_in` pixels to `size_out`, to overlapping squares; blend linearly.
 
-    Squares begin every 3/4 of their size, the last ones are cut at the edge; as diffusers' tiled decoding.
+    Squares begin every 3/4 of their size, the last ones are cut at the edge, as in diffusers' tiled decoding.
     """
     step, blend = int(size_in * (1 - OVERLAP)), int(size_out * OVERLAP)
     keep = size_out - blend
@@ -204,20 +208,21 @@ def tiled(function: Callable[[Array], Array], x: Float[Array, "B H W C"], size_i
 
 
 def _squares(function: Callable[[Array], Array], x: Array, size: int, step: int) -> list[list[Array]]:
-    """`function` of each square, in rows. Those of one shape go one after another through one loop: the program holds
-    `function` as often as there are shapes, and its memory once.
+    """Return `function` of each square, in rows.
+
+    Squares of one shape go through one loop: the program contains `function` once per shape, and its memory once.
     """
     starts = [range(0, side, step) for side in x.shape[1:3]]
     cut = {(i, j): x[:, i : i + size, j : j + size] for i in starts[0] for j in starts[1]}
-    found: dict[tuple[int, int], Array] = {}
+    results: dict[tuple[int, int], Array] = {}
     for shape in dict.fromkeys(square.shape for square in cut.values()):
         places = [place for place, square in cut.items() if square.shape == shape]
-        found |= zip(places, jax.lax.map(function, jnp.stack([cut[place] for place in places])), strict=True)
-    return [[found[i, j] for j in starts[1]] for i in starts[0]]
+        results |= zip(places, jax.lax.map(function, jnp.stack([cut[place] for place in places])), strict=True)
+    return [[results[i, j] for j in starts[1]] for i in starts[0]]
 
 
 def _blend(before: Array, tile: Array, extent: int, axis: int) -> Array:
-    """`tile` whose first `extent` rows or columns fade in over the last ones of `before`."""
+    """Return `tile` whose first `extent` rows or columns fade in over the last ones of `before`."""
     extent = min(before.shape[axis], tile.shape[axis], extent)
     ramp = (jnp.arange(extent) / extent).reshape(-1, *(1,) * (tile.ndim - axis - 1))
     over = jax.lax.slice_in_dim(before, before.shape[axis] - extent, before.shape[axis], axis=axis)

@@ -1,7 +1,7 @@
 """CLIP (Radford et al. 2021, arXiv 2103.00020): its text and its vision transformer.
 
 OpenAI's and OpenCLIP's weights in the form that transformers gives them; they differ by the activation (quick_gelu,
-gelu), by widths, and by how the end of a text is told.
+gelu), by widths, and by how the end of a text is determined.
 
 Shape letters: B batch, T tokens, D width, P width of the common space, H/W pixels.
 """
@@ -19,7 +19,7 @@ from dreamjax.models.keys import Keys
 from dreamjax.models.layers import LayerNorm, Linear
 from dreamjax.models.vision_transformer import VisionTransformer
 
-OLD_EOS = 2  # what configs said before the end token was known to be another; then it is the largest id of a text
+OLD_EOS = 2  # in older configs, whose actual end token is the largest id of a text
 
 
 class CLIPText(Encoder):
@@ -54,14 +54,14 @@ class CLIPText(Encoder):
         self.eos, self.positions = eos, positions
 
     def embed(self, ids_BxT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """Raises UserError for more tokens than there are positions."""
+        """Return tokens plus positions. Raise UserError for more tokens than there are positions."""
         T = ids_BxT.shape[1]
         if self.positions < T:
             raise UserError(f"a text of {T} tokens is too long for this network, which has {self.positions} positions")
         return (jnp.take(self.token_embed[...], ids_BxT, axis=0) + self.pos_embed[...][:T]).astype(self.dtype)
 
     def __call__(self, ids_BxT: Int[Array, "B T"], keys_ok_BxT: Bool[Array, "B T"] | None = None) -> Encoded:
-        """`last_hidden_state` [B, T, D] after the final norm, its end token [B, D], and that projected [B, P].
+        """Return `last_hidden_state` [B, T, D] after the final norm, its end token [B, D], and that projected [B, P].
 
         `keys_ok` is transformers' `attention_mask`: False for padding that nothing attends to.
         """
@@ -81,7 +81,7 @@ class CLIPVision(VisionTransformer):
             self.projection = Linear(dim, projection, dtype=self.dtype, rngs=rngs, bias=False)
 
     def __call__(self, pixels: Float[Array, "B H W 3"]) -> Encoded:
-        """`last_hidden_state` [B, 1+N, D] without norm, its cls token after the norm [B, D], and that projected."""
+        """Return `last_hidden_state` [B, 1+N, D] without norm, its cls token after the norm [B, D], its projection."""
         x_BxTxD = self.run(self.blocks, self.embed(pixels), None)
         pooled_BxD = self.norm(x_BxTxD[:, 0])
         return Encoded(x_BxTxD, pooled_BxD, self.projection(pooled_BxD) if self.has_projection else None)

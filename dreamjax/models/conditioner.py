@@ -50,18 +50,18 @@ class Conditioner(nnx.Module):
         self.dtype = dtype
 
     def context(self, tokens_BxNxE: Float[Array, "B N E"], ok_BxN: Bool[Array, "B N"]) -> Float[Array, "B S D"]:
-        """The context; tokens that are padding count as 0."""
+        """Return the context; padding tokens count as 0."""
         x_BxExN = self._seen(tokens_BxNxE, ok_BxN).swapaxes(1, 2)
         mixed_BxSxE = self.token_out(self.token_in(x_BxExN)).swapaxes(1, 2)
         return self.dim_map(mixed_BxSxE).astype(jnp.float32)
 
     def embed(self, tokens_BxNxE: Float[Array, "B N E"], ok_BxN: Bool[Array, "B N"]) -> Float[Array, "B P"]:
-        """The embedding in CLIP's space, not normed."""
+        """Return the embedding in CLIP's space, not normalised."""
         x_BxExN = self._seen(tokens_BxNxE, ok_BxN).swapaxes(1, 2)
         return self.embed_map(self.embed_tokens(x_BxExN)[..., 0]).astype(jnp.float32)
 
     def time_offset(self, context_BxSxD: Float[Array, "B S D"]) -> Float[Array, "B T"]:
-        """What is added to the U-Net's time embedding."""
+        """Return the offset of the U-Net's time embedding."""
         x_BxDxS = context_BxSxD.swapaxes(1, 2).astype(self.dtype)
         return self.time_map(self.time_out(self.time_in(x_BxDxS))[..., 0]).astype(jnp.float32)
 

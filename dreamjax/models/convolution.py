@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Dtype, matmul
-from dreamjax.parallel import platform
+from dreamjax.parallel import environment
 from dreamjax.parallel.sharding import split_rows
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (above, below), (left, right)
@@ -26,7 +26,7 @@ COLUMNS_BYTES = 512 << 20  # of gathered neighbourhoods, beyond which a kernel's
 def convolve(
     x: Float[Array, "B H W I"], kernel: Float[Array, "h w I O"], stride: int, padding: Padding, dtype: Dtype
 ) -> Float[Array, "B y x O"]:
-    """The convolution (cross-correlation, as everywhere) in `dtype`, whose kernel gradient is a float32 sum.
+    """Return the convolution (cross-correlation) in `dtype`, whose kernel gradient is a float32 sum.
 
     As `layers.matmul`: the sum over positions, examples and devices is float32, only its operands are rounded.
     """
@@ -42,17 +42,19 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 
 def _better_as_matmul(x: Sequence[int], kernel: Sequence[int], stride: int) -> bool:
-    """Small images of many channels on CPU: gathering the neighbours costs less than XLA's convolution loses."""
+    """Return whether a matrix product is faster: for small images of many channels on CPU, despite the gather."""
     _, H, W, C = x
-    return platform.target() == "cpu" and stride == 1 and kernel[0] > 1 and (H * W <= C // 2 or kernel[0] == 2)
+    return (
+        environment.target_platform() == "cpu" and stride == 1 and kernel[0] > 1 and (H * W <= C // 2 or kernel[0] == 2)
+    )
 
 
 def _gradient_better_as_matmul(x: Sequence[int], kernel: Sequence[int], stride: int) -> bool:
-    """XLA's convolution over the batch loses more: up to 2.5 times the time, and 30 times with a 2 × 2 kernel."""
+    """Return whether it is faster for the gradient: XLA takes up to 2.5 times as long, 30 times with a 2 × 2 kernel."""
     h, w, dim_in, dim_out = kernel
     if _better_as_matmul(x, kernel, stride):
         return True
-    if platform.target() != "cpu" or stride > 1 or h == 1:
+    if environment.target_platform() != "cpu" or stride > 1 or h == 1:
         return False
     narrow, wide = sorted((dim_in, dim_out))
     fits = 4 * h * w * math.prod(x[:3]) * narrow <= COLUMNS_BYTES
@@ -60,7 +62,7 @@ def _gradient_better_as_matmul(x: Sequence[int], kernel: Sequence[int], stride: 
 
 
 def _columns(x: Array, window: Sequence[int], padding: Padding) -> Array:
-    """Every pixel's neighbourhood side by side: [B, H, W, h · w · I]."""
+    """Return every pixel's neighbourhood, concatenated: [B, H, W, h · w · I]."""
     h, w = window
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     H, W = x.shape[1] - h + 1, x.shape[2] - w + 1
@@ -70,7 +72,7 @@ def _columns(x: Array, window: Sequence[int], padding: Padding) -> Array:
 
 
 def _kernel_gradient(x: Array, dy: Array, window: Sequence[int], padding: Padding) -> Array:
-    """Of stride 1, from the neighbourhoods of whichever has fewer channels."""
+    """Return the kernel gradient for stride 1, from the neighbourhoods of the operand with fewer channels."""
     dim_in, dim_out, axes = x.shape[-1], dy.shape[-1], (0, 1, 2)
 
     def product(a: Array, b: Array) -> Array:  # the narrower operand first, as in `layers.matmul`
@@ -109,7 +111,7 @@ def _backward(stride: int, padding: Padding, dtype: Dtype, saved: tuple, dy: Arr
 # Both gradients are convolutions in the one layout that XLA's fast kernels on CPU know, with transposes around. XLA
 # does that by itself at the top of a program, but not in the body of a loop, where it is 15 times slower without.
 def _input_gradient(dy: Array, kernel: Array, size: Sequence[int], stride: int, padding: Padding) -> Array:
-    """The convolution of dy, with stride - 1 zeros between its entries, and the kernel turned around."""
+    """Return the convolution of dy, with stride - 1 zeros between its entries, and the kernel turned around."""
     sides = []
     for (low, _), n, m, k in zip(padding, size, dy.shape[1:3], kernel.shape[:2], strict=True):
         sides.append((k - 1 - low, n - (m - 1) * stride - 1 + low))
@@ -119,7 +121,7 @@ def _input_gradient(dy: Array, kernel: Array, size: Sequence[int], stride: int, 
 
 
 def _kernel_gradient_by_convolution(x: Array, dy: Array, window: Sequence[int], stride: int, padding: Padding) -> Array:
-    """Tap (i, j) has the sum of x[b, s·y + i, s·x + j, c] dy[b, y, x, o]: the batch takes the place of the channels."""
+    """Return the kernel gradient: tap (i, j) is the sum of x[b, s·y + i, s·x + j, c] dy[b, y, x, o]."""
     sides = []
     for (low, _), n, m, k in zip(padding, x.shape[1:3], dy.shape[1:3], window, strict=True):
         sides.append((low, k + (m - 1) * stride - n - low))
@@ -173,7 +175,7 @@ class Conv2d(nnx.Module):
         return self._biased(y)
 
     def of_upsampled(self, x: Float[Array, "B H W I"]) -> Float[Array, "B y x O"]:
-        """Of `upsample(x)`, where this is a 3 × 3 convolution that keeps the size."""
+        """Return the convolution of `upsample(x)`, where this is a 3 × 3 convolution that keeps the size."""
         return self._biased(convolve_upsampled(x, self.kernel[...], self.dtype))
 
     def _biased(self, y: Array) -> Array:
@@ -205,7 +207,7 @@ class GroupNorm(nnx.Module):
 
 
 def upsample(x: Float[Array, "B H W C"], size: tuple[int, int] | None = None) -> Float[Array, "B h w C"]:
-    """Nearest neighbours: twice the size, or to `size`, where row i comes from row floor(i · H / h)."""
+    """Upsample by nearest neighbours: twice the size, or to `size`, where row i comes from row floor(i · H / h)."""
     B, H, W, C = x.shape
     if size is None or size == (2 * H, 2 * W):
         x = jnp.broadcast_to(x[:, :, None, :, None], (B, H, 2, W, 2, C))
@@ -215,7 +217,7 @@ def upsample(x: Float[Array, "B H W C"], size: tuple[int, int] | None = None) ->
 
 
 def convolve_upsampled(x: Float[Array, "B H W I"], kernel: Float[Array, "3 3 I O"], dtype: Dtype) -> Array:
-    """`convolve(upsample(x), kernel)` with 4 / 9 of the operations: [B, 2 H, 2 W, O].
+    """Return `convolve(upsample(x), kernel)` with 4 / 9 of the operations: [B, 2 H, 2 W, O].
 
     Of the three rows under a tap two come from the same row of x, so an even output row is the 2-tap filter
     (k_0, k_1 + k_2) over x[y - 1], x[y], and an odd one (k_0 + k_1, k_2) over x[y], x[y + 1]; columns likewise.

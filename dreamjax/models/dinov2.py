@@ -13,7 +13,7 @@ from dreamjax.models.vision_transformer import VisionTransformer
 
 
 def mlp_width(dim: int, ratio: float, swiglu: bool) -> int:
-    """Hidden width of a block: SwiGLU has two thirds, rounded up to a multiple of 8, since it has three matrices."""
+    """Return the hidden width of a block; with SwiGLU, which has three matrices, two thirds, rounded up to 8."""
     hidden = int(dim * ratio)
     return (int(hidden * 2 / 3) + 7) // 8 * 8 if swiglu else hidden
 
@@ -47,7 +47,7 @@ class DINOv2(VisionTransformer):
         )
 
     def __call__(self, pixels: Float[Array, "B H W 3"], masked_BxN: Bool[Array, "B N"] | None = None) -> Encoded:
-        """`last_hidden_state` [B, 1+R+N, D] after the final norm, and its cls token [B, D].
+        """Return `last_hidden_state` [B, 1+R+N, D] after the final norm, and its cls token [B, D].
 
         `masked`: patches whose embedding is the mask token instead.
         """
@@ -55,5 +55,5 @@ class DINOv2(VisionTransformer):
         return Encoded(x, x[:, 0])
 
     def patches(self, tokens: Float[Array, "B 1+R+N D"]) -> Float[Array, "B N D"]:
-        """The tokens of the patches, row by row."""
+        """Return the tokens of the patches, row by row."""
         return tokens[:, 1 + self.registers :]

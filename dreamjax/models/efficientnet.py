@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from dreamjax.models.inference import Conv, ConvNorm
 from dreamjax.models.keys import Keys
-from dreamjax.models.layers import Linear, Parts
+from dreamjax.models.layers import Linear, ModuleList
 
 # of each stage: expansion, kernel, stride, width in units of 8 channels, blocks (B0's times 1.1, rounded up)
 STAGES = (
@@ -46,7 +46,7 @@ class MBConv(nnx.Module):
             SqueezeExcitation(wide, max(1, dim_in // 4), rngs=rngs),
             ConvNorm(wide, dim_out, 1, activation=None, rngs=rngs),
         ]
-        self.block, self.stays = Parts(*block), stride == 1 and dim_in == dim_out
+        self.block, self.stays = ModuleList(*block), stride == 1 and dim_in == dim_out
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w O"]:
         y = x
@@ -66,15 +66,15 @@ class EfficientNetB1(nnx.Module):
             for j in range(depth):
                 blocks.append(MBConv(dim, width * unit, expansion, kernel, 1 if j else stride, rngs=rngs))
                 dim = width * unit
-            layers.append(Parts(*blocks))
+            layers.append(ModuleList(*blocks))
         layers.append(ConvNorm(dim, HEAD * unit, 1, activation=jax.nn.silu, rngs=rngs))
-        self.layers = Parts(*layers)
+        self.layers = ModuleList(*layers)
         self.classes = classes
         if classes:
             self.fc = Linear(HEAD * unit, classes, dtype="float32", rngs=rngs)
 
     def features(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B F"]:
-        """The mean over positions of the last convolution, 1,280 as published."""
+        """Return the mean over positions of the last convolution, 1,280 as published."""
         stem, *stages, head = self.layers
         x = stem(pixels)
         for stage in stages:
@@ -83,4 +83,5 @@ class EfficientNetB1(nnx.Module):
         return head(x).mean((1, 2))
 
     def logits(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
+        """Return the logits of the classifier."""
         return self.fc(self.features(pixels))

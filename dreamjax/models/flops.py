@@ -1,7 +1,7 @@
-"""Floating-point operations of the networks, counted by hand: every trip of every layer.
+"""Floating-point operations of the networks, counted analytically.
 
 A multiply-add counts 2. Only matrix products and attention count (norms, activations, softmax: under 2 % at these
-widths); the backward pass of a matrix product costs twice its forward one. XLA's own count sees a scanned layer once.
+widths); the backward pass of a matrix product costs twice its forward pass. XLA's count includes a scanned layer once.
 """
 
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ from typing import Any
 
 
 def block(tokens: float, dim: int, mlp_ratio: float) -> float:
-    """One transformer block: qkv and proj 8 T D², the mlp 4 T D F, attention 4 T² D."""
+    """Return the operations of one transformer block: qkv and proj 8 T D², the mlp 4 T D F, attention 4 T² D."""
     return 8 * tokens * dim**2 + 4 * tokens * dim * int(dim * mlp_ratio) + 4 * tokens**2 * dim
 
 
 def gaussian_interpolation(samples: float, length: int, channels: int) -> float:
-    """Cholesky S³/3 and two triangular solves 2 S² C; the Fourier transforms are small beside them."""
+    """Return those of Cholesky S³/3, two triangular solves 2 S² C, and the (small) Fourier transforms."""
     return samples**3 / 3 + 2 * samples**2 * channels + 40 * length * channels
 
 
 def masked_autoencoder(model: Any, patches: int, visible: float) -> dict[str, float]:
-    """FLOP per window with `visible` of `patches` tokens in the encoder; keys encoder, decoder, interpolation, …
+    """Return FLOP per window with `visible` of `patches` tokens in the encoder; keys encoder, decoder, interpolation, …
 
     `model` has the fields of a masked autoencoder's config. `features` is the encoder on all tokens, `forward` the
     masked forward pass and `train` forward and backward (without rematerialisation).
@@ -51,12 +51,12 @@ def masked_autoencoder(model: Any, patches: int, visible: float) -> dict[str, fl
 
 
 def attention(tokens: float, keys: float, dim: int, context_dim: int) -> float:
-    """Queries and output 4 T D², keys and values 4 S C D, logits and their product with the values 4 T S D."""
+    """Return those of queries and output 4 T D², keys and values 4 S C D, logits and their use 4 T S D."""
     return 4 * tokens * dim**2 + 4 * keys * context_dim * dim + 4 * tokens * keys * dim
 
 
 def unet(arguments: Mapping[str, Any], height: int, width: int, tokens: int) -> float:
-    """Forward FLOP of `UNet(**arguments)` for one image of height × width latents and a context of `tokens`."""
+    """Return the forward FLOP of `UNet(**arguments)` for height × width latents of an image and `tokens` of context."""
     a = arguments
     widths, last = a["widths"], len(a["widths"]) - 1
     sizes = [(height, width)]
@@ -94,17 +94,17 @@ def unet(arguments: Mapping[str, Any], height: int, width: int, tokens: int) -> 
 
 
 def vision_transformer(dim: int, depth: int, mlp_ratio: float, patches: int, entries: int) -> float:
-    """Forward FLOP of a ViT with a class token for one image of `patches` patches of `entries` numbers."""
+    """Return the forward FLOP of a ViT with a class token for one image of `patches` patches of `entries` numbers."""
     return 2.0 * patches * entries * dim + depth * block(patches + 1, dim, mlp_ratio)
 
 
 def text_transformer(dim: int, depth: int, mlp_dim: int, tokens: int) -> float:
-    """Forward FLOP of a transformer over the tokens of one text."""
+    """Return the forward FLOP of a transformer over the tokens of one text."""
     return depth * block(tokens, dim, mlp_dim / dim)
 
 
 def autoencoder(arguments: Mapping[str, Any], height: int, width: int) -> float:
-    """Forward FLOP of `AutoencoderKL(**arguments)`, encoder and decoder, for one image of height × width pixels."""
+    """Return the forward FLOP of `AutoencoderKL(**arguments)`, both halves, for an image of height × width pixels."""
     a = arguments
     widths, per_level, latent = a["widths"], a["layers"], a["latent_channels"]
     last = len(widths) - 1

@@ -95,14 +95,14 @@ class ConvNorm(nnx.Module):
 
 # ----------------------------------------------------------------------------------------------------------- pooling
 def max_pool(x: Float[Array, "B H W C"], window: int, stride: int, padding: int = 0) -> Float[Array, "B y x C"]:
-    """The largest of each window; what lies beyond the image never is."""
+    """Return the maximum of each window, without padding."""
     return _windows(x, -jnp.inf, jax.lax.max, window, stride, padding)
 
 
 def average_pool(
     x: Float[Array, "B H W C"], window: int, stride: int, padding: int = 0, *, count_padding: bool
 ) -> Float[Array, "B y x C"]:
-    """The mean of each window; `count_padding`: zeros beyond the image count as pixels."""
+    """Return the mean of each window; `count_padding`: zeros beyond the image count as pixels."""
     sums = _windows(x, 0.0, jax.lax.add, window, stride, padding)
     if count_padding:
         return sums / window**2

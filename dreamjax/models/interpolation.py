@@ -1,6 +1,6 @@
-"""Gaussian interpolation in time as a layer: what the visible samples say by themselves, before any network.
+"""Gaussian interpolation in time as a layer: a prediction from the visible samples alone, before any network.
 
-Every channel is taken for a stationary Gaussian process with power spectrum w. Its conditional mean (Wiener, Kriging)
+Every channel is modelled as a stationary Gaussian process with power spectrum w. Its conditional mean (Wiener, Kriging)
 given the visible samples x_v is
 
     y = K a,   (K_vv + noise I) a_v = x_v,   a = 0 in hidden samples,
@@ -28,23 +28,23 @@ STRIDE = 10.0  # nepers per unit of the curve's parameters, so that Adam's steps
 
 
 def _between_points(points: int, bins: int) -> Float[np.ndarray, "K F"]:
-    """Linear interpolation of a curve of `points` values, from zero frequency to Nyquist, at `bins` frequencies."""
+    """Return the matrix that interpolates a curve of `points` values from 0 to Nyquist at `bins` frequencies."""
     place = np.linspace(0, points - 1, bins)
     return np.maximum(0, 1 - np.abs(place[None, :] - np.arange(points)[:, None])).astype(np.float32)
 
 
 def toeplitz(power_BxF: Float[Array, "B F"], x_BxCxT: Float[Array, "B C T"]) -> Float[Array, "B C T"]:
-    """K x, K the covariance of a process whose circulant embedding of length 2 T has the spectrum `power`."""
+    """Return K x, K the covariance of a process whose circulant embedding of length 2 T has the spectrum `power`."""
     T = x_BxCxT.shape[-1]
     spectrum = jnp.fft.rfft(x_BxCxT, 2 * T, axis=-1) * power_BxF[:, None, :]
     return jnp.fft.irfft(spectrum, 2 * T, axis=-1)[..., :T]
 
 
 def _by_row(function: Callable[..., Array], *arrays: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """`function` of every row. One row after another on CPU.
+    """Apply `function` to every row; on CPU one row after another.
 
     jaxlib's batched LAPACK kernels wait in a thread of XLA's pool for work that they queue in the same pool: two at
-    once, on two cores, wait for ever (seen in 0.10.2). A single matrix is factored where it is.
+    once deadlock on two cores (seen in 0.10.2). A single matrix is factored in the calling thread.
     """
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda row: function(*row), arrays)
@@ -59,7 +59,7 @@ def conditional_mean(
     slots_BxS: Int[Array, "B S"],
     slot_ok_BxS: Bool[Array, "B S"],
 ) -> Float[Array, "B C T"]:
-    """E[signal | visible samples]; `slots` lists the visible samples (those with `slot_ok`), each once."""
+    """Return E[signal | visible samples]; `slots` lists the visible samples (those with `slot_ok`), each once."""
     T = x_BxCxT.shape[-1]
     seen = visible_BxT[:, None, :].astype(x_BxCxT.dtype)
 
@@ -88,9 +88,10 @@ def conditional_mean(
 class GaussianInterpolation(nnx.Module):
     """The layer with its parameters.
 
-    `log_spectrum`, the curve, which starts as exp(-20 f / Nyquist): of several simple curves the one that interpolated
-    resting EEG best. `log_noise`. `adapt`, from the cls token to the window's own offset of the curve; starts at zero.
-    `embed`, from an interpolated patch to the decoder's width.
+    - `log_spectrum`: the curve, which starts as exp(-20 f / Nyquist), the best of several for resting EEG.
+    - `log_noise`.
+    - `adapt`: from the cls token to the window's offset of the curve; starts at zero.
+    - `embed`: from an interpolated patch to the decoder's width.
     """
 
     def __init__(self, points: int, dim: int, entries: int, decoder_dim: int, *, dtype: Dtype, rngs: Keys):
@@ -103,7 +104,7 @@ class GaussianInterpolation(nnx.Module):
         self.points = points
 
     def power(self, offset_BxK: Float[Array, "B K"], samples: int) -> Float[Array, "B F"]:
-        """Spectra of variance one."""
+        """Return spectra of variance one."""
         curve_BxK = STRIDE * self.log_spectrum[...] + offset_BxK
         log_BxF = curve_BxK @ _between_points(self.points, samples + 1)
         log_BxF = log_BxF - jax.lax.stop_gradient(log_BxF.max(-1, keepdims=True))
@@ -118,14 +119,14 @@ class GaussianInterpolation(nnx.Module):
         slot_ok_BxS: Bool[Array, "B S"],
         cls_BxD: Float[Array, "B D"],
     ) -> Float[Array, "B C T"]:
-        """The conditional mean at every sample, float32; `cls` is the window's summary that adapts the spectrum.
+        """Return the conditional mean at every sample, float32; `cls` is the window's summary that adapts the spectrum.
 
         Solved in float32, or in float64 under `jax.enable_x64(True)`, as the exported PyTorch model solves it.
         """
         B, _, T = x_BxCxT.shape
         visible_BxT = jnp.zeros((B, T), bool).at[jnp.arange(B)[:, None], slots_BxS].set(slot_ok_BxS)
-        wide = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+        wide = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
         noise = NOISE_FLOOR + jnp.exp(STRIDE * self.log_noise[...].astype(wide))
         power = self.power(self.adapt(cls_BxD).astype(wide), T)
-        found = conditional_mean(power, noise, x_BxCxT.astype(wide), visible_BxT, slots_BxS, slot_ok_BxS)
-        return found.astype(jnp.float32)
+        mean = conditional_mean(power, noise, x_BxCxT.astype(wide), visible_BxT, slots_BxS, slot_ok_BxS)
+        return mean.astype(jnp.float32)

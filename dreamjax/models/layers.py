@@ -4,25 +4,26 @@ Shape letters: B batch, T tokens, D width, I/O in/out.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dreamjax.models.keys import Keys
 from dreamjax.parallel.sharding import split_rows
 
-Dtype = Any
+Dtype = DTypeLike
 
 
 # ---------------------------------------------------------------------------------------------------- matrix product
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def matmul(x: Float[Array, "*batch I"], kernel: Float[Array, "I O"], dtype: Dtype) -> Float[Array, "*batch O"]:
-    """`x @ kernel` in `dtype`, whose kernel gradient is a float32 sum.
+    """Return `x @ kernel` in `dtype`, whose kernel gradient is a float32 sum.
 
     Casting the kernel and letting autodiff transpose the cast gives a gradient in `dtype` that is all-reduced in
     `dtype` over the devices before it becomes float32. Here the gradient's dot itself has float32 output, so the
@@ -41,7 +42,7 @@ def _matmul_backward(dtype: Dtype, saved: tuple[Array, Array], dy: Array) -> tup
     dy = dy.astype(dtype)
     dx = split_rows(dy @ kernel.astype(dtype).T)
     tokens = tuple(range(x.ndim - 1))
-    # XLA on CPU writes a transposed copy of the first operand, computing what made it again: let that be the narrower
+    # XLA on CPU writes a transposed copy of the first operand and recomputes its producer: so the narrower one is first
     narrow, wide = (x, dy) if x.shape[-1] <= dy.shape[-1] else (dy, x)
     dkernel = jax.lax.dot_general(narrow, wide, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32)
     return dx, (dkernel if narrow is x else dkernel.T).astype(kernel.dtype)
@@ -80,8 +81,8 @@ class LayerNorm(nnx.Module):
         return (centred * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
-class Parts(nnx.Module):
-    """Modules in a row, named "0", "1", … as PyTorch's ModuleList names them."""
+class ModuleList(nnx.Module):
+    """A sequence of modules, named "0", "1", … as in PyTorch's ModuleList."""
 
     def __init__(self, *modules: nnx.Module):
         self.count = len(modules)
@@ -94,14 +95,14 @@ class Parts(nnx.Module):
     def __getitem__(self, i: int) -> Any:
         return getattr(self, str(range(self.count)[i]))
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(self.count))
 
 
 # ------------------------------------------------------------------------------------------------------- activations
 @jax.custom_vjp
 def gelu(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """x Φ(x), the exact one with erf. Its backward pass is written out: autodiff's keeps and copies more on CPU."""
+    """Return x Φ(x), exact with erf. The backward pass is hand-written: autodiff's keeps and copies more on CPU."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -115,11 +116,11 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 def quick_gelu(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """x σ(1.702 x), OpenAI's stand-in for `gelu`."""
+    """Return x σ(1.702 x), OpenAI's approximation of `gelu`."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-# by the names that config.json files use
+# by their names in config.json files
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "quick_gelu": quick_gelu,
@@ -132,7 +133,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 # --------------------------------------------------------------------------------------------------------- positions
 def sincos_positions(length: int, dim: int) -> Float[np.ndarray, "T D"]:
-    """[sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (D/2)): all sines, then all cosines. Computed in float64."""
+    """Return [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (D/2)): all sines, then all cosines. Computed in float64."""
     frequencies = 10000.0 ** (-np.arange(dim // 2, dtype=np.float64) / (dim / 2))
     angles = np.arange(length, dtype=np.float64)[:, None] * frequencies
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)

@@ -1,10 +1,10 @@
-"""LPIPS v0.1 on AlexNet (Zhang et al. 2018, arXiv 1801.03924): how different two images look.
+"""LPIPS v0.1 on AlexNet (Zhang et al. 2018, arXiv 1801.03924): the perceptual distance of two images.
 
 For AlexNet's five rectified convolutions, each position's features of length 1 over channels,
 
     d(x, y) = Σ_l mean over positions of Σ_c w_lc (x̂_lc - ŷ_lc)²                                          (equation 1)
 
-with w ≥ 0 fitted to what people see. Shape letters: B batch, H/W pixels, C channels.
+with w ≥ 0 fitted to human judgements. Shape letters: B batch, H/W pixels, C channels.
 """
 
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ from jaxtyping import Array, Float
 
 from dreamjax.models.alexnet import WIDTHS, AlexNet
 from dreamjax.models.keys import Keys
-from dreamjax.models.layers import Parts
+from dreamjax.models.layers import ModuleList
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [-1, 1]
 EPSILON = 1e-10
 
 
-class Weight(nnx.Module):
+class ChannelWeights(nnx.Module):
     """w_l of one layer, [1, 1, C, 1]: a convolution of one position."""
 
     def __init__(self, dim: int):
@@ -32,10 +32,10 @@ class LPIPS(nnx.Module):
 
     def __init__(self, *, rngs: Keys, unit: int = 64):
         self.net = AlexNet(rngs=rngs, unit=unit, classes=0)
-        self.lin = Parts(*(Weight(unit * n) for n in WIDTHS))
+        self.lin = ModuleList(*(ChannelWeights(unit * n) for n in WIDTHS))
 
     def __call__(self, a: Float[Array, "B H W 3"], b: Float[Array, "B H W 3"]) -> Float[Array, "B"]:
-        """The distance of images in [-1, 1], 0 for equal ones. Raises UserError as `AlexNet.layers`."""
+        """Return the distance of images in [-1, 1], 0 for equal ones. Raises UserError as `AlexNet.layers`."""
         shift, scale = np.array(SHIFT, np.float32), np.array(SCALE, np.float32)
         both = [self.net.layers((x - shift) / scale) for x in (a, b)]
         return sum(

@@ -20,26 +20,26 @@ from dreamjax.models.attention import Attention
 from dreamjax.models.interpolation import GaussianInterpolation
 from dreamjax.models.keys import Keys
 from dreamjax.models.layers import Dtype, LayerNorm, Linear, matmul, sincos_positions
-from dreamjax.models.transformer import Block, Remat, run_stack, stack
+from dreamjax.models.transformer import Remat, TransformerBlock, run_stack, stack
 
 Interpolation = Literal["none", "gaussian"]
 
 
 def patchify(signal_BxCxT: Float[Array, "B C T"], patch: int) -> Float[Array, "B N P"]:
-    """Windows as patches, each vector time-major: entry t · C + c."""
+    """Return windows as patches, each vector time-major: entry t · C + c."""
     B, C, T = signal_BxCxT.shape
     return signal_BxCxT.swapaxes(1, 2).reshape(B, T // patch, patch * C)
 
 
 def unpatchify(patches_BxNxP: Float[Array, "B N P"], channels: int) -> Float[Array, "B C T"]:
-    """The inverse of `patchify`."""
+    """Apply the inverse of `patchify`."""
     B = patches_BxNxP.shape[0]
     return patches_BxNxP.reshape(B, -1, channels).swapaxes(1, 2)
 
 
 @jax.custom_vjp
 def permute(x_BxNxD: Float[Array, "B N D"], order_BxN: Int[Array, "B N"], inverse_BxN: Int[Array, "B N"]) -> Array:
-    """x[b, order[b]]. The gradient of a permutation is the inverse permutation: a gather, not a scatter."""
+    """Return x[b, order[b]]. The gradient of a permutation is the inverse permutation: a gather, not a scatter."""
     return jnp.take_along_axis(x_BxNxD, order_BxN[:, :, None], axis=1)
 
 
@@ -49,7 +49,7 @@ permute.defvjp(
 )
 
 
-class PatchEmbed(nnx.Module):
+class SignalPatchEmbed(nnx.Module):
     """Conv1d whose stride is its kernel, that is, one matrix product per patch. Kernel (patch, C, D), N(0, 0.02)."""
 
     def __init__(self, patch: int, channels: int, dim: int, *, dtype: Dtype, rngs: Keys):
@@ -93,8 +93,8 @@ class MaskedAutoencoder(nnx.Module):
         interpolation: Interpolation = "none",
         spectrum_points: int = 128,
     ):
-        block = functools.partial(Block, mlp_ratio=mlp_ratio, dtype=dtype, implementation=attention)
-        self.patch_embed = PatchEmbed(patch, channels, dim, dtype=dtype, rngs=rngs)
+        block = functools.partial(TransformerBlock, mlp_ratio=mlp_ratio, dtype=dtype, implementation=attention)
+        self.patch_embed = SignalPatchEmbed(patch, channels, dim, dtype=dtype, rngs=rngs)
         if cls_token:
             self.cls_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, dim), jnp.float32))
         if learned_positions:
@@ -124,7 +124,7 @@ class MaskedAutoencoder(nnx.Module):
         keep_BxV: Int[Array, "B V"] | None = None,
         keep_ok_BxV: Bool[Array, "B V"] | None = None,
     ) -> Float[Array, "B 1+V D"]:
-        """The cls token and the tokens of the kept patches (all of them by default), after the final norm.
+        """Return the cls token and the tokens of the kept patches (all of them by default), after the final norm.
 
         `keep_ok` is False in the slots that hold no patch: nothing attends to them. Without a cls token: [B, V, D].
         """
@@ -152,7 +152,7 @@ class MaskedAutoencoder(nnx.Module):
         valid_BxN: Bool[Array, "B N"] | None = None,
         guess_BxNxP: Float[Array, "B N P"] | None = None,
     ) -> Float[Array, "B N P"]:
-        """A prediction for every patch, in time order, float32. `order` lists the kept patches first, then the rest.
+        """Return a prediction for every patch, in time order. `order` lists the kept patches first, then the rest.
 
         With `guess`, the interpolation, the decoder sees it and predicts what it misses.
         """
@@ -182,7 +182,7 @@ class MaskedAutoencoder(nnx.Module):
         keep_BxV: Int[Array, "B V"],
         keep_ok_BxV: Bool[Array, "B V"] | None,
     ) -> Float[Array, "B N P"] | None:
-        """The Gaussian interpolation of the kept patches, where the model has that layer."""
+        """Return the Gaussian interpolation of the kept patches, where the model has that layer."""
         if not self.interpolates:
             return None
         B, V = keep_BxV.shape
@@ -208,5 +208,5 @@ class MaskedAutoencoder(nnx.Module):
 
 
 def _with_cls(ok: Bool[Array, "B V"] | None) -> Bool[Array, "B 1+V"] | None:
-    """The key mask with the cls token, which is always attended, in front."""
+    """Return the key mask with the cls token, which is always attended, in front."""
     return None if ok is None else jnp.pad(ok, ((0, 0), (1, 0)), constant_values=True)

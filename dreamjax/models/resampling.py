@@ -17,14 +17,14 @@ Filter = Literal["bicubic", "bicubic_antialias"]
 
 
 def resample(grid: Float[Array, "h w D"], size: tuple[int, int], filter: Filter) -> Float[Array, "y x D"]:
-    """`grid` at another size, float32."""
+    """Return `grid` at another size, float32."""
     rows, columns = (matrix(n, m, filter) for n, m in zip(grid.shape[:2], size, strict=True))
     exact = jax.lax.Precision.HIGHEST  # accelerators would round float32 products to bfloat16
     return jnp.einsum("yh,xw,hwd->yxd", rows, columns, grid, precision=exact)
 
 
 def matrix(n: int, m: int, filter: Filter) -> Float[np.ndarray, "m n"]:
-    """The weights of n old points for each of m new ones."""
+    """Return the weights of n old points for each of m new ones."""
     scale = n / m
     antialias = filter == "bicubic_antialias"
     width = max(scale, 1.0) if antialias else 1.0
@@ -36,13 +36,13 @@ def matrix(n: int, m: int, filter: Filter) -> Float[np.ndarray, "m n"]:
     if antialias:
         weights = np.where((points >= 0) & (points < n), weights, 0.0)
         weights /= weights.sum(1, keepdims=True)
-    found = np.zeros((m, n))
-    np.add.at(found, (np.arange(m)[:, None], points.clip(0, n - 1)), weights)
-    return found.astype(np.float32)
+    matrix = np.zeros((m, n))
+    np.add.at(matrix, (np.arange(m)[:, None], points.clip(0, n - 1)), weights)
+    return matrix.astype(np.float32)
 
 
 def _cubic(t: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel, zero beyond ±2."""
+    """Return Keys' cubic convolution kernel, zero beyond ±2."""
     t = np.abs(t)
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = a * (((t - 5) * t + 8) * t - 4)

@@ -1,8 +1,10 @@
-"""Residual blocks over images, as the U-Net and the autoencoder of latent diffusion have them, channels last.
+"""Residual blocks over images, for the U-Net and the autoencoder of latent diffusion, channels last.
 
 Rombach et al. 2022, arXiv 2112.10752; the layout of diffusers' ResnetBlock2D, Downsample2D and Upsample2D.
 Shape letters: B batch, H height, W width, C channels, E width of the time embedding.
 """
+
+from collections.abc import Callable
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -10,7 +12,9 @@ from jaxtyping import Array, Float
 from dreamjax.models.convolution import Conv2d, GroupNorm, Padding, upsample
 from dreamjax.models.keys import Keys
 from dreamjax.models.layers import ACTIVATIONS, Dtype, Linear
-from dreamjax.parallel import platform
+from dreamjax.parallel import environment
+
+MakeResBlock = Callable[[int, int], "ResBlock"]  # (channels in, channels out) → block
 
 
 class ResBlock(nnx.Module):
@@ -44,6 +48,7 @@ class ResBlock(nnx.Module):
         act = ACTIVATIONS[self.activation]
         y = self.conv1(act(self.norm1(x_BxHxWxC)))
         if self.timed:
+            assert time_BxE is not None
             y = y + self.time_emb_proj(act(time_BxE))[:, None, None, :]
         y = self.conv2(act(self.norm2(y)))
         return (self.conv_shortcut(x_BxHxWxC) if self.changes else x_BxHxWxC) + y
@@ -70,6 +75,6 @@ class Upsample(nnx.Module):
         B, H, W, _ = x.shape
         doubled = size is None or size == (2 * H, 2 * W)
         # for fewer pixels, putting the kernels together costs more than it saves
-        if platform.target() == "cpu" and doubled and B * H * W >= 256:
+        if environment.target_platform() == "cpu" and doubled and B * H * W >= 256:
             return self.conv.of_upsampled(x)
         return self.conv(upsample(x, size))

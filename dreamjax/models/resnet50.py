@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from dreamjax.models.inference import ConvNorm, max_pool
 from dreamjax.models.keys import Keys
-from dreamjax.models.layers import Linear, Parts
+from dreamjax.models.layers import Linear, ModuleList
 
 DEPTHS = (3, 4, 6, 3)
 WIDER = 4  # a block's output over its inner width
@@ -45,14 +45,14 @@ class ResNet50(nnx.Module):
             for j in range(depth):
                 blocks.append(Bottleneck(dim, width, 2 if i and not j else 1, rngs=rngs))
                 dim = WIDER * width
-            layers.append(Parts(*blocks))
-        self.layers = Parts(*layers)
+            layers.append(ModuleList(*blocks))
+        self.layers = ModuleList(*layers)
         self.classes = classes
         if classes:
             self.fc = Linear(dim, classes, dtype="float32", rngs=rngs)
 
     def features(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B F"]:
-        """The mean over positions of the last layer, 2,048 as published."""
+        """Return the mean over positions of the last layer, 2,048 as published."""
         x = max_pool(self.stem(pixels), 3, 2, 1)
         for layer in self.layers:
             for block in layer:
@@ -60,4 +60,5 @@ class ResNet50(nnx.Module):
         return x.mean((1, 2))
 
     def logits(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
+        """Return the logits of the classifier."""
         return self.fc(self.features(pixels))

@@ -1,10 +1,10 @@
-"""Transformer blocks: the one piece of code behind the masked autoencoder, CLIP, DINOv2, ViT and the U-Net's attention.
+"""Transformer blocks: used by the masked autoencoder, CLIP, DINOv2, ViT and the U-Net's attention.
 
 Shape letters: B batch, T tokens, S context tokens, D width, H heads, K width of a head, F hidden width, L layers.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,14 @@ from jaxtyping import Array, Bool, Float
 from dreamjax.models.attention import Attention, attend, attend_packed
 from dreamjax.models.keys import Keys
 from dreamjax.models.layers import ACTIVATIONS, Dtype, LayerNorm, Linear
+from dreamjax.parallel.tree_paths import PyTree
 
 Remat = Literal["none", "full", "dots", "names"]
-REMAT_NAMES = ("qkv", "attention", "hidden")  # what a block calls its activations; for remat="names"
+RematPolicy = tuple[Remat, tuple[str, ...]]  # and the names for "names"
+REMAT_NAMES = ("qkv", "attention", "hidden")  # names of a block's activations, for remat="names"
 Gate = Literal["none", "first", "second"]
+M = TypeVar("M", bound=nnx.Module)
+T = TypeVar("T")
 
 
 class SelfAttention(nnx.Module):
@@ -102,7 +106,7 @@ class LayerScale(nnx.Module):
         return (x * self.scale[...]).astype(x.dtype)
 
 
-class Block(nnx.Module):
+class TransformerBlock(nnx.Module):
     """Pre-norm transformer block: x + attention(norm1 x), then x + mlp(norm2 x); both scaled where `layer_scale`."""
 
     def __init__(
@@ -140,18 +144,18 @@ class Block(nnx.Module):
 
 
 # ------------------------------------------------------------------------------------------------- stacks of blocks
-def stack(depth: int, rngs: Keys, make: Callable[[Keys], Any]) -> Any:
-    """`depth` blocks as one block whose parameters have a leading layer axis."""
+def stack(depth: int, rngs: Keys, make: Callable[[Keys], M]) -> M:
+    """Return `depth` blocks as one block whose parameters have a leading layer axis."""
 
     @nnx.vmap(in_axes=(0,), out_axes=0)
-    def build(key: Array) -> Any:
+    def build(key: Array) -> M:
         return make(Keys(key))
 
     return build(jax.random.split(rngs.params(), depth))
 
 
-def rematerialise(function: Any, remat: Remat, names: tuple[str, ...]) -> Any:
-    """`function` that keeps for the backward pass everything, nothing, the matrix products, or the named values."""
+def rematerialise(function: Callable[..., T], remat: Remat, names: tuple[str, ...]) -> Callable[..., T]:
+    """Return `function` that keeps for the backward pass all values, none, matrix products, or the named ones."""
     if remat == "none":
         return function
     policies = jax.checkpoint_policies
@@ -163,8 +167,8 @@ def rematerialise(function: Any, remat: Remat, names: tuple[str, ...]) -> Any:
     return jax.checkpoint(function, policy=policy)
 
 
-def rematerialised(module: nnx.Module, remat: Remat, names: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """`module` as a function that keeps for its backward pass what `remat` says."""
+def rematerialised(module: nnx.Module, remat: Remat, names: tuple[str, ...] = ()) -> Callable[..., Array]:
+    """Return `module` as a function that keeps for its backward pass what `remat` says."""
     if remat == "none":
         return module  # type: ignore[return-value]
     graph, params = nnx.split(module)
@@ -173,23 +177,22 @@ def rematerialised(module: nnx.Module, remat: Remat, names: tuple[str, ...] = ()
 
 
 def run_stack(
-    blocks: Any,
+    blocks: nnx.Module,
     x: Float[Array, "B T D"],
-    *args: Any,
+    *args: PyTree,
     scan: bool,
     remat: Remat = "none",
     names: tuple[str, ...] = (),
     collect: bool = False,
 ) -> Any:
-    """The blocks one after another, each called with (x, *args): scanned or unrolled.
+    """Apply the blocks one after another, each called with (x, *args): scanned or unrolled.
 
-    Scanned, the compile time does not depend on the depth.
-
-    With `collect`, (the last one's output, all outputs with a leading layer axis).
+    Scanned, the compile time does not depend on the depth. With `collect`, return (the last output, all outputs with a
+    leading layer axis).
     """
     graph, params = nnx.split(blocks)
 
-    def body(x: Array, layer: Any) -> tuple[Array, Array | None]:
+    def body(x: Array, layer: PyTree) -> tuple[Array, Array | None]:
         y = nnx.merge(graph, layer)(x, *args)
         return y, y if collect else None
 
@@ -205,4 +208,4 @@ def run_stack(
     for i in range(depth):
         x, y = body(x, jax.tree.unflatten(tree, [row[i][0] for row in rows]))
         outputs.append(y)
-    return (x, jnp.stack(outputs)) if collect else x
+    return (x, jnp.stack([y for y in outputs if y is not None])) if collect else x

@@ -1,4 +1,4 @@
-"""The conditional U-Net of latent diffusion: what diffusers calls UNet2DConditionModel, for Stable Diffusion 1 and 2.
+"""The conditional U-Net of latent diffusion (diffusers' UNet2DConditionModel), for Stable Diffusion 1 and 2.
 
 Rombach et al. 2022, arXiv 2112.10752, section 3.3. Images are (B, H, W, C). Parameters have diffusers' names, except
 that a level's transformer blocks are stacked and their projections fused.
@@ -8,6 +8,7 @@ Shape letters: B batch, H height, W width, C channels, T = H · W tokens, S cont
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,15 +18,27 @@ from jaxtyping import Array, Bool, Float, Num
 from dreamjax.models.attention import Attention
 from dreamjax.models.convolution import Conv2d, GroupNorm
 from dreamjax.models.keys import Keys
-from dreamjax.models.layers import ACTIVATIONS, Dtype, LayerNorm, Linear, Parts
-from dreamjax.models.resnet import Downsample, ResBlock, Upsample
-from dreamjax.models.transformer import CrossAttention, Mlp, Remat, SelfAttention, rematerialised, run_stack, stack
+from dreamjax.models.layers import ACTIVATIONS, Dtype, LayerNorm, Linear, ModuleList
+from dreamjax.models.resnet import Downsample, MakeResBlock, ResBlock, Upsample
+from dreamjax.models.transformer import (
+    CrossAttention,
+    Mlp,
+    Remat,
+    RematPolicy,
+    SelfAttention,
+    rematerialised,
+    run_stack,
+    stack,
+)
 
 
 def timestep_embedding(
     t_B: Num[Array, "B"], dim: int, *, flip_sin_to_cos: bool = True, shift: float = 0.0
 ) -> Float[Array, "B dim"]:
-    """[sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (dim/2 - shift)); cosines first where flipped (Ho et al. 2020)."""
+    """Return [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (dim/2 - shift)); cosines first where flipped (Ho et al.
+
+    2020).
+    """
     half = dim // 2
     w = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = t_B.astype(jnp.float32)[:, None] * w
@@ -58,10 +71,7 @@ class ContextBlock(nnx.Module):
         self.ff = Mlp(dim, 4 * dim, gate="second", dtype=dtype, rngs=rngs)
 
     def __call__(
-        self,
-        x: Float[Array, "B T C"],
-        context: Float[Array, "B S D"],
-        context_ok: Bool[Array, "B S"] | None = None,
+        self, x: Float[Array, "B T C"], context: Float[Array, "B S D"], context_ok: Bool[Array, "B S"] | None = None
     ) -> Float[Array, "B T C"]:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context, context_ok)
@@ -110,19 +120,29 @@ class SpatialTransformer(nnx.Module):
 class Level(nnx.Module):
     """Residual blocks of one resolution, each followed by a transformer where the level attends."""
 
-    def __init__(self, dims: list[tuple[int, int]], make_res: Any, make_transformer: Any | None):
-        self.resnets = Parts(*(make_res(a, b) for a, b in dims))
+    downsample: Downsample
+    upsample: Upsample
+
+    def __init__(
+        self,
+        dims: list[tuple[int, int]],
+        make_res: MakeResBlock,
+        make_transformer: Callable[[int], SpatialTransformer] | None,
+    ):
+        self.resnets = ModuleList(*(make_res(a, b) for a, b in dims))
         if make_transformer is not None:
-            self.attentions = Parts(*(make_transformer(b) for _, b in dims))
+            self.attentions = ModuleList(*(make_transformer(b) for _, b in dims))
         self.attends = make_transformer is not None
 
-    def layer(self, j: int, x: Array, time: Array, context: Array, context_ok: Array | None, remat: Any) -> Array:
+    def layer(
+        self, j: int, x: Array, time: Array, context: Array, context_ok: Array | None, remat: RematPolicy
+    ) -> Array:
         x = rematerialised(self.resnets[j], *remat)(x, time)
         return rematerialised(self.attentions[j], *remat)(x, context, context_ok) if self.attends else x
 
 
 class UNet(nnx.Module):
-    """ε, v or x₀ from noisy latents, the time step and a context. Parameters are float32, `dtype` computes.
+    """Predict ε, v or x₀ from noisy latents, the time step and a context. Parameters are float32, `dtype` computes.
 
     `widths`, `heads`, `layers`, `depths` (of transformers), `attends`: one entry a resolution, finest first;
     `up_attends`: coarsest first.
@@ -160,7 +180,7 @@ class UNet(nnx.Module):
             ResBlock, groups=groups, epsilon=epsilon, time_dim=time_dim, activation=activation, **common
         )
 
-        def transformer(level: int) -> Any:
+        def transformer(level: int) -> Callable[[int], SpatialTransformer]:
             return lambda dim: SpatialTransformer(
                 dim,
                 context_dim,
@@ -183,9 +203,9 @@ class UNet(nnx.Module):
             if i < last:
                 level.downsample = Downsample(width, padding=downsample_padding, **common)
             down, before = [*down, level], width
-        self.down_blocks = Parts(*down)
+        self.down_blocks = ModuleList(*down)
         self.mid_block = Level([(before, before), (before, before)], res, None)
-        self.mid_block.attentions = Parts(transformer(last)(before))
+        self.mid_block.attentions = ModuleList(transformer(last)(before))
         up: list[Level] = []
         for i, width in reversed(list(enumerate(widths))):
             finer, count = widths[max(i - 1, 0)], layers[i] + 1
@@ -195,7 +215,7 @@ class UNet(nnx.Module):
             if i > 0:
                 level.upsample = Upsample(width, **common)
             up, before = [*up, level], width
-        self.up_blocks = Parts(*up)
+        self.up_blocks = ModuleList(*up)
         self.conv_norm_out = GroupNorm(widths[0], groups, dtype=dtype, epsilon=epsilon)
         self.conv_out = Conv2d(widths[0], out_channels, **common)
         self.embed = functools.partial(
@@ -211,31 +231,34 @@ class UNet(nnx.Module):
         context_ok_BxS: Bool[Array, "B S"] | None = None,
         time_offset_BxE: Float[Array, "B E"] | None = None,
     ) -> Float[Array, "B H W O"]:
-        """`t`: time steps, whole or not. `time_offset` is added to their embedding. Any H and W. Returns float32."""
+        """Return the prediction, float32, for any H and W.
+
+        `t`: time steps, which may be fractional. `time_offset` is added to their embedding.
+        """
         time_BxE = self.time_embedding(self.embed(t_B))
         if time_offset_BxE is not None:
             time_BxE = time_BxE + time_offset_BxE.astype(self.dtype)
-        given = (time_BxE, context_BxSxD.astype(self.dtype), context_ok_BxS, self.remat)
+        inputs = (time_BxE, context_BxSxD.astype(self.dtype), context_ok_BxS, self.remat)
         x = self.conv_in(x_BxHxWxC.astype(self.dtype))
         skips = [x]
         for i, level in enumerate(self.down_blocks):
             for j in range(len(level.resnets)):
-                x = level.layer(j, x, *given)
+                x = level.layer(j, x, *inputs)
                 skips.append(x)
             if i < len(self.down_blocks) - 1:
                 x = level.downsample(x)
                 skips.append(x)
-        x = self.middle(x, *given)
+        x = self.middle(x, *inputs)
         for i, level in enumerate(self.up_blocks):
             for j in range(len(level.resnets)):
-                x = level.layer(j, jnp.concatenate([x, skips.pop()], axis=-1), *given)
+                x = level.layer(j, jnp.concatenate([x, skips.pop()], axis=-1), *inputs)
             if i < len(self.up_blocks) - 1:
                 x = level.upsample(x, skips[-1].shape[1:3])
         x = ACTIVATIONS[self.activation](self.conv_norm_out(x))
         return self.conv_out(x).astype(jnp.float32)
 
-    def middle(self, x: Array, time: Array, context: Array, context_ok: Array | None, remat: Any) -> Array:
-        """Residual block, transformer, residual block at the coarsest resolution."""
+    def middle(self, x: Array, time: Array, context: Array, context_ok: Array | None, remat: RematPolicy) -> Array:
+        """Apply residual block, transformer and residual block at the coarsest resolution."""
         x = rematerialised(self.mid_block.resnets[0], *remat)(x, time)
         x = rematerialised(self.mid_block.attentions[0], *remat)(x, context, context_ok)
         return rematerialised(self.mid_block.resnets[1], *remat)(x, time)

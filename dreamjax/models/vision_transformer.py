@@ -20,7 +20,7 @@ from dreamjax.models.resampling import Filter, resample
 Pooling = Literal["cls", "patches", "tokens"]
 
 
-class PatchEmbed(nnx.Module):
+class ImagePatchEmbed(nnx.Module):
     """Conv2d whose stride is its kernel: one matrix product per patch. Kernel (p, p, C, D), N(0, 0.02)."""
 
     def __init__(self, patch: int, channels: int, dim: int, *, dtype: Dtype, rngs: Keys, bias: bool):
@@ -31,7 +31,7 @@ class PatchEmbed(nnx.Module):
         self.patch, self.channels, self.has_bias, self.dtype = patch, channels, bias, dtype
 
     def __call__(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-        """Float32. Rows and columns that fill no patch are left out, as a convolution does."""
+        """Return float32 embeddings of patches; incomplete ones at the edge are dropped, as by a convolution."""
         p, C = self.patch, self.channels
         B, h, w = pixels.shape[0], pixels.shape[1] // p, pixels.shape[2] // p
         patches = pixels[:, : h * p, : w * p].reshape(B, h, p, w, p, C).swapaxes(2, 3).reshape(B, h, w, p * p * C)
@@ -70,7 +70,7 @@ class VisionTransformer(Encoder):
         def learned(*shape: int) -> nnx.Param:
             return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
 
-        self.patch_embed = PatchEmbed(patch, channels, dim, dtype=self.dtype, rngs=rngs, bias=patch_bias)
+        self.patch_embed = ImagePatchEmbed(patch, channels, dim, dtype=self.dtype, rngs=rngs, bias=patch_bias)
         self.cls_token, self.pos_embed = learned(dim), learned(1 + self.grid**2, dim)
         if registers:
             self.register_tokens = learned(registers, dim)
@@ -85,7 +85,7 @@ class VisionTransformer(Encoder):
     def embed(
         self, pixels: Float[Array, "B H W C"], masked_BxN: Bool[Array, "B N"] | None = None
     ) -> Float[Array, "B 1+R+N D"]:
-        """Raises UserError for images that the network cannot take."""
+        """Return tokens plus positions. Raise UserError for images of an unsupported size."""
         self._check(pixels)
         x_BxhxwxD = self.patch_embed(pixels)
         B, h, w, D = x_BxhxwxD.shape
@@ -117,7 +117,7 @@ class VisionTransformer(Encoder):
         return resample(grid, (h, w), self.resize).reshape(h * w, -1)
 
     def pool(self, tokens: Float[Array, "B 1+R+N D"], pooling: Pooling) -> Array:
-        """The cls token [B, D], the mean over the patches [B, D], or all tokens as they are [B, 1+R+N, D]."""
+        """Return the cls token [B, D], the mean over the patches [B, D], or all tokens as they are [B, 1+R+N, D]."""
         if pooling == "cls":
             return tokens[:, 0]
         return tokens if pooling == "tokens" else tokens[:, 1 + self.registers :].mean(1)

@@ -18,14 +18,7 @@ class ViT(VisionTransformer):
     """`classes`: of the classifier, or 0; `pooler`: width of tanh(W cls + b), or 0. `options`: as the bases'."""
 
     def __init__(
-        self,
-        *,
-        dim: int,
-        rngs: Keys,
-        classes: int = 0,
-        pooler: int = 0,
-        epsilon: float = 1e-12,
-        **options: Any,
+        self, *, dim: int, rngs: Keys, classes: int = 0, pooler: int = 0, epsilon: float = 1e-12, **options: Any
     ):
         super().__init__(dim=dim, rngs=rngs, epsilon=epsilon, **options)
         self.has_classifier, self.has_pooler = bool(classes), bool(pooler)
@@ -35,10 +28,10 @@ class ViT(VisionTransformer):
             self.pooler = Linear(dim, pooler, dtype=self.dtype, rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "B H W 3"]) -> Encoded:
-        """`last_hidden_state` [B, 1+N, D] after the final norm; `pooled`, where there is a pooler."""
+        """Return `last_hidden_state` [B, 1+N, D] after the final norm; `pooled`, where there is a pooler."""
         x_BxTxD = self.norm(self.run(self.blocks, self.embed(pixels), None))
         return Encoded(x_BxTxD, jnp.tanh(self.pooler(x_BxTxD[:, 0])) if self.has_pooler else None)
 
     def logits(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
-        """The classifier's logits, from the cls token after the final norm."""
+        """Return the classifier's logits, from the cls token after the final norm."""
         return self.classifier(self(pixels).last_hidden_state[:, 0])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 LARGEST = math.log(100.0)  # of the scale, as published: it kept training stable
@@ -32,9 +33,9 @@ class ContrastiveConfig:
             raise ValueError(f"loss.temperature is {self.temperature}, but it is at least 0.01")
 
 
-def unit(x: Float[Array, "B P"]) -> Float[Array, "B P"]:
-    """Rows of length 1, float32."""
-    x = x.astype(jnp.float32)
+def unit(x: Float[Array | np.ndarray, "B P"]) -> Float[Array, "B P"]:
+    """Return rows of length 1, float32."""
+    x = jnp.asarray(x, jnp.float32)
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
@@ -46,7 +47,7 @@ def contrastive(
     weight_B: Float[Array, "B"],
     names: tuple[str, str] = ("image_to_text", "text_to_image"),
 ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, tuple[Array, Array]]]:
-    """`(sum, weight, metrics)` over examples. `scale`: log of what similarities are multiplied with; `group`: equal
+    """Return `(sum, weight, metrics)` over examples. `scale`: log of the factor of similarities; `group`: equal
     numbers for equal texts.
 
     Metrics, the share whose best text (and the reverse) belongs to its group: `names`, for other pairs than images

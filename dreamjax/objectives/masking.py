@@ -63,17 +63,17 @@ class MaskConfig:
 
     @property
     def varies(self) -> bool:
-        """Whether examples may differ in their number of visible patches."""
+        """Return whether examples may differ in their number of visible patches."""
         return self.padding or len(self.ratios) > 1 or ("channel" in self.kinds and len(self.kinds) > 1)
 
     def visible_slots(self, patches: int) -> int:
-        """The largest number of visible patches of any mask: the encoder's static length."""
+        """Return the largest number of visible patches of any mask: the encoder's static length."""
         if "channel" in self.kinds:
             return patches
         return keep_count(patches, min(self.ratios))
 
     def mean_visible(self, patches: int) -> float:
-        """The expected number of visible patches of a full window."""
+        """Return the expected number of visible patches of a full window."""
         weights = np.asarray(self.kind_weights or [1.0] * len(self.kinds))
         hidden_in_time = (
             sum(w for w, kind in zip(weights, self.kinds, strict=True) if kind != "channel") / weights.sum()
@@ -99,24 +99,24 @@ class Mask:
 
 
 def keep_count(patches: int, ratio: float) -> int:
-    """int(N (1 - ratio)), as the reference computes it: N = 128 keeps 32 at 0.75 and 115 at 0.1."""
+    """Return int(N (1 - ratio)), as the reference computes it: N = 128 keeps 32 at 0.75 and 115 at 0.1."""
     return int(patches * (1 - ratio))
 
 
 def example_keys(seed: int | Array, purpose: str, index: UInt32[Array, "B 2"]) -> PRNGKeyArray:
-    """One key per example, folded from (seed, purpose, high and low half of its global index); never from its row."""
+    """Return one key per example, folded from (seed, purpose, high and low half of its global index), not its row."""
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i[0]), i[1]))(index)
 
 
 def draw(config: MaskConfig, seed: int | Array, index: UInt32[Array, "B 2"], valid: Bool[Array, "B N"]) -> Mask:
-    """The masks of a batch; the same for an example wherever and with whomever it is computed."""
+    """Return the masks of a batch; that of an example does not depend on its batch or device."""
     keys = example_keys(seed, "mask", index)
     return jax.vmap(lambda key, row: _draw_one(config, key, row))(keys, valid)
 
 
 def of_hidden(hidden: Bool[Array, "B N"], valid: Bool[Array, "B N"] | None = None) -> Mask:
-    """A given mask (True = hidden) in the same form."""
+    """Return the `Mask` of a given mask (True = hidden)."""
     valid = jnp.ones_like(hidden) if valid is None else valid
     rank = jnp.where(valid, hidden.astype(jnp.int32), 2)
     visible = (rank == 0).sum(1)
@@ -126,7 +126,7 @@ def of_hidden(hidden: Bool[Array, "B N"], valid: Bool[Array, "B N"] | None = Non
 
 
 def patch_valid(valid: Float[Array, "B T"], patch: int) -> Bool[Array, "B N"]:
-    """A patch is valid where all its samples are."""
+    """Return which patches are valid: those whose samples all are."""
     return valid.reshape(valid.shape[0], -1, patch).min(axis=2) > 0
 
 
@@ -152,7 +152,7 @@ def _draw_one(config: MaskConfig, key: PRNGKeyArray, valid_N: Bool[Array, "N"]) 
 
 
 def _keep(config: MaskConfig, key: PRNGKeyArray, n_valid: Int[Array, ""], N: int) -> Int[Array, ""]:
-    """The number of visible patches for a drawn ratio; of the listed ratios exactly `keep_count`."""
+    """Return the number of visible patches for a drawn ratio; of the listed ratios exactly `keep_count`."""
     if config.ratio_between:
         low, high = (
             jnp.asarray([keep_count(n, r) for n in range(N + 1)]) for r in (max(config.ratios), min(config.ratios))

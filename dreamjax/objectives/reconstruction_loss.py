@@ -40,14 +40,14 @@ class ReconstructionConfig:
 def normalise_patches(
     patches_BxNxP: Float[Array, "B N P"],
 ) -> tuple[Float[Array, "B N P"], Float[Array, "B N 1"], Float[Array, "B N 1"]]:
-    """`(patches - mean) / sqrt(var + 1e-6)` per patch (unbiased variance, as MAE), the means and the divisors."""
+    """Return `(patches - mean) / sqrt(var + 1e-6)` per patch (unbiased variance), the means and the divisors."""
     mean = patches_BxNxP.mean(-1, keepdims=True)
     divisor = jnp.sqrt(patches_BxNxP.var(-1, keepdims=True, ddof=1) + EPS)
     return (patches_BxNxP - mean) / divisor, mean, divisor
 
 
 def pointwise(config: ReconstructionConfig, prediction: Float[Array, "..."], target: Float[Array, "..."]) -> Array:
-    """ρ(p - t), float32."""
+    """Return ρ(p - t), float32."""
     d = prediction.astype(jnp.float32) - target.astype(jnp.float32)
     if config.kind == "mse":
         return d * d
@@ -64,7 +64,7 @@ def reconstruction(
     weight: Float[Array, "B N P"],
     normalised: Bool[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, tuple[Array, Array]]]:
-    """`(Σ w ρ, Σ w, metrics)`. `explained` is 1 - Σ w (p - t)² / Σ w t² where w > 0: zero for predicting zero.
+    """Return `(Σ w ρ, Σ w, metrics)`. `explained` is 1 - Σ w (p - t)² / Σ w t² where w > 0: zero for predicting zero.
 
     `normalised`: whether targets are, in place of `config.target`, for a program that does either.
     """

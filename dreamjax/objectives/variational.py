@@ -31,13 +31,13 @@ class VariationalConfig:
 
 
 def gaussian_kl(mean: Float[Array, "B ..."], log_variance: Float[Array, "B ..."]) -> Float[Array, "B"]:
-    """KL(N(mean, exp(log_variance)) ‖ N(0, 1)) in nats, summed over all but the leading axis."""
+    """Return KL(N(mean, exp(log_variance)) ‖ N(0, 1)) in nats, summed over all but the leading axis."""
     per_latent = jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance
     return 0.5 * per_latent.reshape(len(mean), -1).sum(1)
 
 
 def psnr(x: Float[Array, "B ..."], reconstruction: Float[Array, "B ..."]) -> Float[Array, "B"]:
-    """10 log10(peak² / mean squared error) in dB of images in [-1, 1], which the reconstruction is cut to."""
+    """Return 10 log10(peak² / mean squared error) in dB of images in [-1, 1], which the reconstruction is cut to."""
     error = jnp.square(jnp.clip(reconstruction, -1, 1) - x).reshape(len(x), -1).mean(1)
     return 10 * jnp.log10(PEAK**2 / jnp.maximum(error, 1e-10))
 
@@ -50,7 +50,7 @@ def variational(
     log_variance: Float[Array, "B h w Z"],
     weight: Float[Array, "B"],
 ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, tuple[Array, Array]]]:
-    """`(sum, weight, metrics)` over images: `reconstruction` per pixel and colour, `kl` in nats an image."""
+    """Return `(sum, weight, metrics)` over images: `reconstruction` per pixel and colour, `kl` in nats an image."""
     numbers = x[0].size
     d = reconstruction - x
     error = (jnp.abs(d) if config.kind == "l1" else jnp.square(d)).reshape(len(x), -1).mean(1)

@@ -1,4 +1,4 @@
-"""What several processes do together, each in a thread of its own: it goes well for all of them, or for none."""
+"""Work that all processes do together, each in a thread: it succeeds in all of them or in none."""
 
 import contextlib
 import time
@@ -9,68 +9,72 @@ import jax
 from dreamjax.errors import TryAgain
 from dreamjax.parallel import processes
 
-LOOK_S = 0.5  # how often one that waits looks whether another has failed
-COUNT_S = 0.05  # how often the first one counts who has come
+POLL_S = 0.5  # how often a waiting process checks whether another has failed
+COUNT_S = 0.05  # how often the first process counts the arrivals
 
 
-class AnotherFailed(Exception):
-    """What this process waited for will not come: another one told why."""
+class PeerFailed(Exception):
+    """Another process failed, and said why."""
 
 
-class Together:
-    """One piece of work by its `name`, which is the same in every process and no other work's. Safe in any thread."""
+class CollectiveTask:
+    """One piece of work. Its unique `name` is the same in every process. Safe in any thread."""
 
     def __init__(self, name: str) -> None:
-        self.folder = f"dreamjax/together/{name}"
+        self.folder = f"dreamjax/task/{name}"
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """Tells the others where the block fails, so that they do not wait for this process."""
+        """Tell the other processes where the block fails, so that they do not wait for this one."""
         try:
             yield
-        except AnotherFailed:
+        except PeerFailed:
             raise
         except BaseException as problem:
             if processes.are_several():
-                processes.tell(f"{self.folder}/failed/{jax.process_index()}", why(problem))
+                processes.publish(f"{self.folder}/failed/{jax.process_index()}", first_line(problem))
             raise
 
-    def meet(self, where: str, timeout_s: float) -> None:
-        """Wait for every process at a place of its own. Raises AnotherFailed, and TryAgain after `timeout_s`.
+    def barrier(self, where: str, timeout_s: float) -> None:
+        """Wait for every process at the point named `where`. Raise PeerFailed, and TryAgain after `timeout_s`.
 
-        The first one counts; the others wait for its word, so that a thousand hosts do not all read a thousand keys.
+        Only the first process counts; the others wait for its key, so that not every host reads every host's key.
         """
         if not processes.are_several():
             return
         here, go, deadline = f"{self.folder}/here/{where}", f"{self.folder}/go/{where}", time.monotonic() + timeout_s
-        processes.tell(f"{here}/{jax.process_index()}", True)
+        processes.publish(f"{here}/{jax.process_index()}", True)
         while time.monotonic() < deadline:
-            if failed := processes.told(f"{self.folder}/failed"):
+            if failed := processes.published(f"{self.folder}/failed"):
                 index, reason = min(failed.items())
-                raise AnotherFailed(f"process {index}: {reason}")
+                raise PeerFailed(f"process {index}: {reason}")
             if processes.is_first():
-                if len(processes.told(here)) == jax.process_count():
-                    return processes.tell(go, True)
+                if len(processes.published(here)) == jax.process_count():
+                    return processes.publish(go, True)
                 time.sleep(COUNT_S)
-            elif processes.heard(go, LOOK_S):
+            elif processes.wait_for_key(go, POLL_S):
                 return None
         raise TryAgain(f"process {jax.process_index()} gave up waiting for the others at {where} after {timeout_s:g} s")
 
-    def settle(self, timeout_s: float) -> None:
-        """After a failure: the first process waits until all have ended theirs, well or not, and may then tidy up."""
+    def wait_for_peers(self, timeout_s: float) -> None:
+        """After a failure, let the first process wait until all have ended their part; it may then clean up."""
         if not processes.are_several():
             return
         over, deadline = f"{self.folder}/over", time.monotonic() + timeout_s
-        processes.tell(f"{over}/{jax.process_index()}", True)
-        while processes.is_first() and len(processes.told(over)) < jax.process_count() and time.monotonic() < deadline:
+        processes.publish(f"{over}/{jax.process_index()}", True)
+        while (
+            processes.is_first()
+            and len(processes.published(over)) < jax.process_count()
+            and time.monotonic() < deadline
+        ):
             time.sleep(COUNT_S)
 
-    def forget(self) -> None:
-        """Delete what was told, once nobody waits any more."""
+    def clean_up(self) -> None:
+        """Delete the keys of this task, once no process waits for them."""
         if processes.are_several() and processes.is_first():
-            processes.forget(self.folder)
+            processes.delete_keys(self.folder)
 
 
-def why(problem: BaseException) -> str:
-    """The first line that says something."""
+def first_line(problem: BaseException) -> str:
+    """Return the first line of a message that is not empty, else the kind of error."""
     return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)

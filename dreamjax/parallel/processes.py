@@ -1,4 +1,4 @@
-"""Several processes as one run: joining, and barriers that give up and say who is late."""
+"""Several processes as one run: joining, barriers with a time limit, values that all processes agree on."""
 
 import contextlib
 import itertools
@@ -9,13 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 
 from dreamjax.console import log
 from dreamjax.errors import TryAgain, UserError
-from dreamjax.parallel.variables import AGAIN, COORDINATOR, COUNT, HEARTBEAT, INDEX, JOIN, LOCAL_DEVICES
+from dreamjax.parallel.environment import COORDINATOR, COUNT, HEARTBEAT, INDEX, JOIN, LOCAL_DEVICES, RESUME_HINT
 
 LOST = (
     "Gloo",
@@ -24,11 +24,12 @@ LOST = (
     "remote process exited",
     "coordination service",
 )
-JOIN_S = 300  # for all processes to be there
+JOIN_S = 300  # for all processes to join
 BARRIER_S = 600.0
 HEARTBEAT_S = 60
 LEAVE_S = 10.0
 _numbers = itertools.count()
+T = TypeVar("T")
 
 
 def _heartbeat_s() -> int:
@@ -42,8 +43,8 @@ def initialize() -> None:
     $DREAMJAX_COORDINATOR=auto lets JAX read them from SLURM, GKE or the TPU's metadata. $DREAMJAX_LOCAL_DEVICES: how
     many GPUs of its host a process has, where it is the only one there (under SLURM JAX takes one otherwise).
     $DREAMJAX_JOIN_SECONDS: how long processes wait for each other; $DREAMJAX_HEARTBEAT_SECONDS: how long one may be
-    silent before it counts as gone.
-    Raises UserError for variables that say nothing, TryAgain where no coordinator answers.
+    silent before it counts as lost.
+    Raises UserError for invalid variables, TryAgain where no coordinator answers.
     """
     where = os.environ.get(COORDINATOR)
     if not where or jax.distributed.is_initialized():
@@ -53,33 +54,33 @@ def initialize() -> None:
     if where != "auto":
         count, index = _whole_number(COUNT), _whole_number(INDEX)
         if not 0 <= index < count:
-            raise UserError(
-                f"${INDEX} is {index}, but of {count} processes (${COUNT}) they count from 0 to {count - 1}"
-            )
+            raise UserError(f"${INDEX} is {index}, but it must lie from 0 to {count - 1}, as ${COUNT} is {count}")
         if index:
             _reach(where, join_s)
         options |= {"coordinator_address": where, "num_processes": count, "process_id": index}
     if os.environ.get(LOCAL_DEVICES):
         options["local_device_ids"] = range(_whole_number(LOCAL_DEVICES, least=1))
-    with _said_in_time(where, join_s):
+    with _log_before_timeout(where, join_s):
         jax.distributed.initialize(**options)
 
 
-def _whole_number(name: str, usual: int | None = None, least: int = 0) -> int:
-    text = os.environ.get(name, "" if usual is None else str(usual))
+def _whole_number(name: str, default: int | None = None, least: int = 0) -> int:
+    text = os.environ.get(name, "" if default is None else str(default))
     if not text.isdecimal() or int(text) < least:
-        raise UserError(f"${name} is {text!r}, but where ${COORDINATOR} is set it is a whole number from {least} on")
+        raise UserError(
+            f"${name} is {text!r}, but where ${COORDINATOR} is set it must be a whole number of at least {least}"
+        )
     return int(text)
 
 
 def _reach(where: str, within_s: float) -> None:
     """Wait until something listens at the coordinator's address: JAX would abort the process from C++ if it never did.
 
-    Raises TryAgain after `within_s` seconds, UserError for an address that is none.
+    Raises TryAgain after `within_s` seconds, UserError for an invalid address.
     """
     host, colon, port = where.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise UserError(f"${COORDINATOR} is {where!r}, but it is HOST:PORT, or auto")
+        raise UserError(f"${COORDINATOR} is {where!r}, but it must be HOST:PORT or auto")
     deadline, reason = time.monotonic() + within_s, "no answer"
     while time.monotonic() < deadline:
         try:
@@ -89,16 +90,16 @@ def _reach(where: str, within_s: float) -> None:
             reason = problem.strerror or str(problem)
             time.sleep(0.2)
         except UnicodeError as problem:  # a label of the name is empty or too long
-            raise UserError(f"${COORDINATOR} is {where!r}, whose host is no name of one") from problem
+            raise UserError(f"${COORDINATOR} is {where!r}, whose host is not a valid host name") from problem
     raise TryAgain(
-        f"no coordinator answers at {where} after {within_s:g} s ({reason}); see that process 0 runs there and that "
-        f"the port is open, or give it longer (${JOIN})"
+        f"no coordinator answers at {where} after {within_s:g} s ({reason}); check that process 0 runs there and that "
+        f"the port is open, or set a longer time (${JOIN})"
     )
 
 
 @contextlib.contextmanager
-def _said_in_time(where: str, within_s: float) -> Iterator[None]:
-    """JAX ends a process that waits in vain for the others without a word of Python: one is said just before."""
+def _log_before_timeout(where: str, within_s: float) -> Iterator[None]:
+    """Log an error just before JAX aborts a process that waited too long for the others."""
     sentence = f"after {within_s:g} s not all processes of the run have joined at {where}; start the same command again"
     timer = threading.Timer(max(within_s - 0.5, 0.0), lambda: log.error("dreamjax: %s", sentence))
     timer.daemon = True
@@ -110,26 +111,28 @@ def _said_in_time(where: str, within_s: float) -> Iterator[None]:
 
 
 def lost_peer(problem: Exception) -> str | None:
-    """A sentence where a collective failed because another process is gone; None where it failed for another reason.
+    """Return a sentence where a collective failed because another process is lost; None for other failures.
 
-    The coordination service finds out which one by its missing heartbeats, and JAX then ends this process with its
-    name, for `parallel.watcher` to tell: so this waits for that first.
+    The coordination service detects by missing heartbeats which process it is, and JAX then aborts this process with
+    its name in the message, which `parallel.watcher` reports. So this waits for that first.
     """
     if not are_several() or not any(sign in str(problem) for sign in LOST):
         return None
     time.sleep(_heartbeat_s() + 15)
-    return f"process {jax.process_index()} cannot go on, as another process of the run is gone; {AGAIN}"
+    return f"process {jax.process_index()} cannot go on, as another process of the run is gone; {RESUME_HINT}"
 
 
 def are_several() -> bool:
+    """Return whether the run has several processes."""
     return jax.distributed.is_initialized()
 
 
 def leave(code: int) -> NoReturn:
-    """End this process: at the end of Python, JAX would wait for the others, which wait for this one.
+    """End this process at once: at a normal exit JAX would wait for the others, which wait for this one.
 
-    A mistake (1, 2) is often all processes' own. When the first one leaves, JAX aborts the others, whose parents would
-    take it for a loss and start again: so they meet, and it goes last. Who is alone with it waits for `LEAVE_S`.
+    An error (codes 1 and 2) often happens in all processes. When the first one exits, JAX aborts the others, whose
+    parents would take that for a lost process and start again: so they meet at a barrier, for at most `LEAVE_S`, and
+    the first process exits last.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -141,20 +144,20 @@ def leave(code: int) -> NoReturn:
 
 
 def is_first() -> bool:
-    """True in the one process that writes what is written once."""
+    """Return whether this is the first process, which writes files that are written once."""
     return jax.process_index() == 0
 
 
 def _client() -> Any:
-    from jax._src import distributed  # the only door to the coordination service; orbax uses the same
+    from jax._src import distributed  # the only access to the coordination service; orbax uses the same
 
     return distributed.global_state.client
 
 
 def barrier(name: str, timeout_s: float = BARRIER_S) -> None:
-    """Wait for every process; each calls its barriers in the same order. Raises TryAgain after `timeout_s`.
+    """Wait for every process; each calls its barriers in the same order. Raise TryAgain after `timeout_s`.
 
-    `multihost_utils.sync_global_devices` waits for ever: one slow host then holds all others.
+    `multihost_utils.sync_global_devices` has no time limit.
     """
     if jax.process_count() == 1:
         return
@@ -165,18 +168,18 @@ def barrier(name: str, timeout_s: float = BARRIER_S) -> None:
         raise TryAgain(f"process {jax.process_index()} gave up waiting for the others at {name}: {text}") from problem
 
 
-def tell(key: str, value: Any) -> None:
-    """Leave a value (JSON-able) with the coordination service, in place of an earlier one."""
+def publish(key: str, value: object) -> None:
+    """Store a JSON value in the coordination service, replacing an earlier one."""
     _client().key_value_set(key, json.dumps(value), allow_overwrite=True)
 
 
-def told(folder: str) -> dict[int, Any]:
-    """What processes left under `folder/INDEX`: index → value. Does not wait."""
+def published(folder: str) -> dict[int, Any]:
+    """Return the values that processes stored under `folder/INDEX`, by index. Does not wait."""
     return {int(key.rsplit("/", 1)[1]): json.loads(value) for key, value in _client().key_value_dir_get(folder)}
 
 
-def heard(key: str, within_s: float) -> bool:
-    """Whether a value was left under `key`, or is within that time."""
+def wait_for_key(key: str, within_s: float) -> bool:
+    """Return whether a value is stored under `key` within that time."""
     try:
         _client().blocking_key_value_get(key, int(within_s * 1000))
     except jax.errors.JaxRuntimeError as problem:
@@ -186,13 +189,13 @@ def heard(key: str, within_s: float) -> bool:
     return True
 
 
-def forget(folder: str) -> None:
-    """Delete what was left under `folder`."""
+def delete_keys(folder: str) -> None:
+    """Delete the values stored under `folder`."""
     _client().key_value_delete(folder)
 
 
-def agree(name: str, value: Any, timeout_s: float = BARRIER_S) -> Any:
-    """The first process's `value` (JSON-able), in every process."""
+def agree(name: str, value: T, timeout_s: float = BARRIER_S) -> T:
+    """Return the first process's `value` (JSON) in every process."""
     if jax.process_count() == 1:
         return value
     key = f"dreamjax/{next(_numbers)}/{name}"

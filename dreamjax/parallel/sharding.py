@@ -1,6 +1,6 @@
-"""Where every array lives: a short list of (regex on the parameter's name → PartitionSpec), and a fallback.
+"""How every array is sharded: a short list of (regex on the parameter's name, PartitionSpec), and a fallback.
 
-Optimiser moments and averaged copies end in the name of their parameter, so one rule places all of them.
+The names of optimiser moments and averaged copies end in the name of their parameter, so one rule covers all of them.
 """
 
 import re
@@ -17,22 +17,23 @@ from dreamjax.parallel.tree_paths import named_leaves, path_name
 
 PyTree = Any
 Rules = Sequence[tuple[str, P]]
+ArrayLike = jax.Array | jax.ShapeDtypeStruct
 
-SMALL = 64 << 10  # bytes: a leaf below this is cheaper whole on every device than gathered
+SMALL = 64 << 10  # bytes: a leaf below this is cheaper replicated than gathered
 TOLERANCE = 0.02  # share of the bytes in larger leaves that may stay unsharded
 BATCH = P(("data", "fsdp"))
 
 
-def _bytes(leaf: Any) -> int:
+def _bytes(leaf: ArrayLike) -> int:
     return int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize if not _is_key(leaf) else 0
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: ArrayLike) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def fsdp_spec(leaf: Any, mesh: Mesh) -> P:
-    """The fallback: split the longest axis that fsdp divides (of equals the last); small leaves stay whole."""
+def fsdp_spec(leaf: ArrayLike, mesh: Mesh) -> P:
+    """Return the fallback: split the longest axis that fsdp divides (of equals the last); replicate small leaves."""
     size = mesh.shape["fsdp"]
     axes = [a for a, n in enumerate(leaf.shape) if n % size == 0 and n >= size]
     if size == 1 or not axes or _bytes(leaf) < SMALL:
@@ -41,8 +42,8 @@ def fsdp_spec(leaf: Any, mesh: Mesh) -> P:
     return P(*(None,) * axis, "fsdp")
 
 
-def spec_of(name: str, leaf: Any, mesh: Mesh, rules: Rules = ()) -> P:
-    """The first rule whose regex is found in `name` and whose axes divide the leaf, else `fsdp_spec`.
+def spec_of(name: str, leaf: ArrayLike, mesh: Mesh, rules: Rules = ()) -> P:
+    """Return the first rule whose regex matches within `name` and whose axes divide the leaf, else `fsdp_spec`.
 
     A rule about `tensor` counts only on a mesh that has such an axis.
     """
@@ -53,7 +54,7 @@ def spec_of(name: str, leaf: Any, mesh: Mesh, rules: Rules = ()) -> P:
     return fsdp_spec(leaf, mesh)
 
 
-def _divides(leaf: Any, spec: P, mesh: Mesh) -> bool:
+def _divides(leaf: ArrayLike, spec: P, mesh: Mesh) -> bool:
     if len(spec) > len(leaf.shape):
         return False
     for n, axes in zip(leaf.shape, spec, strict=False):
@@ -64,14 +65,14 @@ def _divides(leaf: Any, spec: P, mesh: Mesh) -> bool:
 
 
 def shardings(tree: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
-    """A NamedSharding for every leaf of `tree` (shapes suffice)."""
+    """Return a NamedSharding for every leaf of `tree` (shapes suffice)."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, spec_of(path_name(path), leaf, mesh, rules)), tree
     )
 
 
 def unsharded_share(tree: PyTree, placed: PyTree) -> tuple[float, list[str]]:
-    """Share of the bytes in leaves of ≥ 64 KiB that are whole on every device, and those leaves' names."""
+    """Return the share of the bytes of leaves of ≥ 64 KiB that are replicated, and those leaves' names."""
     places = named_leaves(placed)
     large = {name: _bytes(leaf) for name, leaf in named_leaves(tree).items() if _bytes(leaf) >= SMALL}
     whole = [name for name in large if places[name].is_fully_replicated]
@@ -80,7 +81,7 @@ def unsharded_share(tree: PyTree, placed: PyTree) -> tuple[float, list[str]]:
 
 
 def check_sharded(tree: PyTree, placed: PyTree, mesh: Mesh) -> None:
-    """Raises UserError when more than 2 % of the bytes in large leaves stay whole on an fsdp mesh."""
+    """Raise UserError when more than 2 % of the bytes in large leaves are replicated on an fsdp mesh."""
     if mesh.shape["fsdp"] == 1:
         return
     share, whole = unsharded_share(tree, placed)
@@ -93,15 +94,15 @@ def check_sharded(tree: PyTree, placed: PyTree, mesh: Mesh) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- batches
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """A batch's leading axis goes over data × fsdp; tensor devices share their rows."""
+    """Return the sharding of a batch: its leading axis over data × fsdp; tensor devices share their rows."""
     return NamedSharding(mesh, BATCH)
 
 
 def split_rows(x: jax.Array) -> jax.Array:
-    """`x` with its leading axis kept over data × fsdp (inside jit, under `jax.set_mesh`; elsewhere `x` itself).
+    """Return `x` with its leading axis kept over data × fsdp (inside jit, under `jax.set_mesh`; elsewhere `x` itself).
 
-    Without it the compiler may answer a split kernel by splitting the product's inner axis, and sum *activations* over
-    the fsdp devices in the compute type; with it the kernel is gathered where it is used.
+    Without it the compiler may split the inner axis of the product with a split kernel, and sum *activations* over the
+    fsdp devices in the compute type; with it the kernel is gathered where it is used.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
@@ -110,40 +111,43 @@ def split_rows(x: jax.Array) -> jax.Array:
 
 
 def check_batch(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
-    """Raises UserError when a (micro-)batch cannot be dealt out evenly."""
+    """Raise UserError when a (micro-)batch does not divide evenly over the devices."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (shards * microbatches):
         pieces = f"{shards} devices (data × fsdp)" + (f" × {microbatches} micro-batches" if microbatches > 1 else "")
         raise UserError(f"train.batch_size is {batch_size}, but it must divide by {pieces}")
 
 
-def dealt(mesh: Mesh, batch_size: int) -> dict[int, tuple[int, ...]]:
-    """Process → the rows of a global batch that its devices hold, in order.
+def rows_by_process(mesh: Mesh, batch_size: int) -> dict[int, tuple[int, ...]]:
+    """Return process → the rows of a global batch that its devices hold, in order.
 
-    They need not be neighbours: along a torus a host's chips lie in several groups of the mesh.
-    Raises UserError where processes share some of their rows and not all.
+    They need not be adjacent: along a torus a host's chips lie in several groups of the mesh.
+    Raises UserError where processes share some of their rows but not all.
     """
-    found: dict[int, set[int]] = {}
-    for device, index in batch_sharding(mesh).devices_indices_map((batch_size,)).items():
-        found.setdefault(device.process_index, set()).update(range(*index[0].indices(batch_size)))
-    if sum(map(len, set(map(frozenset, found.values())))) != batch_size:
-        raise UserError("train.mesh deals processes rows of which they share some: let tensor be no larger than a host")
-    return {process: tuple(sorted(rows)) for process, rows in found.items()}
+    rows: dict[int, set[int]] = {}
+    indices: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((batch_size,))
+    for device, index in indices.items():
+        rows.setdefault(device.process_index, set()).update(range(*index[0].indices(batch_size)))
+    if sum(map(len, set(map(frozenset, rows.values())))) != batch_size:
+        raise UserError(
+            "train.mesh gives processes rows of which they share only some; set tensor to at most the devices of a host"
+        )
+    return {process: tuple(sorted(held)) for process, held in rows.items()}
 
 
 def process_rows(mesh: Mesh, batch_size: int, process: int | None = None) -> tuple[int, int]:
-    """(p, P): a process (default: this one) is the p-th of P in order of the rows that it holds (see `dealt`).
+    """Return (p, P): a process (default: this one) is the p-th of P in order of the rows that it holds.
 
-    It reads the p-th part of each global batch, whichever rows of the arrays these become: an example goes by its
-    index, not by its row. Processes that share rows get equal answers.
+    It reads the p-th part of each global batch, whichever rows of the arrays these become: an example is identified by
+    its index, not by its row. Processes that share rows get equal results.
     """
-    rows = dealt(mesh, batch_size)
+    rows = rows_by_process(mesh, batch_size)
     parts = sorted(set(rows.values()))
     return parts.index(rows[jax.process_index() if process is None else process]), len(parts)
 
 
 def to_devices(rows: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:
-    """This process's rows of a batch → global arrays of leading axis `batch_size`."""
+    """Make global arrays of leading axis `batch_size` from this process's rows of a batch."""
     place = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(place, np.asarray(value), (batch_size, *np.shape(value)[1:]))

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 
 PyTree = Any
+Leaf = Any  # an array, an abstract array or a sharding
 
 
 def path_name(path: tuple) -> str:
-    """`(GetAttrKey("opt"), SequenceKey(1), DictKey("mu"))` → `opt/1/mu`."""
+    """Return `opt/1/mu` for `(GetAttrKey("opt"), SequenceKey(1), DictKey("mu"))`."""
 
-    def part(key: Any) -> str:
+    def part(key: object) -> str:
         for attribute in ("key", "name", "idx"):
             if hasattr(key, attribute):
                 return str(getattr(key, attribute))
@@ -20,14 +21,14 @@ def path_name(path: tuple) -> str:
     return "/".join(part(key) for key in path)
 
 
-def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """Name → leaf, in the tree's own order."""
+def named_leaves(tree: PyTree) -> dict[str, Leaf]:
+    """Return name → leaf, in the tree's own order."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Names → a nested dict of plain string keys (what a checkpoint holds): the inverse of `named_leaves` on dicts."""
-    root: dict[str, Any] = {}
+def nested(leaves: Mapping[str, Leaf]) -> dict[str, PyTree]:
+    """Return a nested dict of plain string keys (what a checkpoint holds): the inverse of `named_leaves` on dicts."""
+    root: dict[str, PyTree] = {}
     for name, leaf in leaves.items():
         *parents, last = name.split("/")
         node = root
@@ -37,6 +38,6 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return root
 
 
-def like(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
-    """A tree of the structure of `tree` whose leaves are looked up by name."""
+def like(tree: PyTree, leaves: Mapping[str, Leaf]) -> PyTree:
+    """Return a tree of the structure of `tree` whose leaves are looked up by name."""
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], tree)

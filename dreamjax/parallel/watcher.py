@@ -1,5 +1,8 @@
-"""A parent for the processes of one host. JAX ends the survivors of a lost peer from C++ (SIGABRT, no Python handler
-runs), so somebody outside must watch, read what was said, and tell it in one sentence."""
+"""A parent that watches the processes of one host.
+
+JAX ends the survivors of a lost process from C++ (SIGABRT, no Python handler runs), so a parent has to read their
+stderr and report the cause in one sentence.
+"""
 
 import functools
 import math
@@ -12,25 +15,26 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import FrameType
+from typing import IO
 
 from dreamjax.errors import TryAgain
-from dreamjax.parallel.variables import AGAIN, COORDINATOR, COUNT, INDEX
+from dreamjax.parallel.environment import COORDINATOR, COUNT, INDEX, RESUME_HINT
 
-TEMPORARY_FAILURE = TryAgain.exit_code  # the same command goes on from the last saved step
+TEMPORARY_FAILURE = TryAgain.exit_code  # the same command continues from the last saved step
+GRACE_S = 30.0  # for the others to exit by themselves once one has failed
 LOST_S = 3.0  # likewise, where it was killed
-GRACE_S = 30.0  # for the others to leave by themselves once one is gone
-# what JAX says before it ends a process from C++, of which no handler in Python hears (jaxlib 0.10)
+# what JAX prints before it aborts a process from C++ (jaxlib 0.10)
 SILENT = re.compile(r"stopped sending heartbeats\):\s*((?:\S*?\d+\s+)+)")  # their numbers, a line each
 LEADER = re.compile(r"leader task was preempted|CoordinationService.{0,400}Socket closed", re.S)  # process 0 is gone
-ABSENT = "RegisterTask"  # in vain
+ABSENT = "RegisterTask"  # which timed out
 
 
 @dataclass
-class Child:
-    """One process and the end of what it said on stderr."""
+class ChildProcess:
+    """One process and the end of its stderr."""
 
     index: int
     process: subprocess.Popen
@@ -39,24 +43,24 @@ class Child:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """`told`: by a signal to this process."""
+class Exit:
+    """The common exit code of the processes; `signalled`: because this process got a signal."""
 
     code: int
-    told: bool
+    signalled: bool
 
 
-def run_local(command: Sequence[str], processes: int, devices: int | None = None, grace_s: float = GRACE_S) -> Ended:
-    """Run `command` as `processes` processes of one run on this machine; their common exit code.
+def run_local(command: Sequence[str], processes: int, devices: int | None = None, grace_s: float = GRACE_S) -> Exit:
+    """Run `command` as `processes` processes of one run on this machine.
 
-    stdout and stderr of the first are passed on. `devices`: virtual CPU devices of each. SIGTERM, and Control-C as such
-    a one, go to all. When one is lost the others are given `grace_s` seconds, then stopped; one sentence on stderr says
-    who and why.
+    stdout and stderr of the first are passed on. `devices`: virtual CPU devices of each. SIGTERM and Control-C are
+    forwarded to all as SIGTERM. When one is lost the others are stopped after `grace_s` seconds; one sentence on stderr
+    says which and why.
     """
     common = {COORDINATOR: f"127.0.0.1:{_free_port()}", COUNT: str(processes)}
     if devices:
         common |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    # a session of their own: Control-C of a terminal reaches this process alone, which tells them
+    # a separate session: Control-C of a terminal reaches this process alone, which forwards it
     starts = [
         functools.partial(_start, command, index, common | {INDEX: str(index)}, start_new_session=True)
         for index in range(processes)
@@ -64,33 +68,33 @@ def run_local(command: Sequence[str], processes: int, devices: int | None = None
     return _run(starts, grace_s)
 
 
-def run_one(command: Sequence[str], grace_s: float = GRACE_S, joins: bool = True) -> Ended:
+def run_one(command: Sequence[str], grace_s: float = GRACE_S, joins: bool = True) -> Exit:
     """Run `command` as this host's process of a run that spans several, which the environment describes.
 
-    Without `joins` it is a run by itself, whatever else of the kind runs elsewhere.
+    Without `joins` it is an independent run.
     """
-    own = f"the process on {socket.gethostname()}"
+    name = f"the process on {socket.gethostname()}"
     common = {COORDINATOR: os.environ.get(COORDINATOR, "auto")} if joins else {}
-    return _run([functools.partial(_start, command, 0, common)], grace_s, own)
+    return _run([functools.partial(_start, command, 0, common)], grace_s, name)
 
 
-def _run(starts: Sequence[Callable[[], Child]], grace_s: float, own: str = "") -> Ended:
-    children: list[Child] = []
-    told: list[float] = []  # when this process was signalled
+def _run(starts: Sequence[Callable[[], ChildProcess]], grace_s: float, name: str = "") -> Exit:
+    children: list[ChildProcess] = []
+    signals: list[float] = []  # times at which this process got one
 
-    def forward(signum: int, _frame: Any) -> None:
-        """SIGTERM to all, also for Control-C: they save and leave; a second Control-C does not wait for that."""
+    def forward(signum: int, _frame: FrameType | None) -> None:
+        """Send SIGTERM to all, also for Control-C: they save and exit; a second Control-C kills them."""
         for child in children:
-            child.process.send_signal(signal.SIGKILL if told and signum == signal.SIGINT else signal.SIGTERM)
-        told.append(time.monotonic())
+            child.process.send_signal(signal.SIGKILL if signals and signum == signal.SIGINT else signal.SIGTERM)
+        signals.append(time.monotonic())
 
     previous = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         for start in starts:
             children.append(start())
-            if told:  # while they were started
+            if signals:  # arrived while they were started
                 children[-1].process.terminate()
-        first = _wait(children, grace_s, told)
+        first = _wait(children, grace_s, signals)
     finally:
         for child in children:
             if child.process.poll() is None:
@@ -98,18 +102,20 @@ def _run(starts: Sequence[Callable[[], Child]], grace_s: float, own: str = "") -
         for signum, handler in previous.items():
             signal.signal(signum, handler)
     for listener in (listener for child in children for listener in child.listeners):
-        listener.join(timeout=5)  # until all that was said has been heard
+        listener.join(timeout=5)  # until all output has been read
     if first is None:
-        return Ended(0, bool(told))
+        return Exit(0, bool(signals))
     code, sentence = explain(
-        first, {c.index: int(c.process.wait()) for c in children}, {c.index: c.tail for c in children}, own
+        first, {c.index: int(c.process.wait()) for c in children}, {c.index: c.tail for c in children}, name
     )
     if sentence:
         print(f"dreamjax: {sentence}", file=sys.stderr, flush=True)
-    return Ended(code, bool(told))
+    return Exit(code, bool(signals))
 
 
-def _start(command: Sequence[str], index: int, environment: dict[str, str], **options: Any) -> Child:
+def _start(
+    command: Sequence[str], index: int, environment: dict[str, str], start_new_session: bool = False
+) -> ChildProcess:
     process = subprocess.Popen(
         list(command),
         env=os.environ | environment,
@@ -117,9 +123,9 @@ def _start(command: Sequence[str], index: int, environment: dict[str, str], **op
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        **options,
+        start_new_session=start_new_session,
     )
-    child = Child(index, process)
+    child = ChildProcess(index, process)
     listeners = [threading.Thread(target=_listen, args=(child,), daemon=True)]
     if index == 0:
         listeners.append(threading.Thread(target=_pass_on, args=(process.stdout,), daemon=True))
@@ -129,15 +135,15 @@ def _start(command: Sequence[str], index: int, environment: dict[str, str], **op
     return child
 
 
-def _pass_on(stream: Any) -> None:
-    """The first process's stdout, without what the collectives library prints there (it would spoil `--json`)."""
+def _pass_on(stream: IO[str]) -> None:
+    """Copy the first process's stdout, without what the collectives library prints there (it would break `--json`)."""
     for line in stream:
         if "[Gloo]" not in line and "peer ranks" not in line:
             sys.stdout.write(line)
             sys.stdout.flush()
 
 
-def _listen(child: Child) -> None:
+def _listen(child: ChildProcess) -> None:
     for line in child.process.stderr or ():
         child.tail.append(line)
         if child.index == 0 and not _is_noise(line):
@@ -146,7 +152,7 @@ def _listen(child: Child) -> None:
 
 
 def _is_noise(line: str) -> bool:
-    """The native stack of an abort: kept for `explain`, not for the eye."""
+    """Return whether a line is of the native stack of an abort: kept for `explain`, not shown."""
     return bool(
         re.match(
             r"\[Gloo\]|[EFWI]\d{4} |\*\*\* |\s+@ |Fatal Python error|Current thread|  File |Thread 0x|Extension mod",
@@ -155,20 +161,20 @@ def _is_noise(line: str) -> bool:
     )
 
 
-def _wait(children: Sequence[Child], grace_s: float, told: Sequence[float]) -> int | None:
-    """Until all are gone; the index of the first that failed, or None.
+def _wait(children: Sequence[ChildProcess], grace_s: float, signals: Sequence[float]) -> int | None:
+    """Wait until all have ended; return the index of the first that failed, or None.
 
-    After a failure, or once this process was `told` to stop, at most `grace_s` longer.
+    After a failure, or once this process got a signal, wait at most `grace_s` longer.
     """
     first, deadline, how = None, math.inf, "terminate"
     while running := [child for child in children if child.process.poll() is None]:
         failed = [child for child in children if child.process.poll() not in (None, 0)]
         if failed and first is None:
             first = failed[0].index
-            killed = failed[0].process.returncode < 0  # nobody can go on without it, or save
+            killed = failed[0].process.returncode < 0  # the others can neither continue nor save
             deadline = time.monotonic() + (min(grace_s, LOST_S) if killed else grace_s)
-        if told and deadline == math.inf:
-            deadline = told[0] + grace_s
+        if signals and deadline == math.inf:
+            deadline = signals[0] + grace_s
         if time.monotonic() > deadline:
             for child in running:
                 getattr(child.process, how)()
@@ -179,33 +185,33 @@ def _wait(children: Sequence[Child], grace_s: float, told: Sequence[float]) -> i
     return first
 
 
-def explain(first: int, codes: dict[int, int], tails: dict[int, Any], own: str = "") -> tuple[int, str]:
-    """(exit code, one sentence or "") of a run whose process `first` ended first and not well.
+def explain(first: int, codes: dict[int, int], tails: Mapping[int, Sequence[str]], name: str = "") -> tuple[int, str]:
+    """Return (exit code, one sentence or "") of a run whose process `first` was the first to fail.
 
-    `own`: what it is called, where it is the only one on this host.
+    `name`: what messages call it, where it is the only one on this host.
     """
     count, code = len(codes), codes[first]
-    of = own or f"process {first} of {count}"
-    if code in (2, TEMPORARY_FAILURE):  # it told the user itself; only the first process is heard directly
-        said = [line.strip() for line in tails[first] if line.startswith("dreamjax: ")]
-        heard = any(line.strip() == said[-1] for line in tails[0]) if said else True
-        return code, "" if heard else said[-1].removeprefix("dreamjax: ")
+    process = name or f"process {first} of {count}"
+    if code in (2, TEMPORARY_FAILURE):  # it reported the error itself; only the first process's stderr is shown
+        errors = [line.strip() for line in tails[first] if line.startswith("dreamjax: ")]
+        shown = any(line.strip() == errors[-1] for line in tails[0]) if errors else True
+        return code, "" if shown else errors[-1].removeprefix("dreamjax: ")
     text = "".join(tails[first])
     if code == -signal.SIGABRT:  # JAX's own answer to a lost peer, on whatever host that was
         if ABSENT in text:
-            return TEMPORARY_FAILURE, f"{of} waited in vain for the others to join; start the same command again"
-        return TEMPORARY_FAILURE, f"{of} was stopped because {_gone(text)}; {AGAIN}"
+            return TEMPORARY_FAILURE, f"{process} waited too long for the others to join; start the same command again"
+        return TEMPORARY_FAILURE, f"{process} was stopped because {_gone(text)}; {RESUME_HINT}"
     if code < 0:
-        name = signal.Signals(-code).name
-        return TEMPORARY_FAILURE, f"{of} was ended by {name} and the others cannot go on without it; {AGAIN}"
-    last = next((line.strip() for line in reversed(tails[first]) if line.strip()), "it said nothing")
-    return code, f"{of} failed with exit code {code} ({last[:200]}) and the others were stopped"
+        kind = signal.Signals(-code).name
+        return TEMPORARY_FAILURE, f"{process} was ended by {kind} and the others cannot go on without it; {RESUME_HINT}"
+    last = next((line.strip() for line in reversed(tails[first]) if line.strip()), "no output")
+    return code, f"{process} failed with exit code {code} ({last[:200]}) and the others were stopped"
 
 
 def _gone(text: str) -> str:
-    """Who is, as JAX told it."""
-    if found := SILENT.search(text):
-        numbers = sorted({int(re.findall(r"\d+", word)[-1]) for word in found[1].split()})
+    """Return which process is lost, from JAX's message."""
+    if match := SILENT.search(text):
+        numbers = sorted({int(re.findall(r"\d+", word)[-1]) for word in match[1].split()})
         if len(numbers) > 1:
             return f"processes {' and '.join(map(str, numbers))} of the run are gone"
         return f"process {numbers[0]} of the run is gone"

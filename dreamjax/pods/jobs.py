@@ -181,7 +181,7 @@ class Images(Job):
     def _model(self, mesh: Any) -> LatentDiffusion:
         return LatentDiffusion.open(self.task.parts, mesh, dtype=jnp.bfloat16, text=False, weights=False)
 
-    def _plan(self, model: LatentDiffusion) -> sampling.Plan:
+    def _plan(self, model: LatentDiffusion) -> sampling.SamplingPlan:
         how = self.how
         return sampling.plan(how.sampler, model.schedule, how.steps, eta=how.eta, karras=how.karras)
 

@@ -23,7 +23,7 @@ def here(
     command = _command(arguments)
     for left in range(restarts, -1, -1):
         ended = watcher.run_local(command, processes, devices, grace_s)
-        if ended.code != watcher.TEMPORARY_FAILURE or ended.told or not left:
+        if ended.code != watcher.TEMPORARY_FAILURE or ended.signalled or not left:
             return ended.code
         log.info("started again (%d of %d)", restarts - left + 1, restarts)
     raise AssertionError

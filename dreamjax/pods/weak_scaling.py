@@ -51,7 +51,7 @@ def weak(
 
 def least_devices(mesh: MeshConfig) -> int:
     """Devices that a mesh takes at the least: those of its axes that are not open."""
-    asked = mesh.asked
+    asked = (mesh.data, mesh.fsdp, mesh.tensor)
     if -1 not in asked:
         raise UserError("--scaling makes the mesh larger: leave one axis open, --config.train.mesh.data=-1")
     return math.prod(size for size in asked if size != -1)

@@ -11,7 +11,7 @@ from dreamjax.storage import sniffing
 
 MODEL = "model"  # the source whose scores are compared with every other source
 RESULT = "images-{split}.json"  # in the folder of an evaluation
-OLD_RESULT = "images-{split}.json"  # of runs evaluated before 0.2
+OLD_RESULT = "pictures-{split}.json"  # of runs evaluated before 0.2
 
 BRACKETS = (
     "in brackets: 95 % intervals, over images and people; n.r.: not resolved, with the least that would have been"

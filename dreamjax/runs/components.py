@@ -1,18 +1,21 @@
-"""Where the parts of a latent diffusion model come from: one folder, several, or sizes alone."""
+"""Where the components of a latent diffusion model come from: one folder, several, or named sizes."""
 
 import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.runs import shapes
 from dreamjax.storage import sniffing
+from dreamjax.storage.sniffing import JsonDict
 from dreamjax.weights import hub, weight_files
+from dreamjax.weights.config_json import Config
 from dreamjax.weights.pipeline_folder import CONFIGS, PipelineFolder
+from dreamjax.weights.table import Tensors
 
 # the keys of a config that may be a folder, or (but for the last) a hub id
 FOLDERS = (
@@ -20,50 +23,54 @@ FOLDERS = (
     *("encoder.path", "target.embedding.path", "target.folder"),
 )
 RUN = "{run}"  # at the beginning of model.path: the run's own folder, wherever it was moved to
+C = TypeVar("C")  # a config dataclass
 
 
-def located(config: Any) -> Any:
-    """A run's config whose networks' folders are told from the root, so that the run opens from any folder."""
+def with_absolute_paths(config: C) -> C:
+    """Return a run's config with absolute paths of its networks' folders, so that the run opens from any folder."""
     for key in FOLDERS:
-        config = _located(config, key.split("."))
+        config = _with_absolute_path(config, key.split("."))
     return config
 
 
-def beside(config: Any, workdir: epath.PathLike) -> Any:
-    """A run's config in which a model.path within the run's own folder is told from where that folder lies now."""
+def with_run_folder(config: Any, workdir: epath.PathLike) -> Any:
+    """Return a run's config with `RUN` in model.path replaced by the run's present folder."""
     folder = getattr(getattr(config, "model", None), "path", "")
     if not folder.startswith(f"{RUN}/"):
         return config
-    found = str(epath.Path(workdir) / folder.removeprefix(f"{RUN}/"))
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, path=found))
+    path = str(epath.Path(workdir) / folder.removeprefix(f"{RUN}/"))
+    return _replace(config, "model", _replace(config.model, "path", path))
 
 
-def _located(part: Any, keys: list[str]) -> Any:
-    found = getattr(part, keys[0], "")
+def _with_absolute_path(part: C, keys: list[str]) -> C:
+    value = getattr(part, keys[0], "")
     if keys[1:]:
-        inner = _located(found, keys[1:]) if found else found
-        return part if inner is found else dataclasses.replace(part, **{keys[0]: inner})
-    here = os.path.isdir(found) if found else False
-    return dataclasses.replace(part, **{keys[0]: os.path.abspath(found)}) if here else part
+        inner = _with_absolute_path(value, keys[1:]) if value else value
+        return part if inner is value else _replace(part, keys[0], inner)
+    return _replace(part, keys[0], os.path.abspath(value)) if value and os.path.isdir(value) else part
+
+
+def _replace(part: C, key: str, value: object) -> C:
+    return dataclasses.replace(part, **{key: value})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
-class Ingredients:
-    """The parts unet, vae, text_encoder, tokenizer and scheduler of a model; as a `PipelineFolder` answers for its own.
+class Components:
+    """The components unet, vae, text_encoder, tokenizer and scheduler of a model, with the methods of `PipelineFolder`.
 
-    A part is looked for in its own folder (`parts`), then in the pipeline's, and its config alone among the published
-    sizes of `architecture`.
+    A component is taken from its own folder (`parts`), else from the pipeline, and its config, where it has no folder,
+    from the named sizes of `architecture`.
     """
 
     pipeline: PipelineFolder | None = None
     parts: Mapping[str, epath.Path] = field(default_factory=dict)
-    architecture: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    architecture: Mapping[str, Config] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls, path: str = "", *, variant: str | None = None, architecture: str = "", parts: Mapping[str, str]
-    ) -> "Ingredients":
-        """`path`: a pipeline's folder or hub id; `parts`: part → its own folder. What is empty is not there."""
+    ) -> "Components":
+        """Open components. `path`: a pipeline's folder or hub id; `parts`: component → its own folder; "" for none."""
         return cls(
             PipelineFolder.open(path, variant) if path else None,
             {name: hub.resolve(folder) for name, folder in parts.items() if folder},
@@ -71,19 +78,22 @@ class Ingredients:
         )
 
     def has(self, name: str) -> bool:
-        """Whether the part has a folder, and so weights."""
+        """Return whether the component has a folder, and so weights."""
         return name in self.parts or (self.pipeline is not None and name in self.pipeline.components)
 
     def path(self, name: str) -> epath.Path:
-        """The folder of a part. Raises UserError where it has none."""
+        """Return the folder of a component. Raise UserError where it has none."""
         if name in self.parts:
             return self.parts[name]
         if self.pipeline is None:
             raise UserError(f"the model has no {name}: set model.path, or model.{name} where there is such a key")
         return self.pipeline.path(name)
 
-    def config(self, name: str) -> dict[str, Any]:
-        """The part's config, as diffusers and transformers write it. Raises UserError where there is none."""
+    def config(self, name: str) -> JsonDict:
+        """Return the config of a component, as diffusers and transformers write it.
+
+        Raise UserError for a missing one.
+        """
         if name in self.parts:
             return sniffing.read_json(self.parts[name] / CONFIGS.get(name, "config.json"))
         if self.pipeline is not None and name in self.pipeline.components:
@@ -94,8 +104,8 @@ class Ingredients:
             f"the model has no {name}: set model.path to a pipeline's folder, or model.architecture to sizes"
         )
 
-    def tensors(self, name: str) -> Mapping[str, Any]:
-        """The part's weights, read when asked for."""
+    def tensors(self, name: str) -> Tensors:
+        """Return the weights of a component, which are read lazily."""
         if name in self.parts:
             return weight_files.open_weights(self.parts[name])
         if self.pipeline is None:
@@ -103,5 +113,5 @@ class Ingredients:
         return self.pipeline.tensors(name)
 
     def source(self, name: str) -> str:
-        """What errors call the part's config."""
+        """Return what errors call the config of a component."""
         return f"{self.path(name)}/{CONFIGS.get(name, 'config.json')}" if self.has(name) else f"architecture {name}"

@@ -1,7 +1,7 @@
-"""Latent diffusion put together: text → context → latents → images (Stable Diffusion).
+"""A complete latent diffusion model: text → context → latents → images (Stable Diffusion).
 
 Rombach et al. 2022, arXiv 2112.10752. The networks, the schedule and the samplers are dreamjax's; their weights and
-configs come from folders of diffusers. The whole way from noise to images is one compiled program.
+configs come from folders of diffusers. Everything from noise to images is one compiled program.
 
 Shape letters: B images, H/W pixels, h = H / f and w = W / f of the latents, Z latent channels, S tokens, D width.
 """
@@ -11,36 +11,38 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dreamjax.diffusion import editing, guidance, noise, pipeline_config, sampling
-from dreamjax.diffusion.samplers.table import Plan
+from dreamjax.diffusion.samplers.table import SamplingPlan
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
+from dreamjax.models.autoencoder_kl import AutoencoderKL
 from dreamjax.models.autoencoder_kl import sample as draw_posterior
 from dreamjax.parallel import sharding
 from dreamjax.targets.tokens import Tokenizer
 from dreamjax.weights import loaded
-from dreamjax.weights.loaded import Folders, Part
+from dreamjax.weights.config_json import Config
+from dreamjax.weights.loaded import ComponentSource, LoadedNetwork
+from dreamjax.weights.table import PyTree
 
-PyTree = Any
 LATENT_SCALE = 0.18215  # of Stable Diffusion 1 and 2, where a config does not say
 MOST_PIXELS = 16384  # along a side
 
 
 @dataclass(frozen=True)
 class LatentDiffusion:
-    """`scale`: what the diffusion model sees is `scale` times the autoencoder's latents."""
+    """U-Net, autoencoder and text encoder on a mesh. The U-Net sees `scale` times the autoencoder's latents."""
 
-    unet: Part
-    vae: Part
-    text: Part | None
+    unet: LoadedNetwork
+    vae: LoadedNetwork
+    text: LoadedNetwork | None
     tokenizer: Tokenizer | None
     schedule: NoiseSchedule
     scale: float
@@ -50,28 +52,28 @@ class LatentDiffusion:
     @classmethod
     def open(
         cls,
-        folders: Folders,
+        folders: ComponentSource,
         mesh: Mesh,
         *,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         attention: str = "auto",
-        unet: Part | None = None,
+        unet: LoadedNetwork | None = None,
         text: bool = True,
         weights: bool = True,
     ) -> "LatentDiffusion":
-        """From the folders of its parts, weights streamed onto `mesh`; computed, and matrices kept, in `dtype`.
+        """Open the components of `folders`, weights streamed onto `mesh`; computed, and matrices kept, in `dtype`.
 
-        `unet`: in place of the folders'. `text`: whether texts are encoded with it, too. `weights`: see
-        `parts.open_part`. Raises UserError for what is not there, damaged or not supported.
+        `unet`: replaces that of the folders. `text`: whether to open the text encoder. `weights`: see
+        `loaded.load_network`. Raises UserError for components that are missing, damaged or not supported.
         """
         check_channels(folders)
-        open_part = functools.partial(
-            loaded.open_part, folders, mesh=mesh, dtype=dtype, attention=attention, weights=weights
+        load_network = functools.partial(
+            loaded.load_network, folders, mesh=mesh, dtype=dtype, attention=attention, weights=weights
         )
         return cls(
-            unet or open_part("unet"),
-            open_part("vae"),
-            open_part("text_encoder") if text else None,
+            unet or load_network("unet"),
+            load_network("vae"),
+            load_network("text_encoder") if text else None,
             Tokenizer.open(folders.path("tokenizer")) if text else None,
             schedule_of(folders.config("scheduler"), folders.source("scheduler")),
             scale_of(folders),
@@ -82,40 +84,43 @@ class LatentDiffusion:
     # ------------------------------------------------------------------------------------------------------- geometry
     @property
     def factor(self) -> int:
-        """Pixels per latent pixel, along each side."""
+        """Return the pixels per latent pixel, along each side."""
         return 2 ** (len(self.vae.arguments["widths"]) - 1)
 
     @property
     def latent_channels(self) -> int:
+        """Return the number of channels of the latents."""
         return self.vae.arguments["latent_channels"]
 
     @property
     def inpaints(self) -> bool:
-        """Whether the U-Net takes a mask and a masked image as further channels."""
+        """Return whether the U-Net takes a mask and a masked image as further channels."""
         return self.unet.arguments["in_channels"] == 2 * self.latent_channels + 1
 
     def latent_size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """(h, w) of images of that size, by default the one that the U-Net was trained at."""
-        usual = [side * self.factor for side in self.sample_size]
-        H, W = height or usual[0], width or usual[1]
+        """Return (h, w) of images of that size, by default the one that the U-Net was trained at."""
+        default = [side * self.factor for side in self.sample_size]
+        H, W = height or default[0], width or default[1]
         if max(H, W) > MOST_PIXELS:
-            raise UserError(f"images of {H} x {W} cannot be made: a side has at most {MOST_PIXELS} pixels")
+            raise UserError(f"images of {H} x {W} cannot be generated: a side has at most {MOST_PIXELS} pixels")
         if H % self.factor or W % self.factor:
-            raise UserError(f"images of {H} x {W} cannot be made: height and width are multiples of {self.factor}")
+            raise UserError(
+                f"images of {H} x {W} cannot be generated: height and width must be multiples of {self.factor}"
+            )
         return H // self.factor, W // self.factor
 
     # ------------------------------------------------------------------------------------------------------- programs
     def context(self, texts: Sequence[str], skip: int = 0) -> Float[Array, "B S D"]:
-        """What the text encoder makes of texts: its last hidden state, or (normed) the one `skip` blocks before it."""
+        """Return the text encoder's last hidden state of texts, or (normed) the one `skip` blocks before it."""
         if self.text is None or self.tokenizer is None:
-            raise UserError("this model was opened without its text encoder, so it takes no text")
+            raise UserError("this model was opened without its text encoder, so it cannot encode texts")
         ids = self.tokenizer(texts)
         with jax.set_mesh(self.mesh):
             return self.text_program(self.text.params, ids, skip=skip)
 
     @functools.cached_property
-    def text_program(self) -> Any:
-        """The compiled way from token ids to the U-Net's context."""
+    def text_program(self) -> jax.stages.Wrapped:
+        """Return the compiled program from token ids to the U-Net's context."""
         text = self.text
         assert text is not None  # see `context`
 
@@ -129,7 +134,7 @@ class LatentDiffusion:
 
     def generate(
         self,
-        plan: Plan,
+        plan: SamplingPlan,
         rows: Mapping[str, np.ndarray],
         *,
         seed: int,
@@ -138,13 +143,21 @@ class LatentDiffusion:
         scale: float = 1.0,
         rescale: float = 0.0,
     ) -> tuple[Float[Array, "B H W 3"], Float[Array, "B h w Z"]]:
-        """(images in [0, 1], latents as the U-Net sees them) of a batch.
+        """Return (images in [0, 1], latents as the U-Net sees them) of a batch.
 
-        `rows`, by image: `index` (of its noise), `context`, and where wanted `time_offset` (see `models.unet`),
-        `noise` (h, w, Z) to start from, `image` (H, W, 3) in [-1, 1] to change, `mask` (H, W), 1 where it is to be
-        made anew. `unconditional`: a context that guidance leads away from, or with a time offset the dict of both;
-        without it there is no guidance. The batch divides by the mesh's data × fsdp. Nothing but shapes, the kinds of
-        rows and the number of steps compiles anew.
+        Args:
+            plan: of the sampler.
+            rows: by image `index` (of its noise), `context`, and optionally `time_offset` (see `models.unet`), `noise`
+                (h, w, Z) to start from, `image` (H, W, 3) in [-1, 1] to change, `mask` (H, W), 1 where to generate. The
+                batch size must divide by the mesh's data × fsdp.
+            seed: of the noise.
+            size: (h, w) of the latents.
+            unconditional: the context that guidance leads away from, or a dict of it and a time offset; without it
+                there is no guidance.
+            scale: of guidance.
+            rescale: of guided outputs, see `guidance.guided`.
+
+        Only new shapes, kinds of rows and numbers of steps compile again.
         """
         if self.inpaints and "mask" not in rows:
             raise UserError("this U-Net was trained to inpaint: give an image and a mask (--init-image, --mask-image)")
@@ -158,14 +171,14 @@ class LatentDiffusion:
             return self.program(params, plan, batch, given, size=size, rescales=rescale > 0)
 
     @functools.cached_property
-    def program(self) -> Any:
-        """The compiled way from noise to images; see `generate`."""
+    def program(self) -> jax.stages.Wrapped:
+        """Return the compiled program from noise to images; see `generate`."""
         return jax.jit(self.sample, static_argnames=("size", "rescales"))
 
     def sample(
-        self, params: PyTree, plan: Plan, batch: PyTree, given: PyTree, *, size: tuple[int, int], rescales: bool
+        self, params: PyTree, plan: SamplingPlan, batch: PyTree, given: PyTree, *, size: tuple[int, int], rescales: bool
     ) -> tuple[Array, Array]:
-        """`generate` within a program: `params` of "unet" and "vae"; `given`: what all images have in common."""
+        """Compute `generate` within a program. `params`: of "unet" and "vae"; `given`: what all images share."""
         vae, seed, index = self.vae.bound(params["vae"]), given["seed"], batch["index"]
         noise_Bxhxw = batch.get("noise", noise.draw(seed, index, "start", (*size, self.latent_channels)))
         predict, start, project, condition = self._task(params, plan, batch, seed, noise_Bxhxw)
@@ -182,8 +195,8 @@ class LatentDiffusion:
         latents = sampling.sample(step, start, plan, seed=seed, index=index, project=project)
         return jnp.clip(vae.decode(latents / self.scale) / 2 + 0.5, 0.0, 1.0), latents
 
-    def _task(self, params: PyTree, plan: Plan, batch: PyTree, seed: Array, noise_Bxhxw: Array) -> tuple:
-        """(network, x to start from, what is done after each step, the network's condition)."""
+    def _task(self, params: PyTree, plan: SamplingPlan, batch: PyTree, seed: Array, noise_Bxhxw: Array) -> tuple:
+        """Return (network, x to start from, projection after each step, the network's condition)."""
         unet, vae = self.unet.bound(params["unet"]), self.vae.bound(params["vae"])
         context = {name: batch[name] for name in ("context", "time_offset") if name in batch}
 
@@ -192,7 +205,7 @@ class LatentDiffusion:
 
         if "image" not in batch:
             return predict, editing.starts(plan, noise_Bxhxw), None, context
-        known = self._latents(vae, batch["image"], seed, batch["index"], "image")  # the name is part of the key
+        known = self._latents(vae, batch["image"], seed, batch["index"], "picture")  # the name is part of the key
         if "mask" not in batch:
             return predict, editing.starts_from(plan, known, noise_Bxhxw), None, context
         start = editing.starts_around(plan, known, noise_Bxhxw)
@@ -203,32 +216,33 @@ class LatentDiffusion:
         masked = self._latents(vae, hidden, seed, batch["index"], "masked image")
         return editing.nine_channels(predict), start, None, (context, mask, masked)
 
-    def _latents(self, vae: Any, images: Array, seed: Array, index: Array, purpose: str) -> Array:
+    def _latents(self, vae: AutoencoderKL, images: Array, seed: Array, index: Array, purpose: str) -> Array:
         mean, log_variance = vae.moments(images)
         return self.scale * draw_posterior(mean, log_variance, noise.draw(seed, index, purpose, mean.shape[1:]))
 
 
-def scale_of(folders: Folders) -> float:
-    """The autoencoder's scaling_factor. Raises UserError for one that latents cannot be multiplied with."""
+def scale_of(folders: ComponentSource) -> float:
+    """Return the autoencoder's scaling_factor. Raise UserError for an invalid one."""
     scale = folders.config("vae").get("scaling_factor", LATENT_SCALE)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
-        raise UserError(f"{folders.source('vae')}: scaling_factor is {scale!r}, but it is a positive number")
+        raise UserError(f"{folders.source('vae')}: scaling_factor is {scale!r}, but it must be a positive number")
     return float(scale)
 
 
-def sample_size_of(folders: Folders) -> tuple[int, int]:
-    """(h, w) of the latents that the U-Net was trained at. Raises UserError for what is no size."""
-    found = folders.config("unet").get("sample_size")
-    found = 64 if found is None else found
-    sides = tuple(found) if isinstance(found, list | tuple) else (found, found)
+def sample_size_of(folders: ComponentSource) -> tuple[int, int]:
+    """Return (h, w) of the latents that the U-Net was trained at. Raise UserError for an invalid size."""
+    size = folders.config("unet").get("sample_size")
+    size = 64 if size is None else size
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
-        raise UserError(f"{folders.source('unet')}: sample_size is {found!r}, but it is one whole number, or two")
+        raise UserError(f"{folders.source('unet')}: sample_size is {size!r}, but it must be one whole number, or two")
     return sides[0], sides[1]
 
 
-def schedule_of(config: Mapping[str, Any], source: str) -> NoiseSchedule:
-    """The schedule of a scheduler_config.json, as StableDiffusionPipeline uses it: latents are never clipped, and
-    timesteps begin at 1 where the file leaves that open.
+def schedule_of(config: Config, source: str) -> NoiseSchedule:
+    """Return the schedule of a scheduler_config.json as StableDiffusionPipeline uses it.
+
+    Latents are never clipped, and timesteps begin at 1 where the file does not say.
     """
     try:
         schedule = pipeline_config.from_json(config)
@@ -238,12 +252,13 @@ def schedule_of(config: Mapping[str, Any], source: str) -> NoiseSchedule:
     return dataclasses.replace(schedule, clip_sample=False, steps_offset=offset)
 
 
-def check_channels(folder: Folders) -> None:
-    """Raises UserError for a U-Net that neither makes images nor inpaints them."""
+def check_channels(folder: ComponentSource) -> None:
+    """Raise UserError for a U-Net that neither generates images nor inpaints them."""
     wanted = int(folder.config("vae").get("latent_channels", 4))
-    found = folder.config("unet").get("in_channels", 4)
-    if found not in (wanted, 2 * wanted + 1):
+    channels = folder.config("unet").get("in_channels", 4)
+    if channels not in (wanted, 2 * wanted + 1):
         raise UserError(
-            f"{folder.source('unet')}: a U-Net of {found} channels does not fit latents of {wanted}; it takes {wanted} "
+            f"{folder.source('unet')}: a U-Net of {channels} channels does not fit latents of {wanted}; it must "
+            f"have {wanted} "
             f"(text to image) or {2 * wanted + 1} (inpainting)"
         )

@@ -1,13 +1,13 @@
-"""What a run was trained on, kept beside it: data.json in its work directory, written when training begins.
+"""The data that a run was trained on: data.json in its work directory, written when training begins.
 
-Shards can be prepared anew at the same path, with other people in their splits; who was trained on is then known from
-here alone. Pseudonyms and hashes as dataset.json has them, nothing else about anybody.
+Shards can be prepared again at the same path, with other people in their splits; then only this file says on whom a run
+was trained. It holds pseudonyms and hashes as dataset.json has them, and no other personal data.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TypedDict
 
 from etils import epath
 
@@ -16,13 +16,28 @@ from dreamjax.metrics.leakage import Dataset, People
 from dreamjax.parallel import processes
 from dreamjax.signals.datasets import records
 from dreamjax.storage import atomic
+from dreamjax.storage.sniffing import JsonDict
 
 NAME = "data.json"
+
+
+class DatasetEntry(TypedDict):
+    """What data.json says of one dataset folder."""
+
+    path: str
+    name: str
+    shards: dict[str, str]  # shard → SHA-256
+    train: dict[str, list[str]]  # subjects, files (SHA-256)
+    corpora: dict[str, JsonDict]  # corpus → licences, subjects and more
+    steps: JsonDict
+    settings: JsonDict
+
+
 STEPS = ("low", "high", "notch", "sfreq", "reference", "causal")  # of dataset.json's settings
 
 
 def who(folder: str, split: str) -> tuple[frozenset[str], frozenset[str]]:
-    """(subjects, SHA-256 of recordings) in a split: from dataset.json where that lists them, else from every record."""
+    """Return (subjects, SHA-256 of recordings) of a split: from dataset.json if it lists them, else from records."""
     dataset = records.load_dataset(folder)
     if split not in dataset["splits"]:
         return frozenset(), frozenset()
@@ -33,8 +48,8 @@ def who(folder: str, split: str) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(window.subject for window in records.read_windows(folder, split)), files
 
 
-def corpora(folder: str, dataset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Corpus → licences, subjects and more; from the records where another tool has written the dataset."""
+def corpora(folder: str, dataset: JsonDict) -> dict[str, JsonDict]:
+    """Return corpus → licences, subjects and more; from the records where another tool has written the dataset."""
     if dataset.get("corpora"):
         return dataset["corpora"]
     licences: dict[str, set[str]] = {}
@@ -43,11 +58,11 @@ def corpora(folder: str, dataset: Mapping[str, Any]) -> dict[str, dict[str, Any]
         for window in records.read_windows(folder, split):
             licences.setdefault(window.dataset, set()).add(window.licence)
             subjects.setdefault(window.dataset, set()).add(window.subject)
-    return {name: {"licences": sorted(found), "subjects": len(subjects[name])} for name, found in licences.items()}
+    return {name: {"licences": sorted(names), "subjects": len(subjects[name])} for name, names in licences.items()}
 
 
-def steps(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """A dataset's preprocessing, and how many recordings have which band, line filter and reference."""
+def steps(dataset: JsonDict) -> JsonDict:
+    """Return a dataset's preprocessing, and how many recordings have which band, line filter and reference."""
     settings = dataset.get("settings", {})
     plans = [entry.get("plan", {}) for entry in dataset.get("inputs", [])]
     return {
@@ -59,12 +74,12 @@ def steps(dataset: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _counted(values: Iterable[Any]) -> dict[str, int]:
+def _counted(values: Iterable[object]) -> dict[str, int]:
     return dict(sorted(Counter(json.dumps(value) for value in values).items()))
 
 
-def describe(folder: str) -> dict[str, Any]:
-    """What data.json says of one dataset folder, as it is now."""
+def describe(folder: str) -> DatasetEntry:
+    """Return the entry of data.json for one dataset folder, as it is now."""
     dataset = records.load_dataset(folder)
     subjects, files = who(folder, "train")
     return {
@@ -78,57 +93,57 @@ def describe(folder: str) -> dict[str, Any]:
     }
 
 
-def settings(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """How its recordings were prepared, whole, so that others can be prepared alike; without the user's own paths."""
-    found = dict(dataset.get("settings", {}))
-    if "events" in found:
-        found["events"] = {name: value for name, value in found["events"].items() if name != "source"}
-    return found
+def settings(dataset: JsonDict) -> JsonDict:
+    """Return how the recordings were prepared, so that others can be prepared alike; without the user's paths."""
+    values = dict(dataset.get("settings", {}))
+    if "events" in values:
+        values["events"] = {name: value for name, value in values["events"].items() if name != "source"}
+    return values
 
 
-def _hashes(dataset: Mapping[str, Any]) -> dict[str, str]:
+def _hashes(dataset: JsonDict) -> dict[str, str]:
     return {name: shard.get("sha256", "") for name, shard in sorted(dataset["shards"].items())}
 
 
-def read(workdir: epath.PathLike) -> list[dict[str, Any]] | None:
-    """What a run says it was trained on, dataset by dataset; None for a run that does not say."""
+def read(workdir: epath.PathLike) -> list[DatasetEntry] | None:
+    """Return the datasets that a run was trained on; None for a run without data.json."""
     path = epath.Path(workdir) / NAME
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())["datasets"]
-        for entry in found:
+        entries = json.loads(path.read_text())["datasets"]
+        for entry in entries:
             _ = entry["shards"], entry["train"]["subjects"], entry["train"]["files"], entry["corpora"], entry["steps"]
-        return found
+        return entries
     except (ValueError, KeyError, TypeError) as problem:
         raise UserError(f"{path} is damaged; restore it from a copy, or train in another work directory") from problem
 
 
 def people(folder: str, split: str) -> People:
-    """Who is in a split of a dataset folder: from its dataset.json where that lists them, else from every record."""
+    """Return the people of a split of a dataset folder."""
     return People(*who(folder, split))
 
 
 def dataset(folder: str) -> Dataset:
-    """Everybody in a dataset folder."""
-    found = records.load_dataset(folder)
+    """Return all people of a dataset folder."""
+    listed = records.load_dataset(folder)
     files: dict[str, frozenset[str]] = {}
-    for entry in found.get("inputs", []):
+    for entry in listed.get("inputs", []):
         if entry.get("sha256") and "subject" in entry:
             files[entry["subject"]] = files.get(entry["subject"], frozenset()) | {entry["sha256"]}
-    return Dataset(frozenset().union(*(people(folder, split).subjects for split in found["splits"])), files)
+    return Dataset(frozenset().union(*(people(folder, split).subjects for split in listed["splits"])), files)
 
 
 def trained_on(paths: Sequence[str], workdir: str | None = None) -> tuple[People, ...] | None:
-    """Who was trained on, by dataset: as the run in `workdir` says, else who is now in the training splits of `paths`.
+    """Return the people trained on, by dataset: as the run in `workdir` says, else those of the training splits now.
 
-    None where a path is no longer there to look, or none is known.
+    None where a path no longer exists, or none is given.
     """
     recorded = None if workdir is None else read(workdir)
     if recorded is not None:
         parts = [entry["train"] for entry in recorded]
         return tuple(People(frozenset(part["subjects"]), frozenset(part["files"])) for part in parts)
-    if not paths:  # an imported run, which does not say what it was trained on
+    if not paths:  # an imported run, whose data are unknown
         return None
     try:
         return tuple(people(path, "train") for path in paths)
@@ -137,14 +152,14 @@ def trained_on(paths: Sequence[str], workdir: str | None = None) -> tuple[People
 
 
 def held_out(folders: Sequence[str], split: str) -> dict[str, tuple[Dataset, People]]:
-    """Dataset folder → everybody in it, and who is in `split` of it."""
+    """Return dataset folder → all of its people, and those of its `split`."""
     return {folder: (dataset(folder), people(folder, split)) for folder in folders}
 
 
 def claim(workdir: epath.PathLike, paths: Sequence[str], started: bool) -> None:
-    """Write data.json where training begins; see that the data are the same where it goes on (`started`).
+    """Write data.json when training begins; check that the data are the same when it continues (`started`).
 
-    A run begun before data.json was kept gets none: what it saw first is not known. Raises UserError for other data.
+    A run begun by a version without data.json gets none: its data are unknown. Raises UserError for changed data.
     """
     recorded = read(workdir) if started else None
     if recorded is not None:
@@ -154,7 +169,7 @@ def claim(workdir: epath.PathLike, paths: Sequence[str], started: bool) -> None:
                 raise UserError(
                     f"the data at {path} has changed since the run in {workdir} began; start another work directory"
                 )
-    processes.barrier("data")  # everybody has compared
+    processes.barrier("data")  # all have compared
     if not started and processes.is_first():
         atomic.write_text(epath.Path(workdir) / NAME, json.dumps({"datasets": [describe(path) for path in paths]}))
     processes.barrier("data is written")

@@ -1,38 +1,38 @@
-"""Latent diffusion by name: the config.json of every part, in the fields of diffusers and transformers.
+"""Named sizes of latent diffusion models: the config.json of every component, as diffusers and transformers write it.
 
-    parts = architectures.get("shapes")
+    parts = shapes.get("shapes")
     network = networks.of(parts["unet"], "shapes")
     arguments = network.arguments(parts["unet"], "shapes")
 
-`sd15` and `sd21` are the published files of Stable Diffusion (Rombach et al. 2022, arXiv 2112.10752), without what
-changes nothing in what is computed. `shapes` and `tiny` are the same classes with small numbers: images of
+`sd15` and `sd21` are the published files of Stable Diffusion (Rombach et al. 2022, arXiv 2112.10752), without fields
+that do not change the computation. `shapes` and `tiny` are the same classes with small numbers: images of
 32 x 32 pixels → latents of 8 x 8 x 4 for the demo, 16 x 16 → 8 x 8 x 4 for tests.
 """
 
 import copy
-from typing import Any
 
 from dreamjax.errors import UserError, nearest
+from dreamjax.storage.sniffing import JsonDict
 
-Parts = dict[str, dict[str, Any]]
+Configs = dict[str, JsonDict]  # component → its config.json
 UNET, VAE, TEXT, VISION, SCHEDULER = "unet", "vae", "text_encoder", "image_encoder", "scheduler"
 
 
-def get(name: str) -> Parts:
-    """Part → its config.json: unet, vae, text_encoder, scheduler, and image_encoder where there is one; a fresh copy.
+def get(name: str) -> Configs:
+    """Return a copy of the configs of unet, vae, text_encoder, scheduler and, where there is one, image_encoder.
 
-    `image_encoder` is the CLIP vision model that shares its space with the text encoder: what a brain encoder is
-    aligned with. `vae`'s scaling_factor is 1 where it is measured after training. Raises UserError for another name.
+    `image_encoder` is the CLIP vision model that shares its space with the text encoder; brain encoders are aligned
+    with it. `vae`'s scaling_factor is 1 where it is measured after training. Raises UserError for an unknown name.
     """
     if name not in ARCHITECTURES:
         guess = nearest(name, list(ARCHITECTURES))
-        raise UserError(f"there is no architecture {name}; did you mean {guess or ', '.join(ARCHITECTURES)}?")
+        raise UserError(f"unknown architecture {name!r}; did you mean {guess or ', '.join(ARCHITECTURES)}?")
     return copy.deepcopy(ARCHITECTURES[name])
 
 
 # -------------------------------------------------------------------------------------------------------- by the field
-def _unet(widths: list[int], attends: list[bool], **rest: Any) -> dict[str, Any]:
-    """`attends`: whether each level, the finest first, looks at the text."""
+def _unet(widths: list[int], attends: list[bool], **rest: object) -> JsonDict:
+    """Return a U-Net's config. `attends`: whether each level, the finest first, attends to the text."""
     return {
         "_class_name": "UNet2DConditionModel",
         "in_channels": 4,
@@ -52,7 +52,7 @@ def _unet(widths: list[int], attends: list[bool], **rest: Any) -> dict[str, Any]
     }
 
 
-def _vae(widths: list[int], **rest: Any) -> dict[str, Any]:
+def _vae(widths: list[int], **rest: object) -> JsonDict:
     return {
         "_class_name": "AutoencoderKL",
         "in_channels": 3,
@@ -66,7 +66,7 @@ def _vae(widths: list[int], **rest: Any) -> dict[str, Any]:
     }
 
 
-def _text(width: int, layers: int, heads: int, **rest: Any) -> dict[str, Any]:
+def _text(width: int, layers: int, heads: int, **rest: object) -> JsonDict:
     return {
         "model_type": "clip_text_model",
         "hidden_size": width,
@@ -79,15 +79,15 @@ def _text(width: int, layers: int, heads: int, **rest: Any) -> dict[str, Any]:
     }
 
 
-def _small_text(width: int, layers: int, heads: int, positions: int, vocabulary: int) -> dict[str, Any]:
-    """With a projection, and CLIP's order of tokens: the begin and the end of a text are the last two of them."""
+def _small_text(width: int, layers: int, heads: int, positions: int, vocabulary: int) -> JsonDict:
+    """Return a text encoder's config with a projection; as in CLIP, the last two tokens begin and end a text."""
     ends = {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
     sizes = {"vocab_size": vocabulary, "max_position_embeddings": positions, "projection_dim": width}
     named = {"architectures": ["CLIPTextModelWithProjection"], "hidden_act": "quick_gelu"}
     return _text(width, layers, heads, **sizes, **ends, **named)
 
 
-def _vision(width: int, layers: int, heads: int, image: int, patch: int, projection: int) -> dict[str, Any]:
+def _vision(width: int, layers: int, heads: int, image: int, patch: int, projection: int) -> JsonDict:
     return {
         "architectures": ["CLIPVisionModelWithProjection"],
         "model_type": "clip_vision_model",
@@ -105,7 +105,7 @@ def _vision(width: int, layers: int, heads: int, image: int, patch: int, project
     }
 
 
-def _scheduler(kind: str = "PNDMScheduler", **rest: Any) -> dict[str, Any]:
+def _scheduler(kind: str = "PNDMScheduler", **rest: object) -> JsonDict:
     return {
         "_class_name": kind,
         "num_train_timesteps": 1000,
@@ -122,10 +122,10 @@ def _scheduler(kind: str = "PNDMScheduler", **rest: Any) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------- by name
-_SD_UNET: dict[str, Any] = {"layers_per_block": 2, "norm_num_groups": 32}
-_SD_VAE: dict[str, Any] = {"layers_per_block": 2, "norm_num_groups": 32, "scaling_factor": 0.18215}
+_SD_UNET: JsonDict = {"layers_per_block": 2, "norm_num_groups": 32}
+_SD_VAE: JsonDict = {"layers_per_block": 2, "norm_num_groups": 32, "scaling_factor": 0.18215}
 
-ARCHITECTURES: dict[str, Parts] = {
+ARCHITECTURES: dict[str, Configs] = {
     "tiny": {
         UNET: _unet(
             [8, 16],
@@ -141,7 +141,7 @@ ARCHITECTURES: dict[str, Parts] = {
         VISION: _vision(16, 1, 2, image=16, patch=8, projection=16),
         SCHEDULER: _scheduler(),
     },
-    # attention at 4 x 4 alone: with it at 8 x 8 too, and half as wide there, a step takes 1.5 times as long
+    # attention at 4 x 4 only: with attention at 8 x 8 too, at half the width, a step takes 1.5 times as long
     "shapes": {
         UNET: _unet(
             [32, 64],

@@ -1,4 +1,4 @@
-"""Nothing half-written stays: files and folders appear whole under their name, or not at all.
+"""Atomic writes: files and folders appear whole under their name, or not at all.
 
 Local file systems rename atomically. Object stores do not rename folders, but they write one object atomically, so
 there a folder counts only once its manifest (written last, see `manifest`) is present.
@@ -17,7 +17,7 @@ from etils import epath
 
 @contextmanager
 def new_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
-    """A stream whose bytes become the file when the block ends well; until then, and otherwise, the old one stays."""
+    """Yield a stream whose bytes become the file when the block succeeds; otherwise the old file stays."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
@@ -31,22 +31,22 @@ def new_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
-    """Write a file that is either the old one or the new one, never a part."""
+    """Write a file atomically."""
     with new_file(path) as stream:
         stream.write(data)
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-    """`write_bytes` in UTF-8."""
+    """Write a text file atomically, in UTF-8."""
     write_bytes(path, text.encode())
 
 
 @contextmanager
 def new_folder(path: epath.PathLike, last: str = "") -> Iterator[epath.Path]:
-    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that becomes `path` when the block succeeds, and is deleted otherwise.
 
-    In an object store the folder is made here and copied there file by file, the file `last` of it at the end: without
-    that one the copy did not finish.
+    For an object store the folder is made locally and copied file by file, the file `last` at the end: without that one
+    the copy did not finish.
     """
     if "://" in str(path):
         with tempfile.TemporaryDirectory(prefix="dreamjax-") as local:
@@ -65,7 +65,7 @@ def new_folder(path: epath.PathLike, last: str = "") -> Iterator[epath.Path]:
 
 
 def _copy(folder: Path, to: epath.Path, last: str) -> None:
-    """Every file of a local folder into an object store; none stays where one fails."""
+    """Copy every file of a local folder into an object store; delete all where one fails."""
     files = sorted(f.relative_to(folder) for f in folder.rglob("*") if not f.is_dir())
     written = []
     try:

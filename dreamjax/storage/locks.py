@@ -1,7 +1,7 @@
-"""Files that one process at a time holds, for folders that several might write to.
+"""File locks for folders that several processes might write to.
 
-POSIX record locks: they go with the process however it ends, no child inherits them, and they are seen over NFS. Where
-a place knows none, as an object store, nothing is held and everything goes on as without.
+POSIX record locks: they end with the process however it ends, children do not inherit them, and they work over NFS.
+Where a file system has none, such as an object store, nothing is locked.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from dreamjax.console import log
 from dreamjax.errors import TryAgain
 
 POLL = 0.5  # seconds
-NONE_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems without locks
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems without locks
 
 
 class Busy(TryAgain):
-    """Another process holds it."""
+    """Another process holds the lock."""
 
 
 @contextlib.contextmanager
 def held(path: epath.PathLike, what: str, stop: Callable[[], bool] | None = None) -> Iterator[None]:
-    """While this process works at `what`, as people call it. Raises Busy where another does.
+    """Hold the lock `path` inside the block. Raise Busy where another process holds it.
 
-    `stop`: wait until that one ends instead, or this answers True.
+    `what`: what messages call the locked thing. `stop`: wait for the other process instead, until this returns True.
     """
     if "://" in str(path):
         yield
@@ -37,22 +37,24 @@ def held(path: epath.PathLike, what: str, stop: Callable[[], bool] | None = None
         waited = False
         while not _taken(file):
             if stop is None or stop():
-                raise Busy(f"another process is at {what}; wait for it, or stop it, and give the same command again")
+                raise Busy(
+                    f"{what} is in use by another process; wait for it, or stop it, and start the same command again"
+                )
             if not waited:
-                log.info("waiting for another process that is at %s", what)
+                log.info("waiting for another process that uses %s", what)
             waited = True
             time.sleep(POLL)
         yield
 
 
 def _taken(file: IO[str]) -> bool:
-    """Whether no other process holds the file; where there are no locks, nobody can know of one."""
+    """Return whether this process got the lock, or the file system has none."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as problem:
         if problem.errno in (errno.EACCES, errno.EAGAIN):
             return False
-        if problem.errno not in NONE_HERE:
+        if problem.errno not in UNSUPPORTED:
             raise
-        log.warning("%s is on a file system without locks: a second process there is not noticed", file.name)
+        log.warning("%s is on a file system without locks: a second process there is not detected", file.name)
     return True

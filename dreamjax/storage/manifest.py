@@ -1,6 +1,6 @@
-"""A folder's manifest: size and SHA-256 of every file, written last, verified before anything is trusted.
+"""A folder's manifest: size and SHA-256 of every file, written last, verified before the folder is used.
 
-Array stores restore a flipped bit silently; a manifest does not let them.
+Array stores restore a flipped bit silently; the manifest detects it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ CHUNK = 1 << 22
 
 
 def file_hash(path: epath.PathLike) -> str:
-    """SHA-256 of a file, read in pieces."""
+    """Return the SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with epath.Path(path).open("rb") as stream:
         while chunk := stream.read(CHUNK):
@@ -24,17 +24,17 @@ def file_hash(path: epath.PathLike) -> str:
 
 
 def _files(folder: epath.Path) -> list[epath.Path]:
-    found = []
+    files = []
     for entry in folder.iterdir():
         if entry.is_dir():
-            found += _files(entry)
+            files += _files(entry)
         elif entry.name != NAME:
-            found.append(entry)
-    return sorted(found, key=str)
+            files.append(entry)
+    return sorted(files, key=str)
 
 
 def write(folder: epath.PathLike, extra: dict | None = None) -> None:
-    """Commit `folder`: record every file in it. `extra` is kept beside the list (format version, step, …)."""
+    """Commit `folder`: record every file in it, and the entries `extra` (format version, step, …)."""
     folder = epath.Path(folder)
     files = {str(f.relative_to(folder)): {"size": f.stat().length, "sha256": file_hash(f)} for f in _files(folder)}
     content = {**(extra or {}), "files": files}
@@ -42,12 +42,12 @@ def write(folder: epath.PathLike, extra: dict | None = None) -> None:
 
 
 def _seal(content: dict) -> str:
-    """SHA-256 over the manifest's own content: a flipped bit in a file name or in `extra` shows too."""
+    """Return the SHA-256 of the manifest's content, which detects a flipped bit in a file name or in `extra`."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def problems(folder: epath.PathLike) -> list[str]:
-    """What is wrong with a committed folder, a phrase each; empty when every byte is as it was written."""
+    """Return what is wrong with a committed folder, a phrase each; empty when every byte is as it was written."""
     folder = epath.Path(folder)
     try:
         content = json.loads((folder / NAME).read_text())
@@ -58,13 +58,13 @@ def problems(folder: epath.PathLike) -> list[str]:
         return ["no manifest (the save did not finish)"]
     except (ValueError, KeyError, TypeError):
         return ["the manifest is not readable"]
-    found = []
+    damage = []
     for name, entry in listed.items():
         path = folder / name
         if not path.exists():
-            found.append(f"{name} is missing")
+            damage.append(f"{name} is missing")
         elif path.stat().length != entry["size"]:
-            found.append(f"{name} has {path.stat().length} bytes instead of {entry['size']}")
+            damage.append(f"{name} has {path.stat().length} bytes instead of {entry['size']}")
         elif file_hash(path) != entry["sha256"]:
-            found.append(f"{name} has changed since it was written")
-    return found
+            damage.append(f"{name} has changed since it was written")
+    return damage

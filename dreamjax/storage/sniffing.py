@@ -1,4 +1,4 @@
-"""Files that are something else than their name says, as failed downloads leave them."""
+"""Detect files that are not what their name says, such as failed downloads."""
 
 import json
 from typing import Any
@@ -7,26 +7,28 @@ from etils import epath
 
 from dreamjax.errors import UserError
 
+JsonDict = dict[str, Any]  # an object of a JSON file
+
 
 def refuse(head: bytes, source: str, wanted: str) -> None:
-    """Raises UserError where a file's first bytes are those of a web page or of a Git LFS pointer."""
+    """Raise UserError where a file's first bytes are those of a web page or of a Git LFS pointer."""
     if head.lstrip()[:1] == b"<" and b"\0" not in head:
         raise UserError(f"{source}: this is a web page, not {wanted}; download the file itself")
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{source}: this is a Git LFS pointer, not {wanted}; fetch it with git lfs pull")
 
 
-def read_json(path: epath.Path, advice: str = "fetch it again") -> dict[str, Any]:
-    """The object of a JSON file. Raises UserError, with `advice`, where it is missing or no JSON object."""
+def read_json(path: epath.Path, advice: str = "fetch it again") -> JsonDict:
+    """Return the object of a JSON file. Raise UserError, with `advice`, where it is missing or not a JSON object."""
     try:
         data = path.read_bytes()
     except OSError as problem:  # the file is missing, is a folder or may not be read
         raise UserError(f"{path}: {problem.strerror or 'no such file'}; {advice}") from problem
     refuse(data[:64], str(path), "JSON")
     try:
-        found = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as problem:
-        raise UserError(f"{path}: this is no JSON ({problem}); {advice}") from problem
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: this is a JSON {type(found).__name__}, not an object with fields; {advice}")
-    return found
+        raise UserError(f"{path}: this is not JSON ({problem}); {advice}") from problem
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: this is a JSON {type(content).__name__}, not an object with fields; {advice}")
+    return content

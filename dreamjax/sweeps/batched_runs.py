@@ -94,7 +94,7 @@ def train(workdir: str, pack: Pack, left: Sequence[SweepRun], steps: int) -> Jso
     text = vectorised.config_json(runs, train_config)
     result = loop.train(task, train_config, folder, config_json=text, devices=_devices(len(runs)))
     if result["preempted"]:
-        return result
+        return dict(result)
     state, refused = _last(task, train_config, folder, steps), {}
     for i, (run, config) in enumerate(zip(pack.runs, runs, strict=True)):
         if run not in left:

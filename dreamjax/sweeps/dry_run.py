@@ -48,7 +48,7 @@ class DryRun:
             rows.append([values, str(run.seed), legs, "?" if cost is None else f"{cost / 1e12:,.1f}"])
         lines = [f"sweep {self.name}: {counted(len(rows), 'run')}, {self.done} done"]
         if rows:
-            lines.append(tables.table(["values", "seed", "steps", "TFLOP"], rows))
+            lines.append(tables.Table(["values", "seed", "steps", "TFLOP"], rows).text())
         if self.coming:
             lines.append(
                 f"{counted(self.coming, 'trial')} to come, chosen by the scores so far; each counted as the base"

@@ -1,8 +1,8 @@
-"""A sweep's points as their folder has them: scores by person and seed, who is trained, who ranks where.
+"""Read a sweep's points from its folder: scores by subject and seed, which are trained, in which order they rank.
 
 A point (a combination of values) is scored on the same windows and masks by the runs of all its seeds. Its score on a
-subject is the share of variance explained, averaged over the masks; or the probe's balanced accuracy; or how much
-oftener its images are named as what was seen than as what others saw.
+subject is the share of variance explained, averaged over the masks; or the probe's balanced accuracy; or how much more
+often its images are named as what was seen than as what others saw.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ from dreamjax.sweeps.run_folder import read_json
 
 
 @dataclass(frozen=True)
-class Group:
+class PointRuns:
     """All runs of one combination of values: seed → (point.json, score.json)."""
 
     name: str
-    values: Mapping[str, Any]
+    values: Mapping[str, str]
     runs: Mapping[int, tuple[dict[str, Any], dict[str, Any]]]
 
     def leg(self, leg: str, seed: int) -> dict[str, Any]:
@@ -31,52 +31,51 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A leg's answer. `tables`: of the groups that are ranked, best first; `untrained`: no better than a constant."""
+class Ranking:
+    """The points of a leg. `tables`: scores of those ranked, best first; `untrained`: no better than a constant."""
 
     leg: str
     rank: str
     subjects: tuple[str, ...]
     seeds: tuple[int, ...]
     tables: Mapping[str, Scores]
-    untrained: Mapping[str, float]  # their mean scores, for the eye alone
-    pairs: tuple[comparing.Paired, ...]  # of each other one against the best
+    untrained: Mapping[str, float]  # their mean scores, which are not compared
+    pairs: tuple[comparing.PairedTest, ...]  # of each other one against the best
 
 
-def read(workdir: str) -> tuple[dict[str, Any], list[Group]]:
-    """(sweep.json, groups in the order of their names). Raises UserError where there is no finished point."""
+def read(workdir: str) -> tuple[dict[str, Any], list[PointRuns]]:
+    """Return (sweep.json, the points by name). Raises UserError where there is no finished point."""
     folder = epath.Path(workdir)
     sweep = read_json(folder / "sweep.json", "name", "score", "compare")
     if sweep is None:
         raise UserError(f"{workdir} holds no sweep (no sweep.json): give the --workdir of dreamjax sweep")
-    found: dict[str, dict[int, tuple[dict[str, Any], dict[str, Any]]]] = {}
+    runs: dict[str, dict[int, tuple[dict[str, Any], dict[str, Any]]]] = {}
     for path in sorted((folder / "points").glob("*/score.json")):
         about = read_json(path.parent / "point.json", "name", "values", "seed", "config")
         if about is None:
             raise UserError(f"{path.parent} has no point.json; dreamjax sweep on the same folder makes it again")
         name = ", ".join(f"{axis}={value}" for axis, value in about["values"].items()) or "base"
-        found.setdefault(name, {})[about["seed"]] = (about, read_json(path, "legs", "cost") or {})
-    if not found:
+        runs.setdefault(name, {})[about["seed"]] = (about, read_json(path, "legs", "cost") or {})
+    if not runs:
         raise UserError(f"{workdir}: no point of this sweep is done yet; run dreamjax sweep on it first")
-    groups = [Group(name, next(iter(runs.values()))[0]["values"], runs) for name, runs in found.items()]
+    groups = [PointRuns(name, next(iter(seeds.values()))[0]["values"], seeds) for name, seeds in runs.items()]
     return sweep, groups
 
 
 def planned(workdir: epath.PathLike) -> dict[str, Any]:
-    """What the sweep's last call meant to run; of a folder that says nothing of it, nothing."""
-    found = read_json(epath.Path(workdir) / "planned.json", "points", "scaling")
-    return found or {"points": [], "scaling": ""}
+    """Return which points the sweep's last call planned; none where the folder does not say."""
+    return read_json(epath.Path(workdir) / "planned.json", "points", "scaling") or {"points": [], "scaling": ""}
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
 def explained(one: Mapping[str, Any], method: str = "model") -> dict[str, float]:
-    """Subject → R² under one mask."""
+    """Return subject → R² under one mask."""
     rows = zip(one["subjects"], one["error"][method], one["variance"], strict=True)
     return {subject: 1 - error / variance for subject, error, variance in rows if variance > 0}
 
 
 def by_subject(leg: Mapping[str, Any], rank: str) -> dict[str, float]:
-    """Subject → score; of the reconstruction, the mean over all masks of those who have them all."""
+    """Return subject → score; of the reconstruction, the mean over all masks for subjects that have them all."""
     if rank == "probe":
         return dict(leg["probe"])
     if rank != "reconstruction":  # one metric by unit (`run_score.UnitScores`)
@@ -86,8 +85,8 @@ def by_subject(leg: Mapping[str, Any], rank: str) -> dict[str, float]:
     return {subject: float(np.mean([one[subject] for one in masks])) for subject in sorted(people)}
 
 
-def find(groups: Sequence[Group], leg: str, rank: str) -> Finding:
-    """The ranking of the groups whose runs have every seed that any has, on the subjects that all have."""
+def rank_points(groups: Sequence[PointRuns], leg: str, rank: str) -> Ranking:
+    """Return the ranking of the points whose runs have every seed that any has, on the subjects that all have."""
     seeds = tuple(sorted({seed for group in groups for seed in group.runs}))
     whole = [group for group in groups if set(group.runs) == set(seeds)]
     if not whole:  # some seed failed everywhere: those that are everywhere
@@ -102,20 +101,20 @@ def find(groups: Sequence[Group], leg: str, rank: str) -> Finding:
     ranked = sorted((n for n in tables if n not in untrained), key=lambda n: -tables[n].mean())
     kept = {name: tables[name] for name in ranked}
     pairs = tuple(comparing.against(ranked[0], kept)) if ranked else ()
-    return Finding(leg, rank, people, seeds, kept, untrained, pairs)
+    return Ranking(leg, rank, people, seeds, kept, untrained, pairs)
 
 
-def _is_trained(group: Group, leg: str, seeds: Sequence[int]) -> bool:
-    """Whether the squared errors of its runs, over all masks, are below those of predicting zero, and of the mean.
+def _is_trained(group: PointRuns, leg: str, seeds: Sequence[int]) -> bool:
+    """Return whether a point's squared errors, over all masks, are below those of predicting zero, and of the mean.
 
-    Zero alone is a low bar where recordings have an offset: a constant passes it. Of
-    images, whether they are named rather as what was seen than as what other trials saw, by an interval.
+    Zero alone is a low bar where recordings have an offset: a constant passes it. Of images, whether they are named as
+    what was seen rather than as what other trials saw, by an interval.
     """
     model = zero = mean = 0.0
     made = [group.leg(leg, seed)["images"]["scores"] for seed in seeds if "images" in group.leg(leg, seed)]
     if made:
-        found = comparing.mean(np.array([[one[name] for name in sorted(made[0])] for one in made]))
-        return found.low > 0 if found.known else found.estimate > 0
+        score = comparing.mean(np.array([[one[name] for name in sorted(made[0])] for one in made]))
+        return score.low > 0 if score.known else score.estimate > 0
     for seed in seeds:
         for one in group.leg(leg, seed).get("reconstruction", {}).values():
             variance = np.array(one["variance"])

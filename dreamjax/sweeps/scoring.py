@@ -20,8 +20,8 @@ from dreamjax.errors import UserError
 from dreamjax.evaluation import reconstruction, reconstruction_scores, window_set
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import leakage, probe
+from dreamjax.parallel import environment
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import threads
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
@@ -31,7 +31,7 @@ from dreamjax.sweeps.run_score import RunScore
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Embeds, Reconstructs, Run, Signals, capability, offered
-from dreamjax.training.metrics import means, read
+from dreamjax.training.step_metrics import means, read
 from dreamjax.training.task import State, Task
 
 MASK_SEED = 0  # of the evaluation masks, whatever the run's seed
@@ -121,7 +121,7 @@ def _probe(run: Run, held_out: WindowSet, score: ScoreConfig) -> dict[str, float
     embed = jax.jit(capability(run.task, Embeds, "turn signals into features").embed)
     cuts = [slice(i, i + reconstruction_scores.BATCH) for i in range(0, len(held_out), reconstruction_scores.BATCH)]
     parts = [embed(run.params, held_out.seen(cut), held_out.valid[cut].astype(np.float32)).pooled for cut in cuts]
-    with threads.single():
+    with environment.single_blas_thread():
         return probe.leave_subject_out(np.concatenate(parts)[keep], labels[keep], np.array(held_out.subjects)[keep])
 
 

@@ -1,290 +1,354 @@
-"""What a sweep shows: every point's score with its interval, the ranking, paired tests, cost, what may be said."""
+"""Summarise a sweep: every point's score with its interval, the ranking, paired tests, cost, what may be claimed."""
 
-import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from dreamjax.console import counted
+from dreamjax.metrics.bootstrap import Interval
+from dreamjax.reports import tables
 from dreamjax.sweeps import comparing, power_law
-from dreamjax.sweeps.ranking import Finding, Group, by_subject, explained, find, planned, read
+from dreamjax.sweeps.comparing import PairedTest
+from dreamjax.sweeps.power_law import SweepLaw
+from dreamjax.sweeps.ranking import PointRuns, Ranking, by_subject, explained, planned, rank_points, read
 from dreamjax.sweeps.run_folder import read_json
 
-RANKS = {"probe": "balanced accuracy", "reconstruction": "share explained, common masks"}  # of images: the metric
+SCORES = {"probe": "balanced accuracy", "reconstruction": "share explained, common masks"}  # of images: the metric
 LEGS = {"examples": "at equal examples", "flops": "at equal FLOP"}
 
 
 # -------------------------------------------------------------------------------------------------------------- result
-def report(workdir: str) -> dict[str, Any]:
-    """One JSON-able dict: everything that tables and images are made of."""
-    sweep, groups = read(workdir)
-    rank, legs = sweep["score"]["rank"], sweep["compare"]
-    found = {leg: find(groups, leg, rank) for leg in legs}
-    return {
-        "name": sweep["name"],
-        "workdir": workdir,
-        "split": sweep["score"]["split"],
-        "rank": rank,
-        "legs": {leg: _leg(workdir, finding, groups, planned(workdir)["scaling"]) for leg, finding in found.items()},
-        "cost": cost(groups) | _of_encoders(workdir),
-        "unfinished": unfinished(workdir),
-        "commands": {
-            f"{group.name}, seed {seed}": f"dreamjax train --config {_file(workdir, about)} --workdir RUN"
-            for group in groups
-            for seed, (about, _) in sorted(group.runs.items())
-        },
-    }
+@dataclass(frozen=True)
+class RankedPoint:
+    """A point's scores, means over seeds and subjects. `explained`: at its own masks, which cannot be compared."""
+
+    name: str
+    values: Mapping[str, str]
+    score: Interval
+    by_seed: tuple[float, ...]
+    masks: Mapping[str, Interval]  # share explained under each common mask
+    steps: int
+    examples: int
+    flop: float | None
+    explained: float | None
+    accuracy: Interval | None  # of images: how often the class is named
+    probe: Interval | None
+    test: PairedTest | None  # against the highest; None for the highest
+
+    def as_json(self) -> dict[str, object]:
+        optional = {"accuracy": self.accuracy, "probe": self.probe, "minus_best": self.test}
+        return {
+            "point": self.name,
+            "values": dict(self.values),
+            "score": self.score.as_json(),
+            "by_seed": list(self.by_seed),
+            "masks": {mask: interval.as_json() for mask, interval in self.masks.items()},
+            "steps": self.steps,
+            "examples": self.examples,
+            "flop": self.flop,
+            "own_explained": self.explained,
+        } | {name: value.as_json() for name, value in optional.items() if value is not None}
 
 
-def _file(workdir: str, about: Mapping[str, Any]) -> str:
-    return str(epath.Path(workdir) / "points" / about["name"] / "config.py")
+@dataclass(frozen=True)
+class Comparison:
+    """All points with as many examples, or as many FLOP. `unit`: what scores are of, such as a subject."""
 
+    what: str
+    subjects: int
+    unit: str
+    metric: str  # in words
+    seeds: tuple[int, ...]
+    ranking: tuple[RankedPoint, ...]  # the highest first
+    untrained: Mapping[str, float]  # point → mean score
+    left_out: tuple[str, ...]  # points of which a seed is missing
+    baselines: Mapping[str, Mapping[str, float]]  # mask → baseline → mean R² over subjects
+    laws: tuple[SweepLaw, ...]
+    statements: tuple[str, ...]
+    by_unit: bool
 
-def _leg(workdir: str, found: Finding, groups: Sequence[Group], along: str) -> dict[str, Any]:
-    by_name = {group.name: group for group in groups}
-    pairs = {pair.point: pair for pair in found.pairs}
-    rows = []
-    for name, table in found.tables.items():
-        group, pair = by_name[name], pairs.get(name)
-        row: dict[str, Any] = {
-            "point": name,
-            "values": dict(group.values),
-            "score": _interval(
-                comparing.mean(table).within(
-                    0 if found.rank == "probe" else -math.inf, math.inf if found.rank == "held_out" else 1
-                )
-            ),
-            "by_seed": table.mean(1).tolist(),
-            "masks": _masks(group, found),
-            **_own(group, found),
+    def as_json(self) -> dict[str, object]:
+        return {
+            "what": self.what,
+            "subjects": self.subjects,
+            "unit": self.unit,
+            **({"metric": self.metric} if self.by_unit else {}),
+            "seeds": list(self.seeds),
+            "ranking": [point.as_json() for point in self.ranking],
+            "untrained": list(self.untrained),
+            "untrained_scores": dict(self.untrained),
+            "left_out": list(self.left_out),
+            "baselines": {mask: dict(values) for mask, values in self.baselines.items()},
+            "scaling": [law.as_json() for law in self.laws],
+            "statements": list(self.statements),
         }
-        if pair is not None:
-            row["minus_best"] = _interval(pair.difference) | {
-                "p": _finite(pair.p),
-                "corrected": _finite(pair.corrected),
-                "resolved": pair.resolved,
-                "says": pair.says(),
-            }
-        rows.append(row)
-    values = {name: by_name[name].values for name in found.tables}
-    flops = {name: by_name[name].runs[found.seeds[0]][0]["flop_per_example"] for name in found.tables}
-    kind = _kind(groups, found)
-    laws = power_law.laws(along, found.tables, values, flops) if along and found.rank == "reconstruction" else []
-    return {
-        "what": LEGS[found.leg],
-        "subjects": len(found.subjects),
-        **kind,
-        "seeds": list(found.seeds),
-        "ranking": rows,
-        "untrained": list(found.untrained),
-        "untrained_scores": dict(found.untrained),
-        "left_out": [g.name for g in groups if g.name not in found.tables and g.name not in found.untrained],
-        "baselines": baselines(workdir, groups, found.leg),
-        "scaling": laws,
-        "statements": [*statements(found, kind["unit"]), *_of_laws(found, along, laws), *_notes(groups, found)],
-    }
 
 
-def metric(result: Mapping[str, Any]) -> str:
-    """What scores are, in words."""
-    return RANKS.get(result["rank"]) or next(iter(result["legs"].values()))["metric"]
+@dataclass(frozen=True)
+class Cost:
+    """Of all runs: seconds of training and scoring, FLOP, programs, and how many of them were found compiled."""
+
+    runs: int
+    seconds: float
+    scoring: float
+    flop: float | None
+    programs: int
+    from_cache: int
+    encoders: int = 0  # that points build on
+    encoder_seconds: float = 0
+
+    def as_json(self) -> dict[str, object]:
+        without = () if self.encoders else ("encoders", "encoder_seconds")
+        return {name: value for name, value in asdict(self).items() if name not in without}
 
 
-def _kind(groups: Sequence[Group], found: Finding) -> dict[str, Any]:
-    """Of what scores are, and of images which metric."""
-    group = groups[0]
-    one = group.leg(found.leg, next(iter(group.runs))).get(found.rank, {})
-    return {"unit": "subject"} if found.rank in RANKS else {"unit": one["unit"], "metric": one["metric"]}
+@dataclass(frozen=True)
+class SweepSummary:
+    """Everything that tables, figures and pages of a sweep are made of."""
+
+    name: str
+    workdir: str
+    split: str
+    rank: str
+    legs: Mapping[str, Comparison]
+    cost: Cost
+    unfinished: Mapping[str, str]  # point → why
+    commands: Mapping[str, str]  # point and seed → what trains it alone
+    files: tuple[str, ...] = ()
+
+    def with_files(self, files: Iterable[str]) -> "SweepSummary":
+        return replace(self, files=tuple(files))
+
+    @property
+    def first(self) -> Comparison:
+        return next(iter(self.legs.values()))
+
+    def statements(self) -> list[str]:
+        """Return the statements of all comparisons, each once."""
+        return list(dict.fromkeys(line for leg in self.legs.values() for line in leg.statements))
+
+    def as_json(self) -> dict[str, object]:
+        """Return report.json."""
+        files: dict[str, object] = {"files": list(self.files)} if self.files else {}
+        return {
+            "name": self.name,
+            "workdir": self.workdir,
+            "split": self.split,
+            "rank": self.rank,
+            "legs": {name: leg.as_json() for name, leg in self.legs.items()},
+            "cost": self.cost.as_json(),
+            "unfinished": dict(self.unfinished),
+            "commands": dict(self.commands),
+        } | files
 
 
-def _of_laws(found: Finding, along: str, laws: Sequence[Mapping[str, Any]]) -> list[str]:
-    leg = found.leg
-    if along and not laws:
-        return [f"{LEGS[leg]}: no power law along {along}, which takes {power_law.FEWEST} sizes that are trained"]
-    if laws and found.untrained:
-        laws = [{**one, "says": f"{one['says']}; without what is untrained"} for one in laws]
-    told = [", ".join(filter(None, (f"along {one['axis']}", one["where"]))) for one in laws]
-    return [f"{LEGS[leg]}, {what}: {one['says']}" for what, one in zip(told, laws, strict=True)]
+def summarise(workdir: str) -> SweepSummary:
+    """Return what the finished points of a sweep's folder show. Raises UserError where there is none."""
+    sweep, groups = read(workdir)
+    rank, along = sweep["score"]["rank"], planned(workdir)["scaling"]
+    rankings = {leg: rank_points(groups, leg, rank) for leg in sweep["compare"]}
+    return SweepSummary(
+        name=sweep["name"],
+        workdir=workdir,
+        split=sweep["score"]["split"],
+        rank=rank,
+        legs={leg: _comparison(workdir, ranking, groups, along) for leg, ranking in rankings.items()},
+        cost=_cost(workdir, groups),
+        unfinished=unfinished(workdir),
+        commands={
+            f"{group.name}, seed {seed}": "dreamjax train --config "
+            f"{epath.Path(workdir) / 'points' / point['name'] / 'config.py'} --workdir RUN"
+            for group in groups
+            for seed, (point, _) in sorted(group.runs.items())
+        },
+    )
 
 
-def _notes(groups: Sequence[Group], found: Finding) -> list[str]:
-    """What runs say of themselves, with whose runs do."""
-    said: dict[str, list[str]] = {}
-    for group in groups:
-        for note in {note for seed in group.runs for note in group.leg(found.leg, seed).get("notes", ())}:
-            said.setdefault(note, []).append(group.name)
-    return [f"{'; '.join(names)}: {note}" for note, names in said.items()]
+def _comparison(workdir: str, ranking: Ranking, groups: Sequence[PointRuns], along: str) -> Comparison:
+    by_name = {group.name: group for group in groups}
+    tests = {test.point: test for test in ranking.pairs}
+    first = groups[0].leg(ranking.leg, next(iter(groups[0].runs)))
+    by_unit = None if ranking.rank in SCORES else first[ranking.rank]  # one metric by unit (`run_score.UnitScores`)
+    unit = by_unit["unit"] if by_unit else "subject"
+    laws: list[SweepLaw] = []
+    if along and ranking.rank == "reconstruction":
+        values = {name: by_name[name].values for name in ranking.tables}
+        flops = {name: by_name[name].runs[ranking.seeds[0]][0]["flop_per_example"] for name in ranking.tables}
+        laws = power_law.laws(along, ranking.tables, values, flops)
+    return Comparison(
+        what=LEGS[ranking.leg],
+        subjects=len(ranking.subjects),
+        unit=unit,
+        metric=by_unit["metric"] if by_unit else SCORES[ranking.rank],
+        seeds=ranking.seeds,
+        ranking=tuple(_ranked(by_name[name], ranking, tests.get(name)) for name in ranking.tables),
+        untrained=ranking.untrained,
+        left_out=tuple(g.name for g in groups if g.name not in ranking.tables and g.name not in ranking.untrained),
+        baselines=baselines(workdir, groups, ranking.leg),
+        laws=tuple(laws),
+        statements=(*statements(ranking, unit), *_of_laws(ranking, along, laws), *_notes(groups, ranking)),
+        by_unit=by_unit is not None,
+    )
 
 
-def _masks(group: Group, found: Finding) -> dict[str, Any]:
-    out = {}
-    for mask in group.leg(found.leg, found.seeds[0]).get("reconstruction", {}):
-        each = [explained(group.leg(found.leg, seed)["reconstruction"][mask]) for seed in found.seeds]
-        people = [who for who in found.subjects if all(who in one for one in each)]
-        if people:
-            out[mask] = _interval(comparing.mean(np.array([[one[who] for who in people] for one in each])))
-    return out
-
-
-def _own(group: Group, found: Finding) -> dict[str, Any]:
-    """Steps, FLOP and what a run says of itself at its own masks, which cannot be compared; means over seeds."""
-    legs = [group.leg(found.leg, seed) for seed in found.seeds]
-    about = group.runs[found.seeds[0]][0]
-    flop = about["flop_per_example"]
-    own = [leg["own"].get("explained") for leg in legs]
-    out = {
-        "steps": legs[0]["step"],
-        "examples": legs[0]["examples"],
-        "flop": None if flop is None else flop * legs[0]["examples"],
-        "own_explained": None if None in own else float(np.mean([x for x in own if x is not None])),
-    }
+def _ranked(group: PointRuns, ranking: Ranking, test: PairedTest | None) -> RankedPoint:
+    table, legs = ranking.tables[group.name], [group.leg(ranking.leg, seed) for seed in ranking.seeds]
+    flop = group.runs[ranking.seeds[0]][0]["flop_per_example"]
+    reported = [leg["own"].get("explained") for leg in legs]
+    accuracy = probe = None
     if all("images" in leg for leg in legs):
-        named = np.array([[leg["images"]["accuracy"][who] for who in found.subjects] for leg in legs])
-        out["accuracy"] = _interval(comparing.mean(named).within(0, 1))
+        accuracy = _over_subjects([leg["images"]["accuracy"] for leg in legs], ranking.subjects)
     if all("probe" in leg for leg in legs):
-        people = sorted(set.intersection(*(set(leg["probe"]) for leg in legs)))
-        if people:
-            probed = np.array([[leg["probe"][who] for who in people] for leg in legs])
-            out["probe"] = _interval(comparing.mean(probed).within(0, 1))
-    return out
+        probe = _over_subjects([leg["probe"] for leg in legs])
+    masks = {
+        mask: _over_subjects([explained(leg["reconstruction"][mask]) for leg in legs], ranking.subjects)
+        for mask in legs[0].get("reconstruction", {})
+    }
+    return RankedPoint(
+        name=group.name,
+        values=group.values,
+        score=comparing.mean(table).within(
+            0 if ranking.rank == "probe" else -math.inf, math.inf if ranking.rank == "held_out" else 1
+        ),
+        by_seed=tuple(table.mean(1).tolist()),
+        masks={mask: interval for mask, interval in masks.items() if interval is not None},
+        steps=legs[0]["step"],
+        examples=legs[0]["examples"],
+        flop=None if flop is None else flop * legs[0]["examples"],
+        explained=None if None in reported else float(np.mean(reported)),
+        accuracy=accuracy and accuracy.within(0, 1),
+        probe=probe and probe.within(0, 1),
+        test=test,
+    )
 
 
-def baselines(workdir: str, groups: Sequence[Group], leg: str) -> dict[str, dict[str, float]]:
-    """Mask → baseline → mean R² over subjects, where all points were scored beside the same ones; else {}."""
+def _over_subjects(by_seed: Sequence[Mapping[str, float]], among: Iterable[str] | None = None) -> Interval | None:
+    """The mean over seeds and the subjects (`among` some) that all seeds have; None where there is no such subject."""
+    common = set.intersection(*(set(one) for one in by_seed))
+    subjects = [one for one in (sorted(common) if among is None else among) if one in common]
+    return comparing.mean(np.array([[one[who] for who in subjects] for one in by_seed])) if subjects else None
+
+
+def baselines(workdir: str, groups: Sequence[PointRuns], leg: str) -> dict[str, dict[str, float]]:
+    """Return mask → baseline → mean R² over subjects, where all points were scored with the same baselines; else {}."""
     files = {run[1]["legs"][leg].get("baselines") for group in groups for run in group.runs.values()}
     if len(files) != 1 or None in files:
         return {}
-    found = read_json(epath.Path(workdir) / "shared" / files.pop(), "masks")
-    if found is None:  # a ranking does without
+    stored = read_json(epath.Path(workdir) / "shared" / files.pop(), "masks")
+    if stored is None:  # a ranking does without
         return {}
     return {
         mask: {method: float(np.mean(list(explained(one, method).values()))) for method in one["error"]}
-        for mask, one in found["masks"].items()
+        for mask, one in stored["masks"].items()
     }
 
 
-def statements(found: Finding, unit: str = "subject") -> list[str]:
-    """What may be said, and what not; `unit`: of what scores are by."""
-    said = []
-    names, where = list(found.tables), LEGS[found.leg]
-    if found.untrained:
-        rival = "what other trials saw" if found.rank == "images" else "predicting zero or the mean"
-        said.append(
-            f"{where}: {counted(len(found.untrained), 'point')} not better than {rival}, untrained and not ranked: "
-            f"{'; '.join(f'{name} ({score:+.3f})' for name, score in found.untrained.items())}"
+# ---------------------------------------------------------------------------------------------------------- statements
+def statements(ranking: Ranking, unit: str = "subject") -> list[str]:
+    """Return what may be claimed, and what not; `unit`: what scores are of."""
+    sentences = []
+    names, where = list(ranking.tables), LEGS[ranking.leg]
+    if ranking.untrained:
+        rival = "what other trials saw" if ranking.rank == "images" else "predicting zero or the mean"
+        sentences.append(
+            f"{where}: {counted(len(ranking.untrained), 'point')} not better than {rival}, untrained and not ranked: "
+            f"{'; '.join(f'{name} ({score:+.3f})' for name, score in ranking.untrained.items())}"
         )
     if not names:
-        return [*said, f"{where}: no point is trained, so nothing is ranked"]
-    resolved = [pair.point for pair in found.pairs if pair.resolved]
-    if found.pairs and not resolved:
-        least = max((pair.detectable for pair in found.pairs), default=math.nan)
+        return [*sentences, f"{where}: no point is trained, so nothing is ranked"]
+    resolved = [test.point for test in ranking.pairs if test.resolved]
+    if ranking.pairs and not resolved:
+        least = max(test.detectable for test in ranking.pairs)
         seen = "" if math.isnan(least) else f"; this design could detect differences of ≥ {least:.2g}"
-        said.append(f"{where}: no point is told apart from the highest, {names[0]}{seen}")
-    elif found.pairs:
-        kept = [pair.point for pair in found.pairs if not pair.resolved]
-        beside = f"; not told apart from it: {'; '.join(kept)}" if kept else ""
-        said.append(
-            f"{where}: {names[0]} is highest, and better than {len(resolved)} of {len(found.pairs)} others after "
-            f"correction for {len(found.pairs)} tests{beside}"
+        sentences.append(f"{where}: no point is told apart from the highest, {names[0]}{seen}")
+    elif ranking.pairs:
+        others = [test.point for test in ranking.pairs if not test.resolved]
+        unresolved = f"; not told apart from it: {'; '.join(others)}" if others else ""
+        sentences.append(
+            f"{where}: {names[0]} is highest, and better than {len(resolved)} of {len(ranking.pairs)} others after "
+            f"correction for {len(ranking.pairs)} tests{unresolved}"
         )
-    said.append(f"the highest score was chosen among these, on these {unit}s, and is therefore optimistic")
-    if len(found.seeds) == 1:
-        said.append("one seed: how much another one would change is not known, and intervals do not have it")
-    if len(found.subjects) < 5:
-        said.append(f"only {len(found.subjects)} {unit}s are scored: intervals are wide")
-    return said
+    sentences.append(f"the highest score was chosen among these, on these {unit}s, and is therefore optimistic")
+    if len(ranking.seeds) == 1:
+        sentences.append("one seed: how much another one would change is not known, and intervals do not have it")
+    if len(ranking.subjects) < 5:
+        sentences.append(f"only {len(ranking.subjects)} {unit}s are scored: intervals are wide")
+    return sentences
 
 
-def cost(groups: Sequence[Group]) -> dict[str, Any]:
-    """Of all runs: seconds, FLOP, programs, and those that were found compiled."""
+def _of_laws(ranking: Ranking, along: str, laws: Sequence[SweepLaw]) -> list[str]:
+    where = LEGS[ranking.leg]
+    if along and not laws:
+        return [f"{where}: no power law along {along}, which takes {power_law.FEWEST} sizes that are trained"]
+    without = "; without what is untrained" if ranking.untrained else ""
+    names = [", ".join(filter(None, (f"along {one.axis}", one.where))) for one in laws]
+    return [f"{where}, {name}: {one.law.says()}{without}" for name, one in zip(names, laws, strict=True)]
+
+
+def _notes(groups: Sequence[PointRuns], ranking: Ranking) -> list[str]:
+    """The notes of the runs, each with the points that have it."""
+    names: dict[str, list[str]] = {}
+    for group in groups:
+        for note in {note for seed in group.runs for note in group.leg(ranking.leg, seed).get("notes", ())}:
+            names.setdefault(note, []).append(group.name)
+    return [f"{'; '.join(points)}: {note}" for note, points in names.items()]
+
+
+# ---------------------------------------------------------------------------------------------------- cost, unfinished
+def _cost(workdir: str, groups: Sequence[PointRuns]) -> Cost:
     each = [run[1]["cost"] for group in groups for run in group.runs.values()]
+    paths = (epath.Path(workdir) / "shared" / "encoders").glob("*/seconds.json")
+    encoders = [stored["seconds"] for path in paths if (stored := read_json(path, "seconds"))]
+    total = {name: sum(one[name] for one in each) for name in ("seconds", "scoring", "programs", "from_cache")}
     flop = [one["flop"] for one in each]
-    return {
-        "runs": len(each),
-        "seconds": sum(one["seconds"] for one in each),
-        "scoring": sum(one["scoring"] for one in each),
-        "flop": None if None in flop else sum(flop),
-        "programs": sum(one["programs"] for one in each),
-        "from_cache": sum(one["from_cache"] for one in each),
-    }
-
-
-def _of_encoders(workdir: str) -> dict[str, Any]:
-    """Of what points of stage B build on, where they do: how many, and their seconds."""
-    places = (epath.Path(workdir) / "shared" / "encoders").glob("*/seconds.json")
-    each = [found["seconds"] for path in places if (found := read_json(path, "seconds"))]
-    return {"encoders": len(each), "encoder_seconds": sum(each)} if each else {}
+    whole = None if None in flop else sum(flop)
+    return Cost(runs=len(each), flop=whole, encoders=len(encoders), encoder_seconds=sum(encoders), **total)
 
 
 def unfinished(workdir: str) -> dict[str, str]:
-    """Points that are not done: their last sentence, or when a search stopped them, that they were interrupted, or
-    that nobody has begun them."""
+    """Return the points that are not done, with the reason: the last failure, stopped early, interrupted, not begun."""
     begun = {path.parent.name: path.parent for path in (epath.Path(workdir) / "points").glob("*/point.json")}
-    found = {name: "not begun" for name in planned(workdir)["points"] if name not in begun}
+    reasons = {name: "not begun" for name in planned(workdir)["points"] if name not in begun}
     for name, folder in sorted(begun.items()):
         if (folder / "score.json").exists():
             continue
         if stopped := read_json(folder / "stopped.json", "steps"):
-            found[name] = f"stopped early, after {counted(stopped['steps'], 'step')}"
+            reasons[name] = f"stopped early, after {counted(stopped['steps'], 'step')}"
         else:
             failed = read_json(folder / "failed.json", "sentences")
-            found[name] = failed["sentences"][-1] if failed else "interrupted"
-    return found
+            reasons[name] = failed["sentences"][-1] if failed else "interrupted"
+    return reasons
 
 
-def table(workdir: str) -> str:
-    """CSV: a row a run and leg."""
-    about, groups = read(workdir)
+# ----------------------------------------------------------------------------------------------------------------- CSV
+def runs_csv(workdir: str) -> str:
+    """Return comma-separated values: a row for each run and leg."""
+    sweep, groups = read(workdir)
     axes = sorted({axis for group in groups for axis in group.values})
-    masks = sorted(
-        {
-            m
-            for g in groups
-            for r in g.runs.values()
-            for m in next(iter(r[1]["legs"].values())).get("reconstruction", {})
-        }
-    )
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [*axes, "seed", "compared", "steps", "examples", "score", *masks, "own_explained", "seconds", "flop"]
-    )
+    first = [next(iter(score["legs"].values())) for group in groups for _, score in group.runs.values()]
+    masks = sorted({mask for leg in first for mask in leg.get("reconstruction", {})})
+    header = [*axes, "seed", "compared", "steps", "examples", "score", *masks, "own_explained", "seconds", "flop"]
+    rows = []
     for group in groups:
         for seed, (_, score) in sorted(group.runs.items()):
             for name, leg in score["legs"].items():
-                values = by_subject(leg, about["score"]["rank"]).values()
-                each = [
-                    np.mean(list(explained(leg["reconstruction"][m]).values()))
-                    if m in leg.get("reconstruction", {})
-                    else ""
-                    for m in masks
-                ]
-                writer.writerow(
-                    [
-                        *(group.values.get(axis, "") for axis in axes),
-                        seed,
-                        name,
-                        leg["step"],
-                        leg["examples"],
-                        *[_short(x) for x in (np.mean(list(values)), *each, leg["own"].get("explained", ""))],
-                        round(score["cost"]["seconds"], 2),
-                        score["cost"]["flop"],
-                    ]
-                )
-    return out.getvalue()
+                total = _mean(by_subject(leg, sweep["score"]["rank"]))
+                stored = leg.get("reconstruction", {})
+                each = [_mean(explained(stored[mask])) if mask in stored else "" for mask in masks]
+                values = [_short(x) for x in (total, *each, leg["own"].get("explained", ""))]
+                cost = [round(score["cost"]["seconds"], 2), score["cost"]["flop"]]
+                labels = [group.values.get(axis, "") for axis in axes]
+                rows.append([*labels, seed, name, leg["step"], leg["examples"], *values, *cost])
+    return tables.csv_text(header, rows)
 
 
-def _short(x: Any) -> Any:
+def _mean(by_subject: Mapping[str, float]) -> float:
+    return float(np.mean(list(by_subject.values())))
+
+
+def _short(x: Any) -> float | str:
     return x if x == "" else float(f"{x:.6g}")
-
-
-def _interval(one: Any) -> dict[str, Any]:
-    return one.as_json()
-
-
-def _finite(x: float) -> float | None:
-    return x if math.isfinite(x) else None

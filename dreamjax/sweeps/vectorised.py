@@ -123,9 +123,10 @@ class Vectorised(Task):
         parts = {name: getattr(state, name) for name in PARTS}
         parts["extra"] = state.extra["own"]
         new, metrics = jax.vmap(one)(parts, rows)
-        good = metrics.pop("finite")[0] > 0
+        metrics = dict(metrics)
+        good = jnp.greater(metrics.pop("finite")[0], 0)
         new["extra"] = {"own": new["extra"], "refused": state.extra["refused"] + ~good}
-        return replace(state, step=state.step + 1, **new), _by_run(dict(metrics), good)
+        return replace(state, step=state.step + 1, **new), _by_run(metrics, good)
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
         raise UserError("runs trained as one are scored one by one, after training: set train.eval_every=0")

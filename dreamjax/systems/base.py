@@ -26,7 +26,7 @@ from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Str
 from dreamjax.training.update import gradient_update
 
 if TYPE_CHECKING:
-    from dreamjax.runs.components import Ingredients
+    from dreamjax.runs.components import Components
     from dreamjax.runs.latent_diffusion import LatentDiffusion
     from dreamjax.targets.trials import TargetConfig
 
@@ -134,7 +134,7 @@ class Diffuses(Protocol):
     """Holds the networks of a latent diffusion model, by config alone where there are no weights."""
 
     @property
-    def parts(self) -> "Ingredients":
+    def parts(self) -> "Components":
         """Return where the networks come from."""
         ...
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import jax.numpy as jnp
 
 from dreamjax.models.transformer import REMAT_NAMES
-from dreamjax.parallel import platform
+from dreamjax.parallel import environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class ComputeConfig:
 
     def check_device(self) -> None:
         """Raise UserError where the devices of this process do not have the attention."""
-        platform.check_attention(self.attention, "model.attention", "--config.model.attention=auto")
+        environment.check_attention(self.attention, "model.attention", "--config.model.attention=auto")
 
 
 @dataclass(frozen=True, kw_only=True)

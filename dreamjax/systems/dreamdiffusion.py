@@ -34,7 +34,7 @@ from dreamjax.parallel.sharding import Rules
 from dreamjax.parallel.tree_paths import like
 from dreamjax.runs import latent_diffusion
 from dreamjax.runs import shapes as architectures
-from dreamjax.runs.components import Ingredients
+from dreamjax.runs.components import Components
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining, opening, text_to_image
@@ -48,7 +48,7 @@ from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.weights import loaded, networks, streaming
-from dreamjax.weights.loaded import Part
+from dreamjax.weights.loaded import LoadedNetwork
 from dreamjax.weights.table import flatten, keep
 
 # what is trained of a U-Net, by the name of the choice: a regular expression over its parameters' paths
@@ -176,12 +176,12 @@ class DreamDiffusion(GradientSystem):
             raise UserError(str(problem)) from problem
 
     @functools.cached_property
-    def parts(self) -> Ingredients:
+    def parts(self) -> Components:
         """Stable Diffusion's parts. Raises UserError for what is not there."""
         m = self.config.model
         if not m.path and not m.architecture:
             raise UserError("model.path is empty; name a Stable Diffusion folder, or a run's export")
-        return Ingredients.of(m.path, variant=m.variant, architecture=m.architecture, parts={})
+        return Components.of(m.path, variant=m.variant, architecture=m.architecture, parts={})
 
     @functools.cached_property
     def unet(self) -> tuple[networks.Network, dict[str, Any]]:
@@ -442,7 +442,7 @@ class DreamDiffusion(GradientSystem):
         trained = jax.device_put(trained, sharding.shardings(trained, mesh))
         params = merged(trained, self._frozen("unet", mesh) if "unet" in self._frozen_shapes else {})
         params = jax.tree.map(lambda x, leaf: jax.device_put(x, leaf.sharding), params, loaded.placed(params, mesh))
-        unet = Part(network, computed, params)
+        unet = LoadedNetwork(network, computed, params)
         return LatentDiffusion.open(
             self.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet, text=self.guided
         )

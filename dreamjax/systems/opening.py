@@ -28,7 +28,7 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
     What it is trained on is kept in data.json. Raises UserError where that has changed since the run began.
     """
     processes.initialize()
-    config = components.located(config)
+    config = components.with_absolute_paths(config)
     task, config_json = registry.build(config), configs.to_json(config)
     defaults_json = configs.to_json(type(config)())
     task.check()
@@ -42,7 +42,7 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
             provenance.claim(workdir, paths, processes.agree("started", started))
         task.keep(workdir)
 
-    return loop.train(
+    summary = loop.train(
         task,
         config.train,
         workdir,
@@ -52,6 +52,7 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
         devices=devices,
         claim=claim,
     )
+    return dict(summary)
 
 
 def config_of(workdir: epath.PathLike) -> Any:
@@ -66,7 +67,9 @@ def config_of(workdir: epath.PathLike) -> Any:
         raise UserError(f"{path} is damaged; copy it from a folder of {path.parent / 'checkpoints'}") from problem
     if "system" not in stored:
         raise UserError(f"{workdir} holds no run, but another config.json: give the --workdir of dreamjax train")
-    return components.beside(configs.from_json(registry.schema_of(stored, str(path)), text, str(path)), workdir)
+    return components.with_run_folder(
+        configs.from_json(registry.schema_of(stored, str(path)), text, str(path)), workdir
+    )
 
 
 def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = False, averaged: bool = True) -> Run:

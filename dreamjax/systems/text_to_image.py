@@ -27,7 +27,7 @@ from dreamjax.objectives.masking import example_keys
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.tree_paths import nested
 from dreamjax.runs import latent_diffusion
-from dreamjax.runs.components import Ingredients
+from dreamjax.runs.components import Components
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems import text_to_image_preview
 from dreamjax.systems.base import GeneratesFromText, GradientSystem, Loss, Run
@@ -39,7 +39,7 @@ from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.weights import loaded, networks, streaming
-from dreamjax.weights.loaded import Part
+from dreamjax.weights.loaded import LoadedNetwork
 from dreamjax.weights.table import flatten, keep
 
 CROSS_ATTENTION = r"(.*/)?attn2/.*"
@@ -91,7 +91,7 @@ class TextToImageConfig:
 
 
 def diffusion_loss(
-    schedule: NoiseSchedule, unet: Any, batch: Batch, seed: int, scale: float, gamma: float | None
+    schedule: NoiseSchedule, unet: Any, batch: Batch, seed: Array | int, scale: float, gamma: float | None
 ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
     """`(sum, weight, metrics)` of a batch of `mean`, `log_variance` (B, h, w, Z), `context` (B, S, D) and `weight`.
 
@@ -121,7 +121,7 @@ class TextToImage(GradientSystem):
 
     # ---------------------------------------------------------------------------------------------------- the network
     @functools.cached_property
-    def parts(self) -> Ingredients:
+    def parts(self) -> Components:
         """Where the networks come from. Raises UserError for what is not there."""
         m = self.config.model
         if not m.path and not m.architecture:
@@ -129,7 +129,7 @@ class TextToImage(GradientSystem):
         if m.start == "weights" and not m.path:
             raise UserError("model.start is weights, but model.path is empty: name a folder, or set model.start=random")
         folders = {"vae": m.vae, "text_encoder": m.text_encoder, "tokenizer": m.tokenizer}
-        return Ingredients.of(m.path, variant=m.variant, architecture=m.architecture, parts=folders)
+        return Components.of(m.path, variant=m.variant, architecture=m.architecture, parts=folders)
 
     @functools.cached_property
     def network(self) -> tuple[networks.Network, dict[str, Any]]:
@@ -204,7 +204,7 @@ class TextToImage(GradientSystem):
     @functools.cached_property
     def preview_program(self) -> text_to_image_preview.PreviewProgram:
         network, arguments = self.network
-        unet = Part(network, arguments | {"remat": "none"}, {})
+        unet = LoadedNetwork(network, arguments | {"remat": "none"}, {})
         return text_to_image_preview.program(self.parts, unet, meshes.make(self.config.train.mesh))
 
     @property
@@ -237,7 +237,7 @@ class TextToImage(GradientSystem):
         """Return the run's U-Net with the autoencoder and the text encoder that it was trained beside."""
         network, arguments = self.network
         computed = arguments | {"dtype": jnp.dtype(dtype), "attention": attention, "remat": "none"}
-        unet = Part(network, computed, self.whole_unet(run.params, mesh))
+        unet = LoadedNetwork(network, computed, self.whole_unet(run.params, mesh))
         return LatentDiffusion.open(self.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet)
 
 

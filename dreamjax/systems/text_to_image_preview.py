@@ -15,7 +15,7 @@ from dreamjax.diffusion import sampling
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems import preview
 from dreamjax.training.task import Batch, PyTree
-from dreamjax.weights.loaded import Folders, Part
+from dreamjax.weights.loaded import ComponentSource, LoadedNetwork
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ SAMPLER, STEPS, GUIDANCE = "ddim", 30, 3.0
 PreviewProgram = Callable[[PyTree, Batch], Float[Array, "2 B H W 3"]]  # (U-Net's parameters, rows) → images in [0, 1]
 
 
-def program(folders: Folders, unet: Part, mesh: Mesh) -> PreviewProgram:
+def program(folders: ComponentSource, unet: LoadedNetwork, mesh: Mesh) -> PreviewProgram:
     """Return a program for a whole run: rows of `mean` and `context` → [decoded latents, images from their captions].
 
     Row i begins with the noise of (seed 0, i), so that images of later steps show the progress and nothing else. The

@@ -82,7 +82,7 @@ def mapped(
     """
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     batch = -(-min(batch, count) // shards) * shards
-    local = np.array(sharding.dealt(mesh, batch)[jax.process_index()])
+    local = np.array(sharding.rows_by_process(mesh, batch)[jax.process_index()])
     run = jax.jit(function, out_shardings=NamedSharding(mesh, P()))
     for first in range(0, count, batch):
         index = np.minimum(np.arange(first, first + batch), count - 1)

@@ -25,7 +25,7 @@ from dreamjax.targets.image_folder import Captioned
 from dreamjax.targets.images import ImageConfig, load_all, scaled
 from dreamjax.targets.tokens import Tokenizer
 from dreamjax.weights import hub, loaded, networks, streaming, weight_files
-from dreamjax.weights.loaded import Folders, Part
+from dreamjax.weights.loaded import ComponentSource, LoadedNetwork
 
 TEXTS = 64  # captions at a time
 PREPROCESSOR = "preprocessor_config.json"
@@ -33,7 +33,12 @@ HELD_OUT = "_held_out_accuracy"  # field of a classifier's config.json that drea
 
 
 def moments(
-    root: epath.PathLike, config: ImageConfig, entries: Sequence[Captioned], folders: Folders, mesh: Mesh, batch: int
+    root: epath.PathLike,
+    config: ImageConfig,
+    entries: Sequence[Captioned],
+    folders: ComponentSource,
+    mesh: Mesh,
+    batch: int,
 ) -> Float[np.ndarray, "V N h w 2Z"]:
     """Return mean and log-variance of the latents of each image, and of its mirror image with `config.flip` (V = 2).
 
@@ -41,7 +46,7 @@ def moments(
     """
     versions = 2 if config.flip > 0 else 1
     facts = {
-        "images": _file_facts(entries),
+        "pictures": _file_facts(entries),
         "resolution": config.resolution,
         "resample": config.resample,
         "versions": versions,
@@ -49,7 +54,7 @@ def moments(
     }
 
     def rows() -> Iterator[np.ndarray]:
-        part = loaded.open_part(folders, "vae", mesh)
+        part = loaded.load_network(folders, "vae", mesh)
 
         def read(index: np.ndarray) -> dict[str, np.ndarray]:
             image = load_all([entries[i % len(entries)].path for i in index], config.resolution, config.resample)
@@ -66,7 +71,7 @@ def moments(
 
 
 def text_states(
-    root: epath.PathLike, captions: Sequence[str], folders: Folders, mesh: Mesh
+    root: epath.PathLike, captions: Sequence[str], folders: ComponentSource, mesh: Mesh
 ) -> Float[np.ndarray, "M S D"]:
     """Return the text encoder's last hidden state of each caption."""
     facts = {
@@ -76,7 +81,10 @@ def text_states(
     }
 
     def rows() -> Iterator[np.ndarray]:
-        part, ids = loaded.open_part(folders, "text_encoder", mesh), Tokenizer.open(folders.path("tokenizer"))(captions)
+        part, ids = (
+            loaded.load_network(folders, "text_encoder", mesh),
+            Tokenizer.open(folders.path("tokenizer"))(captions),
+        )
 
         def encode(params: PyTree, batch: Mapping[str, Array]) -> Array:
             return part.bound(params)(batch["ids"]).last_hidden_state.astype(jnp.float32)
@@ -108,7 +116,7 @@ class VisionModel:
     """A network with its weights, and the preprocessing of its images."""
 
     folder: epath.Path
-    part: Part  # without parameters where only its shapes are needed
+    part: LoadedNetwork  # without parameters where only its shapes are needed
     prepare: preprocessing.Preprocessing
     accuracy: float | None = None  # of a classifier on held-out images, if its config says it
 
@@ -126,7 +134,7 @@ class VisionModel:
         if not (isinstance(network.build, type) and issubclass(network.build, VisionTransformer)):
             raise UserError(f"{source} does not describe a vision model; name a CLIP, DINOv2 or ViT")
         prepare = preprocessing.from_json(sniffing.read_json(folder / PREPROCESSOR), str(folder / PREPROCESSOR))
-        part = Part(network, network.arguments(config, source) | {"dtype": dtype}, {})
+        part = LoadedNetwork(network, network.arguments(config, source) | {"dtype": dtype}, {})
         accuracy = config.get(HELD_OUT)
         return cls(folder, part, prepare, accuracy if isinstance(accuracy, float) and 0 <= accuracy <= 1 else None)
 
@@ -137,7 +145,7 @@ class VisionModel:
         network, arguments = model.part.network, model.part.arguments
         abstract = loaded.placed(network.shapes(arguments), mesh, dtype)
         params = streaming.source(network.table, weight_files.open_weights(model.folder), str(model.folder))(abstract)
-        return dataclasses.replace(model, part=Part(network, arguments, params))
+        return dataclasses.replace(model, part=LoadedNetwork(network, arguments, params))
 
     def embed(self, params: PyTree, pixels: Float[Array, "B H W 3"], config: EmbeddingConfig) -> Float[Array, "B *E"]:
         """Return the embedding, float32, of pixels from `prepare`. Raises UserError where the model has none such."""
@@ -169,7 +177,7 @@ def embeddings(
     """
     folder = hub.resolve(config.path)
     facts = {
-        "images": _file_facts(entries),
+        "pictures": _file_facts(entries),
         "weights": banks.hash_of(folder),  # with the preprocessor's file
         "pooling": config.pooling,
         "layer": config.layer,

@@ -13,7 +13,7 @@ from dreamjax.signals.datasets.examples import Examples
 from dreamjax.signals.datasets.read_ahead import Rows
 from dreamjax.targets import banks, features, image_folder, images
 from dreamjax.targets.images import ImageConfig
-from dreamjax.weights.loaded import Folders
+from dreamjax.weights.loaded import ComponentSource
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class LatentExamples(Examples):
 
     def read(self, keys: np.ndarray, index: np.ndarray) -> Rows:
         """Return the images `keys`, mirrored and without caption by the draws of the examples `index`."""
-        coins = rng.uniform(self.seed, "image", index, 2)  # the name is part of the key
+        coins = rng.uniform(self.seed, "picture", index, 2)  # the name is part of the key
         mirrored = (coins[:, 0] < self.flip).astype(int)
         mean, log_variance = np.split(self.moments[mirrored, keys], 2, axis=-1)
         caption = np.where(coins[:, 1] < self.drop_condition, 0, self.caption[keys])
@@ -87,7 +87,7 @@ def element(latent: tuple[int, ...], context: tuple[int, ...]) -> dict[str, jax.
 
 
 def open_stream(
-    config: LatentConfig, split: str, folders: Folders, *, seed: int, drop_condition: float = 0.0
+    config: LatentConfig, split: str, folders: ComponentSource, *, seed: int, drop_condition: float = 0.0
 ) -> LatentExamples:
     """Open the images of split "train" (endless, shuffled) or "val" (each once); a missing bank is made.
 

@@ -27,7 +27,7 @@ from dreamjax.targets import features, image_folder
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.image_folder import Captioned
 from dreamjax.targets.latents import LatentConfig
-from dreamjax.weights.loaded import Folders
+from dreamjax.weights.loaded import ComponentSource
 
 SPLITS = ("train", "val", "test")
 
@@ -257,7 +257,9 @@ def pretrained_on(trials: ImageTrials, paths: Sequence[str]) -> int:
     return int((seen[trials.record] | np.isin(trials.recording, sorted(recordings))).sum())
 
 
-def open_stream(data: DataConfig, target: TargetConfig, split: str, folders: Folders, *, seed: int) -> TrialExamples:
+def open_stream(
+    data: DataConfig, target: TargetConfig, split: str, folders: ComponentSource, *, seed: int
+) -> TrialExamples:
     """Open the trials of split "train" (endless, shuffled) or another (each once); missing banks are made.
 
     `folders`: of the part vae. Raises UserError as `trials`, for a damaged image, and for a missing vision model.

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -27,22 +27,26 @@ from etils import epath
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
-from dreamjax.parallel.collective_tasks import Together, why
+from dreamjax.parallel.collective_tasks import CollectiveTask, first_line
 from dreamjax.parallel.tree_paths import like, named_leaves, nested
 from dreamjax.storage import atomic, manifest
 from dreamjax.training.task import PyTree, State, replace
 
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
+Shapes = Mapping[str, list]  # name → [shape, type] of each array
 SWEEPS = 5
 DISK = ("No space left on device", "File too large", "Permission denied", "Disk quota exceeded")
 SAVE_S = 1200.0  # for all processes to have written, as Orbax has it
-# of a state; `frozen` is referred to by its source, not copied
+# groups of a state that are saved; `frozen` is referred to by its source, not copied
 GROUPS = ("step", "params", "ema", "opt", "hyper", "extra", "guard")
-_saves = itertools.count()  # begun by this process, as many as by every other
+_saves = itertools.count()  # saves begun by this process; the same number in every process
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When to save, and what to keep beside the newest."""
+    """When to save, and which steps to keep."""
 
     every: int = 1000  # steps
     keep_last: int = 2
@@ -57,12 +61,13 @@ class CheckpointConfig:
 
 # ------------------------------------------------------------------------------------------------------ what is on disk
 def step_folder(folder: epath.PathLike, step: int) -> epath.Path:
+    """Return the directory of a step, as an absolute path."""
     path = epath.Path(folder) / f"{step:08d}"
     return path if "://" in str(folder) else epath.Path(os.path.abspath(path))  # Orbax refuses relative paths
 
 
 def committed_steps(folder: epath.PathLike) -> list[int]:
-    """Steps whose save finished, oldest first (not yet verified)."""
+    """Return the steps whose save finished, oldest first (not yet verified)."""
     folder = epath.Path(folder)
     if not folder.exists():
         return []
@@ -71,12 +76,12 @@ def committed_steps(folder: epath.PathLike) -> list[int]:
 
 
 def problems(folder: epath.PathLike, step: int) -> list[str]:
-    """What is wrong with the files of a step, a phrase each; empty when it can be trusted."""
+    """Return what is wrong with the files of a step, a phrase each; empty when it can be trusted."""
     return manifest.problems(step_folder(folder, step))
 
 
 def newest_intact(folder: epath.PathLike) -> int | None:
-    """The newest step that is as it was written; says in one line which newer ones are not."""
+    """Return the newest step that is as it was written; log which newer ones are not."""
     folder = epath.Path(folder)
     unfinished = []
     if folder.exists():
@@ -84,30 +89,30 @@ def newest_intact(folder: epath.PathLike) -> int | None:
             entry.name for entry in folder.iterdir() if entry.name.isdigit() and not (entry / manifest.NAME).exists()
         )
     for step in reversed(committed_steps(folder)):
-        found = problems(folder, step)
-        if not found:
+        damage = problems(folder, step)
+        if not damage:
             newer = [name for name in unfinished if int(name) > step]
             if newer:
                 log.info("%s: the save of step %s did not finish; step %d is used", folder, ", ".join(newer), step)
             return step
-        log.info("%s: step %d is damaged (%s); the step before it is used", folder, step, found[0])
+        log.info("%s: step %d is damaged (%s); the step before it is used", folder, step, damage[0])
     if unfinished:
         log.info("%s: the save of step %s did not finish, and there is none before it", folder, ", ".join(unfinished))
     return None
 
 
-def read_json(folder: epath.PathLike, step: int, name: str) -> Any:
-    """`run`, `config` or `arrays` of a step directory."""
+def read_json(folder: epath.PathLike, step: int, name: str) -> dict[str, Any]:
+    """Return `run`, `config` or `arrays` of a step directory."""
     return json.loads((step_folder(folder, step) / f"{name}.json").read_text())
 
 
 def best_step(folder: epath.PathLike, mode: str) -> int | None:
-    """The step of the best held-out score among those on disk, or None where none was scored."""
+    """Return the step of the best held-out score among those on disk, or None where none was scored."""
     return next(iter(ranked_steps(folder, mode)), None)
 
 
 def ranked_steps(folder: epath.PathLike, mode: str) -> list[int]:
-    """The scored steps on disk, the best first, the later of two equal ones first.
+    """Return the scored steps on disk, the best first; of equal scores the later step first.
 
     A step whose run.json is damaged has no score.
     """
@@ -116,7 +121,7 @@ def ranked_steps(folder: epath.PathLike, mode: str) -> list[int]:
         try:
             score = read_json(folder, step, "run")["score"]
         except (ValueError, KeyError, TypeError, OSError):
-            log.info("%s: step %d is damaged (run.json); its score is not known", folder, step)
+            log.info("%s: step %d is damaged (run.json); its score is ignored", folder, step)
             continue
         if isinstance(score, int | float):
             scored[step] = score
@@ -125,8 +130,8 @@ def ranked_steps(folder: epath.PathLike, mode: str) -> list[int]:
 
 
 # -------------------------------------------------------------------------------------------------------- state ⇄ dict
-def to_dict(state: State) -> dict[str, Any]:
-    """The saved part of a state as a nested dict of arrays."""
+def to_dict(state: State) -> dict[str, PyTree]:
+    """Return the saved part of a state as a nested dict of arrays."""
     leaves = {}
     for group in GROUPS:
         value = getattr(state, group)
@@ -135,8 +140,8 @@ def to_dict(state: State) -> dict[str, Any]:
     return nested(leaves)
 
 
-def from_dict(state: State, values: Mapping[str, Any]) -> State:
-    """`state` with the saved groups taken from a nested dict (the inverse of `to_dict`)."""
+def from_dict(state: State, values: Mapping[str, PyTree]) -> State:
+    """Return `state` with the saved groups taken from a nested dict (the inverse of `to_dict`)."""
     groups = {}
     for group in GROUPS:
         leaves = named_leaves(values.get(group, {}))
@@ -144,8 +149,8 @@ def from_dict(state: State, values: Mapping[str, Any]) -> State:
     return replace(state, **groups)
 
 
-def check_arrays(where: str, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """Raises UserError with all missing, extra and misshapen names where two tables name → [shape, type] differ."""
+def check_arrays(where: str, wanted: Shapes, stored: Shapes) -> None:
+    """Raise UserError with all missing, extra and misshapen names where two tables of arrays differ."""
     missing = sorted(set(wanted) - set(stored))
     extra = sorted(set(stored) - set(wanted))
     changed = [
@@ -161,12 +166,14 @@ def check_arrays(where: str, wanted: Mapping[str, Any], stored: Mapping[str, Any
 
 
 def table_of(tree: PyTree) -> dict[str, list]:
-    """Name → [shape, type]."""
+    """Return name → [shape, type] of the arrays of a tree."""
     return {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in named_leaves(tree).items()}
 
 
-def restore(folder: epath.PathLike, step: int, abstract: Mapping[str, Any], groups: tuple[str, ...] = GROUPS) -> dict:
-    """The arrays of a step, of the shapes and shardings of the nested dict `abstract` (only `groups` are read).
+def restore(
+    folder: epath.PathLike, step: int, abstract: Mapping[str, PyTree], groups: tuple[str, ...] = GROUPS
+) -> dict[str, PyTree]:
+    """Return the arrays of a step, of the shapes and shardings of the nested dict `abstract` (only `groups` are read).
 
     Raises UserError naming every missing, extra and misshapen array.
     """
@@ -184,26 +191,26 @@ def restore(folder: epath.PathLike, step: int, abstract: Mapping[str, Any], grou
 
 # ------------------------------------------------------------------------------------------------------------- saving
 class SaveFailed(UserError):
-    """A step could not be saved; what was there before still is."""
+    """A step could not be saved; the steps saved before are untouched."""
 
 
 class Saver:
-    """Saves in the background; a failure is raised by the next `save`, `check` or `wait`.
+    """Save steps in the background; a failure is raised by the next `save`, `check` or `wait`.
 
-    Of several processes all fail where one does, and none waits for it: so all go on with the same next save.
+    Where one of several processes fails, all fail without waiting for it, so that all continue with the same next save.
     """
 
     def __init__(self, folder: epath.PathLike, config: CheckpointConfig, config_json: str) -> None:
         self.folder, self.config, self.config_json = epath.Path(folder), config, config_json
-        self._orbax: Any = None
+        self._orbax: ocp.AsyncCheckpointer | None = None
         self._thread: threading.Thread | None = None
-        self._works: list[Together] = []  # one a save
+        self._tasks: list[CollectiveTask] = []  # one a save
         self._failure: BaseException | None = None
-        self._failed = False  # ever
+        self._failed = False  # at least once
         self.step: int | None = None  # of the last save begun
 
-    def save(self, step: int, state: State, run: Mapping[str, Any]) -> None:
-        """Begin saving; returns when `state` may be donated. The caller has read the metrics that lead to it."""
+    def save(self, step: int, state: State, run: Mapping[str, object]) -> None:
+        """Begin saving; return when `state` may be donated. The caller has read the metrics of all steps before it."""
         import orbax.checkpoint as ocp
 
         self.wait()
@@ -216,74 +223,75 @@ class Saver:
         refused = self._make_room(path, files["run"]) if processes.is_first() else None
         if refused := processes.agree(f"save/{step}", refused, SAVE_S):
             raise self._explained(step, OSError(refused if processes.is_first() else f"process 0: {refused}"))
-        processes.barrier(f"begin/{step}", SAVE_S)  # Orbax itself would wait without an end
-        work, problem = self._work(), None
+        processes.barrier(f"begin/{step}", SAVE_S)  # Orbax itself would wait without a limit
+        work, problem = self._new_task(), None
         try:
             self._orbax = self._orbax or self._new_orbax()
             self._orbax.save(path / "state", args=ocp.args.PyTreeSave(values))
-        except Exception as found:  # told in the background, as the others' threads wait for this process
-            problem = found
+        except Exception as error:  # raised in the background, as the other processes' threads wait for this one
+            problem = error
         self.step = step
         self._thread = threading.Thread(target=self._finish, args=(step, files, work, problem), daemon=True)
         self._thread.start()
 
     def _make_room(self, path: epath.Path, run: str) -> str | None:
-        """Begin a step directory; why it cannot be, where it cannot."""
+        """Begin a step directory; return the reason where that fails."""
         try:
             self._sweep()
             if path.exists():
                 remove(path)  # damaged, or not yet finished by `task.finish`
             atomic.write_text(path / "run.json", run)
-        except Exception as problem:  # an object store has its own; the others wait for a word
-            return getattr(problem, "strerror", None) or why(problem)
+        except Exception as problem:  # object stores have their own kinds; the other processes wait for an answer
+            return getattr(problem, "strerror", None) or first_line(problem)
         return None
 
-    def _work(self) -> Together:
-        """Of a save. The one before the last is over in every process: they were together at the last."""
-        if len(self._works) > 1:
-            self._works.pop(0).forget()
-        self._works.append(Together(f"save/{next(_saves)}"))
-        return self._works[-1]
+    def _new_task(self) -> CollectiveTask:
+        """Return the task of a new save. The save before the last is over in every process: they met at the last."""
+        if len(self._tasks) > 1:
+            self._tasks.pop(0).clean_up()
+        self._tasks.append(CollectiveTask(f"save/{next(_saves)}"))
+        return self._tasks[-1]
 
-    def _new_orbax(self) -> Any:
-        """Orbax's own barriers wait 20 minutes for a process whose save has failed; these do not."""
+    def _new_orbax(self) -> "ocp.AsyncCheckpointer":
+        """Return a checkpointer whose barriers fail with the save; Orbax's own wait 20 minutes for a failed process."""
         import orbax.checkpoint as ocp
 
         def barrier(*, key: str, timeout_ms: int) -> None:
-            self._works[-1].meet(key, timeout_ms / 1000)
+            self._tasks[-1].barrier(key, timeout_ms / 1000)
 
         options = ocp.options.AsyncOptions(timeout_secs=int(SAVE_S), barrier_sync_fn=barrier)
         return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
 
-    def _finish(self, step: int, files: Mapping[str, str], work: Together, problem: Exception | None) -> None:
+    def _finish(self, step: int, files: Mapping[str, str], work: CollectiveTask, problem: Exception | None) -> None:
         try:
             with work():
                 if problem is not None:
                     raise problem
+                assert self._orbax is not None  # opened by `save`
                 self._orbax.wait_until_finished()
-                work.meet("written", SAVE_S)
+                work.barrier("written", SAVE_S)
                 if processes.is_first():
                     path = step_folder(self.folder, step)
                     for name, text in files.items():
                         atomic.write_text(path / f"{name}.json", text)
                     manifest.write(path)
-                work.meet("committed", SAVE_S)
+                work.barrier("committed", SAVE_S)
         except BaseException as problem:
-            work.settle(SAVE_S)  # what is deleted below one that still writes is waited for by its storage, for ever
+            work.wait_for_peers(SAVE_S)  # deleting below a process that still writes would block it for ever
             self._failure = self._explained(step, problem)
             return
         if processes.is_first():
             try:
                 retain(self.folder, self.config, written=self.step)
-            except Exception as problem:  # the new step is whole all the same: only older ones take more room
+            except Exception as problem:  # the new step is complete; only older ones take more space
                 log.warning("%s: older steps could not be deleted (%s)", self.folder, problem)
 
     def _explained(self, step: int, problem: BaseException) -> SaveFailed:
         path = step_folder(self.folder, step)
         self._failed = True
-        self._close_orbax()  # it may go on raising what went wrong; the next save opens another
+        self._close_orbax()  # it may raise the same error again; the next save opens another
         kept = []
-        with contextlib.suppress(Exception):  # one that writes on, a store that fails: it is swept later
+        with contextlib.suppress(Exception):  # a thread that still writes, a store that fails: it is deleted later
             if processes.is_first():
                 remove(path)
         with contextlib.suppress(Exception):
@@ -298,13 +306,14 @@ class Saver:
             raise failure
 
     def wait(self) -> None:
-        """Until the save under way is committed."""
+        """Wait until the save in progress is committed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         self.check()
 
     def close(self) -> None:
+        """Wait for the save in progress and close Orbax."""
         if self._thread is not None:
             self._thread.join()
         self._close_orbax()
@@ -313,7 +322,7 @@ class Saver:
             time.sleep(0.1)
 
     def _sweep(self) -> None:
-        """Delete what saves that did not finish left: a thread of Orbax may have written on after its save failed."""
+        """Delete unfinished step directories: a thread of Orbax may have written after its save failed."""
         if self.folder.exists():
             for entry in self.folder.iterdir():
                 if entry.name.isdigit() and not (entry / manifest.NAME).exists():
@@ -323,29 +332,29 @@ class Saver:
     def _close_orbax(self) -> None:
         orbax, self._orbax = self._orbax, None
         if orbax is not None:
-            with contextlib.suppress(Exception):  # of a save, which was told already
+            with contextlib.suppress(Exception):  # of a failed save, which was reported already
                 orbax.close()
 
 
 def _reason(problem: BaseException) -> str:
-    whole = str(problem)
-    found = next((sign for sign in DISK if sign in whole), why(problem)[:200])
-    who = re.match(r"process \d+: ", whole)  # another one's, which told it
-    return found if who is None or found.startswith(who[0]) else who[0] + found
+    text = str(problem)
+    reason = next((sign for sign in DISK if sign in text), first_line(problem)[:200])
+    process = re.match(r"process \d+: ", text)  # where another process failed
+    return reason if process is None or reason.startswith(process[0]) else process[0] + reason
 
 
 def remove(path: epath.Path) -> None:
-    """Delete a step directory; its manifest first, so that what is left of it does not count."""
+    """Delete a step directory; its manifest first, so that a partly deleted one does not count."""
     (path / manifest.NAME).unlink(missing_ok=True)
     if path.exists():
         path.rmtree()
 
 
 def retain(folder: epath.PathLike, config: CheckpointConfig, written: int | None = None) -> None:
-    """Delete what is neither among the last, nor a multiple of `keep_every`, nor the best.
+    """Delete steps that are neither among the last, nor a multiple of `keep_every`, nor the best.
 
-    Damaged steps do not count as the last or the best, or the intact ones before them would go. The step `written` just
-    now was hashed as it lies there, and is not read again.
+    Damaged steps do not count as the last or the best, so that intact ones before them stay. The step `written` just
+    now was hashed when it was written, and is not read again.
     """
     steps = committed_steps(folder)
     if len(steps) <= config.keep_last:
@@ -368,7 +377,7 @@ def retain(folder: epath.PathLike, config: CheckpointConfig, written: int | None
 def save_params_as_run(
     workdir: epath.PathLike, config_json: str, params: PyTree, step: int = 0, examples: int = 0
 ) -> epath.Path:
-    """A run directory that holds parameters only: what an importer makes, and `open_run` reads like any other."""
+    """Write a run directory that holds parameters only, which opens like any other run; return its step directory."""
     workdir = epath.Path(workdir)
     atomic.write_text(workdir / "config.json", config_json)
     saver = Saver(workdir / "checkpoints", CheckpointConfig(), config_json)

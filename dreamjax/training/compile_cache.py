@@ -1,9 +1,9 @@
-"""Compiled programs kept across runs, and how many of this process's came from there.
+"""A cache of compiled programs that is kept across runs, and how many programs of this process came from it.
 
-Of several processes the first one writes, so that they do not write the same file at once, and all read. A program is
-found by a key that also has the devices in it as its process sees them: those of a TPU are the same to all, but on CPU
-they are not, and there the others compile for themselves (jax 0.10.2). `jax_share_binary_between_hosts` must then stay
-off: the first one finds its program, and the others wait for it to send them one.
+Of several processes only the first writes, so that no file is written twice at once; all read. The key of a program
+contains the devices as its process sees them. Those of a TPU are the same to all processes; on CPU they differ, and
+the other processes compile for themselves (jax 0.10.2). `jax_share_binary_between_hosts` must then stay off: the first
+process finds its program in the cache, and the others would wait for it to send one.
 """
 
 import os
@@ -23,7 +23,7 @@ jax.monitoring.register_event_listener(_note)
 
 
 def use(where: str) -> None:
-    """Keep compiled programs across runs; $JAX_COMPILATION_CACHE_DIR, where set, has its way."""
+    """Keep compiled programs in the folder `where` (auto: the default one); $JAX_COMPILATION_CACHE_DIR overrides it."""
     if not where or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     if where == "auto":
@@ -33,10 +33,10 @@ def use(where: str) -> None:
 
 
 def keep_all() -> None:
-    """Also programs that compile within a second: of a sweep of small models there are many."""
+    """Keep also programs that compile within a second: a sweep of small models has many."""
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def counts() -> dict[str, int]:
-    """Programs that were looked for in the cache so far, and those that were found."""
+    """Return how many programs were requested so far, and how many came from the cache."""
     return {"programs": _counts[ASKED], "from_cache": _counts[HITS]}

@@ -1,4 +1,4 @@
-"""What a device can do at most, and how full it is.
+"""Peak rate and memory use of devices.
 
 Peaks are the makers' dense bfloat16 figures, in FLOP/s per JAX device, without sparsity.
 """
@@ -26,20 +26,22 @@ PEAKS = (  # (pattern on device_kind, FLOP/s)
 
 
 def peak_flops(device: jax.Device | None = None) -> float | None:
-    """Peak bfloat16 FLOP/s of a device, or None where it is not in the table (a CPU, say)."""
+    """Return the peak bfloat16 FLOP/s of a device, or None where it is not in the table (such as a CPU)."""
     kind = (device or jax.devices()[0]).device_kind
     return next((peak for pattern, peak in PEAKS if re.search(pattern, kind)), None)
 
 
 def memory() -> dict[str, float]:
-    """GiB in use, at peak and in all on this process's fullest device; of the process where the device does not say."""
+    """Return GiB in use, at peak and in all of this process's fullest device, or of the process where devices do not
+    report it.
+    """
     stats = [device.memory_stats() for device in jax.local_devices()]
     known = [s for s in stats if s and "bytes_in_use" in s]
     gib = float(1 << 30)
     if not known:
         return {"host_memory_gib": round(psutil.Process().memory_info().rss / gib, 3)}
     fullest = max(known, key=lambda s: s.get("peak_bytes_in_use", s["bytes_in_use"]))
-    found = {"memory_gib": fullest["bytes_in_use"] / gib, "memory_peak_gib": fullest.get("peak_bytes_in_use", 0) / gib}
+    values = {"memory_gib": fullest["bytes_in_use"] / gib, "memory_peak_gib": fullest.get("peak_bytes_in_use", 0) / gib}
     if "bytes_limit" in fullest:
-        found["memory_limit_gib"] = fullest["bytes_limit"] / gib
-    return {name: round(value, 3) for name, value in found.items()}
+        values["memory_limit_gib"] = fullest["bytes_limit"] / gib
+    return {name: round(value, 3) for name, value in values.items()}

@@ -4,7 +4,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -13,20 +12,21 @@ from dreamjax.parallel import sharding
 from dreamjax.training.task import BatchSpec
 
 AHEAD = 2  # batches
+Item = dict[str, jax.Array] | BaseException | None  # a batch, what the stream raised, or None at its end
 
 
 class Feeder:
     """`with Feeder(spec, mesh, start) as feeder: batch = feeder.next()`: batches from global example `start` on.
 
-    A thread reads this process's rows and puts them on its devices; `waited` is the time in seconds that the caller
-    stood still for input. What goes wrong in the thread is raised by `next`.
+    A thread reads this process's rows and puts them on its devices; `waited` counts the seconds that the caller waited
+    for input. Errors of the thread are raised by `next`.
     """
 
     def __init__(self, spec: BatchSpec, mesh: Mesh, start: int) -> None:
         self._spec, self._mesh = spec, mesh
         process, processes = sharding.process_rows(mesh, spec.batch_size)
         self._rows = spec.stream.batches(start=start, batch_size=spec.batch_size, process=process, processes=processes)
-        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=AHEAD)
+        self._ready: queue.Queue[Item] = queue.Queue(maxsize=AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self.waited = 0.0
@@ -49,13 +49,13 @@ class Feeder:
     def _work(self) -> None:
         try:
             for batch in self._batches():
-                if not self._put(("batch", batch)):
+                if not self._put(batch):
                     return
-            self._put(("end", None))
+            self._put(None)
         except BaseException as problem:
-            self._put(("problem", problem))
+            self._put(problem)
 
-    def _put(self, item: tuple[str, Any]) -> bool:
+    def _put(self, item: Item) -> bool:
         while not self._stop.is_set():
             try:
                 self._ready.put(item, timeout=0.1)
@@ -65,12 +65,12 @@ class Feeder:
         return False
 
     def next(self) -> dict[str, jax.Array]:
-        """The next batch. Raises StopIteration at the end of a finite stream, and whatever the stream raised."""
+        """Return the next batch. Raise StopIteration at the end of a finite stream, and whatever the stream raised."""
         started = time.monotonic()
-        kind, value = self._ready.get()
+        item = self._ready.get()
         self.waited += time.monotonic() - started
-        if kind == "problem":
-            raise value
-        if kind == "end":
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
             raise StopIteration
-        return value
+        return item

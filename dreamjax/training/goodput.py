@@ -5,51 +5,70 @@
     summary(read(path))
 
 Within an attempt every second is of one kind: `start` (until the first step is dispatched), `compile` (that step, until
-its metrics are there), `input` (waiting for a batch), `checkpoint` and `evaluation` (while training stands still for
-them) or `step`, which is the rest. Between attempts it is `restart`; and what a killed attempt, or a rollback, computed
-and the next one had to compute again is `lost`, which is then not `step`. Goodput is the share of `step`.
+its metrics are read), `input` (waiting for a batch), `checkpoint` and `evaluation` (while training pauses for them) or
+`step`, which is the rest. Between attempts it is `restart`. Steps that had to be computed again, after a kill or a
+rollback, count as `lost` and not as `step`. Goodput is the share of `step`.
 """
 
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypedDict
 
 from etils import epath
 
 from dreamjax.console import log
 from dreamjax.storage import atomic
-from dreamjax.training.tolerance import Tolerant
+from dreamjax.training.logging import LogWriteErrors
 
 KINDS = ("start", "compile", "input", "step", "checkpoint", "evaluation", "lost", "restart")
 EVERY_S = 10.0  # how old the file is at most, and so what a kill leaves unknown
 
 
+class RunAttempt(TypedDict):
+    """One attempt: when it ran (UNIX time), which steps it took, and its seconds by kind."""
+
+    began: float
+    ended: float
+    from_step: int
+    to_step: int
+    seconds: dict[str, float]
+
+
+class GoodputSummary(TypedDict):
+    """Share of time in steps (None before any time was counted), wall seconds, and seconds by kind, of all attempts."""
+
+    goodput: float | None
+    wall: float
+    attempts: int
+    seconds: dict[str, float]
+
+
 class Ledger:
-    """One attempt's time. The file is written by the first process alone (`active`), every 10 s and at `write`."""
+    """Count one attempt's time. Only the first process (`active`) writes the file, every 10 s and at `write`."""
 
     def __init__(self, path: epath.PathLike, active: bool = True) -> None:
         self.path, self.active = epath.Path(path), active
-        self._tolerant = Tolerant(self.path)
+        self._log_errors = LogWriteErrors(self.path)
         self._before = read(path) if active else []
         if active and self.path.parent.exists():
-            for torn in self.path.parent.glob(f".{self.path.name}.*.part"):  # of an attempt killed while it wrote
-                torn.unlink(missing_ok=True)
+            for partial in self.path.parent.glob(f".{self.path.name}.*.part"):  # of an attempt killed while it wrote
+                partial.unlink(missing_ok=True)
         self._kinds = ["start"]
         self._seconds = dict.fromkeys(KINDS, 0.0)
         self._began = time.time()
         self._mark = self._written = time.monotonic()
         self._from = self._step = 0
 
-    def stands_at(self, step: int) -> None:
-        """The attempt begins after `step`."""
+    def start_at(self, step: int) -> None:
+        """Set the step after which this attempt begins."""
         self._from = self._step = step
 
     @contextmanager
     def on(self, kind: str) -> Iterator[None]:
-        """What happens inside the block is of this kind."""
+        """Count the time inside the block as this kind."""
         self._settle()
         self._kinds.append(kind)
         try:
@@ -59,7 +78,7 @@ class Ledger:
             self._kinds.pop()
 
     def becomes(self, kind: str) -> None:
-        """From now on, outside of blocks, time is of this kind."""
+        """From now on, count time outside of blocks as this kind."""
         self._settle()
         self._kinds[0] = kind
 
@@ -69,13 +88,13 @@ class Ledger:
         self._mark = now
 
     def stepped(self, step: int) -> None:
-        """The run is at `step`; writes now and then."""
+        """Record that the run is at `step`; writes the file every 10 s."""
         self._step = step
         if time.monotonic() - self._written > EVERY_S:
             self.write()
 
     def rolled_back(self, step: int, seconds: float) -> None:
-        """To an earlier step: what the steps after it took is lost."""
+        """Record a return to an earlier `step`: the `seconds` that the steps after it took are lost."""
         self._settle()
         seconds = min(seconds, self._seconds["step"])
         self._seconds["step"] -= seconds
@@ -84,43 +103,45 @@ class Ledger:
 
     @property
     def seconds_per_step(self) -> float:
+        """Return the mean seconds of a step of this attempt; 0 before the first."""
         done = self._step - self._from
         return self._seconds["step"] / done if done > 0 else 0.0
 
-    def attempts(self) -> list[dict[str, Any]]:
-        """Those of the file, and this one so far."""
+    def attempts(self) -> list[RunAttempt]:
+        """Return the attempts of the file, and this one so far."""
         self._settle()
         seconds = {kind: round(value, 3) for kind, value in self._seconds.items() if value}
-        own = {
+        current: RunAttempt = {
             "began": round(self._began, 3),
             "ended": round(time.time(), 3),
             "from_step": self._from,
             "to_step": self._step,
             "seconds": seconds,
         }
-        return [*self._before, own]
+        return [*self._before, current]
 
     def write(self) -> None:
+        """Write the file."""
         self._written = time.monotonic()
         if self.active:
-            with self._tolerant:
+            with self._log_errors:
                 atomic.write_text(self.path, json.dumps({"attempts": self.attempts()}, indent=1))
 
 
-def read(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The attempts of a file; none where it is not there or damaged."""
+def read(path: epath.PathLike) -> list[RunAttempt]:
+    """Return the attempts of a file; none where it is missing or damaged."""
     path = epath.Path(path)
     try:
         attempts = json.loads(path.read_text())["attempts"] if path.exists() else []
         summary(attempts)
     except (ValueError, KeyError, TypeError, AttributeError):
-        log.warning("%s is damaged; times are counted anew", path)
+        log.warning("%s is damaged; times are counted from here on", path)
         return []
     return attempts
 
 
-def summary(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`{"seconds": {kind: …}, "wall": …, "goodput": share, "attempts": n}` of all attempts together."""
+def summary(attempts: Sequence[RunAttempt]) -> GoodputSummary:
+    """Summarise all attempts together."""
     seconds = dict.fromkeys(KINDS, 0.0)
     for attempt in attempts:
         for kind, value in attempt["seconds"].items():
@@ -142,9 +163,9 @@ def summary(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def told(found: Mapping[str, Any]) -> str:
-    """One line: `88% of 124.0 s in 2 attempts were steps; the rest, in seconds: compile 9.1, restart 5.8`."""
-    rest = [f"{kind} {value:.1f}" for kind, value in found["seconds"].items() if kind != "step" and value >= 0.05]
-    tries = f" in {found['attempts']} attempts" if found["attempts"] > 1 else ""
+def one_line(result: GoodputSummary) -> str:
+    """Return one line: `88% of 124.0 s in 2 attempts were steps; the rest, in seconds: compile 9.1, restart 5.8`."""
+    rest = [f"{kind} {value:.1f}" for kind, value in result["seconds"].items() if kind != "step" and value >= 0.05]
+    tries = f" in {result['attempts']} attempts" if result["attempts"] > 1 else ""
     others = f"; the rest, in seconds: {', '.join(rest)}" if rest else ""
-    return f"{found['goodput'] or 0:.0%} of {found['wall']:.1f} s{tries} were steps{others}"
+    return f"{result['goodput'] or 0:.0%} of {result['wall']:.1f} s{tries} were steps{others}"

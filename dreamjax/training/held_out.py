@@ -1,9 +1,9 @@
 """Held-out metrics of a state: sums over a whole stream, on the mesh that its parameters live on."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
+from jaxtyping import Array
 
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
@@ -12,13 +12,13 @@ from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State
 
 
 def averaged(state: State) -> PyTree:
-    """The parameters to use: the moving average where one is kept."""
+    """Return the parameters to evaluate: the moving average where one is kept."""
     return state.ema if jax.tree.leaves(state.ema) else state.params
 
 
 def summed(metrics: Callable[[PyTree, Batch], Metrics], params: PyTree, spec: BatchSpec) -> Metrics:
-    """The sums of `metrics(params, batch)` (jitted) over every batch of a finite stream."""
-    totals: dict[str, tuple[Any, Any]] = {}
+    """Return the sums of `metrics(params, batch)` (jitted) over every batch of a finite stream."""
+    totals: dict[str, tuple[Array | float, Array | float]] = {}
     with Feeder(spec, mesh_of(params), 0) as feeder:
         while True:
             try:
@@ -31,8 +31,8 @@ def summed(metrics: Callable[[PyTree, Batch], Metrics], params: PyTree, spec: Ba
 
 
 def mesh_of(params: PyTree) -> jax.sharding.Mesh:
-    """The mesh that parameters live on; of the one device for parameters without."""
+    """Return the mesh that parameters live on; a mesh of one device for parameters without a mesh."""
     place = jax.tree.leaves(params)[0].sharding
-    if isinstance(place, jax.sharding.NamedSharding):
+    if isinstance(place, jax.sharding.NamedSharding) and isinstance(place.mesh, jax.sharding.Mesh):
         return place.mesh
     return meshes.make(MeshConfig(1), list(place.device_set)[:1])

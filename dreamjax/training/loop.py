@@ -1,36 +1,56 @@
 """One loop for every Task (docs/guides/train.md).
 
-Resume order: (1) a run of the work directory that has an intact step continues from the newest one; (2) else parameters
-are created, sharded, from the seed; (3) then `task.weights()` are streamed over them; (4) the frozen parts, which no
-checkpoint copies, are streamed in both cases.
+Resume order: (1) a run with an intact saved step continues from the newest one; (2) otherwise parameters are created,
+sharded, from the seed; (3) then `task.weights()` are streamed over them; (4) the frozen parts, which no checkpoint
+copies, are streamed in both cases.
 """
 
 import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import jax
 from etils import epath
 
 from dreamjax.console import Bar, log, progress
 from dreamjax.errors import UserError
+from dreamjax.parallel import environment, processes, sharding, stragglers
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import processes, sharding, stragglers, threads
-from dreamjax.training import checkpoints, compile_cache, goodput, preemption, program, reporting, workdir
+from dreamjax.training import checkpoints, compile_cache, goodput, logging, preemption, program, workdir
 from dreamjax.training.checkpoints import SaveFailed
 from dreamjax.training.feeding import Feeder
-from dreamjax.training.goodput import Ledger
+from dreamjax.training.goodput import GoodputSummary, Ledger
 from dreamjax.training.guard import Guard, RollBack
-from dreamjax.training.metrics import Late, Sums, Window, means, read
+from dreamjax.training.logging import RunLogger, ThroughputMeter
 from dreamjax.training.profiling import ProfilerWindow
-from dreamjax.training.reporting import Clock, Reporter
+from dreamjax.training.step_metrics import DelayedMetrics, RunningMean, Sums, means, read
 from dreamjax.training.task import BatchSpec, State, Task
 from dreamjax.training.train_config import TrainConfig
 
 IMAGE_ROWS = 4
 VERIFY_S = 3600.0  # for the first process to verify a large checkpoint
+
+
+class TrainSummary(TypedDict):
+    """What `train` returns; `exit_code` is 0, or 75 where a SIGTERM ended the run. `train` and `val`: last metrics."""
+
+    workdir: str
+    step: int
+    examples: int
+    resumed_from: int | None
+    parameters: int
+    devices: int
+    seconds: float
+    time: GoodputSummary
+    compiled: dict[str, int]
+    failed_saves: int
+    guard: dict[str, int]
+    train: NotRequired[dict[str, float]]
+    val: NotRequired[dict[str, float]]
+    preempted: bool
+    exit_code: int
 
 
 def train(
@@ -43,58 +63,65 @@ def train(
     defaults_json: str = "{}",
     devices: Sequence[jax.Device] | None = None,
     claim: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Train `task` in the work directory `path` until `config.steps`, from where the directory's run stands.
+) -> TrainSummary:
+    """Train `task` in the work directory `path` until `config.steps`, continuing the directory's run if it has one.
 
-    `config_json` is the whole run's config: a directory of another one is refused; with `defaults_json`, the config's
-    defaults, also one of an older version is continued that lacks a key. `devices`: all by default. `claim` is called
-    when mesh, batch, data and the run that is there have been found fit, before the first file is written.
-    Returns a summary with `exit_code` 0, or 75 when a SIGTERM ended it. Raises UserError (exit code 2) also for a
-    step that went wrong where `config.guard` does not go on.
+    Args:
+        task: the system to train.
+        config: what the loop does, whatever the system.
+        path: the work directory.
+        seed: of the initial parameters.
+        config_json: the whole run's config; a directory that holds a run of another config is refused.
+        defaults_json: the config's defaults, so that a run of an older version that lacks a key can be continued.
+        devices: all by default.
+        claim: called once mesh, batch, data and an existing run have been checked, before the first file is written.
+
+    Raises:
+        UserError: for a config that cannot be trained, and for a bad step where `config.guard` ends the run.
     """
     ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
     compile_cache.use(config.compile_cache)
-    reporting.check(config.wandb, config.image_every)
+    logging.check(config.wandb, config.image_every)
     mesh = meshes.make(config.mesh, devices)
     if config.eval_every:
-        task.data("val")  # where there is none, that is said now, not at the first evaluation
+        task.data("val")  # a missing split is reported now, not at the first evaluation
     spec = task.data("train")
     sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
-    with threads.single(), jax.set_mesh(mesh):
+    with environment.single_blas_thread(), jax.set_mesh(mesh):
         compiled = program.build(task, mesh, guarded=config.guard)
-        found = standing(path, spec.steps(config.steps))
+        saved = resume_step(path, spec.steps(config.steps))
         claim()
         changed = workdir.claim(path, config_json, defaults_json)
-        run = Run(task, config, epath.Path(path), compiled, spec, seed, config_json, ledger)
-        run.start(found, fresh_hyper="train.steps" in changed)
+        run = TrainingLoop(task, config, epath.Path(path), compiled, spec, seed, config_json, ledger)
+        run.start(saved, fresh_hyper="train.steps" in changed)
         try:
             return run.drive()
         finally:
             run.close()
 
 
-def standing(path: epath.PathLike, steps: int) -> int | None:
-    """The newest intact step of a work directory. Raises UserError where the run is past `steps` already."""
-    # one process reads and verifies every byte; a second answer on another host would split the run
-    found = checkpoints.newest_intact(epath.Path(path) / "checkpoints") if processes.is_first() else None
-    found = processes.agree("resume", found, VERIFY_S)
-    if found is not None and found > steps:
+def resume_step(path: epath.PathLike, steps: int) -> int | None:
+    """Return the newest intact step of a work directory. Raise UserError where the run is past `steps` already."""
+    # one process reads and verifies every byte; a different result on another host would split the run
+    newest = checkpoints.newest_intact(epath.Path(path) / "checkpoints") if processes.is_first() else None
+    newest = processes.agree("resume", newest, VERIFY_S)
+    if newest is not None and newest > steps:
         raise UserError(
-            f"the run in {path} is at step {found}, past train.steps = {steps}; ask for {found} steps or more, or for "
-            "another folder"
+            f"the run in {path} is at step {newest}, past train.steps = {steps}; set train.steps to {newest} or more, "
+            "or choose another folder"
         )
-    return found
+    return newest
 
 
-class Run:
-    """The loop's own state: how far it is, what it holds back, what it has open."""
+class TrainingLoop:
+    """The state of the loop: its position, pending metrics and open files."""
 
     def __init__(
         self,
         task: Task,
         config: TrainConfig,
         folder: epath.Path,
-        compiled: program.Program,
+        compiled: program.TrainingProgram,
         spec: BatchSpec,
         seed: int,
         config_json: str,
@@ -106,9 +133,9 @@ class Run:
         self.saver = checkpoints.Saver(folder / "checkpoints", config.checkpoint, config_json)
         self.ledger, self.guard = ledger, Guard(config.guard)
         self.profiler = ProfilerWindow(folder / "profile", config.profile_start, config.profile_steps)
-        self.late = Late(self.on_metrics)
-        self.pace = stragglers.Pace()
-        self.clock = Clock(spec.batch_size, compiled.mesh.size, task.flops())
+        self.late = DelayedMetrics(self.on_metrics)
+        self.pace = stragglers.StragglerMonitor()
+        self.throughput = ThroughputMeter(spec.batch_size, compiled.mesh.size, task.flops())
         self.held_out: BatchSpec | None = None
         self.last: dict[str, dict[str, float]] = {}
         self.best: float | None = None
@@ -118,32 +145,34 @@ class Run:
         self.failed_saves = 0
 
     # --------------------------------------------------------------------------------------------------------- start
-    def start(self, found: int | None, fresh_hyper: bool) -> None:
-        """Restore the step `found` or create the state, in the resume order above; open the logs at that step."""
-        self.resumed_from = found
-        self.window = Window()
-        if found is None:
+    def start(self, saved: int | None, fresh_hyper: bool) -> None:
+        """Restore the step `saved` or create the state, in the resume order above; open the logs at that step."""
+        self.resumed_from = saved
+        self.window = RunningMean()
+        if saved is None:
             self.state = program.stream_in(self.program.init(self.key), self.task.weights())
         else:
-            self.restore(found, fresh_hyper)
-        self.ledger.stands_at(self.step)
+            self.restore(saved, fresh_hyper)
+        self.ledger.start_at(self.step)
         self.open_logs()
 
     def open_logs(self) -> None:
-        self.reporter = Reporter(self.folder, self.step, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
+        """Open the logs at the current step."""
+        self.logger = RunLogger(self.folder, self.step, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
 
     def restore(self, step: int, fresh_hyper: bool) -> None:
+        """Restore a saved step; `fresh_hyper`: with the hyper-parameters of the config."""
         self.state = program.restored(self.program, self.task, self.saver.folder, step, self.key, fresh_hyper)
         run = checkpoints.read_json(self.saver.folder, step, "run")
         self.step, self.examples, self.best = run["step"], run["examples"], run["best"]
-        self.window, self.finished = Window(run["window"]), run["finished"]
+        self.window, self.finished = RunningMean(run["window"]), run["finished"]
         self.guard.restored(run.get("guard", {}))
-        processes.barrier("restored")  # everybody has read it before the first process may replace it
+        processes.barrier("restored")  # all have read it before the first process may replace it
         log.info("%s: continued from step %d (%d examples)", self.folder, self.step, self.examples)
 
     # --------------------------------------------------------------------------------------------------------- drive
-    def drive(self) -> dict[str, Any]:
-        """Steps until the last one, the end of a finite stream, or a SIGTERM."""
+    def drive(self) -> TrainSummary:
+        """Train until the last step, the end of a finite stream, or a SIGTERM."""
         started, preempted = time.monotonic(), False
         with preemption.Watch() as watch, progress("train", self.total) as bar:
             bar.advance(self.step)
@@ -161,7 +190,7 @@ class Run:
         self.ledger.write()
         leaves = jax.tree.leaves(self.program.shapes.params)
         stopped = preempted and not self.finished
-        return {
+        summary: TrainSummary = {
             "workdir": str(self.folder),
             "step": self.step,
             "examples": self.examples,
@@ -173,13 +202,17 @@ class Run:
             "compiled": compile_cache.counts(),
             "failed_saves": self.failed_saves,
             "guard": self.guard.count(),
-            **self.last,
             "preempted": stopped,
             "exit_code": preemption.EXIT_CODE if stopped else 0,
         }
+        if "train" in self.last:
+            summary["train"] = self.last["train"]
+        if "val" in self.last:
+            summary["val"] = self.last["val"]
+        return summary
 
     def until_done(self, watch: preemption.Watch, bar: Bar) -> bool:
-        """Steps from where the run stands; True where a SIGTERM ended them. Raises RollBack."""
+        """Train from the current step on; return True where a SIGTERM ended it. Raise RollBack."""
         total, preempted = self.total, False
         self.first_step = self.step + 1
         with Feeder(self.spec, self.program.mesh, self.examples) as self.feeder:
@@ -189,13 +222,13 @@ class Run:
                 preempted = watch.requested()
                 if self.step < total:
                     self.between(save=preempted)
-                self.say(bar)
+                self.advance(bar)
             if not preempted or self.step == total:
                 self.end()
         return preempted
 
     def one_step(self) -> bool:
-        """Dispatch one update; read the metrics of the one before. False at the end of the stream."""
+        """Dispatch one update and read the metrics of the one before; return False at the end of the stream."""
         self.profiler.at(self.step, self.state)
         try:
             with self.ledger.on("input"):
@@ -203,10 +236,10 @@ class Run:
         except StopIteration:
             return False
         if self.step + 1 == self.first_step:
-            self.ledger.becomes("compile")  # until this step's metrics are there
+            self.ledger.becomes("compile")  # until this step's metrics are read
         self.state, metrics = self.program.step(self.state, batch)
         self.step += 1
-        self.finished = False  # nor is a run that was, and has been given more steps
+        self.finished = False  # also a finished run that was given more steps
         self.examples += self.spec.batch_size
         self.late.push(self.step, metrics)
         self.ledger.stepped(self.step)
@@ -215,27 +248,27 @@ class Run:
         return True
 
     def roll_back(self, bad: int) -> None:
-        """To the last saved step; the data goes on after step `bad`, whose batch is not seen again."""
+        """Go back to the last saved step; the data continues after step `bad`, whose batch is not used again."""
         examples = self.examples - self.spec.batch_size * (self.step - bad)
         with self.tolerant():
             self.saver.wait()
-        found = standing(self.folder, self.total)
-        if found is None:
+        saved = resume_step(self.folder, self.total)
+        if saved is None:
             raise UserError(f"step {bad} went wrong before a step was saved, so there is none to go back to")
-        took = self.ledger.seconds_per_step * (self.step - found)
+        took = self.ledger.seconds_per_step * (self.step - saved)
         self.late.drop()
-        self.reporter.close()
-        del self.state  # the room that the saved one takes
+        self.logger.close()
+        del self.state  # frees the memory that the restored one needs
         guard = self.guard.count()
         with self.ledger.on("start"):
-            self.restore(found, fresh_hyper=False)
+            self.restore(saved, fresh_hyper=False)
             self.open_logs()
         self.guard.restored(guard)
         self.ledger.rolled_back(self.step, took)
         self.examples = examples
 
     def between(self, save: bool = False) -> None:
-        """What is due after this step. Metrics are read first: nothing of a step that failed is shown or saved."""
+        """Evaluate, log images and save where due. Metrics are read first, so that nothing of a bad step is saved."""
         config = self.config
         evaluate = config.eval_every > 0 and self.step % config.eval_every == 0
         image = config.image_every > 0 and self.step % config.image_every == 0
@@ -249,10 +282,10 @@ class Run:
                 self.image()
         if save or improved:
             self.save(score)
-        self.clock.begin(self.step, self.feeder.waited)
+        self.throughput.begin(self.step, self.feeder.waited)
 
     def end(self) -> None:
-        """Once, after the last step: `task.finish`, held-out metrics, the last step directory."""
+        """Finish the run once, after the last step: `task.finish`, held-out metrics, the last step directory."""
         self.late.flush()
         if self.finished:
             return
@@ -266,14 +299,15 @@ class Run:
                 self.image()
         self.save(score)
         with self.ledger.on("checkpoint"):
-            self.saver.wait()  # what the run ends with has to be there
+            self.saver.wait()  # the final step has to be saved
 
-    # ------------------------------------------------------------------------------------------------ what is reported
+    # ---------------------------------------------------------------------------------------------------------- logging
     def on_metrics(self, step: int, sums: Sums) -> None:
+        """Judge and accumulate the metrics of one step, which arrive one step late."""
         if step == self.first_step:  # it waited for the compiler
             self.ledger.becomes("step")
             self.ledger.write()
-            self.clock.begin(step, self.feeder.waited)
+            self.throughput.begin(step, self.feeder.waited)
             self.guard.check_system(sums)
         if self.guard.passes(step, sums):
             self.window.add({name: pair for name, pair in sums.items() if name not in ("finite", "spike")})
@@ -281,20 +315,21 @@ class Run:
             self.log_window(step)
 
     def log_window(self, step: int) -> None:
+        """Log the means since the last logged line."""
         self.last["train"] = self.window.take()
-        self.reporter.scalars(step, "train", self.last["train"])
+        self.logger.metrics(step, "train", self.last["train"])
         if step > self.first_step:
-            values = self.clock.read(step, self.feeder.waited)
-            self.reporter.clock(step, values | self.guard.told())
+            values = self.throughput.read(step, self.feeder.waited)
+            self.logger.timing(step, values | self.guard.nonzero_counts())
             self.pace.publish(step, values["seconds_per_step"], self.late.waited)
 
     def evaluate(self) -> tuple[float | None, bool]:
-        """(held-out score, whether it is the best so far)."""
+        """Return (held-out score, whether it is the best so far)."""
         if self.held_out is None:
             self.held_out = self.task.data("val")
         values = means(read(self.task.evaluate(self.state, self.held_out.stream)))
         self.last["val"] = values
-        self.reporter.scalars(self.step, "val", values)
+        self.logger.metrics(self.step, "val", values)
         score = values.get(self.config.checkpoint.best_metric)
         if score is None or not math.isfinite(score):
             if score is not None:
@@ -310,14 +345,16 @@ class Run:
         if self.held_out is None:
             self.held_out = self.task.data("val")
         rows = next(iter(self.held_out.stream.batches(start=0, batch_size=IMAGE_ROWS)))
-        self.reporter.image(self.step, self.task.preview(self.state, rows))
+        self.logger.image(self.step, self.task.preview(self.state, rows))
 
-    def say(self, bar: Bar) -> None:
+    def advance(self, bar: Bar) -> None:
+        """Advance the progress bar."""
         loss = self.last.get("train", {}).get("loss")
         bar.advance(1, note="" if loss is None else f"loss {loss:.4g}")
 
     # ---------------------------------------------------------------------------------------------------- save, close
     def save(self, score: float | None) -> None:
+        """Begin to save the current step, with its held-out score."""
         run = {
             "examples": self.examples,
             "window": self.window.sums,
@@ -327,7 +364,7 @@ class Run:
             "guard": self.guard.count(),
         }
         with self.ledger.on("checkpoint"):
-            self.reporter.sync()
+            self.logger.sync()
             with self.tolerant():
                 self.saver.wait()
             with contextlib.nullcontext() if self.finished else self.tolerant():
@@ -336,7 +373,7 @@ class Run:
 
     @contextlib.contextmanager
     def tolerant(self) -> Iterator[None]:
-        """A save that fails costs a line and not the run; what a finished run ends with has to be saved."""
+        """Turn a failed save into a warning; only the last step of a run has to be saved."""
         try:
             yield
         except SaveFailed as failure:
@@ -344,7 +381,8 @@ class Run:
             log.warning("%s; training goes on", failure)
 
     def close(self) -> None:
+        """Close everything that is open."""
         self.profiler.stop()
         self.saver.close()
-        self.reporter.close()
+        self.logger.close()
         self.ledger.write()

@@ -1,4 +1,4 @@
-"""AdamW as masked autoencoders use it: linear warm-up, half-cosine decay, decoupled weight decay on matrices only.
+"""AdamW as masked autoencoders use it: linear warm-up, half-cosine decay, decoupled weight decay of matrices only.
 
 Everything that changes no shape (rates, betas, decay, horizon) is an entry of `state.hyper`, an argument of the
 compiled step: changing it compiles nothing, and a restored run carries its own.
@@ -7,8 +7,9 @@ compiled step: changing it compiles nothing, and a restored run carries its own.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from dreamjax.training.task import State
+from dreamjax.training.task import PyTree, State
 
-PyTree = Any
+Scalar = float | Array
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Defaults are DreamDiffusion's stage A (arXiv 2306.16934 and its code), whose 40 of 500 epochs warm up."""
+    """Optimiser settings.
+
+    Defaults are those of DreamDiffusion's stage A (arXiv 2306.16934 and its code), whose 40 of 500 epochs warm up.
+    """
 
     learning_rate: float = 2.5e-4  # the peak, absolute (not scaled by the batch)
     min_learning_rate: float = 0.0
@@ -57,7 +61,7 @@ class OptimConfig:
 
 
 def hyper(config: OptimConfig, steps: int) -> dict[str, Float[Array, ""]]:
-    """`state.hyper` of a run of `steps` optimiser steps: float32 scalars, read by `build()` and `gradient_update`."""
+    """Return `state.hyper` of a run of `steps` steps: float32 scalars, read by `build()` and `gradient_update`."""
     decay_steps = steps if config.decay_steps is None else config.decay_steps
     values = {
         "learning_rate": config.learning_rate,
@@ -75,8 +79,8 @@ def hyper(config: OptimConfig, steps: int) -> dict[str, Float[Array, ""]]:
     return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
 
 
-def fresh(params: PyTree, config: OptimConfig, steps: int, **rest: Any) -> State:
-    """The state before the first step: moments of 0, and the average, where one is kept, at the parameters.
+def fresh(params: PyTree, config: OptimConfig, steps: int, **rest: PyTree) -> State:
+    """Return the state before the first step: moments 0, and the average, where one is kept, equal to the parameters.
 
     `rest`: further parts of the state, such as `frozen`.
     """
@@ -91,7 +95,7 @@ def fresh(params: PyTree, config: OptimConfig, steps: int, **rest: Any) -> State
 
 
 def learning_rate(step: Array, hyper: dict[str, Array]) -> Float[Array, ""]:
-    """The rate of the update that follows `step` updates.
+    """Return the learning rate of the update that follows `step` updates.
 
     peak · s / warmup for s < warmup, then min + (peak - min) · (1 + cos(pi · (s - warmup) / (decay - warmup))) / 2.
     """
@@ -103,13 +107,13 @@ def learning_rate(step: Array, hyper: dict[str, Array]) -> Float[Array, ""]:
 
 
 def decayed(params: PyTree) -> PyTree:
-    """Which leaves decay: matrices and the cls and mask tokens; not biases, norm scales or other vectors.
+    """Return which leaves decay: matrices and the cls and mask tokens; not biases, norm scales or other vectors.
 
-    The reference decays every PyTorch tensor with two axes or more. Stacked layers carry one more axis here, so leaves
-    are told apart by name and not by rank alone.
+    The reference decays every PyTorch tensor with two axes or more. Stacked layers carry one more axis here, so
+    leaves are distinguished by name and not by rank alone.
     """
 
-    def decays(path: tuple, leaf: Any) -> bool:
+    def decays(path: tuple, leaf: Array) -> bool:
         name = str(getattr(path[-1], "key", getattr(path[-1], "name", "")))
         return leaf.ndim >= 2 and name not in ("bias", "scale")
 
@@ -117,12 +121,12 @@ def decayed(params: PyTree) -> PyTree:
 
 
 def build() -> optax.GradientTransformationExtraArgs:
-    """The transformation; its `update` takes the keywords `hyper` (as from `hyper()`), `step` and `finite`.
+    """Return the transformation; its `update` takes the keywords `hyper` (as from `hyper()`), `step` and `finite`.
 
     Where `finite` is given and false, the moments stay as they were.
     """
 
-    def chain(values: dict[str, Any], rate: Any, finite: Array | None) -> optax.GradientTransformation:
+    def chain(values: Mapping[str, Scalar], rate: Scalar, finite: Array | None) -> optax.GradientTransformation:
         return optax.chain(
             _clip_by_global_norm(values["clip"]),
             _scale_by_adam(values["beta1"], values["beta2"], values["epsilon"], finite),
@@ -142,17 +146,17 @@ def build() -> optax.GradientTransformationExtraArgs:
         hyper: dict,
         step: Array,
         finite: Array | None = None,
-        **_: Any,
+        **_: object,
     ) -> tuple[PyTree, PyTree]:
         return chain(hyper, learning_rate(step, hyper), finite).update(grads, opt, params)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-# Both do what optax's do, in operations that XLA puts into the loops of its readers: a factor for all where optax
-# divides every element, and a step computed from the new moments alone. Of the old ones it would have to keep a copy
-# before it writes over them, and divided gradients it would write out (docs/benchmarks.md).
-def _clip_by_global_norm(most: Any) -> optax.GradientTransformation:
+# Both compute what optax's do, in operations that XLA fuses into the loops of their consumers: one factor where optax
+# divides every element, and a step computed from the new moments alone (the old ones would need a copy before they are
+# overwritten, and divided gradients would be written out; docs/benchmarks.md).
+def _clip_by_global_norm(most: Scalar) -> optax.GradientTransformation:
     def update(grads: PyTree, state: optax.EmptyState, params: PyTree = None) -> tuple[PyTree, optax.EmptyState]:
         del params
         factor = jnp.minimum(1.0, most / optax.global_norm(grads))  # inf / inf is NaN: such a step is not taken
@@ -161,7 +165,7 @@ def _clip_by_global_norm(most: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.clip_by_global_norm(1.0).init, update)
 
 
-def _scale_by_adam(beta1: Any, beta2: Any, epsilon: Any, finite: Array | None) -> optax.GradientTransformation:
+def _scale_by_adam(beta1: Scalar, beta2: Scalar, epsilon: Scalar, finite: Array | None) -> optax.GradientTransformation:
     def update(
         grads: PyTree, old: optax.ScaleByAdamState, params: PyTree = None
     ) -> tuple[PyTree, optax.ScaleByAdamState]:

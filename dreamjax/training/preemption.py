@@ -1,9 +1,8 @@
-"""SIGTERM means: save, then leave with exit code 75 (EX_TEMPFAIL), so that a scheduler starts the run again."""
+"""On SIGTERM: save, then exit with code 75 (EX_TEMPFAIL), so that a scheduler starts the run again."""
 
 import signal
 import threading
 from types import FrameType
-from typing import Any
 
 import jax
 
@@ -13,16 +12,16 @@ EXIT_CODE = TryAgain.exit_code
 
 
 class Watch:
-    """`with Watch() as watch:` … `watch.requested()` after each step: every process answers True at the same one.
+    """`with Watch() as watch:` … `watch.requested()` after each step: every process gets True at the same step.
 
-    Alone, a handler of ours notes the signal; one watch within another tells it of what it noted. Among several
-    processes JAX's own notifier has it, and the processes agree on a step through the coordination service.
+    In a single process a signal handler notes the signal; a watch within another passes it on when it ends. Among
+    several processes JAX's own notifier has it, and they agree on a step through the coordination service.
     """
 
     def __init__(self) -> None:
         self._asked = threading.Event()
         self._calls = 0
-        self._previous: Any = None
+        self._previous: signal._HANDLER = None
         self._handles = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "Watch":
@@ -41,7 +40,7 @@ class Watch:
         self._asked.set()
 
     def requested(self) -> bool:
-        """Whether to save and leave now."""
+        """Return whether to save and exit now."""
         if jax.process_count() == 1:
             return self._asked.is_set()
         from jax.experimental import multihost_utils

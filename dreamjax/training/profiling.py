@@ -1,4 +1,4 @@
-"""A window of steps that the profiler watches: WORKDIR/profile, for TensorBoard and Perfetto."""
+"""Profile a window of steps into WORKDIR/profile, for TensorBoard and Perfetto."""
 
 import os
 
@@ -9,14 +9,14 @@ from dreamjax.training.task import State
 
 
 class ProfilerWindow:
-    """Steps `first` … `first + steps - 1`; `first` -1: none."""
+    """Profile steps `first` … `first + steps - 1`; none where `first` is -1."""
 
     def __init__(self, folder: epath.Path, first: int, steps: int) -> None:
         self.folder, self.first, self.last = folder, first, first + steps
         self.open = False
 
     def at(self, step: int, state: State) -> None:
-        """Before step `step` + 1 is dispatched on `state`."""
+        """Start or stop the profiler, before step `step` + 1 is dispatched on `state`."""
         if not self.open and self.first >= 0 and step == self.first:
             jax.profiler.start_trace(os.fspath(self.folder))
             self.open = True
@@ -25,6 +25,7 @@ class ProfilerWindow:
             self.stop()
 
     def stop(self) -> None:
+        """Stop the profiler where it runs."""
         if self.open:
             jax.profiler.stop_trace()
             self.open = False

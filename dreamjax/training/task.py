@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 PyTree = Any
 Batch = Mapping[str, Any]  # name → array whose leading axis is the global batch
-Metrics = Mapping[str, tuple[Any, Any]]  # name → (sum, weight); the value shown is sum / weight
+Metrics = Mapping[
+    str, tuple[jax.Array | float, jax.Array | float]
+]  # name → (sum, weight); the value shown is sum / weight
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """Everything that a step reads and writes. A checkpoint holds exactly this and the data position.
+    """Everything that a step reads and writes. A checkpoint holds this (without `frozen`) and the data position.
 
-    `guard` holds the running statistics that a jump of the loss is told by, where jumps are looked for
-    (`training.guard`).
-
-    `hyper` holds the hyper-parameters that change no shape (EMA decay, weight decay, …): arguments of the
-    compiled step and not constants in it. `frozen` is read by the step and never written; `extra` is the system's own
+    `hyper` holds the hyper-parameters that change no shape (EMA decay, weight decay, …): arguments of the compiled step
+    and not constants in it. `frozen` is read by the step and never written. `guard` holds the running statistics by
+    which jumps of the loss are detected, where the run does that (`training.guard`). `extra` belongs to the system
     (running statistics, a second optimiser's state, a teacher).
     """
 
@@ -47,16 +47,16 @@ replace = dataclasses.replace
 
 
 class Stream(Protocol):
-    """An addressable sequence of examples: global example index → example, the same whoever asks."""
+    """An addressable sequence of examples: global example index → example, the same in every process."""
 
     def element(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and type of one example, by name; without the batch axis."""
+        """Return shape and type of one example, by name; without the batch axis."""
         ...
 
     def batches(
         self, *, start: int, batch_size: int, process: int = 0, processes: int = 1, workers: int = 0
     ) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of each global batch of `batch_size` examples, from global example `start` on.
+        """Yield this process's rows of each global batch of `batch_size` examples, from global example `start` on.
 
         Global batch k holds examples start + k·batch_size … ; process p of P has rows p·B/P … (p+1)·B/P - 1 of it, in
         order. Every example carries `index`, uint32[2] = (high, low) half of its global example index, from which
@@ -78,7 +78,7 @@ class BatchSpec:
     passes: int | None = None
 
     def steps(self, default: int) -> int:
-        """The number of steps of a run: those of the passes where they are fixed, else `default`."""
+        """Return the number of steps of a run: those of the passes where they are fixed, else `default`."""
         if self.passes is None:
             return default
         return self.passes * math.ceil(len(self.stream) / self.batch_size)  # type: ignore[arg-type]

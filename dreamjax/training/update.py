@@ -1,20 +1,21 @@
-"""The usual `Task.update`, built from a loss: accumulate, divide by the weight, step, average, refuse NaN and Inf."""
+"""`Task.update` from a loss: accumulate gradients, divide by the weight, step, average, skip NaN and Inf."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from dreamjax.parallel import platform
+from dreamjax.parallel import environment
 from dreamjax.training import guard
 from dreamjax.training import optimiser as optimisers
 from dreamjax.training.task import Batch, Metrics, PyTree, State, replace
 
 # loss(params, frozen, batch) → (sum over the batch, its weight, {metric: (sum, weight)}), all float32
 LossFn = Callable[[PyTree, PyTree, Batch], tuple[Array, Array, dict[str, tuple[Array, Array]]]]
+T = TypeVar("T")
 UpdateFn = Callable[[State, Batch], tuple[State, Metrics]]
 ROWS_IN_CACHE = 8  # windows of the `small` preset, whose step then works on 26 MB where 64 at once take 160
 
@@ -22,18 +23,17 @@ ROWS_IN_CACHE = 8  # windows of the `small` preset, whose step then works on 26 
 def gradient_update(
     loss: LossFn, optimiser: optax.GradientTransformation, *, microbatches: int | None = None
 ) -> UpdateFn:
-    """One optimiser step on sum(loss) / sum(weight) over every micro-batch and device.
+    """Return a function that takes one optimiser step on sum(loss) / sum(weight) over all micro-batches and devices.
 
     `loss(params, frozen, batch)` returns `(sum, weight, metrics)`: sums, not means, so that micro-batches with
     unequal numbers of masked patches weigh what they contain. Randomness must be keyed by `batch["index"]`, not by
-    row. A step whose gradient is not finite, or whose loss jumps where
-    `state.guard` looks for that, leaves the state as it was; a batch of weight 0 (nothing of it is hidden, or all of it
-    is padding) has the gradient 0.
-    `microbatches` None: `suited_microbatches`. `optimiser` leaves its state alone where the keyword `finite` of its
+    row. A step whose gradient is not finite, or whose loss jumps where `state.guard` detects that, leaves the state as
+    it was; a batch of weight 0 (nothing of it is hidden, or all of it is padding) has the gradient 0.
+    `microbatches` None: `suited_microbatches`. `optimiser` must leave its state alone where the keyword `finite` of its
     update is false, as `optimiser.build()` does.
     With `state.ema` not empty, ema ← d · ema + (1 - d) · params, d = `state.hyper["ema_decay"]`.
 
-    Metrics added: `loss`, `grad_norm`, `finite` (1 or 0), `spike` (likewise, where they are looked for), and
+    Metrics added: `loss`, `grad_norm`, `finite` (1 or 0), `spike` (likewise, where they are detected), and
     `learning_rate` where `state.hyper` has one.
     """
     transform = optax.with_extra_args_support(optimiser)
@@ -77,7 +77,7 @@ def gradient_update(
 
 
 def keep_if(finite: Array, stepped: State, state: State) -> State:
-    """`stepped` where `finite`, else `state`; `opt` is kept by its optimiser, frozen and hyper pass through."""
+    """Return `stepped` where `finite`, else `state`; `opt` is kept by its optimiser, frozen and hyper pass through."""
 
     def choose(new: PyTree, old: PyTree) -> PyTree:
         return jax.tree.map(lambda n, o: n if n is o else jnp.where(finite, n, o), new, old)
@@ -87,17 +87,17 @@ def keep_if(finite: Array, stepped: State, state: State) -> State:
 
 
 def rows_of(batch: Batch) -> int:
-    """The global batch size."""
+    """Return the global batch size."""
     return jax.tree.leaves(batch)[0].shape[0]
 
 
 def suited_microbatches(rows: int) -> int:
-    """How many pieces a batch of `rows` is best worked on in, on the devices of the current mesh.
+    """Return the number of micro-batches that suits a batch of `rows` on the devices of the current mesh.
 
-    One on an accelerator. On CPU as few as leave a device at most 8 rows at a time (but 4 at least): their activations
-    stay in the cache, and the allocator does not map and clear 160 MB anew every step (docs/benchmarks.md).
+    One on an accelerator. On CPU the fewest that leave a device at most 8 rows at a time (but at least 4): their
+    activations stay in the cache, and the allocator does not map and clear 160 MB every step (docs/benchmarks.md).
     """
-    if platform.target() != "cpu":
+    if environment.target_platform() != "cpu":
         return 1
     mesh = jax.sharding.get_abstract_mesh()
     shards = mesh.shape.get("data", 1) * mesh.shape.get("fsdp", 1)
@@ -106,8 +106,8 @@ def suited_microbatches(rows: int) -> int:
     return pieces if rows >= ROWS_IN_CACHE // 2 * pieces * shards else 1
 
 
-def sum_over_microbatches(function: Callable[[Batch], Any], batch: Batch, microbatches: int) -> Any:
-    """The sum of `function(micro)` over equal cuts of the batch's leading axis, one at a time.
+def sum_over_microbatches(function: Callable[[Batch], T], batch: Batch, microbatches: int) -> T:
+    """Return the sum of `function(micro)` over equal cuts of the batch's leading axis, one at a time.
 
     Micro-batch j holds rows j, j + k, j + 2k, … so that every device keeps working on rows that it already holds.
     Raises ValueError when the batch does not divide.
@@ -125,7 +125,7 @@ def sum_over_microbatches(function: Callable[[Batch], Any], batch: Batch, microb
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], cut))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def body(total: Any, micro: Batch) -> tuple[Any, None]:
+    def body(total: T, micro: Batch) -> tuple[T, None]:
         return jax.tree.map(jnp.add, total, function(micro)), None
 
     return jax.lax.scan(body, zeros, cut)[0]

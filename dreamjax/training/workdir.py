@@ -1,8 +1,8 @@
-"""A work directory belongs to one config: who may continue in it, and with what changed."""
+"""A work directory belongs to one config: which runs may continue in it, and which settings may change."""
 
 import json
 import re
-from typing import Any
+from collections.abc import Mapping
 
 from etils import epath
 
@@ -12,29 +12,31 @@ from dreamjax.errors import UserError
 from dreamjax.parallel import processes
 from dreamjax.storage import atomic
 
-# what may differ when a run is continued: how long, where, how often; nothing that changes what one step computes
+# settings that may differ when a run is continued: how long, where, how often; none that changes what a step computes
 MAY_CHANGE = (
     r"train\.(steps|microbatches|log_every|eval_every|image_every|workers|profile_start|profile_steps)",
     r"train\.(tensorboard|wandb|compile_cache)",
     r"train\.(mesh|checkpoint|guard)\..*",
     r"data\.(workers|prefetch)",
 )
-OF_A_START = r"data\.json|goodput\.json|tokenizer|\..*|.*\.log"  # what may be there before a run's config.json is
+BEFORE_CONFIG = r"data\.json|goodput\.json|tokenizer|\..*|.*\.log"  # files that may exist before a run's config.json
+
+Changes = dict[str, tuple[object, object]]  # dotted key → (value before, value now)
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key → value of nested JSON objects."""
-    found: dict[str, Any] = {}
+def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return dotted key → value of nested JSON objects."""
+    values: dict[str, object] = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
-    return found
+            values[prefix + key] = value
+    return values
 
 
-def changes(before: str, now: str, defaults: str = "{}") -> dict[str, tuple[Any, Any]]:
-    """Dotted key → (value before, value now) of two config JSONs.
+def changes(before: str, now: str, defaults: str = "{}") -> Changes:
+    """Return the changes between two config JSONs.
 
     `defaults`: JSON of the config's defaults, where it has some. A key that an older version did not have yet then
     counts as its default, which is what that version did; one that this version no longer has cannot have changed.
@@ -45,8 +47,8 @@ def changes(before: str, now: str, defaults: str = "{}") -> dict[str, tuple[Any,
     return {key: (a.get(key), b.get(key)) for key in sorted(keys) if a.get(key) != b.get(key)}
 
 
-def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") -> dict[str, tuple[Any, Any]]:
-    """What changed since the run of `workdir`, if it has one: dotted key → (before, now); see `changes`.
+def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") -> Changes:
+    """Return what changed since the run of `workdir`, if it has one; see `changes`.
 
     Raises UserError when the directory holds another config's run, or files that no run wrote.
     """
@@ -55,10 +57,12 @@ def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"{workdir} is a file; choose another --workdir")
     if workdir.exists() and not path.exists():
-        foreign = [entry.name for entry in workdir.iterdir() if not re.fullmatch(OF_A_START, entry.name)]
+        foreign = [entry.name for entry in workdir.iterdir() if not re.fullmatch(BEFORE_CONFIG, entry.name)]
         if foreign:
-            raise UserError(f"{workdir} holds no run but other files ({sorted(foreign)[0]}); choose another --workdir")
-    changed: dict[str, tuple[Any, Any]] = {}
+            raise UserError(
+                f"{workdir} holds files that are not a run ({sorted(foreign)[0]}); choose another --workdir"
+            )
+    changed: Changes = {}
     if path.exists():
         try:
             changed = changes(path.read_text(), config_json, defaults_json)
@@ -68,14 +72,14 @@ def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
             ) from problem
         barred = [key for key in changed if not any(re.fullmatch(pattern, key) for pattern in MAY_CHANGE)]
         if barred:
-            told = "; ".join(f"{key} was {changed[key][0]!r} and is now {changed[key][1]!r}" for key in barred[:4])
+            listed = "; ".join(f"{key} was {changed[key][0]!r} and is now {changed[key][1]!r}" for key in barred[:4])
             more = f" and {len(barred) - 4} more" if len(barred) > 4 else ""
-            raise UserError(f"{workdir} holds a run of another config ({told}{more}): choose another --workdir")
+            raise UserError(f"{workdir} holds a run of another config ({listed}{more}): choose another --workdir")
     return changed
 
 
 def claim(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") -> set[str]:
-    """Make `workdir` this config's, or see that it is. Returns the keys that changed, all of which may.
+    """Claim `workdir` for this config, or check that it is; return the keys that changed, all of which may.
 
     Raises UserError as `check`.
     """
@@ -83,7 +87,7 @@ def claim(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
     changed = check(workdir, config_json, defaults_json)
     for key, (old, new) in changed.items():
         log.info("%s: %s was %r and is now %r", workdir, key, old, new)
-    processes.barrier("claim")  # everybody has compared before anything is replaced
+    processes.barrier("claim")  # all processes have compared before anything is replaced
     if processes.is_first() and (changed or not path.exists()):
         atomic.write_text(path, config_json)
     return set(changed)

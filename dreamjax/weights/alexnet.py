@@ -1,18 +1,15 @@
-"""AlexNet beside torchvision's names, and LPIPS on it beside those of its authors' package (`lpips`).
+"""Name tables of AlexNet (torchvision's) and of LPIPS on it (those of its authors' package `lpips`).
 
-The package's alex.pth has the weights of the layers alone (`lin0.model.1.weight`, …); the network lies in torchvision's
+The package's alex.pth has only the weights of the layers (`lin0.model.1.weight`, …); the network is in torchvision's
 file, whose tensors may be given together with them.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from dreamjax.models.alexnet import AlexNet
 from dreamjax.models.lpips import LPIPS
-from dreamjax.weights.networks import Network
-from dreamjax.weights.table import KERNEL, Table, layer
+from dreamjax.weights.networks import Arguments, Network
+from dreamjax.weights.table import KERNEL, Table, Tensors, layer
 
-CONVOLUTIONS = (0, 3, 6, 8, 10)  # places of the convolutions among torchvision's `features`
+CONVOLUTIONS = (0, 3, 6, 8, 10)  # indices of the convolutions among torchvision's `features`
 LINEAR = (1, 4, 6)
 PARALLEL = (r"^module\.", "")  # as a network in DataParallel is saved
 
@@ -32,18 +29,18 @@ LPIPS_TABLE = Table(
         PARALLEL,
         *((rf"^features\.{place}\.", f"net.slice{k + 1}.{place}.") for k, place in enumerate(CONVOLUTIONS)),
     ),
-    # the package keeps its layers twice; and AlexNet's classifier is none of it
+    # the package keeps its layers twice; LPIPS has no use for AlexNet's classifier
     ignored=r"lins\..*|scaling_layer\..*|classifier\..*",
 )
 
 
-def arguments(tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Of `AlexNet`, from its tensors' shapes."""
+def arguments(tensors: Tensors, source: str) -> Arguments:
+    """Return the arguments of `AlexNet`, from the shapes of its tensors."""
     return {"unit": tensors["features.0.weight"].shape[0], "classes": tensors["classifier.6.weight"].shape[0]}
 
 
-def lpips_arguments(tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Of `LPIPS`."""
+def lpips_arguments(tensors: Tensors, source: str) -> Arguments:
+    """Return the arguments of `LPIPS`, from the shapes of its tensors."""
     return {"unit": tensors["lin0.model.1.weight"].shape[1]}
 
 

@@ -1,17 +1,14 @@
-"""The autoencoder of latent diffusion beside diffusers' AutoencoderKL: its config.json and its names."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Config and name table of the autoencoder of latent diffusion: diffusers' AutoencoderKL."""
 
 from dreamjax.errors import UserError
 from dreamjax.models.autoencoder_kl import AutoencoderKL
 from dreamjax.models.layers import ACTIVATIONS
 from dreamjax.weights import config_json
-from dreamjax.weights.config_json import ANY
+from dreamjax.weights.config_json import ANY, Arguments, Config
 from dreamjax.weights.networks import Network
-from dreamjax.weights.table import IDENTITY, KERNEL, Rows, Table, layer, norm
+from dreamjax.weights.table import IDENTITY, KERNEL, NameRows, Table, layer, norm
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: Config = {
     "in_channels": 3,
     "out_channels": 3,
     "block_out_channels": (64,),
@@ -28,16 +25,16 @@ DEFAULTS: dict[str, Any] = {
 OF_THE_PIPELINE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "sample_size", "force_upcast")
 
 
-def arguments(config: Mapping[str, Any], source: str = "config.json") -> dict[str, Any]:
-    """The arguments of `AutoencoderKL` that a config.json describes. Raises UserError for what is not supported."""
+def arguments(config: Config, source: str = "config.json") -> Arguments:
+    """Return the arguments of `AutoencoderKL` of a config.json. Raise UserError for a config that is not supported."""
     of_the_pipeline = dict.fromkeys(OF_THE_PIPELINE, ANY)
     c = config_json.read(config, source, defaults=DEFAULTS, fixed=of_the_pipeline, complete=True)
     widths = config_json.widths(c["block_out_channels"], c["norm_num_groups"], source)
     for name, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         if c[name] != (kind,) * len(widths):
-            raise UserError(f"{source}: {name} is {c[name]!r}, but {kind} is supported, once for each of its levels")
+            raise UserError(f"{source}: {name} is {c[name]!r}, but only {kind} is supported, once for each level")
     if c["act_fn"] not in ACTIVATIONS:
-        raise UserError(f"{source}: act_fn is {c['act_fn']!r}; it takes {', '.join(ACTIVATIONS)}")
+        raise UserError(f"{source}: act_fn is {c['act_fn']!r}; it must be one of {', '.join(ACTIVATIONS)}")
     return {
         "in_channels": c["in_channels"],
         "out_channels": c["out_channels"],
@@ -52,13 +49,13 @@ def arguments(config: Mapping[str, Any], source: str = "config.json") -> dict[st
     }
 
 
-def _resnets(torch: str, path: str) -> Rows:
+def _resnets(torch: str, path: str) -> NameRows:
     rows = [*norm(f"{torch}.norm1", f"{path}/norm1"), *layer(f"{torch}.conv1", f"{path}/conv1")]
     rows += [*norm(f"{torch}.norm2", f"{path}/norm2"), *layer(f"{torch}.conv2", f"{path}/conv2")]
     return (*rows, *layer(f"{torch}.conv_shortcut", f"{path}/conv_shortcut"))
 
 
-def _coder(coder: str, blocks: str, resample: str) -> Rows:
+def _coder(coder: str, blocks: str, resample: str) -> NameRows:
     attention, ours = f"{coder}.mid_block.attentions.0", f"{coder}/mid_block/attention"
     rows = [*layer(f"{coder}.conv_in", f"{coder}/conv_in")]
     rows += _resnets(f"{coder}.{blocks}.{{i}}.resnets.{{j}}", f"{coder}/blocks/{{i}}/resnets/{{j}}")

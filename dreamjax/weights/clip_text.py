@@ -1,11 +1,8 @@
-"""CLIP's text model beside transformers' names: CLIPTextModel, …WithProjection, text half of CLIPModel."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Name table of CLIP's text model: transformers' CLIPTextModel, …WithProjection, text half of CLIPModel."""
 
 from dreamjax.models.clip import CLIPText
 from dreamjax.weights import transformer_table
-from dreamjax.weights.config_json import ANY
+from dreamjax.weights.config_json import ANY, Arguments, Config
 from dreamjax.weights.networks import Network
 from dreamjax.weights.table import IDENTITY, KERNEL, Table, norm
 
@@ -20,10 +17,10 @@ TABLE = Table(
 )
 
 
-def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Of `CLIPText`. Raises UserError."""
+def arguments(config: Config, source: str) -> Arguments:
+    """Return the arguments of `CLIPText`. Raise UserError for a config that is not supported."""
     config, projects = transformer_table.clip_half(config, "text", source)
-    found = transformer_table.read(
+    fields = transformer_table.read(
         config,
         source,
         defaults={
@@ -41,12 +38,12 @@ def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         fixed={"attention_dropout": ANY, "bos_token_id": ANY, "pad_token_id": ANY},
     )
     return {
-        **transformer_table.blocks(found),
-        "vocabulary": found["vocab_size"],
-        "positions": found["max_position_embeddings"],
-        "hidden": found["intermediate_size"],
-        "eos": found["eos_token_id"],
-        "projection": transformer_table.projection(found, source) if projects else 0,
+        **transformer_table.blocks(fields),
+        "vocabulary": fields["vocab_size"],
+        "positions": fields["max_position_embeddings"],
+        "hidden": fields["intermediate_size"],
+        "eos": fields["eos_token_id"],
+        "projection": transformer_table.projection(fields, source) if projects else 0,
     }
 
 

@@ -1,11 +1,8 @@
-"""CLIP's vision model beside transformers' names: CLIPVisionModel, …WithProjection, vision half of CLIPModel."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Name table of CLIP's vision model: transformers' CLIPVisionModel, …WithProjection, vision half of CLIPModel."""
 
 from dreamjax.models.clip import CLIPVision
 from dreamjax.weights import transformer_table
-from dreamjax.weights.config_json import ANY
+from dreamjax.weights.config_json import ANY, Arguments, Config
 from dreamjax.weights.networks import Network
 from dreamjax.weights.table import IDENTITY, KERNEL, Table, norm
 
@@ -22,10 +19,10 @@ TABLE = Table(
 )
 
 
-def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Of `CLIPVision`. Raises UserError."""
+def arguments(config: Config, source: str) -> Arguments:
+    """Return the arguments of `CLIPVision`. Raise UserError for a config that is not supported."""
     config, projects = transformer_table.clip_half(config, "vision", source)
-    found = transformer_table.read(
+    fields = transformer_table.read(
         config,
         source,
         defaults={
@@ -43,10 +40,10 @@ def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         fixed={"attention_dropout": ANY},
     )
     return {
-        **transformer_table.blocks(found),
-        **transformer_table.image(found),
-        "hidden": found["intermediate_size"],
-        "projection": transformer_table.projection(found, source) if projects else 0,
+        **transformer_table.blocks(fields),
+        **transformer_table.image(fields),
+        "hidden": fields["intermediate_size"],
+        "projection": transformer_table.projection(fields, source) if projects else 0,
     }
 
 

@@ -1,10 +1,10 @@
-"""Stable Diffusion under the names of its own code (CompVis's latent diffusion) beside diffusers' names.
+"""Names of Stable Diffusion in its original code (CompVis's latent diffusion) and in diffusers.
 
-    names = unet_names(diffusers_names, layers=2)          # diffusers → CompVis; injective, so that it turns around
-    config = unet_config(shapes, "checkpoint.pth")         # the config.json that the shapes of CompVis's tensors tell
+    names = unet_names(diffusers_names, layers=2)          # diffusers → CompVis; injective, so it can be inverted
+    config = unet_config(shapes, "checkpoint.pth")         # the config.json that the shapes of CompVis's tensors imply
 
-CompVis numbers blocks through; diffusers counts levels and layers. With n residual blocks a level on the way down, a
-level takes n + 1 numbers in both halves: n blocks and a downsampling, or n + 1 blocks of which the last upsamples.
+CompVis numbers blocks consecutively; diffusers counts levels and layers. With n residual blocks a level on the way
+down, a level takes n + 1 numbers in both halves: n blocks and a downsampling, or n + 1 blocks with an upsampling.
 
 Rombach et al. 2022, arXiv 2112.10752; the autoencoder's decoder counts its levels from the finest, diffusers' from the
 coarsest.
@@ -12,13 +12,14 @@ coarsest.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from dreamjax.errors import UserError
+from dreamjax.storage.sniffing import JsonDict
+from dreamjax.weights.config_json import Config
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# (diffusers, CompVis) of what names begin with; what stands behind is the same, or among INSIDE
+# (diffusers, CompVis) prefixes of names; the rest of a name is the same, or among INSIDE
 UNET = (
     ("conv_in", "input_blocks.0.0"),
     ("time_embedding.linear_1", "time_embed.0"),
@@ -66,7 +67,10 @@ INSIDE_VAE = (
 
 
 def unet_names(names: Iterable[str], layers: int) -> dict[str, str]:
-    """diffusers' name of each tensor of a U-Net → CompVis's. `layers`: residual blocks of a level, on the way down."""
+    """Return diffusers' name of each tensor of a U-Net → CompVis's.
+
+    `layers`: residual blocks of a level, on the way down.
+    """
     names = list(names)
 
     def numbers(i: int, j: int) -> dict[str, int]:
@@ -84,7 +88,7 @@ def unet_names(names: Iterable[str], layers: int) -> dict[str, str]:
 
 
 def vae_names(names: Iterable[str], levels: int) -> dict[str, str]:
-    """diffusers' name of each tensor of an autoencoder of `levels` resolutions → CompVis's."""
+    """Return diffusers' name of each tensor of an autoencoder of `levels` resolutions → CompVis's."""
     return {
         name: _renamed(name, VAE, INSIDE_VAE, lambda i, j: {"finer": levels - 1 - i}, r"(resnets|attentions)\.\d+$")
         for name in names
@@ -98,7 +102,7 @@ def _renamed(
     numbers: Callable[[int, int], Mapping[str, int]],
     changes: str,
 ) -> str:
-    """`changes`: a regex of the beginnings behind which names differ as `inside` says."""
+    """Return CompVis's name; `changes`: a regex of the prefixes after which names differ as in `inside`."""
     for diffusers, compvis in table:
         pattern = re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(diffusers))
         if match := re.match(pattern + r"(?=\.)", name):
@@ -111,11 +115,11 @@ def _renamed(
 
 
 # ---------------------------------------------------------------------------------------------------- sizes of tensors
-def unet_config(shapes: Shapes, source: str, like: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of the U-Net whose tensors, under CompVis's names, have these shapes.
+def unet_config(shapes: Shapes, source: str, like: Config) -> JsonDict:
+    """Return the config.json of the U-Net whose tensors, under CompVis's names, have these shapes.
 
-    `like`: the one that tells what no shape does (heads, activation, groups). Raises UserError for what is no such
-    U-Net.
+    `like`: a config with the fields that shapes do not determine (heads, activation, groups). Raises UserError for
+    tensors of another network.
     """
     down = sorted(int(m[1]) for name in shapes if (m := re.fullmatch(r"input_blocks\.(\d{1,3})\.0\.op\.weight", name)))
     blocks = [int(m[1]) for name in shapes if (m := re.match(r"input_blocks\.(\d{1,3})\.", name))]
@@ -144,16 +148,16 @@ def unet_config(shapes: Shapes, source: str, like: Mapping[str, Any]) -> dict[st
     }
 
 
-def vae_config(shapes: Shapes, source: str, like: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of the autoencoder whose tensors, under CompVis's names, have these shapes; as `unet_config`."""
-    found = [
+def vae_config(shapes: Shapes, source: str, like: Config) -> JsonDict:
+    """Return the config.json of an autoencoder of tensors of these shapes, under CompVis's names; see `unet_config`."""
+    blocks = [
         (int(m[1]), int(m[2])) for n in shapes if (m := re.match(r"encoder\.down\.(\d{1,3})\.block\.(\d{1,3})", n))
     ]
-    if not found:
+    if not blocks:
         raise UserError(f"{source}: there are no blocks of an autoencoder (encoder.down.0.block.0.…) in it")
-    levels, layers = max(i for i, _ in found) + 1, max(j for _, j in found) + 1
-    if levels > len(found):
-        raise UserError(f"{source}: the blocks encoder.down.N have no consecutive numbers")
+    levels, layers = max(i for i, _ in blocks) + 1, max(j for _, j in blocks) + 1
+    if levels > len(blocks):
+        raise UserError(f"{source}: the blocks encoder.down.N are not numbered consecutively")
     return {
         **like,
         "in_channels": _size(shapes, "encoder.conv_in.weight", 1, source),
@@ -172,9 +176,9 @@ def vae_config(shapes: Shapes, source: str, like: Mapping[str, Any]) -> dict[str
 
 
 def _size(shapes: Shapes, name: str, axis: int, source: str) -> int:
-    """One size of one tensor, by which the network's is told."""
+    """Return one size of one tensor."""
     if name not in shapes:
-        raise UserError(f"{source}: {name} is missing, without which the sizes of the network cannot be told")
+        raise UserError(f"{source}: {name} is missing, which is needed for the sizes of the network")
     if len(shapes[name]) <= axis or shapes[name][axis] < 1:
-        raise UserError(f"{source}: {name} has shape {tuple(shapes[name])}, of which no size can be told")
+        raise UserError(f"{source}: {name} has shape {tuple(shapes[name])}, which is not a shape of this network")
     return int(shapes[name][axis])

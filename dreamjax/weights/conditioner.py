@@ -1,4 +1,4 @@
-"""The maps from tokens to Stable Diffusion beside the names of DreamDiffusion's checkpoint.
+"""Name table of the maps from tokens to Stable Diffusion's context: those of DreamDiffusion's checkpoint.
 
 Pointwise convolutions over the tokens' axis are linear maps of ours: their 1 × is left out when they are written.
 """

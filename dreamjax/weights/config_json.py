@@ -1,4 +1,4 @@
-"""Reading the config.json that weights come with: every field of another type or value than we compute is named."""
+"""Read the config.json of published weights; a field whose type or value is not supported raises an error."""
 
 import math
 from collections.abc import Mapping
@@ -7,33 +7,34 @@ from typing import Any
 from dreamjax.console import log
 from dreamjax.errors import UserError, nearest
 
+Config = Mapping[str, Any]  # the object of a config.json
+Arguments = dict[str, Any]  # of a class of `models`
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 ANY = object()  # a field that changes nothing in what is computed
 MAY_BE_0 = ("downsample_padding", "eos_token_id", "num_register_tokens")  # of the whole numbers; others are sizes
 
 
 def read(
-    config: Mapping[str, Any],
-    source: str,
-    *,
-    defaults: Mapping[str, Any],
-    fixed: Mapping[str, Any] = {},
-    complete: bool = False,
+    config: Config, source: str, *, defaults: Config, fixed: Mapping[str, object] = {}, complete: bool = False
 ) -> dict[str, Any]:
-    """`defaults` with what `config` says; lists become tuples.
+    """Return `defaults` updated by `config`; lists become tuples.
 
-    A value has the type of its default (a whole number where a float is wanted); where that is None or a tuple, its
-    caller checks it. `fixed`: fields with the only values that we compute, or ANY. `complete`: the class has no other
-    fields, so that one is warned about, as diffusers does.
+    Args:
+        config: the fields of the file.
+        source: what errors call it.
+        defaults: field → default. A value must have its type (or be a whole number for a float); where the default is
+            None or a tuple, the caller checks the value.
+        fixed: field → the only values that are supported, or ANY.
+        complete: the class has no other fields, so that unknown ones are warned about, as diffusers does.
 
-    Raises UserError, one sentence about `source`, for a value that is not supported, one of another type, and a field
-    whose name is almost that of one that is missing.
+    Raises:
+        UserError: for a value that is not supported, a value of another type, and a misspelt field name.
     """
     known = [*defaults, *fixed]
     for name, allowed in fixed.items():
-        if allowed is not ANY and name in config and _plain(config[name]) not in allowed:
-            told = " or ".join(repr(value) for value in allowed)
-            raise UserError(f"{source}: {name} is {config[name]!r}, which is not supported; it takes {told}")
+        if isinstance(allowed, tuple) and name in config and _plain(config[name]) not in allowed:
+            supported = " or ".join(repr(value) for value in allowed)
+            raise UserError(f"{source}: {name} is {config[name]!r}, which is not supported; it must be {supported}")
     for name in config:
         if name not in known and not name.startswith("_"):
             guess = nearest(name, [k for k in known if k not in config])
@@ -41,29 +42,29 @@ def read(
                 raise UserError(f"{source} has a field {name}; did it mean {guess}?")
             if complete:
                 log.warning("%s has a field %s, which is unknown and ignored", source, name)
-    found = {}
+    fields = {}
     for name, default in defaults.items():
         value = _plain(config.get(name, default))
         if isinstance(default, float) and type(value) is int:
             value = float(value)
         simple = default is not None and not isinstance(default, tuple)
         if simple and type(value) is not type(default):
-            raise UserError(f"{source}: {name} is {value!r}, but it takes a {KINDS[type(default)]}")
+            raise UserError(f"{source}: {name} is {value!r}, but it must be a {KINDS[type(default)]}")
         if simple and type(value) in (int, float):
             _check_range(value, name, source)
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields
 
 
 def _check_range(value: int | float, name: str, source: str) -> None:
     if not 0 <= value < math.inf:
         raise UserError(f"{source}: {name} is {value}, but it cannot be negative or infinite")
     if value == 0 and type(value) is int and name not in MAY_BE_0:
-        raise UserError(f"{source}: {name} is 0, but it takes at least 1")
+        raise UserError(f"{source}: {name} is 0, but it must be at least 1")
 
 
-def class_of(config: Mapping[str, Any]) -> str | None:
-    """The class that a config.json names (`_class_name` of diffusers, `architectures` of transformers)."""
+def class_of(config: Config) -> str | None:
+    """Return the class that a config.json names (`_class_name` of diffusers, `architectures` of transformers)."""
     listed = config.get("architectures")
     named = config.get("_class_name") or (listed[0] if isinstance(listed, list) and listed else None)
     return named if isinstance(named, str) else None
@@ -79,24 +80,24 @@ def _differs_by_a_slip(name: str, other: str) -> bool:
     return difflib.SequenceMatcher(None, name, other).ratio() > 0.9
 
 
-def per_level(value: Any, levels: int, name: str, source: str, otherwise: int = 1) -> tuple[int, ...]:
-    """One whole number a level, from one for all or a list of them; `otherwise` for None.
+def per_level(value: object, levels: int, name: str, source: str, otherwise: int = 1) -> tuple[int, ...]:
+    """Return one whole number per level, from one for all or a list of them; `otherwise` for None.
 
     Raises UserError for anything else.
     """
     value = otherwise if value is None else value
-    values = value if isinstance(value, tuple) else (value,) * levels
+    values: tuple[Any, ...] = value if isinstance(value, tuple) else (value,) * levels
     if len(values) != levels or any(type(v) is not int or v < 1 for v in values):
         raise UserError(
-            f"{source}: {name} is {value!r}, but it takes a whole number, or one for each of {levels} levels"
+            f"{source}: {name} is {value!r}, but it must be a whole number, or one for each of {levels} levels"
         )
     return values
 
 
-def widths(value: Any, groups: int, source: str) -> tuple[int, ...]:
-    """`block_out_channels`, whose entries `norm_num_groups` divides. Raises UserError for anything else."""
+def widths(value: object, groups: int, source: str) -> tuple[int, ...]:
+    """Return `block_out_channels`, whose entries `norm_num_groups` divides. Raises UserError for anything else."""
     if not isinstance(value, tuple) or not value or any(type(width) is not int or width < 1 for width in value):
-        raise UserError(f"{source}: block_out_channels is {value!r}, but it takes a list of whole numbers")
+        raise UserError(f"{source}: block_out_channels is {value!r}, but it must be a list of whole numbers")
     if uneven := [width for width in value if width % groups]:
         raise UserError(
             f"{source}: block_out_channels has {uneven[0]}, which norm_num_groups = {groups} does not divide"

@@ -1,26 +1,24 @@
-"""Which network a file of PyTorch weights holds, found from the names and shapes of its tensors, not from its name.
+"""Detect which network a file of PyTorch weights holds, from the names and shapes of its tensors.
 
-found = judging.recognise(files.open_weights("alexnet-owt-7be5be79.pth"), "alexnet-owt-7be5be79.pth")
-found.kind.key, found.arguments      # "alexnet", {"unit": 64, "classes": 1000}
+detected = detect.recognise(weight_files.open_weights("alexnet-owt-7be5be79.pth"), "alexnet-owt-7be5be79.pth")
+detected.kind.key, detected.arguments      # "alexnet", {"unit": 64, "classes": 1000}
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dreamjax.errors import UserError
 from dreamjax.weights import alexnet, efficientnet, inception, resnet50
-from dreamjax.weights.networks import Network
-
-Tensors = Mapping[str, Any]
+from dreamjax.weights.networks import Arguments, Network
+from dreamjax.weights.table import Tensors
 
 
 @dataclass(frozen=True)
-class Kind:
-    """`has`: whether tensors (by their names without "module.") are of this kind. `files`: the published ones."""
+class KnownNetwork:
+    """A kind of network. `has`: whether tensors (by names without "module.") are of it. `files`: the published ones."""
 
     key: str
     title: str
@@ -30,9 +28,11 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Recognised:
-    kind: Kind
-    arguments: dict[str, Any]
+class DetectedNetwork:
+    """The kind of a file of weights, the arguments of its network, and its tensors."""
+
+    kind: KnownNetwork
+    arguments: Arguments
     tensors: Tensors
 
 
@@ -55,50 +55,50 @@ def _is_lpips(whole: bool) -> Callable[[Tensors], bool]:
 
 
 KINDS = (
-    Kind("alexnet", "AlexNet", ("alexnet-owt-7be5be79.pth",), alexnet.NETWORK, _is_alexnet),
-    Kind("inception", "Inception-v3", ("inception_v3_google-0cc3c7bd.pth",), inception.NETWORK, _is_inception(False)),
-    Kind(
-        "fid",
-        "Inception of FID",
-        ("pt_inception-2015-12-05-6726825d.pth",),
-        inception.NETWORK,
-        _is_inception(True),
+    KnownNetwork("alexnet", "AlexNet", ("alexnet-owt-7be5be79.pth",), alexnet.NETWORK, _is_alexnet),
+    KnownNetwork(
+        "inception", "Inception-v3", ("inception_v3_google-0cc3c7bd.pth",), inception.NETWORK, _is_inception(False)
     ),
-    Kind(
+    KnownNetwork(
+        "fid", "Inception of FID", ("pt_inception-2015-12-05-6726825d.pth",), inception.NETWORK, _is_inception(True)
+    ),
+    KnownNetwork(
         "efficientnet",
         "EfficientNet-B1",
         ("efficientnet_b1_rwightman-bac287d4.pth", "efficientnet_b1-c27df63c.pth"),
         efficientnet.NETWORK,
         _names("features.0.0.weight", "features.1.0.block.1.fc1.weight"),
     ),
-    Kind(
+    KnownNetwork(
         "resnet50",
         "ResNet-50",
         ("swav_800ep_pretrain.pth.tar",),
         resnet50.NETWORK,
         _names("conv1.weight", "layer1.0.conv3.weight", "layer3.5.conv3.weight"),
     ),
-    Kind("lpips", "LPIPS on AlexNet", (), alexnet.LPIPS_NETWORK, _is_lpips(whole=True)),
-    Kind("lpips_layers", "layers of LPIPS on AlexNet", ("alex.pth",), alexnet.LPIPS_NETWORK, _is_lpips(whole=False)),
+    KnownNetwork("lpips", "LPIPS on AlexNet", (), alexnet.LPIPS_NETWORK, _is_lpips(whole=True)),
+    KnownNetwork(
+        "lpips_layers", "layers of LPIPS on AlexNet", ("alex.pth",), alexnet.LPIPS_NETWORK, _is_lpips(whole=False)
+    ),
 )
 
 
-def recognise(tensors: Tensors, source: str) -> Recognised:
-    """Raises UserError for a file of another kind, and for a network that was never trained."""
+def recognise(tensors: Tensors, source: str) -> DetectedNetwork:
+    """Return the network of a file. Raise UserError for an unknown kind, and for a network that was never trained."""
     plain = {re.sub(r"^module\.", "", name): tensor for name, tensor in tensors.items()}
     for kind in KINDS:
         if kind.has(plain):
             _refuse_untrained(plain, source)
-            return Recognised(kind, kind.network.arguments(plain, source), plain)
+            return DetectedNetwork(kind, kind.network.arguments(plain, source), plain)
     accepted = ", ".join(f"{kind.title} ({' or '.join(kind.files)})" for kind in KINDS if kind.files)
     raise UserError(
-        f"{source} holds none of the networks that judge images; accepted are the PyTorch files of {accepted}, and "
+        f"{source} does not hold a known network for image metrics; accepted are the PyTorch files of {accepted}, and "
         f"folders of a CLIP, DINOv2 or ViT"
     )
 
 
 def _refuse_untrained(tensors: Tensors, source: str) -> None:
-    """Of normalisations whose statistics nothing has moved."""
+    """Raise UserError where the running statistics of all normalisations are at their initial values."""
     means = [name for name in tensors if name.endswith(".running_mean")]
     moved = any(np.any(np.asarray(tensors[name])) for name in means)
     if means and not moved:

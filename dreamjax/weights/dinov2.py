@@ -1,32 +1,29 @@
-"""DINOv2 beside transformers' names: Dinov2Model and Dinov2WithRegistersModel."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Name table of DINOv2: transformers' Dinov2Model and Dinov2WithRegistersModel."""
 
 from dreamjax.errors import UserError
 from dreamjax.models.dinov2 import DINOv2
 from dreamjax.weights import transformer_table
-from dreamjax.weights.config_json import ANY, class_of
+from dreamjax.weights.config_json import ANY, Arguments, Config, class_of
 from dreamjax.weights.networks import Network
-from dreamjax.weights.table import IDENTITY, Place, Table, layer, norm
+from dreamjax.weights.table import IDENTITY, PyTree, Table, TensorSlot, layer, norm
 
 _BLOCK = "encoder.layer.{i}"
 
 
-class _Table(Table):
-    """The feed-forward part has other names where it is SwiGLU. There as in our `fc1` the gate lies in front."""
+class _SwigluTable(Table):
+    """The feed-forward part has other names where it is SwiGLU. As in our `fc1`, the gate comes first."""
 
-    def places(self, like: Mapping[str, Any]) -> dict[str, Place]:
-        found, mlp = super().places(like), like["blocks"]["mlp"]
+    def slots(self, like: PyTree) -> dict[str, TensorSlot]:
+        slots, mlp = super().slots(like), like["blocks"]["mlp"]
         if mlp["fc1"]["kernel"].shape[-1] == mlp["fc2"]["kernel"].shape[-2]:
-            return found
+            return slots
         renamed = ((".mlp.fc1.", ".mlp.weights_in."), (".mlp.fc2.", ".mlp.weights_out."))
         for old, new in renamed:
-            found = {name.replace(old, new): place for name, place in found.items()}
-        return found
+            slots = {name.replace(old, new): slot for name, slot in slots.items()}
+        return slots
 
 
-TABLE = _Table(
+TABLE = _SwigluTable(
     *transformer_table.image_tokens("embeddings"),
     ("embeddings.mask_token", "mask_token", transformer_table.batched(1)),
     ("embeddings.register_tokens", "register_tokens", transformer_table.batched(1)),
@@ -42,10 +39,10 @@ TABLE = _Table(
 )
 
 
-def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Of `DINOv2`. Raises UserError."""
+def arguments(config: Config, source: str) -> Arguments:
+    """Return the arguments of `DINOv2`. Raise UserError for a config that is not supported."""
     registers = class_of(config) == "Dinov2WithRegistersModel"
-    found = transformer_table.read(
+    fields = transformer_table.read(
         config,
         source,
         defaults={
@@ -68,17 +65,17 @@ def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
             **dict.fromkeys(("apply_layernorm", "reshape_hidden_states"), ANY),  # of a backbone
         },
     )
-    if registers and not found["num_register_tokens"]:
+    if registers and not fields["num_register_tokens"]:
         raise UserError(f"{source}: num_register_tokens is 0; a model without registers is a Dinov2Model")
     return {
-        **transformer_table.blocks(found),
-        **transformer_table.image(found),
-        "mlp_ratio": found["mlp_ratio"],
-        "swiglu": found["use_swiglu_ffn"],
-        "qkv_bias": found["qkv_bias"],
-        "layer_scale": found["layerscale_value"],
-        "registers": found.get("num_register_tokens", 0),
-        "mask_token": found.get("use_mask_token", True),
+        **transformer_table.blocks(fields),
+        **transformer_table.image(fields),
+        "mlp_ratio": fields["mlp_ratio"],
+        "swiglu": fields["use_swiglu_ffn"],
+        "qkv_bias": fields["qkv_bias"],
+        "layer_scale": fields["layerscale_value"],
+        "registers": fields.get("num_register_tokens", 0),
+        "mask_token": fields.get("use_mask_token", True),
         "resize": "bicubic_antialias" if registers else "bicubic",
     }
 

@@ -1,11 +1,8 @@
-"""EfficientNet-B1 beside torchvision's names."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Name table of EfficientNet-B1: torchvision's."""
 
 from dreamjax.models.efficientnet import STEM, EfficientNetB1
-from dreamjax.weights.networks import Network
-from dreamjax.weights.table import Table, conv_norm, layer
+from dreamjax.weights.networks import Arguments, Network
+from dreamjax.weights.table import Table, Tensors, conv_norm, layer
 
 _BLOCK, _PATH = "features.{i}.{j}.block.{k}", "layers/{i}/{j}/block/{k}"
 
@@ -20,8 +17,8 @@ TABLE = Table(
 )
 
 
-def arguments(tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Of `EfficientNetB1`, from its tensors' shapes."""
+def arguments(tensors: Tensors, source: str) -> Arguments:
+    """Return the arguments of `EfficientNetB1`, from the shapes of its tensors."""
     classes = tensors["classifier.1.weight"].shape[0] if "classifier.1.weight" in tensors else 0
     return {"unit": tensors["features.0.0.weight"].shape[0] // STEM, "classes": classes}
 

@@ -1,14 +1,11 @@
-"""Inception-v3 beside torchvision's names; FID's network has the same ones, and 1,008 classes.
+"""Name table of Inception-v3: torchvision's; FID's network has the same names, and 1,008 classes.
 
-The auxiliary classifier serves training alone and is left out.
+The auxiliary classifier is used in training only and is ignored.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from dreamjax.models.inception import InceptionV3
-from dreamjax.weights.networks import Network
-from dreamjax.weights.table import Table, conv_norm, layer
+from dreamjax.weights.networks import Arguments, Network
+from dreamjax.weights.table import Table, Tensors, conv_norm, layer
 
 FID_CLASSES = 1008
 
@@ -21,8 +18,8 @@ TABLE = Table(
 )
 
 
-def arguments(tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Of `InceptionV3`, from its tensors' shapes."""
+def arguments(tensors: Tensors, source: str) -> Arguments:
+    """Return the arguments of `InceptionV3`, from the shapes of its tensors."""
     classes = tensors["fc.weight"].shape[0]
     return {
         "unit": tensors["Conv2d_1a_3x3.conv.weight"].shape[0] // 2,

@@ -1,24 +1,24 @@
-"""The masked-signal autoencoder beside DreamDiffusion's (and timm's) names: its checkpoints, and the ones we export.
+"""Name table of the masked-signal autoencoder: DreamDiffusion's (and timm's), of its checkpoints and our exports.
 
-Positions are fixed sines and cosines in both, so they are parameters of neither; a PyTorch state dict carries them as
-`pos_embed` and `decoder_pos_embed` all the same (cls row first, zero). Fine-tuning in DreamDiffusion's stage B trains
-them by accident: then `pos_embed` is a parameter of ours too (`model.positions = "learned"`).
+Positions are fixed sines and cosines in both and not parameters, but a PyTorch state dict contains them as `pos_embed`
+and `decoder_pos_embed` (cls row first, zero). Fine-tuning in DreamDiffusion's stage B trains them by accident: then
+`pos_embed` is a parameter here too (`model.positions = "learned"`).
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Float
 
 from dreamjax.models.layers import sincos_positions
-from dreamjax.weights.table import IDENTITY, KERNEL, Rows, Table, layer, norm
+from dreamjax.storage.checkpoint_files.safetensors_files import Tensor
+from dreamjax.weights.table import IDENTITY, KERNEL, NameRows, Table, layer, norm
 
 POSITION_TOLERANCE = 1e-5  # absolute: NumPy's and torch's sines of the same angle differ by less
 
 
-def _blocks(name: str) -> Rows:
+def _blocks(name: str) -> NameRows:
     block = name + ".{i}"
     return (
         *norm(f"{block}.norm1", f"{name}/norm1"),
@@ -50,21 +50,21 @@ TABLE = Table(
 
 
 def positions(patches: int, dim: int) -> Float[np.ndarray, "1 tokens dim"]:
-    """The fixed `pos_embed` of a PyTorch state dict: a zero row for the cls token, then one row per patch."""
+    """Return the fixed `pos_embed` of a PyTorch state dict: a zero row for the cls token, then one row per patch."""
     return np.concatenate([np.zeros((1, dim), np.float32), sincos_positions(patches, dim)])[None]
 
 
 def with_positions(tensors: Mapping[str, np.ndarray], patches: int) -> dict[str, np.ndarray]:
-    """`tensors` and the fixed positions that PyTorch's state dict has besides."""
-    found = dict(tensors)
-    found.setdefault("pos_embed", positions(patches, tensors["norm.weight"].shape[0]))
+    """Return `tensors` and the fixed positions of PyTorch's state dict."""
+    state = dict(tensors)
+    state.setdefault("pos_embed", positions(patches, tensors["norm.weight"].shape[0]))
     if "decoder_embed.bias" in tensors:
-        found["decoder_pos_embed"] = positions(patches, tensors["decoder_embed.bias"].shape[0])
-    return found
+        state["decoder_pos_embed"] = positions(patches, tensors["decoder_embed.bias"].shape[0])
+    return state
 
 
-def is_fixed(stored: Any) -> bool:
-    """Whether a stored `pos_embed` (1, 1 + patches, dim) is the sines and cosines that the model computes by itself."""
+def is_fixed(stored: Tensor) -> bool:
+    """Return whether a stored `pos_embed` (1, 1 + patches, dim) holds the sines and cosines that the model computes."""
     array = np.asarray(stored)
     precision = float(ml_dtypes.finfo(array.dtype).eps) if array.dtype.kind != "i" else 1.0
     expected = positions(array.shape[1] - 1, array.shape[2])

@@ -1,4 +1,4 @@
-"""What belongs to a published network: how it is built from its config.json, and its names in PyTorch.
+"""Published networks: how each is built from its config.json, and its names in PyTorch.
 
 network = networks.of(config_json, source)           # by the class that the config names
 arguments = network.arguments(config_json, source)   # of `models`' class, plain and hashable
@@ -8,7 +8,7 @@ y = network.bind(arguments, params)(x)
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,10 @@ from flax import nnx
 
 from dreamjax.errors import UserError
 from dreamjax.models.keys import Keys
-from dreamjax.weights.config_json import class_of
-from dreamjax.weights.table import Table
+from dreamjax.weights.config_json import Arguments, Config, class_of
+from dreamjax.weights.table import PyTree, Table
 
-PyTree = Any
-Arguments = Mapping[str, Any]
+Frozen = tuple[tuple[str, Any], ...]  # arguments, hashable
 
 # class in config.json (`_class_name` of diffusers, `architectures` of transformers) → module of dreamjax.weights with
 # NETWORK
@@ -37,9 +36,9 @@ MODULES = {
     "ViTModel": "vit",
     "ViTForImageClassification": "vit",
 }
-# part of a pipeline → the module that it must be of
+# part of a pipeline → the module that it needs
 ROLES = {"unet": "unet", "vae": "autoencoder_kl", "text_encoder": "clip_text"}
-# of two networks in one file dreamjax reads either: class → which half → module
+# files with two networks, of which either can be read: class → half → module
 HALVES = {"CLIPModel": {"text": "clip_text", "vision": "clip_vision"}}
 
 
@@ -48,29 +47,29 @@ class Network:
     """`build(**arguments, rngs=…)` makes the module; `arguments(config_json, source)` reads and checks its config."""
 
     build: Callable[..., nnx.Module]
-    arguments: Callable[[Mapping[str, Any], str], dict[str, Any]]
+    arguments: Callable[[Any, str], Arguments]  # of a config.json, or of tensors by name
     table: Table
 
-    def init(self, arguments: Arguments, rng: jax.Array) -> PyTree:
-        """Fresh parameters: a nested dict of float32 arrays."""
+    def init(self, arguments: Config, rng: jax.Array) -> PyTree:
+        """Return fresh parameters: a nested dict of float32 arrays."""
         return _fresh(self.build, _hashable(arguments))(rng)
 
-    def shapes(self, arguments: Arguments) -> PyTree:
-        """The parameters' shapes and types; nothing is allocated."""
+    def shapes(self, arguments: Config) -> PyTree:
+        """Return the parameters' shapes and types; nothing is allocated."""
         return jax.tree.map(lambda leaf: leaf, _abstract(self.build, _hashable(arguments))[1])
 
-    def bind(self, arguments: Arguments, params: PyTree) -> Any:
-        """The module around given parameters; free of cost, also under jit."""
+    def bind(self, arguments: Config, params: PyTree) -> Any:
+        """Return the module with the given parameters; this costs nothing, also under jit."""
         return nnx.merge(_abstract(self.build, _hashable(arguments))[0], params)
 
 
-def _hashable(arguments: Arguments) -> tuple[tuple[str, Any], ...]:
+def _hashable(arguments: Config) -> Frozen:
     return tuple(sorted(arguments.items()))
 
 
 @functools.lru_cache(maxsize=64)
-def _fresh(build: Callable[..., nnx.Module], arguments: tuple[tuple[str, Any], ...]) -> Callable[[jax.Array], PyTree]:
-    """`rng → parameters`, traced once: a run's shapes are asked for whenever it is opened."""
+def _fresh(build: Callable[..., nnx.Module], arguments: Frozen) -> Callable[[jax.Array], PyTree]:
+    """Return `rng → parameters`, traced once."""
 
     def fresh(rng: jax.Array) -> PyTree:
         return nnx.to_pure_dict(nnx.state(build(**dict(arguments), rngs=Keys(rng)), nnx.Param))
@@ -79,22 +78,22 @@ def _fresh(build: Callable[..., nnx.Module], arguments: tuple[tuple[str, Any], .
 
 
 @functools.lru_cache(maxsize=64)
-def _abstract(build: Callable[..., nnx.Module], arguments: tuple[tuple[str, Any], ...]) -> tuple[Any, PyTree]:
-    """The module's graph, and its parameters' shapes: building one takes up to a second."""
+def _abstract(build: Callable[..., nnx.Module], arguments: Frozen) -> tuple[nnx.GraphDef, PyTree]:
+    """Return the module's graph and its parameters' shapes; building a module takes up to a second."""
     module = nnx.eval_shape(lambda: build(**dict(arguments), rngs=Keys(jax.random.key(0))))
     graph, params = nnx.split(module, nnx.Param)
     return graph, nnx.to_pure_dict(params)
 
 
-def of(config: Mapping[str, Any], source: str, half: str | None = None) -> Network:
-    """The network of a config.json; of a class in `HALVES`, that of one half.
+def of(config: Config, source: str, half: str | None = None) -> Network:
+    """Return the network of a config.json; for a class in `HALVES`, that of one half.
 
-    Raises UserError for one that dreamjax does not have, and for a half that is not told or not there.
+    Raises UserError for an unknown class, and for a half that is missing or unknown.
     """
     name = class_of(config)
     if name in HALVES and half not in HALVES[name]:
         halves = " or the ".join(HALVES[name])
-        raise UserError(f"{source} describes a {name}, of which dreamjax reads the {halves} half; say which")
+        raise UserError(f"{source} describes a {name}, of which dreamjax reads the {halves} half; choose one")
     module = HALVES[name][half] if name in HALVES and half is not None else MODULES.get(name or "")
     if module is None:
         raise UserError(f"{source} describes a {name or 'model without a class'}; dreamjax has {', '.join(MODULES)}")

@@ -1,4 +1,4 @@
-"""A pipeline as diffusers saves it: model_index.json, and a folder for each part.
+"""Open a pipeline as diffusers saves it: model_index.json, and a folder for each component.
 
 pipeline = PipelineFolder.open("stable-diffusion-v1-5/stable-diffusion-v1-5")
 pipeline.components          # {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "tokenizer": …}
@@ -10,14 +10,16 @@ pipeline.path("tokenizer")
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from etils import epath
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, nearest
 from dreamjax.storage import sniffing
+from dreamjax.storage.sniffing import JsonDict
 from dreamjax.weights import hub, weight_files
+from dreamjax.weights.config_json import Config
+from dreamjax.weights.table import Tensors
 
 INDEX = "model_index.json"
 USED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of StableDiffusionPipeline and its …Inpaint…
@@ -27,28 +29,33 @@ CONFIGS = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """`components` and `kept`: part → its class. `kept` are those that dreamjax does not use."""
+    """A folder of diffusers.
+
+    `components` and `kept`: component → class. `kept` are those that dreamjax does not use.
+    """
 
     folder: epath.Path
     pipeline_class: str
     components: Mapping[str, str]
     kept: Mapping[str, str]
-    index: Mapping[str, Any]
+    index: Config
     variant: str | None = None
 
     @classmethod
     def open(cls, path_or_id: epath.PathLike, variant: str | None = None) -> "PipelineFolder":
-        """A folder, or a hub id (see `hub.resolve`). `variant`: of the weights, where a part has it.
+        """Open a folder, or a hub id (see `hub.resolve`). `variant`: of the weights, where a component has it.
 
-        Raises UserError for a folder that holds no pipeline, or not all the parts that its index names.
+        Raises UserError for a folder without a pipeline, or without a component that its index names.
         """
         folder = hub.resolve(path_or_id, variant)
         if not folder.is_dir() or not (folder / INDEX).exists():
-            raise UserError(f"{folder} is no pipeline: it has no {INDEX}; name the folder that save_pretrained wrote")
+            raise UserError(
+                f"{folder} is not a pipeline: it has no {INDEX}; name the folder that save_pretrained wrote"
+            )
         index = sniffing.read_json(folder / INDEX)
         parts = _parts(index)
         if not parts or not isinstance(index.get("_class_name"), str):
-            raise UserError(f"{folder / INDEX} names no parts of a pipeline; fetch the folder again")
+            raise UserError(f"{folder / INDEX} names no components of a pipeline; fetch the folder again")
         if others := [name for name in parts if name not in USED + KEPT]:
             raise UserError(
                 f"{folder / INDEX} describes a {index['_class_name']} with {' and '.join(others)}, which dreamjax does "
@@ -61,38 +68,38 @@ class PipelineFolder:
         return cls(folder, index["_class_name"], used, kept, index, variant)
 
     def path(self, name: str) -> epath.Path:
-        """The folder of a part. Raises UserError where the pipeline has no such part."""
+        """Return the folder of a component. Raise UserError where the pipeline has no such component."""
         if name not in self.components and name not in self.kept:
             guess = nearest(name, list(self.components))
             meant = f"; did you mean {guess}?" if guess else f"; it has {', '.join(self.components)}"
             raise UserError(f"{self.folder} ({self.pipeline_class}) has no {name}{meant}")
         return self.folder / name
 
-    def config(self, name: str) -> dict[str, Any]:
-        """What the part's config file says. Raises UserError where it is missing or no JSON."""
+    def config(self, name: str) -> JsonDict:
+        """Return the config file of a component. Raise UserError where it is missing or not JSON."""
         return sniffing.read_json(self._config_file(name))
 
     def source(self, name: str) -> str:
-        """What errors call the part's config."""
+        """Return what errors call the config of a component."""
         return str(self._config_file(name))
 
     def _config_file(self, name: str) -> epath.Path:
         kind = next((known for known in CONFIGS if name.startswith(known)), None)
         return self.path(name) / (CONFIGS[kind] if kind else "config.json")
 
-    def tensors(self, name: str) -> Mapping[str, Any]:
-        """The part's weights (see `files.open_weights`); the plain ones, and told, where it has not the variant."""
+    def tensors(self, name: str) -> Tensors:
+        """Return the weights of a component; the plain ones, with a warning, where it lacks the variant."""
         folder = self.path(name)
         if not self.variant or self.variant in {
-            found.variant for found in weight_files.sets(p.name for p in folder.iterdir())
+            weights.variant for weights in weight_files.weight_sets(p.name for p in folder.iterdir())
         }:
             return weight_files.open_weights(folder, self.variant)
         log.warning("%s has no weights of the variant %s; the plain ones are read", folder, self.variant)
         return weight_files.open_weights(folder)
 
 
-def _parts(index: Mapping[str, Any]) -> dict[str, str]:
-    """Part → class, of the entries [library, class] that are not null. Such a name is a folder's, and nothing else."""
+def _parts(index: Config) -> dict[str, str]:
+    """Return component → class, of the entries [library, class] that are not null; such a name is also a folder's."""
     return {
         name: entry[1]
         for name, entry in index.items()

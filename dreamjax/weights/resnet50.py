@@ -1,11 +1,8 @@
-"""ResNet-50 beside torchvision's names, among them SwAV's: without a classifier, with what its training needed."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Name table of ResNet-50: torchvision's, and SwAV's without a classifier and with heads that are ignored."""
 
 from dreamjax.models.resnet50 import DEPTHS, ResNet50
-from dreamjax.weights.networks import Network
-from dreamjax.weights.table import Table, conv_norm, layer
+from dreamjax.weights.networks import Arguments, Network
+from dreamjax.weights.table import Table, Tensors, conv_norm, layer
 
 _UNITS = (("conv1", "bn1", "unit1"), ("conv2", "bn2", "unit2"), ("conv3", "bn3", "unit3"))
 _SHORTCUT = ("downsample.0", "downsample.1", "shortcut")
@@ -24,8 +21,8 @@ TABLE = Table(
 )
 
 
-def arguments(tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Of `ResNet50`, from its tensors' shapes."""
+def arguments(tensors: Tensors, source: str) -> Arguments:
+    """Return the arguments of `ResNet50`, from the shapes of its tensors."""
     classes = tensors["fc.weight"].shape[0] if "fc.weight" in tensors else 0
     return {"unit": tensors["conv1.weight"].shape[0], "classes": classes}
 

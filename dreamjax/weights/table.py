@@ -1,14 +1,14 @@
-"""One readable table of names, PyTorch's beside ours, that converts weights in both directions.
+"""Name tables, PyTorch's names next to ours, that convert weights in both directions.
 
     TABLE = Table(
         ("patch_embed.proj.weight",      "patch_embed/kernel",      KERNEL),  # (O, I, K) ⇄ (K, I, O)
         ("blocks.{i}.attn.qkv.weight",   "blocks/attn/qkv/kernel",  KERNEL),  # (out, in) ⇄ (in, out), stacked over i
-        ("down.{i}.res.{j}.conv.weight", "down/{i}/conv/kernel",    KERNEL),  # i names a part, j is stacked
+        ("down.{i}.res.{j}.conv.weight", "down/{i}/conv/kernel",    KERNEL),  # i is in both names, j is stacked
         ("layers.{i}.attn.q.weight",     "layers/qkv/kernel",       KERNEL, (0, 3)),  # first third of the last axis
     )
 
-An index that both names have is a part of both; one that only PyTorch's name has is a leading axis of our array. A
-capital letter stands for a name, which both have.
+An index in both names is a part of both; an index in PyTorch's name only is a leading axis of our array. A capital
+letter stands for a name, which both have.
 """
 
 import re
@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from dreamjax.errors import UserError
-from dreamjax.parallel.tree_paths import nested
+from dreamjax.parallel.tree_paths import Leaf, PyTree, nested
+from dreamjax.storage.checkpoint_files.safetensors_files import Tensor
 
-PyTree = Any
+Tensors = Mapping[str, Tensor]
 
 
 class WeightMismatch(UserError):
@@ -29,7 +30,7 @@ class WeightMismatch(UserError):
 
     def __init__(self, source: str, missing: list[str], extra: list[str], misshapen: list[str]):
         self.missing, self.extra, self.misshapen = missing, extra, misshapen
-        groups = (("missing", missing), ("not known", extra), ("of another shape", misshapen))
+        groups = (("missing", missing), ("unknown", extra), ("of another shape", misshapen))
         parts = [f"{len(names)} {title} ({', '.join(names)})" for title, names in groups if names]
         super().__init__(f"{source}: the weights do not fit this model: {'; '.join(parts)}")
 
@@ -41,13 +42,15 @@ class Transform:
     axes: Callable[[int], tuple[int, ...]]
 
     def to_dreamjax(self, array: np.ndarray) -> np.ndarray:
+        """Return our array of a PyTorch tensor."""
         return array.transpose(self.axes(array.ndim))
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """Return the PyTorch tensor of our array."""
         return array.transpose(np.argsort(self.axes(array.ndim)))
 
     def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """PyTorch's shape of our `shape`."""
+        """Return PyTorch's shape of our `shape`."""
         return tuple(shape[k] for k in np.argsort(self.axes(len(shape))))
 
 
@@ -57,7 +60,9 @@ KERNEL = Transform(lambda rank: (*range(2, rank), 1, 0))
 
 
 @dataclass(frozen=True)
-class Row:
+class NameRow:
+    """One row of a table."""
+
     torch: str
     path: str  # "/" between the levels of the parameter tree
     transform: Transform
@@ -65,8 +70,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one PyTorch tensor lies: `path` in the tree, at `index` of that leaf."""
+class TensorSlot:
+    """Where one PyTorch tensor is stored: `path` in the tree, at `index` of that leaf."""
 
     path: str
     index: tuple[Any, ...]
@@ -77,105 +82,98 @@ class Place:
 class Table:
     """Rows of (PyTorch name, our path, transform[, part]).
 
-    `aliases`: (regex, replacement) that turn an older or other library's spelling of a name into the table's, in order.
-    `ignored`: regex of names that hold no weights (buffers that are computed anew).
+    `aliases`: (regex, replacement) that turn the names of an older or another library into the table's, in order.
+    `ignored`: regex of names that are not weights (buffers that are recomputed).
     """
 
     def __init__(self, *rows: tuple, aliases: tuple[tuple[str, str], ...] = (), ignored: str | None = None):
-        self.rows = tuple(Row(*row) for row in rows)
+        self.rows = tuple(NameRow(*row) for row in rows)
         self.aliases, self.ignored = aliases, ignored
 
-    def places(self, like: Mapping[str, Any]) -> dict[str, Place]:
-        """PyTorch name → place, for a tree (nested dicts) of arrays or shapes, in the order of the rows.
+    def slots(self, like: PyTree) -> dict[str, TensorSlot]:
+        """Return PyTorch name → slot, for a tree (nested dicts) of arrays or shapes, in the order of the rows.
 
         Raises WeightMismatch where a leaf has no row.
         """
         leaves = flatten(like)
-        found: dict[str, Place] = {}
+        slots: dict[str, TensorSlot] = {}
         named: set[str] = set()
         for row in self.rows:
             pattern = re.compile(re.sub(r"\\{(\w)\\}", _index, re.escape(row.path)))
             for path, leaf in leaves.items():
                 if match := pattern.fullmatch(path):
                     named.add(path)
-                    found |= _places_of(row, path, match.groupdict(), tuple(leaf.shape))
+                    slots |= _slots_of(row, path, match.groupdict(), tuple(leaf.shape))
         if without := sorted(set(leaves) - named):
             raise WeightMismatch("the name table", [], without, [])
-        return found
+        return slots
 
-    def named(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """`tensors` under the table's own names, without what holds no weights."""
-        found = {}
+    def named(self, tensors: Tensors) -> dict[str, Tensor]:
+        """Return `tensors` under the table's names, without ignored ones."""
+        renamed = {}
         for name, tensor in tensors.items():
             for pattern, replacement in self.aliases:
                 name = re.sub(pattern, replacement, name)
             if self.ignored is None or not re.fullmatch(self.ignored, name):
-                found[name] = tensor
-        return found
+                renamed[name] = tensor
+        return renamed
 
     def leaves(
-        self,
-        tensors: Mapping[str, Any],
-        like: Mapping[str, Any],
-        source: str = "checkpoint",
-        whole: Mapping[str, Any] | None = None,
+        self, tensors: Tensors, like: PyTree, source: str = "checkpoint", whole: PyTree | None = None
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """(path, array) of every leaf of `like`, one after another, each made when it is asked for.
+        """Yield (path, array) of every leaf of `like`, one after another.
 
-        `whole`: the tree that `tensors` should fit, where `like` is a part of it.
-
-        `tensors` holds anything with a `shape` that `np.asarray` reads; each is read once, so that a lazy file is never
-        held twice. Raises WeightMismatch naming, all at once, every missing, extra and misshapen tensor, before the
-        first is read.
+        `whole`: the tree that `tensors` should fit, where `like` is a part of it. Each tensor is read once. Raises
+        WeightMismatch, before the first is read, with every missing, extra and misshapen tensor.
         """
-        tensors, places = self.named(tensors), self.places(like if whole is None else whole)
-        missing, extra, misshapen = differences(places, tensors)
+        tensors, slots = self.named(tensors), self.slots(like if whole is None else whole)
+        missing, extra, misshapen = differences(slots, tensors)
         if missing or extra or misshapen:
             raise WeightMismatch(source, missing, extra, list(misshapen.values()))
         within: dict[str, list[str]] = {}
-        for name, place in places.items():
-            within.setdefault(place.path, []).append(name)
+        for name, slot in slots.items():
+            within.setdefault(slot.path, []).append(name)
         for path, leaf in flatten(like).items():
             array = np.empty(leaf.shape, leaf.dtype)
             for name in within[path]:
-                place = places[name]
+                slot = slots[name]
                 # without a name of its own, which would hold this tensor while the next is read
-                array[place.index] = place.transform.to_dreamjax(np.asarray(tensors[name]).reshape(place.shape))
+                array[slot.index] = slot.transform.to_dreamjax(np.asarray(tensors[name]).reshape(slot.shape))
             yield path, array
 
-    def to_dreamjax(self, tensors: Mapping[str, Any], like: Mapping[str, Any], source: str = "checkpoint") -> PyTree:
-        """NumPy arrays in a tree like `like` (nested dicts of arrays or shapes), with the values of `tensors`.
+    def to_dreamjax(self, tensors: Tensors, like: PyTree, source: str = "checkpoint") -> PyTree:
+        """Return NumPy arrays in a tree like `like` (nested dicts of arrays or shapes), with the values of `tensors`.
 
         Raises as `leaves`.
         """
         return nested(dict(self.leaves(tensors, like, source)))
 
-    def to_torch(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """PyTorch's tensors of a parameter tree, in the order of the rows: the inverse of `to_dreamjax`, bit by bit."""
+    def to_torch(self, params: PyTree) -> dict[str, np.ndarray]:
+        """Return PyTorch's tensors of a parameter tree, in the order of the rows; the inverse of `to_dreamjax`."""
         leaves = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
         return {
-            name: np.ascontiguousarray(place.transform.to_torch(leaves[place.path][place.index])).reshape(place.shape)
-            for name, place in self.places(params).items()
+            name: np.ascontiguousarray(slot.transform.to_torch(leaves[slot.path][slot.index])).reshape(slot.shape)
+            for name, slot in self.slots(params).items()
         }
 
 
 def differences(
-    places: Mapping[str, Place], tensors: Mapping[str, Any], called: Callable[[str], str] = str
+    slots: Mapping[str, TensorSlot], tensors: Tensors, called: Callable[[str], str] = str
 ) -> tuple[list[str], list[str], dict[str, str]]:
-    """(missing, extra, misshapen: name → what is wrong) of `tensors`. `called`: what a message calls a name."""
+    """Return (missing, extra, misshapen: name → what is wrong) of `tensors`. `called`: what messages call a name."""
     misshapen = {
-        name: f"{called(name)} is {tuple(tensors[name].shape)} instead of {place.shape}"
-        for name, place in places.items()
-        if name in tensors and not _same_numbers(place, tuple(tensors[name].shape))
+        name: f"{called(name)} is {tuple(tensors[name].shape)} instead of {slot.shape}"
+        for name, slot in slots.items()
+        if name in tensors and not _fits(slot, tuple(tensors[name].shape))
     }
-    missing = [called(name) for name in places if name not in tensors]
-    return missing, [called(name) for name in tensors if name not in places], misshapen
+    missing = [called(name) for name in slots if name not in tensors]
+    return missing, [called(name) for name in tensors if name not in slots], misshapen
 
 
-def _same_numbers(place: Place, shape: tuple[int, ...]) -> bool:
-    """Whether a stored shape is the wanted one; the 1 × 1 of a pointwise kernel may be missing or extra."""
-    return shape == place.shape or (
-        len(shape) > 1 and place.transform is KERNEL and _squeezed(shape) == _squeezed(place.shape)
+def _fits(slot: TensorSlot, shape: tuple[int, ...]) -> bool:
+    """Return whether a stored shape fits; the 1 × 1 of a pointwise kernel may be missing or extra."""
+    return shape == slot.shape or (
+        len(shape) > 1 and slot.transform is KERNEL and _squeezed(shape) == _squeezed(slot.shape)
     )
 
 
@@ -188,7 +186,7 @@ def _index(placeholder: re.Match) -> str:
     return f"(?P<{letter}>{'[^/]+' if letter.isupper() else '[0-9]+'})"
 
 
-def _places_of(row: Row, path: str, indices: Mapping[str, str], shape: tuple[int, ...]) -> dict[str, Place]:
+def _slots_of(row: NameRow, path: str, indices: Mapping[str, str], shape: tuple[int, ...]) -> dict[str, TensorSlot]:
     stacked = [name for name in re.findall(r"\{(\w)\}", row.torch) if name not in indices]
     (j, parts), inner = row.part, shape[len(stacked) :]
     side: tuple[Any, ...] = ()
@@ -197,45 +195,45 @@ def _places_of(row: Row, path: str, indices: Mapping[str, str], shape: tuple[int
         inner, side = (*inner[:-1], width), (..., slice(j * width, (j + 1) * width))
     torch_shape = row.transform.torch_shape(inner)
     return {
-        row.torch.format(**indices, **dict(zip(stacked, index, strict=True))): Place(
+        row.torch.format(**indices, **dict(zip(stacked, index, strict=True))): TensorSlot(
             path, (*index, *side), row.transform, torch_shape
         )
         for index in np.ndindex(*shape[: len(stacked)])
     }
 
 
-Rows = tuple[tuple, ...]
+NameRows = tuple[tuple, ...]
 
 
-def layer(torch: str, path: str) -> Rows:
-    """The rows of a linear layer or a convolution: weight and bias, whichever of them the tree has."""
+def layer(torch: str, path: str) -> NameRows:
+    """Return the rows of a linear layer or a convolution: weight and bias, whichever of them the tree has."""
     return (f"{torch}.weight", f"{path}/kernel", KERNEL), (f"{torch}.bias", f"{path}/bias", IDENTITY)
 
 
-def norm(torch: str, path: str) -> Rows:
-    """The rows of a normalisation."""
+def norm(torch: str, path: str) -> NameRows:
+    """Return the rows of a normalisation."""
     return (f"{torch}.weight", f"{path}/scale", IDENTITY), (f"{torch}.bias", f"{path}/bias", IDENTITY)
 
 
-def batch_norm(torch: str, path: str) -> Rows:
-    """The rows of a batch normalisation, its running statistics among them."""
+def batch_norm(torch: str, path: str) -> NameRows:
+    """Return the rows of a batch normalisation, its running statistics among them."""
     statistics = ((f"{torch}.running_{name}", f"{path}/{name}", IDENTITY) for name in ("mean", "var"))
     return *norm(torch, path), *statistics
 
 
-def conv_norm(conv: str, bn: str, path: str) -> Rows:
-    """The rows of `models.inference.ConvNorm`."""
+def conv_norm(conv: str, bn: str, path: str) -> NameRows:
+    """Return the rows of `models.inference.ConvNorm`."""
     return *layer(conv, f"{path}/conv"), *batch_norm(bn, f"{path}/bn")
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict of "a/b/c" paths."""
-    leaves: dict[str, Any] = {}
+def flatten(tree: PyTree, prefix: str = "") -> dict[str, Leaf]:
+    """Return nested dicts as one dict of "a/b/c" paths."""
+    leaves: dict[str, Leaf] = {}
     for key, value in tree.items():
         leaves |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return leaves
 
 
-def keep(tree: Mapping[str, Any], pattern: str, but: bool = False) -> PyTree:
-    """The part of a tree of nested dicts whose paths match a regex, or (`but`) the rest of it."""
+def keep(tree: PyTree, pattern: str, but: bool = False) -> PyTree:
+    """Return the part of a tree of nested dicts whose paths match a regex, or (`but`) the rest of it."""
     return nested({path: leaf for path, leaf in flatten(tree).items() if bool(re.fullmatch(pattern, path)) != but})

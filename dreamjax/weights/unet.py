@@ -1,19 +1,18 @@
-"""The U-Net beside diffusers' UNet2DConditionModel: its config.json and its names."""
+"""Config and name table of the U-Net: diffusers' UNet2DConditionModel."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from dreamjax.errors import UserError
 from dreamjax.models.layers import ACTIVATIONS
 from dreamjax.models.unet import UNet
 from dreamjax.weights import config_json
-from dreamjax.weights.config_json import ANY, per_level
+from dreamjax.weights.config_json import ANY, Arguments, Config, per_level
 from dreamjax.weights.networks import Network
-from dreamjax.weights.table import KERNEL, Rows, Table, layer, norm
+from dreamjax.weights.table import KERNEL, NameRows, Table, layer, norm
 
 DOWN = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
 UP = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: Config = {
     "in_channels": 4,
     "out_channels": 4,
     "flip_sin_to_cos": True,
@@ -57,8 +56,8 @@ FIXED = {
 }
 
 
-def arguments(config: Mapping[str, Any], source: str = "config.json") -> dict[str, Any]:
-    """The arguments of `UNet` that a config.json describes. Raises UserError for what is not supported."""
+def arguments(config: Config, source: str = "config.json") -> Arguments:
+    """Return the arguments of `UNet` of a config.json. Raise UserError for a config that is not supported."""
     c = config_json.read(config, source, defaults=DEFAULTS, fixed=FIXED, complete=True)
     widths = config_json.widths(c["block_out_channels"], c["norm_num_groups"], source)
     levels = len(widths)
@@ -73,7 +72,7 @@ def arguments(config: Mapping[str, Any], source: str = "config.json") -> dict[st
                 f"{source}: attention_head_dim makes {count} heads of {width} channels, which do not divide"
             )
     if c["act_fn"] not in ACTIVATIONS:
-        raise UserError(f"{source}: act_fn is {c['act_fn']!r}; it takes {', '.join(ACTIVATIONS)}")
+        raise UserError(f"{source}: act_fn is {c['act_fn']!r}; it must be one of {', '.join(ACTIVATIONS)}")
     return {
         "in_channels": c["in_channels"],
         "out_channels": c["out_channels"],
@@ -94,23 +93,23 @@ def arguments(config: Mapping[str, Any], source: str = "config.json") -> dict[st
     }
 
 
-def _kinds(types: Any, known: Mapping[str, bool], levels: int, name: str, source: str) -> tuple[bool, ...]:
-    """Whether each level attends."""
+def _kinds(types: object, known: Mapping[str, bool], levels: int, name: str, source: str) -> tuple[bool, ...]:
+    """Return whether each level attends."""
     if not isinstance(types, tuple) or len(types) != levels:
-        raise UserError(f"{source}: {name} is {types!r}, but it takes one of {', '.join(known)} for each level")
+        raise UserError(f"{source}: {name} is {types!r}, but it must have one of {', '.join(known)} for each level")
     if unknown := [kind for kind in types if kind not in known]:
         raise UserError(f"{source}: {name} has {unknown[0]!r}, which is not supported; it takes {', '.join(known)}")
     return tuple(known[kind] for kind in types)
 
 
-def _resnet(torch: str, path: str) -> Rows:
+def _resnet(torch: str, path: str) -> NameRows:
     parts = [*norm(f"{torch}.norm1", f"{path}/norm1"), *layer(f"{torch}.conv1", f"{path}/conv1")]
     parts += layer(f"{torch}.time_emb_proj", f"{path}/time_emb_proj")
     parts += [*norm(f"{torch}.norm2", f"{path}/norm2"), *layer(f"{torch}.conv2", f"{path}/conv2")]
     return (*parts, *layer(f"{torch}.conv_shortcut", f"{path}/conv_shortcut"))
 
 
-def _transformer(torch: str, path: str) -> Rows:
+def _transformer(torch: str, path: str) -> NameRows:
     block, ours = f"{torch}.transformer_blocks.{{k}}", f"{path}/blocks"
     rows = [*norm(f"{torch}.norm", f"{path}/norm"), *layer(f"{torch}.proj_in", f"{path}/proj_in")]
     for i, name in enumerate("qkv"):
@@ -126,7 +125,7 @@ def _transformer(torch: str, path: str) -> Rows:
     return (*rows, *layer(f"{torch}.proj_out", f"{path}/proj_out"))
 
 
-def _level(torch: str, path: str) -> Rows:
+def _level(torch: str, path: str) -> NameRows:
     resnets = _resnet(f"{torch}.resnets.{{j}}", f"{path}/resnets/{{j}}")
     return (*resnets, *_transformer(f"{torch}.attentions.{{j}}", f"{path}/attentions/{{j}}"))
 

@@ -1,16 +1,15 @@
-"""ViT beside transformers' names: ViTForImageClassification and ViTModel, in the names of the first.
+"""Name table of ViT: transformers' ViTForImageClassification and ViTModel, in the names of the first.
 
-A ViTModel is taken to have a pooler, as it has by default; its config.json does not tell. Where a file has none, the
-missing tensors are named, and `arguments | {"pooler": 0}` is the model without it.
+A ViTModel is assumed to have a pooler, as it has by default; its config.json does not say. Where a file has none, the
+error names the missing tensors, and `arguments | {"pooler": 0}` is the model without it.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from dreamjax.errors import UserError
 from dreamjax.models.vit import ViT
 from dreamjax.weights import transformer_table
-from dreamjax.weights.config_json import ANY, class_of
+from dreamjax.weights.config_json import ANY, Arguments, Config, class_of
 from dreamjax.weights.networks import Network
 from dreamjax.weights.table import Table, layer, norm
 
@@ -36,10 +35,10 @@ TABLE = Table(
 )
 
 
-def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Of `ViT`. Raises UserError."""
+def arguments(config: Config, source: str) -> Arguments:
+    """Return the arguments of `ViT`. Raise UserError for a config that is not supported."""
     classifies = class_of(config) == "ViTForImageClassification"
-    found = transformer_table.read(
+    fields = transformer_table.read(
         config,
         source,
         defaults={
@@ -60,21 +59,21 @@ def arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
             "pooler_act": ("tanh",),
         },
     )
-    pooler = found["hidden_size"] if found["pooler_output_size"] is None else found["pooler_output_size"]
+    pooler = fields["hidden_size"] if fields["pooler_output_size"] is None else fields["pooler_output_size"]
     if type(pooler) is not int or pooler < 1:
-        raise UserError(f"{source}: pooler_output_size is {pooler!r}, but it takes a whole number of at least 1")
+        raise UserError(f"{source}: pooler_output_size is {pooler!r}, but it must be a whole number of at least 1")
     return {
-        **transformer_table.blocks(found),
-        **transformer_table.image(found),
-        "hidden": found["intermediate_size"],
-        "qkv_bias": found["qkv_bias"],
+        **transformer_table.blocks(fields),
+        **transformer_table.image(fields),
+        "hidden": fields["intermediate_size"],
+        "qkv_bias": fields["qkv_bias"],
         "classes": _classes(config, source) if classifies else 0,
         "pooler": 0 if classifies else pooler,
     }
 
 
-def _classes(config: Mapping[str, Any], source: str) -> int:
-    """How many there are: a config tells their names, or nothing where there are two, or (rarely) their number."""
+def _classes(config: Config, source: str) -> int:
+    """Return the number of classes: of their names, 2 where the config has none, or (rarely) `num_labels`."""
     names = config.get("id2label")
     count = len(names) if isinstance(names, Mapping) else config.get("num_labels", 2)
     if type(count) is not int or count < 1:

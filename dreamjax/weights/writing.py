@@ -1,18 +1,19 @@
-"""Weights into files, named and laid out byte for byte as diffusers and transformers do."""
+"""Write weights into files with the names and bytes of diffusers and transformers."""
 
 import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from etils import epath
+from numpy.typing import DTypeLike
 
 from dreamjax.errors import UserError
 from dreamjax.storage import atomic
 from dreamjax.storage.checkpoint_files import safetensors_files
+from dreamjax.weights.table import Tensors
 
 MAX_SHARD_BYTES = 10 * 10**9  # as diffusers has it; transformers splits at 50 GB
 CHUNK = 1 << 22
@@ -21,21 +22,20 @@ CHUNK = 1 << 22
 def write_safetensors(
     folder: epath.PathLike,
     stem: str,
-    tensors: Mapping[str, Any],
+    tensors: Tensors,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     variant: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[str]:
-    """Write `tensors` (in the order of PyTorch's state dict) as STEM.safetensors; returns the names of the files.
+    """Write `tensors` (in the order of PyTorch's state dict) as STEM.safetensors; return the names of the files.
 
-    `stem`: "diffusion_pytorch_model" for diffusers, "model" for transformers. `dtype`: the type of what is floating;
-    the rest keeps its own. What is larger than `max_shard_bytes` is split into STEM-00001-of-00002.safetensors … with
-    an index, written last. One tensor at a time is asked for its numbers. Weights of the same stem and variant that
-    were in the folder are gone afterwards.
+    `stem`: "diffusion_pytorch_model" for diffusers, "model" for transformers. `dtype`: the type of floating-point
+    tensors; others keep theirs. More than `max_shard_bytes` are split into STEM-00001-of-00002.safetensors … with an
+    index, written last. Tensors are read one at a time. Earlier weights of the same stem and variant are deleted.
     """
     folder = epath.Path(folder)
-    kinds = {name: _kind(np.dtype(tensor.dtype), dtype) for name, tensor in tensors.items()}
+    kinds = {name: _stored_dtype(np.dtype(tensor.dtype), dtype) for name, tensor in tensors.items()}
     sizes = {name: math.prod(tensor.shape) * kinds[name].itemsize for name, tensor in tensors.items()}
     shards = _shards(sizes, max_shard_bytes)
     full = stem if variant is None else f"{stem}.{variant}"
@@ -61,15 +61,15 @@ def write_safetensors(
     return files
 
 
-def _kind(own: np.dtype, wanted: Any) -> np.dtype:
-    floating = own.kind == "f" or own.kind == "V"  # ml_dtypes' types are of kind V
-    return own if wanted is None or not floating else np.dtype(wanted)
+def _stored_dtype(dtype: np.dtype, wanted: DTypeLike | None) -> np.dtype:
+    floating = dtype.kind in "fV"  # ml_dtypes' types are of kind V
+    return dtype if wanted is None or not floating else np.dtype(wanted)
 
 
 def _shards(sizes: Mapping[str, int], largest: int) -> list[list[str]]:
-    """Names in files of at most `largest` bytes, filled in order; a tensor above it has a file of its own.
+    """Return names by file of at most `largest` bytes, filled in order; a tensor above it gets a separate file.
 
-    Such a file counts before the one that was being filled, as huggingface_hub's `split_state_dict_into_shards` has it.
+    Such a file comes before the one that was being filled, as in huggingface_hub's `split_state_dict_into_shards`.
     """
     shards: list[list[str]] = []
     current: list[str] = []
@@ -87,10 +87,9 @@ def _shards(sizes: Mapping[str, int], largest: int) -> list[list[str]]:
 
 
 def copy_component(source_folder: epath.PathLike, target_folder: epath.PathLike) -> dict[str, str]:
-    """Copy every file of a part of a pipeline that was not trained, byte for byte; returns file name → SHA-256.
+    """Copy every file of a component that was not trained, byte for byte; return file name → SHA-256.
 
-    Files are copied, not linked, also out of a download cache that links them. Raises UserError where there is no such
-    folder, or nothing in it.
+    Files are copied also where a download cache links them. Raises UserError for a missing or empty folder.
     """
     source, target = epath.Path(source_folder), epath.Path(target_folder)
     if not source.is_dir():
@@ -112,7 +111,7 @@ def _copied(source: epath.Path, target: epath.Path, within: str) -> dict[str, st
 
 
 def copy_file(source: epath.PathLike, target: epath.PathLike) -> str:
-    """Copy one file byte for byte; returns its SHA-256."""
+    """Copy one file byte for byte; return its SHA-256."""
     digest = hashlib.sha256()
     with epath.Path(source).open("rb") as read, atomic.new_file(epath.Path(target)) as written:
         while chunk := read.read(CHUNK):

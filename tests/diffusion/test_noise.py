@@ -19,7 +19,7 @@ def together():
 
 
 @pytest.mark.parametrize(("batch", "compiled"), [(1, True), (3, True), (8, True), (3, False)])
-def test_a_image_has_the_same_noise_in_any_batch(batch, compiled, together):
+def test_an_image_has_the_same_noise_in_any_batch(batch, compiled, together):
     draw = functools.partial(noise.draw, purpose="start", shape=SHAPE)
     draw = jax.jit(draw) if compiled else draw
     order = np.random.default_rng(0).permutation(8)
@@ -27,7 +27,7 @@ def test_a_image_has_the_same_noise_in_any_batch(batch, compiled, together):
         np.testing.assert_array_equal(draw(0, INDEX[rows]), together[rows])
 
 
-def test_a_image_has_the_same_noise_on_any_device(together):
+def test_an_image_has_the_same_noise_on_any_device(together):
     mesh = Mesh(np.array(jax.devices()).reshape(8), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
     draw = jax.jit(functools.partial(noise.draw, purpose="start", shape=SHAPE), out_shardings=split)
@@ -36,7 +36,7 @@ def test_a_image_has_the_same_noise_on_any_device(together):
     np.testing.assert_array_equal(drawn, together)
 
 
-def test_other_seeds_images_purposes_and_steps_have_other_noise(together):
+def test_noise_differs_between_seeds_images_purposes_and_steps(together):
     """256 independent normal numbers correlate by 1 / 16 at one σ: 0.4 is out of the question."""
     others = [
         noise.draw(1, INDEX, "start", SHAPE)[0],

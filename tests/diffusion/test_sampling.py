@@ -42,7 +42,7 @@ def sampled(predict, plan, count, seed=0):
 
 @pytest.mark.parametrize("steps", [1, 4, 20])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_where_there_is_one_image_every_sampler_finds_it(name, steps):
+def test_every_sampler_finds_the_only_image(name, steps):
     """deviation 0: x_0 = MEAN in any number of steps. ᾱ after the last step is taken as 1 by PLMS too."""
     schedule = NoiseSchedule(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=True, steps_offset=1
@@ -129,7 +129,7 @@ def test_the_network_is_traced_as_often_for_50_steps_as_for_2(name):
 
 
 @pytest.mark.parametrize("name", ["ddpm", "plms"])
-def test_a_image_is_the_same_alone_and_in_a_batch_on_8_devices(name):
+def test_an_image_is_the_same_alone_and_in_a_batch_on_8_devices(name):
     """Noise bit-equal; the arithmetic to rounding."""
     plan = sampling.plan(name, STABLE_DIFFUSION, 10)
     predict = gaussian(0.5)
@@ -165,16 +165,16 @@ def test_coefficients_are_inverse_to_what_they_describe():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"name": "dimm"}, "no sampler dimm; did you mean ddim?"),
+        ({"name": "dimm"}, "unknown sampler dimm; did you mean ddim?"),
         ({"name": "dpm_2m"}, "did you mean dpmpp_2m?"),
-        ({"name": "xyz"}, "there are ddim, ddpm, plms"),
+        ({"name": "xyz"}, "choose from ddim, ddpm, plms"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": -3}, "steps is -3"),
         ({"steps": 1001}, "1000 timesteps"),
         ({"strength": 0.0}, "strength is 0"),
         ({"strength": 1.2}, "strength is 1.2"),
         ({"strength": float("nan")}, "strength is nan"),
-        ({"strength": 0.01}, "leaves no step; take at least 100 steps"),
+        ({"strength": 0.01}, "leaves no step; use at least 100 steps"),
         ({"eta": -0.1}, "eta is -0.1"),
         ({"eta": 1.5}, "eta is 1.5"),
         ({"name": "euler", "eta": 0.5}, "euler has no option eta; ddim has it"),
@@ -183,24 +183,24 @@ def test_coefficients_are_inverse_to_what_they_describe():
         ({"name": "dpmpp_2m", "steps": 1000}, "twice"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments, said):
+def test_reports_invalid_settings(arguments, said):
     with pytest.raises(UserError) as caught:
         sampling.plan(**({"name": "ddim", "schedule": STABLE_DIFFUSION, "steps": 10} | arguments))
     assert said in str(caught.value)
 
 
-def test_what_a_sampler_cannot_predict_from_is_refused():
+def test_rejects_timesteps_of_pure_noise():
     nothing_left = vars_of(STABLE_DIFFUSION, rescale_betas_zero_snr=True, timestep_spacing="trailing")
     for name in ("ddim", "ddpm", "plms"):
-        with pytest.raises(UserError, match="noise alone"):
+        with pytest.raises(UserError, match="pure noise"):
             sampling.plan(name, NoiseSchedule(**nothing_left), 10)
-    with pytest.raises(UserError, match="noise alone"):
+    with pytest.raises(UserError, match="pure noise"):
         sampling.plan("plms", NoiseSchedule(**(nothing_left | {"prediction_type": "v_prediction"})), 10)
-    with pytest.raises(UserError, match="plms is built for prediction_type epsilon and v_prediction"):
+    with pytest.raises(UserError, match="plms supports prediction_type epsilon and v_prediction"):
         sampling.plan("plms", NoiseSchedule(prediction_type="sample"), 10)
 
 
-def test_a_stochastic_plan_wants_seed_and_index():
+def test_a_stochastic_plan_requires_seed_and_index():
     with pytest.raises(ValueError, match="seed and the index"):
         sampling.sample(lambda x, t: x, jnp.ones((1, 2)), sampling.plan("ddpm", STABLE_DIFFUSION, 2))
 

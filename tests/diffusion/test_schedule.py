@@ -143,13 +143,13 @@ def test_a_file_that_leaves_clipping_out_clips_as_its_class_does():
         ({"trained_betas": 3}, "trained_betas"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused_in_one_sentence_that_names_the_field(change, field):
+def test_reports_unsupported_scheduler_fields(change, field):
     with pytest.raises(UserError, match=f"^scheduler_config.json: .*{field}") as caught:
         pipeline_config.from_json(STABLE_DIFFUSION_1 | change)
     assert "\n" not in str(caught.value)
 
 
-def test_a_schedule_that_cannot_be_is_refused():
+def test_rejects_invalid_schedules():
     for wrong in ({"beta_schedule": "sigmoid"}, {"num_train_timesteps": 0}, {"beta_end": 1e-5}, {"steps_offset": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             NoiseSchedule(**wrong)

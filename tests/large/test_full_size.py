@@ -20,7 +20,7 @@ from etils import epath
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs import shapes
-from dreamjax.runs.components import Ingredients
+from dreamjax.runs.components import Components
 from dreamjax.weights import loaded
 from tests import parity
 
@@ -60,7 +60,7 @@ def of_torch(make: Callable[[], Any], folder: Path, run: Callable[[Any], dict[st
 def of_ours(name: str, folder: Path, run: Callable[..., dict[str, Any]], *inputs: Any) -> tuple[int, dict[str, Any]]:
     """(parameters, outputs) of what is read from that folder; `run(network, *inputs)` is one program."""
     one = meshes.make(MeshConfig(), jax.devices()[:1])
-    part = loaded.open_part(Ingredients(parts={name: epath.Path(folder)}), name, one)
+    part = loaded.load_network(Components(parts={name: epath.Path(folder)}), name, one)
     outputs = jax.jit(lambda params, *inputs: run(part.bound(params), *inputs))(part.params, *inputs)
     return sum(leaf.size for leaf in jax.tree.leaves(part.params)), jax.tree.map(np.asarray, outputs)
 

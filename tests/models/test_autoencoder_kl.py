@@ -90,11 +90,11 @@ def test_published_size():
     ("change", "said"),
     [
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "DownEncoderBlock2D is supported"),
-        ({"norm_num_groups": 0}, "norm_num_groups is 0, but it takes at least 1"),
-        ({"layers_per_block": "two"}, "layers_per_block is 'two', but it takes a whole number"),
+        ({"norm_num_groups": 0}, "norm_num_groups is 0, but it must be at least 1"),
+        ({"layers_per_block": "two"}, "layers_per_block is 'two', but it must be a whole number"),
     ],
     ids=str,
 )
-def test_a_wrong_field_is_one_sentence(change, said):
+def test_reports_a_wrong_field(change, said):
     with pytest.raises(UserError, match=said):
         weights.arguments({**SD, **change}, "vae/config.json")

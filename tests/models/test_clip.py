@@ -65,7 +65,7 @@ def test_a_text_of_all_positions_and_one_too_many(tmp_path):
     both.agree(both.outputs(model, ids), torch_text_outputs(module, ids))
     with pytest.raises(UserError, match="a text of 10 tokens is too long for this network, which has 9 positions"):
         model(np.zeros((1, 10), np.int32))
-    with pytest.raises(UserError, match="no hidden state 4: this model has 0 to 3, or -4 to -1"):
+    with pytest.raises(UserError, match="hidden state 4 does not exist; this model has 0 to 3, or -4 to -1"):
         model.hidden_state(ids, 4)
 
 

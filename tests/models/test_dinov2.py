@@ -85,7 +85,7 @@ def test_scanned_is_unrolled(tmp_path):
     both.agree(both.outputs(model, ours), both.torch_outputs(module, pixels))
 
 
-def test_images_that_cannot_be_taken(tmp_path):
+def test_rejects_images_of_unsupported_sizes(tmp_path):
     model = both.load(make(PLAIN, num_hidden_layers=1), tmp_path)
     with pytest.raises(UserError, match="an image of 28 x 6 pixels is smaller than one patch of 7 x 7"):
         model(np.zeros((1, 28, 6, 3), np.float32))

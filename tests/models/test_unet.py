@@ -122,11 +122,11 @@ def test_padded_context_is_not_attended(tmp_path):
 )
 def test_published_sizes(config, whole, cross):
     shapes = weights.NETWORK.shapes(weights.arguments(config))
-    places = weights.TABLE.places(shapes)
+    slots = weights.TABLE.slots(shapes)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == whole
-    assert sum(math.prod(place.shape) for place in places.values()) == whole
+    assert sum(math.prod(place.shape) for place in slots.values()) == whole
     if cross:
-        assert sum(math.prod(place.shape) for name, place in places.items() if ".attn2." in name) == cross
+        assert sum(math.prod(place.shape) for name, place in slots.items() if ".attn2." in name) == cross
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_published_sizes(config, whole, cross):
         ({"act_fn": "sin"}, "act_fn is 'sin'"),
         ({"norm_num_group": 32}, "did it mean norm_num_groups?"),
         ({"in_channels": -4}, "in_channels is -4"),
-        ({"in_channels": 0}, "in_channels is 0, but it takes at least 1"),
+        ({"in_channels": 0}, "in_channels is 0, but it must be at least 1"),
         ({"attention_head_dim": 0}, "attention_head_dim is 0"),
         ({"layers_per_block": []}, "one for each of 4 levels"),
         ({"transformer_layers_per_block": 0}, "transformer_layers_per_block is 0"),
@@ -151,13 +151,13 @@ def test_published_sizes(config, whole, cross):
     ],
     ids=str,
 )
-def test_a_wrong_field_is_one_sentence(change, said):
+def test_reports_a_wrong_field(change, said):
     with pytest.raises(UserError, match=said.replace("?", r"\?")) as problem:
         weights.arguments({**SD15, **change}, "unet/config.json")
     assert str(problem.value).startswith("unet/config.json")
 
 
-def test_a_field_that_no_unet_has_is_told(caplog):
+def test_warns_about_an_unknown_field(caplog):
     """As diffusers does; it may come from a later version."""
     with caplog.at_level(logging.WARNING, logger="dreamjax"):
         weights.arguments({**SD15, "_diffusers_version": "0.42.0"}, "unet/config.json")

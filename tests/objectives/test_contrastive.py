@@ -39,7 +39,7 @@ def test_equal_captions_are_not_each_others_negatives():
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
-def test_of_different_captions_it_is_transformers_loss():
+def test_the_loss_of_different_captions_is_that_of_transformers():
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     rng = np.random.default_rng(0)
     u, v = rng.normal(size=(2, 7, 5)).astype(np.float32)
@@ -61,7 +61,7 @@ def test_padding_is_neither_positive_nor_negative_and_has_no_gradient():
     assert all(not np.asarray(g[4:]).any() and np.isfinite(g).all() for g in gradient)
 
 
-def test_retrieval_counts_any_text_of_the_same_caption_and_tells_chance():
+def test_retrieval_counts_any_text_of_the_same_caption_and_reports_chance():
     """Captions a a b c, by hand: images find texts 1, 1, 3, 2, texts find images 1, 4, 3, 1."""
     u = jnp.eye(4)
     v = jnp.array([[1.0, 0.9, 0, 0], [0, 0.1, 0, 0.2], [0, 0, 1, 0.9], [0.1, 0.1, 0.1, 0.0]])
@@ -77,6 +77,6 @@ def test_the_scale_stops_at_100_and_its_gradient_with_it():
     assert float(jax.grad(lambda s: contrastive(u, u[::-1], s, jnp.arange(2), ONES)[0])(jnp.float32(9.0))) == 0
 
 
-def test_a_temperature_of_nothing_is_refused():
+def test_rejects_a_temperature_of_zero():
     with pytest.raises(ValueError, match=r"loss\.temperature is 0"):
         ContrastiveConfig(temperature=0.0)

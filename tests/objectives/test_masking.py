@@ -171,6 +171,6 @@ def test_a_patch_is_valid_where_all_its_samples_are():
         ({"ratio": ()}, "mask.ratio"),
     ],
 )
-def test_senseless_masks_are_refused(options, word):
+def test_rejects_invalid_masks(options, word):
     with pytest.raises(ValueError, match=word):
         MaskConfig(**options)

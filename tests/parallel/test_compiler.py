@@ -8,7 +8,7 @@ from dreamjax.parallel import compiler
 
 
 @pytest.mark.parametrize("name", [*compiler.GPU, *compiler.CPU])
-def test_an_option_is_one_that_xla_has(name):
+def test_xla_knows_every_option(name):
     """Options of all platforms but TPU belong to one list, which any compiler checks; TPU's: tests/pods."""
     value = (compiler.GPU | compiler.CPU)[name]
     assert jax.jit(lambda x: x + 1, compiler_options={name: value})(jnp.float32(1)) == 2
@@ -16,7 +16,7 @@ def test_an_option_is_one_that_xla_has(name):
         jax.jit(lambda x: x + 2, compiler_options={name + "_not": value})(jnp.float32(1))
 
 
-def test_every_platform_has_its_own():
+def test_every_platform_has_its_own_options():
     assert compiler.options("tpu") == dict(compiler.TPU)
     assert compiler.options("cuda") == compiler.options("gpu") == dict(compiler.GPU)
     assert compiler.options("metal") is None

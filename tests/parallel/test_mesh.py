@@ -24,7 +24,7 @@ def shape(*dims):
         (MeshConfig(data=1, fsdp=8, tensor=1), (1, 8, 1)),
     ],
 )
-def test_what_is_left_is_inferred(config, expected):
+def test_infers_the_size_of_minus_one(config, expected):
     assert mesh.sizes(config, 8) == expected
     made = mesh.make(config)
     assert tuple(made.shape.values()) == expected
@@ -40,7 +40,7 @@ def test_what_is_left_is_inferred(config, expected):
         (MeshConfig(data=0), "sizes are positive"),
     ],
 )
-def test_sizes_that_do_not_fit_are_one_sentence(config, message):
+def test_rejects_sizes_that_do_not_fit(config, message):
     with pytest.raises(UserError, match=message):
         mesh.sizes(config, 8)
 
@@ -78,7 +78,7 @@ def test_rules_come_first_then_the_longest_axis_that_divides():
     assert idle["params"]["qkv"]["kernel"].spec == P(None, None, "fsdp")
 
 
-def test_more_than_two_per_cent_left_whole_is_refused():
+def test_rejects_more_than_two_per_cent_of_unsharded_bytes():
     """320 does not divide by 256; here 250 and 333 do not divide by 4: half of the bytes would stay whole."""
     made = mesh.make(MeshConfig(data=2, fsdp=4))
     tree = {"good": shape(256, 256), "bad": shape(250, 262 + 1), "small": shape(3, 3)}
@@ -90,7 +90,7 @@ def test_more_than_two_per_cent_left_whole_is_refused():
         sharding.check_sharded(tree, placed, made)
 
 
-def test_batches_are_dealt_over_data_and_fsdp():
+def test_batches_are_split_over_data_and_fsdp():
     made = mesh.make(MeshConfig(data=2, fsdp=2, tensor=2))
     rows = {"x": np.arange(8 * 3, dtype=np.float32).reshape(8, 3)}
     batch = sharding.to_devices(rows, made, 8)
@@ -101,6 +101,6 @@ def test_batches_are_dealt_over_data_and_fsdp():
         sharding.check_batch(6, made)
 
 
-def test_names_there_and_back():
+def test_tree_names_round_trip():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert tree_paths.nested(tree_paths.named_leaves(tree)) == tree

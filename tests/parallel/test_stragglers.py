@@ -1,4 +1,4 @@
-"""The process that the others wait for is named."""
+"""Stragglers: the process that the others wait for is reported."""
 
 import json
 
@@ -11,19 +11,20 @@ def paces(*busy):
     return {index: {"step": 40, "busy": value, "seconds": 0.5} for index, value in enumerate(busy)}
 
 
-def test_the_one_whose_host_takes_longest_is_named():
-    found = stragglers.slow(paces(0.02, 0.03, 0.02, 0.4))
-    assert list(found) == [3]
-    assert found[3].startswith("process 3 holds the others up: its host takes 0.4 s a step, theirs 0.02 (at step 40;")
+def test_reports_the_process_with_the_busiest_host():
+    sentences = stragglers.slow(paces(0.02, 0.03, 0.02, 0.4))
+    assert list(sentences) == [3]
+    expected = "process 3 slows the others down: its host is busy for 0.4 s per step, theirs for 0.02 (at step 40;"
+    assert sentences[3].startswith(expected)
 
 
-def test_small_differences_and_lone_processes_are_not():
+def test_ignores_small_differences_and_single_processes():
     assert stragglers.slow(paces(0.02, 0.03, 0.02, 0.06)) == {}  # three times as long, of a step of 500 ms
     assert stragglers.slow(paces(0.3, 0.4, 0.35)) == {}
     assert stragglers.slow(paces(0.4)) == {}
 
 
-def test_a_slow_reader_among_two_processes(tmp_path):
+def test_reports_a_slow_reader_among_two_processes_once(tmp_path):
     """Process 1 reads for 50 ms a step; process 0 says so, once, though it takes part in the same steps."""
     task = Regression(stream=FormulaStream(delay=0.05, slow=1))
     where = f"127.0.0.1:{children.free_port()}"
@@ -33,7 +34,7 @@ def test_a_slow_reader_among_two_processes(tmp_path):
     for child in pair:
         child.join(120)
     assert [child.exitcode for child in pair] == [0, 0]
-    said = [json.loads(line) for line in (tmp_path / "said_0.jsonl").read_text().splitlines()]
-    named = [line for line in said if "holds the others up" in line]
+    lines = [json.loads(line) for line in (tmp_path / "said_0.jsonl").read_text().splitlines()]
+    named = [line for line in lines if "slows the others down" in line]
     assert len(named) == 1
-    assert named[0].startswith("process 1 holds the others up: its host takes 0.0")
+    assert named[0].startswith("process 1 slows the others down: its host is busy for 0.0")

@@ -46,7 +46,7 @@ def test_tensor_keeps_to_a_host_of_a_cube():
 
 
 @pytest.mark.parametrize("sizes", [(4, 8, 1), (2, 4, 4), (1, 32, 1), (32, 1, 1)])
-def test_every_chip_is_there_once_and_groups_are_what_was_assigned(sizes):
+def test_every_chip_is_used_once_and_groups_match_the_assignment(sizes):
     shape = (4, 8)
     chips = np.arange(32).reshape(shape)
     found = torus.assign(shape, (False, False), sizes)
@@ -59,7 +59,7 @@ def test_every_chip_is_there_once_and_groups_are_what_was_assigned(sizes):
             assert [len(set(along.tolist())) for along in places] == list(spread)
 
 
-def test_devices_are_found_by_their_coordinates_in_any_order():
+def test_devices_are_placed_by_their_coordinates_in_any_order():
     """Two cores a chip lie next to each other along the busiest axis."""
     devices = [
         SimpleNamespace(coords=(x, y, z), core_on_chip=core, device_kind="TPU7x")

@@ -1,4 +1,4 @@
-"""The parent of a host's processes says in one sentence what happened to them."""
+"""The parent of a host's processes reports in one sentence why they ended."""
 
 import os
 import signal
@@ -45,12 +45,12 @@ def gone(pid):
     return False
 
 
-def test_a_killed_process_ends_the_others_with_one_sentence(tmp_path):
+def test_reports_a_killed_process_and_stops_the_others(tmp_path):
     parent, pids = started(tmp_path, sys.executable, "-c", SCRIPT, str(tmp_path))
     os.kill(pids[1], signal.SIGKILL)
-    _, said = parent.communicate(timeout=30)
+    _, stderr = parent.communicate(timeout=30)
     assert parent.returncode == 75
-    assert said.strip() == (
+    assert stderr.strip() == (
         "dreamjax: process 1 of 2 was ended by SIGKILL and the others cannot go on without it; "
         "start the same command again: the run continues from its last saved step"
     )
@@ -71,18 +71,18 @@ ABSENT = FATAL + "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("stderr", "reason"),
     [
         (SILENT.format("3"), "process 3 of the run is gone"),
         (SILENT.format("3\n11"), "processes 3 and 11 of the run are gone"),
         (LEADER, "process 0 of the run is gone"),
-        (ABSENT, "waited in vain for the others to join"),
+        (ABSENT, "waited too long for the others to join"),
         ("", "another process of the run is gone"),
     ],
 )
-def test_what_jax_says_before_it_aborts_is_read(said, told):
+def test_explains_why_jax_aborted_a_process(stderr, reason):
     """On a host whose own process was well, when a peer on another is lost (the words are those of jaxlib 0.10)."""
-    code, sentence = watcher.explain(0, {0: -signal.SIGABRT}, {0: deque(said.splitlines(keepends=True))}, "host A")
+    code, sentence = watcher.explain(0, {0: -signal.SIGABRT}, {0: deque(stderr.splitlines(keepends=True))}, "host A")
     assert code == 75
     assert sentence.startswith("host A ")
-    assert told in sentence
+    assert reason in sentence

@@ -64,7 +64,7 @@ def test_every_host_of_a_pod_reads_rows_of_its_own(topology, slices, mesh):
     hosts = {device.process_index for device in made.devices.flat}
     parts = [sharding.process_rows(made, rows, host) for host in hosts]
     assert sorted(parts) == [(host, len(hosts)) for host in sorted(hosts)]
-    assert sorted(row for own in sharding.dealt(made, rows).values() for row in own) == list(range(rows))
+    assert sorted(row for own in sharding.rows_by_process(made, rows).values() for row in own) == list(range(rows))
 
 
 @needs_compiler

@@ -189,19 +189,19 @@ def test_a_coordinator_that_waits_in_vain_says_so(tmp_path, shards):
     done = dreamjax(*words, env=os.environ | own | {"DREAMJAX_JOIN_SECONDS": "3"})
     assert done.returncode == 75
     assert f"after 3 s not all processes of the run have joined at {where}" in done.stderr
-    assert "waited in vain for the others to join; start the same command again" in done.stderr
+    assert "waited too long for the others to join; start the same command again" in done.stderr
     assert "Check failure stack trace" not in done.stderr
 
 
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"DREAMJAX_COORDINATOR": "nowhere"}, "it is HOST:PORT, or auto"),
-        ({"DREAMJAX_COORDINATOR": "localhost:70000"}, "it is HOST:PORT, or auto"),
-        ({"DREAMJAX_COORDINATOR": "a..b:1"}, "whose host is no name of one"),
-        ({"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_PROCESS": "2"}, "they count from 0 to 1"),
-        ({"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_HEARTBEAT_SECONDS": "0"}, "a whole number from 1 on"),
-        ({"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_PROCESSES": "two"}, "it is a whole number"),
+        ({"DREAMJAX_COORDINATOR": "nowhere"}, "it must be HOST:PORT or auto"),
+        ({"DREAMJAX_COORDINATOR": "localhost:70000"}, "it must be HOST:PORT or auto"),
+        ({"DREAMJAX_COORDINATOR": "a..b:1"}, "whose host is not a valid host name"),
+        ({"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_PROCESS": "2"}, "it must lie from 0 to 1"),
+        ({"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_HEARTBEAT_SECONDS": "0"}, "a whole number of at least 1"),
+        ({"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_PROCESSES": "two"}, "it must be a whole number"),
         (
             {"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_PROCESS": "0", "DREAMJAX_LOCAL_DEVICES": "all"},
             "$DREAMJAX_LOCAL_DEVICES is 'all'",

@@ -186,7 +186,7 @@ def test_two_runs_into_one_folder_exclude_each_other(tmp_path):
     (tmp_path / ".out.parts").mkdir()
     with (
         held_elsewhere(tmp_path / ".out.parts" / "lock"),
-        pytest.raises(locks.Busy, match=r"another process is at .*out"),
+        pytest.raises(locks.Busy, match=r"out is in use by another process"),
     ):
         prepare([source], tmp_path / "out", options=INLINE)
 

@@ -55,7 +55,7 @@ def test_a_copy_that_fails_leaves_nothing_in_the_object_store(object_store, monk
     ("path", "told"),
     [("gs://bucket/run", "pip install gcsfs"), ("ftp://host/run", "use gs:// or s3://, or a folder")],
 )
-def test_a_store_that_nothing_here_opens_is_one_sentence(path, told, monkeypatch):
+def test_reports_a_store_without_an_installed_package(path, told, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     for name in ("gs", "gcs"):  # TFDS, used by another test, may have opened the store already
         monkeypatch.delitem(opened, name, raising=False)

@@ -16,8 +16,8 @@ def holder(tmp_path):
         yield process
 
 
-def test_what_another_process_holds_is_one_sentence(holder, tmp_path):
-    with pytest.raises(locks.Busy, match="another process is at the run; wait for it"), held(tmp_path):
+def test_reports_a_lock_held_by_another_process(holder, tmp_path):
+    with pytest.raises(locks.Busy, match="the run is in use by another process; wait for it"), held(tmp_path):
         pass
     holder.kill()
     holder.wait()
@@ -25,19 +25,19 @@ def test_what_another_process_holds_is_one_sentence(holder, tmp_path):
         pass
 
 
-def test_a_lock_is_waited_for(holder, tmp_path, monkeypatch):
+def test_waits_for_a_lock(holder, tmp_path, monkeypatch):
     waited = []
     monkeypatch.setattr(locks.time, "sleep", lambda seconds: (waited.append(seconds), holder.kill(), holder.wait()))
     with held(tmp_path, stop=lambda: False):
         assert waited == [locks.POLL]
 
 
-def test_who_waits_may_be_told_to_stop(holder, tmp_path):
+def test_waiting_for_a_lock_can_be_stopped(holder, tmp_path):
     with pytest.raises(locks.Busy), held(tmp_path, stop=lambda: True):
         pass
 
 
-def test_a_place_without_locks_goes_on_and_an_error_is_one(tmp_path, monkeypatch, caplog):
+def test_continues_on_a_file_system_without_locks_and_raises_other_errors(tmp_path, monkeypatch, caplog):
     code = errno.ENOLCK
 
     def fails(*_):

@@ -60,7 +60,7 @@ def test_views_scalars_and_empty_tensors_are_read(saved):
         assert np.asarray(found[name]).tolist() == tensor.detach().tolist(), name
 
 
-def test_plain_data_beside_the_tensors_survives(saved):
+def test_reads_plain_data_next_to_tensors(saved):
     value = {"epoch": 3, "state": torch.nn.Linear(2, 3).state_dict(), "size": torch.Size([2, 3]), "none": None}
     value |= {"list": [1.5, "text", (True, b"bytes")], "numpy": np.arange(6, dtype=">i2").reshape(2, 3), "set": {1, 2}}
     value |= {"f": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "dtype": torch.float32, "big": 1 << 200}
@@ -161,7 +161,7 @@ def test_plain_keeps_plain_data_only():
         (b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f8', 'fortran_order': False, 'shape': (99999999,)}", "header"),
     ],
 )
-def test_what_is_no_checkpoint_gets_one_sentence(tmp_path, content, says):
+def test_reports_files_that_are_not_checkpoints(tmp_path, content, says):
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(UserError, match=says) as caught:
         torch_files.read(tmp_path / "x.pth")
@@ -169,7 +169,7 @@ def test_what_is_no_checkpoint_gets_one_sentence(tmp_path, content, says):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_get_one_sentence(tmp_path):
+def test_reports_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         torch_files.read(tmp_path / "absent.pth")
     with pytest.raises(UserError, match="folder"):
@@ -196,7 +196,7 @@ def test_a_flipped_bit_in_a_tensor_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.999])
-def test_a_file_cut_short_gets_one_sentence(saved, share):
+def test_reports_a_truncated_file(saved, share):
     path = saved({"a": torch.arange(5000.0), "b": torch.arange(5000.0)})
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
@@ -221,6 +221,6 @@ def test_torch_opens_what_is_written_without_it(tmp_path, legacy):
             **value,
             "list": [{k: v for k, v in value["list"][0].items() if k != "a"}],
         }
-    with pytest.raises(TypeError, match="a set is not written"):
+    with pytest.raises(TypeError, match="a set cannot be written"):
         torch_writer.save(tmp_path / "y.pth", {1, 2})
     assert not (tmp_path / "y.pth").exists()

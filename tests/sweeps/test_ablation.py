@@ -70,7 +70,7 @@ def test_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
     with held_elsewhere(tmp_path / "locks" / "one") as other:
         monkeypatch.setattr(locks.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
         with (
-            pytest.raises(locks.Busy, match="another process is at the encoder one"),
+            pytest.raises(locks.Busy, match="the encoder one is in use by another process"),
             pretrained_encoders.held(encoder),
         ):
             pass

@@ -237,7 +237,7 @@ def test_scores_are_not_lost_to_those_of_fewer_trials(trained, tmp_path, capsys)
     words = ["evaluate", str(run), "--steps", "1", "--sampler", "ddim", "--guidance", "1", "--trials", "1"]
     for more, told in (
         ([], "holds the scores of 2 trials of split test, and these would be of 1: name another folder with --out"),
-        (["--out", str(tmp_path / "a_file" / "x")], "a_file is not a folder; name another place"),
+        (["--out", str(tmp_path / "a_file" / "x")], "a_file is not a folder; choose another path"),
     ):
         assert cli.main([*words, *more]) == 2
         assert told in capsys.readouterr().err

@@ -17,7 +17,7 @@ from dreamjax.generation import from_prompts
 from dreamjax.generation.from_prompts import TextRequest
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.runs.components import Ingredients
+from dreamjax.runs.components import Components
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from tests import pipelines
 from tests.pipelines import PROMPTS, psnr
@@ -203,7 +203,7 @@ def test_other_mistakes_are_one_sentence(model):
 def test_a_model_of_parts_has_the_scheduler_of_its_architecture(folder):
     """As a run has that began from nothing: no folder says what its scheduler is."""
     named = ("unet", "vae", "text_encoder", "tokenizer")
-    parts = Ingredients.of("", architecture="sd21", parts={name: str(folder / name) for name in named})
+    parts = Components.of("", architecture="sd21", parts={name: str(folder / name) for name in named})
     model = LatentDiffusion.open(parts, meshes.make(MeshConfig(), jax.devices()[:1]))
     assert model.schedule.sampler == "ddim"
     assert model.schedule.prediction_type == "v_prediction"
@@ -227,12 +227,12 @@ def configured(folder, tmp_path, part, change):
 @pytest.mark.parametrize(
     ("part", "change", "said"),
     [
-        ("unet", {"sample_size": 0}, "sample_size is 0, but it is one whole number, or two"),
-        ("unet", {"sample_size": ["8", 8]}, "but it is one whole number, or two"),
-        ("vae", {"scaling_factor": 0}, "scaling_factor is 0, but it is a positive number"),
-        ("vae", {"scaling_factor": "a"}, "scaling_factor is 'a', but it is a positive number"),
-        ("vae", None, "what a pipeline has as vae is of class AutoencoderKL"),
-        ("text_encoder", None, "what a pipeline has as text_encoder is of class CLIPTextModel"),
+        ("unet", {"sample_size": 0}, "sample_size is 0, but it must be one whole number, or two"),
+        ("unet", {"sample_size": ["8", 8]}, "but it must be one whole number, or two"),
+        ("vae", {"scaling_factor": 0}, "scaling_factor is 0, but it must be a positive number"),
+        ("vae", {"scaling_factor": "a"}, "scaling_factor is 'a', but it must be a positive number"),
+        ("vae", None, "the vae of a pipeline must be of class AutoencoderKL"),
+        ("text_encoder", None, "the text_encoder of a pipeline must be of class CLIPTextModel"),
     ],
 )
 def test_a_part_that_is_another_or_cannot_be_is_one_sentence(folder, tmp_path, part, change, said):
@@ -256,7 +256,7 @@ def test_numbers_that_are_none_make_no_images(folder, model, tmp_path):
     with pytest.raises(UserError, match="came out as NaN"):
         from_prompts.generate(broken, TextRequest(prompts=PROMPTS, steps=1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="--attention is cudnn, which takes an NVIDIA GPU"):
+    with pytest.raises(UserError, match="--attention is cudnn, which needs an NVIDIA GPU"):
         from_prompts.open_model(folder, "bfloat16", attention="cudnn")
 
 

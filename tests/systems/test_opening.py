@@ -159,7 +159,7 @@ def test_attention_of_another_machine_is_refused_for_training_and_opens_for_eval
     folder, _, config = trained
     halved = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
     fused = dataclasses.replace(halved, model=dataclasses.replace(halved.model, attention="cudnn"))
-    with pytest.raises(UserError, match=r"takes an NVIDIA GPU, but JAX computes on cpu here; set --config\.model\.att"):
+    with pytest.raises(UserError, match=r"needs an NVIDIA GPU, but JAX computes on cpu here; set --config\.model\.att"):
         opening.train(fused, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run = opening.open_run(folder)

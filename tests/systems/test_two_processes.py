@@ -6,8 +6,8 @@ import os
 import jax
 import pytest
 
+from dreamjax.parallel import environment, processes
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import processes, variables
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
@@ -48,11 +48,11 @@ def evaluated(shards, mesh_config):
 
 
 def child(out, shards, where, index):
-    names = (variables.COORDINATOR, variables.COUNT, variables.INDEX)
+    names = (environment.COORDINATOR, environment.COUNT, environment.INDEX)
     os.environ.update(zip(names, map(str, (where, 2, index)), strict=True))
     jax.config.update("jax_num_cpu_devices", 1)
     jax.config.update("jax_disable_most_optimizations", True)
-    os.environ[variables.HEARTBEAT] = "10"
+    os.environ[environment.HEARTBEAT] = "10"
     processes.initialize()
     (out / f"{index}.json").write_text(json.dumps(evaluated(shards, MeshConfig(data=1, fsdp=2))))
 

@@ -15,7 +15,7 @@ import jax
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.parallel import processes, variables
+from dreamjax.parallel import environment, processes
 from dreamjax.training.loop import train
 from dreamjax.training.train_config import TrainConfig
 from tests.training.tiny_tasks import Regression
@@ -47,9 +47,9 @@ def _run(workdir: Path, task: Any, devices: int, join: tuple[str, int, int] | No
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if join:
-        names = (variables.COORDINATOR, variables.COUNT, variables.INDEX)
+        names = (environment.COORDINATOR, environment.COUNT, environment.INDEX)
         os.environ.update(zip(names, map(str, join), strict=True))
-        os.environ[variables.HEARTBEAT] = "10"
+        os.environ[environment.HEARTBEAT] = "10"
         processes.initialize()
     defaults = {"steps": 40, "batch_size": 16, "log_every": 1, "tensorboard": False}
     settings = TrainConfig(**(defaults | config))

@@ -86,7 +86,7 @@ def test_a_step_without_its_manifest_does_not_count(two_steps, tmp_path, caplog)
     assert "did not finish" in caplog.text
 
 
-def test_the_saved_state_is_that_of_its_step_though_training_goes_on(tmp_path):
+def test_saves_the_state_of_its_step_while_training_continues(tmp_path):
     """Asynchronous: the arrays are donated to the next step at once, and the save must not see that."""
     saver = checkpoints.Saver(tmp_path, CheckpointConfig(keep_last=9), "{}")
     step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
@@ -116,7 +116,7 @@ def test_last_every_n_and_best_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", '{"step": 0, "scor', "7", None])
-def test_a_damaged_older_step_does_not_cost_the_new_one(tmp_path, text):
+def test_a_damaged_older_step_does_not_delete_the_new_one(tmp_path, text):
     """Its run.json is asked for the best score at every later save."""
     saver = checkpoints.Saver(tmp_path, CheckpointConfig(keep_last=2), "{}")
     state = State(step=jnp.int32(0), params={"w": jnp.ones(3)})
@@ -149,7 +149,7 @@ def test_a_damaged_step_does_not_count_towards_what_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["write_text", "remove"])
-def test_a_store_that_fails_while_a_step_begins_or_is_taken_back_is_a_failed_save(tmp_path, monkeypatch, broken):
+def test_a_failing_store_is_a_failed_save(tmp_path, monkeypatch, broken):
     """Whatever a store raises, in either place, is told once; the next save goes well."""
 
     def refuse(*_, **__):
@@ -236,7 +236,7 @@ def test_a_step_that_is_not_finite_does_not_change_the_state():
     jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
-def test_a_work_directory_of_another_config_is_refused_in_one_sentence(tmp_path):
+def test_rejects_a_work_directory_of_another_config(tmp_path):
     before = json.dumps({"model": {"dim": 64}, "train": {"steps": 10, "mesh": {"data": -1}}})
     claim(tmp_path, before)
     assert claim(tmp_path, before.replace("10", "20").replace("-1", "4")) == {"train.steps", "train.mesh.data"}
@@ -281,7 +281,7 @@ def assert_nothing_half_written(folder):
         assert not manifest.problems(step), step
 
 
-def test_a_save_that_does_not_fit_is_one_sentence(tmp_path):
+def test_reports_a_save_that_does_not_fit(tmp_path):
     """Files may not grow beyond 8 KiB, the state is larger: the same error path as a full disk, on any machine."""
     child = children.start(tmp_path, Regression(width=512), file_limit=8 << 10, checkpoint=CheckpointConfig(every=5))
     child.join()
@@ -299,12 +299,12 @@ def small_disk(tmp_path):
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
-        pytest.skip("mounting a small file system needs root; test_a_save_that_does_not_fit_is_one_sentence stands in")
+        pytest.skip("mounting a small file system needs root; test_reports_a_save_that_does_not_fit stands in")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_is_one_sentence(tmp_path, small_disk):
+def test_reports_a_full_disk(tmp_path, small_disk):
     """It takes the first saves and not the later ones, which are kept without end; nor the last, which has to be."""
     settings = {"steps": 200, "checkpoint": CheckpointConfig(every=5, keep_last=100)}
     child = children.start(small_disk / "run", Regression(width=128), note=tmp_path, **settings)
@@ -316,7 +316,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, small_disk):
     assert checkpoints.newest_intact(small_disk / "run" / "checkpoints") in range(5, 200, 5)
 
 
-def test_training_goes_on_while_a_disk_is_full(tmp_path, small_disk):
+def test_training_continues_while_the_disk_is_full(tmp_path, small_disk):
     """No save and no line of a log goes through until there is room again; then both do, and no line is missing."""
     filler = small_disk / "filler"
     filler.write_bytes(bytes(540 << 10))
@@ -340,7 +340,7 @@ def test_training_goes_on_while_a_disk_is_full(tmp_path, small_disk):
 # ------------------------------------------------------------------------------------------------------ object stores
 def test_commit_and_verification_in_an_object_store(object_store):
     """The manifest decides what counts where nothing can be renamed; logs are written whole; configs are claimed."""
-    from dreamjax.training.metrics import JsonLines
+    from dreamjax.training.logging import JsonLines
 
     run_folder = object_store / "run"
     claim(run_folder, '{"a": 1}')
@@ -366,7 +366,7 @@ def test_commit_and_verification_in_an_object_store(object_store):
     assert (run_folder / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "again": true}\n'
 
 
-def test_a_run_in_an_object_store_saves_its_arrays_there_and_goes_on(google_store, tmp_path):
+def test_a_run_in_an_object_store_saves_its_arrays_and_resumes(google_store, tmp_path):
     """TensorStore writes the arrays over HTTP, the rest goes through epath: both are one bucket. As on a disk."""
     bucket, served = google_store
     for folder in (bucket / "run", tmp_path):

@@ -59,7 +59,8 @@ def test_what_a_killed_attempt_had_not_saved_is_lost(tmp_path, monkeypatch):
     assert found["seconds"] == {"step": 28 + 12, "lost": 12, "restart": 30}
     assert (found["wall"], found["attempts"], found["goodput"]) == (82, 2, round(40 / 82, 4))
     assert (
-        goodput.told(found) == "49% of 82.0 s in 2 attempts were steps; the rest, in seconds: lost 12.0, restart 30.0"
+        goodput.one_line(found)
+        == "49% of 82.0 s in 2 attempts were steps; the rest, in seconds: lost 12.0, restart 30.0"
     )
 
 
@@ -75,12 +76,12 @@ def test_a_rollback_is_lost_work(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"attempts": [7]}', '{"attempts": [{"seconds": {"sleep": 1}}]}'])
-def test_a_damaged_file_is_counted_anew(tmp_path, text):
+def test_a_damaged_file_starts_from_zero(tmp_path, text):
     (tmp_path / "goodput.json").write_text(text)
     assert goodput.read(tmp_path / "goodput.json") == []
 
 
-def test_a_killed_run_tells_where_its_time_went(tmp_path):
+def test_a_killed_run_reports_its_lost_time(tmp_path):
     settings = {"steps": 1000, "checkpoint": CheckpointConfig(every=50)}
     task = Regression(stream=FormulaStream(delay=0.002))
     started = time.monotonic()

@@ -40,7 +40,7 @@ def assert_trained_on(folder, batches, step):
         np.testing.assert_allclose(arrays[name], value, rtol=2e-6, atol=1e-7, err_msg=name)
 
 
-def test_a_bad_step_is_left_out(tmp_path, caplog):
+def test_skips_a_bad_step(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="dreamjax"):
         result = run(POISONED, tmp_path, steps=20, guard=GuardConfig("skip"), **SETTINGS)
     assert "step 7: " in caplog.text
@@ -50,7 +50,7 @@ def test_a_bad_step_is_left_out(tmp_path, caplog):
     assert_trained_on(tmp_path, [k for k in range(20) if k != 6], 20)
 
 
-def test_a_bad_step_is_taken_back_to_the_last_saved_one(tmp_path, caplog):
+def test_rolls_back_from_a_bad_step_to_the_last_saved_one(tmp_path, caplog):
     """Step 4 was saved; what follows it are the batches after the bad one. A second command goes on in the same way."""
     settings = SETTINGS | {"guard": GuardConfig("rollback")}
     with caplog.at_level(logging.WARNING, logger="dreamjax"):
@@ -68,14 +68,14 @@ def test_a_bad_step_is_taken_back_to_the_last_saved_one(tmp_path, caplog):
     assert all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def test_a_run_that_stopped_goes_on_with_another_policy(tmp_path):
+def test_a_stopped_run_continues_with_another_policy(tmp_path):
     with pytest.raises(UserError, match=r"step 7: .* set train.guard.policy to skip or rollback"):
         run(POISONED, tmp_path, steps=12, **SETTINGS)
     result = run(POISONED, tmp_path, steps=12, guard=GuardConfig("skip", spike=30.0), **SETTINGS)
     assert (result["resumed_from"], result["step"], result["guard"]["skipped"]) == (4, 12, 1)
 
 
-def test_nothing_saved_to_go_back_to_is_one_sentence(tmp_path):
+def test_rejects_rollback_before_the_first_save(tmp_path):
     with pytest.raises(UserError, match="step 7 went wrong before a step was saved"):
         run(POISONED, tmp_path, steps=12, guard=GuardConfig("rollback"), checkpoint=CheckpointConfig(every=50))
 
@@ -83,11 +83,11 @@ def test_nothing_saved_to_go_back_to_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (GuardConfig("skip", most=3), "so it was with 3 steps in a row"),
-        (GuardConfig("rollback", most=2), "taken back 2 times already"),
+        (GuardConfig("skip", most=3), "as in 3 steps in a row"),
+        (GuardConfig("rollback", most=2), "rolled back 2 times already"),
     ],
 )
-def test_it_does_not_go_on_for_ever(tmp_path, config, said):
+def test_stops_after_too_many_bad_steps(tmp_path, config, said):
     """Every batch from step 7 on is bad."""
     task = Regression(stream=AllBad())
     with pytest.raises(UserError, match=said):
@@ -105,7 +105,7 @@ class AllBad(FormulaStream):
 LOUD = FormulaStream(loud=tuple(range(16 * 70, 16 * 71)))  # the batch of step 71
 
 
-def test_a_jump_of_the_loss_is_left_out(tmp_path, caplog):
+def test_skips_a_jump_of_the_loss(tmp_path, caplog):
     task = Regression(stream=LOUD)
     with caplog.at_level(logging.WARNING, logger="dreamjax"):
         result = run(task, tmp_path, steps=80, guard=GuardConfig("skip", spike=8.0), **SETTINGS)
@@ -152,15 +152,15 @@ def test_statistics_are_saved_and_may_be_switched_on_and_off(tmp_path):
     run(task, tmp_path / "two", steps=84, **SETTINGS)  # off
     stored = json.loads((tmp_path / "two/checkpoints/00000084/arrays.json").read_text())
     assert not any(name.startswith("guard/") for name in stored)
-    assert run(task, tmp_path / "two", steps=88, **on)["resumed_from"] == 84  # on again, counted anew
+    assert run(task, tmp_path / "two", steps=88, **on)["resumed_from"] == 84  # on again, counted from zero
 
 
-def test_a_system_that_looks_for_no_jumps_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"train.guard.spike is set, but this system's update does not look for spikes"):
+def test_rejects_spike_detection_for_a_system_without_it(tmp_path):
+    with pytest.raises(UserError, match=r"train.guard.spike is set, but this system's update does not detect spikes"):
         run(StreamingRidge(), tmp_path, guard=GuardConfig(spike=6.0))
 
 
 @pytest.mark.parametrize(("wrong", "said"), [({"spike": 0.0}, "must be positive"), ({"most": 0}, "at least 1")])
-def test_wrong_settings_are_refused(wrong, said):
+def test_rejects_invalid_settings(wrong, said):
     with pytest.raises(ValueError, match=said):
         GuardConfig(**wrong)

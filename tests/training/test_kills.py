@@ -63,7 +63,7 @@ def test_a_run_killed_anywhere_logs_the_same_losses(tmp_path, kills):
     assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
 
 
-def test_sigterm_saves_and_leaves_with_its_own_code(tmp_path):
+def test_sigterm_saves_and_exits_with_75(tmp_path):
     settings = SETTINGS | {"steps": 100_000, "checkpoint": CheckpointConfig(every=50_000)}
     child = children.start(tmp_path, **settings)
     while child.is_alive() and logged_step(tmp_path) < 5:

@@ -58,7 +58,7 @@ def test_a_gan_with_two_optimisers_finds_the_mean(tmp_path):
     assert float(saved_arrays(tmp_path, task)["params/generator/mean"]) == pytest.approx(2.0, abs=0.35)
 
 
-def test_a_held_out_loss_that_is_no_number_is_told_and_never_the_best(tmp_path, caplog):
+def test_a_nan_held_out_loss_is_reported_and_never_the_best(tmp_path, caplog):
     """Training goes on: its own loss is finite. The step with a number is the best, though it came later."""
 
     class Blind(Regression):
@@ -88,7 +88,7 @@ def test_a_network_learns_and_everything_is_logged(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_what_one_run_compiled_the_next_reads(tmp_path):
+def test_the_next_run_reads_the_compile_cache(tmp_path):
     """The cache's folder may lie where all hosts see it; the summary counts what came from there."""
     found = []
     for name in ("first", "second"):

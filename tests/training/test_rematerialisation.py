@@ -29,6 +29,6 @@ def temporaries(remat: str, scan_layers: bool) -> int:
 
 
 @pytest.mark.parametrize("scan_layers", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_activations_of_a_block_are_gone_when_the_next_one_runs(scan_layers):
+def test_rematerialisation_frees_the_activations_of_a_block(scan_layers):
     """Eight blocks: their activations make most of the temporaries, and with remat those of one are there at a time."""
     assert temporaries("full", scan_layers) < 0.5 * temporaries("none", scan_layers)

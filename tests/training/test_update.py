@@ -47,7 +47,7 @@ def test_unequal_microbatches_equal_one_batch(pieces):
 
 
 @pytest.mark.parametrize("pieces", [1, 4])
-def test_a_batch_of_no_weight_has_no_gradient(pieces):
+def test_a_batch_of_weight_zero_has_gradient_zero(pieces):
     """Only the weight decay of AdamW moves the parameters: w ← w - rate · 0.05 · w, biases stay."""
     batch, task = batch_of(16), Regression(microbatches=pieces)
     batch["weight"] = np.zeros_like(batch["weight"])
@@ -62,7 +62,7 @@ def test_a_batch_of_no_weight_has_no_gradient(pieces):
     np.testing.assert_array_equal(after.params["fc1"]["bias"], state.params["fc1"]["bias"])
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_rejects_a_batch_that_does_not_divide():
     with pytest.raises(ValueError, match="16 does not divide into 3"):
         sum_over_microbatches(lambda b: b["x"].sum(), batch_of(16), 3)
 
@@ -122,7 +122,7 @@ def test_hyper_parameters_are_arguments():
     assert len(calls) == 1
 
 
-def test_one_compilation_and_one_late_read_a_step(tmp_path, monkeypatch):
+def test_one_compilation_and_one_delayed_read_per_step(tmp_path, monkeypatch):
     """Counted over 10 steps between saves: the step is traced once, and the host reads the device once a step.
 
     Every way from a jax.Array to the host passes through its `_value` or `__array__`; each is counted with the number

@@ -74,7 +74,7 @@ def test_diffusers_itself_finds_its_autoencoder_under_these_names(name):
 
 
 @pytest.mark.parametrize("name", UNETS)
-def test_sizes_of_a_unet_are_told_by_its_tensors(name):
+def test_infers_the_config_of_a_unet_from_its_tensors(name):
     config = UNETS[name]
     state = state_of(diffusers.UNet2DConditionModel, config)
     names = compvis.unet_names(state, config["layers_per_block"])
@@ -85,7 +85,7 @@ def test_sizes_of_a_unet_are_told_by_its_tensors(name):
 
 
 @pytest.mark.parametrize("name", VAES)
-def test_sizes_of_an_autoencoder_are_told_by_its_tensors(name):
+def test_infers_the_config_of_an_autoencoder_from_its_tensors(name):
     config = VAES[name]
     state = state_of(diffusers.AutoencoderKL, config)
     names = compvis.vae_names(state, len(config["block_out_channels"]))
@@ -94,12 +94,12 @@ def test_sizes_of_an_autoencoder_are_told_by_its_tensors(name):
     assert {n: t.shape for n, t in again.items()} == {n: t.shape for n, t in state.items()}
 
 
-def test_what_is_no_network_is_one_sentence():
+def test_reports_tensors_of_another_network():
     with pytest.raises(UserError, match="a file: there are no blocks of a U-Net"):
         compvis.unet_config({"out.2.weight": (4, 32, 3, 3)}, "a file", {})
     with pytest.raises(UserError, match=r"a file: input_blocks\.0\.0\.weight is missing"):
         compvis.unet_config({"input_blocks.1.0.in_layers.0.weight": (32,)}, "a file", {})
     with pytest.raises(UserError, match="a file: there are no blocks of an autoencoder"):
         compvis.vae_config({"quant_conv.weight": (8, 8, 1, 1)}, "a file", {})
-    with pytest.raises(UserError, match="no consecutive numbers"):
+    with pytest.raises(UserError, match="not numbered consecutively"):
         compvis.vae_config({"encoder.down.7.block.0.conv1.weight": (8, 8, 1, 1)}, "a file", {})

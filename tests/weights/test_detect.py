@@ -148,7 +148,7 @@ def test_lpips(whole):
 
 
 # --------------------------------------------------------------------------------------------------------------- files
-def test_a_kind_is_found_whatever_the_file_is_called(tmp_path):
+def test_detects_the_kind_independently_of_the_file_name(tmp_path):
     """Under a wrapper and a strange name; a ResNet of SwAV as `.pth.tar`."""
     module = tv.randomise(tv.alexnet(unit=1, classes=3))
     torch.save({"state_dict": module.state_dict()}, tmp_path / "a.pt")
@@ -161,14 +161,14 @@ def test_a_kind_is_found_whatever_the_file_is_called(tmp_path):
     assert found[0].arguments == {"unit": 1, "classes": 3}
 
 
-def test_other_files_are_refused_in_one_sentence():
+def test_rejects_other_files():
     vgg = {
         "features.0.weight": np.zeros((64, 3, 3, 3)),
         "features.10.weight": np.zeros(1),
         "classifier.6.weight": np.zeros(1),
     }
     with pytest.raises(
-        UserError, match=r"vgg\.pth holds none of the networks that judge images; accepted are .*AlexNet"
+        UserError, match=r"vgg\.pth does not hold a known network for image metrics; accepted are .*AlexNet"
     ):
         detect.recognise(vgg, "vgg.pth")
     fresh = {name: t.numpy() for name, t in tv.ResNet50(unit=1).state_dict().items()}
@@ -176,7 +176,7 @@ def test_other_files_are_refused_in_one_sentence():
         detect.recognise(fresh, "fresh.pth")
 
 
-def test_a_file_that_does_not_fit_names_every_tensor():
+def test_names_every_tensor_that_does_not_fit():
     tensors = {name: t.numpy() for name, t in tv.randomise(tv.ResNet50(unit=1)).state_dict().items()}
     del tensors["layer2.1.bn3.running_var"]
     tensors["layer3.6.conv1.weight"] = tensors["layer3.5.conv1.weight"]  # a ResNet-101 goes on here

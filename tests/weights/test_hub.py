@@ -63,7 +63,7 @@ def test_a_path_that_is_not_there_is_no_hub_id(path):
     assert path in str(caught.value)
 
 
-def test_an_empty_name_is_one_sentence():
+def test_reports_an_empty_name():
     with pytest.raises(UserError, match="a path is empty"):
         hub.resolve("")
 
@@ -77,12 +77,12 @@ def test_the_cache_answers_without_a_network(cache):
 
 
 @pytest.mark.parametrize("name", ["owner/name", "owner/other@v2", "ow--ner/name"])
-def test_what_is_not_in_the_cache_is_one_sentence_that_says_what_to_do(name, cache):
+def test_reports_a_repository_missing_from_the_cache(name, cache):
     put(cache, "owner/other")
     with pytest.raises(UserError) as caught:
         hub.resolve(name)
     assert str(caught.value) == (
-        f"{name} is no folder here and not in the cache {cache}, and it cannot be fetched (HF_HUB_OFFLINE is set): "
+        f"{name} is not a local folder and not in the cache {cache}, and it cannot be fetched (HF_HUB_OFFLINE is set): "
         "name a folder, or fetch it where there is a network (hf download) and copy the cache"
     )
 
@@ -94,7 +94,9 @@ def test_a_hub_that_does_not_answer_is_given_up_soon(cache, monkeypatch, caplog)
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
     monkeypatch.setattr(hub, "ANSWER_S", 0.3)
     start = time.monotonic()
-    with pytest.raises(UserError, match=r"owner/name is no folder here .*cannot be fetched \(ReadTimeout: timed out\)"):
+    with pytest.raises(
+        UserError, match=r"owner/name is not a local folder .*cannot be fetched \(ReadTimeout: timed out\)"
+    ):
         hub.resolve("owner/name")
     found = put(cache, "owner/name")
     assert hub.resolve("owner/name") == hub.epath.Path(found)
@@ -103,7 +105,7 @@ def test_a_hub_that_does_not_answer_is_given_up_soon(cache, monkeypatch, caplog)
     silent.close()
 
 
-def test_no_network_is_one_sentence(monkeypatch):
+def test_reports_a_missing_network_connection(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -112,9 +114,9 @@ def test_no_network_is_one_sentence(monkeypatch):
         hub.resolve("owner/name")
 
 
-def test_a_missing_package_is_told(monkeypatch):
+def test_reports_a_missing_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"owner/name is no folder here, and fetching it needs .* huggingface_hub"):
+    with pytest.raises(UserError, match=r"owner/name is not a local folder, and fetching it needs .* huggingface_hub"):
         hub.resolve("owner/name")
 
 
@@ -248,7 +250,9 @@ def test_pickles_are_fetched_only_where_there_is_nothing_else(names, wanted, ser
     assert set(fetched) == wanted
 
 
-def test_an_id_that_the_hub_does_not_have_is_one_sentence(serve):
+def test_reports_an_unknown_hub_id(serve):
     serve(PIPELINE)
-    with pytest.raises(UserError, match=r"other/name is no folder here .* \(the Hub has no such repository, or it is"):
+    with pytest.raises(
+        UserError, match=r"other/name is not a local folder .* \(the Hub has no such repository, or it is"
+    ):
         hub.resolve("other/name")

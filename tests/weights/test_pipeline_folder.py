@@ -50,7 +50,7 @@ def save(tmp_path):
 @pytest.mark.parametrize(
     "kind", [StableDiffusionPipeline, StableDiffusionInpaintPipeline, StableDiffusionImg2ImgPipeline]
 )
-def test_the_parts_of_a_pipeline_are_found(kind, save):
+def test_finds_the_components_of_a_pipeline(kind, save):
     folder = save(kind)
     pipeline = PipelineFolder.open(folder)
     assert pipeline.pipeline_class == kind.__name__
@@ -137,20 +137,20 @@ def also(part):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (remove("model_index.json"), "is no pipeline: it has no model_index.json"),
-        (put("model_index.json", "{"), "model_index.json: this is no JSON"),
+        (remove("model_index.json"), "is not a pipeline: it has no model_index.json"),
+        (put("model_index.json", "{"), "model_index.json: this is not JSON"),
         (put("model_index.json", "[1]"), "model_index.json: this is a JSON list, not an object"),
-        (put("model_index.json", "{}"), "model_index.json names no parts of a pipeline"),
-        (put("model_index.json", '{"_class_name": "X", "../unet": ["a", "b"]}'), "names no parts of a pipeline"),
+        (put("model_index.json", "{}"), "model_index.json names no components of a pipeline"),
+        (put("model_index.json", '{"_class_name": "X", "../unet": ["a", "b"]}'), "names no components of a pipeline"),
         (also("text_encoder_2"), "StableDiffusionXLPipeline with text_encoder_2, which dreamjax does not have"),
         (remove("scheduler"), "lacks the folders scheduler that its model_index.json names"),
         (remove("unet/config.json"), "unet/config.json: No such file"),
         (put("unet/config.json", "<html>"), "unet/config.json: this is a web page, not JSON"),
-        (put("unet/config.json", "\udcff".encode("utf-8", "surrogateescape").decode("latin1")), "this is no JSON"),
+        (put("unet/config.json", "\udcff".encode("utf-8", "surrogateescape").decode("latin1")), "this is not JSON"),
         (remove("unet/diffusion_pytorch_model.safetensors"), "unet has no weights"),
     ],
 )
-def test_what_is_missing_or_damaged_is_one_sentence(change, told, save):
+def test_reports_missing_and_damaged_files(change, told, save):
     folder = save()
     change(folder)
     with pytest.raises(UserError, match=told) as caught:  # noqa: PT012
@@ -161,7 +161,7 @@ def test_what_is_missing_or_damaged_is_one_sentence(change, told, save):
     assert "\n" not in str(caught.value)
 
 
-def test_a_part_that_the_pipeline_has_not_is_one_sentence(save):
+def test_reports_a_missing_component(save):
     pipeline = PipelineFolder.open(save())
     with pytest.raises(UserError, match=r"StableDiffusionPipeline. has no unett; did you mean unet"):
         pipeline.tensors("unett")

@@ -1,4 +1,4 @@
-"""Weights reach the devices in their places and types, and nothing is read where they do not fit."""
+"""Weights reach the devices in their slots and types, and nothing is read where they do not fit."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_a_leaf_without_a_place_goes_to_the_first_device(folder):
     assert all(leaf.devices() == {jax.local_devices()[0]} for leaf in jax.tree.leaves(found))
 
 
-def test_weights_that_do_not_fit_are_all_named_before_one_is_read(folder):
+def test_names_all_misfits_before_reading_a_tensor(folder):
     tensors = dict(open_weights(folder))
     tensors["extra"] = tensors.pop("head.weight")
     tensors["embed.weight"] = tensors["down.0.conv.weight"]
@@ -77,7 +77,7 @@ def test_weights_that_do_not_fit_are_all_named_before_one_is_read(folder):
     assert caught.value.misshapen == ["embed.weight is (64, 32, 3, 3) instead of (1024, 64)"]
 
 
-def test_the_loop_takes_it_as_a_source_of_weights(folder):
+def test_the_loop_streams_weights_from_it(folder):
     """`training.program.stream_in` asks with the subtree of a state, and puts what it gets there."""
     params = jax.tree.map(lambda s: jax.device_put(jnp.zeros(s.shape, s.dtype), s.sharding), placed(shapes(2, 64)))
     state = State(step=jnp.zeros((), jnp.int32), params={"w": jnp.ones(3)}, frozen={"vae": params})

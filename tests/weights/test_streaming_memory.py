@@ -28,10 +28,10 @@ class Random:
         return np.random.default_rng(list(self.name.encode())).standard_normal(self.shape, np.float32)
 
 
-def test_streaming_takes_less_than_the_largest_file_beside_the_arrays(tmp_path):
+def test_streaming_needs_less_extra_memory_than_the_largest_file(tmp_path):
     """256 MB or more in 3 shards onto 8 devices: peak above start and arrays ≤ 1.2 × the largest shard."""
-    places = TABLE.places(shapes(DEPTH, WIDTH))
-    tensors = {name: Random(name, place.shape) for name, place in places.items()}
+    slots = TABLE.slots(shapes(DEPTH, WIDTH))
+    tensors = {name: Random(name, place.shape) for name, place in slots.items()}
     total = sum(4 * int(np.prod(tensor.shape)) for tensor in tensors.values())
     files = write_safetensors(tmp_path, "model", tensors, max_shard_bytes=int(total / 2.6))
     shards = [(tmp_path / name).stat().st_size for name in files if name.endswith(".safetensors")]
@@ -56,5 +56,5 @@ def test_streaming_takes_less_than_the_largest_file_beside_the_arrays(tmp_path):
     assert said["extra"] <= 2.5 * said["largest_leaf"]
     for path, leaf in flatten(shapes(DEPTH, WIDTH)).items():
         assert leaf.shape
-        wanted = sum(float(np.asarray(tensors[n], np.float64).sum()) for n, p in places.items() if p.path == path)
+        wanted = sum(float(np.asarray(tensors[n], np.float64).sum()) for n, p in slots.items() if p.path == path)
         assert said["sums"][path] == pytest.approx(wanted, rel=1e-9, abs=1e-6)

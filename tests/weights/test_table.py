@@ -95,7 +95,7 @@ def test_every_problem_is_named_at_once():
         assert name in str(problem)
 
 
-def test_an_index_of_both_names_is_a_part_and_one_of_torch_alone_is_stacked():
+def test_an_index_in_torch_names_only_is_stacked():
     table = Table(
         ("down.{i}.res.{j}.conv.weight", "down/{i}/res/conv/kernel", KERNEL),
         ("head.weight", "head", KERNEL),
@@ -117,7 +117,7 @@ def test_an_index_of_both_names_is_a_part_and_one_of_torch_alone_is_stacked():
     assert_same_tree(table.to_dreamjax(tensors, params), params)
 
 
-def test_a_parameter_without_a_row_is_refused():
+def test_rejects_a_parameter_without_a_row():
     with pytest.raises(WeightMismatch, match="forgotten"):
         Table(("a", "a", IDENTITY)).to_torch({"a": np.zeros(1), "forgotten": np.zeros(1)})
 

@@ -105,17 +105,17 @@ def test_published_configs():
 @pytest.mark.parametrize(
     ("config", "change", "told"),
     [
-        (SD_TEXT, {"hidden_act": "gelu_10"}, "hidden_act is 'gelu_10'; dreamjax has gelu, quick_gelu"),
-        (SD_TEXT, {"hidden_size": "768"}, "hidden_size is '768', but it takes a whole number"),
+        (SD_TEXT, {"hidden_act": "gelu_10"}, "hidden_act is 'gelu_10'; it must be one of gelu, quick_gelu"),
+        (SD_TEXT, {"hidden_size": "768"}, "hidden_size is '768', but it must be a whole number"),
         (SD_TEXT, {"num_attention_heads": 7}, "hidden_size 768 does not divide by num_attention_heads 7"),
-        (SD_TEXT, {"num_hidden_layers": 0}, "num_hidden_layers is 0, but it takes at least 1"),
-        (SD_TEXT, {"vocab_size": 0}, "vocab_size is 0, but it takes at least 1"),
+        (SD_TEXT, {"num_hidden_layers": 0}, "num_hidden_layers is 0, but it must be at least 1"),
+        (SD_TEXT, {"vocab_size": 0}, "vocab_size is 0, but it must be at least 1"),
         (SD_TEXT, {"architectures": 3}, "describes a model without a class"),
         (SD_TEXT, {"layer_norm_eps": -1.0}, "layer_norm_eps is -1.0, but it cannot be negative"),
-        (SD_TEXT, {"eos_token_id": [2, 3]}, "eos_token_id is .*, but it takes a whole number"),
+        (SD_TEXT, {"eos_token_id": [2, 3]}, "eos_token_id is .*, but it must be a whole number"),
         (SD_TEXT, {"layer_norm_epsilon": 1e-6, "layer_norm_eps": None}, "layer_norm_eps is None"),
         (GIANT, {"image_size": [518, 224]}, "image_size is .518, 224., .*: images are square"),
-        (GIANT, {"patch_size": 0}, "patch_size is 0, but it takes one whole number of pixels"),
+        (GIANT, {"patch_size": 0}, "patch_size is 0, but it must be one whole number of pixels"),
         (GIANT, {"image_size": 7}, "image_size 7 is less than patch_size 14"),
         (GIANT | {"architectures": ["Dinov2WithRegistersModel"]}, {"num_register_tokens": 0}, "is a Dinov2Model"),
         (VIT, {"id2label": {}}, "the number of classes is 0"),
@@ -124,7 +124,7 @@ def test_published_configs():
         (VIT, {"architectures": ["ViTForMaskedImageModeling"]}, "describes a ViTForMaskedImageModeling; dreamjax has"),
     ],
 )
-def test_what_cannot_be_computed_is_one_sentence(config, change, told):
+def test_reports_unsupported_configs(config, change, told):
     config = config | change
     with pytest.raises(UserError, match=rf"^config.json.*{told}") as raised:
         networks.of(config, "config.json").arguments(config, "config.json")

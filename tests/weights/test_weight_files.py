@@ -58,17 +58,17 @@ def test_a_variant_is_read_where_it_is_asked_for(make, size, tmp_path):
         open_weights(tmp_path, variant="fp61")
 
 
-def test_the_only_variant_is_read_and_told(tmp_path, caplog):
+def test_reads_the_only_variant_with_a_warning(tmp_path, caplog):
     half = text_encoder().to(torch.float16)
     half.save_pretrained(tmp_path, variant="fp16")
     assert_holds(open_weights(tmp_path), half.state_dict())
-    assert "no weights but those of the variant fp16" in caplog.text
+    assert "has only weights of the variant fp16" in caplog.text
 
 
-def test_of_several_variants_alone_none_is_chosen(tmp_path):
+def test_rejects_several_variants_without_a_choice(tmp_path):
     for variant in ("fp16", "non_ema"):
         save_file({"x": torch.ones(2)}, tmp_path / f"diffusion_pytorch_model.{variant}.safetensors")
-    with pytest.raises(UserError, match="of the variants fp16 and non_ema alone; choose one"):
+    with pytest.raises(UserError, match="has only weights of the variants fp16 and non_ema; choose one"):
         open_weights(tmp_path)
 
 
@@ -103,13 +103,13 @@ def test_one_pickled_file_is_read(name, wrap, tmp_path):
     assert np.asarray(open_weights(tmp_path / name)["x"]).tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
-def test_nothing_that_a_pickle_asks_for_is_executed(tmp_path):
+def test_never_executes_a_pickle(tmp_path):
     class Harmful:
         def __reduce__(self):
             return (open, (str(tmp_path / "executed"), "w"))
 
     torch.save({"x": torch.ones(2), "y": Harmful()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"1 of 2 entries are no tensors: y is made by \S+open, which is not executed"):
+    with pytest.raises(UserError, match=r"1 of 2 entries are not tensors: y is made by \S+open, which is not executed"):
         open_weights(tmp_path)
     assert not (tmp_path / "executed").exists()
 
@@ -148,14 +148,14 @@ def sharded(folder, **weight_map):
 @pytest.mark.parametrize(
     ("weight_map", "told"),
     [
-        ({"y": "model-00003-of-00002.safetensors"}, r"names files that are not there \(model-00003-of-00002"),
-        ({"z": SHARD, "w": SHARD}, rf"names tensors that are not there \(z in {SHARD}, w in {SHARD}\)"),
-        ({"y": "../secret.safetensors"}, "'../secret.safetensors' is no name of a file beside it"),
-        ({"y": "/etc/passwd"}, "'/etc/passwd' is no name of a file beside it"),
+        ({"y": "model-00003-of-00002.safetensors"}, r"names missing files \(model-00003-of-00002"),
+        ({"z": SHARD, "w": SHARD}, rf"names missing tensors \(z in {SHARD}, w in {SHARD}\)"),
+        ({"y": "../secret.safetensors"}, "'../secret.safetensors' is not the name of a file next to it"),
+        ({"y": "/etc/passwd"}, "'/etc/passwd' is not the name of a file next to it"),
         ({"y": 3}, "no weight_map of tensor and file names"),
     ],
 )
-def test_an_index_that_names_what_is_not_there_is_one_sentence(weight_map, told, tmp_path):
+def test_reports_an_index_that_names_missing_files(weight_map, told, tmp_path):
     sharded(tmp_path, **weight_map)
     with pytest.raises(UserError, match=told) as caught:
         open_weights(tmp_path)
@@ -165,15 +165,15 @@ def test_an_index_that_names_what_is_not_there_is_one_sentence(weight_map, told,
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{", "this is no JSON"),
+        ("{", "this is not JSON"),
         ("[]", "this is a JSON list, not an object"),
         ("{}", "no weight_map"),
         ("version https://git-lfs.github.com/spec/v1", "a Git LFS pointer, not JSON"),
         ("<html>", "a web page, not JSON"),
-        ("[" * 100_000, "this is no JSON"),
+        ("[" * 100_000, "this is not JSON"),
     ],
 )
-def test_an_index_of_another_kind_is_one_sentence(content, told, tmp_path):
+def test_reports_a_damaged_index(content, told, tmp_path):
     sharded(tmp_path)
     (tmp_path / INDEX).write_text(content)
     with pytest.raises(UserError, match=told) as caught:
@@ -181,7 +181,7 @@ def test_an_index_of_another_kind_is_one_sentence(content, told, tmp_path):
     assert INDEX in str(caught.value)
 
 
-def test_a_folder_without_weights_says_what_it_has(tmp_path):
+def test_reports_a_folder_without_weights(tmp_path):
     with pytest.raises(UserError, match=r"has no weights \(diffusion_pytorch_model.safetensors or .*\)$"):
         open_weights(tmp_path)
     (tmp_path / "v1-5.safetensors").write_bytes(b"")
@@ -189,7 +189,7 @@ def test_a_folder_without_weights_says_what_it_has(tmp_path):
         open_weights(tmp_path)
 
 
-def test_a_path_that_is_no_weights_is_one_sentence(tmp_path):
+def test_reports_paths_without_weights(tmp_path):
     with pytest.raises(UserError, match=r"nothing.safetensors: no such file or folder"):
         open_weights(tmp_path / "nothing.safetensors")
     (tmp_path / "image.png").write_bytes(b"x")

@@ -115,7 +115,7 @@ def test_one_tensor_at_a_time_is_asked_for(tmp_path):
     assert len(load_file(tmp_path / "model.safetensors")) == 9
 
 
-def test_older_weights_of_the_same_name_do_not_stay_beside_the_new(tmp_path):
+def test_deletes_older_weights_of_the_same_name(tmp_path):
     model = arrays(unet())
     write_safetensors(tmp_path, DIFFUSERS, model, variant="fp16", dtype=np.float16)
     variant = contents(tmp_path)
@@ -151,7 +151,7 @@ def test_a_component_is_copied_byte_for_byte_out_of_a_cache_of_links(tmp_path):
     assert len(hashes) == 3
 
 
-def test_a_component_that_is_not_there_is_one_sentence(tmp_path):
+def test_reports_a_missing_component(tmp_path):
     with pytest.raises(UserError, match="vae: no such folder"):
         copy_component(tmp_path / "vae", tmp_path / "out")
     (tmp_path / "vae").mkdir()

@@ -20,18 +20,19 @@ from jaxtyping import Float64, Int
 
 from dreamjax.diffusion import timesteps
 from dreamjax.diffusion.prediction import image_coefficients, noise_coefficients
-from dreamjax.diffusion.samplers.table import Linear, Plan
+from dreamjax.diffusion.samplers.table import LinearCoefficients, SamplingPlan
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
 
 
-def ddpm(schedule: NoiseSchedule, steps: int, first: int) -> Plan:
+def ddpm(schedule: NoiseSchedule, steps: int, first: int) -> SamplingPlan:
+    """Return the table of DDPM, from call `first` on."""
     t, alpha = called(schedule, steps, first)
     before = np.append(alpha[1:], 1.0)
     beta = 1.0 - alpha / before
     variance = beta if schedule.variance_type == "fixed_large" else (1.0 - before) / (1.0 - alpha) * beta
     p, q = image_coefficients(schedule.prediction_type, np.sqrt(alpha), np.sqrt(1.0 - alpha))
-    rows = Linear(
+    rows = LinearCoefficients(
         p,
         q,
         of_image=np.sqrt(before) * beta / (1.0 - alpha),
@@ -42,14 +43,15 @@ def ddpm(schedule: NoiseSchedule, steps: int, first: int) -> Plan:
     return variance_preserving("ddpm", t, alpha, rows, first, stochastic=True)
 
 
-def ddim(schedule: NoiseSchedule, steps: int, first: int, eta: float) -> Plan:
+def ddim(schedule: NoiseSchedule, steps: int, first: int, eta: float) -> SamplingPlan:
+    """Return the table of DDIM, from call `first` on."""
     t, alpha = called(schedule, steps, first)
     before = earlier(schedule, t - schedule.num_train_timesteps // steps, to_one=schedule.set_alpha_to_one is not False)
     sigma = eta * np.sqrt((1.0 - before) / (1.0 - alpha) * (1.0 - alpha / before))
     of_noise_prediction = np.sqrt(np.maximum(1.0 - before - sigma**2, 0.0))
     p, q = image_coefficients(schedule.prediction_type, np.sqrt(alpha), np.sqrt(1.0 - alpha))
     noise_p, noise_q = noise_coefficients(schedule.prediction_type, np.sqrt(alpha), np.sqrt(1.0 - alpha))
-    rows = Linear(
+    rows = LinearCoefficients(
         p,
         q,
         of_image=np.sqrt(before),
@@ -62,23 +64,23 @@ def ddim(schedule: NoiseSchedule, steps: int, first: int, eta: float) -> Plan:
 
 
 def called(schedule: NoiseSchedule, steps: int, first: int) -> tuple[Int[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
-    """The timesteps of `steps` steps, rounded, without those before the `first`, and their ᾱ.
+    """Return the rounded timesteps of `steps` steps, from the `first` on, and their ᾱ.
 
-    Raises UserError where epsilon is predicted at a timestep that holds nothing of the image.
+    Raises UserError where epsilon is predicted at a timestep of pure noise.
     """
     spacing = schedule.timestep_spacing or "leading"
     t = timesteps.on_schedule(schedule, np.round(timesteps.spaced(schedule, spacing, steps)))[first:]
     alpha = schedule.alphas_cumprod[t]
     if schedule.prediction_type == "epsilon" and not alpha.all():
         raise UserError(
-            f"timestep {t[0]} of this schedule is noise alone (rescale_betas_zero_snr), from which prediction_type "
-            "epsilon tells nothing of the image; use v_prediction or sample, or timestep_spacing leading"
+            f"timestep {t[0]} of this schedule is pure noise (rescale_betas_zero_snr), where prediction_type epsilon "
+            "does not determine the image; use v_prediction or sample, or timestep_spacing leading"
         )
     return t, alpha
 
 
 def earlier(schedule: NoiseSchedule, t: Int[np.ndarray, "n"], to_one: bool) -> Float64[np.ndarray, "n"]:
-    """ᾱ at t; before the first timestep 1, or ᾱ_0 for networks that were trained to end there."""
+    """Return ᾱ at t; before the first timestep 1, or ᾱ_0 for networks that were trained to end there."""
     return np.where(t >= 0, schedule.alphas_cumprod[np.maximum(t, 0)], 1.0 if to_one else schedule.alphas_cumprod[0])
 
 
@@ -89,9 +91,9 @@ def variance_preserving(
     rows: object,
     first: int,
     stochastic: bool = False,
-) -> Plan:
-    """The plan of a sampler whose x is √ᾱ x_0 + √(1 - ᾱ) ε and goes into the network as it is."""
-    return Plan(
+) -> SamplingPlan:
+    """Return the plan of a sampler whose x is √ᾱ x_0 + √(1 - ᾱ) ε and enters the network unscaled."""
+    return SamplingPlan(
         timesteps=t,
         scale=np.ones(len(t)),
         signal=np.append(np.sqrt(alpha), 1.0),

@@ -11,12 +11,13 @@ import numpy as np
 
 from dreamjax.diffusion import timesteps
 from dreamjax.diffusion.prediction import image_coefficients
-from dreamjax.diffusion.samplers.table import Linear, Plan
+from dreamjax.diffusion.samplers.table import LinearCoefficients, SamplingPlan
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
 
 
-def dpmpp_2m(schedule: NoiseSchedule, steps: int, first: int, karras: bool) -> Plan:
+def dpmpp_2m(schedule: NoiseSchedule, steps: int, first: int, karras: bool) -> SamplingPlan:
+    """Return the table of DPM-Solver++(2M), from call `first` on."""
     if karras:
         sigma = timesteps.karras(schedule.sigmas[-1], schedule.sigmas[0], steps)
         t = timesteps.of_sigmas(schedule, sigma)
@@ -26,7 +27,7 @@ def dpmpp_2m(schedule: NoiseSchedule, steps: int, first: int, karras: bool) -> P
         t = timesteps.spaced_to_zero(schedule, schedule.timestep_spacing or "linspace", steps)
         sigma = schedule.sigmas[timesteps.on_schedule(schedule, t)]
         if (np.diff(sigma) >= 0).any():
-            raise UserError(f"dpmpp_2m with {steps} steps would call a timestep twice; take fewer, or ddim")
+            raise UserError(f"dpmpp_2m with {steps} steps would call a timestep twice; use fewer steps, or ddim")
     t, sigma = t[first:], sigma[first:]
 
     a, s = 1.0 / np.sqrt(sigma**2 + 1.0), sigma / np.sqrt(sigma**2 + 1.0)
@@ -38,8 +39,10 @@ def dpmpp_2m(schedule: NoiseSchedule, steps: int, first: int, karras: bool) -> P
         of_change[1:-1] = 0.5 * h[1:] / h[:-1]
     of_image = a_next * (1.0 - ratio)
     p, q = image_coefficients(schedule.prediction_type, a, s)
-    rows = Linear(p, q, of_x=s_next / s, of_image=of_image * (1.0 + of_change), of_previous=-of_image * of_change)
-    return Plan(
+    rows = LinearCoefficients(
+        p, q, of_x=s_next / s, of_image=of_image * (1.0 + of_change), of_previous=-of_image * of_change
+    )
+    return SamplingPlan(
         timesteps=t,
         scale=np.ones(len(t)),
         signal=np.append(a, 1.0),

@@ -6,16 +6,16 @@ The mean output m̄ of the last calls moves x from t to t' (a, s, a', s' = √�
 
     m̄ = (55 m - 59 m₁ + 37 m₂ - 9 m₃) / 24; with two outputs in memory (23, -16, 5) / 12, with one (3, -1) / 2
 
-Instead of Runge-Kutta at the start, as diffusers with `skip_prk_steps`: the first step is taken twice, the second time
+As diffusers with `skip_prk_steps`, it does not start with Runge-Kutta: the first step is taken twice, the second time
 from where the first began, with the mean of the outputs at both ends. n steps therefore cost n + 1 calls (for n > 1).
 
-Under `strength` the list of calls is cut, as diffusers cuts it, *after* the repetition was put in; the second call that
-is left then counts as the repetition, and the walk is half a step askew. Take DDIM or DPM-Solver++ to start from
+With `strength` the list of calls is cut, as in diffusers, *after* the repetition was inserted; the second remaining
+call then counts as the repetition, and the trajectory is off by half a step. Use DDIM or DPM-Solver++ to start from
 images.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from dreamjax.diffusion.prediction import noise_coefficients
 from dreamjax.diffusion.samplers import ancestral
-from dreamjax.diffusion.samplers.table import Plan, Row
+from dreamjax.diffusion.samplers.table import Coefficient, SamplingPlan
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
 
@@ -33,13 +33,13 @@ WEIGHTS = np.array([[24, 0, 0, 0], [12, 12, 0, 0], [36, -12, 0, 0], [46, -32, 10
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Multistep:
+class MultistepCoefficients:
     """x' = of_x · x + of_output · m̄, m̄ = weights · (output, the three before it)."""
 
-    of_x: Row
-    of_output: Row
-    weights: Float[Array, "n 4"] | Float[Array, "4"]
-    again: Row  # 1 where the step before is taken once more
+    of_x: Coefficient
+    of_output: Coefficient
+    weights: Float[Any, "n 4"] | Float[Any, "4"]
+    again: Coefficient  # 1 where the step before is taken once more
 
 
 class MultistepCarry(NamedTuple):
@@ -47,12 +47,13 @@ class MultistepCarry(NamedTuple):
 
     x: Float[Array, "B ..."]
     before: Float[Array, "B ..."]  # x as it was at the last call
-    outputs: tuple[Float[Array, "B ..."], Float[Array, "B ..."], Float[Array, "B ..."]]  # the latest first
+    outputs: tuple[Float[Array, "B ..."], ...]  # three, the latest first
 
 
-def plms(schedule: NoiseSchedule, steps: int, first: int) -> Plan:
+def plms(schedule: NoiseSchedule, steps: int, first: int) -> SamplingPlan:
+    """Return the table of PLMS, from call `first` on."""
     if schedule.prediction_type == "sample":
-        raise UserError("plms is built for prediction_type epsilon and v_prediction, not sample; take ddim")
+        raise UserError("plms supports prediction_type epsilon and v_prediction, not sample; use ddim")
     called, _ = ancestral.called(schedule, steps, 0)
     t = np.concatenate([called[:2], called[1:]])[first:]  # the second is called twice
     stride = schedule.num_train_timesteps // steps
@@ -60,32 +61,36 @@ def plms(schedule: NoiseSchedule, steps: int, first: int) -> Plan:
     start, end = t + stride * again, t - stride * ~again
     if start.max() >= schedule.num_train_timesteps:
         raise UserError(
-            f"plms with {steps} steps from timestep {t[0]} would begin past the end; take more steps, or ddim"
+            f"plms with {steps} steps from timestep {t[0]} would begin past the last timestep; use more steps, or ddim"
         )
     alpha = schedule.alphas_cumprod[start]
     if not alpha.all():
         raise UserError(
-            f"timestep {start[0]} of this schedule is noise alone (rescale_betas_zero_snr), from which plms cannot "
-            "start; take ddim, or timestep_spacing leading"
+            f"timestep {start[0]} of this schedule is pure noise (rescale_betas_zero_snr), from which plms cannot "
+            "start; use ddim, or timestep_spacing leading"
         )
     after = ancestral.earlier(schedule, end, to_one=schedule.set_alpha_to_one is True)
     a, s = np.sqrt(alpha), np.sqrt(1.0 - alpha)
     of_noise = -(after - alpha) / (alpha * np.sqrt(1.0 - after) + a * np.sqrt(after) * s)
     p, q = noise_coefficients(schedule.prediction_type, a, s)
-    rows = Multistep(
+    rows = MultistepCoefficients(
         np.sqrt(after) / a + of_noise * p, of_noise * q, WEIGHTS[np.minimum(np.arange(len(t)), 4)], again.astype(float)
     )
     return ancestral.variance_preserving("plms", t, schedule.alphas_cumprod[t], rows, first)
 
 
 def multistep_start(x: Float[Array, "B ..."]) -> MultistepCarry:
+    """Return the state before the first call."""
     return MultistepCarry(x, x, (jnp.zeros_like(x),) * 3)
 
 
 def multistep_step(
-    carry: MultistepCarry, row: Multistep, output: Float[Array, "B ..."], noise: Float[Array, "B ..."] | float
+    carry: MultistepCarry,
+    row: MultistepCoefficients,
+    output: Float[Array, "B ..."],
+    noise: Float[Array, "B ..."] | float,
 ) -> MultistepCarry:
-    """One row of the table; no noise is added."""
+    """Take one step; no noise is added."""
     latest = (output, *carry.outputs)
     mean = sum(row.weights[k] * latest[k] for k in range(4))
     again = row.again > 0

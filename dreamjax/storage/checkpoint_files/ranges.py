@@ -1,7 +1,7 @@
-"""Ranges of a file's bytes, each read straight into the memory that keeps it.
+"""Read ranges of a file's bytes directly into their destination.
 
-Not memory-mapped: pages of a mapping that were once read count as the process's own memory until somebody drops them,
-so that streaming a checkpoint would seem to (and, where memory is limited, does) hold all of it.
+The file is not memory-mapped: pages of a mapping that were read count as memory of the process until they are dropped,
+so that streaming a checkpoint would hold all of it where memory is limited.
 """
 
 import os
@@ -17,10 +17,10 @@ from dreamjax.errors import UserError
 
 
 class Ranges:
-    """A file of which ranges are read. An object of an object store is copied here once its first large range is asked.
+    """A file of which ranges are read. An object of an object store is copied when its first large range is read.
 
-    The file stays open, so that one that is replaced meanwhile is read as it was. Raises UserError where it is missing,
-    a folder, empty or not readable.
+    The file stays open, so that a file that is replaced meanwhile is read as it was. Raises UserError where it is
+    missing, a folder, empty or not readable.
     """
 
     def __init__(self, path: epath.PathLike):
@@ -35,7 +35,7 @@ class Ranges:
             raise UserError(f"{self.source}: the file is empty")
 
     def read(self, start: int, count: int) -> bytes:
-        """A small range, fewer bytes where the file ends before; what is in an object store stays there."""
+        """Return a small range, fewer bytes where the file ends before; an object of an object store is not copied."""
         if self._local is not None:
             return os.pread(self._local, count, start)
         with self.path.open("rb") as remote:

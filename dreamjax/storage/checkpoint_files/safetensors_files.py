@@ -1,20 +1,20 @@
-"""The safetensors format, read and written: 8 bytes of length, a JSON header of names, types and places, the numbers.
+"""Read and write safetensors files: 8 bytes of length, a JSON header of names, types and offsets, the numbers.
 
-Ours and not the `safetensors` package's: its reader maps the file, so that what was read counts as memory until the
-whole file is closed, its NumPy side has not had bfloat16 and float8 in every version, and its errors speak of the
-header's inner parts; its writer wants every tensor in memory at once. The format takes a page. The tests hold both
-sides against the package: the same tensors are read, the same bytes are written.
+This replaces the `safetensors` package because its reader maps the file, so that everything read counts as memory until
+the file is closed; its NumPy side lacks bfloat16 and float8 in some versions; and its writer needs all tensors in
+memory at once. The tests compare with the package: the same tensors are read, the same bytes are written.
 """
 
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
 from etils import epath
+from numpy.typing import DTypeLike
 
 from dreamjax.errors import UserError
 from dreamjax.storage import atomic, sniffing
@@ -50,8 +50,8 @@ RANKS = {code: rank for rank, code in enumerate(DTYPES)}
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """A tensor that lies in a file at byte `start`; every `np.asarray(tensor)` reads it, into memory of its own."""
+class SafetensorsTensor:
+    """A tensor in a file at byte `start`; every `np.asarray(tensor)` reads it into new memory."""
 
     file: Ranges
     dtype: np.dtype
@@ -60,27 +60,41 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
+        """Return the size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def numpy(self) -> np.ndarray:
+        """Read the tensor."""
         array = np.empty(self.shape, self.dtype)
         if array.size:
             self.file.read_into(array, self.start)
         return array
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return self.numpy().astype(dtype or self.dtype, copy=False)
+
+
+class Tensor(Protocol):
+    """Anything with `shape` and `dtype` that `np.asarray` reads."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __array__(self) -> np.ndarray: ...
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
 class _Damaged(Exception):
-    """What is wrong with a header, in a phrase."""
+    """A damaged header; the message is a phrase that says what is wrong."""
 
 
-def read(path: epath.PathLike) -> dict[str, StoredTensor]:
-    """The tensors of a file by name, in the file's order; only the header is read.
+def read(path: epath.PathLike) -> dict[str, SafetensorsTensor]:
+    """Return the tensors of a file by name, in the file's order; only the header is read.
 
-    Raises UserError for a file that is missing, cut short, damaged, of another kind, or of a type that NumPy has not.
+    Raises UserError for a file that is missing, cut short, damaged, of another kind, or of a type that NumPy lacks.
     """
     file = Ranges(path)
     head = file.read(0, 64)
@@ -90,36 +104,35 @@ def read(path: epath.PathLike) -> dict[str, StoredTensor]:
             raise _Damaged(f"its header should take {length} bytes of {file.size}")
         return _checked(_header(file.read(8, length)), file, 8 + length)
     except _Damaged as problem:
-        # asked last: a good file may begin with any byte, for its header may be of any length
+        # checked last: a good file may begin with any byte, for its header may be of any length
         sniffing.refuse(head, file.source, "a safetensors file")
         if head.startswith((b"PK\x03\x04", b"\x80\x02")):
             raise UserError(f"{file.source}: torch.save wrote this, not safetensors; rename it to .bin") from None
-        told = f"{file.source}: the file is damaged or cut short ({problem}); fetch it again"
-        raise UserError(told) from problem
+        raise UserError(f"{file.source}: the file is damaged or cut short ({problem}); fetch it again") from problem
 
 
 def _header(data: bytes) -> dict[str, Any]:
     try:
         header = json.loads(data.decode(), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as problem:
-        raise _Damaged("its header is no JSON") from problem
+        raise _Damaged("its header is not JSON") from problem
     if not isinstance(header, dict) or not data.startswith(b"{"):
-        raise _Damaged("its header is no JSON object")
+        raise _Damaged("its header is not a JSON object")
     notes = header.pop("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
-        raise _Damaged("its notes are no text")
+        raise _Damaged("its metadata is not text")
     return header
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    header = dict(pairs)
+    if len(header) != len(pairs):
         raise _Damaged("its header names something twice")
-    return found
+    return header
 
 
-def _checked(header: Mapping[str, Any], file: Ranges, begin: int) -> dict[str, StoredTensor]:
-    """The header's tensors, which lie side by side and fill the file from `begin` to its end."""
+def _checked(header: Mapping[str, Any], file: Ranges, begin: int) -> dict[str, SafetensorsTensor]:
+    """Return the header's tensors; they must be contiguous and fill the file from `begin` to its end."""
     tensors = {name: _tensor(name, entry, file, begin) for name, entry in header.items()}
     end = begin
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
@@ -134,38 +147,39 @@ def _checked(header: Mapping[str, Any], file: Ranges, begin: int) -> dict[str, S
     return tensors
 
 
-def _tensor(name: str, entry: Any, file: Ranges, begin: int) -> StoredTensor:
+def _tensor(name: str, entry: object, file: Ranges, begin: int) -> SafetensorsTensor:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _Damaged(f"{name!r:.80} has no type, shape and place")
+        raise _Damaged(f"{name!r:.80} has no type, shape and offsets")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not _sizes(shape) or len(shape) > MAX_RANK or not _sizes(offsets) or len(offsets) != 2:
-        raise _Damaged(f"{name!r:.80} has an impossible shape or place")
+        raise _Damaged(f"{name!r:.80} has an impossible shape or offsets")
     if not isinstance(code, str) or code not in DTYPES:
         raise UserError(
-            f"{file.source}: {name!r:.80} has the type {code!r:.20}, which is not read; it takes {', '.join(DTYPES)}"
+            f"{file.source}: {name!r:.80} has the type {code!r:.20}, which is not supported; it must be one of "
+            f"{', '.join(DTYPES)}"
         )
-    tensor = StoredTensor(file, DTYPES[code], tuple(shape), begin + offsets[0])
+    tensor = SafetensorsTensor(file, DTYPES[code], tuple(shape), begin + offsets[0])
     if tensor.nbytes != offsets[1] - offsets[0]:
-        raise _Damaged(f"{name!r:.80} has {offsets[1] - offsets[0]} bytes, which do not make its shape")
+        raise _Damaged(f"{name!r:.80} has {offsets[1] - offsets[0]} bytes, which do not fit its shape")
     return tensor
 
 
-def _sizes(value: Any) -> bool:
+def _sizes(value: object) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
-def write(path: epath.PathLike, tensors: Mapping[str, Any], dtypes: Mapping[str, np.dtype] | None = None) -> None:
-    """Write `tensors` (anything with `shape` and `dtype` that `np.asarray` reads) one after another.
+def write(path: epath.PathLike, tensors: Mapping[str, Tensor], dtypes: Mapping[str, np.dtype] | None = None) -> None:
+    """Write `tensors` one after another.
 
-    `dtypes`: the types to write where they are not the tensors' own. The bytes are those that `safetensors.torch`
-    writes with the note {"format": "pt"}, by which diffusers and transformers know whose names these are. The file
-    appears whole or not at all. Raises UserError for a type that the format has not.
+    `dtypes`: the types to write where they differ from the tensors'. The bytes are those that `safetensors.torch`
+    writes with the metadata {"format": "pt"}, by which diffusers and transformers know that the names are PyTorch's.
+    The file appears whole or not at all. Raises UserError for a type that the format lacks.
     """
     kinds = {name: np.dtype((dtypes or {}).get(name, tensor.dtype)) for name, tensor in tensors.items()}
     for name, kind in kinds.items():
         if kind not in CODES:
-            raise UserError(f"{path}: {name} has the type {kind}, which safetensors files have not")
+            raise UserError(f"{path}: {name} has the type {kind}, which safetensors files cannot hold")
     order = sorted(tensors, key=lambda name: (-RANKS[CODES[kinds[name]]], name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -181,6 +195,6 @@ def write(path: epath.PathLike, tensors: Mapping[str, Any], dtypes: Mapping[str,
             stream.write(_bytes(tensors[name], kinds[name]))
 
 
-def _bytes(tensor: Any, dtype: np.dtype) -> memoryview:
+def _bytes(tensor: Tensor, dtype: np.dtype) -> memoryview:
     array = np.ascontiguousarray(np.asarray(tensor).astype(dtype, copy=False))
     return array.reshape(-1).view(np.uint8).data

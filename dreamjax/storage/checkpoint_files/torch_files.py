@@ -1,7 +1,7 @@
-"""Open `.pth`, `.pt`, `.npy` and pickle files of any origin, without executing what they hold (see `opcodes`).
+"""Open `.pth`, `.pt`, `.npy` and pickle files of any origin, without executing what they hold (see `pickle_reader`).
 
 `torch.save` has written two layouts: a zip archive of one pickle and one stored entry per storage (since torch 1.6),
-and before that five pickles followed by the storages' bytes. Both are memory-mapped: tensors are read when asked for.
+and before that five pickles followed by the storages' bytes. Both are memory-mapped: tensors are read when used.
 """
 
 import io
@@ -11,23 +11,30 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from etils import epath
 
 from dreamjax.errors import UserError
+from dreamjax.storage import sniffing
 from dreamjax.storage.checkpoint_files import pickle_reader
-from dreamjax.storage.checkpoint_files.pickle_reader import Inert, Machine, Malformed
-from dreamjax.storage.checkpoint_files.torch_pickle import TABLE, DType, PickledArray, Storage, StoredTensor, let_go
+from dreamjax.storage.checkpoint_files.pickle_reader import Inert, Machine, Malformed, Value
+from dreamjax.storage.checkpoint_files.torch_pickle import (
+    TABLE,
+    PickledArray,
+    Storage,
+    TorchDType,
+    TorchTensor,
+    release_pages,
+)
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-AT_ONCE = 256  # storages whose places are looked up before the pages that this touched are let go
+AT_ONCE = 256  # storages whose offsets are looked up before the pages that this touched are released
 MAX_ENTRIES = 4_000_000  # a corpus saved as one tensor per trial has 10⁴ to 10⁵
 
 
-def read(path: epath.PathLike) -> Any:
-    """The object tree of a file: dicts, lists, scalars, `StoredTensor`, arrays, and `Inert` for everything else.
+def read(path: epath.PathLike) -> Value:
+    """Return the object tree of a file: dicts, lists, scalars, `TorchTensor`, arrays, and `Inert` for everything else.
 
     Raises UserError for a file that is missing, cut short, damaged or of another kind.
     """
@@ -38,28 +45,25 @@ def read(path: epath.PathLike) -> Any:
         return _read_zip(file, source)
     if head.startswith(b"\x93NUMPY"):
         return _read_npy(file, source)
-    if head.lstrip()[:1] == b"<":
-        raise UserError(f"{source}: this is a web page, not a checkpoint; download the file itself")
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{source}: this is a Git LFS pointer, not a checkpoint; fetch it with git lfs pull")
+    sniffing.refuse(head, source, "a checkpoint")
     first = pickle_reader.interpret(file, len(file), TABLE, source)  # type: ignore[arg-type]
     if isinstance(first, int) and first == LEGACY_MAGIC:
         return _read_legacy(file, source)
     return first
 
 
-def tensors(state: Any, source: str) -> dict[str, Any]:
-    """The tensors of a state dict by name. Raises UserError naming every entry that is no plain tensor."""
+def tensors(state: Value, source: str) -> dict[str, TorchTensor | PickledArray]:
+    """Return the tensors of a state dict by name. Raise UserError naming every entry that is not a plain tensor."""
     if not isinstance(state, Mapping):
-        raise UserError(f"{source}: a state dict (names with tensors) was expected, and this is {_kind(state)}")
-    refused = [f"{k} is {_kind(v)}" for k, v in state.items() if not isinstance(v, (StoredTensor, PickledArray))]
+        raise UserError(f"{source}: this is {_kind(state)}, not a state dict (names with tensors)")
+    refused = [f"{k} is {_kind(v)}" for k, v in state.items() if not isinstance(v, (TorchTensor, PickledArray))]
     if refused:
-        raise UserError(f"{source}: {len(refused)} of {len(state)} entries are no tensors: {'; '.join(refused[:20])}")
+        raise UserError(f"{source}: {len(refused)} of {len(state)} entries are not tensors: {'; '.join(refused[:20])}")
     return {str(name): value for name, value in state.items()}
 
 
-def plain(value: Any, depth: int = 8) -> Any:
-    """`value` where it is plain data (numbers, text, None, and lists, tuples and dicts of them), else None."""
+def plain(value: Value, depth: int = 8) -> Value:
+    """Return `value` where it is plain data (numbers, text, None, and lists, tuples and dicts of them), else None."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if depth and isinstance(value, (list, tuple)) and len(value) < 10_000:
@@ -69,14 +73,14 @@ def plain(value: Any, depth: int = 8) -> Any:
     return None
 
 
-def _kind(value: Any) -> str:
+def _kind(value: Value) -> str:
     if isinstance(value, Inert):
         return f"made by {value.name}, which is not executed"
     return f"a {type(value).__name__}"
 
 
 def _map(path: epath.PathLike) -> mmap.mmap:
-    """The file in memory, page by page. An object of an object store is first copied to a temporary file."""
+    """Map the file into memory. An object of an object store is first copied to a temporary file."""
     place = epath.Path(path)
     if not place.exists():
         raise UserError(f"{path}: no such file")
@@ -93,10 +97,10 @@ def _map(path: epath.PathLike) -> mmap.mmap:
         return mmap.mmap(local.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _storage(file: mmap.mmap, source: str, pid: Any) -> Storage:
-    """A storage from torch's persistent id ("storage", class, key, device, elements, …); its place is not set."""
+def _storage(file: mmap.mmap, source: str, pid: Value) -> Storage:
+    """Return a storage from torch's persistent id ("storage", class, key, device, elements, …), without its offset."""
     if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[2], str)):
-        raise Malformed("a persistent id is none of torch's")
+        raise Malformed("a persistent id is not one of torch's")
     kind, key, length = pid[1], pid[2], pid[4]
     if type(length) is not int or not 0 <= length * kind.dtype.itemsize <= len(file):
         raise Malformed(f"storage {key[:40]} claims more than the file holds")
@@ -104,7 +108,7 @@ def _storage(file: mmap.mmap, source: str, pid: Any) -> Storage:
 
 
 # ------------------------------------------------------------------------------------------------------- zip archives
-def _read_zip(file: mmap.mmap, source: str) -> Any:
+def _read_zip(file: mmap.mmap, source: str) -> Value:
     try:
         archive = zipfile.ZipFile(file)  # type: ignore[call-overload]
         entries = {info.filename: info for info in archive.infolist()}
@@ -114,27 +118,27 @@ def _read_zip(file: mmap.mmap, source: str) -> Any:
     if len(pickles) != 1 or len(entries) > MAX_ENTRIES:
         raise UserError(f"{source}: this zip archive was not written by torch.save; it has {len(pickles)} data.pkl")
     folder = pickles[0].removesuffix("data.pkl")
-    places = {}
+    ranges = {}
     for number, (name, info) in enumerate(entries.items()):
-        places[name] = _entry_place(file, info, source)
+        ranges[name] = _entry_range(file, info, source)
         if number % AT_ONCE == 0:
-            let_go(file)
+            release_pages(file)
 
     def bytes_of(name: str) -> bytes:
-        start, size = places[name]
+        start, size = ranges[name]
         return file[start : start + size]
 
-    if f"{folder}byteorder" in places and bytes_of(f"{folder}byteorder") != b"little":
+    if f"{folder}byteorder" in ranges and bytes_of(f"{folder}byteorder") != b"little":
         raise UserError(f"{source}: it was written on a big-endian machine; save it again on another")
 
-    def persistent(machine: Machine, pid: Any) -> Any:
-        if isinstance(pid, tuple) and len(pid) > 1 and not isinstance(pid[1], DType):
+    def persistent(machine: Machine, pid: Value) -> Value:
+        if isinstance(pid, tuple) and len(pid) > 1 and not isinstance(pid[1], TorchDType):
             return Inert("a storage of unknown type")
         storage = _storage(file, source, pid)
         name = f"{folder}data/{storage.name}"
-        if name not in places:
+        if name not in ranges:
             raise Malformed(f"storage {storage.name[:40]} is missing from the archive")
-        storage.place, size = places[name]
+        storage.offset, size = ranges[name]
         if size != storage.length * storage.dtype.itemsize:
             raise Malformed(f"storage {storage.name[:40]} has {size} bytes and claims {storage.length} elements")
         storage.crc = entries[name].CRC
@@ -144,8 +148,11 @@ def _read_zip(file: mmap.mmap, source: str) -> Any:
     return pickle_reader.interpret(io.BytesIO(data), len(data), TABLE, source, persistent)
 
 
-def _entry_place(file: mmap.mmap, info: zipfile.ZipInfo, source: str) -> tuple[int, int]:
-    """(first byte, size) of a stored entry, from its local header. Compressed entries are refused: no bomb opens."""
+def _entry_range(file: mmap.mmap, info: zipfile.ZipInfo, source: str) -> tuple[int, int]:
+    """Return (first byte, size) of a stored entry, from its local header.
+
+    Compressed entries are refused: no zip bombs.
+    """
     header = file[info.header_offset : info.header_offset + 30] if info.header_offset >= 0 else b""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
         raise UserError(f"{source}: {info.filename} is compressed, which torch.save never does; zip it with zip -0")
@@ -159,21 +166,21 @@ def _entry_place(file: mmap.mmap, info: zipfile.ZipInfo, source: str) -> tuple[i
 
 
 # ------------------------------------------------------------------------------------------------------ legacy layout
-def _read_legacy(file: mmap.mmap, source: str) -> Any:
-    """After the magic number: version, system, the object, the storages' keys in order, then (count, bytes) of each."""
+def _read_legacy(file: mmap.mmap, source: str) -> Value:
+    """Read what follows the magic number: version, system, object, keys of the storages, (count, bytes) of each."""
 
-    def following(persistent: pickle_reader.Persistent | None = None) -> Any:
+    def following(persistent: pickle_reader.Persistent | None = None) -> Value:
         return pickle_reader.interpret(file, len(file), TABLE, source, persistent)  # type: ignore[arg-type]
 
     storages: dict[str, list[tuple[Storage, int]]] = {}  # key → the storages and views of it, with their offsets
 
-    def persistent(machine: Machine, pid: Any) -> Any:
-        if isinstance(pid, tuple) and len(pid) > 1 and not isinstance(pid[1], DType):
+    def persistent(machine: Machine, pid: Value) -> Value:
+        if isinstance(pid, tuple) and len(pid) > 1 and not isinstance(pid[1], TorchDType):
             return Inert("a storage of unknown type")
         storage = _storage(file, source, pid)
         view = pid[5] if len(pid) > 5 and isinstance(pid[5], tuple) and len(pid[5]) == 3 else ("", 0, storage.length)
         if type(view[1]) is not int or type(view[2]) is not int or min(view[1:]) < 0:
-            raise Malformed("a view of a storage has no valid place")
+            raise Malformed("a view of a storage has no valid offset")
         part = Storage(file, source, storage.name, storage.dtype, view[2])
         storages.setdefault(storage.name, []).append((part, view[1]))
         return part
@@ -189,7 +196,7 @@ def _read_legacy(file: mmap.mmap, source: str) -> Any:
     place = file.tell()
     for number, key in enumerate(keys):
         if number % AT_ONCE == 0:
-            let_go(file)
+            release_pages(file)
         parts = storages.get(key, []) if isinstance(key, str) else []
         count = int.from_bytes(file[place : place + 8], "little", signed=True)
         itemsize = parts[0][0].dtype.itemsize if parts else 1
@@ -198,14 +205,14 @@ def _read_legacy(file: mmap.mmap, source: str) -> Any:
         for part, offset in parts:
             if part.dtype.itemsize != itemsize or offset + part.length > count:
                 raise UserError(f"{source}: storage {key!s:.40} has {count} elements, fewer than it claims")
-            part.place = place + 8 + offset * itemsize
+            part.offset = place + 8 + offset * itemsize
         place += 8 + count * itemsize
     return root
 
 
 # -------------------------------------------------------------------------------------------------------------- NumPy
-def _read_npy(file: mmap.mmap, source: str) -> Any:
-    """A `.npy` file: a read-only view of its numbers, or, of objects, an array of what the pickle describes."""
+def _read_npy(file: mmap.mmap, source: str) -> Value:
+    """Read a `.npy` file: a read-only view of its numbers, or, of objects, an array of what the pickle describes."""
     try:
         file.seek(0)
         version = np.lib.format.read_magic(file)
@@ -216,9 +223,9 @@ def _read_npy(file: mmap.mmap, source: str) -> Any:
     if dtype.hasobject:
         if dtype.fields is not None or dtype.subdtype is not None:
             raise UserError(f"{source}: arrays of records with objects are not read; save plain arrays")
-        found = pickle_reader.interpret(file, len(file), TABLE, source)  # type: ignore[arg-type]
-        return found.numpy() if isinstance(found, PickledArray) else found
+        content = pickle_reader.interpret(file, len(file), TABLE, source)  # type: ignore[arg-type]
+        return content.numpy() if isinstance(content, PickledArray) else content
     place, count = file.tell(), int(np.prod(shape, dtype=object))
     if any(n < 0 for n in shape) or place + count * dtype.itemsize > len(file):
-        raise UserError(f"{source}: the header promises {shape} values of {dtype} but the file ends before")
+        raise UserError(f"{source}: the header announces {shape} values of {dtype}, but the file ends before")
     return np.frombuffer(file, dtype, count, place).reshape(shape, order="F" if fortran else "C")

@@ -1,7 +1,7 @@
-"""The torch and NumPy objects that pickles are allowed to describe, rebuilt by our own functions (see `opcodes`).
+"""The torch and NumPy objects that pickles may describe, rebuilt by our own functions (see `pickle_reader`).
 
-A tensor stays where it is, in the memory-mapped file, until `np.asarray(tensor)` asks for it; only its shape, strides
-and place are checked at once, so a file of any size opens in the time its pickle takes.
+A tensor stays in the memory-mapped file until `np.asarray(tensor)` reads it; only its shape, strides and offset are
+checked at once, so a file of any size opens in the time that its pickle takes.
 """
 
 import math
@@ -10,13 +10,21 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import DTypeLike
 
 from dreamjax.errors import UserError
-from dreamjax.storage.checkpoint_files.pickle_reader import Inert, Known, Machine, Malformed, Unsupported, checked_key
+from dreamjax.storage.checkpoint_files.pickle_reader import (
+    AllowedFunction,
+    Inert,
+    Machine,
+    Malformed,
+    Unsupported,
+    Value,
+    checked_key,
+)
 
 MAX_ELEMENTS = 1 << 40
 MAX_EXPANDED = 1 << 20  # elements of a tensor that repeats its storage (stride 0): a copy of it takes this many
@@ -58,17 +66,17 @@ TORCH_DTYPES = {
 _NUMPY_CODE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,5}|O8?)")
 
 
-def let_go(file: mmap.mmap) -> None:
-    """Let the system take back the memory in which the file was read; what is read again comes from the file again.
+def release_pages(file: mmap.mmap) -> None:
+    """Release the memory of all pages of the file that were read; they are read from the file again when needed.
 
-    All of it: a page that is read brings its neighbours along, which are other tensors'.
+    All pages, because reading one page also loads its neighbours, which belong to other tensors.
     """
     if hasattr(file, "madvise"):
         file.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
-class DType:
+class TorchDType:
     """A torch dtype or storage class in a pickle."""
 
     name: str
@@ -77,36 +85,36 @@ class DType:
 
 @dataclass
 class Storage:
-    """A run of equal elements in a memory-mapped file. `place` is set once the file's layout is known."""
+    """Elements of one type in a memory-mapped file. `offset` is set once the file's layout is known."""
 
     file: mmap.mmap
     source: str
     name: str
     dtype: np.dtype
     length: int  # elements, as the pickle declares
-    place: int | None = None  # byte offset in the file
+    offset: int | None = None  # in bytes, in the file
     crc: int | None = None  # CRC-32 of the bytes, where the file has one
     checked: bool = False
 
     def array(self, dtype: np.dtype) -> np.ndarray:
-        """The whole storage as `dtype`: a read-only view of the file. Raises UserError where its bytes have changed."""
-        if self.place is None:
+        """Return the storage as `dtype`: a read-only view of the file. Raise UserError where its checksum is wrong."""
+        if self.offset is None:
             raise UserError(f"{self.source}: the data of storage {self.name} is missing; the file is cut short")
         size = self.length * self.dtype.itemsize
         if self.crc is not None and not self.checked:
             with memoryview(self.file) as view:
-                if zlib.crc32(view[self.place : self.place + size]) != self.crc:
+                if zlib.crc32(view[self.offset : self.offset + size]) != self.crc:
                     raise UserError(
                         f"{self.source}: the checksum of storage {self.name} does not fit its bytes, so the file is "
                         "damaged (or was saved with set_crc32_options(False); save it again without)"
                     )
             self.checked = True
-        return np.frombuffer(self.file, dtype, size // dtype.itemsize, self.place)
+        return np.frombuffer(self.file, dtype, size // dtype.itemsize, self.offset)
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """A torch tensor that lies in a file; `np.asarray(tensor)` reads it. Strides and offset count elements."""
+class TorchTensor:
+    """A torch tensor in a file; `np.asarray(tensor)` reads it. Strides and offset count elements."""
 
     storage: Storage
     dtype: np.dtype
@@ -115,17 +123,17 @@ class StoredTensor:
     stride: tuple[int, ...]
 
     def numpy(self) -> np.ndarray:
-        """A read-only view of the file."""
+        """Return a read-only view of the file."""
         flat = self.storage.array(self.dtype)[self.offset :]
         strides = tuple(s * self.dtype.itemsize for s in self.stride)
         return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return self.numpy().astype(dtype or self.dtype, copy=bool(copy))
 
     def release(self) -> None:
-        """Once a copy was made: reading a large file tensor by tensor then needs the memory of one tensor."""
-        let_go(self.storage.file)
+        """Release the file's memory after a copy was made: reading tensor by tensor then needs the memory of one."""
+        release_pages(self.storage.file)
 
 
 class PickledDType:
@@ -134,7 +142,8 @@ class PickledDType:
     def __init__(self, code: str):
         self.dtype = np.dtype(code)
 
-    def set_state(self, machine: Machine, state: Any) -> None:
+    def set_state(self, machine: Machine, state: Value) -> None:
+        """Apply the state that BUILD sets."""
         if not (isinstance(state, tuple) and len(state) >= 5 and state[1] in ("<", ">", "|", "=")):
             raise Malformed("a NumPy type has no byte order")
         if state[2] is not None or state[3] is not None or state[4] is not None:
@@ -153,39 +162,43 @@ class PickledArray:
         self.data: bytes | bytearray = b""
         self.objects: list | None = None
 
-    def set_state(self, machine: Machine, state: Any) -> None:
+    def set_state(self, machine: Machine, state: Value) -> None:
+        """Apply the state that BUILD sets."""
         if not (isinstance(state, tuple) and len(state) == 5 and isinstance(state[2], PickledDType)):
             raise Malformed("a NumPy array has no shape and type")
         _, shape, kind, fortran, data = state
         self.fill(shape, kind.dtype, "F" if fortran else "C", data)
 
-    def fill(self, shape: Any, dtype: np.dtype, order: str, data: Any) -> None:
+    def fill(self, shape: Value, dtype: np.dtype, order: str, data: Value) -> None:
+        """Set shape, type and content, checked."""
         shape = _sizes(shape)
         if dtype.hasobject:
             if not isinstance(data, list) or len(data) != math.prod(shape):
-                raise Malformed("an array of objects has not as many objects as its shape says")
+                raise Malformed("an array of objects does not have as many objects as its shape says")
             self.objects = data
         else:
             data = data.encode("latin-1") if isinstance(data, str) else data  # written by Python 2
             if not isinstance(data, (bytes, bytearray)) or len(data) != math.prod(shape) * dtype.itemsize:
-                raise Malformed("an array has not as many bytes as its shape says")
+                raise Malformed("an array does not have as many bytes as its shape says")
             self.data = data
         self.shape, self.dtype, self.order = shape, dtype, order
 
     def numpy(self) -> np.ndarray:
+        """Return the array."""
         if self.objects is not None:
             array = np.empty(len(self.objects), object)
             array[:] = self.objects
-            return array.reshape(self.shape, order="F" if self.order == "F" else "C")
-        return np.frombuffer(self.data, self.dtype).reshape(self.shape, order="F" if self.order == "F" else "C")
+        else:
+            array = np.frombuffer(self.data, self.dtype)
+        return array.reshape(self.shape, order="F" if self.order == "F" else "C")
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
         return array.astype(dtype or array.dtype.newbyteorder("="), copy=bool(copy))
 
 
-def _sizes(value: Any) -> tuple[int, ...]:
-    """A shape, checked."""
+def _sizes(value: Value) -> tuple[int, ...]:
+    """Return a shape, checked."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = (value,)
     if not isinstance(value, (tuple, list)) or len(value) > 32:
@@ -196,45 +209,45 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 
 # -------------------------------------------------------------------------------------------------- torch's functions
-def _tensor(args: tuple, dtype: np.dtype | None) -> StoredTensor:
-    """The tensor of (storage, offset, size, stride, …), as the storage's type or as `dtype`."""
+def _tensor(args: tuple, dtype: np.dtype | None) -> TorchTensor:
+    """Return the tensor of (storage, offset, size, stride, …), as the storage's type or as `dtype`."""
     storage, offset, size, stride = args[:4]
     if not isinstance(storage, Storage):
         raise Unsupported
     shape, strides = _sizes(size), _sizes(stride)
     dtype = storage.dtype if dtype is None else dtype
     if type(offset) is not int or offset < 0 or len(strides) != len(shape):
-        raise Malformed("a tensor has no valid place in its storage")
+        raise Malformed("a tensor has no valid offset in its storage")
     count = math.prod(shape)
     available = storage.length * storage.dtype.itemsize // dtype.itemsize
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if count and last >= available:
         raise Malformed("a tensor reaches beyond its storage")
     if count > max(available, MAX_EXPANDED):
-        raise Malformed("a tensor repeats its storage without measure")
-    return StoredTensor(storage, dtype, offset if count else 0, shape, strides)
+        raise Malformed("a tensor repeats its storage too often")
+    return TorchTensor(storage, dtype, offset if count else 0, shape, strides)
 
 
-def _rebuild_tensor(machine: Machine, args: tuple) -> StoredTensor:
+def _rebuild_tensor(machine: Machine, args: tuple) -> TorchTensor:
     if len(args) < 4:
         raise Unsupported
     return _tensor(args, None)
 
 
-def _rebuild_tensor_v3(machine: Machine, args: tuple) -> StoredTensor:
-    if len(args) < 7 or not isinstance(args[6], DType):
+def _rebuild_tensor_v3(machine: Machine, args: tuple) -> TorchTensor:
+    if len(args) < 7 or not isinstance(args[6], TorchDType):
         raise Unsupported
     return _tensor(args, args[6].dtype)
 
 
-def _first_argument(machine: Machine, args: tuple) -> Any:
+def _first_argument(machine: Machine, args: tuple) -> Value:
     if not args:
         raise Unsupported
     return args[0]
 
 
-def _rebuild_from_type(machine: Machine, args: tuple) -> Any:
-    if len(args) < 3 or not isinstance(args[0], Known) or not isinstance(args[2], tuple):
+def _rebuild_from_type(machine: Machine, args: tuple) -> Value:
+    if len(args) < 3 or not isinstance(args[0], AllowedFunction) or not isinstance(args[2], tuple):
         raise Unsupported
     if args[0].call not in (_rebuild_tensor, _rebuild_tensor_v3):
         raise Unsupported  # one level only: a chain of these would recurse
@@ -274,7 +287,7 @@ def _numpy_frombuffer(machine: Machine, args: tuple) -> PickledArray:
     return made
 
 
-def _numpy_scalar(machine: Machine, args: tuple) -> Any:
+def _numpy_scalar(machine: Machine, args: tuple) -> Value:
     if len(args) != 2 or not isinstance(args[0], PickledDType):
         raise Unsupported
     data = args[1].encode("latin-1") if isinstance(args[1], str) else args[1]
@@ -286,7 +299,7 @@ def _numpy_scalar(machine: Machine, args: tuple) -> Any:
 
 
 def _encode(machine: Machine, args: tuple) -> bytes:
-    """`_codecs.encode(text, "latin1")` is how protocol 2 writes bytes."""
+    """Return the bytes of `_codecs.encode(text, "latin1")`, which protocol 2 writes."""
     if len(args) != 2 or not isinstance(args[0], str) or args[1] not in ("latin1", "latin-1"):
         raise Unsupported
     machine.charge(len(args[0]))
@@ -324,15 +337,15 @@ def _set(machine: Machine, args: tuple) -> set:
     return {checked_key(item) for item in items}
 
 
-def _instance(machine: Machine, args: tuple) -> Any:
-    """`copy_reg._reconstructor(cls, object, None)`: an instance as protocols 0 and 1 write it."""
+def _instance(machine: Machine, args: tuple) -> Value:
+    """Return the instance of `copy_reg._reconstructor(cls, object, None)`, which protocols 0 and 1 write."""
     if not args or not isinstance(args[0], Inert):
         raise Unsupported
     return Inert(args[0].name)
 
 
-def _entries() -> dict[str, Any]:
-    functions: dict[str, Callable[[Machine, tuple], Any]] = {
+def _entries() -> dict[str, object]:
+    functions: dict[str, Callable[[Machine, tuple], Value]] = {
         "torch._utils._rebuild_tensor": _rebuild_tensor,
         "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
         "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
@@ -355,12 +368,12 @@ def _entries() -> dict[str, Any]:
         functions[f"{builtins}.bytes"] = _bytes
     for registry in ("copyreg", "copy_reg"):
         functions[f"{registry}._reconstructor"] = _instance
-    entries: dict[str, Any] = {name: Known(name, function) for name, function in functions.items()}
+    entries: dict[str, object] = {name: AllowedFunction(name, function) for name, function in functions.items()}
     for name, kind in STORAGE_DTYPES.items():
         for module in ("torch", "torch.cuda", "torch.storage"):
-            entries[f"{module}.{name}"] = DType(name, np.dtype(kind))
+            entries[f"{module}.{name}"] = TorchDType(name, np.dtype(kind))
     for name, kind in TORCH_DTYPES.items():
-        entries[f"torch.{name}"] = DType(name, np.dtype(kind))
+        entries[f"torch.{name}"] = TorchDType(name, np.dtype(kind))
     return entries
 
 

@@ -1,14 +1,14 @@
-"""What `torch.save` writes, without torch: nested dicts, lists, texts and numbers, with NumPy arrays as tensors.
+"""Write files as `torch.save` does, without torch: nested dicts, lists, texts and numbers, NumPy arrays as tensors.
 
-Both of its layouts: a zip archive (since torch 1.6), and five pickles followed by the bytes of every tensor. For data
-sets that are published this way; `torch.load(..., weights_only=True)` opens what is written here.
+Both of its layouts are written: a zip archive (since torch 1.6), and five pickles followed by all tensors' bytes. It
+serves data sets that are published this way; `torch.load(..., weights_only=True)` opens the files.
 """
 
 import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from etils import epath
@@ -21,7 +21,7 @@ PROTOCOL = 1001  # of the older layout
 SYSTEM = {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
 
 
-def save(path: epath.PathLike, value: Any, *, legacy: bool = False) -> None:
+def save(path: epath.PathLike, value: object, *, legacy: bool = False) -> None:
     """Write `value` (dict, list, str, int, float, None, bool and arrays of float32, float64 or int64) to `path`."""
     body = _Body(legacy)
     written = b"\x80\x02" + body.of(value) + b"."
@@ -33,14 +33,14 @@ def save(path: epath.PathLike, value: Any, *, legacy: bool = False) -> None:
 
 
 class _Body:
-    """The pickle of a value; `tensors` are the arrays it refers to, by their keys."""
+    """The pickle of a value; `tensors` are the arrays that it refers to, by their keys."""
 
     def __init__(self, legacy: bool):
         self.legacy = legacy
         self.tensors: list[np.ndarray] = []
 
-    def of(self, value: Any) -> bytes:
-        """The opcodes that push `value`."""
+    def of(self, value: object) -> bytes:
+        """Return the opcodes that push `value`."""
         if isinstance(value, np.ndarray):
             return self._tensor(np.ascontiguousarray(value))
         if isinstance(value, Mapping):
@@ -49,10 +49,10 @@ class _Body:
             return b"](" + b"".join(map(self.of, value)) + b"e"
         if value is None or isinstance(value, (bool, int, float, str)):
             return _text(value) if isinstance(value, str) else _plain(value)
-        raise TypeError(f"a {type(value).__name__} is not written")
+        raise TypeError(f"a {type(value).__name__} cannot be written; use dicts, lists, texts, numbers and arrays")
 
     def _tensor(self, array: np.ndarray) -> bytes:
-        """`_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`."""
+        """Return the opcodes of `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`."""
         key = str(len(self.tensors))
         self.tensors.append(array)
         view = b"N" if self.legacy else b""
@@ -69,7 +69,7 @@ def _text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
-def _plain(value: Any) -> bytes:
+def _plain(value: object) -> bytes:
     return pickle.dumps(value, 2)[2:-1]
 
 

@@ -26,7 +26,7 @@ from dreamjax.signals.recordings.corpora.trial_corpus import PublishedTrials
 from dreamjax.signals.recordings.identity import SPLITS
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.storage.checkpoint_files.pickle_reader import Inert
-from dreamjax.storage.checkpoint_files.torch_pickle import PickledArray, StoredTensor
+from dreamjax.storage.checkpoint_files.torch_pickle import PickledArray, TorchTensor
 
 SFREQ = 1000.0  # Hz; the files do not say it
 LENGTHS = (450, 600)  # samples: shorter and longer trials are left out, as everybody does who uses these files
@@ -65,7 +65,7 @@ EEG_IMAGENET = Corpus(
 class EegImagenetTrials(PublishedTrials):
     """A file of EEG-ImageNet's trials; `labels` are WordNet ids, `images` names without suffix."""
 
-    eeg: tuple[StoredTensor, ...]
+    eeg: tuple[TorchTensor, ...]
     means: Float32[np.ndarray, "channels _"] | None = None
     stddevs: Float32[np.ndarray, "channels _"] | None = None
 
@@ -218,15 +218,15 @@ def _numbers(entry: Any, i: int, source: str) -> tuple[int, ...]:
 
 
 def _whole(value: Any, where: str) -> int:
-    if isinstance(value, (StoredTensor, PickledArray)) and np.asarray(value).size == 1:
+    if isinstance(value, (TorchTensor, PickledArray)) and np.asarray(value).size == 1:
         value = np.asarray(value).reshape(-1)[0].item()
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
         raise UserError(f"{where}: this is {_kind(value)}, not a whole number; fetch the file again")
     return value
 
 
-def _signal(value: Any, i: int, source: str) -> StoredTensor:
-    if not isinstance(value, StoredTensor) or value.dtype.kind != "f":
+def _signal(value: Any, i: int, source: str) -> TorchTensor:
+    if not isinstance(value, TorchTensor) or value.dtype.kind != "f":
         raise UserError(f"{source}: the eeg of trial {i} is {_kind(value)}, not a tensor of real numbers")
     if len(value.shape) != 2 or 0 in value.shape:
         raise UserError(f"{source}: the eeg of trial {i} has shape {value.shape}, not (channels, samples)")
@@ -240,7 +240,7 @@ def _statistics(root: Mapping, channels: int, source: str) -> dict[str, np.ndarr
         raise UserError(f"{source}: it has {there[0]} alone; means and stddevs come together: fetch the file again")
     statistics = {}
     for key in there:
-        if not isinstance(root[key], (StoredTensor, PickledArray)):
+        if not isinstance(root[key], (TorchTensor, PickledArray)):
             raise UserError(f"{source}: its {key} are {_kind(root[key])}, not a tensor")
         value = np.asarray(root[key], np.float32)
         if value.size not in (1, channels) or not np.isfinite(value).all() or (key == "stddevs" and (value <= 0).any()):
@@ -253,7 +253,7 @@ def _statistics(root: Mapping, channels: int, source: str) -> dict[str, np.ndarr
 
 
 def _indices(value: Any, where: str) -> np.ndarray:
-    if isinstance(value, (StoredTensor, PickledArray)):
+    if isinstance(value, (TorchTensor, PickledArray)):
         value = np.asarray(value).reshape(-1).tolist()
     if not isinstance(value, (list, tuple)):
         raise UserError(f"{where}: this is {_kind(value)}, not a list of indices")
