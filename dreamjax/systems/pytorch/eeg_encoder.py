@@ -15,7 +15,9 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from dreamjax.export.torch_model import MaskedAutoencoder  # in an exported folder this line is that file's text
+from dreamjax.systems.pytorch.masked_autoencoder import (
+    MaskedAutoencoder,
+)  # in an exported folder this line is that file's text
 
 
 class EmbeddingHead(nn.Module):
