@@ -1,4 +1,4 @@
-"""An export to PyTorch: config.json with the model's facts in it, model.safetensors, and a module that the system brings."""
+"""An export to PyTorch: config.json with the model's facts in it, model.safetensors, and the system's own module."""
 
 import json
 

@@ -65,7 +65,7 @@ def test_diffusers_opens_an_autoencoder_and_computes_the_same(folder, tmp_path, 
     params = make_run(tmp_path / "run", config, scaling_factor=jnp.float32(0.4321))
     assert main(["export", str(tmp_path / "run"), "--to", "diffusers", "--out", str(tmp_path / "vae"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert max(told.differences.values()) < 1e-4
+    assert max(told["differences"].values()) < 1e-4
     vae = AutoencoderKL.from_pretrained(str(tmp_path / "vae"))
     assert vae.config.scaling_factor == pytest.approx(0.4321)
     x = np.random.default_rng(1).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)

@@ -156,9 +156,8 @@ def test_heads_that_nobody_states_are_assumed_aloud(tmp_path, caplog):
 
 def test_arguments_win_over_the_file(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
-    import_checkpoint(
-        tmp_path / "a.pth", tmp_path / "run", ImportOptions(heads=8, decoder_heads=4, divide=2.5, sfreq=1000)
-    )
+    options = ImportOptions(heads=8, decoder_heads=4, divide=2.5, sfreq=1000)
+    import_checkpoint(tmp_path / "a.pth", tmp_path / "run", options)
     config = opening.config_of(tmp_path / "run")
     assert (config.model.heads, config.model.decoder_heads) == (8, 4)
     assert (config.data.divide, config.data.sfreq) == (2.5, 1000.0)
