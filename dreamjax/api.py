@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from dreamjax.evaluation.drivers import Result
     from dreamjax.export.driver import ExportSummary
+    from dreamjax.export.import_checkpoint import ImportSummary
     from dreamjax.runs.latent_diffusion import LatentDiffusion
     from dreamjax.signals.preparation.prepare_options import PrepareOptions
     from dreamjax.signals.preparation.window_settings import WindowSettings
@@ -169,7 +170,7 @@ def export(workdir: epath.PathLike, out: epath.PathLike, **options: Any) -> "Exp
     return driver.export(workdir, out, **options)
 
 
-def import_checkpoint(source: epath.PathLike, out: epath.PathLike, **options: Any) -> Mapping[str, Any]:
+def import_checkpoint(source: epath.PathLike, out: epath.PathLike, **options: Any) -> "ImportSummary":
     """Turn a checkpoint from elsewhere, or an exported folder, into a run; see `export.import_checkpoint`."""
     from dreamjax.export import import_checkpoint as importing
 

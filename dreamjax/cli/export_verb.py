@@ -26,17 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> dict:
+def run(args: argparse.Namespace) -> dict[str, object]:
+    from dreamjax.export import driver
+
     if args.to == "diffusers":
-        from dreamjax.export import diffusers_export
-
         refuse_beside("--to diffusers", args, "--licence")
-        return diffusers_export.export(args.run, args.out, step=args.step, best=args.best, weights=args.weights)
-    from dreamjax.export import torch_export
-
-    return torch_export.export(
-        args.run, args.out, step=args.step, best=args.best, weights=args.weights, licence=args.licence
-    )
+    which = {"step": args.step, "best": args.best, "weights": args.weights}
+    return driver.export(args.run, args.out, to=args.to, licence=args.licence, **which).as_json()
 
 
 def render(result: dict) -> str:
@@ -44,6 +40,6 @@ def render(result: dict) -> str:
     if result["differences"] is None:
         lines.append("not compared with PyTorch, which is not installed here")
     else:
-        said = ", ".join(f"{name} {value:.1e}" for name, value in result["differences"].items())
-        lines.append(f"largest relative differences to PyTorch: {said} (at most {result['tolerance']:g})")
+        differences = ", ".join(f"{name} {value:.1e}" for name, value in result["differences"].items())
+        lines.append(f"largest relative differences to PyTorch: {differences} (at most {result['tolerance']:g})")
     return "\n".join(lines)

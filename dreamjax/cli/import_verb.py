@@ -18,37 +18,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of DreamDiffusion's generative checkpoint: all that makes images, or the encoder alone",
     )
     parser.add_argument(
-        "--heads", type=whole_number(1), metavar="N", help="attention heads, where the file does not say"
+        "--heads", type=whole_number(1), metavar="N", help="attention heads, where they are not stored in the file"
     )
-    parser.add_argument("--decoder-heads", type=whole_number(1), metavar="N", help="those of the decoder")
+    parser.add_argument("--decoder-heads", type=whole_number(1), metavar="N", help="attention heads of the decoder")
     parser.add_argument("--divide", type=positive_number, metavar="UV", help="µV per unit of the model's input")
     parser.add_argument(
         "--sfreq", type=positive_number, metavar="HZ", help="sampling rate of the model's input (default: 256)"
     )
 
 
-def run(args: argparse.Namespace) -> dict:
-    from dreamjax.export import import_checkpoint
+def run(args: argparse.Namespace) -> dict[str, object]:
+    from dreamjax.export.import_checkpoint import import_checkpoint
+    from dreamjax.systems.base import ImportOptions
 
-    return import_checkpoint.import_checkpoint(
-        args.checkpoint,
-        args.out,
-        part=args.part,
-        heads=args.heads,
-        decoder_heads=args.decoder_heads,
-        divide=args.divide,
-        sfreq=args.sfreq,
-    )
+    options = {name: getattr(args, name) for name in ("part", "heads", "decoder_heads", "divide", "sfreq")}
+    return import_checkpoint(args.checkpoint, args.out, ImportOptions(**options)).as_json()
 
 
 def render(result: dict) -> str:
-    decoder = f"decoder {result['decoder']}" if result["decoder"] else "no decoder"
-    lines = [
-        f"{result['out']}: {result['format']}, {result['parameters']:,} parameters",
-        f"encoder {result['encoder']}, {decoder}, {result['positions']} positions; {result['input']}",
-    ]
+    lines = [f"{result['out']}: {result['format']}, {result['parameters']:,} parameters"]
+    common = ("out", "format", "sha256", "parameters", "notes", "seconds")
+    lines += [f"{name}: {value or 'none'}" for name, value in result.items() if name not in common]
     if "diffusion" in result:
-        lines.append(result["diffusion"])
         lines.append(
             f"images, as published: dreamjax generate --checkpoint {result['out']} --input SHARDS --sampler plms "
             "--steps 250 --guidance 1 --out images"

@@ -5,13 +5,22 @@ redistribution, asks for share-alike or a signed agreement, or says nothing, tha
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dreamjax.errors import UserError
 
+CREATIVE_COMMONS = ("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0")
+HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", *CREATIVE_COMMONS)  # ids that the Hub knows
 PERMISSIVE = ("mit", "apache", "bsd", "0bsd", "isc", "unlicense", "zlib", "cc0", "pddl", "ccby", "odcby", "wtfpl")
 LIMITED = ("ccbync", "ccbysa", "ccbynd")  # begin like ccby and are not permissive
+
+
+def hub_id(licence: str | None) -> str:
+    """Return what the front matter of a model card on the Hub calls a licence."""
+    if licence is None:
+        return "unknown"
+    return licence.lower() if licence.lower() in HUB_LICENCES else "other"
 
 
 def _letters(licence: str) -> str:
@@ -19,22 +28,23 @@ def _letters(licence: str) -> str:
 
 
 def is_permissive(licence: str) -> bool:
-    """Whether a licence id (SPDX, or as people write it) allows everything that attribution pays for."""
+    """Return whether a licence id (SPDX, or as people write it) asks for attribution at most."""
     letters = _letters(licence)
     return letters.startswith(PERMISSIVE) and not letters.startswith(LIMITED)
 
 
 def restricted(corpora: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """ "corpus (licence)" for every corpus whose licence does not allow permissively licensed weights."""
-    found = []
-    for name, corpus in corpora.items():
-        licences: Sequence[str] = corpus.get("licences") or ["unknown"]
-        found += [f"{name} ({licence})" for licence in licences if not is_permissive(licence)]
-    return found
+    """Return "corpus (licence)" for every corpus whose licence does not allow permissively licensed weights."""
+    return [
+        f"{name} ({licence})"
+        for name, corpus in corpora.items()
+        for licence in corpus.get("licences") or ["unknown"]
+        if not is_permissive(licence)
+    ]
 
 
 def check(licence: str | None, corpora: Mapping[str, Mapping[str, Any]] | None) -> None:
-    """Raises UserError for a permissive weight licence over restricted or unknown corpora (None: none are known)."""
+    """Raise UserError for a permissive weight licence over restricted or unknown corpora (None: none are known)."""
     if licence is None or not is_permissive(licence):
         return
     reasons = ["the training data, which are unknown"] if not corpora else restricted(corpora)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
@@ -21,8 +22,8 @@ from dreamjax.models.autoencoder_kl import sample
 from dreamjax.objectives.masking import example_keys
 from dreamjax.objectives.variational import VariationalConfig, psnr, variational
 from dreamjax.runs import shapes
-from dreamjax.systems import preview
-from dreamjax.systems.base import GradientSystem, Loss
+from dreamjax.systems import image_export, opening, preview
+from dreamjax.systems.base import Card, Component, Exported, Exports, Format, GradientSystem, Loss, Run
 from dreamjax.systems.compute import ComputeConfig
 from dreamjax.targets import images
 from dreamjax.targets.images import ImageConfig, ImageExamples, scaled, unscaled
@@ -34,6 +35,17 @@ from dreamjax.training.train_config import TrainConfig
 from dreamjax.weights import networks
 
 MEASURED = 4096  # images, evenly chosen, that the latents' scale is measured on
+CHECK = """
+from diffusers import AutoencoderKL
+vae = AutoencoderKL.from_pretrained(".", torch_dtype=torch.float32)
+latents = vae.encode(p["images"]).latent_dist.mode()
+decoded = vae.decode(p["latents"]).sample
+differences = {"latents": difference(latents, "latents"), "decoded": difference(decoded, "decoded")}
+"""
+USAGE = """from diffusers import AutoencoderKL
+
+vae = AutoencoderKL.from_pretrained("FOLDER")
+latents = vae.encode(images).latent_dist.sample() * vae.config.scaling_factor     # images in [-1, 1]"""
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,8 @@ class Autoencoder(GradientSystem):
     config: AutoencoderConfig
     name: ClassVar[str] = "autoencoder"
     Config: ClassVar[type] = AutoencoderConfig
+    capabilities: ClassVar[tuple[type, ...]] = (Exports,)
+    formats: ClassVar[tuple[Format, ...]] = ("diffusers",)
 
     def init(self, rng: Array) -> State:
         return self.fresh(init_params(self.config, rng), extra={"scaling_factor": jnp.zeros((), jnp.float32)})
@@ -187,6 +201,45 @@ class Autoencoder(GradientSystem):
         """Return a figure of a few images above their reconstructions."""
         decoded = preview.computed(functools.partial(reconstruct, self.config), averaged(state), scaled(batch["image"]))
         return preview.image_rows({"image": batch["image"], "reconstruction": unscaled(decoded)})
+
+    def export(self, run: Run, format: Format) -> Exported:
+        """Return a folder that `diffusers.AutoencoderKL.from_pretrained` opens, with its measured scaling_factor."""
+        data = self.config.data
+        # a step from before the end of training has none yet
+        factor = float(opening.extra(run)["scaling_factor"]) or self.scaling_factor(run.params)
+        config = self.config.vae | {"scaling_factor": round(factor, 6), "sample_size": data.resolution}
+        table = networks.of(config, run.workdir).table
+        card = Card(
+            "An autoencoder of latent diffusion, trained with dreamjax",
+            USAGE,
+            {
+                "images": f"{epath.Path(data.folder).name or 'unknown'}, {data.resolution} x {data.resolution} pixels",
+                "scaling_factor": f"{factor:.5f}: 1 / standard deviation of the latents over the training images",
+            },
+            "`images`, their `latents` (the middle of the posterior) and those `decoded` by dreamjax",
+        )
+        return Exported(
+            {"": Component(config, table.to_torch(run.params))},
+            parity(self.config, run.params),
+            CHECK,
+            card=card,
+            measured={"scaling_factor": factor},
+        )
+
+
+def parity(config: AutoencoderConfig, params: PyTree) -> dict[str, np.ndarray]:
+    """Return two images of noise in PyTorch's layout, their latents, and those decoded, in float32."""
+    exact, x = image_export.in_float32(config), image_export.noise(2, config.data.resolution)
+
+    def both(params: PyTree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        vae = bind(exact, params)
+        latents = vae.moments(x)[0]
+        return latents, vae.decode(latents)
+
+    with jax.default_matmul_precision("highest"):
+        latents, decoded = jax.jit(both)(params, x)
+    arrays = {"images": x, "latents": latents, "decoded": decoded}
+    return {name: image_export.channels_first(array) for name, array in arrays.items()}
 
 
 SYSTEM = Autoencoder

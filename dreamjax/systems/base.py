@@ -11,11 +11,12 @@ Most systems are a `GradientSystem` (give a loss) or a `ClosedFormSystem` (give 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jaxtyping import Array, Bool, Float
 
 from dreamjax.errors import UserError
@@ -349,33 +350,57 @@ class ClosedFormSystem(Task):
         return replace(state, params=jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), params, state.params))
 
 
-# -------------------------------------------------------------------------------------------------------------- exports
+# -------------------------------------------------------------------------------------------------- exports and imports
 Format = Literal["torch", "diffusers"]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What one format's folder holds of a run, apart from what every export has (model card, provenance, manifest).
-
-    `components`: sub-folder ("" for the folder itself) → a network; `parity`: named arrays that dreamjax computed;
-    `check`: Python source that a process without JAX runs in the folder, with `p` (the parity arrays) in scope; it
-    leaves in `differences` the largest difference of each output.
-    """
-
-    components: Mapping[str, "Component"]
-    parity: Mapping[str, np.ndarray]
-    check: str
-    files: Mapping[str, str | bytes] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)  # of the model card
+# of a file: text, bytes, fields (written as JSON), or a file or folder that is copied byte for byte
+FileContent: TypeAlias = str | bytes | Mapping[str, Any] | epath.Path
 
 
 @dataclass(frozen=True)
 class Component:
-    """A network in the layout of another library: config.json, named tensors, further files."""
+    """A network in the layout of another library: config.json, named tensors, further files.
 
-    config: Mapping[str, Any]
-    tensors: Mapping[str, np.ndarray]
-    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    `config`: fields of config.json, or a file that is copied.
+    """
+
+    config: Mapping[str, Any] | epath.Path
+    tensors: Mapping[str, Any]  # anything with `shape` and `dtype` that `np.asarray` reads
+    files: Mapping[str, FileContent] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What README.md says of a model; its origin, corpora and licence are added where the template has room for them.
+
+    `usage`: lines of Python; `rows`: of a table; `parity`: what parity.safetensors holds. `template`: in place of the
+    common one, a path within this package; it reads `values`.
+    """
+
+    title: str = "A model trained with dreamjax"
+    usage: str = ""
+    rows: Mapping[str, Any] = field(default_factory=dict)
+    parity: str = "inputs, and what dreamjax computed from them"
+    template: str = "reports/templates/export_card.md.j2"
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What one format's folder holds of a run, apart from what every export has (model card, provenance, hashes).
+
+    `components`: sub-folder ("" for the folder itself) → a network; `parity`: named arrays that dreamjax computed;
+    `check`: Python source that a process without JAX runs in the folder, with `p` (the parity arrays as tensors) and
+    `difference(tensor, name)` in scope; it leaves in `differences` the largest relative difference of each output.
+    """
+
+    components: Mapping[str, Component]
+    parity: Mapping[str, np.ndarray]
+    check: str
+    files: Mapping[str, FileContent] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for programs, beside the provenance of every export
+    card: Card = field(default_factory=Card)
+    parameters: int | None = None  # where they are not those of the run alone
+    measured: Mapping[str, float] = field(default_factory=dict)  # numbers that the command reports
 
 
 class Exports(Protocol):
@@ -384,13 +409,57 @@ class Exports(Protocol):
     formats: ClassVar[tuple[Format, ...]]
 
     def export(self, run: Run, format: Format) -> Exported:
-        """Return what the folder of a format holds."""
+        """Return what the folder of one of `formats` holds."""
         ...
 
 
-class Imports(Protocol):
-    """A folder that this system's `export` wrote, or PyTorch changed, → parameters."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint from elsewhere, opened and not executed.
 
-    def imported(self, exported: Mapping[str, Component]) -> PyTree:
-        """Return the parameters. Raise UserError naming every missing, unexpected and misshapen tensor."""
+    `tensors`: by name, read when asked for; `settings`: what lies beside them, config.json of a folder or the
+    attributes of a pickled configuration; `exported`: whether it is a folder of `dreamjax export`.
+    """
+
+    source: str  # what messages call it
+    tensors: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    exported: bool = False
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the user says of a checkpoint that does not say it itself; None where nothing is said."""
+
+    part: Literal["whole", "encoder"] = "whole"
+    heads: int | None = None
+    decoder_heads: int | None = None
+    divide: float | None = None  # µV per unit of the model's input
+    sfreq: float | None = None  # Hz
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The run that a checkpoint becomes. `write`: puts further files into the run's folder."""
+
+    format: str  # a name for the kind of checkpoint
+    config: Any
+    params: PyTree
+    parameters: int
+    description: Mapping[str, str | None] = field(default_factory=dict)  # of the model, for the command
+    notes: Sequence[str] = ()  # what was assumed or left out
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    step: int = 1  # 0 means untrained
+    write: Callable[[epath.Path], None] | None = None
+
+
+class Imports(Protocol):
+    """A folder that `export` wrote, or a checkpoint of another program → a run."""
+
+    @classmethod
+    def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
+        """Return the run, or None for a checkpoint of another kind.
+
+        Raise UserError naming every missing, unexpected and misshapen tensor.
+        """
         ...

@@ -4,12 +4,14 @@ What it is for here: a judge of images made from brain signals. It must not have
 images of the same classes, and its held-out accuracy is told beside every score that it gives.
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
@@ -17,15 +19,27 @@ from ml_collections import ConfigDict
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models import flops
-from dreamjax.systems.base import GradientSystem, Loss
+from dreamjax.systems import image_export
+from dreamjax.systems.base import Card, Component, Exported, Exports, Format, GradientSystem, Loss, Run
 from dreamjax.systems.compute import LayersConfig
 from dreamjax.targets import images
+from dreamjax.targets.features import HELD_OUT, PREPROCESSOR
 from dreamjax.targets.images import ImageConfig, scaled
 from dreamjax.training.checkpoints import CheckpointConfig
+from dreamjax.training.metrics import means, read
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.weights import networks
+
+CHECK = """
+from transformers import ViTForImageClassification
+model = ViTForImageClassification.from_pretrained(".")
+differences = {"logits": difference(model(pixel_values=p["images"]).logits, "logits")}
+"""
+USAGE = """from transformers import ViTForImageClassification, ViTImageProcessor
+
+processor, model = ViTImageProcessor.from_pretrained("FOLDER"), ViTForImageClassification.from_pretrained("FOLDER")"""
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,8 @@ class Classifier(GradientSystem):
     config: ClassifierConfig
     name: ClassVar[str] = "classifier"
     Config: ClassVar[type] = ClassifierConfig
+    capabilities: ClassVar[tuple[type, ...]] = (Exports,)
+    formats: ClassVar[tuple[Format, ...]] = ("diffusers",)
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -163,6 +179,32 @@ class Classifier(GradientSystem):
     def flops(self) -> float:
         m, side = self.config.model, self.config.data.resolution // self.config.model.patch
         return 3 * flops.vision_transformer(m.dim, m.depth, 4.0, side**2, 3 * m.patch**2)
+
+    def export(self, run: Run, format: Format) -> Exported:
+        """Return a folder that transformers opens as ViTForImageClassification; config.json has its accuracy."""
+        held_out, side = self.data("val").stream, self.config.data.resolution
+        accuracy = float(means(read(self.held_out(run.params, {}, held_out)))["accuracy"])
+        config = self.described() | {HELD_OUT: round(accuracy, 4)}
+        size = {"height": side, "width": side}
+        processor = image_export.preprocessor(self.config.data, image_processor_type="ViTImageProcessor", size=size)
+        x = image_export.noise(4, side)
+        exact = dataclasses.replace(self, config=image_export.in_float32(self.config))
+        with jax.default_matmul_precision("highest"):
+            logits = np.asarray(jax.jit(exact.logits)(run.params, x))
+        share = f"{accuracy:.1%} of {len(held_out)}"  # type: ignore[arg-type]
+        card = Card(
+            "A classifier of images, trained with dreamjax",
+            USAGE,
+            {"classes": ", ".join(self.classes), "held-out images that it names rightly": share},
+            "`images` in [-1, 1] and their `logits` by dreamjax",
+        )
+        tensors = self.network[0].table.to_torch(run.params)
+        return Exported(
+            {"": Component(config, tensors, {PREPROCESSOR: processor})},
+            {"images": image_export.channels_first(x), "logits": logits},
+            CHECK,
+            card=card,
+        )
 
 
 SYSTEM = Classifier

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
@@ -21,9 +22,11 @@ from dreamjax.models import flops
 from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
 from dreamjax.parallel import processes
 from dreamjax.runs import shapes
-from dreamjax.systems.base import GradientSystem, Loss
+from dreamjax.systems import image_export
+from dreamjax.systems.base import Card, Component, Exported, Exports, Format, GradientSystem, Loss, Run
 from dreamjax.systems.compute import LayersConfig
 from dreamjax.targets import images, tokens
+from dreamjax.targets.features import PREPROCESSOR
 from dreamjax.targets.images import ImageConfig, scaled
 from dreamjax.targets.tokens import Tokenizer
 from dreamjax.training.checkpoints import CheckpointConfig
@@ -34,6 +37,27 @@ from dreamjax.weights import hub, networks
 
 PARTS = {"text": "text_encoder", "vision": "image_encoder"}  # of the parameters → of the architecture
 TOKENIZER = "tokenizer"  # folder within the run's
+TEXTS = ["a small red circle on the left", "A LARGE blue star, at the top right!", ""]  # that exports are compared on
+CHECK = (
+    f"TEXTS = {TEXTS!r}"
+    + """
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
+ids = CLIPTokenizer.from_pretrained("tokenizer")(TEXTS, padding="max_length", truncation=True, return_tensors="pt")
+text = CLIPTextModelWithProjection.from_pretrained("text_encoder")(input_ids=p["ids"])
+image = CLIPVisionModelWithProjection.from_pretrained("image_encoder")(p["images"])
+differences = {
+    "ids": float((ids.input_ids != p["ids"]).any()),
+    "text states": difference(text.last_hidden_state, "text_states"),
+    "text embeddings": difference(text.text_embeds, "text_embeds"),
+    "image embeddings": difference(image.image_embeds, "image_embeds"),
+}
+"""
+)
+USAGE = """from transformers import CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
+
+tokenizer = CLIPTokenizer.from_pretrained("FOLDER/tokenizer")
+text_encoder = CLIPTextModelWithProjection.from_pretrained("FOLDER/text_encoder")
+image_encoder = CLIPVisionModelWithProjection.from_pretrained("FOLDER/image_encoder")     # images in [-1, 1]"""
 
 
 @dataclass(frozen=True)
@@ -143,6 +167,8 @@ class Clip(GradientSystem):
     config: ClipConfig
     name: ClassVar[str] = "clip"
     Config: ClassVar[type] = ClipConfig
+    capabilities: ClassVar[tuple[type, ...]] = (Exports,)
+    formats: ClassVar[tuple[Format, ...]] = ("diffusers",)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -208,6 +234,54 @@ class Clip(GradientSystem):
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
         """Return the contrastive loss; metrics: retrieval within the batch, and the share that guessing would get."""
         return clip_loss(self.config, params, batch)
+
+    def export(self, run: Run, format: Format) -> Exported:
+        """Return folders that transformers opens: text_encoder, image_encoder (both with projection), tokenizer."""
+        data, folder = self.config.data, epath.Path(run.workdir) / TOKENIZER
+        if not folder.is_dir():
+            raise UserError(f"{folder} is missing; the text encoder needs its token ids: copy the folder from the run")
+        size = data.resolution
+        processor = image_export.preprocessor(
+            data,
+            image_processor_type="CLIPImageProcessor",
+            size={"shortest_edge": size},
+            do_center_crop=True,
+            crop_size={"height": size, "width": size},
+            do_convert_rgb=True,
+        )
+        components = {}
+        for name, part in PARTS.items():
+            tensors = _network(self.config, name)[0].table.to_torch(run.params[name])
+            components[part] = Component(
+                self.config.part(name), tensors, {PREPROCESSOR: processor} if name == "vision" else {}
+            )
+        card = Card(
+            "CLIP, trained with dreamjax",
+            USAGE,
+            {
+                "images": f"{epath.Path(data.folder).name or 'unknown'}, {size} x {size} pixels",
+                "logits": f"{float(np.exp(run.params['logit_scale'])):.2f} x cosine similarity",
+            },
+            "`ids` of texts, their `text_states` and `text_embeds`, `images` and their `image_embeds` by dreamjax",
+        )
+        arrays = parity(self.config, run.params, Tokenizer.open(folder))
+        return Exported(components, arrays, CHECK, {TOKENIZER: folder}, card=card)
+
+
+def parity(config: ClipConfig, params: PyTree, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    """Return texts and two images of noise in PyTorch's layout, and what the encoders make of them in float32."""
+    exact, x = image_export.in_float32(config), image_export.noise(2, config.data.resolution)
+    ids = tokenizer(TEXTS, warn=False)
+
+    def everything(params: PyTree, ids: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        text = bind(exact, params, "text")(ids)
+        return text.last_hidden_state, text.projected, image_features(exact, params, x)
+
+    with jax.default_matmul_precision("highest"):
+        computed = jax.jit(everything)(params, ids, x)
+    names = ("text_states", "text_embeds", "image_embeds")
+    arrays = {name: np.asarray(array) for name, array in zip(names, computed, strict=True)}
+    return {"ids": ids.astype(np.int64), "images": image_export.channels_first(x), **arrays}
 
 
 SYSTEM = Clip

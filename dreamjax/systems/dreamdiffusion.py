@@ -38,7 +38,20 @@ from dreamjax.runs.components import Components
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining, opening, text_to_image
-from dreamjax.systems.base import GeneratesFromTrials, GradientSystem, Loss, Pretrained, Run
+from dreamjax.systems.base import (
+    Checkpoint,
+    Exported,
+    Exports,
+    Format,
+    GeneratesFromTrials,
+    GradientSystem,
+    Imported,
+    ImportOptions,
+    Imports,
+    Loss,
+    Pretrained,
+    Run,
+)
 from dreamjax.systems.compute import LayersConfig
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.systems.text_to_image import diffusion_loss, merged
@@ -143,7 +156,8 @@ class DreamDiffusion(GradientSystem):
     config: DreamDiffusionConfig
     name: ClassVar[str] = "dreamdiffusion"
     Config: ClassVar[type] = DreamDiffusionConfig
-    capabilities: ClassVar[tuple[type, ...]] = (GeneratesFromTrials, Pretrained)
+    capabilities: ClassVar[tuple[type, ...]] = (GeneratesFromTrials, Pretrained, Exports, Imports)
+    formats: ClassVar[tuple[Format, ...]] = ("diffusers",)
     sharding_rules: ClassVar[Rules] = MaskedPretraining.sharding_rules
     encoder_key: ClassVar[str] = "encoder.path"
     shared_data: ClassVar[tuple[str, ...]] = SHARED
@@ -457,6 +471,17 @@ class DreamDiffusion(GradientSystem):
         places = sharding.shardings({name: shapes}, mesh)[name]
         abstract = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
         return self.weights()[f"frozen/{name}"](abstract)
+
+    def export(self, run: Run, format: Format) -> Exported:
+        from dreamjax.systems import dreamdiffusion_export
+
+        return dreamdiffusion_export.export(self, run)
+
+    @classmethod
+    def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
+        from dreamjax.systems import dreamdiffusion_import
+
+        return dreamdiffusion_import.imported(cls, checkpoint, options)
 
 
 SYSTEM = DreamDiffusion

@@ -28,7 +28,23 @@ from dreamjax.parallel.sharding import Rules
 from dreamjax.signals.datasets import pipeline
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import preview
-from dreamjax.systems.base import Embedding, Embeds, GradientSystem, Loss, Plans, Reconstructs, Vectorises
+from dreamjax.systems.base import (
+    Checkpoint,
+    Embedding,
+    Embeds,
+    Exported,
+    Exports,
+    Format,
+    GradientSystem,
+    Imported,
+    ImportOptions,
+    Imports,
+    Loss,
+    Plans,
+    Reconstructs,
+    Run,
+    Vectorises,
+)
 from dreamjax.systems.compute import NamedLayersConfig
 from dreamjax.training import optimiser
 from dreamjax.training.held_out import averaged, summed
@@ -254,7 +270,8 @@ class MaskedPretraining(GradientSystem):
     config: MaskedPretrainingConfig
     name: ClassVar[str] = "masked_pretraining"
     Config: ClassVar[type] = MaskedPretrainingConfig
-    capabilities: ClassVar[tuple[type, ...]] = (Reconstructs, Embeds, Plans, Vectorises)
+    capabilities: ClassVar[tuple[type, ...]] = (Reconstructs, Embeds, Plans, Vectorises, Exports, Imports)
+    formats: ClassVar[tuple[Format, ...]] = ("torch",)
     sharding_rules: ClassVar[Rules] = (
         # a block's two products in a row share one sum over `tensor`: the first split by its outputs, the second by its
         # inputs (Shoeybi et al. 2019, section 3); leading axis: layers
@@ -406,6 +423,17 @@ class MaskedPretraining(GradientSystem):
                 "prediction": [config.patches, model.patch * model.channels],
             },
         }
+
+    def export(self, run: Run, format: Format) -> Exported:
+        from dreamjax.systems import masked_export
+
+        return masked_export.export(self, run)
+
+    @classmethod
+    def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
+        from dreamjax.systems import masked_import
+
+        return masked_import.imported(cls, checkpoint, options)
 
 
 SYSTEM = MaskedPretraining

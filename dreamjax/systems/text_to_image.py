@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from etils import epath
 from jaxtyping import Array
 
 from dreamjax import config as configs
@@ -25,12 +27,24 @@ from dreamjax.models import flops
 from dreamjax.models.autoencoder_kl import sample as draw_posterior
 from dreamjax.objectives.masking import example_keys
 from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.tree_paths import nested
 from dreamjax.runs import latent_diffusion
 from dreamjax.runs.components import Components
 from dreamjax.runs.latent_diffusion import LatentDiffusion
-from dreamjax.systems import text_to_image_preview
-from dreamjax.systems.base import GeneratesFromText, GradientSystem, Loss, Run
+from dreamjax.systems import image_export, text_to_image_preview
+from dreamjax.systems.base import (
+    Card,
+    Component,
+    Exported,
+    Exports,
+    FileContent,
+    Format,
+    GeneratesFromText,
+    GradientSystem,
+    Loss,
+    Run,
+)
 from dreamjax.systems.compute import NamedLayersConfig
 from dreamjax.targets import latents
 from dreamjax.targets.latents import LatentConfig
@@ -40,9 +54,26 @@ from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.weights import loaded, networks, streaming
 from dreamjax.weights.loaded import LoadedNetwork
+from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
 from dreamjax.weights.table import flatten, keep
 
 CROSS_ATTENTION = r"(.*/)?attn2/.*"
+CLASSES = {
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+}
+COMPARED = 32  # side of the latents that an export is compared on, at most
+CHECK = """
+from diffusers import UNet2DConditionModel
+unet = UNet2DConditionModel.from_pretrained("unet", torch_dtype=torch.float32)
+differences = {"unet": difference(unet(p["latents"], p["timesteps"], p["context"]).sample, "output")}
+"""
+USAGE = """from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("FOLDER")
+pipeline("a caption").images[0].save("image.png")"""
 
 
 @dataclass(frozen=True)
@@ -117,7 +148,8 @@ class TextToImage(GradientSystem):
     config: TextToImageConfig
     name: ClassVar[str] = "text_to_image"
     Config: ClassVar[type] = TextToImageConfig
-    capabilities: ClassVar[tuple[type, ...]] = (GeneratesFromText,)
+    capabilities: ClassVar[tuple[type, ...]] = (GeneratesFromText, Exports)
+    formats: ClassVar[tuple[Format, ...]] = ("diffusers",)
 
     # ---------------------------------------------------------------------------------------------------- the network
     @functools.cached_property
@@ -239,6 +271,88 @@ class TextToImage(GradientSystem):
         computed = arguments | {"dtype": jnp.dtype(dtype), "attention": attention, "remat": "none"}
         unet = LoadedNetwork(network, computed, self.whole_unet(run.params, mesh))
         return LatentDiffusion.open(self.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet)
+
+    def export(self, run: Run, format: Format) -> Exported:
+        """Return a folder that `StableDiffusionPipeline.from_pretrained` opens; all but the U-Net is copied."""
+        model, data, network = self.config.model, self.config.data, self.network[0]
+        params = self.whole_unet(run.params, meshes.make(MeshConfig()))
+        trained, _ = self.split(params)
+        card = Card(
+            "Text to image, trained with dreamjax",
+            USAGE,
+            {
+                "trained": "the whole U-Net" if model.trainable == "all" else "the cross-attention of the U-Net",
+                "images": f"{epath.Path(data.folder).name or 'unknown'}, {data.resolution} x {data.resolution} pixels",
+                "the other parts": "copies of the original bytes"
+                + (f" of {epath.Path(model.path).name}" if model.path else ""),
+                "predicts": self.schedule.prediction_type,
+            },
+            "an input of the U-Net (`latents`, `timesteps`, `context`) and the `output` that dreamjax computed",
+        )
+        return Exported(
+            {"unet": unet_component(self.parts, network, params, trained)},
+            self._parity(params),
+            CHECK,
+            unchanged_parts(self.parts),
+            card=card,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        )
+
+    def _parity(self, params: PyTree) -> dict[str, np.ndarray]:
+        """Return an input of the U-Net in PyTorch's layout, and its output in float32."""
+        network, arguments = self.network
+        exact = arguments | {"dtype": jnp.dtype("float32"), "attention": "auto", "remat": "none"}
+        example, rng = self.example(), np.random.default_rng(0)
+        h, w = (min(side, COMPARED) for side in example["mean"].shape[:2])
+        latents = rng.standard_normal((2, arguments["in_channels"], h, w)).astype(np.float32)
+        context = rng.standard_normal((2, *example["context"].shape)).astype(np.float32)
+        timesteps = np.array([1, self.schedule.num_train_timesteps - 1], np.int64)
+
+        def forward(params: PyTree, x: jax.Array, t: jax.Array, context: jax.Array) -> jax.Array:
+            return network.bind(exact, params)(x, t, context)
+
+        with jax.default_matmul_precision("highest"):
+            output = jax.jit(forward)(params, latents.transpose(0, 2, 3, 1), timesteps, context)
+        output = image_export.channels_first(output)
+        return {"latents": latents, "timesteps": timesteps, "context": context, "output": output}
+
+
+# ------------------------------------------------------------------------------------------------------------- exports
+def unet_component(
+    parts: Components, network: networks.Network, params: PyTree, trained: PyTree, **new: object
+) -> Component:
+    """Return a U-Net with trained tensors in float32 and frozen ones with the type and bytes that they came with.
+
+    `params`: all parameters; `trained`: those of them that were trained. `new`: fields of its config that differ from
+    the source's, whose file is copied where there are none.
+    """
+    tensors: dict[str, Any] = dict(network.table.to_torch(params))
+    places = network.table.slots(trained)
+    if len(places) < len(tensors):
+        original = network.table.named(parts.tensors("unet"))
+        tensors = {name: tensor if name in places else original[name] for name, tensor in tensors.items()}
+    if parts.has("unet") and not new:
+        return Component(parts.path("unet") / "config.json", tensors)
+    return Component({"_class_name": "UNet2DConditionModel", **parts.config("unet"), **new}, tensors)
+
+
+def unchanged_parts(parts: Components) -> dict[str, FileContent]:
+    """Return the folders of a pipeline but for its U-Net, and its index."""
+    scheduler = parts.config("scheduler")
+    files: dict[str, FileContent] = {}
+    if not parts.has("scheduler"):
+        files[f"scheduler/{CONFIGS['scheduler']}"] = scheduler
+    if parts.pipeline is not None:
+        names = {**CLASSES, "scheduler": [], **parts.pipeline.components, **parts.pipeline.kept}
+        index: FileContent = parts.pipeline.folder / INDEX
+    else:
+        names = {**CLASSES, "scheduler": []}
+        absent = {name: [None, None] for name in ("feature_extractor", "image_encoder", "safety_checker")}
+        index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **absent, **CLASSES}
+        index |= {"scheduler": ["diffusers", scheduler["_class_name"]]}
+    kept = parts.pipeline.kept if parts.pipeline is not None else {}
+    files |= {name: parts.path(name) for name in names if name != "unet" and (parts.has(name) or name in kept)}
+    return files | {INDEX: index}
 
 
 def merged(params: PyTree, frozen: PyTree) -> PyTree:

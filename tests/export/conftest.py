@@ -5,7 +5,8 @@ import contextlib
 import numpy as np
 import pytest
 
-from dreamjax.export import comparison, torch_export
+from dreamjax.export import comparison, driver
+from dreamjax.systems import masked_export
 
 from .support import load_model_file, make_run, tiny_config
 
@@ -15,20 +16,20 @@ def exported(tmp_path_factory):
     """A run exported by the function that the command calls, its checks in a process without JAX included."""
     folder = tmp_path_factory.mktemp("exported")
     params = make_run(folder / "run", tiny_config())
-    result = torch_export.export(folder / "run", folder / "out")
+    result = driver.export(folder / "run", folder / "out")
     return folder / "out", params, result
 
 
 @pytest.fixture
 def unchecked(monkeypatch, uncompared):
     """Exports whose numbers are not the matter: neither computed nor compared."""
-    monkeypatch.setattr(torch_export, "parity", lambda config, params: {"input": np.zeros(1, np.float32)})
+    monkeypatch.setattr(masked_export, "parity", lambda task, params: {"input": np.zeros(1, np.float32)})
 
 
 @pytest.fixture
 def uncompared(monkeypatch):
     """Exports are not run in their own library: for tests of something else."""
-    monkeypatch.setattr(comparison.Library, "started", lambda self, _: contextlib.nullcontext(lambda folder: None))
+    monkeypatch.setattr(comparison, "started", lambda *_: contextlib.nullcontext(lambda folder, check: None))
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from dreamjax import config as configs
-from dreamjax.export import torch_export
+from dreamjax.export import driver
+from dreamjax.export.facts import ModelFacts
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining as system
+from dreamjax.systems.base import Run
 from dreamjax.training import checkpoints
 
 
@@ -58,20 +60,11 @@ def load_model_file(folder):
     return module
 
 
-FACTS = {
-    "channels": None,
-    "licence": None,
-    "corpora": None,
-    "preprocessing": [],
-    "reference": "average",
-    "origin": None,
-}
-FACTS |= {"version": "0", "step": 1, "averaged": False, "config_sha256": "0", "parameters": 1, "data": {}}
-
-
 def write(folder, config, params):
+    """An export to torch of parameters that no run holds; its module."""
+    run = Run(str(folder.parent / "no_run"), config, system.MaskedPretraining(config), params, 1, 0, False)
     folder.mkdir()
-    torch_export.write(folder, config, params, dict(FACTS))
+    driver.write(folder, run, run.task.export(run, "torch"), ModelFacts.of(run), "torch")
     return load_model_file(folder)
 
 

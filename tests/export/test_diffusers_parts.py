@@ -106,8 +106,14 @@ def test_what_cannot_be_exported_is_one_sentence(folder, tmp_path, capsys):
         entry.unlink()
     (tmp_path / "clip" / clip.TOKENIZER).rmdir()
     for words, says in (
-        ([str(tmp_path / "masked"), "--to", "diffusers"], "which diffusers has no model for; try --to torch"),
-        ([str(tmp_path / "clip"), "--to", "torch"], "has no export to torch"),
+        (
+            [str(tmp_path / "masked"), "--to", "diffusers"],
+            "masked_pretraining cannot be exported to diffusers; it can be exported to: t",
+        ),
+        (
+            [str(tmp_path / "clip"), "--to", "torch"],
+            "it can be exported to: diffusers",
+        ),
         ([str(tmp_path / "clip"), "--to", "diffusers"], "tokenizer is missing"),
         ([str(tmp_path / "clip"), "--to", "diffusers", "--licence", "mit"], "--licence would do nothing"),
         ([str(tmp_path / "nowhere"), "--to", "diffusers"], "holds no run"),

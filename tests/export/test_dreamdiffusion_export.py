@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
-from dreamjax.export import diffusers_export, dreamdiffusion_export, torch_export
+from dreamjax.export import driver
 from dreamjax.generation import batches
-from dreamjax.generation.from_trials import TrialGenerator
+from dreamjax.signals.datasets import signal_scaling
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.systems import opening, registry
+from dreamjax.systems import dreamdiffusion_export, opening, registry
 from dreamjax.systems.dreamdiffusion import (
     AlignedLossConfig,
     ConditionedModelConfig,
@@ -83,7 +83,7 @@ def timed(sd, tmp_path_factory):
     workdir = make(folder, sd, time=True, data={"scaling": "robust", "clip": 4.0})
     (workdir / "evaluation").mkdir()
     (workdir / "evaluation" / "images-test.json").write_text(json.dumps(SCORES))
-    told = diffusers_export.export(workdir, folder / "out")
+    told = driver.export(workdir, folder / "out", to="diffusers")
     return workdir, folder / "out", told
 
 
@@ -99,7 +99,8 @@ def microvolts(windows=3):
 
 def ours(dreamer, eeg, scale, valid, start, **how):
     """Images by dreamjax, of windows scaled as its pipeline scales them."""
-    signal, _, _ = torch_export.in_units(dreamer.task.signal, eeg, scale, valid > 0)
+    data = dreamer.task.signal
+    signal, _, _ = signal_scaling.in_units(eeg, scale, valid > 0, data.scaling, data.divide, data.clip)
     given = {"signal": (signal * valid[:, None]).astype(np.float32), "valid": valid.astype(np.float32)}
     made = dreamer.images_of(given, batches.Sampling(steps=4, **how), start.transpose(0, 2, 3, 1))
     return np.stack(list(made))
@@ -139,7 +140,7 @@ def test_the_pipeline_makes_the_same_images_from_the_same_noise(timed, dreamer, 
 
 
 def test_without_the_time_condition_too_and_weights_are_the_same_bits(sd, tmp_path, monkeypatch, uncompared):
-    monkeypatch.setattr(dreamdiffusion_export, "parity", lambda dreamer: {"eeg": np.zeros(1, np.float32)})
+    monkeypatch.setattr(dreamdiffusion_export, "parity", lambda *_: {"eeg": np.zeros(1, np.float32)})
     workdir = make(tmp_path, sd, time=False, data={"scaling": "zscore"})
     assert main(["export", str(workdir), "--to", "diffusers", "--out", str(tmp_path / "out")]) == 0
     pipe, source = opened(tmp_path / "out"), pipelines.theirs(sd)
@@ -169,9 +170,9 @@ def test_without_the_time_condition_too_and_weights_are_the_same_bits(sd, tmp_pa
 
 def test_the_command_compared_it_in_a_process_without_jax(timed):
     _, out, told = timed
-    assert set(told["differences"]) == {"context", "time_offset", "embedding", "noise", "image"}
-    assert max(told["differences"].values()) < 1e-4
-    assert told["parameters"] == sum(
+    assert set(told.differences) == {"context", "time_offset", "embedding", "noise", "image"}
+    assert max(told.differences.values()) < 1e-4
+    assert told.parameters == sum(
         tensor.numel()
         for part in ("unet", "vae", "eeg_encoder")
         for name, tensor in load_file(out / part / "diffusion_pytorch_model.safetensors").items()
@@ -223,10 +224,10 @@ def test_the_card_says_what_it_was_fitted_to_what_it_is_not_for_and_what_was_mea
 
 
 def test_an_imported_checkpoint_goes_out_again_without_guidance(tmp_path, monkeypatch, uncompared):
-    monkeypatch.setattr(dreamdiffusion_export, "parity", lambda dreamer: {"eeg": np.zeros(1, np.float32)})
+    monkeypatch.setattr(dreamdiffusion_export, "parity", lambda *_: {"eeg": np.zeros(1, np.float32)})
     _, _, state = generative.small(tmp_path / "checkpoint.pth")
     assert main(["import", str(tmp_path / "checkpoint.pth"), "--out", str(tmp_path / "run")]) == 0
-    diffusers_export.export(tmp_path / "run", tmp_path / "out")
+    driver.export(tmp_path / "run", tmp_path / "out", to="diffusers")
     pipe = opened(tmp_path / "out")
     found = pipe.eeg_encoder.state_dict()
     for name in ("mae.blocks.0.attn.qkv.weight", "mae.pos_embed", "channel_mapper.1.weight", "mapping.maxpool.bias"):
@@ -240,5 +241,5 @@ def test_an_imported_checkpoint_goes_out_again_without_guidance(tmp_path, monkey
 
 
 def test_torch_is_refused_with_the_way_that_there_is(timed, tmp_path):
-    with pytest.raises(UserError, match="no export to torch; try --to diffusers"):
-        torch_export.export(timed[0], tmp_path / "out")
+    with pytest.raises(UserError, match="dreamdiffusion cannot be exported to torch; it can be exported to: diffusers"):
+        driver.export(timed[0], tmp_path / "out")

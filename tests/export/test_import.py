@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from dreamjax.errors import UserError
-from dreamjax.export import import_checkpoint as importer
-from dreamjax.export import training_data
+from dreamjax.export.import_checkpoint import import_checkpoint
+from dreamjax.runs import training_data
 from dreamjax.systems import masked_pretraining, opening
+from dreamjax.systems.base import ImportOptions
 from dreamjax.weights.table import WeightMismatch
 
 from .support import Config, foreign_state, reference_reconstruction, reference_tokens
@@ -52,8 +53,8 @@ def stage_b(path, state, **settings):
 def test_a_masked_autoencoder_of_any_size_computes_what_torch_computes(tmp_path, sizes):
     state = foreign_state(**sizes)
     stage_a(tmp_path / "checkpoint.pth", state, **SETTINGS)
-    result = importer.import_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "run")
-    assert result["parameters"] == sum(t.numel() for name, t in state.items() if "pos_embed" not in name)
+    result = import_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "run")
+    assert result.parameters == sum(t.numel() for name, t in state.items() if "pos_embed" not in name)
     run = opening.open_run(tmp_path / "run")
     assert (run.config.model.heads, run.config.model.decoder_heads, run.config.mask.ratio) == (4, 2, 0.1)
     assert (run.config.data.mapping, run.config.data.scaling, run.config.data.divide) == ("tile", "divide", 10.0)
@@ -76,10 +77,10 @@ def test_the_encoder_of_the_generative_checkpoint_has_trained_positions_and_no_d
     state = foreign_state(decoder_depth=0)
     state["pos_embed"] = state["pos_embed"] + 0.05 * torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(1))
     stage_b(tmp_path / "checkpoint.pth", state, num_heads=4)
-    result = importer.import_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "run", part="encoder")
-    assert result["decoder"] is None
-    assert result["positions"] == "learned"
-    assert any("cls_token was left out" in note for note in result["notes"])
+    result = import_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "run", ImportOptions(part="encoder"))
+    assert result.description["decoder"] is None
+    assert result.description["positions"] == "learned"
+    assert any("cls_token was left out" in note for note in result.notes)
     run = opening.open_run(tmp_path / "run")
     assert run.config.data.divide == 1.0
     signal = np.random.default_rng(0).standard_normal((2, 6, 32)).astype(np.float32)
@@ -93,7 +94,7 @@ def test_the_encoder_of_the_generative_checkpoint_has_trained_positions_and_no_d
 def test_fixed_positions_stay_fixed_also_in_half_precision(tmp_path):
     state = foreign_state()
     stage_a(tmp_path / "a.pth", {name: tensor.half() for name, tensor in state.items()}, **SETTINGS)
-    assert importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run")["positions"] == "sincos"
+    assert import_checkpoint(tmp_path / "a.pth", tmp_path / "run").description["positions"] == "sincos"
     params = opening.open_run(tmp_path / "run").params
     np.testing.assert_array_equal(params["norm"]["scale"], state["norm.weight"].half().float().numpy())
 
@@ -105,7 +106,7 @@ def test_every_missing_extra_and_misshapen_tensor_is_named_at_once(tmp_path):
     state["blocks.1.mlp.fc2.bias"] = torch.zeros(5)
     state["blocks.0.norm1.weight"] = torch.zeros(16, 1)
     with pytest.raises(WeightMismatch) as caught:
-        importer.import_checkpoint(stage_a(tmp_path / "a.pth", state, **SETTINGS), tmp_path / "run")
+        import_checkpoint(stage_a(tmp_path / "a.pth", state, **SETTINGS), tmp_path / "run")
     assert set(caught.value.missing) == {"norm.bias", "decoder_blocks.0.attn.proj.weight"}
     assert caught.value.extra == ["nature_img_decoder.weight"]
     assert len(caught.value.misshapen) == 2
@@ -118,7 +119,7 @@ def test_missing_positions_are_named_with_the_rest(tmp_path):
     state = foreign_state()
     del state["pos_embed"], state["norm.weight"]
     with pytest.raises(WeightMismatch) as caught:
-        importer.import_checkpoint(stage_a(tmp_path / "a.pth", state, **SETTINGS), tmp_path / "run")
+        import_checkpoint(stage_a(tmp_path / "a.pth", state, **SETTINGS), tmp_path / "run")
     assert set(caught.value.missing) == {"pos_embed", "norm.weight"}
 
 
@@ -128,9 +129,9 @@ def test_code_in_a_checkpoint_never_runs_and_the_weights_are_imported(tmp_path):
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
     torch.save({"model": foreign_state(), "config": Attack(), "epoch": Attack()}, tmp_path / "a.pth")
-    result = importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=4)
+    result = import_checkpoint(tmp_path / "a.pth", tmp_path / "run", ImportOptions(heads=4))
     assert not (tmp_path / "ran").exists()
-    assert result["encoder"] == "2 x 16, 4 heads"
+    assert result.description["encoder"] == "2 x 16, 4 heads"
 
 
 def test_a_tensor_made_by_code_is_refused(tmp_path):
@@ -140,22 +141,23 @@ def test_a_tensor_made_by_code_is_refused(tmp_path):
 
     torch.save({"model": {**foreign_state(), "norm.bias": Attack()}}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"norm.bias is made by posix.system, which is not executed"):
-        importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
+        import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "run").exists()
 
 
 def test_heads_that_nobody_states_are_assumed_aloud(tmp_path, caplog):
     torch.save(foreign_state(dim=128, decoder_dim=64), tmp_path / "state.pth")  # a bare state dict
-    result = importer.import_checkpoint(tmp_path / "state.pth", tmp_path / "run")
-    assert result["encoder"] == "2 x 128, 2 heads"
-    assert any("2 of 64 assumed" in note for note in result["notes"])
+    result = import_checkpoint(tmp_path / "state.pth", tmp_path / "run")
+    assert result.description["encoder"] == "2 x 128, 2 heads"
+    assert any("2 of 64 assumed" in note for note in result.notes)
     assert "2 of 64 assumed" in caplog.text
 
 
 def test_arguments_win_over_the_file(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
-    importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=8, decoder_heads=4, divide=2.5, sfreq=1000)
+    options = ImportOptions(heads=8, decoder_heads=4, divide=2.5, sfreq=1000)
+    import_checkpoint(tmp_path / "a.pth", tmp_path / "run", options)
     config = opening.config_of(tmp_path / "run")
     assert (config.model.heads, config.model.decoder_heads) == (8, 4)
     assert (config.data.divide, config.data.sfreq) == (2.5, 1000.0)
@@ -164,9 +166,9 @@ def test_arguments_win_over_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"model": {"linear.weight": torch.zeros(2, 2)}}, "no masked-signal encoder"),
-        ({"model": 3}, "no state dict"),
-        ([1, 2], "no state dict"),
+        ({"model": {"linear.weight": torch.zeros(2, 2)}}, "not a checkpoint that can be imported"),
+        ({"model": 3}, "state dict"),
+        ([1, 2], "state dict"),
         ({"model": {**foreign_state(), "blocks.99999.norm1.weight": torch.zeros(16)}}, "no consecutive numbers"),
         ({"model": {**foreign_state(), "patch_embed.proj.weight": torch.zeros(16)}}, "has shape"),
         ({"model": {**foreign_state(), "pos_embed": torch.zeros(16)}}, "pos_embed has shape"),
@@ -176,7 +178,7 @@ def test_arguments_win_over_the_file(tmp_path):
 def test_what_is_no_encoder_gets_one_sentence(tmp_path, content, says):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(UserError, match=says) as caught:
-        importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=4)
+        import_checkpoint(tmp_path / "a.pth", tmp_path / "run", ImportOptions(heads=4))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -184,13 +186,13 @@ def test_what_is_no_encoder_gets_one_sentence(tmp_path, content, says):
 def test_impossible_heads_get_one_sentence(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     with pytest.raises(UserError, match=r"divide by model\.heads = 5"):
-        importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=5)
+        import_checkpoint(tmp_path / "a.pth", tmp_path / "run", ImportOptions(heads=5))
 
 
 def test_heads_of_a_decoder_that_is_not_there_are_refused(tmp_path):
     stage_b(tmp_path / "a.pth", foreign_state(decoder_depth=0), num_heads=4)
     with pytest.raises(UserError, match="no decoder in it; leave out --decoder-heads"):
-        importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", decoder_heads=4)
+        import_checkpoint(tmp_path / "a.pth", tmp_path / "run", ImportOptions(decoder_heads=4))
     assert not (tmp_path / "run").exists()
 
 
@@ -200,7 +202,7 @@ def test_heads_of_a_decoder_that_is_not_there_are_refused(tmp_path):
         ("pipeline/model_index.json", "dreamjax generate --model opens it as it is"),
         ("run/checkpoints/00000001/manifest.json", "a run of dreamjax already"),
         ("model.safetensors", "give the folder that dreamjax export --to torch wrote"),
-        ("notes/notes.txt", "has no config.json or no model.safetensors, so it is no export to torch"),
+        ("notes/notes.txt", "not an export to torch: the folder has no config.json or no model.safetensors"),
     ],
 )
 def test_what_other_verbs_open_is_named(tmp_path, name, says):
@@ -209,7 +211,7 @@ def test_what_other_verbs_open_is_named(tmp_path, name, says):
     file.write_text("{}")
     given = tmp_path / "there" / name.split("/")[0]
     with pytest.raises(UserError, match=says):
-        importer.import_checkpoint(given, tmp_path / "out")
+        import_checkpoint(given, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -217,13 +219,13 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="exists already"):
-        importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
+        import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
 
 
 def test_the_origin_is_kept(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
-    importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
-    said = training_data.read(tmp_path / "run")
+    import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
+    said = training_data.imported(tmp_path / "run")
     assert "DreamDiffusion" in said["origin"]["format"]
     assert len(said["origin"]["sha256"]) == 64
     assert json.loads((tmp_path / "run" / "config.json").read_text())["system"] == "masked_pretraining"
@@ -234,7 +236,7 @@ def test_an_imported_run_counts_as_trained_on_unknown_data(tmp_path):
     from dreamjax.metrics import leakage
 
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
-    importer.import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
+    import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
     run = opening.open_run(tmp_path / "run")
     assert run.step == 1
     training = leakage.trained_on(run.config.data.path)

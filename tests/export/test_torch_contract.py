@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamjax.export import import_checkpoint as importer
-from dreamjax.export import torch_model
+from dreamjax.export.import_checkpoint import import_checkpoint
+from dreamjax.systems.pytorch import masked_autoencoder
 
 
 def test_braindecodes_conventions_hold(exported, model_class, tmp_path):
@@ -38,7 +38,7 @@ def test_braindecodes_conventions_hold(exported, model_class, tmp_path):
     again = model_class.from_pretrained(tmp_path / "tuned")
     assert torch.equal(again(x), classifier.eval()(x))
     assert again.provenance == model.provenance
-    importer.import_checkpoint(tmp_path / "tuned", tmp_path / "run")  # without its head
+    import_checkpoint(tmp_path / "tuned", tmp_path / "run")  # without its head
 
 
 def test_all_but_the_positions_can_be_trained(model_class, exported):
@@ -86,4 +86,4 @@ def test_other_expectations_than_the_weights_were_trained_on_are_refused(model_c
 def test_the_robust_scale_is_the_one_of_the_records():
     signal = np.random.default_rng(0).standard_normal((6, 101)).astype(np.float32)
     expected = np.median(1.4826 * np.median(np.abs(signal - np.median(signal, 1)[:, None]), 1))
-    assert float(torch_model.robust_scale(torch.from_numpy(signal))) == pytest.approx(float(expected), rel=1e-6)
+    assert float(masked_autoencoder.robust_scale(torch.from_numpy(signal))) == pytest.approx(float(expected), rel=1e-6)

@@ -12,10 +12,11 @@ import torch
 from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
-from dreamjax.export import import_checkpoint as importer
-from dreamjax.export import torch_export
+from dreamjax.export import driver
+from dreamjax.export.import_checkpoint import import_checkpoint
 from dreamjax.storage import manifest
-from dreamjax.systems import opening
+from dreamjax.systems import masked_export, opening
+from dreamjax.systems.base import ImportOptions
 from dreamjax.training import checkpoints
 
 from .support import load_model_file, random_params, tiny_config, write
@@ -23,18 +24,18 @@ from .support import load_model_file, random_params, tiny_config, write
 
 def test_an_export_to_an_object_store_is_the_one_to_a_disk(exported, object_store):
     folder, _, _ = exported
-    result = torch_export.export(folder.parent / "run", object_store / "exported" / "tiny")
-    assert result["out"] == "s3://bucket/exported/tiny"
-    assert max(result["differences"].values()) <= 1e-5
+    result = driver.export(folder.parent / "run", object_store / "exported" / "tiny")
+    assert result.out == "s3://bucket/exported/tiny"
+    assert max(result.differences.values()) <= 1e-5
     there = sorted((object_store / "exported" / "tiny").iterdir(), key=str)
     assert {path.name: path.read_bytes() for path in there} == {p.name: p.read_bytes() for p in folder.iterdir()}
     with pytest.raises(UserError, match="exists already"):
-        torch_export.export(folder.parent / "run", object_store / "exported" / "tiny")
+        driver.export(folder.parent / "run", object_store / "exported" / "tiny")
 
 
 def test_dreamjax_to_torch_to_dreamjax_is_bit_exact_and_exports_the_same_bytes(exported, unchecked, tmp_path):
     folder, params, _ = exported
-    importer.import_checkpoint(folder, tmp_path / "run")
+    import_checkpoint(folder, tmp_path / "run")
     run = opening.open_run(tmp_path / "run")
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(np.asarray(a).view(np.uint32), b.view(np.uint32)), run.params, params
@@ -50,7 +51,7 @@ def test_dreamjax_to_torch_to_dreamjax_is_bit_exact_and_exports_the_same_bytes(e
 def test_a_pth_of_the_exported_model_imports_too(exported, model_class, tmp_path):
     """torch.save(model.state_dict()): a PyTorch user's own way back."""
     torch.save(model_class.from_pretrained(exported[0]).state_dict(), tmp_path / "tuned.pth")
-    importer.import_checkpoint(tmp_path / "tuned.pth", tmp_path / "run", heads=2)
+    import_checkpoint(tmp_path / "tuned.pth", tmp_path / "run", ImportOptions(heads=2))
     params = opening.open_run(tmp_path / "run").params
     jax.tree.map(np.testing.assert_array_equal, params, exported[1])
 
@@ -59,7 +60,7 @@ def test_a_pth_of_the_exported_model_imports_too(exported, model_class, tmp_path
     ("name", "content", "says"),
     [
         ("config.json", b"{", "no JSON"),
-        ("config.json", b"[]", "no configuration"),
+        ("config.json", b"[]", "not an object with fields"),
         ("config.json", b"{}", "no entry dreamjax"),
         ("model.safetensors", b"\xff" * 100, "damaged"),
     ],
@@ -69,23 +70,23 @@ def test_a_damaged_folder_gets_one_sentence(exported, tmp_path, name, content, s
     shutil.copytree(exported[0], tmp_path / "out")
     (tmp_path / "out" / name).write_bytes(content)
     with pytest.raises(UserError, match=says):
-        importer.import_checkpoint(tmp_path / "out", tmp_path / "run")
+        import_checkpoint(tmp_path / "out", tmp_path / "run")
 
 
 def test_an_existing_folder_and_a_missing_run_are_refused(exported, tmp_path):
     with pytest.raises(UserError, match="exists already"):
-        torch_export.export(exported[0].parent / "run", exported[0])
+        driver.export(exported[0].parent / "run", exported[0])
     with pytest.raises(UserError, match="holds no run"):
-        torch_export.export(tmp_path / "absent", tmp_path / "out")
+        driver.export(tmp_path / "absent", tmp_path / "out")
 
 
 def test_a_failure_leaves_nothing_behind(exported, tmp_path, unchecked, monkeypatch):
     def fail(*_):
         raise UserError("no")
 
-    monkeypatch.setattr(torch_export, "parity", fail)
+    monkeypatch.setattr(masked_export, "parity", fail)
     with pytest.raises(UserError, match="no"):
-        torch_export.export(exported[0].parent / "run", tmp_path / "out")
+        driver.export(exported[0].parent / "run", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,7 +104,7 @@ def test_averaged_weights_are_exported_unless_others_are_asked_for(tmp_path, unc
     saver.close()
     for weights, expected in (("ema", averaged), ("params", params)):
         out = tmp_path / weights
-        assert torch_export.export(tmp_path / "run", out, weights=weights)["step"] == 7
+        assert driver.export(tmp_path / "run", out, weights=weights).step == 7
         found = load_model_file(out).MaskedAutoencoder.from_pretrained(out).norm.weight
         np.testing.assert_array_equal(found.detach().numpy(), expected["norm"]["scale"])
 

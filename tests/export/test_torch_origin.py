@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dreamjax.errors import UserError
-from dreamjax.export import import_checkpoint as importer
-from dreamjax.export import licences, torch_export
+from dreamjax.export import driver, licences
+from dreamjax.export.import_checkpoint import import_checkpoint
 from dreamjax.storage import manifest
 from tests.support import make_shards
 
@@ -31,7 +31,7 @@ def described(tmp_path_factory):
 
 def test_the_card_says_what_a_user_must_know(described, unchecked):
     out = described / "card"
-    torch_export.export(described / "both", out, licence="cc-by-nc-4.0")
+    driver.export(described / "both", out, licence="cc-by-nc-4.0")
     text, config = (out / "README.md").read_text(), json.loads((out / "config.json").read_text())
     front = text.split("---")[1]
     for line in ("license: cc-by-nc-4.0", "pipeline_tag: feature-extraction", "- eeg", "- pytorch"):
@@ -56,13 +56,13 @@ def test_the_card_says_what_a_user_must_know(described, unchecked):
 def test_a_permissive_licence_over_a_restricted_or_unknown_corpus_is_refused(described, exported, unchecked):
     out = described / "refused"
     with pytest.raises(UserError, match=r"closedset \(CC-BY-NC-4.0\)"):
-        torch_export.export(described / "both", out, licence="apache-2.0")
+        driver.export(described / "both", out, licence="apache-2.0")
     with pytest.raises(UserError, match="unknown"):
-        torch_export.export(exported[0].parent / "run", out, licence="MIT")
+        driver.export(exported[0].parent / "run", out, licence="MIT")
     assert not out.exists()
-    torch_export.export(described / "one", described / "allowed", licence="apache-2.0")
-    importer.import_checkpoint(described / "allowed", described / "again")  # an import keeps what the folder said
-    torch_export.export(described / "again", described / "allowed_again", licence="apache-2.0")
+    driver.export(described / "one", described / "allowed", licence="apache-2.0")
+    import_checkpoint(described / "allowed", described / "again")  # an import keeps what the folder said
+    driver.export(described / "again", described / "allowed_again", licence="apache-2.0")
 
 
 @pytest.mark.parametrize(

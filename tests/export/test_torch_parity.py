@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from dreamjax.errors import UserError
-from dreamjax.export import torch_export
+from dreamjax.export import comparison, torch_folder
 from dreamjax.objectives.reconstruction_loss import ReconstructionConfig
-from dreamjax.systems import masked_pretraining
+from dreamjax.signals.datasets import signal_scaling
+from dreamjax.systems import masked_export, masked_pretraining
 
 from .support import load_model_file, random_params, reference_reconstruction, reference_tokens, tiny_config, write
 
 
 def test_the_difference_in_a_process_without_jax_is_at_most_1e_5(exported):
     folder, _, result = exported
-    assert set(result["differences"]) == {"tokens", "pooled", "reconstruction"}
-    assert max(result["differences"].values()) <= 1e-5
+    assert set(result.differences) == {"tokens", "pooled", "reconstruction"}
+    assert max(result.differences.values()) <= 1e-5
     assert sorted(p.name for p in folder.iterdir()) == [
         "README.md",
         "config.json",
@@ -53,8 +54,9 @@ def test_a_changed_weight_is_noticed(exported, tmp_path):
     weights["blocks.0.attn.qkv.weight"] = weights["blocks.0.attn.qkv.weight"].copy()
     weights["blocks.0.attn.qkv.weight"][0, 0] += 0.01
     save_file(weights, tmp_path / "out" / "model.safetensors")
-    with torch_export.LIBRARY.started(torch_export.TOLERANCE) as compare, pytest.raises(UserError, match="differs by"):
-        compare(tmp_path / "out")
+    started = comparison.started(torch_folder.PACKAGES, "", torch_folder.TOLERANCE)
+    with started as compare, pytest.raises(UserError, match="differs by"):
+        compare(tmp_path / "out", masked_export.CHECK)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_padding_is_left_out_as_dreamjax_leaves_it_out(tmp_path):
     valid = np.ones((2, 64), np.float32)
     valid[1, 40:] = 0
     x[1, :, 40:] = 0
-    signal, _, _ = torch_export.in_units(config.data, x, np.ones(2, np.float32), valid > 0)
+    signal, _, _ = signal_scaling.in_units(x, np.ones(2, np.float32), valid > 0, "zscore", 1.0, config.data.clip)
     tokens = jax.jit(lambda p, s, v: masked_pretraining.features(config, p, s, v))(params, signal, valid)
     ok = valid.reshape(2, -1, 4).min(2) > 0
     pooled = np.asarray(masked_pretraining.pooled(tokens, ok))

@@ -32,15 +32,15 @@ print(json.dumps({{"peak": peak, "seconds": time.perf_counter() - begin, **found
 """
 IMPORT = """
 from dreamjax.export.import_checkpoint import import_checkpoint
-told = import_checkpoint(sys.argv[1], sys.argv[2])
-found = {"parameters": told["parameters"], "encoder": told["encoder"]}
+summary = import_checkpoint(sys.argv[1], sys.argv[2])
+found = {"parameters": summary.parameters, "encoder": summary.description["encoder"]}
 """
 GENERATE = """
 import numpy as np
 from dreamjax.generation import batches
+from dreamjax.generation.from_trials import Dreamer
 from dreamjax.systems import opening
-from dreamjax.generation.from_trials import TrialGenerator
-dreamer = TrialGenerator.open(opening.open_run(sys.argv[2]))
+dreamer = Dreamer.open(opening.open_run(sys.argv[2]))
 signal = np.random.default_rng(0).standard_normal((1, 128, 512), np.float32)
 given = {"signal": signal, "valid": np.ones((1, 512), np.float32)}
 how = batches.Sampling(sampler="plms", steps=2, guidance=1.0)

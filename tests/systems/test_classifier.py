@@ -9,7 +9,7 @@ import transformers
 from PIL import Image
 
 from dreamjax.errors import UserError
-from dreamjax.export import diffusers_export
+from dreamjax.export import driver
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.systems import classifier
@@ -37,8 +37,8 @@ def test_a_run_learns_what_the_labels_say(trained):
 
 
 def test_the_export_is_transformers_and_tells_its_accuracy(trained, folder, tmp_path):
-    told = diffusers_export.export(trained[1], tmp_path / "exported")
-    assert told["differences"]["logits"] <= 1e-4
+    told = driver.export(trained[1], tmp_path / "exported", to="diffusers")
+    assert told.differences["logits"] <= 1e-4
     model = VisionModel.open(tmp_path / "exported", meshes.make(MeshConfig()))
     assert model.accuracy == pytest.approx(trained[0]["val"]["accuracy"], abs=1e-3)
     config = json.loads((tmp_path / "exported" / "config.json").read_text())

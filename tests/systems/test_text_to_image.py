@@ -214,7 +214,7 @@ def trained(folder, images, bank, tmp_path_factory):
     asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, image_every=2))
     with contextlib.chdir(folder.parent):
         result = opening.train(asked, workdir)
-    assert result["step"] == 2
+    assert result.step == 2
     assert np.isfinite(result["val"]["loss"])
     return workdir
 
@@ -242,10 +242,10 @@ def test_the_average_begins_at_the_weights_and_not_at_random_ones(folder, traine
 
 
 def test_the_export_opens_in_diffusers_and_differs_in_what_was_trained_alone(folder, trained, tmp_path):
-    from dreamjax.export import diffusers_export
+    from dreamjax.export import driver
 
-    result = diffusers_export.export(trained, tmp_path / "exported")
-    assert result["differences"]["unet"] <= 1e-4
+    result = driver.export(trained, tmp_path / "exported", to="diffusers")
+    assert result.differences["unet"] <= 1e-4
     (theirs, _), (ours, _) = ((files(path / "unet"), None) for path in (folder, tmp_path / "exported"))
     assert theirs.keys() == ours.keys()
     for name, tensor in theirs.items():

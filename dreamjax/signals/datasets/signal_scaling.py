@@ -35,3 +35,20 @@ def window_statistics(
         offset = (microvolts * weight).sum(axis=2) / count
         gain = np.sqrt((weight * (microvolts - offset[:, :, None]) ** 2).sum(axis=2) / count)
     return np.where(gain > FLOOR_UV, gain, 1.0).astype(np.float32), offset.astype(np.float32)
+
+
+def in_units(
+    microvolts: Float[np.ndarray, "batch channels time"],
+    recording_scale: Float[np.ndarray, "batch"],
+    valid: Bool[np.ndarray, "batch time"],
+    scaling: Scaling,
+    divide: float,
+    clip: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (signal as the network sees it, gain, offset) of windows of all channels, none of them interpolated."""
+    gain = np.repeat(recording_gain(recording_scale, scaling, divide)[:, None], microvolts.shape[1], 1)
+    offset = np.zeros_like(gain)
+    if scaling == "zscore":
+        gain, offset = window_statistics(microvolts, valid)
+    signal = (microvolts - offset[:, :, None]) / gain[:, :, None]
+    return (np.clip(signal, -clip, clip) if clip else signal), gain, offset

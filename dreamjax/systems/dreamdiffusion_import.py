@@ -5,14 +5,15 @@
     cond_stage_model.mae.*          the encoder; the maps beside it
     betas, …                        the noise schedule
 
-It becomes a run of dreamdiffusion, and a folder of diffusers within the run. Tensors go from file to file one after
+It becomes a run, and a folder of diffusers within the run. Tensors go from file to file one after
 another; in memory at once are those that stage B trains.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -21,94 +22,86 @@ from flax import nnx
 
 from dreamjax.diffusion import schedule as schedules
 from dreamjax.errors import UserError
-from dreamjax.export.foreign_encoder import GENERATIVE, Found
 from dreamjax.models.conditioner import Conditioner
 from dreamjax.models.keys import Keys
 from dreamjax.parallel.tree_paths import nested
 from dreamjax.runs import components
 from dreamjax.runs import shapes as architectures
-from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.storage.checkpoint_files.torch_pickle import TorchTensor
-from dreamjax.systems.dreamdiffusion import (
-    TRAINABLE,
-    AlignedLossConfig,
-    ConditionedModelConfig,
-    DreamDiffusionConfig,
-    EncoderConfig,
-)
-from dreamjax.systems.masked_pretraining import MaskedPretrainingConfig
+from dreamjax.systems import masked_import
+from dreamjax.systems.base import Checkpoint, Imported, ImportOptions
+from dreamjax.systems.masked_import import GENERATIVE, EncoderCheckpoint
+from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
+from dreamjax.training.task import PyTree
 from dreamjax.weights import compvis, conditioner, networks, weight_files, writing
 from dreamjax.weights import masked_autoencoder as encoder_names
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
-from dreamjax.weights.table import TensorSlot, WeightMismatch, differences, keep
+from dreamjax.weights.table import TensorSlot, WeightMismatch, differences
+
+if TYPE_CHECKING:
+    from dreamjax.systems.dreamdiffusion import DreamDiffusion, DreamDiffusionConfig
 
 PARTS = "stable-diffusion"  # the folder of diffusers within the run
 STEM = "diffusion_pytorch_model"
 UNET, VAE, MAPS = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 TIME = "time_embed_condtion."  # of the U-Net: the maps from the context to its time embedding
-TRAINED: Literal["cross_attention_and_norm"] = "cross_attention_and_norm"  # of the U-Net, as published
-LIKE = "sd15"  # what no shape tells: heads, activations, groups, the schedule
+TRAINED = "cross_attention_and_norm"  # of the U-Net, as published
+LIKE = "sd15"  # what no shape determines: heads, activations, groups, the schedule
 UNUSED = (  # (prefix, what it is): nothing of an image comes from it
     ("image_embedder.", "the CLIP tower that stage B aligns with, whose layer_norm2 it trained by accident"),
     ("model_ema.", "averaged weights, which the published code never uses"),
     (f"{MAPS}cls_net.", "a classifier of the trials"),
-    (f"{VAE}loss.", "what the autoencoder was trained against"),
+    (f"{VAE}loss.", "the losses of the autoencoder's training"),
 )
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredNetwork:
     """A network in the checkpoint. `tensors`: under the names of `network`'s table, still in the file."""
 
     prefix: str
     network: networks.Network
     config: dict[str, Any]
-    shapes: Any
+    shapes: PyTree
     tensors: dict[str, Any]
     slots: dict[str, TensorSlot]
     names: dict[str, str]  # the table's → the checkpoint's, behind the prefix
 
-    def called(self, name: str) -> str:
-        """What the checkpoint calls a tensor."""
+    def checkpoint_name(self, name: str) -> str:
+        """Return what the checkpoint calls a tensor."""
         return self.prefix + self.names.get(name, name)
-
-    @property
-    def parameters(self) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
 
 
 @dataclass(frozen=True)
-class Whole:
+class GenerativeCheckpoint:
     """What the checkpoint holds, compared with what it should hold, and not read yet."""
 
-    format: str
-    config: DreamDiffusionConfig
     encoder: MaskedPretrainingConfig
-    unet: Part
-    vae: Part
+    model: dict[str, Any]  # fields of the run's `model` that the maps determine
+    unet: StoredNetwork
+    vae: StoredNetwork
     scheduler: dict[str, Any]
     encoder_tensors: dict[str, Any]
-    encoder_like: Any
+    encoder_shapes: PyTree
     maps: dict[str, Any]
-    maps_like: Any
+    maps_shapes: PyTree
     source: str
 
     @property
     def parameters(self) -> int:
-        others = sum(leaf.size for leaf in jax.tree.leaves((self.encoder_like, self.maps_like)))
-        return self.unet.parameters + self.vae.parameters + others
+        networks = (self.unet.shapes, self.vae.shapes, self.encoder_shapes, self.maps_shapes)
+        return sum(leaf.size for leaf in jax.tree.leaves(networks))
 
     def in_words(self) -> str:
-        """The diffusion model, for the command."""
-        return (
-            f"U-Net of {self.unet.parameters:,} and autoencoder of {self.vae.parameters:,} parameters, "
-            f"{self.scheduler['num_train_timesteps']:,} time steps"
-        )
+        """Return the sizes of the diffusion model for people."""
+        unet, vae = (sum(x.size for x in jax.tree.leaves(part.shapes)) for part in (self.unet, self.vae))
+        steps = self.scheduler["num_train_timesteps"]
+        return f"U-Net of {unet:,} and autoencoder of {vae:,} parameters, {steps:,} time steps"
 
     def write_parts(self, folder: epath.Path) -> None:
-        """Stable Diffusion without its text encoder, as diffusers writes it, tensor by tensor."""
+        """Write Stable Diffusion without its text encoder as diffusers does, tensor by tensor."""
         for name, part in (("unet", self.unet), ("vae", self.vae)):
             (folder / name).mkdir(parents=True)
             atomic.write_text(folder / name / "config.json", json.dumps(part.config, indent=2, sort_keys=True) + "\n")
@@ -124,13 +117,12 @@ class Whole:
         index |= {"scheduler": ["diffusers", self.scheduler["_class_name"]]}
         atomic.write_text(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
-    def params(self) -> dict[str, Any]:
-        """What stage B trained: the parameters of the run."""
-        trained = keep(self.unet.shapes, TRAINABLE[TRAINED])
+    def params(self, trained: PyTree) -> dict[str, Any]:
+        """Return the parameters of the run. `trained`: shapes of what stage B trains of the U-Net."""
         leaves = self.unet.network.table.leaves(self.unet.tensors, trained, self.source, self.unet.shapes)
         return {
-            "encoder": encoder_names.TABLE.to_dreamjax(self.encoder_tensors, self.encoder_like, self.source),
-            "conditioner": conditioner.TABLE.to_dreamjax(self.maps, self.maps_like, self.source),
+            "encoder": encoder_names.TABLE.to_dreamjax(self.encoder_tensors, self.encoder_shapes, self.source),
+            "conditioner": conditioner.TABLE.to_dreamjax(self.maps, self.maps_shapes, self.source),
             "unet": nested(dict(leaves)),
         }
 
@@ -151,54 +143,66 @@ class Shaped:
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
-def read(
-    state: Mapping[str, Any], found: Found, encoder: MaskedPretrainingConfig, encoder_like: Any, source: str
-) -> Whole:
-    """What a checkpoint's state dict holds. `found`, `encoder`, `encoder_like`: its encoder, looked at already.
+def imported(system: type["DreamDiffusion"], checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
+    """Return the run that a generative checkpoint becomes as a whole; None for another checkpoint."""
+    generative = any(name.startswith(GENERATIVE) for name in checkpoint.tensors)
+    if checkpoint.exported or not generative or options.part != "whole":
+        return None
+    encoder = masked_import.of_generative(checkpoint)
+    config = masked_import.config_of(MaskedPretraining, encoder, checkpoint.source, options)
+    whole = read(checkpoint, encoder, config)
+    run = _config(system, whole)
+    trained, _ = system(run).split({"encoder": {}, "unet": whole.unet.shapes})
+    return Imported(
+        "DreamDiffusion's generative checkpoint",
+        run,
+        whole.params(trained["unet"]),
+        whole.parameters,
+        {**masked_import.in_words(config), "diffusion": whole.in_words()},
+        encoder.notes,
+        write=lambda folder: whole.write_parts(folder / PARTS),
+    )
 
-    Raises UserError for a checkpoint that lacks a part, and WeightMismatch with every missing, extra and misshapen
+
+def read(checkpoint: Checkpoint, encoder: EncoderCheckpoint, config: MaskedPretrainingConfig) -> GenerativeCheckpoint:
+    """Return what a checkpoint holds. `encoder`, `config`: its encoder, which was looked at already.
+
+    Raise UserError for a checkpoint that lacks a part, and WeightMismatch with every missing, extra and misshapen
     tensor of all parts, under the checkpoint's names, before any is read.
     """
-    unet, vae, maps = _groups(state, found, source)
+    state, source = checkpoint.tensors, checkpoint.source
+    unet, vae, maps = _groups(state, encoder.notes, source)
     usual = architectures.get(LIKE)
-    unet_part = _part(UNET, unet, compvis.unet_config(_shapes(unet), f"{source}: {UNET}*", usual["unet"]), source)
+    stored_unet = _network(UNET, unet, compvis.unet_config(_shapes(unet), f"{source}: {UNET}*", usual["unet"]), source)
     usual["vae"] |= _scale(state)
-    vae_part = _part(VAE, vae, compvis.vae_config(_shapes(vae), f"{source}: {VAE}*", usual["vae"]), source)
-    maps_like, model = _maps(maps, encoder, unet_part, source)
+    stored_vae = _network(VAE, vae, compvis.vae_config(_shapes(vae), f"{source}: {VAE}*", usual["vae"]), source)
+    encoder_shapes = masked_import.shapes_of(MaskedPretraining, config)
+    maps_shapes, model = _maps(maps, config, stored_unet, source)
     compared = (
-        differences(unet_part.slots, unet_part.tensors, unet_part.called),
-        differences(vae_part.slots, vae_part.tensors, vae_part.called),
-        differences(encoder_names.TABLE.slots(encoder_like), found.tensors, lambda name: GENERATIVE + name),
-        differences(conditioner.TABLE.slots(maps_like), maps, _called),
+        differences(stored_unet.slots, stored_unet.tensors, stored_unet.checkpoint_name),
+        differences(stored_vae.slots, stored_vae.tensors, stored_vae.checkpoint_name),
+        differences(encoder_names.TABLE.slots(encoder_shapes), encoder.tensors, lambda name: GENERATIVE + name),
+        differences(conditioner.TABLE.slots(maps_shapes), maps, _checkpoint_name),
     )
     missing, extra = ([name for part in compared for name in part[i]] for i in (0, 1))
-    misshapen = [told for part in compared for told in part[2].values()]
+    misshapen = [problem for part in compared for problem in part[2].values()]
     if missing or extra or misshapen:
         raise WeightMismatch(source, missing, extra, misshapen)
     scheduler = _scheduler(state, usual["scheduler"], source)
-    found.notes += [
-        f"heads ({unet_part.config['attention_head_dim']}), groups and activations, which no tensor tells, are those "
-        "of Stable Diffusion 1",
+    encoder.notes += [
+        f"heads ({stored_unet.config['attention_head_dim']}), groups and activations, which no tensor determines, are "
+        "those of Stable Diffusion 1",
         "there is no text encoder in it and no unconditional branch was trained, so it generates without guidance; as "
         "published: --sampler plms --steps 250 --guidance 1",
     ]
-    return Whole(
-        "DreamDiffusion's generative checkpoint",
-        _config(encoder, model),
-        encoder,
-        unet_part,
-        vae_part,
-        scheduler,
-        _lazily(found.tensors),
-        encoder_like,
-        maps,
-        maps_like,
-        source,
+    tensors = _lazily(encoder.tensors)
+    return GenerativeCheckpoint(
+        config, model, stored_unet, stored_vae, scheduler, tensors, encoder_shapes, maps, maps_shapes, source
     )
 
 
-def _groups(state: Mapping[str, Any], found: Found, source: str) -> tuple[dict[str, Any], ...]:
-    """(U-Net, autoencoder, maps): each under the names behind its prefix, the time maps among the maps."""
+def _groups(state: Mapping[str, Any], notes: list[str], source: str) -> tuple[dict[str, Any], ...]:
+    """Return (U-Net, autoencoder, maps): each under the names behind its prefix, the time maps among the maps."""
     unused = {prefix: 0 for prefix, _ in UNUSED}
     others: list[str] = []
     groups: dict[str, dict[str, Any]] = {UNET: {}, VAE: {}, MAPS: {}}
@@ -214,27 +218,30 @@ def _groups(state: Mapping[str, Any], found: Found, source: str) -> tuple[dict[s
             groups[MAPS if behind.startswith(TIME) else prefix][behind] = value
     if lacking := [f"{prefix}*" for prefix, group in groups.items() if not group]:
         raise UserError(
-            f"{source}: this is not the whole of a generative checkpoint: there is no {' and no '.join(lacking)} in "
+            f"{source}: not a whole generative checkpoint: there is no {' and no '.join(lacking)} in "
             "it; take the encoder alone with --part encoder"
         )
     for prefix, what in UNUSED:
         if unused[prefix]:
-            found.notes.append(f"{prefix}* ({unused[prefix]} tensors) was left out: {what}; not needed to generate")
+            notes.append(f"{prefix}* ({unused[prefix]} tensors) was left out: {what}; not needed to generate")
     if others:
-        found.notes.append(f"{len(others)} tensors of no known part were left out: {', '.join(others[:5])}")
-    named = ({_called(name) if p == MAPS else p + name: v for name, v in group.items()} for p, group in groups.items())
+        notes.append(f"{len(others)} tensors of no known part were left out: {', '.join(others[:5])}")
+    named = (
+        {_checkpoint_name(name) if p == MAPS else p + name: v for name, v in group.items()}
+        for p, group in groups.items()
+    )
     for tensors in named:
         torch_files.tensors(tensors, source)
     return tuple(_lazily(group) for group in groups.values())
 
 
 def _lazily(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """`tensors`, of which each is copied out of the file when it is asked for, and then no longer in memory."""
+    """Return tensors that are copied out of the file whenever they are asked for, and not kept in memory."""
     return {name: weight_files.CopiedTensor(t) if isinstance(t, TorchTensor) else t for name, t in tensors.items()}
 
 
-def _called(name: str) -> str:
-    """What the checkpoint calls one of the maps."""
+def _checkpoint_name(name: str) -> str:
+    """Return what the checkpoint calls one of the maps."""
     return (UNET if name.startswith(TIME) else MAPS) + name
 
 
@@ -242,7 +249,7 @@ def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _part(prefix: str, tensors: Mapping[str, Any], config: dict[str, Any], source: str) -> Part:
+def _network(prefix: str, tensors: Mapping[str, Any], config: dict[str, Any], source: str) -> StoredNetwork:
     network = networks.of(config, source)
     shapes = network.shapes(network.arguments(config, f"{source}: {prefix}*"))
     slots = network.table.slots(shapes)
@@ -251,17 +258,18 @@ def _part(prefix: str, tensors: Mapping[str, Any], config: dict[str, Any], sourc
     else:
         names = compvis.vae_names(slots, len(config["block_out_channels"]))
     back = {theirs: ours for ours, theirs in names.items()}
-    return Part(prefix, network, config, shapes, {back.get(name, name): t for name, t in tensors.items()}, slots, names)
+    tensors = {back.get(name, name): tensor for name, tensor in tensors.items()}
+    return StoredNetwork(prefix, network, config, shapes, tensors, slots, names)
 
 
 def _maps(
-    maps: Mapping[str, Any], encoder: MaskedPretrainingConfig, unet: Part, source: str
-) -> tuple[Any, dict[str, Any]]:
-    """(shapes of the maps' parameters, the fields of ConditionedModelConfig that they tell)."""
+    maps: Mapping[str, Any], encoder: MaskedPretrainingConfig, unet: StoredNetwork, source: str
+) -> tuple[PyTree, dict[str, Any]]:
+    """Return (shapes of the maps' parameters, the fields of the run's `model` that they determine)."""
     sizes = {}
     for name in ("channel_mapper.0.weight", "channel_mapper.1.weight"):
         if name not in maps or not maps[name].shape or not maps[name].shape[0]:
-            raise UserError(f"{source}: there is no {MAPS}{name}, without which the maps' sizes cannot be told")
+            raise UserError(f"{source}: there is no {MAPS}{name}, which determines the maps' sizes")
         sizes[name] = int(maps[name].shape[0])
     aligned = maps["mapping.fc.weight"].shape if "mapping.fc.weight" in maps else ()
     timed = any(name.startswith(TIME) for name in maps)
@@ -276,26 +284,26 @@ def _maps(
         "time_dim": 4 * unet.config["block_out_channels"][0] if timed else 0,
     }
     module = nnx.eval_shape(lambda: Conditioner(**arguments, rngs=Keys(jax.random.key(0))))
-    told = {"hidden": hidden, "context_tokens": tokens, "embedding_dim": arguments["embedding_dim"]}
-    return nnx.to_pure_dict(nnx.state(module, nnx.Param)), told | {"time_condition": timed}
+    fields = {name: arguments[name] for name in ("hidden", "context_tokens", "embedding_dim")}
+    return nnx.to_pure_dict(nnx.state(module, nnx.Param)), fields | {"time_condition": timed}
 
 
 def _scale(state: Mapping[str, Any]) -> dict[str, float]:
-    """The latents' scale, where the checkpoint has one of its own."""
+    """Return the latents' scale, where the checkpoint has one."""
     stored = state.get("scale_factor")
     return {"scaling_factor": float(np.asarray(stored))} if getattr(stored, "shape", None) == () else {}
 
 
 def _scheduler(state: Mapping[str, Any], usual: dict[str, Any], source: str) -> dict[str, Any]:
-    """scheduler_config.json: `usual` where the betas are, or are nearly, those of Stable Diffusion; else the betas."""
+    """Return scheduler_config.json: `usual`, with the betas where they are not nearly Stable Diffusion's."""
     stored = state.get("betas")
     if stored is None:
         return usual
     if len(getattr(stored, "shape", ())) != 1 or not stored.shape[0]:
-        raise UserError(f"{source}: betas is no list of numbers, one for each time step")
+        raise UserError(f"{source}: betas is not a list of numbers, one for each time step")
     betas = np.asarray(stored, np.float64)
     if not (np.isfinite(betas).all() and (betas > 0).all() and (betas < 1).all()):
-        raise UserError(f"{source}: betas has a number that does not lie between 0 and 1; fetch the file again")
+        raise UserError(f"{source}: betas has a number outside of 0 to 1; fetch the file again")
     if len(betas) == usual["num_train_timesteps"] and np.allclose(
         betas, schedules.betas(schedules.STABLE_DIFFUSION), rtol=1e-5, atol=0
     ):
@@ -303,12 +311,15 @@ def _scheduler(state: Mapping[str, Any], usual: dict[str, Any], source: str) -> 
     return usual | {"num_train_timesteps": len(betas), "trained_betas": [float(beta) for beta in betas]}
 
 
-def _config(encoder: MaskedPretrainingConfig, model: dict[str, Any]) -> DreamDiffusionConfig:
-    """The run's config; `model`: what the maps tell."""
-    data: DataConfig = encoder.data
-    return DreamDiffusionConfig(
-        data=data,
-        encoder=EncoderConfig(model=encoder.model, cls_token=False),
-        model=ConditionedModelConfig(path=f"{components.RUN}/{PARTS}", trainable=TRAINED, **model),
-        loss=AlignedLossConfig(alignment="cosine" if model["embedding_dim"] else "none", drop_condition=0.0),
+def _config(system: type["DreamDiffusion"], whole: GenerativeCheckpoint) -> "DreamDiffusionConfig":
+    """Return the run's config."""
+    config, encoder = system.Config(), whole.encoder
+    model = {"path": f"{components.RUN}/{PARTS}", "trainable": TRAINED, **whole.model}
+    loss = {"alignment": "cosine" if whole.model["embedding_dim"] else "none", "drop_condition": 0.0}
+    return dataclasses.replace(
+        config,
+        data=encoder.data,
+        encoder=dataclasses.replace(config.encoder, model=encoder.model, cls_token=False),
+        model=dataclasses.replace(config.model, **model),
+        loss=dataclasses.replace(config.loss, **loss),
     )

@@ -15,7 +15,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from dreamjax.export.torch_model import MaskedAutoencoder  # in an exported folder this line is that file's text
+# in an exported folder the text of that file replaces the next line
+from dreamjax.systems.pytorch.masked_autoencoder import MaskedAutoencoder
 
 
 class EmbeddingHead(nn.Module):

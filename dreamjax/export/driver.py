@@ -1,0 +1,134 @@
+"""A run → a folder that PyTorch, or diffusers and transformers, open without JAX.
+
+    summary = export("runs/tiny", "exported/tiny", to="torch")
+
+The system says what the folder holds (`systems.base.Exports`) and the writer of the format how it is laid out; the
+rest is the same for all: the model's facts, its card, parity.safetensors, and the comparison in a process without JAX.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+from etils import epath
+
+from dreamjax.errors import UserError
+from dreamjax.export import comparison, diffusers_folder, licences, torch_folder
+from dreamjax.export import files as export_files
+from dreamjax.export.facts import ModelFacts
+from dreamjax.reports import image_report, templates
+from dreamjax.storage import atomic, paths
+from dreamjax.storage.checkpoint_files import safetensors_files
+from dreamjax.systems import opening, registry
+from dreamjax.systems.base import Exported, Exports, Format, Run, capability, name_of
+from dreamjax.training.task import Task
+from dreamjax.weights.pipeline_folder import INDEX
+
+WRITERS: dict[Format, ModuleType] = {"torch": torch_folder, "diffusers": diffusers_folder}
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What was written, and how far it is from dreamjax. `differences`: None where PyTorch is not installed."""
+
+    out: str
+    step: int
+    weights: Literal["ema", "params"]
+    parameters: int
+    licence: str | None
+    tolerance: float
+    differences: Mapping[str, float] | None
+    measured: Mapping[str, float]  # further numbers of the system
+
+    def as_json(self) -> dict[str, object]:
+        fields = dataclasses.asdict(self)
+        return {**fields, **fields.pop("measured")}
+
+
+def export(
+    workdir: epath.PathLike,
+    out: epath.PathLike,
+    *,
+    to: Format = "torch",
+    step: int | None = None,
+    best: bool = False,
+    weights: Literal["ema", "params"] = "ema",
+    licence: str | None = None,
+) -> ExportSummary:
+    """Write the folder `out` from the newest (or `step`, or the `best`) step of a run.
+
+    `weights`: the averaged ones where the run kept an average, or the parameters themselves. `licence`: of the
+    weights. Where PyTorch is installed, the folder gets its name when PyTorch has computed the same from it.
+
+    Raise UserError for a run that is missing or of a system without this format, a folder that exists, and a
+    permissive `licence` over restricted or unknown corpora.
+    """
+    out = paths.reachable(out)
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another --out or delete it")
+    exporting(registry.build(opening.config_of(workdir)), to)
+    writer = WRITERS[to]
+    with comparison.started(writer.PACKAGES, writer.IMPORTS, writer.TOLERANCE) as compare:
+        run = opening.open_run(workdir, step=step, best=best, averaged=weights == "ema")
+        facts = ModelFacts.of(run, licence)
+        exported = exporting(run.task, to).export(run, to)
+        if exported.parameters is not None:
+            facts = dataclasses.replace(facts, parameters=exported.parameters)
+        with atomic.new_folder(out, last=_last(exported)) as folder:
+            write(folder, run, exported, facts, to)
+            differences = compare(folder, exported.check)
+    return ExportSummary(
+        str(out),
+        run.step,
+        "ema" if run.averaged else "params",
+        facts.parameters,
+        licence,
+        writer.TOLERANCE,
+        differences,
+        exported.measured,
+    )
+
+
+def exporting(task: Task, to: Format) -> Exports:
+    """Return a system as one that exports. Raise UserError where it does not, or not to this format."""
+    system = capability(task, Exports, "be exported")
+    if to not in system.formats:
+        raise UserError(
+            f"{name_of(task)} cannot be exported to {to}; it can be exported to: {', '.join(system.formats)}"
+        )
+    return system
+
+
+def write(folder: epath.Path, run: Run, exported: Exported, facts: ModelFacts, to: Format) -> None:
+    """Write every file of an export into an existing folder."""
+    hashes = WRITERS[to].write(folder, exported, facts)
+    export_files.write(folder, exported.files)
+    safetensors_files.write(folder / "parity.safetensors", exported.parity)
+    (folder / "README.md").write_text(_card(run, exported, facts, to, hashes))
+
+
+def _card(run: Run, exported: Exported, facts: ModelFacts, to: Format, hashes: Mapping[str, str]) -> str:
+    card, scores = exported.card, facts.evaluation
+    values = {
+        **{field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)},
+        **{name: getattr(card, name) for name in ("title", "usage", "rows", "parity")},
+        "weights": "averaged" if run.averaged else "last",
+        "hub_licence": licences.hub_id(facts.licence),
+        "counted": _counted,
+        "tables": image_report.tables(scores) if scores else [],
+        "tolerance": WRITERS[to].TOLERANCE,
+        "hashes": hashes,
+    }
+    return templates.render(card.template, **values, **card.values)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{json.loads(name)} × {count}" for name, count in counts.items()) or "unknown"
+
+
+def _last(exported: Exported) -> str:
+    """Return the file that is written last where folders do not appear at once: libraries look for it first."""
+    return INDEX if INDEX in exported.files else "config.json" if "" in exported.components else "README.md"
