@@ -135,10 +135,10 @@ def differences(folder: str | Path) -> dict[str, float]:
     pipe = DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
     p = load_file(Path(folder) / "parity.safetensors")
-    found = pipe.eeg_encoder(p["eeg"], scale=p.get("scale"))
-    timed = {name: found[name] for name in ("time_offset",) if name in found}
-    found["noise"] = pipe.predict(p["latents"], p["timesteps"], found["context"], **timed)
-    told = {name: float((value - p[name]).abs().max() / p[name].abs().max()) for name, value in found.items()}
+    outputs = pipe.eeg_encoder(p["eeg"], scale=p.get("scale"))
+    timed = {name: outputs[name] for name in ("time_offset",) if name in outputs}
+    outputs["noise"] = pipe.predict(p["latents"], p["timesteps"], outputs["context"], **timed)
+    largest = {name: float((value - p[name]).abs().max() / p[name].abs().max()) for name, value in outputs.items()}
     height, width = (side * pipe.vae_scale_factor for side in p["latents"].shape[-2:])
     made = pipe(
         p["eeg"],
@@ -150,15 +150,15 @@ def differences(folder: str | Path) -> dict[str, float]:
         latents=p["latents"],
         output_type="pt",
     ).images
-    return told | {"image": float((made - p["image"]).square().mean().sqrt())}
+    return largest | {"image": float((made - p["image"]).square().mean().sqrt())}
 
 
 def main() -> int:
     folder = Path(__file__).parent
     tolerance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["parity_tolerance"]
-    found = differences(folder)
-    print(json.dumps({"tolerance": tolerance, "differences": found}))
-    return int(not all(value <= tolerance for value in found.values()))
+    result = differences(folder)
+    print(json.dumps({"tolerance": tolerance, "differences": result}))
+    return int(not all(value <= tolerance for value in result.values()))
 
 
 if __name__ == "__main__":

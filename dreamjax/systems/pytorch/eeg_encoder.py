@@ -117,8 +117,8 @@ class EEGEncoder(ModelMixin, ConfigMixin):
         if ok is not None:
             tokens = tokens.masked_fill(~ok[:, :, None], 0)
         context = self.dim_mapper(self.channel_mapper(tokens.transpose(1, 2)).transpose(1, 2))
-        found = {"context": context, **self.time_offset(context)}
-        return found if self.mapping is None else {**found, "embedding": self.mapping(tokens)}
+        conditions = {"context": context, **self.time_offset(context)}
+        return conditions if self.mapping is None else {**conditions, "embedding": self.mapping(tokens)}
 
     def time_offset(self, context: Tensor) -> dict:
         """{"time_offset": what is added to the U-Net's time embedding}, or {} where the model has no such maps."""

@@ -314,9 +314,9 @@ class MaskedAutoencoder(nn.Module):
         if self.scaling == "divide":
             gain = torch.full_like(offset, self.divide)
         elif self.scaling == "robust":
-            found = robust_scale(x) if scale is None else torch.as_tensor(scale, dtype=x.dtype, device=x.device)
-            found = torch.where(torch.isfinite(found) & (found > FLOOR_UV), found, 1.0)
-            gain = found.reshape(-1, 1).expand_as(offset)
+            factors = robust_scale(x) if scale is None else torch.as_tensor(scale, dtype=x.dtype, device=x.device)
+            factors = torch.where(torch.isfinite(factors) & (factors > FLOOR_UV), factors, 1.0)
+            gain = factors.reshape(-1, 1).expand_as(offset)
         else:
             weight = torch.ones_like(x[:, :1]) if valid is None else valid[:, None, :].to(x.dtype)
             count = weight.sum(2).clamp(min=1)
@@ -402,9 +402,9 @@ class MaskedAutoencoder(nn.Module):
         head: dict = {name: weights.pop(name) for name in ("final_layer.weight", "final_layer.bias") if name in weights}
         if head and n_outputs and len(head["final_layer.bias"]) == n_outputs:
             weights.update(head)
-        own = {name for name in model.state_dict() if name in weights or not name.startswith("final_layer.")}
-        if own != set(weights):
-            missing, extra = sorted(own - set(weights)), sorted(set(weights) - own)
+        expected_names = {name for name in model.state_dict() if name in weights or not name.startswith("final_layer.")}
+        if expected_names != set(weights):
+            missing, extra = sorted(expected_names - set(weights)), sorted(set(weights) - expected_names)
             raise ValueError(f"{folder}: model.safetensors lacks {missing} and has besides {extra}; fetch it again")
         model.load_state_dict(weights, strict=False)
         return model.eval()
@@ -448,12 +448,12 @@ def check_parity(folder: str | Path) -> dict[str, float]:
     model = MaskedAutoencoder.from_pretrained(folder)
     stored = load_file(Path(folder) / "parity.safetensors")
     scale = stored.get("scale")
-    found = model(stored["input"], scale, return_features=True)
-    found["tokens"] = found.pop("features")
+    outputs = model(stored["input"], scale, return_features=True)
+    outputs["tokens"] = outputs.pop("features")
     if "reconstruction" in stored:
-        found["reconstruction"] = model.reconstruct(stored["input"], stored["masked"].bool(), scale)
+        outputs["reconstruction"] = model.reconstruct(stored["input"], stored["masked"].bool(), scale)
     names = [name for name in ("tokens", "pooled", "reconstruction") if name in stored]
-    return {name: float((found[name] - stored[name]).abs().max() / stored[name].abs().max()) for name in names}
+    return {name: float((outputs[name] - stored[name]).abs().max() / stored[name].abs().max()) for name in names}
 
 
 def main() -> int:
