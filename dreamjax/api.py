@@ -31,6 +31,7 @@ from dreamjax.systems.base import (
     Run,
     capability,
 )
+from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     import mne
@@ -131,7 +132,7 @@ def prepare(
     return preparation.prepare(sources, out, settings or WindowSettings(), options or PrepareOptions())
 
 
-def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
+def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None) -> JsonDict:
     """Train the system that a config describes, from where its work directory stands.
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any
 from dreamjax.cli.options import number, refuse_beside, refuse_without, whole_number
 from dreamjax.console import counted
 from dreamjax.errors import UserError
+from dreamjax.typing import JsonDict
 
 HELP = "generate images from text with a Stable Diffusion folder or a trained run, or from brain signals with a run"
 EXAMPLE = 'dreamjax generate --model FOLDER --prompt "a red circle" --steps 30 --seed 0 --out images'
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     return _from_trials(args) if args.checkpoint else _from_text(args)
 
 
-def _how(args: argparse.Namespace) -> dict[str, Any]:
+def _how(args: argparse.Namespace) -> JsonDict:
     """Return what both ways have in common."""
     same = {name: getattr(args, name) for name in ("steps", "sampler", "seed", "guidance", "eta", "batch")}
     size = {"height": args.height, "width": args.width}

@@ -1,9 +1,9 @@
 """`dreamjax inspect`: what a config costs and yields, before anything is allocated."""
 
 import argparse
-from typing import Any
 
 from dreamjax.cli import config_arguments, options
+from dreamjax.typing import JsonDict
 
 HELP = "print a config's parameters, operations per window, memory per device and shapes; allocates nothing"
 EXAMPLE = "dreamjax inspect --config configs/pretrain/dreamdiffusion_paper.py --devices 8 --config.train.mesh.fsdp=8"
@@ -18,13 +18,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> JsonDict:
     from dreamjax.pods.inspect import inspect
 
     return inspect(config_arguments.load(args), devices=args.devices)
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: JsonDict) -> str:
     from dreamjax.reports.pages import Page, Section
     from dreamjax.reports.tables import Table
 

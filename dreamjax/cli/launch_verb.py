@@ -1,11 +1,11 @@
 """`dreamjax launch WHERE … -- train …`: the same command as several processes, here or on a cluster."""
 
 import argparse
-from typing import Any
 
 from dreamjax.cli import options
 from dreamjax.errors import UserError
 from dreamjax.pods.launch_config import IN_PARTS, VERBS
+from dreamjax.typing import JsonDict
 
 HELP = "run a command as several processes: on this machine, under SLURM, on TPU slices or in GKE"
 EXAMPLE = (
@@ -97,7 +97,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     gke.add_argument("--spot", action="store_true", help="on spot nodes")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> JsonDict:
     from dreamjax.cli import main as cli
     from dreamjax.pods import local, submit
 
@@ -196,7 +196,7 @@ def _variables(pairs: list[str]) -> dict[str, str]:
     return variables
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: JsonDict) -> str:
     if "script" not in result:
         return ""
     return result.get("said") or result["script"].rstrip("\n")

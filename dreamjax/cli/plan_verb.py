@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from dreamjax.cli import config_arguments, options
+from dreamjax.typing import JsonDict
 
 HELP = "compile the step of a config for a pod that is not here: memory, what crosses chips, how long it would take"
 EXAMPLE = (
@@ -38,7 +39,7 @@ def _rows(text: str) -> int | str:
     return text if text == "auto" else options.whole_number(1)(text)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> JsonDict:
     from dreamjax.errors import UserError
     from dreamjax.generation import batches
     from dreamjax.pods import plan, plan_figures, topologies, weak_scaling
@@ -66,7 +67,7 @@ def _job(config: Any, args: argparse.Namespace) -> Any:
     return jobs.Images(config, how)
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: JsonDict) -> str:
     from dreamjax.pods import plan_text
 
     return plan_text.text(result)

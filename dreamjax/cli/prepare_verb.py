@@ -2,11 +2,12 @@
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
 from dreamjax.console import counted
 from dreamjax.errors import UserError
+from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from dreamjax.signals.preparation.convert_trials import TrialSettings
@@ -101,7 +102,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace --out")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> JsonDict:
     from dreamjax.signals.preparation import prepare
     from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 
@@ -175,13 +176,13 @@ def _options(args: argparse.Namespace) -> "PrepareOptions":
     )
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: JsonDict) -> str:
     if "out" not in result:
         return _event_table(result["recordings"])
     return _trial_summary(result) if "trials" in result else _summary(result)
 
 
-def _trial_summary(result: dict[str, Any]) -> str:
+def _trial_summary(result: JsonDict) -> str:
     done = ": already prepared, " if result["already_prepared"] else ": "
     splits = ", ".join(
         f"{n:,} {split} of {counted(result['people'][split], 'person', 'people')}"
@@ -198,7 +199,7 @@ def _trial_summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _summary(result: dict[str, Any]) -> str:
+def _summary(result: JsonDict) -> str:
     if result["already_prepared"]:
         return f"{result['out']}: already prepared, {counted(result['windows'], 'window')}, {result['hours']:.2f} h"
     splits = ", ".join(f"{n} {split}" for split, n in result["splits"].items())
@@ -221,7 +222,7 @@ def _summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _event_table(recordings: list[dict[str, Any]]) -> str:
+def _event_table(recordings: list[JsonDict]) -> str:
     from dreamjax.reports.tables import Table
 
     lines = []

@@ -1,10 +1,10 @@
 """`dreamjax simulate`."""
 
 import argparse
-from typing import Any
 
 from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
 from dreamjax.console import counted
+from dreamjax.typing import JsonDict
 
 HELP = "write forward-modelled EEG of people who look at images, with known ground truth; or images with captions"
 EXAMPLE = "dreamjax simulate --out runs/simulated --subjects 6 --minutes 3 --channels 32 --strength 1.0"
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole_number(0), default=0, help="the same seed gives the same files")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> JsonDict:
     import dataclasses
 
     if args.captioned is not None:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return simulate.simulate(args.out, simulate.SimulationSettings(**{name: getattr(args, name) for name in names}))
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: JsonDict) -> str:
     classes = counted(len(result.get("classes", ())), "class", "classes")
     if "captions" in result:
         return (

@@ -1,9 +1,9 @@
 """`dreamjax train`: a config and a work directory → a trained run, continued where it was left."""
 
 import argparse
-from typing import Any
 
 from dreamjax.cli import config_arguments
+from dreamjax.typing import JsonDict
 
 HELP = "train the system that a config describes, from where its work directory stands"
 EXAMPLE = "dreamjax train --config configs/pretrain/tiny.py --workdir runs/tiny --config.data.path=runs/shards"
@@ -16,13 +16,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> JsonDict:
     from dreamjax.systems import opening
 
     return opening.train(config_arguments.load(args), args.workdir)
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: JsonDict) -> str:
     from dreamjax.training import goodput
 
     began = "" if result["resumed_from"] is None else f", continued from step {result['resumed_from']}"

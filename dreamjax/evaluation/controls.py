@@ -26,6 +26,7 @@ from dreamjax.metrics.lda import BinnedTrials, LinearClassifier, TrialTimes
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.targets.trials import ImageTrials
+from dreamjax.typing import JsonDict
 
 PRIOR, PERMUTED, TIME, BEFORE = "class prior", "labels permuted", "time index", "before the image"
 BLOCKS, CLASSIFIER = "pseudo-blocks", "classifier"
@@ -265,7 +266,7 @@ def _tmax(path: str) -> float:
     return float(tmax if tmax is not None else _tmin(path) + settings.get("samples", 0) / settings.get("sfreq", 1))
 
 
-def _events(path: str) -> dict[str, Any]:
+def _events(path: str) -> JsonDict:
     return records.load_dataset(path).get("settings", {}).get("events", {}) or {}
 
 

@@ -22,12 +22,13 @@ from dreamjax.systems.base import (
     name_of,
     what_it_can,
 )
+from dreamjax.typing import JsonDict
 
 
 class Result(Protocol):
     """Scores, as they are stored and printed."""
 
-    def as_json(self) -> dict[str, Any]: ...
+    def as_json(self) -> JsonDict: ...
 
     def text(self) -> str: ...
 

@@ -9,6 +9,7 @@ from dreamjax.metrics import bootstrap
 from dreamjax.metrics.probe import CHANCE, ProbeScore, claim
 from dreamjax.reports import figures, palette
 from dreamjax.reports.tables import cell, number
+from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ COLOURS = {
 
 def summary(
     scores: Mapping[str, ProbeScore], encoder: str, bands: str, untrained: str, labels: tuple[str, str]
-) -> dict[str, Any]:
+) -> JsonDict:
     """Return scores, their paired differences and what may be claimed; `scores` also holds `drift: NAME` controls."""
     comparisons = {
         f"{encoder} minus {bands}": scores[encoder].minus(scores[bands]),
@@ -61,7 +62,7 @@ def says(d: bootstrap.Interval) -> str:
     return f"not resolved; this design could detect ≥ {d.detectable():.3f}"
 
 
-def _tables(rows: Mapping[str, Any], differences: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _tables(rows: Mapping[str, Any], differences: Mapping[str, Any]) -> list[JsonDict]:
     first = [
         [
             name + (" (control)" if row["control"] else ""),

@@ -29,6 +29,7 @@ from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Embeds, Reconstructs, capability
+from dreamjax.typing import JsonDict
 
 ENCODER, UNTRAINED, BANDS = "pretrained encoder", "untrained encoder", "band power"
 DRIFT_S = 60.0  # first against last minute of rest
@@ -93,7 +94,7 @@ def evaluate(workdir: str, settings: ProbeSettings) -> PageResult:
     return result.written(figures, out, "probe")
 
 
-def reconstruct(folds: Sequence[Fold], labelled: str, settings: ProbeSettings) -> list[dict[str, Any]]:
+def reconstruct(folds: Sequence[Fold], labelled: str, settings: ProbeSettings) -> list[JsonDict]:
     """Score masked reconstruction where every subject is held out once: by the encoder of its fold.
 
     The conditional mean of a fold is fitted and chosen on subjects outside it, whom the encoder trained on too.

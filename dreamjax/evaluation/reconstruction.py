@@ -21,6 +21,7 @@ from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening
 from dreamjax.systems.base import Reconstructs, Run, capability
+from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +59,7 @@ class PageResult:
     version: str = __version__
     files: Sequence[str] = ()
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonDict:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def text(self) -> str:

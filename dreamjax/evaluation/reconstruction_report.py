@@ -11,6 +11,7 @@ from dreamjax.metrics.bootstrap import Interval
 from dreamjax.reports import figures, palette
 from dreamjax.reports.pages import Section
 from dreamjax.reports.tables import Table, cell
+from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ METHOD = (
 
 
 # ----------------------------------------------------------------------------------------------------------------- JSON
-def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[dict[str, Any]]:
+def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[JsonDict]:
     """Return every mask's scores and paired differences; `show_model`: whether it earned a score (`why_unscored`)."""
     out = []
     for s in scores:
@@ -55,7 +56,7 @@ def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[d
     return out
 
 
-def _difference(d: Interval, than: str) -> dict[str, Any]:
+def _difference(d: Interval, than: str) -> JsonDict:
     return d.as_json() | {
         "resolved": d.excludes(0),
         "detectable": bootstrap.finite(d.detectable()),

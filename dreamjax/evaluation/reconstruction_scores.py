@@ -15,7 +15,6 @@ at the edges; `conditional mean`, the best linear guess (`gaussian`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -27,6 +26,7 @@ from dreamjax.metrics import bootstrap, conditional_mean
 from dreamjax.metrics.bootstrap import Interval
 from dreamjax.metrics.conditional_mean import Choice
 from dreamjax.parallel import environment
+from dreamjax.typing import JsonDict
 
 # scaled signal (B, C, T), hidden patches (B, N), valid samples (B, T) → scaled prediction (B, C, T)
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -126,7 +126,7 @@ class MaskScore:
     level: float = bootstrap.LEVEL
     seed: int = 0
 
-    def choice_json(self) -> dict[str, Any] | None:
+    def choice_json(self) -> JsonDict | None:
         """Return how the conditional mean was chosen; None without one."""
         choices = [None if one is None else asdict(one) for one in self.choice]
         return {"folds": choices} if len(choices) > 1 else choices[0] if choices else None

@@ -21,6 +21,7 @@ from dreamjax.storage.checkpoint_files import safetensors_files, torch_files
 from dreamjax.systems import registry
 from dreamjax.systems.base import Checkpoint, Imported, ImportOptions, Imports, capabilities
 from dreamjax.training import checkpoints
+from dreamjax.typing import JsonDict
 from dreamjax.weights.pipeline_folder import INDEX
 
 WEIGHTS = "model.safetensors"
@@ -130,7 +131,7 @@ def _pickled(path: epath.Path) -> Checkpoint:
     return Checkpoint(str(path), tensors, _attributes(tree.get("config")))
 
 
-def _attributes(config: Any) -> dict[str, Any]:
+def _attributes(config: Any) -> JsonDict:
     """Return plain attributes of a pickled configuration, whose class is not imported."""
     attributes = getattr(config, "attributes", config)
     return torch_files.plain(attributes) if isinstance(attributes, Mapping) else {}

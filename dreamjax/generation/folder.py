@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from etils import epath
@@ -29,6 +28,7 @@ from dreamjax.systems import opening
 from dreamjax.systems.base import Run
 from dreamjax.targets import image_folder, images
 from dreamjax.targets.trials import ImageTrials
+from dreamjax.typing import JsonDict
 
 REQUEST, LAST = "request.json", "trials.jsonl"
 PROVES_NOTHING = "that the generated images are similar to them is not evidence about the model"
@@ -109,7 +109,7 @@ def generate(
     return summary
 
 
-def _wanted(run: Run, request: TrialRequest, times: EventTimes | None, dtype: str) -> dict[str, Any]:
+def _wanted(run: Run, request: TrialRequest, times: EventTimes | None, dtype: str) -> JsonDict:
     """Return what makes two commands the same; the batch does not."""
     fields = asdict(request) | {"when": asdict(times) if times else None, "dtype": dtype}
     fields.pop("batch")
@@ -117,7 +117,7 @@ def _wanted(run: Run, request: TrialRequest, times: EventTimes | None, dtype: st
     return json.loads(json.dumps({"run": place, "step": run.step, "examples": run.examples, "request": fields}))
 
 
-def _finished(out: epath.Path, wanted: dict[str, Any]) -> TrialSummary | None:
+def _finished(out: epath.Path, wanted: JsonDict) -> TrialSummary | None:
     """Return the summary of the same command where it is complete, or None where there is something to do."""
     if not out.exists():
         return None

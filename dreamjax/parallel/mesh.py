@@ -6,12 +6,15 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import torus
 
 AXES = ("data", "fsdp", "tensor")
+
+
+AnyMesh = Mesh | AbstractMesh  # an abstract mesh has no devices
 
 
 @dataclass(frozen=True)

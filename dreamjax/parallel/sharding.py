@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dreamjax.errors import UserError
+from dreamjax.parallel.mesh import AnyMesh
 from dreamjax.parallel.tree_paths import named_leaves, path_name
 
 PyTree = Any
@@ -32,7 +33,7 @@ def _is_key(leaf: ArrayLike) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def fsdp_spec(leaf: ArrayLike, mesh: Mesh) -> P:
+def fsdp_spec(leaf: ArrayLike, mesh: AnyMesh) -> P:
     """Return the fallback: split the longest axis that fsdp divides (of equals the last); replicate small leaves."""
     size = mesh.shape["fsdp"]
     axes = [a for a, n in enumerate(leaf.shape) if n % size == 0 and n >= size]
@@ -42,7 +43,7 @@ def fsdp_spec(leaf: ArrayLike, mesh: Mesh) -> P:
     return P(*(None,) * axis, "fsdp")
 
 
-def spec_of(name: str, leaf: ArrayLike, mesh: Mesh, rules: Rules = ()) -> P:
+def spec_of(name: str, leaf: ArrayLike, mesh: AnyMesh, rules: Rules = ()) -> P:
     """Return the first rule whose regex matches within `name` and whose axes divide the leaf, else `fsdp_spec`.
 
     A rule about `tensor` counts only on a mesh that has such an axis.
@@ -54,7 +55,7 @@ def spec_of(name: str, leaf: ArrayLike, mesh: Mesh, rules: Rules = ()) -> P:
     return fsdp_spec(leaf, mesh)
 
 
-def _divides(leaf: ArrayLike, spec: P, mesh: Mesh) -> bool:
+def _divides(leaf: ArrayLike, spec: P, mesh: AnyMesh) -> bool:
     if len(spec) > len(leaf.shape):
         return False
     for n, axes in zip(leaf.shape, spec, strict=False):
@@ -64,7 +65,7 @@ def _divides(leaf: ArrayLike, spec: P, mesh: Mesh) -> bool:
     return True
 
 
-def shardings(tree: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
+def shardings(tree: PyTree, mesh: AnyMesh, rules: Rules = ()) -> PyTree:
     """Return a NamedSharding for every leaf of `tree` (shapes suffice)."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, spec_of(path_name(path), leaf, mesh, rules)), tree
@@ -80,7 +81,7 @@ def unsharded_share(tree: PyTree, placed: PyTree) -> tuple[float, list[str]]:
     return (sum(large[name] for name in whole) / total if total else 0.0), whole
 
 
-def check_sharded(tree: PyTree, placed: PyTree, mesh: Mesh) -> None:
+def check_sharded(tree: PyTree, placed: PyTree, mesh: AnyMesh) -> None:
     """Raise UserError when more than 2 % of the bytes in large leaves are replicated on an fsdp mesh."""
     if mesh.shape["fsdp"] == 1:
         return
@@ -93,7 +94,7 @@ def check_sharded(tree: PyTree, placed: PyTree, mesh: Mesh) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- batches
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Return the sharding of a batch: its leading axis over data × fsdp; tensor devices share their rows."""
     return NamedSharding(mesh, BATCH)
 
@@ -110,7 +111,7 @@ def split_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*BATCH, *(P.UNCONSTRAINED,) * (x.ndim - 1)))
 
 
-def check_batch(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
+def check_batch(batch_size: int, mesh: AnyMesh, microbatches: int = 1) -> None:
     """Raise UserError when a (micro-)batch does not divide evenly over the devices."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (shards * microbatches):
@@ -146,7 +147,7 @@ def process_rows(mesh: Mesh, batch_size: int, process: int | None = None) -> tup
     return parts.index(rows[jax.process_index() if process is None else process]), len(parts)
 
 
-def to_devices(rows: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:
+def to_devices(rows: Mapping[str, np.ndarray], mesh: AnyMesh, batch_size: int) -> dict[str, jax.Array]:
     """Make global arrays of leading axis `batch_size` from this process's rows of a batch."""
     place = batch_sharding(mesh)
     return {

@@ -11,10 +11,11 @@ import importlib.util
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh
+from jax.stages import Compiled, Traced
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import sharding
@@ -35,7 +36,7 @@ def available() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def topology(name: str, slices: int = 1) -> Sequence[Any]:
+def topology(name: str, slices: int = 1) -> Sequence[jax.Device]:
     """The devices of so many slices of a pod such as `v5e:4x4`, `v6e:16x16` or `v5p:4x4x4`, none of which is here.
 
     Raises UserError without libtpu and for a name that it does not know.
@@ -68,7 +69,7 @@ class DoesNotFit(UserError):
         self.used = used
 
 
-def trace_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, Any]) -> Any:
+def trace_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, jax.ShapeDtypeStruct]) -> Traced:
     """The loop's step of `task` on the devices of `mesh`, as JAX traces it; nothing is allocated, no file is read.
 
     `example`: shape and type of one example by name, as `Stream.element` tells them. Raises UserError for a batch that
@@ -82,7 +83,7 @@ def trace_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, An
         return step.trace(built.shapes, batch)
 
 
-def compile_traced(traced: Any, mesh: Mesh, effort: float | None = None) -> Any:
+def compile_traced(traced: Traced, mesh: Mesh, effort: float | None = None) -> Compiled:
     """Compiled for the devices of `mesh`. Raises DoesNotFit for a program that takes more memory than a chip has.
 
     `effort` -1 … 1: of the compiler in making the program fast. At -1 Stable Diffusion's step takes minutes where it
@@ -103,13 +104,13 @@ def compile_traced(traced: Any, mesh: Mesh, effort: float | None = None) -> Any:
 
 
 def compile_step(
-    task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, Any], *, effort: float | None = None
-) -> Any:
+    task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, jax.ShapeDtypeStruct], *, effort: float | None = None
+) -> Compiled:
     """`trace_step` and `compile_traced` in one."""
     return compile_traced(trace_step(task, mesh, batch_size, example), mesh, effort)
 
 
-def loops(traced: Any) -> list[int]:
+def loops(traced: Traced) -> list[int]:
     """How often each loop of a traced program runs, as the model has it: lengths of scans, of any depth.
 
     A loop of one trip is none, neither here nor in what the compiler makes of it.
@@ -130,7 +131,13 @@ def loops(traced: Any) -> list[int]:
     return lengths
 
 
-def memory(compiled: Any) -> dict[str, int]:
+class CompiledProgram(Protocol):
+    """What `memory` reads of a compiled program."""
+
+    def memory_analysis(self) -> Any: ...
+
+
+def memory(compiled: CompiledProgram) -> dict[str, int]:
     """Bytes of one chip: `arguments` (the state, which its result replaces in place, and the batch), `temporaries`
     (gradients, activations), `code`, and what they make together; `peak` is what is alive at once, which has to fit.
     """

@@ -10,6 +10,7 @@ import yaml
 
 from dreamjax.errors import UserError
 from dreamjax.pods.launch_config import Launch
+from dreamjax.typing import JsonDict
 
 # chip → the label that its nodes carry (docs.cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus)
 LABELS = {
@@ -53,7 +54,7 @@ def _each(launch: Launch) -> list[Launch]:
     return [replace(launch, name=f"{launch.name}-{i}", part=i) for i in range(launch.parts)]
 
 
-def _jobset(launch: Launch, cluster: Cluster) -> dict[str, Any]:
+def _jobset(launch: Launch, cluster: Cluster) -> JsonDict:
     pod, labels = launch.pod, {"kueue.x-k8s.io/queue-name": cluster.queue} if cluster.queue else {}
     # a TPU slice is a job of its hosts; nodes of GPUs are one job together, as any of them reaches any other
     replicas, hosts = (pod.slices, pod.hosts) if pod.is_tpu else (1, pod.slices)
@@ -91,7 +92,7 @@ def _jobset(launch: Launch, cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _pod(launch: Launch, cluster: Cluster, hosts: int) -> dict[str, Any]:
+def _pod(launch: Launch, cluster: Cluster, hosts: int) -> JsonDict:
     pod = launch.pod
     resource = "google.com/tpu" if pod.is_tpu else "nvidia.com/gpu"
     variables = dict(launch.environment)

@@ -11,13 +11,15 @@ from jax.sharding import AbstractMesh
 
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
+from dreamjax.parallel.mesh import AnyMesh
 from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.systems import registry
 from dreamjax.systems.base import Plans, offered
 from dreamjax.training.task import PyTree, State
+from dreamjax.typing import JsonDict
 
 
-def inspect(config: Any, *, devices: int | None = None) -> dict[str, Any]:
+def inspect(config: Any, *, devices: int | None = None) -> JsonDict:
     """Parameters by part, FLOP per window, GiB per device and shapes, as one JSON-able dict.
 
     Of another system than masked pretraining: parameters by part, the run, and GiB per device of what is stored.
@@ -45,7 +47,7 @@ def inspect(config: Any, *, devices: int | None = None) -> dict[str, Any]:
     }
 
 
-def stored(config: Any, state: State, mesh: Any) -> dict[str, Any]:
+def stored(config: Any, state: State, mesh: AnyMesh) -> JsonDict:
     """What is known of any system: its parameters by their first name, and what a device stores of its state."""
     count = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in state.params.items()}
     frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen))
@@ -77,7 +79,7 @@ def abstract_mesh(config: Any, devices: int | None) -> Any:
     return AbstractMesh(meshes.sizes(config.train.mesh, count), meshes.AXES)
 
 
-def memory(task: Any, state: State, mesh: Any) -> dict[str, float]:
+def memory(task: Any, state: State, mesh: AnyMesh) -> dict[str, float]:
     """GiB of one device: what is stored, and an estimate of what the backward pass keeps of its micro-batch.
 
     `activations` are the residuals of the loss's vjp, by shape, after the config's rematerialisation. A compiler that
@@ -98,7 +100,7 @@ def memory(task: Any, state: State, mesh: Any) -> dict[str, float]:
     return gib | {"total": total, "windows_per_device": rows, "devices": int(mesh.size)}
 
 
-def local_bytes(tree: PyTree, mesh: Any) -> float:
+def local_bytes(tree: PyTree, mesh: AnyMesh) -> float:
     """Bytes of one device's pieces under the sharding rules that training uses."""
     total = 0.0
     for name, leaf in named_leaves(tree).items():

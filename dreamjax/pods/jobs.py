@@ -4,19 +4,20 @@ import abc
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.stages import Traced
 
 from dreamjax.diffusion import sampling
 from dreamjax.errors import UserError
 from dreamjax.generation import batches
 from dreamjax.models import flops
 from dreamjax.parallel import sharding
-from dreamjax.parallel.mesh import AXES, MeshConfig
+from dreamjax.parallel.mesh import AXES, AnyMesh, MeshConfig
 from dreamjax.pods import ahead, layout
 from dreamjax.pods.collectives import Collective
 from dreamjax.pods.inspect import local_bytes
@@ -72,23 +73,23 @@ class Job(abc.ABC):
         """The same of so many examples."""
 
     @abc.abstractmethod
-    def trace(self, mesh: Any) -> Any:
+    def trace(self, mesh: Mesh) -> Traced:
         """The program on the devices of a mesh, which need not be here."""
 
     @abc.abstractmethod
-    def stored(self, mesh: Any) -> dict[str, float]:
+    def stored(self, mesh: AnyMesh) -> dict[str, float]:
         """Bytes of a device by part."""
 
     @abc.abstractmethod
-    def passing(self, mesh: Any) -> dict[str, float | None]:
+    def passing(self, mesh: AnyMesh) -> dict[str, float | None]:
         """Bytes that are there for a while, as far as they can be counted; None where they cannot."""
 
     @abc.abstractmethod
-    def moved(self, mesh: Any, pod: Pod) -> list[Collective]:
+    def moved(self, mesh: AnyMesh, pod: Pod) -> list[Collective]:
         """What the layout makes cross chips."""
 
     @abc.abstractmethod
-    def unsharded(self, mesh: Any) -> float:
+    def unsharded(self, mesh: AnyMesh) -> float:
         """The share of the larger arrays' bytes that every device of an fsdp mesh has whole."""
 
 
@@ -122,14 +123,14 @@ class TrainingStep(Job):
         train = dataclasses.replace(self.config.train, batch_size=count)
         return TrainingStep(dataclasses.replace(self.config, train=train))
 
-    def trace(self, mesh: Any) -> Any:
+    def trace(self, mesh: Mesh) -> Traced:
         return ahead.trace_step(self.task, mesh, self.examples, self.task.example())
 
-    def stored(self, mesh: Any) -> dict[str, float]:
+    def stored(self, mesh: AnyMesh) -> dict[str, float]:
         held = {name: getattr(self.state, name) for name in PARTS}
         return {name: local_bytes(tree, mesh) for name, tree in held.items() if jax.tree.leaves(tree)}
 
-    def passing(self, mesh: Any) -> dict[str, float | None]:
+    def passing(self, mesh: AnyMesh) -> dict[str, float | None]:
         sharding.check_batch(self.examples, mesh, self.unit)
         bytes_of: dict[str, float | None] = {"gradients": local_bytes(self.state.params, mesh), "activations": None}
         if plans := offered(self.task, Plans):
@@ -137,11 +138,11 @@ class TrainingStep(Job):
             bytes_of["activations"] = plans.activation_bytes(self.state.params) * rows
         return bytes_of
 
-    def moved(self, mesh: Any, pod: Pod) -> list[Collective]:
+    def moved(self, mesh: AnyMesh, pod: Pod) -> list[Collective]:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         return layout.of_training(count, mesh, pod)
 
-    def unsharded(self, mesh: Any) -> float:
+    def unsharded(self, mesh: AnyMesh) -> float:
         if mesh.shape["fsdp"] == 1:
             return 0.0
         places = sharding.shardings(self.state, mesh, self.task.sharding_rules)
@@ -178,14 +179,14 @@ class Images(Job):
     def with_examples(self, count: int) -> "Images":
         return dataclasses.replace(self, examples=count)
 
-    def _model(self, mesh: Any) -> LatentDiffusion:
-        return LatentDiffusion.open(self.task.parts, mesh, dtype=jnp.bfloat16, text=False, weights=False)
+    def _model(self, mesh: AnyMesh) -> LatentDiffusion:
+        return LatentDiffusion.open(self.task.parts, cast(Mesh, mesh), dtype=jnp.bfloat16, text=False, weights=False)
 
     def _plan(self, model: LatentDiffusion) -> sampling.SamplingPlan:
         how = self.how
         return sampling.plan(how.sampler, model.schedule, how.steps, eta=how.eta, karras=how.karras)
 
-    def trace(self, mesh: Any) -> Any:
+    def trace(self, mesh: Mesh) -> Traced:
         sharding.check_batch(self.examples, mesh)
         model, rows = self._model(mesh), sharding.batch_sharding(mesh)
         batch = {"index": jax.ShapeDtypeStruct((self.examples,), jnp.uint32, sharding=rows)}
@@ -200,20 +201,20 @@ class Images(Job):
         with jax.set_mesh(mesh):
             return model.program.trace(params, self._plan(model), batch, given, size=size, rescales=False)
 
-    def stored(self, mesh: Any) -> dict[str, float]:
+    def stored(self, mesh: AnyMesh) -> dict[str, float]:
         model = self._model(mesh)
         return {"params": local_bytes({"unet": model.unet.params, "vae": model.vae.params}, mesh)}
 
-    def passing(self, mesh: Any) -> dict[str, float | None]:
+    def passing(self, mesh: AnyMesh) -> dict[str, float | None]:
         sharding.check_batch(self.examples, mesh)
         return {"activations": None}
 
-    def moved(self, mesh: Any, pod: Pod) -> list[Collective]:
+    def moved(self, mesh: AnyMesh, pod: Pod) -> list[Collective]:
         model = self._model(mesh)
         count = sum(leaf.size for leaf in jax.tree.leaves(model.unet.params))
         return layout.gathered(count, mesh, pod, self._plan(model).calls)
 
-    def unsharded(self, mesh: Any) -> float:
+    def unsharded(self, mesh: AnyMesh) -> float:
         if mesh.shape["fsdp"] == 1:
             return 0.0
         params = self._model(mesh).unet.params

@@ -1,15 +1,15 @@
 """What crosses chips as the layout of the parameters implies it, without a compiled program."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from dreamjax.parallel.mesh import AnyMesh
 from dreamjax.pods.collectives import SLICES, Collective
 from dreamjax.pods.topologies import Pod
 
 
-def of_training(count: int, mesh: Any, pod: Pod) -> list[Collective]:
+def of_training(count: int, mesh: AnyMesh, pod: Pod) -> list[Collective]:
     """What data and fsdp make cross chips for `count` trained parameters: kernels gathered forward and backward,
     gradients summed in float32.
 
@@ -24,14 +24,14 @@ def of_training(count: int, mesh: Any, pod: Pod) -> list[Collective]:
     return collectives
 
 
-def gathered(count: int, mesh: Any, pod: Pod, times: int) -> list[Collective]:
+def gathered(count: int, mesh: AnyMesh, pod: Pod, times: int) -> list[Collective]:
     """`count` parameters that fsdp keeps in pieces, gathered in bfloat16 so many times."""
     if mesh.shape["fsdp"] == 1:
         return []
     return Moved("all-gather", "fsdp", 2.0 * count, times, "bf16").among(_members(mesh)[0, :, 0], pod)
 
 
-def _members(mesh: Any) -> np.ndarray:
+def _members(mesh: AnyMesh) -> np.ndarray:
     return np.arange(mesh.size).reshape(mesh.shape["data"], mesh.shape["fsdp"], -1)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, Mesh
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
@@ -20,11 +20,10 @@ from dreamjax.pods import ahead, collectives, hlo, largest_batch, operations, ro
 from dreamjax.pods.collectives import Collective
 from dreamjax.pods.jobs import Job
 from dreamjax.pods.topologies import Pod
+from dreamjax.typing import JsonDict
 
 
-def plan(
-    job: Job, pod: Pod, *, per_chip: int | Literal["auto"] | None = None, effort: float | None = None
-) -> dict[str, Any]:
+def plan(job: Job, pod: Pod, *, per_chip: int | Literal["auto"] | None = None, effort: float | None = None) -> JsonDict:
     """One JSON-able dict. `per_chip`: examples a device (of data × fsdp), else as the job has it; "auto": the most that
     fit.
 
@@ -82,12 +81,12 @@ class Compiled:
         return self.compiled.memory_analysis()
 
 
-def _program(job: Job, mesh: Any, effort: float | None) -> Compiled:
+def _program(job: Job, mesh: Mesh, effort: float | None) -> Compiled:
     traced = job.trace(mesh)
     return Compiled(ahead.compile_traced(traced, mesh, effort), ahead.loops(traced))
 
 
-def _largest(job: Job, mesh: Any, pod: Pod, effort: float | None) -> tuple[Job, Compiled]:
+def _largest(job: Job, mesh: Mesh, pod: Pod, effort: float | None) -> tuple[Job, Compiled]:
     """The job with the most examples a device that fit, and its program."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     best = largest_batch.largest(
@@ -96,7 +95,7 @@ def _largest(job: Job, mesh: Any, pod: Pod, effort: float | None) -> tuple[Job, 
     return job.with_examples(best.rows * ways), best.compiled
 
 
-def _compiled(job: Job, pod: Pod, mesh: Any, step: Compiled, *, hurried: bool) -> dict[str, Any]:
+def _compiled(job: Job, pod: Pod, mesh: Mesh, step: Compiled, *, hurried: bool) -> JsonDict:
     text = step.as_text()
     program = hlo.read(text)
     moved = collectives.find(program, dict(mesh.shape))
@@ -138,7 +137,7 @@ def strange(trips: Sequence[int | None], model: Sequence[int]) -> list[int | Non
     return strange_ones
 
 
-def _counted(job: Job, pod: Pod) -> dict[str, Any]:
+def _counted(job: Job, pod: Pod) -> JsonDict:
     """Without a compiler: what is stored, what the layout makes cross chips, operations; no activations' traffic."""
     mesh = AbstractMesh(meshes.sizes(job.mesh, pod.devices), meshes.AXES)
     held, passing = job.stored(mesh), job.passing(mesh)
@@ -161,7 +160,7 @@ def _counted(job: Job, pod: Pod) -> dict[str, Any]:
     }
 
 
-def _grouped(collectives: list[Collective]) -> list[dict[str, Any]]:
+def _grouped(collectives: list[Collective]) -> list[JsonDict]:
     """Collectives that differ in nothing but their size, together; the largest first."""
     groups: dict[tuple, dict[str, Any]] = {}
     for one in collectives:
@@ -185,7 +184,7 @@ def _grouped(collectives: list[Collective]) -> list[dict[str, Any]]:
     return sorted(groups.values(), key=lambda row: -row["received"])
 
 
-def _outlook(result: dict[str, Any], pod: Pod) -> dict[str, Any]:
+def _outlook(result: JsonDict, pod: Pod) -> JsonDict:
     """What follows from the range of seconds: examples a second, MFU, hours, chip-hours; [worst, best] each."""
     seconds = (result["seconds"]["high"], result["seconds"]["low"])
     batch, steps = result["batch"]["step"], result["steps"]

@@ -13,6 +13,7 @@ from dreamjax.pods.plan_text import GIB, NAMES
 from dreamjax.reports import figures, palette
 from dreamjax.reports.pages import Section
 from dreamjax.storage import atomic
+from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +28,7 @@ def draw(result: Mapping[str, Any]) -> "dict[str, Figure]":
     return drawn | ({"scaling": scaling(result["scaling"])} if result.get("scaling") else {})
 
 
-def write(result: dict[str, Any], out: epath.PathLike) -> list[str]:
+def write(result: JsonDict, out: epath.PathLike) -> list[str]:
     """Write plan.json, plan.html and a PNG of each figure into the folder `out`; return their paths."""
     folder = epath.Path(out)
     plots = {name: figures.png(figure) for name, figure in draw(result).items()}

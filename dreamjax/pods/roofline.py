@@ -9,7 +9,6 @@ compiler's own estimate.
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from dreamjax.parallel import torus
 from dreamjax.pods.collectives import SLICES, Collective
 from dreamjax.pods.hlo import Computation, HloProgram, Instruction
 from dreamjax.pods.topologies import Pod
+from dreamjax.typing import JsonDict
 
 HOP = 1e-6  # s: from a chip to its neighbour, before the first byte
 FREE = ("get-tuple-element", "tuple", "bitcast", "parameter", "constant", "while", "conditional", "call", "after-all")
@@ -57,7 +57,7 @@ class Times:
         instructions = self.matrix + self.memory if self.computing is None else max(self.computing, self.matrix)
         return instructions + self.crossing
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonDict:
         """Return the figures and what follows from them."""
         return dataclasses.asdict(self) | {"crossing": self.crossing, "low": self.low, "high": self.high}
 

@@ -3,19 +3,19 @@
 import shlex
 import shutil
 import subprocess
-from typing import Any
 
 from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.storage import atomic
+from dreamjax.typing import JsonDict
 
 BY_HAND = {"slurm": "sbatch", "tpu": "bash", "gke": "kubectl apply -f"}
 COMMANDS = {"slurm": ("sbatch",), "tpu": ("bash", "-s"), "gke": ("kubectl", "apply", "-f", "-")}
 NEEDS = {"slurm": "sbatch", "tpu": "gcloud", "gke": "kubectl"}  # the program that must be here
 
 
-def handle(where: str, script: str, *, out: epath.PathLike | None = None, dry_run: bool = False) -> dict[str, Any]:
+def handle(where: str, script: str, *, out: epath.PathLike | None = None, dry_run: bool = False) -> JsonDict:
     """Submit unless `dry_run` or `out`. Raises UserError where the program for it is not here, or refuses."""
     if out is not None:
         if epath.Path(out).is_dir():

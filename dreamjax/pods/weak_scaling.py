@@ -10,6 +10,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.pods import plan, topologies
 from dreamjax.pods.jobs import Job
 from dreamjax.pods.topologies import Pod
+from dreamjax.typing import JsonDict
 
 
 def sizes(pod: Pod, least: int) -> list[Pod]:
@@ -24,9 +25,7 @@ def sizes(pod: Pod, least: int) -> list[Pod]:
     return [*pods, pod]
 
 
-def weak(
-    job: Job, smaller: Sequence[Pod], whole: Mapping[str, Any], effort: float | None = None
-) -> list[dict[str, Any]]:
+def weak(job: Job, smaller: Sequence[Pod], whole: Mapping[str, Any], effort: float | None = None) -> list[JsonDict]:
     """A row a pod, the smallest first: chips, seconds of a step (both ends) and of what crosses chips, efficiency.
 
     `found`: the plan of the whole pod, which is the last row. Efficiency is the first pod's time over a pod's own.

@@ -8,6 +8,7 @@ from etils import epath
 from dreamjax.reports.pages import Page, Section
 from dreamjax.reports.tables import NOTHING, Table, cell, number
 from dreamjax.storage import sniffing
+from dreamjax.typing import JsonDict
 
 MODEL = "model"  # the source whose scores are compared with every other source
 RESULT = "images-{split}.json"  # in the folder of an evaluation
@@ -93,13 +94,13 @@ def text(result: Mapping[str, Any]) -> str:
     return Page(result["title"], [*tables(result), closing], statements=result["warnings"]).text()
 
 
-def saved(workdir: epath.PathLike, step: int) -> dict[str, Any] | None:
+def saved(workdir: epath.PathLike, step: int) -> JsonDict | None:
     """Return the scores of this step of a run, where it has been evaluated: on split test, else on val."""
     results = (saved_in(epath.Path(workdir) / "evaluation", step, split) for split in ("test", "val"))
     return next((result for result in results if result), None)
 
 
-def saved_in(folder: epath.Path, step: int, split: str) -> dict[str, Any] | None:
+def saved_in(folder: epath.Path, step: int, split: str) -> JsonDict | None:
     """Return the scores of this step in the folder of an evaluation; None where there are none."""
     names = (folder / name.format(split=split) for name in (RESULT, OLD_RESULT))
     path = next((path for path in names if path.exists()), None)

@@ -12,6 +12,7 @@ from dreamjax import __version__
 from dreamjax.reports import figures, templates
 from dreamjax.reports.tables import Table
 from dreamjax.storage import atomic
+from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +76,7 @@ def of_result(result: Mapping[str, Any], tables: Sequence[Section], plots: Mappi
 
 
 def write(
-    result: dict[str, Any], tables: Sequence[Section], plots: "Mapping[str, Figure]", out: epath.PathLike, stem: str
+    result: JsonDict, tables: Sequence[Section], plots: "Mapping[str, Figure]", out: epath.PathLike, stem: str
 ) -> list[str]:
     """Write STEM.json, STEM.html and a PNG per figure under `out`; return their paths."""
     folder = epath.Path(out)

@@ -11,7 +11,7 @@ from etils import epath
 from dreamjax.errors import UserError
 from dreamjax.runs import shapes
 from dreamjax.storage import sniffing
-from dreamjax.storage.sniffing import JsonDict
+from dreamjax.typing import JsonDict
 from dreamjax.weights import hub, weight_files
 from dreamjax.weights.config_json import Config
 from dreamjax.weights.pipeline_folder import CONFIGS, PipelineFolder

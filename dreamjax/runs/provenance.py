@@ -16,7 +16,7 @@ from dreamjax.metrics.leakage import Dataset, People
 from dreamjax.parallel import processes
 from dreamjax.signals.datasets import records
 from dreamjax.storage import atomic
-from dreamjax.storage.sniffing import JsonDict
+from dreamjax.typing import JsonDict
 
 NAME = "data.json"
 

@@ -12,7 +12,7 @@ that do not change the computation. `shapes` and `tiny` are the same classes wit
 import copy
 
 from dreamjax.errors import UserError, nearest
-from dreamjax.storage.sniffing import JsonDict
+from dreamjax.typing import JsonDict
 
 Configs = dict[str, JsonDict]  # component → its config.json
 UNET, VAE, TEXT, VISION, SCHEDULER = "unet", "vae", "text_encoder", "image_encoder", "scheduler"

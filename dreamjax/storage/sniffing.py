@@ -1,13 +1,11 @@
 """Detect files that are not what their name says, such as failed downloads."""
 
 import json
-from typing import Any
 
 from etils import epath
 
 from dreamjax.errors import UserError
-
-JsonDict = dict[str, Any]  # an object of a JSON file
+from dreamjax.typing import JsonDict
 
 
 def refuse(head: bytes, source: str, wanted: str) -> None:

@@ -16,6 +16,7 @@ from dreamjax.errors import UserError
 from dreamjax.sweeps import comparing
 from dreamjax.sweeps.comparing import Scores
 from dreamjax.sweeps.run_folder import read_json
+from dreamjax.typing import JsonDict
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class PointRuns:
     values: Mapping[str, str]
     runs: Mapping[int, tuple[dict[str, Any], dict[str, Any]]]
 
-    def leg(self, leg: str, seed: int) -> dict[str, Any]:
+    def leg(self, leg: str, seed: int) -> JsonDict:
         return self.runs[seed][1]["legs"][leg]
 
 
@@ -43,7 +44,7 @@ class Ranking:
     pairs: tuple[comparing.PairedTest, ...]  # of each other one against the best
 
 
-def read(workdir: str) -> tuple[dict[str, Any], list[PointRuns]]:
+def read(workdir: str) -> tuple[JsonDict, list[PointRuns]]:
     """Return (sweep.json, the points by name). Raises UserError where there is no finished point."""
     folder = epath.Path(workdir)
     sweep = read_json(folder / "sweep.json", "name", "score", "compare")
@@ -62,7 +63,7 @@ def read(workdir: str) -> tuple[dict[str, Any], list[PointRuns]]:
     return sweep, groups
 
 
-def planned(workdir: epath.PathLike) -> dict[str, Any]:
+def planned(workdir: epath.PathLike) -> JsonDict:
     """Return which points the sweep's last call planned; none where the folder does not say."""
     return read_json(epath.Path(workdir) / "planned.json", "points", "scaling") or {"points": [], "scaling": ""}
 

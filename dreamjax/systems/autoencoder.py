@@ -32,6 +32,7 @@ from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State, replace
 from dreamjax.training.train_config import TrainConfig
+from dreamjax.typing import JsonDict
 from dreamjax.weights import networks
 
 MEASURED = 4096  # images, evenly chosen, that the latents' scale is measured on
@@ -74,7 +75,7 @@ class AutoencoderConfig:
             raise ValueError(f"data.resolution is {self.data.resolution}, but it must divide by {factor}")
 
     @property
-    def vae(self) -> dict[str, Any]:
+    def vae(self) -> JsonDict:
         """The config.json of its autoencoder."""
         return shapes.get(self.model.architecture)["vae"]
 

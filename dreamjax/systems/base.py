@@ -25,6 +25,7 @@ from dreamjax.training import optimiser
 from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, Task, replace
 from dreamjax.training.update import gradient_update
+from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from dreamjax.runs.components import Components
@@ -199,7 +200,7 @@ class Plans(Protocol):
         """Return the bytes that the backward pass keeps per example."""
         ...
 
-    def summary(self, params: PyTree) -> dict[str, Any]:
+    def summary(self, params: PyTree) -> JsonDict:
         """Return the counts of parameters and the shapes that `dreamjax inspect` prints."""
         ...
 

@@ -7,7 +7,7 @@ images of the same classes, and its held-out accuracy is told beside every score
 import dataclasses
 import functools
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from dreamjax.training.metrics import means, read
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State
 from dreamjax.training.train_config import TrainConfig
+from dreamjax.typing import JsonDict
 from dreamjax.weights import networks
 
 CHECK = """
@@ -120,7 +121,7 @@ class Classifier(GradientSystem):
             )
         return tuple(sorted(labels))
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> JsonDict:
         """The config.json of the network, as transformers writes it."""
         m = self.config.model
         return {
@@ -141,7 +142,7 @@ class Classifier(GradientSystem):
         }
 
     @functools.cached_property
-    def network(self) -> tuple[networks.Network, dict[str, Any]]:
+    def network(self) -> tuple[networks.Network, JsonDict]:
         described = self.described()
         network = networks.of(described, "classifier")
         return network, network.arguments(described, "classifier") | self.config.model.arguments()

@@ -33,6 +33,7 @@ from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State
 from dreamjax.training.train_config import TrainConfig
+from dreamjax.typing import JsonDict
 from dreamjax.weights import hub, networks
 
 PARTS = {"text": "text_encoder", "vision": "image_encoder"}  # of the parameters → of the architecture
@@ -94,7 +95,7 @@ class ClipConfig:
         if (size := parts["image_encoder"]["image_size"]) != self.data.resolution:
             raise ValueError(f"data.resolution is {self.data.resolution}, but the image_encoder sees {size} pixels")
 
-    def part(self, name: str) -> dict[str, Any]:
+    def part(self, name: str) -> JsonDict:
         """The config.json of "text" or "vision", each with its projection."""
         config = shapes.get(self.model.architecture)[PARTS[name]]
         return config | {"architectures": [f"CLIP{name.capitalize()}ModelWithProjection"]}

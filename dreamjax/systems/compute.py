@@ -1,12 +1,13 @@
 """How a network is computed: keys that every system's `model` group shares, and their check."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
 from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.parallel import environment
+from dreamjax.typing import JsonDict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class ComputeConfig:
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise ValueError("model.attention=cudnn computes in bfloat16: set model.dtype=bfloat16")
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> JsonDict:
         """Return the keyword arguments of a network."""
         return {"dtype": jnp.dtype(self.dtype), **{name: getattr(self, name) for name in self.passed}}
 

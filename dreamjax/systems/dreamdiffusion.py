@@ -60,6 +60,7 @@ from dreamjax.targets.trials import TargetConfig, TrialExamples
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
 from dreamjax.training.train_config import TrainConfig
+from dreamjax.typing import JsonDict
 from dreamjax.weights import loaded, networks, streaming
 from dreamjax.weights.loaded import LoadedNetwork
 from dreamjax.weights.table import flatten, keep
@@ -198,7 +199,7 @@ class DreamDiffusion(GradientSystem):
         return Components.of(m.path, variant=m.variant, architecture=m.architecture, parts={})
 
     @functools.cached_property
-    def unet(self) -> tuple[networks.Network, dict[str, Any]]:
+    def unet(self) -> tuple[networks.Network, JsonDict]:
         """The U-Net and its arguments."""
         m, source = self.config.model, self.parts.source("unet")
         config = self.parts.config("unet")

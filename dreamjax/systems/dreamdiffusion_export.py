@@ -29,6 +29,7 @@ from dreamjax.systems.base import Card, Component, Exported, Run
 from dreamjax.systems.masked_export import PYTORCH
 from dreamjax.systems.text_to_image import CLASSES, COMPARED, unet_component
 from dreamjax.training.task import PyTree
+from dreamjax.typing import JsonDict
 from dreamjax.weights import conditioner
 from dreamjax.weights import masked_autoencoder as names
 from dreamjax.weights.pipeline_folder import INDEX
@@ -91,7 +92,7 @@ def export(task: "DreamDiffusion", run: Run) -> Exported:
     )
 
 
-def _facts(task: "DreamDiffusion", imported: bool) -> dict[str, Any]:
+def _facts(task: "DreamDiffusion", imported: bool) -> JsonDict:
     config = task.config
     return {
         "images": epath.Path(config.target.folder).name,
@@ -122,7 +123,7 @@ def component_source() -> str:
     return "".join([*lines[:place], model.rstrip() + "\n", *lines[place + 1 :]])
 
 
-def _encoder_config(task: "DreamDiffusion", run: Run) -> dict[str, Any]:
+def _encoder_config(task: "DreamDiffusion", run: Run) -> JsonDict:
     """Return the arguments of the PyTorch file's `EEGEncoder`."""
     channels = training_data.channels_of(task.encoder.data, run.workdir, task.encoder.model.channels)
     config = masked_export.model_config(task.encoder, channels)

@@ -35,6 +35,7 @@ from dreamjax.systems.base import Checkpoint, Imported, ImportOptions
 from dreamjax.systems.masked_import import GENERATIVE, EncoderCheckpoint
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training.task import PyTree
+from dreamjax.typing import JsonDict
 from dreamjax.weights import compvis, conditioner, networks, weight_files, writing
 from dreamjax.weights import masked_autoencoder as encoder_names
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
@@ -117,7 +118,7 @@ class GenerativeCheckpoint:
         index |= {"scheduler": ["diffusers", self.scheduler["_class_name"]]}
         atomic.write_text(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
-    def params(self, trained: PyTree) -> dict[str, Any]:
+    def params(self, trained: PyTree) -> JsonDict:
         """Return the parameters of the run. `trained`: shapes of what stage B trains of the U-Net."""
         leaves = self.unet.network.table.leaves(self.unet.tensors, trained, self.source, self.unet.shapes)
         return {
@@ -201,7 +202,7 @@ def read(checkpoint: Checkpoint, encoder: EncoderCheckpoint, config: MaskedPretr
     )
 
 
-def _groups(state: Mapping[str, Any], notes: list[str], source: str) -> tuple[dict[str, Any], ...]:
+def _groups(state: Mapping[str, Any], notes: list[str], source: str) -> tuple[JsonDict, ...]:
     """Return (U-Net, autoencoder, maps): each under the names behind its prefix, the time maps among the maps."""
     unused = {prefix: 0 for prefix, _ in UNUSED}
     others: list[str] = []
@@ -235,7 +236,7 @@ def _groups(state: Mapping[str, Any], notes: list[str], source: str) -> tuple[di
     return tuple(_lazily(group) for group in groups.values())
 
 
-def _lazily(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def _lazily(tensors: Mapping[str, Any]) -> JsonDict:
     """Return tensors that are copied out of the file whenever they are asked for, and not kept in memory."""
     return {name: weight_files.CopiedTensor(t) if isinstance(t, TorchTensor) else t for name, t in tensors.items()}
 
@@ -249,7 +250,7 @@ def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _network(prefix: str, tensors: Mapping[str, Any], config: dict[str, Any], source: str) -> StoredNetwork:
+def _network(prefix: str, tensors: Mapping[str, Any], config: JsonDict, source: str) -> StoredNetwork:
     network = networks.of(config, source)
     shapes = network.shapes(network.arguments(config, f"{source}: {prefix}*"))
     slots = network.table.slots(shapes)
@@ -264,7 +265,7 @@ def _network(prefix: str, tensors: Mapping[str, Any], config: dict[str, Any], so
 
 def _maps(
     maps: Mapping[str, Any], encoder: MaskedPretrainingConfig, unet: StoredNetwork, source: str
-) -> tuple[PyTree, dict[str, Any]]:
+) -> tuple[PyTree, JsonDict]:
     """Return (shapes of the maps' parameters, the fields of the run's `model` that they determine)."""
     sizes = {}
     for name in ("channel_mapper.0.weight", "channel_mapper.1.weight"):
@@ -294,7 +295,7 @@ def _scale(state: Mapping[str, Any]) -> dict[str, float]:
     return {"scaling_factor": float(np.asarray(stored))} if getattr(stored, "shape", None) == () else {}
 
 
-def _scheduler(state: Mapping[str, Any], usual: dict[str, Any], source: str) -> dict[str, Any]:
+def _scheduler(state: Mapping[str, Any], usual: JsonDict, source: str) -> JsonDict:
     """Return scheduler_config.json: `usual`, with the betas where they are not nearly Stable Diffusion's."""
     stored = state.get("betas")
     if stored is None:

@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from dreamjax.targets.images import FILTERS, ImageConfig
+from dreamjax.typing import JsonDict
 
 C = TypeVar("C")
 
@@ -27,7 +28,7 @@ def channels_first(images: ArrayLike) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2))
 
 
-def preprocessor(data: ImageConfig, **fields: Any) -> dict[str, Any]:
+def preprocessor(data: ImageConfig, **fields: Any) -> JsonDict:
     """Return preprocessor_config.json of transformers: what training does to images, and `fields`."""
     half = [0.5, 0.5, 0.5]
     return {

@@ -10,7 +10,7 @@ README.md              the model card
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from dreamjax.runs import training_data
 from dreamjax.signals.datasets import signal_scaling
 from dreamjax.systems.base import Card, Component, Exported, Run
 from dreamjax.training.task import PyTree
+from dreamjax.typing import JsonDict
 from dreamjax.weights import masked_autoencoder as names
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def export(task: "MaskedPretraining", run: Run) -> Exported:
     )
 
 
-def model_config(config: "MaskedPretrainingConfig", chs_info: Sequence[Mapping[str, object]] | None) -> dict[str, Any]:
+def model_config(config: "MaskedPretrainingConfig", chs_info: Sequence[Mapping[str, object]] | None) -> JsonDict:
     """Return the arguments of the PyTorch file's `MaskedAutoencoder`, in braindecode's names."""
     model, data = config.model, config.data
     return {
@@ -108,7 +109,7 @@ def parity(task: "MaskedPretraining", params: PyTree) -> dict[str, np.ndarray]:
 
 def noise_like_eeg(
     config: "MaskedPretrainingConfig", windows: int
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[JsonDict, np.ndarray, np.ndarray, np.ndarray]:
     """Return noise with the spectrum and amplitude of EEG as (arrays, scaled signal, gain, offset).
 
     The arrays: `input` [windows, C, T] in µV, and for scaling "robust" its `scale`.

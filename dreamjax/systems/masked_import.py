@@ -18,6 +18,7 @@ from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.systems import opening
 from dreamjax.systems.base import Checkpoint, Imported, ImportOptions
 from dreamjax.training.task import PyTree
+from dreamjax.typing import JsonDict
 from dreamjax.weights import masked_autoencoder as names
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def config_of(
     return configs.to_dataclass(system.Config, tree, source)
 
 
-def _sizes(tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _sizes(tensors: Mapping[str, Any], source: str) -> JsonDict:
     """Return the fields of the model's config that the shapes determine."""
     if lacking := [name for name in (KERNEL, HIDDEN) if name not in tensors]:
         some = ", ".join(list(tensors)[:5])
@@ -239,7 +240,7 @@ def _ratio(tensors: Mapping[str, Any]) -> float:
     return sizes[0][0] / sizes[0][1]  # no ratio fits both: the table names what does not fit
 
 
-def _positions(encoder: EncoderCheckpoint, model: dict[str, Any], source: str) -> int:
+def _positions(encoder: EncoderCheckpoint, model: JsonDict, source: str) -> int:
     """Return the number of patches; set model["positions"], and drop positions that the model computes by itself."""
     stored = encoder.tensors.get("pos_embed")
     if stored is None:

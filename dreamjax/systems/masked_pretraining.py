@@ -52,6 +52,7 @@ from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, replace
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.update import gradient_update
+from dreamjax.typing import JsonDict
 
 
 @dataclass(frozen=True)
@@ -396,7 +397,7 @@ class MaskedPretraining(GradientSystem):
 
         return kept(2) - kept(1)
 
-    def summary(self, params: PyTree) -> dict[str, Any]:
+    def summary(self, params: PyTree) -> JsonDict:
         """Return parameters by part, with the fixed positions as published counts have them, and shapes by name."""
         config, model = self.config, self.config.model
         parts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}

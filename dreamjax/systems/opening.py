@@ -19,9 +19,10 @@ from dreamjax.systems.base import Run, Signals, offered
 from dreamjax.training import checkpoints, loop
 from dreamjax.training import workdir as workdirs
 from dreamjax.training.task import PyTree
+from dreamjax.typing import JsonDict
 
 
-def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
+def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None) -> JsonDict:
     """Train the system that `config` describes in `workdir`; continues the run that is there. See `loop.train`.
 
     `devices`: on these alone (default: on all).

@@ -52,6 +52,7 @@ from dreamjax.training.held_out import averaged
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
 from dreamjax.training.train_config import TrainConfig
+from dreamjax.typing import JsonDict
 from dreamjax.weights import loaded, networks, streaming
 from dreamjax.weights.loaded import LoadedNetwork
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
@@ -164,7 +165,7 @@ class TextToImage(GradientSystem):
         return Components.of(m.path, variant=m.variant, architecture=m.architecture, parts=folders)
 
     @functools.cached_property
-    def network(self) -> tuple[networks.Network, dict[str, Any]]:
+    def network(self) -> tuple[networks.Network, JsonDict]:
         """The U-Net and its arguments."""
         m, source = self.config.model, self.parts.source("unet")
         config = self.parts.config("unet")

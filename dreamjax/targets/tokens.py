@@ -20,6 +20,7 @@ from jaxtyping import Int
 from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
 from dreamjax.storage import sniffing
+from dreamjax.typing import JsonDict
 
 VOCABULARY, MERGES, WHOLE, CONFIG = "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"
 ROLES = "special_tokens_map.json"
@@ -167,7 +168,7 @@ def _content(token: object) -> str:
     return str(token.get("content", "")) if isinstance(token, Mapping) else str(token)
 
 
-def _special(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _special(folder: epath.Path) -> tuple[JsonDict, JsonDict]:
     """Return (tokenizer_config.json, role → token). As in transformers, an older file of roles takes precedence."""
     config = sniffing.read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     roles = config

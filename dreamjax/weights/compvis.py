@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from dreamjax.errors import UserError
-from dreamjax.storage.sniffing import JsonDict
+from dreamjax.typing import JsonDict
 from dreamjax.weights.config_json import Config
 
 Shapes = Mapping[str, tuple[int, ...]]

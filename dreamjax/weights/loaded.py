@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import sharding
-from dreamjax.storage.sniffing import JsonDict
+from dreamjax.typing import JsonDict
 from dreamjax.weights import networks, streaming
 from dreamjax.weights.config_json import Config, class_of
 from dreamjax.weights.networks import Network

@@ -16,7 +16,7 @@ from etils import epath
 from dreamjax.console import log
 from dreamjax.errors import UserError, nearest
 from dreamjax.storage import sniffing
-from dreamjax.storage.sniffing import JsonDict
+from dreamjax.typing import JsonDict
 from dreamjax.weights import hub, weight_files
 from dreamjax.weights.config_json import Config
 from dreamjax.weights.table import Tensors

@@ -19,6 +19,7 @@ from dreamjax.errors import UserError, nearest
 from dreamjax.signals.datasets import shards, tf_example
 from dreamjax.signals.datasets.shards import Shard, ShardReader, ShardWriter
 from dreamjax.storage import atomic, manifest
+from dreamjax.typing import JsonDict
 
 FORMAT = 1  # raised when a reader of the older format could misread the newer one
 ALL = "*"  # in place of a split: all of them
@@ -262,7 +263,7 @@ def merge(
 
 def finish(
     out_dir: epath.PathLike, name: str, splits: Mapping[str, Sequence[Shard]], extra: Mapping[str, object] | None = None
-) -> dict[str, Any]:
+) -> JsonDict:
     """Write features.json and dataset_info.json (TFDS), then dataset.json; return the content of dataset.json.
 
     dataset.json, written last, makes the folder a dataset: `extra` (hours, filters, versions, …) and `name`, `format`,
@@ -325,7 +326,7 @@ def is_dataset(folder: epath.PathLike) -> bool:
     return (epath.Path(folder) / "dataset.json").exists()
 
 
-def load_dataset(folder: epath.PathLike) -> dict[str, Any]:
+def load_dataset(folder: epath.PathLike) -> JsonDict:
     """Return dataset.json. Raises UserError for another folder, or a format that this version does not know."""
     folder = epath.Path(folder)
     if not folder.exists():

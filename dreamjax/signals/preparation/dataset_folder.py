@@ -19,6 +19,7 @@ from etils import epath
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.storage import locks
+from dreamjax.typing import JsonDict
 
 DATASET = "dataset.json"
 
@@ -40,7 +41,7 @@ def places_of(out: str | os.PathLike[str]) -> tuple[epath.Path, Path]:
     return final, Path(tempfile.gettempdir()) / f"dreamjax-prepare-{key}" / final.name
 
 
-def read_description(out: epath.Path) -> dict[str, Any] | None:
+def read_description(out: epath.Path) -> JsonDict | None:
     """dataset.json of a dataset folder; None where there is none."""
     try:
         return json.loads((out / DATASET).read_text())
@@ -48,7 +49,7 @@ def read_description(out: epath.Path) -> dict[str, Any] | None:
         return None
 
 
-def finished_dataset(out: epath.Path) -> dict[str, Any] | None:
+def finished_dataset(out: epath.Path) -> JsonDict | None:
     """dataset.json where `out` is a finished dataset, None where it is free. Raises UserError for any other folder."""
     if _is_free(out):
         return None

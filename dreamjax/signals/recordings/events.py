@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,13 +14,14 @@ from dreamjax.errors import UserError
 from dreamjax.signals.recordings.event_codes import sample_of
 from dreamjax.signals.recordings.readers.event_tables import events_of_rows, read_table
 from dreamjax.signals.recordings.readers.recording import Event, Recording, Source
+from dreamjax.typing import JsonDict
 
 __all__ = ["list_events", "missing_stimuli", "sample_of", "with_event_table"]
 
 MISSING_NAMED = 5  # of the images that are missing, so many are named
 
 
-def list_events(recording: Recording | Source | str) -> dict[str, Any]:
+def list_events(recording: Recording | Source | str) -> JsonDict:
     """What `dreamjax prepare --list-events FILE` prints: counts, intervals and first onsets per code.
 
     Returns a JSON-able dict: file, format, sfreq (Hz), duration (s), n_events, codes: [{code, count, first (s),
@@ -49,7 +49,7 @@ def list_events(recording: Recording | Source | str) -> dict[str, Any]:
     }
 
 
-def _summary(code: str, events: Sequence[Event], sfreq: float) -> dict[str, Any]:
+def _summary(code: str, events: Sequence[Event], sfreq: float) -> JsonDict:
     return {
         "code": code,
         "count": len(events),

@@ -10,7 +10,6 @@ import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from etils import epath
@@ -19,6 +18,7 @@ from dreamjax.errors import UserError
 from dreamjax.signals.simulation.simulation_settings import refuse_existing
 from dreamjax.signals.simulation.stimuli import HUES, PIXELS, SHAPES, Stimulus, write_images
 from dreamjax.storage import atomic
+from dreamjax.typing import JsonDict
 
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")  # by hue, in sixths of a turn
 SIZES = ("small", "", "large")
@@ -59,7 +59,7 @@ def captioned_set(count: int, classes: int, seed: int) -> tuple[Stimulus, ...]:
     )
 
 
-def write(out: epath.PathLike, count: int, *, classes: int = 4, pixels: int = PIXELS, seed: int = 0) -> dict[str, Any]:
+def write(out: epath.PathLike, count: int, *, classes: int = 4, pixels: int = PIXELS, seed: int = 0) -> JsonDict:
     """Draw `count` images of `pixels` x `pixels` into the new folder `out`, with metadata.jsonl; returns a summary.
 
     Raises UserError for a number that cannot be, and for a folder that exists and is not empty.

@@ -15,7 +15,6 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from etils import epath
@@ -28,6 +27,7 @@ from dreamjax.signals.simulation.stimuli import Stimulus, draw, image_set
 from dreamjax.signals.simulation.subject import ImageOnset, simulate_subject
 from dreamjax.storage import atomic
 from dreamjax.storage.checkpoint_files import torch_writer
+from dreamjax.typing import JsonDict
 
 BAND = (5.0, 95.0)  # Hz
 IMAGE_S, PAUSE_S, EDGE_S = 0.5, 10.0, 2.0
@@ -75,7 +75,7 @@ class Layout:
         )
 
 
-def write(out: epath.PathLike, layout: Layout) -> dict[str, Any]:
+def write(out: epath.PathLike, layout: Layout) -> JsonDict:
     """Write the files into the new folder `out`; returns a summary.
 
     Raises UserError for a number that cannot be, and for a folder that exists and is not empty.

@@ -11,7 +11,6 @@ import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from etils import epath
@@ -22,6 +21,7 @@ from dreamjax.signals.simulation.simulation_settings import SimulationSettings, 
 from dreamjax.signals.simulation.stimuli import Stimulus, feature_table, image_set, write_images
 from dreamjax.signals.simulation.subject import Simulated, simulate_subject
 from dreamjax.storage import atomic
+from dreamjax.typing import JsonDict
 
 TRUTH = "truth.json"
 
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-def simulate(out: epath.PathLike, settings: SimulationSettings) -> dict[str, Any]:
+def simulate(out: epath.PathLike, settings: SimulationSettings) -> JsonDict:
     """Write a whole set under `out` (a BIDS root with stimuli/ and truth.json); returns a summary.
 
     The set appears whole or not at all. Raises UserError when `out` exists and is not empty.
@@ -49,7 +49,7 @@ def simulate(out: epath.PathLike, settings: SimulationSettings) -> dict[str, Any
     with atomic.new_folder(out) as root:
         write_images(images, root / "stimuli")
 
-        def one(subject: int) -> tuple[str, dict[str, Any]]:
+        def one(subject: int) -> tuple[str, JsonDict]:
             simulated = simulate_subject(settings, subject, images)
             return recording_files.write_subject(root, settings, simulated, images), simulated.truth
 
@@ -85,7 +85,7 @@ def simulate(out: epath.PathLike, settings: SimulationSettings) -> dict[str, Any
 
 
 def expected_response(
-    truth: dict[str, Any], subject: int, image: int, seconds: Float[np.ndarray, "time"]
+    truth: JsonDict, subject: int, image: int, seconds: Float[np.ndarray, "time"]
 ) -> Float[np.ndarray, "channels time"]:
     """What one image evokes in one subject, noise-free, in µV against the recording's reference.
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from dreamjax.signals.simulation import evoked, head, sources
 from dreamjax.signals.simulation.simulation_settings import ALPHA_HZ, SimulationSettings
 from dreamjax.signals.simulation.stimuli import Stimulus, feature_table
+from dreamjax.typing import JsonDict
 
 BACKGROUND_SOURCES = 80
 ALPHA_DIPOLES = (
@@ -76,7 +77,7 @@ def _evoked(
     images: tuple[Stimulus, ...],
     trials: tuple[ImageOnset, ...],
     samples: int,
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, JsonDict]:
     """The image-locked part in µV, and its truth: patterns in µV per component, gain, latency shift."""
     rng = _stream(settings, subject, 1)
     classes = tuple(dict.fromkeys(p.shape for p in images))
@@ -122,7 +123,7 @@ def _alpha(
     cap: head.Head,
     samples: int,
     closed: list[tuple[float, float]],
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, JsonDict]:
     hz = float(np.clip(np.round(rng.normal(settings.alpha_hz, settings.alpha_spread_hz), 2), *ALPHA_HZ))
     uv = float(settings.alpha_uv * np.exp(rng.normal(0, 0.25)))
     positions, moments = _dipoles(ALPHA_DIPOLES)
@@ -135,7 +136,7 @@ def _alpha(
 
 def _blinks(
     settings: SimulationSettings, rng: np.random.Generator, cap: head.Head, samples: int, opened: tuple[float, float]
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, JsonDict]:
     onsets = sources.blink_times(rng, *opened, settings.blinks_per_minute)
     sizes = np.exp(rng.normal(0, 0.2, len(onsets)))
     positions, moments = _dipoles(BLINK_DIPOLES)

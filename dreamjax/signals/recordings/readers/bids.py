@@ -20,6 +20,7 @@ from dreamjax.signals.recordings.channel_names import standard_name
 from dreamjax.signals.recordings.readers.event_tables import events_of_rows, read_table
 from dreamjax.signals.recordings.readers.recording import Contents
 from dreamjax.signals.recordings.scrub import error_text
+from dreamjax.typing import JsonDict
 
 TYPES = {"EEG": "eeg", "EOG": "eog", "VEOG": "eog", "HEOG": "eog", "EYEGAZE": "misc", "ECG": "ecg", "EMG": "emg",
          "TRIG": "stim", "REF": "ref", "MISC": "misc", "GSR": "misc", "RESP": "misc", "PPG": "misc", "TEMP": "misc",
@@ -116,7 +117,7 @@ def _channels(table: Path, contents: Contents) -> None:
     contents.types, contents.bad = types, bad
 
 
-def _facts(facts: dict[str, Any], contents: Contents) -> None:
+def _facts(facts: JsonDict, contents: Contents) -> None:
     line = facts.get("PowerLineFrequency")
     if isinstance(line, int | float) and 40 <= line <= 70:
         contents.line_freq = float(line)
@@ -153,7 +154,7 @@ def filter_edges(filters: Any) -> tuple[float | None, float | None]:
     return edges["high"], edges["low"]
 
 
-def _electrodes(table: Path, system: dict[str, Any], contents: Contents) -> None:
+def _electrodes(table: Path, system: JsonDict, contents: Contents) -> None:
     name = str(system.get("EEGCoordinateSystem", ""))
     unit = METRES.get(str(system.get("EEGCoordinateUnits", "")).lower())
     landmarks = system.get("AnatomicalLandmarkCoordinates") or system.get("AnatomicalLandmarkCoordinates ") or {}
@@ -175,9 +176,7 @@ def _electrodes(table: Path, system: dict[str, Any], contents: Contents) -> None
     contents.positions = (xyz - origin) @ matrix.T * unit
 
 
-def head_frame(
-    system: str, landmarks: dict[str, Any]
-) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]] | None:
+def head_frame(system: str, landmarks: JsonDict) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]] | None:
     """(rotation, origin) into MNE's head frame: from the ears and nasion where given, else from the system's axes.
 
     x runs from the left to the right ear point, y through the nasion, z up; the origin is where they meet.
@@ -201,7 +200,7 @@ def head_frame(
     return None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> JsonDict:
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as e:

@@ -21,6 +21,7 @@ from dreamjax.errors import UserError, nearest
 from dreamjax.signals.recordings.readers.bids import reference_named
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble
 from dreamjax.signals.recordings.scrub import error_text
+from dreamjax.typing import JsonDict
 
 UNITS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
 AXES = ("channels time", "time channels", "trials channels time")
@@ -77,7 +78,7 @@ def open_numpy(source: Source, strict: bool = False) -> Contents:
     )
 
 
-def of_trials(view: Float[np.ndarray, "trials channels time"], factor: float = 1.0) -> dict[str, Any]:
+def of_trials(view: Float[np.ndarray, "trials channels time"], factor: float = 1.0) -> JsonDict:
     """Return the fields of `Contents` that say where the trials of an array lie, end to end, and how they are read."""
     n_trials, _, length = view.shape
 
@@ -131,7 +132,7 @@ def recording_from_array(
     return assemble(Source("array", "numpy"), contents)
 
 
-def sidecar(path: Path) -> dict[str, Any]:
+def sidecar(path: Path) -> JsonDict:
     """The checked JSON beside `path`.
 
     Raises:
