@@ -187,7 +187,7 @@ def test_other_mistakes_are_one_sentence(model):
     assert "a side has at most 16384 pixels" in refused(model, height=4_000_000)
     assert "steps is 1001" in refused(model, steps=1001)
     for wrong, said in (
-        ({"prompts": ()}, "nothing to make"),
+        ({"prompts": ()}, "there is no prompt"),
         ({"mask_image": "m.png"}, "--init-image"),
         ({"strength": 0.5}, "--init-image"),
         ({"guidance": -1.0}, "must be 0 or more"),
