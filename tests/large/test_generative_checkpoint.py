@@ -38,9 +38,9 @@ found = {"parameters": summary.parameters, "encoder": summary.description["encod
 GENERATE = """
 import numpy as np
 from dreamjax.generation import batches
-from dreamjax.generation.from_trials import Dreamer
+from dreamjax.generation.from_trials import TrialGenerator
 from dreamjax.systems import opening
-dreamer = Dreamer.open(opening.open_run(sys.argv[2]))
+dreamer = TrialGenerator.open(opening.open_run(sys.argv[2]))
 signal = np.random.default_rng(0).standard_normal((1, 128, 512), np.float32)
 given = {"signal": signal, "valid": np.ones((1, 512), np.float32)}
 how = batches.Sampling(sampler="plms", steps=2, guidance=1.0)
