@@ -29,10 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, object]:
     from dreamjax.export.import_checkpoint import import_checkpoint
-    from dreamjax.systems.base import ImportOptions
 
     options = {name: getattr(args, name) for name in ("part", "heads", "decoder_heads", "divide", "sfreq")}
-    return import_checkpoint(args.checkpoint, args.out, ImportOptions(**options)).as_json()
+    return import_checkpoint(args.checkpoint, args.out, **options).as_json()
 
 
 def render(result: dict) -> str:

@@ -10,7 +10,7 @@ from dreamjax.export import licences
 from dreamjax.reports import image_report
 from dreamjax.runs import training_data
 from dreamjax.systems import opening
-from dreamjax.systems.base import Run, name_of
+from dreamjax.systems.base import Run, Signals, name_of, offered
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class ModelFacts:
     def of(cls, run: Run, licence: str | None = None) -> "ModelFacts":
         """Return the facts of a run. Raise UserError for a permissive `licence` over restricted corpora."""
         source = training_data.imported(run.workdir)
-        paths = getattr(getattr(run.config, "data", None), "path", ())
+        signals = offered(run.task, Signals)
+        paths = signals.signal.path if signals is not None else ()
         steps, corpora = training_data.steps_of(paths, run.workdir), training_data.corpora_of(paths, run.workdir)
         licences.check(licence, corpora)
         origin, scores = source.get("origin"), image_report.saved(run.workdir, run.step)

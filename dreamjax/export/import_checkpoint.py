@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 
@@ -45,9 +45,20 @@ class ImportSummary:
 
 
 def import_checkpoint(
-    checkpoint: epath.PathLike, out: epath.PathLike, options: ImportOptions | None = None
+    checkpoint: epath.PathLike,
+    out: epath.PathLike,
+    *,
+    part: Literal["whole", "encoder"] = "whole",
+    heads: int | None = None,
+    decoder_heads: int | None = None,
+    divide: float | None = None,
+    sfreq: float | None = None,
 ) -> ImportSummary:
     """Write the run directory `out`.
+
+    `part`: of a generative checkpoint, all of it or the encoder alone. `heads`, `decoder_heads`: for a state dict
+    without a configuration. `divide`, `sfreq`: µV per unit and Hz of what the model was trained on, where the
+    checkpoint does not record them.
 
     Raise UserError for a file that no system takes, WeightMismatch with every missing, extra and misshapen tensor, and
     UserError where `out` exists.
@@ -57,7 +68,7 @@ def import_checkpoint(
         raise UserError(f"{out} exists already; choose another --out or delete it")
     _refuse_familiar(source)
     opened = _exported_folder(source) if _is_export(source) else _pickled(source)
-    run = _imported(opened, options or ImportOptions())
+    run = _imported(opened, ImportOptions(part, heads, decoder_heads, divide, sfreq))
     origin = {"format": run.format, "sha256": manifest.file_hash(source / WEIGHTS if opened.exported else source)}
     for note in run.notes:
         log.warning("%s", note)

@@ -13,7 +13,6 @@ from dreamjax.errors import UserError
 from dreamjax.export.import_checkpoint import import_checkpoint
 from dreamjax.runs import training_data
 from dreamjax.systems import masked_pretraining, opening
-from dreamjax.systems.base import ImportOptions
 from dreamjax.weights.table import WeightMismatch
 
 from .support import Config, foreign_state, reference_reconstruction, reference_tokens
@@ -77,7 +76,7 @@ def test_the_encoder_of_the_generative_checkpoint_has_trained_positions_and_no_d
     state = foreign_state(decoder_depth=0)
     state["pos_embed"] = state["pos_embed"] + 0.05 * torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(1))
     stage_b(tmp_path / "checkpoint.pth", state, num_heads=4)
-    result = import_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "run", ImportOptions(part="encoder"))
+    result = import_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "run", part="encoder")
     assert result.description["decoder"] is None
     assert result.description["positions"] == "learned"
     assert any("cls_token was left out" in note for note in result.notes)
@@ -129,7 +128,7 @@ def test_code_in_a_checkpoint_never_runs_and_the_weights_are_imported(tmp_path):
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
     torch.save({"model": foreign_state(), "config": Attack(), "epoch": Attack()}, tmp_path / "a.pth")
-    result = import_checkpoint(tmp_path / "a.pth", tmp_path / "run", ImportOptions(heads=4))
+    result = import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=4)
     assert not (tmp_path / "ran").exists()
     assert result.description["encoder"] == "2 x 16, 4 heads"
 
@@ -156,8 +155,8 @@ def test_heads_that_nobody_states_are_assumed_aloud(tmp_path, caplog):
 
 def test_arguments_win_over_the_file(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
-    options = ImportOptions(heads=8, decoder_heads=4, divide=2.5, sfreq=1000)
-    import_checkpoint(tmp_path / "a.pth", tmp_path / "run", options)
+    options = {"heads": 8, "decoder_heads": 4, "divide": 2.5, "sfreq": 1000}
+    import_checkpoint(tmp_path / "a.pth", tmp_path / "run", **options)
     config = opening.config_of(tmp_path / "run")
     assert (config.model.heads, config.model.decoder_heads) == (8, 4)
     assert (config.data.divide, config.data.sfreq) == (2.5, 1000.0)
@@ -178,7 +177,7 @@ def test_arguments_win_over_the_file(tmp_path):
 def test_what_is_no_encoder_gets_one_sentence(tmp_path, content, says):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(UserError, match=says) as caught:
-        import_checkpoint(tmp_path / "a.pth", tmp_path / "run", ImportOptions(heads=4))
+        import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=4)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -186,13 +185,13 @@ def test_what_is_no_encoder_gets_one_sentence(tmp_path, content, says):
 def test_impossible_heads_get_one_sentence(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     with pytest.raises(UserError, match=r"divide by model\.heads = 5"):
-        import_checkpoint(tmp_path / "a.pth", tmp_path / "run", ImportOptions(heads=5))
+        import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=5)
 
 
 def test_heads_of_a_decoder_that_is_not_there_are_refused(tmp_path):
     stage_b(tmp_path / "a.pth", foreign_state(decoder_depth=0), num_heads=4)
     with pytest.raises(UserError, match="no decoder in it; leave out --decoder-heads"):
-        import_checkpoint(tmp_path / "a.pth", tmp_path / "run", ImportOptions(decoder_heads=4))
+        import_checkpoint(tmp_path / "a.pth", tmp_path / "run", decoder_heads=4)
     assert not (tmp_path / "run").exists()
 
 

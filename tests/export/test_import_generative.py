@@ -16,7 +16,6 @@ from dreamjax.generation import batches
 from dreamjax.generation.from_trials import TrialGenerator
 from dreamjax.signals.datasets import records
 from dreamjax.systems import opening
-from dreamjax.systems.base import ImportOptions
 from dreamjax.weights.table import WeightMismatch
 from tests import parity, pipelines
 from tests.support import make_windows
@@ -147,7 +146,7 @@ def test_without_maps_of_time_and_with_accidents_it_opens_too(tmp_path):
     )
     twice = {"module.cond_stage_model.dim_mapper.bias": torch.full((16,), 7.0)}
     generative.save(tmp_path / "a.pth", state | twice, num_heads=4)
-    told = import_checkpoint(tmp_path / "a.pth", tmp_path / "run", ImportOptions(heads=2, divide=3.0, sfreq=1000))
+    told = import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=2, divide=3.0, sfreq=1000)
     run = opening.open_run(tmp_path / "run")
     assert not run.config.model.time_condition
     assert (run.config.encoder.model.heads, run.config.data.divide, run.config.data.sfreq) == (2, 3.0, 1000.0)
@@ -237,7 +236,7 @@ def test_a_file_that_is_cut_short_or_full_of_code_leaves_nothing(imported, tmp_p
     with pytest.raises(UserError, match=r"model\.diffusion_model\.out\.2\.bias is made by posix\.system"):
         import_checkpoint(tmp_path / "b.pth", tmp_path / "run")
     torch.save({"model_state_dict": imported[3], "config": Attack(), "state": Attack()}, tmp_path / "c.pth")
-    assert import_checkpoint(tmp_path / "c.pth", tmp_path / "run", ImportOptions(heads=4)).description["diffusion"]
+    assert import_checkpoint(tmp_path / "c.pth", tmp_path / "run", heads=4).description["diffusion"]
     assert not (tmp_path / "ran").exists()
 
 
@@ -246,6 +245,6 @@ def test_a_part_is_refused_of_a_file_that_has_none(tmp_path):
 
     torch.save({"model": foreign_state()}, tmp_path / "mae.pth")
     with pytest.raises(UserError, match="not a generative checkpoint, of which a part is taken; leave out --part"):
-        import_checkpoint(tmp_path / "mae.pth", tmp_path / "run", ImportOptions(part="encoder"))
-    import_checkpoint(tmp_path / "mae.pth", tmp_path / "run", ImportOptions(heads=4))
+        import_checkpoint(tmp_path / "mae.pth", tmp_path / "run", part="encoder")
+    import_checkpoint(tmp_path / "mae.pth", tmp_path / "run", heads=4)
     assert opening.config_of(tmp_path / "run").system == "masked_pretraining"

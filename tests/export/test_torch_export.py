@@ -16,7 +16,6 @@ from dreamjax.export import driver
 from dreamjax.export.import_checkpoint import import_checkpoint
 from dreamjax.storage import manifest
 from dreamjax.systems import masked_export, opening
-from dreamjax.systems.base import ImportOptions
 from dreamjax.training import checkpoints
 
 from .support import load_model_file, random_params, tiny_config, write
@@ -51,7 +50,7 @@ def test_dreamjax_to_torch_to_dreamjax_is_bit_exact_and_exports_the_same_bytes(e
 def test_a_pth_of_the_exported_model_imports_too(exported, model_class, tmp_path):
     """torch.save(model.state_dict()): a PyTorch user's own way back."""
     torch.save(model_class.from_pretrained(exported[0]).state_dict(), tmp_path / "tuned.pth")
-    import_checkpoint(tmp_path / "tuned.pth", tmp_path / "run", ImportOptions(heads=2))
+    import_checkpoint(tmp_path / "tuned.pth", tmp_path / "run", heads=2)
     params = opening.open_run(tmp_path / "run").params
     jax.tree.map(np.testing.assert_array_equal, params, exported[1])
 

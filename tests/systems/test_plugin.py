@@ -14,17 +14,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dreamjax
 from dreamjax.cli.main import main
 from dreamjax.objectives.contrastive import contrastive
 from dreamjax.signals.datasets.arrays import open_arrays
 from dreamjax.systems import registry
 from dreamjax.systems.base import (
     Bank,
+    Checkpoint,
     ClosedFormSystem,
+    Component,
+    Exported,
+    Exports,
+    Format,
     GradientSystem,
+    Imported,
+    ImportOptions,
+    Imports,
     Loss,
     Predicts,
     Retrieves,
+    Run,
 )
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State
@@ -32,9 +42,45 @@ from dreamjax.training.train_config import TrainConfig
 
 X, Y, PEOPLE, NOISE = 12, 6, 3, 0.3
 ROWS = {"train": 90, "val": 30, "test": 45}
+MODULE = """
+import json, torch
+from pathlib import Path
+from safetensors.torch import load_file
+
+def from_pretrained(folder):
+    config = json.loads((Path(folder) / "config.json").read_text())
+    model = torch.nn.Linear(config["inputs"], config["outputs"], bias=False)
+    model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+    return model
+"""
+CHECK = """
+import linear
+differences = {"y": difference(linear.from_pretrained(".")(p["x"]), "y")}
+"""
 
 
 # ------------------------------------------------------------------------------------------------------ the two systems
+class LinearInTorch:
+    """Export and import of both: their parameters are one kernel."""
+
+    formats: ClassVar[tuple[Format, ...]] = ("torch",)
+
+    def export(self, run: Run, format: Format) -> Exported:
+        (kernel,) = map(np.asarray, jax.tree.leaves(run.params))
+        x = np.random.default_rng(0).normal(size=(3, X)).astype(np.float32)
+        config = {"inputs": X, "outputs": Y}
+        component = Component(config, {"weight": np.ascontiguousarray(kernel.T)}, {"linear.py": MODULE})
+        return Exported({"": component}, {"x": x, "y": x @ kernel}, CHECK)
+
+    @classmethod
+    def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
+        if checkpoint.settings.get("inputs") != X:
+            return None
+        kernel = np.asarray(checkpoint.tensors["weight"]).T
+        params = {"map": {"kernel": kernel}} if cls is ToyRetrieval else {"kernel": kernel}
+        return Imported(cls.name, cls.Config(), params, kernel.size, {"map": f"{X} x {Y}"})
+
+
 @dataclass(frozen=True)
 class ArraysConfig:
     path: str = ""
@@ -61,13 +107,13 @@ class ToyRetrievalConfig:
 
 
 @dataclass(frozen=True)
-class ToyRetrieval(GradientSystem):
+class ToyRetrieval(LinearInTorch, GradientSystem):
     """A linear map whose output is compared with the vector that was seen (InfoNCE)."""
 
     config: ToyRetrievalConfig
     name: ClassVar[str] = "toy_retrieval"
     Config: ClassVar[type] = ToyRetrievalConfig
-    capabilities: ClassVar[tuple[type, ...]] = (Retrieves,)
+    capabilities: ClassVar[tuple[type, ...]] = (Retrieves, Exports, Imports)
 
     def init(self, rng: jax.Array) -> State:
         return self.fresh({"map": {"kernel": 0.1 * jax.random.normal(rng, (X, Y))}})
@@ -105,17 +151,22 @@ class ToyRidgeConfig:
 
 
 @dataclass(frozen=True)
-class ToyRidge(ClosedFormSystem):
+class ToyRidge(LinearInTorch, ClosedFormSystem):
     """Ridge regression from x to the vector that was seen: (X'X + penalty) W = X'Y over one pass."""
 
     config: ToyRidgeConfig
     name: ClassVar[str] = "toy_ridge"
     Config: ClassVar[type] = ToyRidgeConfig
-    capabilities: ClassVar[tuple[type, ...]] = (Predicts,)
+    capabilities: ClassVar[tuple[type, ...]] = (Predicts, Exports, Imports)
 
     def data(self, split: str) -> BatchSpec:
         stream = self.config.data.open(split, self.config.seed, endless=False, target="vector")
         return BatchSpec(stream, self.config.train.batch_size, passes=1)
+
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Without this, an imported run would look at the data, which it does not have."""
+        shapes = {"x": (X,), "vector": (Y,), "weight": ()}
+        return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
     def statistics(self, batch: Batch) -> PyTree:
         x = batch["x"] * batch["weight"][:, None]
@@ -231,6 +282,26 @@ def test_inspect_and_plan_need_nothing_from_the_package(configs, verb, system):
     assert planned["system"] == system
     assert planned["flop_per_example"] == (6.0 * X * Y if system == "toy_retrieval" else 2.0 * X * (X + Y))
     assert planned["batch"] == {"step": 32, "device": 4}
+
+
+@pytest.mark.parametrize("system", ["toy_retrieval", "toy_ridge"])
+def test_export_runs_in_torch_and_imports_to_the_same_parameters(runs, verb, tmp_path, system):
+    from dreamjax.systems import opening
+
+    exported = verb("export", runs[system], "--to", "torch", "--out", tmp_path / "out")
+    assert exported["differences"]["y"] <= 1e-5
+    assert f"dreamjax {dreamjax.__version__}, step {exported['step']}" in (tmp_path / "out" / "README.md").read_text()
+    imported = verb("import", tmp_path / "out", "--out", tmp_path / "run")
+    assert (imported["format"], imported["parameters"]) == (system, X * Y)
+    run, again = (opening.open_run(str(path)) for path in (runs[system], tmp_path / "run"))
+    assert type(again.config) is type(run.config)
+    jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+
+
+def test_export_to_a_format_that_the_system_lacks_is_refused(runs, tmp_path, capsys):
+    words = ["export", str(runs["toy_ridge"]), "--to", "diffusers", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "toy_ridge cannot be exported to diffusers; it can be exported to: torch" in capsys.readouterr().err
 
 
 def test_unknown_system_is_reported_with_the_nearest_name(configs, tmp_path, capsys):
