@@ -39,7 +39,7 @@ def shapes(depth: int, width: int) -> dict:
 
 
 def placed(tree: dict) -> dict:
-    """`tree` with its slots on a mesh of all devices, split over fsdp."""
+    """`tree` with its shardings on a mesh of all devices, split over fsdp."""
     mesh = jax.make_mesh((1, jax.device_count(), 1), ("data", "fsdp", "tensor"), (jax.sharding.AxisType.Auto,) * 3)
     slots = sharding.shardings(tree, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, slots)

@@ -1,4 +1,4 @@
-"""Weights reach the devices in their slots and types, and nothing is read where they do not fit."""
+"""Weights reach the devices in their places and types, and nothing is read where they do not fit."""
 
 import json
 import os
