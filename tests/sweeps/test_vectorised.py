@@ -90,7 +90,7 @@ def test_seeds_and_rates_share_one_program(found):
     with jax.set_mesh(mesh):
         for config in (one for one in found if one.loss.target == "raw"):
             built = program.build(MaskedPretraining(config), mesh)
-            texts.add(built.step.lower(built.shapes, rows, jax.random.key(0)).as_text())
+            texts.add(built.step.lower(built.shapes, rows).as_text())
     assert len(texts) == 1
 
 
@@ -103,7 +103,7 @@ def test_nothing_but_metrics_crosses_devices(found):
         rows = {
             n: jax.ShapeDtypeStruct((32, *x.shape), x.dtype) for n, x in MaskedPretraining(found[0]).example().items()
         }
-        text = built.step.lower(built.shapes, rows, jax.random.key(0)).compile().as_text()
+        text = built.step.lower(built.shapes, rows).compile().as_text()
     moved = collectives.find(hlo.read(text), dict(mesh.shape))
     assert not moved.unknown
     assert 0 < sum(one.payload * one.times for one in moved.collectives) < 4096
