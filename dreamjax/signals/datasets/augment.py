@@ -45,11 +45,11 @@ def assemble(
         xyz = record.xyz if mapping.positions_matter(names) else b""  # else each digitised head would be its own group
         key = (names, xyz, record.channel_ok, record.counts.shape[1], record.average)
         groups.setdefault(key, []).append(row)
+    if len(groups) == 1:
+        return _group(config, target, stored, index, seed, training, sources)
     out: dict[str, np.ndarray] = {}
     for rows in groups.values():
         group = _group(config, target, [stored[r] for r in rows], index[rows], seed, training, sources)
-        if len(groups) == 1:
-            return group
         for name, values in group.items():
             out.setdefault(name, np.empty((len(stored), *values.shape[1:]), values.dtype))[rows] = values
     return out

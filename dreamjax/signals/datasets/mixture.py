@@ -13,21 +13,22 @@ from dreamjax.signals.datasets import rng
 
 
 def order(sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle: bool) -> Sequence[int]:
-    """Return an endless grain.MapDataset: global example index → record number in the concatenation of the corpora.
+    """Return the endless order: global example index → record number in the concatenation of the corpora.
 
     Without weights a training epoch is every record of every corpus once; the shuffle is keyed by (seed, training
     epoch). With weights the corpora take turns in these proportions, each shuffled by its own epochs.
     """
-    import grain
-
     if not weights:
         return _passes(0, sum(sizes), rng.fold(seed, "shuffle") % 2**32, shuffle)
+    import grain
+
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     corpora = [
         _passes(start, size, rng.fold(seed, f"shuffle {i}") % 2**32, shuffle)
         for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
     ]
-    return grain.MapDataset.mix(corpora, list(weights))
+    datasets = [grain.MapDataset.source(x) if isinstance(x, _SmallShuffle) else x for x in corpora]
+    return grain.MapDataset.mix(datasets, list(weights))
 
 
 def share(size: int, fraction: float) -> Int[np.ndarray, "n"]:
@@ -43,11 +44,11 @@ SMALL = 1 << 16  # records; Grain's constant-memory shuffle walks about 2^16 / n
 
 
 def _passes(first: int, size: int, seed: int, shuffle: bool) -> Any:
-    """Return records first … first + size - 1, endlessly."""
+    """Return records first … first + size - 1, endlessly: a `_SmallShuffle` or a grain.MapDataset."""
+    if shuffle and size <= SMALL:
+        return _SmallShuffle(first, size, seed)
     import grain
 
-    if shuffle and size <= SMALL:
-        return grain.MapDataset.source(_SmallShuffle(first, size, seed))
     records = grain.MapDataset.range(first, first + size)
     return (records.shuffle(seed=seed) if shuffle else records).repeat()
 

@@ -60,7 +60,7 @@ def unpack(record: bytes, also: Sequence[str] = ()) -> StoredWindow:
         one["recording"],
         _DOUBLE.unpack(one["start"])[0],
         _APART in feature["flags"].bytes_list.value,
-        {name: records.texts(feature, name) for name in also},
+        {name: records.texts(feature, name) for name in also} if also else {},
     )
 
 
