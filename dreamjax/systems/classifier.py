@@ -26,8 +26,8 @@ from dreamjax.targets import images
 from dreamjax.targets.features import HELD_OUT, PREPROCESSOR
 from dreamjax.targets.images import ImageConfig, scaled
 from dreamjax.training.checkpoints import CheckpointConfig
-from dreamjax.training.metrics import means, read
 from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.step_metrics import means, read
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.typing import JsonDict

@@ -11,7 +11,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
-from dreamjax.training import metrics, program
+from dreamjax.training import program, step_metrics
 from dreamjax.training.train_config import TrainConfig
 from tests.support import make_shards
 from tests.training import children
@@ -42,7 +42,7 @@ def evaluated(shards, mesh_config):
     with jax.set_mesh(mesh):
         state = program.build(task, mesh).init(jax.random.key(0))
         source = Counted(task.data("val").stream)
-        found = metrics.means(metrics.read(task.evaluate(state, source)))
+        found = step_metrics.means(step_metrics.read(task.evaluate(state, source)))
         batch = next(iter(source.stream.batches(start=0, batch_size=4)))
         return found, source.rows, task.image(state, batch) is not None
 

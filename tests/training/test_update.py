@@ -7,8 +7,7 @@ import optax
 import pytest
 from jax._src.array import ArrayImpl
 
-from dreamjax.training import guard, optimiser
-from dreamjax.training import metrics as metric_files
+from dreamjax.training import guard, optimiser, step_metrics
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import State
 from dreamjax.training.update import gradient_update, suited_microbatches, sum_over_microbatches
@@ -54,7 +53,7 @@ def test_a_batch_of_weight_zero_has_gradient_zero(pieces):
     state = task.init(jax.random.key(0))
     state = State(**{**vars(state), "step": jnp.int32(3)})  # past the warm-up's zero rate
     after, metrics = jax.jit(task.update)(state, batch, jax.random.key(0))
-    assert guard.why_bad(metric_files.read(metrics)) is None
+    assert guard.why_bad(step_metrics.read(metrics)) is None
     assert float(metrics["grad_norm"][0]) == 0
     assert int(after.step) == 4
     before, kernel = (s.params["fc1"]["kernel"] for s in (state, after))
@@ -135,14 +134,14 @@ def test_one_compilation_and_one_delayed_read_per_step(tmp_path, monkeypatch):
             traces.append(1)
             return super().update(state, batch)
 
-    original_read, original_push = metric_files.read, metric_files.Late.push
-    monkeypatch.setattr(metric_files, "read", lambda m: (reads.append(len(dispatched)), original_read(m))[1])
+    original_read, original_push = step_metrics.read, step_metrics.DelayedMetrics.push
+    monkeypatch.setattr(step_metrics, "read", lambda m: (reads.append(len(dispatched)), original_read(m))[1])
 
     def push(self, step, metrics):
         dispatched.append(step)
         original_push(self, step, metrics)
 
-    monkeypatch.setattr(metric_files.Late, "push", push)
+    monkeypatch.setattr(step_metrics.DelayedMetrics, "push", push)
     original_value = ArrayImpl._value.fget
     monkeypatch.setattr(
         ArrayImpl, "_value", property(lambda self: (raw.append(len(dispatched)), original_value(self))[1])

@@ -94,7 +94,7 @@ import json, sys
 from pathlib import Path
 import jax, numpy as np
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
-from dreamjax.weights.files import open_weights
+from dreamjax.weights.weight_files import open_weights
 from dreamjax.weights.streaming import source
 from dreamjax.weights.table import flatten
 from tests.weights.streaming_child import TABLE, placed, shapes
