@@ -11,7 +11,8 @@ import torch
 
 from dreamjax.errors import UserError
 from dreamjax.export.import_checkpoint import import_checkpoint
-from dreamjax.runs import training_data
+from dreamjax.metrics import leakage
+from dreamjax.runs import provenance, training_data
 from dreamjax.systems import masked_pretraining, opening
 from dreamjax.weights.table import WeightMismatch
 
@@ -232,11 +233,9 @@ def test_the_origin_is_kept(tmp_path):
 
 def test_an_imported_run_counts_as_trained_on_unknown_data(tmp_path):
     """Step 0 means untrained, and no path means that nobody can tell who was trained on."""
-    from dreamjax.metrics import leakage
-
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
     run = opening.open_run(tmp_path / "run")
     assert run.step == 1
-    training = leakage.trained_on(run.config.data.path)
+    training = provenance.trained_on(run.config.data.path)
     assert "not verified" in leakage.refuse_overlap(training, [], "test", "run")
