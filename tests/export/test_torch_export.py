@@ -58,7 +58,7 @@ def test_a_pth_of_the_exported_model_imports_too(exported, model_class, tmp_path
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("config.json", b"{", "no JSON"),
+        ("config.json", b"{", "not JSON"),
         ("config.json", b"[]", "not an object with fields"),
         ("config.json", b"{}", "no entry dreamjax"),
         ("model.safetensors", b"\xff" * 100, "damaged"),

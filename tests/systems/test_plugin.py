@@ -165,7 +165,7 @@ class ToyRidge(LinearInTorch, ClosedFormSystem):
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Without this, an imported run would look at the data, which it does not have."""
-        shapes = {"x": (X,), "vector": (Y,), "weight": ()}
+        shapes = {"x": (X,), "target": (Y,), "weight": ()}
         return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
     def statistics(self, batch: Batch) -> PyTree:
