@@ -22,6 +22,7 @@ from scipy import stats
 from dreamjax.evaluation import score_table
 from dreamjax.evaluation.image_scores import BLOCK, Images, Judge, ScoredTrials
 from dreamjax.metrics import classification, identification, image_similarity
+from dreamjax.storage.image_files import pillow
 
 GRID, LEVELS = 32, 64  # of edge maps; of colours' values
 MOST = 10  # confusions that are listed
@@ -85,10 +86,8 @@ def shape_distances(
 
 def edge_map(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "32 32"]:
     """Return the length of the gradient of grey, by central differences, on a grid that each cell's mean fills."""
-    from PIL import Image
-
-    grey = Image.fromarray((image_similarity.in_unit(image) @ image_similarity.GREY).astype(np.float32))
-    down, right = np.gradient(np.asarray(grey.resize((GRID, GRID), Image.Resampling.BOX), np.float64))
+    grey = pillow().fromarray((image_similarity.in_unit(image) @ image_similarity.GREY).astype(np.float32))
+    down, right = np.gradient(np.asarray(grey.resize((GRID, GRID), pillow().Resampling.BOX), np.float64))
     return np.hypot(down, right)
 
 

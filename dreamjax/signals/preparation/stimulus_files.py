@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 
 from etils import epath
 
-from dreamjax.errors import UserError, missing_package
-from dreamjax.storage import paths
+from dreamjax.errors import UserError
+from dreamjax.storage import image_files, paths
 
 THREADS = 8  # Pillow decodes without Python's lock; an object store answers many at once
 
@@ -38,13 +38,9 @@ def unusable(folder: epath.PathLike, names: Sequence[str]) -> dict[str, str]:
 
 
 def _damaged(path: epath.Path) -> bool:
+    image_files.pillow()  # raises UserError where it is not installed
     try:
-        from PIL import Image
-    except ImportError as e:
-        raise missing_package("pillow", "data", "reading images") from e
-    try:
-        with path.open("rb") as stream, Image.open(stream) as opened:
-            opened.convert("RGB").load()
-    except Exception:  # Pillow's decoders raise whatever a damaged file makes them raise
+        image_files.open_image(path)
+    except UserError:
         return True
     return False

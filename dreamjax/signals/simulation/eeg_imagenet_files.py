@@ -20,13 +20,14 @@ import numpy as np
 from etils import epath
 from scipy import signal as filtering
 
-from dreamjax.errors import UserError, missing_package
+from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.eeg_imagenet import SFREQ, image_file
 from dreamjax.signals.simulation.simulation_settings import SimulationSettings, refuse_existing
 from dreamjax.signals.simulation.stimuli import Stimulus, draw, image_set
 from dreamjax.signals.simulation.subject import ImageOnset, simulate_subject
 from dreamjax.storage import atomic
 from dreamjax.storage.checkpoint_files import torch_writer
+from dreamjax.storage.image_files import pillow
 from dreamjax.typing import JsonDict
 
 BAND = (5.0, 95.0)  # Hz
@@ -197,15 +198,11 @@ def _splits(cut: list[_Cut], label: list[int], layout: Layout) -> dict[str, list
 
 
 def _write_images(folder: epath.Path, drawn: tuple[Stimulus, ...], names: list[str], corrupt: bool) -> None:
-    try:
-        from PIL import Image
-    except ImportError as e:
-        raise missing_package("pillow", "data", "drawing the images") from e
     for image, name in zip(drawn, names, strict=True):
         path = folder / image_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as stream:
-            Image.fromarray(draw(image)).save(stream, format="JPEG", quality=95)
+            pillow().fromarray(draw(image)).save(stream, format="JPEG", quality=95)
     if corrupt:
         path = folder / image_file(names[-1])
         path.write_bytes(path.read_bytes()[: path.stat().length // 2])

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from dreamjax.errors import missing_package
+from dreamjax.storage import image_files
 
 SHAPES = (  # the first ten differ coarsely: in where their mass lies, not in their outline alone
     "circle",
@@ -128,15 +128,9 @@ def draw(image: Stimulus, pixels: int = PIXELS) -> UInt8[np.ndarray, "height wid
 
 def write_images(images: tuple[Stimulus, ...], folder: epath.Path, pixels: int = PIXELS) -> None:
     """One PNG file per image."""
-    try:
-        from PIL import Image
-    except ImportError as e:
-        raise missing_package("pillow", "data", "drawing the images") from e
-
     folder.mkdir(parents=True, exist_ok=True)
     for image in images:
-        with (folder / image.file).open("wb") as stream:
-            Image.fromarray(draw(image, pixels)).save(stream, format="PNG")
+        image_files.write_png(folder / image.file, draw(image, pixels))
 
 
 def feature_table(images: tuple[Stimulus, ...], names: list[str]) -> Float[np.ndarray, "images features"]:
