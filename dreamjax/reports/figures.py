@@ -1,4 +1,4 @@
-"""Figures in one style, grids of images, and the one place that makes a PNG."""
+"""Figures in one style, their PNG, and grids of images."""
 
 import io
 import textwrap

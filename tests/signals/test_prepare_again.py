@@ -17,7 +17,7 @@ from studies import INLINE, all_windows, hidden, study
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import convert, quality_report
+from dreamjax.signals.preparation import convert, quality_charts
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
 from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 from dreamjax.storage import locks
@@ -107,8 +107,8 @@ def test_averages_survive_an_addition(tmp_path, monkeypatch):
         write_edf(tmp_path / f"sub-{s}.edf", digital, plus="C", tals=tals)
     settings = WindowSettings(samples=128, reference="recorded", events=EventWindows(source="file"))
     prepare([tmp_path / "sub-0.edf"], tmp_path / "out", settings, INLINE)
-    real, kept = quality_report.average_response, []
-    monkeypatch.setattr(quality_report, "average_response", lambda *args: kept.append(real(*args)) or kept[-1])
+    real, kept = quality_charts.average_response, []
+    monkeypatch.setattr(quality_charts, "average_response", lambda *args: kept.append(real(*args)) or kept[-1])
     both = [tmp_path / "sub-0.edf", tmp_path / "sub-1.edf"]
     assert prepare(both, tmp_path / "out", settings, INLINE)["reused"] == 1
     prepare(both, tmp_path / "at_once", settings, PrepareOptions(workers=0, name="out"))
