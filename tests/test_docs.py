@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -43,6 +44,12 @@ def python_blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
 
 
+def notebook_code(path: Path) -> str:
+    """The code cells of a notebook as one program."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
 def anchors(text: str) -> set[str]:
     """GitHub's anchors of a document's headings."""
     headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
@@ -50,6 +57,7 @@ def anchors(text: str) -> set[str]:
 
 
 CODE = [(name_of(p), block) for p in PAGES for block in python_blocks(p.read_text(encoding="utf-8"))]
+CODE += [(name_of(p), notebook_code(p)) for p in sorted(REPOSITORY.glob("notebooks/*.ipynb"))]
 SHOWN = [(name_of(p), c) for p in DOCUMENTS for c in commands(p.read_text(encoding="utf-8"))]
 
 
