@@ -28,7 +28,7 @@ def evaluate(workdir: str, settings: ExampleSettings) -> ScoreTable:
     queries = {MODEL: (task.query, run.params), UNTRAINED: (task.query, fresh)}
     examples = held_out.collect(run.task, settings.split, queries)
     bank, untrained = (np.asarray(task.bank(params, settings.split).vectors) for params in (run.params, fresh))
-    target = _rows(examples.target, len(bank))
+    target = bank_rows(examples.target, len(bank))
     shuffled = np.random.default_rng([settings.seed, 14]).permutation(target)
     ranks = {
         MODEL: retrieval.ranks(examples.outputs[MODEL], bank, target),
@@ -49,7 +49,7 @@ def columns(ranks: Mapping[str, Ranks], targets: int) -> list[Column]:
     return [*tops, Column("rank", {name: of.rank() for name, of in ranks.items()}, (targets + 1) / 2, "lower")]
 
 
-def _rows(target: np.ndarray, targets: int) -> np.ndarray:
+def bank_rows(target: np.ndarray, targets: int) -> np.ndarray:
     """Return the row of each target in the bank. Raise UserError for one that it does not have."""
     rows = target.reshape(len(target), -1)
     if rows.shape[1] != 1 or target.dtype.kind not in "iu":

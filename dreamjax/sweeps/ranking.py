@@ -18,6 +18,8 @@ from dreamjax.sweeps.comparing import Scores
 from dreamjax.sweeps.run_folder import read_json
 from dreamjax.typing import JsonDict
 
+MINUS_CHANCE = ("images", "retrieval", "prediction")  # ranks whose score is 0 without any information
+
 
 @dataclass(frozen=True)
 class PointRuns:
@@ -108,13 +110,14 @@ def rank_points(groups: Sequence[PointRuns], leg: str, rank: str) -> Ranking:
 def _is_trained(group: PointRuns, leg: str, seeds: Sequence[int]) -> bool:
     """Return whether a point's squared errors, over all masks, are below those of predicting zero, and of the mean.
 
-    Zero alone is a low bar where recordings have an offset: a constant passes it. Of images, whether they are named as
-    what was seen rather than as what other trials saw, by an interval.
+    Zero alone is a low bar where recordings have an offset: a constant passes it. Of a score that is 0 without
+    any information, whether it is above 0, by an interval.
     """
     model = zero = mean = 0.0
-    made = [group.leg(leg, seed)["images"]["scores"] for seed in seeds if "images" in group.leg(leg, seed)]
-    if made:
-        score = comparing.mean(np.array([[one[name] for name in sorted(made[0])] for one in made]))
+    legs = [group.leg(leg, seed) for seed in seeds]
+    by_unit = [one[rank]["scores"] for one in legs for rank in MINUS_CHANCE if rank in one]
+    if by_unit:
+        score = comparing.mean(np.array([[one[name] for name in sorted(by_unit[0])] for one in by_unit]))
         return score.low > 0 if score.known else score.estimate > 0
     for seed in seeds:
         for one in group.leg(leg, seed).get("reconstruction", {}).values():

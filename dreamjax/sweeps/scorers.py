@@ -9,11 +9,11 @@ from typing import Protocol
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.sweeps import held_out_score, image_score, scoring
+from dreamjax.sweeps import example_score, held_out_score, image_score, scoring
 from dreamjax.sweeps.run_score import RunScore
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
 from dreamjax.systems import registry
-from dreamjax.systems.base import Embeds, GeneratesFromTrials, Reconstructs, capabilities
+from dreamjax.systems.base import Embeds, GeneratesFromTrials, Predicts, Reconstructs, Retrieves, capabilities
 
 
 class Scorer(Protocol):
@@ -42,6 +42,8 @@ RANKS = {
     "reconstruction": Rank(scoring, Reconstructs, "reconstruct a signal"),
     "probe": Rank(scoring, Embeds, "turn signals into features"),
     "images": Rank(image_score, GeneratesFromTrials, "generate images from trials"),
+    "retrieval": Rank(example_score, Retrieves, "retrieve targets"),
+    "prediction": Rank(example_score, Predicts, "predict vectors"),
     "held_out": Rank(held_out_score, None, "be trained"),
 }
 

@@ -253,7 +253,8 @@ def statements(ranking: Ranking, unit: str = "subject") -> list[str]:
     sentences = []
     names, where = list(ranking.tables), LEGS[ranking.leg]
     if ranking.untrained:
-        rival = "what other trials saw" if ranking.rank == "images" else "predicting zero or the mean"
+        rivals = {"images": "what other trials saw", "retrieval": "chance", "prediction": "chance"}
+        rival = rivals.get(ranking.rank, "predicting zero or the mean")
         sentences.append(
             f"{where}: {counted(len(ranking.untrained), 'point')} not better than {rival}, untrained and not ranked: "
             f"{'; '.join(f'{name} ({score:+.3f})' for name, score in ranking.untrained.items())}"

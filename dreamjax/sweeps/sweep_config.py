@@ -44,7 +44,7 @@ class ScoreConfig:
 
     split: Literal["val", "test"] = "val"  # runs are chosen by it, so test is for the one that is chosen
     windows: int | None = 400  # spread evenly; of images, trials drawn at random
-    rank: Literal["reconstruction", "probe", "images", "held_out"] = "reconstruction"
+    rank: Literal["reconstruction", "probe", "images", "retrieval", "prediction", "held_out"] = "reconstruction"
     labels: tuple[str, ...] = ()  # two, for a linear probe; none: no probe
     patch: int | None = None  # samples that the masks hide at once; none: the model's patch
     baselines: bool = True  # interpolation and conditional mean too, once for all runs of equal windows
@@ -233,7 +233,7 @@ def load(spec: str, overrides: Sequence[tuple[str, str]]) -> Sweep:
         else:
             configs.override(SweepSettings, values, key, text, path)
     settings = configs.to_dataclass(SweepSettings, values, path)
-    configs.to_dataclass(schema, base, f"{path} (base)")
+    base = configs.to_config_dict(configs.to_dataclass(schema, base, f"{path} (base)"))  # also what it leaves out
     sweep = Sweep(settings, base, schema, axes_.read(entries, path), path, pretrain)
     sweep.pretrain_of({}, 0)
     _check_keys(sweep)

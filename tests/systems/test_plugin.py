@@ -329,6 +329,36 @@ def get_config():
     assert report["legs"]["flops"]["ranking"][0]["flop"] == 40 * 16 * 6.0 * X * Y  # every system counts its operations
 
 
+@pytest.mark.parametrize(
+    ("system", "rank", "axis", "best", "metric"),
+    [
+        (
+            "toy_retrieval",
+            "retrieval",
+            ("optim.learning_rate", 0.0001, 0.05),
+            "0.05",
+            "top-1 of 20 targets, minus chance",
+        ),
+        ("toy_ridge", "prediction", ("model.penalty", 1e9, 1.0), "1", "correlation with the target"),
+    ],
+)
+def test_sweep_ranks_runs_by_what_the_system_can_do(configs, verb, tmp_path, system, rank, axis, best, metric):
+    (tmp_path / "sweep.py").write_text(f"""
+import runpy
+from dreamjax.sweeps import axes, sweep_config
+
+def get_config():
+    base = runpy.run_path({str(configs[system])!r})["get_config"]()
+    return sweep_config.config("toy", base, [axes.values(*{axis!r})], compare=("examples",), score={{"rank": {rank!r}}})
+""")
+    result = verb("sweep", "--config", tmp_path / "sweep.py", "--workdir", tmp_path / "sweep")
+    assert (result["points"], result["done"]) == (2, 2), result["failures"]
+    leg = verb("report", tmp_path / "sweep")["legs"]["examples"]
+    assert leg["ranking"][0]["values"] == {axis[0]: best}
+    assert (leg["metric"], leg["unit"], leg["subjects"]) == (metric, "subject", PEOPLE)
+    assert leg["ranking"][0]["score"]["estimate"] > 0.5
+
+
 def test_retrieval_is_evaluated_with_controls(runs, verb, tmp_path):
     result = verb("evaluate", runs["toy_retrieval"], "--out", tmp_path)
     assert (result["system"], result["count"], result["targets"], result["clusters"]) == (
