@@ -53,7 +53,7 @@ def recording(folder):
     """The first recording: its samples in µV, rate and channel names."""
     source = next(iter(sorted(recordings.find_sources([str(folder / "recordings")]), key=lambda s: s.path)))
     opened = recordings.open_recording(source)
-    eeg = [i for i, kind in enumerate(opened.ch_types) if kind == "eeg"]
+    eeg = [i for i, kind in enumerate(opened.sensor_kind) if kind == "eeg"]
     return source.path, opened.read(0, opened.n_samples, eeg), opened.sfreq, [opened.ch_names[i] for i in eeg]
 
 

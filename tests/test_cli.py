@@ -251,7 +251,7 @@ def test_parser_errors_are_user_errors():
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["train", "--workdir", "{folder}"], "holds no run but other files"),
+        (["train", "--workdir", "{folder}"], "holds files that are not a run"),
         (["train", "--workdir", "{folder}/notes.txt"], "is a file"),
         (["train", "--workdir", ""], "--workdir is empty; give it a value or leave it out"),
         (["simulate", "--out", "{folder}/x", "--captioned="], "--captioned"),

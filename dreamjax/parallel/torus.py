@@ -8,9 +8,12 @@ axis takes half the time (docs/scaling.md).
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax
 
 WRAPS = 16  # a 2D torus is closed along an axis of so many chips; a 3D one along every axis that 4 divides
 FLAT = ("v5 lite", "v6 lite", "v5e", "v6e")  # kinds of chips with links along two axes
@@ -23,7 +26,7 @@ def closed(chips: int, *, flat: bool) -> bool:
     return chips == WRAPS if flat else chips % 4 == 0
 
 
-def grid(devices: Sequence[jax.Device]) -> np.ndarray:
+def grid(devices: Sequence["jax.Device"]) -> np.ndarray:
     """Return the TPU devices of a slice by their coordinates (x, y, z, core of the chip), for `arranged`."""
     places = np.array([(*device.coords, device.core_on_chip) for device in devices])
     places -= places.min(0)
@@ -32,7 +35,7 @@ def grid(devices: Sequence[jax.Device]) -> np.ndarray:
     return out
 
 
-def layout(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
+def layout(devices: Sequence["jax.Device"], sizes: Sequence[int]) -> np.ndarray:
     """Return the devices of a slice as a mesh of `sizes`, the last axis the busiest."""
     chips = grid(devices)
     flat = any(kind in devices[0].device_kind for kind in FLAT)

@@ -74,9 +74,10 @@ def stored(config: Any, state: State, mesh: AnyMesh) -> JsonDict:
 
 def abstract_mesh(config: Any, devices: int | None) -> Any:
     """The config's mesh over so many devices that need not be there."""
-    asked = config.train.mesh.asked
-    count = devices if devices is not None else int(np.prod([size for size in asked if size != -1]))
-    return AbstractMesh(meshes.sizes(config.train.mesh, count), meshes.AXES)
+    mesh = config.train.mesh
+    requested = (mesh.data, mesh.fsdp, mesh.tensor)
+    count = devices if devices is not None else int(np.prod([size for size in requested if size != -1]))
+    return AbstractMesh(meshes.sizes(mesh, count), meshes.AXES)
 
 
 def memory(task: Any, state: State, mesh: AnyMesh) -> dict[str, float]:

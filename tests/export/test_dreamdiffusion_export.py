@@ -14,6 +14,7 @@ from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.export import driver
 from dreamjax.generation import batches
+from dreamjax.generation.from_trials import TrialGenerator
 from dreamjax.signals.datasets import signal_scaling
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import dreamdiffusion_export, opening, registry

@@ -111,7 +111,7 @@ def test_either_half_of_a_whole_model(half, tmp_path):
     module = parity.randomise(transformers.CLIPModel(whole))
     config, tensors = parity.saved(module, tmp_path)
     network = networks.of(config, "config.json", half)
-    with pytest.raises(UserError, match="a CLIPModel, of which dreamjax reads the text or the vision half; say which"):
+    with pytest.raises(UserError, match="a CLIPModel, of which dreamjax reads the text or the vision half; choose one"):
         networks.of(config, "config.json")
     arguments = network.arguments(config, "config.json")
     assert arguments["projection"] == 6

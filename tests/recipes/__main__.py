@@ -2,9 +2,9 @@
 
 import sys
 
-from tests import pods
+from tests import recipes
 
 if sys.argv[1:] == ["--table"]:
-    print("\n".join(pods.row(name) for name in pods.RECIPES))
+    print("\n".join(recipes.row(name) for name in recipes.RECIPES))
 else:
-    pods.write(sys.argv[1:])
+    recipes.write(sys.argv[1:])

@@ -6,7 +6,7 @@ import pytest
 
 from dreamjax.parallel.sharding import TOLERANCE
 from dreamjax.pods import ahead
-from tests import pods
+from tests import recipes
 
 needs_compiler = pytest.mark.skipif(
     not ahead.available(), reason="TPU's compiler is not installed (pip install libtpu; `make test-pods` does)"
@@ -15,28 +15,28 @@ LARGE = 1.0  # MiB
 
 
 def golden(name):
-    return json.loads(pods.path_of(name).read_text(encoding="utf-8"))
+    return json.loads(recipes.path_of(name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", pods.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_the_summary_is_of_the_recipe(name):
     """Without a compiler: the file that a change has to answer to is there, and says what a recipe may not do."""
-    found, recipe = golden(name), pods.RECIPES[name]
+    found, recipe = golden(name), recipes.RECIPES[name]
     assert found["command"] == recipe.command
     check(found, recipe)
 
 
-@pytest.mark.parametrize("name", pods.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_the_docs_show_it(name):
     """`python -m tests.recipes --table` prints the rows."""
-    assert pods.row(name) in (pods.REPOSITORY / "docs/scaling.md").read_text(encoding="utf-8")
+    assert recipes.row(name) in (recipes.REPOSITORY / "docs/scaling.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", pods.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_the_recipe_s_own_words_are_of_the_summary(name):
     """What a docstring tells of memory and time."""
     found = golden(name)
-    text = (pods.REPOSITORY / pods.RECIPES[name].config.partition(":")[0]).read_text(encoding="utf-8")
+    text = (recipes.REPOSITORY / recipes.RECIPES[name].config.partition(":")[0]).read_text(encoding="utf-8")
     low, high = (f"{ms:,.0f}" for ms in found["step_ms"])
     assert f"{found['memory_mib']['peak'] / 1024:.2f} of {found['usable_mib'] / 1024:.2f} GiB" in text
     assert f"{low} to {high} ms a step" in text
@@ -55,10 +55,10 @@ def check(found, recipe):
 
 @needs_compiler
 @pytest.mark.pods
-@pytest.mark.parametrize("name", pods.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_the_recipe_compiles_to_what_it_was(name):
-    found, before = pods.summary(pods.RECIPES[name]), golden(name)
-    check(found, pods.RECIPES[name])
+    found, before = recipes.summary(recipes.RECIPES[name]), golden(name)
+    check(found, recipes.RECIPES[name])
     remedy = f"; if that is meant: python -m tests.recipes {name}"
     for key in ("batch", "mesh", "loops", "strange_loops"):
         assert found[key] == before[key], key + remedy

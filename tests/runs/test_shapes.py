@@ -66,5 +66,5 @@ def test_schedules_are_latent_diffusions(name):
 def test_a_copy_is_handed_out_and_an_unknown_name_is_one_sentence():
     shapes.get("tiny")["unet"]["block_out_channels"].append(0)
     assert shapes.get("tiny")["unet"]["block_out_channels"] == [8, 16]
-    with pytest.raises(UserError, match="no architecture shape; did you mean shapes"):
+    with pytest.raises(UserError, match="unknown architecture 'shape'; did you mean shapes"):
         shapes.get("shape")

@@ -70,13 +70,16 @@ def alone(found):
 
 @pytest.mark.parametrize("devices", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 4))])
 def test_runs_end_where_they_end_alone(found, alone, devices):
-    """Parameters and averages to 1e-5 of their norm, losses to 1e-5; also with different runs on each device."""
+    """Parameters and averages to 2e-5 of their norm, losses to 1e-5; also with different runs on each device.
+
+    How rounding adds up over the steps depends on the processor: 1.1e-5 was seen where vectors are 512 bits wide.
+    """
     task = vectorised.make([MaskedPretraining(config) for config in found], found)
     state, metrics = trained(task, 0, 32, meshes.make(MeshConfig(data=devices), jax.devices()[:devices]))
     for i, (solo, alone_metrics) in enumerate(alone):
         for part in ("params", "ema"):
             ours = jax.tree.map(lambda x: x[i], getattr(state, part))  # noqa: B023
-            assert apart(ours, getattr(solo, part)) < 1e-5, (i, part)
+            assert apart(ours, getattr(solo, part)) < 2e-5, (i, part)
         loss, weight = metrics[f"loss/{i}"]
         assert loss / weight == pytest.approx(alone_metrics["loss"][0] / alone_metrics["loss"][1], rel=1e-5)
     assert len({float(metrics[f"loss/{i}"][0]) for i in range(4)}) == 4

@@ -78,7 +78,7 @@ def test_noise_belongs_to_the_example_and_not_to_its_row(folder):
     ("overrides", "says"),
     [
         ({"data__resolution": 15}, "data.resolution is 15, but it must divide by 2"),
-        ({"model__architecture": "shape"}, "no architecture shape; did you mean shapes"),
+        ({"model__architecture": "shape"}, "unknown architecture 'shape'; did you mean shapes"),
         ({"seed": -1}, "seed is -1"),
     ],
 )

@@ -183,7 +183,7 @@ def test_the_usual_size_is_the_unets(folder, tmp_path, sample_size, pixels):
 
 def test_other_mistakes_are_one_sentence(model):
     assert "multiples of 2" in refused(model, height=15)
-    assert "no sampler eulr; did you mean euler?" in refused(model, sampler="eulr")
+    assert "unknown sampler eulr; did you mean euler?" in refused(model, sampler="eulr")
     assert "a side has at most 16384 pixels" in refused(model, height=4_000_000)
     assert "steps is 1001" in refused(model, steps=1001)
     for wrong, said in (

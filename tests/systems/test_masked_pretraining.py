@@ -135,7 +135,7 @@ def test_training_lowers_the_loss_and_evaluation_uses_the_average():
     step = jax.jit(task.update)
     losses = []
     for _ in range(40):
-        state, metrics = step(state, batch, jax.random.key(0))
+        state, metrics = step(state, batch)
         losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
     assert losses[-1] < 0.7 * losses[0]
 

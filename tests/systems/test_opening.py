@@ -181,7 +181,7 @@ def test_a_run_past_the_steps_that_are_asked_for_says_so_and_stays_as_it_was(tra
     shutil.copytree(trained[0], tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_bytes()
     fewer = dataclasses.replace(trained[2], train=dataclasses.replace(trained[2].train, steps=1))
-    with pytest.raises(UserError, match=r"run is at step 2, past train\.steps = 1; ask for 2 steps or more"):
+    with pytest.raises(UserError, match=r"run is at step 2, past train\.steps = 1; set train.steps to 2 or"):
         opening.train(fewer, tmp_path / "run")
     assert (tmp_path / "run" / "config.json").read_bytes() == before
     again = opening.train(trained[2], tmp_path / "run")

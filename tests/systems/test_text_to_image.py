@@ -297,7 +297,7 @@ def test_a_run_shows_held_out_images_above_what_their_captions_become(trained):
     ("model", "said"),
     [
         ({}, "model.path is empty"),
-        ({"architecture": "sd155", "start": "random"}, "no architecture sd155; did you mean sd15?"),
+        ({"architecture": "sd155", "start": "random"}, "unknown architecture 'sd155'; did you mean sd15?"),
         ({"architecture": "tiny"}, "model.start is weights, but model.path is empty"),
         ({"path": "/nowhere/at/all"}, "no such folder"),
     ],

@@ -51,7 +51,7 @@ def test_what_a_killed_attempt_had_not_saved_is_lost(tmp_path, monkeypatch):
     first.write()
     clock.now += 30
     second = Ledger(path)
-    second.stands_at(7)
+    second.start_at(7)
     second.becomes("step")
     clock.now += 12
     second.stepped(10)

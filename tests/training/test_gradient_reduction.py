@@ -62,7 +62,7 @@ def test_gradients_are_reduced_in_float32(tmp_path, freshly_compiled):
     batch["index"] = jax.ShapeDtypeStruct((rows, 2), jnp.uint32)
     with jax.set_mesh(mesh):
         built = program.build(task, mesh)
-        found = reductions(built.step.lower(built.shapes, batch, jax.random.key(0)), tmp_path)
+        found = reductions(built.step.lower(built.shapes, batch), tmp_path)
     floats = [(kind, size) for kind, size in found if kind.startswith(("f", "bf"))]
     assert {kind for kind, _ in floats} == {"f32"}, floats
     parameters = sum(leaf.size for leaf in jax.tree.leaves(built.shapes.params))

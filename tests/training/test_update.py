@@ -25,8 +25,8 @@ def test_unequal_microbatches_equal_one_batch(pieces):
     batch, one = batch_of(16), Regression()
     state = one.init(jax.random.key(0))
     state = State(**{**vars(state), "step": jnp.int32(3)})  # past the warm-up's zero rate
-    whole, m_whole = jax.jit(one.update)(state, batch, jax.random.key(0))
-    cut, m_cut = jax.jit(Regression(microbatches=pieces).update)(state, batch, jax.random.key(0))
+    whole, m_whole = jax.jit(one.update)(state, batch)
+    cut, m_cut = jax.jit(Regression(microbatches=pieces).update)(state, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), whole.params, cut.params)
     for name in ("loss", "mae", "grad_norm"):
         a, b = (float(m[name][0] / m[name][1]) for m in (m_whole, m_cut))
@@ -37,8 +37,7 @@ def test_unequal_microbatches_equal_one_batch(pieces):
         [
             float(total / weight)
             for total, weight, _ in (
-                jax.jit(one.loss)(state.params, {}, {k: v[j::pieces] for k, v in batch.items()}, None)
-                for j in range(pieces)
+                jax.jit(one.loss)(state.params, {}, {k: v[j::pieces] for k, v in batch.items()}) for j in range(pieces)
             )
         ]
     )
@@ -52,7 +51,7 @@ def test_a_batch_of_weight_zero_has_gradient_zero(pieces):
     batch["weight"] = np.zeros_like(batch["weight"])
     state = task.init(jax.random.key(0))
     state = State(**{**vars(state), "step": jnp.int32(3)})  # past the warm-up's zero rate
-    after, metrics = jax.jit(task.update)(state, batch, jax.random.key(0))
+    after, metrics = jax.jit(task.update)(state, batch)
     assert guard.why_bad(step_metrics.read(metrics)) is None
     assert float(metrics["grad_norm"][0]) == 0
     assert int(after.step) == 4
@@ -100,7 +99,7 @@ def test_the_average_is_the_textbook_recursion():
     state, step = task.init(jax.random.key(0)), jax.jit(task.update)
     expected = np.asarray(state.ema["fc1"]["kernel"], np.float64)
     for k in range(5):
-        state, _ = step(state, batch_of(16, 16 * k), jax.random.key(0))
+        state, _ = step(state, batch_of(16, 16 * k))
         expected = 0.9 * expected + 0.1 * np.asarray(state.params["fc1"]["kernel"], np.float64)
     np.testing.assert_allclose(state.ema["fc1"]["kernel"], expected, rtol=1e-5, atol=1e-6)
 
@@ -117,7 +116,7 @@ def test_hyper_parameters_are_arguments():
     state = Regression().init(jax.random.key(0))
     for rate in (1e-3, 1e-2):
         hyper = state.hyper | {"learning_rate": jnp.float32(rate)}
-        update(State(**{**vars(state), "hyper": hyper}), batch_of(16), jax.random.key(0))
+        update(State(**{**vars(state), "hyper": hyper}), batch_of(16))
     assert len(calls) == 1
 
 
@@ -150,7 +149,7 @@ def test_one_compilation_and_one_delayed_read_per_step(tmp_path, monkeypatch):
     assert len(traces) == 1
     assert reads == [2, 3, 4, 5, 6, 7, 8, 9, 10, 10]  # the step before, and the last one at the end
     task = Regression()
-    names = len(jax.eval_shape(task.update, jax.eval_shape(task.init, jax.random.key(0)), batch_of(16), None)[1])
+    names = len(jax.eval_shape(task.update, jax.eval_shape(task.init, jax.random.key(0)), batch_of(16))[1])
     during = [when for when in raw if 0 < when < 10]
     assert 0 < len(during) <= 2 * names * 9  # the metrics' sums and weights, and nothing else
 
