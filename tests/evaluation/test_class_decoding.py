@@ -27,7 +27,7 @@ def test_houses_and_faces_are_classified_in_left_out_recordings(tmp_path, capsys
     found = shards(tmp_path, real_data / "eeg" / "muse" / "N170")
     words = ["decode", found, "--labels", "house", "face", "--permutations", "20", "--out", str(tmp_path / "out")]
     assert cli.main(words) == 0
-    assert "in 4 recordings, each told by classifiers of the others" in capsys.readouterr().out
+    assert "in 4 recordings, each decoded by classifiers of the others" in capsys.readouterr().out
     scores = json.loads((tmp_path / "out" / "classes.json").read_text())["scores"]
     assert 0.55 < scores["shrinkage LDA"]["balanced accuracy"]["estimate"] < 0.7
     assert scores["shrinkage LDA"]["AUROC"]["low"] > 0.5

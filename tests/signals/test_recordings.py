@@ -61,7 +61,7 @@ def test_a_real_recording_opens_with_its_known_facts(real_eeg, name):
 
 
 def test_every_file_opens_or_is_listed_with_one_sentence(real_eeg):
-    """The tree of real recordings has 77 recordings in 62 files, of which two do not open, and one unknown format."""
+    """The tree of real recordings has 77 recordings in 62 files, of which two do not open; .xdf and .csv.gz are unknown formats."""
     sources, ignored = survey([real_eeg])
     refused = {}
     for source in sources:
@@ -71,7 +71,8 @@ def test_every_file_opens_or_is_listed_with_one_sentence(real_eeg):
             refused[source.path.rsplit("/", 1)[1]] = str(e)
     assert sorted(refused) == ["testmff.mff", "testmusemonitor.csv"]
     assert all("\n" not in sentence for sentence in refused.values())
-    assert [item.path.rsplit("/", 1)[1] for item in ignored if not item.companion] == ["test.xdf"]
+    unknown = [item.path for item in ignored if not item.companion]
+    assert [path.rsplit("/", 1)[1] for path in unknown if not path.endswith(".csv.gz")] == ["test.xdf"]
     assert len(sources) == 24 + 7 + 10 + 7 + 3 + 10 + 1 + 1 + 8 + 14  # by folder: eegmat, muse, uci, eeglab, …
     listed = {s.path for s in sources} | {item.path for item in ignored}
     missing = [

@@ -214,7 +214,7 @@ def trained(folder, images, bank, tmp_path_factory):
     asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, image_every=2))
     with contextlib.chdir(folder.parent):
         result = opening.train(asked, workdir)
-    assert result.step == 2
+    assert result["step"] == 2
     assert np.isfinite(result["val"]["loss"])
     return workdir
 
