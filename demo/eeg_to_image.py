@@ -57,12 +57,12 @@ def train(demo: Any, steps: int) -> dict[str, float]:
 
 def evaluate(demo: Any, trials: int) -> dict[str, Any]:
     """Evaluate trials of held-out images with all controls that this corpus allows, and print the table."""
-    from dreamjax.cli import evaluate_verb
+    from dreamjax.reports import image_report
 
     words = ["evaluate", demo.path("dream"), *GUIDANCE, "--trials", str(trials)]
     words += ["--classifier", demo.path("classifier"), "--before", demo.path("before"), "--free", demo.path("shards")]
     result = demo.run([*words, "--prompt", *PROMPTS])
-    print(evaluate_verb.render(result), flush=True)
+    print(image_report.text(result), flush=True)
     return result
 
 

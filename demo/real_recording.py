@@ -22,9 +22,9 @@ def run(demo: Any, recordings: Path | None) -> None:
 
 def decode(demo: Any, recordings: Path) -> None:
     """Prepare and decode, and print the table."""
-    from dreamjax.cli import decode_verb
+    from dreamjax.evaluation.class_decoding import DecodingResult
 
     repository = Path(__file__).resolve().parents[1]  # where commands are run
     demo.run(["prepare", os.path.relpath(recordings, repository), "--out", demo.path("n170"), *TRIALS])
     result = demo.run(["decode", demo.path("n170"), "--labels", "house", "face", "--encoder", demo.path("run")])
-    print(decode_verb.render(result), flush=True)
+    print(DecodingResult(**result).text(), flush=True)

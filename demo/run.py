@@ -161,10 +161,11 @@ def use_in_torch(demo: Demo) -> dict[str, Any]:
 
 def evaluate(demo: Demo) -> dict[str, Any]:
     """Evaluate on people who were not in the training set, and print the table."""
-    from dreamjax.cli import evaluate_verb
+    from dreamjax.evaluation import reconstruction_report
+    from dreamjax.reports import pages
 
     result = demo.run(["evaluate", demo.path("run"), "--out", demo.path("evaluation")])
-    print(evaluate_verb.render(result), flush=True)
+    print(pages.of_result(result, reconstruction_report.tables(result)).text(result["files"]), flush=True)
     return result
 
 
