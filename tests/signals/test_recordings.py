@@ -61,7 +61,7 @@ def test_a_real_recording_opens_with_its_known_facts(real_eeg, name):
 
 
 def test_every_file_opens_or_is_listed_with_one_sentence(real_eeg):
-    """The tree of real recordings has 77 recordings in 62 files, of which two do not open; .xdf and .csv.gz are unknown formats."""
+    """77 recordings in 62 files, of which two do not open; .xdf and .csv.gz are unknown formats."""
     sources, ignored = survey([real_eeg])
     refused = {}
     for source in sources:
