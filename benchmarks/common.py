@@ -50,17 +50,17 @@ def summary(
     times: Times, flops: float | None = None, ceiling: float = 1.0, peak: float | None = None
 ) -> dict[str, Any]:
     """The contestants' part of the JSON; `flops` of one step where all do the same, `ceiling` and `peak` in FLOP/s."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, pairs in times.items():
         wall = [seconds for seconds, _ in pairs]
         median = statistics.median(wall)
-        found[name] = {
+        result[name] = {
             "ms_per_step": round(1e3 * median, 2),
             "ms_range": [round(1e3 * min(wall), 2), round(1e3 * max(wall), 2)],
             "cpu_ms_per_step": round(1e3 * statistics.median(busy for _, busy in pairs), 2),
         }
         if flops is not None:
-            found[name] |= {
+            result[name] |= {
                 "tflop_per_s": round(flops / median / 1e12, 4),
                 "share_of_matrix_product": round(flops / median / ceiling, 3),
                 "mfu": round(flops / median / peak, 4) if peak else None,
@@ -69,8 +69,8 @@ def summary(
             for what, which in (("time", 0), ("CPU time", 1)):
                 ratios = [a[which] / b[which] for a, b in zip(pairs, times[ours], strict=True) if b[which] > 0]
                 if ratios:
-                    found[name][f"{what} / {ours}"] = [round(f(ratios), 3) for f in (statistics.median, min, max)]
-    return found
+                    result[name][f"{what} / {ours}"] = [round(f(ratios), 3) for f in (statistics.median, min, max)]
+    return result
 
 
 def say(line: str) -> None:
@@ -120,11 +120,11 @@ class Child:
 @contextmanager
 def children(names: list[str]) -> Iterator[dict[str, Child]]:
     """One process for each; none is left behind."""
-    found = {name: Child(name) for name in names}
+    processes = {name: Child(name) for name in names}
     try:
-        yield found
+        yield processes
     finally:
-        for child in found.values():
+        for child in processes.values():
             if child.process.poll() is None:
                 child.process.kill()
 
@@ -161,12 +161,12 @@ def compared(
     times: Times = {}
     facts: dict[str, dict[str, float]] = {}
     for group in [[name] for name in names] if apart else [names]:
-        with children(group) as found:
-            for name, child in found.items():
+        with children(group) as processes:
+            for name, child in processes.items():
                 say(f"starting {name} …")
                 facts[name] = {"first_step_s": round(child.start(work), 1)}
-            times |= interleaved({name: child.of(work) for name, child in found.items()}, rounds, steps, warm=1)
-            for name, child in found.items():
+            times |= interleaved({name: child.of(work) for name, child in processes.items()}, rounds, steps, warm=1)
+            for name, child in processes.items():
                 facts[name]["peak_mib"] = child.close()
     return times, facts
 

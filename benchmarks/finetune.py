@@ -110,14 +110,16 @@ def main() -> None:
     from dreamjax.training import devices
 
     ceiling = common.matrix_product_rate(sizes.dtype, 8192 if common.on_gpu() else 1024)
-    times, own = common.compared(models.names_of(args), "train", args.rounds, args.steps, apart=args.apart)
+    times, start_and_peak = common.compared(models.names_of(args), "train", args.rounds, args.steps, apart=args.apart)
     flops = 3 * sizes.flops()
-    found = common.summary(times, flops, ceiling, devices.peak_flops())
-    for name in found:
-        found[name] |= own[name] | {"images_per_s": round(1e3 * sizes.batch / found[name]["ms_per_step"], 4)}
+    results = common.summary(times, flops, ceiling, devices.peak_flops())
+    for name in results:
+        results[name] |= start_and_peak[name] | {
+            "images_per_s": round(1e3 * sizes.batch / results[name]["ms_per_step"], 4)
+        }
     facts = common.machine() | sizes.facts() | {"apart": args.apart, "remat": args.remat}
     facts |= {"gflop_per_step": round(flops / 1e9, 2), "matrix_product_tflop_per_s": round(ceiling / 1e12, 4)}
-    print(json.dumps(facts | {"contestants": found}, indent=1))
+    print(json.dumps(facts | {"contestants": results}, indent=1))
 
 
 if __name__ == "__main__":

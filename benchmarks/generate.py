@@ -141,12 +141,14 @@ def main() -> None:
     ceiling = common.matrix_product_rate(sizes.dtype, 8192 if common.on_gpu() else 1024)
     facts = common.machine() | sizes.facts() | {"steps": args.steps, "guidance": GUIDANCE}
     for work, count, repeats in (("forward", 1, args.forwards), ("sampling", args.steps, 1)):
-        times, own = common.compared(models.names_of(args), work, args.rounds, repeats, apart=args.apart)
+        times, start_and_peak = common.compared(models.names_of(args), work, args.rounds, repeats, apart=args.apart)
         flops = 2 * count * sizes.flops()
-        found = common.summary(times, flops, ceiling, devices.peak_flops())
-        for name in found:
-            found[name] |= own[name] | {"images_per_s": round(1e3 * sizes.batch / found[name]["ms_per_step"], 4)}
-        facts[work] = {"gflop": round(flops / 1e9, 2), "contestants": found}
+        results = common.summary(times, flops, ceiling, devices.peak_flops())
+        for name in results:
+            results[name] |= start_and_peak[name] | {
+                "images_per_s": round(1e3 * sizes.batch / results[name]["ms_per_step"], 4)
+            }
+        facts[work] = {"gflop": round(flops / 1e9, 2), "contestants": results}
     facts["matrix_product_tflop_per_s"] = round(ceiling / 1e12, 4)
     print(json.dumps(facts, indent=1))
 

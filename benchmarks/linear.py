@@ -84,12 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--depths", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     args = parser.parse_args(argv)
     jax.config.update("jax_enable_compilation_cache", False)
-    found = {
+    result = {
         "config": CONFIG,
         "batch": measured(args.batches, lambda rows: Timed([], rows), args.rounds),
         "depth": measured(args.depths, lambda depth: Timed([("model.depth", str(depth))], 16), args.rounds),
     }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(result, indent=1))
     return 0
 
 

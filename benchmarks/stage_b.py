@@ -99,11 +99,11 @@ def counted(sizes: Sizes, chip: str | None) -> dict[str, dict[str, int]]:
     import stage_b_twin as twin
 
     remat = sizes.config.model.remat != "none"
-    found = {"dreamjax": ours_compiled(sizes, chip)}
+    counts = {"dreamjax": ours_compiled(sizes, chip)}
     for name in (PUBLISHED, COMPETENT):
         common.say(f"counting {name} …")
-        found[name] = twin.counted(sizes, published=name == PUBLISHED, remat=remat)
-    return {name: {kind: round(size / 2**20) for kind, size in one.items()} for name, one in found.items()}
+        counts[name] = twin.counted(sizes, published=name == PUBLISHED, remat=remat)
+    return {name: {kind: round(size / 2**20) for kind, size in one.items()} for name, one in counts.items()}
 
 
 def ours_compiled(sizes: Sizes, chip: str | None) -> dict[str, int]:
@@ -117,9 +117,9 @@ def ours_compiled(sizes: Sizes, chip: str | None) -> dict[str, int]:
     compiled = ahead.compile_step(task, mesh, sizes.batch, task.example(), effort=-1.0 if chip else None)
     state = jax.eval_shape(lambda: task.init(jax.random.key(0)))
     parts = {"parameters": (state.params, state.frozen), "gradients": state.params, "optimiser": state.opt}
-    found = {name: sum(4 * x.size for x in jax.tree.leaves(part)) for name, part in parts.items()}
+    counts = {name: sum(4 * x.size for x in jax.tree.leaves(part)) for name, part in parts.items()}
     total = ahead.memory(compiled)["total"]
-    return found | {"rest": total - sum(found.values()), "total": total}
+    return counts | {"rest": total - sum(counts.values()), "total": total}
 
 
 # -------------------------------------------------------------------------------------------------------------- both
@@ -146,14 +146,14 @@ def main() -> None:
         return contestant(args.only, sizes)
     facts = common.machine() | sizes.facts() | {"remat": args.remat}
     if args.count:
-        found: dict[str, Any] = counted(sizes, args.chip)
-        totals = {name: found[name]["total"] for name in CONTESTANTS}
-        facts |= {"compiled_for": args.chip or "cpu", "mib": found}
+        results: dict[str, Any] = counted(sizes, args.chip)
+        totals = {name: results[name]["total"] for name in CONTESTANTS}
+        facts |= {"compiled_for": args.chip or "cpu", "mib": results}
     else:
-        times, own = common.compared(list(CONTESTANTS), "train", args.rounds, args.steps, apart=args.apart)
-        found = {name: one | own[name] for name, one in common.summary(times).items()}
-        totals = {name: found[name]["peak_mib"] for name in CONTESTANTS}
-        facts |= {"apart": args.apart, "contestants": found}
+        times, facts_of = common.compared(list(CONTESTANTS), "train", args.rounds, args.steps, apart=args.apart)
+        results = {name: one | facts_of[name] for name, one in common.summary(times).items()}
+        totals = {name: results[name]["peak_mib"] for name in CONTESTANTS}
+        facts |= {"apart": args.apart, "contestants": results}
     facts["dreamjax's memory / its"] = {n: round(totals["dreamjax"] / totals[n], 3) for n in (PUBLISHED, COMPETENT)}
     print(json.dumps(facts, indent=1))
 

@@ -133,15 +133,15 @@ class Competent(Step):
 
 def listed(networks: Networks, *, published: bool) -> list[nn.Parameter]:
     """What the optimiser is given: 198 M parameters at the published sizes."""
-    found = [*networks.encoder.parameters(), *networks.maps.parameters()]
+    chosen = [*networks.encoder.parameters(), *networks.maps.parameters()]
     unet = [(name, p) for name, p in networks.unet.named_parameters() if "transformer_blocks" in name]
-    found += [p for name, p in unet if "attn2" in name or "norm2" in name]
+    chosen += [p for name, p in unet if "attn2" in name or "norm2" in name]
     if not published:
         networks.encoder.positions.requires_grad_(False)
-        return [p for p in found if p is not networks.encoder.positions]
+        return [p for p in chosen if p is not networks.encoder.positions]
     # by accident, as names are matched in all that there is: the encoder's once more, and CLIP's
-    found += [p for name, p in networks.encoder.named_parameters() if "norm2" in name]
-    return found + [p for name, p in networks.clip.named_parameters() if "layer_norm2" in name]
+    chosen += [p for name, p in networks.encoder.named_parameters() if "norm2" in name]
+    return chosen + [p for name, p in networks.clip.named_parameters() if "layer_norm2" in name]
 
 
 def made(sizes: Sizes, *, published: bool, remat: bool) -> Step:
@@ -221,5 +221,5 @@ def counted(sizes: Sizes, *, published: bool, remat: bool) -> dict[str, int]:
             "gradients": [p if p.grad is None else p.grad for p in parameters if p.requires_grad],
             "optimiser": [x for of_one in step.optimiser.state.values() for x in of_one.values()],
         }
-        found = {name: sum(x.untyped_storage().nbytes() for x in tensors) for name, tensors in kept.items()}
-    return found | {"rest": living.peak - sum(found.values()), "total": living.peak}
+        counts = {name: sum(x.untyped_storage().nbytes() for x in tensors) for name, tensors in kept.items()}
+    return counts | {"rest": living.peak - sum(counts.values()), "total": living.peak}

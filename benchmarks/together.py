@@ -41,15 +41,15 @@ def _plain(config: Any) -> Any:
     return replace(config.train, eval_every=0, image_every=0, microbatches=1)
 
 
-def as_one(found: list[Any], devices: int) -> tuple[Step, float]:
+def as_one(configs: list[Any], devices: int) -> tuple[Step, float]:
     from dreamjax.parallel.mesh import MeshConfig
     from dreamjax.sweeps import vectorised
     from dreamjax.systems import registry
 
-    one = found[0]
-    rows = one.train.batch_size * len(found)
+    one = configs[0]
+    rows = one.train.batch_size * len(configs)
     data = batch_of(one.model.channels, one.data.samples, rows)
-    task = vectorised.make([registry.build(config) for config in found], found)
+    task = vectorised.make([registry.build(config) for config in configs], configs)
     return training_step(task, MeshConfig(data=devices), data, devices)
 
 
@@ -78,8 +78,8 @@ def torch_as_one(config: Any, count: int, device: str) -> Step:
     signal = torch.from_numpy(rows).to(device).reshape(count, config.train.batch_size, m.channels, -1)
     optimiser = torch.optim.AdamW(leaves.values(), lr=1e-3, fused=True)
 
-    def loss(own: Any, fixed: Any, x: Any) -> Any:
-        return torch.func.functional_call(base, (own, fixed), (x,))
+    def loss(trained: Any, fixed: Any, x: Any) -> Any:
+        return torch.func.functional_call(base, (trained, fixed), (x,))
 
     each = torch.func.vmap(loss, randomness="different")
 
@@ -120,19 +120,19 @@ class Together(TrainingStep):
         return ahead.trace_step(self.task, mesh, self.examples, self.task.tasks[0].example())
 
 
-def predicted(found: list[Any], name: str) -> dict[str, Any]:
+def predicted(configs: list[Any], name: str) -> dict[str, Any]:
     """Milliseconds a step of all points on a pod: one after another over all of its chips, and each on its own."""
     from dreamjax.pods import plan, topologies
 
     pod = topologies.pod(name)
-    alone = plan.plan(TrainingStep(found[0]), pod)["seconds"]
-    together = plan.plan(Together(found[0], tuple(found)), pod)["seconds"]
-    told = {"one after another": [len(found) * alone[end] for end in ("low", "high")]}
-    told["as one"] = [together[end] for end in ("low", "high")]
-    gain = [told["one after another"][i] / told["as one"][i] for i in range(2)]
+    alone = plan.plan(TrainingStep(configs[0]), pod)["seconds"]
+    together = plan.plan(Together(configs[0], tuple(configs)), pod)["seconds"]
+    milliseconds = {"one after another": [len(configs) * alone[end] for end in ("low", "high")]}
+    milliseconds["as one"] = [together[end] for end in ("low", "high")]
+    gain = [milliseconds["one after another"][i] / milliseconds["as one"][i] for i in range(2)]
     return {
         "pod": pod.name,
-        "ms_per_step": {how: [round(1e3 * x, 3) for x in ends] for how, ends in told.items()},
+        "ms_per_step": {how: [round(1e3 * x, 3) for x in ends] for how, ends in milliseconds.items()},
         "times_faster": [round(x, 2) for x in gain],
     }
 
@@ -151,17 +151,17 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", CORES)
     from dreamjax.systems import registry
 
-    found = points(comparable(args.preset, args.batch, "float32", unroll=False), args.points)
-    one, gpu = found[0], on_gpu()
+    configs = points(comparable(args.preset, args.batch, "float32", unroll=False), args.points)
+    one, gpu = configs[0], on_gpu()
     data = batch_of(one.model.channels, one.data.samples, args.batch)
-    made = [training_step(registry.build(config), config.train.mesh, data) for config in found]
-    whole, compile_s = as_one(found, 1)
+    made = [training_step(registry.build(config), config.train.mesh, data) for config in configs]
+    whole, compile_s = as_one(configs, 1)
     contestants: dict[str, Step] = {ALONE: one_after_another([step for step, _ in made])}
     contestants["dreamjax, as one"] = whole
     if not gpu and CORES > 1 and args.points % CORES == 0:
-        contestants["dreamjax, as one, a device per core"], _ = as_one(found, CORES)
+        contestants["dreamjax, as one, a device per core"], _ = as_one(configs, CORES)
     device = "cuda" if gpu else "cpu"
-    twins = [torch_step(config, device, compiled=False) for config in found]
+    twins = [torch_step(config, device, compiled=False) for config in configs]
     contestants["torch eager, one after another"] = one_after_another(twins)
     contestants["torch.func.vmap"] = torch_as_one(one, args.points, device)
     times = interleaved({name: timed(step) for name, step in contestants.items()}, args.rounds, args.steps)
@@ -174,7 +174,7 @@ def main() -> None:
         "compile_s": {"each alone": [round(s, 1) for _, s in made], "as one": round(compile_s, 1)},
     }
     if args.pod:
-        facts["predicted"] = predicted(found, args.pod)
+        facts["predicted"] = predicted(configs, args.pod)
     facts["times_faster_than_one_after_another"] = {
         name: gain(times, ALONE, name) for name in times if name.startswith("dreamjax") and name != ALONE
     }

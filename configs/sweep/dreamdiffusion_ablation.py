@@ -60,11 +60,11 @@ def get_config(sizes: Literal["paper", "small"] = "paper") -> ConfigDict:
     if small:
         pretrain.model.update({"channels": 128, "decoder_dim": 16, "decoder_heads": 2, "decoder_depth": 1})
         pretrain.data.update({"montage": "own", "samples": 128})
-    found = axes.rows("row", **{name: _row(SMALL if small else PAPER, *row) for name, row in ROWS.items()})
+    rows = axes.rows("row", **{name: _row(SMALL if small else PAPER, *row) for name, row in ROWS.items()})
     return sweep_config.config(
         "dreamdiffusion_ablation",
         base,
-        [found],
+        [rows],
         pretrain=pretrain,
         seeds=(0, 1, 2),
         compare=("examples",),
