@@ -226,16 +226,15 @@ def training_step(task: Any, mesh_config: Any, data: Any, devices: int = 1) -> t
     with jax.set_mesh(mesh):
         built = program.build(task, mesh)
         batch = jax.device_put(data, sharding.batch_sharding(mesh))
-        rng = jax.random.key(0)
-        state = built.init(rng)
+        state = built.init(jax.random.key(0))
         started = time.monotonic()
-        compiled = built.step.lower(state, batch, rng).compile()
+        compiled = built.step.lower(state, batch).compile()
         compile_s = time.monotonic() - started
 
     def step(steps: int) -> None:
         nonlocal state
         for _ in range(steps):
-            state, _metrics = compiled(state, batch, rng)
+            state, _metrics = compiled(state, batch)
         jax.block_until_ready(state.params)
 
     return step, compile_s
