@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, list]  # name → [shape, type] of each array
 SWEEPS = 5
 DISK = ("No space left on device", "File too large", "Permission denied", "Disk quota exceeded")
+SMALLEST_SLICE = 1 << 20  # bytes of an array that one of its replicas writes
 SAVE_S = 1200.0  # for all processes to have written, as Orbax has it
 # groups of a state that are saved; `frozen` is referred to by its source, not copied
 GROUPS = ("step", "params", "ema", "opt", "hyper", "extra", "guard")
@@ -253,14 +254,24 @@ class Saver:
         return self._tasks[-1]
 
     def _new_orbax(self) -> "ocp.AsyncCheckpointer":
-        """Return a checkpointer whose barriers fail with the save; Orbax's own wait 20 minutes for a failed process."""
+        """Return a checkpointer whose barriers fail with the save; Orbax's own wait 20 minutes for a failed process.
+
+        Small arrays are written whole: Orbax would cut each into a slice for each device, with a program compiled for
+        every shape.
+        """
         import orbax.checkpoint as ocp
+        from orbax.checkpoint import type_handlers
 
         def barrier(*, key: str, timeout_ms: int) -> None:
             self._tasks[-1].barrier(key, timeout_ms / 1000)
 
         options = ocp.options.AsyncOptions(timeout_secs=int(SAVE_S), barrier_sync_fn=barrier)
-        return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
+        arrays = type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_SLICE)
+        registry = type_handlers.create_type_handler_registry(
+            (jax.Array, arrays), (np.ndarray, type_handlers.NumpyHandler())
+        )
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+        return ocp.AsyncCheckpointer(handler, async_options=options)
 
     def _finish(self, step: int, files: Mapping[str, str], work: CollectiveTask, problem: Exception | None) -> None:
         try:

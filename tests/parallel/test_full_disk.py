@@ -14,7 +14,7 @@ from tests.training.tiny_tasks import Regression
 @pytest.mark.parametrize("full", [0, 1])
 def test_all_processes_report_a_full_disk_of_one_host(tmp_path, full):
     where = f"127.0.0.1:{children.free_port()}"
-    settings = {"steps": 12, "mesh": MeshConfig(data=2, fsdp=2), "checkpoint": CheckpointConfig(every=4)}
+    settings = {"steps": 12, "mesh": MeshConfig(data=1, fsdp=4), "checkpoint": CheckpointConfig(every=4)}
     limits = [{"file_limit": 8 << 10} if index == full else {} for index in (0, 1)]
     task = Regression(width=2048)
     pair = [
