@@ -22,7 +22,7 @@ SETTINGS = WindowSettings(sfreq=64.0, samples=128)
 def folder(tmp_path_factory):
     """Simulated recordings and their shards."""
     from dreamjax.signals.simulation.simulate import simulate
-    from dreamjax.signals.simulation.simulation_settings import SimulationSettings
+    from dreamjax.signals.simulation.subject import SimulationSettings
 
     root = tmp_path_factory.mktemp("api")
     simulate(root / "recordings", SimulationSettings(subjects=3, minutes=1.0, channels=8, seed=3))

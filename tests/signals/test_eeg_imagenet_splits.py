@@ -8,13 +8,14 @@ from eeg_imagenet_files import PEOPLE, STD, splits_of
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
-from dreamjax.signals.recordings.corpora import eeg_imagenet, eeg_imagenet_splits
+from dreamjax.signals.recordings.corpora import trial_corpora
+from dreamjax.signals.recordings.corpora.eeg_imagenet import open_splits, open_trials
 from dreamjax.signals.recordings.identity import SplitRequest
 
 
 def test_the_official_splits_are_those_of_the_file(published, tmp_path):
     wanted = torch.load(published / "block_splits_by_image_all.pth", weights_only=True)["splits"]
-    odd = [i for i, n in enumerate(eeg_imagenet.open_trials(published / STD).length) if n > 600]
+    odd = [i for i, n in enumerate(open_trials(published / STD).length) if n > 600]
     for number in (0, 2):
         out = tmp_path / str(number)
         file = str(published / "block_splits_by_image_all.pth")
@@ -29,7 +30,7 @@ def test_the_all_splits_with_a_person_are_indexed_before_they_are_filtered(publi
     """The trap: filtering first and indexing then gives another split, in which nothing looks wrong."""
     file = str(published / "block_splits_by_image_all.pth")
     (split, *_) = torch.load(file, weights_only=True)["splits"]
-    found = eeg_imagenet_splits.assign(opened, SplitRequest(file=file, subjects=(4,))).split
+    found = trial_corpora.assign(opened, SplitRequest(file=file, subjects=(4,))).split
     own = np.flatnonzero(opened.subject == 4)
     for name, indices in split.items():
         assert np.flatnonzero(found == name).tolist() == sorted(set(indices) & set(own.tolist()))
@@ -42,14 +43,14 @@ def test_the_single_splits_go_with_one_person_and_count_that_persons_trials(publ
     file = str(published / "block_splits_by_image_single.pth")
     (split,) = torch.load(file, weights_only=True)["splits"]
     own = np.flatnonzero(opened.subject == 4)
-    found = eeg_imagenet_splits.assign(opened, SplitRequest(file=file, subjects=(4,)))
+    found = trial_corpora.assign(opened, SplitRequest(file=file, subjects=(4,)))
     for name, indices in split.items():
         assert np.flatnonzero(found.split == name).tolist() == sorted(own[indices].tolist())
     assert found.dropped == {"in no split of the file": len(own) - len(own) // 2}
     assert f"{len(own) // 2} of {len(own)} trials of person 4 are in its split 0" in said()
     for people in ((), (2, 4)):
         with pytest.raises(UserError, match=r"count the trials of one person.*--subject \(published: 4\)"):
-            eeg_imagenet_splits.assign(opened, SplitRequest(file=file, subjects=people))
+            trial_corpora.assign(opened, SplitRequest(file=file, subjects=people))
 
 
 def test_split_files_that_do_not_fit_are_one_sentence(opened, tmp_path):
@@ -58,7 +59,7 @@ def test_split_files_that_do_not_fit_are_one_sentence(opened, tmp_path):
     def refused(name, split, says, **wanted):
         torch.save({"splits": [split]}, tmp_path / name)
         with pytest.raises(UserError, match=says):
-            eeg_imagenet_splits.assign(opened, SplitRequest(file=str(tmp_path / name), **wanted))
+            trial_corpora.assign(opened, SplitRequest(file=str(tmp_path / name), **wanted))
 
     parts = {"train": list(range(n - 2)), "val": [n - 2], "test": [n - 1]}
     refused("a.pth", {**parts, "test": [n]}, f"index {n} is beyond the {n} trials")
@@ -74,20 +75,20 @@ def test_split_files_that_do_not_fit_are_one_sentence(opened, tmp_path):
     refused("x_single.pth", parts, "by its name its indices count one person", subjects=(4,))
     torch.save({"weights": 1}, tmp_path / "b.pth")
     with pytest.raises(UserError, match="this is not a file of splits: it lacks splits and has weights"):
-        eeg_imagenet.open_splits(tmp_path / "b.pth")
+        open_splits(tmp_path / "b.pth")
 
 
 def test_a_image_in_train_and_test_is_counted_and_said(opened, tmp_path, said):
     n = len(opened)
     torch.save({"splits": [{"train": list(range(n - 9)), "val": [n - 2], "test": [n - 1]}]}, tmp_path / "a.pth")
-    facts = eeg_imagenet_splits.assign(opened, SplitRequest(file=str(tmp_path / "a.pth"))).description
+    facts = trial_corpora.assign(opened, SplitRequest(file=str(tmp_path / "a.pth"))).description
     assert facts["images_in_train_and_test"] == 1
     assert "of them 1 in train and test: such scores are not held out" in said()
 
 
 def test_leaving_one_person_out_keeps_people_and_images_apart(opened):
     for held in (1, 4):
-        found = eeg_imagenet_splits.assign(opened, SplitRequest(by="subject", hold_out=(held,)))
+        found = trial_corpora.assign(opened, SplitRequest(by="subject", hold_out=(held,)))
         of = {name: found.split == name for name in ("train", "val", "test")}
         people = {name: set(opened.subject[where].tolist()) for name, where in of.items()}
         images = {name: set(opened.image[where].tolist()) for name, where in of.items()}
@@ -99,35 +100,33 @@ def test_leaving_one_person_out_keeps_people_and_images_apart(opened):
             assert not images[one] & images[other]
         assert {opened.images[i].split("_")[0] for i in images["test"]} == set(opened.labels)  # every class is tested
         assert sum(where.sum() for where in of.values()) + sum(found.dropped.values()) == len(opened)
-    again = eeg_imagenet_splits.assign(
-        opened, SplitRequest(by="block", hold_out=(4,))
-    )  # no block on both sides: the same
+    again = trial_corpora.assign(opened, SplitRequest(by="block", hold_out=(4,)))  # no block on both sides: the same
     np.testing.assert_array_equal(again.split, found.split)
-    chosen = eeg_imagenet_splits.assign(opened, SplitRequest(by="subject", hold_out=(4, 2)))
+    chosen = trial_corpora.assign(opened, SplitRequest(by="subject", hold_out=(4, 2)))
     assert set(opened.subject[chosen.split == "val"].tolist()) == {2}
 
 
 def test_blocks_cannot_be_held_out_within_a_person(opened):
     with pytest.raises(UserError, match=r"a block is a class.*--split-by subject --hold-out N"):
-        eeg_imagenet_splits.assign(opened, SplitRequest(by="block", subjects=(4,)))
+        trial_corpora.assign(opened, SplitRequest(by="block", subjects=(4,)))
     with pytest.raises(UserError, match="needs three people"):
-        eeg_imagenet_splits.assign(opened, SplitRequest(by="subject", subjects=(3, 4), hold_out=(4,)))
+        trial_corpora.assign(opened, SplitRequest(by="subject", subjects=(3, 4), hold_out=(4,)))
     with pytest.raises(UserError, match="wants --hold-out N"):
-        eeg_imagenet_splits.assign(opened, SplitRequest(by="subject"))
+        trial_corpora.assign(opened, SplitRequest(by="subject"))
     for people, held in (((), (4, 4)), ((1, 2, 3), (4,)), ((), (1, 2, 3))):
         with pytest.raises(UserError, match="one or two different people"):
-            eeg_imagenet_splits.assign(opened, SplitRequest(by="subject", subjects=people, hold_out=held))
+            trial_corpora.assign(opened, SplitRequest(by="subject", subjects=people, hold_out=held))
     with pytest.raises(UserError, match="--hold-out names people"):
-        eeg_imagenet_splits.assign(opened, SplitRequest(by="image", hold_out=(4,)))
+        trial_corpora.assign(opened, SplitRequest(by="image", hold_out=(4,)))
     with pytest.raises(UserError, match="say how its trials are split"):
-        eeg_imagenet_splits.assign(opened, SplitRequest())
+        trial_corpora.assign(opened, SplitRequest())
 
 
 def test_images_or_classes_alone_can_be_held_out(opened):
     for by, of in (("image", opened.image), ("class", opened.label)):
-        found = eeg_imagenet_splits.assign(opened, SplitRequest(by=by)).split
+        found = trial_corpora.assign(opened, SplitRequest(by=by)).split
         sides = [set(of[found == name].tolist()) for name in ("train", "val", "test")]
         assert all(sides)
         assert sum(map(len, sides)) == len(set.union(*sides)) == len(set(of.tolist()))
         assert (found != "").all()
-    assert set(np.unique(eeg_imagenet_splits.assign(opened, SplitRequest(by="image", subjects=(2,))).split)) > {""}
+    assert set(np.unique(trial_corpora.assign(opened, SplitRequest(by="image", subjects=(2,))).split)) > {""}

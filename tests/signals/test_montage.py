@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.channel_names import banked_names, biosemi_names, normalise_name, reference_of
-from dreamjax.signals.recordings.montage import TEMPLATES, plausible, standard_positions, template
+from dreamjax.signals.recordings.montage import (
+    TEMPLATES,
+    banked_names,
+    biosemi_names,
+    normalise_name,
+    plausible,
+    reference_of,
+    standard_positions,
+    template,
+)
 from dreamjax.signals.recordings.readers.recording import settle_names
 
 

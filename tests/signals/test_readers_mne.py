@@ -6,7 +6,7 @@ import scipy.io
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.opening import open_recording, survey
-from dreamjax.signals.recordings.readers.neuroscan import sample_bits
+from dreamjax.signals.recordings.readers.mne_formats import sample_bits
 
 mne = pytest.importorskip("mne")
 

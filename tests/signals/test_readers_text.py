@@ -9,7 +9,7 @@ import pytest
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.opening import find_sources, open_recording, survey
-from dreamjax.signals.recordings.readers.clock import counter_spans, dejitter
+from dreamjax.signals.recordings.readers.tables import counter_spans, dejitter
 
 
 def bursts(n=256 * 60, rate=256.0, lost=(), seed=0):

@@ -9,7 +9,7 @@ import pytest
 from scipy.signal import welch
 
 from dreamjax.errors import UserError
-from dreamjax.signals.simulation import head, sources, sphere, stimuli
+from dreamjax.signals.simulation import head, sources, stimuli
 from dreamjax.signals.simulation import simulate as sim
 
 mne = pytest.importorskip("mne")
@@ -46,7 +46,7 @@ def test_the_sphere_gives_what_mne_gives():
     space = mne.setup_volume_source_space(pos=grid, sphere=model, verbose="error")
     forward = mne.make_forward_solution(info, None, space, model, meg=False, eeg=True, verbose="error")
     theirs = forward["sol"]["data"]
-    own = sphere.leadfield(electrodes, np.repeat(places / radius, 3, 0), np.tile(np.eye(3), (3, 1)), radius)
+    own = head.leadfield(electrodes, np.repeat(places / radius, 3, 0), np.tile(np.eye(3), (3, 1)), radius)
     theirs, own = theirs - theirs.mean(0), own - own.mean(0)
     np.testing.assert_array_less(np.linalg.norm(own - theirs, axis=0), 0.005 * np.linalg.norm(theirs, axis=0))
 
@@ -55,7 +55,7 @@ def test_a_homogeneous_head_has_the_closed_form():
     """A dipole at the centre of a homogeneous conducting sphere: V = 3 q cos(angle) / (4 pi sigma R²)."""
     radius, sigma, moment = 0.08, 0.33, np.array([[1e-8, 2e-8, -3e-8]])
     electrodes = np.array([[0, 0, 1.0], [1.0, 0, 0], [0, 0.6, 0.8]])
-    got = sphere.leadfield(electrodes, np.zeros((1, 3)), moment, radius, (0.9, 1.0), (sigma, sigma))
+    got = head.leadfield(electrodes, np.zeros((1, 3)), moment, radius, (0.9, 1.0), (sigma, sigma))
     expected = 3 * electrodes @ moment.T / (4 * np.pi * sigma * radius**2)
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
@@ -65,7 +65,7 @@ def test_a_homogeneous_head_has_the_closed_form_for_radial_dipoles_off_centre():
     b, sigma = 0.6, 1.0
     angle = np.linspace(0.1, 3.0, 7)
     electrodes = np.stack([np.sin(angle), 0 * angle, np.cos(angle)], 1)
-    got = sphere.leadfield(electrodes, np.array([[0, 0, b]]), np.array([[0, 0, 1.0]]), 1.0, (0.9, 1.0), (sigma, sigma))
+    got = head.leadfield(electrodes, np.array([[0, 0, b]]), np.array([[0, 0, 1.0]]), 1.0, (0.9, 1.0), (sigma, sigma))
     c = np.cos(angle)
     d = np.sqrt(1 + b**2 - 2 * b * c)
     expected = (2 * (c - b) / d**3 + (1 / d - 1) / b) / (4 * np.pi * sigma)
@@ -74,7 +74,7 @@ def test_a_homogeneous_head_has_the_closed_form_for_radial_dipoles_off_centre():
 
 def test_a_dipole_outside_the_brain_is_refused():
     with pytest.raises(ValueError, match="outside the brain"):
-        sphere.leadfield(np.eye(3), np.array([[0, 0, 0.95]]), np.eye(3)[:1])
+        head.leadfield(np.eye(3), np.array([[0, 0, 0.95]]), np.eye(3)[:1])
 
 
 # --------------------------------------------------------------------------------------------------- what is not evoked
@@ -151,7 +151,7 @@ def test_shaped_noise_has_unit_variance():
 
 # --------------------------------------------------------------------------------------------------------------- evoked
 def test_the_stated_microvolts_are_the_largest_of_the_average_head():
-    parts = sim.evoked.components(("circle", "bar"), 0)
+    parts = sources.components(("circle", "bar"), 0)
     positions, moments = np.array([c.position for c in parts]), np.array([c.moment for c in parts])
     wanted = np.array([c.amplitude_uv for c in parts])
     scales = head.moment_scales(positions, moments, wanted)
@@ -185,7 +185,7 @@ def test_without_noise_the_signal_is_the_expected_response():
     set_of_images = sim.image_set(3, 12, 0)
     simulated = sim.simulate_subject(settings, 0, set_of_images)
     truth = {
-        "components": [vars(c) for c in sim.evoked.components(("circle", "bar", "pillar"), 0)],
+        "components": [vars(c) for c in sources.components(("circle", "bar", "pillar"), 0)],
         "images": [vars(p) for p in set_of_images],
         "subjects": [simulated.truth],
     }
@@ -202,7 +202,7 @@ def test_place_size_and_colour_change_the_response_within_a_class():
     base = {"file": "", "shape": "circle", "x": 0.0, "y": 0.0, "size": 0.0, "hue": 0.0}
     changed = ({"x": 1.0}, {"y": 1.0}, {"size": 1.0}, {"hue": 0.5}, {"shape": "bar"})
     truth = {
-        "components": [vars(c) for c in sim.evoked.components(("circle", "bar", "pillar", "cross"), 0)],
+        "components": [vars(c) for c in sources.components(("circle", "bar", "pillar", "cross"), 0)],
         "images": [base, *({**base, **c} for c in changed)],
         "subjects": [simulated.truth],
     }
@@ -347,7 +347,7 @@ def test_mistakes_are_one_sentence(tmp_path):
 
 
 def test_a_failed_set_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(sim.recording_files, "write_subject", lambda *a: 1 / 0)
+    monkeypatch.setattr(sim, "write_subject", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sim.simulate(tmp_path / "set", sim.SimulationSettings(subjects=1, minutes=0.25, channels=4))
     assert list(tmp_path.iterdir()) == []

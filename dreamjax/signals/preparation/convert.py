@@ -103,7 +103,7 @@ def event_table(task: RecordingTask) -> str:
 
 def list_events(source: Source, beat: Callable[[], None]) -> dict[str, object]:
     """`events.list_events` of a recording, as a task for a child process."""
-    return events.list_events(source)
+    return events.list_events(open_recording(source))
 
 
 def convert_raw(task: RecordingTask, raw: "mne.io.BaseRaw") -> PartSummary:

@@ -18,8 +18,8 @@ from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.records import Window
 from dreamjax.signals.preparation import filters, inputs, parts
 from dreamjax.signals.preparation.parts import PartSummary, RejectEntry
-from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
-from dreamjax.signals.recordings.corpora.trial_corpus import PublishedTrials, TrialCorpus
+from dreamjax.signals.recordings.corpora.eeg_imagenet import PublishedTrials
+from dreamjax.signals.recordings.corpora.trial_corpora import TrialCorpus, trial_corpus_of
 from dreamjax.signals.recordings.identity import Identity, identity
 
 

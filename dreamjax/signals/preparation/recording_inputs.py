@@ -14,7 +14,7 @@ from dreamjax.signals.preparation import convert, inputs, quality_report
 from dreamjax.signals.preparation.inputs import JSON, ConvertedPart, Done, Failed, ReportLayout
 from dreamjax.signals.preparation.prepare_options import PrepareOptions
 from dreamjax.signals.preparation.window_settings import WindowSettings
-from dreamjax.signals.recordings.corpora import corpus_of
+from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
 from dreamjax.signals.recordings.identity import SPLITS, assign_splits
 from dreamjax.signals.recordings.opening import find_sources
 from dreamjax.signals.recordings.readers.bids import bids_root

@@ -22,7 +22,8 @@ from dreamjax.signals.preparation.convert_trials import TrialReader, TrialSettin
 from dreamjax.signals.preparation.inputs import JSON, Done, Failed, ReportLayout
 from dreamjax.signals.preparation.prepare_options import PrepareOptions
 from dreamjax.signals.preparation.recording_plan import THIN, robust_scale
-from dreamjax.signals.recordings.corpora.trial_corpus import UNUSED, AssignedSplits, PublishedTrials, TrialCorpus
+from dreamjax.signals.recordings.corpora.eeg_imagenet import PublishedTrials
+from dreamjax.signals.recordings.corpora.trial_corpora import UNUSED, AssignedSplits, TrialCorpus
 from dreamjax.signals.recordings.identity import SPLITS
 from dreamjax.storage import manifest
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from dreamjax.signals.preparation.quality import EegLimits, QualityLimits
-from dreamjax.signals.recordings.event_codes import sample_of
+from dreamjax.signals.recordings.events import sample_of
 
 LONGEST = 1e9  # s, or ms; no time around an event is as long
 

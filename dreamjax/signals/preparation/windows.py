@@ -15,7 +15,7 @@ from dreamjax.signals.datasets.records import APART, Window
 from dreamjax.signals.preparation import filters, quality
 from dreamjax.signals.preparation.recording_plan import FilteredSignal, make_plan
 from dreamjax.signals.preparation.window_settings import WindowSettings
-from dreamjax.signals.recordings.event_codes import sample_of
+from dreamjax.signals.recordings.events import sample_of
 from dreamjax.signals.recordings.identity import Identity
 from dreamjax.signals.recordings.readers.recording import Recording
 

@@ -1,99 +1,242 @@
-"""Events of a recording: what is there (`list_events`), and events that a user brings in a table.
+"""Events of a recording: codes and contiguous spans from annotations, a person's tables, and what is in a file.
+
+A code is short and impersonal; free text never becomes one. Annotations of clinical and home-made recordings hold
+names, dates and remarks. Kept as codes are: numbers of up to five digits with at most three letters before them (`T1`,
+`S 12`, `33024`), and single words of up to 24 characters that occur at least twice and look neither like a date nor
+like a word of the patient field. The rest is dropped and counted. Labels that a person gave on purpose as trial types
+(BIDS, CSV) do not pass through here.
 
 Golden rule, tested at several rates: markers moved by one sample move every event by exactly one sample.
 """
 
+import csv
+import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
-from dreamjax.errors import UserError
-from dreamjax.signals.recordings.event_codes import sample_of
-from dreamjax.signals.recordings.readers.event_tables import events_of_rows, read_table
-from dreamjax.signals.recordings.readers.recording import Event, Recording, Source
+from dreamjax.errors import UserError, nearest
+from dreamjax.signals.recordings.readers.recording import Event, Recording
+from dreamjax.signals.recordings.scrub import error_text
 from dreamjax.typing import JsonDict
 
-__all__ = ["list_events", "missing_stimuli", "sample_of", "with_event_table"]
-
+STIM_CODE = re.compile(r"[A-Za-z]{0,3} {0,3}\d{1,5}")
+KINDED_CODE = re.compile(r"(Stimulus|Response|Event|Optic|Toggle|Trigger)/([A-Za-z]{0,3} {0,3}\d{1,5})")  # BrainVision
+RESPONSE = re.compile(r"(Keyboard|KeyPad) Response (\d{1,3})")  # Neuroscan
+TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_+\-#/.]{0,23}")
+DATE_LIKE = re.compile(r"\d{6,}|\d{1,4}[-:./]\d{1,2}[-:./]\d{1,4}")
+REPEATED = 2
+BOUNDARY = re.compile(r"BAD|EDGE|boundary|New Segment", re.IGNORECASE)
+CUT = re.compile(r"EDGE|boundary|New Segment", re.IGNORECASE)  # the signal jumps here
+LEFT_OUT = re.compile(r"^BAD", re.IGNORECASE)  # MNE's convention: nothing in this span is to be used
+ABSENT = ("", "n/a", "na", "nan")
+MAX_CODE = 64  # characters; a trial type is a name, not a text
 MISSING_NAMED = 5  # of the images that are missing, so many are named
 
+Annotations = Sequence[tuple[float, float, str]]  # onset in s, duration in s, text
 
-def list_events(recording: Recording | Source | str) -> JsonDict:
+
+def sample_of(onset: float, sfreq: float) -> int:
+    """The sample nearest to an onset in seconds; halves go up, so a shift of the onset shifts all events alike."""
+    return int(np.floor(onset * sfreq + 0.5 + 1e-6))
+
+
+# ---------------------------------------------------------------------------------- annotations and stimulus channels
+def keep_codes(annotations: Annotations, sfreq: float, forbidden: Collection[str], notes: list[str]) -> list[Event]:
+    """The events among annotations, boundaries aside; `notes` says how many were dropped."""
+    texts = [text.strip() for _, _, text in annotations]
+    counts = Counter(texts)
+    events, dropped = [], 0
+    for (onset, duration, _), text in zip(annotations, texts, strict=True):
+        if BOUNDARY.search(text):
+            continue
+        code = code_of(text, counts[text], forbidden)
+        if code is None:
+            dropped += 1
+        else:
+            events.append(Event(sample_of(onset, sfreq), float(duration), code))
+    if dropped:
+        notes.append(f"{dropped} free-text annotations dropped")
+    return events
+
+
+def code_of(text: str, times: int, forbidden: Collection[str] = ()) -> str | None:
+    """The code that an annotation occurring `times` times stands for, or None where it is free text."""
+    if kinded := KINDED_CODE.fullmatch(text):
+        return f"{kinded.group(1)}/{kinded.group(2).replace(' ', '')}"
+    if response := RESPONSE.fullmatch(text):
+        return "/".join(response.groups())
+    if STIM_CODE.fullmatch(text):
+        return text.replace(" ", "")
+    if times < REPEATED or not TOKEN.fullmatch(text) or DATE_LIKE.search(text):
+        return None
+    words = {word.lower() for word in re.split(r"[\W_]+", text)}
+    return None if words & set(forbidden) else text
+
+
+def stim_changes(values: Int[np.ndarray, "time"], previous: int = 0) -> tuple[list[tuple[int, int]], int]:
+    """([(sample, code), …], last value): where a stimulus channel changes to a code other than 0.
+
+    `previous` is the value before the first sample, so that a channel can be read in pieces.
+    """
+    if len(values) == 0:
+        return [], previous
+    before = np.concatenate(([previous], values[:-1]))
+    samples = np.flatnonzero((values != before) & (values != 0))
+    return [(int(s), int(values[s])) for s in samples], int(values[-1])
+
+
+def cut_spans(annotations: Annotations, sfreq: float, n_samples: int, notes: list[str]) -> list[tuple[int, int]]:
+    """Contiguous spans [start, stop) in samples: cut at boundaries, without the spans that are marked bad.
+
+    A `BAD boundary` is a point; `BAD_ACQ_SKIP` and other `BAD…` are spans.
+    """
+    cuts, holes = set(), []
+    for onset, duration, text in annotations:
+        start = min(max(sample_of(onset, sfreq), 0), n_samples)
+        stop = min(max(sample_of(onset + duration, sfreq), start), n_samples)
+        if LEFT_OUT.search(text) and stop > start:
+            holes.append((start, stop))
+        elif CUT.search(text) or LEFT_OUT.search(text):
+            cuts.add(start)
+    if inner := {cut for cut in cuts if 0 < cut < n_samples}:
+        notes.append(f"{len(inner)} discontinuities in the file")
+    if holes:
+        lost = sum(b - a for a, b in holes) / sfreq
+        notes.append(f"{len(holes)} spans marked bad or skipped ({lost:.1f} s) left out")
+    edges = sorted({0, n_samples, *cuts, *(edge for hole in holes for edge in hole)})
+    return [(a, b) for a, b in pairwise(edges) if not any(start <= a and b <= stop for start, stop in holes)]
+
+
+# ------------------------------------------------------------------------------------------- tables: events.tsv or CSV
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a tab- or comma-separated table as {column: cell}.
+
+    Raises UserError for one that is unreadable or not text, and for a row with more cells than there are columns.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            delimiter = "\t" if "\t" in first else (";" if ";" in first and "," not in first else ",")
+            file.seek(0)
+            rows = []
+            for number, row in enumerate(csv.DictReader(file, delimiter=delimiter), start=2):
+                if None in row:
+                    raise UserError(f"{path}: row {number} has more cells than there are columns; repair it")
+                rows.append({(key or "").strip(): (value or "").strip() for key, value in row.items()})
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f"{path}: not a readable table ({error_text(e)}); save it as UTF-8 text") from e
+    return rows
+
+
+def events_of_table(path: Path, sfreq: float, n_samples: int, strict: bool = False) -> tuple[list[Event], int]:
+    """(events in order of time, rows left out) of a table; onsets are rounded to the nearest sample.
+
+    Columns: `onset` (s since the first sample; required), `duration` (s), `trial_type` (or `value`), `stim_file`. With
+    `strict` (a user's own table) a row that cannot be used is an error; without (BIDS) it is left out.
+    Raises UserError also for a table that cannot be read, or without a column onset.
+    """
+    rows = read_table(path)
+    if rows and "onset" not in rows[0]:
+        guess = nearest("onset", list(rows[0]))
+        hint = f"rename {guess}" if guess else "add it"
+        raise UserError(f"{path}: has no column onset (s since the first sample); {hint}")
+    events = []
+    for number, row in enumerate(rows, start=2):
+        event = _event(row, sfreq, n_samples)
+        if isinstance(event, Event):
+            events.append(event)
+        elif strict:
+            raise UserError(f"{path}: row {number} has {event}; repair or remove it")
+    return sorted(events, key=lambda e: e.sample), len(rows) - len(events)
+
+
+def _event(row: dict[str, str], sfreq: float, n_samples: int) -> Event | str:
+    """The event of a row, or what is wrong with it."""
+    cells = {column: "" if cell.lower() in ABSENT else cell for column, cell in row.items()}
+    times = {"onset": row["onset"], "duration": cells.get("duration") or "0"}
+    for name, text in times.items():
+        try:
+            float(text)
+        except ValueError:
+            return f"the {name} {text[:30]!r}, which is not a number"
+    onset, duration = map(float, times.values())
+    if not math.isfinite(onset) or not math.isfinite(duration) or duration < 0:
+        return f"the onset {times['onset']} and duration {times['duration']}, which are not times"
+    sample = sample_of(onset, sfreq)
+    if not 0 <= sample < n_samples:
+        return f"an onset of {onset:g} s, outside the recording of {n_samples / sfreq:g} s"
+    code = cells.get("trial_type") or cells.get("value") or ""
+    return Event(sample, duration, code[:MAX_CODE], cells.get("stim_file", ""))
+
+
+def with_event_table(recording: Recording, table: str | Path, *, stimuli: str | Path | None = None) -> Recording:
+    """The recording with the events of a user's table (`onset, duration, trial_type, stim_file`) instead of its own.
+
+    Args:
+      table: CSV or TSV; `onset` in seconds since the recording's first sample.
+      stimuli: folder in which every `stim_file` must exist.
+
+    Raises:
+      UserError: an unusable row, with its number; images that are missing, with their names.
+    """
+    events, _ = events_of_table(Path(table), recording.sfreq, recording.n_samples, strict=True)
+    if not events:
+        raise UserError(f"{table}: a table without events; add a row for each")
+    if stimuli is not None:
+        folder = Path(stimuli)
+        if missing := sorted({e.stimulus for e in events if e.stimulus and not (folder / e.stimulus).is_file()}):
+            named = ", ".join(missing[:MISSING_NAMED]) + (", …" if len(missing) > MISSING_NAMED else "")
+            raise UserError(f"{table}: {len(missing)} of its images are not in {str(stimuli)!r}: {named}; add them")
+    return replace(recording, events=tuple(events))
+
+
+# --------------------------------------------------------------------------------------------------- what is in a file
+def list_events(recording: Recording) -> JsonDict:
     """What `dreamjax prepare --list-events FILE` prints: counts, intervals and first onsets per code.
 
     Returns a JSON-able dict: file, format, sfreq (Hz), duration (s), n_events, codes: [{code, count, first (s),
     interval: {min, median, max} in s between successive ones, duration (s, median), stimuli}], intervals (all codes
     together), segments and notes.
     """
-    if not isinstance(recording, Recording):
-        from dreamjax.signals.recordings.opening import open_recording
-
-        recording = open_recording(recording)
     by_code: dict[str, list[Event]] = {}
     for event in recording.events:
         by_code.setdefault(event.code, []).append(event)
+    sfreq = recording.sfreq
+    codes = [
+        {
+            "code": code,
+            "count": len(events),
+            "first": round(events[0].sample / sfreq, 3),
+            "interval": _intervals(events, sfreq),
+            "duration": round(float(np.median([e.duration for e in events])), 3),
+            "stimuli": len({e.stimulus for e in events if e.stimulus}),
+        }
+        for code, events in sorted(by_code.items())
+    ]
     return {
         "file": recording.path,
         "format": recording.format,
-        "sfreq": recording.sfreq,
-        "duration": round(recording.n_samples / recording.sfreq, 3),
+        "sfreq": sfreq,
+        "duration": round(recording.n_samples / sfreq, 3),
         "n_events": len(recording.events),
-        "codes": [_summary(code, events, recording.sfreq) for code, events in sorted(by_code.items())],
-        "intervals": _intervals([e.sample for e in recording.events], recording.sfreq),
+        "codes": codes,
+        "intervals": _intervals(recording.events, sfreq),
         "segments": len(recording.segments),
         "trials": dict(Counter(recording.segment_labels)),
         "notes": list(recording.notes),
     }
 
 
-def _summary(code: str, events: Sequence[Event], sfreq: float) -> JsonDict:
-    return {
-        "code": code,
-        "count": len(events),
-        "first": round(events[0].sample / sfreq, 3),
-        "interval": _intervals([e.sample for e in events], sfreq),
-        "duration": round(float(np.median([e.duration for e in events])), 3),
-        "stimuli": len({e.stimulus for e in events if e.stimulus}),
-    }
-
-
-def _intervals(samples: Sequence[int], sfreq: float) -> dict[str, float] | None:
+def _intervals(events: Sequence[Event], sfreq: float) -> dict[str, float] | None:
     """Shortest, median and longest time between successive events in s; None for fewer than two."""
-    steps = np.diff(np.sort(np.asarray(samples))) / sfreq
+    steps = np.diff(sorted(e.sample for e in events)) / sfreq
     if len(steps) == 0:
         return None
-    return {"min": round(float(steps.min()), 4), "median": round(float(np.median(steps)), 4),
-            "max": round(float(steps.max()), 4)}  # fmt: skip
-
-
-def with_event_table(
-    recording: Recording, table: str | Path, *, offset_ms: float = 0.0, stimuli: str | Path | None = None
-) -> Recording:
-    """The recording with the events of a user's table (`onset, duration, trial_type, stim_file`) instead of its own.
-
-    Args:
-      table: CSV or TSV; `onset` in seconds since the recording's first sample.
-      offset_ms: added to every onset, for a known delay of the screen or of the trigger.
-      stimuli: folder in which every `stim_file` must exist.
-
-    Raises:
-      UserError: an unusable row, with its number; images that are missing, with their names.
-    """
-    path = Path(table)
-    events, _ = events_of_rows(
-        read_table(path), str(path), recording.sfreq, recording.n_samples, offset_ms, strict=True
-    )
-    if not events:
-        raise UserError(f"{path}: a table without events; add a row for each")
-    if stimuli is not None and (missing := missing_stimuli(events, stimuli)):
-        named = ", ".join(missing[:MISSING_NAMED]) + (", …" if len(missing) > MISSING_NAMED else "")
-        raise UserError(f"{path}: {len(missing)} of its images are not in {str(stimuli)!r}: {named}; add them")
-    return replace(recording, events=tuple(events))
-
-
-def missing_stimuli(events: Sequence[Event], folder: str | Path) -> list[str]:
-    """Stimulus files that the events name and that are not below `folder`, sorted."""
-    return sorted({e.stimulus for e in events if e.stimulus and not (Path(folder) / e.stimulus).is_file()})
+    return {name: round(float(f(steps)), 4) for name, f in (("min", np.min), ("median", np.median), ("max", np.max))}

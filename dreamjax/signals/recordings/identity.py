@@ -13,6 +13,7 @@ from typing import Literal
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 DIGITS = 16
+FEW = 20  # subjects of a data set, below which chance alone would unbalance the splits
 
 
 def pseudonym(salt: str | None, dataset: str, *parts: str) -> str:
@@ -57,15 +58,6 @@ def identity(salt: str | None, dataset: str, subject: str, session: str = "", na
     )
 
 
-def _place(seed: int, dataset: str, subject: str) -> float:
-    """Where in [0, 1) a subject falls; independent of the salt, so that splits agree between pseudonymisations."""
-    digest = hashlib.sha256(f"split {seed}\x1f{dataset}\x1f{subject}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-FEW = 20  # subjects of a data set, below which chance alone would unbalance the splits
-
-
 def assign_splits(
     people: Iterable[tuple[str, str]], fractions: Mapping[str, float], seed: int = 0
 ) -> dict[tuple[str, str], str]:
@@ -77,7 +69,10 @@ def assign_splits(
     of three subjects or more would still lack val or test, the subject with the highest place moves there.
     """
     by_corpus: dict[str, list[tuple[str, str]]] = {}
-    places = {person: _place(seed, *person) for person in set(people)}
+    places = {}
+    for dataset, subject in set(people):  # independent of the salt, so that splits agree between pseudonymisations
+        digest = hashlib.sha256(f"split {seed}\x1f{dataset}\x1f{subject}".encode()).digest()
+        places[dataset, subject] = int.from_bytes(digest[:8], "big") / 2**64
     for person in sorted(places, key=lambda p: places[p]):
         by_corpus.setdefault(person[0], []).append(person)
     split: dict[tuple[str, str], str] = {}
@@ -87,7 +82,8 @@ def assign_splits(
             edges = fractions["train"], fractions["train"] + fractions["val"]
             split |= {p: SPLITS[sum(places[p] >= edge - 1e-12 for edge in edges)] for p in members}
         else:
-            val, test = (_quota(n, fractions[s]) for s in ("val", "test"))
+            few = n < len(SPLITS)
+            val, test = (0 if few or not fractions[s] else max(1, round(n * fractions[s])) for s in ("val", "test"))
             split |= {p: SPLITS[(i >= n - val - test) + (i >= n - test)] for i, p in enumerate(members)}
     if len(places) >= len(SPLITS):
         for wanted in ("test", "val"):
@@ -96,7 +92,3 @@ def assign_splits(
                 if len(moved) > 1:
                     split[max(moved, key=lambda p: places[p])] = wanted
     return split
-
-
-def _quota(n: int, fraction: float) -> int:
-    return 0 if n < len(SPLITS) or fraction == 0 else max(1, round(n * fraction))

@@ -1,25 +1,35 @@
-"""Electrodes: where they sit, and the fixed montages ("templates") that a model may be trained on.
+"""Electrodes: what their labels say, where they sit, and the fixed montages ("templates") that a model is trained on.
+
+Recorders write one electrode in many ways: `EEG Fp1-Ref`, `Fc5.`, `FP1`, `T3` (the old name of T7). Many files call
+every channel `eeg`, also the ECG, the eyes and the difference of the two ears; the label is then the only evidence.
 
 Positions are metres in MNE's head frame: x to the right ear point, y to the nose, z up. They come from the file where
 it has them and from the 10-05 template (MNE's standard_1005, kept in the package) where only the name is known.
 """
 
+import re
+from collections import Counter
 from collections.abc import Sequence
+from functools import cache
+from importlib import resources
 
 import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import UserError, nearest
-from dreamjax.signals.recordings.channel_names import (
-    BIOSEMI32,
-    BIOSEMI64,
-    EARS,
-    normalise_name,
-    standard_name,
-    standard_table,
-)
 
-__all__ = ["EARS", "TEMPLATES", "normalise_name", "plausible", "standard_positions", "template"]
+OLD_NAMES = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}  # 10-20 before and after the 10-10 revision
+EARS = ("A1", "A2", "M1", "M2")  # ear lobes and mastoids: references rather than scalp
+
+# BioSemi ActiveTwo caps label sockets, not sites; the order is that of the BioSemi cap layouts.
+BIOSEMI16 = "Fp1 Fp2 F4 Fz F3 T7 C3 Cz C4 T8 P4 Pz P3 O1 Oz O2"
+BIOSEMI32 = (
+    "Fp1 AF3 F7 F3 FC1 FC5 T7 C3 CP1 CP5 P7 P3 Pz PO3 O1 Oz O2 PO4 P4 P8 CP6 CP2 C4 T8 FC6 FC2 F4 F8 AF4 Fp2 Fz Cz"
+)
+BIOSEMI64 = (
+    "Fp1 AF7 AF3 F1 F3 F5 F7 FT7 FC5 FC3 FC1 C1 C3 C5 T7 TP7 CP5 CP3 CP1 P1 P3 P5 P7 P9 PO7 PO3 O1 Iz Oz POz Pz CPz "
+    "Fpz Fp2 AF8 AF4 AFz Fz F2 F4 F6 F8 FT8 FC6 FC4 FC2 FCz Cz C2 C4 C6 T8 TP8 CP6 CP4 CP2 P2 P4 P6 P8 P10 PO8 PO4 O2"
+)
 
 _FRONT_TO_BACK = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2"  # the scalp sites of the 10-20 system
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -29,25 +39,127 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 HEAD_RADII = (0.03, 0.25)  # m; a position nearer or farther than this from the head's centre is not an electrode
 
+_PREFIX = re.compile(r"^(EEG|POL|ECG|EKG|EOG|EMG|SaO2|Resp|MEG)[\s_:-]+(?=\S)", re.IGNORECASE)
+_SUFFIX = re.compile(r"[\s_-]+(Ref|REF|ref|LE|AR|AVG|Av|CAR|A1A2|Org|M1M2|A1\+A2|\(A1\+A2\)|A1|A2|M1|M2|Cz|CZ)$")
+_TYPES = {  # first match wins
+    "stim": r"status|sti ?\d*|stim.*|trig(ger)?\d*|trig .*|marker ?\d*( channel)?|event.*|gatein|photic|din\d+"
+    r"|digital.*",
+    "eog": r"([vh]|[lriu])?-?_?eog[lrud+\-_ 0-9]*|.*\beog\b.*|l-?oc|r-?oc|eye.*|(vert|horiz)\d*",
+    "ecg": r"(e[ck]g|cardio|heart).*|.*\be[ck]g\b.*",
+    "emg": r"emg.*|chin.*|.*\bemg\b.*|(l|r)?leg[-_ /]?.*|masseter.*",
+    "misc": r"exg\d+|bip ?\d+|aux.*|right aux|left aux|dc ?\d+|sao2.*|spo2.*|resp.*|acc.*|gyro.*|temp.*|gsr.*|eda"
+    r"|pg[12]|x\d+|e|nd|ibi|bursts|suppr|photo.*|pulse.*|snore.*|airflow|thor.*|abd.*|na\d+|plet.*|erg.*|ref|gnd",
+}
+_TYPES_RE = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _TYPES.items())
+_NUMBERED = re.compile(r"^[A-I]\d{3}$|^(e|eeg|ch|chan|channel|exg channel|eeg channel)?[ _-]?0*\d{1,3}$", re.IGNORECASE)
+
+
+@cache
+def _sites() -> dict[str, tuple[str, tuple[float, ...]]]:
+    """NAME → name and position in metres of the 343 sites of MNE's standard_1005, from the package's own copy."""
+    text = resources.files("dreamjax.signals.recordings").joinpath("standard_1005.tsv").read_text(encoding="utf-8")
+    rows = [line.split("\t") for line in text.splitlines() if not line.startswith(("#", "name"))]
+    return {name.upper(): (name, tuple(map(float, xyz))) for name, *xyz in rows}
+
+
+def standard_name(label: str) -> str | None:
+    """The 10-05 name that `label` spells, in its standard capitals and without a T3, T4, T5 or T6; None otherwise."""
+    name, _ = _sites().get(label.upper(), (None, ()))
+    return OLD_NAMES.get(name, name) if name else None
+
+
+def normalise_name(label: str) -> tuple[str, str]:
+    """(name, type) of one label; type is eeg, eog, ecg, emg, stim, misc or ref.
+
+    >>> normalise_name("EEG Fp1-Ref"), normalise_name("Fc5."), normalise_name("T3"), normalise_name("EEG A2-A1")
+    (('Fp1', 'eeg'), ('FC5', 'eeg'), ('T7', 'eeg'), ('A2-A1', 'ref'))
+    """
+    plain = re.sub(r"\s+", " ", label).strip().rstrip(".").strip()
+    prefix = _PREFIX.match(plain)
+    body = plain[prefix.end() :] if prefix else plain
+    stem = _SUFFIX.sub("", body)
+    pair = [standard_name(part) for part in body.split("-")]
+    if len(pair) == 2 and all(part in EARS for part in pair):
+        return "-".join(map(str, pair)), "ref"
+    for candidate in (body, stem):
+        if name := standard_name(candidate):
+            return name, "ref" if name in EARS else "eeg"
+    if len(pair) == 2 and all(pair):
+        return "-".join(map(str, pair)), "eeg"
+    marked = prefix.group(1).lower() if prefix else ""
+    if marked in ("ecg", "ekg", "eog", "emg"):
+        return body, {"ekg": "ecg"}.get(marked, marked)
+    if marked == "eeg" and _NUMBERED.match(body):
+        return body, "eeg"
+    for text in (plain, stem):
+        for kind, pattern in _TYPES_RE:
+            if pattern.fullmatch(text):
+                return body, kind
+    return (stem or label), "eeg" if marked == "eeg" or _NUMBERED.match(plain) else "misc"
+
+
+def names_other_sensor(label: str) -> bool:
+    """Whether the label names a sensor that is not on the scalp: eyes, heart, muscles, triggers, auxiliary inputs."""
+    body = _PREFIX.sub("", label.strip())
+    return any(pattern.fullmatch(text) for text in (label.strip(), body) for _, pattern in _TYPES_RE)
+
+
+def banked_names(labels: Sequence[str]) -> list[str] | None:
+    """`A1…A32, B1…B32, …` of large caps and grids as A001, …, so that their C3 is not taken for the site C3; else None.
+
+    Such labels name sockets of an amplifier. No 10-05 site begins with B, so a bank B gives them away.
+    """
+    if sum(re.fullmatch(r"B\d{1,2}", label) is not None for label in labels) < 4:
+        return None
+    sockets = [re.fullmatch(r"([A-I])(\d{1,2})", label) for label in labels]
+    return [f"{m[1]}{int(m[2]):03d}" if m else label for m, label in zip(sockets, labels, strict=True)]
+
+
+def biosemi_names(labels: Sequence[str]) -> list[str] | None:
+    """The sites of BioSemi's 16-, 32- and 64-channel caps where `labels` are exactly their sockets A1…, B1…; else None.
+
+    Other channels (EXG, GSR, Status) may stand beside them.
+    """
+    sockets = [label for label in labels if re.fullmatch(r"[A-H]\d{1,2}", label)]
+    for cap, banks in ((BIOSEMI16, "A"), (BIOSEMI32, "A"), (BIOSEMI64, "AB")):
+        names = cap.split()
+        expected = [f"{bank}{i}" for bank in banks for i in range(1, len(names) // len(banks) + 1)]
+        if sockets == expected:
+            sites = dict(zip(expected, names, strict=True))
+            return [sites.get(label, label) for label in labels]
+    return None
+
+
+def reference_of(labels: Sequence[str]) -> str:
+    """What the labels say that the channels were measured against: "A1", "linked ears", "average", …, or "unknown"."""
+    spelled = {"LE": "linked ears", "A1A2": "linked ears", "A1+A2": "linked ears", "(A1+A2)": "linked ears",
+               "M1M2": "linked mastoids", "AR": "average", "AVG": "average", "AV": "average", "CAR": "average",
+               "CZ": "Cz", "REF": "unknown", "ORG": "unknown"}  # fmt: skip
+    votes: Counter[str] = Counter()
+    for label in labels:
+        name, kind = normalise_name(label)
+        if kind != "eeg":
+            continue
+        suffix = _SUFFIX.search(label.strip())
+        key = suffix.group(1).upper() if suffix else ""
+        votes["bipolar" if "-" in name else spelled.get(key, key or "unknown")] += 1
+    return votes.most_common(1)[0][0] if votes else "unknown"
+
 
 def standard_positions(names: Sequence[str]) -> Float[np.ndarray, "channels 3"]:
     """Positions in metres of 10-05 names; NaN where a name is not one."""
-    table = standard_table()
-    unknown = (np.nan,) * 3
-    return np.array([table.get(standard_name(name) or "", unknown) for name in names], float).reshape(-1, 3)
+    unknown = ("", (np.nan,) * 3)
+    return np.array([_sites().get((standard_name(name) or "").upper(), unknown)[1] for name in names], float).reshape(
+        -1, 3
+    )
 
 
 def template(name: str) -> tuple[tuple[str, ...], Float[np.ndarray, "channels 3"]]:
-    """Names and positions (m) of a fixed montage.
-
-    Raises:
-      UserError: no such template.
-    """
+    """Names and positions (m) of a fixed montage; raises UserError for one that is not in TEMPLATES."""
     if name not in TEMPLATES:
         guess = nearest(name, list(TEMPLATES))
         raise UserError(f"no montage template {name}; did you mean {guess or ', '.join(TEMPLATES)}?")
-    names = TEMPLATES[name]
-    return names, standard_positions(names)
+    return TEMPLATES[name], standard_positions(TEMPLATES[name])
 
 
 def plausible(xyz: Float[np.ndarray, "channels 3"]) -> bool:

@@ -36,13 +36,8 @@ def scrubbed(reason: str, source: Source) -> str:
     return PATH.sub(GONE, reason).removeprefix(f"{GONE}: ").replace(GONE, "the file")
 
 
-def unquoted(text: str) -> str:
-    """The words of a foreign exception without what it quotes of a file, for logs."""
-    return QUOTED.sub("…", text)
-
-
 def error_text(error: BaseException) -> str:
-    """A foreign exception in a sentence: its type and the first of its own sentences, which `scrubbed` cuts off."""
-    text = " ".join(unquoted(str(error)).split())
+    """A foreign exception in a sentence, without what it quotes of a file; `scrubbed` cuts off all but its type."""
+    text = " ".join(QUOTED.sub("…", str(error)).split())
     first = re.split(r"(?<=[a-z)\]])\. ", text)[0].rstrip(".;")[:160]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -22,10 +22,8 @@ from scipy import signal as filtering
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.eeg_imagenet import SFREQ, image_file
-from dreamjax.signals.simulation.simulation_settings import SimulationSettings, refuse_existing
-from dreamjax.signals.simulation.stimuli import Stimulus, draw, image_set
-from dreamjax.signals.simulation.subject import ImageOnset, simulate_subject
-from dreamjax.storage import atomic
+from dreamjax.signals.simulation.stimuli import Stimulus, classes_of, draw, image_set, new_set
+from dreamjax.signals.simulation.subject import ImageOnset, SimulationSettings, simulate_subject
 from dreamjax.storage.checkpoint_files import torch_writer
 from dreamjax.storage.image_files import pillow
 from dreamjax.typing import JsonDict
@@ -36,7 +34,7 @@ USUAL, SHORTEST, LONGEST = (498, 499, 500), 491, 1527  # samples of a trial, as 
 SINGLE = 4  # the person of the `_single` splits, where there is one of that number
 SINGLE_SHARES = (0.669, 0.167)  # train and val of the published split
 SPLITS = 6
-TRUTH = "truth.json"
+STD, RAW, TRUTH = "eeg_5_95_std.pth", "eeg_signals_raw_with_mean_std.pth", "truth.json"
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class Layout:
     strength: float = 1.0
     seed: int = 0
     corrupt: bool = False  # one JPEG is cut short, as in the copy that DreamDiffusion's authors gave away
-    legacy: bool = False  # torch's older layout
 
     def __post_init__(self) -> None:
         if self.images_per_class < 3:
@@ -60,19 +57,15 @@ class Layout:
     def settings(self) -> SimulationSettings:
         """Of the recordings that the trials are cut from."""
         seconds = 2 * EDGE_S + self.classes * (self.images_per_class * IMAGE_S + PAUSE_S)
+        same = ("subjects", "channels", "classes", "images_per_class", "strength", "seed")
         return SimulationSettings(
-            subjects=self.subjects,
             minutes=np.ceil(seconds) / 60,
-            channels=self.channels,
-            classes=self.classes,
-            strength=self.strength,
             order="block",
-            seed=self.seed,
             sfreq=SFREQ,
-            images_per_class=self.images_per_class,
             image_s=IMAGE_S,
             gap_s=(0.0, 0.0),
             rest_fraction=0.0,
+            **{name: getattr(self, name) for name in same},
         )
 
 
@@ -82,25 +75,30 @@ def write(out: epath.PathLike, layout: Layout) -> JsonDict:
     Raises UserError for a number that cannot be, and for a folder that exists and is not empty.
     """
     started, out, settings = time.monotonic(), epath.Path(out), layout.settings
-    refuse_existing(out)
     drawn = image_set(layout.classes, layout.images_per_class, layout.seed)
-    shapes = list(dict.fromkeys(image.shape for image in drawn))
+    shapes = list(classes_of(drawn))
+    label = [shapes.index(image.shape) for image in drawn]
     wnids = [f"n9{i:07d}" for i in range(len(shapes))]
-    names = [f"{wnids[shapes.index(p.shape)]}_{100 + i}" for i, p in enumerate(drawn)]
+    names = [f"{wnids[k]}_{100 + i}" for i, k in enumerate(label)]
     rng = np.random.default_rng([layout.seed, 9])
-    with atomic.new_folder(out, last=TRUTH) as root:
+    with new_set(out, last=TRUTH) as root:
         _write_images(root / "imagenet", drawn, names, layout.corrupt)
         with ThreadPoolExecutor(2) as pool:  # NumPy's FFTs release the lock
             people = list(pool.map(lambda person: _trials(settings, person, drawn), range(layout.subjects)))
         cut = [trial for trials in people for trial in trials]
         del cut[rng.integers(len(drawn))]  # the published list lacks some
-        order = rng.permutation(len(cut)).tolist()
-        cut = [cut[i] for i in order]
-        label = [shapes.index(p.shape) for p in drawn]
-        _write_trials(root, cut, wnids, names, label, layout.legacy)
-        splits = _splits(cut, label, layout)
-        for name, value in splits.items():
-            torch_writer.save(root / f"block_splits_by_image_{name}.pth", {"splits": value}, legacy=layout.legacy)
+        cut = [cut[i] for i in rng.permutation(len(cut))]
+        every = np.concatenate([c.raw for c in cut], axis=1)
+        statistics = {"means": every.mean(axis=1, keepdims=True), "stddevs": every.std(axis=1, keepdims=True)}
+        files: dict[str, JsonDict] = {}
+        for file, kind, more in ((STD, "filtered", {}), (RAW, "raw", statistics)):
+            dataset = [
+                {"eeg": getattr(c, kind), "image": c.image, "label": label[c.image], "subject": c.subject} for c in cut
+            ]
+            files[file] = {"dataset": dataset, "labels": wnids, "images": names, **more}
+        splits = {f"block_splits_by_image_{name}.pth": value for name, value in _splits(cut, label, layout).items()}
+        for file, value in (files | {name: {"splits": value} for name, value in splits.items()}).items():
+            torch_writer.save(root / file, value)
         truth = {
             "layout": dataclasses.asdict(layout),
             "classes": dict(zip(wnids, shapes, strict=True)),
@@ -111,8 +109,8 @@ def write(out: epath.PathLike, layout: Layout) -> JsonDict:
     return {
         "out": str(out),
         "layout": "eeg-imagenet",
-        "files": ["eeg_5_95_std.pth", "eeg_signals_raw_with_mean_std.pth"],
-        "split_files": [f"block_splits_by_image_{name}.pth" for name in splits],
+        "files": list(files),
+        "split_files": list(splits),
         "imagenet": str(out / "imagenet"),
         "subjects": layout.subjects,
         "classes": shapes,
@@ -154,25 +152,9 @@ def _trials(settings: SimulationSettings, person: int, images: tuple[Stimulus, .
     lengths[-1] = LONGEST  # into the pause
     cut = []
     for trial, n in zip(shown, lengths.tolist(), strict=True):
-        at = slice(trial.sample, trial.sample + n)
-        both = (x_CxT[:, at].astype(np.float32) for x_CxT in (filtered, recorded))
+        both = (x_CxT[:, trial.sample : trial.sample + n].astype(np.float32) for x_CxT in (filtered, recorded))
         cut.append(_Cut(person + 1, trial.image, trial.sample, *both))
     return cut
-
-
-def _write_trials(
-    root: epath.Path, cut: list[_Cut], wnids: list[str], names: list[str], label: list[int], legacy: bool
-) -> None:
-    every = np.concatenate([c.raw for c in cut], axis=1)
-    statistics = {"means": every.mean(axis=1, keepdims=True), "stddevs": every.std(axis=1, keepdims=True)}
-    for file, kind, more in (
-        ("eeg_5_95_std.pth", "filtered", {}),
-        ("eeg_signals_raw_with_mean_std.pth", "raw", statistics),
-    ):
-        dataset = [
-            {"eeg": getattr(c, kind), "image": c.image, "label": label[c.image], "subject": c.subject} for c in cut
-        ]
-        torch_writer.save(root / file, {"dataset": dataset, "labels": wnids, "images": names, **more}, legacy=legacy)
 
 
 def _splits(cut: list[_Cut], label: list[int], layout: Layout) -> dict[str, list[dict[str, list[int]]]]:

@@ -1,4 +1,10 @@
-"""A subject's head and cap: where the electrodes really sit, and what each source gives at them in µV."""
+"""A subject's head and cap: where the electrodes really sit, and what each source gives at them in µV.
+
+The head is made of concentric spheres (brain, fluid, skull, scalp). Inside shell j the n-th term of the potential is
+A_j r^n + B_j r^-(n+1). The dipole fixes B of the brain; potential and normal current are continuous over each border,
+and no current leaves the scalp. Going inwards from the scalp therefore gives the gain of every term (de Munck & Peters
+1993; Zhang 1995, eq. 2-6), and the series is summed until it converges.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -6,36 +12,36 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
-from dreamjax.errors import missing_package
+from dreamjax.errors import require
 from dreamjax.signals.datasets import mapping
 from dreamjax.signals.recordings import montage
-from dreamjax.signals.simulation import sphere
 
 # The first N of these are the cap of N channels: 19 are the 10-20 system, 32 and 64 the usual larger caps.
-NAMES: tuple[str, ...] = (
-    *("O1", "O2", "P3", "P4", "C3", "C4", "F3", "F4", "Fp1", "Fp2", "T7", "T8", "P7", "P8", "F7", "F8", "Fz", "Cz"),
-    *("Pz", "Oz", "POz", "FC1", "FC2", "CP1", "CP2", "FC5", "FC6", "CP5", "CP6", "AFz", "PO7", "PO8"),
-    *("AF3", "AF4", "AF7", "AF8", "F1", "F2", "F5", "F6", "FT7", "FT8", "FC3", "FC4", "C1", "C2", "C5", "C6", "TP7"),
-    *("TP8", "CP3", "CP4", "CPz", "P1", "P2", "P5", "P6", "PO3", "PO4", "Fpz", "Iz", "FCz", "TP9", "F9"),
+_NAMES = (
+    "O1 O2 P3 P4 C3 C4 F3 F4 Fp1 Fp2 T7 T8 P7 P8 F7 F8 Fz Cz Pz Oz POz FC1 FC2 CP1 CP2 FC5 FC6 CP5 CP6 AFz PO7 PO8 "
+    "AF3 AF4 AF7 AF8 F1 F2 F5 F6 FT7 FT8 FC3 FC4 C1 C2 C5 C6 TP7 TP8 CP3 CP4 CPz P1 P2 P5 P6 PO3 PO4 Fpz Iz FCz TP9 "
+    "F9"
 )
 # … and these follow in a cap of up to 128
-MORE: tuple[str, ...] = (
-    *("AF9", "AF10", "F10", "FT9", "FT10", "P9", "P10", "PO9", "PO10", "I1", "I2", "AF1", "AF2", "PO5", "PO6", "PO1"),
-    *("PO2", "AFp3h", "AFp4h", "AFF5h", "AFF1h", "AFF2h", "AFF6h", "FFT7h", "FFC5h", "FFC3h", "FFC1h", "FFC2h"),
-    *("FFC4h", "FFC6h", "FFT8h", "FTT7h", "FCC5h", "FCC3h", "FCC1h", "FCC2h", "FCC4h", "FCC6h", "FTT8h", "TTP7h"),
-    *("CCP5h", "CCP3h", "CCP1h", "CCP2h", "CCP4h", "CCP6h", "TTP8h", "TPP7h", "CPP5h", "CPP3h", "CPP1h", "CPP2h"),
-    *("CPP4h", "CPP6h", "TPP8h", "PPO5h", "PPO1h", "PPO2h", "PPO6h", "POO3h", "POO4h", "OI1h", "OI2h", "AFFz"),
+_MORE = (
+    "AF9 AF10 F10 FT9 FT10 P9 P10 PO9 PO10 I1 I2 AF1 AF2 PO5 PO6 PO1 PO2 AFp3h AFp4h AFF5h AFF1h AFF2h AFF6h FFT7h "
+    "FFC5h FFC3h FFC1h FFC2h FFC4h FFC6h FFT8h FTT7h FCC5h FCC3h FCC1h FCC2h FCC4h FCC6h FTT8h TTP7h CCP5h CCP3h "
+    "CCP1h CCP2h CCP4h CCP6h TTP8h TPP7h CPP5h CPP3h CPP1h CPP2h CPP4h CPP6h TPP8h PPO5h PPO1h PPO2h PPO6h POO3h "
+    "POO4h OI1h OI2h AFFz"
 )
+NAMES, MORE = tuple(_NAMES.split()), tuple(_MORE.split())
 REFERENCE = "TP10"  # the right mastoid: recorded against it, and itself not recorded
 AVERAGE_RADIUS = 0.09  # m
+RADII = (0.90, 0.92, 0.97, 1.0)  # of the outer border of each shell, in head radii; MNE's defaults
+CONDUCTIVITIES = (0.33, 1.0, 0.004, 0.33)  # S/m
+TERMS = 120
 
 
 @lru_cache(maxsize=1)
 def _cap() -> dict[str, np.ndarray]:
-    try:
-        import mne
-    except ImportError as e:
-        raise missing_package("mne", "data", "the electrode positions of `dreamjax simulate`") from e
+    require("mne", "the electrode positions of `dreamjax simulate`")
+    import mne
+
     places = mne.channels.make_standard_montage("easycap-M1").get_positions()["ch_pos"]
     places = {name: places[name] / np.linalg.norm(places[name]) for name in (*NAMES, REFERENCE)}
     seen = montage.standard_positions((*NAMES, *MORE)) - mapping.standard_centre()
@@ -65,7 +71,7 @@ class Head:
     ) -> Float[np.ndarray, "channels dipoles"]:
         """Potential against the reference electrode per A·m."""
         places = np.concatenate([self.electrodes, self.reference[None]])
-        field = sphere.leadfield(places, positions, moments, self.radius)
+        field = leadfield(places, positions, moments, self.radius)
         return field[:-1] - field[-1:]
 
 
@@ -101,3 +107,54 @@ def moment_scales(
     """A·m·(µV/V) for which each dipole reaches its stated µV at its strongest electrode of the whole cap."""
     field = average_head(NAMES).topography(positions, moments)
     return amplitudes_uv / np.abs(field).max(axis=0)
+
+
+# -------------------------------------------------------------------------------------------------- concentric spheres
+def term_gains(
+    terms: int, radii: tuple[float, ...] = RADII, conductivities: tuple[float, ...] = CONDUCTIVITIES
+) -> Float[np.ndarray, "terms"]:
+    """f_n for n = 1 … terms: scalp potential of term n over the dipole's own B_n. A homogeneous head has (2n+1)/n."""
+    n = np.arange(1, terms + 1, dtype=np.float64)
+    a, b = np.ones_like(n), n / (n + 1)  # at the scalp: A = 1, and B so that the radial current is 0
+    for shell in range(len(radii) - 2, -1, -1):
+        r, ratio = radii[shell], conductivities[shell + 1] / conductivities[shell]
+        inner, outer = a * r**n, b * r ** -(n + 1)
+        potential, current = inner + outer, ratio * (n * inner - (n + 1) * outer)
+        a = (current + (n + 1) * potential) / ((2 * n + 1) * r**n)
+        b = (n * potential - current) / ((2 * n + 1) * r ** -(n + 1))
+    return ((2 * n + 1) / (n + 1)) / b
+
+
+def leadfield(
+    electrodes: Float[np.ndarray, "channels 3"],
+    positions: Float[np.ndarray, "dipoles 3"],
+    moments: Float[np.ndarray, "dipoles 3"],
+    head_radius: float = 0.09,
+    radii: tuple[float, ...] = RADII,
+    conductivities: tuple[float, ...] = CONDUCTIVITIES,
+) -> Float[np.ndarray, "channels dipoles"]:
+    """Potential in V at unit-sphere `electrodes` of dipoles at `positions` (in head radii) with `moments` in A·m.
+
+    The reference is the sphere's own: the mean over the whole surface is zero. `head_radius` is in metres.
+    Raises ValueError for a dipole outside the brain.
+    """
+    depth = np.linalg.norm(positions, axis=1)
+    if depth.max(initial=0) >= radii[0]:
+        raise ValueError(f"a dipole at {depth.max():.3f} head radii lies outside the brain ({radii[0]})")
+    outward = np.divide(
+        positions, depth[:, None], out=np.tile([0.0, 0.0, 1.0], (len(depth), 1)), where=depth[:, None] > 0
+    )
+    electrodes = electrodes / np.linalg.norm(electrodes, axis=1, keepdims=True)
+    cosine = electrodes @ outward.T
+    radial = np.einsum("ds,ds->d", moments, outward)
+    tangential = electrodes @ moments.T - cosine * radial  # moment along the electrode's direction, radial part removed
+
+    gains = term_gains(TERMS, radii, conductivities)
+    total = np.zeros_like(cosine)
+    p_before, p = np.ones_like(cosine), cosine.copy()  # Legendre P_0, P_1
+    slope_before, slope = np.zeros_like(cosine), np.ones_like(cosine)  # their derivatives
+    for n in range(1, TERMS + 1):
+        total += gains[n - 1] * depth ** (n - 1) * (n * p * radial + slope * tangential)
+        p_before, p = p, ((2 * n + 1) * cosine * p - n * p_before) / (n + 1)
+        slope_before, slope = slope, slope_before + (2 * n + 1) * p_before
+    return total / (4 * np.pi * conductivities[0] * head_radius**2)

@@ -1,40 +1,51 @@
 """The images that simulated subjects see: one shape per class, drawn at some place, in some size and colour."""
 
 import colorsys
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from dreamjax.storage import image_files
+from dreamjax.errors import UserError
+from dreamjax.storage import atomic, image_files
 
-SHAPES = (  # the first ten differ coarsely: in where their mass lies, not in their outline alone
-    "circle",
-    "bar",
-    "pillar",
-    "cross",
-    "ring",
-    "slash",
-    "backslash",
-    "corner",
-    "hook",
-    "pair",
-    "square",
-    "triangle",
-    "diamond",
-    "star",
-    "crescent",
-    "hexagon",
-    "arrow",
-    "stripes",
-    "heart",
-)
+# Which points of the shape's own plane (u right, v up, about -1 … 1) belong to it. The first ten differ coarsely: in
+# where their mass lies, not in their outline alone.
+_INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "circle": lambda u, v: np.hypot(u, v) <= 1,
+    "bar": lambda u, v: (abs(u) <= 1) & (abs(v) <= 0.35),
+    "pillar": lambda u, v: (abs(v) <= 1) & (abs(u) <= 0.35),
+    "cross": lambda u, v: (np.minimum(abs(u), abs(v)) <= 0.3) & (np.maximum(abs(u), abs(v)) <= 1),
+    "ring": lambda u, v: (np.hypot(u, v) <= 1) & (np.hypot(u, v) >= 0.6),
+    "slash": lambda u, v: (abs(u + v) <= 1.6) & (abs(u - v) <= 0.5),
+    "backslash": lambda u, v: (abs(u - v) <= 1.6) & (abs(u + v) <= 0.5),
+    "corner": lambda u, v: (np.maximum(abs(u), abs(v)) <= 0.9) & (np.minimum(u, v) <= -0.3),  # left and bottom
+    "hook": lambda u, v: (np.maximum(abs(u), abs(v)) <= 0.9) & (np.maximum(u, v) >= 0.3),  # right and top
+    "pair": lambda u, v: np.hypot(abs(u) - 0.65, v) <= 0.38,
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) <= 0.85,
+    "triangle": lambda u, v: (v >= -0.7) & (v <= 0.95 - 1.75 * abs(u)),
+    "diamond": lambda u, v: abs(u) / 0.75 + abs(v) <= 1,
+    "star": lambda u, v: np.hypot(u, v) <= 0.65 + 0.35 * np.cos(5 * (np.arctan2(v, u) - np.pi / 2)),
+    "crescent": lambda u, v: (np.hypot(u, v) <= 1) & (np.hypot(u - 0.45, v) > 0.8),
+    "hexagon": lambda u, v: np.maximum(abs(u), abs(u) / 2 + abs(v) * np.sqrt(3) / 2) <= 0.9,
+    "arrow": lambda u, v: (
+        ((u <= 0.1) & (u >= -1) & (abs(v) <= 0.25)) | ((u > 0.1) & (u <= 1) & (abs(v) <= (1 - u) * 0.9))
+    ),
+    "stripes": lambda u, v: (np.maximum(abs(u), abs(v)) <= 0.9) & (np.floor((v + 1) * 3) % 2 == 0),
+    "heart": lambda u, v: (u**2 + (1.2 * v - 0.15) ** 2 - 0.55) ** 3 <= 1.1 * u**2 * (1.2 * v - 0.15) ** 3,
+}
+SHAPES = tuple(_INSIDE)
 PIXELS = 64
 REACH = 0.32  # of places from the middle, the whole image being -1 … 1
 HUES = 6
 GREY = 128  # behind the shape
 LIGHTNESS, SATURATION = 0.55, 0.9  # of a shape's colour
+CONTRAST = 255 * (LIGHTNESS + (1 - LIGHTNESS) * SATURATION) - GREY  # of a colour's strongest channel to the grey
 
 
 @dataclass(frozen=True)
@@ -61,51 +72,14 @@ def image_set(classes: int, per_class: int, seed: int) -> tuple[Stimulus, ...]:
     images = []
     for shape in SHAPES[:classes]:
         for number in range(per_class):
-            x, y, size = np.round(rng.uniform(-1, 1, 3), 3)
-            hue = rng.integers(HUES) / HUES
-            images.append(Stimulus(f"{shape}_{number:02d}.png", shape, float(x), float(y), float(size), float(hue)))
+            x, y, size = np.round(rng.uniform(-1, 1, 3), 3).tolist()
+            images.append(Stimulus(f"{shape}_{number:02d}.png", shape, x, y, size, int(rng.integers(HUES)) / HUES))
     return tuple(images)
 
 
-def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which points of the shape's own plane (u right, v up, about -1 … 1) belong to it."""
-    radius, angle = np.hypot(u, v), np.arctan2(v, u)
-    if shape == "circle":
-        return radius <= 1
-    if shape in ("bar", "pillar"):
-        along, across = (u, v) if shape == "bar" else (v, u)
-        return (abs(along) <= 1) & (abs(across) <= 0.35)
-    if shape in ("slash", "backslash"):
-        rise, across = (u + v, u - v) if shape == "slash" else (u - v, u + v)
-        return (abs(rise) <= 1.6) & (abs(across) <= 0.5)
-    if shape in ("corner", "hook"):  # along the left and the bottom, along the right and the top
-        nearest = np.minimum(u, v) if shape == "corner" else -np.maximum(u, v)
-        return (np.maximum(abs(u), abs(v)) <= 0.9) & (nearest <= -0.3)
-    if shape == "pair":
-        return np.hypot(abs(u) - 0.65, v) <= 0.38
-    if shape == "square":
-        return np.maximum(abs(u), abs(v)) <= 0.85
-    if shape == "triangle":
-        return (v >= -0.7) & (v <= 0.95 - 1.75 * abs(u))
-    if shape == "cross":
-        return (np.minimum(abs(u), abs(v)) <= 0.3) & (np.maximum(abs(u), abs(v)) <= 1)
-    if shape == "ring":
-        return (radius <= 1) & (radius >= 0.6)
-    if shape == "diamond":
-        return abs(u) / 0.75 + abs(v) <= 1
-    if shape == "star":
-        return radius <= 0.65 + 0.35 * np.cos(5 * (angle - np.pi / 2))
-    if shape == "crescent":
-        return (radius <= 1) & (np.hypot(u - 0.45, v) > 0.8)
-    if shape == "hexagon":
-        return np.maximum(abs(u), abs(u) / 2 + abs(v) * np.sqrt(3) / 2) <= 0.9
-    if shape == "arrow":
-        return ((u <= 0.1) & (u >= -1) & (abs(v) <= 0.25)) | ((u > 0.1) & (u <= 1) & (abs(v) <= (1 - u) * 0.9))
-    if shape == "stripes":
-        return (np.maximum(abs(u), abs(v)) <= 0.9) & (np.floor((v + 1) * 3) % 2 == 0)
-    if shape == "heart":
-        return (u**2 + (1.2 * v - 0.15) ** 2 - 0.55) ** 3 <= 1.1 * u**2 * (1.2 * v - 0.15) ** 3
-    raise ValueError(shape)
+def classes_of(images: tuple[Stimulus, ...]) -> tuple[str, ...]:
+    """The shapes among images, in the order in which they first occur."""
+    return tuple(dict.fromkeys(image.shape for image in images))
 
 
 def cover(image: Stimulus, pixels: int, fine: int = 4) -> Float[np.ndarray, "pixels pixels"]:
@@ -116,7 +90,7 @@ def cover(image: Stimulus, pixels: int, fine: int = 4) -> Float[np.ndarray, "pix
     reach = min(REACH, 1 - extent)  # nothing is cut off
     u = (axis[None, :] - image.x * reach) / extent
     v = (-axis[:, None] - image.y * reach) / extent
-    return _inside(image.shape, u, v).reshape(pixels, fine, pixels, fine).mean((1, 3))
+    return _INSIDE[image.shape](u, v).reshape(pixels, fine, pixels, fine).mean((1, 3))
 
 
 def draw(image: Stimulus, pixels: int = PIXELS) -> UInt8[np.ndarray, "height width 3"]:
@@ -129,10 +103,22 @@ def draw(image: Stimulus, pixels: int = PIXELS) -> UInt8[np.ndarray, "height wid
 def write_images(images: tuple[Stimulus, ...], folder: epath.Path, pixels: int = PIXELS) -> None:
     """One PNG file per image."""
     folder.mkdir(parents=True, exist_ok=True)
-    for image in images:
-        image_files.write_png(folder / image.file, draw(image, pixels))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(lambda image: image_files.write_png(folder / image.file, draw(image, pixels)), images))
 
 
 def feature_table(images: tuple[Stimulus, ...], names: list[str]) -> Float[np.ndarray, "images features"]:
     """Each image's value of each named feature; 0 where it has none (another class)."""
     return np.array([[p.features().get(name, 0.0) for name in names] for p in images])
+
+
+@contextmanager
+def new_set(out: epath.Path, last: str = "") -> Iterator[epath.Path]:
+    """Yield a folder that becomes `out` as a whole or not at all.
+
+    Raises UserError where `out` exists and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"simulate: {out} exists and is not empty; name another folder or remove it")
+    with atomic.new_folder(out, last=last) as root:
+        yield root

@@ -1,24 +1,85 @@
 """One simulated subject: head, rhythm and reactions drawn from (seed, subject), then the recording in µV."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
 
-from dreamjax.signals.simulation import evoked, head, sources
-from dreamjax.signals.simulation.simulation_settings import ALPHA_HZ, SimulationSettings
-from dreamjax.signals.simulation.stimuli import Stimulus, feature_table
+from dreamjax.errors import UserError
+from dreamjax.signals.simulation import head, sources
+from dreamjax.signals.simulation.stimuli import SHAPES, Stimulus, classes_of, feature_table
 from dreamjax.typing import JsonDict
 
+MAX_CHANNELS = 128
+ALPHA_HZ = (7.5, 13.0)  # the band that every subject's rhythm lies in
 BACKGROUND_SOURCES = 80
+# positions in head radii, and moments
 ALPHA_DIPOLES = (
-    ((-0.25, -0.60, 0.15), (-0.3, -0.9, 0.3)),
-    ((0.25, -0.60, 0.15), (0.3, -0.9, 0.3)),
-    ((0.0, -0.60, 0.30), (0.0, -0.7, 0.7)),
+    np.array([(-0.25, -0.60, 0.15), (0.25, -0.60, 0.15), (0.0, -0.60, 0.30)]),
+    np.array([(-0.3, -0.9, 0.3), (0.3, -0.9, 0.3), (0.0, -0.7, 0.7)]),
 )
 # The eyes lie before the sphere's brain: two dipoles in its foremost part, pointing up and forward, stand for them.
-BLINK_DIPOLES = (((-0.30, 0.80, -0.10), (-0.2, 0.8, 0.6)), ((0.30, 0.80, -0.10), (0.2, 0.8, 0.6)))
+BLINK_DIPOLES = (
+    np.array([(-0.30, 0.80, -0.10), (0.30, 0.80, -0.10)]),
+    np.array([(-0.2, 0.8, 0.6), (0.2, 0.8, 0.6)]),
+)
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """A set of subjects who look at images. Every field is a fact about the set and is written into its ground truth.
+
+    Amplitudes are in µV; those of evoked responses scale with `strength`.
+    """
+
+    subjects: int = 6
+    minutes: float = 3.0  # per subject, rounded to whole seconds (EDF's records)
+    channels: int = 32
+    classes: int = 4
+    strength: float = 1.0  # 0: a null set, in which nothing follows the images
+    order: str = "random"  # or "block": each class in one stretch, the design that slow drift confounds
+    format: str = "edf"  # or "brainvision"
+    seed: int = 0
+    sfreq: float = 250.0  # Hz
+    images_per_class: int = 12
+    image_s: float = 0.5
+    gap_s: tuple[float, float] = (0.5, 0.9)  # between an image's end and the next one's onset, uniform
+    rest_fraction: float = 0.15  # of the recording, at its beginning, with closed eyes and no images
+    background_uv: float = 10.0  # rms of the 1/f background, mean over channels
+    exponent: float = 1.5  # power of the background falls as 1/f^exponent
+    alpha_hz: float = 10.0  # mean over subjects
+    alpha_spread_hz: float = 0.8  # standard deviation over subjects
+    alpha_uv: float = 14.0  # rms at the strongest electrode, eyes closed
+    alpha_open: float = 0.35  # share of it that stays with open eyes
+    blink_uv: float = 120.0  # peak at the strongest electrode
+    blinks_per_minute: float = 12.0  # with open eyes
+    line_hz: float = 50.0
+    line_uv: float = 2.0
+    drift_uv: float = 20.0  # rms below 0.3 Hz
+    noise_uv: float = 0.6  # rms of each amplifier channel's own white noise
+    missing_channels: int = 0  # so many electrodes, others in every subject, were not recorded
+
+    def __post_init__(self) -> None:
+        checks = (
+            (1 <= self.subjects <= 999, "subjects", "1 to 999"),
+            (10 <= self.minutes * 60 < math.inf, "minutes", "at least 10 s"),
+            (4 <= self.channels <= MAX_CHANNELS, "channels", f"4 to {MAX_CHANNELS}"),
+            (1 <= self.classes <= len(SHAPES), "classes", f"1 to {len(SHAPES)}"),
+            (0 <= self.strength < math.inf, "strength", "0 or more"),
+            (ALPHA_HZ[0] <= self.alpha_hz <= ALPHA_HZ[1], "alpha_hz", f"{ALPHA_HZ[0]:g} to {ALPHA_HZ[1]:g} Hz"),
+            (self.order in ("random", "block"), "order", "random or block"),
+            (self.format in ("edf", "brainvision"), "format", "edf or brainvision"),
+            (64 <= self.sfreq <= 4096, "sfreq", "64 to 4096 Hz"),
+            (0 <= self.missing_channels <= self.channels - 4, "missing_channels", "so few that 4 channels are left"),
+            (self.images_per_class >= 1, "images_per_class", "1 or more"),
+            (self.seed >= 0, "seed", "0 or more"),
+            (0 <= self.rest_fraction < 1, "rest_fraction", "0 to below 1"),
+        )
+        for good, name, wanted in checks:
+            if not good:
+                raise UserError(f"simulate: {name} is {getattr(self, name)}, but must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -37,18 +98,33 @@ class Simulated:
     ch_names: tuple[str, ...]
     sfreq: float
     trials: tuple[ImageOnset, ...]
-    truth: dict[str, Any]  # JSON-able
+    truth: JsonDict  # JSON-able
 
 
-def _stream(settings: SimulationSettings, subject: int, purpose: int) -> np.random.Generator:
-    return np.random.default_rng([settings.seed, 3, subject, purpose])
+@dataclass(frozen=True)
+class _Person:
+    """Whom the parts of a recording are simulated for."""
+
+    settings: SimulationSettings
+    number: int
+    samples: int
+
+    def stream(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.settings.seed, 3, self.number, purpose])
+
+    @cached_property
+    def cap(self) -> head.Head:
+        return head.draw_head(self.stream(2), self.settings.channels, self.settings.missing_channels)
+
+    @property
+    def rest_s(self) -> float:
+        """How long the eyes are closed, from the beginning."""
+        return self.settings.rest_fraction * (self.samples / self.settings.sfreq)
 
 
-def timeline(
-    settings: SimulationSettings, subject: int, images: tuple[Stimulus, ...], samples: int
-) -> tuple[ImageOnset, ...]:
+def _timeline(person: _Person) -> tuple[ImageOnset, ...]:
     """When which image appears: as many trials as fit, classes equally often, in the set's order."""
-    rng = _stream(settings, subject, 0)
+    settings, samples, rng = person.settings, person.samples, person.stream(0)
     longest = settings.image_s + settings.gap_s[1]
     now, onsets = settings.rest_fraction * samples / settings.sfreq + 1.0, []
     while now + longest < samples / settings.sfreq:
@@ -63,84 +139,66 @@ def timeline(
     exemplars = np.zeros(len(onsets), int)
     for label in range(settings.classes):  # every image of a class once before any comes again
         mine = np.flatnonzero(classes == label)
-        rounds = -(-len(mine) // settings.images_per_class) if len(mine) else 0
-        deck = [rng.permutation(settings.images_per_class) for _ in range(rounds)]
-        exemplars[mine] = np.concatenate(deck)[: len(mine)] if deck else mine
+        deck = [rng.permutation(settings.images_per_class) for _ in range(0, len(mine), settings.images_per_class)]
+        exemplars[mine] = np.concatenate([*deck, mine[:0]])[: len(mine)]
     chosen = classes * settings.images_per_class + exemplars
     return tuple(ImageOnset(int(s), int(p)) for s, p in zip(onsets, chosen, strict=True))
 
 
 def _evoked(
-    settings: SimulationSettings,
-    subject: int,
-    cap: head.Head,
-    images: tuple[Stimulus, ...],
-    trials: tuple[ImageOnset, ...],
-    samples: int,
+    person: _Person, images: tuple[Stimulus, ...], trials: tuple[ImageOnset, ...]
 ) -> tuple[np.ndarray, JsonDict]:
     """The image-locked part in µV, and its truth: patterns in µV per component, gain, latency shift."""
-    rng = _stream(settings, subject, 1)
-    classes = tuple(dict.fromkeys(p.shape for p in images))
-    parts = evoked.components(classes, settings.seed)
+    settings, rng = person.settings, person.stream(1)
+    parts = sources.components(classes_of(images), settings.seed)
     positions, moments = np.array([c.position for c in parts]), np.array([c.moment for c in parts])
     scales = head.moment_scales(positions, moments, np.array([c.amplitude_uv for c in parts]))
     moved = positions + rng.normal(0, 0.03, positions.shape)  # sources lie a few millimetres elsewhere
     turned = moments + rng.normal(0, 0.15, moments.shape) * np.linalg.norm(moments, axis=1, keepdims=True)
     gain, shift = float(np.exp(rng.normal(0, 0.15))), float(np.round(rng.normal(0, 0.006), 4))
-    patterns = settings.strength * gain * cap.topography(moved, turned) * scales
+    patterns = settings.strength * gain * person.cap.topography(moved, turned) * scales
 
-    seconds = np.arange(int(evoked.END_S * settings.sfreq)) / settings.sfreq
-    courses = evoked.time_courses(parts, shift, seconds)
+    seconds = np.arange(int(sources.END_S * settings.sfreq)) / settings.sfreq
+    courses = sources.time_courses(parts, shift, seconds)
     weights = feature_table(images, [c.feature for c in parts])
-    total = np.zeros((len(cap.ch_names), samples))
+    total = np.zeros((len(patterns), person.samples))
     for trial in trials:
-        stop = min(trial.sample + len(seconds), samples)
+        stop = min(trial.sample + len(seconds), person.samples)
         response = (patterns * weights[trial.image]) @ courses
         total[:, trial.sample : stop] += response[:, : stop - trial.sample]
-    truth = {"evoked_gain": gain, "latency_shift_s": shift, "patterns_uv": np.round(patterns, 5).tolist()}
-    return total, truth
+    return total, {"evoked_gain": gain, "latency_shift_s": shift, "patterns_uv": np.round(patterns, 5).tolist()}
 
 
-def _dipoles(pairs: tuple) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([p for p, _ in pairs]), np.array([m for _, m in pairs])
-
-
-def _background(settings: SimulationSettings, rng: np.random.Generator, cap: head.Head, samples: int) -> np.ndarray:
+def _background(person: _Person) -> np.ndarray:
+    settings, rng = person.settings, person.stream(3)
     outward = rng.standard_normal((BACKGROUND_SOURCES, 3))
     outward[:, 2] = np.abs(outward[:, 2]) - 0.3  # little lies below the cap
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
     positions = outward * rng.uniform(0.35, 0.8, (BACKGROUND_SOURCES, 1))
     moments = outward + 0.8 * rng.standard_normal(outward.shape)
-    courses = sources.background(rng, BACKGROUND_SOURCES, samples, settings.sfreq, settings.exponent)
-    signal = cap.topography(positions, moments) @ courses
+    courses = sources.background(rng, BACKGROUND_SOURCES, person.samples, settings.sfreq, settings.exponent)
+    signal = person.cap.topography(positions, moments) @ courses
     level = settings.background_uv * np.exp(rng.normal(0, 0.15))
     return signal * (level / np.sqrt(np.mean(signal**2)))
 
 
-def _alpha(
-    settings: SimulationSettings,
-    rng: np.random.Generator,
-    cap: head.Head,
-    samples: int,
-    closed: list[tuple[float, float]],
-) -> tuple[np.ndarray, JsonDict]:
+def _alpha(person: _Person) -> tuple[np.ndarray, JsonDict]:
+    settings, samples, rng = person.settings, person.samples, person.stream(4)
     hz = float(np.clip(np.round(rng.normal(settings.alpha_hz, settings.alpha_spread_hz), 2), *ALPHA_HZ))
     uv = float(settings.alpha_uv * np.exp(rng.normal(0, 0.25)))
-    positions, moments = _dipoles(ALPHA_DIPOLES)
-    courses = sources.rhythm(rng, len(ALPHA_DIPOLES), samples, settings.sfreq, hz, 0.6)
-    field = cap.topography(positions, moments)
+    field = person.cap.topography(*ALPHA_DIPOLES)
+    courses = sources.rhythm(rng, field.shape[1], samples, settings.sfreq, hz, 0.6)
     field *= uv / np.sqrt((field**2).sum(1)).max()
-    gate = settings.alpha_open + (1 - settings.alpha_open) * sources.smooth_gate(samples, settings.sfreq, closed)
+    closed = sources.gate_until(person.rest_s, samples, settings.sfreq)
+    gate = settings.alpha_open + (1 - settings.alpha_open) * closed
     return (field @ courses) * gate, {"alpha_hz": hz, "alpha_uv": uv}
 
 
-def _blinks(
-    settings: SimulationSettings, rng: np.random.Generator, cap: head.Head, samples: int, opened: tuple[float, float]
-) -> tuple[np.ndarray, JsonDict]:
-    onsets = sources.blink_times(rng, *opened, settings.blinks_per_minute)
+def _blinks(person: _Person) -> tuple[np.ndarray, JsonDict]:
+    settings, samples, rng = person.settings, person.samples, person.stream(5)
+    onsets = sources.blink_times(rng, person.rest_s + 0.5, samples / settings.sfreq, settings.blinks_per_minute)
     sizes = np.exp(rng.normal(0, 0.2, len(onsets)))
-    positions, moments = _dipoles(BLINK_DIPOLES)
-    field = cap.topography(positions, moments).sum(1)
+    field = person.cap.topography(*BLINK_DIPOLES).sum(1)
     field *= settings.blink_uv / np.abs(field).max()
     course = sources.blink_course(samples, settings.sfreq, onsets, sizes)
     return field[:, None] * course, {"blink_onsets_s": onsets}
@@ -154,27 +212,22 @@ def simulate_subject(
 ) -> Simulated:
     """The recording of subject 0, 1, …; the same for the same (settings, subject), whatever other subjects there are.
 
-    `trials`: when which image appears, where another design than `timeline`'s is wanted.
+    `trials`: when which image appears, where another design than the settings' is wanted.
     """
-    samples = round(round(settings.minutes * 60) * settings.sfreq)
-    seconds = samples / settings.sfreq
-    rng = _stream(settings, subject, 2)
-    cap = head.draw_head(rng, settings.channels, settings.missing_channels)
-    channels = len(cap.ch_names)
-    closed_s = settings.rest_fraction * seconds
-
-    trials = timeline(settings, subject, images, samples) if trials is None else trials
-    signal, evoked_truth = _evoked(settings, subject, cap, images, trials, samples)
-    signal += _background(settings, _stream(settings, subject, 3), cap, samples)
-    alpha, alpha_truth = _alpha(settings, _stream(settings, subject, 4), cap, samples, [(-1.0, closed_s)])
+    person = _Person(settings, subject, samples=round(round(settings.minutes * 60) * settings.sfreq))
+    cap, samples = person.cap, person.samples
+    trials = _timeline(person) if trials is None else trials
+    signal, evoked_truth = _evoked(person, images, trials)
+    signal += _background(person)
+    alpha, alpha_truth = _alpha(person)
     signal += alpha
-    blinks, blink_truth = _blinks(settings, _stream(settings, subject, 5), cap, samples, (closed_s + 0.5, seconds))
+    blinks, blink_truth = _blinks(person)
     signal += blinks
 
-    rng = _stream(settings, subject, 6)
-    line = settings.line_uv * np.exp(rng.normal(0, 0.3, (channels, 1)))
+    rng = person.stream(6)
+    line = settings.line_uv * np.exp(rng.normal(0, 0.3, (len(signal), 1)))
     signal += line * sources.mains(samples, settings.sfreq, settings.line_hz, rng.uniform(0, 2 * np.pi))
-    signal += settings.drift_uv * sources.drift(rng, channels, samples, settings.sfreq)
+    signal += settings.drift_uv * sources.drift(rng, len(signal), samples, settings.sfreq)
     signal += settings.noise_uv * rng.standard_normal(signal.shape)
 
     truth = {
@@ -183,7 +236,7 @@ def simulate_subject(
         "electrodes": np.round(cap.electrodes, 5).tolist(),
         "head_radius_m": cap.radius,
         "cap_rotation_deg": list(cap.rotation_deg),
-        "eyes_closed_s": [[0.0, closed_s]] if closed_s else [],
+        "eyes_closed_s": [[0.0, person.rest_s]] if person.rest_s else [],
         "trials": [[t.sample, t.image] for t in trials],
         **evoked_truth,
         **alpha_truth,

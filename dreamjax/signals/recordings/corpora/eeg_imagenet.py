@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,56 +20,43 @@ from etils import epath
 from jaxtyping import Float32, Int
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.corpora.corpus import Corpus
-from dreamjax.signals.recordings.corpora.trial_corpus import PublishedTrials
+from dreamjax.signals.recordings.corpora.recording_corpora import EEG_IMAGENET
 from dreamjax.signals.recordings.identity import SPLITS
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.storage.checkpoint_files.pickle_reader import Inert
 from dreamjax.storage.checkpoint_files.torch_pickle import PickledArray, TorchTensor
 
 SFREQ = 1000.0  # Hz; the files do not say it
-LENGTHS = (450, 600)  # samples: shorter and longer trials are left out, as everybody does who uses these files
-ENDINGS = (".pth", ".pt")
-UNIT = "standard deviations of a channel; the files give no physical unit"
-A_BLOCK_IS_A_CLASS = (
-    "a block is a class: all images of a class were shown to a person in one stretch, so whatever drifts tells the "
-    "class, and without the block of a class there is no trial of it by the same person"
-)
-EEG_IMAGENET = Corpus(
-    name="eeg-imagenet",
-    path=r"(^|/)(eeg_\d+_\d+_std|eeg_signals_raw_with_mean_std)\.pth$",
-    licence="unknown",  # none is stated with the files
-    source="https://github.com/perceivelab/eeg_visual_classification",
-    reference="unknown",
-    design=MappingProxyType(
-        {
-            "blocks": "all 50 images of a class in one stretch, 0.5 s each; 10 s of black between classes",
-            "pre_stimulus": "none: a trial begins with its image, and the trial before ends there",
-            "images": "every person saw the same images, once",
-            "channels": "128, without names or positions",
-            "unit": UNIT,
-        }
-    ),
-    impossible=MappingProxyType(
-        {
-            "block": A_BLOCK_IS_A_CLASS,
-            "pre_stimulus": "the published trials begin with their image: nothing was kept from before it",
-            "time": "the files do not say when in a recording a trial was",
-        }
-    ),
-)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EegImagenetTrials(PublishedTrials):
-    """A file of EEG-ImageNet's trials; `labels` are WordNet ids, `images` names without suffix."""
+@dataclass(frozen=True)
+class PublishedTrials:
+    """An open file of trials. Arrays have one entry a trial, in the order of the file; the signals stay in it."""
 
+    source: str  # the file
     eeg: tuple[TorchTensor, ...]
+    length: Int[np.ndarray, "trials"]  # samples
+    image: Int[np.ndarray, "trials"]  # place in `images`
+    label: Int[np.ndarray, "trials"]  # place in `labels`
+    subject: Int[np.ndarray, "trials"]
+    labels: tuple[str, ...]  # WordNet ids
+    images: tuple[str, ...]  # names without suffix
+    ch_names: tuple[str, ...]
     means: Float32[np.ndarray, "channels _"] | None = None
     stddevs: Float32[np.ndarray, "channels _"] | None = None
+    corpus: str = EEG_IMAGENET.name
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def subjects(self) -> tuple[int, ...]:
+        """Who is in the file, as it numbers them."""
+        return tuple(int(s) for s in np.unique(self.subject))
 
     @property
     def values(self) -> str:
+        """What was made of the stored numbers, for dataset.json."""
         return "as in the file" if self.means is None else "raw file, (eeg - means) / stddevs"
 
     @property
@@ -89,10 +75,11 @@ class EegImagenetTrials(PublishedTrials):
         return out
 
     def class_of(self, image: int) -> str:
+        """Return the class of an image, whether a trial shows it or not."""
         return self.images[image].partition("_")[0]
 
     def stimulus(self, trial: int) -> str:
-        """The image's file, relative to the ImageNet folder."""
+        """Return the image's file, relative to the ImageNet folder."""
         return image_file(self.images[self.image[trial]])
 
 
@@ -101,11 +88,7 @@ def image_file(image: str) -> str:
     return f"{image.partition('_')[0]}/{image}.JPEG"
 
 
-def is_torch_file(path: str) -> bool:
-    return str(path).lower().endswith(ENDINGS)
-
-
-def open_trials(path: epath.PathLike) -> EegImagenetTrials:
+def open_trials(path: epath.PathLike) -> PublishedTrials:
     """The trials of a published file, checked one by one but for their samples.
 
     Raises UserError for a file of another kind, for missing keys, and for a trial that does not fit the others.
@@ -115,65 +98,59 @@ def open_trials(path: epath.PathLike) -> EegImagenetTrials:
     if isinstance(root, Mapping) and "splits" in root:
         raise UserError(f"{source}: these are splits and no trials; give eeg_*_std.pth, and this one as --split-file")
     _require(root, ("dataset", "labels", "images"), source, "a file of EEG-ImageNet's trials")
-    entries, labels, images = root["dataset"], _texts(root, "labels", source), _texts(root, "images", source)
+    for key in ("labels", "images"):
+        if not isinstance(root[key], (list, tuple)) or not all(isinstance(text, str) for text in root[key]):
+            raise UserError(f"{source}: its {key} are {_kind(root[key])}, not a list of names; fetch the file again")
+    entries, labels, images = root["dataset"], tuple(root["labels"]), tuple(root["images"])
     if not isinstance(entries, (list, tuple)) or not entries:
         raise UserError(f"{source}: its dataset is {_kind(entries)}, not a list of trials; fetch the file again")
-    numbers = np.array([_numbers(e, i, source) for i, e in enumerate(entries)], np.int64).reshape(-1, 3)
-    eeg = tuple(_signal(entry["eeg"], i, source) for i, entry in enumerate(entries))
-    trials = EegImagenetTrials(
-        corpus=EEG_IMAGENET.name,
+    for name in images:  # they become paths
+        if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9_-]+", name):
+            raise UserError(f"{source}: {name[:60]!r} is not the name of an ImageNet image, such as n02951358_31190")
+    eeg, numbers = zip(*(_trial(entry, i, source, labels, images) for i, entry in enumerate(entries)), strict=True)
+    image, label, subject = np.array(numbers, np.int64).T
+    channels = eeg[0].shape[0]
+    for i, tensor in enumerate(eeg):
+        if tensor.shape[0] != channels:
+            raise UserError(
+                f"{source}: trial {i} has {tensor.shape[0]} channels and trial 0 {channels}; take the wrong ones out"
+            )
+    return PublishedTrials(
         source=source,
-        ch_names=tuple(f"unnamed{i + 1:03d}" for i in range(eeg[0].shape[0])),  # not 10-05 names: no places are known
         eeg=eeg,
         length=np.array([tensor.shape[1] for tensor in eeg]),
-        image=numbers[:, 0],
-        label=numbers[:, 1],
-        subject=numbers[:, 2],
+        image=image,
+        label=label,
+        subject=subject,
         labels=labels,
         images=images,
-        **_statistics(root, eeg[0].shape[0], source),
+        ch_names=tuple(f"unnamed{i + 1:03d}" for i in range(channels)),  # not 10-05 names: no places are known
+        **_statistics(root, channels, source),
     )
-    _check(trials)
-    return trials
 
 
-def _check(trials: EegImagenetTrials) -> None:
-    """Places, channels, and that the image's name and the label say the same class."""
-    for name, value, known in (("image", trials.image, trials.images), ("label", trials.label, trials.labels)):
-        outside = np.flatnonzero((value < 0) | (value >= len(known)))
-        if len(outside):
-            i = int(outside[0])
-            raise UserError(f"{trials.source}: trial {i} has {name} {value[i]}, but there are {len(known)} {name}s")
-    channels = len(trials.ch_names)
-    odd = [i for i, tensor in enumerate(trials.eeg) if tensor.shape[0] != channels]
-    if odd:
-        raise UserError(
-            f"{trials.source}: trial {odd[0]} has {trials.eeg[odd[0]].shape[0]} channels and trial 0 "
-            f"{channels}; take the wrong ones out"
-        )
-    for name in trials.images:  # they become paths
-        if not re.fullmatch(r"[A-Za-z0-9]+_[A-Za-z0-9_-]+", name):
-            raise UserError(
-                f"{trials.source}: {name[:60]!r} is not the name of an ImageNet image, such as n02951358_31190"
-            )
-    for i in range(len(trials)):
-        image, label = trials.images[trials.image[i]], trials.labels[trials.label[i]]
-        if trials.class_of(trials.image[i]) != label:
-            raise UserError(
-                f"{trials.source}: trial {i} is of image {image} but of class {label}; fetch the file again"
-            )
+def _trial(
+    entry: Any, i: int, source: str, labels: Sequence[str], images: Sequence[str]
+) -> tuple[TorchTensor, tuple[int, ...]]:
+    """The signal, and (image, label, subject); the image's name and the label must say the same class."""
+    _require(entry, ("eeg", "image", "label", "subject"), f"{source}, trial {i}", "a trial")
+    eeg = entry["eeg"]
+    if not isinstance(eeg, TorchTensor) or eeg.dtype.kind != "f":
+        raise UserError(f"{source}: the eeg of trial {i} is {_kind(eeg)}, not a tensor of real numbers")
+    if len(eeg.shape) != 2 or 0 in eeg.shape:
+        raise UserError(f"{source}: the eeg of trial {i} has shape {eeg.shape}, not (channels, samples)")
+    numbers = tuple(_whole(entry[key], f"{source}, trial {i}, {key}") for key in ("image", "label", "subject"))
+    for name, place, known in (("image", numbers[0], images), ("label", numbers[1], labels)):
+        if not 0 <= place < len(known):
+            raise UserError(f"{source}: trial {i} has {name} {place}, but there are {len(known)} {name}s")
+    image, label = images[numbers[0]], labels[numbers[1]]
+    if image.partition("_")[0] != label:
+        raise UserError(f"{source}: trial {i} is of image {image} but of class {label}; fetch the file again")
+    return eeg, numbers
 
 
-@dataclass(frozen=True)
-class SplitFile:
-    """The splits of a `block_splits_by_image_*.pth`: one mapping from train, val and test to indices each."""
-
-    source: str
-    splits: tuple[Mapping[str, Int[np.ndarray, "_"]], ...]
-
-
-def open_splits(path: epath.PathLike) -> SplitFile:
-    """Return the published splits.
+def open_splits(path: epath.PathLike) -> list[dict[str, Int[np.ndarray, "_"]]]:
+    """Return the splits of a `block_splits_by_image_*.pth`: indices for each of train, val and test.
 
     Raises UserError for a file of another kind, for missing keys, and for values that are not indices.
     """
@@ -188,7 +165,7 @@ def open_splits(path: epath.PathLike) -> SplitFile:
     for number, split in enumerate(root["splits"]):
         _require(split, SPLITS, f"{source}, split {number}", "a split")
         splits.append({name: _indices(split[name], f"{source}, split {number}, {name}") for name in SPLITS})
-    return SplitFile(source, tuple(splits))
+    return splits
 
 
 # ------------------------------------------------------------------------------------------------------- small checks
@@ -199,22 +176,9 @@ def _kind(value: Any) -> str:
 def _require(value: Any, keys: Sequence[str], source: str, what: str) -> None:
     if not isinstance(value, Mapping):
         raise UserError(f"{source}: this is {_kind(value)}, not {what}, which has {', '.join(keys)}")
-    missing = [key for key in keys if key not in value]
-    if missing:
+    if missing := [key for key in keys if key not in value]:
         has = ", ".join(map(str, list(value)[:5])) or "nothing"
         raise UserError(f"{source}: this is not {what}: it lacks {' and '.join(missing)} and has {has}")
-
-
-def _texts(root: Mapping, key: str, source: str) -> tuple[str, ...]:
-    value = root[key]
-    if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) for text in value):
-        raise UserError(f"{source}: its {key} are {_kind(value)}, not a list of names; fetch the file again")
-    return tuple(value)
-
-
-def _numbers(entry: Any, i: int, source: str) -> tuple[int, ...]:
-    _require(entry, ("eeg", "image", "label", "subject"), f"{source}, trial {i}", "a trial")
-    return tuple(_whole(entry[key], f"{source}, trial {i}, {key}") for key in ("image", "label", "subject"))
 
 
 def _whole(value: Any, where: str) -> int:
@@ -222,14 +186,6 @@ def _whole(value: Any, where: str) -> int:
         value = np.asarray(value).reshape(-1)[0].item()
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
         raise UserError(f"{where}: this is {_kind(value)}, not a whole number; fetch the file again")
-    return value
-
-
-def _signal(value: Any, i: int, source: str) -> TorchTensor:
-    if not isinstance(value, TorchTensor) or value.dtype.kind != "f":
-        raise UserError(f"{source}: the eeg of trial {i} is {_kind(value)}, not a tensor of real numbers")
-    if len(value.shape) != 2 or 0 in value.shape:
-        raise UserError(f"{source}: the eeg of trial {i} has shape {value.shape}, not (channels, samples)")
     return value
 
 

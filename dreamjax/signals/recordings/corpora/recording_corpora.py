@@ -1,8 +1,66 @@
-"""The public corpora of recordings. The first whose path matches holds for a file."""
+"""The public corpora: what their files do not say, or say wrongly. The first whose path matches holds for a file."""
 
-from dreamjax.signals.recordings.corpora.corpus import Corpus
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-RECORDING_CORPORA = (
+MUSE_LSL = "https://github.com/alexandrebarachant/muse-lsl"
+EEGLAB, MNE_TOOLS = "https://github.com/sccn/eeglab", "https://github.com/mne-tools"
+UNIT = "standard deviations of a channel; the files give no physical unit"  # of EEG-ImageNet
+A_BLOCK_IS_A_CLASS = (
+    "a block is a class: all images of a class were shown to a person in one stretch, so whatever drifts tells the "
+    "class, and without the block of a class there is no trial of it by the same person"
+)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Facts about one corpus, applied to the files whose path matches `path`.
+
+    The unit override is the only thing that changes a signal, so it carries its evidence, and a file that merely
+    resembles the corpus must not match: `path` names the corpus's own folder and file names.
+    """
+
+    name: str
+    path: str  # regular expression, searched in the POSIX path
+    licence: str  # SPDX id
+    source: str  # where it is published, and the paper
+    subject: str | None = None  # regular expression over the path; group 1 is the subject's id
+    session: str | None = None
+    conditions: Mapping[str, str] = field(default_factory=dict)  # path regex → condition
+    codes: Mapping[str, str] = field(default_factory=dict)  # event code → its meaning
+    unit_scale: Mapping[str, float] = field(default_factory=dict)  # reader → factor
+    evidence: str = ""  # why the header's unit is wrong
+    reference: str | None = None
+    line_freq: float | None = None  # Hz
+    design: Mapping[str, str] = field(default_factory=dict)  # what of the experiment matters
+    impossible: Mapping[str, str] = field(default_factory=dict)  # control → why it cannot be
+
+    def condition(self, path: str) -> str | None:
+        """The condition of a whole recording, where the corpus says it in the file's name."""
+        return next((label for pattern, label in self.conditions.items() if re.search(pattern, path)), None)
+
+
+EEG_IMAGENET = Corpus(
+    name="eeg-imagenet",
+    path=r"(^|/)(eeg_\d+_\d+_std|eeg_signals_raw_with_mean_std)\.pth$",
+    licence="unknown",  # none is stated with the files
+    source="https://github.com/perceivelab/eeg_visual_classification",
+    reference="unknown",
+    design={
+        "blocks": "all 50 images of a class in one stretch, 0.5 s each; 10 s of black between classes",
+        "pre_stimulus": "none: a trial begins with its image, and the trial before ends there",
+        "images": "every person saw the same images, once",
+        "channels": "128, without names or positions",
+        "unit": UNIT,
+    },
+    impossible={
+        "block": A_BLOCK_IS_A_CLASS,
+        "pre_stimulus": "the published trials begin with their image: nothing was kept from before it",
+        "time": "the files do not say when in a recording a trial was",
+    },
+)
+CORPORA = (
     # EEG During Mental Arithmetic Tasks, PhysioNet v1.0.0 (Zyma et al. 2019, Data 4:14): `_1` rest, `_2` arithmetic
     Corpus(
         name="eegmat",
@@ -39,15 +97,10 @@ RECORDING_CORPORA = (
         name="muse-n170",
         path=r"N170/subject\d+/session\d+/data_[^/]*\.csv$",
         licence="BSD-3-Clause",
-        source="https://github.com/alexandrebarachant/muse-lsl",
+        source=MUSE_LSL,
         codes={"1": "house", "2": "face"},
     ),
-    Corpus(
-        name="muse-ssvep",
-        path=r"SSVEP/subject\d+/session\d+/data_[^/]*\.csv$",
-        licence="BSD-3-Clause",
-        source="https://github.com/alexandrebarachant/muse-lsl",
-    ),
+    Corpus("muse-ssvep", r"SSVEP/subject\d+/session\d+/data_[^/]*\.csv$", "BSD-3-Clause", MUSE_LSL),
     # SSVEP with an exoskeleton (Kalunga et al. 2016): g.MOBIlab+ through OpenViBE, 13, 17 and 21 Hz
     Corpus(
         name="ssvep-exo",
@@ -67,12 +120,7 @@ RECORDING_CORPORA = (
         line_freq=50.0,
     ),
     # Sample data of EEGLAB (visual attention with squares, Makeig et al. 1999) and its small files in many formats
-    Corpus(
-        name="eeglab-sample",
-        path=r"eeglab[^/]*/(sample_data/)?(eeglab_data\.set|test_data/[^/]+)$",
-        licence="BSD-2-Clause",
-        source="https://github.com/sccn/eeglab",
-    ),
+    Corpus("eeglab-sample", r"eeglab[^/]*/(sample_data/)?(eeglab_data\.set|test_data/[^/]+)$", "BSD-2-Clause", EEGLAB),
     # EEG Eye State (Rösler 2013, UCI): Emotiv EPOC, one person, eyes open (0) and closed (1)
     Corpus(
         name="emotiv-eye-state",
@@ -94,22 +142,15 @@ RECORDING_CORPORA = (
     ),
     # Sample recording of the OpenBCI GUI: Cyton, blinks, jaw clenches, alpha
     Corpus(
-        name="openbci-sample",
-        path=r"EEG_Sample_Data/OpenBCI_GUI-[^/]*\.txt$",
-        licence="MIT",
-        source="https://github.com/OpenBCI/OpenBCI_GUI",
+        "openbci-sample", r"EEG_Sample_Data/OpenBCI_GUI-[^/]*\.txt$", "MIT", "https://github.com/OpenBCI/OpenBCI_GUI"
     ),
     # Test recordings of MNE-Python: many devices, seconds each; amplitudes are often not those of a head
-    Corpus(
-        name="mne-testing-data",
-        path=r"mne-testing-data[^/]*/",
-        licence="BSD-3-Clause",
-        source="https://github.com/mne-tools/mne-testing-data",
-    ),
-    Corpus(
-        name="mne-python",
-        path=r"mne/io/\w+/tests/data/[^/]+$",
-        licence="BSD-3-Clause",
-        source="https://github.com/mne-tools/mne-python",
-    ),
+    Corpus("mne-testing-data", r"mne-testing-data[^/]*/", "BSD-3-Clause", f"{MNE_TOOLS}/mne-testing-data"),
+    Corpus("mne-python", r"mne/io/\w+/tests/data/[^/]+$", "BSD-3-Clause", f"{MNE_TOOLS}/mne-python"),
+    EEG_IMAGENET,
 )
+
+
+def corpus_of(path: str) -> Corpus | None:
+    """The corpus that a file belongs to by its POSIX path, or None."""
+    return next((corpus for corpus in CORPORA if re.search(corpus.path, path)), None)

@@ -1,23 +1,268 @@
-"""The corpora of published trials that `prepare` reads."""
+"""Corpora that are published as trials, already cut and filtered: what `prepare` needs of each, and its splits.
 
+official   a published file of indices. `_all`: they count the whole list, for any person. `_single`: they count the
+           list of one person. Read the other way round, they give a split that looks right and is wrong.
+subject    one person is tested, another chooses the step, the others train; the images are apart as well, since
+           everybody saw the same ones.
+image      the images are apart, the people are not.
+class      classes are apart: for systems that name no class. A class is a block, so blocks are apart as well.
+block      what holds blocks apart: within a person impossible for a decoder of classes, so people apart.
+"""
+
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from dreamjax.signals.recordings.corpora import eeg_imagenet, eeg_imagenet_splits
-from dreamjax.signals.recordings.corpora.trial_corpus import TrialCorpus
+import numpy as np
+from etils import epath
+from jaxtyping import Int
 
+from dreamjax.console import log
+from dreamjax.errors import UserError
+from dreamjax.signals.recordings.corpora import eeg_imagenet
+from dreamjax.signals.recordings.corpora.eeg_imagenet import PublishedTrials
+from dreamjax.signals.recordings.corpora.recording_corpora import A_BLOCK_IS_A_CLASS, EEG_IMAGENET, UNIT, Corpus
+from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
+from dreamjax.typing import JsonDict
+
+UNUSED = ""  # split of a trial that is in none
+WAYS = (
+    "--split-file FILE (a published one), --split-by subject --hold-out N (another person, other images), --split-by "
+    "image, or --split-by class"
+)
+
+
+@dataclass(frozen=True)
+class AssignedSplits:
+    """The split of each trial, UNUSED where it is in none, and what dataset.json says about the splitting."""
+
+    split: np.ndarray  # of str
+    description: JsonDict
+    dropped: Mapping[str, int]  # reason → trials
+
+
+@dataclass(frozen=True)
+class TrialCorpus:
+    """How the files of one corpus are recognised, opened and split, and what they do not say themselves."""
+
+    facts: Corpus
+    handles: Callable[[str], bool]  # whether a path may be a file of this corpus
+    open: Callable[[epath.PathLike], PublishedTrials]
+    assign: Callable[[PublishedTrials, SplitRequest], AssignedSplits]
+    format: str  # as dataset.json calls it
+    sfreq: float  # Hz
+    seconds: float  # that an image was shown
+    lengths: tuple[int, int]  # samples: shorter and longer trials are left out
+    unit: str  # in words
+    record_unit: str  # as records call it
+    modality: str = "eeg"
+    flags: tuple[str, ...] = ()  # of every record
+    span: tuple[int, int] | None = None  # the samples that --reading dreamdiffusion takes
+    stretched: int | None = None  # … and to how many its configs stretch them
+
+
+def assign(trials: PublishedTrials, request: SplitRequest) -> AssignedSplits:
+    """The splits. Raises UserError for what is not there, what does not go together and what cannot be."""
+    if min(request.fractions.values()) <= 0:
+        raise UserError(
+            f"splits of trials are three shares above 0 that sum to 1, not {list(request.fractions.values())}"
+        )
+    _check_people(trials, request.subjects, "--subject")
+    by = request.by or ("official" if request.file else None)
+    if by is None:
+        raise UserError(f"{trials.source}: say how its trials are split: {WAYS}")
+    if request.file and by != "official":
+        raise UserError(f"--split-by {by} takes no --split-file; leave one out")
+    if by == "official" and not request.file:
+        raise UserError(
+            "--split-by official wants --split-file block_splits_by_image_all.pth, or …_single.pth with --subject"
+        )
+    if request.hold_out and by not in ("subject", "block"):
+        raise UserError(f"--hold-out names people, and --split-by {by} holds out no person; use --split-by subject")
+    people = request.subjects or trials.subjects
+    if by == "official":
+        return _official(trials, request)
+    if by == "block" and len(people) < len(SPLITS):
+        raise UserError(
+            f"--split-by block cannot hold out blocks of {_persons(people)}: {A_BLOCK_IS_A_CLASS}; hold out people "
+            "over everybody's trials (--split-by subject --hold-out N), or whole classes for a system that names none "
+            "(--split-by class)"
+        )
+    if by in ("subject", "block"):
+        return _by_subject(trials, people, request)
+    return _by_image(trials, people, request, classes=by == "class")
+
+
+def _check_people(trials: PublishedTrials, asked: Sequence[int], option: str) -> None:
+    if unknown := [number for number in asked if number not in trials.subjects]:
+        raise UserError(f"{option} {unknown[0]}: {trials.source} has no such person; it has {_named(trials.subjects)}")
+
+
+def _persons(people: Sequence[int]) -> str:
+    return f"person {people[0]}" if len(people) == 1 else f"{len(people)} people"
+
+
+def _named(people: Sequence[int]) -> str:
+    return ", ".join(map(str, people))
+
+
+def _shared_images(trials: PublishedTrials, split: np.ndarray) -> dict[str, int]:
+    """How many images are in more than one split, with a warning where there are any."""
+    train, val, test = (set(trials.image[split == name].tolist()) for name in SPLITS)
+    trained = len(train & test)
+    if both := len((train & val) | (val & test) | (train & test)):
+        log.warning("%d images are in two splits, of them %d in train and test: such scores are not held out", both,
+                    trained)  # fmt: skip
+    return {"images_in_two_splits": both, "images_in_train_and_test": trained}
+
+
+# ---------------------------------------------------------------------------------------------------- published splits
+def _official(trials: PublishedTrials, request: SplitRequest) -> AssignedSplits:
+    file, splits, people = request.file, eeg_imagenet.open_splits(request.file), request.subjects
+    if not 0 <= request.number < len(splits):
+        raise UserError(f"--split-number {request.number}: {file} has the splits 0 to {len(splits) - 1}")
+    parts = splits[request.number]
+    last = max((int(indices.max()) for indices in parts.values() if len(indices)), default=-1)
+    counts_whole = _counts_whole_list(trials, file, last)
+    if not counts_whole and len(people) != 1:
+        raise UserError(
+            f"{file}: its indices end at {last}, so they count the trials of one person, as in "
+            "block_splits_by_image_single.pth; name that person with --subject (published: 4), or give "
+            "block_splits_by_image_all.pth"
+        )
+    counted = np.arange(len(trials)) if counts_whole else np.flatnonzero(trials.subject == people[0])
+    if last >= len(counted):
+        raise UserError(
+            f"{file}: index {last} is beyond the {len(counted)} trials of {trials.source}; the two files do not belong "
+            "together"
+        )
+    split = np.full(len(trials), UNUSED, object)
+    for name, indices in parts.items():
+        taken = split[counted[indices]] != UNUSED
+        if taken.any():
+            first = indices[taken][0]
+            raise UserError(
+                f"{file}: trial {first} is in {split[counted[first]]} and in {name}; a trial that is trained on and "
+                "tested on measures nothing; fetch the file again"
+            )
+        split[counted[indices]] = name
+    outside = ~np.isin(trials.subject, people or trials.subjects)
+    dropped = {"in no split of the file": int(((split == UNUSED) & ~outside).sum())}
+    split[outside] = UNUSED  # first index, then filter: the other order gives another, wrong split
+    meaning = "the whole list" if counts_whole else f"the trials of person {people[0]} alone"
+    log.info("%s: its indices count %s", file, meaning)
+    log.info("%d of %d trials %s are in its split %d", (split != UNUSED).sum(), (~outside).sum(),
+             f"of {_persons(people)}" if people else "", request.number)  # fmt: skip
+    name = PurePosixPath(file).name
+    description = {"by": "official", "file": name, "number": request.number, "indices": meaning}
+    return AssignedSplits(split, description | _shared_images(trials, split), dropped)
+
+
+def _counts_whole_list(trials: PublishedTrials, file: str, last: int) -> bool:
+    """Whether indices count the whole list or that of one person. `_single` stays within every person's; `_all` not.
+
+    Raises UserError where the file's name says the other.
+    """
+    longest = max(int((trials.subject == person).sum()) for person in trials.subjects)
+    whole = len(trials.subjects) == 1 or last >= longest
+    stem = PurePosixPath(file).stem
+    by_name = True if stem.endswith("_all") else False if stem.endswith("_single") else whole
+    if by_name != whole and len(trials.subjects) > 1:
+        raise UserError(
+            f"{file}: by its name its indices count {'everybody' if by_name else 'one person'}, but they end at {last},"
+            f" and the longest list of one person has {longest} trials; it does not belong to this file of trials"
+        )
+    return whole
+
+
+# ------------------------------------------------------------------------------- people, images or classes held out
+def _by_subject(trials: PublishedTrials, people: Sequence[int], request: SplitRequest) -> AssignedSplits:
+    """One person tests, one validates, the others train; and each only on the images of its own split."""
+    if len(people) < len(SPLITS):
+        raise UserError(
+            f"--split-by {request.by} needs three people (train, val, test), but there "
+            f"{'is one' if len(people) == 1 else 'are two'}; leave out --subject, or use --split-by image"
+        )
+    if not request.hold_out:
+        raise UserError(f"--split-by {request.by} wants --hold-out N, the person to test on: {_named(people)}")
+    _check_people(trials, request.hold_out, "--hold-out")
+    held = set(request.hold_out)
+    if not len(held) == len(request.hold_out) <= 2 or not held <= set(people):
+        raise UserError(f"--hold-out takes one or two different people of {_named(people)}")
+    test, order = request.hold_out[0], sorted(people)
+    val = request.hold_out[1] if len(request.hold_out) > 1 else order[(order.index(test) + 1) % len(order)]
+    of_person = np.where(trials.subject == test, "test", np.where(trials.subject == val, "val", "train")).astype(object)
+    of_image = _images(trials, request)[trials.image]
+    asked = np.isin(trials.subject, people)
+    split = np.where(asked & (of_person == of_image), of_person, UNUSED).astype(object)
+    dropped = {
+        f"{name}: of an image of another split": int((asked & (of_person == name) & (split == UNUSED)).sum())
+        for name in SPLITS
+    }
+    log.info(
+        "person %d is tested and person %d chooses the step; images are apart too, so that %d of %d trials are in no "
+        "split", test, val, sum(dropped.values()), int(asked.sum()),
+    )  # fmt: skip
+    description = {"by": "subject", "test": test, "val": val, "fractions_of_images": dict(request.fractions)}
+    return AssignedSplits(split, description | {"seed": request.seed} | _shared_images(trials, split), dropped)
+
+
+def _by_image(
+    trials: PublishedTrials, people: Sequence[int], request: SplitRequest, *, classes: bool
+) -> AssignedSplits:
+    if classes:
+        if len(trials.labels) < len(SPLITS):
+            raise UserError(f"--split-by class needs three classes, but {trials.source} has {len(trials.labels)}")
+        of = _ranked(trials.labels, trials.corpus, request)[trials.label]
+        log.info("no class is in two splits: for systems that name no class; a classifier cannot be scored on these")
+    else:
+        of = _images(trials, request)[trials.image]
+        log.warning("people and blocks are in every split: whatever drifts tells the class; see --split-by subject")
+    split = np.where(np.isin(trials.subject, people), of, UNUSED).astype(object)
+    description = {"by": "class" if classes else "image", "fractions": dict(request.fractions), "seed": request.seed}
+    return AssignedSplits(split, description | _shared_images(trials, split), {})
+
+
+def _ranked(names: Sequence[str], corpus: str, request: SplitRequest) -> np.ndarray:
+    """A split for each name: ordered by a hash, the last are test, those before them val. Three names or more."""
+    n = len(names)
+    if n < len(SPLITS):
+        return np.full(n, "train", object)
+    order = sorted(range(n), key=lambda i: hashlib.sha256(f"{corpus} {request.seed}\x1f{names[i]}".encode()).digest())
+    test, val = (max(1, round(n * request.fractions[name])) for name in ("test", "val"))
+    if test + val >= n:
+        raise UserError(f"--splits leave none of {n} images or classes to train on; make the shares smaller")
+    split = np.full(n, "train", object)
+    split[order[n - test :]] = "test"
+    split[order[n - test - val : n - test]] = "val"
+    return split
+
+
+def _images(trials: PublishedTrials, request: SplitRequest) -> Int[np.ndarray, "images"]:
+    """The split of each image: the requested shares of every class, by a hash of the name, so for good."""
+    split = np.full(len(trials.images), "train", object)
+    of_class: dict[str, list[int]] = {}
+    for i in range(len(trials.images)):
+        of_class.setdefault(trials.class_of(i), []).append(i)
+    for members in of_class.values():
+        split[members] = _ranked([trials.images[i] for i in members], trials.corpus, request)
+    return split
+
+
+# -------------------------------------------------------------------------------------------------- table of corpora
 TRIAL_CORPORA = (
     TrialCorpus(
-        facts=eeg_imagenet.EEG_IMAGENET,
-        handles=eeg_imagenet.is_torch_file,
+        facts=EEG_IMAGENET,
+        handles=lambda path: path.lower().endswith((".pth", ".pt")),
         open=eeg_imagenet.open_trials,
-        assign=eeg_imagenet_splits.assign,
+        assign=assign,
         format="eeg-imagenet",
-        example="eeg_5_95_std.pth",
         sfreq=eeg_imagenet.SFREQ,
         seconds=0.5,
-        lengths=eeg_imagenet.LENGTHS,
-        unit=eeg_imagenet.UNIT,
+        lengths=(450, 600),  # as everybody does who uses these files
+        unit=UNIT,
         record_unit="SD",
         flags=("no unit",),
         span=(20, 460),

@@ -7,7 +7,9 @@
 
 import json
 import re
+from collections import ChainMap
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,15 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.channel_names import standard_name
-from dreamjax.signals.recordings.readers.event_tables import events_of_rows, read_table
+from dreamjax.signals.recordings.events import events_of_table, read_table
+from dreamjax.signals.recordings.montage import standard_name
 from dreamjax.signals.recordings.readers.recording import Contents
 from dreamjax.signals.recordings.scrub import error_text
 from dreamjax.typing import JsonDict
 
-TYPES = {"EEG": "eeg", "EOG": "eog", "VEOG": "eog", "HEOG": "eog", "EYEGAZE": "misc", "ECG": "ecg", "EMG": "emg",
-         "TRIG": "stim", "REF": "ref", "MISC": "misc", "GSR": "misc", "RESP": "misc", "PPG": "misc", "TEMP": "misc",
-         "PUPIL": "misc", "AUDIO": "misc", "SYSCLOCK": "misc", "ADC": "misc", "DAC": "misc",
-         "OTHER": "misc"}  # fmt: skip
+_KINDS = {"eeg": "EEG", "eog": "EOG VEOG HEOG", "ecg": "ECG", "emg": "EMG", "stim": "TRIG", "ref": "REF",
+          "misc": "EYEGAZE MISC GSR RESP PPG TEMP PUPIL AUDIO SYSCLOCK ADC DAC OTHER"}  # fmt: skip
+TYPES = {name: kind for kind, names in _KINDS.items() for name in names.split()}  # of channels.tsv
 SPDX = {"cc0": "CC0-1.0", "cc0 1.0": "CC0-1.0", "cc-0": "CC0-1.0", "pddl": "PDDL-1.0", "cc-by": "CC-BY-4.0",
         "cc by 4.0": "CC-BY-4.0", "cc-by-4.0": "CC-BY-4.0", "cc by": "CC-BY-4.0", "cc-by-sa-4.0": "CC-BY-SA-4.0",
         "cc by-sa 4.0": "CC-BY-SA-4.0", "cc-by-nc-4.0": "CC-BY-NC-4.0", "odc-by": "ODC-By-1.0"}  # fmt: skip
@@ -63,56 +64,42 @@ def sidecars(path: Path, suffix: str) -> Iterator[Path]:
     if root is None or "sub" not in mine:
         return
     for folder in path.absolute().parents:
-        for sidecar in sorted(_listing(folder, suffix), key=lambda p: -len(p.name)):
-            theirs = entities(sidecar.name)
+        names = [n for n in _files(folder, folder.stat().st_mtime_ns) if n == suffix[1:] or n.endswith(suffix)]
+        for name in sorted(names, key=len, reverse=True):
+            theirs = entities(name)
             if all(mine.get(key) == value for key, value in theirs.items() if key not in ("space", "recording")):
-                yield sidecar
+                yield folder / name
         if folder == root:
             return
 
 
 @lru_cache(maxsize=64)
-def _names(folder: str, stamp: int) -> tuple[str, ...]:
-    return tuple(entry.name for entry in Path(folder).iterdir() if entry.is_file())
-
-
-def _listing(folder: Path, suffix: str) -> list[Path]:
-    names = _names(str(folder), folder.stat().st_mtime_ns)
-    return [folder / name for name in names if name == suffix.removeprefix("_") or name.endswith(suffix)]
+def _files(folder: Path, stamp: int) -> tuple[str, ...]:
+    return tuple(entry.name for entry in folder.iterdir() if entry.is_file())
 
 
 def apply_sidecars(path: Path, contents: Contents) -> Contents:
-    """`contents` with what the sidecars of `path` say; unchanged where there are none.
-
-    Raises:
-      UserError: a sidecar that cannot be read, with its name and row.
-    """
+    """`contents` with what the sidecars of `path` say; raises UserError for one that cannot be read, with its row."""
     if sidecar := next(sidecars(path, "_channels.tsv"), None):
         _channels(sidecar, contents)
-    facts: dict[str, Any] = {}
-    for entry in reversed(list(sidecars(path, "_eeg.json"))):
-        facts |= _json(entry)  # the nearest last, so that it wins
-    _facts(facts, contents)
+    _facts(dict(ChainMap(*map(_json, sidecars(path, "_eeg.json")))), contents)  # the nearest wins
     if sidecar := next(sidecars(path, "_electrodes.tsv"), None):
         system = next(sidecars(path, "_coordsystem.json"), None)
         _electrodes(sidecar, _json(system) if system else {}, contents)
     if sidecar := next(sidecars(path, "_events.tsv"), None):
-        events, skipped = events_of_rows(read_table(sidecar), str(sidecar), contents.sfreq, contents.n_samples)
-        contents.events = events
+        contents.events, skipped = events_of_table(sidecar, contents.sfreq, contents.n_samples)
         if skipped:
             contents.notes.append(f"{skipped} rows of events.tsv have no onset or lie outside the recording")
     return contents
 
 
 def _channels(table: Path, contents: Contents) -> None:
-    rows = {row.get("name", "").strip(): row for row in read_table(table)}
-    types, bad = list(contents.types or ["eeg"] * len(contents.labels)), list(contents.bad)
+    rows = {row.get("name", ""): row for row in read_table(table)}
+    types, bad = list(contents.types) or ["eeg"] * len(contents.labels), list(contents.bad)
     for i, label in enumerate(contents.labels):
-        row = rows.get(label.strip())
-        if row is None:
-            continue
-        types[i] = TYPES.get(row.get("type", "").strip().upper(), types[i])
-        if row.get("status", "").strip().lower() == "bad":
+        row = rows.get(label.strip(), {})
+        types[i] = TYPES.get(row.get("type", "").upper(), types[i])
+        if row.get("status", "").lower() == "bad":
             bad.append(label)
     contents.types, contents.bad = types, bad
 
@@ -161,12 +148,9 @@ def _electrodes(table: Path, system: JsonDict, contents: Contents) -> None:
     xyz = np.full((len(contents.labels), 3), np.nan)
     where = {label.strip(): i for i, label in enumerate(contents.labels)}
     for row in read_table(table):
-        i = where.get(row.get("name", "").strip())
-        if i is not None:
-            try:
+        if (i := where.get(row.get("name", ""))) is not None:
+            with suppress(KeyError, ValueError):  # n/a
                 xyz[i] = [float(row[axis]) for axis in "xyz"]
-            except (KeyError, ValueError):
-                continue  # n/a
     rotation = head_frame(name, landmarks)
     if rotation is None or unit is None:
         if np.isfinite(xyz).any():
@@ -181,16 +165,17 @@ def head_frame(system: str, landmarks: JsonDict) -> tuple[Float[np.ndarray, "3 3
 
     x runs from the left to the right ear point, y through the nasion, z up; the origin is where they meet.
     """
-    points = {}
-    for short, keys in {"n": ("NAS", "Nz", "nasion"), "l": ("LPA", "left"), "r": ("RPA", "right")}.items():
+    points = []
+    for keys in (("NAS", "Nz", "nasion"), ("LPA", "left"), ("RPA", "right")):
         point = next((landmarks[k] for k in keys if k in landmarks), None)
         if isinstance(point, list) and len(point) == 3:
-            points[short] = np.asarray(point, float)
+            points.append(np.asarray(point, float))
     if len(points) == 3:
-        x = points["r"] - points["l"]
+        nasion, left, right = points
+        x = right - left
         x = x / np.linalg.norm(x)
-        origin = points["l"] + x * ((points["n"] - points["l"]) @ x)
-        y = points["n"] - origin
+        origin = left + x * ((nasion - left) @ x)
+        y = nasion - origin
         y = y / np.linalg.norm(y)
         return np.stack([x, y, np.cross(x, y)]), origin
     if system in RAS:

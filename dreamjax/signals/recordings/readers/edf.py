@@ -5,7 +5,7 @@ what is there of a truncated file, honour the gaps of EDF+D (edfio reads such fi
 of a day-long file without more memory than the span.
 """
 
-import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,51 +14,41 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.channel_names import names_other_sensor, normalise_name
-from dreamjax.signals.recordings.event_codes import keep_codes, stim_changes
-from dreamjax.signals.recordings.readers.edf_annotations import read_annotations
+from dreamjax.signals.recordings.events import keep_codes, stim_changes
+from dreamjax.signals.recordings.montage import names_other_sensor, normalise_name
 from dreamjax.signals.recordings.readers.edf_header import UNITS_TO_UV, Header, filter_edges, read_header
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
 
 MOST_CHANGES = 0.05  # of the samples; a stimulus channel that changes more often carries noise
 SPAN_BYTES = 1 << 26  # one piece of file held while a long span is decoded
+MAX_ANNOTATIONS = 1_000_000
+_ONSET = re.compile(rb"^([+-]\d{1,12}(?:\.\d{0,12})?)(?:\x15(\d{1,12}(?:\.\d{0,12})?))?$")
 
 
-def open_source(source: Source, strict: bool = False) -> Contents:
-    return open_edf(source.path, strict)
-
-
-def open_edf(path: str | os.PathLike[str], strict: bool = False) -> Contents:
-    """Everything but the signal, which stays on disk.
-
-    Raises:
-      UserError: see `read_header`; also a file without any signal.
-    """
-    header = read_header(path, strict)
+def open_edf(source: Source, strict: bool) -> Contents:
+    """Everything but the signal, which stays on disk. Raises UserError as `read_header`, and for a file without any."""
+    header = read_header(source.path, strict)
     notes = length_notes(header)
     main = main_signals(header, notes)
     per_record = header.signals[main[0]].samples
     sfreq = per_record / header.record_duration
     annotations, onsets = read_annotations(header)
-    events, dropped = keep_codes([(t, d, text) for t, d, text in annotations], sfreq, header.patient_words)
-    if dropped:
-        notes.append(f"{dropped} free-text annotations dropped")
+    events = keep_codes(annotations, sfreq, header.patient_words, notes)
     stim = [i for i in main if normalise_name(header.signals[i].label)[1] == "stim"]
     for i in stim:
         changes = stim_events(header, i, sfreq)
         if len(changes) > MOST_CHANGES * header.n_records * per_record:
             notes.append(f"{len(changes)} changes on a stimulus channel are noise, not events")
         else:
-            events = events + changes
+            events += changes
     used = [i for i in main if i not in stim]
-    unknown = sorted({header.signals[i].unit for i in used if header.signals[i].unit.lower() not in UNITS_TO_UV})
-    if unknown:
+    signals = [header.signals[i] for i in used]
+    if unknown := sorted({s.unit for s in signals if s.unit.lower() not in UNITS_TO_UV}):
         notes.append(f"unit {', '.join(repr(u) for u in unknown)} read as µV")
-    scalp = [header.signals[i].prefilter for i in used if not names_other_sensor(header.signals[i].label)]
-    high, low = filter_edges(scalp)
+    high, low = filter_edges([s.prefilter for s in signals if not names_other_sensor(s.label)])
     return Contents(
         format=header.format,
-        labels=[header.signals[i].label for i in used],
+        labels=[s.label for s in signals],
         sfreq=sfreq,
         n_samples=header.n_records * per_record,
         reader=lambda start, stop, picks: read_span(header, [used[i] for i in picks], start, stop),
@@ -72,19 +62,15 @@ def open_edf(path: str | os.PathLike[str], strict: bool = False) -> Contents:
 
 def length_notes(header: Header) -> list[str]:
     """One sentence where the file's length is not what the header promises."""
-    duration = f"records of {header.record_duration:g} s"
-    if header.promised > header.n_records:
-        return [
-            f"the header promises {header.promised} {duration} but the file ends after {header.n_records}; "
-            f"{header.n_records} were kept"
-        ]
-    if header.promised == -1:
-        return [f"the header leaves the number of records open; the file holds {header.n_records} {duration}"]
-    if header.promised < header.n_records:
-        return [
-            f"the header promises {header.promised} {duration} but the file holds {header.n_records}; all were kept"
-        ]
-    return []
+    held, promised, duration = header.n_records, header.promised, f"records of {header.record_duration:g} s"
+    if promised == held:
+        return []
+    if promised == -1:
+        return [f"the header leaves the number of records open; the file holds {held} {duration}"]
+    kept = (
+        f"the file ends after {held}; {held} were kept" if promised > held else f"the file holds {held}; all were kept"
+    )
+    return [f"the header promises {promised} {duration} but {kept}"]
 
 
 def main_signals(header: Header, notes: list[str]) -> list[int]:
@@ -101,14 +87,14 @@ def main_signals(header: Header, notes: list[str]) -> list[int]:
     return main
 
 
+# ------------------------------------------------------------------------------------------------------------- signal
 def read_span(header: Header, signals: Sequence[int], start: int, stop: int) -> Float[np.ndarray, "channels time"]:
     """Samples [start, stop) of signals that share one rate, in µV; decoded piece by piece."""
-    per_record = header.signals[signals[0]].samples if signals else 1
+    per_record = header.signals[signals[0]].samples
     out = np.empty((len(signals), stop - start))
     records_at_once = max(1, SPAN_BYTES // header.record_bytes)
     first, last = start // per_record, -(-stop // per_record)
-    gains = np.array([header.signals[i].gain * header.signals[i].to_uv for i in signals])[:, None]
-    offsets = np.array([header.signals[i].offset * header.signals[i].to_uv for i in signals])[:, None]
+    gains, offsets = np.array([(header.signals[i].gain, header.signals[i].offset) for i in signals]).T[..., None]
     for begin in range(first, last, records_at_once):
         end = min(begin + records_at_once, last)
         digital = read_digital(header, signals, begin, end)
@@ -121,7 +107,6 @@ def read_span(header: Header, signals: Sequence[int], start: int, stop: int) -> 
 
 def read_digital(header: Header, signals: Sequence[int], first: int, last: int) -> Int[np.ndarray, "channels time"]:
     """The integers of data records [first, last) of signals that share one rate."""
-    width = header.sample_bytes
     with open(header.path, "rb") as file:
         file.seek(header.header_bytes + first * header.record_bytes)
         raw = np.fromfile(file, np.uint8, (last - first) * header.record_bytes)
@@ -129,16 +114,13 @@ def read_digital(header: Header, signals: Sequence[int], first: int, last: int) 
     if len(records) < last - first:
         raise UserError(f"{header.path}: the file became shorter while it was read; try again")
     starts = [header.signals[i].start for i in signals]
-    samples = header.signals[signals[0]].samples if signals else 0
-    if width == 2:
+    samples = header.signals[signals[0]].samples
+    if header.sample_bytes == 2:
         values = records.view("<i2")
         columns = [values[:, s : s + samples] for s in starts]
     else:
         columns = [_int24(records[:, 3 * s : 3 * (s + samples)]) for s in starts]
-    out = np.empty((len(signals), len(records), samples), np.int16 if width == 2 else np.int32)
-    for row, column in zip(out, columns, strict=True):
-        row[:] = column
-    return out.reshape(len(signals), -1)
+    return np.stack(columns).reshape(len(signals), -1)
 
 
 def _int24(bytes_: np.ndarray) -> np.ndarray:
@@ -164,17 +146,69 @@ def stim_events(header: Header, index: int, sfreq: float) -> list[Event]:
     return events
 
 
+# -------------------------------------------------------------------------------------------- annotations and gaps
+def read_annotations(header: Header) -> tuple[list[tuple[float, float, str]], Float[np.ndarray, "records"]]:
+    """([(onset s, duration s, text), …], start of every record in s); NaN where a record has no time-keeping TAL.
+
+    A time-stamped annotation list of EDF+ and BDF+ (TAL; Kemp 2003, section 2.2) is
+    `onset [0x15 duration] 0x14 text 0x14 … 0x00`; the first one of a record with an empty text gives the time at which
+    the record starts. Onsets count from the header's start time; here they are turned into seconds since the first
+    *kept sample*, through the gaps of a discontinuous file.
+    """
+    signals = [s for s in header.signals if s.is_annotations]
+    starts = np.full(header.n_records, np.nan)
+    if not signals:
+        return [], starts
+    annotations: list[tuple[float, float, str]] = []
+    shape = (header.n_records, header.record_bytes)
+    records = np.memmap(header.path, np.uint8, "r", header.header_bytes, shape)
+    width = header.sample_bytes
+    for record in range(header.n_records):
+        for k, signal in enumerate(signals):
+            data = records[record, width * signal.start : width * (signal.start + signal.samples)].tobytes()
+            if not data.startswith((b"+", b"-")):
+                continue
+            for position, (onset, duration, texts) in enumerate(parse_tals(data)):
+                if k == 0 and position == 0 and texts and texts[0] == "":
+                    starts[record] = onset
+                annotations += [(onset, duration, text) for text in texts if text]
+        if len(annotations) > MAX_ANNOTATIONS:
+            break
+    return [(_since_first_sample(t, starts, header), d, text) for t, d, text in annotations], starts
+
+
+def parse_tals(data: bytes) -> list[tuple[float, float, list[str]]]:
+    """The TALs of one record's annotation bytes; what is not one is skipped."""
+    tals = []
+    for tal in data.split(b"\x00"):
+        parts = tal.split(b"\x14")
+        match = _ONSET.match(parts[0]) if len(parts) > 1 else None
+        if match:
+            texts = [part.decode("utf-8", "replace").strip() for part in parts[1:]]
+            texts = texts[:-1] if len(texts) > 1 and texts[-1] == "" else texts
+            tals.append((float(match.group(1)), float(match.group(2) or 0), texts))
+    return tals
+
+
+def _since_first_sample(onset: float, starts: np.ndarray, header: Header) -> float:
+    """Seconds in the concatenation of the kept records at which `onset` (s since the header's start time) lies."""
+    if not header.kind.endswith("D") or not np.isfinite(starts).all():
+        first = starts[0] if np.isfinite(starts[0]) else 0.0
+        return float(onset - first)
+    record = int(np.clip(np.searchsorted(starts, onset + 1e-9, side="right") - 1, 0, len(starts) - 1))
+    return float(record * header.record_duration + onset - starts[record])
+
+
 def record_segments(
     header: Header, onsets: Float[np.ndarray, "records"], per_record: int, notes: list[str]
-) -> list[tuple[int, int]] | None:
+) -> list[tuple[int, int]]:
     """Contiguous spans of samples: EDF+D data records whose time-keeping onsets leave a gap start a new one.
 
-    Raises:
-      UserError: an EDF+D file without the onsets that say where its gaps are.
+    Raises UserError for an EDF+D file without the onsets that say where its gaps are.
     """
     if not header.kind.endswith("D"):
-        return None
-    if len(onsets) < header.n_records or not np.isfinite(onsets).all():
+        return [(0, header.n_records * per_record)]
+    if not np.isfinite(onsets).all():
         raise UserError(
             f"{header.path}: a discontinuous recording (EDF+D) without the onset of every data record; "
             "its gaps cannot be found, convert it with the software that wrote it"

@@ -15,6 +15,7 @@ from dreamjax.errors import UserError
 MAX_SIGNALS = 4096
 MAX_RATE = 1e6  # Hz
 MAX_RECORD_BYTES = 1 << 28  # 256 MiB; the standard recommends 61440 bytes a record
+ANNOTATIONS = ("EDF Annotations", "BDF Annotations")  # labels of the signals that hold them
 UNITS_TO_UV = {"uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
 
 
@@ -22,7 +23,7 @@ UNITS_TO_UV = {"uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-
 class Signal:
     label: str
     unit: str
-    gain: float  # physical = gain * digital + offset, in `unit`
+    gain: float  # µV = gain * digital + offset
     offset: float
     prefilter: str
     samples: int  # per data record
@@ -30,11 +31,7 @@ class Signal:
 
     @property
     def is_annotations(self) -> bool:
-        return self.label in ("EDF Annotations", "BDF Annotations")
-
-    @property
-    def to_uv(self) -> float:
-        return UNITS_TO_UV.get(self.unit.lower(), 1.0)
+        return self.label in ANNOTATIONS
 
 
 @dataclass(frozen=True)
@@ -54,24 +51,16 @@ class Header:
         return 3 if self.format == "bdf" else 2
 
     @property
-    def record_samples(self) -> int:
-        return sum(s.samples for s in self.signals)
-
-    @property
     def record_bytes(self) -> int:
-        return self.record_samples * self.sample_bytes
+        return sum(s.samples for s in self.signals) * self.sample_bytes
 
 
-def read_header(path: str | os.PathLike[str], strict: bool = False) -> Header:
+def read_header(path: str, strict: bool) -> Header:
     """The header, checked field by field against itself and the file's size.
 
-    Raises:
-      UserError: not an EDF or BDF file, or a field that cannot be; with `strict` also a file that ends early.
+    Raises UserError for another file, and for a field that cannot be; with `strict` also for a file that ends early.
     """
-    path = os.fspath(path)
     size = os.path.getsize(path)
-    if size == 0:
-        raise UserError(f"{path}: the file is empty; remove it or restore it from its source")
     with open(path, "rb") as file:
         fixed = file.read(256)
         format_ = _format(fixed, path)
@@ -104,7 +93,7 @@ def read_header(path: str | os.PathLike[str], strict: bool = False) -> Header:
     reserved = fixed[192:236].decode("latin-1").strip()
     kind = reserved[:5] if re.match(r"(EDF|BDF)\+[CD]", reserved) else ""
     words = frozenset(w.lower() for w in re.split(r"[\W_]+", fixed[8:168].decode("latin-1")) if len(w) > 1)
-    return Header(path, format_, kind, signals, header_bytes, duration, int(n_records), promised, words)
+    return Header(path, format_, kind, signals, header_bytes, duration, n_records, promised, words)
 
 
 def _format(fixed: bytes, path: str) -> str:
@@ -153,17 +142,15 @@ def _signals(block: bytes, n: int, path: str) -> tuple[Signal, ...]:
         where = f"field of signal {i + 1}"
         samples = _integer(fields["samples"][i], f"samples {where}", path, 0, MAX_RECORD_BYTES)
         gain, offset = 1.0, 0.0
-        if label not in ("EDF Annotations", "BDF Annotations"):
+        if label not in ANNOTATIONS:
             dmin, dmax = (_number(fields[k][i], f"digital range {where}", path) for k in ("dmin", "dmax"))
             pmin, pmax = (_number(fields[k][i], f"physical range {where}", path) for k in ("pmin", "pmax"))
-            if dmax == dmin or pmax == pmin:
-                gain, offset = 1.0, 0.0  # an unused channel of some devices; its numbers are kept as they are
-            else:
+            if dmax != dmin and pmax != pmin:  # else an unused channel of some devices: its numbers stay as they are
                 gain = (pmax - pmin) / (dmax - dmin)
                 offset = pmin - gain * dmin
-        signals.append(
-            Signal(label, _text(fields["unit"][i]), gain, offset, _text(fields["prefilter"][i]), samples, start)
-        )
+        unit, prefilter = _text(fields["unit"][i]), _text(fields["prefilter"][i])
+        factor = UNITS_TO_UV.get(unit.lower(), 1.0)
+        signals.append(Signal(label, unit, gain * factor, offset * factor, prefilter, samples, start))
         start += samples
     return tuple(signals)
 
@@ -176,24 +163,18 @@ def filter_edges(prefilters: list[str]) -> tuple[float | None, float | None]:
     highs, lows = [], []
     for text in prefilters:
         if m := re.search(r"HP:?\s*([\d.]+)\s*(s\b|sec|mHz|Hz)?", text, re.IGNORECASE):
-            highs.append(_edge(m, time_constant=True))
+            highs.append(_edge(m))
         if m := re.search(r"LP:?\s*([\d.]+)\s*(kHz|Hz)?", text, re.IGNORECASE):
             lows.append(_edge(m))
-    high = max((h for h in highs if h), default=None)
-    low = min((v for v in lows if v), default=None)
-    return high, low
+    return max(filter(None, highs), default=None), min(filter(None, lows), default=None)
 
 
-def _edge(match: re.Match[str], time_constant: bool = False) -> float | None:
+def _edge(match: re.Match[str]) -> float | None:
     try:
         value = float(match.group(1))
     except ValueError:
         return None
     unit = (match.group(2) or "").lower()
-    if unit == "mhz":
-        value /= 1e3
-    if unit == "khz":
-        value *= 1e3
-    if time_constant and unit in ("s", "sec"):
-        value = 1 / (2 * 3.141592653589793 * value) if value else 0.0
-    return value or None
+    if unit in ("s", "sec"):
+        return 1 / (2 * 3.141592653589793 * value) if value else None
+    return {"mhz": value / 1e3, "khz": value * 1e3}.get(unit, value) or None

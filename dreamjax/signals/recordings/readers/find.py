@@ -1,23 +1,74 @@
-"""From what a user names (files, folders, BIDS roots) to the recordings in it, and the reasons for what is left out."""
+"""From what a user names (files, folders, BIDS roots) to the recordings in it, and the reasons for what is left out.
+
+Which reader a file needs is told by its first bytes where these do, else by its name.
+
+Who a recording is of, where nothing in its path says so: one person taken for two may be trained on and tested on; two
+persons taken for one cost data but no honesty. So where several folders side by side hold recordings, a folder is a
+person, however many files it has. Folders that are called after conditions, sessions, groups or formats are not
+persons; where there are no others, a file's own name counts.
+"""
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.corpora import corpus_of
+from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
 from dreamjax.signals.recordings.readers.bids import bids_root, licence_of
-from dreamjax.signals.recordings.readers.formats import Format, format_of
 from dreamjax.signals.recordings.readers.recording import Source
-from dreamjax.signals.recordings.readers.subjects import file_name, unworded, worded
 from dreamjax.signals.recordings.readers.uci import trials_of
+from dreamjax.signals.recordings.scrub import error_text
 
+Paths = Sequence[str | os.PathLike[str]]
+
+SUBJECT = re.compile(r"(?:^|[^A-Za-z])(?:subject|subj|sub|participant|patient)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
+PLURAL = re.compile(r"(?<![A-Za-z])(?:subject|subj|sub|participant|patient)s(?![A-Za-z0-9])", re.IGNORECASE)  # a folder
+NOT_A_PERSON = re.compile(
+    r"(?:subjects?|subjs?|subs?|participants?|patients?|controls?|healthy|group|grp|site|lab|cohort|batch|part|"
+    r"session|sess|ses|day|week|visit|run|block|trial|condition|cond|task|rest|resting|baseline|eyes|open|closed|pre|"
+    r"post|before|after|train|training|val|valid|validation|test|testing|calibration|online|offline|raw|data|eeg|"
+    r"recordings?|signals?|files?|export|edf|bdf|gdf|cnt|fif|set|mff|vhdr|brainvision|eeglab|csv|txt|npy|old|new|"
+    r"\d{4}[-_.]?\d\d[-_.]?\d\d)(?:[-_ ]?[a-z0-9]{1,3})?(?:[-_ ](?:open|closed|data|eeg|raw))?",
+    re.IGNORECASE,
+)  # names of folders that are not persons
 SESSION = re.compile(r"(?:^|[^A-Za-z])(?:session|sess|ses)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
-
 NOT_RECORDINGS = ("derivatives", "sourcedata", "code", "stimuli")  # folders of a BIDS root
+MAX_MEMBERS = 10_000  # of an archive
+BY_SUFFIX = {
+    ".edf": "edf", ".bdf": "edf", ".rec": "edf", ".gdf": "gdf", ".vhdr": "brainvision", ".ahdr": "brainvision",
+    ".set": "eeglab", ".fif": "fif", ".mff": "egi", ".nxe": "eximia", ".npy": "numpy", ".arff": "arff",
+}  # fmt: skip
+COMPANIONS = {
+    suffix: what
+    for what, suffixes in {
+        "signal of a BrainVision header": ".eeg .avg .seg .dat",
+        "markers of a BrainVision header": ".vmrk .amrk",
+        "signal of an EEGLAB .set": ".fdt",
+        "companion of a Nihon Kohden .EEG": ".11d .21e .cmt .cn2 .pnt",
+        "electrode positions": ".locs .loc .ced .elc .elp .sfp .hpts .bvef .lay",
+        "documentation": ".md .rst .html .pdf",
+        "sidecar": ".json .xml .yaml .yml",
+        "table": ".tsv",
+        "log": ".log",
+        "code": ".py .m",
+        "image": ".png .jpg .jpeg .gif",
+        "annotations": ".event",
+        "checksums": ".sha256 .md5",
+    }.items()
+    for suffix in suffixes.split()
+}
+UNSUPPORTED = {
+    ".xdf": "XDF is not read; export the EEG stream to EDF or BrainVision",
+    ".mat": "MATLAB arrays have no agreed layout; save them as .npy with a sidecar, or as EEGLAB .set",
+    ".pth": "a PyTorch file holds no recording",
+    ".zarr": "Zarr is not read",
+}
+DOCUMENTS = re.compile(r"^(.*readme.*|licen[cs]e.*|copying.*|changes.*|changelog.*|notice.*|authors.*)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,15 +77,11 @@ class Ignored:
 
     path: str
     reason: str
-    companion: bool
+    companion: bool = False
 
 
 def find_sources(
-    paths: Sequence[str | os.PathLike[str]],
-    *,
-    dataset: str | None = None,
-    licence: str | None = None,
-    subject_pattern: str | None = None,
+    paths: Paths, *, dataset: str | None = None, licence: str | None = None, subject_pattern: str | None = None
 ) -> list[Source]:
     """Every recording under `paths`, in the order of their names; what is left out is logged.
 
@@ -50,8 +97,7 @@ def find_sources(
     for item in ignored:
         if not item.companion:
             log.info("%s: left out, %s", item.path, item.reason)
-    companions = sum(item.companion for item in ignored)
-    if companions:
+    if companions := sum(item.companion for item in ignored):
         log.info("%d companion and documentation files are not recordings of their own", companions)
     if not sources:
         raise UserError(
@@ -60,40 +106,28 @@ def find_sources(
     return sources
 
 
-def survey(
-    paths: Sequence[str | os.PathLike[str]],
-    *,
-    dataset: str | None = None,
-    licence: str | None = None,
-    subject_pattern: str | None = None,
-) -> tuple[list[Source], list[Ignored]]:
-    """(recordings, everything else with the reason); see `find_sources`."""
+def survey(paths: Paths, **options: str | None) -> tuple[list[Source], list[Ignored]]:
+    """(recordings, everything else with the reason); `options` are those of `find_sources`."""
     matches: list[tuple[Source, Path]] = []
     ignored, seen = [], set()
-    for given in paths:
-        root = Path(given)
+    for root in map(Path, paths):
         if not root.exists():
             raise UserError(f"{root}: no such file or folder; check the path")
         for path in candidates(root):
-            verdict = format_of(path)
-            recording = first_trial(path) if isinstance(verdict, Format) and verdict.reader == "uci" else path
-            if recording in seen:
+            readers = readers_of(path)
+            if not isinstance(readers, Ignored) and "uci" in readers.values():
+                path = trials_of(path)[0]  # it stands for all trials of a subject; they are one recording
+            if path in seen:
                 continue
-            seen.add(recording)
-            if isinstance(verdict, Format):
-                base = root if root.is_dir() and root != path else path.parent
-                sources = describe(recording, verdict, base, dataset, licence, subject_pattern)
-                matches += [(source, root) for source in sources]
+            seen.add(path)
+            if isinstance(readers, Ignored):
+                ignored.append(readers)
             else:
-                ignored.append(Ignored(str(path), verdict.reason, verdict.companion))
-    return _with_subjects(matches), ignored
-
-
-def _with_subjects(matches: Sequence[tuple[Source, Path]]) -> list[Source]:
-    """The sources, those without a subject with what can be inferred from all of them together."""
+                base = root if root.is_dir() and root != path else path.parent
+                matches += [(source, root) for source in describe(path, readers, base, **options)]
     nameless = [i for i, (source, _) in enumerate(matches) if not source.subject]
-    inferred = dict(zip(nameless, unworded([matches[i] for i in nameless]), strict=True))
-    return [replace(source, subject=inferred.get(i, source.subject)) for i, (source, _) in enumerate(matches)]
+    subjects = dict(zip(nameless, unworded([matches[i] for i in nameless]), strict=True))
+    return [replace(source, subject=subjects.get(i, source.subject)) for i, (source, _) in enumerate(matches)], ignored
 
 
 def source_of(path: str | os.PathLike[str]) -> Source:
@@ -114,20 +148,19 @@ def candidates(root: Path) -> Iterator[Path]:
         if entry.name.startswith(".") or (entry.is_symlink() and entry.is_dir() and entry.resolve() in root.parents):
             continue
         if entry.is_dir():
-            if entry.name in NOT_RECORDINGS and (root / "dataset_description.json").exists():
-                continue
-            yield from candidates(entry)
+            if entry.name not in NOT_RECORDINGS or not (root / "dataset_description.json").exists():
+                yield from candidates(entry)
         elif entry.is_file() or entry.is_symlink():
             yield entry
 
 
-def first_trial(path: Path) -> Path:
-    """The file that stands for all trials of a subject of the UCI EEG Database; they are one recording."""
-    return trials_of(path)[0]
-
-
 def describe(
-    path: Path, format_: Format, base: Path, dataset: str | None, licence: str | None, subject_pattern: str | None
+    path: Path,
+    readers: Mapping[str, str],
+    base: Path,
+    dataset: str | None = None,
+    licence: str | None = None,
+    subject_pattern: str | None = None,
 ) -> list[Source]:
     """The source (of an archive: the sources) at `path`, with its dataset, subject, session and licence.
 
@@ -138,7 +171,7 @@ def describe(
     folder = inside.split("/")[0] if "/" in inside else base.resolve().name
     bids = bids_root(path)
     sources = []
-    for member, reader in format_.members or (("", format_.reader),):
+    for member, reader in readers.items():
         whole = "/".join(filter(None, (path.absolute().as_posix(), member)))
         corpus = corpus_of(whole)
         subject = corpus and corpus.subject and re.search(corpus.subject, whole)
@@ -169,3 +202,146 @@ def _by_pattern(inside: str, path: Path, pattern: str | None) -> str | None:
     if not match or not match.groups():
         raise UserError(f"{path}: the subject pattern {pattern!r} finds no group in {inside!r}; adapt it")
     return match.group(1)
+
+
+# ------------------------------------------------------------------------------------------------------------ subjects
+def worded(inside: str) -> str | None:
+    """The id in a path below the folder that was given: what follows a word such as `sub-`."""
+    match = SUBJECT.search(PLURAL.sub("", inside))
+    return match.group(1) if match else None
+
+
+def file_name(source: Source) -> str:
+    return Path(source.member).name or Path(source.path).name.split(".")[0]
+
+
+def unworded(recordings: Sequence[tuple[Source, Path]]) -> list[str]:
+    """A subject for each (recording, what was given) of which `worded` knows none; says in the log what was taken.
+
+    Recordings are compared with those below the folder that holds what was given, so that `anna/ ben/` are persons.
+    """
+    subjects = [file_name(source) for source, _ in recordings]
+    groups: dict[Path, list[int]] = {}
+    for i, (source, root) in enumerate(recordings):
+        top = root if root.is_dir() and str(root) != source.path else root.parent
+        groups.setdefault(top.absolute().parent, []).append(i)
+    for anchor, members in groups.items():
+        folders = {i: Path(recordings[i][0].path).absolute().relative_to(anchor).parts[:-1] for i in members}
+        given = any(recordings[i][1].is_dir() for i in members)
+        level = _level_of_persons([(subjects[i], folders[i]) for i in members], given)
+        below = [i for i in members if level < len(folders[i])]
+        rest = [i for i in members if level >= len(folders[i])]
+        for i in below:
+            subjects[i] = folders[i][level]
+        for chosen, what, fewest in ((below, "its folder", 1), (rest, "the file's own name", 2)):
+            if len(chosen) >= fewest:
+                log.info(
+                    "%d recordings below %s name no subject: %s is taken as the subject (%d subjects); "
+                    "--subject-pattern says otherwise",
+                    len(chosen),
+                    os.path.commonpath([Path(recordings[i][0].path).parent for i in chosen]),
+                    what,
+                    len({subjects[i] for i in chosen}),
+                )
+    return subjects
+
+
+def _level_of_persons(recordings: Sequence[tuple[str, Sequence[str]]], given: bool) -> int:
+    """The first level at which folders of (file's name, folders) lie side by side and may be persons; else the depth.
+
+    Folders that were `given` one by one may as well be studies, so there a file name must occur in two of them.
+    """
+    depth = max(len(folders) for _, folders in recordings)
+    for level in range(depth):
+        places = {(name, folders[level]) for name, folders in recordings if level < len(folders)}
+        here = {folder for _, folder in places}
+        if len(here) < 2 or all(NOT_A_PERSON.fullmatch(folder) for folder in here):
+            continue
+        if level == 0 and given and len({name for name, _ in places}) == len(places):
+            continue
+        return level
+    return depth
+
+
+# ------------------------------------------------------------------------------------------------------------- formats
+def readers_of(path: Path) -> dict[str, str] | Ignored:
+    """{"": its reader} of a file or folder, {member: reader} of an archive, or why it is not a recording."""
+    name, suffix = path.name, path.suffix.lower()
+    reader = BY_SUFFIX.get(suffix, "")
+    if path.is_symlink() and not path.exists():
+        return Ignored(str(path), "a link to a file that is not here; fetch it (git annex get, datalad get)")
+    if DOCUMENTS.match(name):
+        return Ignored(str(path), "documentation", companion=True)
+    if re.search(r"-(eve|ave|cov|fwd|inv|epo|trans|ica|proj)\.fif(\.gz)?$", name):
+        return Ignored(str(path), "a FIF file without a raw recording", companion=True)
+    if later_part(path):
+        return Ignored(str(path), "a later part of a split FIF file, read with its first part", companion=True)
+    if suffix == ".eeg" and head(path, 16).startswith(b"EEG-"):
+        reader = "nihon"
+    elif suffix == ".cnt":  # one suffix, two formats, and ANT's reader crashes the process on a Neuroscan file
+        start = head(path, 16)
+        reader = "cnt" if start.startswith(b"Version 3") else "ant" if start.startswith((b"RIFF", b"RF64")) else ""
+        if not reader:
+            return Ignored(str(path), "neither a Neuroscan nor an ANT .cnt by its first bytes")
+    elif name.lower().endswith(".fif.gz"):
+        reader = "fif"
+    elif re.search(r"\.rd\.\d+(\.gz)?$", name):
+        reader = "uci"
+    elif suffix in (".csv", ".txt"):
+        start = head(path, 4096)
+        reader = table_reader(start)
+        if not reader:
+            unknown = f"a {suffix} file that is not a table of a known headset"
+            return Ignored(str(path), unknown if start.decode("utf-8-sig", "replace").strip() else "the file is empty")
+    elif suffix == ".zip":
+        return archive_readers(path)
+    if reader:
+        return {"": reader}
+    if suffix in COMPANIONS:
+        return Ignored(str(path), COMPANIONS[suffix], companion=True)
+    unknown = f"the format of {suffix or 'a file without a suffix'} is not known"
+    return Ignored(str(path), UNSUPPORTED.get(suffix, unknown))
+
+
+def later_part(path: Path) -> bool:
+    """Whether MNE reads this file with another: `x_raw-1.fif` after `x_raw.fif`, `_split-02_` after `_split-01_`."""
+    if split := re.search(r"_split-(\d+)_.*\.fif$", path.name):
+        return int(split.group(1)) > 1
+    part = re.match(r"(.+)-\d{1,3}\.fif$", path.name)
+    return part is not None and (path.parent / f"{part.group(1)}.fif").exists()
+
+
+def table_reader(start: bytes) -> str:
+    """Which headset's app wrote a text table, by its first line; "" for none that is known."""
+    text = start.decode("utf-8-sig", "replace")
+    first = text.split("\n", 1)[0].strip().lower()
+    if first.startswith("%") and "openbci" in text.lower():
+        return "openbci"
+    if first.startswith("timestamps,"):
+        return "muse"
+    if first.startswith("timestamp,") and "raw_tp9" in first:
+        return "mind_monitor"
+    return "emotiv" if {"counter", "af3"} <= {column.strip() for column in first.split(",")} else ""
+
+
+def archive_readers(path: Path) -> dict[str, str] | Ignored:
+    """A zip archive of text tables: every table in it is a recording."""
+    readers = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist()[:MAX_MEMBERS]:
+                if info.filename.lower().endswith((".csv", ".txt")) and not info.is_dir():
+                    with archive.open(info) as file:
+                        if reader := table_reader(file.read(4096)):
+                            readers[info.filename] = reader
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
+        return Ignored(str(path), f"a zip archive that cannot be opened ({error_text(e)})")
+    return readers or Ignored(str(path), "a zip archive without a table of a known headset")
+
+
+def head(path: Path, n: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(n)
+    except OSError:
+        return b""

@@ -6,63 +6,62 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from dreamjax.errors import UserError, missing_package
-from dreamjax.signals.recordings.event_codes import code_of, keep_codes, stim_changes
-from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble
-from dreamjax.signals.recordings.readers.spans import cut_spans
+from dreamjax.errors import UserError, require
+from dreamjax.signals.recordings.events import code_of, cut_spans, keep_codes, stim_changes
+from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble, end_to_end
 from dreamjax.signals.recordings.scrub import error_text
 
 if TYPE_CHECKING:
     import mne
 
-EXIMIA_BYTES = 64 * 2  # one sample of all channels
 FLOOD = 16  # values a byte: of an uncompressed file, beyond slow channels that are raised to the common rate
 STIM_PIECE = 1 << 20  # samples of stimulus channels held at once
 _TYPES = {"eeg": "eeg", "eog": "eog", "ecg": "ecg", "emg": "emg", "stim": "stim", "ref_meg": "ref"}
 
 
 def require_mne() -> Any:
-    try:
-        import mne
-    except ImportError as e:
-        raise missing_package("mne", "data", "reading this format") from e
+    require("mne", "reading this format")
+    import mne
+
     return mne
 
 
-def open_source(source: Source, strict: bool = False) -> Contents:
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings, no log and nothing on stdout, where results go and where mffpy prints."""
+    mne = require_mne()
+    with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def reading(path: str, what: str) -> Iterator[None]:
+    """Raise any error of MNE as a UserError: its own first sentence is passed on, without what it quotes."""
+    try:
+        with quiet():
+            yield
+    except Exception as e:
+        raise UserError(f"{path}: MNE cannot read {what} ({error_text(e)})") from e
+
+
+def open_source(source: Source, strict: bool) -> Contents:
     """A format that needs nothing beside MNE's own reader."""
     return open_with_mne(source.path, source.reader)
 
 
-def open_eximia(source: Source, strict: bool = False) -> Contents:
-    """Nexstim eximia: 64 channels of 16 bits and no header at all, so the size is all that can be checked."""
-    size = os.path.getsize(source.path)
-    if size == 0 or size % EXIMIA_BYTES:
-        raise UserError(f"{source.path}: {size} bytes are not a whole number of samples of eximia's 64 channels")
-    return open_with_mne(source.path, "eximia")
-
-
 def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
-    """Open `path` through MNE's reader for `format_`.
-
-    Raises:
-      UserError: MNE cannot read the file; its own first sentence is passed on, without what it quotes.
-    """
-    mne = require_mne()
-    reader: Callable[..., Any] = getattr(mne.io, f"read_raw_{format_}")
-    try:
-        with quiet():
-            raw = reader(path, preload=False, **options)
-    except UserError:
-        raise
-    except Exception as e:
-        raise UserError(f"{path}: MNE cannot read it as {format_} ({error_text(e)})") from e
+    """Open `path` through MNE's reader for `format_`; raises UserError where MNE cannot read it."""
+    reader: Callable[..., Any] = getattr(require_mne().io, f"read_raw_{format_}")
+    with reading(path, f"it as {format_}"):
+        raw = reader(path, preload=False, **options)
     if format_ == "gdf" and raw.n_times * len(raw.ch_names) > FLOOD * os.path.getsize(path):
         raise UserError(f"{path}: its header promises {raw.n_times} samples, far more than the file holds; restore it")
     return contents_of_raw(raw, format_, header_words(Path(path), format_))
@@ -88,15 +87,6 @@ def header_words(path: Path, format_: str) -> set[str]:
         return {word.decode("latin-1").lower() for word in re.findall(rb"[A-Za-z\xc0-\xff]{3,}", file.read(length))}
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings, no log and nothing on stdout, where results go and where mffpy prints."""
-    mne = require_mne()
-    with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-
-
 def recording_from_raw(
     raw: "mne.io.BaseRaw",
     *,
@@ -119,26 +109,21 @@ def recording_from_epochs(epochs: "mne.BaseEpochs", *, name: str = "epochs") -> 
 
 def contents_of_epochs(epochs: "mne.BaseEpochs", format_: str) -> Contents:
     """Return the trials of Epochs end to end; each is a segment of its own."""
-    mne = require_mne()
     signal = np.asarray(epochs.get_data(copy=False) * 1e6, np.float32)  # trials x channels x time
-    n_trials, _, length = signal.shape
+    count, _, length = signal.shape
     names = {code: name for name, code in epochs.event_id.items()}
     texts = [str(names.get(code, code)) for code in epochs.events[:, 2]]
     codes = [code_of(text, texts.count(text)) or "" for text in texts]
-    rows = np.concatenate(list(signal), axis=1)
     with quiet():
-        facts = contents_of_raw(mne.io.RawArray(rows[:, :length] * 1e-6, epochs.info), format_)
-    starts = range(0, n_trials * length, length)
+        contents = contents_of_raw(require_mne().io.RawArray(signal[0] * 1e-6, epochs.info), format_)
     onset = int(-epochs.tmin * epochs.info["sfreq"] + 0.5)  # the event's sample in a trial
-
-    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
-        return rows[list(picks), start:stop].astype(np.float64)
-
-    facts.n_samples, facts.reader, facts.precut = n_trials * length, read, True
-    facts.segments = [(start, start + length) for start in starts]
-    facts.segment_labels = codes
-    facts.events = [Event(s + onset, 0.0, c) for s, c in zip(starts, codes, strict=True) if c and 0 <= onset < length]
-    return facts
+    return replace(
+        contents,
+        **end_to_end(signal.__getitem__, count, length),
+        segment_labels=codes,
+        precut=True,
+        events=[Event(i * length + onset, 0.0, c) for i, c in enumerate(codes) if c and 0 <= onset < length],
+    )
 
 
 def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[str] = ()) -> Contents:
@@ -149,21 +134,20 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
     info = raw.info
     sfreq, notes = float(info["sfreq"]), []
     types = [_TYPES.get(kind, "misc") for kind in raw.get_channel_types()]
-    if any(kind in ("mag", "grad") for kind in raw.get_channel_types()):
+    if {"mag", "grad"} & set(raw.get_channel_types()):
         notes.append("MEG sensors are not used")
     onsets = raw.annotations.onset - raw.first_time  # MNE counts them from before the first sample, dated or not
-    annotations = list(zip(onsets, raw.annotations.duration, raw.annotations.description, strict=True))
+    rows = zip(onsets, raw.annotations.duration, raw.annotations.description, strict=True)
+    annotations = [(float(onset), float(duration), str(text)) for onset, duration, text in rows]
     subject_info = info.get("subject_info") or {}
     names = {str(subject_info.get(k, "")) for k in ("first_name", "last_name", "middle_name", "his_id")}
     names |= {str(info.get("experimenter") or ""), " ".join(forbidden)}
     words = {word.lower() for name in names for word in re.split(r"[\W_]+", name) if len(word) > 1}
-    events, dropped = keep_codes([(float(t), float(d), str(c)) for t, d, c in annotations], sfreq, words)
-    if dropped:
-        notes.append(f"{dropped} free-text annotations dropped")
+    events = keep_codes(annotations, sfreq, words, notes)
     stim = [i for i, kind in enumerate(types) if kind == "stim"]
     if not events and stim:
         events = stim_events(raw, stim)
-    segments = cut_spans([(float(t), float(d), str(c)) for t, d, c in annotations], sfreq, raw.n_times, notes)
+    segments = cut_spans(annotations, sfreq, raw.n_times, notes)
 
     def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
         with quiet():

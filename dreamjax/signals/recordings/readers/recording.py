@@ -1,19 +1,14 @@
 """What every reader returns, whatever the format: a `Recording`, whose signal is read span by span in µV."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
-from dreamjax.signals.recordings.channel_names import (
-    banked_names,
-    biosemi_names,
-    names_other_sensor,
-    normalise_name,
-    reference_of,
-)
-from dreamjax.signals.recordings.montage import plausible, standard_positions
+from dreamjax.signals.recordings import montage
+from dreamjax.typing import JsonDict
 
 SpanReader = Callable[[int, int, Sequence[int]], Float[np.ndarray, "channels time"]]  # (start, stop, channels) → signal
 
@@ -98,18 +93,38 @@ class Contents:
     sfreq: float
     n_samples: int
     reader: SpanReader  # over the rows of `labels`
-    types: Sequence[str] | None = None  # where the file states them; else from the labels
+    types: Sequence[str] = ()  # where the file states them; else from the labels
     positions: Float[np.ndarray, "channels 3"] | None = None
     reference: str | None = None
     highpass: float | None = None
     lowpass: float | None = None
     line_freq: float | None = None
-    segments: Sequence[tuple[int, int]] | None = None  # default: the whole
+    segments: Sequence[tuple[int, int]] = None  # type: ignore[assignment]  # default: the whole
     segment_labels: Sequence[str] = ()
     precut: bool = False
     events: Sequence[Event] = ()
     bad: Sequence[str] = ()  # labels
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.segments is None:
+            self.segments = [(0, self.n_samples)]
+
+
+def end_to_end(
+    trial: Callable[[int], Float[np.ndarray, "channels time"]], count: int, length: int, factor: float = 1.0
+) -> JsonDict:
+    """The fields of `Contents` that say where `count` trials of `length` samples lie and how their spans are read."""
+
+    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
+        out = np.empty((len(picks), stop - start))
+        for i in range(start // length, -(-stop // length)):
+            low, high = max(start, i * length), min(stop, (i + 1) * length)
+            out[:, low - start : high - start] = trial(i)[list(picks), low - i * length : high - i * length]
+        return out * factor
+
+    segments = [(i * length, (i + 1) * length) for i in range(count)]
+    return {"n_samples": count * length, "reader": read, "segments": segments}
 
 
 TRUSTED_TYPES = ("eog", "ecg", "emg", "stim", "misc", "ref")  # a file that says "eeg" often means "a channel"
@@ -121,11 +136,11 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
     `scale` multiplies the signal: the corpus's or the user's answer to a header with a wrong unit.
     """
     labels = list(contents.labels)
-    sites = biosemi_names(labels)
+    sites = montage.biosemi_names(labels)
     if sites is not None and contents.format == "bdf":
         contents.notes.append("BioSemi sockets A1… named after the cap's sites")
         labels = sites
-    elif (banks := banked_names(labels)) is not None:
+    elif (banks := montage.banked_names(labels)) is not None:
         contents.notes.append("labels of amplifier sockets: their places on the head are unknown")
         labels = banks
     names, types = settle_names(labels, contents.types)
@@ -140,9 +155,7 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         return signal if factor == 1.0 else signal * factor
 
     bad = set(contents.bad)
-    segments = contents.segments if contents.segments is not None else [(0, contents.n_samples)]
-    used = [i for i, (a, b) in enumerate(segments) if b > a]
-    segment_labels = [contents.segment_labels[i] for i in used] if contents.segment_labels else []
+    used = [i for i, (a, b) in enumerate(contents.segments) if b > a]
     return Recording(
         path=source.name,
         format=contents.format,
@@ -154,13 +167,13 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         xyz=_positions(names, types, contents, keep),
         sfreq=float(contents.sfreq),
         n_samples=int(contents.n_samples),
-        reference=contents.reference or reference_of(contents.labels),
+        reference=contents.reference or montage.reference_of(contents.labels),
         highpass=contents.highpass or None,
         lowpass=contents.lowpass,
         line_freq=contents.line_freq,
-        segments=tuple((int(segments[i][0]), int(segments[i][1])) for i in used),
+        segments=tuple((int(a), int(b)) for a, b in contents.segments if b > a),
         precut=contents.precut,
-        segment_labels=tuple(segment_labels),
+        segment_labels=tuple(contents.segment_labels[i] for i in used) if contents.segment_labels else (),
         events=tuple(e for e in contents.events if 0 <= e.sample < contents.n_samples),
         licence=source.licence,
         notes=tuple(contents.notes),
@@ -169,29 +182,25 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
     )
 
 
-def settle_names(labels: Sequence[str], stated: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
+def settle_names(labels: Sequence[str], stated: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Names (unique) and types of all channels of a file together, from their labels and what the file states.
 
     Evidence in order: a type that the file states and that is not merely "eeg"; the label; a label that says nothing
     counts as EEG only where the file states so and no other channel has a 10-05 name (a numbered cap).
     """
-    guesses = [normalise_name(label) for label in labels]
-    named = sum(1 for name, kind in guesses if kind == "eeg" and np.isfinite(standard_positions([name])).all())
+    guesses = [montage.normalise_name(label) for label in labels]
+    named = any(kind == "eeg" and montage.standard_name(name) for name, kind in guesses)
     names, types = [], []
+    seen: Counter[str] = Counter()
     for i, (name, kind) in enumerate(guesses):
-        file_type = stated[i] if stated is not None else "eeg"
-        if file_type in TRUSTED_TYPES:
-            kind = file_type
-        elif kind == "misc" and named == 0 and not names_other_sensor(labels[i]):
+        if stated and stated[i] in TRUSTED_TYPES:
+            kind = stated[i]
+        elif kind == "misc" and not named and not montage.names_other_sensor(labels[i]):
             kind = "eeg"
-        names.append(name)
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
         types.append(kind)
-    seen: dict[str, int] = {}
-    unique = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return unique, types
+    return names, types
 
 
 def _positions(
@@ -199,11 +208,11 @@ def _positions(
 ) -> Float[np.ndarray, "channels 3"]:
     """From the file where it has plausible ones for the EEG channels, else from the names; NaN for the other types."""
     scalp = np.array([kind in ("eeg", "ref") for kind in types], bool).reshape(-1, 1)
-    standard = np.where(scalp, standard_positions(names), np.nan)
+    standard = np.where(scalp, montage.standard_positions(names), np.nan)
     if contents.positions is None:
         return standard
     positions = np.where(scalp, contents.positions[list(keep)], np.nan)
-    if not plausible(positions):
+    if not montage.plausible(positions):
         if np.isfinite(positions).any():
             contents.notes.append("electrode positions in the file are not on a head: those of the names are used")
         return standard

@@ -2,41 +2,47 @@
 
 A table has one row a sample, so it is read as a whole. Its time stamps are used for the clock and forgotten: they are
 dates of a person's recording.
+
+Wireless packets arrive in bursts, so stamps step by anything from −27 to +33 ms although the headset samples evenly.
+What is even is the sample number; what is real is a lasting jump of the stamps against it: samples that were lost.
 """
 
-import io
 import re
 import zipfile
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.event_codes import stim_changes
-from dreamjax.signals.recordings.readers.clock import counter_spans, dejitter
+from dreamjax.signals.recordings.events import stim_changes
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
-from dreamjax.signals.recordings.scrub import error_text, unquoted
+from dreamjax.signals.recordings.scrub import error_text
 
 MAX_BYTES = 1 << 30  # a day of a headset at 256 Hz
 MUSE_HZ = 256.0
 EMOTIV_HZ = 128.0  # EPOC, EPOC+, Insight
 SLOWEST_HZ = 50.0  # below this a table holds averages of the app, not the signal
+WINDOW = 64  # samples on either side of a suspected gap; averages the bursts out (packets have about 12 samples)
+JUMP_S = 0.020  # s; bursts average to 7 ms at most on the Muse files, a lost packet of 12 samples leaves 47 ms
+SURE_S = 0.5  # s; no burst holds data back this long
+NOMINAL_TOLERANCE = 0.005  # a measured rate this near to the device's stated rate is the stated rate
 
 
-def open_muse(source: Source, strict: bool = False) -> Contents:
+def open_muse(source: Source, strict: bool) -> Contents:
     """muse-lsl: `timestamps,TP9,AF7,AF8,TP10[,Right AUX][,Marker0…]`; time stamps in s, a marker where it is not 0."""
     names, rows = csv_rows(source)
     signal = [i for i, name in enumerate(names) if i > 0 and not name.lower().startswith("marker")]
-    markers = [i for i, name in enumerate(names) if name.lower().startswith("marker")]
     sfreq, spans, notes = clock(source, rows[:, 0], MUSE_HZ)
-    events = marker_events(rows, markers, sfreq)
-    return table("muse", [names[i] for i in signal], rows[:, signal], sfreq, spans, events, notes, reference="Fpz")
+    return table("muse", names, rows, signal, sfreq, spans, notes, reference="Fpz")
 
 
-def open_mind_monitor(source: Source, strict: bool = False) -> Contents:
+def open_mind_monitor(source: Source, strict: bool) -> Contents:
     """Mind Monitor: `TimeStamp,…,RAW_TP9,RAW_AF7,RAW_AF8,RAW_TP10,AUX_RIGHT,…`; rows without raw values are blinks."""
     lines = text_of(source).splitlines()
     names = [name.strip() for name in lines[0].split(",")]
@@ -53,10 +59,10 @@ def open_mind_monitor(source: Source, strict: bool = False) -> Contents:
     seconds = np.asarray(stamps) - stamps[0] if stamps else np.empty(0)
     sfreq, spans, notes = clock(source, seconds, MUSE_HZ)
     labels = [names[i].removeprefix("RAW_") for i in signal]
-    return table("mind-monitor", labels, np.array(values), sfreq, spans, [], notes, reference="Fpz")
+    return table("mind-monitor", labels, np.array(values), range(len(labels)), sfreq, spans, notes, reference="Fpz")
 
 
-def open_openbci(source: Source, strict: bool = False) -> Contents:
+def open_openbci(source: Source, strict: bool) -> Contents:
     """OpenBCI_GUI raw text: `%` lines with board and rate, a line of column names, then rows; gaps by the counter."""
     lines = text_of(source).splitlines()
     header = [line for line in lines[:50] if line.startswith("%")]
@@ -65,44 +71,29 @@ def open_openbci(source: Source, strict: bool = False) -> Contents:
         raise UserError(f"{source.name}: its header has no sample rate; is it OpenBCI raw data?")
     first = lines[len(header)] if len(lines) > len(header) else ""
     has_names = "Channel" in first
-    body = lines[len(header) + has_names :]
-    width = first.count(",") + 1
-    names = [name.strip() for name in first.split(",")] if has_names else _openbci_names(header, width)
+    if has_names:
+        names = [name.strip() for name in first.split(",")]
+    else:  # the GUI before version 5: index, the channels, then accelerometer and time
+        count = re.search(r"Number of channels\s*=\s*(\d+)", "\n".join(header))
+        channels = [f"EXG Channel {i}" for i in range(int(count.group(1)) if count else 8)]
+        names = ["Sample Index", *channels][: first.count(",") + 1]
     numeric = [i for i, name in enumerate(names) if re.match(r"Sample Index|EXG|Marker", name)]
-    rows = numbers(source, body, numeric)
+    rows = numbers(source, lines[len(header) + has_names :], numeric)
     names = [names[i] for i in numeric]
-    sfreq = float(rate.group(1))
     signal = [i for i, name in enumerate(names) if name.startswith("EXG")]
-    markers = [i for i, name in enumerate(names) if name.startswith("Marker")]
-    spans = counter_spans(rows[:, 0])
-    notes = [f"{len(spans) - 1} gaps in the sample counter"] if len(spans) > 1 else []
-    events = marker_events(rows, markers, sfreq)
-    return table("openbci", [names[i] for i in signal], rows[:, signal], sfreq, spans, events, notes)
+    return table("openbci", names, rows, signal, float(rate.group(1)), *counter_gaps(rows[:, 0]))
 
 
-def _openbci_names(header: Sequence[str], width: int) -> list[str]:
-    """Columns of the GUI before version 5, which wrote no names: index, the channels, then accelerometer and time."""
-    match = re.search(r"Number of channels\s*=\s*(\d+)", "\n".join(header))
-    count = int(match.group(1)) if match else 8
-    channels = [f"EXG Channel {i}" for i in range(count)]
-    return ["Sample Index", *channels, *(["other"] * max(0, width - count - 1))][:width]
-
-
-def open_emotiv(source: Source, strict: bool = False) -> Contents:
+def open_emotiv(source: Source, strict: bool) -> Contents:
     """Emotiv CSV: `COUNTER, AF3, …, MARKERS…, …`; 128 Hz, gaps by the counter."""
     names, rows = csv_rows(source)
     lower = [name.lower() for name in names]
     other = re.compile(r"counter|marker.*|tick|contactquality|cq.*|time.*|gyro.*|battery.*|interpolated|raw_cq")
     signal = [i for i, name in enumerate(lower) if not other.match(name)]
-    markers = [i for i, name in enumerate(lower) if name.startswith("marker")]
-    spans = counter_spans(rows[:, lower.index("counter")])
-    notes = [f"{len(spans) - 1} gaps in the sample counter"] if len(spans) > 1 else []
-    events = marker_events(rows, markers, EMOTIV_HZ)
-    labels = [names[i] for i in signal]
-    return table("emotiv", labels, rows[:, signal], EMOTIV_HZ, spans, events, notes)
+    return table("emotiv", names, rows, signal, EMOTIV_HZ, *counter_gaps(rows[:, lower.index("counter")]))
 
 
-def open_arff(source: Source, strict: bool = False) -> Contents:
+def open_arff(source: Source, strict: bool) -> Contents:
     """Weka's ARFF with one numeric attribute a channel; a last nominal one becomes events where it changes.
 
     Only Emotiv channel sets are taken: the format itself has no sampling rate.
@@ -122,30 +113,48 @@ def open_arff(source: Source, strict: bool = False) -> Contents:
         edges = [*(s for s, _ in changes), len(rows)]
         for (sample, code), stop in zip(changes, edges[1:], strict=True):
             events.append(Event(sample, (stop - sample) / EMOTIV_HZ, f"{kinds[i][0]}/{code - 1}"))
-    labels = [kinds[i][0] for i in numeric]
-    notes = ["no time stamps: 128 Hz, the rate of the EPOC"]
-    values = rows[:, : len(numeric)]
-    return table("arff", labels, values, EMOTIV_HZ, [(0, len(rows))], events, notes, reference="P3")
+    labels, notes = [kinds[i][0] for i in numeric], ["no time stamps: 128 Hz, the rate of the EPOC"]
+    contents = table("arff", labels, rows, range(len(labels)), EMOTIV_HZ, [(0, len(rows))], notes, reference="P3")
+    return replace(contents, events=events)
 
 
 def table(
     format_: str,
-    labels: Sequence[str],
-    rows: Float[np.ndarray, "time channels"],
+    names: Sequence[str],
+    rows: Float[np.ndarray, "time columns"],
+    columns: Sequence[int],
     sfreq: float,
     spans: Sequence[tuple[int, int]],
-    events: Sequence[Event],
     notes: list[str],
     reference: str | None = None,
 ) -> Contents:
-    """Contents over rows that are already in memory (float32: 24 bits, more than any of these devices has)."""
-    signal = np.ascontiguousarray(rows.T, np.float32)
+    """Contents of the `columns` of rows in memory (float32: 24 bits, more than any of these devices has).
 
-    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
-        return signal[list(picks), start:stop].astype(np.float64)
+    There is an event wherever a column of markers changes to a number other than 0.
+    """
+    signal = np.ascontiguousarray(rows[:, list(columns)].T, np.float32)
+    events = []
+    for i, name in enumerate(names):
+        if name.lower().startswith("marker"):
+            changes, _ = stim_changes(np.nan_to_num(rows[:, i]).astype(np.int64))
+            events += [Event(sample, 1 / sfreq, str(code)) for sample, code in changes]
+    return Contents(
+        format=format_,
+        labels=[names[i] for i in columns],
+        sfreq=sfreq,
+        n_samples=len(rows),
+        reader=lambda start, stop, picks: signal[list(picks), start:stop].astype(np.float64),
+        reference=reference,
+        segments=spans,
+        events=sorted(events, key=lambda e: e.sample),
+        notes=notes,
+    )
 
-    return Contents(format_, list(labels), sfreq, signal.shape[1], read, segments=list(spans), events=list(events),
-                    reference=reference, notes=notes)  # fmt: skip
+
+def counter_gaps(counter: Float[np.ndarray, "time"]) -> tuple[list[tuple[int, int]], list[str]]:
+    """`counter_spans` and what to note about them."""
+    spans = counter_spans(counter)
+    return spans, [f"{len(spans) - 1} gaps in the sample counter"] if len(spans) > 1 else []
 
 
 def clock(
@@ -155,22 +164,13 @@ def clock(
     try:
         sfreq, spans, notes = dejitter(stamps - stamps[0] if len(stamps) else stamps, nominal)
     except ValueError as e:
-        raise UserError(f"{source.name}: {unquoted(str(e))}; record again or repair the first column") from e
+        raise UserError(f"{source.name}: {e}; record again or repair the first column") from e
     if sfreq < SLOWEST_HZ:
         raise UserError(
             f"{source.name}: its rows are {1 / sfreq:.1f} s apart, so they are averages and not the signal; "
             "export with the recording interval set to constant (all samples)"
         )
     return sfreq, spans, notes
-
-
-def marker_events(rows: Float[np.ndarray, "time columns"], columns: Sequence[int], sfreq: float) -> list[Event]:
-    """An event wherever a marker column changes to a number other than 0."""
-    events = []
-    for column in columns:
-        changes, _ = stim_changes(np.nan_to_num(rows[:, column]).astype(np.int64))
-        events += [Event(sample, 1 / sfreq, str(code)) for sample, code in changes]
-    return sorted(events, key=lambda e: e.sample)
 
 
 def csv_rows(source: Source) -> tuple[list[str], Float[np.ndarray, "time columns"]]:
@@ -182,11 +182,7 @@ def csv_rows(source: Source) -> tuple[list[str], Float[np.ndarray, "time columns
 
 
 def numbers(source: Source, lines: Sequence[str], columns: Sequence[int]) -> Float[np.ndarray, "time columns"]:
-    """The given columns of comma-separated lines.
-
-    Raises:
-      UserError: no rows, or a cell that is not a number, with its row.
-    """
+    """The given columns of comma-separated lines; raises UserError for no rows, and for a cell that is no number."""
     if not any(line.strip() for line in lines):
         raise UserError(f"{source.name}: a table without rows; remove it from the input")
     try:
@@ -197,14 +193,100 @@ def numbers(source: Source, lines: Sequence[str], columns: Sequence[int]) -> Flo
 
 def text_of(source: Source) -> str:
     """The text of a file, or of one member of a zip archive; never more than 1 GiB of it."""
-    if source.member:
-        with zipfile.ZipFile(source.path) as archive:
-            info = archive.getinfo(source.member)
-            if info.file_size > MAX_BYTES:
-                raise UserError(f"{source.name}: {info.file_size >> 20} MiB of text; split it")
-            with archive.open(info) as file:
-                return io.TextIOWrapper(file, encoding="utf-8", errors="replace").read()
-    path = Path(source.path)
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{source.name}: {path.stat().st_size >> 20} MiB of text; split it")
-    return path.read_text(encoding="utf-8-sig", errors="replace")
+    path, member = Path(source.path), source.member
+    with zipfile.ZipFile(path) if member else nullcontext() as archive:
+        size = archive.getinfo(member).file_size if archive else path.stat().st_size
+        if size > MAX_BYTES:
+            raise UserError(f"{source.name}: {size >> 20} MiB of text; split it")
+        return (archive.read(member) if archive else path.read_bytes()).decode("utf-8-sig", "replace")
+
+
+# ------------------------------------------------------------------------------------------------------------- clock
+def dejitter(
+    stamps: Float[np.ndarray, "time"], nominal: float | None = None
+) -> tuple[float, list[tuple[int, int]], list[str]]:
+    """(sfreq, contiguous spans in samples, notes) from one time stamp in seconds a sample.
+
+    The rate is the least-squares slope within spans. Spans end where the stamps jump for good. Raises ValueError for
+    fewer than two stamps, stamps that do not run forwards, or that are not numbers.
+    """
+    stamps = np.asarray(stamps, float)
+    n = len(stamps)
+    if n < 2 or not np.isfinite(stamps).all() or stamps[-1] <= stamps[0]:
+        raise ValueError("the time stamps do not run forwards")
+    cuts = gaps(stamps)
+    spans = list(pairwise([0, *cuts, n]))
+    measured = pooled_rate(stamps, spans)
+    known = nominal is not None and abs(measured / nominal - 1) < NOMINAL_TOLERANCE
+    sfreq = float(nominal) if known and nominal else float(round(measured, 3))
+    steps = np.diff(stamps) * 1e3
+    notes = []
+    if np.abs(steps - 1e3 / sfreq).max() > 1e3 / sfreq:
+        notes.append(
+            f"clock dejittered: stamps step {steps.min():.0f} to {steps.max():.0f} ms at {sfreq:g} Hz "
+            f"(measured {measured:.3f} Hz)"
+        )
+    if cuts:
+        notes.append(f"{len(cuts)} gaps in the time stamps")
+    return sfreq, spans, notes
+
+
+def gaps(stamps: Float[np.ndarray, "time"]) -> list[int]:
+    """First samples after a lasting jump of the stamps against the sample number."""
+    n = len(stamps)
+    steps = np.diff(stamps)
+    sure = {int(i) + 1 for i in np.flatnonzero(np.abs(steps) > SURE_S)}
+    width = min(WINDOW, n // 4)
+    if width >= 8:
+        stride = min(4 * width, n - 1)
+        slope = np.median((stamps[stride:] - stamps[:-stride]) / stride)  # a few gaps do not move a median
+        residual = stamps - slope * np.arange(n)
+        total = np.concatenate(([0.0], np.cumsum(residual)))
+        means = (total[width:] - total[:-width]) / width  # means[i]: residuals i … i + width - 1
+        jump = means[width:] - means[:-width]  # at sample i + width: mean after minus mean before
+        loud = np.abs(jump) > max(JUMP_S, 2 * slope)
+        for start, stop in runs(loud):
+            peak = start + int(np.argmax(np.abs(jump[start:stop]))) + width
+            low, high = max(peak - width // 2, 1), min(peak + width // 2, n - 1)
+            sure.add(low + int(np.argmax(np.abs(steps[low - 1 : high]))))
+    kept: list[int] = []
+    for cut in sorted(sure):  # two that are nearer than a quarter of the width are one gap seen twice: the first stays
+        if not kept or cut - kept[-1] > width // 4:
+            kept.append(cut)
+    return kept
+
+
+def runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """[start, stop) of every run of true flags."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(np.int8), [0]))))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def pooled_rate(stamps: Float[np.ndarray, "time"], spans: list[tuple[int, int]]) -> float:
+    """Least-squares samples per second, one slope for all spans, each with its own offset."""
+    cross = square = 0.0
+    for start, stop in spans:
+        index = np.arange(stop - start) - (stop - start - 1) / 2
+        cross += float(index @ (stamps[start:stop] - stamps[start:stop].mean()))
+        square += float(index @ index)
+    if cross <= 0:
+        raise ValueError("the time stamps do not run forwards")
+    return square / cross
+
+
+def counter_spans(counter: Float[np.ndarray, "time"]) -> list[tuple[int, int]]:
+    """Contiguous spans by a packet counter that wraps: cut where it does not step as it usually does.
+
+    >>> counter_spans(np.array([253, 254, 255, 0, 1, 4, 5.0]))
+    [(0, 5), (5, 7)]
+    """
+    n = len(counter)
+    if n < 3:
+        return [(0, n)]
+    steps = np.diff(counter)
+    usual = float(np.median(steps))
+    wrap = steps < 0
+    top, bottom = counter.max(), counter.min()
+    regular = (steps == usual) | (wrap & (counter[:-1] >= top - usual + 1) & (counter[1:] <= bottom + usual - 1))
+    cuts = (np.flatnonzero(~regular) + 1).tolist()
+    return list(pairwise([0, *cuts, n]))

@@ -6,15 +6,13 @@ Line 4 names the condition (`# S1 obj , trial 0`), a line `# FP1 chan 0` starts 
 
 import gzip
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
+from dreamjax.signals.recordings.readers.recording import Contents, Event, Source, end_to_end
 from dreamjax.signals.recordings.scrub import error_text
 
 SFREQ = 256.0  # "3.906 msecs"
@@ -23,44 +21,34 @@ TRIAL = re.compile(r"^(co\d[ac]\d+)\.rd\.(\d+)(\.gz)?$")
 OTHER = {"X": "eog", "Y": "eog", "nd": "misc"}  # X, Y: horizontal and vertical eye; nd: not a site
 
 
-def open_uci(source: Source, strict: bool = False) -> Contents:
+def open_uci(source: Source, strict: bool) -> Contents:
     """All trials of the subject whose first trial is `source.path`, in the order of their numbers.
 
     Only the first trial and every trial's condition are read now; a trial is decoded (and kept) when asked for.
     """
     paths = trials_of(Path(source.path))
-    _, labels, first = read_trial(paths[0])
+    labels, first = read_trial(paths[0])
     conditions = [condition_of(path) for path in paths]
     length = first.shape[1]
     kept: dict[int, Float[np.ndarray, "channels time"]] = {0: first}
 
     def trial(i: int) -> Float[np.ndarray, "channels time"]:
         if i not in kept:
-            _, names, signal = read_trial(paths[i])
+            names, signal = read_trial(paths[i])
             if names != labels or signal.shape != first.shape:
                 raise UserError(f"{paths[i]}: its channels or length differ from the subject's first trial; remove it")
             kept[i] = signal
         return kept[i]
 
-    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
-        out = np.empty((len(picks), stop - start))
-        for i in range(start // length, -(-stop // length)):
-            low, high = max(start, i * length), min(stop, (i + 1) * length)
-            out[:, low - start : high - start] = trial(i)[list(picks), low - i * length : high - i * length]
-        return out
-
-    starts = range(0, len(paths) * length, length)
     return Contents(
+        **end_to_end(trial, len(paths), length),
         format="uci",
         labels=labels,
         sfreq=SFREQ,
-        n_samples=len(paths) * length,
-        reader=read,
         types=[OTHER.get(label, "eeg") for label in labels],
-        segments=[(start, start + length) for start in starts],
         segment_labels=conditions,
         precut=True,
-        events=[Event(s, length / SFREQ, c) for s, c in zip(starts, conditions, strict=True)],
+        events=[Event(i * length, length / SFREQ, condition) for i, condition in enumerate(conditions)],
     )
 
 
@@ -75,34 +63,30 @@ def trials_of(first: Path) -> list[Path]:
 
 def condition_of(path: Path) -> str:
     """`# S2 nomatch, trial 73` → "S2_nomatch"; "S2 match err" is an error trial, a condition of its own."""
-    try:
-        with opened(path) as file:
-            line = [file.readline(200) for _ in range(4)][3]
-    except (OSError, EOFError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: not a whole trial file ({error_text(e)}); restore or remove it") from e
-    match = re.match(r"#\s*(S\d (?:obj|match|nomatch)(?: err)?)\s*,", line)
+    line = _lines(path, 1000)[3:4]
+    match = re.match(r"#\s*(S\d (?:obj|match|nomatch)(?: err)?)\s*,", line[0]) if line else None
     if match is None:
         raise UserError(f"{path}: its fourth line names no condition; restore or remove it")
     return match.group(1).replace(" ", "_")
 
 
-def opened(path: Path) -> IO[str]:
-    return gzip.open(path, "rt") if path.suffix == ".gz" else open(path)
-
-
-def read_trial(path: Path) -> tuple[str, list[str], Float[np.ndarray, "channels time"]]:
-    """(condition, channel labels, µV) of one trial file.
-
-    Raises:
-      UserError: it is cut off, or not such a file.
-    """
+def _lines(path: Path, most: int) -> list[str]:
     try:
-        with opened(path) as file:
-            lines = file.read(MAX_TEXT).splitlines()
-        names = [line.split()[1] for line in lines[4:] if line.startswith("#")]
-        values = np.loadtxt(lines[4:], usecols=3, comments="#", ndmin=1)
+        with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
+            return file.read(most).splitlines()
+    except (OSError, EOFError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: not a whole trial file ({error_text(e)}); restore or remove it") from e
+
+
+def read_trial(path: Path) -> tuple[list[str], Float[np.ndarray, "channels time"]]:
+    """(channel labels, µV) of one trial file; raises UserError where it is cut off, or not such a file."""
+    condition_of(path)
+    lines = _lines(path, MAX_TEXT)[4:]
+    try:
+        names = [line.split()[1] for line in lines if line.startswith("#")]
+        values = np.loadtxt(lines, usecols=3, comments="#", ndmin=1)
         if not names or len(values) == 0 or len(values) % len(names):
             raise ValueError(f"{len(values)} values for {len(names)} channels")
-    except (OSError, EOFError, ValueError, IndexError) as e:
+    except (ValueError, IndexError) as e:
         raise UserError(f"{path}: not a whole trial file ({error_text(e)}); restore or remove it") from e
-    return condition_of(path), names, values.reshape(len(names), -1).astype(np.float32)
+    return names, values.reshape(len(names), -1).astype(np.float32)

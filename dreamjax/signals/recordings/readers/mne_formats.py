@@ -1,0 +1,181 @@
+"""Formats that MNE reads after checks of what MNE takes on trust: BrainVision, EEGLAB, Neuroscan, Nexstim eximia."""
+
+import os
+import re
+import struct
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from dreamjax.errors import UserError
+from dreamjax.signals.recordings.readers.mne_reader import contents_of_epochs, open_with_mne, reading, require_mne
+from dreamjax.signals.recordings.readers.recording import Contents, Source
+
+MAX_HEADER = 1 << 24
+BYTES = {"INT_16": 2, "UINT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4}  # BrainVision's BinaryFormat
+SETUP_BYTES, ELECTRODE_BYTES = 900, 75  # Neuroscan
+PROBE_SAMPLES = 4000
+EXIMIA_BYTES = 64 * 2  # one sample of all channels
+
+
+def open_eximia(source: Source, strict: bool) -> Contents:
+    """Nexstim eximia: 64 channels of 16 bits and no header at all, so the size is all that can be checked."""
+    size = os.path.getsize(source.path)
+    if size % EXIMIA_BYTES:
+        raise UserError(f"{source.path}: {size} bytes are not a whole number of samples of eximia's 64 channels")
+    return open_with_mne(source.path, "eximia")
+
+
+def open_eeglab(source: Source, strict: bool) -> Contents:
+    """EEGLAB `.set`: continuous data stay on disk; epoched data (which MNE loads at once) stay in memory as float32."""
+    with open(source.path, "rb") as file:
+        if not file.read(128).startswith((b"MATLAB 5.0", b"MATLAB 7.3", b"\x89HDF")):
+            raise UserError(f"{source.path}: not a MATLAB file under the name .set; restore it from its source")
+    try:
+        return open_with_mne(source.path, "eeglab")
+    except UserError as e:
+        if "number of trials" not in str(e):
+            raise
+    with reading(source.path, "its epochs"):
+        return contents_of_epochs(require_mne().io.read_epochs_eeglab(source.path), "eeglab")
+
+
+# -------------------------------------------------------------------------------------------------------- BrainVision
+def open_brainvision(source: Source, strict: bool) -> Contents:
+    """The text header checked field by field, then MNE; `New Segment` markers become discontinuities."""
+    header = sections(Path(source.path))
+    data = check(source.path, header)
+    contents = open_with_mne(source.path, "brainvision")
+    common = header["common infos"]
+    width = int(common["numberofchannels"]) * BYTES.get(header.get("binary infos", {}).get("binaryformat", ""), 0)
+    if width and (loose := data.stat().st_size % width):
+        left = f"{loose} bytes after the last whole sample"
+        if strict:
+            raise UserError(f"{data}: {left}; restore the file, or leave out --strict to keep what is there")
+        contents.notes.append(f"the signal file was cut short: {left} ignored")
+    cuts = new_segments(Path(source.path), common.get("markerfile", ""), contents.n_samples)
+    if cuts:
+        contents.notes.append(f"{len(cuts)} discontinuities in the file")
+        edges = [sorted({a, b, *(cut for cut in cuts if a < cut < b)}) for a, b in contents.segments]
+        contents.segments = [span for inner in edges for span in pairwise(inner)]
+    return contents
+
+
+def sections(path: Path) -> dict[str, dict[str, str]]:
+    """{section: {key: value}}, both in lower case, of a BrainVision text file; raises UserError for any other file."""
+    size = path.stat().st_size
+    if size > MAX_HEADER:
+        raise UserError(f"{path}: {size} bytes, too long for a BrainVision header; restore it from its source")
+    text = path.read_bytes().decode("utf-8-sig", "replace")
+    if not re.match(r"\s*brain ?vision", text, re.IGNORECASE):
+        raise UserError(f"{path}: does not begin like a BrainVision file; restore it from its source")
+    header: dict[str, dict[str, str]] = {}
+    current: dict[str, str] = {}
+    for line in text.splitlines():
+        if match := re.match(r"\s*\[(.+?)\]\s*$", line):
+            if match.group(1).lower() == "comment":
+                break
+            current = header.setdefault(match.group(1).lower(), {})
+        elif "=" in line and not line.lstrip().startswith(";"):
+            key, value = line.split("=", 1)
+            current[key.strip().lower()] = value.strip()
+    return header
+
+
+def check(path: str, header: dict[str, dict[str, str]]) -> Path:
+    """The signal file. Raises UserError where the header's numbers cannot be or disagree with its size."""
+    common = header.get("common infos", {})
+    count = common.get("numberofchannels", "")
+    if not re.fullmatch(r"\d{1,9}", count) or not 1 <= int(count) <= 4096:
+        raise UserError(f"{path}: numberofchannels is not a whole number from 1 to 4096; restore the header")
+    interval = common.get("samplinginterval", "").replace(",", ".")
+    if not re.fullmatch(r"\d+(\.\d*)?([eE][+-]?\d{1,2})?", interval) or not 1 <= float(interval) <= 1e7:
+        raise UserError(f"{path}: SamplingInterval is not a number of µs; restore the header")
+    name = common.get("datafile", "").replace("$b", Path(path).stem)
+    if not name or os.path.basename(name) != name or name in (".", ".."):
+        raise UserError(f"{path}: DataFile is not the name of a file beside it; restore the header")
+    data = Path(path).parent / name
+    if not data.is_file():
+        raise UserError(f"{path}: the signal file that its DataFile names is not beside it; copy it there")
+    if common.get("datatype", "TIMEDOMAIN").upper() != "TIMEDOMAIN":
+        raise UserError(f"{path}: DataType is not TIMEDOMAIN; export the signal in the time domain")
+    labels = header.get("channel infos", {})
+    listed = sum(1 for key in labels if re.fullmatch(r"ch\d+", key))
+    if listed != int(count):
+        raise UserError(f"{path}: {int(count)} channels but {listed} in its channel list; restore the header")
+    for number, value in enumerate(labels.values(), start=1):  # name,reference,resolution,unit
+        resolution = [*value.split(","), "", ""][2].strip()
+        if resolution and not re.fullmatch(r"\d*\.?\d+([eE][+-]?\d{1,2})?|\d+\.", resolution):
+            raise UserError(f"{path}: the resolution of channel {number} is not a number; restore the header")
+    if common.get("dataformat", "BINARY").upper() == "BINARY":
+        kind = header.get("binary infos", {}).get("binaryformat", "")
+        if kind not in BYTES:
+            raise UserError(f"{path}: BinaryFormat is none that is read; it can be {', '.join(BYTES)}")
+        if data.stat().st_size < int(count) * BYTES[kind]:
+            raise UserError(f"{data}: holds not one whole sample; restore it from its source")
+    return data
+
+
+def new_segments(path: Path, marker_file: str, n_samples: int) -> set[int]:
+    """Samples at which a `New Segment` starts inside the recording; none where the marker file is absent."""
+    name = marker_file.replace("$b", path.stem)
+    markers = path.parent / os.path.basename(name)
+    if not name or not markers.is_file() or markers.stat().st_size > MAX_HEADER:
+        return set()
+    lines = markers.read_bytes().decode("utf-8", "replace").splitlines()
+    matches = (re.match(r"Mk\d+=New Segment,[^,]*,(\d{1,12}),", line) for line in lines)
+    return {start for match in matches if match and 0 < (start := int(match.group(1)) - 1) < n_samples}
+
+
+# ---------------------------------------------------------------------------------------------------------- Neuroscan
+def open_cnt(source: Source, strict: bool) -> Contents:
+    """Neuroscan `.cnt`: 16 or 32 bits a sample, which the format does not say; decided from the samples themselves.
+
+    Layout: SETUP of 900 bytes, 75 bytes an electrode, samples multiplexed, then an event table whose position stands at
+    byte 886. A file cut short by its publisher ends before that table.
+    """
+    n_channels, data_bytes = checked_header(source.path)
+    bits = sample_bits(source.path, n_channels, data_bytes)
+    contents = open_with_mne(source.path, "cnt", data_format=f"int{bits}")
+    held = data_bytes // (n_channels * bits // 8)
+    if held < contents.n_samples:
+        contents.notes.append(f"the header promises {contents.n_samples} samples but the file holds {held}")
+        contents.n_samples = held
+        contents.segments = [(a, min(b, held)) for a, b in contents.segments if a < held]
+    contents.notes.append(f"{bits}-bit samples, judged from the data")
+    contents.positions = None  # they are places on a drawing of the head, not on the head
+    return contents
+
+
+def checked_header(path: str) -> tuple[int, int]:
+    """(channels, bytes of samples); raises UserError for a file that is too short for what its header says."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(SETUP_BYTES)
+    if len(head) < SETUP_BYTES:
+        raise UserError(f"{path}: only {size} bytes, too short for a Neuroscan header; restore it")
+    (n_channels,), (rate,) = struct.unpack_from("<H", head, 370), struct.unpack_from("<H", head, 376)
+    (table,) = struct.unpack_from("<I", head, 886)
+    start = SETUP_BYTES + ELECTRODE_BYTES * n_channels
+    if not 1 <= n_channels <= 1024 or rate == 0 or size <= start:
+        raise UserError(f"{path}: its header gives {n_channels} channels at {rate} Hz in {size} bytes; restore it")
+    return n_channels, (table if start < table <= size else size) - start
+
+
+def sample_bits(path: str, n_channels: int, data_bytes: int) -> int:
+    """16 or 32: of the two readings, the one in which a channel changes less from sample to sample for its spread."""
+    count = min(PROBE_SAMPLES * n_channels * 4, data_bytes // (4 * n_channels) * 4 * n_channels)
+    with open(path, "rb") as file:
+        file.seek(SETUP_BYTES + ELECTRODE_BYTES * n_channels)
+        raw = file.read(count)
+    if len(raw) < 8 * n_channels:
+        return 16
+    roughness = {}
+    for bits, kind in ((16, "<i2"), (32, "<i4")):
+        values = np.frombuffer(raw, kind)
+        values = values[: len(values) // n_channels * n_channels].reshape(-1, n_channels).astype(np.float64)
+        spread, steps = values.std(axis=0), np.diff(values, axis=0).std(axis=0)
+        moving = spread > 0
+        roughness[bits] = float(np.median(steps[moving] / spread[moving])) if moving.any() else np.inf
+    return 32 if roughness[32] < roughness[16] else 16
