@@ -72,11 +72,10 @@ def prompts(classes: int, count: int) -> list[str]:
 
 
 def as_prompted(folder: Path, rows: list[dict[str, Any]], classes: int) -> dict[str, Any]:
-    """Return the shares of `captions.as_prompted` for the images that `generate` wrote."""
+    """Return the shares of `drawn.as_prompted` for the images that `generate` wrote."""
+    import drawn  # in this folder
     import numpy as np
     from PIL import Image
 
-    from dreamjax.signals.simulation import captions
-
     images = [np.asarray(Image.open(folder / row["file"]).convert("RGB")) for row in rows]
-    return captions.as_prompted(images, [row["prompt"] for row in rows], classes)
+    return drawn.as_prompted(images, [row["prompt"] for row in rows], classes)

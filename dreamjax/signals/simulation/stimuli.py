@@ -45,7 +45,6 @@ REACH = 0.32  # of places from the middle, the whole image being -1 … 1
 HUES = 6
 GREY = 128  # behind the shape
 LIGHTNESS, SATURATION = 0.55, 0.9  # of a shape's colour
-CONTRAST = 255 * (LIGHTNESS + (1 - LIGHTNESS) * SATURATION) - GREY  # of a colour's strongest channel to the grey
 
 
 @dataclass(frozen=True)
