@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from etils import epath
@@ -44,7 +44,7 @@ class PublishedTrials:
     ch_names: tuple[str, ...]
     means: Float32[np.ndarray, "channels _"] | None = None
     stddevs: Float32[np.ndarray, "channels _"] | None = None
-    corpus: str = EEG_IMAGENET.name
+    corpus: ClassVar[str] = EEG_IMAGENET.name
 
     def __len__(self) -> int:
         return len(self.label)
