@@ -177,14 +177,9 @@ def _event(row: dict[str, str], sfreq: float, n_samples: int) -> Event | str:
 
 
 def with_event_table(recording: Recording, table: str | Path, *, stimuli: str | Path | None = None) -> Recording:
-    """The recording with the events of a user's table (`onset, duration, trial_type, stim_file`) instead of its own.
+    """The recording with the events of a user's table instead of its own.
 
-    Args:
-      table: CSV or TSV; `onset` in seconds since the recording's first sample.
-      stimuli: folder in which every `stim_file` must exist.
-
-    Raises:
-      UserError: an unusable row, with its number; images that are missing, with their names.
+    Raises UserError for an unusable row, with its number, and for images that are not in the folder `stimuli`.
     """
     events, _ = events_of_table(Path(table), recording.sfreq, recording.n_samples, strict=True)
     if not events:
@@ -199,12 +194,7 @@ def with_event_table(recording: Recording, table: str | Path, *, stimuli: str | 
 
 # --------------------------------------------------------------------------------------------------- what is in a file
 def list_events(recording: Recording) -> JsonDict:
-    """What `dreamjax prepare --list-events FILE` prints: counts, intervals and first onsets per code.
-
-    Returns a JSON-able dict: file, format, sfreq (Hz), duration (s), n_events, codes: [{code, count, first (s),
-    interval: {min, median, max} in s between successive ones, duration (s, median), stimuli}], intervals (all codes
-    together), segments and notes.
-    """
+    """What `dreamjax prepare --list-events FILE` prints: counts, intervals and first onsets in s, all and per code."""
     by_code: dict[str, list[Event]] = {}
     for event in recording.events:
         by_code.setdefault(event.code, []).append(event)

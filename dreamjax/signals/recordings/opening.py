@@ -52,8 +52,6 @@ def open_recording(
     path = Path(source.path)
     if not path.exists():
         raise UserError(f"{path}: no such file; check the path")
-    if source.reader not in READERS:
-        raise UserError(f"{source.name}: no reader {source.reader}; there are {', '.join(READERS)}")
     corpus = corpus_of(Path(path, source.member).absolute().as_posix())
     try:
         if path.is_file() and path.stat().st_size == 0 and source.reader != "numpy":  # its sidecar comes first

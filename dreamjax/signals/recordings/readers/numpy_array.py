@@ -81,16 +81,10 @@ def _contents(
 
 
 def recording_from_array(x: Float[np.ndarray, "..."], sfreq: float, ch_names: Sequence[str]) -> Recording:
-    """Return a `Recording` over an array in memory, in µV.
+    """Return a `Recording` over an array in memory, in µV: (channels, time) of one stretch, or trials of such.
 
-    Args:
-        x: (channels, time) of one stretch, or (trials, channels, time).
-        sfreq: Hz.
-        ch_names: one for each channel.
-
-    Raises:
-        UserError: for another number of axes or channels, for numbers that are not real, and for a rate that is not
-            positive.
+    Raises UserError for another number of axes or channels, for numbers that are not real, and for a rate in Hz that is
+    not positive.
     """
     array = np.asarray(x)
     if array.ndim not in (2, 3) or array.dtype.kind not in "fiu":

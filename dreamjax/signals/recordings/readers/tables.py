@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from scipy import ndimage
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.events import stim_changes
@@ -245,8 +246,8 @@ def gaps(stamps: Float[np.ndarray, "time"]) -> list[int]:
         means = (total[width:] - total[:-width]) / width  # means[i]: residuals i … i + width - 1
         jump = means[width:] - means[:-width]  # at sample i + width: mean after minus mean before
         loud = np.abs(jump) > max(JUMP_S, 2 * slope)
-        for start, stop in runs(loud):
-            peak = start + int(np.argmax(np.abs(jump[start:stop]))) + width
+        for (run,) in ndimage.find_objects(ndimage.label(loud)[0]):
+            peak = run.start + int(np.argmax(np.abs(jump[run]))) + width
             low, high = max(peak - width // 2, 1), min(peak + width // 2, n - 1)
             sure.add(low + int(np.argmax(np.abs(steps[low - 1 : high]))))
     kept: list[int] = []
@@ -254,12 +255,6 @@ def gaps(stamps: Float[np.ndarray, "time"]) -> list[int]:
         if not kept or cut - kept[-1] > width // 4:
             kept.append(cut)
     return kept
-
-
-def runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """[start, stop) of every run of true flags."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(np.int8), [0]))))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def pooled_rate(stamps: Float[np.ndarray, "time"], spans: list[tuple[int, int]]) -> float:
