@@ -2,10 +2,10 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from subprocess import PIPE, Popen
 
 from etils import epath
 
@@ -45,32 +45,25 @@ def started(packages: Sequence[str], imports: str, tolerance: float) -> Iterator
         yield lambda folder, check: None
         return
     # -P: nothing in the caller's folder is imported in place of a package
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", WITHOUT_JAX.format(imports=imports)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-P", "-c", WITHOUT_JAX.format(imports=imports)]
+    process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+
+    def compare(folder: epath.PathLike, check: str) -> dict[str, float]:
+        out, errors = process.communicate(json.dumps([str(folder), check]) + "\n")
+        if process.returncode:
+            reason = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+            raise UserError(f"the exported folder does not run in PyTorch: {reason[0]}; nothing was exported")
+        differences: dict[str, float] = json.loads(out.splitlines()[-1])
+        worst = max(differences, key=lambda name: differences[name])
+        if not differences[worst] <= tolerance:
+            raise UserError(
+                f"the exported {worst} differs by {differences[worst]:.1e} from that of PyTorch, more than "
+                f"{tolerance:g}; nothing was exported"
+            )
+        return differences
+
     try:
-        yield lambda folder, check: _differences(process, folder, check, tolerance)
+        yield compare
     finally:
         process.kill()
         process.communicate()
-
-
-def _differences(
-    process: subprocess.Popen[str], folder: epath.PathLike, check: str, tolerance: float
-) -> dict[str, float]:
-    out, errors = process.communicate(json.dumps([str(folder), check]) + "\n")
-    if process.returncode:
-        reason = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-        raise UserError(f"the exported folder does not run in PyTorch: {reason[0]}; nothing was exported")
-    differences: dict[str, float] = json.loads(out.splitlines()[-1])
-    worst = max(differences, key=lambda name: differences[name])
-    if not differences[worst] <= tolerance:
-        raise UserError(
-            f"the exported {worst} differs by {differences[worst]:.1e} from that of PyTorch, more than {tolerance:g}; "
-            "nothing was exported"
-        )
-    return differences

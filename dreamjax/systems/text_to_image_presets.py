@@ -1,9 +1,10 @@
 """The shipped settings of text to image, by name; `configs/image/text_to_image_NAME.py` is the recipe of each."""
 
-from ml_collections import ConfigDict
+import functools
 
 from dreamjax import config as configs
-from dreamjax.systems.text_to_image import DiffusionLossConfig, TextToImageConfig, UNetModelConfig
+from dreamjax.systems.diffusion_base import DiffusionLossConfig
+from dreamjax.systems.text_to_image import TextToImageConfig, UNetModelConfig
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.optimiser import OptimConfig
@@ -16,13 +17,7 @@ _SHAPES = TextToImageConfig(
     # of velocities, all time steps alike: where and what is there is decided under much noise, which counts more so
     loss=DiffusionLossConfig(),
     optim=OptimConfig(
-        learning_rate=4e-3,
-        warmup_steps=50,
-        weight_decay=0.01,
-        beta1=0.95,
-        beta2=0.99,
-        clip=1.0,
-        ema_decay=0.99,
+        learning_rate=4e-3, warmup_steps=50, weight_decay=0.01, beta1=0.95, beta2=0.99, clip=1.0, ema_decay=0.99
     ),
     train=TrainConfig(steps=1200, batch_size=32, eval_every=600, checkpoint=CheckpointConfig(every=600)),
 )
@@ -43,8 +38,4 @@ _SD15 = TextToImageConfig(
     train=TrainConfig(steps=15_000, batch_size=64, eval_every=1_000, checkpoint=CheckpointConfig(every=1_000)),
 )
 PRESETS = {"shapes": _SHAPES, "sd15": _SD15}
-
-
-def preset(name: str) -> ConfigDict:
-    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    return configs.preset(name, PRESETS)
+preset = functools.partial(configs.preset, presets=PRESETS)  # name → its config, to change and to load
