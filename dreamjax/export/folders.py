@@ -22,7 +22,7 @@ LEFT_OUT = ("notes", "evaluation")  # of the facts in a config.json
 
 @dataclass(frozen=True)
 class Layout:
-    """How a folder of one format is compared with dreamjax (see `comparison.started`)."""
+    """How a folder of one format is compared with dreamjax (see `driver.comparison`)."""
 
     tolerance: float  # of the largest magnitude; float32
     packages: tuple[str, ...]

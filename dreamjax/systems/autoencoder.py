@@ -23,7 +23,7 @@ from dreamjax.objectives.variational import VariationalConfig, psnr, variational
 from dreamjax.runs import shapes
 from dreamjax.systems import image_export, opening, preview
 from dreamjax.systems.base import Component, Exported, Exports, Format, GradientSystem, Loss, Run
-from dreamjax.systems.compute import ComputeConfig
+from dreamjax.systems.compute import ComputeConfig, GradientConfig
 from dreamjax.targets import images
 from dreamjax.targets.images import ImageConfig, ImageExamples, scaled, unscaled
 from dreamjax.training.checkpoints import CheckpointConfig
@@ -56,19 +56,16 @@ class AutoencoderModelConfig(ComputeConfig):
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig:
+class AutoencoderConfig(GradientConfig):
     """A run of training an autoencoder."""
 
     system: Literal["autoencoder"] = "autoencoder"
-    seed: int = 0  # of parameters, data order and the latents' noise
     data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
     model: AutoencoderModelConfig = field(default_factory=AutoencoderModelConfig)
     loss: VariationalConfig = field(default_factory=VariationalConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        configs.check_seed("seed", self.seed)
+        super().__post_init__()
         factor = 2 ** (len(self.vae["block_out_channels"]) - 1)
         if self.data.resolution % factor:
             raise ValueError(f"data.resolution is {self.data.resolution}, but it must divide by {factor}")

@@ -249,8 +249,8 @@ class GradientSystem(System):
 
     def fresh(self, params: PyTree, *, frozen: PyTree = None, extra: PyTree = None) -> State:
         """Return the state before the first step, with optimiser state and the average as the config wants them."""
-        parts = {name: tree for name, tree in (("frozen", frozen), ("extra", extra)) if tree}
-        return optimiser.fresh(params, self.config.optim, self.config.train.steps, **parts)
+        rest = {"frozen": frozen or {}, "extra": extra or {}}
+        return optimiser.fresh(params, self.config.optim, self.config.train.steps, **rest)
 
     def spec(self, stream: Stream) -> BatchSpec:
         """Return `stream` in the batches of the config."""

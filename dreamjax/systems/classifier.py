@@ -19,7 +19,7 @@ from dreamjax.errors import UserError
 from dreamjax.models import flops
 from dreamjax.systems import image_export
 from dreamjax.systems.base import Component, Exported, Exports, Format, GradientSystem, Loss, Run
-from dreamjax.systems.compute import LayersConfig
+from dreamjax.systems.compute import GradientConfig, LayersConfig
 from dreamjax.targets import images
 from dreamjax.targets.features import HELD_OUT, PREPROCESSOR
 from dreamjax.targets.images import ImageConfig, scaled
@@ -60,18 +60,15 @@ class ClassifierModelConfig(LayersConfig):
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(GradientConfig):
     """A run of training a classifier."""
 
     system: Literal["classifier"] = "classifier"
-    seed: int = 0  # of parameters and data order
     data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
     model: ClassifierModelConfig = field(default_factory=ClassifierModelConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        configs.check_seed("seed", self.seed)
+        super().__post_init__()
         if self.data.resolution < self.model.patch:
             raise ValueError(f"data.resolution is {self.data.resolution}, less than model.patch = {self.model.patch}")
 

@@ -24,7 +24,7 @@ from dreamjax.parallel import processes
 from dreamjax.runs import shapes
 from dreamjax.systems import image_export
 from dreamjax.systems.base import Component, Exported, Exports, Format, GradientSystem, Loss, Run
-from dreamjax.systems.compute import LayersConfig
+from dreamjax.systems.compute import GradientConfig, LayersConfig
 from dreamjax.targets import images, tokens
 from dreamjax.targets.features import PREPROCESSOR
 from dreamjax.targets.images import ImageConfig, scaled
@@ -71,19 +71,16 @@ class ClipModelConfig(LayersConfig):
 
 
 @dataclass(frozen=True)
-class ClipConfig:
+class ClipConfig(GradientConfig):
     """A run of training CLIP."""
 
     system: Literal["clip"] = "clip"
-    seed: int = 0  # of parameters and data order
     data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
     model: ClipModelConfig = field(default_factory=ClipModelConfig)
     loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        configs.check_seed("seed", self.seed)
+        super().__post_init__()
         if (self.train.microbatches or 1) > 1:
             raise ValueError(
                 f"train.microbatches is {self.train.microbatches}, but a contrastive loss needs its whole batch at once"

@@ -1,17 +1,32 @@
-"""How a network is computed: keys that every system's `model` group shares, and their check."""
+"""Keys that the configs of systems share: of a run, and of how a network is computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax.numpy as jnp
 
+from dreamjax import config as configs
 from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.parallel import environment
+from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.train_config import TrainConfig
 from dreamjax.typing import JsonDict
 from dreamjax.weights import networks
 from dreamjax.weights.loaded import LoadedNetwork
 
 PASSED = ("attention", "scan_layers", "remat", "remat_names")  # to the network, where a config has them
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientConfig:
+    """A run of a system that is trained by gradient descent."""
+
+    seed: int = 0  # of parameters, data order and all that is drawn
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        configs.check_seed("seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

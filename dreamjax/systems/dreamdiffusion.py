@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models import flops
 from dreamjax.objectives import masking
@@ -33,14 +32,12 @@ from dreamjax.runs import shapes as architectures
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import dreamdiffusion_export, dreamdiffusion_import, masked_pretraining, opening
 from dreamjax.systems.base import Exports, GeneratesFromTrials, Imports, Loss, Pretrained, Run
-from dreamjax.systems.compute import LayersConfig
+from dreamjax.systems.compute import GradientConfig, LayersConfig
 from dreamjax.systems.diffusion_base import DiffusionLossConfig, DiffusionSystem, diffusion_loss, merged
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.targets import features, trials
 from dreamjax.targets.trials import TargetConfig
-from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
-from dreamjax.training.train_config import TrainConfig
 from dreamjax.weights import conditioner
 from dreamjax.weights.loaded import LoadedNetwork
 from dreamjax.weights.table import flatten
@@ -97,7 +94,7 @@ class AlignedLossConfig(DiffusionLossConfig):
 
 
 @dataclass(frozen=True)
-class DreamDiffusionConfig:
+class DreamDiffusionConfig(GradientConfig):
     """A run of stage B."""
 
     system: Literal["dreamdiffusion"] = "dreamdiffusion"
@@ -107,11 +104,9 @@ class DreamDiffusionConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     model: ConditionedModelConfig = field(default_factory=ConditionedModelConfig)
     loss: AlignedLossConfig = field(default_factory=AlignedLossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        configs.check_seed("seed", self.seed)
+        super().__post_init__()
         if self.loss.alignment == "infonce" and (self.train.microbatches or 1) > 1:
             raise ValueError(
                 f"train.microbatches is {self.train.microbatches}, but infonce needs its whole batch at once"

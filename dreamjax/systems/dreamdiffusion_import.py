@@ -174,35 +174,26 @@ def _write_json(path: epath.Path, content: JsonDict) -> None:
 
 def _groups(state: Mapping[str, Any], notes: list[str], source: str) -> tuple[JsonDict, ...]:
     """Return (U-Net, autoencoder, maps): each under the names behind its prefix, the time maps among the maps."""
-    unused = {prefix: 0 for prefix, _ in UNUSED}
-    others: list[str] = []
-    groups: dict[str, dict[str, Any]] = {UNET: {}, VAE: {}, MAPS: {}}
+    parts = (UNET, VAE, MAPS)
+    groups: dict[str, dict[str, Any]] = {prefix: {} for prefix in (*dict(UNUSED), GENERATIVE, *parts, "")}
     for name, value in state.items():
-        dropped = next((prefix for prefix in unused if name.startswith(prefix)), None)
-        prefix = next((prefix for prefix in groups if name.startswith(prefix)), None)
-        if dropped is not None:
-            unused[dropped] += 1
-        elif prefix is None:
-            others += [name] if "." in name else []  # the rest are buffers of the schedule
-        elif not name.startswith(GENERATIVE):
-            behind = name.removeprefix(prefix)
-            groups[MAPS if behind.startswith(TIME) else prefix][behind] = value
-    if lacking := [f"{prefix}*" for prefix, group in groups.items() if not group]:
+        prefix = next(prefix for prefix in groups if name.startswith(prefix))
+        behind = name.removeprefix(prefix)
+        groups[MAPS if prefix == UNET and behind.startswith(TIME) else prefix][behind] = value
+    if lacking := [f"{prefix}*" for prefix in parts if not groups[prefix]]:
         raise UserError(
             f"{source}: not a whole generative checkpoint: there is no {' and no '.join(lacking)} in "
             "it; take the encoder alone with --part encoder"
         )
     for prefix, what in UNUSED:
-        if unused[prefix]:
-            notes.append(f"{prefix}* ({unused[prefix]} tensors) was left out: {what}; not needed to generate")
-    if others:
+        if count := len(groups[prefix]):
+            notes.append(f"{prefix}* ({count} tensors) was left out: {what}; not needed to generate")
+    if others := [name for name in groups[""] if "." in name]:  # the rest are buffers of the schedule
         notes.append(f"{len(others)} tensors of no known part were left out: {', '.join(others[:5])}")
-    named = (
-        {_name_of_map(name) if p == MAPS else p + name: v for name, v in group.items()} for p, group in groups.items()
-    )
-    for tensors in named:
-        torch_files.tensors(tensors, source)
-    return tuple(_lazily(group) for group in groups.values())
+    for prefix in parts:
+        named = _name_of_map if prefix == MAPS else prefix.__add__
+        torch_files.tensors({named(name): value for name, value in groups[prefix].items()}, source)
+    return tuple(_lazily(groups[prefix]) for prefix in parts)
 
 
 def _lazily(tensors: Mapping[str, Any]) -> JsonDict:

@@ -16,7 +16,6 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models import flops
 from dreamjax.models.masked_autoencoder import MaskedAutoencoder, patchify, unpatchify
@@ -39,7 +38,7 @@ from dreamjax.systems.base import (
     Reconstructs,
     Vectorises,
 )
-from dreamjax.systems.compute import NamedLayersConfig
+from dreamjax.systems.compute import GradientConfig, NamedLayersConfig
 from dreamjax.training import optimiser
 from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
@@ -90,7 +89,7 @@ class MaskedModelConfig(NamedLayersConfig):
 
 
 @dataclass(frozen=True)
-class MaskedPretrainingConfig:
+class MaskedPretrainingConfig(GradientConfig):
     """A run of masked-signal pretraining."""
 
     system: Literal["masked_pretraining"] = "masked_pretraining"
@@ -99,11 +98,9 @@ class MaskedPretrainingConfig:
     model: MaskedModelConfig = field(default_factory=MaskedModelConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     loss: ReconstructionConfig = field(default_factory=ReconstructionConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        configs.check_seed("seed", self.seed)
+        super().__post_init__()
         if self.data.samples % self.model.patch:
             raise ValueError(
                 f"data.samples is {self.data.samples}, but it must divide by model.patch = {self.model.patch}"

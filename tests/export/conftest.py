@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from dreamjax.export import comparison, driver
+from dreamjax.export import driver
 from dreamjax.systems import masked_torch
 
 from .support import load_model_file, make_run, tiny_config
@@ -29,7 +29,7 @@ def unchecked(monkeypatch, uncompared):
 @pytest.fixture
 def uncompared(monkeypatch):
     """Exports are not run in their own library: for tests of something else."""
-    monkeypatch.setattr(comparison, "started", lambda *_: contextlib.nullcontext(lambda folder, check: None))
+    monkeypatch.setattr(driver, "comparison", lambda layout: contextlib.nullcontext(lambda folder, check: None))
 
 
 @pytest.fixture(scope="session")

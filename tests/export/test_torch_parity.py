@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dreamjax.errors import UserError
-from dreamjax.export import comparison, folders
+from dreamjax.export import driver, folders
 from dreamjax.objectives.reconstruction_loss import ReconstructionConfig
 from dreamjax.signals.datasets import signal_scaling
 from dreamjax.systems import masked_pretraining, masked_torch
@@ -54,9 +54,8 @@ def test_a_changed_weight_is_noticed(exported, tmp_path):
     weights["blocks.0.attn.qkv.weight"] = weights["blocks.0.attn.qkv.weight"].copy()
     weights["blocks.0.attn.qkv.weight"][0, 0] += 0.01
     save_file(weights, tmp_path / "out" / "model.safetensors")
-    layout = folders.LAYOUTS["torch"]
     with (
-        comparison.started(layout.packages, "", layout.tolerance) as compare,
+        driver.comparison(folders.LAYOUTS["torch"]) as compare,
         pytest.raises(UserError, match="differs by"),
     ):
         compare(tmp_path / "out", masked_torch.CHECK)
