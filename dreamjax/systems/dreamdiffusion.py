@@ -133,26 +133,19 @@ class DreamDiffusion(DiffusionSystem):
     @functools.cached_property
     def encoder(self) -> MaskedPretrainingConfig:
         """The encoder without its decoder, on the signal that it was pretrained on."""
-        settings = self.config.encoder
-        pretrained = None
+        settings, data = self.config.encoder, self.config.data
+        sizes = settings.model
         if settings.path:
             pretrained = opening.config_of(settings.path)
             if not isinstance(pretrained, MaskedPretrainingConfig):
                 raise UserError(f"{settings.path} is a run of {pretrained.system}, not of masked pretraining")
-        sizes = pretrained.model if pretrained else settings.model
-        model = dataclasses.replace(
-            sizes,
-            cls_token=sizes.cls_token and settings.cls_token,
-            decoder_depth=0,
-            interpolation="none",
-            attention="auto",
-            **{name: getattr(self.config.model, name) for name in ("dtype", "scan_layers", "remat")},
-        )
-        data = self.config.data
-        if pretrained:
+            sizes = pretrained.model
             data = dataclasses.replace(data, **{name: getattr(pretrained.data, name) for name in SHARED})
+        changed = {name: getattr(self.config.model, name) for name in ("dtype", "scan_layers", "remat")}
+        changed |= {"decoder_depth": 0, "interpolation": "none", "attention": "auto"}
+        changed["cls_token"] = sizes.cls_token and settings.cls_token
         try:
-            return MaskedPretrainingConfig(data=data, model=model)
+            return MaskedPretrainingConfig(data=data, model=dataclasses.replace(sizes, **changed))
         except ValueError as problem:  # the two do not fit
             raise UserError(str(problem)) from problem
 
@@ -250,9 +243,8 @@ class DreamDiffusion(DiffusionSystem):
         if self.guided:
             sources["frozen/nothing"] = self.empty_caption
         if self.config.encoder.path and self.config.encoder.start == "weights":
-            places = (
-                [f"{group}/encoder" for group in self.groups] if self.config.encoder.trainable else ["frozen/encoder"]
-            )
+            trained = [f"{group}/encoder" for group in self.groups]
+            places = trained if self.config.encoder.trainable else ["frozen/encoder"]
             sources |= dict.fromkeys(places, self.pretrained)
         return sources
 
@@ -277,14 +269,8 @@ class DreamDiffusion(DiffusionSystem):
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
         samples, latent = self.encoder.data.samples, self.latent_shape(self.config.target.resolution)
-        shapes = {
-            "signal": (self.encoder.model.channels, samples),
-            "valid": (samples,),
-            "mean": latent,
-            "log_variance": latent,
-            "embedding": (max(self.embedding_dim, 1),),
-            "weight": (),
-        }
+        shapes = {"signal": (self.encoder.model.channels, samples), "valid": (samples,), "weight": ()}
+        shapes |= {"mean": latent, "log_variance": latent, "embedding": (max(self.embedding_dim, 1),)}
         example = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
         return example | {"image": jax.ShapeDtypeStruct((), jnp.int32), "index": jax.ShapeDtypeStruct((2,), jnp.uint32)}
 

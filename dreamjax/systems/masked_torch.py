@@ -233,7 +233,7 @@ def of_export(checkpoint: Checkpoint) -> EncoderCheckpoint:
         "mask": facts.get("mask", {}),
         "loss": facts.get("loss", {}),
     }
-    provenance = {
+    origin = {
         "corpora": corpora if _list_licences(corpora) else None,
         "preprocessing": preprocessing if isinstance(preprocessing, list) else [],
         "reference": str(facts.get("reference", "unknown")),
@@ -241,7 +241,7 @@ def of_export(checkpoint: Checkpoint) -> EncoderCheckpoint:
         "exported": {name: str(facts.get(name)) for name in ("version", "step", "config_sha256")},
     }
     notes = ["final_layer was left out: a pretraining run has no head"] if head else []
-    return EncoderCheckpoint("a folder that dreamjax exported", tensors, config, provenance, notes)
+    return EncoderCheckpoint("a folder that dreamjax exported", tensors, config, origin, notes)
 
 
 def _list_licences(corpora: object) -> bool:
