@@ -208,8 +208,7 @@ def capability(task: Task, kind: type[C], purpose: str) -> C:
 
 def offered(task: Task, kind: type[C]) -> C | None:
     """Return `task` as a `kind`; None where the system does not list this capability."""
-    listed = any(kind in one.__mro__ for one in capabilities(task))
-    return task if listed else None  # type: ignore[return-value]
+    return task if any(kind in one.__mro__ for one in capabilities(task)) else None  # type: ignore[return-value]
 
 
 def capabilities(task: Task | type[Task]) -> tuple[type, ...]:
@@ -298,9 +297,9 @@ class ClosedFormSystem(System):
     def init(self, rng: jax.Array) -> State:
         batch = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in self.example().items()}
         shapes = jax.eval_shape(self.statistics, batch)
-        params = jax.eval_shape(self.solve, shapes)
         zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype))
-        return State(step=jnp.zeros((), jnp.int32), params=zeros(params), extra=zeros(shapes))
+        params = zeros(jax.eval_shape(self.solve, shapes))
+        return State(step=jnp.zeros((), jnp.int32), params=params, extra=zeros(shapes))
 
     def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         extra = jax.tree.map(jnp.add, state.extra, self.statistics(batch))
@@ -314,8 +313,7 @@ class ClosedFormSystem(System):
 
 # -------------------------------------------------------------------------------------------------- exports and imports
 Format = Literal["torch", "diffusers"]
-# of a file: text, fields (written as JSON), or a file or folder that is copied byte for byte
-FileContent: TypeAlias = str | Mapping[str, Any] | epath.Path
+FileContent: TypeAlias = str | Mapping[str, Any] | epath.Path  # text, fields of JSON, a file or folder to copy
 
 
 @dataclass(frozen=True)
@@ -401,7 +399,4 @@ class Imports(Protocol):
 
     @classmethod
     def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
-        """Return the run, or None for a checkpoint of another kind.
-
-        Raise UserError naming every missing, unexpected and misshapen tensor.
-        """
+        """Return the run, None for a checkpoint of another kind. Raise UserError naming every tensor that misfits."""
