@@ -12,7 +12,7 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.text_to_image_presets import preset
+from dreamjax.systems.text_to_image import preset
 
 
 def get_config(

@@ -20,7 +20,7 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.text_to_image_presets import preset
+from dreamjax.systems.text_to_image import preset
 
 # pod → (data, fsdp, images a chip)
 PODS = {"v5e:4x4": (1, 16, 8), "v6e:16x16": (16, 16, 8)}

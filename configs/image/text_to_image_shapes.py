@@ -13,7 +13,7 @@ are those that `configs/image/autoencoder_shapes.py` and `configs/image/clip_sha
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.text_to_image_presets import preset
+from dreamjax.systems.text_to_image import preset
 
 
 def get_config(folder: str = "", steps: int | None = None) -> ConfigDict:

@@ -6,28 +6,46 @@ The system says what the folder holds (`systems.base.Exports`) and the writer of
 rest is the same for all: the model's facts, its card, parity.safetensors, and the comparison in a process without JAX.
 """
 
-import dataclasses
+import importlib.util
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
+from subprocess import PIPE, Popen
 from typing import Literal
 
 from etils import epath
 
+from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.export import comparison, diffusers_folder, licences, torch_folder
-from dreamjax.export import files as export_files
-from dreamjax.export.facts import ModelFacts
+from dreamjax.export import folders
+from dreamjax.export.facts import hub_id, model_facts
 from dreamjax.reports import image_report, templates
 from dreamjax.storage import atomic, paths
 from dreamjax.storage.checkpoint_files import safetensors_files
 from dreamjax.systems import opening, registry
-from dreamjax.systems.base import Exported, Exports, Format, Run, capability, name_of
-from dreamjax.training.task import Task
+from dreamjax.systems.base import Exported, Exports, Format, Run, capability
+from dreamjax.typing import JsonDict
 from dreamjax.weights.pipeline_folder import INDEX
 
-WRITERS: dict[Format, ModuleType] = {"torch": torch_folder, "diffusers": diffusers_folder}
+Compare = Callable[[epath.PathLike, str], dict[str, float] | None]
+WITHOUT_JAX = """
+import sys; sys.modules["jax"] = sys.modules["dreamjax"] = None
+import json, os, torch
+from safetensors.torch import load_file
+{imports}
+folder, check = json.loads(sys.stdin.readline())
+os.chdir(folder)
+sys.path.insert(0, ".")
+p = load_file("parity.safetensors")
+def difference(tensor, name):
+    return float((tensor - p[name]).abs().max() / p[name].abs().max())
+torch.set_grad_enabled(False)
+scope = {{"torch": torch, "p": p, "difference": difference}}
+exec(check, scope)
+print(json.dumps(scope["differences"]))
+"""
 
 
 @dataclass(frozen=True)
@@ -44,8 +62,8 @@ class ExportSummary:
     measured: Mapping[str, float]  # further numbers of the system
 
     def as_json(self) -> dict[str, object]:
-        fields = dataclasses.asdict(self)
-        return {**fields, **fields.pop("measured")}
+        fields = vars(self).copy()
+        return fields | fields.pop("measured")
 
 
 def export(
@@ -69,66 +87,92 @@ def export(
     out = paths.reachable(out)
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out or delete it")
-    exporting(registry.build(opening.config_of(workdir)), to)
-    writer = WRITERS[to]
-    with comparison.started(writer.PACKAGES, writer.IMPORTS, writer.TOLERANCE) as compare:
+    config = opening.config_of(workdir)
+    system = capability(registry.build(config), Exports, "be exported")
+    if to not in system.formats:
+        raise UserError(
+            f"{config.system} cannot be exported to {to}; it can be exported to: {', '.join(system.formats)}"
+        )
+    layout = folders.LAYOUTS[to]
+    with comparison(layout) as compare:
         run = opening.open_run(workdir, step=step, best=best, averaged=weights == "ema")
-        facts = ModelFacts.of(run, licence)
-        exported = exporting(run.task, to).export(run, to)
+        facts = model_facts(run, licence)
+        exported = system.export(run, to)
         if exported.parameters is not None:
-            facts = dataclasses.replace(facts, parameters=exported.parameters)
-        with atomic.new_folder(out, last=_last(exported)) as folder:
+            facts["parameters"] = exported.parameters
+        # what libraries look for first is written last, where folders do not appear at once
+        last = INDEX if INDEX in exported.files else "config.json" if "" in exported.components else "README.md"
+        with atomic.new_folder(out, last=last) as folder:
             write(folder, run, exported, facts, to)
             differences = compare(folder, exported.check)
     return ExportSummary(
         str(out),
         run.step,
         "ema" if run.averaged else "params",
-        facts.parameters,
+        facts["parameters"],
         licence,
-        writer.TOLERANCE,
+        layout.tolerance,
         differences,
         exported.measured,
     )
 
 
-def exporting(task: Task, to: Format) -> Exports:
-    """Return a system as one that exports. Raise UserError where it does not, or not to this format."""
-    system = capability(task, Exports, "be exported")
-    if to not in system.formats:
-        raise UserError(
-            f"{name_of(task)} cannot be exported to {to}; it can be exported to: {', '.join(system.formats)}"
-        )
-    return system
-
-
-def write(folder: epath.Path, run: Run, exported: Exported, facts: ModelFacts, to: Format) -> None:
+def write(folder: epath.Path, run: Run, exported: Exported, facts: JsonDict, to: Format) -> None:
     """Write every file of an export into an existing folder."""
-    hashes = WRITERS[to].write(folder, exported, facts)
-    export_files.write(folder, exported.files)
+    hashes = folders.write(folder, exported, facts, to)
     safetensors_files.write(folder / "parity.safetensors", exported.parity)
-    (folder / "README.md").write_text(_card(run, exported, facts, to, hashes))
-
-
-def _card(run: Run, exported: Exported, facts: ModelFacts, to: Format, hashes: Mapping[str, str]) -> str:
-    card, scores = exported.card, facts.evaluation
+    scores = facts["evaluation"]
     values = {
-        **{field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)},
-        **{name: getattr(card, name) for name in ("title", "usage", "rows", "parity")},
+        **facts,
+        **{name: getattr(exported, name) for name in ("title", "usage", "rows")},
+        "parity": exported.compared,
         "weights": "averaged" if run.averaged else "last",
-        "hub_licence": licences.hub_id(facts.licence),
+        "hub_licence": hub_id(facts["licence"]),
         "counted": _counted,
         "tables": image_report.tables(scores) if scores else [],
-        "tolerance": WRITERS[to].TOLERANCE,
+        "tolerance": folders.LAYOUTS[to].tolerance,
         "hashes": hashes,
     }
-    return templates.render(card.template, **values, **card.values)
+    (folder / "README.md").write_text(templates.render(exported.template, **values, **exported.values))
 
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{json.loads(name)} × {count}" for name, count in counts.items()) or "unknown"
 
 
-def _last(exported: Exported) -> str:
-    """Return the file that is written last where folders do not appear at once: libraries look for it first."""
-    return INDEX if INDEX in exported.files else "config.json" if "" in exported.components else "README.md"
+@contextmanager
+def comparison(layout: folders.Layout) -> Iterator[Compare]:
+    """Yield `compare(folder, check)` → output → its largest difference, relative to its largest magnitude.
+
+    A process without JAX begins with its slow imports while the caller still computes. `compare` returns None where a
+    package is not installed. It raises UserError for a folder that does not open, and for a difference above the
+    layout's tolerance. `check`: see `systems.base.Exported`.
+    """
+    missing = [name for name in layout.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        log.warning("%s is not installed, so the export is not compared with it", missing[0])
+        yield lambda folder, check: None
+        return
+    # -P: nothing in the caller's folder is imported in place of a package
+    command = [sys.executable, "-P", "-c", WITHOUT_JAX.format(imports=layout.imports)]
+    process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+
+    def compare(folder: epath.PathLike, check: str) -> dict[str, float]:
+        out, errors = process.communicate(json.dumps([str(folder), check]) + "\n")
+        if process.returncode:
+            reason = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+            raise UserError(f"the exported folder does not run in PyTorch: {reason[0]}; nothing was exported")
+        differences: dict[str, float] = json.loads(out.splitlines()[-1])
+        worst = max(differences, key=lambda name: differences[name])
+        if not differences[worst] <= layout.tolerance:
+            raise UserError(
+                f"the exported {worst} differs by {differences[worst]:.1e} from that of PyTorch, more than "
+                f"{layout.tolerance:g}; nothing was exported"
+            )
+        return differences
+
+    try:
+        yield compare
+    finally:
+        process.kill()
+        process.communicate()

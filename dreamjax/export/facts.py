@@ -1,62 +1,82 @@
-"""Where exported weights come from, as every export says it: no names, no dates, no paths."""
+"""Where exported weights come from, as every export says it (no names, no dates, no paths), and their licence.
+
+A permissive licence promises that anyone may do anything; where a corpus forbids commerce, derivatives or
+redistribution, asks for share-alike or a signed agreement, or says nothing, that promise is not ours to make.
+"""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import dreamjax
 from dreamjax import config as configs
-from dreamjax.export import licences
+from dreamjax.errors import UserError
 from dreamjax.reports import image_report
-from dreamjax.runs import training_data
+from dreamjax.runs import provenance
 from dreamjax.systems import opening
-from dreamjax.systems.base import Run, Signals, name_of, offered
+from dreamjax.systems.base import Run, Signals, offered
+from dreamjax.typing import JsonDict
+
+CREATIVE_COMMONS = ("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0")
+HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", *CREATIVE_COMMONS)  # ids that the Hub knows
+PERMISSIVE = ("mit", "apache", "bsd", "0bsd", "isc", "unlicense", "zlib", "cc0", "pddl", "ccby", "odcby", "wtfpl")
+LIMITED = ("ccbync", "ccbysa", "ccbynd")  # begin like ccby and are not permissive
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """The origin of a run's weights. `corpora`: None where they are unknown."""
+def model_facts(run: Run, licence: str | None = None) -> JsonDict:
+    """Return the origin of a run's weights. Raise UserError for a permissive `licence` over restricted corpora."""
+    source = provenance.imported(run.workdir)
+    signals = offered(run.task, Signals)
+    paths = signals.signal.path if signals is not None else ()
+    corpora, steps = provenance.training_of(paths, run.workdir)
+    check_licence(licence, corpora)
+    origin, scores = source.get("origin"), image_report.saved(run.workdir, run.step)
+    return {
+        "version": dreamjax.__version__,
+        "system": run.config.system,
+        "step": run.step if not origin or run.step > 1 else None,  # None: the source of an imported run has none
+        "examples": run.examples,
+        "averaged": run.averaged,
+        "parameters": opening.parameter_count(run.params),
+        "config_sha256": hashlib.sha256(configs.to_json(run.config).encode()).hexdigest(),
+        "licence": licence,
+        "corpora": corpora,  # None where they are unknown
+        "preprocessing": steps,
+        "reference": source.get("reference") or provenance.reference_of(steps),
+        "origin": origin,  # of an imported run
+        "notes": source.get("notes", []),
+        # scores of this step, where it has been evaluated
+        "evaluation": scores and {name: x for name, x in scores.items() if name not in ("run", "title")},
+    }
 
-    version: str  # of dreamjax
-    system: str
-    step: int | None  # None: the source of an imported run does not say it
-    examples: int
-    averaged: bool
-    parameters: int
-    config_sha256: str
-    licence: str | None
-    corpora: Mapping[str, Mapping[str, object]] | None
-    preprocessing: Sequence[Mapping[str, object]]
-    reference: str
-    origin: Mapping[str, str] | None  # of an imported run
-    notes: Sequence[str]
-    evaluation: Mapping[str, object] | None  # scores of this step, where it has been evaluated
 
-    @classmethod
-    def of(cls, run: Run, licence: str | None = None) -> "ModelFacts":
-        """Return the facts of a run. Raise UserError for a permissive `licence` over restricted corpora."""
-        source = training_data.imported(run.workdir)
-        signals = offered(run.task, Signals)
-        paths = signals.signal.path if signals is not None else ()
-        steps, corpora = training_data.steps_of(paths, run.workdir), training_data.corpora_of(paths, run.workdir)
-        licences.check(licence, corpora)
-        origin, scores = source.get("origin"), image_report.saved(run.workdir, run.step)
-        return cls(
-            version=dreamjax.__version__,
-            system=name_of(run.task),
-            step=run.step if not origin or run.step > 1 else None,
-            examples=run.examples,
-            averaged=run.averaged,
-            parameters=opening.parameter_count(run.params),
-            config_sha256=hashlib.sha256(configs.to_json(run.config).encode()).hexdigest(),
-            licence=licence,
-            corpora=corpora,
-            preprocessing=steps,
-            reference=source.get("reference") or training_data.reference_of(steps),
-            origin=origin,
-            notes=source.get("notes", []),
-            evaluation=scores and {name: x for name, x in scores.items() if name not in ("run", "title")},
+def hub_id(licence: str | None) -> str:
+    """Return what the front matter of a model card on the Hub calls a licence."""
+    if licence is None:
+        return "unknown"
+    return licence.lower() if licence.lower() in HUB_LICENCES else "other"
+
+
+def is_permissive(licence: str) -> bool:
+    """Return whether a licence id (SPDX, or as people write it) asks for attribution at most."""
+    letters = re.sub(r"[^a-z0-9]", "", licence.lower())
+    return letters.startswith(PERMISSIVE) and not letters.startswith(LIMITED)
+
+
+def check_licence(licence: str | None, corpora: Mapping[str, Mapping[str, Any]] | None) -> None:
+    """Raise UserError for a permissive weight licence over restricted or unknown corpora (None: none are known)."""
+    if licence is None or not is_permissive(licence):
+        return
+    restricted = [
+        f"{name} ({other})"
+        for name, corpus in (corpora or {}).items()
+        for other in corpus.get("licences") or ["unknown"]
+        if not is_permissive(other)
+    ]
+    reasons = restricted if corpora else ["the training data, which are unknown"]
+    if reasons:
+        raise UserError(
+            f"the weights cannot be licensed {licence} over {', '.join(reasons)}; "
+            "leave --licence out, or name a licence that restricts no less than those"
         )
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)

@@ -4,24 +4,22 @@ Each system says which checkpoints it takes (`systems.base.Imports`): folders of
 that other programs wrote. Nothing in a file is executed (see `storage.checkpoint_files.pickle_reader`).
 """
 
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.runs import training_data
+from dreamjax.runs import provenance
 from dreamjax.storage import atomic, manifest, paths, sniffing
 from dreamjax.storage.checkpoint_files import safetensors_files, torch_files
 from dreamjax.systems import registry
-from dreamjax.systems.base import Checkpoint, Imported, ImportOptions, Imports, capabilities
+from dreamjax.systems.base import Checkpoint, Imported, ImportOptions, Imports
 from dreamjax.training import checkpoints
-from dreamjax.typing import JsonDict
 from dreamjax.weights.pipeline_folder import INDEX
 
 WEIGHTS = "model.safetensors"
@@ -39,7 +37,7 @@ class ImportSummary:
     notes: Sequence[str]
 
     def as_json(self) -> dict[str, object]:
-        fields = dataclasses.asdict(self)
+        fields = vars(self).copy()
         description, notes = fields.pop("description"), fields.pop("notes")
         return {**fields, **description, "notes": notes}
 
@@ -76,8 +74,8 @@ def import_checkpoint(
         if run.write is not None:
             run.write(folder)
         checkpoints.save_params_as_run(folder, configs.to_json(run.config), run.params, run.step)
-        provenance = {"origin": origin, "notes": run.notes, **run.provenance}
-        atomic.write_text(folder / training_data.NAME, json.dumps(provenance, indent=1))
+        facts = {"origin": origin, "notes": run.notes, **run.provenance}
+        atomic.write_text(folder / provenance.IMPORTED, json.dumps(facts, indent=1))
     return ImportSummary(str(out), **origin, parameters=run.parameters, description=run.description, notes=run.notes)
 
 
@@ -86,24 +84,20 @@ def _imported(checkpoint: Checkpoint, options: ImportOptions) -> Imported:
 
     Raise UserError where there is none.
     """
-    for system in _importing(checkpoint):
-        if (run := system.imported(checkpoint, options)) is not None:
-            return run
-    some = ", ".join(list(checkpoint.tensors)[:5])
-    systems = ", ".join(system.name for system in _importing(checkpoint))  # type: ignore[attr-defined]
-    raise UserError(
-        f"{checkpoint.source}: not a checkpoint that can be imported: none of {systems} has a model with its "
-        f"{len(checkpoint.tensors)} tensors ({some} …)"
-    )
-
-
-def _importing(checkpoint: Checkpoint) -> Iterator[type[Imports]]:
     facts = checkpoint.settings.get("dreamjax")
     name = facts.get("system") if checkpoint.exported and isinstance(facts, Mapping) else None
-    known = isinstance(name, str)  # folders of older versions do not say it
-    for system in [registry.find(name, checkpoint.source)] if known else map(registry.find, registry.names()):
-        if Imports in capabilities(system):
-            yield system  # type: ignore[misc]
+    names = [name] if isinstance(name, str) else registry.names()  # folders of older versions do not say it
+    importing = []
+    for system in (registry.find(name, checkpoint.source) for name in names):
+        if Imports in system.capabilities:
+            importing.append(system.name)
+            if (run := system.imported(checkpoint, options)) is not None:  # type: ignore[attr-defined]
+                return run
+    some = ", ".join(list(checkpoint.tensors)[:5])
+    raise UserError(
+        f"{checkpoint.source}: not a checkpoint that can be imported: none of {', '.join(importing)} has a model with "
+        f"its {len(checkpoint.tensors)} tensors ({some} …)"
+    )
 
 
 def _refuse_familiar(path: epath.Path) -> None:
@@ -139,10 +133,7 @@ def _pickled(path: epath.Path) -> Checkpoint:
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: its weights are not a state dict; save model.state_dict() and not the model")
     tensors = {str(name).removeprefix("module."): value for name, value in state.items()}
-    return Checkpoint(str(path), tensors, _attributes(tree.get("config")))
-
-
-def _attributes(config: Any) -> JsonDict:
-    """Return plain attributes of a pickled configuration, whose class is not imported."""
-    attributes = getattr(config, "attributes", config)
-    return torch_files.plain(attributes) if isinstance(attributes, Mapping) else {}
+    config = tree.get("config")
+    attributes = getattr(config, "attributes", config)  # of a pickled configuration, whose class is not imported
+    settings = torch_files.plain(attributes) if isinstance(attributes, Mapping) else {}
+    return Checkpoint(str(path), tensors, settings)

@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from etils import epath
 
@@ -29,29 +29,26 @@ C = TypeVar("C")  # a config dataclass
 def with_absolute_paths(config: C) -> C:
     """Return a run's config with absolute paths of its networks' folders, so that the run opens from any folder."""
     for key in FOLDERS:
-        config = _with_absolute_path(config, key.split("."))
+        config = _changed(config, key.split("."), lambda path: os.path.abspath(path) if os.path.isdir(path) else path)
     return config
 
 
-def with_run_folder(config: Any, workdir: epath.PathLike) -> Any:
+def with_run_folder(config: C, workdir: epath.PathLike) -> C:
     """Return a run's config with `RUN` in model.path replaced by the run's present folder."""
-    folder = getattr(getattr(config, "model", None), "path", "")
-    if not folder.startswith(f"{RUN}/"):
-        return config
-    path = str(epath.Path(workdir) / folder.removeprefix(f"{RUN}/"))
-    return _replace(config, "model", _replace(config.model, "path", path))
+
+    def present(path: str) -> str:
+        return str(epath.Path(workdir) / path.removeprefix(f"{RUN}/")) if path.startswith(f"{RUN}/") else path
+
+    return _changed(config, ["model", "path"], present)
 
 
-def _with_absolute_path(part: C, keys: list[str]) -> C:
-    value = getattr(part, keys[0], "")
-    if keys[1:]:
-        inner = _with_absolute_path(value, keys[1:]) if value else value
-        return part if inner is value else _replace(part, keys[0], inner)
-    return _replace(part, keys[0], os.path.abspath(value)) if value and os.path.isdir(value) else part
-
-
-def _replace(part: C, key: str, value: object) -> C:
-    return dataclasses.replace(part, **{key: value})  # type: ignore[type-var]
+def _changed(part: C, keys: list[str], change: Callable[[str], str]) -> C:
+    """Return a config with the text at a dotted key changed, where it has that key and a text there."""
+    value = getattr(part, keys[0], None)
+    if not value:
+        return part
+    new = _changed(value, keys[1:], change) if keys[1:] else change(value)
+    return part if new == value else dataclasses.replace(part, **{keys[0]: new})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -90,14 +87,9 @@ class Components:
         return self.pipeline.path(name)
 
     def config(self, name: str) -> JsonDict:
-        """Return the config of a component, as diffusers and transformers write it.
-
-        Raise UserError for a missing one.
-        """
-        if name in self.parts:
-            return sniffing.read_json(self.parts[name] / CONFIGS.get(name, "config.json"))
-        if self.pipeline is not None and name in self.pipeline.components:
-            return self.pipeline.config(name)
+        """Return the config of a component, as diffusers and transformers write it. Raise UserError without one."""
+        if self.has(name):
+            return sniffing.read_json(self.path(name) / CONFIGS.get(name, "config.json"))
         if name in self.architecture:
             return dict(self.architecture[name])
         raise UserError(

@@ -9,7 +9,7 @@ Shape letters: B images, H/W pixels, h = H / f and w = W / f of the latents, Z l
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -67,13 +67,13 @@ class LatentDiffusion:
         `loaded.load_network`. Raises UserError for components that are missing, damaged or not supported.
         """
         check_channels(folders)
-        load_network = functools.partial(
+        load = functools.partial(
             loaded.load_network, folders, mesh=mesh, dtype=dtype, attention=attention, weights=weights
         )
         return cls(
-            unet or load_network("unet"),
-            load_network("vae"),
-            load_network("text_encoder") if text else None,
+            unet or load("unet"),
+            load("vae"),
+            load("text_encoder") if text else None,
             Tokenizer.open(folders.path("tokenizer")) if text else None,
             schedule_of(folders.config("scheduler"), folders.source("scheduler")),
             scale_of(folders),
@@ -104,9 +104,8 @@ class LatentDiffusion:
         if max(H, W) > MOST_PIXELS:
             raise UserError(f"images of {H} x {W} cannot be generated: a side has at most {MOST_PIXELS} pixels")
         if H % self.factor or W % self.factor:
-            raise UserError(
-                f"images of {H} x {W} cannot be generated: height and width must be multiples of {self.factor}"
-            )
+            sides = f"height and width must be multiples of {self.factor}"
+            raise UserError(f"images of {H} x {W} cannot be generated: {sides}")
         return H // self.factor, W // self.factor
 
     # ------------------------------------------------------------------------------------------------------- programs
@@ -182,16 +181,12 @@ class LatentDiffusion:
         vae, seed, index = self.vae.bound(params["vae"]), given["seed"], batch["index"]
         noise_Bxhxw = batch.get("noise", noise.draw(seed, index, "start", (*size, self.latent_channels)))
         predict, start, project, condition = self._task(params, plan, batch, seed, noise_Bxhxw)
+        step: Callable[[Array, Array], Array] = functools.partial(predict, condition=condition)
         if "unconditional" in given:
             empty = given["unconditional"]
             without = (empty, *condition[1:]) if isinstance(condition, tuple) else empty
             rescale = given["rescale"] if rescales else None
             step = guidance.guided(predict, condition, without, given["scale"], rescale)
-        else:
-
-            def step(x: Array, t: Array) -> Array:
-                return predict(x, t, condition)
-
         latents = sampling.sample(step, start, plan, seed=seed, index=index, project=project)
         return jnp.clip(vae.decode(latents / self.scale) / 2 + 0.5, 0.0, 1.0), latents
 
@@ -258,7 +253,6 @@ def check_channels(folder: ComponentSource) -> None:
     channels = folder.config("unet").get("in_channels", 4)
     if channels not in (wanted, 2 * wanted + 1):
         raise UserError(
-            f"{folder.source('unet')}: a U-Net of {channels} channels does not fit latents of {wanted}; it must "
-            f"have {wanted} "
-            f"(text to image) or {2 * wanted + 1} (inpainting)"
+            f"{folder.source('unet')}: a U-Net of {channels} channels does not fit latents of {wanted}; it must have "
+            f"{wanted} (text to image) or {2 * wanted + 1} (inpainting)"
         )

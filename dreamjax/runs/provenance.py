@@ -1,54 +1,46 @@
-"""The data that a run was trained on: data.json in its work directory, written when training begins.
+"""What a run says about the recordings that it was trained on: to recognise people, and for model cards.
 
-Shards can be prepared again at the same path, with other people in their splits; then only this file says on whom a run
-was trained. It holds pseudonyms and hashes as dataset.json has them, and no other personal data.
+data.json in its work directory is written when training begins: shards can be prepared again at the same path, with
+other people in their splits; then only this file says on whom a run was trained. It holds pseudonyms and hashes as
+dataset.json has them, and no other personal data. provenance.json is that of an imported run.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from etils import epath
 
+from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.metrics.leakage import Dataset, People
 from dreamjax.parallel import processes
 from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.recordings import montage
 from dreamjax.storage import atomic
 from dreamjax.typing import JsonDict
 
 NAME = "data.json"
-
-
-class DatasetEntry(TypedDict):
-    """What data.json says of one dataset folder."""
-
-    path: str
-    name: str
-    shards: dict[str, str]  # shard → SHA-256
-    train: dict[str, list[str]]  # subjects, files (SHA-256)
-    corpora: dict[str, JsonDict]  # corpus → licences, subjects and more
-    steps: JsonDict
-    settings: JsonDict
-
-
+IMPORTED = "provenance.json"  # in the directory of an imported run: its source, and what that says of its training
 STEPS = ("low", "high", "notch", "sfreq", "reference", "causal")  # of dataset.json's settings
 
 
-def who(folder: str, split: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Return (subjects, SHA-256 of recordings) of a split: from dataset.json if it lists them, else from records."""
+def people(folder: str, split: str) -> People:
+    """Return the people of a split of a dataset folder: from dataset.json if it lists them, else from records."""
     dataset = records.load_dataset(folder)
     if split not in dataset["splits"]:
-        return frozenset(), frozenset()
+        return People()
     inputs = [entry for entry in dataset.get("inputs", []) if entry.get("split") == split]
     files = frozenset(entry["sha256"] for entry in inputs if entry.get("sha256"))
     if inputs and all("subject" in entry for entry in inputs):
-        return frozenset(entry["subject"] for entry in inputs), files
-    return frozenset(window.subject for window in records.read_windows(folder, split)), files
+        return People(frozenset(entry["subject"] for entry in inputs), files)
+    return People(frozenset(window.subject for window in records.read_windows(folder, split)), files)
 
 
-def corpora(folder: str, dataset: JsonDict) -> dict[str, JsonDict]:
+def _corpora(folder: str, dataset: JsonDict) -> dict[str, JsonDict]:
     """Return corpus → licences, subjects and more; from the records where another tool has written the dataset."""
     if dataset.get("corpora"):
         return dataset["corpora"]
@@ -61,7 +53,7 @@ def corpora(folder: str, dataset: JsonDict) -> dict[str, JsonDict]:
     return {name: {"licences": sorted(names), "subjects": len(subjects[name])} for name, names in licences.items()}
 
 
-def steps(dataset: JsonDict) -> JsonDict:
+def _steps(dataset: JsonDict) -> JsonDict:
     """Return a dataset's preprocessing, and how many recordings have which band, line filter and reference."""
     settings = dataset.get("settings", {})
     plans = [entry.get("plan", {}) for entry in dataset.get("inputs", [])]
@@ -78,17 +70,17 @@ def _counted(values: Iterable[object]) -> dict[str, int]:
     return dict(sorted(Counter(json.dumps(value) for value in values).items()))
 
 
-def describe(folder: str) -> DatasetEntry:
+def describe(folder: str) -> JsonDict:
     """Return the entry of data.json for one dataset folder, as it is now."""
     dataset = records.load_dataset(folder)
-    subjects, files = who(folder, "train")
+    trained = people(folder, "train")
     return {
         "path": folder,
         "name": dataset["name"],
-        "shards": _hashes(dataset),
-        "train": {"subjects": sorted(subjects), "files": sorted(files)},
-        "corpora": corpora(folder, dataset),
-        "steps": steps(dataset),
+        "shards": _hashes(dataset),  # shard → SHA-256
+        "train": {"subjects": sorted(trained.subjects), "files": sorted(trained.files)},
+        "corpora": _corpora(folder, dataset),
+        "steps": _steps(dataset),
         "settings": settings(dataset),
     }
 
@@ -105,7 +97,7 @@ def _hashes(dataset: JsonDict) -> dict[str, str]:
     return {name: shard.get("sha256", "") for name, shard in sorted(dataset["shards"].items())}
 
 
-def read(workdir: epath.PathLike) -> list[DatasetEntry] | None:
+def read(workdir: epath.PathLike) -> list[JsonDict] | None:
     """Return the datasets that a run was trained on; None for a run without data.json."""
     path = epath.Path(workdir) / NAME
     if not path.exists():
@@ -117,11 +109,6 @@ def read(workdir: epath.PathLike) -> list[DatasetEntry] | None:
         return entries
     except (ValueError, KeyError, TypeError) as problem:
         raise UserError(f"{path} is damaged; restore it from a copy, or train in another work directory") from problem
-
-
-def people(folder: str, split: str) -> People:
-    """Return the people of a split of a dataset folder."""
-    return People(*who(folder, split))
 
 
 def dataset(folder: str) -> Dataset:
@@ -141,7 +128,7 @@ def trained_on(paths: Sequence[str], workdir: str | None = None) -> tuple[People
     """
     recorded = None if workdir is None else read(workdir)
     if recorded is not None:
-        parts = [entry["train"] for entry in recorded]
+        parts = (entry["train"] for entry in recorded)
         return tuple(People(frozenset(part["subjects"]), frozenset(part["files"])) for part in parts)
     if not paths:  # an imported run, whose data are unknown
         return None
@@ -163,9 +150,8 @@ def claim(workdir: epath.PathLike, paths: Sequence[str], started: bool) -> None:
     """
     recorded = read(workdir) if started else None
     if recorded is not None:
-        now = [_hashes(records.load_dataset(path)) for path in paths]
-        for path, entry, hashes in zip(paths, recorded, now, strict=False):
-            if entry["shards"] != hashes:
+        for path, entry in zip(paths, recorded, strict=False):
+            if entry["shards"] != _hashes(records.load_dataset(path)):
                 raise UserError(
                     f"the data at {path} has changed since the run in {workdir} began; start another work directory"
                 )
@@ -173,3 +159,85 @@ def claim(workdir: epath.PathLike, paths: Sequence[str], started: bool) -> None:
     if not started and processes.is_first():
         atomic.write_text(epath.Path(workdir) / NAME, json.dumps({"datasets": [describe(path) for path in paths]}))
     processes.barrier("data is written")
+
+
+# ------------------------------------------------------------------------------------------------------ for model cards
+def imported(workdir: epath.PathLike) -> JsonDict:
+    """Return what the source of an imported run says; empty for a run that dreamjax trained."""
+    path = epath.Path(workdir) / IMPORTED
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def training_of(paths: Sequence[str], workdir: epath.PathLike) -> tuple[dict[str, JsonDict] | None, list[JsonDict]]:
+    """Return what a run's datasets are made of: (corpora, preprocessing).
+
+    Corpora: name → licences, recordings, hours, subjects; None where one is not known. Preprocessing: of each dataset,
+    and how many recordings have which band, line filter and reference. As the run, or the source of an imported one,
+    recorded them; else as they lie at `paths`.
+    """
+    if source := imported(workdir):
+        return source.get("corpora"), source.get("preprocessing", [])
+    recorded = read(workdir)
+    entries = [entry["corpora"] for entry in recorded or ()]
+    steps = [entry["steps"] for entry in recorded or ()]
+    known = True
+    for path in paths if recorded is None else ():
+        try:
+            dataset = records.load_dataset(path)
+            steps.append(_steps(dataset))
+            entries.append(_corpora(path, dataset))
+        except UserError as problem:
+            log.warning("the corpora of this model are unknown: %s", problem)
+            known = False
+    corpora: dict[str, JsonDict] = {}
+    for name, corpus in (item for entry in entries for item in entry.items()):
+        licences = set(corpora.get(name, {}).get("licences", [])) | set(corpus["licences"])
+        corpora[name] = {**corpus, "licences": sorted(licences)}
+    return (corpora or None) if known else None, steps
+
+
+def reference_of(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Return the reference that the windows had, in words."""
+    counts: Counter[str] = Counter()
+    for entry in steps:
+        counts.update({str(json.loads(name)): count for name, count in entry["references"].items()})
+    return ", ".join(f"{name} ({count} recordings)" for name, count in sorted(counts.items())) or "unknown"
+
+
+def channels_of(data: DataConfig, workdir: epath.PathLike, channels: int) -> list[JsonDict] | None:
+    """Return `chs_info` as MNE and braindecode have it: names, and positions in metres where they are known.
+
+    None where channels are tiled or unknown.
+    """
+    if known := imported(workdir).get("channels"):
+        return known
+    if data.mapping == "tile":
+        return None
+    if data.montage != "own":
+        names, xyz = montage.template(data.montage)
+    else:
+        window = _first_window(data)
+        if window is None:
+            return None
+        names, xyz = window.ch_names, window.xyz
+    if len(names) != channels:
+        return None
+    return [_channel(name, position) for name, position in zip(names, np.asarray(xyz, float), strict=True)]
+
+
+def _first_window(data: DataConfig) -> records.Window | None:
+    for path in data.path:
+        try:
+            dataset = records.load_dataset(path)
+            return records.read_windows(path, next(iter(dataset["splits"])))[0]
+        except UserError:
+            continue
+    return None
+
+
+def _channel(name: str, position: np.ndarray) -> JsonDict:
+    """Return one entry of `mne.Info["chs"]`: MNE's readers give EEG in volts, and this model takes µV."""
+    channel: JsonDict = {"ch_name": name, "kind": 2, "coil_type": 1, "unit": 107, "unit_mul": -6}
+    if np.isfinite(position).all():
+        channel["loc"] = [round(float(x), 6) for x in position] + [0.0] * 9
+    return channel

@@ -10,6 +10,7 @@ that do not change the computation. `shapes` and `tiny` are the same classes wit
 """
 
 import copy
+import functools
 
 from dreamjax.errors import UserError, nearest
 from dreamjax.typing import JsonDict
@@ -66,43 +67,35 @@ def _vae(widths: list[int], **rest: object) -> JsonDict:
     }
 
 
-def _text(width: int, layers: int, heads: int, **rest: object) -> JsonDict:
+def _encoder(kind: str, width: int, layers: int, heads: int, **rest: object) -> JsonDict:
+    """Return the config of CLIP's "text" or "vision" encoder."""
     return {
-        "model_type": "clip_text_model",
+        "model_type": f"clip_{kind}_model",
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
+        "hidden_act": "quick_gelu",
         "layer_norm_eps": 1e-5,
         "attention_dropout": 0.0,
         **rest,
     }
 
 
+def _ends(begin: int, end: int, padding: int) -> JsonDict:
+    return {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": padding}
+
+
 def _small_text(width: int, layers: int, heads: int, positions: int, vocabulary: int) -> JsonDict:
     """Return a text encoder's config with a projection; as in CLIP, the last two tokens begin and end a text."""
-    ends = {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
+    ends = _ends(vocabulary - 2, vocabulary - 1, vocabulary - 1)
     sizes = {"vocab_size": vocabulary, "max_position_embeddings": positions, "projection_dim": width}
-    named = {"architectures": ["CLIPTextModelWithProjection"], "hidden_act": "quick_gelu"}
-    return _text(width, layers, heads, **sizes, **ends, **named)
+    return _encoder("text", width, layers, heads, architectures=["CLIPTextModelWithProjection"], **sizes, **ends)
 
 
 def _vision(width: int, layers: int, heads: int, image: int, patch: int, projection: int) -> JsonDict:
-    return {
-        "architectures": ["CLIPVisionModelWithProjection"],
-        "model_type": "clip_vision_model",
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_channels": 3,
-        "image_size": image,
-        "patch_size": patch,
-        "projection_dim": projection,
-        "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-5,
-        "attention_dropout": 0.0,
-    }
+    sizes = {"num_channels": 3, "image_size": image, "patch_size": patch, "projection_dim": projection}
+    return _encoder("vision", width, layers, heads, architectures=["CLIPVisionModelWithProjection"], **sizes)
 
 
 def _scheduler(kind: str = "PNDMScheduler", **rest: object) -> JsonDict:
@@ -122,101 +115,50 @@ def _scheduler(kind: str = "PNDMScheduler", **rest: object) -> JsonDict:
 
 
 # ------------------------------------------------------------------------------------------------------------- by name
-_SD_UNET: JsonDict = {"layers_per_block": 2, "norm_num_groups": 32}
-_SD_VAE: JsonDict = {"layers_per_block": 2, "norm_num_groups": 32, "scaling_factor": 0.18215}
+_SD: JsonDict = {"layers_per_block": 2, "norm_num_groups": 32}
+_SD_TEXT: JsonDict = {"vocab_size": 49408, "max_position_embeddings": 77, "architectures": ["CLIPTextModel"]}
+_sd_unet = functools.partial(_unet, [320, 640, 1280, 1280], [True, True, True, False], **_SD)
+_sd_vae = functools.partial(_vae, [128, 256, 512, 512], scaling_factor=0.18215, **_SD)
+# attention of "shapes" at 4 x 4 only: with attention at 8 x 8 too, at half the width, a step takes 1.5 times as long
+_TINY: JsonDict = {"layers_per_block": 1, "norm_num_groups": 4}
+_SHAPES: JsonDict = {"layers_per_block": 1, "norm_num_groups": 8}
+_small_unet = functools.partial(_unet, attention_head_dim=2, sample_size=8)
+_small_vae = functools.partial(_vae, scaling_factor=1.0)
 
 ARCHITECTURES: dict[str, Configs] = {
     "tiny": {
-        UNET: _unet(
-            [8, 16],
-            [True, False],
-            layers_per_block=1,
-            norm_num_groups=4,
-            cross_attention_dim=16,
-            attention_head_dim=2,
-            sample_size=8,
-        ),
-        VAE: _vae([8, 8], layers_per_block=1, norm_num_groups=4, scaling_factor=1.0, sample_size=16),
+        UNET: _small_unet([8, 16], [True, False], cross_attention_dim=16, **_TINY),
+        VAE: _small_vae([8, 8], sample_size=16, **_TINY),
         TEXT: _small_text(16, 1, 2, positions=12, vocabulary=560),
         VISION: _vision(16, 1, 2, image=16, patch=8, projection=16),
         SCHEDULER: _scheduler(),
     },
-    # attention at 4 x 4 only: with attention at 8 x 8 too, at half the width, a step takes 1.5 times as long
     "shapes": {
-        UNET: _unet(
-            [32, 64],
-            [False, True],
-            layers_per_block=1,
-            norm_num_groups=8,
-            cross_attention_dim=64,
-            attention_head_dim=2,
-            sample_size=8,
-        ),
-        VAE: _vae(
-            [16, 16, 32],
-            layers_per_block=1,
-            norm_num_groups=8,
-            mid_block_add_attention=False,
-            scaling_factor=1.0,
-            sample_size=32,
-        ),
+        UNET: _small_unet([32, 64], [False, True], cross_attention_dim=64, **_SHAPES),
+        VAE: _small_vae([16, 16, 32], sample_size=32, mid_block_add_attention=False, **_SHAPES),
         TEXT: _small_text(64, 2, 4, positions=16, vocabulary=768),
         VISION: _vision(64, 2, 4, image=32, patch=8, projection=64),
         SCHEDULER: _scheduler(prediction_type="v_prediction"),
     },
     # stable-diffusion-v1-5; its text encoder is that of CLIP ViT-L/14, whose vision half DreamDiffusion aligns with
     "sd15": {
-        UNET: _unet(
-            [320, 640, 1280, 1280],
-            [True, True, True, False],
-            cross_attention_dim=768,
-            attention_head_dim=8,
-            sample_size=64,
-            **_SD_UNET,
-        ),
-        VAE: _vae([128, 256, 512, 512], sample_size=512, **_SD_VAE),
-        TEXT: _text(
-            768,
-            12,
-            12,
-            vocab_size=49408,
-            max_position_embeddings=77,
-            projection_dim=768,
-            bos_token_id=49406,
-            eos_token_id=49407,
-            pad_token_id=49407,
-            hidden_act="quick_gelu",
-            architectures=["CLIPTextModel"],
-        ),
+        UNET: _sd_unet(cross_attention_dim=768, attention_head_dim=8, sample_size=64),
+        VAE: _sd_vae(sample_size=512),
+        TEXT: _encoder("text", 768, 12, 12, projection_dim=768, **_ends(49406, 49407, 49407), **_SD_TEXT),
         VISION: _vision(1024, 24, 16, image=224, patch=14, projection=768),
         SCHEDULER: _scheduler(),
     },
     # stable-diffusion-2-1: v-prediction at 768 pixels; OpenCLIP ViT-H's text model without its last block
     "sd21": {
-        UNET: _unet(
-            [320, 640, 1280, 1280],
-            [True, True, True, False],
+        UNET: _sd_unet(
             cross_attention_dim=1024,
             attention_head_dim=[5, 10, 20, 20],
             use_linear_projection=True,
             upcast_attention=True,
             sample_size=96,
-            **_SD_UNET,
         ),
-        VAE: _vae([128, 256, 512, 512], sample_size=768, **_SD_VAE),
-        TEXT: _text(
-            1024,
-            23,
-            16,
-            vocab_size=49408,
-            max_position_embeddings=77,
-            projection_dim=512,
-            bos_token_id=0,
-            eos_token_id=2,
-            pad_token_id=1,
-            hidden_act="gelu",
-            architectures=["CLIPTextModel"],
-        ),
+        VAE: _sd_vae(sample_size=768),
+        TEXT: _encoder("text", 1024, 23, 16, projection_dim=512, hidden_act="gelu", **_ends(0, 2, 1), **_SD_TEXT),
         SCHEDULER: _scheduler("DDIMScheduler", prediction_type="v_prediction"),
     },
 }

@@ -12,9 +12,8 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.models import flops
@@ -23,8 +22,8 @@ from dreamjax.objectives.masking import example_keys
 from dreamjax.objectives.variational import VariationalConfig, psnr, variational
 from dreamjax.runs import shapes
 from dreamjax.systems import image_export, opening, preview
-from dreamjax.systems.base import Card, Component, Exported, Exports, Format, GradientSystem, Loss, Run
-from dreamjax.systems.compute import ComputeConfig
+from dreamjax.systems.base import Component, Exported, Exports, Format, GradientSystem, Loss, Run
+from dreamjax.systems.compute import ComputeConfig, GradientConfig
 from dreamjax.targets import images
 from dreamjax.targets.images import ImageConfig, ImageExamples, scaled, unscaled
 from dreamjax.training.checkpoints import CheckpointConfig
@@ -33,7 +32,7 @@ from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State, replace
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.typing import JsonDict
-from dreamjax.weights import networks
+from dreamjax.weights.loaded import LoadedNetwork
 
 MEASURED = 4096  # images, evenly chosen, that the latents' scale is measured on
 CHECK = """
@@ -57,19 +56,16 @@ class AutoencoderModelConfig(ComputeConfig):
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig:
+class AutoencoderConfig(GradientConfig):
     """A run of training an autoencoder."""
 
     system: Literal["autoencoder"] = "autoencoder"
-    seed: int = 0  # of parameters, data order and the latents' noise
     data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
     model: AutoencoderModelConfig = field(default_factory=AutoencoderModelConfig)
     loss: VariationalConfig = field(default_factory=VariationalConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        configs.check_seed("seed", self.seed)
+        super().__post_init__()
         factor = 2 ** (len(self.vae["block_out_channels"]) - 1)
         if self.data.resolution % factor:
             raise ValueError(f"data.resolution is {self.data.resolution}, but it must divide by {factor}")
@@ -87,60 +83,10 @@ _SHAPES = AutoencoderConfig(
     optim=OptimConfig(learning_rate=4e-3, warmup_steps=20, weight_decay=0.0, beta2=0.99, clip=1.0, ema_decay=0.98),
     train=TrainConfig(steps=600, batch_size=8, eval_every=600, checkpoint=CheckpointConfig(every=600)),
 )
-_TINY = AutoencoderConfig(
-    data=ImageConfig(resolution=16),
-    model=AutoencoderModelConfig("tiny"),
-    loss=VariationalConfig(kind="mse"),
-    optim=OptimConfig(learning_rate=1e-2, warmup_steps=5, weight_decay=0.0, ema_decay=0.9),
-    train=TrainConfig(steps=40, batch_size=8, eval_every=40, checkpoint=CheckpointConfig(every=40)),
-)
-PRESETS = {"shapes": _SHAPES, "tiny": _TINY}
+PRESETS = {"shapes": _SHAPES}
+preset = functools.partial(configs.preset, presets=PRESETS)  # name → its config, to change and to load
 
 
-def preset(name: str) -> ConfigDict:
-    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    return configs.preset(name, PRESETS)
-
-
-# --------------------------------------------------------------------------------------------------- pure functions
-@functools.lru_cache(maxsize=16)
-def _network(model: AutoencoderModelConfig) -> tuple[networks.Network, tuple[tuple[str, Any], ...]]:
-    config = shapes.get(model.architecture)["vae"]
-    network = networks.of(config, model.architecture)
-    return network, tuple((network.arguments(config, model.architecture) | model.arguments()).items())
-
-
-def init_params(config: AutoencoderConfig, rng: Array) -> PyTree:
-    """Fresh parameters: a nested dict of float32 arrays."""
-    network, arguments = _network(config.model)
-    return network.init(dict(arguments), rng)
-
-
-def bind(config: AutoencoderConfig, params: PyTree) -> Any:
-    """The `models.AutoencoderKL` around given parameters; free of cost, also under jit."""
-    network, arguments = _network(config.model)
-    return network.bind(dict(arguments), params)
-
-
-def reconstruct(config: AutoencoderConfig, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-    """Images in [-1, 1] decoded from the middle of their posterior."""
-    vae = bind(config, params)
-    return vae.decode(vae.moments(x)[0])
-
-
-def autoencoder_loss(
-    config: AutoencoderConfig, params: PyTree, batch: Batch
-) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
-    """`(sum, weight, metrics)`; the latents' noise is keyed by (seed, batch["index"])."""
-    vae, x = bind(config, params), scaled(batch["image"])
-    mean, log_variance = vae.moments(x)
-    keys = example_keys(config.seed, "posterior", batch["index"])
-    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], jnp.float32))(keys)
-    decoded = vae.decode(sample(mean, log_variance, noise))
-    return variational(config.loss, x, decoded, mean, log_variance, batch["weight"])
-
-
-# ------------------------------------------------------------------------------------------------------------ the task
 @dataclass(frozen=True)
 class Autoencoder(GradientSystem):
     """Training the autoencoder, as a system. `state.extra["scaling_factor"]` is 0 until `finish`."""
@@ -151,8 +97,19 @@ class Autoencoder(GradientSystem):
     capabilities: ClassVar[tuple[type, ...]] = (Exports,)
     formats: ClassVar[tuple[Format, ...]] = ("diffusers",)
 
+    @functools.cached_property
+    def vae(self) -> LoadedNetwork:
+        """The network, with the shapes of its parameters alone."""
+        return self.config.model.network(self.config.vae, self.config.model.architecture)
+
+    def reconstruct(self, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+        """Return images in [-1, 1] decoded from the middle of their posterior."""
+        vae = self.vae.bound(params)
+        return vae.decode(vae.moments(x)[0])
+
     def init(self, rng: Array) -> State:
-        return self.fresh(init_params(self.config, rng), extra={"scaling_factor": jnp.zeros((), jnp.float32)})
+        params = self.vae.network.init(self.vae.arguments, rng)
+        return self.fresh(params, extra={"scaling_factor": jnp.zeros((), jnp.float32)})
 
     def data(self, split: str) -> BatchSpec:
         training = split == "train"
@@ -164,18 +121,21 @@ class Autoencoder(GradientSystem):
         return images.element(self.config.data)
 
     def flops(self) -> float:
-        _, arguments = _network(self.config.model)
-        return 3 * flops.autoencoder(dict(arguments), *2 * [self.config.data.resolution])
+        return 3 * flops.autoencoder(self.vae.arguments, *2 * [self.config.data.resolution])
 
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
         """Of latents drawn from the posterior in training; of its middle, with the PSNR in dB, on held-out images."""
-        if training:
-            return autoencoder_loss(self.config, params, batch)
-        vae, x, weight = bind(self.config, params), scaled(batch["image"]), batch["weight"]
+        vae, x, weight = self.vae.bound(params), scaled(batch["image"]), batch["weight"]
         mean, log_variance = vae.moments(x)
-        decoded = vae.decode(mean)
+        latents = mean
+        if training:
+            keys = example_keys(seed, "posterior", batch["index"])
+            noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], jnp.float32))(keys)
+            latents = sample(mean, log_variance, noise)
+        decoded = vae.decode(latents)
         total, weights, metrics = variational(self.config.loss, x, decoded, mean, log_variance, weight)
-        return total, weights, metrics | {"psnr": ((weight * psnr(x, decoded)).sum(), weights)}
+        metrics |= {} if training else {"psnr": ((weight * psnr(x, decoded)).sum(), weights)}
+        return total, weights, metrics
 
     def finish(self, state: State) -> State:
         factor = jnp.full((), self.scaling_factor(averaged(state)), jnp.float32)
@@ -188,7 +148,7 @@ class Autoencoder(GradientSystem):
         stream = ImageExamples(self.config.data, chosen, seed=self.config.seed, training=False)
 
         def moments(params: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
-            mean, log_variance = bind(self.config, params).moments(scaled(batch["image"]))
+            mean, log_variance = self.vae.bound(params).moments(scaled(batch["image"]))
             weight = batch["weight"][:, None, None, None]
             numbers = (weight * jnp.ones_like(mean)).sum()
             power = jnp.square(mean) + jnp.exp(log_variance)
@@ -200,7 +160,7 @@ class Autoencoder(GradientSystem):
 
     def preview(self, state: State, batch: Batch) -> Any:
         """Return a figure of a few images above their reconstructions."""
-        decoded = preview.computed(functools.partial(reconstruct, self.config), averaged(state), scaled(batch["image"]))
+        decoded = preview.computed(self.reconstruct, averaged(state), scaled(batch["image"]))
         return preview.image_rows({"image": batch["image"], "reconstruction": unscaled(decoded)})
 
     def export(self, run: Run, format: Format) -> Exported:
@@ -209,38 +169,28 @@ class Autoencoder(GradientSystem):
         # a step from before the end of training has none yet
         factor = float(opening.extra(run)["scaling_factor"]) or self.scaling_factor(run.params)
         config = self.config.vae | {"scaling_factor": round(factor, 6), "sample_size": data.resolution}
-        table = networks.of(config, run.workdir).table
-        card = Card(
-            "An autoencoder of latent diffusion, trained with dreamjax",
-            USAGE,
-            {
-                "images": f"{epath.Path(data.folder).name or 'unknown'}, {data.resolution} x {data.resolution} pixels",
+        exact, x = image_export.exact(self), image_export.noise(2, data.resolution)
+
+        def both(params: PyTree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            vae = exact.vae.bound(params)
+            latents = vae.moments(x)[0]
+            return latents, vae.decode(latents)
+
+        latents, decoded = image_export.computed(both, run.params, x)
+        arrays: dict[str, ArrayLike] = {"images": x, "latents": latents, "decoded": decoded}
+        return Exported(
+            {"": Component(config, self.vae.network.table.to_torch(run.params))},
+            {name: image_export.channels_first(array) for name, array in arrays.items()},
+            CHECK,
+            measured={"scaling_factor": factor},
+            title="An autoencoder of latent diffusion, trained with dreamjax",
+            usage=USAGE,
+            rows={
+                "images": image_export.images_in_words(data),
                 "scaling_factor": f"{factor:.5f}: 1 / standard deviation of the latents over the training images",
             },
-            "`images`, their `latents` (the middle of the posterior) and those `decoded` by dreamjax",
+            compared="`images`, their `latents` (the middle of the posterior) and those `decoded` by dreamjax",
         )
-        return Exported(
-            {"": Component(config, table.to_torch(run.params))},
-            parity(self.config, run.params),
-            CHECK,
-            card=card,
-            measured={"scaling_factor": factor},
-        )
-
-
-def parity(config: AutoencoderConfig, params: PyTree) -> dict[str, np.ndarray]:
-    """Return two images of noise in PyTorch's layout, their latents, and those decoded, in float32."""
-    exact, x = image_export.in_float32(config), image_export.noise(2, config.data.resolution)
-
-    def both(params: PyTree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        vae = bind(exact, params)
-        latents = vae.moments(x)[0]
-        return latents, vae.decode(latents)
-
-    with jax.default_matmul_precision("highest"):
-        latents, decoded = jax.jit(both)(params, x)
-    arrays = {"images": x, "latents": latents, "decoded": decoded}
-    return {name: image_export.channels_first(array) for name, array in arrays.items()}
 
 
 SYSTEM = Autoencoder

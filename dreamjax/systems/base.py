@@ -72,7 +72,6 @@ class Signals(Protocol):
     @property
     def signal(self) -> DataConfig:
         """Return how the windows are prepared: montage, rate, samples and scaling."""
-        ...
 
 
 class Reconstructs(Signals, Protocol):
@@ -81,7 +80,6 @@ class Reconstructs(Signals, Protocol):
     @property
     def patch(self) -> int:
         """Return the samples of a patch, the unit that is hidden."""
-        ...
 
     def reconstruct(
         self,
@@ -89,10 +87,8 @@ class Reconstructs(Signals, Protocol):
         signal: Float[Array, "B C T"],
         hidden: Bool[Array, "B N"],
         valid: Float[Array, "B T"] | None = None,
-        visible: int | None = None,
     ) -> Float[Array, "B C T"]:
         """Return the whole signal as the model predicts it from the patches that are not `hidden`."""
-        ...
 
 
 class Embeds(Signals, Protocol):
@@ -102,7 +98,6 @@ class Embeds(Signals, Protocol):
         self, params: PyTree, signal: Float[Array, "B C T"], valid: Float[Array, "B T"] | None = None
     ) -> Embedding:
         """Return the tokens of windows, nothing hidden, and their mean over real patches."""
-        ...
 
 
 class Bank(NamedTuple):
@@ -117,11 +112,9 @@ class Retrieves(Protocol):
 
     def query(self, params: PyTree, batch: Batch) -> Float[Array, "B D"]:
         """Return a vector for each example."""
-        ...
 
     def bank(self, params: PyTree, split: str) -> Bank:
         """Return the targets of a split; `batch["target"]` of an example is the row of its own."""
-        ...
 
 
 class Predicts(Protocol):
@@ -129,7 +122,6 @@ class Predicts(Protocol):
 
     def predict(self, params: PyTree, batch: Batch) -> Float[Array, "B D"]:
         """Return a prediction of `batch["target"]` for each example."""
-        ...
 
 
 class Diffuses(Protocol):
@@ -138,20 +130,17 @@ class Diffuses(Protocol):
     @property
     def parts(self) -> "Components":
         """Return where the networks come from."""
-        ...
 
     @property
     def context_shape(self) -> tuple[int, int]:
         """Return (tokens, width) of what an image is generated from."""
-        ...
+
+    def pipeline(self, run: Run, mesh: jax.sharding.Mesh, *, dtype: str, attention: str) -> "LatentDiffusion":
+        """Return the run's networks on `mesh`, ready to sample from."""
 
 
 class GeneratesFromText(Diffuses, Protocol):
     """Prompts → images."""
-
-    def pipeline(self, run: Run, mesh: jax.sharding.Mesh, *, dtype: str, attention: str) -> "LatentDiffusion":
-        """Return the run's networks on `mesh`, ready to sample from."""
-        ...
 
 
 class GeneratesFromTrials(Signals, Diffuses, Protocol):
@@ -160,33 +149,23 @@ class GeneratesFromTrials(Signals, Diffuses, Protocol):
     @property
     def target(self) -> "TargetConfig":
         """Return which images were seen in the trials, and which of them are held out."""
-        ...
 
     @property
     def embedding_dim(self) -> int:
         """Return the width of the embedding that is aligned with the images'; 0 without one."""
-        ...
 
     @property
     def guided(self) -> bool:
         """Return whether there is an unconditional prediction that guidance leads away from."""
-        ...
-
-    def pipeline(self, run: Run, mesh: jax.sharding.Mesh, *, dtype: str, attention: str) -> "LatentDiffusion":
-        """Return the run's diffusion networks on `mesh`, ready to sample from."""
-        ...
 
     def conditioning(self, run: Run, mesh: jax.sharding.Mesh) -> tuple[PyTree, PyTree]:
         """Return (params, frozen) on `mesh` of what turns windows into conditions."""
-        ...
 
     def condition(self, params: PyTree, frozen: PyTree, batch: Batch) -> dict[str, Array]:
         """Return what images are generated from: `context`, and where there are any `time_offset` and `embedding`."""
-        ...
 
     def unconditional(self, params: PyTree, frozen: PyTree) -> dict[str, Array]:
         """Return what guidance leads away from. Raise UserError for a model that is not `guided`."""
-        ...
 
 
 class Plans(Protocol):
@@ -194,15 +173,12 @@ class Plans(Protocol):
 
     def gflop(self) -> dict[str, float]:
         """Return the floating-point operations of an example by part of the network."""
-        ...
 
     def activation_bytes(self, params: PyTree) -> float:
         """Return the bytes that the backward pass keeps per example."""
-        ...
 
     def summary(self, params: PyTree) -> JsonDict:
         """Return the counts of parameters and the shapes that `dreamjax inspect` prints."""
-        ...
 
 
 class Vectorises(Protocol):
@@ -210,7 +186,6 @@ class Vectorises(Protocol):
 
     def hyper(self, targets: bool = False) -> dict[str, Array]:
         """Return the arguments of the step; with `targets` also which ones are predicted."""
-        ...
 
 
 class Pretrained(Protocol):
@@ -222,14 +197,10 @@ class Pretrained(Protocol):
     @property
     def encoder_run(self) -> str:
         """Return the folder of the run whose weights training starts from; "" for random ones."""
-        ...
 
 
 def capability(task: Task, kind: type[C], purpose: str) -> C:
-    """Return `task` as a `kind`. Raise UserError where the system does not list this capability.
-
-    `purpose`: what cannot be done without it, as an infinitive ("reconstruct a signal").
-    """
+    """Return `task` as a `kind`. Raise UserError, with the `purpose` (an infinitive), where it does not list that."""
     if (offer := offered(task, kind)) is not None:
         return offer
     raise UserError(f"a run of {name_of(task)} cannot {purpose}; {what_it_can(task)}")
@@ -237,8 +208,7 @@ def capability(task: Task, kind: type[C], purpose: str) -> C:
 
 def offered(task: Task, kind: type[C]) -> C | None:
     """Return `task` as a `kind`; None where the system does not list this capability."""
-    listed = any(kind in one.__mro__ for one in capabilities(task))
-    return task if listed else None  # type: ignore[return-value]
+    return task if any(kind in one.__mro__ for one in capabilities(task)) else None  # type: ignore[return-value]
 
 
 def capabilities(task: Task | type[Task]) -> tuple[type, ...]:
@@ -259,17 +229,13 @@ def what_it_can(task: Task) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- systems
 @dataclass(frozen=True)
-class GradientSystem(Task):
+class GradientSystem(System):
     """A system trained by gradient descent: give `config`, `init`, `data` and `loss`.
 
     `config` has `seed`, `optim` (an `OptimConfig`) and `train` (a `TrainConfig`).
     """
 
     config: Any
-
-    name: ClassVar[str]
-    Config: ClassVar[type]
-    capabilities: ClassVar[tuple[type, ...]] = ()
 
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
         """Return (sum, weight, metrics) of a batch. Random numbers are keyed by (seed, batch["index"])."""
@@ -282,17 +248,15 @@ class GradientSystem(Task):
 
     def fresh(self, params: PyTree, *, frozen: PyTree = None, extra: PyTree = None) -> State:
         """Return the state before the first step, with optimiser state and the average as the config wants them."""
-        parts = {name: tree for name, tree in (("frozen", frozen), ("extra", extra)) if tree}
-        return optimiser.fresh(params, self.config.optim, self.config.train.steps, **parts)
+        rest = {"frozen": frozen or {}, "extra": extra or {}}
+        return optimiser.fresh(params, self.config.optim, self.config.train.steps, **rest)
 
     def spec(self, stream: Stream) -> BatchSpec:
         """Return `stream` in the batches of the config."""
         return BatchSpec(stream, self.config.train.batch_size)
 
     def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        def loss(params: PyTree, frozen: PyTree, micro: Batch) -> Loss:
-            return self.loss(params, frozen, micro, self.config.seed, training=True)
-
+        loss = functools.partial(self.loss, seed=self.config.seed, training=True)
         return gradient_update(loss, optimiser.build(), microbatches=self.microbatches)(state, batch)
 
     def evaluate(self, state: State, source: Stream) -> Metrics:
@@ -313,7 +277,7 @@ class GradientSystem(Task):
 
 
 @dataclass(frozen=True)
-class ClosedFormSystem(Task):
+class ClosedFormSystem(System):
     """A system without gradients: `statistics` of a batch are summed over exactly one pass, then solved.
 
     Give `config`, `data` (with `BatchSpec.passes = 1`), `statistics` and `solve`. Statistics are sums over examples,
@@ -321,10 +285,6 @@ class ClosedFormSystem(Task):
     """
 
     config: Any
-
-    name: ClassVar[str]
-    Config: ClassVar[type]
-    capabilities: ClassVar[tuple[type, ...]] = ()
 
     def statistics(self, batch: Batch) -> PyTree:
         """Return the sums that the solution needs, over the examples of a batch."""
@@ -337,9 +297,9 @@ class ClosedFormSystem(Task):
     def init(self, rng: jax.Array) -> State:
         batch = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in self.example().items()}
         shapes = jax.eval_shape(self.statistics, batch)
-        params = jax.eval_shape(self.solve, shapes)
         zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype))
-        return State(step=jnp.zeros((), jnp.int32), params=zeros(params), extra=zeros(shapes))
+        params = zeros(jax.eval_shape(self.solve, shapes))
+        return State(step=jnp.zeros((), jnp.int32), params=params, extra=zeros(shapes))
 
     def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         extra = jax.tree.map(jnp.add, state.extra, self.statistics(batch))
@@ -353,55 +313,40 @@ class ClosedFormSystem(Task):
 
 # -------------------------------------------------------------------------------------------------- exports and imports
 Format = Literal["torch", "diffusers"]
-# of a file: text, bytes, fields (written as JSON), or a file or folder that is copied byte for byte
-FileContent: TypeAlias = str | bytes | Mapping[str, Any] | epath.Path
+FileContent: TypeAlias = str | Mapping[str, Any] | epath.Path  # text, fields of JSON, a file or folder to copy
 
 
 @dataclass(frozen=True)
 class Component:
-    """A network in the layout of another library: config.json, named tensors, further files.
+    """A network in the layout of another library: config.json, named tensors, further files."""
 
-    `config`: fields of config.json, or a file that is copied.
-    """
-
-    config: Mapping[str, Any] | epath.Path
+    config: Mapping[str, Any] | epath.Path  # fields of config.json, or a file that is copied
     tensors: Mapping[str, Any]  # anything with `shape` and `dtype` that `np.asarray` reads
     files: Mapping[str, FileContent] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Card:
-    """What README.md says of a model; its origin, corpora and licence are added where the template has room for them.
-
-    `usage`: lines of Python; `rows`: of a table; `parity`: what parity.safetensors holds. `template`: in place of the
-    common one, a path within this package; it reads `values`.
-    """
-
-    title: str = "A model trained with dreamjax"
-    usage: str = ""
-    rows: Mapping[str, Any] = field(default_factory=dict)
-    parity: str = "inputs, and what dreamjax computed from them"
-    template: str = "reports/templates/export_card.md.j2"
-    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Exported:
     """What one format's folder holds of a run, apart from what every export has (model card, provenance, hashes).
 
-    `components`: sub-folder ("" for the folder itself) → a network; `parity`: named arrays that dreamjax computed;
     `check`: Python source that a process without JAX runs in the folder, with `p` (the parity arrays as tensors) and
     `difference(tensor, name)` in scope; it leaves in `differences` the largest relative difference of each output.
     """
 
-    components: Mapping[str, Component]
-    parity: Mapping[str, np.ndarray]
+    components: Mapping[str, Component]  # by sub-folder; "" for the folder itself
+    parity: Mapping[str, np.ndarray]  # named arrays that dreamjax computed
     check: str
     files: Mapping[str, FileContent] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)  # for programs, beside the provenance of every export
-    card: Card = field(default_factory=Card)
     parameters: int | None = None  # where they are not those of the run alone
     measured: Mapping[str, float] = field(default_factory=dict)  # numbers that the command reports
+    # of README.md; origin, corpora and licence are added where the template has room for them
+    title: str = "A model trained with dreamjax"
+    usage: str = ""  # lines of Python
+    rows: Mapping[str, Any] = field(default_factory=dict)  # of a table
+    compared: str = "inputs, and what dreamjax computed from them"  # what parity.safetensors holds
+    template: str = "reports/templates/export_card.md.j2"  # a path within this package
+    values: Mapping[str, Any] = field(default_factory=dict)  # for a template other than the common one
 
 
 class Exports(Protocol):
@@ -411,21 +356,16 @@ class Exports(Protocol):
 
     def export(self, run: Run, format: Format) -> Exported:
         """Return what the folder of one of `formats` holds."""
-        ...
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint from elsewhere, opened and not executed.
-
-    `tensors`: by name, read when asked for; `settings`: what lies beside them, config.json of a folder or the
-    attributes of a pickled configuration; `exported`: whether it is a folder of `dreamjax export`.
-    """
+    """A checkpoint from elsewhere, opened and not executed."""
 
     source: str  # what messages call it
-    tensors: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    exported: bool = False
+    tensors: Mapping[str, Any]  # by name, read when asked for
+    settings: Mapping[str, Any]  # config.json of a folder, or the attributes of a pickled configuration
+    exported: bool = False  # whether it is a folder of `dreamjax export`
 
 
 @dataclass(frozen=True)
@@ -441,7 +381,7 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class Imported:
-    """The run that a checkpoint becomes. `write`: puts further files into the run's folder."""
+    """The run that a checkpoint becomes."""
 
     format: str  # a name for the kind of checkpoint
     config: Any
@@ -451,7 +391,7 @@ class Imported:
     notes: Sequence[str] = ()  # what was assumed or left out
     provenance: Mapping[str, Any] = field(default_factory=dict)
     step: int = 1  # 0 means untrained
-    write: Callable[[epath.Path], None] | None = None
+    write: Callable[[epath.Path], None] | None = None  # puts further files into the run's folder
 
 
 class Imports(Protocol):
@@ -459,8 +399,4 @@ class Imports(Protocol):
 
     @classmethod
     def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
-        """Return the run, or None for a checkpoint of another kind.
-
-        Raise UserError naming every missing, unexpected and misshapen tensor.
-        """
-        ...
+        """Return the run, None for a checkpoint of another kind. Raise UserError naming every tensor that misfits."""

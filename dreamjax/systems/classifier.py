@@ -4,7 +4,6 @@ What it is for here: a judge of images made from brain signals. It must not have
 images of the same classes, and its held-out accuracy is told beside every score that it gives.
 """
 
-import dataclasses
 import functools
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -14,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models import flops
 from dreamjax.systems import image_export
-from dreamjax.systems.base import Card, Component, Exported, Exports, Format, GradientSystem, Loss, Run
-from dreamjax.systems.compute import LayersConfig
+from dreamjax.systems.base import Component, Exported, Exports, Format, GradientSystem, Loss, Run
+from dreamjax.systems.compute import GradientConfig, LayersConfig
 from dreamjax.targets import images
 from dreamjax.targets.features import HELD_OUT, PREPROCESSOR
 from dreamjax.targets.images import ImageConfig, scaled
@@ -31,7 +29,7 @@ from dreamjax.training.step_metrics import means, read
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.typing import JsonDict
-from dreamjax.weights import networks
+from dreamjax.weights.loaded import LoadedNetwork
 
 CHECK = """
 from transformers import ViTForImageClassification
@@ -62,18 +60,15 @@ class ClassifierModelConfig(LayersConfig):
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(GradientConfig):
     """A run of training a classifier."""
 
     system: Literal["classifier"] = "classifier"
-    seed: int = 0  # of parameters and data order
     data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
     model: ClassifierModelConfig = field(default_factory=ClassifierModelConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        configs.check_seed("seed", self.seed)
+        super().__post_init__()
         if self.data.resolution < self.model.patch:
             raise ValueError(f"data.resolution is {self.data.resolution}, less than model.patch = {self.model.patch}")
 
@@ -83,21 +78,10 @@ _SHAPES = ClassifierConfig(
     optim=OptimConfig(learning_rate=2e-3, warmup_steps=30, weight_decay=0.1, beta2=0.99, clip=1.0),
     train=TrainConfig(steps=200, batch_size=64, eval_every=200, checkpoint=CheckpointConfig(every=200)),
 )
-_TINY = ClassifierConfig(
-    data=ImageConfig(resolution=16),
-    model=ClassifierModelConfig(dim=16, depth=1, heads=2),
-    optim=OptimConfig(learning_rate=3e-3, warmup_steps=5, weight_decay=0.0),
-    train=TrainConfig(steps=40, batch_size=16, eval_every=40, checkpoint=CheckpointConfig(every=40)),
-)
-PRESETS = {"shapes": _SHAPES, "tiny": _TINY}
+PRESETS = {"shapes": _SHAPES}
+preset = functools.partial(configs.preset, presets=PRESETS)  # name → its config, to change and to load
 
 
-def preset(name: str) -> ConfigDict:
-    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    return configs.preset(name, PRESETS)
-
-
-# ------------------------------------------------------------------------------------------------------------ the task
 @dataclass(frozen=True)
 class Classifier(GradientSystem):
     """Training the classifier, as a system."""
@@ -142,15 +126,13 @@ class Classifier(GradientSystem):
         }
 
     @functools.cached_property
-    def network(self) -> tuple[networks.Network, JsonDict]:
-        described = self.described()
-        network = networks.of(described, "classifier")
-        return network, network.arguments(described, "classifier") | self.config.model.arguments()
+    def vit(self) -> LoadedNetwork:
+        """The network, with the shapes of its parameters alone."""
+        return self.config.model.network(self.described(), "classifier")
 
     def logits(self, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
-        """Of images in [-1, 1]; float32."""
-        network, arguments = self.network
-        return network.bind(arguments, params).logits(x).astype(jnp.float32)
+        """Return the logits of images in [-1, 1], float32."""
+        return self.vit.bound(params).logits(x).astype(jnp.float32)
 
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int = 0, training: bool = True) -> Loss:
         """Return the cross entropy, and as a metric the share of images whose class is right."""
@@ -160,19 +142,13 @@ class Classifier(GradientSystem):
         return (entropy * weight).sum(), weight.sum(), {"accuracy": ((right * weight).sum(), weight.sum())}
 
     def init(self, rng: Array) -> State:
-        network, arguments = self.network
-        return self.fresh(network.init(arguments, rng))
+        return self.fresh(self.vit.network.init(self.vit.arguments, rng))
 
     def data(self, split: str) -> BatchSpec:
-        stream = images.open_stream(
-            self.config.data,
-            split,
-            seed=self.config.seed,
-            training=split == "train",
-            captions=False,
-            classes=self.classes,
+        data, seed, training = self.config.data, self.config.seed, split == "train"
+        return self.spec(
+            images.open_stream(data, split, seed=seed, training=training, captions=False, classes=self.classes)
         )
-        return self.spec(stream)
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
         return images.element(self.config.data, label=True)
@@ -189,22 +165,17 @@ class Classifier(GradientSystem):
         size = {"height": side, "width": side}
         processor = image_export.preprocessor(self.config.data, image_processor_type="ViTImageProcessor", size=size)
         x = image_export.noise(4, side)
-        exact = dataclasses.replace(self, config=image_export.in_float32(self.config))
-        with jax.default_matmul_precision("highest"):
-            logits = np.asarray(jax.jit(exact.logits)(run.params, x))
+        logits = np.asarray(image_export.computed(image_export.exact(self).logits, run.params, x))
         share = f"{accuracy:.1%} of {len(held_out)}"  # type: ignore[arg-type]
-        card = Card(
-            "A classifier of images, trained with dreamjax",
-            USAGE,
-            {"classes": ", ".join(self.classes), "held-out images that it names rightly": share},
-            "`images` in [-1, 1] and their `logits` by dreamjax",
-        )
-        tensors = self.network[0].table.to_torch(run.params)
+        tensors = self.vit.network.table.to_torch(run.params)
         return Exported(
             {"": Component(config, tensors, {PREPROCESSOR: processor})},
             {"images": image_export.channels_first(x), "logits": logits},
             CHECK,
-            card=card,
+            title="A classifier of images, trained with dreamjax",
+            usage=USAGE,
+            rows={"classes": ", ".join(self.classes), "held-out images that it names rightly": share},
+            compared="`images` in [-1, 1] and their `logits` by dreamjax",
         )
 
 

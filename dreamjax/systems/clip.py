@@ -6,6 +6,7 @@ brain encoder is aligned with, from the same data as everything else. Negatives 
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -13,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Float, Int
-from ml_collections import ConfigDict
+from jaxtyping import Array
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
@@ -23,8 +23,8 @@ from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
 from dreamjax.parallel import processes
 from dreamjax.runs import shapes
 from dreamjax.systems import image_export
-from dreamjax.systems.base import Card, Component, Exported, Exports, Format, GradientSystem, Loss, Run
-from dreamjax.systems.compute import LayersConfig
+from dreamjax.systems.base import Component, Exported, Exports, Format, GradientSystem, Loss, Run
+from dreamjax.systems.compute import GradientConfig, LayersConfig
 from dreamjax.targets import images, tokens
 from dreamjax.targets.features import PREPROCESSOR
 from dreamjax.targets.images import ImageConfig, scaled
@@ -34,7 +34,8 @@ from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.typing import JsonDict
-from dreamjax.weights import hub, networks
+from dreamjax.weights import hub
+from dreamjax.weights.loaded import LoadedNetwork
 
 PARTS = {"text": "text_encoder", "vision": "image_encoder"}  # of the parameters → of the architecture
 TOKENIZER = "tokenizer"  # folder within the run's
@@ -70,19 +71,16 @@ class ClipModelConfig(LayersConfig):
 
 
 @dataclass(frozen=True)
-class ClipConfig:
+class ClipConfig(GradientConfig):
     """A run of training CLIP."""
 
     system: Literal["clip"] = "clip"
-    seed: int = 0  # of parameters and data order
     data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
     model: ClipModelConfig = field(default_factory=ClipModelConfig)
     loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        configs.check_seed("seed", self.seed)
+        super().__post_init__()
         if (self.train.microbatches or 1) > 1:
             raise ValueError(
                 f"train.microbatches is {self.train.microbatches}, but a contrastive loss needs its whole batch at once"
@@ -106,61 +104,10 @@ _SHAPES = ClipConfig(
     optim=OptimConfig(learning_rate=2e-3, warmup_steps=20, weight_decay=0.1, beta2=0.98, clip=1.0),
     train=TrainConfig(steps=200, batch_size=64, eval_every=200, checkpoint=CheckpointConfig(every=200)),
 )
-_TINY = ClipConfig(
-    data=ImageConfig(resolution=16),
-    model=ClipModelConfig("tiny"),
-    optim=OptimConfig(learning_rate=3e-3, warmup_steps=5, weight_decay=0.0),
-    train=TrainConfig(steps=40, batch_size=16, eval_every=40, checkpoint=CheckpointConfig(every=40)),
-)
-PRESETS = {"shapes": _SHAPES, "tiny": _TINY}
+PRESETS = {"shapes": _SHAPES}
+preset = functools.partial(configs.preset, presets=PRESETS)  # name → its config, to change and to load
 
 
-def preset(name: str) -> ConfigDict:
-    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    return configs.preset(name, PRESETS)
-
-
-# --------------------------------------------------------------------------------------------------- pure functions
-@functools.lru_cache(maxsize=16)
-def _network(config: ClipConfig, name: str) -> tuple[networks.Network, tuple[tuple[str, Any], ...]]:
-    m, described = config.model, config.part(name)
-    network = networks.of(described, m.architecture)
-    return network, tuple((network.arguments(described, m.architecture) | m.arguments()).items())
-
-
-def init_params(config: ClipConfig, rng: Array) -> PyTree:
-    """Fresh parameters: a nested dict of float32 arrays."""
-    params: dict[str, Any] = {"logit_scale": jnp.asarray(math.log(1 / config.loss.temperature), jnp.float32)}
-    for name, key in zip(PARTS, jax.random.split(rng, len(PARTS)), strict=True):
-        network, arguments = _network(config, name)
-        params[name] = network.init(dict(arguments), key)
-    return params
-
-
-def bind(config: ClipConfig, params: PyTree, name: str) -> Any:
-    """The `models.clip` encoder "text" or "vision" around given parameters; free of cost, also under jit."""
-    network, arguments = _network(config, name)
-    return network.bind(dict(arguments), params[name])
-
-
-def text_features(config: ClipConfig, params: PyTree, ids: Int[Array, "B T"]) -> Float[Array, "B P"]:
-    """Embeddings of texts in the common space, as the projection gives them."""
-    return bind(config, params, "text")(ids).projected
-
-
-def image_features(config: ClipConfig, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B P"]:
-    """Embeddings of images in [-1, 1] in the common space, as the projection gives them."""
-    return bind(config, params, "vision")(x).projected
-
-
-def clip_loss(config: ClipConfig, params: PyTree, batch: Batch) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
-    """`(sum, weight, metrics)`; equal captions of a batch are not each other's negatives."""
-    u = image_features(config, params, scaled(batch["image"]))
-    v = text_features(config, params, batch["tokens"])
-    return contrastive(u, v, params["logit_scale"], batch["caption"], batch["weight"])
-
-
-# ------------------------------------------------------------------------------------------------------------ the task
 @dataclass(frozen=True)
 class Clip(GradientSystem):
     """Training CLIP, as a system."""
@@ -170,6 +117,16 @@ class Clip(GradientSystem):
     Config: ClassVar[type] = ClipConfig
     capabilities: ClassVar[tuple[type, ...]] = (Exports,)
     formats: ClassVar[tuple[Format, ...]] = ("diffusers",)
+
+    @functools.cached_property
+    def encoders(self) -> Mapping[str, LoadedNetwork]:
+        """The encoders "text" and "vision", with the shapes of their parameters alone."""
+        model = self.config.model
+        return {name: model.network(self.config.part(name), model.architecture) for name in PARTS}
+
+    def encode(self, params: PyTree, name: str, x: Array) -> Any:
+        """Return what an encoder of `models.clip` makes of token ids ("text") or images in [-1, 1] ("vision")."""
+        return self.encoders[name].bound(params[name])(x)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -204,13 +161,14 @@ class Clip(GradientSystem):
             )
 
     def init(self, rng: Array) -> State:
-        return self.fresh(init_params(self.config, rng))
+        params: dict[str, Any] = {"logit_scale": jnp.asarray(math.log(1 / self.config.loss.temperature), jnp.float32)}
+        for (name, encoder), key in zip(self.encoders.items(), jax.random.split(rng, len(PARTS)), strict=True):
+            params[name] = encoder.network.init(encoder.arguments, key)
+        return self.fresh(params)
 
     def data(self, split: str) -> BatchSpec:
-        training = split == "train"
-        stream = images.open_stream(
-            self.config.data, split, seed=self.config.seed, training=training, encode=self.tokenizer
-        )
+        data, seed, training = self.config.data, self.config.seed, split == "train"
+        stream = images.open_stream(data, split, seed=seed, training=training, encode=self.tokenizer)
         stream.check_batch(self.config.train.batch_size)
         return self.spec(stream)
 
@@ -233,8 +191,13 @@ class Clip(GradientSystem):
         return 1  # negatives come from the whole batch
 
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
-        """Return the contrastive loss; metrics: retrieval within the batch, and the share that guessing would get."""
-        return clip_loss(self.config, params, batch)
+        """Return the contrastive loss; equal captions of a batch are not each other's negatives.
+
+        Metrics: retrieval within the batch, and the share that guessing would get.
+        """
+        u = self.encode(params, "vision", scaled(batch["image"])).projected
+        v = self.encode(params, "text", batch["tokens"]).projected
+        return contrastive(u, v, params["logit_scale"], batch["caption"], batch["weight"])
 
     def export(self, run: Run, format: Format) -> Exported:
         """Return folders that transformers opens: text_encoder, image_encoder (both with projection), tokenizer."""
@@ -242,47 +205,40 @@ class Clip(GradientSystem):
         if not folder.is_dir():
             raise UserError(f"{folder} is missing; the text encoder needs its token ids: copy the folder from the run")
         size = data.resolution
-        processor = image_export.preprocessor(
-            data,
-            image_processor_type="CLIPImageProcessor",
-            size={"shortest_edge": size},
-            do_center_crop=True,
-            crop_size={"height": size, "width": size},
-            do_convert_rgb=True,
-        )
+        crop = {"do_center_crop": True, "crop_size": {"height": size, "width": size}, "do_convert_rgb": True}
+        edge = {"shortest_edge": size}
+        processor = image_export.preprocessor(data, image_processor_type="CLIPImageProcessor", size=edge, **crop)
         components = {}
         for name, part in PARTS.items():
-            tensors = _network(self.config, name)[0].table.to_torch(run.params[name])
-            components[part] = Component(
-                self.config.part(name), tensors, {PREPROCESSOR: processor} if name == "vision" else {}
-            )
-        card = Card(
-            "CLIP, trained with dreamjax",
-            USAGE,
-            {
-                "images": f"{epath.Path(data.folder).name or 'unknown'}, {size} x {size} pixels",
-                "logits": f"{float(np.exp(run.params['logit_scale'])):.2f} x cosine similarity",
-            },
-            "`ids` of texts, their `text_states` and `text_embeds`, `images` and their `image_embeds` by dreamjax",
+            tensors = self.encoders[name].network.table.to_torch(run.params[name])
+            files = {PREPROCESSOR: processor} if name == "vision" else {}
+            components[part] = Component(self.config.part(name), tensors, files)
+        scale = f"{float(np.exp(run.params['logit_scale'])):.2f} x cosine similarity"
+        return Exported(
+            components,
+            self._parity(run.params, folder),
+            CHECK,
+            {TOKENIZER: folder},
+            title="CLIP, trained with dreamjax",
+            usage=USAGE,
+            rows={"images": image_export.images_in_words(data), "logits": scale},
+            compared="`ids` of texts, their `text_states` and `text_embeds`, "
+            "`images` and their `image_embeds` by dreamjax",
         )
-        arrays = parity(self.config, run.params, Tokenizer.open(folder))
-        return Exported(components, arrays, CHECK, {TOKENIZER: folder}, card=card)
 
+    def _parity(self, params: PyTree, tokenizer: epath.Path) -> dict[str, np.ndarray]:
+        """Return texts and two images of noise in PyTorch's layout, and what the encoders make of them in float32."""
+        exact, x = image_export.exact(self), image_export.noise(2, self.config.data.resolution)
+        ids = Tokenizer.open(tokenizer)(TEXTS, warn=False)
 
-def parity(config: ClipConfig, params: PyTree, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """Return texts and two images of noise in PyTorch's layout, and what the encoders make of them in float32."""
-    exact, x = image_export.in_float32(config), image_export.noise(2, config.data.resolution)
-    ids = tokenizer(TEXTS, warn=False)
+        def everything(params: PyTree, ids: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+            text, vision = exact.encode(params, "text", ids), exact.encode(params, "vision", x)
+            embeds = {"text_embeds": text.projected, "image_embeds": vision.projected}
+            return {"text_states": text.last_hidden_state, **embeds}
 
-    def everything(params: PyTree, ids: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        text = bind(exact, params, "text")(ids)
-        return text.last_hidden_state, text.projected, image_features(exact, params, x)
-
-    with jax.default_matmul_precision("highest"):
-        computed = jax.jit(everything)(params, ids, x)
-    names = ("text_states", "text_embeds", "image_embeds")
-    arrays = {name: np.asarray(array) for name, array in zip(names, computed, strict=True)}
-    return {"ids": ids.astype(np.int64), "images": image_export.channels_first(x), **arrays}
+        arrays = image_export.computed(everything, params, ids, x)
+        given = {"ids": ids.astype(np.int64), "images": image_export.channels_first(x)}
+        return given | {name: np.asarray(array) for name, array in arrays.items()}
 
 
 SYSTEM = Clip

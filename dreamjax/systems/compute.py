@@ -1,13 +1,32 @@
-"""How a network is computed: keys that every system's `model` group shares, and their check."""
+"""Keys that the configs of systems share: of a run, and of how a network is computed."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import jax.numpy as jnp
 
+from dreamjax import config as configs
 from dreamjax.models.transformer import REMAT_NAMES
 from dreamjax.parallel import environment
+from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.train_config import TrainConfig
 from dreamjax.typing import JsonDict
+from dreamjax.weights import networks
+from dreamjax.weights.loaded import LoadedNetwork
+
+PASSED = ("attention", "scan_layers", "remat", "remat_names")  # to the network, where a config has them
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientConfig:
+    """A run of a system that is trained by gradient descent."""
+
+    seed: int = 0  # of parameters, data order and all that is drawn
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        configs.check_seed("seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,15 +37,16 @@ class ComputeConfig:
     attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
     remat: Literal["none", "full"] = "none"
 
-    passed: ClassVar[tuple[str, ...]] = ("attention", "remat")  # as they are to the network
-
     def __post_init__(self) -> None:
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise ValueError("model.attention=cudnn computes in bfloat16: set model.dtype=bfloat16")
 
-    def arguments(self) -> JsonDict:
-        """Return the keyword arguments of a network."""
-        return {"dtype": jnp.dtype(self.dtype), **{name: getattr(self, name) for name in self.passed}}
+    def network(self, config: JsonDict, source: str) -> LoadedNetwork:
+        """Return the network of a config.json (`source` in errors), with the shapes of its parameters alone."""
+        network = networks.of(config, source)
+        passed = {name: getattr(self, name) for name in PASSED if hasattr(self, name)}
+        arguments = network.arguments(config, source) | {"dtype": jnp.dtype(self.dtype), **passed}
+        return LoadedNetwork(network, arguments, network.shapes(arguments))
 
     def check_device(self) -> None:
         """Raise UserError where the devices of this process do not have the attention."""
@@ -40,8 +60,6 @@ class LayersConfig(ComputeConfig):
     scan_layers: bool = True  # False: unrolled, slower to compile
     remat: Literal["none", "full", "dots"] = "none"  # type: ignore[assignment]
 
-    passed: ClassVar[tuple[str, ...]] = ("attention", "scan_layers", "remat")
-
 
 @dataclass(frozen=True, kw_only=True)
 class NamedLayersConfig(LayersConfig):
@@ -49,8 +67,6 @@ class NamedLayersConfig(LayersConfig):
 
     remat: Literal["none", "full", "dots", "names"] = "none"  # type: ignore[assignment]
     remat_names: tuple[str, ...] = ()  # kept for the backward pass with remat names: qkv, attention, hidden
-
-    passed: ClassVar[tuple[str, ...]] = ("attention", "scan_layers", "remat", "remat_names")
 
     def __post_init__(self) -> None:
         super().__post_init__()

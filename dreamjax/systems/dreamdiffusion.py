@@ -12,18 +12,14 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
-from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models import flops
-from dreamjax.models.conditioner import Conditioner
-from dreamjax.models.keys import Keys
 from dreamjax.objectives import masking
 from dreamjax.objectives.contrastive import LARGEST, contrastive, unit
 from dreamjax.objectives.masking import example_keys
@@ -32,46 +28,19 @@ from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.sharding import Rules
 from dreamjax.parallel.tree_paths import like
-from dreamjax.runs import latent_diffusion
 from dreamjax.runs import shapes as architectures
-from dreamjax.runs.components import Components
-from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.systems import masked_pretraining, opening, text_to_image
-from dreamjax.systems.base import (
-    Checkpoint,
-    Exported,
-    Exports,
-    Format,
-    GeneratesFromTrials,
-    GradientSystem,
-    Imported,
-    ImportOptions,
-    Imports,
-    Loss,
-    Pretrained,
-    Run,
-)
-from dreamjax.systems.compute import LayersConfig
+from dreamjax.systems import dreamdiffusion_export, dreamdiffusion_import, masked_pretraining, opening
+from dreamjax.systems.base import Exports, GeneratesFromTrials, Imports, Loss, Pretrained, Run
+from dreamjax.systems.compute import GradientConfig, LayersConfig
+from dreamjax.systems.diffusion_base import DiffusionLossConfig, DiffusionSystem, diffusion_loss, merged
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
-from dreamjax.systems.text_to_image import diffusion_loss, merged
 from dreamjax.targets import features, trials
-from dreamjax.targets.trials import TargetConfig, TrialExamples
-from dreamjax.training.optimiser import OptimConfig
+from dreamjax.targets.trials import TargetConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
-from dreamjax.training.train_config import TrainConfig
-from dreamjax.typing import JsonDict
-from dreamjax.weights import loaded, networks, streaming
+from dreamjax.weights import conditioner
 from dreamjax.weights.loaded import LoadedNetwork
-from dreamjax.weights.table import flatten, keep
-
-# what is trained of a U-Net, by the name of the choice: a regular expression over its parameters' paths
-TRAINABLE = {
-    "cross_attention": r"(.*/)?attn2/.*",
-    "cross_attention_and_norm": r"(.*/)?(attn2|blocks/norm2)/.*",
-    "all": r".*",
-    "none": r"(?!)",  # the encoder and the maps alone
-}
+from dreamjax.weights.table import flatten
 
 
 @dataclass(frozen=True)
@@ -109,8 +78,8 @@ class ConditionedModelConfig(LayersConfig):
 
 
 @dataclass(frozen=True)
-class AlignedLossConfig(text_to_image.DiffusionLossConfig):
-    """What is weighed how: the diffusion loss of `text_to_image`, and the alignment."""
+class AlignedLossConfig(DiffusionLossConfig):
+    """What is weighed how: the diffusion loss, and the alignment."""
 
     alignment: Literal["cosine", "infonce", "none"] = "cosine"  # of the embedding with the image's
     alignment_weight: float = 1.0  # beside the diffusion loss
@@ -125,7 +94,7 @@ class AlignedLossConfig(text_to_image.DiffusionLossConfig):
 
 
 @dataclass(frozen=True)
-class DreamDiffusionConfig:
+class DreamDiffusionConfig(GradientConfig):
     """A run of stage B."""
 
     system: Literal["dreamdiffusion"] = "dreamdiffusion"
@@ -135,11 +104,9 @@ class DreamDiffusionConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     model: ConditionedModelConfig = field(default_factory=ConditionedModelConfig)
     loss: AlignedLossConfig = field(default_factory=AlignedLossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        configs.check_seed("seed", self.seed)
+        super().__post_init__()
         if self.loss.alignment == "infonce" and (self.train.microbatches or 1) > 1:
             raise ValueError(
                 f"train.microbatches is {self.train.microbatches}, but infonce needs its whole batch at once"
@@ -151,14 +118,13 @@ SHARED = ("montage", "mapping", "tile_channels", "samples", "sfreq", "stretch", 
 
 
 @dataclass(frozen=True)
-class DreamDiffusion(GradientSystem):
+class DreamDiffusion(DiffusionSystem):
     """Stage B as a system."""
 
     config: DreamDiffusionConfig
     name: ClassVar[str] = "dreamdiffusion"
     Config: ClassVar[type] = DreamDiffusionConfig
     capabilities: ClassVar[tuple[type, ...]] = (GeneratesFromTrials, Pretrained, Exports, Imports)
-    formats: ClassVar[tuple[Format, ...]] = ("diffusers",)
     sharding_rules: ClassVar[Rules] = MaskedPretraining.sharding_rules
     encoder_key: ClassVar[str] = "encoder.path"
     shared_data: ClassVar[tuple[str, ...]] = SHARED
@@ -167,129 +133,93 @@ class DreamDiffusion(GradientSystem):
     @functools.cached_property
     def encoder(self) -> MaskedPretrainingConfig:
         """The encoder without its decoder, on the signal that it was pretrained on."""
-        settings = self.config.encoder
-        pretrained = None
+        settings, data = self.config.encoder, self.config.data
+        sizes = settings.model
         if settings.path:
             pretrained = opening.config_of(settings.path)
             if not isinstance(pretrained, MaskedPretrainingConfig):
                 raise UserError(f"{settings.path} is a run of {pretrained.system}, not of masked pretraining")
-        sizes = pretrained.model if pretrained else settings.model
-        model = dataclasses.replace(
-            sizes,
-            cls_token=sizes.cls_token and settings.cls_token,
-            decoder_depth=0,
-            interpolation="none",
-            attention="auto",
-            **{name: getattr(self.config.model, name) for name in ("dtype", "scan_layers", "remat")},
-        )
-        data = self.config.data
-        if pretrained:
+            sizes = pretrained.model
             data = dataclasses.replace(data, **{name: getattr(pretrained.data, name) for name in SHARED})
+        changed = {name: getattr(self.config.model, name) for name in ("dtype", "scan_layers", "remat")}
+        changed |= {"decoder_depth": 0, "interpolation": "none", "attention": "auto"}
+        changed["cls_token"] = sizes.cls_token and settings.cls_token
         try:
-            return MaskedPretrainingConfig(data=data, model=model)
+            return MaskedPretrainingConfig(data=data, model=dataclasses.replace(sizes, **changed))
         except ValueError as problem:  # the two do not fit
             raise UserError(str(problem)) from problem
 
     @functools.cached_property
-    def parts(self) -> Components:
-        """Stable Diffusion's parts. Raises UserError for what is not there."""
-        m = self.config.model
-        if not m.path and not m.architecture:
-            raise UserError("model.path is empty; name a Stable Diffusion folder, or a run's export")
-        return Components.of(m.path, variant=m.variant, architecture=m.architecture, parts={})
-
-    @functools.cached_property
-    def unet(self) -> tuple[networks.Network, JsonDict]:
-        """The U-Net and its arguments."""
-        m, source = self.config.model, self.parts.source("unet")
-        config = self.parts.config("unet")
-        network = networks.of({"_class_name": "UNet2DConditionModel"} | config, source)
-        return network, network.arguments(config, source) | m.arguments()
-
-    @functools.cached_property
     def embedding_dim(self) -> int:
         """Width of the images' embeddings, or 0 where nothing is aligned with them."""
+        model, embedding = self.config.model, self.config.target.embedding
         if self.config.loss.alignment == "none":
             return 0
-        if not self.config.target.embedding.path and self.config.model.embedding_dim:
-            return self.config.model.embedding_dim
-        if not self.config.target.embedding.path and self.config.model.architecture:
-            return architectures.get(self.config.model.architecture)["image_encoder"]["projection_dim"]
-        if not self.config.target.embedding.path:
+        if not embedding.path and model.embedding_dim:
+            return model.embedding_dim
+        if not embedding.path and model.architecture:
+            return architectures.get(model.architecture)["image_encoder"]["projection_dim"]
+        if not embedding.path:
             raise UserError(
                 "target.embedding.path is empty; name a CLIP vision model to align with, or set loss.alignment=none"
             )
-        shape = features.shape(self.config.target.embedding)
+        shape = features.shape(embedding)
         if len(shape) != 1:
             raise UserError("target.embedding.pooling is tokens, but a trial is aligned with one vector; pool them")
         return shape[0]
 
     @functools.cached_property
-    def conditioner_graph(self) -> Any:
-        abstract = nnx.eval_shape(lambda: self.new_conditioner(jax.random.key(0)))
-        return nnx.split(abstract, nnx.Param)[0]
+    def conditioner(self) -> LoadedNetwork:
+        """The maps from tokens to what the U-Net is conditioned on, with the shapes of their parameters alone."""
+        m, (tokens, width) = self.config.model, self.context_shape
+        arguments = {
+            "tokens": self.encoder.patches,
+            "dim": self.encoder.model.dim,
+            "context_tokens": tokens,
+            "context_dim": width,
+            "hidden": m.hidden,
+            "embedding_dim": self.embedding_dim,
+            "time_dim": 4 * self.unet.arguments["widths"][0] if m.time_condition else 0,
+            "dtype": jnp.dtype(m.dtype),
+        }
+        network = conditioner.NETWORK
+        return LoadedNetwork(network, arguments, network.shapes(arguments))
 
-    def new_conditioner(self, rng: Array) -> Conditioner:
-        """The maps with fresh parameters."""
-        m, encoder, arguments = self.config.model, self.encoder, self.unet[1]
-        return Conditioner(
-            tokens=encoder.patches,
-            dim=encoder.model.dim,
-            context_tokens=self.context_shape[0],
-            context_dim=self.context_shape[1],
-            hidden=m.hidden,
-            embedding_dim=self.embedding_dim,
-            time_dim=4 * arguments["widths"][0] if m.time_condition else 0,
-            dtype=jnp.dtype(m.dtype),
-            rngs=Keys(rng),
-        )
+    @property
+    def guided(self) -> bool:
+        """Return whether there is a prediction that guidance leads away from: that of the empty caption."""
+        return not self.config.model.context_tokens
 
-    @functools.cached_property
-    def schedule(self) -> Any:
-        return latent_diffusion.schedule_of(self.parts.config("scheduler"), self.parts.source("scheduler"))
-
-    @functools.cached_property
-    def scale(self) -> float:
-        return latent_diffusion.scale_of(self.parts)
+    @property
+    def context_shape(self) -> tuple[int, int]:
+        """Return (S, D) of the context: that of the text states in whose place it comes."""
+        given = self.config.model.context_tokens
+        return (given, self.unet.arguments["context_dim"]) if given else super().context_shape
 
     # ------------------------------------------------------------------------------------------------------- the task
     def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
-        """(what is trained, what is frozen) of all parameters: {"encoder", "conditioner", "unet", …}."""
-        pattern = TRAINABLE[self.config.model.trainable]
-        trained = params | {"unet": keep(params["unet"], pattern)}
-        if not trained["unet"]:
-            del trained["unet"]
-        frozen = {"unet": keep(params["unet"], pattern, but=True)} if self.config.model.trainable != "all" else {}
+        """Return (what is trained, what is frozen) of all parameters: {"encoder", "conditioner", "unet", …}."""
+        trained, frozen = ({"unet": part} if part else {} for part in self.split_unet(params["unet"]))
+        trained = {name: part for name, part in params.items() if name != "unet"} | trained
         if not self.config.encoder.trainable:
             frozen["encoder"] = trained.pop("encoder")
         return trained, frozen
 
+    def unet_of(self, params: PyTree) -> PyTree:
+        return params.get("unet", {})
+
     def init(self, rng: Array) -> State:
-        network, arguments = self.unet
         keys = jax.random.split(rng, 3)
         params = {
             "encoder": masked_pretraining.init_params(self.encoder, keys[0]),
-            "conditioner": nnx.to_pure_dict(nnx.state(self.new_conditioner(keys[1]), nnx.Param)),
-            "unet": network.init(arguments, keys[2]),
+            "conditioner": self.conditioner.network.init(self.conditioner.arguments, keys[1]),
+            "unet": self.unet.network.init(self.unet.arguments, keys[2]),
         }
         if self.config.loss.alignment == "infonce":
             params["logit_scale"] = jnp.asarray(-jnp.log(self.config.loss.temperature), jnp.float32)
         params, frozen = self.split(params)
         nothing = {"nothing": jnp.zeros(self.context_shape, jnp.float32)} if self.guided else {}
         return self.fresh(params, frozen=frozen | nothing)
-
-    @property
-    def guided(self) -> bool:
-        """Whether there is a prediction that guidance leads away from: that of the empty caption's text states."""
-        return not self.config.model.context_tokens
-
-    @property
-    def context_shape(self) -> tuple[int, int]:
-        """(S, D) of the context: that of the text states in whose place it comes."""
-        if not self.guided:
-            return self.config.model.context_tokens, self.unet[1]["context_dim"]
-        text = self.parts.config("text_encoder")
-        return int(text.get("max_position_embeddings", 77)), self.unet[1]["context_dim"]
 
     def check(self) -> None:
         self.unet, self.encoder  # noqa: B018 - their configs are read and checked
@@ -307,57 +237,42 @@ class DreamDiffusion(GradientSystem):
     def weights(self) -> Mapping[str, WeightSource]:
         if not self.config.model.path:
             return {}
-        network, arguments = self.unet
-        fill = streaming.source(
-            network.table, self.parts.tensors("unet"), str(self.parts.path("unet")), whole=network.shapes(arguments)
-        )
-        groups = ["params", *(["ema"] if self.config.optim.ema_decay is not None else [])]
+        trained = [f"{group}/unet" for group in self.groups] if self.config.model.trainable != "none" else []
         left = ["frozen/unet"] if self.config.model.trainable != "all" else []
-        trained = [f"{g}/unet" for g in groups] if self.config.model.trainable != "none" else []
-        sources: dict[str, WeightSource] = dict.fromkeys([*trained, *left], fill)
+        sources: dict[str, WeightSource] = dict.fromkeys([*trained, *left], self.unet_weights())
         if self.guided:
             sources["frozen/nothing"] = self.empty_caption
         if self.config.encoder.path and self.config.encoder.start == "weights":
-            places = [f"{g}/encoder" for g in groups] if self.config.encoder.trainable else ["frozen/encoder"]
+            trained = [f"{group}/encoder" for group in self.groups]
+            places = trained if self.config.encoder.trainable else ["frozen/encoder"]
             sources |= dict.fromkeys(places, self.pretrained)
         return sources
 
     def empty_caption(self, abstract: PyTree) -> PyTree:
-        """The text states of the empty caption: a `WeightSource`."""
+        """Return the text states of the empty caption; a `WeightSource`."""
         states = features.text_states(self.config.target.bank_root, [""], self.parts, meshes.make(MeshConfig()))
         return jax.device_put(jnp.asarray(states[0]), abstract.sharding)
 
     def pretrained(self, abstract: PyTree) -> PyTree:
-        """The encoder that masked pretraining left, without what only its decoder needs: a `WeightSource`."""
+        """Return the encoder that masked pretraining left, without what only its decoder needs; a `WeightSource`."""
         run = opening.open_run(self.config.encoder.path)
         values = flatten(run.params)
         return like(abstract, {p: jax.device_put(values[p], leaf.sharding) for p, leaf in flatten(abstract).items()})
 
     def data(self, split: str) -> BatchSpec:
-        stream: TrialExamples = trials.open_stream(
-            self.encoder.data, self.config.target, split, self.parts, seed=self.config.seed
-        )
+        target, seed = self.config.target, self.config.seed
+        stream = trials.open_stream(self.encoder.data, target, split, self.parts, seed=seed)
         channels, expected = stream.element()["signal"].shape[0], self.encoder.model.channels
         if channels != expected:
             raise UserError(f"the trials have {channels} channels, but the encoder takes {expected}")
         return self.spec(stream)
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of one training example, by name, found out without any recording or image."""
-        data, vae = self.encoder.data, self.parts.config("vae")
-        side = self.config.target.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
-        latent = (side, side, int(vae.get("latent_channels", 4)))
-        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-            "signal": ((self.encoder.model.channels, data.samples), jnp.float32),
-            "valid": ((data.samples,), jnp.float32),
-            "mean": (latent, jnp.float32),
-            "log_variance": (latent, jnp.float32),
-            "embedding": ((max(self.embedding_dim, 1),), jnp.float32),
-            "image": ((), jnp.int32),
-            "index": ((2,), jnp.uint32),
-            "weight": ((), jnp.float32),
-        }
-        return {name: jax.ShapeDtypeStruct(*one) for name, one in shapes.items()}
+        samples, latent = self.encoder.data.samples, self.latent_shape(self.config.target.resolution)
+        shapes = {"signal": (self.encoder.model.channels, samples), "valid": (samples,), "weight": ()}
+        shapes |= {"mean": latent, "log_variance": latent, "embedding": (max(self.embedding_dim, 1),)}
+        example = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+        return example | {"image": jax.ShapeDtypeStruct((), jnp.int32), "index": jax.ShapeDtypeStruct((2,), jnp.uint32)}
 
     # ------------------------------------------------------------------------------------------------- pure functions
     def encode(self, params: PyTree, frozen: PyTree, batch: Batch) -> tuple[Array, Array | None]:
@@ -365,12 +280,13 @@ class DreamDiffusion(GradientSystem):
         encoder = params["encoder"] if "encoder" in params else frozen["encoder"]
         tokens = masked_pretraining.features(self.encoder, encoder, batch["signal"], batch["valid"])
         ok = masking.patch_valid(batch["valid"], self.encoder.model.patch)
-        maps = nnx.merge(self.conditioner_graph, params["conditioner"])
+        maps = self.conditioner.bound(params["conditioner"])
         return maps.context(tokens, ok), maps.embed(tokens, ok) if maps.has_embedding else None
 
-    def time_offset(self, params: PyTree, context: Float[Array, "B S D"]) -> Array | None:
-        maps = nnx.merge(self.conditioner_graph, params["conditioner"])
-        return maps.time_offset(context) if maps.has_time else None
+    def time_offset(self, params: PyTree, context: Float[Array, "B S D"]) -> dict[str, Array]:
+        """Return `time_offset`, where the model has one."""
+        maps = self.conditioner.bound(params["conditioner"])
+        return {"time_offset": maps.time_offset(context)} if maps.has_time else {}
 
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
         """Return the diffusion loss and that of the alignment; of held-out trials without dropped conditions."""
@@ -380,9 +296,8 @@ class DreamDiffusion(GradientSystem):
             keys = example_keys(seed, "condition", batch["index"])
             dropped = jax.vmap(jax.random.uniform)(keys) < config.drop_condition
             context = jnp.where(dropped[:, None, None], frozen["nothing"], context)
-        offset = self.time_offset(params, context)
-        network, arguments = self.unet
-        unet = network.bind(arguments, merged(params.get("unet", {}), frozen.get("unet", {})))
+        offset = self.time_offset(params, context).get("time_offset")
+        unet = self.unet.bound(merged(self.unet_of(params), frozen.get("unet", {})))
 
         def predict(x: Array, t: Array, context: Array) -> Array:
             return unet(x, t, context, time_offset_BxE=offset)
@@ -411,13 +326,13 @@ class DreamDiffusion(GradientSystem):
         """Forward and backward of the U-Net, the encoder and the maps, as if all of them were trained."""
         if not (self.config.model.path or self.config.model.architecture):
             return None
-        h, w, _ = self.example()["mean"].shape
+        h, w, _ = self.latent_shape(self.config.target.resolution)
         encoder = self.encoder.flops()["features"] if self.config.encoder.trainable else 0.0
         tokens, hidden = self.encoder.patches, self.config.model.hidden
         context, width = self.context_shape
         maps = 2.0 * (tokens * hidden + hidden * context) * self.encoder.model.dim
         maps += 2.0 * context * self.encoder.model.dim * width + 2.0 * self.encoder.model.dim * self.embedding_dim
-        return 3 * (flops.unet(self.unet[1], h, w, context) + encoder + maps)
+        return 3 * (flops.unet(self.unet.arguments, h, w, context) + encoder + maps)
 
     # ------------------------------------------------------------------------------------------------- a trained run
     @property
@@ -434,55 +349,26 @@ class DreamDiffusion(GradientSystem):
 
     def condition(self, params: PyTree, frozen: PyTree, batch: Batch) -> dict[str, Array]:
         context, embedding = self.encode(params, frozen, batch)
-        offset = self.time_offset(params, context)
-        named = {"context": context, "time_offset": offset, "embedding": embedding}
-        return {name: value for name, value in named.items() if value is not None}
+        conditions = {"context": context, **self.time_offset(params, context)}
+        return conditions if embedding is None else {**conditions, "embedding": embedding}
 
     def unconditional(self, params: PyTree, frozen: PyTree) -> dict[str, Array]:
         if not self.guided:
             raise UserError("this model was trained without an unconditional branch: add --guidance 1")
         nothing = frozen["nothing"][None]
-        offset = self.time_offset(params, nothing)
-        return {"context": nothing} | ({} if offset is None else {"time_offset": offset})
+        return {"context": nothing, **self.time_offset(params, nothing)}
 
     def conditioning(self, run: Run, mesh: jax.sharding.Mesh) -> tuple[PyTree, PyTree]:
-        frozen = {name: self._frozen(name, mesh) for name in self._frozen_shapes if name != "unet"}
         params = {name: part for name, part in run.params.items() if name != "unet"}
+        shapes = jax.eval_shape(self.init, jax.random.key(0)).frozen
+        shapes = {name: part for name, part in shapes.items() if name != "unet"}
+        places, weights = sharding.shardings(shapes, mesh), self.weights()
+        abstract = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
+        frozen = {name: weights[f"frozen/{name}"](part) for name, part in abstract.items()}
         return jax.device_put(params, sharding.shardings(params, mesh)), frozen
 
-    def pipeline(self, run: Run, mesh: jax.sharding.Mesh, *, dtype: str, attention: str) -> LatentDiffusion:
-        network, arguments = self.unet
-        computed = arguments | {"dtype": jnp.dtype(dtype), "attention": attention, "remat": "none"}
-        trained = run.params.get("unet", {})
-        trained = jax.device_put(trained, sharding.shardings(trained, mesh))
-        params = merged(trained, self._frozen("unet", mesh) if "unet" in self._frozen_shapes else {})
-        params = jax.tree.map(lambda x, leaf: jax.device_put(x, leaf.sharding), params, loaded.placed(params, mesh))
-        unet = LoadedNetwork(network, computed, params)
-        return LatentDiffusion.open(
-            self.parts, mesh, dtype=jnp.dtype(dtype), attention=attention, unet=unet, text=self.guided
-        )
-
-    @functools.cached_property
-    def _frozen_shapes(self) -> PyTree:
-        return jax.eval_shape(self.init, jax.random.key(0)).frozen
-
-    def _frozen(self, name: str, mesh: jax.sharding.Mesh) -> PyTree:
-        """A frozen part of the state on `mesh`, from where it comes from."""
-        shapes = self._frozen_shapes[name]
-        places = sharding.shardings({name: shapes}, mesh)[name]
-        abstract = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
-        return self.weights()[f"frozen/{name}"](abstract)
-
-    def export(self, run: Run, format: Format) -> Exported:
-        from dreamjax.systems import dreamdiffusion_export
-
-        return dreamdiffusion_export.export(self, run)
-
-    @classmethod
-    def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
-        from dreamjax.systems import dreamdiffusion_import
-
-        return dreamdiffusion_import.imported(cls, checkpoint, options)
+    export = dreamdiffusion_export.export
+    imported = classmethod(dreamdiffusion_import.imported)
 
 
 SYSTEM = DreamDiffusion

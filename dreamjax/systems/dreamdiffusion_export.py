@@ -12,7 +12,6 @@ provenance.json, README.md         where it comes from; the model card
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,12 +21,12 @@ from etils import epath
 from dreamjax.diffusion import sampling
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.runs import training_data
+from dreamjax.runs import provenance
 from dreamjax.runs.latent_diffusion import LatentDiffusion
-from dreamjax.systems import image_export, masked_export
-from dreamjax.systems.base import Card, Component, Exported, Run
-from dreamjax.systems.masked_export import PYTORCH
-from dreamjax.systems.text_to_image import CLASSES, COMPARED, unet_component
+from dreamjax.systems import image_export, masked_torch
+from dreamjax.systems.base import Component, Exported, Format, Run
+from dreamjax.systems.diffusion_base import CLASSES, COMPARED
+from dreamjax.systems.masked_torch import PYTORCH
 from dreamjax.training.task import PyTree
 from dreamjax.typing import JsonDict
 from dreamjax.weights import conditioner
@@ -43,7 +42,7 @@ CHECK = 'import pipeline\ndifferences = pipeline.differences(".")'
 WINDOWS, STEPS, GUIDANCE = 2, 2, 3.0  # of the images that are compared
 
 
-def export(task: "DreamDiffusion", run: Run) -> Exported:
+def export(task: "DreamDiffusion", run: Run, format: Format) -> Exported:
     """Return the folder that `DiffusionPipeline.from_pretrained` opens."""
     mesh, config = meshes.make(MeshConfig()), task.config
     model = task.pipeline(run, mesh, dtype="float32", attention="auto")
@@ -55,53 +54,43 @@ def export(task: "DreamDiffusion", run: Run) -> Exported:
         _encoder_tensors(task, params, frozen),
         {"eeg_encoder.py": component_source()},
     )
-    trained = task.split({"encoder": {}, "unet": unet})[0].get("unet", {})
-    components = {"eeg_encoder": encoder, "unet": unet_component(task.parts, task.unet[0], unet, trained, **timed)}
     index = {
         "_class_name": ["pipeline", "DreamDiffusionPipeline"],
         "eeg_encoder": ["eeg_encoder", "EEGEncoder"],
         "scheduler": ["diffusers", task.parts.config("scheduler")["_class_name"]],
         **{name: CLASSES[name] for name in ("unet", "vae")},
     }
-    files = {
-        **{name: task.parts.path(name) for name in ("vae", "scheduler")},
-        "pipeline.py": (PYTORCH / "dreamdiffusion_pipeline.py").read_text(encoding="utf-8"),
-        INDEX: index,
-    }
-    facts = _facts(task, imported=bool(training_data.imported(run.workdir).get("origin")))
-    values = {
-        "config": encoder.config,
-        "scaling": masked_export.scaling_in_words(task.encoder),
-        "guided": task.guided,
-        "sampler": model.schedule.sampler,
-        "size": [side * model.factor for side in model.sample_size],
-        **facts,
-    }
-    return Exported(
-        components,
-        parity(task, model, params, frozen),
-        CHECK,
-        files,
-        facts,
-        Card(template="reports/templates/dreamdiffusion_card.md.j2", values=values),
-        parameters=sum(
-            leaf.size
-            for part in (params.get("encoder", frozen.get("encoder")), params["conditioner"], unet, model.vae.params)
-            for leaf in jax.tree.leaves(part)
-        ),
-    )
-
-
-def _facts(task: "DreamDiffusion", imported: bool) -> JsonDict:
-    config = task.config
-    return {
+    facts = {
         "images": epath.Path(config.target.folder).name,
         "held_out": {"val": config.target.val_share, "test": config.target.test_share, "people": config.target.people},
         "data": {name: getattr(task.encoder.data, name) for name in ("montage", "mapping", "stretch")},
         "loss": dataclasses.asdict(config.loss),
         "trained": config.model.trainable,
-        "base": "" if imported else epath.Path(config.model.path).name,
+        "base": "" if provenance.imported(run.workdir).get("origin") else epath.Path(config.model.path).name,
     }
+    values = {
+        "config": encoder.config,
+        "scaling": masked_torch.scaling_in_words(task.encoder),
+        "guided": task.guided,
+        "sampler": model.schedule.sampler,
+        "size": [side * model.factor for side in model.sample_size],
+        **facts,
+    }
+    counted = (params.get("encoder", frozen.get("encoder")), params["conditioner"], unet, model.vae.params)
+    return Exported(
+        {"eeg_encoder": encoder, "unet": task.unet_component(unet, **timed)},
+        parity(task, model, params, frozen),
+        CHECK,
+        {
+            **{name: task.parts.path(name) for name in ("vae", "scheduler")},
+            "pipeline.py": (PYTORCH / "dreamdiffusion_pipeline.py").read_text(encoding="utf-8"),
+            INDEX: index,
+        },
+        facts,
+        template="reports/templates/dreamdiffusion_card.md.j2",
+        values=values,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(counted)),
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- the encoder
@@ -125,20 +114,16 @@ def component_source() -> str:
 
 def _encoder_config(task: "DreamDiffusion", run: Run) -> JsonDict:
     """Return the arguments of the PyTorch file's `EEGEncoder`."""
-    channels = training_data.channels_of(task.encoder.data, run.workdir, task.encoder.model.channels)
-    config = masked_export.model_config(task.encoder, channels)
+    channels = provenance.channels_of(task.encoder.data, run.workdir, task.encoder.model.channels)
+    config = masked_torch.model_config(task.encoder, channels)
     kept = (
         *("n_chans", "n_times", "sfreq", "chs_info", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio"),
         *("cls_token", "learned_positions", "scaling", "divide", "clip"),
     )
-    tokens, dim = task.context_shape
+    maps = ("context_tokens", "context_dim", "hidden", "embedding_dim", "time_dim")
     return {
         **{name: config[name] for name in kept},
-        "context_tokens": tokens,
-        "context_dim": dim,
-        "hidden": task.config.model.hidden,
-        "embedding_dim": task.embedding_dim,
-        "time_dim": 4 * task.unet[1]["widths"][0] if task.config.model.time_condition else 0,
+        **{name: task.conditioner.arguments[name] for name in maps},
         "unconditional": task.guided,
     }
 
@@ -150,13 +135,15 @@ def parity(task: "DreamDiffusion", model: LatentDiffusion, params: PyTree, froze
     `context`, `time_offset`, `embedding`; `noise`, the U-Net's prediction at `timesteps`; `image`, after `steps` of
     the model's sampler under `guidance`.
     """
-    arrays, signal, _, _ = masked_export.noise_like_eeg(task.encoder, WINDOWS)
+    arrays, signal, _, _ = masked_torch.noise_like_eeg(task.encoder, WINDOWS)
     valid = np.ones((WINDOWS, task.encoder.data.samples), np.float32)
     batch = {"signal": signal.astype(np.float32), "valid": valid}
     size = (min(model.sample_size[0], COMPARED), min(model.sample_size[1], COMPARED))
     start = np.random.default_rng(1).standard_normal((WINDOWS, *size, model.latent_channels)).astype(np.float32)
     timesteps = np.array([1, model.schedule.num_train_timesteps - 1], np.int64)
     guidance = GUIDANCE if task.guided else 1.0
+    devices = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
+    index = np.arange(-(-WINDOWS // devices) * devices) % WINDOWS  # repeated until every device has as many
 
     def forward(params: PyTree, x: jax.Array, t: jax.Array, context: jax.Array, offset: Any) -> jax.Array:
         return model.unet.bound(params)(x, t, context, time_offset_BxE=offset)
@@ -171,7 +158,7 @@ def parity(task: "DreamDiffusion", model: LatentDiffusion, params: PyTree, froze
         )
         images, _ = model.generate(
             sampling.plan(None, model.schedule, STEPS),
-            _repeated(given, model),
+            {"index": index.astype(np.uint32), **{name: array[index] for name, array in given.items()}},
             seed=0,
             size=size,
             unconditional=task.unconditional(params, frozen) if task.guided else None,
@@ -181,10 +168,3 @@ def parity(task: "DreamDiffusion", model: LatentDiffusion, params: PyTree, froze
     shown = {"latents": start, "noise": noise, "image": np.asarray(images)[:WINDOWS]}
     arrays |= {name: image_export.channels_first(array) for name, array in shown.items()}
     return arrays | {"steps": np.array(STEPS), "guidance": np.array(guidance, np.float32)}
-
-
-def _repeated(rows: Mapping[str, np.ndarray], model: LatentDiffusion) -> dict[str, np.ndarray]:
-    """Return `rows` and their index, repeated until every device has as many."""
-    devices = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
-    index = np.arange(-(-WINDOWS // devices) * devices) % WINDOWS
-    return {"index": index.astype(np.uint32), **{name: array[index] for name, array in rows.items()}}

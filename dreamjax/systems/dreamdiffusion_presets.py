@@ -1,12 +1,12 @@
 """The shipped settings of DreamDiffusion's stage B, by name; `configs/image/dreamdiffusion_NAME.py` has the recipe."""
 
+import functools
 from dataclasses import replace
 from typing import Literal
 
 from ml_collections import ConfigDict
 
 from dreamjax import config as configs
-from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_presets
 from dreamjax.systems.dreamdiffusion import (
     AlignedLossConfig,
@@ -29,29 +29,12 @@ _SHAPES = DreamDiffusionConfig(
 )
 # the published code at its default: subject 4 of EEG-ImageNet, 27 steps an epoch; what it did by accident is left out
 _CODE = DreamDiffusionConfig(
-    data=DataConfig(
-        montage="own",
-        mapping="tile",
-        tile_channels=128,
-        samples=512,
-        stretch=True,
-        scaling="divide",
-        divide=1.0,
-        clip=0.0,
-    ),
+    data=replace(masked_presets.PRESETS["dreamdiffusion_code"].data, divide=1.0),
     target=TargetConfig(resolution=512, resample="bicubic", val_share=0.1, test_share=0.1),
     encoder=EncoderConfig(model=masked_presets.PRESETS["dreamdiffusion_code"].model, cls_token=False),
     model=ConditionedModelConfig(trainable="cross_attention_and_norm", time_condition=True, remat="full"),
     loss=AlignedLossConfig(drop_condition=0.0),
-    optim=OptimConfig(
-        learning_rate=5.3e-5,
-        warmup_steps=0,
-        schedule="constant",
-        beta2=0.999,
-        weight_decay=0.01,
-        clip=0.5,
-        ema_decay=None,
-    ),
+    optim=OptimConfig(learning_rate=5.3e-5, schedule="constant", beta2=0.999, weight_decay=0.01, clip=0.5),
     train=TrainConfig(steps=13_500, batch_size=25, eval_every=540, checkpoint=CheckpointConfig(every=540)),
 )
 # the paper: an encoder of 297 M parameters, 300 epochs
@@ -72,11 +55,7 @@ _OURS = DreamDiffusionConfig(
 )
 CHIPS = {"v5e:4x4": 16}
 PRESETS = {"shapes": _SHAPES, "ours": _OURS, "code": _CODE, "paper": _PAPER}
-
-
-def preset(name: str) -> ConfigDict:
-    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    return configs.preset(name, PRESETS)
+preset = functools.partial(configs.preset, presets=PRESETS)  # name → its config, to change and to load
 
 
 def planned(name: str, pod: Literal["none", "v5e:4x4"], per_chip: int) -> ConfigDict:

@@ -1,21 +1,31 @@
-"""What exports of networks that see or make images share: PyTorch's layout, and the fields of a preprocessor."""
+"""What exports of networks that see or make images share: float32, PyTorch's layout, a preprocessor's fields."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
+from etils import epath
 from jax.typing import ArrayLike
 
 from dreamjax.targets.images import FILTERS, ImageConfig
 from dreamjax.typing import JsonDict
 
-C = TypeVar("C")
+T = TypeVar("T")
 
 
-def in_float32(config: C) -> C:
-    """Return a system's config with `model.dtype` float32 and the common attention, as parity arrays are computed."""
-    model = dataclasses.replace(config.model, dtype="float32", attention="auto")  # type: ignore[attr-defined]
-    return dataclasses.replace(config, model=model)  # type: ignore[type-var]
+def exact(task: T) -> T:
+    """Return a system that computes in float32 with the common attention, as parity arrays are computed."""
+    config = task.config  # type: ignore[attr-defined]
+    model = dataclasses.replace(config.model, dtype="float32", attention="auto")
+    return dataclasses.replace(task, config=dataclasses.replace(config, model=model))  # type: ignore[type-var]
+
+
+def computed(function: Callable[..., T], *arguments: Any) -> T:
+    """Return `function(*arguments)`, compiled, with products in float32."""
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(function)(*arguments)
 
 
 def noise(count: int, side: int) -> np.ndarray:
@@ -28,16 +38,13 @@ def channels_first(images: ArrayLike) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2))
 
 
+def images_in_words(data: ImageConfig) -> str:
+    """Return which images a model was trained on."""
+    return f"{epath.Path(data.folder).name or 'unknown'}, {data.resolution} x {data.resolution} pixels"
+
+
 def preprocessor(data: ImageConfig, **fields: Any) -> JsonDict:
     """Return preprocessor_config.json of transformers: what training does to images, and `fields`."""
     half = [0.5, 0.5, 0.5]
-    return {
-        "do_resize": True,
-        "resample": FILTERS[data.resample],
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": half,
-        "image_std": half,
-        **fields,
-    }
+    steps = {"do_resize": True, "resample": FILTERS[data.resample], "do_rescale": True, "rescale_factor": 1 / 255}
+    return {**steps, "do_normalize": True, "image_mean": half, "image_std": half, **fields}

@@ -1,9 +1,8 @@
 """The shipped settings of masked pretraining, by name; `configs/pretrain/NAME.py` is the recipe of each."""
 
+import functools
 from dataclasses import replace
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.objectives.masking import MaskConfig
@@ -20,9 +19,9 @@ _TEMPLATE = DataConfig(montage="1020-19", samples=512, sfreq=256.0, scaling="rob
 
 def _vit(encoder: tuple[int, int, int], decoder: tuple[int, int, int], **rest: Any) -> MaskedModelConfig:
     """(width, depth, heads) of encoder and decoder."""
-    (dim, depth, heads), (decoder_dim, decoder_depth, decoder_heads) = encoder, decoder
-    sizes: dict[str, Any] = {"decoder_dim": decoder_dim, "decoder_depth": decoder_depth, "decoder_heads": decoder_heads}
-    return MaskedModelConfig(dim=dim, depth=depth, heads=heads, **sizes, **rest)
+    names = ("dim", "depth", "heads", "decoder_dim", "decoder_depth", "decoder_heads")
+    sizes: dict[str, Any] = dict(zip(names, encoder + decoder, strict=True))
+    return MaskedModelConfig(**sizes, **rest)
 
 
 _TINY = MaskedPretrainingConfig(
@@ -54,16 +53,7 @@ _BASE = MaskedPretrainingConfig(
 )
 # DreamDiffusion (arXiv 2306.16934): 500 epochs of 120,000 windows in batches of 100, of them 40 of warm-up
 _DREAMDIFFUSION_CODE = MaskedPretrainingConfig(
-    data=DataConfig(
-        montage="own",
-        mapping="tile",
-        tile_channels=128,
-        samples=512,
-        stretch=True,
-        scaling="divide",
-        divide=10.0,
-        clip=0.0,
-    ),
+    data=DataConfig(montage="own", mapping="tile", stretch=True, scaling="divide", divide=10.0, clip=0.0),
     model=_vit((1024, 24, 16), (512, 8, 16), channels=128, mlp_ratio=1.0, dtype="bfloat16"),
     mask=MaskConfig(ratio=0.1, padding=False),
     optim=OptimConfig(learning_rate=2.5e-4, warmup_steps=48_000, weight_decay=0.05, clip=0.8),
@@ -91,8 +81,4 @@ PRESETS = {
     "dreamdiffusion_code": _DREAMDIFFUSION_CODE,
     "dreamdiffusion_paper": _DREAMDIFFUSION_PAPER,
 }
-
-
-def preset(name: str) -> ConfigDict:
-    """The config of a shipped setting, to change and to load. Raises UserError for an unknown name."""
-    return configs.preset(name, PRESETS)
+preset = functools.partial(configs.preset, presets=PRESETS)  # name → its config, to change and to load

@@ -13,13 +13,11 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from dreamjax import config as configs
 from dreamjax.errors import UserError
-from dreamjax.models.keys import Keys
+from dreamjax.models import flops
 from dreamjax.models.masked_autoencoder import MaskedAutoencoder, patchify, unpatchify
 from dreamjax.objectives import masking
 from dreamjax.objectives.masking import MaskConfig
@@ -27,25 +25,20 @@ from dreamjax.objectives.reconstruction_loss import ReconstructionConfig, recons
 from dreamjax.parallel.sharding import Rules
 from dreamjax.signals.datasets import pipeline
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.systems import preview
+from dreamjax.systems import masked_torch, preview
 from dreamjax.systems.base import (
-    Checkpoint,
     Embedding,
     Embeds,
-    Exported,
     Exports,
     Format,
     GradientSystem,
-    Imported,
-    ImportOptions,
     Imports,
     Loss,
     Plans,
     Reconstructs,
-    Run,
     Vectorises,
 )
-from dreamjax.systems.compute import NamedLayersConfig
+from dreamjax.systems.compute import GradientConfig, NamedLayersConfig
 from dreamjax.training import optimiser
 from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig
@@ -53,6 +46,8 @@ from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Str
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.update import gradient_update
 from dreamjax.typing import JsonDict
+from dreamjax.weights import masked_autoencoder as names
+from dreamjax.weights import networks
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ class MaskedModelConfig(NamedLayersConfig):
 
 
 @dataclass(frozen=True)
-class MaskedPretrainingConfig:
+class MaskedPretrainingConfig(GradientConfig):
     """A run of masked-signal pretraining."""
 
     system: Literal["masked_pretraining"] = "masked_pretraining"
@@ -103,11 +98,9 @@ class MaskedPretrainingConfig:
     model: MaskedModelConfig = field(default_factory=MaskedModelConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     loss: ReconstructionConfig = field(default_factory=ReconstructionConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        configs.check_seed("seed", self.seed)
+        super().__post_init__()
         if self.data.samples % self.model.patch:
             raise ValueError(
                 f"data.samples is {self.data.samples}, but it must divide by model.patch = {self.model.patch}"
@@ -126,68 +119,33 @@ class MaskedPretrainingConfig:
         return self.data.samples // self.model.patch
 
     def flops(self) -> dict[str, float]:
-        """Analytic operations per full window, by part; see `models.flops`."""
-        from dreamjax.models import flops
-
+        """Return analytic operations per full window, by part; see `models.flops`."""
         return flops.masked_autoencoder(self.model, self.patches, self.mask.mean_visible(self.patches))
 
 
 # --------------------------------------------------------------------------------------------------- pure functions
-def network(config: MaskedPretrainingConfig, rng: Array) -> MaskedAutoencoder:
-    """The network with fresh parameters drawn from `rng`."""
-    m = dataclasses.asdict(config.model)
-    dtype = jnp.dtype(m.pop("dtype"))
-    learned = config.patches if m.pop("positions") == "learned" else 0
-    return MaskedAutoencoder(**m, learned_positions=learned, dtype=dtype, rngs=Keys(rng))
+def _arguments(config: MaskedPretrainingConfig) -> JsonDict:
+    """Return the arguments of the network."""
+    model = dataclasses.asdict(config.model)
+    learned = config.patches if model.pop("positions") == "learned" else 0
+    return model | {"learned_positions": learned, "dtype": jnp.dtype(config.model.dtype)}
+
+
+NETWORK = networks.Network(MaskedAutoencoder, lambda config, source: _arguments(config), names.TABLE)
 
 
 def init_params(config: MaskedPretrainingConfig, rng: Array) -> PyTree:
-    """The parameters as a nested dict of float32 arrays; stacked layers have a leading axis."""
-    return nnx.to_pure_dict(nnx.state(network(config, rng), nnx.Param))
-
-
-@functools.lru_cache(maxsize=32)
-def _graph(model: MaskedModelConfig, samples: int) -> Any:
-    config = MaskedPretrainingConfig(model=model, data=DataConfig(samples=samples))
-    abstract = nnx.eval_shape(lambda: network(config, jax.random.key(0)))
-    return nnx.split(abstract, nnx.Param)[0]
+    """Return fresh parameters: a nested dict of float32 arrays; stacked layers have a leading axis."""
+    return NETWORK.init(_arguments(config), rng)
 
 
 def bind(config: MaskedPretrainingConfig, params: PyTree) -> MaskedAutoencoder:
-    """The network around given parameters; free of cost, also under jit.
+    """Return the network around given parameters; free of cost, also under jit.
 
     Where there is no GPU, attention that was trained with cuDNN is computed by the usual implementation.
     """
-    model = config.model if _has_cudnn(config.model) else dataclasses.replace(config.model, attention="auto")
-    return nnx.merge(_graph(model, config.data.samples), params)
-
-
-def _has_cudnn(model: MaskedModelConfig) -> bool:
-    """Whether this process can compute a model's attention as it asks for."""
-    return model.attention != "cudnn" or jax.default_backend() == "gpu"
-
-
-def reconstruct(
-    config: MaskedPretrainingConfig,
-    params: PyTree,
-    signal_BxCxT: Float[Array, "B C T"],
-    masked_BxN: Bool[Array, "B N"],
-    valid_BxT: Float[Array, "B T"] | None = None,
-    visible: int | None = None,
-) -> Float[Array, "B C T"]:
-    """The decoder's signal, in the scaled units of the input, for any mask (True = hidden patch), at every patch.
-
-    `visible` bounds the number of visible patches of any row (default: all N), and so the encoder's work; with less
-    than a row has, the row's later patches are hidden too. Raises UserError for a model of normalised targets, whose
-    predictions have lost their scale.
-    """
-    if config.loss.target != "raw":
-        raise UserError("a model trained on patch_normalised targets predicts no signal; train with loss.target=raw")
-    N = masked_BxN.shape[1]
-    valid_BxN = None if valid_BxT is None else masking.patch_valid(valid_BxT, config.model.patch)
-    mask = masking.of_hidden(masked_BxN, valid_BxN)
-    slots = N if visible is None else min(visible, N)
-    return unpatchify(_predict(bind(config, params), config, signal_BxCxT, mask, slots, True), config.model.channels)
+    without = config.model.attention == "cudnn" and jax.default_backend() != "gpu"
+    return NETWORK.bind(_arguments(config) | ({"attention": "auto"} if without else {}), params)
 
 
 def features(
@@ -196,7 +154,7 @@ def features(
     signal_BxCxT: Float[Array, "B C T"],
     valid_BxT: Float[Array, "B T"] | None = None,
 ) -> Float[Array, "B N D"]:
-    """The encoder's tokens after the final norm, nothing hidden, the cls token left out. Pool them with `pooled`."""
+    """Return the encoder's tokens after the final norm, nothing hidden, the cls token left out."""
     patches = patchify(signal_BxCxT, config.model.patch)
     ok = None if valid_BxT is None else masking.patch_valid(valid_BxT, config.model.patch)
     tokens = bind(config, params).encode(patches, None, ok)
@@ -204,7 +162,7 @@ def features(
 
 
 def pooled(tokens_BxNxD: Float[Array, "B N D"], valid_BxN: Bool[Array, "B N"] | None = None) -> Float[Array, "B D"]:
-    """One vector per window: the mean of its tokens, padding left out."""
+    """Return one vector per window: the mean of its tokens, padding left out."""
     if valid_BxN is None:
         return tokens_BxNxD.mean(1)
     weight = valid_BxN[:, :, None].astype(tokens_BxNxD.dtype)
@@ -212,55 +170,42 @@ def pooled(tokens_BxNxD: Float[Array, "B N D"], valid_BxN: Bool[Array, "B N"] | 
 
 
 def _predict(
-    model: MaskedAutoencoder,
-    config: MaskedPretrainingConfig,
-    signal_BxCxT: Float[Array, "B C T"],
-    mask: masking.Mask,
-    slots: int,
-    varies: bool,
+    config: MaskedPretrainingConfig, params: PyTree, signal_BxCxT: Array, mask: masking.Mask, slots: int, varies: bool
 ) -> Float[Array, "B N P"]:
     if not config.model.decoder_depth:
         raise UserError(
             "model.decoder_depth is 0: an encoder alone gives features, but reconstructs and trains nothing"
         )
     ok, valid = (mask.slots_ok(slots), mask.valid) if varies else (None, None)
-    return model(patchify(signal_BxCxT, config.model.patch), mask.order, slots, ok, valid)
+    return bind(config, params)(patchify(signal_BxCxT, config.model.patch), mask.order, slots, ok, valid)
 
 
 def masked_loss(
-    config: MaskedPretrainingConfig,
-    params: PyTree,
-    batch: Batch,
-    purpose_seed: int | Array,
-    normalised: Array | None = None,
-) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
-    """`(sum, weight, metrics)` of a batch whose masks are keyed by (purpose_seed, batch["index"]).
+    config: MaskedPretrainingConfig, params: PyTree, batch: Batch, seed: int | Array, normalised: Array | None = None
+) -> Loss:
+    """Return `(sum, weight, metrics)` of a batch whose masks are keyed by (seed, batch["index"]).
 
     `normalised`: of targets, in place of `config.loss.target`, for a program that trains either.
     """
     patch = config.model.patch
     signal, target = batch["signal"], batch.get("target", batch["signal"])
-    _, C, T = signal.shape
-    mask = masking.draw(config.mask, purpose_seed, batch["index"], masking.patch_valid(batch["valid"], patch))
+    mask = masking.draw(config.mask, seed, batch["index"], masking.patch_valid(batch["valid"], patch))
     if "channel_mask" in batch:  # examples that hide time see all channels
         signal = jnp.where(mask.channel[:, None, None], signal, target)
-    slots = config.mask.visible_slots(T // patch)
-    prediction = _predict(bind(config, params), config, signal, mask, slots, config.mask.varies)
-    weight = _weights(config, mask, batch, patch, C)
-    return reconstruction(config.loss, prediction, patchify(target, patch), weight, normalised)
+    slots = config.mask.visible_slots(signal.shape[2] // patch)
+    prediction = _predict(config, params, signal, mask, slots, config.mask.varies)
+    return reconstruction(config.loss, prediction, patchify(target, patch), _weights(config, mask, batch), normalised)
 
 
-def _weights(
-    config: MaskedPretrainingConfig, mask: masking.Mask, batch: Batch, patch: int, C: int
-) -> Float[Array, "B N P"]:
-    """The loss's weight of every entry: hidden or visible, real channel or interpolated, padding, padded example."""
-    hidden_BxNxC = jnp.broadcast_to(mask.hidden[:, :, None], (*mask.hidden.shape, C))
+def _weights(config: MaskedPretrainingConfig, mask: masking.Mask, batch: Batch) -> Float[Array, "B N P"]:
+    """Return the loss's weight of every entry: hidden or visible, real channel or interpolated, padding or not."""
+    hidden_BxNxC = jnp.broadcast_to(mask.hidden[:, :, None], (*mask.hidden.shape, batch["signal"].shape[1]))
     if "channel_mask" in batch:
         hidden_BxNxC = jnp.where(mask.channel[:, None, None], batch["channel_mask"][:, None, :] > 0, hidden_BxNxC)
     of_channel_BxC = jnp.where(batch["channel_ok"] > 0, 1.0, config.loss.interpolated_weight)
     weight = jnp.where(hidden_BxNxC, 1.0, config.loss.visible_weight) * of_channel_BxC[:, None, :]
     weight = weight * mask.valid[:, :, None] * batch["weight"][:, None, None]
-    return jnp.tile(weight, (1, 1, patch))  # entries are time-major: all channels of t0, all of t1, …
+    return jnp.tile(weight, (1, 1, config.model.patch))  # entries are time-major: all channels of t0, all of t1, …
 
 
 # ------------------------------------------------------------------------------------------------------------ the task
@@ -310,16 +255,11 @@ class MaskedPretraining(GradientSystem):
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Return shapes and types of one training example, by name; no recording is opened."""
         C, T = self.config.model.channels, self.config.data.samples
-        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-            "signal": ((C, T), jnp.float32),
-            "valid": ((T,), jnp.float32),
-            "channel_ok": ((C,), jnp.float32),
-            "index": ((2,), jnp.uint32),
-            "weight": ((), jnp.float32),
-        }
+        shapes: dict[str, tuple[int, ...]] = {"signal": (C, T), "valid": (T,), "channel_ok": (C,), "weight": ()}
         if self.config.data.mask_channels:
-            shapes |= {"target": ((C, T), jnp.float32), "channel_mask": ((C,), jnp.float32)}
-        return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+            shapes |= {"target": (C, T), "channel_mask": (C,)}
+        example = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+        return example | {"index": jax.ShapeDtypeStruct((2,), jnp.uint32)}
 
     def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         def loss(params: PyTree, frozen: PyTree, micro: Batch) -> Loss:
@@ -346,8 +286,7 @@ class MaskedPretraining(GradientSystem):
         patch_valid = masking.patch_valid(jnp.asarray(valid), config.model.patch)
         mask = masking.draw(config.mask, config.seed + 1, jnp.asarray(batch["index"]), patch_valid)
         hidden = np.asarray(mask.hidden)
-        predict = functools.partial(reconstruct, config)
-        made = preview.computed(predict, averaged(state), signal, hidden, valid)
+        made = preview.computed(self.reconstruct, averaged(state), signal, hidden, valid)
         shown = np.repeat(hidden, config.model.patch, axis=1)
         return preview.masked_windows(signal * gain + offset, made * gain + offset, shown, config.data.sfreq)
 
@@ -366,9 +305,18 @@ class MaskedPretraining(GradientSystem):
         signal: Float[Array, "B C T"],
         hidden: Bool[Array, "B N"],
         valid: Float[Array, "B T"] | None = None,
-        visible: int | None = None,
     ) -> Float[Array, "B C T"]:
-        return reconstruct(self.config, params, signal, hidden, valid, visible)
+        """Return the decoder's signal, in the scaled units of the input, at every patch.
+
+        Raise UserError for a model of normalised targets, whose predictions have lost their scale.
+        """
+        if self.config.loss.target != "raw":
+            raise UserError(
+                "a model trained on patch_normalised targets predicts no signal; train with loss.target=raw"
+            )
+        mask = masking.of_hidden(hidden, None if valid is None else masking.patch_valid(valid, self.patch))
+        patches = _predict(self.config, params, signal, mask, hidden.shape[1], varies=True)
+        return unpatchify(patches, self.config.model.channels)
 
     def embed(
         self, params: PyTree, signal: Float[Array, "B C T"], valid: Float[Array, "B T"] | None = None
@@ -425,21 +373,13 @@ class MaskedPretraining(GradientSystem):
             },
         }
 
-    def export(self, run: Run, format: Format) -> Exported:
-        from dreamjax.systems import masked_export
-
-        return masked_export.export(self, run)
-
-    @classmethod
-    def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
-        from dreamjax.systems import masked_import
-
-        return masked_import.imported(cls, checkpoint, options)
+    export = masked_torch.export
+    imported = classmethod(masked_torch.imported)
 
 
 SYSTEM = MaskedPretraining
 
 
 @functools.lru_cache(maxsize=8)
-def _held_out_metrics(config: MaskedPretrainingConfig) -> Any:
+def _held_out_metrics(config: MaskedPretrainingConfig) -> jax.stages.Wrapped:
     return jax.jit(lambda given, batch: masked_loss(config, given[0], batch, given[1])[2])

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
-from dreamjax.parallel.tree_paths import named_leaves, nested
+from dreamjax.parallel.tree_paths import nested
 from dreamjax.runs import components, provenance
 from dreamjax.storage import paths as places
 from dreamjax.systems import registry
@@ -43,21 +43,12 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
             provenance.claim(workdir, paths, processes.agree("started", started))
         task.keep(workdir)
 
-    summary = loop.train(
-        task,
-        config.train,
-        workdir,
-        seed=config.seed,
-        config_json=config_json,
-        defaults_json=defaults_json,
-        devices=devices,
-        claim=claim,
-    )
-    return dict(summary)
+    jsons = {"config_json": config_json, "defaults_json": defaults_json}
+    return dict(loop.train(task, config.train, workdir, seed=config.seed, devices=devices, claim=claim, **jsons))
 
 
 def config_of(workdir: epath.PathLike) -> Any:
-    """The config dataclass of a run directory. Raises UserError when there is no run."""
+    """Return the config dataclass of a run directory. Raise UserError when there is no run."""
     path = places.reachable(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of dreamjax train")
@@ -68,45 +59,43 @@ def config_of(workdir: epath.PathLike) -> Any:
         raise UserError(f"{path} is damaged; copy it from a folder of {path.parent / 'checkpoints'}") from problem
     if "system" not in stored:
         raise UserError(f"{workdir} holds no run, but another config.json: give the --workdir of dreamjax train")
-    return components.with_run_folder(
-        configs.from_json(registry.schema_of(stored, str(path)), text, str(path)), workdir
-    )
+    config: Any = configs.from_json(registry.schema_of(stored, str(path)), text, str(path))
+    return components.with_run_folder(config, workdir)
 
 
 def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = False, averaged: bool = True) -> Run:
-    """The newest intact step of a run, or `step`, or the `best` by held-out score, on one device.
+    """Return the newest intact step of a run, or `step`, or the `best` by held-out score, on one device.
 
-    Every file of the step is verified first. Raises UserError for a missing or damaged step, naming those there are.
+    Every file of the step is verified first. Raise UserError for a missing or damaged step, naming those there are.
     """
     config = config_of(workdir)
     folder = epath.Path(workdir) / "checkpoints"
     chosen = _choose(folder, step, best, config)
-    stored = checkpoints.read_json(folder, chosen, "arrays")
-    group = "ema" if averaged and any(name.startswith("ema/") for name in stored) else "params"
-    shapes = {n: jax.ShapeDtypeStruct(tuple(s), t) for n, (s, t) in stored.items() if n.split("/")[0] == group}
-    task = registry.build(config)
+    group = "ema" if averaged and _stored(folder, chosen, "ema") else "params"
+    stored, task = nested(_stored(folder, chosen, group)), registry.build(config)
     expected = checkpoints.table_of({group: jax.eval_shape(task.init, jax.random.key(0)).params})
-    checkpoints.check_arrays(
-        str(checkpoints.step_folder(folder, chosen)), expected, checkpoints.table_of(nested(shapes))
-    )
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = nested({n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for n, x in shapes.items()})
-    params = checkpoints.restore(folder, chosen, abstract, groups=(group,))[group]
+    checkpoints.check_arrays(str(checkpoints.step_folder(folder, chosen)), expected, checkpoints.table_of(stored))
+    params = checkpoints.restore(folder, chosen, stored, groups=(group,))[group]
     record = checkpoints.read_json(folder, chosen, "run")
     return Run(str(workdir), config, task, params, chosen, record["examples"], group == "ema")
 
 
 def extra(run: Run) -> PyTree:
-    """`state.extra` of an opened run's step: what the system itself kept beside parameters."""
+    """Return `state.extra` of an opened run's step: what the system itself kept besides parameters."""
     folder = epath.Path(run.workdir) / "checkpoints"
+    stored = nested(_stored(folder, run.step, "extra"))
+    return checkpoints.restore(folder, run.step, stored, groups=("extra",))["extra"] if stored else {}
+
+
+def _stored(folder: epath.Path, step: int, group: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return name → shape, type and place (one device) of the arrays of a group of a step."""
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    stored = checkpoints.read_json(folder, run.step, "arrays")
-    abstract = {
+    stored = checkpoints.read_json(folder, step, "arrays")
+    return {
         name: jax.ShapeDtypeStruct(tuple(shape), kind, sharding=place)
         for name, (shape, kind) in stored.items()
-        if name.split("/")[0] == "extra"
+        if name.split("/")[0] == group
     }
-    return checkpoints.restore(folder, run.step, nested(abstract), groups=("extra",))["extra"] if abstract else {}
 
 
 def _choose(folder: epath.Path, step: int | None, best: bool, config: Any) -> int:
@@ -117,18 +106,16 @@ def _choose(folder: epath.Path, step: int | None, best: bool, config: Any) -> in
         if step is None:
             raise UserError(f"{folder}: no saved step has a held-out score; train with train.eval_every > 0")
     if step is None:
-        step = checkpoints.newest_intact(folder)
-        if step is None:
+        if (step := checkpoints.newest_intact(folder)) is None:
             raise UserError(f"{folder}: there is no intact step to open; {there} in all")
         return step
     if step not in steps:
         raise UserError(f"{folder}: step {step} is not there; {there}")
-    problems = checkpoints.problems(folder, step)
-    if problems:
+    if problems := checkpoints.problems(folder, step):
         raise UserError(f"{checkpoints.step_folder(folder, step)}: {problems[0]}; choose another --step ({there})")
     return step
 
 
 def parameter_count(params: PyTree) -> int:
-    """Numbers in a tree of arrays."""
-    return sum(leaf.size for leaf in named_leaves(params).values())
+    """Return how many numbers a tree of arrays has."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -3,6 +3,8 @@
 Pointwise convolutions over the tokens' axis are linear maps of ours: their 1 × is left out when they are written.
 """
 
+from dreamjax.models.conditioner import Conditioner
+from dreamjax.weights.networks import Network
 from dreamjax.weights.table import Table, layer
 
 TABLE = Table(
@@ -15,3 +17,4 @@ TABLE = Table(
     *layer("time_embed_condtion.1", "time_out"),
     *layer("time_embed_condtion.2", "time_map"),
 )
+NETWORK = Network(Conditioner, lambda config, source: dict(config), TABLE)

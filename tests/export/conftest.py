@@ -5,8 +5,8 @@ import contextlib
 import numpy as np
 import pytest
 
-from dreamjax.export import comparison, driver
-from dreamjax.systems import masked_export
+from dreamjax.export import driver
+from dreamjax.systems import masked_torch
 
 from .support import load_model_file, make_run, tiny_config
 
@@ -23,13 +23,13 @@ def exported(tmp_path_factory):
 @pytest.fixture
 def unchecked(monkeypatch, uncompared):
     """Exports whose numbers are not the matter: neither computed nor compared."""
-    monkeypatch.setattr(masked_export, "parity", lambda task, params: {"input": np.zeros(1, np.float32)})
+    monkeypatch.setattr(masked_torch, "parity", lambda task, params: {"input": np.zeros(1, np.float32)})
 
 
 @pytest.fixture
 def uncompared(monkeypatch):
     """Exports are not run in their own library: for tests of something else."""
-    monkeypatch.setattr(comparison, "started", lambda *_: contextlib.nullcontext(lambda folder, check: None))
+    monkeypatch.setattr(driver, "comparison", lambda layout: contextlib.nullcontext(lambda folder, check: None))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from torch import nn
 
 from dreamjax import config as configs
 from dreamjax.export import driver
-from dreamjax.export.facts import ModelFacts
+from dreamjax.export.facts import model_facts
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining as system
 from dreamjax.systems.base import Run
@@ -64,7 +64,7 @@ def write(folder, config, params):
     """An export to torch of parameters that no run holds; its module."""
     run = Run(str(folder.parent / "no_run"), config, system.MaskedPretraining(config), params, 1, 0, False)
     folder.mkdir()
-    driver.write(folder, run, run.task.export(run, "torch"), ModelFacts.of(run), "torch")
+    driver.write(folder, run, run.task.export(run, "torch"), model_facts(run), "torch")
     return load_model_file(folder)
 
 

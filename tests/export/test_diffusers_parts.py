@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from dreamjax.cli.main import main
-from dreamjax.systems import autoencoder, clip, opening, registry
-from dreamjax.systems.autoencoder import AutoencoderConfig
-from dreamjax.systems.clip import ClipConfig
+from dreamjax.systems import clip, opening, registry
+from dreamjax.systems.autoencoder import Autoencoder, AutoencoderConfig
+from dreamjax.systems.clip import Clip, ClipConfig
 from dreamjax.targets import images
 from dreamjax.training import checkpoints
 from dreamjax.training.checkpoints import CheckpointConfig
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 
 
 def test_diffusers_opens_an_autoencoder_and_computes_the_same(folder, tmp_path, capsys):
-    config = small_images.load(AutoencoderConfig, autoencoder.preset, data__folder=folder)
+    config = small_images.load(AutoencoderConfig, data__folder=folder)
     params = make_run(tmp_path / "run", config, scaling_factor=jnp.float32(0.4321))
     assert main(["export", str(tmp_path / "run"), "--to", "diffusers", "--out", str(tmp_path / "vae"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -69,7 +69,7 @@ def test_diffusers_opens_an_autoencoder_and_computes_the_same(folder, tmp_path, 
     vae = AutoencoderKL.from_pretrained(str(tmp_path / "vae"))
     assert vae.config.scaling_factor == pytest.approx(0.4321)
     x = np.random.default_rng(1).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
-    ours = jax.jit(lambda p, x: autoencoder.reconstruct(config, p, x))(params, x)
+    ours = jax.jit(Autoencoder(config).reconstruct)(params, x)
     with torch.no_grad():
         latents = vae.encode(torch.from_numpy(x.transpose(0, 3, 1, 2))).latent_dist.mode()
         theirs = vae.decode(latents).sample.numpy().transpose(0, 2, 3, 1)
@@ -77,7 +77,7 @@ def test_diffusers_opens_an_autoencoder_and_computes_the_same(folder, tmp_path, 
 
 
 def test_transformers_opens_both_encoders_and_the_tokenizer(folder, tmp_path):
-    config = small_images.load(ClipConfig, clip.preset, data__folder=folder)
+    config = small_images.load(ClipConfig, data__folder=folder)
     params = make_run(tmp_path / "run", config)
     out = tmp_path / "clip"
     assert main(["export", str(tmp_path / "run"), "--to", "diffusers", "--out", str(out)]) == 0
@@ -93,15 +93,15 @@ def test_transformers_opens_both_encoders_and_the_tokenizer(folder, tmp_path):
         states = CLIPTextModel.from_pretrained(out / "text_encoder")(ids).last_hidden_state
         image = CLIPVisionModelWithProjection.from_pretrained(out / "image_encoder")(pixels).image_embeds
     assert torch.equal(states, text.last_hidden_state)
-    ours = jax.jit(lambda p, i: clip.text_features(config, p, i))(params, ids.numpy().astype(np.int32))
+    ours = jax.jit(lambda p, i: Clip(config).encode(p, "text", i).projected)(params, ids.numpy().astype(np.int32))
     np.testing.assert_allclose(ours, text.text_embeds, rtol=1e-4, atol=1e-4 * np.abs(text.text_embeds).max())
-    ours = jax.jit(lambda p, x: clip.image_features(config, p, images.scaled(x)))(params, x)
+    ours = jax.jit(lambda p, x: Clip(config).encode(p, "vision", images.scaled(x)).projected)(params, x)
     np.testing.assert_allclose(ours, image, rtol=1e-4, atol=1e-4 * np.abs(image).max())
 
 
 def test_what_cannot_be_exported_is_one_sentence(folder, tmp_path, capsys):
     make_masked_run(tmp_path / "masked", tiny_config())
-    make_run(tmp_path / "clip", small_images.load(ClipConfig, clip.preset, data__folder=folder))
+    make_run(tmp_path / "clip", small_images.load(ClipConfig, data__folder=folder))
     for entry in (tmp_path / "clip" / clip.TOKENIZER).iterdir():
         entry.unlink()
     (tmp_path / "clip" / clip.TOKENIZER).rmdir()
@@ -124,7 +124,7 @@ def test_what_cannot_be_exported_is_one_sentence(folder, tmp_path, capsys):
 
 
 def test_an_earlier_step_measures_its_scale_when_it_is_exported(folder, tmp_path, uncompared):
-    config = small_images.load(AutoencoderConfig, autoencoder.preset, data__folder=folder)
+    config = small_images.load(AutoencoderConfig, data__folder=folder)
     make_run(tmp_path / "run", config)
     run = opening.open_run(tmp_path / "run")
     assert float(opening.extra(run)["scaling_factor"]) == 0

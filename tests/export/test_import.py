@@ -12,7 +12,7 @@ import torch
 from dreamjax.errors import UserError
 from dreamjax.export.import_checkpoint import import_checkpoint
 from dreamjax.metrics import leakage
-from dreamjax.runs import provenance, training_data
+from dreamjax.runs import provenance
 from dreamjax.systems import masked_pretraining, opening
 from dreamjax.weights.table import WeightMismatch
 
@@ -26,7 +26,7 @@ def features(run, signal):
 
 
 def reconstruct(run, signal, masked):
-    return jax.jit(lambda p, x, m: masked_pretraining.reconstruct(run.config, p, x, m))(run.params, signal, masked)
+    return jax.jit(run.task.reconstruct)(run.params, signal, masked)
 
 
 def stage_a(path, state, **settings):
@@ -88,7 +88,7 @@ def test_the_encoder_of_the_generative_checkpoint_has_trained_positions_and_no_d
     ours = np.asarray(features(run, signal))
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
     with pytest.raises(UserError, match="encoder alone"):
-        masked_pretraining.reconstruct(run.config, run.params, signal, np.zeros((2, 8), bool))
+        run.task.reconstruct(run.params, signal, np.zeros((2, 8), bool))
 
 
 def test_fixed_positions_stay_fixed_also_in_half_precision(tmp_path):
@@ -225,7 +225,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
 def test_the_origin_is_kept(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     import_checkpoint(tmp_path / "a.pth", tmp_path / "run")
-    said = training_data.imported(tmp_path / "run")
+    said = provenance.imported(tmp_path / "run")
     assert "DreamDiffusion" in said["origin"]["format"]
     assert len(said["origin"]["sha256"]) == 64
     assert json.loads((tmp_path / "run" / "config.json").read_text())["system"] == "masked_pretraining"

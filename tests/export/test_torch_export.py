@@ -15,7 +15,7 @@ from dreamjax.errors import UserError
 from dreamjax.export import driver
 from dreamjax.export.import_checkpoint import import_checkpoint
 from dreamjax.storage import manifest
-from dreamjax.systems import masked_export, opening
+from dreamjax.systems import masked_torch, opening
 from dreamjax.training import checkpoints
 
 from .support import load_model_file, random_params, tiny_config, write
@@ -83,7 +83,7 @@ def test_a_failure_leaves_nothing_behind(exported, tmp_path, unchecked, monkeypa
     def fail(*_):
         raise UserError("no")
 
-    monkeypatch.setattr(masked_export, "parity", fail)
+    monkeypatch.setattr(masked_torch, "parity", fail)
     with pytest.raises(UserError, match="no"):
         driver.export(exported[0].parent / "run", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from dreamjax.errors import UserError
-from dreamjax.export import driver, licences
+from dreamjax.export import driver
+from dreamjax.export.facts import check_licence
 from dreamjax.export.import_checkpoint import import_checkpoint
 from dreamjax.storage import manifest
 from tests.support import make_shards
@@ -70,19 +71,19 @@ def test_a_permissive_licence_over_a_restricted_or_unknown_corpus_is_refused(des
 )
 def test_permissive_licences_are_recognised_as_people_write_them(licence):
     with pytest.raises(UserError, match="cannot be licensed"):
-        licences.check(licence, {"c": {"licences": ["CC-BY-NC-4.0"]}})
+        check_licence(licence, {"c": {"licences": ["CC-BY-NC-4.0"]}})
     with pytest.raises(UserError, match="unknown"):
-        licences.check(licence, None)
+        check_licence(licence, None)
 
 
 @pytest.mark.parametrize("licence", ["CC0-1.0", "CC-BY-4.0", "ODC-By-1.0", "MIT", "BSD-3-Clause", "PDDL-1.0"])
 def test_open_corpora_allow_permissive_weights(licence):
-    licences.check("apache-2.0", {"c": {"licences": [licence]}})
+    check_licence("apache-2.0", {"c": {"licences": [licence]}})
 
 
 @pytest.mark.parametrize("licence", ["CC-BY-NC-4.0", "CC-BY-SA-4.0", "CC-BY-ND-4.0", "ODbL-1.0", "unknown", "", "TUH"])
 def test_other_corpora_do_not(licence):
     with pytest.raises(UserError, match="cannot be licensed"):
-        licences.check("apache-2.0", {"c": {"licences": [licence]}})
-    licences.check("CC-BY-NC-ND-4.0", {"c": {"licences": [licence]}})
-    licences.check(None, {"c": {"licences": [licence]}})
+        check_licence("apache-2.0", {"c": {"licences": [licence]}})
+    check_licence("CC-BY-NC-ND-4.0", {"c": {"licences": [licence]}})
+    check_licence(None, {"c": {"licences": [licence]}})

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from dreamjax.errors import UserError
-from dreamjax.export import comparison, torch_folder
+from dreamjax.export import driver, folders
 from dreamjax.objectives.reconstruction_loss import ReconstructionConfig
 from dreamjax.signals.datasets import signal_scaling
-from dreamjax.systems import masked_export, masked_pretraining
+from dreamjax.systems import masked_pretraining, masked_torch
 
 from .support import load_model_file, random_params, reference_reconstruction, reference_tokens, tiny_config, write
 
@@ -54,9 +54,11 @@ def test_a_changed_weight_is_noticed(exported, tmp_path):
     weights["blocks.0.attn.qkv.weight"] = weights["blocks.0.attn.qkv.weight"].copy()
     weights["blocks.0.attn.qkv.weight"][0, 0] += 0.01
     save_file(weights, tmp_path / "out" / "model.safetensors")
-    started = comparison.started(torch_folder.PACKAGES, "", torch_folder.TOLERANCE)
-    with started as compare, pytest.raises(UserError, match="differs by"):
-        compare(tmp_path / "out", masked_export.CHECK)
+    with (
+        driver.comparison(folders.LAYOUTS["torch"]) as compare,
+        pytest.raises(UserError, match="differs by"),
+    ):
+        compare(tmp_path / "out", masked_torch.CHECK)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,19 @@ import pytest
 from PIL import Image
 
 from dreamjax import config as configs
+from dreamjax.objectives.variational import VariationalConfig
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.systems import registry
+from dreamjax.systems.autoencoder import AutoencoderConfig, AutoencoderModelConfig
+from dreamjax.systems.classifier import ClassifierConfig, ClassifierModelConfig
+from dreamjax.systems.clip import ClipConfig, ClipModelConfig
+from dreamjax.targets.images import ImageConfig
 from dreamjax.training import loop
+from dreamjax.training.checkpoints import CheckpointConfig
+from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.train_config import TrainConfig
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 
@@ -33,9 +41,36 @@ def folder(path, count=48, size=16):
     return str(path)
 
 
-def load(schema, preset, **overrides):
-    """The config of a preset with dotted keys ("train__steps" for train.steps) set."""
-    found = preset("tiny")
+def _training(batch_size):
+    return TrainConfig(steps=40, batch_size=batch_size, eval_every=40, checkpoint=CheckpointConfig(every=40))
+
+
+TINY = (
+    AutoencoderConfig(
+        data=ImageConfig(resolution=16),
+        model=AutoencoderModelConfig("tiny"),
+        loss=VariationalConfig(kind="mse"),
+        optim=OptimConfig(learning_rate=1e-2, warmup_steps=5, weight_decay=0.0, ema_decay=0.9),
+        train=_training(8),
+    ),
+    ClassifierConfig(
+        data=ImageConfig(resolution=16),
+        model=ClassifierModelConfig(dim=16, depth=1, heads=2),
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=5, weight_decay=0.0),
+        train=_training(16),
+    ),
+    ClipConfig(
+        data=ImageConfig(resolution=16),
+        model=ClipModelConfig("tiny"),
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=5, weight_decay=0.0),
+        train=_training(16),
+    ),
+)
+
+
+def load(schema, **overrides):
+    """The small config of a system with dotted keys ("train__steps" for train.steps) set."""
+    (found,) = (configs.to_config_dict(config) for config in TINY if isinstance(config, schema))
     for key, value in overrides.items():
         configs.override(schema, found, key.replace("__", "."), str(value))
     return configs.to_dataclass(schema, found)

@@ -6,7 +6,7 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
-from dreamjax.systems import autoencoder, opening
+from dreamjax.systems import opening
 from dreamjax.systems.autoencoder import Autoencoder, AutoencoderConfig
 from dreamjax.targets import images
 from tests.systems import small_images
@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 
 def config(folder="", **overrides):
-    return small_images.load(AutoencoderConfig, autoencoder.preset, data__folder=folder, **overrides)
+    return small_images.load(AutoencoderConfig, data__folder=folder, **overrides)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_the_scale_is_that_of_latents_drawn_from_the_posterior(trained, folder):
     """1 / standard deviation of m + s ε, by NumPy over every training image."""
     run = opening.open_run(trained[1])
     x = images.load_all([e.path for e in images.split(run.config.data, "train")], 16)
-    mean, log_variance = jax.jit(lambda p, x: autoencoder.bind(run.config, p).moments(images.scaled(x)))(run.params, x)
+    mean, log_variance = jax.jit(lambda p, x: run.task.vae.bound(p).moments(images.scaled(x)))(run.params, x)
     noise = np.random.default_rng(0).standard_normal(mean.shape)
     drawn = np.asarray(mean) + np.exp(np.asarray(log_variance) / 2) * noise
     factor = float(opening.extra(run)["scaling_factor"])
@@ -56,9 +56,9 @@ def test_the_scale_is_that_of_latents_drawn_from_the_posterior(trained, folder):
 
 def test_noise_belongs_to_the_example_and_not_to_its_row(folder):
     """A batch turned round, and one on eight devices, have the same gradient."""
-    given = config(folder)
+    task = Autoencoder(config(folder))
     rng = np.random.default_rng(0)
-    params = small_images.random_params(jax.eval_shape(lambda: autoencoder.init_params(given, jax.random.key(0))))
+    params = small_images.random_params(task.vae.params)
     batch = {
         "image": rng.integers(0, 255, (8, 16, 16, 3), np.uint8),
         "index": np.stack([np.zeros(8), np.arange(8)], 1).astype(np.uint32),
@@ -66,7 +66,7 @@ def test_noise_belongs_to_the_example_and_not_to_its_row(folder):
     }
 
     def gradient(params, batch):
-        return jax.grad(lambda p: autoencoder.autoencoder_loss(given, p, batch)[0])(params)
+        return jax.grad(lambda p: task.loss(p, {}, batch, 0, training=True)[0])(params)
 
     first = small_images.gradients_on(1, gradient, params, batch)
     turned = {name: rows[::-1] for name, rows in batch.items()}

@@ -12,7 +12,6 @@ from dreamjax.errors import UserError
 from dreamjax.export import driver
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.systems import classifier
 from dreamjax.systems.classifier import Classifier, ClassifierConfig
 from dreamjax.targets.features import VisionModel
 from tests import parity
@@ -27,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder, tmp_path_factory):
-    config = small_images.load(ClassifierConfig, classifier.preset, data__folder=folder, data__val_share=0.25)
+    config = small_images.load(ClassifierConfig, data__folder=folder, data__val_share=0.25)
     return small_images.train(config, tmp_path_factory.mktemp("runs") / "classifier")
 
 
@@ -58,6 +57,6 @@ def test_images_without_labels_are_refused(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     lines = [{"file_name": "a.png", "text": "an image"}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    task = Classifier(small_images.load(ClassifierConfig, classifier.preset, data__folder=str(tmp_path)))
+    task = Classifier(small_images.load(ClassifierConfig, data__folder=str(tmp_path)))
     with pytest.raises(UserError, match=r"falls into split|at least two classes"):
         _ = task.classes

@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 
 def config(folder="", **overrides):
-    return small_images.load(ClipConfig, clip.preset, data__folder=folder, **overrides)
+    return small_images.load(ClipConfig, data__folder=folder, **overrides)
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def test_the_tokenizer_is_kept_with_the_run_and_another_is_refused(trained, fold
 
 def test_negatives_come_from_all_devices(folder):
     """The gradient on eight devices of two rows each is that on one device of sixteen rows."""
-    given = config(folder)
-    params = small_images.random_params(jax.eval_shape(lambda: clip.init_params(given, jax.random.key(0))))
-    batch = next(iter(Clip(given).data("train").stream.batches(start=0, batch_size=16)))
+    task = Clip(config(folder))
+    params = small_images.random_params(jax.eval_shape(task.init, jax.random.key(0)).params)
+    batch = next(iter(task.data("train").stream.batches(start=0, batch_size=16)))
     batch["weight"][3] = 0
 
     def gradient(params, batch):
-        return jax.grad(lambda p: clip.clip_loss(given, p, batch)[0])(params)
+        return jax.grad(lambda p: task.loss(p, {}, batch, 0, training=True)[0])(params)
 
     one, eight = (small_images.gradients_on(count, gradient, params, batch) for count in (1, 8))
     small_images.assert_close(eight, one)

@@ -126,8 +126,7 @@ def test_all_of_the_unet_can_be_trained(config):
     task = DreamDiffusion(dataclasses.replace(config, model=dataclasses.replace(config.model, trainable="all")))
     state = jax.eval_shape(task.init, jax.random.key(0))
     assert set(state.frozen) == {"nothing"}
-    network, arguments = task.unet
-    assert set(flatten(state.params["unet"])) == set(flatten(network.shapes(arguments)))
+    assert set(flatten(state.params["unet"])) == set(flatten(task.unet.params))
     assert "frozen/unet" not in task.weights()
     loss = jax.eval_shape(
         lambda p, f, b: task.loss(p, f, b, 0, training=True)[0],
@@ -143,8 +142,7 @@ def test_the_unet_can_be_left_as_it_was(config):
     task = DreamDiffusion(dataclasses.replace(config, model=dataclasses.replace(config.model, trainable="none")))
     state = jax.eval_shape(task.init, jax.random.key(0))
     assert set(state.params) == {"encoder", "conditioner"}
-    network, arguments = task.unet
-    assert set(flatten(state.frozen["unet"])) == set(flatten(network.shapes(arguments)))
+    assert set(flatten(state.frozen["unet"])) == set(flatten(task.unet.params))
     assert {name for name in task.weights() if name.endswith("/unet")} == {"frozen/unet"}
     gradient = jax.eval_shape(
         jax.grad(lambda p, f, b: task.loss(p, f, b, 0, training=True)[0]),

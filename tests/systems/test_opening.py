@@ -16,7 +16,7 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.evaluation import reconstruction
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.runs import training_data
+from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_pretraining, opening
@@ -201,8 +201,9 @@ def test_a_run_from_before_a_key_was_added_goes_on(trained, tmp_path):
 
 def test_what_was_trained_on_is_known_when_the_shards_are_gone(trained):
     folder = trained[0]
-    assert training_data.corpora_of(["/gone"], folder) == {"synthetic": {"licences": ["CC0-1.0"], "subjects": 4}}
-    assert [entry["dataset"] for entry in training_data.steps_of(["/gone"], folder)] == ["synthetic"]
+    corpora, steps = provenance.training_of(["/gone"], folder)
+    assert corpora == {"synthetic": {"licences": ["CC0-1.0"], "subjects": 4}}
+    assert [entry["dataset"] for entry in steps] == ["synthetic"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "data.json"])

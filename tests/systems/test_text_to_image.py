@@ -18,13 +18,8 @@ from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
 from dreamjax.generation import from_prompts
 from dreamjax.systems import opening
-from dreamjax.systems.text_to_image import (
-    DiffusionLossConfig,
-    TextToImage,
-    TextToImageConfig,
-    UNetModelConfig,
-    diffusion_loss,
-)
+from dreamjax.systems.diffusion_base import DiffusionLossConfig, diffusion_loss
+from dreamjax.systems.text_to_image import TextToImage, TextToImageConfig, UNetModelConfig
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.held_out import mesh_of
@@ -235,8 +230,7 @@ def test_the_average_begins_at_the_weights_and_not_at_random_ones(folder, traine
     run = opening.open_run(trained, step=1)
     assert run.averaged
     task = run.task
-    network, arguments = task.network
-    before = network.table.to_dreamjax(task.parts.tensors("unet"), network.shapes(arguments))
+    before = task.unet.network.table.to_dreamjax(task.parts.tensors("unet"), task.unet.params)
     for path, leaf in flatten(run.params).items():  # after one step of warm-up from 0, half of a step of at most 1e-2
         assert np.abs(np.asarray(leaf) - flatten(before)[path]).max() <= 0.011, path
 

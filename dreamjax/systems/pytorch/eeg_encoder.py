@@ -66,22 +66,9 @@ class EEGEncoder(ModelMixin, ConfigMixin):
         unconditional: bool = True,
     ) -> None:
         super().__init__()
-        self.mae = MaskedAutoencoder(
-            n_chans=n_chans,
-            n_times=n_times,
-            sfreq=sfreq,
-            patch_size=patch_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            decoder_depth=0,
-            cls_token=cls_token,
-            learned_positions=learned_positions,
-            scaling=scaling,
-            divide=divide,
-            clip=clip,
-        )
+        shared = ("n_chans", "n_times", "sfreq", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+        shared += ("cls_token", "learned_positions", "scaling", "divide", "clip")
+        self.mae = MaskedAutoencoder(decoder_depth=0, **{name: self.config[name] for name in shared})
         tokens = n_times // patch_size
         self.channel_mapper = nn.Sequential(nn.Linear(tokens, hidden), nn.Linear(hidden, context_tokens))
         self.dim_mapper = nn.Linear(embed_dim, context_dim)

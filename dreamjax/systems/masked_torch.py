@@ -1,22 +1,31 @@
-"""The masked autoencoder, or its encoder alone, of a checkpoint from elsewhere.
+"""The masked autoencoder in PyTorch's files: what a run is exported as, and the run that a checkpoint becomes.
 
-Folders that our export wrote, DreamDiffusion's masked autoencoder (`checkpoint.pth`), the encoder in its generative
+A run is exported as config.json (arguments of the model, and under "dreamjax" where it comes from), model.safetensors
+(under DreamDiffusion's names), modeling_dreamjax.py (`pytorch/masked_autoencoder.py`), parity.safetensors (an input and
+what dreamjax computes from it) and README.md.
+
+Imported are such folders, DreamDiffusion's masked autoencoder (`checkpoint.pth`), the encoder in its generative
 checkpoint, and plain state dicts under the same names. Every size is read off the tensors.
 """
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
+from dreamjax.runs import provenance
+from dreamjax.signals.datasets import signal_scaling
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.systems import opening
-from dreamjax.systems.base import Checkpoint, Imported, ImportOptions
+from dreamjax.systems.base import Checkpoint, Component, Exported, Format, Imported, ImportOptions, Run
 from dreamjax.training.task import PyTree
 from dreamjax.typing import JsonDict
 from dreamjax.weights import masked_autoencoder as names
@@ -24,12 +33,124 @@ from dreamjax.weights import masked_autoencoder as names
 if TYPE_CHECKING:
     from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 
+PYTORCH = Path(__file__).parent / "pytorch"  # stand-alone files that users get
+MODULE = "modeling_dreamjax"
+CHECK = f'import {MODULE}\ndifferences = {MODULE}.check_parity(".")'
+WINDOWS = 2  # of the parity arrays
 GENERATIVE = "cond_stage_model.mae."  # prefix of the encoder in the generative checkpoint
 KERNEL, HIDDEN = "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"
 HEAD_DIM = 64  # assumed where no configuration says the number of heads
 HEAD = ("final_layer.weight", "final_layer.bias")  # of a classifier, which a run of pretraining has no place for
 
 
+# -------------------------------------------------------------------------------------------------------------- exports
+def export(task: "MaskedPretraining", run: Run, format: Format) -> Exported:
+    """Return the folder that a PyTorch user loads in one line."""
+    config, mask = task.config, task.config.mask
+    masking = f"{', '.join(mask.kinds)}, share {', '.join(f'{ratio:g}' for ratio in mask.ratios)} of the patches"
+    if config.data.mask_channels:
+        masking += f", {config.data.mask_channels:g} of the channels"
+    channels = provenance.channels_of(config.data, run.workdir, config.model.channels)
+    tensors = names.with_positions(names.TABLE.to_torch(run.params), config.patches)
+    source = (PYTORCH / "masked_autoencoder.py").read_text(encoding="utf-8")
+    return Exported(
+        {"": Component(model_config(config, channels), tensors, {f"{MODULE}.py": source})},
+        parity(task, run.params),
+        CHECK,
+        facts={
+            "mask": dataclasses.asdict(mask),
+            "data": {name: getattr(config.data, name) for name in ("montage", "mapping", "stretch", "mask_channels")},
+            "loss": dataclasses.asdict(config.loss),
+        },
+        template="reports/templates/model_card.md.j2",
+        values={
+            "model": config.model,
+            "data": config.data,
+            "samples": config.data.samples,
+            "sfreq": config.data.sfreq,
+            "tokens": config.patches,
+            "scaling": scaling_in_words(config),
+            "masking": masking,
+            "target": config.loss.target,
+            "channels": channels,
+        },
+    )
+
+
+def model_config(config: "MaskedPretrainingConfig", chs_info: Sequence[Mapping[str, object]] | None) -> JsonDict:
+    """Return the arguments of the PyTorch file's `MaskedAutoencoder`, in braindecode's names."""
+    model, data = config.model, config.data
+    return {
+        "n_outputs": None,
+        "n_chans": model.channels,
+        "chs_info": chs_info,
+        "n_times": data.samples,
+        "input_window_seconds": data.samples / data.sfreq,
+        "sfreq": data.sfreq,
+        "patch_size": model.patch,
+        "embed_dim": model.dim,
+        "depth": model.depth,
+        "num_heads": model.heads,
+        "mlp_ratio": model.mlp_ratio,
+        "decoder_embed_dim": model.decoder_dim,
+        "decoder_depth": model.decoder_depth,
+        "decoder_num_heads": model.decoder_heads,
+        "cls_token": model.cls_token,
+        "learned_positions": model.positions == "learned",
+        "spectrum_points": model.spectrum_points if model.interpolation == "gaussian" else 0,
+        "scaling": data.scaling,
+        "divide": data.divide,
+        "clip": data.clip,
+        "target": config.loss.target,
+    }
+
+
+def parity(task: "MaskedPretraining", params: PyTree) -> dict[str, np.ndarray]:
+    """Return `input` in µV, and the `tokens`, `pooled` and `reconstruction` (of the patches in `masked`) of it."""
+    config = task.config
+    model = dataclasses.replace(config.model, dtype="float32", attention="xla")
+    exact = dataclasses.replace(task, config=dataclasses.replace(config, model=model))
+    arrays, signal, gain, offset = noise_like_eeg(config, WINDOWS)
+    with jax.default_matmul_precision("highest"), jax.enable_x64(True):  # for what solves equations, see `models`
+        arrays |= jax.jit(exact.embed)(params, signal)._asdict()
+        if model.decoder_depth and config.loss.target == "raw":
+            masked = np.random.default_rng(1).random((WINDOWS, config.patches)) < 0.75
+            scaled = np.asarray(jax.jit(exact.reconstruct)(params, signal, masked))
+            arrays |= {"masked": masked, "reconstruction": scaled * gain[:, :, None] + offset[:, :, None]}
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def noise_like_eeg(
+    config: "MaskedPretrainingConfig", windows: int
+) -> tuple[JsonDict, np.ndarray, np.ndarray, np.ndarray]:
+    """Return noise with the spectrum and amplitude of EEG as (arrays, scaled signal, gain, offset).
+
+    The arrays: `input` [windows, C, T] in µV, and for scaling "robust" its `scale`.
+    """
+    rng, data = np.random.default_rng(0), config.data
+    hertz = np.fft.rfftfreq(data.samples, 1 / data.sfreq)
+    shape = np.exp(-((hertz / 60) ** 2)) / np.maximum(hertz, 1)  # 1/f, as filtered EEG has it
+    noise = rng.standard_normal((windows, config.model.channels, data.samples))
+    microvolts = np.fft.irfft(np.fft.rfft(noise) * shape, data.samples)
+    arrays = {"input": (20 * microvolts / microvolts.std()).astype(np.float32)}
+    if data.scaling == "robust":
+        arrays["scale"] = np.linspace(10, 20, windows).astype(np.float32)
+    scale, valid = arrays.get("scale", np.ones(windows, np.float32)), np.ones((windows, data.samples), bool)
+    return arrays, *signal_scaling.in_units(arrays["input"], scale, valid, data.scaling, data.divide, data.clip)
+
+
+def scaling_in_words(config: "MaskedPretrainingConfig") -> str:
+    """Return what the exported model does to µV, as a clause whose subject it is."""
+    data = config.data
+    how = {
+        "divide": f"divides by {data.divide:g} µV",
+        "robust": "divides by the recording's robust scale (`scale=`; without it each window's own)",
+        "zscore": "z-scores each channel of a window",
+    }[data.scaling]
+    return f"{how}, clips at ± {data.clip:g}" if data.clip else how
+
+
+# -------------------------------------------------------------------------------------------------------------- imports
 @dataclass
 class EncoderCheckpoint:
     """Tensors under DreamDiffusion's names, and what is known about them."""
@@ -56,6 +177,7 @@ def imported(system: type["MaskedPretraining"], checkpoint: Checkpoint, options:
         encoder = of_export(checkpoint) if checkpoint.exported else of_masked_autoencoder(checkpoint)
     config = config_of(system, encoder, checkpoint.source, options)
     params = names.TABLE.to_dreamjax(encoder.tensors, shapes_of(system, config), checkpoint.source)
+    step = str(encoder.provenance.get("exported", {}).get("step", ""))  # of training, where the source names it
     return Imported(
         encoder.format,
         config,
@@ -64,7 +186,7 @@ def imported(system: type["MaskedPretraining"], checkpoint: Checkpoint, options:
         in_words(config),
         encoder.notes,
         encoder.provenance,
-        _step(encoder),
+        step=int(step) if step.isdecimal() and len(step) < 10 else 1,  # 0 means untrained
     )
 
 
@@ -103,6 +225,7 @@ def of_export(checkpoint: Checkpoint) -> EncoderCheckpoint:
     if not isinstance(facts.get("data"), Mapping):
         raise UserError(f"{checkpoint.source}/config.json: dreamjax.data is missing; export the run again")
     tensors, preprocessing = dict(checkpoint.tensors), facts.get("preprocessing")
+    corpora, channels = facts.get("corpora"), settings.get("chs_info")
     head = [name for name in HEAD if tensors.pop(name, None) is not None]
     config = {
         "model": {"heads": settings.get("num_heads"), "decoder_heads": settings.get("decoder_num_heads")},
@@ -110,43 +233,34 @@ def of_export(checkpoint: Checkpoint) -> EncoderCheckpoint:
         "mask": facts.get("mask", {}),
         "loss": facts.get("loss", {}),
     }
-    provenance = {
-        "corpora": _corpora(facts.get("corpora")),
+    origin = {
+        "corpora": corpora if _list_licences(corpora) else None,
         "preprocessing": preprocessing if isinstance(preprocessing, list) else [],
         "reference": str(facts.get("reference", "unknown")),
-        "channels": _channels(settings.get("chs_info")),
+        "channels": channels if _are_named(channels) else None,
         "exported": {name: str(facts.get(name)) for name in ("version", "step", "config_sha256")},
     }
     notes = ["final_layer was left out: a pretraining run has no head"] if head else []
-    return EncoderCheckpoint("a folder that dreamjax exported", tensors, config, provenance, notes)
+    return EncoderCheckpoint("a folder that dreamjax exported", tensors, config, origin, notes)
 
 
-J = TypeVar("J")
+def _list_licences(corpora: object) -> bool:
+    """Return whether every corpus lists its licences as text; otherwise they are unknown."""
+    if not isinstance(corpora, dict) or not all(isinstance(corpus, dict) for corpus in corpora.values()):
+        return False
+    listed = [corpus.get("licences") for corpus in corpora.values()]
+    return all(isinstance(names, list) and names and all(isinstance(x, str) for x in names) for names in listed)
 
 
-def _corpora(value: J) -> J | None:
-    """Return the corpora where every one lists its licences as text; otherwise they are unknown."""
-    if not isinstance(value, dict) or not all(isinstance(corpus, dict) for corpus in value.values()):
-        return None
-    listed = [corpus.get("licences") for corpus in value.values()]
-    plain = all(isinstance(names, list) and names and all(isinstance(x, str) for x in names) for names in listed)
-    return value if plain else None
-
-
-def _channels(value: J) -> J | None:
-    good = isinstance(value, list) and all(isinstance(c, dict) and isinstance(c.get("ch_name"), str) for c in value)
-    return value if good else None
+def _are_named(channels: object) -> bool:
+    return isinstance(channels, list) and all(
+        isinstance(channel, dict) and isinstance(channel.get("ch_name"), str) for channel in channels
+    )
 
 
 def _heads(settings: Mapping[str, Any]) -> dict[str, int]:
     known = {"heads": settings.get("num_heads"), "decoder_heads": settings.get("decoder_num_heads")}
     return {name: value for name, value in known.items() if isinstance(value, int)}
-
-
-def _step(encoder: EncoderCheckpoint) -> int:
-    """Return the training step that the source names; 1 where it names none, for step 0 means untrained."""
-    step = str(encoder.provenance.get("exported", {}).get("step", ""))
-    return int(step) if step.isdecimal() and len(step) < 10 else 1
 
 
 def in_words(config: "MaskedPretrainingConfig") -> dict[str, str | None]:
@@ -160,7 +274,6 @@ def in_words(config: "MaskedPretrainingConfig") -> dict[str, str | None]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------- configuration
 def config_of(
     system: type["MaskedPretraining"], encoder: EncoderCheckpoint, source: str, options: ImportOptions
 ) -> "MaskedPretrainingConfig":
@@ -228,11 +341,8 @@ def _depth(tensors: Mapping[str, Any], name: str, source: str) -> int:
 
 def _ratio(tensors: Mapping[str, Any]) -> float:
     """Return the mlp_ratio for which int(dim · ratio) is the hidden width of the encoder, and of a decoder too."""
-    sizes = []
-    for name in (HIDDEN, f"decoder_{HIDDEN}"):
-        if name in tensors and len(tensors[name].shape) == 2:
-            hidden, dim = tensors[name].shape
-            sizes.append((hidden, dim))
+    shapes = [tensors[name].shape for name in (HIDDEN, f"decoder_{HIDDEN}") if name in tensors]
+    sizes = [shape for shape in shapes if len(shape) == 2]  # (hidden, dim)
     low, high = max(hidden / dim for hidden, dim in sizes), min((hidden + 1) / dim for hidden, dim in sizes)
     for ratio in (low, (low + high) / 2):
         if all(int(dim * ratio) == hidden for hidden, dim in sizes):
