@@ -49,7 +49,7 @@ def as_one(configs: list[Any], devices: int) -> tuple[Step, float]:
     one = configs[0]
     rows = one.train.batch_size * len(configs)
     data = batch_of(one.model.channels, one.data.samples, rows)
-    task = vectorised.make([registry.build(config) for config in configs], configs)
+    task = vectorised.Vectorised(tuple(map(registry.build, configs)), tuple(configs))
     return training_step(task, MeshConfig(data=devices), data, devices)
 
 
@@ -105,7 +105,7 @@ class Together(TrainingStep):
         from dreamjax.sweeps import vectorised
         from dreamjax.systems import registry
 
-        return vectorised.make([registry.build(one) for one in self.others], self.others)
+        return vectorised.Vectorised(tuple(map(registry.build, self.others)), self.others)
 
     def __post_init__(self) -> None:
         """Its examples are those of its points."""
@@ -125,10 +125,10 @@ def predicted(configs: list[Any], name: str) -> dict[str, Any]:
     from dreamjax.pods import plan, topologies
 
     pod = topologies.pod(name)
-    alone = plan.plan(TrainingStep(configs[0]), pod)["seconds"]
-    together = plan.plan(Together(configs[0], tuple(configs)), pod)["seconds"]
-    milliseconds = {"one after another": [len(configs) * alone[end] for end in ("low", "high")]}
-    milliseconds["as one"] = [together[end] for end in ("low", "high")]
+    alone = plan.plan(TrainingStep(configs[0]), pod).seconds
+    together = plan.plan(Together(configs[0], tuple(configs)), pod).seconds
+    milliseconds = {"one after another": [len(configs) * end for end in (alone.low, alone.high)]}
+    milliseconds["as one"] = [together.low, together.high]
     gain = [milliseconds["one after another"][i] / milliseconds["as one"][i] for i in range(2)]
     return {
         "pod": pod.name,

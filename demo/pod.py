@@ -3,6 +3,7 @@
 plan → memory, traffic between chips, a range of step times; compiled where the TPU compiler is installed, else counted
 """
 
+import shlex
 from typing import Any
 
 CONFIG = "configs/pretrain/pod_windows_120k.py"
@@ -19,13 +20,16 @@ def run(demo: Any) -> None:
 
 
 def plan(demo: Any) -> None:
-    from dreamjax.cli import plan_verb
-
     fast = (
         ["--effort", "-1"] if compiles() else []
     )  # seconds instead of a minute; the predicted times are then too long
-    result = demo.run(["plan", "--config", CONFIG, "--topology", "v5e-64", *fast, "--out", demo.path("plan")])
-    print(plan_verb.render(result), flush=True)
+    words = ["plan", "--config", CONFIG, "--topology", "v5e-64", *fast, "--out", demo.path("plan")]
+    demo.show(f"$ dreamjax {shlex.join(words)}")
+    process = demo.start(words)
+    table, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"demo: `dreamjax plan` ended with exit code {process.returncode}; see above")
+    print(table, end="", flush=True)
 
 
 def compiles() -> bool:

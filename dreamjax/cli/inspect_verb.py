@@ -1,9 +1,12 @@
 """`dreamjax inspect`: what a config costs and yields, before anything is allocated."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from dreamjax.cli import config_arguments, options
-from dreamjax.typing import JsonDict
+
+if TYPE_CHECKING:
+    from dreamjax.pods.inspect import Inspection
 
 HELP = "print a config's parameters, operations per window, memory per device and shapes; allocates nothing"
 EXAMPLE = "dreamjax inspect --config configs/pretrain/dreamdiffusion_paper.py --devices 8 --config.train.mesh.fsdp=8"
@@ -18,18 +21,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> JsonDict:
+def run(args: argparse.Namespace) -> "Inspection":
     from dreamjax.pods.inspect import inspect
 
     return inspect(config_arguments.load(args), devices=args.devices)
 
 
-def render(result: JsonDict) -> str:
+def render(result: "Inspection") -> str:
     from dreamjax.reports.pages import Page, Section
     from dreamjax.reports.tables import Table
 
-    count, memory, run = (result[key] for key in ("parameters", "memory_gib_per_device", "run"))
-    shapes = result.get("shapes")  # of a system that plans
+    count, memory, run = result.parameters, result.memory_gib_per_device, result.run
+    shapes, flops = result.shapes, result.gflop_per_window  # of a system that plans
     whole = ["encoder", "whole"] if shapes else ["trained"]
     sizes = {**count["parts"], **({"fixed positions": sum(count["fixed_positions"].values())} if shapes else {})}
     rows = [[name, f"{size:,}"] for name, size in sizes.items()]
@@ -37,9 +40,9 @@ def render(result: JsonDict) -> str:
     sections = [Section(table=Table(["parameters", "count"], rows))]
     devices = f"{memory['devices']} device(s)"
     note = f"{run['steps']:,} steps of {run['batch_size']:,} = {run.get('examples', 0):,} examples"
-    if shapes:
-        flops = [[name, f"{flop:,.3f}"] for name, flop in result["gflop_per_window"].items()]
-        sections.append(Section(table=Table(["operations", "GFLOP per window"], flops)))
+    if shapes and flops:
+        operations = [[name, f"{flop:,.3f}"] for name, flop in flops.items()]
+        sections.append(Section(table=Table(["operations", "GFLOP per window"], operations)))
         devices += f", {memory['windows_per_device']} windows each at a time"
         note = (
             f"{run['steps']:,} steps of {run['batch_size']:,} windows = {run['windows']:,} windows, "
@@ -57,4 +60,4 @@ def render(result: JsonDict) -> str:
             f"features {shapes['features']}, prediction {shapes['prediction']}",
         ]
         sections.append(Section(notes=notes))
-    return Page(f"run of {result['system']}: {note}", sections).text()
+    return Page(f"run of {result.system}: {note}", sections).text()

@@ -99,7 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> JsonDict:
     from dreamjax.cli import main as cli
-    from dreamjax.pods import local, submit
+    from dreamjax.pods import local
 
     where = args.where
     for option in args.given:
@@ -127,11 +127,11 @@ def run(args: argparse.Namespace) -> JsonDict:
             "exit_code": local.here(args.command, args.processes, args.devices, args.grace or 30, args.restarts or 0)
         }
     script = _script(args)
-    return submit.handle(where, script, out=args.out, dry_run=args.dry_run) | {"script": script}
+    return local.submit(where, script, out=args.out, dry_run=args.dry_run) | {"script": script}
 
 
 def _script(args: argparse.Namespace) -> str:
-    from dreamjax.pods import gke, slurm, tpu
+    from dreamjax.pods import scripts
     from dreamjax.pods.launch_config import Launch, place
 
     launch = Launch(
@@ -144,36 +144,13 @@ def _script(args: argparse.Namespace) -> str:
         grace_s=args.grace or 120,
         parts=_parts(args),
     )
-    if args.where == "slurm":
-        return slurm.script(
-            launch,
-            slurm.Slurm(
-                processes=args.processes or 1,
-                partition=args.partition,
-                account=args.account,
-                qos=args.qos,
-                time=args.time,
-                output=args.output,
-                cpus=args.cpus or 0,
-            ),
-        )
-    if args.where == "tpu":
-        return tpu.script(
-            launch,
-            tpu.QueuedResource(
-                project=args.project, zone=args.zone, terms=args.terms, package=args.package, runtime=args.runtime
-            ),
-        )
-    return gke.manifest(
-        launch,
-        gke.Cluster(
-            image=args.image,
-            namespace=args.namespace,
-            queue=args.queue,
-            service_account=args.service_account,
-            spot=args.spot,
-        ),
-    )
+    names = {
+        "slurm": ("processes", "partition", "account", "qos", "time", "output", "cpus"),
+        "tpu": ("project", "zone", "terms", "package", "runtime"),
+        "gke": ("image", "namespace", "queue", "service_account", "spot"),
+    }[args.where]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return getattr(scripts, args.where)(launch, **given)
 
 
 def _parts(args: argparse.Namespace) -> int | None:

@@ -1,10 +1,12 @@
 """`dreamjax plan`: what a run would need and how long it would take on a pod that is not here."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamjax.cli import config_arguments, options
-from dreamjax.typing import JsonDict
+
+if TYPE_CHECKING:
+    from dreamjax.pods.plan import PodPlan
 
 HELP = "compile the step of a config for a pod that is not here: memory, what crosses chips, how long it would take"
 EXAMPLE = (
@@ -39,21 +41,18 @@ def _rows(text: str) -> int | str:
     return text if text == "auto" else options.whole_number(1)(text)
 
 
-def run(args: argparse.Namespace) -> JsonDict:
+def run(args: argparse.Namespace) -> "PodPlan":
     from dreamjax.errors import UserError
     from dreamjax.generation import batches
-    from dreamjax.pods import plan, plan_figures, topologies, weak_scaling
+    from dreamjax.pods import plan, plan_report, topologies
 
     if args.effort is not None and not -1 <= args.effort <= 1:
         raise UserError(f"--effort is {args.effort:g}, but it lies from -1 to 1")
     pod = topologies.pod(args.topology, args.slices)
     job = _job(config_arguments.load(args), args)
-    smaller = weak_scaling.sizes(pod, weak_scaling.least_devices(job.mesh))[:-1] if args.scaling else []
     batch = args.batch_per_chip if not args.images else args.batch_per_chip or batches.AT_ONCE
-    result = plan.plan(job, pod, per_chip=batch, effort=args.effort)
-    if args.scaling:
-        result["scaling"] = weak_scaling.weak(job, smaller, result, args.effort)
-    return result | ({"files": plan_figures.write(result, args.out)} if args.out else {})
+    result = plan.plan(job, pod, per_chip=batch, effort=args.effort, scaling=args.scaling)
+    return plan_report.write(result, args.out) if args.out else result
 
 
 def _job(config: Any, args: argparse.Namespace) -> Any:
@@ -67,7 +66,7 @@ def _job(config: Any, args: argparse.Namespace) -> Any:
     return jobs.Images(config, how)
 
 
-def render(result: JsonDict) -> str:
-    from dreamjax.pods import plan_text
+def render(result: "PodPlan") -> str:
+    from dreamjax.pods import plan_report
 
-    return plan_text.text(result)
+    return plan_report.text(result)

@@ -7,8 +7,8 @@ from dreamjax.cli import config_arguments, options
 from dreamjax.errors import UserError
 
 if TYPE_CHECKING:
-    from dreamjax.sweeps.dry_run import DryRun
     from dreamjax.sweeps.runner import SweepProgress
+    from dreamjax.sweeps.samplers import DryRun
 
 HELP = "train and score every run of a sweep; continue one that was interrupted"
 EXAMPLE = (
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> "DryRun | SweepProgress":
     from dreamjax.storage import paths
-    from dreamjax.sweeps import dry_run, partition, runner, samplers, sweep_config
+    from dreamjax.sweeps import partition, runner, samplers, sweep_config
     from dreamjax.sweeps.run_folder import RunFolder
     from dreamjax.sweeps.study import Study
 
@@ -37,20 +37,20 @@ def run(args: argparse.Namespace) -> "DryRun | SweepProgress":
     )
     if args.dry_run:
         study.is_claimed()
-        return dry_run.dry_run(samplers.of(study, args.processes))
+        return samplers.dry_run(samplers.of(study, args.processes))
     if study.part:
         partition.end_with_parent()
     sampler = samplers.of(study, args.processes)
     study.prepare(sampler.sample())
     if not args.processes:
         return runner.run(sampler)
-    call, words = runner.Call(sampler), ["--config", args.config, "--workdir", args.workdir]
+    words = ["--config", args.config, "--workdir", args.workdir]
     words += [f"--config.{key}={value}" for key, value in args.overrides]
 
     def folders(part: partition.Part) -> list[RunFolder]:
         return [study.folder(run) for run in samplers.of(Study(study.sweep, study.workdir, part)).runs()]
 
-    return call.progress(partition.start(words, args.processes, folders))
+    return runner.called(sampler, lambda: partition.start(words, args.processes, folders))
 
 
 def jobs(args: argparse.Namespace, wanted: int | None) -> int:

@@ -10,18 +10,23 @@ TPU's own compiler runs on any machine where the package libtpu is installed; no
 import importlib.util
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from jax.stages import Compiled, Traced
 
+from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import sharding
 from dreamjax.training import program
 from dreamjax.training.task import Task
 
+REMATERIALISED = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+\.remat[\w.\-]* = ", re.MULTILINE)  # as XLA names its copies
+ATTEMPTS = 12  # at the largest batch
+NEAR = 64  # of so many examples, one more or less is not worth another compilation
 # what libtpu would else ask a metadata server, or other processes
 ABSENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -50,15 +55,14 @@ def topology(name: str, slices: int = 1) -> Sequence[jax.Device]:
     bounds = (2, 2, 1)  # chips of a host; all generations have hosts of 4
     cores = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}  # its two as one device, as later ones
     try:
-        described = topologies.get_topology_desc(
+        return topologies.get_topology_desc(
             platform="tpu", topology_name=name, chips_per_host_bounds=bounds, num_slices=slices, **cores
-        )
+        ).devices
     except Exception as problem:  # JaxRuntimeError or ValueError, as the version of libtpu has it
         reason = str(problem).splitlines()[0]
         raise UserError(
             f"unknown TPU topology {name!r}: write it as v5e:4x4, v6e:16x16 or v5p:4x4x4 ({reason})"
         ) from problem
-    return described.devices
 
 
 class DoesNotFit(UserError):
@@ -131,17 +135,11 @@ def loops(traced: Traced) -> list[int]:
     return lengths
 
 
-class CompiledProgram(Protocol):
-    """What `memory` reads of a compiled program."""
-
-    def memory_analysis(self) -> Any: ...
-
-
-def memory(compiled: CompiledProgram) -> dict[str, int]:
+def memory(compiled: Compiled) -> dict[str, int]:
     """Bytes of one chip: `arguments` (the state, which its result replaces in place, and the batch), `temporaries`
     (gradients, activations), `code`, and what they make together; `peak` is what is alive at once, which has to fit.
     """
-    analysis = compiled.memory_analysis()
+    analysis: Any = compiled.memory_analysis()
     parts = {
         "arguments": analysis.argument_size_in_bytes,
         "results": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
@@ -150,3 +148,67 @@ def memory(compiled: CompiledProgram) -> dict[str, int]:
     }
     together = {"total": sum(parts.values()), "peak": analysis.peak_memory_in_bytes}
     return {name: int(size) for name, size in (parts | together).items()}
+
+
+# --------------------------------------------------------------------------------------------------- the largest batch
+@dataclass(frozen=True)
+class Attempt:
+    """`peak`: bytes held at once; None where the compiler did not say. `fits`: without computing parts twice."""
+
+    rows: int  # a device
+    peak: float | None
+    fits: bool
+    compiled: Any  # None where memory does not suffice
+
+
+def twice(text: str) -> int:
+    """How many instructions of a compiled program compute again what memory had no room to keep."""
+    return len(REMATERIALISED.findall(text))
+
+
+def largest(compile_of: Callable[[int], Compiled], usable: float, unit: int = 1) -> Attempt:
+    """The largest multiple of `unit` rows a device whose step fits, to one in `NEAR`; one `unit` more would not, by the
+    line or by trial.
+
+    What a step holds at once grows almost evenly with its batch: two attempts give a line, the line a guess, and each
+    guess is compiled. A program that fits only because the compiler computes parts of it twice is counted as one that
+    does not: what is to be computed again is the config's to say (`remat`).
+
+    `compile_of(rows)` compiles, or raises DoesNotFit. Raises UserError where not even `unit` fits.
+    """
+    best = _attempt(unit, compile_of)
+    if not best.fits:
+        raise UserError(
+            f"the step does not fit a chip with {unit} example{'s' if unit > 1 else ''} a device, the fewest there "
+            "can be: more fsdp, or more remat"
+        )
+    tried = [best]
+    while len(tried) < ATTEMPTS:
+        guess, over = _guess(tried, best, usable), min((one.rows for one in tried if not one.fits), default=None)
+        if over is not None and guess >= over:  # the line is wrong
+            guess = (best.rows + over) // 2
+        guess = guess // unit * unit
+        if guess <= best.rows or (over is not None and over - best.rows <= max(unit, best.rows // NEAR)):
+            break
+        tried.append(_attempt(guess, compile_of))
+        best = tried[-1] if tried[-1].fits else best
+        log.info("%d examples a device: %s", guess, "fits" if tried[-1].fits else "does not fit")
+    return best
+
+
+def _attempt(rows: int, compile_of: Callable[[int], Compiled]) -> Attempt:
+    try:
+        compiled = compile_of(rows)
+    except DoesNotFit as problem:
+        return Attempt(rows, problem.used, False, None)
+    return Attempt(rows, memory(compiled)["peak"], not twice(compiled.as_text() or ""), compiled)
+
+
+def _guess(tried: list[Attempt], best: Attempt, usable: float) -> int:
+    """The rows at which the line through the two largest attempts reaches what is usable."""
+    known = sorted((one.rows, one.peak) for one in tried if one.peak is not None and (one.fits or one.compiled is None))
+    if len(known) < 2:
+        return 2 * best.rows
+    (rows, peak), (more, higher) = known[-2:]
+    slope = (higher - peak) / (more - rows)
+    return rows + int((usable - peak) // slope) if slope > 0 else 2 * best.rows

@@ -1,15 +1,20 @@
-"""What a compiled program moves between chips: every collective, along which axis of the mesh, how much, how often."""
+"""What crosses chips: every collective, along which axis of the mesh, how much, how often.
+
+Read of a compiled program (`find`), or without one as the layout of the parameters implies it (`of_training`).
+"""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
-from dreamjax.pods.hlo import Computation, HloProgram, Instruction
+from dreamjax.parallel.mesh import AnyMesh
+from dreamjax.pods.hlo import Computation, HloProgram, Instruction, Shape
+from dreamjax.pods.topologies import Pod
 
 # opcode → what it is; `-start` and `-done` of an asynchronous pair are one collective
 KINDS = {
@@ -22,14 +27,8 @@ KINDS = {
     "collective-broadcast": "broadcast",
 }
 # what a chip receives of a payload of 1 over a ring of n
-RECEIVED = {
-    "all-gather": lambda n: (n - 1) / n,
-    "reduce-scatter": lambda n: (n - 1) / n,
-    "all-reduce": lambda n: 2 * (n - 1) / n,
-    "all-to-all": lambda n: (n - 1) / n,
-    "permute": lambda n: 1.0,
-    "broadcast": lambda n: 1.0,
-}
+RECEIVED = {kind: lambda n: (n - 1) / n for kind in ("all-gather", "reduce-scatter", "all-to-all")}
+RECEIVED |= {"all-reduce": lambda n: 2 * (n - 1) / n, "permute": lambda n: 1.0, "broadcast": lambda n: 1.0}
 CHAIN, STARTS = "chain_id=", '"AsyncCollectiveStart"'
 SLICES = "slices"  # the axis of what crosses the network between slices
 
@@ -49,7 +48,6 @@ class Collective:
     types: tuple[str, ...]
     overlapped: bool  # other work goes on until it is done
     members: tuple[int, ...]  # of one group, as the mesh numbers its devices
-    name: str
 
     @property
     def received(self) -> float:
@@ -57,6 +55,7 @@ class Collective:
         return self.payload * self.times * RECEIVED[self.kind](self.group)
 
 
+# ----------------------------------------------------------------------------------------------- of a compiled program
 @dataclass(frozen=True)
 class ProgramCollectives:
     """`unknown`: opcodes, or forms of one, that move data and that nothing here is known of: opcode → how many."""
@@ -70,21 +69,17 @@ def find(program: HloProgram, axes: Mapping[str, int]) -> ProgramCollectives:
     collectives, unknown = [], Counter[str]()
     for computation, one, times in program.executed():
         opcode = one.opcode.removesuffix("-start")
-        if opcode in KINDS and _is_continued(computation, one):
-            continue
-        if opcode in KINDS:
-            groups = _groups(one)
-            if groups is None:
+        if opcode in KINDS and not _is_continued(computation, one):
+            if (groups := _groups(one)) is None:
                 unknown[f"{one.opcode} (its groups)"] += 1
             elif len(groups[0]) > 1:
-                collectives.append(_collective(program, computation, one, times, opcode, groups, axes))
+                collectives.append(_collective(program, computation, one, times, groups[0], axes))
         elif one.opcode == "send":
-            sent = _sent(computation, one, times)
-            if sent is None:
+            if (sent := _sent(computation, one, times)) is None:
                 unknown["send (what for)"] += 1
             else:
                 collectives.append(sent)
-        elif re.match(r"(all-|collective-|reduce-scatter|ragged)", opcode) and not one.opcode.endswith("-done"):
+        elif opcode not in KINDS and re.match(r"(all-|collective-|reduce-scatter|ragged)(?!.*-done$)", opcode):
             unknown[one.opcode] += 1
     return ProgramCollectives(collectives, dict(unknown))
 
@@ -94,23 +89,30 @@ def _collective(
     computation: Computation,
     one: Instruction,
     times: float,
-    opcode: str,
-    groups: Sequence[Sequence[int]],
+    group: Sequence[int],
     axes: Mapping[str, int],
 ) -> Collective:
-    kind, group = KINDS[opcode], len(groups[0])
-    given = [shape for operand in computation.operands(one) for shape in operand.results]
-    if kind == "all-reduce":  # its results are of the types that are summed, also where it converts what it is given
-        given = list(one.results)
-    payload = sum(shape.bytes for shape in given)
-    if kind == "all-gather":
-        payload *= group
-    if kind == "all-reduce" and computation.name in program.fused and _is_cut(computation):
-        kind = "reduce-scatter"  # TPU's compiler writes it as a fusion of a sum and of each chip's slice of it
-    types = tuple(sorted({shape.kind for shape in given}))
-    over = axes_of(groups[0], axes)
+    kind, given = KINDS[one.opcode.removesuffix("-start")], _given(computation, one)
+    if kind == "all-reduce":
+        given = one.results  # of the types that are summed, also where it converts what it is given
+        if computation.name in program.fused and _is_cut(computation):
+            kind = "reduce-scatter"  # TPU's compiler writes it as a fusion of a sum and of each chip's slice of it
+    payload = _bytes(given) * (len(group) if kind == "all-gather" else 1)
     overlapped = one.opcode.endswith("-start") or CHAIN in one.rest
-    return Collective(kind, over, group, payload, times, types, overlapped, tuple(groups[0]), one.name)
+    along = axes_of(group, axes)
+    return Collective(kind, along, len(group), payload, times, _types(given), overlapped, tuple(group))
+
+
+def _given(computation: Computation, one: Instruction) -> Sequence[Shape]:
+    return [shape for operand in computation.operands(one) for shape in operand.results if shape.kind != "token"]
+
+
+def _bytes(shapes: Iterable[Shape]) -> float:
+    return sum(shape.bytes for shape in shapes)
+
+
+def _types(shapes: Iterable[Shape]) -> tuple[str, ...]:
+    return tuple(sorted({shape.kind for shape in shapes}))
 
 
 def _is_continued(computation: Computation, one: Instruction) -> bool:
@@ -133,17 +135,15 @@ def _is_cut(computation: Computation) -> bool:
 
 def _sent(computation: Computation, one: Instruction, times: float) -> Collective | None:
     """Through the network between slices: the host's runtime does it, and only its attributes say what it is."""
-    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
-    among = re.search(r'_xla_megascale_target="\{([\d,]+)\}', one.rest)
-    if kind is None or among is None or (name := kind[1].lower().replace("_", "-")) not in KINDS:
+    transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
+    target = re.search(r'_xla_megascale_target="\{([\d,]+)\}', one.rest)
+    if transfer is None or target is None or (name := transfer[1].lower().replace("_", "-")) not in KINDS:
         return None
-    shapes = [shape for operand in computation.operands(one) for shape in operand.results if shape.kind != "token"]
-    group, types = len(among[1].split(",")), tuple(sorted({shape.kind for shape in shapes}))
-    payload = sum(shape.bytes for shape in shapes) * (group if name == "all-gather" else 1)
-    return Collective(KINDS[name], (SLICES,), group, payload, times, types, True, (), one.name)
+    given, group = _given(computation, one), len(target[1].split(","))
+    payload = _bytes(given) * (group if name == "all-gather" else 1)
+    return Collective(KINDS[name], (SLICES,), group, payload, times, _types(given), True, ())
 
 
-# ------------------------------------------------------------------------------------------------------------- who with
 def axes_of(group: Sequence[int], axes: Mapping[str, int]) -> tuple[str, ...]:
     """Along which axes of the mesh the devices of a group differ."""
     places = np.unravel_index(np.asarray(group), tuple(axes.values()))
@@ -186,3 +186,50 @@ def _iota(dims: str, order: str | None) -> Int[np.ndarray, "..."]:
     sizes = [int(n) for n in dims.strip("[]").split(",")]
     numbers = np.arange(math.prod(sizes)).reshape(sizes)
     return numbers.transpose([int(n) for n in order.split(",")]).reshape(-1) if order else numbers.reshape(-1)
+
+
+# -------------------------------------------------------------------------------------------------- of the layout alone
+def of_training(count: int, mesh: AnyMesh, pod: Pod) -> list[Collective]:
+    """What data and fsdp make cross chips for `count` trained parameters: kernels gathered forward and backward,
+    gradients summed in float32.
+
+    That is what the compiled programs of pretraining hold, to 1 % (tests/pods).
+    """
+    members, collectives = _members(mesh), gathered(count, mesh, pod, 2)
+    if mesh.shape["fsdp"] > 1:
+        collectives += among(members[0, :, 0], pod, "reduce-scatter", "fsdp", 4.0 * count)
+    if mesh.shape["data"] > 1:
+        collectives += among(members[:, 0, 0], pod, "all-reduce", "data", 4.0 * count / mesh.shape["fsdp"])
+    return collectives
+
+
+def gathered(count: int, mesh: AnyMesh, pod: Pod, times: int) -> list[Collective]:
+    """`count` parameters that fsdp keeps in pieces, gathered in bfloat16 so many times."""
+    if mesh.shape["fsdp"] == 1:
+        return []
+    return among(_members(mesh)[0, :, 0], pod, "all-gather", "fsdp", 2.0 * count, times, "bf16")
+
+
+def _members(mesh: AnyMesh) -> Int[np.ndarray, "data fsdp tensor"]:
+    return np.arange(mesh.size).reshape(mesh.shape["data"], mesh.shape["fsdp"], -1)
+
+
+def among(
+    group: Int[np.ndarray, "n"], pod: Pod, kind: str, axis: str, payload: float, times: int = 1, kept_as: str = "f32"
+) -> list[Collective]:
+    """A collective as it is carried out: where several of a node (or slice) take part, each sends its share alone
+    through the network, and the rest goes over the links within.
+    """
+
+    def over(kind: str, axis: str, group: Int[np.ndarray, "n"], payload: float) -> Collective:
+        return Collective(kind, (axis,), len(group), payload, times, (kept_as,), times > 1, tuple(group.tolist()))
+
+    home = group // (pod.devices // pod.slices)
+    inside = group[home == home[0]]
+    if len(inside) == len(group):
+        return [over(kind, axis, group, payload)]
+    collectives = [over(kind, SLICES, group[:: len(inside)], payload / len(inside))]
+    if len(inside) > 1:
+        within = [one for one in ("reduce-scatter", "all-gather") if kind in (one, "all-reduce")]
+        collectives += [over(one, axis, inside, payload) for one in within]
+    return collectives

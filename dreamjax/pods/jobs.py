@@ -1,6 +1,5 @@
 """What is planned: a step of a config's training, or a batch of images that its model makes."""
 
-import abc
 import dataclasses
 import functools
 from dataclasses import dataclass
@@ -17,87 +16,35 @@ from dreamjax.errors import UserError
 from dreamjax.generation import batches
 from dreamjax.models import flops
 from dreamjax.parallel import sharding
-from dreamjax.parallel.mesh import AXES, AnyMesh, MeshConfig
-from dreamjax.pods import ahead, layout
+from dreamjax.parallel.mesh import AXES, AnyMesh
+from dreamjax.pods import ahead, collectives
 from dreamjax.pods.collectives import Collective
 from dreamjax.pods.inspect import local_bytes
 from dreamjax.pods.topologies import Pod
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems import registry
 from dreamjax.systems.base import GeneratesFromText, GeneratesFromTrials, Plans, offered
-from dreamjax.training.task import State
+from dreamjax.training.task import PyTree, State
 
 PARTS = ("params", "opt", "ema", "frozen", "extra")
 
 
 @dataclass(frozen=True)
-class Job(abc.ABC):
-    """A device's examples come in multiples of `unit`; the program `runs` so often, 0 where that is open."""
+class ConfigJob:
+    """What is planned of a config."""
 
     config: Any
-
-    what: ClassVar[str]
 
     @functools.cached_property
     def task(self) -> Any:
         return registry.build(self.config)
 
-    @property
-    def system(self) -> str:
-        return self.config.system
-
-    @property
-    def mesh(self) -> MeshConfig:
-        return self.config.train.mesh
-
-    @property
-    def unit(self) -> int:
-        return 1
-
-    @property
-    def runs(self) -> int:
-        return 0
-
-    @property
-    @abc.abstractmethod
-    def examples(self) -> int:
-        """Of one run of the program, on all devices."""
-
-    @property
-    @abc.abstractmethod
-    def flop(self) -> float | None:
-        """Of an example; None where it is not counted by hand."""
-
-    @abc.abstractmethod
-    def with_examples(self, count: int) -> "Job":
-        """The same of so many examples."""
-
-    @abc.abstractmethod
-    def trace(self, mesh: Mesh) -> Traced:
-        """The program on the devices of a mesh, which need not be here."""
-
-    @abc.abstractmethod
-    def stored(self, mesh: AnyMesh) -> dict[str, float]:
-        """Bytes of a device by part."""
-
-    @abc.abstractmethod
-    def passing(self, mesh: AnyMesh) -> dict[str, float | None]:
-        """Bytes that are there for a while, as far as they can be counted; None where they cannot."""
-
-    @abc.abstractmethod
-    def moved(self, mesh: AnyMesh, pod: Pod) -> list[Collective]:
-        """What the layout makes cross chips."""
-
-    @abc.abstractmethod
-    def unsharded(self, mesh: AnyMesh) -> float:
-        """The share of the larger arrays' bytes that every device of an fsdp mesh has whole."""
-
 
 @dataclass(frozen=True)
-class TrainingStep(Job):
-    """A step of a config's own training."""
+class TrainingStep(ConfigJob):
+    """A step of a config's own training. A job is this or `Images`, which has the same methods."""
 
-    what = "a step"
+    what: ClassVar[str] = "a step"
 
     @functools.cached_property
     def state(self) -> State:
@@ -105,32 +52,40 @@ class TrainingStep(Job):
 
     @property
     def examples(self) -> int:
+        """Of one run of the program, on all devices."""
         return self.config.train.batch_size
 
     @property
     def unit(self) -> int:
+        """A device's examples come in multiples of it."""
         return self.config.train.microbatches or 1
 
     @property
     def runs(self) -> int:
+        """How often the program runs; 0 where that is open."""
         return self.config.train.steps
 
-    @property
+    @functools.cached_property
     def flop(self) -> float | None:
+        """Of an example; None where it is not counted by hand."""
         return self.task.flops()
 
     def with_examples(self, count: int) -> "TrainingStep":
+        """The same of so many examples."""
         train = dataclasses.replace(self.config.train, batch_size=count)
         return TrainingStep(dataclasses.replace(self.config, train=train))
 
     def trace(self, mesh: Mesh) -> Traced:
+        """The program on the devices of a mesh, which need not be here."""
         return ahead.trace_step(self.task, mesh, self.examples, self.task.example())
 
     def stored(self, mesh: AnyMesh) -> dict[str, float]:
-        held = {name: getattr(self.state, name) for name in PARTS}
-        return {name: local_bytes(tree, mesh) for name, tree in held.items() if jax.tree.leaves(tree)}
+        """Bytes of a device by part."""
+        trees = {name: getattr(self.state, name) for name in PARTS}
+        return {name: local_bytes(tree, mesh) for name, tree in trees.items() if jax.tree.leaves(tree)}
 
     def passing(self, mesh: AnyMesh) -> dict[str, float | None]:
+        """Bytes that are there for a while, as far as they can be counted; None where they cannot."""
         sharding.check_batch(self.examples, mesh, self.unit)
         bytes_of: dict[str, float | None] = {"gradients": local_bytes(self.state.params, mesh), "activations": None}
         if plans := offered(self.task, Plans):
@@ -139,10 +94,11 @@ class TrainingStep(Job):
         return bytes_of
 
     def moved(self, mesh: AnyMesh, pod: Pod) -> list[Collective]:
-        count = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
-        return layout.of_training(count, mesh, pod)
+        """What the layout makes cross chips."""
+        return collectives.of_training(_count(self.state.params), mesh, pod)
 
     def unsharded(self, mesh: AnyMesh) -> float:
+        """The share of the larger arrays' bytes that every device of an fsdp mesh has whole."""
         if mesh.shape["fsdp"] == 1:
             return 0.0
         places = sharding.shardings(self.state, mesh, self.task.sharding_rules)
@@ -150,7 +106,7 @@ class TrainingStep(Job):
 
 
 @dataclass(frozen=True)
-class Images(Job):
+class Images(ConfigJob):
     """A batch of images from contexts: every step of the sampler, then the autoencoder. In bfloat16.
 
     Of a run's own conditioner, which is small beside it, nothing is in the program.
@@ -158,22 +114,20 @@ class Images(Job):
 
     how: batches.Sampling
     examples: int = batches.AT_ONCE
-    what = "a batch of images"
+    what: ClassVar[str] = "a batch of images"
+    unit: ClassVar[int] = 1
+    runs: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         if not (offered(self.task, GeneratesFromText) or offered(self.task, GeneratesFromTrials)):
             raise UserError(f"{self.config.system} does not generate images; leave out --images")
 
     @functools.cached_property
-    def context(self) -> tuple[int, int]:
-        """(S, D) of what an image is made from."""
-        return self.task.context_shape
-
-    @property
     def flop(self) -> float | None:
         """Of the U-Net alone."""
         model = self._model(AbstractMesh((1, 1, 1), AXES))
-        each = flops.unet(model.unet.arguments, *model.latent_size(self.how.height, self.how.width), self.context[0])
+        size = model.latent_size(self.how.height, self.how.width)
+        each = flops.unet(model.unet.arguments, *size, self.task.context_shape[0])
         return self._plan(model).calls * (2 if self.how.guided else 1) * each
 
     def with_examples(self, count: int) -> "Images":
@@ -188,14 +142,14 @@ class Images(Job):
 
     def trace(self, mesh: Mesh) -> Traced:
         sharding.check_batch(self.examples, mesh)
-        model, rows = self._model(mesh), sharding.batch_sharding(mesh)
+        model, rows, context = self._model(mesh), sharding.batch_sharding(mesh), self.task.context_shape
         batch = {"index": jax.ShapeDtypeStruct((self.examples,), jnp.uint32, sharding=rows)}
-        batch["context"] = jax.ShapeDtypeStruct((self.examples, *self.context), jnp.float32, sharding=rows)
+        batch["context"] = jax.ShapeDtypeStruct((self.examples, *context), jnp.float32, sharding=rows)
         given: dict[str, Any] = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in ("scale", "rescale")}
         given["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
         if self.how.guided:
             whole = NamedSharding(mesh, P())
-            given["unconditional"] = {"context": jax.ShapeDtypeStruct((1, *self.context), jnp.float32, sharding=whole)}
+            given["unconditional"] = {"context": jax.ShapeDtypeStruct((1, *context), jnp.float32, sharding=whole)}
         params = {"unet": model.unet.params, "vae": model.vae.params}
         size = model.latent_size(self.how.height, self.how.width)
         with jax.set_mesh(mesh):
@@ -211,11 +165,17 @@ class Images(Job):
 
     def moved(self, mesh: AnyMesh, pod: Pod) -> list[Collective]:
         model = self._model(mesh)
-        count = sum(leaf.size for leaf in jax.tree.leaves(model.unet.params))
-        return layout.gathered(count, mesh, pod, self._plan(model).calls)
+        return collectives.gathered(_count(model.unet.params), mesh, pod, self._plan(model).calls)
 
     def unsharded(self, mesh: AnyMesh) -> float:
         if mesh.shape["fsdp"] == 1:
             return 0.0
         params = self._model(mesh).unet.params
         return sharding.unsharded_share(params, sharding.shardings(params, mesh))[0]
+
+
+def _count(params: PyTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+Job = TrainingStep | Images

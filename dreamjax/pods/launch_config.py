@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from dreamjax.errors import UserError
 from dreamjax.parallel import environment
 from dreamjax.pods import topologies
-from dreamjax.pods.chips import Chip
-from dreamjax.pods.topologies import Pod
+from dreamjax.pods.topologies import Chip, Pod
 
 NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"  # what Kubernetes, SLURM and Cloud TPU all take
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-CPU = Chip(name="cpu", flops=0, usable=0, bandwidth=0, link=0, axes=1, network=0, node=1)
+CPU = Chip("cpu", node=1)
 OWN = {environment.COORDINATOR, environment.COUNT, environment.INDEX, environment.LOCAL_DEVICES}
 PLACES = (
     *("--workdir", "--out", "--config.data.path", "--config.data.folder", "--config.train.compile_cache"),

@@ -1,11 +1,26 @@
-"""Processes of this machine: all of a small run, or the one that a cluster starts on each host. Both are watched."""
+"""What runs or submits a launch here: processes of this machine, which are watched, or a cluster's own program."""
 
+import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 
+from etils import epath
+
 from dreamjax.console import log
+from dreamjax.errors import UserError
 from dreamjax.parallel import watcher
 from dreamjax.pods.launch_config import IN_PARTS, check_command
+from dreamjax.storage import atomic
+from dreamjax.typing import JsonDict
+
+# where → (the program that must be here, how it reads a script, how a user submits the file)
+PROGRAMS = {
+    "slurm": ("sbatch", ("sbatch",), "sbatch"),
+    "tpu": ("gcloud", ("bash", "-s"), "bash"),
+    "gke": ("kubectl", ("kubectl", "apply", "-f", "-"), "kubectl apply -f"),
+}
 
 
 def here(
@@ -20,13 +35,12 @@ def here(
     Started again up to `restarts` times when one of them is lost, not when this process is told to stop.
     """
     check_command(arguments)
-    command = _command(arguments)
     for left in range(restarts, -1, -1):
-        ended = watcher.run_local(command, processes, devices, grace_s)
+        ended = watcher.run_local(_command(arguments), processes, devices, grace_s)
         if ended.code != watcher.TEMPORARY_FAILURE or ended.signalled or not left:
-            return ended.code
+            break
         log.info("started again (%d of %d)", restarts - left + 1, restarts)
-    raise AssertionError
+    return ended.code
 
 
 def host(arguments: Sequence[str], grace_s: float = watcher.GRACE_S) -> int:
@@ -37,3 +51,22 @@ def host(arguments: Sequence[str], grace_s: float = watcher.GRACE_S) -> int:
 
 def _command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "dreamjax", *arguments]
+
+
+def submit(where: str, script: str, *, out: epath.PathLike | None = None, dry_run: bool = False) -> JsonDict:
+    """Submit unless `dry_run` or `out`. Raises UserError where the program for it is not here, or refuses."""
+    program, command, by_hand = PROGRAMS[where]
+    if out is not None:
+        if epath.Path(out).is_dir():
+            raise UserError(f"--out {out} is a folder; give the name of a file")
+        atomic.write_text(out, script)
+        return {"said": f"{out}: submit it with {by_hand} {shlex.quote(str(out))}", "out": str(out)}
+    if dry_run:
+        return {}
+    if shutil.which(program) is None:
+        raise UserError(f"{program} is not installed here; add --dry-run or --out FILE to get the script alone")
+    done = subprocess.run(command, input=script, text=True, capture_output=True)
+    if done.returncode:
+        output = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip()) or "it said nothing"
+        raise UserError(f"{program} refused with exit code {done.returncode}: {output[:500]}")
+    return {"said": done.stdout.strip()}

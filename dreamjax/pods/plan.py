@@ -1,36 +1,161 @@
 """What a run would need and how long it would take on a pod that is not here.
 
-    found = plan(jobs.TrainingStep(config), pods.pod("v5e-256"))
+    result = plan(jobs.TrainingStep(config), topologies.pod("v5e-256"))
 
 The real program is compiled for the pod by TPU's own compiler: what a chip holds, and what crosses chips, is
 *compiled*. Times are *predicted* from it. For GPUs, and where that compiler is not installed, what can be counted is.
 """
 
-import dataclasses
+import contextlib
+import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh
+from jax.stages import Compiled
 
+from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
-from dreamjax.pods import ahead, collectives, hlo, largest_batch, operations, roofline
+from dreamjax.pods import ahead, collectives, hlo, roofline, topologies
 from dreamjax.pods.collectives import Collective
 from dreamjax.pods.jobs import Job
+from dreamjax.pods.roofline import Times
 from dreamjax.pods.topologies import Pod
-from dreamjax.typing import JsonDict
+
+OUTLOOK = ("examples_per_second", "mfu", "hours", "chip_hours")
 
 
-def plan(job: Job, pod: Pod, *, per_chip: int | Literal["auto"] | None = None, effort: float | None = None) -> JsonDict:
-    """One JSON-able dict. `per_chip`: examples a device (of data × fsdp), else as the job has it; "auto": the most that
-    fit.
+@dataclass(frozen=True)
+class CollectiveGroup:
+    """Collectives that differ in nothing but their size, together; bytes are of a step."""
 
-    `effort`: of the compiler (see `ahead.compile_traced`). Raises UserError for a mesh that the pod's devices do not
-    make up, for a batch that does not divide, and for a program that does not fit.
+    kind: str
+    axes: tuple[str, ...]
+    group: int  # chips that take part together
+    types: tuple[str, ...]
+    overlapped: bool  # other work goes on until they are done
+    times: float
+    payload: float
+    received: float  # by a chip
+
+    def as_json(self) -> dict[str, object]:
+        """Return the group for JSON."""
+        return {{"overlapped": "beside"}.get(name, name): value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class ScalingRow:
+    """A pod of weak scaling: seconds of a step (`low`, `high`) and of what crosses chips; efficiency of both ends."""
+
+    name: str
+    topology: str
+    slices: int
+    chips: int
+    how: str
+    batch: int
+    low: float
+    high: float
+    crossing: float
+    efficiency: Mapping[str, float]  # the first pod's time over this one's
+
+
+@dataclass(frozen=True)
+class PodPlan:
+    """A job on a pod. `memory`: bytes of a device by part, None where unknown; `seconds`: of a step."""
+
+    job: Job
+    pod: Pod
+    mesh: Mapping[str, int]
+    how: Literal["compiled", "counted"]
+    memory: Mapping[str, float | None]
+    unsharded: float  # share of the larger arrays' bytes that every device has whole
+    collectives: Sequence[CollectiveGroup]  # the largest first
+    seconds: Times
+    computed_twice: int = 0  # instructions, as memory had no room for their results
+    flop_compiled: float | None = None  # of an example: more than the model's where parts run twice
+    unrecognised: Mapping[str, int] = field(default_factory=dict)  # form of a collective that is not known → how many
+    loops: Sequence[int | None] = ()  # trips of each; None: unknown
+    strange_loops: Sequence[int | None] = ()  # those that are not the model's
+    scaling: Sequence[ScalingRow] = ()
+    files: Sequence[str] = ()
+
+    @property
+    def batch(self) -> dict[str, int]:
+        """Return the examples of a step, and those of a device."""
+        return {"step": self.job.examples, "device": self.job.examples // (self.mesh["data"] * self.mesh["fsdp"])}
+
+    @property
+    def usable(self) -> float:
+        """Return the bytes of a device that a program may take."""
+        return self.pod.chip.usable / self.pod.chip.cores
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Return what a device computes and moves in a second, at its peak."""
+        chip = self.pod.chip
+        rates = {"flops": chip.flops, "memory": chip.bandwidth, "links": chip.link * chip.axes, "network": chip.network}
+        return {name: rate / chip.cores for name, rate in rates.items()}
+
+    @property
+    def outlook(self) -> dict[str, tuple[float, float]] | None:
+        """Return `OUTLOOK`, (worst, best) each; None where operations, and so the seconds, are not known."""
+        batch, steps, chips = self.job.examples, self.job.runs, self.pod.chips
+        if not (flop := self.job.flop or self.flop_compiled):
+            return None
+        peak = chips * self.pod.chip.flops
+        ends = [
+            (batch / s, flop * batch / (s * peak), steps * s / 3600, steps * s / 3600 * chips)
+            for s in (self.seconds.high, self.seconds.low)
+        ]
+        return dict(zip(OUTLOOK, zip(*ends, strict=True), strict=True))
+
+    def as_json(self) -> dict[str, object]:
+        """Return plan.json."""
+        optional = {"scaling": [asdict(row) for row in self.scaling], "files": list(self.files)}
+        return {
+            "system": self.job.config.system,
+            "what": self.job.what,
+            "pod": {name: getattr(self.pod, name) for name in ("name", "topology", "slices", "chips")},
+            "mesh": dict(self.mesh),
+            "batch": self.batch,
+            "rates": self.rates,
+            "usable": self.usable,
+            "steps": self.job.runs,
+            "flop_per_example": self.job.flop,
+            "how": self.how,
+            "memory": dict(self.memory),
+            "computed_twice": self.computed_twice,
+            "flop_compiled": self.flop_compiled,
+            "unsharded": self.unsharded,
+            "collectives": [group.as_json() for group in self.collectives],
+            "unrecognised": dict(self.unrecognised),
+            "loops": list(self.loops),
+            "strange_loops": list(self.strange_loops),
+            "seconds": self.seconds.as_json(),
+            **(self.outlook or dict.fromkeys(OUTLOOK)),
+        } | {name: value for name, value in optional.items() if value}
+
+
+def plan(
+    job: Job,
+    pod: Pod,
+    *,
+    per_chip: int | Literal["auto"] | None = None,
+    effort: float | None = None,
+    scaling: bool = False,
+) -> PodPlan:
+    """Plan a job. `per_chip`: examples a device (of data × fsdp), else as the job has it; "auto": the most that fit.
+
+    `effort`: of the compiler (see `ahead.compile_traced`). `scaling`: also plan every smaller slice, with as much on
+    each device. Raise UserError for a mesh that the pod's devices do not make up, for a batch that does not divide, and
+    for a program that does not fit.
     """
-    data, fsdp, tensor = meshes.sizes(job.mesh, pod.devices, pod.slices if pod.is_tpu else 1)
+    smaller = _smaller(job, pod) if scaling else []
+    sizes = meshes.sizes(job.config.train.mesh, pod.devices, pod.slices if pod.is_tpu else 1)
     compiles = pod.is_tpu and ahead.available()
     if per_chip == "auto" and not compiles:
         raise UserError(
@@ -39,88 +164,61 @@ def plan(job: Job, pod: Pod, *, per_chip: int | Literal["auto"] | None = None, e
             else f"--batch-per-chip auto compiles, which only goes for TPUs: give a number for {pod.name}"
         )
     if isinstance(per_chip, int):
-        job = job.with_examples(per_chip * data * fsdp)
-    if not compiles:
-        described = _counted(job, pod)
+        job = job.with_examples(per_chip * sizes[0] * sizes[1])
+    if compiles:
+        result = _compiled(job, pod, effort, largest=per_chip == "auto")
     else:
-        mesh = meshes.make(job.mesh, ahead.topology(pod.topology, pod.slices))
-        job, program = _largest(job, mesh, pod, effort) if per_chip == "auto" else (job, _program(job, mesh, effort))
-        described = _compiled(job, pod, mesh, program, hurried=effort is not None and effort < 0)
-    chip = pod.chip
-    result: dict[str, Any] = {
-        "system": job.system,
-        "what": job.what,
-        "pod": {"name": pod.name, "topology": pod.topology, "slices": pod.slices, "chips": pod.chips},
-        "mesh": dict(zip(meshes.AXES, (data, fsdp, tensor), strict=True)),
-        "batch": {"step": job.examples, "device": job.examples // (data * fsdp)},
-        "rates": {
-            "flops": chip.flops / chip.cores,
-            "memory": chip.bandwidth / chip.cores,
-            "links": chip.link * chip.axes / chip.cores,
-            "network": chip.network / chip.cores,
-        },
-        "usable": chip.usable / chip.cores,
-        "steps": job.runs,
-        "flop_per_example": job.flop,
-        **described,
-    }
-    return result | _outlook(result, pod)
+        result = _counted(job, pod, AbstractMesh(sizes, meshes.AXES))
+    return replace(result, scaling=_weak(result, smaller, effort)) if scaling else result
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """A job's program, compiled, and the loops that its model has."""
+def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> PodPlan:
+    """`largest`: with the most examples a device that fit."""
+    mesh = meshes.make(job.config.train.mesh, ahead.topology(pod.topology, pod.slices))
+    ways, usable = mesh.shape["data"] * mesh.shape["fsdp"], pod.chip.usable / pod.chip.cores
+    loops: dict[int, list[int]] = {}  # examples → those of the model
 
-    compiled: Any
-    loops: list[int]
+    def compiled(job: Job) -> Compiled:
+        traced = job.trace(mesh)
+        loops[job.examples] = ahead.loops(traced)
+        return ahead.compile_traced(traced, mesh, effort)
 
-    def as_text(self) -> str:
-        return self.compiled.as_text()
-
-    def memory_analysis(self) -> Any:
-        return self.compiled.memory_analysis()
-
-
-def _program(job: Job, mesh: Mesh, effort: float | None) -> Compiled:
-    traced = job.trace(mesh)
-    return Compiled(ahead.compile_traced(traced, mesh, effort), ahead.loops(traced))
-
-
-def _largest(job: Job, mesh: Mesh, pod: Pod, effort: float | None) -> tuple[Job, Compiled]:
-    """The job with the most examples a device that fit, and its program."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    best = largest_batch.largest(
-        lambda rows: _program(job.with_examples(rows * ways), mesh, effort), pod.chip.usable / pod.chip.cores, job.unit
-    )
-    return job.with_examples(best.rows * ways), best.compiled
-
-
-def _compiled(job: Job, pod: Pod, mesh: Mesh, step: Compiled, *, hurried: bool) -> JsonDict:
-    text = step.as_text()
-    program = hlo.read(text)
-    moved = collectives.find(program, dict(mesh.shape))
-    counted = operations.flops(program)
-    flop = counted if job.flop is None else job.flop * job.examples / mesh.size
-    places = [tuple(device.coords) for device in mesh.devices.flat]
-    cycles, traffic = roofline.cycles(program), roofline.traffic(program)
-    times = roofline.times(pod, flop, traffic, moved.collectives, places, cycles, hurried=hurried)
-    held = ahead.memory(step)
+    if largest:
+        best = ahead.largest(lambda rows: compiled(job.with_examples(rows * ways)), usable, job.unit)
+        job, step = job.with_examples(best.rows * ways), best.compiled
+    else:
+        step = compiled(job)
+    text = step.as_text() or ""
+    program, held = hlo.read(text), ahead.memory(step)
+    moved, flop = collectives.find(program, dict(mesh.shape)), roofline.flops(program)
     trips = [trips for _, trips in program.loops()]
-    return {
-        "how": "compiled",
-        "memory": job.stored(mesh) | {name: held[name] for name in ("arguments", "temporaries", "code", "peak")},
-        "computed_twice": largest_batch.twice(text),
-        "flop_compiled": counted * mesh.size / job.examples,  # more than the model's where parts run twice
-        "unsharded": job.unsharded(mesh),
-        "collectives": _grouped(moved.collectives),
-        "unrecognised": dict(moved.unknown),
-        "loops": trips,
-        "strange_loops": strange(trips, step.loops),
-        "seconds": times.as_json(),
-    }
+    seconds = roofline.times(
+        pod,
+        flop if job.flop is None else job.flop * job.examples / mesh.size,
+        roofline.traffic(program),
+        moved.collectives,
+        [tuple(device.coords) for device in mesh.devices.flat],
+        roofline.cycles(program),
+        hurried=effort is not None and effort < 0,
+    )
+    return PodPlan(
+        job,
+        pod,
+        dict(mesh.shape),
+        "compiled",
+        job.stored(mesh) | {name: held[name] for name in ("arguments", "temporaries", "code", "peak")},
+        job.unsharded(mesh),
+        _grouped(moved.collectives),
+        seconds,
+        computed_twice=ahead.twice(text),
+        flop_compiled=flop * mesh.size / job.examples,
+        unrecognised=moved.unknown,
+        loops=trips,
+        strange_loops=strange(trips, loops[job.examples]),
+    )
 
 
-def strange(trips: Sequence[int | None], model: Sequence[int]) -> list[int | None]:
+def strange(trips: Iterable[int | None], model: Iterable[int]) -> list[int | None]:
     """Loops of a compiled program that the model does not have so often: unknown ones, and such of the compiler's own.
 
     The compiler may unroll a loop of the model's, so that fewer are there; it may run one in the forward and once more
@@ -137,64 +235,57 @@ def strange(trips: Sequence[int | None], model: Sequence[int]) -> list[int | Non
     return strange_ones
 
 
-def _counted(job: Job, pod: Pod) -> JsonDict:
+def _counted(job: Job, pod: Pod, mesh: AbstractMesh) -> PodPlan:
     """Without a compiler: what is stored, what the layout makes cross chips, operations; no activations' traffic."""
-    mesh = AbstractMesh(meshes.sizes(job.mesh, pod.devices), meshes.AXES)
-    held, passing = job.stored(mesh), job.passing(mesh)
-    moved, flop = job.moved(mesh, pod), (job.flop or 0.0) * job.examples / mesh.size
-    once = sum(held.values()) + (passing.get("gradients") or 0.0)
+    held, passing, moved = job.stored(mesh), job.passing(mesh), job.moved(mesh, pod)
     chips = np.arange(mesh.size) // pod.chip.cores % (pod.chips // pod.slices)
     places = np.stack(np.unravel_index(chips, pod.shape), axis=1).tolist()
-    times = roofline.times(pod, flop, 2 * once, moved, places, 0.0)
-    return {
-        "how": "counted",
-        "memory": held | passing | {"peak": sum(held.values()) + sum(size or 0.0 for size in passing.values())},
-        "computed_twice": 0,
-        "flop_compiled": None,
-        "unsharded": job.unsharded(mesh),
-        "collectives": _grouped(moved),
-        "unrecognised": {},
-        "loops": [],
-        "strange_loops": [],
-        "seconds": times.as_json(),
-    }
+    once = sum(held.values()) + (passing.get("gradients") or 0.0)
+    seconds = roofline.times(pod, (job.flop or 0.0) * job.examples / mesh.size, 2 * once, moved, places, 0.0)
+    memory = held | passing | {"peak": sum(held.values()) + sum(size or 0.0 for size in passing.values())}
+    return PodPlan(job, pod, dict(mesh.shape), "counted", memory, job.unsharded(mesh), _grouped(moved), seconds)
 
 
-def _grouped(collectives: list[Collective]) -> list[JsonDict]:
-    """Collectives that differ in nothing but their size, together; the largest first."""
-    groups: dict[tuple, dict[str, Any]] = {}
-    for one in collectives:
+def _grouped(moved: Iterable[Collective]) -> list[CollectiveGroup]:
+    groups: dict[tuple, CollectiveGroup] = {}
+    for one in moved:
         key = (one.kind, one.axes, one.group, one.types, one.overlapped)
-        row = groups.setdefault(
-            key,
-            {
-                "kind": one.kind,
-                "axes": list(one.axes),
-                "group": one.group,
-                "types": list(one.types),
-                "beside": one.overlapped,
-                "times": 0.0,
-                "payload": 0.0,
-                "received": 0.0,
-            },
+        group = groups.get(key) or CollectiveGroup(*key, 0.0, 0.0, 0.0)
+        payload, received = group.payload + one.payload * one.times, group.received + one.received
+        groups[key] = replace(group, times=group.times + one.times, payload=payload, received=received)
+    return sorted(groups.values(), key=lambda group: -group.received)
+
+
+# -------------------------------------------------------------------------------------------------------- weak scaling
+def _smaller(job: Job, pod: Pod) -> list[Pod]:
+    """The smaller slices of the pod's kind, of 8, 16, 32 … chips, that have as many devices as the mesh takes."""
+    mesh, chip = job.config.train.mesh, pod.chip
+    requested = (mesh.data, mesh.fsdp, mesh.tensor)
+    if -1 not in requested:
+        raise UserError("--scaling makes the mesh larger: leave one axis open, --config.train.mesh.data=-1")
+    least, pods = math.prod(size for size in requested if size != -1), []
+    for count in (2**k for k in range(3, pod.chips.bit_length())):
+        if count * chip.cores >= least and count < (pod.chips // pod.slices if pod.is_tpu else pod.chips):
+            with contextlib.suppress(UserError):  # there is no slice of so many
+                pods.append(topologies.pod(f"{chip.name}-{count * chip.named_cores}"))
+    return pods
+
+
+def _weak(whole: PodPlan, smaller: Sequence[Pod], effort: float | None) -> list[ScalingRow]:
+    """A row a pod, the smallest first, with as many examples a device as the whole pod, which is the last row."""
+    if whole.outlook is None:
+        raise UserError(
+            f"the time of {whole.job.what} is unknown without the compiler, and so is how it scales; "
+            "pip install 'dreamjax[tpu]'"
         )
-        row["times"] += one.times
-        row["payload"] += one.payload * one.times
-        row["received"] += one.received
-    return sorted(groups.values(), key=lambda row: -row["received"])
-
-
-def _outlook(result: JsonDict, pod: Pod) -> JsonDict:
-    """What follows from the range of seconds: examples a second, MFU, hours, chip-hours; [worst, best] each."""
-    seconds = (result["seconds"]["high"], result["seconds"]["low"])
-    batch, steps = result["batch"]["step"], result["steps"]
-    flop = result["flop_per_example"] or result["flop_compiled"]
-    peak = pod.chips * pod.chip.flops
-    if not flop:  # whatever the step computes is missing from its seconds
-        return dict.fromkeys(("examples_per_second", "mfu", "hours", "chip_hours"))
-    return {
-        "examples_per_second": [batch / s for s in seconds],
-        "mfu": [flop * batch / (s * peak) for s in seconds],
-        "hours": [steps * s / 3600 for s in seconds],
-        "chip_hours": [steps * s / 3600 * pod.chips for s in seconds],
-    }
+    plans, rows = [], list[ScalingRow]()
+    for pod in smaller:
+        log.info("planning %s", pod.name)
+        plans.append(plan(whole.job, pod, per_chip=whole.batch["device"], effort=effort))
+    for one in (*plans, whole):
+        pod, seconds, first = one.pod, one.seconds, rows[0] if rows else one.seconds
+        efficiency = {"low": first.low / seconds.low, "high": first.high / seconds.high}
+        ends = (seconds.low, seconds.high, seconds.crossing)
+        about = (pod.name, pod.topology, pod.slices, pod.chips, one.how, one.job.examples)
+        rows.append(ScalingRow(*about, *ends, efficiency))
+    return rows

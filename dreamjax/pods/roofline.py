@@ -3,12 +3,13 @@
 Two ends of a range. *All overlapped*: what crosses chips hides behind the instructions, which run one after another, or
 these behind that; the matrix units, the memory, the torus and the network are busy all the time where they are slowest.
 *Nothing overlapped*: every instruction, one after another, and then every collective. How long instructions take is the
-compiler's own estimate.
+compiler's own estimate; their operations are those of matrix products and convolutions, every trip of every loop.
 """
 
-import dataclasses
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -23,6 +24,8 @@ FREE = ("get-tuple-element", "tuple", "bitcast", "parameter", "constant", "while
 BROUGHT = {"copy-start": 0, "slice-start": 1}  # between memories: which of the results is the copy
 ALLOCATES = 'custom_call_target="AllocateBuffer"'
 READS_A_PIECE, WRITES_A_PIECE = ("dynamic-slice", "slice", "gather"), "dynamic-update-slice"
+LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+WINDOW = re.compile(r"window=\{([^}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Times:
 
     def as_json(self) -> JsonDict:
         """Return the figures and what follows from them."""
-        return dataclasses.asdict(self) | {"crossing": self.crossing, "low": self.low, "high": self.high}
+        return asdict(self) | {"crossing": self.crossing, "low": self.low, "high": self.high}
 
 
 def times(
@@ -76,23 +79,15 @@ def times(
 
     `places`: the coordinates of each device of the mesh in its torus, in the order that the mesh numbers them.
     """
-    links: dict[str, float] = {}
-    network = 0.0
+    chip, links, network = pod.chip, dict[str, float](), 0.0
     for one in collectives:
         if SLICES in one.axes:
-            network += one.received / pod.chip.network * pod.chip.cores
+            network += one.received / chip.network * chip.cores
         else:
             where = " x ".join(one.axes)
             links[where] = links.get(where, 0.0) + seconds(one, pod, places)
-    chip = pod.chip
-    return Times(
-        matrix=flops / (chip.flops / chip.cores),
-        memory=traffic / (chip.bandwidth / chip.cores),
-        links=links,
-        network=network,
-        computing=cycles / chip.clock if cycles and chip.clock else None,
-        hurried=hurried,
-    )
+    matrix, memory = flops / (chip.flops / chip.cores), traffic / (chip.bandwidth / chip.cores)
+    return Times(matrix, memory, links, network, cycles / chip.clock if cycles and chip.clock else None, hurried)
 
 
 def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float:
@@ -113,6 +108,7 @@ def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float
     return one.received * pod.chip.cores / cores / (width * pod.chip.link) + one.times * hops * HOP
 
 
+# ----------------------------------------------------------------------------------------------- of a compiled program
 def cycles(program: HloProgram) -> float:
     """What the compiler estimates for a step's instructions on one core, in cycles; 0 where it writes none."""
     return sum((one.number("estimated_cycles") or 0) * often for _, one, often in program.executed(fused=False))
@@ -128,21 +124,26 @@ def traffic(program: HloProgram) -> float:
     for computation, one, often in program.executed(fused=False):
         if one.opcode in FREE or one.opcode.endswith("-done") or ALLOCATES in one.rest:
             continue
-        total += often * (_read(program, computation, one) + _written(program, computation, one))
+        if one.opcode in BROUGHT:
+            source, copy = computation.operands(one)[0].results[0], one.results[BROUGHT[one.opcode]]
+            total += often * copy.bytes * ((not source.fast) + (not copy.fast))
+            continue
+        inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
+        total += often * (_read(computation, one, inner) + _written(computation, one, inner))
     return total
 
 
-def _read(program: HloProgram, computation: Computation, one: Instruction) -> float:
-    inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
-    if one.opcode in BROUGHT:
-        given = computation.operands(one)[0].results
-        return 0.0 if given[0].fast else one.results[BROUGHT[one.opcode]].bytes
+def _read(computation: Computation, one: Instruction, inner: Computation | None) -> float:
     total = 0.0
     for number, operand in enumerate(computation.operands(one)):
-        whole = sum(shape.bytes for shape in operand.results if not shape.fast)
+        whole = _slow_bytes(operand)
         piece = _piece(inner, number) if inner else _own_piece(one, number)
         total += whole if piece is None else min(whole, piece)
     return total
+
+
+def _slow_bytes(one: Instruction) -> float:
+    return sum(shape.bytes for shape in one.results if not shape.fast)
 
 
 def _own_piece(one: Instruction, number: int) -> float | None:
@@ -154,23 +155,17 @@ def _own_piece(one: Instruction, number: int) -> float | None:
 
 def _piece(inner: Computation, number: int) -> float | None:
     """What a fusion reads of its operand where it only takes slices of it, or writes a slice into it; None for all."""
-    name = next(
-        (i.name for i in inner.instructions.values() if i.opcode == "parameter" and i.rest == str(number)), None
-    )
-    users = [i for i in inner.instructions.values() if name in i.operands]
-    pieces = [_own_piece(user, user.operands.index(name)) for user in users]  # type: ignore[arg-type]
+    names = [i.name for i in inner.instructions.values() if i.opcode == "parameter" and i.rest == str(number)]
+    users = [(user, name) for user in inner.instructions.values() for name in names if name in user.operands]
+    pieces = [_own_piece(user, user.operands.index(name)) for user, name in users]
     return sum(p for p in pieces if p is not None) if users and None not in pieces else None
 
 
-def _written(program: HloProgram, computation: Computation, one: Instruction) -> float:
-    inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
-    if one.opcode in BROUGHT:
-        brought = one.results[BROUGHT[one.opcode]]
-        return 0.0 if brought.fast else brought.bytes
+def _written(computation: Computation, one: Instruction, inner: Computation | None) -> float:
     if inner is None:
         if one.opcode == WRITES_A_PIECE:  # as much as was read of its update
-            return sum(shape.bytes for operand in computation.operands(one)[1:2] for shape in operand.results)
-        return sum(shape.bytes for shape in one.results if not shape.fast)
+            return sum(operand.bytes for operand in computation.operands(one)[1:2])
+        return _slow_bytes(one)
     root = inner.instructions[inner.root]
     made = inner.operands(root) if root.opcode == "tuple" else [root]
     total = 0.0
@@ -178,3 +173,47 @@ def _written(program: HloProgram, computation: Computation, one: Instruction) ->
         update = inner.operands(part)[1].bytes if part.opcode == WRITES_A_PIECE else shape.bytes
         total += 0.0 if shape.fast else update
     return total
+
+
+def flops(program: HloProgram) -> float:
+    """Floating-point operations of a step on one device; a multiply-add counts 2."""
+    counts = {"convolution": _convolution, "dot": _dot}
+    return sum(
+        times * counts[one.opcode](computation, one)
+        for computation, one, times in program.executed()
+        if one.opcode in counts
+    )
+
+
+def _dot(computation: Computation, one: Instruction) -> float:
+    """2 · outputs · contracted."""
+    match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
+    left = computation.operands(one)[0].results[0].dims
+    contracted = [int(n) for n in match[1].split(",") if n] if match else []
+    return 2.0 * math.prod(one.results[0].dims) * math.prod(left[n] for n in contracted)
+
+
+def _convolution(computation: Computation, one: Instruction) -> float:
+    """2 · batch · output features · input features of a group · pairs of (output place, window place) that meet one.
+
+    TPU's compiler writes every matrix product as a convolution; the dimensions of a batch of products become spatial
+    ones which a dilated window passes one at a time. So of a window only those places count that meet an element: not
+    padding, not the gaps of a dilation.
+    """
+    labels = LABELS.search(one.rest)
+    assert labels is not None, one.name
+    left, right = (operand.results[0].dims for operand in computation.operands(one))
+    sizes = dict(zip(labels[3], one.results[0].dims, strict=True))
+    kernel, given = dict(zip(labels[2], right, strict=True)), dict(zip(labels[1], left, strict=True))
+    match = WINDOW.search(one.rest)
+    window = dict(re.findall(r"(\w+)=(\S+)", match[1])) if match else {}
+    pairs = 1
+    for place, label in enumerate(sorted(label for label in labels[3] if label.isdigit())):
+        stride, spread, apart = (
+            int(window[name].split("x")[place]) if name in window else 1
+            for name in ("stride", "lhs_dilate", "rhs_dilate")
+        )
+        low = int(window["pad"].split("x")[place].split("_")[0]) if "pad" in window else 0
+        at = np.arange(sizes[label])[:, None] * stride + np.arange(kernel[label])[None] * apart - low
+        pairs *= int(((at >= 0) & (at <= (given[label] - 1) * spread) & (at % spread == 0)).sum())
+    return 2.0 * sizes["b"] * sizes["f"] * kernel["i"] * pairs

@@ -1,7 +1,14 @@
-"""Names of what a run may have, as users say them → chips in a shape.
+"""Names of what a run may have, as users say them → chips in a shape, and what a chip computes, holds and moves.
 
 v5e-256, v5e:16x16        a slice of a TPU pod; v4, v5p and tpu7x count cores: v5p-512 are 256 chips
 h100-8, h200-64           GPUs, in nodes of 8
+
+Rates are those that makers publish, of TPUs in docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, of GPUs in
+NVIDIA's data sheets of H100 SXM and H200 SXM (dense bfloat16, which is half of what they advertise with sparsity). What
+a TPU program may take of the memory is what the compiler refuses to go beyond. The network of v4 and tpu7x is assumed:
+no figure of it was found. The clocks of v4, v5e and v5p are those at which their matrix units make up the published
+peak; of v6e and tpu7x, those at which the compiler's estimate of a large matrix product and of streaming through memory
+is the same share of the published peaks as on v5e (87 and 81 %).
 """
 
 import itertools
@@ -11,11 +18,63 @@ from dataclasses import dataclass
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import torus
-from dreamjax.pods.chips import CHIPS, Chip
 
+GB, GIB, TERA = 10**9, 2**30, 10**12
 ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "v7x": "tpu7x", "ironwood": "tpu7x"}
 EXAMPLES = "v4-128, v5e-256, v5p-512, v6e-256, tpu7x-128, v5e:16x16, h100-8 or h200-64"
 MOST = 9216  # chips of a slice: tpu7x's; v5p's has 8,960
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One accelerator. Rates per second and chip, at their peak.
+
+    `link`: bytes a chip receives along one axis of its torus, from both neighbours together; of GPUs, over NVLink.
+    `network`: bytes it receives from other slices, or from other nodes.
+    """
+
+    name: str
+    flops: float = 0  # bfloat16
+    usable: float = 0  # bytes of memory that a program may take
+    bandwidth: float = 0  # bytes
+    link: float = 0
+    axes: int = 1  # of the torus: 2 or 3; 1 where every chip of a node is as near
+    network: float = 0
+    node: int = 0  # GPUs of one
+    cores: int = 1  # of which the frameworks see each as a device: memory and rates are shared out among them
+    clock: float = 0.0  # Hz, in which the compiler's estimates are; 0: it makes none
+
+    @property
+    def named_cores(self) -> int:
+        """Return what a name counts of a chip: v4-8, v5p-8 and tpu7x-8 are 4 chips."""
+        return 2 if self.axes == 3 else 1
+
+
+def _tpu(
+    name: str, tera: float, usable: float, gbps: float, ici: float, axes: int, gbit: float, clock: float, cores: int = 1
+) -> Chip:
+    """`usable`: GiB. `ici`: GB/s of a chip in both directions together, over all its 2 · axes links."""
+    link, network = ici / 2 / axes * GB, gbit * (GB / 8)
+    return Chip(name, tera * TERA, usable * GIB, gbps * GB, link, axes, network, cores=cores, clock=clock)
+
+
+def _gpu(name: str, gigabytes: float, gbps: float) -> Chip:
+    """JAX takes 0.75 of the memory at its start; NVLink 4: 900 GB/s both ways; a 400 Gb/s InfiniBand port a GPU."""
+    return Chip(name, 989.4 * TERA, 0.75 * gigabytes * GB, gbps * GB, 450 * GB, 1, 50 * GB, node=8)
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        _tpu("v4", 275, 30.75, 1200, 600, 3, 50, 1.05e9),
+        _tpu("v5e", 197, 15.75, 819, 400, 2, 25, 1.5e9),
+        _tpu("v5p", 459, 95.74, 2765, 1200, 3, 50, 1.75e9),
+        _tpu("v6e", 918, 31.25, 1638, 800, 2, 100, 1.75e9),
+        _tpu("tpu7x", 2307, 189.5, 7380, 1200, 3, 100, 2.3e9, cores=2),
+        _gpu("h100", 80, 3350),
+        _gpu("h200", 141, 4800),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -60,9 +119,9 @@ class Pod:
     @property
     def name(self) -> str:
         """As users say it."""
-        counted = math.prod(self.shape) * (2 if self.chip.counts_cores else 1)
         times = f"{self.slices} x " if self.slices > 1 and self.is_tpu else ""
-        return f"{times}{self.chip.name}-{counted if self.is_tpu else self.chips}"
+        count = math.prod(self.shape) * self.chip.named_cores if self.is_tpu else self.chips
+        return f"{times}{self.chip.name}-{count}"
 
     def closed(self, axis: int) -> bool:
         """Whether a torus axis is a ring."""
@@ -77,39 +136,36 @@ def pod(name: str, slices: int = 1) -> Pod:
         raise UserError(f"unknown pod {name!r}; write one as {EXAMPLES}")
     if slices < 1:
         raise UserError(f"--slices is {slices}, but it must be 1 or more")
-    chip = CHIPS[kind]
+    chip, sizes = CHIPS[kind], tuple(int(n) for n in match[3].split("x"))
+    if match[2] == "-":
+        return (_nodes if chip.axes == 1 else _slices)(chip, name, sizes[0], slices)
     if chip.axes == 1:
-        return _nodes(chip, name, match, slices)
-    if match[2] == ":":
-        shape = tuple(int(n) for n in match[3].split("x"))
-        if len(shape) != chip.axes or min(shape) < 1:
-            raise UserError(
-                f"{name}: a slice of {kind} has {chip.axes} axes; write it as {kind}:{'x'.join('4' * chip.axes)}"
-            )
-        if math.prod(shape) > MOST or not all(_is_side(chip, side) for side in shape):
-            sides = "1, 2, 4, 8 or 16 chips" if chip.axes == 2 else "1, 2 or a multiple of 4 chips"
-            raise UserError(
-                f"{name}: there is no such slice; a side of one has {sides}, and all of it {MOST:,} at most"
-            )
-        return Pod(chip, shape, slices)
-    count, per_chip = int(match[3]), 2 if chip.counts_cores else 1
-    if count > MOST * per_chip:
-        raise UserError(f"{name}: there is no slice of so many; the largest has {MOST:,} chips")
-    shape = _shape(chip, count // per_chip) if count % per_chip == 0 else ()
-    if not shape:
-        unit = "cores, two a chip" if per_chip == 2 else "chips"
-        raise UserError(f"there is no slice of {count} {unit}, of {kind}; write its shape, as {kind}:4x4x8")
-    return Pod(chip, shape, slices)
+        raise UserError(f"{name}: GPUs have no shape; write {chip.name}-64")
+    if len(sizes) != chip.axes or min(sizes) < 1:
+        raise UserError(
+            f"{name}: a slice of {kind} has {chip.axes} axes; write it as {kind}:{'x'.join('4' * chip.axes)}"
+        )
+    if math.prod(sizes) > MOST or not all(_is_side(chip, side) for side in sizes):
+        allowed = "1, 2, 4, 8 or 16 chips" if chip.axes == 2 else "1, 2 or a multiple of 4 chips"
+        raise UserError(f"{name}: there is no such slice; a side of one has {allowed}, and all of it {MOST:,} at most")
+    return Pod(chip, sizes, slices)
 
 
 def _is_side(chip: Chip, side: int) -> bool:
     return side in (1, 2) or (side in (4, 8, 16) if chip.axes == 2 else side % 4 == 0)
 
 
-def _nodes(chip: Chip, name: str, match: re.Match, slices: int) -> Pod:
-    if match[2] == ":":
-        raise UserError(f"{name}: GPUs have no shape; write {chip.name}-64")
-    count = int(match[3])
+def _slices(chip: Chip, name: str, count: int, slices: int) -> Pod:
+    if count > MOST * chip.named_cores:
+        raise UserError(f"{name}: there is no slice of so many; the largest has {MOST:,} chips")
+    shape = _shape(chip, count // chip.named_cores) if count % chip.named_cores == 0 else ()
+    if not shape:
+        unit = "cores, two a chip" if chip.named_cores == 2 else "chips"
+        raise UserError(f"there is no slice of {count} {unit}, of {chip.name}; write its shape, as {chip.name}:4x4x8")
+    return Pod(chip, shape, slices)
+
+
+def _nodes(chip: Chip, name: str, count: int, slices: int) -> Pod:
     if count < 1 or (count > chip.node and count % chip.node):
         raise UserError(f"{name}: GPUs come in nodes of {chip.node}; write {chip.name}-8, {chip.name}-16 and so on")
     node = min(count, chip.node)
@@ -125,10 +181,6 @@ def _shape(chip: Chip, count: int) -> tuple[int, ...]:
     elif count < 64:
         shapes = [s for s in ((1, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4)) if math.prod(s) == count]
     else:
-        fours = range(4, count // 16 + 1, 4)
-        shapes = [
-            (a, b, count // (a * b))
-            for a, b in itertools.combinations_with_replacement(fours, 2)
-            if count % (a * b) == 0 and (count // (a * b)) % 4 == 0 and count // (a * b) >= b
-        ]
+        pairs = itertools.combinations_with_replacement(range(4, count // 16 + 1, 4), 2)
+        shapes = [(a, b, count // (a * b)) for a, b in pairs if count % (4 * a * b) == 0 and count // (a * b) >= b]
     return min(shapes, key=lambda shape: max(shape) - min(shape), default=())

@@ -24,7 +24,7 @@ Combination = Mapping[str, object]  # axis → label of a listed axis, number of
 
 
 def values(key: str, *choices: object, when: KeyValues | None = None) -> dict[str, object]:
-    return {"name": key, "choices": [[_label(choice), {key: choice}] for choice in choices], "when": _conditions(when)}
+    return _entry(key, when, choices=[[_label(choice), {key: choice}] for choice in choices])
 
 
 def spaced(
@@ -39,16 +39,16 @@ def spaced(
 def between(
     key: str, least: float, most: float, *, log: bool = False, whole: bool = False, when: KeyValues | None = None
 ) -> dict[str, object]:
-    return {"name": key, "between": [least, most], "log": log, "whole": whole, "when": _conditions(when)}
+    return _entry(key, when, between=[least, most], log=log, whole=whole)
 
 
 def rows(name: str, /, when: KeyValues | None = None, **settings: KeyValues) -> dict[str, object]:
-    choices = [[label, dict(row)] for label, row in settings.items()]
-    return {"name": name, "choices": choices, "when": _conditions(when)}
+    return _entry(name, when, choices=[[label, dict(row)] for label, row in settings.items()])
 
 
-def _conditions(when: KeyValues | None) -> list[list[object]]:
-    return [[name, list(v) if isinstance(v, list | tuple) else [v]] for name, v in (when or {}).items()]
+def _entry(name: str, when: KeyValues | None, **rest: object) -> dict[str, object]:
+    conditions = [[other, list(v) if isinstance(v, list | tuple) else [v]] for other, v in (when or {}).items()]
+    return {"name": name, **rest, "when": conditions}
 
 
 def _label(value: object) -> str:
@@ -100,23 +100,19 @@ def read(entries: Sequence[object], source: str) -> tuple[Axis, ...]:
                 raise UserError(f"{source}: axis {name} depends on {other}, which is not an axis before it")
             known = axes[other].choices
             if known and (unknown := sorted(set(labels) - set(known))):
-                raise UserError(
-                    f"{source}: axis {name} depends on {other}={unknown[0]}; its values are {', '.join(known)}"
-                )
+                allowed = ", ".join(known)
+                raise UserError(f"{source}: axis {name} depends on {other}={unknown[0]}; its values are {allowed}")
         if name in axes:
             raise UserError(f"{source}: there are two axes {name}; put their values into one")
         if "between" in entry:
-            log = bool(entry["log"])
-            axes[name] = Axis(
-                name, {}, _range(entry["between"], log, f"{source}: axis {name}"), log, bool(entry["whole"]), when
-            )
+            log, whole = bool(entry["log"]), bool(entry["whole"])
+            axes[name] = Axis(name, {}, _range(entry["between"], log, f"{source}: axis {name}"), log, whole, when)
             continue
-        choices = {str(label): dict(row) for label, row in entry["choices"]}
-        if not choices:
+        axes[name] = Axis(name, {str(label): dict(row) for label, row in entry["choices"]}, when=when)
+        if not axes[name].choices:
             raise UserError(f"{source}: axis {name} is empty; give it at least one value")
-        if len(choices) < len(entry["choices"]):
+        if len(axes[name].choices) < len(entry["choices"]):
             raise UserError(f"{source}: axis {name} has a value twice")
-        axes[name] = Axis(name, choices, when=when)
     return tuple(axes.values())
 
 

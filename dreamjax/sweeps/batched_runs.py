@@ -1,10 +1,10 @@
 """Runs of equal shapes, trained as one program (`vectorised`), then taken apart into runs like any other."""
 
-import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 from etils import epath
@@ -18,11 +18,8 @@ from dreamjax.storage import atomic
 from dreamjax.sweeps import vectorised
 from dreamjax.sweeps.run_folder import JsonObject, RunFolder, read_json, write_json
 from dreamjax.sweeps.runs import SweepRun
-from dreamjax.sweeps.vectorised import Vectorised
 from dreamjax.systems import registry
 from dreamjax.training import checkpoints, loop, program
-from dreamjax.training.task import State
-from dreamjax.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,18 @@ class Pack:
     @property
     def mark(self) -> str:
         return hashlib.sha256(json.dumps([run.name for run in self.runs]).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Packs that a sampler wants trained and scored next, at every length up to `until` steps."""
+
+    packs: Sequence[Pack]
+    until: float = math.inf
+
+    @property
+    def runs(self) -> list[SweepRun]:
+        return [run for pack in self.packs for run in pack.runs]
 
 
 def unfinished(workdir: str, runs: Sequence[SweepRun], together: int) -> list[Pack]:
@@ -85,8 +94,8 @@ def train(workdir: str, pack: Pack, left: Sequence[SweepRun], steps: int) -> Jso
         raise UserError(
             "runs are trained as one by a single process, on all its devices: start dreamjax sweep without a launcher"
         )
-    runs = [dataclasses.replace(r.config, train=dataclasses.replace(r.config.train, steps=steps)) for r in pack.runs]
-    task = vectorised.make([registry.build(config) for config in runs], runs)
+    runs = [replace(run.config, train=replace(run.config.train, steps=steps)) for run in pack.runs]
+    task = vectorised.Vectorised(tuple(map(registry.build, runs)), tuple(runs))
     folder = pack.folder(workdir, steps)
     train_config = vectorised.train_config(runs[0], len(runs))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +104,9 @@ def train(workdir: str, pack: Pack, left: Sequence[SweepRun], steps: int) -> Jso
     result = loop.train(task, train_config, folder, config_json=text, devices=_devices(len(runs)))
     if result["preempted"]:
         return dict(result)
-    state, refused = _last(task, train_config, folder, steps), {}
+    built = program.build(task, meshes.make(train_config.mesh, _devices(len(runs))))
+    last = program.restored(built, task, folder / "checkpoints", steps, program.run_key(0, b"init"))
+    state, refused = jax.device_get(last), {}
     for i, (run, config) in enumerate(zip(pack.runs, runs, strict=True)):
         if run not in left:
             continue
@@ -115,24 +126,16 @@ def train(workdir: str, pack: Pack, left: Sequence[SweepRun], steps: int) -> Jso
 def _devices(count: int) -> list[jax.Device]:
     """As many as divide the runs and make a rectangle of chips: a power of two."""
     devices = jax.devices()
-    return devices[: max(2**k for k in range(len(devices).bit_length()) if count % 2**k == 0 and 2**k <= len(devices))]
+    return devices[: math.gcd(count, 2 ** (len(devices).bit_length() - 1))]
 
 
 def delete_unresumable(training: epath.Path) -> None:
     """Delete a run that a pack left, which has parameters only and cannot be continued."""
-    steps = checkpoints.committed_steps(training / "checkpoints")
-    if steps and not any(
-        name.startswith("opt/") for name in checkpoints.read_json(training / "checkpoints", steps[-1], "arrays")
-    ):
-        training.rmtree()
-
-
-def _last(task: Vectorised, config: TrainConfig, folder: epath.Path, steps: int) -> State:
-    """The last state of the pack, on the host."""
-    mesh = meshes.make(config.mesh, _devices(len(task.tasks)))
-    built = program.build(task, mesh)
-    state = program.restored(built, task, folder / "checkpoints", steps, program.run_key(0, b"init"))
-    return jax.device_get(state)
+    folder = training / "checkpoints"
+    if steps := checkpoints.committed_steps(folder):
+        arrays = checkpoints.read_json(folder, steps[-1], "arrays")
+        if not any(name.startswith("opt/") for name in arrays):
+            training.rmtree()
 
 
 def _metrics(folder: epath.Path, index: int) -> str:

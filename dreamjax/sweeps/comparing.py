@@ -23,14 +23,14 @@ from dreamjax.metrics.bootstrap import LEVEL, Interval, finite
 Scores = Float[np.ndarray, "seeds subjects"]
 
 
-def mean(scores: Scores, level: float = LEVEL) -> Interval:
+def mean(scores: Scores) -> Interval:
     """Return the mean over seeds and subjects with its interval; NaN bounds where there is one of each."""
     error, df = standard_error(scores)
     estimate, n = float(scores.mean()), scores.shape[1]
     if not df:
-        return Interval(estimate, math.nan, math.nan, n, level)
-    half = float(stats.t.ppf((1 + level) / 2, df)) * error
-    return Interval(estimate, estimate - half, estimate + half, n, level, error)
+        return Interval(estimate, math.nan, math.nan, n)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
+    return Interval(estimate, estimate - half, estimate + half, n, error=error)
 
 
 def standard_error(scores: Scores) -> tuple[float, float]:
@@ -87,7 +87,7 @@ class PairedTest:
         return self.difference.as_json() | values | {"says": self.says()}
 
 
-def against(reference: str, tables: Mapping[str, Scores], level: float = LEVEL) -> list[PairedTest]:
+def against(reference: str, tables: Mapping[str, Scores]) -> list[PairedTest]:
     """Return every other point minus the reference, seed by seed and subject by subject, in the order of `tables`.
 
     Raises ValueError for tables of other seeds or subjects.
@@ -95,13 +95,13 @@ def against(reference: str, tables: Mapping[str, Scores], level: float = LEVEL) 
     if len({scores.shape for scores in tables.values()}) > 1:
         raise ValueError("points are compared on the same seeds and subjects")
     differences, ps = [], []
-    strict = 1 - (1 - level) / max(1, len(tables) - 1)  # what the smallest of so many p values is held against
+    strict = 1 - (1 - LEVEL) / max(1, len(tables) - 1)  # what the smallest of so many p values is held against
     for name, scores in tables.items():
         if name == reference:
             continue
         difference = scores - tables[reference]
         error, df = standard_error(difference)
-        interval = mean(difference, level)
+        interval = mean(difference)
         t = abs(interval.estimate) / error if df and error > 0 else math.inf if interval.estimate else 0.0
         p = float(2 * stats.t.sf(t, df)) if df else math.nan
         # the smallest difference as of a paired t test of df + 1 clusters with this standard error

@@ -1,5 +1,6 @@
 """Charts of a sweep: score against the main axis, learning curves, score against cost; as PNG and interactive."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import missing_package
-from dreamjax.metrics.bootstrap import finite
 from dreamjax.reports import figures, palette
 from dreamjax.sweeps import ranking
 from dreamjax.sweeps.power_law import SweepLaw, number
@@ -26,20 +26,16 @@ PLOTLY_STYLES, PLOTLY_MARKERS = ("solid", "dash", "dot", "dashdot"), ("circle", 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: x (numbers or labels), y, bounds of y where they are known, and names of its dots."""
+    """One line of a chart: x (numbers or labels), y, and names of its dots.
+
+    `errors`: distances from y to its lower and upper bounds, 0 where a dot has none; None where no dot has any.
+    """
 
     name: str
     x: Sequence[float] | Sequence[str]
     y: Sequence[float]
-    low: Sequence[float | None] = ()
-    high: Sequence[float | None] = ()
+    errors: tuple[list[float], list[float]] | None = None
     names: Sequence[str] = ()
-
-    def errors(self) -> tuple[list[float], list[float]]:
-        """Return the distances from y to its lower and upper bound; 0 where there is none."""
-        low = [0.0 if bound is None else y - bound for y, bound in zip(self.y, self.low, strict=True)]
-        high = [0.0 if bound is None else bound - y for y, bound in zip(self.y, self.high, strict=True)]
-        return low, high
 
 
 @dataclass(frozen=True)
@@ -88,10 +84,8 @@ def _law(law: SweepLaw, what: str) -> Chart:
 
 def main_axis(points: Sequence[RankedPoint]) -> str | None:
     """Return the axis with the most numbers; None where all are names."""
-    labels: dict[str, set[str]] = {}
-    for point in points:
-        for axis, value in point.values.items():
-            labels.setdefault(axis, set()).add(str(value))
+    axes = dict.fromkeys(axis for point in points for axis in point.values)
+    labels = {axis: {str(point.values[axis]) for point in points if axis in point.values} for axis in axes}
     numeric = {axis: len(values) for axis, values in labels.items() if all(number(v) is not None for v in values)}
     return max(numeric, key=lambda axis: numeric[axis]) if numeric and max(numeric.values()) > 1 else None
 
@@ -106,30 +100,32 @@ def against(points: Sequence[RankedPoint], axis: str | None) -> list[Series]:
 
 def by_cost(points: Sequence[RankedPoint], axis: str | None) -> list[Series]:
     """Return scores by operations, a series for each combination of the other axes; `axis` names the dots."""
-    lines = [] if axis is None else _lines(points, axis)
-    names = [[str(one.values[axis]) for one in line] for _, line in lines if axis is not None]
+    lines = _lines(points, axis)
     if others := [point for point in points if axis not in point.values]:
-        lines, names = [*lines, ("", others)], [*names, [point.name for point in others]]
-    return [
-        _series(name, [(one.flop or 0) / 1e12 for one in line], line, dots)
-        for (name, line), dots in zip(lines, names, strict=True)
-    ]
+        lines.append(("", others))
+    series = []
+    for name, line in lines:
+        names = [str(one.values.get(axis or "", one.name)) for one in line]
+        series.append(_series(name, [(one.flop or 0) / 1e12 for one in line], line, names))
+    return series
 
 
-def _lines(points: Sequence[RankedPoint], axis: str) -> list[tuple[str, list[RankedPoint]]]:
+def _lines(points: Sequence[RankedPoint], axis: str | None) -> list[tuple[str, list[RankedPoint]]]:
     """(the other axes' values, points along `axis`), of the points that have it."""
     lines: dict[str, list[RankedPoint]] = {}
     for point in points:
         if axis in point.values:
             others = ", ".join(f"{name}={value}" for name, value in point.values.items() if name != axis)
             lines.setdefault(others, []).append(point)
-    return [(name, sorted(line, key=lambda point: float(point.values[axis]))) for name, line in sorted(lines.items())]
+    return [(name, sorted(line, key=lambda one: float(one.values[axis or ""]))) for name, line in sorted(lines.items())]
 
 
 def _series(name: str, x: Any, points: Sequence[RankedPoint], names: Sequence[str] = ()) -> Series:
     scores = [point.score for point in points]
-    low, high = [finite(score.low) for score in scores], [finite(score.high) for score in scores]
-    return Series(name, x, [score.estimate for score in scores], low, high, names)
+    low = [score.estimate - score.low if score.known else 0.0 for score in scores]
+    high = [score.high - score.estimate if score.known else 0.0 for score in scores]
+    errors = (low, high) if any(score.known for score in scores) else None
+    return Series(name, x, [score.estimate for score in scores], errors, names)
 
 
 def learning(workdir: str) -> list[Series]:
@@ -137,30 +133,24 @@ def learning(workdir: str) -> list[Series]:
     _, groups = ranking.read(workdir)
     series = []
     for group in groups:
-        curves = []
-        for point, _ in group.runs.values():
-            path = epath.Path(workdir) / "points" / point["name"] / "run" / "metrics.jsonl"
-            if path.exists():
-                lines = [line for text in path.read_text().splitlines() if (line := _record(text))]
-                curves.append(
-                    {
-                        line["step"] * point["batch_size"]: line["explained"]
-                        for line in lines
-                        if line.get("split") == "train" and line.get("explained") is not None
-                    }
-                )
+        runs = {epath.Path(workdir) / "points" / point["name"]: point["batch_size"] for point, _ in group.runs.values()}
+        logs = {path / "run" / "metrics.jsonl": batch_size for path, batch_size in runs.items()}
+        curves = [_curve(path, batch_size) for path, batch_size in logs.items() if path.exists()]
         common = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
         if common:
             series.append(Series(group.name, common, [float(np.mean([one[x] for one in curves])) for x in common]))
     return series
 
 
-def _record(text: str) -> Mapping[str, Any]:
-    """A line of metrics; {} of one that is cut."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {}
+def _curve(path: epath.Path, batch_size: int) -> dict[float, float]:
+    """Examples → share explained of the training windows."""
+    curve = {}
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):  # a line that is cut
+            line = json.loads(text)
+            if line.get("split") == "train" and line.get("explained") is not None:
+                curve[line["step"] * batch_size] = line["explained"]
+    return curve
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -176,8 +166,8 @@ def draw(chart: Chart) -> "Figure":
         colour, nth = _look(i)
         marker, style = MARKERS[nth] if len(series.x) <= 20 else "", STYLES[nth] if chart.lines else ""
         axis.plot(series.x, series.y, marker=marker, ls=style, color=colour, ms=5, label=series.name or None)
-        if series.low:
-            axis.errorbar(series.x, series.y, series.errors(), fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.7)
+        if series.errors:
+            axis.errorbar(series.x, series.y, series.errors, fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.7)
         for x, y, name in zip(series.x, series.y, series.names, strict=False):
             axis.annotate(name, (x, y), (5, 4), textcoords="offset points", fontsize=8, color=colour)
     axis.set(xlabel=chart.x, ylabel=chart.y)
@@ -194,7 +184,7 @@ def _draw_labelled(axis: "Axes", chart: Chart) -> None:
     """Labels down the side, the first one on top, with their scores to the right."""
     at = np.arange(len(chart.labels))[::-1]
     for i, series in enumerate(chart.series):
-        axis.errorbar(series.y, at, xerr=series.errors(), fmt="o", ms=6, elinewidth=1.6, color=_look(i)[0])
+        axis.errorbar(series.y, at, xerr=series.errors, fmt="o", ms=6, elinewidth=1.6, color=_look(i)[0])
     axis.set_yticks(at, chart.labels)
     axis.set_xlabel(chart.y)
 
@@ -217,20 +207,13 @@ def interactive(made: Mapping[str, Chart]) -> dict[str, str]:
         for i, series in enumerate(chart.series):
             colour, nth = _look(i)
             error = None
-            if any(bound is not None for bound in series.low):
-                low, high = series.errors()
+            if series.errors:
+                low, high = series.errors
                 error = {"type": "data", "symmetric": False, "array": high, "arrayminus": low, "thickness": 1.2}
-            figure.add_scatter(
-                x=list(series.x),
-                y=list(series.y),
-                name=series.name or chart.y,
-                mode="lines+markers" if chart.lines and not chart.labels else "markers+text",
-                text=list(series.names) or None,
-                textposition="top right",
-                line={"color": colour, "dash": PLOTLY_STYLES[nth]},
-                marker={"symbol": PLOTLY_MARKERS[nth]},
-                error_y=error,
-            )
+            look = {"line": {"color": colour, "dash": PLOTLY_STYLES[nth]}, "marker": {"symbol": PLOTLY_MARKERS[nth]}}
+            mode = "lines+markers" if chart.lines and not chart.labels else "markers+text"
+            names = {"name": series.name or chart.y, "text": list(series.names) or None, "textposition": "top right"}
+            figure.add_scatter(x=list(series.x), y=list(series.y), mode=mode, error_y=error, **names, **look)
         figure.update_layout(
             template="plotly_white",
             height=420,
@@ -239,7 +222,6 @@ def interactive(made: Mapping[str, Chart]) -> dict[str, str]:
             yaxis={"title": chart.y, "type": "log" if chart.log_y else None},
             showlegend=len(chart.series) > 1,
         )
-        html[chart.title] = plotly.io.to_html(
-            figure, full_html=False, include_plotlyjs=not html, config={"responsive": True}
-        )
+        options = {"full_html": False, "include_plotlyjs": not html, "config": {"responsive": True}}
+        html[chart.title] = plotly.io.to_html(figure, **options)
     return html

@@ -18,7 +18,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports.image_report import MODEL
 from dreamjax.sweeps import scoring
-from dreamjax.sweeps.run_score import RunScore, UnitScores
+from dreamjax.sweeps.scoring import RunScore, UnitScores
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import GeneratesFromTrials
@@ -52,15 +52,9 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
     model, others = column.values[MODEL], column.values[OTHERS]
     if np.isnan(others).all():
         raise UserError(f"all trials of split {request.split} saw the same image, so there is no control; add trials")
-    scores = UnitScores(
-        metric=f"{column.name}, minus that of other trials' images",
-        unit="person" if by_person else "image",
-        scores=by_unit(model - others),
-        chance=column.chance,
-        accuracy=by_unit(model),
-    )
-    notes = images.pretraining_notes(run.task, trials, chosen)
-    details = {"notes": notes, "images": scores.as_json()}
+    metric, unit = f"{column.name}, minus that of other trials' images", "person" if by_person else "image"
+    scores = UnitScores(metric, unit, by_unit(model - others), column.chance, by_unit(model))
+    details = {"notes": images.pretraining_notes(run.task, trials, chosen), "images": scores.as_json()}
     return RunScore(run.step, run.examples, request.split, len(chosen), details=details)
 
 

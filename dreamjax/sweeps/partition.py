@@ -109,13 +109,9 @@ def end_with_parent() -> None:
 
 
 def _start(words: Sequence[str], part: Part) -> subprocess.Popen[bytes]:
-    """Without output but for its log: a part's result is its files."""
-    variables = _devices(part) | {PARENT: str(os.getpid())}
+    """Without output but for its log: a part's result is its files. One GPU for each, where there are as many."""
+    variables, listed = {PARENT: str(os.getpid())}, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if len(listed) >= part.count and listed[0]:
+        variables["CUDA_VISIBLE_DEVICES"] = listed[part.index]
     command = [sys.executable, "-m", "dreamjax", "sweep", *words, "--part", str(part)]
     return subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL, start_new_session=True)
-
-
-def _devices(part: Part) -> dict[str, str]:
-    """One GPU for each part, where there are as many as parts."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return {"CUDA_VISIBLE_DEVICES": listed[part.index]} if len(listed) >= part.count and listed[0] else {}

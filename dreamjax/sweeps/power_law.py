@@ -10,6 +10,7 @@ to first order b is a mean over seeds and people of
     b + Σ_i (∂b / ∂ log e_i) (e_isk / e_i - 1),        e_isk the error at size i of seed s on person k, e_i its mean.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from dreamjax.metrics.bootstrap import LEVEL, Interval
+from dreamjax.metrics.bootstrap import Interval
 from dreamjax.sweeps import comparing
 
 STEP = 1e-3  # of a logarithm, for a difference in place of a derivative
@@ -55,7 +56,7 @@ class PowerLaw:
         )
 
 
-def fit(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people"], level: float = LEVEL) -> PowerLaw:
+def fit(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people"]) -> PowerLaw:
     """Fit a law. Raises ValueError for fewer than three sizes, and for errors that are not positive."""
     if len(set(sizes.tolist())) < FEWEST or not (sizes > 0).all():
         raise ValueError(f"a power law takes at least {FEWEST} positive sizes")
@@ -65,22 +66,15 @@ def fit(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people
     slope, offset = line(sizes, means)
     residual = float(np.abs(np.log(means) - offset + slope * np.log(sizes)).max())
     apart = np.log(sizes) - np.log(sizes).mean()
-    exponent = _interval(slope, -apart / (apart @ apart), errors, level)
+    exponent = _interval(slope, -apart / (apart @ apart), errors)
     floored = None
     if len(set(sizes.tolist())) >= FLOORED:
-        fitted, gradient = curve(sizes, means), _gradient(sizes, means)
-        b, floor = (_interval(fitted[j], gradient[:, j], errors, level) for j in range(2))
-        floored = (b, floor)
+        steps = STEP * np.eye(len(sizes))  # for derivatives with respect to the logarithm of each error
+        ends = [(curve(sizes, means * np.exp(step)), curve(sizes, means * np.exp(-step))) for step in steps]
+        gradient = np.array([(np.array(up) - np.array(down)) / (2 * STEP) for up, down in ends])
+        b, floor = curve(sizes, means)
+        floored = _interval(b, gradient[:, 0], errors), _interval(floor, gradient[:, 1], errors)
     return PowerLaw(exponent, math.exp(offset), residual, floored)
-
-
-def _gradient(sizes: Float[np.ndarray, "n"], means: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
-    """Return the derivatives of the curve's (b, floor) with respect to the logarithm of each error."""
-    rows = []
-    for i in range(len(means)):
-        up, down = (means * np.exp(sign * STEP * np.eye(len(means))[i]) for sign in (1, -1))
-        rows.append((np.array(curve(sizes, up)) - np.array(curve(sizes, down))) / (2 * STEP))
-    return np.array(rows)
 
 
 def line(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> tuple[float, float]:
@@ -106,10 +100,10 @@ def curve(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> tupl
 
 
 def _interval(
-    estimate: float, gradient: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people"], level: float
+    estimate: float, gradient: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people"]
 ) -> Interval:
     apart = errors / errors.mean((1, 2), keepdims=True) - 1
-    return comparing.mean(estimate + np.tensordot(gradient, apart, axes=1), level)
+    return comparing.mean(estimate + np.tensordot(gradient, apart, axes=1))
 
 
 @dataclass(frozen=True)
@@ -123,17 +117,10 @@ class SweepLaw:
     law: PowerLaw
 
     def as_json(self) -> dict[str, object]:
-        law = self.law
-        return {
-            "axis": self.axis,
-            "where": self.where,
-            "sizes": list(self.sizes),
-            "errors": list(self.errors),
-            "factor": law.factor,
-            "exponent": law.exponent.as_json(),
-            "floored": None if law.floored is None else [one.as_json() for one in law.floored],
-            "says": law.says(),
-        }
+        law, measured = self.law, {"sizes": list(self.sizes), "errors": list(self.errors), "factor": self.law.factor}
+        floored = None if law.floored is None else [one.as_json() for one in law.floored]
+        fitted = {"exponent": law.exponent.as_json(), "floored": floored, "says": law.says()}
+        return {"axis": self.axis, "where": self.where, **measured, **fitted}
 
 
 def laws(
@@ -161,10 +148,9 @@ def laws(
         points.sort()
         sizes = np.array([size for size, _ in points])
         errors = np.stack([1 - tables[name] for _, name in points])
-        means = errors.mean((1, 2))
-        if len(set(sizes.tolist())) >= FEWEST and (means > 0).all():
-            title = OPERATIONS if named else axis
-            fitted.append(SweepLaw(title, where, tuple(sizes.tolist()), tuple(means.tolist()), fit(sizes, errors)))
+        title, means = OPERATIONS if named else axis, errors.mean((1, 2)).tolist()
+        with contextlib.suppress(ValueError):  # too few sizes, or errors that are not positive
+            fitted.append(SweepLaw(title, where, tuple(sizes.tolist()), tuple(means), fit(sizes, errors)))
     return fitted
 
 

@@ -81,7 +81,7 @@ def by_subject(leg: Mapping[str, Any], rank: str) -> dict[str, float]:
     """Return subject → score; of the reconstruction, the mean over all masks for subjects that have them all."""
     if rank == "probe":
         return dict(leg["probe"])
-    if rank != "reconstruction":  # one metric by unit (`run_score.UnitScores`)
+    if rank != "reconstruction":  # one metric by unit (`scoring.UnitScores`)
         return dict(leg[rank]["scores"])
     masks = [explained(one) for one in leg["reconstruction"].values()]
     people = set.intersection(*(set(one) for one in masks)) if masks else set()
@@ -113,18 +113,17 @@ def _is_trained(group: PointRuns, leg: str, seeds: Sequence[int]) -> bool:
     Zero alone is a low bar where recordings have an offset: a constant passes it. Of a score that is 0 without
     any information, whether it is above 0, by an interval.
     """
-    model = zero = mean = 0.0
     legs = [group.leg(leg, seed) for seed in seeds]
     by_unit = [one[rank]["scores"] for one in legs for rank in MINUS_CHANCE if rank in one]
     if by_unit:
         score = comparing.mean(np.array([[one[name] for name in sorted(by_unit[0])] for one in by_unit]))
         return score.low > 0 if score.known else score.estimate > 0
-    for seed in seeds:
-        for one in group.leg(leg, seed).get("reconstruction", {}).values():
-            variance = np.array(one["variance"])
-            model += float((np.array(one["error"]["model"]) / variance).sum())
-            zero += float((np.array(one["error"]["zero"]) / variance).sum())
-            mean += len(variance)
+    model = zero = mean = 0.0
+    for one in (mask for scores in legs for mask in scores.get("reconstruction", {}).values()):
+        variance = np.array(one["variance"])
+        model += float((np.array(one["error"]["model"]) / variance).sum())
+        zero += float((np.array(one["error"]["zero"]) / variance).sum())
+        mean += len(variance)
     if not zero:  # normalised targets, which no common mask scores: as the run says of itself
-        return float(np.mean([group.leg(leg, seed)["own"].get("explained", 1.0) for seed in seeds])) > 0
+        return float(np.mean([one["own"].get("explained", 1.0) for one in legs])) > 0
     return model < min(zero, mean)

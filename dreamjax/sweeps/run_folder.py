@@ -22,7 +22,7 @@ from etils import epath
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.storage import atomic, sniffing
-from dreamjax.sweeps import pretrained_encoders
+from dreamjax.sweeps import runs
 from dreamjax.sweeps.runs import SweepRun
 
 JsonObject = dict[str, Any]
@@ -37,10 +37,6 @@ class RunFolder:
     @classmethod
     def of(cls, workdir: epath.PathLike, run: SweepRun) -> "RunFolder":
         return cls(epath.Path(workdir) / "points" / run.name)
-
-    @property
-    def workdir(self) -> epath.Path:
-        return self.path.parent.parent
 
     def training(self, steps: int, run: SweepRun) -> epath.Path:
         """Return where it is trained; of a schedule that knows its end every length is trained by itself."""
@@ -63,7 +59,7 @@ class RunFolder:
         return not given_up and self.score() is None
 
     def begin(self, run: SweepRun) -> None:
-        config = pretrained_encoders.with_encoder(self.workdir, run.config, run.encoder)
+        config = runs.with_encoder(self.path.parents[1], run.config, run.encoder)
         point = {
             "name": run.name,
             "values": dict(run.values),

@@ -6,10 +6,11 @@ the sweep has retries, and the others go on meanwhile.
 
 import contextlib
 import errno
+import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import jax
@@ -17,13 +18,14 @@ from etils import epath
 
 from dreamjax.console import counted, log, progress
 from dreamjax.errors import TryAgain, UserError
-from dreamjax.storage import locks
-from dreamjax.sweeps import batched_runs, crash_markers, pretrained_encoders, scorers
+from dreamjax.storage import atomic, locks
+from dreamjax.sweeps import batched_runs, crash_markers, scorers
+from dreamjax.sweeps import runs as runs_
 from dreamjax.sweeps.batched_runs import Pack
 from dreamjax.sweeps.run_folder import JsonObject, write_json
 from dreamjax.sweeps.runs import SweepRun
-from dreamjax.sweeps.sampler import Sampler, SweepCounts
-from dreamjax.sweeps.study import Study
+from dreamjax.sweeps.samplers import Sampler
+from dreamjax.sweeps.study import Study, SweepCounts
 from dreamjax.sweeps.sweep_config import RunConfig
 from dreamjax.systems import opening
 from dreamjax.training import compile_cache, preemption
@@ -49,26 +51,18 @@ class SweepProgress:
     exit_code: int
 
     def as_json(self) -> dict[str, object]:
-        counts = {name: count for name, count in asdict(self.counts).items() if count is not None}
-        return {
-            "workdir": self.workdir,
-            "name": self.name,
-            **counts,
-            "done_before": self.done_before,
-            "seconds": round(self.seconds, 1),
-            "failures": self.failures,
-            "exit_code": self.exit_code,
-        }
+        values = asdict(self)
+        counts = {name: count for name, count in values.pop("counts").items() if count is not None}
+        about = {"workdir": self.workdir, "name": self.name} | counts
+        return about | values | {"seconds": round(self.seconds, 1)}
 
     def text(self) -> str:
-        counts = self.counts
-        unit = "run" if counts.stopped_early is None else "trial"
-        lines = [
-            f"{self.workdir}: {counts.done} of {counted(counts.points, unit)} done"
-            + (f" ({self.done_before} by an earlier call)" if self.done_before else "")
-            + (f", {counts.stopped_early} of them stopped early" if counts.stopped_early else "")
-            + f" in {round(self.seconds, 1):g} s"
-        ]
+        counts, early = self.counts, self.counts.stopped_early
+        unit = "run" if early is None else "trial"
+        before = f" ({self.done_before} by an earlier call)" if self.done_before else ""
+        stopped = f", {early} of them stopped early" if early else ""
+        done = f"{counts.done} of {counted(counts.points, unit)} done{before}{stopped}"
+        lines = [f"{self.workdir}: {done} in {round(self.seconds, 1):g} s"]
         lines += [f"! {name}: {sentence}" for name, sentence in self.failures.items()]
         if self.failures:
             lines.append(f"a run is tried again once its failed.json is deleted ({self.workdir}/points/…)")
@@ -77,27 +71,14 @@ class SweepProgress:
         return "\n".join(lines)
 
 
-class Call:
-    """One call of a sweep, from its start to its progress at the end."""
-
-    def __init__(self, sampler: Sampler):
-        self.sampler, self.started, self.done_before = sampler, time.monotonic(), sampler.counts().done
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def progress(self, exit_code: int | None = None) -> SweepProgress:
-        study, counts = self.sampler.study, self.sampler.counts()
-        code = int(counts.failed > 0) if exit_code is None else exit_code
-        return SweepProgress(
-            study.workdir,
-            study.sweep.settings.name,
-            counts,
-            self.done_before,
-            self.seconds(),
-            self.sampler.failures(),
-            code,
-        )
+def called(sampler: Sampler, work: Callable[[], int | None]) -> SweepProgress:
+    """Do the `work` of a call, which returns its exit code (None: by failed runs); return how far the sweep is then."""
+    began, done_before = time.monotonic(), sampler.counts().done
+    code = work()
+    counts, seconds = sampler.counts(), time.monotonic() - began
+    code = int(counts.failed > 0) if code is None else code
+    name, failures = sampler.study.sweep.settings.name, sampler.failures()
+    return SweepProgress(sampler.study.workdir, name, counts, done_before, seconds, failures, code)
 
 
 def run(sampler: Sampler) -> SweepProgress:
@@ -106,13 +87,18 @@ def run(sampler: Sampler) -> SweepProgress:
     The exit code is 75 where it was stopped, or left runs to other processes that train them. The folder is already the
     sweep's (`Study.prepare`).
     """
-    study, call, stopped, busy = sampler.study, Call(sampler), False, list[SweepRun]()
-    compile_cache.keep_all()
+    return called(sampler, lambda: _run(sampler))
+
+
+def _run(sampler: Sampler) -> int | None:
+    study, stopped, busy = sampler.study, False, list[SweepRun]()
     hours = study.sweep.settings.hours
-    until = math.inf if hours is None else 3600 * hours
-    with preemption.Watch() as watch, progress("sweep", sampler.counts().points) as bar:
-        bar.advance(call.done_before)
-        while not stopped and call.seconds() <= until and (proposal := sampler.propose()) is not None:
+    until = math.inf if hours is None else time.monotonic() + 3600 * hours
+    compile_cache.keep_all()
+    counts = sampler.counts()
+    with preemption.Watch() as watch, progress("sweep", counts.points) as bar:
+        bar.advance(counts.done)
+        while not stopped and time.monotonic() <= until and (proposal := sampler.propose()) is not None:
             try:
                 for pack in proposal.packs:
                     attempt(study, pack, proposal.until)
@@ -123,8 +109,7 @@ def run(sampler: Sampler) -> SweepProgress:
                 log.warning("%s", problem)
                 busy += proposal.runs
             stopped = stopped or watch.requested()
-    again = stopped or any(map(study.is_open, busy))
-    return call.progress(preemption.EXIT_CODE if again else None)
+    return preemption.EXIT_CODE if stopped or any(map(study.is_open, busy)) else None
 
 
 def attempt(study: Study, pack: Pack, until: float = math.inf) -> None:
@@ -162,14 +147,16 @@ def _train_alone(study: Study, run: SweepRun, until: float) -> None:
             if not scores.missing(until):
                 scores.write_if_done()  # a call that was killed may not have written it
                 return
-            with crash_markers.marked([folder], _trainings(study, run)):
+            saved = [] if run.encoder is None else [runs_.encoder_folder(study.workdir, run.encoder)]
+            saved += [folder.training(steps, run) for steps in run.steps]
+            with crash_markers.marked([folder], saved):
                 config = _with_encoder(study, run)
                 for steps in scores.missing(until):
                     training = folder.training(steps, run)
                     batched_runs.delete_unresumable(training)
                     with scores.counting():
-                        result = opening.train(replace(config, train=replace(config.train, steps=steps)), str(training))
-                    _raise_preempted(result)
+                        config = replace(config, train=replace(config.train, steps=steps))
+                        result = _unless_preempted(opening.train(config, str(training)))
                     scores.measure(steps, result)
                 scores.write_if_done()
         except FAILURES as problem:
@@ -179,25 +166,18 @@ def _train_alone(study: Study, run: SweepRun, until: float) -> None:
             log.warning("%s failed: %s", run.name, sentence(problem))
 
 
-def _trainings(study: Study, run: SweepRun) -> list[epath.Path]:
-    """Where steps are saved while a run is trained."""
-    encoder = [] if run.encoder is None else [pretrained_encoders.folder(study.workdir, run.encoder)]
-    return encoder + [study.folder(run).training(steps, run) for steps in run.steps]
-
-
 def _with_encoder(study: Study, run: SweepRun) -> RunConfig:
     """The run's config, its encoder pretrained where that is not done yet."""
     if run.encoder is None:
         return run.config
-    path = pretrained_encoders.folder(study.workdir, run.encoder)
-    if not pretrained_encoders.is_ready(path, run.encoder):
-        with pretrained_encoders.held(path):
-            if not pretrained_encoders.is_ready(path, run.encoder):  # the process that held it until now
+    path = runs_.encoder_folder(study.workdir, run.encoder)
+    if not runs_.encoder_is_ready(path, run.encoder):
+        with runs_.encoder_held(path):
+            if not runs_.encoder_is_ready(path, run.encoder):  # the process that held it until now
                 log.info("pretraining the encoder %s of %s", path.name, run.name)
-                result = opening.train(run.encoder, str(path))
-                _raise_preempted(result)
-                pretrained_encoders.write_seconds(path, _seconds(result))
-    return pretrained_encoders.with_path(run.config, str(path))
+                seconds = _seconds(_unless_preempted(opening.train(run.encoder, str(path))))
+                atomic.write_text(path / "seconds.json", json.dumps({"seconds": seconds}))
+    return runs_.with_path(run.config, str(path))
 
 
 def _train_together(study: Study, pack: Pack, left: Sequence[SweepRun], until: float) -> None:
@@ -208,8 +188,7 @@ def _train_together(study: Study, pack: Pack, left: Sequence[SweepRun], until: f
     with crash_markers.marked([study.folder(run) for run in left], trainings):
         for steps in sorted({steps for one in scores.values() for steps in one.missing(until)}):
             with scores[left[0].name].counting():
-                result = batched_runs.train(study.workdir, pack, left, steps)
-            _raise_preempted(result)
+                result = _unless_preempted(batched_runs.train(study.workdir, pack, left, steps))
             refused |= result["refused"]
             for name, one in scores.items():
                 if name not in refused and steps not in one.by_steps:
@@ -219,11 +198,6 @@ def _train_together(study: Study, pack: Pack, left: Sequence[SweepRun], until: f
             log.warning("%s: not finite in %d steps of %d as one: alone", name, refused[name], len(pack.runs))
         else:
             one.write_if_done()
-
-
-def _raise_preempted(result: JsonObject) -> None:
-    if result["preempted"]:
-        raise Preempted
 
 
 @dataclass
@@ -281,6 +255,12 @@ class RunScores:
         more = {"flop": self.run.cost(), "together": self.together, "devices": jax.device_count()}
         cost = self.cost | {"seconds": sum(self.seconds.values())} | more
         write_json(self.study.folder(self.run).path / "score.json", {"legs": legs, "cost": cost})
+
+
+def _unless_preempted(result: JsonObject) -> JsonObject:
+    if result["preempted"]:
+        raise Preempted
+    return result
 
 
 def _is_disk_full(problem: BaseException) -> bool:

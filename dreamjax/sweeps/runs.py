@@ -1,17 +1,31 @@
-"""The runs of a sweep: values, a seed, the config that they make, how long each is trained."""
+"""The runs of a sweep: values, a seed, the config that they make, how long each is trained; encoders they start from.
 
+An encoder is pretrained once for all runs that use the same one. `pretrain` of a sweep is the config of the
+pretraining; an axis over `pretrain.KEY` changes it. A run whose encoder starts at random has the sizes and the signal
+of that config, and nothing that was learned.
+"""
+
+import contextlib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import jax
+from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.sweeps import axes, pretrained_encoders
+from dreamjax.storage import locks
+from dreamjax.sweeps import axes
 from dreamjax.sweeps.axes import Combination
 from dreamjax.sweeps.sweep_config import RunConfig, Sweep
 from dreamjax.systems import registry
+from dreamjax.systems.base import Embeds, Pretrained, capabilities
+from dreamjax.training import checkpoints, preemption
+from dreamjax.training.workdir import changes
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ def of(sweep: Sweep, values: Combination, seed: int) -> SweepRun:
     """Return a run without its lengths. Raise UserError for values that do not go together."""
     config, encoder = sweep.config_of(values, seed), sweep.pretrain_of(values, seed)
     if encoder is not None:
-        config, encoder = pretrained_encoders.split(config, encoder)
+        config, encoder = split_encoder(config, encoder)
     try:
         flop = registry.build(config).flops()
     except UserError:  # files that the count is made from are not there
@@ -108,9 +122,8 @@ def _with_legs(sweep: Sweep, runs: Sequence[SweepRun], budget: float | None) -> 
     made = []
     for run in runs:
         legs, step = {}, run.step_flop
-        whole = max(1, round(examples / run.config.train.batch_size))
         if "examples" in compare:
-            legs["examples"] = whole
+            legs["examples"] = max(1, round(examples / run.config.train.batch_size))
         if step is not None and budget is not None:
             if budget < step / 2:
                 raise UserError(
@@ -121,3 +134,62 @@ def _with_legs(sweep: Sweep, runs: Sequence[SweepRun], budget: float | None) -> 
             legs["flops"] = max(1, round(budget / step))
         made.append(replace(run, legs=legs, budget=budget))
     return made
+
+
+# ------------------------------------------------------------------------------------------------------------ encoders
+def split_encoder(config: RunConfig, pretrain: RunConfig) -> tuple[RunConfig, RunConfig | None]:
+    """Return (config of the run, config of the encoder that is pretrained for it or None), with the same signal."""
+    system = registry.find(config.system)
+    if Pretrained not in capabilities(system) or Embeds not in capabilities(registry.find(pretrain.system)):
+        raise UserError(
+            f"pretrain trains encoders for systems that start from one, but {config.system} does not start from one of "
+            f"{pretrain.system}; leave pretrain out"
+        )
+    run, before = cast(Any, config), cast(Any, pretrain)
+    kind = cast(type[Pretrained], system)
+    data = replace(run.data, **{name: getattr(before.data, name) for name in kind.shared_data})
+    group = kind.encoder_key.rpartition(".")[0]
+    encoder = replace(getattr(run, group), path="", model=before.model)
+    config = replace(config, data=data, **{group: encoder})
+    return config, None if encoder.start == "random" else pretrain
+
+
+def encoder_folder(workdir: epath.PathLike, encoder: RunConfig) -> epath.Path:
+    """Return the run of an encoder: one folder for equal configs, also where an earlier version named it."""
+    text = configs.to_json(encoder)
+    every = epath.Path(workdir) / "shared" / "encoders"
+    path = every / hashlib.sha256(text.encode()).hexdigest()[:12]
+    if path.exists() or not every.exists():
+        return path
+    defaults = configs.to_json(type(encoder)())
+    stored = sorted(every.glob("*/config.json"))
+    return next((one.parent for one in stored if not changes(one.read_text(), text, defaults)), path)
+
+
+def encoder_is_ready(path: epath.Path, encoder: RunConfig) -> bool:
+    return encoder.train.steps in checkpoints.committed_steps(path / "checkpoints")
+
+
+@contextlib.contextmanager
+def encoder_held(path: epath.Path) -> Iterator[None]:
+    """Hold an encoder while no other process trains it. Raise locks.Busy where SIGTERM ends the wait."""
+    if jax.process_count() > 1:  # which are one run
+        yield
+        return
+    folder = path.parents[1] / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with preemption.Watch() as watch:
+            stack.enter_context(locks.held(folder / path.name, f"the encoder {path.name}", watch.requested))
+        yield
+
+
+def with_encoder(workdir: epath.PathLike, config: RunConfig, encoder: RunConfig | None) -> RunConfig:
+    """Return the config with the folder of its encoder's run."""
+    return config if encoder is None else with_path(config, str(encoder_folder(workdir, encoder)))
+
+
+def with_path(config: RunConfig, path: str) -> RunConfig:
+    """Return the config of a system that starts from an encoder, with `path` as the folder of the encoder's run."""
+    group, _, key = cast(type[Pretrained], registry.find(config.system)).encoder_key.rpartition(".")
+    return replace(config, **{group: replace(getattr(config, group), **{key: path})})

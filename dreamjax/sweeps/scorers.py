@@ -1,7 +1,4 @@
-"""How runs are scored, by `score.rank`: each rank takes one capability of the system, and a module that scores it.
-
-A module has `check(config, score)`, `measure(folder, score, shared)` and `seen_alike(config)`, see `Scorer`.
-"""
+"""How runs are scored, by `score.rank`: each rank takes one capability of the system, and a module that scores it."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,24 +6,21 @@ from typing import Protocol
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.sweeps import example_score, held_out_score, image_score, scoring
-from dreamjax.sweeps.run_score import RunScore
+from dreamjax.sweeps import example_score, image_score, scoring
+from dreamjax.sweeps.scoring import RunScore
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
 from dreamjax.systems import registry
 from dreamjax.systems.base import Embeds, GeneratesFromTrials, Predicts, Reconstructs, Retrieves, capabilities
 
 
 class Scorer(Protocol):
-    """A module that scores runs."""
+    """A module that scores runs; its functions as those of this one."""
 
-    def check(self, config: RunConfig, score: ScoreConfig) -> None:
-        """Raise UserError, before anything is trained, where a run of this config could not be scored."""
+    def check(self, config: RunConfig, score: ScoreConfig) -> None: ...
 
-    def measure(self, workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
-        """Return the score of a run's newest step. `shared`: folder of what all runs of a sweep have in common."""
+    def measure(self, workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore: ...
 
-    def seen_alike(self, config: RunConfig) -> object:
-        """Return what must be equal for runs to be scored on the same data."""
+    def seen_alike(self, config: RunConfig) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ RANKS = {
     "images": Rank(image_score, GeneratesFromTrials, "generate images from trials"),
     "retrieval": Rank(example_score, Retrieves, "retrieve targets"),
     "prediction": Rank(example_score, Predicts, "predict vectors"),
-    "held_out": Rank(held_out_score, None, "be trained"),
+    "held_out": Rank(example_score, None, "be trained"),
 }
 
 
@@ -68,7 +62,7 @@ def lacks_data(config: RunConfig) -> bool:
 
 
 def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
-    """Return the score of a run's newest step; see `Scorer`."""
+    """Return the score of a run's newest step. `shared`: folder of what all runs of a sweep have in common."""
     return RANKS[score.rank].scorer.measure(workdir, score, shared)
 
 

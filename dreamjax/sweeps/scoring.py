@@ -4,11 +4,12 @@ A run's own held-out loss is at its own mask ratio and cannot be compared with t
 shown, and nothing is ranked by it.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
 import jax
@@ -27,7 +28,6 @@ from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic
-from dreamjax.sweeps.run_score import RunScore
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Embeds, Reconstructs, Run, Signals, capability, offered
@@ -35,6 +35,38 @@ from dreamjax.training.step_metrics import means, read
 from dreamjax.training.task import State, Task
 
 MASK_SEED = 0  # of the evaluation masks, whatever the run's seed
+
+
+@dataclass(frozen=True)
+class RunScore:
+    """The score of a run, as every scorer returns it. `details`: by the name of the rank (`ranking.by_subject`)."""
+
+    step: int
+    examples: int
+    split: str
+    windows: int | None = None
+    reported: Mapping[str, float] = field(default_factory=dict)  # its own held-out metrics, which are not compared
+    details: Mapping[str, object] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        values = {name: getattr(self, name) for name in ("step", "examples", "split", "windows")}
+        return values | {"own": dict(self.reported), **self.details}
+
+
+@dataclass(frozen=True)
+class UnitScores:
+    """A score for each unit (person, image, …) of a rank that has one metric; higher is better."""
+
+    metric: str
+    unit: str
+    scores: Mapping[str, float]
+    chance: float | None = None
+    accuracy: Mapping[str, float] = field(default_factory=dict)  # of images, not compared with a control
+
+    def as_json(self) -> dict[str, object]:
+        accuracy = {"accuracy": dict(self.accuracy)} if self.accuracy else {}
+        about = {"metric": self.metric, "chance": self.chance, "unit": self.unit}
+        return {**about, **accuracy, "scores": dict(self.scores)}
 
 
 def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
@@ -155,14 +187,14 @@ def as_scored(data: DataConfig) -> DataConfig:
     augmentation = ("shift", "flip_polarity", "reverse_time", "amplitude_jitter")
     training = (*augmentation, "weights", "fraction", "workers", "prefetch")
     defaults = DataConfig()
-    known = {field.name for field in dataclasses.fields(data)}
-    return dataclasses.replace(data, **{name: getattr(defaults, name) for name in training if name in known})
+    known = {one.name for one in fields(data)}
+    return replace(data, **{name: getattr(defaults, name) for name in training if name in known})
 
 
 def baselines(data: DataConfig, patch: int, score: ScoreConfig, shared: epath.PathLike) -> str:
     """Return the name of a file in `shared` with every baseline under every mask; computed at the first call."""
     about = {
-        "data": dataclasses.asdict(as_scored(data)),
+        "data": asdict(as_scored(data)),
         "shards": [sorted(records.load_dataset(path)["shards"].items()) for path in data.path],
         "patch": patch,
         "split": score.split,

@@ -1,12 +1,11 @@
 """A sweep and its work directory: whether the folder is this sweep's, and how far its runs are."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from etils import epath
@@ -15,16 +14,27 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.sweeps import pretrained_encoders, ranking, scorers
+from dreamjax.sweeps import ranking, scorers
 from dreamjax.sweeps import runs as runs_
 from dreamjax.sweeps.axes import Combination
 from dreamjax.sweeps.partition import Part
 from dreamjax.sweeps.run_folder import JsonObject, RunFolder, read_json, write_json
 from dreamjax.sweeps.runs import SweepRun
-from dreamjax.sweeps.sweep_config import ScoreConfig, Sweep
+from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig, Sweep
 from dreamjax.systems import registry
 from dreamjax.systems.base import Vectorises, capabilities
 from dreamjax.training.workdir import changes
+
+
+@dataclass(frozen=True)
+class SweepCounts:
+    """How many runs of a sweep, or trials of a search, there are, are done, failed, and are left."""
+
+    points: int
+    done: int
+    failed: int
+    left: int
+    stopped_early: int | None = None  # of a search
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ class Study:
     def _stored_name(self, run: SweepRun) -> str:
         if self.folder(run).path.exists():
             return ""
-        config = pretrained_encoders.with_encoder(self.workdir, run.config, run.encoder)
+        config = runs_.with_encoder(self.workdir, run.config, run.encoder)
         now, defaults = configs.to_json(config), configs.to_json(type(config)())
         for name, stored in self._stored.get(_label(run.values, run.seed), ()):
             different = changes(json.dumps(stored), now, defaults).values()
@@ -106,7 +116,7 @@ class Study:
     def check(self, runs: Sequence[SweepRun]) -> None:
         """Raise UserError where the runs could not be trained, or not be scored alike."""
         score, source = self.sweep.settings.score, self.sweep.source
-        for config in {_alike(run): run.config for run in runs}.values():
+        for config in {_alike(run.config): run.config for run in runs}.values():
             scorers.check(config, score)
             if self.sweep.settings.together > 1 and Vectorises not in capabilities(registry.find(config.system)):
                 raise UserError(
@@ -140,7 +150,10 @@ class Study:
             return False
         stored.pop("budget", None)
         now = self.identity()
-        different = changes(json.dumps(stored), json.dumps(now), json.dumps(self._defaults()))
+        defaults = {"base": asdict(self.sweep.schema()), "score": asdict(ScoreConfig())}  # of keys that are new
+        if self.sweep.pretrain is not None:
+            defaults["pretrain"] = asdict(self.sweep.pretrain_schema())
+        different = changes(json.dumps(stored), json.dumps(now), json.dumps(defaults))
         different |= dict.fromkeys(stored.keys() - now.keys(), ("set", None))
         if different:
             each = [f"{key} was {before!r} and is now {after!r}" for key, (before, after) in different.items()]
@@ -156,10 +169,9 @@ class Study:
             write_json(folder / "sweep.json", self.identity() | {"budget": budget})
         names = [] if self.sweep.settings.search == "tpe" else [run.name for run in runs]
         write_json(folder / "planned.json", {"points": names, "scaling": self.sweep.settings.scaling})
-        for run in runs:  # what a report reads of a finished run, where somebody has deleted it
-            kept = self.folder(run)
-            if (kept.path / "score.json").exists() and not (kept.path / "point.json").exists():
-                kept.begin(run)
+        for run, path in ((run, self.folder(run).path) for run in runs):
+            if (path / "score.json").exists() and not (path / "point.json").exists():
+                self.folder(run).begin(run)  # what a report reads of a finished run, where somebody has deleted it
 
     def identity(self) -> JsonObject:
         """Return what makes two sweeps the same. Raise UserError where a dataset cannot be read."""
@@ -171,19 +183,12 @@ class Study:
         marks = {path: hashlib.sha256(text.encode()).hexdigest()[:16] for path, text in shards.items()}
         return json.loads(json.dumps(self.sweep.identity() | {"shards": marks}))
 
-    def _defaults(self) -> JsonObject:
-        """Keys that an older version did not have count as their defaults."""
-        pretrain = {} if self.sweep.pretrain is None else {"pretrain": dataclasses.asdict(self.sweep.pretrain_schema())}
-        return {"base": dataclasses.asdict(self.sweep.schema()), "score": dataclasses.asdict(ScoreConfig())} | pretrain
-
 
 def _label(values: Combination, seed: int) -> str:
     return json.dumps([list(values.items()), seed])
 
 
-def _alike(run: SweepRun) -> tuple[str, str]:
+def _alike(config: RunConfig) -> tuple[str, str]:
     """Runs of which one is as good as another to see whether they can be scored."""
-    config = run.config
-    model = getattr(config, "model", None)
-    parts = [getattr(config, "data", None), getattr(config, "loss", None), getattr(model, "patch", None)]
-    return config.system, repr(parts)
+    patch = getattr(getattr(config, "model", None), "patch", None)
+    return config.system, repr([getattr(config, "data", None), getattr(config, "loss", None), patch])

@@ -2,19 +2,17 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from etils import epath
 
 from dreamjax.console import counted
 from dreamjax.metrics.bootstrap import Interval
-from dreamjax.reports import tables
 from dreamjax.sweeps import comparing, power_law
 from dreamjax.sweeps.comparing import PairedTest
 from dreamjax.sweeps.power_law import SweepLaw
-from dreamjax.sweeps.ranking import PointRuns, Ranking, by_subject, explained, planned, rank_points, read
+from dreamjax.sweeps.ranking import PointRuns, Ranking, explained, planned, rank_points, read
 from dreamjax.sweeps.run_folder import read_json
 
 SCORES = {"probe": "balanced accuracy", "reconstruction": "share explained, common masks"}  # of images: the metric
@@ -22,6 +20,26 @@ LEGS = {"examples": "at equal examples", "flops": "at equal FLOP"}
 
 
 # -------------------------------------------------------------------------------------------------------------- result
+def _json(value: object) -> object:
+    """A result as JSON has it: intervals and tests by their own `as_json`."""
+    if isinstance(value, Mapping):
+        return {name: _json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(one) for one in value]
+    return value.as_json() if hasattr(value, "as_json") else value
+
+
+def _fields(
+    result: "RankedPoint | Comparison | SweepSummary", without: Sequence[str], **keys: str
+) -> dict[str, object]:
+    """Return the fields of a result by their `keys` in JSON, `without` some."""
+    return {
+        keys.get(one.name, one.name): _json(getattr(result, one.name))
+        for one in fields(result)
+        if one.name not in without
+    }
+
+
 @dataclass(frozen=True)
 class RankedPoint:
     """A point's scores, means over seeds and subjects. `explained`: at its own masks, which cannot be compared."""
@@ -40,18 +58,8 @@ class RankedPoint:
     test: PairedTest | None  # against the highest; None for the highest
 
     def as_json(self) -> dict[str, object]:
-        optional = {"accuracy": self.accuracy, "probe": self.probe, "minus_best": self.test}
-        return {
-            "point": self.name,
-            "values": dict(self.values),
-            "score": self.score.as_json(),
-            "by_seed": list(self.by_seed),
-            "masks": {mask: interval.as_json() for mask, interval in self.masks.items()},
-            "steps": self.steps,
-            "examples": self.examples,
-            "flop": self.flop,
-            "own_explained": self.explained,
-        } | {name: value.as_json() for name, value in optional.items() if value is not None}
+        unknown = [name for name in ("accuracy", "probe", "test") if getattr(self, name) is None]
+        return _fields(self, unknown, name="point", explained="own_explained", test="minus_best")
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ class Comparison:
     metric: str  # in words
     seeds: tuple[int, ...]
     ranking: tuple[RankedPoint, ...]  # the highest first
-    untrained: Mapping[str, float]  # point → mean score
+    untrained: tuple[str, ...]
+    untrained_scores: Mapping[str, float]  # their means
     left_out: tuple[str, ...]  # points of which a seed is missing
     baselines: Mapping[str, Mapping[str, float]]  # mask → baseline → mean R² over subjects
     laws: tuple[SweepLaw, ...]
@@ -72,20 +81,7 @@ class Comparison:
     by_unit: bool
 
     def as_json(self) -> dict[str, object]:
-        return {
-            "what": self.what,
-            "subjects": self.subjects,
-            "unit": self.unit,
-            **({"metric": self.metric} if self.by_unit else {}),
-            "seeds": list(self.seeds),
-            "ranking": [point.as_json() for point in self.ranking],
-            "untrained": list(self.untrained),
-            "untrained_scores": dict(self.untrained),
-            "left_out": list(self.left_out),
-            "baselines": {mask: dict(values) for mask, values in self.baselines.items()},
-            "scaling": [law.as_json() for law in self.laws],
-            "statements": list(self.statements),
-        }
+        return _fields(self, ["by_unit", *([] if self.by_unit else ["metric"])], laws="scaling")
 
 
 @dataclass(frozen=True)
@@ -120,9 +116,6 @@ class SweepSummary:
     commands: Mapping[str, str]  # point and seed → what trains it alone
     files: tuple[str, ...] = ()
 
-    def with_files(self, files: Iterable[str]) -> "SweepSummary":
-        return replace(self, files=tuple(files))
-
     @property
     def first(self) -> Comparison:
         return next(iter(self.legs.values()))
@@ -133,17 +126,7 @@ class SweepSummary:
 
     def as_json(self) -> dict[str, object]:
         """Return report.json."""
-        files: dict[str, object] = {"files": list(self.files)} if self.files else {}
-        return {
-            "name": self.name,
-            "workdir": self.workdir,
-            "split": self.split,
-            "rank": self.rank,
-            "legs": {name: leg.as_json() for name, leg in self.legs.items()},
-            "cost": self.cost.as_json(),
-            "unfinished": dict(self.unfinished),
-            "commands": dict(self.commands),
-        } | files
+        return _fields(self, [] if self.files else ["files"])
 
 
 def summarise(workdir: str) -> SweepSummary:
@@ -172,7 +155,7 @@ def _comparison(workdir: str, ranking: Ranking, groups: Sequence[PointRuns], alo
     by_name = {group.name: group for group in groups}
     tests = {test.point: test for test in ranking.pairs}
     first = groups[0].leg(ranking.leg, next(iter(groups[0].runs)))
-    by_unit = None if ranking.rank in SCORES else first[ranking.rank]  # one metric by unit (`run_score.UnitScores`)
+    by_unit = None if ranking.rank in SCORES else first[ranking.rank]  # one metric by unit (`scoring.UnitScores`)
     unit = by_unit["unit"] if by_unit else "subject"
     laws: list[SweepLaw] = []
     if along and ranking.rank == "reconstruction":
@@ -186,7 +169,8 @@ def _comparison(workdir: str, ranking: Ranking, groups: Sequence[PointRuns], alo
         metric=by_unit["metric"] if by_unit else SCORES[ranking.rank],
         seeds=ranking.seeds,
         ranking=tuple(_ranked(by_name[name], ranking, tests.get(name)) for name in ranking.tables),
-        untrained=ranking.untrained,
+        untrained=tuple(ranking.untrained),
+        untrained_scores=ranking.untrained,
         left_out=tuple(g.name for g in groups if g.name not in ranking.tables and g.name not in ranking.untrained),
         baselines=baselines(workdir, groups, ranking.leg),
         laws=tuple(laws),
@@ -323,33 +307,3 @@ def unfinished(workdir: str) -> dict[str, str]:
             failed = read_json(folder / "failed.json", "sentences")
             reasons[name] = failed["sentences"][-1] if failed else "interrupted"
     return reasons
-
-
-# ----------------------------------------------------------------------------------------------------------------- CSV
-def runs_csv(workdir: str) -> str:
-    """Return comma-separated values: a row for each run and leg."""
-    sweep, groups = read(workdir)
-    axes = sorted({axis for group in groups for axis in group.values})
-    first = [next(iter(score["legs"].values())) for group in groups for _, score in group.runs.values()]
-    masks = sorted({mask for leg in first for mask in leg.get("reconstruction", {})})
-    header = [*axes, "seed", "compared", "steps", "examples", "score", *masks, "own_explained", "seconds", "flop"]
-    rows = []
-    for group in groups:
-        for seed, (_, score) in sorted(group.runs.items()):
-            for name, leg in score["legs"].items():
-                total = _mean(by_subject(leg, sweep["score"]["rank"]))
-                stored = leg.get("reconstruction", {})
-                each = [_mean(explained(stored[mask])) if mask in stored else "" for mask in masks]
-                values = [_short(x) for x in (total, *each, leg["own"].get("explained", ""))]
-                cost = [round(score["cost"]["seconds"], 2), score["cost"]["flop"]]
-                labels = [group.values.get(axis, "") for axis in axes]
-                rows.append([*labels, seed, name, leg["step"], leg["examples"], *values, *cost])
-    return tables.csv_text(header, rows)
-
-
-def _mean(by_subject: Mapping[str, float]) -> float:
-    return float(np.mean(list(by_subject.values())))
-
-
-def _short(x: Any) -> float | str:
-    return x if x == "" else float(f"{x:.6g}")

@@ -9,7 +9,7 @@ it, `--config.KEY=…` the settings below.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -58,6 +58,7 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         labels, images = ", ".join(self.labels), self.rank == "images"
+        few = self.ways is not None and self.ways < 2
         _refuse(
             (len(self.labels) not in (0, 2), f"score.labels are {labels}, but a probe tells two labels apart"),
             (self.rank == "probe" and not self.labels, "score.rank is probe, which takes two score.labels"),
@@ -66,18 +67,10 @@ class ScoreConfig:
                 self.classifier and not images,
                 "score.classifier has an effect with score.rank=images only; leave it out",
             ),
-            (
-                self.ways is not None and self.ways < 2,
-                f"score.ways is {self.ways}, but it must be at least 2 (none: all)",
-            ),
-            (self.samples < 1, f"score.samples is {self.samples}, but it must be at least 1"),
-            (self.sampler_steps < 1, f"score.sampler_steps is {self.sampler_steps}, but it must be at least 1"),
+            (few, f"score.ways is {self.ways}, but it must be at least 2 (none: all)"),
+            *_least(self, 1, "score.", "samples", "sampler_steps"),
             (not self.guidance >= 0, f"score.guidance is {self.guidance}, but it must be 0 or more"),
-            (self.patch is not None and self.patch < 1, f"score.patch is {self.patch}, but it must be at least 1"),
-            (
-                self.windows is not None and self.windows < 1,
-                f"score.windows is {self.windows}, but it must be at least 1",
-            ),
+            *_least(self, 1, "score.", "patch", "windows"),
         )
 
 
@@ -100,23 +93,21 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         drawn, tpe = self.search in ("random", "tpe"), self.search == "tpe"
+        scaling = self.scaling and self.score.rank != "reconstruction"
         for seed in self.seeds:
             configs.check_seed("seeds", seed)
         _refuse(
             (not self.name, "name is empty; a report shows it"),
             (self.trials and not drawn, f"trials is {self.trials}, but the axes of search {self.search} say how many"),
             (drawn and self.trials < 1, f"search {self.search} takes trials, at least 1"),
-            (self.halvings < 0, f"halvings is {self.halvings}, but it must be 0 or more"),
+            *_least(self, 0, "", "halvings"),
             (self.halvings and not tpe, f"halvings is {self.halvings}, but it has an effect with search tpe only"),
             (tpe and len(self.compare) != 1, "search tpe takes one comparison: set compare to examples or to flops"),
             (not _different(self.seeds), f"seeds are {self.seeds or 'none'}, but there must be some, each once"),
             (not _different(self.compare), "compare must be one or both of examples, flops"),
-            (self.retries < 0, f"retries is {self.retries}, but it must be 0 or more"),
+            *_least(self, 0, "", "retries"),
             (self.together < 1, f"together is {self.together}, but it must be at least 1 (one after another)"),
-            (
-                self.scaling and self.score.rank != "reconstruction",
-                f"scaling fits errors of reconstruction, but score.rank is {self.score.rank}; leave it out",
-            ),
+            (scaling, f"scaling fits errors of reconstruction, but score.rank is {self.score.rank}; leave it out"),
             (self.hours is not None and not self.hours > 0, f"hours is {self.hours}, but it must be positive"),
         )
 
@@ -127,6 +118,14 @@ def _refuse(*checks: tuple[object, str]) -> None:
         raise ValueError(message)
 
 
+def _least(config: object, least: int, prefix: str, *names: str) -> Iterator[tuple[bool, str]]:
+    """Checks of numbers, or None, that may not be smaller."""
+    for name in names:
+        value = getattr(config, name)
+        advice = f"at least {least}" if least else "0 or more"
+        yield value is not None and value < least, f"{prefix}{name} is {value}, but it must be {advice}"
+
+
 def _different(values: Sequence[object]) -> bool:
     return 0 < len(values) == len(set(values))
 
@@ -135,7 +134,7 @@ def _different(values: Sequence[object]) -> bool:
 class Sweep:
     """A checked sweep. `base`: a ConfigDict; `schema`: the dataclass that describes it.
 
-    `pretrain`: the config of the pretraining whose encoders the runs start from (`pretrained_encoders`).
+    `pretrain`: the config of the pretraining whose encoders the runs start from (`runs`).
     """
 
     settings: SweepSettings
@@ -152,33 +151,25 @@ class Sweep:
 
     def config_of(self, chosen: Combination, seed: int) -> RunConfig:
         """Return the run's config. Raise UserError naming values that do not go together."""
-        values = {key: value for key, value in self._values(chosen).items() if not key.startswith(PRETRAIN)}
-        return self._config(self.schema, self.base, values | {"seed": seed}, chosen)
+        return self._config(self.schema, self.base, "", chosen, seed)
 
     def pretrain_of(self, chosen: Combination, seed: int) -> RunConfig | None:
         """Return the config of the pretraining before the run, where the sweep has one."""
         if self.pretrain is None:
             return None
-        values = self._values(chosen).items()
-        values_of_it = {key.removeprefix(PRETRAIN): value for key, value in values if key.startswith(PRETRAIN)}
-        return self._config(self.pretrain_schema, self.pretrain, values_of_it | {"seed": seed}, chosen)
+        return self._config(self.pretrain_schema, self.pretrain, PRETRAIN, chosen, seed)
 
     def base_config(self) -> RunConfig:
         return configs.to_dataclass(self.schema, self.base, self.source)
 
-    def _values(self, chosen: Combination) -> dict[str, object]:
-        values: dict[str, object] = {}
-        for axis in self.axes:
-            if axis.name in chosen:
-                values |= axis.setting(chosen[axis.name])
-        return values
-
     def _config(
-        self, schema: type[RunConfig], base: ConfigDict, values: Mapping[str, object], chosen: Combination
+        self, schema: type[RunConfig], base: ConfigDict, prefix: str, chosen: Combination, seed: int
     ) -> RunConfig:
         config = base.copy_and_resolve_references()
-        for key, value in values.items():
-            configs.put(schema, config, key, value, self.source)
+        settings = [axis.setting(chosen[axis.name]) for axis in self.axes if axis.name in chosen]
+        for key, value in [item for setting in settings for item in setting.items()] + [(f"{prefix}seed", seed)]:
+            if key.startswith(PRETRAIN) == bool(prefix):
+                configs.put(schema, config, key.removeprefix(prefix), value, self.source)
         where = ", ".join(f"{name}={value}" for name, value in chosen.items())
         return configs.to_dataclass(schema, config, f"{self.source}: {where}" if where else self.source)
 

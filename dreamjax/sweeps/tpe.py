@@ -8,15 +8,14 @@ A call that is killed goes on with the trial that it was at: the journal has its
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
@@ -27,14 +26,13 @@ from dreamjax.sweeps import axes as axes_
 from dreamjax.sweeps import batched_runs
 from dreamjax.sweeps import runs as runs_
 from dreamjax.sweeps.axes import Combination
+from dreamjax.sweeps.batched_runs import Proposal
 from dreamjax.sweeps.run_folder import write_json
 from dreamjax.sweeps.runs import SweepRun
-from dreamjax.sweeps.sampler import Proposal, SweepCounts
-from dreamjax.sweeps.study import Study
+from dreamjax.sweeps.study import Study, SweepCounts
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages.journal import JournalFileOpenLock
 
 REDUCTION = 3
 JOURNAL = "optuna.journal"
@@ -54,41 +52,43 @@ class CurrentTrial:
 
 
 class TPESampler:
-    """The sampler of a search."""
+    """The sampler of a search. Raise UserError where Optuna is not installed."""
 
     def __init__(self, study: Study):
-        self.study, self.settings = study, study.sweep.settings
+        self.study, self.settings, self.optuna = study, study.sweep.settings, _package()
+        self.states = self.optuna.trial.TrialState
+        self.path = epath.Path(study.workdir) / JOURNAL
+        self.label = "all" if study.part is None else str(study.part)
         self.current: CurrentTrial | None = None
 
     # --------------------------------------------------------------------------------------------------- the journal
     @cached_property
     def storage(self) -> "optuna.storages.JournalStorage":
-        optuna = package()
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-        path = str(epath.Path(self.study.workdir) / JOURNAL)
-        lock = JournalFileOpenLock(path)
-        _drop_partial_line(path, lock)
+        lock = JournalFileOpenLock(str(self.path))
+        if self.path.exists():  # cut off a line that a killed process had half written, before the next one joins it
+            lock.acquire()
+            try:
+                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+            finally:
+                lock.release()
         try:
-            return optuna.storages.JournalStorage(JournalFileBackend(path, lock_obj=lock))
+            return self.optuna.storages.JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
         except (ValueError, KeyError, TypeError) as problem:  # a line that is cut, or that is not JSON
             raise UserError(
-                f"{path} is damaged; delete it: the search starts again, and scores that are there stay"
+                f"{self.path} is damaged; delete it: the search starts again, and scores that are there stay"
             ) from problem
 
     @cached_property
     def journal(self) -> "optuna.Study":
         """The journal's study, created where there is none. Raise UserError where it searched other axes."""
-        optuna = package()
-        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
-        study = optuna.create_study(
+        pruner = self.optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
+        study = self.optuna.create_study(
             storage=self.storage, study_name=NAME, direction="maximize", load_if_exists=True, pruner=pruner
         )
-        whole = {
-            "axes": [dataclasses.asdict(axis) for axis in self.study.sweep.axes],
-            "halvings": self.settings.halvings,
-            "seeds": self.settings.seeds,
-        }
+        axes = [asdict(axis) for axis in self.study.sweep.axes]
+        whole = {"axes": axes, "halvings": self.settings.halvings, "seeds": self.settings.seeds}
         now = json.loads(json.dumps(whole, default=str))
         if other := [name for name, value in now.items() if study.user_attrs.get("asked", now)[name] != value]:
             raise UserError(
@@ -113,61 +113,53 @@ class TPESampler:
         return self.study.budget() or runs_.make(self.study.sweep, [{}])[0].budget
 
     def runs(self) -> list[SweepRun]:
-        if not (epath.Path(self.study.workdir) / JOURNAL).exists():
-            return []
         runs: list[SweepRun] = []
-        for trial in self.trials:
-            if trial.params and (self.study.part is None or trial.user_attrs.get("part") == str(self.study.part)):
+        for trial in self.trials if self.path.exists() else ():
+            if trial.params and (self.study.part is None or trial.user_attrs.get("part") == self.label):
                 with contextlib.suppress(UserError):  # values that do not go together
                     runs += self.runs_of(trial.params)
         return runs
 
-    def runs_of(self, params: Mapping[str, Any]) -> list[SweepRun]:
+    def runs_of(self, params: Mapping[str, object]) -> list[SweepRun]:
         """Return the runs of a trial's values, one for each seed, with the lengths after which they may be stopped."""
         values = {axis.name: _short(params[axis.name]) for axis in self.study.sweep.axes if axis.name in params}
-        rungs = [with_rungs(run, self.settings.halvings) for run in runs_.make(self.study.sweep, [values], self.budget)]
-        return self.study.named(rungs)
+        runs = runs_.make(self.study.sweep, [values], self.budget)
+        return self.study.named([with_rungs(run, self.settings.halvings) for run in runs])
 
     def sample(self) -> list[SweepRun]:
-        package()
         drawn = axes_.random(self.study.sweep.axes, SAMPLED, self.settings.draw_seed)
         return [runs_.of(self.study.sweep, values, self.settings.seeds[0]) for values in drawn]
 
     def coming(self) -> int:
-        begun = (epath.Path(self.study.workdir) / JOURNAL).exists()
-        return max(0, self.settings.trials - (len(self.trials) if begun else 0))
+        return max(0, self.settings.trials - (len(self.trials) if self.path.exists() else 0))
 
     # ------------------------------------------------------------------------------------------- proposing, observing
     def propose(self) -> Proposal | None:
         while self.current is None:
-            if (trial := self.next()) is None:
+            if (following := self.next()) is None:
                 return None
-            self._begin(*trial)
+            trial, values = following
+            try:
+                runs = self.runs_of(values)
+                self.current = CurrentTrial(trial, runs, runs[0].steps)
+            except UserError as problem:  # values that do not go together
+                log.warning("%s: %s", _text(values), problem)
+                trial.set_user_attr("sentence", str(problem))
+                self.journal.tell(trial, state=self.states.FAIL)
         if self.current.proposed:  # nothing was scored: another process has it
             return None
         self.current.proposed = True
         packs = batched_runs.packs(self.current.runs, self.settings.together)
         return Proposal(packs, until=self.current.lengths[0])
 
-    def _begin(self, trial: "optuna.Trial", values: Combination) -> None:
-        try:
-            runs = self.runs_of(values)
-        except UserError as problem:  # values that do not go together
-            log.warning("%s: %s", _text(values), problem)
-            trial.set_user_attr("sentence", str(problem))
-            self.journal.tell(trial, state=_states().FAIL)
-            return
-        self.current = CurrentTrial(trial, runs, runs[0].steps)
-
     def observe(self, proposal: Proposal) -> int:
         """Tell the study the mean score of the trial's seeds, and whether it failed or stops early."""
         current = self.current
         assert current is not None
         steps, *left = current.lengths
-        value = self.study.mean_score(current.runs, steps)
-        whole = current.runs[0].steps
+        value, whole = self.study.mean_score(current.runs, steps), current.runs[0].steps
         if value is None:
-            self.journal.tell(current.trial, state=_states().FAIL)
+            self.journal.tell(current.trial, state=self.states.FAIL)
         elif not left:
             self.journal.tell(current.trial, value)
         else:
@@ -180,7 +172,7 @@ class TPESampler:
             log.info("%s: stopped after %d of %d steps", current.runs[0].name, steps, whole[-1])
             for run in current.runs:
                 write_json(self.study.folder(run).path / "stopped.json", {"steps": steps})
-            self.journal.tell(current.trial, state=_states().PRUNED)
+            self.journal.tell(current.trial, state=self.states.PRUNED)
         self.current = None
         return 1
 
@@ -196,42 +188,36 @@ class TPESampler:
         for _ in range(axes_.TRIES):
             if len(self.trials) >= self.settings.trials:
                 return None
-            trial = self.open_trial(self._create())
+            # a trial has its part from the start, so that no other part takes it for a killed one's; `Study.ask` cannot
+            template = self.optuna.trial.create_trial(state=self.states.RUNNING, user_attrs={"part": self.label})
+            known = self.storage.create_new_trial(self._study_id, template_trial=template)
+            trial = self.open_trial(self.storage.get_trial(known).number)
             values = self._suggest(trial)
             earlier = [one for one in self.trials if one.number < trial.number]
             too_many = len(earlier) >= self.settings.trials
             if not too_many and not any(one.params == trial.params for one in earlier):
                 return trial, values
             trial.set_user_attr(ASIDE, "one too many" if too_many else "drawn before")
-            self.journal.tell(trial, state=_states().FAIL)
+            self.journal.tell(trial, state=self.states.FAIL)
         log.info("the axes have hardly any values left that were not tried: the search ends")
         return None
 
-    def _create(self) -> int:
-        """Return the number of a new trial that has its part from the start: no other part takes it for a killed one's.
-
-        `Study.ask` cannot do that, which is why trials are created in the storage.
-        """
-        template = package().trial.create_trial(state=_states().RUNNING, user_attrs={"part": _label(self.study)})
-        known = self.storage.create_new_trial(self.storage.get_study_id_from_name(NAME), template_trial=template)
-        return self.storage.get_trial(known).number
+    @property
+    def _study_id(self) -> int:
+        return self.storage.get_study_id_from_name(NAME)
 
     def open_trial(self, number: int) -> "optuna.Trial":
         """Return a trial with its own stream of random numbers: a killed search draws as an undisturbed one."""
-        optuna = package()
         seed = int(np.random.SeedSequence([self.settings.draw_seed, number]).generate_state(1)[0])
-        self.journal.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        study_id = self.storage.get_study_id_from_name(NAME)
-        known = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        return optuna.trial.Trial(self.journal, known)
+        self.journal.sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        known = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        return self.optuna.trial.Trial(self.journal, known)
 
     def _mine(self, trial: "optuna.trial.FrozenTrial") -> bool:
         """Whether a trial that is not ended was left by this part, or by parts of another number."""
         part, label = self.study.part, trial.user_attrs["part"]
-        other_count = label.partition("/")[2] != _label(self.study).partition("/")[2]
-        return label == _label(self.study) or (
-            other_count and (part is None or trial.number % part.count == part.index)
-        )
+        other_count = label.partition("/")[2] != self.label.partition("/")[2]
+        return label == self.label or (other_count and (part is None or trial.number % part.count == part.index))
 
     def _suggest(self, trial: "optuna.Trial") -> Combination:
         values: dict[str, object] = {}
@@ -248,12 +234,10 @@ class TPESampler:
 
     # ------------------------------------------------------------------------------------------------------- progress
     def counts(self) -> SweepCounts:
-        states = [trial.state.name for trial in self.trials if trial.state.is_finished()]
-        pruned, most = states.count("PRUNED"), self.settings.trials
-        done = states.count("COMPLETE") + pruned
-        return SweepCounts(
-            max(most, len(states)), done, states.count("FAIL"), max(0, most - len(states)), stopped_early=pruned
-        )
+        states = [trial.state for trial in self.trials if trial.state.is_finished()]
+        pruned, most = states.count(self.states.PRUNED), self.settings.trials
+        done, failed = states.count(self.states.COMPLETE) + pruned, states.count(self.states.FAIL)
+        return SweepCounts(max(most, len(states)), done, failed, max(0, most - len(states)), stopped_early=pruned)
 
     def failures(self) -> dict[str, str]:
         """Return values or run → why they cannot be trained, or failed."""
@@ -261,8 +245,7 @@ class TPESampler:
         return refused | self.study.failures(self.runs())
 
 
-def package() -> ModuleType:
-    """Return Optuna. Raise UserError where it is not installed."""
+def _package() -> ModuleType:
     try:
         import optuna
     except ImportError as e:
@@ -278,35 +261,14 @@ def with_rungs(run: SweepRun, halvings: int) -> SweepRun:
         return run
     whole = max(run.steps)
     if not run.prefix:
-        optim = dataclasses.replace(getattr(run.config, "optim"), decay_steps=whole)  # noqa: B009
-        run = dataclasses.replace(run, config=dataclasses.replace(run.config, **{"optim": optim}))
+        optim = replace(getattr(run.config, "optim"), decay_steps=whole)  # noqa: B009
+        run = replace(run, config=replace(run.config, **{"optim": optim}))
     rungs = {f"1/{REDUCTION**k}": whole // REDUCTION**k for k in range(halvings, 0, -1) if whole // REDUCTION**k > 0}
-    return dataclasses.replace(run, legs=rungs | run.legs)
-
-
-def _drop_partial_line(path: str, lock: "JournalFileOpenLock") -> None:
-    """Cut off a last line that a killed process had half written: the next one would be written onto it."""
-    if not os.path.exists(path):
-        return
-    lock.acquire()
-    try:
-        with open(path, "rb+") as file:
-            text = file.read()
-            file.truncate(text.rfind(b"\n") + 1)
-    finally:
-        lock.release()
-
-
-def _states() -> Any:
-    return package().trial.TrialState
+    return replace(run, legs=rungs | run.legs)
 
 
 def _short(value: object) -> object:
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _label(study: Study) -> str:
-    return "all" if study.part is None else str(study.part)
 
 
 def _text(values: Mapping[str, object]) -> str:

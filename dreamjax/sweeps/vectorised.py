@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, cast
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +23,11 @@ from dreamjax.errors import UserError
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.sharding import Rules
 from dreamjax.sweeps.sweep_config import RunConfig
-from dreamjax.systems.base import Vectorises
 from dreamjax.training import program
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, Task, replace
 from dreamjax.training.train_config import TrainConfig
 
 PARTS = ("params", "opt", "ema", "hyper", "extra")
-
-
-class VectorisableTask(Task, Vectorises, Protocol):
-    """A system whose runs can be trained as one program."""
 
 
 def alike(config: RunConfig) -> str:
@@ -81,9 +76,12 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Vectorised(Task):
-    """The task of several tasks of equal shapes, and their configs."""
+    """The task of several tasks of equal shapes, and their configs.
 
-    tasks: tuple[VectorisableTask, ...]
+    Raise ValueError where they differ in more than arguments of the step.
+    """
+
+    tasks: tuple[Any, ...]  # systems with the capability `Vectorises`
     configs: tuple[RunConfig, ...]
     sharding_rules: ClassVar[Rules] = ((r"^(params|opt|ema|hyper|extra)/", P("data")),)
 
@@ -156,13 +154,8 @@ def _by_run(metrics: Metrics, good: Array) -> dict[str, tuple[Array, Array]]:
 
 def train_config(config: RunConfig, count: int) -> TrainConfig:
     """Return that of a program of `count` such runs: over all devices, and nothing is scored while it trains."""
-    return dataclasses.replace(
-        config.train,
-        batch_size=count * config.train.batch_size,
-        mesh=MeshConfig(),
-        eval_every=0,
-        image_every=0,
-    )
+    batch_size = count * config.train.batch_size
+    return dataclasses.replace(config.train, batch_size=batch_size, mesh=MeshConfig(), eval_every=0, image_every=0)
 
 
 def config_json(runs: Sequence[RunConfig], train: TrainConfig) -> str:
@@ -171,8 +164,3 @@ def config_json(runs: Sequence[RunConfig], train: TrainConfig) -> str:
     for point in points.values():
         del point["train"]  # it is there once, and more steps are not another program
     return json.dumps({"train": dataclasses.asdict(train), "points": points})
-
-
-def make(tasks: Sequence[Task], runs: Sequence[RunConfig]) -> Vectorised:
-    """Return the task of several tasks. Raise ValueError where they differ in more than arguments of the step."""
-    return Vectorised(tuple(cast(VectorisableTask, task) for task in tasks), tuple(runs))

@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.console import counted
 from dreamjax.reports import figures
 from dreamjax.reports.pages import Page, Section
-from dreamjax.reports.tables import Table, cell, number
+from dreamjax.reports.tables import Table, cell, csv_text, number
 from dreamjax.storage import atomic
 from dreamjax.sweeps import figures as charts
-from dreamjax.sweeps import ranking, summary
+from dreamjax.sweeps import ranking
 from dreamjax.sweeps.summary import Comparison, SweepSummary
 
 
@@ -23,15 +25,38 @@ def write(result: SweepSummary, out: str | None) -> SweepSummary:
     folder = epath.Path(out or epath.Path(result.workdir) / "report")
     folder.mkdir(parents=True, exist_ok=True)
     contents = {f"{name}.png": figures.png(charts.draw(chart)) for name, chart in made.items()}
-    contents["runs.csv"] = summary.runs_csv(result.workdir).encode()
+    contents["runs.csv"] = runs_csv(result.workdir).encode()
     if best := best_config(result, str(folder / "best.py")):
         contents["best.py"] = best.encode()
     contents["report.html"] = page.html().encode()
     for name, data in contents.items():
         atomic.write_bytes(folder / name, data)
-    result = result.with_files(str(folder / name) for name in (*contents, "report.json"))
+    result = replace(result, files=tuple(str(folder / name) for name in (*contents, "report.json")))
     atomic.write_text(folder / "report.json", json.dumps(result.as_json(), indent=1, allow_nan=False))
     return result
+
+
+def runs_csv(workdir: str) -> str:
+    """Return comma-separated values: a row for each run and leg."""
+    sweep, groups = ranking.read(workdir)
+    axes = sorted({axis for group in groups for axis in group.values})
+    runs = [(group, seed, score) for group in groups for seed, (_, score) in sorted(group.runs.items())]
+    masks = sorted(
+        {mask for *_, score in runs for mask in next(iter(score["legs"].values())).get("reconstruction", {})}
+    )
+    header = [*axes, "seed", "compared", "steps", "examples", "score", *masks, "own_explained", "seconds", "flop"]
+    rows = []
+    for group, seed, score in runs:
+        labels, cost = [group.values.get(axis, "") for axis in axes], score["cost"]
+        for name, leg in score["legs"].items():
+            stored = leg.get("reconstruction", {})
+            by_subject = [ranking.by_subject(leg, sweep["score"]["rank"])]
+            by_subject += [ranking.explained(stored[mask]) if mask in stored else {} for mask in masks]
+            means = [float(np.mean(list(one.values()))) if one else "" for one in by_subject]
+            values = [x if x == "" else float(f"{x:.6g}") for x in (*means, leg["own"].get("explained", ""))]
+            costs = [round(cost["seconds"], 2), cost["flop"]]
+            rows.append([*labels, seed, name, leg["step"], leg["examples"], *values, *costs])
+    return csv_text(header, rows)
 
 
 def best_config(result: SweepSummary, path: str) -> str:

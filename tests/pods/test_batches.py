@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from dreamjax.errors import UserError
-from dreamjax.pods import ahead, largest_batch, plan
+from dreamjax.pods import ahead, plan
 
 PLAIN = "ENTRY %main {\n  %fusion.1 = f32[8]{0} fusion(%a)\n}\n"
 TWICE = "ENTRY %main {\n  %fusion.1 = f32[8]{0} fusion(%a)\n  ROOT %fusion.1.remat2 = f32[8]{0} fusion(%a)\n}\n"
@@ -49,7 +49,7 @@ class Compiler:
 @pytest.mark.parametrize("told", [True, False])
 def test_the_largest_is_found_in_few_attempts(held, unit, expected, told):
     compiler = Compiler(held, told=told)
-    assert largest_batch.largest(compiler, 1000, unit).rows == expected
+    assert ahead.largest(compiler, 1000, unit).rows == expected
     assert len(compiler.asked) <= 7
     assert len(set(compiler.asked)) == len(compiler.asked)
 
@@ -57,21 +57,21 @@ def test_the_largest_is_found_in_few_attempts(held, unit, expected, told):
 @pytest.mark.parametrize("told", [True, False])
 def test_what_is_no_line_is_found_nearly(told):
     compiler = Compiler(lambda n: 100 + n**1.5, told=told)
-    assert 90 <= largest_batch.largest(compiler, 1000).rows <= 93
+    assert 90 <= ahead.largest(compiler, 1000).rows <= 93
     assert len(compiler.asked) <= 12
 
 
 def test_what_fits_by_computing_again_does_not_count():
     """XLA makes 27 and more rows fit; 26 do without."""
     compiler = Compiler(lambda n: 200 + 30 * n, twice_from=27)
-    assert largest_batch.largest(compiler, 1000).rows == 26
-    assert largest_batch.twice(TWICE) == 1
-    assert largest_batch.twice(PLAIN) == 0
+    assert ahead.largest(compiler, 1000).rows == 26
+    assert ahead.twice(TWICE) == 1
+    assert ahead.twice(PLAIN) == 0
 
 
 def test_where_not_one_fits_is_one_sentence():
     with pytest.raises(UserError, match="does not fit a chip with 4 examples a device, the fewest there can be"):
-        largest_batch.largest(Compiler(lambda n: 1001.0), 1000, 4)
+        ahead.largest(Compiler(lambda n: 1001.0), 1000, 4)
 
 
 def test_loops_of_the_model_are_those_of_its_scans():

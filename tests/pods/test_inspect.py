@@ -39,7 +39,7 @@ def test_presets_have_the_published_number_of_parameters(name, encoder, whole):
     patches = 128 * 4 * 1024 + 1024
     exact_encoder = patches + 1024 + rows * 1024 + blocks(24, 1024, r) + 2 * 1024
     decoder = (1024 * 512 + 512) + 512 + rows * 512 + blocks(8, 512, r) + 2 * 512 + (512 * 512 + 512)
-    found = inspect(PRESETS[name])["parameters"]
+    found = inspect(PRESETS[name]).parameters
     assert found["encoder"] == exact_encoder == pytest.approx(encoder, abs=5e3)
     assert found["whole"] == exact_encoder + decoder == pytest.approx(whole, abs=5e3)
 
@@ -73,7 +73,7 @@ def test_memory_follows_the_mesh():
     config = PRESETS["dreamdiffusion_paper"]
     mesh = dataclasses.replace(config.train.mesh, fsdp=8)
     sharded = dataclasses.replace(config, train=dataclasses.replace(config.train, mesh=mesh, batch_size=96))
-    one, eight = inspect(config)["memory_gib_per_device"], inspect(sharded, devices=8)["memory_gib_per_device"]
+    one, eight = inspect(config).memory_gib_per_device, inspect(sharded, devices=8).memory_gib_per_device
     assert one["parameters"] == pytest.approx(4 * 328_845_824 / 2**30, rel=1e-3)
     assert one["optimiser"] == pytest.approx(2 * one["parameters"], rel=1e-3)
     assert one["average"] == 0
@@ -84,7 +84,7 @@ def test_memory_follows_the_mesh():
 def test_rematerialisation_lowers_the_estimate():
     config = PRESETS["base"]
     full = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="full"))
-    plain, lean = (inspect(c)["memory_gib_per_device"]["activations"] for c in (config, full))
+    plain, lean = (inspect(c).memory_gib_per_device["activations"] for c in (config, full))
     assert lean < plain / 5
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamjax.pods import hlo, operations
+from dreamjax.pods import hlo, roofline
 
 
 def program(shape, operands, attributes, opcode="convolution"):
@@ -45,7 +45,7 @@ def program(shape, operands, attributes, opcode="convolution"):
     ],
 )
 def test_convolutions_are_counted_by_hand(shape, left, right, attributes, expected):
-    assert operations.flops(program(shape, [("a", left), ("b", right)], attributes)) == expected
+    assert roofline.flops(program(shape, [("a", left), ("b", right)], attributes)) == expected
 
 
 def test_products_of_a_loop_count_as_often_as_it_runs():
@@ -55,10 +55,10 @@ def test_products_of_a_loop_count_as_often_as_it_runs():
         return jax.lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, None, length=5)[0]
 
     text = jax.jit(repeated).lower(jnp.ones((16, 8)), jnp.ones((8, 8))).compile().as_text()
-    assert operations.flops(hlo.read(text)) == 5 * 2 * 16 * 8 * 8
+    assert roofline.flops(hlo.read(text)) == 5 * 2 * 16 * 8 * 8
     batched = jax.jit(lambda a, b: jnp.einsum("bij,bjk->bik", a, b))
     text = batched.lower(jnp.ones((3, 4, 5)), jnp.ones((3, 5, 6))).compile().as_text()
-    assert operations.flops(hlo.read(text)) == 3 * 2 * 4 * 5 * 6
+    assert roofline.flops(hlo.read(text)) == 3 * 2 * 4 * 5 * 6
 
 
 def test_a_convolution_of_this_machine_is_counted_as_its_definition_says():
@@ -74,4 +74,4 @@ def test_a_convolution_of_this_machine_is_counted_as_its_definition_says():
     out = np.asarray(convolve(x, w))  # of ones: how many products each output is the sum of
     if " convolution(" not in text:
         pytest.skip("this compiler calls a library in place of a convolution")
-    assert operations.flops(hlo.read(text)) == pytest.approx(2 * out.sum())
+    assert roofline.flops(hlo.read(text)) == pytest.approx(2 * out.sum())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamjax.cli.main import main
-from dreamjax.pods import ahead, layout, plan_figures, topologies
+from dreamjax.pods import ahead, collectives, plan_report, topologies
 from dreamjax.systems.dreamdiffusion import DreamDiffusion
 
 STAGE_A = ["plan", "--config", "configs/pretrain/dreamdiffusion.py", "--json"]
@@ -83,20 +83,20 @@ def test_among_nodes_each_gpu_sends_its_share_alone():
     """Of 16 GPUs in 2 nodes: a sum of 800 bytes within each node, of 100 among the two lanes, and back."""
     pod = topologies.pod("h100-16")
     everyone, pairs = np.arange(16), np.array([0, 8])
-    found = layout.Moved("all-reduce", "data", 800.0).among(everyone, pod)
+    found = collectives.among(everyone, pod, "all-reduce", "data", 800.0)
     assert [(one.kind, one.axes, one.group, one.payload) for one in found] == [
         ("all-reduce", ("slices",), 2, 100.0),
         ("reduce-scatter", ("data",), 8, 800.0),
         ("all-gather", ("data",), 8, 800.0),
     ]
     assert sum(one.received for one in found) == pytest.approx(2 * 0.5 * 100 + 2 * 7 / 8 * 800)
-    assert [one.kind for one in layout.Moved("all-gather", "fsdp", 800.0).among(everyone, pod)] == ["all-gather"] * 2
-    assert [one.kind for one in layout.Moved("reduce-scatter", "fsdp", 800.0).among(everyone, pod)] == [
+    assert [one.kind for one in collectives.among(everyone, pod, "all-gather", "fsdp", 800.0)] == ["all-gather"] * 2
+    assert [one.kind for one in collectives.among(everyone, pod, "reduce-scatter", "fsdp", 800.0)] == [
         "reduce-scatter"
     ] * 2
-    [alone] = layout.Moved("all-reduce", "data", 800.0).among(pairs, pod)  # one of each node
+    [alone] = collectives.among(pairs, pod, "all-reduce", "data", 800.0)  # one of each node
     assert (alone.axes, alone.group, alone.payload) == (("slices",), 2, 800.0)
-    [within] = layout.Moved("all-reduce", "data", 800.0).among(np.arange(8), pod)
+    [within] = collectives.among(np.arange(8), pod, "all-reduce", "data", 800.0)
     assert within.axes == ("data",)
 
 
@@ -115,7 +115,7 @@ def test_images_and_scaling_of_a_plan(tmp_path, capsys):
     written = sorted(path.name for path in (tmp_path / "plan").iterdir())
     assert written == ["memory.png", "plan.html", "plan.json", "roofline.png", "scaling.png"]
     assert json.loads((tmp_path / "plan" / "plan.json").read_text())["scaling"] == found["scaling"]
-    parts = plan_figures.parts(found["memory"])
+    parts = plan_report.parts(found["memory"])
     assert sum(size for _, size in parts) == pytest.approx(found["memory"]["peak"])
     assert main([*STAGE_A[:-1], *words[:4], "--scaling"]) == 0
     assert "Weak scaling, 8 examples a chip" in capsys.readouterr().out

@@ -13,7 +13,7 @@ import yaml
 
 from dreamjax.cli import main as cli
 from dreamjax.errors import UserError
-from dreamjax.pods import gke, slurm, tpu
+from dreamjax.pods import scripts
 from dreamjax.pods.launch_config import Launch, place
 
 TRAIN = (
@@ -44,12 +44,12 @@ def shellcheck(script):
 
 
 SCRIPTS = {
-    "slurm-gpus": lambda: slurm.script(launch("h100-64", setup="module load cuda"), slurm.Slurm(time="24:00:00")),
-    "slurm-gpu-each": lambda: slurm.script(launch("h200-16"), slurm.Slurm(processes=8, partition="long", cpus=12)),
-    "slurm-cpus": lambda: slurm.script(launch("cpu-2", environment={}), slurm.Slurm()),
-    "tpu": lambda: tpu.script(launch("v6e-256", setup=BRING), tpu.QueuedResource(project="p", zone="us-east5-a")),
-    "tpu-slices": lambda: tpu.script(
-        launch("v5p-512", 4, setup="ulimit -n 65536"), tpu.QueuedResource(project="p", zone="z", terms="spot")
+    "slurm-gpus": lambda: scripts.slurm(launch("h100-64", setup="module load cuda"), time="24:00:00"),
+    "slurm-gpu-each": lambda: scripts.slurm(launch("h200-16"), processes=8, partition="long", cpus=12),
+    "slurm-cpus": lambda: scripts.slurm(launch("cpu-2", environment={})),
+    "tpu": lambda: scripts.tpu(launch("v6e-256", setup=BRING), project="p", zone="us-east5-a"),
+    "tpu-slices": lambda: scripts.tpu(
+        launch("v5p-512", 4, setup="ulimit -n 65536"), project="p", zone="z", terms="spot"
     ),
 }
 
@@ -76,7 +76,7 @@ SWEEP = ("sweep", "--config", "c.py", "--workdir", "gs://b/s", "--config.base.da
 
 
 def test_a_sweep_is_an_array_whose_jobs_know_their_part():
-    script = slurm.script(launch("h100-1", arguments=SWEEP, parts=8), slurm.Slurm())
+    script = scripts.slurm(launch("h100-1", arguments=SWEEP, parts=8))
     shellcheck(script)
     found = options_of(script)
     assert (found["array"], found["output"], found["gpus-per-node"]) == ("0-7", "%x-%A_%a.log", "1")
@@ -90,7 +90,7 @@ def test_a_sweep_is_an_array_whose_jobs_know_their_part():
 @pytest.mark.parametrize("pod", ["v5e-8", "h100-8"])
 def test_of_a_sweep_each_part_is_a_jobset(pod):
     """Of its own name, without a coordinator to wait for."""
-    text = gke.manifest(launch(pod, arguments=SWEEP, parts=3), gke.Cluster(image="i"))
+    text = scripts.gke(launch(pod, arguments=SWEEP, parts=3), image="i")
     found = list(yaml.safe_load_all(text))
     assert [one["metadata"]["name"] for one in found] == ["eeg-1-0", "eeg-1-1", "eeg-1-2"]
     for i, one in enumerate(found):
@@ -138,7 +138,7 @@ def test_slurm_has_a_task_for_each_process():
     ],
 )
 def test_tpus_are_asked_for_by_their_names(pod, kind, runtime):
-    script = tpu.script(launch(pod, setup=BRING), tpu.QueuedResource(project="p", zone="z"))
+    script = scripts.tpu(launch(pod, setup=BRING), project="p", zone="z")
     assert f"--accelerator-type={kind} " in script
     assert f"--runtime-version={runtime} " in script
     assert "--node-id=eeg-1 " in script
@@ -190,7 +190,7 @@ def jobset_schema():
 
 
 def jobset(pod, slices=1, **cluster):
-    text = gke.manifest(launch(pod, slices), gke.Cluster(image="gcr.io/p/dreamjax:1", **cluster))
+    text = scripts.gke(launch(pod, slices), image="gcr.io/p/dreamjax:1", **cluster)
     found = yaml.safe_load(text)
     jsonschema.validate(found, jobset_schema())
     for job in found["spec"]["replicatedJobs"]:
@@ -253,17 +253,17 @@ def test_a_mistake_is_not_started_again():
         (lambda: launch("v5e-16", environment={"DREAMJAX_PROCESS": "1"}), "is set by the launcher"),
         (lambda: launch("v5e-16", environment={"A": "1\nDREAMJAX_HOST\nx"}), "A has more than one line"),
         (lambda: launch("v5e-16", setup="a\nb"), "--setup has more than one line"),
-        (lambda: tpu.script(launch("v5e-16"), QUEUED), "let --setup bring it"),
-        (lambda: tpu.script(launch("v5e:2x8", setup=BRING), QUEUED), "v5e-16 is v5e:4x4"),
-        (lambda: tpu.script(launch("v5e-16", setup=BRING), MULTILINE), "--project has more than one line"),
+        (lambda: scripts.tpu(launch("v5e-16"), **QUEUED), "let --setup bring it"),
+        (lambda: scripts.tpu(launch("v5e:2x8", setup=BRING), **QUEUED), "v5e-16 is v5e:4x4"),
+        (lambda: scripts.tpu(launch("v5e-16", setup=BRING), **MULTILINE), "--project has more than one line"),
         (lambda: launch("v5e:3x3"), "a side of one has 1, 2, 4, 8 or 16 chips"),
         (lambda: launch("v5p-200000000"), "no slice of so many"),
         (
-            lambda: gke.manifest(launch("v5e-16", arguments=(*TRAIN, "--config.data.path=eeg")), IMAGE),
+            lambda: scripts.gke(launch("v5e-16", arguments=(*TRAIN, "--config.data.path=eeg")), **IMAGE),
             "--config.data.path eeg",
         ),
         (
-            lambda: gke.manifest(launch("v5e-16", arguments=("train", "--workdir", "file:///x")), IMAGE),
+            lambda: scripts.gke(launch("v5e-16", arguments=("train", "--workdir", "file:///x")), **IMAGE),
             "file:///x would",
         ),
         (lambda: launch("v5e-16", arguments=SWEEP, parts=2), "has 4 hosts, but a part of a sweep is one process"),
@@ -271,18 +271,18 @@ def test_a_mistake_is_not_started_again():
         (lambda: launch("v5e-8", parts=2), "give --parts with -- sweep alone"),
         (lambda: launch("v5e-8", arguments=(*SWEEP, "--part=0/2"), parts=2), "--part after -- sweep is for one"),
         (
-            lambda: slurm.script(launch("cpu-1", arguments=SWEEP, parts=2), slurm.Slurm(processes=2)),
+            lambda: scripts.slurm(launch("cpu-1", arguments=SWEEP, parts=2), processes=2),
             "a part of a sweep is one process",
         ),
-        (lambda: slurm.script(launch("v5e-16"), slurm.Slurm()), "v5e-16 are TPUs"),
-        (lambda: slurm.script(launch("h100-8"), slurm.Slurm(processes=3)), "give 1 or 8"),
-        (lambda: slurm.script(launch("h100-8"), slurm.Slurm(time="1 day")), "it has no spaces"),
-        (lambda: tpu.script(launch("h100-8"), QUEUED), "are no TPUs; launch slurm"),
-        (lambda: tpu.script(launch("tpu7x-128"), QUEUED), "through Kubernetes alone; launch gke"),
-        (lambda: tpu.script(launch("v5e-16", arguments=LOCAL), QUEUED), "runs/x would lie on every host's own disk"),
-        (lambda: gke.manifest(launch("cpu-2"), gke.Cluster(image="i")), "are no nodes of GKE"),
+        (lambda: scripts.slurm(launch("v5e-16")), "v5e-16 are TPUs"),
+        (lambda: scripts.slurm(launch("h100-8"), processes=3), "give 1 or 8"),
+        (lambda: scripts.slurm(launch("h100-8"), time="1 day"), "it has no spaces"),
+        (lambda: scripts.tpu(launch("h100-8"), **QUEUED), "are no TPUs; launch slurm"),
+        (lambda: scripts.tpu(launch("tpu7x-128"), **QUEUED), "through Kubernetes alone; launch gke"),
+        (lambda: scripts.tpu(launch("v5e-16", arguments=LOCAL), **QUEUED), "runs/x would lie on every host's own disk"),
+        (lambda: scripts.gke(launch("cpu-2"), image="i"), "are no nodes of GKE"),
         (
-            lambda: gke.manifest(launch("v5e-16", arguments=LOCAL), gke.Cluster(image="i")),
+            lambda: scripts.gke(launch("v5e-16", arguments=LOCAL), image="i"),
             "give an object store's path",
         ),
     ],
@@ -292,9 +292,9 @@ def test_what_cannot_be_launched_is_one_sentence(make, said):
         make()
 
 
-QUEUED = tpu.QueuedResource(project="p", zone="z")
-MULTILINE = tpu.QueuedResource(project="p\nrm", zone="z")
-IMAGE = gke.Cluster(image="i")
+QUEUED = {"project": "p", "zone": "z"}
+MULTILINE = {"project": "p\nrm", "zone": "z"}
+IMAGE = {"image": "i"}
 LOCAL = ("train", "--config", "c.py", "--workdir=runs/x")
 
 
@@ -357,7 +357,7 @@ def test_a_script_is_written_or_shown(tmp_path, capsys):
 
 def test_kubernetes_expands_nothing(tmp_path):
     """$(NAME) and $$ mean something to it."""
-    text = gke.manifest(launch("v5e-16", environment={"A": "$(B) $$x"}, setup="echo $HOME"), IMAGE)
+    text = scripts.gke(launch("v5e-16", environment={"A": "$(B) $$x"}, setup="echo $HOME"), **IMAGE)
     (job,) = yaml.safe_load(text)["spec"]["replicatedJobs"]
     container = job["template"]["spec"]["template"]["spec"]["containers"][0]
     assert container["env"][0] == {"name": "A", "value": "$$(B) $$$$x"}

@@ -49,7 +49,8 @@ def path_of(name: str) -> Path:
 def summary(recipe: Recipe) -> dict[str, Any]:
     """Compiles: minutes."""
     loaded = config.load(str(REPOSITORY / recipe.config), [], registry.schema_of)
-    found = plan.plan(jobs.TrainingStep(loaded), topologies.pod(recipe.topology, recipe.slices), effort=recipe.effort)
+    result = plan.plan(jobs.TrainingStep(loaded), topologies.pod(recipe.topology, recipe.slices), effort=recipe.effort)
+    found = result.as_json()
     mib, ms = 2**20, 1e-3
     return {
         "command": recipe.command,

@@ -6,7 +6,7 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.sweeps import scoring
-from dreamjax.sweeps.run_score import RunScore
+from dreamjax.sweeps.scoring import RunScore
 from dreamjax.systems import opening
 from tests.support import make_shards
 

@@ -11,7 +11,7 @@ from etils import epath
 from dreamjax import config as configs
 from dreamjax.cli.main import main
 from dreamjax.storage import locks
-from dreamjax.sweeps import partition, pretrained_encoders, runs, summary, sweep_config
+from dreamjax.sweeps import partition, runs, summary, sweep_config
 from dreamjax.sweeps.partition import Part
 from dreamjax.systems import opening, registry
 from tests import parity, pipelines
@@ -32,7 +32,7 @@ def test_each_row_is_what_the_paper_says():
     assert len(found) == 15
     pretrained = {name: point for name, point in found.items() if point.encoder is not None}
     assert sorted(found.keys() - pretrained.keys()) == ["1", "2", "3", "4"]
-    assert len({pretrained_encoders.folder("w", point.encoder).name for point in pretrained.values()}) == 8
+    assert len({runs.encoder_folder("w", point.encoder).name for point in pretrained.values()}) == 8
     assert all(found[name].config.loss.alignment == "none" for name in ("1", "2", "13", "14"))
     assert all(found[name].config.encoder.path == "" for name in found)
     assert {pretrained[name].encoder.mask.ratio for name in ("5", "6", "7")} == {0.25, 0.5, 0.85}
@@ -60,7 +60,7 @@ def test_rows_of_one_encoder_are_one_part():
     found = list(rows(CONFIG, seeds="0").values())
     dealt = [partition.runs_of(found, 1, Part(i, 4)) for i in range(4)]
     assert sorted(p.name for part in dealt for p in part) == sorted(p.name for p in found)
-    where = [{pretrained_encoders.folder("w", p.encoder).name for p in part if p.encoder} for part in dealt]
+    where = [{runs.encoder_folder("w", p.encoder).name for p in part if p.encoder} for part in dealt]
     assert sum(map(len, where)) == len(set.union(*where)) == 8
 
 
@@ -71,11 +71,11 @@ def test_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
         monkeypatch.setattr(locks.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
         with (
             pytest.raises(locks.Busy, match="the encoder one is in use by another process"),
-            pretrained_encoders.held(encoder),
+            runs.encoder_held(encoder),
         ):
             pass
         monkeypatch.setattr(locks.time, "sleep", lambda seconds: (other.kill(), other.wait()))
-        with pretrained_encoders.held(encoder):
+        with runs.encoder_held(encoder):
             assert other.returncode
 
 
@@ -161,4 +161,4 @@ def test_all_rows_run_on_the_small_layout(material, capsys, tmp_path):
     [fixed] = (out / "points").glob("row=12-*/run-*")  # whose U-Net is nobody's training
     assert main(["export", str(fixed), "--to", "diffusers", "--out", str(tmp_path / "exported")]) == 0
     alone = configs.load(str(next((out / "points").glob("row=5*/config.py"))), [], registry.schema_of)
-    assert alone.encoder.path == str(pretrained_encoders.folder(str(out), opening.config_of(alone.encoder.path)))
+    assert alone.encoder.path == str(runs.encoder_folder(str(out), opening.config_of(alone.encoder.path)))

@@ -7,7 +7,7 @@ from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.sweeps import runner, samplers, scoring, summary, sweep_config, tpe
 from dreamjax.sweeps.partition import Part
-from dreamjax.sweeps.run_score import RunScore
+from dreamjax.sweeps.scoring import RunScore
 from dreamjax.sweeps.study import Study
 from dreamjax.systems import opening
 from tests.sweeps.conftest import refused, swept

@@ -24,7 +24,7 @@ from dreamjax.sweeps import (
 )
 from dreamjax.sweeps.partition import Part
 from dreamjax.sweeps.run_folder import RunFolder
-from dreamjax.sweeps.run_score import RunScore
+from dreamjax.sweeps.scoring import RunScore
 from dreamjax.sweeps.study import Study
 from dreamjax.systems import opening
 from tests.support import held_elsewhere

@@ -79,7 +79,7 @@ def alone(found):
 @pytest.mark.parametrize("devices", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 4))])
 def test_runs_end_where_they_end_alone(found, alone, devices):
     """Parameters and averages to 1e-5 of their norm, losses to 1e-5; also with different runs on each device."""
-    task = vectorised.make([MaskedPretraining(config) for config in found], found)
+    task = vectorised.Vectorised(tuple(map(MaskedPretraining, found)), tuple(found))
     state, metrics = trained(task, 0, 32, meshes.make(MeshConfig(data=devices), jax.devices()[:devices]))
     for i, (solo, alone_metrics) in enumerate(alone):
         for part in ("params", "ema"):
@@ -105,7 +105,7 @@ def test_seeds_and_rates_share_one_program(found):
 def test_nothing_but_metrics_crosses_devices(found):
     """Each device has two runs: no collective is larger than the metrics' few numbers."""
     mesh = meshes.make(MeshConfig(data=2), jax.devices()[:2])
-    task = vectorised.make([MaskedPretraining(config) for config in found], found)
+    task = vectorised.Vectorised(tuple(map(MaskedPretraining, found)), tuple(found))
     with jax.set_mesh(mesh):
         built = program.build(task, mesh)
         rows = {
@@ -122,7 +122,7 @@ def test_run_that_is_not_finite_stops_alone(found):
     broken = dataclasses.replace(found[2], optim=dataclasses.replace(found[2].optim, learning_rate=1e30, clip=None))
     mesh = meshes.make(MeshConfig(), jax.devices()[:1])
     pair = [found[0], broken]
-    task = vectorised.make([MaskedPretraining(config) for config in pair], pair)
+    task = vectorised.Vectorised(tuple(map(MaskedPretraining, pair)), tuple(pair))
     state, metrics = trained(task, 0, 16, mesh)
     solo, _ = trained(MaskedPretraining(found[0]), found[0].seed, 8, mesh)
     params, refused = task.take(state, 0)
@@ -138,4 +138,4 @@ def test_rejects_runs_of_different_shapes(found):
     assert vectorised.alike(found[0]) != vectorised.alike(other)
     assert len({vectorised.alike(config) for config in found}) == 1
     with pytest.raises(ValueError, match="may differ in seeds and arguments of the step only"):
-        vectorised.make([MaskedPretraining(c) for c in (found[0], other)], (found[0], other))
+        vectorised.Vectorised(tuple(map(MaskedPretraining, (found[0], other))), (found[0], other))
