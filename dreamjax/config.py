@@ -5,17 +5,16 @@ made from a dataclass (`to_config_dict`) and converted back to it (`to_dataclass
 list of keys, types and defaults: errors name the nearest key, or the accepted type.
 """
 
+import contextlib
 import copy
 import dataclasses
-import importlib.util
 import inspect
 import json
-import math
 import re
 import traceback
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,24 +45,7 @@ def type_name(kind: Type) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def _parse_scalar(text: str, kind: Type) -> object:
-    if kind is bool:
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        return words[text.lower()]
-    if kind is int:
-        number = float(text) if "e" in text.lower() else int(text)
-        if not math.isfinite(number) or number != int(number):
-            raise ValueError(text)
-        return int(number)
-    if kind is float:
-        return float(text)
-    if kind is type(None):
-        if text.lower() not in ("none", "null", ""):
-            raise ValueError(text)
-        return None
-    if kind is str:
-        return text
-    raise TypeError(kind)
+WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 def parse(text: str, kind: Type) -> Any:
@@ -73,10 +55,8 @@ def parse(text: str, kind: Type) -> Any:
         return {str(a): a for a in args}[text]
     if origin in (typing.Union, types.UnionType):
         for candidate in sorted(args, key=lambda a: a is not type(None)):  # None first: "none" is also a str
-            try:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
                 return parse(text, candidate)
-            except (ValueError, KeyError, TypeError):
-                continue
         raise ValueError(text)
     if origin is tuple:
         inner = text.strip().strip("()[]")
@@ -84,38 +64,42 @@ def parse(text: str, kind: Type) -> Any:
     if origin is dict:
         pairs = (part.split(":", 1) for part in text.strip().strip("{}").split(",") if part.strip())
         return {parse(k.strip(), args[0]): parse(v.strip(), args[1]) for k, v in pairs}
-    return _parse_scalar(text, kind)
+    if kind is bool:
+        return WORDS[text.lower()]
+    if kind is int and "e" in text.lower():
+        if not float(text).is_integer():
+            raise ValueError(text)
+        return int(float(text))
+    if kind is type(None):
+        return {"none": None, "null": None, "": None}[text.lower()]
+    if kind not in (int, float, str):
+        raise TypeError(kind)
+    return kind(text)
 
 
 def _check(value: object, kind: Type, where: str, source: str) -> object:
     """Return `value` from a config file as a `kind`; lists become tuples, and whole numbers floats where needed."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+
+    def inner(value: object, kind: Type) -> Any:
+        return _check(value, kind, where, source)
+
     if origin in (typing.Union, types.UnionType):
         for candidate in args:
-            try:
-                return _check(value, candidate, where, source)
-            except UserError:
-                continue
+            with contextlib.suppress(UserError):
+                return inner(value, candidate)
     elif origin is typing.Literal:
         if value in args:
             return value
     elif origin is tuple:
         if isinstance(value, (list, tuple)):
-            return tuple(_check(v, args[0], where, source) for v in value)
+            return tuple(inner(v, args[0]) for v in value)
     elif origin is dict:
         if isinstance(value, (dict, ConfigDict)):
-            return {
-                _check(k, args[0], where, source): _check(v, args[1], where, source) for k, v in dict(value).items()
-            }
-    elif kind is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-    elif kind is int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    elif kind is type(None):
-        if value is None:
-            return None
+            return {inner(k, args[0]): inner(v, args[1]) for k, v in dict(value).items()}
+    elif kind in (int, float):
+        if isinstance(value, (int, kind)) and not isinstance(value, bool):
+            return kind(value)
     elif isinstance(value, kind):
         return value
     raise UserError(f"{source}: {where} is {value!r}, but it must be {type_name(kind)}")
@@ -244,7 +228,19 @@ def load(spec: str, overrides: Sequence[tuple[str, str]], schema: Callable[[Conf
 def read(spec: str) -> ConfigDict:
     """Return what `FILE.py` or `FILE.py:argument=value,…` returns, unchecked. Raise UserError for a file that fails."""
     path, _, arguments = spec.partition(":")
-    return _call_get_config(Path(path), arguments)
+    file, names = Path(path), {"__name__": "config", "__file__": path}
+    if not file.is_file():
+        raise UserError(f"{path}: no such config file")
+    with _errors_of(file):
+        exec(compile(file.read_bytes(), path, "exec"), names)
+        function: Any = names.get("get_config")
+        if function is None:
+            raise UserError(f"{path}: a config file must define get_config(), and this one does not")
+        parameters = inspect.signature(function, eval_str=True).parameters
+        config = function(**_arguments(path, arguments, {name: p.annotation for name, p in parameters.items()}))
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returns a {type(config).__name__}, but it must return a ConfigDict")
+    return config
 
 
 def _error_of(cls: Schema, config: ConfigDict) -> str:
@@ -256,79 +252,41 @@ def _error_of(cls: Schema, config: ConfigDict) -> str:
     return ""
 
 
-def _call_get_config(path: Path, arguments: str) -> ConfigDict:
-    if not path.is_file():
-        raise UserError(f"{path}: no such config file")
-    module_spec = importlib.util.spec_from_file_location(f"dreamjax_config_{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"{path}: a config must be a Python file with get_config()")
-    module = importlib.util.module_from_spec(module_spec)
+def _arguments(path: str, text: str, kinds: Mapping[str, Type]) -> dict[str, Any]:
+    """Return the arguments of `get_config` that `argument=value,…` gives."""
+    values = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if name not in kinds or not equals:
+            guess = nearest(name, list(kinds))
+            hint = f"did you mean {guess}?" if guess else f"it takes {', '.join(kinds) or 'none'}"
+            raise UserError(f"{path} has no argument {name}; {hint}")
+        try:
+            values[name] = parse(value, kinds[name])
+        except (ValueError, KeyError, TypeError) as problem:
+            raise UserError(f"{path}:{name}={value}: {name} must be {type_name(kinds[name])}") from problem
+    return values
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Turn any error of a user's config file into one sentence: the file, its line, the error."""
     try:
-        module_spec.loader.exec_module(module)
+        yield
+    except UserError:
+        raise
     except SyntaxError as problem:
         raise UserError(f"{path}: line {problem.lineno} is not Python ({problem.msg})") from problem
-    except Exception as problem:  # any error in a user's file
-        raise _failed(path, problem) from problem
-    function = getattr(module, "get_config", None)
-    if function is None:
-        raise UserError(f"{path}: a config file must define get_config(), and this one does not")
-    try:
-        parameters = inspect.signature(function, eval_str=True).parameters
-    except Exception as problem:  # an annotation that does not evaluate, or not a function
-        raise _failed(path, problem) from problem
-    values = {}
-    for part in filter(None, arguments.split(",")):
-        name, equals, text = part.partition("=")
-        if name not in parameters or not equals:
-            guess = nearest(name, list(parameters))
-            names = f"did you mean {guess}?" if guess else f"it takes {', '.join(parameters) or 'none'}"
-            raise UserError(f"{path} has no argument {name}; {names}")
-        try:
-            values[name] = parse(text, parameters[name].annotation)
-        except (ValueError, KeyError, TypeError) as problem:
-            raise UserError(
-                f"{path}:{name}={text}: {name} must be {type_name(parameters[name].annotation)}"
-            ) from problem
-    try:
-        config = function(**values)
-    except (AttributeError, KeyError) as problem:  # a locked ConfigDict's message, which is many lines long
-        unknown = re.search(r"Key \W*(\w+)\W* does not exist", str(problem))
-        meant = re.search(r"Did you mean \W*(\w+)", str(problem))
-        if unknown is None:
-            raise _failed(path, problem) from problem
-        hint = f"; did you mean {meant[1]}?" if meant else ""
-        raise UserError(f"{path} sets the unknown key {unknown[1]}{hint}") from problem
     except Exception as problem:
-        raise _failed(path, problem) from problem
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() returns a {type(config).__name__}, but it must return a ConfigDict")
-    return config
-
-
-def _failed(path: Path, problem: Exception) -> UserError:
-    """Return one sentence for what a user's config file raised: the file, its line, the error."""
-    if isinstance(problem, UserError):
-        return problem
-    lines = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename == str(path)]
-    at = f"{path}, line {lines[-1]}" if lines else str(path)
-    text = next((line.strip() for line in str(problem).splitlines() if line.strip()), "")
-    return UserError(f"{at}: {type(problem).__name__}{f': {text}' if text else ''}")
-
-
-def dump(config: Instance) -> str:
-    """Return a dataclass config as sorted `key = value` lines: the text of the golden snapshots."""
-    flat: dict[str, object] = {}
-
-    def walk(value: Instance, prefix: str) -> None:
-        for f in dataclasses.fields(value):
-            item = getattr(value, f.name)
-            if dataclasses.is_dataclass(item):
-                walk(item, f"{prefix}{f.name}.")
-            else:
-                flat[prefix + f.name] = item
-
-    walk(config, "")
-    return "".join(f"{key} = {flat[key]!r}\n" for key in sorted(flat))
+        unknown = re.search(r"Key \W*(\w+)\W* does not exist", str(problem))  # a locked ConfigDict's, many lines long
+        if unknown and isinstance(problem, (AttributeError, KeyError)):
+            meant = re.search(r"Did you mean \W*(\w+)", str(problem))
+            hint = f"; did you mean {meant[1]}?" if meant else ""
+            raise UserError(f"{path} sets the unknown key {unknown[1]}{hint}") from problem
+        lines = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename == str(path)]
+        at = f"{path}, line {lines[-1]}" if lines else str(path)
+        text = next((line.strip() for line in str(problem).splitlines() if line.strip()), "")
+        raise UserError(f"{at}: {type(problem).__name__}{f': {text}' if text else ''}") from problem
 
 
 def to_json(config: Instance) -> str:

@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 log = logging.getLogger("dreamjax")
 
@@ -23,35 +23,33 @@ def counted(n: int, noun: str, plural: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
-class Bar(Protocol):
-    """A progress bar."""
+class Bar:
+    """Progress as plain lines."""
 
-    def advance(self, n: float = 1, note: str = "") -> None: ...
-
-
-class _PlainBar:
     def __init__(self, description: str, total: float | None):
         self.description, self.total, self.done = description, total, 0.0
         self.started = self.printed = time.monotonic()
 
     def advance(self, n: float = 1, note: str = "") -> None:
+        """Count `n` units more."""
         self.done += n
-        now = time.monotonic()
-        if now - self.printed >= PLAIN_EVERY_S:
-            self.printed = now
+        if time.monotonic() - self.printed >= PLAIN_EVERY_S:
+            self.printed = time.monotonic()
             self.line(note)
 
     def line(self, note: str) -> None:
+        """Print where it is."""
         of = f"/{self.total:g}" if self.total else ""
-        elapsed = time.monotonic() - self.started
-        print(
-            f"{self.description}: {self.done:g}{of} after {elapsed:.0f} s {note}".rstrip(), file=sys.stderr, flush=True
-        )
+        after = f" after {time.monotonic() - self.started:.0f} s {note}".rstrip()
+        print(f"{self.description}: {self.done:g}{of}{after}", file=sys.stderr, flush=True)
 
 
-class _RichBar:
-    def __init__(self, progress: "Progress", task: "TaskID"):
-        self.progress, self.task = progress, task
+class _RichBar(Bar):
+    """Progress as a bar on a terminal."""
+
+    def __init__(self, description: str, total: float | None, progress: "Progress"):
+        super().__init__(description, total)
+        self.progress, self.task = progress, progress.add_task(description, total=total, note="")
 
     def advance(self, n: float = 1, note: str = "") -> None:
         self.progress.update(self.task, advance=n, note=note)
@@ -61,30 +59,17 @@ class _RichBar:
 def progress(description: str, total: float | None = None) -> Iterator[Bar]:
     """Show a bar over `total` units: `with progress("prepare", len(files)) as bar: ... bar.advance(1, note="…")`."""
     if not sys.stderr.isatty():
-        bar = _PlainBar(description, total)
+        bar = Bar(description, total)
         yield bar
         bar.line("done")
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as rich_progress:
-        yield _RichBar(rich_progress, rich_progress.add_task(description, total=total, note=""))
+    timing = (rich.TimeElapsedColumn(), rich.TimeRemainingColumn())
+    columns = ("{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), *timing, "{task.fields[note]}")
+    with rich.Progress(*columns, console=Console(stderr=True)) as shown:
+        yield _RichBar(description, total, shown)
 
 
 def configure_logging(verbose: bool = False) -> None:

@@ -62,11 +62,9 @@ class CollectiveTask:
             return
         over, deadline = f"{self.folder}/over", time.monotonic() + timeout_s
         processes.publish(f"{over}/{jax.process_index()}", True)
-        while (
-            processes.is_first()
-            and len(processes.published(over)) < jax.process_count()
-            and time.monotonic() < deadline
-        ):
+        while processes.is_first() and time.monotonic() < deadline:
+            if len(processes.published(over)) == jax.process_count():
+                return
             time.sleep(COUNT_S)
 
     def clean_up(self) -> None:

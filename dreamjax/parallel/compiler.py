@@ -5,41 +5,32 @@ of the TPU and CPU options were observed in compiled programs; the GPU options a
 recommends for sharded training, and were not measured here.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 Option = str | bool | int
 
-TPU: Mapping[str, Option] = MappingProxyType(
-    {
-        # A product with a split kernel may become a loop over the kernel's pieces: of a kernel split over 16 chips it
-        # multiplies 1/16 at a time, 20 of 320 channels on units that are 128 wide. Above this size alone (MiB), which
-        # is never: the kernel is gathered, in the compute type, for the whole product (tests/pods/test_ahead.py).
-        "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1 << 20
-    }
-)
-GPU: Mapping[str, Option] = MappingProxyType(
-    {
-        # Transfers between GPUs overlap with computation that does not need them yet; off by default.
-        "xla_gpu_enable_latency_hiding_scheduler": True,
-        # Gathers of the next layer's kernels, and sums of the last one's gradients, start one iteration early.
-        "xla_gpu_enable_pipelined_all_gather": True,
-        "xla_gpu_enable_pipelined_reduce_scatter": True,
-        "xla_gpu_enable_pipelined_all_reduce": True,
-        # Many small sums become few large ones, up to so many bytes; of larger ones the first could start no earlier.
-        "xla_gpu_all_reduce_combine_threshold_bytes": 128 << 20,
-        "xla_gpu_all_gather_combine_threshold_bytes": 128 << 20,
-        "xla_gpu_reduce_scatter_combine_threshold_bytes": 128 << 20,
-    }
-)
-CPU: Mapping[str, Option] = MappingProxyType(
-    {
-        # The compiler removes the barriers of `jax.checkpoint` and then merges the recomputation with the first
-        # computation: without this, layers that are not scanned keep all activations whatever remat says
-        # (docs/benchmarks.md).
-        "xla_disable_hlo_passes": "cse_barrier_expander"
-    }
-)
+TPU: dict[str, Option] = {
+    # A product with a split kernel may become a loop over the kernel's pieces: of a kernel split over 16 chips it
+    # multiplies 1/16 at a time, 20 of 320 channels on units that are 128 wide. Above this size alone (MiB), which
+    # is never: the kernel is gathered, in the compute type, for the whole product (tests/pods/test_ahead.py).
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1 << 20
+}
+GPU: dict[str, Option] = {
+    # Transfers between GPUs overlap with computation that does not need them yet; off by default.
+    "xla_gpu_enable_latency_hiding_scheduler": True,
+    # Gathers of the next layer's kernels, and sums of the last one's gradients, start one iteration early.
+    "xla_gpu_enable_pipelined_all_gather": True,
+    "xla_gpu_enable_pipelined_reduce_scatter": True,
+    "xla_gpu_enable_pipelined_all_reduce": True,
+    # Many small sums become few large ones, up to so many bytes; of larger ones the first could start no earlier.
+    "xla_gpu_all_reduce_combine_threshold_bytes": 128 << 20,
+    "xla_gpu_all_gather_combine_threshold_bytes": 128 << 20,
+    "xla_gpu_reduce_scatter_combine_threshold_bytes": 128 << 20,
+}
+CPU: dict[str, Option] = {
+    # The compiler removes the barriers of `jax.checkpoint` and then merges the recomputation with the first
+    # computation: without this, layers that are not scanned keep all activations whatever remat says
+    # (docs/benchmarks.md).
+    "xla_disable_hlo_passes": "cse_barrier_expander"
+}
 OPTIONS = {"tpu": TPU, "gpu": GPU, "cuda": GPU, "cpu": CPU}
 
 

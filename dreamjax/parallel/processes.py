@@ -17,12 +17,8 @@ from dreamjax.console import log
 from dreamjax.errors import TryAgain, UserError
 from dreamjax.parallel.environment import COORDINATOR, COUNT, HEARTBEAT, INDEX, JOIN, LOCAL_DEVICES, RESUME_HINT
 
-LOST = (
-    "Gloo",
-    "Connection reset by peer",
-    "Connection closed by peer",
-    "remote process exited",
-    "coordination service",
+LOST = (  # what the messages of a lost process contain
+    *("Gloo", "Connection reset by peer", "Connection closed by peer", "remote process exited", "coordination service"),
 )
 JOIN_S = 300  # for all processes to join
 BARRIER_S = 600.0
@@ -30,10 +26,6 @@ HEARTBEAT_S = 60
 LEAVE_S = 10.0
 _numbers = itertools.count()
 T = TypeVar("T")
-
-
-def _heartbeat_s() -> int:
-    return _whole_number(HEARTBEAT, HEARTBEAT_S, least=1)
 
 
 def initialize() -> None:
@@ -50,7 +42,8 @@ def initialize() -> None:
     if not where or jax.distributed.is_initialized():
         return
     join_s = _whole_number(JOIN, JOIN_S, least=1)
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": _heartbeat_s(), "initialization_timeout": join_s}
+    heartbeat_s = _whole_number(HEARTBEAT, HEARTBEAT_S, least=1)
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat_s, "initialization_timeout": join_s}
     if where != "auto":
         count, index = _whole_number(COUNT), _whole_number(INDEX)
         if not 0 <= index < count:
@@ -60,8 +53,14 @@ def initialize() -> None:
         options |= {"coordinator_address": where, "num_processes": count, "process_id": index}
     if os.environ.get(LOCAL_DEVICES):
         options["local_device_ids"] = range(_whole_number(LOCAL_DEVICES, least=1))
-    with _log_before_timeout(where, join_s):
+    late = f"after {join_s:g} s not all processes of the run have joined at {where}; start the same command again"
+    timer = threading.Timer(join_s - 0.5, log.error, ("dreamjax: %s", late))  # just before JAX aborts this process
+    timer.daemon = True
+    timer.start()
+    try:
         jax.distributed.initialize(**options)
+    finally:
+        timer.cancel()
 
 
 def _whole_number(name: str, default: int | None = None, least: int = 0) -> int:
@@ -97,19 +96,6 @@ def _reach(where: str, within_s: float) -> None:
     )
 
 
-@contextlib.contextmanager
-def _log_before_timeout(where: str, within_s: float) -> Iterator[None]:
-    """Log an error just before JAX aborts a process that waited too long for the others."""
-    sentence = f"after {within_s:g} s not all processes of the run have joined at {where}; start the same command again"
-    timer = threading.Timer(max(within_s - 0.5, 0.0), lambda: log.error("dreamjax: %s", sentence))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def lost_peer(problem: Exception) -> str | None:
     """Return a sentence where a collective failed because another process is lost; None for other failures.
 
@@ -118,7 +104,7 @@ def lost_peer(problem: Exception) -> str | None:
     """
     if not are_several() or not any(sign in str(problem) for sign in LOST):
         return None
-    time.sleep(_heartbeat_s() + 15)
+    time.sleep(_whole_number(HEARTBEAT, HEARTBEAT_S, least=1) + 15)
     return f"process {jax.process_index()} cannot go on, as another process of the run is gone; {RESUME_HINT}"
 
 
@@ -154,18 +140,24 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
+@contextlib.contextmanager
+def _within(what: str) -> Iterator[None]:
+    """Raise TryAgain where waiting for other processes fails."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as problem:
+        reason = str(problem).splitlines()[0]
+        raise TryAgain(f"process {jax.process_index()} gave up waiting for {what}: {reason}") from problem
+
+
 def barrier(name: str, timeout_s: float = BARRIER_S) -> None:
     """Wait for every process; each calls its barriers in the same order. Raise TryAgain after `timeout_s`.
 
     `multihost_utils.sync_global_devices` has no time limit.
     """
-    if jax.process_count() == 1:
-        return
-    try:
-        _client().wait_at_barrier(f"dreamjax/{next(_numbers)}/{name}", timeout_in_ms=int(timeout_s * 1000))
-    except jax.errors.JaxRuntimeError as problem:
-        text = str(problem).splitlines()[0]
-        raise TryAgain(f"process {jax.process_index()} gave up waiting for the others at {name}: {text}") from problem
+    if jax.process_count() > 1:
+        with _within(f"the others at {name}"):
+            _client().wait_at_barrier(f"dreamjax/{next(_numbers)}/{name}", timeout_in_ms=int(timeout_s * 1000))
 
 
 def publish(key: str, value: object) -> None:
@@ -201,8 +193,5 @@ def agree(name: str, value: T, timeout_s: float = BARRIER_S) -> T:
     key = f"dreamjax/{next(_numbers)}/{name}"
     if is_first():
         _client().key_value_set(key, json.dumps(value))
-    try:
+    with _within(f"process 0 at {name}"):
         return json.loads(_client().blocking_key_value_get(key, int(timeout_s * 1000)))
-    except jax.errors.JaxRuntimeError as problem:
-        text = str(problem).splitlines()[0]
-        raise TryAgain(f"process {jax.process_index()} gave up waiting for process 0 at {name}: {text}") from problem

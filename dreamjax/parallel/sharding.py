@@ -3,6 +3,7 @@
 The names of optimiser moments and averaged copies end in the name of their parameter, so one rule covers all of them.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,11 +27,8 @@ BATCH = P(("data", "fsdp"))
 
 
 def _bytes(leaf: ArrayLike) -> int:
-    return int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize if not _is_key(leaf) else 0
-
-
-def _is_key(leaf: ArrayLike) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return 0 if is_key else int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
 
 
 def fsdp_spec(leaf: ArrayLike, mesh: AnyMesh) -> P:
@@ -56,13 +54,9 @@ def spec_of(name: str, leaf: ArrayLike, mesh: AnyMesh, rules: Rules = ()) -> P:
 
 
 def _divides(leaf: ArrayLike, spec: P, mesh: AnyMesh) -> bool:
-    if len(spec) > len(leaf.shape):
-        return False
-    for n, axes in zip(leaf.shape, spec, strict=False):
-        names = (axes,) if isinstance(axes, str) else axes or ()
-        if n % int(np.prod([mesh.shape[a] for a in names])):
-            return False
-    return True
+    names = [(axes,) if isinstance(axes, str) else axes or () for axes in spec]
+    sizes = [math.prod(mesh.shape[axis] for axis in axes) for axes in names]
+    return len(spec) <= len(leaf.shape) and not any(n % size for n, size in zip(leaf.shape, sizes, strict=False))
 
 
 def shardings(tree: PyTree, mesh: AnyMesh, rules: Rules = ()) -> PyTree:

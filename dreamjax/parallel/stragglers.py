@@ -44,14 +44,11 @@ class StragglerMonitor:
                 log.warning("%s", sentence)
 
     def _new(self, paces: Mapping[int, Mapping[str, float]]) -> list[str]:
-        sentences = []
         slowest = slow(paces)
-        suspects, self._suspects = self._suspects, set(slowest)
-        for process, sentence in slowest.items():  # in two lines in a row
-            if process in suspects and self._lines >= self._named.get(process, 0):
-                self._named[process] = self._lines + REPEAT
-                sentences.append(sentence)
-        return sentences
+        suspects, self._suspects = self._suspects, set(slowest)  # of two lines in a row
+        new = [p for p in slowest if p in suspects and self._lines >= self._named.get(p, 0)]
+        self._named |= dict.fromkeys(new, self._lines + REPEAT)
+        return [slowest[process] for process in new]
 
 
 def slow(paces: Mapping[int, Mapping[str, float]]) -> dict[int, str]:

@@ -11,14 +11,7 @@ Leaf = Any  # an array, an abstract array or a sharding
 
 def path_name(path: tuple) -> str:
     """Return `opt/1/mu` for `(GetAttrKey("opt"), SequenceKey(1), DictKey("mu"))`."""
-
-    def part(key: object) -> str:
-        for attribute in ("key", "name", "idx"):
-            if hasattr(key, attribute):
-                return str(getattr(key, attribute))
-        return str(key)
-
-    return "/".join(part(key) for key in path)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def named_leaves(tree: PyTree) -> dict[str, Leaf]:

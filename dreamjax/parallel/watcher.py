@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
@@ -30,6 +30,10 @@ LOST_S = 3.0  # likewise, where it was killed
 SILENT = re.compile(r"stopped sending heartbeats\):\s*((?:\S*?\d+\s+)+)")  # their numbers, a line each
 LEADER = re.compile(r"leader task was preempted|CoordinationService.{0,400}Socket closed", re.S)  # process 0 is gone
 ABSENT = "RegisterTask"  # which timed out
+CHATTER = re.compile(r"\[Gloo\]|peer ranks")  # of the collectives library on stdout, where it would break `--json`
+NOISE = re.compile(  # of the native stack of an abort on stderr: kept for `explain`, not shown
+    r"^(\[Gloo\]|[EFWI]\d{4} |\*\*\* |\s+@ |Fatal Python error|Current thread|  File |Thread 0x|Extension mod)"
+)
 
 
 @dataclass
@@ -105,9 +109,8 @@ def _run(starts: Sequence[Callable[[], ChildProcess]], grace_s: float, name: str
         listener.join(timeout=5)  # until all output has been read
     if first is None:
         return Exit(0, bool(signals))
-    code, sentence = explain(
-        first, {c.index: int(c.process.wait()) for c in children}, {c.index: c.tail for c in children}, name
-    )
+    codes = {child.index: int(child.process.wait()) for child in children}
+    code, sentence = explain(first, codes, {child.index: child.tail for child in children}, name)
     if sentence:
         print(f"dreamjax: {sentence}", file=sys.stderr, flush=True)
     return Exit(code, bool(signals))
@@ -126,39 +129,26 @@ def _start(
         start_new_session=start_new_session,
     )
     child = ChildProcess(index, process)
-    listeners = [threading.Thread(target=_listen, args=(child,), daemon=True)]
+    child.listeners.append(threading.Thread(target=_listen, args=(child,), daemon=True))
     if index == 0:
-        listeners.append(threading.Thread(target=_pass_on, args=(process.stdout,), daemon=True))
-    for listener in listeners:
+        child.listeners.append(threading.Thread(target=_copy, args=(process.stdout, sys.stdout, CHATTER), daemon=True))
+    for listener in child.listeners:
         listener.start()
-    child.listeners = listeners
     return child
-
-
-def _pass_on(stream: IO[str]) -> None:
-    """Copy the first process's stdout, without what the collectives library prints there (it would break `--json`)."""
-    for line in stream:
-        if "[Gloo]" not in line and "peer ranks" not in line:
-            sys.stdout.write(line)
-            sys.stdout.flush()
 
 
 def _listen(child: ChildProcess) -> None:
     for line in child.process.stderr or ():
         child.tail.append(line)
-        if child.index == 0 and not _is_noise(line):
-            sys.stderr.write(line)
-            sys.stderr.flush()
+        if child.index == 0:
+            _copy([line], sys.stderr, NOISE)
 
 
-def _is_noise(line: str) -> bool:
-    """Return whether a line is of the native stack of an abort: kept for `explain`, not shown."""
-    return bool(
-        re.match(
-            r"\[Gloo\]|[EFWI]\d{4} |\*\*\* |\s+@ |Fatal Python error|Current thread|  File |Thread 0x|Extension mod",
-            line,
-        )
-    )
+def _copy(lines: Iterable[str], to: IO[str], without: re.Pattern) -> None:
+    for line in lines:
+        if not without.search(line):
+            to.write(line)
+            to.flush()
 
 
 def _wait(children: Sequence[ChildProcess], grace_s: float, signals: Sequence[float]) -> int | None:
@@ -212,9 +202,8 @@ def _gone(text: str) -> str:
     """Return which process is lost, from JAX's message."""
     if match := SILENT.search(text):
         numbers = sorted({int(re.findall(r"\d+", word)[-1]) for word in match[1].split()})
-        if len(numbers) > 1:
-            return f"processes {' and '.join(map(str, numbers))} of the run are gone"
-        return f"process {numbers[0]} of the run is gone"
+        several = f"processes {' and '.join(map(str, numbers))} of the run are gone"
+        return several if len(numbers) > 1 else f"process {numbers[0]} of the run is gone"
     return f"{'process 0' if LEADER.search(text) else 'another process'} of the run is gone"
 
 

@@ -69,11 +69,16 @@ def step_folder(folder: epath.PathLike, step: int) -> epath.Path:
 
 def committed_steps(folder: epath.PathLike) -> list[int]:
     """Return the steps whose save finished, oldest first (not yet verified)."""
+    return sorted(int(entry.name) for entry in _steps(folder) if (entry / manifest.NAME).exists())
+
+
+def _steps(folder: epath.PathLike) -> list[epath.Path]:
     folder = epath.Path(folder)
-    if not folder.exists():
-        return []
-    names = (entry.name for entry in folder.iterdir() if entry.name.isdigit())
-    return sorted(int(name) for name in names if (folder / name / manifest.NAME).exists())
+    return [entry for entry in folder.iterdir() if entry.name.isdigit()] if folder.exists() else []
+
+
+def _unfinished(folder: epath.PathLike) -> list[epath.Path]:
+    return [entry for entry in _steps(folder) if not (entry / manifest.NAME).exists()]
 
 
 def problems(folder: epath.PathLike, step: int) -> list[str]:
@@ -83,17 +88,11 @@ def problems(folder: epath.PathLike, step: int) -> list[str]:
 
 def newest_intact(folder: epath.PathLike) -> int | None:
     """Return the newest step that is as it was written; log which newer ones are not."""
-    folder = epath.Path(folder)
-    unfinished = []
-    if folder.exists():
-        unfinished = sorted(
-            entry.name for entry in folder.iterdir() if entry.name.isdigit() and not (entry / manifest.NAME).exists()
-        )
+    unfinished = sorted(entry.name for entry in _unfinished(folder))
     for step in reversed(committed_steps(folder)):
         damage = problems(folder, step)
         if not damage:
-            newer = [name for name in unfinished if int(name) > step]
-            if newer:
+            if newer := [name for name in unfinished if int(name) > step]:
                 log.info("%s: the save of step %s did not finish; step %d is used", folder, ", ".join(newer), step)
             return step
         log.info("%s: step %d is damaged (%s); the step before it is used", folder, step, damage[0])
@@ -135,34 +134,25 @@ def to_dict(state: State) -> dict[str, PyTree]:
     """Return the saved part of a state as a nested dict of arrays."""
     leaves = {}
     for group in GROUPS:
-        value = getattr(state, group)
-        inner = named_leaves(value)
-        leaves.update({f"{group}/{name}" if name else group: leaf for name, leaf in inner.items()})
+        for name, leaf in named_leaves(getattr(state, group)).items():
+            leaves[f"{group}/{name}" if name else group] = leaf
     return nested(leaves)
 
 
 def from_dict(state: State, values: Mapping[str, PyTree]) -> State:
     """Return `state` with the saved groups taken from a nested dict (the inverse of `to_dict`)."""
-    groups = {}
-    for group in GROUPS:
-        leaves = named_leaves(values.get(group, {}))
-        groups[group] = like(getattr(state, group), leaves)
-    return replace(state, **groups)
+    return replace(state, **{g: like(getattr(state, g), named_leaves(values.get(g, {}))) for g in GROUPS})
 
 
 def check_arrays(where: str, wanted: Shapes, stored: Shapes) -> None:
     """Raise UserError with all missing, extra and misshapen names where two tables of arrays differ."""
-    missing = sorted(set(wanted) - set(stored))
-    extra = sorted(set(stored) - set(wanted))
-    changed = [
-        f"{n} {stored[n]} instead of {wanted[n]}" for n in sorted(set(wanted) & set(stored)) if wanted[n] != stored[n]
-    ]
-    parts = [
-        f"{title}: {', '.join(names)}"
-        for title, names in (("missing", missing), ("extra", extra), ("misshapen", changed))
-        if names
-    ]
-    if parts:
+    both = sorted(set(wanted) & set(stored))
+    names = {
+        "missing": sorted(set(wanted) - set(stored)),
+        "extra": sorted(set(stored) - set(wanted)),
+        "misshapen": [f"{n} {stored[n]} instead of {wanted[n]}" for n in both if wanted[n] != stored[n]],
+    }
+    if parts := [f"{title}: {', '.join(each)}" for title, each in names.items() if each]:
         raise UserError(f"{where} does not fit this model; {'; '.join(parts)}")
 
 
@@ -334,11 +324,9 @@ class Saver:
 
     def _sweep(self) -> None:
         """Delete unfinished step directories: a thread of Orbax may have written after its save failed."""
-        if self.folder.exists():
-            for entry in self.folder.iterdir():
-                if entry.name.isdigit() and not (entry / manifest.NAME).exists():
-                    with contextlib.suppress(OSError):
-                        entry.rmtree()
+        for entry in _unfinished(self.folder):
+            with contextlib.suppress(OSError):
+                entry.rmtree()
 
     def _close_orbax(self) -> None:
         orbax, self._orbax = self._orbax, None

@@ -1,12 +1,17 @@
-"""Peak rate and memory use of devices.
+"""How well a run uses its devices: rates, memory, and a profile of some steps for TensorBoard and Perfetto.
 
 Peaks are the makers' dense bfloat16 figures, in FLOP/s per JAX device, without sparsity.
 """
 
+import os
 import re
+import time
 
 import jax
 import psutil
+from etils import epath
+
+from dreamjax.training.task import State
 
 PEAKS = (  # (pattern on device_kind, FLOP/s)
     (r"TPU v4", 275e12),  # Google Cloud TPU documentation, system architecture pages
@@ -45,3 +50,60 @@ def memory() -> dict[str, float]:
     if "bytes_limit" in fullest:
         values["memory_limit_gib"] = fullest["bytes_limit"] / gib
     return {name: round(value, 3) for name, value in values.items()}
+
+
+class ThroughputMeter:
+    """Rates over the steps since the last logged line."""
+
+    def __init__(self, batch_size: int, devices_used: int, flops_per_example: float | None) -> None:
+        self.batch_size, self.devices_used, self.flops = batch_size, devices_used, flops_per_example
+        self.peak = peak_flops()
+        self.begin(0, 0.0)
+
+    def begin(self, step: int, waited: float) -> None:
+        """Start counting at `step` (also after an evaluation or a save, whose time is not the step's)."""
+        self._step, self._waited, self._started = step, waited, time.monotonic()
+
+    def read(self, step: int, waited: float) -> dict[str, float]:
+        """Return examples/s, s per step, share of time waiting for input, TFLOP/s in all and per device, MFU, memory.
+
+        `waited` counts seconds of waiting for input since the start of the process.
+        """
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        steps = step - self._step
+        values = {
+            "examples_per_second": round(steps * self.batch_size / seconds, 3),
+            "seconds_per_step": round(seconds / max(steps, 1), 6),
+            "input_wait_share": round((waited - self._waited) / seconds, 4),
+        }
+        if self.flops:
+            achieved = steps * self.batch_size * self.flops / seconds
+            values["tflop_per_second"] = round(achieved / 1e12, 5)
+            values["tflop_per_second_per_device"] = round(achieved / 1e12 / self.devices_used, 5)
+            if self.peak:
+                values["mfu"] = round(achieved / (self.peak * self.devices_used), 4)
+        self.begin(step, waited)
+        return values | memory()
+
+
+class ProfilerWindow:
+    """Profile steps `first` … `first + steps - 1`; none where `first` is -1."""
+
+    def __init__(self, folder: epath.Path, first: int, steps: int) -> None:
+        self.folder, self.first, self.last = folder, first, first + steps
+        self.open = False
+
+    def at(self, step: int, state: State) -> None:
+        """Start or stop the profiler, before step `step` + 1 is dispatched on `state`."""
+        if not self.open and self.first >= 0 and step == self.first:
+            jax.profiler.start_trace(os.fspath(self.folder))
+            self.open = True
+        elif self.open and step >= self.last:
+            jax.block_until_ready(state.step)
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop the profiler where it runs."""
+        if self.open:
+            jax.profiler.stop_trace()
+            self.open = False

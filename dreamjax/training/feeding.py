@@ -1,9 +1,9 @@
 """The next batches, already on the devices when the step asks for them."""
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
 
 import jax
 from jax.sharding import Mesh
@@ -42,27 +42,20 @@ class Feeder:
         if close is not None and not self._thread.is_alive():
             close()
 
-    def _batches(self) -> Iterator[dict[str, jax.Array]]:
-        for rows in self._rows:
-            yield sharding.to_devices(rows, self._mesh, self._spec.batch_size)
-
     def _work(self) -> None:
         try:
-            for batch in self._batches():
-                if not self._put(batch):
+            for rows in self._rows:
+                self._put(sharding.to_devices(rows, self._mesh, self._spec.batch_size))
+                if self._stop.is_set():
                     return
             self._put(None)
         except BaseException as problem:
             self._put(problem)
 
-    def _put(self, item: Item) -> bool:
+    def _put(self, item: Item) -> None:
         while not self._stop.is_set():
-            try:
-                self._ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+            with contextlib.suppress(queue.Full):
+                return self._ready.put(item, timeout=0.1)
 
     def next(self) -> dict[str, jax.Array]:
         """Return the next batch. Raise StopIteration at the end of a finite stream, and whatever the stream raised."""

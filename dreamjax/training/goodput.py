@@ -110,13 +110,12 @@ class Ledger:
     def attempts(self) -> list[RunAttempt]:
         """Return the attempts of the file, and this one so far."""
         self._settle()
-        seconds = {kind: round(value, 3) for kind, value in self._seconds.items() if value}
         current: RunAttempt = {
             "began": round(self._began, 3),
             "ended": round(time.time(), 3),
             "from_step": self._from,
             "to_step": self._step,
-            "seconds": seconds,
+            "seconds": {kind: round(value, 3) for kind, value in self._seconds.items() if value},
         }
         return [*self._before, current]
 

@@ -39,9 +39,8 @@ class GuardConfig:
 
     def __post_init__(self) -> None:
         if self.spike is not None and not 0 < self.spike < math.inf:
-            raise ValueError(
-                f"train.guard.spike is {self.spike}, but it must be positive (none: spikes are not detected)"
-            )
+            allowed = "it must be positive (none: spikes are not detected)"
+            raise ValueError(f"train.guard.spike is {self.spike}, but {allowed}")
         if self.most < 1:
             raise ValueError(f"train.guard.most is {self.most}, but it must be at least 1")
 
@@ -116,7 +115,7 @@ class Guard:
 
     def nonzero_counts(self) -> dict[str, int]:
         """Return the counts that are worth logging."""
-        return {name: n for name, n in (("skipped", self.skipped), ("rollbacks", self.rollbacks)) if n}
+        return {name: n for name, n in self.count().items() if n and name != "in_a_row"}
 
     def check_system(self, sums: Sums) -> None:
         """Raise UserError where spikes should be detected and the system's update does not."""
@@ -125,62 +124,46 @@ class Guard:
 
     def restored(self, count: Mapping[str, int]) -> None:
         """Continue from the counts of a checkpoint."""
-        self.skipped, self.in_a_row, self.rollbacks = (
-            count.get(name, 0) for name in ("skipped", "in_a_row", "rollbacks")
-        )
+        for name in self.count():
+            setattr(self, name, count.get(name, 0))
 
     def passes(self, step: int, sums: Sums) -> bool:
         """Return whether the step counts; False where it was skipped. Raise BadStep or RollBack as the policy says."""
-        reason = why_bad(sums)
+        reason, policy, most = why_bad(sums), self.config.policy, self.config.most
         if reason is None:
             self.in_a_row = 0
             return True
-        if self.config.policy == "rollback":
-            raise self._roll_back(step, reason)
-        if self.config.policy == "stop":
+        bad = f"step {step}: {reason}"
+        stopped = "training stopped, the last saved step is untouched"
+        if policy == "stop":
             remedy = "lower the learning rate, look at the data, or set train.guard.policy to skip or rollback"
-            raise BadStep(f"step {step}: {reason}; training stopped, the last saved step is untouched ({remedy})")
-        if _was_taken(sums):
-            raise BadStep(f"step {step}: {reason}, but the step was taken; training stopped")
+            raise BadStep(f"{bad}; {stopped} ({remedy})")
+        if policy == "rollback":
+            if self.rollbacks >= most:
+                times = f"training was rolled back {self.rollbacks} times already (train.guard.most)"
+                raise BadStep(f"{bad}, and {times}; {stopped}")
+            self.rollbacks += 1
+            log.warning("%s; back to the last saved step (%d so far)", bad, self.rollbacks)
+            raise RollBack(step)
+        spike, finite = sums.get("spike", (0.0, 1.0)), sums.get("finite", (1.0, 1.0))
+        if finite[0] >= finite[1] and not spike[0]:
+            raise BadStep(f"{bad}, but the step was taken; training stopped")
         self.skipped += 1
         self.in_a_row += 1
-        if self.in_a_row >= self.config.most:
-            raise BadStep(
-                f"step {step}: {reason}, as in {self.in_a_row} steps in a row (train.guard.most); training "
-                f"stopped, the last "
-                "saved step is untouched"
-            )
-        log.warning("step %d: %s; it is skipped (%d so far)", step, reason, self.skipped)
+        if self.in_a_row >= most:
+            raise BadStep(f"{bad}, as in {self.in_a_row} steps in a row (train.guard.most); {stopped}")
+        log.warning("%s; it is skipped (%d so far)", bad, self.skipped)
         return False
-
-    def _roll_back(self, step: int, reason: str) -> Exception:
-        if self.rollbacks >= self.config.most:
-            return BadStep(
-                f"step {step}: {reason}, and training was rolled back {self.rollbacks} times already "
-                f"(train.guard.most); "
-                "training stopped, the last saved step is untouched"
-            )
-        self.rollbacks += 1
-        log.warning("step %d: %s; back to the last saved step (%d so far)", step, reason, self.rollbacks)
-        return RollBack(step)
-
-
-def _was_taken(sums: Sums) -> bool:
-    """Return whether the step changed the state, good or bad."""
-    spike, finite = sums.get("spike", (0.0, 1.0)), sums.get("finite", (1.0, 1.0))
-    return finite[0] >= finite[1] and not spike[0]
 
 
 def why_bad(sums: Sums) -> str | None:
     """Return a phrase that says why the step is bad; None for a good step."""
-    names = not_finite(sums)
-    if names:
+    if names := not_finite(sums):
         return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite"
     total, weight = sums.get("finite", (1.0, 1.0))
     if total < weight:
         return "the gradient is not finite"
-    total, weight = sums.get("spike", (0.0, 1.0))
-    if total > 0:
+    if sums.get("spike", (0.0, 1.0))[0] > 0:
         loss, of = sums["loss"]
         return f"the loss ({loss / of:.4g}) or its gradient ({sums['grad_norm'][0]:.4g}) jumped"
     return None

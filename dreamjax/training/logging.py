@@ -9,7 +9,6 @@ import io
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
@@ -21,7 +20,6 @@ from dreamjax.errors import missing_package, require
 from dreamjax.parallel import processes
 from dreamjax.reports import figures
 from dreamjax.storage import atomic
-from dreamjax.training import devices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,23 +50,19 @@ class JsonLines:
     Lines that could not be written (a full disk) are kept and written with the next line.
     """
 
-    def __init__(self, path: epath.PathLike, step: int, active: bool = True) -> None:
-        self.path, self.active = epath.Path(path), active
-        self._local = "://" not in str(path)
+    def __init__(self, path: epath.PathLike, step: int) -> None:
+        self.path = epath.Path(path)
         self._log_errors = LogWriteErrors(self.path)
-        if not active:
-            return
         text = self.path.read_text() if self.path.exists() else ""
         kept = "".join(line for line in text.splitlines(keepends=True) if _is_up_to(line, step))
         if kept != text:
             atomic.write_text(self.path, kept)
-        self._lines = b"" if self._local else kept.encode()  # yet to be written; an object is written whole
-        self._stream = io.FileIO(os.fspath(path), "ab") if self._local else None
+        local = "://" not in str(path)
+        self._lines = b"" if local else kept.encode()  # yet to be written; an object is written whole
+        self._stream = io.FileIO(os.fspath(path), "ab") if local else None
 
     def write(self, record: Mapping[str, object]) -> None:
         """Hand one line to the operating system."""
-        if not self.active:
-            return
         self._lines += (json.dumps(record) + "\n").encode()
         if self._stream is not None:
             with self._log_errors:
@@ -80,8 +74,6 @@ class JsonLines:
 
     def sync(self) -> None:
         """Bring all lines safely to disk, before a step directory that follows them is committed."""
-        if not self.active:
-            return
         with self._log_errors:
             if self._stream is not None:
                 self._append(self._stream)
@@ -92,7 +84,7 @@ class JsonLines:
     def close(self) -> None:
         """Sync and close the file."""
         self.sync()
-        if self.active and self._stream is not None:
+        if self._stream is not None:
             self._stream.close()
 
 
@@ -157,17 +149,18 @@ class RunLogger:
         self, workdir: epath.PathLike, step: int, *, tensorboard: bool = True, wandb: str | None = None
     ) -> None:
         self.workdir = epath.Path(workdir)
-        self.first = processes.is_first()
-        self._metrics = JsonLines(self.workdir / "metrics.jsonl", step, self.first)
-        self._timing = JsonLines(self.workdir / "timing.jsonl", step, self.first)
         self._log_errors = LogWriteErrors(self.workdir / "images")
+        self._files: dict[str, JsonLines] = {}
         self._board: SummaryWriter | None = None
-        if self.first and tensorboard and importlib.util.find_spec("tensorboardX") is None:
-            log.warning("%s", f"{missing_package('tensorboardX', 'report', 'train.tensorboard')}; no TensorBoard log")
-        elif self.first and tensorboard:
-            self._board = _open_tensorboard(str(self.workdir / "tensorboard"), step + 1)
         self._wandb: ModuleType | None = None
-        if self.first and wandb is not None:
+        if not processes.is_first():
+            return
+        self._files = {name: JsonLines(self.workdir / f"{name}.jsonl", step) for name in ("metrics", "timing")}
+        if tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            log.warning("%s", f"{missing_package('tensorboardX', 'report', 'train.tensorboard')}; no TensorBoard log")
+        elif tensorboard:
+            self._board = _open_tensorboard(str(self.workdir / "tensorboard"), step + 1)
+        if wandb is not None:
             import wandb as package
 
             package.init(project=wandb, dir=str(self.workdir), id=self.workdir.name, resume="allow")
@@ -175,24 +168,26 @@ class RunLogger:
 
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Log metrics, which are the same bytes on every repetition of the run."""
-        self._metrics.write({"step": step, "split": split, **{name: values[name] for name in sorted(values)}})
-        self._show(step, {f"{split}/{name}": value for name, value in values.items()})
+        self._write("metrics", step, {"split": split, **{name: values[name] for name in sorted(values)}}, split, values)
 
     def timing(self, step: int, values: Mapping[str, float]) -> None:
         """Log values that depend on the clock."""
-        self._timing.write({"step": step, **values})
-        self._show(step, {f"speed/{name}": value for name, value in values.items()})
+        self._write("timing", step, values, "speed", values)
 
-    def _show(self, step: int, values: Mapping[str, float]) -> None:
+    def _write(
+        self, file: str, step: int, record: Mapping[str, object], group: str, values: Mapping[str, float]
+    ) -> None:
+        if file in self._files:
+            self._files[file].write({"step": step, **record})
         if self._board is not None:
             for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+                self._board.add_scalar(f"{group}/{name}", value, step)
         if self._wandb is not None:
-            self._wandb.log(dict(values), step=step)
+            self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
 
     def image(self, step: int, figure: "Figure | None") -> None:
         """Write a figure to `images/00001000.png` and TensorBoard."""
-        if not self.first or figure is None:
+        if not self._files or figure is None:
             return
         with self._log_errors:
             atomic.write_bytes(self.workdir / "images" / f"{step:08d}.png", figures.png(figure, 100))
@@ -203,48 +198,14 @@ class RunLogger:
 
     def sync(self) -> None:
         """Bring the JSON lines safely to disk."""
-        self._metrics.sync()
-        self._timing.sync()
+        for file in self._files.values():
+            file.sync()
 
     def close(self) -> None:
         """Close all logs."""
-        self._metrics.close()
-        self._timing.close()
+        for file in self._files.values():
+            file.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-
-class ThroughputMeter:
-    """Rates over the steps since the last logged line."""
-
-    def __init__(self, batch_size: int, devices_used: int, flops_per_example: float | None) -> None:
-        self.batch_size, self.devices_used, self.flops = batch_size, devices_used, flops_per_example
-        self.peak = devices.peak_flops()
-        self.begin(0, 0.0)
-
-    def begin(self, step: int, waited: float) -> None:
-        """Start counting at `step` (also after an evaluation or a save, whose time is not the step's)."""
-        self._step, self._waited, self._started = step, waited, time.monotonic()
-
-    def read(self, step: int, waited: float) -> dict[str, float]:
-        """Return examples/s, s per step, share of time waiting for input, TFLOP/s in all and per device, MFU, memory.
-
-        `waited` counts seconds of waiting for input since the start of the process.
-        """
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        steps = step - self._step
-        values = {
-            "examples_per_second": round(steps * self.batch_size / seconds, 3),
-            "seconds_per_step": round(seconds / max(steps, 1), 6),
-            "input_wait_share": round((waited - self._waited) / seconds, 4),
-        }
-        if self.flops:
-            achieved = steps * self.batch_size * self.flops / seconds
-            values["tflop_per_second"] = round(achieved / 1e12, 5)
-            values["tflop_per_second_per_device"] = round(achieved / 1e12 / self.devices_used, 5)
-            if self.peak:
-                values["mfu"] = round(achieved / (self.peak * self.devices_used), 4)
-        self.begin(step, waited)
-        return values | devices.memory()

@@ -6,6 +6,7 @@ copies, are streamed in both cases.
 """
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +21,11 @@ from dreamjax.parallel import environment, processes, sharding, stragglers
 from dreamjax.parallel import mesh as meshes
 from dreamjax.training import checkpoints, compile_cache, goodput, logging, preemption, program, workdir
 from dreamjax.training.checkpoints import SaveFailed
+from dreamjax.training.devices import ProfilerWindow, ThroughputMeter
 from dreamjax.training.feeding import Feeder
 from dreamjax.training.goodput import GoodputSummary, Ledger
 from dreamjax.training.guard import Guard, RollBack
-from dreamjax.training.logging import RunLogger, ThroughputMeter
-from dreamjax.training.profiling import ProfilerWindow
+from dreamjax.training.logging import RunLogger
 from dreamjax.training.step_metrics import DelayedMetrics, RunningMean, Sums, means, read
 from dreamjax.training.task import BatchSpec, State, Task
 from dreamjax.training.train_config import TrainConfig
@@ -136,7 +137,6 @@ class TrainingLoop:
         self.late = DelayedMetrics(self.on_metrics)
         self.pace = stragglers.StragglerMonitor()
         self.throughput = ThroughputMeter(spec.batch_size, compiled.mesh.size, task.flops())
-        self.held_out: BatchSpec | None = None
         self.last: dict[str, dict[str, float]] = {}
         self.best: float | None = None
         self.state: State
@@ -154,11 +154,11 @@ class TrainingLoop:
         else:
             self.restore(saved, fresh_hyper)
         self.ledger.start_at(self.step)
-        self.open_logs()
+        self.logger = self.open_logger()
 
-    def open_logs(self) -> None:
+    def open_logger(self) -> RunLogger:
         """Open the logs at the current step."""
-        self.logger = RunLogger(self.folder, self.step, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
+        return RunLogger(self.folder, self.step, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
 
     def restore(self, step: int, fresh_hyper: bool) -> None:
         """Restore a saved step; `fresh_hyper`: with the hyper-parameters of the config."""
@@ -188,14 +188,13 @@ class TrainingLoop:
             self.saver.wait()
         processes.barrier("end of training")
         self.ledger.write()
-        leaves = jax.tree.leaves(self.program.shapes.params)
         stopped = preempted and not self.finished
         summary: TrainSummary = {
             "workdir": str(self.folder),
             "step": self.step,
             "examples": self.examples,
             "resumed_from": self.resumed_from,
-            "parameters": sum(leaf.size for leaf in leaves),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.program.shapes.params)),
             "devices": self.program.mesh.size,
             "seconds": round(time.monotonic() - started, 2),
             "time": goodput.summary(self.ledger.attempts()),
@@ -205,25 +204,22 @@ class TrainingLoop:
             "preempted": stopped,
             "exit_code": preemption.EXIT_CODE if stopped else 0,
         }
-        if "train" in self.last:
-            summary["train"] = self.last["train"]
-        if "val" in self.last:
-            summary["val"] = self.last["val"]
-        return summary
+        return {**summary, **self.last}  # type: ignore[typeddict-item]
 
     def until_done(self, watch: preemption.Watch, bar: Bar) -> bool:
         """Train from the current step on; return True where a SIGTERM ended it. Raise RollBack."""
-        total, preempted = self.total, False
+        preempted = False
         self.first_step = self.step + 1
         with Feeder(self.spec, self.program.mesh, self.examples) as self.feeder:
-            while self.step < total and not preempted:
+            while self.step < self.total and not preempted:
                 if not self.one_step():
                     break
                 preempted = watch.requested()
-                if self.step < total:
+                if self.step < self.total:
                     self.between(save=preempted)
-                self.advance(bar)
-            if not preempted or self.step == total:
+                loss = self.last.get("train", {}).get("loss")
+                bar.advance(1, note="" if loss is None else f"loss {loss:.4g}")
+            if not preempted or self.step == self.total:
                 self.end()
         return preempted
 
@@ -262,17 +258,16 @@ class TrainingLoop:
         guard = self.guard.count()
         with self.ledger.on("start"):
             self.restore(saved, fresh_hyper=False)
-            self.open_logs()
+            self.logger = self.open_logger()
         self.guard.restored(guard)
         self.ledger.rolled_back(self.step, took)
         self.examples = examples
 
     def between(self, save: bool = False) -> None:
         """Evaluate, log images and save where due. Metrics are read first, so that nothing of a bad step is saved."""
-        config = self.config
-        evaluate = config.eval_every > 0 and self.step % config.eval_every == 0
-        image = config.image_every > 0 and self.step % config.image_every == 0
-        save = save or self.step % config.checkpoint.every == 0
+        every = (self.config.eval_every, self.config.image_every, self.config.checkpoint.every)
+        evaluate, image, due = (n > 0 and self.step % n == 0 for n in every)
+        save = save or due
         if not (evaluate or image or save):
             return
         self.late.flush()
@@ -323,17 +318,21 @@ class TrainingLoop:
             self.logger.timing(step, values | self.guard.nonzero_counts())
             self.pace.publish(step, values["seconds_per_step"], self.late.waited)
 
+    @functools.cached_property
+    def held_out(self) -> BatchSpec:
+        """The held-out data, opened when they are first needed."""
+        return self.task.data("val")
+
     def evaluate(self) -> tuple[float | None, bool]:
         """Return (held-out score, whether it is the best so far)."""
-        if self.held_out is None:
-            self.held_out = self.task.data("val")
         values = means(read(self.task.evaluate(self.state, self.held_out.stream)))
         self.last["val"] = values
         self.logger.metrics(self.step, "val", values)
         score = values.get(self.config.checkpoint.best_metric)
-        if score is None or not math.isfinite(score):
-            if score is not None:
-                log.warning("step %d: the held-out %s is %s", self.step, self.config.checkpoint.best_metric, score)
+        if score is None:
+            return None, False
+        if not math.isfinite(score):
+            log.warning("step %d: the held-out %s is %s", self.step, self.config.checkpoint.best_metric, score)
             return None, False
         sign = 1 if self.config.checkpoint.best_mode == "min" else -1
         improved = self.best is None or sign * score < sign * self.best
@@ -342,15 +341,8 @@ class TrainingLoop:
 
     def image(self) -> None:
         """Log the task's preview of a few held-out examples."""
-        if self.held_out is None:
-            self.held_out = self.task.data("val")
         rows = next(iter(self.held_out.stream.batches(start=0, batch_size=IMAGE_ROWS)))
         self.logger.image(self.step, self.task.preview(self.state, rows))
-
-    def advance(self, bar: Bar) -> None:
-        """Advance the progress bar."""
-        loss = self.last.get("train", {}).get("loss")
-        bar.advance(1, note="" if loss is None else f"loss {loss:.4g}")
 
     # ---------------------------------------------------------------------------------------------------- save, close
     def save(self, score: float | None) -> None:

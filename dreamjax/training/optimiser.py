@@ -42,18 +42,15 @@ class OptimConfig:
     ema_decay: float | None = None  # None: no averaged copy of the parameters is kept
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"optim.learning_rate is {self.learning_rate}, but it must be positive")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"optim.ema_decay is {self.ema_decay}, but it lies in [0, 1)")
+        for name in ("learning_rate", "epsilon"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"optim.{name} is {value}, but it must be positive")
         for name in ("min_learning_rate", "warmup_steps", "weight_decay"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"optim.{name} is {value}, but it must be 0 or more")
-        for name in ("beta1", "beta2"):
-            if not 0 <= (value := getattr(self, name)) < 1:
+        for name in ("beta1", "beta2", "ema_decay"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < 1:
                 raise ValueError(f"optim.{name} is {value}, but it lies in [0, 1)")
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"optim.epsilon is {self.epsilon}, but it must be positive")
         if self.decay_steps is not None and self.decay_steps < 1:
             raise ValueError(f"optim.decay_steps is {self.decay_steps}, but it must be at least 1 (none: train.steps)")
         if self.clip is not None and not self.clip > 0:
@@ -62,16 +59,10 @@ class OptimConfig:
 
 def hyper(config: OptimConfig, steps: int) -> dict[str, Float[Array, ""]]:
     """Return `state.hyper` of a run of `steps` steps: float32 scalars, read by `build()` and `gradient_update`."""
-    decay_steps = steps if config.decay_steps is None else config.decay_steps
-    values = {
-        "learning_rate": config.learning_rate,
+    same = ("learning_rate", "warmup_steps", "beta1", "beta2", "epsilon", "weight_decay")
+    values = {name: getattr(config, name) for name in same} | {
         "min_learning_rate": config.min_learning_rate if config.schedule == "cosine" else config.learning_rate,
-        "warmup_steps": config.warmup_steps,
-        "decay_steps": max(decay_steps, config.warmup_steps + 1),
-        "beta1": config.beta1,
-        "beta2": config.beta2,
-        "epsilon": config.epsilon,
-        "weight_decay": config.weight_decay,
+        "decay_steps": max(steps if config.decay_steps is None else config.decay_steps, config.warmup_steps + 1),
         "clip": np.inf if config.clip is None else config.clip,
     }
     if config.ema_decay is not None:

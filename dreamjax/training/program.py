@@ -115,7 +115,7 @@ def zero_streamed(state: State, sources: Iterable[str]) -> State:
 
 
 def _within(name: str, prefixes: Iterable[str]) -> bool:
-    return any(name == prefix or name.startswith(prefix + "/") for prefix in prefixes)
+    return any(f"{name}/".startswith(f"{prefix}/") for prefix in prefixes)
 
 
 def stream_in(state: State, sources: Mapping[str, WeightSource]) -> State:

@@ -1,7 +1,10 @@
 """Text snapshots of every shipped config; `python -m tests.golden` (make golden) rewrites them."""
 
+import dataclasses
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dreamjax import config
 from dreamjax.systems import registry
@@ -33,6 +36,20 @@ def shipped() -> list[Path]:
     return sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "configs").rglob("*.py"))
 
 
+def dump(instance: Any) -> str:
+    """A dataclass config as sorted `key = value` lines."""
+
+    def lines(part: Any, prefix: str) -> Iterator[str]:
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if dataclasses.is_dataclass(value):
+                yield from lines(value, f"{prefix}{field.name}.")
+            else:
+                yield f"{prefix}{field.name} = {value!r}\n"
+
+    return "".join(sorted(lines(instance, ""), key=lambda line: line.partition(" = ")[0]))
+
+
 def snapshot_path(path: Path) -> Path:
     return FOLDER / ("-".join(path.with_suffix("").parts[1:]) + ".txt")
 
@@ -41,16 +58,16 @@ def render(path: Path) -> str:
     """What a config file means with its default arguments; of a sweep its settings, its base and its runs."""
     spec = str(REPOSITORY / path)
     if path.parts[1] != "sweep":
-        return config.dump(config.load(spec, [], registry.schema_of))
+        return dump(config.load(spec, [], registry.schema_of))
     from dreamjax.sweeps import runs, sweep_config
 
     sweep = sweep_config.load(spec, [])
-    base = config.dump(config.to_dataclass(sweep.schema, sweep.base))
+    base = dump(config.to_dataclass(sweep.schema, sweep.base))
     lines = []
     for run in runs.expand(sweep):
         values = ", ".join(f"{axis}={label}" for axis, label in run.values.items())
         lines.append(f"{values} seed {run.seed}: {run.legs}\n")
-    return config.dump(sweep.settings) + "\nbase\n" + base + "\nruns\n" + "".join(lines)
+    return dump(sweep.settings) + "\nbase\n" + base + "\nruns\n" + "".join(lines)
 
 
 def write() -> list[Path]:
