@@ -1,129 +1,53 @@
-"""The Python API, which `import dreamjax` re-exports; the verbs of the command line call the same functions.
+"""What the verbs do, as functions, which `import dreamjax` re-exports; the command line calls the same.
 
-model = dreamjax.load("runs/tiny")
-features = model.encode(signal, sfreq=250, ch_names=["Fp1", "Fp2", ...])     # µV, (channels, time)
-features.tokens, features.pooled                                             # (windows, tokens, D), (windows, D)
+dreamjax.prepare("study/", "runs/study")
+dreamjax.train("configs/pretrain/tiny.py", "runs/tiny")
+print(dreamjax.evaluate("runs/tiny").text())
+dreamjax.export("runs/tiny", "exported/tiny")
+
+Every function raises UserError, one sentence, for a mistake; nothing half-written then stays. Rooms are imported when
+they are needed: preparing recordings takes no JAX.
 """
 
-import dataclasses
-import functools
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-from etils import epath
-
-from dreamjax.errors import UserError
-from dreamjax.signals.datasets import pipeline
-from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.datasets.records import Window
-from dreamjax.systems import opening
-from dreamjax.systems.base import (
-    Embedding,
-    Embeds,
-    GeneratesFromText,
-    GeneratesFromTrials,
-    Reconstructs,
-    Run,
-    capability,
-)
 from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
-    import mne
-    from PIL.Image import Image
+    import jax
+    from etils import epath
 
     from dreamjax.evaluation.drivers import Result
     from dreamjax.export.driver import ExportSummary
     from dreamjax.export.import_checkpoint import ImportSummary
-    from dreamjax.runs.latent_diffusion import LatentDiffusion
+    from dreamjax.generation.folder import TrialSummary
+    from dreamjax.generation.from_prompts import TextRequest, TextSummary
+    from dreamjax.generation.from_trials import TrialRequest
+    from dreamjax.generation.recording_windows import EventTimes
+    from dreamjax.signals.preparation.convert_trials import TrialSettings
     from dreamjax.signals.preparation.prepare_options import PrepareOptions
     from dreamjax.signals.preparation.window_settings import WindowSettings
-    from dreamjax.signals.recordings.readers.recording import Recording
-
-Signal = Union[np.ndarray, "mne.io.BaseRaw", "mne.BaseEpochs", str, Path]
-EXPORTED = "model.safetensors"  # in a folder that `export` wrote
 
 
-# -------------------------------------------------------------------------------------------------------------- opening
-def load(path: epath.PathLike, *, step: int | None = None, best: bool = False) -> "Model":
-    """Open a trained system.
-
-    Args:
-        path: the work directory of `train` or of `import_checkpoint`; a folder that `export` wrote; or its hub id.
-        step: a saved step of a run (default: the newest intact one).
-        best: the saved step with the best held-out score.
-
-    Raises:
-        UserError: there is no run or export, or the step is missing or damaged.
-    """
-    from dreamjax.weights import hub
-
-    folder = epath.Path(path)
-    if (folder / "checkpoints").is_dir():
-        return Model(opening.open_run(path, step, best))
-    if folder.exists() and not (folder / EXPORTED).exists():
-        raise UserError(f"{path}: neither a run (checkpoints/) nor an exported model ({EXPORTED})")
-    if step is not None or best:
-        raise UserError(f"{path}: step and best choose among the checkpoints of a run, and this is an exported model")
-    with tempfile.TemporaryDirectory(prefix="dreamjax-") as workdir:
-        run = Path(workdir) / "run"
-        import_checkpoint(folder if folder.exists() else hub.resolve(str(path)), run)
-        return Model(opening.open_run(run))
-
-
-def load_pipeline(folder: epath.PathLike, *, dtype: str = "float32", attention: str = "auto") -> "Pipeline":
-    """Open Stable Diffusion, or the run of a system that generates images from text, on all devices.
-
-    Args:
-        folder: a diffusers pipeline's folder or hub id, or a work directory.
-        dtype: of the computation, "float32" or "bfloat16".
-        attention: see `models.attention`.
-    """
-    from dreamjax.generation import from_prompts
-
-    return Pipeline(from_prompts.open_model(folder, dtype, attention))
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """Prompts → images; opened by `load_pipeline`."""
-
-    model: "LatentDiffusion"
-
-    def __call__(
-        self, prompt: str | Sequence[str], *, steps: int = 30, guidance: float = 7.5, seed: int = 0, **options: Any
-    ) -> "list[Image]":
-        """Return one image for each prompt.
-
-        Args:
-            prompt: one text or several.
-            steps: of the sampler.
-            guidance: weight of classifier-free guidance; 1: none.
-            seed: image i has the noise of (seed, i), whatever the batch.
-            options: further fields of `generation.from_prompts.TextRequest` (negative, sampler, height, width, …).
-        """
-        from PIL import Image
-
-        from dreamjax.generation import from_prompts
-
-        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-        request = from_prompts.TextRequest(prompts=prompts, steps=steps, guidance=guidance, seed=seed, **options)
-        return [Image.fromarray(image) for image in from_prompts.images(self.model, request)]
-
-
-# ---------------------------------------------------------------------------------------------------------------- verbs
 def prepare(
     paths: str | Path | Sequence[str | Path],
     out: str | Path,
-    settings: "WindowSettings | None" = None,
+    settings: "WindowSettings | TrialSettings | None" = None,
     options: "PrepareOptions | None" = None,
 ) -> Mapping[str, Any]:
-    """Turn recordings (files, folders, BIDS roots) into shards; the result of `dreamjax prepare --json`."""
+    """Turn recordings into shards: filtered, referenced, resampled windows with splits by person.
+
+    Args:
+        paths: recordings, folders or BIDS roots; or one file of published trials (EEG-ImageNet).
+        out: the dataset folder to write.
+        settings: band in Hz, rate in Hz, samples of a window, events; of published trials `TrialSettings`.
+        options: splits, pseudonyms, workers.
+
+    Returns:
+        The result of `dreamjax prepare --json`.
+    """
     from dreamjax.signals.preparation import prepare as preparation
     from dreamjax.signals.preparation.prepare_options import PrepareOptions
     from dreamjax.signals.preparation.window_settings import WindowSettings
@@ -132,198 +56,135 @@ def prepare(
     return preparation.prepare(sources, out, settings or WindowSettings(), options or PrepareOptions())
 
 
-def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None) -> JsonDict:
+def train(config: Any, workdir: "epath.PathLike", devices: "Sequence[jax.Device] | None" = None) -> JsonDict:
     """Train the system that a config describes, from where its work directory stands.
 
     Args:
         config: a frozen dataclass of a system, a ConfigDict, or the path of a config file.
         workdir: folder of the run; continued if it exists.
         devices: of the mesh (default: all).
+
+    Returns:
+        The result of `dreamjax train --json`: `training.loop.TrainSummary`.
     """
+    from dreamjax.systems import opening
+
     return opening.train(read_config(config), workdir, devices)
 
 
-def read_config(config: Any) -> Any:
-    """Return the frozen dataclass of a config file's path or a ConfigDict; a dataclass as it is."""
+def read_config(config: Any, overrides: Sequence[tuple[str, str]] = ()) -> Any:
+    """Return the frozen dataclass of a config file's path or a ConfigDict; a dataclass as it is.
+
+    `overrides`: of a file, (dotted key, text), as on the command line.
+    """
     from ml_collections import ConfigDict
 
     from dreamjax import config as configs
     from dreamjax.systems import registry
 
     if isinstance(config, str | Path):
-        return configs.load(str(config), (), registry.schema_of)
+        return configs.load(str(config), overrides, registry.schema_of)
     if isinstance(config, ConfigDict):
         return configs.to_dataclass(registry.schema_of(config), config)
     return config
 
 
-def evaluate(workdir: epath.PathLike, measure: str | None = None, **options: Any) -> "Result":
-    """Score a run on what its training never saw, with controls and intervals; see `evaluation.drivers`."""
+def evaluate(workdir: "epath.PathLike", measure: str | None = None, **options: Any) -> "Result":
+    """Score a run on what its training never saw, with controls and intervals.
+
+    Args:
+        workdir: of the run.
+        measure: "images", "reconstruction", "retrieval", "prediction" or "probe" (default: the first that suits).
+        options: of the measure: `split`, `step`, `best`, `data`, `seed`, `out` and more, the fields of its settings in
+            `evaluation`.
+    """
     from dreamjax.evaluation import drivers
 
+    given = options.get("data") or options.get("probe_data")
+    _check_folders(workdir, "target.folder", *(() if given else ("data.path", "data.folder")), instead="--data SHARDS")
     return drivers.evaluate(str(workdir), measure, **options)
 
 
-def export(workdir: epath.PathLike, out: epath.PathLike, **options: Any) -> "ExportSummary":
-    """Write a run as a folder for PyTorch; see `export.driver.export` for the options."""
+def generate(
+    source: "epath.PathLike",
+    request: "TextRequest | TrialRequest",
+    out: "epath.PathLike",
+    *,
+    times: "EventTimes | None" = None,
+    dtype: str = "float32",
+    attention: str = "auto",
+    variant: str | None = None,
+) -> "TextSummary | TrialSummary":
+    """Write a folder of images that a model generates from prompts, or a run from brain signals.
+
+    Args:
+        source: a diffusers folder, its hub id, or the work directory of a run.
+        request: the prompts or the trials, and the sampler.
+        out: the folder to write; with trials, one that was interrupted is continued.
+        times: s in the recordings of `request.input` (default: the windows of dataset folders).
+        dtype: of the computation, "float32" or "bfloat16".
+        attention: see `models.attention`.
+        variant: of a diffusers folder's weights, such as "fp16".
+    """
+    from etils import epath
+
+    from dreamjax.generation import folder, from_prompts
+    from dreamjax.generation.from_trials import TrialRequest
+    from dreamjax.training import compile_cache
+
+    compile_cache.use("auto")
+    if isinstance(request, TrialRequest):
+        _check_folders(source, *(() if request.input else ("data.path", "target.folder")), instead="--input PATH")
+        return folder.generate(source, request, out, times=times, dtype=dtype, attention=attention)
+    from_prompts.refuse_existing(out)  # before gigabytes of weights are read
+    if (epath.Path(source) / "checkpoints").is_dir():
+        _check_folders(source)
+    return from_prompts.generate(from_prompts.open_model(source, dtype, attention, variant), request, out)
+
+
+def export(workdir: "epath.PathLike", out: "epath.PathLike", **options: Any) -> "ExportSummary":
+    """Write a run as a folder for PyTorch, or for diffusers and transformers, and compare the two.
+
+    Args:
+        workdir: of the run.
+        out: the folder to write, which must not exist.
+        options: `to` ("torch" or "diffusers"), `step`, `best`, `weights` ("ema" or "params"), `licence`; see
+            `export.driver.export`.
+    """
     from dreamjax.export import driver
 
+    _check_folders(workdir)
     return driver.export(workdir, out, **options)
 
 
-def import_checkpoint(source: epath.PathLike, out: epath.PathLike, **options: Any) -> "ImportSummary":
-    """Turn a checkpoint from elsewhere, or an exported folder, into a run; see `export.import_checkpoint`."""
+def import_checkpoint(source: "epath.PathLike", out: "epath.PathLike", **options: Any) -> "ImportSummary":
+    """Turn a checkpoint from elsewhere, or an exported folder, into a run; nothing in the file is executed.
+
+    Args:
+        source: a .pth file, or a folder that `export` wrote.
+        out: the work directory to write, which must not exist.
+        options: `part`, `heads`, `decoder_heads`, `divide` (µV per unit), `sfreq` (Hz); see `export.import_checkpoint`.
+    """
     from dreamjax.export import import_checkpoint as importing
 
     return importing.import_checkpoint(source, out, **options)
 
 
-# ---------------------------------------------------------------------------------------------------------------- model
-@dataclass(frozen=True)
-class Model:
-    """A trained system, opened by `load`. What it can do depends on the system; other calls raise UserError."""
+def relocate(workdir: "epath.PathLike", paths: Mapping[str, str | Sequence[str]]) -> None:
+    """Tell a run where its folders are now, which it keeps: `relocate("runs/tiny", {"data.path": "/new/shards"})`.
 
-    run: Run
+    Not needed where a run has moved together with its data, or stayed where it was.
+    """
+    from dreamjax.runs import location
+    from dreamjax.systems import opening
 
-    @property
-    def config(self) -> Any:
-        """The frozen dataclass of the system's config."""
-        return self.run.config
-
-    def encode(
-        self, x: Signal, *, sfreq: float | None = None, ch_names: Sequence[str] | None = None, split: str = "test"
-    ) -> Embedding:
-        """Return tokens and pooled features of a signal, cut into windows and filtered as in the run's training data.
-
-        Args:
-            x: µV as an array (channels, time) of one recording or (trials, channels, time); `mne.io.Raw` or
-                `mne.Epochs`; or the folder of prepared shards, whose windows of `split` are encoded.
-            sfreq: Hz, of an array.
-            ch_names: of an array's channels; 10-20 names where the model maps channels to a montage.
-            split: of prepared shards.
-
-        Returns:
-            tokens (windows, tokens, D) and pooled (windows, D), float32.
-
-        Raises:
-            UserError: the system has no encoder, or nothing of the signal can be used.
-        """
-        system = capability(self.run.task, Embeds, "encode signals")
-        batches = self._batches(system.signal, x, sfreq, ch_names, split)
-        parts = [jax.tree.map(np.asarray, self._embed(self.run.params, b["signal"], b["valid"])) for b in batches]
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-
-    def reconstruct(
-        self,
-        x: Signal,
-        hidden: np.ndarray,
-        *,
-        sfreq: float | None = None,
-        ch_names: Sequence[str] | None = None,
-        split: str = "test",
-    ) -> np.ndarray:
-        """Return windows as the model predicts them from their visible patches; arguments as in `encode`.
-
-        Args:
-            hidden: bool (patches,) for all windows, or (windows, patches); True: not shown to the model.
-
-        Returns:
-            (windows, channels of the model, samples) in µV, at every patch.
-        """
-        system = capability(self.run.task, Reconstructs, "reconstruct signals")
-        parts: list[np.ndarray] = []
-        for batch in self._batches(system.signal, x, sfreq, ch_names, split):
-            first, count = sum(map(len, parts)), len(batch["signal"])
-            rows = np.broadcast_to(hidden, (count, len(hidden))) if hidden.ndim == 1 else hidden[first : first + count]
-            guess = np.asarray(self._reconstruct(self.run.params, batch["signal"], rows, batch["valid"]))
-            parts.append(guess * batch["gain"][:, :, None] + batch["offset"][:, :, None])
-        return np.concatenate(parts)
-
-    def generate(self, x: "Signal | None" = None, *, prompt: str | Sequence[str] = (), **options: Any) -> "list[Image]":
-        """Return images: of a signal, one for each of its windows, or of prompts, as the system can.
-
-        Args:
-            x: as in `encode`, for a system that generates from brain signals; with `sfreq`, `ch_names`, `split`.
-            prompt: for a system that generates from text.
-            options: of the sampler: `steps`, `guidance`, `seed`, `sampler`, …; see `generation.batches.Sampling`.
-        """
-        if x is None:
-            capability(self.run.task, GeneratesFromText, "generate images from text")
-            return load_pipeline(self.run.workdir)(prompt, **options)
-        from PIL import Image
-
-        from dreamjax.generation.batches import Sampling
-
-        system = capability(self.run.task, GeneratesFromTrials, "generate images from signals")
-        given = {name: options.pop(name, None) for name in ("sfreq", "ch_names")}
-        batches = list(self._batches(system.signal, x, given["sfreq"], given["ch_names"], options.pop("split", "test")))
-        rows = {name: np.concatenate([batch[name] for batch in batches]) for name in ("signal", "valid")}
-        return [Image.fromarray(image) for image in self._generator.images_of(rows, Sampling(**options))]
-
-    def evaluate(self, measure: str | None = None, **options: Any) -> "Result":
-        """Score the run; see `evaluate`."""
-        return evaluate(self.run.workdir, measure, **options)
-
-    def export(self, out: epath.PathLike, **options: Any) -> "ExportSummary":
-        """Write the run as a folder for PyTorch; see `export`."""
-        return export(self.run.workdir, out, **options)
-
-    # --------------------------------------------------------------------------------------------------------- inside
-    @functools.cached_property
-    def _embed(self) -> Callable[..., Embedding]:
-        return jax.jit(capability(self.run.task, Embeds, "encode signals").embed)
-
-    @functools.cached_property
-    def _reconstruct(self) -> Callable[..., jax.Array]:
-        return jax.jit(capability(self.run.task, Reconstructs, "reconstruct signals").reconstruct)
-
-    @functools.cached_property
-    def _generator(self) -> Any:
-        from dreamjax.generation.from_trials import TrialGenerator
-
-        return TrialGenerator.open(self.run)
-
-    def _batches(
-        self, data: DataConfig, x: Signal, sfreq: float | None, ch_names: Sequence[str] | None, split: str
-    ) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yield the model's input for every window of `x`."""
-        if isinstance(x, str | Path):
-            if sfreq is not None or ch_names is not None:
-                raise UserError("sfreq and ch_names describe an array; prepared shards have their own")
-            data = dataclasses.replace(data, path=(str(x),), weights=())
-            stream = pipeline.open_stream(data, split, seed=self.config.seed, training=False)
-            for batch in stream.batches(batch_size=pipeline.AT_ONCE):
-                real = int((batch["weight"] > 0).sum())
-                yield {name: values[:real] for name, values in batch.items()}
-        else:
-            yield from pipeline.assembled(data, self._windows(data, _recording(x, sfreq, ch_names)))
-
-    def _windows(self, data: DataConfig, recording: "Recording") -> list[Window]:
-        """Return the windows of a recording, prepared with the settings of the run's data. Raise UserError for none."""
-        from dreamjax.generation.recording_windows import settings_of
-        from dreamjax.signals.preparation.window_settings import EventWindows
-        from dreamjax.signals.preparation.windows import RecordingWindows
-        from dreamjax.signals.recordings.identity import Identity
-
-        settings = settings_of(data, self.run.workdir)
-        settings = dataclasses.replace(settings, events=EventWindows())
-        cut = RecordingWindows(recording, settings, Identity("", "", ""))
-        kept = list(cut)
-        if not kept:
-            reasons = sorted({reject.reason for reject in cut.rejects})
-            raise UserError(f"no window of the signal can be used: {', '.join(reasons) or 'it is too short'}")
-        return kept
+    opening.config_of(workdir)  # there is a run
+    location.relocate(workdir, paths)
 
 
-def _recording(x: Any, sfreq: float | None, ch_names: Sequence[str] | None) -> "Recording":
-    """Return an array or an object of MNE as a recording."""
-    from dreamjax.signals.recordings.readers import mne_reader, numpy_array
+def _check_folders(workdir: "epath.PathLike", *data: str, instead: str = "") -> None:
+    """Raise UserError where the networks that a run names, or the folders of its config keys `data`, are not here."""
+    from dreamjax.runs import location
+    from dreamjax.systems import opening
 
-    if hasattr(x, "get_data"):  # of MNE, which is imported by whoever made it
-        if sfreq is not None or ch_names is not None:
-            raise UserError("sfreq and ch_names describe an array; an object of MNE has its own")
-        epochs = hasattr(x, "events") and hasattr(x, "event_id")
-        return mne_reader.recording_from_epochs(x) if epochs else mne_reader.recording_from_raw(x)
-    if sfreq is None or ch_names is None:
-        raise UserError("an array needs sfreq (Hz) and ch_names")
-    return numpy_array.recording_from_array(np.asarray(x), sfreq, ch_names)
+    location.check(opening.config_of(workdir), workdir, (*data, *location.NETWORKS), instead)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from dreamjax.errors import missing_package
+import dreamjax
+from dreamjax.errors import UserError, missing_package
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
@@ -38,16 +39,12 @@ class EncoderFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Float[np.ndarray, "n channels time"], y: object = None) -> "EncoderFeatures":
         """Open the encoder. Nothing is learned from `X`."""
-        import dreamjax
-
         self.model_ = dreamjax.load(self.model)
         self.n_features_in_ = np.shape(X)[1]
         return self
 
     def transform(self, X: Float[np.ndarray, "n channels time"]) -> Float[np.ndarray, "n features"]:
         """Return the features of each trial. Raise UserError where a trial cannot be used, as rows would be missing."""
-        from dreamjax.errors import UserError
-
         features = self.model_.encode(np.asarray(X), sfreq=self.sfreq, ch_names=self.ch_names)
         if len(features.pooled) != len(X):
             raise UserError(

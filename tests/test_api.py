@@ -125,6 +125,28 @@ def test_encoder_is_a_step_of_a_scikit_learn_pipeline(run, model, recording):
     np.testing.assert_array_equal(features, model.encode(trials, sfreq=sfreq, ch_names=names).pooled)
 
 
+def test_features_are_those_of_the_exported_torch_model(run, model, folder, tmp_path):
+    """To 1e-5: `encode` in JAX, and the exported module in PyTorch on the same windows in µV."""
+    torch = pytest.importorskip("torch")
+    from dreamjax.signals.datasets import pipeline
+    from tests.export.support import load_model_file
+
+    assert max(dreamjax.export(run, tmp_path / "exported").differences.values()) <= 1e-5
+    module = load_model_file(tmp_path / "exported").MaskedAutoencoder.from_pretrained(tmp_path / "exported").eval()
+    data = dataclasses.replace(model.config.data, path=(str(folder / "shards"),))
+    found = model.encode(folder / "shards")
+    stream = pipeline.open_stream(data, "test", seed=model.config.seed, training=False)
+    [batch] = stream.batches(batch_size=len(found.pooled))
+    microvolts = batch["signal"] * batch["gain"][:, :, None] + batch["offset"][:, :, None]
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in batch.items() if name in ("gain", "valid")}
+    with torch.no_grad():
+        scale = tensors["gain"][:, 0]
+        x = torch.from_numpy(np.asarray(microvolts, np.float32))
+        out = module(x, scale=scale, valid=tensors["valid"], return_features=True)
+    np.testing.assert_allclose(out["features"].numpy(), found.tokens, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out["pooled"].numpy(), found.pooled, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamjax.cli import config_arguments
 from dreamjax.cli import main as cli
+from dreamjax.cli import options
 from dreamjax.sweeps import sweep_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -102,7 +102,7 @@ def test_command_is_accepted_by_its_verb(document, command, monkeypatch):
         if args.verb == "sweep":
             sweep_config.load(args.config, args.overrides)
         else:
-            config_arguments.load(args)
+            options.load_config(args)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)

@@ -14,24 +14,21 @@ NEEDS = ("sklearn",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "data", nargs="+", metavar="SHARDS", help="dataset folders of trials (dreamjax prepare --events)"
-    )
-    parser.add_argument("--labels", nargs="+", default=[], metavar="LABEL", help="classes (default: all there are)")
-    parser.add_argument("--encoder", default="", metavar="RUN", help="a run whose embeddings are tried as well")
-    parser.add_argument(
-        "--permutations", type=whole_number(20), default=200, metavar="N", help="of labels, for p; 20 or more"
-    )
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="of the permutations (default: 0)")
-    parser.add_argument("--out", metavar="FOLDER", help="where classes.json goes (default: nowhere)")
+    add = parser.add_argument
+    add("data", nargs="+", metavar="SHARDS", help="dataset folders of trials (dreamjax prepare --events)")
+    add("--labels", nargs="+", default=[], metavar="LABEL", help="classes (default: all there are)")
+    add("--encoder", default="", metavar="RUN", help="a run whose embeddings are tried as well")
+    permutations = "of labels, for p; 20 or more"
+    add("--permutations", type=whole_number(20), default=200, metavar="N", help=permutations)
+    add("--seed", type=whole_number(0), default=0, help="of the permutations (default: 0)")
+    add("--out", metavar="FOLDER", help="where classes.json goes (default: nowhere)")
 
 
 def run(args: argparse.Namespace) -> "DecodingResult":
     from dreamjax.evaluation import class_decoding
 
-    settings = class_decoding.DecodingSettings(
-        tuple(args.data), tuple(args.labels), args.encoder, args.permutations, args.seed
-    )
+    lists = tuple(args.data), tuple(args.labels)
+    settings = class_decoding.DecodingSettings(*lists, args.encoder, args.permutations, args.seed)
     return class_decoding.decode(settings, args.out)
 
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from dreamjax.cli import config_arguments, options
+from dreamjax.cli import options
 
 if TYPE_CHECKING:
     from dreamjax.pods.inspect import Inspection
@@ -13,18 +13,15 @@ EXAMPLE = "dreamjax inspect --config configs/pretrain/dreamdiffusion_paper.py --
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    config_arguments.add(parser)
-    parser.add_argument(
-        "--devices",
-        type=options.whole_number(1),
-        help="devices of the planned run (default: those that the mesh names)",
-    )
+    options.add_config(parser)
+    devices = "devices of the planned run (default: those that the mesh names)"
+    parser.add_argument("--devices", type=options.whole_number(1), help=devices)
 
 
 def run(args: argparse.Namespace) -> "Inspection":
     from dreamjax.pods.inspect import inspect
 
-    return inspect(config_arguments.load(args), devices=args.devices)
+    return inspect(options.load_config(args), devices=args.devices)
 
 
 def render(result: "Inspection") -> str:

@@ -40,61 +40,50 @@ NEEDED = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    whole = options.whole_number(1)
     parser.usage = "dreamjax launch {local,slurm,tpu,gke} [options] -- train …"
-    parser.add_argument(
-        "where", choices=WHERE, metavar="WHERE", help="local, slurm, tpu or gke (host: what their scripts run)"
-    )
-    parser.add_argument(
-        "--restarts",
-        type=options.whole_number(0),
-        metavar="N",
-        help="after exit code 75 (default: 0 here, 100 on clusters)",
-    )
-    parser.add_argument(
-        "--grace",
-        type=options.whole_number(1),
-        metavar="S",
-        help="seconds to save and leave after a SIGTERM, or once a process is lost (default: 30 here, 120 on clusters)",
-    )
-    parser.add_argument(
-        "--processes",
-        type=options.whole_number(1),
-        metavar="N",
-        help="local: of the run; slurm: of each host (default: 1, which has all its GPUs)",
-    )
-    here = parser.add_argument_group("local")
-    here.add_argument("--devices", type=options.whole_number(1), metavar="N", help="virtual CPU devices of each")
-    there = parser.add_argument_group("slurm, tpu, gke")
-    there.add_argument("--topology", metavar="POD", help="v5e-256, h100-64, cpu-2 and so on")
-    there.add_argument("--slices", type=options.whole_number(1), default=1, metavar="N", help="so many of them")
-    there.add_argument(
-        "--parts",
-        type=options.whole_number(1),
-        metavar="N",
-        help="of a sweep, each a job of its own (default: one for each point, or for those trained as one)",
-    )
-    there.add_argument("--name", default="dreamjax", help="of the job")
-    there.add_argument("--setup", default="", metavar="LINE", help="of shell that each host runs first")
-    there.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for every process; repeatable")
-    there.add_argument("--dry-run", action="store_true", help="print the script and submit nothing")
-    there.add_argument("--out", metavar="FILE", help="write the script there and submit nothing")
-    slurm = parser.add_argument_group("slurm")
+    add = parser.add_argument
+    add("where", choices=WHERE, metavar="WHERE", help="local, slurm, tpu or gke (host: what their scripts run)")
+    restarts = "after exit code 75 (default: 0 here, 100 on clusters)"
+    add("--restarts", type=options.whole_number(0), metavar="N", help=restarts)
+    grace = "seconds to save and leave after a SIGTERM, or once a process is lost (default: 30 here, 120 on clusters)"
+    add("--grace", type=whole, metavar="S", help=grace)
+    processes = "local: of the run; slurm: of each host (default: 1, which has all its GPUs)"
+    add("--processes", type=whole, metavar="N", help=processes)
+
+    add = parser.add_argument_group("local").add_argument
+    add("--devices", type=whole, metavar="N", help="virtual CPU devices of each")
+
+    add = parser.add_argument_group("slurm, tpu, gke").add_argument
+    add("--topology", metavar="POD", help="v5e-256, h100-64, cpu-2 and so on")
+    add("--slices", type=whole, default=1, metavar="N", help="so many of them")
+    parts = "of a sweep, each a job of its own (default: one for each point, or for those trained as one)"
+    add("--parts", type=whole, metavar="N", help=parts)
+    add("--name", default="dreamjax", help="of the job")
+    add("--setup", default="", metavar="LINE", help="of shell that each host runs first")
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help="for every process; repeatable")
+    add("--dry-run", action="store_true", help="print the script and submit nothing")
+    add("--out", metavar="FILE", help="write the script there and submit nothing")
+
+    add = parser.add_argument_group("slurm").add_argument
     for name in ("partition", "account", "qos", "time"):
-        slurm.add_argument(f"--{name}", default="", metavar=name.upper(), help="as sbatch takes it")
-    slurm.add_argument("--output", default="", metavar="FILE", help="where a job's output goes (default: %%x-%%j.log)")
-    slurm.add_argument("--cpus", type=options.whole_number(1), metavar="N", help="of a task")
-    tpu = parser.add_argument_group("tpu (queued resources)")
-    tpu.add_argument("--project", default="", help="of Google Cloud")
-    tpu.add_argument("--zone", default="", help="such as us-west4-a")
-    tpu.add_argument("--terms", choices=("on-demand", "spot", "reserved"), default="on-demand", help="of the request")
-    tpu.add_argument("--package", default="dreamjax[tpu,data]", help="what pip installs on each host")
-    tpu.add_argument("--runtime", default="", metavar="VERSION", help="of the hosts' software (default: the chip's)")
-    gke = parser.add_argument_group("gke (JobSet)")
-    gke.add_argument("--image", default="", help="a container that holds dreamjax")
-    gke.add_argument("--namespace", default="default", help="of the cluster")
-    gke.add_argument("--queue", default="", help="of Kueue")
-    gke.add_argument("--service-account", default="", metavar="NAME", help="that may write to the bucket")
-    gke.add_argument("--spot", action="store_true", help="on spot nodes")
+        add(f"--{name}", default="", metavar=name.upper(), help="as sbatch takes it")
+    add("--output", default="", metavar="FILE", help="where a job's output goes (default: %%x-%%j.log)")
+    add("--cpus", type=whole, metavar="N", help="of a task")
+
+    add = parser.add_argument_group("tpu (queued resources)").add_argument
+    add("--project", default="", help="of Google Cloud")
+    add("--zone", default="", help="such as us-west4-a")
+    add("--terms", choices=("on-demand", "spot", "reserved"), default="on-demand", help="of the request")
+    add("--package", default="dreamjax[tpu,data]", help="what pip installs on each host")
+    add("--runtime", default="", metavar="VERSION", help="of the hosts' software (default: the chip's)")
+
+    add = parser.add_argument_group("gke (JobSet)").add_argument
+    add("--image", default="", help="a container that holds dreamjax")
+    add("--namespace", default="default", help="of the cluster")
+    add("--queue", default="", help="of Kueue")
+    add("--service-account", default="", metavar="NAME", help="that may write to the bucket")
+    add("--spot", action="store_true", help="on spot nodes")
 
 
 def run(args: argparse.Namespace) -> JsonDict:
@@ -110,22 +99,20 @@ def run(args: argparse.Namespace) -> JsonDict:
     if missing := [option for option in NEEDED[where] if option not in args.given]:
         raise UserError(f"dreamjax launch {where} needs {' and '.join(missing)}")
     if where in ("local", "host") and args.json:
-        raise UserError(
-            f"--json of dreamjax launch {where} belongs after --, as it is the command that prints a result"
-        )
+        after = "belongs after --, as it is the command that prints a result"
+        raise UserError(f"--json of dreamjax launch {where} {after}")
     if where == "host":
         return {"exit_code": local.host(args.command, args.grace or 120)}
     if args.command:
-        cli.check(args.command)
+        cli.parsed(args.command)
         if args.command[0] == IN_PARTS and where not in FOR["--parts"]:
             raise UserError(
                 f"a sweep is launched by {' and '.join(FOR['--parts'])}, a job for each part; here, dreamjax sweep "
                 "--processes N runs it"
             )
     if where == "local":
-        return {
-            "exit_code": local.here(args.command, args.processes, args.devices, args.grace or 30, args.restarts or 0)
-        }
+        code = local.here(args.command, args.processes, args.devices, args.grace or 30, args.restarts or 0)
+        return {"exit_code": code}
     script = _script(args)
     return local.submit(where, script, out=args.out, dry_run=args.dry_run) | {"script": script}
 

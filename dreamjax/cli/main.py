@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import errno
 import importlib
-import io
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from dreamjax import __version__
-from dreamjax.cli import config_arguments, options
+from dreamjax.cli import options
 from dreamjax.console import configure_logging
 from dreamjax.errors import TryAgain, UserError, missing_module, nearest, require
 
@@ -25,23 +24,14 @@ from dreamjax.errors import TryAgain, UserError, missing_module, nearest, requir
 # and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
 # Optional packages without which it cannot end are listed in NEEDS.
 VERBS = (
-    "simulate",
-    "prepare",
-    "inspect",
-    "plan",
-    "launch",
-    "train",
-    "sweep",
-    "report",
-    "evaluate",
-    "decode",
-    "generate",
-    "export",
-    "import",
+    *("simulate", "prepare", "inspect", "plan", "launch", "train", "sweep", "report"),
+    *("evaluate", "decode", "generate", "export", "import"),
 )
-FULL_DISK_AND_THE_LIKE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG)
 PLACES = ("out", "workdir")  # options that name what is written
-A_FILE_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # of a folder that was to be written
+DISK = (  # errors of a full or protected disk, and of a file in the way of a folder
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+)
 
 
 # ------------------------------------------------------------------------------------------------------------- parsing
@@ -53,31 +43,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the example's lines, and tells the defaults that say something."""
+    """Keeps the example's lines, and shows the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        help_text = action.help or ""
-        says_nothing = any(action.default is d for d in (None, False, argparse.SUPPRESS)) or action.default in ("", [])
-        if says_nothing or not action.option_strings or "default" in help_text:
+        default, text = action.default, action.help or ""
+        silent = default is None or default is False or default == argparse.SUPPRESS or default in ("", [])
+        if silent or not action.option_strings or "default" in text:
             return action.help
-        words = action.default if isinstance(action.default, list | tuple) else [action.default]
-        default = " ".join(map(str, words)).replace("%", "%%")
-        return f"{help_text} (default: {default})".strip()
+        words = default if isinstance(default, list | tuple) else [default]
+        return f"{text} (default: {' '.join(map(str, words)).replace('%', '%%')})".strip()
 
 
 def _verb_module(verb: str) -> ModuleType:
     return importlib.import_module(f"dreamjax.cli.{verb}_verb")
 
 
-def _add_verb(verbs: Any, verb: str, module: ModuleType) -> None:
-    sub = verbs.add_parser(
-        verb,
-        help=module.HELP.replace("%", "%%"),
-        description=module.HELP,
-        epilog=f"example:\n  {module.EXAMPLE}",
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
-    )
+def _configure(sub: argparse.ArgumentParser, module: ModuleType) -> None:
+    sub.description, sub.epilog = module.HELP, f"example:\n  {module.EXAMPLE}"
+    sub.formatter_class = _HelpFormatter
     module.configure(sub)
     sub.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
     sub.add_argument("--verbose", action="store_true", help="also show what the libraries log")
@@ -97,90 +80,65 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dreamjax {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for verb in VERBS:
-        if only is not None and verb != only:
-            verbs.add_parser(verb)
-            continue
-        try:
-            module = _verb_module(verb)
-        except Exception as problem:
-            if only is not None:
-                raise
-            verbs.add_parser(verb, help=f"(cannot be used here: {problem})".replace("%", "%%"))
-            continue
-        _add_verb(verbs, verb, module)
+        text, module = "", None
+        if only in (None, verb):
+            try:
+                module = _verb_module(verb)
+                text = module.HELP
+            except Exception as problem:
+                if only is not None:
+                    raise
+                text = f"(cannot be used here: {problem})"
+        sub = verbs.add_parser(verb, help=text.replace("%", "%%"), allow_abbrev=False)
+        if module is not None:
+            _configure(sub, module)
     return parser
 
 
-def _verb_parser(parser: argparse.ArgumentParser, verb: str) -> argparse.ArgumentParser:
+def _actions(parser: argparse.ArgumentParser, verb: str) -> dict[str, argparse.Action]:
+    """The options of one verb, as they are spelt."""
     subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return subparsers.choices[verb]
-
-
-def _options(parser: argparse.ArgumentParser, verb: str) -> list[str]:
-    """The long options of one verb."""
-    return [option for option in _verb_parser(parser, verb)._option_string_actions if option.startswith("--")]
-
-
-def _refuse_unknown_options(words: Sequence[str], verb: str, known: Sequence[str]) -> None:
-    """Before argparse, which would first complain of what is missing."""
-    for name in options.given(words):
-        if name not in known:
-            hint = nearest(name, list(known))
-            meant = f"did you mean {hint}?" if hint else f"see dreamjax {verb} --help"
-            raise UserError(f"dreamjax {verb} has no option {name}; {meant}")
-
-
-def _refuse_empty(args: argparse.Namespace, parser: argparse.ArgumentParser, verb: str) -> None:
-    """An option's empty value is a variable of a script that was not set, and would pass for an option not given."""
-    for option, action in _verb_parser(parser, verb)._option_string_actions.items():
-        if option in args.given and getattr(args, action.dest) == "" and action.default != "":
-            raise UserError(f"{option} is empty; give it a value or leave it out")
-
-
-def _refuse_unwritable(args: argparse.Namespace) -> None:
-    """Said before the work, not after it."""
-    for option in PLACES:
-        if path := getattr(args, option, None):
-            from dreamjax.storage import paths
-
-            paths.refuse_unwritable(path)
+    return subparsers.choices[verb]._option_string_actions
 
 
 def _split_command(argv: Sequence[str], verb: str | None) -> tuple[Sequence[str], list[str]]:
     """The words of the verb itself, and those after `--` where it takes another command there."""
-    module = _verb_module(verb) if verb is not None else None
-    if not (taken := getattr(module, "TAKES_COMMAND", ())):
-        return argv, []
-    if "--" not in argv:
-        if command := next((word for word in argv[1:] if word in taken), None):
-            raise UserError(f"what dreamjax {verb} is to run comes after --, as in: dreamjax {verb} … -- {command} …")
-        return argv, []
-    at = list(argv).index("--")
-    return argv[:at], list(argv[at + 1 :])
-
-
-def check(argv: Sequence[str]) -> None:
-    """Raises UserError for a command that its verb would not take; no file is looked at."""
-    parsed(argv)
+    taken = getattr(_verb_module(verb), "TAKES_COMMAND", ()) if verb is not None else ()
+    if taken and "--" in argv:
+        at = list(argv).index("--")
+        return argv[:at], list(argv[at + 1 :])
+    if command := next((word for word in argv[1:] if word in taken), None):
+        raise UserError(f"what dreamjax {verb} is to run comes after --, as in: dreamjax {verb} … -- {command} …")
+    return argv, []
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of one verb. Raises UserError for what it does not know, naming the nearest it does."""
+    """The arguments of one verb; no file is looked at.
+
+    Raise UserError for what it does not know, naming the nearest it does, before argparse complains of what is missing;
+    and for an option's empty value: a script's variable that was not set, which would pass for an option not given.
+    """
     verb = next((word for word in argv if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         hint = nearest(verb, VERBS)
         meant = f"did you mean {hint}?" if hint else f"the verbs are {', '.join(VERBS)}"
         raise UserError(f"there is no verb {verb}; {meant}")
     verb_words, command = _split_command(argv, verb)
-    overrides, words = config_arguments.split_overrides(verb_words)
-    parser = build_parser(only=verb)
-    if verb is not None:
-        _refuse_unknown_options(words, verb, _options(parser, verb))
+    overrides, words = options.split_overrides(verb_words)
+    parser, given = build_parser(only=verb), options.given(words)
+    known = _actions(parser, verb) if verb is not None else {}
+    for name in given if verb is not None else ():
+        if name not in known:
+            hint = nearest(name, [option for option in known if option.startswith("--")])
+            meant = f"did you mean {hint}?" if hint else f"see dreamjax {verb} --help"
+            raise UserError(f"dreamjax {verb} has no option {name}; {meant}")
     args = parser.parse_args(words)
-    if overrides and not hasattr(args, "config"):
+    if overrides and not hasattr(args, "override_help"):
         raise UserError(f"dreamjax {args.verb} takes no --config")
-    args.overrides, args.given, args.command = overrides, options.given(words), command
-    _refuse_empty(args, parser, args.verb)
+    for option, action in known.items():
+        if option in given and getattr(args, action.dest) == "" and action.default != "":
+            raise UserError(f"{option} is empty; give it a value or leave it out")
+    args.overrides, args.given, args.command = overrides, given, command
     return args
 
 
@@ -188,23 +146,16 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
 @contextlib.contextmanager
 def _stdout_is_for_the_result() -> Iterator[None]:
     """What anything prints meanwhile, a library written in C or a child process too, goes to stderr."""
-    try:
-        ours = sys.stdout.fileno() == 1 and sys.stderr.fileno() == 2
-    except (OSError, io.UnsupportedOperation, AttributeError):  # replaced by a test or a notebook
-        ours = False
-    if not ours:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-        return
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, AttributeError):  # replaced by a test or a notebook
+            if sys.stdout.fileno() == 1 and sys.stderr.fileno() == 2:
+                sys.stdout.flush()
+                saved = os.dup(1)
+                stack.callback(os.close, saved)
+                stack.callback(os.dup2, saved, 1)
+                os.dup2(2, 1)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 @contextlib.contextmanager
@@ -248,7 +199,10 @@ def _dispatch(argv: Sequence[str]) -> int:
         return 0
     args = parsed(argv)
     configure_logging(args.verbose)
-    _refuse_unwritable(args)
+    for path in filter(None, (getattr(args, option, None) for option in PLACES)):
+        from dreamjax.storage import paths
+
+        paths.refuse_unwritable(path)  # before the work, not after it
     module = _verb_module(args.verb)
     for package in getattr(module, "NEEDS", ()):
         require(package, f"dreamjax {args.verb}")
@@ -298,7 +252,7 @@ def _ending(problem: BaseException) -> tuple[int, str] | None:
 
         lost = processes.lost_peer(problem)
         return (TryAgain.exit_code, lost) if lost else None
-    if isinstance(problem, OSError) and problem.errno in FULL_DISK_AND_THE_LIKE + A_FILE_IN_THE_WAY:
+    if isinstance(problem, OSError) and problem.errno in DISK:
         where = f"{problem.filename}: " if problem.filename else ""
         return 2, f"{where}{os.strerror(problem.errno)}; nothing half-written was kept"
     return None

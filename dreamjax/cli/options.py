@@ -1,54 +1,48 @@
-"""What an option takes, and which options belong together; shared by the verbs."""
+"""What an option takes, which options belong together, and `--config`; shared by the verbs."""
 
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from dreamjax.errors import UserError
 
+CONFIG = "--config."
 
+
+# ---------------------------------------------------------------------------------------------------- types of argparse
 def whole_number(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number from `least` up to what 32 bits hold."""
+    """A whole number from `least` up to what 32 bits hold."""
 
     def parse(text: str) -> int:
         try:
-            number = int(text)
+            value = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not least <= number < 2**31:
-            raise argparse.ArgumentTypeError(f"{number} is not a whole number from {least} to {2**31 - 1}")
-        return number
+        if not least <= value < 2**31:
+            raise argparse.ArgumentTypeError(f"{value} is not a whole number from {least} to {2**31 - 1}")
+        return value
 
     return parse
 
 
-def number(least: float, most: float = math.inf) -> Callable[[str], float]:
-    """An argparse type: a finite number from `least` to `most`."""
+def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """A finite number from `least` to `most`; `above`: greater than `least`."""
+    within = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not (least <= value <= most and math.isfinite(value)):
-            within = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
-            raise argparse.ArgumentTypeError(f"{text} is not a number {within}")
+        if not (least <= value <= most and math.isfinite(value)) or (above and value == least):
+            raise argparse.ArgumentTypeError(f"{text} is not a number {f'above {least:g}' if above else within}")
         return value
 
     return parse
 
 
-def positive_number(text: str) -> float:
-    """An argparse type: a finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return number
-
-
+# ----------------------------------------------------------------------------------------------------- options together
 def given(words: Sequence[str]) -> tuple[str, ...]:
     """The long options among the words of a command line, as they are spelt there."""
     before = words[: words.index("--")] if "--" in words else words
@@ -56,12 +50,57 @@ def given(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def refuse_without(needed: str, args: argparse.Namespace, *names: str) -> None:
-    """Raises UserError where one of the options `names`, which do nothing without `needed`, was given."""
+    """Raise UserError where one of the options `names`, which do nothing without `needed`, was given."""
     if idle := [name for name in names if name in args.given]:
         raise UserError(f"{' and '.join(idle)} would do nothing without {needed}; add {needed} or leave out {idle[0]}")
 
 
 def refuse_beside(other: str, args: argparse.Namespace, *names: str) -> None:
-    """Raises UserError where one of the options `names`, which do nothing beside `other`, was given."""
+    """Raise UserError where one of the options `names`, which do nothing beside `other`, was given."""
     if idle := [name for name in names if name in args.given]:
         raise UserError(f"{' and '.join(idle)} would do nothing beside {other}; leave out one or the other")
+
+
+# ------------------------------------------------------------------------------------------------------------- --config
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Declare `--config FILE.py[:argument=value]` and, for the help page, `--config.key=value`."""
+    metavar, example = "FILE.py[:ARG=VALUE,…]", "override one key, for example --config.optim.learning_rate=1e-4"
+    parser.add_argument("--config", required=True, metavar=metavar, help="the run's config file")
+    parser.add_argument("--config.KEY", dest="override_help", metavar="VALUE", help=example)
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Declare `--config.key=folder` of a verb that opens a run."""
+    text = "where a folder that the run names is now, which it keeps, for example --config.data.path=SHARDS"
+    parser.add_argument("--config.KEY", dest="override_help", metavar="FOLDER", help=text)
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """`([(dotted key, text)], the other words)`. Only the config file says which keys exist, so argparse cannot."""
+    overrides, others = [], []
+    words = iter(argv)
+    for word in words:
+        if not word.startswith(CONFIG):
+            others.append(word)
+            continue
+        key, equals, text = word.removeprefix(CONFIG).partition("=")
+        value = text if equals else next(words, None)
+        if value is None:
+            raise UserError(f"{word} wants a value: {word}=VALUE")
+        overrides.append((key, value))
+    return overrides, others
+
+
+def load_config(args: argparse.Namespace) -> Any:
+    """The frozen dataclass that the command line describes."""
+    from dreamjax import api
+
+    return api.read_config(args.config, args.overrides)
+
+
+def relocate(run: str, args: argparse.Namespace) -> None:
+    """Keep in a run where the command line says that its folders are."""
+    if args.overrides:
+        from dreamjax import api
+
+        api.relocate(run, {key: text.split(",") for key, text in args.overrides})

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from dreamjax.cli import config_arguments, options
+from dreamjax.cli import options
 
 if TYPE_CHECKING:
     from dreamjax.pods.plan import PodPlan
@@ -15,26 +15,22 @@ EXAMPLE = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    config_arguments.add(parser)
-    parser.add_argument("--topology", required=True, metavar="POD", help="v5e-256, v5p-512, v5e:4x4, h100-8 and so on")
-    parser.add_argument("--slices", type=options.whole_number(1), default=1, help="so many of them, over the network")
-    parser.add_argument(
-        "--batch-per-chip", type=_rows, metavar="N|auto", help="auto: the most that fit (default: the config's)"
-    )
-    parser.add_argument(
-        "--scaling", action="store_true", help="also plan every smaller slice, from 8 chips, with as much on each"
-    )
-    made = parser.add_argument_group("making images, in place of a step of training")
-    made.add_argument("--images", type=options.whole_number(1), metavar="STEPS", help="by so many steps of the sampler")
-    made.add_argument("--sampler", metavar="NAME", help="see dreamjax generate (default: the model's)")
-    made.add_argument("--guidance", type=options.number(0), default=7.5, metavar="W", help="1: none")
-    parser.add_argument("--out", metavar="FOLDER", help="where plan.json and images go (default: nowhere)")
-    parser.add_argument(
-        "--effort",
-        type=float,
-        metavar="E",
-        help="of the compiler, -1 to 1: at -1 a large step takes minutes in place of an hour, but is made to look slow",
-    )
+    whole = options.whole_number(1)
+    options.add_config(parser)
+    add = parser.add_argument
+    add("--topology", required=True, metavar="POD", help="v5e-256, v5p-512, v5e:4x4, h100-8 and so on")
+    add("--slices", type=whole, default=1, help="so many of them, over the network")
+    add("--batch-per-chip", type=_rows, metavar="N|auto", help="auto: the most that fit (default: the config's)")
+    scaling = "also plan every smaller slice, from 8 chips, with as much on each"
+    add("--scaling", action="store_true", help=scaling)
+    add("--out", metavar="FOLDER", help="where plan.json and images go (default: nowhere)")
+    effort = "of the compiler, -1 to 1: at -1 a large step takes minutes in place of an hour, but is made to look slow"
+    add("--effort", type=float, metavar="E", help=effort)
+
+    add = parser.add_argument_group("making images, in place of a step of training").add_argument
+    add("--images", type=whole, metavar="STEPS", help="by so many steps of the sampler")
+    add("--sampler", metavar="NAME", help="see dreamjax generate (default: the model's)")
+    add("--guidance", type=options.number(0), default=7.5, metavar="W", help="1: none")
 
 
 def _rows(text: str) -> int | str:
@@ -49,7 +45,7 @@ def run(args: argparse.Namespace) -> "PodPlan":
     if args.effort is not None and not -1 <= args.effort <= 1:
         raise UserError(f"--effort is {args.effort:g}, but it lies from -1 to 1")
     pod = topologies.pod(args.topology, args.slices)
-    job = _job(config_arguments.load(args), args)
+    job = _job(options.load_config(args), args)
     batch = args.batch_per_chip if not args.images else args.batch_per_chip or batches.AT_ONCE
     result = plan.plan(job, pod, per_chip=batch, effort=args.effort, scaling=args.scaling)
     return plan_report.write(result, args.out) if args.out else result

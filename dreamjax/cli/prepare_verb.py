@@ -39,16 +39,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="FOLDER", help="the dataset folder to write")
     add("--list-events", action="store_true", help="print the events of the recordings and write nothing")
 
-    group = parser.add_argument_group("what the recordings are")
-    add = group.add_argument
+    add = parser.add_argument_group("what the recordings are").add_argument
     add("--dataset", metavar="NAME", help="corpus the recordings belong to (default: known corpora, BIDS, the folder)")
     add("--licence", metavar="SPDX", help="licence of recordings whose corpus is not known (default: unknown)")
     add("--subject-pattern", metavar="REGEX", help="regular expression over the path; group 1 is the subject")
     add("--unit-scale", action="append", default=[], metavar="[CORPUS=]FACTOR", help="multiply the signal by FACTOR")
     add("--strict", action="store_true", help="refuse files that end before their header says so")
 
-    group = parser.add_argument_group("steps")
-    add = group.add_argument
+    add = parser.add_argument_group("steps").add_argument
     add("--low", type=_number_or_none, default=0.5, metavar="HZ", help="high-pass edge, or none (default: 0.5)")
     add("--high", type=_number_or_none, default=75.0, metavar="HZ", help="low-pass edge, or none (default: 75)")
     add("--notch", default="auto", metavar="auto|off|HZ", help="line frequency (default: the file's, else detected)")
@@ -60,8 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--min-fraction", type=float, default=0.25, metavar="SHARE", help="shortest trial that is padded, in windows")
     add("--keep-implausible", action="store_true", help="flag recordings of implausible amplitude, do not leave out")
 
-    group = parser.add_argument_group("windows around events")
-    add = group.add_argument
+    add = parser.add_argument_group("windows around events").add_argument
     add("--events", default="", metavar="file|TABLE", help="the recordings' own events, or a CSV or TSV; {stem} in it "
         "stands for the recording's name without suffix")  # fmt: skip
     add("--event-codes", nargs="+", default=[], metavar="CODE", help="only these trial types")
@@ -71,8 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--baseline", type=float, nargs=2, default=[], metavar=("FROM", "TO"), help="subtract the mean of this span, s")
     add("--stimuli", default="", metavar="FOLDER", help="where every stim_file of the table must lie")
 
-    group = parser.add_argument_group("published trials: EEG-ImageNet's eeg_5_95_std.pth and its siblings")
-    add = group.add_argument
+    add = parser.add_argument_group("published trials: EEG-ImageNet's eeg_5_95_std.pth and its siblings").add_argument
     add("--subject", type=int, nargs="+", default=[], metavar="N", help="only these people, as the file numbers them")
     add("--split-file", default="", metavar="FILE", help="published splits: block_splits_by_image_all.pth or "
         "…_single.pth")  # fmt: skip
@@ -84,18 +80,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--reading", choices=("ours", "dreamdiffusion"), default="ours", help="dreamdiffusion: samples 20 to 460 at "
         "1000 Hz, to be stretched (default: ours, resampled to --sfreq)")  # fmt: skip
 
-    group = parser.add_argument_group("splits and pseudonyms")
-    add = group.add_argument
+    add = parser.add_argument_group("splits and pseudonyms").add_argument
     add("--splits", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"),
         help="shares of the subjects; of published trials, of their images (default: 0.7 0.15 0.15)")  # fmt: skip
     add("--split-seed", type=int, default=0, metavar="N", help="another seed draws other subjects (default: 0)")
-    add(
-        "--salt", metavar="SECRET", help="of the pseudonyms (default: $DREAMJAX_SALT, else made from the corpus's name)"
-    )
+    salt = "of the pseudonyms (default: $DREAMJAX_SALT, else made from the corpus's name)"
+    add("--salt", metavar="SECRET", help=salt)
     add("--key-file", default="", metavar="FILE", help="write pseudonym → path here, outside the dataset's folder")
 
-    group = parser.add_argument_group("running")
-    add = group.add_argument
+    add = parser.add_argument_group("running").add_argument
     add("--name", default="", help="of the dataset (default: from the folder)")
     add("--workers", type=int, metavar="N", help="child processes (default: one per core; 0: none, unprotected)")
     add("--timeout", type=float, default=300.0, metavar="S", help="a recording without progress is given up")
@@ -103,7 +96,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> JsonDict:
-    from dreamjax.signals.preparation import prepare
+    from dreamjax import api
     from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 
     if corpus := trial_corpus_of(args.paths):
@@ -113,6 +106,8 @@ def run(args: argparse.Namespace) -> JsonDict:
     else:
         refuse_without("a file such as eeg_5_95_std.pth", args, *OF_TRIALS)
         if args.list_events:
+            from dreamjax.signals.preparation import prepare
+
             return prepare.list_events(args.paths)
         if not args.events:
             refuse_without("--events", args, *OF_EVENTS)
@@ -125,7 +120,7 @@ def run(args: argparse.Namespace) -> JsonDict:
         options = _options(args)
     except ValueError as problem:
         raise UserError(str(problem)) from problem
-    return prepare.prepare(args.paths, args.out, settings, options)
+    return dict(api.prepare(args.paths, args.out, settings, options))
 
 
 def _trial_settings(args: argparse.Namespace) -> "TrialSettings":

@@ -1,6 +1,7 @@
 """`dreamjax simulate`."""
 
 import argparse
+import dataclasses
 
 from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
 from dreamjax.console import counted
@@ -18,38 +19,29 @@ BESIDE_LAYOUT = ("--minutes", "--order", "--format", "--sfreq", "--alpha-hz", "-
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, help="folder to create: a BIDS root with stimuli/ and truth.json")
-    parser.add_argument(
-        "--captioned",
-        type=whole_number(1),
-        metavar="N",
-        help="draw N images with captions (metadata.jsonl) in place of recordings",
-    )
-    parser.add_argument(
-        "--layout",
-        choices=("bids", "eeg-imagenet"),
-        default="bids",
-        help="eeg-imagenet: cut trials, splits and images as that corpus publishes them, classes in blocks",
-    )
-    parser.add_argument("--corrupt", action="store_true", help="with --layout eeg-imagenet: one image is damaged")
-    parser.add_argument("--pixels", type=whole_number(1), default=64, help="side of the captioned images")
-    parser.add_argument("--subjects", type=int, default=6, help="people to simulate")
-    parser.add_argument("--minutes", type=float, default=3.0, help="length of each subject's recording")
-    parser.add_argument("--channels", type=int, default=32, help="electrodes, 4 to 128 (19 is the 10-20 system)")
-    parser.add_argument("--classes", type=int, default=4, help="kinds of image, 1 to 19")
-    parser.add_argument("--images-per-class", type=int, default=12, help="all subjects see the same")
-    parser.add_argument("--strength", type=float, default=1.0, help="of the evoked responses; 0 gives a null set")
-    parser.add_argument("--order", choices=("random", "block"), default="random", help="of the classes in time")
-    parser.add_argument("--format", choices=("edf", "brainvision"), default="edf", help="of the recordings")
-    parser.add_argument("--sfreq", type=float, default=250.0, help="sampling rate in Hz")
-    parser.add_argument("--alpha-hz", type=float, default=10.0, help="mean alpha frequency over subjects, 7.5 to 13")
-    parser.add_argument("--missing-channels", type=int, default=0, help="electrodes lost, others in each subject")
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="the same seed gives the same files")
+    add = parser.add_argument
+    add("--out", required=True, help="folder to create: a BIDS root with stimuli/ and truth.json")
+    captioned = "draw N images with captions (metadata.jsonl) in place of recordings"
+    add("--captioned", type=whole_number(1), metavar="N", help=captioned)
+    layout = "eeg-imagenet: cut trials, splits and images as that corpus publishes them, classes in blocks"
+    add("--layout", choices=("bids", "eeg-imagenet"), default="bids", help=layout)
+    add("--corrupt", action="store_true", help="with --layout eeg-imagenet: one image is damaged")
+    add("--pixels", type=whole_number(1), default=64, help="side of the captioned images")
+    add("--subjects", type=int, default=6, help="people to simulate")
+    add("--minutes", type=float, default=3.0, help="length of each subject's recording")
+    add("--channels", type=int, default=32, help="electrodes, 4 to 128 (19 is the 10-20 system)")
+    add("--classes", type=int, default=4, help="kinds of image, 1 to 19")
+    add("--images-per-class", type=int, default=12, help="all subjects see the same")
+    add("--strength", type=float, default=1.0, help="of the evoked responses; 0 gives a null set")
+    add("--order", choices=("random", "block"), default="random", help="of the classes in time")
+    add("--format", choices=("edf", "brainvision"), default="edf", help="of the recordings")
+    add("--sfreq", type=float, default=250.0, help="sampling rate in Hz")
+    add("--alpha-hz", type=float, default=10.0, help="mean alpha frequency over subjects, 7.5 to 13")
+    add("--missing-channels", type=int, default=0, help="electrodes lost, others in each subject")
+    add("--seed", type=whole_number(0), default=0, help="the same seed gives the same files")
 
 
 def run(args: argparse.Namespace) -> JsonDict:
-    import dataclasses
-
     if args.captioned is not None:
         from dreamjax.signals.simulation import captions
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from dreamjax.cli import config_arguments, options
+from dreamjax.cli import options
 from dreamjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ EXAMPLE = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    config_arguments.add(parser)
+    options.add_config(parser)
     parser.add_argument("--workdir", required=True, help="folder of the sweep and its runs; continued if it exists")
     several = parser.add_mutually_exclusive_group()
     several.add_argument("--processes", type=options.whole_number(1), metavar="N", help="so many at once, here")

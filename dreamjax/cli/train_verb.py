@@ -2,7 +2,8 @@
 
 import argparse
 
-from dreamjax.cli import config_arguments
+from dreamjax.cli import options
+from dreamjax.console import counted
 from dreamjax.typing import JsonDict
 
 HELP = "train the system that a config describes, from where its work directory stands"
@@ -10,16 +11,15 @@ EXAMPLE = "dreamjax train --config configs/pretrain/tiny.py --workdir runs/tiny 
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    config_arguments.add(parser)
-    parser.add_argument(
-        "--workdir", required=True, help="folder of the run: logs and checkpoints; continued if it exists"
-    )
+    options.add_config(parser)
+    where = "folder of the run: logs and checkpoints; continued if it exists"
+    parser.add_argument("--workdir", required=True, help=where)
 
 
 def run(args: argparse.Namespace) -> JsonDict:
-    from dreamjax.systems import opening
+    from dreamjax import api
 
-    return opening.train(config_arguments.load(args), args.workdir)
+    return api.train(options.load_config(args), args.workdir)
 
 
 def render(result: JsonDict) -> str:
@@ -28,16 +28,16 @@ def render(result: JsonDict) -> str:
     began = "" if result["resumed_from"] is None else f", continued from step {result['resumed_from']}"
     lines = [
         f"{result['workdir']}: step {result['step']} ({result['examples']:,} examples) in {result['seconds']:g} s on "
-        f"{result['devices']} device{'s' if result['devices'] > 1 else ''}{began}",
+        f"{counted(result['devices'], 'device')}{began}",
         f"{result['parameters']:,} parameters",
     ]
     for split in ("train", "val"):
         if split in result:
             lines.append(f"{split}: " + ", ".join(f"{name} {value:.5g}" for name, value in result[split].items()))
     lines.append(f"time: {goodput.one_line(result['time'])}")
-    counted = {"steps left out": result["guard"]["skipped"], "rollbacks": result["guard"]["rollbacks"]}
-    counted["saves that failed"] = result["failed_saves"]
-    if problems := ", ".join(f"{count} {name}" for name, count in counted.items() if count):
+    counts = {"steps left out": result["guard"]["skipped"], "rollbacks": result["guard"]["rollbacks"]}
+    counts["saves that failed"] = result["failed_saves"]
+    if problems := ", ".join(f"{count} {name}" for name, count in counts.items() if count):
         lines.append(f"! {problems}; see the log")
     if result["preempted"]:
         lines.append("stopped by SIGTERM and saved; the same command continues")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,7 @@ def open_folds(workdirs: Sequence[str], labelled: str, subjects: Sequence[str]) 
 def fold_config(config: Any, labelled: str, shards: str, steps: int | None) -> Any:
     """Return `config` on a fold's shards in place of `labelled`; not scored while it trains: no subjects are left."""
     data = _data(config)
-    path = tuple(shards if p == labelled else p for p in data.path)
+    path = tuple(shards if os.path.abspath(p) == os.path.abspath(labelled) else p for p in data.path)
     if shards not in path:
         raise UserError(f"the run was not trained on {labelled}; give --probe-data one of {', '.join(data.path)}")
     changes = {"eval_every": 0, "image_every": 0} | ({} if steps is None else {"steps": steps})

@@ -1,5 +1,6 @@
 """Evaluate masked reconstruction of a run on held-out windows, with baselines fitted on training subjects."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -254,7 +255,8 @@ def _summary(held_out: WindowSet, patch: int) -> str:
 def chosen_on(settings: ReconstructionSettings, run: Run) -> list[str]:
     """Return a note where the scored split is the one by which the best step was chosen."""
     folders = capability(run.task, Reconstructs, "reconstruct a signal").signal.path
-    if not (settings.best and settings.split == "val" and set(settings.data or folders) & set(folders)):
+    shared = {os.path.abspath(path) for path in settings.data or folders} & {os.path.abspath(path) for path in folders}
+    if not (settings.best and settings.split == "val" and shared):
         return []
     metric = run.config.train.checkpoint.best_metric
     return [

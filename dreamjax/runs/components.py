@@ -1,10 +1,7 @@
 """Where the components of a latent diffusion model come from: one folder, several, or named sizes."""
 
-import dataclasses
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from etils import epath
 
@@ -16,39 +13,6 @@ from dreamjax.weights import hub, weight_files
 from dreamjax.weights.config_json import Config
 from dreamjax.weights.pipeline_folder import CONFIGS, PipelineFolder
 from dreamjax.weights.table import Tensors
-
-# the keys of a config that may be a folder, or (but for the last) a hub id
-FOLDERS = (
-    *("model.path", "model.vae", "model.text_encoder", "model.tokenizer"),
-    *("encoder.path", "target.embedding.path", "target.folder"),
-)
-RUN = "{run}"  # at the beginning of model.path: the run's own folder, wherever it was moved to
-C = TypeVar("C")  # a config dataclass
-
-
-def with_absolute_paths(config: C) -> C:
-    """Return a run's config with absolute paths of its networks' folders, so that the run opens from any folder."""
-    for key in FOLDERS:
-        config = _changed(config, key.split("."), lambda path: os.path.abspath(path) if os.path.isdir(path) else path)
-    return config
-
-
-def with_run_folder(config: C, workdir: epath.PathLike) -> C:
-    """Return a run's config with `RUN` in model.path replaced by the run's present folder."""
-
-    def present(path: str) -> str:
-        return str(epath.Path(workdir) / path.removeprefix(f"{RUN}/")) if path.startswith(f"{RUN}/") else path
-
-    return _changed(config, ["model", "path"], present)
-
-
-def _changed(part: C, keys: list[str], change: Callable[[str], str]) -> C:
-    """Return a config with the text at a dotted key changed, where it has that key and a text there."""
-    value = getattr(part, keys[0], None)
-    if not value:
-        return part
-    new = _changed(value, keys[1:], change) if keys[1:] else change(value)
-    return part if new == value else dataclasses.replace(part, **{keys[0]: new})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)

@@ -148,17 +148,21 @@ def claim(workdir: epath.PathLike, paths: Sequence[str], started: bool) -> None:
 
     A run begun by a version without data.json gets none: its data are unknown. Raises UserError for changed data.
     """
-    recorded = read(workdir) if started else None
-    if recorded is not None:
-        for path, entry in zip(paths, recorded, strict=False):
-            if entry["shards"] != _hashes(records.load_dataset(path)):
-                raise UserError(
-                    f"the data at {path} has changed since the run in {workdir} began; start another work directory"
-                )
+    if started:
+        check(workdir, paths)
     processes.barrier("data")  # all have compared
     if not started and processes.is_first():
         atomic.write_text(epath.Path(workdir) / NAME, json.dumps({"datasets": [describe(path) for path in paths]}))
     processes.barrier("data is written")
+
+
+def check(workdir: epath.PathLike, paths: Sequence[str]) -> None:
+    """Raise UserError where the datasets at `paths` are not those that the run recorded in data.json, if it has one."""
+    for path, entry in zip(paths, read(workdir) or (), strict=False):
+        if entry["shards"] != _hashes(records.load_dataset(path)):
+            raise UserError(
+                f"the data at {path} has changed since the run in {workdir} began; start another work directory"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------ for model cards

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -24,6 +25,8 @@ from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig, Sweep
 from dreamjax.systems import registry
 from dreamjax.systems.base import Vectorises, capabilities
 from dreamjax.training.workdir import changes
+
+PLACES_OF_DATA = r"shards\.|(base|pretrain)\.data\.path$"
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,9 @@ class Study:
         config = runs_.with_encoder(self.workdir, run.config, run.encoder)
         now, defaults = configs.to_json(config), configs.to_json(type(config)())
         for name, stored in self._stored.get(_label(run.values, run.seed), ()):
-            different = changes(json.dumps(stored), now, defaults).values()
-            if all(epath.Path(str(one)).name == epath.Path(str(other)).name for one, other in different):
+            different = changes(json.dumps(stored), now, defaults)
+            different.pop("data.path", None)  # where the data are now: `is_claimed` knows whether they are the same
+            if all(epath.Path(str(one)).name == epath.Path(str(other)).name for one, other in different.values()):
                 return name  # an encoder's run is known by its last part
         return ""
 
@@ -116,6 +120,9 @@ class Study:
     def check(self, runs: Sequence[SweepRun]) -> None:
         """Raise UserError where the runs could not be trained, or not be scored alike."""
         score, source = self.sweep.settings.score, self.sweep.source
+        for key, path in self._data():
+            if not epath.Path(path).exists():
+                raise UserError(f"{path}: no such dataset folder; say where it is with --config.{key}=FOLDER")
         for config in {_alike(run.config): run.config for run in runs}.values():
             scorers.check(config, score)
             if self.sweep.settings.together > 1 and Vectorises not in capabilities(registry.find(config.system)):
@@ -155,6 +162,8 @@ class Study:
             defaults["pretrain"] = asdict(self.sweep.pretrain_schema())
         different = changes(json.dumps(stored), json.dumps(now), json.dumps(defaults))
         different |= dict.fromkeys(stored.keys() - now.keys(), ("set", None))
+        if list(stored.get("shards", {}).values()) == list(now["shards"].values()):  # the same data at another place
+            different = {key: both for key, both in different.items() if not re.match(PLACES_OF_DATA, key)}
         if different:
             each = [f"{key} was {before!r} and is now {after!r}" for key, (before, after) in different.items()]
             raise UserError(f"{folder} holds another sweep ({'; '.join(each[:4])}): choose another --workdir")
@@ -175,13 +184,15 @@ class Study:
 
     def identity(self) -> JsonObject:
         """Return what makes two sweeps the same. Raise UserError where a dataset cannot be read."""
-        both = (self.sweep.base_config(), self.sweep.pretrain_of({}, 0))
-        data = [one for config in both if isinstance(one := getattr(config, "data", None), DataConfig)]
-        shards = {
-            path: json.dumps(records.load_dataset(path)["shards"], sort_keys=True) for one in data for path in one.path
-        }
+        shards = {path: json.dumps(records.load_dataset(path)["shards"], sort_keys=True) for _, path in self._data()}
         marks = {path: hashlib.sha256(text.encode()).hexdigest()[:16] for path, text in shards.items()}
         return json.loads(json.dumps(self.sweep.identity() | {"shards": marks}))
+
+    def _data(self) -> list[tuple[str, str]]:
+        """Return (key of the sweep's config, path) of each dataset folder."""
+        both = {"base": self.sweep.base_config(), "pretrain": self.sweep.pretrain_of({}, 0)}
+        data = {f"{name}.data.path": getattr(config, "data", None) for name, config in both.items()}
+        return [(key, path) for key, one in data.items() if isinstance(one, DataConfig) for path in one.path]
 
 
 def _label(values: Combination, seed: int) -> str:

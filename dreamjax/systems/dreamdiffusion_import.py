@@ -23,7 +23,7 @@ from etils import epath
 from dreamjax.diffusion import schedule as schedules
 from dreamjax.errors import UserError
 from dreamjax.parallel.tree_paths import nested
-from dreamjax.runs import components
+from dreamjax.runs import location
 from dreamjax.runs import shapes as architectures
 from dreamjax.storage import atomic
 from dreamjax.storage.checkpoint_files import torch_files
@@ -264,7 +264,7 @@ def _config(system: type["DreamDiffusion"], encoder: MaskedPretrainingConfig, ma
     """Return the run's config. `maps`: their arguments."""
     config = system.Config()
     model = {name: maps[name] for name in ("hidden", "context_tokens", "embedding_dim")}
-    model |= {"time_condition": maps["time_dim"] > 0, "path": f"{components.RUN}/{PARTS}", "trainable": TRAINED}
+    model |= {"time_condition": maps["time_dim"] > 0, "path": f"{location.RUN}/{PARTS}", "trainable": TRAINED}
     loss = {"alignment": "cosine" if maps["embedding_dim"] else "none", "drop_condition": 0.0}
     return dataclasses.replace(
         config,

@@ -12,7 +12,7 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
 from dreamjax.parallel.tree_paths import nested
-from dreamjax.runs import components, provenance
+from dreamjax.runs import location, provenance
 from dreamjax.storage import paths as places
 from dreamjax.systems import registry
 from dreamjax.systems.base import Run, Signals, offered
@@ -29,11 +29,15 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
     What it is trained on is kept in data.json. Raises UserError where that has changed since the run began.
     """
     processes.initialize()
-    config = components.with_absolute_paths(config)
-    task, config_json = registry.build(config), configs.to_json(config)
-    defaults_json = configs.to_json(type(config)())
+    places.reachable(workdir)
+    given = json.loads(configs.to_json(config))
+    now, begun = location.continued(location.absolute(given), workdir)
+    config = configs.from_json(type(config), json.dumps(now))
+    config_json, defaults_json = json.dumps(begun, indent=1, sort_keys=True), configs.to_json(type(config)())
+    location.check(config, workdir, ("encoder.path", *location.DATA))
+    task = registry.build(config)
     task.check()
-    workdirs.check(places.reachable(workdir), config_json, defaults_json)
+    workdirs.check(workdir, config_json, defaults_json)
     signals = offered(task, Signals)
     paths = signals.signal.path if signals is not None else ()
 
@@ -41,6 +45,8 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
         if paths:
             started = bool(checkpoints.committed_steps(epath.Path(workdir) / "checkpoints"))
             provenance.claim(workdir, paths, processes.agree("started", started))
+        if processes.is_first():
+            location.keep(begun, now, workdir)
         task.keep(workdir)
 
     jsons = {"config_json": config_json, "defaults_json": defaults_json}
@@ -59,8 +65,8 @@ def config_of(workdir: epath.PathLike) -> Any:
         raise UserError(f"{path} is damaged; copy it from a folder of {path.parent / 'checkpoints'}") from problem
     if "system" not in stored:
         raise UserError(f"{workdir} holds no run, but another config.json: give the --workdir of dreamjax train")
-    config: Any = configs.from_json(registry.schema_of(stored, str(path)), text, str(path))
-    return components.with_run_folder(config, workdir)
+    schema = registry.schema_of(stored, str(path))
+    return configs.from_json(schema, json.dumps(location.present(json.loads(text), workdir)), str(path))
 
 
 def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = False, averaged: bool = True) -> Run:

@@ -19,7 +19,9 @@ MAY_CHANGE = (
     r"train\.(mesh|checkpoint|guard)\..*",
     r"data\.(workers|prefetch)",
 )
-BEFORE_CONFIG = r"data\.json|goodput\.json|tokenizer|\..*|.*\.log"  # files that may exist before a run's config.json
+BEFORE_CONFIG = (
+    r"data\.json|location\.json|goodput\.json|tokenizer|\..*|.*\.log"  # files that may exist before a run's config.json
+)
 
 Changes = dict[str, tuple[object, object]]  # dotted key → (value before, value now)
 
@@ -56,25 +58,22 @@ def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"{workdir} is a file; choose another --workdir")
-    if workdir.exists() and not path.exists():
-        foreign = [entry.name for entry in workdir.iterdir() if not re.fullmatch(BEFORE_CONFIG, entry.name)]
-        if foreign:
-            raise UserError(
-                f"{workdir} holds files that are not a run ({sorted(foreign)[0]}); choose another --workdir"
-            )
-    changed: Changes = {}
-    if path.exists():
-        try:
-            changed = changes(path.read_text(), config_json, defaults_json)
-        except (ValueError, AttributeError) as problem:
-            raise UserError(
-                f"{path} is damaged; copy it from a folder of {workdir / 'checkpoints'}, or choose another --workdir"
-            ) from problem
-        barred = [key for key in changed if not any(re.fullmatch(pattern, key) for pattern in MAY_CHANGE)]
-        if barred:
-            listed = "; ".join(f"{key} was {changed[key][0]!r} and is now {changed[key][1]!r}" for key in barred[:4])
-            more = f" and {len(barred) - 4} more" if len(barred) > 4 else ""
-            raise UserError(f"{workdir} holds a run of another config ({listed}{more}): choose another --workdir")
+    if not path.exists():
+        names = sorted(entry.name for entry in workdir.iterdir()) if workdir.exists() else []
+        if foreign := [name for name in names if not re.fullmatch(BEFORE_CONFIG, name)]:
+            raise UserError(f"{workdir} holds files that are not a run ({foreign[0]}); choose another --workdir")
+        return {}
+    try:
+        changed = changes(path.read_text(), config_json, defaults_json)
+    except (ValueError, AttributeError) as problem:
+        copies = workdir / "checkpoints"
+        raise UserError(
+            f"{path} is damaged; copy it from a folder of {copies}, or choose another --workdir"
+        ) from problem
+    if barred := [key for key in changed if not any(re.fullmatch(pattern, key) for pattern in MAY_CHANGE)]:
+        listed = "; ".join(f"{key} was {changed[key][0]!r} and is now {changed[key][1]!r}" for key in barred[:4])
+        more = f" and {len(barred) - 4} more" if len(barred) > 4 else ""
+        raise UserError(f"{workdir} holds a run of another config ({listed}{more}): choose another --workdir")
     return changed
 
 

@@ -1,0 +1,261 @@
+"""Models that are open, which `import dreamjax` re-exports: what a trained system can do with signals and prompts.
+
+model = dreamjax.load("runs/tiny")
+features = model.encode(signal, sfreq=250, ch_names=["Fp1", "Fp2", ...])     # µV, (channels, time)
+features.tokens, features.pooled                                             # (windows, tokens, D), (windows, D)
+"""
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import jax
+import numpy as np
+from etils import epath
+
+from dreamjax import api
+from dreamjax.errors import UserError
+from dreamjax.signals.datasets import pipeline
+from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.datasets.records import Window
+from dreamjax.systems import opening
+from dreamjax.systems.base import (
+    Embedding,
+    Embeds,
+    GeneratesFromText,
+    GeneratesFromTrials,
+    Reconstructs,
+    Run,
+    capability,
+)
+
+if TYPE_CHECKING:
+    import mne
+    from PIL.Image import Image
+
+    from dreamjax.evaluation.drivers import Result
+    from dreamjax.export.driver import ExportSummary
+    from dreamjax.runs.latent_diffusion import LatentDiffusion
+    from dreamjax.signals.recordings.readers.recording import Recording
+
+Signal = Union[np.ndarray, "mne.io.BaseRaw", "mne.BaseEpochs", str, Path]
+EXPORTED = "model.safetensors"  # in a folder that `export` wrote
+
+
+def load(path: epath.PathLike, *, step: int | None = None, best: bool = False) -> "Model":
+    """Open a trained system.
+
+    Args:
+        path: the work directory of `train` or of `import_checkpoint`; a folder that `export` wrote; or its hub id.
+        step: a saved step of a run (default: the newest intact one).
+        best: the saved step with the best held-out score.
+
+    Raises:
+        UserError: there is no run or export, or the step is missing or damaged.
+    """
+    from dreamjax.weights import hub
+
+    folder = epath.Path(path)
+    if (folder / "checkpoints").is_dir():
+        return Model(opening.open_run(path, step, best))
+    if folder.exists() and not (folder / EXPORTED).exists():
+        raise UserError(f"{path}: neither a run (checkpoints/) nor an exported model ({EXPORTED})")
+    if step is not None or best:
+        raise UserError(f"{path}: step and best choose among the checkpoints of a run, and this is an exported model")
+    with tempfile.TemporaryDirectory(prefix="dreamjax-") as workdir:
+        run = Path(workdir) / "run"
+        api.import_checkpoint(folder if folder.exists() else hub.resolve(str(path)), run)
+        return Model(opening.open_run(run))
+
+
+def load_pipeline(folder: epath.PathLike, *, dtype: str = "float32", attention: str = "auto") -> "Pipeline":
+    """Open Stable Diffusion, or the run of a system that generates images from text, on all devices.
+
+    Args:
+        folder: a diffusers pipeline's folder or hub id, or a work directory.
+        dtype: of the computation, "float32" or "bfloat16".
+        attention: see `models.attention`.
+    """
+    from dreamjax.generation import from_prompts
+
+    return Pipeline(from_prompts.open_model(folder, dtype, attention))
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Prompts → images; opened by `load_pipeline`."""
+
+    model: "LatentDiffusion"
+
+    def __call__(
+        self, prompt: str | Sequence[str], *, steps: int = 30, guidance: float = 7.5, seed: int = 0, **options: Any
+    ) -> "list[Image]":
+        """Return one image for each prompt.
+
+        Args:
+            prompt: one text or several.
+            steps: of the sampler.
+            guidance: weight of classifier-free guidance; 1: none.
+            seed: image i has the noise of (seed, i), whatever the batch.
+            options: further fields of `generation.from_prompts.TextRequest` (negative, sampler, height, width, …).
+        """
+        from PIL import Image
+
+        from dreamjax.generation import from_prompts
+
+        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        request = from_prompts.TextRequest(prompts=prompts, steps=steps, guidance=guidance, seed=seed, **options)
+        return [Image.fromarray(image) for image in from_prompts.images(self.model, request)]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained system, opened by `load`. What it can do depends on the system; other calls raise UserError."""
+
+    run: Run
+
+    @property
+    def config(self) -> Any:
+        """The frozen dataclass of the system's config."""
+        return self.run.config
+
+    def encode(
+        self, x: Signal, *, sfreq: float | None = None, ch_names: Sequence[str] | None = None, split: str = "test"
+    ) -> Embedding:
+        """Return tokens and pooled features of a signal, cut into windows and filtered as in the run's training data.
+
+        Args:
+            x: µV as an array (channels, time) of one recording or (trials, channels, time); `mne.io.Raw` or
+                `mne.Epochs`; or the folder of prepared shards, whose windows of `split` are encoded.
+            sfreq: Hz, of an array.
+            ch_names: of an array's channels; 10-20 names where the model maps channels to a montage.
+            split: of prepared shards.
+
+        Returns:
+            tokens (windows, tokens, D) and pooled (windows, D), float32.
+
+        Raises:
+            UserError: the system has no encoder, or nothing of the signal can be used.
+        """
+        system = capability(self.run.task, Embeds, "encode signals")
+        batches = self._batches(system.signal, x, sfreq, ch_names, split)
+        parts = [jax.tree.map(np.asarray, self._embed(self.run.params, b["signal"], b["valid"])) for b in batches]
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+    def reconstruct(
+        self,
+        x: Signal,
+        hidden: np.ndarray,
+        *,
+        sfreq: float | None = None,
+        ch_names: Sequence[str] | None = None,
+        split: str = "test",
+    ) -> np.ndarray:
+        """Return windows as the model predicts them from their visible patches; arguments as in `encode`.
+
+        Args:
+            hidden: bool (patches,) for all windows, or (windows, patches); True: not shown to the model.
+
+        Returns:
+            (windows, channels of the model, samples) in µV, at every patch.
+        """
+        system = capability(self.run.task, Reconstructs, "reconstruct signals")
+        parts: list[np.ndarray] = []
+        for batch in self._batches(system.signal, x, sfreq, ch_names, split):
+            first, count = sum(map(len, parts)), len(batch["signal"])
+            rows = np.broadcast_to(hidden, (count, len(hidden))) if hidden.ndim == 1 else hidden[first : first + count]
+            guess = np.asarray(self._reconstruct(self.run.params, batch["signal"], rows, batch["valid"]))
+            parts.append(guess * batch["gain"][:, :, None] + batch["offset"][:, :, None])
+        return np.concatenate(parts)
+
+    def generate(self, x: "Signal | None" = None, *, prompt: str | Sequence[str] = (), **options: Any) -> "list[Image]":
+        """Return images: of a signal, one for each of its windows, or of prompts, as the system can.
+
+        Args:
+            x: as in `encode`, for a system that generates from brain signals; with `sfreq`, `ch_names`, `split`.
+            prompt: for a system that generates from text.
+            options: of the sampler: `steps`, `guidance`, `seed`, `sampler`, …; see `generation.batches.Sampling`.
+        """
+        if x is None:
+            capability(self.run.task, GeneratesFromText, "generate images from text")
+            return load_pipeline(self.run.workdir)(prompt, **options)
+        from PIL import Image
+
+        from dreamjax.generation.batches import Sampling
+
+        system = capability(self.run.task, GeneratesFromTrials, "generate images from signals")
+        given = {name: options.pop(name, None) for name in ("sfreq", "ch_names")}
+        batches = list(self._batches(system.signal, x, given["sfreq"], given["ch_names"], options.pop("split", "test")))
+        rows = {name: np.concatenate([batch[name] for batch in batches]) for name in ("signal", "valid")}
+        return [Image.fromarray(image) for image in self._generator.images_of(rows, Sampling(**options))]
+
+    def evaluate(self, measure: str | None = None, **options: Any) -> "Result":
+        """Score the run; see `api.evaluate`."""
+        return api.evaluate(self.run.workdir, measure, **options)
+
+    def export(self, out: epath.PathLike, **options: Any) -> "ExportSummary":
+        """Write the run as a folder for PyTorch; see `api.export`."""
+        return api.export(self.run.workdir, out, **options)
+
+    @functools.cached_property
+    def _embed(self) -> Callable[..., Embedding]:
+        return jax.jit(capability(self.run.task, Embeds, "encode signals").embed)
+
+    @functools.cached_property
+    def _reconstruct(self) -> Callable[..., jax.Array]:
+        return jax.jit(capability(self.run.task, Reconstructs, "reconstruct signals").reconstruct)
+
+    @functools.cached_property
+    def _generator(self) -> Any:
+        from dreamjax.generation.from_trials import TrialGenerator
+
+        return TrialGenerator.open(self.run)
+
+    def _batches(
+        self, data: DataConfig, x: Signal, sfreq: float | None, ch_names: Sequence[str] | None, split: str
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yield the model's input for every window of `x`."""
+        if isinstance(x, str | Path):
+            if sfreq is not None or ch_names is not None:
+                raise UserError("sfreq and ch_names describe an array; prepared shards have their own")
+            data = dataclasses.replace(data, path=(str(x),), weights=())
+            stream = pipeline.open_stream(data, split, seed=self.config.seed, training=False)
+            for batch in stream.batches(batch_size=pipeline.AT_ONCE):
+                real = int((batch["weight"] > 0).sum())
+                yield {name: values[:real] for name, values in batch.items()}
+        else:
+            yield from pipeline.assembled(data, self._windows(data, _recording(x, sfreq, ch_names)))
+
+    def _windows(self, data: DataConfig, recording: "Recording") -> list[Window]:
+        """Return the windows of a recording, prepared with the settings of the run's data. Raise UserError for none."""
+        from dreamjax.generation.recording_windows import settings_of
+        from dreamjax.signals.preparation.window_settings import EventWindows
+        from dreamjax.signals.preparation.windows import RecordingWindows
+        from dreamjax.signals.recordings.identity import Identity
+
+        settings = settings_of(data, self.run.workdir)
+        settings = dataclasses.replace(settings, events=EventWindows())
+        cut = RecordingWindows(recording, settings, Identity("", "", ""))
+        kept = list(cut)
+        if not kept:
+            reasons = sorted({reject.reason for reject in cut.rejects})
+            raise UserError(f"no window of the signal can be used: {', '.join(reasons) or 'it is too short'}")
+        return kept
+
+
+def _recording(x: Any, sfreq: float | None, ch_names: Sequence[str] | None) -> "Recording":
+    """Return an array or an object of MNE as a recording."""
+    from dreamjax.signals.recordings.readers import mne_reader, numpy_array
+
+    if hasattr(x, "get_data"):  # of MNE, which is imported by whoever made it
+        if sfreq is not None or ch_names is not None:
+            raise UserError("sfreq and ch_names describe an array; an object of MNE has its own")
+        epochs = hasattr(x, "events") and hasattr(x, "event_id")
+        return mne_reader.recording_from_epochs(x) if epochs else mne_reader.recording_from_raw(x)
+    if sfreq is None or ch_names is None:
+        raise UserError("an array needs sfreq (Hz) and ch_names")
+    return numpy_array.recording_from_array(np.asarray(x), sfreq, ch_names)

@@ -1,0 +1,193 @@
+"""Where the folders that a run names are now.
+
+config.json keeps paths as they were given; location.json says where each folder was when training last began, as an
+absolute path and as seen from the run. So a run that moved together with its data finds them, and one that is used from
+another working folder too. What lies elsewhere now can be given again.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from dreamjax.errors import UserError, nearest
+from dreamjax.runs import provenance
+from dreamjax.storage import atomic
+from dreamjax.typing import JsonDict
+
+NAME = "location.json"
+DATA = ("data.path", "data.folder", "target.folder")
+NETWORKS = (  # may be hub ids as well, but for encoder.path, which is a run
+    *("encoder.path", "target.embedding.path", "model.path", "model.vae", "model.text_encoder", "model.tokenizer"),
+)
+CACHES = ("data.bank", "target.bank")  # made again where they are missing
+KEYS = (*DATA, *NETWORKS, *CACHES)
+RUN = "{run}"  # at the beginning of a path: the run's own folder
+
+Paths = str | list[str]
+
+
+def absolute(config: JsonDict) -> JsonDict:
+    """Return a config with absolute paths of its networks and images, where they are folders here and not hub ids."""
+    config = copy.deepcopy(config)
+    for key in (*NETWORKS, "target.folder"):
+        if (path := _get(config, key)) and os.path.isdir(path):
+            _set(config, key, os.path.abspath(path))
+    return config
+
+
+def keep(begun: JsonDict, now: JsonDict, workdir: epath.PathLike) -> None:
+    """Write where the folders of a config are: key → path in config.json → [its path now, as seen from the run]."""
+    places = _read(workdir)
+    for key in KEYS:
+        if value := _get(begun, key):
+            before, pairs = places.get(key, {}), zip(_list(value), _list(_get(now, key)), strict=True)
+            places[key] = {text: _place(path, key, workdir) or before.get(text, []) for text, path in pairs}
+    atomic.write_text(epath.Path(workdir) / NAME, json.dumps(places, indent=1))
+
+
+def present(config: JsonDict, workdir: epath.PathLike) -> JsonDict:
+    """Return the config.json of the run in `workdir` with the paths of its folders as they are now."""
+    places, config = _read(workdir), copy.deepcopy(config)
+    for key in KEYS:
+        if value := _get(config, key):
+            known = places.get(key, {})
+            there = [_find(path, known.get(path, ()), key, workdir) for path in _list(value)]
+            _set(config, key, there[0] if isinstance(value, str) else there)
+    return config
+
+
+def continued(config: JsonDict, workdir: epath.PathLike) -> tuple[JsonDict, JsonDict]:
+    """Return a config with its paths as they are now, and with those that its run in `workdir` was begun with.
+
+    A path is the same as before where both are the same folder now, and one that was given again where there is none at
+    the old place any more. Other paths are left as they are: a run of other data is another run.
+    """
+    path = epath.Path(workdir) / "config.json"
+    try:
+        before = json.loads(path.read_text()) if path.exists() else {}
+        there = present(before, workdir)
+    except (ValueError, TypeError, AttributeError):
+        return config, config  # damaged: `training.workdir` reports it
+    now, begun = copy.deepcopy(config), copy.deepcopy(config)
+    for key in KEYS:
+        old, new = _get(there, key), _get(config, key)
+        if not old or not new or type(old) is not type(new) or len(_list(old)) != len(_list(new)):
+            continue
+        pairs = [(_absolute(a), _absolute(b)) for a, b in zip(_list(old), _list(new), strict=True)]
+        if new == _get(before, key) and not all(_exists(b) for _, b in pairs):  # meant from another folder
+            _set(now, key, old)
+        elif all(a == b or (not _exists(a) and _exists(b)) for a, b in pairs):
+            _set(begun, key, _get(before, key))
+    return now, begun
+
+
+def relocate(workdir: epath.PathLike, paths: Mapping[str, str | Sequence[str]]) -> None:
+    """Keep in a run where its folders are now: config key → path, or paths where there are several.
+
+    Raise UserError for a key that is not a folder of the run, for a folder that does not exist, and for a dataset that
+    is not the one that the run was trained on.
+    """
+    config = json.loads((epath.Path(workdir) / "config.json").read_text())
+    now = present(config, workdir)
+    for key, value in paths.items():
+        old = _get(config, key) if key in KEYS else None
+        if not old:
+            keys = [known for known in KEYS if _get(config, known)]
+            meant = nearest(key, keys) or ", ".join(keys)
+            raise UserError(f"{workdir}: {key} is not a folder that the run names; did you mean {meant}?")
+        new = [value] if isinstance(value, str) else list(value)
+        if missing := [path for path in new if not _exists(path)]:
+            raise UserError(f"{missing[0]}: no such folder, which is given for {key} of {workdir}")
+        if len(new) != len(_list(old)):
+            raise UserError(f"{workdir} has {len(_list(old))} folders as {key}, and {len(new)} are given")
+        _set(now, key, new)
+    if "data.path" in paths:
+        provenance.check(workdir, _get(now, "data.path"))
+    keep(config, now, workdir)
+
+
+def check(config: object, workdir: epath.PathLike, keys: Iterable[str], instead: str = "") -> None:
+    """Raise UserError where a folder that an opened run names is not here, with the option that says where it is.
+
+    `instead`: another option of the command, with which the folder is not needed.
+    """
+    for key in keys:
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part, "")
+        paths = [value] if isinstance(value, str) else value
+        for path in paths:
+            local = key in (*DATA, "encoder.path") or os.path.isabs(path)  # another one may be a hub id
+            if path and local and not _exists(path):
+                other = f", or {instead}" if instead and key == "data.path" else ""
+                raise UserError(
+                    f"{path}: no such folder, which is {key} of {workdir}; say where it is now with "
+                    f"--config.{key}=FOLDER{other}"
+                )
+
+
+def _read(workdir: epath.PathLike) -> JsonDict:
+    """Return location.json; empty for a run of a version that wrote none."""
+    path = epath.Path(workdir) / NAME
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as problem:
+        raise UserError(
+            f"{path} is damaged; delete it and give the run's folders with --config.KEY=FOLDER"
+        ) from problem
+
+
+def _place(path: str, key: str, workdir: epath.PathLike) -> list[str]:
+    """Return [absolute path, path from the run]; [] for what is not a local folder."""
+    cache = key in CACHES and path != "auto"
+    if "://" in f"{path}{workdir}" or not (cache or os.path.exists(path)):
+        return []
+    return [os.path.abspath(path), os.path.relpath(path, workdir)]
+
+
+def _find(path: str, at: Sequence[str], key: str, workdir: epath.PathLike) -> str:
+    """Return where a folder of config.json is now, `at` being its place of before; `path` where that is not known."""
+    if path.startswith(f"{RUN}/"):
+        return str(epath.Path(workdir) / path.removeprefix(f"{RUN}/"))
+    if "://" in f"{path}{workdir}" or path in ("", "auto"):
+        return path
+    here = Path(os.path.abspath(workdir))
+    if at:
+        places = [os.path.normpath(here / at[1]), at[0]]
+    else:  # a run of a version that kept nothing
+        places = [path, *(str(folder / path) for folder in here.parents)]
+    there = [place for place in places if os.path.exists(place)]
+    if not there and at and key in CACHES:
+        there = [place for place in places if os.path.isdir(os.path.dirname(place))]
+    return path if not there or there[0] == os.path.abspath(path) else there[0]
+
+
+def _get(config: JsonDict, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _set(config: JsonDict, key: str, value: Paths) -> None:
+    *groups, last = key.split(".")
+    for group in groups:
+        config = config[group]
+    config[last] = value
+
+
+def _list(paths: Paths) -> list[str]:
+    return [paths] if isinstance(paths, str) else list(paths)
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _exists(path: str) -> bool:
+    return epath.Path(path).exists()
