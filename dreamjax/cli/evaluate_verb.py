@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> "Result":
     if args.fold_runs:
         refuse_beside("--fold-runs", args, "--folds", "--probe-steps")
     if name is None:
-        refuse_without("--probe", args, *drivers.options_of("probe", alone=True))
+        refuse_without("--probe", args, *drivers.options_of("probe"))
     else:
         refuse_beside(f"the {name}", args, *drivers.options_of(name, others=True))
     driver = drivers.driver_of(args.run, name)

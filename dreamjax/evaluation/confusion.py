@@ -1,11 +1,10 @@
 """Confusions of a classifier between generated images and the images shown, and what failures resemble.
 
-The classes are those that the classifier sees in the images shown; of a made image, the likeliest of them counts,
-so that guessing is right once in N. A failure is a generated image in which another class is seen. Is it at least near
-in colour, or in shape? For a shown class c and a drawn class d, d's rank among the N - 1 classes other than c (1: the
+The classes are those that the classifier sees in the images shown; of a made image, the likeliest of them counts, so
+that guessing is right once in N. A failure is a generated image in which another class is seen. Is it at least near in
+colour, or in shape? For a shown class c and a drawn class d, d's rank among the N - 1 classes other than c (1: the
 nearest) would be N / 2 on average if every other class were drawn as often. But some classes are drawn more often than
-others whatever is shown, and may lie near: so what is expected of the same drawn classes, shuffled across trials, is
-given too. Distances of classes, from the images shown of each:
+others whatever is shown, and may lie near: so the same drawn classes shuffled across trials are given too. Distances:
 
     colour   mean over red, green, blue of ∫ |F_c(v) - F_d(v)| dv, with F the distribution of the pixels' values in
              [0, 1]: the Wasserstein-1 distance, 0 for equal colours and 1 for black from white
@@ -13,53 +12,51 @@ given too. Distances of classes, from the images shown of each:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy import stats
 
 from dreamjax.evaluation import score_table
-from dreamjax.evaluation.image_scores import BLOCK, Images, Judge, ScoredTrials
-from dreamjax.metrics import classification, identification, image_similarity
+from dreamjax.evaluation.image_scores import Images, Judge, ScoredTrials
+from dreamjax.metrics import classification, image_similarity, retrieval
 from dreamjax.storage.image_files import pillow
 
 GRID, LEVELS = 32, 64  # of edge maps; of colours' values
 MOST = 10  # confusions that are listed
 
 
-@dataclass(frozen=True)
-class ShownClasses:
-    """`classes`: the classifier's, in the order of rows and columns; `target` [n]: place of what each trial showed."""
+def table(judge: Judge, trials: ScoredTrials, sources: Mapping[str, Images]) -> dict[str, object]:
+    """JSON: `classes`; of each source the `counts` [N, N] (shown by row, drawn by column) and its `failures`.
 
-    classes: Int[np.ndarray, "N"]
-    target: Int[np.ndarray, "n"]
-    colour: Float[np.ndarray, "N N"]
-    shape: Float[np.ndarray, "N N"]
+    `failures`: how many of how many images; mean rank by colour and by shape with intervals over trials that failed,
+    clustered by people and images; the share in which the nearest class was drawn; the most frequent confusions.
+    `chance`: that mean rank and share if the other classes were drawn equally often; `dealt`: if the drawn ones were
+    shuffled across trials. Empty where only one class was seen.
+    """
+    classes, place_m = np.unique(judge.classes(trials.true), return_inverse=True)
+    if (count := len(classes)) < 2:
+        return {}
+    by = {
+        "colour": ranks(colour_distances(trials.true, place_m, count)),
+        "shape": ranks(shape_distances(trials.true, place_m, count)),
+    }
+    out: dict[str, object] = {}
+    for source, made in sources.items():
+        place_nxS = judge.classes(made.reshape(-1, *made.shape[2:]), classes).reshape(made.shape[:2])
+        target_nxS = np.broadcast_to(place_m[trials.image][:, None], place_nxS.shape)
+        counts = classification.confusion(place_nxS.ravel(), target_nxS.ravel(), count)
+        wrong = place_nxS != target_nxS
+        near = {
+            name: _near(rank[target_nxS, place_nxS], wrong, trials) | {"dealt": _shuffled(rank, counts)}
+            for name, rank in by.items()
+        }
+        failures = {"n": int(wrong.sum()), "of": wrong.size, **near, "most": _most(counts, by, classes)}
+        out[source] = {"counts": counts.tolist(), "failures": failures}
+    chance = {"rank": count / 2, "nearest": 1 / (count - 1)}
+    return {"judge": judge.name, "classes": classes.tolist(), "chance": chance, "sources": out}
 
 
-def shown_classes(judge: Judge, trials: ScoredTrials) -> ShownClasses:
-    """Return what the classifier sees in the images shown."""
-    assert judge.probabilities is not None
-    classes, place = np.unique(np.asarray(judge.probabilities(trials.true)).argmax(1), return_inverse=True)
-    count = len(classes)
-    return ShownClasses(
-        classes,
-        place[trials.image],
-        colour_distances(trials.true, place, count),
-        shape_distances(trials.true, place, count),
-    )
-
-
-def drawn(judge: Judge, shown: ShownClasses, made: Images) -> Int[np.ndarray, "n S"]:
-    """Return the place of the likeliest of the classes in each generated image."""
-    assert judge.probabilities is not None
-    flat = made.reshape(-1, *made.shape[2:])
-    blocks = [judge.probabilities(flat[i : i + BLOCK]) for i in range(0, len(flat), BLOCK)]
-    return np.concatenate(blocks)[:, shown.classes].argmax(1).reshape(made.shape[:2])
-
-
-# ----------------------------------------------------------------------------------------------------------- distances
 def colour_distances(
     images: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
 ) -> Float[np.ndarray, "N N"]:
@@ -81,7 +78,7 @@ def shape_distances(
     edges = np.zeros((count, GRID * GRID))
     for image, place in zip(images, place_m, strict=True):
         edges[place] += edge_map(image).ravel()
-    return 1 - identification.similarities(edges, edges)
+    return 1 - retrieval.similarities(edges, edges)
 
 
 def edge_map(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "32 32"]:
@@ -100,47 +97,15 @@ def ranks(distance_NxN: Float[np.ndarray, "N N"]) -> Float[np.ndarray, "N N"]:
     return table
 
 
-# -------------------------------------------------------------------------------------------------------------- tables
-def table(judge: Judge, trials: ScoredTrials, sources: Mapping[str, Images]) -> dict[str, object]:
-    """JSON: `classes`; of each source the `counts` [N, N] (shown by row, drawn by column) and its `failures`.
-
-    `failures`: how many of how many images; mean rank by colour and by shape with intervals over trials that failed,
-    clustered by people and images; the share in which the nearest class was drawn; the most frequent confusions.
-    `chance`: that mean rank and share if the other classes were drawn equally often; `dealt`: if the drawn ones were
-    shuffled across trials. Empty where only one class was seen.
-    """
-    shown = shown_classes(judge, trials)
-    count = len(shown.classes)
-    if count < 2:
-        return {}
-    by = {"colour": ranks(shown.colour), "shape": ranks(shown.shape)}
-    out: dict[str, object] = {}
-    for source, made in sources.items():
-        place_nxS = drawn(judge, shown, made)
-        target_nxS = np.broadcast_to(shown.target[:, None], place_nxS.shape)
-        counts = classification.confusion(place_nxS.ravel(), target_nxS.ravel(), count)
-        wrong = place_nxS != target_nxS
-        near = {
-            name: _near(rank[target_nxS, place_nxS], wrong, trials) | {"dealt": _shuffled(rank, counts)}
-            for name, rank in by.items()
-        }
-        failures = {"n": int(wrong.sum()), "of": wrong.size, **near, "most": _most(counts, by, shown.classes)}
-        out[source] = {"counts": counts.tolist(), "failures": failures}
-    chance = {"rank": count / 2, "nearest": 1 / (count - 1)}
-    return {"judge": judge.name, "classes": shown.classes.tolist(), "chance": chance, "sources": out}
-
-
 def _near(rank_nxS: np.ndarray, wrong_nxS: np.ndarray, trials: ScoredTrials) -> dict[str, object]:
     """Return the mean over the failures of each trial, then over trials."""
-    if not wrong_nxS.any():
-        return {"rank": None, "nearest": None}
-    failed = wrong_nxS.any(1)
-    weight = wrong_nxS / np.maximum(wrong_nxS.sum(1, keepdims=True), 1)
-    scores: dict[str, object] = {}
-    for name, value in (("rank", rank_nxS), ("nearest", rank_nxS == 1)):
-        mean = np.where(wrong_nxS, value, 0.0)
-        values = np.where(failed, (mean * weight).sum(1), np.nan)
-        scores[name] = score_table.interval(values, trials.clusters).as_json()
+    scores: dict[str, object] = {"rank": None, "nearest": None}
+    if wrong_nxS.any():
+        weight = wrong_nxS / np.maximum(wrong_nxS.sum(1, keepdims=True), 1)
+        for name, value in (("rank", rank_nxS), ("nearest", rank_nxS == 1)):
+            mean = (np.where(wrong_nxS, value, 0.0) * weight).sum(1)
+            values = np.where(wrong_nxS.any(1), mean, np.nan)
+            scores[name] = score_table.interval(values, trials.clusters).as_json()
     return scores
 
 
@@ -157,10 +122,9 @@ def _shuffled(rank_NxN: np.ndarray, counts_NxN: np.ndarray) -> dict[str, float |
 def _most(counts: np.ndarray, by: Mapping[str, np.ndarray], classes: np.ndarray) -> list[dict[str, object]]:
     wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST]
-    pairs: list[dict[str, object]] = []
-    for true, drawn_class in zip(*np.unravel_index(order, wrong.shape), strict=True):
-        if wrong[true, drawn_class]:
-            near: dict[str, object] = {f"{name} rank": float(rank[true, drawn_class]) for name, rank in by.items()}
-            pair = {"shown": int(classes[true]), "drawn": int(classes[drawn_class])}
-            pairs.append(pair | {"times": int(wrong[true, drawn_class])} | near)
-    return pairs
+    return [
+        {"shown": int(classes[true]), "drawn": int(classes[drawn]), "times": int(wrong[true, drawn])}
+        | {f"{name} rank": float(rank[true, drawn]) for name, rank in by.items()}
+        for true, drawn in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[true, drawn]
+    ]

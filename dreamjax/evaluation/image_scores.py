@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from dreamjax.evaluation.score_table import Column
-from dreamjax.metrics import fid, identification, image_similarity, nway
+from dreamjax.metrics import fid, image_similarity, nway, retrieval
 from dreamjax.metrics.bootstrap import Direction
 from dreamjax.metrics.fid import SetMetric
 from dreamjax.reports.image_report import MODEL
@@ -19,11 +19,16 @@ from dreamjax.reports.image_report import MODEL
 Images = UInt8[np.ndarray, "n S H W 3"]
 Features = np.ndarray | Mapping[str, np.ndarray]
 Comparison = Literal["two-way", "distance", "cosine"]  # of features
-
 PairScore = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 BLOCK = 256  # trials whose features are held at once
 PIXELS = 1 << 25  # values of images that are compared at once
+COLUMNS: dict[str, tuple[float | None, Direction]] = {  # of comparisons of features: chance, and which is better
+    "two-way": (0.5, "higher"),
+    "two-way within class": (0.5, "higher"),
+    "distance": (None, "lower"),
+    "cosine": (None, "higher"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Judge:
     features: Callable[[np.ndarray], Features] | None = None
     probabilities: Callable[[np.ndarray], np.ndarray] | None = None
     compares: tuple[Comparison, ...] = ("two-way",)
-    pair: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    pair: PairScore | None = None
     sets: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
 
     def views(self, shown: np.ndarray) -> dict[str, np.ndarray]:
@@ -65,6 +70,12 @@ class Judge:
         features = self.features(shown)
         named = features if isinstance(features, Mapping) else {self.name: features}
         return {name: np.asarray(value) for name, value in named.items()}
+
+    def classes(self, shown: np.ndarray, among: np.ndarray | None = None) -> Int[np.ndarray, "k"]:
+        """Return the likeliest class of each image; of the classes `among`, the place there."""
+        assert self.probabilities is not None
+        p = np.concatenate([self.probabilities(shown[rows]) for rows in _rows(len(shown), BLOCK)])
+        return (p if among is None else p[:, among]).argmax(1)
 
 
 def columns(
@@ -80,8 +91,7 @@ def columns(
     ]
     if min(trials.true.shape[1:3]) >= 11:
         result.append(_pairwise("SSIM", image_similarity.ssim, trials, sources))
-    result += _by_features(Judge("pixels", features=lambda x: x.reshape(len(x), -1)), trials, sources)
-    for judge in judges:
+    for judge in (Judge("pixels", features=lambda x: x.reshape(len(x), -1)), *judges):
         if judge.features is not None:
             result += _by_features(judge, trials, sources)
         if judge.pair is not None:
@@ -99,18 +109,16 @@ def _pairwise(
     name: str, score: PairScore, trials: ScoredTrials, sources: Mapping[str, Images], better: Direction = "higher"
 ) -> Column:
     """Compare each generated image with the one that was seen."""
-    rows = max(1, PIXELS // trials.true[0].size)
     values = {}
     for source, made in sources.items():
         each = [
             np.mean([score(made[i, s], trials.true[trials.image[i]]) for s in range(made.shape[1])], axis=0)
-            for i in _rows(len(made), rows)
+            for i in _rows(len(made), max(1, PIXELS // trials.true[0].size))
         ]
         values[source] = np.concatenate(each)
     return Column(name, values, better=better)
 
 
-# -------------------------------------------------------------------------------------------------------- by features
 def _by_features(judge: Judge, trials: ScoredTrials, sources: Mapping[str, Images]) -> list[Column]:
     """Return the columns of a judge's every view; its features are computed once and not kept."""
     true = judge.views(trials.true)
@@ -123,14 +131,8 @@ def _by_features(judge: Judge, trials: ScoredTrials, sources: Mapping[str, Image
         for key in samples[0]:
             values.setdefault(key, {})[source] = np.mean([sample[key] for sample in samples], axis=0)
     grouped = len(np.unique(trials.group)) > 1
-    known: dict[str, tuple[float | None, Direction]] = {
-        "two-way": (0.5, "higher"),
-        "two-way within class": (0.5, "higher"),
-        "distance": (None, "lower"),
-        "cosine": (None, "higher"),
-    }
     return [
-        Column(f"{comparison}, {name}", by_source, *known[comparison])
+        Column(f"{comparison}, {name}", by_source, *COLUMNS[comparison])
         for (comparison, name), by_source in values.items()
         if grouped or comparison != "two-way within class"
     ]
@@ -143,13 +145,13 @@ def _scores(
     scores, image = {}, trials.image[rows]
     for name, features in judge.views(made).items():
         if "two-way" in judge.compares:
-            r = identification.similarities(features, true[name])
-            scores["two-way", name] = identification.two_way(r, image)
-            scores["two-way within class", name] = identification.two_way(r, image, trials.group)
+            r = retrieval.similarities(features, true[name])
+            scores["two-way", name] = retrieval.two_way(r, image)
+            scores["two-way within class", name] = retrieval.two_way(r, image, trials.group)
         if "distance" in judge.compares:
-            scores["distance", name] = 1 - identification.paired(features, true[name][image])
+            scores["distance", name] = 1 - retrieval.paired(features, true[name][image])
         if "cosine" in judge.compares:
-            scores["cosine", name] = identification.paired(features, true[name][image], centred=False)
+            scores["cosine", name] = retrieval.paired(features, true[name][image], centred=False)
     return scores
 
 
@@ -168,47 +170,40 @@ def accuracy(
     all trials of other images, which is the score of a generator that knows the images but not the trial.
     """
     assert judge.probabilities is not None
-    seen = np.asarray(judge.probabilities(trials.true)).argmax(1)
-    target = seen[trials.image]
-    values = {}
+    seen, values = judge.classes(trials.true), {}
     for source, made in sources.items():
         each = [np.asarray(judge.probabilities(made[:, s])) for s in range(made.shape[1])]
-        classes = each[0].shape[1]
-        values[source] = np.mean([nway.n_way(p, target, ways or classes) for p in each], axis=0)
-    n = ways or classes
-    if control:
-        values[control] = _others(judge, trials, sources[MODEL], seen, n)
+        n = ways or each[0].shape[1]
+        values[source] = np.mean([nway.n_way(p, seen[trials.image], n) for p in each], axis=0)
+        if control and source == MODEL:
+            values[control] = _others(each, seen, trials, n)
     return Column(f"{n}-way top-1, {judge.name}", values, 1 / n)
 
 
 def _others(
-    judge: Judge, trials: ScoredTrials, made: Images, seen: Int[np.ndarray, "m"], ways: int
+    each: Sequence[np.ndarray], seen: Int[np.ndarray, "m"], trials: ScoredTrials, ways: int
 ) -> Float[np.ndarray, "n"]:
     """Return each trial's N-way accuracy with respect to the images of other trials; NaN where all saw the same."""
-    assert judge.probabilities is not None
     shown = np.bincount(trials.image, minlength=len(seen)).astype(float)  # trials of each image
-    each = np.zeros((len(made), len(seen)))
-    for s in range(made.shape[1]):
-        p = np.asarray(judge.probabilities(made[:, s]))
+    right = np.zeros((len(trials.image), len(seen)))
+    for p in each:
         by_class = {c: nway.n_way(p, np.full(len(p), c), ways) for c in np.unique(seen)}
-        each += np.stack([by_class[c] for c in seen], axis=1) / made.shape[1]
+        right += np.stack([by_class[c] for c in seen], axis=1) / len(each)
     weight = np.where(np.arange(len(seen))[None] == trials.image[:, None], 0.0, shown[None])
     with np.errstate(invalid="ignore"):
-        return (each * weight).sum(1) / weight.sum(1)
+        return (right * weight).sum(1) / weight.sum(1)
 
 
-# ---------------------------------------------------------------------------------------------------------------- sets
 def set_metrics(trials: ScoredTrials, sources: Mapping[str, Images], judges: Sequence[Judge]) -> list[SetMetric]:
     """Return FID, KID and Inception Score of every source, for each judge that has `sets`; each seen image once."""
     metrics: list[SetMetric] = []
     for judge in judges:
-        if judge.sets is not None:
-            made = {source: _set_views(judge, x.reshape(-1, *x.shape[2:])) for source, x in sources.items()}
-            metrics += fid.metrics(made, _set_views(judge, trials.true))
+        if (sets := judge.sets) is not None:
+            of = {source: made.reshape(-1, *made.shape[2:]) for source, made in sources.items()} | {"": trials.true}
+            views = {}
+            for source, images in of.items():
+                parts = [sets(images[rows]) for rows in _rows(len(images), BLOCK)]
+                views[source] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            seen = views.pop("")
+            metrics += fid.metrics(views, seen)
     return metrics
-
-
-def _set_views(judge: Judge, images: np.ndarray) -> dict[str, np.ndarray]:
-    assert judge.sets is not None
-    parts = [judge.sets(images[rows]) for rows in _rows(len(images), BLOCK)]
-    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}

@@ -18,10 +18,10 @@ from etils import epath
 
 from dreamjax.console import counted, log, progress
 from dreamjax.errors import UserError
-from dreamjax.generation import batches, output, recording_windows
+from dreamjax.generation import batches, recording_windows
 from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
 from dreamjax.generation.recording_windows import EventTimes
-from dreamjax.reports import figures, image_page, image_report
+from dreamjax.reports import figures, image_report
 from dreamjax.signals.datasets import records
 from dreamjax.storage import atomic, image_files, paths, sniffing
 from dreamjax.systems import opening
@@ -104,7 +104,8 @@ def generate(
             **batches.summary(generator.model, request),
         }
     _write_pages(out, entries, run, summary, request)
-    output.write_lines(out / LAST, map(asdict, entries))
+    lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
+    atomic.write_text(out / LAST, "".join(lines))
     atomic.write_text(out / REQUEST, json.dumps(wanted | {"told": summary}, indent=1))
     return summary
 
@@ -225,14 +226,15 @@ def _write_pages(
             break
         shown += [("seen", image_files.load_sized(out / entry.seen))] if entry.seen else []
         shown += [(f"trial {entry.trial}", image_files.load_sized(out / file)) for file in entry.made]
-    output.write_grid(out, [image for _, image in shown], [label for label, _ in shown])
+    grid = figures.image_grid([image for _, image in shown], [label for label, _ in shown])
+    atomic.write_bytes(out / "grid.png", grid)
     rows = [
-        image_page.TrialImages(
+        image_report.TrialImages(
             f"trial {entry.trial}{', trained on' if entry.trained_on else ''}",
             image_files.load_sized(out / entry.seen) if entry.seen else None,
             [image_files.load_sized(out / file) for file in entry.made],
         )
-        for entry in (entries[i] for i in image_page.choose(len(entries), request.seed))
+        for entry in (entries[i] for i in image_report.choose(len(entries), request.seed))
     ]
     scores = image_report.saved(run.workdir, run.step)
     of = f"split {summary['split']}" if summary["split"] else "the recording"
@@ -240,12 +242,12 @@ def _write_pages(
     warnings = [f"{trained} of these trials are of images that training showed: {PROVES_NOTHING}"] if trained else []
     for warning in warnings:
         log.warning(warning)
-    page = image_page.page(
+    page = image_report.page(
         title=f"Images of {counted(len(entries), 'trial')} of {of}",
         notes=[
             f"{run.workdir}, step {run.step}; {summary['sampler']}, {summary['steps']} steps, guidance "
             f"{summary['guidance']:g}, seed {summary['seed']}",
-            image_page.choice_note(len(rows), summary["of"]),
+            image_report.choice_note(len(rows), summary["of"]),
         ],
         trials=rows,
         tables=image_report.tables(scores) if scores else (),

@@ -39,9 +39,7 @@ def out_of_recording(x: Features, y: Classes, recording: Int[np.ndarray, "n"], f
     kinds = len(np.unique(y))
     out = np.empty((len(y), kinds))
     if len(np.unique(recording)) < 2:
-        raise UserError(
-            "there is one recording, and each is classified by classifiers of the others; give at least two"
-        )
+        raise UserError("there is one recording, and each is classified by classifiers of the others; give two or more")
     with environment.single_blas_thread():  # small matrices: threads would wait for each other longer than they compute
         for held in np.unique(recording):
             test = recording == held
@@ -63,8 +61,6 @@ class DecodingScore:
 
     score: dict[str, Interval]
     p: dict[str, float]
-    trials: int
-    recordings: int
 
 
 def by_recording(scores: Scores, y: Classes, recording: Int[np.ndarray, "n"]) -> dict[str, Float[np.ndarray, "r"]]:
@@ -92,8 +88,6 @@ def scored(
         for name in METRICS:
             better[name] += int(np.nanmean(null[name]) >= np.nanmean(actual[name]))
     return DecodingScore(
-        {name: bootstrap.interval(values[:, None], bootstrap.mean) for name, values in actual.items()},
+        {name: bootstrap.interval(values) for name, values in actual.items()},
         {name: count / (1 + permutations) for name, count in better.items()},
-        len(y),
-        len(np.unique(recording)),
     )
