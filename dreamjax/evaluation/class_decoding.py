@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation import held_out, window_set
+from dreamjax.evaluation import controls, held_out, score_table
 from dreamjax.metrics import cross_validation, lda
 from dreamjax.metrics.cross_validation import METRICS, Features
 from dreamjax.reports.pages import Page, Section
@@ -141,7 +141,7 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
 
 
 def _binned(trials: _LabelledTrials) -> Features:
-    parts = [lda.binned(r["signal"], r["valid"], SPANS) for r in window_set.rows_of(trials.windows, trials.keys)]
+    parts = [lda.binned(r["signal"], r["valid"], SPANS) for r in controls.rows_of(trials.windows, trials.keys)]
     return np.concatenate(parts).reshape(len(trials.keys), -1).astype(np.float64)
 
 
@@ -155,12 +155,12 @@ def _time(trials: _LabelledTrials) -> Features:
 
 
 def _encoded(settings: DecodingSettings, trials: _LabelledTrials, notes: list[str]) -> Features:
-    run = held_out.open_trained(settings.encoder)
+    run = score_table.open_trained(settings.encoder)
     task = capability(run.task, Embeds, "embed trials")
     data = dataclasses.replace(task.signal, path=settings.data, weights=())
     windows = pipeline.WindowExamples(data, records.ALL, seed=0, training=False)
     if {os.path.abspath(p) for p in settings.data} & {os.path.abspath(p) for p in task.signal.path}:
         notes.append("the encoder was pretrained on signals of these recordings, without their labels")
     embed = held_out.embedder(task, run.params)
-    parts = [embed(rows["signal"], rows["valid"]) for rows in window_set.rows_of(windows, trials.keys)]
+    parts = [embed(rows["signal"], rows["valid"]) for rows in controls.rows_of(windows, trials.keys)]
     return np.concatenate(parts).astype(np.float64)

@@ -13,7 +13,7 @@ score of the model.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ import numpy as np
 from jaxtyping import Int
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation import window_set
 from dreamjax.metrics import lda
 from dreamjax.metrics.lda import BinnedTrials, LinearClassifier, TrialTimes
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.datasets.read_ahead import Rows
 from dreamjax.targets.trials import ImageTrials
 from dreamjax.typing import JsonDict
 
@@ -222,8 +222,15 @@ def _blocks(task: ClassTask, material: ControlData) -> Answer:
     return Answer(BLOCKS, predicted, f"{len(blocks.true)} held-out windows of {blocks.recordings} recordings")
 
 
+def rows_of(examples: pipeline.WindowExamples, keys: np.ndarray, size: int = 256) -> Iterator[Rows]:
+    """Return the windows with these keys, some at a time."""
+    for first in range(0, len(keys), size):
+        some = keys[first : first + size]
+        yield examples.read(some, some.astype(np.uint64))
+
+
 def _read(windows: pipeline.WindowExamples, places: np.ndarray) -> BinnedTrials:
-    parts = [lda.binned(rows["signal"], rows["valid"]) for rows in window_set.rows_of(windows, places)]
+    parts = [lda.binned(rows["signal"], rows["valid"]) for rows in rows_of(windows, places)]
     return np.concatenate(parts) if parts else np.empty((0, windows.channels, lda.BINS), np.float32)
 
 

@@ -54,10 +54,7 @@ def train_folds(
 
 
 def open_folds(workdirs: Sequence[str], labelled: str, subjects: Sequence[str]) -> list[Fold]:
-    """Open runs that were trained before, each with the subjects that it did not see.
-
-    Raise UserError where every run saw some subject, or where that cannot be verified.
-    """
+    """Open runs, each with the subjects that it did not see. Raise UserError where that cannot be verified."""
     if len(set(workdirs)) < 2:
         raise UserError("--fold-runs takes the work directories of at least two runs that left out different subjects")
     opened = {workdir: opening.open_run(workdir) for workdir in workdirs}

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import held_out, images, probing, reconstruction
+from dreamjax.evaluation.score_table import ExampleSettings
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import (
     Embeds,
@@ -50,8 +51,8 @@ class Driver:
 DRIVERS = (  # a system gets the first one that it has the capability for, unless one is named
     Driver("images", GeneratesFromTrials, images.ImageSettings, images.evaluate),
     Driver("reconstruction", Reconstructs, reconstruction.ReconstructionSettings, reconstruction.evaluate),
-    Driver("retrieval", Retrieves, held_out.ExampleSettings, held_out.score_retrieval),
-    Driver("prediction", Predicts, held_out.ExampleSettings, held_out.score_prediction),
+    Driver("retrieval", Retrieves, ExampleSettings, held_out.score_retrieval),
+    Driver("prediction", Predicts, ExampleSettings, held_out.score_prediction),
     Driver("probe", Embeds, probing.ProbeSettings, probing.evaluate),
 )
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from dreamjax.console import progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation.score_table import Column, ScoreTable
+from dreamjax.evaluation import score_table
+from dreamjax.evaluation.score_table import Column, ExampleSettings, ScoreTable
 from dreamjax.metrics import bootstrap, regression, retrieval
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.reports.image_report import MODEL
-from dreamjax.systems import opening
 from dreamjax.systems.base import Embeds, Predicts, Retrieves, Run, System, capability, name_of
 from dreamjax.training.task import Batch, PyTree
 
@@ -27,34 +27,9 @@ SHUFFLED, UNTRAINED, MEAN = "shuffled targets", "untrained network", "mean of th
 Function = Callable[[PyTree, Batch], jax.Array]  # (parameters, batch) → rows
 
 
-@dataclass(frozen=True)
-class ExampleSettings:
-    """Which held-out examples of which step are scored."""
-
-    split: str = "test"
-    step: int | None = None
-    best: bool = False
-    seed: int = 0  # of controls
-    out: str | None = None  # None: RUN/evaluation
-
-    def open(self, workdir: str) -> Run:
-        """Open the run. Raise UserError for an untrained one, and for the split that it was trained on."""
-        refuse_training_split(self.split)
-        return open_trained(workdir, self.step, self.best)
-
-
-def refuse_training_split(split: str) -> None:
-    """Raise UserError for the split that runs are trained on."""
-    if split == "train":
-        raise UserError("split train is what the run learned from; score it on --split test (or val)")
-
-
-def open_trained(workdir: str, step: int | None = None, best: bool = False) -> Run:
-    """Open a run. Raise UserError for an untrained one."""
-    run = opening.open_run(workdir, step, best)
-    if run.step == 0:
-        raise UserError(f"{workdir} is untrained (step 0): no score is shown for it; train it first")
-    return run
+def _open(workdir: str, settings: ExampleSettings) -> Run:
+    score_table.refuse_training_split(settings.split)
+    return score_table.open_trained(workdir, settings.step, settings.best)
 
 
 def untrained(task: System, seed: int) -> PyTree:
@@ -86,10 +61,7 @@ class ScoredExamples:
 
 
 def collect(task: System, split: str, functions: Mapping[str, tuple[Function, PyTree]]) -> ScoredExamples:
-    """Run every function, with its parameters, over the examples of a split, each once.
-
-    Raise UserError where the examples have no target.
-    """
+    """Run functions, with their parameters, over the examples of a split. Raise UserError for ones without a target."""
     spec = task.data(split)
     compiled = {name: jax.jit(function) for name, (function, _) in functions.items()}
     rows: dict[str, list[np.ndarray]] = {}
@@ -118,7 +90,7 @@ def collect(task: System, split: str, functions: Mapping[str, tuple[Function, Py
 # ----------------------------------------------------------------------------------------------------------- retrieval
 def score_retrieval(workdir: str, settings: ExampleSettings) -> ScoreTable:
     """Score top-1, top-5 and mean rank in closed form; write the result into `out`."""
-    run = settings.open(workdir)
+    run = _open(workdir, settings)
     task, fresh = capability(run.task, Retrieves, "score retrieval"), untrained(run.task, settings.seed)
     queries = {MODEL: (task.query, run.params), UNTRAINED: (task.query, fresh)}
     examples = collect(run.task, settings.split, queries)
@@ -156,7 +128,7 @@ def bank_rows(target: np.ndarray, targets: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- prediction
 def score_prediction(workdir: str, settings: ExampleSettings) -> ScoreTable:
     """Score the correlation and R² of every dimension; write the result into `out`."""
-    run = settings.open(workdir)
+    run = _open(workdir, settings)
     task, fresh = capability(run.task, Predicts, "score predictions"), untrained(run.task, settings.seed)
     predictions = {MODEL: (task.predict, run.params), UNTRAINED: (task.predict, fresh)}
     examples = collect(run.task, settings.split, predictions)
@@ -212,4 +184,4 @@ def _table(
         notes=[f"95 % intervals over {len(np.unique(examples.cluster))} {examples.clusters} in brackets", note],
         details={"label": "answers of", "count": len(examples.target), "clusters": examples.clusters, **details},
     )
-    return dataclasses.replace(result, files=result.write(settings.out or f"{run.workdir}/evaluation", name))
+    return dataclasses.replace(result, files=result.write(settings.folder(run.workdir), name))

@@ -116,8 +116,7 @@ def elsewhere(image_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         bad = np.flatnonzero(image_n[order] == image_n)
         if not len(bad):
             break
-        other = rng.integers(len(order), size=len(bad))
-        for i, j in zip(bad, other, strict=True):
+        for i, j in zip(bad, rng.integers(len(order), size=len(bad)), strict=True):
             order[i], order[j] = order[j], order[i]
     return order
 

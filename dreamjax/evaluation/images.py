@@ -13,17 +13,17 @@ from etils import epath
 
 from dreamjax.console import counted, progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import confusion, controls, held_out, image_scores, image_sources, judges, score_table
+from dreamjax.evaluation import controls, image_scores, image_sources, judges, score_table
 from dreamjax.evaluation.controls import ClassTask, ControlData
 from dreamjax.evaluation.image_scores import Judge, ScoredTrials
 from dreamjax.evaluation.image_sources import Sources
-from dreamjax.evaluation.score_table import Column, ScoreTable
+from dreamjax.evaluation.score_table import Column, ExampleSettings, ScoreTable
 from dreamjax.generation import batches
 from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports import image_report
-from dreamjax.reports.image_report import MODEL
+from dreamjax.reports.image_report import MODEL, TrialImages
 from dreamjax.storage import atomic
 from dreamjax.systems import opening
 from dreamjax.systems.base import GeneratesFromTrials, Pretrained, Run, System, capability, name_of, offered
@@ -39,26 +39,21 @@ LEAKS = (controls.TIME, controls.BEFORE, controls.BLOCKS)  # controls that nothi
 
 
 @dataclass(frozen=True)
-class ImageSettings:
+class ImageSettings(ExampleSettings):
     """What images are scored, by which networks, and what they are compared with."""
 
     data: tuple[str, ...] = ()  # dataset folders; empty: those of the run
-    split: str = "test"
-    step: int | None = None
-    best: bool = False
     trials: int | None = None  # drawn at random with the seed; None: all of the split
     samples: int = 1  # images of each trial
     steps: int = 30
     sampler: str | None = None
     guidance: float = 7.5
-    seed: int = 0
     judge: tuple[str, ...] = ()  # folders of vision models, in addition to the one aligned with
     classifier: str | None = None  # ViTForImageClassification: N-way accuracy
     ways: int | None = None
     before: tuple[str, ...] = ()  # see `controls.ControlData`
     free: tuple[str, ...] = ()
     prompt: tuple[str, ...] = ("a {label}",)  # of the baseline that classifies and prompts
-    out: str | None = None  # None: RUN/evaluation
 
     def __post_init__(self) -> None:
         for text in self.prompt:
@@ -82,21 +77,21 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
     Raise UserError, before any image is generated, for what could not be scored, and where the default folder holds the
     scores of more trials of this very step.
     """
-    run = held_out.open_trained(workdir, settings.step, settings.best)
+    run = score_table.open_trained(workdir, settings.step, settings.best)
+    folder = epath.Path(settings.folder(workdir))
     generator, request = TrialGenerator.open(run), settings.request
     seen = generator.trials(request.split, request.input)
     chosen = request.chosen(seen)
     scored = scored_trials(seen, chosen, generator.side(request))
-    folder = epath.Path(settings.out or f"{workdir}/evaluation")
     earlier = None if settings.out else image_report.saved_in(folder, run.step, request.split)
     if earlier and earlier["trials"] > len(chosen):
         raise UserError(
             f"{folder} holds the scores of {earlier['trials']} trials of split {request.split}, and these would be of "
             f"{len(chosen)}: name another folder with --out"
         )
-    panel, classifier, notes = _judges(generator.task, settings)  # mistakes are reported before hours of work
     material = ControlData(settings.before, settings.free)
-    controls.check(material)
+    controls.check(material)  # mistakes are reported before hours of work
+    panel, classifier, notes = _judges(generator.task, settings)
     if classifier:
         image_scores.check_ways(classifier, scored, settings.ways)
     with progress("generate", len(chosen) * request.samples) as bar:
@@ -133,34 +128,28 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
         details={
             "trials": len(chosen),
             "sets": [metric.as_json() for metric in image_scores.set_metrics(scored, shown, panel)],
-            "confusion": confusion.table(classifier, scored, shown) if classifier else {},
+            "confusion": image_scores.confusions(classifier, scored, shown) if classifier else {},
             "made": summary,
         },
     )
-    text = json.dumps(result.as_json(), indent=1)
-    atomic.write_text(folder / image_report.RESULT.format(split=request.split), text)
-    atomic.write_text(folder / PAGE.format(split=request.split), _page(result, scored, made))
+    data = result.as_json()
+    page = image_report.page(
+        title=result.title,
+        notes=[*image_report.findings(data), *result.notes],
+        trial=lambda i: TrialImages(f"trial {i}", scored.true[scored.image[i]], list(made[i])),
+        count=len(made),
+        seed=result.seed,
+        tables=image_report.tables(data),
+        warnings=result.warnings,
+    )
+    atomic.write_text(folder / image_report.RESULT.format(split=request.split), json.dumps(data, indent=1))
+    atomic.write_text(folder / PAGE.format(split=request.split), page)
     if request.split == "test":
         path = epath.Path(workdir) / READS
         before = path.read_text() if path.exists() else ""
         entry = {"step": run.step, "trials": len(chosen), "samples": request.samples, **summary}
         atomic.write_text(path, before + json.dumps(entry) + "\n")
     return result
-
-
-def _page(result: ScoreTable, scored: ScoredTrials, made: np.ndarray) -> str:
-    rows = [
-        image_report.TrialImages(f"trial {i}", scored.true[scored.image[i]], list(made[i]))
-        for i in image_report.choose(len(made), result.seed)
-    ]
-    data = result.as_json()
-    return image_report.page(
-        title=result.title,
-        notes=[*image_report.findings(data), *result.notes, image_report.choice_note(len(rows), len(made))],
-        trials=rows,
-        tables=image_report.tables(data),
-        warnings=result.warnings,
-    )
 
 
 def _leaks(sources: Sources, classes: ClassTask, scored: ScoredTrials) -> list[str]:

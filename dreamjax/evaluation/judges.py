@@ -4,8 +4,7 @@
     image_scores.columns(trials, sources, networks)
 
 A folder or hub id is a CLIP, DINOv2 or ViT of transformers; a file one of `weights.detect`. What each compares, and how
-images are prepared for it, is the suite of Brain-Diffuser (Ozcelik & VanRullen 2023) and, for LPIPS and FID, their
-authors'.
+images are prepared for it, is Brain-Diffuser's suite (Ozcelik & VanRullen 2023); for LPIPS and FID, their authors'.
 """
 
 import functools
@@ -102,22 +101,20 @@ def _of_file(network: DetectedNetwork, path: str, others: Sequence[DetectedNetwo
     def features(params: PyTree, pixels: Array) -> Array | dict[str, Array]:
         return part.bound(params).features(pixels)
 
+    def distance(params: PyTree, made: Array, true: Array) -> Array:
+        return part.bound(params)(*(x.astype(jnp.float32) / 127.5 - 1 for x in (made, true)))
+
     if key == "alexnet":
         layers = program(features, IMAGENET)
         return Judge("AlexNet", lambda x: {f"AlexNet({layer})": value for layer, value in layers(x).items()})
     if key == "inception":
         return Judge("Inception", program(lambda p, x: features(p, x)["2048"], HALVES))
-    if key == "efficientnet":
-        return Judge("EfficientNet-B1", program(features, IMAGENET), compares=("distance",))
-    if key == "resnet50":  # a file with a classifier may be anything that was trained so
-        name = "ResNet-50" if network.arguments["classes"] else "SwAV"
-        return Judge(name, program(features, IMAGENET), compares=("distance",))
     if key == "fid":
         return Judge("Inception of FID", sets=program(functools.partial(_of_sets, part)))
-
-    def distance(params: PyTree, made: Array, true: Array) -> Array:
-        return part.bound(params)(*(x.astype(jnp.float32) / 127.5 - 1 for x in (made, true)))
-
+    if key in ("efficientnet", "resnet50"):  # a file with a classifier may be anything that was trained so
+        residual = "ResNet-50" if network.arguments["classes"] else "SwAV"
+        name = residual if key == "resnet50" else "EfficientNet-B1"
+        return Judge(name, program(features, IMAGENET), compares=("distance",))
     return Judge("LPIPS", pair=program(distance))
 
 

@@ -80,7 +80,7 @@ def evaluate(workdir: str, settings: ProbeSettings) -> PageResult:
     """Pretrain without each fold's subjects (or open given fold runs) and probe; write the result into `out`."""
     config = opening.config_of(workdir)
     data = cross_fitting.signal_of(config)
-    out = settings.out or str(epath.Path(workdir) / "evaluation")
+    out = settings.out or f"{workdir}/evaluation"
     labelled = labelled_dataset(data.path, settings)
     subjects = people(data, labelled, settings.probe_labels)
     if settings.fold_runs:

@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from dreamjax.console import counted, log
 from dreamjax.errors import UserError
-from dreamjax.evaluation import held_out, reconstruction_plot, reconstruction_report, reconstruction_scores, window_set
+from dreamjax.evaluation import (
+    reconstruction_plot,
+    reconstruction_report,
+    reconstruction_scores,
+    score_table,
+    window_set,
+)
 from dreamjax.evaluation.reconstruction_report import PageResult
 from dreamjax.evaluation.reconstruction_scores import Baseline, MaskScore, Predict
+from dreamjax.evaluation.score_table import ExampleSettings
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import bootstrap, leakage
 from dreamjax.metrics.conditional_mean import Candidates
@@ -32,17 +38,12 @@ SHOWN = ("random 0.75", "gap 250 ms")
 
 
 @dataclass(frozen=True)
-class ReconstructionSettings:
+class ReconstructionSettings(ExampleSettings):
     """What to score, and how."""
 
     data: tuple[str, ...] = ()  # dataset folders; empty: those of the run
-    split: str = "test"
-    step: int | None = None
-    best: bool = False
     windows: int | None = None  # at most so many; None: all that fit in memory
-    seed: int = 0  # of masks, bootstrap and the shown window
     level: float = bootstrap.LEVEL
-    out: str | None = None  # None: RUN/evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def evaluate(workdir: str, settings: ReconstructionSettings) -> PageResult:
     """
     run = opening.open_run(workdir, settings.step, settings.best)
     task = reconstructs(run)
-    held_out.refuse_training_split(settings.split)
+    score_table.refuse_training_split(settings.split)
     folders = settings.data or task.signal.path
     trained_on = provenance.trained_on(task.signal.path, workdir)
     scored_on = provenance.held_out(folders, settings.split)
@@ -122,8 +123,7 @@ def evaluate(workdir: str, settings: ReconstructionSettings) -> PageResult:
     figures = {"reconstruction_scores": reconstruction_report.reconstruction_figure(entries)}
     if not unscored:
         figures["reconstruction"] = _figure(windows, scores, baseline, predict, task.patch, settings.seed)
-    out = settings.out or str(epath.Path(workdir) / "evaluation")
-    return result.written(figures, out, f"reconstruction-{settings.split}")
+    return result.written(figures, settings.folder(workdir), f"reconstruction-{settings.split}")
 
 
 def reconstructs(run: Run) -> Reconstructs:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from dreamjax import __version__
-from dreamjax.evaluation.reconstruction_scores import BASELINES, MaskScore
+from dreamjax.evaluation.reconstruction_scores import MaskScore
 from dreamjax.metrics import bootstrap
 from dreamjax.reports import figures, pages, palette
 from dreamjax.reports.pages import Section
@@ -65,6 +65,7 @@ def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[J
     out = []
     for s in scores:
         methods = [m for m in COLOURS if m in s.sums and (m != "model" or show_model)]
+        choices = [choice and asdict(choice) for choice in s.choice]
         entry: dict[str, Any] = {
             "mask": s.task.name,
             "hidden_share": round(s.hidden_share, 4),
@@ -75,10 +76,10 @@ def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[J
             "r2_by_subject": {
                 m: dict(zip(s.subjects, np.round(s.sums[m].r2(), 5).tolist(), strict=True)) for m in methods
             },
-            "conditional_mean": s.choice_json(),
+            "conditional_mean": {"folds": choices} if len(choices) > 1 else choices[0] if choices else None,
         }
         if "model" in methods:
-            differences = {other: s.difference("model", other) for other in methods if other in BASELINES}
+            differences = {other: s.difference("model", other) for other in methods if other != "model"}
             entry["model_minus"] = {
                 other: d.difference_json(bootstrap.verdict(d, "the model", other)) for other, d in differences.items()
             }
@@ -87,10 +88,7 @@ def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[J
 
 
 def why_unscored(scores: Sequence[MaskScore], step: int) -> str:
-    """Return why a model gets no score, as a sentence; "" where it gets one.
-
-    It gets one as soon as training took a step and, under some mask, its pooled R² is above the zero predictor's.
-    """
+    """Return why a model gets no score; "" where it was trained and, under some mask, beats predicting zero."""
     if step == 0:
         return "untrained (step 0): no score is shown for it"
     if not any(s.difference("model", "zero").estimate > 0 for s in scores if "model" in s.sums):

@@ -18,7 +18,7 @@ neither hidden nor visible.
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,7 +30,6 @@ from dreamjax.metrics import bootstrap, conditional_mean
 from dreamjax.metrics.bootstrap import Interval
 from dreamjax.metrics.conditional_mean import Candidates, Choice, Gaussian
 from dreamjax.parallel import environment
-from dreamjax.typing import JsonDict
 
 # scaled signal (B, C, T), hidden patches (B, N), valid samples (B, T) → scaled prediction (B, C, T)
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -38,7 +37,6 @@ Signal = Float[np.ndarray, "B C T"]
 Samples = Bool[np.ndarray, "T"]
 Guess = Callable[[Signal, Samples, Samples], Float[np.ndarray, "B C H"]]  # of hidden samples from visible ones
 
-BASELINES = ("zero", "channel mean", "linear interpolation", "conditional mean")
 VALIDATION_MASKS, VALIDATION_WINDOWS = 6, 96  # masks, and windows, that choose a Gaussian
 BATCH = 64  # windows per call of a model
 
@@ -189,16 +187,8 @@ class Sums:
 
     def add(self, subject: int, truth: np.ndarray, guess: np.ndarray, real: np.ndarray) -> None:
         """Add the hidden samples (C, H) of one window, channels that are not `real` left out."""
-        n = np.full(len(truth), truth.shape[1], np.float64)
-        parts = (
-            truth.sum(1),
-            (truth**2).sum(1),
-            guess.sum(1),
-            (guess**2).sum(1),
-            (truth * guess).sum(1),
-            ((truth - guess) ** 2).sum(1),
-        )
-        self.values[subject] += np.stack([n, *parts], axis=1) * real[:, None]
+        terms = (np.ones_like(truth), truth, truth**2, guess, guess**2, truth * guess, (truth - guess) ** 2)
+        self.values[subject] += np.stack([term.sum(1) for term in terms], axis=1) * real[:, None]
 
     def rows(self) -> Float[np.ndarray, "S 2"]:
         """Return (err, var) of every subject."""
@@ -246,11 +236,6 @@ class MaskScore:
     level: float = bootstrap.LEVEL
     seed: int = 0
 
-    def choice_json(self) -> JsonDict | None:
-        """Return how the conditional mean was chosen; None without one."""
-        choices = [None if one is None else asdict(one) for one in self.choice]
-        return {"folds": choices} if len(choices) > 1 else choices[0] if choices else None
-
     def r2(self, method: str) -> Interval:
         """Return the pooled R² with its interval over subjects."""
         rows = self.sums[method].rows()
@@ -268,28 +253,22 @@ class MaskScore:
 
 
 def merge(parts: Sequence[Sequence[MaskScore]]) -> list[MaskScore]:
-    """Return the scores of folds that hold different subjects, as one score by mask with all of them.
-
-    Only what every fold has is kept. `choice` becomes the choices of the folds, in order.
-    """
+    """Return the scores of folds of different subjects as one score by mask, of what every fold has."""
     out = []
     for first in parts[0]:
         matching = [s for part in parts for s in part if s.task == first.task]
-        if len(matching) < len(parts):
-            continue
         methods = [m for m in first.sums if all(m in s.sums for s in matching)]
         windows = sum(s.windows for s in matching)
-        out.append(
-            replace(
-                first,
-                subjects=sum((s.subjects for s in matching), ()),
-                windows=windows,
-                skipped=sum(s.skipped for s in matching),
-                sums={m: Sums(np.concatenate([s.sums[m].values for s in matching])) for m in methods},
-                hidden_share=sum(s.hidden_share * s.windows for s in matching) / windows,
-                choice=tuple(s.choice[0] if s.choice else None for s in matching),
-            )
+        merged = replace(
+            first,
+            subjects=sum((s.subjects for s in matching), ()),
+            windows=windows,
+            skipped=sum(s.skipped for s in matching),
+            sums={m: Sums(np.concatenate([s.sums[m].values for s in matching])) for m in methods},
+            hidden_share=sum(s.hidden_share * s.windows for s in matching) / windows,
+            choice=tuple(s.choice[0] if s.choice else None for s in matching),
         )
+        out += [merged] if len(matching) == len(parts) else []
     return out
 
 

@@ -11,15 +11,47 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax import __version__
+from dreamjax.errors import UserError
 from dreamjax.metrics import bootstrap
 from dreamjax.metrics.bootstrap import Direction, Interval
 from dreamjax.reports import image_report, pages
 from dreamjax.reports.image_report import MODEL
+from dreamjax.systems import opening
+from dreamjax.systems.base import Run
 
 METHOD = (
     f"Bootstrap over clusters (percentiles of {bootstrap.DRAWS} draws), or Student's t with the jackknife's error "
     "where that is wider."
 )
+
+
+@dataclass(frozen=True)
+class ExampleSettings:
+    """Which held-out examples of which step are scored."""
+
+    split: str = "test"
+    step: int | None = None
+    best: bool = False
+    seed: int = 0  # of controls, and of whatever is drawn
+    out: str | None = None  # None: RUN/evaluation
+
+    def folder(self, workdir: str) -> str:
+        """Return where the result is written."""
+        return self.out or f"{workdir}/evaluation"
+
+
+def refuse_training_split(split: str) -> None:
+    """Raise UserError for the split that runs are trained on."""
+    if split == "train":
+        raise UserError("split train is what the run learned from; score it on --split test (or val)")
+
+
+def open_trained(workdir: str, step: int | None = None, best: bool = False) -> Run:
+    """Open a run. Raise UserError for an untrained one."""
+    run = opening.open_run(workdir, step, best)
+    if run.step == 0:
+        raise UserError(f"{workdir} is untrained (step 0): no score is shown for it; train it first")
+    return run
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Windows of a split as arrays in memory, with their subjects and recordings: what evaluation works on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Float32
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.datasets.read_ahead import Rows
 
 MAX_BYTES = 400 << 20  # of signal in memory; more windows than that are thinned evenly
 ARRAYS = ("signal", "gain", "offset", "valid", "real")  # fields with a row for each window
@@ -146,13 +145,6 @@ def _record(examples: pipeline.WindowExamples, index: int) -> records.Window:
     corpus = int(np.searchsorted(examples.ends, index, side="right"))
     first = int(examples.ends[corpus]) - len(examples.readers[corpus])
     return records.decode(examples.readers[corpus][index - first])
-
-
-def rows_of(examples: pipeline.WindowExamples, keys: np.ndarray, size: int = 256) -> Iterator[Rows]:
-    """Return the windows with these keys, some at a time."""
-    for first in range(0, len(keys), size):
-        some = keys[first : first + size]
-        yield examples.read(some, some.astype(np.uint64))
 
 
 def concatenate(parts: Sequence[WindowSet]) -> WindowSet:

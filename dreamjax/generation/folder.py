@@ -22,6 +22,7 @@ from dreamjax.generation import batches, recording_windows
 from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
 from dreamjax.generation.recording_windows import EventTimes
 from dreamjax.reports import figures, image_report
+from dreamjax.reports.image_report import TrialImages
 from dreamjax.signals.datasets import records
 from dreamjax.storage import atomic, image_files, paths, sniffing
 from dreamjax.systems import opening
@@ -57,6 +58,11 @@ class FolderEntry:
     trained_on: bool
     made: list[str]  # files
 
+    @property
+    def files(self) -> list[str]:
+        """Return what was seen, where it is known, and what was made."""
+        return [self.seen, *self.made] if self.seen else self.made
+
 
 def generate(
     workdir: epath.PathLike,
@@ -67,10 +73,7 @@ def generate(
     dtype: str = "float32",
     attention: str = "auto",
 ) -> TrialSummary:
-    """Generate images of a run's held-out trials, or of `times` in recordings, in `out`.
-
-    Raise UserError where `out` holds something else.
-    """
+    """Generate images of held-out trials, or of `times` in recordings. Raise UserError where `out` holds others."""
     out = paths.reachable(out)
     run = opening.open_run(workdir)
     wanted = _wanted(run, request, times, dtype)
@@ -80,7 +83,12 @@ def generate(
     with _trials(generator, request, times, workdir) as trials:
         chosen = request.chosen(trials)
         side = generator.side(request)
-        _refuse_unknown_channels(trials, chosen, request)
+        rows = trials.read(chosen)
+        if "channel_ok" in rows and (silent := int((~rows["channel_ok"].any(axis=1)).sum())):
+            raise UserError(
+                f"{', '.join(request.input) or 'the run'}: {silent} of {len(chosen)} windows have no channel whose "
+                "position is known, so nothing of them would be in an image; name the channels as in the 10-20 system"
+            )
         if out.exists():
             log.info("%s: continuing where it was", out)
         (out / "truth" if trials.known else out).mkdir(parents=True, exist_ok=True)
@@ -162,16 +170,6 @@ def _trials(
         yield generator.windows((folder,))
 
 
-def _refuse_unknown_channels(trials: ImageTrials, chosen: np.ndarray, request: TrialRequest) -> None:
-    """Raise UserError for windows without any channel that the model knows."""
-    rows = trials.read(chosen)
-    if "channel_ok" in rows and (silent := int((~rows["channel_ok"].any(axis=1)).sum())):
-        raise UserError(
-            f"{', '.join(request.input) or 'the run'}: {silent} of {len(chosen)} windows have no channel whose "
-            "position is known, so nothing of them would be in an image; name the channels as in the 10-20 system"
-        )
-
-
 def _trained_on(generator: TrialGenerator, trials: ImageTrials) -> set[str]:
     """Return the names of those images that training showed, as far as it is known what was seen."""
     target = generator.task.target
@@ -220,22 +218,19 @@ def _write_pages(
     out: epath.Path, entries: Sequence[FolderEntry], run: Run, summary: TrialSummary, request: TrialRequest
 ) -> None:
     """Write grid.png and gallery.html."""
-    shown: list[tuple[str, np.ndarray]] = []
-    for entry in entries:
-        if len(shown) >= figures.GRID_IMAGES:
-            break
-        shown += [("seen", image_files.load_sized(out / entry.seen))] if entry.seen else []
-        shown += [(f"trial {entry.trial}", image_files.load_sized(out / file)) for file in entry.made]
-    grid = figures.image_grid([image for _, image in shown], [label for label, _ in shown])
-    atomic.write_bytes(out / "grid.png", grid)
-    rows = [
-        image_report.TrialImages(
-            f"trial {entry.trial}{', trained on' if entry.trained_on else ''}",
-            image_files.load_sized(out / entry.seen) if entry.seen else None,
-            [image_files.load_sized(out / file) for file in entry.made],
-        )
-        for entry in (entries[i] for i in image_report.choose(len(entries), request.seed))
+    files = [
+        ("seen" if file == entry.seen else f"trial {entry.trial}", file) for entry in entries for file in entry.files
     ]
+    labels, first = zip(*files[: figures.GRID_IMAGES], strict=True)
+    grid = figures.image_grid([image_files.load_sized(out / file) for file in first], labels)
+    atomic.write_bytes(out / "grid.png", grid)
+
+    def trial(number: int) -> TrialImages:
+        entry = entries[number]
+        label = f"trial {entry.trial}{', trained on' if entry.trained_on else ''}"
+        seen = image_files.load_sized(out / entry.seen) if entry.seen else None
+        return TrialImages(label, seen, [image_files.load_sized(out / file) for file in entry.made])
+
     scores = image_report.saved(run.workdir, run.step)
     of = f"split {summary['split']}" if summary["split"] else "the recording"
     trained = sum(entry.trained_on for entry in entries)
@@ -246,10 +241,12 @@ def _write_pages(
         title=f"Images of {counted(len(entries), 'trial')} of {of}",
         notes=[
             f"{run.workdir}, step {run.step}; {summary['sampler']}, {summary['steps']} steps, guidance "
-            f"{summary['guidance']:g}, seed {summary['seed']}",
-            image_report.choice_note(len(rows), summary["of"]),
+            f"{summary['guidance']:g}, seed {summary['seed']}"
         ],
-        trials=rows,
+        trial=trial,
+        count=len(entries),
+        of=summary["of"],
+        seed=request.seed,
         tables=image_report.tables(scores) if scores else (),
         warnings=[*warnings, *(scores["warnings"] if scores else ())],
         about=image_report.about(scores) if scores else (),

@@ -23,19 +23,13 @@ Fit = Callable[[Features, Classes], Callable[[Features], Scores]]  # training tr
 
 
 def shrunk_lda(x: Features, y: Classes) -> Callable[[Features], Scores]:
-    """Fit linear discriminant analysis with Ledoit & Wolf's shrinkage; `y` holds 0 … K - 1, each at least once.
-
-    It is the standard for evoked responses (Blankertz et al. 2011).
-    """
+    """Fit LDA with Ledoit & Wolf's shrinkage, the standard for evoked responses; `y` holds each of 0 … K - 1."""
     weights, bias, _ = lda.fit(x, y, "auto")
     return lambda new: new @ weights + bias
 
 
 def out_of_recording(x: Features, y: Classes, recording: Int[np.ndarray, "n"], fit: Fit) -> Scores:
-    """Return the scores of every trial by a classifier that saw none of its recording.
-
-    Raise UserError where there is one recording, or one whose rest lacks a class.
-    """
+    """Return the scores of every trial by a classifier that saw none of its recording. Raise UserError without one."""
     kinds = len(np.unique(y))
     out = np.empty((len(y), kinds))
     if len(np.unique(recording)) < 2:

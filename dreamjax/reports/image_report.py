@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dreamjax.reports import templates
 from dreamjax.reports.figures import Image
-from dreamjax.reports.pages import Page, Section, png_address
+from dreamjax.reports.pages import Page, Section, png_address, render
 from dreamjax.reports.tables import NOTHING, Table, cell, number
 from dreamjax.storage import image_files, sniffing
 from dreamjax.typing import JsonDict
@@ -49,40 +48,34 @@ class TrialImages:
     made: Sequence[Image]
 
 
-def choose(count: int, seed: int) -> list[int]:
-    """Return which of `count` trials a page shows: all, or `MOST` drawn at random with the seed; never picked."""
-    if count <= MOST:
-        return list(range(count))
-    return sorted(np.random.default_rng([seed, 10]).choice(count, MOST, replace=False).tolist())
-
-
-def choice_note(shown: int, count: int) -> str:
-    """Return the sentence about which trials a page shows."""
-    if shown < count:
-        return f"{shown} of {count} trials, drawn at random"
-    return f"all {count} trials" if count > 1 else "the only trial"
-
-
 def page(
     *,
     title: str,
     notes: Sequence[str],
-    trials: Sequence[TrialImages],
+    trial: Callable[[int], TrialImages],
+    count: int,
+    seed: int,
+    of: int | None = None,
     tables: Sequence[Section] = (),
     warnings: Sequence[str] = (),
     about: Sequence[str] = (),
     command: str = "",
 ) -> str:
-    """Return the page, with everything in it.
+    """Return the page, with everything in it: all trials, or `MOST` drawn at random with the seed; never picked.
 
     Args:
+        trial: number → trial, of `count` that were drawn from `of` (default: as many).
         tables: the scores; where there are none, `command` would make them.
         about: what the scores are of, where that is not the trials shown.
     """
+    drawn = np.random.default_rng([seed, 10]).choice(count, MOST, replace=False) if count > MOST else range(count)
+    trials, of = [trial(int(i)) for i in sorted(drawn)], of or count
+    some = f"{len(trials)} of {of} trials, drawn at random"
+    choice = some if len(trials) < of else f"all {of} trials" if of > 1 else "the only trial"
     unscored = [] if tables else [f"{NOT_SCORED}{command}"]
     scores = [Section("The scores", notes=about), *tables] if about else tables
     gallery = [Section("Trials", html=_gallery(trials))] if trials else []
-    return Page(title, [*scores, *gallery], notes, [PURPOSE, *warnings, *unscored]).html()
+    return Page(title, [*scores, *gallery], [*notes, choice], [PURPOSE, *warnings, *unscored]).html()
 
 
 def _gallery(trials: Sequence[TrialImages]) -> str:
@@ -99,7 +92,7 @@ def _gallery(trials: Sequence[TrialImages]) -> str:
         for trial in trials
     ]
     side = min(SIDE, max(largest, LEAST_SIDE))
-    return templates.render("reports/templates/trials.html.j2", trials=shown, side=side, pixelated=largest < SIDE)
+    return render("reports/templates/trials.html.j2", trials=shown, side=side, pixelated=largest < SIDE)
 
 
 # --------------------------------------------------------------------------------------------------------------- scores

@@ -98,8 +98,8 @@ def test_marks_split_that_chose_the_step_as_optimistic(shards, capsys, tmp_path)
     for request, optimistic in (
         (reconstruction.ReconstructionSettings(split="val"), False),
         (reconstruction.ReconstructionSettings(best=True), False),
-        (reconstruction.ReconstructionSettings(("elsewhere",), "val", best=True), False),
-        (reconstruction.ReconstructionSettings((shards, "elsewhere"), "val", best=True), True),
+        (reconstruction.ReconstructionSettings("val", best=True, data=("elsewhere",)), False),
+        (reconstruction.ReconstructionSettings("val", best=True, data=(shards, "elsewhere")), True),
     ):
         assert bool(reconstruction.chosen_on(request, opening.open_run(run))) == optimistic
 
