@@ -11,17 +11,7 @@ from typing import Any, Protocol
 from dreamjax.errors import UserError
 from dreamjax.evaluation import held_out, images, probing, reconstruction
 from dreamjax.evaluation.score_table import ExampleSettings
-from dreamjax.systems import opening, registry
-from dreamjax.systems.base import (
-    Embeds,
-    GeneratesFromTrials,
-    Predicts,
-    Reconstructs,
-    Retrieves,
-    capabilities,
-    name_of,
-    what_it_can,
-)
+from dreamjax.systems import base, opening, registry
 from dreamjax.typing import JsonDict
 
 
@@ -49,25 +39,25 @@ class Driver:
 
 
 DRIVERS = (  # a system gets the first one that it has the capability for, unless one is named
-    Driver("images", GeneratesFromTrials, images.ImageSettings, images.evaluate),
-    Driver("reconstruction", Reconstructs, reconstruction.ReconstructionSettings, reconstruction.evaluate),
-    Driver("retrieval", Retrieves, ExampleSettings, held_out.score_retrieval),
-    Driver("prediction", Predicts, ExampleSettings, held_out.score_prediction),
-    Driver("probe", Embeds, probing.ProbeSettings, probing.evaluate),
+    Driver("images", base.GeneratesFromTrials, images.ImageSettings, images.evaluate),
+    Driver("reconstruction", base.Reconstructs, reconstruction.ReconstructionSettings, reconstruction.evaluate),
+    Driver("retrieval", base.Retrieves, ExampleSettings, held_out.score_retrieval),
+    Driver("prediction", base.Predicts, ExampleSettings, held_out.score_prediction),
+    Driver("probe", base.Embeds, probing.ProbeSettings, probing.evaluate),
 )
 
 
 def driver_of(workdir: str, name: str | None = None) -> Driver:
     """Return the driver for a run, by name or the first that suits. Raise UserError where there is none."""
     task = registry.build(opening.config_of(workdir))
-    possible = [driver for driver in DRIVERS if driver.capability in capabilities(task)]
+    possible = [driver for driver in DRIVERS if driver.capability in base.capabilities(task)]
     for driver in possible:
         if name in (None, driver.name):
             return driver
     what = f"scored by {name}" if name else "scored"
     names = ", ".join(driver.name for driver in possible)
-    can = f"it can be scored by {names}" if possible else what_it_can(task)
-    raise UserError(f"{workdir}: a run of {name_of(task)} cannot be {what}; {can}")
+    can = f"it can be scored by {names}" if possible else base.what_it_can(task)
+    raise UserError(f"{workdir}: a run of {base.name_of(task)} cannot be {what}; {can}")
 
 
 def options_of(name: str, *, others: bool = False) -> list[str]:

@@ -10,16 +10,14 @@ from etils import epath
 
 from dreamjax.console import progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import (
-    cross_fitting,
-    held_out,
-    reconstruction,
-    reconstruction_report,
-    reconstruction_scores,
-    window_set,
-)
+from dreamjax.evaluation import cross_fitting, held_out, reconstruction, reconstruction_scores, window_set
 from dreamjax.evaluation.cross_fitting import Fold
-from dreamjax.evaluation.reconstruction_report import PageResult
+from dreamjax.evaluation.reconstruction_report import (
+    PageResult,
+    reconstruction_figure,
+    reconstruction_json,
+    why_unscored,
+)
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import bootstrap, probe
 from dreamjax.metrics.probe import CHANCE, ProbeScore
@@ -30,6 +28,7 @@ from dreamjax.reports.tables import cell, number
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening
+from dreamjax.training.task import PyTree
 from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def evaluate(workdir: str, settings: ProbeSettings) -> PageResult:
             notes=[*result.notes, *_cross_fitted_notes(folds, entries)],
             statements=[*result.statements, *reconstruction.findings(entries)],
         )
-        figures["cross_fitted_scores"] = reconstruction_report.reconstruction_figure(entries)
+        figures["cross_fitted_scores"] = reconstruction_figure(entries)
     return result.written(figures, out, "probe")
 
 
@@ -163,15 +162,17 @@ def score(folds: Sequence[Fold], labelled: str, settings: ProbeSettings) -> dict
 
 def features_of(fold: Fold, data: WindowSet, number: int) -> dict[str, np.ndarray]:
     """Return frozen features of a fold's windows: of its encoder, of the same network untrained, and band power."""
-    fresh, real = held_out.untrained(fold.run.task, number), data.real.all(axis=0)
-    encoders = {
-        name: held_out.embedder(fold.task, params) for name, params in ((ENCODER, fold.run.params), (UNTRAINED, fresh))
+    real = data.real.all(axis=0)
+
+    def embedded(params: PyTree) -> np.ndarray:
+        embed = held_out.embedder(fold.task, params)
+        return data.mapped(lambda rows: embed(data.seen(rows), data.valid[rows]), BATCH)
+
+    return {
+        ENCODER: embedded(fold.run.params),
+        UNTRAINED: embedded(held_out.untrained(fold.run.task, number)),
+        BANDS: probe.band_power(data.seen_microvolts()[:, real], data.sfreq),
     }
-    embedded = {
-        name: data.mapped(lambda rows, embed=embed: embed(data.seen(rows), data.valid[rows]), BATCH)  # type: ignore[misc]
-        for name, embed in encoders.items()
-    }
-    return embedded | {BANDS: probe.band_power(data.seen_microvolts()[:, real], data.sfreq)}
 
 
 def drift(data: WindowSet, label: str) -> np.ndarray:
@@ -209,8 +210,8 @@ def reconstruct(folds: Sequence[Fold], labelled: str, settings: ProbeSettings) -
             )
         )
     scores = reconstruction_scores.merge(parts)
-    unscored = reconstruction_report.why_unscored(scores, folds[0].run.step)
-    return reconstruction_report.reconstruction_json(scores, show_model=not unscored)
+    unscored = why_unscored(scores, folds[0].run.step)
+    return reconstruction_json(scores, show_model=not unscored)
 
 
 def recorded_alike(folds: Sequence[Fold]) -> list[str]:

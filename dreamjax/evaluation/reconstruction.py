@@ -9,16 +9,10 @@ import numpy as np
 
 from dreamjax.console import counted, log
 from dreamjax.errors import UserError
-from dreamjax.evaluation import (
-    reconstruction_plot,
-    reconstruction_report,
-    reconstruction_scores,
-    score_table,
-    window_set,
-)
+from dreamjax.evaluation import reconstruction_plot, reconstruction_report, reconstruction_scores, window_set
 from dreamjax.evaluation.reconstruction_report import PageResult
 from dreamjax.evaluation.reconstruction_scores import Baseline, MaskScore, Predict
-from dreamjax.evaluation.score_table import ExampleSettings
+from dreamjax.evaluation.score_table import ExampleSettings, refuse_training_split
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import bootstrap, leakage
 from dreamjax.metrics.conditional_mean import Candidates
@@ -70,7 +64,7 @@ def evaluate(workdir: str, settings: ReconstructionSettings) -> PageResult:
     """
     run = opening.open_run(workdir, settings.step, settings.best)
     task = reconstructs(run)
-    score_table.refuse_training_split(settings.split)
+    refuse_training_split(settings.split)
     folders = settings.data or task.signal.path
     trained_on = provenance.trained_on(task.signal.path, workdir)
     scored_on = provenance.held_out(folders, settings.split)

@@ -87,9 +87,5 @@ def columns_of(count: int) -> int:
     """Return the columns of a grid of so many images: as few empty places as can be, then as square as can be."""
     if count < min(GRID_COLUMNS):
         return count
-
-    def cost(columns: int) -> tuple[int, int]:
-        rows = -(-count // columns)
-        return rows * columns - count, abs(rows - columns)
-
-    return min((n for n in GRID_COLUMNS if n <= count), key=cost)
+    rows = {columns: -(-count // columns) for columns in GRID_COLUMNS if columns <= count}
+    return min(rows, key=lambda columns: (rows[columns] * columns - count, abs(rows[columns] - columns)))
