@@ -55,7 +55,7 @@ def judges() -> list[Any]:
 
 def timed(trials: int) -> dict[str, float]:
     """CPU seconds of every part of the table of so many trials, each of an image of its own."""
-    from dreamjax.evaluation import confusion, image_scores
+    from dreamjax.evaluation import image_scores
 
     rng = np.random.default_rng(trials)
     true = rng.integers(0, 256, (trials, SIDE, SIDE, 3), np.uint8)
@@ -74,7 +74,7 @@ def timed(trials: int) -> dict[str, float]:
     columns = clock("columns", lambda: image_scores.columns(of, made, networks, 50))
     clock("intervals", lambda: [column.as_json(of.clusters, SOURCES[0]) for column in columns])
     clock("sets", lambda: image_scores.set_metrics(of, made, networks))
-    clock("confusions", lambda: confusion.table(networks[2], of, made))
+    clock("confusions", lambda: image_scores.confusions(networks[2], of, made))
     common.say(f"{trials} trials: {seconds}")
     return seconds
 

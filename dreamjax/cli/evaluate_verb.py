@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> "Result":
     if args.fold_runs:
         refuse_beside("--fold-runs", args, "--folds", "--probe-steps")
     if measure is None:
-        refuse_without("--probe", args, *drivers.options_of("probe", alone=True))
+        refuse_without("--probe", args, *drivers.options_of("probe"))
     else:
         refuse_beside(f"the {measure}", args, *drivers.options_of(measure, others=True))
     options.relocate(args.run, args)

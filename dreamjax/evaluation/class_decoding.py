@@ -8,28 +8,26 @@ time index           on the time of a trial, without its signal
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation import functions
+from dreamjax.evaluation import controls, held_out, score_table
 from dreamjax.metrics import cross_validation, lda
-from dreamjax.metrics.cross_validation import METRICS
+from dreamjax.metrics.cross_validation import METRICS, Features
 from dreamjax.reports.pages import Page, Section
 from dreamjax.reports.tables import Table, cell
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic
-from dreamjax.systems import opening
 from dreamjax.systems.base import Embeds, capability
 
 LDA, ENCODED, TIME = "shrinkage LDA", "encoder + LDA", "time index"
 SPANS = 16  # of time
-BATCH = 256  # windows at a time
 FEWEST = 5  # trials of a class in all
 
 
@@ -83,35 +81,26 @@ class DecodingResult:
 def decode(settings: DecodingSettings, out: str | None = None) -> DecodingResult:
     """Decode classes; write classes.json into `out`. Raise UserError for trials without two classes."""
     trials = _trials(settings)
-    ways: dict[str, Callable[[], Float[np.ndarray, "n F"]]] = {LDA: lambda: _binned(trials)}
+    ways: dict[str, Callable[[], Features]] = {LDA: lambda: _binned(trials)}
     notes: list[str] = []
     if settings.encoder:
         ways[ENCODED] = lambda: _encoded(settings, trials, notes)
     impossible = {name: why for path in settings.data for name, why in records.impossible(path).items()}
-    if "time" in impossible:
-        notes.append(f"{TIME}: not possible, as {impossible['time']}")
-    else:
+    if "time" not in impossible:
         ways[TIME] = lambda: _time(trials)
-    if "block" in impossible:
-        notes.append(f"blocks: not possible, as {impossible['block']}")
+    lacking = {"time": TIME, "block": "blocks"}
+    notes += [f"{what}: not possible, as {impossible[name]}" for name, what in lacking.items() if name in impossible]
     scores = {}
     for name, features in ways.items():
-        result = cross_validation.scored(
-            features(),
-            trials.classes,
-            trials.recording,
-            cross_validation.shrunk_lda,
-            permutations=settings.permutations,
-            seed=settings.seed,
-        )
+        given, how = (features(), trials.classes, trials.recording), cross_validation.shrunk_lda
+        result = cross_validation.scored(*given, how, permutations=settings.permutations, seed=settings.seed)
         scores[name] = {metric: result.score[metric].as_json() | {"p": result.p[metric]} for metric in METRICS}
-    counts = np.bincount(trials.classes)
+    counts = zip(np.bincount(trials.classes), trials.names, strict=True)
     table = DecodingResult(
         data=list(settings.data),
         title=(
-            f"{', '.join(settings.data)}: {len(trials.classes)} trials ("
-            + ", ".join(f"{n} {name}" for n, name in zip(counts, trials.names, strict=True))
-            + f") in {len(np.unique(trials.recording))} recordings, each decoded by classifiers of the others"
+            f"{', '.join(settings.data)}: {len(trials.classes)} trials ({', '.join(f'{n} {k}' for n, k in counts)}) in "
+            f"{len(np.unique(trials.recording))} recordings, each decoded by classifiers of the others"
         ),
         notes=notes,
         chance={"balanced accuracy": 1 / len(trials.names), "AUROC": 0.5},
@@ -123,16 +112,14 @@ def decode(settings: DecodingSettings, out: str | None = None) -> DecodingResult
     return table
 
 
-# -------------------------------------------------------------------------------------------------------------- trials
 def _trials(settings: DecodingSettings) -> _LabelledTrials:
     prepared = [records.load_dataset(path).get("settings", {}) for path in settings.data]
     shapes = {(s.get("samples"), s.get("sfreq")) for s in prepared}
     if len(shapes) > 1:
         raise UserError("the dataset folders hold windows of different lengths or rates; prepare them alike")
-    samples, sfreq = shapes.pop() if shapes else (None, None)
-    data = DataConfig(
-        path=settings.data, montage="own", samples=samples or DataConfig().samples, sfreq=sfreq or DataConfig().sfreq
-    )
+    shape = shapes.pop() if shapes else (None, None)
+    known: dict[str, Any] = {name: x for name, x in zip(("samples", "sfreq"), shape, strict=True) if x}
+    data = DataConfig(path=settings.data, montage="own", **known)
     windows = pipeline.WindowExamples(data, records.ALL, seed=0, training=False)
     metadata = windows.metadata()
     labels = sorted({one["label"] for one in metadata} - {""})
@@ -142,32 +129,23 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
     if missing := [name for name in names if name not in labels]:
         raise UserError(f"no trial is labelled {missing[0]}; there are {', '.join(labels) or 'no labels'}")
     if len(names) < 2:
-        raise UserError(
-            f"{', '.join(settings.data)}: trials of at least two classes are required, there is {len(names)}"
-        )
+        where = ", ".join(settings.data)
+        raise UserError(f"{where}: trials of at least two classes are required, there is {len(names)}")
     keys = np.array([i for i, one in enumerate(metadata) if one["label"] in names])
     classes = np.array([names.index(metadata[i]["label"]) for i in keys])
-    if (fewest := np.bincount(classes, minlength=len(names))).min() < FEWEST:
-        raise UserError(
-            f"class {names[int(fewest.argmin())]} has {fewest.min()} trials, and at least {FEWEST} are required"
-        )
+    if (counts := np.bincount(classes, minlength=len(names))).min() < FEWEST:
+        fewest = names[int(counts.argmin())]
+        raise UserError(f"class {fewest} has {counts.min()} trials, and at least {FEWEST} are required")
     _, recording = np.unique([metadata[i]["recording"] for i in keys], return_inverse=True)
     return _LabelledTrials(windows, keys, classes, recording, np.array([metadata[i]["start"] for i in keys]), names)
 
 
-def _rows(windows: pipeline.WindowExamples, keys: Sequence[int] | np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    for first in range(0, len(keys), BATCH):
-        part = np.asarray(keys[first : first + BATCH])
-        yield windows.read(part, part.astype(np.uint64))
-
-
-def _binned(trials: _LabelledTrials) -> Float[np.ndarray, "n F"]:
-    rows = _rows(trials.windows, trials.keys)
-    parts = [lda.binned(r["signal"], r["valid"], SPANS) for r in rows]
+def _binned(trials: _LabelledTrials) -> Features:
+    parts = [lda.binned(r["signal"], r["valid"], SPANS) for r in controls.rows_of(trials.windows, trials.keys)]
     return np.concatenate(parts).reshape(len(trials.keys), -1).astype(np.float64)
 
 
-def _time(trials: _LabelledTrials) -> Float[np.ndarray, "n F"]:
+def _time(trials: _LabelledTrials) -> Features:
     """Return powers of the place in the recording: slow drift of classes in time would show in them."""
     t = np.empty(len(trials.start))
     for one in np.unique(trials.recording):
@@ -176,15 +154,13 @@ def _time(trials: _LabelledTrials) -> Float[np.ndarray, "n F"]:
     return np.stack([t**k for k in (1, 2, 3)], axis=1)
 
 
-def _encoded(settings: DecodingSettings, trials: _LabelledTrials, notes: list[str]) -> Float[np.ndarray, "n F"]:
-    run = opening.open_run(settings.encoder)
+def _encoded(settings: DecodingSettings, trials: _LabelledTrials, notes: list[str]) -> Features:
+    run = score_table.open_trained(settings.encoder)
     task = capability(run.task, Embeds, "embed trials")
-    if run.step == 0:
-        raise UserError(f"{settings.encoder} is untrained (step 0): no score is shown for it; train it first")
     data = dataclasses.replace(task.signal, path=settings.data, weights=())
     windows = pipeline.WindowExamples(data, records.ALL, seed=0, training=False)
     if {os.path.abspath(p) for p in settings.data} & {os.path.abspath(p) for p in task.signal.path}:
         notes.append("the encoder was pretrained on signals of these recordings, without their labels")
-    embed = functions.embedder(task, run.params)
-    parts = [embed(rows["signal"], rows["valid"]) for rows in _rows(windows, trials.keys)]
+    embed = held_out.embedder(task, run.params)
+    parts = [embed(rows["signal"], rows["valid"]) for rows in controls.rows_of(windows, trials.keys)]
     return np.concatenate(parts).astype(np.float64)

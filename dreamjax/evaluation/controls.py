@@ -13,7 +13,7 @@ score of the model.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +25,14 @@ from dreamjax.metrics import lda
 from dreamjax.metrics.lda import BinnedTrials, LinearClassifier, TrialTimes
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.datasets.read_ahead import Rows
 from dreamjax.targets.trials import ImageTrials
 from dreamjax.typing import JsonDict
 
 PRIOR, PERMUTED, TIME, BEFORE = "class prior", "labels permuted", "time index", "before the image"
 BLOCKS, CLASSIFIER = "pseudo-blocks", "classifier"
-NULL = (PRIOR, PERMUTED, TIME, BEFORE, BLOCKS)
 OF_CORPUS = {"block": BLOCKS, "pre_stimulus": BEFORE, "time": TIME}  # as `records.impossible` names them
 PERMUTATIONS = 20
-BATCH = 256  # windows read together
 SAME_S = 0.01  # two windows of one recording belong to the same trial when their onsets are this close
 EVOKED_S = 1.5  # so long after an onset, a window is not free of it
 
@@ -57,7 +56,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class ClassTask:
-    """ImageTrials to fit, choose and score classifiers on, and their classes."""
+    """Trials to fit, choose and score classifiers on, and their classes."""
 
     data: DataConfig
     train: ImageTrials
@@ -83,21 +82,24 @@ class ClassTask:
         """Return the classes of the scored trials."""
         return self.classes(self.test)[self.scored]
 
-    @functools.cached_property
-    def signals(self) -> dict[str, BinnedTrials]:
-        """Return the binned signals of every trial by split."""
-        return {name: _read(part.windows, part.record) for name, part in self.parts.items()}
-
     @property
     def parts(self) -> dict[str, ImageTrials]:
         return {"train": self.train, "val": self.val, "test": self.test}
 
     @functools.cached_property
+    def signals(self) -> dict[str, BinnedTrials]:
+        """Return the binned signals of every trial by split."""
+        return {name: _read(part.windows, part.record) for name, part in self.parts.items()}
+
+    @functools.cached_property
     def classifier(self) -> LinearClassifier:
         """Return a classifier fitted on the training trials, chosen on the validation trials."""
-        known = {name: self.classes(self.parts[name]) for name in ("train", "val")}
-        train, val = ((self.signals[name][classes >= 0], classes[classes >= 0]) for name, classes in known.items())
-        return lda.tuned(train, val)
+        return lda.tuned(self.known("train"), self.known("val"))
+
+    def known(self, split: str) -> tuple[BinnedTrials, Int[np.ndarray, "n"]]:
+        """Return the signals and classes of the trials whose class training has."""
+        classes = self.classes(self.parts[split])
+        return self.signals[split][classes >= 0], classes[classes >= 0]
 
 
 def answers(task: ClassTask, material: ControlData) -> list[Answer]:
@@ -112,65 +114,62 @@ def answers(task: ClassTask, material: ControlData) -> list[Answer]:
         for name, why in records.impossible(path).items()
         if name in OF_CORPUS and not (name == "block" and material.free)
     }
+    ways = {PRIOR: _prior, PERMUTED: _permuted, TIME: _timed, BEFORE: _before, BLOCKS: _blocks, CLASSIFIER: _classified}
     if len(task.names) < 2:
-        impossible = dict.fromkeys((*NULL, CLASSIFIER), "the trials have no classes")
-    ways = {
-        PRIOR: lambda: _prior(task),
-        PERMUTED: lambda: _permuted(task),
-        TIME: lambda: _timed(task),
-        BEFORE: lambda: _before(task, material.before),
-        BLOCKS: lambda: _blocks(task, material.free),
-        CLASSIFIER: lambda: _classified(task),
-    }
-    return [Answer(name, None, impossible[name]) if name in impossible else way() for name, way in ways.items()]
+        impossible = dict.fromkeys(ways, "the trials have no classes")
+    return [
+        Answer(name, None, impossible[name]) if name in impossible else way(task, material)
+        for name, way in ways.items()
+    ]
 
 
 def check(material: ControlData) -> None:
     """Raise UserError for a folder that does not hold what its option takes."""
     for path in material.before:
-        if not _events(path).get("source"):
+        settings, events = _settings(path)
+        if not events.get("source"):
             raise UserError(
                 f"{path}: it holds continuous signal, not trials; give --before a folder that was prepared with "
                 "--events, --tmin -0.5 and --tmax 0"
             )
-        if _tmin(path) >= 0 or _tmax(path) > 0:
+        tmin, tmax = float(events.get("tmin", 0.0)), events.get("tmax")
+        end = tmin + settings.get("samples", 0) / settings.get("sfreq", 1) if tmax is None else float(tmax)
+        if tmin >= 0 or end > 0:
             raise UserError(
                 f"{path}: its windows reach beyond the onset of the image; prepare it with --tmin -0.5 --tmax 0"
             )
     for path in material.free:
-        if _events(path).get("source"):
+        if _settings(path)[1].get("source"):
             raise UserError(
                 f"{path}: it holds trials, not continuous signal; give --free one prepared without --events"
             )
 
 
-# ------------------------------------------------------------------------------------------------------------ each one
-def _prior(task: ClassTask) -> Answer:
+def _prior(task: ClassTask, _: ControlData) -> Answer:
     classes = task.classes(task.train)
     commonest = int(np.bincount(classes[classes >= 0], minlength=len(task.names)).argmax())
     return Answer(PRIOR, np.full(len(task.scored), commonest), f"always {task.names[commonest]}")
 
 
-def _classified(task: ClassTask) -> Answer:
+def _classified(task: ClassTask, _: ControlData) -> Answer:
     model = task.classifier
     kind = f"chosen by {model.validation:.0%} of validation trials: {model.joined} spans to one, "
     return Answer(CLASSIFIER, model(task.signals["test"][task.scored]), kind + f"shrinkage {model.shrinkage:g}")
 
 
-def _permuted(task: ClassTask) -> Answer:
+def _permuted(task: ClassTask, _: ControlData) -> Answer:
     """Answer each trial by one of many permutations.
 
     A single one maps separable trials onto classes that are wrong, or right, for all trials of a class together.
     """
-    classes, test = task.classes(task.train), task.signals["test"][task.scored]
-    x, y = task.signals["train"][classes >= 0], classes[classes >= 0]
+    (x, y), test = task.known("train"), task.signals["test"][task.scored]
     rng = np.random.default_rng([task.seed, 7])
     models = (task.classifier.refitted(x, rng.permutation(y)) for _ in range(PERMUTATIONS))
     predicted = np.stack([model(test) for model in models])
     return Answer(PERMUTED, predicted[rng.integers(PERMUTATIONS, size=len(test)), np.arange(len(test))])
 
 
-def _timed(task: ClassTask) -> Answer:
+def _timed(task: ClassTask, _: ControlData) -> Answer:
     times = [TrialTimes(part.recording, part.start, task.classes(part)) for part in task.parts.values()]
     if not any(np.ptp(part.start) > 0 for part in times):
         return Answer(TIME, None, "the records do not hold the times of trials")
@@ -179,8 +178,8 @@ def _timed(task: ClassTask) -> Answer:
     return Answer(TIME, lda.tuned_by_time(train, val)(scored))
 
 
-def _before(task: ClassTask, paths: Sequence[str]) -> Answer:
-    if not paths:
+def _before(task: ClassTask, material: ControlData) -> Answer:
+    if not (paths := material.before):
         return Answer(BEFORE, None, "no windows before the images were given (--before FOLDER)")
     earlier, metadata, onset = _other(task.data, paths)
     places = {name: _matched(part, metadata, onset) for name, part in task.parts.items()}
@@ -189,26 +188,24 @@ def _before(task: ClassTask, paths: Sequence[str]) -> Answer:
             f"{', '.join(paths)}: no window there is of a trial of the run; prepare the same recordings with the same "
             "--salt and events, --tmin -0.5 --tmax 0"
         )
-    fitted = []
-    for name in ("train", "val"):
-        classes = task.classes(task.parts[name])
-        kept = np.flatnonzero((places[name] >= 0) & (classes >= 0))
-        fitted.append((_read(earlier, places[name][kept]), classes[kept]))
-    model = lda.tuned(*fitted)
+    known = {name: task.classes(task.parts[name]) for name in ("train", "val")}
+    kept = {name: (places[name] >= 0) & (classes >= 0) for name, classes in known.items()}
+    train, val = ((_read(earlier, places[name][kept[name]]), known[name][kept[name]]) for name in known)
+    model = lda.tuned(train, val)
     scored = places["test"][task.scored]
     predicted = np.random.default_rng([task.seed, 8]).integers(len(task.names), size=len(scored))  # without a window
     predicted[scored >= 0] = model(_read(earlier, scored[scored >= 0]))
     missing = int((scored < 0).sum())
     notes = [f"{missing} trials have no such window and were guessed"] if missing else []
-    if not all(records.load_dataset(path).get("settings", {}).get("causal") for path in paths):
+    if not all(_settings(path)[0].get("causal") for path in paths):
         notes.append(
             "filters of zero phase carry what follows the onset into the time before it: prepare with --causal"
         )
     return Answer(BEFORE, predicted, "; ".join(notes))
 
 
-def _blocks(task: ClassTask, paths: Sequence[str]) -> Answer:
-    if not paths:
+def _blocks(task: ClassTask, material: ControlData) -> Answer:
+    if not (paths := material.free):
         return Answer(BLOCKS, None, "no continuous signal was given (--free FOLDER)")
     windows, metadata, start = _other(task.data, paths, around_events=False)
     free = _free(task, metadata, start)
@@ -225,12 +222,15 @@ def _blocks(task: ClassTask, paths: Sequence[str]) -> Answer:
     return Answer(BLOCKS, predicted, f"{len(blocks.true)} held-out windows of {blocks.recordings} recordings")
 
 
-# ------------------------------------------------------------------------------------------------------------- windows
+def rows_of(examples: pipeline.WindowExamples, keys: np.ndarray, size: int = 256) -> Iterator[Rows]:
+    """Return the windows with these keys, some at a time."""
+    for first in range(0, len(keys), size):
+        some = keys[first : first + size]
+        yield examples.read(some, some.astype(np.uint64))
+
+
 def _read(windows: pipeline.WindowExamples, places: np.ndarray) -> BinnedTrials:
-    parts = []
-    for first in range(0, len(places), BATCH):
-        rows = windows.read(places[first : first + BATCH], places[first : first + BATCH].astype(np.uint64))
-        parts.append(lda.binned(rows["signal"], rows["valid"]))
+    parts = [lda.binned(rows["signal"], rows["valid"]) for rows in rows_of(windows, places)]
     return np.concatenate(parts) if parts else np.empty((0, windows.channels, lda.BINS), np.float32)
 
 
@@ -248,7 +248,7 @@ def _other(
 def _tmins(windows: pipeline.WindowExamples) -> np.ndarray:
     """Return how long after its event every window begins, s."""
     counts = [len(reader) for reader in windows.readers]
-    return np.repeat([_tmin(path) for path in windows.config.path], counts)
+    return np.repeat([float(_settings(path)[1].get("tmin", 0.0)) for path in windows.config.path], counts)
 
 
 def _onsets(trials: ImageTrials) -> np.ndarray:
@@ -256,18 +256,10 @@ def _onsets(trials: ImageTrials) -> np.ndarray:
     return trials.start - _tmins(trials.windows)[trials.record]
 
 
-def _tmin(path: str) -> float:
-    return float(_events(path).get("tmin", 0.0))
-
-
-def _tmax(path: str) -> float:
-    tmax = _events(path).get("tmax")
+def _settings(path: str) -> tuple[JsonDict, JsonDict]:
+    """Return how a dataset was prepared, and its events."""
     settings = records.load_dataset(path).get("settings", {})
-    return float(tmax if tmax is not None else _tmin(path) + settings.get("samples", 0) / settings.get("sfreq", 1))
-
-
-def _events(path: str) -> JsonDict:
-    return records.load_dataset(path).get("settings", {}).get("events", {}) or {}
+    return settings, settings.get("events", {}) or {}
 
 
 def _matched(trials: ImageTrials, metadata: Sequence[Mapping[str, Any]], onset: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from dreamjax.metrics import probe
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.datasets.records import Window
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Embeds, Run, capability
+from dreamjax.typing import JsonDict
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Fold:
 
     run: Run
     subjects: tuple[str, ...]
+
+    @property
+    def task(self) -> Embeds:
+        """Return the system of the run."""
+        return capability(self.run.task, Embeds, "be probed")
 
 
 def train_folds(
@@ -42,7 +47,7 @@ def train_folds(
         shards = str(folder / "shards")
         write_fold(labelled, shards, group)
         changed = fold_config(config, labelled, shards, steps)
-        probe.verify_fold(provenance.trained_on(_data(changed).path), everyone, group, f"fold {i}")
+        probe.verify_fold(provenance.trained_on(signal_of(changed).path), everyone, group, f"fold {i}")
         log.info("fold %d of %d: pretraining without %d subjects in %s", i + 1, folds, len(group), folder / "run")
         opening.train(changed, str(folder / "run"))
         trained.append(Fold(opening.open_run(str(folder / "run")), group))
@@ -50,16 +55,15 @@ def train_folds(
 
 
 def open_folds(workdirs: Sequence[str], labelled: str, subjects: Sequence[str]) -> list[Fold]:
-    """Open runs that were trained before, each with the subjects that it did not see.
-
-    Raise UserError where every run saw some subject, or where that cannot be verified.
-    """
+    """Open runs, each with the subjects that it did not see. Raise UserError where that cannot be verified."""
     if len(set(workdirs)) < 2:
         raise UserError("--fold-runs takes the work directories of at least two runs that left out different subjects")
     opened = {workdir: opening.open_run(workdir) for workdir in workdirs}
     everyone = provenance.dataset(labelled)
     training = {
-        workdir: probe.verifiable(provenance.trained_on(_data(run.config).path, workdir), everyone, subjects, workdir)
+        workdir: probe.verifiable(
+            provenance.trained_on(signal_of(run.config).path, workdir), everyone, subjects, workdir
+        )
         for workdir, run in opened.items()
     }
     assigned = probe.assign(training, everyone, subjects)
@@ -68,7 +72,7 @@ def open_folds(workdirs: Sequence[str], labelled: str, subjects: Sequence[str]) 
 
 def fold_config(config: Any, labelled: str, shards: str, steps: int | None) -> Any:
     """Return `config` on a fold's shards in place of `labelled`; not scored while it trains: no subjects are left."""
-    data = _data(config)
+    data = signal_of(config)
     path = tuple(shards if os.path.abspath(p) == os.path.abspath(labelled) else p for p in data.path)
     if shards not in path:
         raise UserError(f"the run was not trained on {labelled}; give --probe-data one of {', '.join(data.path)}")
@@ -78,8 +82,9 @@ def fold_config(config: Any, labelled: str, shards: str, steps: int | None) -> A
     )
 
 
-def _data(config: Any) -> DataConfig:
-    return capability(registry.build(config), Embeds, "be probed").signal
+def signal_of(config: Any) -> DataConfig:
+    """Return the data of a system. Raise UserError for one without embeddings."""
+    return capability(registry.build(config), Embeds, "be probed, which takes embeddings").signal
 
 
 def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
@@ -94,23 +99,15 @@ def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
         if json.loads((target / "dataset.json").read_text()).get("fold") == json.loads(json.dumps(mark)):
             return
         raise UserError(f"{out} holds the fold of other subjects or other shards; choose another --out")
-    left_out = set(probed)
-
-    def windows(of_probed: bool) -> Iterator[Window]:
-        for split in dataset["splits"]:
-            for window in records.read_windows(source, split):
-                if (window.subject in left_out) == of_probed:
-                    yield window
-
+    left_out, side = set(probed), {True: "test", False: "train"}
     target.mkdir(parents=True, exist_ok=True)
-    splits = {
-        split: records.write_split(target, dataset["name"], split, windows(split == "test"))
-        for split in ("train", "test")
-    }
-    kept: dict[str, Any] = {
-        key: dataset[key] for key in ("settings", "versions", "channels", "corpora") if key in dataset
-    }
+    splits = {}
+    for split in ("train", "test"):
+        every = (window for name in dataset["splits"] for window in records.read_windows(source, name))
+        chosen = (window for window in every if side[window.subject in left_out] == split)
+        splits[split] = records.write_split(target, dataset["name"], split, chosen)
+    kept: JsonDict = {key: dataset[key] for key in ("settings", "versions", "channels", "corpora") if key in dataset}
     inputs = dataset.get("inputs", [])
     if all("subject" in entry for entry in inputs):
-        kept["inputs"] = [e | {"split": "test" if e["subject"] in left_out else "train"} for e in inputs]
+        kept["inputs"] = [entry | {"split": side[entry["subject"] in left_out]} for entry in inputs]
     records.finish(target, dataset["name"], splits, kept | {"fold": mark})

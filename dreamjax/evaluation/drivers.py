@@ -9,19 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation import images, prediction, probing, reconstruction, retrieval
-from dreamjax.evaluation.held_out import ExampleSettings
-from dreamjax.systems import opening, registry
-from dreamjax.systems.base import (
-    Embeds,
-    GeneratesFromTrials,
-    Predicts,
-    Reconstructs,
-    Retrieves,
-    capabilities,
-    name_of,
-    what_it_can,
-)
+from dreamjax.evaluation import held_out, images, probing, reconstruction
+from dreamjax.evaluation.score_table import ExampleSettings
+from dreamjax.systems import base, opening, registry
 from dreamjax.typing import JsonDict
 
 
@@ -43,38 +33,38 @@ class Driver:
     evaluate: Callable[[str, Any], Result]
 
     @property
-    def options(self) -> tuple[str, ...]:
+    def options(self) -> set[str]:
         """Return the options of the command line that it takes."""
-        return tuple(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(self.settings))
+        return {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(self.settings)}
 
 
 DRIVERS = (  # a system gets the first one that it has the capability for, unless one is named
-    Driver("images", GeneratesFromTrials, images.ImageSettings, images.evaluate),
-    Driver("reconstruction", Reconstructs, reconstruction.ReconstructionSettings, reconstruction.evaluate),
-    Driver("retrieval", Retrieves, ExampleSettings, retrieval.evaluate),
-    Driver("prediction", Predicts, ExampleSettings, prediction.evaluate),
-    Driver("probe", Embeds, probing.ProbeSettings, probing.evaluate),
+    Driver("images", base.GeneratesFromTrials, images.ImageSettings, images.evaluate),
+    Driver("reconstruction", base.Reconstructs, reconstruction.ReconstructionSettings, reconstruction.evaluate),
+    Driver("retrieval", base.Retrieves, ExampleSettings, held_out.score_retrieval),
+    Driver("prediction", base.Predicts, ExampleSettings, held_out.score_prediction),
+    Driver("probe", base.Embeds, probing.ProbeSettings, probing.evaluate),
 )
 
 
 def driver_of(workdir: str, name: str | None = None) -> Driver:
     """Return the driver for a run, by name or the first that suits. Raise UserError where there is none."""
     task = registry.build(opening.config_of(workdir))
-    possible = [driver for driver in DRIVERS if driver.capability in capabilities(task)]
+    possible = [driver for driver in DRIVERS if driver.capability in base.capabilities(task)]
     for driver in possible:
         if name in (None, driver.name):
             return driver
-    names = ", ".join(driver.name for driver in possible)
     what = f"scored by {name}" if name else "scored"
-    can = f"it can be scored by {names}" if possible else what_it_can(task)
-    raise UserError(f"{workdir}: a run of {name_of(task)} cannot be {what}; {can}")
+    names = ", ".join(driver.name for driver in possible)
+    can = f"it can be scored by {names}" if possible else base.what_it_can(task)
+    raise UserError(f"{workdir}: a run of {base.name_of(task)} cannot be {what}; {can}")
 
 
-def options_of(name: str, *, alone: bool = False, others: bool = False) -> list[str]:
-    """Return the options of a driver; `alone`: those that no other has; `others`: those that only others have."""
-    mine = {option for driver in DRIVERS for option in driver.options if driver.name == name}
-    rest = {option for driver in DRIVERS for option in driver.options if driver.name != name}
-    return sorted(mine - rest if alone else rest - mine if others else mine)
+def options_of(name: str, *, others: bool = False) -> list[str]:
+    """Return the options that only this driver has; `others`: those that only others have."""
+    mine = next(driver.options for driver in DRIVERS if driver.name == name)
+    rest = {option for driver in DRIVERS if driver.name != name for option in driver.options}
+    return sorted(rest - mine if others else mine - rest)
 
 
 def evaluate(workdir: str, name: str | None = None, **options: Any) -> Result:

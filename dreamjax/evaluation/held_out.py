@@ -1,6 +1,10 @@
-"""Apply functions of a system to every held-out example, with the targets and the subjects of the examples."""
+"""Score a system on held-out examples: does it retrieve the right target, or predict it?
+
+The controls are the same network untrained and targets shuffled across examples; of predictions also the mean target.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,36 +13,43 @@ import numpy as np
 
 from dreamjax.console import progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation.score_table import Column, ScoreTable
-from dreamjax.systems import opening
-from dreamjax.systems.base import Run, System, name_of
+from dreamjax.evaluation import score_table
+from dreamjax.evaluation.score_table import Column, ExampleSettings, ScoreTable
+from dreamjax.metrics import bootstrap, regression, retrieval
+from dreamjax.metrics.retrieval import Ranks
+from dreamjax.reports.image_report import MODEL
+from dreamjax.systems.base import Embeds, Predicts, Retrieves, Run, System, capability, name_of
 from dreamjax.training.task import Batch, PyTree
 
 MOST_GROUPS = 1000  # of examples without subjects, which intervals resample
+SHUFFLED, UNTRAINED, MEAN = "shuffled targets", "untrained network", "mean of the targets"
 
 Function = Callable[[PyTree, Batch], jax.Array]  # (parameters, batch) → rows
 
 
-@dataclass(frozen=True)
-class ExampleSettings:
-    """Which held-out examples of which step are scored."""
-
-    split: str = "test"
-    step: int | None = None
-    best: bool = False
-    seed: int = 0  # of controls
-    out: str | None = None  # None: RUN/evaluation
-
-    def open(self, workdir: str) -> Run:
-        """Open the run. Raise UserError for an untrained one, and for the split that it was trained on."""
-        if self.split == "train":
-            raise UserError("split train is what the run learned from; score it on --split test (or val)")
-        run = opening.open_run(workdir, self.step, self.best)
-        if run.step == 0:
-            raise UserError(f"{workdir} is untrained (step 0): no score is shown for it; train it first")
-        return run
+def _open(workdir: str, settings: ExampleSettings) -> Run:
+    score_table.refuse_training_split(settings.split)
+    return score_table.open_trained(workdir, settings.step, settings.best)
 
 
+def untrained(task: System, seed: int) -> PyTree:
+    """Return parameters of the same network that nothing has trained."""
+    key = jax.random.fold_in(jax.random.key(task.config.seed), seed)
+    return jax.jit(lambda key: task.init(key).params)(key)
+
+
+def embedder(task: Embeds, params: PyTree) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return (signal [B, C, T], valid [B, T]) → one vector a window [B, D]; compiled once for a system."""
+    compiled = _pooled(task)  # type: ignore[arg-type]  # systems are frozen dataclasses, so hashable
+    return lambda signal, valid: np.asarray(compiled(params, signal, valid.astype(np.float32)))
+
+
+@functools.lru_cache(maxsize=4)
+def _pooled(task: Embeds) -> Callable[..., jax.Array]:
+    return jax.jit(lambda params, signal, valid: task.embed(params, signal, valid).pooled)
+
+
+# ------------------------------------------------------------------------------------------------------------ examples
 @dataclass(frozen=True)
 class ScoredExamples:
     """Rows of every held-out example: the output of each function, the target, the cluster it belongs to."""
@@ -50,10 +61,7 @@ class ScoredExamples:
 
 
 def collect(task: System, split: str, functions: Mapping[str, tuple[Function, PyTree]]) -> ScoredExamples:
-    """Run every function, with its parameters, over the examples of a split, each once.
-
-    Raise UserError where the examples have no target.
-    """
+    """Run functions, with their parameters, over the examples of a split. Raise UserError for ones without a target."""
     spec = task.data(split)
     compiled = {name: jax.jit(function) for name, (function, _) in functions.items()}
     rows: dict[str, list[np.ndarray]] = {}
@@ -63,10 +71,9 @@ def collect(task: System, split: str, functions: Mapping[str, tuple[Function, Py
                 raise UserError(f"the examples of split {split} have no target, so nothing can be scored")
             real = np.asarray(batch["weight"]) > 0  # not the padding of the last batch
             numbers = {name: x for name, x in batch.items() if np.asarray(x).dtype.kind in "fiub"}
-            outputs = {name: compiled[name](params, numbers) for name, (_, params) in functions.items()}
-            for name, value in (
-                outputs | {f"batch/{x}": batch[x] for x in ("target", "subject") if x in batch}
-            ).items():
+            values = {name: compiled[name](params, numbers) for name, (_, params) in functions.items()}
+            values |= {f"batch/{name}": batch[name] for name in ("target", "subject") if name in batch}
+            for name, value in values.items():
                 rows.setdefault(name, []).append(np.asarray(value)[real])
             bar.advance(int(real.sum()))
     joined = {name: np.concatenate(parts) for name, parts in rows.items()}
@@ -80,27 +87,92 @@ def collect(task: System, split: str, functions: Mapping[str, tuple[Function, Py
     return ScoredExamples(joined, target, groups, "examples" if count <= MOST_GROUPS else "groups of examples")
 
 
-def table(
+# ----------------------------------------------------------------------------------------------------------- retrieval
+def score_retrieval(workdir: str, settings: ExampleSettings) -> ScoreTable:
+    """Score top-1, top-5 and mean rank in closed form; write the result into `out`."""
+    run = _open(workdir, settings)
+    task, fresh = capability(run.task, Retrieves, "score retrieval"), untrained(run.task, settings.seed)
+    queries = {MODEL: (task.query, run.params), UNTRAINED: (task.query, fresh)}
+    examples = collect(run.task, settings.split, queries)
+    bank, random_bank = (np.asarray(task.bank(params, settings.split).vectors) for params in (run.params, fresh))
+    target = bank_rows(examples.target, len(bank))
+    shuffled = np.random.default_rng([settings.seed, 14]).permutation(target)
+    ranks = {
+        MODEL: retrieval.ranks(examples.outputs[MODEL], bank, target),
+        SHUFFLED: retrieval.ranks(examples.outputs[MODEL], bank, shuffled),
+        UNTRAINED: retrieval.ranks(examples.outputs[UNTRAINED], random_bank, target),
+    }
+    note, columns = "ties count as the mean over all orders of the equal ones", rank_columns(ranks, len(bank))
+    return _table("retrieval", "queries", run, settings, examples, columns, note, {"targets": len(bank)})
+
+
+def rank_columns(ranks: Mapping[str, Ranks], targets: int) -> list[Column]:
+    """Return top-1, top-5 and the rank of every source."""
+    tops = [
+        Column(f"top-{k}", {name: of.top(k) for name, of in ranks.items()}, retrieval.chance(k, targets))
+        for k in (1, 5)
+    ]
+    return [*tops, Column("rank", {name: of.rank() for name, of in ranks.items()}, (targets + 1) / 2, "lower")]
+
+
+def bank_rows(target: np.ndarray, targets: int) -> np.ndarray:
+    """Return the row of each target in the bank. Raise UserError for one that it does not have."""
+    rows = target.reshape(len(target), -1)
+    if rows.shape[1] != 1 or target.dtype.kind not in "iu":
+        raise UserError("the batch's target is not a number; of a system that retrieves it is a row of the bank")
+    if rows.min() < 0 or rows.max() >= targets:
+        raise UserError(f"target {rows.max()} is not a row of the bank, which has {targets}")
+    return rows[:, 0]
+
+
+# ---------------------------------------------------------------------------------------------------------- prediction
+def score_prediction(workdir: str, settings: ExampleSettings) -> ScoreTable:
+    """Score the correlation and R² of every dimension; write the result into `out`."""
+    run = _open(workdir, settings)
+    task, fresh = capability(run.task, Predicts, "score predictions"), untrained(run.task, settings.seed)
+    predictions = {MODEL: (task.predict, run.params), UNTRAINED: (task.predict, fresh)}
+    examples = collect(run.task, settings.split, predictions)
+    target = examples.target.reshape(len(examples.target), -1)
+    model, random_model = (examples.outputs[name].reshape(len(target), -1) for name in (MODEL, UNTRAINED))
+    if model.shape != target.shape:
+        raise UserError(f"predictions have {model.shape[1]} dimensions, but targets {target.shape[1]}")
+    shuffled = target[np.random.default_rng([settings.seed, 15]).permutation(len(target))]
+    fits = {
+        MODEL: regression.fit(model, target),
+        SHUFFLED: regression.fit(model, shuffled),
+        UNTRAINED: regression.fit(random_model, target),
+        MEAN: regression.fit(np.broadcast_to(target.mean(0), target.shape), target),
+    }
+    columns = [
+        Column("correlation", {name: fit.correlation_n for name, fit in fits.items()}, 0.0),
+        Column("R²", {name: fit.r2_n for name, fit in fits.items()}, 0.0),
+    ]
+    each = {name: [bootstrap.finite(x) for x in getattr(fits[MODEL], name)] for name in ("correlation", "r2")}
+    details = {"dimensions": target.shape[1], "by_dimension": each}
+    note = "scores are means over the dimensions that vary"
+    return _table("prediction", "predictions", run, settings, examples, columns, note, details)
+
+
+def _table(
     name: str,
+    outputs: str,
     run: Run,
     settings: ExampleSettings,
     examples: ScoredExamples,
     columns: Sequence[Column],
-    what: Mapping[str, str],
     note: str,
     details: Mapping[str, object],
 ) -> ScoreTable:
-    """Return the scores of examples, written into `out` as NAME-SPLIT.json and .html.
-
-    `what`: what each source but the model is. `details`: further numbers, of which the title names the counts.
-    """
-    count = len(examples.target)
+    """Return the scores, written into `out`; of `details` the title has the counts."""
+    what = {
+        SHUFFLED: f"the {outputs} of the model, with targets shuffled across examples",
+        UNTRAINED: f"the {outputs} of the same network with random parameters",
+        MEAN: "the mean of the scored targets for every example",
+    }
     counts = [f"{value} {key}" for key, value in details.items() if isinstance(value, int)]
+    counts.insert(0, f"{len(examples.target)} examples")
     result = ScoreTable(
-        title=(
-            f"{name.capitalize()}: {run.workdir}, step {run.step}, split {settings.split}: "
-            f"{', '.join([f'{count} examples', *counts])}"
-        ),
+        title=f"{name.capitalize()}: {run.workdir}, step {run.step}, split {settings.split}: {', '.join(counts)}",
         run=run.workdir,
         system=name_of(run.task),
         step=run.step,
@@ -108,8 +180,8 @@ def table(
         seed=settings.seed,
         scores=[column.as_json([examples.cluster]) for column in columns],
         sources=list(columns[0].values),
-        of_sources=what,
+        of_sources={source: what[source] for source in columns[0].values if source != MODEL},
         notes=[f"95 % intervals over {len(np.unique(examples.cluster))} {examples.clusters} in brackets", note],
-        details={"label": "answers of", "count": count, "clusters": examples.clusters, **details},
+        details={"label": "answers of", "count": len(examples.target), "clusters": examples.clusters, **details},
     )
-    return dataclasses.replace(result, files=result.write(settings.out or f"{run.workdir}/evaluation", name))
+    return dataclasses.replace(result, files=result.write(settings.folder(run.workdir), name))

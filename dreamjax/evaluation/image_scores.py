@@ -1,6 +1,16 @@
 """Metrics of images that were generated from brain signals: the columns of a table whose rows are sources of images.
 
 Trials repeat images and people: intervals are clustered by either, and the wider one is given.
+
+Confusions are between the classes that a classifier sees in the images shown; of a made image, the likeliest of them
+counts, so that guessing is right once in N. A failure is a generated image in which another class is seen. Is it at
+least near in colour, or in shape? For a shown class c and a drawn class d, d's rank among the N - 1 classes other than
+c (1: the nearest) would be N / 2 on average if every other class were drawn as often. But some classes are drawn more
+often than others whatever is shown: so the same drawn classes shuffled across trials are given too. Distances:
+
+    colour   mean over red, green, blue of ∫ |F_c(v) - F_d(v)| dv, with F the distribution of the pixels' values in
+             [0, 1]: the Wasserstein-1 distance, 0 for equal colours and 1 for black from white
+    shape    1 - Pearson's r of the mean edge maps: lengths of the gradient of grey, on a grid of 32 x 32
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,21 +19,30 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from scipy import stats
 
-from dreamjax.evaluation.score_table import Column
-from dreamjax.metrics import fid, identification, image_similarity, nway
+from dreamjax.evaluation.score_table import Column, interval
+from dreamjax.metrics import classification, fid, image_similarity, nway, retrieval
 from dreamjax.metrics.bootstrap import Direction
 from dreamjax.metrics.fid import SetMetric
 from dreamjax.reports.image_report import MODEL
+from dreamjax.storage.image_files import pillow
 
 Images = UInt8[np.ndarray, "n S H W 3"]
 Features = np.ndarray | Mapping[str, np.ndarray]
 Comparison = Literal["two-way", "distance", "cosine"]  # of features
-
 PairScore = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 BLOCK = 256  # trials whose features are held at once
 PIXELS = 1 << 25  # values of images that are compared at once
+GRID, LEVELS = 32, 64  # of edge maps; of colours' values
+MOST = 10  # confusions that are listed
+COLUMNS: dict[str, tuple[float | None, Direction]] = {  # of comparisons of features: chance, and which is better
+    "two-way": (0.5, "higher"),
+    "two-way within class": (0.5, "higher"),
+    "distance": (None, "lower"),
+    "cosine": (None, "higher"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,7 @@ class Judge:
     features: Callable[[np.ndarray], Features] | None = None
     probabilities: Callable[[np.ndarray], np.ndarray] | None = None
     compares: tuple[Comparison, ...] = ("two-way",)
-    pair: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    pair: PairScore | None = None
     sets: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
 
     def views(self, shown: np.ndarray) -> dict[str, np.ndarray]:
@@ -65,6 +84,12 @@ class Judge:
         features = self.features(shown)
         named = features if isinstance(features, Mapping) else {self.name: features}
         return {name: np.asarray(value) for name, value in named.items()}
+
+    def classes(self, shown: np.ndarray, among: np.ndarray | None = None) -> Int[np.ndarray, "k"]:
+        """Return the likeliest class of each image; of the classes `among`, the place there."""
+        assert self.probabilities is not None
+        p = np.concatenate([self.probabilities(shown[rows]) for rows in _rows(len(shown), BLOCK)])
+        return (p if among is None else p[:, among]).argmax(1)
 
 
 def columns(
@@ -80,8 +105,7 @@ def columns(
     ]
     if min(trials.true.shape[1:3]) >= 11:
         result.append(_pairwise("SSIM", image_similarity.ssim, trials, sources))
-    result += _by_features(Judge("pixels", features=lambda x: x.reshape(len(x), -1)), trials, sources)
-    for judge in judges:
+    for judge in (Judge("pixels", features=lambda x: x.reshape(len(x), -1)), *judges):
         if judge.features is not None:
             result += _by_features(judge, trials, sources)
         if judge.pair is not None:
@@ -99,18 +123,16 @@ def _pairwise(
     name: str, score: PairScore, trials: ScoredTrials, sources: Mapping[str, Images], better: Direction = "higher"
 ) -> Column:
     """Compare each generated image with the one that was seen."""
-    rows = max(1, PIXELS // trials.true[0].size)
     values = {}
     for source, made in sources.items():
         each = [
             np.mean([score(made[i, s], trials.true[trials.image[i]]) for s in range(made.shape[1])], axis=0)
-            for i in _rows(len(made), rows)
+            for i in _rows(len(made), max(1, PIXELS // trials.true[0].size))
         ]
         values[source] = np.concatenate(each)
     return Column(name, values, better=better)
 
 
-# -------------------------------------------------------------------------------------------------------- by features
 def _by_features(judge: Judge, trials: ScoredTrials, sources: Mapping[str, Images]) -> list[Column]:
     """Return the columns of a judge's every view; its features are computed once and not kept."""
     true = judge.views(trials.true)
@@ -123,14 +145,8 @@ def _by_features(judge: Judge, trials: ScoredTrials, sources: Mapping[str, Image
         for key in samples[0]:
             values.setdefault(key, {})[source] = np.mean([sample[key] for sample in samples], axis=0)
     grouped = len(np.unique(trials.group)) > 1
-    known: dict[str, tuple[float | None, Direction]] = {
-        "two-way": (0.5, "higher"),
-        "two-way within class": (0.5, "higher"),
-        "distance": (None, "lower"),
-        "cosine": (None, "higher"),
-    }
     return [
-        Column(f"{comparison}, {name}", by_source, *known[comparison])
+        Column(f"{comparison}, {name}", by_source, *COLUMNS[comparison])
         for (comparison, name), by_source in values.items()
         if grouped or comparison != "two-way within class"
     ]
@@ -143,13 +159,13 @@ def _scores(
     scores, image = {}, trials.image[rows]
     for name, features in judge.views(made).items():
         if "two-way" in judge.compares:
-            r = identification.similarities(features, true[name])
-            scores["two-way", name] = identification.two_way(r, image)
-            scores["two-way within class", name] = identification.two_way(r, image, trials.group)
+            r = retrieval.similarities(features, true[name])
+            scores["two-way", name] = retrieval.two_way(r, image)
+            scores["two-way within class", name] = retrieval.two_way(r, image, trials.group)
         if "distance" in judge.compares:
-            scores["distance", name] = 1 - identification.paired(features, true[name][image])
+            scores["distance", name] = 1 - retrieval.paired(features, true[name][image])
         if "cosine" in judge.compares:
-            scores["cosine", name] = identification.paired(features, true[name][image], centred=False)
+            scores["cosine", name] = retrieval.paired(features, true[name][image], centred=False)
     return scores
 
 
@@ -168,47 +184,145 @@ def accuracy(
     all trials of other images, which is the score of a generator that knows the images but not the trial.
     """
     assert judge.probabilities is not None
-    seen = np.asarray(judge.probabilities(trials.true)).argmax(1)
-    target = seen[trials.image]
-    values = {}
+    seen, values = judge.classes(trials.true), {}
     for source, made in sources.items():
         each = [np.asarray(judge.probabilities(made[:, s])) for s in range(made.shape[1])]
-        classes = each[0].shape[1]
-        values[source] = np.mean([nway.n_way(p, target, ways or classes) for p in each], axis=0)
-    n = ways or classes
-    if control:
-        values[control] = _others(judge, trials, sources[MODEL], seen, n)
+        n = ways or each[0].shape[1]
+        values[source] = np.mean([nway.n_way(p, seen[trials.image], n) for p in each], axis=0)
+        if control and source == MODEL:
+            values[control] = _others(each, seen, trials, n)
     return Column(f"{n}-way top-1, {judge.name}", values, 1 / n)
 
 
 def _others(
-    judge: Judge, trials: ScoredTrials, made: Images, seen: Int[np.ndarray, "m"], ways: int
+    each: Sequence[np.ndarray], seen: Int[np.ndarray, "m"], trials: ScoredTrials, ways: int
 ) -> Float[np.ndarray, "n"]:
     """Return each trial's N-way accuracy with respect to the images of other trials; NaN where all saw the same."""
-    assert judge.probabilities is not None
     shown = np.bincount(trials.image, minlength=len(seen)).astype(float)  # trials of each image
-    each = np.zeros((len(made), len(seen)))
-    for s in range(made.shape[1]):
-        p = np.asarray(judge.probabilities(made[:, s]))
+    right = np.zeros((len(trials.image), len(seen)))
+    for p in each:
         by_class = {c: nway.n_way(p, np.full(len(p), c), ways) for c in np.unique(seen)}
-        each += np.stack([by_class[c] for c in seen], axis=1) / made.shape[1]
+        right += np.stack([by_class[c] for c in seen], axis=1) / len(each)
     weight = np.where(np.arange(len(seen))[None] == trials.image[:, None], 0.0, shown[None])
     with np.errstate(invalid="ignore"):
-        return (each * weight).sum(1) / weight.sum(1)
+        return (right * weight).sum(1) / weight.sum(1)
 
 
-# ---------------------------------------------------------------------------------------------------------------- sets
 def set_metrics(trials: ScoredTrials, sources: Mapping[str, Images], judges: Sequence[Judge]) -> list[SetMetric]:
     """Return FID, KID and Inception Score of every source, for each judge that has `sets`; each seen image once."""
     metrics: list[SetMetric] = []
     for judge in judges:
-        if judge.sets is not None:
-            made = {source: _set_views(judge, x.reshape(-1, *x.shape[2:])) for source, x in sources.items()}
-            metrics += fid.metrics(made, _set_views(judge, trials.true))
+        if (sets := judge.sets) is not None:
+            of = {source: made.reshape(-1, *made.shape[2:]) for source, made in sources.items()} | {"": trials.true}
+            views = {}
+            for source, images in of.items():
+                parts = [sets(images[rows]) for rows in _rows(len(images), BLOCK)]
+                views[source] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            seen = views.pop("")
+            metrics += fid.metrics(views, seen)
     return metrics
 
 
-def _set_views(judge: Judge, images: np.ndarray) -> dict[str, np.ndarray]:
-    assert judge.sets is not None
-    parts = [judge.sets(images[rows]) for rows in _rows(len(images), BLOCK)]
-    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+# ----------------------------------------------------------------------------------------------------------- confusions
+def confusions(judge: Judge, trials: ScoredTrials, sources: Mapping[str, Images]) -> dict[str, object]:
+    """JSON: `classes`; of each source the `counts` [N, N] (shown by row, drawn by column) and its `failures`.
+
+    `failures`: how many of how many images; mean rank by colour and by shape with intervals over trials that failed,
+    clustered by people and images; the share in which the nearest class was drawn; the most frequent confusions.
+    `chance`: that mean rank and share if the other classes were drawn equally often; `dealt`: if the drawn ones were
+    shuffled across trials. Empty where only one class was seen.
+    """
+    classes, place_m = np.unique(judge.classes(trials.true), return_inverse=True)
+    if (count := len(classes)) < 2:
+        return {}
+    by = {
+        "colour": ranks(colour_distances(trials.true, place_m, count)),
+        "shape": ranks(shape_distances(trials.true, place_m, count)),
+    }
+    out: dict[str, object] = {}
+    for source, made in sources.items():
+        place_nxS = judge.classes(made.reshape(-1, *made.shape[2:]), classes).reshape(made.shape[:2])
+        target_nxS = np.broadcast_to(place_m[trials.image][:, None], place_nxS.shape)
+        counts = classification.confusion(place_nxS.ravel(), target_nxS.ravel(), count)
+        wrong = place_nxS != target_nxS
+        near = {
+            name: _near(rank[target_nxS, place_nxS], wrong, trials) | {"dealt": _shuffled(rank, counts)}
+            for name, rank in by.items()
+        }
+        failures = {"n": int(wrong.sum()), "of": wrong.size, **near, "most": _most(counts, by, classes)}
+        out[source] = {"counts": counts.tolist(), "failures": failures}
+    chance = {"rank": count / 2, "nearest": 1 / (count - 1)}
+    return {"judge": judge.name, "classes": classes.tolist(), "chance": chance, "sources": out}
+
+
+def colour_distances(
+    images: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
+) -> Float[np.ndarray, "N N"]:
+    """Return the distances between the classes' mean distributions of red, green and blue."""
+    shares = np.zeros((count, 3, LEVELS))
+    for image, place in zip(images, place_m, strict=True):
+        levels = image.reshape(-1, 3) // (256 // LEVELS)
+        for colour in range(3):
+            shares[place, colour] += np.bincount(levels[:, colour], minlength=LEVELS) / len(levels)
+    shares /= np.bincount(place_m, minlength=count)[:, None, None]
+    below = shares.cumsum(2)[..., :-1]  # at the LEVELS - 1 inner bounds
+    return np.stack([np.abs(below - one).mean((1, 2)) for one in below])
+
+
+def shape_distances(
+    images: UInt8[np.ndarray, "m H W 3"], place_m: Int[np.ndarray, "m"], count: int
+) -> Float[np.ndarray, "N N"]:
+    """Return the distances between the classes' mean edge maps."""
+    edges = np.zeros((count, GRID * GRID))
+    for image, place in zip(images, place_m, strict=True):
+        edges[place] += edge_map(image).ravel()
+    return 1 - retrieval.similarities(edges, edges)
+
+
+def edge_map(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "32 32"]:
+    """Return the length of the gradient of grey, by central differences, on a grid that each cell's mean fills."""
+    grey = pillow().fromarray((image_similarity.in_unit(image) @ image_similarity.GREY).astype(np.float32))
+    down, right = np.gradient(np.asarray(grey.resize((GRID, GRID), pillow().Resampling.BOX), np.float64))
+    return np.hypot(down, right)
+
+
+def ranks(distance_NxN: Float[np.ndarray, "N N"]) -> Float[np.ndarray, "N N"]:
+    """Return the rank of each class (column) among those other than the row's, from 1; ties share their mean rank."""
+    others = np.array(distance_NxN, np.float64)
+    np.fill_diagonal(others, np.inf)
+    table = stats.rankdata(others, axis=1)
+    np.fill_diagonal(table, np.nan)
+    return table
+
+
+def _near(rank_nxS: np.ndarray, wrong_nxS: np.ndarray, trials: ScoredTrials) -> dict[str, object]:
+    """Return the mean over the failures of each trial, then over trials."""
+    scores: dict[str, object] = {"rank": None, "nearest": None}
+    if wrong_nxS.any():
+        weight = wrong_nxS / np.maximum(wrong_nxS.sum(1, keepdims=True), 1)
+        for name, value in (("rank", rank_nxS), ("nearest", rank_nxS == 1)):
+            mean = (np.where(wrong_nxS, value, 0.0) * weight).sum(1)
+            values = np.where(wrong_nxS.any(1), mean, np.nan)
+            scores[name] = interval(values, trials.clusters).as_json()
+    return scores
+
+
+def _shuffled(rank_NxN: np.ndarray, counts_NxN: np.ndarray) -> dict[str, float | None]:
+    """Return what is expected of pairs of different classes, drawn as often as they were, whatever was shown."""
+    often = np.outer(counts_NxN.sum(1), counts_NxN.sum(0)).astype(float)
+    np.fill_diagonal(often, 0)
+    if not often.any():
+        return {"rank": None, "nearest": None}
+    rank = np.nan_to_num(rank_NxN)
+    return {name: float((often * x).sum() / often.sum()) for name, x in (("rank", rank), ("nearest", rank == 1))}
+
+
+def _most(counts: np.ndarray, by: Mapping[str, np.ndarray], classes: np.ndarray) -> list[dict[str, object]]:
+    wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST]
+    return [
+        {"shown": int(classes[true]), "drawn": int(classes[drawn]), "times": int(wrong[true, drawn])}
+        | {f"{name} rank": float(rank[true, drawn]) for name, rank in by.items()}
+        for true, drawn in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[true, drawn]
+    ]

@@ -71,8 +71,7 @@ def sources(
     train, side = generator.trials("train"), generator.side(request)
     known = np.unique(train.image)
     shown = target_images.load_all([train.images[i].path for i in known], side)
-    count = (len(scored), request.samples)
-    out = Sources()
+    count, out = (len(scored), request.samples), Sources()
     if len(np.unique(trials.image[scored])) > 1:
         out.images[SHUFFLED] = made[elsewhere(trials.image[scored], rng)]
     else:
@@ -97,7 +96,10 @@ def sources(
             out.images[answer.name], out.predicted[answer.name] = shown[np.stack(chosen)], answer.classes
             out.notes[answer.name] = answer.why
     if generator.task.embedding_dim:
-        nearest = _nearest(generator, trials, scored, train, known)
+        target, mesh = generator.task.target, meshes.make(MeshConfig())
+        bank = features.embeddings(target.bank_root, target.embedding, train.images, mesh, target.encode_batch)
+        predicted = generator.embeddings(trials, scored)
+        nearest = np.asarray(unit(predicted) @ unit(np.asarray(bank[known])).T).argmax(1)
         out.images[RETRIEVED] = shown[nearest][:, None]
         if len(task.names) > 1:
             out.predicted[RETRIEVED] = np.array([class_of[int(known[i])] for i in nearest])
@@ -114,22 +116,16 @@ def elsewhere(image_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         bad = np.flatnonzero(image_n[order] == image_n)
         if not len(bad):
             break
-        other = rng.integers(len(order), size=len(bad))
-        for i, j in zip(bad, other, strict=True):
+        for i, j in zip(bad, rng.integers(len(order), size=len(bad)), strict=True):
             order[i], order[j] = order[j], order[i]
     return order
 
 
-# -------------------------------------------------------------------------------------------------------- by the model
 def _unconditional(generator: TrialGenerator, request: TrialRequest) -> UInt8[np.ndarray, "k H W 3"]:
     """Return what the model's U-Net generates from the empty caption."""
-    empty = {name: np.asarray(value) for name, value in generator.unconditional().items()}
-
-    def rows(index: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: np.repeat(value, len(index), axis=0) for name, value in empty.items()}
-
+    empty = {name: np.repeat(np.asarray(value), OF_ONE, axis=0) for name, value in generator.unconditional().items()}
     unguided = dataclasses.replace(request, guidance=1.0)
-    return np.stack(list(batches.generate(generator.model, unguided, np.arange(OF_ONE), rows)))
+    return np.stack(list(batches.generate(generator.model, unguided, np.arange(OF_ONE), batches.rows_of(empty))))
 
 
 def _prompted(
@@ -159,13 +155,3 @@ def _prompted(
     chosen = rng.integers(OF_ONE, size=(len(answer.classes), request.samples))
     out.images[PROMPTED], out.predicted[PROMPTED] = made[place[:, None], chosen], answer.classes
     out.notes[PROMPTED] = f"{answer.why}; prompted with {' and '.join(repr(text) for text in prompts)}"
-
-
-def _nearest(
-    generator: TrialGenerator, trials: ImageTrials, scored: np.ndarray, train: ImageTrials, known: np.ndarray
-) -> Int[np.ndarray, "n"]:
-    """Return, among the training images `known`, the one most similar to the embedding predicted from each trial."""
-    target, mesh = generator.task.target, meshes.make(MeshConfig())
-    bank = features.embeddings(target.bank_root, target.embedding, train.images, mesh, target.encode_batch)
-    predicted = generator.embeddings(trials, scored)
-    return np.asarray(unit(predicted) @ unit(np.asarray(bank[known])).T).argmax(1)

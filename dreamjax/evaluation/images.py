@@ -6,7 +6,6 @@ The sources of images are in `image_sources`, the controls in `controls`, the me
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,17 +13,17 @@ from etils import epath
 
 from dreamjax.console import counted, progress
 from dreamjax.errors import UserError
-from dreamjax.evaluation import confusion, controls, image_scores, image_sources, judges, score_table
+from dreamjax.evaluation import controls, image_scores, image_sources, judges, score_table
 from dreamjax.evaluation.controls import ClassTask, ControlData
 from dreamjax.evaluation.image_scores import Judge, ScoredTrials
 from dreamjax.evaluation.image_sources import Sources
-from dreamjax.evaluation.score_table import Column, ScoreTable
+from dreamjax.evaluation.score_table import Column, ExampleSettings, ScoreTable
 from dreamjax.generation import batches
 from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.reports import image_page, image_report
-from dreamjax.reports.image_report import MODEL
+from dreamjax.reports import image_report
+from dreamjax.reports.image_report import MODEL, TrialImages
 from dreamjax.storage import atomic
 from dreamjax.systems import opening
 from dreamjax.systems.base import GeneratesFromTrials, Pretrained, Run, System, capability, name_of, offered
@@ -40,26 +39,21 @@ LEAKS = (controls.TIME, controls.BEFORE, controls.BLOCKS)  # controls that nothi
 
 
 @dataclass(frozen=True)
-class ImageSettings:
+class ImageSettings(ExampleSettings):
     """What images are scored, by which networks, and what they are compared with."""
 
     data: tuple[str, ...] = ()  # dataset folders; empty: those of the run
-    split: str = "test"
-    step: int | None = None
-    best: bool = False
     trials: int | None = None  # drawn at random with the seed; None: all of the split
     samples: int = 1  # images of each trial
     steps: int = 30
     sampler: str | None = None
     guidance: float = 7.5
-    seed: int = 0
     judge: tuple[str, ...] = ()  # folders of vision models, in addition to the one aligned with
     classifier: str | None = None  # ViTForImageClassification: N-way accuracy
     ways: int | None = None
     before: tuple[str, ...] = ()  # see `controls.ControlData`
     free: tuple[str, ...] = ()
     prompt: tuple[str, ...] = ("a {label}",)  # of the baseline that classifies and prompts
-    out: str | None = None  # None: RUN/evaluation
 
     def __post_init__(self) -> None:
         for text in self.prompt:
@@ -83,19 +77,21 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
     Raise UserError, before any image is generated, for what could not be scored, and where the default folder holds the
     scores of more trials of this very step.
     """
-    run = opening.open_run(workdir, settings.step, settings.best)
-    if run.step == 0:
-        raise UserError(f"{workdir} is untrained (step 0): no score is shown for it; train it first")
+    run = score_table.open_trained(workdir, settings.step, settings.best)
+    folder = epath.Path(settings.folder(workdir))
     generator, request = TrialGenerator.open(run), settings.request
     seen = generator.trials(request.split, request.input)
     chosen = request.chosen(seen)
     scored = scored_trials(seen, chosen, generator.side(request))
-    folder = epath.Path(settings.out or f"{workdir}/evaluation")
-    if not settings.out:
-        _refuse_to_lose(folder, run, request, len(chosen))
-    panel, classifier, notes = _judges(generator.task, settings)  # mistakes are reported before hours of work
+    earlier = None if settings.out else image_report.saved_in(folder, run.step, request.split)
+    if earlier and earlier["trials"] > len(chosen):
+        raise UserError(
+            f"{folder} holds the scores of {earlier['trials']} trials of split {request.split}, and these would be of "
+            f"{len(chosen)}: name another folder with --out"
+        )
     material = ControlData(settings.before, settings.free)
-    controls.check(material)
+    controls.check(material)  # mistakes are reported before hours of work
+    panel, classifier, notes = _judges(generator.task, settings)
     if classifier:
         image_scores.check_ways(classifier, scored, settings.ways)
     with progress("generate", len(chosen) * request.samples) as bar:
@@ -103,8 +99,13 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
     made = made.reshape(len(chosen), request.samples, *made.shape[1:])
     sources, classes = image_sources.sources(generator, seen, chosen, request, made, material, settings.prompt)
     shown = {MODEL: made} | sources.images
-    columns = [*_class_column(sources, classes), *image_scores.columns(scored, shown, panel, settings.ways)]
-    columns, empty = _scorable(columns)
+    columns = image_scores.columns(scored, shown, panel, settings.ways)
+    if sources.predicted:
+        values = {name: (predicted == classes.true).astype(float) for name, predicted in sources.predicted.items()}
+        columns.insert(0, Column(PREDICTED, values, 1 / len(classes.names)))
+    known = [one for one in columns if any(np.isfinite(values).any() for values in one.values.values())]
+    if empty := [one.name for one in columns if one not in known]:
+        notes.append(f"too few images were seen in these trials for {', '.join(empty)}")
     people = len(set(scored.person.tolist()))
     summary = batches.summary(generator.model, request)
     result = ScoreTable(
@@ -118,68 +119,37 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
         step=run.step,
         split=request.split,
         seed=request.seed,
-        scores=[column.as_json(scored.clusters) for column in columns],
+        scores=[column.as_json(scored.clusters) for column in known],
         sources=list(shown),
         of_sources=sources.notes,
-        notes=[*notes, *empty, *pretraining_notes(run.task, seen, chosen), *_test_reads(run, request.split)],
+        notes=[*notes, *pretraining_notes(run.task, seen, chosen), *_test_reads(run, request.split)],
         warnings=_leaks(sources, classes, scored),
         not_possible=sources.missing,
         details={
             "trials": len(chosen),
             "sets": [metric.as_json() for metric in image_scores.set_metrics(scored, shown, panel)],
-            "confusion": confusion.table(classifier, scored, shown) if classifier else {},
+            "confusion": image_scores.confusions(classifier, scored, shown) if classifier else {},
             "made": summary,
         },
     )
-    text = json.dumps(result.as_json(), indent=1)
-    atomic.write_text(folder / image_report.RESULT.format(split=request.split), text)
-    atomic.write_text(folder / PAGE.format(split=request.split), _page(result, scored, made))
+    data = result.as_json()
+    page = image_report.page(
+        title=result.title,
+        notes=[*image_report.findings(data), *result.notes],
+        trial=lambda i: TrialImages(f"trial {i}", scored.true[scored.image[i]], list(made[i])),
+        count=len(made),
+        seed=result.seed,
+        tables=image_report.tables(data),
+        warnings=result.warnings,
+    )
+    atomic.write_text(folder / image_report.RESULT.format(split=request.split), json.dumps(data, indent=1))
+    atomic.write_text(folder / PAGE.format(split=request.split), page)
     if request.split == "test":
         path = epath.Path(workdir) / READS
         before = path.read_text() if path.exists() else ""
         entry = {"step": run.step, "trials": len(chosen), "samples": request.samples, **summary}
         atomic.write_text(path, before + json.dumps(entry) + "\n")
     return result
-
-
-def _refuse_to_lose(folder: epath.Path, run: Run, request: TrialRequest, count: int) -> None:
-    """Raise UserError where scores of more trials would be overwritten."""
-    before = image_report.saved_in(folder, run.step, request.split)
-    if before and before["trials"] > count:
-        raise UserError(
-            f"{folder} holds the scores of {before['trials']} trials of split {request.split}, and these would be of "
-            f"{count}: name another folder with --out"
-        )
-
-
-def _page(result: ScoreTable, scored: ScoredTrials, made: np.ndarray) -> str:
-    rows = [
-        image_page.TrialImages(f"trial {i}", scored.true[scored.image[i]], list(made[i]))
-        for i in image_page.choose(len(made), result.seed)
-    ]
-    data = result.as_json()
-    return image_page.page(
-        title=result.title,
-        notes=[*image_report.findings(data), *result.notes, image_page.choice_note(len(rows), len(made))],
-        trials=rows,
-        tables=image_report.tables(data),
-        warnings=result.warnings,
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- caveats
-def _class_column(sources: Sources, classes: ClassTask) -> list[Column]:
-    """Return how often a source predicts the class, for those that predict one."""
-    values = {name: (predicted == classes.true).astype(float) for name, predicted in sources.predicted.items()}
-    return [Column(PREDICTED, values, 1 / len(classes.names))] if values else []
-
-
-def _scorable(columns: Sequence[Column]) -> tuple[list[Column], list[str]]:
-    """Return the columns that any trial has a value of, and a note on the others."""
-    known = [one for one in columns if any(np.isfinite(values).any() for values in one.values.values())]
-    if not (empty := [one.name for one in columns if one not in known]):
-        return known, []
-    return known, [f"too few images were seen in these trials for {', '.join(empty)}"]
 
 
 def _leaks(sources: Sources, classes: ClassTask, scored: ScoredTrials) -> list[str]:
@@ -236,7 +206,6 @@ def pretraining_notes(task: System, seen: ImageTrials, chosen: np.ndarray) -> li
     return [f"the encoder was pretrained on the signals of {count} of the {len(chosen)} trials, without their images"]
 
 
-# -------------------------------------------------------------------------------------------------------------- judges
 def _judges(task: GeneratesFromTrials, settings: ImageSettings) -> tuple[list[Judge], Judge | None, list[str]]:
     """Return all judges, the classifier among them, and notes on what is missing and why."""
     mesh, notes, panel = meshes.make(MeshConfig()), [], []

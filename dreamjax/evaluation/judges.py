@@ -4,8 +4,7 @@
     image_scores.columns(trials, sources, networks)
 
 A folder or hub id is a CLIP, DINOv2 or ViT of transformers; a file one of `weights.detect`. What each compares, and how
-images are prepared for it, is the suite of Brain-Diffuser (Ozcelik & VanRullen 2023) and, for LPIPS and FID, their
-authors'.
+images are prepared for it, is Brain-Diffuser's suite (Ozcelik & VanRullen 2023); for LPIPS and FID, their authors'.
 """
 
 import functools
@@ -68,10 +67,10 @@ def open_judges(paths: Sequence[str], mesh: Mesh | None = None) -> tuple[list[Ju
         others = [one for one in opened.values() if one is not opened[path]]
         networks.append(_of_file(opened[path], path, others, mesh))
         notes.append(_origin(opened[path], path))
-    keys = {one.kind.key.replace("lpips_layers", "lpips") for one in opened.values()}
-    for kind in detect.KINDS:
-        if kind.key in ABSENT and kind.key.replace("lpips_layers", "lpips") not in keys:
-            notes.append(f"{ABSENT[kind.key]}: it takes {' or '.join(kind.files)} as a judge")
+    keys = {one.kind.key for one in opened.values()}
+    keys |= {"lpips_layers"} if "lpips" in keys else set()
+    absent = [kind for kind in detect.KINDS if kind.key in ABSENT and kind.key not in keys]
+    notes += [f"{ABSENT[kind.key]}: it takes {' or '.join(kind.files)} as a judge" for kind in absent]
     return networks, notes
 
 
@@ -86,48 +85,37 @@ def _origin(network: DetectedNetwork, path: str) -> str:
     return f"{name} ({network.kind.title}) {unknown}"
 
 
-# ------------------------------------------------------------------------------------------------------------- a file
 def _of_file(network: DetectedNetwork, path: str, others: Sequence[DetectedNetwork], mesh: Mesh) -> Judge:
-    key = network.kind.key
+    key, tensors = network.kind.key, network.tensors
     if key == "lpips_layers":
-        network = _with_network(network, path, others)
-    part = _loaded(network, path, mesh)
+        alexnet = next((other for other in others if other.kind.key == "alexnet"), None)
+        if alexnet is None:
+            file = next(kind.files[0] for kind in detect.KINDS if kind.key == "alexnet")
+            raise UserError(f"{path} holds the layers of LPIPS without their network; name {file} as a judge too")
+        tensors = {**alexnet.tensors, **tensors}
+    kind = network.kind.network
+    abstract = loaded.placed(kind.shapes(network.arguments), mesh)
+    part = LoadedNetwork(kind, network.arguments, streaming.source(kind.table, tensors, path)(abstract))
     program = functools.partial(_program, part.params, mesh)
 
     def features(params: PyTree, pixels: Array) -> Array | dict[str, Array]:
         return part.bound(params).features(pixels)
+
+    def distance(params: PyTree, made: Array, true: Array) -> Array:
+        return part.bound(params)(*(x.astype(jnp.float32) / 127.5 - 1 for x in (made, true)))
 
     if key == "alexnet":
         layers = program(features, IMAGENET)
         return Judge("AlexNet", lambda x: {f"AlexNet({layer})": value for layer, value in layers(x).items()})
     if key == "inception":
         return Judge("Inception", program(lambda p, x: features(p, x)["2048"], HALVES))
-    if key == "efficientnet":
-        return Judge("EfficientNet-B1", program(features, IMAGENET), compares=("distance",))
-    if key == "resnet50":  # a file with a classifier may be anything that was trained so
-        name = "ResNet-50" if network.arguments["classes"] else "SwAV"
-        return Judge(name, program(features, IMAGENET), compares=("distance",))
     if key == "fid":
         return Judge("Inception of FID", sets=program(functools.partial(_of_sets, part)))
-
-    def distance(params: PyTree, made: Array, true: Array) -> Array:
-        return part.bound(params)(*(x.astype(jnp.float32) / 127.5 - 1 for x in (made, true)))
-
+    if key in ("efficientnet", "resnet50"):  # a file with a classifier may be anything that was trained so
+        residual = "ResNet-50" if network.arguments["classes"] else "SwAV"
+        name = residual if key == "resnet50" else "EfficientNet-B1"
+        return Judge(name, program(features, IMAGENET), compares=("distance",))
     return Judge("LPIPS", pair=program(distance))
-
-
-def _with_network(layers: DetectedNetwork, path: str, others: Sequence[DetectedNetwork]) -> DetectedNetwork:
-    alexnet = next((other for other in others if other.kind.key == "alexnet"), None)
-    if alexnet is None:
-        file = next(kind.files[0] for kind in detect.KINDS if kind.key == "alexnet")
-        raise UserError(f"{path} holds the layers of LPIPS without their network; name {file} as a judge too")
-    return DetectedNetwork(layers.kind, layers.arguments, {**alexnet.tensors, **layers.tensors})
-
-
-def _loaded(recognised: DetectedNetwork, path: str, mesh: Mesh) -> LoadedNetwork:
-    network, arguments = recognised.kind.network, recognised.arguments
-    abstract = loaded.placed(network.shapes(arguments), mesh)
-    return LoadedNetwork(network, arguments, streaming.source(network.table, recognised.tensors, path)(abstract))
 
 
 def _of_sets(part: LoadedNetwork, params: PyTree, images: Array) -> dict[str, Array]:
@@ -140,7 +128,6 @@ def _of_sets(part: LoadedNetwork, params: PyTree, images: Array) -> dict[str, Ar
     return {"2048": features["2048"], "64": features["64"], "probabilities": probabilities}
 
 
-# ------------------------------------------------------------------------------------------------------------ a folder
 def of_folder(path: str, mesh: Mesh) -> Judge:
     """Open CLIP and DINOv2: two-way identification and the cosine; ViT: two-way identification. Raise UserError."""
     model = VisionModel.open(path, mesh)
@@ -173,7 +160,6 @@ def open_classifier(path: str, mesh: Mesh) -> Judge:
     return Judge(name, probabilities=_program(model.part.params, mesh, probabilities, model.prepare))
 
 
-# ----------------------------------------------------------------------------------------------------------- a program
 def _program(
     params: PyTree, mesh: Mesh, function: Callable, prepare: Preprocessing | None = None
 ) -> Callable[..., Any]:

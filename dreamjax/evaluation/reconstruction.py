@@ -2,27 +2,28 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
-from etils import epath
 
-from dreamjax import __version__
 from dreamjax.console import counted, log
 from dreamjax.errors import UserError
-from dreamjax.evaluation import functions, reconstruction_plot, reconstruction_report, reconstruction_scores, window_set
-from dreamjax.evaluation.reconstruction_scores import MaskScore, Predict
+from dreamjax.evaluation import reconstruction_plot, reconstruction_report, reconstruction_scores, window_set
+from dreamjax.evaluation.reconstruction_report import PageResult
+from dreamjax.evaluation.reconstruction_scores import Baseline, MaskScore, Predict
+from dreamjax.evaluation.score_table import ExampleSettings, refuse_training_split
 from dreamjax.evaluation.window_set import WindowSet
-from dreamjax.metrics import bootstrap, conditional_mean, leakage
+from dreamjax.metrics import bootstrap, leakage
+from dreamjax.metrics.conditional_mean import Candidates
 from dreamjax.parallel import environment
-from dreamjax.reports import pages, tables
+from dreamjax.reports import tables
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening
 from dreamjax.systems.base import Reconstructs, Run, capability
-from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,47 +33,12 @@ SHOWN = ("random 0.75", "gap 250 ms")
 
 
 @dataclass(frozen=True)
-class ReconstructionSettings:
+class ReconstructionSettings(ExampleSettings):
     """What to score, and how."""
 
     data: tuple[str, ...] = ()  # dataset folders; empty: those of the run
-    split: str = "test"
-    step: int | None = None
-    best: bool = False
     windows: int | None = None  # at most so many; None: all that fit in memory
-    seed: int = 0  # of masks, bootstrap and the shown window
     level: float = bootstrap.LEVEL
-    out: str | None = None  # None: RUN/evaluation
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageResult:
-    """What a result page shows; a subclass has the numbers."""
-
-    title: str
-    notes: Sequence[str]
-    statements: Sequence[str]
-    run: str
-    level: float
-    seed: int
-    captions: Mapping[str, str]
-    method: str = reconstruction_report.METHOD.format(draws=bootstrap.DRAWS)
-    version: str = __version__
-    files: Sequence[str] = ()
-
-    def as_json(self) -> JsonDict:
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    def text(self) -> str:
-        """Return the tables for a terminal."""
-        result = self.as_json()
-        return pages.of_result(result, reconstruction_report.tables(result)).text(self.files)
-
-    def written(self, figures: "Mapping[str, Figure]", out: str, stem: str) -> "PageResult":
-        """Write the page, its figures and the JSON; return the result with the names of the files."""
-        result = self.as_json()
-        result.pop("files")
-        return replace(self, files=pages.write(result, reconstruction_report.tables(result), figures, out, stem))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,26 +64,20 @@ def evaluate(workdir: str, settings: ReconstructionSettings) -> PageResult:
     target that predicts no signal.
     """
     run = opening.open_run(workdir, settings.step, settings.best)
-    task = capability(run.task, Reconstructs, "reconstruct a signal")
-    if settings.split == "train":
-        raise UserError("split train is what the run learned from; score it on --split test (or val)")
+    task = reconstructs(run)
+    refuse_training_split(settings.split)
     folders = settings.data or task.signal.path
-    check = leakage.refuse_overlap(
-        provenance.trained_on(task.signal.path, workdir),
-        provenance.held_out(folders, settings.split),
-        settings.split,
-        workdir,
-    )
-    held_out = window_set.load(_data(task.signal, folders), settings.split, settings.windows)
+    trained_on = provenance.trained_on(task.signal.path, workdir)
+    scored_on = provenance.held_out(folders, settings.split)
+    check = leakage.refuse_overlap(trained_on, scored_on, settings.split, workdir)
+    windows = window_set.load(_data(task.signal, folders), settings.split, settings.windows)
     baseline = baseline_data(task.signal, folders, settings.split)
-    predict = functions.predictor(run)
+    predict = predictor(run)
     scores = reconstruction_scores.score(
-        held_out,
+        windows,
         task.patch,
         predict=predict if run.step else None,
-        candidates=baseline.candidates,
-        validation=baseline.validation,
-        chooser=baseline.chooser,
+        baseline=baseline,
         seed=settings.seed,
         level=settings.level,
     )
@@ -128,13 +88,13 @@ def evaluate(workdir: str, settings: ReconstructionSettings) -> PageResult:
     optimistic = chosen_on(settings, run)
     mark = ", on which the step was chosen (optimistic)" if optimistic else ""
     parameters = "averaged parameters" if run.averaged else "parameters"
-    subjects = len(set(held_out.subjects))
+    subjects = len(set(windows.subjects))
     result = ReconstructionResult(
         title=f"Masked reconstruction: {workdir}, step {run.step}, split {settings.split}{mark}",
         notes=[
-            _summary(held_out, task.patch),
+            _summary(windows, task.patch),
             f"{100 * settings.level:g} % intervals over subjects in brackets; {parameters} of the run",
-            *(check, *baseline.notes, *clipping(held_out), *caveats(task.signal)),
+            *(check, *baseline.notes, *_caveats(windows, task.signal)),
         ],
         statements=[*([unscored] if unscored else []), *optimistic, *findings(entries), *_few(subjects)],
         run=workdir,
@@ -143,8 +103,8 @@ def evaluate(workdir: str, settings: ReconstructionSettings) -> PageResult:
         split=settings.split,
         data=list(folders),
         subjects=subjects,
-        windows=len(held_out),
-        sfreq=held_out.sfreq,
+        windows=len(windows),
+        sfreq=windows.sfreq,
         patch=task.patch,
         level=settings.level,
         seed=settings.seed,
@@ -157,34 +117,34 @@ def evaluate(workdir: str, settings: ReconstructionSettings) -> PageResult:
     )
     figures = {"reconstruction_scores": reconstruction_report.reconstruction_figure(entries)}
     if not unscored:
-        figures["reconstruction"] = _figure(held_out, scores, baseline, predict, task.patch, settings.seed)
-    out = settings.out or str(epath.Path(workdir) / "evaluation")
-    return result.written(figures, out, f"reconstruction-{settings.split}")
+        figures["reconstruction"] = _figure(windows, scores, baseline, predict, task.patch, settings.seed)
+    return result.written(figures, settings.folder(workdir), f"reconstruction-{settings.split}")
+
+
+def reconstructs(run: Run) -> Reconstructs:
+    """Return the run's system. Raise UserError for one that does not reconstruct."""
+    return capability(run.task, Reconstructs, "reconstruct a signal")
+
+
+def predictor(run: Run) -> Predict:
+    """Return (signal, hidden patches, valid samples) → reconstruction, compiled once."""
+    compiled = jax.jit(reconstructs(run).reconstruct)
+    return lambda signal, hidden, valid: np.asarray(compiled(run.params, signal, hidden, valid))
 
 
 # ------------------------------------------------------------------------------------------------------------ baselines
-@dataclass(frozen=True)
-class Baseline:
-    """What the conditional mean is fitted and chosen on; None where the datasets hold no subjects for it."""
-
-    candidates: conditional_mean.Candidates | None
-    validation: WindowSet | None
-    notes: tuple[str, ...]
-    # fitted without `validation`, where `candidates` are fitted on it too
-    chooser: conditional_mean.Candidates | None = None
-
-
-def _data(config: DataConfig, folders: tuple[str, ...]) -> DataConfig:
+def _data(config: DataConfig, folders: Sequence[str]) -> DataConfig:
     return replace(config, path=tuple(folders), weights=())
 
 
-def baseline_data(config: DataConfig, folders: tuple[str, ...], split: str) -> Baseline:
+def baseline_data(config: DataConfig, folders: Sequence[str], split: str) -> Baseline:
     """Return training subjects to fit a Gaussian on, and validation subjects to choose it on; never the scored ones."""
-    with_train = tuple(f for f in folders if "train" in records.load_dataset(f)["splits"])
+    with_train, with_val = (
+        [folder for folder in folders if name in records.load_dataset(folder)["splits"]] for name in ("train", "val")
+    )
     if not with_train:
-        return Baseline(None, None, ("no conditional mean: the datasets have no split train to fit it on",))
+        return Baseline(notes=("no conditional mean: the datasets have no split train to fit it on",))
     fit = window_set.load(_data(config, with_train), "train", FIT_WINDOWS)
-    with_val = tuple(f for f in folders if "val" in records.load_dataset(f)["splits"])
     if not with_val or split == "val":
         return baseline_of(fit)
     return _baseline(fit, window_set.load(_data(config, with_val), "val", FIT_WINDOWS), "split val")
@@ -198,12 +158,10 @@ def baseline_of(training: WindowSet) -> Baseline:
     """
     people = sorted(set(training.subjects))
     if len(people) < 2:
-        return Baseline(None, None, ("no conditional mean: no subject is left to choose its shrinkage on",))
+        return Baseline(notes=("no conditional mean: no subject is left to choose its shrinkage on",))
     left_out = np.isin(training.subjects, people[::2])
-    fit, chosen = training.take(np.flatnonzero(~left_out)), training.take(np.flatnonzero(left_out))
-    with environment.single_blas_thread():
-        chooser = conditional_mean.Candidates(fit.seen_microvolts(), fit.valid)
-    return replace(_baseline(training, chosen, "those, held out for it"), chooser=chooser)
+    baseline = _baseline(training, training.where(left_out), "those, held out for it")
+    return replace(baseline, chooser=_candidates(training.where(~left_out)))
 
 
 def _baseline(fit: WindowSet, chosen: WindowSet, source: str) -> Baseline:
@@ -211,24 +169,34 @@ def _baseline(fit: WindowSet, chosen: WindowSet, source: str) -> Baseline:
         f"conditional mean: fitted on {len(fit)} windows of {len(set(fit.subjects))} training subjects, chosen on "
         f"{len(set(chosen.subjects))} subject(s) of {source}"
     )
+    return Baseline(_candidates(fit), chosen, (note,))
+
+
+def _candidates(windows: WindowSet) -> Candidates:
     with environment.single_blas_thread():
-        return Baseline(conditional_mean.Candidates(fit.seen_microvolts(), fit.valid), chosen, (note,))
+        return Candidates(windows.seen_microvolts(), windows.valid)
 
 
-def clipping(held_out: WindowSet) -> list[str]:
-    """Return a note where samples reach the model, and the baselines, clipped."""
-    share = held_out.clipped_share
-    if not share:
-        return []
-    return [
-        f"{100 * share:.2g} % of the samples lie beyond data.clip = {held_out.clip:g}: model and baselines see them "
-        "clipped, and are scored on them as recorded"
-    ]
+# --------------------------------------------------------------------------------------------------------------- notes
+def _summary(windows: WindowSet, patch: int) -> str:
+    """Return what was scored, in a line."""
+    subjects, counts = len(set(windows.subjects)), windows.real.sum(axis=1)
+    channels = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    thinned = f" (an even choice of {windows.available})" if len(windows) < windows.available else ""
+    return (
+        f"{len(windows)} windows{thinned} of {counted(subjects, 'held-out subject')}, {channels} real channels, "
+        f"{windows.signal.shape[2]} samples at {windows.sfreq:g} Hz, patch {patch}; µV"
+    )
 
 
-def caveats(config: DataConfig) -> list[str]:
-    """Return notes on what makes the scores of such a model hard to compare."""
+def _caveats(windows: WindowSet, config: DataConfig) -> list[str]:
+    """Return notes on clipped samples, and on what makes the scores of such a model hard to compare."""
     notes = []
+    if share := windows.clipped_share:
+        notes.append(
+            f"{100 * share:.2g} % of the samples lie beyond data.clip = {windows.clip:g}: model and baselines see them "
+            "clipped, and are scored on them as recorded"
+        )
     if config.scaling == "zscore":
         notes.append(
             "scaling zscore: the model is given the mean and standard deviation of the whole window, hidden part "
@@ -240,21 +208,9 @@ def caveats(config: DataConfig) -> list[str]:
     return notes
 
 
-# --------------------------------------------------------------------------------------------------------------- notes
-def _summary(held_out: WindowSet, patch: int) -> str:
-    """Return what was scored, in a line."""
-    subjects, counts = len(set(held_out.subjects)), held_out.real.sum(axis=1)
-    channels = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    thinned = f" (an even choice of {held_out.available})" if len(held_out) < held_out.available else ""
-    return (
-        f"{len(held_out)} windows{thinned} of {counted(subjects, 'held-out subject')}, {channels} real channels, "
-        f"{held_out.signal.shape[2]} samples at {held_out.sfreq:g} Hz, patch {patch}; µV"
-    )
-
-
 def chosen_on(settings: ReconstructionSettings, run: Run) -> list[str]:
     """Return a note where the scored split is the one by which the best step was chosen."""
-    folders = capability(run.task, Reconstructs, "reconstruct a signal").signal.path
+    folders = reconstructs(run).signal.path
     shared = {os.path.abspath(path) for path in settings.data or folders} & {os.path.abspath(path) for path in folders}
     if not (settings.best and settings.split == "val" and shared):
         return []
@@ -282,17 +238,15 @@ def findings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _figure(
-    held_out: WindowSet, scores: Sequence[MaskScore], baseline: Baseline, predict: Predict, patch: int, seed: int
+    windows: WindowSet, scores: Sequence[MaskScore], baseline: Baseline, predict: Predict, patch: int, seed: int
 ) -> "Figure":
-    row = reconstruction_plot.draw_row(held_out, seed)
-    windows = []
-    for s in scores:
-        if s.task.name in SHOWN:
-            fitted = None
-            choice = s.choice[0] if s.choice else None
-            if baseline.candidates is not None and choice is not None:
-                fitted = baseline.candidates.make(choice.basis, choice.covariance, choice.shrinkage)
-            windows.append(reconstruction_plot.masked_window(held_out, row, s.task, patch, predict, fitted, seed))
-    log.info("image: window at %g s of a recording of subject %s", held_out.starts[row], held_out.subjects[row])
-    caption = "a held-out subject's window, drawn at random; R² over the hidden samples of all its channels"
-    return reconstruction_plot.figure(windows, caption=caption)
+    row = reconstruction_plot.draw_row(windows, seed)
+    log.info("image: window at %g s of a recording of subject %s", windows.starts[row], windows.subjects[row])
+    shown = [
+        reconstruction_plot.masked_window(
+            windows, row, s.task, patch, predict, baseline.fitted(s.choice[0] if s.choice else None), seed
+        )
+        for s in scores
+        if s.task.name in SHOWN
+    ]
+    return reconstruction_plot.figure(shown)

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from dreamjax.evaluation import reconstruction_scores
-from dreamjax.evaluation.scoring_masks import MaskTask
+from dreamjax.evaluation.reconstruction_scores import Masking, MaskTask, Predict
 from dreamjax.evaluation.window_set import WindowSet
-from dreamjax.metrics import conditional_mean
+from dreamjax.metrics.conditional_mean import Gaussian
 from dreamjax.reports import figures, palette
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "conditional mean": {"color": palette.REFERENCE, "lw": 1.2, "zorder": 3},
     "linear interpolation": {"color": palette.SECOND, "lw": 1.0, "ls": (0, (4, 1.5)), "zorder": 2},
 }
-CHANNELS = ("Fz", "C3", "Pz", "O1")
+CHANNELS = ("Fz", "C3", "Pz", "O1")  # shown where a recording has them, else as many others
+CAPTION = "a held-out subject's window, drawn at random; R² over the hidden samples of all its channels"
 
 
 @dataclass(frozen=True)
@@ -48,26 +49,23 @@ def masked_window(
     row: int,
     task: MaskTask,
     patch: int,
-    predict: reconstruction_scores.Predict | None = None,
-    fitted: conditional_mean.Gaussian | None = None,
+    predict: Predict,
+    fitted: Gaussian | None = None,
     seed: int = 0,
 ) -> MaskedWindow:
     """Return the window `row` under the same mask with which it is scored."""
     one = windows.take(np.array([row]))
-    masking = reconstruction_scores.Masking.of(one, task, patch, seed)
+    masking = Masking.of(one, task, patch, seed)
     visible, hidden = reconstruction_scores.samples_of(masking.hidden[0], one.valid[0], patch)
-    truth, seen = one.microvolts(), one.seen_microvolts()
-    methods: dict[str, Any] = {"linear interpolation": reconstruction_scores.linear_interpolation}
+    truth, seen = one.microvolts()[0], one.seen_microvolts()
+    made = {"linear interpolation": reconstruction_scores.linear_interpolation(seen, visible, hidden)[0]}
     if fitted is not None:
-        methods["conditional mean"] = fitted.conditional_mean
-    guesses = {}
-    for name, method in methods.items():
-        guesses[name] = truth[0].copy()
-        guesses[name][:, hidden] = method(seen, visible, hidden)[0]
-    if predict is not None:
-        guesses["model"] = truth[0].copy()
-        guesses["model"][:, hidden] = reconstruction_scores.predict_all(predict, one, masking.hidden)[0][:, hidden]
-    return MaskedWindow(task.name, truth[0], hidden, guesses, one.real[0], one.ch_names, one.sfreq)
+        made["conditional mean"] = fitted.conditional_mean(seen, visible, hidden)[0]
+    made["model"] = reconstruction_scores.predict_all(predict, one, masking.hidden)[0][:, hidden]
+    guesses = {name: truth.copy() for name in made}
+    for name, values in made.items():
+        guesses[name][:, hidden] = values
+    return MaskedWindow(task.name, truth, hidden, guesses, one.real[0], one.ch_names, one.sfreq)
 
 
 def draw_row(windows: WindowSet, seed: int = 0) -> int:
@@ -77,14 +75,13 @@ def draw_row(windows: WindowSet, seed: int = 0) -> int:
     return int(np.random.default_rng([seed, 2022]).choice(pool))
 
 
-def _channels(window: MaskedWindow, count: int) -> list[int]:
+def _channels(window: MaskedWindow) -> list[int]:
     """Midline and lateral, front to back, where those names are there; else spread over the real channels."""
     real = np.flatnonzero(window.real)
+    count = min(len(CHANNELS), len(real))
     there = [window.ch_names.index(name) for name in CHANNELS if name in window.ch_names]
     named = [channel for channel in there if window.real[channel]]
-    if len(named) >= min(count, len(real)):
-        return named[:count]
-    return [int(c) for c in real[np.unique(np.linspace(0, len(real) - 1, min(count, len(real))).astype(int))]]
+    return named if len(named) >= count else real[np.linspace(0, len(real) - 1, count).astype(int)].tolist()
 
 
 def _shown(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:
@@ -95,9 +92,9 @@ def _shown(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     return np.where(near, values, np.nan)
 
 
-def figure(windows: Sequence[MaskedWindow], count: int = 4, caption: str = "") -> "Figure":
+def figure(windows: Sequence[MaskedWindow]) -> "Figure":
     """Draw a column for each masked window, a row for each channel; hidden time is shaded."""
-    rows = _channels(windows[0], count)
+    rows = _channels(windows[0])
     size = (6.2 * len(windows), 1.25 * len(rows) + 1.35)
     fig, axes = figures.grid(*size, len(rows), len(windows), sharex="col", sharey="row")
     for column, window in enumerate(windows):
@@ -119,8 +116,7 @@ def figure(windows: Sequence[MaskedWindow], count: int = 4, caption: str = "") -
             columnspacing=1.2,
         )
     fig.align_ylabels(axes[:, 0])
-    if caption:
-        fig.supxlabel(caption, fontsize=8, color=palette.QUIET)
+    fig.supxlabel(CAPTION, fontsize=8, color=palette.QUIET)
     return fig
 
 

@@ -1,14 +1,15 @@
-"""Scores of masked reconstruction as people read them: JSON, tables, a figure."""
+"""Scores of masked reconstruction, and of a probe, as people read them: JSON, tables, a figure, a page."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from dreamjax.evaluation.reconstruction_scores import BASELINES, MaskScore
+from dreamjax import __version__
+from dreamjax.evaluation.reconstruction_scores import MaskScore
 from dreamjax.metrics import bootstrap
-from dreamjax.metrics.bootstrap import Interval
-from dreamjax.reports import figures, palette
+from dreamjax.reports import figures, pages, palette
 from dreamjax.reports.pages import Section
 from dreamjax.reports.tables import Table, cell
 from dreamjax.typing import JsonDict
@@ -16,8 +17,7 @@ from dreamjax.typing import JsonDict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ORDER = ("model", "conditional mean", "linear interpolation", "channel mean", "zero")
-COLOURS = {
+COLOURS = {  # of the methods, in the order in which they are shown
     "model": palette.MODEL,
     "conditional mean": palette.REFERENCE,
     "linear interpolation": palette.SECOND,
@@ -25,17 +25,47 @@ COLOURS = {
     "zero": palette.WEAKEST,
 }
 METHOD = (
-    "Bootstrap over subjects (percentiles of {draws} draws), or Student's t with the jackknife's error where that is "
-    "wider, as it is for few subjects."
+    f"Bootstrap over subjects (percentiles of {bootstrap.DRAWS} draws), or Student's t with the jackknife's error "
+    "where that is wider, as it is for few subjects."
 )
 
 
-# ----------------------------------------------------------------------------------------------------------------- JSON
+@dataclass(frozen=True, kw_only=True)
+class PageResult:
+    """What a result page shows; a subclass has the numbers."""
+
+    title: str
+    notes: Sequence[str]
+    statements: Sequence[str]
+    run: str
+    level: float
+    seed: int
+    captions: Mapping[str, str]
+    method: str = METHOD
+    version: str = __version__
+    files: Sequence[str] = ()
+
+    def as_json(self) -> JsonDict:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def text(self) -> str:
+        """Return the tables for a terminal."""
+        result = self.as_json()
+        return pages.of_result(result, tables(result)).text(self.files)
+
+    def written(self, figures: "Mapping[str, Figure]", out: str, stem: str) -> Self:
+        """Write the page, its figures and the JSON; return the result with the names of the files."""
+        result = self.as_json()
+        result.pop("files")
+        return replace(self, files=pages.write(result, tables(result), figures, out, stem))
+
+
 def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[JsonDict]:
     """Return every mask's scores and paired differences; `show_model`: whether it earned a score (`why_unscored`)."""
     out = []
     for s in scores:
-        methods = [m for m in ORDER if m in s.sums and (m != "model" or show_model)]
+        methods = [m for m in COLOURS if m in s.sums and (m != "model" or show_model)]
+        choices = [choice and asdict(choice) for choice in s.choice]
         entry: dict[str, Any] = {
             "mask": s.task.name,
             "hidden_share": round(s.hidden_share, 4),
@@ -46,29 +76,19 @@ def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[J
             "r2_by_subject": {
                 m: dict(zip(s.subjects, np.round(s.sums[m].r2(), 5).tolist(), strict=True)) for m in methods
             },
-            "conditional_mean": s.choice_json(),
+            "conditional_mean": {"folds": choices} if len(choices) > 1 else choices[0] if choices else None,
         }
         if "model" in methods:
+            differences = {other: s.difference("model", other) for other in methods if other != "model"}
             entry["model_minus"] = {
-                other: _difference(s.difference("model", other), other) for other in methods if other in BASELINES
+                other: d.difference_json(bootstrap.verdict(d, "the model", other)) for other, d in differences.items()
             }
         out.append(entry)
     return out
 
 
-def _difference(d: Interval, than: str) -> JsonDict:
-    return d.as_json() | {
-        "resolved": d.excludes(0),
-        "detectable": bootstrap.finite(d.detectable()),
-        "says": bootstrap.verdict(d, "the model", than),
-    }
-
-
 def why_unscored(scores: Sequence[MaskScore], step: int) -> str:
-    """Return why a model gets no score, as a sentence; "" where it gets one.
-
-    It gets one as soon as training took a step and, under some mask, its pooled R² is above the zero predictor's.
-    """
+    """Return why a model gets no score; "" where it was trained and, under some mask, beats predicting zero."""
     if step == 0:
         return "untrained (step 0): no score is shown for it"
     if not any(s.difference("model", "zero").estimate > 0 for s in scores if "model" in s.sums):
@@ -76,44 +96,45 @@ def why_unscored(scores: Sequence[MaskScore], step: int) -> str:
     return ""
 
 
-def reconstruction_tables(entries: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """Return the share explained, differences where there is a model, and the correlation."""
-    methods = [m for m in ORDER if any(m in e["r2"] for e in entries)]
-    sections = []
-    for key, title in (("r2", "Share of variance explained on hidden samples"), ("correlation", "Correlation")):
-        rows = [[e["mask"], *(cell(e[key].get(m)) for m in methods)] for e in entries]
-        sections.append(Section(title, Table(["hidden", *methods], rows)))
-    if "model" in methods:
-        rows = [
-            [e["mask"], other, cell(d, signed=True), d["says"]]
-            for e in entries
-            for other, d in e.get("model_minus", {}).items()
-        ]
-        table = Table(["hidden", "baseline", "difference", "result"], rows)
-        sections.insert(1, Section("Model minus baseline, paired", table))
-    return sections
-
-
 def tables(result: Mapping[str, Any]) -> list[Section]:
     """Return the tables of a result, for the scores that it has."""
-    sections = reconstruction_tables(result["reconstruction"]) if result.get("reconstruction") else []
+    sections = _reconstruction_tables(result["reconstruction"]) if result.get("reconstruction") else []
     probed = result.get("probe", {}).get("tables", [])
     return sections + [Section(one["title"], Table(one["header"], one["rows"])) for one in probed]
 
 
+def _reconstruction_tables(entries: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Return the share explained, differences where there is a model, and the correlation."""
+    methods = [m for m in COLOURS if any(m in e["r2"] for e in entries)]
+    explained, correlation = (
+        Table(["hidden", *methods], [[e["mask"], *(cell(e[key].get(m)) for m in methods)] for e in entries])
+        for key in ("r2", "correlation")
+    )
+    differences = [
+        [e["mask"], other, cell(d, signed=True), d["says"]]
+        for e in entries
+        for other, d in e.get("model_minus", {}).items()
+    ]
+    sections = [Section("Share of variance explained on hidden samples", explained)]
+    if "model" in methods:
+        table = Table(["hidden", "baseline", "difference", "result"], differences)
+        sections.append(Section("Model minus baseline, paired", table))
+    return [*sections, Section("Correlation", correlation)]
+
+
 def reconstruction_figure(entries: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draw the share explained by mask and method, with intervals and every subject as a dot."""
-    methods = [m for m in ORDER if any(m in e["r2"] for e in entries)]
+    methods = [m for m in COLOURS if any(m in e["r2"] for e in entries)]
     figure, axis = figures.single(9, 4.2)
     for i, method in enumerate(methods):
-        at = np.arange(len(entries)) + (i - (len(methods) - 1) / 2) * 0.15
+        colour, at = COLOURS[method], np.arange(len(entries)) + (i - (len(methods) - 1) / 2) * 0.15
         values = [e["r2"][method] for e in entries]
         for x, e, value in zip(at, entries, values, strict=True):
             each = list(e["r2_by_subject"][method].values())
-            axis.plot([x] * len(each), each, ".", color=COLOURS[method], alpha=0.35, ms=5, mew=0)
+            axis.plot([x] * len(each), each, ".", color=colour, alpha=0.35, ms=5, mew=0)
             if value["low"] is not None:
-                axis.plot([x, x], [value["low"], value["high"]], color=COLOURS[method], lw=1.6)
-        axis.plot(at, [v["estimate"] for v in values], "o", ms=6, color=COLOURS[method], label=method)
+                axis.plot([x, x], [value["low"], value["high"]], color=colour, lw=1.6)
+        axis.plot(at, [v["estimate"] for v in values], "o", ms=6, color=colour, label=method)
     axis.axhline(0, color=palette.GRID, lw=0.8, zorder=0)
     lowest = min(v["estimate"] for e in entries for v in e["r2"].values())
     axis.set_ylim(max(-1.0, min(-0.15, lowest - 0.15)), 1.05)

@@ -10,44 +10,117 @@ where ȳ_sc is the subject's mean of that channel over all hidden samples. The c
 Σ_c cov_c / sqrt(Σ_c var_c(y) Σ_c var_c(ŷ)), and the headline is its mean over subjects. Intervals resample subjects.
 
 Baselines: `zero`; `channel mean` of the window's visible samples; `linear interpolation` between visible samples, held
-at the edges; `conditional mean`, the best linear guess (`gaussian`).
+at the edges; `conditional mean`, the best linear guess (`metrics.conditional_mean`).
+
+A mask hides whole patches of all channels, keyed by the window: the same for every model and baseline. Padding is
+neither hidden nor visible.
 """
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from dreamjax.console import log, progress
-from dreamjax.evaluation.scoring_masks import MASKS, MaskTask
 from dreamjax.evaluation.window_set import WindowSet
 from dreamjax.metrics import bootstrap, conditional_mean
 from dreamjax.metrics.bootstrap import Interval
-from dreamjax.metrics.conditional_mean import Choice
+from dreamjax.metrics.conditional_mean import Candidates, Choice, Gaussian
 from dreamjax.parallel import environment
-from dreamjax.typing import JsonDict
 
 # scaled signal (B, C, T), hidden patches (B, N), valid samples (B, T) → scaled prediction (B, C, T)
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Signal = Float[np.ndarray, "B C T"]
+Samples = Bool[np.ndarray, "T"]
+Guess = Callable[[Signal, Samples, Samples], Float[np.ndarray, "B C H"]]  # of hidden samples from visible ones
 
-BASELINES = ("zero", "channel mean", "linear interpolation", "conditional mean")
 VALIDATION_MASKS, VALIDATION_WINDOWS = 6, 96  # masks, and windows, that choose a Gaussian
 BATCH = 64  # windows per call of a model
 
 
+# ---------------------------------------------------------------------------------------------------------------- masks
+@dataclass(frozen=True)
+class MaskTask:
+    """One way to hide: a share of the patches anywhere, or one gap of some seconds."""
+
+    name: str
+    kind: Literal["random", "gap"]
+    amount: float  # share of the patches, or s
+
+    def hidden(
+        self, window: str, valid: Bool[np.ndarray, "N"], patch: int, sfreq: float, seed: int = 0
+    ) -> Bool[np.ndarray, "N"] | None:
+        """Return which patches of the window named `window` are hidden; None where it is too short for this mask.
+
+        random: ⌊amount · n⌉ of the n valid patches (at least 1), as many as they are for any window of that length.
+        gap: the ⌈seconds · sfreq / patch⌉ neighbouring patches from a uniformly drawn place.
+        """
+        where = np.flatnonzero(valid)
+        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode()), zlib.crc32(window.encode())])
+        n = len(where)
+        k = max(
+            1, round(self.amount * n) if self.kind == "random" else int(np.ceil(self.amount * sfreq / patch - 1e-9))
+        )
+        if k >= n:
+            return None
+        if self.kind == "random":
+            chosen = rng.permutation(where)[:k]
+        else:
+            start = int(rng.integers(n - k + 1))
+            chosen = where[start : start + k]
+        return np.isin(np.arange(len(valid)), chosen)
+
+
+MASKS = (
+    MaskTask("random 0.1", "random", 0.1),
+    MaskTask("random 0.5", "random", 0.5),
+    MaskTask("random 0.75", "random", 0.75),
+    MaskTask("gap 250 ms", "gap", 0.25),
+    MaskTask("gap 1 s", "gap", 1.0),
+)
+
+
+@dataclass
+class Masking:
+    """The masks of a set of windows, windows with the same mask together."""
+
+    hidden: Bool[np.ndarray, "B N"]
+    usable: Bool[np.ndarray, "B"]
+    groups: list[np.ndarray]
+
+    @classmethod
+    def of(cls, windows: WindowSet, task: MaskTask, patch: int, seed: int) -> "Masking":
+        ok = np.asarray(windows.valid.reshape(len(windows), -1, patch).all(axis=2))
+        drawn = [
+            task.hidden(name, ok[i], patch, windows.sfreq, seed) if windows.real[i].any() else None
+            for i, name in enumerate(windows.ids)
+        ]
+        hidden = np.stack([np.zeros(ok.shape[1], bool) if mask is None else mask for mask in drawn])
+        usable = np.array([mask is not None for mask in drawn])
+        together: dict[bytes, list[int]] = {}
+        for i in np.flatnonzero(usable):
+            together.setdefault(hidden[i].tobytes() + ok[i].tobytes(), []).append(int(i))
+        return cls(hidden, usable, [np.array(rows) for rows in together.values()])
+
+
+def samples_of(hidden: Bool[np.ndarray, "N"], valid: Samples, patch: int) -> tuple[Samples, Samples]:
+    """Return (visible, hidden) samples of a window from its hidden patches. A patch padded in part is neither."""
+    whole = np.repeat(valid.reshape(-1, patch).all(axis=1), patch)
+    dark = np.repeat(hidden, patch) & whole
+    return whole & ~dark, dark
+
+
 # ------------------------------------------------------------------------------------------------------------ baselines
-def channel_mean(
-    signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
-) -> Float[np.ndarray, "B C H"]:
+def channel_mean(signal: Signal, visible: Samples, hidden: Samples) -> Float[np.ndarray, "B C H"]:
     """Return the mean of the visible samples of the window's channel."""
     mean = signal[:, :, visible].mean(axis=2, keepdims=True)
     return np.repeat(mean, int(hidden.sum()), axis=2)
 
 
-def linear_interpolation(
-    signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
-) -> Float[np.ndarray, "B C H"]:
+def linear_interpolation(signal: Signal, visible: Samples, hidden: Samples) -> Float[np.ndarray, "B C H"]:
     """Return the straight line between the nearest visible samples on either side; at an edge the nearest one, held."""
     v, h = np.flatnonzero(visible), np.flatnonzero(hidden)
     right = np.clip(np.searchsorted(v, h), 0, len(v) - 1)
@@ -57,7 +130,52 @@ def linear_interpolation(
     return signal[:, :, v[left]] * (1 - w) + signal[:, :, v[right]] * w
 
 
-SIMPLE = {"channel mean": channel_mean, "linear interpolation": linear_interpolation}
+SIMPLE: dict[str, Guess] = {"channel mean": channel_mean, "linear interpolation": linear_interpolation}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the conditional mean is fitted and chosen on; None where the datasets hold no subjects for it."""
+
+    candidates: Candidates | None = None
+    validation: WindowSet | None = None
+    notes: tuple[str, ...] = ()
+    chooser: Candidates | None = None  # fitted without `validation`, where `candidates` are fitted on it too
+
+    def choose(self, task: MaskTask, patch: int, seed: int = 0) -> Choice | None:
+        """Return the candidate that is best on validation subjects under this kind of mask; None where it is too long.
+
+        A few masks are shared by many windows, so that each candidate is solved a few times only.
+        """
+        validation, candidates = self.validation, self.chooser or self.candidates
+        if validation is None or candidates is None:
+            return None
+        people = sorted(set(validation.subjects))
+        each = -(-VALIDATION_MASKS // len(people))  # masks of a subject
+        cases = []
+        for subject in people:
+            rows = np.flatnonzero(np.array(validation.subjects) == subject)
+            lengths = validation.valid[rows].sum(1)
+            rows = rows[lengths == lengths.max()]  # one mask suits windows of one length
+            count = min(len(rows), max(each, VALIDATION_WINDOWS // len(people)))
+            rows = rows[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]
+            for turn in range(min(each, len(rows))):
+                part = rows[turn::each]
+                valid = validation.valid[part[0]]
+                name = f"validation {subject} {turn}"
+                drawn = task.hidden(name, valid.reshape(-1, patch).all(1), patch, validation.sfreq, seed)
+                if drawn is not None:
+                    visible, hidden = samples_of(drawn, valid, patch)
+                    # it guesses from what is seen of the visible samples, and is measured on the recorded hidden ones
+                    signal = np.where(visible, validation.seen_microvolts(part), validation.microvolts(part))
+                    cases.append(conditional_mean.Masked(signal, visible, hidden, validation.real[part]))
+        return candidates.choose(cases) if cases else None
+
+    def fitted(self, choice: Choice | None) -> Gaussian | None:
+        """Return the chosen candidate; None without a choice."""
+        if self.candidates is None or choice is None:
+            return None
+        return self.candidates.make(choice.basis, choice.covariance, choice.shrinkage)
 
 
 # ----------------------------------------------------------------------------------------------------------------- sums
@@ -69,16 +187,8 @@ class Sums:
 
     def add(self, subject: int, truth: np.ndarray, guess: np.ndarray, real: np.ndarray) -> None:
         """Add the hidden samples (C, H) of one window, channels that are not `real` left out."""
-        n = np.full(len(truth), truth.shape[1], np.float64)
-        parts = (
-            truth.sum(1),
-            (truth**2).sum(1),
-            guess.sum(1),
-            (guess**2).sum(1),
-            (truth * guess).sum(1),
-            ((truth - guess) ** 2).sum(1),
-        )
-        self.values[subject] += np.stack([n, *parts], axis=1) * real[:, None]
+        terms = (np.ones_like(truth), truth, truth**2, guess, guess**2, truth * guess, (truth - guess) ** 2)
+        self.values[subject] += np.stack([term.sum(1) for term in terms], axis=1) * real[:, None]
 
     def rows(self) -> Float[np.ndarray, "S 2"]:
         """Return (err, var) of every subject."""
@@ -126,11 +236,6 @@ class MaskScore:
     level: float = bootstrap.LEVEL
     seed: int = 0
 
-    def choice_json(self) -> JsonDict | None:
-        """Return how the conditional mean was chosen; None without one."""
-        choices = [None if one is None else asdict(one) for one in self.choice]
-        return {"folds": choices} if len(choices) > 1 else choices[0] if choices else None
-
     def r2(self, method: str) -> Interval:
         """Return the pooled R² with its interval over subjects."""
         rows = self.sums[method].rows()
@@ -148,103 +253,33 @@ class MaskScore:
 
 
 def merge(parts: Sequence[Sequence[MaskScore]]) -> list[MaskScore]:
-    """Return the scores of folds that hold different subjects, as one score by mask with all of them.
-
-    Only what every fold has is kept. `choice` becomes the choices of the folds, in order.
-    """
+    """Return the scores of folds of different subjects as one score by mask, of what every fold has."""
     out = []
     for first in parts[0]:
         matching = [s for part in parts for s in part if s.task == first.task]
-        if len(matching) < len(parts):
-            continue
         methods = [m for m in first.sums if all(m in s.sums for s in matching)]
         windows = sum(s.windows for s in matching)
-        out.append(
-            replace(
-                first,
-                subjects=sum((s.subjects for s in matching), ()),
-                windows=windows,
-                skipped=sum(s.skipped for s in matching),
-                sums={m: Sums(np.concatenate([s.sums[m].values for s in matching])) for m in methods},
-                hidden_share=sum(s.hidden_share * s.windows for s in matching) / windows,
-                choice=tuple(s.choice[0] if s.choice else None for s in matching),
-            )
+        merged = replace(
+            first,
+            subjects=sum((s.subjects for s in matching), ()),
+            windows=windows,
+            skipped=sum(s.skipped for s in matching),
+            sums={m: Sums(np.concatenate([s.sums[m].values for s in matching])) for m in methods},
+            hidden_share=sum(s.hidden_share * s.windows for s in matching) / windows,
+            choice=tuple(s.choice[0] if s.choice else None for s in matching),
         )
+        out += [merged] if len(matching) == len(parts) else []
     return out
 
 
-@dataclass
-class Masking:
-    """The masks of a set of windows, windows with the same mask together."""
+def predict_all(predict: Predict, windows: WindowSet, hidden: Bool[np.ndarray, "B N"]) -> Signal:
+    """Return the model's µV for every window."""
 
-    hidden: Bool[np.ndarray, "B N"]
-    usable: Bool[np.ndarray, "B"]
-    groups: list[np.ndarray] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, windows: WindowSet, task: MaskTask, patch: int, seed: int) -> "Masking":
-        ok = np.asarray(windows.valid.reshape(len(windows), -1, patch).all(axis=2))
-        drawn = [
-            task.hidden(name, ok[i], patch, windows.sfreq, seed) if windows.real[i].any() else None
-            for i, name in enumerate(windows.ids)
-        ]
-        hidden = np.stack([np.zeros(ok.shape[1], bool) if mask is None else mask for mask in drawn])
-        usable = np.array([mask is not None for mask in drawn])
-        together: dict[bytes, list[int]] = {}
-        for i in np.flatnonzero(usable):
-            together.setdefault(hidden[i].tobytes() + ok[i].tobytes(), []).append(int(i))
-        return cls(hidden, usable, [np.array(rows) for rows in together.values()])
-
-
-def samples_of(
-    hidden: Bool[np.ndarray, "N"], valid: Bool[np.ndarray, "T"], patch: int
-) -> tuple[Bool[np.ndarray, "T"], Bool[np.ndarray, "T"]]:
-    """Return (visible, hidden) samples of a window from its hidden patches. A patch padded in part is neither."""
-    whole = np.repeat(valid.reshape(-1, patch).all(axis=1), patch)
-    dark = np.repeat(hidden, patch) & whole
-    return whole & ~dark, dark
-
-
-def predict_all(predict: Predict, windows: WindowSet, hidden: Bool[np.ndarray, "B N"]) -> Float[np.ndarray, "B C T"]:
-    """Return the model's µV for every window, in batches of one size (the last is filled up): it compiles once."""
-    out = np.empty(windows.signal.shape, np.float32)
-    size = min(BATCH, len(windows))
-    for first in range(0, len(windows), size):
-        rows = np.minimum(np.arange(first, first + size), len(windows) - 1)
+    def microvolts(rows: np.ndarray) -> np.ndarray:
         guess = np.asarray(predict(windows.seen(rows), hidden[rows], windows.valid[rows].astype(np.float32)))
-        guess = guess * windows.gain[rows][:, :, None] + windows.offset[rows][:, :, None]
-        keep = min(size, len(windows) - first)
-        out[first : first + keep] = guess[:keep]
-    return out
+        return guess * windows.gain[rows][:, :, None] + windows.offset[rows][:, :, None]
 
-
-def choose_gaussian(
-    candidates: conditional_mean.Candidates, validation: WindowSet, task: MaskTask, patch: int, seed: int = 0
-) -> tuple[conditional_mean.Gaussian, Choice] | None:
-    """Return the candidate that is best on validation subjects under this kind of mask; None where it is too long.
-
-    A few masks are shared by many windows, so that each candidate is solved a few times only.
-    """
-    people = sorted(set(validation.subjects))
-    each = -(-VALIDATION_MASKS // len(people))  # masks of a subject
-    cases = []
-    for subject in people:
-        rows = np.flatnonzero(np.array(validation.subjects) == subject)
-        lengths = validation.valid[rows].sum(1)
-        rows = rows[lengths == lengths.max()]  # one mask suits windows of one length
-        count = min(len(rows), max(each, VALIDATION_WINDOWS // len(people)))
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]
-        for turn in range(min(each, len(rows))):
-            part = rows[turn::each]
-            valid = validation.valid[part[0]]
-            name = f"validation {subject} {turn}"
-            drawn = task.hidden(name, valid.reshape(-1, patch).all(1), patch, validation.sfreq, seed)
-            if drawn is not None:
-                visible, hidden = samples_of(drawn, valid, patch)
-                # it guesses from what is seen of the visible samples, and is measured on the hidden ones as recorded
-                signal = np.where(visible, validation.seen_microvolts(part), validation.microvolts(part))
-                cases.append(conditional_mean.Masked(signal, visible, hidden, validation.real[part]))
-    return candidates.choose(cases) if cases else None
+    return windows.mapped(microvolts, min(BATCH, len(windows)))
 
 
 def score(
@@ -252,20 +287,17 @@ def score(
     patch: int,
     *,
     predict: Predict | None = None,
-    candidates: conditional_mean.Candidates | None = None,
-    validation: WindowSet | None = None,
-    chooser: conditional_mean.Candidates | None = None,
+    baseline: Baseline | None = None,
     tasks: Sequence[MaskTask] = MASKS,
     simple: bool = True,
     seed: int = 0,
     level: float = bootstrap.LEVEL,
 ) -> list[MaskScore]:
-    """Score every method under every mask.
+    """Score every method under every mask; one that fits into no window is left out.
 
-    Without `predict` only the baselines; without `candidates` and `validation` no
-    conditional mean, which is chosen among `chooser` (default: `candidates`) and taken from `candidates`. `simple`:
-    whether mean and interpolation are scored too. A mask that fits into no window is left out. Masks are keyed by
-    (seed, mask, window): the same for every model that is ever scored here.
+    Without `predict` only the baselines; without `baseline` no conditional mean. `simple`: whether mean and
+    interpolation are scored too. Masks are keyed by (seed, mask, window): the same for every model that is ever scored
+    here.
     """
     scores = []
     with environment.single_blas_thread(), progress("evaluate", len(tasks)) as bar:
@@ -274,38 +306,32 @@ def score(
             if not masking.usable.any():
                 log.info("%s: no window is long enough, so this mask is left out", task.name)
                 continue
-            who = sorted({windows.subjects[i] for i in np.flatnonzero(masking.usable)})
-            guesses: dict[str, Callable[..., np.ndarray]] = dict(SIMPLE) if simple else {}
-            choice: tuple[Choice, ...] = ()
-            if candidates is not None and validation is not None:
-                chosen = choose_gaussian(chooser or candidates, validation, task, patch, seed)
-                choice = () if chosen is None else (chosen[1],)
-            if choice and candidates is not None:
-                fitted = candidates.make(choice[0].basis, choice[0].covariance, choice[0].shrinkage)
+            guesses: dict[str, Guess] = dict(SIMPLE) if simple else {}
+            choice = baseline.choose(task, patch, seed) if baseline else None
+            if baseline and (fitted := baseline.fitted(choice)):
                 guesses["conditional mean"] = fitted.conditional_mean
             predicted = None if predict is None else predict_all(predict, windows, masking.hidden)
-            names = [*(["model"] if predicted is not None else []), "zero", *guesses]
-            sums = {name: Sums(np.zeros((len(who), windows.signal.shape[1], 7))) for name in names}
-            _accumulate(windows, masking, patch, predicted, guesses, who, sums)
-            share = masking.hidden[masking.usable].mean()
-            used = int(masking.usable.sum())
-            scores.append(
-                MaskScore(task, tuple(who), used, len(windows) - used, sums, float(share), choice, level, seed)
-            )
+            subjects = sorted({windows.subjects[i] for i in np.flatnonzero(masking.usable)})
+            sums = _summed(windows, masking, patch, predicted, guesses, subjects)
+            share, used = masking.hidden[masking.usable].mean(), int(masking.usable.sum())
+            skipped, choices = len(windows) - used, (choice,) if choice else ()
+            scores.append(MaskScore(task, tuple(subjects), used, skipped, sums, float(share), choices, level, seed))
             bar.advance(1, task.name)
     return scores
 
 
-def _accumulate(
+def _summed(
     windows: WindowSet,
     masking: Masking,
     patch: int,
     predicted: np.ndarray | None,
-    guesses: Mapping[str, Callable[..., np.ndarray]],
-    who: Sequence[str],
-    sums: Mapping[str, Sums],
-) -> None:
-    place = {subject: i for i, subject in enumerate(who)}
+    guesses: Mapping[str, Guess],
+    subjects: Sequence[str],
+) -> dict[str, Sums]:
+    """Return the sums of every method, the model first."""
+    names = [*(["model"] if predicted is not None else []), "zero", *guesses]
+    sums = {name: Sums(np.zeros((len(subjects), windows.signal.shape[1], 7))) for name in names}
+    place = {subject: i for i, subject in enumerate(subjects)}
     for rows in masking.groups:
         visible, hidden = samples_of(masking.hidden[rows[0]], windows.valid[rows[0]], patch)
         seen, truth = windows.seen_microvolts(rows), windows.microvolts(rows)[:, :, hidden]
@@ -316,3 +342,4 @@ def _accumulate(
         for name, guess in made.items():
             for i, row in enumerate(rows):
                 sums[name].add(place[windows.subjects[row]], truth[i], guess[i], windows.real[row])
+    return sums

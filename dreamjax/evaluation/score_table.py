@@ -11,16 +11,47 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax import __version__
+from dreamjax.errors import UserError
 from dreamjax.metrics import bootstrap
 from dreamjax.metrics.bootstrap import Direction, Interval
 from dreamjax.reports import image_report, pages
 from dreamjax.reports.image_report import MODEL
-from dreamjax.reports.pages import Section
+from dreamjax.systems import opening
+from dreamjax.systems.base import Run
 
 METHOD = (
     f"Bootstrap over clusters (percentiles of {bootstrap.DRAWS} draws), or Student's t with the jackknife's error "
     "where that is wider."
 )
+
+
+@dataclass(frozen=True)
+class ExampleSettings:
+    """Which held-out examples of which step are scored."""
+
+    split: str = "test"
+    step: int | None = None
+    best: bool = False
+    seed: int = 0  # of controls, and of whatever is drawn
+    out: str | None = None  # None: RUN/evaluation
+
+    def folder(self, workdir: str) -> str:
+        """Return where the result is written."""
+        return self.out or f"{workdir}/evaluation"
+
+
+def refuse_training_split(split: str) -> None:
+    """Raise UserError for the split that runs are trained on."""
+    if split == "train":
+        raise UserError("split train is what the run learned from; score it on --split test (or val)")
+
+
+def open_trained(workdir: str, step: int | None = None, best: bool = False) -> Run:
+    """Open a run. Raise UserError for an untrained one."""
+    run = opening.open_run(workdir, step, best)
+    if run.step == 0:
+        raise UserError(f"{workdir} is untrained (step 0): no score is shown for it; train it first")
+    return run
 
 
 @dataclass(frozen=True)
@@ -61,8 +92,7 @@ class Column:
 def interval(values_n: Float[np.ndarray, "n"], clusters: Sequence[np.ndarray]) -> Interval:
     """Return the mean over examples, NaN left out; of several clusterings of them the one with the wider interval."""
     intervals = [bootstrap.clustered(values_n, cluster) for cluster in clusters]
-    known = [one for one in intervals if one.known]
-    return max(known, key=lambda one: one.high - one.low) if known else intervals[0]
+    return max(intervals, key=lambda one: one.high - one.low if one.known else -1.0)
 
 
 @dataclass(frozen=True)
@@ -89,15 +119,12 @@ class ScoreTable:
         entries = {name: value for name, value in asdict(self).items() if name not in ("details", "files")}
         return entries | dict(self.details) | ({"files": list(self.files)} if self.files else {})
 
-    def sections(self) -> list[Section]:
-        """Return the tables."""
-        return image_report.tables(self.as_json())
-
     def text(self) -> str:
         """Return the tables for a terminal."""
         return image_report.text(self.as_json())
 
     def write(self, out: str, name: str) -> list[str]:
         """Write NAME-SPLIT.json and NAME-SPLIT.html into the folder `out`; return their paths."""
-        result = self.as_json() | {"statements": list(self.warnings), "captions": {}, "method": METHOD}
-        return pages.write(result, self.sections(), {}, out, f"{name}-{self.split}")
+        result = self.as_json()
+        page = result | {"statements": list(self.warnings), "captions": {}, "method": METHOD}
+        return pages.write(page, image_report.tables(result), {}, out, f"{name}-{self.split}")

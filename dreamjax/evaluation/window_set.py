@@ -1,18 +1,19 @@
 """Windows of a split as arrays in memory, with their subjects and recordings: what evaluation works on."""
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation.scoring_masks import window_id
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
 
 MAX_BYTES = 400 << 20  # of signal in memory; more windows than that are thinned evenly
+ARRAYS = ("signal", "gain", "offset", "valid", "real")  # fields with a row for each window
+TEXTS = ("subjects", "recordings", "starts", "labels")
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,28 @@ class WindowSet:
         beyond = sum(int((np.abs(self.signal[i][self.real[i]]) > self.clip).sum()) for i in range(len(self)))
         return beyond / max(counted, 1) if self.clip else 0.0
 
+    def where(self, chosen: Bool[np.ndarray, "B"]) -> "WindowSet":
+        """Return some of the windows, in order."""
+        return self.take(np.flatnonzero(chosen))
+
     def take(self, rows: np.ndarray) -> "WindowSet":
         """Return the windows `rows`, in that order."""
-        arrays: dict[str, Any] = {
-            name: getattr(self, name)[rows] for name in ("signal", "gain", "offset", "valid", "real")
-        }
-        texts: dict[str, Any] = {
-            name: tuple(getattr(self, name)[i] for i in rows) for name in ("subjects", "recordings", "starts", "labels")
-        }
-        return dataclasses.replace(self, **arrays, **texts)
+        chosen: dict[str, Any] = {name: getattr(self, name)[rows] for name in ARRAYS}
+        chosen |= {name: tuple(getattr(self, name)[i] for i in rows) for name in TEXTS}
+        return replace(self, **chosen)
+
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray], size: int) -> np.ndarray:
+        """Return `function` of all rows, `size` at a time; the last are filled up, so that it compiles once."""
+        parts = []
+        for first in range(0, len(self), size):
+            rows = np.minimum(np.arange(first, first + size), len(self) - 1)
+            parts.append(function(rows)[: len(self) - first])
+        return np.concatenate(parts)
+
+
+def window_id(subject: str, recording: str, start: float) -> str:
+    """Return the name of a window wherever masks are drawn: independent of shards, splits and order."""
+    return f"{subject}/{recording}/{start:.3f}"
 
 
 def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
@@ -90,8 +104,8 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
     Nothing is cropped at random, augmented, hidden or clipped. Raise UserError where the shards are absent or do not
     suit.
     """
-    config = dataclasses.replace(config, weights=(), mask_channels=0.0, workers=0)
-    examples = pipeline.WindowExamples(dataclasses.replace(config, clip=0.0), split, seed=0, training=False)
+    config = replace(config, weights=(), mask_channels=0.0, workers=0)
+    examples = pipeline.WindowExamples(replace(config, clip=0.0), split, seed=0, training=False)
     total = len(examples)
     room = MAX_BYTES // (4 * examples.channels * config.samples)
     count = max(1, min(total, room, limit or total))
@@ -104,27 +118,27 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
         for row, window in enumerate(about):
             real[row, len(window.ch_names) :] = False
     loaded = WindowSet(
-        batch["signal"],
-        batch["gain"],
-        batch["offset"],
-        batch["valid"] > 0,
-        real,
-        tuple(w.subject for w in about),
-        tuple(w.recording for w in about),
-        tuple(w.start for w in about),
-        tuple(w.label for w in about),
-        examples.target.names or tuple(f"row {i}" for i in range(examples.channels)),
-        config.sfreq,
-        total,
-        config.clip,
+        signal=batch["signal"],
+        gain=batch["gain"],
+        offset=batch["offset"],
+        valid=batch["valid"] > 0,
+        real=real,
+        subjects=tuple(w.subject for w in about),
+        recordings=tuple(w.recording for w in about),
+        starts=tuple(w.start for w in about),
+        labels=tuple(w.label for w in about),
+        ch_names=examples.target.names or tuple(f"row {i}" for i in range(examples.channels)),
+        sfreq=config.sfreq,
+        available=total,
+        clip=config.clip,
     )
-    scorable = loaded.real.any(axis=1) & loaded.valid.any(axis=1)
+    scorable = np.asarray(loaded.real.any(axis=1) & loaded.valid.any(axis=1))
     if not scorable.any():
         raise UserError(
             f"{', '.join(config.path)}: no window of split {split} has an electrode of montage {config.montage}, "
             "so nothing can be scored; set data.montage, or evaluate on other recordings"
         )
-    return loaded if scorable.all() else loaded.take(np.flatnonzero(scorable))
+    return loaded if scorable.all() else loaded.where(scorable)
 
 
 def _record(examples: pipeline.WindowExamples, index: int) -> records.Window:
@@ -133,12 +147,8 @@ def _record(examples: pipeline.WindowExamples, index: int) -> records.Window:
     return records.decode(examples.readers[corpus][index - first])
 
 
-def concatenate(parts: list[WindowSet]) -> WindowSet:
+def concatenate(parts: Sequence[WindowSet]) -> WindowSet:
     """Return the windows of several splits, in order."""
-    arrays: dict[str, Any] = {
-        n: np.concatenate([getattr(p, n) for p in parts]) for n in ("signal", "gain", "offset", "valid", "real")
-    }
-    texts: dict[str, Any] = {
-        n: sum((getattr(p, n) for p in parts), ()) for n in ("subjects", "recordings", "starts", "labels")
-    }
-    return dataclasses.replace(parts[0], **arrays, **texts, available=sum(p.available for p in parts))
+    joined: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ARRAYS}
+    joined |= {name: sum((getattr(p, name) for p in parts), ()) for name in TEXTS}
+    return replace(parts[0], **joined, available=sum(p.available for p in parts))

@@ -21,7 +21,7 @@ from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.export import folders
 from dreamjax.export.facts import hub_id, model_facts
-from dreamjax.reports import image_report, templates
+from dreamjax.reports import image_report, pages
 from dreamjax.storage import atomic, paths
 from dreamjax.storage.checkpoint_files import safetensors_files
 from dreamjax.systems import opening, registry
@@ -133,7 +133,7 @@ def write(folder: epath.Path, run: Run, exported: Exported, facts: JsonDict, to:
         "tolerance": folders.LAYOUTS[to].tolerance,
         "hashes": hashes,
     }
-    (folder / "README.md").write_text(templates.render(exported.template, **values, **exported.values))
+    (folder / "README.md").write_text(pages.render(exported.template, **values, **exported.values))
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -15,6 +15,8 @@ from dreamjax.runs.latent_diffusion import LatentDiffusion
 
 AT_ONCE = 8  # images a device, by default
 
+Rows = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # indices → what those images are generated from
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -68,11 +70,16 @@ def summary(model: LatentDiffusion, how: Sampling) -> Summary:
     }
 
 
+def rows_of(given: Mapping[str, np.ndarray]) -> Rows:
+    """Return index → the rows of these arrays."""
+    return lambda index: {name: value[index] for name, value in given.items()}
+
+
 def generate(
     model: LatentDiffusion,
     how: Sampling,
     numbers: np.ndarray,
-    rows: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    rows: Rows,
     *,
     unconditional: jax.Array | Mapping[str, jax.Array] | None = None,
     strength: float = 1.0,

@@ -18,10 +18,11 @@ from etils import epath
 
 from dreamjax.console import counted, log, progress
 from dreamjax.errors import UserError
-from dreamjax.generation import batches, output, recording_windows
+from dreamjax.generation import batches, recording_windows
 from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
 from dreamjax.generation.recording_windows import EventTimes
-from dreamjax.reports import figures, image_page, image_report
+from dreamjax.reports import figures, image_report
+from dreamjax.reports.image_report import TrialImages
 from dreamjax.signals.datasets import records
 from dreamjax.storage import atomic, image_files, paths, sniffing
 from dreamjax.systems import opening
@@ -57,6 +58,11 @@ class FolderEntry:
     trained_on: bool
     made: list[str]  # files
 
+    @property
+    def files(self) -> list[str]:
+        """Return what was seen, where it is known, and what was made."""
+        return [self.seen, *self.made] if self.seen else self.made
+
 
 def generate(
     workdir: epath.PathLike,
@@ -67,10 +73,7 @@ def generate(
     dtype: str = "float32",
     attention: str = "auto",
 ) -> TrialSummary:
-    """Generate images of a run's held-out trials, or of `times` in recordings, in `out`.
-
-    Raise UserError where `out` holds something else.
-    """
+    """Generate images of held-out trials, or of `times` in recordings. Raise UserError where `out` holds others."""
     out = paths.reachable(out)
     run = opening.open_run(workdir)
     wanted = _wanted(run, request, times, dtype)
@@ -80,7 +83,12 @@ def generate(
     with _trials(generator, request, times, workdir) as trials:
         chosen = request.chosen(trials)
         side = generator.side(request)
-        _refuse_unknown_channels(trials, chosen, request)
+        rows = trials.read(chosen)
+        if "channel_ok" in rows and (silent := int((~rows["channel_ok"].any(axis=1)).sum())):
+            raise UserError(
+                f"{', '.join(request.input) or 'the run'}: {silent} of {len(chosen)} windows have no channel whose "
+                "position is known, so nothing of them would be in an image; name the channels as in the 10-20 system"
+            )
         if out.exists():
             log.info("%s: continuing where it was", out)
         (out / "truth" if trials.known else out).mkdir(parents=True, exist_ok=True)
@@ -104,7 +112,8 @@ def generate(
             **batches.summary(generator.model, request),
         }
     _write_pages(out, entries, run, summary, request)
-    output.write_lines(out / LAST, map(asdict, entries))
+    lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
+    atomic.write_text(out / LAST, "".join(lines))
     atomic.write_text(out / REQUEST, json.dumps(wanted | {"told": summary}, indent=1))
     return summary
 
@@ -161,16 +170,6 @@ def _trials(
         yield generator.windows((folder,))
 
 
-def _refuse_unknown_channels(trials: ImageTrials, chosen: np.ndarray, request: TrialRequest) -> None:
-    """Raise UserError for windows without any channel that the model knows."""
-    rows = trials.read(chosen)
-    if "channel_ok" in rows and (silent := int((~rows["channel_ok"].any(axis=1)).sum())):
-        raise UserError(
-            f"{', '.join(request.input) or 'the run'}: {silent} of {len(chosen)} windows have no channel whose "
-            "position is known, so nothing of them would be in an image; name the channels as in the 10-20 system"
-        )
-
-
 def _trained_on(generator: TrialGenerator, trials: ImageTrials) -> set[str]:
     """Return the names of those images that training showed, as far as it is known what was seen."""
     target = generator.task.target
@@ -219,35 +218,35 @@ def _write_pages(
     out: epath.Path, entries: Sequence[FolderEntry], run: Run, summary: TrialSummary, request: TrialRequest
 ) -> None:
     """Write grid.png and gallery.html."""
-    shown: list[tuple[str, np.ndarray]] = []
-    for entry in entries:
-        if len(shown) >= figures.GRID_IMAGES:
-            break
-        shown += [("seen", image_files.load_sized(out / entry.seen))] if entry.seen else []
-        shown += [(f"trial {entry.trial}", image_files.load_sized(out / file)) for file in entry.made]
-    output.write_grid(out, [image for _, image in shown], [label for label, _ in shown])
-    rows = [
-        image_page.TrialImages(
-            f"trial {entry.trial}{', trained on' if entry.trained_on else ''}",
-            image_files.load_sized(out / entry.seen) if entry.seen else None,
-            [image_files.load_sized(out / file) for file in entry.made],
-        )
-        for entry in (entries[i] for i in image_page.choose(len(entries), request.seed))
+    files = [
+        ("seen" if file == entry.seen else f"trial {entry.trial}", file) for entry in entries for file in entry.files
     ]
+    labels, first = zip(*files[: figures.GRID_IMAGES], strict=True)
+    grid = figures.image_grid([image_files.load_sized(out / file) for file in first], labels)
+    atomic.write_bytes(out / "grid.png", grid)
+
+    def trial(number: int) -> TrialImages:
+        entry = entries[number]
+        label = f"trial {entry.trial}{', trained on' if entry.trained_on else ''}"
+        seen = image_files.load_sized(out / entry.seen) if entry.seen else None
+        return TrialImages(label, seen, [image_files.load_sized(out / file) for file in entry.made])
+
     scores = image_report.saved(run.workdir, run.step)
     of = f"split {summary['split']}" if summary["split"] else "the recording"
     trained = sum(entry.trained_on for entry in entries)
     warnings = [f"{trained} of these trials are of images that training showed: {PROVES_NOTHING}"] if trained else []
     for warning in warnings:
         log.warning(warning)
-    page = image_page.page(
+    page = image_report.page(
         title=f"Images of {counted(len(entries), 'trial')} of {of}",
         notes=[
             f"{run.workdir}, step {run.step}; {summary['sampler']}, {summary['steps']} steps, guidance "
-            f"{summary['guidance']:g}, seed {summary['seed']}",
-            image_page.choice_note(len(rows), summary["of"]),
+            f"{summary['guidance']:g}, seed {summary['seed']}"
         ],
-        trials=rows,
+        trial=trial,
+        count=len(entries),
+        of=summary["of"],
+        seed=request.seed,
         tables=image_report.tables(scores) if scores else (),
         warnings=[*warnings, *(scores["warnings"] if scores else ())],
         about=image_report.about(scores) if scores else (),

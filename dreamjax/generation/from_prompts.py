@@ -1,5 +1,6 @@
 """Prompts → images on disk: a batch at a time through one compiled program, then a grid of the first ones."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from jaxtyping import Float, UInt8
 
 from dreamjax.console import Bar, progress
 from dreamjax.errors import UserError
-from dreamjax.generation import batches, output
+from dreamjax.generation import batches
 from dreamjax.generation.batches import Sampling
 from dreamjax.parallel import environment
 from dreamjax.parallel import mesh as meshes
@@ -111,8 +112,9 @@ def generate(model: LatentDiffusion, request: TextRequest, out: epath.PathLike) 
             image_files.write_png(folder / f"{i:05d}.png", image)
             made.append({"file": f"{i:05d}.png", "prompt": request.prompts[i // request.per_prompt], "index": i})
             first += [image] if i < figures.GRID_IMAGES else []
-        output.write_grid(folder, first, [str(entry["prompt"]) for entry in made])
-        output.write_lines(folder / "images.jsonl", (entry | {"seed": request.seed} for entry in made))
+        atomic.write_bytes(folder / "grid.png", figures.image_grid(first, [str(entry["prompt"]) for entry in made]))
+        lines = [json.dumps(entry | {"seed": request.seed}, ensure_ascii=False) + "\n" for entry in made]
+        atomic.write_text(folder / "images.jsonl", "".join(lines))
     summary = batches.summary(model, request)
     return {"out": str(out), "images": len(made), "grid": str(out / "grid.png"), **summary}
 
@@ -130,16 +132,9 @@ def images(
         given |= {name: np.broadcast_to(array, (len(index), *array.shape)) for name, array in common.items()}
         return given if start is None else given | {"noise": start[index % len(start)]}
 
-    unconditional = model.context([request.negative], request.clip_skip) if request.guided else None
-    return batches.generate(
-        model,
-        request,
-        np.arange(request.count),
-        rows,
-        unconditional=unconditional,
-        strength=request.change,
-        bar=bar,
-    )
+    empty = model.context([request.negative], request.clip_skip) if request.guided else None
+    numbers = np.arange(request.count)
+    return batches.generate(model, request, numbers, rows, unconditional=empty, strength=request.change, bar=bar)
 
 
 def _given_images(model: LatentDiffusion, request: TextRequest, size: tuple[int, int]) -> dict[str, np.ndarray]:

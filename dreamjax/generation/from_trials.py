@@ -109,8 +109,13 @@ class TrialGenerator:
             conditions = self.conditions(_rows(trials, index & (1 << NUMBERS) - 1))
             return {name: value for name, value in conditions.items() if name != "embedding"}
 
-        empty = self.unconditional() if request.guided else None
-        return batches.generate(self.model, request, numbers, rows, unconditional=empty, bar=bar)
+        return self._generated(request, numbers, rows, bar)
+
+    def _generated(
+        self, how: Sampling, numbers: np.ndarray, rows: batches.Rows, bar: Bar | None = None
+    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        empty = self.unconditional() if how.guided else None
+        return batches.generate(self.model, how, numbers, rows, unconditional=empty, bar=bar)
 
     def images_of(
         self, windows: Mapping[str, np.ndarray], how: Sampling, noise: np.ndarray | None = None
@@ -119,14 +124,9 @@ class TrialGenerator:
 
         `noise` (n, h, w, Z): to start from, in place of that of (seed, place).
         """
-        given = {name: value for name, value in self.conditions(windows).items() if name != "embedding"}
-        given |= {} if noise is None else {"noise": noise}
-        empty = self.unconditional() if how.guided else None
-
-        def rows(index: np.ndarray) -> dict[str, np.ndarray]:
-            return {name: value[index] for name, value in given.items()}
-
-        return batches.generate(self.model, how, np.arange(len(windows["signal"])), rows, unconditional=empty)
+        given = self.conditions(windows) | ({} if noise is None else {"noise": noise})
+        given.pop("embedding", None)
+        return self._generated(how, np.arange(len(windows["signal"])), batches.rows_of(given))
 
     def embeddings(self, trials: ImageTrials, chosen: np.ndarray) -> Float[np.ndarray, "n P"]:
         """Return the embedding that the model predicts from each of the trials `chosen`."""

@@ -1,6 +1,5 @@
 """Times in a recording → windows, prepared exactly as those that a run was trained on."""
 
-import csv
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,7 +51,10 @@ def prepared(
         if not Path(path).exists():
             raise UserError(f"{path}: no such recording or dataset folder")
     with tempfile.TemporaryDirectory(prefix="dreamjax-") as folder:
-        source = times.events or str(_table(Path(folder) / "times.csv", times.at))
+        source = times.events or f"{folder}/times.csv"
+        if not times.events:
+            lines = ["onset,duration,trial_type", *(f"{second},0," for second in times.at)]
+            Path(source).write_text("\n".join(lines) + "\n")
         settings = settings_of(data, workdir)
         settings = replace(settings, events=replace(settings.events, source=source, codes=times.codes))
         out = Path(folder) / "windows"
@@ -75,14 +77,6 @@ def _refuse_outside(paths: Sequence[str], at: Sequence[float]) -> None:
     for one in recordings:
         if "reason" not in one and (late := [second for second in at if second >= one["duration"]]):
             raise UserError(f"{paths[0]}: --at {late[0]:g} is outside the recording of {one['duration']:g} s")
-
-
-def _table(path: Path, at: Sequence[float]) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["onset", "duration", "trial_type"])
-        writer.writerows([second, 0, ""] for second in at)
-    return path
 
 
 def settings_of(data: DataConfig, workdir: epath.PathLike | None = None) -> WindowSettings:

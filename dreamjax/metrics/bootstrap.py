@@ -13,7 +13,9 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special, stats
+from scipy import optimize, special, stats
+
+from dreamjax.typing import JsonDict
 
 Number = float | np.ndarray
 Rows = Float[np.ndarray, "*draws clusters values"]
@@ -57,14 +59,18 @@ class Interval:
         """Return the same interval of a quantity that has these bounds."""
         return replace(self, low=max(self.low, least), high=min(self.high, most)) if self.known else self
 
-    def detectable(self, power: float = POWER) -> float:
-        """Return the smallest true difference that this design finds with probability `power`; NaN where n < 2."""
-        return smallest_detectable(self.error * math.sqrt(self.n), self.n, power=power, level=self.level)
+    def detectable(self) -> float:
+        """Return the smallest true difference that this design finds with probability `POWER`; NaN where n < 2."""
+        return smallest_detectable(self.error * math.sqrt(self.n), self.n, level=self.level)
 
     def as_json(self) -> dict[str, object]:
         """Return the numbers for JSON, None where there is none."""
         bounds: dict[str, object] = {name: finite(getattr(self, name)) for name in ("estimate", "low", "high")}
         return bounds | {"subjects": self.n}
+
+    def difference_json(self, says: str) -> JsonDict:
+        """Return the numbers of a difference for JSON, and what it says in words."""
+        return self.as_json() | {"resolved": self.excludes(0), "detectable": finite(self.detectable()), "says": says}
 
 
 def finite(x: float) -> float | None:
@@ -79,24 +85,10 @@ def mean(rows: Rows) -> np.ndarray:
 
 def jackknife(rows: Float[np.ndarray, "clusters values"], statistic: Statistic) -> Float[np.ndarray, "clusters"]:
     """Return the statistic with each cluster left out in turn."""
-    n = len(rows)
-    kept = np.arange(n - 1)
+    kept, left_out = np.arange(len(rows) - 1), np.arange(len(rows))[:, None]
     step = max(1, CHUNK // max(rows.size, 1))
-    parts = []
-    for i in range(0, n, step):
-        left_out = np.arange(i, min(i + step, n))[:, None]
-        parts.append(statistic(rows[kept + (kept >= left_out)]))
-    return np.concatenate(parts)
-
-
-def draw(
-    rows: Float[np.ndarray, "clusters values"], statistic: Statistic, draws: int = DRAWS, seed: int = 0
-) -> Float[np.ndarray, "draws"]:
-    """Return the statistic of `draws` samples of n clusters, drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(rows), (draws, len(rows)))
-    step = max(1, CHUNK // max(rows.size, 1))
-    return np.concatenate([statistic(rows[picks[i : i + step]]) for i in range(0, draws, step)])
+    parts = (left_out[i : i + step] for i in range(0, len(rows), step))
+    return np.concatenate([statistic(rows[kept + (kept >= part)]) for part in parts])
 
 
 def bounds(
@@ -107,8 +99,11 @@ def bounds(
     seed: int = 0,
     level: float = LEVEL,
 ) -> tuple[float, float]:
-    """Return the percentiles of the bootstrap alone."""
-    low, high = np.quantile(draw(rows, statistic, draws, seed), [(1 - level) / 2, (1 + level) / 2])
+    """Return the percentiles of the bootstrap alone: of `draws` samples of n clusters, drawn with replacement."""
+    picks = np.random.default_rng(seed).integers(0, len(rows), (draws, len(rows)))
+    step = max(1, CHUNK // max(rows.size, 1))
+    values = np.concatenate([statistic(rows[picks[i : i + step]]) for i in range(0, draws, step)])
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -159,8 +154,6 @@ def smallest_detectable(sd: float, n: int, *, power: float = POWER, level: float
     """
     if n < 2 or not math.isfinite(sd):
         return math.nan
-    from scipy.optimize import brentq
-
     df = n - 1
     quantiles = (np.arange(4000) + 0.5) / 4000
     bound = float(stats.t.ppf((1 + level) / 2, df)) * np.sqrt(stats.chi2.ppf(quantiles, df) / df)
@@ -171,18 +164,15 @@ def smallest_detectable(sd: float, n: int, *, power: float = POWER, level: float
     upper = 2.0
     while lacking(upper) < 0:
         upper *= 2
-    return float(brentq(lacking, 0.0, upper)) * sd / math.sqrt(n)
+    return float(optimize.brentq(lacking, 0.0, upper)) * sd / math.sqrt(n)
 
 
-def verdict(difference: Interval, what: str, than: str, unit: str = "", better: Direction = "higher") -> str:
+def verdict(difference: Interval, what: str, than: str, better: Direction = "higher") -> str:
     """Return a sentence about a paired difference: better, worse, or not resolved and what would have been."""
     if not difference.known:
-        return f"not resolved: an interval takes at least two subjects, there {_are(difference.n)}"
+        there = "is one" if difference.n == 1 else f"are {difference.n}"
+        return f"not resolved: an interval takes at least two subjects, there {there}"
     if difference.excludes(0):
         wins = (difference.estimate > 0) == (better == "higher")
         return f"{what} is {'better' if wins else 'worse'} than {than}"
-    return f"not resolved; this design could detect ≥ {difference.detectable():.2g}{unit}"
-
-
-def _are(n: int) -> str:
-    return "is one" if n == 1 else f"are {n}"
+    return f"not resolved; this design could detect ≥ {difference.detectable():.2g}"

@@ -2,10 +2,10 @@
 
     E[x_h | x_v] = Σ_hv Σ_vv⁻¹ x_v          (x zero-mean; h hidden, v visible samples)
 
-Every mask here hides all channels of a sample at once. A signal is written in spatial components z = Uᵀ x, and each
-component has its own covariance over the T samples of a window; given U, that is the exact conditional mean for the
-covariance Σ = (U ⊗ I) blockdiag(Σ_1 … Σ_K) (U ⊗ I)ᵀ. What it leaves out is correlation *between* components at
-different times, which on resting EEG adds about 0.01 to the share explained. Choices, made on validation subjects:
+Every mask here hides all channels of a sample at once. A signal is written in spatial components z = Uᵀ x, each with a
+covariance over the T samples of a window: the exact conditional mean for Σ = (U ⊗ I) blockdiag(Σ_1 … Σ_K) (U ⊗ I)ᵀ.
+Correlation *between* components at different times is left out; on resting EEG it adds about 0.01 to the share
+explained. Choices, made on validation subjects:
 
 - basis: `channels` (U = identity, one covariance for all channels) or `components` (U = principal components of the
   channels, own covariances);
@@ -28,7 +28,6 @@ Covariance = Literal["sample", "stationary"]
 SHRINKAGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 START = 1e-6
 FLOOR = 1e-10  # eigenvalues are raised to this share of the largest: an averaged diagonal may leave some below zero
-
 
 Spectrum = tuple[Float[np.ndarray, "K T"], Float[np.ndarray, "K T T"]]  # eigenvalues, eigenvectors in columns
 
@@ -85,25 +84,20 @@ class Gaussian:
     shrinkage: float
 
     @cached_property
-    def _eigenvalues(self) -> Float[np.ndarray, "K T"]:
-        values = self.spectrum[0]
-        return values + self.shrinkage * values.mean(axis=1, keepdims=True)
-
-    @cached_property
     def covariances(self) -> Float[np.ndarray, "K T T"]:
-        vectors = self.spectrum[1]
-        return np.matmul(vectors * self._eigenvalues[:, None, :], vectors.transpose(0, 2, 1))
+        return self._matrices(np.multiply)
 
     @cached_property
     def precisions(self) -> Float[np.ndarray, "K T T"]:
-        vectors = self.spectrum[1]
-        return np.matmul(vectors / self._eigenvalues[:, None, :], vectors.transpose(0, 2, 1))
+        return self._matrices(np.divide)
+
+    def _matrices(self, scale: np.ufunc) -> Float[np.ndarray, "K T T"]:
+        values, vectors = self.spectrum
+        values = values + self.shrinkage * values.mean(axis=1, keepdims=True)
+        return np.matmul(scale(vectors, values[:, None, :]), vectors.transpose(0, 2, 1))
 
     def conditional_mean(
-        self,
-        signal: Float[np.ndarray, "B C T"],
-        visible: Bool[np.ndarray, "T"],
-        hidden: Bool[np.ndarray, "T"],
+        self, signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
     ) -> Float[np.ndarray, "B C H"]:
         """Return E[hidden | visible] in µV, for windows that share one mask; other samples are unknown.
 
@@ -135,14 +129,6 @@ class Masked:
     scored: Bool[np.ndarray, "B C"]  # real channels
 
 
-def principal_components(
-    signal: Float[np.ndarray, "B C T"],
-) -> Float[np.ndarray, "C C"]:
-    """Return orthonormal columns: eigenvectors of the channels' covariance, the largest first."""
-    flat = signal.transpose(1, 0, 2).reshape(signal.shape[1], -1)
-    return np.linalg.eigh(flat @ flat.T)[1][:, ::-1]
-
-
 @dataclass(frozen=True)
 class Choice:
     """Which candidate was best on validation subjects, and the share of variance that it explained there."""
@@ -158,18 +144,19 @@ class Candidates:
 
     def __init__(self, signal: Float[np.ndarray, "B C T"], valid: Bool[np.ndarray, "B T"]):
         C = signal.shape[1]
-        self.windows = len(signal)
         bases: dict[Basis, SecondMoments] = {"channels": SecondMoments.gather(signal, valid, np.eye(C)).pooled()}
         if C > 1:
-            bases["components"] = SecondMoments.gather(signal, valid, principal_components(signal))
+            flat = signal.transpose(1, 0, 2).reshape(C, -1)
+            principal = np.linalg.eigh(flat @ flat.T)[1][:, ::-1]  # of the channels' covariance, the largest first
+            bases["components"] = SecondMoments.gather(signal, valid, principal)
         kinds: tuple[Covariance, ...] = ("sample", "stationary")
         self.fitted = {(b, k): (m.basis, m.spectra(k)) for (b, m), k in product(bases.items(), kinds)}
 
     def make(self, basis: Basis, covariance: Covariance, shrinkage: float = START) -> Gaussian:
         return Gaussian(*self.fitted[basis, covariance], shrinkage)
 
-    def choose(self, validation: Sequence[Masked]) -> tuple[Gaussian, "Choice"]:
-        """Return the candidate with the largest share explained on hidden samples, and which it is.
+    def choose(self, validation: Sequence[Masked]) -> Choice:
+        """Return the candidate with the largest share explained on hidden samples.
 
         First basis and covariance are chosen, at λ = START, then λ. Every item of `validation` has the same weight.
         """
@@ -177,13 +164,11 @@ class Candidates:
         def error(gaussian: Gaussian) -> float:
             return float(np.mean([_share_left(gaussian, m) for m in validation]))
 
-        (basis, covariance), least = min(
-            (((b, c), error(self.make(b, c))) for b, c in self.fitted), key=lambda item: item[1]
-        )
-        errors = {x: least if x == START else error(self.make(basis, covariance, x)) for x in SHRINKAGES}
+        at_start = {kind: error(self.make(*kind)) for kind in self.fitted}
+        basis, covariance = kind = min(at_start, key=lambda kind: at_start[kind])
+        errors = {x: at_start[kind] if x == START else error(self.make(*kind, x)) for x in SHRINKAGES}
         shrinkage = min(errors, key=lambda x: errors[x])
-        choice = Choice(basis, covariance, shrinkage, 1 - errors[shrinkage])
-        return self.make(basis, covariance, shrinkage), choice
+        return Choice(basis, covariance, shrinkage, 1 - errors[shrinkage])
 
 
 def _share_left(gaussian: Gaussian, m: Masked) -> float:

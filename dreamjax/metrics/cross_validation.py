@@ -23,25 +23,17 @@ Fit = Callable[[Features, Classes], Callable[[Features], Scores]]  # training tr
 
 
 def shrunk_lda(x: Features, y: Classes) -> Callable[[Features], Scores]:
-    """Fit linear discriminant analysis with Ledoit & Wolf's shrinkage; `y` holds 0 … K - 1, each at least once.
-
-    It is the standard for evoked responses (Blankertz et al. 2011).
-    """
+    """Fit LDA with Ledoit & Wolf's shrinkage, the standard for evoked responses; `y` holds each of 0 … K - 1."""
     weights, bias, _ = lda.fit(x, y, "auto")
     return lambda new: new @ weights + bias
 
 
 def out_of_recording(x: Features, y: Classes, recording: Int[np.ndarray, "n"], fit: Fit) -> Scores:
-    """Return the scores of every trial by a classifier that saw none of its recording.
-
-    Raise UserError where there is one recording, or one whose rest lacks a class.
-    """
+    """Return the scores of every trial by a classifier that saw none of its recording. Raise UserError without one."""
     kinds = len(np.unique(y))
     out = np.empty((len(y), kinds))
     if len(np.unique(recording)) < 2:
-        raise UserError(
-            "there is one recording, and each is classified by classifiers of the others; give at least two"
-        )
+        raise UserError("there is one recording, and each is classified by classifiers of the others; give two or more")
     with environment.single_blas_thread():  # small matrices: threads would wait for each other longer than they compute
         for held in np.unique(recording):
             test = recording == held
@@ -63,8 +55,6 @@ class DecodingScore:
 
     score: dict[str, Interval]
     p: dict[str, float]
-    trials: int
-    recordings: int
 
 
 def by_recording(scores: Scores, y: Classes, recording: Int[np.ndarray, "n"]) -> dict[str, Float[np.ndarray, "r"]]:
@@ -92,8 +82,6 @@ def scored(
         for name in METRICS:
             better[name] += int(np.nanmean(null[name]) >= np.nanmean(actual[name]))
     return DecodingScore(
-        {name: bootstrap.interval(values[:, None], bootstrap.mean) for name, values in actual.items()},
+        {name: bootstrap.interval(values) for name, values in actual.items()},
         {name: count / (1 + permutations) for name, count in better.items()},
-        len(y),
-        len(np.unique(recording)),
     )

@@ -28,7 +28,6 @@ PROBABILITIES = "probabilities"
 SUBSETS, SUBSET = 100, 1000  # of KID
 ROWS = 1000  # of a kernel at a time
 
-
 Views = Mapping[str, np.ndarray]  # of a set of images: features by their width, and `PROBABILITIES`
 
 
@@ -68,31 +67,24 @@ def metrics(made: Mapping[str, Views], seen: Views) -> list[SetMetric]:
 
     FID has no interval; that of KID is of its subsets.
     """
-    kid_width = WIDTHS[0]
-    distances = [
-        SetMetric(f"FID, {w} features", "lower", {s: _fid_score(v[w], seen[w]) for s, v in made.items()})
-        for w in WIDTHS
-    ]
-    kids = {source: _kid_score(views[kid_width], seen[kid_width]) for source, views in made.items()}
-    inception = {s: SetScore(inception_score(v[PROBABILITIES]), n=len(v[PROBABILITIES])) for s, v in made.items()}
-    of_seen = inception_score(seen[PROBABILITIES])
+    count = len(seen[PROBABILITIES])
+    fids: dict[str, dict[str, SetScore]] = {width: {} for width in WIDTHS}
+    kids, inception = {}, {}
+    for source, views in made.items():
+        n = len(views[PROBABILITIES])
+        fewer = min(n, count)
+        note = f"biased below {ENOUGH:,}" if fewer < ENOUGH else ""
+        for width in WIDTHS:
+            value = fid(views[width], seen[width]) if fewer >= FEWEST else math.nan
+            fids[width][source] = SetScore(value, note=note, n=n, m=count)
+        interval = kid_interval(views[WIDTHS[0]], seen[WIDTHS[0]]) if fewer >= FEWEST else (math.nan,) * 3
+        kids[source] = SetScore(*interval, n=n, m=count)
+        inception[source] = SetScore(inception_score(views[PROBABILITIES]), n=n)
     return [
-        *distances,
+        *(SetMetric(f"FID, {width} features", "lower", scores) for width, scores in fids.items()),
         SetMetric("KID", "lower", kids),
-        SetMetric("Inception Score", "higher", inception, of_seen),
+        SetMetric("Inception Score", "higher", inception, inception_score(seen[PROBABILITIES])),
     ]
-
-
-def _fid_score(made: np.ndarray, seen: np.ndarray) -> SetScore:
-    fewer = min(len(made), len(seen))
-    value = fid(made, seen) if fewer >= FEWEST else math.nan
-    return SetScore(value, note=f"biased below {ENOUGH:,}" if fewer < ENOUGH else "", n=len(made), m=len(seen))
-
-
-def _kid_score(made: np.ndarray, seen: np.ndarray) -> SetScore:
-    known = min(len(made), len(seen)) >= FEWEST
-    estimate, low, high = kid_interval(made, seen) if known else (math.nan,) * 3
-    return SetScore(estimate, low, high, n=len(made), m=len(seen))
 
 
 def fid(a_nxF: Float[np.ndarray, "n F"], b_mxF: Float[np.ndarray, "m F"]) -> float:
@@ -128,12 +120,11 @@ def kid_interval(
     n, m = len(a), len(b)
     size = min(SUBSET, n // 2, m // 2)
     if size < 2:
-        return kid(a, b), float("nan"), float("nan")
+        return kid(a, b), math.nan, math.nan
     rng = np.random.default_rng(seed)
-    whole_and_subsets = [
+    of_a, of_b = (  # the whole set, then subsets
         np.concatenate([np.ones((1, k)), (rng.random((SUBSETS, k)).argsort(1) < size).astype(float)]) for k in (n, m)
-    ]
-    of_a, of_b = whole_and_subsets
+    )
     within = _within(a, of_a) + _within(b, of_b)
     values = within - 2 * _sums(a, b, of_a, of_b) / (of_a.sum(1) * of_b.sum(1))
     low, high = np.quantile(values[1:], [0.025, 0.975])

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from dreamjax.metrics import identification
+from dreamjax.metrics import retrieval
 
 GREY = np.array([0.2125, 0.7154, 0.0721])  # of linear light, Rec. 709, as scikit-image weighs the colours
 SIGMA, TRUNCATE = 1.5, 3.5  # an 11 x 11 window
@@ -36,7 +36,7 @@ def psnr(made: Images, true: Images) -> Float[np.ndarray, "n"]:
 
 def pixel_correlation(made: Images, true: Images) -> Float[np.ndarray, "n"]:
     """Return Pearson's r over all pixels and colours; 0 for an image of one value."""
-    return identification.paired(in_unit(made).reshape(len(made), -1), in_unit(true).reshape(len(true), -1))
+    return retrieval.paired(in_unit(made).reshape(len(made), -1), in_unit(true).reshape(len(true), -1))
 
 
 def ssim(made: Images, true: Images) -> Float[np.ndarray, "n"]:

@@ -5,9 +5,9 @@ the usual one for evoked responses (Blankertz et al. 2011, NeuroImage 56, sectio
 validation trials, never on those that are scored.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,6 +22,8 @@ JOINED = (1, 2, 4)  # so many spans to one
 SHRINKAGE = (0.02, 0.1, 0.4)  # of the covariance towards a multiple of the identity
 WIDEST = 2048  # features of a classifier
 NEIGHBOURS = (1, 3, 9, 27)  # trials close in time that vote
+HELD_OUT = 3  # every third window of a pseudo-block
+FEWEST = 2 * HELD_OUT  # windows of a pseudo-block
 
 BinnedTrials = Float[np.ndarray, "n C bins"]
 Classes = Int[np.ndarray, "n"]
@@ -30,7 +32,7 @@ Classes = Int[np.ndarray, "n"]
 def binned(
     signal: Float[np.ndarray, "n C T"], valid: Float[np.ndarray, "n T"], bins: int = BINS
 ) -> Float[np.ndarray, "n C bins"]:
-    """The mean of each channel over `bins` spans of equal length, of valid samples; 0 where there is none."""
+    """Return the mean of each channel over `bins` spans of equal length, of valid samples; 0 where there is none."""
     edges = np.linspace(0, signal.shape[-1], min(bins, signal.shape[-1]) + 1).astype(int)
     sums = np.add.reduceat(signal * valid[:, None], edges[:-1], axis=-1)
     counts = np.add.reduceat(valid, edges[:-1], axis=-1)[:, None]
@@ -52,9 +54,9 @@ class LinearClassifier:
         return self.classes[(_features(x, self.joined) @ self.weights + self.bias).argmax(1)]
 
     def refitted(self, x: BinnedTrials, y: Classes) -> "LinearClassifier":
-        """The same choice, fitted on other trials."""
-        weights, bias, classes = fit(_features(x, self.joined), y, self.shrinkage)
-        return replace(self, weights=weights, bias=bias, classes=classes)
+        """Return the same choice, fitted on other trials."""
+        fitted = fit(_features(x, self.joined), y, self.shrinkage)
+        return LinearClassifier(self.joined, self.shrinkage, *fitted, self.validation)
 
 
 def _features(x: BinnedTrials, joined: int) -> Float[np.ndarray, "n F"]:
@@ -63,22 +65,22 @@ def _features(x: BinnedTrials, joined: int) -> Float[np.ndarray, "n F"]:
 
 
 def tuned(train: tuple[BinnedTrials, Classes], val: tuple[BinnedTrials, Classes]) -> LinearClassifier:
-    """The classifier fitted on `train` that is best on `val`."""
-    return max(_candidates(train, val), key=lambda one: one.validation)
-
-
-def _candidates(train: tuple[BinnedTrials, Classes], val: tuple[BinnedTrials, Classes]) -> Iterator[LinearClassifier]:
-    narrowest = max(JOINED)
+    """Return the classifier fitted on `train` that is best on `val`."""
+    models = []
     for joined in JOINED:
         features = train[0].shape[1] * (train[0].shape[2] // joined)
-        if 0 < features <= WIDEST or joined == narrowest:
-            yield from (_fitted(train, val, joined, shrinkage) for shrinkage in SHRINKAGE)
+        if 0 < features <= WIDEST or joined == max(JOINED):
+            for shrinkage in SHRINKAGE:
+                fitted = fit(_features(train[0], joined), train[1], shrinkage)
+                model = LinearClassifier(joined, shrinkage, *fitted, validation=float("nan"))
+                models.append(replace(model, validation=balanced_accuracy(model(val[0]), val[1])))
+    return max(models, key=lambda one: one.validation)
 
 
 def fit(
     x: Float[np.ndarray, "n F"], y: Classes, shrinkage: float | Literal["auto"]
 ) -> tuple[Float[np.ndarray, "F K"], Float[np.ndarray, "K"], Classes]:
-    """(weights, bias, classes) of linear discriminant analysis; equal priors, so that none is favoured.
+    """Return (weights, bias, classes) of linear discriminant analysis; equal priors, so that none is favoured.
 
     "auto": Ledoit and Wolf's shrinkage of each class's standardised features. What scikit-learn's classifier computes,
     by Cholesky's factors in place of a singular value decomposition: a shrunk covariance has them.
@@ -105,14 +107,6 @@ def _covariance(x: Float[np.ndarray, "n F"], shrinkage: float | Literal["auto"])
     return ledoit_wolf((x - x.mean(0)) / spread)[0] * np.outer(spread, spread)
 
 
-def _fitted(
-    train: tuple[BinnedTrials, Classes], val: tuple[BinnedTrials, Classes], joined: int, shrinkage: float
-) -> LinearClassifier:
-    weights, bias, classes = fit(_features(train[0], joined), train[1], shrinkage)
-    model = LinearClassifier(joined, shrinkage, weights, bias, classes, float("nan"))
-    return replace(model, validation=balanced_accuracy(model(val[0]), val[1]))
-
-
 # ------------------------------------------------------------------------------------------------------------ time only
 @dataclass(frozen=True)
 class TrialTimes:
@@ -124,8 +118,9 @@ class TrialTimes:
 
 
 def by_time(train: TrialTimes, asked: TrialTimes, neighbours: int) -> Classes:
-    """The commonest class among the `neighbours` training trials that were closest in time: the signal is not looked
-    at. Of the same recording where training has it, else of all. Ties go to the nearest.
+    """Return the commonest class among the `neighbours` training trials that were closest in time, without the signal.
+
+    Of the same recording where training has it, else of all. Ties go to the nearest.
     """
     recordings = np.asarray(train.recording)
     out = np.empty(len(asked.start), train.classes.dtype)
@@ -135,40 +130,25 @@ def by_time(train: TrialTimes, asked: TrialTimes, neighbours: int) -> Classes:
         known = known if len(known) else np.arange(len(recordings))
         gaps = np.abs(asked.start[rows, None] - train.start[known])
         near = train.classes[known][np.argsort(gaps, axis=1, kind="stable")[:, :neighbours]]
-        votes = (near[:, :, None] == np.unique(train.classes)).sum(1)
-        best = votes.max(1, keepdims=True)
-        places = np.searchsorted(np.unique(train.classes), near)
-        first = (np.take_along_axis(votes, places, 1) == best).argmax(1)
+        votes = (near[:, :, None] == near[:, None]).sum(1)  # for the class of each neighbour
+        first = (votes == votes.max(1, keepdims=True)).argmax(1)
         out[rows] = near[np.arange(len(rows)), first]
     return out
 
 
 def tuned_by_time(train: TrialTimes, val: TrialTimes) -> Callable[[TrialTimes], Classes]:
-    """`by_time` with the number of neighbours that is best on `val`."""
+    """Return `by_time` with the number of neighbours that is best on `val`."""
     best = max(NEIGHBOURS, key=lambda k: balanced_accuracy(by_time(train, val, k), val.classes))
     return lambda asked: by_time(train, asked, best)
 
 
 # -------------------------------------------------------------------------------------------------------- pseudo-blocks
-@dataclass(frozen=True)
-class PseudoBlocks:
-    """Stimulus-free windows that were given classes by their place in time alone, and what is read from them.
+class PseudoBlocks(NamedTuple):
+    """Stimulus-free windows that were given classes by their place in time alone, and what is read from them."""
 
-    `true`, `predicted`: the pseudo-class of each held-out window, and what a classifier of its recording predicts.
-    """
-
-    true: Classes
-    predicted: Classes
+    true: Classes  # of each held-out window
+    predicted: Classes  # by a classifier of its recording
     recordings: int
-
-    @property
-    def share(self) -> float:
-        """Balanced accuracy."""
-        return balanced_accuracy(self.predicted, self.true)
-
-
-HELD_OUT = 3  # every third window of a block
-FEWEST = 2 * HELD_OUT  # windows of a block
 
 
 def pseudo_blocks(x: BinnedTrials, times: TrialTimes, classes: int, seed: int) -> PseudoBlocks | None:
@@ -177,24 +157,19 @@ def pseudo_blocks(x: BinnedTrials, times: TrialTimes, classes: int, seed: int) -
     As in a block design, training and held-out windows come from the same blocks, so that slow drift alone tells the
     class. None where no recording is long enough. `times.classes` is not looked at.
     """
-    true: list[np.ndarray] = []
-    predicted: list[np.ndarray] = []
-    used = 0
+    true, predicted = [], []
     for number, recording in enumerate(sorted(set(times.recording))):
         rows = np.flatnonzero(np.asarray(times.recording) == recording)
         rows = rows[np.argsort(times.start[rows], kind="stable")]
         if len(rows) < classes * FEWEST:
             continue
-        used += 1
         block = np.arange(len(rows)) * classes // len(rows)
         pseudo = np.random.default_rng([seed, 6, number]).permutation(classes)[block]
         within = np.arange(len(rows)) - np.searchsorted(block, block)  # place in its block
         held, chosen = within % HELD_OUT == 1, within % HELD_OUT == 2
-        model = tuned(  # the third that it is chosen by is then trained on as well
-            (x[rows[~held & ~chosen]], pseudo[~held & ~chosen]), (x[rows[chosen]], pseudo[chosen])
-        )
+        fitted = ~held & ~chosen
+        model = tuned((x[rows[fitted]], pseudo[fitted]), (x[rows[chosen]], pseudo[chosen]))
         true.append(pseudo[held])
+        # the third that it was chosen by is trained on as well
         predicted.append(model.refitted(x[rows[~held]], pseudo[~held])(x[rows[held]]))
-    if not used:
-        return None
-    return PseudoBlocks(np.concatenate(true), np.concatenate(predicted), used)
+    return PseudoBlocks(np.concatenate(true), np.concatenate(predicted), len(true)) if true else None

@@ -54,13 +54,9 @@ def refuse_overlap(
     """
     if training is None:
         return f"not verified that training never saw these subjects: what {run} was trained on is gone or unknown"
-    both: list[str] = []
-    compared: list[list[str]] = []
-    for whole, scored in held_out.values():
-        for part in training:
-            both += part.shared(scored)
-            compared.append(whole.comparable(part, scored.subjects))
-    if both:
+    pairs = [(part, whole, scored) for whole, scored in held_out.values() for part in training]
+    compared = [whole.comparable(part, scored.subjects) for part, whole, scored in pairs]
+    if both := [who for part, _, scored in pairs for who in part.shared(scored)]:
         more = f" and {len(both) - 1} more" if len(both) > 1 else ""
         raise UserError(
             f"{run} was trained on {both[0]}{more}, who {'are' if more else 'is'} in split {split} of "

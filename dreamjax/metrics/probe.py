@@ -1,13 +1,12 @@
 """A frozen linear probe: can a logistic regression on an encoder's features tell two conditions in unseen people?
 
-Cross-fitted: subjects are split into folds, and the features of a fold's subjects come from an encoder whose
-pretraining saw none of that fold. Within a fold one subject after the other is left out: the regression is fitted on
-the others, its penalty chosen by leaving out each of *those* in turn, and scored on the one. So neither encoder nor
-regression has seen the scored subject, and the encoder has not seen the probe's training subjects either.
+Cross-fitted: the features of a fold's subjects come from an encoder whose pretraining saw none of that fold. Within a
+fold one subject after the other is left out: the regression is fitted on the others, its penalty chosen by leaving out
+each of *those* in turn, and scored on the one. So neither encoder nor regression has seen the scored subject.
 
-Features are standardised within each subject, without labels, from all its windows. The score of a subject is its
-balanced accuracy (the mean of both classes' recalls; chance is 1/2 whatever the classes' sizes), and subjects are what
-intervals resample.
+Features are standardised within each subject, without labels. The score of a subject is its balanced accuracy (chance
+is 1/2 whatever the classes' sizes), and subjects are what intervals resample. The features that every EEG encoder has
+to beat are log band powers.
 """
 
 import warnings
@@ -26,6 +25,8 @@ from dreamjax.metrics.leakage import Dataset, People
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression: larger is weaker
 CHANCE = 0.5
 FEWEST = 3  # subjects of a fold: one scored, two to fit and choose on
+BANDS = {"delta": (1.0, 4.0), "theta": (4.0, 8.0), "alpha": (8.0, 13.0), "beta": (13.0, 30.0), "gamma": (30.0, 45.0)}
+FLOOR_UV2 = 1e-6  # µV², so that a flat channel has a logarithm
 
 
 # ---------------------------------------------------------------------------------------------------------------- folds
@@ -117,10 +118,7 @@ def with_both(
 def of_both_classes(
     labels: Int[np.ndarray, "B"], subjects: Sequence[str] | np.ndarray, question: str
 ) -> tuple[Bool[np.ndarray, "B"], tuple[str, ...]]:
-    """Return the labelled windows (labels 0 and 1) of subjects who have both classes, and the others, not scored.
-
-    Raise UserError where fewer than FEWEST subjects remain; `question` says of what, in words.
-    """
+    """Return as `with_both`. Raise UserError where fewer than FEWEST subjects remain; `question` says of what."""
     keep, lacking = with_both(labels, subjects)
     remaining = len(np.unique(np.asarray(subjects))) - len(lacking)
     if remaining < FEWEST:
@@ -131,48 +129,42 @@ def of_both_classes(
     return keep, lacking
 
 
-def _fit(x: np.ndarray, y: np.ndarray, penalty: float) -> "np.ndarray":
-    """Return the weights and, last, the intercept."""
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as e:
-        raise missing_package("scikit-learn", "data", "the linear probe") from e
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(C=penalty, class_weight="balanced", max_iter=300, tol=1e-3).fit(x, y)
-    return np.append(model.coef_[0], model.intercept_)
-
-
-def _guess(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return (x @ weights[:-1] + weights[-1] > 0).astype(int)
-
-
-def _choose_penalty(x: np.ndarray, y: np.ndarray, who: np.ndarray) -> float:
-    """Return the penalty with the best mean balanced accuracy over left-out subjects of the training set."""
-
-    def held_out(penalty: float) -> float:
-        scores = []
-        for subject in np.unique(who):
-            inside, outside = who != subject, who == subject
-            scores.append(balanced_accuracy(_guess(_fit(x[inside], y[inside], penalty), x[outside]), y[outside], 2))
-        return float(np.mean(scores))
-
-    return max(PENALTIES, key=held_out)
-
-
 def leave_subject_out(
     features: Float[np.ndarray, "B D"], labels: Int[np.ndarray, "B"], subjects: Sequence[str] | np.ndarray
 ) -> dict[str, float]:
     """Return subject → balanced accuracy of a probe fitted, and chosen, on the other subjects of the fold."""
-    x, who = within_subject(features, subjects), np.asarray(subjects)
-    scores = {}
-    for subject in np.unique(who):
-        inside, outside = who != subject, who == subject
-        penalty = _choose_penalty(x[inside], labels[inside], who[inside])
-        guess = _guess(_fit(x[inside], labels[inside], penalty), x[outside])
-        scores[str(subject)] = balanced_accuracy(guess, labels[outside], 2)
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
+    except ImportError as e:
+        raise missing_package("scikit-learn", "data", "the linear probe") from e
+    x, who, scores = within_subject(features, subjects), np.asarray(subjects), {}
+    regression = LogisticRegression(class_weight="balanced", max_iter=300, tol=1e-3)
+    cv, scoring = LeaveOneGroupOut(), "balanced_accuracy"
+    probe = GridSearchCV(regression, {"C": PENALTIES}, scoring=scoring, cv=cv, error_score="raise")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for subject in np.unique(who):
+            others = who != subject
+            probe.fit(x[others], labels[others], groups=who[others])
+            scores[str(subject)] = balanced_accuracy(probe.predict(x[~others]), labels[~others], 2)
     return scores
+
+
+def band_power(signal: Float[np.ndarray, "B C T"], sfreq: float) -> Float[np.ndarray, "B features"]:
+    """Return ln of the power in µV² of each of BANDS: B rows of C · 5 features, the bands of a channel together.
+
+    From the one-sided spectrum of the Hann-windowed, demeaned signal, normalised so that white noise of variance σ²
+    has σ² · (band width) / (sfreq / 2) in a band (Welch's estimate with one segment).
+    """
+    T = signal.shape[-1]
+    taper = np.hanning(T + 1)[:T]
+    spectrum = np.abs(np.fft.rfft((signal - signal.mean(-1, keepdims=True)) * taper, axis=-1)) ** 2
+    spectrum *= 2 / (T * (taper**2).sum())  # µV² per bin
+    frequency = np.fft.rfftfreq(T, 1 / sfreq)
+    powers = [spectrum[..., (frequency >= a) & (frequency < b)].sum(-1) for a, b in BANDS.values()]
+    return np.log(np.stack(powers, axis=-1) + FLOOR_UV2).reshape(len(signal), -1)
 
 
 # -------------------------------------------------------------------------------------------------------------- results
@@ -187,33 +179,35 @@ class ProbeScore:
     seed: int = 0
     level: float = bootstrap.LEVEL
 
+    @property
+    def label(self) -> str:
+        """Return the name as it is shown."""
+        return self.name + (" (control)" if self.control else "")
+
     def accuracy(self) -> Interval:
-        return bootstrap.interval(self._values(), seed=self.seed, level=self.level)
+        return self._interval(self.by_subject)
 
     def minus_chance(self) -> Interval:
         """Return the paired difference to chance, subject by subject."""
-        return bootstrap.interval(self._values() - CHANCE, seed=self.seed, level=self.level)
+        return self._interval({s: value - CHANCE for s, value in self.by_subject.items()})
 
     def minus(self, other: "ProbeScore") -> Interval:
         """Return the paired difference to another probe on the same subjects."""
-        common = sorted(set(self.by_subject) & set(other.by_subject))
-        rows = np.array([self.by_subject[s] - other.by_subject[s] for s in common])
-        return bootstrap.interval(rows, seed=self.seed, level=self.level)
+        common = set(self.by_subject) & set(other.by_subject)
+        return self._interval({s: self.by_subject[s] - other.by_subject[s] for s in common})
 
-    def _values(self) -> np.ndarray:
-        return np.array([self.by_subject[s] for s in sorted(self.by_subject)])
+    def _interval(self, by_subject: Mapping[str, float]) -> Interval:
+        values = np.array([by_subject[s] for s in sorted(by_subject)])
+        return bootstrap.interval(values, seed=self.seed, level=self.level)
 
 
-def claim(score: ProbeScore) -> str:
-    """Return what may be said about a probe against chance: nothing where the interval includes zero."""
-    d = score.minus_chance()
-    if d.known and d.low > 0:
-        return "above chance"
-    if d.excludes(0):
-        return "below chance"
-    if not d.known:
+def claim(difference: Interval) -> str:
+    """Return what may be said about a probe by its difference to chance: nothing where the interval includes zero."""
+    if not difference.known:
         return "not resolved: too few subjects for an interval"
-    return f"not resolved; this design could detect ≥ {d.detectable():.3f} above chance"
+    if difference.excludes(0):
+        return "above chance" if difference.low > 0 else "below chance"
+    return f"not resolved; this design could detect ≥ {difference.detectable():.3f} above chance"
 
 
 def drift_labels(starts: Float[np.ndarray, "B"], seconds: float, window: float) -> Int[np.ndarray, "B"]:

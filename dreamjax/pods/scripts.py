@@ -8,7 +8,7 @@ import yaml
 from dreamjax.errors import UserError
 from dreamjax.pods import topologies
 from dreamjax.pods.launch_config import Launch, refuse_lines
-from dreamjax.reports import templates
+from dreamjax.reports import pages
 from dreamjax.typing import JsonDict
 
 # chip → (accelerator type, runtime version), as Cloud TPU calls them (docs.cloud.google.com/tpu/docs/runtimes)
@@ -79,7 +79,7 @@ def slurm(
     if launch.parts and processes != 1:
         raise UserError(f"--processes is {processes}, but a part of a sweep is one process; leave it out")
     part = f' "--part=$SLURM_ARRAY_TASK_ID/{launch.parts}"' if launch.parts else ""
-    return templates.render(
+    return pages.render(
         "pods/templates/slurm.sh.j2",
         options=[f"--{name}={value}" for name, value in options.items() if value not in (None, "")],
         launch=launch,
@@ -120,7 +120,7 @@ def tpu(
     nodes = {"node-count": pod.slices, "node-prefix": launch.name} if pod.slices > 1 else {"node-id": launch.name}
     options = {"project": project, "zone": zone, **what, **nodes}
     words = [f"--{name}={shlex.quote(str(value))}" for name, value in options.items()]
-    return templates.render(
+    return pages.render(
         "pods/templates/tpu.sh.j2",
         launch=launch,
         options=words + ([] if terms == "on-demand" else [f"--{terms}"]),

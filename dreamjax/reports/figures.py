@@ -68,8 +68,8 @@ def pixels(figure: "Figure", dpi: int) -> Image:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def image_grid(images: Sequence[Image], labels: Sequence[str]) -> "Figure":
-    """Return the first `GRID_IMAGES` images in rows, with what each was made from above it."""
+def image_grid(images: Sequence[Image], labels: Sequence[str]) -> bytes:
+    """Return a PNG file of the first `GRID_IMAGES` images in rows, with what each was made from above it."""
     images, labels = images[:GRID_IMAGES], labels[:GRID_IMAGES]
     columns = columns_of(len(images))
     rows = -(-len(images) // columns)
@@ -80,16 +80,12 @@ def image_grid(images: Sequence[Image], labels: Sequence[str]) -> "Figure":
         axis.imshow(image, interpolation="nearest" if max(image.shape) < 128 else "antialiased")
         lines = textwrap.wrap(label, LABEL_CHARACTERS, max_lines=3, placeholder=" …")
         axis.set_title("\n".join(lines).replace("$", r"\$"), fontsize=6)
-    return figure
+    return png(figure, 150)
 
 
 def columns_of(count: int) -> int:
     """Return the columns of a grid of so many images: as few empty places as can be, then as square as can be."""
     if count < min(GRID_COLUMNS):
         return count
-
-    def cost(columns: int) -> tuple[int, int]:
-        rows = -(-count // columns)
-        return rows * columns - count, abs(rows - columns)
-
-    return min((n for n in GRID_COLUMNS if n <= count), key=cost)
+    rows = {columns: -(-count // columns) for columns in GRID_COLUMNS if columns <= count}
+    return min(rows, key=lambda columns: (rows[columns] * columns - count, abs(rows[columns] - columns)))

@@ -1,13 +1,19 @@
-"""Scores of made images (JSON of `dreamjax evaluate`) in words and tables: for a terminal, a page, a model card."""
+"""Images made from brain signals, and their scores (JSON of `dreamjax evaluate`): pages, tables and sentences.
 
-from collections.abc import Mapping, Sequence
+Images are never shown without the scores of the model that made them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from etils import epath
 
-from dreamjax.reports.pages import Page, Section
+from dreamjax.reports.figures import Image
+from dreamjax.reports.pages import Page, Section, png_address, render
 from dreamjax.reports.tables import NOTHING, Table, cell, number
-from dreamjax.storage import sniffing
+from dreamjax.storage import image_files, sniffing
 from dreamjax.typing import JsonDict
 
 MODEL = "model"  # the source whose scores are compared with every other source
@@ -19,8 +25,77 @@ BRACKETS = (
 )
 COLUMNS = 4  # metrics in a row of tables
 CENTRAL = ("top-1", "two-way within class")  # metrics whose outcome is put into a sentence
+MOST = 48  # trials on a page
+LEAST_SIDE, SIDE = 96, 128  # pixels of an image there
+PURPOSE = (
+    "What this is for: signals of people who looked at images, one at a time, in a known experiment that they agreed "
+    "to. What is read from them is a little about the image; the rest of what was made, and all of its detail, is "
+    "the generator's idea of such an image. It reads no thoughts. It is not for clinical, forensic or covert use, and "
+    "nobody's signals are to be used without their consent."
+)
+NOT_SCORED = "This checkpoint was not evaluated, so nothing is known about how right these images are: "
+
+Scores = Mapping[str, Any]  # one entry of a result: see `evaluation.score_table.Column.as_json`
 
 
+# ----------------------------------------------------------------------------------------------------------------- page
+@dataclass(frozen=True)
+class TrialImages:
+    """A trial: what was seen, where it is known, and what was made from it."""
+
+    label: str
+    seen: Image | None
+    made: Sequence[Image]
+
+
+def page(
+    *,
+    title: str,
+    notes: Sequence[str],
+    trial: Callable[[int], TrialImages],
+    count: int,
+    seed: int,
+    of: int | None = None,
+    tables: Sequence[Section] = (),
+    warnings: Sequence[str] = (),
+    about: Sequence[str] = (),
+    command: str = "",
+) -> str:
+    """Return the page, with everything in it: all trials, or `MOST` drawn at random with the seed; never picked.
+
+    Args:
+        trial: number → trial, of `count` that were drawn from `of` (default: as many).
+        tables: the scores; where there are none, `command` would make them.
+        about: what the scores are of, where that is not the trials shown.
+    """
+    drawn = np.random.default_rng([seed, 10]).choice(count, MOST, replace=False) if count > MOST else range(count)
+    trials, of = [trial(int(i)) for i in sorted(drawn)], of or count
+    some = f"{len(trials)} of {of} trials, drawn at random"
+    choice = some if len(trials) < of else f"all {of} trials" if of > 1 else "the only trial"
+    unscored = [] if tables else [f"{NOT_SCORED}{command}"]
+    scores = [Section("The scores", notes=about), *tables] if about else tables
+    gallery = [Section("Trials", html=_gallery(trials))] if trials else []
+    return Page(title, [*scores, *gallery], [*notes, choice], [PURPOSE, *warnings, *unscored]).html()
+
+
+def _gallery(trials: Sequence[TrialImages]) -> str:
+    def address(image: Image) -> str:
+        return png_address(image_files.png_bytes(image, 2 * SIDE))
+
+    largest = max(max(trial.made[0].shape[:2]) for trial in trials)
+    shown = [
+        {
+            "label": trial.label,
+            "seen": "" if trial.seen is None else address(trial.seen),
+            "made": [address(image) for image in trial.made],
+        }
+        for trial in trials
+    ]
+    side = min(SIDE, max(largest, LEAST_SIDE))
+    return render("reports/templates/trials.html.j2", trials=shown, side=side, pixelated=largest < SIDE)
+
+
+# --------------------------------------------------------------------------------------------------------------- scores
 def about(result: Mapping[str, Any]) -> list[str]:
     """Return what the tables are of, for a page that shows other images beside them."""
     made = result["made"]
@@ -33,7 +108,7 @@ def findings(result: Mapping[str, Any]) -> list[str]:
     return [_finding(entry) for entry in result["scores"] if any(name in entry["metric"] for name in CENTRAL)]
 
 
-def _finding(entry: Mapping[str, Any]) -> str:
+def _finding(entry: Scores) -> str:
     groups: dict[str, list[str]] = {"above": [], "below": [], "not resolved from": []}
     for source, d in entry["model_minus"].items():
         if d["estimate"] is not None:
@@ -48,10 +123,19 @@ def _finding(entry: Mapping[str, Any]) -> str:
 def tables(result: Mapping[str, Any]) -> list[Section]:
     """Return every source's scores, the model's differences from each other source, and what each source is."""
     entries, sources, label = result["scores"], result["sources"], result.get("label", "images of")
+
+    def score(entry: Scores, source: str) -> str:
+        return cell(entry["scores"].get(source))
+
+    def difference(entry: Scores, source: str) -> str:
+        value = entry["model_minus"].get(source)
+        detectable = f" n.r. ≥ {value['detectable']:.2g}" if value and value.get("detectable") else ""
+        return cell(value, signed=True) + detectable
+
     compared, others = [e for e in entries if e["model_minus"]], [s for s in sources if s != MODEL]
-    sections = _scores("Scores", label, entries, sources, _score_cell, chance=True)
-    difference = "Model minus each, paired (n.r. ≥ X: not resolved; this design could detect ≥ X)"
-    sections += _scores(difference, label, compared, others, _difference_cell, chance=False)
+    sections = _scores("Scores", label, entries, sources, score, chance=True)
+    title = "Model minus each, paired (n.r. ≥ X: not resolved; this design could detect ≥ X)"
+    sections += _scores(title, label, compared, others, difference, chance=False)
     more = {
         "As sets of images, whatever trial they are of": set_table(result.get("sets", []), sources),
         "Images of another class": confusion_table(result.get("confusion", {}), sources),
@@ -64,7 +148,12 @@ def tables(result: Mapping[str, Any]) -> list[Section]:
 
 
 def _scores(
-    title: str, label: str, entries: Sequence[Mapping[str, Any]], sources: Sequence[str], cell_of: Any, chance: bool
+    title: str,
+    label: str,
+    entries: Sequence[Scores],
+    sources: Sequence[str],
+    cell_of: Callable[[Scores, str], str],
+    chance: bool,
 ) -> list[Section]:
     """A source a row, `COLUMNS` metrics a table; sources without any score are left out."""
     sections = []
@@ -76,16 +165,6 @@ def _scores(
         table = Table([label, *(entry["metric"] for entry in some)], scored)
         sections.append(Section("" if first else title, table))
     return sections
-
-
-def _score_cell(entry: Mapping[str, Any], source: str) -> str:
-    return cell(entry["scores"].get(source))
-
-
-def _difference_cell(entry: Mapping[str, Any], source: str) -> str:
-    value = entry["model_minus"].get(source)
-    detectable = f" n.r. ≥ {value['detectable']:.2g}" if value and value.get("detectable") else ""
-    return cell(value, signed=True) + detectable
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -108,38 +187,40 @@ def saved_in(folder: epath.Path, step: int, split: str) -> JsonDict | None:
     return result if result and result.get("step") == step and "warnings" in result else None
 
 
-def set_table(entries: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> Table:
-    """Return the scores of whole sets, a source a row; no rows where no judge has such scores."""
-    rows = [[source, *(_set_cell(entry["scores"].get(source)) for entry in entries)] for source in sources]
+def set_table(entries: Sequence[Scores], sources: Sequence[str]) -> Table:
+    """Return the scores of whole sets, a source a row; no rows where no judge has such scores.
+
+    Cells: `12.3 (n 1,200; biased below 10,000)`, `0.0123 [0.0110, 0.0135] (n 1,200)`.
+    """
+
+    def score(value: Mapping[str, Any] | None) -> str:
+        if value is None or value["estimate"] is None:
+            return NOTHING
+        interval = "" if value["low"] is None else f" [{value['low']:.4g}, {value['high']:.4g}]"
+        counts = "n " + " to ".join(f"{value[k]:,}" for k in ("n", "m") if k in value)
+        return f"{value['estimate']:.4g}{interval} ({'; '.join(filter(None, (counts, value['note'])))})"
+
+    rows = [[source, *(score(entry["scores"].get(source)) for entry in entries)] for source in sources]
     return Table(["images of", *(entry["metric"] for entry in entries)], rows if entries else [])
 
 
-def _set_cell(score: Mapping[str, Any] | None) -> str:
-    """`12.3 (n 1,200; biased below 10,000)`, `0.0123 [0.0110, 0.0135] (n 1,200)`."""
-    if score is None or score["estimate"] is None:
-        return NOTHING
-    interval = "" if score["low"] is None else f" [{score['low']:.4g}, {score['high']:.4g}]"
-    counts = "n " + " to ".join(f"{score[k]:,}" for k in ("n", "m") if k in score)
-    return f"{score['estimate']:.4g}{interval} ({'; '.join(filter(None, (counts, score['note'])))})"
-
-
 def confusion_table(result: Mapping[str, Any], sources: Sequence[str]) -> Table:
-    """Return how near the failures of each source are; no rows where nothing was classified."""
-    kinds = [(what, by) for what in ("rank", "nearest") for by in ("colour", "shape")]
-    classes = len(result["classes"]) if result else 0
-    header = [f"wrong among {classes} classes", "failures", *(f"{what} by {by}" for what, by in kinds)]
+    """Return how near the failures of each source are; no rows where nothing was classified.
+
+    Cells: `3.200 [2.900, 3.500] (shuffled 4.100)`.
+    """
     if not result:
-        return Table(header, [])
+        return Table([], [])
+    kinds = [(what, by) for what in ("rank", "nearest") for by in ("colour", "shape")]
     rows = []
     for source in sources:
         failures = result["sources"][source]["failures"]
-        cells = [_confusion_cell(failures[by], what) for what, by in kinds]
+        cells = []
+        for what, by in kinds:
+            score, shuffled = failures[by][what], failures[by]["dealt"][what]
+            known = shuffled is not None and score is not None
+            cells.append(cell(score) + (f" (shuffled {shuffled:.3f})" if known else ""))
         rows.append([source, f"{failures['n']:,} of {failures['of']:,}", *cells])
-    return Table(header, [*rows, ["chance", "", *(f"{result['chance'][what]:.3f}" for what, _ in kinds)]])
-
-
-def _confusion_cell(failures: Mapping[str, Any], what: str) -> str:
-    """`3.200 [2.900, 3.500] (shuffled 4.100)`."""
-    shuffled = failures["dealt"][what]
-    known = shuffled is not None and failures[what] is not None
-    return cell(failures[what]) + (f" (shuffled {shuffled:.3f})" if known else "")
+    rows.append(["chance", "", *(f"{result['chance'][what]:.3f}" for what, _ in kinds)])
+    wrong = f"wrong among {len(result['classes'])} classes"
+    return Table([wrong, "failures", *(f"{what} by {by}" for what, by in kinds)], rows)

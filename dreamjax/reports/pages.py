@@ -1,21 +1,29 @@
-"""A result as people read it: one page with everything in it, and the same as text for a terminal."""
+"""A result as people read it: one page with everything in it, and the same as text for a terminal.
+
+Pages, model cards and launch scripts are rendered in one environment.
+"""
 
 import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 from etils import epath
 
 from dreamjax import __version__
-from dreamjax.reports import figures, templates
+from dreamjax.reports import figures
 from dreamjax.reports.tables import Table
 from dreamjax.storage import atomic
 from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PACKAGE = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Section:
 
     @property
     def source(self) -> str:
-        """The PNG as the address of an image."""
+        """Return the PNG as the address of an image."""
         return png_address(self.png)
 
 
@@ -52,7 +60,7 @@ class Page:
 
     def html(self) -> str:
         """Return one file that needs no other file and no network."""
-        return templates.render("reports/templates/page.html.j2", page=self, version=__version__)
+        return render("reports/templates/page.html.j2", page=self, version=__version__)
 
     def text(self, files: Sequence[str] = ()) -> str:
         """Return the page for a terminal, without its figures, and the names of the files that were written."""
@@ -80,11 +88,34 @@ def write(
 ) -> list[str]:
     """Write STEM.json, STEM.html and a PNG per figure under `out`; return their paths."""
     folder = epath.Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     data = {name: figures.png(figure) for name, figure in plots.items()}
-    paths = [str(folder / name) for name in (*(f"{name}.png" for name in data), f"{stem}.html", f"{stem}.json")]
-    for name, content in data.items():
-        atomic.write_bytes(folder / f"{name}.png", content)
-    atomic.write_text(folder / f"{stem}.html", of_result(result, tables, data).html())
-    atomic.write_text(folder / f"{stem}.json", json.dumps(result | {"files": paths[:-1]}, indent=1, allow_nan=False))
-    return paths
+    contents = {f"{name}.png": content for name, content in data.items()}
+    contents[f"{stem}.html"] = of_result(result, tables, data).html().encode()
+    paths = [str(folder / name) for name in contents]
+    text = json.dumps(result | {"files": paths}, indent=1, allow_nan=False)
+    for name, content in (contents | {f"{stem}.json": text.encode()}).items():
+        atomic.write_bytes(folder / name, content)
+    return [*paths, str(folder / f"{stem}.json")]
+
+
+def render(template: str, /, **values: object) -> str:
+    """Return a template with its blanks filled; every name that it reads must be given.
+
+    Args:
+        template: path within the package, such as `reports/templates/page.html.j2`. Values are escaped in HTML alone;
+            in a script they are quoted by the caller.
+        values: what the template calls them → the values.
+    """
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PACKAGE),
+        undefined=jinja2.StrictUndefined,
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

@@ -28,9 +28,9 @@ class Table:
     def text(self) -> str:
         """Return columns padded to their widest cell, over a rule."""
         widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in self.rows]
-        header = "  ".join(cell.ljust(w) for cell, w in zip(self.header, widths, strict=True))
-        return "\n".join(line.rstrip() for line in (header, "  ".join("-" * w for w in widths), *lines))
+        rows = (self.header, ["-" * width for width in widths], *self.rows)
+        lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
 
     def markdown(self) -> str:
         """Return the table as GitHub and the Hub read it."""
@@ -54,12 +54,9 @@ def cell(value: Estimate, signed: bool = False) -> str:
     bounds = value if value is None or isinstance(value, Mapping) else value.as_json()
     if bounds is None or bounds["estimate"] is None:
         return NOTHING
-    plus = "+" if signed else ""
-    estimate, low, high = (format(bounds[name], f"{plus}.3f") if bounds[name] is not None else "" for name in BOUNDS)
+    names, form = ("estimate", "low", "high"), "+.3f" if signed else ".3f"
+    estimate, low, high = ("" if bounds[name] is None else format(bounds[name], form) for name in names)
     return f"{estimate} [{low}, {high}]" if low else f"{estimate} [no interval]"
-
-
-BOUNDS = ("estimate", "low", "high")
 
 
 def number(value: float | None, form: str = ".3f") -> str:

@@ -13,8 +13,7 @@ from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation import held_out
-from dreamjax.evaluation.held_out import ScoredExamples
-from dreamjax.evaluation.retrieval import bank_rows
+from dreamjax.evaluation.held_out import ScoredExamples, bank_rows
 from dreamjax.metrics import regression, retrieval
 from dreamjax.reports.image_report import MODEL
 from dreamjax.sweeps.scoring import RunScore, UnitScores

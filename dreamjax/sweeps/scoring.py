@@ -207,9 +207,7 @@ def baselines(data: DataConfig, patch: int, score: ScoreConfig, shared: epath.Pa
         scores = reconstruction_scores.score(
             _windows(data, score),
             patch,
-            candidates=baseline.candidates,
-            validation=baseline.validation,
-            chooser=baseline.chooser,
+            baseline=baseline,
             seed=MASK_SEED,
         )
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dreamjax.evaluation import confusion
+from dreamjax.evaluation import image_scores
 from dreamjax.evaluation.image_scores import Judge, ScoredTrials
 from dreamjax.reports import image_report
 
@@ -41,28 +41,28 @@ def trials():
 def test_colours_are_as_far_apart_as_their_values():
     """Wasserstein's distance of two images of one colour is the difference of the colours."""
     plain = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (0, 100, 252)])
-    found = confusion.colour_distances(plain, np.arange(3), 3)
+    found = image_scores.colour_distances(plain, np.arange(3), 3)
     np.testing.assert_allclose(found[0], [0, 25 / 63, 1])  # of 64 levels, 4 values each
     np.testing.assert_allclose(found, found.T)
     # a quarter of the pixels, of one colour in three: 80 values are 20 levels of 63
-    bars = confusion.colour_distances(np.stack(CLASSES), np.arange(3), 3)
+    bars = image_scores.colour_distances(np.stack(CLASSES), np.arange(3), 3)
     assert bars[0, 1] == pytest.approx(0.25 * 20 / 63 / 3)
     assert bars[0, 2] == pytest.approx(0.25 * 2 * 50 / 63 / 3)
 
 
 def test_edges_do_not_depend_on_colour():
-    bars = confusion.shape_distances(np.stack(CLASSES), np.arange(3), 3)
+    bars = image_scores.shape_distances(np.stack(CLASSES), np.arange(3), 3)
     assert bars[0, 2] == pytest.approx(0, abs=1e-9)
     # the same shape turned: the cells that both have are a quarter of the bars' edges
     assert bars[0, 1] > 0.9
-    edges = confusion.edge_map(bar((255, 255, 255), True))
+    edges = image_scores.edge_map(bar((255, 255, 255), True))
     rows, columns = np.nonzero(edges)
     assert sorted(set(columns)) == [11, 12, 19, 20]
     np.testing.assert_allclose(edges[rows, columns], 0.5)  # half of a step of 1, by central differences
 
 
 def test_ranks_leave_out_the_class_itself_and_share_ties():
-    ranks = confusion.ranks(np.array([[0, 2, 1, 3], [2, 0, 2, 2], [1, 2, 0, 0], [3, 2, 0, 0]], float))
+    ranks = image_scores.ranks(np.array([[0, 2, 1, 3], [2, 0, 2, 2], [1, 2, 0, 0], [3, 2, 0, 0]], float))
     assert ranks[0, 1:].tolist() == [2, 1, 3]
     assert ranks[1, [0, 2, 3]].tolist() == [2, 2, 2]
     assert np.isnan(np.diag(ranks)).all()
@@ -73,7 +73,7 @@ def test_failures_are_counted_and_ranked(trials):
     """One source draws the first class as the third, which has its shape in the other colour."""
     wrong = np.stack([CLASSES[{0: 2, 1: 1, 2: 2}[k % 3]] for k in trials.image])[:, None]
     both = np.concatenate([trials.true[trials.image][:, None], wrong], axis=1)
-    result = confusion.table(JUDGE, trials, {"model": wrong, "both": both, "right": both[:, :1]})
+    result = image_scores.confusions(JUDGE, trials, {"model": wrong, "both": both, "right": both[:, :1]})
     assert result["classes"] == [0, 2, 3]
     assert result["chance"] == {"rank": 1.5, "nearest": 0.5}
     one, two, right = (result["sources"][name] for name in ("model", "both", "right"))
@@ -104,11 +104,11 @@ def test_failures_are_counted_and_ranked(trials):
 def test_a_class_that_was_not_shown_is_never_drawn(trials):
     sure = Judge("sure", probabilities=lambda x: by_image(x) + np.eye(5)[1] * 9 * (x[0, 0, 0, 0] == 255))
     made = np.full((12, 1, 64, 64, 3), 255, np.uint8)
-    result = confusion.table(sure, trials, {"model": made})
+    result = image_scores.confusions(sure, trials, {"model": made})
     assert np.sum(result["sources"]["model"]["counts"]) == 12
 
 
 def test_one_class_has_no_confusions(trials):
     alone = Judge("alone", probabilities=lambda x: np.tile([0.9, 0.1], (len(x), 1)))
-    assert confusion.table(alone, trials, {}) == {}
+    assert image_scores.confusions(alone, trials, {}) == {}
     assert image_report.confusion_table({}, []).rows == []

@@ -9,7 +9,7 @@ import pytest
 
 from dreamjax import config as configs
 from dreamjax.cli import main as cli
-from dreamjax.evaluation import cross_fitting, functions, probing, reconstruction
+from dreamjax.evaluation import cross_fitting, held_out, probing, reconstruction
 from dreamjax.evaluation import window_set as windows
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import pipeline, records
@@ -40,7 +40,7 @@ def shards(tmp_path_factory) -> str:
 
 def save_run(config, workdir: str, step: int = 3, score: float | None = None) -> str:
     """A run with fresh parameters that says it took `step` steps: what evaluation reads of a trained one."""
-    params = functions.untrained(registry.build(config), 1)
+    params = held_out.untrained(registry.build(config), 1)
     folder = checkpoints.save_params_as_run(workdir, configs.to_json(config), params, step)
     if score is not None:
         record = json.loads((folder / "run.json").read_text())
@@ -98,8 +98,8 @@ def test_marks_split_that_chose_the_step_as_optimistic(shards, capsys, tmp_path)
     for request, optimistic in (
         (reconstruction.ReconstructionSettings(split="val"), False),
         (reconstruction.ReconstructionSettings(best=True), False),
-        (reconstruction.ReconstructionSettings(("elsewhere",), "val", best=True), False),
-        (reconstruction.ReconstructionSettings((shards, "elsewhere"), "val", best=True), True),
+        (reconstruction.ReconstructionSettings("val", best=True, data=("elsewhere",)), False),
+        (reconstruction.ReconstructionSettings("val", best=True, data=(shards, "elsewhere")), True),
     ):
         assert bool(reconstruction.chosen_on(request, opening.open_run(run))) == optimistic
 

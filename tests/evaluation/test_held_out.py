@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamjax.errors import UserError
-from dreamjax.evaluation import held_out, retrieval
+from dreamjax.evaluation import held_out
 from dreamjax.evaluation.score_table import interval
 from dreamjax.metrics.retrieval import ranks
 from dreamjax.signals.datasets.arrays import open_arrays
@@ -60,7 +60,7 @@ def test_planted_targets_are_retrieved_and_shuffled_ones_are_at_chance():
     bank, target = rng.normal(size=(50, 16)), rng.integers(50, size=2000)
     query = bank[target] + 0.1 * rng.normal(size=(2000, 16))
     by_source = {"model": ranks(query, bank, target), "shuffled": ranks(query, bank, rng.permutation(target))}
-    top1, top5, rank = retrieval.columns(by_source, len(bank))
+    top1, top5, rank = held_out.rank_columns(by_source, len(bank))
     everyone = [np.arange(2000)]
     assert top1.score("model", everyone).estimate > 0.99
     for column in (top1, top5, rank):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dreamjax.evaluation import reconstruction, reconstruction_scores, window_set
-from dreamjax.evaluation.scoring_masks import MASKS
+from dreamjax.evaluation.reconstruction_scores import MASKS
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
 
@@ -24,9 +24,7 @@ def test_eegmat_rest(real_eeg, tmp_path):
     [score] = reconstruction_scores.score(
         data.take(np.flatnonzero(held_out)),
         4,
-        candidates=baseline.candidates,
-        validation=baseline.validation,
-        chooser=baseline.chooser,
+        baseline=baseline,
         tasks=[task for task in MASKS if task.name == "random 0.75"],
     )
     assert len(score.subjects) == 4

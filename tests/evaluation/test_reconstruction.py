@@ -8,9 +8,8 @@ from scipy import stats
 from scipy.linalg import toeplitz
 
 from dreamjax.evaluation import reconstruction_report, reconstruction_scores
-from dreamjax.evaluation.reconstruction_scores import Sums
-from dreamjax.evaluation.scoring_masks import MASKS, MaskTask, window_id
-from dreamjax.evaluation.window_set import WindowSet
+from dreamjax.evaluation.reconstruction_scores import MASKS, Baseline, MaskTask, Sums
+from dreamjax.evaluation.window_set import WindowSet, window_id
 from dreamjax.metrics import conditional_mean
 from tests.metrics.test_conditional_mean import PHI, ar1
 
@@ -156,7 +155,7 @@ def test_a_fitted_gaussian_comes_close_to_the_oracle(process):
     candidates = conditional_mean.Candidates(train, np.ones((300, 64), bool))
     tasks = [BY_NAME["random 0.5"], BY_NAME["gap 250 ms"]]
     for found in reconstruction_scores.score(
-        held_out, 4, predict=_by_patch(oracle, 4), candidates=candidates, validation=validation, tasks=tasks
+        held_out, 4, predict=_by_patch(oracle, 4), baseline=Baseline(candidates, validation), tasks=tasks
     ):
         gap = found.difference("model", "conditional mean")
         assert abs(gap.estimate) < 0.02

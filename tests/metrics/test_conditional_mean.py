@@ -94,7 +94,7 @@ def masked(signal: np.ndarray) -> Masked:
 def test_few_stationary_windows_choose_the_stationary_covariance():
     rng = np.random.default_rng(5)
     train, validation = ar1(rng, 12, 2, 64), ar1(rng, 40, 2, 64)
-    _, choice = Candidates(train, np.ones((12, 64), bool)).choose([masked(validation)])
+    choice = Candidates(train, np.ones((12, 64), bool)).choose([masked(validation)])
     assert choice.covariance == "stationary"
 
 
@@ -102,7 +102,7 @@ def test_many_windows_of_changing_variance_choose_the_sample_covariance():
     rng = np.random.default_rng(6)
     shape = np.where(np.arange(64) < 24, 0.1, 3.0)  # a trial whose second part is louder
     train, validation = ar1(rng, 3000, 1, 64) * shape, ar1(rng, 200, 1, 64) * shape
-    _, choice = Candidates(train, np.ones((3000, 64), bool)).choose([masked(validation)])
+    choice = Candidates(train, np.ones((3000, 64), bool)).choose([masked(validation)])
     assert choice.covariance == "sample"
 
 
@@ -115,5 +115,5 @@ def test_sources_of_different_rhythm_choose_components():
         fast = 2 * lfilter([1.0], [1.0, 1.6, 0.95], rng.normal(size=(n, 1, 200)))[..., 136:]
         return np.concatenate([slow + fast, slow - fast], axis=1)
 
-    _, choice = Candidates(recorded(400), np.ones((400, 64), bool)).choose([masked(recorded(100))])
+    choice = Candidates(recorded(400), np.ones((400, 64), bool)).choose([masked(recorded(100))])
     assert choice.basis == "components"

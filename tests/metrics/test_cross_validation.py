@@ -42,7 +42,6 @@ def test_finds_planted_classes_and_nothing_in_noise():
     result = cross_validation.scored(*trials(1.0), cross_validation.shrunk_lda, permutations=40)
     assert result.score["balanced accuracy"].low > 0.6
     assert result.p == {"balanced accuracy": 1 / 41, "AUROC": 1 / 41}  # the smallest that 40 permutations can give
-    assert (result.trials, result.recordings) == (120, 4)
     nothing = [
         cross_validation.scored(*trials(0.0, seed), cross_validation.shrunk_lda, permutations=40).p["AUROC"]
         for seed in range(6)

@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg
 
 from dreamjax.errors import UserError
-from dreamjax.metrics import classification, fid, identification, image_similarity, nway
+from dreamjax.metrics import classification, fid, image_similarity, nway, retrieval
 
 
 # ---------------------------------------------------------------------------------------------------- N-way accuracy
@@ -47,26 +47,26 @@ def test_two_way_identification_counts_what_is_beaten():
     made, true = rng.normal(size=(6, 30)), rng.normal(size=(4, 30))
     own = np.array([0, 1, 2, 3, 0, 1])
     r = np.corrcoef(made, true)[:6, 6:]
-    np.testing.assert_allclose(identification.similarities(made, true), r, atol=1e-12)
+    np.testing.assert_allclose(retrieval.similarities(made, true), r, atol=1e-12)
     expected = [np.mean([r[i, own[i]] > r[i, j] for j in range(4) if j != own[i]]) for i in range(6)]
-    np.testing.assert_allclose(identification.two_way(r, own), expected)
+    np.testing.assert_allclose(retrieval.two_way(r, own), expected)
 
 
 def test_correlations_of_pieces_and_of_float32(monkeypatch):
     """Rows at a time, and of bytes: NumPy's own to rounding. Means far above the deviation cost no digits."""
     rng = np.random.default_rng(0)
     made, true = rng.integers(0, 256, (5, 700), np.uint8), rng.integers(0, 256, (6, 700), np.uint8)
-    monkeypatch.setattr(identification, "HELD", 4 * 700 * 2)
+    monkeypatch.setattr(retrieval, "HELD", 4 * 700 * 2)
     expected = np.corrcoef(made.astype(float), true.astype(float))[:5, 5:]
-    np.testing.assert_allclose(identification.similarities(made, true), expected, atol=1e-6)
-    np.testing.assert_allclose(identification.paired(made, true[:5]), np.diag(expected), atol=1e-6)
+    np.testing.assert_allclose(retrieval.similarities(made, true), expected, atol=1e-6)
+    np.testing.assert_allclose(retrieval.paired(made, true[:5]), np.diag(expected), atol=1e-6)
     far = (1000 + rng.normal(size=(4, 500))).astype(np.float32)
     expected = np.corrcoef(far.astype(float))
-    np.testing.assert_allclose(identification.similarities(far, far), expected, atol=1e-5)
+    np.testing.assert_allclose(retrieval.similarities(far, far), expected, atol=1e-5)
     a, b = rng.normal(size=(3, 9)), rng.normal(size=(3, 9))
     cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    np.testing.assert_allclose(identification.paired(a, b, centred=False), cosines)
-    assert identification.paired(np.ones((1, 4)), np.ones((1, 4))).tolist() == [0]
+    np.testing.assert_allclose(retrieval.paired(a, b, centred=False), cosines)
+    assert retrieval.paired(np.ones((1, 4)), np.ones((1, 4))).tolist() == [0]
 
 
 def test_class_alone_scores_half_within_class():
@@ -75,12 +75,12 @@ def test_class_alone_scores_half_within_class():
     group = np.repeat(np.arange(3), 20)
     centres = 10 * rng.normal(size=(3, 50))
     true = centres[group] + rng.normal(size=(60, 50))
-    similarity = identification.similarities(centres[group] + 1e-3 * rng.normal(size=(60, 50)), true)
-    assert identification.two_way(similarity, np.arange(60)).mean() > 0.75
-    within = identification.two_way(similarity, np.arange(60), group)
+    similarity = retrieval.similarities(centres[group] + 1e-3 * rng.normal(size=(60, 50)), true)
+    assert retrieval.two_way(similarity, np.arange(60)).mean() > 0.75
+    within = retrieval.two_way(similarity, np.arange(60), group)
     assert abs(within.mean() - 0.5) < 0.1
-    assert identification.two_way(np.ones((2, 2)), np.arange(2)).tolist() == [0.5, 0.5]
-    assert np.isnan(identification.two_way(np.ones((2, 2)), np.arange(2), np.arange(2))).all()
+    assert retrieval.two_way(np.ones((2, 2)), np.arange(2)).tolist() == [0.5, 0.5]
+    assert np.isnan(retrieval.two_way(np.ones((2, 2)), np.arange(2), np.arange(2))).all()
 
 
 # ------------------------------------------------------------------------------------------------------------- pixels
