@@ -132,17 +132,19 @@ class HloProgram:
             return int(known[1])
         called = dict(loop.called)
         condition, body = (self.computations.get(called.get(how, "")) for how in ("condition", "body"))
-        start = around.operands(loop)
-        if condition is None or body is None or not start:
+        if condition is None or body is None or not (start := around.operands(loop)):
             return None
-        state = self._value(around, start[0], [])
+        state, made = self._value(around, start[0], []), body.operands(body.instructions[body.root])
+        if not isinstance(state, list) or len(made) != len(state) or body.instructions[body.root].opcode != "tuple":
+            return None
         for trips in range(MOST_TRIPS):
             goes_on = self._value(condition, condition.instructions[condition.root], [state])
             if not isinstance(goes_on, int):
                 return None
             if not goes_on:
                 return trips
-            state, before = self._value(body, body.instructions[body.root], [state]), state
+            before, turn = state, zip(state, made, strict=True)
+            state = [None if value is None else self._value(body, one, [before]) for value, one in turn]
             if state == before:
                 return None
         return None

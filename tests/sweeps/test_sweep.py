@@ -182,7 +182,10 @@ def test_killed_sweep_resumes(config, tmp_path, capsys, together):
     path = config('axes.values("mask.ratio", 0.25, 0.75)', seeds=tuple(range(together)), steps=200)
     command = [sys.executable, "-m", "dreamjax", "sweep", "--config", path, "--workdir", str(tmp_path / "killed")]
     settings = ["--config.base.train.checkpoint.every=20", f"--config.together={together}"]
-    child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "log.txt"
+    with log.open("w") as stream:  # where the threads stand if it crashes before it is killed
+        variables = os.environ | {"PYTHONFAULTHANDLER": "1"}
+        child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL, stderr=stream, env=variables)
     begun = "together/*/checkpoints" if together > 1 else "points/ratio=0.25*/run/checkpoints"
     first = runs.expand(sweep_config.load(path, []))[0].steps[0]
 
@@ -194,7 +197,7 @@ def test_killed_sweep_resumes(config, tmp_path, capsys, together):
     while child.poll() is None and not later():
         time.sleep(0.01)
     child.kill()
-    assert child.wait() == -signal.SIGKILL
+    assert child.wait() == -signal.SIGKILL, log.read_text()
     assert scores(tmp_path / "killed") == {}
     assert swept(capsys, "--config", path, "--workdir", str(tmp_path / "killed"), *settings)["failed"] == 0
     swept(capsys, "--config", path, "--workdir", str(tmp_path / "whole"), *settings)
