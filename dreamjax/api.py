@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from dreamjax.export.driver import ExportSummary
     from dreamjax.export.import_checkpoint import ImportSummary
     from dreamjax.runs.latent_diffusion import LatentDiffusion
-    from dreamjax.signals.preparation.prepare_options import PrepareOptions
+    from dreamjax.signals.preparation.inputs import PrepareOptions
+    from dreamjax.signals.preparation.prepare import PreparedDataset
     from dreamjax.signals.preparation.window_settings import WindowSettings
     from dreamjax.signals.recordings.readers.recording import Recording
 
@@ -122,10 +123,10 @@ def prepare(
     out: str | Path,
     settings: "WindowSettings | None" = None,
     options: "PrepareOptions | None" = None,
-) -> Mapping[str, Any]:
-    """Turn recordings (files, folders, BIDS roots) into shards; the result of `dreamjax prepare --json`."""
+) -> "PreparedDataset":
+    """Turn recordings (files, folders, BIDS roots) into shards; `as_json` is what `dreamjax prepare --json` prints."""
     from dreamjax.signals.preparation import prepare as preparation
-    from dreamjax.signals.preparation.prepare_options import PrepareOptions
+    from dreamjax.signals.preparation.inputs import PrepareOptions
     from dreamjax.signals.preparation.window_settings import WindowSettings
 
     sources = [paths] if isinstance(paths, str | Path) else list(paths)
