@@ -18,7 +18,6 @@ OTHER_MEANINGS = {  # (file, text) → what it means there
     ("objectives/contrastive.py", "text_to_image"): "a direction of retrieval",
     ("cli/prepare_verb.py", "dreamdiffusion"): "how its published code reads EEG-ImageNet's trials",
     ("signals/preparation/convert_trials.py", "dreamdiffusion"): "likewise",
-    ("signals/preparation/trial_inputs.py", "dreamdiffusion"): "likewise",
 }
 DIALECT = {"found", "told", "said", "own", "beside", "dealt", "anew", "nobody", "standing", "whoever"}
 MOST_ANY = 250  # in signatures

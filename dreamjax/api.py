@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from dreamjax.generation.from_trials import TrialRequest
     from dreamjax.generation.recording_windows import EventTimes
     from dreamjax.signals.preparation.convert_trials import TrialSettings
-    from dreamjax.signals.preparation.prepare_options import PrepareOptions
+    from dreamjax.signals.preparation.inputs import PrepareOptions
+    from dreamjax.signals.preparation.prepare import PreparedDataset
     from dreamjax.signals.preparation.window_settings import WindowSettings
 
 
@@ -36,7 +37,7 @@ def prepare(
     out: str | Path,
     settings: "WindowSettings | TrialSettings | None" = None,
     options: "PrepareOptions | None" = None,
-) -> Mapping[str, Any]:
+) -> "PreparedDataset":
     """Turn recordings into shards: filtered, referenced, resampled windows with splits by person.
 
     Args:
@@ -46,10 +47,10 @@ def prepare(
         options: splits, pseudonyms, workers.
 
     Returns:
-        The result of `dreamjax prepare --json`.
+        The counts and files of the dataset; `as_json()` is what `dreamjax prepare --json` prints.
     """
     from dreamjax.signals.preparation import prepare as preparation
-    from dreamjax.signals.preparation.prepare_options import PrepareOptions
+    from dreamjax.signals.preparation.inputs import PrepareOptions
     from dreamjax.signals.preparation.window_settings import WindowSettings
 
     sources = [paths] if isinstance(paths, str | Path) else list(paths)

@@ -10,7 +10,7 @@ import pytest
 
 import dreamjax
 from dreamjax.errors import UserError
-from dreamjax.signals.preparation.prepare_options import PrepareOptions
+from dreamjax.signals.preparation.inputs import PrepareOptions
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.recordings import opening as recordings
 from dreamjax.systems import masked_presets

@@ -10,9 +10,7 @@ from dreamjax.errors import UserError
 from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
-    from dreamjax.signals.preparation.convert_trials import TrialSettings
-    from dreamjax.signals.preparation.prepare_options import PrepareOptions
-    from dreamjax.signals.preparation.window_settings import WindowSettings
+    from dreamjax.signals.preparation.prepare import PreparedDataset, PrepareOptions, TrialSettings, WindowSettings
 
 HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready for training"
 EXAMPLE = "dreamjax prepare study/ --out runs/study"
@@ -95,7 +93,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace --out")
 
 
-def run(args: argparse.Namespace) -> JsonDict:
+def run(args: argparse.Namespace) -> "PreparedDataset | JsonDict":
     from dreamjax import api
     from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 
@@ -120,7 +118,7 @@ def run(args: argparse.Namespace) -> JsonDict:
         options = _options(args)
     except ValueError as problem:
         raise UserError(str(problem)) from problem
-    return dict(api.prepare(args.paths, args.out, settings, options))
+    return api.prepare(args.paths, args.out, settings, options)
 
 
 def _trial_settings(args: argparse.Namespace) -> "TrialSettings":
@@ -150,7 +148,7 @@ def _window_settings(args: argparse.Namespace) -> "WindowSettings":
 
 
 def _options(args: argparse.Namespace) -> "PrepareOptions":
-    from dreamjax.signals.preparation.prepare_options import PrepareOptions
+    from dreamjax.signals.preparation.inputs import PrepareOptions
     from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
 
     same = ("name", "workers", "strict", "overwrite", "key_file", "dataset", "licence", "subject_pattern", "stimuli")
@@ -171,49 +169,48 @@ def _options(args: argparse.Namespace) -> "PrepareOptions":
     )
 
 
-def render(result: JsonDict) -> str:
-    if "out" not in result:
+def render(result: "PreparedDataset | JsonDict") -> str:
+    if isinstance(result, dict):
         return _event_table(result["recordings"])
-    return _trial_summary(result) if "trials" in result else _summary(result)
+    return _summary(result) if result.trials is None else _trial_summary(result)
 
 
-def _trial_summary(result: JsonDict) -> str:
-    done = ": already prepared, " if result["already_prepared"] else ": "
+def _trial_summary(result: "PreparedDataset") -> str:
+    people, splitting = result.people or {}, result.splitting or {}
+    done = ": already prepared, " if result.already_prepared else ": "
     splits = ", ".join(
-        f"{n:,} {split} of {counted(result['people'][split], 'person', 'people')}"
-        for split, n in result["splits"].items()
+        f"{n:,} {split} of {counted(people[split], 'person', 'people')}" for split, n in result.splits.items()
     )
     lines = [
-        f"{result['out']}{done}{result['trials']} of {result['trials_in_file']} trials ({splits}), split by "
-        f"{result['splitting']['by']}"
+        f"{result.out}{done}{result.trials} of {result.trials_in_file} trials ({splits}), split by {splitting['by']}"
     ]
-    left_out = [f"{n} {why}" for why, n in (result["splitting"]["dropped"] | result["rejected"]).items() if n]
+    left_out = [f"{n} {why}" for why, n in {**splitting["dropped"], **(result.rejected or {})}.items() if n]
     lines += [f"left out: {'; '.join(left_out)}"] if left_out else []
-    lines += [f"unit: {result['unit']}"]
-    lines += [f"no control over {name}: {why}" for name, why in result["impossible"].items()]
+    lines += [f"unit: {result.unit}"]
+    lines += [f"no control over {name}: {why}" for name, why in (result.impossible or {}).items()]
     return "\n".join(lines)
 
 
-def _summary(result: JsonDict) -> str:
-    if result["already_prepared"]:
-        return f"{result['out']}: already prepared, {counted(result['windows'], 'window')}, {result['hours']:.2f} h"
-    splits = ", ".join(f"{n} {split}" for split, n in result["splits"].items())
+def _summary(result: "PreparedDataset") -> str:
+    if result.already_prepared:
+        return f"{result.out}: already prepared, {counted(result.windows, 'window')}, {result.hours:.2f} h"
+    splits = ", ".join(f"{n} {split}" for split, n in result.splits.items())
     lines = [
-        f"{result['out']}: {counted(result['windows'], 'window')} ({splits}), {result['hours']:.2f} h of "
-        f"{counted(result['subjects'], 'subject')} from {counted(result['recordings'], 'recording')}",
-        f"{counted(result['windows_rejected'], 'window')} rejected, "
-        f"{counted(result['recordings_left_out'], 'recording')} left out; see report.html and rejects.jsonl in it",
+        f"{result.out}: {counted(result.windows, 'window')} ({splits}), {result.hours:.2f} h of "
+        f"{counted(result.subjects, 'subject')} from {counted(result.recordings, 'recording')}",
+        f"{counted(result.windows_rejected, 'window')} rejected, "
+        f"{counted(result.recordings_left_out or 0, 'recording')} left out; see report.html and rejects.jsonl in it",
     ]
-    speed = result["speed"]
+    speed = result.speed or {}
     if speed["real_time_per_core"]:
         lines.append(
             f"{speed['hours_per_second_per_core']:.3f} h of recording per second and core = "
             f"{speed['real_time_per_core']:.0f} x real time ({speed['real_time_per_core_with_start']:.0f} x with the "
             f"start of {speed['cores']} processes); peak memory of one {speed['peak_memory_mb']} MiB"
         )
-    if result["reused"]:
-        lines.append(f"{result['reused']} recordings were ready from an interrupted run")
-    lines += [f"left out: {entry['path']}: {entry['reason']}" for entry in result["failed"]]
+    if result.reused:
+        lines.append(f"{result.reused} recordings were ready from an interrupted run")
+    lines += [f"left out: {entry['path']}: {entry['reason']}" for entry in result.failed]
     return "\n".join(lines)
 
 

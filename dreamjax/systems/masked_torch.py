@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.runs import provenance
-from dreamjax.signals.datasets import signal_scaling
+from dreamjax.signals.datasets import augment
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.systems import opening
 from dreamjax.systems.base import Checkpoint, Component, Exported, Format, Imported, ImportOptions, Run
@@ -136,7 +136,7 @@ def noise_like_eeg(
     if data.scaling == "robust":
         arrays["scale"] = np.linspace(10, 20, windows).astype(np.float32)
     scale, valid = arrays.get("scale", np.ones(windows, np.float32)), np.ones((windows, data.samples), bool)
-    return arrays, *signal_scaling.in_units(arrays["input"], scale, valid, data.scaling, data.divide, data.clip)
+    return arrays, *augment.in_units(arrays["input"], scale, valid, data.scaling, data.divide, data.clip)
 
 
 def scaling_in_words(config: "MaskedPretrainingConfig") -> str:

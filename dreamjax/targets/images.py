@@ -21,8 +21,7 @@ from jaxtyping import Float, Int, UInt8
 from dreamjax.config import check_seed
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import rng
-from dreamjax.signals.datasets.examples import Examples
-from dreamjax.signals.datasets.read_ahead import Rows
+from dreamjax.signals.datasets.examples import Examples, Rows
 from dreamjax.storage import image_files
 from dreamjax.targets import image_folder
 from dreamjax.targets.image_folder import Captioned

@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets import rng
-from dreamjax.signals.datasets.examples import Examples
-from dreamjax.signals.datasets.read_ahead import Rows
+from dreamjax.signals.datasets.examples import Examples, Rows
 from dreamjax.targets import banks, features, image_folder, images
 from dreamjax.targets.images import ImageConfig
 from dreamjax.weights.loaded import ComponentSource

@@ -20,9 +20,8 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.datasets.examples import Examples
+from dreamjax.signals.datasets.examples import Examples, Rows
 from dreamjax.signals.datasets.pipeline import RecordMetadata, WindowExamples
-from dreamjax.signals.datasets.read_ahead import Rows
 from dreamjax.targets import features, image_folder
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.image_folder import Captioned

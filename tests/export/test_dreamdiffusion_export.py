@@ -15,7 +15,7 @@ from dreamjax.errors import UserError
 from dreamjax.export import driver
 from dreamjax.generation import batches
 from dreamjax.generation.from_trials import TrialGenerator
-from dreamjax.signals.datasets import signal_scaling
+from dreamjax.signals.datasets import augment
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import dreamdiffusion_export, opening, registry
 from dreamjax.systems.dreamdiffusion import (
@@ -101,7 +101,7 @@ def microvolts(windows=3):
 def ours(dreamer, eeg, scale, valid, start, **how):
     """Images by dreamjax, of windows scaled as its pipeline scales them."""
     data = dreamer.task.signal
-    signal, _, _ = signal_scaling.in_units(eeg, scale, valid > 0, data.scaling, data.divide, data.clip)
+    signal, _, _ = augment.in_units(eeg, scale, valid > 0, data.scaling, data.divide, data.clip)
     given = {"signal": (signal * valid[:, None]).astype(np.float32), "valid": valid.astype(np.float32)}
     made = dreamer.images_of(given, batches.Sampling(steps=4, **how), start.transpose(0, 2, 3, 1))
     return np.stack(list(made))

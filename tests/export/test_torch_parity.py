@@ -14,7 +14,7 @@ import torch
 from dreamjax.errors import UserError
 from dreamjax.export import driver, folders
 from dreamjax.objectives.reconstruction_loss import ReconstructionConfig
-from dreamjax.signals.datasets import signal_scaling
+from dreamjax.signals.datasets import augment
 from dreamjax.systems import masked_pretraining, masked_torch
 
 from .support import load_model_file, random_params, reference_reconstruction, reference_tokens, tiny_config, write
@@ -88,7 +88,7 @@ def test_padding_is_left_out_as_dreamjax_leaves_it_out(tmp_path):
     valid = np.ones((2, 64), np.float32)
     valid[1, 40:] = 0
     x[1, :, 40:] = 0
-    signal, _, _ = signal_scaling.in_units(x, np.ones(2, np.float32), valid > 0, "zscore", 1.0, config.data.clip)
+    signal, _, _ = augment.in_units(x, np.ones(2, np.float32), valid > 0, "zscore", 1.0, config.data.clip)
     tokens = jax.jit(lambda p, s, v: masked_pretraining.features(config, p, s, v))(params, signal, valid)
     ok = valid.reshape(2, -1, 4).min(2) > 0
     pooled = np.asarray(masked_pretraining.pooled(tokens, ok))

@@ -47,7 +47,7 @@ def meg_windows() -> list[records.Window]:
 def without(record: bytes, *names: str) -> bytes:
     """A record as it was written before these features existed."""
     features = {k: v for k, v in tf_example.parse(record).items() if k not in names}
-    return tf_example.serialise({k: list(v.bytes_list.value or v.int64_list.value) for k, v in features.items()})
+    return tf_example.extended(b"", {k: list(v.bytes_list.value or v.int64_list.value) for k, v in features.items()})
 
 
 # -------------------------------------------------------------------------------------------------------------- batches

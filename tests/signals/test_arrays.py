@@ -5,7 +5,7 @@ import pytest
 from streams import assert_same, joined, take
 
 from dreamjax.errors import UserError
-from dreamjax.signals.datasets import mixture
+from dreamjax.signals.datasets import examples
 from dreamjax.signals.datasets.arrays import open_arrays
 
 N = 23
@@ -48,7 +48,7 @@ def test_one_pass_has_each_example_once_for_any_batch_size_and_number_of_process
 def test_endless_order_is_that_of_the_stream_of_windows():
     """Every row once in each pass, by the shuffle of (seed, pass) that windows of one corpus have."""
     rows = joined(take(open_arrays(make_arrays(), seed=7, endless=True), 10, batch_size=8))
-    order = mixture.order([N], (), seed=7, shuffle=True)
+    order = examples.mixture([N], (), seed=7, shuffle=True)
     assert rows["number"].tolist() == [order[i] for i in range(80)]
     assert sorted(rows["number"][:N]) == sorted(rows["number"][N : 2 * N]) == list(range(N))
     assert rows["number"][:N].tolist() != rows["number"][N : 2 * N].tolist()

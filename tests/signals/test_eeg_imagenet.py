@@ -236,7 +236,7 @@ def test_the_facts_say_that_there_is_no_unit_and_which_controls_cannot_be(publis
     assert window.label in dataset["labels"] == sorted(f"n9{i:07d}" for i in range(CLASSES))
     assert window.flags[0] == records.APART
     assert not np.isfinite(window.xyz).any()
-    assert result["splits"] == dataset["splits"]
+    assert result.splits == dataset["splits"]
     assert records.verify(out) == []
     config = DataConfig(path=(str(out),), montage="own", samples=128, scaling="divide")
     pipeline.open_stream(config, "train", seed=0, training=True)
@@ -256,7 +256,7 @@ def test_missing_and_damaged_images_are_named(published, tmp_path, said):
         made(published, tmp_path, splits=splits, stimuli=str(images), strict=True)
     out, result = made(published, tmp_path, splits=splits, stimuli=str(images))
     assert f"{damaged} is damaged; their trials are left out" in said()
-    assert result["rejected"]["an image is missing or damaged"] in (2 * PEOPLE - 1, 2 * PEOPLE, 2 * PEOPLE - 2)
+    assert result.rejected["an image is missing or damaged"] in (2 * PEOPLE - 1, 2 * PEOPLE, 2 * PEOPLE - 2)
     stimuli = {w.stimulus for split in dataset_splits(out) for w in records.read_windows(out, split)}
     assert len(stimuli) == CLASSES * IMAGES - 2
     with pytest.raises(UserError, match="holds none of the 30 images"):
@@ -280,12 +280,12 @@ def test_the_same_again_is_nothing_and_another_way_is_refused(published, tmp_pat
     splits = SplitRequest(by="subject", hold_out=(4,))
     out, _ = made(published, tmp_path, splits=splits)
     before = {f.name: f.stat().st_mtime_ns for f in out.iterdir()}
-    assert made(published, tmp_path, splits=splits)[1]["already_prepared"]
+    assert made(published, tmp_path, splits=splits)[1].already_prepared
     assert {f.name: f.stat().st_mtime_ns for f in out.iterdir()} == before
     with pytest.raises(UserError, match="prepared from other files or with other settings"):
         made(published, tmp_path, splits=SplitRequest(by="subject", hold_out=(3,)))
     _, result = made(published, tmp_path, splits=SplitRequest(by="subject", hold_out=(3,)), overwrite=True)
-    assert result["splitting"]["test"] == 3
+    assert result.splitting["test"] == 3
 
 
 def test_an_interrupted_preparation_of_trials_goes_on_where_it_was(published, tmp_path, monkeypatch):
@@ -303,7 +303,7 @@ def test_an_interrupted_preparation_of_trials_goes_on_where_it_was(published, tm
     with pytest.raises(KeyboardInterrupt):
         made(published, tmp_path, splits=splits)
     out, result = made(published, tmp_path, splits=splits)
-    assert result["reused"] == 1
+    assert result.reused == 1
     assert len(calls) == 2 + 2
     undisturbed, _ = made(published, tmp_path / "undisturbed", splits=splits)
     shards = [{p.name: p.read_bytes() for p in folder.glob("*.array_record-*")} for folder in (out, undisturbed)]

@@ -7,7 +7,6 @@ import pytest
 from recorded import noise, recording
 
 from dreamjax.signals.preparation import quality
-from dreamjax.signals.preparation import windows as preprocess
 from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 from dreamjax.signals.preparation.windows import RecordingWindows
 from dreamjax.signals.recordings.identity import Identity
@@ -19,7 +18,7 @@ IDENTITY = Identity("subject", "session", "recording")
 
 
 def all_windows(rec, settings=AS_RECORDED):
-    return list(preprocess.windows(rec, settings, IDENTITY))
+    return list(RecordingWindows(rec, settings, IDENTITY))
 
 
 # ------------------------------------------------------------------------------------------------------- pre-cut trials

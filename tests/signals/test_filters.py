@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.signal import freqz
 
 from dreamjax.signals.preparation import filters
 
@@ -14,26 +15,30 @@ def run(chain: filters.Chain, x_CxT: np.ndarray, start: int, stop: int) -> np.nd
     return chain.run(span, start, stop)[0]
 
 
+def response(chain: filters.Chain, frequencies: np.ndarray) -> np.ndarray:
+    """|gain| of resampler and kernel together at frequencies in Hz, below both Nyquist rates."""
+    stages = ((chain.resampler, chain.sfreq_in * chain.up), (chain.kernel, chain.sfreq_out))
+    return np.prod([np.abs(freqz(taps, worN=frequencies, fs=rate)[1]) for taps, rate in stages if len(taps)], axis=0)
+
+
 def test_pass_and_stop_bands_are_where_the_settings_say():
     """±1 % up to the pass-band edges, -6 dB at the textbook cut-offs, ≤ -50 dB beyond; 0 at 0 Hz and at the line."""
     chain = filters.design(500.0, 256.0, 0.5, 75.0, (50.0,))
-    passed = chain.response(np.array([0.5, 1, 4, 10, 30, 48, 52, 70, 75]))
+    passed = response(chain, np.array([0.5, 1, 4, 10, 30, 48, 52, 70, 75]))
     assert np.all(np.abs(passed - 1) < 0.01)
     # high-pass: transition 0.5 Hz wide below 0.5 Hz; low-pass: 18.75 Hz wide above 75 Hz
-    np.testing.assert_allclose(chain.response(np.array([0.25, 75 + 18.75 / 2])), 0.5, atol=0.01)
-    assert np.all(chain.response(np.array([0.0, 49.6, 50.0, 50.4, 95, 110, 127])) < 10 ** (-50 / 20))
-    assert chain.response(np.array([0.0, 50.0])).max() < 1e-9
+    np.testing.assert_allclose(response(chain, np.array([0.25, 75 + 18.75 / 2])), 0.5, atol=0.01)
+    assert np.all(response(chain, np.array([0.0, 49.6, 50.0, 50.4, 95, 110, 127])) < 10 ** (-50 / 20))
+    assert response(chain, np.array([0.0, 50.0])).max() < 1e-9
 
 
 def test_response_agrees_with_mne():
     """The same windowed-sinc conventions as mne.filter.create_filter, whose transitions and lengths we quote."""
     mne = pytest.importorskip("mne")
-    from scipy.signal import freqz
-
     reference = mne.filter.create_filter(None, 256.0, 0.5, 75.0, fir_design="firwin", verbose="error")
     f = np.concatenate([np.linspace(0.01, 2, 50), np.linspace(2, 127, 200)])
     theirs = np.abs(freqz(reference, worN=f, fs=256.0)[1])
-    ours = filters.design(256.0, 256.0, 0.5, 75.0).response(f)
+    ours = response(filters.design(256.0, 256.0, 0.5, 75.0), f)
     np.testing.assert_allclose(ours, theirs, atol=0.015)
 
 
@@ -112,7 +117,7 @@ def test_causal_filters_do_not_see_the_future():
 
 def test_minimum_phase_keeps_the_magnitude():
     f = np.array([0.3, 0.5, 1, 10, 40, 50, 52, 75, 90])
-    zero, minimum = (filters.design(500.0, 256.0, 0.5, 75.0, (50.0,), c).response(f) for c in (False, True))
+    zero, minimum = (response(filters.design(500.0, 256.0, 0.5, 75.0, (50.0,), c), f) for c in (False, True))
     np.testing.assert_allclose(minimum, zero, atol=2e-3)
 
 

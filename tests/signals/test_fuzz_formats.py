@@ -8,6 +8,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import failing_tasks
 import numpy as np
 import pytest
 from planted import SECRETS, planted_eeglab, planted_fif
@@ -18,7 +19,6 @@ from dreamjax.signals.preparation import workers
 from dreamjax.signals.recordings.opening import open_recording, source_of
 from dreamjax.signals.recordings.scrub import scrubbed
 
-OPEN = "failing_tasks:open_and_read"
 TIMEOUT_S = 5.0  # without a sign of life; an intact file takes a tenth of a second
 HEADER = {"gdf 2": 256 * 5, "neuroscan": 1200, "nihon kohden": 0x2000, "eeglab": 3000, "fif": 6000, "ant": 600}
 WORDS = (b"", b"0", b"-1", b"99999999", b"1e99", b"nan", b"inf", b"\xff\xfe", b",,,,", b"\n", b'"')
@@ -76,7 +76,8 @@ def run(kind: str, tmp_path: Path, real: Path, cases: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     intact = seed_of(kind, tmp_path / "seed", real)
     paths = [mutated(kind, intact, tmp_path / f"case{i}", rng) for i in range(cases)]
-    outcomes = {o.task: o for o in workers.run(OPEN, [*map(str, paths), str(intact)], workers=1, timeout_s=TIMEOUT_S)}
+    files = [*map(str, paths), str(intact)]
+    outcomes = {o.index: o for o in workers.run(failing_tasks.open_and_read, files, workers=1, timeout_s=TIMEOUT_S)}
     assert sorted(outcomes) == list(range(cases + 1))
     assert not outcomes[cases].reason, "the intact file after all of them"
     size = sum(p.stat().st_size for p in intact.parent.rglob("*") if p.is_file())

@@ -120,7 +120,6 @@ def test_tiling_is_dreamdiffusions(channels, whole, rest):
     expected = [c for _ in range(whole) for c in range(channels)] + list(range(rest))
     assert rows.tolist() == expected
     assert len(rows) == 128
-    assert mapping.tile_rows(200, start=17).tolist() == list(range(17, 145))
 
 
 def test_stretching_is_scipys_linear_interpolation():

@@ -12,7 +12,7 @@ import pytest
 from streams import CROP, EVERYTHING, TIME, assert_same, config_of, joined, make_corpora, stream_of, take
 
 from dreamjax.errors import UserError
-from dreamjax.signals.datasets import mixture, pipeline, records
+from dreamjax.signals.datasets import examples, pipeline, records
 from tests import support
 
 
@@ -96,9 +96,9 @@ def test_a_share_of_the_windows_is_the_same_for_every_seed_and_lies_in_larger_sh
 
 def test_large_corpora_are_shuffled_whole_too(monkeypatch):
     """Grain's constant-memory shuffle, used from 2^16 records on: each once an epoch, in another order each epoch."""
-    monkeypatch.setattr(mixture, "SMALL", 0)
+    monkeypatch.setattr(examples, "SMALL", 0)
     n = 20_000
-    order = mixture.order([n - 1000, 1000], (), seed=0, shuffle=True)
+    order = examples.mixture([n - 1000, 1000], (), seed=0, shuffle=True)
     epochs = [np.array([order[e * n + i] for i in range(n)]) for e in range(2)]
     for epoch in epochs:
         assert (np.bincount(epoch, minlength=n) == 1).all()

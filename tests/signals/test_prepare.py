@@ -31,7 +31,7 @@ def test_the_folder_holds_shards_description_rejects_and_report(prepared):
     names = {p.name for p in out.iterdir()}
     assert {"dataset.json", "dataset_info.json", "features.json", "rejects.jsonl", "report.html", "report.png"} <= names
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert result["windows"] == 8 * 4 == sum(result["splits"].values())
+    assert result.windows == 8 * 4 == sum(result.splits.values())
     assert records.verify(out) == []
     assert hidden(out.parent) == []
 
@@ -108,7 +108,7 @@ def test_any_iterable_of_raw(tmp_path):
         raws(), tmp_path / "out", WindowSettings(reference="recorded"), PrepareOptions(dataset="mine")
     )
     windows = [w for ws in all_windows(tmp_path / "out").values() for w in ws]
-    assert result["recordings"] == 4
+    assert result.recordings == 4
     assert len({w.subject for w in windows}) == 2
     assert {w.ch_names for w in windows} == {("Fp1", "Cz", "O1")}
     assert 5 < np.std([w.signal for w in windows]) < 15
@@ -120,14 +120,14 @@ def test_real_recordings(real_eeg, tmp_path):
     """Two subjects of eegmat: 19 of 21 channels, 45 Hz band of the header, average reference, no padded tail."""
     files = sorted((real_eeg / "eegmat").glob("Subject0[01]_2.edf"))
     result = prepare(files, tmp_path / "out", options=INLINE)
-    assert result["recordings"] == 2
+    assert result.recordings == 2
     windows = [w for ws in all_windows(tmp_path / "out").values() for w in ws]
     assert {len(w.ch_names) for w in windows} == {19}
     assert {w.reference for w in windows} == {"average"}
     assert {w.label for w in windows} == {"arithmetic"}
     assert max(w.start for w in windows) < 60
     assert 1 < np.median([w.signal.std() for w in windows]) < 100
-    speed = result["speed"]  # only that it is said, and consistent: how fast it is depends on the machine
+    speed = result.speed  # only that it is said, and consistent: how fast it is depends on the machine
     assert speed["real_time_per_core"] == pytest.approx(3600 * speed["hours_per_second_per_core"], rel=0.05)
     assert f"= {speed['real_time_per_core']:.0f} x real time (" in prepare_verb.render(result)
 
@@ -138,8 +138,8 @@ def test_the_real_files_whose_units_are_wrong_are_refused(real_eeg, tmp_path):
     files = [folder / "EGI" / "test_egi_multiepoch_eprime.mff", folder / "eximia" / "test_eximia.nxe"]
     good = real_eeg / "eegmat" / "Subject00_2.edf"
     result = prepare([*files, good], tmp_path / "out", options=INLINE)
-    assert [Path(f["path"]).suffix for f in result["failed"]] == [".mff", ".nxe"]
-    assert all("implausible amplitude" in f["reason"] for f in result["failed"])
+    assert [Path(f["path"]).suffix for f in result.failed] == [".mff", ".nxe"]
+    assert all("implausible amplitude" in f["reason"] for f in result.failed)
 
 
 # -------------------------------------------------------------------------------------------------------- object stores
@@ -153,6 +153,6 @@ def test_a_dataset_in_an_object_store_is_committed_by_its_description(tmp_path, 
 
     written = fsspec.get_filesystem_class("s3").store
     assert list(written)[-1].endswith("/out/dataset.json")
-    assert len(records.read_windows("s3://bucket/out", "train")) == result["splits"]["train"]
-    assert prepare([source], "s3://bucket/out", options=INLINE)["already_prepared"]
+    assert len(records.read_windows("s3://bucket/out", "train")) == result.splits["train"]
+    assert prepare([source], "s3://bucket/out", options=INLINE).already_prepared
     assert not list(tmp_path.glob("dreamjax-prepare-*/*"))

@@ -17,7 +17,7 @@ from studies import INLINE, all_windows, hidden, study
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import convert, quality_charts
+from dreamjax.signals.preparation import convert, quality_report
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
 from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 from dreamjax.storage import locks
@@ -35,8 +35,8 @@ def test_a_second_run_does_nothing(prepared):
     out, first = prepared
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
     again = prepare([out.parent / "study"], out, options=INLINE)
-    assert again["already_prepared"]
-    assert again["windows"] == first["windows"]
+    assert again.already_prepared
+    assert again.windows == first.windows
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
 
 
@@ -72,7 +72,7 @@ def test_recordings_added_to_a_finished_dataset_are_the_only_ones_converted(tmp_
     broken = source / "sub-09_ses-0.edf"
     broken.write_bytes(b"0       ")
     tables = {"settings": WindowSettings(samples=128, stride=300), "options": INLINE}
-    assert prepare([source], tmp_path / "out", **tables)["recordings_left_out"] == 1
+    assert prepare([source], tmp_path / "out", **tables).recordings_left_out == 1
     for path in study(late, subjects=6).iterdir():
         if not (source / path.name).exists():
             path.rename(source / path.name)
@@ -81,12 +81,12 @@ def test_recordings_added_to_a_finished_dataset_are_the_only_ones_converted(tmp_
     monkeypatch.setattr(convert, "convert_recording", lambda rec, *args: calls.append(rec.path) or real(rec, *args))
     result = prepare([source], tmp_path / "out", **tables)
     assert sorted(Path(c).name[:6] for c in calls) == ["sub-03"] * 2 + ["sub-04"] * 2 + ["sub-05"] * 2 + ["sub-09"]
-    assert (result["reused"], result["recordings"], result["recordings_left_out"]) == (6, 13, 0)
+    assert (result.reused, result.recordings, result.recordings_left_out) == (6, 13, 0)
     prepare([source], tmp_path / "at_once" / "out", **tables)
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "at_once" / "out") != {}
     assert (tmp_path / "out" / "parts.jsonl").read_bytes() == (tmp_path / "at_once/out/parts.jsonl").read_bytes()
     assert hidden(tmp_path) == []
-    assert prepare([source], tmp_path / "out", **tables)["already_prepared"]
+    assert prepare([source], tmp_path / "out", **tables).already_prepared
 
 
 def test_a_damaged_dataset_is_not_taken_over(tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_damaged_dataset_is_not_taken_over(tmp_path, monkeypatch):
     shard = next((tmp_path / "out").glob("*.array_record-*"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     study(source, subjects=4, recordings=1)
-    assert prepare([source], tmp_path / "out", options=INLINE)["reused"] == 0
+    assert prepare([source], tmp_path / "out", options=INLINE).reused == 0
     assert records.verify(tmp_path / "out") == []
 
 
@@ -107,10 +107,10 @@ def test_averages_survive_an_addition(tmp_path, monkeypatch):
         write_edf(tmp_path / f"sub-{s}.edf", digital, plus="C", tals=tals)
     settings = WindowSettings(samples=128, reference="recorded", events=EventWindows(source="file"))
     prepare([tmp_path / "sub-0.edf"], tmp_path / "out", settings, INLINE)
-    real, kept = quality_charts.average_response, []
-    monkeypatch.setattr(quality_charts, "average_response", lambda *args: kept.append(real(*args)) or kept[-1])
+    real, kept = quality_report.average_response, []
+    monkeypatch.setattr(quality_report, "average_response", lambda *args: kept.append(real(*args)) or kept[-1])
     both = [tmp_path / "sub-0.edf", tmp_path / "sub-1.edf"]
-    assert prepare(both, tmp_path / "out", settings, INLINE)["reused"] == 1
+    assert prepare(both, tmp_path / "out", settings, INLINE).reused == 1
     prepare(both, tmp_path / "at_once", settings, PrepareOptions(workers=0, name="out"))
     half = len(kept) // 2
     for grown, at_once in zip(kept[:half], kept[half:], strict=True):
@@ -142,7 +142,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
         prepare([source], tmp_path / "out", options=INLINE)
     assert not (tmp_path / "out").exists()
     result = prepare([source], tmp_path / "out", options=INLINE)
-    assert result["reused"] == 2
+    assert result.reused == 2
     assert len(calls) == 3 + 4
     monkeypatch.setattr(convert, "convert_recording", real)
     prepare([source], tmp_path / "undisturbed", options=INLINE)
@@ -176,8 +176,8 @@ def test_a_killed_run_leaves_no_half_dataset_and_resumes(tmp_path):
     finished = len(list(tmp_path.glob(".out.parts/*/summary.json")))
     assert finished >= 1
     result = prepare([source], tmp_path / "out", options=INLINE)
-    assert result["reused"] == finished
-    assert result["recordings"] == 12
+    assert result.reused == finished
+    assert result.recordings == 12
     assert hidden(tmp_path) == []
 
 

@@ -40,7 +40,7 @@ def test_a_table_of_events_locks_windows_and_averages(tmp_path):
     assert dataset["labels"] == ["face", "house"]
     windows = [w for ws in all_windows(tmp_path / "out").values() for w in ws]
     assert Counter(w.label for w in windows) == {"face": 20, "house": 19}
-    assert result["windows"] == 39
+    assert result.windows == 39
     assert {w.stimulus for w in windows} == {f"pic{i}.png" for i in range(39)}
     mean = {c: np.mean([w.signal.mean(axis=0) for w in windows if w.label == c], axis=0) for c in ("face", "house")}
     peak = 26 + 26 + 13  # 100 ms baseline, 100 ms delay, half of the half wave
@@ -58,7 +58,7 @@ def test_one_table_does_not_fit_two_recordings(tmp_path):
         events_csv(source / f"sub-{s:02d}_ses-0.csv", [1.0 + s, 4.0])
     settings = WindowSettings(events=EventWindows(source="{stem}.csv"))
     edfs = sorted(source.glob("*.edf"))
-    assert prepare(edfs, tmp_path / "out", settings, INLINE)["windows"] == 4
+    assert prepare(edfs, tmp_path / "out", settings, INLINE).windows == 4
 
 
 def test_missing_images_are_named(tmp_path, capsys):

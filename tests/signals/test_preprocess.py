@@ -12,7 +12,6 @@ from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import quality
 from dreamjax.signals.preparation import recording_plan as plan
-from dreamjax.signals.preparation import windows as preprocess
 from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 from dreamjax.signals.preparation.windows import RecordingWindows
 from dreamjax.signals.recordings.identity import Identity
@@ -23,7 +22,7 @@ IDENTITY = Identity("subject", "session", "recording")
 
 
 def all_windows(rec, settings=AS_RECORDED):
-    return list(preprocess.windows(rec, settings, IDENTITY))
+    return list(RecordingWindows(rec, settings, IDENTITY))
 
 
 # ------------------------------------------------------------------------------------------------------- time and place
@@ -122,7 +121,7 @@ def test_memory_does_not_grow_with_the_recording(monkeypatch):
     peaks = []
     for hours in (0.5, 1.5):
         rec, _ = _long_recording(hours, 8, 250.0)
-        count, peak = _peak_while(lambda rec=rec: sum(1 for _ in preprocess.windows(rec, settings, IDENTITY)))
+        count, peak = _peak_while(lambda rec=rec: sum(1 for _ in RecordingWindows(rec, settings, IDENTITY)))
         assert count == int((hours * 3600 * 256 - 512) // (512 * 20)) + 1
         peaks.append(peak)
     assert peaks[1] < 1.1 * peaks[0]
@@ -141,7 +140,7 @@ def test_a_day_of_64_channels_fits_in_two_gigabytes():
     windows equal those of an excerpt filtered as a whole.
     """
     rec, asked = _long_recording(24.0, 64, 500.0)
-    windows = preprocess.windows(rec, AS_RECORDED, IDENTITY)
+    windows = iter(RecordingWindows(rec, AS_RECORDED, IDENTITY))
     middle = None
     count = 0
     before = most = resident()  # not the process's highest so far: other tests may have needed more
@@ -158,7 +157,7 @@ def test_a_day_of_64_channels_fits_in_two_gigabytes():
         (middle.start - 40) * 500
     )  # an excerpt that begins at a whole window, long before the filter's reach
     excerpt = recording(rec.read(around, around + 500 * 90), 500.0, rec.ch_names)
-    alone = next(w for w in preprocess.windows(excerpt, AS_RECORDED, IDENTITY) if w.start == 40.0)
+    alone = next(w for w in RecordingWindows(excerpt, AS_RECORDED, IDENTITY) if w.start == 40.0)
     assert np.abs(alone.signal - middle.signal).max() < 1e-6 * middle.scale
 
 

@@ -82,7 +82,7 @@ def test_a_name_in_a_file_or_folder_name_stays_with_the_user(tmp_path):
     result = prepare(
         [tmp_path / "in"], tmp_path / "out", WindowSettings(reference="recorded"), PrepareOptions(workers=0)
     )
-    assert {Path(f["path"]).name for f in result["failed"]} == {"Frankenstein_Igor.edf", "Igor.vhdr"}
+    assert {Path(f["path"]).name for f in result.failed} == {"Frankenstein_Igor.edf", "Igor.vhdr"}
     assert leaks(tmp_path / "out", "") == []
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert all(r["reason"] and r["recording"] for r in rejects)
@@ -121,9 +121,8 @@ def test_the_averages_of_the_report_leak_nothing(tmp_path):
     """The parts, which outlive a killed run, hold no more than the dataset."""
     path = planted_edf(tmp_path / "Hannelore.edf")
     settings = WindowSettings(reference="recorded", samples=64, events=EventWindows(source="file"))
-    task = convert.RecordingTask(
-        Source(str(path), "edf", subject="MCH-0234567"), settings, str(tmp_path / "parts"), None
-    )
+    source = Source(str(path), "edf", subject="MCH-0234567")
+    task = convert.RecordingTask(source, settings, str(tmp_path / "parts"), PrepareOptions())
     convert.convert(task, lambda: None)
     for file in (tmp_path / "parts").rglob("*"):
         if file.is_file() and file.suffix in (".json", ".npz"):

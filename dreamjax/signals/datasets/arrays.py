@@ -12,8 +12,7 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.signals.datasets.examples import Examples
-from dreamjax.signals.datasets.read_ahead import Rows
+from dreamjax.signals.datasets.examples import Examples, Rows
 
 
 def open_npy(path: epath.PathLike) -> np.ndarray:
@@ -54,8 +53,7 @@ class ArrayExamples(Examples):
             endless: passes without end, as for training; otherwise exactly one pass, whose last batch is filled up
                 with rows of weight 0.
             shuffle: None: where `endless`. Every pass of an endless stream has another order.
-            workers: processes that read ahead; 0: a thread of this one.
-            prefetch: batches that each of them holds ready.
+            workers, prefetch: as of every `Examples`.
 
         Raises:
             UserError: for arrays of different lengths or none, and for a file that is not a .npy array.
@@ -67,9 +65,8 @@ class ArrayExamples(Examples):
         if not counts or min(counts.values()) == 0 or len(set(counts.values())) > 1:
             rows = ", ".join(f"{name} has {count}" for name, count in counts.items()) or "there are no arrays"
             raise UserError(f"arrays of examples need the same number of rows, at least one; {rows}")
-        super().__init__(
-            [next(iter(counts.values()))], seed=seed, endless=endless, shuffle=endless if shuffle is None else shuffle
-        )
+        shuffle = endless if shuffle is None else shuffle
+        super().__init__([min(counts.values())], seed=seed, endless=endless, shuffle=shuffle)
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -12,9 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
 
 from dreamjax.errors import UserError
-from dreamjax.signals.datasets import mapping, rng, signal_scaling
+from dreamjax.signals.datasets import mapping, rng
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.record_view import StoredWindow
+
+FLOOR_UV = 1e-3  # a recording or channel flatter than this is not blown up
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,19 @@ def _group(
     names = _names(stored[0].names)
     xyz = np.frombuffer(stored[0].xyz, np.float32).reshape(-1, 3)
     ok = np.frombuffer(stored[0].channel_ok, bool)
-    recording_gain = signal_scaling.recording_gain(np.array([r.scale for r in stored]), config.scaling, config.divide)
-    scaled, valid = _crop(config, stored, 1 / recording_gain, index, seed, training)
-    block = _block(config, len(names), index, seed, training)
-    if config.mapping == "interpolate":
-        chart = mapping.channel_map(names, xyz, target.names, target.directions)
+    unit = recording_gain(np.array([r.scale for r in stored]), config.scaling, config.divide)
+    scaled, valid = _crop(config, stored, 1 / unit, index, seed, training)
+    room = max(len(names) - config.tile_channels, 0)
+    block = np.full(len(stored), room // 2)  # where the block of `tile_channels` channels starts in each row
+    if training and room:
+        block = (rng.uniform(seed, "channel block", index, 1)[:, 0] * (room + 1)).astype(int)
+    chart = mapping.channel_map(names, xyz, target.names, target.directions) if config.mapping != "tile" else None
+
+    def tiled(values: np.ndarray) -> np.ndarray:
+        return tile(values, config.tile_channels, block)
 
     def mapped(signal: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if config.mapping == "tile":
-            return tile(signal, config.tile_channels, block), tile(usable, config.tile_channels, block)
-        return interpolate(signal, chart, usable)
+        return interpolate(signal, chart, usable) if chart else (tiled(signal), tiled(usable))
 
     usable = np.broadcast_to(ok, (len(stored), len(ok)))
     out: dict[str, np.ndarray] = {}
@@ -90,32 +95,32 @@ def _group(
         scaled, hidden = hide_channels(scaled, ok, stored[0].average, config.mask_channels, index, seed)
         out["target"], real = mapped(scaled, usable)
         out["signal"] = mapped(np.where(hidden[:, :, None], 0, scaled), usable & ~hidden)[0]
-        out["channel_mask"] = _hidden_in_target(config, target, names, hidden, block).astype(np.float32)
+        hidden = hidden[:, chart.same] & (chart.same >= 0) if chart else tiled(hidden)
+        out["channel_mask"] = hidden.astype(np.float32)
     else:
         out["signal"], real = mapped(scaled, usable)
 
+    signals = [out[name] for name in ("signal", "target") if name in out]
     shape = out["signal"].shape[:2]
-    gain, offset = np.repeat(recording_gain[:, None], shape[1], axis=1), np.zeros(shape, np.float32)
+    gain, offset = np.repeat(unit[:, None], shape[1], axis=1), np.zeros(shape, np.float32)
     if config.scaling == "zscore":  # of the visible channels only: statistics of a hidden channel would reveal it
-        gain, offset = signal_scaling.window_statistics(out["signal"], valid)
-    for name in ("signal", "target"):
-        if name in out and config.scaling == "zscore":
-            out[name] -= offset[:, :, None]
-            out[name] /= gain[:, :, None]
-        if name in out and config.clip:
-            np.clip(out[name], -config.clip, config.clip, out=out[name])
+        gain, offset = window_statistics(out["signal"], valid)
+        for signal in signals:
+            signal -= offset[:, :, None]
+            signal /= gain[:, :, None]
+    if config.clip:
+        for signal in signals:
+            np.clip(signal, -config.clip, config.clip, out=signal)
     out |= {"gain": gain, "offset": offset, "channel_ok": real.astype(np.float32)}
     if sources:
         channels = np.broadcast_to(np.arange(len(names)), usable.shape)
-        tiled = config.mapping == "tile"
-        out["source"] = tile(channels, config.tile_channels, block) if tiled else np.tile(chart.same, (len(stored), 1))
+        out["source"] = np.tile(chart.same, (len(stored), 1)) if chart else tiled(channels)
     if training:
         _augment(config, out, valid, index, seed)
     valid &= np.any(out["signal"], axis=(1, 2), keepdims=True)[:, :, 0]  # no electrode has a position: as padding
     if not valid.all():
-        for name in ("signal", "target"):
-            if name in out:
-                out[name] *= valid[:, None, :]
+        for signal in signals:
+            signal *= valid[:, None, :]
     out["valid"] = valid.astype(np.float32)
     return out
 
@@ -182,16 +187,6 @@ def hide_channels(
     return signal, hidden
 
 
-def _block(config: DataConfig, channels: int, index: np.ndarray, seed: int, training: bool) -> np.ndarray:
-    """Return where the block of `tile_channels` channels starts in each row; 0 if the recording does not have more."""
-    room = max(channels - config.tile_channels, 0)
-    if config.mapping != "tile" or not room:
-        return np.zeros(len(index), int)
-    if not training:
-        return np.full(len(index), room // 2)
-    return (rng.uniform(seed, "channel block", index, 1)[:, 0] * (room + 1)).astype(int)
-
-
 def tile(signal: np.ndarray, wanted: int, block: Int[np.ndarray, "batch"]) -> np.ndarray:
     """Repeat the channels to `wanted`, or cut each row's block of them (see `mapping.tile_rows`)."""
     if signal.shape[1] <= wanted:
@@ -205,19 +200,10 @@ def interpolate(signal: np.ndarray, chart: mapping.ChannelMap, usable: np.ndarra
         matrix, real = mapping.matrix_of(chart, usable[0].tobytes())
         real = np.repeat(real[None], len(signal), 0)
         if real.all():
-            return (signal if chart.identical else np.take(signal, chart.same, axis=1)), real
+            return (signal if chart.names == chart.ch_names else np.take(signal, chart.same, axis=1)), real
         return np.matmul(matrix, signal), real
     matrices, real = chart.matrices(usable)
     return np.matmul(matrices, signal), real
-
-
-def _hidden_in_target(
-    config: DataConfig, target: TargetChannels, names: tuple[str, ...], hidden: np.ndarray, block: np.ndarray
-) -> np.ndarray:
-    """Return which target channels stand for a hidden electrode."""
-    if config.mapping == "tile":
-        return tile(hidden, config.tile_channels, block)
-    return np.stack([hidden[:, names.index(n)] if n in names else np.zeros(len(hidden), bool) for n in target.names], 1)
 
 
 def _augment(config: DataConfig, out: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray, seed: int) -> None:
@@ -254,3 +240,49 @@ def check_rate(config: DataConfig, sfreq: float, path: str) -> None:
             f"{path} holds windows at {sfreq:g} Hz but data.sfreq is {config.sfreq:g}; "
             f"prepare it at {config.sfreq:g} Hz, or set data.sfreq={sfreq:g}"
         )
+
+
+# ------------------------------------------------------------------------------------------------------------- scaling
+def recording_gain(
+    recording_scale: Float[np.ndarray, "batch"], scaling: str, divide: float
+) -> Float[np.ndarray, "batch"]:
+    """Return µV per unit, as far as it is known before a window is read.
+
+    `divide`: a fixed number. `robust`: the recording's scale (see `Window.scale`), so that differences in amplitude
+    between channels and between moments stay. `zscore`: 1; `window_statistics` follows.
+    """
+    if scaling == "robust":
+        usable = np.isfinite(recording_scale) & (recording_scale > FLOOR_UV)
+        return np.where(usable, recording_scale, 1.0).astype(np.float32)
+    return np.full(len(recording_scale), divide if scaling == "divide" else 1.0, np.float32)
+
+
+def window_statistics(
+    microvolts: Float[np.ndarray, "batch channels time"], valid: Bool[np.ndarray, "batch time"]
+) -> tuple[Float[np.ndarray, "batch channels"], Float[np.ndarray, "batch channels"]]:
+    """Return (standard deviation, mean) of each channel in µV, without padding: the gain and offset of `zscore`."""
+    if valid.all():
+        gain, offset = microvolts.std(axis=2), microvolts.mean(axis=2)
+    else:
+        weight = valid[:, None, :].astype(np.float32)
+        count = np.maximum(weight.sum(axis=2), 1)
+        offset = (microvolts * weight).sum(axis=2) / count
+        gain = np.sqrt((weight * (microvolts - offset[:, :, None]) ** 2).sum(axis=2) / count)
+    return np.where(gain > FLOOR_UV, gain, 1.0).astype(np.float32), offset.astype(np.float32)
+
+
+def in_units(
+    microvolts: Float[np.ndarray, "batch channels time"],
+    recording_scale: Float[np.ndarray, "batch"],
+    valid: Bool[np.ndarray, "batch time"],
+    scaling: str,
+    divide: float,
+    clip: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (signal as the network sees it, gain, offset) of windows of all channels, none of them interpolated."""
+    gain = np.repeat(recording_gain(recording_scale, scaling, divide)[:, None], microvolts.shape[1], 1)
+    offset = np.zeros_like(gain)
+    if scaling == "zscore":
+        gain, offset = window_statistics(microvolts, valid)
+    signal = (microvolts - offset[:, :, None]) / gain[:, :, None]
+    return (np.clip(signal, -clip, clip) if clip else signal), gain, offset

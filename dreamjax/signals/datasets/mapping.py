@@ -26,12 +26,14 @@ def _g(cosine: np.ndarray) -> np.ndarray:
     return legval(cosine, np.concatenate([[0], (2 * n + 1) / (n * (n + 1)) ** STIFFNESS / (4 * np.pi)]))
 
 
-def _unit(xyz: np.ndarray) -> np.ndarray:
-    return xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
+def _splines(have: np.ndarray, want: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return g of each pair of electrodes, and of each wanted direction and electrode."""
+    have, want = (xyz / np.linalg.norm(xyz, axis=1, keepdims=True) for xyz in (have, want))
+    return _g(np.clip(have @ have.T, -1, 1)), _g(np.clip(want @ have.T, -1, 1))
 
 
 def _weights(
-    between: Float[np.ndarray, "n n"], to: Float[np.ndarray, "m n"], use: Bool[np.ndarray, "batch n"], smoothing: float
+    between: Float[np.ndarray, "n n"], to: Float[np.ndarray, "m n"], use: Bool[np.ndarray, "batch n"]
 ) -> Float[np.ndarray, "batch m n"]:
     """Solve equations 1 and 2 for each row of `use`, the electrodes that count; the others get weight 0.
 
@@ -44,19 +46,16 @@ def _weights(
     system[:, :n, n] = system[:, n, :n] = use
     system[:, n, n] = ~use.any(axis=1)  # without a single electrode: all weights 0
     diagonal = np.arange(n)
-    system[:, diagonal, diagonal] = np.where(use, between[diagonal, diagonal] + smoothing, 1)
+    system[:, diagonal, diagonal] = np.where(use, between[diagonal, diagonal] + SMOOTHING, 1)
     right = np.ones((batch, n + 1, len(to)))
     right[:, :n] = np.where(use[:, :, None], to.T, 0)
     return np.linalg.solve(system, right)[:, :n].transpose(0, 2, 1)  # the system is symmetric
 
 
-def spline_matrix(
-    have: Float[np.ndarray, "n 3"], want: Float[np.ndarray, "m 3"], smoothing: float = SMOOTHING
-) -> Float[np.ndarray, "m n"]:
+def spline_matrix(have: Float[np.ndarray, "n 3"], want: Float[np.ndarray, "m 3"]) -> Float[np.ndarray, "m n"]:
     """Return the matrix from potentials at `have` to those at `want`: directions from the sphere's centre."""
-    have, want = _unit(np.asarray(have, float)), _unit(np.asarray(want, float))
-    between, to = _g(np.clip(have @ have.T, -1, 1)), _g(np.clip(want @ have.T, -1, 1))
-    return _weights(between, to, np.ones((1, len(have)), bool), smoothing)[0]
+    between, to = _splines(np.asarray(have, float), np.asarray(want, float))
+    return _weights(between, to, np.ones((1, len(have)), bool))[0]
 
 
 def fit_sphere(xyz: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "3"], float]:
@@ -108,11 +107,6 @@ class ChannelMap:
     located: Bool[np.ndarray, "n"]
     wanted: Bool[np.ndarray, "m"]  # template channels whose direction is known
 
-    @property
-    def identical(self) -> bool:
-        """Whether the template is the cap, in its order."""
-        return self.names == self.ch_names
-
     def matrices(
         self, usable: Bool[np.ndarray, "batch n"]
     ) -> tuple[Float[np.ndarray, "batch m n"], Bool[np.ndarray, "batch m"]]:
@@ -125,23 +119,19 @@ class ChannelMap:
         real = (self.same >= 0) & usable[:, self.same]
         matrix = np.zeros((len(usable), len(self.names), len(self.ch_names)), np.float32)
         if not real.all():
-            self._check(usable, real)
+            if not (usable & self.located).any(axis=1).all():
+                _warn_unplaced(self.ch_names)
+            if len(lost := np.flatnonzero(~real.all(axis=0) & ~self.wanted)):
+                raise UserError(
+                    f"channel {self.names[lost[0]]} is absent or bad in some windows and its position is unknown, "
+                    "so it cannot be interpolated; leave those windows out, or give positions when preparing"
+                )
             # solved for every template channel, also those not needed: the bits of a row may not depend on other rows
-            matrix[:] = _weights(self.between, self.to, usable & self.located, SMOOTHING)
+            matrix[:] = _weights(self.between, self.to, usable & self.located)
         row, channel = np.nonzero(real)
         matrix[row, channel] = 0
         matrix[row, channel, self.same[channel]] = 1
         return matrix, real
-
-    def _check(self, usable: np.ndarray, real: np.ndarray) -> None:
-        if not (usable & self.located).any(axis=1).all():
-            _warn_unplaced(self.ch_names)
-        lost = np.flatnonzero(~real.all(axis=0) & ~self.wanted)
-        if len(lost):
-            raise UserError(
-                f"channel {self.names[lost[0]]} is absent or bad in some windows and its position is unknown, "
-                "so it cannot be interpolated; leave those windows out, or give positions when preparing"
-            )
 
 
 @lru_cache(maxsize=256)
@@ -159,7 +149,7 @@ def _channel_map(ch_names: tuple[str, ...], xyz: bytes, names: tuple[str, ...], 
     want = np.frombuffer(target, np.float64).reshape(-1, 3)
     located: np.ndarray = np.isfinite(have).all(axis=1)  # type: ignore[assignment]
     wanted: np.ndarray = np.isfinite(want).all(axis=1)  # type: ignore[assignment]
-    have, want = (_unit(np.where(k[:, None], x, [0.0, 0.0, 1.0])) for x, k in ((have, located), (want, wanted)))
+    have, want = (np.where(k[:, None], x, [0.0, 0.0, 1.0]) for x, k in ((have, located), (want, wanted)))
     same = np.array([ch_names.index(name) if name in ch_names else -1 for name in names])
     if len(ch_names) < FEW and (same < 0).any():
         log.warning(
@@ -170,8 +160,7 @@ def _channel_map(ch_names: tuple[str, ...], xyz: bytes, names: tuple[str, ...], 
             len(names),
             FEW,
         )
-    between, to = _g(np.clip(have @ have.T, -1, 1)), _g(np.clip(want @ have.T, -1, 1))
-    return ChannelMap(ch_names, names, same, between, to, located, wanted)
+    return ChannelMap(ch_names, names, same, *_splines(have, want), located, wanted)
 
 
 def channel_map(
@@ -198,15 +187,12 @@ def matrix_of(chart: ChannelMap, usable: bytes) -> tuple[Float[np.ndarray, "m n"
     return matrix[0], real[0]
 
 
-def tile_rows(channels: int, wanted: int = 128, start: int = 0) -> Int[np.ndarray, "wanted"]:
+def tile_rows(channels: int, wanted: int = 128) -> Int[np.ndarray, "wanted"]:
     """Return the channel in each row of DreamDiffusion's input.
 
-    Fewer than `wanted`: the whole montage repeated floor(wanted / C) times, then its first wanted mod C channels.
-    More: the contiguous block from `start` on.
+    The whole montage repeated floor(wanted / C) times, then its first wanted mod C channels.
     """
-    if channels > wanted:
-        return np.arange(start, start + wanted)
-    return np.concatenate([np.tile(np.arange(channels), wanted // channels), np.arange(wanted % channels)])
+    return np.arange(wanted) % channels
 
 
 def stretch(signal: Float[np.ndarray, "... time"], samples: int) -> Float[np.ndarray, "... samples"]:

@@ -12,15 +12,15 @@ from jaxtyping import Int, UInt64
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, nearest
-from dreamjax.signals.datasets import augment, mapping, mixture, record_view, records, tf_example
+from dreamjax.signals.datasets import augment, mapping, record_view, records, shards, tf_example
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.datasets.examples import Examples
-from dreamjax.signals.datasets.read_ahead import Rows
+from dreamjax.signals.datasets.examples import Examples, Rows, share
 from dreamjax.signals.recordings import montage
 
 AT_ONCE = 256  # records read together
 PROBED = 16  # windows that are read before a stream is returned
 NAMED = ("subject", "session", "recording", "stimulus", "modality", "unit", "sensor_kind")  # as numbers of names
+DESCRIBING = ("stimulus", "label", "subject", "recording")
 POSITIONS = "sensor_positions"
 ALSO = (*NAMED, POSITIONS)  # what a batch carries where a system asks for it
 
@@ -48,27 +48,26 @@ class WindowExamples(Examples):
         self.config, self.split, self.training, self.also = config, split, training, tuple(also)
         self.workers, self.prefetch, self.sfreq = config.workers, config.prefetch, config.sfreq
         self.readers = [records.open_split(path, split) for path in config.path]
-        empty = [path for path, reader in zip(config.path, self.readers, strict=True) if not len(reader)]
-        if empty:
-            raise UserError(f"{empty[0]} has no windows in split {split}")
+        self.reader = shards.joined(self.readers)
         datasets = [records.load_dataset(path) for path in config.path]
-        for path, dataset in zip(config.path, datasets, strict=True):
+        for path, reader, dataset in zip(config.path, self.readers, datasets, strict=True):
+            if not len(reader):
+                raise UserError(f"{path} has no windows in split {split}")
             if config.scaling == "divide" and "unit" in dataset:
                 _warn_of_unit(path, dataset["unit"], config.divide)
+            augment.check_rate(config, record_view.unpack(reader[0]).sfreq, path)  # of the others when read
         self.labels = tuple(sorted({label for dataset in datasets for label in dataset.get("labels", [])}))
         self._label_ids = {label.encode(): i for i, label in enumerate(self.labels)}
         self.names = {name: _names(config.path, name) for name in NAMED if name in self.also}
-        self._name_ids = {
-            field: {name.encode(): i for i, name in enumerate(all_)} for field, all_ in self.names.items()
-        }
+        self._name_ids = {field: {n.encode(): i for i, n in enumerate(names)} for field, names in self.names.items()}
         self.target = target_channels(config, lambda: [records.decode(reader[0]) for reader in self.readers])
         counts = [len(reader) for reader in self.readers]
         self.ends = np.cumsum(counts)
         keys = None
         if training and config.fraction < 1:
-            shares = [mixture.share(count, config.fraction) for count in counts]
-            keys = np.concatenate([end - n + share for end, n, share in zip(self.ends, counts, shares, strict=True)])
-            counts = [len(share) for share in shares]
+            shares = [share(count, config.fraction) for count in counts]
+            keys = np.concatenate([end - n + part for end, n, part in zip(self.ends, counts, shares, strict=True)])
+            counts = [len(part) for part in shares]
         super().__init__(
             counts,
             seed=seed,
@@ -78,8 +77,6 @@ class WindowExamples(Examples):
             weights=config.weights if training else (),
             keys=keys,
         )
-        for path, reader in zip(config.path, self.readers, strict=True):  # the first window now, all others when read
-            augment.check_rate(config, record_view.unpack(reader[0]).sfreq, path)
 
     @property
     def ch_names(self) -> tuple[str, ...]:
@@ -90,24 +87,14 @@ class WindowExamples(Examples):
     def channels(self) -> int:
         return len(self.target.names) or self.config.tile_channels
 
-    def _read(self, keys: Int[np.ndarray, "batch"]) -> list[bytes]:
-        corpus = np.searchsorted(self.ends, keys, side="right")
-        out: list[bytes] = [b""] * len(keys)
-        for c in np.unique(corpus):
-            rows = np.flatnonzero(corpus == c)
-            first = self.ends[c] - len(self.readers[c])
-            for row, record in zip(rows, self.readers[c].read((keys[rows] - first).tolist()), strict=True):
-                out[row] = record
-        return out
-
     def read(self, keys: Int[np.ndarray, "batch"], index: UInt64[np.ndarray, "batch"]) -> Rows:
         """Return records, by their numbers in the concatenation of the corpora, as the examples `index`."""
-        stored = [record_view.unpack(record, tuple(self.names)) for record in self._read(keys)]
+        stored = [record_view.unpack(record, tuple(self.names)) for record in self.reader.read(keys.tolist())]
         for sfreq in {record.sfreq for record in stored}:
             augment.check_rate(self.config, sfreq, ", ".join(self.config.path))
         if self.training and self.config.shift:
             after = np.where(np.isin(keys + 1, self.ends), keys, keys + 1)  # nothing follows a corpus's last
-            following = [record_view.unpack(record) for record in self._read(after)]
+            following = [record_view.unpack(record) for record in self.reader.read(after.tolist())]
             stored = [record_view.follow(a, b) for a, b in zip(stored, following, strict=True)]
         sources = "sensor_kind" in self.also or POSITIONS in self.also
         out = augment.assemble(
@@ -134,10 +121,7 @@ class WindowExamples(Examples):
         """Return what every record says besides its signal, in the order of the corpora."""
         return [
             RecordMetadata(
-                stimulus=records.texts(feature, "stimulus")[0].decode(),
-                label=records.texts(feature, "label")[0].decode(),
-                subject=records.texts(feature, "subject")[0].decode(),
-                recording=records.texts(feature, "recording")[0].decode(),
+                **{name: records.texts(feature, name)[0].decode() for name in DESCRIBING},  # type: ignore[typeddict-item]
                 start=float(np.frombuffer(feature["start"].bytes_list.value[0])[0]),
             )
             for reader in self.readers

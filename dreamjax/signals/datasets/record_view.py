@@ -10,10 +10,8 @@ from jaxtyping import Float32, Int16
 from dreamjax.signals.datasets import records, tf_example
 
 _DOUBLE = struct.Struct("<d")
-_FIELDS = (
-    *("signal/value", "step", "offset", "xyz", "channel_ok", "valid"),
-    *("sfreq", "scale", "start", "reference", "label", "recording"),
-)
+_FIELDS = ("signal/value", "step", "offset", "xyz", "channel_ok", "valid", "sfreq", "scale", "start", "reference",
+           "label", "recording")  # fmt: skip
 _APART = records.APART.encode()
 
 
@@ -35,9 +33,7 @@ class StoredWindow(NamedTuple):
     start: float  # s
     apart: bool  # see `records.APART`
     texts: Mapping[str, tuple[bytes, ...]]  # of the fields that were asked for
-    following: Union["StoredWindow", None] = (
-        None  # the next window of the same recording, where a crop may extend into it
-    )
+    following: Union["StoredWindow", None] = None  # the next one of the recording, where a crop may extend into it
     lag: int = 0  # samples from this window's start to that one's
 
 

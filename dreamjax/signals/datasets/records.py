@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, overload
 
 import numpy as np
@@ -60,6 +60,11 @@ class Window:
 
 TEXTS = ("reference", "dataset", "subject", "session", "recording", "label", "stimulus", "licence", "modality", "unit")
 LISTS = ("ch_names", "flags", "sensor_kind")
+QUANTISED: dict[str, type] = {"signal/value": np.int16, "step": np.float32, "offset": np.float32}
+ARRAYS: dict[str, type] = {
+    **{"xyz": np.float32, "valid": np.bool_, "channel_ok": np.bool_},
+    **dict.fromkeys(("sfreq", "start", "scale"), np.float64),
+}
 ELECTRODE = "eeg"
 DEFAULTS = {"modality": b"eeg", "unit": "µV".encode(), "sensor_kind": ELECTRODE.encode()}  # of records without them
 
@@ -88,13 +93,13 @@ def quantise(
         offset = ((low + high) / 2).astype(np.float32)
         residual = signal - offset[:, None].astype(np.float64)
         peak = np.abs(residual).max(axis=1)
-        step = np.nextafter(
-            (peak / COUNTS).astype(np.float32), np.float32(np.inf)
-        )  # rounded up: no count passes COUNTS
-    if not (np.isfinite(peak).all() and np.isfinite(step).all()):
-        bad = int(np.flatnonzero(~(np.isfinite(peak) & np.isfinite(step)))[0])
-        raise UserError(f"channel {bad} holds NaN or infinite values; reject or repair the window before it is stored")
-    step = np.where(peak == 0, np.float32(0), np.maximum(step, np.finfo(np.float32).tiny)).astype(np.float32)
+        rounded_up = np.nextafter((peak / COUNTS).astype(np.float32), np.float32(np.inf))  # no count passes COUNTS
+    bad = np.flatnonzero(~(np.isfinite(peak) & np.isfinite(rounded_up)))
+    if len(bad):
+        raise UserError(
+            f"channel {bad[0]} holds NaN or infinite values; reject or repair the window before it is stored"
+        )
+    step = np.where(peak == 0, 0, np.maximum(rounded_up, np.finfo(np.float32).tiny)).astype(np.float32)
     counts = np.rint(residual / np.where(step == 0, 1, step)[:, None].astype(np.float64))
     return counts.astype(np.int16), step, offset
 
@@ -103,60 +108,45 @@ def encode(window: Window) -> bytes:
     """Return a record. Raises UserError where the signal is not finite or the shapes of the window differ."""
     channels, time = np.shape(window.signal)
     window = replace(window, sensor_kind=window.sensor_kind or (ELECTRODE,) * channels)
-    shapes = {
-        **dict.fromkeys(("ch_names", "channel_ok", "sensor_kind"), (channels,)),
-        **{"xyz": (channels, 3), "valid": (time,)},
-    }
-    for name, shape in shapes.items():
+    shapes = dict.fromkeys(("ch_names", "channel_ok", "sensor_kind"), (channels,))
+    for name, shape in (shapes | {"xyz": (channels, 3), "valid": (time,)}).items():
         if np.shape(getattr(window, name)) != shape:
             raise UserError(
                 f"recording {window.recording}: {name} has shape {np.shape(getattr(window, name))}, not {shape}"
             )
     try:
-        counts, step, offset = quantise(window.signal)
+        quantised = quantise(window.signal)
     except UserError as problem:
         raise UserError(f"recording {window.recording}, window at {window.start:g} s: {problem}") from problem
     features: dict[str, tf_example.Value] = {
-        "signal/value": counts.tobytes(),
         "signal/shape": [channels, time],
-        "step": step.tobytes(),
-        "offset": offset.tobytes(),
-        "xyz": np.asarray(window.xyz, np.float32).tobytes(),
-        "valid": np.asarray(window.valid, bool).tobytes(),
-        "channel_ok": np.asarray(window.channel_ok, bool).tobytes(),
-        "sfreq": np.float64(window.sfreq).tobytes(),
-        "start": np.float64(window.start).tobytes(),
-        "scale": np.float64(window.scale).tobytes(),
         "montage_rank": int(window.montage_rank),
+        **{name: array.tobytes() for name, array in zip(QUANTISED, quantised, strict=True)},
     }
+    features |= {name: np.asarray(getattr(window, name), dtype).tobytes() for name, dtype in ARRAYS.items()}
     features |= {name: getattr(window, name).encode() for name in TEXTS}
     features |= {name: [text.encode() for text in getattr(window, name)] for name in LISTS}
-    return tf_example.serialise(features)
+    return tf_example.extended(b"", features)
 
 
 def decode(record: bytes) -> Window:
     """Return the window of a record, float32; samples that are padding come back as exact zeros."""
     feature = tf_example.parse(record)
-
-    def one(name: str) -> bytes:
-        return feature[name].bytes_list.value[0]
-
-    shape = tuple(feature["signal/shape"].int64_list.value)
-    counts = np.frombuffer(one("signal/value"), np.int16).reshape(shape)
-    step, offset = np.frombuffer(one("step"), np.float32), np.frombuffer(one("offset"), np.float32)
-    valid = np.frombuffer(one("valid"), bool)
-    signal = counts * step[:, None] + offset[:, None]
+    arrays: dict[str, np.ndarray] = {
+        name: np.frombuffer(feature[name].bytes_list.value[0], dtype) for name, dtype in (QUANTISED | ARRAYS).items()
+    }
+    counts = arrays["signal/value"].reshape(feature["signal/shape"].int64_list.value)
+    signal = counts * arrays["step"][:, None] + arrays["offset"][:, None]
+    valid = arrays["valid"]
     if not valid.all():
         signal[:, ~valid] = 0
     return Window(
         signal=signal,
-        xyz=np.frombuffer(one("xyz"), np.float32).reshape(-1, 3),
-        sfreq=float(np.frombuffer(one("sfreq"))[0]),
+        xyz=arrays["xyz"].reshape(-1, 3),
         montage_rank=int(feature["montage_rank"].int64_list.value[0]),
-        start=float(np.frombuffer(one("start"))[0]),
         valid=valid,
-        channel_ok=np.frombuffer(one("channel_ok"), bool),
-        scale=float(np.frombuffer(one("scale"))[0]),
+        channel_ok=arrays["channel_ok"],
+        **{name: float(arrays[name][0]) for name in ("sfreq", "start", "scale")},  # type: ignore[arg-type]
         **{name: texts(feature, name)[0].decode() for name in TEXTS},  # type: ignore[arg-type]
         **{name: tuple(text.decode() for text in texts(feature, name)) for name in LISTS},  # type: ignore[arg-type]
     )
@@ -165,32 +155,28 @@ def decode(record: bytes) -> Window:
 @cache
 def tfds_features() -> Any:
     """Return the FeaturesDict of TFDS that serialises exactly what `encode` writes."""
-    import tensorflow_datasets as tfds
+    from tensorflow_datasets import features
 
     def raw(shape: tuple[int | None, ...], dtype: Any, doc: str) -> Any:
-        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes", doc=doc)
+        return features.Tensor(shape=shape, dtype=dtype, encoding="bytes", doc=doc)
 
-    def several(doc: str) -> Any:
-        return tfds.features.Sequence(tfds.features.Text(), doc=doc)
-
-    return tfds.features.FeaturesDict(
-        {
-            "signal": raw((None, None), np.int16, "channels × time; value = signal · step + offset"),
-            "step": raw((None,), np.float32, "unit per count, by channel"),
-            "offset": raw((None,), np.float32, "value at count 0, by channel"),
-            "xyz": raw((None, 3), np.float32, "sensor positions, head coordinates in metres; NaN where unknown"),
-            "valid": raw((None,), np.bool_, "False where a shorter trial was padded, by sample"),
-            "channel_ok": raw((None,), np.bool_, "False where quality control flagged the channel"),
-            "sfreq": raw((), np.float64, "Hz"),
-            "start": raw((), np.float64, "s since the recording's first sample"),
-            "scale": raw((), np.float64, "robust scale of the whole recording, in its unit"),
-            "montage_rank": tfds.features.Scalar(np.int32, doc="rank of the scalp signal"),
-            "ch_names": several("normalised channel names"),
-            "flags": several("what quality control noticed and kept"),
-            "sensor_kind": several("MNE's channel type, by channel"),
-            **{name: tfds.features.Text() for name in TEXTS},
-        }
-    )
+    several = partial(features.Sequence, features.Text())
+    return features.FeaturesDict({
+        "signal": raw((None, None), np.int16, "channels × time; value = signal · step + offset"),
+        "step": raw((None,), np.float32, "unit per count, by channel"),
+        "offset": raw((None,), np.float32, "value at count 0, by channel"),
+        "xyz": raw((None, 3), np.float32, "sensor positions, head coordinates in metres; NaN where unknown"),
+        "valid": raw((None,), np.bool_, "False where a shorter trial was padded, by sample"),
+        "channel_ok": raw((None,), np.bool_, "False where quality control flagged the channel"),
+        "sfreq": raw((), np.float64, "Hz"),
+        "start": raw((), np.float64, "s since the recording's first sample"),
+        "scale": raw((), np.float64, "robust scale of the whole recording, in its unit"),
+        "montage_rank": features.Scalar(np.int32, doc="rank of the scalp signal"),
+        "ch_names": several(doc="normalised channel names"),
+        "flags": several(doc="what quality control noticed and kept"),
+        "sensor_kind": several(doc="MNE's channel type, by channel"),
+        **{name: features.Text() for name in TEXTS},
+    })  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------ dataset folders
@@ -206,25 +192,20 @@ def valid_name(kind: str, name: str) -> str:
 
 
 def _write_shards(
-    out_dir: epath.PathLike, name: str, split: str, records: Iterable[bytes], shard_bytes: int
+    out_dir: epath.PathLike, name: str, split: str, records: Iterator[bytes], shard_bytes: int
 ) -> list[Shard]:
     """Write records as `NAME-SPLIT.array_record-00000-of-0000N`, a new shard every `shard_bytes`."""
     folder = epath.Path(out_dir)
     stem = f"{valid_name('dataset', name)}-{valid_name('split', split)}.array_record"
     finished: list[Shard] = []
-    writer: ShardWriter | None = None
     try:
-        for record in records:
-            if writer is None or writer.bytes >= shard_bytes:
-                if writer is not None:
-                    finished.append(writer.close())
-                writer = ShardWriter(folder / f".{stem}-{len(finished):05d}.unnamed")
-            writer.write(record)
-        if writer is not None:
-            finished.append(writer.close())
+        while record := next(records, None):
+            with ShardWriter(folder / f".{stem}-{len(finished):05d}.unnamed") as writer:
+                while record:
+                    writer.write(record)
+                    record = next(records, None) if writer.bytes < shard_bytes else None
+            finished.append(writer.shard)
     except BaseException:
-        if writer is not None:
-            writer.abort()
         for shard in finished:
             (folder / shard.name).unlink(missing_ok=True)
         raise
@@ -232,13 +213,6 @@ def _write_shards(
     for shard, final in zip(finished, named, strict=True):
         (folder / shard.name).replace(folder / final.name)
     return named
-
-
-def _upgraded(record: bytes) -> bytes:
-    """Return a record with all fields of today: all records of a dataset have the same (features.json)."""
-    feature = tf_example.parse(record)
-    missing = {name: list(texts(feature, name)) for name in DEFAULTS if name not in feature}
-    return tf_example.extended(record, missing) if missing else record
 
 
 def write_split(
@@ -251,12 +225,20 @@ def write_split(
 def merge(
     parts: Sequence[epath.PathLike], out_dir: epath.PathLike, name: str, split: str, *, shard_bytes: int = SHARD_BYTES
 ) -> list[Shard]:
-    """Write the records of `parts` (files that `ShardWriter` wrote), in order, as the shards of one split."""
+    """Write the records of `parts` (files that `ShardWriter` wrote), in order, as the shards of one split.
+
+    All get the fields of today, since all records of a dataset have the same (features.json).
+    """
+
+    def upgraded(record: bytes) -> bytes:
+        feature = tf_example.parse(record)
+        missing = {name: list(texts(feature, name)) for name in DEFAULTS if name not in feature}
+        return tf_example.extended(record, missing) if missing else record
 
     def records() -> Iterator[bytes]:
         for part in parts:
-            with shards.open_shard(part) as reader:
-                yield from (_upgraded(reader[i]) for i in range(len(reader)))
+            reader = shards.open_shard(part)
+            yield from (upgraded(reader[i]) for i in range(len(reader)))
 
     return _write_shards(out_dir, name, split, records(), shard_bytes)
 
@@ -305,19 +287,13 @@ def finish(
             for s in written
         },
     }
-    if "labels" not in dataset:
-        dataset["labels"] = _labels(folder, splits)
+    if "labels" not in dataset:  # the position of a label is its id
+        every = [shard for written in splits.values() for shard in written]
+        reader = ShardReader([folder / shard.name for shard in every], [shard.records for shard in every])
+        labels = {texts(tf_example.parse(reader[i]), "label")[0] for i in range(len(reader))}
+        dataset["labels"] = sorted(label.decode() for label in labels - {b""})
     atomic.write_text(folder / "dataset.json", json.dumps(dataset, indent=1))
     return dataset
-
-
-def _labels(folder: epath.Path, splits: Mapping[str, Sequence[Shard]]) -> list[str]:
-    """Return every label of the dataset but the empty one, sorted: the position of a label is its id."""
-    labels: set[bytes] = set()
-    for split in splits.values():
-        reader = ShardReader([folder / s.name for s in split], [s.records for s in split])
-        labels.update(texts(tf_example.parse(reader[i]), "label")[0] for i in range(len(reader)))
-    return sorted(label.decode() for label in labels - {b""})
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -336,11 +312,9 @@ def load_dataset(folder: epath.PathLike) -> JsonDict:
     except FileNotFoundError:
         raise UserError(f"{folder}: no dataset.json; is this a folder that `dreamjax prepare` wrote?") from None
     except ValueError as problem:
-        raise UserError(
-            f"{folder}/dataset.json: not readable as JSON ({problem}); prepare the dataset again"
-        ) from problem
-    missing = [key for key in ("name", "format", "splits", "shards") if key not in dataset]
-    if missing:
+        again = "prepare the dataset again"
+        raise UserError(f"{folder}/dataset.json: not readable as JSON ({problem}); {again}") from problem
+    if missing := [key for key in ("name", "format", "splits", "shards") if key not in dataset]:
         raise UserError(f"{folder}/dataset.json has no {missing[0]}; prepare the dataset again")
     if dataset["format"] != FORMAT:
         raise UserError(f"{folder}: its record format is {dataset['format']}, this dreamjax reads {FORMAT}")
@@ -357,8 +331,7 @@ def open_split(folder: epath.PathLike, split: str) -> ShardReader:
     folder = epath.Path(folder)
     dataset = load_dataset(folder)
     if split == ALL:
-        readers = [open_split(folder, each) for each in dataset["splits"]]
-        return ShardReader([p for r in readers for p in r.paths], [n for r in readers for n in r.records])
+        return shards.joined([open_split(folder, each) for each in dataset["splits"]])
     if split not in dataset["splits"]:
         guess = nearest(split, list(dataset["splits"]))
         hint = f"did you mean {guess}?" if guess else f"it has {', '.join(dataset['splits'])}"

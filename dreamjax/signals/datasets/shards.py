@@ -7,6 +7,7 @@ ArrayRecord reads local files. A shard under any other path (gs://…) is first 
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 import threading
 import uuid
@@ -20,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import manifest
+from dreamjax.storage import atomic, manifest
 
 WRITER_OPTIONS = "group_size:1,zstd:3"  # one record per chunk: random access reads nothing else
 READER_OPTIONS = "readahead_buffer_size:0"
@@ -60,23 +61,14 @@ def local_copy(path: epath.PathLike) -> str:
     folder = Path(os.environ.get("DREAMJAX_CACHE") or Path(tempfile.gettempdir()) / f"dreamjax-cache-{os.getuid()}")
     copy = folder / f"{key}-{path.name}"
     if not copy.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{copy.name}.{uuid.uuid4().hex[:8]}.part"
-        try:
-            with path.open("rb") as source, part.open("wb") as target:
-                while block := source.read(manifest.CHUNK):
-                    target.write(block)
-            part.replace(copy)
-        finally:
-            part.unlink(missing_ok=True)
+        with path.open("rb") as source, atomic.new_file(copy) as target:
+            shutil.copyfileobj(source, target, manifest.CHUNK)
     return str(copy)
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
 class ShardWriter:
-    """One shard file of raw records: written under a temporary name, named when closed; removed when the block fails.
-
-    For child processes too: the file has its name only once it is whole.
+    """One shard file of raw records: written under a temporary name, named when the block ends, removed if it fails.
 
     with ShardWriter(folder / "part-0.array_record") as writer:
         writer.write(record)
@@ -88,9 +80,9 @@ class ShardWriter:
 
         self.path = epath.Path(path)
         self.records, self.bytes = 0, 0
-        self.shard: Shard | None = None
-        remote = "://" in os.fspath(self.path)
-        folder = Path(tempfile.gettempdir()) if remote else Path(self.path.parent)
+        self.shard: Shard  # once closed
+        self._remote = "://" in os.fspath(self.path)
+        folder = Path(tempfile.gettempdir()) if self._remote else Path(self.path.parent)
         self._part = folder / f".{self.path.name}.{uuid.uuid4().hex[:8]}.part"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -104,41 +96,31 @@ class ShardWriter:
         self.records += 1
         self.bytes += len(record)
 
-    def close(self) -> Shard:
+    def _finish(self) -> None:
         """Give the file its name. Raises CannotWrite where not every record reached the disk."""
-        try:
-            self._writer.close()
-            if count(str(self._part)) != self.records:
-                raise CannotWrite(f"{self.path}: not every record could be written; is the disk full?")
-            size, sha256 = self._part.stat().st_size, manifest.file_hash(self._part)
-            if "://" in os.fspath(self.path):
-                epath.Path(self._part).copy(self.path, overwrite=True)
-                self._part.unlink()
-            else:
-                os.replace(self._part, self.path)
-        except BaseException as problem:
-            self.abort()
-            if isinstance(problem, UserError) or not isinstance(problem, (OSError, RuntimeError, ValueError)):
-                raise
-            raise CannotWrite.of(self.path, problem) from problem
-        self.shard = Shard(self.path.name, self.records, size, sha256)
-        return self.shard
-
-    def abort(self) -> None:
-        """Delete what was written."""
-        with contextlib.suppress(Exception):  # a full disk fails again here; the file is deleted anyway
-            if self._writer.is_open():
-                self._writer.close()
-        self._part.unlink(missing_ok=True)
+        self._writer.close()
+        if _count(str(self._part)) != self.records:
+            raise CannotWrite(f"{self.path}: not every record could be written; is the disk full?")
+        self.shard = Shard(self.path.name, self.records, self._part.stat().st_size, manifest.file_hash(self._part))
+        if self._remote:
+            epath.Path(self._part).copy(self.path, overwrite=True)
+        else:
+            os.replace(self._part, self.path)
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
+        try:
+            if kind is None:
+                self._finish()
+        except (OSError, RuntimeError, ValueError) as problem:
+            raise CannotWrite.of(self.path, problem) from problem
+        finally:
+            with contextlib.suppress(Exception):  # a full disk fails again here; the file is deleted anyway
+                if self._writer.is_open():
+                    self._writer.close()
+            self._part.unlink(missing_ok=True)
 
 
 def _open(path: str) -> Any:
@@ -153,7 +135,7 @@ def _close(reader: Any) -> None:
         reader.close()
 
 
-def count(path: str) -> int | None:
+def _count(path: str) -> int | None:
     """Return how many records a local shard holds; None where it is truncated, damaged or not a shard."""
     reader = _open(path)
     try:
@@ -166,7 +148,7 @@ def open_shard(path: epath.PathLike) -> "ShardReader":
     """Open one shard whose number of records is not known."""
     if not epath.Path(path).exists():
         raise UserError(f"{path}: no such shard")
-    records = count(local_copy(path))
+    records = _count(local_copy(path))
     if records is None:
         raise UserError(f"{path}: this shard is truncated or damaged; prepare the recording again")
     return ShardReader([path], [records])
@@ -184,24 +166,14 @@ class ShardReader:
         self.paths = [os.fspath(epath.Path(p)) for p in paths]
         self.records = list(records)
         self._ends = list(accumulate(self.records))
-        self._reset()
-
-    def _reset(self) -> None:
         self._readers: list[Any] = [None] * len(self.paths)
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_readers", "_lock")}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._reset()
+    def __reduce__(self) -> tuple[object, ...]:
+        return ShardReader, (self.paths, self.records)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
-
-    def __repr__(self) -> str:
-        return f"ShardReader({len(self)} records in {len(self.paths)} shards)"
 
     def _reader(self, shard: int) -> Any:
         with self._lock:
@@ -240,22 +212,10 @@ class ShardReader:
                 out[row] = record
         return out
 
-    def close(self) -> None:
-        """Close the open shards; they open again when needed."""
-        with self._lock:
-            for i, reader in enumerate(self._readers):
-                if reader is not None:
-                    _close(reader)
-                    self._readers[i] = None
-
-    def __enter__(self) -> "ShardReader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __getitem__(self, key: int) -> bytes:
         return self.read([key])[0]
 
-    def __getitems__(self, keys: Sequence[int]) -> list[bytes]:
-        return self.read(keys)
+
+def joined(readers: Sequence[ShardReader]) -> ShardReader:
+    """Return a reader of the records of all readers, one after another."""
+    return ShardReader([p for r in readers for p in r.paths], [n for r in readers for n in r.records])

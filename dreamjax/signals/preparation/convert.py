@@ -1,5 +1,6 @@
 """One recording → one part. What a child process of `prepare` runs."""
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dreamjax.errors import UserError
 from dreamjax.signals.preparation import parts
+from dreamjax.signals.preparation.inputs import PrepareOptions
 from dreamjax.signals.preparation.parts import PartSummary, RejectEntry
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.preparation.windows import RecordingWindows, RejectedStretch
@@ -41,11 +43,22 @@ class RecordingTask:
     source: Source
     settings: WindowSettings
     parts: str  # folder of parts
-    salt: str | None
-    corpus: str = UNKNOWN  # what the windows say
-    unit_scale: float | None = None
-    strict: bool = False
-    stimuli: str = ""  # folder in which the stimulus files of an event table must lie
+    options: PrepareOptions
+    name: str = UNKNOWN  # of the dataset
+
+    @property
+    def corpus(self) -> str:
+        """What the windows say."""
+        corpus = published_corpus(self.source)
+        return self.name if corpus == UNKNOWN else corpus
+
+    @property
+    def identity(self) -> Identity:
+        return identity_of(self.source, self.options.salt)
+
+
+def published_corpus(source: Source) -> str:
+    return source.corpus or source.dataset
 
 
 def input_files(source: Source) -> list[Path]:
@@ -71,6 +84,11 @@ def identity_of(source: Source, salt: str | None) -> Identity:
     return identity.identity(salt, source.dataset, source.subject, source.session, name)
 
 
+def _unit_scale(task: RecordingTask) -> float | None:
+    scales = task.options.unit_scales
+    return scales.get(task.source.dataset, scales.get(""))
+
+
 def convert(task: RecordingTask, beat: Callable[[], None]) -> PartSummary:
     """Make the part of one recording, unless it is there. Returns its summary.
 
@@ -79,13 +97,14 @@ def convert(task: RecordingTask, beat: Callable[[], None]) -> PartSummary:
     started = parts.clocks()
     content = input_hash(task.source)
     beat()
-    part = parts.folder_of(task.parts, content, _fingerprint(task))
-    if summary := parts.finished(part):
-        return summary
-    recording = open_recording(task.source, unit_scale=task.unit_scale, strict=task.strict)
-    if table := event_table(task):
-        recording = events.with_event_table(recording, table, stimuli=task.stimuli or None)
-    return parts.finish(part, {**convert_recording(recording, task, part, beat), "sha256": content}, started)
+
+    def build(part: Path) -> PartSummary:
+        recording = open_recording(task.source, unit_scale=_unit_scale(task), strict=task.options.strict)
+        if table := event_table(task):
+            recording = events.with_event_table(recording, table, stimuli=task.options.stimuli or None)
+        return convert_recording(recording, task, part, beat)
+
+    return parts.make(task.parts, content, _fingerprint(task), started, build)
 
 
 def event_table(task: RecordingTask) -> str:
@@ -101,49 +120,37 @@ def event_table(task: RecordingTask) -> str:
     raise UserError(f"{task.source.name}: its table of events {name!r} does not exist; check --events")
 
 
-def list_events(source: Source, beat: Callable[[], None]) -> dict[str, object]:
-    """`events.list_events` of a recording, as a task for a child process."""
-    return events.list_events(open_recording(source))
-
-
-def convert_raw(task: RecordingTask, raw: "mne.io.BaseRaw") -> PartSummary:
+def convert_raw(raw: "mne.io.BaseRaw", task: RecordingTask, beat: Callable[[], None]) -> PartSummary:
     """`convert` for a Raw that is already in memory or open. Its hash is that of names, rate and signal."""
     started, source = parts.clocks(), task.source
-    recording = recording_from_raw(
-        raw,
-        name=source.path,
-        dataset=source.dataset,
-        subject=source.subject,
-        session=source.session,
-        licence=source.licence,
-        unit_scale=task.unit_scale,
-    )
+    about = {name: getattr(source, name) for name in ("dataset", "subject", "session", "licence")}
+    recording = recording_from_raw(raw, name=source.path, **about, unit_scale=_unit_scale(task))
     digest = hashlib.sha256(repr((recording.ch_names, recording.sfreq, recording.n_samples)).encode())
     for start in range(0, recording.n_samples, HASH_SAMPLES):
         digest.update(recording.read(start, min(start + HASH_SAMPLES, recording.n_samples)).tobytes())
-    part = parts.folder_of(task.parts, digest.hexdigest(), _fingerprint(task))
-    if summary := parts.finished(part):
-        return summary
-    summary = convert_recording(recording, task, part, lambda: None)
-    return parts.finish(part, {**summary, "sha256": digest.hexdigest()}, started)
+    build = functools.partial(convert_recording, recording, task, beat=beat)
+    return parts.make(task.parts, digest.hexdigest(), _fingerprint(task), started, build)
 
 
 def _fingerprint(task: RecordingTask) -> list[str]:
     """Whatever besides the input changes a part."""
-    who = identity_of(task.source, task.salt)
-    table = event_table(task)
-    events_hash = manifest.file_hash(table) if table else ""
-    steps = [json.dumps(task.settings.as_json(), sort_keys=True), repr(task.unit_scale), repr(task.strict), events_hash]
-    return [*steps, task.corpus, task.source.licence, who.subject, who.session, who.recording]
+    table, who = event_table(task), task.identity
+    return [
+        json.dumps(task.settings.as_json(), sort_keys=True),
+        repr(_unit_scale(task)),
+        repr(task.options.strict),
+        manifest.file_hash(table) if table else "",
+        *(task.corpus, task.source.licence, who.subject, who.session, who.recording),
+    ]
 
 
 def convert_recording(recording: Recording, task: RecordingTask, part: Path, beat: Callable[[], None]) -> PartSummary:
     """Write the shard of a recording that is already open; returns its summary."""
     settings = task.settings
     recording = replace(recording, dataset=task.corpus)
-    windows = RecordingWindows(recording, settings, identity_of(task.source, task.salt))
-    sketch = parts.write_windows(part, windows, beat, averages=bool(settings.events.source))
-    if not sketch.windows:
+    windows = RecordingWindows(recording, settings, task.identity)
+    counts = parts.write_windows(part, windows, beat, averages=bool(settings.events.source))
+    if not counts["windows"]:
         rejects = grouped(windows.rejects)
         raise UserError(rejects[0]["reason"] if rejects else _why_empty(recording, settings))
     plan = windows.plan
@@ -162,7 +169,7 @@ def convert_recording(recording: Recording, task: RecordingTask, part: Path, bea
         "notes": list(recording.notes),
         "faults": windows.faults,
         "rejects": grouped(windows.rejects),
-        **sketch.summary(),  # type: ignore[typeddict-item]
+        **counts,
     }
 
 

@@ -8,6 +8,7 @@ samples as they are, which its configs then stretch in time. The values keep the
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,9 +19,9 @@ from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.records import Window
 from dreamjax.signals.preparation import filters, inputs, parts
 from dreamjax.signals.preparation.parts import PartSummary, RejectEntry
-from dreamjax.signals.recordings.corpora.eeg_imagenet import PublishedTrials
 from dreamjax.signals.recordings.corpora.trial_corpora import TrialCorpus, trial_corpus_of
 from dreamjax.signals.recordings.identity import Identity, identity
+from dreamjax.typing import JsonDict
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,14 @@ class TrialSettings:
 
 
 class TrialReader:
-    """The trials of a file as they are stored: (signal, which samples are real)."""
+    """The trials of a file as they are stored: (signal, which samples are real). Raises UserError for other files."""
 
-    def __init__(self, corpus: TrialCorpus, trials: PublishedTrials, settings: TrialSettings):
-        self.trials, self.span = trials, None
+    def __init__(self, path: str, settings: TrialSettings):
+        corpus = trial_corpus_of([path])
+        assert corpus is not None
+        self.corpus, self.trials = corpus, corpus.open(path)
+        self.reference = corpus.facts.reference or "unknown"
+        self.span: slice | None = None
         if settings.reading == "dreamdiffusion":
             if corpus.span is None:
                 raise UserError(
@@ -72,6 +77,10 @@ class TrialReader:
         out[:, :stop] = y_CxT - y_CxT.mean(axis=1, keepdims=True)
         return out, np.arange(self.width) < stop
 
+    def plan(self) -> JsonDict:
+        """Return what was done to the trials before they were published."""
+        return {"band": list(self.trials.band or (None, None)), "line": None, "reference": self.reference}
+
 
 @dataclass(frozen=True)
 class TrialTask:
@@ -80,58 +89,51 @@ class TrialTask:
     path: str
     file_hash: str
     settings: TrialSettings
-    trials: tuple[int, ...]
-    split: str
     scales: Mapping[int, float]  # person → robust scale
     salt: str | None
     licence: str
     parts: str  # folder of parts
+    trials: tuple[int, ...] = ()
+    split: str = ""
 
 
 @lru_cache(maxsize=1)
-def _opened(path: str, file_hash: str) -> tuple[TrialCorpus, PublishedTrials]:
+def _reader(path: str, file_hash: str, settings: TrialSettings) -> TrialReader:
     """The file, opened once for all chunks that a child converts."""
-    corpus = trial_corpus_of([path])
-    assert corpus is not None
-    return corpus, corpus.open(path)
+    return TrialReader(path, settings)
 
 
 def convert(task: TrialTask, beat: Callable[[], None]) -> PartSummary:
     """Make the part of a chunk of trials, unless it is there. Returns its summary."""
     started = parts.clocks()
+
+    def build(part: Path) -> PartSummary:
+        reader = _reader(task.path, task.file_hash, task.settings)
+        corpus, rejects = reader.corpus, list[RejectEntry]()
+        counts = parts.write_windows(part, _windows(task, reader, rejects), beat, averages=True)
+        return {
+            "dataset": corpus.facts.name,
+            "licence": task.licence,
+            "format": corpus.format,
+            "sfreq": corpus.sfreq,
+            "seconds": float(reader.trials.length[list(task.trials)].sum() / corpus.sfreq),
+            "judged": len(task.trials),
+            "ch_names": list(reader.trials.ch_names),
+            "plan": reader.plan() | {"median_sd": float(f"{np.median(list(task.scales.values())):.4g}")},
+            "warning": "",
+            "notes": [],
+            "faults": {},
+            "rejects": rejects,
+            **counts,
+        }
+
     fingerprint = repr(replace(task, path="", parts="", salt=inputs.salt_hash(task.salt)))
-    part = parts.folder_of(task.parts, task.file_hash, [fingerprint])
-    if summary := parts.finished(part):
-        return summary
-    corpus, trials = _opened(task.path, task.file_hash)
-    rejects: list[RejectEntry] = []
-    windows = _windows(task, corpus, TrialReader(corpus, trials, task.settings), rejects)
-    sketch = parts.write_windows(part, windows, beat, averages=True)
-    band = [None, None] if trials.band is None else list(trials.band)
-    sd = float(f"{np.median(list(task.scales.values())):.4g}")
-    plan = {"band": band, "line": None, "reference": corpus.facts.reference or "unknown", "median_sd": sd}
-    new: PartSummary = {
-        "sha256": task.file_hash,
-        "dataset": corpus.facts.name,
-        "licence": task.licence,
-        "format": corpus.format,
-        "sfreq": corpus.sfreq,
-        "seconds": float(trials.length[list(task.trials)].sum() / corpus.sfreq),
-        "judged": len(task.trials),
-        "ch_names": list(trials.ch_names),
-        "plan": plan,
-        "warning": "",
-        "notes": [],
-        "faults": {},
-        "rejects": rejects,
-        **sketch.summary(),  # type: ignore[typeddict-item]
-    }
-    return parts.finish(part, new, started)
+    return parts.make(task.parts, task.file_hash, [fingerprint], started, build)
 
 
-def _windows(task: TrialTask, corpus: TrialCorpus, reader: TrialReader, rejects: list[RejectEntry]) -> Iterator[Window]:
+def _windows(task: TrialTask, reader: TrialReader, rejects: list[RejectEntry]) -> Iterator[Window]:
     """The trials of a chunk in the order of the file; one that is not finite joins `rejects`."""
-    trials = reader.trials
+    corpus, trials = reader.corpus, reader.trials
     channels = len(trials.ch_names)
     for trial in task.trials:
         signal, valid = reader(trial)
@@ -144,7 +146,7 @@ def _windows(task: TrialTask, corpus: TrialCorpus, reader: TrialReader, rejects:
             ch_names=trials.ch_names,
             xyz=np.full((channels, 3), np.nan, np.float32),
             sfreq=reader.rate,
-            reference=corpus.facts.reference or "unknown",
+            reference=reader.reference,
             montage_rank=channels,
             dataset=corpus.facts.name,
             **asdict(identity_of(corpus, task.salt, person)),

@@ -18,7 +18,7 @@ from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.storage import locks
+from dreamjax.storage import atomic, locks
 from dreamjax.typing import JsonDict
 
 DATASET = "dataset.json"
@@ -41,55 +41,39 @@ def places_of(out: str | os.PathLike[str]) -> tuple[epath.Path, Path]:
     return final, Path(tempfile.gettempdir()) / f"dreamjax-prepare-{key}" / final.name
 
 
-def read_description(out: epath.Path) -> JsonDict | None:
-    """dataset.json of a dataset folder; None where there is none."""
+def existing(out: epath.Path, inputs: Sequence[str] | None = None) -> JsonDict | None:
+    """dataset.json of what is in `out`; None where it is free. Raises UserError where it is no dataset of `prepare`.
+
+    `inputs`: given where `out` is to be overwritten, which UserError refuses where one of them is it or lies in it.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
     try:
-        return json.loads((out / DATASET).read_text())
+        dataset = json.loads((out / DATASET).read_text())
     except (OSError, ValueError):
-        return None
-
-
-def finished_dataset(out: epath.Path) -> JsonDict | None:
-    """dataset.json where `out` is a finished dataset, None where it is free. Raises UserError for any other folder."""
-    if _is_free(out):
-        return None
-    if (dataset := read_description(out)) is None:
-        raise UserError(f"{out} exists and is not a dataset that `dreamjax prepare` wrote; choose another --out")
-    return dataset
-
-
-def _is_free(out: epath.Path) -> bool:
-    return not out.exists() or (out.is_dir() and not any(out.iterdir()))
-
-
-def refuse_to_replace(out: epath.Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """Raise UserError where `out` is not a dataset that `prepare` wrote, and where an input is it or lies in it."""
-    if _is_free(out):
-        return
-    if read_description(out) is None:
+        kept = "" if inputs is None else ", so --overwrite does not replace it"
         raise UserError(
-            f"{out} exists and is not a dataset that `dreamjax prepare` wrote, so --overwrite does not replace it; "
-            "choose another --out"
-        )
-    if "://" not in str(out):
-        folder = Path(out).resolve()
-        for path in inputs:
-            if folder == (place := Path(path).resolve()) or folder in place.parents:
-                raise UserError(f"{out} holds the input {path}, which --overwrite would delete; choose another --out")
+            f"{out} exists and is not a dataset that `dreamjax prepare` wrote{kept}; choose another --out"
+        ) from None
+    folder = Path(out).resolve()
+    for path in inputs or () if "://" not in str(out) else ():
+        if folder in ((place := Path(path).resolve()), *place.parents):
+            raise UserError(f"{out} holds the input {path}, which --overwrite would delete; choose another --out")
+    return dataset
 
 
 def refuse_key_inside(key_file: str, out: str | os.PathLike[str]) -> None:
     """Raise UserError where the key of the pseudonyms would lie in the dataset's folder and be passed on with it."""
-    folder = _whole_path(out)
+
+    def whole(path: str | os.PathLike[str]) -> PurePath:
+        return PurePosixPath(str(path)) if "://" in str(path) else Path(path).resolve()
+
+    folder = whole(out)
     parts = folder.parent / f".{folder.name}.parts"
-    if key_file and {folder, parts} & {_whole_path(key_file), *_whole_path(key_file).parents}:
+    if key_file and {folder, parts} & {whole(key_file), *whole(key_file).parents}:
         raise UserError(
             f"--key-file {key_file} lies in the output; keep it away from the dataset, in a folder of its own"
         )
-
-
-def _whole_path(path: str | os.PathLike[str]) -> PurePath:
-    return PurePosixPath(str(path)) if "://" in str(path) else Path(path).resolve()
 
 
 def json_lines(lines: Iterable[Mapping[str, Any]]) -> str:
@@ -108,30 +92,24 @@ def parts_folder(out: Path) -> Iterator[Path]:
         yield parts
 
 
-def deliver(fresh: Path, local: Path, final: epath.Path) -> None:
-    """Bring a finished folder to its place (`places_of`); until then, what was there stays."""
-    if final == epath.Path(local):
-        _swap_in(fresh, local)
-    else:
-        _upload(fresh, final)
-
-
-def _swap_in(fresh: Path, out: Path) -> None:
-    """Give a finished folder its name; what was there goes away last."""
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    fresh.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _upload(fresh: Path, out: epath.Path) -> None:
-    """Copy a finished folder into an object store: dataset.json, which makes it a dataset, comes last."""
+@contextmanager
+def replaced(out: epath.Path, local: Path) -> Iterator[Path]:
+    """An empty folder that becomes `out`, built at `local` (`places_of`); until it is whole, what was there stays."""
+    fresh, old = (local.parent / f".{local.name}.{state}" for state in ("new", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    with atomic.new_folder(fresh) as building:
+        yield Path(building)
+    if out == epath.Path(local):
+        shutil.rmtree(old, ignore_errors=True)
+        if local.exists():
+            local.rename(old)
+        fresh.rename(local)
+        shutil.rmtree(old, ignore_errors=True)
+        return
     out.mkdir(parents=True, exist_ok=True)
     (out / DATASET).unlink(missing_ok=True)
     for stale in [f for f in out.iterdir() if ".array_record-" in f.name]:
         stale.unlink()
-    for path in sorted(fresh.iterdir(), key=lambda p: p.name == DATASET):
+    for path in sorted(fresh.iterdir(), key=lambda p: p.name == DATASET):  # which makes it a dataset
         epath.Path(path).copy(out / path.name, overwrite=True)
     shutil.rmtree(fresh, ignore_errors=True)

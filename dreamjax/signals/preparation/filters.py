@@ -79,14 +79,6 @@ class Chain:
             return plain, plain
         return signal.oaconvolve(middle, self.kernel[None], mode="valid", axes=-1), plain
 
-    def response(self, frequencies: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f"]:
-        """|gain| of resampler and kernel together at frequencies in Hz (below both Nyquist rates)."""
-        gain = np.ones(len(frequencies))
-        for taps, rate in ((self.resampler, self.sfreq_in * self.up), (self.kernel, self.sfreq_out)):
-            if len(taps):
-                gain = gain * np.abs(signal.freqz(taps, worN=np.asarray(frequencies), fs=rate)[1])
-        return gain
-
 
 def rational(sfreq_in: float, sfreq_out: float) -> tuple[int, int]:
     """`(up, down)` with sfreq_in · up / down = sfreq_out: exact for the rates of amplifiers, within 1e-5 for any.
@@ -193,18 +185,14 @@ def extended(read: Callable[[int, int], Signal], n: int, start: int, stop: int, 
     read; a signal shorter than its continuation is reflected again and again.
     """
     before, after = max(0, -start), max(0, stop - n)
-    inside = read(max(start, 0), min(stop, n)) if not (before or after) else None
-    if inside is not None:
-        return inside
+    if not (before or after):
+        return read(start, stop)
     low = 0 if before else max(0, min(start, n - 1 - after))
     high = n if after else min(n, max(stop, before + 1))
-    x_CxT = read(low, high)
-    if causal:
-        x_CxT = np.pad(x_CxT, ((0, 0), (before, 0)), mode="edge")
-        x_CxT = np.pad(x_CxT, ((0, 0), (0, after)), mode="edge")
-    elif n == 1:
-        x_CxT = np.pad(x_CxT, ((0, 0), (before, after)), mode="edge")
+    x_CxT, width = read(low, high), ((0, 0), (before, after))
+    if causal or n == 1:
+        x_CxT = np.pad(x_CxT, width, mode="edge")
     else:
-        x_CxT = np.pad(x_CxT, ((0, 0), (before, after)), mode="reflect", reflect_type="odd")
+        x_CxT = np.pad(x_CxT, width, mode="reflect", reflect_type="odd")
     offset = start - (low - before)
     return x_CxT[:, offset : offset + stop - start]

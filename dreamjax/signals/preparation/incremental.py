@@ -63,8 +63,7 @@ def _part(encoded: list[bytes], summary: PartSummary, part: Path) -> None:
             if window.label in sums:
                 sums[window.label] = sums[window.label] + np.asarray(window.signal, np.float64)
         np.savez(part / parts.AVERAGES, *sums.values())
-    unknown = dict.fromkeys(("wall_s", "cpu_s", "peak_bytes"), 0)
-    atomic.write_text(part / parts.SUMMARY, json.dumps({**summary, **unknown}))
+    atomic.write_text(part / parts.SUMMARY, json.dumps({**summary, "wall_s": 0, "cpu_s": 0, "peak_bytes": 0}))
 
 
 @contextmanager

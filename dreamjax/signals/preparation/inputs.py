@@ -1,39 +1,62 @@
-"""What `prepare` can convert: the protocol of recordings and of published trials, and what both describe alike."""
+"""What `prepare` is asked to do, and what recordings and published trials (`prepare.Inputs`) describe alike."""
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dreamjax import __version__
 from dreamjax.signals.preparation.parts import PartSummary
+from dreamjax.signals.preparation.workers import Outcome
+from dreamjax.signals.recordings.identity import SplitRequest
+from dreamjax.typing import JsonDict
 
 PACKAGES = ("numpy", "scipy", "mne", "edfio", "array_record")
-JSON = dict[str, Any]  # an object of a JSON file
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Of these, `salt`, `splits`, `unit_scales`, `strict`, `licence` and `stimuli` change the records."""
+
+    name: str = ""  # of the dataset folder; from the folder's name when empty
+    workers: int | None = None  # child processes; None for one per core, 0 for none
+    timeout_s: float = 300.0  # a child without progress for so long is killed
+    salt: str | None = None  # of the pseudonyms; None for one made from the dataset's name
+    splits: SplitRequest = field(default_factory=SplitRequest)
+    strict: bool = False  # refuse files shorter than their header says, and trials whose image is missing or damaged
+    overwrite: bool = False
+    key_file: str = ""  # where to write recording id → path; kept out of the dataset on purpose
+    licence: str | None = None  # of what no corpus table and no BIDS file tells
+    stimuli: str = ""  # folder of the stimulus files: of an event table, or the ImageNet folder of published trials
+    verbose: bool = False
+    # of recordings alone
+    unit_scales: Mapping[str, float] = field(default_factory=dict)  # dataset name ("" for all) → factor
+    dataset: str | None = None  # as in recordings.find_sources, like the next
+    subject_pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers is {self.workers}, but it must be 0 or more")
+        if not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"the timeout is {self.timeout_s:g}, but it must be a positive number of seconds")
+        if any(not math.isfinite(factor) or factor == 0 for factor in self.unit_scales.values()):
+            raise ValueError("a unit scale is a number other than 0 that the signal is multiplied by")
 
 
 @dataclass(frozen=True)
 class ConvertedPart:
-    """A part that became windows: the task it comes from, and its summary."""
+    """A part that became windows."""
 
     task: Any  # RecordingTask or TrialTask
     summary: PartSummary
 
 
-@dataclass(frozen=True)
-class FailedPart:
-    """A task that gave no part, and why (a phrase without personal data)."""
-
-    task: Any
-    reason: str
-
-
 Done = Sequence[ConvertedPart]
-Failed = Sequence[FailedPart]
+Failed = Sequence[Outcome]
 
 
 @dataclass(frozen=True)
@@ -51,50 +74,6 @@ class ReportLayout:
     length: int  # samples of an averaged window
 
 
-class Inputs(Protocol):
-    """Recordings, or a file of published trials: what is converted part by part, and how it is described."""
-
-    converter: str  # "package.module:function" of (task, beat) → PartSummary, for a child process
-    grows: bool  # whether more inputs may be added to a finished dataset
-
-    @property
-    def paths(self) -> Sequence[str]:
-        """Return files and folders that --overwrite must not delete."""
-
-    def settings_hash(self) -> str:
-        """Return a digest of what decides whether two runs write the same records from the same input."""
-
-    def is_complete(self, dataset: Mapping[str, Any], out: object) -> bool:
-        """Return whether the dataset in `out`, made with equal settings, holds all of these inputs.
-
-        Raises UserError where it holds others.
-        """
-
-    def tasks(self, parts: Path, name: str) -> Sequence[object]:
-        """Return the tasks of the converter, which can be pickled; `name` is the dataset's."""
-
-    def check(self, done: Done, failed: Failed) -> None:
-        """Raise UserError where what was converted makes no dataset."""
-
-    def splits(self, done: Done) -> Sequence[str]:
-        """Return the split of each part."""
-
-    def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JSON:
-        """Return dataset.json but for the shards."""
-
-    def rejects(self, done: Done, failed: Failed) -> Sequence[JSON]:
-        """Return the lines of rejects.jsonl."""
-
-    def key(self) -> Sequence[JSON]:
-        """Return the lines of the key of the pseudonyms."""
-
-    def report_layout(self, done: Done, splits: Sequence[str]) -> ReportLayout:
-        """Return how the quality report shows the parts."""
-
-    def result(self, dataset: Mapping[str, Any], done: Done, failed: Failed) -> JSON:
-        """Return what the command reports besides the totals, the splits and the speed."""
-
-
 def digest(values: Sequence[object]) -> str:
     """16 hexadecimal digits of JSON-able values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -104,7 +83,7 @@ def salt_hash(salt: str | None) -> str:
     return hashlib.sha256((salt or "").encode()).hexdigest()
 
 
-def environment(salt: str | None) -> JSON:
+def environment(salt: str | None) -> JsonDict:
     """Return the entries of dataset.json on the versions of packages and on the salt, which itself is not kept."""
     versions = {"dreamjax": __version__, "python": platform.python_version()}
     for package in PACKAGES:

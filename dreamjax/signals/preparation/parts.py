@@ -7,9 +7,9 @@ settings, so an interrupted run finds its finished parts again and nothing else 
 import json
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -69,83 +69,71 @@ class PartSummary(TypedDict, total=False):
     cpu_s: float
 
 
-@dataclass
-class WindowSketch:
-    """What is counted and averaged of the windows of a part for its report: a spectrum, and per class the mean."""
+def make(
+    parts: str,
+    content: str,
+    fingerprint: Sequence[str],
+    started: tuple[float, float],
+    build: Callable[[Path], PartSummary],
+) -> PartSummary:
+    """Return the summary of a part in the folder `parts`: as an earlier run left it, else of what `build(part)` writes.
 
-    averages: bool = False
-    windows: int = 0
-    samples: int = 0  # that are not padding
-    labels: dict[str, int] = field(default_factory=dict)
-    sums: dict[str, Float[np.ndarray, "channels time"]] = field(default_factory=dict)
-    power: Float[np.ndarray, "frequencies"] = field(default_factory=lambda: np.zeros(FREQUENCIES))
-    spectra: int = 0
-
-    def add(self, window: records.Window) -> None:
-        self.labels[window.label] = self.labels.get(window.label, 0) + 1
-        if self.averages and (window.label in self.sums or len(self.sums) < CLASSES):
-            self.sums[window.label] = self.sums.get(window.label, 0) + np.asarray(window.signal, np.float64)
-        x_CxT = window.signal[:, window.valid]
-        self.samples += x_CxT.shape[1]
-        if self.windows % EVERY == 0 and x_CxT.shape[1] >= window.sfreq / 2:
-            x_CxT = x_CxT[window.channel_ok] if window.channel_ok.any() else x_CxT
-            hann = np.hanning(x_CxT.shape[1])
-            p_CxF = np.square(np.abs(np.fft.rfft((x_CxT - x_CxT.mean(axis=1, keepdims=True)) * hann, axis=1)))
-            p_CxF *= 2 / (window.sfreq * np.square(hann).sum())  # µV²/Hz
-            f = np.fft.rfftfreq(len(hann), 1 / window.sfreq)
-            self.power = self.power + np.interp(np.arange(FREQUENCIES) / 2, f, np.median(p_CxF, axis=0))
-            self.spectra += 1
-        self.windows += 1
-
-    def summary(self) -> PartSummary:
-        """The counts, and the spectrum at 0, 0.5, … 80 Hz: median over channels, mean over windows."""
-        spectrum = [float(f"{p:.4g}") for p in self.power / self.spectra] if self.spectra else []
-        return {
-            "windows": self.windows,
-            "valid_samples": self.samples,
-            "labels": self.labels,
-            "averaged": list(self.sums),
-            "spectrum": spectrum,
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        }
-
-
-def folder_of(parts: str, content: str, fingerprint: Sequence[str]) -> Path:
-    """The folder of a part: by the content of its input and by whatever else changes its records."""
-    fingerprint = [__version__, str(records.FORMAT), *fingerprint]
-    return Path(parts) / pseudonym("part", content, json.dumps(fingerprint, sort_keys=True))
-
-
-def finished(part: Path) -> PartSummary | None:
-    """The summary of a part that an earlier run finished."""
-    if not (part / SUMMARY).exists():
-        return None
-    return {**json.loads((part / SUMMARY).read_text()), "part": part.name, "reused": True}  # type: ignore[typeddict-item]
+    `content` is the hash of the input, `fingerprint` whatever else changes the records, `started` the `clocks()` when
+    work on the input began.
+    """
+    key = [__version__, str(records.FORMAT), *fingerprint]
+    part = Path(parts) / pseudonym("part", content, json.dumps(key, sort_keys=True))
+    if (part / SUMMARY).exists():
+        return {**json.loads((part / SUMMARY).read_text()), "part": part.name, "reused": True}  # type: ignore[typeddict-item]
+    summary = build(part)
+    wall, cpu = (now - before for now, before in zip(clocks(), started, strict=True))
+    summary = {**summary, "sha256": content, "wall_s": wall, "cpu_s": cpu}
+    with _writing(part):
+        atomic.write_text(part / SUMMARY, json.dumps(summary))
+    return {**summary, "part": part.name, "reused": False}
 
 
 def write_windows(
     part: Path, windows: Iterable[records.Window], beat: Callable[[], None], *, averages: bool
-) -> WindowSketch:
-    """Write the shard of a part, and the sums from which the report averages."""
-    sketch = WindowSketch(averages)
+) -> PartSummary:
+    """Write the shard of a part, and with `averages` the sums of its classes; returns what there is to say of both.
+
+    Its spectrum is that at 0, 0.5, … 80 Hz: median over channels, mean over windows.
+    """
+    labels, sums, samples = Counter[str](), dict[str, np.ndarray](), 0  # samples that are not padding
+    power, spectra = np.zeros(FREQUENCIES), 0
     with shards.ShardWriter(part / SHARD) as writer:
         for window in windows:
             beat()
+            labels[window.label] += 1
+            if averages and (window.label in sums or len(sums) < CLASSES):
+                sums[window.label] = sums.get(window.label, 0) + np.asarray(window.signal, np.float64)
+            x_CxT = window.signal[:, window.valid]
+            samples += x_CxT.shape[1]
+            if writer.records % EVERY == 0 and x_CxT.shape[1] >= window.sfreq / 2:
+                power += _spectrum(x_CxT[window.channel_ok] if window.channel_ok.any() else x_CxT, window.sfreq)
+                spectra += 1
             writer.write(records.encode(window))
-            sketch.add(window)
-    if sketch.sums:
-        with writing(part):
-            np.savez(part / AVERAGES, *sketch.sums.values())
-    return sketch
+    if sums:
+        with _writing(part):
+            np.savez(part / AVERAGES, *sums.values())
+    return {
+        "windows": writer.records,
+        "valid_samples": samples,
+        "labels": dict(labels),
+        "averaged": list(sums),
+        "spectrum": [float(f"{p:.4g}") for p in power / spectra] if spectra else [],
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
 
 
-def finish(part: Path, summary: PartSummary, started: tuple[float, float]) -> PartSummary:
-    """Write the summary, which marks the part as finished. `started`: `clocks()` when work on it began."""
-    wall, cpu = clocks()
-    summary = {**summary, "wall_s": wall - started[0], "cpu_s": cpu - started[1]}  # type: ignore[typeddict-item]
-    with writing(part):
-        atomic.write_text(part / SUMMARY, json.dumps(summary))
-    return {**summary, "part": part.name, "reused": False}  # type: ignore[typeddict-item]
+def _spectrum(x_CxT: Float[np.ndarray, "channels time"], sfreq: float) -> Float[np.ndarray, "frequencies"]:
+    """Median over channels of the power at 0, 0.5, … 80 Hz, µV²/Hz."""
+    hann = np.hanning(x_CxT.shape[1])
+    p_CxF = np.square(np.abs(np.fft.rfft((x_CxT - x_CxT.mean(axis=1, keepdims=True)) * hann, axis=1)))
+    p_CxF *= 2 / (sfreq * np.square(hann).sum())
+    f = np.fft.rfftfreq(len(hann), 1 / sfreq)
+    return np.interp(np.arange(FREQUENCIES) / 2, f, np.median(p_CxF, axis=0))
 
 
 def clocks() -> tuple[float, float]:
@@ -154,7 +142,7 @@ def clocks() -> tuple[float, float]:
 
 
 @contextmanager
-def writing(part: Path) -> Iterator[None]:
+def _writing(part: Path) -> Iterator[None]:
     """Raise a problem of the output as `CannotWrite`, so that it is not taken for one of the input."""
     try:
         yield

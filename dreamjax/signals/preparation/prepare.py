@@ -1,57 +1,75 @@
 """Recordings or published trials → a dataset folder: children convert, the parent splits, merges, reports, commits.
 
 Children write one part per task into `.NAME.parts` beside the output; an interrupted run finds them again. How the
-output folder gets to its place: `dataset_folder`. What is converted, and how it is described: `inputs`.
+output folder gets to its place: `dataset_folder`. What is converted, and how it is described: `recording_inputs`,
+`trial_inputs`.
 """
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from etils import epath
 
 from dreamjax.console import progress
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import (
-    convert,
-    dataset_folder,
-    incremental,
-    inputs,
-    parts,
-    quality_report,
-    recording_inputs,
-    trial_inputs,
-    workers,
-)
+from dreamjax.signals.preparation import convert, dataset_folder, incremental, inputs, parts, quality_report, workers
 from dreamjax.signals.preparation.convert_trials import TrialSettings
-from dreamjax.signals.preparation.inputs import JSON, ConvertedPart, Done, Failed, FailedPart, Inputs
-from dreamjax.signals.preparation.prepare_options import PrepareOptions
-from dreamjax.signals.preparation.recording_inputs import RecordingInputs
+from dreamjax.signals.preparation.inputs import ConvertedPart, Done, Failed, PrepareOptions
+from dreamjax.signals.preparation.recording_inputs import RecordingInputs, find_recordings
+from dreamjax.signals.preparation.trial_inputs import TrialInputs
 from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.signals.recordings import events
 from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
-from dreamjax.signals.recordings.opening import find_sources
+from dreamjax.signals.recordings.opening import find_sources, open_recording
 from dreamjax.signals.recordings.readers.recording import Source
 from dreamjax.storage import atomic
+from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     import mne
 
-__all__ = [
-    "PrepareOptions",
-    "SplitRequest",
-    "TrialSettings",
-    "WindowSettings",
-    "list_events",
-    "prepare",
-    "prepare_raws",
-]
+__all__ = ["PrepareOptions", "PreparedDataset", "SplitRequest", "TrialSettings", "WindowSettings", "list_events",
+           "prepare", "prepare_raws"]  # fmt: skip
+Inputs = RecordingInputs | TrialInputs  # what is converted part by part, and how it is described
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedDataset:
+    """What `prepare` wrote. None: does not apply to recordings, to published trials, or to what was there already."""
+
+    out: str
+    already_prepared: bool
+    recordings: int
+    recordings_left_out: int | None = None
+    hours_read: float | None = None
+    trials_in_file: int | None = None
+    hours: float  # in windows
+    windows: int
+    windows_rejected: int
+    subjects: int
+    splits: Mapping[str, int]  # windows
+    failed: Sequence[Mapping[str, str]] = ()  # path and reason
+    implausible: Sequence[str] | None = None  # paths of recordings of implausible amplitude that were kept
+    trials: int | None = None
+    people: Mapping[str, int] | None = None  # by split
+    splitting: JsonDict | None = None
+    rejected: Mapping[str, int] | None = None  # reason → trials
+    unit: str | None = None
+    impossible: Mapping[str, str] | None = None  # controls that the experiment rules out, with the reasons
+    reused: int | None = None  # parts of an interrupted run, or of the dataset that grew
+    wall_s: float | None = None
+    speed: Mapping[str, float | None] | None = None
+
+    def as_json(self) -> JsonDict:
+        """Return what `dreamjax prepare --json` prints."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def prepare(
@@ -59,7 +77,7 @@ def prepare(
     out: str | os.PathLike[str],
     settings: WindowSettings | TrialSettings | None = None,
     options: PrepareOptions | None = None,
-) -> JSON:
+) -> PreparedDataset:
     """Convert every recording under `paths`, or one file of published trials, into the dataset folder `out`.
 
     Args:
@@ -68,49 +86,46 @@ def prepare(
         does not hold yet are added to it; those that it holds must be given too.
       settings: `TrialSettings` for published trials, else `WindowSettings`; the defaults where there are none.
 
-    Returns:
-      What the command reports: totals, records by split, speed and what was left out.
-
     Raises:
       UserError: nothing could be converted, or `out` holds something else.
     """
     options, started = options or PrepareOptions(), time.monotonic()
     dataset_folder.refuse_key_inside(options.key_file, out)
-    corpus = trial_corpus_of(paths)
-    kind = TrialSettings if corpus else WindowSettings
+    kind = TrialSettings if trial_corpus_of(paths) else WindowSettings
     settings = kind() if settings is None else settings
     if not isinstance(settings, kind):
         raise UserError(f"{paths[0]}: expected {kind.__name__} for this input, got {type(settings).__name__}")
     chosen: Inputs
-    if corpus and isinstance(settings, TrialSettings):
-        chosen = trial_inputs.open_trials([p for p in paths if not isinstance(p, Source)], corpus, settings, options)
+    if isinstance(settings, TrialSettings):
+        chosen = TrialInputs([os.fspath(p) for p in paths if not isinstance(p, Source)], settings, options)
     else:
-        assert isinstance(settings, WindowSettings)
-        chosen = recording_inputs.find_recordings(paths, settings, options)
-    preparation = _Preparation.start(chosen, out, options, started)
-    if options.overwrite:
-        dataset_folder.refuse_to_replace(preparation.final, chosen.paths)
-    adding = False
-    if not options.overwrite and (dataset := dataset_folder.finished_dataset(preparation.final)):
+        chosen = find_recordings(paths, settings, options)
+    run = _Preparation(chosen, out, options, started)
+    dataset = dataset_folder.existing(run.final, chosen.paths if options.overwrite else None)
+    adding = dataset is not None and not options.overwrite
+    if dataset is not None and adding:
         if dataset.get("settings_hash") != chosen.settings_hash():
             raise UserError(
                 f"{out} was prepared from other files or with other settings; choose another --out or pass --overwrite"
             )
         if chosen.is_complete(dataset, out):
-            return preparation.result(dataset, [], []) | {"already_prepared": True}
-        adding = True
-    with dataset_folder.parts_folder(preparation.local) as folder:
-        tasks = chosen.tasks(folder, preparation.name)
-        with incremental.grown(preparation.final, folder) if adding else nullcontext():
-            return preparation.commit(folder, tasks, _converted(chosen.converter, tasks, options))
+            return run.result(dataset, [], [])
+    with (
+        dataset_folder.parts_folder(run.local) as folder,
+        incremental.grown(run.final, folder) if adding else nullcontext(),
+    ):
+        return run.commit(folder, run.converted(chosen.tasks(folder, run.name)))
 
 
-def list_events(paths: Sequence[str | os.PathLike[str]], worker_count: int = 1) -> JSON:
+def _list_events(source: Source, beat: Callable[[], None]) -> JsonDict:
+    return events.list_events(open_recording(source))
+
+
+def list_events(paths: Sequence[str], worker_count: int = 1) -> JsonDict:
     """Return the events of every recording under `paths` (`events.list_events`), each opened in a child process."""
     sources = find_sources(paths)
-    outcomes = workers.run("dreamjax.signals.preparation.convert:list_events", sources, workers=worker_count)
-    tables = {o.task: {"file": sources[o.task].name, "reason": o.reason} if o.reason else o.result for o in outcomes}
-    return {"recordings": [tables[i] for i in sorted(tables)]}
+    outcomes = sorted(workers.run(_list_events, sources, workers=worker_count), key=lambda outcome: outcome.index)
+    return {"recordings": [{"file": o.task.name, "reason": o.reason} if o.reason else o.result for o in outcomes]}
 
 
 def prepare_raws(
@@ -120,7 +135,7 @@ def prepare_raws(
     options: PrepareOptions | None = None,
     *,
     subject_of: "Callable[[mne.io.BaseRaw], str] | None" = None,
-) -> JSON:
+) -> PreparedDataset:
     """`prepare` for any iterable of `mne.io.Raw`, one at a time and in this process: data only your code can load.
 
     Args:
@@ -131,118 +146,90 @@ def prepare_raws(
     Raises:
       UserError: nothing could be converted, or `out` exists.
     """
-    options = options or PrepareOptions()
+    options, started = options or PrepareOptions(), time.monotonic()
     dataset_folder.refuse_key_inside(options.key_file, out)
     sources: list[Source] = []
     recordings = RecordingInputs(sources, settings or WindowSettings(), options)
-    preparation = _Preparation.start(recordings, out, options, time.monotonic())
-    if preparation.final.exists() and any(preparation.final.iterdir()) and not options.overwrite:
-        raise UserError(f"{preparation.final} exists; choose another folder or pass overwrite=True")
-    with dataset_folder.parts_folder(preparation.local) as folder:
-        tasks: list[convert.RecordingTask] = []
+    run = _Preparation(recordings, out, options, started)
+    if run.final.exists() and any(run.final.iterdir()) and not options.overwrite:
+        raise UserError(f"{run.final} exists; choose another folder or pass overwrite=True")
+    with dataset_folder.parts_folder(run.local) as folder:
         outcomes: list[workers.Outcome] = []
         for i, raw in enumerate(raws):
             info = raw.info.get("subject_info") or {}
             subject = subject_of(raw) if subject_of else str(info.get("his_id") or f"raw {i}")
             corpus, licence = options.dataset or convert.UNKNOWN, options.licence or "unknown"
             sources.append(Source(f"raw {i}", "raw", corpus, subject, str(i), licence))
-            tasks.append(recordings.task(sources[i], folder, preparation.name))
-            outcomes.append(
-                workers.attempt(lambda task, _, raw=raw: convert.convert_raw(task, raw), i, tasks[i], lambda: None)
-            )
-        return preparation.commit(folder, tasks, outcomes)
+            task = convert.RecordingTask(sources[i], recordings.settings, str(folder), options, run.name)
+            outcomes.append(workers.attempt(partial(convert.convert_raw, raw), i, task, lambda: None))
+        return run.commit(folder, outcomes)
 
 
-def _worker_count(options: PrepareOptions) -> int:
-    return options.workers if options.workers is not None else os.cpu_count() or 1
-
-
-def _converted(converter: str, tasks: Sequence[object], options: PrepareOptions) -> Iterator[workers.Outcome]:
-    """Outcomes of all tasks as they end, with progress."""
-    left_out = 0
-    with progress("prepare", len(tasks)) as bar:
-        for outcome in workers.run(
-            converter,
-            tasks,
-            workers=_worker_count(options),
-            timeout_s=options.timeout_s,
-            quiet=not options.verbose,
-        ):
-            left_out += bool(outcome.reason)
-            bar.advance(1, note=f"{left_out} left out" if left_out else "")
-            yield outcome
-
-
-@dataclass(frozen=True)
 class _Preparation:
     """One call of `prepare`: of what, to where, since when."""
 
-    inputs: Inputs
-    final: epath.Path  # the dataset folder, local or in an object store
-    local: Path  # where it is built; the same place unless `final` is remote
-    name: str
-    options: PrepareOptions
-    started: float
+    def __init__(self, chosen: Inputs, out: str | os.PathLike[str], options: PrepareOptions, started: float):
+        self.inputs, self.options, self.started = chosen, options, started
+        self.name = dataset_folder.dataset_name(out, options.name)
+        self.final, self.local = dataset_folder.places_of(out)
+        self.workers = options.workers if options.workers is not None else os.cpu_count() or 1
 
-    @staticmethod
-    def start(chosen: Inputs, out: str | os.PathLike[str], options: PrepareOptions, started: float) -> "_Preparation":
-        name = dataset_folder.dataset_name(out, options.name)
-        return _Preparation(chosen, *dataset_folder.places_of(out), name, options, started)
+    def converted(self, tasks: Sequence[object]) -> Iterator[workers.Outcome]:
+        """Outcomes of all tasks as they end, with progress."""
+        left_out, quiet = 0, not self.options.verbose
+        outcomes = workers.run(
+            self.inputs.converter, tasks, workers=self.workers, timeout_s=self.options.timeout_s, quiet=quiet
+        )
+        with progress("prepare", len(tasks)) as bar:
+            for outcome in outcomes:
+                left_out += bool(outcome.reason)
+                bar.advance(1, note=f"{left_out} left out" if left_out else "")
+                yield outcome
 
-    def commit(self, folder: Path, tasks: Sequence[object], outcomes: Iterable[workers.Outcome]) -> JSON:
+    def commit(self, folder: Path, outcomes: Iterable[workers.Outcome]) -> PreparedDataset:
         """Merge what was converted, write everything beside it, give the folder its name, forget the parts."""
-        by_task = {outcome.task: outcome for outcome in outcomes}
+        ended = sorted(outcomes, key=lambda outcome: outcome.index)
         converting = time.monotonic() - self.started
-        done = [ConvertedPart(tasks[i], o.result) for i, o in sorted(by_task.items()) if not o.reason]
-        failed = [FailedPart(tasks[i], o.reason) for i, o in sorted(by_task.items()) if o.reason]
+        done = [ConvertedPart(outcome.task, outcome.result) for outcome in ended if not outcome.reason]
+        failed = [outcome for outcome in ended if outcome.reason]
         self.inputs.check(done, failed)
-        dataset = self._assemble(folder, done, failed)
+        with dataset_folder.replaced(self.final, self.local) as fresh:
+            dataset = self._write(fresh, folder, done, failed)
         if self.options.key_file:
             atomic.write_text(self.options.key_file, dataset_folder.json_lines(self.inputs.key()))
         shutil.rmtree(folder, ignore_errors=True)
-        return self.result(dataset, done, failed) | self._speed(done, failed, converting)
+        return self.result(dataset, done, failed, self._speed(done, failed, converting))
 
-    def _assemble(self, parts_folder: Path, done: Done, failed: Failed) -> JSON:
-        """The dataset folder, built whole under another name, then renamed (or, in an object store, committed last)."""
-        splits = self.inputs.splits(done)
-        fresh = self.local.parent / f".{self.local.name}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        with atomic.new_folder(fresh) as building:
-            folder = Path(building)
-            shards = {
-                split: records.merge(
-                    [
-                        parts_folder / part.summary["part"] / parts.SHARD
-                        for part, of in zip(done, splits, strict=True)
-                        if of == split and part.summary["windows"]
-                    ],
-                    folder,
-                    self.name,
-                    split,
-                )
-                for split in SPLITS
-            }
-            described = self.inputs.describe(done, failed, splits) | inputs.environment(self.options.salt)
-            described["settings_hash"] = self.inputs.settings_hash()
-            if self.inputs.grows:
-                incremental.keep(folder, [part.summary for part in done])
-            lines = self.inputs.rejects(done, failed)
-            atomic.write_text(folder / "rejects.jsonl", dataset_folder.json_lines(lines))
-            layout = self.inputs.report_layout(done, splits)
-            averages = [parts_folder / part.summary["part"] / parts.AVERAGES for part in done]
-            quality_report.write(folder, self.name, described, [part.summary for part in done], averages, layout)
-            dataset = records.finish(folder, self.name, shards, described)
-        dataset_folder.deliver(fresh, self.local, self.final)
-        return dataset
+    def _write(self, fresh: Path, parts_folder: Path, done: Done, failed: Failed) -> JsonDict:
+        """Write everything that belongs into the dataset folder; returns dataset.json."""
+        summaries, splits = [part.summary for part in done], self.inputs.splits(done)
+        folders = [parts_folder / summary["part"] for summary in summaries]
+        shards = {}
+        for split in SPLITS:
+            members = zip(folders, summaries, splits, strict=True)
+            files = [part / parts.SHARD for part, summary, of in members if of == split and summary["windows"]]
+            shards[split] = records.merge(files, fresh, self.name, split)
+        described = self.inputs.describe(done, failed, splits) | inputs.environment(self.options.salt)
+        described["settings_hash"] = self.inputs.settings_hash()
+        if self.inputs.grows:
+            incremental.keep(fresh, summaries)
+        atomic.write_text(fresh / "rejects.jsonl", dataset_folder.json_lines(self.inputs.rejects(done, failed)))
+        averages, layout = [part / parts.AVERAGES for part in folders], self.inputs.report_layout(done, splits)
+        content = quality_report.ReportContent(described, summaries, averages, layout)
+        quality_report.write(fresh, self.name, content)
+        return records.finish(fresh, self.name, shards, described)
 
-    def result(self, dataset: JSON, done: Done, failed: Failed) -> JSON:
-        """Return what the command prints, but for the speed."""
-        result = {"out": str(self.final), "already_prepared": False, **dataset["totals"], "splits": dataset["splits"]}
-        return {**result, "failed": [], **self.inputs.result(dataset, done, failed)}
+    def result(self, dataset: JsonDict, done: Done, failed: Failed, speed: JsonDict | None = None) -> PreparedDataset:
+        """Return what the command reports; without `speed`, of what was there already."""
+        of_inputs = self.inputs.result(dataset, done, failed) | (speed or {})
+        totals, splits = dataset["totals"], dataset["splits"]
+        return PreparedDataset(
+            out=str(self.final), already_prepared=speed is None, splits=splits, **totals, **of_inputs
+        )
 
-    def _speed(self, done: Done, failed: Failed, converting: float) -> JSON:
+    def _speed(self, done: Done, failed: Failed, converting: float) -> JsonDict:
         fresh = [part.summary for part in done if not part.summary["reused"]]
-        cores = max(1, min(_worker_count(self.options), len(done) + len(failed)))
+        cores = max(1, min(self.workers, len(done) + len(failed)))
         seconds, work = sum(r["seconds"] for r in fresh), sum(r["cpu_s"] for r in fresh)
         wall = round(time.monotonic() - self.started, 2)
         return {

@@ -33,21 +33,10 @@ class QualityLimits:
 
     unit: ClassVar[str] = ""
     sensor_kinds: ClassVar[tuple[str, ...]] = ()  # channels of the modality, as `Recording.sensor_kind` calls them
-
-    @property
-    def flat(self) -> float:
-        """SD of a window below which a channel is flat; this and the next two are in `unit`."""
-        raise NotImplementedError
-
-    @property
-    def noisy(self) -> float:
-        """SD above which a channel is flagged."""
-        return math.inf
-
-    @property
-    def plausible(self) -> tuple[float, float]:
-        """A recording whose median SD is outside is most probably in another unit."""
-        return 0.0, math.inf
+    # in `unit`:
+    flat = property(lambda self: 0.0)  # SD of a window below which a channel is flat
+    noisy = property(lambda self: math.inf)  # SD above which a channel is flagged
+    plausible = property(lambda self: (0.0, math.inf))  # median SD; outside, a recording probably has another unit
 
 
 @dataclass(frozen=True)
@@ -57,8 +46,7 @@ class EegLimits(QualityLimits):
     plausible_low_uv: float = 1.0
     plausible_high_uv: float = 100.0
 
-    unit: ClassVar[str] = "µV"
-    sensor_kinds: ClassVar[tuple[str, ...]] = ("eeg",)
+    unit, sensor_kinds = "µV", ("eeg",)
     flat = property(lambda self: self.flat_uv)
     noisy = property(lambda self: self.noisy_uv)
     plausible = property(lambda self: (self.plausible_low_uv, self.plausible_high_uv))
@@ -73,8 +61,7 @@ class MegLimits(QualityLimits):
     plausible_low_ft: float = 5.0
     plausible_high_ft: float = 2000.0
 
-    unit: ClassVar[str] = "fT"
-    sensor_kinds: ClassVar[tuple[str, ...]] = ("mag", "grad")
+    unit, sensor_kinds = "fT", ("mag", "grad")
     flat = property(lambda self: self.flat_ft)
     noisy = property(lambda self: self.noisy_ft)
     plausible = property(lambda self: (self.plausible_low_ft, self.plausible_high_ft))
@@ -88,8 +75,7 @@ class FmriLimits(QualityLimits):
     line_ratio: float = math.inf
     flat_z: float = 1e-3
 
-    unit: ClassVar[str] = "z"
-    sensor_kinds: ClassVar[tuple[str, ...]] = ("voxel",)
+    unit, sensor_kinds = "z", ("voxel",)
     flat = property(lambda self: self.flat_z)
 
 
@@ -107,23 +93,21 @@ def limits_for(modality: str, chosen: QualityLimits) -> QualityLimits:
     return chosen if type(chosen) is type(defaults) else replace(defaults, implausible=chosen.implausible)
 
 
-def mains_peak(
-    stretches: Sequence[Float[np.ndarray, "channels time"]], sfreq: float
-) -> tuple[float | None, dict[float, float]]:
-    """`(50, 60 or None, {frequency: peak ratio})` from stretches of the unfiltered signal.
+def mains_frequency(stretches: Sequence[Float[np.ndarray, "channels time"]], sfreq: float) -> float | None:
+    """50 or 60 Hz, from stretches of the unfiltered signal; None where neither stands out.
 
     A peak ratio is the power within 0.5 Hz of the frequency over the median power 2 to 6 Hz beside it; median over
     channels of Hann-weighted spectra averaged over pieces of 4 s.
     """
-    ratios = dict.fromkeys(MAINS, 0.0)
     n = min([round(PIECE_S * sfreq), *(x.shape[1] for x in stretches)])
     if not stretches or n < sfreq:  # bins of 1 Hz or finer
-        return None, ratios
+        return None
     hann = np.hanning(n)
     pieces = [x[:, a : a + n] for x in stretches for a in range(0, x.shape[1] - n + 1, n)]
     spectra = (np.fft.rfft((p - p.mean(axis=1, keepdims=True)) * hann, axis=1) for p in pieces)
     p_CxF = np.sum([np.square(s.real) + np.square(s.imag) for s in spectra], axis=0)
     f = np.fft.rfftfreq(n, 1 / sfreq)
+    ratios = dict.fromkeys(MAINS, 0.0)
     for mains in MAINS:
         distance = np.abs(f - mains)
         around = (distance >= 2) & (distance <= 6) & (f < sfreq / 2 - 1)
@@ -134,7 +118,7 @@ def mains_peak(
                 peak_C = p_CxF[known][:, distance <= max(0.5, f[1])].max(axis=1)
                 ratios[mains] = float(np.median(peak_C / floor_C[known]))
     best = max(MAINS, key=lambda m: ratios[m])
-    return (best if ratios[best] >= MAINS_PEAK else None), ratios
+    return best if ratios[best] >= MAINS_PEAK else None
 
 
 def deviations(y_WxCxT: Float[np.ndarray, "windows channels time"]) -> Float[np.ndarray, "windows channels"]:
@@ -190,26 +174,25 @@ def clipped_share(
     return (extreme & inside).mean(axis=1)
 
 
-@dataclass(frozen=True, eq=False)
-class Measures:
-    """What `judge` looks at, per channel of one window."""
-
-    sd: Float[np.ndarray, "channels"]  # in the unit of the limits, filtered
-    clipped: Float[np.ndarray, "channels"]  # share of the samples
-    held: Float[np.ndarray, "channels"]  # share of the samples
-    line: Float[np.ndarray, "channels"]  # its square, unfiltered
-
-
 def judge(
-    ch_names: Sequence[str], measures: Measures, limits: QualityLimits
+    ch_names: Sequence[str],
+    limits: QualityLimits,
+    *,
+    sd: Float[np.ndarray, "channels"],
+    clipped: Float[np.ndarray, "channels"],
+    held: Float[np.ndarray, "channels"],
+    line: Float[np.ndarray, "channels"],
 ) -> tuple[Bool[np.ndarray, "channels"], tuple[str, ...], str]:
-    """`(channel_ok, flags, reason to reject or "")` of one window. A flag reads `flat:Fp1`."""
+    """`(channel_ok, flags, reason to reject or "")` of one window. A flag reads `flat:Fp1`.
+
+    `sd`: filtered, in the unit of the limits; `line`: its square, unfiltered. `clipped`, `held`: shares of the samples.
+    """
     faults = {
-        "flat": measures.sd < limits.flat,
-        "clipped": measures.clipped > limits.clip_share,
-        "held": measures.held > limits.clip_share,
-        "amplitude": measures.sd > limits.noisy,
-        "line": measures.line > limits.line_ratio * np.maximum(measures.sd, limits.flat) ** 2,
+        "flat": sd < limits.flat,
+        "clipped": clipped > limits.clip_share,
+        "held": held > limits.clip_share,
+        "amplitude": sd > limits.noisy,
+        "line": line > limits.line_ratio * np.maximum(sd, limits.flat) ** 2,
     }
     bad = np.logical_or.reduce(list(faults.values()))
     flags = tuple(f"{kind}:{ch_names[int(c)]}" for kind, where in faults.items() for c in np.flatnonzero(where))

@@ -2,18 +2,17 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert, inputs, quality_report
-from dreamjax.signals.preparation.inputs import JSON, ConvertedPart, Done, Failed, ReportLayout
-from dreamjax.signals.preparation.prepare_options import PrepareOptions
+from dreamjax.signals.preparation.inputs import ConvertedPart, Done, Failed, PrepareOptions, ReportLayout
 from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.signals.preparation.workers import Outcome
 from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
 from dreamjax.signals.recordings.identity import SPLITS, assign_splits
 from dreamjax.signals.recordings.opening import find_sources
@@ -21,6 +20,7 @@ from dreamjax.signals.recordings.readers.bids import bids_root
 from dreamjax.signals.recordings.readers.recording import Source
 from dreamjax.signals.recordings.scrub import scrubbed
 from dreamjax.storage import manifest
+from dreamjax.typing import JsonDict
 
 ACCESSION = re.compile(r"(ds|on|nm)\d{6}")  # OpenNeuro, its anonymised deposits, NEMAR
 OF_DATASET = ("sha256", "dataset", "format", "sfreq", "windows", "warning", "notes", "plan")  # summary → dataset.json
@@ -65,22 +65,23 @@ def _impersonal(source: Source, options: PrepareOptions) -> Source:
 
 @dataclass(frozen=True)
 class RecordingInputs:
-    """Implements `inputs.Inputs`."""
+    """What `prepare` converts: recordings, a part each."""
 
     sources: Sequence[Source]
     settings: WindowSettings
     options: PrepareOptions
     searched: tuple[str, ...] = ()  # paths that the user gave
 
-    converter = "dreamjax.signals.preparation.convert:convert"
-    grows = True
+    converter = staticmethod(convert.convert)
+    grows = True  # more may be added to a finished dataset
 
-    # ----------------------------------------------------------------------------------- before converting
     @property
     def paths(self) -> Sequence[str]:
+        """Files and folders that --overwrite must not delete."""
         return [*self.searched, *(source.path for source in self.sources)]
 
     def settings_hash(self) -> str:
+        """Return a digest of what decides whether two runs write the same records from the same input."""
         options, table = self.options, self.settings.events.source
         return inputs.digest([
             self.settings.as_json(),
@@ -93,7 +94,11 @@ class RecordingInputs:
             manifest.file_hash(table) if table not in ("", "file") and Path(table).is_file() else "",
         ])  # fmt: skip
 
-    def is_complete(self, dataset: Mapping[str, Any], out: object) -> bool:
+    def is_complete(self, dataset: JsonDict, out: object) -> bool:
+        """Return whether the dataset in `out`, made with equal settings, holds all of these inputs.
+
+        Raises UserError where it holds others.
+        """
         held, given = {entry["sha256"] for entry in dataset["inputs"]}, set(map(_input_hash, self.sources))
         if held - given:
             raise UserError(
@@ -103,39 +108,33 @@ class RecordingInputs:
         return held | set(dataset["failed_inputs"]) == given
 
     def tasks(self, parts: Path, name: str) -> Sequence[convert.RecordingTask]:
-        return [self.task(source, parts, name) for source in self.sources]
+        """Return the tasks of the converter; `name` is the dataset's."""
+        return [convert.RecordingTask(source, self.settings, str(parts), self.options, name) for source in self.sources]
 
-    def task(self, source: Source, parts: Path, name: str) -> convert.RecordingTask:
-        options = self.options
-        scale = options.unit_scales.get(source.dataset, options.unit_scales.get(""))
-        corpus = source.corpus or source.dataset
-        corpus = name if corpus == convert.UNKNOWN else corpus
-        return convert.RecordingTask(
-            source, self.settings, str(parts), options.salt, corpus, scale, options.strict, options.stimuli
-        )
-
-    # ------------------------------------------------------------------------------------ after converting
     def check(self, done: Done, failed: Failed) -> None:
+        """Raise UserError where what was converted makes no dataset."""
         if not done:
-            for part in failed:
-                source = part.task.source
-                log.warning("left out: %s: %s", source.name, _without_path(part.reason, source))
+            for entry in _failures(failed):
+                log.warning("left out: %(path)s: %(reason)s", entry)
             raise UserError(f"no recording could be converted, of {len(failed)} given; see the reasons above")
 
     def splits(self, done: Done) -> Sequence[str]:
+        """Return the split of each part."""
         people = [_person(part) for part in done]
         of_person = assign_splits(people, self.options.splits.fractions, self.options.splits.seed)
         return [of_person[person] for person in people]
 
-    def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JSON:
+    def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JsonDict:
+        """Return dataset.json but for the shards."""
         summaries, options = [part.summary for part in done], self.options
-        people = {s: {_person(p) for p, split in zip(done, splits, strict=True) if split == s} for s in SPLITS}
+        subjects = {s: len({_person(p) for p, of in zip(done, splits, strict=True) if of == s}) for s in SPLITS}
         entries = []
         for part, split in zip(done, splits, strict=True):
-            who, r = convert.identity_of(part.task.source, options.salt), part.summary
-            entry: JSON = {"recording": who.recording, "subject": who.subject, "split": split}
+            who, r = part.task.identity, part.summary
+            entry: JsonDict = {"recording": who.recording, "subject": who.subject, "split": split}
             entry |= {key: value for key, value in r.items() if key in OF_DATASET}
             entries.append(entry | {"hours": round(r["seconds"] / 3600, 5), "channels": len(r["ch_names"])})
+        published = {part.task.source.dataset: convert.published_corpus(part.task.source) for part in done}
         return {
             "totals": {
                 "recordings": len(done),
@@ -144,56 +143,37 @@ class RecordingInputs:
                 "hours": round(sum(r["valid_samples"] for r in summaries) / self.settings.sfreq / 3600, 4),
                 "windows": sum(r["windows"] for r in summaries),
                 "windows_rejected": sum(r["judged"] - r["windows"] for r in summaries),
-                "subjects": sum(map(len, people.values())),
+                "subjects": sum(subjects.values()),
             },
-            "subjects": {split: len(members) for split, members in people.items()},
-            "corpora": self._corpora(done),
+            "subjects": subjects,
+            "corpora": {
+                name: _corpus([part for part in done if part.summary["dataset"] == name])
+                for name in sorted({r["dataset"] for r in summaries})
+            },
             "settings": self.settings.as_json(),
             "splitting": {"fractions": dict(options.splits.fractions), "seed": options.splits.seed, "by": "subject"},
-            "unit_scales": self._unit_scales(done),
+            "unit_scales": {  # users name a corpus by its folder; one that may name a person is not repeated
+                published.get(name, convert.UNKNOWN if name else ""): factor
+                for name, factor in options.unit_scales.items()
+            },
             "labels": sorted({label for r in summaries for label in r["labels"]} - {""}),
             "channels": sorted({c for r in summaries for c in r["ch_names"]}),
             "inputs": entries,
             "failed_inputs": sorted(_input_hash(part.task.source) for part in failed),
         }
 
-    def _unit_scales(self, done: Done) -> dict[str, float]:
-        """Factors by corpus, which a user names by its folder: a folder that may name a person is not repeated."""
-        sources = [part.task.source for part in done]
-        names = {source.dataset: source.corpus or source.dataset for source in sources}
-        return {
-            names.get(name, convert.UNKNOWN if name else ""): factor
-            for name, factor in self.options.unit_scales.items()
-        }
+    def rejects(self, done: Done, failed: Failed) -> Sequence[JsonDict]:
+        """Return the lines of rejects.jsonl. A recording is named by its id: file names may name a person."""
 
-    def _corpora(self, done: Done) -> dict[str, JSON]:
-        corpora = {}
-        for name in sorted({part.summary["dataset"] for part in done}):
-            members = [part for part in done if part.summary["dataset"] == name]
-            corpora[name] = {
-                "licences": sorted({part.summary["licence"] for part in members}),
-                "recordings": len(members),
-                "hours": round(sum(part.summary["seconds"] / 3600 for part in members), 4),
-                "subjects": len({_person(part) for part in members}),
-                "channels": sorted({len(part.summary["ch_names"]) for part in members}),
-            }
-        return corpora
+        def named(part: ConvertedPart | Outcome) -> JsonDict:
+            source, recording = part.task.source, part.task.identity.recording
+            return {"recording": recording, "dataset": convert.published_corpus(source), "reader": source.reader}
 
-    def rejects(self, done: Done, failed: Failed) -> Sequence[JSON]:
-        """A recording is named by its id: file names may name a person."""
-        lines = [
-            self._named(part.task.source) | {"whole": True, "reason": scrubbed(part.reason, part.task.source)}
-            for part in failed
-        ]
-        for part in done:
-            lines += [self._named(part.task.source) | {"whole": False} | stretch for stretch in part.summary["rejects"]]
-        return lines
+        whole = [named(part) | {"whole": True, "reason": scrubbed(part.reason, part.task.source)} for part in failed]
+        return whole + [named(part) | {"whole": False} | entry for part in done for entry in part.summary["rejects"]]
 
-    def _named(self, source: Source) -> JSON:
-        who = convert.identity_of(source, self.options.salt)
-        return {"recording": who.recording, "dataset": source.corpus or source.dataset, "reader": source.reader}
-
-    def key(self) -> Sequence[JSON]:
+    def key(self) -> Sequence[JsonDict]:
+        """Return the lines of the key of the pseudonyms."""
         return [
             {"recording": who.recording, "subject_id": who.subject, "path": source.name, "subject": source.subject}
             for source in self.sources
@@ -201,9 +181,10 @@ class RecordingInputs:
         ]
 
     def report_layout(self, done: Done, splits: Sequence[str]) -> ReportLayout:
+        """Return how the quality report shows the parts."""
         settings, limits = self.settings, self.settings.limits
         return ReportLayout(
-            names=[self._named(part.task.source)["recording"] for part in done],
+            names=[part.task.identity.recording for part in done],
             splits=splits,
             split_note="No subject is in two splits.",
             steps=quality_report.steps(settings, [part.summary["plan"] for part in done]),
@@ -214,19 +195,24 @@ class RecordingInputs:
             length=settings.event_samples,
         )
 
-    def result(self, dataset: Mapping[str, Any], done: Done, failed: Failed) -> JSON:
-        return {
-            "implausible": [part.task.source.name for part in done if part.summary["warning"]],
-            "failed": [
-                {"path": source.name, "reason": _without_path(part.reason, source)}
-                for part in failed
-                for source in [part.task.source]
-            ],
-        }
+    def result(self, dataset: JsonDict, done: Done, failed: Failed) -> JsonDict:
+        """Return what the command reports of recordings alone."""
+        implausible = [part.task.source.name for part in done if part.summary["warning"]]
+        return {"implausible": implausible, "failed": _failures(failed)}
 
 
 def _person(part: ConvertedPart) -> tuple[str, str]:
     return part.task.source.dataset, part.task.source.subject
+
+
+def _corpus(members: Done) -> JsonDict:
+    return {
+        "licences": sorted({part.summary["licence"] for part in members}),
+        "recordings": len(members),
+        "hours": round(sum(part.summary["seconds"] / 3600 for part in members), 4),
+        "subjects": len({_person(part) for part in members}),
+        "channels": sorted({len(part.summary["ch_names"]) for part in members}),
+    }
 
 
 def _input_hash(source: Source) -> str:
@@ -237,6 +223,10 @@ def _input_hash(source: Source) -> str:
         return ""
 
 
-def _without_path(reason: str, source: Source) -> str:
-    """A reason for the user's own eyes, printed after the path."""
-    return reason.removeprefix(f"{source.name}: ").removeprefix(f"{source.path}: ")
+def _failures(failed: Failed) -> list[JsonDict]:
+    """Path and reason, which does not repeat the path, for the user's own eyes."""
+    return [
+        {"path": source.name, "reason": part.reason.removeprefix(f"{source.name}: ").removeprefix(f"{source.path}: ")}
+        for part in failed
+        for source in [part.task.source]
+    ]

@@ -44,10 +44,7 @@ class RecordingPlan:
         chain = self.chain
         steps: dict[str, object] = {
             "band": [self.low, self.high],
-            "line": self.line,
-            "line_source": self.line_source,
-            "reference": self.reference,
-            "rank": self.rank,
+            **{name: getattr(self, name) for name in ("line", "line_source", "reference", "rank")},
             "resampled": f"{chain.sfreq_in:g} x {chain.up}/{chain.down} = {chain.sfreq_out:g} Hz",
         }
         sd, scale = _rounded(float(np.median(self.sd))), _rounded(self.scale)
@@ -65,7 +62,7 @@ class FilteredSignal:
 
     def __init__(self, recording: Recording, picks: Sequence[int], chain: filters.Chain, limits: quality.QualityLimits):
         self.recording, self.picks, self.chain, self.limits = recording, list(picks), chain, limits
-        self.key: tuple[int, int, int] | None = None
+        self.segment, self.start, self.stop = -1, 0, 0  # of the current block
         self.block = max(PIECE, BLOCK_VALUES // len(self.picks) * chain.up // chain.down)
 
     def length(self, segment: int) -> int:
@@ -73,8 +70,14 @@ class FilteredSignal:
         start, stop = self.recording.segments[segment]
         return self.chain.length(stop - start)
 
-    def _load(self, segment: int, start: int, stop: int) -> None:
-        """Make [start, stop) of a segment the current block: as recorded, only resampled, and filtered."""
+    def require(self, segment: int, start: int, stop: int) -> None:
+        """Make sure that [start, stop) of a segment lies in the current block; loads ahead as far as a block goes.
+
+        The block is there as recorded (`raw`, `missing`, `plateaus`, `held`), resampled (`plain`) and filtered (`y`).
+        """
+        if self.segment == segment and self.start <= start and stop <= self.stop:
+            return
+        stop = max(stop, min(start + self.block, self.length(segment)))
         begin, end = self.recording.segments[segment]
         low, high = self.chain.needs(start, stop)
 
@@ -90,31 +93,18 @@ class FilteredSignal:
             x_CxT = x_CxT - np.where(np.isfinite(first), first, 0)  # a minimum-phase high-pass lets 1e-4 of it through
         self.raw, self.raw_start = x_CxT, low
         self.y, self.plain = self.chain.run(x_CxT, start, stop)
-        rate = self.recording.sfreq
-        self.plateaus = quality.plateaus(x_CxT, max(5, round(self.limits.clip_run_s * rate)))
-        self.held = (
-            None if self.plateaus is None else quality.plateaus(x_CxT, max(6, round(self.limits.held_run_s * rate)))
-        )
-        self.key = (segment, start, stop)
+        rate, limits = self.recording.sfreq, self.limits
+        self.plateaus = quality.plateaus(x_CxT, max(5, round(limits.clip_run_s * rate)))
+        held_run = max(6, round(limits.held_run_s * rate))
+        self.held = None if self.plateaus is None else quality.plateaus(x_CxT, held_run)
+        self.segment, self.start, self.stop = segment, start, stop
 
-    def require(self, segment: int, start: int, stop: int) -> None:
-        """Make sure that [start, stop) of a segment lies in the current block; loads ahead as far as a block goes."""
-        if self.key is not None and self.key[0] == segment and self.key[1] <= start and stop <= self.key[2]:
-            return
-        self._load(segment, start, max(stop, min(start + self.block, self.length(segment))))
-
-    def filtered(self, start: int, stop: int) -> Float[np.ndarray, "channels time"]:
-        """FilteredSignal samples of the current block's segment."""
-        first = self.key[1]  # type: ignore[index]
-        return self.y[:, start - first : stop - first]
-
-    def unfiltered(self, start: int, stop: int) -> Float[np.ndarray, "channels time"]:
-        """The same span, resampled but not filtered."""
-        first = self.key[1]  # type: ignore[index]
-        return self.plain[:, start - first : stop - first]
+    def at(self, start: int, stop: int) -> slice:
+        """Where [start, stop) of the current block's segment lies in `y` and `plain`."""
+        return slice(start - self.start, stop - self.start)
 
     def recorded(self, start: int, stop: int) -> slice:
-        """Where the same span lies in `raw`, `missing` and `plateaus`."""
+        """Where the same span lies in `raw`, `missing`, `plateaus` and `held`."""
         low = start * self.chain.down // self.chain.up - self.raw_start
         high = ((stop - 1) * self.chain.down) // self.chain.up + 1 - self.raw_start
         return slice(max(low, 0), high)
@@ -123,10 +113,7 @@ class FilteredSignal:
 def _bridged(
     x_CxT: Float[np.ndarray, "channels time"], missing: Bool[np.ndarray, "channels time"]
 ) -> Float[np.ndarray, "channels time"]:
-    """Replace missing samples by straight lines, so that they do not spread through the filter.
-
-    Windows with any of them are rejected anyway.
-    """
+    """Replace missing samples by straight lines: they would spread through the filter. Their windows are rejected."""
     x_CxT = x_CxT.copy()
     at = np.arange(x_CxT.shape[1])
     for c in np.flatnonzero(missing.any(axis=1)):
@@ -135,7 +122,6 @@ def _bridged(
     return x_CxT
 
 
-# ----------------------------------------------------------------------------------------------------------- planning
 def pieces(lengths: Sequence[int], piece: int = PIECE, most: int = PIECES) -> list[tuple[int, int, int]]:
     """(segment, start, stop) stretches that stand for the recording: all of it, or `most` evenly spaced ones."""
     cut = [(segment, start, min(start + piece, n)) for segment, n in enumerate(lengths) for start in range(0, n, piece)]
@@ -153,14 +139,13 @@ def _line(recording: Recording, picks: Sequence[int], settings: WindowSettings) 
         return float(recording.line_freq), "file"
     piece = round(2 * quality.PIECE_S * recording.sfreq)
     stretches = pieces([stop - start for start, stop in recording.segments], piece, LINE_PIECES)
-    line, _ = quality.mains_peak(
-        [
-            np.nan_to_num(recording.read(recording.segments[s][0] + a, recording.segments[s][0] + b, picks))
-            for s, a, b in stretches
-            if b - a >= recording.sfreq
-        ],
-        recording.sfreq,
-    )
+    begins = [start for start, _ in recording.segments]
+    signals = [
+        np.nan_to_num(recording.read(begins[s] + a, begins[s] + b, picks))
+        for s, a, b in stretches
+        if b - a >= recording.sfreq
+    ]
+    line = quality.mains_frequency(signals, recording.sfreq)
     return line, "detected" if line else "none"
 
 
@@ -188,9 +173,9 @@ def make_plan(recording: Recording, settings: WindowSettings) -> tuple[Recording
     limit = min(recording.sfreq, settings.sfreq) / 2 - 1.5
     if high is not None:
         limit = min(limit, high + max(0.25 * high, 2.0))
-    notches = [k * line for k in range(1, 20) if k * line < limit] if line else []
-    if recording.precut:
-        notches = []  # 3 s of filter on a shorter trial would be invention; the low-pass stays
+    notches: list[float] = []
+    if line and not recording.precut:  # 3 s of filter on a shorter trial would be invention; the low-pass stays
+        notches = [k * line for k in range(1, 20) if k * line < limit]
     try:
         chain = filters.design(recording.sfreq, settings.sfreq, low, high, tuple(notches), settings.causal)
     except ValueError as problem:
@@ -206,7 +191,6 @@ def make_plan(recording: Recording, settings: WindowSettings) -> tuple[Recording
     average = average and good.sum() >= 2 and recording.modality == "eeg"
     if average:
         thin_CxT = thin_CxT - thin_CxT[good].mean(axis=0)
-    recorded_average = recording.reference == "average"
     plan = RecordingPlan(
         picks=tuple(picks),
         limits=limits,
@@ -216,7 +200,7 @@ def make_plan(recording: Recording, settings: WindowSettings) -> tuple[Recording
         line=line,
         line_source=line_source,
         reference="average" if average else recording.reference,
-        rank=len(picks) - int(average or recorded_average),
+        rank=len(picks) - int(average or recording.reference == "average"),
         good=good,
         sd=sd_C,
         scale=robust_scale(thin_CxT[good] if good.any() else thin_CxT),
@@ -233,7 +217,7 @@ def _statistics(
     short = max(2, round(2 * signal.chain.sfreq_out))
     for segment, start, stop in pieces([signal.length(s) for s in range(len(recording.segments))]):
         signal.require(segment, start, stop)
-        y_CxT = signal.filtered(start, stop)
+        y_CxT = signal.y[:, signal.at(start, stop)]
         if signal.missing[:, signal.recorded(start, stop)].all(axis=1).any():
             continue
         n = max(1, y_CxT.shape[1] // short)

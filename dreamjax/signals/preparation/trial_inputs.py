@@ -4,12 +4,11 @@ prepare(["eeg_5_95_std.pth"], "runs/trials", TrialSettings(), PrepareOptions(spl
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from etils import epath
@@ -17,63 +16,72 @@ from etils import epath
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import inputs, stimulus_files
-from dreamjax.signals.preparation.convert_trials import TrialReader, TrialSettings, TrialTask, identity_of
-from dreamjax.signals.preparation.inputs import JSON, Done, Failed, ReportLayout
-from dreamjax.signals.preparation.prepare_options import PrepareOptions
+from dreamjax.signals.preparation import inputs
+from dreamjax.signals.preparation.convert_trials import TrialReader, TrialSettings, TrialTask, convert, identity_of
+from dreamjax.signals.preparation.inputs import Done, Failed, PrepareOptions, ReportLayout
 from dreamjax.signals.preparation.recording_plan import THIN, robust_scale
-from dreamjax.signals.recordings.corpora.eeg_imagenet import PublishedTrials
-from dreamjax.signals.recordings.corpora.trial_corpora import UNUSED, AssignedSplits, TrialCorpus
-from dreamjax.signals.recordings.identity import SPLITS
-from dreamjax.storage import manifest
+from dreamjax.signals.recordings.corpora.trial_corpora import UNUSED, trial_corpus_of
+from dreamjax.signals.recordings.identity import SPLITS, Identity
+from dreamjax.storage import image_files, manifest, paths
+from dreamjax.typing import JsonDict
 
 SCALED_BY = 120  # trials of a person from which its robust scale comes, evenly spaced
 CHUNK = 1000  # trials of a part
+THREADS = 8  # Pillow decodes without Python's lock; an object store answers many at once
 
 
-def open_trials(
-    paths: Sequence[epath.PathLike], corpus: TrialCorpus, settings: TrialSettings, options: PrepareOptions
-) -> "TrialInputs":
-    """Open a published file and assign its trials to splits.
+def unusable_images(folder: epath.PathLike, names: Sequence[str]) -> dict[str, str]:
+    """name → "is missing" or "is damaged" for those of `names` (relative to `folder`) that cannot be read whole.
 
-    Raises UserError for files that are not what they should be, and for splits that cannot be.
+    Raises UserError where the folder is not there, or holds none of them.
     """
-    path = os.fspath(next(p for p in paths if corpus.handles(os.fspath(p))))
-    if len(paths) > 1:
-        raise UserError(f"{path} is a whole data set of its own; prepare it alone, into a folder of its own")
-    trials = corpus.open(path)
-    assigned = corpus.assign(trials, options.splits)
-    source_files = {"trials": manifest.file_hash(path)}
-    if options.splits.file:
-        source_files["splits"] = manifest.file_hash(options.splits.file)
-    reader = TrialReader(corpus, trials, settings)
-    return TrialInputs(path, corpus, reader, assigned, settings, options, source_files, {})
+    root = paths.reachable(folder)
+    if not root.is_dir():
+        raise UserError(f"{folder}: no such folder; name the one with the images, such as ImageNet's train")
+    within = {str(PurePosixPath(name).parent) for name in names}  # one listing each, not one question an image
+    there = {
+        str(PurePosixPath(part) / entry.name)
+        for part in within
+        if (root / part).is_dir()
+        for entry in (root / part).iterdir()
+    }
+    present = [name for name in names if name in there]
+    if names and not present:
+        raise UserError(f"{folder} holds none of the {len(names)} images, such as {names[0]}; name another folder")
+    image_files.pillow()  # raises UserError where it is not installed
+
+    def damaged(name: str) -> bool:
+        try:
+            image_files.open_image(root / name)
+        except UserError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        bad = [name for name, is_bad in zip(present, pool.map(damaged, present), strict=True) if is_bad]
+    return {name: "is missing" for name in names if name not in there} | dict.fromkeys(bad, "is damaged")
 
 
-@dataclass(frozen=True)
 class TrialInputs:
-    """Implements `inputs.Inputs`."""
+    """What `prepare` converts: the trials of a file, a part for each chunk. The methods are those of recordings."""
 
-    path: str
-    corpus: TrialCorpus
-    reader: TrialReader
-    assigned: AssignedSplits
-    settings: TrialSettings
-    options: PrepareOptions
-    source_files: Mapping[str, str]  # what → SHA-256
-    rejects_by_trial: dict[int, str]  # trial → why it is left out although a split has it
-
-    converter = "dreamjax.signals.preparation.convert_trials:convert"
+    converter = staticmethod(convert)
     grows = False
 
-    # ----------------------------------------------------------------------------------- before converting
-    @property
-    def trials(self) -> PublishedTrials:
-        return self.reader.trials
+    def __init__(self, files: Sequence[str], settings: TrialSettings, options: PrepareOptions):
+        """Open a published file and assign its trials to splits.
 
-    @property
-    def licence(self) -> str:
-        return self.options.licence or self.corpus.facts.licence
+        Raises UserError for files that are not what they should be, and for splits that cannot be.
+        """
+        self.path = next(file for file in files if trial_corpus_of([file]))
+        if len(files) > 1:
+            raise UserError(f"{self.path} is a whole data set of its own; prepare it alone, into a folder of its own")
+        self.settings, self.options, self.reader = settings, options, TrialReader(self.path, settings)
+        self.licence = options.licence or self.reader.corpus.facts.licence
+        self.assigned = self.reader.corpus.assign(self.reader.trials, options.splits)
+        files_read = {"trials": self.path, "splits": options.splits.file}
+        self.source_files = {what: manifest.file_hash(file) for what, file in files_read.items() if file}  # SHA-256
+        self.rejects_by_trial: dict[int, str] = {}  # trial → why it is left out although a split has it
 
     @property
     def paths(self) -> Sequence[str]:
@@ -92,39 +100,32 @@ class TrialInputs:
             self.licence,
         ])  # fmt: skip
 
-    def is_complete(self, dataset: Mapping[str, Any], out: object) -> bool:
+    def is_complete(self, dataset: JsonDict, out: object) -> bool:
         return True  # the digest of the settings holds the hashes of the files
 
     def tasks(self, parts: Path, name: str) -> Sequence[TrialTask]:
-        self.rejects_by_trial.update(self._unusable())
-        self._drop(self.rejects_by_trial)
-        scales = self._scales()
-        chunks = [
-            (split, trials[first : first + CHUNK])
+        self._reject(self._unusable())
+        task = TrialTask(
+            path=self.path,
+            file_hash=self.source_files["trials"],
+            settings=self.settings,
+            scales=self._scales(),
+            salt=self.options.salt,
+            licence=self.licence,
+            parts=str(parts),
+        )
+        return [
+            replace(task, trials=tuple(trials[first : first + CHUNK]), split=split)
             for split in SPLITS
             for trials in [np.flatnonzero(self.assigned.split == split).tolist()]
             for first in range(0, len(trials), CHUNK)
         ]
-        return [
-            TrialTask(
-                self.path,
-                self.source_files["trials"],
-                self.settings,
-                tuple(chunk),
-                split,
-                scales,
-                self.options.salt,
-                self.licence,
-                str(parts),
-            )
-            for split, chunk in chunks
-        ]
 
     def _unusable(self) -> dict[int, str]:
         """Trial → why it is left out: its length, or its image, where there is a folder of images."""
-        trials, options = self.trials, self.options
+        trials, options = self.reader.trials, self.options
         used = np.flatnonzero(self.assigned.split != UNUSED).tolist()
-        low, high = self.corpus.lengths
+        low, high = self.reader.corpus.lengths
         reasons = {i: f"not {low} to {high} samples long" for i in used if not low <= trials.length[i] <= high}
         if not options.stimuli:
             log.warning(
@@ -132,7 +133,7 @@ class TrialInputs:
             )
             return reasons
         shown = {i: trials.stimulus(i) for i in used}
-        bad = stimulus_files.unusable(options.stimuli, sorted(set(shown.values())))
+        bad = unusable_images(options.stimuli, sorted(set(shown.values())))
         if bad:
             some = "; ".join(f"{name} {why}" for name, why in list(bad.items())[:3])
             more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
@@ -141,40 +142,40 @@ class TrialInputs:
             log.warning("%s: %s%s; their trials are left out", options.stimuli, some, more)
         return reasons | {i: f"the image {name} {bad[name]}" for i, name in shown.items() if name in bad}
 
-    def _drop(self, rejects: Mapping[int, str]) -> None:
+    def _reject(self, reasons: Mapping[int, str]) -> None:
         """Take trials out of their splits. Raises UserError where that leaves a split empty."""
-        self.assigned.split[list(rejects)] = UNUSED
-        if empty := [name for name in SPLITS if not (self.assigned.split == name).any()]:
+        rejects, split = self.rejects_by_trial, self.assigned.split
+        rejects.update(reasons)
+        split[list(rejects)] = UNUSED
+        if empty := [name for name in SPLITS if not (split == name).any()]:
             why = f"; {len(rejects)} were left out, such as one {next(iter(rejects.values()))}" if rejects else ""
             raise UserError(f"{self.path}: no trial is in split {empty[0]}{why}; choose other people or shares")
 
     def _scales(self) -> dict[int, float]:
         """Person → median over channels of 1.4826 · MAD, in the unit of the file: what `Window.scale` is."""
-        scales = {}
-        for person in self.trials.subjects:
-            used = np.flatnonzero((self.trials.subject == person) & (self.assigned.split != UNUSED))
+        trials, scales = self.reader.trials, dict[int, float]()
+        for person in trials.subjects:
+            used = np.flatnonzero((trials.subject == person) & (self.assigned.split != UNUSED))
             if len(used):
                 chosen = used[np.unique(np.linspace(0, len(used) - 1, SCALED_BY).round().astype(int))]
                 thin = [signal[:, valid][:, ::THIN] for signal, valid in map(self.reader, chosen.tolist())]
                 scales[person] = robust_scale(np.concatenate(thin, axis=1), np.nanmedian)
         return scales
 
-    # ------------------------------------------------------------------------------------ after converting
     def check(self, done: Done, failed: Failed) -> None:
         if failed:
             raise UserError(f"{self.path}: {failed[0].reason}; run the same again")
-        self.rejects_by_trial.update({r["trial"]: r["reason"] for part in done for r in part.summary["rejects"]})
-        self._drop(self.rejects_by_trial)
+        self._reject({r["trial"]: r["reason"] for part in done for r in part.summary["rejects"]})
 
     def splits(self, done: Done) -> Sequence[str]:
         return [part.task.split for part in done]
 
-    def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JSON:
-        trials, corpus, split = self.trials, self.corpus, self.assigned.split
+    def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JsonDict:
+        reader, corpus, trials, split = self.reader, self.reader.corpus, self.reader.trials, self.assigned.split
         used = split != UNUSED
-        entries = self._entries(done)
-        hours = round(sum(entry["hours"] for entry in entries), 4)
+        entries = self._entries(done[0].task.scales)
         people = len(np.unique(trials.subject[used]))
+        hours = round(sum(entry["hours"] for entry in entries), 4)
         reasons = ("an image is missing or damaged" if "image" in r else r for r in self.rejects_by_trial.values())
         return {
             "totals": {
@@ -186,15 +187,10 @@ class TrialInputs:
                 "subjects": people,
             },
             "subjects": {s: len(np.unique(trials.subject[split == s])) for s in SPLITS},
-            "corpora": {
-                corpus.facts.name: {
-                    "licences": [self.licence],
-                    "recordings": people,
-                    "hours": hours,
-                    "subjects": people,
-                    "channels": [len(trials.ch_names)],
-                }
-            },
+            "corpora": {corpus.facts.name: {
+                "licences": [self.licence], "recordings": people, "hours": hours, "subjects": people,
+                "channels": [len(trials.ch_names)],
+            }},
             "unit": corpus.unit,
             "values": trials.values,
             "design": {**corpus.facts.design, "impossible": dict(corpus.facts.impossible)},
@@ -202,10 +198,10 @@ class TrialInputs:
                 "low": None,
                 "high": self.settings.high if self.settings.reading == "ours" else None,
                 "notch": "off",
-                "sfreq": self.reader.rate,
+                "sfreq": reader.rate,
                 "reference": "recorded",
                 "causal": False,
-                "samples": self.reader.width,
+                "samples": reader.width,
                 **self._reading(),
             },
             "splitting": self.assigned.description | {"dropped": dict(self.assigned.dropped)},
@@ -214,28 +210,28 @@ class TrialInputs:
             "channels": list(trials.ch_names),
             "source_files": dict(self.source_files),
             "inputs": entries,
-        }
+        }  # fmt: skip
 
-    def _reading(self) -> JSON:
-        reading: JSON = {"reading": self.settings.reading, "lengths": list(self.corpus.lengths)}
-        if self.settings.reading == "dreamdiffusion" and self.corpus.span and self.corpus.stretched:
-            rate = self.corpus.sfreq * (self.corpus.stretched - 1) / (self.reader.width - 1)
-            span, stretched = list(self.corpus.span), self.corpus.stretched
-            reading |= {"span": span, "stretched_to": stretched, "effective_sfreq": round(rate, 2)}
+    def _reading(self) -> JsonDict:
+        corpus = self.reader.corpus
+        reading: JsonDict = {"reading": self.settings.reading, "lengths": list(corpus.lengths)}
+        if self.reader.span and corpus.span and corpus.stretched:
+            rate = corpus.sfreq * (corpus.stretched - 1) / (self.reader.width - 1)
+            reading |= {"span": list(corpus.span), "stretched_to": corpus.stretched, "effective_sfreq": round(rate, 2)}
         return reading
 
-    def _entries(self, done: Done) -> list[JSON]:
+    def _entries(self, scales: Mapping[int, float]) -> list[JsonDict]:
         """One entry a person and split. Its hash is of the file and the person: persons of one file differ in it."""
-        trials, corpus, scales = self.trials, self.corpus, done[0].task.scales
+        reader, corpus, trials = self.reader, self.reader.corpus, self.reader.trials
         entries = []
         for person in trials.subjects:
-            who = identity_of(corpus, self.options.salt, person)
+            who = self._identity(person)
             content = hashlib.sha256(f"{self.source_files['trials']} {who.subject}".encode()).hexdigest()
             for split in SPLITS:
                 chosen = (trials.subject == person) & (self.assigned.split == split)
                 if not chosen.any():
                     continue
-                seconds = np.minimum(trials.length[chosen] / corpus.sfreq, self.reader.width / self.reader.rate).sum()
+                seconds = np.minimum(trials.length[chosen] / corpus.sfreq, reader.width / reader.rate).sum()
                 entries.append({
                     "recording": who.recording,
                     "subject": who.subject,
@@ -247,52 +243,48 @@ class TrialInputs:
                     "windows": int(chosen.sum()),
                     "warning": "",
                     "notes": [],
-                    "plan": {
-                        "band": list(trials.band or (None, None)),
-                        "line": None,
-                        "reference": corpus.facts.reference or "unknown",
-                        "scale": scales[person],
-                    },
+                    "plan": reader.plan() | {"scale": scales[person]},
                     "hours": round(float(seconds) / 3600, 5),
                     "channels": len(trials.ch_names),
                 })  # fmt: skip
         return entries
 
-    def rejects(self, done: Done, failed: Failed) -> Sequence[JSON]:
+    def _identity(self, person: int) -> Identity:
+        return identity_of(self.reader.corpus, self.options.salt, person)
+
+    def rejects(self, done: Done, failed: Failed) -> Sequence[JsonDict]:
         return [{"trial": trial, "whole": True, "reason": why} for trial, why in sorted(self.rejects_by_trial.items())]
 
-    def key(self) -> Sequence[JSON]:
-        people = {person: identity_of(self.corpus, self.options.salt, person) for person in self.trials.subjects}
+    def key(self) -> Sequence[JsonDict]:
         return [
             {"recording": who.recording, "subject_id": who.subject, "path": self.path, "subject": str(person)}
-            for person, who in people.items()
+            for person in self.reader.trials.subjects
+            for who in [self._identity(person)]
         ]
 
     def report_layout(self, done: Done, splits: Sequence[str]) -> ReportLayout:
-        steps = [
-            ("reading", ", ".join(f"{name} {value}" for name, value in self._reading().items())),
-            ("sampling rate", f"{self.reader.rate:g} Hz"),
-            ("windows", f"{self.reader.width} samples = {self.reader.width / self.reader.rate:g} s, one a trial"),
-            ("unit", self.corpus.unit),
-        ]
+        rate, width = self.reader.rate, self.reader.width
         return ReportLayout(
             names=[f"trials {part.task.trials[0]}-{part.task.trials[-1]}" for part in done],
             splits=splits,
             split_note=f"Split by {self.assigned.description['by']}.",
-            steps=steps,
+            steps=[
+                ("reading", ", ".join(f"{name} {value}" for name, value in self._reading().items())),
+                ("sampling rate", f"{rate:g} Hz"),
+                ("windows", f"{width} samples = {width / rate:g} s, one a trial"),
+                ("unit", self.reader.corpus.unit),
+            ],
             unit="unit of the file",
             plausible=None,
-            sfreq=self.reader.rate,
+            sfreq=rate,
             first=0,
-            length=self.reader.width,
+            length=width,
         )
 
-    def result(self, dataset: Mapping[str, Any], done: Done, failed: Failed) -> JSON:
+    def result(self, dataset: JsonDict, done: Done, failed: Failed) -> JsonDict:
         return {
             "trials": dataset["totals"]["windows"],
             "people": dataset["subjects"],
-            "splitting": dataset["splitting"],
-            "rejected": dataset["rejected"],
-            "unit": dataset["unit"],
+            **{name: dataset[name] for name in ("splitting", "rejected", "unit")},
             "impossible": dataset["design"]["impossible"],
         }

@@ -1,7 +1,6 @@
 """How recordings become windows: every step of preprocessing and its default. All of it is recorded in dataset.json."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
@@ -57,24 +56,16 @@ class WindowSettings:
             raise ValueError(f"the pass band {self.low:g}-{self.high:g} Hz is empty")
         if self.notch not in ("auto", "off") and not _positive(self.notch):
             raise ValueError(f"notch is {self.notch!r}, but it takes auto, off or a frequency in Hz")
-        if self.events.baseline and not self._holds(self.events.baseline):
+        span, tmin, baseline = self.event_samples, self.events.tmin, self.events.baseline
+        if baseline and not (len(baseline) == 2 and tmin <= baseline[0] < baseline[1] <= tmin + span / self.sfreq):
             raise ValueError("the baseline is (from, to) within tmin and tmax, in s after the event")
-        span = self.event_samples
         if self.events.source and span <= 0:
-            raise ValueError(f"tmax is {self.events.tmax:g} s, but it must be later than tmin, {self.events.tmin:g} s")
+            raise ValueError(f"tmax is {self.events.tmax:g} s, but it must be later than tmin, {tmin:g} s")
         if self.events.source and span > self.samples:
             raise ValueError(
                 f"tmin to tmax is {span / self.sfreq:g} s, but a window holds up to {self.samples / self.sfreq:g} s; "
                 f"set samples to {span}"
             )
-
-    def _holds(self, baseline: Sequence[float]) -> bool:
-        first, last = baseline[0], baseline[-1]
-        return len(baseline) == 2 and self.events.tmin <= first < last <= self.events.tmin + self._event_s
-
-    @property
-    def _event_s(self) -> float:
-        return self.event_samples / self.sfreq
 
     @property
     def event_samples(self) -> int:

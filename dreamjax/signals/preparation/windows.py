@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets.records import APART, Window
 from dreamjax.signals.preparation import filters, quality
-from dreamjax.signals.preparation.recording_plan import FilteredSignal, make_plan
+from dreamjax.signals.preparation.recording_plan import make_plan
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.recordings.events import sample_of
 from dreamjax.signals.recordings.identity import Identity
@@ -43,45 +43,6 @@ class _WindowSpan:
     shift: float = 0.0
 
 
-# ------------------------------------------------------------------------------------------------------------ windows
-def _grid(recording: Recording, signal: FilteredSignal, settings: WindowSettings) -> Iterator[_WindowSpan]:
-    stride = settings.stride or settings.samples
-    for segment in range(len(recording.segments)):
-        n = signal.length(segment)
-        label = recording.segment_labels[segment] if recording.segment_labels else ""
-        if n < settings.samples:
-            yield _WindowSpan(segment, 0, n, label)
-        for start in range(0, n - settings.samples + 1, stride):
-            yield _WindowSpan(segment, start, start + settings.samples, label)
-
-
-def _around_events(
-    recording: Recording, signal: FilteredSignal, settings: WindowSettings
-) -> Iterator[_WindowSpan | RejectedStretch]:
-    """Yield the windows from tmin to tmax around each event.
-
-    One sample falls on the onset itself, which may lie between two samples of the even grid; causal windows stay on the
-    grid, since what lies between needs the later samples.
-    """
-    wanted, length = settings.events, settings.event_samples
-    chain, sfreq = signal.chain, recording.sfreq
-    for event in recording.events:
-        if wanted.codes and event.code not in wanted.codes:
-            continue
-        onset = event.sample + wanted.offset_ms / 1e3 * sfreq  # in recorded samples
-        home = [i for i, (a, b) in enumerate(recording.segments) if a <= onset < b]
-        begin = recording.segments[home[0]][0] if home else 0
-        place = (onset - begin) * chain.up / chain.down
-        whole = sample_of(place, 1.0) if chain.causal else int(np.floor(place + WHOLE))
-        shift = 0.0 if chain.causal or place - whole < WHOLE else place - whole
-        start = whole + settings.event_first
-        if not home or start < 0 or start + length + (shift > 0) > signal.length(home[0]):
-            first = onset / sfreq + settings.event_first / chain.sfreq_out
-            yield RejectedStretch(first, first + length / chain.sfreq_out, "the event's window crosses an edge")
-            continue
-        yield _WindowSpan(home[0], start, start + length, event.code, event.stimulus, shift)
-
-
 class RecordingWindows:
     """The windows of one recording. Iterating yields them; `plan`, `rejects` and `judged` tell what happened."""
 
@@ -98,24 +59,48 @@ class RecordingWindows:
         self.marked = np.isin(names, recording.bad_channels)
         self.flags = ("implausible amplitude",) if self.plan.warning else ()
 
-    def _items(self) -> Iterator[_WindowSpan | RejectedStretch]:
-        if self.settings.events.source:
-            return _around_events(self.recording, self.signal, self.settings)
-        return _grid(self.recording, self.signal, self.settings)
-
     def __iter__(self) -> Iterator[Window]:
-        for item in self._items():
-            if isinstance(item, RejectedStretch):
-                self.rejects.append(item)
-                continue
-            self.judged += 1
-            window = self._window(item)
-            if isinstance(window, RejectedStretch):
-                self.rejects.append(window)
-            else:
+        for item in self._around_events() if self.settings.events.source else self._grid():
+            window = self._window(item) if isinstance(item, _WindowSpan) else item
+            if isinstance(window, Window):
                 yield window
+            else:
+                self.rejects.append(window)
+
+    def _grid(self) -> Iterator[_WindowSpan]:
+        samples, stride, labels = self.settings.samples, self.settings.stride, self.recording.segment_labels
+        for segment in range(len(self.recording.segments)):
+            n, label = self.signal.length(segment), labels[segment] if labels else ""
+            if n < samples:
+                yield _WindowSpan(segment, 0, n, label)
+            for start in range(0, n - samples + 1, stride or samples):
+                yield _WindowSpan(segment, start, start + samples, label)
+
+    def _around_events(self) -> Iterator[_WindowSpan | RejectedStretch]:
+        """Yield the windows from tmin to tmax around each event.
+
+        One sample falls on the onset itself, which may lie between two samples of the even grid; causal windows stay on
+        the grid, since what lies between needs the later samples.
+        """
+        wanted, first, length = self.settings.events, self.settings.event_first, self.settings.event_samples
+        chain, sfreq, segments = self.signal.chain, self.recording.sfreq, self.recording.segments
+        for event in self.recording.events:
+            if wanted.codes and event.code not in wanted.codes:
+                continue
+            onset = event.sample + wanted.offset_ms / 1e3 * sfreq  # in recorded samples
+            home = [i for i, (a, b) in enumerate(segments) if a <= onset < b]
+            place = (onset - (segments[home[0]][0] if home else 0)) * chain.up / chain.down
+            whole = sample_of(place, 1.0) if chain.causal else int(np.floor(place + WHOLE))
+            shift = 0.0 if chain.causal or place - whole < WHOLE else place - whole
+            start = whole + first
+            if not home or start < 0 or start + length + (shift > 0) > self.signal.length(home[0]):
+                begin = onset / sfreq + first / chain.sfreq_out
+                yield RejectedStretch(begin, begin + length / chain.sfreq_out, "the event's window crosses an edge")
+                continue
+            yield _WindowSpan(home[0], start, start + length, event.code, event.stimulus, shift)
 
     def _window(self, item: _WindowSpan) -> Window | RejectedStretch:
+        self.judged += 1
         settings, plan, signal = self.settings, self.plan, self.signal
         rate = plan.chain.sfreq_out
         begin = self.recording.segments[item.segment][0] / self.recording.sfreq + (item.start + item.shift) / rate
@@ -129,28 +114,23 @@ class RecordingWindows:
         recorded = signal.recorded(item.start, item.stop + (item.shift > 0))
         if signal.missing[:, recorded].any():
             return RejectedStretch(begin, end, "samples are not finite")
-        y_CxT = signal.filtered(item.start - reach, item.stop + reach)
+        y_CxT = signal.y[:, signal.at(item.start - reach, item.stop + reach)]
         y_CxT = filters.between(y_CxT, item.shift) if item.shift else y_CxT
-        ok_C, flags, reason = quality.judge(self.ch_names, self._measured(item, y_CxT, recorded), plan.limits)
+        plain_CxT = signal.plain[:, signal.at(item.start, item.stop)]
+        inside, nowhere = (None if signal.plateaus is None else signal.plateaus[:, recorded]), np.zeros(len(y_CxT))
+        ok_C, flags, reason = quality.judge(
+            self.ch_names,
+            plan.limits,
+            sd=quality.deviations(y_CxT[None])[0],
+            clipped=quality.clipped_share(signal.raw[:, recorded], inside),
+            held=nowhere if signal.held is None else signal.held[:, recorded].mean(axis=1),
+            line=quality.line_power(plain_CxT[None], rate, plan.line)[0],
+        )
         for flag in flags:
             self.faults[flag] = self.faults.get(flag, 0) + 1
         if reason:
             return RejectedStretch(begin, end, reason)
         return self._finished(item, y_CxT, begin, ok_C & ~self.marked, flags)
-
-    def _measured(
-        self, item: _WindowSpan, y_CxT: Float[np.ndarray, "channels time"], recorded: slice
-    ) -> quality.Measures:
-        signal, plan = self.signal, self.plan
-        plain_CxT = signal.unfiltered(item.start, item.stop)
-        inside = None if signal.plateaus is None else signal.plateaus[:, recorded]
-        nowhere = np.zeros(len(y_CxT))
-        return quality.Measures(
-            sd=quality.deviations(y_CxT[None])[0],
-            clipped=quality.clipped_share(signal.raw[:, recorded], inside),
-            held=nowhere if signal.held is None else signal.held[:, recorded].mean(axis=1),
-            line=quality.line_power(plain_CxT[None], plan.chain.sfreq_out, plan.line)[0],
-        )
 
     def _finished(
         self,
@@ -166,11 +146,11 @@ class RecordingWindows:
             y_CxT = y_CxT - y_CxT[plan.good].mean(axis=0)
         if self.recording.precut:
             y_CxT = y_CxT - y_CxT.mean(axis=1, keepdims=True)
-        if settings.events.source and settings.events.baseline:
-            first, last = (sample_of(t, plan.chain.sfreq_out) - settings.event_first for t in settings.events.baseline)
+        baseline = settings.events.baseline if settings.events.source else ()
+        if baseline:
+            first, last = (sample_of(t, plan.chain.sfreq_out) - settings.event_first for t in baseline)
             y_CxT = y_CxT - y_CxT[:, max(0, first) : max(1, last)].mean(axis=1, keepdims=True)
-        has_baseline = self.recording.precut or bool(settings.events.source and settings.events.baseline)
-        apart = (APART,) if has_baseline or item.start == 0 else ()
+        apart = (APART,) if self.recording.precut or baseline or item.start == 0 else ()
         n = y_CxT.shape[1]
         signal = np.zeros((len(y_CxT), settings.samples), np.float32)
         signal[:, :n] = y_CxT
@@ -197,10 +177,3 @@ class RecordingWindows:
             unit=self.recording.unit,
             sensor_kind=tuple(self.recording.sensor_kind[i] for i in plan.picks),
         )
-
-
-def windows(
-    recording: Recording, settings: WindowSettings | None = None, identity: Identity | None = None
-) -> Iterator[Window]:
-    """The windows of a recording, in order of time, µV. Raises UserError where it can give none."""
-    return iter(RecordingWindows(recording, settings or WindowSettings(), identity or Identity("", "", "")))

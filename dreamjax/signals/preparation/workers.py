@@ -5,13 +5,11 @@ parent. A worker does one task at a time and many in a row; a dead or silent one
 """
 
 import errno
-import importlib
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -23,52 +21,50 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FIRST_MESSAGE_S = 120.0  # importing on a slow disk
 
+Function = Callable[..., Any]  # of (task, beat); a child process imports its module
+
 
 @dataclass(frozen=True)
 class Outcome:
     """How one task ended: with a `result`, or with a `reason` (a phrase without personal data)."""
 
-    task: int
+    index: int
+    task: Any
     result: Any = None
     reason: str = ""
-    crashed: bool = False  # the process died or hung: trying again may help
 
 
-def function_of(name: str) -> Callable[..., Any]:
-    """`package.module:function`."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def attempt(function: Callable[..., Any], index: int, task: Any, beat: Callable[[], None]) -> Outcome:
+def attempt(function: Function, index: int, task: Any, beat: Callable[[], None]) -> Outcome:
     """Run one task; its mistakes become a reason, except a disk that takes no more, which ends everything.
 
     The text of a foreign exception may quote the file (names, dates), so only its type is kept.
     """
     try:
-        return Outcome(index, function(task, beat))
+        return Outcome(index, task, function(task, beat))
     except CannotWrite:
         raise
     except UserError as mistake:
-        return Outcome(index, reason=str(mistake))
+        return Outcome(index, task, reason=str(mistake))
     except OSError as problem:
         if problem.errno in DISK:
             raise
-        return Outcome(index, reason=f"cannot be read ({os.strerror(problem.errno) if problem.errno else 'OSError'})")
+        return Outcome(
+            index, task, reason=f"cannot be read ({os.strerror(problem.errno) if problem.errno else 'OSError'})"
+        )
     except MemoryError:
-        return Outcome(index, reason="does not fit in memory")
+        return Outcome(index, task, reason="does not fit in memory")
     except Exception as problem:
-        return Outcome(index, reason=f"the reader failed ({type(problem).__name__})")
+        return Outcome(index, task, reason=f"the reader failed ({type(problem).__name__})")
 
 
-def _serve(pipe: Connection, name: str, quiet: bool) -> None:
-    """The life of a worker: tasks in, outcomes and beats out."""
+def _serve(pipe: Connection, quiet: bool) -> None:
+    """The life of a worker: a function in, then tasks in, outcomes and beats out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if quiet:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-    function = function_of(name)
+    function = pipe.recv()
     last = 0.0
 
     def beat() -> None:
@@ -87,20 +83,23 @@ def _serve(pipe: Connection, name: str, quiet: bool) -> None:
 
 
 class _Worker:
-    def __init__(self, name: str, quiet: bool):
+    def __init__(self, function: Function, quiet: bool):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, name, quiet), daemon=True)
-        with _environment(dict.fromkeys(ONE_THREAD, "1")):
+        self.process = context.Process(target=_serve, args=(theirs, quiet), daemon=True)
+        before = {name: os.environ[name] for name in ONE_THREAD if name in os.environ}
+        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+        try:
             self.process.start()
+        finally:
+            for name in ONE_THREAD:
+                del os.environ[name]
+            os.environ.update(before)
         theirs.close()
-        self.task: int | None = None
+        self.pipe.send(function)
+        self.task: tuple[int, Any] | None = None
         self.ready = False
         self.heard = time.monotonic()
-
-    def give(self, index: int, task: Any) -> None:
-        self.task, self.heard = index, time.monotonic()
-        self.pipe.send((index, task))
 
     def stop(self) -> None:
         if self.task is None and self.process.is_alive():
@@ -115,83 +114,64 @@ class _Worker:
         self.pipe.close()
 
 
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
-
-
-def _died(process: Any) -> str:
-    process.join(5)
-    code = process.exitcode
-    if code is not None and code < 0:
-        return f"the reader crashed ({signal.Signals(-code).name})"
-    return f"the reader ended its process (exit code {code})"
-
-
 def run(
-    name: str, tasks: Sequence[Any], *, workers: int, timeout_s: float = 300.0, quiet: bool = True
+    function: Function, tasks: Sequence[Any], *, workers: int, timeout_s: float = 300.0, quiet: bool = True
 ) -> Iterator[Outcome]:
-    """Outcomes of `name(task, beat)` for every task, in the order in which they end.
+    """Outcomes of `function(task, beat)` for every task, in the order in which they end.
 
-    `name` is `package.module:function`, importable in a child. `beat()` says that a task is alive: one that is silent
-    for `timeout_s` is killed. `workers=0` runs in this process, without protection. Raises OSError or CannotWrite when
-    the disk is full; whatever was begun is stopped first.
+    `function` is one that a child can import. `beat()` says that a task is alive: one that is silent for `timeout_s` is
+    killed. `workers=0` runs in this process, without protection. Raises OSError or CannotWrite when the disk is full;
+    whatever was begun is stopped first.
     """
     if workers == 0:
-        function = function_of(name)
         for index, task in enumerate(tasks):
             yield attempt(function, index, task, lambda: None)
         return
     waiting = list(range(len(tasks)))[::-1]
-    pool = [_Worker(name, quiet) for _ in range(min(workers, len(tasks)))]
+    pool = [_Worker(function, quiet) for _ in range(min(workers, len(tasks)))]
     try:
         while waiting or any(w.task is not None for w in pool):
             for i, worker in enumerate(pool):
                 if waiting and worker.task is None and worker.ready:
-                    worker.give(waiting[-1], tasks[waiting.pop()])
+                    index = waiting.pop()
+                    worker.task, worker.heard = (index, tasks[index]), time.monotonic()
+                    worker.pipe.send(worker.task)
                 limit = timeout_s if worker.ready else FIRST_MESSAGE_S
                 if (worker.task is not None or not worker.ready) and time.monotonic() - worker.heard > limit:
-                    task = worker.task
                     worker.process.kill()
-                    worker.task = task
                     worker.stop()
-                    pool[i] = _Worker(name, quiet)
-                    if task is not None:
-                        yield Outcome(task, reason=f"no progress for {timeout_s:g} s", crashed=True)
+                    pool[i] = _Worker(function, quiet)
+                    if worker.task is not None:
+                        yield Outcome(*worker.task, reason=f"no progress for {timeout_s:g} s")
             for pipe in wait([w.pipe for w in pool], timeout=0.5):
                 i = next(i for i, w in enumerate(pool) if w.pipe is pipe)
-                yield from _hear(pool, i, name, quiet)
+                outcome, dead = _hear(pool[i])
+                if dead:
+                    pool[i] = _Worker(function, quiet)
+                if outcome:
+                    yield outcome
     finally:
         for worker in pool:
             worker.stop()
 
 
-def _hear(pool: list[_Worker], i: int, name: str, quiet: bool) -> Iterator[Outcome]:
-    """Take one message of a worker whose pipe is readable."""
-    worker = pool[i]
+def _hear(worker: _Worker) -> tuple[Outcome | None, bool]:
+    """Take one message of a worker whose pipe is readable: (how its task ended, whether the worker is dead)."""
     try:
         message = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
-        reason, task, ready = _died(worker.process), worker.task, worker.ready
+        worker.process.join(5)
+        code = worker.process.exitcode or 0
+        reason = f"the reader ended its process (exit code {worker.process.exitcode})"
+        if code < 0:
+            reason = f"the reader crashed ({signal.Signals(-code).name})"
         worker.stop()
-        if not ready:
+        if not worker.ready:
             raise UserError(f"a worker process could not start: {reason}") from None
-        pool[i] = _Worker(name, quiet)
-        if task is not None:
-            yield Outcome(task, reason=reason, crashed=True)
-        return
+        return Outcome(*worker.task, reason=reason) if worker.task else None, True
     worker.heard, worker.ready = time.monotonic(), True
     if isinstance(message, OSError | CannotWrite):
         raise message
-    if isinstance(message, Outcome):
+    if message is not None:
         worker.task = None
-        yield message
+    return message, False
