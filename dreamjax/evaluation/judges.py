@@ -22,8 +22,7 @@ from jaxtyping import Array, UInt8
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation.image_scores import Comparison, Judge
-from dreamjax.models.clip import CLIPVision
-from dreamjax.models.dinov2 import DINOv2
+from dreamjax.models.encoders import CLIPVision, DINOv2
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
@@ -31,7 +30,7 @@ from dreamjax.storage import manifest
 from dreamjax.targets.features import EmbeddingConfig, VisionModel
 from dreamjax.targets.preprocessing import BILINEAR, Preprocessing
 from dreamjax.training.task import PyTree
-from dreamjax.weights import detect, loaded, streaming, weight_files
+from dreamjax.weights import detect, loaded, weight_files
 from dreamjax.weights.detect import DetectedNetwork
 from dreamjax.weights.loaded import LoadedNetwork
 
@@ -91,7 +90,7 @@ def _of_file(network: DetectedNetwork, path: str, others: Sequence[DetectedNetwo
     key = network.kind.key
     if key == "lpips_layers":
         network = _with_network(network, path, others)
-    part = _loaded(network, path, mesh)
+    part = loaded.filled(network.kind.network, network.arguments, network.tensors, path, mesh)
     program = functools.partial(_program, part.params, mesh)
 
     def features(params: PyTree, pixels: Array) -> Array | dict[str, Array]:
@@ -105,7 +104,7 @@ def _of_file(network: DetectedNetwork, path: str, others: Sequence[DetectedNetwo
     if key == "efficientnet":
         return Judge("EfficientNet-B1", program(features, IMAGENET), compares=("distance",))
     if key == "resnet50":  # a file with a classifier may be anything that was trained so
-        name = "ResNet-50" if network.arguments["classes"] else "SwAV"
+        name = "ResNet-50" if "fc.weight" in network.tensors else "SwAV"
         return Judge(name, program(features, IMAGENET), compares=("distance",))
     if key == "fid":
         return Judge("Inception of FID", sets=program(functools.partial(_of_sets, part)))
@@ -122,12 +121,6 @@ def _with_network(layers: DetectedNetwork, path: str, others: Sequence[DetectedN
         file = next(kind.files[0] for kind in detect.KINDS if kind.key == "alexnet")
         raise UserError(f"{path} holds the layers of LPIPS without their network; name {file} as a judge too")
     return DetectedNetwork(layers.kind, layers.arguments, {**alexnet.tensors, **layers.tensors})
-
-
-def _loaded(recognised: DetectedNetwork, path: str, mesh: Mesh) -> LoadedNetwork:
-    network, arguments = recognised.kind.network, recognised.arguments
-    abstract = loaded.placed(network.shapes(arguments), mesh)
-    return LoadedNetwork(network, arguments, streaming.source(network.table, recognised.tensors, path)(abstract))
 
 
 def _of_sets(part: LoadedNetwork, params: PyTree, images: Array) -> dict[str, Array]:
