@@ -27,7 +27,7 @@ def dreamjax_work(sizes: models.Sizes, steps: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from dreamjax.diffusion import editing, guidance, sampling
+    from dreamjax.diffusion import guidance, sampling
     from dreamjax.runs import latent_diffusion
 
     network, arguments = models.ours(sizes)
@@ -61,7 +61,7 @@ def dreamjax_work(sizes: models.Sizes, steps: int) -> dict[str, Any]:
                 return unet(params, x, t, context)
 
             guided = guidance.guided(predict, context, unconditional, GUIDANCE)
-            return sampling.sample(guided, editing.starts(plan, x), plan)
+            return sampling.sample(guided, sampling.starts(plan, x), plan)
 
         context = jnp.asarray(sizes.context())
         args = (params, jnp.asarray(sizes.latents()), context, jnp.zeros_like(context[:1]))

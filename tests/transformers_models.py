@@ -68,7 +68,9 @@ def outputs(model: Any, inputs: Any, *keys_ok: Any) -> dict[str, Any]:
 
     @compiled
     def run(inputs: Any, *keys_ok: Any) -> dict[str, Any]:
-        found = parity.layers("hidden_states", list(model.hidden_states(inputs, *keys_ok)))
+        found = parity.layers(
+            "hidden_states", [model.hidden_state(inputs, k, *keys_ok) for k in range(model.depth + 1)]
+        )
         found |= {f"hidden_state({k})": model.hidden_state(inputs, k, *keys_ok) for k in LAYERS}
         encoded = model(inputs, *keys_ok)
         return found | {name: value for name, value in encoded._asdict().items() if value is not None}

@@ -7,17 +7,13 @@ Rescaled, against overexposure at large w, over all but the image's axis (Lin et
     ε̂ ← φ · ε̂ · std(ε(c)) / std(ε̂) + (1 - φ) · ε̂
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dreamjax.diffusion.sampling import Predict
+from dreamjax.diffusion.sampling import ConditionalPredict, Predict
 from dreamjax.parallel.tree_paths import PyTree
 
-# predict(x, t, condition) → output; the condition is a pytree whose leaves have the images as leading axis
-ConditionalPredict = Callable[[Float[Array, "B ..."], Float[Array, ""], PyTree], Float[Array, "B ..."]]
 PerImage = float | Float[Array, ""] | Float[Array, "B"]
 
 
@@ -30,9 +26,8 @@ def guided(
 ) -> Predict:
     """Return `predict` with guidance w = `scale`, both halves in one batch of 2 B.
 
-    Leaves of `unconditional` are broadcast over the images. `scale` and `rescale` (φ; None: none) may be traced, and
-    may differ from image to image. The two halves of an image lie side by side, so that a batch that is split over
-    devices stays where it is.
+    Leaves of `unconditional` are broadcast over the images; `scale` and `rescale` (φ; None: none) may differ between
+    them. The two halves of an image lie side by side, so that a batch that is split over devices stays where it is.
     """
 
     def both(x: Float[Array, "B ..."], t: Float[Array, ""]) -> Float[Array, "B ..."]:

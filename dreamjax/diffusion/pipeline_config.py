@@ -7,6 +7,7 @@ nothing here are ignored; a value that would change the images, and is not built
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from dreamjax.diffusion.schedule import NoiseSchedule, SamplerName
@@ -21,50 +22,27 @@ SAMPLER_OF_CLASS: dict[str, SamplerName] = {
     "EulerAncestralDiscreteScheduler": "euler_ancestral",
 }
 
+_APART = ("variance_type", "trained_betas", "sampler")  # read otherwise
 _KIND_OF_FIELD: dict[str, type] = {
-    "num_train_timesteps": int,
-    "beta_start": float,
-    "beta_end": float,
-    "beta_schedule": str,
-    "rescale_betas_zero_snr": bool,
-    "prediction_type": str,
-    "timestep_spacing": str,
-    "steps_offset": int,
-    "set_alpha_to_one": bool,
-    "clip_sample": bool,
-    "clip_sample_range": float,
-    "use_karras_sigmas": bool,
+    **{field.name: type(field.default) for field in fields(NoiseSchedule) if field.name not in _APART},
+    **{"timestep_spacing": str, "set_alpha_to_one": bool},
 }
 
 # the values of other keys that mean what is built here
 _BUILT: dict[str, tuple[object, ...]] = {
-    "thresholding": (False,),
-    "skip_prk_steps": (True,),
-    "algorithm_type": ("dpmsolver++",),
-    "solver_order": (2,),
-    "solver_type": ("midpoint",),
-    "lower_order_final": (True,),
-    "euler_at_final": (False,),
-    "final_sigmas_type": ("zero",),
-    "interpolation_type": ("linear",),
-    "timestep_type": ("discrete",),
-    "use_exponential_sigmas": (False,),
-    "use_beta_sigmas": (False,),
-    "use_lu_lambdas": (False,),
-    "use_flow_sigmas": (False,),
-    "use_dynamic_shifting": (False,),
+    **dict.fromkeys(("thresholding", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"), (False,)),
+    **dict.fromkeys(("use_flow_sigmas", "use_dynamic_shifting", "euler_at_final"), (False,)),
+    **dict.fromkeys(("skip_prk_steps", "lower_order_final"), (True,)),
+    **dict.fromkeys(("sigma_min", "sigma_max"), ()),  # none but null
+    **{"algorithm_type": ("dpmsolver++",), "solver_order": (2,), "solver_type": ("midpoint",)},
+    **{"final_sigmas_type": ("zero",), "interpolation_type": ("linear",), "timestep_type": ("discrete",)},
     "lambda_min_clipped": (-math.inf, "-inf"),
     "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"),  # the first two are the same variance
-    "sigma_min": (),  # none but null
-    "sigma_max": (),
 }
 
 
 def from_json(config: Mapping[str, object]) -> NoiseSchedule:
-    """Return the schedule of a parsed `scheduler_config.json`, its class as `sampler`.
-
-    Raises UserError, naming the field, for a value that is not supported.
-    """
+    """Return the schedule of a parsed `scheduler_config.json`. Raises UserError naming an unsupported field."""
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in SAMPLER_OF_CLASS:
         raise _refused("_class_name", name, tuple(SAMPLER_OF_CLASS))

@@ -48,14 +48,6 @@ def add_noise(
     return a * x0 + s * noise
 
 
-def velocity(
-    schedule: NoiseSchedule, x0: Float[Array, "B ..."], noise: Float[Array, "B ..."], t: Timesteps
-) -> Float[Array, "B ..."]:
-    """Return v = a ε - s x_0."""
-    a, s = _levels(schedule, t, x0)
-    return a * noise - s * x0
-
-
 def target(
     schedule: NoiseSchedule, x0: Float[Array, "B ..."], noise: Float[Array, "B ..."], t: Timesteps
 ) -> Float[Array, "B ..."]:
@@ -63,23 +55,9 @@ def target(
     if schedule.prediction_type == "epsilon":
         return noise
     if schedule.prediction_type == "v_prediction":
-        return velocity(schedule, x0, noise, t)
+        a, s = _levels(schedule, t, x0)
+        return a * noise - s * x0
     return x0
-
-
-def image_and_noise(
-    schedule: NoiseSchedule, output: Float[Array, "B ..."], x_t: Float[Array, "B ..."], t: Timesteps
-) -> tuple[Float[Array, "B ..."], Float[Array, "B ..."]]:
-    """Return (x_0, ε) of the network's output at x_t: the inverse of `target`."""
-    a, s = _levels(schedule, t, x_t)
-    of_x, of_output = image_coefficients(schedule.prediction_type, a, s)
-    noise_of_x, noise_of_output = noise_coefficients(schedule.prediction_type, a, s)
-    return of_x * x_t + of_output * output, noise_of_x * x_t + noise_of_output * output
-
-
-def snr(schedule: NoiseSchedule, t: Int[Array, "..."]) -> Float[Array, "..."]:
-    """Return ᾱ_t / (1 - ᾱ_t)."""
-    return jnp.asarray(schedule.snr, jnp.float32)[t]
 
 
 def min_snr_weight(schedule: NoiseSchedule, t: Int[Array, "..."], gamma: float = 5.0) -> Float[Array, "..."]:
@@ -89,7 +67,7 @@ def min_snr_weight(schedule: NoiseSchedule, t: Int[Array, "..."], gamma: float =
 
     At SNR = 0 the first is 1, its limit.
     """
-    ratio = snr(schedule, t)
+    ratio = jnp.asarray(schedule.snr, jnp.float32)[t]
     if schedule.prediction_type == "epsilon":
         return jnp.minimum(1.0, gamma / ratio)
     least = jnp.minimum(ratio, gamma)

@@ -10,17 +10,21 @@ Everything is computed in float64 on the host, once per schedule.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
+
+from dreamjax.errors import UserError
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["leading", "linspace", "trailing"]
 SamplerName = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_ancestral"]
 VarianceType = Literal["fixed_small", "fixed_large"]
+Levels = Float64[np.ndarray, "n"]
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,11 @@ class NoiseSchedule:
             ("prediction_type", PredictionType),
             ("variance_type", VarianceType),
             ("sampler", SamplerName),
+            ("timestep_spacing", Spacing),
         ):
-            if (value := getattr(self, name)) not in get_args(kind):
+            value = getattr(self, name)
+            if value not in get_args(kind) and (name, value) != ("timestep_spacing", None):
                 raise ValueError(f"{name} is {value!r}, but it must be one of {', '.join(get_args(kind))}")
-        if self.timestep_spacing is not None and self.timestep_spacing not in get_args(Spacing):
-            raise ValueError(
-                f"timestep_spacing is {self.timestep_spacing!r}, but it must be one of {', '.join(get_args(Spacing))}"
-            )
         if self.num_train_timesteps < 1:
             raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}, but it must be at least 1")
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -123,3 +125,50 @@ def zero_terminal_snr(alphas_cumprod: Float64[np.ndarray, "T"]) -> Float64[np.nd
     """
     root = np.sqrt(alphas_cumprod)
     return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+
+
+# -------------------------------------------------- the timesteps at which a sampler of n steps calls the network
+def spaced(schedule: NoiseSchedule, spacing: Spacing, steps: int) -> Levels:
+    """Return `steps` timesteps (Lin et al., arXiv 2305.08891, table 2, in diffusers' numbers); of linspace, fractions.
+
+    leading: i ⌊T / n⌋ + offset,  linspace: i (T - 1) / (n - 1),  trailing: round(T - i T / n) - 1
+    """
+    T = schedule.num_train_timesteps
+    if spacing == "leading":
+        return (np.arange(steps)[::-1] * (T // steps) + schedule.steps_offset).astype(np.float64)
+    if spacing == "linspace":
+        return np.linspace(0, T - 1, steps)[::-1]
+    # for some n, 61 among them, rounding makes this one too long, and diffusers calls timestep -1
+    return np.round(np.arange(T, 0, -T / steps)[:steps]) - 1
+
+
+def karras(highest: float, lowest: float, steps: int, rho: float = 7.0) -> Levels:
+    """Return σ_i = (σ_max^(1/ρ) + i / (n - 1) (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ (Karras et al., arXiv 2206.00364, 5)."""
+    sigmas = np.linspace(highest ** (1 / rho), lowest ** (1 / rho), steps) ** rho
+    return np.clip(sigmas, lowest, highest)  # the powers' rounding
+
+
+def of_sigmas(schedule: NoiseSchedule, sigmas: Levels) -> Levels:
+    """Return the (fractional) timesteps of these noise levels, interpolated in log σ."""
+    return np.interp(np.log(sigmas), np.log(schedule.sigmas), np.arange(schedule.num_train_timesteps))
+
+
+def on_schedule(schedule: NoiseSchedule, timesteps: Levels) -> Int[np.ndarray, "n"]:
+    """Return timesteps as indices of the schedule. Raise UserError where the offset moves them past its end."""
+    if timesteps.max() >= schedule.num_train_timesteps:
+        raise UserError(
+            f"{len(timesteps)} steps with steps_offset {schedule.steps_offset} reach timestep {timesteps.max():.0f} "
+            f"of a schedule of {schedule.num_train_timesteps}; use fewer steps or another timestep_spacing"
+        )
+    return timesteps.astype(np.int64)
+
+
+def first_step(steps: int, strength: float) -> int:
+    """Return n - ⌊n strength⌋, the steps that are skipped, as diffusers. Raises UserError where none remains."""
+    if not 0 < strength <= 1:
+        raise UserError(f"strength is {strength}, but it must lie above 0 and up to 1")
+    if int(steps * strength) < 1:
+        raise UserError(
+            f"strength {strength} of {steps} steps leaves no step; use at least {math.ceil(1 / strength)} steps"
+        )
+    return steps - int(steps * strength)

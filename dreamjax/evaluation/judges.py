@@ -21,8 +21,7 @@ from jaxtyping import Array, UInt8
 
 from dreamjax.errors import UserError
 from dreamjax.evaluation.image_scores import Comparison, Judge
-from dreamjax.models.clip import CLIPVision
-from dreamjax.models.dinov2 import DINOv2
+from dreamjax.models.encoders import CLIPVision, DINOv2
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
@@ -30,7 +29,7 @@ from dreamjax.storage import manifest
 from dreamjax.targets.features import EmbeddingConfig, VisionModel
 from dreamjax.targets.preprocessing import BILINEAR, Preprocessing
 from dreamjax.training.task import PyTree
-from dreamjax.weights import detect, loaded, streaming, weight_files
+from dreamjax.weights import detect, loaded, weight_files
 from dreamjax.weights.detect import DetectedNetwork
 from dreamjax.weights.loaded import LoadedNetwork
 
@@ -93,9 +92,7 @@ def _of_file(network: DetectedNetwork, path: str, others: Sequence[DetectedNetwo
             file = next(kind.files[0] for kind in detect.KINDS if kind.key == "alexnet")
             raise UserError(f"{path} holds the layers of LPIPS without their network; name {file} as a judge too")
         tensors = {**alexnet.tensors, **tensors}
-    kind = network.kind.network
-    abstract = loaded.placed(kind.shapes(network.arguments), mesh)
-    part = LoadedNetwork(kind, network.arguments, streaming.source(kind.table, tensors, path)(abstract))
+    part = loaded.filled(network.kind.network, network.arguments, tensors, path, mesh)
     program = functools.partial(_program, part.params, mesh)
 
     def features(params: PyTree, pixels: Array) -> Array | dict[str, Array]:
@@ -112,7 +109,7 @@ def _of_file(network: DetectedNetwork, path: str, others: Sequence[DetectedNetwo
     if key == "fid":
         return Judge("Inception of FID", sets=program(functools.partial(_of_sets, part)))
     if key in ("efficientnet", "resnet50"):  # a file with a classifier may be anything that was trained so
-        residual = "ResNet-50" if network.arguments["classes"] else "SwAV"
+        residual = "ResNet-50" if "fc.weight" in tensors else "SwAV"
         name = residual if key == "resnet50" else "EfficientNet-B1"
         return Judge(name, program(features, IMAGENET), compares=("distance",))
     return Judge("LPIPS", pair=program(distance))

@@ -15,7 +15,7 @@ from etils import epath
 from dreamjax.storage import manifest, sniffing
 from dreamjax.systems.base import Exported, FileContent, Format
 from dreamjax.typing import JsonDict
-from dreamjax.weights import writing
+from dreamjax.weights import weight_files
 
 LEFT_OUT = ("notes", "evaluation")  # of the facts in a config.json
 
@@ -49,8 +49,10 @@ def write(folder: epath.Path, exported: Exported, facts: JsonDict, to: Format) -
         config = component.config
         fields = config if isinstance(config, Mapping) else sniffing.read_json(config)
         stem = "diffusion_pytorch_model" if to == "diffusers" and "_class_name" in fields else "model"
-        most = writing.MAX_SHARD_BYTES if to == "diffusers" else sys.maxsize  # a system's own module opens one file
-        files = writing.write_safetensors(within, stem, component.tensors, max_shard_bytes=most)
+        most = (
+            weight_files.MAX_SHARD_BYTES if to == "diffusers" else sys.maxsize
+        )  # a system's own module opens one file
+        files = weight_files.write_safetensors(within, stem, component.tensors, max_shard_bytes=most)
         hashes |= {
             f"{name}/{file}".lstrip("/"): manifest.file_hash(within / file)
             for file in files
@@ -79,6 +81,6 @@ def write_files(folder: epath.Path, contents: Mapping[str, FileContent]) -> None
         elif isinstance(content, Mapping):
             path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         elif content.is_dir():
-            writing.copy_component(content, path)
+            weight_files.copy_component(content, path)
         else:
-            writing.copy_file(content, path)
+            weight_files.copy_file(content, path)

@@ -5,7 +5,7 @@ Shape letters: B batch, T queries, S keys, H heads, K width of a head.
 
 import functools
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,6 @@ from dreamjax.parallel.tree_paths import PyTree
 Attention = Literal["auto", "xla", "cudnn", "pallas", "saved"]
 Kind = Literal["xla", "cudnn", "pallas", "saved"]  # "auto" resolved
 Shaped = Array | jax.ShapeDtypeStruct
-IMPLEMENTATIONS: tuple[str, ...] = get_args(Attention)
 KEPT_BYTES = 16 << 20  # of float32 logits: up to here `saved` keeps them for the backward pass
 PIECE_BYTES = 4 << 20  # of those of one head beyond that: what stays in a CPU's cache
 
@@ -58,10 +57,7 @@ def attend_packed(
     causal: bool = False,
     implementation: Attention = "auto",
 ) -> Float[Array, "B T D"]:
-    """Compute `attend` on queries, keys and values concatenated along the last axis, heads inside each; E = 3 D.
-
-    They are split after they were stored as one array, which on TPUs needs no copy in another layout.
-    """
+    """Compute `attend` on queries, keys and values side by side, E = 3 D; TPUs split them without another layout."""
     B, T, E = qkv_BxTxE.shape
     one = jax.ShapeDtypeStruct((B, T, heads, E // 3 // heads), qkv_BxTxE.dtype)
     kind = _implementation_for(implementation, one, one, keys_ok_BxT)

@@ -7,23 +7,18 @@ Shape letters: B batch, H height, W width, C channels, h = H / f and w = W / f o
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamjax.models.attention import Attention
-from dreamjax.models.convolution import Conv2d, GroupNorm
-from dreamjax.models.keys import Keys
-from dreamjax.models.layers import ACTIVATIONS, Dtype, ModuleList
-from dreamjax.models.resnet import Downsample, MakeResBlock, ResBlock, Upsample
-from dreamjax.models.transformer import Remat, RematPolicy, SelfAttention, rematerialised
+from dreamjax.models.convolution import Conv2d, Downsample, GroupNorm, MakeResBlock, ResBlock, Upsample
+from dreamjax.models.layers import ACTIVATIONS, Dtype, Keys, ModuleList
+from dreamjax.models.transformer import Remat, SelfAttention, rematerialised
 
 EPSILON = 1e-6
-OVERLAP = 0.25  # of neighbouring tiles, as a share of their size
 
 
 class PixelAttention(nnx.Module):
@@ -49,11 +44,11 @@ class MidBlock(nnx.Module):
             self.attention = PixelAttention(dim, groups, implementation=attention, dtype=dtype, rngs=rngs)
         self.attends = attends
 
-    def __call__(self, x: Array, remat: RematPolicy) -> Array:
-        x = rematerialised(self.resnets[0], *remat)(x)
-        if self.attends:
-            x = rematerialised(self.attention, *remat)(x)
-        return rematerialised(self.resnets[1], *remat)(x)
+    def __call__(self, x: Array, remat: Remat) -> Array:
+        first, last = self.resnets
+        for part in (first, self.attention, last) if self.attends else (first, last):
+            x = rematerialised(part, remat)(x)
+        return x
 
 
 class ResolutionStage(nnx.Module):
@@ -64,9 +59,9 @@ class ResolutionStage(nnx.Module):
     def __init__(self, dims: list[tuple[int, int]], res: MakeResBlock):
         self.resnets = ModuleList(*(res(a, b) for a, b in dims))
 
-    def __call__(self, x: Array, remat: RematPolicy) -> Array:
+    def __call__(self, x: Array, remat: Remat) -> Array:
         for block in self.resnets:
-            x = rematerialised(block, *remat)(x)
+            x = rematerialised(block, remat)(x)
         return x
 
 
@@ -85,7 +80,7 @@ class Coder(nnx.Module):
         activation: str,
         mid_attention: bool,
         attention: Attention,
-        remat: RematPolicy,
+        remat: Remat,
         dtype: Dtype,
         rngs: Keys,
     ):
@@ -138,19 +133,18 @@ class AutoencoderKL(nnx.Module):
         dtype: Dtype = jnp.float32,
         attention: Attention = "auto",
         remat: Remat = "none",
-        remat_names: tuple[str, ...] = (),
         rngs: Keys,
     ):
         common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         coder: dict[str, Any] = {"groups": groups, "activation": activation, "mid_attention": mid_attention}
-        coder |= {"attention": attention, "remat": (remat, remat_names), **common}
+        coder |= {"attention": attention, "remat": remat, **common}
         self.encoder = Coder(in_channels, 2 * latent_channels, widths, layers, decodes=False, **coder)
         self.decoder = Coder(latent_channels, out_channels, widths, layers + 1, decodes=True, **coder)
         if quant_conv:
             self.quant_conv = Conv2d(2 * latent_channels, 2 * latent_channels, 1, **common)
         if post_quant_conv:
             self.post_quant_conv = Conv2d(latent_channels, latent_channels, 1, **common)
-        self.has_quant, self.has_post_quant, self.factor = quant_conv, post_quant_conv, 2 ** (len(widths) - 1)
+        self.has_quant, self.has_post_quant = quant_conv, post_quant_conv
 
     def moments(self, images_BxHxWxC: Float[Array, "B H W C"]) -> tuple[Array, Array]:
         """Return (mean, log-variance clipped to [-30, 20]) of the latents of images in [-1, 1], each [B, h, w, Z]."""
@@ -164,67 +158,7 @@ class AutoencoderKL(nnx.Module):
         x = self.post_quant_conv(latents_BxhxwxZ) if self.has_post_quant else latents_BxhxwxZ
         return self.decoder(x).astype(jnp.float32)
 
-    def decode_sliced(self, latents_BxhxwxZ: Float[Array, "B h w Z"]) -> Float[Array, "B H W C"]:
-        """Decode one image after another, which needs the memory of one."""
-        return jax.lax.map(lambda z: self.decode(z[None])[0], latents_BxhxwxZ)
-
-    def decode_tiled(self, latents_BxhxwxZ: Float[Array, "B h w Z"], tile: int = 64) -> Float[Array, "B H W C"]:
-        """Decode by overlapping, blended tiles of `tile` latent pixels, which needs the memory of one tile.
-
-        Close to `decode`, not equal: normalisation and attention see one tile at a time.
-        """
-        return tiled(self.decode, latents_BxhxwxZ, tile, tile * self.factor)
-
-    def moments_tiled(self, images_BxHxWxC: Float[Array, "B H W C"], tile: int = 512) -> tuple[Array, Array]:
-        """Compute `moments` by overlapping tiles of `tile` pixels."""
-        both = tiled(lambda x: jnp.concatenate(self.moments(x), -1), images_BxHxWxC, tile, tile // self.factor)
-        mean, log_variance = jnp.split(both, 2, axis=-1)
-        return mean, log_variance
-
 
 def sample(mean: Array, log_variance: Array, noise: Array) -> Array:
     """Return mean + exp(log_variance / 2) · noise."""
     return mean + jnp.exp(0.5 * log_variance) * noise
-
-
-def tiled(function: Callable[[Array], Array], x: Float[Array, "B H W C"], size_in: int, size_out: int) -> Array:
-    """Apply `function`, which maps squares of `size_in` pixels to `size_out`, to overlapping squares; blend linearly.
-
-    Squares begin every 3/4 of their size, the last ones are cut at the edge, as in diffusers' tiled decoding.
-    """
-    step, blend = int(size_in * (1 - OVERLAP)), int(size_out * OVERLAP)
-    keep = size_out - blend
-    if max(x.shape[1:3]) <= size_in:
-        return function(x)
-    rows = _squares(function, x, size_in, step)
-    for i, row in enumerate(rows):
-        for j in range(len(row)):
-            if i > 0:
-                row[j] = _blend(rows[i - 1][j], row[j], blend, axis=1)
-            if j > 0:
-                row[j] = _blend(row[j - 1], row[j], blend, axis=2)
-    cut = [jnp.concatenate([tile[:, :keep, :keep] for tile in row], axis=2) for row in rows]
-    return jnp.concatenate(cut, axis=1)
-
-
-def _squares(function: Callable[[Array], Array], x: Array, size: int, step: int) -> list[list[Array]]:
-    """Return `function` of each square, in rows.
-
-    Squares of one shape go through one loop: the program contains `function` once per shape, and its memory once.
-    """
-    starts = [range(0, side, step) for side in x.shape[1:3]]
-    cut = {(i, j): x[:, i : i + size, j : j + size] for i in starts[0] for j in starts[1]}
-    results: dict[tuple[int, int], Array] = {}
-    for shape in dict.fromkeys(square.shape for square in cut.values()):
-        places = [place for place, square in cut.items() if square.shape == shape]
-        results |= zip(places, jax.lax.map(function, jnp.stack([cut[place] for place in places])), strict=True)
-    return [[results[i, j] for j in starts[1]] for i in starts[0]]
-
-
-def _blend(before: Array, tile: Array, extent: int, axis: int) -> Array:
-    """Return `tile` whose first `extent` rows or columns fade in over the last ones of `before`."""
-    extent = min(before.shape[axis], tile.shape[axis], extent)
-    ramp = (jnp.arange(extent) / extent).reshape(-1, *(1,) * (tile.ndim - axis - 1))
-    over = jax.lax.slice_in_dim(before, before.shape[axis] - extent, before.shape[axis], axis=axis)
-    under, rest = jnp.split(tile, [extent], axis=axis)
-    return jnp.concatenate([over * (1 - ramp) + under * ramp, rest], axis=axis)

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from dreamjax.models.keys import Keys
-from dreamjax.models.layers import Dtype, Linear
+from dreamjax.models.layers import Dtype, Keys, Linear
 
 
 class Conditioner(nnx.Module):

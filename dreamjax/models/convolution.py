@@ -1,23 +1,23 @@
-"""Convolution and group normalisation over images, channels last: float32 parameters, float32 kernel gradients.
+"""Convolution, group normalisation and residual blocks, channels last: float32 parameters and kernel gradients.
 
-Shape letters: B batch, H height, W width, C channels, I/O in/out.
+Shape letters: B batch, H height, W width, C channels, I/O in/out, E width of the time embedding.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dreamjax.models.keys import Keys
-from dreamjax.models.layers import Dtype, matmul
+from dreamjax.models.layers import ACTIVATIONS, Dtype, Keys, Linear, matmul
 from dreamjax.parallel import environment
 from dreamjax.parallel.sharding import split_rows
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (above, below), (left, right)
+MakeResBlock = Callable[[int, int], "ResBlock"]  # (channels in, channels out) → block
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 COLUMNS_BYTES = 512 << 20  # of gathered neighbourhoods, beyond which a kernel's gradient does without them
 
@@ -26,10 +26,7 @@ COLUMNS_BYTES = 512 << 20  # of gathered neighbourhoods, beyond which a kernel's
 def convolve(
     x: Float[Array, "B H W I"], kernel: Float[Array, "h w I O"], stride: int, padding: Padding, dtype: Dtype
 ) -> Float[Array, "B y x O"]:
-    """Return the convolution (cross-correlation) in `dtype`, whose kernel gradient is a float32 sum.
-
-    As `layers.matmul`: the sum over positions, examples and devices is float32, only its operands are rounded.
-    """
+    """Return the cross-correlation in `dtype`, whose kernel gradient is a float32 sum, as that of `layers.matmul`."""
     return split_rows(_convolve(x.astype(dtype), kernel.astype(dtype), stride, padding))
 
 
@@ -234,3 +231,67 @@ def convolve_upsampled(x: Float[Array, "B H W I"], kernel: Float[Array, "3 3 I O
     y = convolve(x, kernels_uxvxIx4O, 1, ((1, 1), (1, 1)), dtype).reshape(B, H + 1, W + 1, 2, 2, out)
     rows = [jnp.stack([y[:, a : a + H, c : c + W, a, c] for c in (0, 1)], axis=3) for a in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(B, 2 * H, 2 * W, out)
+
+
+# -------------------------------------------------------- residual blocks of latent diffusion, as diffusers has them
+class ResBlock(nnx.Module):
+    """x + conv2(act(norm2(conv1(act(norm1 x)) + time))); a 1 × 1 shortcut where the number of channels changes."""
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        *,
+        groups: int,
+        epsilon: float,
+        time_dim: int | None = None,
+        activation: str = "silu",
+        dtype: Dtype,
+        rngs: Keys,
+    ):
+        self.norm1 = GroupNorm(dim_in, groups, dtype=dtype, epsilon=epsilon)
+        self.conv1 = Conv2d(dim_in, dim_out, dtype=dtype, rngs=rngs)
+        if time_dim is not None:
+            self.time_emb_proj = Linear(time_dim, dim_out, dtype=dtype, rngs=rngs)
+        self.norm2 = GroupNorm(dim_out, groups, dtype=dtype, epsilon=epsilon)
+        self.conv2 = Conv2d(dim_out, dim_out, dtype=dtype, rngs=rngs)
+        if dim_in != dim_out:
+            self.conv_shortcut = Conv2d(dim_in, dim_out, 1, dtype=dtype, rngs=rngs)
+        self.changes, self.timed, self.activation = dim_in != dim_out, time_dim is not None, activation
+
+    def __call__(
+        self, x_BxHxWxC: Float[Array, "B H W C"], time_BxE: Float[Array, "B E"] | None = None
+    ) -> Float[Array, "B H W O"]:
+        act = ACTIVATIONS[self.activation]
+        y = self.conv1(act(self.norm1(x_BxHxWxC)))
+        if self.timed:
+            assert time_BxE is not None
+            y = y + self.time_emb_proj(act(time_BxE))[:, None, None, :]
+        y = self.conv2(act(self.norm2(y)))
+        return (self.conv_shortcut(x_BxHxWxC) if self.changes else x_BxHxWxC) + y
+
+
+class Downsample(nnx.Module):
+    """Half the size by a 3 × 3 convolution of stride 2; padding 0: one zero row below, one column right."""
+
+    def __init__(self, dim: int, *, padding: int = 1, dtype: Dtype, rngs: Keys):
+        sides: int | Padding = padding if padding else ((0, 1), (0, 1))
+        self.conv = Conv2d(dim, dim, stride=2, padding=sides, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Twice the size (or `size`) by nearest neighbours, then a 3 × 3 convolution."""
+
+    def __init__(self, dim: int, *, dtype: Dtype, rngs: Keys):
+        self.conv = Conv2d(dim, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B H W C"], size: tuple[int, int] | None = None) -> Float[Array, "B h w C"]:
+        B, H, W, _ = x.shape
+        doubled = size is None or size == (2 * H, 2 * W)
+        # for fewer pixels, putting the kernels together costs more than it saves
+        if environment.target_platform() == "cpu" and doubled and B * H * W >= 256:
+            return self.conv.of_upsampled(x)
+        return self.conv(upsample(x, size))

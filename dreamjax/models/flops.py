@@ -13,16 +13,10 @@ def block(tokens: float, dim: int, mlp_ratio: float) -> float:
     return 8 * tokens * dim**2 + 4 * tokens * dim * int(dim * mlp_ratio) + 4 * tokens**2 * dim
 
 
-def gaussian_interpolation(samples: float, length: int, channels: int) -> float:
-    """Return those of Cholesky S³/3, two triangular solves 2 S² C, and the (small) Fourier transforms."""
-    return samples**3 / 3 + 2 * samples**2 * channels + 40 * length * channels
-
-
 def masked_autoencoder(model: Any, patches: int, visible: float) -> dict[str, float]:
     """Return FLOP per window with `visible` of `patches` tokens in the encoder; keys encoder, decoder, interpolation, …
 
-    `model` has the fields of a masked autoencoder's config. `features` is the encoder on all tokens, `forward` the
-    masked forward pass and `train` forward and backward (without rematerialisation).
+    `features` is the encoder on all tokens, `forward` the masked forward pass, `train` forward and backward.
     """
     entries = model.patch * model.channels
 
@@ -36,7 +30,8 @@ def masked_autoencoder(model: Any, patches: int, visible: float) -> dict[str, fl
     )
     guess = 0.0
     if model.interpolation == "gaussian":
-        guess = gaussian_interpolation(visible * model.patch, patches * model.patch, model.channels)
+        S = visible * model.patch  # Cholesky S³/3, two triangular solves 2 S² C, and the (small) Fourier transforms
+        guess = S**3 / 3 + 2 * S**2 * model.channels + 40 * patches * model.patch * model.channels
         decoder += 2 * patches * entries * model.decoder_dim
     forward = encoder(visible) + decoder + guess
     embedding = 2 * visible * entries * model.dim  # its input needs no gradient
@@ -55,6 +50,10 @@ def attention(tokens: float, keys: float, dim: int, context_dim: int) -> float:
     return 4 * tokens * dim**2 + 4 * keys * context_dim * dim + 4 * tokens * keys * dim
 
 
+def _residual(pixels: int, dim_in: int, dim: int) -> float:
+    return 2.0 * pixels * (9 * dim_in * dim + 9 * dim**2 + (dim_in * dim if dim_in != dim else 0))
+
+
 def unet(arguments: Mapping[str, Any], height: int, width: int, tokens: int) -> float:
     """Return the forward FLOP of `UNet(**arguments)` for height × width latents of an image and `tokens` of context."""
     a = arguments
@@ -65,8 +64,7 @@ def unet(arguments: Mapping[str, Any], height: int, width: int, tokens: int) -> 
     pixels = [h * w for h, w in sizes]
 
     def residual(level: int, dim_in: int, dim: int) -> float:
-        shortcut = dim_in * dim if dim_in != dim else 0
-        return 2 * pixels[level] * (9 * dim_in * dim + 9 * dim**2 + shortcut) + 8 * widths[0] * dim
+        return _residual(pixels[level], dim_in, dim) + 8 * widths[0] * dim
 
     def transformer(level: int, dim: int) -> float:
         T = pixels[level]
@@ -110,26 +108,21 @@ def autoencoder(arguments: Mapping[str, Any], height: int, width: int) -> float:
     last = len(widths) - 1
     pixels = [height * width // 4**i for i in range(len(widths))]
 
-    def residual(level: int, dim_in: int, dim: int) -> float:
-        shortcut = dim_in * dim if dim_in != dim else 0
-        return 2.0 * pixels[level] * (9 * dim_in * dim + 9 * dim**2 + shortcut)
-
     def middle(dim: int) -> float:
         T = pixels[last]
-        attends = attention(T, T, dim, dim) if a.get("mid_attention", True) else 0.0
-        return 2 * residual(last, dim, dim) + attends
+        return 2 * _residual(T, dim, dim) + (attention(T, T, dim, dim) if a.get("mid_attention", True) else 0.0)
 
     encoder = 2.0 * 9 * pixels[0] * a["in_channels"] * widths[0]
     before = widths[0]
     for i, dim in enumerate(widths):
-        encoder += sum(residual(i, before if j == 0 else dim, dim) for j in range(per_level))
+        encoder += sum(_residual(pixels[i], before if j == 0 else dim, dim) for j in range(per_level))
         encoder += 2.0 * 9 * pixels[i + 1] * dim**2 if i < last else 0.0
         before = dim
     encoder += middle(before) + 2.0 * pixels[last] * (9 * before * 2 * latent + 4 * latent**2)
     decoder = 2.0 * pixels[last] * (latent**2 + 9 * latent * before) + middle(before)
     for i in range(last, -1, -1):
         dim = widths[i]
-        decoder += sum(residual(i, before if j == 0 else dim, dim) for j in range(per_level + 1))
+        decoder += sum(_residual(pixels[i], before if j == 0 else dim, dim) for j in range(per_level + 1))
         decoder += 2.0 * 9 * pixels[i - 1] * dim**2 if i > 0 else 0.0
         before = dim
     return encoder + decoder + 2.0 * 9 * pixels[0] * widths[0] * a["in_channels"]

@@ -20,17 +20,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from dreamjax.models.keys import Keys
-from dreamjax.models.layers import Dtype, Linear
+from dreamjax.models.layers import Dtype, Keys, Linear
 
 NOISE_FLOOR = 1e-4  # of the process's variance: what float32 Cholesky factors of 512 samples bear
 STRIDE = 10.0  # nepers per unit of the curve's parameters, so that Adam's steps of 1e-3 cross its range in time
-
-
-def _between_points(points: int, bins: int) -> Float[np.ndarray, "K F"]:
-    """Return the matrix that interpolates a curve of `points` values from 0 to Nyquist at `bins` frequencies."""
-    place = np.linspace(0, points - 1, bins)
-    return np.maximum(0, 1 - np.abs(place[None, :] - np.arange(points)[:, None])).astype(np.float32)
 
 
 def toeplitz(power_BxF: Float[Array, "B F"], x_BxCxT: Float[Array, "B C T"]) -> Float[Array, "B C T"]:
@@ -106,7 +99,9 @@ class GaussianInterpolation(nnx.Module):
     def power(self, offset_BxK: Float[Array, "B K"], samples: int) -> Float[Array, "B F"]:
         """Return spectra of variance one."""
         curve_BxK = STRIDE * self.log_spectrum[...] + offset_BxK
-        log_BxF = curve_BxK @ _between_points(self.points, samples + 1)
+        place_F = np.linspace(0, self.points - 1, samples + 1)  # of the bins among the curve's points
+        between_KxF = np.maximum(0, 1 - np.abs(place_F[None, :] - np.arange(self.points)[:, None]))
+        log_BxF = curve_BxK @ between_KxF.astype(np.float32)
         log_BxF = log_BxF - jax.lax.stop_gradient(log_BxF.max(-1, keepdims=True))
         power = jnp.exp(log_BxF)
         inner = 2 * power.sum(-1, keepdims=True) - power[:, :1] - power[:, -1:]  # every bin but the ends counts twice

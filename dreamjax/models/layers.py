@@ -14,20 +14,37 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dreamjax.models.keys import Keys
 from dreamjax.parallel.sharding import split_rows
 
 Dtype = DTypeLike
 
 
-# ---------------------------------------------------------------------------------------------------- matrix product
+class Keys:
+    """Random keys for initial weights: the same sequence as that of `nnx.Rngs(params=key)`; modules take either.
+
+    The count is a Python number: incrementing an array, as `nnx.Rngs` does, scans the whole trace of a program.
+    """
+
+    def __init__(self, key: jax.Array):
+        self.key, self.count = key, 0
+
+    def params(self) -> jax.Array:
+        """Return the next key."""
+        self.count += 1
+        return jax.random.fold_in(self.key, self.count - 1)
+
+
+def small_normal(rngs: Keys, *shape: int) -> nnx.Param:
+    """Return a parameter that starts as N(0, 0.02), as tokens, positions and patch embeddings do."""
+    return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def matmul(x: Float[Array, "*batch I"], kernel: Float[Array, "I O"], dtype: Dtype) -> Float[Array, "*batch O"]:
     """Return `x @ kernel` in `dtype`, whose kernel gradient is a float32 sum.
 
-    Casting the kernel and letting autodiff transpose the cast gives a gradient in `dtype` that is all-reduced in
-    `dtype` over the devices before it becomes float32. Here the gradient's dot itself has float32 output, so the
-    reduction over tokens and over devices is float32 and only the operands are rounded.
+    Autodiff through a cast of the kernel gives a gradient that is all-reduced over the devices in `dtype`. Here its dot
+    has float32 output, so the reduction over tokens and devices is float32 and only the operands are rounded.
     """
     return split_rows(x.astype(dtype) @ kernel.astype(dtype))
 
@@ -51,7 +68,6 @@ def _matmul_backward(dtype: Dtype, saved: tuple[Array, Array], dy: Array) -> tup
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-# ------------------------------------------------------------------------------------------------------------ layers
 class Linear(nnx.Module):
     """y = x W + b, W of shape (in, out), Xavier-uniform; b zero, or none; the bias is added in float32."""
 
@@ -64,6 +80,22 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
         y = matmul(x, self.kernel[...], self.dtype)
         return (y.astype(jnp.float32) + self.bias[...]).astype(self.dtype) if self.has_bias else y
+
+
+class PatchEmbed(nnx.Module):
+    """A convolution whose stride is its kernel: one matrix product per patch. Kernel (*window, C, D), N(0, 0.02)."""
+
+    def __init__(self, *shape: int, dtype: Dtype, rngs: Keys, bias: bool = True):
+        self.kernel = small_normal(rngs, *shape)
+        if bias:
+            self.bias = nnx.Param(jnp.zeros(shape[-1:], jnp.float32))
+        self.has_bias, self.dtype = bias, dtype
+
+    def __call__(self, patches: Float[Array, "*batch P"]) -> Float[Array, "*batch D"]:
+        """Return float32 embeddings of flat patches."""
+        kernel = self.kernel[...]
+        y = matmul(patches, kernel.reshape(-1, kernel.shape[-1]), self.dtype).astype(jnp.float32)
+        return y + self.bias[...] if self.has_bias else y
 
 
 class LayerNorm(nnx.Module):
@@ -82,7 +114,7 @@ class LayerNorm(nnx.Module):
 
 
 class ModuleList(nnx.Module):
-    """A sequence of modules, named "0", "1", … as in PyTorch's ModuleList."""
+    """Modules named "0", "1", … as in PyTorch's ModuleList; called, they are applied one after another."""
 
     def __init__(self, *modules: nnx.Module):
         self.count = len(modules)
@@ -98,8 +130,12 @@ class ModuleList(nnx.Module):
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(self.count))
 
+    def __call__(self, x: Array) -> Array:
+        for module in self:
+            x = module(x)
+        return x
 
-# ------------------------------------------------------------------------------------------------------- activations
+
 @jax.custom_vjp
 def gelu(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Return x Φ(x), exact with erf. The backward pass is hand-written: autodiff's keeps and copies more on CPU."""
@@ -131,7 +167,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-# --------------------------------------------------------------------------------------------------------- positions
 def sincos_positions(length: int, dim: int) -> Float[np.ndarray, "T D"]:
     """Return [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (D/2)): all sines, then all cosines. Computed in float64."""
     frequencies = 10000.0 ** (-np.arange(dim // 2, dtype=np.float64) / (dim / 2))

@@ -18,8 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dreamjax.models.attention import Attention
 from dreamjax.models.interpolation import GaussianInterpolation
-from dreamjax.models.keys import Keys
-from dreamjax.models.layers import Dtype, LayerNorm, Linear, matmul, sincos_positions
+from dreamjax.models.layers import Dtype, Keys, LayerNorm, Linear, PatchEmbed, sincos_positions, small_normal
 from dreamjax.models.transformer import Remat, TransformerBlock, run_stack, stack
 
 Interpolation = Literal["none", "gaussian"]
@@ -49,25 +48,11 @@ permute.defvjp(
 )
 
 
-class SignalPatchEmbed(nnx.Module):
-    """Conv1d whose stride is its kernel, that is, one matrix product per patch. Kernel (patch, C, D), N(0, 0.02)."""
-
-    def __init__(self, patch: int, channels: int, dim: int, *, dtype: Dtype, rngs: Keys):
-        self.kernel = nnx.Param(0.02 * jax.random.normal(rngs.params(), (patch, channels, dim), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32))
-        self.dtype = dtype
-
-    def __call__(self, patches: Float[Array, "B V P"]) -> Float[Array, "B V D"]:
-        kernel = self.kernel[...]
-        y = matmul(patches, kernel.reshape(-1, kernel.shape[-1]), self.dtype)
-        return y.astype(jnp.float32) + self.bias[...]
-
-
 class MaskedAutoencoder(nnx.Module):
     """See the module. Parameters are float32; `dtype` is the type of the computation.
 
-    An encoder that was fine-tuned elsewhere may lack the decoder (`decoder_depth` 0) and the cls token, and may have
-    `learned_positions`: a parameter `pos_embed` with one row for the cls token and one for each of so many patches.
+    An encoder that was fine-tuned elsewhere may lack the decoder (`decoder_depth` 0) and the cls token, and have
+    `learned_positions`: a parameter `pos_embed` with a row for the cls token and for each of so many patches.
     """
 
     def __init__(
@@ -94,9 +79,9 @@ class MaskedAutoencoder(nnx.Module):
         spectrum_points: int = 128,
     ):
         block = functools.partial(TransformerBlock, mlp_ratio=mlp_ratio, dtype=dtype, implementation=attention)
-        self.patch_embed = SignalPatchEmbed(patch, channels, dim, dtype=dtype, rngs=rngs)
+        self.patch_embed = PatchEmbed(patch, channels, dim, dtype=dtype, rngs=rngs)
         if cls_token:
-            self.cls_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, dim), jnp.float32))
+            self.cls_token = small_normal(rngs, 1, 1, dim)
         if learned_positions:
             rows = np.concatenate([np.zeros((1, dim), np.float32), sincos_positions(learned_positions, dim)])
             self.pos_embed = nnx.Param(jnp.asarray(rows)[None])
@@ -104,7 +89,7 @@ class MaskedAutoencoder(nnx.Module):
         self.norm = LayerNorm(dim, dtype=dtype)
         if decoder_depth:
             self.decoder_embed = Linear(dim, decoder_dim, dtype=dtype, rngs=rngs)
-            self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, decoder_dim), jnp.float32))
+            self.mask_token = small_normal(rngs, 1, 1, decoder_dim)
             self.decoder_blocks = stack(decoder_depth, rngs, lambda rngs: block(decoder_dim, decoder_heads, rngs=rngs))
             self.decoder_norm = LayerNorm(decoder_dim, dtype=dtype)
             self.decoder_pred = Linear(decoder_dim, patch * channels, dtype=dtype, rngs=rngs)
@@ -152,10 +137,7 @@ class MaskedAutoencoder(nnx.Module):
         valid_BxN: Bool[Array, "B N"] | None = None,
         guess_BxNxP: Float[Array, "B N P"] | None = None,
     ) -> Float[Array, "B N P"]:
-        """Return a prediction for every patch, in time order. `order` lists the kept patches first, then the rest.
-
-        With `guess`, the interpolation, the decoder sees it and predicts what it misses.
-        """
+        """Predict every patch, in time order; `order` lists the kept ones first. What `guess` misses, where given."""
         B, N = order_BxN.shape
         V = tokens_Bx1VxD.shape[1] - 1
         x_Bx1VxE = self.decoder_embed(tokens_Bx1VxD)

@@ -13,8 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from dreamjax.models.attention import Attention, attend, attend_packed
-from dreamjax.models.keys import Keys
-from dreamjax.models.layers import ACTIVATIONS, Dtype, LayerNorm, Linear
+from dreamjax.models.layers import ACTIVATIONS, Dtype, Keys, LayerNorm, Linear
 from dreamjax.parallel.tree_paths import PyTree
 
 Remat = Literal["none", "full", "dots", "names"]
@@ -60,17 +59,12 @@ class CrossAttention(nnx.Module):
         self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
         self.heads, self.implementation = heads, implementation
 
-    def __call__(
-        self,
-        x_BxTxD: Float[Array, "B T D"],
-        context_BxSxC: Float[Array, "B S C"],
-        keys_ok_BxS: Bool[Array, "B S"] | None = None,
-    ) -> Float[Array, "B T D"]:
+    def __call__(self, x_BxTxD: Float[Array, "B T D"], context_BxSxC: Float[Array, "B S C"]) -> Float[Array, "B T D"]:
         B, T, D = x_BxTxD.shape
         split = (self.heads, D // self.heads)
         q = checkpoint_name(self.q(x_BxTxD), "qkv").reshape(B, T, *split)
         kv = checkpoint_name(self.kv(context_BxSxC), "qkv").reshape(B, context_BxSxC.shape[1], 2, *split)
-        y = attend(q, kv[:, :, 0], kv[:, :, 1], keys_ok_BxS, implementation=self.implementation)
+        y = attend(q, kv[:, :, 0], kv[:, :, 1], implementation=self.implementation)
         return self.proj(checkpoint_name(y, "attention").reshape(B, T, D))
 
 
@@ -146,11 +140,7 @@ class TransformerBlock(nnx.Module):
 # ------------------------------------------------------------------------------------------------- stacks of blocks
 def stack(depth: int, rngs: Keys, make: Callable[[Keys], M]) -> M:
     """Return `depth` blocks as one block whose parameters have a leading layer axis."""
-
-    @nnx.vmap(in_axes=(0,), out_axes=0)
-    def build(key: Array) -> M:
-        return make(Keys(key))
-
+    build = nnx.vmap(lambda key: make(Keys(key)), in_axes=(0,), out_axes=0)
     return build(jax.random.split(rngs.params(), depth))
 
 
@@ -183,29 +173,16 @@ def run_stack(
     scan: bool,
     remat: Remat = "none",
     names: tuple[str, ...] = (),
-    collect: bool = False,
-) -> Any:
-    """Apply the blocks one after another, each called with (x, *args): scanned or unrolled.
-
-    Scanned, the compile time does not depend on the depth. With `collect`, return (the last output, all outputs with a
-    leading layer axis).
-    """
+) -> Float[Array, "B T D"]:
+    """Apply the blocks in turn to (x, *args): unrolled, or scanned, where compile time is that of one."""
     graph, params = nnx.split(blocks)
-
-    def body(x: Array, layer: PyTree) -> tuple[Array, Array | None]:
-        y = nnx.merge(graph, layer)(x, *args)
-        return y, y if collect else None
-
-    body = rematerialise(body, remat, names)
+    body = rematerialise(lambda x, layer: (nnx.merge(graph, layer)(x, *args), None), remat, names)
     if scan:
-        x, every = jax.lax.scan(body, x, params)
-        return (x, every) if collect else x
+        return jax.lax.scan(body, x, params)[0]
     leaves, tree = jax.tree.flatten(params)
     depth = leaves[0].shape[0]
     # lax.split: its transpose is one concatenation, where that of `p[i]` is `depth` sums over the whole stack
     rows = [jax.lax.split(leaf, [1] * depth, axis=0) for leaf in leaves]
-    outputs = []
     for i in range(depth):
-        x, y = body(x, jax.tree.unflatten(tree, [row[i][0] for row in rows]))
-        outputs.append(y)
-    return (x, jnp.stack([y for y in outputs if y is not None])) if collect else x
+        x, _ = body(x, jax.tree.unflatten(tree, [row[i][0] for row in rows]))
+    return x

@@ -13,13 +13,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Float, Num
 
 from dreamjax.models.attention import Attention
-from dreamjax.models.convolution import Conv2d, GroupNorm
-from dreamjax.models.keys import Keys
-from dreamjax.models.layers import ACTIVATIONS, Dtype, LayerNorm, Linear, ModuleList
-from dreamjax.models.resnet import Downsample, MakeResBlock, ResBlock, Upsample
+from dreamjax.models.convolution import Conv2d, Downsample, GroupNorm, MakeResBlock, ResBlock, Upsample
+from dreamjax.models.layers import ACTIVATIONS, Dtype, Keys, LayerNorm, Linear, ModuleList
 from dreamjax.models.transformer import (
     CrossAttention,
     Mlp,
@@ -35,10 +33,7 @@ from dreamjax.models.transformer import (
 def timestep_embedding(
     t_B: Num[Array, "B"], dim: int, *, flip_sin_to_cos: bool = True, shift: float = 0.0
 ) -> Float[Array, "B dim"]:
-    """Return [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (dim/2 - shift)); cosines first where flipped (Ho et al.
-
-    2020).
-    """
+    """Return [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (dim/2 - shift)); cosines first where flipped."""
     half = dim // 2
     w = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = t_B.astype(jnp.float32)[:, None] * w
@@ -70,11 +65,9 @@ class ContextBlock(nnx.Module):
         self.norm3 = LayerNorm(dim, dtype=dtype)
         self.ff = Mlp(dim, 4 * dim, gate="second", dtype=dtype, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "B T C"], context: Float[Array, "B S D"], context_ok: Bool[Array, "B S"] | None = None
-    ) -> Float[Array, "B T C"]:
+    def __call__(self, x: Float[Array, "B T C"], context: Float[Array, "B S D"]) -> Float[Array, "B T C"]:
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context, context_ok)
+        x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
 
@@ -106,19 +99,16 @@ class SpatialTransformer(nnx.Module):
         self.scan = scan and depth > 1
 
     def __call__(
-        self,
-        x_BxHxWxC: Float[Array, "B H W C"],
-        context_BxSxD: Float[Array, "B S D"],
-        context_ok_BxS: Bool[Array, "B S"] | None = None,
+        self, x_BxHxWxC: Float[Array, "B H W C"], context_BxSxD: Float[Array, "B S D"]
     ) -> Float[Array, "B H W C"]:
         B, H, W, C = x_BxHxWxC.shape
         tokens_BxTxC = self.proj_in(self.norm(x_BxHxWxC)).reshape(B, H * W, C)
-        tokens_BxTxC = run_stack(self.blocks, tokens_BxTxC, context_BxSxD, context_ok_BxS, scan=self.scan)
+        tokens_BxTxC = run_stack(self.blocks, tokens_BxTxC, context_BxSxD, scan=self.scan)
         return x_BxHxWxC + self.proj_out(tokens_BxTxC.reshape(B, H, W, C))
 
 
 class Level(nnx.Module):
-    """Residual blocks of one resolution, each followed by a transformer where the level attends."""
+    """Residual blocks of one resolution, the first `attending` of them followed by a transformer."""
 
     downsample: Downsample
     upsample: Upsample
@@ -126,19 +116,17 @@ class Level(nnx.Module):
     def __init__(
         self,
         dims: list[tuple[int, int]],
-        make_res: MakeResBlock,
-        make_transformer: Callable[[int], SpatialTransformer] | None,
+        res: MakeResBlock,
+        transformer: Callable[[int], SpatialTransformer],
+        attending: int,
     ):
-        self.resnets = ModuleList(*(make_res(a, b) for a, b in dims))
-        if make_transformer is not None:
-            self.attentions = ModuleList(*(make_transformer(b) for _, b in dims))
-        self.attends = make_transformer is not None
+        self.resnets, self.attending = ModuleList(*(res(a, b) for a, b in dims)), attending
+        if attending:
+            self.attentions = ModuleList(*(transformer(b) for _, b in dims[:attending]))
 
-    def layer(
-        self, j: int, x: Array, time: Array, context: Array, context_ok: Array | None, remat: RematPolicy
-    ) -> Array:
+    def layer(self, j: int, x: Array, time: Array, context: Array, remat: RematPolicy) -> Array:
         x = rematerialised(self.resnets[j], *remat)(x, time)
-        return rematerialised(self.attentions[j], *remat)(x, context, context_ok) if self.attends else x
+        return rematerialised(self.attentions[j], *remat)(x, context) if j < self.attending else x
 
 
 class UNet(nnx.Module):
@@ -199,19 +187,18 @@ class UNet(nnx.Module):
         before = widths[0]
         for i, width in enumerate(widths):
             dims = [(before if j == 0 else width, width) for j in range(layers[i])]
-            level = Level(dims, res, transformer(i) if attends[i] else None)
+            level = Level(dims, res, transformer(i), layers[i] * attends[i])
             if i < last:
                 level.downsample = Downsample(width, padding=downsample_padding, **common)
             down, before = [*down, level], width
         self.down_blocks = ModuleList(*down)
-        self.mid_block = Level([(before, before), (before, before)], res, None)
-        self.mid_block.attentions = ModuleList(transformer(last)(before))
+        self.mid_block = Level([(before, before)] * 2, res, transformer(last), 1)
         up: list[Level] = []
         for i, width in reversed(list(enumerate(widths))):
             finer, count = widths[max(i - 1, 0)], layers[i] + 1
             skips = [width] * (count - 1) + [finer]
             dims = [((before if j == 0 else width) + skip, width) for j, skip in enumerate(skips)]
-            level = Level(dims, res, transformer(i) if up_attends[last - i] else None)
+            level = Level(dims, res, transformer(i), count * up_attends[last - i])
             if i > 0:
                 level.upsample = Upsample(width, **common)
             up, before = [*up, level], width
@@ -228,17 +215,13 @@ class UNet(nnx.Module):
         x_BxHxWxC: Float[Array, "B H W C"],
         t_B: Num[Array, "B"],
         context_BxSxD: Float[Array, "B S D"],
-        context_ok_BxS: Bool[Array, "B S"] | None = None,
         time_offset_BxE: Float[Array, "B E"] | None = None,
     ) -> Float[Array, "B H W O"]:
-        """Return the prediction, float32, for any H and W.
-
-        `t`: time steps, which may be fractional. `time_offset` is added to their embedding.
-        """
+        """Return the prediction, float32. Steps `t` may be fractional; `time_offset` is added to their embedding."""
         time_BxE = self.time_embedding(self.embed(t_B))
         if time_offset_BxE is not None:
             time_BxE = time_BxE + time_offset_BxE.astype(self.dtype)
-        inputs = (time_BxE, context_BxSxD.astype(self.dtype), context_ok_BxS, self.remat)
+        inputs = (time_BxE, context_BxSxD.astype(self.dtype), self.remat)
         x = self.conv_in(x_BxHxWxC.astype(self.dtype))
         skips = [x]
         for i, level in enumerate(self.down_blocks):
@@ -248,7 +231,8 @@ class UNet(nnx.Module):
             if i < len(self.down_blocks) - 1:
                 x = level.downsample(x)
                 skips.append(x)
-        x = self.middle(x, *inputs)
+        for j in range(2):
+            x = self.mid_block.layer(j, x, *inputs)
         for i, level in enumerate(self.up_blocks):
             for j in range(len(level.resnets)):
                 x = level.layer(j, jnp.concatenate([x, skips.pop()], axis=-1), *inputs)
@@ -256,9 +240,3 @@ class UNet(nnx.Module):
                 x = level.upsample(x, skips[-1].shape[1:3])
         x = ACTIVATIONS[self.activation](self.conv_norm_out(x))
         return self.conv_out(x).astype(jnp.float32)
-
-    def middle(self, x: Array, time: Array, context: Array, context_ok: Array | None, remat: RematPolicy) -> Array:
-        """Apply residual block, transformer and residual block at the coarsest resolution."""
-        x = rematerialised(self.mid_block.resnets[0], *remat)(x, time)
-        x = rematerialised(self.mid_block.attentions[0], *remat)(x, context, context_ok)
-        return rematerialised(self.mid_block.resnets[1], *remat)(x, time)

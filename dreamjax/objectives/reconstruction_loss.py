@@ -49,11 +49,9 @@ def normalise_patches(
 def pointwise(config: ReconstructionConfig, prediction: Float[Array, "..."], target: Float[Array, "..."]) -> Array:
     """Return ρ(p - t), float32."""
     d = prediction.astype(jnp.float32) - target.astype(jnp.float32)
-    if config.kind == "mse":
-        return d * d
-    if config.kind == "l1":
-        return jnp.abs(d)
     size = jnp.abs(d)
+    if config.kind != "smooth_l1":
+        return d * d if config.kind == "mse" else size
     return jnp.where(size < config.beta, 0.5 * d * d / config.beta, size - 0.5 * config.beta)
 
 

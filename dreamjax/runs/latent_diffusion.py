@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from dreamjax.diffusion import editing, guidance, noise, pipeline_config, sampling
-from dreamjax.diffusion.samplers.table import SamplingPlan
+from dreamjax.diffusion import guidance, pipeline_config, sampling
+from dreamjax.diffusion.samplers import SamplingPlan
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
 from dreamjax.models.autoencoder_kl import AutoencoderKL
@@ -179,7 +179,7 @@ class LatentDiffusion:
     ) -> tuple[Array, Array]:
         """Compute `generate` within a program. `params`: of "unet" and "vae"; `given`: what all images share."""
         vae, seed, index = self.vae.bound(params["vae"]), given["seed"], batch["index"]
-        noise_Bxhxw = batch.get("noise", noise.draw(seed, index, "start", (*size, self.latent_channels)))
+        noise_Bxhxw = batch.get("noise", sampling.draw_noise(seed, index, "start", (*size, self.latent_channels)))
         predict, start, project, condition = self._task(params, plan, batch, seed, noise_Bxhxw)
         step: Callable[[Array, Array], Array] = functools.partial(predict, condition=condition)
         if "unconditional" in given:
@@ -199,21 +199,23 @@ class LatentDiffusion:
             return unet(x, jnp.full((len(x),), t), condition["context"], time_offset_BxE=condition.get("time_offset"))
 
         if "image" not in batch:
-            return predict, editing.starts(plan, noise_Bxhxw), None, context
+            return predict, sampling.starts(plan, noise_Bxhxw), None, context
         known = self._latents(vae, batch["image"], seed, batch["index"], "picture")  # the name is part of the key
         if "mask" not in batch:
-            return predict, editing.starts_from(plan, known, noise_Bxhxw), None, context
-        start = editing.starts_around(plan, known, noise_Bxhxw)
-        mask = editing.mask_of_latents(batch["mask"], self.factor)
+            return predict, sampling.starts_from(plan, known, noise_Bxhxw), None, context
+        start = sampling.starts_around(plan, known, noise_Bxhxw)
+        mask = sampling.mask_of_latents(batch["mask"], self.factor)
         if not self.inpaints:
-            return predict, start, editing.keeps(mask, known, noise_Bxhxw), context
+            return predict, start, sampling.keeps(mask, known, noise_Bxhxw), context
         hidden = batch["image"] * (batch["mask"] < 0.5)[..., None]
         masked = self._latents(vae, hidden, seed, batch["index"], "masked image")
-        return editing.nine_channels(predict), start, None, (context, mask, masked)
+        return sampling.nine_channels(predict), start, None, (context, mask, masked)
 
     def _latents(self, vae: AutoencoderKL, images: Array, seed: Array, index: Array, purpose: str) -> Array:
         mean, log_variance = vae.moments(images)
-        return self.scale * draw_posterior(mean, log_variance, noise.draw(seed, index, purpose, mean.shape[1:]))
+        return self.scale * draw_posterior(
+            mean, log_variance, sampling.draw_noise(seed, index, purpose, mean.shape[1:])
+        )
 
 
 def scale_of(folders: ComponentSource) -> float:

@@ -23,20 +23,17 @@ def file_hash(path: epath.PathLike) -> str:
     return digest.hexdigest()
 
 
-def _files(folder: epath.Path) -> list[epath.Path]:
-    files = []
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            files += _files(entry)
-        elif entry.name != NAME:
-            files.append(entry)
-    return sorted(files, key=str)
+def files_of(folder: epath.Path) -> list[epath.Path]:
+    """Return every file of a folder and of those in it, sorted."""
+    inside = ([entry] if not entry.is_dir() else files_of(entry) for entry in folder.iterdir())
+    return sorted((file for files in inside for file in files), key=str)
 
 
 def write(folder: epath.PathLike, extra: dict | None = None) -> None:
     """Commit `folder`: record every file in it, and the entries `extra` (format version, step, …)."""
     folder = epath.Path(folder)
-    files = {str(f.relative_to(folder)): {"size": f.stat().length, "sha256": file_hash(f)} for f in _files(folder)}
+    listed = [file for file in files_of(folder) if file.name != NAME]
+    files = {str(f.relative_to(folder)): {"size": f.stat().length, "sha256": file_hash(f)} for f in listed}
     content = {**(extra or {}), "files": files}
     atomic.write_text(folder / NAME, json.dumps({**content, "sealed": _seal(content)}, indent=1))
 

@@ -19,17 +19,17 @@ from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
 from dreamjax.models.autoencoder_kl import sample as draw_posterior
 from dreamjax.objectives.masking import example_keys
-from dreamjax.parallel.tree_paths import nested
+from dreamjax.parallel.tree_paths import named_leaves, nested
 from dreamjax.runs import latent_diffusion
 from dreamjax.runs.components import Components
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems.base import Component, FileContent, Format, GradientSystem, Loss, Run
 from dreamjax.training.task import Batch, PyTree, WeightSource
 from dreamjax.typing import JsonDict
-from dreamjax.weights import loaded, streaming
+from dreamjax.weights import loaded
 from dreamjax.weights.loaded import LoadedNetwork
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
-from dreamjax.weights.table import flatten, keep
+from dreamjax.weights.table import keep
 
 # what is trained of a U-Net, by the name of the choice: a regular expression over its parameters' paths
 TRAINABLE = {
@@ -147,7 +147,7 @@ class DiffusionSystem(GradientSystem):
     def unet_weights(self) -> WeightSource:
         """Return the source of the U-Net's weights."""
         tensors, path = self.parts.tensors("unet"), str(self.parts.path("unet"))
-        return streaming.source(self.unet.network.table, tensors, path, whole=self.unet.params)
+        return loaded.source(self.unet.network.table, tensors, path, whole=self.unet.params)
 
     def whole_unet(self, params: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
         """Return all parameters of the U-Net on `mesh`: what the run trained, and what it left as it was."""
@@ -204,4 +204,4 @@ def index_of(scheduler: str, classes: Mapping[str, list[str]]) -> JsonDict:
 
 def merged(params: PyTree, frozen: PyTree) -> PyTree:
     """Return one tree of trained and frozen parameters."""
-    return nested(flatten(params) | flatten(frozen)) if frozen else params
+    return nested(named_leaves(params) | named_leaves(frozen)) if frozen else params

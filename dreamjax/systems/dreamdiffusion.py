@@ -27,7 +27,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.sharding import Rules
-from dreamjax.parallel.tree_paths import like
+from dreamjax.parallel.tree_paths import like, named_leaves
 from dreamjax.runs import shapes as architectures
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import dreamdiffusion_export, dreamdiffusion_import, masked_pretraining, opening
@@ -40,7 +40,6 @@ from dreamjax.targets.trials import TargetConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State, WeightSource
 from dreamjax.weights import conditioner
 from dreamjax.weights.loaded import LoadedNetwork
-from dreamjax.weights.table import flatten
 
 
 @dataclass(frozen=True)
@@ -256,8 +255,10 @@ class DreamDiffusion(DiffusionSystem):
     def pretrained(self, abstract: PyTree) -> PyTree:
         """Return the encoder that masked pretraining left, without what only its decoder needs; a `WeightSource`."""
         run = opening.open_run(self.config.encoder.path)
-        values = flatten(run.params)
-        return like(abstract, {p: jax.device_put(values[p], leaf.sharding) for p, leaf in flatten(abstract).items()})
+        values = named_leaves(run.params)
+        return like(
+            abstract, {p: jax.device_put(values[p], leaf.sharding) for p, leaf in named_leaves(abstract).items()}
+        )
 
     def data(self, split: str) -> BatchSpec:
         target, seed = self.config.target, self.config.seed

@@ -27,7 +27,6 @@ from dreamjax.runs import location
 from dreamjax.runs import shapes as architectures
 from dreamjax.storage import atomic
 from dreamjax.storage.checkpoint_files import torch_files
-from dreamjax.storage.checkpoint_files.torch_pickle import TorchTensor
 from dreamjax.systems import masked_torch
 from dreamjax.systems.base import Checkpoint, Imported, ImportOptions
 from dreamjax.systems.diffusion_base import CLASSES, index_of
@@ -35,7 +34,7 @@ from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrai
 from dreamjax.systems.masked_torch import GENERATIVE
 from dreamjax.training.task import PyTree
 from dreamjax.typing import JsonDict
-from dreamjax.weights import compvis, conditioner, masked_autoencoder, networks, weight_files, writing
+from dreamjax.weights import compvis, conditioner, masked_autoencoder, networks, weight_files
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
 from dreamjax.weights.table import Table, TensorSlot, WeightMismatch, differences
 
@@ -115,7 +114,7 @@ def imported(system: type["DreamDiffusion"], checkpoint: Checkpoint, options: Im
         "encoder": StoredPart(
             masked_autoencoder.TABLE,
             masked_torch.shapes_of(MaskedPretraining, config),
-            _lazily(encoder.tensors),
+            encoder.tensors,
             lambda name: GENERATIVE + name,
         ),
         "conditioner": StoredPart(conditioner.TABLE, conditioner.NETWORK.shapes(arguments), maps, _name_of_map),
@@ -163,7 +162,7 @@ def _write(folder: epath.Path, parts: Mapping[str, StoredPart], configs: Mapping
         if name in parts:
             part = parts[name]
             tensors = {n: Shaped(part.tensors[n], slot.shape) for n, slot in part.slots.items()}
-            writing.write_safetensors(folder / name, STEM, tensors)
+            weight_files.write_safetensors(folder / name, STEM, tensors)
     classes = {name: CLASSES[name] for name in ("unet", "vae")}
     _write_json(folder / INDEX, index_of(configs["scheduler"]["_class_name"], classes))
 
@@ -193,12 +192,7 @@ def _groups(state: Mapping[str, Any], notes: list[str], source: str) -> tuple[Js
     for prefix in parts:
         named = _name_of_map if prefix == MAPS else prefix.__add__
         torch_files.tensors({named(name): value for name, value in groups[prefix].items()}, source)
-    return tuple(_lazily(groups[prefix]) for prefix in parts)
-
-
-def _lazily(tensors: Mapping[str, Any]) -> JsonDict:
-    """Return tensors that are copied out of the file whenever they are asked for, and not kept in memory."""
-    return {name: weight_files.CopiedTensor(t) if isinstance(t, TorchTensor) else t for name, t in tensors.items()}
+    return tuple(groups[prefix] for prefix in parts)
 
 
 def _name_of_map(name: str) -> str:

@@ -1,11 +1,18 @@
-"""Latents, text states and embeddings of images and captions by frozen networks, each in a bank (see `banks`).
+"""Latents, text states and embeddings of images and captions by frozen networks, each in a bank.
 
-A bank is keyed by the bytes of the network's weights, by the images, and by the steps before and after the network.
+A bank is computed once, kept, and memory-mapped. It is keyed by the bytes of the network's weights, by the images, and
+by the steps before and after the network.
+
+ROOT/moments-0123456789abcdef/    named by a hash of everything that the values depend on
+    values.npy    float32 [N, …], a row for each image or caption
+    bank.json     what they were computed from; written last
 """
 
-import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,23 +20,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
-from jax.typing import DTypeLike
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree
 
+from dreamjax.console import Bar, log, progress
 from dreamjax.errors import UserError
-from dreamjax.models.vision_transformer import VisionTransformer
-from dreamjax.storage import image_files, sniffing
-from dreamjax.targets import banks, preprocessing
+from dreamjax.models.encoders import VisionTransformer
+from dreamjax.parallel import processes, sharding
+from dreamjax.signals.datasets.arrays import open_npy
+from dreamjax.storage import atomic, image_files, manifest, sniffing
+from dreamjax.targets import preprocessing
 from dreamjax.targets.image_folder import Captioned
 from dreamjax.targets.images import ImageConfig, load_all, scaled
 from dreamjax.targets.tokens import Tokenizer
-from dreamjax.weights import hub, loaded, networks, streaming, weight_files
+from dreamjax.weights import hub, loaded, networks, weight_files
 from dreamjax.weights.loaded import ComponentSource, LoadedNetwork
 
 TEXTS = 64  # captions at a time
 PREPROCESSOR = "preprocessor_config.json"
 HELD_OUT = "_held_out_accuracy"  # field of a classifier's config.json that dreamjax trained
+FORMAT = 2  # of the files; with another one every bank is made again
+VALUES, FACTS = "values.npy", "bank.json"
+BUILD_S = 24 * 3600.0  # for the first process to write a bank while the others wait
+Function = Callable[[PyTree, Mapping[str, jax.Array]], jax.Array]  # (parameters, a batch of inputs) → values
+Inputs = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # numbers of rows → their inputs
 
 
 def moments(
@@ -40,20 +55,17 @@ def moments(
     mesh: Mesh,
     batch: int,
 ) -> Float[np.ndarray, "V N h w 2Z"]:
-    """Return mean and log-variance of the latents of each image, and of its mirror image with `config.flip` (V = 2).
-
-    Raises UserError naming a damaged image.
-    """
+    """Return mean and log-variance of each image's latents (V = 2: also mirrored). Raises UserError as `load_all`."""
     versions = 2 if config.flip > 0 else 1
     facts = {
         "pictures": _file_facts(entries),
         "resolution": config.resolution,
         "resample": config.resample,
         "versions": versions,
-        "weights": banks.hash_of(folders.path("vae")),
+        "weights": hash_of(folders.path("vae")),
     }
 
-    def rows() -> Iterator[np.ndarray]:
+    def load() -> tuple[Function, PyTree, Inputs]:
         part = loaded.load_network(folders, "vae", mesh)
 
         def read(index: np.ndarray) -> dict[str, np.ndarray]:
@@ -64,9 +76,9 @@ def moments(
         def encode(params: PyTree, rows: Mapping[str, Array]) -> Array:
             return jnp.concatenate(part.bound(params).moments(scaled(rows["image"])), axis=-1)
 
-        return banks.mapped(encode, part.params, read, versions * len(entries), batch, mesh)
+        return encode, part.params, read
 
-    flat = banks.open_array(root, "moments", facts, versions * len(entries), rows)
+    flat = open_array(root, "moments", facts, versions * len(entries), load, batch, mesh)
     return flat.reshape(versions, len(entries), *flat.shape[1:])
 
 
@@ -76,22 +88,20 @@ def text_states(
     """Return the text encoder's last hidden state of each caption."""
     facts = {
         "captions": list(captions),
-        "weights": banks.hash_of(folders.path("text_encoder")),
-        "tokenizer": banks.hash_of(folders.path("tokenizer")),
+        "weights": hash_of(folders.path("text_encoder")),
+        "tokenizer": hash_of(folders.path("tokenizer")),
     }
 
-    def rows() -> Iterator[np.ndarray]:
-        part, ids = (
-            loaded.load_network(folders, "text_encoder", mesh),
-            Tokenizer.open(folders.path("tokenizer"))(captions),
-        )
+    def load() -> tuple[Function, PyTree, Inputs]:
+        part = loaded.load_network(folders, "text_encoder", mesh)
+        ids = Tokenizer.open(folders.path("tokenizer"))(captions)
 
         def encode(params: PyTree, batch: Mapping[str, Array]) -> Array:
             return part.bound(params)(batch["ids"]).last_hidden_state.astype(jnp.float32)
 
-        return banks.mapped(encode, part.params, lambda index: {"ids": ids[index]}, len(captions), TEXTS, mesh)
+        return encode, part.params, lambda index: {"ids": ids[index]}
 
-    return banks.open_array(root, "text", facts, len(captions), rows)
+    return open_array(root, "text", facts, len(captions), load, TEXTS, mesh)
 
 
 # ------------------------------------------------------------------------------------------------------ vision models
@@ -121,8 +131,8 @@ class VisionModel:
     accuracy: float | None = None  # of a classifier on held-out images, if its config says it
 
     @classmethod
-    def described(cls, path: epath.PathLike, dtype: DTypeLike = jnp.float32) -> "VisionModel":
-        """Return that of a folder or a hub id, without weights. Raises UserError where there is no vision model."""
+    def open(cls, path: epath.PathLike, mesh: Mesh | None = None) -> "VisionModel":
+        """Return that of a folder or hub id, weights streamed onto a `mesh`. Raises UserError where there is none."""
         if not str(path):
             raise UserError("embedding.path is empty; name the folder of a CLIP, DINOv2 or ViT")
         folder = hub.resolve(path)
@@ -134,18 +144,11 @@ class VisionModel:
         if not (isinstance(network.build, type) and issubclass(network.build, VisionTransformer)):
             raise UserError(f"{source} does not describe a vision model; name a CLIP, DINOv2 or ViT")
         prepare = preprocessing.from_json(sniffing.read_json(folder / PREPROCESSOR), str(folder / PREPROCESSOR))
-        part = LoadedNetwork(network, network.arguments(config, source) | {"dtype": dtype}, {})
+        part = LoadedNetwork(network, network.arguments(config, source), {})
+        if mesh is not None:
+            part = loaded.filled(network, part.arguments, weight_files.open_weights(folder), str(folder), mesh)
         accuracy = config.get(HELD_OUT)
         return cls(folder, part, prepare, accuracy if isinstance(accuracy, float) and 0 <= accuracy <= 1 else None)
-
-    @classmethod
-    def open(cls, path: epath.PathLike, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> "VisionModel":
-        """Return that of a folder or a hub id, its weights streamed onto `mesh`. Raises UserError as `described`."""
-        model = cls.described(path, dtype)
-        network, arguments = model.part.network, model.part.arguments
-        abstract = loaded.placed(network.shapes(arguments), mesh, dtype)
-        params = streaming.source(network.table, weight_files.open_weights(model.folder), str(model.folder))(abstract)
-        return dataclasses.replace(model, part=LoadedNetwork(network, arguments, params))
 
     def embed(self, params: PyTree, pixels: Float[Array, "B H W 3"], config: EmbeddingConfig) -> Float[Array, "B *E"]:
         """Return the embedding, float32, of pixels from `prepare`. Raises UserError where the model has none such."""
@@ -161,7 +164,7 @@ class VisionModel:
 
 def shape(config: EmbeddingConfig) -> tuple[int, ...]:
     """Return the shape of one image's embedding, without loading weights. Raises UserError as `embeddings`."""
-    model = VisionModel.described(config.path)
+    model = VisionModel.open(config.path)
     network, arguments = model.part.network, model.part.arguments
     pixels = jax.ShapeDtypeStruct((1, arguments["image"], arguments["image"], 3), jnp.float32)
     embed = functools.partial(model.embed, config=config)
@@ -171,19 +174,16 @@ def shape(config: EmbeddingConfig) -> tuple[int, ...]:
 def embeddings(
     root: epath.PathLike, config: EmbeddingConfig, entries: Sequence[Captioned], mesh: Mesh, batch: int
 ) -> Float[np.ndarray, "N *E"]:
-    """Return a vision model's embedding of each whole image, by the model's preprocessing.
-
-    Raises UserError naming a damaged image, and for a missing model or one without that embedding.
-    """
+    """Return a vision model's embedding of each whole image. Raises UserError for a damaged image or no such model."""
     folder = hub.resolve(config.path)
     facts = {
         "pictures": _file_facts(entries),
-        "weights": banks.hash_of(folder),  # with the preprocessor's file
+        "weights": hash_of(folder),  # with the preprocessor's file
         "pooling": config.pooling,
         "layer": config.layer,
     }
 
-    def rows() -> Iterator[np.ndarray]:
+    def load() -> tuple[Function, PyTree, Inputs]:
         model = VisionModel.open(folder, mesh)
 
         def read(index: np.ndarray) -> dict[str, np.ndarray]:
@@ -192,12 +192,77 @@ def embeddings(
         def encode(params: PyTree, batch: Mapping[str, Array]) -> Array:
             return model.embed(params, batch["pixels"], config)
 
-        return banks.mapped(encode, model.part.params, read, len(entries), batch, mesh)
+        return encode, model.part.params, read
 
-    return banks.open_array(root, "embeddings", facts, len(entries), rows)
+    return open_array(root, "embeddings", facts, len(entries), load, batch, mesh)
 
 
 def _file_facts(entries: Sequence[Captioned]) -> list[list[str | int]]:
     """Return name, size and time of each image: these stand for its content."""
     stats = [(entry.name, entry.path.stat()) for entry in entries]
     return [[name, stat.length, stat.mtime] for name, stat in stats]
+
+
+def open_array(
+    root: epath.PathLike,
+    kind: str,
+    facts: Mapping[str, object],
+    count: int,
+    load: Callable[[], tuple[Function, PyTree, Inputs]],
+    batch: int,
+    mesh: Mesh,
+) -> np.ndarray:
+    """Return the array of `count` rows that `facts` describe; compute and keep it where it does not exist yet.
+
+    `kind`: for the folder's name. `facts`: everything that the values depend on. `load()`: the network, its parameters,
+    and what reads its inputs. Every process computes its share of each batch, the first one writes.
+    """
+    facts = {"format": FORMAT, "kind": kind, "rows": count, **facts}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = epath.Path(root) / f"{kind}-{digest}"
+    if not processes.agree("bank", (folder / FACTS).exists(), BUILD_S):
+        log.info("%s of %d are computed once: %s", kind, count, folder)
+        with progress(kind, count) as bar:
+            batches = _batches(*load(), count, batch, mesh)
+            if processes.is_first():
+                with atomic.new_folder(folder, last=FACTS) as target:
+                    _write(target / VALUES, count, batches, bar)
+                    (target / FACTS).write_text(json.dumps(facts, indent=1))
+            else:
+                for values in batches:
+                    bar.advance(len(values))
+        processes.barrier("bank written", BUILD_S)
+    return open_npy(folder / VALUES)
+
+
+def hash_of(folder: epath.Path) -> str:
+    """Return a SHA-256 over the names and the bytes of a folder's files."""
+    files = sorted(entry for entry in folder.iterdir() if not entry.is_dir())
+    return hashlib.sha256("".join(f"{f.name}:{manifest.file_hash(f)}\n" for f in files).encode()).hexdigest()
+
+
+def _batches(
+    function: Function, params: PyTree, inputs: Inputs, count: int, batch: int, mesh: Mesh
+) -> Iterator[np.ndarray]:
+    """Yield the values of rows 0 … count - 1, batch by batch on the mesh; every process gets all."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch = -(-min(batch, count) // shards) * shards
+    local = np.array(sharding.rows_by_process(mesh, batch)[jax.process_index()])
+    run = jax.jit(function, out_shardings=NamedSharding(mesh, P()))
+    for first in range(0, count, batch):
+        index = np.minimum(np.arange(first, first + batch), count - 1)
+        with jax.set_mesh(mesh):
+            values = run(params, sharding.to_devices(inputs(index[local]), mesh, batch))
+        yield np.asarray(values)[: count - first]
+
+
+def _write(path: epath.Path, count: int, batches: Iterator[np.ndarray], bar: Bar) -> None:
+    out, at = None, 0
+    for rows in batches:
+        if out is None:
+            out = np.lib.format.open_memmap(os.fspath(path), "w+", np.float32, (count, *rows.shape[1:]))
+        out[at : at + len(rows)] = rows
+        at += len(rows)
+        bar.advance(len(rows))
+    if out is not None:
+        out.flush()

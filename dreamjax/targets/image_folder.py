@@ -41,8 +41,7 @@ def listing(folder: epath.PathLike, *, captions: bool = True, among: Collection[
     """Return the images of a folder, ordered by name; all exist, none has been opened.
 
     Without `captions`, missing ones are "". In a layout with a folder per class, only the images `among` are listed if
-    any are given: ImageNet has a million more than were shown. Raises UserError for a folder without images or
-    captions, for a line that cannot be read, and for images that are named and missing.
+    any are given. Raises UserError where images or captions are missing, and for a line that cannot be read.
     """
     root = paths.reachable(folder)
     if not root.is_dir():
@@ -59,16 +58,12 @@ def listing(folder: epath.PathLike, *, captions: bool = True, among: Collection[
 
 
 def split_of(entry: Captioned, val_share: float, test_share: float = 0.0, by: str = "file") -> str:
-    """Return "train", "val" or "test" for an image, by a hash of its name or caption, so it never changes.
-
-    By "caption", images with the same caption are in the same split.
-    """
+    """Return "train", "val" or "test", by a hash of the image's name or (`by`) caption, so that it never changes."""
     digest = hashlib.sha256((entry.caption if by == "caption" else entry.name).encode()).digest()
     number = int.from_bytes(digest[:8], "big")
     return "val" if number < val_share * 2**64 else "test" if number < (val_share + test_share) * 2**64 else "train"
 
 
-# ---------------------------------------------------------------------------------------------------------- the layouts
 def _from_lines(path: epath.Path, captions: bool) -> Iterator[tuple[str, str, str]]:
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
@@ -134,7 +129,12 @@ def _from_files(root: epath.Path, captions: bool, among: Collection[str]) -> tup
     if captions and without:
         some = f"{without[0]} has" if len(without) < len(images) else "its images have"
         raise UserError(f"{root}: {some} no caption; give {LAYOUTS}")
-    return tuple(Captioned(entry.name, _text(texts.get(PurePosixPath(entry.name).stem)), entry) for entry in images)
+    captioned = []
+    for entry in images:
+        text = texts.get(PurePosixPath(entry.name).stem)
+        caption = "" if text is None else text.read_bytes().decode("utf-8-sig", errors="replace").strip()
+        captioned.append(Captioned(entry.name, caption, entry))
+    return tuple(captioned)
 
 
 def _is_image(name: str) -> bool:
@@ -153,7 +153,3 @@ def _from_classes(entries: Sequence[epath.Path], among: Collection[str]) -> tupl
         if _is_image(file.name)
     )
     return tuple(sorted(entry for entry in images if not among or entry.name in among))
-
-
-def _text(path: epath.Path | None) -> str:
-    return "" if path is None else path.read_bytes().decode("utf-8-sig", errors="replace").strip()

@@ -61,7 +61,6 @@ class ImageConfig:
         check_seed("data.shuffle_seed", self.shuffle_seed)
 
 
-# -------------------------------------------------------------------------------------------------------- one image
 def load(path: epath.PathLike, resolution: int, resample: str = "bicubic") -> UInt8[np.ndarray, "R R 3"]:
     """Return the middle square of an image's file, in RGB, on white. Raises UserError as `image_files.open_image`."""
     square = Preprocessing(
@@ -88,7 +87,6 @@ def unscaled(x: Float[np.ndarray | jax.Array, "*B H W 3"]) -> UInt8[np.ndarray, 
     return np.clip(np.round((np.asarray(x, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-# --------------------------------------------------------------------------------------------------------- the stream
 class ImageExamples(Examples):
     """Images as a `training.task.Stream`; `entries` in the order of their names.
 

@@ -1,5 +1,6 @@
 """Latents and text states of captioned images as a stream of training examples, read from banks."""
 
+import os
 from dataclasses import dataclass
 
 import jax
@@ -10,7 +11,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets import rng
 from dreamjax.signals.datasets.examples import Examples, Rows
-from dreamjax.targets import banks, features, image_folder, images
+from dreamjax.targets import features, image_folder, images
 from dreamjax.targets.images import ImageConfig
 from dreamjax.weights.loaded import ComponentSource
 
@@ -29,21 +30,16 @@ class LatentConfig(ImageConfig):
 
     @property
     def bank_root(self) -> str:
-        return banks.default_root() if self.bank == "auto" else self.bank
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        return os.path.join(base, "dreamjax", "banks") if self.bank == "auto" else self.bank
 
 
 class LatentExamples(Examples):
     """Images as a `training.task.Stream` of `mean`, `log_variance` (h, w, Z), `context` (S, D), `index`, `weight`.
 
-    Args:
-        config: settings.
-        moments: latents of all images of the folder, and mirrored ones where V = 2.
-        text: states of the captions; row 0 is the empty caption's.
-        caption: row of `text` of each image.
-        keys: rows of `moments` that are in the split.
-        seed: of all random choices.
-        training: endless, shuffled, mirrored and with dropped captions; otherwise each image once.
-        drop_condition: share of training examples that see the empty caption.
+    `moments`: latents of all images of the folder, and mirrored ones where V = 2; `keys`: those in the split. `text`:
+    states of the captions, row 0 of the empty one; `caption`: the row of each image. `training`: endless, shuffled,
+    mirrored, with the share `drop_condition` of captions dropped; otherwise each image once.
     """
 
     def __init__(

@@ -45,11 +45,10 @@ ALWAYS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Steps from images to pixel values.
+    """Steps from images to pixel values; None: no such step.
 
-    `edge`: what the shorter edge is resized to; `size`: (height, width) instead; neither: no resizing.
-
-    `crop`: (height, width) cut from the middle; `scale`: a factor; `mean` and `std`: by colour. None: no such step.
+    `edge`: what the shorter edge is resized to; `size`: (height, width) instead; `crop`: (height, width) cut from the
+    middle; `scale`: a factor; `mean` and `std`: by colour.
     """
 
     edge: int | None = 224
@@ -61,10 +60,7 @@ class Preprocessing:
     std: tuple[float, ...] | None = CLIP_STD
 
     def __call__(self, images: Sequence["np.ndarray | PillowImage"]) -> Float[np.ndarray, "B H W 3"]:
-        """Return pixel values of images: uint8 arrays (H, W, 3), each of any size, or Pillow's images.
-
-        Raises UserError for anything else, and where their sizes differ after the crop.
-        """
+        """Return pixel values of uint8 (H, W, 3) or Pillow's images. Raises UserError for others, and unequal sizes."""
         done = [self._one(_as_rgb(image)) for image in images]
         sizes = [f"{values.shape[0]} x {values.shape[1]}" for values in done]
         if other := next((size for size in sizes if size != sizes[0]), None):
@@ -72,8 +68,14 @@ class Preprocessing:
         return np.stack(done) if done else np.zeros((0, 0, 0, 3), np.float32)
 
     def _one(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "h w 3"]:
-        size = self.size if self.edge is None else _by_shorter_edge(image.shape[:2], self.edge)
-        values: np.ndarray = image if size is None else _resize(image, size, self.resample)
+        H, W = image.shape[:2]
+        size = self.size
+        if self.edge is not None:
+            longer = int(self.edge * max(H, W) / min(H, W))  # rounded down
+            size = (longer, self.edge) if W <= H else (self.edge, longer)
+        values: np.ndarray = image
+        if size is not None and size != (H, W):
+            values = np.asarray(pillow().fromarray(image).resize(size[::-1], resample=self.resample))
         if self.crop is not None:
             values = _crop(values, self.crop)
         if self.scale is not None:
@@ -150,19 +152,6 @@ def _as_rgb(image: "np.ndarray | PillowImage") -> UInt8[np.ndarray, "H W 3"]:
             f"an image is a uint8 array of height x width x 3, not a {image.dtype} one of shape {image.shape}"
         )
     return image
-
-
-def _by_shorter_edge(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
-    """Return (height, width) whose shorter one is `edge`; the other one is rounded down."""
-    H, W = shape
-    longer = int(edge * max(H, W) / min(H, W))
-    return (longer, edge) if W <= H else (edge, longer)
-
-
-def _resize(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], resample: int) -> UInt8[np.ndarray, "h w 3"]:
-    if image.shape[:2] == size:
-        return image
-    return np.asarray(pillow().fromarray(image).resize(size[::-1], resample=resample))
 
 
 def _crop(image: np.ndarray, crop: tuple[int, int]) -> np.ndarray:

@@ -46,10 +46,7 @@ class Tokenizer:
 
     @classmethod
     def open(cls, folder: epath.PathLike, length: int | None = None) -> "Tokenizer":
-        """Open that of a folder with vocab.json and merges.txt, or tokenizer.json; `length` overrides the folder's.
-
-        Raises UserError for a folder without such a tokenizer.
-        """
+        """Open that of a folder; `length` overrides the folder's. Raises UserError where there is no CLIP tokenizer."""
         folder = epath.Path(folder)
         vocabulary, merges = _vocabulary_and_merges(folder)
         config, special = _special(folder)
@@ -58,14 +55,7 @@ class Tokenizer:
                 raise UserError(f"{folder}: the {role} {_content(token)!r} is not in its vocabulary; fetch it again")
         longest = config.get("model_max_length")
         longest = longest if isinstance(longest, int) and 2 < longest < 1 << 20 else POSITIONS  # 1e30 if never set
-        return cls._build(vocabulary, merges, special, length or longest)
-
-    @classmethod
-    def _build(
-        cls, vocabulary: dict[str, int], merges: list[Pair], special: Mapping[str, object], length: int
-    ) -> "Tokenizer":
-        ends = (vocabulary[_content(special[role])] for role in ("bos_token", "eos_token", "pad_token"))
-        return cls(_encoder(vocabulary, merges, special), length, *ends)
+        return _built(vocabulary, merges, special, length or longest)
 
     @property
     def vocabulary(self) -> int:
@@ -112,8 +102,7 @@ def train(captions: Iterable[str], size: int, length: int = POSITIONS) -> Tokeni
     """Return a tokenizer of exactly `size` ids whose merges are learned from `captions`, deterministically.
 
     CLIP's order: 256 bytes, 256 bytes at the end of a word, the merges, begin, end. Where the captions give fewer
-    merges, ids stay unused, so that begin and end are always `size` - 2 and `size` - 1. For small vocabularies: each
-    merge counts all pairs again. Raises ValueError for a size that does not hold the bytes.
+    merges, ids stay unused. For small vocabularies: each merge counts all pairs again.
     """
     if size < SMALLEST:
         raise ValueError(f"a tokenizer of {size} ids is too small; all bytes, begin and end take {SMALLEST}")
@@ -123,7 +112,7 @@ def train(captions: Iterable[str], size: int, length: int = POSITIONS) -> Tokeni
     names += [left + right for left, right in merges]
     names += [f"<|unused{i}|>" for i in range(size - 2 - len(names))]
     vocabulary = {name: i for i, name in enumerate([*names, BEGIN, END])}
-    return Tokenizer._build(vocabulary, merges, SPECIAL, length)
+    return _built(vocabulary, merges, SPECIAL, length)
 
 
 def _words(captions: Iterable[str]) -> Counter[tuple[str, ...]]:
@@ -200,8 +189,8 @@ def _vocabulary_and_merges(folder: epath.Path) -> tuple[dict[str, int], list[Pai
     return vocabulary, merges  # type: ignore[return-value]
 
 
-def _encoder(vocabulary: dict[str, int], merges: list[Pair], special: Mapping[str, object]) -> Any:
-    """Return transformers' CLIPTokenizer without begin and end, which `Tokenizer` adds after cutting."""
+def _built(vocabulary: dict[str, int], merges: list[Pair], special: Mapping[str, object], length: int) -> Tokenizer:
+    """Return transformers' CLIPTokenizer, whose encoder is without begin and end: they are added after cutting."""
     tokenizers = _tokenizers()
     try:
         model = tokenizers.models.BPE(
@@ -223,7 +212,8 @@ def _encoder(vocabulary: dict[str, int], merges: list[Pair], special: Mapping[st
     for token in special.values():
         set_ = {flag: bool(token[flag]) for flag in flags if flag in token} if isinstance(token, Mapping) else {}
         encoder.add_special_tokens([tokenizers.AddedToken(_content(token), special=True, **set_)])
-    return encoder
+    ends = (vocabulary[_content(special[role])] for role in ("bos_token", "eos_token", "pad_token"))
+    return Tokenizer(encoder, length, *ends)
 
 
 def _normalizer() -> Any:
@@ -240,10 +230,6 @@ def _pre_tokenizer() -> Any:
 def _tokenizers() -> Any:
     try:
         import tokenizers
-        import tokenizers.decoders
-        import tokenizers.models
-        import tokenizers.normalizers
-        import tokenizers.pre_tokenizers
     except ImportError as e:
         raise missing_package("tokenizers", "data", "reading prompts") from e
     return tokenizers

@@ -1,8 +1,8 @@
 """Trials as training examples: a window of brain signal, with latents and an embedding of the image that was seen.
 
-A window belongs to the image whose file name its `stimulus` is. Which trials are held out follows from a hash of their
-image's name and never changes: no image is in both training and test, whichever person saw it. Where a corpus publishes
-its splits, `splits="prepared"` follows those alone, and refuses them where they share an image.
+A window belongs to the image whose file name its `stimulus` is. Which trials are held out follows from a hash of that
+name: no image is in both training and test, whichever person saw it. `splits="prepared"` follows the splits that a
+corpus publishes, and refuses them where they share an image.
 """
 
 import os
@@ -106,7 +106,8 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
             "%s: %d trials are left out, whose image is not there, such as %s", target.folder, len(absent), absent[0]
         )
     if target.splits == "prepared":
-        split_of = _prepared_splits(windows)
+        counts = [records.load_dataset(path)["splits"] for path in data.path]
+        split_of = np.concatenate([np.repeat(list(splits), list(splits.values())) for splits in counts])
         _refuse_shared(seen, split_of, data.path)
     else:
         shares = (target.val_share, target.test_share, target.split_by)
@@ -154,12 +155,6 @@ def _image_trials(
     )
 
 
-def _prepared_splits(windows: WindowExamples) -> np.ndarray:
-    """Return the prepared split of every record of `windows`, which hold all of them."""
-    counts = [records.load_dataset(path)["splits"] for path in windows.config.path]
-    return np.concatenate([np.repeat(list(splits), list(splits.values())) for splits in counts])
-
-
 def _refuse_shared(seen: np.ndarray, split: np.ndarray, paths: Sequence[str]) -> None:
     """Raise UserError where an image is in two prepared splits: the test would ask about images of training."""
     pairs = np.unique(np.stack([seen[seen >= 0], np.unique(split, return_inverse=True)[1][seen >= 0]]), axis=1)
@@ -173,10 +168,7 @@ def _refuse_shared(seen: np.ndarray, split: np.ndarray, paths: Sequence[str]) ->
 
 
 def image_numbers(stimuli: Sequence[str], names: Sequence[str], folder: str) -> Int[np.ndarray, "n"]:
-    """Return the number of the image that each stimulus is, or -1.
-
-    By its path, or by its file name where no other image has the same.
-    """
+    """Return the number of each stimulus's image, by its path or else its file name where that is unique, or -1."""
     by_path = {name: i for i, name in enumerate(names)}
     by_file: dict[str, list[int]] = {}
     for name, i in by_path.items():
@@ -231,8 +223,7 @@ class TrialExamples(Examples):
 def pretrained_on(trials: ImageTrials, paths: Sequence[str]) -> int:
     """Count the trials whose signal an encoder that was pretrained on `paths` saw, without their images.
 
-    They lie in the prepared split "train" of one of the folders, or their recording has windows there. Recordings with
-    other pseudonyms there (`prepare --salt`) count as other recordings.
+    They lie in the prepared split "train" of a folder, or their recording (by its pseudonym) has windows there.
     """
     windows, first = trials.windows, 0
     seen = np.zeros(int(windows.ends[-1]), bool)

@@ -3,11 +3,9 @@
     names = unet_names(diffusers_names, layers=2)          # diffusers → CompVis; injective, so it can be inverted
     config = unet_config(shapes, "checkpoint.pth")         # the config.json that the shapes of CompVis's tensors imply
 
-CompVis numbers blocks consecutively; diffusers counts levels and layers. With n residual blocks a level on the way
-down, a level takes n + 1 numbers in both halves: n blocks and a downsampling, or n + 1 blocks with an upsampling.
-
-Rombach et al. 2022, arXiv 2112.10752; the autoencoder's decoder counts its levels from the finest, diffusers' from the
-coarsest.
+CompVis (Rombach et al. 2022, arXiv 2112.10752) numbers blocks consecutively; diffusers counts levels and layers. With n
+residual blocks a level on the way down, a level takes n + 1 numbers in both halves: n blocks and a downsampling, or
+n + 1 blocks with an upsampling. Its autoencoder's decoder counts levels from the finest, diffusers' from the coarsest.
 """
 
 import re
@@ -67,10 +65,7 @@ INSIDE_VAE = (
 
 
 def unet_names(names: Iterable[str], layers: int) -> dict[str, str]:
-    """Return diffusers' name of each tensor of a U-Net → CompVis's.
-
-    `layers`: residual blocks of a level, on the way down.
-    """
+    """Return diffusers' name of each tensor of a U-Net with `layers` residual blocks a level (down) → CompVis's."""
     names = list(names)
 
     def numbers(i: int, j: int) -> dict[str, int]:

@@ -1,11 +1,13 @@
 """Read the config.json of published weights; a field whose type or value is not supported raises an error."""
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, nearest
+from dreamjax.models.layers import ACTIVATIONS
 
 Config = Mapping[str, Any]  # the object of a config.json
 Arguments = dict[str, Any]  # of a class of `models`
@@ -19,16 +21,10 @@ def read(
 ) -> dict[str, Any]:
     """Return `defaults` updated by `config`; lists become tuples.
 
-    Args:
-        config: the fields of the file.
-        source: what errors call it.
-        defaults: field → default. A value must have its type (or be a whole number for a float); where the default is
-            None or a tuple, the caller checks the value.
-        fixed: field → the only values that are supported, or ANY.
-        complete: the class has no other fields, so that unknown ones are warned about, as diffusers does.
-
-    Raises:
-        UserError: for a value that is not supported, a value of another type, and a misspelt field name.
+    `defaults`: field → default. A value must have its type (or be a whole number for a float); where the default is
+    None or a tuple, the caller checks the value. `fixed`: field → the only values that are supported, or ANY.
+    `complete`: the class has no other fields, so that unknown ones are warned about, as diffusers does. Raises
+    UserError for a value that is not supported or of another type, and for a misspelt field name.
     """
     known = [*defaults, *fixed]
     for name, allowed in fixed.items():
@@ -38,7 +34,7 @@ def read(
     for name in config:
         if name not in known and not name.startswith("_"):
             guess = nearest(name, [k for k in known if k not in config])
-            if guess and _differs_by_a_slip(name, guess):
+            if guess and difflib.SequenceMatcher(None, name, guess).ratio() > 0.9:  # differs by a slip
                 raise UserError(f"{source} has a field {name}; did it mean {guess}?")
             if complete:
                 log.warning("%s has a field %s, which is unknown and ignored", source, name)
@@ -50,17 +46,18 @@ def read(
         simple = default is not None and not isinstance(default, tuple)
         if simple and type(value) is not type(default):
             raise UserError(f"{source}: {name} is {value!r}, but it must be a {KINDS[type(default)]}")
-        if simple and type(value) in (int, float):
-            _check_range(value, name, source)
+        if simple and type(value) in (int, float) and not 0 <= value < math.inf:
+            raise UserError(f"{source}: {name} is {value}, but it cannot be negative or infinite")
+        if simple and type(value) is int and value == 0 and name not in MAY_BE_0:
+            raise UserError(f"{source}: {name} is 0, but it must be at least 1")
         fields[name] = value
     return fields
 
 
-def _check_range(value: int | float, name: str, source: str) -> None:
-    if not 0 <= value < math.inf:
-        raise UserError(f"{source}: {name} is {value}, but it cannot be negative or infinite")
-    if value == 0 and type(value) is int and name not in MAY_BE_0:
-        raise UserError(f"{source}: {name} is 0, but it must be at least 1")
+def check_activation(value: object, name: str, source: str) -> None:
+    """Raise UserError where `value` does not name an activation."""
+    if value not in ACTIVATIONS:
+        raise UserError(f"{source}: {name} is {value!r}; it must be one of {', '.join(ACTIVATIONS)}")
 
 
 def class_of(config: Config) -> str | None:
@@ -74,17 +71,8 @@ def _plain(value: Any) -> Any:
     return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-def _differs_by_a_slip(name: str, other: str) -> bool:
-    import difflib
-
-    return difflib.SequenceMatcher(None, name, other).ratio() > 0.9
-
-
 def per_level(value: object, levels: int, name: str, source: str, otherwise: int = 1) -> tuple[int, ...]:
-    """Return one whole number per level, from one for all or a list of them; `otherwise` for None.
-
-    Raises UserError for anything else.
-    """
+    """Return a whole number per level, from one for all or a list; `otherwise` for None. Raises UserError else."""
     value = otherwise if value is None else value
     values: tuple[Any, ...] = value if isinstance(value, tuple) else (value,) * levels
     if len(values) != levels or any(type(v) is not int or v < 1 for v in values):

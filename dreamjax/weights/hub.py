@@ -20,9 +20,7 @@ def resolve(name_or_path: epath.PathLike, variant: str | None = None) -> epath.P
 
     Of a repository, configs, tokenizers and one set of weights per folder are fetched: safetensors, and pickles only
     where there is nothing else; those of `variant` where it exists. HF_HUB_OFFLINE, HF_HOME and HF_TOKEN have their
-    usual meaning. Where the Hub does not answer, the cache is used.
-
-    Raises UserError for a folder that does not exist and an id that neither the Hub nor the cache has.
+    usual meaning. Where the Hub does not answer, the cache is used. Raises UserError where neither has it.
     """
     text = str(name_or_path)
     place = paths.reachable(name_or_path)
@@ -51,7 +49,14 @@ def _snapshot(repository: str, revision: str | None, text: str, variant: str | N
         except Exception as problem:  # of the HTTP library's own kinds, which change with the version of the hub
             reason = _reason(problem)
         else:
-            return _fetched(repository, revision, _wanted([file.rfilename for file in listed], variant), text)
+            names = _wanted([file.rfilename for file in listed], variant)
+            only = [re.sub(r"([*?[])", r"[\1]", name) for name in names]
+            try:  # those in the cache are not fetched again
+                return hub.snapshot_download(repository, revision=revision, allow_patterns=only, etag_timeout=ANSWER_S)
+            except Exception as problem:  # a connection that was lost, a full disk, …
+                raise UserError(
+                    f"{text} could not be fetched ({_reason(problem)}); try again, it continues where it stopped"
+                ) from problem
     try:
         # which files were fetched before is not known, so only these are required
         snapshot = hub.snapshot_download(
@@ -65,19 +70,6 @@ def _snapshot(repository: str, revision: str | None, text: str, variant: str | N
     if not constants.HF_HUB_OFFLINE:
         log.warning("%s is read from the cache as it was fetched last, because it cannot be fetched (%s)", text, reason)
     return snapshot
-
-
-def _fetched(repository: str, revision: str | None, names: list[str], text: str) -> str:
-    """Return the snapshot with these files; those in the cache are not fetched again."""
-    import huggingface_hub as hub
-
-    patterns = [re.sub(r"([*?[])", r"[\1]", name) for name in names]  # these names only
-    try:
-        return hub.snapshot_download(repository, revision=revision, allow_patterns=patterns, etag_timeout=ANSWER_S)
-    except Exception as problem:  # a connection that was lost, a full disk, …
-        raise UserError(
-            f"{text} could not be fetched ({_reason(problem)}); try again, the download continues where it stopped"
-        ) from problem
 
 
 def _reason(problem: Exception) -> str:
@@ -106,7 +98,7 @@ def _wanted(names: list[str], variant: str | None) -> list[str]:
         weights = _weights(inside, variant)
         keep = [file for file in inside if file.endswith(DESCRIPTIONS) or file in weights]
         chosen += [f"{folder}/{file}" if folder else file for file in keep]
-    if not any(_is_weights(name) for name in chosen):
+    if not any(name.endswith((".safetensors", *weight_files.PICKLED)) for name in chosen):
         for endings in ((".safetensors",), weight_files.PICKLED):
             if others := [name for name in names if name.endswith(endings)]:
                 return [*chosen, *others]
@@ -121,7 +113,3 @@ def _weights(names: list[str], variant: str | None) -> set[str]:
             return those[0].files(names)
     safe = [weights for weights in available if ".safetensors" in weights.name]
     return {name for weights in safe or available for name in weights.files(names)}
-
-
-def _is_weights(name: str) -> bool:
-    return name.endswith((".safetensors", *weight_files.PICKLED))

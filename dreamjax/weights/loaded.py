@@ -1,21 +1,55 @@
-"""Published networks with their weights, on the devices of a mesh."""
+"""Published networks with their weights, streamed from files onto the devices of a mesh, one leaf after another."""
 
+import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import sharding
+from dreamjax.parallel.tree_paths import like, named_leaves
 from dreamjax.typing import JsonDict
-from dreamjax.weights import networks, streaming
+from dreamjax.weights import networks
 from dreamjax.weights.config_json import Config, class_of
 from dreamjax.weights.networks import Network
-from dreamjax.weights.table import PyTree, Tensors
+from dreamjax.weights.table import PyTree, Table, Tensors
+
+
+def source(table: Table, tensors: Tensors, source_name: str, whole: PyTree | None = None) -> Callable[[PyTree], PyTree]:
+    """Return a function that fills a network's parameters from `tensors` (see `weight_files.open_weights`).
+
+    Abstract parameters (nested dicts of ShapeDtypeStruct with shardings) → arrays of those shapes, types and shardings;
+    a leaf without a sharding goes to the first device, and every process fills the shards of its own devices. `whole`:
+    the parameters that `tensors` should fit, where only a part is filled. Raises WeightMismatch as `Table.leaves`.
+
+    The host holds one leaf, complete and in its final type, and the tensor that is read into it: beyond the arrays
+    themselves it needs about twice the largest leaf, however large the checkpoint is.
+    """
+
+    def fill(abstract: PyTree) -> PyTree:
+        leaves, filled = named_leaves(abstract), {}
+        for path, array in table.leaves(tensors, abstract, source_name, whole):
+            filled[path] = _on_devices(array, leaves[path].sharding)
+            del array  # the next leaf is made before this name is taken again
+        return like(abstract, filled)
+
+    return fill
+
+
+def _on_devices(array: np.ndarray, place: Sharding | None) -> jax.Array:
+    place = place or SingleDeviceSharding(jax.local_devices()[0])
+    placed = jax.make_array_from_callback(array.shape, place, lambda index: array[index])
+    placed.block_until_ready()
+    # JAX releases `array` at its next call or when Python collects: otherwise it would stay while the next leaf is made
+    gc.collect(0)
+    return placed
 
 
 class ComponentSource(Protocol):
@@ -48,31 +82,33 @@ def load_network(
     name: str,
     mesh: Mesh,
     *,
-    params: PyTree | None = None,
     dtype: DTypeLike = jnp.float32,
     attention: str = "auto",
     weights: bool = True,
 ) -> LoadedNetwork:
-    """Return a network with its weights streamed onto `mesh`, or with `params`; matrices are kept in `dtype`.
+    """Return a network with its weights streamed onto `mesh`; matrices are kept in `dtype`.
 
     Without `weights`, parameters are abstract (shapes and shardings): enough to compile for devices that are not
     attached. Raises UserError for a config that is not supported and weights that do not fit it.
     """
-    source = folders.source(name)
+    described = folders.source(name)
     config = folders.config(name)
-    network = networks.of(config, source)
-    if (wanted := networks.ROLES.get(name)) and networks.MODULES.get(class_of(config) or "") != wanted:
-        classes = " or ".join(cls for cls, module in networks.MODULES.items() if module == wanted)
+    network = networks.of(config, described)
+    if (wanted := networks.ROLES.get(name)) and networks.CLASSES.get(class_of(config) or "") != wanted:
+        classes = " or ".join(cls for cls, one in networks.CLASSES.items() if one == wanted)
         raise UserError(
-            f"{source} describes a {class_of(config)}, but the {name} of a pipeline must be of class {classes}"
+            f"{described} describes a {class_of(config)}, but the {name} of a pipeline must be of class {classes}"
         )
-    arguments = network.arguments(config, source) | {"dtype": dtype, "attention": attention}
-    if params is None:
-        abstract = placed(network.shapes(arguments), mesh, dtype)
-        params = abstract
-        if weights:
-            params = streaming.source(network.table, folders.tensors(name), str(folders.path(name)))(abstract)
-    return LoadedNetwork(network, arguments, params)
+    arguments = network.arguments(config, described) | {"dtype": dtype, "attention": attention}
+    if weights:
+        return filled(network, arguments, folders.tensors(name), str(folders.path(name)), mesh)
+    return LoadedNetwork(network, arguments, placed(network.shapes(arguments), mesh, dtype))
+
+
+def filled(network: Network, arguments: Config, tensors: Tensors, source_name: str, mesh: Mesh) -> LoadedNetwork:
+    """Return a network with weights streamed onto `mesh`; matrices are kept in the type that it computes in."""
+    abstract = placed(network.shapes(arguments), mesh, arguments.get("dtype", jnp.float32))
+    return LoadedNetwork(network, arguments, source(network.table, tensors, source_name)(abstract))
 
 
 def placed(shapes: PyTree, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> PyTree:

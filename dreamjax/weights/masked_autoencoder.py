@@ -13,39 +13,26 @@ from jaxtyping import Float
 
 from dreamjax.models.layers import sincos_positions
 from dreamjax.storage.checkpoint_files.safetensors_files import Tensor
-from dreamjax.weights.table import IDENTITY, KERNEL, NameRows, Table, layer, norm
+from dreamjax.weights.table import IDENTITY, Table, layer, layers
 
 POSITION_TOLERANCE = 1e-5  # absolute: NumPy's and torch's sines of the same angle differ by less
 
 
-def _blocks(name: str) -> NameRows:
-    block = name + ".{i}"
-    return (
-        *norm(f"{block}.norm1", f"{name}/norm1"),
-        *layer(f"{block}.attn.qkv", f"{name}/attn/qkv"),
-        *layer(f"{block}.attn.proj", f"{name}/attn/proj"),
-        *norm(f"{block}.norm2", f"{name}/norm2"),
-        *layer(f"{block}.mlp.fc1", f"{name}/mlp/fc1"),
-        *layer(f"{block}.mlp.fc2", f"{name}/mlp/fc2"),
-    )
-
+_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 TABLE = Table(
     ("cls_token", "cls_token", IDENTITY),
     ("pos_embed", "pos_embed", IDENTITY),  # only where positions are learned
-    ("patch_embed.proj.weight", "patch_embed/kernel", KERNEL),
-    ("patch_embed.proj.bias", "patch_embed/bias", IDENTITY),
-    *_blocks("blocks"),
-    *norm("norm", "norm"),
+    *layer("patch_embed.proj", "patch_embed"),
+    *layers("blocks.{i}", "blocks", *_BLOCK),
+    *layer("norm", "norm"),
     ("mask_token", "mask_token", IDENTITY),
     *layer("decoder_embed", "decoder_embed"),
-    *_blocks("decoder_blocks"),
-    *norm("decoder_norm", "decoder_norm"),
-    *layer("decoder_pred", "decoder_pred"),
+    *layers("decoder_blocks.{i}", "decoder_blocks", *_BLOCK),
+    *layers("", "", "decoder_norm", "decoder_pred"),
     ("interpolation.log_spectrum", "interpolation/log_spectrum", IDENTITY),  # only where the model has this layer
     ("interpolation.log_noise", "interpolation/log_noise", IDENTITY),
-    *layer("interpolation.adapt", "interpolation/adapt"),
-    *layer("interpolation.embed", "interpolation/embed"),
+    *layers("interpolation", "interpolation", "adapt", "embed"),
 )
 
 

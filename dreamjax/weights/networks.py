@@ -16,30 +16,30 @@ import jax
 from flax import nnx
 
 from dreamjax.errors import UserError
-from dreamjax.models.keys import Keys
+from dreamjax.models.layers import Keys
 from dreamjax.weights.config_json import Arguments, Config, class_of
 from dreamjax.weights.table import PyTree, Table
 
 Frozen = tuple[tuple[str, Any], ...]  # arguments, hashable
 
-# class in config.json (`_class_name` of diffusers, `architectures` of transformers) → module of dreamjax.weights with
-# NETWORK
-MODULES = {
-    "UNet2DConditionModel": "unet",
-    "AutoencoderKL": "autoencoder_kl",
-    "CLIPTextModel": "clip_text",
-    "CLIPTextModelWithProjection": "clip_text",
-    "CLIPVisionModel": "clip_vision",
-    "CLIPVisionModelWithProjection": "clip_vision",
-    "Dinov2Model": "dinov2",
-    "Dinov2WithRegistersModel": "dinov2",
-    "ViTModel": "vit",
-    "ViTForImageClassification": "vit",
+# class in config.json (`_class_name` of diffusers, `architectures` of transformers) → module of dreamjax.weights and
+# name of its network
+CLASSES = {
+    "UNet2DConditionModel": "latent_diffusion.UNET",
+    "AutoencoderKL": "latent_diffusion.VAE",
+    "CLIPTextModel": "encoders.CLIP_TEXT",
+    "CLIPTextModelWithProjection": "encoders.CLIP_TEXT",
+    "CLIPVisionModel": "encoders.CLIP_VISION",
+    "CLIPVisionModelWithProjection": "encoders.CLIP_VISION",
+    "Dinov2Model": "encoders.DINOV2",
+    "Dinov2WithRegistersModel": "encoders.DINOV2",
+    "ViTModel": "encoders.VIT",
+    "ViTForImageClassification": "encoders.VIT",
 }
-# part of a pipeline → the module that it needs
-ROLES = {"unet": "unet", "vae": "autoencoder_kl", "text_encoder": "clip_text"}
-# files with two networks, of which either can be read: class → half → module
-HALVES = {"CLIPModel": {"text": "clip_text", "vision": "clip_vision"}}
+# part of a pipeline → the network that it needs
+ROLES = {"unet": "latent_diffusion.UNET", "vae": "latent_diffusion.VAE", "text_encoder": "encoders.CLIP_TEXT"}
+# files with two networks, of which either can be read: class → half → network
+HALVES = {"CLIPModel": {"text": "encoders.CLIP_TEXT", "vision": "encoders.CLIP_VISION"}}
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,15 @@ class Network:
 
     def init(self, arguments: Config, rng: jax.Array) -> PyTree:
         """Return fresh parameters: a nested dict of float32 arrays."""
-        return _fresh(self.build, _hashable(arguments))(rng)
+        return _fresh(self.build, tuple(sorted(arguments.items())))(rng)
 
     def shapes(self, arguments: Config) -> PyTree:
         """Return the parameters' shapes and types; nothing is allocated."""
-        return jax.tree.map(lambda leaf: leaf, _abstract(self.build, _hashable(arguments))[1])
+        return jax.tree.map(lambda leaf: leaf, _abstract(self.build, tuple(sorted(arguments.items())))[1])
 
     def bind(self, arguments: Config, params: PyTree) -> Any:
         """Return the module with the given parameters; this costs nothing, also under jit."""
-        return nnx.merge(_abstract(self.build, _hashable(arguments))[0], params)
-
-
-def _hashable(arguments: Config) -> Frozen:
-    return tuple(sorted(arguments.items()))
+        return nnx.merge(_abstract(self.build, tuple(sorted(arguments.items())))[0], params)
 
 
 @functools.lru_cache(maxsize=64)
@@ -86,15 +82,13 @@ def _abstract(build: Callable[..., nnx.Module], arguments: Frozen) -> tuple[nnx.
 
 
 def of(config: Config, source: str, half: str | None = None) -> Network:
-    """Return the network of a config.json; for a class in `HALVES`, that of one half.
-
-    Raises UserError for an unknown class, and for a half that is missing or unknown.
-    """
+    """Return the network of a config.json; of a class in `HALVES`, one half. Raises UserError for an unknown one."""
     name = class_of(config)
     if name in HALVES and half not in HALVES[name]:
         halves = " or the ".join(HALVES[name])
         raise UserError(f"{source} describes a {name}, of which dreamjax reads the {halves} half; choose one")
-    module = HALVES[name][half] if name in HALVES and half is not None else MODULES.get(name or "")
-    if module is None:
-        raise UserError(f"{source} describes a {name or 'model without a class'}; dreamjax has {', '.join(MODULES)}")
-    return importlib.import_module(f"dreamjax.weights.{module}").NETWORK
+    network = HALVES[name][half] if name in HALVES and half is not None else CLASSES.get(name or "")
+    if network is None:
+        raise UserError(f"{source} describes a {name or 'model without a class'}; dreamjax has {', '.join(CLASSES)}")
+    module, attribute = network.split(".")
+    return getattr(importlib.import_module(f"dreamjax.weights.{module}"), attribute)

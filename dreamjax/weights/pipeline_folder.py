@@ -29,10 +29,7 @@ CONFIGS = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """A folder of diffusers.
-
-    `components` and `kept`: component → class. `kept` are those that dreamjax does not use.
-    """
+    """A folder of diffusers. `components`: component → class; `kept`: likewise, those that dreamjax does not use."""
 
     folder: epath.Path
     pipeline_class: str
@@ -43,17 +40,22 @@ class PipelineFolder:
 
     @classmethod
     def open(cls, path_or_id: epath.PathLike, variant: str | None = None) -> "PipelineFolder":
-        """Open a folder, or a hub id (see `hub.resolve`). `variant`: of the weights, where a component has it.
-
-        Raises UserError for a folder without a pipeline, or without a component that its index names.
-        """
+        """Open a folder or hub id (see `hub.resolve`). Raises UserError where it has no whole pipeline."""
         folder = hub.resolve(path_or_id, variant)
         if not folder.is_dir() or not (folder / INDEX).exists():
             raise UserError(
                 f"{folder} is not a pipeline: it has no {INDEX}; name the folder that save_pretrained wrote"
             )
         index = sniffing.read_json(folder / INDEX)
-        parts = _parts(index)
+        # the entries [library, class] that are not null; such a name is also a folder's
+        parts = {
+            name: entry[1]
+            for name, entry in index.items()
+            if re.fullmatch(r"[A-Za-z]\w*", name)
+            and isinstance(entry, list)
+            and len(entry) == 2
+            and all(isinstance(part, str) for part in entry)
+        }
         if not parts or not isinstance(index.get("_class_name"), str):
             raise UserError(f"{folder / INDEX} names no components of a pipeline; fetch the folder again")
         if others := [name for name in parts if name not in USED + KEPT]:
@@ -77,34 +79,18 @@ class PipelineFolder:
 
     def config(self, name: str) -> JsonDict:
         """Return the config file of a component. Raise UserError where it is missing or not JSON."""
-        return sniffing.read_json(self._config_file(name))
+        return sniffing.read_json(epath.Path(self.source(name)))
 
     def source(self, name: str) -> str:
-        """Return what errors call the config of a component."""
-        return str(self._config_file(name))
-
-    def _config_file(self, name: str) -> epath.Path:
+        """Return the path of the config of a component, as errors call it."""
         kind = next((known for known in CONFIGS if name.startswith(known)), None)
-        return self.path(name) / (CONFIGS[kind] if kind else "config.json")
+        return str(self.path(name) / (CONFIGS[kind] if kind else "config.json"))
 
     def tensors(self, name: str) -> Tensors:
         """Return the weights of a component; the plain ones, with a warning, where it lacks the variant."""
         folder = self.path(name)
-        if not self.variant or self.variant in {
-            weights.variant for weights in weight_files.weight_sets(p.name for p in folder.iterdir())
-        }:
+        available = {weights.variant for weights in weight_files.weight_sets(p.name for p in folder.iterdir())}
+        if not self.variant or self.variant in available:
             return weight_files.open_weights(folder, self.variant)
         log.warning("%s has no weights of the variant %s; the plain ones are read", folder, self.variant)
         return weight_files.open_weights(folder)
-
-
-def _parts(index: Config) -> dict[str, str]:
-    """Return component → class, of the entries [library, class] that are not null; such a name is also a folder's."""
-    return {
-        name: entry[1]
-        for name, entry in index.items()
-        if re.fullmatch(r"[A-Za-z]\w*", name)
-        and isinstance(entry, list)
-        and len(entry) == 2
-        and all(isinstance(part, str) for part in entry)
-    }

@@ -12,14 +12,14 @@ letter stands for a name, which both have.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dreamjax.errors import UserError
-from dreamjax.parallel.tree_paths import Leaf, PyTree, nested
+from dreamjax.parallel.tree_paths import PyTree, named_leaves, nested
 from dreamjax.storage.checkpoint_files.safetensors_files import Tensor
 
 Tensors = Mapping[str, Tensor]
@@ -37,21 +37,22 @@ class WeightMismatch(UserError):
 
 @dataclass(frozen=True)
 class Transform:
-    """A rearrangement of axes: `axes(rank)[k]` is the PyTorch axis that becomes our axis k."""
+    """`axes(rank)[k]` is the PyTorch axis that becomes our axis k; PyTorch has `ones` axes of length 1 in front."""
 
     axes: Callable[[int], tuple[int, ...]]
+    ones: int = 0
 
     def to_dreamjax(self, array: np.ndarray) -> np.ndarray:
-        """Return our array of a PyTorch tensor."""
-        return array.transpose(self.axes(array.ndim))
+        """Return NumPy arrays in nested dicts like `like`, with the values of `tensors`. Raises as `leaves`."""
+        return array.reshape(array.shape[self.ones :]).transpose(self.axes(array.ndim - self.ones))
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """Return the PyTorch tensor of our array."""
-        return array.transpose(np.argsort(self.axes(array.ndim)))
+        return array.transpose(np.argsort(self.axes(array.ndim))).reshape(self.torch_shape(array.shape))
 
     def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return PyTorch's shape of our `shape`."""
-        return tuple(shape[k] for k in np.argsort(self.axes(len(shape))))
+        return (1,) * self.ones + tuple(shape[k] for k in np.argsort(self.axes(len(shape))))
 
 
 IDENTITY = Transform(lambda rank: tuple(range(rank)))
@@ -91,15 +92,13 @@ class Table:
         self.aliases, self.ignored = aliases, ignored
 
     def slots(self, like: PyTree) -> dict[str, TensorSlot]:
-        """Return PyTorch name → slot, for a tree (nested dicts) of arrays or shapes, in the order of the rows.
-
-        Raises WeightMismatch where a leaf has no row.
-        """
-        leaves = flatten(like)
+        """Return PyTorch name → slot, for nested dicts of arrays or shapes. Raises WeightMismatch where one lacks."""
+        leaves = named_leaves(like)
         slots: dict[str, TensorSlot] = {}
         named: set[str] = set()
         for row in self.rows:
-            pattern = re.compile(re.sub(r"\\{(\w)\\}", _index, re.escape(row.path)))
+            digits = re.sub(r"\\{([a-z])\\}", r"(?P<\1>[0-9]+)", re.escape(row.path))
+            pattern = re.compile(re.sub(r"\\{([A-Z])\\}", r"(?P<\1>[^/]+)", digits))
             for path, leaf in leaves.items():
                 if match := pattern.fullmatch(path):
                     named.add(path)
@@ -133,7 +132,7 @@ class Table:
         within: dict[str, list[str]] = {}
         for name, slot in slots.items():
             within.setdefault(slot.path, []).append(name)
-        for path, leaf in flatten(like).items():
+        for path, leaf in named_leaves(like).items():
             array = np.empty(leaf.shape, leaf.dtype)
             for name in within[path]:
                 slot = slots[name]
@@ -150,7 +149,7 @@ class Table:
 
     def to_torch(self, params: PyTree) -> dict[str, np.ndarray]:
         """Return PyTorch's tensors of a parameter tree, in the order of the rows; the inverse of `to_dreamjax`."""
-        leaves = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+        leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(params).items()}
         return {
             name: np.ascontiguousarray(slot.transform.to_torch(leaves[slot.path][slot.index])).reshape(slot.shape)
             for name, slot in self.slots(params).items()
@@ -181,11 +180,6 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if all(n == 1 for n in shape[2:]) else shape
 
 
-def _index(placeholder: re.Match) -> str:
-    letter = placeholder[1]
-    return f"(?P<{letter}>{'[^/]+' if letter.isupper() else '[0-9]+'})"
-
-
 def _slots_of(row: NameRow, path: str, indices: Mapping[str, str], shape: tuple[int, ...]) -> dict[str, TensorSlot]:
     stacked = [name for name in re.findall(r"\{(\w)\}", row.torch) if name not in indices]
     (j, parts), inner = row.part, shape[len(stacked) :]
@@ -206,34 +200,38 @@ NameRows = tuple[tuple, ...]
 
 
 def layer(torch: str, path: str) -> NameRows:
-    """Return the rows of a linear layer or a convolution: weight and bias, whichever of them the tree has."""
-    return (f"{torch}.weight", f"{path}/kernel", KERNEL), (f"{torch}.bias", f"{path}/bias", IDENTITY)
+    """Return the rows of a linear layer, a convolution or a normalisation: those that the tree has are used."""
+    return (
+        (f"{torch}.weight", f"{path}/kernel", KERNEL),
+        (f"{torch}.weight", f"{path}/scale", IDENTITY),
+        (f"{torch}.bias", f"{path}/bias", IDENTITY),
+    )
 
 
-def norm(torch: str, path: str) -> NameRows:
-    """Return the rows of a normalisation."""
-    return (f"{torch}.weight", f"{path}/scale", IDENTITY), (f"{torch}.bias", f"{path}/bias", IDENTITY)
+def layers(torch: str, path: str, *names: str | tuple[str, str]) -> NameRows:
+    """Return the rows of layers of a module: name, or (PyTorch's, ours), with dots in both."""
+    rows: NameRows = ()
+    for name in names:
+        theirs, ours = (name, name) if isinstance(name, str) else name
+        rows += layer(f"{torch}.{theirs}".lstrip("."), f"{path}/{ours.replace('.', '/')}".lstrip("/"))
+    return rows
 
 
-def batch_norm(torch: str, path: str) -> NameRows:
-    """Return the rows of a batch normalisation, its running statistics among them."""
-    statistics = ((f"{torch}.running_{name}", f"{path}/{name}", IDENTITY) for name in ("mean", "var"))
-    return *norm(torch, path), *statistics
+def fused(torch: Sequence[str], path: str) -> NameRows:
+    """Return the rows of linear layers that lie side by side in one of ours, such as queries, keys and values."""
+    rows: NameRows = ()
+    for j, name in enumerate(torch):
+        part = (j, len(torch))
+        rows += ((f"{name}.weight", f"{path}/kernel", KERNEL, part), (f"{name}.bias", f"{path}/bias", IDENTITY, part))
+    return rows
 
 
 def conv_norm(conv: str, bn: str, path: str) -> NameRows:
-    """Return the rows of `models.inference.ConvNorm`."""
-    return *layer(conv, f"{path}/conv"), *batch_norm(bn, f"{path}/bn")
-
-
-def flatten(tree: PyTree, prefix: str = "") -> dict[str, Leaf]:
-    """Return nested dicts as one dict of "a/b/c" paths."""
-    leaves: dict[str, Leaf] = {}
-    for key, value in tree.items():
-        leaves |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return leaves
+    """Return the rows of `models.image_classifiers.ConvNorm`, the running statistics among them."""
+    statistics = ((f"{bn}.running_{name}", f"{path}/bn/{name}", IDENTITY) for name in ("mean", "var"))
+    return *layer(conv, f"{path}/conv"), *layer(bn, f"{path}/bn"), *statistics
 
 
 def keep(tree: PyTree, pattern: str, but: bool = False) -> PyTree:
     """Return the part of a tree of nested dicts whose paths match a regex, or (`but`) the rest of it."""
-    return nested({path: leaf for path, leaf in flatten(tree).items() if bool(re.fullmatch(pattern, path)) != but})
+    return nested({path: leaf for path, leaf in named_leaves(tree).items() if bool(re.fullmatch(pattern, path)) != but})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamjax.diffusion import noise, sampling
+from dreamjax.diffusion import sampling
 
 SHAPE = (4, 5, 3)  # of one image; schedulers do not care for the layout
 INDEX = np.array([3, 11])
@@ -59,7 +59,7 @@ def scheduler(name, config):
 
 @jax.jit
 def step_noise(step):
-    return noise.draw(SEED, INDEX, "step", SHAPE, step=step)
+    return sampling.draw_noise(SEED, INDEX, "step", SHAPE, step=step)
 
 
 def run(theirs, x, steps, monkeypatch, *, first=0, started=False, model=torch_toy, after=None, **step_options):

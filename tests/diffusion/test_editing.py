@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamjax.diffusion import editing, guidance, noise, sampling
+from dreamjax.diffusion import guidance, sampling
 from dreamjax.diffusion.schedule import NoiseSchedule
 
 pytest.importorskip("diffusers")
@@ -37,7 +37,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def drawn():
-    return noise.draw(SEED, INDEX, "start", SHAPE)
+    return sampling.draw_noise(SEED, INDEX, "start", SHAPE)
 
 
 def torched(x):
@@ -60,7 +60,7 @@ def test_img2img_is_that_of_diffusers(name, strength, images, drawn, monkeypatch
 
     plan = sampling.plan(name, NoiseSchedule(**STABLE), 10, strength=strength)
     np.testing.assert_allclose(plan.timesteps, calls, rtol=1e-6)
-    start = editing.starts_from(plan, images, drawn)
+    start = sampling.starts_from(plan, images, drawn)
     assert difference(start, x.numpy()) < 1e-6
     assert difference(sampled(start, plan), expected) < 1e-5
 
@@ -96,10 +96,10 @@ def test_inpainting_by_blending_is_that_of_diffusers(name, strength, images, dra
         expected = run(theirs, x, 10, monkeypatch, first=first, started=strength < 1, after=after)
 
     def inpaint(x):
-        project = editing.keeps(mask, images, drawn)
+        project = sampling.keeps(mask, images, drawn)
         return sampling.sample(toy, x, plan, seed=SEED, index=INDEX, project=project)
 
-    found = jax.jit(inpaint)(editing.starts_around(plan, images, drawn))
+    found = jax.jit(inpaint)(sampling.starts_around(plan, images, drawn))
     assert difference(found, expected) < 1e-5
     kept = np.broadcast_to(mask == 0, found.shape)
     np.testing.assert_array_equal(np.asarray(found)[kept], images[kept])
@@ -115,7 +115,7 @@ def test_an_inpainting_network_sees_mask_and_masked_image_in_both_halves(images)
         seen.append((x9, text))
         return x9[..., :4] * text[:, None, None, None]
 
-    predict = editing.nine_channels(network)
+    predict = sampling.nine_channels(network)
     text, empty = np.array([2.0, 3.0]), np.array([1.0])
     found = guidance.guided(predict, (text, mask, 2 * x), (empty, mask, 2 * x), 3.0)(x, jnp.float32(1))
     x9, words = seen[0]
@@ -129,4 +129,4 @@ def test_an_inpainting_network_sees_mask_and_masked_image_in_both_halves(images)
 def test_a_mask_over_latents_is_the_pipelines_nearest_neighbour():
     mask = (np.random.default_rng(0).random((2, 64, 48)) > 0.5).astype(np.float32)
     theirs = torch.nn.functional.interpolate(torch.tensor(mask)[:, None], size=(8, 6))
-    np.testing.assert_array_equal(editing.mask_of_latents(mask)[..., 0], theirs[:, 0])
+    np.testing.assert_array_equal(sampling.mask_of_latents(mask)[..., 0], theirs[:, 0])

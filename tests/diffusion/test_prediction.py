@@ -29,10 +29,13 @@ def test_image_and_noise_come_back_from_the_target(kind, pair):
     """float32 loses 1 / √ᾱ = 15 of its precision on x_0 at t = 999, and 1 / √(1 - ᾱ) = 34 on ε at t = 0."""
     x0, noise = pair
     of = schedule(kind)
-    x_t = prediction.add_noise(of, x0, noise, T)
-    found = prediction.image_and_noise(of, prediction.target(of, x0, noise, T), x_t, T)
-    np.testing.assert_allclose(found[0], x0, atol=1e-5)
-    np.testing.assert_allclose(found[1], noise, atol=2e-5)
+    x_t, output = prediction.add_noise(of, x0, noise, T), prediction.target(of, x0, noise, T)
+    alphas = of.alphas_cumprod[T][:, None, None, None]
+    levels = np.sqrt(alphas).astype(np.float32), np.sqrt(1 - alphas).astype(np.float32)
+    p, q = prediction.image_coefficients(kind, *levels)
+    np.testing.assert_allclose(p * x_t + q * output, x0, atol=1e-5)
+    p, q = prediction.noise_coefficients(kind, *levels)
+    np.testing.assert_allclose(p * x_t + q * output, noise, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,7 +48,7 @@ def test_noise_and_velocity_are_those_of_diffusers(kind, pair):
         prediction.add_noise(schedule(kind), *pair, T), theirs.add_noise(x0, noise, t), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(
-        prediction.velocity(schedule(kind), *pair, T), theirs.get_velocity(x0, noise, t), rtol=1e-4, atol=1e-5
+        prediction.target(schedule("v_prediction"), *pair, T), theirs.get_velocity(x0, noise, t), rtol=1e-4, atol=1e-5
     )
 
 
@@ -58,7 +61,7 @@ def test_at_zero_snr_v_is_minus_the_image(pair):
     """a = 0, s = 1."""
     of = schedule("v_prediction", rescale_betas_zero_snr=True)
     np.testing.assert_array_equal(prediction.add_noise(of, *pair, jnp.asarray(999)), pair[1])
-    np.testing.assert_array_equal(prediction.velocity(of, *pair, jnp.asarray(999)), -pair[0])
+    np.testing.assert_array_equal(prediction.target(of, *pair, jnp.asarray(999)), -pair[0])
 
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
@@ -82,4 +85,4 @@ def test_snr_is_that_of_diffusers():
     from diffusers.training_utils import compute_snr
 
     theirs = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    np.testing.assert_allclose(prediction.snr(STABLE_DIFFUSION, T), compute_snr(theirs, torch.tensor(T)), rtol=1e-4)
+    np.testing.assert_allclose(STABLE_DIFFUSION.snr[T], compute_snr(theirs, torch.tensor(T)), rtol=1e-4)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamjax.diffusion import editing, noise, sampling
+from dreamjax.diffusion import sampling
 from dreamjax.diffusion.prediction import image_coefficients, noise_coefficients
 from dreamjax.diffusion.schedule import STABLE_DIFFUSION, NoiseSchedule
 from dreamjax.errors import UserError
@@ -36,7 +36,7 @@ def gaussian(deviation, kind="epsilon", schedule=STABLE_DIFFUSION):
 
 def sampled(predict, plan, count, seed=0):
     index = np.arange(count)
-    x = editing.starts(plan, noise.draw(seed, index, "start", SHAPE))
+    x = sampling.starts(plan, sampling.draw_noise(seed, index, "start", SHAPE))
     return np.asarray(jax.jit(lambda x, plan: sampling.sample(predict, x, plan, seed=seed, index=index))(x, plan)), x
 
 
@@ -138,7 +138,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch_on_8_devices(name):
         return sampling.sample(predict, x, plan, seed=0, index=index)
 
     index = np.arange(40, 48)
-    x = editing.starts(plan, noise.draw(0, index, "start", SHAPE))
+    x = sampling.starts(plan, sampling.draw_noise(0, index, "start", SHAPE))
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     together = jax.jit(run)(jax.device_put(x, split), jax.device_put(index, split))

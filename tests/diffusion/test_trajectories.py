@@ -7,7 +7,7 @@ is not: this float32 loop with its float64 tables stays within 1e-5 of it everyw
 import numpy as np
 import pytest
 
-from dreamjax.diffusion import editing, noise, sampling
+from dreamjax.diffusion import sampling
 from dreamjax.diffusion.schedule import NoiseSchedule
 
 pytest.importorskip("diffusers")
@@ -26,7 +26,7 @@ PREDICTIONS = [
 
 @pytest.fixture(scope="module")
 def start():
-    return noise.draw(SEED, INDEX, "start", SHAPE)
+    return sampling.draw_noise(SEED, INDEX, "start", SHAPE)
 
 
 def follow(name, config, steps, start, monkeypatch, eta=0.0, precise=True):
@@ -42,7 +42,7 @@ def follow(name, config, steps, start, monkeypatch, eta=0.0, precise=True):
         expected = run(theirs, start, steps, monkeypatch, **options)
     assert plan.calls == len(theirs.timesteps)
     apart = np.abs(plan.timesteps - theirs.timesteps.numpy()).max()
-    return difference(sampled(editing.starts(plan, start), plan), expected), apart
+    return difference(sampled(sampling.starts(plan, start), plan), expected), apart
 
 
 @pytest.mark.parametrize(("name", "kind"), PREDICTIONS)
@@ -119,7 +119,7 @@ def test_zero_snr_with_all_of_ddims_noise_is_finite(start):
         **STABLE, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
     plan = sampling.plan("ddim", schedule, 50, eta=1.0)
-    assert np.isfinite(sampled(editing.starts(plan, start), plan)).all()
+    assert np.isfinite(sampled(sampling.starts(plan, start), plan)).all()
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)

@@ -157,7 +157,7 @@ def test_clip(part, parameters, folder, capsys):
         return found | {last: out.pooler_output if part == TEXT else out.image_embeds}
 
     def ours(encoder: Any, inputs: Any) -> dict[str, Any]:
-        found = {f"hidden state {i:2}": state for i, state in enumerate(encoder.hidden_states(inputs))}
+        found = {f"hidden state {i:2}": encoder.hidden_state(inputs, i) for i in range(encoder.depth + 1)}
         out = encoder(inputs)
         return found | {"last hidden state": out.last_hidden_state, last: getattr(out, last)}
 

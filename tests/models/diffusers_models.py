@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from dreamjax.models import resnet
+from dreamjax.models import convolution
 from dreamjax.models import unet as unets
 from dreamjax.weights import networks
 from tests import parity
@@ -142,7 +142,7 @@ def check(ours: Callable[[], Any], theirs: Callable[[], Any], module: torch.nn.M
 def _outputs_of_ours(function: Callable[[], Any]) -> dict[str, Any]:
     found: list[Any] = []
     with ExitStack() as stack, jax.disable_jit():
-        for kind in (resnet.ResBlock, unets.SpatialTransformer):
+        for kind in (convolution.ResBlock, unets.SpatialTransformer):
             call = kind.__call__
 
             def recorded(self, *args, call=call):

@@ -1,4 +1,4 @@
-"""The autoencoder is diffusers' AutoencoderKL: moments, images, tiles, names."""
+"""The autoencoder is diffusers' AutoencoderKL: moments, images, names."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import torch
 
 from dreamjax.errors import UserError
 from dreamjax.models.autoencoder_kl import sample
-from dreamjax.weights import autoencoder_kl as weights
+from dreamjax.weights import latent_diffusion as weights
 from tests import parity
 from tests.models import diffusers_models as theirs
 
@@ -45,30 +45,6 @@ def test_moments_images_and_names_are_diffusers(tmp_path, name):
     parity.same_tensors(network.table.to_torch(params), parity.saved(model, tmp_path)[1])
 
 
-def test_tiles_are_blended_as_diffusers_blends_them(tmp_path):
-    model, size = theirs.autoencoder("sd")
-    network, arguments, params = theirs.ours(tmp_path, model)
-    ours, x = network.bind(arguments, params), images(size)
-    z = np.random.default_rng(2).standard_normal((2, 9, 7, 4)).astype(np.float32)
-    model.enable_tiling()
-    assert (model.tile_sample_min_size, model.tile_latent_min_size) == (16, 4)
-    with torch.no_grad():
-        decoded, mean = theirs.nhwc(model.decode(theirs.nchw(z)).sample), model.encode(theirs.nchw(x)).latent_dist.mean
-    assert parity.difference(theirs.compiled(lambda z: ours.decode_tiled(z, 4), z), decoded) < 1e-5
-    assert parity.difference(theirs.compiled(lambda x: ours.moments_tiled(x, 16)[0], x), theirs.nhwc(mean)) < 1e-5
-
-
-def test_slices_are_the_whole(tmp_path):
-    model, _ = theirs.autoencoder("sd")
-    network, arguments, params = theirs.ours(tmp_path, model)
-    ours = network.bind(arguments, params)
-    z = np.random.default_rng(2).standard_normal((3, 4, 4, 4)).astype(np.float32)
-    sliced, whole = (jax.jit(function).lower(z).compile() for function in (ours.decode_sliced, ours.decode))
-    assert parity.difference(sliced(z), whole(z)) < 1e-5
-    temporary = [program.memory_analysis().temp_size_in_bytes for program in (sliced, whole)]
-    assert temporary[0] < 0.6 * temporary[1]
-
-
 def test_weights_from_before_attention_was_renamed_are_read(tmp_path):
     model, _ = theirs.autoencoder("sd")
     network, arguments, params = theirs.ours(tmp_path, model)
@@ -83,7 +59,7 @@ def test_weights_from_before_attention_was_renamed_are_read(tmp_path):
 
 
 def test_published_size():
-    assert sum(leaf.size for leaf in jax.tree.leaves(weights.NETWORK.shapes(weights.arguments(SD)))) == 83_653_863
+    assert sum(leaf.size for leaf in jax.tree.leaves(weights.VAE.shapes(weights.vae_arguments(SD)))) == 83_653_863
 
 
 @pytest.mark.parametrize(
@@ -97,4 +73,4 @@ def test_published_size():
 )
 def test_reports_a_wrong_field(change, said):
     with pytest.raises(UserError, match=said):
-        weights.arguments({**SD, **change}, "vae/config.json")
+        weights.vae_arguments({**SD, **change}, "vae/config.json")

@@ -9,7 +9,7 @@ import transformers
 from flax import nnx
 
 from dreamjax.errors import UserError
-from dreamjax.weights import clip_text, clip_vision, networks
+from dreamjax.weights import encoders, networks
 from tests import parity
 from tests import transformers_models as both
 
@@ -175,7 +175,7 @@ BIGG_VISION |= {"patch_size": 14, "projection_dim": 1280, "hidden_act": "gelu"}
 )
 def test_sizes_of_the_published_models(name, sizes, parameters):
     kind = transformers.CLIPTextConfig if "Text" in name else transformers.CLIPVisionConfig
-    network = (clip_text if "Text" in name else clip_vision).NETWORK
+    network = encoders.CLIP_TEXT if "Text" in name else encoders.CLIP_VISION
     arguments = network.arguments(sizes | {"architectures": [name]}, "config.json")
     found = both.count(network.shapes(arguments))
     assert found == both.count_torch(getattr(transformers, name), kind(**sizes))
@@ -200,7 +200,7 @@ def test_gradients_equal_those_of_torch(remat, tmp_path):
     def loss(params):
         return jnp.sum(jnp.square(nnx.merge(graph, params)(IDS).projected))
 
-    grads = clip_text.TABLE.to_torch(nnx.to_pure_dict(both.compiled(jax.grad(loss))(params)))
+    grads = encoders.CLIP_TEXT_TABLE.to_torch(nnx.to_pure_dict(both.compiled(jax.grad(loss))(params)))
     expected = {name: parameter.grad for name, parameter in module.named_parameters()}
     for name, grad in expected.items():  # that of a bias of keys is zero but for rounding: softmax does not see it
         np.testing.assert_allclose(

@@ -6,9 +6,8 @@ import torch
 import transformers
 
 from dreamjax.errors import UserError
-from dreamjax.models import resampling
-from dreamjax.models.dinov2 import mlp_width
-from dreamjax.weights import dinov2
+from dreamjax.models.encoders import mlp_width, resample
+from dreamjax.weights import encoders
 from tests import parity
 from tests import transformers_models as both
 
@@ -38,8 +37,9 @@ def test_every_variant_equals_transformers(name, sizes, tmp_path):
     assert both.agree(found, both.torch_outputs(module, pixels)) < 1e-5
     tokens = found["last_hidden_state"]
     registers = sizes.get("num_register_tokens", 4) if name == REGISTERS else 0
-    assert model.patches(tokens).shape == (2, 16, 12) == (2, tokens.shape[1] - 1 - registers, 12)
-    np.testing.assert_allclose(model.pool(tokens, "patches"), model.patches(tokens).mean(1), rtol=1e-5, atol=1e-6)
+    assert tokens.shape == (2, 1 + registers + 16, 12)
+    patches = tokens[:, 1 + registers :]
+    np.testing.assert_allclose(model.pool(tokens, "patches"), patches.mean(1), rtol=1e-5, atol=1e-6)
 
 
 # smaller, larger, not square, as many patches in another shape, sides that patches do not fill
@@ -59,23 +59,11 @@ def test_resampling_equals_torch(antialias):
     """Large grids and ratios; DINOv2's own is 37 x 37 patches at 518 pixels, and 16 x 16 at 224."""
     for (h, w), size in [((37, 37), (16, 16)), ((37, 37), (64, 23)), ((5, 9), (1, 40)), ((16, 16), (16, 16))]:
         grid = np.random.default_rng(h).normal(size=(h, w, 4)).astype(np.float32)
-        found = resampling.resample(grid, size, "bicubic_antialias" if antialias else "bicubic")
+        found = resample(grid, size, "bicubic_antialias" if antialias else "bicubic")
         expected = torch.nn.functional.interpolate(
             torch.from_numpy(grid.transpose(2, 0, 1))[None], size, mode="bicubic", antialias=antialias
         )
         np.testing.assert_allclose(found, expected[0].permute(1, 2, 0), rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize("name", [PLAIN, REGISTERS])
-def test_masked_patches(name, tmp_path):
-    module = make(name, num_hidden_layers=1)
-    ours, pixels = both.images(28)
-    masked = np.random.default_rng(0).random((2, 16)) < 0.5
-    model = both.load(module, tmp_path)
-    with torch.no_grad():
-        expected = module(pixels, bool_masked_pos=torch.from_numpy(masked)).last_hidden_state
-    found = both.compiled(model.__call__)(ours, masked).last_hidden_state
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_scanned_is_unrolled(tmp_path):
@@ -101,9 +89,9 @@ S, B, L = ((384, 12, 6), (768, 12, 12), (1024, 24, 16))
 def test_sizes_of_the_published_models(name, width, depth, heads):
     sizes = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, "patch_size": 14}
     sizes |= {"image_size": 518, "use_swiglu_ffn": width == 1536}
-    arguments = dinov2.NETWORK.arguments(sizes | {"architectures": [name]}, "config.json")
+    arguments = encoders.DINOV2.arguments(sizes | {"architectures": [name]}, "config.json")
     config = getattr(transformers, f"{name[:-5]}Config")(**sizes)
-    assert both.count(dinov2.NETWORK.shapes(arguments)) == both.count_torch(getattr(transformers, name), config)
+    assert both.count(encoders.DINOV2.shapes(arguments)) == both.count_torch(getattr(transformers, name), config)
 
 
 def test_the_hidden_width_of_g():

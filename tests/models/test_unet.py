@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dreamjax.errors import UserError
-from dreamjax.weights import unet as weights
+from dreamjax.weights import latent_diffusion as weights
 from dreamjax.weights.table import WeightMismatch
 from tests import parity
 from tests.models import diffusers_models as theirs
@@ -107,22 +107,12 @@ def test_bfloat16_is_near_float32(tmp_path):
     assert parity.difference(rounded, exact) < 0.05
 
 
-def test_padded_context_is_not_attended(tmp_path):
-    model, size = theirs.unet("deep")
-    network, arguments, params = theirs.ours(tmp_path, model)
-    x, t, context = inputs(model, size)
-    longer = np.concatenate([context, np.full_like(context, 7.0)], axis=1)
-    ok = np.arange(10)[None] < np.full((2, 1), 5)
-    run = forward(network, arguments)
-    assert parity.difference(run(params, x, t, longer, ok), run(params, x, t, context)) < 1e-5
-
-
 @pytest.mark.parametrize(
     ("config", "whole", "cross"), [(SD15, 859_520_964, 43_962_560), (SD21, 865_910_724, None)], ids=["sd15", "sd21"]
 )
 def test_published_sizes(config, whole, cross):
-    shapes = weights.NETWORK.shapes(weights.arguments(config))
-    slots = weights.TABLE.slots(shapes)
+    shapes = weights.UNET.shapes(weights.unet_arguments(config))
+    slots = weights.UNET_TABLE.slots(shapes)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == whole
     assert sum(math.prod(place.shape) for place in slots.values()) == whole
     if cross:
@@ -153,16 +143,16 @@ def test_published_sizes(config, whole, cross):
 )
 def test_reports_a_wrong_field(change, said):
     with pytest.raises(UserError, match=said.replace("?", r"\?")) as problem:
-        weights.arguments({**SD15, **change}, "unet/config.json")
+        weights.unet_arguments({**SD15, **change}, "unet/config.json")
     assert str(problem.value).startswith("unet/config.json")
 
 
 def test_warns_about_an_unknown_field(caplog):
     """As diffusers does; it may come from a later version."""
     with caplog.at_level(logging.WARNING, logger="dreamjax"):
-        weights.arguments({**SD15, "_diffusers_version": "0.42.0"}, "unet/config.json")
+        weights.unet_arguments({**SD15, "_diffusers_version": "0.42.0"}, "unet/config.json")
         assert caplog.text == ""
-        weights.arguments({**SD15, "flux_capacitor": 1}, "unet/config.json")
+        weights.unet_arguments({**SD15, "flux_capacitor": 1}, "unet/config.json")
     assert "unet/config.json has a field flux_capacitor, which is unknown and ignored" in caplog.text
 
 

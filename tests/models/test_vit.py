@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from dreamjax.errors import UserError
-from dreamjax.weights import networks, vit
+from dreamjax.weights import encoders, networks
 from dreamjax.weights.table import WeightMismatch
 from tests import parity
 from tests import transformers_models as both
@@ -66,7 +66,7 @@ def test_images_of_another_size(tmp_path):
 def test_sizes_of_the_published_models(name):
     """ViT-B/16 with 1000 classes has 86,567,656 parameters (its paper: 86 M)."""
     config = transformers.ViTConfig(num_labels=1000)
-    arguments = vit.NETWORK.arguments(config.to_dict() | {"architectures": [name]}, "config.json")
-    found = both.count(vit.NETWORK.shapes(arguments))
+    arguments = encoders.VIT.arguments(config.to_dict() | {"architectures": [name]}, "config.json")
+    found = both.count(encoders.VIT.shapes(arguments))
     assert found == both.count_torch(getattr(transformers, name), config)
     assert name == "ViTModel" or found == 86_567_656

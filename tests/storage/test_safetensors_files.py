@@ -54,9 +54,8 @@ def test_the_bytes_written_are_those_of_the_package(tmp_path):
 
 def test_writes_noncontiguous_arrays_in_order(tmp_path):
     a = np.arange(24.0, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1)
-    safetensors_files.write(tmp_path / "a.safetensors", {"a": a}, {"a": np.dtype(np.float16)})
+    safetensors_files.write(tmp_path / "a.safetensors", {"a": a})
     found = load((tmp_path / "a.safetensors").read_bytes())["a"]
-    assert found.dtype == np.float16
     assert found.tolist() == a.tolist()
 
 

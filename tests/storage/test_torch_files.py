@@ -204,15 +204,14 @@ def test_reports_a_truncated_file(saved, share):
         np.asarray(torch_files.read(path)["b"])
 
 
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_torch_opens_what_is_written_without_it(tmp_path, legacy):
+def test_torch_opens_what_is_written_without_it(tmp_path):
     arrays = [np.arange(6, dtype=np.float32).reshape(2, 3).T, np.arange(3), np.ones((2, 1))]
     value = {
         "list": [{"a": arrays[0], "n": -3, "big": 1 << 40, "t": True, "none": None}],
         "text": ["n01", "ü"],
         "e": [],
     }
-    torch_writer.save(tmp_path / "x.pth", {**value, "long": arrays[1], "double": arrays[2]}, legacy=legacy)
+    torch_writer.save(tmp_path / "x.pth", {**value, "long": arrays[1], "double": arrays[2]})
     for found in (torch.load(tmp_path / "x.pth", weights_only=True), torch_files.read(tmp_path / "x.pth")):
         assert np.asarray(found["list"][0].pop("a")).tolist() == arrays[0].tolist()
         assert np.asarray(found["long"]).tolist() == [0, 1, 2]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dreamjax.errors import UserError
 from dreamjax.generation.from_trials import TrialRequest
+from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import opening
 from dreamjax.systems.dreamdiffusion import AlignedLossConfig, DreamDiffusion, EncoderConfig
@@ -20,7 +21,6 @@ from dreamjax.systems.dreamdiffusion_presets import PRESETS
 from dreamjax.targets import trials
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.trials import TargetConfig
-from dreamjax.weights.table import flatten
 from tests import parity, pipelines
 from tests.systems.conftest import COUNT, SAMPLES
 
@@ -114,11 +114,11 @@ def test_exactly_the_intended_parts_are_trained(config):
     task = DreamDiffusion(config)
     state = jax.eval_shape(task.init, jax.random.key(0))
     assert set(state.params) == {"encoder", "conditioner", "unet"}
-    assert all("attn2/" in path for path in flatten(state.params["unet"]))
-    assert not any("attn2/" in path for path in flatten(state.frozen["unet"]))
+    assert all("attn2/" in path for path in named_leaves(state.params["unet"]))
+    assert not any("attn2/" in path for path in named_leaves(state.frozen["unet"]))
     moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt) if leaf.ndim)
     assert moments == 2 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    assert not any("decoder" in path for path in flatten(state.params["encoder"]))
+    assert not any("decoder" in path for path in named_leaves(state.params["encoder"]))
 
 
 def test_all_of_the_unet_can_be_trained(config):
@@ -126,7 +126,7 @@ def test_all_of_the_unet_can_be_trained(config):
     task = DreamDiffusion(dataclasses.replace(config, model=dataclasses.replace(config.model, trainable="all")))
     state = jax.eval_shape(task.init, jax.random.key(0))
     assert set(state.frozen) == {"nothing"}
-    assert set(flatten(state.params["unet"])) == set(flatten(task.unet.params))
+    assert set(named_leaves(state.params["unet"])) == set(named_leaves(task.unet.params))
     assert "frozen/unet" not in task.weights()
     loss = jax.eval_shape(
         lambda p, f, b: task.loss(p, f, b, 0, training=True)[0],
@@ -142,7 +142,7 @@ def test_the_unet_can_be_left_as_it_was(config):
     task = DreamDiffusion(dataclasses.replace(config, model=dataclasses.replace(config.model, trainable="none")))
     state = jax.eval_shape(task.init, jax.random.key(0))
     assert set(state.params) == {"encoder", "conditioner"}
-    assert set(flatten(state.frozen["unet"])) == set(flatten(task.unet.params))
+    assert set(named_leaves(state.frozen["unet"])) == set(named_leaves(task.unet.params))
     assert {name for name in task.weights() if name.endswith("/unet")} == {"frozen/unet"}
     gradient = jax.eval_shape(
         jax.grad(lambda p, f, b: task.loss(p, f, b, 0, training=True)[0]),
@@ -228,12 +228,12 @@ def test_it_starts_from_the_pretrained_encoder_and_the_published_unet(config, en
     with jax.set_mesh(mesh):
         built = program.build(task, mesh)
         state = program.stream_in(built.init(jax.random.key(0)), task.weights())
-    before = flatten(opening.open_run(encoder).params)
-    for path, leaf in flatten(state.params["encoder"]).items():
+    before = named_leaves(opening.open_run(encoder).params)
+    for path, leaf in named_leaves(state.params["encoder"]).items():
         np.testing.assert_array_equal(leaf, before[path])
     theirs = pipelines.theirs(sd)
     kernel = theirs.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_q.weight.detach().numpy()
-    found = {path: leaf for path, leaf in flatten(state.params["unet"]).items() if path.endswith("attn2/q/kernel")}
+    found = {path: leaf for path, leaf in named_leaves(state.params["unet"]).items() if path.endswith("attn2/q/kernel")}
     np.testing.assert_array_equal(found["down_blocks/0/attentions/0/blocks/attn2/q/kernel"][0], kernel.T)
     ids = theirs.tokenizer([""], padding="max_length", max_length=16, return_tensors="pt").input_ids
     with torch.no_grad():

@@ -17,6 +17,7 @@ from dreamjax.diffusion import prediction, sampling
 from dreamjax.diffusion.schedule import NoiseSchedule
 from dreamjax.errors import UserError
 from dreamjax.generation import from_prompts
+from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.systems import opening
 from dreamjax.systems.diffusion_base import DiffusionLossConfig, diffusion_loss
 from dreamjax.systems.text_to_image import TextToImage, TextToImageConfig, UNetModelConfig
@@ -25,7 +26,6 @@ from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.held_out import mesh_of
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.train_config import TrainConfig
-from dreamjax.weights.table import flatten
 from tests import parity, pipelines
 
 SCHEDULE = NoiseSchedule(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -168,9 +168,9 @@ def test_a_bank_holds_what_the_frozen_networks_make_of_each_image(folder, images
         name: (leaf.shape, leaf.dtype) for name, leaf in task.example().items()
     }
 
-    from dreamjax.targets import banks
+    from dreamjax.targets import features
 
-    monkeypatch.setattr(banks, "_write", lambda *_: pytest.fail("the bank was there"))
+    monkeypatch.setattr(features, "_write", lambda *_: pytest.fail("the bank was there"))
     assert len(task.data("train").stream) + len(stream) == 12
 
 
@@ -217,13 +217,14 @@ def trained(folder, images, bank, tmp_path_factory):
 def test_frozen_parts_have_neither_gradient_nor_optimiser_state(folder, images, bank):
     task = TextToImage(config(folder, images, bank, trainable="cross_attention"))
     state = jax.eval_shape(task.init, jax.random.key(0))
-    assert all("/attn2/" in path for path in flatten(state.params))
-    assert not any("/attn2/" in path for path in flatten(state.frozen["unet"]))
+    assert all("/attn2/" in path for path in named_leaves(state.params))
+    assert not any("/attn2/" in path for path in named_leaves(state.frozen["unet"]))
     moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt) if leaf.ndim)
     assert moments == 2 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
     whole = jax.eval_shape(TextToImage(config(folder, images, bank)).init, jax.random.key(0))
     assert not jax.tree.leaves(whole.frozen)
-    assert flatten(whole.params).keys() == flatten(state.params).keys() | flatten(state.frozen["unet"]).keys()
+    trained, frozen = named_leaves(state.params), named_leaves(state.frozen["unet"])
+    assert named_leaves(whole.params).keys() == trained.keys() | frozen.keys()
 
 
 def test_the_average_begins_at_the_weights_and_not_at_random_ones(folder, trained):
@@ -231,8 +232,8 @@ def test_the_average_begins_at_the_weights_and_not_at_random_ones(folder, traine
     assert run.averaged
     task = run.task
     before = task.unet.network.table.to_dreamjax(task.parts.tensors("unet"), task.unet.params)
-    for path, leaf in flatten(run.params).items():  # after one step of warm-up from 0, half of a step of at most 1e-2
-        assert np.abs(np.asarray(leaf) - flatten(before)[path]).max() <= 0.011, path
+    for path, leaf in named_leaves(run.params).items():  # after one step of warm-up, half of a step of at most 1e-2
+        assert np.abs(np.asarray(leaf) - named_leaves(before)[path]).max() <= 0.011, path
 
 
 def test_the_export_opens_in_diffusers_and_differs_in_what_was_trained_alone(folder, trained, tmp_path):
@@ -263,8 +264,8 @@ def test_a_run_makes_images_by_itself(trained, tmp_path, monkeypatch):
     run = opening.open_run(trained)
     model = from_prompts.open_model(trained, "float32")
     whole = run.task.whole_unet(run.params, mesh_of(model.unet.params))
-    for path, leaf in flatten(whole).items():
-        np.testing.assert_array_equal(np.asarray(leaf), np.asarray(flatten(model.unet.params)[path]))
+    for path, leaf in named_leaves(whole).items():
+        np.testing.assert_array_equal(np.asarray(leaf), np.asarray(named_leaves(model.unet.params)[path]))
 
 
 def test_a_run_shows_held_out_images_above_what_their_captions_become(trained):

@@ -14,8 +14,9 @@ import numpy as np
 import psutil
 
 from dreamjax.parallel import sharding
-from dreamjax.weights.streaming import source
-from dreamjax.weights.table import IDENTITY, KERNEL, Table, flatten
+from dreamjax.parallel.tree_paths import named_leaves
+from dreamjax.weights.loaded import source
+from dreamjax.weights.table import IDENTITY, KERNEL, Table
 from dreamjax.weights.weight_files import open_weights
 
 TABLE = Table(
@@ -80,7 +81,7 @@ def main(folder: Path, depth: int, width: int) -> None:
     abstract = placed(shapes(depth, width))
     with Peak() as peak:
         params = source(TABLE, open_weights(folder), "big")(abstract)
-    leaves = flatten(params)
+    leaves = named_leaves(params)
     held = sum(shard.data.nbytes for leaf in leaves.values() for shard in leaf.addressable_shards)
     said = {
         "devices": jax.device_count(),

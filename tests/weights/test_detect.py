@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from dreamjax.errors import UserError
-from dreamjax.weights import alexnet, detect, efficientnet, inception, resnet50, weight_files
-from dreamjax.weights.table import flatten
+from dreamjax.parallel.tree_paths import named_leaves
+from dreamjax.weights import detect, weight_files
 from tests import parity
 from tests import torchvision_models as tv
 from tests.transformers_models import compiled, count_torch, images
@@ -40,10 +40,6 @@ def test_alexnet(side):
     # channels last
     theirs = {name: value.permute(0, 2, 3, 1).flatten(1) for name, value in theirs.items()}
     assert (key, parity.report(run(model.features, ours), theirs) < 1e-5) == ("alexnet", True)
-    if side == 224:
-        with torch.no_grad():
-            logits = module.classifier(module.avgpool(module.features(pixels)).flatten(1))
-        parity.report({"logits": run(model.logits, ours)}, {"logits": logits})
 
 
 @pytest.mark.parametrize(("fid", "classes", "key"), [(False, 1000, "inception"), (True, 1008, "fid")])
@@ -73,8 +69,8 @@ def test_efficientnet():
     ours, pixels = images((64, 75))
     key, model = load(module)
     with torch.no_grad():
-        theirs = {"features": module(pixels), "logits": module.classifier(module(pixels))}
-    mine = run(lambda x: {"features": (f := model.features(x)), "logits": model.fc(f)}, ours)
+        theirs = {"features": module(pixels)}
+    mine = {"features": run(model.features, ours)}
     assert (key, parity.report(mine, theirs) < parity.TOLERANCE) == ("efficientnet", True)
 
 
@@ -86,14 +82,14 @@ def test_resnet_of_swav_as_it_is_saved():
         theirs = module(pixels)
     key, model = load(torch.nn.DataParallel(module))
     parity.report({"features": run(model.features, ours)}, {"features": theirs})
-    assert (key, model.classes) == ("resnet50", 0)
+    assert key == "resnet50"
 
 
 def test_resnet_against_transformers():
     import transformers
 
-    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[32, 64, 128, 256], num_labels=5)
-    theirs = tv.randomise(transformers.ResNetForImageClassification(config))
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[32, 64, 128, 256])
+    theirs = tv.randomise(transformers.ResNetModel(config))
     names = {"embedder.embedder.convolution": "conv1", "embedder.embedder.normalization": "bn1"}
     tensors = {}
     for name, tensor in theirs.state_dict().items():
@@ -106,15 +102,15 @@ def test_resnet_against_transformers():
             )
             stem = f"layer{int(parts[2]) + 1}.{parts[4]}.{unit}"
         else:
-            stem = names.get(".".join(parts), "fc")
+            stem = names[".".join(parts)]
         tensors[f"{stem}.{leaf}"] = tensor.numpy()
     found = detect.recognise(tensors, "file")
     params = found.kind.network.table.to_dreamjax(tensors, found.kind.network.shapes(found.arguments))
     model = found.kind.network.bind(found.arguments, jax.tree.map(jnp.asarray, params))
     ours, pixels = images(64)
     with torch.no_grad():
-        logits = theirs(pixels).logits
-    parity.report({"logits": run(model.logits, ours)}, {"logits": logits})
+        features = theirs(pixels).pooler_output[:, :, 0, 0]
+    parity.report({"features": run(model.features, ours)}, {"features": features})
 
 
 # --------------------------------------------------------------------------------------------------------------- LPIPS
@@ -124,7 +120,7 @@ def test_lpips(whole):
     net, layers = tv.randomise(tv.alexnet(unit=2, classes=3)), tv.lpips_layers(unit=2)
     tensors = dict(net.state_dict()) | layers
     if whole:
-        for k, place in enumerate(alexnet.CONVOLUTIONS):
+        for k, place in enumerate(detect.CONVOLUTIONS):
             for leaf in ("weight", "bias"):
                 tensors[f"net.slice{k + 1}.{place}.{leaf}"] = tensors.pop(f"features.{place}.{leaf}")
         tensors = {name: t for name, t in tensors.items() if not name.startswith("classifier")}
@@ -133,7 +129,7 @@ def test_lpips(whole):
         assert detect.recognise(tensors, "file").kind.key == "lpips"
     assert detect.recognise(layers, "file").kind.key == "lpips_layers"
     tensors = {name: t.numpy() for name, t in tensors.items()}
-    network = alexnet.LPIPS_NETWORK
+    network = detect.LPIPS_NETWORK
     arguments = network.arguments(layers, "file")
     params = network.table.to_dreamjax(tensors, network.shapes(arguments))
     parity.same_tensors(network.table.to_torch(params), network.table.named(tensors))
@@ -158,7 +154,7 @@ def test_detects_the_kind_independently_of_the_file_name(tmp_path):
         detect.recognise(weight_files.open_weights(tmp_path / n), n) for n in ("a.pt", "b.pth.tar", "c.safetensors")
     ]
     assert [one.kind.key for one in found] == ["alexnet", "resnet50", "efficientnet"]
-    assert found[0].arguments == {"unit": 1, "classes": 3}
+    assert found[0].arguments == {"unit": 1}
 
 
 def test_rejects_other_files():
@@ -192,19 +188,20 @@ AUXILIARY = 3_326_696  # of Inception's auxiliary classifier: 768·128 + 2·128 
 
 
 @pytest.mark.parametrize(
-    ("network", "arguments", "make", "expected"),
+    ("network", "arguments", "make", "expected", "classifier"),
     [
-        (alexnet.NETWORK, {}, tv.alexnet, 61_100_840),
-        (inception.NETWORK, {}, tv.Inception, 27_161_264 - AUXILIARY),
-        (efficientnet.NETWORK, {}, tv.EfficientNetB1, 7_794_184),
-        (resnet50.NETWORK, {}, tv.ResNet50, 25_557_032),
+        (detect.ALEXNET, {}, tv.alexnet, 61_100_840, 9217 * 4096 + 4097 * 4096 + 4097 * 1000),
+        (detect.INCEPTION, {}, tv.Inception, 27_161_264 - AUXILIARY, 0),
+        (detect.EFFICIENTNET, {}, tv.EfficientNetB1, 7_794_184, 1281 * 1000),
+        (detect.RESNET50, {}, tv.ResNet50, 25_557_032, 2049 * 1000),
         # the paper's 1,008 classes: 8 more rows of 2,049
-        (inception.NETWORK, {"classes": 1008, "fid": True}, lambda: tv.Inception(classes=1008, fid=True), 23_850_960),
+        (detect.INCEPTION, {"classes": 1008, "fid": True}, lambda: tv.Inception(classes=1008, fid=True), 23_850_960, 0),
     ],
 )
-def test_sizes_of_the_published_networks(network, arguments, make, expected):
-    """torchvision's counts, which are without running statistics."""
-    shapes = flatten(network.shapes(arguments))
+def test_sizes_of_the_published_networks(network, arguments, make, expected, classifier):
+    """torchvision's counts, which are without running statistics; `classifier`: what is left out."""
+    shapes = named_leaves(network.shapes(arguments))
     learned = [leaf for path, leaf in shapes.items() if path.rpartition("/")[2] not in ("mean", "var")]
-    assert sum(int(np.prod(leaf.shape)) for leaf in learned) == expected == count_torch(lambda _: make(), None)
+    assert sum(int(np.prod(leaf.shape)) for leaf in learned) == expected - classifier
+    assert expected == count_torch(lambda _: make(), None)
     assert count_torch(lambda _: tv.Inception(aux=True), None) == 27_161_264

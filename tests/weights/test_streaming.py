@@ -11,12 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.training.program import stream_in
 from dreamjax.training.task import State
-from dreamjax.weights.streaming import source
-from dreamjax.weights.table import WeightMismatch, flatten
-from dreamjax.weights.weight_files import open_weights
-from dreamjax.weights.writing import write_safetensors
+from dreamjax.weights.loaded import source
+from dreamjax.weights.table import WeightMismatch
+from dreamjax.weights.weight_files import open_weights, write_safetensors
 from tests.conftest import REPOSITORY
 from tests.training.children import free_port
 from tests.weights.streaming_child import TABLE, placed, shapes
@@ -31,18 +31,19 @@ def values(depth=DEPTH, width=WIDTH):
 
 @pytest.fixture
 def folder(tmp_path):
-    write_safetensors(tmp_path / "half", "model", TABLE.to_torch(values()), dtype=np.float16)
-    write_safetensors(tmp_path, "model", TABLE.to_torch(values()), max_shard_bytes=200_000)
+    tensors = TABLE.to_torch(values())
+    write_safetensors(tmp_path / "half", "model", {name: t.astype(np.float16) for name, t in tensors.items()})
+    write_safetensors(tmp_path, "model", tensors, max_shard_bytes=200_000)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     return tmp_path
 
 
 def test_every_leaf_arrives_in_its_place(folder):
     abstract = placed(shapes(DEPTH, WIDTH))
-    found = flatten(source(TABLE, open_weights(folder), "small")(abstract))
-    for path, wanted in flatten(values()).items():
+    found = named_leaves(source(TABLE, open_weights(folder), "small")(abstract))
+    for path, wanted in named_leaves(values()).items():
         assert np.array_equal(np.asarray(found[path]), wanted), path
-        assert found[path].sharding == flatten(abstract)[path].sharding
+        assert found[path].sharding == named_leaves(abstract)[path].sharding
     split = found["head/kernel"]
     assert {shard.data.shape for shard in split.addressable_shards} == {(64, 128)}
 
@@ -50,8 +51,8 @@ def test_every_leaf_arrives_in_its_place(folder):
 @pytest.mark.parametrize("kind", [np.float32, ml_dtypes.bfloat16, np.float16])
 def test_the_type_is_that_of_the_parameters_and_not_of_the_file(kind, folder):
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, kind), shapes(DEPTH, WIDTH))
-    found = flatten(source(TABLE, open_weights(folder / "half"), "small")(abstract))
-    for path, wanted in flatten(values()).items():
+    found = named_leaves(source(TABLE, open_weights(folder / "half"), "small")(abstract))
+    for path, wanted in named_leaves(values()).items():
         assert found[path].dtype == kind
         assert np.array_equal(np.asarray(found[path]), wanted.astype(np.float16).astype(kind)), path
 
@@ -82,10 +83,10 @@ def test_the_loop_streams_weights_from_it(folder):
     params = jax.tree.map(lambda s: jax.device_put(jnp.zeros(s.shape, s.dtype), s.sharding), placed(shapes(2, 64)))
     state = State(step=jnp.zeros((), jnp.int32), params={"w": jnp.ones(3)}, frozen={"vae": params})
     filled = stream_in(state, {"frozen/vae": source(TABLE, open_weights(folder), "small")})
-    for path, wanted in flatten(values()).items():
-        leaf = flatten(filled.frozen["vae"])[path]
+    for path, wanted in named_leaves(values()).items():
+        leaf = named_leaves(filled.frozen["vae"])[path]
         assert np.array_equal(np.asarray(leaf), wanted)
-        assert leaf.sharding == flatten(params)[path].sharding
+        assert leaf.sharding == named_leaves(params)[path].sharding
     assert filled.params["w"].tolist() == [1, 1, 1]
 
 
@@ -95,10 +96,10 @@ from pathlib import Path
 import jax, numpy as np
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
 from dreamjax.weights.weight_files import open_weights
-from dreamjax.weights.streaming import source
-from dreamjax.weights.table import flatten
+from dreamjax.weights.loaded import source
+from dreamjax.parallel.tree_paths import named_leaves
 from tests.weights.streaming_child import TABLE, placed, shapes
-found = flatten(source(TABLE, open_weights(sys.argv[1]), "small")(placed(shapes(2, 64))))
+found = named_leaves(source(TABLE, open_weights(sys.argv[1]), "small")(placed(shapes(2, 64))))
 shards = {path: [[[s.indices(n)[:2] for s, n in zip(shard.index, leaf.shape)], np.asarray(shard.data).tolist()]
                  for shard in leaf.addressable_shards] for path, leaf in found.items()}
 Path(sys.argv[1], f"process_{sys.argv[3]}").write_text(json.dumps(shards))
@@ -122,7 +123,7 @@ def test_two_processes_place_what_their_devices_hold(folder):
         for child in children:
             child.kill()
     said = [json.loads((folder / f"process_{index}").read_text()) for index in range(2)]
-    for path, wanted in flatten(values()).items():
+    for path, wanted in named_leaves(values()).items():
         seen = np.zeros(wanted.shape, bool)
         for index, data in (part for shards in said for part in shards[path]):
             where = tuple(slice(*bounds) for bounds in index)

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from dreamjax.weights.table import flatten
-from dreamjax.weights.writing import write_safetensors
+from dreamjax.parallel.tree_paths import named_leaves
+from dreamjax.weights.weight_files import write_safetensors
 from tests.conftest import REPOSITORY
 from tests.weights.streaming_child import TABLE, shapes
 
@@ -54,7 +54,7 @@ def test_streaming_needs_less_extra_memory_than_the_largest_file(tmp_path):
     )
     assert said["extra"] <= 1.2 * max(shards)
     assert said["extra"] <= 2.5 * said["largest_leaf"]
-    for path, leaf in flatten(shapes(DEPTH, WIDTH)).items():
+    for path, leaf in named_leaves(shapes(DEPTH, WIDTH)).items():
         assert leaf.shape
         wanted = sum(float(np.asarray(tensors[n], np.float64).sum()) for n, p in slots.items() if p.path == path)
         assert said["sums"][path] == pytest.approx(wanted, rel=1e-9, abs=1e-6)

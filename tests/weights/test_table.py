@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dreamjax.parallel.tree_paths import nested
+from dreamjax.parallel.tree_paths import named_leaves, nested
 from dreamjax.weights.masked_autoencoder import TABLE, is_fixed, positions, with_positions
-from dreamjax.weights.table import IDENTITY, KERNEL, Table, WeightMismatch, flatten
+from dreamjax.weights.table import IDENTITY, KERNEL, Table, WeightMismatch
 
 
 def autoencoder_params(rng, *, channels=3, patch=4, dim=8, depth=2, hidden=16, decoder_dim=6, decoder_depth=1):
@@ -43,7 +43,7 @@ def autoencoder_params(rng, *, channels=3, patch=4, dim=8, depth=2, hidden=16, d
 
 
 def assert_same_tree(a, b):
-    a, b = flatten(a), flatten(b)
+    a, b = named_leaves(a), named_leaves(b)
     assert a.keys() == b.keys()
     for name in a:
         assert a[name].dtype == b[name].dtype, name
@@ -132,8 +132,8 @@ def test_transforms_invert_themselves():
 
 def test_paths_and_trees_invert_each_other():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
-    assert flatten(tree) == {"a/b": 1, "a/c/d": 2, "e": 3}
-    assert nested(flatten(tree)) == tree
+    assert named_leaves(tree) == {"a/b": 1, "a/c/d": 2, "e": 3}
+    assert nested(named_leaves(tree)) == tree
 
 
 def test_fixed_positions_are_recognised_and_trained_ones_are_not():

@@ -4,7 +4,7 @@ import pytest
 import transformers
 
 from dreamjax.errors import UserError
-from dreamjax.weights import clip_text, clip_vision, dinov2, networks, vit
+from dreamjax.weights import encoders, networks
 from dreamjax.weights.table import WeightMismatch
 from tests import parity
 from tests import transformers_models as both
@@ -81,7 +81,7 @@ VIT = {"architectures": ["ViTForImageClassification"], "id2label": {str(i): f"cl
 
 
 def test_published_configs():
-    assert clip_text.arguments(SD_TEXT, "config.json") == {
+    assert encoders.clip_text_arguments(SD_TEXT, "config.json") == {
         "dim": 768,
         "depth": 12,
         "heads": 12,
@@ -93,13 +93,13 @@ def test_published_configs():
         "eos": 2,
         "projection": 0,
     }
-    text = clip_text.arguments(CLIP_L, "config.json")
+    text = encoders.clip_text_arguments(CLIP_L, "config.json")
     assert (text["dim"], text["projection"], text["eos"]) == (768, 768, 49407)
-    vision = clip_vision.arguments(CLIP_L, "config.json")
+    vision = encoders.clip_vision_arguments(CLIP_L, "config.json")
     assert (vision["dim"], vision["patch"], vision["image"], vision["projection"]) == (1024, 14, 224, 768)
-    giant = dinov2.arguments(GIANT, "config.json")
+    giant = encoders.dinov2_arguments(GIANT, "config.json")
     assert (giant["swiglu"], giant["resize"], giant["mask_token"], giant["registers"]) == (True, "bicubic", True, 0)
-    assert vit.arguments(VIT, "config.json")["classes"] == 1000
+    assert encoders.vit_arguments(VIT, "config.json")["classes"] == 1000
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import json
 import os
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -12,9 +11,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreamjax.errors import UserError
-from dreamjax.storage import manifest
-from dreamjax.weights.weight_files import open_weights
-from dreamjax.weights.writing import copy_component, write_safetensors
+from dreamjax.weights.weight_files import copy_component, open_weights, write_safetensors
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
 
@@ -70,23 +67,6 @@ def test_files_equal_those_of_transformers(limit, tmp_path):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("limit", [10**10, 20_000], ids=["one file", "shards"])
-def test_a_variant_in_half_precision_equals_that_of_diffusers(kind, limit, tmp_path):
-    model = unet()
-    wanted = ml_dtypes.bfloat16 if kind == torch.bfloat16 else np.float16
-    write_safetensors(tmp_path / "ours", DIFFUSERS, arrays(model), dtype=wanted, variant="half", max_shard_bytes=limit)
-    model.to(kind).save_pretrained(tmp_path / "theirs", variant="half", max_shard_size=limit)
-    assert contents(tmp_path / "ours") == contents(tmp_path / "theirs")
-
-
-def test_only_what_is_floating_changes_its_type(tmp_path):
-    tensors = {"w": np.ones(2, np.float32), "ids": np.arange(3), "b": np.ones(2, ml_dtypes.bfloat16)}
-    write_safetensors(tmp_path, TRANSFORMERS, tensors, dtype=np.float16)
-    found = load_file(tmp_path / "model.safetensors")
-    assert {k: v.dtype for k, v in found.items()} == {"w": torch.float16, "ids": torch.int64, "b": torch.float16}
-
-
 def test_what_is_written_is_what_is_read(tmp_path):
     unet().save_pretrained(tmp_path / "theirs")
     write_safetensors(tmp_path / "ours", DIFFUSERS, open_weights(tmp_path / "theirs"), max_shard_bytes=20_000)
@@ -115,18 +95,6 @@ def test_one_tensor_at_a_time_is_asked_for(tmp_path):
     assert len(load_file(tmp_path / "model.safetensors")) == 9
 
 
-def test_deletes_older_weights_of_the_same_name(tmp_path):
-    model = arrays(unet())
-    write_safetensors(tmp_path, DIFFUSERS, model, variant="fp16", dtype=np.float16)
-    variant = contents(tmp_path)
-    write_safetensors(tmp_path, DIFFUSERS, model, max_shard_bytes=20_000)
-    assert len(contents(tmp_path)) > 4
-    write_safetensors(tmp_path, DIFFUSERS, model)
-    assert contents(tmp_path).keys() == {*variant, "diffusion_pytorch_model.safetensors"}
-    write_safetensors(tmp_path, DIFFUSERS, model, max_shard_bytes=20_000)
-    assert not (tmp_path / "diffusion_pytorch_model.safetensors").exists()
-
-
 def test_weights_are_written_into_an_object_store(object_store, tmp_path):
     files = write_safetensors(object_store / "out", DIFFUSERS, arrays(unet()), max_shard_bytes=20_000)
     write_safetensors(tmp_path, DIFFUSERS, arrays(unet()), max_shard_bytes=20_000)
@@ -141,14 +109,14 @@ def test_a_component_is_copied_byte_for_byte_out_of_a_cache_of_links(tmp_path):
     for name in ("config.json", "diffusion_pytorch_model.safetensors", "more/notes.txt"):
         (blobs / name.replace("/", "-")).write_bytes(os.urandom(5000))
         (source / name).symlink_to(blobs / name.replace("/", "-"))
-    hashes = copy_component(source, tmp_path / "out" / "vae")
-    assert hashes == {name: manifest.file_hash(source / name) for name in hashes}
-    for name in hashes:
+    copy_component(source, tmp_path / "out" / "vae")
+    names = [str(file.relative_to(source)) for file in source.rglob("*") if file.is_file()]
+    for name in names:
         copy = tmp_path / "out" / "vae" / name
         assert copy.read_bytes() == (source / name).read_bytes()
         assert not copy.is_symlink()
         assert copy.stat().st_nlink == 1
-    assert len(hashes) == 3
+    assert len(names) == 3
 
 
 def test_reports_a_missing_component(tmp_path):

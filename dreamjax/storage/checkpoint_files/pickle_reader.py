@@ -77,20 +77,17 @@ class Machine:
             raise Malformed("it would take far more memory than the file is long")
 
     def push(self, value: Value) -> None:
-        """Push a value."""
         self.stack.append(value)
 
     def top(self) -> Value:
-        """Return the top of the stack."""
         if not self.stack:
             raise Malformed("its stack runs empty")
         return self.stack[-1]
 
     def pop(self) -> Value:
-        """Remove and return the top of the stack."""
-        if not self.stack:
-            raise Malformed("its stack runs empty")
-        return self.stack.pop()
+        value = self.top()
+        del self.stack[-1]
+        return value
 
     def pop_mark(self) -> list:
         """Remove and return everything above the last mark."""
@@ -99,8 +96,9 @@ class Machine:
         items, self.stack = self.stack, self.marks.pop()
         return items
 
-    def find(self, name: str) -> Value:
+    def find(self, name: Value) -> Value:
         """Return the table's entry for a global, or a placeholder."""
+        name = str(name).replace(" ", ".", 1)  # genops joins module and name by a space
         return self.table[name] if name in self.table else Inert(name)
 
     def call(self, function: Value, args: Value) -> Value:
@@ -125,9 +123,11 @@ class Machine:
             target.set_state(self, state)
         # an OrderedDict's attributes (state_dict()._metadata) and the like are not needed
 
-    def set_items(self, pairs: list) -> None:
-        """Set items of the dictionary on top of the stack."""
-        target = self.top()
+    def set_items(self, flat: list) -> None:
+        """Set items, key after value after key, of the dictionary on top of the stack."""
+        if len(flat) % 2:
+            raise Malformed("a dictionary has a key without a value")
+        target, pairs = self.top(), list(zip(flat[::2], flat[1::2], strict=True))
         if isinstance(target, Inert):
             target.items += pairs
         elif isinstance(target, dict):
@@ -148,6 +148,60 @@ class Machine:
         else:
             raise Malformed("it appends to something that is not a list")
 
+    # the opcodes that take more than an expression; each is given the opcode's argument
+    def memoize(self, index: Value) -> None:
+        self.memo[int(index)] = self.top()
+
+    def recall(self, index: Value) -> None:
+        if int(index) not in self.memo:
+            raise Malformed("it recalls what it never stored")
+        self.push(self.memo[int(index)])
+
+    def push_dict(self, _: Value) -> None:
+        items = self.pop_mark()
+        self.push({})
+        self.set_items(items)
+
+    def mark(self, _: Value) -> None:
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def discard(self, _: Value) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:
+            self.pop_mark()
+
+    def named_on_stack(self, _: Value) -> None:
+        name, module = self.pop(), self.pop()
+        if not (isinstance(name, str) and isinstance(module, str)):
+            raise Malformed("it imports something that is not a name")
+        self.push(self.find(f"{module}.{name}"))
+
+    def reduce(self, _: Value) -> None:
+        args, function = self.pop(), self.pop()
+        self.push(self.call(function, args))
+
+    def new_with_keywords(self, _: Value) -> None:
+        keywords, args, cls = self.pop(), self.pop(), self.pop()
+        self.push(self.call(cls, args) if not keywords else Inert(getattr(cls, "name", "an object"), (args, keywords)))
+
+    def instance(self, name: Value) -> None:
+        args = self.pop_mark()
+        self.push(self.call(self.find(name), tuple(args)))
+
+    def from_class(self, _: Value) -> None:
+        items = self.pop_mark()
+        if not items:
+            raise Malformed("it makes an object without a class")
+        self.push(self.call(items[0], tuple(items[1:])))
+
+    def persistent_id(self, pid: Value) -> None:
+        self.push(self.persistent(self, pid) if self.persistent else Inert("a persistent id"))
+
+    def refuse_buffer(self, _: Value) -> None:
+        raise Malformed("its arrays lie in buffers outside of the file")
+
 
 def checked_key(key: Value) -> Value:
     """Return `key` if hashing it takes bounded time."""
@@ -164,92 +218,11 @@ def checked_key(key: Value) -> Value:
     return key
 
 
-def _pairs(flat: list) -> list[tuple[Value, Value]]:
-    if len(flat) % 2:
-        raise Malformed("a dictionary has a key without a value")
-    return list(zip(flat[::2], flat[1::2], strict=True))
-
-
-# ------------------------------------------------------------------------------------------------------ the opcodes
 Opcode = Callable[[Machine, Value], object]
-
-
-def _memoize(m: Machine, index: Value) -> None:
-    m.memo[int(index)] = m.top()
-
-
-def _recall(m: Machine, index: Value) -> None:
-    if int(index) not in m.memo:
-        raise Malformed("it recalls what it never stored")
-    m.push(m.memo[int(index)])
 
 
 def _push_tuple(count: int) -> Opcode:
     return lambda m, _: m.push(tuple([m.pop() for _ in range(count)][::-1]))
-
-
-def _push_dict(m: Machine, _: Value) -> None:
-    items = m.pop_mark()
-    m.push({})
-    m.set_items(_pairs(items))
-
-
-def _mark(m: Machine, _: Value) -> None:
-    m.marks.append(m.stack)
-    m.stack = []
-
-
-def _pop(m: Machine, _: Value) -> None:
-    if m.stack:
-        m.stack.pop()
-    else:
-        m.pop_mark()
-
-
-def _set_item(m: Machine, _: Value) -> None:
-    value, key = m.pop(), m.pop()
-    m.set_items([(key, value)])
-
-
-def _global(m: Machine, arg: Value) -> Value:
-    return m.find(str(arg).replace(" ", ".", 1))  # genops joins module and name by a space
-
-
-def _stack_global(m: Machine, _: Value) -> None:
-    name, module = m.pop(), m.pop()
-    if not (isinstance(name, str) and isinstance(module, str)):
-        raise Malformed("it imports something that is not a name")
-    m.push(m.find(f"{module}.{name}"))
-
-
-def _reduce(m: Machine, _: Value) -> None:
-    args, function = m.pop(), m.pop()
-    m.push(m.call(function, args))
-
-
-def _new_with_keywords(m: Machine, _: Value) -> None:
-    keywords, args, cls = m.pop(), m.pop(), m.pop()
-    m.push(m.call(cls, args) if not keywords else Inert(getattr(cls, "name", "an object"), (args, keywords)))
-
-
-def _instance(m: Machine, arg: Value) -> None:
-    args = m.pop_mark()
-    m.push(m.call(_global(m, arg), tuple(args)))
-
-
-def _object(m: Machine, _: Value) -> None:
-    items = m.pop_mark()
-    if not items:
-        raise Malformed("it makes an object without a class")
-    m.push(m.call(items[0], tuple(items[1:])))
-
-
-def _persistent(m: Machine, pid: Value) -> None:
-    m.push(m.persistent(m, pid) if m.persistent else Inert("a persistent id"))
-
-
-def _buffer(m: Machine, _: Value) -> None:
-    raise Malformed("its arrays lie in buffers outside of the file")
 
 
 _PUSH_ARGUMENT = (
@@ -268,7 +241,7 @@ OPCODES: dict[str, Opcode] = {
     "EMPTY_SET": lambda m, _: m.push(set()),
     "LIST": lambda m, _: m.push(m.pop_mark()),
     "TUPLE": lambda m, _: m.push(tuple(m.pop_mark())),
-    "DICT": _push_dict,
+    "DICT": Machine.push_dict,
     "FROZENSET": lambda m, _: m.push(frozenset(map(checked_key, m.pop_mark()))),
     "TUPLE1": _push_tuple(1),
     "TUPLE2": _push_tuple(2),
@@ -276,27 +249,27 @@ OPCODES: dict[str, Opcode] = {
     "APPEND": lambda m, _: m.add_items([m.pop()]),
     "APPENDS": lambda m, _: m.add_items(m.pop_mark()),
     "ADDITEMS": lambda m, _: m.add_items(m.pop_mark()),
-    "SETITEM": _set_item,
-    "SETITEMS": lambda m, _: m.set_items(_pairs(m.pop_mark())),
-    "MARK": _mark,
-    "POP": _pop,
+    "SETITEM": lambda m, _: m.set_items([m.pop(), m.pop()][::-1]),
+    "SETITEMS": lambda m, _: m.set_items(m.pop_mark()),
+    "MARK": Machine.mark,
+    "POP": Machine.discard,
     "POP_MARK": lambda m, _: m.pop_mark(),
     "DUP": lambda m, _: m.push(m.top()),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _memoize),
-    "MEMOIZE": lambda m, _: _memoize(m, len(m.memo)),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _recall),
-    "GLOBAL": lambda m, arg: m.push(_global(m, arg)),
-    "STACK_GLOBAL": _stack_global,
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.memoize),
+    "MEMOIZE": lambda m, _: m.memoize(len(m.memo)),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine.recall),
+    "GLOBAL": lambda m, name: m.push(m.find(name)),
+    "STACK_GLOBAL": Machine.named_on_stack,
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), lambda m, code: m.push(Inert(f"extension {code}"))),
-    "REDUCE": _reduce,
-    "NEWOBJ": _reduce,
-    "NEWOBJ_EX": _new_with_keywords,
-    "INST": _instance,
-    "OBJ": _object,
+    "REDUCE": Machine.reduce,
+    "NEWOBJ": Machine.reduce,
+    "NEWOBJ_EX": Machine.new_with_keywords,
+    "INST": Machine.instance,
+    "OBJ": Machine.from_class,
     "BUILD": lambda m, _: m.build(m.pop()),
-    "PERSID": _persistent,
-    "BINPERSID": lambda m, _: _persistent(m, m.pop()),
-    **dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), _buffer),
+    "PERSID": Machine.persistent_id,
+    "BINPERSID": lambda m, _: m.persistent_id(m.pop()),
+    **dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), Machine.refuse_buffer),
     **dict.fromkeys(("PROTO", "FRAME"), lambda m, _: None),
 }
 
@@ -306,15 +279,9 @@ def interpret(
 ) -> Value:
     """Return the object that the pickle at the stream's position describes; nothing is executed.
 
-    Args:
-        stream: is left after the pickle's STOP.
-        size: the length of the pickle in bytes, at most.
-        table: "module.name" of a global → an `AllowedFunction`, or the value of a constant.
-        source: what error messages begin with.
-        persistent: makes the object of a persistent id.
-
-    Raises:
-        UserError: for bytes that are not a pickle, and for a pickle that asks for too much.
+    `stream` is left after the pickle's STOP. `size`: its length in bytes, at most. `table`: "module.name" of a global →
+    an `AllowedFunction`, or the value of a constant. `source`: what error messages begin with. `persistent`: makes the
+    object of a persistent id. Raises UserError for bytes that are not a pickle, and for one that asks for too much.
     """
     machine = Machine(table, persistent, budget=4 * size + SPARE_BYTES)
     try:

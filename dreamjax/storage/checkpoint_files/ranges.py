@@ -1,9 +1,10 @@
-"""Read ranges of a file's bytes directly into their destination.
+"""Read ranges of a file's bytes directly into their destination, or map the file.
 
-The file is not memory-mapped: pages of a mapping that were read count as memory of the process until they are dropped,
+Ranges do not map it: pages of a mapping that were read count as memory of the process until they are dropped,
 so that streaming a checkpoint would hold all of it where memory is limited.
 """
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -19,8 +20,7 @@ from dreamjax.errors import UserError
 class Ranges:
     """A file of which ranges are read. An object of an object store is copied when its first large range is read.
 
-    The file stays open, so that a file that is replaced meanwhile is read as it was. Raises UserError where it is
-    missing, a folder, empty or not readable.
+    The file stays open: one that is replaced meanwhile is read as it was. Raises UserError where it is not readable.
     """
 
     def __init__(self, path: epath.PathLike):
@@ -52,6 +52,12 @@ class Ranges:
             if not count:
                 raise UserError(f"{self.source}: the file was cut short while it was read; fetch it again")
             rest, start = rest[count:], start + count
+
+    def map(self) -> mmap.mmap:
+        """Return the whole file, mapped into memory."""
+        if self._local is None:
+            self._local = self._copied()
+        return mmap.mmap(self._local, 0, access=mmap.ACCESS_READ)
 
     def _opened(self) -> int:
         try:

@@ -25,25 +25,14 @@ MAX_RANK = 32
 
 # In the order of the package's own list, by which it sorts a file: the last come first (so that each lies aligned)
 DTYPES: dict[str, np.dtype] = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
-    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
-    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
-    "I16": np.dtype(np.int16),
-    "U16": np.dtype(np.uint16),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I32": np.dtype(np.int32),
-    "U32": np.dtype(np.uint32),
-    "F32": np.dtype(np.float32),
-    "C64": np.dtype(np.complex64),
-    "F64": np.dtype(np.float64),
-    "I64": np.dtype(np.int64),
-    "U64": np.dtype(np.uint64),
+    code: np.dtype(name)
+    for code, name in (
+        *(("BOOL", "bool"), ("U8", "uint8"), ("I8", "int8"), ("F8_E5M2", "float8_e5m2")),
+        *(("F8_E4M3", "float8_e4m3fn"), ("F8_E8M0", "float8_e8m0fnu"), ("F8_E4M3FNUZ", "float8_e4m3fnuz")),
+        *(("F8_E5M2FNUZ", "float8_e5m2fnuz"), ("I16", "int16"), ("U16", "uint16"), ("F16", "float16")),
+        *(("BF16", ml_dtypes.bfloat16), ("I32", "int32"), ("U32", "uint32"), ("F32", "float32")),
+        *(("C64", "complex64"), ("F64", "float64"), ("I64", "int64"), ("U64", "uint64")),
+    )
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 RANKS = {code: rank for rank, code in enumerate(DTYPES)}
@@ -92,10 +81,7 @@ class _Damaged(Exception):
 
 
 def read(path: epath.PathLike) -> dict[str, SafetensorsTensor]:
-    """Return the tensors of a file by name, in the file's order; only the header is read.
-
-    Raises UserError for a file that is missing, cut short, damaged, of another kind, or of a type that NumPy lacks.
-    """
+    """Return a file's tensors by name, in its order; only the header is read. Raises UserError for a damaged one."""
     file = Ranges(path)
     head = file.read(0, 64)
     length = int.from_bytes(head[:8], "little")
@@ -169,14 +155,13 @@ def _sizes(value: object) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
-def write(path: epath.PathLike, tensors: Mapping[str, Tensor], dtypes: Mapping[str, np.dtype] | None = None) -> None:
+def write(path: epath.PathLike, tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors` one after another.
 
-    `dtypes`: the types to write where they differ from the tensors'. The bytes are those that `safetensors.torch`
-    writes with the metadata {"format": "pt"}, by which diffusers and transformers know that the names are PyTorch's.
-    The file appears whole or not at all. Raises UserError for a type that the format lacks.
+    The bytes are those that `safetensors.torch` writes with the metadata {"format": "pt"}, by which diffusers and
+    transformers know that the names are PyTorch's. Raises UserError for a type that the format lacks.
     """
-    kinds = {name: np.dtype((dtypes or {}).get(name, tensor.dtype)) for name, tensor in tensors.items()}
+    kinds = {name: np.dtype(tensor.dtype) for name, tensor in tensors.items()}
     for name, kind in kinds.items():
         if kind not in CODES:
             raise UserError(f"{path}: {name} has the type {kind}, which safetensors files cannot hold")
@@ -192,9 +177,4 @@ def write(path: epath.PathLike, tensors: Mapping[str, Tensor], dtypes: Mapping[s
     with atomic.new_file(path) as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            stream.write(_bytes(tensors[name], kinds[name]))
-
-
-def _bytes(tensor: Tensor, dtype: np.dtype) -> memoryview:
-    array = np.ascontiguousarray(np.asarray(tensor).astype(dtype, copy=False))
-    return array.reshape(-1).view(np.uint8).data
+            stream.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)

@@ -6,9 +6,7 @@ and before that five pickles followed by the storages' bytes. Both are memory-ma
 
 import io
 import mmap
-import shutil
 import struct
-import tempfile
 import zipfile
 from collections.abc import Mapping
 
@@ -19,6 +17,7 @@ from dreamjax.errors import UserError
 from dreamjax.storage import sniffing
 from dreamjax.storage.checkpoint_files import pickle_reader
 from dreamjax.storage.checkpoint_files.pickle_reader import Inert, Machine, Malformed, Value
+from dreamjax.storage.checkpoint_files.ranges import Ranges
 from dreamjax.storage.checkpoint_files.torch_pickle import (
     TABLE,
     PickledArray,
@@ -34,12 +33,9 @@ MAX_ENTRIES = 4_000_000  # a corpus saved as one tensor per trial has 10⁴ to 1
 
 
 def read(path: epath.PathLike) -> Value:
-    """Return the object tree of a file: dicts, lists, scalars, `TorchTensor`, arrays, and `Inert` for everything else.
-
-    Raises UserError for a file that is missing, cut short, damaged or of another kind.
-    """
+    """Return a file's object tree: plain data, `TorchTensor`, arrays, else `Inert`. Raises UserError if damaged."""
     source = str(path)
-    file = _map(path)
+    file = Ranges(path).map()
     head = file[:64]
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(file, source)
@@ -77,24 +73,6 @@ def _kind(value: Value) -> str:
     if isinstance(value, Inert):
         return f"made by {value.name}, which is not executed"
     return f"a {type(value).__name__}"
-
-
-def _map(path: epath.PathLike) -> mmap.mmap:
-    """Map the file into memory. An object of an object store is first copied to a temporary file."""
-    place = epath.Path(path)
-    if not place.exists():
-        raise UserError(f"{path}: no such file")
-    if place.is_dir():
-        raise UserError(f"{path}: this is a folder; name the file in it")
-    if place.stat().length == 0:
-        raise UserError(f"{path}: the file is empty")
-    if "://" not in str(path):
-        with open(place, "rb") as stream:
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    with place.open("rb") as remote, tempfile.TemporaryFile() as local:
-        shutil.copyfileobj(remote, local, 1 << 22)
-        local.flush()
-        return mmap.mmap(local.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _storage(file: mmap.mmap, source: str, pid: Value) -> Storage:
@@ -149,10 +127,7 @@ def _read_zip(file: mmap.mmap, source: str) -> Value:
 
 
 def _entry_range(file: mmap.mmap, info: zipfile.ZipInfo, source: str) -> tuple[int, int]:
-    """Return (first byte, size) of a stored entry, from its local header.
-
-    Compressed entries are refused: no zip bombs.
-    """
+    """Return (first byte, size) of a stored entry, from its local header. Refuse a compressed one: no zip bombs."""
     header = file[info.header_offset : info.header_offset + 30] if info.header_offset >= 0 else b""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
         raise UserError(f"{source}: {info.filename} is compressed, which torch.save never does; zip it with zip -0")
@@ -210,7 +185,6 @@ def _read_legacy(file: mmap.mmap, source: str) -> Value:
     return root
 
 
-# -------------------------------------------------------------------------------------------------------------- NumPy
 def _read_npy(file: mmap.mmap, source: str) -> Value:
     """Read a `.npy` file: a read-only view of its numbers, or, of objects, an array of what the pickle describes."""
     try:

@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -29,48 +30,21 @@ from dreamjax.storage.checkpoint_files.pickle_reader import (
 MAX_ELEMENTS = 1 << 40
 MAX_EXPANDED = 1 << 20  # elements of a tensor that repeats its storage (stride 0): a copy of it takes this many
 
-STORAGE_DTYPES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-    "ComplexFloatStorage": np.complex64,
-    "ComplexDoubleStorage": np.complex128,
-    "UntypedStorage": np.uint8,
+STORAGE_DTYPES = {  # class of torch → type
+    **{"DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BoolStorage": "bool"},
+    **{"LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8"},
+    **{"ByteStorage": "uint8", "UntypedStorage": "uint8", "BFloat16Storage": ml_dtypes.bfloat16},
+    **{"ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128"},
 }
-TORCH_DTYPES = {
-    "float64": np.float64,
-    "float32": np.float32,
-    "float16": np.float16,
-    "bfloat16": ml_dtypes.bfloat16,
-    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
-    "float8_e5m2": ml_dtypes.float8_e5m2,
-    "int64": np.int64,
-    "int32": np.int32,
-    "int16": np.int16,
-    "int8": np.int8,
-    "uint64": np.uint64,
-    "uint32": np.uint32,
-    "uint16": np.uint16,
-    "uint8": np.uint8,
-    "bool": np.bool_,
-    "complex64": np.complex64,
-    "complex128": np.complex128,
-}
+TORCH_DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "complex128"),
+    *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"),
+)
 _NUMPY_CODE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,5}|O8?)")
 
 
 def release_pages(file: mmap.mmap) -> None:
-    """Release the memory of all pages of the file that were read; they are read from the file again when needed.
-
-    All pages, because reading one page also loads its neighbours, which belong to other tensors.
-    """
+    """Release the file's memory: all pages that were read, as reading one also loads those of other tensors."""
     if hasattr(file, "madvise"):
         file.madvise(mmap.MADV_DONTNEED)
 
@@ -114,7 +88,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class TorchTensor:
-    """A torch tensor in a file; `np.asarray(tensor)` reads it. Strides and offset count elements."""
+    """A torch tensor in a file; `np.asarray(tensor)` copies it. Strides and offset count elements."""
 
     storage: Storage
     dtype: np.dtype
@@ -129,7 +103,9 @@ class TorchTensor:
         return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        return self.numpy().astype(dtype or self.dtype, copy=bool(copy))
+        array = np.array(self.numpy(), dtype or self.dtype)
+        self.release()
+        return array
 
     def release(self) -> None:
         """Release the file's memory after a copy was made: reading tensor by tensor then needs the memory of one."""
@@ -158,7 +134,7 @@ class PickledArray:
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = (0,)
         self.dtype = np.dtype(np.uint8)
-        self.order = "C"
+        self.order: Literal["C", "F"] = "C"
         self.data: bytes | bytearray = b""
         self.objects: list | None = None
 
@@ -167,9 +143,9 @@ class PickledArray:
         if not (isinstance(state, tuple) and len(state) == 5 and isinstance(state[2], PickledDType)):
             raise Malformed("a NumPy array has no shape and type")
         _, shape, kind, fortran, data = state
-        self.fill(shape, kind.dtype, "F" if fortran else "C", data)
+        self.fill(shape, kind.dtype, bool(fortran), data)
 
-    def fill(self, shape: Value, dtype: np.dtype, order: str, data: Value) -> None:
+    def fill(self, shape: Value, dtype: np.dtype, fortran: bool, data: Value) -> None:
         """Set shape, type and content, checked."""
         shape = _sizes(shape)
         if dtype.hasobject:
@@ -181,7 +157,7 @@ class PickledArray:
             if not isinstance(data, (bytes, bytearray)) or len(data) != math.prod(shape) * dtype.itemsize:
                 raise Malformed("an array does not have as many bytes as its shape says")
             self.data = data
-        self.shape, self.dtype, self.order = shape, dtype, order
+        self.shape, self.dtype, self.order = shape, dtype, "F" if fortran else "C"
 
     def numpy(self) -> np.ndarray:
         """Return the array."""
@@ -190,7 +166,7 @@ class PickledArray:
             array[:] = self.objects
         else:
             array = np.frombuffer(self.data, self.dtype)
-        return array.reshape(self.shape, order="F" if self.order == "F" else "C")
+        return array.reshape(self.shape, order=self.order)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
@@ -211,9 +187,9 @@ def _sizes(value: Value) -> tuple[int, ...]:
 # -------------------------------------------------------------------------------------------------- torch's functions
 def _tensor(args: tuple, dtype: np.dtype | None) -> TorchTensor:
     """Return the tensor of (storage, offset, size, stride, …), as the storage's type or as `dtype`."""
-    storage, offset, size, stride = args[:4]
-    if not isinstance(storage, Storage):
+    if len(args) < 4 or not isinstance(args[0], Storage):
         raise Unsupported
+    storage, offset, size, stride = args[:4]
     shape, strides = _sizes(size), _sizes(stride)
     dtype = storage.dtype if dtype is None else dtype
     if type(offset) is not int or offset < 0 or len(strides) != len(shape):
@@ -229,8 +205,6 @@ def _tensor(args: tuple, dtype: np.dtype | None) -> TorchTensor:
 
 
 def _rebuild_tensor(machine: Machine, args: tuple) -> TorchTensor:
-    if len(args) < 4:
-        raise Unsupported
     return _tensor(args, None)
 
 
@@ -261,12 +235,6 @@ def _as_tuple(machine: Machine, args: tuple) -> tuple:
     return tuple(args[0])
 
 
-def _device(machine: Machine, args: tuple) -> str:
-    if not args or not isinstance(args[0], str):
-        raise Unsupported
-    return args[0]
-
-
 # --------------------------------------------------------------------------------------- NumPy's and Python's functions
 def _numpy_dtype(machine: Machine, args: tuple) -> PickledDType:
     if not args or not isinstance(args[0], str) or not _NUMPY_CODE.fullmatch(args[0]):
@@ -283,7 +251,7 @@ def _numpy_frombuffer(machine: Machine, args: tuple) -> PickledArray:
     if len(args) != 4 or not isinstance(args[1], PickledDType):
         raise Unsupported
     made = PickledArray()
-    made.fill(args[2], args[1].dtype, "F" if args[3] == "F" else "C", args[0])
+    made.fill(args[2], args[1].dtype, args[3] == "F", args[0])
     return made
 
 
@@ -327,10 +295,6 @@ def _dictionary(machine: Machine, args: tuple) -> dict:
     return made
 
 
-def _empty_dictionary(machine: Machine, args: tuple) -> dict:
-    return {}
-
-
 def _set(machine: Machine, args: tuple) -> set:
     items = args[0] if args and isinstance(args[0], (list, tuple)) else ()
     machine.charge(64 * len(items))
@@ -353,9 +317,9 @@ def _entries() -> dict[str, object]:
         "torch._utils._rebuild_parameter_with_state": _first_argument,
         "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
         "torch.Size": _as_tuple,
-        "torch.device": _device,
+        "torch.device": _first_argument,
         "collections.OrderedDict": _dictionary,
-        "collections.defaultdict": _empty_dictionary,
+        "collections.defaultdict": lambda machine, args: {},
         "_codecs.encode": _encode,
         "numpy.dtype": _numpy_dtype,
     }
@@ -372,8 +336,8 @@ def _entries() -> dict[str, object]:
     for name, kind in STORAGE_DTYPES.items():
         for module in ("torch", "torch.cuda", "torch.storage"):
             entries[f"{module}.{name}"] = TorchDType(name, np.dtype(kind))
-    for name, kind in TORCH_DTYPES.items():
-        entries[f"torch.{name}"] = TorchDType(name, np.dtype(kind))
+    for name in TORCH_DTYPES:
+        entries[f"torch.{name}"] = TorchDType(name, np.dtype(name))
     return entries
 
 

@@ -1,42 +1,36 @@
 """Write files as `torch.save` does, without torch: nested dicts, lists, texts and numbers, NumPy arrays as tensors.
 
-Both of its layouts are written: a zip archive (since torch 1.6), and five pickles followed by all tensors' bytes. It
-serves data sets that are published this way; `torch.load(..., weights_only=True)` opens the files.
+It serves data sets that are published this way; `torch.load(..., weights_only=True)` opens the files.
 """
 
 import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import IO
 
 import numpy as np
 from etils import epath
 
 from dreamjax.storage import atomic
-from dreamjax.storage.checkpoint_files.torch_files import LEGACY_MAGIC
 
 STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
-PROTOCOL = 1001  # of the older layout
-SYSTEM = {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
 
 
-def save(path: epath.PathLike, value: object, *, legacy: bool = False) -> None:
+def save(path: epath.PathLike, value: object) -> None:
     """Write `value` (dict, list, str, int, float, None, bool and arrays of float32, float64 or int64) to `path`."""
-    body = _Body(legacy)
-    written = b"\x80\x02" + body.of(value) + b"."
-    with atomic.new_file(path) as stream:
-        if legacy:
-            _legacy(stream, written, body.tensors)
-        else:
-            _archive(stream, written, body.tensors)
+    body = _Body()
+    entries = {"data.pkl": b"\x80\x02" + body.of(value) + b".", "byteorder": b"little", "version": b"3\n"}
+    with atomic.new_file(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in entries.items():
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
+        for key, array in enumerate(body.tensors):
+            archive.writestr(zipfile.ZipInfo(f"archive/data/{key}"), array.tobytes())
 
 
 class _Body:
     """The pickle of a value; `tensors` are the arrays that it refers to, by their keys."""
 
-    def __init__(self, legacy: bool):
-        self.legacy = legacy
+    def __init__(self) -> None:
         self.tensors: list[np.ndarray] = []
 
     def of(self, value: object) -> bytes:
@@ -55,9 +49,8 @@ class _Body:
         """Return the opcodes of `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`."""
         key = str(len(self.tensors))
         self.tensors.append(array)
-        view = b"N" if self.legacy else b""
         storage = b"(" + _text("storage") + f"ctorch\n{STORAGES[array.dtype.name]}\n".encode() + _text(key)
-        storage += _text("cpu") + _plain(array.size) + view + b"tQ"
+        storage += _text("cpu") + _plain(array.size) + b"tQ"
         strides = [s // array.itemsize for s in array.strides]
         sizes = b"".join(b"(" + b"".join(map(_plain, numbers)) + b"t" for numbers in (array.shape, strides))
         empty = b"ccollections\nOrderedDict\n)R"
@@ -71,22 +64,3 @@ def _text(value: str) -> bytes:
 
 def _plain(value: object) -> bytes:
     return pickle.dumps(value, 2)[2:-1]
-
-
-def _archive(stream: IO[bytes], pickled: bytes, tensors: list[np.ndarray]) -> None:
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        entries = {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n"}
-        for name, data in entries.items():
-            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
-        for key, array in enumerate(tensors):
-            archive.writestr(zipfile.ZipInfo(f"archive/data/{key}"), array.tobytes())
-
-
-def _legacy(stream: IO[bytes], pickled: bytes, tensors: list[np.ndarray]) -> None:
-    for value in (LEGACY_MAGIC, PROTOCOL, SYSTEM):
-        stream.write(pickle.dumps(value, 2))
-    stream.write(pickled)
-    stream.write(pickle.dumps([str(key) for key in range(len(tensors))], 2))
-    for array in tensors:
-        stream.write(struct.pack("<q", array.size))
-        stream.write(array.tobytes())
