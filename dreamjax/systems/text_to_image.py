@@ -230,7 +230,7 @@ class TextToImage(DiffusionSystem):
             return network.bind(exact, params)(x, t, context)
 
         output = image_export.computed(forward, params, latents.transpose(0, 2, 3, 1), timesteps, context)
-        given = {"latents": latents, "timesteps": timesteps, "context": context}
+        given: dict[str, np.ndarray] = {"latents": latents, "timesteps": timesteps, "context": context}
         return {**given, "output": image_export.channels_first(output)}
 
 

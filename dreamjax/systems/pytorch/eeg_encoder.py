@@ -66,8 +66,8 @@ class EEGEncoder(ModelMixin, ConfigMixin):
         unconditional: bool = True,
     ) -> None:
         super().__init__()
-        shared = ("n_chans", "n_times", "sfreq", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
-        shared += ("cls_token", "learned_positions", "scaling", "divide", "clip")
+        shared = ["n_chans", "n_times", "sfreq", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio"]
+        shared += ["cls_token", "learned_positions", "scaling", "divide", "clip"]
         self.mae = MaskedAutoencoder(decoder_depth=0, **{name: self.config[name] for name in shared})
         tokens = n_times // patch_size
         self.channel_mapper = nn.Sequential(nn.Linear(tokens, hidden), nn.Linear(hidden, context_tokens))
