@@ -25,7 +25,7 @@ from dreamjax.metrics import lda
 from dreamjax.metrics.lda import BinnedTrials, LinearClassifier, TrialTimes
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.datasets.read_ahead import Rows
+from dreamjax.signals.datasets.examples import Rows
 from dreamjax.targets.trials import ImageTrials
 from dreamjax.typing import JsonDict
 
