@@ -44,7 +44,7 @@ def test_every_argument_is_explained(verb):
     assert silent == []
 
 
-def test_a_default_of_several_words_is_told_as_words(capsys):
+def test_help_shows_a_default_of_several_words(capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
     assert "(default: rest arithmetic)" in capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_a_verb_that_cannot_be_imported_spares_the_others(monkeypatch, capsys, t
         (["train", "--config.seed"], "wants a value"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_2(words, says, capsys, tmp_path, monkeypatch):
+def test_wrong_command_exits_2_with_one_message(words, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(words) == 2
     shown = capsys.readouterr()
@@ -292,7 +292,7 @@ def test_parser_errors_are_user_errors():
         (["import", "a.pth", "--out", "{folder}/x", "--sfreq", "fast"], "argument --sfreq: 'fast' is not a number"),
     ],
 )
-def test_a_place_or_a_pair_of_options_that_cannot_be_is_one_sentence(argv, told, tmp_path, capsys):
+def test_rejects_impossible_paths_and_pairs_of_options(argv, told, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     argv = [argument.format(folder=tmp_path) for argument in argv]
     if argv[0] in ("train", "inspect"):

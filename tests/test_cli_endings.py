@@ -14,7 +14,7 @@ from dreamjax.storage import atomic
 from tests.command_line import sentence_of
 
 
-def test_a_full_disk_is_one_sentence(fake_verb, capsys):
+def test_reports_full_disk(fake_verb, capsys):
     def run(args):
         import errno
 
@@ -85,7 +85,7 @@ def test_sigterm_leaves_nothing_half_written(fake_verb, tmp_path, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_reader_that_goes_away_is_no_error():
+def test_closed_pipe_is_not_an_error():
     """`dreamjax --help | head -0`."""
     running = subprocess.Popen(
         [sys.executable, "-m", "dreamjax", "simulate", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -96,7 +96,7 @@ def test_a_reader_that_goes_away_is_no_error():
     running.wait(60)
 
 
-def test_a_device_without_memory_left_is_one_sentence(monkeypatch, capsys):
+def test_reports_device_out_of_memory(monkeypatch, capsys):
     """As XLA says it; any other failure of a program stays what it is."""
 
     def fails(said):

@@ -99,7 +99,7 @@ def test_transformers_opens_both_encoders_and_the_tokenizer(folder, tmp_path):
     np.testing.assert_allclose(ours, image, rtol=1e-4, atol=1e-4 * np.abs(image).max())
 
 
-def test_what_cannot_be_exported_is_one_sentence(folder, tmp_path, capsys):
+def test_reports_what_cannot_be_exported(folder, tmp_path, capsys):
     make_masked_run(tmp_path / "masked", tiny_config())
     make_run(tmp_path / "clip", small_images.load(ClipConfig, data__folder=folder))
     for entry in (tmp_path / "clip" / clip.TOKENIZER).iterdir():

@@ -192,7 +192,7 @@ def test_the_component_needs_nothing_of_dreamjax(timed):
     compile(text, "eeg_encoder.py", "exec")
 
 
-def test_what_does_not_fit_is_said_in_pytorch(timed):
+def test_torch_pipeline_rejects_wrong_input(timed):
     pipe = opened(timed[1])
     with pytest.raises(ValueError, match=r"19 channels, 64 samples"):
         pipe(np.zeros((1, 18, 64)))

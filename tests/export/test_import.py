@@ -146,7 +146,7 @@ def test_a_tensor_made_by_code_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_heads_that_nobody_states_are_assumed_aloud(tmp_path, caplog):
+def test_warns_when_the_number_of_heads_is_assumed(tmp_path, caplog):
     torch.save(foreign_state(dim=128, decoder_dim=64), tmp_path / "state.pth")  # a bare state dict
     result = import_checkpoint(tmp_path / "state.pth", tmp_path / "run")
     assert result.description["encoder"] == "2 x 128, 2 heads"
@@ -175,7 +175,7 @@ def test_arguments_win_over_the_file(tmp_path):
         ({"model": {**foreign_state(), "decoder_pos_embed": torch.ones(1, 9, 8)}}, "decoder_pos_embed was trained"),
     ],
 )
-def test_what_is_no_encoder_gets_one_sentence(tmp_path, content, says):
+def test_rejects_checkpoint_without_encoder(tmp_path, content, says):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(UserError, match=says) as caught:
         import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=4)
@@ -183,7 +183,7 @@ def test_what_is_no_encoder_gets_one_sentence(tmp_path, content, says):
     assert not (tmp_path / "run").exists()
 
 
-def test_impossible_heads_get_one_sentence(tmp_path):
+def test_rejects_impossible_number_of_heads(tmp_path):
     stage_a(tmp_path / "a.pth", foreign_state(), **SETTINGS)
     with pytest.raises(UserError, match=r"divide by model\.heads = 5"):
         import_checkpoint(tmp_path / "a.pth", tmp_path / "run", heads=5)

@@ -113,7 +113,7 @@ def test_a_run_that_was_moved_finds_its_parts_and_refuses_guidance(imported, tmp
         list(dreamer.images_of(given, batches.Sampling(guidance=2.0)))
 
 
-def test_the_command_makes_images_of_windows_of_which_nobody_knows_what_was_seen(imported, tmp_path, capsys):
+def test_generates_images_of_windows_without_stimulus(imported, tmp_path, capsys):
     windows = list(make_windows(0, windows=3, samples=64))
     records.finish(tmp_path / "shards", "w", {"test": records.write_split(tmp_path / "shards", "w", "test", windows)})
     words = ["generate", "--checkpoint", str(imported[0]), "--input", str(tmp_path / "shards"), "--steps", "2"]
@@ -215,7 +215,7 @@ def test_every_missing_extra_and_misshapen_tensor_of_every_part_is_named_at_once
         ),
     ],
 )
-def test_a_part_that_is_missing_is_one_sentence(imported, tmp_path, prefix, says):
+def test_reports_missing_component(imported, tmp_path, prefix, says):
     state = {n: t for n, t in imported[3].items() if not n.startswith(prefix) or "condtion" in n}
     generative.save(tmp_path / "a.pth", state)
     with pytest.raises(UserError, match=says):

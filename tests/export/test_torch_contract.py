@@ -60,7 +60,7 @@ def test_all_but_the_positions_can_be_trained(model_class, exported):
         (lambda m: m.reconstruct(torch.zeros(1, 19, 64), torch.zeros(1, 9, dtype=bool)), "16 tokens"),
     ],
 )
-def test_wrong_input_is_refused_in_one_sentence(model_class, exported, call, says):
+def test_torch_model_rejects_wrong_input(model_class, exported, call, says):
     with pytest.raises(ValueError, match=says) as caught:
         call(model_class.from_pretrained(exported[0]))
     assert "\n" not in str(caught.value)

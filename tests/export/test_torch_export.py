@@ -64,7 +64,7 @@ def test_a_pth_of_the_exported_model_imports_too(exported, model_class, tmp_path
         ("model.safetensors", b"\xff" * 100, "damaged"),
     ],
 )
-def test_a_damaged_folder_gets_one_sentence(exported, tmp_path, name, content, says):
+def test_reports_damaged_folder(exported, tmp_path, name, content, says):
 
     shutil.copytree(exported[0], tmp_path / "out")
     (tmp_path / "out" / name).write_bytes(content)

@@ -132,7 +132,7 @@ def test_pallas_attention_compiles_forward_and_backward(tokens, width, kernels):
 
 
 @needs_compiler
-def test_a_pod_that_does_not_exist_is_one_sentence():
+def test_rejects_unknown_pod():
     with pytest.raises(UserError, match="unknown TPU topology 'v5e:5x5x5'"):
         ahead.topology("v5e:5x5x5")
 

@@ -55,7 +55,7 @@ def test_the_largest_is_found_in_few_attempts(held, unit, expected, told):
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_what_is_no_line_is_found_nearly(told):
+def test_finds_nearly_the_largest_batch_when_memory_is_not_linear(told):
     compiler = Compiler(lambda n: 100 + n**1.5, told=told)
     assert 90 <= ahead.largest(compiler, 1000).rows <= 93
     assert len(compiler.asked) <= 12
@@ -69,7 +69,7 @@ def test_what_fits_by_computing_again_does_not_count():
     assert ahead.twice(PLAIN) == 0
 
 
-def test_where_not_one_fits_is_one_sentence():
+def test_reports_when_not_one_example_fits():
     with pytest.raises(UserError, match="does not fit a chip with 4 examples a device, the fewest there can be"):
         ahead.largest(Compiler(lambda n: 1001.0), 1000, 4)
 

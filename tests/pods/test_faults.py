@@ -116,7 +116,7 @@ def test_a_lost_first_process_is_named_by_the_others(hosts):
 
 
 @pytest.mark.long
-def test_a_killed_process_is_told_by_its_own_host(hosts):
+def test_killed_process_is_reported_by_its_host(hosts):
     os.kill(hosts.child(1), signal.SIGKILL)
     assert [hosts.wait(0), hosts.wait(1)] == [75, 75]
     assert "was ended by SIGKILL" in hosts.said(1)[-1]
@@ -173,7 +173,7 @@ def lone(shards, folder, **variables):
     return dreamjax(*command(shards, folder / "run"), env=os.environ | own)
 
 
-def test_an_unreachable_coordinator_is_one_sentence(tmp_path, shards):
+def test_reports_unreachable_coordinator(tmp_path, shards):
     where = f"127.0.0.1:{free_port()}"
     done = lone(shards, tmp_path, DREAMJAX_COORDINATOR=where)
     assert done.returncode == 75  # it may come yet
@@ -208,13 +208,13 @@ def test_a_coordinator_that_waits_in_vain_says_so(tmp_path, shards):
         ),
     ],
 )
-def test_variables_that_say_nothing_are_one_sentence(tmp_path, shards, variables, said):
+def test_rejects_invalid_environment_variables(tmp_path, shards, variables, said):
     done = lone(shards, tmp_path, **variables)
     assert done.returncode == 2
     assert said in sentence_of(done.stderr)
 
 
-def test_a_mesh_that_the_processes_do_not_make_up_is_one_sentence(tmp_path, shards):
+def test_rejects_mesh_that_does_not_match_the_processes(tmp_path, shards):
     words = [*command(shards, tmp_path / "run"), "--config.train.mesh.data=3"]
     done = dreamjax("launch", "local", "--processes", "2", "--devices", "1", "--", *words)
     assert done.returncode == 2

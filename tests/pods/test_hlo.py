@@ -116,7 +116,7 @@ def test_what_one_device_sums_alone_is_not_moved():
     ]
 
 
-def test_what_is_not_known_is_told_and_not_dropped():
+def test_reports_unknown_collectives():
     text = """ENTRY %main (x: f32[8]) -> f32[8] {
   %x = f32[8]{0} parameter(0)
   %a = f32[8]{0} all-reduce(%x), replica_groups=something_new(8), to_apply=%add

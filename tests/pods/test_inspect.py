@@ -121,7 +121,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 @pytest.mark.parametrize(("name", "parts"), [("autoencoder", 178_135), ("clip", 272_129)])
-def test_of_other_systems_parameters_and_what_is_stored_are_told(name, parts, capsys):
+def test_other_systems_report_parameters_and_memory(name, parts, capsys):
     """The autoencoder as diffusers counts it; CLIP's two encoders and a scale."""
     words = ["inspect", "--config", f"configs/image/{name}_shapes.py"]
     assert main([*words, "--json"]) == 0

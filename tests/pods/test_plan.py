@@ -56,7 +56,7 @@ def test_without_the_compiler_a_pod_is_counted_too(capsys, monkeypatch):
         (["--topology", "v5e-16", "--slices", "0"], "slices"),
     ],
 )
-def test_what_cannot_be_planned_is_one_sentence(words, says, capsys):
+def test_reports_what_cannot_be_planned(words, says, capsys):
     assert main([*STAGE_A, *words]) == 2
     told = capsys.readouterr().err
     assert says in told

@@ -62,6 +62,6 @@ def test_which_axes_are_rings():
         ("h100-12", "nodes of 8"),
     ],
 )
-def test_what_there_is_not_is_one_sentence(name, says):
+def test_rejects_unknown_pod_name(name, says):
     with pytest.raises(UserError, match=says):
         pod(name)

@@ -100,7 +100,7 @@ def test_of_a_sweep_each_part_is_a_jobset(pod):
         assert "DREAMJAX_COORDINATOR" not in {variable["name"] for variable in container["env"]}
 
 
-def test_a_sweep_has_a_job_for_each_point_unless_told(tmp_path, capsys):
+def test_sweep_has_one_job_per_run_by_default(tmp_path, capsys):
     """Or for those that are trained as one."""
     config = str(Path(__file__).resolve().parents[2] / "configs/sweep/mask_ratio.py")
     words = ["launch", "slurm", "--topology", "cpu-1", "--dry-run"]
@@ -287,7 +287,7 @@ def test_a_mistake_is_not_started_again():
         ),
     ],
 )
-def test_what_cannot_be_launched_is_one_sentence(make, said):
+def test_reports_what_cannot_be_launched(make, said):
     with pytest.raises(UserError, match=re.escape(said)):
         make()
 
@@ -334,7 +334,7 @@ LOCAL = ("train", "--config", "c.py", "--workdir=runs/x")
         ),
     ],
 )
-def test_a_wrong_command_is_one_sentence(words, said, capsys, monkeypatch, tmp_path):
+def test_rejects_wrong_command(words, said, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/nowhere")
     assert cli.main(["launch", *words.replace("FOLDER", str(tmp_path)).split()]) == 2
     shown = capsys.readouterr().err

@@ -63,7 +63,7 @@ def test_schedules_are_latent_diffusions(name):
     assert schedule.prediction_type == ("v_prediction" if name in ("sd21", "shapes") else "epsilon")
 
 
-def test_a_copy_is_handed_out_and_an_unknown_name_is_one_sentence():
+def test_returns_a_copy_and_rejects_unknown_name():
     shapes.get("tiny")["unet"]["block_out_channels"].append(0)
     assert shapes.get("tiny")["unet"]["block_out_channels"] == [8, 16]
     with pytest.raises(UserError, match="unknown architecture 'shape'; did you mean shapes"):

@@ -86,7 +86,7 @@ def test_the_folder_is_huggingfaces_imagefolder_and_the_seed_decides(tmp_path, c
         (["--captioned", "3", "--pixels", "5000"], "pixels is 5000, but must be 1 to 1024"),
     ],
 )
-def test_mistakes_are_one_sentence(words, says, tmp_path, capsys):
+def test_rejects_wrong_captioned_settings(words, says, tmp_path, capsys):
     assert main(["simulate", "--out", str(tmp_path / "x"), *words]) == 2
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

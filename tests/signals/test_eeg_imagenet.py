@@ -147,7 +147,7 @@ def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path, theirs, place):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_such_file_is_one_sentence(published, theirs, tmp_path):
+def test_rejects_files_of_another_kind(published, theirs, tmp_path):
     path = tmp_path / "x.pth"
 
     def refused(value, says):
@@ -216,7 +216,7 @@ def test_the_published_reading_is_samples_20_to_460_stretched(published, theirs,
         np.testing.assert_allclose(rows["signal"][k], wanted, atol=1e-3)  # 16 bits of a range of about 8
 
 
-def test_a_trial_that_is_not_finite_is_left_out_and_told(tmp_path):
+def test_reports_and_leaves_out_non_finite_trials(tmp_path):
     eeg = np.random.default_rng(0).normal(size=(9, 2, 500)).astype(np.float32)
     eeg[4, 1, 100] = np.nan
     path = small_file(tmp_path / "nan.pth", list(eeg))
@@ -225,7 +225,7 @@ def test_a_trial_that_is_not_finite_is_left_out_and_told(tmp_path):
     assert json.loads((tmp_path / "out" / "rejects.jsonl").read_text())["reason"] == "samples are not finite"
 
 
-def test_the_facts_say_that_there_is_no_unit_and_which_controls_cannot_be(published, tmp_path, said):
+def test_metadata_states_the_missing_unit_and_unavailable_controls(published, tmp_path, said):
     out, result = made(published, tmp_path, splits=SplitRequest(by="subject", hold_out=(4,)))
     assert set(records.impossible(out)) == {"block", "pre_stimulus", "time"}
     assert records.impossible(out)["block"].startswith("a block is a class")

@@ -53,7 +53,7 @@ def test_the_single_splits_go_with_one_person_and_count_that_persons_trials(publ
             trial_corpora.assign(opened, SplitRequest(file=file, subjects=people))
 
 
-def test_split_files_that_do_not_fit_are_one_sentence(opened, tmp_path):
+def test_rejects_split_files_that_do_not_fit(opened, tmp_path):
     n = len(opened)
 
     def refused(name, split, says, **wanted):
@@ -78,7 +78,7 @@ def test_split_files_that_do_not_fit_are_one_sentence(opened, tmp_path):
         open_splits(tmp_path / "b.pth")
 
 
-def test_a_image_in_train_and_test_is_counted_and_said(opened, tmp_path, said):
+def test_counts_images_in_train_and_test(opened, tmp_path, said):
     n = len(opened)
     torch.save({"splits": [{"train": list(range(n - 9)), "val": [n - 2], "test": [n - 1]}]}, tmp_path / "a.pth")
     facts = trial_corpora.assign(opened, SplitRequest(file=str(tmp_path / "a.pth"))).description

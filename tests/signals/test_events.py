@@ -94,7 +94,7 @@ def test_a_table_without_durations_gives_points(tmp_path, recording):
         ("onset\nnan\n", "not times"),
     ],
 )
-def test_a_bad_table_gets_one_sentence_with_its_row(tmp_path, recording, text, sentence):
+def test_reports_the_row_of_a_bad_table(tmp_path, recording, text, sentence):
     (tmp_path / "e.csv").write_text(text)
     with pytest.raises(UserError, match=sentence) as caught:
         with_event_table(recording, tmp_path / "e.csv")
@@ -110,7 +110,7 @@ def test_missing_images_are_named(tmp_path, recording):
         with_event_table(recording, tmp_path / "e.csv", stimuli=tmp_path / "images")
 
 
-def test_codes_that_are_not_there_are_told_beside_those_that_are(tmp_path, capsys):
+def test_reports_absent_codes_and_those_present(tmp_path, capsys):
     tals = [tal(r) + tal(r + 0.5, "T1" if r % 2 else "T2", 0.25) for r in range(10)]
     path = write_edf(tmp_path / "Anna.edf", np.rint(noise(2, 10) / 0.1), plus="C", tals=tals)
     words = ["prepare", str(path), "--out", str(tmp_path / "out"), "--workers", "0", "--events"]

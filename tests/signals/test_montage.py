@@ -132,7 +132,7 @@ def test_references_in_labels(labels, reference):
     assert reference_of(labels) == reference
 
 
-def test_positions_that_are_no_head():
+def test_rejects_positions_that_are_not_on_a_head():
     head = standard_positions(TEMPLATES["1020-19"])
     assert plausible(head)
     assert not plausible(head * 1000)  # millimetres

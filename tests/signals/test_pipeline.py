@@ -64,7 +64,7 @@ def test_batches_are_what_the_stream_says_they_are(corpora):
 
 
 # ---------------------------------------------------------------------------------------------------- order and mixture
-def test_a_training_epoch_is_every_window_once_and_the_next_is_shuffled_anew(corpora):
+def test_epoch_has_every_window_once_and_the_next_another_order(corpora):
     stream = stream_of(corpora, "a", "b")
     n = len(stream)
     assert n == 3 * 7 + 2 * 3
@@ -154,7 +154,7 @@ def test_a_bad_shard_is_named_by_the_stream(corpora, tmp_path, workers):
     assert shard.name in str(error.value)
 
 
-def test_mistakes_are_one_sentence(corpora):
+def test_rejects_wrong_data_settings(corpora):
     with pytest.raises(UserError, match=r"holds windows at 256 Hz but data.sfreq is 128; prepare it at 128 Hz, or set"):
         stream_of(corpora, "a", sfreq=128.0)
     with pytest.raises(UserError, match="no montage template 1020-91; did you mean 1020-19"):

@@ -67,7 +67,7 @@ def test_tfds_opens_the_folder(prepared):
     assert source[0]["signal"].shape == (8, 512)
 
 
-def test_nobody_is_in_two_splits(prepared):
+def test_no_subject_is_in_two_splits(prepared):
     people = {split: {w.subject for w in ws} for split, ws in all_windows(prepared[0]).items()}
     assert set(people) == {"train", "val", "test"}
     assert Counter(s for found in people.values() for s in found).most_common(1)[0][1] == 1

@@ -41,7 +41,7 @@ def test_a_second_run_does_nothing(prepared):
 
 
 @pytest.mark.parametrize("change", ["settings", "salt", "inputs"])
-def test_a_folder_of_another_run_is_refused_in_one_sentence(prepared, tmp_path, change):
+def test_rejects_folder_of_another_run(prepared, tmp_path, change):
     out, _ = prepared
     before = (out / "dataset.json").read_bytes()
     settings = WindowSettings(low=1.0) if change == "settings" else WindowSettings()

@@ -76,7 +76,7 @@ def test_a_disk_that_fills_in_a_child_stops_the_run_and_the_next_goes_on(tmp_pat
     assert (result.reused, result.recordings, result.recordings_left_out) == (1, 2, 0)
 
 
-def test_a_small_full_disk_is_one_sentence(tmp_path):
+def test_reports_small_full_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True)
@@ -91,7 +91,7 @@ def test_a_small_full_disk_is_one_sentence(tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_dataset(tmp_path, monkeypatch, capsys):
+def test_reports_full_disk_and_leaves_no_dataset(tmp_path, monkeypatch, capsys):
     source = study(tmp_path / "study", 3, 1)
 
     def full(*args, **kwargs):
@@ -147,7 +147,7 @@ def test_nothing_readable_is_exit_2_with_the_reasons(tmp_path, capsys):
         (["--events", "file", "--event-offset-ms", "nan"], "offset_ms is nan"),
     ],
 )
-def test_mistakes_on_the_command_line_are_one_sentence(tmp_path, capsys, words, said):
+def test_reports_wrong_command_lines(tmp_path, capsys, words, said):
     """Before anything is opened or written, and so once, not once per recording."""
     source = study(tmp_path / "study", 1, 1)
     assert main.main(["prepare", str(source), "--out", str(tmp_path / "out"), "--workers", "0", *words]) == 2

@@ -83,7 +83,7 @@ def test_the_plants_are_there(kind, tmp_path, request):
     assert b"Igor" in content or kind == "mind monitor"
 
 
-def test_words_of_a_header_are_no_event_codes(tmp_path, request):
+def test_words_of_a_header_are_not_event_codes(tmp_path, request):
     """A name that was annotated twice would otherwise pass for a trial type."""
     path = planted("gdf 2", tmp_path / PERSON, request)
     words = mne_reader.header_words(path, "gdf")

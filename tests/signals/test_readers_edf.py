@@ -117,7 +117,7 @@ def test_a_header_that_lies_about_the_length_is_corrected_by_the_file(tmp_path, 
         (np.random.default_rng(0).bytes(5000), "no EDF or BDF file"),
     ],
 )
-def test_a_file_that_is_no_edf_gets_one_sentence(tmp_path, content, sentence):
+def test_rejects_file_that_is_not_edf(tmp_path, content, sentence):
     path = tmp_path / "x.edf"
     path.write_bytes(content)
     with pytest.raises(UserError, match=sentence) as caught:

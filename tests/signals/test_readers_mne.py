@@ -105,7 +105,7 @@ def test_names_in_the_header_of_a_fif_never_become_codes(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["gdf", "set", "fif", "vhdr", "nxe", "mff", "npy", "arff", "csv", "zip"])
-def test_garbage_under_any_suffix_gets_one_sentence(tmp_path, suffix):
+def test_reports_garbage_under_any_suffix(tmp_path, suffix):
     for name, content in (
         ("empty", b""),
         ("text", b"hello, world\n" * 40),
@@ -120,7 +120,7 @@ def test_garbage_under_any_suffix_gets_one_sentence(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["gdf", "set", "fif"])
-def test_truncated_real_files_get_one_sentence_or_open(real_eeg, tmp_path, suffix):
+def test_truncated_real_files_open_or_are_reported(real_eeg, tmp_path, suffix):
     """Cut to a third, and to 700 bytes: no traceback, whatever MNE makes of them."""
     whole = {
         "gdf": "ssvep-exo/record-[2012.07.06-19.02.16].gdf",

@@ -22,7 +22,7 @@ def bursts(n=256 * 60, rate=256.0, lost=(), seed=0):
     return np.round(true + late, 3)
 
 
-def test_bursts_are_no_gaps():
+def test_bursts_are_not_gaps():
     sfreq, spans, notes = dejitter(bursts(), 256.0)
     assert sfreq == 256.0
     assert spans == [(0, 256 * 60)]
@@ -50,7 +50,7 @@ def test_two_gaps_do_not_bend_the_rate():
 
 
 @pytest.mark.parametrize("stamps", [[1.0], [2.0, 1.0], [0.0, np.nan, 1.0]])
-def test_stamps_that_are_no_clock(stamps):
+def test_time_stamps_that_are_not_a_clock(stamps):
     with pytest.raises(ValueError, match="do not run forwards"):
         dejitter(np.array(stamps))
 

@@ -60,7 +60,7 @@ def test_a_real_recording_opens_with_its_known_facts(real_eeg, name):
     assert not starts
 
 
-def test_every_file_opens_or_is_listed_with_one_sentence(real_eeg):
+def test_every_file_opens_or_is_listed_with_its_reason(real_eeg):
     """77 recordings in 62 files, of which two do not open; .xdf and .csv.gz are unknown formats."""
     sources, ignored = survey([real_eeg])
     refused = {}
@@ -134,7 +134,7 @@ def test_no_other_file_is_ever_rescaled(real_eeg):
     np.testing.assert_allclose(override.read(0, 10), eximia.read(0, 10) * 1e-6)
 
 
-def test_a_skipped_acquisition_is_no_part_of_any_segment(real_eeg):
+def test_skipped_acquisition_belongs_to_no_segment(real_eeg):
     """MNE annotates the EGI file's pause as BAD_ACQ_SKIP from 1.344 to 1.804 s."""
     recording = open_recording(real_eeg / "formats/mne-testing-data/EGI/test_egi_multiepoch_eprime.mff")
     assert recording.segments == ((0, 336), (451, 4006))
@@ -185,7 +185,7 @@ def test_subject_patterns(tmp_path):
         find_sources([tmp_path], subject_pattern=r"S(\d+)")
 
 
-def test_a_folder_of_subjects_is_nobodys_name(tmp_path):
+def test_folder_called_subjects_is_not_a_subject(tmp_path):
     names = ("subjects/anna_rest.edf", "subjects/sub-02_rest.edf", "subjects/subject3/a.edf", "Patients/ben.edf")
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

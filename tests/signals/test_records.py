@@ -53,7 +53,7 @@ def test_a_direct_current_offset_costs_no_resolution():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
-def test_values_that_are_no_voltage_are_refused_with_their_place(bad):
+def test_rejects_non_finite_values_with_their_position(bad):
     signal = one_window().signal.copy()
     signal[7, 100] = bad
     with pytest.raises(UserError, match=r"recording synthetic-00, window at 0 s: channel 7 holds NaN or infinite"):
@@ -222,7 +222,7 @@ def test_any_flipped_bit_is_found_by_verify(dataset, tmp_path):
         assert [name in problem for problem in records.verify(folder)] == [True]
 
 
-def test_mistakes_about_folders_are_one_sentence(dataset, tmp_path):
+def test_reports_wrong_folders(dataset, tmp_path):
     with pytest.raises(UserError, match="no such dataset folder"):
         records.read_windows(tmp_path / "absent", "train")
     with pytest.raises(UserError, match=r"no dataset\.json; is this a folder that `dreamjax prepare` wrote"):
@@ -291,7 +291,7 @@ def test_shards_are_written_to_an_object_store(object_store):
     assert not [name for name in object_store if "unnamed" in name or name.endswith(".part")]
 
 
-def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(tmp_path):
+def test_reports_full_disk_and_leaves_no_files(tmp_path):
     """The limit on file size stands in for the full disk: a write fails in the middle of the second shard's bytes."""
     program = f"""
 import resource

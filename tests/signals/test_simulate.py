@@ -327,7 +327,7 @@ def test_images_show_their_attributes():
     assert len(seen) == len(stimuli.SHAPES)
 
 
-def test_mistakes_are_one_sentence(tmp_path):
+def test_rejects_wrong_simulation_settings(tmp_path):
     for wrong, words in (
         ({"classes": 99}, "classes is 99"),
         ({"channels": 500}, "channels is 500"),

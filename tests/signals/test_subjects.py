@@ -30,7 +30,7 @@ def test_the_files_of_a_persons_folder_are_one_person(tmp_path):
 
 
 @pytest.mark.parametrize("folders", [("rest", "task"), ("day1", "day 2"), ("groupA", "groupB"), ("edf", "ses-02")])
-def test_folders_of_conditions_sessions_and_groups_are_nobody(tmp_path, folders):
+def test_folders_of_conditions_sessions_and_groups_are_not_subjects(tmp_path, folders):
     names = [f"{folder}/{person}.edf" for folder in folders for person in ("anna", "ben")]
     assert list(subjects(tmp_path, *names).values()) == ["anna", "ben"] * 2
 
@@ -40,7 +40,7 @@ def test_below_folders_of_conditions_persons_are_found(tmp_path):
     assert list(subjects(tmp_path, *names).values()) == ["anna", "ben"] * 2
 
 
-def test_files_of_one_folder_are_told_apart_by_their_names(tmp_path):
+def test_subjects_of_one_folder_differ_by_file_name(tmp_path):
     assert list(subjects(tmp_path, "grp/VP07_rest.edf", "grp/VP08_rest.edf").values()) == ["VP07_rest", "VP08_rest"]
     assert set(subjects(tmp_path, "anna.edf", "more/anna.edf", given=["anna.edf", "more"]).values()) == {"anna"}
 
@@ -61,7 +61,7 @@ def test_a_word_or_a_pattern_goes_before_the_folder(tmp_path):
     assert list(subjects(tmp_path, *names, subject_pattern="^(.)").values()) == ["a", "a", "b"]
 
 
-def test_what_was_taken_is_said_once_with_the_way_out(tmp_path, caplog):
+def test_reports_once_how_subjects_were_read_and_how_to_change_it(tmp_path, caplog):
     with caplog.at_level(logging.INFO, log.name):
         subjects(tmp_path, "anna/a.edf", "anna/b.edf", "ben/a.edf", "stray.edf", "stray2.edf")
     said = [r.getMessage() for r in caplog.records if "subject" in r.getMessage()]

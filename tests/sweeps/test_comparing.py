@@ -65,7 +65,7 @@ def test_holm_by_hand():
     assert math.isnan(found[1])
 
 
-def test_of_points_that_do_not_differ_hardly_any_is_told_apart():
+def test_equal_points_are_rarely_distinguished():
     """Ten points without an effect, 100 studies: some is called better or worse in about 5 %, and not in 40 %."""
     rng = np.random.default_rng(2)
     wrong = 0
@@ -75,7 +75,7 @@ def test_of_points_that_do_not_differ_hardly_any_is_told_apart():
     assert wrong <= 12  # of a binomial of 0.05, more once in 2,000 times
 
 
-def test_a_large_difference_is_seen_and_a_small_one_is_told_how_large_it_would_have_to_be():
+def test_detects_large_difference_and_reports_the_detectable_one():
     rng = np.random.default_rng(3)
     base = rng.normal(size=(3, 8))
     noise = 0.1 * rng.normal(size=(2, 3, 8))

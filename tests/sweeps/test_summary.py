@@ -65,7 +65,7 @@ def reported(capsys, workdir):
     return json.loads(capsys.readouterr().out)
 
 
-def test_what_is_known_is_said_and_no_more(tmp_path, capsys):
+def test_summary_claims_only_what_the_runs_show(tmp_path, capsys):
     """0.25 is worse by 0.2, 0.75 by 0.01 is not told apart, 0.95 is worse than zero and not ranked."""
     leg = reported(capsys, write(tmp_path / "sweep", sweep()))["legs"]["examples"]
     rows = {row["values"]["mask.ratio"]: row for row in leg["ranking"]}
@@ -128,7 +128,7 @@ def test_files_of_a_report(tmp_path, capsys):
     assert "36 of 48 programs came from the compile cache" in told
 
 
-def test_one_seed_is_told(tmp_path, capsys):
+def test_summary_reports_a_single_seed(tmp_path, capsys):
     leg = reported(capsys, write(tmp_path / "sweep", sweep(seeds=(0,))))["legs"]["flops"]
     assert any(
         line.startswith("one seed: how much another one would change is not known") for line in leg["statements"]
@@ -157,7 +157,7 @@ def test_a_point_of_which_a_seed_is_missing_is_left_out_and_named(tmp_path, caps
     assert found["unfinished"] == {gone.name: "out of memory"}
 
 
-def test_what_is_no_finished_sweep_is_one_sentence(tmp_path, capsys):
+def test_rejects_unfinished_sweep(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no sweep (no sweep.json)" in capsys.readouterr().err
     Study(sweep(), str(tmp_path / "begun")).claim()

@@ -87,7 +87,7 @@ def test_a_config_that_cannot_be_is_refused(overrides, says):
         config(**overrides)
 
 
-def test_data_that_cannot_be_is_one_sentence(folder, tmp_path, capsys):
+def test_rejects_impossible_data_settings(folder, tmp_path, capsys):
     with pytest.raises(UserError, match=r"train\.batch_size is 64, but .* has \d\d images to train on"):
         Autoencoder(config(folder, train__batch_size=64)).data("train")
     words = ["train", "--config", "configs/image/autoencoder_shapes.py", "--workdir", str(tmp_path / "run")]

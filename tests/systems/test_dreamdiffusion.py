@@ -80,7 +80,7 @@ def test_what_the_encoder_saw_of_the_same_recordings_prepared_otherwise_is_count
     assert trials.pretrained_on(held_out, [str(again)]) == 0
 
 
-def test_what_cannot_be_trials_is_one_sentence(config, tmp_path):
+def test_rejects_data_without_trials(config, tmp_path):
     data = DreamDiffusion(config).encoder.data
     Image.new("RGB", (8, 8)).save(tmp_path / "another.png")
     elsewhere = dataclasses.replace(config.target, folder=str(tmp_path))
@@ -98,7 +98,7 @@ def test_two_images_of_one_file_name_are_never_mistaken_for_each_other():
         trials.image_numbers(["x.png"], names, "stimuli")
 
 
-def test_settings_that_do_not_fit_are_one_sentence(config, sd):
+def test_rejects_settings_that_do_not_fit(config, sd):
     with pytest.raises(ValueError, match="what was seen was not mirrored"):
         dataclasses.replace(config.target, flip=0.5)
     alone = dataclasses.replace(config, encoder=EncoderConfig(), data=DataConfig(samples=510))

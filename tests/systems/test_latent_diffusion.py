@@ -137,7 +137,7 @@ def test_a_image_does_not_depend_on_its_batch(folder, model):
     assert psnr(together, made(pipelines.ours(folder, devices=2), TextRequest(batch=4, **request))) > 50
 
 
-def test_another_sampler_setting_compiles_nothing_anew(model):
+def test_changed_sampler_setting_does_not_recompile(model):
     request = {"prompts": PROMPTS, "steps": 2, "sampler": "ddim", **SIZE}
     made(model, TextRequest(**request))
     before = model.program._cache_size()
@@ -166,7 +166,7 @@ def test_latents_of_another_shape_are_refused(model, tmp_path, shape):
     assert str(tmp_path / "x.npy") in refused(model, latents=str(tmp_path / "x.npy"))
 
 
-def test_what_is_no_array_is_no_start(model, tmp_path):
+def test_rejects_initial_image_that_is_not_an_array(model, tmp_path):
     (tmp_path / "x.npy").write_bytes(pickle.dumps({"latents": [0.0]}))
     assert "x.npy: it does not hold an array" in refused(model, latents=str(tmp_path / "x.npy"))
     np.save(tmp_path / "three.npy", np.zeros((3, 4, 8, 8), np.float32))
@@ -181,7 +181,7 @@ def test_the_usual_size_is_the_unets(folder, tmp_path, sample_size, pixels):
     assert [side * model.factor for side in model.latent_size(None, None)] == pixels
 
 
-def test_other_mistakes_are_one_sentence(model):
+def test_reports_other_wrong_arguments(model):
     assert "multiples of 2" in refused(model, height=15)
     assert "unknown sampler eulr; did you mean euler?" in refused(model, sampler="eulr")
     assert "a side has at most 16384 pixels" in refused(model, height=4_000_000)
@@ -235,7 +235,7 @@ def configured(folder, tmp_path, part, change):
         ("text_encoder", None, "the text_encoder of a pipeline must be of class CLIPTextModel"),
     ],
 )
-def test_a_part_that_is_another_or_cannot_be_is_one_sentence(folder, tmp_path, part, change, said):
+def test_rejects_wrong_or_unknown_component(folder, tmp_path, part, change, said):
     """`change` None: the part's folder holds the other one."""
     copy = configured(folder, tmp_path, part, change or {})
     if change is None:

@@ -53,7 +53,7 @@ def test_an_imported_run_opens_with_its_config_and_its_very_parameters(imported)
     jax.tree.map(np.testing.assert_array_equal, run.params, params)
 
 
-def test_what_cannot_be_opened_is_one_sentence(imported, tmp_path):
+def test_reports_what_cannot_be_opened(imported, tmp_path):
     folder, config, params = imported
     with pytest.raises(UserError, match="holds no run"):
         opening.open_run(tmp_path)
@@ -208,7 +208,7 @@ def test_what_was_trained_on_is_known_when_the_shards_are_gone(trained):
 
 @pytest.mark.parametrize("name", ["config.json", "data.json"])
 @pytest.mark.parametrize("text", ["", '{"datasets": [{"pa', "[1]", "3"])
-def test_a_damaged_file_of_a_run_is_one_sentence(trained, tmp_path, name, text):
+def test_reports_damaged_file_of_a_run(trained, tmp_path, name, text):
     shutil.copytree(trained[0], tmp_path / "run")
     (tmp_path / "run" / name).write_text(text)
     with pytest.raises(UserError, match=f"{name} is damaged") as found:

@@ -192,7 +192,7 @@ def test_a_damaged_image_is_named_before_anything_is_written(folder, tmp_path):
     assert not list((tmp_path / "bank").glob("*/bank.json"))
 
 
-def test_nothing_held_out_is_said_before_a_bank_is_made(folder, images, tmp_path):
+def test_rejects_missing_held_out_split_before_making_a_bank(folder, images, tmp_path):
     asked = config(folder, images, tmp_path / "bank")
     asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, val_share=1e-9))
     with pytest.raises(UserError, match="val"):
@@ -298,7 +298,7 @@ def test_a_run_shows_held_out_images_above_what_their_captions_become(trained):
     ],
     ids=str,
 )
-def test_a_model_that_is_not_there_is_one_sentence(model, said):
+def test_reports_missing_model(model, said):
     with pytest.raises(UserError) as problem:
         TextToImage(TextToImageConfig(model=UNetModelConfig(**model))).check()
     assert said in str(problem.value)

@@ -204,7 +204,7 @@ def test_a_line_that_is_wrong_is_named(folder, line, says):
         image_folder.listing(folder)
 
 
-def test_a_folder_without_images_or_captions_is_one_sentence(tmp_path, folder):
+def test_rejects_folder_without_images_or_captions(tmp_path, folder):
     with pytest.raises(UserError, match="no such folder"):
         image_folder.listing(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

@@ -72,7 +72,7 @@ def test_an_old_file_with_numbers_instead_of_sizes():
     assert (vit.size, vit.edge, vit.crop, vit.resample) == ((384, 384), None, None, 2)
 
 
-def test_mistakes_are_one_sentence():
+def test_rejects_wrong_preprocessing_settings():
     with pytest.raises(UserError, match=r"p.json describes a SamImageProcessor; dreamjax has those of CLIP, Bit, ViT"):
         preprocessing.from_json({"image_processor_type": "SamImageProcessor"}, "p.json")
     with pytest.raises(UserError, match=r"p.json: resample is 9, but Pillow.s filters are 0 to 5"):

@@ -72,7 +72,7 @@ def test_a_tokenizer_json_gives_the_same_ids(folder, tmp_path):
     np.testing.assert_array_equal(Tokenizer.open(tmp_path)(ODD, warn=False), Tokenizer.open(folder)(ODD, warn=False))
 
 
-def test_what_was_cut_off_is_told(folder, caplog):
+def test_reports_truncated_captions(folder, caplog):
     ours = Tokenizer.open(folder, length=7)
     with caplog.at_level("WARNING", logger="dreamjax"):
         assert ours(["a small red circle on the left"])[0].tolist()[-1] == ours.end
@@ -99,7 +99,7 @@ def test_a_size_that_cannot_hold_the_bytes_is_refused():
         tokens.train(CAPTIONS, 500)
 
 
-def test_a_damaged_folder_is_one_sentence(folder, tmp_path):
+def test_reports_damaged_tokenizer_folder(folder, tmp_path):
     with pytest.raises(UserError, match="holds no CLIP tokenizer"):
         Tokenizer.open(tmp_path)
     with pytest.raises(UserError, match=r"bos_token '<s>' is not in its vocabulary"):

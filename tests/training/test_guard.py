@@ -134,7 +134,7 @@ def test_the_statistics_are_the_weighted_moments():
         assert bool(guard.is_spike(state, {"loss": jnp.float32(0), "grad_norm": 2 * at})) is spike
 
 
-def test_there_is_no_jump_before_the_statistics_have_settled():
+def test_no_jump_is_reported_before_the_statistics_settle():
     state = guard.statistics(GuardConfig(spike=1.0))
     for step in range(guard.SETTLED + 1):
         jump = guard.is_spike(state, {"loss": jnp.float32(1e6), "grad_norm": jnp.float32(1)})

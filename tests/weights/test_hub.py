@@ -57,7 +57,7 @@ def test_a_path_of_an_object_store_is_itself(object_store):
     "path",
     ["/no/where", "./owner/name", "../name", "~/nothing", "a/b/c", "name", "owner/", "owner/x.safetensors", "a/../b"],
 )
-def test_a_path_that_is_not_there_is_no_hub_id(path):
+def test_missing_path_is_not_taken_for_a_hub_id(path):
     with pytest.raises(UserError, match="no such folder") as caught:
         hub.resolve(path)
     assert path in str(caught.value)

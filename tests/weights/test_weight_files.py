@@ -79,7 +79,7 @@ def test_plain_pickled_weights_come_before_a_variant(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "pytorch_model.bin"])
-def test_pickled_weights_are_read_where_there_are_no_others(name, tmp_path):
+def test_reads_pickled_weights_when_there_are_no_others(name, tmp_path):
     state = autoencoder().to(torch.bfloat16).state_dict()
     torch.save(state, tmp_path / name)
     assert_holds(open_weights(tmp_path), state)
