@@ -16,16 +16,8 @@ def test_there_are_notebooks():
     assert [n.stem for n in NOTEBOOKS] == ["eeg_to_image", "finetune", "quickstart", "sweep"]
 
 
-LONG = (
-    "eeg_to_image",
-    "finetune",
-    "sweep",
-)  # import torch, transformers and diffusers anew and compile networks: 40 s and more
-
-
-@pytest.mark.parametrize(
-    "path", [pytest.param(n, id=n.stem, marks=[pytest.mark.long] if n.stem in LONG else []) for n in NOTEBOOKS]
-)
+@pytest.mark.long  # each trains and evaluates in a process of its own
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     """In an empty folder of its own, on one CPU device, as a reader has it."""
     for name in ("JAX_NUM_CPU_DEVICES", "MPLBACKEND"):

@@ -327,7 +327,13 @@ def test_the_config_file_of_a_point(expected):
     assert found == expected["inspect"]["masked_pretraining"]
 
 
-@pytest.mark.parametrize(("run", "steps"), LONGER.items())
+@pytest.mark.parametrize(
+    ("run", "steps"),
+    [
+        ("masked_pretraining", LONGER["masked_pretraining"]),
+        pytest.param("dreamdiffusion", LONGER["dreamdiffusion"], marks=pytest.mark.long),
+    ],
+)
 def test_train_goes_on(run, steps, expected):
     """The last tests: they add a step to the copied run."""
     same(continued(run, steps), expected["train"][run])

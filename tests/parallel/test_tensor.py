@@ -11,7 +11,7 @@ from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training import program
 
-SIZES = {"dim": 64, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
+SIZES = {"dim": 64, "depth": 1, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
 
 
 def one_step(mesh_config: MeshConfig):

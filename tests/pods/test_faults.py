@@ -108,6 +108,7 @@ def test_a_lost_host_is_named_by_the_others(hosts):
     )
 
 
+@pytest.mark.long
 def test_a_lost_first_process_is_named_by_the_others(hosts):
     """It is the one that keeps the others' heartbeats."""
     hosts.lose(0)
@@ -154,6 +155,7 @@ def test_a_killed_process_is_started_again_with_the_others(tmp_path, shards):
     assert a == b
 
 
+@pytest.mark.long
 def test_control_c_of_the_launcher_saves(tmp_path, shards):
     """As a terminal has it: the launcher alone hears it, and tells its processes to save and leave."""
     words = ["launch", "local", "--processes", "2", "--devices", "1", "--", *command(shards, tmp_path / "run")]
@@ -181,6 +183,7 @@ def test_reports_unreachable_coordinator(tmp_path, shards):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_coordinator_that_waits_in_vain_says_so(tmp_path, shards):
     """JAX ends it from C++; what is said before is ours, and a parent tells it again in one line."""
     where = f"127.0.0.1:{free_port()}"

@@ -87,10 +87,8 @@ def test_resume_does_not_score_a_length_twice(config, capsys, tmp_path, instant,
     assert len(set(little)) == 2
 
 
-@pytest.mark.parametrize(
-    ("axes", "together"),
-    [('axes.values("mask.ratio", 0.5)', 2), pytest.param(RATIOS, 2, marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("axes", "together"), [('axes.values("mask.ratio", 0.5)', 2), (RATIOS, 2)])
 def test_runs_trained_as_one_score_as_alone(config, capsys, tmp_path, axes, together):
     words = ["--config", config(axes, seeds=(0, 1))]
     swept(capsys, *words, "--workdir", str(tmp_path / "alone"))

@@ -117,6 +117,7 @@ def test_nothing_but_metrics_crosses_devices(found):
     assert 0 < sum(one.payload * one.times for one in moved.collectives) < 4096
 
 
+@pytest.mark.long
 def test_run_that_is_not_finite_stops_alone(found):
     """Of another target too. Its steps are refused and counted; the others end where they would without it."""
     broken = dataclasses.replace(found[2], optim=dataclasses.replace(found[2].optim, learning_rate=1e30, clip=None))
