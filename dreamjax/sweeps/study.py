@@ -120,9 +120,6 @@ class Study:
     def check(self, runs: Sequence[SweepRun]) -> None:
         """Raise UserError where the runs could not be trained, or not be scored alike."""
         score, source = self.sweep.settings.score, self.sweep.source
-        for key, path in self._data():
-            if not epath.Path(path).exists():
-                raise UserError(f"{path}: no such dataset folder; say where it is with --config.{key}=FOLDER")
         for config in {_alike(run.config): run.config for run in runs}.values():
             scorers.check(config, score)
             if self.sweep.settings.together > 1 and Vectorises not in capabilities(registry.find(config.system)):
@@ -134,6 +131,9 @@ class Study:
             raise UserError("the pretraining before the sweep has no data: give --config.pretrain.data.path=SHARDS")
         if len({scorers.seen_alike(run.config, score) for run in runs}) > 1:
             raise UserError(f"{source}: an axis changes the windows that runs are scored on (data.*)")
+        for key, path in self._data():
+            if not epath.Path(path).exists():
+                raise UserError(f"{path}: no such dataset folder; say where it is with --config.{key}=FOLDER")
 
     def obstacle(self, runs: Sequence[SweepRun]) -> str | None:
         """Return why the sweep would not start as it is, None where it would; `runs` as for `prepare`."""
