@@ -129,11 +129,11 @@ class Study:
                 )
         if any(run.encoder is not None and scorers.lacks_data(run.encoder) for run in runs):
             raise UserError("the pretraining before the sweep has no data: give --config.pretrain.data.path=SHARDS")
-        if len({scorers.seen_alike(run.config, score) for run in runs}) > 1:
-            raise UserError(f"{source}: an axis changes the windows that runs are scored on (data.*)")
         for key, path in self._data():
             if not epath.Path(path).exists():
                 raise UserError(f"{path}: no such dataset folder; say where it is with --config.{key}=FOLDER")
+        if len({scorers.seen_alike(run.config, score) for run in runs}) > 1:
+            raise UserError(f"{source}: an axis changes the windows that runs are scored on (data.*)")
 
     def obstacle(self, runs: Sequence[SweepRun]) -> str | None:
         """Return why the sweep would not start as it is, None where it would; `runs` as for `prepare`."""
