@@ -120,6 +120,9 @@ class Study:
     def check(self, runs: Sequence[SweepRun]) -> None:
         """Raise UserError where the runs could not be trained, or not be scored alike."""
         score, source = self.sweep.settings.score, self.sweep.source
+        for key, path in self._data():
+            if not epath.Path(path).exists():
+                raise UserError(f"{path}: no such dataset folder; say where it is with --config.{key}=FOLDER")
         for config in {_alike(run.config): run.config for run in runs}.values():
             scorers.check(config, score)
             if self.sweep.settings.together > 1 and Vectorises not in capabilities(registry.find(config.system)):
@@ -129,9 +132,6 @@ class Study:
                 )
         if any(run.encoder is not None and scorers.lacks_data(run.encoder) for run in runs):
             raise UserError("the pretraining before the sweep has no data: give --config.pretrain.data.path=SHARDS")
-        for key, path in self._data():
-            if not epath.Path(path).exists():
-                raise UserError(f"{path}: no such dataset folder; say where it is with --config.{key}=FOLDER")
         if len({scorers.seen_alike(run.config, score) for run in runs}) > 1:
             raise UserError(f"{source}: an axis changes the windows that runs are scored on (data.*)")
 

@@ -82,7 +82,10 @@ def test_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
 def test_reports_what_a_stage_b_sweep_lacks(capsys, tmp_path):
     words = ["--config", f"{CONFIG}:sizes=small", "--workdir", str(tmp_path / "out")]
     assert "has no data: give --config.base.data.path=SHARDS" in refused(capsys, *words)
-    words += ["--config.base.data.path=trials", "--config.pretrain.data.path=trials"]
+    trials = tmp_path / "trials"
+    words += [f"--config.base.data.path={trials}", f"--config.pretrain.data.path={trials}"]
+    assert "trials: no such dataset folder; say where it is with --config.base.data.path=" in refused(capsys, *words)
+    trials.mkdir()
     assert "scored by a trained classifier: give --config.score.classifier=FOLDER" in refused(capsys, *words)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "empty").mkdir()
