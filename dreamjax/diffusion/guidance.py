@@ -26,8 +26,9 @@ def guided(
 ) -> Predict:
     """Return `predict` with guidance w = `scale`, both halves in one batch of 2 B.
 
-    Leaves of `unconditional` are broadcast over the images; `scale` and `rescale` (φ; None: none) may differ between
-    them. The two halves of an image lie side by side, so that a batch that is split over devices stays where it is.
+    Leaves of `unconditional` are broadcast over the images. `scale` and `rescale` (φ; None: none) may be traced, and
+    may differ from image to image. The two halves of an image lie side by side, so that a batch that is split over
+    devices stays where it is.
     """
 
     def both(x: Float[Array, "B ..."], t: Float[Array, ""]) -> Float[Array, "B ..."]:

@@ -42,7 +42,10 @@ _BUILT: dict[str, tuple[object, ...]] = {
 
 
 def from_json(config: Mapping[str, object]) -> NoiseSchedule:
-    """Return the schedule of a parsed `scheduler_config.json`. Raises UserError naming an unsupported field."""
+    """Return the schedule of a parsed `scheduler_config.json`, its class as `sampler`.
+
+    Raises UserError, naming the field, for a value that is not supported.
+    """
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in SAMPLER_OF_CLASS:
         raise _refused("_class_name", name, tuple(SAMPLER_OF_CLASS))

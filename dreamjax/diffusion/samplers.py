@@ -179,9 +179,9 @@ def _earlier(schedule: NoiseSchedule, t: Int[np.ndarray, "n"], to_one: bool) -> 
 
 
 def dpmpp_2m(schedule: NoiseSchedule, steps: int, first: int, karras: bool) -> SamplingPlan:
-    """Return the table of DPM-Solver++(2M), a multistep solver of the probability flow (arXiv 2211.01095, algorithm 2).
+    """Return the table of DPM-Solver++(2M), a second-order multistep solver of the probability flow.
 
-    With λ = -log σ, and h = λ' - λ to the next level:
+    Lu et al., arXiv 2211.01095, algorithm 2. With λ = -log σ, and h = λ' - λ to the next level:
 
         x' = s' / s · x + a' (1 - e^(-h)) · ((1 + 1 / 2r) x_0 - 1 / 2r · (x_0 of the call before)),   r = (h before) / h
 
@@ -219,9 +219,10 @@ def dpmpp_2m(schedule: NoiseSchedule, steps: int, first: int, karras: bool) -> S
 def euler(
     schedule: NoiseSchedule, steps: int, first: int, karras: bool = False, ancestral: bool = False
 ) -> SamplingPlan:
-    """Return the table of Euler's method (k-diffusion), where x = x_0 + σ ε: x' = x + (σ' - σ) (x - x_0) / σ.
+    """Return the table of Euler's method on the probability flow (Karras et al., arXiv 2206.00364; k-diffusion).
 
-    `ancestral`: down to σ↓ instead, then up by noise: x' = … + σ↑ · noise, σ↓ = σ'² / σ, σ↑² = σ'² - σ↓².
+    Here x = x_0 + σ ε, and with σ' the next noise level, 0 at the end: x' = x + (σ' - σ) (x - x_0) / σ. `ancestral`:
+    down to σ↓ instead, then up by noise: x' = … + σ↑ · noise, σ↓ = σ'² / σ, σ↑² = σ'² - σ↓².
     """
     t = schedules.spaced(schedule, schedule.timestep_spacing or "linspace", steps)
     schedules.on_schedule(schedule, t)
@@ -279,9 +280,9 @@ class MultistepCoefficients:
 
 
 def plms(schedule: NoiseSchedule, steps: int, first: int) -> SamplingPlan:
-    """Return the table of PLMS, a linear multistep method on the network's outputs (arXiv 2202.09778, equations 9, 12).
+    """Return the table of PLMS, a linear multistep method on the network's outputs.
 
-    The mean output m̄ of the last calls moves x from t to t':
+    Liu et al., PNDM, arXiv 2202.09778, equations 9 and 12. The mean output m̄ of the last calls moves x from t to t':
 
         x' = a' / a · x - (ᾱ' - ᾱ) / (ᾱ s' + a a' s) · ε(m̄, x),   ε(m̄) = m̄, or s x + a m̄ where m is v
 

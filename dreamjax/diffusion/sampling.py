@@ -105,8 +105,9 @@ def sample(
 ) -> Float[Array, "B ..."]:
     """Return x_0, float32, from x at the first noise level of the plan (see `starts`, `starts_from`).
 
-    Call it inside `jax.jit`, where the plan can be an argument: the program depends on its sampler and number of calls
-    alone. `seed` and `index` of the images are needed where the plan is stochastic.
+    Call it inside `jax.jit`; `predict` is traced once, not per step. The plan can be an argument of the compiled
+    program, which depends on its sampler and number of calls, not on its values. `seed` and `index` of the images are
+    needed where the plan is stochastic.
     """
     if plan.stochastic and (seed is None or index is None):
         raise ValueError(f"{plan.sampler} adds noise at every step: give the seed and the index of each image")

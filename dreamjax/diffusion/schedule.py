@@ -164,7 +164,10 @@ def on_schedule(schedule: NoiseSchedule, timesteps: Levels) -> Int[np.ndarray, "
 
 
 def first_step(steps: int, strength: float) -> int:
-    """Return n - ⌊n strength⌋, the steps that are skipped, as diffusers. Raises UserError where none remains."""
+    """Return how many of the first steps are skipped when an image is changed by `strength`: n - ⌊n strength⌋.
+
+    As in diffusers' `get_timesteps`. Raises UserError where no step remains.
+    """
     if not 0 < strength <= 1:
         raise UserError(f"strength is {strength}, but it must lie above 0 and up to 1")
     if int(steps * strength) < 1:

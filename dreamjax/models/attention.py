@@ -57,7 +57,10 @@ def attend_packed(
     causal: bool = False,
     implementation: Attention = "auto",
 ) -> Float[Array, "B T D"]:
-    """Compute `attend` on queries, keys and values side by side, E = 3 D; TPUs split them without another layout."""
+    """Compute `attend` on queries, keys and values concatenated along the last axis, heads inside each; E = 3 D.
+
+    They are split after they were stored as one array, which on TPUs needs no copy in another layout.
+    """
     B, T, E = qkv_BxTxE.shape
     one = jax.ShapeDtypeStruct((B, T, heads, E // 3 // heads), qkv_BxTxE.dtype)
     kind = _implementation_for(implementation, one, one, keys_ok_BxT)

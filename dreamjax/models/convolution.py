@@ -26,7 +26,10 @@ COLUMNS_BYTES = 512 << 20  # of gathered neighbourhoods, beyond which a kernel's
 def convolve(
     x: Float[Array, "B H W I"], kernel: Float[Array, "h w I O"], stride: int, padding: Padding, dtype: Dtype
 ) -> Float[Array, "B y x O"]:
-    """Return the cross-correlation in `dtype`, whose kernel gradient is a float32 sum, as that of `layers.matmul`."""
+    """Return the convolution (cross-correlation) in `dtype`, whose kernel gradient is a float32 sum.
+
+    As `layers.matmul`: the sum over positions, examples and devices is float32, only its operands are rounded.
+    """
     return split_rows(_convolve(x.astype(dtype), kernel.astype(dtype), stride, padding))
 
 

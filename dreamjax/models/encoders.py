@@ -62,7 +62,10 @@ class Encoder(nnx.Module):
     def hidden_state(
         self, inputs: Array, layer: int, keys_ok_BxT: Bool[Array, "B T"] | None = None
     ) -> Float[Array, "B T D"]:
-        """Return transformers' `hidden_states[layer]`, before any final norm. Raises UserError for a missing layer."""
+        """Return transformers' `hidden_states[layer]`, before any final norm, also counted from the end.
+
+        Blocks above it are not computed. Raises UserError for a layer that the model does not have.
+        """
         if not -self.depth - 1 <= layer <= self.depth:
             raise UserError(
                 f"hidden state {layer} does not exist; this model has 0 to {self.depth}, or {-self.depth - 1} to -1 "
@@ -111,7 +114,10 @@ class CLIPText(Encoder):
         return (jnp.take(self.token_embed[...], ids_BxT, axis=0) + self.pos_embed[...][:T]).astype(self.dtype)
 
     def __call__(self, ids_BxT: Int[Array, "B T"], keys_ok_BxT: Bool[Array, "B T"] | None = None) -> Encoded:
-        """Return `last_hidden_state` after the norm, its end token, that projected. `keys_ok`: False for padding."""
+        """Return `last_hidden_state` [B, T, D] after the final norm, its end token [B, D], and that projected [B, P].
+
+        `keys_ok` is transformers' `attention_mask`: False for padding that nothing attends to.
+        """
         x_BxTxD = self.norm(self.run(self.blocks, self.embed(ids_BxT), keys_ok_BxT))
         end_B = jnp.argmax(ids_BxT if self.eos == OLD_EOS else ids_BxT == self.eos, axis=1)
         pooled_BxD = jnp.take_along_axis(x_BxTxD, end_B[:, None, None], axis=1)[:, 0]
@@ -241,7 +247,10 @@ def mlp_width(dim: int, ratio: float, swiglu: bool) -> int:
 
 
 class ViT(VisionTransformer):
-    """ViT as a classifier of `classes`, or an encoder with BERT's tanh(W cls + b) of width `pooler`; 0: without."""
+    """ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) as a classifier of `classes`, or an encoder with BERT's pooler.
+
+    `classes`: 0 without; `pooler`: width of tanh(W cls + b), 0 without. `options`: as the bases'.
+    """
 
     def __init__(
         self, *, dim: int, rngs: Keys, classes: int = 0, pooler: int = 0, epsilon: float = 1e-12, **options: Any
@@ -264,7 +273,10 @@ class ViT(VisionTransformer):
 
 
 def resample(grid: Float[Array, "h w D"], size: tuple[int, int], filter: Filter) -> Float[Array, "y x D"]:
-    """Return `grid` at another size as torch's bicubic `interpolate` without aligned corners: one matrix per axis."""
+    """Return `grid` at another size, float32: bicubic convolution (Keys 1981), one matrix per axis.
+
+    As torch's `interpolate` without aligned corners.
+    """
     rows, columns = (matrix(n, m, filter) for n, m in zip(grid.shape[:2], size, strict=True))
     exact = jax.lax.Precision.HIGHEST  # accelerators would round float32 products to bfloat16
     return jnp.einsum("yh,xw,hwd->yxd", rows, columns, grid, precision=exact)

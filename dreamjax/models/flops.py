@@ -16,7 +16,8 @@ def block(tokens: float, dim: int, mlp_ratio: float) -> float:
 def masked_autoencoder(model: Any, patches: int, visible: float) -> dict[str, float]:
     """Return FLOP per window with `visible` of `patches` tokens in the encoder; keys encoder, decoder, interpolation, …
 
-    `features` is the encoder on all tokens, `forward` the masked forward pass, `train` forward and backward.
+    `model` has the fields of a masked autoencoder's config. `features` is the encoder on all tokens, `forward` the
+    masked forward pass and `train` forward and backward (without rematerialisation).
     """
     entries = model.patch * model.channels
 

@@ -39,12 +39,15 @@ def conv(
 
 
 def max_pool(x: Float[Array, "B H W C"], window: int, stride: int, padding: int = 0) -> Float[Array, "B h w C"]:
-    """Return the maximum of each window, without padding."""
+    """Return the maximum of each window. `padding`: of each side, with what is never the maximum."""
     return nnx.max_pool(x, (window, window), (stride, stride), ((padding, padding),) * 2)
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167) by the statistics that training left behind."""
+    """Batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167) by the statistics that training left behind.
+
+    y = (x - mean) / √(var + ε) · scale + bias.
+    """
 
     def __init__(self, dim: int, epsilon: float = 1e-5):
         self.scale, self.bias = nnx.Param(jnp.ones((dim,), jnp.float32)), nnx.Param(jnp.zeros((dim,), jnp.float32))
@@ -86,7 +89,7 @@ WIDTHS = (1, 3, 6, 4, 4)  # of the five convolutions, in units
 
 
 class AlexNet(nnx.Module):
-    """AlexNet of "One weird trick" (Krizhevsky 2014, arXiv 1404.5997)."""
+    """AlexNet of "One weird trick" (Krizhevsky 2014, arXiv 1404.5997). `unit`: 64 as published."""
 
     def __init__(self, *, rngs: Keys, unit: int = 64):
         w = [unit * n for n in WIDTHS]
@@ -173,7 +176,10 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet50(nnx.Module):
-    """ResNet-50 (He et al. 2016, arXiv 1512.03385), its stride in the 3 × 3 convolution; also SwAV's (2006.09882)."""
+    """ResNet-50 (He et al. 2016, arXiv 1512.03385), its stride in the 3 × 3 convolution. `unit`: 64 as published.
+
+    SwAV's (Caron et al. 2020, arXiv 2006.09882) is the same network with other weights.
+    """
 
     def __init__(self, *, rngs: Keys, unit: int = 64):
         self.stem = ConvNorm(3, unit, 7, stride=2, padding=3, rngs=rngs)
@@ -233,7 +239,7 @@ class MBConv(nnx.Module):
 
 
 class EfficientNetB1(nnx.Module):
-    """EfficientNet-B1 (Tan & Le 2019, arXiv 1905.11946)."""
+    """EfficientNet-B1 (Tan & Le 2019, arXiv 1905.11946). `unit`: 8 as published."""
 
     def __init__(self, *, rngs: Keys, unit: int = 8):
         dim = STEM * unit

@@ -71,7 +71,7 @@ class InceptionBlock(nnx.Module):
         return jnp.concatenate(outputs + [max_pool(x, 3, 2)] * self.halves, axis=-1)
 
     def pooled(self, x: Array) -> Array:
-        """Return the 3 × 3 pool, which in FID's graph does not count padding."""
+        """Return the 3 × 3 average pool, which in FID's graph does not count padding, or (`maximum`) maximum."""
         if self.maximum:
             return max_pool(x, 3, 1, 1)
         return nnx.avg_pool(x, (3, 3), padding=((1, 1), (1, 1)), count_include_pad=not self.fid)
@@ -130,7 +130,11 @@ class InceptionV3(nnx.Module):
         self.fc = Linear(dim, classes, dtype="float32", rngs=rngs)
 
     def features(self, pixels: Float[Array, "B H W 3"]) -> dict[str, Float[Array, "B F"]]:
-        """Return means over positions after two max pools and two blocks (`FEATURES`), named by FID's widths."""
+        """Return means over positions, named by FID's published widths.
+
+        They follow the first and the second max pool, the last block before the last halving, and the last block
+        (torchvision's avgpool).
+        """
         x, outputs = pixels, {}
         for name in (*STEM, *(f"Mixed_{name}" for name in BLOCKS)):
             x = getattr(self, name)(x)

@@ -137,7 +137,10 @@ class MaskedAutoencoder(nnx.Module):
         valid_BxN: Bool[Array, "B N"] | None = None,
         guess_BxNxP: Float[Array, "B N P"] | None = None,
     ) -> Float[Array, "B N P"]:
-        """Predict every patch, in time order; `order` lists the kept ones first. What `guess` misses, where given."""
+        """Return a prediction for every patch, in time order. `order` lists the kept patches first, then the rest.
+
+        With `guess`, the interpolation, the decoder sees it and predicts what it misses.
+        """
         B, N = order_BxN.shape
         V = tokens_Bx1VxD.shape[1] - 1
         x_Bx1VxE = self.decoder_embed(tokens_Bx1VxD)

@@ -174,7 +174,10 @@ def run_stack(
     remat: Remat = "none",
     names: tuple[str, ...] = (),
 ) -> Float[Array, "B T D"]:
-    """Apply the blocks in turn to (x, *args): unrolled, or scanned, where compile time is that of one."""
+    """Apply the blocks one after another, each called with (x, *args): scanned or unrolled.
+
+    Scanned, the compile time does not depend on the depth.
+    """
     graph, params = nnx.split(blocks)
     body = rematerialise(lambda x, layer: (nnx.merge(graph, layer)(x, *args), None), remat, names)
     if scan:

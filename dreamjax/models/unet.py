@@ -33,7 +33,10 @@ from dreamjax.models.transformer import (
 def timestep_embedding(
     t_B: Num[Array, "B"], dim: int, *, flip_sin_to_cos: bool = True, shift: float = 0.0
 ) -> Float[Array, "B dim"]:
-    """Return [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (dim/2 - shift)); cosines first where flipped."""
+    """Return [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (dim/2 - shift)); cosines first where flipped.
+
+    The sinusoids of DDPM (Ho et al. 2020, arXiv 2006.11239).
+    """
     half = dim // 2
     w = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = t_B.astype(jnp.float32)[:, None] * w
@@ -217,7 +220,10 @@ class UNet(nnx.Module):
         context_BxSxD: Float[Array, "B S D"],
         time_offset_BxE: Float[Array, "B E"] | None = None,
     ) -> Float[Array, "B H W O"]:
-        """Return the prediction, float32. Steps `t` may be fractional; `time_offset` is added to their embedding."""
+        """Return the prediction, float32, for any H and W.
+
+        `t`: time steps, which may be fractional. `time_offset` is added to their embedding.
+        """
         time_BxE = self.time_embedding(self.embed(t_B))
         if time_offset_BxE is not None:
             time_BxE = time_BxE + time_offset_BxE.astype(self.dtype)
