@@ -43,7 +43,11 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
 @contextmanager
 def new_folder(path: epath.PathLike, last: str = "") -> Iterator[epath.Path]:
-    """Yield a folder that becomes `path` when the block succeeds; in an object store file by file, `last` last."""
+    """Yield a temporary folder that becomes `path` when the block succeeds, and is deleted otherwise.
+
+    For an object store the folder is made locally and copied file by file, the file `last` at the end: without that one
+    the copy did not finish.
+    """
     if "://" in str(path):
         with tempfile.TemporaryDirectory(prefix="dreamjax-") as local:
             yield epath.Path(local)

@@ -24,7 +24,10 @@ def pillow() -> Any:
 
 
 def open_image(path: epath.PathLike) -> "PillowImage":
-    """Return a file as Pillow's image, upright (EXIF). Raises UserError for a missing, damaged or other file."""
+    """Return an image's file as Pillow's image, read whole and upright (EXIF).
+
+    Raises UserError, with the path, for a missing, damaged or other file.
+    """
     pil = pillow()
     from PIL import ImageOps
 
@@ -40,7 +43,10 @@ def open_image(path: epath.PathLike) -> "PillowImage":
 
 
 def load_sized(path: epath.PathLike, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "H W 3"]:
-    """Return an image's file in RGB, resized to `size` (H, W) as diffusers does it. Raises as `open_image`."""
+    """Return an image's file, upright, in RGB, resized to `size` (height, width) whatever its shape, as diffusers does.
+
+    Raises UserError as `open_image`.
+    """
     image = open_image(path).convert("RGB")
     if size is not None and image.size != size[::-1]:
         image = image.resize(size[::-1], pillow().Resampling.LANCZOS)

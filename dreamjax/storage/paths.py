@@ -29,7 +29,11 @@ def reachable(path: epath.PathLike) -> epath.Path:
 
 
 def refuse_unwritable(path: epath.PathLike) -> None:
-    """Raise UserError where nothing can be written at `path`, before hours of work. An existing path is accepted."""
+    """Raise UserError where nothing can be written at `path`, before hours of work. An existing path is accepted.
+
+    This is tested by making a folder, as permissions are unreliable on network file systems; object stores are not
+    tested.
+    """
     if "://" in str(path) or os.path.lexists(path):
         return
     above = next(parent for parent in Path(path).absolute().parents if os.path.lexists(parent))

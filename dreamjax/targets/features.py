@@ -55,7 +55,10 @@ def moments(
     mesh: Mesh,
     batch: int,
 ) -> Float[np.ndarray, "V N h w 2Z"]:
-    """Return mean and log-variance of each image's latents (V = 2: also mirrored). Raises UserError as `load_all`."""
+    """Return mean and log-variance of the latents of each image, and of its mirror image with `config.flip` (V = 2).
+
+    Raises UserError naming a damaged image.
+    """
     versions = 2 if config.flip > 0 else 1
     facts = {
         "pictures": _file_facts(entries),
@@ -174,7 +177,10 @@ def shape(config: EmbeddingConfig) -> tuple[int, ...]:
 def embeddings(
     root: epath.PathLike, config: EmbeddingConfig, entries: Sequence[Captioned], mesh: Mesh, batch: int
 ) -> Float[np.ndarray, "N *E"]:
-    """Return a vision model's embedding of each whole image. Raises UserError for a damaged image or no such model."""
+    """Return a vision model's embedding of each whole image, by the model's preprocessing.
+
+    Raises UserError naming a damaged image, and for a missing model or one without that embedding.
+    """
     folder = hub.resolve(config.path)
     facts = {
         "pictures": _file_facts(entries),

@@ -41,7 +41,8 @@ def listing(folder: epath.PathLike, *, captions: bool = True, among: Collection[
     """Return the images of a folder, ordered by name; all exist, none has been opened.
 
     Without `captions`, missing ones are "". In a layout with a folder per class, only the images `among` are listed if
-    any are given. Raises UserError where images or captions are missing, and for a line that cannot be read.
+    any are given: ImageNet has a million more than were shown. Raises UserError for a folder without images or
+    captions, for a line that cannot be read, and for images that are named and missing.
     """
     root = paths.reachable(folder)
     if not root.is_dir():
@@ -58,7 +59,10 @@ def listing(folder: epath.PathLike, *, captions: bool = True, among: Collection[
 
 
 def split_of(entry: Captioned, val_share: float, test_share: float = 0.0, by: str = "file") -> str:
-    """Return "train", "val" or "test", by a hash of the image's name or (`by`) caption, so that it never changes."""
+    """Return "train", "val" or "test" for an image, by a hash of its name or caption, so it never changes.
+
+    By "caption", images with the same caption are in the same split.
+    """
     digest = hashlib.sha256((entry.caption if by == "caption" else entry.name).encode()).digest()
     number = int.from_bytes(digest[:8], "big")
     return "val" if number < val_share * 2**64 else "test" if number < (val_share + test_share) * 2**64 else "train"

@@ -38,8 +38,9 @@ class LatentExamples(Examples):
     """Images as a `training.task.Stream` of `mean`, `log_variance` (h, w, Z), `context` (S, D), `index`, `weight`.
 
     `moments`: latents of all images of the folder, and mirrored ones where V = 2; `keys`: those in the split. `text`:
-    states of the captions, row 0 of the empty one; `caption`: the row of each image. `training`: endless, shuffled,
-    mirrored, with the share `drop_condition` of captions dropped; otherwise each image once.
+    states of the captions, row 0 of the empty one; `caption`: the row of each image. `seed`: of all random choices.
+    `training`: endless, shuffled, mirrored, with the share `drop_condition` of captions dropped; otherwise each image
+    once.
     """
 
     def __init__(

@@ -60,7 +60,10 @@ class Preprocessing:
     std: tuple[float, ...] | None = CLIP_STD
 
     def __call__(self, images: Sequence["np.ndarray | PillowImage"]) -> Float[np.ndarray, "B H W 3"]:
-        """Return pixel values of uint8 (H, W, 3) or Pillow's images. Raises UserError for others, and unequal sizes."""
+        """Return pixel values of images: uint8 arrays (H, W, 3), each of any size, or Pillow's images.
+
+        Raises UserError for anything else, and where their sizes differ after the crop.
+        """
         done = [self._one(_as_rgb(image)) for image in images]
         sizes = [f"{values.shape[0]} x {values.shape[1]}" for values in done]
         if other := next((size for size in sizes if size != sizes[0]), None):

@@ -46,7 +46,10 @@ class Tokenizer:
 
     @classmethod
     def open(cls, folder: epath.PathLike, length: int | None = None) -> "Tokenizer":
-        """Open that of a folder; `length` overrides the folder's. Raises UserError where there is no CLIP tokenizer."""
+        """Open that of a folder with vocab.json and merges.txt, or tokenizer.json; `length` overrides the folder's.
+
+        Raises UserError for a folder without such a tokenizer.
+        """
         folder = epath.Path(folder)
         vocabulary, merges = _vocabulary_and_merges(folder)
         config, special = _special(folder)
@@ -102,7 +105,8 @@ def train(captions: Iterable[str], size: int, length: int = POSITIONS) -> Tokeni
     """Return a tokenizer of exactly `size` ids whose merges are learned from `captions`, deterministically.
 
     CLIP's order: 256 bytes, 256 bytes at the end of a word, the merges, begin, end. Where the captions give fewer
-    merges, ids stay unused. For small vocabularies: each merge counts all pairs again.
+    merges, ids stay unused, so that begin and end are always `size` - 2 and `size` - 1. For small vocabularies: each
+    merge counts all pairs again. Raises ValueError for a size that does not hold the bytes.
     """
     if size < SMALLEST:
         raise ValueError(f"a tokenizer of {size} ids is too small; all bytes, begin and end take {SMALLEST}")

@@ -168,7 +168,10 @@ def _refuse_shared(seen: np.ndarray, split: np.ndarray, paths: Sequence[str]) ->
 
 
 def image_numbers(stimuli: Sequence[str], names: Sequence[str], folder: str) -> Int[np.ndarray, "n"]:
-    """Return the number of each stimulus's image, by its path or else its file name where that is unique, or -1."""
+    """Return the number of the image that each stimulus is, or -1.
+
+    By its path, or by its file name where no other image has the same.
+    """
     by_path = {name: i for i, name in enumerate(names)}
     by_file: dict[str, list[int]] = {}
     for name, i in by_path.items():
@@ -223,7 +226,8 @@ class TrialExamples(Examples):
 def pretrained_on(trials: ImageTrials, paths: Sequence[str]) -> int:
     """Count the trials whose signal an encoder that was pretrained on `paths` saw, without their images.
 
-    They lie in the prepared split "train" of a folder, or their recording (by its pseudonym) has windows there.
+    They lie in the prepared split "train" of one of the folders, or their recording has windows there. Recordings with
+    other pseudonyms there (`prepare --salt`) count as other recordings.
     """
     windows, first = trials.windows, 0
     seen = np.zeros(int(windows.ends[-1]), bool)

@@ -20,7 +20,8 @@ from dreamjax.errors import UserError
 class Ranges:
     """A file of which ranges are read. An object of an object store is copied when its first large range is read.
 
-    The file stays open: one that is replaced meanwhile is read as it was. Raises UserError where it is not readable.
+    The file stays open, so that a file that is replaced meanwhile is read as it was. Raises UserError where it is
+    missing, a folder, empty or not readable.
     """
 
     def __init__(self, path: epath.PathLike):

@@ -81,7 +81,10 @@ class _Damaged(Exception):
 
 
 def read(path: epath.PathLike) -> dict[str, SafetensorsTensor]:
-    """Return a file's tensors by name, in its order; only the header is read. Raises UserError for a damaged one."""
+    """Return the tensors of a file by name, in the file's order; only the header is read.
+
+    Raises UserError for a file that is missing, cut short, damaged, of another kind, or of a type that NumPy lacks.
+    """
     file = Ranges(path)
     head = file.read(0, 64)
     length = int.from_bytes(head[:8], "little")
@@ -156,7 +159,7 @@ def _sizes(value: object) -> bool:
 
 # ------------------------------------------------------------------------------------------------------------- writing
 def write(path: epath.PathLike, tensors: Mapping[str, Tensor]) -> None:
-    """Write `tensors` one after another.
+    """Write `tensors` one after another; the file appears whole or not at all.
 
     The bytes are those that `safetensors.torch` writes with the metadata {"format": "pt"}, by which diffusers and
     transformers know that the names are PyTorch's. Raises UserError for a type that the format lacks.

@@ -33,7 +33,10 @@ MAX_ENTRIES = 4_000_000  # a corpus saved as one tensor per trial has 10⁴ to 1
 
 
 def read(path: epath.PathLike) -> Value:
-    """Return a file's object tree: plain data, `TorchTensor`, arrays, else `Inert`. Raises UserError if damaged."""
+    """Return the object tree of a file: dicts, lists, scalars, `TorchTensor`, arrays, and `Inert` for everything else.
+
+    Raises UserError for a file that is missing, cut short, damaged or of another kind.
+    """
     source = str(path)
     file = Ranges(path).map()
     head = file[:64]

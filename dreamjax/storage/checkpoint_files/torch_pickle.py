@@ -44,7 +44,10 @@ _NUMPY_CODE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,5}|O8?)"
 
 
 def release_pages(file: mmap.mmap) -> None:
-    """Release the file's memory: all pages that were read, as reading one also loads those of other tensors."""
+    """Release the memory of all pages of the file that were read; they are read from the file again when needed.
+
+    All pages, because reading one page also loads its neighbours, which belong to other tensors.
+    """
     if hasattr(file, "madvise"):
         file.madvise(mmap.MADV_DONTNEED)
 
