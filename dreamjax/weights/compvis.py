@@ -65,7 +65,10 @@ INSIDE_VAE = (
 
 
 def unet_names(names: Iterable[str], layers: int) -> dict[str, str]:
-    """Return diffusers' name of each tensor of a U-Net with `layers` residual blocks a level (down) → CompVis's."""
+    """Return diffusers' name of each tensor of a U-Net → CompVis's.
+
+    `layers`: residual blocks of a level, on the way down.
+    """
     names = list(names)
 
     def numbers(i: int, j: int) -> dict[str, int]:

@@ -72,7 +72,10 @@ def _plain(value: Any) -> Any:
 
 
 def per_level(value: object, levels: int, name: str, source: str, otherwise: int = 1) -> tuple[int, ...]:
-    """Return a whole number per level, from one for all or a list; `otherwise` for None. Raises UserError else."""
+    """Return one whole number per level, from one for all or a list of them; `otherwise` for None.
+
+    Raises UserError for anything else.
+    """
     value = otherwise if value is None else value
     values: tuple[Any, ...] = value if isinstance(value, tuple) else (value,) * levels
     if len(values) != levels or any(type(v) is not int or v < 1 for v in values):

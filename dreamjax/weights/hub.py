@@ -20,7 +20,9 @@ def resolve(name_or_path: epath.PathLike, variant: str | None = None) -> epath.P
 
     Of a repository, configs, tokenizers and one set of weights per folder are fetched: safetensors, and pickles only
     where there is nothing else; those of `variant` where it exists. HF_HUB_OFFLINE, HF_HOME and HF_TOKEN have their
-    usual meaning. Where the Hub does not answer, the cache is used. Raises UserError where neither has it.
+    usual meaning. Where the Hub does not answer, the cache is used.
+
+    Raises UserError for a folder that does not exist and an id that neither the Hub nor the cache has.
     """
     text = str(name_or_path)
     place = paths.reachable(name_or_path)

@@ -25,9 +25,10 @@ from dreamjax.weights.table import PyTree, Table, Tensors
 def source(table: Table, tensors: Tensors, source_name: str, whole: PyTree | None = None) -> Callable[[PyTree], PyTree]:
     """Return a function that fills a network's parameters from `tensors` (see `weight_files.open_weights`).
 
-    Abstract parameters (nested dicts of ShapeDtypeStruct with shardings) → arrays of those shapes, types and shardings;
-    a leaf without a sharding goes to the first device, and every process fills the shards of its own devices. `whole`:
-    the parameters that `tensors` should fit, where only a part is filled. Raises WeightMismatch as `Table.leaves`.
+    It has the type of `Task.weights`: abstract parameters (nested dicts of ShapeDtypeStruct with shardings) → arrays of
+    those shapes, types and shardings; a leaf without a sharding goes to the first device, and every process fills the
+    shards of its own devices. `whole`: the parameters that `tensors` should fit, where only a part is filled.
+    `source_name`: what errors call the weights. Raises WeightMismatch as `Table.leaves`.
 
     The host holds one leaf, complete and in its final type, and the tensor that is read into it: beyond the arrays
     themselves it needs about twice the largest leaf, however large the checkpoint is.

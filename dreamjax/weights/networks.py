@@ -82,7 +82,10 @@ def _abstract(build: Callable[..., nnx.Module], arguments: Frozen) -> tuple[nnx.
 
 
 def of(config: Config, source: str, half: str | None = None) -> Network:
-    """Return the network of a config.json; of a class in `HALVES`, one half. Raises UserError for an unknown one."""
+    """Return the network of a config.json; for a class in `HALVES`, that of one half.
+
+    Raises UserError for an unknown class, and for a half that is missing or unknown.
+    """
     name = class_of(config)
     if name in HALVES and half not in HALVES[name]:
         halves = " or the ".join(HALVES[name])

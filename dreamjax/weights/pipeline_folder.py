@@ -40,7 +40,10 @@ class PipelineFolder:
 
     @classmethod
     def open(cls, path_or_id: epath.PathLike, variant: str | None = None) -> "PipelineFolder":
-        """Open a folder or hub id (see `hub.resolve`). Raises UserError where it has no whole pipeline."""
+        """Open a folder, or a hub id (see `hub.resolve`). `variant`: of the weights, where a component has it.
+
+        Raises UserError for a folder without a pipeline, or without a component that its index names.
+        """
         folder = hub.resolve(path_or_id, variant)
         if not folder.is_dir() or not (folder / INDEX).exists():
             raise UserError(

@@ -43,7 +43,7 @@ class Transform:
     ones: int = 0
 
     def to_dreamjax(self, array: np.ndarray) -> np.ndarray:
-        """Return NumPy arrays in nested dicts like `like`, with the values of `tensors`. Raises as `leaves`."""
+        """Return our array of a tensor of PyTorch."""
         return array.reshape(array.shape[self.ones :]).transpose(self.axes(array.ndim - self.ones))
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
@@ -92,7 +92,10 @@ class Table:
         self.aliases, self.ignored = aliases, ignored
 
     def slots(self, like: PyTree) -> dict[str, TensorSlot]:
-        """Return PyTorch name → slot, for nested dicts of arrays or shapes. Raises WeightMismatch where one lacks."""
+        """Return PyTorch name → slot, for a tree (nested dicts) of arrays or shapes, in the order of the rows.
+
+        Raises WeightMismatch where a leaf has no row.
+        """
         leaves = named_leaves(like)
         slots: dict[str, TensorSlot] = {}
         named: set[str] = set()

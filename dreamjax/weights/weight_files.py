@@ -55,7 +55,8 @@ def open_weights(folder_or_file: epath.PathLike, variant: str | None = None) -> 
     """Return name → tensor with `shape`, `dtype` and `np.asarray`, which reads it into new memory.
 
     A folder's plain weights are taken, or those of `variant` (such as "fp16"); where there is only one variant, it is
-    taken with a warning. Raises UserError for a folder without weights, and for missing and damaged files.
+    taken with a warning. Raises UserError for a folder without weights, and for files that are missing, damaged, cut
+    short or of another kind.
     """
     place = paths.reachable(folder_or_file)
     if not place.exists():
@@ -190,7 +191,10 @@ def _shards(sizes: Mapping[str, int], largest: int) -> list[list[str]]:
 
 
 def copy_component(source_folder: epath.PathLike, target_folder: epath.PathLike) -> None:
-    """Copy a folder byte for byte, also where a cache links files. Raises UserError for a missing or empty one."""
+    """Copy every file of a component that was not trained, byte for byte, also where a download cache links them.
+
+    Raises UserError for a missing or empty folder.
+    """
     source, target = epath.Path(source_folder), epath.Path(target_folder)
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
