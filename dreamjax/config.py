@@ -232,7 +232,7 @@ def read(spec: str) -> ConfigDict:
     if not file.is_file():
         raise UserError(f"{path}: no such config file")
     with _errors_of(file):
-        exec(compile(file.read_bytes(), path, "exec"), names)
+        exec(compile(file.read_bytes(), str(file), "exec"), names)  # the name that `_errors_of` looks for
         function: Any = names.get("get_config")
         if function is None:
             raise UserError(f"{path}: a config file must define get_config(), and this one does not")

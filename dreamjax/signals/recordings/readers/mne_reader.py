@@ -48,6 +48,8 @@ def reading(path: str, what: str) -> Iterator[None]:
     try:
         with quiet():
             yield
+    except UserError:
+        raise
     except Exception as e:
         raise UserError(f"{path}: MNE cannot read {what} ({error_text(e)})") from e
 
