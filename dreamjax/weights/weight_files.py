@@ -153,7 +153,8 @@ def write_safetensors(
     """Write `tensors` (in the order of PyTorch's state dict) as STEM.safetensors; return the names of the files.
 
     `stem`: "diffusion_pytorch_model" for diffusers, "model" for transformers. More than `max_shard_bytes` are split
-    into STEM-00001-of-00002.safetensors … with an index, written last. Tensors are read one at a time.
+    into STEM-00001-of-00002.safetensors … with an index, written last. Tensors are read one at a time. Earlier
+    weights in the folder stay.
     """
     folder = epath.Path(folder)
     sizes = {name: math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for name, tensor in tensors.items()}
