@@ -8,14 +8,12 @@ The names below are imported when they are first used: `import dreamjax` itself 
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
-    from dreamjax.api import evaluate, export, generate, import_checkpoint, prepare, relocate, train
+    from dreamjax.api import evaluate, generate, import_checkpoint, prepare, relocate, train
     from dreamjax.errors import UserError
     from dreamjax.model import Model, Pipeline, load, load_pipeline
 
@@ -24,7 +22,6 @@ __all__ = [
     "Pipeline",
     "UserError",
     "evaluate",
-    "export",
     "generate",
     "import_checkpoint",
     "load",
@@ -41,17 +38,6 @@ def __getattr__(name: str) -> object:
     of_model = ("Model", "Pipeline", "load", "load_pipeline")
     module = "errors" if name == "UserError" else "model" if name in of_model else "api"
     return getattr(importlib.import_module(f"dreamjax.{module}"), name)
-
-
-class _Package(ModuleType):
-    """The import system would make the room `dreamjax.export` an attribute in place of the function of that name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in __all__:
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

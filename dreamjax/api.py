@@ -1,9 +1,9 @@
-"""What the verbs do, as functions, which `import dreamjax` re-exports; the command line calls the same.
+"""What the verbs do, as functions; the command line calls the same. `import dreamjax` gives all of them but `export`.
 
 dreamjax.prepare("study/", "runs/study")
 dreamjax.train("configs/pretrain/tiny.py", "runs/tiny")
 print(dreamjax.evaluate("runs/tiny").text())
-dreamjax.export("runs/tiny", "exported/tiny")
+dreamjax.load("runs/tiny").export("exported/tiny")
 
 Every function raises UserError, one sentence, for a mistake; nothing half-written then stays. Rooms are imported when
 they are needed: preparing recordings takes no JAX.

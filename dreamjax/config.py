@@ -228,7 +228,8 @@ def load(spec: str, overrides: Sequence[tuple[str, str]], schema: Callable[[Conf
 def read(spec: str) -> ConfigDict:
     """Return what `FILE.py` or `FILE.py:argument=value,…` returns, unchecked. Raise UserError for a file that fails."""
     path, _, arguments = spec.partition(":")
-    file, names = Path(path), {"__name__": "config", "__file__": str(file.absolute())}
+    file = Path(path)
+    names = {"__name__": "config", "__file__": str(file.absolute())}
     if not file.is_file():
         raise UserError(f"{path}: no such config file")
     with _errors_of(file):

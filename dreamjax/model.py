@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -19,6 +19,8 @@ from etils import epath
 
 from dreamjax import api
 from dreamjax.errors import UserError
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets import pipeline
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.records import Window
@@ -61,15 +63,15 @@ def load(path: epath.PathLike, *, step: int | None = None, best: bool = False) -
 
     folder = epath.Path(path)
     if (folder / "checkpoints").is_dir():
-        return Model(opening.open_run(path, step, best))
+        return Model(opening.open_run(path, step, best), best)
     if folder.exists() and not (folder / EXPORTED).exists():
         raise UserError(f"{path}: neither a run (checkpoints/) nor an exported model ({EXPORTED})")
     if step is not None or best:
         raise UserError(f"{path}: step and best choose among the checkpoints of a run, and this is an exported model")
-    with tempfile.TemporaryDirectory(prefix="dreamjax-") as workdir:
-        run = Path(workdir) / "run"
-        api.import_checkpoint(folder if folder.exists() else hub.resolve(str(path)), run)
-        return Model(opening.open_run(run))
+    temporary = tempfile.TemporaryDirectory(prefix="dreamjax-")
+    run = Path(temporary.name) / "run"
+    api.import_checkpoint(folder if folder.exists() else hub.resolve(str(path)), run)
+    return Model(opening.open_run(run), temporary=temporary)
 
 
 def load_pipeline(folder: epath.PathLike, *, dtype: str = "float32", attention: str = "auto") -> "Pipeline":
@@ -117,6 +119,8 @@ class Model:
     """A trained system, opened by `load`. What it can do depends on the system; other calls raise UserError."""
 
     run: Run
+    best: bool = False  # its step was chosen by the held-out score
+    temporary: tempfile.TemporaryDirectory | None = field(default=None, repr=False)  # the run made of an export
 
     @property
     def config(self) -> Any:
@@ -181,8 +185,9 @@ class Model:
             options: of the sampler: `steps`, `guidance`, `seed`, `sampler`, …; see `generation.batches.Sampling`.
         """
         if x is None:
-            capability(self.run.task, GeneratesFromText, "generate images from text")
-            return load_pipeline(self.run.workdir)(prompt, **options)
+            task = capability(self.run.task, GeneratesFromText, "generate images from text")
+            mesh = meshes.make(MeshConfig())
+            return Pipeline(task.pipeline(self.run, mesh, dtype="float32", attention="auto"))(prompt, **options)
         from PIL import Image
 
         from dreamjax.generation.batches import Sampling
@@ -194,12 +199,18 @@ class Model:
         return [Image.fromarray(image) for image in self._generator.images_of(rows, Sampling(**options))]
 
     def evaluate(self, measure: str | None = None, **options: Any) -> "Result":
-        """Score the run; see `api.evaluate`."""
-        return api.evaluate(self.run.workdir, measure, **options)
+        """Score the loaded step; see `api.evaluate`. A probe trains its encoders itself."""
+        return api.evaluate(self.run.workdir, measure, **({} if measure == "probe" else self._step(options)), **options)
 
     def export(self, out: epath.PathLike, **options: Any) -> "ExportSummary":
-        """Write the run as a folder for PyTorch; see `api.export`."""
-        return api.export(self.run.workdir, out, **options)
+        """Write the loaded step as a folder for PyTorch; see `api.export`."""
+        return api.export(self.run.workdir, out, **self._step(options), **options)
+
+    def _step(self, options: Mapping[str, object]) -> dict[str, Any]:
+        """Return the option that names the loaded step, where `options` names none."""
+        if {"step", "best"} & options.keys():
+            return {}
+        return {"best": True} if self.best else {"step": self.run.step}
 
     @functools.cached_property
     def _embed(self) -> Callable[..., Embedding]:

@@ -38,6 +38,7 @@ def run(folder):
         config.data.path = (str(folder / "shards"),)
         config.data.update({"sfreq": 64.0, "samples": 128})
         config.train.update({"steps": 2, "batch_size": 8, "eval_every": 0, "tensorboard": False})
+        config.train.checkpoint.every = 1
     result = dreamjax.train(config, folder / "run")
     assert result["step"] == 2
     return folder / "run"
@@ -131,7 +132,7 @@ def test_features_are_those_of_the_exported_torch_model(run, model, folder, tmp_
     from dreamjax.signals.datasets import pipeline
     from tests.export.support import load_model_file
 
-    assert max(dreamjax.export(run, tmp_path / "exported").differences.values()) <= 1e-5
+    assert max(model.export(tmp_path / "exported").differences.values()) <= 1e-5
     module = load_model_file(tmp_path / "exported").MaskedAutoencoder.from_pretrained(tmp_path / "exported").eval()
     data = dataclasses.replace(model.config.data, path=(str(folder / "shards"),))
     found = model.encode(folder / "shards")
@@ -145,6 +146,13 @@ def test_features_are_those_of_the_exported_torch_model(run, model, folder, tmp_
         out = module(x, scale=scale, valid=tensors["valid"], return_features=True)
     np.testing.assert_allclose(out["features"].numpy(), found.tokens, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(out["pooled"].numpy(), found.pooled, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loaded_step_is_exported_and_an_export_can_be_exported_again(run, tmp_path):
+    assert dreamjax.load(run, step=1).export(tmp_path / "first").step == 1
+    dreamjax.load(tmp_path / "first").export(tmp_path / "again")
+    first, again = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "again"))
+    assert first == again
 
 
 @pytest.mark.parametrize(

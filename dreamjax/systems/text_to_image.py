@@ -129,6 +129,11 @@ class TextToImage(DiffusionSystem):
         m = self.config.model
         if m.start == "weights" and m.architecture and not m.path:
             raise UserError("model.start is weights, but model.path is empty: name a folder, or set model.start=random")
+        if m.start == "random" and m.trainable != "all":
+            raise UserError(
+                f"model.trainable is {m.trainable}, but with model.start=random there are no weights to keep; set "
+                "model.trainable=all"
+            )
         self.unet  # noqa: B018 - its config is read and checked
         m.check_device()
 

@@ -294,6 +294,10 @@ def test_a_run_shows_held_out_images_above_what_their_captions_become(trained):
         ({}, "model.path is empty"),
         ({"architecture": "sd155", "start": "random"}, "unknown architecture 'sd155'; did you mean sd15?"),
         ({"architecture": "tiny"}, "model.start is weights, but model.path is empty"),
+        (
+            {"architecture": "tiny", "start": "random", "trainable": "cross_attention"},
+            "model.trainable is cross_attention, but with model.start=random there are no weights to keep",
+        ),
         ({"path": "/nowhere/at/all"}, "no such folder"),
     ],
     ids=str,
