@@ -33,7 +33,7 @@ def timed(step: Step) -> Timed:
 
 
 def interleaved(contestants: Mapping[str, Timed], rounds: int, steps: int, warm: int = 3) -> Times:
-    """Every contestant's turns, one after another in every round: a busy machine slows all alike."""
+    """Run every contestant's turns, one after another in every round: a busy machine slows all alike."""
     times: Times = {name: [] for name in contestants}
     for name, run in contestants.items():
         say(f"warming up {name} …")
@@ -49,7 +49,7 @@ def interleaved(contestants: Mapping[str, Timed], rounds: int, steps: int, warm:
 def summary(
     times: Times, flops: float | None = None, ceiling: float = 1.0, peak: float | None = None
 ) -> dict[str, Any]:
-    """The contestants' part of the JSON; `flops` of one step where all do the same, `ceiling` and `peak` in FLOP/s."""
+    """Return the contestants' part of the JSON. `flops`: of one step; `ceiling` and `peak`: in FLOP/s."""
     result: dict[str, Any] = {}
     for name, pairs in times.items():
         wall = [seconds for seconds, _ in pairs]
@@ -100,7 +100,7 @@ class Child:
         return json.loads(answer)
 
     def start(self, work: str) -> float:
-        """Seconds until the first step of `work` was done: compiling, and running once."""
+        """Return the seconds until the first step of `work` was done: compiling, and running once."""
         return self.ask(start=work)["seconds"]
 
     def of(self, work: str) -> Timed:
@@ -111,7 +111,7 @@ class Child:
         return run
 
     def close(self) -> float:
-        """MiB at the peak of the process, or of its part of the GPU."""
+        """End the process; return its peak memory in MiB, or that of its part of the GPU."""
         peak = self.ask(end=True)["peak_mib"]
         self.process.wait()
         return peak
@@ -119,7 +119,7 @@ class Child:
 
 @contextmanager
 def children(names: list[str]) -> Iterator[dict[str, Child]]:
-    """One process for each; none is left behind."""
+    """Start one process for each contestant; all are ended when the block ends."""
     processes = {name: Child(name) for name in names}
     try:
         yield processes
@@ -130,7 +130,7 @@ def children(names: list[str]) -> Iterator[dict[str, Child]]:
 
 
 def serve(work: Mapping[str, Callable[[], Step]], peak_bytes: Callable[[], float | None]) -> None:
-    """What the child does until it is told to end; a kind of work is made when it is started."""
+    """Serve as the child until it is asked to end; a kind of work is set up when it is first requested."""
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
     made: dict[str, Timed] = {}
     for line in sys.stdin:
@@ -154,7 +154,7 @@ def serve(work: Mapping[str, Callable[[], Step]], peak_bytes: Callable[[], float
 def compared(
     names: list[str], work: str, rounds: int, steps: int, *, apart: bool
 ) -> tuple[Times, dict[str, dict[str, float]]]:
-    """(times, contestant → its seconds to the first step and its peak memory) of processes of their own.
+    """Return (times, contestant → seconds to its first step and peak memory), each in a separate process.
 
     `apart`: one process after another, where two do not fit the memory; then nothing is interleaved.
     """
@@ -173,7 +173,7 @@ def compared(
 
 # --------------------------------------------------------------------------------------------------------------- facts
 def on_gpu() -> bool:
-    """Whether both JAX and PyTorch compute on a GPU."""
+    """Return whether both JAX and PyTorch compute on a GPU."""
     import jax
     import torch
 
@@ -196,7 +196,7 @@ def machine() -> dict[str, Any]:
 
 
 def matrix_product_rate(dtype: str, size: int) -> float:
-    """FLOP/s of `size`³ matrix products, the best of five runs: what the step could reach at most."""
+    """Return the FLOP/s of `size`³ matrix products, the best of five: an upper bound for the step."""
     import jax
     import jax.numpy as jnp
 
@@ -215,7 +215,7 @@ def matrix_product_rate(dtype: str, size: int) -> float:
 
 # ------------------------------------------------------------------------------------------------------------ dreamjax
 def training_step(task: Any, mesh_config: Any, data: Any, devices: int = 1) -> tuple[Step, float]:
-    """(a Task's step over a mesh of so many devices, compiled as the loop compiles it; seconds of compiling)."""
+    """Return (a Task's step over a mesh of that many devices, compiled as in the loop; seconds of compiling)."""
     import jax
 
     from dreamjax.parallel import mesh as meshes

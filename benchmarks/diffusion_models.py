@@ -27,7 +27,7 @@ class Sizes:
         return self.parts["text_encoder"]["max_position_embeddings"]
 
     def latents(self) -> np.ndarray:
-        """Noise, channels last."""
+        """Return noise, channels last."""
         shape = (self.batch, self.size, self.size, self.parts["unet"]["in_channels"])
         return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
@@ -36,7 +36,7 @@ class Sizes:
         return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
     def flops(self) -> float:
-        """Of one forward pass of the U-Net over the batch."""
+        """Return the operations of one forward pass of the U-Net over the batch."""
         from dreamjax.models import flops
 
         return self.batch * flops.unet(ours(self)[1], self.size, self.size, self.tokens)
@@ -53,7 +53,7 @@ class Sizes:
 
 
 def parts_of(name: str) -> dict[str, dict[str, Any]]:
-    """An architecture by name; `half`: Stable Diffusion 1.5 with half the widths, which 2 cores run in minutes."""
+    """Return an architecture by name; `half`: Stable Diffusion 1.5 with half the widths, minutes on 2 cores."""
     from dreamjax.runs import shapes
 
     parts = shapes.get("sd15" if name == "half" else name)
@@ -94,7 +94,7 @@ def names_of(args: argparse.Namespace) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------------ dreamjax
 def ours(sizes: Sizes) -> tuple[Any, dict[str, Any]]:
-    """(network, its arguments)."""
+    """Return (network, its arguments)."""
     import jax.numpy as jnp
 
     from dreamjax.weights import networks
@@ -104,7 +104,7 @@ def ours(sizes: Sizes) -> tuple[Any, dict[str, Any]]:
 
 
 def our_peak() -> float | None:
-    """Bytes on the GPU at the peak; None on CPU."""
+    """Return bytes on the GPU at the peak; None on CPU."""
     import jax
 
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
@@ -112,7 +112,7 @@ def our_peak() -> float | None:
 
 # ------------------------------------------------------------------------------------------------------------- PyTorch
 def theirs(sizes: Sizes, *, compiled: bool) -> tuple[Any, Any]:
-    """(diffusers' U-Net with random weights, channels last; its device)."""
+    """Return (diffusers' U-Net with random weights, channels last; its device)."""
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -127,7 +127,7 @@ def theirs(sizes: Sizes, *, compiled: bool) -> tuple[Any, Any]:
 
 
 def channels_first(x: np.ndarray, device: Any) -> Any:
-    """The same numbers as a channels-last tensor of PyTorch."""
+    """Return the same numbers as a channels-last tensor of PyTorch."""
     import torch
 
     tensor = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))

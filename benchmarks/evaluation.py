@@ -23,7 +23,7 @@ SOURCES = ("model", "another trial's", "random training image", "nearest trainin
 
 
 def projections() -> Callable[[np.ndarray, int], np.ndarray]:
-    """Images → so many numbers, each a fixed random sum of all pixels."""
+    """Return a function: images → that many numbers, each a fixed random sum of all pixels."""
     weights = np.random.default_rng(0).standard_normal((SIDE * SIDE * 3, 2048), np.float32) / SIDE
 
     def of(images: np.ndarray, width: int) -> np.ndarray:
@@ -54,7 +54,7 @@ def judges() -> list[Any]:
 
 
 def timed(trials: int) -> dict[str, float]:
-    """CPU seconds of every part of the table of so many trials, each of an image of its own."""
+    """Return the CPU seconds of every part of the table of that many trials, each of a different image."""
     from dreamjax.evaluation import image_scores
 
     rng = np.random.default_rng(trials)

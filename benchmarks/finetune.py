@@ -19,7 +19,7 @@ import numpy as np
 
 
 def batch_of(sizes: models.Sizes) -> dict[str, np.ndarray]:
-    """Noise in every field of a batch of cached latents."""
+    """Return noise in every field of a batch of cached latents."""
     mean, rows = sizes.latents(), np.arange(sizes.batch)
     return {
         "mean": mean,

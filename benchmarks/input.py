@@ -21,7 +21,7 @@ SAMPLES = 512
 
 
 def write_noise(folder: str, channels: int, windows: int) -> str:
-    """A dataset of white noise: one recording of `windows` windows."""
+    """Write a dataset of white noise: one recording of `windows` windows."""
     from dreamjax.signals.datasets import records
     from dreamjax.signals.recordings import montage
 
@@ -60,7 +60,7 @@ def write_noise(folder: str, channels: int, windows: int) -> str:
 
 
 def stream_rate(stream: Any, batch_size: int, workers: int, seconds: float) -> dict[str, float]:
-    """Windows per second that one consumer gets, after the first batches; CPU seconds of this process beside it."""
+    """Return the windows per second that one consumer gets after the first batches, and this process's CPU seconds."""
     rows = stream.batches(batch_size=batch_size, workers=workers)
     try:
         for _ in range(4):
@@ -76,7 +76,7 @@ def stream_rate(stream: Any, batch_size: int, workers: int, seconds: float) -> d
 
 
 def per_window(function: Callable[[], Any], windows: int, repeats: int = 7) -> float:
-    """Best of several: microseconds of CPU per window."""
+    """Return the microseconds of CPU per window, the best of several."""
     best = np.inf
     for _ in range(repeats):
         start = time.process_time()
@@ -86,7 +86,7 @@ def per_window(function: Callable[[], Any], windows: int, repeats: int = 7) -> f
 
 
 def stages(stream: Any, batch_size: int) -> dict[str, float]:
-    """Microseconds of one core per window: read and decompress, parse (ours, and TFDS's own decoder), assemble."""
+    """Return microseconds of one core per window: read and decompress, parse (ours and TFDS's decoder), assemble."""
     from dreamjax.signals.datasets import augment, record_view, records
 
     examples = stream

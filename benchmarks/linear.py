@@ -57,7 +57,7 @@ class Timed:
 
 
 def measured(sizes: Sequence[int], make: Callable[[int], Timed], rounds: int) -> dict[str, Any]:
-    """Milliseconds a step by size, and how far from a straight line."""
+    """Return the milliseconds a step by size, and the deviation from a straight line."""
     ready = {size: make(size) for size in sizes}
     for one in ready.values():
         one.step()

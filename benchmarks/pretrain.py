@@ -22,7 +22,7 @@ ROUNDS, STEPS = 7, 5
 
 
 def batch_of(channels: int, samples: int, size: int) -> dict[str, np.ndarray]:
-    """A batch of white noise with every field that the pipeline delivers."""
+    """Return a batch of white noise with every field that the pipeline delivers."""
     rng = np.random.default_rng(0)
     return {
         "signal": rng.standard_normal((size, channels, samples)).astype(np.float32),
@@ -34,7 +34,7 @@ def batch_of(channels: int, samples: int, size: int) -> dict[str, np.ndarray]:
 
 
 def dreamjax_step(config: Any, devices: int = 1) -> tuple[Step, float]:
-    """(the real Task's step over a mesh of so many devices, compiled as the loop compiles it; seconds of compiling)."""
+    """Return (the real Task's step over a mesh of that many devices, compiled as in the loop; seconds of compiling)."""
     from dreamjax.systems import registry
 
     data = batch_of(config.model.channels, config.data.samples, config.train.batch_size)
@@ -42,7 +42,7 @@ def dreamjax_step(config: Any, devices: int = 1) -> tuple[Step, float]:
 
 
 def torch_step(config: Any, device: str, *, compiled: bool, microbatches: int = 1) -> Step:
-    """The twin of `torch_twin.py` in the sizes of the same config."""
+    """Return the twin of `torch_twin.py` in the sizes of the same config."""
     import torch
     from torch_twin import Shape, Trainer
 
@@ -73,7 +73,7 @@ def torch_step(config: Any, device: str, *, compiled: bool, microbatches: int = 
 
 
 def comparable(preset: str, batch: int, dtype: str, unroll: bool) -> Any:
-    """The preset in the plain form that both sides share: one mask ratio, no padding, no EMA, no extra layers."""
+    """Return the preset in the form that both sides share: one mask ratio, no padding, no EMA, no extra layers."""
     from dreamjax.systems import masked_presets
 
     config = masked_presets.PRESETS[preset]

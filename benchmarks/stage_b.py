@@ -95,7 +95,7 @@ def contestant(name: str, sizes: Sizes) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- counted
 def counted(sizes: Sizes, chip: str | None) -> dict[str, dict[str, int]]:
-    """MiB of each contestant at the peak of a step; ours as compiled for this machine, or for one TPU chip."""
+    """Return each contestant's peak MiB of a step; ours as compiled for this machine, or for one TPU chip."""
     import stage_b_twin as twin
 
     remat = sizes.config.model.remat != "none"

@@ -20,12 +20,12 @@ class Sizes:
 
     @property
     def resolution(self) -> int:
-        """Pixels of an image's side."""
+        """Return pixels of an image's side."""
         return self.size * 2 ** (len(self.parts["vae"]["block_out_channels"]) - 1)
 
     @property
     def context(self) -> tuple[int, int]:
-        """(S, D) of the U-Net's context."""
+        """Return (S, D) of the U-Net's context."""
         return self.parts["text_encoder"]["max_position_embeddings"], self.parts["unet"]["cross_attention_dim"]
 
     @property
@@ -37,14 +37,14 @@ class Sizes:
         return np.random.default_rng(0).standard_normal(shape, np.float32)
 
     def cached(self) -> dict[str, np.ndarray]:
-        """What banks keep of the images, channels last: moments of the latents, and embeddings."""
+        """Return what banks keep of the images, channels last: moments of the latents, and embeddings."""
         rng, latent = np.random.default_rng(1), self.parts["vae"]["latent_channels"]
         mean = rng.standard_normal((self.batch, self.size, self.size, latent), np.float32)
         embedding = rng.standard_normal((self.batch, self.projection), np.float32)
         return {"mean": mean, "log_variance": np.full_like(mean, -4.0), "embedding": embedding}
 
     def images(self) -> dict[str, np.ndarray]:
-        """The images themselves, channels first: for the autoencoder, and for CLIP."""
+        """Return the images themselves, channels first: for the autoencoder, and for CLIP."""
         rng, side = np.random.default_rng(2), self.parts["image_encoder"]["image_size"]
         image = rng.uniform(-1, 1, (self.batch, 3, self.resolution, self.resolution)).astype(np.float32)
         return {"image": image, "for_clip": rng.standard_normal((self.batch, 3, side, side), np.float32)}
@@ -64,7 +64,7 @@ class Sizes:
 
 
 def sizes_of(name: str, size: int | None, batch: int, remat: str, attention: str = "auto") -> Sizes:
-    """`half`: half of every width and of every image's side, with the published depths; `tiny`: for tests; or `sd15`.
+    """Return sizes by name. `half`: half of every width and image side, published depths; `tiny`: for tests; `sd15`.
 
     So each network's share of the operations stays about what it is: autoencoder 22 %, CLIP 10 % of the published step.
     """
@@ -100,7 +100,7 @@ def _halved(x: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------------------ dreamjax
 def task_of(sizes: Sizes) -> Any:
-    """The real Task, of sizes that need no name."""
+    """Return the real Task at these sizes."""
     from dreamjax.runs.components import Components
     from dreamjax.systems.dreamdiffusion import DreamDiffusion
 
@@ -112,7 +112,7 @@ def task_of(sizes: Sizes) -> Any:
 
 
 def our_batch(sizes: Sizes) -> dict[str, np.ndarray]:
-    """Noise in every field of a training batch."""
+    """Return noise in every field of a training batch."""
     rows, signal = np.arange(sizes.batch), sizes.signal()
     return sizes.cached() | {
         "signal": signal,

@@ -75,7 +75,7 @@ class Networks(nn.Module):
             self.clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes.parts["image_encoder"])).eval()
 
     def loss(self, signal: torch.Tensor, z: torch.Tensor, alphas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(the diffusion loss, the embedding of the signal); `alphas`: the schedule's cumulative products."""
+        """Return (the diffusion loss, the embedding of the signal); `alphas`: the schedule's cumulative products."""
         context, ours, time = self.maps(self.encoder(signal))
         t = torch.randint(0, len(alphas), (len(z),), device=z.device)
         noise, share = torch.randn_like(z), alphas[t].view(-1, 1, 1, 1)
@@ -132,7 +132,7 @@ class Competent(Step):
 
 
 def listed(networks: Networks, *, published: bool) -> list[nn.Parameter]:
-    """What the optimiser is given: 198 M parameters at the published sizes."""
+    """Return the parameters that the optimiser gets: 198 M at the published sizes."""
     chosen = [*networks.encoder.parameters(), *networks.maps.parameters()]
     unet = [(name, p) for name, p in networks.unet.named_parameters() if "transformer_blocks" in name]
     chosen += [p for name, p in unet if "attn2" in name or "norm2" in name]
@@ -145,7 +145,7 @@ def listed(networks: Networks, *, published: bool) -> list[nn.Parameter]:
 
 
 def made(sizes: Sizes, *, published: bool, remat: bool) -> Step:
-    """A step with random weights, on the GPU where there is one."""
+    """Return a step with random weights, on the GPU where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     optim = sizes.config.optim
@@ -207,7 +207,7 @@ class Living(TorchDispatchMode):
 
 
 def counted(sizes: Sizes, *, published: bool, remat: bool) -> dict[str, int]:
-    """Bytes at the peak of a second step, by kind, found out without memory (FakeTensorMode)."""
+    """Return the peak bytes of a second step by kind, counted without allocating memory (FakeTensorMode)."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True), Living() as living:

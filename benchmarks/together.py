@@ -29,7 +29,7 @@ ALONE = "dreamjax, one after another"
 
 
 def points(config: Any, count: int) -> list[Any]:
-    """Runs that differ in their seed and their rate."""
+    """Return runs that differ in their seed and their rate."""
     rates = np.geomspace(1e-4, 1e-2, count)
     return [
         replace(config, seed=i, optim=replace(config.optim, learning_rate=float(rate)), train=_plain(config))
@@ -62,7 +62,7 @@ def one_after_another(steps: list[Step]) -> Step:
 
 
 def torch_as_one(config: Any, count: int, device: str) -> Step:
-    """The twin's parameters stacked, its gradients by vmap over them, one fused AdamW for all."""
+    """Return a step of the twin: parameters stacked, gradients by vmap over them, one fused AdamW for all."""
     import torch
     from torch_twin import MaskedAutoencoder, Shape
 
@@ -121,7 +121,7 @@ class Together(TrainingStep):
 
 
 def predicted(configs: list[Any], name: str) -> dict[str, Any]:
-    """Milliseconds a step of all points on a pod: one after another over all of its chips, and each on its own."""
+    """Return the milliseconds a step of all points on a pod: one after another on all chips, and each on its own."""
     from dreamjax.pods import plan, topologies
 
     pod = topologies.pod(name)
@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def gain(times: Times, alone: str, other: str) -> list[float]:
-    """Median, least and most over rounds."""
+    """Return the median, the minimum and the maximum over rounds."""
     ratios = [a[0] / b[0] for a, b in zip(times[alone], times[other], strict=True)]
     return [round(f(ratios), 3) for f in (statistics.median, min, max)]
 

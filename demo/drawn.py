@@ -35,7 +35,7 @@ def _drawings(pixels: int, classes: int) -> tuple[list[Stimulus], Float[np.ndarr
 
 
 def read(image: UInt8[np.ndarray, "pixels pixels 3"], classes: int = 4) -> Stimulus | None:
-    """The drawing of one of the first `classes` shapes that is most like `image`; None where no colour is on it.
+    """Return the drawing, of the first `classes` shapes, most similar to `image`; None where it has no colour.
 
     Likeness is Tanimoto's a·b / (a·a + b·b - a·b) of the two covers; the hue is that of the mean colour under it.
     """
@@ -65,9 +65,9 @@ class Share(NamedTuple):
 def as_prompted(
     images: Sequence[UInt8[np.ndarray, "pixels pixels 3"]], prompts: Sequence[str], classes: int = 4
 ) -> dict[str, Share]:
-    """The share of images that show what their prompt says, for "shape", "colour" and "place".
+    """Return the share of images that show what their prompt says, for "shape", "colour" and "place".
 
-    Each prompt is a caption, as `captions.caption` gives them; raises ValueError for one that names no shape, colour or
+    Each prompt is a caption, as `captions.caption` gives them; raise ValueError for one that names no shape, colour or
     place.
     An image on which there is nothing shows nothing.
     """

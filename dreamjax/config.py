@@ -211,7 +211,7 @@ def override(cls: Schema, config: ConfigDict, key: str, text: str, source: str =
 def load(spec: str, overrides: Sequence[tuple[str, str]], schema: Callable[[ConfigDict, str], type[T]]) -> T:
     """Return the config of `spec` = `FILE.py` or `FILE.py:argument=value,…` with `overrides` = [(dotted key, text)].
 
-    `schema(config, source)` returns the dataclass of the file's ConfigDict. Raises UserError, naming the override that
+    `schema(config, source)` returns the dataclass of the file's ConfigDict. Raise UserError, naming the override that
     caused the error, or the file.
     """
     path, config = spec.partition(":")[0], read(spec)

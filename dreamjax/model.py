@@ -124,7 +124,7 @@ class Model:
 
     @property
     def config(self) -> Any:
-        """The frozen dataclass of the system's config."""
+        """Return the frozen dataclass of the system's config."""
         return self.run.config
 
     def encode(

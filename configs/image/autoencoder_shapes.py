@@ -14,7 +14,7 @@ from dreamjax.systems.autoencoder import preset
 
 
 def get_config(folder: str = "", steps: int | None = None) -> ConfigDict:
-    """`folder`: images; `steps`: optimiser steps."""
+    """Return the config. `folder`: images; `steps`: optimiser steps."""
     config = preset("shapes")
     config.data.folder = folder
     if steps is not None:

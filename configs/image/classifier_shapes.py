@@ -13,7 +13,7 @@ from dreamjax.systems.classifier import preset
 
 
 def get_config(folder: str = "") -> ConfigDict:
-    """`folder`: labelled images."""
+    """Return the config. `folder`: labelled images."""
     config = preset("shapes")
     config.data.folder = folder
     return config

@@ -14,7 +14,7 @@ from dreamjax.systems.clip import preset
 
 
 def get_config(folder: str = "", steps: int | None = None) -> ConfigDict:
-    """`folder`: images with captions; `steps`: optimiser steps."""
+    """Return the config. `folder`: images with captions; `steps`: optimiser steps."""
     config = preset("shapes")
     config.data.folder = folder
     if steps is not None:

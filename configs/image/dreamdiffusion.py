@@ -32,5 +32,5 @@ from dreamjax.systems.dreamdiffusion_presets import planned
 
 
 def get_config(pod: Literal["none", "v5e:4x4"] = "none", per_chip: int = 8) -> ConfigDict:
-    """`pod`: sizes alone on a mesh of its chips, `per_chip` trials each, to be compiled and not run."""
+    """Return the config. `pod`: only sizes, on a mesh of its chips, `per_chip` trials each, to be compiled only."""
     return planned("ours", pod, per_chip)

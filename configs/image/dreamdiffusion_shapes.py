@@ -15,7 +15,7 @@ from dreamjax.systems.dreamdiffusion_presets import preset
 
 
 def get_config(steps: int | None = None) -> ConfigDict:
-    """`steps`: optimiser steps."""
+    """Return the config. `steps`: optimiser steps."""
     config = preset("shapes")
     if steps is not None:
         config.train.steps = steps

@@ -18,7 +18,7 @@ from dreamjax.systems.text_to_image import preset
 def get_config(
     path: str = "", folder: str = "", trainable: Literal["all", "cross_attention"] = "all", steps: int | None = None
 ) -> ConfigDict:
-    """`path`: the pipeline; `folder`: captioned images; `trainable`; `steps`: optimiser steps."""
+    """Return the config. `path`: the pipeline; `folder`: captioned images; `trainable`; `steps`: optimiser steps."""
     config = preset("sd15")
     config.model.path, config.model.trainable, config.data.folder = path, trainable, folder
     if steps is not None:

@@ -29,7 +29,7 @@ PODS = {"v5e:4x4": (1, 16, 8), "v6e:16x16": (16, 16, 8)}
 def get_config(
     pod: Literal["v5e:4x4", "v6e:16x16"] = "v5e:4x4", path: str = "", folder: str = "", steps: int | None = None
 ) -> ConfigDict:
-    """`pod`: its topology; `path`: the pipeline; `folder`: captioned images; `steps`: optimiser steps."""
+    """Return the config. `pod`: topology; `path`: pipeline; `folder`: captioned images; `steps`: optimiser steps."""
     config = preset("sd15")
     data, fsdp, images = PODS[pod]
     config.train.mesh.data, config.train.mesh.fsdp = data, fsdp

@@ -17,7 +17,7 @@ from dreamjax.systems.text_to_image import preset
 
 
 def get_config(folder: str = "", steps: int | None = None) -> ConfigDict:
-    """`folder`: captioned images; `steps`: optimiser steps."""
+    """Return the config. `folder`: captioned images; `steps`: optimiser steps."""
     config = preset("shapes")
     config.data.folder = folder
     if steps is not None:

@@ -22,7 +22,7 @@ from dreamjax.systems.masked_presets import preset
 
 
 def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:
-    """`path`: dataset folders; `steps`: optimiser steps."""
+    """Return the config. `path`: dataset folders; `steps`: optimiser steps."""
     config = preset("dreamdiffusion_paper")
     config.data.path = path
     if steps is not None:

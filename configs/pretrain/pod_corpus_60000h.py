@@ -22,7 +22,7 @@ WINDOWS, EPOCHS, BATCH = 60_000 * 3600 // 2, 4, 16_384  # of 2 s
 
 
 def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:
-    """`path`: dataset folders; `steps`: optimiser steps."""
+    """Return the config. `path`: dataset folders; `steps`: optimiser steps."""
     config = preset("base")
     config.data.path = path
     config.model.dim, config.model.depth, config.model.heads = 1536, 40, 24

@@ -21,7 +21,7 @@ TRIALS, EPOCHS, BATCH = 11_965, 500, 512
 
 
 def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:
-    """`path`: dataset folders; `steps`: optimiser steps."""
+    """Return the config. `path`: dataset folders; `steps`: optimiser steps."""
     config = preset("dreamdiffusion_paper")
     config.data.path = path
     config.train.batch_size, config.train.mesh.fsdp = BATCH, 8

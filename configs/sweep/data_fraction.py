@@ -20,7 +20,7 @@ SHARES = (0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0)
 
 
 def get_config(path: tuple[str, ...] = (), steps: int = 2000) -> ConfigDict:
-    """`path`: dataset folders; `steps`: optimiser steps of a run."""
+    """Return the config. `path`: dataset folders; `steps`: optimiser steps of a run."""
     base = preset("small")
     base.data.update({"path": path, "samples": 256, "shift": False})
     base.model.interpolation = "none"

@@ -48,7 +48,7 @@ SMALL = {303: (32, 3, 4), 454: (32, 4, 4), 163: (24, 3, 4), 76: (16, 3, 2), 18: 
 
 
 def get_config(sizes: Literal["paper", "small"] = "paper") -> ConfigDict:
-    """`sizes`: those of the paper, or small ones."""
+    """Return the config. `sizes`: those of the paper, or small ones."""
     small = sizes == "small"
     pretrain = masked_presets.preset("tiny" if small else "dreamdiffusion_paper")
     base = dreamdiffusion_presets.preset("shapes" if small else "paper")

@@ -22,7 +22,7 @@ RATIOS = (0.1, 0.25, 0.5, 0.65, 0.75, 0.85, 0.95)
 
 
 def get_config(path: tuple[str, ...] = (), steps: int | None = None, smoke: bool = False) -> ConfigDict:
-    """`path`: dataset folders; `steps`: optimiser steps of a run; `smoke`: minutes, to see that it goes."""
+    """Return the config. `path`: dataset folders; `steps`: optimiser steps of a run; `smoke`: a check of minutes."""
     base = preset("small")
     base.data.update({"path": path, "samples": 256})
     base.model.interpolation = "none"

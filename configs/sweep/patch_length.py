@@ -21,7 +21,7 @@ HIDDEN = 32  # samples at once
 
 
 def get_config(path: tuple[str, ...] = (), steps: int = 1000) -> ConfigDict:
-    """`path`: dataset folders; `steps`: optimiser steps of a run at equal examples."""
+    """Return the config. `path`: dataset folders; `steps`: optimiser steps of a run at equal examples."""
     base = preset("small")
     base.data.update({"path": path, "samples": 256})
     base.model.interpolation = "none"

@@ -67,7 +67,7 @@ def _configure(sub: argparse.ArgumentParser, module: ModuleType) -> None:
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """The whole parser, or (`only`) with one verb's arguments filled in and the others' modules not imported.
+    """Return the parser; with `only`, one verb's arguments are added and the other verbs' modules not imported.
 
     A verb whose module cannot be imported is listed with the reason, and does not keep the others from working.
     """
@@ -113,7 +113,7 @@ def _split_command(argv: Sequence[str], verb: str | None) -> tuple[Sequence[str]
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of one verb; no file is looked at.
+    """Parse the arguments of one verb; no file is read.
 
     Raise UserError for what it does not know, naming the nearest it does, before argparse complains of what is missing;
     and for an option's empty value: a script's variable that was not set, which would pass for an option not given.
@@ -179,7 +179,7 @@ def _sigterm_unwinds() -> Iterator[None]:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON has it: arrays as lists, NaN and infinity as null, paths and anything else as text."""
+    """Return `value` for JSON: arrays as lists, NaN and infinity as null, paths and anything else as text."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

@@ -12,7 +12,7 @@ CONFIG = "--config."
 
 # ---------------------------------------------------------------------------------------------------- types of argparse
 def whole_number(least: int) -> Callable[[str], int]:
-    """A whole number from `least` up to what 32 bits hold."""
+    """Return a parser of whole numbers from `least` to the largest 32-bit integer."""
 
     def parse(text: str) -> int:
         try:
@@ -27,7 +27,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
-    """A finite number from `least` to `most`; `above`: greater than `least`."""
+    """Return a parser of finite numbers from `least` to `most`; `above`: greater than `least`."""
     within = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
 
     def parse(text: str) -> float:
@@ -44,7 +44,7 @@ def number(least: float, most: float = math.inf, *, above: bool = False) -> Call
 
 # ----------------------------------------------------------------------------------------------------- options together
 def given(words: Sequence[str]) -> tuple[str, ...]:
-    """The long options among the words of a command line, as they are spelt there."""
+    """Return the long options on a command line, as they are written there."""
     before = words[: words.index("--")] if "--" in words else words
     return tuple(word.partition("=")[0] for word in before if word.startswith("--"))
 
@@ -76,7 +76,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """`([(dotted key, text)], the other words)`. Only the config file says which keys exist, so argparse cannot."""
+    """Return ([(dotted key, text)], the other words). Only the config file knows the keys, so argparse cannot do it."""
     overrides, others = [], []
     words = iter(argv)
     for word in words:
@@ -92,7 +92,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[st
 
 
 def load_config(args: argparse.Namespace) -> Any:
-    """The frozen dataclass that the command line describes."""
+    """Return the frozen dataclass that the command line describes."""
     from dreamjax import api
 
     return api.read_config(args.config, args.overrides)

@@ -225,7 +225,7 @@ def set_metrics(trials: ScoredTrials, sources: Mapping[str, Images], judges: Seq
 
 # ----------------------------------------------------------------------------------------------------------- confusions
 def confusions(judge: Judge, trials: ScoredTrials, sources: Mapping[str, Images]) -> dict[str, object]:
-    """JSON: `classes`; of each source the `counts` [N, N] (shown by row, drawn by column) and its `failures`.
+    """Return JSON: `classes`, and for each source `counts` [N, N] (row: shown, column: generated) and `failures`.
 
     `failures`: how many of how many images; mean rank by colour and by shape with intervals over trials that failed,
     clustered by people and images; the share in which the nearest class was drawn; the most frequent confusions.

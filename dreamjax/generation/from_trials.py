@@ -96,7 +96,7 @@ class TrialGenerator:
 
     @functools.cached_property
     def program(self) -> Callable[..., dict[str, jax.Array]]:
-        """The compiled way from windows to conditions; see `conditions`."""
+        """Return the compiled function from windows to conditions; see `conditions`."""
         return jax.jit(self.task.condition)
 
     def images(

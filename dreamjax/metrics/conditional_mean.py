@@ -52,7 +52,7 @@ class SecondMoments:
     def gather(
         cls, signal: Float[np.ndarray, "B C T"], valid: Bool[np.ndarray, "B T"], basis: Float[np.ndarray, "C K"]
     ) -> "SecondMoments":
-        """`signal` in µV, zero where not `valid`."""
+        """Return the second moments of `signal`, in µV and zero where not `valid`."""
         z = np.einsum("ck,bct->kbt", basis, signal, optimize=True)
         v = valid.astype(np.float64)
         return cls(basis, np.matmul(z.transpose(0, 2, 1), z), v.T @ v)

@@ -57,7 +57,7 @@ class CollectiveTask:
         raise TryAgain(f"process {jax.process_index()} gave up waiting for the others at {where} after {timeout_s:g} s")
 
     def wait_for_peers(self, timeout_s: float) -> None:
-        """After a failure, let the first process wait until all have ended their part; it may then clean up."""
+        """Let the first process wait, after a failure, until all have ended their part; it may then clean up."""
         if not processes.are_several():
             return
         over, deadline = f"{self.folder}/over", time.monotonic() + timeout_s

@@ -36,7 +36,7 @@ def initialize() -> None:
     many GPUs of its host a process has, where it is the only one there (under SLURM JAX takes one otherwise).
     $DREAMJAX_JOIN_SECONDS: how long processes wait for each other; $DREAMJAX_HEARTBEAT_SECONDS: how long one may be
     silent before it counts as lost.
-    Raises UserError for invalid variables, TryAgain where no coordinator answers.
+    Raise UserError for invalid variables, TryAgain where no coordinator answers.
     """
     where = os.environ.get(COORDINATOR)
     if not where or jax.distributed.is_initialized():
@@ -75,7 +75,7 @@ def _whole_number(name: str, default: int | None = None, least: int = 0) -> int:
 def _reach(where: str, within_s: float) -> None:
     """Wait until something listens at the coordinator's address: JAX would abort the process from C++ if it never did.
 
-    Raises TryAgain after `within_s` seconds, UserError for an invalid address.
+    Raise TryAgain after `within_s` seconds, UserError for an invalid address.
     """
     host, colon, port = where.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:

@@ -117,7 +117,7 @@ def rows_by_process(mesh: Mesh, batch_size: int) -> dict[int, tuple[int, ...]]:
     """Return process → the rows of a global batch that its devices hold, in order.
 
     They need not be adjacent: along a torus a host's chips lie in several groups of the mesh.
-    Raises UserError where processes share some of their rows but not all.
+    Raise UserError where processes share some of their rows but not all.
     """
     rows: dict[int, set[int]] = {}
     indices: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((batch_size,))

@@ -37,14 +37,14 @@ ABSENT = {
 
 
 def available() -> bool:
-    """Whether the compiler is installed."""
+    """Return whether the compiler is installed."""
     return importlib.util.find_spec("libtpu") is not None
 
 
 def topology(name: str, slices: int = 1) -> Sequence[jax.Device]:
-    """The devices of so many slices of a pod such as `v5e:4x4`, `v6e:16x16` or `v5p:4x4x4`, none of which is here.
+    """Return the devices of a pod's slices, such as `v5e:4x4`, `v6e:16x16` or `v5p:4x4x4`; none has to be attached.
 
-    Raises UserError without libtpu and for a name that it does not know.
+    Raise UserError without libtpu and for a name that it does not know.
     """
     if not available():
         raise UserError(f"compiling for {name} takes the package libtpu: pip install 'dreamjax[tpu]'")
@@ -74,9 +74,9 @@ class DoesNotFit(UserError):
 
 
 def trace_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, jax.ShapeDtypeStruct]) -> Traced:
-    """The loop's step of `task` on the devices of `mesh`, as JAX traces it; nothing is allocated, no file is read.
+    """Trace the loop's step of `task` on the devices of `mesh`; nothing is allocated and no file is read.
 
-    `example`: shape and type of one example by name, as `Stream.element` tells them. Raises UserError for a batch that
+    `example`: shape and type of one example by name, as `Stream.element` tells them. Raise UserError for a batch that
     does not divide.
     """
     sharding.check_batch(batch_size, mesh)
@@ -88,7 +88,7 @@ def trace_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, ja
 
 
 def compile_traced(traced: Traced, mesh: Mesh, effort: float | None = None) -> Compiled:
-    """Compiled for the devices of `mesh`. Raises DoesNotFit for a program that takes more memory than a chip has.
+    """Compile for the devices of `mesh`. Raise DoesNotFit for a program that takes more memory than a chip has.
 
     `effort` -1 … 1: of the compiler in making the program fast. At -1 Stable Diffusion's step takes minutes where it
     else takes more than half an hour of 2 cores; the program is then not the one that a pod would run.
@@ -110,12 +110,12 @@ def compile_traced(traced: Traced, mesh: Mesh, effort: float | None = None) -> C
 def compile_step(
     task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, jax.ShapeDtypeStruct], *, effort: float | None = None
 ) -> Compiled:
-    """`trace_step` and `compile_traced` in one."""
+    """Trace and compile a step: `trace_step`, then `compile_traced`."""
     return compile_traced(trace_step(task, mesh, batch_size, example), mesh, effort)
 
 
 def loops(traced: Traced) -> list[int]:
-    """How often each loop of a traced program runs, as the model has it: lengths of scans, of any depth.
+    """Return how often each loop of a traced program runs in the model: lengths of scans, at any depth.
 
     A loop of one trip is none, neither here nor in what the compiler makes of it.
     """
@@ -136,8 +136,10 @@ def loops(traced: Traced) -> list[int]:
 
 
 def memory(compiled: Compiled) -> dict[str, int]:
-    """Bytes of one chip: `arguments` (the state, which its result replaces in place, and the batch), `temporaries`
-    (gradients, activations), `code`, and what they make together; `peak` is what is alive at once, which has to fit.
+    """Return the bytes of one chip by kind, their sum, and the `peak` in use at once, which has to fit.
+
+    `arguments`: the state, which its result replaces in place, and the batch; `temporaries`: gradients, activations;
+    `code`.
     """
     analysis: Any = compiled.memory_analysis()
     parts = {
@@ -162,19 +164,20 @@ class Attempt:
 
 
 def twice(text: str) -> int:
-    """How many instructions of a compiled program compute again what memory had no room to keep."""
+    """Return how many instructions of a compiled program recompute values that did not fit in memory."""
     return len(REMATERIALISED.findall(text))
 
 
 def largest(compile_of: Callable[[int], Compiled], usable: float, unit: int = 1) -> Attempt:
-    """The largest multiple of `unit` rows a device whose step fits, to one in `NEAR`; one `unit` more would not, by the
-    line or by trial.
+    """Return the largest multiple of `unit` rows a device whose step fits, to one in `NEAR`.
+
+    One `unit` more does not fit, as extrapolated or as compiled.
 
     What a step holds at once grows almost evenly with its batch: two attempts give a line, the line a guess, and each
-    guess is compiled. A program that fits only because the compiler computes parts of it twice is counted as one that
-    does not: what is to be computed again is the config's to say (`remat`).
+    guess is compiled. A program that fits only because the compiler computes parts of it twice counts as one that does
+    not fit: rematerialisation is set by the config (`remat`).
 
-    `compile_of(rows)` compiles, or raises DoesNotFit. Raises UserError where not even `unit` fits.
+    `compile_of(rows)` compiles, or raises DoesNotFit. Raise UserError where not even `unit` fits.
     """
     best = _attempt(unit, compile_of)
     if not best.fits:

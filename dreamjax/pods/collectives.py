@@ -51,7 +51,7 @@ class Collective:
 
     @property
     def received(self) -> float:
-        """Bytes that a chip receives in a step."""
+        """Return bytes that a chip receives in a step."""
         return self.payload * self.times * RECEIVED[self.kind](self.group)
 
 
@@ -65,7 +65,7 @@ class ProgramCollectives:
 
 
 def find(program: HloProgram, axes: Mapping[str, int]) -> ProgramCollectives:
-    """Every collective of a step. `axes`: name → size of the mesh, in the order that its devices are numbered in."""
+    """Return every collective of a step. `axes`: name → size of the mesh, in the order of its device numbers."""
     collectives, unknown = [], Counter[str]()
     for computation, one, times in program.executed():
         opcode = one.opcode.removesuffix("-start")
@@ -145,7 +145,7 @@ def _sent(computation: Computation, one: Instruction, times: float) -> Collectiv
 
 
 def axes_of(group: Sequence[int], axes: Mapping[str, int]) -> tuple[str, ...]:
-    """Along which axes of the mesh the devices of a group differ."""
+    """Return the axes of the mesh along which the devices of a group differ."""
     places = np.unravel_index(np.asarray(group), tuple(axes.values()))
     return tuple(name for name, place in zip(axes, places, strict=True) if len(set(place.tolist())) > 1)
 
@@ -190,7 +190,7 @@ def _iota(dims: str, order: str | None) -> Int[np.ndarray, "..."]:
 
 # -------------------------------------------------------------------------------------------------- of the layout alone
 def of_training(count: int, mesh: AnyMesh, pod: Pod) -> list[Collective]:
-    """What data and fsdp make cross chips for `count` trained parameters: kernels gathered forward and backward,
+    """Return the collectives of data and fsdp for `count` trained parameters: kernels gathered forward and backward,
     gradients summed in float32.
 
     That is what the compiled programs of pretraining hold, to 1 % (tests/pods).
@@ -204,7 +204,7 @@ def of_training(count: int, mesh: AnyMesh, pod: Pod) -> list[Collective]:
 
 
 def gathered(count: int, mesh: AnyMesh, pod: Pod, times: int) -> list[Collective]:
-    """`count` parameters that fsdp keeps in pieces, gathered in bfloat16 so many times."""
+    """Return the collectives that gather `count` fsdp-sharded parameters in bfloat16, `times` times."""
     if mesh.shape["fsdp"] == 1:
         return []
     return among(_members(mesh)[0, :, 0], pod, "all-gather", "fsdp", 2.0 * count, times, "bf16")
@@ -217,8 +217,10 @@ def _members(mesh: AnyMesh) -> Int[np.ndarray, "data fsdp tensor"]:
 def among(
     group: Int[np.ndarray, "n"], pod: Pod, kind: str, axis: str, payload: float, times: int = 1, kept_as: str = "f32"
 ) -> list[Collective]:
-    """A collective as it is carried out: where several of a node (or slice) take part, each sends its share alone
-    through the network, and the rest goes over the links within.
+    """Return a collective as it is executed within and between nodes (or slices).
+
+    Where several devices of a node take part, each sends only its share through the network, and the rest goes over
+    the links within the node.
     """
 
     def over(kind: str, axis: str, group: Int[np.ndarray, "n"], payload: float) -> Collective:

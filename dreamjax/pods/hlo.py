@@ -62,7 +62,7 @@ class Instruction:
         return sum(shape.bytes for shape in self.results)
 
     def number(self, key: str) -> int | None:
-        """An integer of the backend's own configuration, such as estimated_cycles."""
+        """Return an integer of the backend's own configuration, such as estimated_cycles."""
         match = re.search(rf'"{key}":"?(-?\d+)', self.rest)
         return int(match[1]) if match else None
 
@@ -84,7 +84,7 @@ class HloProgram:
 
     @functools.cached_property
     def times(self) -> dict[str, float]:
-        """Computation → how often a step runs it; a loop whose trips cannot be told (see `loops`) counts once."""
+        """Return computation → how often a step runs it; a loop of unknown trip count (see `loops`) counts once."""
         times = dict.fromkeys(self.computations, 0.0) | {self.entry: 1.0}
         for name, instruction in self._callers_first():
             trips = self._trips(self.computations[name], instruction) if instruction.opcode == "while" else None
@@ -94,7 +94,7 @@ class HloProgram:
         return times
 
     def executed(self, *, fused: bool = True) -> Iterator[tuple[Computation, Instruction, float]]:
-        """Every instruction that runs, and how often; without `fused`, a fusion as one."""
+        """Yield every instruction that runs, and how often; without `fused`, a fusion counts as one."""
         inner = set() if fused else self.fused
         for name, computation in self.computations.items():
             if self.times[name] and name not in inner:
@@ -102,12 +102,12 @@ class HloProgram:
                     yield computation, instruction, self.times[name]
 
     def loops(self) -> list[tuple[Instruction, int | None]]:
-        """Every loop that runs, with its trips where they can be told."""
+        """Return every loop that runs, with its trip count where it is known."""
         return [(one, self._trips(around, one)) for around, one, _ in self.executed() if one.opcode == "while"]
 
     @functools.cached_property
     def fused(self) -> set[str]:
-        """Computations that run as a part of one instruction: fusions' and reducers', with all that they call."""
+        """Return the computations that are part of one instruction: fusions' and reducers', with all that they call."""
         names: set[str] = set()
         for name, instruction in self._callers_first():
             for how, called in instruction.called:
@@ -176,7 +176,7 @@ class HloProgram:
 
 # ------------------------------------------------------------------------------------------------------------- the text
 def read(text: str) -> HloProgram:
-    """Raises ValueError where there is no entry."""
+    """Parse the text of an HLO module. Raise ValueError for one without an entry computation."""
     computations: dict[str, Computation] = {}
     entry, name, root = "", "", ""
     instructions: dict[str, Instruction] = {}

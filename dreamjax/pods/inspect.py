@@ -83,7 +83,7 @@ def _memory(config: Any, state: State, mesh: AnyMesh, plans: Plans | None) -> di
 
 
 def local_bytes(tree: PyTree, mesh: AnyMesh) -> float:
-    """Bytes of one device's pieces under the sharding rules that training uses."""
+    """Return the bytes of one device's shards under the sharding rules that training uses."""
     leaves, places = jax.tree.leaves(tree), jax.tree.leaves(sharding.shardings(tree, mesh))
     pieces = (math.prod(place.shard_shape(leaf.shape)) for leaf, place in zip(leaves, places, strict=True))
     return float(sum(size * leaf.dtype.itemsize for size, leaf in zip(pieces, leaves, strict=True)))

@@ -52,40 +52,40 @@ class TrainingStep(ConfigJob):
 
     @property
     def examples(self) -> int:
-        """Of one run of the program, on all devices."""
+        """Return the number of examples of one run of the program, on all devices."""
         return self.config.train.batch_size
 
     @property
     def unit(self) -> int:
-        """A device's examples come in multiples of it."""
+        """Return the number that a device's examples must be a multiple of."""
         return self.config.train.microbatches or 1
 
     @property
     def runs(self) -> int:
-        """How often the program runs; 0 where that is open."""
+        """Return how often the program runs; 0 where that is open."""
         return self.config.train.steps
 
     @functools.cached_property
     def flop(self) -> float | None:
-        """Of an example; None where it is not counted by hand."""
+        """Return the operations of an example; None where they are not counted analytically."""
         return self.task.flops()
 
     def with_examples(self, count: int) -> "TrainingStep":
-        """The same of so many examples."""
+        """Return the same job with that many examples."""
         train = dataclasses.replace(self.config.train, batch_size=count)
         return TrainingStep(dataclasses.replace(self.config, train=train))
 
     def trace(self, mesh: Mesh) -> Traced:
-        """The program on the devices of a mesh, which need not be here."""
+        """Trace the program on the devices of a mesh, which need not be attached."""
         return ahead.trace_step(self.task, mesh, self.examples, self.task.example())
 
     def stored(self, mesh: AnyMesh) -> dict[str, float]:
-        """Bytes of a device by part."""
+        """Return the stored bytes of a device by part."""
         trees = {name: getattr(self.state, name) for name in PARTS}
         return {name: local_bytes(tree, mesh) for name, tree in trees.items() if jax.tree.leaves(tree)}
 
     def passing(self, mesh: AnyMesh) -> dict[str, float | None]:
-        """Bytes that are there for a while, as far as they can be counted; None where they cannot."""
+        """Return the temporary bytes of a device, as far as they can be counted; None where they cannot."""
         sharding.check_batch(self.examples, mesh, self.unit)
         bytes_of: dict[str, float | None] = {"gradients": local_bytes(self.state.params, mesh), "activations": None}
         if plans := offered(self.task, Plans):
@@ -94,11 +94,11 @@ class TrainingStep(ConfigJob):
         return bytes_of
 
     def moved(self, mesh: AnyMesh, pod: Pod) -> list[Collective]:
-        """What the layout makes cross chips."""
+        """Return the collectives that the layout requires."""
         return collectives.of_training(_count(self.state.params), mesh, pod)
 
     def unsharded(self, mesh: AnyMesh) -> float:
-        """The share of the larger arrays' bytes that every device of an fsdp mesh has whole."""
+        """Return the share of the larger arrays' bytes that every device of an fsdp mesh holds whole."""
         if mesh.shape["fsdp"] == 1:
             return 0.0
         places = sharding.shardings(self.state, mesh, self.task.sharding_rules)
@@ -124,7 +124,7 @@ class Images(ConfigJob):
 
     @functools.cached_property
     def flop(self) -> float | None:
-        """Of the U-Net alone."""
+        """Return the operations of the U-Net alone."""
         model = self._model(AbstractMesh((1, 1, 1), AXES))
         size = model.latent_size(self.how.height, self.how.width)
         each = flops.unet(model.unet.arguments, *size, self.task.context_shape[0])

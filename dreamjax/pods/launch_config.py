@@ -24,7 +24,7 @@ IN_PARTS = "sweep"  # which runs as several jobs that know nothing of one anothe
 
 
 def place(name: str, slices: int = 1) -> Pod:
-    """A pod as `pods.topologies` has it, or `cpu-4`: so many hosts without accelerators. Raises UserError."""
+    """Return a pod of `pods.topologies`, or `cpu-4`: that many hosts without accelerators. Raise UserError."""
     if odd := re.fullmatch(r"cpu-([1-9]\d*)", name.strip().lower()):
         return Pod(CPU, (1,), int(odd[1]) * slices)
     return topologies.pod(name, slices)
@@ -77,7 +77,7 @@ class Launch:
 
     @property
     def command(self) -> str:
-        """What every host runs, quoted for a shell."""
+        """Return the command that every host runs, quoted for a shell."""
         part = [] if self.part is None else [f"--part={self.part}/{self.parts}"]
         return shlex.join(["dreamjax", "launch", "host", f"--grace={self.grace_s}", "--", *self.arguments, *part])
 
@@ -86,7 +86,7 @@ class Launch:
         return [f"export {name}={shlex.quote(value)}" for name, value in sorted(self.environment.items())]
 
     def options(self) -> dict[str, str]:
-        """Long options of the command → values, as they are spelt there."""
+        """Return the command's long options → their values, as they are written there."""
         options = {}
         for place, word in enumerate(self.arguments):
             option, equals, value = word.partition("=")
@@ -95,7 +95,7 @@ class Launch:
         return options
 
     def check_paths_are_everywhere(self) -> None:
-        """Raises UserError for what would be read from, or written to, each host's own disk."""
+        """Raise UserError for paths that would be read from, or written to, each host's own disk."""
         for option, value in self.options().items():
             local = "://" not in value or value.startswith("file:")
             if option in PLACES and local and not (option.endswith("compile_cache") and value in ("", "auto")):
@@ -105,7 +105,7 @@ class Launch:
                 )
 
     def check_config_is_brought(self) -> None:
-        """Raises UserError for a config file of this machine that nothing brings to the hosts."""
+        """Raise UserError for a config file on this machine that nothing copies to the hosts."""
         config = self.options().get("--config", "")
         if config and not self.setup:
             raise UserError(
@@ -115,7 +115,7 @@ class Launch:
 
 
 def check_command(arguments: Sequence[str], sweeps: bool = False) -> None:
-    """Raises UserError for a command that is none, or that does not run as several processes (`sweeps`: or jobs)."""
+    """Raise UserError for an unknown command, or one that cannot run as several processes (`sweeps`: or jobs)."""
     if not arguments:
         raise UserError("nothing to launch: give the command after --, as in -- train --config … --workdir …")
     known = (*VERBS, IN_PARTS) if sweeps else VERBS
@@ -124,7 +124,7 @@ def check_command(arguments: Sequence[str], sweeps: bool = False) -> None:
 
 
 def refuse_lines(**values: str) -> None:
-    """Raises UserError for a value of more than one line, which would end what it is written into."""
+    """Raise UserError for a value of more than one line, which would break the script."""
     for name, value in values.items():
         if "\n" in value or "\r" in value:
             raise UserError(f"{name} has more than one line; give it one")

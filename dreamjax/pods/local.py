@@ -30,7 +30,7 @@ def here(
     grace_s: float = watcher.GRACE_S,
     restarts: int = 0,
 ) -> int:
-    """`dreamjax ARGUMENTS` as so many processes of one run; their common exit code (`parallel.watcher`).
+    """Run `dreamjax ARGUMENTS` as several processes of one run; return their exit code (`parallel.watcher`).
 
     Started again up to `restarts` times when one of them is lost, not when this process is told to stop.
     """
@@ -44,7 +44,7 @@ def here(
 
 
 def host(arguments: Sequence[str], grace_s: float = watcher.GRACE_S) -> int:
-    """`dreamjax ARGUMENTS` as this host's one process of a run that the environment describes, or a part of a sweep."""
+    """Run `dreamjax ARGUMENTS` as this host's process of a run that the environment describes, or a part of a sweep."""
     check_command(arguments, sweeps=True)
     return watcher.run_one(_command(arguments), grace_s, joins=arguments[0] != IN_PARTS).code
 
@@ -54,7 +54,7 @@ def _command(arguments: Sequence[str]) -> list[str]:
 
 
 def submit(where: str, script: str, *, out: epath.PathLike | None = None, dry_run: bool = False) -> JsonDict:
-    """Submit unless `dry_run` or `out`. Raises UserError where the program for it is not here, or refuses."""
+    """Submit unless `dry_run` or `out`. Raise UserError where the submitting program is missing, or refuses."""
     program, command, by_hand = PROGRAMS[where]
     if out is not None:
         if epath.Path(out).is_dir():

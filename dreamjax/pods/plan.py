@@ -219,7 +219,7 @@ def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> Pod
 
 
 def strange(trips: Iterable[int | None], model: Iterable[int]) -> list[int | None]:
-    """Loops of a compiled program that the model does not have so often: unknown ones, and such of the compiler's own.
+    """Return the loops of a compiled program whose trip counts are not in the model, and those of the compiler itself.
 
     The compiler may unroll a loop of the model's, so that fewer are there; it may run one in the forward and once more
     in the backward pass, as the traced program does too; it may take the first or the last turn out, which then runs

@@ -45,18 +45,18 @@ class Times:
 
     @property
     def crossing(self) -> float:
-        """All that crosses chips, one after another."""
+        """Return the time of all communication between chips, one transfer after another."""
         return sum(self.links.values()) + self.network
 
     @property
     def low(self) -> float:
-        """All overlapped."""
+        """Return the time of a step where everything overlaps."""
         instructions = 0.0 if self.hurried else self.computing or 0.0
         return max(instructions, self.matrix, self.memory, sum(self.links.values()), self.network)
 
     @property
     def high(self) -> float:
-        """Nothing overlapped."""
+        """Return the time of a step where nothing overlaps."""
         instructions = self.matrix + self.memory if self.computing is None else max(self.computing, self.matrix)
         return instructions + self.crossing
 
@@ -75,7 +75,7 @@ def times(
     *,
     hurried: bool = False,
 ) -> Times:
-    """Of a step with so many FLOP, bytes through memory and cycles a device.
+    """Return the times of a step from a device's FLOP, memory traffic in bytes and cycles.
 
     `places`: the coordinates of each device of the mesh in its torus, in the order that the mesh numbers them.
     """
@@ -91,7 +91,7 @@ def times(
 
 
 def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float:
-    """Of one collective, over the torus axes that its group spans, which share their links with the groups between.
+    """Return the seconds of a collective over its group's torus axes, whose links are shared with the groups between.
 
     All groups are at it at once, those of a chip's other cores too.
     """
@@ -110,12 +110,12 @@ def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float
 
 # ----------------------------------------------------------------------------------------------- of a compiled program
 def cycles(program: HloProgram) -> float:
-    """What the compiler estimates for a step's instructions on one core, in cycles; 0 where it writes none."""
+    """Return the compiler's estimate for a step's instructions on one core, in cycles; 0 where it gives none."""
     return sum((one.number("estimated_cycles") or 0) * often for _, one, often in program.executed(fused=False))
 
 
 def traffic(program: HloProgram) -> float:
-    """Bytes that a step reads from and writes to a device's memory.
+    """Return the bytes that a step reads from and writes to a device's memory.
 
     Every instruction reads its operands and writes its results, but for those that lie in fast memory; of an array that
     a fusion only takes a slice of, or only writes a slice to, the slice counts.
@@ -176,7 +176,7 @@ def _written(computation: Computation, one: Instruction, inner: Computation | No
 
 
 def flops(program: HloProgram) -> float:
-    """Floating-point operations of a step on one device; a multiply-add counts 2."""
+    """Return the floating-point operations of a step on one device; a multiply-add counts 2."""
     counts = {"convolution": _convolution, "dot": _dot}
     return sum(
         times * counts[one.opcode](computation, one)

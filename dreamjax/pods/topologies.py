@@ -95,17 +95,17 @@ class Pod:
 
     @property
     def devices(self) -> int:
-        """As the frameworks count them."""
+        """Return the number of devices, as the frameworks count them."""
         return self.chips * self.chip.cores
 
     @property
     def hosts(self) -> int:
-        """Of a slice; a node of GPUs is one."""
+        """Return the hosts of a slice; a node of GPUs is one host."""
         return math.prod(self.shape) // self.chips_of_a_host
 
     @property
     def chips_of_a_host(self) -> int:
-        """v5e and v6e have hosts of 1, 4 and 8 chips, and slices of more than 8 are made of those of 4."""
+        """Return the chips of a host: 1, 4 or 8 of v5e and v6e, whose slices of more than 8 chips have hosts of 4."""
         chips = math.prod(self.shape)
         if not self.is_tpu:
             return chips
@@ -113,23 +113,23 @@ class Pod:
 
     @property
     def topology(self) -> str:
-        """As the compiler knows a slice."""
+        """Return the compiler's name of a slice."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
     def name(self) -> str:
-        """As users say it."""
+        """Return the name that users write."""
         times = f"{self.slices} x " if self.slices > 1 and self.is_tpu else ""
         count = math.prod(self.shape) * self.chip.named_cores if self.is_tpu else self.chips
         return f"{times}{self.chip.name}-{count}"
 
     def closed(self, axis: int) -> bool:
-        """Whether a torus axis is a ring."""
+        """Return whether a torus axis is a ring."""
         return self.is_tpu and torus.closed(self.shape[axis], flat=self.chip.axes == 2)
 
 
 def pod(name: str, slices: int = 1) -> Pod:
-    """Raises UserError for a name that says no pod, and for a number of chips that there is no slice of."""
+    """Return a pod by name. Raise UserError for an unknown name, or a number of chips that no slice has."""
     match = re.fullmatch(r"([a-z0-9]+?)([-:])(\d+(?:x\d+)*)", name.strip().lower())
     kind = ALIASES.get(match[1], match[1]) if match else ""
     if match is None or kind not in CHIPS or (match[2] == "-") != match[3].isdigit():

@@ -64,7 +64,7 @@ class LatentDiffusion:
         """Open the components of `folders`, weights streamed onto `mesh`; computed, and matrices kept, in `dtype`.
 
         `unet`: replaces that of the folders. `text`: whether to open the text encoder. `weights`: see
-        `loaded.load_network`. Raises UserError for components that are missing, damaged or not supported.
+        `loaded.load_network`. Raise UserError for components that are missing, damaged or not supported.
         """
         check_channels(folders)
         load = functools.partial(

@@ -146,7 +146,7 @@ def held_out(folders: Sequence[str], split: str) -> dict[str, tuple[Dataset, Peo
 def claim(workdir: epath.PathLike, paths: Sequence[str], started: bool) -> None:
     """Write data.json when training begins; check that the data are the same when it continues (`started`).
 
-    A run begun by a version without data.json gets none: its data are unknown. Raises UserError for changed data.
+    A run begun by a version without data.json gets none: its data are unknown. Raise UserError for changed data.
     """
     if started:
         check(workdir, paths)

@@ -23,7 +23,7 @@ def get(name: str) -> Configs:
     """Return a copy of the configs of unet, vae, text_encoder, scheduler and, where there is one, image_encoder.
 
     `image_encoder` is the CLIP vision model that shares its space with the text encoder; brain encoders are aligned
-    with it. `vae`'s scaling_factor is 1 where it is measured after training. Raises UserError for an unknown name.
+    with it. `vae`'s scaling_factor is 1 where it is measured after training. Raise UserError for an unknown name.
     """
     if name not in ARCHITECTURES:
         guess = nearest(name, list(ARCHITECTURES))

@@ -90,7 +90,7 @@ class PairedTest:
 def against(reference: str, tables: Mapping[str, Scores]) -> list[PairedTest]:
     """Return every other point minus the reference, seed by seed and subject by subject, in the order of `tables`.
 
-    Raises ValueError for tables of other seeds or subjects.
+    Raise ValueError for tables of other seeds or subjects.
     """
     if len({scores.shape for scores in tables.values()}) > 1:
         raise ValueError("points are compared on the same seeds and subjects")

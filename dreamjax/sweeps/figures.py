@@ -50,7 +50,7 @@ class Chart:
 
     @property
     def labels(self) -> list[str]:
-        """The labels of x; none where x are numbers."""
+        """Return the labels of x; none where x are numbers."""
         return [x for x in self.series[0].x if isinstance(x, str)]
 
 

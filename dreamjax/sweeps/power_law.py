@@ -57,7 +57,7 @@ class PowerLaw:
 
 
 def fit(sizes: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n seeds people"]) -> PowerLaw:
-    """Fit a law. Raises ValueError for fewer than three sizes, and for errors that are not positive."""
+    """Fit a law. Raise ValueError for fewer than three sizes, and for errors that are not positive."""
     if len(set(sizes.tolist())) < FEWEST or not (sizes > 0).all():
         raise ValueError(f"a power law takes at least {FEWEST} positive sizes")
     means = errors.mean((1, 2))

@@ -158,7 +158,7 @@ def _probe(run: Run, held_out: WindowSet, score: ScoreConfig) -> dict[str, float
 
 
 def _labelled(held_out: WindowSet, score: ScoreConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, which windows have one and a subject with both). Raises UserError for fewer than three subjects."""
+    """(labels, which windows have one and a subject with both). Raise UserError for fewer than three subjects."""
     labels = np.array([score.labels.index(one) if one in score.labels else -1 for one in held_out.labels])
     keep, lacking = probe.with_both(labels, held_out.subjects)
     both = len(set(held_out.subjects)) - len(lacking)

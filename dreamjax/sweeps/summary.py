@@ -130,7 +130,7 @@ class SweepSummary:
 
 
 def summarise(workdir: str) -> SweepSummary:
-    """Return what the finished points of a sweep's folder show. Raises UserError where there is none."""
+    """Return what the finished points of a sweep's folder show. Raise UserError where there is none."""
     sweep, groups = read(workdir)
     rank, along = sweep["score"]["rank"], planned(workdir)["scaling"]
     rankings = {leg: rank_points(groups, leg, rank) for leg in sweep["compare"]}

@@ -82,7 +82,7 @@ class TPESampler:
 
     @cached_property
     def journal(self) -> "optuna.Study":
-        """The journal's study, created where there is none. Raise UserError where it searched other axes."""
+        """Return the journal's study, created if missing. Raise UserError where it searched other axes."""
         pruner = self.optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
         study = self.optuna.create_study(
             storage=self.storage, study_name=NAME, direction="maximize", load_if_exists=True, pruner=pruner
@@ -101,13 +101,13 @@ class TPESampler:
 
     @property
     def trials(self) -> "list[optuna.trial.FrozenTrial]":
-        """The trials that are part of the sweep, no values twice (`ASIDE`)."""
+        """Return the trials that are part of the sweep, no values twice (`ASIDE`)."""
         return [trial for trial in self.journal.trials if ASIDE not in trial.user_attrs]
 
     # ------------------------------------------------------------------------------------------------------ the runs
     @cached_property
     def budget(self) -> float | None:
-        """FLOP of every run, where runs have them in common: the base's, as the cheapest one is not known."""
+        """Return the FLOP of every run at equal FLOP: the base's, as the cheapest run is not known in advance."""
         if "flops" not in self.settings.compare:
             return None
         return self.study.budget() or runs_.make(self.study.sweep, [{}])[0].budget

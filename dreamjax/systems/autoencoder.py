@@ -72,7 +72,7 @@ class AutoencoderConfig(GradientConfig):
 
     @property
     def vae(self) -> JsonDict:
-        """The config.json of its autoencoder."""
+        """Return the config.json of its autoencoder."""
         return shapes.get(self.model.architecture)["vae"]
 
 
@@ -99,7 +99,7 @@ class Autoencoder(GradientSystem):
 
     @functools.cached_property
     def vae(self) -> LoadedNetwork:
-        """The network, with the shapes of its parameters alone."""
+        """Return the network with only the shapes of its parameters."""
         return self.config.model.network(self.config.vae, self.config.model.architecture)
 
     def reconstruct(self, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
@@ -124,7 +124,7 @@ class Autoencoder(GradientSystem):
         return 3 * flops.autoencoder(self.vae.arguments, *2 * [self.config.data.resolution])
 
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
-        """Of latents drawn from the posterior in training; of its middle, with the PSNR in dB, on held-out images."""
+        """Return the loss: of sampled latents in training; of the posterior's mean, with PSNR in dB, when held out."""
         vae, x, weight = self.vae.bound(params), scaled(batch["image"]), batch["weight"]
         mean, log_variance = vae.moments(x)
         latents = mean
@@ -142,7 +142,7 @@ class Autoencoder(GradientSystem):
         return replace(state, extra={"scaling_factor": jax.device_put(factor, state.extra["scaling_factor"].sharding)})
 
     def scaling_factor(self, params: PyTree) -> float:
-        """1 / standard deviation of the latents, drawn from their posterior, over (at most 4096) training images."""
+        """Return 1 / SD of the latents, sampled from their posterior, over (at most 4096) training images."""
         entries = images.split(self.config.data, "train", captions=False)
         chosen = [entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, MEASURED).astype(int))]
         stream = ImageExamples(self.config.data, chosen, seed=self.config.seed, training=False)

@@ -94,7 +94,7 @@ class Classifier(GradientSystem):
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
-        """The labels of the folder's images, sorted. Raises UserError for images without."""
+        """Return the sorted labels of the folder's images. Raise UserError for images without labels."""
         labels = {
             entry.label for name in ("train", "val") for entry in images.split(self.config.data, name, captions=False)
         }
@@ -106,7 +106,7 @@ class Classifier(GradientSystem):
         return tuple(sorted(labels))
 
     def described(self) -> JsonDict:
-        """The config.json of the network, as transformers writes it."""
+        """Return the config.json of the network, as transformers writes it."""
         m = self.config.model
         return {
             "architectures": ["ViTForImageClassification"],
@@ -127,7 +127,7 @@ class Classifier(GradientSystem):
 
     @functools.cached_property
     def vit(self) -> LoadedNetwork:
-        """The network, with the shapes of its parameters alone."""
+        """Return the network with only the shapes of its parameters."""
         return self.config.model.network(self.described(), "classifier")
 
     def logits(self, params: PyTree, x: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:

@@ -94,7 +94,7 @@ class ClipConfig(GradientConfig):
             raise ValueError(f"data.resolution is {self.data.resolution}, but the image_encoder sees {size} pixels")
 
     def part(self, name: str) -> JsonDict:
-        """The config.json of "text" or "vision", each with its projection."""
+        """Return the config.json of "text" or "vision", each with its projection."""
         config = shapes.get(self.model.architecture)[PARTS[name]]
         return config | {"architectures": [f"CLIP{name.capitalize()}ModelWithProjection"]}
 
@@ -120,7 +120,7 @@ class Clip(GradientSystem):
 
     @functools.cached_property
     def encoders(self) -> Mapping[str, LoadedNetwork]:
-        """The encoders "text" and "vision", with the shapes of their parameters alone."""
+        """Return the encoders "text" and "vision" with only the shapes of their parameters."""
         model = self.config.model
         return {name: model.network(self.config.part(name), model.architecture) for name in PARTS}
 
@@ -130,9 +130,9 @@ class Clip(GradientSystem):
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The one that the config names, or one learned from the captions of training.
+        """Return the tokenizer of the config, or one learned from the captions of training.
 
-        Raises UserError for one whose ids are not those that the text encoder reads.
+        Raise UserError for one whose ids are not those that the text encoder reads.
         """
         text, model = self.config.part("text"), self.config.model
         length, size = text["max_position_embeddings"], text["vocab_size"]
@@ -147,7 +147,7 @@ class Clip(GradientSystem):
         return tokenizer
 
     def keep(self, workdir: epath.PathLike) -> None:
-        """Keep the tokenizer in the run's folder. Raises UserError where it is another than when the run began."""
+        """Keep the tokenizer in the run's folder. Raise UserError where it is another than when the run began."""
         folder = epath.Path(workdir) / TOKENIZER
         same = True
         if processes.is_first():

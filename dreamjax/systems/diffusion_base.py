@@ -100,7 +100,7 @@ class DiffusionSystem(GradientSystem):
 
     @functools.cached_property
     def unet(self) -> LoadedNetwork:
-        """The U-Net, with the shapes of its parameters alone."""
+        """Return the U-Net with only the shapes of its parameters."""
         config = {"_class_name": "UNet2DConditionModel", **self.parts.config("unet")}
         return self.config.model.network(config, self.parts.source("unet"))
 

@@ -131,7 +131,7 @@ class DreamDiffusion(DiffusionSystem):
     # --------------------------------------------------------------------------------------------------- the networks
     @functools.cached_property
     def encoder(self) -> MaskedPretrainingConfig:
-        """The encoder without its decoder, on the signal that it was pretrained on."""
+        """Return the encoder without its decoder, on the signal that it was pretrained on."""
         settings, data = self.config.encoder, self.config.data
         sizes = settings.model
         if settings.path:
@@ -150,7 +150,7 @@ class DreamDiffusion(DiffusionSystem):
 
     @functools.cached_property
     def embedding_dim(self) -> int:
-        """Width of the images' embeddings, or 0 where nothing is aligned with them."""
+        """Return the width of the images' embeddings, or 0 where nothing is aligned with them."""
         model, embedding = self.config.model, self.config.target.embedding
         if self.config.loss.alignment == "none":
             return 0
@@ -169,7 +169,7 @@ class DreamDiffusion(DiffusionSystem):
 
     @functools.cached_property
     def conditioner(self) -> LoadedNetwork:
-        """The maps from tokens to what the U-Net is conditioned on, with the shapes of their parameters alone."""
+        """Return the maps from tokens to the U-Net's conditions, with only the shapes of their parameters."""
         m, (tokens, width) = self.config.model, self.context_shape
         arguments = {
             "tokens": self.encoder.patches,
@@ -324,7 +324,7 @@ class DreamDiffusion(DiffusionSystem):
         return 1 if self.config.loss.alignment == "infonce" else self.config.train.microbatches
 
     def flops(self) -> float | None:
-        """Forward and backward of the U-Net, the encoder and the maps, as if all of them were trained."""
+        """Return the operations, forward and backward, of U-Net, encoder and maps, as if all of them were trained."""
         if not (self.config.model.path or self.config.model.architecture):
             return None
         h, w, _ = self.latent_shape(self.config.target.resolution)

@@ -59,7 +59,7 @@ preset = functools.partial(configs.preset, presets=PRESETS)  # name → its conf
 
 
 def planned(name: str, pod: Literal["none", "v5e:4x4"], per_chip: int) -> ConfigDict:
-    """`preset(name)`; with a pod, sizes alone on a mesh of its chips, `per_chip` trials each, to be compiled."""
+    """Return `preset(name)`; with a pod, only sizes, on a mesh of its chips, `per_chip` trials each, to be compiled."""
     config = preset(name)
     if pod != "none":
         config.model.architecture, config.model.dtype, config.model.attention = "sd15", "bfloat16", "pallas"

@@ -115,7 +115,7 @@ class MaskedPretrainingConfig(GradientConfig):
 
     @property
     def patches(self) -> int:
-        """Tokens of a window."""
+        """Return the number of tokens of a window."""
         return self.data.samples // self.model.patch
 
     def flops(self) -> dict[str, float]:

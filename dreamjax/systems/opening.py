@@ -26,7 +26,7 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
     """Train the system that `config` describes in `workdir`; continues the run that is there. See `loop.train`.
 
     `devices`: on these alone (default: on all).
-    What it is trained on is kept in data.json. Raises UserError where that has changed since the run began.
+    What it is trained on is kept in data.json. Raise UserError where that has changed since the run began.
     """
     processes.initialize()
     places.reachable(workdir)

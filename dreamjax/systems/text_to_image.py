@@ -170,7 +170,7 @@ class TextToImage(DiffusionSystem):
 
     @functools.cached_property
     def preview_program(self) -> PreviewProgram:
-        """A program for a whole run: rows of `mean` and `context` → [decoded latents, images from their captions].
+        """Return a program for a whole run: rows of `mean` and `context` → [decoded latents, images of their captions].
 
         Row i begins with the noise of (seed 0, i), so that images of later steps show the progress and nothing else.
         The autoencoder stays on the devices. Every process of a run gets all images.

@@ -166,7 +166,7 @@ def restore(
 ) -> dict[str, PyTree]:
     """Return the arrays of a step, of the shapes and shardings of the nested dict `abstract` (only `groups` are read).
 
-    Raises UserError naming every missing, extra and misshapen array.
+    Raise UserError naming every missing, extra and misshapen array.
     """
     import orbax.checkpoint as ocp
 

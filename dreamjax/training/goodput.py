@@ -78,7 +78,7 @@ class Ledger:
             self._kinds.pop()
 
     def becomes(self, kind: str) -> None:
-        """From now on, count time outside of blocks as this kind."""
+        """Count time outside of blocks as this kind from now on."""
         self._settle()
         self._kinds[0] = kind
 

@@ -320,7 +320,7 @@ class TrainingLoop:
 
     @functools.cached_property
     def held_out(self) -> BatchSpec:
-        """The held-out data, opened when they are first needed."""
+        """Return the held-out data, opened when first needed."""
         return self.task.data("val")
 
     def evaluate(self) -> tuple[float | None, bool]:

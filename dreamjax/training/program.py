@@ -35,7 +35,7 @@ class TrainingProgram:
 def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConfig | None = None) -> TrainingProgram:
     """Build the functions of a task without allocating anything.
 
-    `guarded`: the state also keeps the statistics by which `training.guard` detects jumps of the loss. Raises UserError
+    `guarded`: the state also keeps the statistics by which `training.guard` detects jumps of the loss. Raise UserError
     when too much of the state would stay unsharded on an fsdp mesh.
     """
     rules = (*rules, *task.sharding_rules)
@@ -77,7 +77,7 @@ def restored(
 ) -> State:
     """Return the state of a saved step on the program's mesh; frozen parts, which no checkpoint holds, are streamed in.
 
-    `fresh_hyper`: take the hyper-parameters of the current config. Raises UserError naming all that does not fit.
+    `fresh_hyper`: take the hyper-parameters of the current config. Raise UserError naming all that does not fit.
     """
     shapes, names = built.shapes, checkpoints.read_json(folder, step, "arrays")
     counted = any(name.startswith("guard/") for name in names)

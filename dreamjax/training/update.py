@@ -110,7 +110,7 @@ def sum_over_microbatches(function: Callable[[Batch], T], batch: Batch, microbat
     """Return the sum of `function(micro)` over equal cuts of the batch's leading axis, one at a time.
 
     Micro-batch j holds rows j, j + k, j + 2k, … so that every device keeps working on rows that it already holds.
-    Raises ValueError when the batch does not divide.
+    Raise ValueError when the batch does not divide.
     """
     if microbatches == 1:
         return function(batch)

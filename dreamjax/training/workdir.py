@@ -52,7 +52,7 @@ def changes(before: str, now: str, defaults: str = "{}") -> Changes:
 def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") -> Changes:
     """Return what changed since the run of `workdir`, if it has one; see `changes`.
 
-    Raises UserError when the directory holds another config's run, or files that no run wrote.
+    Raise UserError when the directory holds another config's run, or files that no run wrote.
     """
     workdir = epath.Path(workdir)
     path = workdir / "config.json"
@@ -80,7 +80,7 @@ def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
 def claim(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") -> set[str]:
     """Claim `workdir` for this config, or check that it is; return the keys that changed, all of which may.
 
-    Raises UserError as `check`.
+    Raise UserError as `check`.
     """
     path = epath.Path(workdir) / "config.json"
     changed = check(workdir, config_json, defaults_json)

@@ -18,7 +18,7 @@ from dreamjax.signals.datasets.examples import Examples, Rows
 def open_npy(path: epath.PathLike) -> np.ndarray:
     """Return the array of a .npy file, memory-mapped; from an object store it is read whole.
 
-    Raises UserError for a missing file and for one that is not a .npy array. Pickled objects are never loaded.
+    Raise UserError for a missing file and for one that is not a .npy array. Pickled objects are never loaded.
     """
     path = epath.Path(path)
     try:
@@ -70,7 +70,7 @@ class ArrayExamples(Examples):
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name; files are mapped when first needed, in every process."""
+        """Return the arrays by name; files are memory-mapped when first needed, in every process."""
         return {name: x if isinstance(x, np.ndarray) else open_npy(x) for name, x in self.sources.items()}
 
     def __getstate__(self) -> dict[str, object]:

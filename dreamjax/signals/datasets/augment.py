@@ -167,7 +167,7 @@ def hide_channels(
     index: UInt64[np.ndarray, "batch"],
     seed: int,
 ) -> tuple[Float[np.ndarray, "batch channels time"], Bool[np.ndarray, "batch channels"]]:
-    """Choose real channels to hide, and reference to the others: (signal, hidden).
+    """Choose real channels to hide and re-reference to the others; return (signal, hidden).
 
     An average reference contains every channel: x_hidden = -Σ x_visible reveals one hidden channel exactly. Recordings
     that have one are therefore referenced again to the mean of the visible channels: these then contain nothing of the

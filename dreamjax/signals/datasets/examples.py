@@ -71,7 +71,7 @@ class Examples:
 
     @cached_property
     def order(self) -> Sequence[int]:
-        """Global example index → number of the example in the concatenation of the corpora; see `mixture`."""
+        """Return global example index → number of the example in the concatenation of the corpora; see `mixture`."""
         if not self.endless and not self.shuffle:
             return range(len(self))
         return mixture(self.sizes, self.weights, seed=self.shuffle_seed, shuffle=self.shuffle)

@@ -114,7 +114,7 @@ class ChannelMap:
 
         `real` marks template channels that are usable electrodes themselves, whose row is exactly that electrode.
         Where no usable electrode has a position, the other channels are zero, with a warning once per cap.
-        Raises UserError where a channel of unknown position must be interpolated.
+        Raise UserError where a channel of unknown position must be interpolated.
         """
         real = (self.same >= 0) & usable[:, self.same]
         matrix = np.zeros((len(usable), len(self.names), len(self.ch_names)), np.float32)

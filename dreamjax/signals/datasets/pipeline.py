@@ -80,7 +80,7 @@ class WindowExamples(Examples):
 
     @property
     def ch_names(self) -> tuple[str, ...]:
-        """Names of the channels that the model reads; empty for mapping "tile"."""
+        """Return names of the channels that the model reads; empty for mapping "tile"."""
         return self.target.names
 
     @property
@@ -184,7 +184,7 @@ def open_stream(
     """Open the windows of a split: endless, shuffled and augmented in training, else each once and in order.
 
     `also`: what a batch carries besides, of `ALSO`: numbers of names (`WindowExamples.names`), or sensor positions in
-    metres with `sensor_positions_ok`. Raises UserError where a dataset is absent, has no such split, or does not suit
+    metres with `sensor_positions_ok`. Raise UserError where a dataset is absent, has no such split, or does not suit
     the config.
     """
     if unknown := [name for name in also if name not in ALSO]:

@@ -83,7 +83,7 @@ def quantise(
     """Return (counts, step, offset) with |counts · step + offset - signal| ≤ step / 2 in exact arithmetic.
 
     The offset is the middle of a channel's range and the step its range / 65534: a direct-current offset costs no
-    resolution, and no sample lies outside. Raises UserError for NaN, infinities and values beyond float32.
+    resolution, and no sample lies outside. Raise UserError for NaN, infinities and values beyond float32.
     """
     signal = np.asarray(signal, np.float64)
     if signal.size == 0:
@@ -105,7 +105,7 @@ def quantise(
 
 
 def encode(window: Window) -> bytes:
-    """Return a record. Raises UserError where the signal is not finite or the shapes of the window differ."""
+    """Return a record. Raise UserError where the signal is not finite or the shapes of the window differ."""
     channels, time = np.shape(window.signal)
     window = replace(window, sensor_kind=window.sensor_kind or (ELECTRODE,) * channels)
     shapes = dict.fromkeys(("ch_names", "channel_ok", "sensor_kind"), (channels,))
@@ -185,7 +185,7 @@ VERSION = "1.0.0"  # TFDS wants one
 
 
 def valid_name(kind: str, name: str) -> str:
-    """Return `name`, of a dataset or split. Raises UserError for one that is not allowed."""
+    """Return `name`, of a dataset or split. Raise UserError for one that is not allowed."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"{name!r} cannot be the name of a {kind}; use lower-case letters, digits and _")
     return name
@@ -303,7 +303,7 @@ def is_dataset(folder: epath.PathLike) -> bool:
 
 
 def load_dataset(folder: epath.PathLike) -> JsonDict:
-    """Return dataset.json. Raises UserError for another folder, or a format that this version does not know."""
+    """Return dataset.json. Raise UserError for another folder, or a format that this version does not know."""
     folder = epath.Path(folder)
     if not folder.exists():
         raise UserError(f"{folder}: no such dataset folder")
@@ -363,7 +363,7 @@ class WindowSequence(Sequence[Window]):
 
 
 def read_windows(folder: epath.PathLike, split: str) -> WindowSequence:
-    """Open the windows of a split for random access. Raises UserError naming a bad shard."""
+    """Open the windows of a split for random access. Raise UserError naming a bad shard."""
     return WindowSequence(open_split(folder, split))
 
 

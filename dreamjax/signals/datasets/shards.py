@@ -97,7 +97,7 @@ class ShardWriter:
         self.bytes += len(record)
 
     def _finish(self) -> None:
-        """Give the file its name. Raises CannotWrite where not every record reached the disk."""
+        """Give the file its name. Raise CannotWrite where not every record reached the disk."""
         self._writer.close()
         if _count(str(self._part)) != self.records:
             raise CannotWrite(f"{self.path}: not every record could be written; is the disk full?")

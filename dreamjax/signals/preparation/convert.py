@@ -48,7 +48,7 @@ class RecordingTask:
 
     @property
     def corpus(self) -> str:
-        """What the windows say."""
+        """Return the corpus that the windows name."""
         corpus = published_corpus(self.source)
         return self.name if corpus == UNKNOWN else corpus
 
@@ -62,7 +62,7 @@ def published_corpus(source: Source) -> str:
 
 
 def input_files(source: Source) -> list[Path]:
-    """Every file that belongs to a recording: the whole folder of a folder format, the companions of a header."""
+    """Return every file of a recording: all files of a folder format, the companions of a header."""
     path = Path(source.path)
     if path.is_dir():
         return sorted(p for p in path.rglob("*") if p.is_file())
@@ -71,7 +71,7 @@ def input_files(source: Source) -> list[Path]:
 
 
 def input_hash(source: Source) -> str:
-    """SHA-256 over the hashes of a recording's files."""
+    """Return the SHA-256 over the hashes of a recording's files."""
     digest = hashlib.sha256(source.member.encode())
     for path in input_files(source):
         digest.update(manifest.file_hash(path).encode())
@@ -79,7 +79,7 @@ def input_hash(source: Source) -> str:
 
 
 def identity_of(source: Source, salt: str | None) -> Identity:
-    """The pseudonyms of a source. The recording's comes from the file's own name, not from where it lies."""
+    """Return the pseudonyms of a source. The recording's is made from the file's own name, not from its folder."""
     name = f"{Path(source.path).name}!{source.member}"
     return identity.identity(salt, source.dataset, source.subject, source.session, name)
 
@@ -90,9 +90,9 @@ def _unit_scale(task: RecordingTask) -> float | None:
 
 
 def convert(task: RecordingTask, beat: Callable[[], None]) -> PartSummary:
-    """Make the part of one recording, unless it is there. Returns its summary.
+    """Make the part of one recording, unless it is there. Return its summary.
 
-    Raises UserError where the recording gives nothing.
+    Raise UserError where the recording gives nothing.
     """
     started = parts.clocks()
     content = input_hash(task.source)
@@ -108,7 +108,7 @@ def convert(task: RecordingTask, beat: Callable[[], None]) -> PartSummary:
 
 
 def event_table(task: RecordingTask) -> str:
-    """The table of events for this recording, or "". Raises UserError where it does not exist."""
+    """Return the table of events for this recording, or "". Raise UserError where it does not exist."""
     template = task.settings.events.source
     if template in ("", "file"):
         return ""
@@ -121,7 +121,7 @@ def event_table(task: RecordingTask) -> str:
 
 
 def convert_raw(raw: "mne.io.BaseRaw", task: RecordingTask, beat: Callable[[], None]) -> PartSummary:
-    """`convert` for a Raw that is already in memory or open. Its hash is that of names, rate and signal."""
+    """Convert a Raw that is already in memory or open. Its hash is that of names, rate and signal."""
     started, source = parts.clocks(), task.source
     about = {name: getattr(source, name) for name in ("dataset", "subject", "session", "licence")}
     recording = recording_from_raw(raw, name=source.path, **about, unit_scale=_unit_scale(task))
@@ -145,7 +145,7 @@ def _fingerprint(task: RecordingTask) -> list[str]:
 
 
 def convert_recording(recording: Recording, task: RecordingTask, part: Path, beat: Callable[[], None]) -> PartSummary:
-    """Write the shard of a recording that is already open; returns its summary."""
+    """Write the shard of a recording that is already open; return its summary."""
     settings = task.settings
     recording = replace(recording, dataset=task.corpus)
     windows = RecordingWindows(recording, settings, task.identity)
@@ -174,7 +174,7 @@ def convert_recording(recording: Recording, task: RecordingTask, part: Path, bea
 
 
 def grouped(rejects: Sequence[RejectedStretch]) -> list[RejectEntry]:
-    """Rejected stretches with neighbours of the same reason joined."""
+    """Return the rejected stretches with neighbours of the same reason joined."""
     entries: list[RejectEntry] = []
     for r in rejects:
         last = entries[-1] if entries else None

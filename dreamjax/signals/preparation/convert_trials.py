@@ -41,7 +41,7 @@ class TrialSettings:
 
 
 class TrialReader:
-    """The trials of a file as they are stored: (signal, which samples are real). Raises UserError for other files."""
+    """The trials of a file as they are stored: (signal, which samples are real). Raise UserError for other files."""
 
     def __init__(self, path: str, settings: TrialSettings):
         corpus = trial_corpus_of([path])
@@ -104,7 +104,7 @@ def _reader(path: str, file_hash: str, settings: TrialSettings) -> TrialReader:
 
 
 def convert(task: TrialTask, beat: Callable[[], None]) -> PartSummary:
-    """Make the part of a chunk of trials, unless it is there. Returns its summary."""
+    """Make the part of a chunk of trials, unless it is there. Return its summary."""
     started = parts.clocks()
 
     def build(part: Path) -> PartSummary:
@@ -164,5 +164,5 @@ def _windows(task: TrialTask, reader: TrialReader, rejects: list[RejectEntry]) -
 
 
 def identity_of(corpus: TrialCorpus, salt: str | None, person: int) -> Identity:
-    """The pseudonyms of a person, as the file numbers them."""
+    """Return the pseudonyms of a person, as the file numbers them."""
     return identity(salt, corpus.facts.name, str(person))

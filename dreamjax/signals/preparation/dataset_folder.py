@@ -25,7 +25,7 @@ DATASET = "dataset.json"
 
 
 def dataset_name(out: str | os.PathLike[str], wanted: str = "") -> str:
-    """The dataset's name: as wanted, else made from the folder's. Raises UserError for one that cannot be."""
+    """Return the dataset's name: the given one, else the folder's. Raise UserError for an invalid one."""
     if not wanted:
         name = re.sub(r"[^a-z0-9]+", "_", Path(str(out).rstrip("/")).name.lower()).strip("_")
         wanted = name if re.match(r"[a-z]", name) else f"eeg_{name}".rstrip("_")
@@ -33,7 +33,7 @@ def dataset_name(out: str | os.PathLike[str], wanted: str = "") -> str:
 
 
 def places_of(out: str | os.PathLike[str]) -> tuple[epath.Path, Path]:
-    """(the dataset folder, where it is built): the same place unless it lies in an object store."""
+    """Return (the dataset folder, where it is built): the same path except for an object store."""
     final = epath.Path(out)
     if "://" not in str(out):
         return final, Path(out)
@@ -42,9 +42,10 @@ def places_of(out: str | os.PathLike[str]) -> tuple[epath.Path, Path]:
 
 
 def existing(out: epath.Path, inputs: Sequence[str] | None = None) -> JsonDict | None:
-    """dataset.json of what is in `out`; None where it is free. Raises UserError where it is no dataset of `prepare`.
+    """Return the dataset.json in `out`; None where `out` is free.
 
-    `inputs`: given where `out` is to be overwritten, which UserError refuses where one of them is it or lies in it.
+    Raise UserError for a folder that `prepare` did not write; and with `inputs`, given where `out` is to be
+    overwritten, where one of them is `out` or lies in it.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -77,13 +78,13 @@ def refuse_key_inside(key_file: str, out: str | os.PathLike[str]) -> None:
 
 
 def json_lines(lines: Iterable[Mapping[str, Any]]) -> str:
-    """JSON, one object a line."""
+    """Return JSON with one object per line."""
     return "".join(f"{json.dumps(line)}\n" for line in lines)
 
 
 @contextmanager
 def parts_folder(out: Path) -> Iterator[Path]:
-    """The folder of parts beside `out`, locked against a second run; kept when the run is interrupted."""
+    """Yield the folder of parts next to `out`, locked against a second run; it is kept when the run is interrupted."""
     parts = out.parent / f".{out.name}.parts"
     parts.mkdir(parents=True, exist_ok=True)
     with locks.held(parts / "lock", str(out)):
@@ -94,7 +95,7 @@ def parts_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced(out: epath.Path, local: Path) -> Iterator[Path]:
-    """An empty folder that becomes `out`, built at `local` (`places_of`); until it is whole, what was there stays."""
+    """Yield an empty folder that replaces `out` once it is complete, built at `local` (`places_of`)."""
     fresh, old = (local.parent / f".{local.name}.{state}" for state in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
     with atomic.new_folder(fresh) as building:

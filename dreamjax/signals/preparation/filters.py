@@ -43,17 +43,17 @@ class Chain:
     causal: bool
 
     def length(self, n_in: int) -> int:
-        """Output samples of `n_in` input samples: those whose instant lies inside."""
+        """Return the number of output samples of `n_in` input samples: those whose time lies inside."""
         return 0 if n_in <= 0 else (n_in - 1) * self.up // self.down + 1
 
     def middle(self, start: int, stop: int) -> tuple[int, int]:
-        """Span at the output rate, before the kernel, that the outputs [start, stop) depend on."""
+        """Return the span at the output rate, before the kernel, that the outputs [start, stop) depend on."""
         if not len(self.kernel):
             return start, stop
         return start - (len(self.kernel) - 1 - self.kernel_delay), stop + self.kernel_delay
 
     def needs(self, start: int, stop: int) -> tuple[int, int]:
-        """Span of input samples that the outputs [start, stop) depend on; may reach beyond both ends."""
+        """Return the span of input samples that the outputs [start, stop) depend on; may reach beyond both ends."""
         start, stop = self.middle(start, stop)
         if not len(self.resampler):
             return start, stop
@@ -62,7 +62,7 @@ class Chain:
         return first_tap // self.up, ((stop - 1) * self.down + self.resampler_delay) // self.up + 1
 
     def resample(self, x_CxT: Signal, first: int, start: int, stop: int) -> Signal:
-        """Samples [start, stop) at the output rate, not yet filtered, of input that begins at input sample `first`."""
+        """Return samples [start, stop) at the output rate, before filtering, of input that starts at sample `first`."""
         if not len(self.resampler):
             return x_CxT[:, start - first : stop - first]
         pad = (first * self.up - self.resampler_delay) % self.down
@@ -71,7 +71,7 @@ class Chain:
         return signal.upfirdn(taps, x_CxT, self.up, self.down, axis=-1)[:, skip : skip + stop - start]
 
     def run(self, x_CxT: Signal, start: int, stop: int) -> tuple[Signal, Signal]:
-        """`(filtered, resampled only)` samples [start, stop) of input that is exactly the span `needs(start, stop)`."""
+        """Return (filtered, only resampled) samples [start, stop), given the input span `needs(start, stop)`."""
         low, high = self.middle(start, stop)
         middle = self.resample(x_CxT, self.needs(start, stop)[0], low, high)
         plain = middle[:, start - low : start - low + stop - start]
@@ -81,9 +81,9 @@ class Chain:
 
 
 def rational(sfreq_in: float, sfreq_out: float) -> tuple[int, int]:
-    """`(up, down)` with sfreq_in · up / down = sfreq_out: exact for the rates of amplifiers, within 1e-5 for any.
+    """Return (up, down) with sfreq_in · up / down = sfreq_out: exact for amplifiers' rates, within 1e-5 for any.
 
-    Raises ValueError where there is no such ratio of whole numbers up to 1024.
+    Raise ValueError where there is no such ratio of whole numbers up to 1024.
     """
     ratio = (
         Fraction(sfreq_out).limit_denominator(10**6) / Fraction(sfreq_in).limit_denominator(10**6)
@@ -106,26 +106,26 @@ def _minus(taps: Taps) -> Taps:
 
 
 def high_pass(edge: float, rate: float) -> Taps:
-    """Passes from `edge` Hz up; exactly 0 at 0 Hz, whatever the amplifier's offset."""
+    """Return a filter that passes from `edge` Hz up and is exactly 0 at 0 Hz, whatever the amplifier's offset."""
     transition = min(max(0.25 * edge, 2.0), edge)
     return _minus(_lowpass(edge - transition / 2, transition, rate))
 
 
 def low_pass(edge: float, rate: float, nyquist: float | None = None) -> Taps:
-    """Passes up to `edge` Hz. `nyquist`: of the slower of the two rates, where signals end."""
+    """Return a filter that passes up to `edge` Hz. `nyquist`: that of the slower of the two rates."""
     transition = min(max(0.25 * edge, 2.0), (nyquist or rate / 2) - edge)
     return _lowpass(edge + transition / 2, transition, rate)
 
 
 def notch(frequency: float, rate: float) -> Taps:
-    """Stops `frequency` ± 0.5 Hz; exactly 0 at `frequency`."""
+    """Return a filter that stops `frequency` ± 0.5 Hz and is exactly 0 at `frequency`."""
     taps = math.ceil(3.3 * rate / NOTCH_HALF_WIDTH) | 1
     band = [frequency - NOTCH_HALF_WIDTH, frequency + NOTCH_HALF_WIDTH]
     return _minus(signal.firwin(taps, band, window="hamming", pass_zero=False, fs=rate))
 
 
 def minimum_phase(taps: Taps) -> Taps:
-    """The causal kernel of the same magnitude that answers soonest (homomorphic method, Oppenheim & Schafer 13.6)."""
+    """Return the minimum-phase kernel of the same magnitude (homomorphic method, Oppenheim & Schafer 13.6)."""
     return signal.minimum_phase(taps, method="homomorphic", n_fft=1 << (len(taps) * 64 - 1).bit_length(), half=False)
 
 
@@ -138,9 +138,9 @@ def design(
     notches: tuple[float, ...] = (),
     causal: bool = False,
 ) -> Chain:
-    """The chain for one recording. `low`, `high`: pass-band edges in Hz, None for no such filter.
+    """Design the filters for one recording. `low`, `high`: pass-band edges in Hz, None for no such filter.
 
-    `high` must stay below both Nyquist rates. Raises ValueError where the rates have no rational ratio.
+    `high` must stay below both Nyquist rates. Raise ValueError where the rates have no rational ratio.
     """
     up, down = rational(sfreq_in, sfreq_out)
     slower = min(sfreq_in, sfreq_out)
@@ -167,7 +167,7 @@ def design(
 
 
 def between(y_CxT: Signal, shift: float) -> Signal:
-    """The signal `shift` of a sample later, 0 ≤ shift < 1, without the first and last `REACH` samples of the input.
+    """Return the signal `shift` samples later, 0 ≤ shift < 1, without the first and last `REACH` input samples.
 
     A sinc under a Kaiser window: within 80 dB for everything below 0.46 of the rate, and exact where shift is 0.
     """
@@ -179,7 +179,7 @@ def between(y_CxT: Signal, shift: float) -> Signal:
 
 
 def extended(read: Callable[[int, int], Signal], n: int, start: int, stop: int, causal: bool = False) -> Signal:
-    """Samples [start, stop) of a signal of `n` samples, continued beyond its ends by point reflection: 2 x₀ - x₋ₖ.
+    """Return samples [start, stop) of a signal of `n` samples, continued by point reflection at its ends: 2 x₀ - x₋ₖ.
 
     A causal filter must not see the future, so there the first sample is held instead. Only the samples needed are
     read; a signal shorter than its continuation is reflected again and again.

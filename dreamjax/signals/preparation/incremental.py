@@ -30,7 +30,7 @@ def keep(folder: Path, summaries: Iterable[PartSummary]) -> None:
 
 
 def restore(dataset: epath.Path, folder: Path) -> int:
-    """Parts of the recordings of a finished dataset, as `convert` left them; returns how many.
+    """Restore the parts of a finished dataset's recordings, as `convert` wrote them; return how many.
 
     0 where the dataset does not have what is needed, or its shards are damaged: everything is converted again.
     """
@@ -68,7 +68,7 @@ def _part(encoded: list[bytes], summary: PartSummary, part: Path) -> None:
 
 @contextmanager
 def grown(dataset: epath.Path, folder: Path) -> Iterator[None]:
-    """`restore` before the block, which writes the dataset anew; then a warning where somebody is in another split."""
+    """Call `restore` before the block, which rewrites the dataset; then warn where a subject changed split."""
     before = {entry["sha256"]: entry["split"] for entry in records.load_dataset(dataset)["inputs"]}
     log.info("%s: %d recordings are taken over, the others are added", dataset, restore(dataset, folder))
     yield

@@ -75,7 +75,7 @@ class ReportLayout:
 
 
 def digest(values: Sequence[object]) -> str:
-    """16 hexadecimal digits of JSON-able values."""
+    """Return 16 hexadecimal digits of a hash of values that JSON can hold."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

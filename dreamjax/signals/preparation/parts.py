@@ -96,7 +96,7 @@ def make(
 def write_windows(
     part: Path, windows: Iterable[records.Window], beat: Callable[[], None], *, averages: bool
 ) -> PartSummary:
-    """Write the shard of a part, and with `averages` the sums of its classes; returns what there is to say of both.
+    """Write the shard of a part, and with `averages` the sums of its classes; return what there is to say of both.
 
     Its spectrum is that at 0, 0.5, … 80 Hz: median over channels, mean over windows.
     """
@@ -137,7 +137,7 @@ def _spectrum(x_CxT: Float[np.ndarray, "channels time"], sfreq: float) -> Float[
 
 
 def clocks() -> tuple[float, float]:
-    """Seconds of wall-clock time and of processor time."""
+    """Return the seconds of wall-clock time and of processor time."""
     return time.monotonic(), time.process_time()
 
 

@@ -136,7 +136,7 @@ def prepare_raws(
     *,
     subject_of: "Callable[[mne.io.BaseRaw], str] | None" = None,
 ) -> PreparedDataset:
-    """`prepare` for any iterable of `mne.io.Raw`, one at a time and in this process: data only your code can load.
+    """Prepare any iterable of `mne.io.Raw`, one at a time in this process: data that only your own code can load.
 
     Args:
       raws: taken one by one, so a generator needs memory for one.
@@ -175,7 +175,7 @@ class _Preparation:
         self.workers = options.workers if options.workers is not None else os.cpu_count() or 1
 
     def converted(self, tasks: Sequence[object]) -> Iterator[workers.Outcome]:
-        """Outcomes of all tasks as they end, with progress."""
+        """Yield the outcomes of all tasks as they end, with progress."""
         left_out, quiet = 0, not self.options.verbose
         outcomes = workers.run(
             self.inputs.converter, tasks, workers=self.workers, timeout_s=self.options.timeout_s, quiet=quiet
@@ -201,7 +201,7 @@ class _Preparation:
         return self.result(dataset, done, failed, self._speed(done, failed, converting))
 
     def _write(self, fresh: Path, parts_folder: Path, done: Done, failed: Failed) -> JsonDict:
-        """Write everything that belongs into the dataset folder; returns dataset.json."""
+        """Write everything that belongs into the dataset folder; return dataset.json."""
         summaries, splits = [part.summary for part in done], self.inputs.splits(done)
         folders = [parts_folder / summary["part"] for summary in summaries]
         shards = {}

@@ -83,9 +83,9 @@ LIMITS: Mapping[str, QualityLimits] = {"eeg": EegLimits(), "meg": MegLimits(), "
 
 
 def limits_for(modality: str, chosen: QualityLimits) -> QualityLimits:
-    """The limits of a recording: `chosen` where they are of its modality, else the modality's own.
+    """Return the limits of a recording: `chosen` where they are of its modality, else the modality's own.
 
-    Raises UserError for a modality without limits.
+    Raise UserError for a modality without limits.
     """
     if modality not in LIMITS:
         raise UserError(f"unknown modality {modality!r}; there are quality limits for {', '.join(LIMITS)}")
@@ -94,7 +94,7 @@ def limits_for(modality: str, chosen: QualityLimits) -> QualityLimits:
 
 
 def mains_frequency(stretches: Sequence[Float[np.ndarray, "channels time"]], sfreq: float) -> float | None:
-    """50 or 60 Hz, from stretches of the unfiltered signal; None where neither stands out.
+    """Return 50 or 60 Hz, from stretches of the unfiltered signal; None where neither stands out.
 
     A peak ratio is the power within 0.5 Hz of the frequency over the median power 2 to 6 Hz beside it; median over
     channels of Hann-weighted spectra averaged over pieces of 4 s.
@@ -122,7 +122,7 @@ def mains_frequency(stretches: Sequence[Float[np.ndarray, "channels time"]], sfr
 
 
 def deviations(y_WxCxT: Float[np.ndarray, "windows channels time"]) -> Float[np.ndarray, "windows channels"]:
-    """Standard deviation over time, in the unit of the signal."""
+    """Return the standard deviation over time, in the unit of the signal."""
     centred = y_WxCxT - y_WxCxT.mean(axis=-1, keepdims=True)
     return np.sqrt(np.einsum("wct,wct->wc", centred, centred) / max(y_WxCxT.shape[-1], 1))
 
@@ -130,7 +130,7 @@ def deviations(y_WxCxT: Float[np.ndarray, "windows channels time"]) -> Float[np.
 def line_power(
     r_WxCxT: Float[np.ndarray, "windows channels time"], sfreq: float, line: float | None
 ) -> Float[np.ndarray, "windows channels"]:
-    """Power at the line frequency in each window of the unfiltered signal: 2 · |Hann-weighted projection|²."""
+    """Return each unfiltered window's power at the line frequency: 2 · |Hann-weighted projection|²."""
     n = r_WxCxT.shape[-1]
     if line is None or line + 1 >= sfreq / 2 or n < sfreq / 4:
         return np.zeros(r_WxCxT.shape[:2])
@@ -142,7 +142,7 @@ def line_power(
 
 
 def plateaus(x_CxT: Float[np.ndarray, "channels time"], run: int) -> Bool[np.ndarray, "channels time"] | None:
-    """Samples inside runs of at least `run` equal values; None when there are none."""
+    """Return which samples are in runs of at least `run` equal values; None when there are none."""
     if x_CxT.shape[1] < run:
         return None
     starts = x_CxT[:, 1:] == x_CxT[:, :-1]
@@ -166,7 +166,7 @@ def plateaus(x_CxT: Float[np.ndarray, "channels time"], run: int) -> Bool[np.nda
 def clipped_share(
     x_CxT: Float[np.ndarray, "channels time"], inside: Bool[np.ndarray, "channels time"] | None
 ) -> Float[np.ndarray, "channels"]:
-    """Share of one window's recorded samples that lie in a plateau at the window's own maximum or minimum."""
+    """Return the share of a window's recorded samples in plateaus at its own maximum or minimum."""
     if inside is None or not x_CxT.shape[1]:
         return np.zeros(x_CxT.shape[0])
     top, bottom = x_CxT.max(axis=1, keepdims=True), x_CxT.min(axis=1, keepdims=True)
@@ -183,7 +183,7 @@ def judge(
     held: Float[np.ndarray, "channels"],
     line: Float[np.ndarray, "channels"],
 ) -> tuple[Bool[np.ndarray, "channels"], tuple[str, ...], str]:
-    """`(channel_ok, flags, reason to reject or "")` of one window. A flag reads `flat:Fp1`.
+    """Return (channel_ok, flags, reason to reject or "") of one window. A flag reads `flat:Fp1`.
 
     `sd`: filtered, in the unit of the limits; `line`: its square, unfiltered. `clipped`, `held`: shares of the samples.
     """
@@ -218,7 +218,7 @@ def implausible(sd: float, limits: QualityLimits) -> str:
 
 
 def well_spread(xyz_Cx3: Float[np.ndarray, "channels 3"]) -> bool:
-    """At least 16 electrodes of known position that cover the head: two in each quadrant, and no side outweighs.
+    """Return whether at least 16 electrodes of known position cover the head: two in each quadrant, and balanced.
 
     Only then does the mean over electrodes approximate the zero potential that an average reference claims
     (Bertrand et al. 1985). Quadrants are about the middle of the 10-10 cap, x right, y front; the mean horizontal

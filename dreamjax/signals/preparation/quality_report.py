@@ -46,12 +46,12 @@ class ReportContent:
 
     @cached_property
     def by_corpus(self) -> dict[str, list[PartSummary]]:
-        """Corpus → summaries of its parts."""
+        """Return corpus → summaries of its parts."""
         return {c: [s for s in self.summaries if s["dataset"] == c] for c in self.dataset["corpora"]}
 
     @cached_property
     def colours(self) -> dict[str, str]:
-        """Corpus → colour."""
+        """Return corpus → colour."""
         return dict(zip(self.by_corpus, palette.areas(len(self.by_corpus)), strict=True))
 
 

@@ -31,7 +31,7 @@ def find_recordings(
 ) -> "RecordingInputs":
     """Return every recording under `paths`, which may also be sources that `find_sources` returned.
 
-    Raises UserError where there is none, or where one table of events is given for several.
+    Raise UserError where there is none, or where one table of events is given for several.
     """
     searched = [str(p) for p in paths if not isinstance(p, Source)]
     sources = [p for p in paths if isinstance(p, Source)]
@@ -77,7 +77,7 @@ class RecordingInputs:
 
     @property
     def paths(self) -> Sequence[str]:
-        """Files and folders that --overwrite must not delete."""
+        """Return the files and folders that --overwrite must not delete."""
         return [*self.searched, *(source.path for source in self.sources)]
 
     def settings_hash(self) -> str:
@@ -97,7 +97,7 @@ class RecordingInputs:
     def is_complete(self, dataset: JsonDict, out: object) -> bool:
         """Return whether the dataset in `out`, made with equal settings, holds all of these inputs.
 
-        Raises UserError where it holds others.
+        Raise UserError where it holds others.
         """
         held, given = {entry["sha256"] for entry in dataset["inputs"]}, set(map(_input_hash, self.sources))
         if held - given:

@@ -40,7 +40,7 @@ class RecordingPlan:
     warning: str  # "" or why the amplitude is implausible
 
     def as_json(self) -> dict[str, object]:
-        """The plan for dataset.json and the report."""
+        """Return the plan for dataset.json and the report."""
         chain = self.chain
         steps: dict[str, object] = {
             "band": [self.low, self.high],
@@ -66,7 +66,7 @@ class FilteredSignal:
         self.block = max(PIECE, BLOCK_VALUES // len(self.picks) * chain.up // chain.down)
 
     def length(self, segment: int) -> int:
-        """Samples of a segment at the output rate."""
+        """Return the number of samples of a segment at the output rate."""
         start, stop = self.recording.segments[segment]
         return self.chain.length(stop - start)
 
@@ -100,11 +100,11 @@ class FilteredSignal:
         self.segment, self.start, self.stop = segment, start, stop
 
     def at(self, start: int, stop: int) -> slice:
-        """Where [start, stop) of the current block's segment lies in `y` and `plain`."""
+        """Return where [start, stop) of the current block's segment lies in `y` and `plain`."""
         return slice(start - self.start, stop - self.start)
 
     def recorded(self, start: int, stop: int) -> slice:
-        """Where the same span lies in `raw`, `missing`, `plateaus` and `held`."""
+        """Return where the same span lies in `raw`, `missing`, `plateaus` and `held`."""
         low = start * self.chain.down // self.chain.up - self.raw_start
         high = ((stop - 1) * self.chain.down) // self.chain.up + 1 - self.raw_start
         return slice(max(low, 0), high)
@@ -123,7 +123,7 @@ def _bridged(
 
 
 def pieces(lengths: Sequence[int], piece: int = PIECE, most: int = PIECES) -> list[tuple[int, int, int]]:
-    """(segment, start, stop) stretches that stand for the recording: all of it, or `most` evenly spaced ones."""
+    """Return stretches (segment, start, stop) that represent the recording: all of it, or `most` evenly spaced ones."""
     cut = [(segment, start, min(start + piece, n)) for segment, n in enumerate(lengths) for start in range(0, n, piece)]
     if len(cut) <= most:
         return cut
@@ -162,7 +162,7 @@ def _band(recording: Recording, settings: WindowSettings) -> tuple[float | None,
 def make_plan(recording: Recording, settings: WindowSettings) -> tuple[RecordingPlan, FilteredSignal]:
     """Resolve the settings for a recording, from one pass over it (or over stretches of a long one).
 
-    Raises UserError where the recording has no EEG channel or no usable sampling rate.
+    Raise UserError where the recording has no EEG channel or no usable sampling rate.
     """
     limits = quality.limits_for(recording.modality, settings.limits)
     picks = [i for i, kind in enumerate(recording.sensor_kind) if kind in limits.sensor_kinds]

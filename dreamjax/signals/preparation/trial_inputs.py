@@ -31,9 +31,9 @@ THREADS = 8  # Pillow decodes without Python's lock; an object store answers man
 
 
 def unusable_images(folder: epath.PathLike, names: Sequence[str]) -> dict[str, str]:
-    """name → "is missing" or "is damaged" for those of `names` (relative to `folder`) that cannot be read whole.
+    """Return name → "is missing" or "is damaged" for those of `names` (relative to `folder`) that cannot be read.
 
-    Raises UserError where the folder is not there, or holds none of them.
+    Raise UserError where the folder is not there, or holds none of them.
     """
     root = paths.reachable(folder)
     if not root.is_dir():
@@ -71,7 +71,7 @@ class TrialInputs:
     def __init__(self, files: Sequence[str], settings: TrialSettings, options: PrepareOptions):
         """Open a published file and assign its trials to splits.
 
-        Raises UserError for files that are not what they should be, and for splits that cannot be.
+        Raise UserError for files that are not what they should be, and for splits that cannot be.
         """
         self.path = next(file for file in files if trial_corpus_of([file]))
         if len(files) > 1:
@@ -143,7 +143,7 @@ class TrialInputs:
         return reasons | {i: f"the image {name} {bad[name]}" for i, name in shown.items() if name in bad}
 
     def _reject(self, reasons: Mapping[int, str]) -> None:
-        """Take trials out of their splits. Raises UserError where that leaves a split empty."""
+        """Take trials out of their splits. Raise UserError where that leaves a split empty."""
         rejects, split = self.rejects_by_trial, self.assigned.split
         rejects.update(reasons)
         split[list(rejects)] = UNUSED

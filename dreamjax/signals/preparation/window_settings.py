@@ -69,18 +69,18 @@ class WindowSettings:
 
     @property
     def event_samples(self) -> int:
-        """Samples from tmin to tmax."""
+        """Return the number of samples from tmin to tmax."""
         if self.events.tmax is None:
             return self.samples
         return round((self.events.tmax - self.events.tmin) * self.sfreq)
 
     @property
     def event_first(self) -> int:
-        """Sample at which the window begins, counted from the event's: tmin to the nearest sample."""
+        """Return the first sample of the window, counted from the event's: tmin to the nearest sample."""
         return sample_of(self.events.tmin, self.sfreq)
 
     def as_json(self) -> dict[str, object]:
-        """The settings for dataset.json; of an event table only that there was one (its path may name a person)."""
+        """Return the settings for dataset.json; an event table is only marked as given (its path may name a person)."""
         values = asdict(replace(self, stride=self.stride or self.samples))
         if self.events.source not in ("", "file"):
             values["events"]["source"] = "table"

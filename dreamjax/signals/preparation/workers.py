@@ -117,10 +117,10 @@ class _Worker:
 def run(
     function: Function, tasks: Sequence[Any], *, workers: int, timeout_s: float = 300.0, quiet: bool = True
 ) -> Iterator[Outcome]:
-    """Outcomes of `function(task, beat)` for every task, in the order in which they end.
+    """Yield the outcome of `function(task, beat)` for every task, in the order in which they end.
 
     `function` is one that a child can import. `beat()` says that a task is alive: one that is silent for `timeout_s` is
-    killed. `workers=0` runs in this process, without protection. Raises OSError or CannotWrite when the disk is full;
+    killed. `workers=0` runs in this process, without protection. Raise OSError or CannotWrite when the disk is full;
     whatever was begun is stopped first.
     """
     if workers == 0:

@@ -43,13 +43,13 @@ Annotations = Sequence[tuple[float, float, str]]  # onset in s, duration in s, t
 
 
 def sample_of(onset: float, sfreq: float) -> int:
-    """The sample nearest to an onset in seconds; halves go up, so a shift of the onset shifts all events alike."""
+    """Return the sample nearest to an onset in s; halves round up, so that shifting onsets shifts all events alike."""
     return int(np.floor(onset * sfreq + 0.5 + 1e-6))
 
 
 # ---------------------------------------------------------------------------------- annotations and stimulus channels
 def keep_codes(annotations: Annotations, sfreq: float, forbidden: Collection[str], notes: list[str]) -> list[Event]:
-    """The events among annotations, boundaries aside; `notes` says how many were dropped."""
+    """Return the events among annotations, without boundaries; `notes` reports how many were dropped."""
     texts = [text.strip() for _, _, text in annotations]
     counts = Counter(texts)
     events, dropped = [], 0
@@ -67,7 +67,7 @@ def keep_codes(annotations: Annotations, sfreq: float, forbidden: Collection[str
 
 
 def code_of(text: str, times: int, forbidden: Collection[str] = ()) -> str | None:
-    """The code that an annotation occurring `times` times stands for, or None where it is free text."""
+    """Return the code that an annotation occurring `times` times stands for, or None where it is free text."""
     if kinded := KINDED_CODE.fullmatch(text):
         return f"{kinded.group(1)}/{kinded.group(2).replace(' ', '')}"
     if response := RESPONSE.fullmatch(text):
@@ -81,7 +81,7 @@ def code_of(text: str, times: int, forbidden: Collection[str] = ()) -> str | Non
 
 
 def stim_changes(values: Int[np.ndarray, "time"], previous: int = 0) -> tuple[list[tuple[int, int]], int]:
-    """([(sample, code), …], last value): where a stimulus channel changes to a code other than 0.
+    """Return ([(sample, code), …], last value): where a stimulus channel changes to a code other than 0.
 
     `previous` is the value before the first sample, so that a channel can be read in pieces.
     """
@@ -93,7 +93,7 @@ def stim_changes(values: Int[np.ndarray, "time"], previous: int = 0) -> tuple[li
 
 
 def cut_spans(annotations: Annotations, sfreq: float, n_samples: int, notes: list[str]) -> list[tuple[int, int]]:
-    """Contiguous spans [start, stop) in samples: cut at boundaries, without the spans that are marked bad.
+    """Return contiguous spans [start, stop) in samples: cut at boundaries, without the spans that are marked bad.
 
     A `BAD boundary` is a point; `BAD_ACQ_SKIP` and other `BAD…` are spans.
     """
@@ -116,9 +116,9 @@ def cut_spans(annotations: Annotations, sfreq: float, n_samples: int, notes: lis
 
 # ------------------------------------------------------------------------------------------- tables: events.tsv or CSV
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a tab- or comma-separated table as {column: cell}.
+    """Return the rows of a tab- or comma-separated table as {column: cell}.
 
-    Raises UserError for one that is unreadable or not text, and for a row with more cells than there are columns.
+    Raise UserError for one that is unreadable or not text, and for a row with more cells than there are columns.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -136,11 +136,11 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def events_of_table(path: Path, sfreq: float, n_samples: int, strict: bool = False) -> tuple[list[Event], int]:
-    """(events in order of time, rows left out) of a table; onsets are rounded to the nearest sample.
+    """Return (events by time, number of rows left out) of a table; onsets are rounded to the nearest sample.
 
     Columns: `onset` (s since the first sample; required), `duration` (s), `trial_type` (or `value`), `stim_file`. With
     `strict` (a user's own table) a row that cannot be used is an error; without (BIDS) it is left out.
-    Raises UserError also for a table that cannot be read, or without a column onset.
+    Raise UserError also for a table that cannot be read, or without a column onset.
     """
     rows = read_table(path)
     if rows and "onset" not in rows[0]:
@@ -177,9 +177,9 @@ def _event(row: dict[str, str], sfreq: float, n_samples: int) -> Event | str:
 
 
 def with_event_table(recording: Recording, table: str | Path, *, stimuli: str | Path | None = None) -> Recording:
-    """The recording with the events of a user's table instead of its own.
+    """Return the recording with the events of a user's table instead of its own.
 
-    Raises UserError for an unusable row, with its number, and for images that are not in the folder `stimuli`.
+    Raise UserError for an unusable row, with its number, and for images that are not in the folder `stimuli`.
     """
     events, _ = events_of_table(Path(table), recording.sfreq, recording.n_samples, strict=True)
     if not events:
@@ -194,7 +194,7 @@ def with_event_table(recording: Recording, table: str | Path, *, stimuli: str | 
 
 # --------------------------------------------------------------------------------------------------- what is in a file
 def list_events(recording: Recording) -> JsonDict:
-    """What `dreamjax prepare --list-events FILE` prints: counts, intervals and first onsets in s, all and per code."""
+    """Return what `dreamjax prepare --list-events` prints: counts, intervals, first onsets in s, all and per code."""
     by_code: dict[str, list[Event]] = {}
     for event in recording.events:
         by_code.setdefault(event.code, []).append(event)

@@ -17,7 +17,7 @@ FEW = 20  # subjects of a data set, below which chance alone would unbalance the
 
 
 def pseudonym(salt: str | None, dataset: str, *parts: str) -> str:
-    """16 hexadecimal digits for a subject, a session or a recording of a data set."""
+    """Return 16 hexadecimal digits for a subject, a session or a recording of a dataset."""
     key = salt if salt is not None else f"dreamjax default salt of {dataset}"
     return hashlib.sha256("\x1f".join((key, dataset, *parts)).encode()).hexdigest()[:DIGITS]
 
@@ -61,7 +61,7 @@ def identity(salt: str | None, dataset: str, subject: str, session: str = "", na
 def assign_splits(
     people: Iterable[tuple[str, str]], fractions: Mapping[str, float], seed: int = 0
 ) -> dict[tuple[str, str], str]:
-    """(data set, subject) → train, val or test.
+    """Return (dataset, subject) → train, val or test.
 
     Every subject has a place in [0, 1), a hash of data set and subject. From 20 subjects of a data set on, `fractions`
     cut that interval, so a subject stays where it is when others join. Fewer are sorted by their places, and the last

@@ -63,13 +63,13 @@ def _sites() -> dict[str, tuple[str, tuple[float, ...]]]:
 
 
 def standard_name(label: str) -> str | None:
-    """The 10-05 name that `label` spells, in its standard capitals and without a T3, T4, T5 or T6; None otherwise."""
+    """Return the 10-05 name that `label` spells, in standard capitals, T3 to T6 as T7 to P8; None otherwise."""
     name, _ = _sites().get(label.upper(), (None, ()))
     return OLD_NAMES.get(name, name) if name else None
 
 
 def normalise_name(label: str) -> tuple[str, str]:
-    """(name, type) of one label; type is eeg, eog, ecg, emg, stim, misc or ref.
+    """Return (name, type) of one label; type is eeg, eog, ecg, emg, stim, misc or ref.
 
     >>> normalise_name("EEG Fp1-Ref"), normalise_name("Fc5."), normalise_name("T3"), normalise_name("EEG A2-A1")
     (('Fp1', 'eeg'), ('FC5', 'eeg'), ('T7', 'eeg'), ('A2-A1', 'ref'))
@@ -99,13 +99,13 @@ def normalise_name(label: str) -> tuple[str, str]:
 
 
 def names_other_sensor(label: str) -> bool:
-    """Whether the label names a sensor that is not on the scalp: eyes, heart, muscles, triggers, auxiliary inputs."""
+    """Return whether the label names a sensor off the scalp: eyes, heart, muscles, triggers, auxiliary inputs."""
     body = _PREFIX.sub("", label.strip())
     return any(pattern.fullmatch(text) for text in (label.strip(), body) for _, pattern in _TYPES_RE)
 
 
 def banked_names(labels: Sequence[str]) -> list[str] | None:
-    """`A1…A32, B1…B32, …` of large caps and grids as A001, …, so that their C3 is not taken for the site C3; else None.
+    """Return `A1…A32, B1…B32, …` of large caps as A001, …, so that C3 is not taken for the site C3; else None.
 
     Such labels name sockets of an amplifier. No 10-05 site begins with B, so a bank B gives them away.
     """
@@ -116,7 +116,7 @@ def banked_names(labels: Sequence[str]) -> list[str] | None:
 
 
 def biosemi_names(labels: Sequence[str]) -> list[str] | None:
-    """The sites of BioSemi's 16-, 32- and 64-channel caps where `labels` are exactly their sockets A1…, B1…; else None.
+    """Return the sites of BioSemi's 16-, 32- and 64-channel caps where `labels` are their sockets A1…, B1…; else None.
 
     Other channels (EXG, GSR, Status) may stand beside them.
     """
@@ -131,7 +131,7 @@ def biosemi_names(labels: Sequence[str]) -> list[str] | None:
 
 
 def reference_of(labels: Sequence[str]) -> str:
-    """What the labels say that the channels were measured against: "A1", "linked ears", "average", …, or "unknown"."""
+    """Return the reference that the labels state: "A1", "linked ears", "average", …, or "unknown"."""
     spelled = {"LE": "linked ears", "A1A2": "linked ears", "A1+A2": "linked ears", "(A1+A2)": "linked ears",
                "M1M2": "linked mastoids", "AR": "average", "AVG": "average", "AV": "average", "CAR": "average",
                "CZ": "Cz", "REF": "unknown", "ORG": "unknown"}  # fmt: skip
@@ -147,7 +147,7 @@ def reference_of(labels: Sequence[str]) -> str:
 
 
 def standard_positions(names: Sequence[str]) -> Float[np.ndarray, "channels 3"]:
-    """Positions in metres of 10-05 names; NaN where a name is not one."""
+    """Return the positions in metres of 10-05 names; NaN where a name is not one."""
     unknown = ("", (np.nan,) * 3)
     return np.array([_sites().get((standard_name(name) or "").upper(), unknown)[1] for name in names], float).reshape(
         -1, 3
@@ -155,7 +155,7 @@ def standard_positions(names: Sequence[str]) -> Float[np.ndarray, "channels 3"]:
 
 
 def template(name: str) -> tuple[tuple[str, ...], Float[np.ndarray, "channels 3"]]:
-    """Names and positions (m) of a fixed montage; raises UserError for one that is not in TEMPLATES."""
+    """Return names and positions (m) of a fixed montage. Raise UserError for one that is not in TEMPLATES."""
     if name not in TEMPLATES:
         guess = nearest(name, list(TEMPLATES))
         raise UserError(f"no montage template {name}; did you mean {guess or ', '.join(TEMPLATES)}?")
@@ -163,7 +163,7 @@ def template(name: str) -> tuple[tuple[str, ...], Float[np.ndarray, "channels 3"
 
 
 def plausible(xyz: Float[np.ndarray, "channels 3"]) -> bool:
-    """Whether the known positions could be electrodes on a head, in metres: distances, and not all in one plane."""
+    """Return whether the known positions (m) could be on a head: plausible distances, not all in one plane."""
     known = xyz[np.isfinite(xyz).all(axis=1)]
     if len(known) == 0:
         return False

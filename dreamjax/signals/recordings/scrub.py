@@ -23,7 +23,7 @@ FIGURE = re.compile(r"\d{1,3}")  # a count in a sentence
 
 
 def scrubbed(reason: str, source: Source) -> str:
-    """A reason without paths, raw ids, names of files and folders of whatever length, and quoted text."""
+    """Return a reason without paths, raw ids, names of files and folders of any length, and quoted text."""
     path = Path(source.path)
     reason = FOREIGN.sub(r"(\1)", reason)
     for text in (source.name, source.path, str(path.resolve())):
@@ -37,7 +37,7 @@ def scrubbed(reason: str, source: Source) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """A foreign exception in a sentence, without what it quotes of a file; `scrubbed` cuts off all but its type."""
+    """Return another library's exception as a sentence without quotes of a file; `scrubbed` keeps only its type."""
     text = " ".join(QUOTED.sub("…", str(error)).split())
     first = re.split(r"(?<=[a-z)\]])\. ", text)[0].rstrip(".;")[:160]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

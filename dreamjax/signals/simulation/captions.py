@@ -32,14 +32,14 @@ def _third(value: float) -> int:
 
 
 def caption(image: Stimulus) -> str:
-    """What is on an image: size, colour, shape, place."""
+    """Return a caption of an image: size, colour, shape, place."""
     place = PLACES[2 - _third(image.y)][_third(image.x)]
     colour = COLOURS[round(image.hue * HUES) % HUES]
     return " ".join(word for word in ("a", SIZES[_third(image.size)], colour, image.shape, place) if word)
 
 
 def captioned_set(count: int, classes: int, seed: int) -> tuple[Stimulus, ...]:
-    """`count` images of the first `classes` shapes, whose attributes are drawn independently of each other."""
+    """Return `count` images of the first `classes` shapes, with attributes drawn independently of each other."""
     rng = np.random.default_rng([seed, 2])
     shapes = rng.integers(classes, size=count)
     places, hues = np.round(rng.uniform(-1, 1, (count, 3)), 3), rng.integers(HUES, size=count) / HUES
@@ -50,9 +50,9 @@ def captioned_set(count: int, classes: int, seed: int) -> tuple[Stimulus, ...]:
 
 
 def write(out: epath.PathLike, count: int, *, classes: int, pixels: int, seed: int) -> JsonDict:
-    """Draw `count` images of `pixels` x `pixels` into the new folder `out`, with metadata.jsonl; returns a summary.
+    """Draw `count` images of `pixels` x `pixels` into the new folder `out`, with metadata.jsonl; return a summary.
 
-    Raises UserError for a number that cannot be, and for a folder that exists and is not empty.
+    Raise UserError for a number that cannot be, and for a folder that exists and is not empty.
     """
     for name, value, most in (("captioned", count, 10**6), ("classes", classes, len(SHAPES)), ("pixels", pixels, 1024)):
         if not 1 <= value <= most:

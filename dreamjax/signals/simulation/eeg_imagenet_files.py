@@ -55,7 +55,7 @@ class Layout:
 
     @property
     def settings(self) -> SimulationSettings:
-        """Of the recordings that the trials are cut from."""
+        """Return the settings of the recordings that the trials are cut from."""
         seconds = 2 * EDGE_S + self.classes * (self.images_per_class * IMAGE_S + PAUSE_S)
         same = ("subjects", "channels", "classes", "images_per_class", "strength", "seed")
         return SimulationSettings(
@@ -70,9 +70,9 @@ class Layout:
 
 
 def write(out: epath.PathLike, layout: Layout) -> JsonDict:
-    """Write the files into the new folder `out`; returns a summary.
+    """Write the files into the new folder `out`; return a summary.
 
-    Raises UserError for a number that cannot be, and for a folder that exists and is not empty.
+    Raise UserError for a number that cannot be, and for a folder that exists and is not empty.
     """
     started, out, settings = time.monotonic(), epath.Path(out), layout.settings
     drawn = image_set(layout.classes, layout.images_per_class, layout.seed)

@@ -52,7 +52,7 @@ def _cap() -> dict[str, np.ndarray]:
 
 
 def nominal_positions(names: tuple[str, ...]) -> Float[np.ndarray, "channels 3"]:
-    """Unit-sphere places of electrodes on a perfectly worn cap; x right, y front, z up."""
+    """Return unit-sphere positions of electrodes on a perfectly placed cap; x right, y front, z up."""
     return np.stack([_cap()[name] for name in names])
 
 
@@ -69,20 +69,20 @@ class Head:
     def topography(
         self, positions: Float[np.ndarray, "dipoles 3"], moments: Float[np.ndarray, "dipoles 3"]
     ) -> Float[np.ndarray, "channels dipoles"]:
-        """Potential against the reference electrode per A·m."""
+        """Return the potential against the reference electrode per A·m."""
         places = np.concatenate([self.electrodes, self.reference[None]])
         field = leadfield(places, positions, moments, self.radius)
         return field[:-1] - field[-1:]
 
 
 def average_head(ch_names: tuple[str, ...]) -> Head:
-    """The head at which amplitudes are stated."""
+    """Return the head for which amplitudes are stated."""
     reference = nominal_positions((REFERENCE,))[0]
     return Head(ch_names, nominal_positions(ch_names), reference, AVERAGE_RADIUS, (0.0, 0.0, 0.0))
 
 
 def draw_head(rng: np.random.Generator, channels: int, missing: int) -> Head:
-    """A head of another size under a cap that sits a little turned, with electrodes a few millimetres off."""
+    """Draw a head of another size under a slightly rotated cap, with electrodes a few millimetres off."""
     lost = set(rng.choice(channels, missing, replace=False).tolist())
     names = tuple(name for i, name in enumerate((*NAMES, *MORE)[:channels]) if i not in lost)
     angles = np.clip(rng.normal(0, 3, 3), -8, 8)
@@ -104,7 +104,7 @@ def _rotation(angles: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
 def moment_scales(
     positions: np.ndarray, moments: np.ndarray, amplitudes_uv: np.ndarray
 ) -> Float[np.ndarray, "dipoles"]:
-    """A·m·(µV/V) for which each dipole reaches its stated µV at its strongest electrode of the whole cap."""
+    """Return A·m·(µV/V) for which each dipole reaches its stated µV at its strongest electrode of the whole cap."""
     field = average_head(NAMES).topography(positions, moments)
     return amplitudes_uv / np.abs(field).max(axis=0)
 
@@ -113,7 +113,7 @@ def moment_scales(
 def term_gains(
     terms: int, radii: tuple[float, ...] = RADII, conductivities: tuple[float, ...] = CONDUCTIVITIES
 ) -> Float[np.ndarray, "terms"]:
-    """f_n for n = 1 … terms: scalp potential of term n over the dipole's own B_n. A homogeneous head has (2n+1)/n."""
+    """Return f_n, n = 1 … terms: scalp potential of term n over the dipole's B_n; (2n+1)/n for a homogeneous head."""
     n = np.arange(1, terms + 1, dtype=np.float64)
     a, b = np.ones_like(n), n / (n + 1)  # at the scalp: A = 1, and B so that the radial current is 0
     for shell in range(len(radii) - 2, -1, -1):
@@ -133,10 +133,10 @@ def leadfield(
     radii: tuple[float, ...] = RADII,
     conductivities: tuple[float, ...] = CONDUCTIVITIES,
 ) -> Float[np.ndarray, "channels dipoles"]:
-    """Potential in V at unit-sphere `electrodes` of dipoles at `positions` (in head radii) with `moments` in A·m.
+    """Return the potential in V at unit-sphere `electrodes` of dipoles at `positions` (head radii), `moments` in A·m.
 
     The reference is the sphere's own: the mean over the whole surface is zero. `head_radius` is in metres.
-    Raises ValueError for a dipole outside the brain.
+    Raise ValueError for a dipole outside the brain.
     """
     depth = np.linalg.norm(positions, axis=1)
     if depth.max(initial=0) >= radii[0]:

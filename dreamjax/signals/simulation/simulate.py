@@ -32,9 +32,9 @@ __all__ = ["SimulationSettings", "expected_response", "image_set", "simulate", "
 
 
 def simulate(out: epath.PathLike, settings: SimulationSettings) -> JsonDict:
-    """Write a whole set under `out` (a BIDS root with stimuli/ and truth.json); returns a summary.
+    """Write a whole set under `out` (a BIDS root with stimuli/ and truth.json); return a summary.
 
-    The set appears whole or not at all. Raises UserError when `out` exists and is not empty.
+    The set appears whole or not at all. Raise UserError when `out` exists and is not empty.
     """
     started, out = time.monotonic(), epath.Path(out)
     images = image_set(settings.classes, settings.images_per_class, settings.seed)
@@ -77,7 +77,7 @@ def simulate(out: epath.PathLike, settings: SimulationSettings) -> JsonDict:
 def expected_response(
     truth: JsonDict, subject: int, image: int, seconds: Float[np.ndarray, "time"]
 ) -> Float[np.ndarray, "channels time"]:
-    """What one image evokes in one subject, noise-free, in µV against the recording's reference.
+    """Return the noise-free response of one subject to one image, in µV against the recording's reference.
 
     `truth` is the parsed truth.json; `seconds` count from the image's onset.
     """
@@ -90,7 +90,7 @@ def expected_response(
 
 # ----------------------------------------------- files: EDF+ (by edfio) or BrainVision, with the BIDS files beside them
 def edf_bytes(simulated: Simulated, images: tuple[Stimulus, ...], duration: float) -> bytes:
-    """EDF+C in records of 1 s; one annotation per image, its class as text, its onset exact to the sample."""
+    """Return EDF+C in records of 1 s; one annotation per image, its class as text, its onset exact to the sample."""
     require("edfio", "writing EDF files")
     import edfio
 
@@ -108,7 +108,7 @@ def edf_bytes(simulated: Simulated, images: tuple[Stimulus, ...], duration: floa
 
 
 def brainvision_bytes(simulated: Simulated, images: tuple[Stimulus, ...], stem: str) -> dict[str, bytes]:
-    """The three files of a BrainVision recording, by ending; markers `S  n` with n the class's number from 1."""
+    """Return the three files of a BrainVision recording by ending; markers `S  n`, n the class's number from 1."""
     classes = classes_of(images)
     channels = "".join(
         f"Ch{i}={name},{REFERENCE},{BRAINVISION_UV},µV\n" for i, name in enumerate(simulated.ch_names, 1)
@@ -169,7 +169,7 @@ def write_subject(
 
 
 def write_dataset_files(root: epath.Path, settings: SimulationSettings, subjects: list[str]) -> None:
-    """The BIDS files of the whole set."""
+    """Write the BIDS files of the whole set."""
     description = {"Name": "dreamjax simulation", "BIDSVersion": "1.10.0", "License": "CC0-1.0", "DatasetType": "raw"}
     (root / "dataset_description.json").write_text(json.dumps(description, indent=1))
     (root / "participants.tsv").write_text("participant_id\n" + "".join(f"sub-{s}\n" for s in subjects))

@@ -44,7 +44,7 @@ def _pair(name: str, feature: str, uv: tuple[float, float], when: tuple[float, f
 
 
 def components(classes: tuple[str, ...], seed: int) -> tuple[Component, ...]:
-    """The components of the average subject. Those of a class do not depend on how many classes there are."""
+    """Return the components of the average subject. Those of a class do not depend on the number of classes."""
     lateral = ((-0.45, -0.58, 0.02), (-0.45, -0.85, 0.10))
     lower = ((-0.55, -0.45, -0.1), (-0.8, -0.6, 0.0))
     ventral = ((-0.35, -0.55, -0.25), (-0.5, -0.7, -0.5))
@@ -75,7 +75,7 @@ def components(classes: tuple[str, ...], seed: int) -> tuple[Component, ...]:
 def time_courses(
     parts: tuple[Component, ...], latency_shift: float, seconds: Float[np.ndarray, "time"]
 ) -> Float[np.ndarray, "components time"]:
-    """Each component's time course, peak 1, at `seconds` after the onset; nothing before it or after END_S."""
+    """Return each component's time course, peak 1, at `seconds` after the onset; 0 before it and after END_S."""
     latency = np.array([c.latency_s for c in parts])[:, None] + latency_shift
     width = np.array([c.width_s for c in parts])[:, None]
     courses = np.exp(-0.5 * ((seconds - latency) / width) ** 2)
@@ -86,7 +86,7 @@ def time_courses(
 def shaped_noise(
     rng: np.random.Generator, rows: int, samples: int, sfreq: float, power: Callable[[np.ndarray], np.ndarray]
 ) -> Float[np.ndarray, "rows samples"]:
-    """Gaussian noise of unit variance whose power density is proportional to `power` of the frequencies in Hz."""
+    """Return Gaussian noise of unit variance with a power density proportional to `power` of the frequencies in Hz."""
     length = next_fast_len(samples, real=True)
     amplitude = np.sqrt(power(rfftfreq(length, 1 / sfreq)))
     spectrum = rng.standard_normal((rows, len(amplitude), 2)).view(np.complex128)[..., 0] * amplitude
@@ -96,28 +96,28 @@ def shaped_noise(
 
 
 def background(rng: np.random.Generator, rows: int, samples: int, sfreq: float, exponent: float) -> np.ndarray:
-    """1/f^exponent noise of unit variance, (rows, samples)."""
+    """Return 1/f^exponent noise of unit variance, (rows, samples)."""
     return shaped_noise(rng, rows, samples, sfreq, lambda hz: np.maximum(hz, FLAT_BELOW_HZ) ** -exponent)
 
 
 def rhythm(rng: np.random.Generator, rows: int, samples: int, sfreq: float, hz: float, width_hz: float) -> np.ndarray:
-    """Noise of unit variance around `hz`, (rows, samples); its amplitude waxes and wanes over 1 / `width_hz` s."""
+    """Return noise of unit variance around `hz`, (rows, samples); its amplitude varies over 1 / `width_hz` s."""
     return shaped_noise(rng, rows, samples, sfreq, lambda f: np.exp(-0.5 * ((f - hz) / width_hz) ** 2))
 
 
 def drift(rng: np.random.Generator, rows: int, samples: int, sfreq: float) -> np.ndarray:
-    """Electrode drift of unit variance, (rows, samples): power as 1/f² between 0.01 and 0.3 Hz, none above."""
+    """Return electrode drift of unit variance, (rows, samples): power as 1/f² between 0.01 and 0.3 Hz, none above."""
     return shaped_noise(rng, rows, samples, sfreq, lambda hz: np.where(hz < 0.3, np.maximum(hz, 0.01) ** -2.0, 0.0))
 
 
 def gate_until(end_s: float, samples: int, sfreq: float, ramp_s: float = 0.5) -> Float[np.ndarray, "samples"]:
-    """1 before `end_s`, 0 after it, with a raised-cosine ramp."""
+    """Return 1 before `end_s`, 0 after it, with a raised-cosine ramp."""
     fall = np.clip((end_s - np.arange(samples) / sfreq) / ramp_s + 0.5, 0, 1)
     return 0.5 * (1 - np.cos(np.pi * fall))
 
 
 def blink_times(rng: np.random.Generator, begin: float, end: float, per_minute: float) -> list[float]:
-    """Onsets in s: at least 0.6 s apart, otherwise at random."""
+    """Return random onsets in s, at least 0.6 s apart."""
     times: list[float] = []
     now = begin
     while per_minute > 0:
@@ -129,7 +129,7 @@ def blink_times(rng: np.random.Generator, begin: float, end: float, per_minute: 
 
 
 def blink_course(samples: int, sfreq: float, onsets: list[float], sizes: np.ndarray) -> Float[np.ndarray, "samples"]:
-    """Blinks of 0.3 s with a fast closing and a slower opening of the lid, peak = size."""
+    """Return blinks of 0.3 s with a fast closing and a slower opening of the lid, peak = size."""
     course = np.zeros(samples)
     shape_s = np.arange(int(0.35 * sfreq)) / sfreq
     shape = np.where(
@@ -145,7 +145,7 @@ def blink_course(samples: int, sfreq: float, onsets: list[float], sizes: np.ndar
 
 
 def mains(samples: int, sfreq: float, hz: float, phase: float) -> Float[np.ndarray, "samples"]:
-    """A mains sine of unit rms with a tenth of third harmonic where the sampling rate carries it."""
+    """Return a mains sine of unit rms with a tenth of third harmonic where the sampling rate allows."""
     seconds = np.arange(samples) / sfreq
     wave = np.sin(2 * np.pi * hz * seconds + phase)
     if 3 * hz < 0.5 * sfreq:

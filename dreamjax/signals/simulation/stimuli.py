@@ -59,14 +59,14 @@ class Stimulus:
     hue: float  # of the colour circle, in turns
 
     def features(self) -> dict[str, float]:
-        """What the brain responses code, each between -1 and 1."""
+        """Return the features that the brain responses code, each between -1 and 1."""
         angle = 2 * np.pi * self.hue
         code = {"onset": 1.0, "x": self.x, "y": self.y, "size": self.size}
         return code | {"hue_cos": float(np.cos(angle)), "hue_sin": float(np.sin(angle)), f"class:{self.shape}": 1.0}
 
 
 def image_set(classes: int, per_class: int, seed: int) -> tuple[Stimulus, ...]:
-    """`classes` x `per_class` images whose attributes are drawn independently of the class and of each other."""
+    """Return `classes` x `per_class` images with attributes drawn independently of the class and of each other."""
     rng = np.random.default_rng([seed, 1])
     images = []
     for shape in SHAPES[:classes]:
@@ -77,12 +77,12 @@ def image_set(classes: int, per_class: int, seed: int) -> tuple[Stimulus, ...]:
 
 
 def classes_of(images: tuple[Stimulus, ...]) -> tuple[str, ...]:
-    """The shapes among images, in the order in which they first occur."""
+    """Return the shapes among images, in the order in which they first occur."""
     return tuple(dict.fromkeys(image.shape for image in images))
 
 
 def cover(image: Stimulus, pixels: int, fine: int = 4) -> Float[np.ndarray, "pixels pixels"]:
-    """The share of each pixel that the shape covers, by `fine` x `fine` points in it."""
+    """Return the share of each pixel that the shape covers, by `fine` x `fine` points in it."""
     points = pixels * fine
     axis = (np.arange(points) + 0.5) / points * 2 - 1
     extent = 0.58 * 2 ** (0.3 * image.size)  # half-width of the shape, the whole image being -1 … 1
@@ -93,21 +93,21 @@ def cover(image: Stimulus, pixels: int, fine: int = 4) -> Float[np.ndarray, "pix
 
 
 def draw(image: Stimulus, pixels: int = PIXELS) -> UInt8[np.ndarray, "height width 3"]:
-    """The image in RGB on grey, edges smoothed by 4 x 4 points per pixel."""
+    """Draw the image in RGB on grey, edges smoothed by 4 x 4 points per pixel."""
     share = cover(image, pixels)[..., None]
     colour = np.array(colorsys.hls_to_rgb(image.hue, LIGHTNESS, SATURATION)) * 255
     return np.round(share * colour + (1 - share) * GREY).astype(np.uint8)
 
 
 def write_images(images: tuple[Stimulus, ...], folder: epath.Path, pixels: int = PIXELS) -> None:
-    """One PNG file per image."""
+    """Write one PNG file per image."""
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         list(pool.map(lambda image: image_files.write_png(folder / image.file, draw(image, pixels)), images))
 
 
 def feature_table(images: tuple[Stimulus, ...], names: list[str]) -> Float[np.ndarray, "images features"]:
-    """Each image's value of each named feature; 0 where it has none (another class)."""
+    """Return each image's value of each named feature; 0 where it has none (another class)."""
     return np.array([[p.features().get(name, 0.0) for name in names] for p in images])
 
 
@@ -115,7 +115,7 @@ def feature_table(images: tuple[Stimulus, ...], names: list[str]) -> Float[np.nd
 def new_set(out: epath.Path, last: str = "") -> Iterator[epath.Path]:
     """Yield a folder that becomes `out` as a whole or not at all.
 
-    Raises UserError where `out` exists and is not an empty folder.
+    Raise UserError where `out` exists and is not an empty folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"simulate: {out} exists and is not empty; name another folder or remove it")

@@ -118,7 +118,7 @@ class _Person:
 
     @property
     def rest_s(self) -> float:
-        """How long the eyes are closed, from the beginning."""
+        """Return how long, s, the eyes are closed from the beginning."""
         return self.settings.rest_fraction * (self.samples / self.settings.sfreq)
 
 
@@ -210,7 +210,7 @@ def simulate_subject(
     images: tuple[Stimulus, ...],
     trials: tuple[ImageOnset, ...] | None = None,
 ) -> Simulated:
-    """The recording of subject 0, 1, …; the same for the same (settings, subject), whatever other subjects there are.
+    """Simulate the recording of subject 0, 1, …; it depends on (settings, subject) only, not on other subjects.
 
     `trials`: when which image appears, where another design than the settings' is wanted.
     """

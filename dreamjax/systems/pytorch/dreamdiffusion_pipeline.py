@@ -104,7 +104,7 @@ class DreamDiffusionPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def predict(self, latents: Any, t: Any, context: torch.Tensor, time_offset: torch.Tensor | None = None) -> Any:
-        """What the U-Net predicts. `time_offset` is added to its embedding of the time step, after its layers."""
+        """Return the U-Net's prediction. `time_offset` is added to its embedding of the time step, after its layers."""
         return self.unet(latents, t, encoder_hidden_states=context, class_labels=time_offset).sample
 
     def _start(self, count: int, height: Any, width: Any, generator: Any, latents: Any) -> torch.Tensor:
@@ -126,7 +126,7 @@ class DreamDiffusionPipeline(DiffusionPipeline):
 
 @torch.no_grad()
 def differences(folder: str | Path) -> dict[str, float]:
-    """Output → its largest difference to what dreamjax computed (parity.safetensors), relative to the largest value.
+    """Return output → its largest difference from dreamjax's (parity.safetensors), relative to the largest value.
 
     `image`: the root mean square, of the whole range of an image.
     """

@@ -20,7 +20,7 @@ from dreamjax.systems.pytorch.masked_autoencoder import MaskedAutoencoder
 
 
 class EmbeddingHead(nn.Module):
-    """A learned weighted sum of the tokens, then a linear map: what was aligned with CLIP's embedding of an image."""
+    """A learned weighted sum of the tokens, then a linear map, aligned with CLIP's embedding of an image."""
 
     def __init__(self, tokens: int, dim: int, embedding_dim: int) -> None:
         super().__init__()
@@ -36,9 +36,10 @@ class EEGEncoder(ModelMixin, ConfigMixin):
     Args:
       n_chans … clip: as those of `MaskedAutoencoder`.
       context_tokens, context_dim: of the U-Net's context. hidden: width between tokens and context tokens.
-      embedding_dim: of the embedding beside images'; 0 for none. time_dim: of the U-Net's time embedding, to which an
-        offset is added; 0 for none.
-      unconditional: whether `nothing`, the text states of the empty caption, is there: what guidance leads away from.
+      embedding_dim: width of the embedding that is aligned with images'; 0 for none. time_dim: width of the U-Net's
+        time embedding, to which an offset is added; 0 for none.
+      unconditional: whether it has `nothing`, the text states of the empty caption: the unconditional input of
+        guidance.
     """
 
     @register_to_config
@@ -89,7 +90,7 @@ class EEGEncoder(ModelMixin, ConfigMixin):
         valid: Tensor | None = None,
         sfreq: float | None = None,
     ) -> dict:
-        """`context` (batch, S, D), and where the model has them `time_offset` (batch, T) and `embedding` (batch, P).
+        """Return `context` (batch, S, D), and if the model has them `time_offset` (batch, T), `embedding` (batch, P).
 
         Args:
           eeg: (batch, channels, time) in µV, in the order of `config.chs_info`; scaled here, in float32.
@@ -108,14 +109,14 @@ class EEGEncoder(ModelMixin, ConfigMixin):
         return conditions if self.mapping is None else {**conditions, "embedding": self.mapping(tokens)}
 
     def time_offset(self, context: Tensor) -> dict:
-        """{"time_offset": what is added to the U-Net's time embedding}, or {} where the model has no such maps."""
+        """Return {"time_offset": addition to the U-Net's time embedding}, or {} where the model has no such maps."""
         if self.time_embed_condtion is None:
             return {}
         first, second, third = self.time_embed_condtion
         return {"time_offset": third(second(first(context.transpose(1, 2)))[..., 0])}
 
     def without_eeg(self) -> dict:
-        """What guidance leads away from, a batch of one: the empty caption. Raises ValueError where there is none."""
+        """Return the unconditional input of guidance, the empty caption, a batch of one. Raise ValueError if none."""
         if not self.config.unconditional:
             raise ValueError("this model was trained without an unconditional branch: guidance_scale=1 is none")
         context = self.nothing[None].to(self.dtype)

@@ -69,7 +69,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; `attend` (batch, tokens) is False for tokens that nothing may look at."""
+    """Pre-norm transformer block; `attend` (batch, tokens) is False for tokens that are not attended to."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Block(nn.Module):
 
 
 class GaussianInterpolation(nn.Module):
-    """What the visible samples say by themselves, before any network: the conditional mean of a stationary process.
+    """The conditional mean of a stationary Gaussian process given the visible samples, before any network.
 
     y = K a with (K_vv + noise) a_v = x_v and a = 0 in hidden samples; K is the Toeplitz covariance of a learned
     spectrum, which `adapt` changes for each window by its cls token. Solved in float64.
@@ -98,7 +98,7 @@ class GaussianInterpolation(nn.Module):
         self.embed = nn.Linear(entries, decoder_dim)
 
     def forward(self, x: Tensor, visible: Tensor, cls: Tensor) -> Tensor:
-        """x (batch, channels, time), visible (batch, time), cls (batch, dim) → (batch, channels, time)."""
+        """Map x (batch, channels, time), visible (batch, time), cls (batch, dim) to (batch, channels, time)."""
         time, points = x.shape[2], len(self.log_spectrum)
         curve = (STRIDE * self.log_spectrum + self.adapt(cls)).double()
         place = torch.linspace(0, points - 1, time + 1, dtype=torch.float64, device=x.device)
@@ -118,7 +118,7 @@ class GaussianInterpolation(nn.Module):
 
 
 def sincos_positions(tokens: int, dim: int) -> Tensor:
-    """(1, 1 + tokens, dim): a zero row for the cls token, then all sines and all cosines of t · 10000^(-2i / dim)."""
+    """Return (1, 1 + tokens, dim): a zero row for cls, then all sines and all cosines of t · 10000^(-2i / dim)."""
     frequencies = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
     angles = torch.arange(tokens, dtype=torch.float64)[:, None] * frequencies
     rows = torch.cat([angles.sin(), angles.cos()], dim=1).float()
@@ -132,7 +132,7 @@ def _median(x: Tensor) -> Tensor:
 
 
 def robust_scale(recording: Tensor) -> Tensor:
-    """The scale of a whole recording (channels, time) in µV, for `scale=`: median over channels of 1.4826 · MAD."""
+    """Return the scale of a recording (channels, time) in µV, for `scale=`: median over channels of 1.4826 · MAD."""
     return _median(1.4826 * _median((recording - _median(recording)[..., None]).abs()))
 
 
@@ -143,7 +143,7 @@ def _window(
     input_window_seconds: float | None,
     sfreq: float | None,
 ) -> tuple[int, int, float]:
-    """(channels, samples, Hz) of a window. Raises ValueError where one is not given, or two ways do not agree."""
+    """(channels, samples, Hz) of a window. Raise ValueError where one is not given, or two ways do not agree."""
     n_chans = len(chs_info) if n_chans is None and chs_info else n_chans
     if n_times is None and input_window_seconds and sfreq:
         n_times = round(input_window_seconds * sfreq)
@@ -207,7 +207,7 @@ class MaskedAutoencoder(nn.Module):
         self.spectrum_points = spectrum_points
         self.scaling, self.divide, self.clip, self.target = scaling, divide, clip, target
         self.has_cls = cls_token
-        self.provenance: dict = {}  # what config.json says under "dreamjax"
+        self.provenance: dict = {}  # the entry "dreamjax" of config.json
 
         tokens = n_times // patch_size
         self.patch_embed = PatchEmbed(n_chans, patch_size, embed_dim)
@@ -245,7 +245,7 @@ class MaskedAutoencoder(nn.Module):
         sfreq: float | None = None,
         return_features: bool = False,
     ) -> Any:
-        """Logits (batch, n_outputs), or pooled features (batch, embed_dim) where the model has no head.
+        """Return logits (batch, n_outputs), or pooled features (batch, embed_dim) where the model has no head.
 
         Args:
           x: (batch, channels, time) in µV.
@@ -274,7 +274,7 @@ class MaskedAutoencoder(nn.Module):
         valid: Tensor | None = None,
         sfreq: float | None = None,
     ) -> Tensor:
-        """The decoder's signal in µV at every patch, (batch, channels, time). `masked` (batch, tokens): True hides."""
+        """Return the decoder's signal in µV, (batch, channels, time). `masked` (batch, tokens): True hides a patch."""
         if not self.decoder_depth:
             raise ValueError("this model has an encoder alone and reconstructs nothing")
         if self.target != "raw":
@@ -307,7 +307,7 @@ class MaskedAutoencoder(nn.Module):
     def scaled(
         self, x: Tensor, scale: Tensor | float | None = None, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(x in the network's units, gain, offset): µV = units · gain + offset; gain and offset (batch, channels)."""
+        """Return (x in network units, gain, offset): µV = units · gain + offset; gain and offset (batch, channels)."""
         if scale is not None and self.scaling != "robust":
             raise ValueError(f"this model scales its input by {self.scaling}, so it takes no scale")
         offset = torch.zeros_like(x[:, :, 0])
@@ -368,13 +368,13 @@ class MaskedAutoencoder(nn.Module):
         self.final_layer.to(self.norm.weight.device, self.norm.weight.dtype)
 
     def get_config(self) -> dict:
-        """Every argument of the constructor, ready for JSON; `from_config` takes it back."""
+        """Return every argument of the constructor, ready for JSON, as `from_config` takes it."""
         names = [name for name in inspect.signature(type(self)).parameters if name != "cls_token"]
         return {name: getattr(self, name) for name in names} | {"cls_token": self.has_cls}
 
     @classmethod
     def from_config(cls, config: dict) -> "MaskedAutoencoder":
-        """A model with fresh weights."""
+        """Return a model with fresh weights."""
         arguments = {name: value for name, value in config.items() if name not in FOREIGN_KEYS}
         unknown = sorted(set(arguments) - set(inspect.signature(cls).parameters))
         if unknown:
@@ -385,7 +385,7 @@ class MaskedAutoencoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **expected: Any) -> "MaskedAutoencoder":
-        """The model of an exported folder (or of a Hub repository, if huggingface_hub is installed).
+        """Return the model of an exported folder (or of a Hub repository, if huggingface_hub is installed).
 
         `n_outputs=` gives it a fresh head, unless the folder holds a head of that size. Any other argument, such as
         `n_chans=`, `n_times=`, `sfreq=` or `chs_info=`, must agree with what the weights were trained on.
@@ -444,7 +444,7 @@ def _from_hub(name: str) -> Path:
 
 @torch.no_grad()
 def check_parity(folder: str | Path) -> dict[str, float]:
-    """Output → largest difference to what dreamjax computed (parity.safetensors), relative to the largest magnitude."""
+    """Return output → largest difference from dreamjax's (parity.safetensors), relative to the largest magnitude."""
     model = MaskedAutoencoder.from_pretrained(folder)
     stored = load_file(Path(folder) / "parity.safetensors")
     scale = stored.get("scale")

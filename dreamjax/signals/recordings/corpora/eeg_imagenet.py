@@ -51,22 +51,22 @@ class PublishedTrials:
 
     @property
     def subjects(self) -> tuple[int, ...]:
-        """Who is in the file, as it numbers them."""
+        """Return the subjects in the file, by the file's own numbers."""
         return tuple(int(s) for s in np.unique(self.subject))
 
     @property
     def values(self) -> str:
-        """What was made of the stored numbers, for dataset.json."""
+        """Return how the stored numbers were converted, for dataset.json."""
         return "as in the file" if self.means is None else "raw file, (eeg - means) / stddevs"
 
     @property
     def band(self) -> tuple[float, float] | None:
-        """The pass band in Hz, which only the file's name tells: eeg_5_95_std."""
+        """Return the pass band in Hz, which only the file's name states: eeg_5_95_std."""
         match = re.match(r"eeg_(\d+)_(\d+)_std", PurePosixPath(self.source).name)
         return (float(match[1]), float(match[2])) if match else None
 
     def signal(self, trial: int) -> Float32[np.ndarray, "channels time"]:
-        """One trial, in standard deviations: of the raw file (eeg - means) / stddevs. A copy; the file is let go."""
+        """Return a copy of one trial in standard deviations; of the raw file, (eeg - means) / stddevs."""
         tensor = self.eeg[trial]
         out = np.array(tensor.numpy(), np.float32)
         tensor.release()
@@ -84,14 +84,14 @@ class PublishedTrials:
 
 
 def image_file(image: str) -> str:
-    """`n02951358_31190` → `n02951358/n02951358_31190.JPEG`."""
+    """Return the file of an image: `n02951358_31190` → `n02951358/n02951358_31190.JPEG`."""
     return f"{image.partition('_')[0]}/{image}.JPEG"
 
 
 def open_trials(path: epath.PathLike) -> PublishedTrials:
-    """The trials of a published file, checked one by one but for their samples.
+    """Open the trials of a published file; everything but their samples is checked.
 
-    Raises UserError for a file of another kind, for missing keys, and for a trial that does not fit the others.
+    Raise UserError for a file of another kind, for missing keys, and for a trial that does not fit the others.
     """
     source = str(path)
     root = torch_files.read(path)
@@ -152,7 +152,7 @@ def _trial(
 def open_splits(path: epath.PathLike) -> list[dict[str, Int[np.ndarray, "_"]]]:
     """Return the splits of a `block_splits_by_image_*.pth`: indices for each of train, val and test.
 
-    Raises UserError for a file of another kind, for missing keys, and for values that are not indices.
+    Raise UserError for a file of another kind, for missing keys, and for values that are not indices.
     """
     source = str(path)
     root = torch_files.read(path)

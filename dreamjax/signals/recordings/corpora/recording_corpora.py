@@ -37,7 +37,7 @@ class Corpus:
     impossible: Mapping[str, str] = field(default_factory=dict)  # control → why it cannot be
 
     def condition(self, path: str) -> str | None:
-        """The condition of a whole recording, where the corpus says it in the file's name."""
+        """Return the condition of a whole recording, where the corpus states it in the file's name."""
         return next((label for pattern, label in self.conditions.items() if re.search(pattern, path)), None)
 
 
@@ -152,5 +152,5 @@ CORPORA = (
 
 
 def corpus_of(path: str) -> Corpus | None:
-    """The corpus that a file belongs to by its POSIX path, or None."""
+    """Return the corpus that a file belongs to by its POSIX path, or None."""
     return next((corpus for corpus in CORPORA if re.search(corpus.path, path)), None)

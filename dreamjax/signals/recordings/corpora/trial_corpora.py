@@ -64,7 +64,7 @@ class TrialCorpus:
 
 
 def assign(trials: PublishedTrials, request: SplitRequest) -> AssignedSplits:
-    """The splits. Raises UserError for what is not there, what does not go together and what cannot be."""
+    """Assign the splits. Raise UserError for missing, conflicting or impossible options."""
     if min(request.fractions.values()) <= 0:
         raise UserError(
             f"splits of trials are three shares above 0 that sum to 1, not {list(request.fractions.values())}"
@@ -163,7 +163,7 @@ def _official(trials: PublishedTrials, request: SplitRequest) -> AssignedSplits:
 def _counts_whole_list(trials: PublishedTrials, file: str, last: int) -> bool:
     """Whether indices count the whole list or that of one person. `_single` stays within every person's; `_all` not.
 
-    Raises UserError where the file's name says the other.
+    Raise UserError where the file's name says the other.
     """
     longest = max(int((trials.subject == person).sum()) for person in trials.subjects)
     whole = len(trials.subjects) == 1 or last >= longest

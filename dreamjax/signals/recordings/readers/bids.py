@@ -40,12 +40,12 @@ RAS = ("CapTrak", "ElektaNeuromag")  # x to the right, y to the nose: MNE's head
 
 
 def bids_root(path: Path) -> Path | None:
-    """The nearest folder above `path` with a dataset_description.json."""
+    """Return the nearest folder above `path` with a dataset_description.json."""
     return next((p for p in path.absolute().parents if (p / "dataset_description.json").is_file()), None)
 
 
 def licence_of(root: Path) -> str:
-    """SPDX id of a BIDS dataset's licence; "unknown" where it states none, or one that is not a known id."""
+    """Return the SPDX id of a BIDS dataset's licence; "unknown" where it states none, or an unknown id."""
     text = str(_json(root / "dataset_description.json").get("License", "")).strip()
     if text.lower() in SPDX:
         return SPDX[text.lower()]
@@ -53,12 +53,12 @@ def licence_of(root: Path) -> str:
 
 
 def entities(name: str) -> dict[str, str]:
-    """`sub-01_ses-2_task-rest_eeg.edf` → {"sub": "01", "ses": "2", "task": "rest"}."""
+    """Return a name's entities: `sub-01_ses-2_task-rest_eeg.edf` → {"sub": "01", "ses": "2", "task": "rest"}."""
     return dict(part.split("-", 1) for part in name.split(".")[0].split("_") if "-" in part)
 
 
 def sidecars(path: Path, suffix: str) -> Iterator[Path]:
-    """Sidecars of a recording that end in `suffix`, nearest first: same entities, in its folder or above it."""
+    """Yield the sidecars of a recording that end in `suffix`, nearest first: same entities, in its folder or above."""
     root = bids_root(path)
     mine = entities(path.name)
     if root is None or "sub" not in mine:
@@ -79,7 +79,7 @@ def _files(folder: Path, stamp: int) -> tuple[str, ...]:
 
 
 def apply_sidecars(path: Path, contents: Contents) -> Contents:
-    """`contents` with what the sidecars of `path` say; raises UserError for one that cannot be read, with its row."""
+    """Return `contents` with the sidecars of `path` applied. Raise UserError for an unreadable one, with its row."""
     if sidecar := next(sidecars(path, "_channels.tsv"), None):
         _channels(sidecar, contents)
     _facts(dict(ChainMap(*map(_json, sidecars(path, "_eeg.json")))), contents)  # the nearest wins
@@ -117,7 +117,7 @@ def _facts(facts: JsonDict, contents: Contents) -> None:
 
 
 def reference_named(text: str) -> str | None:
-    """The reference in BIDS's free text, reduced to site names and a few words, so that no prose travels on."""
+    """Return the reference in BIDS's free text, reduced to site names and a few words, so that no prose is kept."""
     lower = text.lower()
     if "average" in lower or "car" in re.split(r"\W+", lower):
         return "average"
@@ -130,7 +130,7 @@ def reference_named(text: str) -> str | None:
 
 
 def filter_edges(filters: Any) -> tuple[float | None, float | None]:
-    """(highpass, lowpass) in Hz from BIDS's free-form filter objects; None where they do not say."""
+    """Return (highpass, lowpass) in Hz from BIDS's free-form filter objects; None where they are not stated."""
     edges: dict[str, float | None] = {"high": None, "low": None}
     for name, details in filters.items() if isinstance(filters, dict) else ():
         kind = next((k for k in edges if re.search(rf"{k}[-_ ]?pass|{k}[-_ ]?cut", str(name), re.IGNORECASE)), None)
@@ -161,7 +161,7 @@ def _electrodes(table: Path, system: JsonDict, contents: Contents) -> None:
 
 
 def head_frame(system: str, landmarks: JsonDict) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]] | None:
-    """(rotation, origin) into MNE's head frame: from the ears and nasion where given, else from the system's axes.
+    """Return (rotation, origin) into MNE's head frame: from ears and nasion where given, else the system's axes.
 
     x runs from the left to the right ear point, y through the nasion, z up; the origin is where they meet.
     """

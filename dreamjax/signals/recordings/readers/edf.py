@@ -26,7 +26,7 @@ _ONSET = re.compile(rb"^([+-]\d{1,12}(?:\.\d{0,12})?)(?:\x15(\d{1,12}(?:\.\d{0,1
 
 
 def open_edf(source: Source, strict: bool) -> Contents:
-    """Everything but the signal, which stays on disk. Raises UserError as `read_header`, and for a file without any."""
+    """Open everything but the signal, which stays on disk. Raise UserError as `read_header`, and without any signal."""
     header = read_header(source.path, strict)
     notes = length_notes(header)
     main = main_signals(header, notes)
@@ -61,7 +61,7 @@ def open_edf(source: Source, strict: bool) -> Contents:
 
 
 def length_notes(header: Header) -> list[str]:
-    """One sentence where the file's length is not what the header promises."""
+    """Return a sentence where the file's length is not what the header states."""
     held, promised, duration = header.n_records, header.promised, f"records of {header.record_duration:g} s"
     if promised == held:
         return []
@@ -74,7 +74,7 @@ def length_notes(header: Header) -> list[str]:
 
 
 def main_signals(header: Header, notes: list[str]) -> list[int]:
-    """Indices of the signals at the rate that most of the EEG has; the others are left out, with a note."""
+    """Return the indices of the signals at the rate of most of the EEG; the others are left out, with a note."""
     signals = [i for i, s in enumerate(header.signals) if not s.is_annotations and s.samples > 0]
     if not signals:
         raise UserError(f"{header.path}: no signal, only annotations; nothing can be read from it")
@@ -89,7 +89,7 @@ def main_signals(header: Header, notes: list[str]) -> list[int]:
 
 # ------------------------------------------------------------------------------------------------------------- signal
 def read_span(header: Header, signals: Sequence[int], start: int, stop: int) -> Float[np.ndarray, "channels time"]:
-    """Samples [start, stop) of signals that share one rate, in µV; decoded piece by piece."""
+    """Read samples [start, stop) of signals that share one rate, in µV; decoded piece by piece."""
     per_record = header.signals[signals[0]].samples
     out = np.empty((len(signals), stop - start))
     records_at_once = max(1, SPAN_BYTES // header.record_bytes)
@@ -106,7 +106,7 @@ def read_span(header: Header, signals: Sequence[int], start: int, stop: int) -> 
 
 
 def read_digital(header: Header, signals: Sequence[int], first: int, last: int) -> Int[np.ndarray, "channels time"]:
-    """The integers of data records [first, last) of signals that share one rate."""
+    """Read the integers of data records [first, last) of signals that share one rate."""
     with open(header.path, "rb") as file:
         file.seek(header.header_bytes + first * header.record_bytes)
         raw = np.fromfile(file, np.uint8, (last - first) * header.record_bytes)
@@ -132,7 +132,7 @@ def _int24(bytes_: np.ndarray) -> np.ndarray:
 
 
 def stim_events(header: Header, index: int, sfreq: float) -> list[Event]:
-    """Events of a stimulus channel: its changes to another code than 0. BioSemi keeps triggers in the low 16 bits."""
+    """Return a stimulus channel's events: changes to a code other than 0. BioSemi's triggers are the low 16 bits."""
     per_record = header.signals[index].samples
     at_once = max(1, SPAN_BYTES // header.record_bytes)
     events: list[Event] = []
@@ -148,7 +148,7 @@ def stim_events(header: Header, index: int, sfreq: float) -> list[Event]:
 
 # -------------------------------------------------------------------------------------------- annotations and gaps
 def read_annotations(header: Header) -> tuple[list[tuple[float, float, str]], Float[np.ndarray, "records"]]:
-    """([(onset s, duration s, text), …], start of every record in s); NaN where a record has no time-keeping TAL.
+    """Return ([(onset s, duration s, text), …], start of every record in s, NaN without a time-keeping TAL).
 
     A time-stamped annotation list of EDF+ and BDF+ (TAL; Kemp 2003, section 2.2) is
     `onset [0x15 duration] 0x14 text 0x14 … 0x00`; the first one of a record with an empty text gives the time at which
@@ -178,7 +178,7 @@ def read_annotations(header: Header) -> tuple[list[tuple[float, float, str]], Fl
 
 
 def parse_tals(data: bytes) -> list[tuple[float, float, list[str]]]:
-    """The TALs of one record's annotation bytes; what is not one is skipped."""
+    """Return the TALs of one record's annotation bytes; anything else is skipped."""
     tals = []
     for tal in data.split(b"\x00"):
         parts = tal.split(b"\x14")
@@ -202,9 +202,9 @@ def _since_first_sample(onset: float, starts: np.ndarray, header: Header) -> flo
 def record_segments(
     header: Header, onsets: Float[np.ndarray, "records"], per_record: int, notes: list[str]
 ) -> list[tuple[int, int]]:
-    """Contiguous spans of samples: EDF+D data records whose time-keeping onsets leave a gap start a new one.
+    """Return contiguous spans of samples; a gap between the onsets of EDF+D data records starts a new one.
 
-    Raises UserError for an EDF+D file without the onsets that say where its gaps are.
+    Raise UserError for an EDF+D file without the onsets that say where its gaps are.
     """
     if not header.kind.endswith("D"):
         return [(0, header.n_records * per_record)]

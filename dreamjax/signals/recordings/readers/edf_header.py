@@ -56,9 +56,9 @@ class Header:
 
 
 def read_header(path: str, strict: bool) -> Header:
-    """The header, checked field by field against itself and the file's size.
+    """Read the header, checked field by field for consistency and against the file's size.
 
-    Raises UserError for another file, and for a field that cannot be; with `strict` also for a file that ends early.
+    Raise UserError for another file, and for a field that cannot be; with `strict` also for a file that ends early.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
@@ -156,7 +156,7 @@ def _signals(block: bytes, n: int, path: str) -> tuple[Signal, ...]:
 
 
 def filter_edges(prefilters: list[str]) -> tuple[float | None, float | None]:
-    """(highpass, lowpass) in Hz that all of these EDF prefilter fields ("HP:0.5Hz LP:45Hz N:50Hz") agree with.
+    """Return (highpass, lowpass) in Hz on which all EDF prefilter fields ("HP:0.5Hz LP:45Hz N:50Hz") agree.
 
     The strictest of each where channels differ; a time constant ("HP:0.3s") is turned into a frequency.
     """

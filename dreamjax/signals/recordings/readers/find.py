@@ -83,7 +83,7 @@ class Ignored:
 def find_sources(
     paths: Paths, *, dataset: str | None = None, licence: str | None = None, subject_pattern: str | None = None
 ) -> list[Source]:
-    """Every recording under `paths`, in the order of their names; what is left out is logged.
+    """Return every recording under `paths`, sorted by name; what is left out is logged.
 
     Args:
       paths: files, folders (searched through) or BIDS roots.
@@ -107,7 +107,7 @@ def find_sources(
 
 
 def survey(paths: Paths, **options: str | None) -> tuple[list[Source], list[Ignored]]:
-    """(recordings, everything else with the reason); `options` are those of `find_sources`."""
+    """Return (recordings, everything else with the reason); `options` are those of `find_sources`."""
     matches: list[tuple[Source, Path]] = []
     ignored, seen = [], set()
     for root in map(Path, paths):
@@ -131,7 +131,7 @@ def survey(paths: Paths, **options: str | None) -> tuple[list[Source], list[Igno
 
 
 def source_of(path: str | os.PathLike[str]) -> Source:
-    """The source for one path, its ids taken from the path alone."""
+    """Return the source for one path, its ids taken from the path alone."""
     sources, ignored = survey([path])
     if not sources:
         reason = ignored[0].reason if ignored else "it holds no recording"
@@ -140,7 +140,7 @@ def source_of(path: str | os.PathLike[str]) -> Source:
 
 
 def candidates(root: Path) -> Iterator[Path]:
-    """Files below `root` in the order of their names; a folder that is one recording (.mff) counts as one."""
+    """Yield the files below `root`, sorted by name; a folder that is one recording (.mff) counts as one."""
     if root.is_file() or root.suffix.lower() == ".mff":
         yield root
         return
@@ -162,7 +162,7 @@ def describe(
     licence: str | None = None,
     subject_pattern: str | None = None,
 ) -> list[Source]:
-    """The source (of an archive: the sources) at `path`, with its dataset, subject, session and licence.
+    """Return the source (of an archive: the sources) at `path`, with its dataset, subject, session and licence.
 
     Each from the first that knows it: the caller, the corpus table, BIDS, the names of folders and file. The subject is
     "" where none does.
@@ -206,7 +206,7 @@ def _by_pattern(inside: str, path: Path, pattern: str | None) -> str | None:
 
 # ------------------------------------------------------------------------------------------------------------ subjects
 def worded(inside: str) -> str | None:
-    """The id in a path below the folder that was given: what follows a word such as `sub-`."""
+    """Return the id in a path below the given folder: what follows a word such as `sub-`."""
     match = SUBJECT.search(PLURAL.sub("", inside))
     return match.group(1) if match else None
 
@@ -216,7 +216,7 @@ def file_name(source: Source) -> str:
 
 
 def unworded(recordings: Sequence[tuple[Source, Path]]) -> list[str]:
-    """A subject for each (recording, what was given) of which `worded` knows none; says in the log what was taken.
+    """Return a subject for each (recording, given path) for which `worded` finds none; the log states how.
 
     Recordings are compared with those below the folder that holds what was given, so that `anna/ ben/` are persons.
     """
@@ -265,7 +265,7 @@ def _level_of_persons(recordings: Sequence[tuple[str, Sequence[str]]], given: bo
 
 # ------------------------------------------------------------------------------------------------------------- formats
 def readers_of(path: Path) -> dict[str, str] | Ignored:
-    """{"": its reader} of a file or folder, {member: reader} of an archive, or why it is not a recording."""
+    """Return {"": reader} of a file or folder, {member: reader} of an archive, or why it is not a recording."""
     name, suffix = path.name, path.suffix.lower()
     reader = BY_SUFFIX.get(suffix, "")
     if path.is_symlink() and not path.exists():
@@ -304,7 +304,7 @@ def readers_of(path: Path) -> dict[str, str] | Ignored:
 
 
 def later_part(path: Path) -> bool:
-    """Whether MNE reads this file with another: `x_raw-1.fif` after `x_raw.fif`, `_split-02_` after `_split-01_`."""
+    """Return whether MNE reads this file with another: `x_raw-1.fif` with `x_raw.fif`, `_split-02_` with `-01_`."""
     if split := re.search(r"_split-(\d+)_.*\.fif$", path.name):
         return int(split.group(1)) > 1
     part = re.match(r"(.+)-\d{1,3}\.fif$", path.name)
@@ -312,7 +312,7 @@ def later_part(path: Path) -> bool:
 
 
 def table_reader(start: bytes) -> str:
-    """Which headset's app wrote a text table, by its first line; "" for none that is known."""
+    """Return which headset's app wrote a text table, by its first line; "" for an unknown one."""
     text = start.decode("utf-8-sig", "replace")
     first = text.split("\n", 1)[0].strip().lower()
     if first.startswith("%") and "openbci" in text.lower():
@@ -325,7 +325,7 @@ def table_reader(start: bytes) -> str:
 
 
 def archive_readers(path: Path) -> dict[str, str] | Ignored:
-    """A zip archive of text tables: every table in it is a recording."""
+    """Return the readers of a zip archive of text tables: every table in it is a recording."""
     readers = {}
     try:
         with zipfile.ZipFile(path) as archive:

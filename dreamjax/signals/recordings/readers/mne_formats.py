@@ -20,7 +20,7 @@ EXIMIA_BYTES = 64 * 2  # one sample of all channels
 
 
 def open_eximia(source: Source, strict: bool) -> Contents:
-    """Nexstim eximia: 64 channels of 16 bits and no header at all, so the size is all that can be checked."""
+    """Open Nexstim eximia: 64 channels of 16 bits without a header, so only the size can be checked."""
     size = os.path.getsize(source.path)
     if size % EXIMIA_BYTES:
         raise UserError(f"{source.path}: {size} bytes are not a whole number of samples of eximia's 64 channels")
@@ -28,7 +28,7 @@ def open_eximia(source: Source, strict: bool) -> Contents:
 
 
 def open_eeglab(source: Source, strict: bool) -> Contents:
-    """EEGLAB `.set`: continuous data stay on disk; epoched data (which MNE loads at once) stay in memory as float32."""
+    """Open EEGLAB `.set`: continuous data stay on disk; epoched data, which MNE loads whole, are float32 in memory."""
     with open(source.path, "rb") as file:
         if not file.read(128).startswith((b"MATLAB 5.0", b"MATLAB 7.3", b"\x89HDF")):
             raise UserError(f"{source.path}: not a MATLAB file under the name .set; restore it from its source")
@@ -43,7 +43,7 @@ def open_eeglab(source: Source, strict: bool) -> Contents:
 
 # -------------------------------------------------------------------------------------------------------- BrainVision
 def open_brainvision(source: Source, strict: bool) -> Contents:
-    """The text header checked field by field, then MNE; `New Segment` markers become discontinuities."""
+    """Open BrainVision: check the text header by field, then use MNE; `New Segment` markers are discontinuities."""
     header = sections(Path(source.path))
     data = check(source.path, header)
     contents = open_with_mne(source.path, "brainvision")
@@ -63,7 +63,7 @@ def open_brainvision(source: Source, strict: bool) -> Contents:
 
 
 def sections(path: Path) -> dict[str, dict[str, str]]:
-    """{section: {key: value}}, both in lower case, of a BrainVision text file; raises UserError for any other file."""
+    """Return {section: {key: value}} of a BrainVision text file, in lower case. Raise UserError for any other file."""
     size = path.stat().st_size
     if size > MAX_HEADER:
         raise UserError(f"{path}: {size} bytes, too long for a BrainVision header; restore it from its source")
@@ -84,7 +84,7 @@ def sections(path: Path) -> dict[str, dict[str, str]]:
 
 
 def check(path: str, header: dict[str, dict[str, str]]) -> Path:
-    """The signal file. Raises UserError where the header's numbers cannot be or disagree with its size."""
+    """Return the signal file. Raise UserError where the header's numbers are impossible or contradict its size."""
     common = header.get("common infos", {})
     count = common.get("numberofchannels", "")
     if not re.fullmatch(r"\d{1,9}", count) or not 1 <= int(count) <= 4096:
@@ -118,7 +118,7 @@ def check(path: str, header: dict[str, dict[str, str]]) -> Path:
 
 
 def new_segments(path: Path, marker_file: str, n_samples: int) -> set[int]:
-    """Samples at which a `New Segment` starts inside the recording; none where the marker file is absent."""
+    """Return the samples at which a `New Segment` starts inside the recording; none without a marker file."""
     name = marker_file.replace("$b", path.stem)
     markers = path.parent / os.path.basename(name)
     if not name or not markers.is_file() or markers.stat().st_size > MAX_HEADER:
@@ -130,7 +130,7 @@ def new_segments(path: Path, marker_file: str, n_samples: int) -> set[int]:
 
 # ---------------------------------------------------------------------------------------------------------- Neuroscan
 def open_cnt(source: Source, strict: bool) -> Contents:
-    """Neuroscan `.cnt`: 16 or 32 bits a sample, which the format does not say; decided from the samples themselves.
+    """Open Neuroscan `.cnt`: 16 or 32 bits a sample, which the format does not state; inferred from the samples.
 
     Layout: SETUP of 900 bytes, 75 bytes an electrode, samples multiplexed, then an event table whose position stands at
     byte 886. A file cut short by its publisher ends before that table.
@@ -149,7 +149,7 @@ def open_cnt(source: Source, strict: bool) -> Contents:
 
 
 def checked_header(path: str) -> tuple[int, int]:
-    """(channels, bytes of samples); raises UserError for a file that is too short for what its header says."""
+    """Return (channels, bytes of samples). Raise UserError for a file shorter than its header states."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(SETUP_BYTES)
@@ -164,7 +164,7 @@ def checked_header(path: str) -> tuple[int, int]:
 
 
 def sample_bits(path: str, n_channels: int, data_bytes: int) -> int:
-    """16 or 32: of the two readings, the one in which a channel changes less from sample to sample for its spread."""
+    """Return 16 or 32: the reading in which channels change less between samples, relative to their spread."""
     count = min(PROBE_SAMPLES * n_channels * 4, data_bytes // (4 * n_channels) * 4 * n_channels)
     with open(path, "rb") as file:
         file.seek(SETUP_BYTES + ELECTRODE_BYTES * n_channels)

@@ -35,7 +35,7 @@ def require_mne() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings, no log and nothing on stdout, where results go and where mffpy prints."""
+    """Silence warnings, logs and stdout, where results go and where mffpy prints."""
     mne = require_mne()
     with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -55,12 +55,12 @@ def reading(path: str, what: str) -> Iterator[None]:
 
 
 def open_source(source: Source, strict: bool) -> Contents:
-    """A format that needs nothing beside MNE's own reader."""
+    """Open a format that needs nothing but MNE's own reader."""
     return open_with_mne(source.path, source.reader)
 
 
 def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
-    """Open `path` through MNE's reader for `format_`; raises UserError where MNE cannot read it."""
+    """Open `path` through MNE's reader for `format_`; raise UserError where MNE cannot read it."""
     reader: Callable[..., Any] = getattr(require_mne().io, f"read_raw_{format_}")
     with reading(path, f"it as {format_}"):
         raw = reader(path, preload=False, **options)
@@ -70,7 +70,7 @@ def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
 
 
 def header_words(path: Path, format_: str) -> set[str]:
-    """Words of the places where a format says who was recorded and by whom: no annotation that is one may be a code.
+    """Return the words of the fields that state who was recorded and by whom: an annotation with one is not a code.
 
     MNE passes on a part of them only.
     """
@@ -99,7 +99,7 @@ def recording_from_raw(
     licence: str = "unknown",
     unit_scale: float | None = None,
 ) -> Recording:
-    """A `Recording` over an `mne.io.Raw`, in memory or on disk: for data that only the user's own code can load."""
+    """Return a `Recording` over an `mne.io.Raw`, in memory or on disk: for data that only your own code can load."""
     source = Source(name, "raw", dataset, subject, session, licence)
     return assemble(source, contents_of_raw(raw, "raw"), unit_scale)
 
@@ -129,7 +129,7 @@ def contents_of_epochs(epochs: "mne.BaseEpochs", format_: str) -> Contents:
 
 
 def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[str] = ()) -> Contents:
-    """Names, types, positions, events and contiguous spans of a Raw; the signal is read when asked for.
+    """Return names, types, positions, events and contiguous spans of a Raw; the signal is read when needed.
 
     Annotations with a word of `forbidden`, or of what the Raw says of persons, are dropped.
     """
@@ -175,14 +175,14 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
 
 
 def positions_of(info: Any) -> Float[np.ndarray, "channels 3"] | None:
-    """Positions in metres from a measurement's info; None without any. A zero is MNE's way to say unknown."""
+    """Return positions in metres from a measurement's info; None without any. MNE writes zero for unknown."""
     xyz = np.array([np.asarray(ch["loc"][:3], float) for ch in info["chs"]]).reshape(-1, 3)
     xyz[~np.isfinite(xyz).all(axis=1) | (np.abs(xyz).sum(axis=1) == 0)] = np.nan
     return xyz if np.isfinite(xyz).any() else None
 
 
 def stim_events(raw: "mne.io.BaseRaw", stim: Sequence[int]) -> list[Event]:
-    """Events of the stimulus channels, read in pieces; codes of several channels carry their channel's name."""
+    """Return events of the stimulus channels, read in pieces; with several channels a code has its channel's name."""
     events: list[Event] = []
     previous = dict.fromkeys(stim, 0)
     for start in range(0, raw.n_times, STIM_PIECE):

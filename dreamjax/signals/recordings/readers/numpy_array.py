@@ -34,7 +34,7 @@ ELSEWHERE = {"subject": "--subject-pattern", "session": "the path (ses-2)", "lic
 
 
 def open_numpy(source: Source, strict: bool) -> Contents:
-    """The array, memory-mapped, and what its sidecar says about it."""
+    """Open the array, memory-mapped, with the metadata of its sidecar."""
     path = source.path
     facts = sidecar(Path(path))
     try:
@@ -83,7 +83,7 @@ def _contents(
 def recording_from_array(x: Float[np.ndarray, "..."], sfreq: float, ch_names: Sequence[str]) -> Recording:
     """Return a `Recording` over an array in memory, in µV: (channels, time) of one stretch, or trials of such.
 
-    Raises UserError for another number of axes or channels, for numbers that are not real, and for a rate in Hz that is
+    Raise UserError for another number of axes or channels, for numbers that are not real, and for a rate in Hz that is
     not positive.
     """
     array = np.asarray(x)
@@ -100,7 +100,7 @@ def recording_from_array(x: Float[np.ndarray, "..."], sfreq: float, ch_names: Se
 
 
 def sidecar(path: Path) -> JsonDict:
-    """The JSON beside `path`; raises UserError where it is absent, not JSON, or has an unknown or lacks a key."""
+    """Return the JSON next to `path`. Raise UserError where it is absent, not JSON, or has unknown or missing keys."""
     sidecar_path = path.with_suffix(".json")
     if not sidecar_path.exists():
         raise UserError(f"{path}: needs a sidecar {sidecar_path.name} with at least sfreq and ch_names")

@@ -38,7 +38,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Path, with the member of an archive after `!`: what messages call the recording."""
+        """Return the name used in messages: the path, with the member of an archive after `!`."""
         return f"{self.path}!{self.member}" if self.member else self.path
 
 
@@ -75,7 +75,7 @@ class Recording:
     reader: SpanReader = field(default=lambda start, stop, picks: np.empty((0, 0)), repr=False, compare=False)
 
     def read(self, start: int, stop: int, picks: Sequence[int] | None = None) -> Float[np.ndarray, "channels time"]:
-        """Samples [start, stop) of the channels `picks` (all by default), µV, float64. Only that span is in memory."""
+        """Read samples [start, stop) of the channels `picks` (default: all), µV, float64, and no more into memory."""
         if not 0 <= start <= stop <= self.n_samples:
             raise ValueError(f"[{start}, {stop}) is not within the {self.n_samples} samples of {self.path}")
         chosen = range(len(self.ch_names)) if picks is None else picks
@@ -114,7 +114,7 @@ class Contents:
 def end_to_end(
     trial: Callable[[int], Float[np.ndarray, "channels time"]], count: int, length: int, factor: float = 1.0
 ) -> JsonDict:
-    """The fields of `Contents` that say where `count` trials of `length` samples lie and how their spans are read."""
+    """Return the fields of `Contents` for `count` trials of `length` samples: their spans and how they are read."""
 
     def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
         out = np.empty((len(picks), stop - start))
@@ -131,7 +131,7 @@ TRUSTED_TYPES = ("eog", "ecg", "emg", "stim", "misc", "ref")  # a file that says
 
 
 def assemble(source: Source, contents: Contents, scale: float | None = None) -> Recording:
-    """The `Recording` of a file's contents: names, types, positions, segments and events settled.
+    """Return the `Recording` of a file's contents, with final names, types, positions, segments and events.
 
     `scale` multiplies the signal: the corpus's or the user's answer to a header with a wrong unit.
     """
@@ -183,7 +183,7 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
 
 
 def settle_names(labels: Sequence[str], stated: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Names (unique) and types of all channels of a file together, from their labels and what the file states.
+    """Return unique names and types of all channels of a file, from their labels and what the file states.
 
     Evidence in order: a type that the file states and that is not merely "eeg"; the label; a label that says nothing
     counts as EEG only where the file states so and no other channel has a 10-05 name (a numbered cap).

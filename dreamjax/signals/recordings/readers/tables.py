@@ -36,7 +36,7 @@ NOMINAL_TOLERANCE = 0.005  # a measured rate this near to the device's stated ra
 
 
 def open_muse(source: Source, strict: bool) -> Contents:
-    """muse-lsl: `timestamps,TP9,AF7,AF8,TP10[,Right AUX][,Marker0…]`; time stamps in s, a marker where it is not 0."""
+    """Open muse-lsl: `timestamps,TP9,AF7,AF8,TP10[,Right AUX][,Marker0…]`; stamps in s, a marker where it is not 0."""
     names, rows = csv_rows(source)
     signal = [i for i, name in enumerate(names) if i > 0 and not name.lower().startswith("marker")]
     sfreq, spans, notes = clock(source, rows[:, 0], MUSE_HZ)
@@ -44,7 +44,7 @@ def open_muse(source: Source, strict: bool) -> Contents:
 
 
 def open_mind_monitor(source: Source, strict: bool) -> Contents:
-    """Mind Monitor: `TimeStamp,…,RAW_TP9,RAW_AF7,RAW_AF8,RAW_TP10,AUX_RIGHT,…`; rows without raw values are blinks."""
+    """Open Mind Monitor: `TimeStamp,…,RAW_TP9,RAW_AF7,RAW_AF8,RAW_TP10,AUX_RIGHT,…`; rows without raw: blinks."""
     lines = text_of(source).splitlines()
     names = [name.strip() for name in lines[0].split(",")]
     signal = [i for i, name in enumerate(names) if name.startswith("RAW_")]
@@ -64,7 +64,7 @@ def open_mind_monitor(source: Source, strict: bool) -> Contents:
 
 
 def open_openbci(source: Source, strict: bool) -> Contents:
-    """OpenBCI_GUI raw text: `%` lines with board and rate, a line of column names, then rows; gaps by the counter."""
+    """Open OpenBCI_GUI raw text: `%` lines with board and rate, column names, then rows; gaps by the counter."""
     lines = text_of(source).splitlines()
     header = [line for line in lines[:50] if line.startswith("%")]
     rate = re.search(r"Sample Rate\s*=\s*([\d.]+)", "\n".join(header))
@@ -86,7 +86,7 @@ def open_openbci(source: Source, strict: bool) -> Contents:
 
 
 def open_emotiv(source: Source, strict: bool) -> Contents:
-    """Emotiv CSV: `COUNTER, AF3, …, MARKERS…, …`; 128 Hz, gaps by the counter."""
+    """Open Emotiv CSV: `COUNTER, AF3, …, MARKERS…, …`; 128 Hz, gaps by the counter."""
     names, rows = csv_rows(source)
     lower = [name.lower() for name in names]
     other = re.compile(r"counter|marker.*|tick|contactquality|cq.*|time.*|gyro.*|battery.*|interpolated|raw_cq")
@@ -95,7 +95,7 @@ def open_emotiv(source: Source, strict: bool) -> Contents:
 
 
 def open_arff(source: Source, strict: bool) -> Contents:
-    """Weka's ARFF with one numeric attribute a channel; a last nominal one becomes events where it changes.
+    """Open Weka's ARFF with one numeric attribute a channel; a last nominal one becomes events where it changes.
 
     Only Emotiv channel sets are taken: the format itself has no sampling rate.
     """
@@ -129,7 +129,7 @@ def table(
     notes: list[str],
     reference: str | None = None,
 ) -> Contents:
-    """Contents of the `columns` of rows in memory (float32: 24 bits, more than any of these devices has).
+    """Return the contents of the `columns` of rows in memory (float32: 24 bits, more than any of these devices has).
 
     There is an event wherever a column of markers changes to a number other than 0.
     """
@@ -153,7 +153,7 @@ def table(
 
 
 def counter_gaps(counter: Float[np.ndarray, "time"]) -> tuple[list[tuple[int, int]], list[str]]:
-    """`counter_spans` and what to note about them."""
+    """Return `counter_spans` and the notes about them."""
     spans = counter_spans(counter)
     return spans, [f"{len(spans) - 1} gaps in the sample counter"] if len(spans) > 1 else []
 
@@ -161,7 +161,7 @@ def counter_gaps(counter: Float[np.ndarray, "time"]) -> tuple[list[tuple[int, in
 def clock(
     source: Source, stamps: Float[np.ndarray, "time"], nominal: float
 ) -> tuple[float, list[tuple[int, int]], list[str]]:
-    """`dejitter`, with the sentence for a table that holds no signal."""
+    """Return `dejitter`'s result. Raise UserError for a table without signal."""
     try:
         sfreq, spans, notes = dejitter(stamps - stamps[0] if len(stamps) else stamps, nominal)
     except ValueError as e:
@@ -175,7 +175,7 @@ def clock(
 
 
 def csv_rows(source: Source) -> tuple[list[str], Float[np.ndarray, "time columns"]]:
-    """(column names, numbers) of a comma-separated table with one line of names, which may itself hold [a,b] lists."""
+    """Return (column names, numbers) of a comma-separated table with a line of names, which may contain [a,b] lists."""
     lines = text_of(source).splitlines()
     bare = re.sub(r"\[[^\]]*\]", "", lines[0]) if lines else ""
     names = [name.strip() for name in bare.split(",")]
@@ -183,7 +183,7 @@ def csv_rows(source: Source) -> tuple[list[str], Float[np.ndarray, "time columns
 
 
 def numbers(source: Source, lines: Sequence[str], columns: Sequence[int]) -> Float[np.ndarray, "time columns"]:
-    """The given columns of comma-separated lines; raises UserError for no rows, and for a cell that is no number."""
+    """Return the given columns of comma-separated lines. Raise UserError for no rows, or a cell without a number."""
     if not any(line.strip() for line in lines):
         raise UserError(f"{source.name}: a table without rows; remove it from the input")
     try:
@@ -193,7 +193,7 @@ def numbers(source: Source, lines: Sequence[str], columns: Sequence[int]) -> Flo
 
 
 def text_of(source: Source) -> str:
-    """The text of a file, or of one member of a zip archive; never more than 1 GiB of it."""
+    """Return the text of a file, or of one member of a zip archive; at most 1 GiB of it."""
     path, member = Path(source.path), source.member
     with zipfile.ZipFile(path) if member else nullcontext() as archive:
         size = archive.getinfo(member).file_size if archive else path.stat().st_size
@@ -206,9 +206,9 @@ def text_of(source: Source) -> str:
 def dejitter(
     stamps: Float[np.ndarray, "time"], nominal: float | None = None
 ) -> tuple[float, list[tuple[int, int]], list[str]]:
-    """(sfreq, contiguous spans in samples, notes) from one time stamp in seconds a sample.
+    """Return (sfreq, contiguous spans in samples, notes) from one time stamp in s per sample.
 
-    The rate is the least-squares slope within spans. Spans end where the stamps jump for good. Raises ValueError for
+    The rate is the least-squares slope within spans. Spans end where the stamps jump for good. Raise ValueError for
     fewer than two stamps, stamps that do not run forwards, or that are not numbers.
     """
     stamps = np.asarray(stamps, float)
@@ -233,7 +233,7 @@ def dejitter(
 
 
 def gaps(stamps: Float[np.ndarray, "time"]) -> list[int]:
-    """First samples after a lasting jump of the stamps against the sample number."""
+    """Return the first samples after a lasting jump of the stamps against the sample number."""
     n = len(stamps)
     steps = np.diff(stamps)
     sure = {int(i) + 1 for i in np.flatnonzero(np.abs(steps) > SURE_S)}
@@ -258,7 +258,7 @@ def gaps(stamps: Float[np.ndarray, "time"]) -> list[int]:
 
 
 def pooled_rate(stamps: Float[np.ndarray, "time"], spans: list[tuple[int, int]]) -> float:
-    """Least-squares samples per second, one slope for all spans, each with its own offset."""
+    """Return the least-squares samples per second: one slope for all spans, each with its own offset."""
     cross = square = 0.0
     for start, stop in spans:
         index = np.arange(stop - start) - (stop - start - 1) / 2
@@ -270,7 +270,7 @@ def pooled_rate(stamps: Float[np.ndarray, "time"], spans: list[tuple[int, int]])
 
 
 def counter_spans(counter: Float[np.ndarray, "time"]) -> list[tuple[int, int]]:
-    """Contiguous spans by a packet counter that wraps: cut where it does not step as it usually does.
+    """Return contiguous spans by a packet counter that wraps: cut where its step is unusual.
 
     >>> counter_spans(np.array([253, 254, 255, 0, 1, 4, 5.0]))
     [(0, 5), (5, 7)]

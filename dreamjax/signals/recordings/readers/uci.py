@@ -22,7 +22,7 @@ OTHER = {"X": "eog", "Y": "eog", "nd": "misc"}  # X, Y: horizontal and vertical 
 
 
 def open_uci(source: Source, strict: bool) -> Contents:
-    """All trials of the subject whose first trial is `source.path`, in the order of their numbers.
+    """Open all trials of the subject whose first trial is `source.path`, by number.
 
     Only the first trial and every trial's condition are read now; a trial is decoded (and kept) when asked for.
     """
@@ -53,7 +53,7 @@ def open_uci(source: Source, strict: bool) -> Contents:
 
 
 def trials_of(first: Path) -> list[Path]:
-    """The trial files beside `first` that are the same subject's."""
+    """Return the trial files of the same subject in the folder of `first`."""
     subject = TRIAL.match(first.name)
     if not subject:
         raise UserError(f"{first}: not a trial file of the UCI EEG database (co2a0000364.rd.000.gz)")
@@ -62,7 +62,7 @@ def trials_of(first: Path) -> list[Path]:
 
 
 def condition_of(path: Path) -> str:
-    """`# S2 nomatch, trial 73` → "S2_nomatch"; "S2 match err" is an error trial, a condition of its own."""
+    """Return a trial's condition: `# S2 nomatch, trial 73` → "S2_nomatch"; "S2 match err" is a separate condition."""
     line = _lines(path, 1000)[3:4]
     match = re.match(r"#\s*(S\d (?:obj|match|nomatch)(?: err)?)\s*,", line[0]) if line else None
     if match is None:
@@ -79,7 +79,7 @@ def _lines(path: Path, most: int) -> list[str]:
 
 
 def read_trial(path: Path) -> tuple[list[str], Float[np.ndarray, "channels time"]]:
-    """(channel labels, µV) of one trial file; raises UserError where it is cut off, or not such a file."""
+    """Return (channel labels, µV) of one trial file. Raise UserError for a truncated or different file."""
     condition_of(path)
     lines = _lines(path, MAX_TEXT)[4:]
     try:
