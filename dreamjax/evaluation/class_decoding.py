@@ -1,8 +1,8 @@
-"""Decode which kind of image was seen, in left-out recordings: the baseline for everything else.
+"""Decode the class of the image that was seen, in left-out recordings: the baseline for everything else.
 
-shrinkage LDA        on the signal's means over equal spans: the standard for evoked responses
-encoder + LDA        on the embedding of a pretrained encoder, where one is given
-time index           on the time of a trial, without its signal
+shrinkage LDA        of the signal's means over equal spans: the standard for evoked responses
+encoder + LDA        of the embedding of a pretrained encoder, where one is given
+time index           of the time of a trial, without its signal
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ FEWEST = 5  # trials of a class in all
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """Which trials, and what is tried on them."""
+    """The settings of class decoding: which trials, and which classifiers."""
 
     data: tuple[str, ...]  # dataset folders of trials
-    labels: tuple[str, ...] = ()  # classes; empty: all there are
+    labels: tuple[str, ...] = ()  # classes; empty: all
     encoder: str = ""  # run of a system that embeds signals
     permutations: int = 200
     seed: int = 0
@@ -54,7 +54,7 @@ class _LabelledTrials:
 
 @dataclass(frozen=True)
 class DecodingResult:
-    """How well classes are decoded, by kind of features and metric: an interval and p."""
+    """The scores of class decoding by kind of features and metric: an interval and p."""
 
     data: Sequence[str]
     title: str

@@ -1,14 +1,14 @@
 """Null controls and a baseline that predict a class for each trial.
 
-    class prior         the commonest class of training, always
+    class prior         always the most frequent class of training
     labels permuted     a classifier of trials, trained on permuted labels
     time index          a classifier of the time of the trial, without its signal
     before the image    a classifier of the signal before the image was shown
-    pseudo-blocks       a classifier of signal without any image, cut into blocks that were assigned classes
+    pseudo-blocks       a classifier of signal without images, cut into blocks with assigned classes
     classifier          a classifier of the trials themselves: not a control, but the baseline for generated images
 
-A control above chance shows that classes can be predicted without the image: then the design leaks, and so may every
-score of the model.
+A control above chance shows that classes can be predicted without the image: the design leaks, and every score of the
+model may be inflated.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ BLOCKS, CLASSIFIER = "pseudo-blocks", "classifier"
 OF_CORPUS = {"block": BLOCKS, "pre_stimulus": BEFORE, "time": TIME}  # as `records.impossible` names them
 PERMUTATIONS = 20
 SAME_S = 0.01  # two windows of one recording belong to the same trial when their onsets are this close
-EVOKED_S = 1.5  # so long after an onset, a window is not free of it
+EVOKED_S = 1.5  # s after an onset in which a window is not free of the response
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ControlData:
 
 @dataclass(frozen=True)
 class Answer:
-    """A class for every scored trial, as a place in `ClassTask.names`; or none, and why."""
+    """A class for every scored trial, as an index into `ClassTask.names`; or no classes, and the reason."""
 
     name: str
     classes: Int[np.ndarray, "n"] | None
@@ -103,9 +103,9 @@ class ClassTask:
 
 
 def answers(task: ClassTask, material: ControlData) -> list[Answer]:
-    """Return every control's answer, then the classifier's; one that the corpus makes impossible comes with the reason.
+    """Return the answers of every control, then the classifier's; an impossible control has the reason instead.
 
-    Continuous signal of another recording (`ControlData.free`) is not part of the corpus, so it is used where given.
+    Continuous signal of another recording (`ControlData.free`) is not part of the corpus; it is used where given.
     """
     check(material)
     impossible = {
@@ -158,9 +158,9 @@ def _classified(task: ClassTask, _: ControlData) -> Answer:
 
 
 def _permuted(task: ClassTask, _: ControlData) -> Answer:
-    """Answer each trial by one of many permutations.
+    """Answer each trial with one of many permutations.
 
-    A single one maps separable trials onto classes that are wrong, or right, for all trials of a class together.
+    With separable trials, a single permutation would be wrong, or right, for all trials of a class at once.
     """
     (x, y), test = task.known("train"), task.signals["test"][task.scored]
     rng = np.random.default_rng([task.seed, 7])
@@ -257,7 +257,7 @@ def _onsets(trials: ImageTrials) -> np.ndarray:
 
 
 def _settings(path: str) -> tuple[JsonDict, JsonDict]:
-    """Return how a dataset was prepared, and its events."""
+    """Return the settings with which a dataset was prepared, and its events."""
     settings = records.load_dataset(path).get("settings", {})
     return settings, settings.get("events", {}) or {}
 

@@ -1,4 +1,4 @@
-"""Pretraining that leaves subjects out, once per fold, so that an encoder never saw the subjects it is probed on."""
+"""Cross-fitting: pretrain once per fold without its subjects, so that an encoder never saw those it is probed on."""
 
 import dataclasses
 import json
@@ -38,8 +38,8 @@ def train_folds(
 ) -> list[Fold]:
     """Pretrain with `config` once per fold, without a share of `subjects`; continue where `workdir` has the runs.
 
-    The dataset `labelled` is written again for each fold, the fold's subjects as split test and all others as train,
-    whatever their split was; the other datasets of the config stay as they are.
+    The dataset `labelled` is rewritten for each fold, with the fold's subjects as split test and all others as train,
+    whatever their split was; the other datasets of the config do not change.
     """
     trained, everyone = [], provenance.dataset(labelled)
     for i, group in enumerate(probe.split_subjects(subjects, folds)):

@@ -1,4 +1,4 @@
-"""Which evaluation a system gets: one table, capability → driver. No driver knows a system by name.
+"""Choose the evaluation of a system by one table, capability → driver. No driver knows a system by name.
 
 The options of `dreamjax evaluate` that belong to a driver are the fields of its settings.
 """

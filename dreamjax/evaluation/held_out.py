@@ -33,7 +33,7 @@ def _open(workdir: str, settings: ExampleSettings) -> Run:
 
 
 def untrained(task: System, seed: int) -> PyTree:
-    """Return parameters of the same network that nothing has trained."""
+    """Return parameters of the same network before training."""
     key = jax.random.fold_in(jax.random.key(task.config.seed), seed)
     return jax.jit(lambda key: task.init(key).params)(key)
 

@@ -1,16 +1,17 @@
-"""Metrics of images that were generated from brain signals: the columns of a table whose rows are sources of images.
+"""Score images that were generated from brain signals: the columns of a table whose rows are sources of images.
 
-Trials repeat images and people: intervals are clustered by either, and the wider one is given.
+Trials repeat images and people: intervals are clustered by each of them, and the wider one is given.
 
-Confusions are between the classes that a classifier sees in the images shown; of a made image, the likeliest of them
-counts, so that guessing is right once in N. A failure is a generated image in which another class is seen. Is it at
-least near in colour, or in shape? For a shown class c and a drawn class d, d's rank among the N - 1 classes other than
-c (1: the nearest) would be N / 2 on average if every other class were drawn as often. But some classes are drawn more
-often than others whatever is shown: so the same drawn classes shuffled across trials are given too. Distances:
+Confusions are between the N classes that a classifier predicts for the images shown. A generated image has the most
+probable of these N classes, so that chance is 1/N. A failure is a generated image of another class. Two distances
+measure whether its class is at least near in colour or in shape. For a shown class c and a generated class d, the rank
+of d among the N - 1 classes other than c (1: the nearest) would be N / 2 on average if the others were generated
+equally often. A generator may favour some classes whatever is shown, so the same ranks are also given for the
+generated classes shuffled across trials. Distances:
 
-    colour   mean over red, green, blue of ∫ |F_c(v) - F_d(v)| dv, with F the distribution of the pixels' values in
-             [0, 1]: the Wasserstein-1 distance, 0 for equal colours and 1 for black from white
-    shape    1 - Pearson's r of the mean edge maps: lengths of the gradient of grey, on a grid of 32 x 32
+    colour   mean over red, green, blue of ∫ |F_c(v) - F_d(v)| dv, with F the cumulative distribution of the pixel
+             values in [0, 1]: the Wasserstein-1 distance, 0 for equal colours and 1 between black and white
+    shape    1 - Pearson's r of the mean edge maps: magnitudes of the grey image's gradient, on a grid of 32 x 32
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,10 +48,10 @@ COLUMNS: dict[str, tuple[float | None, Direction]] = {  # of comparisons of feat
 
 @dataclass(frozen=True)
 class ScoredTrials:
-    """What was seen by whom: `image` is the place of each trial's image in `true`, `person` who saw it."""
+    """The scored trials: `image` is the index of each trial's image in `true`, `person` the person who saw it."""
 
     true: UInt8[np.ndarray, "m H W 3"]
-    group: Int[np.ndarray, "m"]  # class of each image; one for all where there are none
+    group: Int[np.ndarray, "m"]  # class of each image; all the same where classes are unknown
     image: Int[np.ndarray, "n"]
     person: Int[np.ndarray, "n"]
 
@@ -67,8 +68,8 @@ class Judge:
     - `features`: [k, F], or several by the names of their columns. `compares`: by two-way identification; by the
       distance 1 - Pearson's r to the image seen; by the cosine with it.
     - `probabilities` [k, C] make it a classifier.
-    - `pair`: of generated and seen images, how different each two are [k].
-    - `sets`: what FID, KID and Inception Score are computed from, by name (see `metrics.fid`).
+    - `pair`: (generated, seen) → the distance of each pair [k].
+    - `sets`: the features from which FID, KID and Inception Score are computed, by name (see `metrics.fid`).
     """
 
     name: str
@@ -86,7 +87,7 @@ class Judge:
         return {name: np.asarray(value) for name, value in named.items()}
 
     def classes(self, shown: np.ndarray, among: np.ndarray | None = None) -> Int[np.ndarray, "k"]:
-        """Return the likeliest class of each image; of the classes `among`, the place there."""
+        """Return the most probable class of each image; with `among`, the index of the class in it."""
         assert self.probabilities is not None
         p = np.concatenate([self.probabilities(shown[rows]) for rows in _rows(len(shown), BLOCK)])
         return (p if among is None else p[:, among]).argmax(1)
@@ -95,9 +96,9 @@ class Judge:
 def columns(
     trials: ScoredTrials, sources: Mapping[str, Images], judges: Sequence[Judge], ways: int | None = None
 ) -> list[Column]:
-    """Return every metric of every source. `ways`: N of the N-way accuracy (all classes of a judge by default).
+    """Return every metric of every source. `ways`: N of the N-way accuracy (default: all classes of a judge).
 
-    Among them are metrics that no trial has a value of, such as two-way identification among one image.
+    A metric may have no value for any trial, such as two-way identification with one image.
     """
     result = [
         _pairwise("pixel correlation", image_similarity.pixel_correlation, trials, sources),
@@ -180,8 +181,8 @@ def accuracy(
 ) -> Column:
     """Return how often a classifier gives the generated image the class of the image seen, among `ways` of its classes.
 
-    `control`: a further source of this name, the model's images compared with what *other* trials saw: the mean over
-    all trials of other images, which is the score of a generator that knows the images but not the trial.
+    `control`: the name of a further source, the model's images scored against the images of *other* trials: the mean
+    over all trials with another image, which is the score of a generator that knows the images but not the trial.
     """
     assert judge.probabilities is not None
     seen, values = judge.classes(trials.true), {}
@@ -227,10 +228,10 @@ def set_metrics(trials: ScoredTrials, sources: Mapping[str, Images], judges: Seq
 def confusions(judge: Judge, trials: ScoredTrials, sources: Mapping[str, Images]) -> dict[str, object]:
     """Return JSON: `classes`, and for each source `counts` [N, N] (row: shown, column: generated) and `failures`.
 
-    `failures`: how many of how many images; mean rank by colour and by shape with intervals over trials that failed,
-    clustered by people and images; the share in which the nearest class was drawn; the most frequent confusions.
-    `chance`: that mean rank and share if the other classes were drawn equally often; `dealt`: if the drawn ones were
-    shuffled across trials. Empty where only one class was seen.
+    `failures`: their number and that of all images; mean rank by colour and by shape, with intervals over failed trials
+    that are clustered by people and images; the share with the nearest class; the most frequent confusions. `chance`:
+    mean rank and share if the other classes were generated equally often; the key `dealt`: with the generated classes
+    shuffled across trials. The result is empty where only one class was seen.
     """
     classes, place_m = np.unique(judge.classes(trials.true), return_inverse=True)
     if (count := len(classes)) < 2:
@@ -280,7 +281,7 @@ def shape_distances(
 
 
 def edge_map(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "32 32"]:
-    """Return the length of the gradient of grey, by central differences, on a grid that each cell's mean fills."""
+    """Return the gradient magnitude of the grey image, by central differences, averaged in the cells of a grid."""
     grey = pillow().fromarray((image_similarity.in_unit(image) @ image_similarity.GREY).astype(np.float32))
     down, right = np.gradient(np.asarray(grey.resize((GRID, GRID), pillow().Resampling.BOX), np.float64))
     return np.hypot(down, right)
@@ -308,7 +309,7 @@ def _near(rank_nxS: np.ndarray, wrong_nxS: np.ndarray, trials: ScoredTrials) -> 
 
 
 def _shuffled(rank_NxN: np.ndarray, counts_NxN: np.ndarray) -> dict[str, float | None]:
-    """Return what is expected of pairs of different classes, drawn as often as they were, whatever was shown."""
+    """Return the expected rank of failures if generated classes kept their frequencies but ignored the image shown."""
     often = np.outer(counts_NxN.sum(1), counts_NxN.sum(0)).astype(float)
     np.fill_diagonal(often, 0)
     if not often.any():

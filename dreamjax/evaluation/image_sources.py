@@ -1,6 +1,6 @@
-"""Where the images in the table come from: the model, null controls that do not see the trial, baselines.
+"""The sources of images in the table: the model, null controls that do not see the trial, and baselines.
 
-Each source answers the same trials. A source that is not possible is listed with the reason, never left out.
+Each source answers the same trials. An impossible source is listed with the reason, never left out.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ from dreamjax.weights import loaded
 SHUFFLED, EMPTY, RANDOM = "another trial's", "empty caption", "random training image"
 PROMPTED, RETRIEVED = "classifier + prompt", "nearest training image"
 WHAT = {  # what each source is; a note on its answers follows
-    SHUFFLED: "the model's, of another trial, in which another image was seen",
-    EMPTY: "the model's, of no signal at all",
-    RANDOM: "any image of training",
-    controls.PRIOR: "images of training, of its commonest class",
-    controls.PERMUTED: "images of training, of the class that a classifier trained on permuted labels predicts",
-    controls.TIME: "images of training, of the class that a classifier of the time of the trial predicts",
-    controls.BEFORE: "images of training, of the class that a classifier of the signal before the image predicts",
-    controls.BLOCKS: "images of training, of the class that a classifier of blocks without images predicts",
-    PROMPTED: "of the same diffusion model before training on signals, prompted with the class a classifier predicts",
-    RETRIEVED: "the image of training whose embedding is most similar to the one that the model predicts",
+    SHUFFLED: "the model's images, shuffled across trials in which other images were seen",
+    EMPTY: "the model's images for the empty caption, without any signal",
+    RANDOM: "random training images",
+    controls.PRIOR: "training images of the most frequent class",
+    controls.PERMUTED: "training images of the class predicted by a classifier trained on permuted labels",
+    controls.TIME: "training images of the class predicted from the time of the trial",
+    controls.BEFORE: "training images of the class predicted from the signal before the image",
+    controls.BLOCKS: "training images of the class predicted by a classifier of blocks without images",
+    PROMPTED: "images of the diffusion model before training on signals, prompted with the class a classifier predicts",
+    RETRIEVED: "the training image whose embedding is most similar to the one that the model predicts",
 }
 OF_ONE = 16  # images of one prompt, or of none, that are shared among trials
 
@@ -44,7 +44,7 @@ Images = UInt8[np.ndarray, "n S H W 3"]
 
 @dataclass
 class Sources:
-    """Images by source, in the table's order; what is missing and why; a note on each."""
+    """The images by source, in the table's order; the missing sources with the reason; a note on each source."""
 
     images: dict[str, Images] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def sources(
     material: ControlData,
     prompts: tuple[str, ...],
 ) -> tuple[Sources, ClassTask]:
-    """Return all sources but the model itself, and the classes of trials.
+    """Return all sources except the model itself, and the classes of trials.
 
     Args:
         made: the model's images of the trials `scored`.

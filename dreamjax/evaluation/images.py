@@ -35,12 +35,12 @@ SHOWN = {"train": "that it was trained on", "val": "held out while it trained", 
 PAGE = "images-{split}.html"  # in the folder of an evaluation
 READS = "test_reads.jsonl"  # in the run: each scoring of its test split
 PREDICTED = "class, as answered"
-LEAKS = (controls.TIME, controls.BEFORE, controls.BLOCKS)  # controls that nothing seen can have helped
+LEAKS = (controls.TIME, controls.BEFORE, controls.BLOCKS)  # controls whose answers do not depend on the image
 
 
 @dataclass(frozen=True)
 class ImageSettings(ExampleSettings):
-    """What images are scored, by which networks, and what they are compared with."""
+    """The settings of an evaluation of images: which trials, which judging networks, which controls."""
 
     data: tuple[str, ...] = ()  # dataset folders; empty: those of the run
     trials: int | None = None  # drawn at random with the seed; None: all of the split
@@ -74,8 +74,8 @@ class ImageSettings(ExampleSettings):
 def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
     """Score a run on the trials of a split; write `image_report.RESULT` and `PAGE` into `out`.
 
-    Raise UserError, before any image is generated, for what could not be scored, and where the default folder holds the
-    scores of more trials of this very step.
+    Raise UserError, before any image is generated, for images that could not be scored, and where the default folder
+    holds the scores of more trials of the same step.
     """
     run = score_table.open_trained(workdir, settings.step, settings.best)
     folder = epath.Path(settings.folder(workdir))
@@ -169,7 +169,7 @@ def _leaks(sources: Sources, classes: ClassTask, scored: ScoredTrials) -> list[s
 
 
 def _test_reads(run: Run, split: str) -> list[str]:
-    """Return how often the test split was scored before: a choice by these scores is a choice on the test split."""
+    """Return notes on how often the test split was scored before: choosing by these scores is choosing on test."""
     if split != "test":
         return []
     path = epath.Path(run.workdir) / READS
@@ -196,7 +196,7 @@ def scored_trials(seen: ImageTrials, chosen: np.ndarray, side: int) -> ScoredTri
 
 
 def pretraining_notes(task: System, seen: ImageTrials, chosen: np.ndarray) -> list[str]:
-    """Return what a pretrained encoder had seen of these trials before: their signals, never their images."""
+    """Return notes on which signals of these trials (never images) the encoder was pretrained on."""
     start, target = offered(task, Pretrained), capability(task, GeneratesFromTrials, "see images in trials").target
     if start is None or not start.encoder_run or target.people == "apart":
         return []

@@ -3,8 +3,8 @@
     networks, notes = judges.open_judges(["alexnet-owt-7be5be79.pth", "alex.pth", "clip-vit-large-patch14"])
     image_scores.columns(trials, sources, networks)
 
-A folder or hub id is a CLIP, DINOv2 or ViT of transformers; a file one of `weights.detect`. What each compares, and how
-images are prepared for it, is Brain-Diffuser's suite (Ozcelik & VanRullen 2023); for LPIPS and FID, their authors'.
+A folder or hub id holds a CLIP, DINOv2 or ViT of transformers; a file holds a network of `weights.detect`. Features and
+preprocessing are those of Brain-Diffuser's suite (Ozcelik & VanRullen 2023), and for LPIPS and FID their authors'.
 """
 
 import functools
@@ -35,11 +35,11 @@ from dreamjax.weights.loaded import LoadedNetwork
 
 BATCH = 64  # images at a time
 IMAGENET = Preprocessing(None, (224, 224), BILINEAR, None, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-# torchvision's Inception undoes ImageNet's normalisation itself, for this one
+# torchvision's Inception converts ImageNet's normalisation to this one itself
 HALVES = Preprocessing(None, (224, 224), BILINEAR, None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-FID_SIDE = 299  # pixels, bilinear without antialiasing, as pytorch-fid has it
+FID_SIDE = 299  # pixels, bilinear without antialiasing, as in pytorch-fid
 
-# kind of `weights.detect` → what is not in the table without it
+# kind of `weights.detect` → the columns that are missing without it
 ABSENT = {
     "alexnet": "no two-way identification by AlexNet",
     "inception": "no two-way identification by Inception",
@@ -51,9 +51,9 @@ ABSENT = {
 
 
 def open_judges(paths: Sequence[str], mesh: Mesh | None = None) -> tuple[list[Judge], list[str]]:
-    """Return the judges in the order of `paths`, and a sentence each about where they are from and what is absent.
+    """Return the judges in the order of `paths`, and notes on the origin of each and on missing metrics.
 
-    Raise UserError for a file that is not such a network or was never trained, and for LPIPS without its AlexNet.
+    Raise UserError for a file of another or an untrained network, and for LPIPS without its AlexNet.
     """
     mesh = meshes.make(MeshConfig()) if mesh is None else mesh
     networks, notes = [], []
@@ -74,7 +74,7 @@ def open_judges(paths: Sequence[str], mesh: Mesh | None = None) -> tuple[list[Ju
 
 
 def _origin(network: DetectedNetwork, path: str) -> str:
-    """Return whether it is the published file: their names end with the first digits of their SHA-256."""
+    """Return whether it is the published file, whose name ends with the first digits of its SHA-256."""
     name, digest = epath.Path(path).name, manifest.file_hash(path)
     for published in network.kind.files:
         digits = published.partition(".")[0].rpartition("-")[2]
@@ -116,7 +116,7 @@ def _of_file(network: DetectedNetwork, path: str, others: Sequence[DetectedNetwo
 
 
 def _of_sets(part: LoadedNetwork, params: PyTree, images: Array) -> dict[str, Array]:
-    """Return features of two widths and probabilities, whose logits have no bias, as in the code of Inception Score."""
+    """Return features of two widths, and probabilities from logits without bias, as in the code of Inception Score."""
     x = images.astype(jnp.float32) / 127.5 - 1
     x = jax.image.resize(x, (len(x), FID_SIDE, FID_SIDE, 3), "bilinear", antialias=False)
     model = part.bound(params)

@@ -1,4 +1,4 @@
-"""Evaluate a system by a frozen linear probe of its embeddings, with controls and what may be claimed."""
+"""Evaluate a system by a frozen linear probe of its embeddings, with controls and the claims that they permit."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ENCODER, UNTRAINED, BANDS = "pretrained encoder", "untrained encoder", "band power"
 COLOURS = {ENCODER: palette.MODEL, BANDS: palette.REFERENCE, UNTRAINED: palette.WEAK}
-DRIFT = "drift: "  # before the name of features: how well they tell the first from the last minute
+DRIFT = "drift: "  # prefix of the names of features that classify the first against the last minute
 DRIFT_S = 60.0  # first against last minute of rest
 ALIKE = 4  # people, at least, that a conditional mean is fitted and chosen on
 BATCH = 64  # windows per call of an encoder
@@ -44,11 +44,11 @@ BATCH = 64  # windows per call of an encoder
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """What to probe, and with which encoders."""
+    """The settings of a probe: which data, and which encoders."""
 
     probe: bool = True
     probe_data: str | None = None  # the labelled dataset; None: the one of the run's that has both labels
-    probe_labels: tuple[str, str] = ("rest", "arithmetic")  # drift is looked for in the first
+    probe_labels: tuple[str, str] = ("rest", "arithmetic")  # drift is measured in the first
     folds: int = 3
     fold_runs: tuple[str, ...] = ()  # trained already; empty: train them
     with_reconstruction: bool = False  # also masked reconstruction, every subject by its fold's model
@@ -58,7 +58,7 @@ class ProbeSettings:
     out: str | None = None  # None: RUN/evaluation; the runs of the folds are in it too
 
     def in_words(self, question: str) -> str:
-        """Return a question in words: the labels, or DRIFT."""
+        """Return the name of a classification: the labels, or DRIFT."""
         one, two = self.probe_labels
         return f"first against last minute of {one}" if question else f"{two} against {one}"
 
@@ -106,7 +106,7 @@ def evaluate(workdir: str, settings: ProbeSettings) -> PageResult:
 
 
 def labelled_dataset(paths: tuple[str, ...], settings: ProbeSettings) -> str:
-    """Return the dataset that has windows of both labels. Raise UserError where none does."""
+    """Return the dataset that has windows of both labels. Raise UserError where there is no such dataset."""
     candidates = (settings.probe_data,) if settings.probe_data else paths
     for path in candidates:
         if set(settings.probe_labels) <= set(records.load_dataset(path).get("labels", [])):
@@ -118,7 +118,7 @@ def labelled_dataset(paths: tuple[str, ...], settings: ProbeSettings) -> str:
 
 
 def load(data: DataConfig, folder: str) -> WindowSet:
-    """Return every split of a dataset, one after the other: splits do not matter to a cross-fitted probe."""
+    """Return every split of a dataset, one after the other: a cross-fitted probe ignores splits."""
     data = dataclasses.replace(data, path=(folder,), weights=())
     return window_set.concatenate([window_set.load(data, split) for split in records.load_dataset(folder)["splits"]])
 
@@ -132,7 +132,7 @@ def people(data: DataConfig, folder: str, labels: tuple[str, str]) -> list[str]:
 
 
 def score(folds: Sequence[Fold], labelled: str, settings: ProbeSettings) -> dict[str, ProbeScore]:
-    """Return name → balanced accuracy by subject, for both questions and each kind of features."""
+    """Return name → balanced accuracy by subject, for both classifications and each kind of features."""
     accuracy: dict[str, dict[str, float]] = {}
     lacking: dict[str, tuple[str, ...]] = {}
     with progress("probe", len(folds)) as bar:
@@ -215,10 +215,10 @@ def reconstruct(folds: Sequence[Fold], labelled: str, settings: ProbeSettings) -
 
 
 def recorded_alike(folds: Sequence[Fold]) -> list[str]:
-    """Return all probed subjects, where every fold leaves enough of them to fit a conditional mean on; else none.
+    """Return all probed subjects, if every fold leaves enough of them to fit a conditional mean; else none.
 
-    They were recorded as those who are scored, and a Gaussian of theirs is the stronger baseline: on eegmat among 11
-    other corpora 0.63 of the variance at random 0.75, where one of all devices at once explains 0.48.
+    They were recorded in the same way as the scored subjects, so their Gaussian is the stronger baseline: on eegmat,
+    among 11 other corpora, it explains 0.63 of the variance at random 0.75, and a Gaussian of all devices 0.48.
     """
     sizes = [len(fold.subjects) for fold in folds]
     enough = sum(sizes) - max(sizes) >= ALIKE
@@ -280,7 +280,7 @@ def _result(
 
 
 def summary(scores: Mapping[str, ProbeScore], labels: tuple[str, str]) -> JsonDict:
-    """Return scores, their paired differences, both as tables, and sentences no stronger than their intervals."""
+    """Return scores, paired differences, both as tables, and statements that the intervals support."""
     comparisons = {f"{ENCODER} minus {other}": scores[ENCODER].minus(scores[other]) for other in (BANDS, UNTRAINED)}
     for name in (ENCODER, BANDS):
         comparisons[f"{name}: {labels[1]} minus drift"] = scores[name].minus(scores[DRIFT + name])
@@ -330,7 +330,7 @@ def _statements(claims: Mapping[str, str], differences: Mapping[str, JsonDict], 
             sentences.append(f"that pretraining is the cause is {contradicted if gain['resolved'] else unresolved}")
     if claims[DRIFT + ENCODER] == "above chance":
         more = "; the conditions differ by more than that" if beyond["says"] == "higher" else ""
-        drifts = "first and last minute of rest are told apart too, so part of the score may be time passing"
+        drifts = "first and last minute of rest can be distinguished too, so part of the score may be drift over time"
         sentences.append(drifts + more)
     return [
         *sentences,

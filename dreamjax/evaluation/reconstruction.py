@@ -34,10 +34,10 @@ SHOWN = ("random 0.75", "gap 250 ms")
 
 @dataclass(frozen=True)
 class ReconstructionSettings(ExampleSettings):
-    """What to score, and how."""
+    """The settings of masked reconstruction."""
 
     data: tuple[str, ...] = ()  # dataset folders; empty: those of the run
-    windows: int | None = None  # at most so many; None: all that fit in memory
+    windows: int | None = None  # at most this many; None: all that fit in memory
     level: float = bootstrap.LEVEL
 
 
@@ -53,7 +53,7 @@ class ReconstructionResult(PageResult):
     windows: int
     sfreq: float
     patch: int
-    scored: bool  # whether the model earned a score
+    scored: bool  # whether the model gets a score
     reconstruction: Sequence[Mapping[str, Any]]  # of every mask
 
 
@@ -153,8 +153,8 @@ def baseline_data(config: DataConfig, folders: Sequence[str], split: str) -> Bas
 def baseline_of(training: WindowSet) -> Baseline:
     """Return a baseline without validation subjects.
 
-    It is chosen on every second training subject among fits to the others, then fitted on all. Half of the people are
-    left out, because shrinkage has to hold across people.
+    It is chosen on every second training subject among fits to the others, then fitted on all. Half of the subjects are
+    left out, because the shrinkage has to generalise across subjects.
     """
     people = sorted(set(training.subjects))
     if len(people) < 2:
@@ -179,7 +179,7 @@ def _candidates(windows: WindowSet) -> Candidates:
 
 # --------------------------------------------------------------------------------------------------------------- notes
 def _summary(windows: WindowSet, patch: int) -> str:
-    """Return what was scored, in a line."""
+    """Return one line on what was scored."""
     subjects, counts = len(set(windows.subjects)), windows.real.sum(axis=1)
     channels = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     thinned = f" (an even choice of {windows.available})" if len(windows) < windows.available else ""
@@ -190,7 +190,7 @@ def _summary(windows: WindowSet, patch: int) -> str:
 
 
 def _caveats(windows: WindowSet, config: DataConfig) -> list[str]:
-    """Return notes on clipped samples, and on what makes the scores of such a model hard to compare."""
+    """Return notes on clipped samples, and on settings that make the scores hard to compare."""
     notes = []
     if share := windows.clipped_share:
         notes.append(
@@ -228,7 +228,7 @@ def _few(subjects: int) -> list[str]:
 
 
 def findings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the signed distance to the strong baseline, mask by mask, as sentences."""
+    """Return a sentence for each mask: the signed difference from the conditional mean."""
     differences = {entry["mask"]: entry.get("model_minus", {}).get("conditional mean") for entry in entries}
     return [
         f"{mask}: model minus conditional mean {tables.cell(d, signed=True)}; {d['says']}"

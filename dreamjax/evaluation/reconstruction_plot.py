@@ -1,4 +1,4 @@
-"""Figure of one held-out window, drawn at random: what was hidden, and what each method predicts; µV over seconds."""
+"""Draw one held-out window, chosen at random: the hidden samples and each method's prediction, µV over seconds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ STYLES: dict[str, dict[str, Any]] = {
     "conditional mean": {"color": palette.REFERENCE, "lw": 1.2, "zorder": 3},
     "linear interpolation": {"color": palette.SECOND, "lw": 1.0, "ls": (0, (4, 1.5)), "zorder": 2},
 }
-CHANNELS = ("Fz", "C3", "Pz", "O1")  # shown where a recording has them, else as many others
+CHANNELS = ("Fz", "C3", "Pz", "O1")  # shown if a recording has them, else the same number of others
 CAPTION = "a held-out subject's window, drawn at random; R² over the hidden samples of all its channels"
 
 
 @dataclass(frozen=True)
 class MaskedWindow:
-    """One window under one mask. `guesses` are whole windows (C, T), of which only hidden samples are shown."""
+    """One window under one mask. `guesses` are whole windows (C, T); only their hidden samples are shown."""
 
     title: str
     truth: Float[np.ndarray, "C T"]  # µV
@@ -69,14 +69,14 @@ def masked_window(
 
 
 def draw_row(windows: WindowSet, seed: int = 0) -> int:
-    """Return a window at random, not chosen by its looks: uniformly among those without padding."""
+    """Return the row of a random window: uniformly among those without padding."""
     whole = np.flatnonzero(windows.whole)
     pool = whole if len(whole) else np.arange(len(windows))
     return int(np.random.default_rng([seed, 2022]).choice(pool))
 
 
 def _channels(window: MaskedWindow) -> list[int]:
-    """Midline and lateral, front to back, where those names are there; else spread over the real channels."""
+    """Return midline and lateral channels, front to back, where named so; else spread over the real channels."""
     real = np.flatnonzero(window.real)
     count = min(len(CHANNELS), len(real))
     there = [window.ch_names.index(name) for name in CHANNELS if name in window.ch_names]
@@ -85,7 +85,7 @@ def _channels(window: MaskedWindow) -> list[int]:
 
 
 def _shown(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """A guess on hidden samples and one sample to either side, so that lines meet the signal; NaN elsewhere."""
+    """Return a guess on hidden samples and one sample to either side, so that lines meet the signal; else NaN."""
     near = hidden.copy()
     near[1:] |= hidden[:-1]
     near[:-1] |= hidden[1:]
@@ -121,7 +121,7 @@ def figure(windows: Sequence[MaskedWindow]) -> "Figure":
 
 
 def _view(window: MaskedWindow) -> tuple[float, float]:
-    """The window; around a single gap, twice the gap to either side."""
+    """Return the displayed span: the window, or around a single gap twice the gap to either side."""
     end = (window.truth.shape[1] - 1) / window.sfreq
     where = np.flatnonzero(window.hidden) / window.sfreq
     length = where[-1] - where[0] + 1 / window.sfreq

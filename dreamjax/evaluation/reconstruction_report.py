@@ -1,4 +1,4 @@
-"""Scores of masked reconstruction, and of a probe, as people read them: JSON, tables, a figure, a page."""
+"""Report scores of masked reconstruction and of a probe: JSON, tables, a figure, a page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +32,7 @@ METHOD = (
 
 @dataclass(frozen=True, kw_only=True)
 class PageResult:
-    """What a result page shows; a subclass has the numbers."""
+    """The content of a result page; a subclass has the numbers."""
 
     title: str
     notes: Sequence[str]
@@ -61,7 +61,7 @@ class PageResult:
 
 
 def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[JsonDict]:
-    """Return every mask's scores and paired differences; `show_model`: whether it earned a score (`why_unscored`)."""
+    """Return every mask's scores and paired differences; `show_model`: whether it gets a score (`why_unscored`)."""
     out = []
     for s in scores:
         methods = [m for m in COLOURS if m in s.sums and (m != "model" or show_model)]
@@ -88,7 +88,7 @@ def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[J
 
 
 def why_unscored(scores: Sequence[MaskScore], step: int) -> str:
-    """Return why a model gets no score; "" where it was trained and, under some mask, beats predicting zero."""
+    """Return why a model gets no score; "" for a trained one that is better than zero under at least one mask."""
     if step == 0:
         return "untrained (step 0): no score is shown for it"
     if not any(s.difference("model", "zero").estimate > 0 for s in scores if "model" in s.sums):
@@ -97,7 +97,7 @@ def why_unscored(scores: Sequence[MaskScore], step: int) -> str:
 
 
 def tables(result: Mapping[str, Any]) -> list[Section]:
-    """Return the tables of a result, for the scores that it has."""
+    """Return the tables of the scores that a result has."""
     sections = _reconstruction_tables(result["reconstruction"]) if result.get("reconstruction") else []
     probed = result.get("probe", {}).get("tables", [])
     return sections + [Section(one["title"], Table(one["header"], one["rows"])) for one in probed]

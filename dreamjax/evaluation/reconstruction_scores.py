@@ -1,7 +1,7 @@
 """Masked reconstruction on subjects that training never saw, in µV, with four baselines.
 
-Only hidden samples of real electrodes count, as they were recorded; model and baselines are given the visible ones
-clipped as in training (`WindowSet.seen`). For method m and subject s, with c a channel, t a hidden sample,
+Only hidden samples of real electrodes count, as recorded; model and baselines get the visible samples clipped as in
+training (`WindowSet.seen`). For method m and subject s, with c a channel, t a hidden sample,
 
     err_s = Σ_c Σ_t (y_ct - ŷ_ct)²          var_s = Σ_c Σ_t (y_ct - ȳ_sc)²
     R²_s = 1 - err_s / var_s                R² = 1 - Σ_s err_s / Σ_s var_s     (pooled: the headline)
@@ -55,8 +55,8 @@ class MaskTask:
     ) -> Bool[np.ndarray, "N"] | None:
         """Return which patches of the window named `window` are hidden; None where it is too short for this mask.
 
-        random: ⌊amount · n⌉ of the n valid patches (at least 1), as many as they are for any window of that length.
-        gap: the ⌈seconds · sfreq / patch⌉ neighbouring patches from a uniformly drawn place.
+        random: ⌊amount · n⌉ of the n valid patches (at least 1), the same number for all windows of that length.
+        gap: ⌈seconds · sfreq / patch⌉ neighbouring patches from a uniformly drawn position.
         """
         where = np.flatnonzero(valid)
         rng = np.random.default_rng([seed, zlib.crc32(self.name.encode()), zlib.crc32(window.encode())])
@@ -135,7 +135,7 @@ SIMPLE: dict[str, Guess] = {"channel mean": channel_mean, "linear interpolation"
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the conditional mean is fitted and chosen on; None where the datasets hold no subjects for it."""
+    """The subjects that the conditional mean is fitted and chosen on; None where the datasets hold none."""
 
     candidates: Candidates | None = None
     validation: WindowSet | None = None
@@ -143,9 +143,9 @@ class Baseline:
     chooser: Candidates | None = None  # fitted without `validation`, where `candidates` are fitted on it too
 
     def choose(self, task: MaskTask, patch: int, seed: int = 0) -> Choice | None:
-        """Return the candidate that is best on validation subjects under this kind of mask; None where it is too long.
+        """Return the candidate that is best on validation subjects under this kind of mask; None if it is too long.
 
-        A few masks are shared by many windows, so that each candidate is solved a few times only.
+        Many windows share a few masks, so that each candidate is solved only a few times.
         """
         validation, candidates = self.validation, self.chooser or self.candidates
         if validation is None or candidates is None:
@@ -181,7 +181,7 @@ class Baseline:
 # ----------------------------------------------------------------------------------------------------------------- sums
 @dataclass
 class Sums:
-    """What R² and correlation are made of, per subject and channel: n, Σy, Σy², Σŷ, Σŷ², Σyŷ, Σ(y-ŷ)²."""
+    """The sums for R² and correlation, per subject and channel: n, Σy, Σy², Σŷ, Σŷ², Σyŷ, Σ(y-ŷ)²."""
 
     values: Float[np.ndarray, "S C 7"]
 
@@ -253,7 +253,7 @@ class MaskScore:
 
 
 def merge(parts: Sequence[Sequence[MaskScore]]) -> list[MaskScore]:
-    """Return the scores of folds of different subjects as one score by mask, of what every fold has."""
+    """Return the scores of folds of different subjects as one score by mask, for masks and methods of every fold."""
     out = []
     for first in parts[0]:
         matching = [s for part in parts for s in part if s.task == first.task]
@@ -293,11 +293,10 @@ def score(
     seed: int = 0,
     level: float = bootstrap.LEVEL,
 ) -> list[MaskScore]:
-    """Score every method under every mask; one that fits into no window is left out.
+    """Score every method under every mask; a mask that does not fit any window is left out.
 
-    Without `predict` only the baselines; without `baseline` no conditional mean. `simple`: whether mean and
-    interpolation are scored too. Masks are keyed by (seed, mask, window): the same for every model that is ever scored
-    here.
+    Without `predict` only the baselines are scored; without `baseline` no conditional mean. `simple`: whether mean and
+    interpolation are scored too. Masks are keyed by (seed, mask, window), so they are the same for every model.
     """
     scores = []
     with environment.single_blas_thread(), progress("evaluate", len(tasks)) as bar:

@@ -1,7 +1,7 @@
-"""Scores of several sources of answers on the same examples: rows are sources, columns are metrics.
+"""Tabulate scores of several sources of answers on the same examples: rows are sources, columns are metrics.
 
-Every source answers the same examples, so that differences are paired. Examples come in clusters (subjects, images seen
-more than once): intervals resample those, and of several clusterings the wider interval is given.
+Every source answers the same examples, so that differences are paired. Examples are clustered (by subjects, by images
+seen more than once): intervals resample clusters, and of several clusterings the wider interval is given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ METHOD = (
 
 @dataclass(frozen=True)
 class ExampleSettings:
-    """Which held-out examples of which step are scored."""
+    """The settings of a score: which held-out examples, of which step."""
 
     split: str = "test"
     step: int | None = None
     best: bool = False
-    seed: int = 0  # of controls, and of whatever is drawn
+    seed: int = 0  # of controls and of all random draws
     out: str | None = None  # None: RUN/evaluation
 
     def folder(self, workdir: str) -> str:
@@ -56,7 +56,7 @@ def open_trained(workdir: str, step: int | None = None, best: bool = False) -> R
 
 @dataclass(frozen=True)
 class Column:
-    """A metric's value for each example of each source, and what guessing would get."""
+    """A metric's value for each example of each source, and its chance level."""
 
     name: str
     values: Mapping[str, Float[np.ndarray, "n"]]
@@ -64,14 +64,14 @@ class Column:
     better: Direction = "higher"
 
     def score(self, source: str, clusters: Sequence[np.ndarray]) -> Interval:
-        """Return the mean over examples with its interval, which for a share does not leave 0 to 1."""
+        """Return the mean over examples with its interval, which for a share is limited to 0 to 1."""
         score = interval(self.values[source], clusters)
         return score.within(0, 1) if self.chance is not None and 0 < self.chance < 1 else score
 
     def as_json(self, clusters: Sequence[np.ndarray], model: str = MODEL) -> dict[str, object]:
         """Return each source's score with its interval, and the model's paired difference from every other.
 
-        A difference keeps its sign; what it `says` knows which values of the metric are the better ones.
+        A difference keeps its sign; its verdict `says` depends on which values of the metric are better.
         """
         differences = {}
         for source, values in self.values.items():
@@ -97,7 +97,7 @@ def interval(values_n: Float[np.ndarray, "n"], clusters: Sequence[np.ndarray]) -
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores of a run on one split, as they are printed, shown on a page and stored."""
+    """The scores of a run on one split, for printing, a page and storing."""
 
     title: str
     run: str

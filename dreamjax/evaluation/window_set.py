@@ -1,4 +1,4 @@
-"""Windows of a split as arrays in memory, with their subjects and recordings: what evaluation works on."""
+"""The windows of a split as arrays in memory, with their subjects and recordings: the data of an evaluation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,17 +18,17 @@ TEXTS = ("subjects", "recordings", "starts", "labels")
 
 @dataclass(frozen=True)
 class WindowSet:
-    """Windows through a model's own pipeline: its channels, length, rate and scaling. µV = signal · gain + offset.
+    """Windows from a model's input pipeline: its channels, length, rate and scaling. µV = signal · gain + offset.
 
-    What is scored is the recording itself (`microvolts`). What model and baselines are given is clipped as in training
-    (`seen`, `seen_microvolts`), so that all of them get the same information.
+    The recording itself is scored (`microvolts`). The input of model and baselines is clipped as in training (`seen`,
+    `seen_microvolts`), so that all of them get the same information.
     """
 
     signal: Float32[np.ndarray, "B C T"]  # scaled, not clipped
     gain: Float32[np.ndarray, "B C"]
     offset: Float32[np.ndarray, "B C"]
     valid: Bool[np.ndarray, "B T"]
-    real: Bool[np.ndarray, "B C"]  # an electrode of the recording, and a good one: what scores count
+    real: Bool[np.ndarray, "B C"]  # a good, recorded electrode: only these are scored
     subjects: tuple[str, ...]
     recordings: tuple[str, ...]
     starts: tuple[float, ...]  # s since the recording's first sample
@@ -52,15 +52,15 @@ class WindowSet:
         return [window_id(*who) for who in zip(self.subjects, self.recordings, self.starts, strict=True)]
 
     def microvolts(self, rows: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "R C T"]:
-        """Return the recorded signal: float64 µV, zero in padding. What is scored."""
+        """Return the recorded signal, which is scored: float64 µV, zero in padding."""
         return self._in_microvolts(self.signal[rows], rows)
 
     def seen(self, rows: np.ndarray | slice = slice(None)) -> Float32[np.ndarray, "R C T"]:
-        """Return the scaled signal as the model is given it."""
+        """Return the scaled signal, clipped as the model's input is."""
         return np.clip(self.signal[rows], -self.clip, self.clip) if self.clip else self.signal[rows]
 
     def seen_microvolts(self, rows: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "R C T"]:
-        """Return `seen` in float64 µV, zero in padding: what baselines are given, and fitted on."""
+        """Return `seen` in float64 µV, zero in padding: the input of baselines, and the data they are fitted on."""
         return self._in_microvolts(self.seen(rows), rows)
 
     def _in_microvolts(self, scaled: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
@@ -99,7 +99,7 @@ def window_id(subject: str, recording: str, start: float) -> str:
 
 
 def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
-    """Return the windows of a split, in order, all or an even choice of `limit` (and of what fits in MAX_BYTES).
+    """Return the windows of a split, in order: all, or an even choice of at most `limit` that fit in MAX_BYTES.
 
     Nothing is cropped at random, augmented, hidden or clipped. Raise UserError where the shards are absent or do not
     suit.
