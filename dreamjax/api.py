@@ -1,12 +1,12 @@
-"""What the verbs do, as functions; the command line calls the same. `import dreamjax` gives all of them but `export`.
+"""The verbs as functions, which the command line calls; `import dreamjax` re-exports all but `export`.
 
 dreamjax.prepare("study/", "runs/study")
 dreamjax.train("configs/pretrain/tiny.py", "runs/tiny")
 print(dreamjax.evaluate("runs/tiny").text())
 dreamjax.load("runs/tiny").export("exported/tiny")
 
-Every function raises UserError, one sentence, for a mistake; nothing half-written then stays. Rooms are imported when
-they are needed: preparing recordings takes no JAX.
+Every function raises UserError, one sentence, for a mistake, and then leaves nothing half-written. Rooms are imported
+when they are needed: preparing recordings does not import JAX.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def prepare(
 
 
 def train(config: Any, workdir: "epath.PathLike", devices: "Sequence[jax.Device] | None" = None) -> JsonDict:
-    """Train the system that a config describes, from where its work directory stands.
+    """Train the system that a config describes, continuing from the state of its work directory.
 
     Args:
         config: a frozen dataclass of a system, a ConfigDict, or the path of a config file.
@@ -91,7 +91,7 @@ def read_config(config: Any, overrides: Sequence[tuple[str, str]] = ()) -> Any:
 
 
 def evaluate(workdir: "epath.PathLike", measure: str | None = None, **options: Any) -> "Result":
-    """Score a run on what its training never saw, with controls and intervals.
+    """Score a run on held-out data, with controls and intervals.
 
     Args:
         workdir: of the run.
@@ -159,7 +159,7 @@ def export(workdir: "epath.PathLike", out: "epath.PathLike", **options: Any) -> 
 
 
 def import_checkpoint(source: "epath.PathLike", out: "epath.PathLike", **options: Any) -> "ImportSummary":
-    """Turn a checkpoint from elsewhere, or an exported folder, into a run; nothing in the file is executed.
+    """Turn another program's checkpoint, or an exported folder, into a run; nothing in the file is executed.
 
     Args:
         source: a .pth file, or a folder that `export` wrote.
@@ -172,7 +172,7 @@ def import_checkpoint(source: "epath.PathLike", out: "epath.PathLike", **options
 
 
 def relocate(workdir: "epath.PathLike", paths: Mapping[str, str | Sequence[str]]) -> None:
-    """Tell a run where its folders are now, which it keeps: `relocate("runs/tiny", {"data.path": "/new/shards"})`.
+    """Store in a run where its folders are now: `relocate("runs/tiny", {"data.path": "/new/shards"})`.
 
     Not needed where a run has moved together with its data, or stayed where it was.
     """

@@ -1,4 +1,4 @@
-"""Models that are open, which `import dreamjax` re-exports: what a trained system can do with signals and prompts.
+"""Opened models, which `import dreamjax` re-exports: what a trained system can do with signals and prompts.
 
 model = dreamjax.load("runs/tiny")
 features = model.encode(signal, sfreq=250, ch_names=["Fp1", "Fp2", ...])     # µV, (channels, time)
@@ -159,7 +159,7 @@ class Model:
         ch_names: Sequence[str] | None = None,
         split: str = "test",
     ) -> np.ndarray:
-        """Return windows as the model predicts them from their visible patches; arguments as in `encode`.
+        """Return the model's prediction of windows from their visible patches; arguments as in `encode`.
 
         Args:
             hidden: bool (patches,) for all windows, or (windows, patches); True: not shown to the model.
@@ -262,7 +262,7 @@ def _recording(x: Any, sfreq: float | None, ch_names: Sequence[str] | None) -> "
     """Return an array or an object of MNE as a recording."""
     from dreamjax.signals.recordings.readers import mne_reader, numpy_array
 
-    if hasattr(x, "get_data"):  # of MNE, which is imported by whoever made it
+    if hasattr(x, "get_data"):  # an object of MNE, which the caller has imported
         if sfreq is not None or ch_names is not None:
             raise UserError("sfreq and ch_names describe an array; an object of MNE has its own")
         epochs = hasattr(x, "events") and hasattr(x, "event_id")

@@ -265,8 +265,11 @@ def test_parser_errors_are_user_errors():
         (["evaluate", "{folder}", "--step", "3", "--best"], "--best"),
         (["evaluate", "{folder}", "--folds", "3"], "--folds would do nothing without --probe; add --probe"),
         (["evaluate", "{folder}", "--probe-labels", "a", "b"], "--probe-labels would do nothing without --probe"),
-        (["evaluate", "{folder}", "--probe", "--best"], "--best would do nothing beside the probe"),
-        (["evaluate", "{folder}", "--fold-runs", "a", "b", "--folds=2"], "--folds would do nothing beside --fold-runs"),
+        (["evaluate", "{folder}", "--probe", "--best"], "--best would have no effect with the probe"),
+        (
+            ["evaluate", "{folder}", "--fold-runs", "a", "b", "--folds=2"],
+            "--folds would have no effect with --fold-runs",
+        ),
         (
             ["prepare", "{folder}", "--out", "{folder}/x", "--tmin", "0"],
             "--tmin would do nothing without --events; add --events",

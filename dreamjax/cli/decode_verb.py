@@ -1,4 +1,4 @@
-"""`dreamjax decode`: trials of a few classes → how well they are classified in left-out recordings."""
+"""`dreamjax decode`: classify trials of a few classes in left-out recordings."""
 
 import argparse
 from typing import TYPE_CHECKING

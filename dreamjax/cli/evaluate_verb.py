@@ -1,4 +1,4 @@
-"""`dreamjax evaluate`: a run → scores on what its training never saw, with baselines and intervals."""
+"""`dreamjax evaluate`: score a run on held-out data, with baselines and intervals."""
 
 import argparse
 from typing import TYPE_CHECKING

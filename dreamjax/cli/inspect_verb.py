@@ -1,4 +1,4 @@
-"""`dreamjax inspect`: what a config costs and yields, before anything is allocated."""
+"""`dreamjax inspect`: print the size and cost of a config without allocating anything."""
 
 import argparse
 from typing import TYPE_CHECKING

@@ -18,7 +18,7 @@ TAKES_COMMAND = (*VERBS, IN_PARTS)  # after --, where what stands is not this ve
 WHERE = ("local", "slurm", "tpu", "gke", "host")
 CLUSTERS = ("slurm", "tpu", "gke")
 
-# option → the places that it says something to
+# option → the places in which it has an effect
 FOR = {
     "--processes": ("local", "slurm"),
     "--devices": ("local",),
@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("slurm, tpu, gke").add_argument
     add("--topology", metavar="POD", help="v5e-256, h100-64, cpu-2 and so on")
     add("--slices", type=whole, default=1, metavar="N", help="so many of them")
-    parts = "of a sweep, each a job of its own (default: one for each point, or for those trained as one)"
+    parts = "of a sweep, each a separate job (default: one for each point, or for those trained as one)"
     add("--parts", type=whole, metavar="N", help=parts)
     add("--name", default="dreamjax", help="of the job")
     add("--setup", default="", metavar="LINE", help="of shell that each host runs first")
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> JsonDict:
     where = args.where
     for option in args.given:
         if option in FOR and where not in FOR[option]:
-            raise UserError(f"{option} says nothing to {where}; it is for {' and '.join(FOR[option])}")
+            raise UserError(f"{option} has no effect with {where}; it is for {' and '.join(FOR[option])}")
         if getattr(args, option.removeprefix("--").replace("-", "_")) == "":
             raise UserError(f"{option} is empty; give it a value or leave it out")
     if missing := [option for option in NEEDED[where] if option not in args.given]:
@@ -141,7 +141,7 @@ def _script(args: argparse.Namespace) -> str:
 
 
 def _parts(args: argparse.Namespace) -> int | None:
-    """Of a sweep: as many as were asked for, or as it has points that go alone."""
+    """Return the number of jobs of a sweep: the requested one, or one for each point that is trained alone."""
     if args.command[:1] != [IN_PARTS]:
         return args.parts
     from dreamjax.cli import main as cli

@@ -22,7 +22,7 @@ from dreamjax.errors import TryAgain, UserError, missing_module, nearest, requir
 
 # verb → module of dreamjax.cli, in the order of work. A module has HELP, EXAMPLE, configure(parser), run(args) -> dict,
 # and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
-# Optional packages without which it cannot end are listed in NEEDS.
+# Optional packages that it requires are listed in NEEDS.
 VERBS = (
     *("simulate", "prepare", "inspect", "plan", "launch", "train", "sweep", "report"),
     *("evaluate", "decode", "generate", "export", "import"),
@@ -36,14 +36,14 @@ DISK = (  # errors of a full or protected disk, and of a file in the way of a fo
 
 # ------------------------------------------------------------------------------------------------------------- parsing
 class _Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are one sentence and exit 2 like all others."""
+    """An argument parser whose errors are one sentence and exit code 2, like all others."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the example's lines, and shows the defaults that say something."""
+    """A formatter that keeps the example's lines and shows informative defaults."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default, text = action.default, action.help or ""
@@ -96,13 +96,13 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 
 
 def _actions(parser: argparse.ArgumentParser, verb: str) -> dict[str, argparse.Action]:
-    """The options of one verb, as they are spelt."""
+    """Return the options of one verb, as written on the command line."""
     subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     return subparsers.choices[verb]._option_string_actions
 
 
 def _split_command(argv: Sequence[str], verb: str | None) -> tuple[Sequence[str], list[str]]:
-    """The words of the verb itself, and those after `--` where it takes another command there."""
+    """Return the words of the verb itself, and those after `--` if it takes another command there."""
     taken = getattr(_verb_module(verb), "TAKES_COMMAND", ()) if verb is not None else ()
     if taken and "--" in argv:
         at = list(argv).index("--")
@@ -115,8 +115,8 @@ def _split_command(argv: Sequence[str], verb: str | None) -> tuple[Sequence[str]
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of one verb; no file is read.
 
-    Raise UserError for what it does not know, naming the nearest it does, before argparse complains of what is missing;
-    and for an option's empty value: a script's variable that was not set, which would pass for an option not given.
+    Raise UserError for an unknown option, naming the nearest one, before argparse reports missing ones; and for an
+    empty value, which in a script is an unset variable and would count as an option that was not given.
     """
     verb = next((word for word in argv if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
@@ -145,7 +145,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
 # -------------------------------------------------------------------------------------------------------------- output
 @contextlib.contextmanager
 def _stdout_is_for_the_result() -> Iterator[None]:
-    """What anything prints meanwhile, a library written in C or a child process too, goes to stderr."""
+    """Redirect to stderr what is printed within the block, also by C libraries and child processes."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, AttributeError):  # replaced by a test or a notebook
             if sys.stdout.fileno() == 1 and sys.stderr.fileno() == 2:
@@ -160,7 +160,7 @@ def _stdout_is_for_the_result() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM ends the verb as Control-C does, so that nothing half-written stays; training has its own way."""
+    """Make SIGTERM end the verb as Control-C does, so that nothing half-written stays; training handles it itself."""
     if (
         signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
         or threading.current_thread() is not threading.main_thread()
@@ -218,7 +218,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the process's exit code."""
+    """Run one verb and return the exit code of the process."""
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
     except (Exception, KeyboardInterrupt) as problem:
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ending(problem: BaseException) -> tuple[int, str] | None:
-    """(exit code, one sentence) of what ended a verb; None for a defect of ours, which shows its traceback."""
+    """Return (exit code, one sentence) for an exception; None for a defect of dreamjax, which shows its traceback."""
     if isinstance(problem, UserError):
         return problem.exit_code, str(problem)
     if isinstance(problem, ModuleNotFoundError) and (missing := missing_module(problem)):
@@ -259,7 +259,7 @@ def _ending(problem: BaseException) -> tuple[int, str] | None:
 
 
 def _leave_others(code: int, problem: BaseException | None = None) -> None:
-    """Of several processes, end this one now: the end of Python would wait for the others, which wait for this one."""
+    """End this one of several processes now: a normal exit would wait for the others, which wait for this one."""
     if "jax" in sys.modules:
         from dreamjax.parallel import processes
 

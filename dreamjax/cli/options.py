@@ -1,4 +1,4 @@
-"""What an option takes, which options belong together, and `--config`; shared by the verbs."""
+"""Types of options, checks of options together, and `--config`; shared by the verbs."""
 
 import argparse
 import math
@@ -50,15 +50,15 @@ def given(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def refuse_without(needed: str, args: argparse.Namespace, *names: str) -> None:
-    """Raise UserError where one of the options `names`, which do nothing without `needed`, was given."""
+    """Raise UserError where one of the options `names`, which have no effect without `needed`, was given."""
     if idle := [name for name in names if name in args.given]:
         raise UserError(f"{' and '.join(idle)} would do nothing without {needed}; add {needed} or leave out {idle[0]}")
 
 
 def refuse_beside(other: str, args: argparse.Namespace, *names: str) -> None:
-    """Raise UserError where one of the options `names`, which do nothing beside `other`, was given."""
+    """Raise UserError where one of the options `names`, which have no effect with `other`, was given."""
     if idle := [name for name in names if name in args.given]:
-        raise UserError(f"{' and '.join(idle)} would do nothing beside {other}; leave out one or the other")
+        raise UserError(f"{' and '.join(idle)} would have no effect with {other}; leave out one or the other")
 
 
 # ------------------------------------------------------------------------------------------------------------- --config
@@ -99,7 +99,7 @@ def load_config(args: argparse.Namespace) -> Any:
 
 
 def relocate(run: str, args: argparse.Namespace) -> None:
-    """Keep in a run where the command line says that its folders are."""
+    """Store in a run the folders that the command line gives."""
     if args.overrides:
         from dreamjax import api
 

@@ -1,4 +1,4 @@
-"""`dreamjax plan`: what a run would need and how long it would take on a pod that is not here."""
+"""`dreamjax plan`: predict the memory and the step time of a run on a pod, without the pod."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from dreamjax.cli import options
 if TYPE_CHECKING:
     from dreamjax.pods.plan import PodPlan
 
-HELP = "compile the step of a config for a pod that is not here: memory, what crosses chips, how long it would take"
+HELP = "compile the step of a config for a pod without having one: memory, communication, predicted step time"
 EXAMPLE = (
     "dreamjax plan --config configs/pretrain/dreamdiffusion_paper.py --topology v5e-256 --config.train.mesh.fsdp=16"
 )

@@ -16,7 +16,7 @@ HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready 
 EXAMPLE = "dreamjax prepare study/ --out runs/study"
 NEEDS = ("tensorflow_datasets", "matplotlib")
 OF_TRIALS = ("--subject", "--split-file", "--split-number", "--split-by", "--hold-out", "--reading")
-BESIDE_TRIALS = (  # what does nothing for trials that were cut, filtered and referenced before they were published
+BESIDE_TRIALS = (  # options without effect on trials that were cut, filtered and referenced before they were published
     *("--list-events", "--dataset", "--subject-pattern", "--unit-scale", "--low", "--notch", "--reference", "--causal"),
     *("--stride", "--min-fraction", "--keep-implausible", "--events", "--event-codes", "--event-offset-ms", "--tmin"),
     *("--tmax", "--baseline"),
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--licence", metavar="SPDX", help="licence of recordings whose corpus is not known (default: unknown)")
     add("--subject-pattern", metavar="REGEX", help="regular expression over the path; group 1 is the subject")
     add("--unit-scale", action="append", default=[], metavar="[CORPUS=]FACTOR", help="multiply the signal by FACTOR")
-    add("--strict", action="store_true", help="refuse files that end before their header says so")
+    add("--strict", action="store_true", help="refuse files that are shorter than their header states")
 
     add = parser.add_argument_group("steps").add_argument
     add("--low", type=_number_or_none, default=0.5, metavar="HZ", help="high-pass edge, or none (default: 0.5)")

@@ -1,4 +1,4 @@
-"""`dreamjax sweep`: a description of many runs → all of them trained and scored alike; continued where it stopped."""
+"""`dreamjax sweep`: train and score many runs in the same way, from one description; continued where it stopped."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> "DryRun | SweepProgress":
 
 
 def jobs(args: argparse.Namespace, wanted: int | None) -> int:
-    """Return how many jobs a sweep is: `wanted`, else one for each run, or for those of one program or one encoder."""
+    """Return the number of jobs of a sweep: `wanted`, else one per run, or per group with one program or encoder."""
     from dreamjax.sweeps import partition, runs, samplers, sweep_config
 
     sweep = sweep_config.load(args.config, args.overrides)

@@ -1,4 +1,4 @@
-"""`dreamjax train`: a config and a work directory → a trained run, continued where it was left."""
+"""`dreamjax train`: train the system of a config in a work directory, continuing an interrupted run."""
 
 import argparse
 

@@ -86,7 +86,7 @@ def sources(
     class_of = dict(zip(train.image.tolist(), task.classes(train).tolist(), strict=True))
     members = [np.flatnonzero([class_of[int(i)] == k for i in known]) for k in range(len(task.names))]
     for number, answer in enumerate(controls.answers(task, material)):
-        rng = np.random.default_rng([request.seed, 12, number])  # no source depends on which others there are
+        rng = np.random.default_rng([request.seed, 12, number])  # no source depends on which other sources exist
         if answer.classes is None:
             out.missing[PROMPTED if answer.name == controls.CLASSIFIER else answer.name] = answer.why
         elif answer.name == controls.CLASSIFIER:

@@ -1,9 +1,9 @@
-"""A run → a folder that PyTorch, or diffusers and transformers, open without JAX.
+"""Export a run as a folder that PyTorch, or diffusers and transformers, open without JAX.
 
     summary = export("runs/tiny", "exported/tiny", to="torch")
 
-The system says what the folder holds (`systems.base.Exports`) and the writer of the format how it is laid out; the
-rest is the same for all: the model's facts, its card, parity.safetensors, and the comparison in a process without JAX.
+The system decides what the folder holds (`systems.base.Exports`), the writer of the format its layout. The rest is the
+same for all: the model's facts, its card, parity.safetensors, and the comparison in a process without JAX.
 """
 
 import importlib.util
@@ -50,7 +50,7 @@ print(json.dumps(scope["differences"]))
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was written, and how far it is from dreamjax. `differences`: None where PyTorch is not installed."""
+    """The summary of an export. `differences`: from dreamjax's outputs; None where PyTorch is not installed."""
 
     out: str
     step: int
@@ -78,8 +78,8 @@ def export(
 ) -> ExportSummary:
     """Write the folder `out` from the newest (or `step`, or the `best`) step of a run.
 
-    `weights`: the averaged ones where the run kept an average, or the parameters themselves. `licence`: of the
-    weights. Where PyTorch is installed, the folder gets its name when PyTorch has computed the same from it.
+    `weights`: the averaged ones if the run kept an average, or the parameters themselves. `licence`: of the weights.
+    Where PyTorch is installed, the folder gets its name only after PyTorch has computed the same outputs from it.
 
     Raise UserError for a run that is missing or of a system without this format, a folder that exists, and a
     permissive `licence` over restricted or unknown corpora.
@@ -100,7 +100,7 @@ def export(
         exported = system.export(run, to)
         if exported.parameters is not None:
             facts["parameters"] = exported.parameters
-        # what libraries look for first is written last, where folders do not appear at once
+        # the file that libraries look for first is written last, where folders are not renamed atomically
         last = INDEX if INDEX in exported.files else "config.json" if "" in exported.components else "README.md"
         with atomic.new_folder(out, last=last) as folder:
             write(folder, run, exported, facts, to)

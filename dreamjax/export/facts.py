@@ -1,7 +1,7 @@
-"""Where exported weights come from, as every export says it (no names, no dates, no paths), and their licence.
+"""The origin of exported weights, as stated in every export (no names, no dates, no paths), and their licence.
 
-A permissive licence promises that anyone may do anything; where a corpus forbids commerce, derivatives or
-redistribution, asks for share-alike or a signed agreement, or says nothing, that promise is not ours to make.
+A permissive licence allows any use. It is refused where a corpus forbids commercial use, derivatives or
+redistribution, requires share-alike or a signed agreement, or states no licence.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def model_facts(run: Run, licence: str | None = None) -> JsonDict:
 
 
 def hub_id(licence: str | None) -> str:
-    """Return what the front matter of a model card on the Hub calls a licence."""
+    """Return the id of a licence in the front matter of a model card on the Hub."""
     if licence is None:
         return "unknown"
     return licence.lower() if licence.lower() in HUB_LICENCES else "other"

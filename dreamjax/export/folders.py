@@ -1,8 +1,7 @@
-"""How an export lies in its folder.
+"""Lay out an export in its folder.
 
-To torch: config.json with the model's facts in it, model.safetensors, and the system's own module. To diffusers (and
-transformers): a folder for each component, in the names that these libraries look for, and the facts in
-provenance.json.
+To torch: config.json with the model's facts, model.safetensors, and the system's own module. To diffusers (and
+transformers): a folder for each component, by the names that these libraries use, and the facts in provenance.json.
 """
 
 import json
@@ -22,11 +21,11 @@ LEFT_OUT = ("notes", "evaluation")  # of the facts in a config.json
 
 @dataclass(frozen=True)
 class Layout:
-    """How a folder of one format is compared with dreamjax (see `driver.comparison`)."""
+    """The layout of one format, and how it is compared with dreamjax (see `driver.comparison`)."""
 
     tolerance: float  # of the largest magnitude; float32
     packages: tuple[str, ...]
-    imports: str = ""  # the slow ones: what every class of these packages imports
+    imports: str = ""  # slow imports, which every class of these packages needs
 
 
 LAYOUTS: dict[Format, Layout] = {

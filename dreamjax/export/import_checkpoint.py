@@ -1,7 +1,7 @@
-"""A checkpoint from elsewhere → a run directory that evaluates, generates and exports like a trained one.
+"""Import a checkpoint of another program as a run directory that evaluates, generates and exports like a trained one.
 
-Each system says which checkpoints it takes (`systems.base.Imports`): folders of `dreamjax export --to torch`, and files
-that other programs wrote. Nothing in a file is executed (see `storage.checkpoint_files.pickle_reader`).
+Each system defines which checkpoints it takes (`systems.base.Imports`): folders of `dreamjax export --to torch`, and
+files of other programs. Nothing in a file is executed (see `storage.checkpoint_files.pickle_reader`).
 """
 
 import json
@@ -27,7 +27,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What was imported. `description`: the model's parts, in words; `notes`: what was assumed or left out."""
+    """The summary of an import. `description`: the model's parts, in words; `notes`: what was assumed or left out."""
 
     out: str
     format: str
@@ -80,13 +80,13 @@ def import_checkpoint(
 
 
 def _imported(checkpoint: Checkpoint, options: ImportOptions) -> Imported:
-    """Return what the first system that takes a checkpoint makes of it; the one that exported it, where that is known.
+    """Return the checkpoint as imported by the system that exported it, if known, else by the first that takes it.
 
-    Raise UserError where there is none.
+    Raise UserError where no system takes it.
     """
     facts = checkpoint.settings.get("dreamjax")
     name = facts.get("system") if checkpoint.exported and isinstance(facts, Mapping) else None
-    names = [name] if isinstance(name, str) else registry.names()  # folders of older versions do not say it
+    names = [name] if isinstance(name, str) else registry.names()  # folders of older versions do not state it
     importing = []
     for system in (registry.find(name, checkpoint.source) for name in names):
         if Imports in system.capabilities:
@@ -101,7 +101,7 @@ def _imported(checkpoint: Checkpoint, options: ImportOptions) -> Imported:
 
 
 def _refuse_familiar(path: epath.Path) -> None:
-    """Raise UserError for what other verbs open as it is, and for a part of what this one opens."""
+    """Raise UserError for a folder that other verbs open directly, and for a part of one that this verb opens."""
     if (path / INDEX).exists():
         raise UserError(f"{path}: this is a pipeline of diffusers; dreamjax generate --model opens it as it is")
     if (path / "checkpoints").is_dir():
@@ -125,7 +125,7 @@ def _exported_folder(folder: epath.Path) -> Checkpoint:
 
 
 def _pickled(path: epath.Path) -> Checkpoint:
-    """Return the state dict of a `.pth` file, and the settings that training pickled beside it."""
+    """Return the state dict of a `.pth` file, and the settings that were pickled with it."""
     tree = torch_files.read(path)
     if not isinstance(tree, Mapping):
         raise UserError(f"{path}: this file holds no state dict; give a checkpoint of a model")

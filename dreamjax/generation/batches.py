@@ -1,4 +1,4 @@
-"""Conditions → images, a batch at a time through one compiled program, whatever the condition."""
+"""Generate images from conditions of any kind, a batch at a time through one compiled program."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from dreamjax.runs.latent_diffusion import LatentDiffusion
 
 AT_ONCE = 8  # images a device, by default
 
-Rows = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # indices → what those images are generated from
+Rows = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # indices → the conditions of those images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How images are generated. Lengths in pixels; None: as the model has it."""
+    """The settings of sampling. Lengths are in pixels; None: the model's own."""
 
     steps: int = 30
     sampler: str | None = None
@@ -49,7 +49,7 @@ class Sampling:
 
 
 class Summary(TypedDict):
-    """How images are generated, as JSON."""
+    """The settings with which images were generated, as JSON."""
 
     size: list[int]  # height, width
     sampler: str
@@ -59,7 +59,7 @@ class Summary(TypedDict):
 
 
 def summary(model: LatentDiffusion, how: Sampling) -> Summary:
-    """Return how the images are generated, with the size and the sampler that the model decides."""
+    """Return the settings of sampling, with the model's own size and sampler filled in."""
     h, w = model.latent_size(how.height, how.width)
     return {
         "size": [h * model.factor, w * model.factor],
@@ -87,10 +87,10 @@ def generate(
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """Generate the images `numbers` (the index of the noise of each), one after another.
 
-    A short last batch is filled up with copies that are dropped. Raise UserError where an image comes out as NaN.
+    A short last batch is filled up with copies that are dropped. Raise UserError where an image is NaN.
 
     Args:
-        rows: index → what those images are generated from, in the names of `LatentDiffusion.generate`.
+        rows: index → the conditions of those images, by the names of `LatentDiffusion.generate`.
     """
     plan = sampling.plan(how.sampler, model.schedule, how.steps, eta=how.eta, karras=how.karras, strength=strength)
     size, count = model.latent_size(how.height, how.width), len(numbers)

@@ -1,11 +1,11 @@
-"""A folder of images generated from trials, with what was seen; interrupted, it continues where it was.
+"""Write a folder of images generated from trials, with the images that were seen; an interrupted one is continued.
 
 request.json     the request, written first: the same command continues, another one is refused
 00012-0.png      (trial, sample)
-truth/NAME.png   what was seen, at the same size, where that is known
-grid.png         the first ones
-gallery.html     trials drawn at random, with the scores of the run where there are any
-trials.jsonl     what each was generated from, written last: the folder is complete
+truth/NAME.png   the image that was seen, at the same size, where it is known
+grid.png         the first images
+gallery.html     trials drawn at random, with the scores of the run if it has any
+trials.jsonl     the source of each image, written last: the folder is complete
 """
 
 import json
@@ -36,7 +36,7 @@ PROVES_NOTHING = "that the generated images are similar to them is not evidence 
 
 
 class TrialSummary(batches.Summary):
-    """What `generate` wrote, as JSON."""
+    """The summary of what `generate` wrote, as JSON."""
 
     out: str
     images: int
@@ -49,7 +49,7 @@ class TrialSummary(batches.Summary):
 
 @dataclass(frozen=True)
 class FolderEntry:
-    """What a trial's images were generated from: a line of trials.jsonl."""
+    """The source of a trial's images: a line of trials.jsonl."""
 
     trial: int
     start: float
@@ -60,7 +60,7 @@ class FolderEntry:
 
     @property
     def files(self) -> list[str]:
-        """Return what was seen, where it is known, and what was made."""
+        """Return the file of the image that was seen, where it is known, and those of the generated images."""
         return [self.seen, *self.made] if self.seen else self.made
 
 
@@ -73,7 +73,7 @@ def generate(
     dtype: str = "float32",
     attention: str = "auto",
 ) -> TrialSummary:
-    """Generate images of held-out trials, or of `times` in recordings. Raise UserError where `out` holds others."""
+    """Generate images of held-out trials, or of `times` in recordings. Raise UserError if `out` holds other images."""
     out = paths.reachable(out)
     run = opening.open_run(workdir)
     wanted = _wanted(run, request, times, dtype)
@@ -119,7 +119,7 @@ def generate(
 
 
 def _wanted(run: Run, request: TrialRequest, times: EventTimes | None, dtype: str) -> JsonDict:
-    """Return what makes two commands the same; the batch does not."""
+    """Return what identifies a command: everything but the batch size."""
     fields = asdict(request) | {"when": asdict(times) if times else None, "dtype": dtype}
     fields.pop("batch")
     place = str(paths.reachable(run.workdir))
@@ -127,7 +127,7 @@ def _wanted(run: Run, request: TrialRequest, times: EventTimes | None, dtype: st
 
 
 def _finished(out: epath.Path, wanted: JsonDict) -> TrialSummary | None:
-    """Return the summary of the same command where it is complete, or None where there is something to do."""
+    """Return the summary of the same command if it is complete, or None if images are missing."""
     if not out.exists():
         return None
     if not (out / REQUEST).exists():
@@ -149,12 +149,12 @@ def _finished(out: epath.Path, wanted: JsonDict) -> TrialSummary | None:
 def _trials(
     generator: TrialGenerator, request: TrialRequest, times: EventTimes | None, workdir: epath.PathLike
 ) -> Iterator[ImageTrials]:
-    """Give the trials that images are generated from."""
+    """Yield the trials that images are generated from."""
     recordings = [path for path in request.input if not records.is_dataset(path)]
     if not recordings:
         if times:
             raise UserError(f"{request.input[0] if request.input else 'the run'}: --at and --events take a recording")
-        if not generator.task.target.folder:  # of a run from elsewhere it is unknown what was seen
+        if not generator.task.target.folder:  # for an imported run it is unknown which images were seen
             if not request.input:
                 raise UserError("the run came without data: name dataset folders or recordings with --input")
             yield generator.windows(request.input)
@@ -171,7 +171,7 @@ def _trials(
 
 
 def _trained_on(generator: TrialGenerator, trials: ImageTrials) -> set[str]:
-    """Return the names of those images that training showed, as far as it is known what was seen."""
+    """Return the names of the images that are in the training set, as far as the images seen are known."""
     target = generator.task.target
     if not trials.known:
         return set()
@@ -200,7 +200,7 @@ def _generate_missing(
     out: epath.Path,
 ) -> None:
     """Generate and write the images that do not exist yet."""
-    for path in (*out.glob(".*.part"), *(out / "truth").glob(".*.part")):  # of a process that was killed as it wrote
+    for path in (*out.glob(".*.part"), *(out / "truth").glob(".*.part")):  # left by a killed process
         path.unlink()
     existing = {path.name for path in out.glob("*.png") if image_files.is_whole(path)}
     todo = [i for i, entry in enumerate(entries) if not existing.issuperset(entry.made)]

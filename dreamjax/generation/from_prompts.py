@@ -1,4 +1,4 @@
-"""Prompts → images on disk: a batch at a time through one compiled program, then a grid of the first ones."""
+"""Generate images from prompts: a batch at a time through one compiled program, then a grid of the first ones."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from dreamjax.weights.pipeline_folder import PipelineFolder
 
 @dataclass(frozen=True, kw_only=True)
 class TextRequest(Sampling):
-    """What is generated, and how."""
+    """A request: prompts, input images and the settings of sampling."""
 
     prompts: tuple[str, ...]
     negative: str = ""
@@ -35,7 +35,7 @@ class TextRequest(Sampling):
     clip_skip: int = 0
     init_image: str | None = None
     mask_image: str | None = None
-    strength: float | None = None  # of a change; None: 0.8, and 1 where a mask says what is changed
+    strength: float | None = None  # of image-to-image; None: 0.8, and 1 with a mask
     latents: str | None = None  # .npy, (n, channels, h, w) or (n, h, w, channels): the noise to start from
 
     def __post_init__(self) -> None:
@@ -44,10 +44,10 @@ class TextRequest(Sampling):
             raise UserError("there is no prompt; give --prompt or --prompt-file")
         if self.mask_image and not self.init_image:
             raise UserError(
-                "--mask-image says which part of an image is generated again: give the image with --init-image"
+                "--mask-image selects the part of an image that is generated again: give the image with --init-image"
             )
         if self.strength is not None and not self.init_image:
-            raise UserError("--strength says how much of an image is changed: give the image with --init-image")
+            raise UserError("--strength sets how much of an image is changed: give the image with --init-image")
         for text in (*self.prompts, self.negative):
             if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of a command line that were not UTF-8
                 raise UserError(f"the prompt {text!a} is not text: write it in UTF-8")
@@ -61,7 +61,7 @@ class TextRequest(Sampling):
 
     @property
     def change(self) -> float:
-        """Return how much of the given image is changed; 1 without one."""
+        """Return the strength of the change of the given image; 1 without one."""
         if not self.init_image:
             return 1.0
         return self.strength if self.strength is not None else 1.0 if self.mask_image else 0.8
@@ -91,7 +91,7 @@ def refuse_existing(out: epath.PathLike) -> epath.Path:
 
 
 class TextSummary(batches.Summary):
-    """What `generate` wrote, as JSON."""
+    """The summary of what `generate` wrote, as JSON."""
 
     out: str
     images: int
@@ -101,8 +101,8 @@ class TextSummary(batches.Summary):
 def generate(model: LatentDiffusion, request: TextRequest, out: epath.PathLike) -> TextSummary:
     """Generate the images of `request` in the new folder `out`.
 
-    00000.png … in the order of the prompts, grid.png, images.jsonl (what each was made from). Image i is a function
-    of the model, its prompt, the settings, the seed and i: not of the batch.
+    It holds 00000.png … in the order of the prompts, grid.png and images.jsonl (the inputs of each image). Image i
+    depends on the model, its prompt, the settings, the seed and i, and not on the batch.
     """
     out = refuse_existing(out)
     made: list[dict[str, object]] = []

@@ -1,4 +1,4 @@
-"""ImageTrials → images: a trained system on a mesh, and windows of brain signal."""
+"""Generate images from trials or windows of brain signal, by a trained system on a mesh."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ BATCH = 256  # trials whose embeddings are computed at once
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRequest(Sampling):
-    """Which trials, and how many images of each."""
+    """A request: which trials, and how many images of each."""
 
     input: tuple[str, ...] = ()  # dataset folders; empty: those of the run
     split: str = "test"
@@ -122,7 +122,7 @@ class TrialGenerator:
     ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Generate one image of each window (`signal` in the network's units, `valid`), one after another.
 
-        `noise` (n, h, w, Z): to start from, in place of that of (seed, place).
+        `noise` (n, h, w, Z): to start from, in place of that of (seed, index).
         """
         given = self.conditions(windows) | ({} if noise is None else {"noise": noise})
         given.pop("embedding", None)
@@ -134,7 +134,7 @@ class TrialGenerator:
         return np.concatenate([self.conditions(_rows(trials, part))["embedding"] for part in parts])
 
     def unconditional(self) -> dict[str, jax.Array]:
-        """Return what guidance leads away from. Raise UserError where the model has no unconditional branch."""
+        """Return the unconditional input of guidance. Raise UserError where the model has no unconditional branch."""
         return self.task.unconditional(*self.conditioning)
 
 

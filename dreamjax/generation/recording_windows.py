@@ -1,4 +1,4 @@
-"""Times in a recording → windows, prepared exactly as those that a run was trained on."""
+"""Cut windows at times in a recording, prepared exactly as those that a run was trained on."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,10 +39,10 @@ class EventTimes:
 def prepared(
     paths: Sequence[str], data: DataConfig, times: EventTimes, workdir: epath.PathLike | None = None
 ) -> Iterator[str]:
-    """Give a dataset folder of the recordings' windows at these times, which is deleted when the block ends.
+    """Yield a dataset folder of the recordings' windows at these times, which is deleted when the block ends.
 
-    `data`: of the run in `workdir`. Its first dataset's settings are used, so that the model gets what it was trained
-    on: the same band, filter, reference, rate and length. Raise UserError as `prepare` does, and where nothing could be
+    `data`: of the run in `workdir`. The settings of its first dataset are used, so that the windows have the same band,
+    filter, reference, rate and length as in training. Raise UserError as `prepare` does, and where nothing could be
     prepared.
     """
     from dreamjax.signals.preparation import prepare
@@ -80,10 +80,10 @@ def _refuse_outside(paths: Sequence[str], at: Sequence[float]) -> None:
 
 
 def settings_of(data: DataConfig, workdir: epath.PathLike | None = None) -> WindowSettings:
-    """Return how the run's recordings were prepared, from its dataset or, where that is elsewhere, from its data.json.
+    """Return the settings with which the run's recordings were prepared, from its dataset, else from its data.json.
 
-    For a run that came without data it follows from the config. Raise UserError where a run's dataset is not here, and
-    the run is too old to have kept its settings.
+    For a run without data they follow from the config. Raise UserError where the dataset is missing and the run is too
+    old to have kept its settings.
     """
     stored: dict[str, Any] = {}
     if data.path and records.is_dataset(data.path[0]):

@@ -1,4 +1,4 @@
-"""Figures in one style, their PNG, and grids of images."""
+"""Make figures in one style, their PNG files, and grids of images."""
 
 import io
 import textwrap
@@ -30,7 +30,7 @@ LABEL_CHARACTERS = 26  # of a line above an image
 
 
 def grid(width: float, height: float, rows: int, columns: int, **options: Any) -> "tuple[Figure, np.ndarray]":
-    """Return a figure of so many inches and its axes [rows, columns]; `options` are those of `Figure.subplots`."""
+    """Return a figure of this size in inches and its axes [rows, columns]; `options` are those of `Figure.subplots`."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -40,19 +40,19 @@ def grid(width: float, height: float, rows: int, columns: int, **options: Any) -
 
 
 def single(width: float, height: float) -> "tuple[Figure, Axes]":
-    """Return a figure of so many inches and its one pair of axes."""
+    """Return a figure of this size in inches and its only axes."""
     figure, axes = grid(width, height, 1, 1)
     return figure, axes[0, 0]
 
 
 def legend(axis: "Axes", **options: Any) -> None:
-    """Add a legend without a frame; nothing where no line has a name."""
+    """Add a legend without a frame, if any line has a name."""
     if "handles" in options or axis.get_legend_handles_labels()[0]:
         axis.legend(**{"frameon": False, "fontsize": 8} | options)
 
 
 def png(figure: "Figure", dpi: int = 160) -> bytes:
-    """Return a figure as a PNG file, which holds the pixels and nothing else."""
+    """Return a figure as a PNG file without metadata."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
     return stream.getvalue()
@@ -69,7 +69,7 @@ def pixels(figure: "Figure", dpi: int) -> Image:
 
 
 def image_grid(images: Sequence[Image], labels: Sequence[str]) -> bytes:
-    """Return a PNG file of the first `GRID_IMAGES` images in rows, with what each was made from above it."""
+    """Return a PNG file of the first `GRID_IMAGES` images in rows, each below its label."""
     images, labels = images[:GRID_IMAGES], labels[:GRID_IMAGES]
     columns = columns_of(len(images))
     rows = -(-len(images) // columns)
@@ -84,7 +84,7 @@ def image_grid(images: Sequence[Image], labels: Sequence[str]) -> bytes:
 
 
 def columns_of(count: int) -> int:
-    """Return the columns of a grid of so many images: as few empty places as can be, then as square as can be."""
+    """Return the columns of a grid of `count` images: as few empty cells as possible, then as square as possible."""
     if count < min(GRID_COLUMNS):
         return count
     rows = {columns: -(-count // columns) for columns in GRID_COLUMNS if columns <= count}

@@ -1,4 +1,4 @@
-"""Images made from brain signals, and their scores (JSON of `dreamjax evaluate`): pages, tables and sentences.
+"""Report images generated from brain signals with their scores (JSON of `dreamjax evaluate`): pages, tables, sentences.
 
 Images are never shown without the scores of the model that made them.
 """
@@ -21,7 +21,7 @@ RESULT = "images-{split}.json"  # in the folder of an evaluation
 OLD_RESULT = "pictures-{split}.json"  # of runs evaluated before 0.2
 
 BRACKETS = (
-    "in brackets: 95 % intervals, over images and people; n.r.: not resolved, with the least that would have been"
+    "in brackets: 95 % intervals over images and people; n.r.: not resolved, with the smallest detectable difference"
 )
 COLUMNS = 4  # metrics in a row of tables
 CENTRAL = ("top-1", "two-way within class")  # metrics whose outcome is put into a sentence
@@ -29,11 +29,11 @@ MOST = 48  # trials on a page
 LEAST_SIDE, SIDE = 96, 128  # pixels of an image there
 PURPOSE = (
     "What this is for: signals of people who looked at images, one at a time, in a known experiment that they agreed "
-    "to. What is read from them is a little about the image; the rest of what was made, and all of its detail, is "
-    "the generator's idea of such an image. It reads no thoughts. It is not for clinical, forensic or covert use, and "
-    "nobody's signals are to be used without their consent."
+    "to. A little about the image is decoded from them; the rest of the generated image, and all of its detail, comes "
+    "from the generator. It does not read thoughts. It is not for clinical, forensic or covert use, and must not be "
+    "used on anyone's signals without their consent."
 )
-NOT_SCORED = "This checkpoint was not evaluated, so nothing is known about how right these images are: "
+NOT_SCORED = "This checkpoint was not evaluated, so the accuracy of these images is unknown: "
 
 Scores = Mapping[str, Any]  # one entry of a result: see `evaluation.score_table.Column.as_json`
 
@@ -41,7 +41,7 @@ Scores = Mapping[str, Any]  # one entry of a result: see `evaluation.score_table
 # ----------------------------------------------------------------------------------------------------------------- page
 @dataclass(frozen=True)
 class TrialImages:
-    """A trial: what was seen, where it is known, and what was made from it."""
+    """The images of a trial: the one that was seen, where it is known, and those generated from the trial."""
 
     label: str
     seen: Image | None
@@ -65,8 +65,8 @@ def page(
 
     Args:
         trial: number → trial, of `count` that were drawn from `of` (default: as many).
-        tables: the scores; where there are none, `command` would make them.
-        about: what the scores are of, where that is not the trials shown.
+        tables: the scores; without scores the page names the `command` that computes them.
+        about: what was scored, where that is not the trials shown.
     """
     drawn = np.random.default_rng([seed, 10]).choice(count, MOST, replace=False) if count > MOST else range(count)
     trials, of = [trial(int(i)) for i in sorted(drawn)], of or count
@@ -97,14 +97,14 @@ def _gallery(trials: Sequence[TrialImages]) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- scores
 def about(result: Mapping[str, Any]) -> list[str]:
-    """Return what the tables are of, for a page that shows other images beside them."""
+    """Return what the tables describe, for a page that shows other images below them."""
     made = result["made"]
     how = f"made with {made['sampler']}, {made['steps']} steps, guidance {made['guidance']:g}"
     return [f"Of {result['title']}, {how}; not of the images below", BRACKETS, *findings(result), *result["notes"]]
 
 
 def findings(result: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each central metric: above which other sources the model is, by an interval without 0."""
+    """Return a sentence for each central metric: the sources from which the model differs by an interval without 0."""
     return [_finding(entry) for entry in result["scores"] if any(name in entry["metric"] for name in CENTRAL)]
 
 
@@ -121,7 +121,7 @@ def _finding(entry: Scores) -> str:
 
 
 def tables(result: Mapping[str, Any]) -> list[Section]:
-    """Return every source's scores, the model's differences from each other source, and what each source is."""
+    """Return every source's scores, the model's differences from the other sources, and a description of each."""
     entries, sources, label = result["scores"], result["sources"], result.get("label", "images of")
 
     def score(entry: Scores, source: str) -> str:
@@ -155,7 +155,7 @@ def _scores(
     cell_of: Callable[[Scores, str], str],
     chance: bool,
 ) -> list[Section]:
-    """A source a row, `COLUMNS` metrics a table; sources without any score are left out."""
+    """Return tables of one row per source and `COLUMNS` metrics; sources without any score are left out."""
     sections = []
     for first in range(0, len(entries), COLUMNS):
         some = entries[first : first + COLUMNS]
@@ -180,7 +180,7 @@ def saved(workdir: epath.PathLike, step: int) -> JsonDict | None:
 
 
 def saved_in(folder: epath.Path, step: int, split: str) -> JsonDict | None:
-    """Return the scores of this step in the folder of an evaluation; None where there are none."""
+    """Return the scores of this step in the folder of an evaluation; None without scores."""
     names = (folder / name.format(split=split) for name in (RESULT, OLD_RESULT))
     path = next((path for path in names if path.exists()), None)
     result = sniffing.read_json(path) if path is not None else None
@@ -205,7 +205,7 @@ def set_table(entries: Sequence[Scores], sources: Sequence[str]) -> Table:
 
 
 def confusion_table(result: Mapping[str, Any], sources: Sequence[str]) -> Table:
-    """Return how near the failures of each source are; no rows where nothing was classified.
+    """Return how near each source's failures are to the class shown; no rows where nothing was classified.
 
     Cells: `3.200 [2.900, 3.500] (shuffled 4.100)`.
     """

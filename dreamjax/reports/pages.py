@@ -1,4 +1,4 @@
-"""A result as people read it: one page with everything in it, and the same as text for a terminal.
+"""Render a result for people: one self-contained page, and the same as text for a terminal.
 
 Pages, model cards and launch scripts are rendered in one environment.
 """
@@ -28,7 +28,7 @@ PACKAGE = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what is below it, and notes below that; `half`: two of them fit beside each other."""
+    """A heading, its content, and notes below; `half`: half a page wide."""
 
     title: str = ""
     table: Table | None = None
@@ -46,9 +46,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A result: its title, notes in grey, statements to be seen first, and sections.
+    """A result: its title, notes in grey, the main statements, and sections.
 
-    `tiles`: (number, what it counts) at the head. `footer`: how numbers were made, before the version.
+    `tiles`: (number, what it counts) at the top. `footer`: how numbers were computed, before the version.
     """
 
     title: str
@@ -59,7 +59,7 @@ class Page:
     footer: str = ""
 
     def html(self) -> str:
-        """Return one file that needs no other file and no network."""
+        """Return HTML that needs no other file and no network."""
         return render("reports/templates/page.html.j2", page=self, version=__version__)
 
     def text(self, files: Sequence[str] = ()) -> str:
@@ -99,12 +99,12 @@ def write(
 
 
 def render(template: str, /, **values: object) -> str:
-    """Return a template with its blanks filled; every name that it reads must be given.
+    """Return a rendered template; every name that it uses must be given.
 
     Args:
         template: path within the package, such as `reports/templates/page.html.j2`. Values are escaped in HTML alone;
             in a script they are quoted by the caller.
-        values: what the template calls them → the values.
+        values: name in the template → value.
     """
     return _environment().get_template(template).render(values)
 

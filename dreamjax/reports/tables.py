@@ -1,4 +1,4 @@
-"""Tables of text: for a terminal, a page, a model card, a spreadsheet."""
+"""Format tables as text: for a terminal, a page, a model card, a spreadsheet."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ Estimate = Mapping[str, object] | HasJson | None
 
 @dataclass(frozen=True)
 class Table:
-    """Cells below a header, all of them text."""
+    """A header and rows of cells, all of them text."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -33,7 +33,7 @@ class Table:
         return "\n".join(line.rstrip() for line in lines)
 
     def markdown(self) -> str:
-        """Return the table as GitHub and the Hub read it."""
+        """Return the table in GitHub's Markdown, which the Hub reads too."""
         header, *rows = (
             "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (self.header, *self.rows)
         )
@@ -50,7 +50,7 @@ def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def cell(value: Estimate, signed: bool = False) -> str:
-    """Return `0.610 [0.550, 0.670]`, or without bounds where there are none."""
+    """Return `0.610 [0.550, 0.670]`, or only the estimate where bounds are unknown."""
     bounds = value if value is None or isinstance(value, Mapping) else value.as_json()
     if bounds is None or bounds["estimate"] is None:
         return NOTHING
@@ -60,5 +60,5 @@ def cell(value: Estimate, signed: bool = False) -> str:
 
 
 def number(value: float | None, form: str = ".3f") -> str:
-    """Return a number in a form, or a dash where it is not known."""
+    """Return a number in a format, or a dash where it is unknown."""
     return NOTHING if value is None else format(value, form)

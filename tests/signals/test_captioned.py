@@ -80,7 +80,7 @@ def test_the_folder_is_huggingfaces_imagefolder_and_the_seed_decides(tmp_path, c
     ("words", "says"),
     [
         (["--captioned", "0"], "not a whole number from 1"),
-        (["--captioned", "3", "--subjects", "2"], "--subjects would do nothing beside --captioned"),
+        (["--captioned", "3", "--subjects", "2"], "--subjects would have no effect with --captioned"),
         (["--pixels", "32"], "--pixels would do nothing without --captioned"),
         (["--captioned", "3", "--classes", "20"], "classes is 20, but must be 1 to 19"),
         (["--captioned", "3", "--pixels", "5000"], "pixels is 5000, but must be 1 to 1024"),

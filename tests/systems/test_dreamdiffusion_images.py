@@ -34,7 +34,7 @@ def test_a_run_makes_images_of_trials_that_it_never_saw(trained, config, tmp_pat
         assert all((out / file).exists() for file in row["made"])
     assert (out / "grid.png").exists()
     page = (out / "gallery.html").read_text()
-    assert "was not evaluated, so nothing is known about how right these images are" in page
+    assert "was not evaluated, so the accuracy of these images is unknown" in page
     assert "not for clinical, forensic or covert use" in page
     assert page.count("<figure") == 9
 
@@ -103,7 +103,7 @@ def test_generates_from_times_of_a_recording(config, trained, tmp_path, capsys):
         ([], "a recording takes the times that images are generated from: --at SECONDS or --events"),
         (["--at", "10", "--events", "file"], "--at and --events both give the times: leave one out"),
         (["--at", "99"], "_eeg.edf: --at 99 is outside the recording of 30 s"),
-        (["--at", "10", "--split", "val"], "--split would do nothing beside --at"),
+        (["--at", "10", "--split", "val"], "--split would have no effect with --at"),
         (["--event-codes", "1"], "--event-codes would do nothing without --events"),
     ):
         assert cli.main([*words, "--input", file, *more, "--out", str(tmp_path / "other")]) == 2
@@ -181,7 +181,7 @@ def test_the_generate_command_takes_a_run(trained, tmp_path, capsys):
     assert "2 of these trials are of images that training showed" in capsys.readouterr().err
     assert ", trained on" in (tmp_path / "trained" / "gallery.html").read_text()
     for more, told in (
-        (["--prompt", "a"], "--prompt would do nothing beside --checkpoint"),
+        (["--prompt", "a"], "--prompt would have no effect with --checkpoint"),
         (["--split", "tset"], "invalid choice"),
         (["--height", "8", "--width", "16"], "are not square"),
     ):
