@@ -1,8 +1,8 @@
 """The autoencoder of latent diffusion trained on images (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
 
-AutoencoderKL of an architecture, by reconstruction and a little Kullback-Leibler divergence; without the published
-perceptual and adversarial losses, which small flat images do not need. What the diffusion model multiplies latents
-with, `scaling_factor` = 1 / their standard deviation over the training images, is measured by `finish`.
+It trains the AutoencoderKL of an architecture with a reconstruction loss and a small Kullback-Leibler term, without the
+published perceptual and adversarial losses, which small flat images do not need. `finish` measures `scaling_factor`,
+by which the diffusion model multiplies latents: 1 / their standard deviation over the training images.
 """
 
 import functools
@@ -50,7 +50,7 @@ latents = vae.encode(images).latent_dist.sample() * vae.config.scaling_factor   
 
 @dataclass(frozen=True)
 class AutoencoderModelConfig(ComputeConfig):
-    """Which autoencoder, and how it is computed."""
+    """The architecture of the autoencoder, and how it is computed."""
 
     architecture: str = "shapes"  # see runs/shapes.py
 
@@ -76,7 +76,7 @@ class AutoencoderConfig(GradientConfig):
         return shapes.get(self.model.architecture)["vae"]
 
 
-# one image after another teaches more than many at once: 500 steps of 8 come further than 300 of 32
+# small batches learn more per image: 500 steps of 8 reach a lower loss than 300 of 32
 _SHAPES = AutoencoderConfig(
     data=ImageConfig(resolution=32),
     loss=VariationalConfig(kind="mse"),
@@ -89,7 +89,7 @@ preset = functools.partial(configs.preset, presets=PRESETS)  # name → its conf
 
 @dataclass(frozen=True)
 class Autoencoder(GradientSystem):
-    """Training the autoencoder, as a system. `state.extra["scaling_factor"]` is 0 until `finish`."""
+    """The system that trains the autoencoder. `state.extra["scaling_factor"]` is 0 until `finish`."""
 
     config: AutoencoderConfig
     name: ClassVar[str] = "autoencoder"

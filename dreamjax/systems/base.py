@@ -1,4 +1,4 @@
-"""What a system is: a `Task` that the training loop drives, and the capabilities that the other verbs ask for.
+"""The system: a `Task` that the training loop drives, and the capabilities that the other verbs ask for.
 
 A system is one file. It names its data, targets, networks and objective, and lists in `capabilities` what can be done
 with a trained one. No verb, loop, report or sweep knows a system by name: it asks for a capability,
@@ -60,7 +60,7 @@ class Run:
 
 # --------------------------------------------------------------------------------------------------------- capabilities
 class Embedding(NamedTuple):
-    """What an encoder makes of signals."""
+    """The output of an encoder."""
 
     tokens: Float[Array, "B N D"]
     pooled: Float[Array, "B D"]
@@ -79,7 +79,7 @@ class Reconstructs(Signals, Protocol):
 
     @property
     def patch(self) -> int:
-        """Return the samples of a patch, the unit that is hidden."""
+        """Return the number of samples of a patch, the unit that is hidden."""
 
     def reconstruct(
         self,
@@ -88,7 +88,7 @@ class Reconstructs(Signals, Protocol):
         hidden: Bool[Array, "B N"],
         valid: Float[Array, "B T"] | None = None,
     ) -> Float[Array, "B C T"]:
-        """Return the whole signal as the model predicts it from the patches that are not `hidden`."""
+        """Return the whole signal, predicted from the patches that are not `hidden`."""
 
 
 class Embeds(Signals, Protocol):
@@ -101,7 +101,7 @@ class Embeds(Signals, Protocol):
 
 
 class Bank(NamedTuple):
-    """What can be retrieved: `vectors` (N, D), and a name for each."""
+    """The targets of retrieval: `vectors` (N, D), and a name for each."""
 
     vectors: np.ndarray
     names: Sequence[str]
@@ -114,7 +114,7 @@ class Retrieves(Protocol):
         """Return a vector for each example."""
 
     def bank(self, params: PyTree, split: str) -> Bank:
-        """Return the targets of a split; `batch["target"]` of an example is the row of its own."""
+        """Return the targets of a split; `batch["target"]` of an example is the row of its target."""
 
 
 class Predicts(Protocol):
@@ -133,7 +133,7 @@ class Diffuses(Protocol):
 
     @property
     def context_shape(self) -> tuple[int, int]:
-        """Return (tokens, width) of what an image is generated from."""
+        """Return (tokens, width) of the context that an image is generated from."""
 
     def pipeline(self, run: Run, mesh: jax.sharding.Mesh, *, dtype: str, attention: str) -> "LatentDiffusion":
         """Return the run's networks on `mesh`, ready to sample from."""
@@ -156,20 +156,20 @@ class GeneratesFromTrials(Signals, Diffuses, Protocol):
 
     @property
     def guided(self) -> bool:
-        """Return whether there is an unconditional prediction that guidance leads away from."""
+        """Return whether the model has an unconditional prediction, as guidance needs it."""
 
     def conditioning(self, run: Run, mesh: jax.sharding.Mesh) -> tuple[PyTree, PyTree]:
-        """Return (params, frozen) on `mesh` of what turns windows into conditions."""
+        """Return (params, frozen) on `mesh` of the networks that turn windows into conditions."""
 
     def condition(self, params: PyTree, frozen: PyTree, batch: Batch) -> dict[str, Array]:
-        """Return what images are generated from: `context`, and where there are any `time_offset` and `embedding`."""
+        """Return the conditions of images: `context`, and where the model has them `time_offset` and `embedding`."""
 
     def unconditional(self, params: PyTree, frozen: PyTree) -> dict[str, Array]:
-        """Return what guidance leads away from. Raise UserError for a model that is not `guided`."""
+        """Return the unconditional input of guidance. Raise UserError for a model that is not `guided`."""
 
 
 class Plans(Protocol):
-    """Knows its own cost in more detail than the compiler tells."""
+    """Knows its own cost in more detail than the compiler reports."""
 
     def gflop(self) -> dict[str, float]:
         """Return the floating-point operations of an example by part of the network."""
@@ -212,7 +212,7 @@ def offered(task: Task, kind: type[C]) -> C | None:
 
 
 def capabilities(task: Task | type[Task]) -> tuple[type, ...]:
-    """Return what a system, or its class, can do."""
+    """Return the capabilities of a system or of its class."""
     return tuple(getattr(task, "capabilities", ()))
 
 
@@ -224,7 +224,7 @@ def name_of(task: Task) -> str:
 def what_it_can(task: Task) -> str:
     """Return a clause that lists a system's capabilities."""
     names = [kind.__name__ for kind in capabilities(task)]
-    return f"its capabilities: {', '.join(names)}" if names else "it has no capability beside training"
+    return f"its capabilities: {', '.join(names)}" if names else "it has no capability other than training"
 
 
 # -------------------------------------------------------------------------------------------------------------- systems
@@ -243,11 +243,11 @@ class GradientSystem(System):
 
     @property
     def microbatches(self) -> int | None:
-        """Return into how many parts a batch is cut; None: as suits the device."""
+        """Return the number of micro-batches of a batch; None: chosen for the device."""
         return self.config.train.microbatches
 
     def fresh(self, params: PyTree, *, frozen: PyTree = None, extra: PyTree = None) -> State:
-        """Return the state before the first step, with optimiser state and the average as the config wants them."""
+        """Return the state before the first step, with optimiser state and average as configured."""
         rest = {"frozen": frozen or {}, "extra": extra or {}}
         return optimiser.fresh(params, self.config.optim, self.config.train.steps, **rest)
 
@@ -327,7 +327,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Exported:
-    """What one format's folder holds of a run, apart from what every export has (model card, provenance, hashes).
+    """The content of one format's folder, apart from the files of every export (model card, provenance, hashes).
 
     `check`: Python source that a process without JAX runs in the folder, with `p` (the parity arrays as tensors) and
     `difference(tensor, name)` in scope; it leaves in `differences` the largest relative difference of each output.
@@ -337,14 +337,14 @@ class Exported:
     parity: Mapping[str, np.ndarray]  # named arrays that dreamjax computed
     check: str
     files: Mapping[str, FileContent] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)  # for programs, beside the provenance of every export
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for programs, added to every export
     parameters: int | None = None  # where they are not those of the run alone
     measured: Mapping[str, float] = field(default_factory=dict)  # numbers that the command reports
     # of README.md; origin, corpora and licence are added where the template has room for them
     title: str = "A model trained with dreamjax"
     usage: str = ""  # lines of Python
     rows: Mapping[str, Any] = field(default_factory=dict)  # of a table
-    compared: str = "inputs, and what dreamjax computed from them"  # what parity.safetensors holds
+    compared: str = "inputs, and what dreamjax computed from them"  # content of parity.safetensors
     template: str = "reports/templates/export_card.md.j2"  # a path within this package
     values: Mapping[str, Any] = field(default_factory=dict)  # for a template other than the common one
 
@@ -355,14 +355,14 @@ class Exports(Protocol):
     formats: ClassVar[tuple[Format, ...]]
 
     def export(self, run: Run, format: Format) -> Exported:
-        """Return what the folder of one of `formats` holds."""
+        """Return the content of the folder of one of `formats`."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint from elsewhere, opened and not executed."""
+    """A checkpoint of another program, opened without executing anything."""
 
-    source: str  # what messages call it
+    source: str  # its name in messages
     tensors: Mapping[str, Any]  # by name, read when asked for
     settings: Mapping[str, Any]  # config.json of a folder, or the attributes of a pickled configuration
     exported: bool = False  # whether it is a folder of `dreamjax export`
@@ -370,7 +370,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user says of a checkpoint that does not say it itself; None where nothing is said."""
+    """Settings given by the user for what a checkpoint does not state; None where not given."""
 
     part: Literal["whole", "encoder"] = "whole"
     heads: int | None = None
@@ -383,7 +383,7 @@ class ImportOptions:
 class Imported:
     """The run that a checkpoint becomes."""
 
-    format: str  # a name for the kind of checkpoint
+    format: str  # name of the kind of checkpoint
     config: Any
     params: PyTree
     parameters: int

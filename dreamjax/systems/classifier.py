@@ -1,7 +1,7 @@
 """A classifier of images (ViT, Dosovitskiy et al. 2021, arXiv 2010.11929), trained on a folder of labelled ones.
 
-What it is for here: a judge of images made from brain signals. It must not have seen them, so it is trained on other
-images of the same classes, and its held-out accuracy is told beside every score that it gives.
+Here it judges images generated from brain signals. It must not have seen the images, so it is trained on other images
+of the same classes, and every score by it is shown with its held-out accuracy.
 """
 
 import functools
@@ -84,7 +84,7 @@ preset = functools.partial(configs.preset, presets=PRESETS)  # name → its conf
 
 @dataclass(frozen=True)
 class Classifier(GradientSystem):
-    """Training the classifier, as a system."""
+    """The system that trains the classifier."""
 
     config: ClassifierConfig
     name: ClassVar[str] = "classifier"

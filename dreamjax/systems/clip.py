@@ -1,7 +1,7 @@
 """CLIP trained on captioned images (Radford et al. 2021, arXiv 2103.00020): a text and an image encoder, one space.
 
-What it is for here: the text encoder that conditions a small latent diffusion model, and the image embeddings that a
-brain encoder is aligned with, from the same data as everything else. Negatives come from the whole global batch.
+Here it provides the text encoder that conditions a small latent diffusion model, and the image embeddings with which a
+brain encoder is aligned, all from the same data. Negatives come from the whole global batch.
 """
 
 import functools
@@ -64,7 +64,7 @@ image_encoder = CLIPVisionModelWithProjection.from_pretrained("FOLDER/image_enco
 
 @dataclass(frozen=True)
 class ClipModelConfig(LayersConfig):
-    """Which encoders, which tokenizer, and how they are computed."""
+    """The encoders, the tokenizer, and how they are computed."""
 
     architecture: str = "shapes"  # see runs/shapes.py
     tokenizer: str = ""  # folder or hub id; empty: one is learned from the captions, and kept with the run
@@ -110,7 +110,7 @@ preset = functools.partial(configs.preset, presets=PRESETS)  # name → its conf
 
 @dataclass(frozen=True)
 class Clip(GradientSystem):
-    """Training CLIP, as a system."""
+    """The system that trains CLIP."""
 
     config: ClipConfig
     name: ClassVar[str] = "clip"
@@ -125,7 +125,7 @@ class Clip(GradientSystem):
         return {name: model.network(self.config.part(name), model.architecture) for name in PARTS}
 
     def encode(self, params: PyTree, name: str, x: Array) -> Any:
-        """Return what an encoder of `models.clip` makes of token ids ("text") or images in [-1, 1] ("vision")."""
+        """Return the outputs of an encoder for token ids ("text") or images in [-1, 1] ("vision")."""
         return self.encoders[name].bound(params[name])(x)
 
     @functools.cached_property
@@ -147,7 +147,7 @@ class Clip(GradientSystem):
         return tokenizer
 
     def keep(self, workdir: epath.PathLike) -> None:
-        """Keep the tokenizer in the run's folder. Raise UserError where it is another than when the run began."""
+        """Keep the tokenizer in the run's folder. Raise UserError where it differs from that of the run's start."""
         folder = epath.Path(workdir) / TOKENIZER
         same = True
         if processes.is_first():
@@ -193,7 +193,7 @@ class Clip(GradientSystem):
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
         """Return the contrastive loss; equal captions of a batch are not each other's negatives.
 
-        Metrics: retrieval within the batch, and the share that guessing would get.
+        Metrics: retrieval within the batch, and its chance level.
         """
         u = self.encode(params, "vision", scaled(batch["image"])).projected
         v = self.encode(params, "text", batch["tokens"]).projected
@@ -227,7 +227,7 @@ class Clip(GradientSystem):
         )
 
     def _parity(self, params: PyTree, tokenizer: epath.Path) -> dict[str, np.ndarray]:
-        """Return texts and two images of noise in PyTorch's layout, and what the encoders make of them in float32."""
+        """Return texts and two noise images in PyTorch's layout, and the encoders' outputs for them in float32."""
         exact, x = image_export.exact(self), image_export.noise(2, self.config.data.resolution)
         ids = Tokenizer.open(tokenizer)(TEXTS, warn=False)
 

@@ -1,4 +1,4 @@
-"""Keys that the configs of systems share: of a run, and of how a network is computed."""
+"""Config keys that systems share: those of a run, and those of a network's computation."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,7 +21,7 @@ PASSED = ("attention", "scan_layers", "remat", "remat_names")  # to the network,
 class GradientConfig:
     """A run of a system that is trained by gradient descent."""
 
-    seed: int = 0  # of parameters, data order and all that is drawn
+    seed: int = 0  # of parameters, data order and all random draws
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -31,7 +31,7 @@ class GradientConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Type, attention and rematerialisation; nothing here changes what is computed beyond rounding."""
+    """Type, attention and rematerialisation; results change only by rounding."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
     attention: Literal["auto", "xla", "cudnn", "saved"] = "auto"  # see models/attention.py
@@ -55,7 +55,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LayersConfig(ComputeConfig):
-    """… of a stack of equal layers."""
+    """The computation of a stack of equal layers."""
 
     scan_layers: bool = True  # False: unrolled, slower to compile
     remat: Literal["none", "full", "dots"] = "none"  # type: ignore[assignment]
@@ -63,7 +63,7 @@ class LayersConfig(ComputeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class NamedLayersConfig(LayersConfig):
-    """… whose values kept for the backward pass can be named."""
+    """The computation of layers whose values kept for the backward pass can be named."""
 
     remat: Literal["none", "full", "dots", "names"] = "none"  # type: ignore[assignment]
     remat_names: tuple[str, ...] = ()  # kept for the backward pass with remat names: qkv, attention, hidden

@@ -1,4 +1,4 @@
-"""What systems share that train the U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752) or a part of it.
+"""The base of systems that train the U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752) or parts of it.
 
 Loss, with z the scaled latents of an image, c its condition, t ~ U{0 … T - 1}:
 
@@ -31,7 +31,7 @@ from dreamjax.weights.loaded import LoadedNetwork
 from dreamjax.weights.pipeline_folder import CONFIGS, INDEX
 from dreamjax.weights.table import keep
 
-# what is trained of a U-Net, by the name of the choice: a regular expression over its parameters' paths
+# the trainable parts of a U-Net by name: regular expressions over its parameters' paths
 TRAINABLE = {
     "cross_attention": r"(.*/)?attn2/.*",
     "cross_attention_and_norm": r"(.*/)?(attn2|blocks/norm2)/.*",
@@ -49,7 +49,7 @@ COMPARED = 32  # side of the latents that an export is compared on, at most
 
 @dataclass(frozen=True)
 class DiffusionLossConfig:
-    """What is weighed how."""
+    """The weights of the diffusion loss."""
 
     drop_condition: float = 0.1  # share of examples that see the empty caption
     min_snr_gamma: float | None = None  # None: all time steps alike
@@ -89,7 +89,7 @@ class DiffusionSystem(GradientSystem):
 
     @functools.cached_property
     def parts(self) -> Components:
-        """Return where the networks come from. Raise UserError for what is not there."""
+        """Return where the networks come from. Raise UserError for missing ones."""
         m = self.config.model
         if not m.path and not m.architecture:
             raise UserError(
@@ -114,7 +114,7 @@ class DiffusionSystem(GradientSystem):
 
     @property
     def guided(self) -> bool:
-        """Return whether there is a prediction that guidance leads away from: that of the empty caption."""
+        """Return whether the model has an unconditional prediction: that of the empty caption."""
         return True
 
     @property
@@ -131,17 +131,17 @@ class DiffusionSystem(GradientSystem):
 
     # ------------------------------------------------------------------------------------------ what of it is trained
     def unet_of(self, params: PyTree) -> PyTree:
-        """Return what is trained of the U-Net, of all trained parameters."""
+        """Return the U-Net's part of all trained parameters."""
         return params
 
     def split_unet(self, params: PyTree) -> tuple[PyTree, PyTree]:
-        """Return (what is trained, what is frozen) of a U-Net's parameters."""
+        """Return (trained, frozen) parameters of a U-Net."""
         pattern = TRAINABLE[self.config.model.trainable]
         return keep(params, pattern), keep(params, pattern, but=True)
 
     @property
     def groups(self) -> list[str]:
-        """Return the parts of the state that begin at the weights."""
+        """Return the parts of the state that are initialised from the weights."""
         return ["params", *(["ema"] if self.config.optim.ema_decay is not None else [])]
 
     def unet_weights(self) -> WeightSource:
@@ -150,7 +150,7 @@ class DiffusionSystem(GradientSystem):
         return loaded.source(self.unet.network.table, tensors, path, whole=self.unet.params)
 
     def whole_unet(self, params: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-        """Return all parameters of the U-Net on `mesh`: what the run trained, and what it left as it was."""
+        """Return all parameters of the U-Net on `mesh`: the trained ones of the run and the frozen ones."""
         trained, frozen = self.split_unet(loaded.placed(self.unet.params, mesh))
         params = jax.tree.map(lambda x, place: jax.device_put(x, place.sharding), self.unet_of(params), trained)
         return merged(params, self.unet_weights()(frozen)) if frozen else params
@@ -165,10 +165,10 @@ class DiffusionSystem(GradientSystem):
 
     # ----------------------------------------------------------------------------------------------------- exports
     def unet_component(self, params: PyTree, **new: object) -> Component:
-        """Return a U-Net with trained tensors in float32 and frozen ones with the type and bytes that they came with.
+        """Return a U-Net with trained tensors in float32 and frozen ones with their original type and bytes.
 
-        `params`: all parameters. `new`: fields of its config that differ from the source's, whose file is copied where
-        there are none.
+        `params`: all parameters. `new`: fields of its config that differ from the source's; without any the source's
+        file is copied.
         """
         table, parts = self.unet.network.table, self.parts
         tensors: dict[str, Any] = dict(table.to_torch(params))
@@ -181,7 +181,7 @@ class DiffusionSystem(GradientSystem):
         return Component({"_class_name": "UNet2DConditionModel", **parts.config("unet"), **new}, tensors)
 
     def unchanged_parts(self) -> dict[str, FileContent]:
-        """Return the folders of a pipeline but for its U-Net, and its index."""
+        """Return the folders of a pipeline except its U-Net, and its index."""
         parts, pipeline = self.parts, self.parts.pipeline
         scheduler = parts.config("scheduler")
         files: dict[str, FileContent] = {INDEX: index_of(scheduler["_class_name"], CLASSES)}

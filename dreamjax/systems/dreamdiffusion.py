@@ -1,11 +1,11 @@
 """DreamDiffusion, stage B (Bai et al., arXiv 2306.16934, sections 3.2 and 3.3): EEG conditions Stable Diffusion.
 
 A pretrained encoder turns a trial into tokens; linear maps turn those into the U-Net's context, in place of a caption's
-text states, and into an embedding that is aligned with the CLIP embedding of the image that was seen. Trained are the
-encoder, the maps and the U-Net's cross-attention; all else of Stable Diffusion stays as it was.
+text states, and into an embedding that is aligned with the CLIP embedding of the image that was seen. The encoder, the
+maps and the U-Net's cross-attention are trained; the rest of Stable Diffusion is frozen.
 
-A share of the examples sees the empty caption's text states instead, so that guidance has a prediction to lead away
-from: the one that Stable Diffusion was itself trained with.
+A share of the examples gets the empty caption's text states instead, so that guidance has an unconditional prediction:
+the one that Stable Diffusion itself was trained with.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class ConditionedModelConfig(LayersConfig):
-    """Stable Diffusion, the maps from tokens to it, and how all is computed."""
+    """Stable Diffusion, the maps from tokens to its conditions, and how they are computed."""
 
     path: str = ""  # folder or hub id of a Stable Diffusion pipeline
     variant: str | None = None  # of its weights, such as fp16
@@ -78,10 +78,10 @@ class ConditionedModelConfig(LayersConfig):
 
 @dataclass(frozen=True)
 class AlignedLossConfig(DiffusionLossConfig):
-    """What is weighed how: the diffusion loss, and the alignment."""
+    """The weights of the loss: the diffusion loss and the alignment."""
 
     alignment: Literal["cosine", "infonce", "none"] = "cosine"  # of the embedding with the image's
-    alignment_weight: float = 1.0  # beside the diffusion loss
+    alignment_weight: float = 1.0  # in addition to the diffusion loss
     temperature: float = 0.07  # of infonce
 
     def __post_init__(self) -> None:
@@ -112,13 +112,13 @@ class DreamDiffusionConfig(GradientConfig):
             )
 
 
-# what stage B takes over from the encoder's run: the encoder knows its signal in no other form
+# settings that stage B takes from the encoder's run, as the encoder was trained on this form of the signal
 SHARED = ("montage", "mapping", "tile_channels", "samples", "sfreq", "stretch", "scaling", "divide", "clip")
 
 
 @dataclass(frozen=True)
 class DreamDiffusion(DiffusionSystem):
-    """Stage B as a system."""
+    """The system of stage B."""
 
     config: DreamDiffusionConfig
     name: ClassVar[str] = "dreamdiffusion"
@@ -186,18 +186,18 @@ class DreamDiffusion(DiffusionSystem):
 
     @property
     def guided(self) -> bool:
-        """Return whether there is a prediction that guidance leads away from: that of the empty caption."""
+        """Return whether the model has an unconditional prediction: that of the empty caption."""
         return not self.config.model.context_tokens
 
     @property
     def context_shape(self) -> tuple[int, int]:
-        """Return (S, D) of the context: that of the text states in whose place it comes."""
+        """Return (S, D) of the context: those of the text states that it replaces."""
         given = self.config.model.context_tokens
         return (given, self.unet.arguments["context_dim"]) if given else super().context_shape
 
     # ------------------------------------------------------------------------------------------------------- the task
     def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
-        """Return (what is trained, what is frozen) of all parameters: {"encoder", "conditioner", "unet", …}."""
+        """Return (trained, frozen) of all parameters: {"encoder", "conditioner", "unet", …}."""
         trained, frozen = ({"unet": part} if part else {} for part in self.split_unet(params["unet"]))
         trained = {name: part for name, part in params.items() if name != "unet"} | trained
         if not self.config.encoder.trainable:
@@ -253,7 +253,7 @@ class DreamDiffusion(DiffusionSystem):
         return jax.device_put(jnp.asarray(states[0]), abstract.sharding)
 
     def pretrained(self, abstract: PyTree) -> PyTree:
-        """Return the encoder that masked pretraining left, without what only its decoder needs; a `WeightSource`."""
+        """Return the encoder of masked pretraining, without the tensors of its decoder; a `WeightSource`."""
         run = opening.open_run(self.config.encoder.path)
         values = named_leaves(run.params)
         return like(
@@ -290,7 +290,7 @@ class DreamDiffusion(DiffusionSystem):
         return {"time_offset": maps.time_offset(context)} if maps.has_time else {}
 
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
-        """Return the diffusion loss and that of the alignment; of held-out trials without dropped conditions."""
+        """Return the diffusion loss plus the alignment; for held-out trials no condition is dropped."""
         config, weight = self.config.loss, batch["weight"]
         context, embedding = self.encode(params, frozen, batch)
         if self.guided and training:

@@ -1,14 +1,14 @@
-"""What a folder of DreamDiffusion for diffusers holds: images from EEG without JAX.
+"""Export DreamDiffusion for diffusers: images from EEG without JAX.
 
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     pipe(eeg)
 
 model_index.json, pipeline.py      the pipeline: `pytorch/dreamdiffusion_pipeline.py`, copied
-eeg_encoder/                       the encoder and the maps, with a file of their own: `pytorch/eeg_encoder.py`
-unet/                              what was trained; frozen tensors are original bytes
+eeg_encoder/                       the encoder and the maps, with their code: `pytorch/eeg_encoder.py`
+unet/                              trained tensors; frozen tensors have their original bytes
 vae/, scheduler/                   copies of the original bytes
-parity.safetensors                 an input and what dreamjax makes of it, images included
-provenance.json, README.md         where it comes from; the model card
+parity.safetensors                 an input and dreamjax's outputs for it, images included
+provenance.json, README.md         the origin; the model card
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from dreamjax.weights.pipeline_folder import INDEX
 if TYPE_CHECKING:
     from dreamjax.systems.dreamdiffusion import DreamDiffusion
 
-# the import that a folder's component has the text of the file in place of
+# the import that is replaced by the text of the file in an exported component
 IMPORTED = "from dreamjax.systems.pytorch.masked_autoencoder import MaskedAutoencoder"
 CHECK = 'import pipeline\ndifferences = pipeline.differences(".")'
 WINDOWS, STEPS, GUIDANCE = 2, 2, 3.0  # of the images that are compared
@@ -106,7 +106,7 @@ def component_source() -> str:
     """Return one file without dreamjax: the component, and within it the model that it imports here."""
     lines = (PYTORCH / "eeg_encoder.py").read_text(encoding="utf-8").splitlines(keepends=True)
     (place,) = (i for i, line in enumerate(lines) if line.startswith(IMPORTED))
-    # the model's docstring, and what follows its classes, are about a folder of its own
+    # the model's docstring, and the code after its classes, describe a folder with only the encoder
     model = (PYTORCH / "masked_autoencoder.py").read_text(encoding="utf-8")
     model = model.partition("\n@torch.no_grad()\ndef check_parity")[0].partition('"""\n\n')[2]
     return "".join([*lines[:place], model.rstrip() + "\n", *lines[place + 1 :]])
@@ -130,7 +130,7 @@ def _encoder_config(task: "DreamDiffusion", run: Run) -> JsonDict:
 
 # -------------------------------------------------------------------------------------------------------------- parity
 def parity(task: "DreamDiffusion", model: LatentDiffusion, params: PyTree, frozen: PyTree) -> dict[str, np.ndarray]:
-    """Return `eeg` in µV, `latents` to start from, and what dreamjax makes of them in float32, in PyTorch's layout.
+    """Return `eeg` in µV, initial `latents`, and dreamjax's outputs for them in float32, in PyTorch's layout.
 
     `context`, `time_offset`, `embedding`; `noise`, the U-Net's prediction at `timesteps`; `image`, after `steps` of
     the model's sampler under `guidance`.

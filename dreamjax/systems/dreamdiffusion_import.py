@@ -1,12 +1,12 @@
-"""DreamDiffusion's generative checkpoint, whole: the encoder, the maps, and all of Stable Diffusion but its text.
+"""Import DreamDiffusion's whole generative checkpoint: encoder, maps, and Stable Diffusion without its text encoder.
 
     model.diffusion_model.*         the U-Net under CompVis's names, and in it the maps to its time embedding
     first_stage_model.*             the autoencoder, likewise
-    cond_stage_model.mae.*          the encoder; the maps beside it
+    cond_stage_model.mae.*          the encoder; the maps next to it
     betas, …                        the noise schedule
 
-It becomes a run, and a folder of diffusers within the run. Tensors go from file to file one after
-another; in memory at once are those that stage B trains.
+It becomes a run, and a folder of diffusers within the run. Tensors are copied from file to file one after another; only
+those that stage B trains are in memory at once.
 """
 
 import dataclasses
@@ -46,8 +46,8 @@ STEM = "diffusion_pytorch_model"
 UNET, VAE, MAPS = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 TIME = "time_embed_condtion."  # of the U-Net: the maps from the context to its time embedding
 TRAINED = "cross_attention_and_norm"  # of the U-Net, as published
-LIKE = "sd15"  # what no shape determines: heads, activations, groups, the schedule
-UNUSED = (  # (prefix, what it is): nothing of an image comes from it
+LIKE = "sd15"  # settings that shapes do not determine: heads, activations, groups, the schedule
+UNUSED = (  # (prefix, description) of parts that generation does not need
     ("image_embedder.", "the CLIP tower that stage B aligns with, whose layer_norm2 it trained by accident"),
     ("model_ema.", "averaged weights, which the published code never uses"),
     (f"{MAPS}cls_net.", "a classifier of the trials"),
@@ -90,7 +90,7 @@ class Shaped:
 
 # ------------------------------------------------------------------------------------------------------------- reading
 def imported(system: type["DreamDiffusion"], checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
-    """Return the run that a generative checkpoint becomes as a whole; None for another checkpoint.
+    """Return the run of a whole generative checkpoint; None for another checkpoint.
 
     Raise UserError for a checkpoint that lacks a part, and WeightMismatch with every missing, extra and misshapen
     tensor of all parts, under the checkpoint's names, before any is read.

@@ -27,7 +27,7 @@ _SHAPES = DreamDiffusionConfig(
     optim=OptimConfig(learning_rate=6e-3, warmup_steps=50, weight_decay=0.05, beta2=0.99, clip=1.0, ema_decay=0.99),
     train=TrainConfig(steps=400, batch_size=32, eval_every=200, checkpoint=CheckpointConfig(every=200)),
 )
-# the published code at its default: subject 4 of EEG-ImageNet, 27 steps an epoch; what it did by accident is left out
+# the published code at its default: subject 4 of EEG-ImageNet, 27 steps an epoch; its accidental effects are left out
 _CODE = DreamDiffusionConfig(
     data=replace(masked_presets.PRESETS["dreamdiffusion_code"].data, divide=1.0),
     target=TargetConfig(resolution=512, resample="bicubic", val_share=0.1, test_share=0.1),
@@ -43,7 +43,7 @@ _PAPER = replace(
     encoder=replace(_CODE.encoder, model=replace(_CODE.encoder.model, mlp_ratio=4.0)),
     train=replace(_CODE.train, steps=8_100),
 )
-# ours at that size: the signal as the encoder knows it, guidance, an average of the weights, little noise counting less
+# ours at that size: the signal as in pretraining, guidance, averaged weights, less weight on steps of little noise
 _OURS = DreamDiffusionConfig(
     data=replace(masked_presets.PRESETS["dreamdiffusion"].data, flip_polarity=0.0),  # of a response, it has a meaning
     target=TargetConfig(resolution=512, resample="bicubic", val_share=0.1, test_share=0.1),

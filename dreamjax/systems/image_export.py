@@ -1,4 +1,4 @@
-"""What exports of networks that see or make images share: float32, PyTorch's layout, a preprocessor's fields."""
+"""Shared parts of the exports of image networks: float32, PyTorch's layout, a preprocessor's fields."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def exact(task: T) -> T:
-    """Return a system that computes in float32 with the common attention, as parity arrays are computed."""
+    """Return a system that computes in float32 with the standard attention, as for parity arrays."""
     config = task.config  # type: ignore[attr-defined]
     model = dataclasses.replace(config.model, dtype="float32", attention="auto")
     return dataclasses.replace(task, config=dataclasses.replace(config, model=model))  # type: ignore[type-var]
@@ -39,12 +39,12 @@ def channels_first(images: ArrayLike) -> np.ndarray:
 
 
 def images_in_words(data: ImageConfig) -> str:
-    """Return which images a model was trained on."""
+    """Return a description of the images that a model was trained on."""
     return f"{epath.Path(data.folder).name or 'unknown'}, {data.resolution} x {data.resolution} pixels"
 
 
 def preprocessor(data: ImageConfig, **fields: Any) -> JsonDict:
-    """Return preprocessor_config.json of transformers: what training does to images, and `fields`."""
+    """Return preprocessor_config.json of transformers: the preprocessing of training, and `fields`."""
     half = [0.5, 0.5, 0.5]
     steps = {"do_resize": True, "resample": FILTERS[data.resample], "do_rescale": True, "rescale_factor": 1 / 255}
     return {**steps, "do_normalize": True, "image_mean": half, "image_std": half, **fields}

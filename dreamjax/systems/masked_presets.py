@@ -30,15 +30,15 @@ _TINY = MaskedPretrainingConfig(
     optim=OptimConfig(learning_rate=2e-3, warmup_steps=20),
     train=TrainConfig(steps=300, batch_size=32, eval_every=100, checkpoint=CheckpointConfig(every=100)),
 )
-# the transformer predicts what a learned Gaussian interpolation misses; gaps and scattered patches, two ratios
-# It is small because the public recordings at hand are few: larger ones learned their training subjects by heart.
+# the transformer predicts the residual of a learned Gaussian interpolation; gaps and scattered patches, two ratios
+# It is small because there are few public recordings: larger ones overfitted their training subjects.
 _SMALL = MaskedPretrainingConfig(
     data=replace(_TEMPLATE, reverse_time=0.5, amplitude_jitter=0.2, flip_polarity=0.5, shift=True),
     model=_vit((96, 2, 4), (64, 1, 4), interpolation="gaussian"),
     mask=MaskConfig(
         ratio=(0.5, 0.75), kind=("random", "block"), kind_weights=(2.0, 1.0), span=(8, 16, 32), padding=True
     ),
-    loss=ReconstructionConfig(kind="smooth_l1", interpolated_weight=0.0),  # artefacts would rule a squared error
+    loss=ReconstructionConfig(kind="smooth_l1", interpolated_weight=0.0),  # artefacts would dominate a squared error
     optim=OptimConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.2, ema_decay=0.998),
     train=TrainConfig(
         steps=5000, batch_size=32, eval_every=500, image_every=1000, checkpoint=CheckpointConfig(every=500)
@@ -64,7 +64,7 @@ _DREAMDIFFUSION_PAPER = replace(
     model=replace(_DREAMDIFFUSION_CODE.model, mlp_ratio=4.0),
     mask=MaskConfig(ratio=0.75, padding=False),
 )
-# ours for the trials of EEG-ImageNet: half a second of 128 channels whose places nobody knows, 32 patches of 15.6 ms
+# ours for the trials of EEG-ImageNet: half a second of 128 channels of unknown position, 32 patches of 15.6 ms
 _DREAMDIFFUSION = MaskedPretrainingConfig(
     data=DataConfig(montage="own", samples=128, amplitude_jitter=0.2, flip_polarity=0.5),
     model=_vit((768, 12, 12), (384, 4, 6), channels=128, dtype="bfloat16"),

@@ -1,7 +1,7 @@
 """Masked-signal pretraining (DreamDiffusion, arXiv 2306.16934, stage A; MinD-Vis, arXiv 2211.06956, section 3.1).
 
 A window of all channels is cut into patches of time, some are hidden, a vision transformer encodes the visible ones and
-a small decoder predicts the hidden ones. The encoder is what one wants afterwards: `features`.
+a small decoder predicts the hidden ones. The encoder is used afterwards: `features`.
 """
 
 import dataclasses
@@ -142,7 +142,7 @@ def init_params(config: MaskedPretrainingConfig, rng: Array) -> PyTree:
 def bind(config: MaskedPretrainingConfig, params: PyTree) -> MaskedAutoencoder:
     """Return the network around given parameters; free of cost, also under jit.
 
-    Where there is no GPU, attention that was trained with cuDNN is computed by the usual implementation.
+    Without a GPU, attention that was trained with cuDNN is computed by the default implementation.
     """
     without = config.model.attention == "cudnn" and jax.default_backend() != "gpu"
     return NETWORK.bind(_arguments(config) | ({"attention": "auto"} if without else {}), params)
@@ -211,7 +211,7 @@ def _weights(config: MaskedPretrainingConfig, mask: masking.Mask, batch: Batch) 
 # ------------------------------------------------------------------------------------------------------------ the task
 @dataclass(frozen=True)
 class MaskedPretraining(GradientSystem):
-    """Masked pretraining as a system."""
+    """The system of masked pretraining."""
 
     config: MaskedPretrainingConfig
     name: ClassVar[str] = "masked_pretraining"
@@ -230,9 +230,9 @@ class MaskedPretraining(GradientSystem):
         return replace(self.fresh(init_params(self.config, rng)), hyper=self.hyper())
 
     def hyper(self, targets: bool = False) -> dict[str, Array]:
-        """Return the arguments of the step, which compile nothing anew: the optimiser's, and the seed of the masks.
+        """Return the arguments of the step, which need no recompilation: the optimiser's, and the seed of the masks.
 
-        With `targets` also which targets are predicted, for a program that runs of both share.
+        With `targets` also which targets are predicted, for a program that runs of both kinds share.
         """
         arguments = {"seed": jnp.uint32(self.config.seed)}
         if targets:
@@ -270,7 +270,7 @@ class MaskedPretraining(GradientSystem):
     def evaluate(self, state: State, source: Stream) -> Metrics:
         """Return loss and share explained on held-out windows, of averaged parameters where they are kept.
 
-        Masks are keyed by (seed + 1, index): the same at every evaluation, and others than those of training.
+        Masks are keyed by (seed + 1, index): the same at every evaluation, and different from those of training.
         """
         alike = dataclasses.replace(self.config, seed=0, optim=OptimConfig(), train=TrainConfig())
         seed = jnp.uint32(self.config.seed + 1)
@@ -346,7 +346,7 @@ class MaskedPretraining(GradientSystem):
         return kept(2) - kept(1)
 
     def summary(self, params: PyTree) -> JsonDict:
-        """Return parameters by part, with the fixed positions as published counts have them, and shapes by name."""
+        """Return parameters by part, including the fixed positions as in published counts, and shapes by name."""
         config, model = self.config, self.config.model
         parts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
         rows = config.patches + 1

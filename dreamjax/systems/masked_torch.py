@@ -1,8 +1,8 @@
-"""The masked autoencoder in PyTorch's files: what a run is exported as, and the run that a checkpoint becomes.
+"""Export the masked autoencoder to PyTorch's files, and import its checkpoints as runs.
 
-A run is exported as config.json (arguments of the model, and under "dreamjax" where it comes from), model.safetensors
-(under DreamDiffusion's names), modeling_dreamjax.py (`pytorch/masked_autoencoder.py`), parity.safetensors (an input and
-what dreamjax computes from it) and README.md.
+A run is exported as config.json (arguments of the model, and its origin under "dreamjax"), model.safetensors (under
+DreamDiffusion's names), modeling_dreamjax.py (`pytorch/masked_autoencoder.py`), parity.safetensors (an input and
+dreamjax's outputs for it) and README.md.
 
 Imported are such folders, DreamDiffusion's masked autoencoder (`checkpoint.pth`), the encoder in its generative
 checkpoint, and plain state dicts under the same names. Every size is read off the tensors.
@@ -39,7 +39,7 @@ CHECK = f'import {MODULE}\ndifferences = {MODULE}.check_parity(".")'
 WINDOWS = 2  # of the parity arrays
 GENERATIVE = "cond_stage_model.mae."  # prefix of the encoder in the generative checkpoint
 KERNEL, HIDDEN = "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"
-HEAD_DIM = 64  # assumed where no configuration says the number of heads
+HEAD_DIM = 64  # assumed where no configuration states the number of heads
 HEAD = ("final_layer.weight", "final_layer.bias")  # of a classifier, which a run of pretraining has no place for
 
 
@@ -106,7 +106,7 @@ def model_config(config: "MaskedPretrainingConfig", chs_info: Sequence[Mapping[s
 
 
 def parity(task: "MaskedPretraining", params: PyTree) -> dict[str, np.ndarray]:
-    """Return `input` in µV, and the `tokens`, `pooled` and `reconstruction` (of the patches in `masked`) of it."""
+    """Return `input` in µV and its `tokens`, `pooled` and `reconstruction` (of the patches in `masked`)."""
     config = task.config
     model = dataclasses.replace(config.model, dtype="float32", attention="xla")
     exact = dataclasses.replace(task, config=dataclasses.replace(config, model=model))
@@ -140,7 +140,7 @@ def noise_like_eeg(
 
 
 def scaling_in_words(config: "MaskedPretrainingConfig") -> str:
-    """Return what the exported model does to µV, as a clause whose subject it is."""
+    """Return a clause on how the exported model scales µV."""
     data = config.data
     how = {
         "divide": f"divides by {data.divide:g} µV",
@@ -153,7 +153,7 @@ def scaling_in_words(config: "MaskedPretrainingConfig") -> str:
 # -------------------------------------------------------------------------------------------------------------- imports
 @dataclass
 class EncoderCheckpoint:
-    """Tensors under DreamDiffusion's names, and what is known about them."""
+    """Tensors under DreamDiffusion's names, and their known settings."""
 
     format: str
     tensors: dict[str, Any]
@@ -163,7 +163,7 @@ class EncoderCheckpoint:
 
 
 def imported(system: type["MaskedPretraining"], checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
-    """Return the run that a checkpoint becomes; None for one of another kind, a generative one as a whole included."""
+    """Return the run of a checkpoint; None for one of another kind, including a whole generative checkpoint."""
     generative = any(name.startswith(GENERATIVE) for name in checkpoint.tensors)
     if generative and options.part == "whole":
         return None
@@ -196,7 +196,7 @@ def shapes_of(system: type["MaskedPretraining"], config: "MaskedPretrainingConfi
 
 
 def of_masked_autoencoder(checkpoint: Checkpoint) -> EncoderCheckpoint:
-    """Return what DreamDiffusion's stage A saves, or a state dict under its names."""
+    """Return the encoder of a checkpoint of DreamDiffusion's stage A, or of a state dict under its names."""
     settings = checkpoint.settings
     tensors = torch_files.tensors(checkpoint.tensors, checkpoint.source)
     config: dict[str, Any] = {"model": _heads(settings), "data": {"divide": 10.0}}
@@ -220,7 +220,7 @@ def of_generative(checkpoint: Checkpoint) -> EncoderCheckpoint:
 
 
 def of_export(checkpoint: Checkpoint) -> EncoderCheckpoint:
-    """Return what our export wrote, or `save_pretrained` of its module after fine-tuning in PyTorch."""
+    """Return the encoder of our export, also as `save_pretrained` wrote it after fine-tuning in PyTorch."""
     settings, facts = checkpoint.settings, checkpoint.settings["dreamjax"]
     if not isinstance(facts.get("data"), Mapping):
         raise UserError(f"{checkpoint.source}/config.json: dreamjax.data is missing; export the run again")
@@ -264,7 +264,7 @@ def _heads(settings: Mapping[str, Any]) -> dict[str, int]:
 
 
 def in_words(config: "MaskedPretrainingConfig") -> dict[str, str | None]:
-    """Return the sizes of a model for people."""
+    """Return a description of a model's sizes."""
     model = config.model
     return {
         "encoder": f"{model.depth} x {model.dim}, {model.heads} heads",
@@ -279,7 +279,7 @@ def config_of(
 ) -> "MaskedPretrainingConfig":
     """Return the run's config: sizes from the tensors, the rest from the options, the checkpoint, or assumed in a note.
 
-    Tensors that the model computes by itself are taken out of `encoder`.
+    Tensors that the model computes itself are removed from `encoder`.
     """
     sizes = _sizes(encoder.tensors, source)
     given = {name: n for name in ("heads", "decoder_heads") if (n := getattr(options, name)) is not None}
@@ -291,7 +291,7 @@ def config_of(
         model["decoder_heads"] = model["heads"]
         if sizes["decoder_depth"]:
             encoder.notes.append(f"decoder heads are not stored: {model['heads']} assumed (--decoder-heads)")
-    if not sizes["decoder_depth"]:  # sizes of what is not there: any that are valid
+    if not sizes["decoder_depth"]:  # sizes of the missing decoder: any valid ones
         if "decoder_heads" in given:
             raise UserError(f"{source}: there is no decoder in it; leave out --decoder-heads")
         model |= {"decoder_dim": model["dim"], "decoder_heads": model["heads"]}

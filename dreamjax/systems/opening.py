@@ -1,4 +1,4 @@
-"""A run directory, from outside: train it, open what it holds."""
+"""Train a run directory, and open what it holds."""
 
 import json
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from dreamjax.typing import JsonDict
 
 
 def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None) -> JsonDict:
-    """Train the system that `config` describes in `workdir`; continues the run that is there. See `loop.train`.
+    """Train the system that `config` describes in `workdir`, continuing an existing run. See `loop.train`.
 
-    `devices`: on these alone (default: on all).
+    `devices`: the devices to use (default: all).
     What it is trained on is kept in data.json. Raise UserError where that has changed since the run began.
     """
     processes.initialize()
@@ -72,7 +72,7 @@ def config_of(workdir: epath.PathLike) -> Any:
 def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = False, averaged: bool = True) -> Run:
     """Return the newest intact step of a run, or `step`, or the `best` by held-out score, on one device.
 
-    Every file of the step is verified first. Raise UserError for a missing or damaged step, naming those there are.
+    Every file of the step is verified first. Raise UserError for a missing or damaged step, naming the existing ones.
     """
     config = config_of(workdir)
     folder = epath.Path(workdir) / "checkpoints"
@@ -87,7 +87,7 @@ def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = Fals
 
 
 def extra(run: Run) -> PyTree:
-    """Return `state.extra` of an opened run's step: what the system itself kept besides parameters."""
+    """Return `state.extra` of an opened run's step: the system's own state in addition to parameters."""
     folder = epath.Path(run.workdir) / "checkpoints"
     stored = nested(_stored(folder, run.step, "extra"))
     return checkpoints.restore(folder, run.step, stored, groups=("extra",))["extra"] if stored else {}

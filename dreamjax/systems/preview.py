@@ -1,6 +1,6 @@
-"""The image that a run logs while it trains: rows of images, or signals with their reconstruction.
+"""Draw the image that a run logs while it trains: rows of images, or signals with their reconstruction.
 
-Every process of a run computes what is shown, as the parameters are spread over all of them; the first one alone draws.
+Every process of a run computes the content, as the parameters are spread over all of them; only the first one draws.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ WINDOWS, CHANNELS = 2, 3  # of a figure of signals
 
 
 def computed(function: Callable[..., jax.Array], params: PyTree, *arrays: np.ndarray) -> np.ndarray:
-    """Return `function(params, *arrays)` on the host of every process."""
+    """Return `function(params, *arrays)` as NumPy arrays in every process."""
     sharding = jax.tree.leaves(params)[0].sharding
     whole = NamedSharding(sharding.mesh, P()) if isinstance(sharding, NamedSharding) else sharding
     return np.asarray(jax.jit(function, out_shardings=whole)(params, *arrays))

@@ -1,4 +1,4 @@
-"""The systems by name.
+"""Look up systems by name.
 
 A name of `BUILT_IN` is a module of this package whose `SYSTEM` is the class. An installed package adds its own systems
 by the entry-point group "dreamjax.systems"; a script or a test by `register`.

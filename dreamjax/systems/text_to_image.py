@@ -1,8 +1,8 @@
 """Text to image: the U-Net of latent diffusion, trained on images with captions (Rombach et al. 2022, 2112.10752).
 
-The autoencoder and the text encoder are frozen, so what they make of every image and caption is computed once into a
-bank; a step sees latents' moments and text states only. Trained are the whole U-Net, or its cross-attention alone. The
-loss is that of `diffusion_base`; captions are dropped at times, so that guidance works.
+The autoencoder and the text encoder are frozen, so their outputs for all images and captions are computed once into a
+bank; a step reads only latents' moments and text states. The whole U-Net is trained, or only its cross-attention. The
+loss is that of `diffusion_base`; a share of the captions is dropped, so that guidance works.
 """
 
 import dataclasses
@@ -58,15 +58,15 @@ PreviewProgram = Callable[[PyTree, Batch], Float[Array, "2 B H W 3"]]  # (U-Net'
 
 @dataclass(frozen=True)
 class UNetModelConfig(NamedLayersConfig):
-    """Which U-Net, from where, and how it is computed."""
+    """The U-Net, its weights, and how it is computed."""
 
     path: str = ""  # folder or hub id of a Stable Diffusion pipeline: its sizes and weights
     variant: str | None = None  # of its weights, such as fp16
-    architecture: str = ""  # published sizes by name, for training from nothing; see runs/shapes.py
+    architecture: str = ""  # published sizes by name, for training from scratch; see runs/shapes.py
     vae: str = ""  # a part's own folder, in place of the one in `path`
     text_encoder: str = ""
     tokenizer: str = ""
-    start: Literal["weights", "random"] = "weights"  # what the U-Net is before its first step
+    start: Literal["weights", "random"] = "weights"  # initial weights of the U-Net
     trainable: Literal["all", "cross_attention"] = "all"
     attention: Literal["auto", "xla", "cudnn", "pallas", "saved"] = "auto"  # type: ignore[assignment]
 
@@ -81,18 +81,18 @@ class TextToImageConfig(GradientConfig):
     loss: DiffusionLossConfig = field(default_factory=DiffusionLossConfig)
 
 
-# the demo's: drawn images of 32 x 32, a U-Net trained from nothing beside its own autoencoder and text encoder
+# the demo's: drawn images of 32 x 32, a U-Net trained from scratch with the demo's autoencoder and text encoder
 _SHAPES = TextToImageConfig(
     data=LatentConfig(resolution=32, val_share=0.05, encode_batch=64),
     model=UNetModelConfig(architecture="shapes", start="random"),
-    # of velocities, all time steps alike: where and what is there is decided under much noise, which counts more so
+    # v-prediction, all time steps weighted alike: shape and place are decided at high noise, which then counts more
     loss=DiffusionLossConfig(),
     optim=OptimConfig(
         learning_rate=4e-3, warmup_steps=50, weight_decay=0.01, beta1=0.95, beta2=0.99, clip=1.0, ema_decay=0.99
     ),
     train=TrainConfig(steps=1200, batch_size=32, eval_every=600, checkpoint=CheckpointConfig(every=600)),
 )
-# fine-tuning, as diffusers' training script has it by default: AdamW (0.9, 0.999), a constant 1e-5
+# fine-tuning with the defaults of diffusers' training script: AdamW (0.9, 0.999), a constant 1e-5
 _SD15 = TextToImageConfig(
     data=LatentConfig(resolution=512, flip=0.5, val_share=0.02),
     model=UNetModelConfig(dtype="bfloat16", remat="full"),
@@ -114,7 +114,7 @@ preset = functools.partial(configs.preset, presets=PRESETS)  # name → its conf
 
 @dataclass(frozen=True)
 class TextToImage(DiffusionSystem):
-    """Training the U-Net on captions, as a system."""
+    """The system that trains the U-Net on captions."""
 
     config: TextToImageConfig
     name: ClassVar[str] = "text_to_image"
@@ -148,7 +148,7 @@ class TextToImage(DiffusionSystem):
         return self.spec(latents.open_stream(data, split, self.parts, seed=self.config.seed, drop_condition=drop))
 
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
-        """Return the diffusion loss; of held-out images that of all time steps alike, and no metric besides."""
+        """Return the diffusion loss, without other metrics; for held-out images all time steps have equal weight."""
         unet = self.unet.bound(merged(params, frozen.get("unet", {})))
         gamma = self.config.loss.min_snr_gamma if training else None
         total, weight, metrics = diffusion_loss(self.schedule, unet, batch, seed, self.scale, gamma)
@@ -172,7 +172,7 @@ class TextToImage(DiffusionSystem):
     def preview_program(self) -> PreviewProgram:
         """Return a program for a whole run: rows of `mean` and `context` → [decoded latents, images of their captions].
 
-        Row i begins with the noise of (seed 0, i), so that images of later steps show the progress and nothing else.
+        Row i starts from the noise of (seed 0, i), so that images of later steps differ only by the training.
         The autoencoder stays on the devices. Every process of a run gets all images.
         """
         mesh = meshes.make(self.config.train.mesh)

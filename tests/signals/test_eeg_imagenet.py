@@ -378,7 +378,7 @@ def test_the_whole_way_by_command(tmp_path, capsys):
     assert "no control over block: a block is a class" in told
     assert set(dataset_splits(out)) == {"train", "val", "test"}
     for wrong, says in (
-        (["--notch", "50"], "--notch would do nothing beside"),
+        (["--notch", "50"], "--notch would have no effect with"),
         (["--splits", "1", "0", "0"], "three shares above 0"),
         (["--split-by", "block", "--subject", "1"], "a block is a class"),
         (["--split-by", "image", "--sfreq", "2000"], "at most 1000 Hz"),

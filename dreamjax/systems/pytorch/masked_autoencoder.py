@@ -438,7 +438,7 @@ def _from_hub(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise FileNotFoundError(f"{name} is no folder; to fetch it from the Hub, install huggingface_hub") from None
+        raise FileNotFoundError(f"{name} is not a folder; to fetch it from the Hub, install huggingface_hub") from None
     return Path(snapshot_download(name))
 
 
