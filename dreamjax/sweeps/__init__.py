@@ -1,1 +1,1 @@
-"""Sweeps: expand a description into points, run them where there is room, score them alike, say what they show."""
+"""Sweeps: expand a description into points, run them, score them in the same way, and report the results."""

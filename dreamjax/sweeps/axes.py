@@ -1,4 +1,4 @@
-"""What a sweep varies: a key of the base config, or several that belong together, and the values that it takes.
+"""The axes of a sweep: a key of the base config, or several keys that vary together, and their values.
 
 In a config file an axis is one of these calls; they return plain dicts, which a ConfigDict holds.
 
@@ -20,7 +20,7 @@ from dreamjax.errors import UserError
 
 TRIES = 50  # draws per combination at most, where listed values repeat
 KeyValues = Mapping[str, object]  # dotted key of the base config → value
-Combination = Mapping[str, object]  # axis → label of a listed axis, number of a drawn one
+Combination = Mapping[str, object]  # axis → label of a listed axis, number of a sampled one
 
 
 def values(key: str, *choices: object, when: KeyValues | None = None) -> dict[str, object]:
@@ -59,7 +59,7 @@ def _label(value: object) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """`choices`: label → keys, of a listed axis. `between`: the range of a drawn one, whose name is its key.
+    """An axis. `choices`: label → keys, of a listed axis. `between`: the range of a sampled one, named by its key.
 
     `when`: the axis applies only where each of these other axes has one of these labels.
     """
@@ -77,7 +77,7 @@ class Axis:
         return [self.name] if self.between else sorted({key for row in self.choices.values() for key in row})
 
     def setting(self, value: object) -> KeyValues:
-        """Return the keys for `value`: a label of a listed axis, a number of a drawn one."""
+        """Return the keys for `value`: a label of a listed axis, a number of a sampled one."""
         if not self.between:
             return self.choices[str(value)]
         number = float(value)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ class Axis:
 
 
 def read(entries: Sequence[object], source: str) -> tuple[Axis, ...]:
-    """Return the axes of a config file. Raise UserError for one that is empty, doubled or misnamed."""
+    """Return the axes of a config file. Raise UserError for an empty, repeated or misnamed axis."""
     axes: dict[str, Axis] = {}
     for entry in entries:
         name = str(entry.get("name", "")) if isinstance(entry, Mapping) else ""
@@ -131,7 +131,7 @@ def _range(ends: Sequence[object], log: bool, where: str) -> tuple[float, float]
 def grid(axes: Sequence[Axis]) -> list[Combination]:
     """Return every combination, without axes that do not apply; the last axis varies fastest.
 
-    Raise UserError where an axis is drawn and not listed.
+    Raise UserError where an axis is sampled and not listed.
     """
     _refuse_drawn(axes, "grid")
     return _different(axes, itertools.product(*(axis.choices for axis in axes)))
@@ -140,7 +140,7 @@ def grid(axes: Sequence[Axis]) -> list[Combination]:
 def listed(axes: Sequence[Axis]) -> list[Combination]:
     """Return as many combinations as each axis has values: the first values of all axes, the second ones, …
 
-    Raise UserError where an axis is drawn and not listed, or has another number of values.
+    Raise UserError where an axis is sampled and not listed, or has a different number of values.
     """
     _refuse_drawn(axes, "list")
     if len({len(axis.choices) for axis in axes}) > 1:
@@ -150,9 +150,9 @@ def listed(axes: Sequence[Axis]) -> list[Combination]:
 
 
 def random(axes: Sequence[Axis], count: int, seed: int) -> list[Combination]:
-    """Return `count` different draws, each from its own stream: a longer sweep begins with the runs of a shorter one.
+    """Return `count` different samples, each from its own stream: a longer sweep begins with the runs of a shorter one.
 
-    Fewer where the axes have no more.
+    Return fewer if the axes have no more combinations.
     """
 
     def draws() -> Iterator[tuple[object, ...]]:

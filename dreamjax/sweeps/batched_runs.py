@@ -1,4 +1,4 @@
-"""Runs of equal shapes, trained as one program (`vectorised`), then taken apart into runs like any other."""
+"""Train runs of equal shapes as one program (`vectorised`), then split it into ordinary runs."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ class Pack:
     runs: tuple[SweepRun, ...]
 
     def folder(self, workdir: str, steps: int) -> epath.Path:
-        """Return where the program of so many steps is kept."""
+        """Return the folder of the program of this many steps."""
         mark = self.mark if self.runs[0].prefix else f"{self.mark}-{steps}"
         return epath.Path(workdir) / "together" / mark
 
@@ -51,9 +51,9 @@ class Proposal:
 
 
 def unfinished(workdir: str, runs: Sequence[SweepRun], together: int) -> list[Pack]:
-    """Return the packs with runs that are not done, in the order of the sweep.
+    """Return the packs with unfinished runs, in the order of the sweep.
 
-    A pack that was begun by an earlier call comes first, as it was, with those of its runs that are done by now.
+    A pack that an earlier call began comes first and unchanged, including those of its runs that are finished now.
     """
 
     def done(run: SweepRun) -> bool:
@@ -124,13 +124,13 @@ def train(workdir: str, pack: Pack, left: Sequence[SweepRun], steps: int) -> Jso
 
 
 def _devices(count: int) -> list[jax.Device]:
-    """As many as divide the runs and make a rectangle of chips: a power of two."""
+    """Return as many devices as divide the runs and form a rectangle of chips: a power of two."""
     devices = jax.devices()
     return devices[: math.gcd(count, 2 ** (len(devices).bit_length() - 1))]
 
 
 def delete_unresumable(training: epath.Path) -> None:
-    """Delete a run that a pack left, which has parameters only and cannot be continued."""
+    """Delete a run of a pack, which has only parameters and cannot be continued."""
     folder = training / "checkpoints"
     if steps := checkpoints.committed_steps(folder):
         arrays = checkpoints.read_json(folder, steps[-1], "arrays")

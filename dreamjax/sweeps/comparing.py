@@ -5,8 +5,8 @@ k (S seeds, K subjects), both drawn from populations (Cornfield & Tukey, Ann. Ma
 
     x_sk = m + a_s + b_k + e_sk,      SE² = (MS_a + MS_b - MS_e) / (S K),
 
-with Satterthwaite's degrees of freedom. With one seed, or one subject, SE is over the other alone, and the report says
-that how much another seed would change is not known.
+with Satterthwaite's degrees of freedom. With one seed, or one subject, SE is over the other factor alone, and the
+report states that the variation between seeds is unknown.
 """
 
 import math
@@ -67,14 +67,14 @@ class PairedTest:
     difference: Interval
     p: float
     corrected: float
-    detectable: float  # the smallest true difference found, as corrected, with probability 0.8; NaN where unknown
+    detectable: float  # the smallest true difference detected after correction with probability 0.8; NaN where unknown
 
     @property
     def resolved(self) -> bool:
         return self.corrected < 1 - self.difference.level
 
     def says(self) -> str:
-        """Return which is better, or what could have been seen; never that they are equal."""
+        """Return which is better, or the detectable difference; never that they are equal."""
         if not self.difference.known:
             return "not resolved: one seed and one subject have no interval"
         if self.resolved:
@@ -95,7 +95,7 @@ def against(reference: str, tables: Mapping[str, Scores]) -> list[PairedTest]:
     if len({scores.shape for scores in tables.values()}) > 1:
         raise ValueError("points are compared on the same seeds and subjects")
     differences, ps = [], []
-    strict = 1 - (1 - LEVEL) / max(1, len(tables) - 1)  # what the smallest of so many p values is held against
+    strict = 1 - (1 - LEVEL) / max(1, len(tables) - 1)  # threshold for the smallest of these p values
     for name, scores in tables.items():
         if name == reference:
             continue

@@ -1,7 +1,7 @@
-"""Markers of runs whose process ended without an exception, as one that the system kills when memory runs out.
+"""Mark runs whose process ended without an exception, such as one killed when memory ran out.
 
-A run that is begun has a marker of how far it was, which is removed when training ends, well or not. A marker that is
-still there is of a process that was killed. Killed repeatedly with nothing saved in between, the run has failed.
+A run in training has a marker with its progress, which is removed when training ends, with or without an error. A
+marker that remains is of a process that was killed. A run whose process is killed repeatedly without saving has failed.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ SENTENCE = (
 
 @contextlib.contextmanager
 def marked(folders: Sequence[RunFolder], trainings: Sequence[epath.Path]) -> Iterator[None]:
-    """Mark runs while they are trained, whose steps are saved in `trainings`. Raise UserError after `LIMIT` crashes."""
+    """Mark runs while they are trained, with steps saved in `trainings`. Raise UserError after `LIMIT` crashes."""
     reached = _reached(folders, trainings)
     crashes = 0
     for folder in folders:
@@ -46,6 +46,6 @@ def exist(folders: Sequence[RunFolder]) -> bool:
 
 
 def _reached(folders: Sequence[RunFolder], trainings: Sequence[epath.Path]) -> list[int]:
-    """How many lengths are scored, and the newest saved step of each training."""
+    """Return how many lengths are scored, and the newest saved step of each training."""
     legs = sum(len(list(folder.path.glob("leg-*.json"))) for folder in folders)
     return [legs, *(max(checkpoints.committed_steps(path / "checkpoints"), default=0) for path in trainings)]

@@ -1,8 +1,8 @@
-"""Scores of any system: of held-out examples that it retrieves or predicts, or a metric that the run itself reports.
+"""Score any system: by held-out examples that it retrieves or predicts, or by a metric that the run itself reports.
 
-Retrieval: the probability that the right target is the first one, minus chance. Prediction: the correlation with the
-target, the mean over its dimensions. Both are by subject, of examples without subjects by group, and are 0 without any
-information. A run's own metric (held_out) is only for runs in which it is comparable: of the same data, and of a loss
+Retrieval: the probability that the right target ranks first, minus chance. Prediction: the correlation with the target,
+averaged over its dimensions. Both are by subject, or by group for examples without subjects, and are 0 without any
+information. A run's own metric (held_out) is only for runs in which it is comparable: with the same data, and a loss
 that no axis changes.
 """
 
@@ -68,7 +68,7 @@ def _reported(workdir: str, score: ScoreConfig) -> RunScore:
 
 
 def check(config: RunConfig, score: ScoreConfig) -> None:
-    """Raise UserError where a run would not be evaluated while it is trained, and is ranked by that."""
+    """Raise UserError where runs are ranked by their held-out metric but not evaluated during training."""
     if score.rank != "held_out":
         return  # training finds what is wrong with its data
     if not config.train.eval_every:

@@ -1,4 +1,4 @@
-"""Charts of a sweep: score against the main axis, learning curves, score against cost; as PNG and interactive."""
+"""Draw the charts of a sweep: score against the main axis, learning curves, score against cost; PNG and interactive."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# the look of the first eight lines, the next eight, …: in matplotlib's words and in plotly's
+# styles of the first eight lines, the next eight, …: matplotlib's names and plotly's
 STYLES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
 PLOTLY_STYLES, PLOTLY_MARKERS = ("solid", "dash", "dot", "dashdot"), ("circle", "square", "triangle-up", "diamond")
 
@@ -55,7 +55,7 @@ class Chart:
 
 
 def charts(result: SweepSummary) -> dict[str, Chart]:
-    """Return name → what is drawn."""
+    """Return name → chart."""
     made: dict[str, Chart] = {}
     for name, leg in result.legs.items():
         if not leg.ranking:
@@ -74,7 +74,7 @@ def charts(result: SweepSummary) -> dict[str, Chart]:
 
 
 def _law(law: SweepLaw, what: str) -> Chart:
-    """Errors against size with the line that was fitted, both in logarithms."""
+    """Return errors against size with the fitted line, both in logarithms."""
     b = law.law.exponent.estimate
     fitted = [law.law.factor * size**-b for size in law.sizes]
     lines = [Series("measured", law.sizes, law.errors), Series(f"size^{-b:.3f}", law.sizes, fitted)]
@@ -181,7 +181,7 @@ def draw(chart: Chart) -> "Figure":
 
 
 def _draw_labelled(axis: "Axes", chart: Chart) -> None:
-    """Labels down the side, the first one on top, with their scores to the right."""
+    """Draw labels down the side, the first one on top, with their scores to the right."""
     at = np.arange(len(chart.labels))[::-1]
     for i, series in enumerate(chart.series):
         axis.errorbar(series.y, at, xerr=series.errors, fmt="o", ms=6, elinewidth=1.6, color=_look(i)[0])
@@ -190,12 +190,12 @@ def _draw_labelled(axis: "Axes", chart: Chart) -> None:
 
 
 def _look(i: int) -> tuple[str, int]:
-    """A line's colour, and which style and marker: the next where all colours are used."""
+    """Return a line's colour, and the index of style and marker, which changes once all colours are used."""
     return palette.SERIES[i % len(palette.SERIES)], i // len(palette.SERIES) % len(STYLES)
 
 
 def interactive(made: Mapping[str, Chart]) -> dict[str, str]:
-    """Return title → HTML; the first one brings the script that all use."""
+    """Return title → HTML; the first one contains the script that all use."""
     try:
         import plotly.graph_objects as go
         import plotly.io

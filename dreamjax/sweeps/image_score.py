@@ -1,9 +1,9 @@
-"""The score of a system that generates images: how often a trained classifier names them as it names those seen.
+"""Score a system that generates images: how often a trained classifier gives them the class of the image seen.
 
-N-way top-1 accuracy in closed form (`metrics.nway`), of trials whose images no run has trained on, the same trials and
-the same noise for every run; minus that of the same images compared with what the other trials saw. A model that knows
-which images there are, and ignores the trial, has a difference of zero, whatever its own accuracy. Scores are by
-person; of fewer than five people by image.
+The score is N-way top-1 accuracy in closed form (`metrics.nway`) on trials whose images no run has trained on, with the
+same trials and noise for every run, minus that of the same images compared with the images of other trials. A model
+that knows the set of images and ignores the trial has a difference of zero, whatever its accuracy. Scores are by
+person, or by image with fewer than five people.
 """
 
 from typing import Any, cast

@@ -1,8 +1,8 @@
-"""A sweep in several parts at once: each process has its own runs, decided beforehand and without communication.
+"""Split a sweep into parts that run at once: each process has its own runs, fixed beforehand without communication.
 
-Part I of N is what the I-th of N processes runs, here (`start`), as the I-th task of a SLURM array, on another machine:
-they share the work directory and nothing else. A part that is killed is started again (`crash_markers`). Parts of a
-search take their runs from its journal.
+Part I of N is run by the I-th of N processes: here (`start`), as the I-th task of a SLURM array, or on another machine.
+They share only the work directory. A part that is killed is started again (`crash_markers`). Parts of a search take
+their runs from its journal.
 """
 
 import os
@@ -56,7 +56,7 @@ def runs_of(runs: Sequence[SweepRun], together: int, part: Part | None) -> list[
 
 
 def groups(runs: Sequence[SweepRun], together: int) -> list[list[SweepRun]]:
-    """Return what stays in one part: runs that are trained as one, and those that start from one encoder."""
+    """Return the groups that stay in one part: runs that are trained as one, and those that start from one encoder."""
     by_key: dict[int | str, list[SweepRun]] = {}
     for number, pack in enumerate(batched_runs.packs(runs, together)):
         encoder = pack.runs[0].encoder
@@ -96,7 +96,7 @@ def start(words: Sequence[str], count: int, folders: Callable[[Part], Sequence[R
 
 
 def end_with_parent() -> None:
-    """Stop as by a SIGTERM once the process of `start` is gone: no other process may begin what is being trained."""
+    """Stop as on SIGTERM once the process of `start` is gone, so that no two processes train the same run."""
     if (parent := os.environ.get(PARENT)) is None:
         return
 
@@ -109,7 +109,7 @@ def end_with_parent() -> None:
 
 
 def _start(words: Sequence[str], part: Part) -> subprocess.Popen[bytes]:
-    """Without output but for its log: a part's result is its files. One GPU for each, where there are as many."""
+    """Start a part that writes only to its log and its files, with its own GPU if there are enough."""
     variables, listed = {PARENT: str(os.getpid())}, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if len(listed) >= part.count and listed[0]:
         variables["CUDA_VISIBLE_DEVICES"] = listed[part.index]

@@ -3,9 +3,9 @@
     error = a x^-b            (Kaplan et al. 2020, arXiv 2001.08361, section 1.2)
     error = floor + a x^-b    (Hoffmann et al. 2022, arXiv 2203.15556, section 3.3)
 
-The first is a straight line in logarithms and always has an answer; a floor is identified only where the curve bends
-within the sizes that were tried, so both are given. Intervals are those of every other score of a sweep (`comparing`):
-to first order b is a mean over seeds and people of
+The first is a straight line in logarithms and can always be fitted; a floor is identified only where the curve bends
+within the sizes that were tried, so both are given. Intervals are computed as for other scores of a sweep
+(`comparing`): to first order b is a mean over seeds and people of
 
     b + Σ_i (∂b / ∂ log e_i) (e_isk / e_i - 1),        e_isk the error at size i of seed s on person k, e_i its mean.
 """
@@ -38,7 +38,7 @@ class PowerLaw:
     floored: tuple[Interval, Interval] | None
 
     def says(self) -> str:
-        """Return the law in words, with what is not known."""
+        """Return the law in words, with what is not identified."""
         b = self.exponent
         interval = f" [{-b.high:.3f}, {-b.low:.3f}]" if b.known else ", no interval known,"
         text = (

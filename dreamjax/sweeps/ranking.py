@@ -1,8 +1,8 @@
-"""Read a sweep's points from its folder: scores by subject and seed, which are trained, in which order they rank.
+"""Read a sweep's points from its folder: scores by subject and seed, trained or untrained, and their ranking.
 
 A point (a combination of values) is scored on the same windows and masks by the runs of all its seeds. Its score on a
-subject is the share of variance explained, averaged over the masks; or the probe's balanced accuracy; or how much more
-often its images are named as what was seen than as what others saw.
+subject is the share of variance explained, averaged over the masks; or the probe's balanced accuracy; or the N-way
+accuracy of its images minus that for the images of other trials.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class PointRuns:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The points of a leg. `tables`: scores of those ranked, best first; `untrained`: no better than a constant."""
+    """The ranking of a leg. `tables`: scores of ranked points, best first; `untrained`: no better than a constant."""
 
     leg: str
     rank: str
@@ -66,7 +66,7 @@ def read(workdir: str) -> tuple[JsonDict, list[PointRuns]]:
 
 
 def planned(workdir: epath.PathLike) -> JsonDict:
-    """Return which points the sweep's last call planned; none where the folder does not say."""
+    """Return which points the sweep's last call planned; none where the folder has no record."""
     return read_json(epath.Path(workdir) / "planned.json", "points", "scaling") or {"points": [], "scaling": ""}
 
 
@@ -78,7 +78,7 @@ def explained(one: Mapping[str, Any], method: str = "model") -> dict[str, float]
 
 
 def by_subject(leg: Mapping[str, Any], rank: str) -> dict[str, float]:
-    """Return subject → score; of the reconstruction, the mean over all masks for subjects that have them all."""
+    """Return subject → score; for reconstruction, the mean over all masks for subjects that have them all."""
     if rank == "probe":
         return dict(leg["probe"])
     if rank != "reconstruction":  # one metric by unit (`scoring.UnitScores`)
@@ -108,10 +108,10 @@ def rank_points(groups: Sequence[PointRuns], leg: str, rank: str) -> Ranking:
 
 
 def _is_trained(group: PointRuns, leg: str, seeds: Sequence[int]) -> bool:
-    """Return whether a point's squared errors, over all masks, are below those of predicting zero, and of the mean.
+    """Return whether a point's squared errors, over all masks, are below those of predicting zero and the mean.
 
-    Zero alone is a low bar where recordings have an offset: a constant passes it. Of a score that is 0 without
-    any information, whether it is above 0, by an interval.
+    Zero alone is a low bar where recordings have an offset, as a constant is better. For a score that is 0 without any
+    information: whether its interval is above 0.
     """
     legs = [group.leg(leg, seed) for seed in seeds]
     by_unit = [one[rank]["scores"] for one in legs for rank in MINUS_CHANCE if rank in one]
@@ -124,6 +124,6 @@ def _is_trained(group: PointRuns, leg: str, seeds: Sequence[int]) -> bool:
         model += float((np.array(one["error"]["model"]) / variance).sum())
         zero += float((np.array(one["error"]["zero"]) / variance).sum())
         mean += len(variance)
-    if not zero:  # normalised targets, which no common mask scores: as the run says of itself
+    if not zero:  # normalised targets, which common masks cannot score: by the run's own metric
         return float(np.mean([one["own"].get("explained", 1.0) for one in legs])) > 0
     return model < min(zero, mean)

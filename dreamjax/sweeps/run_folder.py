@@ -1,14 +1,14 @@
 """The folder of a run, and the JSON files of a sweep.
 
-WORKDIR/sweep.json                    what the sweep is
-WORKDIR/planned.json                  which runs its last call had, and how a report reads them
+WORKDIR/sweep.json                    the identity of the sweep
+WORKDIR/planned.json                  the runs of its last call, and how a report reads them
 WORKDIR/points/NAME/point.json        values, seed, lengths, its config
 WORKDIR/points/NAME/config.py         the same config as a file, which trains the run alone
 WORKDIR/points/NAME/run[-STEPS]/      as dreamjax train leaves it
-WORKDIR/points/NAME/leg-STEPS.json    its score after so many steps
-WORKDIR/points/NAME/score.json        written last: with it the run is done
-WORKDIR/points/NAME/failed.json       how often it failed, and with which sentence
-WORKDIR/points/NAME/stopped.json      after how many steps a search stopped it
+WORKDIR/points/NAME/leg-STEPS.json    its score after STEPS steps
+WORKDIR/points/NAME/score.json        written last: the run is finished
+WORKDIR/points/NAME/failed.json       how often it failed, and the last message
+WORKDIR/points/NAME/stopped.json      the number of steps after which a search stopped it
 WORKDIR/points/NAME/begun.json        while a process trains it (`crash_markers`)
 """
 
@@ -30,7 +30,7 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What is kept of a run."""
+    """The folder of a run."""
 
     path: epath.Path
 
@@ -39,15 +39,15 @@ class RunFolder:
         return cls(epath.Path(workdir) / "points" / run.name)
 
     def training(self, steps: int, run: SweepRun) -> epath.Path:
-        """Return where it is trained; of a schedule that knows its end every length is trained by itself."""
+        """Return where it is trained; with a schedule that depends on the length, each length is trained separately."""
         return self.path / ("run" if run.prefix else f"run-{steps}")
 
     def score(self) -> JsonObject | None:
-        """Return its scores; None while it is not done."""
+        """Return its scores; None while it is unfinished."""
         return read_json(self.path / "score.json", "legs", "cost")
 
     def leg(self, steps: int) -> JsonObject | None:
-        """Return its score after so many steps; None where there is none yet."""
+        """Return its score after this many steps; None where it has none yet."""
         return read_json(self.path / f"leg-{steps}.json", "measured", "cost", "seconds")
 
     def failures(self) -> list[str]:
@@ -82,7 +82,7 @@ def read_json(path: epath.Path, *needed: str) -> JsonObject | None:
     """Return a file of a sweep, or None where it is missing. Raise UserError for a damaged or incomplete one."""
     if not path.exists():
         return None
-    only_copy = path.name == "sweep.json"  # no other file says what the folder is
+    only_copy = path.name == "sweep.json"  # no other file identifies the sweep
     advice = "choose another --workdir" if only_copy else "delete it, and dreamjax sweep makes it again"
     values = sniffing.read_json(path, advice)
     if missing := [name for name in needed if name not in values]:

@@ -1,7 +1,7 @@
-"""Train and score the runs of a study in this process. Killed and started again, it goes on where it was.
+"""Train and score the runs of a study in this process, resuming after an interruption.
 
-A finished run is never trained again; what a killed one had saved is continued; a failed one is tried again as often as
-the sweep has retries, and the others go on meanwhile.
+A finished run is never trained again; a killed one continues from its last saved step; a failed one is tried again as
+often as the sweep has retries, while the others continue.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Preempted(Exception):
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """How far a sweep is after a call, which took so many `seconds`."""
+    """The progress of a sweep after a call, which took `seconds`."""
 
     workdir: str
     name: str
@@ -72,7 +72,7 @@ class SweepProgress:
 
 
 def called(sampler: Sampler, work: Callable[[], int | None]) -> SweepProgress:
-    """Do the `work` of a call, which returns its exit code (None: by failed runs); return how far the sweep is then."""
+    """Do the `work` of a call, which returns its exit code (None: by failed runs); return the sweep's progress."""
     began, done_before = time.monotonic(), sampler.counts().done
     code = work()
     counts, seconds = sampler.counts(), time.monotonic() - began
@@ -82,10 +82,10 @@ def called(sampler: Sampler, work: Callable[[], int | None]) -> SweepProgress:
 
 
 def run(sampler: Sampler) -> SweepProgress:
-    """Train and score what the sampler proposes until there is no more, or the hours are over.
+    """Train and score what the sampler proposes until nothing is left or the hours are over.
 
-    The exit code is 75 where it was stopped, or left runs to other processes that train them. The folder is already the
-    sweep's (`Study.prepare`).
+    The exit code is 75 where the sweep was stopped, or where other processes train some of its runs. The folder already
+    belongs to the sweep (`Study.prepare`).
     """
     return called(sampler, lambda: _run(sampler))
 
@@ -113,10 +113,10 @@ def _run(sampler: Sampler) -> int | None:
 
 
 def attempt(study: Study, pack: Pack, until: float = math.inf) -> None:
-    """Train and score the open runs of a pack, as one where they are several, at their lengths up to `until` steps.
+    """Train and score the unfinished runs of a pack, together if there are several, at lengths up to `until` steps.
 
-    What fails together is tried alone, and what fails alone as often as the sweep has retries. Raise locks.Busy, with
-    nothing done, where another process trains one of them.
+    Runs that fail together are tried alone, and those that fail alone are retried as the sweep allows. Raise
+    locks.Busy, with nothing done, where another process trains one of them.
     """
     left = [run for run in pack.runs if study.is_open(run)]
     with contextlib.ExitStack() as stack:
@@ -167,7 +167,7 @@ def _train_alone(study: Study, run: SweepRun, until: float) -> None:
 
 
 def _with_encoder(study: Study, run: SweepRun) -> RunConfig:
-    """The run's config, its encoder pretrained where that is not done yet."""
+    """Return the run's config, after pretraining its encoder if necessary."""
     if run.encoder is None:
         return run.config
     path = runs_.encoder_folder(study.workdir, run.encoder)
@@ -181,7 +181,7 @@ def _with_encoder(study: Study, run: SweepRun) -> RunConfig:
 
 
 def _train_together(study: Study, pack: Pack, left: Sequence[SweepRun], until: float) -> None:
-    """Score a pack at every length that one of its runs lacks. Runs that were not finite stay open."""
+    """Score a pack at every length that one of its runs lacks. Runs that were not finite stay unfinished."""
     scores = {run.name: RunScores.begun(study, run, len(pack.runs)) for run in left}
     refused: dict[str, int] = {}
     trainings = [pack.folder(study.workdir, steps) for steps in pack.runs[0].steps]
@@ -202,7 +202,7 @@ def _train_together(study: Study, pack: Pack, left: Sequence[SweepRun], until: f
 
 @dataclass
 class RunScores:
-    """A run's scores at each length, and what they cost; `together`: as how many it was trained at once."""
+    """A run's scores at each length, and their cost; `together`: the number of runs trained as one program."""
 
     study: Study
     run: SweepRun
@@ -213,7 +213,7 @@ class RunScores:
 
     @classmethod
     def begun(cls, study: Study, run: SweepRun, together: int = 1) -> "RunScores":
-        """Return what an earlier call has scored, the shorter lengths first."""
+        """Return the scores of an earlier call, the shorter lengths first."""
         scores = cls(study, run, together)
         for steps in run.steps:
             if (leg := study.folder(run).leg(steps)) is None:
@@ -264,12 +264,12 @@ def _unless_preempted(result: JsonObject) -> JsonObject:
 
 
 def _is_disk_full(problem: BaseException) -> bool:
-    """Whether no space was left, which ends the sweep: every other run would fail in the same way."""
+    """Return whether no space was left, which ends the sweep, as every other run would fail in the same way."""
     return getattr(problem, "errno", None) in DISK_FULL or any(os.strerror(code) in str(problem) for code in DISK_FULL)
 
 
 def _seconds(result: JsonObject) -> float:
-    """Of a training, over all attempts, without what a restart repeated."""
+    """Return the seconds of a training over all attempts, without repeated steps."""
     seconds = result["time"]["seconds"]
     return sum(seconds.values()) - seconds.get("restart", 0.0)
 

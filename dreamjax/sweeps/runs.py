@@ -1,8 +1,8 @@
-"""The runs of a sweep: values, a seed, the config that they make, how long each is trained; encoders they start from.
+"""The runs of a sweep: their values, seeds, configs and lengths, and the encoders that they start from.
 
 An encoder is pretrained once for all runs that use the same one. `pretrain` of a sweep is the config of the
-pretraining; an axis over `pretrain.KEY` changes it. A run whose encoder starts at random has the sizes and the signal
-of that config, and nothing that was learned.
+pretraining; an axis over `pretrain.KEY` changes it. A run whose encoder starts from random weights has only the sizes
+and the signal of that config.
 """
 
 import contextlib
@@ -30,20 +30,20 @@ from dreamjax.training.workdir import changes
 
 @dataclass(frozen=True)
 class SweepRun:
-    """`values`: axis → label. `legs`: what runs have in common → the steps that this one takes for it."""
+    """A run. `values`: axis → label. `legs`: what is equal between runs → the steps of this run."""
 
     values: Combination
     seed: int
     config: RunConfig
     legs: dict[str, int]
     flop: float | None  # of an example, forward and backward
-    budget: float | None = None  # FLOP that every run is given, where runs have them in common
+    budget: float | None = None  # FLOP of every run, where they are compared at equal FLOP
     encoder: RunConfig | None = None  # config of the pretraining that it starts from
     stored_name: str = ""  # of its folder, where an earlier version of the config began it
 
     @property
     def name(self) -> str:
-        """Return a readable name, different for every run: values, seed, the start of a hash of the whole config."""
+        """Return a readable, unique name: values, seed and the start of a hash of the whole config."""
         if self.stored_name:
             return self.stored_name
         text = "-".join(f"{axis.rpartition('.')[2]}={label}" for axis, label in self.values.items())
@@ -59,7 +59,7 @@ class SweepRun:
 
     @property
     def prefix(self) -> bool:
-        """Return whether a shorter run is the beginning of a longer one: only where its rate does not know the end."""
+        """Return whether a shorter run is the beginning of a longer one: its schedule must not depend on the length."""
         optim = getattr(self.config, "optim", None)
         return optim is not None and (optim.schedule == "constant" or optim.decay_steps is not None)
 
@@ -68,7 +68,7 @@ class SweepRun:
         return None if self.flop is None else self.flop * self.config.train.batch_size
 
     def cost(self) -> float | None:
-        """Return the FLOP of everything that is trained of it."""
+        """Return the FLOP of all of its training."""
         return self.step_flop and self.step_flop * (max(self.steps) if self.prefix else sum(self.steps))
 
 
@@ -85,9 +85,9 @@ def expand(sweep: Sweep, budget: float | None = None) -> list[SweepRun]:
 
 
 def make(sweep: Sweep, combinations: Sequence[Combination], budget: float | None = None) -> list[SweepRun]:
-    """Return every combination with every seed. Raise UserError where one is not a run, or FLOP cannot be compared.
+    """Return every combination with every seed. Raise UserError for an invalid run, or if FLOP cannot be compared.
 
-    `budget`: FLOP that all are given, where an earlier call has decided it; None: those of the cheapest.
+    `budget`: FLOP of every run, where an earlier call has fixed it; None: those of the cheapest.
     """
     runs = [of(sweep, values, seed) for values in combinations for seed in sweep.settings.seeds]
     if not runs:
@@ -110,7 +110,7 @@ def of(sweep: Sweep, values: Combination, seed: int) -> SweepRun:
 
 
 def _with_legs(sweep: Sweep, runs: Sequence[SweepRun], budget: float | None) -> list[SweepRun]:
-    """Equal examples: the base's. Equal FLOP: what the cheapest run takes for these; others take fewer steps."""
+    """Return the runs with lengths. Equal examples: the base's. Equal FLOP: those of the cheapest run at these."""
     compare, base = sweep.settings.compare, sweep.base_config().train
     examples = base.steps * base.batch_size
     if "flops" in compare:
@@ -155,7 +155,7 @@ def split_encoder(config: RunConfig, pretrain: RunConfig) -> tuple[RunConfig, Ru
 
 
 def encoder_folder(workdir: epath.PathLike, encoder: RunConfig) -> epath.Path:
-    """Return the run of an encoder: one folder for equal configs, also where an earlier version named it."""
+    """Return the folder of an encoder's run: one for equal configs, also under the name of an earlier version."""
     text = configs.to_json(encoder)
     every = epath.Path(workdir) / "shared" / "encoders"
     path = every / hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -172,7 +172,7 @@ def encoder_is_ready(path: epath.Path, encoder: RunConfig) -> bool:
 
 @contextlib.contextmanager
 def encoder_held(path: epath.Path) -> Iterator[None]:
-    """Hold an encoder while no other process trains it. Raise locks.Busy where SIGTERM ends the wait."""
+    """Lock an encoder, waiting for other processes that train it. Raise locks.Busy where SIGTERM ends the wait."""
     if jax.process_count() > 1:  # which are one run
         yield
         return

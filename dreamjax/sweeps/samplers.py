@@ -1,6 +1,6 @@
-"""The sampler of a study by its `search`: `KnownRuns` of a grid, a list or random draws, or `tpe.TPESampler`.
+"""Choose the sampler of a study by its `search`: `KnownRuns` of a grid, a list or random samples, or `tpe.TPESampler`.
 
-And what it would run and cost, before any of it runs (`dry_run`).
+`dry_run` returns what a sampler would run, and its cost, before anything runs.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from dreamjax.sweeps.tpe import TPESampler
 
 @dataclass(frozen=True)
 class KnownRuns:
-    """The sampler of a grid, a list or random draws. The other one has the same methods."""
+    """The sampler of a grid, a list or random samples. `TPESampler` has the same methods."""
 
     study: Study
 
@@ -47,15 +47,15 @@ class KnownRuns:
         return 0
 
     def propose(self) -> Proposal | None:
-        """Return what to train next; None where there is nothing for now."""
+        """Return what to train next; None if there is nothing at the moment."""
         return next(self._proposals, None)
 
     def observe(self, proposal: Proposal) -> int:
-        """Take in the scores of what was proposed, which the study has; return how many runs or trials have ended."""
+        """Update the sampler with the scores of a proposal; return how many runs or trials have ended."""
         return len(proposal.runs)
 
     def counts(self) -> SweepCounts:
-        """Return how far the sweep is."""
+        """Return the progress of the sweep."""
         runs = self.runs()
         done, left = sum(map(self.study.is_done, runs)), sum(map(self.study.is_open, runs))
         return SweepCounts(len(runs), done, len(runs) - done - left, left)
@@ -69,7 +69,7 @@ Sampler = KnownRuns | TPESampler
 
 
 def of(study: Study, parts: int | None = None) -> Sampler:
-    """Return the sampler of a study that runs in so many parts. Raise UserError where it cannot search there."""
+    """Return the sampler of a study that runs in `parts` parts. Raise UserError where it cannot search there."""
     if study.sweep.settings.search != "tpe":
         return KnownRuns(study)
     check_search(study.sweep, study.workdir, parts or (study.part.count if study.part else 1))
@@ -77,7 +77,7 @@ def of(study: Study, parts: int | None = None) -> Sampler:
 
 
 def check_search(sweep: Sweep, workdir: str, parts: int) -> None:
-    """Raise UserError for what cannot be searched there, or not by so many parts."""
+    """Raise UserError for a search that is impossible there, or by this number of parts."""
     if "://" in workdir:
         raise UserError(f"search=tpe keeps a journal, which {workdir} cannot hold: choose a --workdir on a disk")
     if sweep.pretrain is not None and parts > 1:
@@ -87,7 +87,7 @@ def check_search(sweep: Sweep, workdir: str, parts: int) -> None:
 # ------------------------------------------------------------------------------------------------------------- dry run
 @dataclass(frozen=True)
 class DryRun:
-    """`flop`, `hours`: of what is left; None: unknown. `coming`: trials that are still to be chosen."""
+    """The runs and their cost. `flop`, `hours`: remaining; None: unknown. `coming`: trials not yet chosen."""
 
     sweep: Sweep
     runs: list[SweepRun]
@@ -95,7 +95,7 @@ class DryRun:
     coming: int
     flop: float | None
     hours: float | None
-    obstacle: str | None  # why it would not start as it is
+    obstacle: str | None  # why it would not start
 
     def as_json(self) -> dict[str, object]:
         return {

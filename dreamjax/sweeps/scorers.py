@@ -1,4 +1,4 @@
-"""How runs are scored, by `score.rank`: each rank takes one capability of the system, and a module that scores it."""
+"""Choose how runs are scored by `score.rank`: each rank needs one capability of the system and has a scoring module."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +14,7 @@ from dreamjax.systems.base import Embeds, GeneratesFromTrials, Predicts, Reconst
 
 
 class Scorer(Protocol):
-    """A module that scores runs; its functions as those of this one."""
+    """A module that scores runs, with the same functions as this one."""
 
     def check(self, config: RunConfig, score: ScoreConfig) -> None: ...
 
@@ -25,7 +25,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Rank:
-    """`capability`: what a system must be able to do; None: any system."""
+    """A way to rank. `capability`: the one that a system must have; None: any system."""
 
     scorer: Scorer
     capability: type | None

@@ -1,4 +1,4 @@
-"""The score of a system that reads signals: the same windows and the same masks for every run, whatever its own masks.
+"""Score a system that reads signals, on the same windows and masks for every run, whatever its own masks.
 
 A run's own held-out loss is at its own mask ratio and cannot be compared with that of another ratio: it is kept and
 shown, and nothing is ranked by it.
@@ -94,19 +94,19 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
 
 
 def _reconstructs(task: Task) -> Reconstructs | None:
-    """The task where it predicts the signal itself: of normalised targets the scale is lost."""
+    """Return the task if it predicts the signal itself: normalised targets have lost the scale."""
     loss = getattr(getattr(task, "config"), "loss", None)  # noqa: B009
     return offered(task, Reconstructs) if getattr(loss, "target", "raw") == "raw" else None
 
 
 def _predictor(task: Reconstructs, params: Any, patch: int) -> reconstruction_scores.Predict:
-    """The run's, of masks whose patches have `patch` samples, a multiple of its own."""
+    """Return the run's predictor for masks whose patches have `patch` samples, a multiple of its own patch."""
     compiled, each = jax.jit(task.reconstruct), patch // task.patch
     return lambda signal, hidden, valid: np.asarray(compiled(params, signal, np.repeat(hidden, each, axis=1), valid))
 
 
 def _reported(run: Run, score: ScoreConfig) -> dict[str, float]:
-    """The run's own metrics on the same split: at its own masks and with its own loss."""
+    """Return the run's own metrics on the same split: at its own masks and with its own loss."""
     state = State(step=jnp.int32(run.step), params=run.params)
     with jax.set_mesh(meshes.make(MeshConfig(data=1), jax.local_devices()[:1])):
         values = means(read(run.task.evaluate(state, run.task.data(score.split).stream)))
@@ -132,7 +132,7 @@ def check(config: RunConfig, score: ScoreConfig) -> None:
 
 
 def seen_alike(config: RunConfig) -> object:
-    """Return the data without what concerns training alone."""
+    """Return the data config without settings that affect only training."""
     return as_scored(cast(Signals, registry.build(config)).signal)
 
 
@@ -173,7 +173,7 @@ def _labelled(held_out: WindowSet, score: ScoreConfig) -> tuple[np.ndarray, np.n
 
 # --------------------------------------------------------------------------------------------------- what runs share
 def _windows(data: DataConfig, score: ScoreConfig) -> WindowSet:
-    """The windows, read once for all runs of a process that prepare the recordings alike."""
+    """Return the windows, read once for all runs of a process with the same preprocessing."""
     return _loaded(as_scored(data), score.split, score.windows)
 
 
@@ -183,7 +183,7 @@ def _loaded(data: DataConfig, split: str, limit: int | None) -> WindowSet:
 
 
 def as_scored(data: DataConfig) -> DataConfig:
-    """Return the data without what concerns training alone, so that runs which differ in that share their windows."""
+    """Return the data config without settings that affect only training, so that such runs share their windows."""
     augmentation = ("shift", "flip_polarity", "reverse_time", "amplitude_jitter")
     training = (*augmentation, "weights", "fraction", "workers", "prefetch")
     defaults = DataConfig()

@@ -1,4 +1,4 @@
-"""A sweep and its work directory: whether the folder is this sweep's, and how far its runs are."""
+"""A sweep and its work directory: whether the folder belongs to the sweep, and the progress of its runs."""
 
 import contextlib
 import functools
@@ -31,7 +31,7 @@ PLACES_OF_DATA = r"shards\.|(base|pretrain)\.data\.path$"
 
 @dataclass(frozen=True)
 class SweepCounts:
-    """How many runs of a sweep, or trials of a search, there are, are done, failed, and are left."""
+    """The numbers of runs of a sweep, or trials of a search: total, finished, failed, remaining."""
 
     points: int
     done: int
@@ -54,7 +54,7 @@ class Study:
         return self.named(runs_.expand(self.sweep, self.budget()))
 
     def budget(self) -> float | None:
-        """Return the FLOP that the runs of the folder are given: they stay the same when axes grow."""
+        """Return the FLOP of each run in the folder, which stay the same when axes grow."""
         stored = read_json(epath.Path(self.workdir) / "sweep.json")
         return None if stored is None else stored.get("budget")
 
@@ -74,7 +74,7 @@ class Study:
         return {name: f.failures()[-1] for name, f in folders.items() if f.failures() and f.score() is None}
 
     def mean_score(self, runs: Sequence[SweepRun], steps: int) -> float | None:
-        """Return the mean score of runs after so many steps; None where one of them has none."""
+        """Return the mean score of runs after this many steps; None where one of them has no score."""
         legs = [leg for run in runs if (leg := self.folder(run).leg(steps)) is not None]
         if len(legs) < len(runs):
             return None
@@ -82,7 +82,7 @@ class Study:
         return float(np.mean([np.mean(list(by_subject.values())) for by_subject in scores]))
 
     def named(self, runs: Sequence[SweepRun]) -> list[SweepRun]:
-        """Return runs with the names of their folders, which differ where their config had other keys at that time."""
+        """Return runs with their folders' names, which differ where an earlier version's config had other keys."""
         return [replace(run, stored_name=self._stored_name(run)) for run in runs]
 
     def _stored_name(self, run: SweepRun) -> str:
@@ -136,7 +136,7 @@ class Study:
             raise UserError(f"{source}: an axis changes the windows that runs are scored on (data.*)")
 
     def obstacle(self, runs: Sequence[SweepRun]) -> str | None:
-        """Return why the sweep would not start as it is, None where it would; `runs` as for `prepare`."""
+        """Return why the sweep would not start, None if it would; `runs` as for `prepare`."""
         try:
             self.check(runs)
             self.identity()
@@ -145,7 +145,7 @@ class Study:
         return None
 
     def is_claimed(self) -> bool:
-        """Return whether the folder is this sweep's. Raise UserError for one of another sweep or of other data."""
+        """Return whether the folder belongs to this sweep. Raise UserError for another sweep's or other data."""
         folder = epath.Path(self.workdir)
         if not folder.exists():
             return False
@@ -170,7 +170,7 @@ class Study:
         return True
 
     def claim(self, runs: Sequence[SweepRun] = ()) -> None:
-        """Make the folder this sweep's. Raise UserError as `is_claimed`."""
+        """Claim the folder for this sweep. Raise UserError as `is_claimed` does."""
         folder = epath.Path(self.workdir)
         if not self.is_claimed():
             folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ class Study:
                 self.folder(run).begin(run)  # what a report reads of a finished run, where somebody has deleted it
 
     def identity(self) -> JsonObject:
-        """Return what makes two sweeps the same. Raise UserError where a dataset cannot be read."""
+        """Return the identity of the sweep. Raise UserError where a dataset cannot be read."""
         shards = {path: json.dumps(records.load_dataset(path)["shards"], sort_keys=True) for _, path in self._data()}
         marks = {path: hashlib.sha256(text.encode()).hexdigest()[:16] for path, text in shards.items()}
         return json.loads(json.dumps(self.sweep.identity() | {"shards": marks}))
@@ -200,6 +200,6 @@ def _label(values: Combination, seed: int) -> str:
 
 
 def _alike(config: RunConfig) -> tuple[str, str]:
-    """Runs of which one is as good as another to see whether they can be scored."""
+    """Return a key that is equal for runs of which only one has to be checked."""
     patch = getattr(getattr(config, "model", None), "patch", None)
     return config.system, repr([getattr(config, "data", None), getattr(config, "loss", None), patch])

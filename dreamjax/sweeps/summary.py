@@ -1,4 +1,4 @@
-"""Summarise a sweep: every point's score with its interval, the ranking, paired tests, cost, what may be claimed."""
+"""Summarise a sweep: every point's score with its interval, the ranking, paired tests, cost and supported claims."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ LEGS = {"examples": "at equal examples", "flops": "at equal FLOP"}
 
 # -------------------------------------------------------------------------------------------------------------- result
 def _json(value: object) -> object:
-    """A result as JSON has it: intervals and tests by their own `as_json`."""
+    """Return a result for JSON: intervals and tests by their own `as_json`."""
     if isinstance(value, Mapping):
         return {name: _json(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -64,7 +64,7 @@ class RankedPoint:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All points with as many examples, or as many FLOP. `unit`: what scores are of, such as a subject."""
+    """A comparison of all points at equal examples, or equal FLOP. `unit`: the unit of scores, such as a subject."""
 
     what: str
     subjects: int
@@ -86,7 +86,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of all runs: seconds of training and scoring, FLOP, programs, and how many of them were found compiled."""
+    """The cost of all runs: seconds of training and scoring, FLOP, programs, and how many came from the cache."""
 
     runs: int
     seconds: float
@@ -104,7 +104,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """Everything that tables, figures and pages of a sweep are made of."""
+    """The content of a sweep's tables, figures and pages."""
 
     name: str
     workdir: str
@@ -130,7 +130,7 @@ class SweepSummary:
 
 
 def summarise(workdir: str) -> SweepSummary:
-    """Return what the finished points of a sweep's folder show. Raise UserError where there is none."""
+    """Summarise the finished points of a sweep's folder. Raise UserError where there is none."""
     sweep, groups = read(workdir)
     rank, along = sweep["score"]["rank"], planned(workdir)["scaling"]
     rankings = {leg: rank_points(groups, leg, rank) for leg in sweep["compare"]}
@@ -211,7 +211,7 @@ def _ranked(group: PointRuns, ranking: Ranking, test: PairedTest | None) -> Rank
 
 
 def _over_subjects(by_seed: Sequence[Mapping[str, float]], among: Iterable[str] | None = None) -> Interval | None:
-    """The mean over seeds and the subjects (`among` some) that all seeds have; None where there is no such subject."""
+    """Return the mean over seeds and common subjects (with `among`, of these); None without a common subject."""
     common = set.intersection(*(set(one) for one in by_seed))
     subjects = [one for one in (sorted(common) if among is None else among) if one in common]
     return comparing.mean(np.array([[one[who] for who in subjects] for one in by_seed])) if subjects else None
@@ -233,7 +233,7 @@ def baselines(workdir: str, groups: Sequence[PointRuns], leg: str) -> dict[str, 
 
 # ---------------------------------------------------------------------------------------------------------- statements
 def statements(ranking: Ranking, unit: str = "subject") -> list[str]:
-    """Return what may be claimed, and what not; `unit`: what scores are of."""
+    """Return the supported claims and their limits; `unit`: the unit of scores."""
     sentences = []
     names, where = list(ranking.tables), LEGS[ranking.leg]
     if ranking.untrained:
@@ -249,17 +249,17 @@ def statements(ranking: Ranking, unit: str = "subject") -> list[str]:
     if ranking.pairs and not resolved:
         least = max(test.detectable for test in ranking.pairs)
         seen = "" if math.isnan(least) else f"; this design could detect differences of ≥ {least:.2g}"
-        sentences.append(f"{where}: no point is told apart from the highest, {names[0]}{seen}")
+        sentences.append(f"{where}: no difference from the highest, {names[0]}, is resolved{seen}")
     elif ranking.pairs:
         others = [test.point for test in ranking.pairs if not test.resolved]
-        unresolved = f"; not told apart from it: {'; '.join(others)}" if others else ""
+        unresolved = f"; not resolved from it: {'; '.join(others)}" if others else ""
         sentences.append(
             f"{where}: {names[0]} is highest, and better than {len(resolved)} of {len(ranking.pairs)} others after "
             f"correction for {len(ranking.pairs)} tests{unresolved}"
         )
     sentences.append(f"the highest score was chosen among these, on these {unit}s, and is therefore optimistic")
     if len(ranking.seeds) == 1:
-        sentences.append("one seed: how much another one would change is not known, and intervals do not have it")
+        sentences.append("one seed: the variation between seeds is unknown, and intervals do not include it")
     if len(ranking.subjects) < 5:
         sentences.append(f"only {len(ranking.subjects)} {unit}s are scored: intervals are wide")
     return sentences

@@ -1,4 +1,4 @@
-"""A sweep as a config: what is varied, on top of which run, how each run is scored.
+"""The config of a sweep: what is varied, on top of which run, and how each run is scored.
 
     def get_config(…) -> ConfigDict:
         return sweep_config.config(name, base, [axes.values("mask.ratio", 0.25, 0.75)], seeds=(0, 1, 2), …)
@@ -26,7 +26,7 @@ PRETRAIN = "pretrain."  # prefix of the keys of the pretraining before the base
 
 
 class RunConfig(Protocol):
-    """What the config of every system has."""
+    """The fields that the config of every system has."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -40,9 +40,9 @@ class RunConfig(Protocol):
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """How a run is scored, on windows of people whom no run has trained on."""
+    """The settings of scoring, on windows of people that no run was trained on."""
 
-    split: Literal["val", "test"] = "val"  # runs are chosen by it, so test is for the one that is chosen
+    split: Literal["val", "test"] = "val"  # runs are chosen on it, so test is for the chosen run
     windows: int | None = 400  # spread evenly; of images, trials drawn at random
     rank: Literal["reconstruction", "probe", "images", "retrieval", "prediction", "held_out"] = "reconstruction"
     labels: tuple[str, ...] = ()  # two, for a linear probe; none: no probe
@@ -84,11 +84,11 @@ class SweepSettings:
     draw_seed: int = 0  # of random and tpe
     halvings: int = 0  # of tpe: a trial may be stopped after so many of …, 1/9, 1/3 of its steps
     seeds: tuple[int, ...] = (0,)  # each combination is trained with every one
-    compare: tuple[Literal["examples", "flops"], ...] = ("examples", "flops")  # what runs have in common
+    compare: tuple[Literal["examples", "flops"], ...] = ("examples", "flops")  # what is equal between runs
     retries: int = 1  # of a run that failed
-    together: int = 1  # so many runs of equal shapes are trained as one program
+    together: int = 1  # this many runs of equal shapes are trained as one program
     scaling: str = ""  # axis along which a power law is fitted to the errors
-    hours: float | None = None  # start no further run after so many, of this call
+    hours: float | None = None  # start no further run after this many hours of this call
     score: ScoreConfig = field(default_factory=ScoreConfig)
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ def _refuse(*checks: tuple[object, str]) -> None:
 
 
 def _least(config: object, least: int, prefix: str, *names: str) -> Iterator[tuple[bool, str]]:
-    """Checks of numbers, or None, that may not be smaller."""
+    """Return checks of numbers, or None, that may not be smaller."""
     for name in names:
         value = getattr(config, name)
         advice = f"at least {least}" if least else "0 or more"
@@ -174,7 +174,7 @@ class Sweep:
         return configs.to_dataclass(schema, config, f"{self.source}: {where}" if where else self.source)
 
     def identity(self) -> dict[str, object]:
-        """Return what makes it this sweep: runs may be added, base and score may not change."""
+        """Return the identity of the sweep: runs may be added, base and score may not change."""
         before = {} if self.pretrain is None else {"pretrain": json.loads(configs.to_json(self.pretrain_of({}, 0)))}
         return {
             "name": self.settings.name,

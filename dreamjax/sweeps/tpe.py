@@ -1,10 +1,10 @@
-"""Runs that follow from the scores of earlier ones: Optuna's TPE, its state in a journal of the work directory.
+"""Choose runs from the scores of earlier ones: Optuna's TPE, with its state in a journal of the work directory.
 
 With `halvings`, poor trials stop early (successive halving, Jamieson & Talwalkar 2016, in its asynchronous form, Li et
-al. 2020): after 1/9 and 1/3 of the steps a trial goes on only where it is among the best third of those that came so
-far. Its rate must then not know its end, so the horizon of its schedule is set to the whole length.
+al. 2020): after 1/9 and 1/3 of the steps a trial continues only if it is among the best third of those that got so far.
+The horizon of its learning-rate schedule is the whole length, so that a stopped trial is the beginning of a whole one.
 
-A call that is killed goes on with the trial that it was at: the journal has its values. Several parts share a journal.
+A killed call continues with its current trial, whose values are in the journal. Several parts share a journal.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ ASIDE = "aside"  # attribute of a trial that is not part of the sweep: why
 
 @dataclass
 class CurrentTrial:
-    """A trial that is not ended, and the runs that it is made of."""
+    """A trial that has not ended, and its runs."""
 
     trial: "optuna.Trial"
     runs: list[SweepRun]
@@ -177,9 +177,9 @@ class TPESampler:
         return 1
 
     def next(self) -> "tuple[optuna.Trial, Combination] | None":
-        """Return (trial, its values): the one that a killed call was at, else a new one; None where there are no more.
+        """Return (trial, its values): that of a killed call, else a new one; None where there are no more.
 
-        Values that were tried before, or that another part tries, are put aside and drawn again.
+        Values that were tried before, or that another part tries, are set aside and sampled again.
         """
         begun = [trial for trial in self.trials if not trial.state.is_finished() and self._mine(trial)]
         if begun:
@@ -207,14 +207,14 @@ class TPESampler:
         return self.storage.get_study_id_from_name(NAME)
 
     def open_trial(self, number: int) -> "optuna.Trial":
-        """Return a trial with its own stream of random numbers: a killed search draws as an undisturbed one."""
+        """Return a trial with its own stream of random numbers, so that a killed search samples the same values."""
         seed = int(np.random.SeedSequence([self.settings.draw_seed, number]).generate_state(1)[0])
         self.journal.sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         known = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         return self.optuna.trial.Trial(self.journal, known)
 
     def _mine(self, trial: "optuna.trial.FrozenTrial") -> bool:
-        """Whether a trial that is not ended was left by this part, or by parts of another number."""
+        """Return whether an unended trial was left by this part, or by a call with another number of parts."""
         part, label = self.study.part, trial.user_attrs["part"]
         other_count = label.partition("/")[2] != self.label.partition("/")[2]
         return label == self.label or (other_count and (part is None or trial.number % part.count == part.index))

@@ -1,9 +1,8 @@
-"""Runs of equal shapes trained as one: their states stacked along a leading axis, which lies over the mesh.
+"""Train runs of equal shapes as one: their states are stacked along a leading axis, which is sharded over the mesh.
 
-A small model leaves most of an accelerator idle, and most of a pod's chips without work at all. Runs that differ in
-seeds and in hyper-parameters that are arguments of the step (`state.hyper`) share one program; with `data` of the mesh
-dividing their number, each chip has its own runs and nothing crosses chips. Every run sees its own examples and masks,
-as alone.
+A small model leaves most of an accelerator, and most chips of a pod, idle. Runs that differ in seeds and in
+hyper-parameters that are arguments of the step (`state.hyper`) share one program; if the mesh axis `data` divides their
+number, each chip has its own runs and there is no communication. Every run sees the same examples and masks as alone.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ PARTS = ("params", "opt", "ema", "hyper", "extra")
 
 
 def alike(config: RunConfig) -> str:
-    """Return what runs must have in common to be trained as one: the config without the arguments of the step.
+    """Return a key that is equal for runs that can be trained as one: the config without the arguments of the step.
 
     These are the seed, the target of the loss and all of `optim`; they change no shape.
     """
@@ -44,7 +43,7 @@ def alike(config: RunConfig) -> str:
 
 @dataclass(frozen=True)
 class Stacked:
-    """Several streams as one: each global batch holds a batch of the first, then one of the second, …"""
+    """Several streams as one: each global batch holds a batch of the first, then one of the second, and so on."""
 
     streams: tuple[Stream, ...]
     same: tuple[int, ...]  # of each stream: the first one that delivers the same
@@ -140,7 +139,7 @@ class Vectorised(Task):
 
 
 def _by_run(metrics: Metrics, good: Array) -> dict[str, tuple[Array, Array]]:
-    """`loss/3`, …; of a run whose step was refused nothing. `loss`: of all runs that go on."""
+    """Return `loss/3`, …, without runs whose step was refused. `loss`: of all other runs."""
     by_run: dict[str, tuple[Array, Array]] = {}
     for name, (total, weight) in metrics.items():
         total, weight = (
@@ -153,7 +152,7 @@ def _by_run(metrics: Metrics, good: Array) -> dict[str, tuple[Array, Array]]:
 
 
 def train_config(config: RunConfig, count: int) -> TrainConfig:
-    """Return that of a program of `count` such runs: over all devices, and nothing is scored while it trains."""
+    """Return the config of a program of `count` such runs: over all devices, without scoring during training."""
     batch_size = count * config.train.batch_size
     return dataclasses.replace(config.train, batch_size=batch_size, mesh=MeshConfig(), eval_every=0, image_every=0)
 

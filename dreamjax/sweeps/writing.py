@@ -1,4 +1,4 @@
-"""The report of a sweep: text, JSON, CSV, figures, one HTML page, and the best point as a config file."""
+"""Write the report of a sweep: text, JSON, CSV, figures, one HTML page, and the best point as a config file."""
 
 import json
 from collections.abc import Mapping
@@ -79,7 +79,7 @@ def text(result: SweepSummary) -> str:
 
 
 def _page(result: SweepSummary, plots: Mapping[str, str] | None = None) -> Page:
-    """The whole report; without `plots` (title → HTML) what a terminal shows."""
+    """Return the whole report; without `plots` (title → HTML), the version for a terminal."""
     sections = [Section(title, html=plot, half=True) for title, plot in (plots or {}).items()]
     for leg in result.legs.values():
         subjects, seeds = counted(leg.subjects, leg.unit), counted(len(leg.seeds), "seed")
@@ -126,7 +126,7 @@ def mask_table(leg: Comparison) -> Table:
 
 
 def notes(result: SweepSummary) -> list[str]:
-    """Return what the sweep cost, how it was scored, and which points are not done."""
+    """Return the cost of the sweep, how it was scored, and its unfinished points."""
     cost = result.cost
     flop = "" if cost.flop is None else f", {cost.flop / 1e15:.3g} PFLOP"
     lines = [

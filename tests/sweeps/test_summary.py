@@ -130,9 +130,7 @@ def test_files_of_a_report(tmp_path, capsys):
 
 def test_summary_reports_a_single_seed(tmp_path, capsys):
     leg = reported(capsys, write(tmp_path / "sweep", sweep(seeds=(0,))))["legs"]["flops"]
-    assert any(
-        line.startswith("one seed: how much another one would change is not known") for line in leg["statements"]
-    )
+    assert any(line.startswith("one seed: the variation between seeds is unknown") for line in leg["statements"])
 
 
 def test_a_sweep_may_be_ranked_by_its_probe(tmp_path, capsys):
