@@ -1,6 +1,6 @@
 """What the side-by-side benchmarks share: interleaved rounds, contestants in processes of their own, ratios, facts.
 
-A contestant does steps and says what they took. It lives in this process (`timed`), or in a child (`Child`) that runs
+A contestant runs steps and reports their times. It runs in this process (`timed`), or in a child (`Child`) that runs
 the same script again with `--only NAME`: then its peak memory is its own.
 """
 
@@ -79,7 +79,7 @@ def say(line: str) -> None:
 
 # --------------------------------------------------------------------------------------------- processes of their own
 class Child:
-    """This script in a process of its own, which answers each line of its input (see `serve`) with one of JSON."""
+    """This script in a separate process, which answers each line of its input (see `serve`) with one of JSON."""
 
     def __init__(self, name: str):
         self.process = subprocess.Popen(

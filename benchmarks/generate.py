@@ -8,7 +8,7 @@ Prints one JSON object with two parts. `forward`: the U-Net once over `2 · batc
 `sampling`: from noise to latents by DDIM under classifier-free guidance; ours is one compiled program, diffusers' its
 scheduler's loop. Of each contestant: milliseconds (median, range over rounds), PyTorch's time / ours round by round
 (above 1: we are faster), CPU time, TFLOP/s, MFU where the device's peak is known, the seconds until the first step was
-done (compiling included), and the peak memory of its process. Contestants take turns, each in a process of its own.
+done (compiling included), and the peak memory of its process. Contestants take turns, each in a separate process.
 """
 
 import argparse

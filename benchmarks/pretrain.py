@@ -5,8 +5,8 @@
 
 Prints one JSON object: milliseconds per step of each contestant (median, and the range over rounds), the ratio of
 PyTorch's time to ours round by round (above 1: we are faster), the process's CPU time per step, TFLOP/s, their share of
-the rate of a large matrix product measured beside them, and MFU where the device's peak is known. Interleaving makes a
-busy machine slow all alike; the ratio is what to quote. On CPU dreamjax runs twice: as `dreamjax train` does by default
+the rate of a large matrix product in the same run, and MFU where the device's peak is known. Interleaving makes a
+busy machine slow all alike, so quote the ratio. On CPU dreamjax runs twice: as `dreamjax train` does by default
 (one device, which uses every core), and with one device per core (JAX_NUM_CPU_DEVICES).
 """
 

@@ -1,4 +1,4 @@
-"""DreamDiffusion's stage-B step beside PyTorch: the published code's step, and the same mathematics written with care.
+"""Compare DreamDiffusion's stage-B step with PyTorch: the published code's step, and a careful one of the same math.
 
     python benchmarks/stage_b.py                                  # half of every width and side, on this machine's CPU
     taskset -c 0 python benchmarks/stage_b.py                     # the same on one core: fair where others compute too
@@ -9,7 +9,7 @@
 A step is encoder, maps and U-Net forward and backward, clipping and AdamW, in float32. `torch, as published` also runs
 the autoencoder over the images and CLIP's tower in the graph, keeps gradients of all that it does not train, and
 writes its attention out; `torch, competent` has cached latents and embeddings as ours has, fused kernels, and no
-gradient of what is frozen. Each contestant is a process of its own. Prints one JSON object: times of interleaved
+gradient of what is frozen. Each contestant is a separate process. Prints one JSON object: times of interleaved
 rounds, and the peak of memory in steps after the first, less what the process held before it made anything.
 """
 
@@ -63,7 +63,7 @@ def _status(field: str) -> int:
 
 
 def contestant(name: str, sizes: Sizes) -> None:
-    """Serve as one of them, in a process of its own."""
+    """Serve as one of them, in a separate process."""
     if name == "dreamjax":
         import jax
 

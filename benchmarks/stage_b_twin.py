@@ -1,7 +1,7 @@
 """DreamDiffusion's stage-B step in PyTorch, twice: as the published code takes it, and as one would write it with care.
 
 Both are of diffusers' and transformers' modules, with the encoder of `torch_twin.py`, and compute the same loss.
-`published` does what the released code does (arXiv 2306.16934; its waste is written beside the lines that make it);
+`published` does what the released code does (arXiv 2306.16934; its waste is noted at the lines that cause it);
 `competent` trains the same parameters and computes nothing that is not needed for them. Neither copies its code.
 """
 

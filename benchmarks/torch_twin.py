@@ -1,7 +1,7 @@
 """A competent PyTorch peer of the masked-signal autoencoder: same shapes, same loss, same optimiser, nothing else.
 
-It is written for speed, not for reading beside ours: fused attention, fused AdamW, gathers instead of boolean masks, no
-host synchronisation in the step. DreamDiffusion (arXiv 2306.16934, section 3.1) trains a slower version of this.
+It is written for speed, not to mirror our code: fused attention, fused AdamW, gathers instead of boolean masks, no host
+synchronisation in the step. DreamDiffusion (arXiv 2306.16934, section 3.1) trains a slower version of this.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What an image shows, read off its pixels: the inverse of `stimuli.draw`, for images that a model made.
+"""Read what an image shows from its pixels: the inverse of `stimuli.draw`, for images that a model generated.
 
 No network judges: the shape, place and size are those of the drawing that overlaps best.
 """
@@ -54,7 +54,7 @@ def read(image: UInt8[np.ndarray, "pixels pixels 3"], classes: int = 4) -> Stimu
 
 
 class Share(NamedTuple):
-    """Of images that show what they should, with its 95 % interval (Wilson 1927), beside the same answer for all."""
+    """The share of correct images with its 95 % interval (Wilson 1927), and the best score of a constant answer."""
 
     share: float
     low: float
@@ -65,7 +65,7 @@ class Share(NamedTuple):
 def as_prompted(
     images: Sequence[UInt8[np.ndarray, "pixels pixels 3"]], prompts: Sequence[str], classes: int = 4
 ) -> dict[str, Share]:
-    """Return the share of images that show what their prompt says, for "shape", "colour" and "place".
+    """Return the share of images that agree with their prompt, for "shape", "colour" and "place".
 
     Each prompt is a caption, as `captions.caption` gives them; raise ValueError for one that names no shape, colour or
     place.

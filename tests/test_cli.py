@@ -283,7 +283,7 @@ def test_parser_errors_are_user_errors():
             ["prepare", "{folder}", "--out", "{folder}/x", "--stimuli", "s"],
             "--stimuli would do nothing without --events",
         ),
-        (["prepare", "{folder}", "--out", "{folder}/x", "--events", "file", "--stimuli", "s"], "beside --events file"),
+        (["prepare", "{folder}", "--out", "{folder}/x", "--events", "file", "--stimuli", "s"], "with --events file"),
         (
             ["import", "a.pth", "--out", "{folder}/x", "--heads", "0"],
             "argument --heads: 0 is not a whole number from 1",

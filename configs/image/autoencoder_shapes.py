@@ -4,7 +4,7 @@
     dreamjax export runs/ae --to diffusers --out runs/vae
 
 0.18 M parameters. 600 steps of 8 images: a PSNR of 27.3 dB on held-out images, at which the ten shapes of the demo
-can be told apart, in about a minute on two slow cores, of which the compiler takes 20 s.
+can be distinguished, in about a minute on two slow cores, of which the compiler takes 20 s.
 Flat shapes on grey are all that it can draw; for photographs it is far too small.
 """
 

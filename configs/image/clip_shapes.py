@@ -1,4 +1,4 @@
-"""The demo's CLIP: drawn images of 32 x 32 beside their captions, and a tokenizer learned from these.
+"""The demo's CLIP: drawn images of 32 x 32 with their captions, and a tokenizer learned from these.
 
     dreamjax train --config configs/image/clip_shapes.py --workdir runs/clip --config.data.folder=runs/images
     dreamjax export runs/clip --to diffusers --out runs/clip_folders

@@ -15,7 +15,7 @@ sees the empty caption, so that guidance works; the weights are averaged. For on
 trials a step are two microbatches of 32 (`--config.train.microbatches=2`). Not run by this project at this size.
 
 Published on these data, of one person whose trials come in blocks of one class: 45.8 % (arXiv 2306.16934, table 1,
-50-way top-1 of 5 samples over 164 trials, chosen on them). A score of another person's trials is another thing.
+50-way top-1 of 5 samples over 164 trials, chosen on them). A score on another person's trials is not comparable.
 
 Compiled and not run (docs/scaling.md): 11.96 GiB of one 16 GiB chip at 32 trials; 13.49 a chip of v5e:4x4 at 64.
 With 8 trials a chip of v5e:4x4, at once 1.85 of 15.75 GiB; predicted there: 104 to 1,243 ms a step, 0.29 to 3.45 hours,

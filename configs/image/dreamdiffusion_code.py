@@ -13,10 +13,10 @@ From the published files to images (docs/guides/eeg_imagenet.md):
 
 Both stages divide by 10 here (the released code does so in stage A alone), and pretraining reads no test trial.
 What the code did by accident is left out: the target of the alignment does not drift, positions stay fixed, and no
-gradient is kept of what is not trained. What differs besides: images are cut to their middle, not squashed.
+gradient is kept of what is not trained. One more difference: images are cropped to their middle, not squashed.
 Published, of one person whose trials come in blocks of one class (arXiv 2306.16934, table 1, 50-way top-1 of 5 samples
 over 164 trials, chosen on them): 45.8 % for an encoder of 297 M parameters, 36.6 % for one of 162 M. In such blocks
-slow drift alone tells the classes (Li et al. 2021, TPAMI 43:316). Not run by this project at this size.
+slow drift alone reveals the classes (Li et al. 2021, TPAMI 43:316). Not run by this project at this size.
 
 Compiled and not run (docs/scaling.md): 7.41 GiB of one 16 GiB chip at 8 trials, 12.92 at 32; 2.54 a chip of v5e:4x4.
 

@@ -5,8 +5,8 @@ r"""DreamDiffusion in the small: trials of simulated people who looked at drawn 
         --config.encoder.path=runs/encoder --config.model.path=runs/pipeline \
         --config.target.embedding.path=runs/clip/image_encoder
 
-400 steps of 32 trials, 77 s on two slow cores. `make demo` runs it; docs/systems/dreamdiffusion.md says what
-comes out.
+400 steps of 32 trials, 77 s on two slow cores. `make demo` runs it; docs/systems/dreamdiffusion.md has the
+results.
 """
 
 from ml_collections import ConfigDict

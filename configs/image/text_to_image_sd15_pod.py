@@ -3,7 +3,7 @@ r"""Stable Diffusion 1.5's U-Net on a TPU pod, 512 x 512: all of it, with AdamW 
     dreamjax train --config configs/image/text_to_image_sd15_pod.py:pod=v5e:4x4 --workdir gs://…/sd \
         --config.model.path=FOLDER_OR_HUB_ID --config.data.folder=IMAGES
 
-Without a path the U-Net begins at random beside an autoencoder and a text encoder of its size (`model.vae`,
+Without a path the U-Net starts from random weights, with an autoencoder and a text encoder of its size (`model.vae`,
 `model.text_encoder`, `model.tokenizer`).
 
     pod         chips   mesh (data x fsdp)   images a chip   images a step

@@ -1,4 +1,4 @@
-r"""The demo's U-Net: drawn images of 32 x 32 from their captions, trained from nothing.
+r"""The demo's U-Net: drawn images of 32 x 32 from their captions, trained from scratch.
 
     dreamjax train --config configs/image/text_to_image_shapes.py --workdir runs/unet \
         --config.data.folder=runs/images --config.model.vae=runs/vae \

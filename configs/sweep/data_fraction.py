@@ -7,8 +7,8 @@ Six shares of the training windows, from 1/32 to all, the smaller ones among the
 `small` network without its interpolation layer. All are trained on as many examples, so those of a small share come
 again and again: what falls is the error that more recordings would take away, not that of longer training.
 
-Windows are drawn whoever they are of: at the smallest shares a person with few may have none left, and the exponent
-then is of fewer people as well as of fewer windows.
+Windows are drawn regardless of the person: at the smallest shares a person with few may have none left, and the
+exponent then reflects fewer people as well as fewer windows.
 """
 
 from ml_collections import ConfigDict

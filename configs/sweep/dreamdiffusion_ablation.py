@@ -1,4 +1,4 @@
-r"""The 15 rows of DreamDiffusion's ablation (arXiv 2306.16934, table 1), each pretrained, fine-tuned and judged alike.
+r"""The 15 rows of DreamDiffusion's ablation (arXiv 2306.16934, table 1), all pretrained, fine-tuned and scored alike.
 
     dreamjax sweep --config configs/sweep/dreamdiffusion_ablation.py --workdir runs/ablation \
         --config.pretrain.data.path=runs/trials --config.base.data.path=runs/trials \

@@ -1,9 +1,9 @@
-"""How large an encoder a corpus bears, at equal examples and at equal FLOP.
+"""How large an encoder a corpus supports, at equal examples and at equal FLOP.
 
     dreamjax sweep --config configs/sweep/model_size.py --workdir runs/sizes --config.base.data.path=runs/shards
     dreamjax report runs/sizes
 
-Five sizes, each of its own learning rate (as 1 / sqrt(width), which keeps updates alike), three seeds: 15 runs. At
+Five sizes, each with its own learning rate (as 1 / sqrt(width), which keeps updates alike), three seeds: 15 runs. At
 equal FLOP the larger ones see fewer windows. A power law is fitted over operations an example.
 """
 

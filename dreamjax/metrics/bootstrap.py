@@ -1,6 +1,6 @@
-"""Intervals for scores whose samples come in clusters: windows of one subject are not independent, subjects are.
+"""Intervals for scores of clustered samples: windows of one subject are not independent, subjects are.
 
-Clusters are drawn with replacement, each with all that it holds (Field & Welsh, JRSS B 2007, "the cluster bootstrap");
+Clusters are drawn with replacement, each with all its samples (Field & Welsh, JRSS B 2007, "the cluster bootstrap");
 bounds are percentiles. They are too narrow for a handful of clusters, so `interval` also takes Student's t with the
 jackknife's standard error and n - 1 degrees of freedom, on a scale where the score is unbounded (`LINKS`), and gives
 the wider of the two.
@@ -52,11 +52,11 @@ class Interval:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def excludes(self, value: float) -> bool:
-        """Return whether `value` lies outside; never where there is no interval."""
+        """Return whether `value` lies outside the interval; False without one."""
         return self.known and not self.low <= value <= self.high
 
     def within(self, least: float, most: float) -> "Interval":
-        """Return the same interval of a quantity that has these bounds."""
+        """Return the interval limited to these bounds."""
         return replace(self, low=max(self.low, least), high=min(self.high, most)) if self.known else self
 
     def detectable(self) -> float:
@@ -64,12 +64,12 @@ class Interval:
         return smallest_detectable(self.error * math.sqrt(self.n), self.n, level=self.level)
 
     def as_json(self) -> dict[str, object]:
-        """Return the numbers for JSON, None where there is none."""
+        """Return the numbers for JSON; unknown ones are None."""
         bounds: dict[str, object] = {name: finite(getattr(self, name)) for name in ("estimate", "low", "high")}
         return bounds | {"subjects": self.n}
 
     def difference_json(self, says: str) -> JsonDict:
-        """Return the numbers of a difference for JSON, and what it says in words."""
+        """Return the numbers of a difference for JSON, with its verdict in words."""
         return self.as_json() | {"resolved": self.excludes(0), "detectable": finite(self.detectable()), "says": says}
 
 
@@ -168,7 +168,7 @@ def smallest_detectable(sd: float, n: int, *, power: float = POWER, level: float
 
 
 def verdict(difference: Interval, what: str, than: str, better: Direction = "higher") -> str:
-    """Return a sentence about a paired difference: better, worse, or not resolved and what would have been."""
+    """Return a sentence about a paired difference: better, worse, or not resolved, with the detectable size."""
     if not difference.known:
         there = "is one" if difference.n == 1 else f"are {difference.n}"
         return f"not resolved: an interval takes at least two subjects, there {there}"

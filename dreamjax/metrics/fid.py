@@ -1,6 +1,6 @@
-"""How similar two sets of images are as sets, from a network's features or class probabilities.
+"""Compare two sets of images as sets, by a network's features or class probabilities.
 
-These scores do not ask whether an image is that of its trial: images shuffled across trials have the same ones.
+These scores ignore which image belongs to which trial: images shuffled across trials have the same scores.
 
 FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance of the Gaussians with the features' moments,
 

@@ -1,4 +1,4 @@
-"""How alike two images are, pixel by pixel. Images are uint8 or in [0, 1], batches of (H, W, 3).
+"""Compare two images pixel by pixel. Images are uint8 or in [0, 1], batches of (H, W, 3).
 
 SSIM (Wang et al. 2004, IEEE TIP 13:600): with local means μ, variances σ² and the covariance σ_xy under a Gaussian
 window of σ = 1.5 pixels,
@@ -22,7 +22,7 @@ Images = Float[np.ndarray, "n H W 3"]
 
 
 def in_unit(images: np.ndarray) -> Images:
-    """Return uint8 images in [0, 1], others as they are; float64."""
+    """Return images as float64; uint8 ones are scaled to [0, 1]."""
     x = np.asarray(images)
     return x.astype(np.float64) / 255 if x.dtype == np.uint8 else x.astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""Which class of image was seen: small classifiers of trials, as controls and as the baseline to beat.
+"""Classify the image that was seen in a trial by small classifiers, as controls and as the baseline.
 
 A classifier is linear discriminant analysis with a shrunk covariance on the signal's means over equal spans of time,
 the usual one for evoked responses (Blankertz et al. 2011, NeuroImage 56, section 4). Spans and shrinkage are chosen on
@@ -18,7 +18,7 @@ from dreamjax.metrics.classification import balanced_accuracy
 from dreamjax.parallel import environment
 
 BINS = 32  # spans of time in which trials are kept; the classifier joins them to fewer
-JOINED = (1, 2, 4)  # so many spans to one
+JOINED = (1, 2, 4)  # spans joined to one
 SHRINKAGE = (0.02, 0.1, 0.4)  # of the covariance towards a multiple of the identity
 WIDEST = 2048  # features of a classifier
 NEIGHBOURS = (1, 3, 9, 27)  # trials close in time that vote
@@ -118,7 +118,7 @@ class TrialTimes:
 
 
 def by_time(train: TrialTimes, asked: TrialTimes, neighbours: int) -> Classes:
-    """Return the commonest class among the `neighbours` training trials that were closest in time, without the signal.
+    """Return the most frequent class of the `neighbours` training trials closest in time, without the signal.
 
     Of the same recording where training has it, else of all. Ties go to the nearest.
     """
@@ -144,7 +144,7 @@ def tuned_by_time(train: TrialTimes, val: TrialTimes) -> Callable[[TrialTimes], 
 
 # -------------------------------------------------------------------------------------------------------- pseudo-blocks
 class PseudoBlocks(NamedTuple):
-    """Stimulus-free windows that were given classes by their place in time alone, and what is read from them."""
+    """Stimulus-free windows with classes assigned by their time alone, and the classes predicted from them."""
 
     true: Classes  # of each held-out window
     predicted: Classes  # by a classifier of its recording

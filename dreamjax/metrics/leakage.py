@@ -1,7 +1,7 @@
-"""Find out whether a model was trained on a subject that it is scored on.
+"""Detect whether a model was trained on a subject that it is scored on.
 
-Two traces are compared: subjects' pseudonyms, and the hashes of the recordings' files, which also find a person who
-was prepared twice under different salts. Where neither can be compared, it stays unknown.
+Two identifiers are compared: subjects' pseudonyms, and the hashes of the recordings' files, which also identify a
+person who was prepared twice under different salts. Where neither can be compared, the answer is unknown.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +12,13 @@ from dreamjax.errors import UserError
 
 @dataclass(frozen=True)
 class People:
-    """Who is in a part of a dataset."""
+    """The people in a part of a dataset."""
 
     subjects: frozenset[str] = field(default_factory=frozenset)
     files: frozenset[str] = field(default_factory=frozenset)  # SHA-256 of recordings
 
     def shared(self, other: "People") -> list[str]:
-        """Return what both hold, in words a user can search for; empty where they share no subject."""
+        """Return the shared pseudonyms or hashes, in words a user can search for; empty without a shared subject."""
         names = [f"subject {s}" for s in sorted(self.subjects & other.subjects)]
         return names or [f"the recording with SHA-256 {f[:12]}…" for f in sorted(self.files & other.files)]
 
@@ -31,14 +31,14 @@ class Dataset:
     files: Mapping[str, frozenset[str]] = field(default_factory=dict)  # subject → SHA-256 of its recordings
 
     def of(self, subjects: Iterable[str]) -> People:
-        """Return some of them."""
+        """Return the people for some of the subjects."""
         chosen = frozenset(subjects)
         return People(chosen, frozenset().union(*(self.files.get(s, frozenset()) for s in chosen)))
 
     def comparable(self, training: People, subjects: Iterable[str]) -> list[str]:
         """Return the traces by which one of `subjects` would be recognised among the people of a training dataset.
 
-        Pseudonyms are of one salt where both datasets hold a common one. Empty where there is no such trace.
+        Pseudonyms have the same salt where both datasets hold a common one. Empty where nothing can be compared.
         """
         hashed = bool(training.files) and all(self.files.get(s) for s in subjects)
         salted_alike = bool(training.subjects & self.subjects)

@@ -7,7 +7,7 @@ of those that are drawn is hypergeometric, and
 
     P(success) = Σ_{j<K} C(r, j) · C(C - 1 - r, N - 1 - j) / C(C - 1, N - 1)
 
-is what their average tends to: it costs no draws and adds no noise.
+is the limit of their average, without sampling noise.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
-"""A frozen linear probe: can a logistic regression on an encoder's features tell two conditions in unseen people?
+"""A frozen linear probe: can a logistic regression on an encoder's features separate two conditions in unseen people?
 
 Cross-fitted: the features of a fold's subjects come from an encoder whose pretraining saw none of that fold. Within a
-fold one subject after the other is left out: the regression is fitted on the others, its penalty chosen by leaving out
-each of *those* in turn, and scored on the one. So neither encoder nor regression has seen the scored subject.
+fold each subject is left out in turn: the regression is fitted on the others, its penalty chosen by leaving out each of
+*those* in turn, and scored on that subject. So neither encoder nor regression has seen the scored subject.
 
 Features are standardised within each subject, without labels. The score of a subject is its balanced accuracy (chance
 is 1/2 whatever the classes' sizes), and subjects are what intervals resample. The features that every EEG encoder has
@@ -118,7 +118,7 @@ def with_both(
 def of_both_classes(
     labels: Int[np.ndarray, "B"], subjects: Sequence[str] | np.ndarray, question: str
 ) -> tuple[Bool[np.ndarray, "B"], tuple[str, ...]]:
-    """Return as `with_both`. Raise UserError where fewer than FEWEST subjects remain; `question` says of what."""
+    """Return the same as `with_both`. Raise UserError, naming the `question`, if fewer than FEWEST subjects remain."""
     keep, lacking = with_both(labels, subjects)
     remaining = len(np.unique(np.asarray(subjects))) - len(lacking)
     if remaining < FEWEST:
@@ -202,7 +202,7 @@ class ProbeScore:
 
 
 def claim(difference: Interval) -> str:
-    """Return what may be said about a probe by its difference to chance: nothing where the interval includes zero."""
+    """Return the claim that a probe's difference from chance supports: none where the interval includes zero."""
     if not difference.known:
         return "not resolved: too few subjects for an interval"
     if difference.excludes(0):

@@ -54,7 +54,7 @@ def ranks(
 
 
 def chance(k: int, targets: int) -> float:
-    """Return the chance that the right one of so many targets is among `k` drawn ones."""
+    """Return the probability that the right one of `targets` targets is among `k` random ones."""
     return min(k / targets, 1.0)
 
 
@@ -63,7 +63,7 @@ def two_way(
     true_n: Int[np.ndarray, "n"],
     groups_m: Int[np.ndarray, "m"] | None = None,
 ) -> Float[np.ndarray, "n"]:
-    """Return the score of each generated image; NaN where there is no other image to compare with.
+    """Return the score of each generated image; NaN without another image to compare with.
 
     Args:
         true_n: which of the m true images belongs to each.

@@ -14,7 +14,7 @@ COUNT_S = 0.05  # how often the first process counts the arrivals
 
 
 class PeerFailed(Exception):
-    """Another process failed, and said why."""
+    """Another process failed, and reported the reason."""
 
 
 class CollectiveTask:

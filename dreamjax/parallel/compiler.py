@@ -27,7 +27,7 @@ GPU: dict[str, Option] = {
 }
 CPU: dict[str, Option] = {
     # The compiler removes the barriers of `jax.checkpoint` and then merges the recomputation with the first
-    # computation: without this, layers that are not scanned keep all activations whatever remat says
+    # computation: without this, layers that are not scanned keep all activations whatever the setting of remat
     # (docs/benchmarks.md).
     "xla_disable_hlo_passes": "cse_barrier_expander"
 }

@@ -58,8 +58,8 @@ def run_local(command: Sequence[str], processes: int, devices: int | None = None
     """Run `command` as `processes` processes of one run on this machine.
 
     stdout and stderr of the first are passed on. `devices`: virtual CPU devices of each. SIGTERM and Control-C are
-    forwarded to all as SIGTERM. When one is lost the others are stopped after `grace_s` seconds; one sentence on stderr
-    says which and why.
+    forwarded to all as SIGTERM. When one is lost the others are stopped after `grace_s` seconds, and one sentence on
+    stderr names it and the reason.
     """
     common = {COORDINATOR: f"127.0.0.1:{_free_port()}", COUNT: str(processes)}
     if devices:

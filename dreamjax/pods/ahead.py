@@ -1,10 +1,10 @@
-"""A training step compiled for TPUs that are not here: whether it compiles, and what a chip then holds.
+"""Compile a training step for TPUs that are not attached: whether it compiles, and the memory of a chip.
 
     with_devices = meshes.make(MeshConfig(data=1, fsdp=16), ahead.topology("v5e:4x4"))
     compiled = ahead.compile_step(task, with_devices, 16 * 8)
     ahead.memory(compiled)["total"]          # bytes a chip
 
-TPU's own compiler runs on any machine where the package libtpu is installed; no TPU is looked for.
+The TPU compiler runs on any machine with the package libtpu, without a TPU.
 """
 
 import importlib.util
@@ -66,7 +66,7 @@ def topology(name: str, slices: int = 1) -> Sequence[jax.Device]:
 
 
 class DoesNotFit(UserError):
-    """A step that takes more memory than a chip has; `used`: bytes, where the compiler says how many."""
+    """A step that takes more memory than a chip has; `used`: bytes, where the compiler reports it."""
 
     def __init__(self, message: str, used: float | None):
         super().__init__(message)

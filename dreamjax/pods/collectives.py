@@ -1,6 +1,6 @@
-"""What crosses chips: every collective, along which axis of the mesh, how much, how often.
+"""The collectives of a step: the axis of the mesh, the bytes, and how often each runs.
 
-Read of a compiled program (`find`), or without one as the layout of the parameters implies it (`of_training`).
+They are read from a compiled program (`find`), or follow from the layout of the parameters (`of_training`).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The text of a compiled program, read: its instructions, and how often a step runs each.
+"""Parse the text of a compiled program: its instructions, and how often a step runs each.
 
     program = hlo.read(compiled.as_text())
     for computation, instruction, times in program.executed():

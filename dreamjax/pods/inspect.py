@@ -1,6 +1,6 @@
-"""What a config means in numbers, without allocating anything: parameters, operations, memory, shapes.
+"""Count the parameters, operations, memory and shapes of a config, without allocating anything.
 
-Everything comes from `jax.eval_shape` and from counting by hand, so a model of any size is inspected on any machine.
+Everything comes from `jax.eval_shape` and analytic counts, so a model of any size can be inspected on any machine.
 """
 
 import math

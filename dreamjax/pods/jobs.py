@@ -1,4 +1,4 @@
-"""What is planned: a step of a config's training, or a batch of images that its model makes."""
+"""The jobs that can be planned: a step of a config's training, or a batch of images that its model generates."""
 
 import dataclasses
 import functools
@@ -109,7 +109,7 @@ class TrainingStep(ConfigJob):
 class Images(ConfigJob):
     """A batch of images from contexts: every step of the sampler, then the autoencoder. In bfloat16.
 
-    Of a run's own conditioner, which is small beside it, nothing is in the program.
+    The program does not contain the run's own conditioner, which is small in comparison.
     """
 
     how: batches.Sampling

@@ -1,4 +1,4 @@
-"""What is launched, wherever that is: the one description from which every script is rendered."""
+"""The description of a launch, from which the scripts for all clusters are rendered."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ class Launch:
     """`arguments` are those of `dreamjax`; `setup` is a line of shell that each host runs before (a venv, a module).
 
     `restarts`: how often a run that ended with exit code 75 (a SIGTERM, a lost process) is started again. `grace_s`:
-    seconds between a SIGTERM and the end, in which the run saves. `parts`: of a sweep, each a job on a pod of its own.
+    seconds between a SIGTERM and the end, in which the run saves. `parts`: of a sweep, each a job on a separate pod.
     """
 
     name: str

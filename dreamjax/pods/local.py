@@ -1,4 +1,4 @@
-"""What runs or submits a launch here: processes of this machine, which are watched, or a cluster's own program."""
+"""Run or submit a launch: as watched processes of this machine, or by a cluster's own program."""
 
 import shlex
 import shutil
@@ -32,7 +32,7 @@ def here(
 ) -> int:
     """Run `dreamjax ARGUMENTS` as several processes of one run; return their exit code (`parallel.watcher`).
 
-    Started again up to `restarts` times when one of them is lost, not when this process is told to stop.
+    They are started again up to `restarts` times when one of them is lost, but not when this process is stopped.
     """
     check_command(arguments)
     for left in range(restarts, -1, -1):
@@ -67,6 +67,6 @@ def submit(where: str, script: str, *, out: epath.PathLike | None = None, dry_ru
         raise UserError(f"{program} is not installed here; add --dry-run or --out FILE to get the script alone")
     done = subprocess.run(command, input=script, text=True, capture_output=True)
     if done.returncode:
-        output = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip()) or "it said nothing"
+        output = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip()) or "no output"
         raise UserError(f"{program} refused with exit code {done.returncode}: {output[:500]}")
     return {"said": done.stdout.strip()}

@@ -1,9 +1,9 @@
-"""What a run would need and how long it would take on a pod that is not here.
+"""Predict the memory and the step time of a run on a pod, without the pod.
 
     result = plan(jobs.TrainingStep(config), topologies.pod("v5e-256"))
 
-The real program is compiled for the pod by TPU's own compiler: what a chip holds, and what crosses chips, is
-*compiled*. Times are *predicted* from it. For GPUs, and where that compiler is not installed, what can be counted is.
+The real program is compiled for the pod by the TPU compiler: the memory of a chip and the communication are *compiled*.
+Times are *predicted* from them. For GPUs, and where that compiler is not installed, the plan is *counted*.
 """
 
 import contextlib
@@ -236,7 +236,7 @@ def strange(trips: Iterable[int | None], model: Iterable[int]) -> list[int | Non
 
 
 def _counted(job: Job, pod: Pod, mesh: AbstractMesh) -> PodPlan:
-    """Without a compiler: what is stored, what the layout makes cross chips, operations; no activations' traffic."""
+    """Return a plan without a compiler: stored bytes, communication, operations; without activations' traffic."""
     held, passing, moved = job.stored(mesh), job.passing(mesh), job.moved(mesh, pod)
     chips = np.arange(mesh.size) // pod.chip.cores % (pod.chips // pod.slices)
     places = np.stack(np.unravel_index(chips, pod.shape), axis=1).tolist()

@@ -45,7 +45,7 @@ def write(plan: PodPlan, out: epath.PathLike) -> PodPlan:
 
 # --------------------------------------------------------------------------------------------------------------- words
 def _page(plan: PodPlan, plots: Sequence[Section] = ()) -> Page:
-    """What was asked for, whether it fits, what crosses chips, how long a step and the run take."""
+    """Return the page: the request, whether it fits, communication, and the duration of a step and of the run."""
     pod, batch = plan.pod, plan.batch
     axes = ", ".join(f"{name} {size}" for name, size in plan.mesh.items() if size > 1) or "one device"
     title = (
@@ -84,15 +84,15 @@ def _collectives(plan: PodPlan) -> Section:
         types = ", ".join(one.types)
         rows.append([one.kind, " x ".join(one.axes), f"{one.group}", types, *sizes, "yes" if one.overlapped else "no"])
     if not rows:
-        return Section(notes=["nothing crosses chips"])
+        return Section(notes=["no communication between chips"])
     notes = []
     if plan.unrecognised:
         forms = ", ".join(f"{count} x {form}" for form, count in plan.unrecognised.items())
         notes.append(f"not recognised, and not counted: {forms}")
     if plan.loops:
-        notes.append(f"trips of the loops: {_joined(plan.loops, 'unknown (counted once)')}")
-    header = ["collective", "over", "chips", "of", "times", "GiB", "GiB received", "beside other work"]
-    return Section("What crosses chips in a step", Table(header, rows), notes=notes)
+        notes.append(f"trip counts of the loops: {_joined(plan.loops, 'unknown (counted once)')}")
+    header = ["collective", "over", "chips", "of", "times", "GiB", "GiB received", "overlapped"]
+    return Section("Communication between chips in a step", Table(header, rows), notes=notes)
 
 
 def _time(plan: PodPlan) -> Section:
@@ -106,11 +106,11 @@ def _time(plan: PodPlan) -> Section:
     }
     always = ("memory", "links", *(["matrix"] if outlook else []))
     rows = [[name, f"{1e3 * (took or 0):.2f}"] for name, took in durations.items() if took or name.startswith(always)]
-    notes = [f"how long {what} takes is not known: its operations are counted in compiled programs alone"]
+    notes = [f"the duration of {what} is unknown: its operations are counted only in compiled programs"]
     if outlook:
         (low, high), mfu = outlook["examples_per_second"], outlook["mfu"]
         notes = [
-            f"{what}: {1e3 * seconds.low:.1f} ms where all overlaps, {1e3 * seconds.high:.1f} where nothing does",
+            f"{what}: {1e3 * seconds.low:.1f} ms if everything overlaps, {1e3 * seconds.high:.1f} if nothing does",
             f"{_number(low)} to {_number(high)} examples a second, MFU {mfu[0]:.1%} to {mfu[1]:.1%}",
         ]
         if plan.job.runs:
@@ -123,7 +123,7 @@ def _time(plan: PodPlan) -> Section:
 
 
 def _number(value: float) -> str:
-    """In at least three digits: `0.0042`, `3.14`, `1,280`."""
+    """Return a number with at least three digits: `0.0042`, `3.14`, `1,280`."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

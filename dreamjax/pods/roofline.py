@@ -1,4 +1,4 @@
-"""How long a step may take: what it computes and moves, over the rates at which a chip does either.
+"""Predict a range of step times: operations and bytes moved, divided by a chip's rates.
 
 Two ends of a range. *All overlapped*: what crosses chips hides behind the instructions, which run one after another, or
 these behind that; the matrix units, the memory, the torus and the network are busy all the time where they are slowest.
@@ -32,8 +32,8 @@ WINDOW = re.compile(r"window=\{([^}]*)\}")
 class Times:
     """Seconds of a step. `links`: by axes of the mesh.
 
-    `computing`: of its instructions, as the compiler estimates them; None without it. `hurried`: the compiler was told
-    to spend little effort, so that what would run is faster than this.
+    `computing`: of its instructions, as the compiler estimates them; None without it. `hurried`: the compiler ran with
+    little effort, so that the real program would be faster.
     """
 
     matrix: float

@@ -1,4 +1,4 @@
-"""What a launch becomes: a batch script of SLURM, a request for Cloud TPUs, or JobSets of Kubernetes."""
+"""Render a launch as a batch script of SLURM, a request for Cloud TPUs, or JobSets of Kubernetes."""
 
 import shlex
 from dataclasses import replace

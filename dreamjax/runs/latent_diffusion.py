@@ -151,8 +151,8 @@ class LatentDiffusion:
                 batch size must divide by the mesh's data × fsdp.
             seed: of the noise.
             size: (h, w) of the latents.
-            unconditional: the context that guidance leads away from, or a dict of it and a time offset; without it
-                there is no guidance.
+            unconditional: the unconditional context of guidance, or a dict of it and a time offset; without it guidance
+                is off.
             scale: of guidance.
             rescale: of guided outputs, see `guidance.guided`.
 

@@ -1,8 +1,8 @@
-"""Where the folders that a run names are now.
+"""Locate the folders that a run names, after the run or they were moved.
 
-config.json keeps paths as they were given; location.json says where each folder was when training last began, as an
-absolute path and as seen from the run. So a run that moved together with its data finds them, and one that is used from
-another working folder too. What lies elsewhere now can be given again.
+config.json keeps the paths as given; location.json stores where each folder was when training last began, as an
+absolute path and as a path relative to the run. So a run finds its data if it was moved together with them, or is used
+from another working folder. The path of a folder that is elsewhere now can be given again.
 """
 
 import copy
@@ -51,7 +51,7 @@ def keep(begun: JsonDict, now: JsonDict, workdir: epath.PathLike) -> None:
 
 
 def present(config: JsonDict, workdir: epath.PathLike) -> JsonDict:
-    """Return the config.json of the run in `workdir` with the paths of its folders as they are now."""
+    """Return the config.json of the run in `workdir` with the current paths of its folders."""
     places, config = _read(workdir), copy.deepcopy(config)
     for key in KEYS:
         if value := _get(config, key):
@@ -62,10 +62,10 @@ def present(config: JsonDict, workdir: epath.PathLike) -> JsonDict:
 
 
 def continued(config: JsonDict, workdir: epath.PathLike) -> tuple[JsonDict, JsonDict]:
-    """Return a config with its paths as they are now, and with those that its run in `workdir` was begun with.
+    """Return a config with its current paths, and with those that its run in `workdir` was begun with.
 
-    A path is the same as before where both are the same folder now, and one that was given again where there is none at
-    the old place any more. Other paths are left as they are: a run of other data is another run.
+    A path counts as unchanged where both name the same folder now, or where it was given again because the old folder
+    no longer exists. Other paths are not replaced: a run on other data is another run.
     """
     path = epath.Path(workdir) / "config.json"
     try:
@@ -87,7 +87,7 @@ def continued(config: JsonDict, workdir: epath.PathLike) -> tuple[JsonDict, Json
 
 
 def relocate(workdir: epath.PathLike, paths: Mapping[str, str | Sequence[str]]) -> None:
-    """Keep in a run where its folders are now: config key → path, or paths where there are several.
+    """Store in a run where its folders are now: config key → path, or several paths.
 
     Raise UserError for a key that is not a folder of the run, for a folder that does not exist, and for a dataset that
     is not the one that the run was trained on.
@@ -112,7 +112,7 @@ def relocate(workdir: epath.PathLike, paths: Mapping[str, str | Sequence[str]]) 
 
 
 def check(config: object, workdir: epath.PathLike, keys: Iterable[str], instead: str = "") -> None:
-    """Raise UserError where a folder that an opened run names is not here, with the option that says where it is.
+    """Raise UserError where a folder that an opened run names is missing, with the option that gives its path.
 
     `instead`: another option of the command, with which the folder is not needed.
     """
@@ -132,7 +132,7 @@ def check(config: object, workdir: epath.PathLike, keys: Iterable[str], instead:
 
 
 def _read(workdir: epath.PathLike) -> JsonDict:
-    """Return location.json; empty for a run of a version that wrote none."""
+    """Return location.json; empty for a run of an older version without it."""
     path = epath.Path(workdir) / NAME
     try:
         return json.loads(path.read_text()) if path.exists() else {}

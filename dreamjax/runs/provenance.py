@@ -1,8 +1,8 @@
-"""What a run says about the recordings that it was trained on: to recognise people, and for model cards.
+"""The recordings that a run was trained on: to recognise people in evaluations, and for model cards.
 
-data.json in its work directory is written when training begins: shards can be prepared again at the same path, with
-other people in their splits; then only this file says on whom a run was trained. It holds pseudonyms and hashes as
-dataset.json has them, and no other personal data. provenance.json is that of an imported run.
+data.json in the work directory is written when training begins: shards can be prepared again at the same path with
+other people in their splits, and then only this file records the people a run was trained on. It holds the pseudonyms
+and hashes of dataset.json, and no other personal data. provenance.json is that of an imported run.
 """
 
 import json
@@ -24,7 +24,7 @@ from dreamjax.storage import atomic
 from dreamjax.typing import JsonDict
 
 NAME = "data.json"
-IMPORTED = "provenance.json"  # in the directory of an imported run: its source, and what that says of its training
+IMPORTED = "provenance.json"  # in the directory of an imported run: its source, and what is known of its training
 STEPS = ("low", "high", "notch", "sfreq", "reference", "causal")  # of dataset.json's settings
 
 
@@ -122,7 +122,7 @@ def dataset(folder: str) -> Dataset:
 
 
 def trained_on(paths: Sequence[str], workdir: str | None = None) -> tuple[People, ...] | None:
-    """Return the people trained on, by dataset: as the run in `workdir` says, else those of the training splits now.
+    """Return the people trained on, by dataset: from the run in `workdir`, else those of the current training splits.
 
     None where a path no longer exists, or none is given.
     """
@@ -167,7 +167,7 @@ def check(workdir: epath.PathLike, paths: Sequence[str]) -> None:
 
 # ------------------------------------------------------------------------------------------------------ for model cards
 def imported(workdir: epath.PathLike) -> JsonDict:
-    """Return what the source of an imported run says; empty for a run that dreamjax trained."""
+    """Return the provenance of an imported run; empty for a run that dreamjax trained."""
     path = epath.Path(workdir) / IMPORTED
     return json.loads(path.read_text()) if path.exists() else {}
 

@@ -1,11 +1,11 @@
-"""Step directories: written while training goes on, committed by a manifest, verified before they are trusted.
+"""Step directories: written in the background, committed by a manifest, verified before they are read.
 
 WORKDIR/checkpoints/00001000/
     state/         Orbax: params, ema, opt, step, hyper, extra, guard as a nested dict of arrays
     arrays.json    name → [shape, type] of each array
     run.json       step, examples consumed, the open metrics window, held-out score
     config.json    the run's config
-    manifest.json  size and hash of every file above, written last: without it the directory does not count
+    manifest.json  size and hash of every file above, written last: without it the directory is ignored
 """
 
 import contextlib
@@ -87,7 +87,7 @@ def problems(folder: epath.PathLike, step: int) -> list[str]:
 
 
 def newest_intact(folder: epath.PathLike) -> int | None:
-    """Return the newest step that is as it was written; log which newer ones are not."""
+    """Return the newest step whose files match its manifest; log which newer ones do not."""
     unfinished = sorted(entry.name for entry in _unfinished(folder))
     for step in reversed(committed_steps(folder)):
         damage = problems(folder, step)

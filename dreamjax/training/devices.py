@@ -1,4 +1,4 @@
-"""How well a run uses its devices: rates, memory, and a profile of some steps for TensorBoard and Perfetto.
+"""Measure how a run uses its devices: rates, memory, and a profile of some steps for TensorBoard and Perfetto.
 
 Peaks are the makers' dense bfloat16 figures, in FLOP/s per JAX device, without sparsity.
 """

@@ -1,4 +1,4 @@
-"""Where a run's wall time went, over all its attempts: goodput.json.
+"""Account for a run's wall time over all its attempts: goodput.json.
 
     ledger = Ledger(path)
     with ledger.on("checkpoint"): …

@@ -1,6 +1,6 @@
 """Bad steps (a gradient that is not finite, or a loss that jumps): detected on the device, handled by the loop.
 
-On the device a bad step leaves parameters, average and optimiser as they were (`training.update`). The run's policy
+On the device a bad step leaves parameters, average and optimiser unchanged (`training.update`). The run's policy
 then decides: stop, skip the step, or go back to the last saved step and continue with data not seen yet.
 """
 
@@ -89,7 +89,7 @@ def updated(guard: PyTree, values: Mapping[str, Array], good: Bool[Array, ""]) -
 
 # ---------------------------------------------------------------------------------------------------------- in the loop
 class BadStep(UserError):
-    """A bad step ended the run, as its policy says."""
+    """A bad step ended the run, by its policy."""
 
 
 class RollBack(Exception):
@@ -128,7 +128,7 @@ class Guard:
             setattr(self, name, count.get(name, 0))
 
     def passes(self, step: int, sums: Sums) -> bool:
-        """Return whether the step counts; False where it was skipped. Raise BadStep or RollBack as the policy says."""
+        """Return whether the step counts; False where it was skipped. Raise BadStep or RollBack by the policy."""
         reason, policy, most = why_bad(sums), self.config.policy, self.config.most
         if reason is None:
             self.in_a_row = 0
@@ -157,7 +157,7 @@ class Guard:
 
 
 def why_bad(sums: Sums) -> str | None:
-    """Return a phrase that says why the step is bad; None for a good step."""
+    """Return the reason why the step is bad; None for a good step."""
     if names := not_finite(sums):
         return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite"
     total, weight = sums.get("finite", (1.0, 1.0))

@@ -1,4 +1,4 @@
-"""Where a run's numbers and images are written: JSON lines, TensorBoard, Weights & Biases.
+"""Write a run's numbers and images: JSON lines, TensorBoard, Weights & Biases.
 
 `metrics.jsonl` holds only what is a function of the run: its bytes are equal whether or not the run was killed and
 resumed. `timing.jsonl` holds what depends on the clock: rates, memory, waiting.
@@ -73,7 +73,7 @@ class JsonLines:
             self._lines = self._lines[stream.write(self._lines) :]
 
     def sync(self) -> None:
-        """Bring all lines safely to disk, before a step directory that follows them is committed."""
+        """Flush all lines to disk, before a step directory that follows them is committed."""
         with self._log_errors:
             if self._stream is not None:
                 self._append(self._stream)
@@ -197,7 +197,7 @@ class RunLogger:
             self._wandb.log({"image": self._wandb.Image(figure)}, step=step)
 
     def sync(self) -> None:
-        """Bring the JSON lines safely to disk."""
+        """Flush the JSON lines to disk."""
         for file in self._files.values():
             file.sync()
 

@@ -114,7 +114,7 @@ def decayed(params: PyTree) -> PyTree:
 def build() -> optax.GradientTransformationExtraArgs:
     """Return the transformation; its `update` takes the keywords `hyper` (as from `hyper()`), `step` and `finite`.
 
-    Where `finite` is given and false, the moments stay as they were.
+    Where `finite` is given and false, the moments do not change.
     """
 
     def chain(values: Mapping[str, Scalar], rate: Scalar, finite: Array | None) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""A Task on a mesh: the shapes and shardings of its state, its compiled step, its state created where it will live."""
+"""A Task on a mesh: the shapes and shardings of its state, its compiled step, its state created with its sharding."""
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping

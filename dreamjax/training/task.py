@@ -1,4 +1,4 @@
-"""What the loop knows about a system: the `Task` protocol, and the types that cross it."""
+"""The loop's interface to a system: the `Task` protocol and its types."""
 
 import dataclasses
 import math

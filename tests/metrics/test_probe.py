@@ -220,9 +220,9 @@ def test_pretraining_is_credited_only_above_the_untrained_network():
 
 def test_reports_drift_where_it_is_above_chance():
     told = statements(encoder=0.8, untrained=0.6, drift=0.65)
-    assert "part of the score may be time passing" in told
+    assert "part of the score may be drift over time" in told
     assert "differ by more than that" in told
-    assert "time passing" not in statements(encoder=0.8, untrained=0.6, drift=0.5)
+    assert "drift over time" not in statements(encoder=0.8, untrained=0.6, drift=0.5)
 
 
 def test_conditional_mean_of_a_fold_uses_subjects_recorded_alike():

@@ -1,4 +1,4 @@
-"""From stored records to the rows of a batch: crop, hide, reference, map, scale. NumPy on the host, many rows at once.
+"""Turn stored records into the rows of a batch: crop, hide, reference, map, scale; NumPy, many rows at once.
 
 Rows that share channels, length and reference are processed together. Every random choice is keyed by the global
 example index (see `rng`), so a row does not depend on the other rows of its batch.
@@ -16,7 +16,7 @@ from dreamjax.signals.datasets import mapping, rng
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.record_view import StoredWindow
 
-FLOOR_UV = 1e-3  # a recording or channel flatter than this is not blown up
+FLOOR_UV = 1e-3  # a recording or channel flatter than this is not scaled up
 
 
 @dataclass(frozen=True)

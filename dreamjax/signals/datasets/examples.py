@@ -46,7 +46,7 @@ class Examples:
         weights: Sequence[float] = (),
         keys: np.ndarray | None = None,
     ):
-        """Describe which examples there are and in which order.
+        """Define the examples and their order.
 
         Args:
             sizes: number of examples of each corpus.

@@ -26,7 +26,7 @@ ALSO = (*NAMED, POSITIONS)  # what a batch carries where a system asks for it
 
 
 class RecordMetadata(TypedDict):
-    """What a record says besides its signal. Texts are empty where unknown; subject and recording are salted hashes."""
+    """The metadata of a record. Texts are empty where unknown; subject and recording are salted hashes."""
 
     stimulus: str
     label: str
@@ -118,7 +118,7 @@ class WindowExamples(Examples):
         return out
 
     def metadata(self) -> list[RecordMetadata]:
-        """Return what every record says besides its signal, in the order of the corpora."""
+        """Return the metadata of every record, in the order of the corpora."""
         return [
             RecordMetadata(
                 **{name: records.texts(feature, name)[0].decode() for name in DESCRIBING},  # type: ignore[typeddict-item]
@@ -183,7 +183,7 @@ def open_stream(
 ) -> WindowExamples:
     """Open the windows of a split: endless, shuffled and augmented in training, else each once and in order.
 
-    `also`: what a batch carries besides, of `ALSO`: numbers of names (`WindowExamples.names`), or sensor positions in
+    `also`: further fields of a batch, of `ALSO`: numbers of names (`WindowExamples.names`), or sensor positions in
     metres with `sensor_positions_ok`. Raise UserError where a dataset is absent, has no such split, or does not suit
     the config.
     """

@@ -162,7 +162,7 @@ class ShardReader:
     """
 
     def __init__(self, paths: Sequence[epath.PathLike], records: Sequence[int]):
-        """`records`: how many records each shard holds, as its dataset says."""
+        """Open shards. `records`: the number of records of each shard, from its dataset.json."""
         self.paths = [os.fspath(epath.Path(p)) for p in paths]
         self.records = list(records)
         self._ends = list(accumulate(self.records))

@@ -1,4 +1,4 @@
-"""One recording → one part. What a child process of `prepare` runs."""
+"""Convert one recording to one part, in a child process of `prepare`."""
 
 import functools
 import hashlib
@@ -38,7 +38,7 @@ LISTED_CODES = 12  # of events, where none is wanted
 
 @dataclass(frozen=True)
 class RecordingTask:
-    """What a child gets. Everything in it can be pickled."""
+    """The task of a child process. Everything in it can be pickled."""
 
     source: Source
     settings: WindowSettings
@@ -133,7 +133,7 @@ def convert_raw(raw: "mne.io.BaseRaw", task: RecordingTask, beat: Callable[[], N
 
 
 def _fingerprint(task: RecordingTask) -> list[str]:
-    """Whatever besides the input changes a part."""
+    """Return everything other than the input that changes a part."""
     table, who = event_table(task), task.identity
     return [
         json.dumps(task.settings.as_json(), sort_keys=True),

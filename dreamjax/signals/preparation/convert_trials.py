@@ -1,8 +1,8 @@
-"""One chunk of published trials → one part. What a child process of `prepare` runs.
+"""Convert one chunk of published trials to one part, in a child process of `prepare`.
 
 There are two ways to read a trial. `ours`: from the image's onset on, resampled to the rate of all other recordings,
-each channel without its mean, and the end marked as padding where a trial is shorter. `dreamdiffusion`: a span of
-samples as they are, which its configs then stretch in time. The values keep the unit that the file gives them.
+each channel without its mean, and the end marked as padding where a trial is shorter. `dreamdiffusion`: an unchanged
+span of samples, which its configs then stretch in time. The values keep the unit of the file.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ from dreamjax.typing import JsonDict
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """What is made of a trial."""
+    """The settings of converting trials."""
 
     reading: Literal["ours", "dreamdiffusion"] = "ours"
     sfreq: float = 256.0  # Hz; ours alone, like the next two
@@ -84,7 +84,7 @@ class TrialReader:
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What a child gets: a chunk of the trials of one split. Everything in it can be pickled."""
+    """The task of a child process: a chunk of the trials of one split. Everything in it can be pickled."""
 
     path: str
     file_hash: str

@@ -1,6 +1,6 @@
 """The folder that `prepare` writes: what it may replace, where it is built, how it gets its name.
 
-What is there stays until the new folder is whole; a second process that writes the same one is refused.
+An existing folder stays until the new one is complete; a second process that writes the same one is refused.
 """
 
 import hashlib
@@ -72,9 +72,7 @@ def refuse_key_inside(key_file: str, out: str | os.PathLike[str]) -> None:
     folder = whole(out)
     parts = folder.parent / f".{folder.name}.parts"
     if key_file and {folder, parts} & {whole(key_file), *whole(key_file).parents}:
-        raise UserError(
-            f"--key-file {key_file} lies in the output; keep it away from the dataset, in a folder of its own"
-        )
+        raise UserError(f"--key-file {key_file} is in the output; keep it away from the dataset, in a separate folder")
 
 
 def json_lines(lines: Iterable[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""One linear filter from the recorded samples to the wanted ones, computed in blocks without a trace of the blocks.
+"""Filter and resample recorded samples, in blocks that do not affect the result.
 
 Everything is FIR: a polyphase resampler (anti-alias low-pass at the common rate) followed at the output rate by one
 kernel that is the convolution of high-pass, low-pass and notches. An FIR output sample depends on a known span of the
@@ -25,7 +25,7 @@ NOTCH_HALF_WIDTH = 1.0  # Hz, the -6 dB points on both sides; ±0.5 Hz is stoppe
 STOP_DB = 80.0  # of the resampler
 REACH, BETA = 32, 8.0  # of the interpolation between samples: on either side; shape of its window
 MAX_DENOMINATOR = 1024
-RATE_TOLERANCE = 1e-5  # relative; an amplifier's clock is no better
+RATE_TOLERANCE = 1e-5  # relative; the accuracy of an amplifier's clock
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
-"""Recordings added to a finished dataset: those it holds are taken out of its shards, only the new ones are converted.
+"""Add recordings to a finished dataset: existing ones are read from its shards, only the new ones are converted.
 
-The summaries of its parts lie beside its shards (`parts.jsonl`, without personal data). With them the part that
-`convert` would make is there before it is asked for, record for record, and everything after it is as if all recordings
-had been given at once: the same order, splits and bytes.
+The summaries of its parts are stored next to its shards (`parts.jsonl`, without personal data). They allow the parts
+that `convert` would write to be restored record for record, so that the result has the same order, splits and bytes as
+if all recordings had been given at once.
 """
 
 import json

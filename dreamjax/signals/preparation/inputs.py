@@ -1,4 +1,4 @@
-"""What `prepare` is asked to do, and what recordings and published trials (`prepare.Inputs`) describe alike."""
+"""The options of `prepare`, and the descriptions that recordings and published trials share (`prepare.Inputs`)."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ class PrepareOptions:
     timeout_s: float = 300.0  # a child without progress for so long is killed
     salt: str | None = None  # of the pseudonyms; None for one made from the dataset's name
     splits: SplitRequest = field(default_factory=SplitRequest)
-    strict: bool = False  # refuse files shorter than their header says, and trials whose image is missing or damaged
+    strict: bool = False  # refuse files shorter than their header states, and trials whose image is missing or damaged
     overwrite: bool = False
     key_file: str = ""  # where to write recording id → path; kept out of the dataset on purpose
     licence: str | None = None  # of what no corpus table and no BIDS file tells

@@ -1,7 +1,7 @@
-"""A part: what one child of `prepare` writes, a shard file with its windows and a summary of them.
+"""A part: the output of one child of `prepare`, a shard file of windows and their summary.
 
-A part is finished when `summary.json` lies beside its shard. Its name is a digest of the input's content and of the
-settings, so an interrupted run finds its finished parts again and nothing else can be taken for them.
+A part is finished when `summary.json` exists next to its shard. Its name is a digest of the input's content and of the
+settings, so an interrupted run recognises its finished parts and cannot confuse them with others.
 """
 
 import json
@@ -40,7 +40,7 @@ class RejectEntry(TypedDict, total=False):
 
 
 class PartSummary(TypedDict, total=False):
-    """What is known about a part besides its windows: kept in summary.json, and in parts.jsonl of the dataset."""
+    """The metadata of a part, stored in summary.json and in parts.jsonl of the dataset."""
 
     part: str  # its folder
     sha256: str  # of its input
@@ -96,7 +96,7 @@ def make(
 def write_windows(
     part: Path, windows: Iterable[records.Window], beat: Callable[[], None], *, averages: bool
 ) -> PartSummary:
-    """Write the shard of a part, and with `averages` the sums of its classes; return what there is to say of both.
+    """Write the shard of a part, and with `averages` the sums of its classes; return the summary of both.
 
     Its spectrum is that at 0, 0.5, … 80 Hz: median over channels, mean over windows.
     """

@@ -1,8 +1,7 @@
-"""Recordings or published trials → a dataset folder: children convert, the parent splits, merges, reports, commits.
+"""Prepare a dataset folder from recordings or published trials: children convert; the parent splits, merges, reports.
 
-Children write one part per task into `.NAME.parts` beside the output; an interrupted run finds them again. How the
-output folder gets to its place: `dataset_folder`. What is converted, and how it is described: `recording_inputs`,
-`trial_inputs`.
+Children write one part per task into `.NAME.parts` next to the output, from which an interrupted run continues. See
+`dataset_folder` for how the output folder is replaced, and `recording_inputs` and `trial_inputs` for the inputs.
 """
 
 import os
@@ -42,7 +41,7 @@ Inputs = RecordingInputs | TrialInputs  # what is converted part by part, and ho
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedDataset:
-    """What `prepare` wrote. None: does not apply to recordings, to published trials, or to what was there already."""
+    """The summary of a dataset. None: does not apply to recordings, to published trials, or to an existing dataset."""
 
     out: str
     already_prepared: bool
@@ -84,7 +83,7 @@ def prepare(
       paths: files, folders, BIDS roots, or sources from `recordings.find_sources`; or one file of published trials.
       out: a folder that does not exist yet, or that this function made with the same settings. Recordings that it
         does not hold yet are added to it; those that it holds must be given too.
-      settings: `TrialSettings` for published trials, else `WindowSettings`; the defaults where there are none.
+      settings: `TrialSettings` for published trials, else `WindowSettings`; None: the defaults.
 
     Raises:
       UserError: nothing could be converted, or `out` holds something else.
@@ -141,7 +140,7 @@ def prepare_raws(
     Args:
       raws: taken one by one, so a generator needs memory for one.
       subject_of: the subject's id, from which the pseudonym and the split come. Default: the `his_id` of the Raw's
-        `subject_info`; a Raw without one counts as a person of its own.
+        `subject_info`; a Raw without one counts as a different person.
 
     Raises:
       UserError: nothing could be converted, or `out` exists.
@@ -187,7 +186,7 @@ class _Preparation:
                 yield outcome
 
     def commit(self, folder: Path, outcomes: Iterable[workers.Outcome]) -> PreparedDataset:
-        """Merge what was converted, write everything beside it, give the folder its name, forget the parts."""
+        """Merge the converted parts, write the other files, rename the folder, and delete the parts."""
         ended = sorted(outcomes, key=lambda outcome: outcome.index)
         converting = time.monotonic() - self.started
         done = [ConvertedPart(outcome.task, outcome.result) for outcome in ended if not outcome.reason]

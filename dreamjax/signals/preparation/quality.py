@@ -1,4 +1,4 @@
-"""What is wrong with a window, a channel or a recording. Nothing here changes a value: it flags or rejects.
+"""Judge the quality of windows, channels and recordings. Nothing here changes a value: it flags or rejects.
 
 Amplitudes are judged on the band-passed signal, in the unit of its modality, before any re-referencing (an average
 reference hides a flat channel); clipping on the samples as recorded (a filter smears plateaus); line noise on the
@@ -96,7 +96,7 @@ def limits_for(modality: str, chosen: QualityLimits) -> QualityLimits:
 def mains_frequency(stretches: Sequence[Float[np.ndarray, "channels time"]], sfreq: float) -> float | None:
     """Return 50 or 60 Hz, from stretches of the unfiltered signal; None where neither stands out.
 
-    A peak ratio is the power within 0.5 Hz of the frequency over the median power 2 to 6 Hz beside it; median over
+    A peak ratio is the power within 0.5 Hz of the frequency over the median power 2 to 6 Hz away; median over
     channels of Hann-weighted spectra averaged over pieces of 4 s.
     """
     n = min([round(PIECE_S * sfreq), *(x.shape[1] for x in stretches)])

@@ -1,4 +1,4 @@
-"""What is to be done to one recording, resolved from the settings and one look at it; and its filtered signal.
+"""The processing of one recording, resolved from the settings and one pass over it; and its filtered signal.
 
 The recording is read in blocks and the statistics come from stretches of it, so memory does not grow with its length.
 """

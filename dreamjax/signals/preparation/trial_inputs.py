@@ -75,7 +75,7 @@ class TrialInputs:
         """
         self.path = next(file for file in files if trial_corpus_of([file]))
         if len(files) > 1:
-            raise UserError(f"{self.path} is a whole data set of its own; prepare it alone, into a folder of its own")
+            raise UserError(f"{self.path} is a whole dataset; prepare it alone, into a separate folder")
         self.settings, self.options, self.reader = settings, options, TrialReader(self.path, settings)
         self.licence = options.licence or self.reader.corpus.facts.licence
         self.assigned = self.reader.corpus.assign(self.reader.trials, options.splits)

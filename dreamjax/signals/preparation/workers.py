@@ -58,7 +58,7 @@ def attempt(function: Function, index: int, task: Any, beat: Callable[[], None])
 
 
 def _serve(pipe: Connection, quiet: bool) -> None:
-    """The life of a worker: a function in, then tasks in, outcomes and beats out."""
+    """Run a worker: receive a function, then tasks; send outcomes and beats."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if quiet:
         null = os.open(os.devnull, os.O_WRONLY)

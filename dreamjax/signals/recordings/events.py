@@ -34,7 +34,7 @@ DATE_LIKE = re.compile(r"\d{6,}|\d{1,4}[-:./]\d{1,2}[-:./]\d{1,4}")
 REPEATED = 2
 BOUNDARY = re.compile(r"BAD|EDGE|boundary|New Segment", re.IGNORECASE)
 CUT = re.compile(r"EDGE|boundary|New Segment", re.IGNORECASE)  # the signal jumps here
-LEFT_OUT = re.compile(r"^BAD", re.IGNORECASE)  # MNE's convention: nothing in this span is to be used
+LEFT_OUT = re.compile(r"^BAD", re.IGNORECASE)  # MNE's convention: this span must not be used
 ABSENT = ("", "n/a", "na", "nan")
 MAX_CODE = 64  # characters; a trial type is a name, not a text
 MISSING_NAMED = 5  # of the images that are missing, so many are named
@@ -177,7 +177,7 @@ def _event(row: dict[str, str], sfreq: float, n_samples: int) -> Event | str:
 
 
 def with_event_table(recording: Recording, table: str | Path, *, stimuli: str | Path | None = None) -> Recording:
-    """Return the recording with the events of a user's table instead of its own.
+    """Return the recording with its events replaced by those of a user's table.
 
     Raise UserError for an unusable row, with its number, and for images that are not in the folder `stimuli`.
     """

@@ -1,8 +1,8 @@
-"""Who is in which split, under which pseudonym.
+"""Assign pseudonyms and splits to subjects.
 
-A pseudonym is a salted SHA-256: the same person gets the same one in every recording of a data set, and without the
-salt no one can go from a guess at the name to the pseudonym. With the default salt (made from the data set's name, so
-that two sites get the same ids) anybody can try guesses: give a secret one for anything but public data.
+A pseudonym is a salted SHA-256: the same person gets the same one in every recording of a dataset, and without the
+salt a guessed name cannot be verified. With the default salt (made from the dataset's name, so that two sites get the
+same ids) anyone can test guesses: give a secret one for anything but public data.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ class SplitRequest:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a record says about its origin: pseudonyms."""
+    """The origin of a record, as pseudonyms."""
 
     subject: str
     session: str

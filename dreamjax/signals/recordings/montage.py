@@ -1,7 +1,7 @@
-"""Electrodes: what their labels say, where they sit, and the fixed montages ("templates") that a model is trained on.
+"""Electrodes: their labels, their positions, and the fixed montages ("templates") that a model is trained on.
 
-Recorders write one electrode in many ways: `EEG Fp1-Ref`, `Fc5.`, `FP1`, `T3` (the old name of T7). Many files call
-every channel `eeg`, also the ECG, the eyes and the difference of the two ears; the label is then the only evidence.
+Devices label an electrode in many ways: `EEG Fp1-Ref`, `Fc5.`, `FP1`, `T3` (the old name of T7). Many files call every
+channel `eeg`, also the ECG, the eyes and the difference of the two ears; the label is then the only evidence.
 
 Positions are metres in MNE's head frame: x to the right ear point, y to the nose, z up. They come from the file where
 it has them and from the 10-05 template (MNE's standard_1005, kept in the package) where only the name is known.
@@ -107,7 +107,7 @@ def names_other_sensor(label: str) -> bool:
 def banked_names(labels: Sequence[str]) -> list[str] | None:
     """Return `A1…A32, B1…B32, …` of large caps as A001, …, so that C3 is not taken for the site C3; else None.
 
-    Such labels name sockets of an amplifier. No 10-05 site begins with B, so a bank B gives them away.
+    Such labels name sockets of an amplifier. No 10-05 site begins with B, so a bank B identifies them.
     """
     if sum(re.fullmatch(r"B\d{1,2}", label) is not None for label in labels) < 4:
         return None
@@ -118,7 +118,7 @@ def banked_names(labels: Sequence[str]) -> list[str] | None:
 def biosemi_names(labels: Sequence[str]) -> list[str] | None:
     """Return the sites of BioSemi's 16-, 32- and 64-channel caps where `labels` are their sockets A1…, B1…; else None.
 
-    Other channels (EXG, GSR, Status) may stand beside them.
+    There may be other channels (EXG, GSR, Status) too.
     """
     sockets = [label for label in labels if re.fullmatch(r"[A-H]\d{1,2}", label)]
     for cap, banks in ((BIOSEMI16, "A"), (BIOSEMI32, "A"), (BIOSEMI64, "AB")):

@@ -37,12 +37,12 @@ def open_recording(
 ) -> Recording:
     """Open one recording. Its signal is read later, span by span.
 
-    What the reader that fits the source's format gives is completed by BIDS sidecars and the table of corpora.
+    The contents given by the format's reader are completed by BIDS sidecars and the table of corpora.
 
     Args:
       source: what `find_sources` found, or a path.
       unit_scale: the signal is multiplied by it; for headers whose unit is wrong. Default: the corpus's, else 1.
-      strict: refuse a file that ends before its header says so, instead of keeping what is there.
+      strict: refuse a file that is shorter than its header states, instead of keeping its complete records.
 
     Raises:
       UserError: one sentence: which file, what is wrong with it, what to do.

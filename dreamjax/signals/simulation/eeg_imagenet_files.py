@@ -7,7 +7,7 @@
     imagenet/<wnid>/<name>.JPEG           the images
 
 The design is the published one as well: every class in one stretch of half a second an image, ten seconds between, so
-that drift tells the class. The WordNet ids are made up: drawings are not to be taken for ImageNet's.
+that drift reveals the class. The WordNet ids are made up, so that the drawings cannot be taken for ImageNet's.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""A subject's head and cap: where the electrodes really sit, and what each source gives at them in µV.
+"""A subject's head and cap: the true positions of the electrodes, and the potential of each source there in µV.
 
 The head is made of concentric spheres (brain, fluid, skull, scalp). Inside shell j the n-th term of the potential is
 A_j r^n + B_j r^-(n+1). The dipole fixes B of the brain; potential and normal current are continuous over each border,

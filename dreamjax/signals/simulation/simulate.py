@@ -176,6 +176,6 @@ def write_dataset_files(root: epath.Path, settings: SimulationSettings, subjects
     (root / "README").write_text(
         f"{settings.subjects} simulated subjects looking at images (dreamjax simulate, seed {settings.seed}, "
         f"strength {settings.strength:g}, {settings.order} order). No person was recorded. "
-        "truth.json says what is inside.\n"
+        "truth.json holds the ground truth.\n"
     )
     (root / ".bidsignore").write_text("truth.json\n")

@@ -1,11 +1,11 @@
-"""What sources and electrodes do in time: image-evoked responses; background, alpha, blinks, mains and drift.
+"""Time courses of sources and electrodes: image-evoked responses; background, alpha, blinks, mains and drift.
 
 A response is a sum of components, each one dipole, one Gaussian in time, one feature of the image:
 
 response(image, t) = strength · Σ_k feature_k(image) · pattern_k ⊗ exp(-(t - latency_k)² / 2 width_k²)   for t ≥ 0
 
 The shape of the visual response is textbook (C1, P1, N1, P3; Luck 2014): places change the sign of C1 and the balance
-of the two hemispheres in P1, size changes N1, colour a ventral occipital pair, and every class has sources of its own.
+of the two hemispheres in P1, size changes N1, colour a ventral occipital pair, and every class has its own sources.
 """
 
 from collections.abc import Callable

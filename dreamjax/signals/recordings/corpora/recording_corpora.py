@@ -1,4 +1,4 @@
-"""The public corpora: what their files do not say, or say wrongly. The first whose path matches holds for a file."""
+"""The public corpora: facts that their files lack or state wrongly. The first corpus whose path matches is used."""
 
 import re
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ A_BLOCK_IS_A_CLASS = (
 class Corpus:
     """Facts about one corpus, applied to the files whose path matches `path`.
 
-    The unit override is the only thing that changes a signal, so it carries its evidence, and a file that merely
-    resembles the corpus must not match: `path` names the corpus's own folder and file names.
+    Only the unit override changes a signal, so it is stored with its evidence, and a file that merely resembles the
+    corpus must not match: `path` names the corpus's own folder and file names.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Corpus:
     reference: str | None = None
     line_freq: float | None = None  # Hz
     design: Mapping[str, str] = field(default_factory=dict)  # what of the experiment matters
-    impossible: Mapping[str, str] = field(default_factory=dict)  # control → why it cannot be
+    impossible: Mapping[str, str] = field(default_factory=dict)  # control → why it is impossible
 
     def condition(self, path: str) -> str | None:
         """Return the condition of a whole recording, where the corpus states it in the file's name."""

@@ -1,12 +1,12 @@
 """Corpora that are published as trials, already cut and filtered: what `prepare` needs of each, and its splits.
 
 official   a published file of indices. `_all`: they count the whole list, for any person. `_single`: they count the
-           list of one person. Read the other way round, they give a split that looks right and is wrong.
-subject    one person is tested, another chooses the step, the others train; the images are apart as well, since
-           everybody saw the same ones.
-image      the images are apart, the people are not.
-class      classes are apart: for systems that name no class. A class is a block, so blocks are apart as well.
-block      what holds blocks apart: within a person impossible for a decoder of classes, so people apart.
+           list of one person. Confusing the two gives a split that looks right and is wrong.
+subject    one person is tested, another one is used to choose the step, the others train; images are disjoint as well,
+           since everybody saw the same ones.
+image      images are disjoint, people are not.
+class      classes are disjoint: for systems that do not predict classes. A class is a block, so blocks are disjoint.
+block      blocks are disjoint: impossible within a person for a decoder of classes, so people are disjoint.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ WAYS = (
 
 @dataclass(frozen=True)
 class AssignedSplits:
-    """The split of each trial, UNUSED where it is in none, and what dataset.json says about the splitting."""
+    """The split of each trial, UNUSED where it is in none, and the description of the splits for dataset.json."""
 
     split: np.ndarray  # of str
     description: JsonDict
@@ -45,7 +45,7 @@ class AssignedSplits:
 
 @dataclass(frozen=True)
 class TrialCorpus:
-    """How the files of one corpus are recognised, opened and split, and what they do not say themselves."""
+    """How the files of one corpus are recognised, opened and split, and facts that they lack."""
 
     facts: Corpus
     handles: Callable[[str], bool]  # whether a path may be a file of this corpus
@@ -161,9 +161,9 @@ def _official(trials: PublishedTrials, request: SplitRequest) -> AssignedSplits:
 
 
 def _counts_whole_list(trials: PublishedTrials, file: str, last: int) -> bool:
-    """Whether indices count the whole list or that of one person. `_single` stays within every person's; `_all` not.
+    """Return whether indices count the whole list or one person's, by whether they exceed every person's list.
 
-    Raise UserError where the file's name says the other.
+    Raise UserError where the file's name contradicts this.
     """
     longest = max(int((trials.subject == person).sum()) for person in trials.subjects)
     whole = len(trials.subjects) == 1 or last >= longest
@@ -179,7 +179,7 @@ def _counts_whole_list(trials: PublishedTrials, file: str, last: int) -> bool:
 
 # ------------------------------------------------------------------------------- people, images or classes held out
 def _by_subject(trials: PublishedTrials, people: Sequence[int], request: SplitRequest) -> AssignedSplits:
-    """One person tests, one validates, the others train; and each only on the images of its own split."""
+    """Return splits with one person in test, one in val, the others in train, each with the images of its split."""
     if len(people) < len(SPLITS):
         raise UserError(
             f"--split-by {request.by} needs three people (train, val, test), but there "
@@ -261,7 +261,7 @@ TRIAL_CORPORA = (
         format="eeg-imagenet",
         sfreq=eeg_imagenet.SFREQ,
         seconds=0.5,
-        lengths=(450, 600),  # as everybody does who uses these files
+        lengths=(450, 600),  # as in all published code for these files
         unit=UNIT,
         record_unit="SD",
         flags=("no unit",),

@@ -1,8 +1,8 @@
-"""BIDS sidecars (EEG-BIDS, Pernet et al. 2019): what they say goes before what the recording's own header says.
+"""Read BIDS sidecars (EEG-BIDS, Pernet et al. 2019), which take precedence over the recording's own header.
 
 `*_channels.tsv` (types, bad channels), `*_electrodes.tsv` with `*_coordsystem.json` (positions), `*_events.tsv`,
-`*_eeg.json` (line frequency, reference, filters), each looked for beside the recording and in the folders above it
-(the inheritance principle). All of them are optional.
+`*_eeg.json` (line frequency, reference, filters), each looked for in the recording's folder and in the folders above
+it (the inheritance principle). All of them are optional.
 """
 
 import json

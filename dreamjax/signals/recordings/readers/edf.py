@@ -1,8 +1,8 @@
 """EDF, EDF+, BDF and BDF+: a reader of spans of data records, several thousand times faster than real time.
 
-MNE and edfio are the oracles of its tests. It is our own because it must not trust headers (see `edf_header`), keep
-what is there of a truncated file, honour the gaps of EDF+D (edfio reads such files as contiguous), and read any span
-of a day-long file without more memory than the span.
+Its tests compare it with MNE and edfio. Neither is used here, because a reader must not trust headers (see
+`edf_header`), must keep the complete records of a truncated file, respect the gaps of EDF+D (edfio reads such files as
+contiguous), and read any span of a day-long file without more memory than the span.
 """
 
 import re

@@ -43,7 +43,7 @@ class Header:
     header_bytes: int
     record_duration: float  # s
     n_records: int  # whole records that the file really holds
-    promised: int  # records that the header promises; -1: unknown while recording
+    promised: int  # records that the header states; -1: unknown while recording
     patient_words: frozenset[str]
 
     @property
@@ -145,7 +145,7 @@ def _signals(block: bytes, n: int, path: str) -> tuple[Signal, ...]:
         if label not in ANNOTATIONS:
             dmin, dmax = (_number(fields[k][i], f"digital range {where}", path) for k in ("dmin", "dmax"))
             pmin, pmax = (_number(fields[k][i], f"physical range {where}", path) for k in ("pmin", "pmax"))
-            if dmax != dmin and pmax != pmin:  # else an unused channel of some devices: its numbers stay as they are
+            if dmax != dmin and pmax != pmin:  # else an unused channel of some devices, whose numbers are not scaled
                 gain = (pmax - pmin) / (dmax - dmin)
                 offset = pmin - gain * dmin
         unit, prefilter = _text(fields["unit"][i]), _text(fields["prefilter"][i])

@@ -1,11 +1,11 @@
-"""From what a user names (files, folders, BIDS roots) to the recordings in it, and the reasons for what is left out.
+"""Find the recordings in what a user names (files, folders, BIDS roots), and the reasons for what is left out.
 
-Which reader a file needs is told by its first bytes where these do, else by its name.
+The reader of a file is chosen by its first bytes where these identify the format, else by its name.
 
-Who a recording is of, where nothing in its path says so: one person taken for two may be trained on and tested on; two
-persons taken for one cost data but no honesty. So where several folders side by side hold recordings, a folder is a
-person, however many files it has. Folders that are called after conditions, sessions, groups or formats are not
-persons; where there are no others, a file's own name counts.
+If the path does not contain a subject's id, the subject is inferred. Taking one person for two could put them into
+both train and test; taking two persons for one only wastes data. So where several sibling folders hold recordings, each
+folder is a person, however many files it has. Folders that are named after conditions, sessions, groups or formats are
+not persons; without other folders, the file's own name counts.
 """
 
 import os
@@ -73,7 +73,7 @@ DOCUMENTS = re.compile(r"^(.*readme.*|licen[cs]e.*|copying.*|changes.*|changelog
 
 @dataclass(frozen=True)
 class Ignored:
-    """A file that is not a recording of its own. `companion`: it belongs to one (or is its documentation): no error."""
+    """A file that is not a separate recording. `companion`: it belongs to one or is documentation: not an error."""
 
     path: str
     reason: str
@@ -87,7 +87,7 @@ def find_sources(
 
     Args:
       paths: files, folders (searched through) or BIDS roots.
-      dataset, licence: override what the corpus table, BIDS or the folder's name say.
+      dataset, licence: override those of the corpus table, BIDS or the folder's name.
       subject_pattern: a regular expression over the path whose first group is the subject's id.
 
     Raises:
@@ -164,8 +164,8 @@ def describe(
 ) -> list[Source]:
     """Return the source (of an archive: the sources) at `path`, with its dataset, subject, session and licence.
 
-    Each from the first that knows it: the caller, the corpus table, BIDS, the names of folders and file. The subject is
-    "" where none does.
+    Each comes from the first source that has it: the caller, the corpus table, BIDS, the names of folders and file. The
+    subject is "" where none has it.
     """
     inside = path.relative_to(base).as_posix()
     folder = inside.split("/")[0] if "/" in inside else base.resolve().name
@@ -247,7 +247,7 @@ def unworded(recordings: Sequence[tuple[Source, Path]]) -> list[str]:
 
 
 def _level_of_persons(recordings: Sequence[tuple[str, Sequence[str]]], given: bool) -> int:
-    """The first level at which folders of (file's name, folders) lie side by side and may be persons; else the depth.
+    """Return the first level at which sibling folders of (file's name, folders) may be persons; else the depth.
 
     Folders that were `given` one by one may as well be studies, so there a file name must occur in two of them.
     """

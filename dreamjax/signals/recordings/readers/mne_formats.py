@@ -94,10 +94,10 @@ def check(path: str, header: dict[str, dict[str, str]]) -> Path:
         raise UserError(f"{path}: SamplingInterval is not a number of µs; restore the header")
     name = common.get("datafile", "").replace("$b", Path(path).stem)
     if not name or os.path.basename(name) != name or name in (".", ".."):
-        raise UserError(f"{path}: DataFile is not the name of a file beside it; restore the header")
+        raise UserError(f"{path}: DataFile does not name a file in the same folder; restore the header")
     data = Path(path).parent / name
     if not data.is_file():
-        raise UserError(f"{path}: the signal file that its DataFile names is not beside it; copy it there")
+        raise UserError(f"{path}: the signal file that its DataFile names is not in the same folder; copy it there")
     if common.get("datatype", "TIMEDOMAIN").upper() != "TIMEDOMAIN":
         raise UserError(f"{path}: DataType is not TIMEDOMAIN; export the signal in the time domain")
     labels = header.get("channel infos", {})
@@ -111,7 +111,7 @@ def check(path: str, header: dict[str, dict[str, str]]) -> Path:
     if common.get("dataformat", "BINARY").upper() == "BINARY":
         kind = header.get("binary infos", {}).get("binaryformat", "")
         if kind not in BYTES:
-            raise UserError(f"{path}: BinaryFormat is none that is read; it can be {', '.join(BYTES)}")
+            raise UserError(f"{path}: unsupported BinaryFormat; it can be {', '.join(BYTES)}")
         if data.stat().st_size < int(count) * BYTES[kind]:
             raise UserError(f"{data}: holds not one whole sample; restore it from its source")
     return data
