@@ -108,7 +108,7 @@ class Together(TrainingStep):
         return vectorised.Vectorised(tuple(map(registry.build, self.others)), self.others)
 
     def __post_init__(self) -> None:
-        """Its examples are those of its points."""
+        """Do nothing: the number of examples is that of its points."""
 
     @property
     def examples(self) -> int:

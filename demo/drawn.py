@@ -25,7 +25,7 @@ CONTRAST = 255 * (LIGHTNESS + (1 - LIGHTNESS) * SATURATION) - GREY  # of a colou
 
 @functools.lru_cache(maxsize=2)
 def _drawings(pixels: int, classes: int) -> tuple[list[Stimulus], Float[np.ndarray, "N P"]]:
-    """Drawings of every shape, place and size, and their covers."""
+    """Return drawings of every shape, place and size, and their covers."""
     tried = TRIED.tolist()
     drawings = [
         Stimulus("", shape, x, y, size, 0.0)

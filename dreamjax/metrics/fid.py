@@ -141,20 +141,20 @@ def inception_score(probability_nxC: Float[np.ndarray, "n C"]) -> float:
 
 
 def _factor(x_nxF: np.ndarray) -> np.ndarray:
-    """A of at most F rows with AᵀA the covariance."""
+    """Return A, of at most F rows, with AᵀA the covariance."""
     centred = (x_nxF - x_nxF.mean(0)) / np.sqrt(len(x_nxF) - 1)
     return np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
 
 
 def _within(x_nxF: np.ndarray, chosen_sxn: np.ndarray) -> np.ndarray:
-    """The kernel's mean over pairs of different images, of each choice."""
+    """Return the kernel's mean over pairs of different images, of each choice."""
     diagonal = (np.square(x_nxF).mean(1) + 1) ** 3
     count = chosen_sxn.sum(1)
     return (_sums(x_nxF, x_nxF, chosen_sxn, chosen_sxn) - chosen_sxn @ diagonal) / (count * (count - 1))
 
 
 def _sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
-    """Σ k(x_i, y_j) over the chosen i and j, for each choice; ROWS of the kernel at a time."""
+    """Return Σ k(x_i, y_j) over the chosen i and j, for each choice; ROWS of the kernel at a time."""
     parts = (of_x[:, i : i + ROWS] @ _kernel(x[i : i + ROWS], y) for i in range(0, len(x), ROWS))
     return np.asarray((sum(parts) * of_y).sum(1))
 

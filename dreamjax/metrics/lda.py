@@ -95,7 +95,7 @@ def fit(
 
 
 def _covariance(x: Float[np.ndarray, "n F"], shrinkage: float | Literal["auto"]) -> Float[np.ndarray, "F F"]:
-    """Of the trials of one class, shrunk towards a multiple of the identity."""
+    """Return the covariance of the trials of one class, shrunk towards a multiple of the identity."""
     try:
         from sklearn.covariance import empirical_covariance, ledoit_wolf, shrunk_covariance
     except ImportError as e:

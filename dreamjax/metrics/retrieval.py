@@ -116,7 +116,7 @@ def _blocks(x: np.ndarray, kind: type[np.floating]) -> Iterator[slice]:
 
 
 def _unit(x: np.ndarray, kind: type[np.floating], centred: bool) -> np.ndarray:
-    """Rows of length 1, without their mean where `centred`; 0 for a row without variance."""
+    """Return rows of length 1, without their mean where `centred`; 0 for a row without variance."""
     values = x.astype(kind)
     if centred:
         varies = np.ptp(values, axis=1, keepdims=True) > 0

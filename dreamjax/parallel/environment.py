@@ -1,4 +1,4 @@
-"""What a process needs to know of where it runs: variables of a run of several, the target platform, BLAS threads.
+"""The environment of a process: variables of a run of several processes, the target platform, BLAS threads.
 
 Imported by parents that only watch their children, so nothing here imports JAX before it is called for.
 """

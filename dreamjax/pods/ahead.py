@@ -27,7 +27,7 @@ from dreamjax.training.task import Task
 REMATERIALISED = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+\.remat[\w.\-]* = ", re.MULTILINE)  # as XLA names its copies
 ATTEMPTS = 12  # at the largest batch
 NEAR = 64  # of so many examples, one more or less is not worth another compilation
-# what libtpu would else ask a metadata server, or other processes
+# what libtpu would otherwise request from a metadata server or other processes
 ABSENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -76,8 +76,8 @@ class DoesNotFit(UserError):
 def trace_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, jax.ShapeDtypeStruct]) -> Traced:
     """Trace the loop's step of `task` on the devices of `mesh`; nothing is allocated and no file is read.
 
-    `example`: shape and type of one example by name, as `Stream.element` tells them. Raise UserError for a batch that
-    does not divide.
+    `example`: shape and type of one example by name, as in `Stream.element`. Raise UserError for a batch that does not
+    divide.
     """
     sharding.check_batch(batch_size, mesh)
     batch = {name: jax.ShapeDtypeStruct((batch_size, *one.shape), one.dtype) for name, one in example.items()}
@@ -90,8 +90,8 @@ def trace_step(task: Task, mesh: Mesh, batch_size: int, example: Mapping[str, ja
 def compile_traced(traced: Traced, mesh: Mesh, effort: float | None = None) -> Compiled:
     """Compile for the devices of `mesh`. Raise DoesNotFit for a program that takes more memory than a chip has.
 
-    `effort` -1 … 1: of the compiler in making the program fast. At -1 Stable Diffusion's step takes minutes where it
-    else takes more than half an hour of 2 cores; the program is then not the one that a pod would run.
+    `effort` -1 … 1: of the compiler in making the program fast. At -1 Stable Diffusion's step compiles in minutes
+    instead of more than half an hour on 2 cores; the program is then not the one that a pod would run.
     """
     with jax.set_mesh(mesh):
         try:
@@ -117,7 +117,7 @@ def compile_step(
 def loops(traced: Traced) -> list[int]:
     """Return how often each loop of a traced program runs in the model: lengths of scans, at any depth.
 
-    A loop of one trip is none, neither here nor in what the compiler makes of it.
+    A loop of one trip does not count, neither here nor in the compiled program.
     """
     lengths: list[int] = []
 
@@ -208,7 +208,7 @@ def _attempt(rows: int, compile_of: Callable[[int], Compiled]) -> Attempt:
 
 
 def _guess(tried: list[Attempt], best: Attempt, usable: float) -> int:
-    """The rows at which the line through the two largest attempts reaches what is usable."""
+    """Return the rows at which the line through the two largest attempts reaches the usable memory."""
     known = sorted((one.rows, one.peak) for one in tried if one.peak is not None and (one.fits or one.compiled is None))
     if len(known) < 2:
         return 2 * best.rows

@@ -30,7 +30,7 @@ KINDS = {
 RECEIVED = {kind: lambda n: (n - 1) / n for kind in ("all-gather", "reduce-scatter", "all-to-all")}
 RECEIVED |= {"all-reduce": lambda n: 2 * (n - 1) / n, "permute": lambda n: 1.0, "broadcast": lambda n: 1.0}
 CHAIN, STARTS = "chain_id=", '"AsyncCollectiveStart"'
-SLICES = "slices"  # the axis of what crosses the network between slices
+SLICES = "slices"  # the axis of transfers over the network between slices
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Collective:
 
     @property
     def received(self) -> float:
-        """Return bytes that a chip receives in a step."""
+        """Return the bytes that a chip receives in a step."""
         return self.payload * self.times * RECEIVED[self.kind](self.group)
 
 
 # ----------------------------------------------------------------------------------------------- of a compiled program
 @dataclass(frozen=True)
 class ProgramCollectives:
-    """`unknown`: opcodes, or forms of one, that move data and that nothing here is known of: opcode → how many."""
+    """The collectives of a program. `unknown`: unrecognised forms of opcodes that move data → how many."""
 
     collectives: list[Collective]
     unknown: Mapping[str, int]
@@ -116,7 +116,7 @@ def _types(shapes: Iterable[Shape]) -> tuple[str, ...]:
 
 
 def _is_continued(computation: Computation, one: Instruction) -> bool:
-    """Whether this only takes up again what another fusion started.
+    """Return whether this only continues what another fusion started.
 
     TPU's compiler hides a collective behind other work by a chain of fusions, which all contain it: the first starts
     it, the next advance it while they compute, the last awaits it.
@@ -126,7 +126,7 @@ def _is_continued(computation: Computation, one: Instruction) -> bool:
 
 
 def _is_cut(computation: Computation) -> bool:
-    """Whether of the all-reduce in a fusion each chip keeps a piece alone."""
+    """Return whether each chip keeps only a piece of the all-reduce in a fusion."""
     opcodes = {one.opcode for one in computation.instructions.values()}
     whole = max((one.bytes for one in computation.instructions.values() if one.opcode == "all-reduce"), default=0.0)
     kept = computation.instructions[computation.root].bytes
@@ -134,7 +134,7 @@ def _is_cut(computation: Computation) -> bool:
 
 
 def _sent(computation: Computation, one: Instruction, times: float) -> Collective | None:
-    """Through the network between slices: the host's runtime does it, and only its attributes say what it is."""
+    """Return a transfer between slices: the host's runtime executes it, and only its attributes describe it."""
     transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
     target = re.search(r'_xla_megascale_target="\{([\d,]+)\}', one.rest)
     if transfer is None or target is None or (name := transfer[1].lower().replace("_", "-")) not in KINDS:
@@ -151,7 +151,7 @@ def axes_of(group: Sequence[int], axes: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _groups(one: Instruction) -> list[list[int]] | None:
-    """Which partitions take part together; None where that is written in a way that is not known."""
+    """Return the groups of partitions; None where they are written in an unknown form."""
     if one.opcode.startswith("collective-permute"):
         pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", one.rest)
         between = [[int(n) for n in pair] for pair in re.findall(r"\{(\d+),(\d+)", pairs[0])] if pairs else []
@@ -165,7 +165,7 @@ def _groups(one: Instruction) -> list[list[int]] | None:
 
 
 def _of_mesh(rest: str) -> list[list[int]] | None:
-    """replica_groups=mesh['a'=16,'b'=16], device_ids=([16,16]T(1,0)) {'b'}"""
+    """Parse replica_groups=mesh['a'=16,'b'=16], device_ids=([16,16]T(1,0)) {'b'}."""
     match = re.search(
         r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[\d,]+\])(?:T\(([\d,]+)\))?\))? \{([^}]*)\}", rest
     )

@@ -116,7 +116,7 @@ class HloProgram:
         return names
 
     def _callers_first(self) -> Iterator[tuple[str, Instruction]]:
-        """(computation, instruction), of every computation after those that call it."""
+        """Yield (computation, instruction), every computation after those that call it."""
         called = {
             name: {one for instruction in computation.instructions.values() for _, one in instruction.called}
             for name, computation in self.computations.items()
@@ -127,7 +127,7 @@ class HloProgram:
 
     # --------------------------------------------------------------------------------------------------- loops' trips
     def _trips(self, around: Computation, loop: Instruction) -> int | None:
-        """How often a loop runs: as the compiler writes, else by computing the integers of its state, turn by turn."""
+        """Return how often a loop runs: as the compiler writes, else by computing the integers of its state."""
         if known := TRIPS.search(loop.rest):
             return int(known[1])
         called = dict(loop.called)
@@ -150,7 +150,7 @@ class HloProgram:
         return None
 
     def _value(self, within: Computation, one: Instruction, given: Sequence[Value]) -> Value:
-        """What an instruction makes of a computation's arguments, where that is an integer or a tuple with some."""
+        """Return an instruction's result for its computation's arguments, if it is an integer or has integers."""
         if one.opcode == "parameter":
             return given[int(one.rest)] if int(one.rest) < len(given) else None
         operands = within.operands(one)
@@ -219,7 +219,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Of the parenthesis at `start`, the place of the one that closes it."""
+    """Return the index of the parenthesis that closes the one at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1

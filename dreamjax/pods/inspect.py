@@ -61,7 +61,7 @@ def inspect(config: Any, *, devices: int | None = None) -> Inspection:
 
 
 def _memory(config: Any, state: State, mesh: AnyMesh, plans: Plans | None) -> dict[str, float]:
-    """GiB of one device: what is stored, and an estimate of what the backward pass keeps of its micro-batch.
+    """Return GiB of one device: stored arrays, and an estimate of the values kept for the backward pass.
 
     `activations` are the residuals of the loss's vjp, by shape, after the config's rematerialisation. A compiler that
     fuses keeps fewer, and needs room to compute in: TPU's took 1.1 to 1.3 times the sum of it all (docs/scaling.md).

@@ -10,7 +10,7 @@ from dreamjax.parallel import environment
 from dreamjax.pods import topologies
 from dreamjax.pods.topologies import Chip, Pod
 
-NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"  # what Kubernetes, SLURM and Cloud TPU all take
+NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"  # allowed by Kubernetes, SLURM and Cloud TPU
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 CPU = Chip("cpu", node=1)
 OWN = {environment.COORDINATOR, environment.COUNT, environment.INDEX, environment.LOCAL_DEVICES}
@@ -20,7 +20,7 @@ PLACES = (
     *("--config.base.target.folder", "--config.score.classifier"),
 )
 VERBS = ("train", "generate")  # which run as several processes
-IN_PARTS = "sweep"  # which runs as several jobs that know nothing of one another
+IN_PARTS = "sweep"  # which runs as several independent jobs
 
 
 def place(name: str, slices: int = 1) -> Pod:
@@ -32,7 +32,7 @@ def place(name: str, slices: int = 1) -> Pod:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """`arguments` are those of `dreamjax`; `setup` is a line of shell that each host runs before (a venv, a module).
+    """A launch. `arguments`: of `dreamjax`; `setup`: a shell line that each host runs first (a venv, a module).
 
     `restarts`: how often a run that ended with exit code 75 (a SIGTERM, a lost process) is started again. `grace_s`:
     seconds between a SIGTERM and the end, in which the run saves. `parts`: of a sweep, each a job on a separate pod.
@@ -100,7 +100,7 @@ class Launch:
             local = "://" not in value or value.startswith("file:")
             if option in PLACES and local and not (option.endswith("compile_cache") and value in ("", "auto")):
                 raise UserError(
-                    f"{option} {value} would lie on every host's own disk, as these share none; give an object "
+                    f"{option} {value} would be on every host's own disk, as hosts share none; give an object "
                     "store's path (gs://BUCKET/…)"
                 )
 

@@ -31,7 +31,7 @@ OUTLOOK = ("examples_per_second", "mfu", "hours", "chip_hours")
 
 @dataclass(frozen=True)
 class CollectiveGroup:
-    """Collectives that differ in nothing but their size, together; bytes are of a step."""
+    """Collectives that differ only in size, together; bytes are of a step."""
 
     kind: str
     axes: tuple[str, ...]
@@ -49,7 +49,7 @@ class CollectiveGroup:
 
 @dataclass(frozen=True)
 class ScalingRow:
-    """A pod of weak scaling: seconds of a step (`low`, `high`) and of what crosses chips; efficiency of both ends."""
+    """A pod of weak scaling: seconds of a step (`low`, `high`) and of communication; efficiency of both ends."""
 
     name: str
     topology: str
@@ -173,7 +173,7 @@ def plan(
 
 
 def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> PodPlan:
-    """`largest`: with the most examples a device that fit."""
+    """Compile a plan. `largest`: with the largest number of examples a device that fits."""
     mesh = meshes.make(job.config.train.mesh, ahead.topology(pod.topology, pod.slices))
     ways, usable = mesh.shape["data"] * mesh.shape["fsdp"], pod.chip.usable / pod.chip.cores
     loops: dict[int, list[int]] = {}  # examples → those of the model
@@ -258,7 +258,7 @@ def _grouped(moved: Iterable[Collective]) -> list[CollectiveGroup]:
 
 # -------------------------------------------------------------------------------------------------------- weak scaling
 def _smaller(job: Job, pod: Pod) -> list[Pod]:
-    """The smaller slices of the pod's kind, of 8, 16, 32 … chips, that have as many devices as the mesh takes."""
+    """Return the smaller slices of the pod's kind, of 8, 16, 32 … chips, whose number of devices the mesh allows."""
     mesh, chip = job.config.train.mesh, pod.chip
     requested = (mesh.data, mesh.fsdp, mesh.tensor)
     if -1 not in requested:
@@ -272,7 +272,7 @@ def _smaller(job: Job, pod: Pod) -> list[Pod]:
 
 
 def _weak(whole: PodPlan, smaller: Sequence[Pod], effort: float | None) -> list[ScalingRow]:
-    """A row a pod, the smallest first, with as many examples a device as the whole pod, which is the last row."""
+    """Return a row per pod, the smallest first, with as many examples a device as the whole pod, which is the last."""
     if whole.outlook is None:
         raise UserError(
             f"the time of {whole.job.what} is unknown without the compiler, and so is how it scales; "

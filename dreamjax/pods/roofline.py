@@ -1,9 +1,9 @@
 """Predict a range of step times: operations and bytes moved, divided by a chip's rates.
 
-Two ends of a range. *All overlapped*: what crosses chips hides behind the instructions, which run one after another, or
-these behind that; the matrix units, the memory, the torus and the network are busy all the time where they are slowest.
-*Nothing overlapped*: every instruction, one after another, and then every collective. How long instructions take is the
-compiler's own estimate; their operations are those of matrix products and convolutions, every trip of every loop.
+The range has two ends. *All overlapped*: communication and instructions run at the same time, and the slowest of the
+instructions, matrix units, memory, torus and network determines the time. *Nothing overlapped*: every instruction, one
+after another, and then every collective. The time of instructions is the compiler's own estimate; operations are those
+of matrix products and convolutions, for every trip of every loop.
 """
 
 import math
@@ -93,7 +93,7 @@ def times(
 def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float:
     """Return the seconds of a collective over its group's torus axes, whose links are shared with the groups between.
 
-    All groups are at it at once, those of a chip's other cores too.
+    All groups communicate at once, including those of a chip's other cores.
     """
     spans = np.array([places[member] for member in one.members])
     along = [np.unique(axis) for axis in spans.T][: len(pod.shape)]
@@ -147,14 +147,14 @@ def _slow_bytes(one: Instruction) -> float:
 
 
 def _own_piece(one: Instruction, number: int) -> float | None:
-    """Of an operand of an instruction that is no fusion: what it reads of it; None for all."""
+    """Return the bytes that an instruction other than a fusion reads of an operand; None for all."""
     if one.opcode in READS_A_PIECE and number == 0:
         return one.bytes
     return 0.0 if one.opcode == WRITES_A_PIECE and number == 0 else None
 
 
 def _piece(inner: Computation, number: int) -> float | None:
-    """What a fusion reads of its operand where it only takes slices of it, or writes a slice into it; None for all."""
+    """Return the bytes that a fusion reads of an operand of which it only uses or writes slices; None for all."""
     names = [i.name for i in inner.instructions.values() if i.opcode == "parameter" and i.rest == str(number)]
     users = [(user, name) for user in inner.instructions.values() for name in names if name in user.operands]
     pieces = [_own_piece(user, user.operands.index(name)) for user, name in users]
@@ -186,7 +186,7 @@ def flops(program: HloProgram) -> float:
 
 
 def _dot(computation: Computation, one: Instruction) -> float:
-    """2 · outputs · contracted."""
+    """Return 2 · outputs · contracted."""
     match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
     left = computation.operands(one)[0].results[0].dims
     contracted = [int(n) for n in match[1].split(",") if n] if match else []
@@ -194,7 +194,7 @@ def _dot(computation: Computation, one: Instruction) -> float:
 
 
 def _convolution(computation: Computation, one: Instruction) -> float:
-    """2 · batch · output features · input features of a group · pairs of (output place, window place) that meet one.
+    """Return 2 · batch · output features · input features of a group · pairs of (output, window) positions that meet.
 
     TPU's compiler writes every matrix product as a convolution; the dimensions of a batch of products become spatial
     ones which a dilated window passes one at a time. So of a window only those places count that meet an element: not

@@ -168,7 +168,7 @@ def gke(
 
 
 def _hosts(launch: Launch) -> int:
-    """Of one job: a TPU slice is a job of its hosts; nodes of GPUs are one together, as they all reach each other."""
+    """Return the hosts of one job: those of a TPU slice, or all nodes of GPUs, as these all reach each other."""
     return launch.pod.hosts if launch.pod.is_tpu else launch.pod.slices
 
 
@@ -228,5 +228,5 @@ def _pod(launch: Launch, image: str, service_account: str, spot: bool) -> JsonDi
 
 
 def _as_it_is(text: str) -> str:
-    """Kubernetes puts variables in place of $(NAME) and takes $$ for a dollar."""
+    """Escape text for Kubernetes, which replaces $(NAME) by a variable and takes $$ for a dollar."""
     return text.replace("$", "$$")

@@ -1,9 +1,9 @@
-"""Names of what a run may have, as users say them → chips in a shape, and what a chip computes, holds and moves.
+"""Pods by name: the shape of their chips, and the FLOP/s, memory and bandwidths of a chip.
 
 v5e-256, v5e:16x16        a slice of a TPU pod; v4, v5p and tpu7x count cores: v5p-512 are 256 chips
 h100-8, h200-64           GPUs, in nodes of 8
 
-Rates are those that makers publish, of TPUs in docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, of GPUs in
+Rates are those that vendors publish, for TPUs in docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, of GPUs in
 NVIDIA's data sheets of H100 SXM and H200 SXM (dense bfloat16, which is half of what they advertise with sparsity). What
 a TPU program may take of the memory is what the compiler refuses to go beyond. The network of v4 and tpu7x is assumed:
 no figure of it was found. The clocks of v4, v5e and v5p are those at which their matrix units make up the published
@@ -27,7 +27,7 @@ MOST = 9216  # chips of a slice: tpu7x's; v5p's has 8,960
 
 @dataclass(frozen=True)
 class Chip:
-    """One accelerator. Rates per second and chip, at their peak.
+    """One accelerator. Rates are peaks, per second and chip.
 
     `link`: bytes a chip receives along one axis of its torus, from both neighbours together; of GPUs, over NVLink.
     `network`: bytes it receives from other slices, or from other nodes.
@@ -46,20 +46,20 @@ class Chip:
 
     @property
     def named_cores(self) -> int:
-        """Return what a name counts of a chip: v4-8, v5p-8 and tpu7x-8 are 4 chips."""
+        """Return the units per chip that a name counts: v4-8, v5p-8 and tpu7x-8 are 4 chips."""
         return 2 if self.axes == 3 else 1
 
 
 def _tpu(
     name: str, tera: float, usable: float, gbps: float, ici: float, axes: int, gbit: float, clock: float, cores: int = 1
 ) -> Chip:
-    """`usable`: GiB. `ici`: GB/s of a chip in both directions together, over all its 2 · axes links."""
+    """Return a TPU chip. `usable`: GiB. `ici`: GB/s of a chip both ways, over all its 2 · axes links."""
     link, network = ici / 2 / axes * GB, gbit * (GB / 8)
     return Chip(name, tera * TERA, usable * GIB, gbps * GB, link, axes, network, cores=cores, clock=clock)
 
 
 def _gpu(name: str, gigabytes: float, gbps: float) -> Chip:
-    """JAX takes 0.75 of the memory at its start; NVLink 4: 900 GB/s both ways; a 400 Gb/s InfiniBand port a GPU."""
+    """Return a GPU: JAX takes 0.75 of its memory; NVLink 4 has 900 GB/s both ways; a 400 Gb/s InfiniBand port a GPU."""
     return Chip(name, 989.4 * TERA, 0.75 * gigabytes * GB, gbps * GB, 450 * GB, 1, 50 * GB, node=8)
 
 
@@ -173,7 +173,7 @@ def _nodes(chip: Chip, name: str, count: int, slices: int) -> Pod:
 
 
 def _shape(chip: Chip, count: int) -> tuple[int, ...]:
-    """The usual shape of so many chips, () where there is none: as near to a cube (or a square) as slices come."""
+    """Return the usual shape of `count` chips, () if there is none: as near to a cube (or a square) as possible."""
     shapes: list[tuple[int, ...]]
     if chip.axes == 2:
         sides = [2**k for k in range(5)]

@@ -139,7 +139,7 @@ def delete_unresumable(training: epath.Path) -> None:
 
 
 def _metrics(folder: epath.Path, index: int) -> str:
-    """A run's lines of the pack's metrics."""
+    """Return a run's lines of the pack's metrics."""
     lines = []
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)

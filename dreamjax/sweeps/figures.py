@@ -111,7 +111,7 @@ def by_cost(points: Sequence[RankedPoint], axis: str | None) -> list[Series]:
 
 
 def _lines(points: Sequence[RankedPoint], axis: str | None) -> list[tuple[str, list[RankedPoint]]]:
-    """(the other axes' values, points along `axis`), of the points that have it."""
+    """Return (the other axes' values, points along `axis`), of the points that have it."""
     lines: dict[str, list[RankedPoint]] = {}
     for point in points:
         if axis in point.values:
@@ -143,7 +143,7 @@ def learning(workdir: str) -> list[Series]:
 
 
 def _curve(path: epath.Path, batch_size: int) -> dict[float, float]:
-    """Examples → share explained of the training windows."""
+    """Return examples → share explained of the training windows."""
     curve = {}
     for text in path.read_text().splitlines():
         with contextlib.suppress(ValueError):  # a line that is cut

@@ -137,7 +137,7 @@ def seen_alike(config: RunConfig) -> object:
 
 
 def _rows(one: reconstruction_scores.MaskScore, methods: tuple[str, ...]) -> dict[str, object]:
-    """(squared error, variance) by subject and method."""
+    """Return (squared error, variance) by subject and method."""
     values = {method: one.sums[method].rows() for method in methods if method in one.sums}
     variance = next(iter(values.values()))[:, 1]
     return {
@@ -148,7 +148,7 @@ def _rows(one: reconstruction_scores.MaskScore, methods: tuple[str, ...]) -> dic
 
 
 def _probe(run: Run, held_out: WindowSet, score: ScoreConfig) -> dict[str, float]:
-    """Subject → balanced accuracy of a linear probe that was fitted on the other scored subjects."""
+    """Return subject → balanced accuracy of a linear probe that was fitted on the other scored subjects."""
     labels, keep = _labelled(held_out, score)
     embed = jax.jit(capability(run.task, Embeds, "turn signals into features").embed)
     cuts = [slice(i, i + reconstruction_scores.BATCH) for i in range(0, len(held_out), reconstruction_scores.BATCH)]
@@ -158,7 +158,7 @@ def _probe(run: Run, held_out: WindowSet, score: ScoreConfig) -> dict[str, float
 
 
 def _labelled(held_out: WindowSet, score: ScoreConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, which windows have one and a subject with both). Raise UserError for fewer than three subjects."""
+    """Return (labels, the labelled windows of subjects with both). Raise UserError for fewer than three subjects."""
     labels = np.array([score.labels.index(one) if one in score.labels else -1 for one in held_out.labels])
     keep, lacking = probe.with_both(labels, held_out.subjects)
     both = len(set(held_out.subjects)) - len(lacking)

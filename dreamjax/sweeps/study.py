@@ -99,7 +99,7 @@ class Study:
 
     @functools.cached_property
     def _stored(self) -> dict[str, list[tuple[str, JsonObject]]]:
-        """Values and seed → (name, config) of the folders that there are."""
+        """Return values and seed → (name, config) of the existing folders."""
         stored: dict[str, list[tuple[str, JsonObject]]] = {}
         for path in sorted((epath.Path(self.workdir) / "points").glob("*/point.json")):
             with contextlib.suppress(UserError):  # a damaged one is written again when its run goes on

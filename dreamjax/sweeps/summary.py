@@ -275,7 +275,7 @@ def _of_laws(ranking: Ranking, along: str, laws: Sequence[SweepLaw]) -> list[str
 
 
 def _notes(groups: Sequence[PointRuns], ranking: Ranking) -> list[str]:
-    """The notes of the runs, each with the points that have it."""
+    """Return the notes of the runs, each with the points that have it."""
     names: dict[str, list[str]] = {}
     for group in groups:
         for note in {note for seed in group.runs for note in group.leg(ranking.leg, seed).get("notes", ())}:

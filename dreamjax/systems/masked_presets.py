@@ -18,7 +18,7 @@ _TEMPLATE = DataConfig(montage="1020-19", samples=512, sfreq=256.0, scaling="rob
 
 
 def _vit(encoder: tuple[int, int, int], decoder: tuple[int, int, int], **rest: Any) -> MaskedModelConfig:
-    """(width, depth, heads) of encoder and decoder."""
+    """Return the sizes of a ViT from (width, depth, heads) of encoder and decoder."""
     names = ("dim", "depth", "heads", "decoder_dim", "decoder_depth", "decoder_heads")
     sizes: dict[str, Any] = dict(zip(names, encoder + decoder, strict=True))
     return MaskedModelConfig(**sizes, **rest)

@@ -92,7 +92,7 @@ _SHAPES = TextToImageConfig(
     ),
     train=TrainConfig(steps=1200, batch_size=32, eval_every=600, checkpoint=CheckpointConfig(every=600)),
 )
-# fine-tuning with the defaults of diffusers' training script: AdamW (0.9, 0.999), a constant 1e-5
+# fine-tuning with the defaults of diffusers' training script: AdamW (0.9, 0.999), a constant rate of 1e-5
 _SD15 = TextToImageConfig(
     data=LatentConfig(resolution=512, flip=0.5, val_share=0.02),
     model=UNetModelConfig(dtype="bfloat16", remat="full"),

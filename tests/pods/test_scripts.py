@@ -279,7 +279,7 @@ def test_a_mistake_is_not_started_again():
         (lambda: scripts.slurm(launch("h100-8"), time="1 day"), "it has no spaces"),
         (lambda: scripts.tpu(launch("h100-8"), **QUEUED), "are no TPUs; launch slurm"),
         (lambda: scripts.tpu(launch("tpu7x-128"), **QUEUED), "through Kubernetes alone; launch gke"),
-        (lambda: scripts.tpu(launch("v5e-16", arguments=LOCAL), **QUEUED), "runs/x would lie on every host's own disk"),
+        (lambda: scripts.tpu(launch("v5e-16", arguments=LOCAL), **QUEUED), "runs/x would be on every host's own disk"),
         (lambda: scripts.gke(launch("cpu-2"), image="i"), "are no nodes of GKE"),
         (
             lambda: scripts.gke(launch("v5e-16", arguments=LOCAL), image="i"),

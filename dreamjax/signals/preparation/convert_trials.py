@@ -99,7 +99,7 @@ class TrialTask:
 
 @lru_cache(maxsize=1)
 def _reader(path: str, file_hash: str, settings: TrialSettings) -> TrialReader:
-    """The file, opened once for all chunks that a child converts."""
+    """Return the file, opened once for all chunks that a child converts."""
     return TrialReader(path, settings)
 
 
@@ -132,7 +132,7 @@ def convert(task: TrialTask, beat: Callable[[], None]) -> PartSummary:
 
 
 def _windows(task: TrialTask, reader: TrialReader, rejects: list[RejectEntry]) -> Iterator[Window]:
-    """The trials of a chunk in the order of the file; one that is not finite joins `rejects`."""
+    """Yield the trials of a chunk in the order of the file; one that is not finite joins `rejects`."""
     corpus, trials = reader.corpus, reader.trials
     channels = len(trials.ch_names)
     for trial in task.trials:

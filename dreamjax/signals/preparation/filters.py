@@ -99,7 +99,7 @@ def _lowpass(cut: float, transition: float, rate: float) -> Taps:
 
 
 def _minus(taps: Taps) -> Taps:
-    """δ - h: the complement of a linear-phase kernel of odd length."""
+    """Return δ - h: the complement of a linear-phase kernel of odd length."""
     complement = -taps
     complement[len(taps) // 2] += 1.0
     return complement

@@ -128,7 +128,7 @@ def write_windows(
 
 
 def _spectrum(x_CxT: Float[np.ndarray, "channels time"], sfreq: float) -> Float[np.ndarray, "frequencies"]:
-    """Median over channels of the power at 0, 0.5, … 80 Hz, µV²/Hz."""
+    """Return the median over channels of the power at 0, 0.5, … 80 Hz, µV²/Hz."""
     hann = np.hanning(x_CxT.shape[1])
     p_CxF = np.square(np.abs(np.fft.rfft((x_CxT - x_CxT.mean(axis=1, keepdims=True)) * hann, axis=1)))
     p_CxF *= 2 / (sfreq * np.square(hann).sum())

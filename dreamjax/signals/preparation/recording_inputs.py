@@ -50,7 +50,7 @@ def find_recordings(
 
 
 def _impersonal(source: Source, options: PrepareOptions) -> Source:
-    """A source whose corpus was merely guessed from a folder's name loses that guess: folders may name a person.
+    """Return the source without a corpus that was only guessed from a folder's name, which may name a person.
 
     Its windows carry the name of the dataset that is being written; pseudonyms and splits are those of `UNKNOWN`, so
     they do not depend on where the output goes. The folder of a BIDS root still tells persons of two roots apart, but
@@ -216,7 +216,7 @@ def _corpus(members: Done) -> JsonDict:
 
 
 def _input_hash(source: Source) -> str:
-    """`convert.input_hash`, or "" for what cannot be read."""
+    """Return `convert.input_hash`, or "" for input that cannot be read."""
     try:
         return convert.input_hash(source)
     except OSError:
@@ -224,7 +224,7 @@ def _input_hash(source: Source) -> str:
 
 
 def _failures(failed: Failed) -> list[JsonDict]:
-    """Path and reason, which does not repeat the path, for the user's own eyes."""
+    """Return path and reason, which does not repeat the path, for the user only."""
     return [
         {"path": source.name, "reason": part.reason.removeprefix(f"{source.name}: ").removeprefix(f"{source.path}: ")}
         for part in failed

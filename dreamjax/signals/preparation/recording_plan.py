@@ -212,7 +212,7 @@ def make_plan(recording: Recording, settings: WindowSettings) -> tuple[Recording
 def _statistics(
     recording: Recording, signal: FilteredSignal
 ) -> tuple[Float[np.ndarray, "channels"], Float[np.ndarray, "channels thin"]]:
-    """Per channel the median SD over stretches of about 2 s, and every fourth sample, of what `pieces` chose."""
+    """Return per channel the median SD over stretches of about 2 s, and every fourth sample, of the chosen `pieces`."""
     deviations, thin = [], []
     short = max(2, round(2 * signal.chain.sfreq_out))
     for segment, start, stop in pieces([signal.length(s) for s in range(len(recording.segments))]):

@@ -122,7 +122,7 @@ class TrialInputs:
         ]
 
     def _unusable(self) -> dict[int, str]:
-        """Trial → why it is left out: its length, or its image, where there is a folder of images."""
+        """Return trial → why it is left out: its length, or its image if a folder of images is given."""
         trials, options = self.reader.trials, self.options
         used = np.flatnonzero(self.assigned.split != UNUSED).tolist()
         low, high = self.reader.corpus.lengths
@@ -152,7 +152,7 @@ class TrialInputs:
             raise UserError(f"{self.path}: no trial is in split {empty[0]}{why}; choose other people or shares")
 
     def _scales(self) -> dict[int, float]:
-        """Person → median over channels of 1.4826 · MAD, in the unit of the file: what `Window.scale` is."""
+        """Return person → median over channels of 1.4826 · MAD, in the unit of the file, for `Window.scale`."""
         trials, scales = self.reader.trials, dict[int, float]()
         for person in trials.subjects:
             used = np.flatnonzero((trials.subject == person) & (self.assigned.split != UNUSED))
@@ -221,7 +221,7 @@ class TrialInputs:
         return reading
 
     def _entries(self, scales: Mapping[int, float]) -> list[JsonDict]:
-        """One entry a person and split. Its hash is of the file and the person: persons of one file differ in it."""
+        """Return an entry per person and split. Its hash is of the file and the person, as persons share a file."""
         reader, corpus, trials = self.reader, self.reader.corpus, self.reader.trials
         entries = []
         for person in trials.subjects:

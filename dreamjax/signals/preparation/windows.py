@@ -140,7 +140,7 @@ class RecordingWindows:
         ok_C: Bool[np.ndarray, "channels"],
         flags: tuple[str, ...],
     ) -> Window:
-        """Referenced, demeaned where the step applies, padded."""
+        """Return the window: re-referenced, demeaned where the step applies, padded."""
         settings, plan = self.settings, self.plan
         if plan.reference == "average" and self.recording.reference != "average":
             y_CxT = y_CxT - y_CxT[plan.good].mean(axis=0)

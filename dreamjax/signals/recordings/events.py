@@ -158,7 +158,7 @@ def events_of_table(path: Path, sfreq: float, n_samples: int, strict: bool = Fal
 
 
 def _event(row: dict[str, str], sfreq: float, n_samples: int) -> Event | str:
-    """The event of a row, or what is wrong with it."""
+    """Return the event of a row, or what is wrong with it."""
     cells = {column: "" if cell.lower() in ABSENT else cell for column, cell in row.items()}
     times = {"onset": row["onset"], "duration": cells.get("duration") or "0"}
     for name, text in times.items():
@@ -225,7 +225,7 @@ def list_events(recording: Recording) -> JsonDict:
 
 
 def _intervals(events: Sequence[Event], sfreq: float) -> dict[str, float] | None:
-    """Shortest, median and longest time between successive events in s; None for fewer than two."""
+    """Return the shortest, median and longest time between successive events in s; None for fewer than two."""
     steps = np.diff(sorted(e.sample for e in events)) / sfreq
     if len(steps) == 0:
         return None

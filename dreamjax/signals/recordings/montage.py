@@ -56,7 +56,7 @@ _NUMBERED = re.compile(r"^[A-I]\d{3}$|^(e|eeg|ch|chan|channel|exg channel|eeg ch
 
 @cache
 def _sites() -> dict[str, tuple[str, tuple[float, ...]]]:
-    """NAME → name and position in metres of the 343 sites of MNE's standard_1005, from the package's own copy."""
+    """Return NAME → name and position in metres of the 343 sites of MNE's standard_1005, from the package's copy."""
     text = resources.files("dreamjax.signals.recordings").joinpath("standard_1005.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if not line.startswith(("#", "name"))]
     return {name.upper(): (name, tuple(map(float, xyz))) for name, *xyz in rows}

@@ -27,7 +27,7 @@ METADATA = "metadata.jsonl"
 
 
 def _third(value: float) -> int:
-    """-1 … 1 → 0, 1, 2."""
+    """Map -1 … 1 to 0, 1, 2."""
     return min(int((value + 1) * 1.5), 2)
 
 

@@ -135,7 +135,7 @@ class _Cut:
 
 
 def _trials(settings: SimulationSettings, person: int, images: tuple[Stimulus, ...]) -> list[_Cut]:
-    """The trials of one person, in the order of time: class by class."""
+    """Return the trials of one person by time: class by class."""
     rng = np.random.default_rng([settings.seed, 10, person])
     now, shown = EDGE_S, []
     for label in rng.permutation(settings.classes):
@@ -158,7 +158,7 @@ def _trials(settings: SimulationSettings, person: int, images: tuple[Stimulus, .
 
 
 def _splits(cut: list[_Cut], label: list[int], layout: Layout) -> dict[str, list[dict[str, list[int]]]]:
-    """`_all`: tenths of each class's images go round. `_single`: half of the trials of one person."""
+    """Return the splits. `_all`: rotating tenths of each class's images. `_single`: half of one person's trials."""
     rng = np.random.default_rng([layout.seed, 11])
     of_class = [rng.permutation(np.flatnonzero(np.array(label) == c)) for c in range(layout.classes)]
     image, subject = np.array([c.image for c in cut]), np.array([c.subject for c in cut])

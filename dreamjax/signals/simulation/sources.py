@@ -34,7 +34,7 @@ class Component:
 
 
 def _pair(name: str, feature: str, uv: tuple[float, float], when: tuple[float, float], where: tuple) -> list[Component]:
-    """A component and its mirror image; `uv` is (left, right), `when` (latency, width), `where` (position, moment)."""
+    """Return a component and its mirror image. `uv`: left, right; `when`: latency, width; `where`: place, moment."""
     mirrored = (tuple((np.array(vector) * (-1, 1, 1)).tolist()) for vector in where)
     left, right = uv
     return [

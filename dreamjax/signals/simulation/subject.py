@@ -123,7 +123,7 @@ class _Person:
 
 
 def _timeline(person: _Person) -> tuple[ImageOnset, ...]:
-    """When which image appears: as many trials as fit, classes equally often, in the set's order."""
+    """Return when each image appears: as many trials as fit, classes equally often, in the set's order."""
     settings, samples, rng = person.settings, person.samples, person.stream(0)
     longest = settings.image_s + settings.gap_s[1]
     now, onsets = settings.rest_fraction * samples / settings.sfreq + 1.0, []
@@ -148,7 +148,7 @@ def _timeline(person: _Person) -> tuple[ImageOnset, ...]:
 def _evoked(
     person: _Person, images: tuple[Stimulus, ...], trials: tuple[ImageOnset, ...]
 ) -> tuple[np.ndarray, JsonDict]:
-    """The image-locked part in µV, and its truth: patterns in µV per component, gain, latency shift."""
+    """Return the image-locked part in µV, and its truth: patterns in µV per component, gain, latency shift."""
     settings, rng = person.settings, person.stream(1)
     parts = sources.components(classes_of(images), settings.seed)
     positions, moments = np.array([c.position for c in parts]), np.array([c.moment for c in parts])

@@ -55,7 +55,7 @@ class DreamDiffusionPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> Any:
-        """Images of brain signals; `.images` has `num_images_per_prompt` of each window, one window after another.
+        """Generate images of brain signals; `.images` has `num_images_per_prompt` of each window, window by window.
 
         Args:
           eeg: (batch, channels, time) in µV, with the channels, samples and rate that the model was trained on.
@@ -108,7 +108,7 @@ class DreamDiffusionPipeline(DiffusionPipeline):
         return self.unet(latents, t, encoder_hidden_states=context, class_labels=time_offset).sample
 
     def _start(self, count: int, height: Any, width: Any, generator: Any, latents: Any) -> torch.Tensor:
-        """The noise that sampling starts from, as large as the scheduler has it."""
+        """Return the noise that sampling starts from, scaled as the scheduler requires."""
         usual = self.unet.config.sample_size
         usual = (usual, usual) if isinstance(usual, int) else tuple(usual)
         height, width = height or usual[0] * self.vae_scale_factor, width or usual[1] * self.vae_scale_factor

@@ -126,7 +126,7 @@ def sincos_positions(tokens: int, dim: int) -> Tensor:
 
 
 def _median(x: Tensor) -> Tensor:
-    """The median over the last axis; of an even number, the mean of the two in the middle (torch takes the lower)."""
+    """Return the median over the last axis; for an even number, the mean of the middle two (torch takes the lower)."""
     ordered, n = x.sort(dim=-1).values, x.shape[-1]
     return (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
 
@@ -143,7 +143,7 @@ def _window(
     input_window_seconds: float | None,
     sfreq: float | None,
 ) -> tuple[int, int, float]:
-    """(channels, samples, Hz) of a window. Raise ValueError where one is not given, or two ways do not agree."""
+    """Return (channels, samples, Hz) of a window. Raise ValueError where one is missing, or two ways disagree."""
     n_chans = len(chs_info) if n_chans is None and chs_info else n_chans
     if n_times is None and input_window_seconds and sfreq:
         n_times = round(input_window_seconds * sfreq)
@@ -327,7 +327,7 @@ class MaskedAutoencoder(nn.Module):
         return (units.clamp(-self.clip, self.clip) if self.clip else units), gain, offset
 
     def _encode(self, scaled: Tensor, attend: Tensor | None = None) -> Tensor:
-        """(batch, tokens, embed_dim) after the final norm, the cls token first where there is one."""
+        """Return (batch, tokens, embed_dim) after the final norm, the cls token first if the model has one."""
         x = self.patch_embed(scaled) + self.pos_embed[:, 1:]
         if self.has_cls:
             first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
@@ -338,7 +338,7 @@ class MaskedAutoencoder(nn.Module):
         return self.norm(x)
 
     def _patches(self, signal: Tensor) -> Tensor:
-        """(batch, tokens, patch_size · channels), each time-major: all channels of t0, of t1, …"""
+        """Return (batch, tokens, patch_size · channels), each time-major: all channels of t0, of t1, …"""
         return signal.transpose(1, 2).reshape(len(signal), -1, self.patch_size * self.n_chans)
 
     def _valid_tokens(self, valid: Tensor | None) -> Tensor | None:

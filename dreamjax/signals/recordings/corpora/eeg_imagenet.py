@@ -132,7 +132,7 @@ def open_trials(path: epath.PathLike) -> PublishedTrials:
 def _trial(
     entry: Any, i: int, source: str, labels: Sequence[str], images: Sequence[str]
 ) -> tuple[TorchTensor, tuple[int, ...]]:
-    """The signal, and (image, label, subject); the image's name and the label must say the same class."""
+    """Return the signal and (image, label, subject). The image's name and the label must name the same class."""
     _require(entry, ("eeg", "image", "label", "subject"), f"{source}, trial {i}", "a trial")
     eeg = entry["eeg"]
     if not isinstance(eeg, TorchTensor) or eeg.dtype.kind != "f":
@@ -190,7 +190,7 @@ def _whole(value: Any, where: str) -> int:
 
 
 def _statistics(root: Mapping, channels: int, source: str) -> dict[str, np.ndarray]:
-    """`means` and `stddevs` as columns, where the file has them."""
+    """Return `means` and `stddevs` as columns, where the file has them."""
     there = [key for key in ("means", "stddevs") if key in root]
     if len(there) == 1:
         raise UserError(f"{source}: it has {there[0]} alone; means and stddevs come together: fetch the file again")

@@ -109,7 +109,7 @@ def _named(people: Sequence[int]) -> str:
 
 
 def _shared_images(trials: PublishedTrials, split: np.ndarray) -> dict[str, int]:
-    """How many images are in more than one split, with a warning where there are any."""
+    """Return how many images are in more than one split, with a warning if there are any."""
     train, val, test = (set(trials.image[split == name].tolist()) for name in SPLITS)
     trained = len(train & test)
     if both := len((train & val) | (val & test) | (train & test)):
@@ -226,7 +226,7 @@ def _by_image(
 
 
 def _ranked(names: Sequence[str], corpus: str, request: SplitRequest) -> np.ndarray:
-    """A split for each name: ordered by a hash, the last are test, those before them val. Three names or more."""
+    """Return a split for each of three or more names: ordered by a hash, the last are test, those before them val."""
     n = len(names)
     if n < len(SPLITS):
         return np.full(n, "train", object)
@@ -241,7 +241,7 @@ def _ranked(names: Sequence[str], corpus: str, request: SplitRequest) -> np.ndar
 
 
 def _images(trials: PublishedTrials, request: SplitRequest) -> Int[np.ndarray, "images"]:
-    """The split of each image: the requested shares of every class, by a hash of the name, so for good."""
+    """Return the split of each image: the requested shares of every class, by a hash of the name."""
     split = np.full(len(trials.images), "train", object)
     of_class: dict[str, list[int]] = {}
     for i in range(len(trials.images)):

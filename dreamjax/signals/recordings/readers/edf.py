@@ -124,7 +124,7 @@ def read_digital(header: Header, signals: Sequence[int], first: int, last: int) 
 
 
 def _int24(bytes_: np.ndarray) -> np.ndarray:
-    """Little-endian two's-complement 24-bit integers, in the upper bytes of 32-bit ones, shifted down with the sign."""
+    """Return little-endian two's-complement 24-bit integers, shifted down with the sign from the upper bytes."""
     triples = np.ascontiguousarray(bytes_).reshape(len(bytes_), -1, 3)
     padded = np.zeros((*triples.shape[:2], 4), np.uint8)
     padded[..., 1:] = triples
@@ -191,7 +191,7 @@ def parse_tals(data: bytes) -> list[tuple[float, float, list[str]]]:
 
 
 def _since_first_sample(onset: float, starts: np.ndarray, header: Header) -> float:
-    """Seconds in the concatenation of the kept records at which `onset` (s since the header's start time) lies."""
+    """Return the seconds in the concatenated kept records of `onset` (s since the header's start time)."""
     if not header.kind.endswith("D") or not np.isfinite(starts).all():
         first = starts[0] if np.isfinite(starts[0]) else 0.0
         return float(onset - first)

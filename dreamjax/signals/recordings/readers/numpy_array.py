@@ -68,7 +68,7 @@ def open_numpy(source: Source, strict: bool) -> Contents:
 def _contents(
     array: Float[np.ndarray, "... channels time"], sfreq: float, ch_names: Sequence[str], factor: float = 1.0
 ) -> Contents:
-    """Contents over (channels, time), or over trials of such."""
+    """Return contents over (channels, time), or over trials of such."""
     trials = array if array.ndim == 3 else array[None]
     return Contents(
         **end_to_end(trials.__getitem__, len(trials), trials.shape[2], factor),

@@ -206,7 +206,7 @@ def settle_names(labels: Sequence[str], stated: Sequence[str] = ()) -> tuple[lis
 def _positions(
     names: Sequence[str], types: Sequence[str], contents: Contents, keep: Sequence[int]
 ) -> Float[np.ndarray, "channels 3"]:
-    """From the file where it has plausible ones for the EEG channels, else from the names; NaN for the other types."""
+    """Return positions from the file where plausible for the EEG channels, else from the names; NaN for other types."""
     scalp = np.array([kind in ("eeg", "ref") for kind in types], bool).reshape(-1, 1)
     standard = np.where(scalp, montage.standard_positions(names), np.nan)
     if contents.positions is None:
