@@ -1,4 +1,4 @@
-"""What the side-by-side benchmarks share: interleaved rounds, contestants in processes of their own, ratios, facts.
+"""Shared parts of the side-by-side benchmarks: interleaved rounds, contestants in separate processes, ratios, facts.
 
 A contestant runs steps and reports their times. It runs in this process (`timed`), or in a child (`Child`) that runs
 the same script again with `--only NAME`: then its peak memory is its own.
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 CORES = len(os.sched_getaffinity(0))
-Step = Callable[[int], None]  # run so many steps and wait
+Step = Callable[[int], None]  # run this many steps and wait
 Timed = Callable[[int], tuple[float, float]]  # the same; wall and CPU seconds of all of them
 Times = dict[str, list[tuple[float, float]]]  # contestant → (wall, CPU) seconds per step of every round
 

@@ -7,7 +7,7 @@
 Prints one JSON object: milliseconds in which every point has done a step (median, and the range over rounds), of the
 points one after another on all of the machine, of all as one program on one device and on a device per core, and of
 PyTorch: one after another, and as one under torch.func.vmap. Ratios are taken round by round. With --pod the program of
-one point over the whole pod and that of all points, each on chips of its own, are compiled for it, and the times
+one point over the whole pod and that of all points, each on separate chips, are compiled for it, and the times
 between which a step must lie are predicted from what they compute, read and send (docs/scaling.md).
 """
 

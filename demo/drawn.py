@@ -59,7 +59,7 @@ class Share(NamedTuple):
     share: float
     low: float
     high: float
-    chance: float  # the share of the commonest word among the prompts
+    chance: float  # the share of the most frequent word among the prompts
 
 
 def as_prompted(

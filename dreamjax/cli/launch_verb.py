@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("slurm, tpu, gke").add_argument
     add("--topology", metavar="POD", help="v5e-256, h100-64, cpu-2 and so on")
-    add("--slices", type=whole, default=1, metavar="N", help="so many of them")
+    add("--slices", type=whole, default=1, metavar="N", help="number of slices")
     parts = "of a sweep, each a separate job (default: one for each point, or for those trained as one)"
     add("--parts", type=whole, metavar="N", help=parts)
     add("--name", default="dreamjax", help="of the job")

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_config(parser)
     add = parser.add_argument
     add("--topology", required=True, metavar="POD", help="v5e-256, v5p-512, v5e:4x4, h100-8 and so on")
-    add("--slices", type=whole, default=1, help="so many of them, over the network")
+    add("--slices", type=whole, default=1, help="number of slices, joined by the network")
     add("--batch-per-chip", type=_rows, metavar="N|auto", help="auto: the most that fit (default: the config's)")
     scaling = "also plan every smaller slice, from 8 chips, with as much on each"
     add("--scaling", action="store_true", help=scaling)
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--effort", type=float, metavar="E", help=effort)
 
     add = parser.add_argument_group("making images, in place of a step of training").add_argument
-    add("--images", type=whole, metavar="STEPS", help="by so many steps of the sampler")
+    add("--images", type=whole, metavar="STEPS", help="number of steps of the sampler")
     add("--sampler", metavar="NAME", help="see dreamjax generate (default: the model's)")
     add("--guidance", type=options.number(0), default=7.5, metavar="W", help="1: none")
 

@@ -20,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_config(parser)
     parser.add_argument("--workdir", required=True, help="folder of the sweep and its runs; continued if it exists")
     several = parser.add_mutually_exclusive_group()
-    several.add_argument("--processes", type=options.whole_number(1), metavar="N", help="so many at once, here")
+    several.add_argument(
+        "--processes", type=options.whole_number(1), metavar="N", help="runs at the same time on this machine"
+    )
     several.add_argument("--part", metavar="I/N", help="only what the I-th of N would run, as in an array of jobs")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and what they cost, and run nothing")
 

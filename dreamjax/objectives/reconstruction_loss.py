@@ -27,7 +27,7 @@ class ReconstructionConfig:
     kind: Literal["mse", "l1", "smooth_l1"] = "mse"
     beta: float = 1.0  # where smooth_l1 turns from quadratic to linear, in scaled units
     visible_weight: float = 0.0  # of visible patches; 0: masked only
-    interpolated_weight: float = 1.0  # of channels without an electrode of their own
+    interpolated_weight: float = 1.0  # of interpolated channels
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:

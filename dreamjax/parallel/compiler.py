@@ -20,7 +20,7 @@ GPU: dict[str, Option] = {
     "xla_gpu_enable_pipelined_all_gather": True,
     "xla_gpu_enable_pipelined_reduce_scatter": True,
     "xla_gpu_enable_pipelined_all_reduce": True,
-    # Many small sums become few large ones, up to so many bytes; of larger ones the first could start no earlier.
+    # Many small sums become few large ones, up to this many bytes; larger ones would delay the start of the first.
     "xla_gpu_all_reduce_combine_threshold_bytes": 128 << 20,
     "xla_gpu_all_gather_combine_threshold_bytes": 128 << 20,
     "xla_gpu_reduce_scatter_combine_threshold_bytes": 128 << 20,

@@ -15,14 +15,14 @@ import numpy as np
 if TYPE_CHECKING:
     import jax
 
-WRAPS = 16  # a 2D torus is closed along an axis of so many chips; a 3D one along every axis that 4 divides
+WRAPS = 16  # a 2D torus is closed along an axis of this many chips; a 3D one along every axis that 4 divides
 FLAT = ("v5 lite", "v6 lite", "v5e", "v6e")  # kinds of chips with links along two axes
 
 Assignment = tuple[tuple[int, ...], ...]  # of each axis of the mesh: how many of it lie along each axis of the torus
 
 
 def closed(chips: int, *, flat: bool) -> bool:
-    """Return whether a torus axis of so many chips is a ring, on which collectives take half the time of a line."""
+    """Return whether a torus axis of `chips` chips is a ring, on which collectives take half the time of a line."""
     return chips == WRAPS if flat else chips % 4 == 0
 
 
@@ -46,7 +46,7 @@ def layout(devices: Sequence["jax.Device"], sizes: Sequence[int]) -> np.ndarray:
 def width(spread: Sequence[int], strides: Sequence[int], shape: Sequence[int], rings: Sequence[bool]) -> float:
     """Return the bandwidth of a group of chips in units of one ring: 1 per ring, 1/2 per line, summed over torus axes.
 
-    The group has `spread` chips along each torus axis, `strides` apart: so many interleaved groups share the links.
+    The group has `spread` chips along each torus axis, `strides` apart: this many interleaved groups share the links.
     """
     links = 0.0
     for size, stride, chips, ring in zip(spread, strides, shape, rings, strict=True):

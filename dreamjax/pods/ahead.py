@@ -26,7 +26,7 @@ from dreamjax.training.task import Task
 
 REMATERIALISED = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+\.remat[\w.\-]* = ", re.MULTILINE)  # as XLA names its copies
 ATTEMPTS = 12  # at the largest batch
-NEAR = 64  # of so many examples, one more or less is not worth another compilation
+NEAR = 64  # from this many examples on, one more or less is not worth another compilation
 # what libtpu would otherwise request from a metadata server or other processes
 ABSENT = {
     "TPU_SKIP_MDS_QUERY": "1",

@@ -157,7 +157,7 @@ def _is_side(chip: Chip, side: int) -> bool:
 
 def _slices(chip: Chip, name: str, count: int, slices: int) -> Pod:
     if count > MOST * chip.named_cores:
-        raise UserError(f"{name}: there is no slice of so many; the largest has {MOST:,} chips")
+        raise UserError(f"{name}: no slice has that many chips; the largest has {MOST:,} chips")
     shape = _shape(chip, count // chip.named_cores) if count % chip.named_cores == 0 else ()
     if not shape:
         unit = "cores, two a chip" if chip.named_cores == 2 else "chips"

@@ -21,6 +21,6 @@ def tint(colour: str, share: float = 0.5) -> str:
 
 
 def areas(count: int) -> list[str]:
-    """Return colours for so many filled areas: the series, then lighter ones, then from the first again."""
+    """Return colours for `count` filled areas: the series, then lighter ones, then from the first again."""
     colours = [*SERIES, *(tint(colour) for colour in SERIES)]
     return [colours[i % len(colours)] for i in range(count)]

@@ -66,7 +66,7 @@ class MaskedModelConfig(NamedLayersConfig):
     cls_token: bool = True  # whether a cls token goes ahead of the patches
     positions: Literal["sincos", "learned"] = "sincos"  # learned: a parameter for data.samples / patch tokens
     interpolation: Literal["none", "gaussian"] = "none"  # gaussian: predict the residual of a learned interpolation
-    spectrum_points: int = 128  # … whose log power spectrum has so many points from zero frequency to Nyquist
+    spectrum_points: int = 128  # … whose log power spectrum has this many points from zero frequency to Nyquist
 
     def __post_init__(self) -> None:
         super().__post_init__()

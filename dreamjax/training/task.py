@@ -137,7 +137,7 @@ class Task(Protocol):
         return None
 
     def preview(self, state: State, batch: Batch) -> "Figure | None":
-        """Return a figure of a few held-out examples, which is logged while training; None: there is none."""
+        """Return a figure of a few held-out examples, which is logged while training, or None."""
         return None
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ class TrainConfig:
 
     steps: int = 1000
     batch_size: int = 64  # global
-    microbatches: int | None = None  # gradient accumulation: in so many pieces; none: 1, on CPU what fits its cache
+    microbatches: int | None = None  # gradient accumulation: number of pieces; none: 1, on CPU as many as fit its cache
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log_every: int = 10

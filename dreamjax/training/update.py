@@ -33,7 +33,7 @@ def gradient_update(
     update is false, as `optimiser.build()` does.
     With `state.ema` not empty, ema ← d · ema + (1 - d) · params, d = `state.hyper["ema_decay"]`.
 
-    Metrics added: `loss`, `grad_norm`, `finite` (1 or 0), `spike` (likewise, where they are detected), and
+    Metrics added: `loss`, `grad_norm`, `finite` (1 or 0), `spike` (1 or 0, where spikes are detected), and
     `learning_rate` where `state.hyper` has one.
     """
     transform = optax.with_extra_args_support(optimiser)

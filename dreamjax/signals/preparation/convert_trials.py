@@ -41,7 +41,7 @@ class TrialSettings:
 
 
 class TrialReader:
-    """The trials of a file as they are stored: (signal, which samples are real). Raise UserError for other files."""
+    """A reader of stored trials: (signal, which samples are real). Raise UserError for other files."""
 
     def __init__(self, path: str, settings: TrialSettings):
         corpus = trial_corpus_of([path])
@@ -51,9 +51,7 @@ class TrialReader:
         self.span: slice | None = None
         if settings.reading == "dreamdiffusion":
             if corpus.span is None:
-                raise UserError(
-                    f"--reading dreamdiffusion: there is no such reading of {corpus.facts.name}; leave it out"
-                )
+                raise UserError(f"--reading dreamdiffusion: not defined for {corpus.facts.name}; leave it out")
             self.span, self.rate, self.width = slice(*corpus.span), corpus.sfreq, corpus.span[1] - corpus.span[0]
             return
         if settings.sfreq > corpus.sfreq:

@@ -26,7 +26,7 @@ SUMMARY = "summary.json"
 AVERAGES = "averages.npz"
 FREQUENCIES = 161  # 0 … 80 Hz in steps of 0.5 Hz, of the report's spectra
 EVERY = 8  # every eighth window enters the report's spectra
-CLASSES = 12  # averages of at most so many classes are kept for the report
+CLASSES = 12  # averages of at most this many classes are kept for the report
 
 
 class RejectEntry(TypedDict, total=False):

@@ -146,7 +146,7 @@ def plateaus(x_CxT: Float[np.ndarray, "channels time"], run: int) -> Bool[np.nda
     if x_CxT.shape[1] < run:
         return None
     starts = x_CxT[:, 1:] == x_CxT[:, :-1]
-    length = 1  # `starts` marks where so many equal neighbours begin; doubled until it is run - 1
+    length = 1  # `starts` marks where this many equal neighbours begin; doubled until it is run - 1
     while length < run - 1:
         step = min(length, run - 1 - length)
         starts = starts[:, :-step] & starts[:, step:]

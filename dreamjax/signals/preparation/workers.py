@@ -119,9 +119,9 @@ def run(
 ) -> Iterator[Outcome]:
     """Yield the outcome of `function(task, beat)` for every task, in the order in which they end.
 
-    `function` is one that a child can import. `beat()` says that a task is alive: one that is silent for `timeout_s` is
-    killed. `workers=0` runs in this process, without protection. Raise OSError or CannotWrite when the disk is full;
-    whatever was begun is stopped first.
+    `function` is one that a child can import. `beat()` signals that a task is alive; a task that is silent for
+    `timeout_s` is killed. `workers=0` runs in this process, without protection. Raise OSError or CannotWrite when the
+    disk is full, after stopping the tasks that were begun.
     """
     if workers == 0:
         for index, task in enumerate(tasks):

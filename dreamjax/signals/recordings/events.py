@@ -37,7 +37,7 @@ CUT = re.compile(r"EDGE|boundary|New Segment", re.IGNORECASE)  # the signal jump
 LEFT_OUT = re.compile(r"^BAD", re.IGNORECASE)  # MNE's convention: this span must not be used
 ABSENT = ("", "n/a", "na", "nan")
 MAX_CODE = 64  # characters; a trial type is a name, not a text
-MISSING_NAMED = 5  # of the images that are missing, so many are named
+MISSING_NAMED = 5  # number of missing images that are named
 
 Annotations = Sequence[tuple[float, float, str]]  # onset in s, duration in s, text
 

@@ -1,8 +1,7 @@
-"""Reasons without what may name a person: paths, raw ids, and the words of foreign exceptions.
+"""Remove from reasons what may name a person: paths, raw ids, and the text of other libraries' exceptions.
 
-A reason is one of our own sentences around something of the user's: where the file lies, what it is called, what its
-header holds. The user reads all of it on the terminal; what is written beside the shards loses everything but the
-sentence.
+A reason is one of our own sentences with data of the user: the path of a file, its name, the content of its header.
+The user sees all of it on the terminal; the reasons that are stored with the shards keep only the sentence.
 """
 
 import re

@@ -88,7 +88,7 @@ def expected_response(
     return (np.array(person["patterns_uv"]) * weights) @ courses
 
 
-# ----------------------------------------------- files: EDF+ (by edfio) or BrainVision, with the BIDS files beside them
+# ----------------------------------------------- files: EDF+ (by edfio) or BrainVision, with their BIDS sidecars
 def edf_bytes(simulated: Simulated, images: tuple[Stimulus, ...], duration: float) -> bytes:
     """Return EDF+C in records of 1 s; one annotation per image, its class as text, its onset exact to the sample."""
     require("edfio", "writing EDF files")

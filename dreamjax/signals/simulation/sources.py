@@ -22,7 +22,7 @@ FLAT_BELOW_HZ = 0.5  # the background's spectrum is flat below this; what lies t
 # ------------------------------------------------------------------------------------------------------------- evoked
 @dataclass(frozen=True)
 class Component:
-    """One source's part in the response, as it is in the average head."""
+    """One source's part of the response in the average head."""
 
     name: str
     feature: str

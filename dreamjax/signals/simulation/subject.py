@@ -59,7 +59,7 @@ class SimulationSettings:
     line_uv: float = 2.0
     drift_uv: float = 20.0  # rms below 0.3 Hz
     noise_uv: float = 0.6  # rms of each amplifier channel's own white noise
-    missing_channels: int = 0  # so many electrodes, others in every subject, were not recorded
+    missing_channels: int = 0  # electrodes, different in every subject, that were not recorded
 
     def __post_init__(self) -> None:
         checks = (

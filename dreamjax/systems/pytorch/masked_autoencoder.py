@@ -405,7 +405,7 @@ class MaskedAutoencoder(nn.Module):
         expected_names = {name for name in model.state_dict() if name in weights or not name.startswith("final_layer.")}
         if expected_names != set(weights):
             missing, extra = sorted(expected_names - set(weights)), sorted(set(weights) - expected_names)
-            raise ValueError(f"{folder}: model.safetensors lacks {missing} and has besides {extra}; fetch it again")
+            raise ValueError(f"{folder}: model.safetensors lacks {missing} and has unexpected {extra}; fetch it again")
         model.load_state_dict(weights, strict=False)
         return model.eval()
 

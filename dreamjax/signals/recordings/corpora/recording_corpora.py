@@ -112,7 +112,7 @@ CORPORA = (
         codes={"33024": "rest", "33025": "13Hz", "33026": "21Hz", "33027": "17Hz"},
         unit_scale={"gdf": 1e3, "fif": 1e-3},
         evidence=(
-            "The same session is stored in both formats: GDF says µV, FIF says V, with the same numbers. Neither "
+            "The same session is stored in both formats: GDF states µV, FIF states V, with the same numbers. Neither "
             "can be: 1-40 Hz standard deviations would be 0.0055 µV and 5465 µV. The smallest step between values "
             "is 1.5e-5; read as mV it is 0.015 µV, the g.MOBIlab+'s 16 bits over ±500 µV (0.0153 µV), and the "
             "standard deviation 5.5 µV."

@@ -98,7 +98,7 @@ def find_sources(
         if not item.companion:
             log.info("%s: left out, %s", item.path, item.reason)
     if companions := sum(item.companion for item in ignored):
-        log.info("%d companion and documentation files are not recordings of their own", companions)
+        log.info("%d companion and documentation files are not separate recordings", companions)
     if not sources:
         raise UserError(
             f"no recording found in {', '.join(map(str, paths))}; see docs/reference/recordings.md for the formats"
@@ -237,7 +237,7 @@ def unworded(recordings: Sequence[tuple[Source, Path]]) -> list[str]:
             if len(chosen) >= fewest:
                 log.info(
                     "%d recordings below %s name no subject: %s is taken as the subject (%d subjects); "
-                    "--subject-pattern says otherwise",
+                    "--subject-pattern overrides it",
                     len(chosen),
                     os.path.commonpath([Path(recordings[i][0].path).parent for i in chosen]),
                     what,

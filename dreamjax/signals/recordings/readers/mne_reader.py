@@ -110,7 +110,7 @@ def recording_from_epochs(epochs: "mne.BaseEpochs", *, name: str = "epochs") -> 
 
 
 def contents_of_epochs(epochs: "mne.BaseEpochs", format_: str) -> Contents:
-    """Return the trials of Epochs end to end; each is a segment of its own."""
+    """Return the trials of Epochs end to end; each is a separate segment."""
     signal = np.asarray(epochs.get_data(copy=False) * 1e6, np.float32)  # trials x channels x time
     count, _, length = signal.shape
     names = {code: name for name, code in epochs.event_id.items()}
@@ -131,7 +131,7 @@ def contents_of_epochs(epochs: "mne.BaseEpochs", format_: str) -> Contents:
 def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[str] = ()) -> Contents:
     """Return names, types, positions, events and contiguous spans of a Raw; the signal is read when needed.
 
-    Annotations with a word of `forbidden`, or of what the Raw says of persons, are dropped.
+    Annotations with a word of `forbidden`, or of the Raw's fields about persons, are dropped.
     """
     info = raw.info
     sfreq, notes = float(info["sfreq"]), []

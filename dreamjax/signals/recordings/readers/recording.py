@@ -127,7 +127,7 @@ def end_to_end(
     return {"n_samples": count * length, "reader": read, "segments": segments}
 
 
-TRUSTED_TYPES = ("eog", "ecg", "emg", "stim", "misc", "ref")  # a file that says "eeg" often means "a channel"
+TRUSTED_TYPES = ("eog", "ecg", "emg", "stim", "misc", "ref")  # "eeg" in a file often means only "a channel"
 
 
 def assemble(source: Source, contents: Contents, scale: float | None = None) -> Recording:
@@ -185,8 +185,9 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
 def settle_names(labels: Sequence[str], stated: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Return unique names and types of all channels of a file, from their labels and what the file states.
 
-    Evidence in order: a type that the file states and that is not merely "eeg"; the label; a label that says nothing
-    counts as EEG only where the file states so and no other channel has a 10-05 name (a numbered cap).
+    Evidence in order: a type that the file states and that is not merely "eeg"; the label; an
+    uninformative label counts as EEG only where the file states so and no other channel has a 10-05 name (a numbered
+    cap).
     """
     guesses = [montage.normalise_name(label) for label in labels]
     named = any(kind == "eeg" and montage.standard_name(name) for name, kind in guesses)
