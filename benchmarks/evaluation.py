@@ -1,4 +1,4 @@
-"""How long the table of scores takes, by part and by number of trials: every metric, without a trained network.
+"""Measure the time of the table of scores, by part and by number of trials: every metric, without a trained network.
 
     taskset -c 0 python benchmarks/evaluation.py                  # 500, 1,000 and 2,000 trials of 32 × 32 images
 

@@ -1,4 +1,4 @@
-"""How fast the input pipeline alone delivers: windows per second, and where the time of one window goes.
+"""Measure the input pipeline alone: windows per second, and where the time of one window goes.
 
     python benchmarks/input.py                      # 19 and 128 channels × 512 samples, 0 and 2 workers; JSON to stdout
     python benchmarks/input.py --path runs/eeg      # the same on prepared recordings

@@ -1,4 +1,4 @@
-"""What a step costs as its batch and its depth grow, and what compiling it costs: JSON on stdout.
+"""Measure a step, and its compilation, as batch and depth grow: JSON on stdout.
 
     python benchmarks/linear.py
 

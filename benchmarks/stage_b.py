@@ -32,7 +32,7 @@ CONTESTANTS = ("dreamjax", PUBLISHED, COMPETENT)
 
 # ---------------------------------------------------------------------------------------------------------- measured
 class Resident:
-    """What steps after the first hold at most, in bytes: of a GPU where `on_gpu` tells, else of the process.
+    """The peak bytes of the steps after the first: of a GPU if `on_gpu`, else of the process.
 
     Compiling and drawing weights are left out, and what the process held before.
     """

@@ -1,4 +1,4 @@
-"""What both sides of the stage-B benchmark agree on: DreamDiffusion's sizes, as published or smaller in proportion."""
+"""The sizes that both sides of the stage-B benchmark share: DreamDiffusion's, as published or scaled down."""
 
 import dataclasses
 from dataclasses import dataclass

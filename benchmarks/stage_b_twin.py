@@ -102,7 +102,7 @@ class Step:
 
 
 class Published(Step):
-    """Of the released code, in its order; gradient checkpointing of the U-Net as there."""
+    """The step of the released code, in its order, with its gradient checkpointing of the U-Net."""
 
     def step(self) -> None:
         with sdpa_kernel(SDPBackend.MATH):  # its attention writes the T × T array

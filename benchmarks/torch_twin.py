@@ -13,7 +13,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Shape:
-    """What both sides must agree on."""
+    """The sizes that both sides share."""
 
     channels: int
     samples: int

@@ -131,7 +131,7 @@ class Masked:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which candidate was best on validation subjects, and the share of variance that it explained there."""
+    """The best candidate on validation subjects, and the share of variance that it explained there."""
 
     basis: Basis
     covariance: Covariance

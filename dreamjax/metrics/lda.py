@@ -110,7 +110,7 @@ def _covariance(x: Float[np.ndarray, "n F"], shrinkage: float | Literal["auto"])
 # ------------------------------------------------------------------------------------------------------------ time only
 @dataclass(frozen=True)
 class TrialTimes:
-    """When trials were: `recording` of each, and the `start` of its window in seconds since the recording's."""
+    """The times of trials: the `recording` of each, and the `start` of its window, s since the recording's."""
 
     recording: Sequence[str]
     start: Float[np.ndarray, "n"]

@@ -24,7 +24,7 @@ NOTHING = -1e30  # the logit of what does not take part; finite, so that its gra
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """How similarities become logits."""
+    """The settings of the loss: the scale from similarities to logits."""
 
     temperature: float = 0.07  # at the beginning; it is learned
 

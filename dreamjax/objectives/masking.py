@@ -1,4 +1,4 @@
-"""Which patches of a window are hidden: drawn on the device, keyed by (seed, "mask", global example index).
+"""Draw the hidden patches of a window on the device, keyed by (seed, "mask", global example index).
 
 A mask is a permutation of the patches, visible ones first, and a count. The number of visible *slots* is fixed, so one
 compiled step serves every ratio and kind of a mixture; where all examples keep the same number, no slot is empty and
@@ -27,7 +27,7 @@ Kind = Literal["random", "block", "channel"]
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """How training windows are masked. Lists are mixtures: every example draws one kind, ratio and span."""
+    """The masks of training windows. Lists are mixtures: every example draws one kind, ratio and span."""
 
     ratio: float | tuple[float, ...] = 0.75  # share of the valid patches that is hidden
     ratio_between: bool = False  # draw any ratio from the smallest to the largest listed, not one of the list

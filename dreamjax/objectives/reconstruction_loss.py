@@ -21,7 +21,7 @@ EPS = 1e-6  # of the variance of a normalised patch, as in MAE
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
-    """What is predicted, and how errors are weighed."""
+    """The settings of the loss: the targets, and the weights of errors."""
 
     target: Literal["raw", "patch_normalised"] = "raw"
     kind: Literal["mse", "l1", "smooth_l1"] = "mse"

@@ -20,7 +20,7 @@ PEAK = 2.0  # of images in [-1, 1]
 
 @dataclass(frozen=True)
 class VariationalConfig:
-    """What a wrong pixel and what a latent cost."""
+    """The settings of the loss: the kind of pixel error, and the weight of the KL divergence."""
 
     kind: Literal["l1", "mse"] = "l1"
     kl_weight: float = 1e-6

@@ -1,4 +1,4 @@
-"""How every array is sharded: a short list of (regex on the parameter's name, PartitionSpec), and a fallback.
+"""Rules that shard every array: a short list of (regex on the parameter's name, PartitionSpec), and a fallback.
 
 The names of optimiser moments and averaged copies end in the name of their parameter, so one rule covers all of them.
 """

@@ -31,7 +31,7 @@ PARTS = ("params", "opt", "ema", "frozen", "extra")
 
 @dataclass(frozen=True)
 class ConfigJob:
-    """What is planned of a config."""
+    """A job of a config that can be planned."""
 
     config: Any
 

@@ -1,4 +1,4 @@
-"""Where the components of a latent diffusion model come from: one folder, several, or named sizes."""
+"""The sources of a latent diffusion model's components: one folder, several, or named sizes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

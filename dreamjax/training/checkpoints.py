@@ -47,7 +47,7 @@ _saves = itertools.count()  # saves begun by this process; the same number in ev
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When to save, and which steps to keep."""
+    """The settings of saving: when to save, and which steps to keep."""
 
     every: int = 1000  # steps
     keep_last: int = 2

@@ -25,7 +25,7 @@ SETTLED = 50  # good steps before a jump can be detected
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """What the run does at a bad step.
+    """The run's policy for bad steps.
 
     `policy`: "stop" ends the run, the last saved step untouched; "skip" skips the step; "rollback" restores the last
     saved step and continues with the batches after the bad one. `spike`: a loss or gradient norm more than this many

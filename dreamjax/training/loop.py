@@ -35,7 +35,7 @@ VERIFY_S = 3600.0  # for the first process to verify a large checkpoint
 
 
 class TrainSummary(TypedDict):
-    """What `train` returns; `exit_code` is 0, or 75 where a SIGTERM ended the run. `train` and `val`: last metrics."""
+    """The result of `train`; `exit_code` is 0, or 75 where a SIGTERM ended the run. `train` and `val`: last metrics."""
 
     workdir: str
     step: int

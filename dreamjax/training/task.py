@@ -67,7 +67,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """What the pipeline must deliver for one split.
+    """The data that the pipeline must deliver for one split.
 
     With `passes`, training reads a finite stream exactly so often, whatever `train.steps` is: a closed-form solution
     needs every example once. The stream then has a length (`len(stream)` examples in a pass).

@@ -1,4 +1,4 @@
-"""What the loop does, whatever the system."""
+"""The settings of the loop, the same for all systems."""
 
 from dataclasses import dataclass, field
 

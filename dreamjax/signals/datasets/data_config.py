@@ -9,7 +9,7 @@ from dreamjax.config import check_seed
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which windows a model reads, and in what form: corpora, channels, time, scale, augmentation, speed."""
+    """The windows that a model reads, and their form: corpora, channels, time, scale, augmentation, speed."""
 
     path: tuple[str, ...] = ()  # dataset folders, as `dreamjax prepare` writes them
     weights: tuple[float, ...] = ()  # share of each dataset in training; empty: by number of windows

@@ -20,7 +20,7 @@ PACKAGES = ("numpy", "scipy", "mne", "edfio", "array_record")
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Of these, `salt`, `splits`, `unit_scales`, `strict`, `licence` and `stimuli` change the records."""
+    """The options of `prepare`; only `salt`, `splits`, `unit_scales`, `strict`, `licence`, `stimuli` change records."""
 
     name: str = ""  # of the dataset folder; from the folder's name when empty
     workers: int | None = None  # child processes; None for one per core, 0 for none
@@ -61,7 +61,7 @@ Failed = Sequence[Outcome]
 
 @dataclass(frozen=True)
 class ReportLayout:
-    """How the quality report draws and words the parts."""
+    """The parts' layout and wording in the quality report."""
 
     names: Sequence[str]  # of the parts
     splits: Sequence[str]  # of the parts

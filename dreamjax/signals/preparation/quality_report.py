@@ -37,7 +37,7 @@ CHART_INCHES, HEADING_INCHES, DPI = (6.4, 3.6), 1.25, 110
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What the report shows."""
+    """The content of the report."""
 
     dataset: JsonDict  # dataset.json
     summaries: Sequence[PartSummary]

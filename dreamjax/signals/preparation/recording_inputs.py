@@ -65,7 +65,7 @@ def _impersonal(source: Source, options: PrepareOptions) -> Source:
 
 @dataclass(frozen=True)
 class RecordingInputs:
-    """What `prepare` converts: recordings, a part each."""
+    """The input of `prepare`: recordings, one part each."""
 
     sources: Sequence[Source]
     settings: WindowSettings

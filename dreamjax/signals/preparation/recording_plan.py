@@ -23,7 +23,7 @@ THIN = 4  # every fourth sample of a stretch enters the medians
 
 @dataclass(frozen=True, eq=False)
 class RecordingPlan:
-    """What is done to one recording, resolved from the settings and the file."""
+    """The processing of one recording, resolved from the settings and the file."""
 
     picks: tuple[int, ...]
     limits: quality.QualityLimits  # of the recording's modality

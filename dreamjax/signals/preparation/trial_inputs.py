@@ -63,7 +63,7 @@ def unusable_images(folder: epath.PathLike, names: Sequence[str]) -> dict[str, s
 
 
 class TrialInputs:
-    """What `prepare` converts: the trials of a file, a part for each chunk. The methods are those of recordings."""
+    """The input of `prepare`: the trials of a file, one part per chunk. The methods are those of recordings."""
 
     converter = staticmethod(convert)
     grows = False

@@ -1,4 +1,4 @@
-"""How recordings become windows: every step of preprocessing and its default. All of it is recorded in dataset.json."""
+"""The settings of preprocessing from recordings to windows, with defaults. All are recorded in dataset.json."""
 
 import math
 from dataclasses import asdict, dataclass, field, replace

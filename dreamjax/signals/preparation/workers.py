@@ -26,7 +26,7 @@ Function = Callable[..., Any]  # of (task, beat); a child process imports its mo
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one task ended: with a `result`, or with a `reason` (a phrase without personal data)."""
+    """The outcome of a task: a `result`, or a `reason` for its failure (a phrase without personal data)."""
 
     index: int
     task: Any

@@ -24,7 +24,7 @@ def pseudonym(salt: str | None, dataset: str, *parts: str) -> str:
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """How a dataset is split. Recordings are split by subject with `fractions` and `seed`; the rest is of trials."""
+    """The requested splits. Recordings are split by subject with `fractions` and `seed`; the rest is for trials."""
 
     by: Literal["official", "subject", "image", "class", "block"] | None = None  # None: official where there is a file
     file: str = ""

@@ -39,7 +39,7 @@ STD, RAW, TRUTH = "eeg_5_95_std.pth", "eeg_signals_raw_with_mean_std.pth", "trut
 
 @dataclass(frozen=True)
 class Layout:
-    """How large, and how strong."""
+    """The size of the dataset and the strength of its responses."""
 
     subjects: int = 6
     classes: int = 4

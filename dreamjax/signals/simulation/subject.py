@@ -103,7 +103,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class _Person:
-    """Whom the parts of a recording are simulated for."""
+    """The person for whom the parts of a recording are simulated."""
 
     settings: SimulationSettings
     number: int

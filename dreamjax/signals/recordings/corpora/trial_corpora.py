@@ -45,7 +45,7 @@ class AssignedSplits:
 
 @dataclass(frozen=True)
 class TrialCorpus:
-    """How the files of one corpus are recognised, opened and split, and facts that they lack."""
+    """A corpus of trials: how its files are recognised, opened and split, and facts that they lack."""
 
     facts: Corpus
     handles: Callable[[str], bool]  # whether a path may be a file of this corpus

@@ -1,4 +1,4 @@
-"""What every reader returns, whatever the format: a `Recording`, whose signal is read span by span in µV."""
+"""The result of every reader, for all formats: a `Recording`, whose signal is read span by span in µV."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Source:
-    """A recording that was found and can be opened. Ids are as found; `prepare` hashes them."""
+    """A recording that can be opened. Ids are not hashed yet; `prepare` hashes them."""
 
     path: str
     reader: str  # "edf", "brainvision", …
@@ -34,7 +34,7 @@ class Source:
     session: str = ""
     licence: str = "unknown"  # SPDX id
     member: str = ""  # file inside an archive
-    corpus: str = ""  # what outputs call the dataset where its own name may be a person's; `dataset` when empty
+    corpus: str = ""  # public name of the dataset where its own name may be a person's; `dataset` when empty
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class Recording:
 
 @dataclass
 class Contents:
-    """What a reader found in a file, before names are normalised and types are settled."""
+    """The contents of a file as read, before names are normalised and types are determined."""
 
     format: str
     labels: Sequence[str]

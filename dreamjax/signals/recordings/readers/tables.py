@@ -1,10 +1,10 @@
 """Text tables of consumer headsets: Muse (muse-lsl, Mind Monitor), OpenBCI, Emotiv (CSV, ARFF). Values are µV.
 
-A table has one row a sample, so it is read as a whole. Its time stamps are used for the clock and forgotten: they are
-dates of a person's recording.
+A table has one row per sample and is read whole. Its time stamps are used only for the clock and then dropped, as they
+contain the date of a person's recording.
 
 Wireless packets arrive in bursts, so stamps step by anything from −27 to +33 ms although the headset samples evenly.
-What is even is the sample number; what is real is a lasting jump of the stamps against it: samples that were lost.
+The sample number is even; only a lasting jump of the stamps against it is real: samples that were lost.
 """
 
 import re
