@@ -57,7 +57,7 @@ def _page(plan: PodPlan, plots: Sequence[Section] = ()) -> Page:
         warnings.append(f"it fits only because the compiler computes {count} instructions twice: use a smaller batch")
     if plan.strange_loops:
         trips = _joined(plan.strange_loops, "?")
-        warnings.append(f"loops of {trips} trips are not the model's: what runs in them may be counted wrongly")
+        warnings.append(f"loops with {trips} trips are not in the model: their operations may be miscounted")
     sections = [*plots, _memory(plan), _collectives(plan), _time(plan), *([_scaling(plan)] if plan.scaling else [])]
     return Page(title, sections, statements=warnings)
 
@@ -71,7 +71,7 @@ def _memory(plan: PodPlan) -> Section:
     rows = [[NAMES.get(name, name), f"{size / GIB:.3f}"] for name, size in plan.memory.items() if size is not None]
     verdict = f"fits: {spare:.2f} GiB to spare" if spare >= 0 else f"does not fit: {-spare:.2f} GiB too much"
     known = plan.memory.get("activations", 0.0) is not None
-    unknown = "" if known else "; activations are not known without the compiler"
+    unknown = "" if known else "; activations are unknown without the compiler"
     whole = f"{plan.unsharded:.1%} of the larger arrays' bytes are whole on every device"
     title = f"GiB of a device ({plan.how}; the compiler may use {plan.usable / GIB:.2f})"
     return Section(title, Table(["", "GiB"], rows), notes=[f"{verdict}{unknown}; {whole}"])

@@ -137,12 +137,10 @@ def tables(result: Mapping[str, Any]) -> list[Section]:
     title = "Model minus each, paired (n.r. ≥ X: not resolved; this design could detect ≥ X)"
     sections += _scores(title, label, compared, others, difference, chance=False)
     more = {
-        "As sets of images, whatever trial they are of": set_table(result.get("sets", []), sources),
-        "Images of another class": confusion_table(result.get("confusion", {}), sources),
-        "Not possible": Table(["control", "why"], list(result["not_possible"].items())),
-        f"What these {label.partition(' ')[0]} are": Table(
-            [label, "what they are"], list(result["of_sources"].items())
-        ),
+        "Scores of whole sets of images": set_table(result.get("sets", []), sources),
+        "Failures: images of another class": confusion_table(result.get("confusion", {}), sources),
+        "Not possible": Table(["control", "reason"], list(result["not_possible"].items())),
+        f"Sources of {label.partition(' ')[0]}": Table([label, "description"], list(result["of_sources"].items())),
     }
     return sections + [Section(title, table) for title, table in more.items() if table.rows]
 
@@ -223,4 +221,5 @@ def confusion_table(result: Mapping[str, Any], sources: Sequence[str]) -> Table:
         rows.append([source, f"{failures['n']:,} of {failures['of']:,}", *cells])
     rows.append(["chance", "", *(f"{result['chance'][what]:.3f}" for what, _ in kinds)])
     wrong = f"wrong among {len(result['classes'])} classes"
-    return Table([wrong, "failures", *(f"{what} by {by}" for what, by in kinds)], rows)
+    names = {"rank": "mean rank", "nearest": "nearest class"}
+    return Table([wrong, "failures", *(f"{names[what]} by {by}" for what, by in kinds)], rows)
