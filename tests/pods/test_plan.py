@@ -188,7 +188,7 @@ def test_plan_without_known_operations_predicts_no_time(tmp_path, capsys, monkey
     words += ["--config.train.mesh.data=-1", "--config.train.mesh.fsdp=1"]
     assert main([*words, "--out", str(tmp_path / "plan")]) == 0
     said = capsys.readouterr().out
-    assert "how long a step takes is not known" in said
+    assert "the duration of a step is unknown" in said
     assert "matrix units" not in said
     assert "examples a second" not in said
     assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == ["memory.png", "plan.html", "plan.json"]
