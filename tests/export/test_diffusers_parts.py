@@ -115,7 +115,10 @@ def test_reports_what_cannot_be_exported(folder, tmp_path, capsys):
             "it can be exported to: diffusers",
         ),
         ([str(tmp_path / "clip"), "--to", "diffusers"], "tokenizer is missing"),
-        ([str(tmp_path / "clip"), "--to", "diffusers", "--licence", "mit"], "--licence would have no effect with --to diffusers"),
+        (
+            [str(tmp_path / "clip"), "--to", "diffusers", "--licence", "mit"],
+            "--licence would have no effect with --to",
+        ),
         ([str(tmp_path / "nowhere"), "--to", "diffusers"], "holds no run"),
     ):
         assert main(["export", *words, "--out", str(tmp_path / "out")]) == 2

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from flax import nnx
 
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
@@ -157,7 +158,15 @@ def test_clip(part, parameters, folder, capsys):
         return found | {last: out.pooler_output if part == TEXT else out.image_embeds}
 
     def ours(encoder: Any, inputs: Any) -> dict[str, Any]:
-        found = {f"hidden state {i:2}": encoder.hidden_state(inputs, i) for i in range(encoder.depth + 1)}
+        graph, params = nnx.split(encoder.blocks)
+        states = [encoder.embed(inputs)]
+        for i in range(
+            encoder.depth
+        ):  # block by block: `hidden_state` of every layer at once copies the stack for each
+            block = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[i : i + 1], params))  # noqa: B023
+            states.append(encoder.run(block, states[-1], None))
+        states[-2] = encoder.hidden_state(inputs, -2)
+        found = {f"hidden state {i:2}": state for i, state in enumerate(states)}
         out = encoder(inputs)
         return found | {"last hidden state": out.last_hidden_state, last: getattr(out, last)}
 
