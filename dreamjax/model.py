@@ -57,7 +57,7 @@ def load(path: epath.PathLike, *, step: int | None = None, best: bool = False) -
         best: the saved step with the best held-out score.
 
     Raises:
-        UserError: there is no run or export, or the step is missing or damaged.
+        UserError: `path` is neither a run nor an export, or the step is missing or damaged.
     """
     from dreamjax.weights import hub
 

@@ -120,6 +120,21 @@ def test_what_is_missing_is_named_with_its_option_before_anything_is_written(mov
     assert sorted(moved.rglob("*")) == before
 
 
+@pytest.mark.parametrize("content", ["{broken", "[1]", '{"data.path": 3}', '{"data.path": {"shards": "elsewhere"}}'])
+def test_reports_damaged_locations(moved, capsys, content):
+    path = moved / "runs/today/location.json"
+    path.write_text(content)
+    message = refused(capsys, "export", str(path.parent), "--to", "torch", "--out", "made")
+    assert "location.json" in message
+    assert "delete it and give the run's folders with --config.KEY=FOLDER" in message
+    assert nothing_here()
+
+
+def test_reports_new_folders_given_for_what_is_not_a_run(moved, capsys):
+    message = refused(capsys, "evaluate", str(moved / "nowhere"), "--config.data.path=shards")
+    assert "nowhere" in message
+
+
 def test_a_run_keeps_the_places_that_it_is_given(moved, capsys):
     run = str(moved / "runs/today")
     (moved / "shards").rename(moved / "new")

@@ -106,7 +106,7 @@ def evaluate(workdir: str, settings: ProbeSettings) -> PageResult:
 
 
 def labelled_dataset(paths: tuple[str, ...], settings: ProbeSettings) -> str:
-    """Return the dataset that has windows of both labels. Raise UserError where there is no such dataset."""
+    """Return the dataset that has windows of both labels. Raise UserError if none has."""
     candidates = (settings.probe_data,) if settings.probe_data else paths
     for path in candidates:
         if set(settings.probe_labels) <= set(records.load_dataset(path).get("labels", [])):

@@ -266,7 +266,7 @@ def _smaller(job: Job, pod: Pod) -> list[Pod]:
     least, pods = math.prod(size for size in requested if size != -1), []
     for count in (2**k for k in range(3, pod.chips.bit_length())):
         if count * chip.cores >= least and count < (pod.chips // pod.slices if pod.is_tpu else pod.chips):
-            with contextlib.suppress(UserError):  # there is no slice of so many
+            with contextlib.suppress(UserError):  # no slice has so many chips
                 pods.append(topologies.pod(f"{chip.name}-{count * chip.named_cores}"))
     return pods
 

@@ -147,7 +147,7 @@ def pod(name: str, slices: int = 1) -> Pod:
         )
     if math.prod(sizes) > MOST or not all(_is_side(chip, side) for side in sizes):
         allowed = "1, 2, 4, 8 or 16 chips" if chip.axes == 2 else "1, 2 or a multiple of 4 chips"
-        raise UserError(f"{name}: there is no such slice; a side of one has {allowed}, and all of it {MOST:,} at most")
+        raise UserError(f"{name} is not a slice; each side has {allowed}, and the whole slice at most {MOST:,}")
     return Pod(chip, sizes, slices)
 
 
@@ -161,7 +161,7 @@ def _slices(chip: Chip, name: str, count: int, slices: int) -> Pod:
     shape = _shape(chip, count // chip.named_cores) if count % chip.named_cores == 0 else ()
     if not shape:
         unit = "cores, two a chip" if chip.named_cores == 2 else "chips"
-        raise UserError(f"there is no slice of {count} {unit}, of {chip.name}; write its shape, as {chip.name}:4x4x8")
+        raise UserError(f"{chip.name} has no slice of {count} {unit}; write its shape, as {chip.name}:4x4x8")
     return Pod(chip, shape, slices)
 
 

@@ -16,7 +16,7 @@ from etils import epath
 
 from dreamjax.errors import UserError, nearest
 from dreamjax.runs import provenance
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, sniffing
 from dreamjax.typing import JsonDict
 
 NAME = "location.json"
@@ -92,7 +92,7 @@ def relocate(workdir: epath.PathLike, paths: Mapping[str, str | Sequence[str]]) 
     Raise UserError for a key that is not a folder of the run, for a folder that does not exist, and for a dataset that
     is not the one that the run was trained on.
     """
-    config = json.loads((epath.Path(workdir) / "config.json").read_text())
+    config = sniffing.read_json(epath.Path(workdir) / "config.json", "give the work directory of a run")
     now = present(config, workdir)
     for key, value in paths.items():
         old = _get(config, key) if key in KEYS else None
@@ -134,12 +134,15 @@ def check(config: object, workdir: epath.PathLike, keys: Iterable[str], instead:
 def _read(workdir: epath.PathLike) -> JsonDict:
     """Return location.json; empty for a run of an older version without it."""
     path = epath.Path(workdir) / NAME
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as problem:
-        raise UserError(
-            f"{path} is damaged; delete it and give the run's folders with --config.KEY=FOLDER"
-        ) from problem
+    if not path.exists():
+        return {}
+    advice = "delete it and give the run's folders with --config.KEY=FOLDER"
+    places = sniffing.read_json(path, advice)
+    for known in places.values():
+        paths = known.values() if isinstance(known, dict) else [None]
+        if not all(isinstance(pair, list) and all(isinstance(one, str) for one in pair) for pair in paths):
+            raise UserError(f"{path} is damaged; {advice}")
+    return places
 
 
 def _place(path: str, key: str, workdir: epath.PathLike) -> list[str]:

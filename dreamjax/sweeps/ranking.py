@@ -47,7 +47,7 @@ class Ranking:
 
 
 def read(workdir: str) -> tuple[JsonDict, list[PointRuns]]:
-    """Return (sweep.json, the points by name). Raise UserError where there is no finished point."""
+    """Return (sweep.json, the points by name). Raise UserError if no point is finished."""
     folder = epath.Path(workdir)
     sweep = read_json(folder / "sweep.json", "name", "score", "compare")
     if sweep is None:

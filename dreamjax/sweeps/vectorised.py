@@ -2,7 +2,7 @@
 
 A small model leaves most of an accelerator, and most chips of a pod, idle. Runs that differ in seeds and in
 hyper-parameters that are arguments of the step (`state.hyper`) share one program; if the mesh axis `data` divides their
-number, each chip has its own runs and there is no communication. Every run sees the same examples and masks as alone.
+number, each chip trains whole runs, without communication. Every run sees the same examples and masks as alone.
 """
 
 import dataclasses

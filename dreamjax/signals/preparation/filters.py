@@ -83,7 +83,7 @@ class Chain:
 def rational(sfreq_in: float, sfreq_out: float) -> tuple[int, int]:
     """Return (up, down) with sfreq_in · up / down = sfreq_out: exact for amplifiers' rates, within 1e-5 for any.
 
-    Raise ValueError where there is no such ratio of whole numbers up to 1024.
+    Raise ValueError if the ratio is not one of whole numbers up to 1024.
     """
     ratio = (
         Fraction(sfreq_out).limit_denominator(10**6) / Fraction(sfreq_in).limit_denominator(10**6)

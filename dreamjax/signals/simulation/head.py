@@ -135,7 +135,7 @@ def leadfield(
 ) -> Float[np.ndarray, "channels dipoles"]:
     """Return the potential in V at unit-sphere `electrodes` of dipoles at `positions` (head radii), `moments` in A·m.
 
-    The reference is the sphere's own: the mean over the whole surface is zero. `head_radius` is in metres.
+    The reference is the mean over the whole surface of the sphere, which is zero. `head_radius` is in metres.
     Raise ValueError for a dipole outside the brain.
     """
     depth = np.linalg.norm(positions, axis=1)

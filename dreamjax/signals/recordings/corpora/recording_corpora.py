@@ -9,7 +9,7 @@ EEGLAB, MNE_TOOLS = "https://github.com/sccn/eeglab", "https://github.com/mne-to
 UNIT = "standard deviations of a channel; the files give no physical unit"  # of EEG-ImageNet
 A_BLOCK_IS_A_CLASS = (
     "a block is a class: all images of a class were shown to a person in one stretch, so whatever drifts tells the "
-    "class, and without the block of a class there is no trial of it by the same person"
+    "class, and all trials of a class by one person are in one block"
 )
 
 
