@@ -9,10 +9,12 @@ Every function raises UserError, one sentence, for a mistake, and then leaves no
 when they are needed: preparing recordings does not import JAX.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamjax.errors import UserError
 from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
@@ -87,6 +89,10 @@ def read_config(config: Any, overrides: Sequence[tuple[str, str]] = ()) -> Any:
         return configs.load(str(config), overrides, registry.schema_of)
     if isinstance(config, ConfigDict):
         return configs.to_dataclass(registry.schema_of(config), config)
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise UserError(
+            f"the config is a {type(config).__name__}; give a config file's path, a ConfigDict or a system's dataclass"
+        )
     return config
 
 

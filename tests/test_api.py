@@ -181,4 +181,6 @@ def test_a_config_may_be_a_file_a_configdict_or_a_dataclass(run):
     by_file = api.read_config("configs/pretrain/tiny.py")
     assert by_file == api.read_config(masked_presets.preset("tiny"))
     assert api.read_config(by_file) is by_file
+    with pytest.raises(UserError, match="the config is a dict; give a config file's path, a ConfigDict or"):
+        dreamjax.train({"system": "masked_pretraining"}, run)
     assert dataclasses.is_dataclass(dreamjax.load(run).config)
