@@ -256,7 +256,7 @@ def test_a_mistake_is_not_started_again():
         (lambda: scripts.tpu(launch("v5e-16"), **QUEUED), "let --setup bring it"),
         (lambda: scripts.tpu(launch("v5e:2x8", setup=BRING), **QUEUED), "v5e-16 is v5e:4x4"),
         (lambda: scripts.tpu(launch("v5e-16", setup=BRING), **MULTILINE), "--project has more than one line"),
-        (lambda: launch("v5e:3x3"), "a side of one has 1, 2, 4, 8 or 16 chips"),
+        (lambda: launch("v5e:3x3"), "v5e:3x3 is not a slice; each side has 1, 2, 4, 8 or 16 chips"),
         (lambda: launch("v5p-200000000"), "no slice has that many"),
         (
             lambda: scripts.gke(launch("v5e-16", arguments=(*TRAIN, "--config.data.path=eeg")), **IMAGE),
