@@ -96,7 +96,7 @@ def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
     mark = {"source": [dataset["name"], dataset["splits"], sorted(dataset["shards"])], "left_out": sorted(probed)}
     target = epath.Path(out)
     if (target / "dataset.json").exists():
-        if json.loads((target / "dataset.json").read_text()).get("fold") == json.loads(json.dumps(mark)):
+        if records.load_dataset(target).get("fold") == json.loads(json.dumps(mark)):
             return
         raise UserError(f"{out} holds the fold of other subjects or other shards; choose another --out")
     left_out, side = set(probed), {True: "test", False: "train"}

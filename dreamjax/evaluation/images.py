@@ -24,7 +24,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports import image_report
 from dreamjax.reports.image_report import MODEL, TrialImages
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, manifest
 from dreamjax.systems import opening
 from dreamjax.systems.base import GeneratesFromTrials, Pretrained, Run, System, capability, name_of, offered
 from dreamjax.targets import images, trials
@@ -142,7 +142,7 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
         tables=image_report.tables(data),
         warnings=result.warnings,
     )
-    atomic.write_text(folder / image_report.RESULT.format(split=request.split), json.dumps(data, indent=1))
+    manifest.write_json(folder / image_report.RESULT.format(split=request.split), data)
     atomic.write_text(folder / PAGE.format(split=request.split), page)
     if request.split == "test":
         path = epath.Path(workdir) / READS

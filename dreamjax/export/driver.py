@@ -22,13 +22,14 @@ from dreamjax.errors import UserError
 from dreamjax.export import folders
 from dreamjax.export.facts import hub_id, model_facts
 from dreamjax.reports import image_report, pages
-from dreamjax.storage import atomic, paths
+from dreamjax.storage import atomic, manifest, paths
 from dreamjax.storage.checkpoint_files import safetensors_files
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Exported, Exports, Format, Run, capability
 from dreamjax.typing import JsonDict
 from dreamjax.weights.pipeline_folder import INDEX
 
+CARD = "README.md"  # which people edit
 Compare = Callable[[epath.PathLike, str], dict[str, float] | None]
 WITHOUT_JAX = """
 import sys; sys.modules["jax"] = sys.modules["dreamjax"] = None
@@ -101,9 +102,10 @@ def export(
         if exported.parameters is not None:
             facts["parameters"] = exported.parameters
         # the file that libraries look for first is written last, where folders are not renamed atomically
-        last = INDEX if INDEX in exported.files else "config.json" if "" in exported.components else "README.md"
+        last = INDEX if INDEX in exported.files else "config.json" if "" in exported.components else CARD
         with atomic.new_folder(out, last=last) as folder:
             write(folder, run, exported, facts, to)
+            manifest.write(folder, leave_out=[CARD])
             differences = compare(folder, exported.check)
     return ExportSummary(
         str(out),
@@ -133,7 +135,7 @@ def write(folder: epath.Path, run: Run, exported: Exported, facts: JsonDict, to:
         "tolerance": folders.LAYOUTS[to].tolerance,
         "hashes": hashes,
     }
-    (folder / "README.md").write_text(pages.render(exported.template, **values, **exported.values))
+    (folder / CARD).write_text(pages.render(exported.template, **values, **exported.values))
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -4,7 +4,6 @@ Each system defines which checkpoints it takes (`systems.base.Imports`): folders
 files of other programs. Nothing in a file is executed (see `storage.checkpoint_files.pickle_reader`).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -75,7 +74,7 @@ def import_checkpoint(
             run.write(folder)
         checkpoints.save_params_as_run(folder, configs.to_json(run.config), run.params, run.step)
         facts = {"origin": origin, "notes": run.notes, **run.provenance}
-        atomic.write_text(folder / provenance.IMPORTED, json.dumps(facts, indent=1))
+        manifest.write_json(folder / provenance.IMPORTED, facts)
     return ImportSummary(str(out), **origin, parameters=run.parameters, description=run.description, notes=run.notes)
 
 
@@ -118,6 +117,7 @@ def _is_export(path: epath.Path) -> bool:
 
 def _exported_folder(folder: epath.Path) -> Checkpoint:
     """Return what `dreamjax export --to torch` wrote, or `save_pretrained` of its module after fine-tuning."""
+    manifest.check_export(folder)
     config = sniffing.read_json(folder / "config.json", "fetch the folder again")
     if not isinstance(config.get("dreamjax"), dict):
         raise UserError(f"{folder}/config.json was not written by dreamjax: it has no entry dreamjax")

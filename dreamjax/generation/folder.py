@@ -24,7 +24,7 @@ from dreamjax.generation.recording_windows import EventTimes
 from dreamjax.reports import figures, image_report
 from dreamjax.reports.image_report import TrialImages
 from dreamjax.signals.datasets import records
-from dreamjax.storage import atomic, image_files, paths, sniffing
+from dreamjax.storage import atomic, image_files, manifest, paths, sniffing
 from dreamjax.systems import opening
 from dreamjax.systems.base import Run
 from dreamjax.targets import image_folder, images
@@ -92,7 +92,7 @@ def generate(
         if out.exists():
             log.info("%s: continuing where it was", out)
         (out / "truth" if trials.known else out).mkdir(parents=True, exist_ok=True)
-        atomic.write_text(out / REQUEST, json.dumps(wanted, indent=1))
+        manifest.write_json(out / REQUEST, wanted)
         trained = _trained_on(generator, trials)
         entries = [_entry(trials, int(trial), request, trained) for trial in chosen]
         try:
@@ -114,7 +114,7 @@ def generate(
     _write_pages(out, entries, run, summary, request)
     lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
     atomic.write_text(out / LAST, "".join(lines))
-    atomic.write_text(out / REQUEST, json.dumps(wanted | {"told": summary}, indent=1))
+    manifest.write_json(out / REQUEST, wanted | {"told": summary})
     return summary
 
 

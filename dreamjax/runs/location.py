@@ -16,7 +16,7 @@ from etils import epath
 
 from dreamjax.errors import UserError, nearest
 from dreamjax.runs import provenance
-from dreamjax.storage import atomic, sniffing
+from dreamjax.storage import manifest, sniffing
 from dreamjax.typing import JsonDict
 
 NAME = "location.json"
@@ -47,7 +47,7 @@ def keep(begun: JsonDict, now: JsonDict, workdir: epath.PathLike) -> None:
         if value := _get(begun, key):
             before, pairs = places.get(key, {}), zip(_list(value), _list(_get(now, key)), strict=True)
             places[key] = {text: _place(path, key, workdir) or before.get(text, []) for text, path in pairs}
-    atomic.write_text(epath.Path(workdir) / NAME, json.dumps(places, indent=1))
+    manifest.write_json(epath.Path(workdir) / NAME, places)
 
 
 def present(config: JsonDict, workdir: epath.PathLike) -> JsonDict:
@@ -69,7 +69,7 @@ def continued(config: JsonDict, workdir: epath.PathLike) -> tuple[JsonDict, Json
     """
     path = epath.Path(workdir) / "config.json"
     try:
-        before = json.loads(path.read_text()) if path.exists() else {}
+        before = manifest.unsealed(json.loads(path.read_text()), path) if path.exists() else {}
         there = present(before, workdir)
     except (ValueError, TypeError, AttributeError):
         return config, config  # damaged: `training.workdir` reports it

@@ -20,7 +20,7 @@ from dreamjax.parallel import processes
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.recordings import montage
-from dreamjax.storage import atomic
+from dreamjax.storage import manifest, sniffing
 from dreamjax.typing import JsonDict
 
 NAME = "data.json"
@@ -103,7 +103,7 @@ def read(workdir: epath.PathLike) -> list[JsonDict] | None:
     if not path.exists():
         return None
     try:
-        entries = json.loads(path.read_text())["datasets"]
+        entries = manifest.unsealed(json.loads(path.read_text()), path)["datasets"]
         for entry in entries:
             _ = entry["shards"], entry["train"]["subjects"], entry["train"]["files"], entry["corpora"], entry["steps"]
         return entries
@@ -152,7 +152,7 @@ def claim(workdir: epath.PathLike, paths: Sequence[str], started: bool) -> None:
         check(workdir, paths)
     processes.barrier("data")  # all have compared
     if not started and processes.is_first():
-        atomic.write_text(epath.Path(workdir) / NAME, json.dumps({"datasets": [describe(path) for path in paths]}))
+        manifest.write_json(epath.Path(workdir) / NAME, {"datasets": [describe(path) for path in paths]})
     processes.barrier("data is written")
 
 
@@ -169,7 +169,7 @@ def check(workdir: epath.PathLike, paths: Sequence[str]) -> None:
 def imported(workdir: epath.PathLike) -> JsonDict:
     """Return the provenance of an imported run; empty for a run that dreamjax trained."""
     path = epath.Path(workdir) / IMPORTED
-    return json.loads(path.read_text()) if path.exists() else {}
+    return sniffing.read_json(path, "import the checkpoint again") if path.exists() else {}
 
 
 def training_of(paths: Sequence[str], workdir: epath.PathLike) -> tuple[dict[str, JsonDict] | None, list[JsonDict]]:

@@ -1,16 +1,22 @@
-"""A folder's manifest: size and SHA-256 of every file, written last, verified before the folder is used.
+"""Hashes of what the product writes and later trusts, checked when it is read.
 
-Array stores restore a flipped bit silently; the manifest detects it.
+A folder's manifest holds size and SHA-256 of every file; it is written last and verified before the folder is used.
+Array stores restore a flipped bit silently; the manifest detects it. A JSON file carries the SHA-256 of its content as
+its last entry, `sealed`.
 """
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 
 from etils import epath
 
+from dreamjax.errors import UserError
 from dreamjax.storage import atomic
+from dreamjax.typing import JsonDict
 
 NAME = "manifest.json"
+SEAL = "sealed"  # entry of a JSON object: the SHA-256 of the others
 CHUNK = 1 << 22
 
 
@@ -29,26 +35,64 @@ def files_of(folder: epath.Path) -> list[epath.Path]:
     return sorted((file for files in inside for file in files), key=str)
 
 
-def write(folder: epath.PathLike, extra: dict | None = None) -> None:
-    """Commit `folder`: record every file in it, and the entries `extra` (format version, step, …)."""
+def write(folder: epath.PathLike, leave_out: Collection[str] = ()) -> None:
+    """Commit `folder`: record every file in it, except those that people edit, by their name (`leave_out`)."""
     folder = epath.Path(folder)
-    listed = [file for file in files_of(folder) if file.name != NAME]
+    listed = [file for file in files_of(folder) if file.name not in (NAME, *leave_out)]
     files = {str(f.relative_to(folder)): {"size": f.stat().length, "sha256": file_hash(f)} for f in listed}
-    content = {**(extra or {}), "files": files}
-    atomic.write_text(folder / NAME, json.dumps({**content, "sealed": _seal(content)}, indent=1))
+    write_json(folder / NAME, {"files": files})
 
 
-def _seal(content: dict) -> str:
-    """Return the SHA-256 of the manifest's content, which detects a flipped bit in a file name or in `extra`."""
+def sealed(content: Mapping[str, object]) -> JsonDict:
+    """Return a JSON object with the SHA-256 of its content as entry `sealed`."""
+    plain = {key: value for key, value in json.loads(json.dumps(content)).items() if key != SEAL}
+    return {**plain, SEAL: _seal(plain)}
+
+
+def unsealed(content: JsonDict, path: object) -> JsonDict:
+    """Return a JSON object without its seal. Raise UserError where `path` has changed since it was written.
+
+    An object without a seal, as older versions and people write them, is returned as it is.
+    """
+    if SEAL not in content:
+        return content
+    plain = {key: value for key, value in content.items() if key != SEAL}
+    if content[SEAL] != _seal(plain):
+        raise UserError(
+            f"{path} has changed since it was written; restore it, or delete its entry {SEAL} if you meant to change it"
+        )
+    return plain
+
+
+def write_json(path: epath.PathLike, content: Mapping[str, object]) -> None:
+    """Write a sealed JSON object atomically; `sniffing.read_json` checks it."""
+    atomic.write_text(path, json.dumps(sealed(content), indent=1))
+
+
+def _seal(content: JsonDict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def problems(folder: epath.PathLike) -> list[str]:
-    """Return what is wrong with a committed folder, a phrase each; empty when every byte is as it was written."""
+def check_export(folder: epath.PathLike) -> None:
+    """Raise UserError where a file of an exported folder has changed since; a folder without a manifest passes.
+
+    A file that is missing passes: of a folder on the Hub only those that are needed are fetched.
+    """
+    if (epath.Path(folder) / NAME).exists() and (damage := problems(folder, partial=True)):
+        raise UserError(
+            f"{folder}: {damage[0]}; fetch or export it again, or delete its {NAME} if you meant to change it"
+        )
+
+
+def problems(folder: epath.PathLike, partial: bool = False) -> list[str]:
+    """Return what is wrong with a committed folder, a phrase each; empty when every byte is as it was written.
+
+    `partial`: files may be missing.
+    """
     folder = epath.Path(folder)
     try:
         content = json.loads((folder / NAME).read_text())
-        if content.pop("sealed") != _seal(content):
+        if content.pop(SEAL) != _seal(content):
             return ["the manifest has changed since it was written"]
         listed = content["files"]
     except FileNotFoundError:
@@ -59,7 +103,8 @@ def problems(folder: epath.PathLike) -> list[str]:
     for name, entry in listed.items():
         path = folder / name
         if not path.exists():
-            damage.append(f"{name} is missing")
+            if not partial:
+                damage.append(f"{name} is missing")
         elif path.stat().length != entry["size"]:
             damage.append(f"{name} has {path.stat().length} bytes instead of {entry['size']}")
         elif file_hash(path) != entry["sha256"]:

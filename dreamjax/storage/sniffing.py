@@ -5,6 +5,7 @@ import json
 from etils import epath
 
 from dreamjax.errors import UserError
+from dreamjax.storage import manifest
 from dreamjax.typing import JsonDict
 
 
@@ -17,7 +18,10 @@ def refuse(head: bytes, source: str, wanted: str) -> None:
 
 
 def read_json(path: epath.Path, advice: str = "fetch it again") -> JsonDict:
-    """Return the object of a JSON file. Raise UserError, with `advice`, where it is missing or not a JSON object."""
+    """Return the object of a JSON file. Raise UserError, with `advice`, where it is missing or not a JSON object.
+
+    Raise UserError also where its content has changed since `manifest.write_json` wrote it.
+    """
     try:
         data = path.read_bytes()
     except OSError as problem:  # the file is missing, is a folder or may not be read
@@ -29,4 +33,4 @@ def read_json(path: epath.Path, advice: str = "fetch it again") -> JsonDict:
         raise UserError(f"{path}: this is not JSON ({problem}); {advice}") from problem
     if not isinstance(content, dict):
         raise UserError(f"{path}: this is a JSON {type(content).__name__}, not an object with fields; {advice}")
-    return content
+    return manifest.unsealed(content, path)

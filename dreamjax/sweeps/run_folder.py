@@ -21,7 +21,7 @@ from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic, sniffing
+from dreamjax.storage import atomic, manifest, sniffing
 from dreamjax.sweeps import runs
 from dreamjax.sweeps.runs import SweepRun
 
@@ -103,4 +103,4 @@ def _migrated(values: JsonObject) -> JsonObject:
 
 
 def write_json(path: epath.Path, values: Mapping[str, object]) -> None:
-    atomic.write_text(path, json.dumps(values, indent=1))
+    manifest.write_json(path, values)

@@ -6,7 +6,6 @@ often as the sweep has retries, while the others continue.
 
 import contextlib
 import errno
-import json
 import math
 import os
 import time
@@ -18,7 +17,7 @@ from etils import epath
 
 from dreamjax.console import counted, log, progress
 from dreamjax.errors import TryAgain, UserError
-from dreamjax.storage import atomic, locks
+from dreamjax.storage import locks
 from dreamjax.sweeps import batched_runs, crash_markers, scorers
 from dreamjax.sweeps import runs as runs_
 from dreamjax.sweeps.batched_runs import Pack
@@ -176,7 +175,7 @@ def _with_encoder(study: Study, run: SweepRun) -> RunConfig:
             if not runs_.encoder_is_ready(path, run.encoder):  # the process that held it until now
                 log.info("pretraining the encoder %s of %s", path.name, run.name)
                 seconds = _seconds(_unless_preempted(opening.train(run.encoder, str(path))))
-                atomic.write_text(path / "seconds.json", json.dumps({"seconds": seconds}))
+                write_json(path / "seconds.json", {"seconds": seconds})
     return runs_.with_path(run.config, str(path))
 
 

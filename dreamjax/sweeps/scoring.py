@@ -27,7 +27,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.storage import atomic
+from dreamjax.storage import manifest
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Embeds, Reconstructs, Run, Signals, capability, offered
@@ -212,5 +212,5 @@ def baselines(data: DataConfig, patch: int, score: ScoreConfig, shared: epath.Pa
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         masks = {one.task.name: _rows(one, tuple(one.sums)) for one in scores}
-        atomic.write_text(path, json.dumps({"notes": list(baseline.notes), "masks": masks}, indent=1))
+        manifest.write_json(path, {"notes": list(baseline.notes), "masks": masks})
     return path.name

@@ -13,6 +13,7 @@ from dreamjax.errors import UserError
 from dreamjax.parallel import processes
 from dreamjax.parallel.tree_paths import nested
 from dreamjax.runs import location, provenance
+from dreamjax.storage import manifest
 from dreamjax.storage import paths as places
 from dreamjax.systems import registry
 from dreamjax.systems.base import Run, Signals, offered
@@ -58,15 +59,15 @@ def config_of(workdir: epath.PathLike) -> Any:
     path = places.reachable(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of dreamjax train")
-    text = path.read_text()
     try:
-        stored = ConfigDict(json.loads(text))
+        content = manifest.unsealed(json.loads(path.read_text()), path)
+        stored = ConfigDict(content)
     except (ValueError, TypeError, AttributeError) as problem:
         raise UserError(f"{path} is damaged; copy it from a folder of {path.parent / 'checkpoints'}") from problem
     if "system" not in stored:
         raise UserError(f"{workdir} holds no run, but another config.json: give the --workdir of dreamjax train")
     schema = registry.schema_of(stored, str(path))
-    return configs.from_json(schema, json.dumps(location.present(json.loads(text), workdir)), str(path))
+    return configs.from_json(schema, json.dumps(location.present(content, workdir)), str(path))
 
 
 def open_run(workdir: epath.PathLike, step: int | None = None, best: bool = False, averaged: bool = True) -> Run:

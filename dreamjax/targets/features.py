@@ -4,8 +4,9 @@ A bank is computed once, kept, and memory-mapped. It is keyed by the bytes of th
 by the steps before and after the network.
 
 ROOT/moments-0123456789abcdef/    named by a hash of everything that the values depend on
-    values.npy    float32 [N, …], a row for each image or caption
-    bank.json     what they were computed from; written last
+    values.npy       float32 [N, …], a row for each image or caption
+    bank.json        what they were computed from
+    manifest.json    hashes of both, verified when the bank is opened; written last
 """
 
 import functools
@@ -218,7 +219,7 @@ def open_array(
     batch: int,
     mesh: Mesh,
 ) -> np.ndarray:
-    """Return the array of `count` rows that `facts` describe; compute and keep it where it does not exist yet.
+    """Return the array of `count` rows that `facts` describe; compute and keep it where it does not exist intact.
 
     `kind`: for the folder's name. `facts`: everything that the values depend on. `load()`: the network, its parameters,
     and what reads its inputs. Every process computes its share of each batch, the first one writes.
@@ -226,19 +227,32 @@ def open_array(
     facts = {"format": FORMAT, "kind": kind, "rows": count, **facts}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = epath.Path(root) / f"{kind}-{digest}"
-    if not processes.agree("bank", (folder / FACTS).exists(), BUILD_S):
+    if not processes.agree("bank", _is_intact(folder), BUILD_S):
         log.info("%s of %d are computed once: %s", kind, count, folder)
         with progress(kind, count) as bar:
             batches = _batches(*load(), count, batch, mesh)
             if processes.is_first():
-                with atomic.new_folder(folder, last=FACTS) as target:
+                with atomic.new_folder(folder, last=manifest.NAME) as target:
                     _write(target / VALUES, count, batches, bar)
                     (target / FACTS).write_text(json.dumps(facts, indent=1))
+                    manifest.write(target)
             else:
                 for values in batches:
                     bar.advance(len(values))
         processes.barrier("bank written", BUILD_S)
     return open_npy(folder / VALUES)
+
+
+def _is_intact(folder: epath.Path) -> bool:
+    """Return whether there is a bank whose files are as they were written; the first process removes a damaged one."""
+    if not processes.is_first():
+        return True  # the first process decides
+    if not (folder / manifest.NAME).exists():  # none, or one of an older version, which cannot be verified
+        return (folder / FACTS).exists() and (folder / VALUES).exists()
+    if damage := manifest.problems(folder):
+        log.warning("%s is damaged (%s) and is computed again", folder, damage[0])
+        folder.rmtree()
+    return not damage
 
 
 def hash_of(folder: epath.Path) -> str:

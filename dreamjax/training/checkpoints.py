@@ -378,7 +378,7 @@ def save_params_as_run(
 ) -> epath.Path:
     """Write a run directory that holds parameters only, which opens like any other run; return its step directory."""
     workdir = epath.Path(workdir)
-    atomic.write_text(workdir / "config.json", config_json)
+    manifest.write_json(workdir / "config.json", json.loads(config_json))
     saver = Saver(workdir / "checkpoints", CheckpointConfig(), config_json)
     arrays = jax.tree.map(jax.numpy.asarray, params)
     state = State(step=jax.numpy.asarray(np.int32(step)), params=arrays)

@@ -10,7 +10,7 @@ from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
-from dreamjax.storage import atomic
+from dreamjax.storage import manifest
 
 # settings that may differ when a run is continued: how long, where, how often; none that changes what a step computes
 MAY_CHANGE = (
@@ -64,7 +64,8 @@ def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
             raise UserError(f"{workdir} holds files that are not a run ({foreign[0]}); choose another --workdir")
         return {}
     try:
-        changed = changes(path.read_text(), config_json, defaults_json)
+        before = manifest.unsealed(json.loads(path.read_text()), path)
+        changed = changes(json.dumps(before), config_json, defaults_json)
     except (ValueError, AttributeError) as problem:
         copies = workdir / "checkpoints"
         raise UserError(
@@ -88,5 +89,5 @@ def claim(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
         log.info("%s: %s was %r and is now %r", workdir, key, old, new)
     processes.barrier("claim")  # all processes have compared before anything is replaced
     if processes.is_first() and (changed or not path.exists()):
-        atomic.write_text(path, config_json)
+        manifest.write_json(path, json.loads(config_json))
     return set(changed)

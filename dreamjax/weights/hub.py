@@ -6,7 +6,7 @@ from etils import epath
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
-from dreamjax.storage import paths
+from dreamjax.storage import manifest, paths
 from dreamjax.weights import weight_files
 
 ANSWER_S = 10.0  # after which the Hub counts as not reachable
@@ -22,19 +22,23 @@ def resolve(name_or_path: epath.PathLike, variant: str | None = None) -> epath.P
     where there is nothing else; those of `variant` where it exists. HF_HUB_OFFLINE, HF_HOME and HF_TOKEN have their
     usual meaning. Where the Hub does not answer, the cache is used.
 
-    Raises UserError for a folder that does not exist and an id that neither the Hub nor the cache has.
+    Raises UserError for a folder that does not exist, an id that neither the Hub nor the cache has, and a folder that
+    `dreamjax export` wrote and that has changed since.
     """
     text = str(name_or_path)
     place = paths.reachable(name_or_path)
     place = place if "://" in text else place.expanduser()
     if place.exists():
+        manifest.check_export(place)
         return place
     match = HUB_ID.fullmatch(text)
     if match is None or ".." in text or text.endswith(PATHS):
         raise UserError(
             f"{text}: no such folder, and not a hub id, which has the form owner/name or owner/name@revision"
         )
-    return epath.Path(_snapshot(match[1], match[2], text, variant))
+    snapshot = epath.Path(_snapshot(match[1], match[2], text, variant))
+    manifest.check_export(snapshot)
+    return snapshot
 
 
 def _snapshot(repository: str, revision: str | None, text: str, variant: str | None) -> str:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int16
 from dreamjax.errors import UserError, nearest
 from dreamjax.signals.datasets import shards, tf_example
 from dreamjax.signals.datasets.shards import Shard, ShardReader, ShardWriter
-from dreamjax.storage import atomic, manifest
+from dreamjax.storage import manifest
 from dreamjax.typing import JsonDict
 
 FORMAT = 1  # raised when a reader of the older format could misread the newer one
@@ -292,7 +292,7 @@ def finish(
         reader = ShardReader([folder / shard.name for shard in every], [shard.records for shard in every])
         labels = {texts(tf_example.parse(reader[i]), "label")[0] for i in range(len(reader))}
         dataset["labels"] = sorted(label.decode() for label in labels - {b""})
-    atomic.write_text(folder / "dataset.json", json.dumps(dataset, indent=1))
+    manifest.write_json(folder / "dataset.json", dataset)
     return dataset
 
 
@@ -308,7 +308,7 @@ def load_dataset(folder: epath.PathLike) -> JsonDict:
     if not folder.exists():
         raise UserError(f"{folder}: no such dataset folder")
     try:
-        dataset = json.loads((folder / "dataset.json").read_text())
+        dataset = manifest.unsealed(json.loads((folder / "dataset.json").read_text()), folder / "dataset.json")
     except FileNotFoundError:
         raise UserError(f"{folder}: no dataset.json; is this a folder that `dreamjax prepare` wrote?") from None
     except ValueError as problem:

@@ -9,15 +9,17 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from dreamjax.console import log
+from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records, shards
 from dreamjax.signals.preparation import dataset_folder, parts
 from dreamjax.signals.preparation.parts import PartSummary
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, manifest
 
 NAME = "parts.jsonl"
 OF_THIS_RUN = ("reused", "wall_s", "cpu_s", "peak_bytes")
@@ -25,7 +27,7 @@ OF_THIS_RUN = ("reused", "wall_s", "cpu_s", "peak_bytes")
 
 def keep(folder: Path, summaries: Iterable[PartSummary]) -> None:
     """Write what `restore` needs into a dataset folder; `summaries` in the order of the shards' recordings."""
-    lines = ({k: v for k, v in s.items() if k not in OF_THIS_RUN} for s in summaries)
+    lines = (manifest.sealed({k: v for k, v in s.items() if k not in OF_THIS_RUN}) for s in summaries)
     atomic.write_text(folder / NAME, dataset_folder.json_lines(lines))
 
 
@@ -36,8 +38,9 @@ def restore(dataset: epath.Path, folder: Path) -> int:
     """
     metadata = records.load_dataset(dataset)
     try:
-        summaries = [json.loads(line) for line in (dataset / NAME).read_text().splitlines()]
-    except (OSError, ValueError):
+        lines = (dataset / NAME).read_text().splitlines()
+        summaries: list[Any] = [manifest.unsealed(json.loads(line), dataset / NAME) for line in lines]
+    except (OSError, ValueError, UserError):
         return 0
     splits = [entry["split"] for entry in metadata["inputs"]]
     if len(splits) != len(summaries) or records.verify(dataset):
@@ -63,7 +66,7 @@ def _part(encoded: list[bytes], summary: PartSummary, part: Path) -> None:
             if window.label in sums:
                 sums[window.label] = sums[window.label] + np.asarray(window.signal, np.float64)
         np.savez(part / parts.AVERAGES, *sums.values())
-    atomic.write_text(part / parts.SUMMARY, json.dumps({**summary, "wall_s": 0, "cpu_s": 0, "peak_bytes": 0}))
+    manifest.write_json(part / parts.SUMMARY, {**summary, "wall_s": 0, "cpu_s": 0, "peak_bytes": 0})
 
 
 @contextmanager

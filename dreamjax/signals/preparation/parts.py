@@ -4,6 +4,7 @@ A part is finished when `summary.json` exists next to its shard. Its name is a d
 settings, so an interrupted run recognises its finished parts and cannot confuse them with others.
 """
 
+import contextlib
 import json
 import resource
 import time
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float
 
 from dreamjax import __version__
+from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records, shards
 from dreamjax.signals.recordings.identity import pseudonym
-from dreamjax.storage import atomic
+from dreamjax.storage import manifest, sniffing
 
 SHARD = "windows.array_record"
 SUMMARY = "summary.json"
@@ -83,13 +86,13 @@ def make(
     """
     key = [__version__, str(records.FORMAT), *fingerprint]
     part = Path(parts) / pseudonym("part", content, json.dumps(key, sort_keys=True))
-    if (part / SUMMARY).exists():
-        return {**json.loads((part / SUMMARY).read_text()), "part": part.name, "reused": True}  # type: ignore[typeddict-item]
+    with contextlib.suppress(UserError):  # missing or damaged: it is made again
+        return {**sniffing.read_json(epath.Path(part / SUMMARY)), "part": part.name, "reused": True}  # type: ignore[typeddict-item]
     summary = build(part)
     wall, cpu = (now - before for now, before in zip(clocks(), started, strict=True))
     summary = {**summary, "sha256": content, "wall_s": wall, "cpu_s": cpu}
     with _writing(part):
-        atomic.write_text(part / SUMMARY, json.dumps(summary))
+        manifest.write_json(part / SUMMARY, summary)
     return {**summary, "part": part.name, "reused": False}
 
 

@@ -15,6 +15,7 @@
 Argument names, `final_layer`, `return_features`, `reset_head`, `get_config` and `from_config` are braindecode's.
 """
 
+import hashlib
 import inspect
 import json
 import math
@@ -391,6 +392,7 @@ class MaskedAutoencoder(nn.Module):
         `n_chans=`, `n_times=`, `sfreq=` or `chs_info=`, must agree with what the weights were trained on.
         """
         folder = Path(folder) if Path(folder).is_dir() else _from_hub(str(folder))
+        _check_files(folder, "config.json", "model.safetensors")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "model.safetensors")
         n_outputs = expected.pop("n_outputs", config.get("n_outputs"))
@@ -419,6 +421,19 @@ class MaskedAutoencoder(nn.Module):
             {k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors", {"format": "pt"}
         )
         (folder / "modeling_dreamjax.py").write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
+        (folder / "manifest.json").unlink(missing_ok=True)  # the hashes of the files that these replace
+
+
+def _check_files(folder: Path, *names: str) -> None:
+    """Raise ValueError where a file differs from what dreamjax exported (manifest.json)."""
+    path = folder / "manifest.json"
+    listed = json.loads(path.read_text(encoding="utf-8"))["files"] if path.is_file() else {}
+    for name in names:
+        if name in listed and hashlib.sha256((folder / name).read_bytes()).hexdigest() != listed[name]["sha256"]:
+            raise ValueError(
+                f"{folder}: {name} has changed since it was exported; fetch it again, or delete manifest.json if you "
+                "meant to change it"
+            )
 
 
 def _check_expected(model: MaskedAutoencoder, name: str, value: Any) -> None:
