@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 export JAX_PLATFORMS ?= cpu
 export MPLBACKEND ?= agg
 
-.PHONY: demo test test-all test-long test-large test-pods test-slurm lint docs bench golden golden-pods clean
+.PHONY: demo test test-all test-long test-hostile test-large test-pods test-slurm lint docs bench golden golden-pods clean
 
 demo: $(READY)          ## simulate → prepare → train → evaluate → export → PyTorch, shrunk to minutes
 	@$(BIN)/python demo/run.py
@@ -19,6 +19,9 @@ test: $(READY)          ## the default suite, under 10 minutes on 2 cores
 
 test-long: $(READY) $(COMPILER) $(SPHINX)  ## more kills, more mutated headers, a 24-hour recording, pods, docs
 	@$(BIN)/python -m pytest -m long --timeout 3600 -n auto --maxprocesses 4 --dist loadfile
+
+test-hostile: $(READY)  ## damaged files, mutated recordings, simultaneous starts, kills: the table of docs/reliability.md
+	@$(BIN)/python -m pytest -m hostile --timeout 3600
 
 test-large: $(READY)    ## the published networks at full size against PyTorch, one at a time: 16 GiB of memory
 	@$(BIN)/python -m pytest -m large --timeout 3600
@@ -33,7 +36,7 @@ test-slurm: $(READY)    ## under a real SLURM on this machine, installed from De
 		} > /dev/null || echo "SLURM is not installed and cannot be installed here (it needs root and Debian's packages)"
 	@$(BIN)/python -m pytest -m slurm --timeout 900
 
-test-all: test test-long test-large test-pods test-slurm
+test-all: test test-long test-hostile test-large test-pods test-slurm
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .
