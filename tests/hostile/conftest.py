@@ -4,7 +4,34 @@ from collections import Counter
 
 import pytest
 
+import dreamjax
+from dreamjax.signals.preparation.inputs import PrepareOptions
+from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.systems import masked_presets
+
 _table: dict[str, Counter[str]] = {}
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Recordings, their dataset, a run of one step and its export, small; tests do not change them."""
+    from dreamjax.signals.simulation.simulate import simulate
+    from dreamjax.signals.simulation.subject import SimulationSettings
+
+    root = tmp_path_factory.mktemp("made")
+    simulate(root / "recordings", SimulationSettings(subjects=3, minutes=0.3, channels=4, seed=3))
+    settings = WindowSettings(sfreq=64.0, samples=128)
+    dreamjax.prepare(root / "recordings", root / "shards", settings, PrepareOptions(workers=1, salt="a"))
+    config = masked_presets.preset("tiny")
+    with config.unlocked():
+        config.data.path = (str(root / "shards"),)
+        config.data.update({"sfreq": 64.0, "samples": 128, "montage": "own"})
+        config.model.update({"channels": 4, "dim": 16, "depth": 1, "heads": 2, "interpolation": "none"})
+        config.model.update({"decoder_dim": 16, "decoder_heads": 2, "decoder_depth": 1, "patch": 8})
+        config.train.update({"steps": 1, "batch_size": 8, "eval_every": 0, "tensorboard": False})
+    dreamjax.train(config, root / "run")
+    dreamjax.load(root / "run").export(root / "export")
+    return root
 
 
 @pytest.fixture
