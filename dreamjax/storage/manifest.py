@@ -54,7 +54,7 @@ def unsealed(content: JsonDict, path: object) -> JsonDict:
 
     An object without a seal, as older versions and people write them, is returned as it is.
     """
-    if SEAL not in content:
+    if not isinstance(content, dict) or SEAL not in content:
         return content
     plain = {key: value for key, value in content.items() if key != SEAL}
     if content[SEAL] != _seal(plain):

@@ -7,6 +7,7 @@ import pytest
 from dreamjax.cli import main as cli
 from dreamjax.signals.preparation import prepare, window_settings
 from dreamjax.signals.simulation import simulate
+from dreamjax.storage import manifest
 
 QUIET = prepare.PrepareOptions(workers=0, salt="test")
 
@@ -53,7 +54,7 @@ def test_decodes_nothing_without_evoked_responses(tmp_path, capsys):
         assert said in capsys.readouterr().err
     described = json.loads((tmp_path / "shards" / "dataset.json").read_text())
     described["design"] = {"impossible": {"time": "nobody wrote down when", "block": "a block is a class"}}
-    (tmp_path / "shards" / "dataset.json").write_text(json.dumps(described))
+    manifest.write_json(tmp_path / "shards" / "dataset.json", described)
     assert cli.main(["decode", found, "--permutations", "20"]) == 0
     told = capsys.readouterr().out
     assert "time index: not possible, as nobody wrote down when" in told

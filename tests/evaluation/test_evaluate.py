@@ -179,8 +179,8 @@ def test_missing_training_shards_are_reported_as_unverified(run, shards, capsys,
     copy, moved = str(tmp_path / "run"), str(tmp_path / "shards")
     shutil.copytree(run, copy)
     shutil.copytree(shards, moved)
-    text = (tmp_path / "run" / "config.json").read_text()
-    (tmp_path / "run" / "config.json").write_text(text.replace(shards, "/gone"))
+    config = json.loads((tmp_path / "run" / "config.json").read_text().replace(shards, "/gone"))
+    manifest.write_json(tmp_path / "run" / "config.json", config)
     result = evaluated(capsys, copy, "--data", moved, "--windows", "4")
     assert any("not verified" in note for note in result["notes"])
 

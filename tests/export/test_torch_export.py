@@ -65,9 +65,11 @@ def test_a_pth_of_the_exported_model_imports_too(exported, model_class, tmp_path
     ],
 )
 def test_reports_damaged_folder(exported, tmp_path, name, content, says):
-
     shutil.copytree(exported[0], tmp_path / "out")
     (tmp_path / "out" / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} has {len(content)} bytes instead of"):
+        import_checkpoint(tmp_path / "out", tmp_path / "run")
+    (tmp_path / "out" / "manifest.json").unlink()
     with pytest.raises(UserError, match=says):
         import_checkpoint(tmp_path / "out", tmp_path / "run")
 

@@ -24,7 +24,7 @@ def described(tmp_path_factory):
     dataset["corpora"] = {"closedset": {"licences": ["CC-BY-NC-4.0"], "recordings": 3, "hours": 0.5, "subjects": 3}}
     dataset["settings"] = {"low": 0.5, "high": 75.0, "notch": "auto", "sfreq": 256.0, "reference": "auto"}
     dataset["inputs"] = [{"plan": {"band": [0.5, 75.0], "line": 50.0, "reference": "average"}}] * 3
-    (folder / "closed" / "dataset.json").write_text(json.dumps(dataset))
+    manifest.write_json(folder / "closed" / "dataset.json", dataset)
     make_run(folder / "both", with_path(tiny_config(), folder / "open", folder / "closed"))
     make_run(folder / "one", with_path(tiny_config(), folder / "open"))
     return folder

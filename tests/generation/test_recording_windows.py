@@ -10,6 +10,7 @@ from dreamjax.runs import provenance
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.preparation import prepare, window_settings
 from dreamjax.signals.simulation import simulate
+from dreamjax.storage import manifest
 
 
 def test_settings_are_those_of_the_run_wherever_its_data_lie(tmp_path):
@@ -29,6 +30,6 @@ def test_settings_are_those_of_the_run_wherever_its_data_lie(tmp_path):
 
     old = json.loads((run / "data.json").read_text())
     del old["datasets"][0]["settings"]
-    (run / "data.json").write_text(json.dumps(old))
+    manifest.write_json(run / "data.json", old)
     with pytest.raises(UserError, match=r"is not known here, as .*shards is not"):
         recording_windows.settings_of(data, run)

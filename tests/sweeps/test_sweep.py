@@ -13,6 +13,7 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
+from dreamjax.storage import manifest
 from dreamjax.sweeps import (
     batched_runs,
     crash_markers,
@@ -235,7 +236,7 @@ def test_rejects_folder_of_another_sweep(config, capsys, tmp_path, instant):
     words = ["--config", config(), "--workdir", str(tmp_path / "out"), "--config.score.windows=3", "--dry-run"]
     assert "holds another sweep (score.windows was 12 and is now 3)" in refused(capsys, *words)
     kept = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    (tmp_path / "out" / "sweep.json").write_text(json.dumps(kept | {"shards": {"elsewhere": "0"}}))
+    manifest.write_json(tmp_path / "out" / "sweep.json", kept | {"shards": {"elsewhere": "0"}})
     assert "holds another sweep (shards." in refused(capsys, "--config", config(), "--workdir", str(tmp_path / "out"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("")

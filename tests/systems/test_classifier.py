@@ -42,6 +42,7 @@ def test_the_export_is_transformers_and_tells_its_accuracy(trained, folder, tmp_
     assert model.accuracy == pytest.approx(trained[0]["val"]["accuracy"], abs=1e-3)
     config = json.loads((tmp_path / "exported" / "config.json").read_text())
     (tmp_path / "exported" / "config.json").write_text(json.dumps(config | {"_held_out_accuracy": "all of it"}))
+    (tmp_path / "exported" / "manifest.json").unlink()
     assert VisionModel.open(tmp_path / "exported").accuracy is None
     shown = [np.asarray(Image.open(f"{folder}/{i:03d}.png")) for i in range(6)]
     logits = model.part.bound(model.part.params).logits(model.prepare(shown))

@@ -19,6 +19,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.storage import manifest, sniffing
 from dreamjax.systems import masked_pretraining, opening
 from dreamjax.systems.masked_pretraining import MaskedModelConfig, MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.training import checkpoints
@@ -193,10 +194,10 @@ def test_a_run_from_before_a_key_was_added_goes_on(trained, tmp_path):
     path = tmp_path / "run" / "config.json"
     old = json.loads(path.read_text())
     del old["model"]["spectrum_points"], old["train"]["wandb"]
-    path.write_text(json.dumps(old | {"retired": 3}))
+    manifest.write_json(path, old | {"retired": 3})
     config = dataclasses.replace(trained[2], train=dataclasses.replace(trained[2].train, steps=3))
     assert opening.train(config, tmp_path / "run")["resumed_from"] == 2
-    assert json.loads(path.read_text()) == json.loads(configs.to_json(config))
+    assert sniffing.read_json(path) == json.loads(configs.to_json(config))
 
 
 def test_what_was_trained_on_is_known_when_the_shards_are_gone(trained):
