@@ -147,7 +147,10 @@ def _fingerprint(task: RecordingTask) -> list[str]:
 def convert_recording(recording: Recording, task: RecordingTask, part: Path, beat: Callable[[], None]) -> PartSummary:
     """Write the shard of a recording that is already open; return its summary."""
     settings = task.settings
-    recording = replace(recording, dataset=task.corpus)
+    recording, declared = replace(recording, dataset=task.corpus), settings.events.codes
+    if settings.events.source in ("", "file"):
+        recording = events.with_labels(recording, declared, settings.events.keep_labels)
+    texts = {event.code for event in recording.free_text} if settings.events.keep_labels else set()
     windows = RecordingWindows(recording, settings, task.identity)
     counts = parts.write_windows(part, windows, beat, averages=bool(settings.events.source))
     if not counts["windows"]:
@@ -169,6 +172,7 @@ def convert_recording(recording: Recording, task: RecordingTask, part: Path, bea
         "notes": list(recording.notes),
         "faults": windows.faults,
         "rejects": grouped(windows.rejects),
+        "free_labels": sorted(texts & set(counts["labels"]) - set(declared)),
         **counts,
     }
 
@@ -189,7 +193,8 @@ def _why_empty(recording: Recording, settings: WindowSettings) -> str:
     if settings.events.source:
         counts = Counter(event.code for event in recording.events)
         if not counts:
-            return "it has no events; give a table of them with --events"
+            hint = "; its annotations are free text: name the ones to use in --event-codes, or --keep-labels keeps all"
+            return "it has no events" + (hint if recording.free_text else "; give a table of them with --events")
         present = ", ".join(f"{code!r} ({n})" for code, n in counts.most_common(LISTED_CODES))
         more = f" and {len(counts) - LISTED_CODES} other codes" if len(counts) > LISTED_CODES else ""
         return f"no event of the codes {', '.join(map(repr, settings.events.codes))}: it has {present}{more}"

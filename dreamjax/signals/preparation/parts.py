@@ -61,6 +61,7 @@ class PartSummary(TypedDict, total=False):
     faults: dict[str, int]  # kind:channel → windows
     rejects: list[RejectEntry]
     labels: dict[str, int]
+    free_labels: list[str]  # those among them that are free text of the recording
     averaged: list[str]
     spectrum: list[float]
     peak_bytes: int

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreamjax.console import progress
+from dreamjax.console import log, progress
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert, dataset_folder, incremental, inputs, parts, quality_report, workers
@@ -192,6 +192,13 @@ class _Preparation:
         done = [ConvertedPart(outcome.task, outcome.result) for outcome in ended if not outcome.reason]
         failed = [outcome for outcome in ended if outcome.reason]
         self.inputs.check(done, failed)
+        if texts := sorted({text for part in done for text in part.summary.get("free_labels", [])}):
+            log.warning(
+                "free text of the recordings is stored as labels, as --keep-labels asks: %s; read it, and delete %s if "
+                "a label names a person",
+                ", ".join(map(repr, texts)),
+                self.final,
+            )
         with dataset_folder.replaced(self.final, self.local) as fresh:
             dataset = self._write(fresh, folder, done, failed)
         if self.options.key_file:

@@ -63,6 +63,9 @@ def open_recording(
             contents.reference = contents.reference or corpus.reference
             contents.line_freq = contents.line_freq or corpus.line_freq
             contents.events = [replace(e, code=corpus.codes.get(e.code, e.code)) for e in contents.events]
+            declared = [replace(e, code=corpus.codes[e.code]) for e in contents.free_text if e.code in corpus.codes]
+            contents.events = sorted((*contents.events, *declared), key=lambda e: e.sample)
+            contents.free_text = [e for e in contents.free_text if e.code not in corpus.codes]
             if condition := corpus.condition(source.name):
                 contents.segment_labels = [condition] * len(contents.segments)
             if unit_scale is None:

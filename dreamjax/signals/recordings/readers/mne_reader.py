@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import UserError, require
-from dreamjax.signals.recordings.events import code_of, cut_spans, keep_codes, stim_changes
+from dreamjax.signals.recordings.events import cut_spans, keep_codes, stim_changes, trial_types
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble, end_to_end
 from dreamjax.signals.recordings.scrub import error_text
 
@@ -115,7 +115,7 @@ def contents_of_epochs(epochs: "mne.BaseEpochs", format_: str) -> Contents:
     count, _, length = signal.shape
     names = {code: name for name, code in epochs.event_id.items()}
     texts = [str(names.get(code, code)) for code in epochs.events[:, 2]]
-    codes = [code_of(text, texts.count(text)) or "" for text in texts]
+    codes = trial_types(texts, names_in(epochs.info))
     with quiet():
         contents = contents_of_raw(require_mne().io.RawArray(signal[0] * 1e-6, epochs.info), format_)
     onset = int(-epochs.tmin * epochs.info["sfreq"] + 0.5)  # the event's sample in a trial
@@ -141,11 +141,8 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
     onsets = raw.annotations.onset - raw.first_time  # MNE counts them from before the first sample, dated or not
     rows = zip(onsets, raw.annotations.duration, raw.annotations.description, strict=True)
     annotations = [(float(onset), float(duration), str(text)) for onset, duration, text in rows]
-    subject_info = info.get("subject_info") or {}
-    names = {str(subject_info.get(k, "")) for k in ("first_name", "last_name", "middle_name", "his_id")}
-    names |= {str(info.get("experimenter") or ""), " ".join(forbidden)}
-    words = {word.lower() for name in names for word in re.split(r"[\W_]+", name) if len(word) > 1}
-    events = keep_codes(annotations, sfreq, words, notes)
+    free_text: list[Event] = []
+    events = keep_codes(annotations, sfreq, names_in(info) | set(forbidden), notes, free_text)
     stim = [i for i, kind in enumerate(types) if kind == "stim"]
     if not events and stim:
         events = stim_events(raw, stim)
@@ -169,9 +166,18 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
         line_freq=float(info["line_freq"]) if info["line_freq"] else None,
         segments=segments,
         events=events,
+        free_text=free_text,
         bad=list(info["bads"]),
         notes=notes,
     )
+
+
+def names_in(info: Any) -> set[str]:
+    """Return the words, in lower case, of a measurement's fields about persons."""
+    about = info.get("subject_info") or {}
+    names = [str(about.get(k, "")) for k in ("first_name", "last_name", "middle_name", "his_id")]
+    names.append(str(info.get("experimenter") or ""))
+    return {word.lower() for name in names for word in re.split(r"[\W_]+", name) if len(word) > 1}
 
 
 def positions_of(info: Any) -> Float[np.ndarray, "channels 3"] | None:
