@@ -4,7 +4,7 @@ A code is short and impersonal; free text never becomes one. Annotations of clin
 names, dates and remarks, and a single word that occurs often may be a name. Kept as codes are numbers of up to five
 digits with at most three letters before them (`T1`, `S 12`, `33024`). Other texts become labels only where the user
 names them (`--event-codes`) or asks for all (`--keep-labels`): `with_labels`. Those with a date or a word of the
-patient field never do. Labels that a person gave on purpose as trial types (BIDS, CSV, Epochs) do not pass through here.
+patient field never do. Labels given on purpose as trial types (BIDS, CSV, Epochs) do not pass through here.
 
 Golden rule, tested at several rates: markers moved by one sample move every event by exactly one sample.
 """
