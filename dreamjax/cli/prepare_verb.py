@@ -92,7 +92,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
     add("--name", default="", help="of the dataset (default: from the folder)")
     add("--workers", type=int, metavar="N", help="child processes (default: one per core; 0: none, unprotected)")
-    add("--timeout", type=float, default=300.0, metavar="S", help="a recording without progress is given up")
+    add(
+        "--timeout",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="a recording without progress is given up (default: 300)",
+    )
+    add("--memory-limit", type=float, default=4.0, metavar="GIB", help="a recording that needs more memory in its "
+        "child process is left out (default: 4)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace --out")
 
 
@@ -109,7 +117,7 @@ def run(args: argparse.Namespace) -> "PreparedDataset | JsonDict":
         if args.list_events:
             from dreamjax.signals.preparation import prepare
 
-            return prepare.list_events(args.paths)
+            return prepare.list_events(args.paths, args.timeout, args.memory_limit)
         if not args.events:
             refuse_without("--events", args, *OF_EVENTS)
         elif args.events == "file":
@@ -161,6 +169,7 @@ def _options(args: argparse.Namespace) -> "PrepareOptions":
     return PrepareOptions(
         **{name: getattr(args, name) for name in (*same, "verbose")},
         timeout_s=args.timeout,
+        memory_gib=args.memory_limit,
         salt=args.salt or os.environ.get("DREAMJAX_SALT"),
         splits=SplitRequest(
             by=args.split_by,

@@ -5,6 +5,8 @@ Array stores restore a flipped bit silently; the manifest detects it.
 
 import hashlib
 import json
+import math
+import time
 
 from etils import epath
 
@@ -14,12 +16,14 @@ NAME = "manifest.json"
 CHUNK = 1 << 22
 
 
-def file_hash(path: epath.PathLike) -> str:
-    """Return the SHA-256 of a file, read in pieces."""
+def file_hash(path: epath.PathLike, until: float = math.inf) -> str:
+    """Return the SHA-256 of a file, read in pieces. Raise TimeoutError at the time `until` of the monotonic clock."""
     digest = hashlib.sha256()
     with epath.Path(path).open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
+            if time.monotonic() > until:
+                raise TimeoutError(f"{path}: too long to be read in the time allowed")
     return digest.hexdigest()
 
 

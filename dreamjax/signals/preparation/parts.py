@@ -44,6 +44,7 @@ class PartSummary(TypedDict, total=False):
 
     part: str  # its folder
     sha256: str  # of its input
+    tables: str  # hash of the tables that complete it, such as events.tsv; "" without any
     dataset: str
     licence: str
     format: str

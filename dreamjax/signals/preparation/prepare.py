@@ -120,10 +120,11 @@ def _list_events(source: Source, beat: Callable[[], None]) -> JsonDict:
     return events.list_events(open_recording(source))
 
 
-def list_events(paths: Sequence[str], worker_count: int = 1) -> JsonDict:
+def list_events(paths: Sequence[str], timeout_s: float = 300.0, memory_gib: float = 4.0) -> JsonDict:
     """Return the events of every recording under `paths` (`events.list_events`), each opened in a child process."""
-    sources = find_sources(paths)
-    outcomes = sorted(workers.run(_list_events, sources, workers=worker_count), key=lambda outcome: outcome.index)
+    limits = {"timeout_s": timeout_s, "memory": int(memory_gib * workers.GIB)}
+    ended = workers.run(_list_events, find_sources(paths), workers=1, **limits)
+    outcomes = sorted(ended, key=lambda outcome: outcome.index)
     return {"recordings": [{"file": o.task.name, "reason": o.reason} if o.reason else o.result for o in outcomes]}
 
 
@@ -176,9 +177,8 @@ class _Preparation:
     def converted(self, tasks: Sequence[object]) -> Iterator[workers.Outcome]:
         """Yield the outcomes of all tasks as they end, with progress."""
         left_out, quiet = 0, not self.options.verbose
-        outcomes = workers.run(
-            self.inputs.converter, tasks, workers=self.workers, timeout_s=self.options.timeout_s, quiet=quiet
-        )
+        limits = {"timeout_s": self.options.timeout_s, "memory": int(self.options.memory_gib * workers.GIB)}
+        outcomes = workers.run(self.inputs.converter, tasks, workers=self.workers, quiet=quiet, **limits)
         with progress("prepare", len(tasks)) as bar:
             for outcome in outcomes:
                 left_out += bool(outcome.reason)
@@ -202,7 +202,7 @@ class _Preparation:
         with dataset_folder.replaced(self.final, self.local) as fresh:
             dataset = self._write(fresh, folder, done, failed)
         if self.options.key_file:
-            atomic.write_text(self.options.key_file, dataset_folder.json_lines(self.inputs.key()))
+            atomic.write_text(self.options.key_file, dataset_folder.json_lines(self.inputs.key()), private=True)
         shutil.rmtree(folder, ignore_errors=True)
         return self.result(dataset, done, failed, self._speed(done, failed, converting))
 

@@ -49,13 +49,18 @@ def sample_of(onset: float, sfreq: float) -> int:
 
 # ---------------------------------------------------------------------------------- annotations and stimulus channels
 def keep_codes(
-    annotations: Annotations, sfreq: float, forbidden: Collection[str], notes: list[str], free_text: list[Event]
+    annotations: Annotations,
+    sfreq: float,
+    forbidden: Collection[str],
+    notes: list[str],
+    free_text: list[Event] | None = None,
 ) -> list[Event]:
     """Return the events among annotations whose text is a code, without boundaries.
 
     Other texts go to `free_text`; `notes` reports how many are not even there: those with a date or a name.
     """
-    events, dropped = [], 0
+    events, dropped = list[Event](), 0
+    free_text = [] if free_text is None else free_text
     for onset, duration, words in annotations:
         text = words.strip()
         if BOUNDARY.search(text):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamjax.errors import UserError
+from dreamjax.signals.recordings.readers import companions
 from dreamjax.signals.recordings.readers.mne_reader import contents_of_epochs, open_with_mne, reading, require_mne
 from dreamjax.signals.recordings.readers.recording import Contents, Source
 
@@ -37,6 +38,8 @@ def open_eeglab(source: Source, strict: bool) -> Contents:
     except UserError as e:
         if "number of trials" not in str(e):
             raise
+    if os.path.basename(name := companions.eeglab_data(Path(source.path))) != name:
+        raise UserError(f"{source.path}: names a signal file in another folder; copy that file next to it")
     with reading(source.path, "its epochs"):
         return contents_of_epochs(require_mne().io.read_epochs_eeglab(source.path), "eeglab")
 
@@ -98,6 +101,11 @@ def check(path: str, header: dict[str, dict[str, str]]) -> Path:
     data = Path(path).parent / name
     if not data.is_file():
         raise UserError(f"{path}: the signal file that its DataFile names is not in the same folder; copy it there")
+    if os.path.basename(markers := common.get("markerfile", "")) != markers:
+        raise UserError(f"{path}: MarkerFile does not name a file in the same folder; restore the header")
+    marker_file = Path(path).parent / markers.replace("$b", Path(path).stem)
+    if markers and marker_file.exists() and not marker_file.is_file():
+        raise UserError(f"{path}: its MarkerFile is not a regular file; restore it")
     if common.get("datatype", "TIMEDOMAIN").upper() != "TIMEDOMAIN":
         raise UserError(f"{path}: DataType is not TIMEDOMAIN; export the signal in the time domain")
     labels = header.get("channel infos", {})

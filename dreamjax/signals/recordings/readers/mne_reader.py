@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import mne
 
 FLOOD = 16  # values a byte: of an uncompressed file, beyond slow channels that are raised to the common rate
+COMPRESSED_FLOOD = 300  # of one packed by zlib, which makes at most 1032 bytes of one
 STIM_PIECE = 1 << 20  # samples of stimulus channels held at once
 _TYPES = {"eeg": "eeg", "eog": "eog", "ecg": "ecg", "emg": "emg", "stim": "stim", "ref_meg": "ref"}
 
@@ -48,7 +49,7 @@ def reading(path: str, what: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as e:
         raise UserError(f"{path}: MNE cannot read {what} ({error_text(e)})") from e
@@ -64,9 +65,37 @@ def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
     reader: Callable[..., Any] = getattr(require_mne().io, f"read_raw_{format_}")
     with reading(path, f"it as {format_}"):
         raw = reader(path, preload=False, **options)
-    if format_ == "gdf" and raw.n_times * len(raw.ch_names) > FLOOD * os.path.getsize(path):
-        raise UserError(f"{path}: its header promises {raw.n_times} samples, far more than the file holds; restore it")
+    check_files(path, raw, format_)
     return contents_of_raw(raw, format_, header_words(Path(path), format_))
+
+
+def check_files(path: str, raw: "mne.io.BaseRaw", format_: str) -> None:
+    """Raise UserError where a recording's signal lies in another folder, or is far smaller than what it promises."""
+    home = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path)))
+    files = [os.path.abspath(name) for name in raw.filenames if name is not None]
+    far = [file for file in files if os.path.commonpath([home, file]) != home]
+    if far and not set(map(os.path.realpath, far)) <= {os.path.realpath(entry.path) for entry in os.scandir(home)}:
+        raise UserError(
+            f"{path}: names a signal file in another folder; copy that file next to it and rename both alike"
+        )
+    if format_ in ("cnt", "ant") or os.path.isdir(path):  # checked elsewhere; compressed; a folder with an index
+        return
+    held = sum(map(os.path.getsize, {path, *files}))
+    packed = path.endswith(".gz") or (format_ == "eeglab" and files == [os.path.abspath(path)])
+    if raw.n_times * len(raw.ch_names) > (COMPRESSED_FLOOD if packed else FLOOD) * held:
+        raise UserError(f"{path}: its header promises {raw.n_times} samples, far more than the file holds; restore it")
+
+
+def open_gdf(source: Source, strict: bool) -> Contents:
+    """Open GDF, whose header may not state more channels than there are bytes: MNE makes lists of that length."""
+    with open(source.path, "rb") as file:
+        fixed = file.read(256)
+    if len(fixed) == 256 and fixed.startswith(b"GDF"):
+        old = fixed.startswith(b"GDF 1")
+        channels = int.from_bytes(fixed[252 : 256 if old else 254], "little")
+        if 256 * (channels + 1) > (size := os.path.getsize(source.path)):
+            raise UserError(f"{source.path}: its header promises {channels} channels in {size} bytes; restore it")
+    return open_with_mne(source.path, "gdf")
 
 
 def header_words(path: Path, format_: str) -> set[str]:
