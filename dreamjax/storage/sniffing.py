@@ -5,6 +5,7 @@ import json
 from etils import epath
 
 from dreamjax.errors import UserError
+from dreamjax.storage import paths
 from dreamjax.typing import JsonDict
 
 
@@ -18,6 +19,7 @@ def refuse(head: bytes, source: str, wanted: str) -> None:
 
 def read_json(path: epath.Path, advice: str = "fetch it again") -> JsonDict:
     """Return the object of a JSON file. Raise UserError, with `advice`, where it is missing or not a JSON object."""
+    paths.refuse_special(path)
     try:
         data = path.read_bytes()
     except OSError as problem:  # the file is missing, is a folder or may not be read
