@@ -130,10 +130,10 @@ def test_a_name_in_another_encoding_costs_nothing(tmp_path, capsys):
     (source / "a.zip").write_bytes((source / "a.zip").read_bytes().replace("ä".encode(), b"\xe4\xe4"))
     words = ["prepare", str(source), "--out", str(tmp_path / "out"), "--workers", "0"]
     assert main.main([*words, "--key-file", str(tmp_path / "key.jsonl")]) == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["totals"]["recordings"] == 3
-    assert "a zip archive that cannot be opened (UnicodeDecodeError" in said.err
-    assert "\\udcfc.edf: the file is empty" in said.out
+    assert "a zip archive that cannot be opened (UnicodeDecodeError" in printed.err
+    assert "\\udcfc.edf: the file is empty" in printed.out
     assert stat.S_IMODE((tmp_path / "key.jsonl").stat().st_mode) == 0o600  # it names people
 
 

@@ -112,15 +112,15 @@ def test_free_text_becomes_a_label_only_on_request(tmp_path, capsys, options, la
     source, out = worded(tmp_path / "in"), tmp_path / "out"
     words = ["prepare", str(source), "--out", str(out), "--workers", "0", "--samples", "64", "--events", "file"]
     assert main.main([*words, *options]) == 0
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     dataset = json.loads((out / "dataset.json").read_text())
     assert dataset["labels"] == labels
     assert {w.label for ws in all_windows(out).values() for w in ws} == set(labels)
     if "--keep-labels" in options:
-        assert "stored as labels, as --keep-labels asks: 'Comment/ZqxTwice', 'ZqxAnna', 'ZqxMueller', 'eyes" in said
+        assert "stored as labels, as --keep-labels asks: 'Comment/ZqxTwice', 'ZqxAnna', 'ZqxMueller', 'eyes" in printed
     else:
         assert not [p for p, content in everything_written(out).items() if b"Zqx" in content]
-        assert "Zqx" not in said.replace("ZqxAnna_ZqxMueller.edf", "")
+        assert "Zqx" not in printed.replace("ZqxAnna_ZqxMueller.edf", "")
     if not options:
         notes = [note for entry in dataset["inputs"] for note in entry["notes"]]
         assert {"6 free-text annotations dropped", "2 free-text annotations dropped"} <= set(notes)

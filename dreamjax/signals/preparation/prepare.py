@@ -122,8 +122,8 @@ def _list_events(source: Source, beat: Callable[[], None]) -> JsonDict:
 
 def list_events(paths: Sequence[str], timeout_s: float = 300.0, memory_gib: float = 4.0) -> JsonDict:
     """Return the events of every recording under `paths` (`events.list_events`), each opened in a child process."""
-    limits = {"timeout_s": timeout_s, "memory": int(memory_gib * workers.GIB)}
-    ended = workers.run(_list_events, find_sources(paths), workers=1, **limits)
+    memory = int(memory_gib * workers.GIB)
+    ended = workers.run(_list_events, find_sources(paths), workers=1, timeout_s=timeout_s, memory=memory)
     outcomes = sorted(ended, key=lambda outcome: outcome.index)
     return {"recordings": [{"file": o.task.name, "reason": o.reason} if o.reason else o.result for o in outcomes]}
 
@@ -177,8 +177,14 @@ class _Preparation:
     def converted(self, tasks: Sequence[object]) -> Iterator[workers.Outcome]:
         """Yield the outcomes of all tasks as they end, with progress."""
         left_out, quiet = 0, not self.options.verbose
-        limits = {"timeout_s": self.options.timeout_s, "memory": int(self.options.memory_gib * workers.GIB)}
-        outcomes = workers.run(self.inputs.converter, tasks, workers=self.workers, quiet=quiet, **limits)
+        outcomes = workers.run(
+            self.inputs.converter,
+            tasks,
+            workers=self.workers,
+            timeout_s=self.options.timeout_s,
+            memory=int(self.options.memory_gib * workers.GIB),
+            quiet=quiet,
+        )
         with progress("prepare", len(tasks)) as bar:
             for outcome in outcomes:
                 left_out += bool(outcome.reason)

@@ -16,7 +16,7 @@ class EventWindows:
 
     source: str = ""  # "" for an even grid, "file" for the recording's own events, or a CSV / events.tsv
     codes: tuple[str, ...] = ()  # only these trial types; all when empty
-    keep_labels: bool = False  # free text of the recordings' own annotations becomes labels
+    keep_labels: bool = False  # free text of annotations in the recordings becomes labels
     offset_ms: float = 0.0  # added to every onset: the display's delay
     tmin: float = 0.0  # s after the event
     tmax: float | None = None  # s after the event; None for tmin + one window

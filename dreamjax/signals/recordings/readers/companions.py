@@ -9,15 +9,17 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Literal
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.readers import uci
+from dreamjax.signals.recordings.readers.mne_formats import MATLAB_5, sections
 from dreamjax.signals.recordings.readers.recording import Source
 
 PIECE = 1 << 20  # bytes searched at once
 LONGEST = 1024  # bytes of a name, in any encoding: the overlap of pieces
 MAX_UNPACKED = 1 << 28  # bytes of a compressed element that are searched
-MATLAB_5, COMPRESSED = b"MATLAB 5.0", 15  # the first bytes; the type of a compressed element
+COMPRESSED = 15  # type of a compressed element of MATLAB 5
 END = 1 << 20  # bytes at the end of a FIF file, where it names its next part
 
 
@@ -25,8 +27,6 @@ def named_in(source: Source) -> list[Path]:
     """Return the files next to a recording that it names, sorted; none for formats of one file."""
     path = Path(source.path)
     if source.reader == "brainvision":
-        from dreamjax.signals.recordings.readers.mne_formats import sections
-
         try:
             common = sections(path).get("common infos", {})
         except UserError:  # the reader says what is wrong with it
@@ -52,9 +52,9 @@ def _parts(first: Path) -> list[Path]:
     chosen = {p for p in others if re.sub(r"_split-\d+|-\d{1,3}(?=\.fif$)", "", p.name) == f"{stem}.fif"}
     new = [first, *chosen]
     while new:
-        found = set(_mentioned(_tail(new.pop()), [p for p in others if p not in chosen]))
-        chosen |= found
-        new += found
+        parts = set(_mentioned(_tail(new.pop()), [p for p in others if p not in chosen]))
+        chosen |= parts
+        new += parts
     return sorted(chosen)
 
 
@@ -67,14 +67,14 @@ def _tail(path: Path) -> Iterator[bytes]:
 def _mentioned(pieces: Iterator[bytes], files: Collection[Path]) -> list[Path]:
     """Return the files whose names are in one of the pieces, in UTF-8 or UTF-16, and not as the end of a longer one."""
     left = {path: _pattern(path.name) for path in files}
-    found = []
+    named = []
     for piece in pieces:
         for path in [p for p, pattern in left.items() if pattern.search(piece)]:
-            found.append(path)
+            named.append(path)
             del left[path]
         if not left:
             break
-    return sorted(found)
+    return sorted(named)
 
 
 def _pattern(name: str) -> re.Pattern[bytes]:
@@ -89,7 +89,7 @@ def _unpacked(path: Path) -> Iterator[bytes]:
         if not start.startswith(MATLAB_5):
             yield from _overlapping(iter(lambda: file.read(PIECE), b""))
             return
-        order = "big" if start[126:128] == b"MI" else "little"
+        order: Literal["big", "little"] = "big" if start[126:128] == b"MI" else "little"
         while len(tag := file.read(8)) == 8:
             kind, size = (int.from_bytes(tag[i : i + 4], order) for i in (0, 4))
             content = _limited(file.read, size)
@@ -121,22 +121,3 @@ def _overlapping(pieces: Iterator[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         yield before + piece
         before = piece[-LONGEST:]
-
-
-def eeglab_data(path: Path) -> str:
-    """Return the name of the signal file that a `.set` states; "" where it holds its signal."""
-    with open(path, "rb") as file:
-        old = file.read(len(MATLAB_5)) == MATLAB_5
-    if old:
-        from scipy.io import loadmat
-
-        content = loadmat(path, simplify_cells=True)
-        data = content.get("EEG", content).get("data")
-        return data if isinstance(data, str) else ""
-    import h5py
-
-    with h5py.File(path) as file:
-        data = file.get("EEG", file).get("data")
-        if data is None or data.dtype.kind != "u" or data.dtype.itemsize != 2 or data.size > LONGEST:
-            return ""
-        return "".join(map(chr, data[()].ravel(order="F")))

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.readers import companions
 from dreamjax.signals.recordings.readers.mne_reader import contents_of_epochs, open_with_mne, reading, require_mne
 from dreamjax.signals.recordings.readers.recording import Contents, Source
 
@@ -17,6 +16,8 @@ MAX_HEADER = 1 << 24
 BYTES = {"INT_16": 2, "UINT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4}  # BrainVision's BinaryFormat
 SETUP_BYTES, ELECTRODE_BYTES = 900, 75  # Neuroscan
 PROBE_SAMPLES = 4000
+MATLAB_5 = b"MATLAB 5.0"  # how a .set begins that is not HDF5
+LONGEST_NAME = 1024  # characters
 EXIMIA_BYTES = 64 * 2  # one sample of all channels
 
 
@@ -38,10 +39,29 @@ def open_eeglab(source: Source, strict: bool) -> Contents:
     except UserError as e:
         if "number of trials" not in str(e):
             raise
-    if os.path.basename(name := companions.eeglab_data(Path(source.path))) != name:
+    if os.path.basename(name := eeglab_data(Path(source.path))) != name:
         raise UserError(f"{source.path}: names a signal file in another folder; copy that file next to it")
     with reading(source.path, "its epochs"):
         return contents_of_epochs(require_mne().io.read_epochs_eeglab(source.path), "eeglab")
+
+
+def eeglab_data(path: Path) -> str:
+    """Return the name of the signal file that a `.set` states; "" where it holds its signal."""
+    with open(path, "rb") as file:
+        old = file.read(len(MATLAB_5)) == MATLAB_5
+    if old:
+        from scipy.io import loadmat
+
+        content = loadmat(path, simplify_cells=True)
+        data = content.get("EEG", content).get("data")
+        return data if isinstance(data, str) else ""
+    import h5py
+
+    with h5py.File(path) as stored:
+        data = stored.get("EEG", stored).get("data")
+        if data is None or data.dtype.kind != "u" or data.dtype.itemsize != 2 or data.size > LONGEST_NAME:
+            return ""
+        return "".join(map(chr, data[()].ravel(order="F")))
 
 
 # -------------------------------------------------------------------------------------------------------- BrainVision
