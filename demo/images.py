@@ -77,5 +77,5 @@ def as_prompted(folder: Path, rows: list[dict[str, Any]], classes: int) -> dict[
     import numpy as np
     from PIL import Image
 
-    images = [np.asarray(Image.open(folder / row["file"]).convert("RGB")) for row in rows]
+    images = [np.asarray(Image.open(folder / row["file"], formats=["PNG"]).convert("RGB")) for row in rows]
     return drawn.as_prompted(images, [row["prompt"] for row in rows], classes)

@@ -211,6 +211,8 @@ def _dispatch(argv: Sequence[str]) -> int:
         result = module.run(args)
     data = result.as_json() if hasattr(result, "as_json") else result
     text = json.dumps(plain(data)) if args.json else module.render(result)
+    if hasattr(sys.stdout, "reconfigure"):  # a file's name may be in another encoding than the terminal's
+        sys.stdout.reconfigure(errors="backslashreplace")
     if text:
         print(text)
     sys.stdout.flush()

@@ -19,9 +19,10 @@ OF_TRIALS = ("--subject", "--split-file", "--split-number", "--split-by", "--hol
 BESIDE_TRIALS = (  # options without effect on trials that were cut, filtered and referenced before they were published
     *("--list-events", "--dataset", "--subject-pattern", "--unit-scale", "--low", "--notch", "--reference", "--causal"),
     *("--stride", "--min-fraction", "--keep-implausible", "--events", "--event-codes", "--event-offset-ms", "--tmin"),
-    *("--tmax", "--baseline"),
+    *("--tmax", "--baseline", "--keep-labels"),
 )
-OF_EVENTS = ("--event-codes", "--event-offset-ms", "--tmin", "--tmax", "--baseline", "--stimuli")
+LISTED_TEXTS = 20  # free texts of a recording that --list-events shows
+OF_EVENTS = ("--event-codes", "--event-offset-ms", "--tmin", "--tmax", "--baseline", "--stimuli", "--keep-labels")
 
 
 def _number_or_none(text: str) -> float | None:
@@ -60,6 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--events", default="", metavar="file|TABLE", help="the recordings' own events, or a CSV or TSV; {stem} in it "
         "stands for the recording's name without suffix")  # fmt: skip
     add("--event-codes", nargs="+", default=[], metavar="CODE", help="only these trial types")
+    add("--keep-labels", action="store_true", help="with --events file: free text of annotations becomes labels, and "
+        "is shown (default: codes such as S1, trial types, and what --event-codes names)")  # fmt: skip
     add("--event-offset-ms", type=float, default=0.0, metavar="MS", help="added to every onset")
     add("--tmin", type=float, default=0.0, metavar="S", help="start of a window after its event (default: 0)")
     add("--tmax", type=float, metavar="S", help="end of a window after its event (default: one whole window)")
@@ -89,7 +92,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
     add("--name", default="", help="of the dataset (default: from the folder)")
     add("--workers", type=int, metavar="N", help="child processes (default: one per core; 0: none, unprotected)")
-    add("--timeout", type=float, default=300.0, metavar="S", help="a recording without progress is given up")
+    add(
+        "--timeout",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="a recording without progress is given up (default: 300)",
+    )
+    add("--memory-limit", type=float, default=4.0, metavar="GIB", help="a recording that needs more memory in its "
+        "child process is left out (default: 4)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace --out")
 
 
@@ -106,11 +117,13 @@ def run(args: argparse.Namespace) -> "PreparedDataset | JsonDict":
         if args.list_events:
             from dreamjax.signals.preparation import prepare
 
-            return prepare.list_events(args.paths)
+            return prepare.list_events(args.paths, args.timeout, args.memory_limit)
         if not args.events:
             refuse_without("--events", args, *OF_EVENTS)
         elif args.events == "file":
             refuse_beside("--events file", args, "--stimuli")
+        else:
+            refuse_beside("a table of events", args, "--keep-labels")
     if not args.out:
         raise UserError("prepare wants --out FOLDER" + ("" if corpus else " (or --list-events)"))
     try:
@@ -139,6 +152,7 @@ def _window_settings(args: argparse.Namespace) -> "WindowSettings":
         events=EventWindows(
             source=args.events,
             codes=tuple(args.event_codes),
+            keep_labels=args.keep_labels,
             offset_ms=args.event_offset_ms,
             tmin=args.tmin,
             tmax=args.tmax,
@@ -155,6 +169,7 @@ def _options(args: argparse.Namespace) -> "PrepareOptions":
     return PrepareOptions(
         **{name: getattr(args, name) for name in (*same, "verbose")},
         timeout_s=args.timeout,
+        memory_gib=args.memory_limit,
         salt=args.salt or os.environ.get("DREAMJAX_SALT"),
         splits=SplitRequest(
             by=args.split_by,
@@ -214,6 +229,11 @@ def _summary(result: "PreparedDataset") -> str:
     return "\n".join(lines)
 
 
+def _counts(texts: dict[str, int]) -> str:
+    most = [f"{text!r} ({n})" for text, n in list(texts.items())[:LISTED_TEXTS]]
+    return ", ".join(most) + (f" and {len(texts) - LISTED_TEXTS} others" if len(texts) > LISTED_TEXTS else "")
+
+
 def _event_table(recordings: list[JsonDict]) -> str:
     from dreamjax.reports.tables import Table
 
@@ -229,6 +249,8 @@ def _event_table(recordings: list[JsonDict]) -> str:
             rows.append([c["code"], str(c["count"]), f"{c['first']:.3f}", every, f"{c['duration']:g}"])
         header = ["code", "count", "first, s", "every, s (min / median / max)", "lasting, s"]
         lines += ["  " + line for line in Table(header, rows).text().splitlines()] if rows else []
+        if texts := r["free_text"]:
+            lines.append("  free text, used only if named in --event-codes or with --keep-labels: " + _counts(texts))
         lines += [f"  trials {label}: {n}" for label, n in r["trials"].items()]
         lines += [f"  note: {note}" for note in r["notes"]] + [""]
     return "\n".join(lines).rstrip()

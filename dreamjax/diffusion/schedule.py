@@ -24,6 +24,7 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["leading", "linspace", "trailing"]
 SamplerName = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_ancestral"]
 VarianceType = Literal["fixed_small", "fixed_large"]
+MAX_TIMESTEPS = 100_000  # a table of so many rows is made
 Levels = Float64[np.ndarray, "n"]
 
 
@@ -58,8 +59,10 @@ class NoiseSchedule:
             value = getattr(self, name)
             if value not in get_args(kind) and (name, value) != ("timestep_spacing", None):
                 raise ValueError(f"{name} is {value!r}, but it must be one of {', '.join(get_args(kind))}")
-        if self.num_train_timesteps < 1:
-            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}, but it must be at least 1")
+        if not 1 <= self.num_train_timesteps <= MAX_TIMESTEPS:
+            raise ValueError(
+                f"num_train_timesteps is {self.num_train_timesteps}, but it must be from 1 to {MAX_TIMESTEPS:,}"
+            )
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(
                 f"beta_start and beta_end are {self.beta_start} and {self.beta_end}, but 0 < beta_start <= beta_end < 1"

@@ -14,6 +14,7 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.reports import image_report
 from dreamjax.runs import provenance
+from dreamjax.signals.recordings.identity import published_name
 from dreamjax.systems import opening
 from dreamjax.systems.base import Run, Signals, offered
 from dreamjax.typing import JsonDict
@@ -66,7 +67,7 @@ def is_permissive(licence: str) -> bool:
 
 def check_licence(licence: str | None, corpora: Mapping[str, Mapping[str, Any]] | None) -> None:
     """Raise UserError for a permissive weight licence over restricted or unknown corpora (None: none are known)."""
-    if licence is None or not is_permissive(licence):
+    if licence is None or not is_permissive(published_name("--licence", licence)):
         return
     restricted = [
         f"{name} ({other})"

@@ -65,6 +65,8 @@ def import_checkpoint(
         raise UserError(f"{out} exists already; choose another --out or delete it")
     _refuse_familiar(source)
     opened = _exported_folder(source) if _is_export(source) else _pickled(source)
+    if empty := [name for name, tensor in opened.tensors.items() if 0 in getattr(tensor, "shape", ())]:
+        raise UserError(f"{source}: the tensor {empty[0]!r:.80} has no numbers in it; save the weights again")
     run = _imported(opened, ImportOptions(part, heads, decoder_heads, divide, sfreq))
     origin = {"format": run.format, "sha256": manifest.file_hash(source / WEIGHTS if opened.exported else source)}
     for note in run.notes:
@@ -135,5 +137,5 @@ def _pickled(path: epath.Path) -> Checkpoint:
     tensors = {str(name).removeprefix("module."): value for name, value in state.items()}
     config = tree.get("config")
     attributes = getattr(config, "attributes", config)  # of a pickled configuration, whose class is not imported
-    settings = torch_files.plain(attributes) if isinstance(attributes, Mapping) else {}
+    settings = torch_files.plain(attributes, str(path)) if isinstance(attributes, Mapping) else {}
     return Checkpoint(str(path), tensors, settings)

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -60,6 +62,7 @@ class Launch:
             raise UserError(f"--env {bad[0]}=… is not a valid variable name; write NAME=VALUE")
         if reserved := sorted(OWN & set(self.environment)):
             raise UserError(f"--env {reserved[0]}=… is set by the launcher; leave it out")
+        check_shell(self.setup)
         refuse_lines(**{"--setup": self.setup, "the command": "".join(self.arguments)} | dict(self.environment))
 
     def _check_parts(self) -> None:
@@ -121,6 +124,15 @@ def check_command(arguments: Sequence[str], sweeps: bool = False) -> None:
     known = (*VERBS, IN_PARTS) if sweeps else VERBS
     if arguments[0] not in known:
         raise UserError(f"after -- stands {arguments[0]!r}, but it is one of {', '.join(known[:-1])} and {known[-1]}")
+
+
+def check_shell(setup: str) -> None:
+    """Raise UserError for a shell line that is not whole: a quote, brace or comment that takes in what follows it."""
+    if not setup or not shutil.which("bash"):
+        return
+    for script in (setup, f"{{ {setup}; }} || exit 1"):
+        if subprocess.run(["bash", "-n", "-c", script], capture_output=True, check=False).returncode:
+            raise UserError(f"--setup is {setup!r}, which is not a whole shell command; bash -n says where it breaks")
 
 
 def refuse_lines(**values: str) -> None:

@@ -5,6 +5,7 @@ Pages, model cards and launch scripts are rendered in one environment.
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -102,8 +103,8 @@ def render(template: str, /, **values: object) -> str:
     """Return a rendered template; every name that it uses must be given.
 
     Args:
-        template: path within the package, such as `reports/templates/page.html.j2`. Values are escaped in HTML alone;
-            in a script they are quoted by the caller.
+        template: path within the package, such as `reports/templates/page.html.j2`. Values are escaped in HTML, and in
+            Markdown where the template says `| md`; in a script they are quoted by the caller.
         values: name in the template → value.
     """
     return _environment().get_template(template).render(values)
@@ -111,7 +112,7 @@ def render(template: str, /, **values: object) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PACKAGE),
         undefined=jinja2.StrictUndefined,
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
@@ -119,3 +120,10 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["md"] = in_markdown
+    return environment
+
+
+def in_markdown(text: object) -> str:
+    """Return what a user or a dataset named as plain text of Markdown: no line, cell, tag, link or code of it."""
+    return re.sub(r"[\\|<>`\[\]]", r"\\\g<0>", " ".join(str(text).split()))

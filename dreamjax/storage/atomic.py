@@ -4,6 +4,7 @@ Local file systems rename atomically. Object stores do not rename folders, but t
 there a folder counts only once its manifest (written last, see `manifest`) is present.
 """
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -16,12 +17,17 @@ from etils import epath
 
 
 @contextmanager
-def new_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
-    """Yield a stream whose bytes become the file when the block succeeds; otherwise the old file stays."""
+def new_file(path: epath.PathLike, private: bool = False) -> Iterator[IO[bytes]]:
+    """Yield a stream whose bytes become the file when the block succeeds; otherwise the old file stays.
+
+    With `private` only the user may read it, where the file system has such rights.
+    """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
     try:
+        if private and "://" not in str(path):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with temporary.open("wb") as stream:
             yield stream
         temporary.replace(path)
@@ -30,15 +36,15 @@ def new_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_bytes(path: epath.PathLike, data: bytes) -> None:
+def write_bytes(path: epath.PathLike, data: bytes, private: bool = False) -> None:
     """Write a file atomically."""
-    with new_file(path) as stream:
+    with new_file(path, private) as stream:
         stream.write(data)
 
 
-def write_text(path: epath.PathLike, text: str) -> None:
+def write_text(path: epath.PathLike, text: str, private: bool = False) -> None:
     """Write a text file atomically, in UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), private)
 
 
 @contextmanager

@@ -8,10 +8,19 @@ from etils import epath
 from jaxtyping import UInt8
 
 from dreamjax.errors import UserError, missing_package
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, paths
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
+
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+)  # by content; Pillow opens others with programs such as Ghostscript
 
 
 def pillow() -> Any:
@@ -29,16 +38,19 @@ def open_image(path: epath.PathLike) -> "PillowImage":
     Raises UserError, with the path, for a missing, damaged or other file.
     """
     pil = pillow()
+    paths.refuse_special(path)
     from PIL import ImageOps
 
     try:
-        with epath.Path(path).open("rb") as stream, pil.open(stream) as opened:
+        with epath.Path(path).open("rb") as stream, pil.open(stream, formats=FORMATS) as opened:
             upright = ImageOps.exif_transpose(opened)
             upright.load()
     except FileNotFoundError as problem:
         raise UserError(f"{path}: no such image") from problem
     except Exception as problem:  # Pillow's decoders raise whatever a damaged file makes them raise
-        raise UserError(f"{path}: not an image, or a damaged one; replace or remove it") from problem
+        raise UserError(
+            f"{path}: not an image, or a damaged one; replace it by one of {', '.join(FORMATS)}, or remove it"
+        ) from problem
     return upright
 
 
@@ -57,7 +69,8 @@ def is_whole(path: epath.PathLike) -> bool:
     """Return whether an image's file can be read to its end."""
     pil = pillow()
     try:
-        with epath.Path(path).open("rb") as stream, pil.open(stream) as opened:
+        paths.refuse_special(path)
+        with epath.Path(path).open("rb") as stream, pil.open(stream, formats=FORMATS) as opened:
             opened.verify()
     except Exception:  # Pillow's decoders raise whatever a damaged file makes them raise
         return False

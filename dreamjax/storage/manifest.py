@@ -7,6 +7,8 @@ its last entry, `sealed`.
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Collection, Mapping
 
 from etils import epath
@@ -20,12 +22,14 @@ SEAL = "sealed"  # entry of a JSON object: the SHA-256 of the others
 CHUNK = 1 << 22
 
 
-def file_hash(path: epath.PathLike) -> str:
-    """Return the SHA-256 of a file, read in pieces."""
+def file_hash(path: epath.PathLike, until: float = math.inf) -> str:
+    """Return the SHA-256 of a file, read in pieces. Raise TimeoutError at the time `until` of the monotonic clock."""
     digest = hashlib.sha256()
     with epath.Path(path).open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
+            if time.monotonic() > until:
+                raise TimeoutError(f"{path}: too long to be read in the time allowed")
     return digest.hexdigest()
 
 

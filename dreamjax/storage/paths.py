@@ -1,6 +1,8 @@
 """Paths that a user gives: local ones, and object stores (`gs://…`, `s3://…`) through the package that opens them."""
 
+import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -26,6 +28,29 @@ def reachable(path: epath.PathLike) -> epath.Path:
         advice = f"pip install {package}" if package else f"use {' or '.join(f'{s}://' for s in PACKAGES)}, or a folder"
         raise UserError(f"{text}: no installed package opens {scheme}:// paths; {advice}") from problem
     return reached
+
+
+def refuse_special(path: epath.PathLike) -> None:
+    """Raise UserError for a pipe, a socket or a device: opening one may wait for ever."""
+    if "://" not in str(path) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(f"{path}: not a regular file; replace or remove it")
+
+
+def private_folder(path: str | os.PathLike[str]) -> Path:
+    """Return a folder that only this user may read and write, made where it is absent.
+
+    Raise UserError where it is somebody else's: others could put files there that would be trusted.
+    """
+    folder = Path(path)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+        raise UserError(f"{folder}: not a folder of yours; remove it, or set TMPDIR to a folder of yours")
+    if facts.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
 
 
 def refuse_unwritable(path: epath.PathLike) -> None:

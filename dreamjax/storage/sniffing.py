@@ -5,7 +5,7 @@ import json
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import manifest
+from dreamjax.storage import manifest, paths
 from dreamjax.typing import JsonDict
 
 
@@ -22,6 +22,7 @@ def read_json(path: epath.Path, advice: str = "fetch it again") -> JsonDict:
 
     Raise UserError also where its content has changed since `manifest.write_json` wrote it.
     """
+    paths.refuse_special(path)
     try:
         data = path.read_bytes()
     except OSError as problem:  # the file is missing, is a folder or may not be read

@@ -19,7 +19,7 @@ from jaxtyping import Int
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
-from dreamjax.storage import sniffing
+from dreamjax.storage import paths, sniffing
 from dreamjax.typing import JsonDict
 
 VOCABULARY, MERGES, WHOLE, CONFIG = "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"
@@ -173,6 +173,7 @@ def _special(folder: epath.Path) -> tuple[JsonDict, JsonDict]:
 def _vocabulary_and_merges(folder: epath.Path) -> tuple[dict[str, int], list[Pair]]:
     if (folder / VOCABULARY).exists() and (folder / MERGES).exists():
         vocabulary = sniffing.read_json(folder / VOCABULARY)
+        paths.refuse_special(folder / MERGES)
         lines = (folder / MERGES).read_bytes().decode(errors="replace").split("\n")
         if lines and lines[0].startswith("#version"):
             lines = lines[1:]
@@ -184,13 +185,19 @@ def _vocabulary_and_merges(folder: epath.Path) -> tuple[dict[str, int], list[Pai
             raise UserError(
                 f"{folder / WHOLE} is not a byte-pair encoding, as CLIP's tokenizer is; name a CLIP tokenizer"
             )
-        vocabulary, pairs, source = dict(model.get("vocab") or {}), model["merges"], folder / WHOLE
+        vocabulary, pairs, source = model.get("vocab") or {}, model["merges"], folder / WHOLE
     else:
         raise UserError(f"{folder} holds no CLIP tokenizer: it has neither {VOCABULARY} and {MERGES} nor {WHOLE}")
-    merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in pairs]
-    if wrong := next((pair for pair in merges if len(pair) != 2), None):
-        raise UserError(f"{source}: a merge joins two tokens, but one is {' '.join(map(str, wrong))!r}")
-    return vocabulary, merges  # type: ignore[return-value]
+    if not isinstance(vocabulary, dict) or not all(type(i) is int and 0 <= i < 1 << 32 for i in vocabulary.values()):
+        raise UserError(f"{source}: its vocabulary does not give a number for each token; fetch it again")
+    if not isinstance(pairs, list):
+        raise UserError(f"{source}: its merges are not a list; fetch it again")
+    merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in pairs]
+    for pair in merges:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(token, str) for token in pair):
+            wrong = " ".join(map(str, pair)) if isinstance(pair, list) else pair
+            raise UserError(f"{source}: a merge joins two tokens, but one is {wrong!r:.200}")
+    return vocabulary, [(left, right) for left, right in merges]
 
 
 def _built(vocabulary: dict[str, int], merges: list[Pair], special: Mapping[str, object], length: int) -> Tokenizer:

@@ -275,6 +275,8 @@ class Saver:
                     path = step_folder(self.folder, step)
                     for name, text in files.items():
                         atomic.write_text(path / f"{name}.json", text)
+                    if (note := path / "state" / "commit_success.txt").exists():  # Orbax writes its absolute path there
+                        atomic.write_text(note, "committed\n")
                     manifest.write(path)
                 work.barrier("committed", SAVE_S)
         except BaseException as problem:

@@ -10,6 +10,10 @@ import os
 
 import jax
 
+from dreamjax.console import log
+from dreamjax.errors import UserError
+from dreamjax.storage import paths
+
 HITS, ASKED = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/compile_requests_use_cache"
 _counts = dict.fromkeys((HITS, ASKED), 0)
 
@@ -29,6 +33,13 @@ def use(where: str) -> None:
     if where == "auto":
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         where = os.path.join(base, "dreamjax", "compiled")
+        try:
+            paths.private_folder(where)  # what is in it is run
+        except UserError as problem:
+            log.warning("programs are not kept for the next run: %s", problem)
+            return
+        except OSError:
+            return  # nothing can be kept there
     jax.config.update("jax_compilation_cache_dir", where)
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from types import ModuleType, TracebackType
+from types import ModuleType, SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING
 
 from etils import epath
@@ -104,6 +104,9 @@ def check(wandb: str | None, image_every: int) -> None:
         require("matplotlib", "train.image_every")
 
 
+_NAMELESS = SimpleNamespace(gethostname=lambda: "dreamjax")
+
+
 def _open_tensorboard(folder: str, step: int) -> "SummaryWriter":
     """Return tensorboardX's writer, which hides events that a killed run wrote from `step` on.
 
@@ -116,7 +119,13 @@ def _open_tensorboard(folder: str, step: int) -> "SummaryWriter":
     finally:
         if hidden:
             del sys.modules["torch"]
-    board = SummaryWriter(folder, purge_step=step)
+    from tensorboardX import event_file_writer
+
+    system, event_file_writer.socket = event_file_writer.socket, _NAMELESS  # the host's name would be in the file's
+    try:
+        board = SummaryWriter(folder, purge_step=step)
+    finally:
+        event_file_writer.socket = system
     events = board.file_writer.event_writer
     events._ev_writer = events._worker._record_writer = _TolerantEventWriter(events._ev_writer)
     return board

@@ -12,6 +12,8 @@ from dreamjax.models.layers import ACTIVATIONS
 Config = Mapping[str, Any]  # the object of a config.json
 Arguments = dict[str, Any]  # of a class of `models`
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+DEPTHS = ("num_hidden_layers", "layers_per_block", "transformer_layers_per_block")  # fields that count layers
+MAX_DEPTH = 1000  # of them, and levels; each takes time to build, also without weights
 ANY = object()  # a field that changes nothing in what is computed
 MAY_BE_0 = ("downsample_padding", "eos_token_id", "num_register_tokens")  # of the whole numbers; others are sizes
 
@@ -50,8 +52,18 @@ def read(
             raise UserError(f"{source}: {name} is {value}, but it cannot be negative or infinite")
         if simple and type(value) is int and value == 0 and name not in MAY_BE_0:
             raise UserError(f"{source}: {name} is 0, but it must be at least 1")
+        if name in DEPTHS and type(value) is int and value > MAX_DEPTH:
+            raise UserError(f"{source}: {name} is {value}, but at most {MAX_DEPTH} are supported")
         fields[name] = value
     return fields
+
+
+def check_depth(arguments: Config, tensors: int, source: str) -> None:
+    """Raise UserError for more layers than the file of weights has tensors."""
+    for name in ("depth", "layers", "depths"):
+        value = arguments.get(name, 0)
+        if (layers := sum(value) if isinstance(value, tuple) else value) > tensors:
+            raise UserError(f"{source}: {name} is {layers}, but the weights are only {tensors} tensors")
 
 
 def check_activation(value: object, name: str, source: str) -> None:
@@ -78,9 +90,10 @@ def per_level(value: object, levels: int, name: str, source: str, otherwise: int
     """
     value = otherwise if value is None else value
     values: tuple[Any, ...] = value if isinstance(value, tuple) else (value,) * levels
-    if len(values) != levels or any(type(v) is not int or v < 1 for v in values):
+    if len(values) != levels or any(type(v) is not int or not 1 <= v <= MAX_DEPTH for v in values):
         raise UserError(
-            f"{source}: {name} is {value!r}, but it must be a whole number, or one for each of {levels} levels"
+            f"{source}: {name} is {value!r:.200}, but it must be a whole number from 1 to {MAX_DEPTH}, or one for each "
+            f"of {levels} levels"
         )
     return values
 

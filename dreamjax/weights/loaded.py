@@ -16,7 +16,7 @@ from dreamjax.errors import UserError
 from dreamjax.parallel import sharding
 from dreamjax.parallel.tree_paths import like, named_leaves
 from dreamjax.typing import JsonDict
-from dreamjax.weights import networks
+from dreamjax.weights import config_json, networks
 from dreamjax.weights.config_json import Config, class_of
 from dreamjax.weights.networks import Network
 from dreamjax.weights.table import PyTree, Table, Tensors
@@ -108,6 +108,7 @@ def load_network(
 
 def filled(network: Network, arguments: Config, tensors: Tensors, source_name: str, mesh: Mesh) -> LoadedNetwork:
     """Return a network with weights streamed onto `mesh`; matrices are kept in the type that it computes in."""
+    config_json.check_depth(arguments, len(tensors), source_name)
     abstract = placed(network.shapes(arguments), mesh, arguments.get("dtype", jnp.float32))
     return LoadedNetwork(network, arguments, source(network.table, tensors, source_name)(abstract))
 

@@ -139,6 +139,8 @@ def _sharded(index: epath.Path) -> dict[str, Tensor]:
     shards = list(dict.fromkeys(listed.values()))
     if outside := [name for name in shards if not re.fullmatch(r"[\w-][\w.-]*", name)]:
         raise UserError(f"{index}: {outside[0]!r:.80} is not the name of a file next to it")
+    if others := [name for name in shards if not name.endswith((".safetensors", *PICKLED))]:  # such as itself
+        raise UserError(f"{index}: {others[0]!r:.80} is not a file of weights")
     if missing := [name for name in shards if not (index.parent / name).is_file()]:
         raise UserError(f"{index} names missing files ({', '.join(missing)}); fetch them too")
     opened = {name: _file(index.parent / name) for name in shards}

@@ -11,6 +11,7 @@ from dreamjax.cli import main as cli
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.events import (
     code_of,
+    keep_codes,
     list_events,
     sample_of,
     stim_changes,
@@ -145,24 +146,26 @@ def test_list_events_of_real_files(real_eeg):
 
 
 @pytest.mark.parametrize(
-    ("text", "times", "code"),
+    ("text", "code"),
     [
-        ("Stimulus/S  4", 1, "Stimulus/S4"),
-        ("33024", 1, "33024"),
-        ("T0", 1, "T0"),
-        ("square", 80, "square"),
-        ("Keyboard Response 2", 1, "Keyboard/2"),
-        ("square", 1, None),  # said once: a remark
-        ("eyes closed now", 5, None),  # prose
-        ("1951-05-02", 5, None),
-        ("19510502", 5, None),
-        ("Comment/Mr Smith moved", 5, None),
-        ("smith", 5, None),
-        ("x" * 30, 5, None),
+        ("Stimulus/S  4", "Stimulus/S4"),
+        ("33024", "33024"),
+        ("T0", "T0"),
+        ("Keyboard Response 2", "Keyboard/2"),
+        *((text, None) for text in ("square", "eyes closed", "1951-05-02", "19510502", "Comment/Mr Smith", "smith")),
     ],
 )
-def test_what_becomes_a_code(text, times, code):
-    assert code_of(text, times, forbidden={"smith"}) == code
+def test_what_becomes_a_code(text, code):
+    assert code_of(text) == code
+
+
+def test_texts_with_dates_and_names_are_not_even_offered_as_labels():
+    texts = ["square", "eyes closed", "1951-05-02", "at 19510502", "Comment/Mr Smith", "smith", "x" * 65, "a\nb", "S 1"]
+    notes, free_text = [], []
+    events = keep_codes([(float(i), 0.0, text) for i, text in enumerate(texts)], 10.0, {"smith"}, notes, free_text)
+    assert [(e.sample, e.code) for e in events] == [(80, "S1")]
+    assert [(e.sample, e.code) for e in free_text] == [(0, "square"), (10, "eyes closed")]
+    assert notes == ["6 annotations with names, dates or long texts dropped"]
 
 
 def test_stimulus_channels_are_read_alike_in_one_piece_and_in_many():

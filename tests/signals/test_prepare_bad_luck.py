@@ -38,6 +38,13 @@ def test_a_task_that_crashes_hangs_or_fails_costs_itself_alone():
     }
 
 
+def test_a_task_that_needs_more_memory_than_allowed_costs_itself_alone():
+    tasks = ["a", "hoard", "b"]
+    outcomes = {o.index: o for o in workers.run(failing_tasks.act, tasks, workers=1, memory=2 << 30)}
+    assert [outcomes[i].result for i in range(3)] == ["A", None, "B"]
+    assert outcomes[1].reason == "needs more memory than a reader may use (2 GiB); raise --memory-limit"
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_full_disk_ends_the_run(count):
     with pytest.raises(OSError, match="No space left") as problem:

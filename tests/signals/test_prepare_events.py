@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edf_files import write_edf
+from edf_files import tal, write_edf
+from planted import everything_written
 from recorded import noise
 from studies import INLINE, all_windows, study
 
@@ -71,8 +72,6 @@ def test_missing_images_are_named(tmp_path, capsys):
 
 
 def test_list_events_prints_codes_counts_and_intervals(tmp_path, capsys):
-    from edf_files import tal
-
     tals = [tal(t) + tal(t + 0.25, "T1" if t % 2 else "T2") for t in range(8)]
     write_edf(tmp_path / "a.edf", np.rint(noise(4, 8) / 0.1), plus="C", tals=tals)
     assert main.main(["prepare", "--list-events", str(tmp_path / "a.edf")]) == 0
@@ -83,3 +82,65 @@ def test_list_events_prints_codes_counts_and_intervals(tmp_path, capsys):
         ["T2", "4"],
     ]
     assert "2 / 2 / 2" in printed
+
+
+def worded(folder: Path) -> Path:
+    """An EDF and a BrainVision recording with codes, words and names as annotations, each of which occurs twice."""
+    from test_privacy import planted_brainvision
+
+    folder.mkdir()
+    words = ["ZqxAnna", "T1", "eyes open", "ZqxAnna", "T1", "eyes open", "ZqxMueller", "ZqxMueller"]
+    tals = [tal(t) + tal(t + 0.25, word) for t, word in enumerate(words)]
+    write_edf(folder / "ZqxAnna_ZqxMueller.edf", np.rint(noise(4, 8) / 0.1), plus="C", tals=tals)
+    header = planted_brainvision(folder)
+    markers = "".join(f"Mk{i}=Comment,ZqxTwice,{200 * i},1,0\n" for i in (4, 5))
+    text = header.with_suffix(".vmrk").read_text(encoding="utf-8").split("Mk3=")[0]
+    header.with_suffix(".vmrk").write_text(text + markers, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "labels"),
+    [
+        ([], ["Stimulus/S1", "T1"]),
+        (["--event-codes", "T1", "eyes open"], ["T1", "eyes open"]),
+        (["--keep-labels"], ["Comment/ZqxTwice", "Stimulus/S1", "T1", "ZqxAnna", "ZqxMueller", "eyes open"]),
+    ],
+)
+def test_free_text_becomes_a_label_only_on_request(tmp_path, capsys, options, labels):
+    pytest.importorskip("mne")
+    source, out = worded(tmp_path / "in"), tmp_path / "out"
+    words = ["prepare", str(source), "--out", str(out), "--workers", "0", "--samples", "64", "--events", "file"]
+    assert main.main([*words, *options]) == 0
+    printed = capsys.readouterr().err
+    dataset = json.loads((out / "dataset.json").read_text())
+    assert dataset["labels"] == labels
+    assert {w.label for ws in all_windows(out).values() for w in ws} == set(labels)
+    if "--keep-labels" in options:
+        assert "stored as labels, as --keep-labels asks: 'Comment/ZqxTwice', 'ZqxAnna', 'ZqxMueller', 'eyes" in printed
+    else:
+        assert not [p for p, content in everything_written(out).items() if b"Zqx" in content]
+        assert "Zqx" not in printed.replace("ZqxAnna_ZqxMueller.edf", "")
+    if not options:
+        notes = [note for entry in dataset["inputs"] for note in entry["notes"]]
+        assert {"6 free-text annotations dropped", "2 free-text annotations dropped"} <= set(notes)
+
+
+def test_list_events_offers_free_text_apart_from_codes(tmp_path, capsys):
+    pytest.importorskip("mne")
+    assert main.main(["prepare", "--list-events", str(worded(tmp_path / "in"))]) == 0
+    printed = capsys.readouterr().out
+    assert "--keep-labels: 'ZqxAnna' (2), 'eyes open' (2), 'ZqxMueller' (2)\n" in printed
+    assert [line.split()[0] for line in printed.splitlines() if line.startswith("  T1")] == ["T1"]
+
+
+def test_says_what_to_do_where_all_annotations_are_words(tmp_path, capsys):
+    path = write_edf(
+        tmp_path / "a.edf", np.rint(noise(4, 8) / 0.1), plus="C", tals=[tal(t) + tal(t, "go") for t in range(8)]
+    )
+    words = ["prepare", str(path), "--out", str(tmp_path / "out"), "--workers", "0", "--events"]
+    assert main.main([*words, "file", "--tmax", "0.4"]) == 2
+    assert "its annotations are free text: name the ones to use in --event-codes" in capsys.readouterr().err
+    (tmp_path / "e.csv").write_text("onset,trial_type\n1,go\n")
+    assert main.main([*words, str(tmp_path / "e.csv"), "--keep-labels"]) == 2
+    assert "--keep-labels would have no effect with a table of events" in capsys.readouterr().err

@@ -191,3 +191,11 @@ def test_names_of_any_length_are_scrubbed_and_our_own_words_stay(reason, kept):
 )
 def test_reasons_are_scrubbed(reason, kept):
     assert scrub.scrubbed(reason, Source("/data/Hans Muster.edf", "edf", subject="Hans Muster")) == kept
+
+
+@pytest.mark.parametrize("option", ["licence", "dataset"])
+def test_refuses_a_licence_and_a_corpus_name_that_could_be_read_as_more(option):
+    for text in ("MIT\nlicense: other", "a | b", "<script>", "[x](y)", "", "x" * 65):
+        with pytest.raises(UserError, match=f"--{option} is "):
+            PrepareOptions(**{option: text})
+    PrepareOptions(licence="CC-BY-4.0 OR LicenseRef-x", dataset="my_study-2 (pilot)")

@@ -94,4 +94,5 @@ def test_words_of_a_header_are_not_event_codes(tmp_path, request):
     raw = mne.io.RawArray(np.zeros((1, 2560)), mne.create_info(["Cz"], 256.0, "eeg"), verbose="error")
     raw.set_annotations(mne.Annotations([1, 2, 3, 4], [0] * 4, ["Mustermann", "face", "Mustermann", "face"]))
     contents = mne_reader.contents_of_raw(raw, "gdf", words)
-    assert {event.code for event in contents.events} == {"face"}
+    assert {event.code for event in contents.free_text} == {"face"}
+    assert contents.events == []

@@ -155,13 +155,14 @@ def test_annotations_become_codes_at_the_right_sample(tmp_path):
 
 
 def test_free_text_and_names_never_become_codes(tmp_path):
-    """Once-only remarks, a repeated word of the patient field, and a repeated date are dropped and counted."""
+    """A repeated word of the patient field, and a repeated date, are dropped; other words are there only on request."""
     texts = ["patient asleep", "Mueller", "Mueller", "2020-01-02", "2020-01-02", "face", "face", "S 12"]
     tals = [tal(r) + (tal(r + 0.5, texts[r]) if r < len(texts) else b"") for r in range(10)]
     path = write_edf(tmp_path / "a.edf", ramp(), plus="C", tals=tals, patient="0815 F 02-MAY-1951 Mueller_Anna")
     recording = open_recording(path)
-    assert [e.code for e in recording.events] == ["face", "face", "S12"]
-    assert "5 free-text annotations dropped" in recording.notes
+    assert [e.code for e in recording.events] == ["S12"]
+    assert [e.code for e in recording.free_text] == ["patient asleep", "face", "face"]
+    assert "4 annotations with names, dates or long texts dropped" in recording.notes
     assert "Mueller" not in repr(recording)
 
 

@@ -42,7 +42,7 @@ def test_eeglab_boundaries_cut_segments(tmp_path):
     events = [("face", 101.0, 0.0), ("boundary", 300.5, 250.0), ("face", 701.0, 0.0)]
     recording = open_recording(write_set(tmp_path / "a.set", data, events))
     assert recording.segments == ((0, 300), (300, 1000))
-    assert [(e.sample, e.code) for e in recording.events] == [(100, "face"), (700, "face")]
+    assert [(e.sample, e.code) for e in recording.free_text] == [(100, "face"), (700, "face")]
     np.testing.assert_allclose(recording.read(290, 310), data[:, 290:310], rtol=1e-5)
     assert recording.ch_names == ("Fz", "Cz", "T7")
 
@@ -99,7 +99,8 @@ def test_names_in_the_header_of_a_fif_never_become_codes(tmp_path):
     raw.set_annotations(mne.Annotations([1, 2, 3, 4], 0, ["Mueller", "Mueller", "go", "go"]))
     raw.save(tmp_path / "a_raw.fif", verbose="ERROR")
     recording = open_recording(tmp_path / "a_raw.fif")
-    assert [e.code for e in recording.events] == ["go", "go"]
+    assert [e.code for e in recording.free_text] == ["go", "go"]
+    assert recording.events == ()
     assert "Mueller" not in repr(recording)
     assert "K17" not in repr(recording)
 

@@ -85,7 +85,10 @@ def test_a_network_learns_and_everything_is_logged(tmp_path):
     assert {"loss", "grad_norm", "learning_rate", "mae"} <= set(train_lines[0])
     timing = records(tmp_path, "timing.jsonl")
     assert {"examples_per_second", "input_wait_share", "seconds_per_step"} <= set(timing[0])
-    assert list((tmp_path / "tensorboard").iterdir())
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert events.name.endswith(".dreamjax")  # not the host's name
+    for note in tmp_path.rglob("commit_success.txt"):
+        assert str(tmp_path) not in note.read_text()
 
 
 def test_the_next_run_reads_the_compile_cache(tmp_path):

@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic, manifest
+from dreamjax.storage import atomic, manifest, paths
 
 WRITER_OPTIONS = "group_size:1,zstd:3"  # one record per chunk: random access reads nothing else
 READER_OPTIONS = "readahead_buffer_size:0"
@@ -58,7 +58,8 @@ def local_copy(path: epath.PathLike) -> str:
         return text
     stat = path.stat()
     key = hashlib.sha256(f"{text} {stat.length} {stat.mtime}".encode()).hexdigest()[:24]
-    folder = Path(os.environ.get("DREAMJAX_CACHE") or Path(tempfile.gettempdir()) / f"dreamjax-cache-{os.getuid()}")
+    given = os.environ.get("DREAMJAX_CACHE")
+    folder = Path(given) if given else paths.private_folder(f"{tempfile.gettempdir()}/dreamjax-cache-{os.getuid()}")
     copy = folder / f"{key}-{path.name}"
     if not copy.exists():
         with path.open("rb") as source, atomic.new_file(copy) as target:
@@ -161,9 +162,9 @@ class ShardReader:
     Shards open when first needed. A missing, truncated or corrupted one raises UserError with its name.
     """
 
-    def __init__(self, paths: Sequence[epath.PathLike], records: Sequence[int]):
+    def __init__(self, files: Sequence[epath.PathLike], records: Sequence[int]):
         """Open shards. `records`: the number of records of each shard, from its dataset.json."""
-        self.paths = [os.fspath(epath.Path(p)) for p in paths]
+        self.paths = [os.fspath(epath.Path(p)) for p in files]
         self.records = list(records)
         self._ends = list(accumulate(self.records))
         self._readers: list[Any] = [None] * len(self.paths)

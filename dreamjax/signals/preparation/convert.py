@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import json
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +20,8 @@ from dreamjax.signals.preparation.windows import RecordingWindows, RejectedStret
 from dreamjax.signals.recordings import events, identity
 from dreamjax.signals.recordings.identity import Identity
 from dreamjax.signals.recordings.opening import open_recording, recording_from_raw
+from dreamjax.signals.recordings.readers import companions
+from dreamjax.signals.recordings.readers.bids import sidecars
 from dreamjax.signals.recordings.readers.recording import Recording, Source
 from dreamjax.storage import manifest
 
@@ -31,6 +35,7 @@ COMPANIONS = {
     ".eeg": (".21e", ".21E", ".pnt", ".PNT", ".log", ".LOG"),
     ".npy": (".json",),
 }
+BIDS_SIDECARS = ("_channels.tsv", "_electrodes.tsv", "_coordsystem.json", "_events.tsv", "_eeg.json")
 UNKNOWN = "unknown"  # corpus of recordings that belong to no known one
 HASH_SAMPLES = 1 << 16  # of every channel, hashed at once
 LISTED_CODES = 12  # of events, where none is wanted
@@ -66,16 +71,31 @@ def input_files(source: Source) -> list[Path]:
     path = Path(source.path)
     if path.is_dir():
         return sorted(p for p in path.rglob("*") if p.is_file())
+    if not path.is_file():
+        raise UserError(f"{path}: not a regular file; remove it from the input")
     near = [path.with_suffix(s) for s in COMPANIONS.get(path.suffix.lower(), ())]
-    return [path, *(p for p in near if p.is_file())]
+    if strange := [p for p in near if p.exists() and not p.is_file()]:  # opening one may wait for ever
+        raise UserError(f"{strange[0]}: not a regular file; restore or remove it")
+    near = [path, *(p for p in near if p.is_file())]
+    return [*near, *(p for p in companions.named_in(source) if p not in near)]
 
 
-def input_hash(source: Source) -> str:
-    """Return the SHA-256 over the hashes of a recording's files."""
-    digest = hashlib.sha256(source.member.encode())
+def input_hash(source: Source, limit_s: float = math.inf) -> str:
+    """Return the SHA-256 over the hashes of a recording's files. Raise TimeoutError where that takes longer."""
+    digest, until = hashlib.sha256(source.member.encode(errors="surrogateescape")), time.monotonic() + limit_s
     for path in input_files(source):
-        digest.update(manifest.file_hash(path).encode())
+        digest.update(manifest.file_hash(path, until).encode())
     return digest.hexdigest()
+
+
+def tables_hash(source: Source, table: str) -> str:
+    """Return a hash of the tables that complete a recording, a user's or those of BIDS; "" without any.
+
+    It is apart from `input_hash`, which names the recording whatever is known about it.
+    """
+    of_bids = [p for suffix in BIDS_SIDECARS for p in sidecars(Path(source.path), suffix)] if not source.member else []
+    files = [*of_bids, *([Path(table)] if table else [])]
+    return hashlib.sha256("".join(map(manifest.file_hash, files)).encode()).hexdigest() if files else ""
 
 
 def identity_of(source: Source, salt: str | None) -> Identity:
@@ -95,7 +115,7 @@ def convert(task: RecordingTask, beat: Callable[[], None]) -> PartSummary:
     Raise UserError where the recording gives nothing.
     """
     started = parts.clocks()
-    content = input_hash(task.source)
+    content = input_hash(task.source, task.options.timeout_s)
     beat()
 
     def build(part: Path) -> PartSummary:
@@ -134,12 +154,12 @@ def convert_raw(raw: "mne.io.BaseRaw", task: RecordingTask, beat: Callable[[], N
 
 def _fingerprint(task: RecordingTask) -> list[str]:
     """Return everything other than the input that changes a part."""
-    table, who = event_table(task), task.identity
+    tables, who = tables_hash(task.source, event_table(task)), task.identity
     return [
         json.dumps(task.settings.as_json(), sort_keys=True),
         repr(_unit_scale(task)),
         repr(task.options.strict),
-        manifest.file_hash(table) if table else "",
+        tables,
         *(task.corpus, task.source.licence, who.subject, who.session, who.recording),
     ]
 
@@ -147,7 +167,10 @@ def _fingerprint(task: RecordingTask) -> list[str]:
 def convert_recording(recording: Recording, task: RecordingTask, part: Path, beat: Callable[[], None]) -> PartSummary:
     """Write the shard of a recording that is already open; return its summary."""
     settings = task.settings
-    recording = replace(recording, dataset=task.corpus)
+    recording, declared = replace(recording, dataset=task.corpus), settings.events.codes
+    if settings.events.source in ("", "file"):
+        recording = events.with_labels(recording, declared, settings.events.keep_labels)
+    texts = {event.code for event in recording.free_text} if settings.events.keep_labels else set()
     windows = RecordingWindows(recording, settings, task.identity)
     counts = parts.write_windows(part, windows, beat, averages=bool(settings.events.source))
     if not counts["windows"]:
@@ -165,10 +188,12 @@ def convert_recording(recording: Recording, task: RecordingTask, part: Path, bea
         "reference_recorded": recording.reference,
         "plan": plan.as_json(),
         "sd_uv": [float(f"{s:.4g}") for s in plan.sd],
+        "tables": tables_hash(task.source, event_table(task)),
         "warning": plan.warning,
         "notes": list(recording.notes),
         "faults": windows.faults,
         "rejects": grouped(windows.rejects),
+        "free_labels": sorted(texts & set(counts["labels"]) - set(declared)),
         **counts,
     }
 
@@ -189,7 +214,8 @@ def _why_empty(recording: Recording, settings: WindowSettings) -> str:
     if settings.events.source:
         counts = Counter(event.code for event in recording.events)
         if not counts:
-            return "it has no events; give a table of them with --events"
+            hint = "; its annotations are free text: name the ones to use in --event-codes, or --keep-labels keeps all"
+            return "it has no events" + (hint if recording.free_text else "; give a table of them with --events")
         present = ", ".join(f"{code!r} ({n})" for code, n in counts.most_common(LISTED_CODES))
         more = f" and {len(counts) - LISTED_CODES} other codes" if len(counts) > LISTED_CODES else ""
         return f"no event of the codes {', '.join(map(repr, settings.events.codes))}: it has {present}{more}"

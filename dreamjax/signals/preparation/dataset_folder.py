@@ -18,7 +18,7 @@ from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.storage import atomic, locks
+from dreamjax.storage import atomic, locks, paths
 from dreamjax.typing import JsonDict
 
 DATASET = "dataset.json"
@@ -38,7 +38,7 @@ def places_of(out: str | os.PathLike[str]) -> tuple[epath.Path, Path]:
     if "://" not in str(out):
         return final, Path(out)
     key = hashlib.sha256(str(out).encode()).hexdigest()[:16]
-    return final, Path(tempfile.gettempdir()) / f"dreamjax-prepare-{key}" / final.name
+    return final, paths.private_folder(f"{tempfile.gettempdir()}/dreamjax-prepare-{key}") / final.name
 
 
 def existing(out: epath.Path, inputs: Sequence[str] | None = None) -> JsonDict | None:

@@ -12,7 +12,7 @@ from typing import Any
 from dreamjax import __version__
 from dreamjax.signals.preparation.parts import PartSummary
 from dreamjax.signals.preparation.workers import Outcome
-from dreamjax.signals.recordings.identity import SplitRequest
+from dreamjax.signals.recordings.identity import SplitRequest, published_name
 from dreamjax.typing import JsonDict
 
 PACKAGES = ("numpy", "scipy", "mne", "edfio", "array_record")
@@ -25,6 +25,7 @@ class PrepareOptions:
     name: str = ""  # of the dataset folder; from the folder's name when empty
     workers: int | None = None  # child processes; None for one per core, 0 for none
     timeout_s: float = 300.0  # a child without progress for so long is killed
+    memory_gib: float = 4.0  # a recording for which a child needs more is left out; not with workers=0
     salt: str | None = None  # of the pseudonyms; None for one made from the dataset's name
     splits: SplitRequest = field(default_factory=SplitRequest)
     strict: bool = False  # refuse files shorter than their header states, and trials whose image is missing or damaged
@@ -43,6 +44,11 @@ class PrepareOptions:
             raise ValueError(f"workers is {self.workers}, but it must be 0 or more")
         if not 0 < self.timeout_s < math.inf:
             raise ValueError(f"the timeout is {self.timeout_s:g}, but it must be a positive number of seconds")
+        if not 0.5 <= self.memory_gib < math.inf:
+            raise ValueError(f"the memory limit is {self.memory_gib:g} GiB, but a reader needs 0.5 GiB or more")
+        for option, text in (("--licence", self.licence), ("--dataset", self.dataset)):
+            if text is not None:
+                published_name(option, text)
         if any(not math.isfinite(factor) or factor == 0 for factor in self.unit_scales.values()):
             raise ValueError("a unit scale is a number other than 0 that the signal is multiplied by")
 

@@ -47,6 +47,7 @@ class PartSummary(TypedDict, total=False):
 
     part: str  # its folder
     sha256: str  # of its input
+    tables: str  # hash of the tables that complete it, such as events.tsv; "" without any
     dataset: str
     licence: str
     format: str
@@ -64,6 +65,7 @@ class PartSummary(TypedDict, total=False):
     faults: dict[str, int]  # kind:channel → windows
     rejects: list[RejectEntry]
     labels: dict[str, int]
+    free_labels: list[str]  # those among them that are free text of the recording
     averaged: list[str]
     spectrum: list[float]
     peak_bytes: int

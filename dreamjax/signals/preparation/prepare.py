@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreamjax.console import progress
+from dreamjax.console import log, progress
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert, dataset_folder, incremental, inputs, parts, quality_report, workers
@@ -120,10 +120,11 @@ def _list_events(source: Source, beat: Callable[[], None]) -> JsonDict:
     return events.list_events(open_recording(source))
 
 
-def list_events(paths: Sequence[str], worker_count: int = 1) -> JsonDict:
+def list_events(paths: Sequence[str], timeout_s: float = 300.0, memory_gib: float = 4.0) -> JsonDict:
     """Return the events of every recording under `paths` (`events.list_events`), each opened in a child process."""
-    sources = find_sources(paths)
-    outcomes = sorted(workers.run(_list_events, sources, workers=worker_count), key=lambda outcome: outcome.index)
+    memory = int(memory_gib * workers.GIB)
+    ended = workers.run(_list_events, find_sources(paths), workers=1, timeout_s=timeout_s, memory=memory)
+    outcomes = sorted(ended, key=lambda outcome: outcome.index)
     return {"recordings": [{"file": o.task.name, "reason": o.reason} if o.reason else o.result for o in outcomes]}
 
 
@@ -177,7 +178,12 @@ class _Preparation:
         """Yield the outcomes of all tasks as they end, with progress."""
         left_out, quiet = 0, not self.options.verbose
         outcomes = workers.run(
-            self.inputs.converter, tasks, workers=self.workers, timeout_s=self.options.timeout_s, quiet=quiet
+            self.inputs.converter,
+            tasks,
+            workers=self.workers,
+            timeout_s=self.options.timeout_s,
+            memory=int(self.options.memory_gib * workers.GIB),
+            quiet=quiet,
         )
         with progress("prepare", len(tasks)) as bar:
             for outcome in outcomes:
@@ -192,10 +198,17 @@ class _Preparation:
         done = [ConvertedPart(outcome.task, outcome.result) for outcome in ended if not outcome.reason]
         failed = [outcome for outcome in ended if outcome.reason]
         self.inputs.check(done, failed)
+        if texts := sorted({text for part in done for text in part.summary.get("free_labels", [])}):
+            log.warning(
+                "free text of the recordings is stored as labels, as --keep-labels asks: %s; read it, and delete %s if "
+                "a label names a person",
+                ", ".join(map(repr, texts)),
+                self.final,
+            )
         with dataset_folder.replaced(self.final, self.local) as fresh:
             dataset = self._write(fresh, folder, done, failed)
         if self.options.key_file:
-            atomic.write_text(self.options.key_file, dataset_folder.json_lines(self.inputs.key()))
+            atomic.write_text(self.options.key_file, dataset_folder.json_lines(self.inputs.key()), private=True)
         shutil.rmtree(folder, ignore_errors=True)
         return self.result(dataset, done, failed, self._speed(done, failed, converting))
 

@@ -23,7 +23,17 @@ from dreamjax.storage import manifest
 from dreamjax.typing import JsonDict
 
 ACCESSION = re.compile(r"(ds|on|nm)\d{6}")  # OpenNeuro, its anonymised deposits, NEMAR
-OF_DATASET = ("sha256", "dataset", "format", "sfreq", "windows", "warning", "notes", "plan")  # summary → dataset.json
+OF_DATASET = (
+    "sha256",
+    "tables",
+    "dataset",
+    "format",
+    "sfreq",
+    "windows",
+    "warning",
+    "notes",
+    "plan",
+)  # summary → dataset.json
 
 
 def find_recordings(
@@ -99,13 +109,24 @@ class RecordingInputs:
 
         Raise UserError where it holds others.
         """
-        held, given = {entry["sha256"] for entry in dataset["inputs"]}, set(map(_input_hash, self.sources))
-        if held - given:
+        held = {
+            entry["sha256"]: entry.get("tables") for entry in dataset["inputs"]
+        }  # datasets of before have no tables
+        given = {self._input_hash(task.source): _tables_hash(task) for task in self.tasks(Path(), "")}
+        if lost := held.keys() - given.keys():
             raise UserError(
-                f"{out} was prepared from other recordings ({len(held - given)} that it holds are not given now); "
+                f"{out} was prepared from other recordings ({len(lost)} that it holds are not given now); "
                 "choose another --out or pass --overwrite"
             )
-        return held | set(dataset["failed_inputs"]) == given
+        changed = [content for content, tables in held.items() if tables not in (None, given[content])]
+        return not changed and held.keys() | set(dataset["failed_inputs"]) == given.keys()
+
+    def _input_hash(self, source: Source) -> str:
+        """Return `convert.input_hash`, or "" for input that cannot be read, or not within the timeout."""
+        try:
+            return convert.input_hash(source, self.options.timeout_s)
+        except (OSError, UserError):
+            return ""
 
     def tasks(self, parts: Path, name: str) -> Sequence[convert.RecordingTask]:
         """Return the tasks of the converter; `name` is the dataset's."""
@@ -159,7 +180,7 @@ class RecordingInputs:
             "labels": sorted({label for r in summaries for label in r["labels"]} - {""}),
             "channels": sorted({c for r in summaries for c in r["ch_names"]}),
             "inputs": entries,
-            "failed_inputs": sorted(_input_hash(part.task.source) for part in failed),
+            "failed_inputs": sorted(self._input_hash(part.task.source) for part in failed),
         }
 
     def rejects(self, done: Done, failed: Failed) -> Sequence[JsonDict]:
@@ -215,11 +236,11 @@ def _corpus(members: Done) -> JsonDict:
     }
 
 
-def _input_hash(source: Source) -> str:
-    """Return `convert.input_hash`, or "" for input that cannot be read."""
+def _tables_hash(task: convert.RecordingTask) -> str:
+    """Return `convert.tables_hash`, or "" for tables that cannot be read."""
     try:
-        return convert.input_hash(source)
-    except OSError:
+        return convert.tables_hash(task.source, convert.event_table(task))
+    except (OSError, UserError):
         return ""
 
 

@@ -16,6 +16,7 @@ class EventWindows:
 
     source: str = ""  # "" for an even grid, "file" for the recording's own events, or a CSV / events.tsv
     codes: tuple[str, ...] = ()  # only these trial types; all when empty
+    keep_labels: bool = False  # free text of annotations in the recordings becomes labels
     offset_ms: float = 0.0  # added to every onset: the display's delay
     tmin: float = 0.0  # s after the event
     tmax: float | None = None  # s after the event; None for tmin + one window
@@ -84,6 +85,8 @@ class WindowSettings:
         values = asdict(replace(self, stride=self.stride or self.samples))
         if self.events.source not in ("", "file"):
             values["events"]["source"] = "table"
+        if not self.events.keep_labels:  # as before there was such a setting
+            del values["events"]["keep_labels"]
         return values
 
 

@@ -1,10 +1,10 @@
 """Events of a recording: codes and contiguous spans from annotations, a person's tables, and what is in a file.
 
 A code is short and impersonal; free text never becomes one. Annotations of clinical and home-made recordings hold
-names, dates and remarks. Kept as codes are: numbers of up to five digits with at most three letters before them (`T1`,
-`S 12`, `33024`), and single words of up to 24 characters that occur at least twice and look neither like a date nor
-like a word of the patient field. The rest is dropped and counted. Labels that a person gave on purpose as trial types
-(BIDS, CSV) do not pass through here.
+names, dates and remarks, and a single word that occurs often may be a name. Kept as codes are numbers of up to five
+digits with at most three letters before them (`T1`, `S 12`, `33024`). Other texts become labels only where the user
+names them (`--event-codes`) or asks for all (`--keep-labels`): `with_labels`. Those with a date or a word of the
+patient field never do. Labels given on purpose as trial types (BIDS, CSV, Epochs) do not pass through here.
 
 Golden rule, tested at several rates: markers moved by one sample move every event by exactly one sample.
 """
@@ -48,36 +48,74 @@ def sample_of(onset: float, sfreq: float) -> int:
 
 
 # ---------------------------------------------------------------------------------- annotations and stimulus channels
-def keep_codes(annotations: Annotations, sfreq: float, forbidden: Collection[str], notes: list[str]) -> list[Event]:
-    """Return the events among annotations, without boundaries; `notes` reports how many were dropped."""
-    texts = [text.strip() for _, _, text in annotations]
-    counts = Counter(texts)
-    events, dropped = [], 0
-    for (onset, duration, _), text in zip(annotations, texts, strict=True):
+def keep_codes(
+    annotations: Annotations,
+    sfreq: float,
+    forbidden: Collection[str],
+    notes: list[str],
+    free_text: list[Event] | None = None,
+) -> list[Event]:
+    """Return the events among annotations whose text is a code, without boundaries.
+
+    Other texts go to `free_text`; `notes` reports how many are not even there: those with a date or a name.
+    """
+    events, dropped = list[Event](), 0
+    free_text = [] if free_text is None else free_text
+    for onset, duration, words in annotations:
+        text = words.strip()
         if BOUNDARY.search(text):
             continue
-        code = code_of(text, counts[text], forbidden)
-        if code is None:
+        code = code_of(text)
+        if code is None and not impersonal(text, forbidden):
             dropped += 1
         else:
-            events.append(Event(sample_of(onset, sfreq), float(duration), code))
+            (free_text if code is None else events).append(
+                Event(sample_of(onset, sfreq), float(duration), text if code is None else code)
+            )
     if dropped:
-        notes.append(f"{dropped} free-text annotations dropped")
+        notes.append(f"{dropped} annotations with names, dates or long texts dropped")
     return events
 
 
-def code_of(text: str, times: int, forbidden: Collection[str] = ()) -> str | None:
-    """Return the code that an annotation occurring `times` times stands for, or None where it is free text."""
+def with_labels(recording: Recording, declared: Collection[str], keep: bool = False) -> Recording:
+    """Return the recording whose events include the free texts that are `declared`, or with `keep` all of them."""
+    chosen = [event for event in recording.free_text if keep or event.code in declared]
+    dropped = len(recording.free_text) - len(chosen)
+    return replace(
+        recording,
+        events=tuple(sorted((*recording.events, *chosen), key=lambda event: event.sample)),
+        notes=(*recording.notes, *([f"{dropped} free-text annotations dropped"] if dropped else [])),
+    )
+
+
+def code_of(text: str) -> str | None:
+    """Return the code that an annotation stands for, or None where it is free text."""
     if kinded := KINDED_CODE.fullmatch(text):
         return f"{kinded.group(1)}/{kinded.group(2).replace(' ', '')}"
     if response := RESPONSE.fullmatch(text):
         return "/".join(response.groups())
     if STIM_CODE.fullmatch(text):
         return text.replace(" ", "")
-    if times < REPEATED or not TOKEN.fullmatch(text) or DATE_LIKE.search(text):
-        return None
+    return None
+
+
+def impersonal(text: str, forbidden: Collection[str]) -> bool:
+    """Return whether a text has no date, no word of `forbidden` (lower case) and the length of a label."""
     words = {word.lower() for word in re.split(r"[\W_]+", text)}
-    return None if words & set(forbidden) else text
+    return 0 < len(text) <= MAX_CODE and text.isprintable() and not (DATE_LIKE.search(text) or words & set(forbidden))
+
+
+def trial_types(texts: Sequence[str], forbidden: Collection[str]) -> list[str]:
+    """Return the label of every trial of Epochs, whose names were chosen when they were cut; "" for free text.
+
+    A name is a code, or an impersonal word of up to 24 characters that at least two trials have.
+    """
+    counts = Counter(texts)
+    named = {
+        text: code_of(text) or (text if n >= REPEATED and TOKEN.fullmatch(text) and impersonal(text, forbidden) else "")
+        for text, n in counts.items()
+    }
+    return [named[text] for text in texts]
 
 
 def stim_changes(values: Int[np.ndarray, "time"], previous: int = 0) -> tuple[list[tuple[int, int]], int]:
@@ -217,6 +255,7 @@ def list_events(recording: Recording) -> JsonDict:
         "duration": round(recording.n_samples / sfreq, 3),
         "n_events": len(recording.events),
         "codes": codes,
+        "free_text": dict(Counter(event.code for event in recording.free_text).most_common()),
         "intervals": _intervals(recording.events, sfreq),
         "segments": len(recording.segments),
         "trials": dict(Counter(recording.segment_labels)),

@@ -6,9 +6,12 @@ same ids) anyone can test guesses: give a secret one for anything but public dat
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from dreamjax.errors import UserError
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -16,10 +19,22 @@ DIGITS = 16
 FEW = 20  # subjects of a data set, below which chance alone would unbalance the splits
 
 
+PUBLISHED = re.compile(r"[\w(][\w.+():/ -]{0,63}")  # letters, digits and a few signs, on one line
+
+
+def published_name(what: str, text: str) -> str:
+    """Return a name that model cards and dataset.json repeat. Raise UserError where it could be read as more."""
+    if not PUBLISHED.fullmatch(text):
+        raise UserError(
+            f"{what} is {text!r}, but it has up to 64 letters, digits, spaces and . + - ( ) : / in one line"
+        )
+    return text
+
+
 def pseudonym(salt: str | None, dataset: str, *parts: str) -> str:
     """Return 16 hexadecimal digits for a subject, a session or a recording of a dataset."""
     key = salt if salt is not None else f"dreamjax default salt of {dataset}"
-    return hashlib.sha256("\x1f".join((key, dataset, *parts)).encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256("\x1f".join((key, dataset, *parts)).encode(errors="surrogateescape")).hexdigest()[:DIGITS]
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,7 @@ def assign_splits(
     by_corpus: dict[str, list[tuple[str, str]]] = {}
     places = {}
     for dataset, subject in set(people):  # independent of the salt, so that splits agree between pseudonymisations
-        digest = hashlib.sha256(f"split {seed}\x1f{dataset}\x1f{subject}".encode()).digest()
+        digest = hashlib.sha256(f"split {seed}\x1f{dataset}\x1f{subject}".encode(errors="surrogateescape")).digest()
         places[dataset, subject] = int.from_bytes(digest[:8], "big") / 2**64
     for person in sorted(places, key=lambda p: places[p]):
         by_corpus.setdefault(person[0], []).append(person)

@@ -15,7 +15,7 @@ from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
 from dreamjax.signals.recordings.readers import edf, mne_formats, mne_reader, numpy_array, tables, uci
 from dreamjax.signals.recordings.readers.bids import apply_sidecars
-from dreamjax.signals.recordings.readers.find import find_sources, source_of, survey
+from dreamjax.signals.recordings.readers.find import NOT_REGULAR, find_sources, source_of, survey
 from dreamjax.signals.recordings.readers.mne_reader import recording_from_raw
 from dreamjax.signals.recordings.readers.recording import Recording, Source, assemble
 from dreamjax.signals.recordings.scrub import error_text
@@ -23,7 +23,8 @@ from dreamjax.signals.recordings.scrub import error_text
 __all__ = ["find_sources", "open_recording", "recording_from_raw", "source_of", "survey"]
 
 READERS = {
-    **dict.fromkeys(("gdf", "fif", "ant", "egi", "nihon"), mne_reader.open_source),
+    "gdf": mne_reader.open_gdf,
+    **dict.fromkeys(("fif", "ant", "egi", "nihon"), mne_reader.open_source),
     "brainvision": mne_formats.open_brainvision, "eeglab": mne_formats.open_eeglab,
     "cnt": mne_formats.open_cnt, "eximia": mne_formats.open_eximia,
     "muse": tables.open_muse, "mind_monitor": tables.open_mind_monitor, "openbci": tables.open_openbci,
@@ -52,6 +53,8 @@ def open_recording(
     path = Path(source.path)
     if not path.exists():
         raise UserError(f"{path}: no such file; check the path")
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: {NOT_REGULAR}; remove it from the input")
     corpus = corpus_of(Path(path, source.member).absolute().as_posix())
     try:
         if path.is_file() and path.stat().st_size == 0 and source.reader != "numpy":  # its sidecar comes first
@@ -63,12 +66,15 @@ def open_recording(
             contents.reference = contents.reference or corpus.reference
             contents.line_freq = contents.line_freq or corpus.line_freq
             contents.events = [replace(e, code=corpus.codes.get(e.code, e.code)) for e in contents.events]
+            declared = [replace(e, code=corpus.codes[e.code]) for e in contents.free_text if e.code in corpus.codes]
+            contents.events = sorted((*contents.events, *declared), key=lambda e: e.sample)
+            contents.free_text = [e for e in contents.free_text if e.code not in corpus.codes]
             if condition := corpus.condition(source.name):
                 contents.segment_labels = [condition] * len(contents.segments)
             if unit_scale is None:
                 unit_scale = corpus.unit_scale.get(source.reader)
         recording = assemble(source, contents, unit_scale)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except PermissionError as e:
         raise UserError(f"{source.name}: no permission to read it; check its owner and mode") from e

@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import UserError
+from dreamjax.storage import paths
 
 
 class Ranges:
@@ -30,6 +31,7 @@ class Ranges:
             raise UserError(f"{self.source}: no such file")
         if self.path.is_dir():
             raise UserError(f"{self.source}: this is a folder; name the file in it")
+        paths.refuse_special(path)
         self._local = None if "://" in self.source else self._opened()
         self.size = self.path.stat().length if self._local is None else os.fstat(self._local).st_size
         if self.size == 0:

@@ -150,6 +150,8 @@ def _tensor(name: str, entry: object, file: Ranges, begin: int) -> SafetensorsTe
     tensor = SafetensorsTensor(file, DTYPES[code], tuple(shape), begin + offsets[0])
     if tensor.nbytes != offsets[1] - offsets[0]:
         raise _Damaged(f"{name!r:.80} has {offsets[1] - offsets[0]} bytes, which do not fit its shape")
+    if math.prod(n for n in shape if n) >= 1 << 48:  # where another size is 0
+        raise _Damaged(f"{name!r:.80} has an impossible shape")
     return tensor
 
 

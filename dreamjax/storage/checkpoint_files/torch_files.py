@@ -29,6 +29,7 @@ from dreamjax.storage.checkpoint_files.torch_pickle import (
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 AT_ONCE = 256  # storages whose offsets are looked up before the pages that this touched are released
+MAX_PLAIN, MAX_DEPTH = 100_000, 8  # values of a configuration, and how deep they are nested
 MAX_ENTRIES = 4_000_000  # a corpus saved as one tensor per trial has 10⁴ to 10⁵
 
 
@@ -61,15 +62,27 @@ def tensors(state: Value, source: str) -> dict[str, TorchTensor | PickledArray]:
     return {str(name): value for name, value in state.items()}
 
 
-def plain(value: Value, depth: int = 8) -> Value:
-    """Return `value` where it is plain data (numbers, text, None, and lists, tuples and dicts of them), else None."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if depth and isinstance(value, (list, tuple)) and len(value) < 10_000:
-        return [plain(item, depth - 1) for item in value]
-    if depth and isinstance(value, dict) and len(value) < 10_000:
-        return {k: plain(v, depth - 1) for k, v in value.items() if isinstance(k, str)}
-    return None
+def plain(value: Value, source: str = "the pickle") -> Value:
+    """Return `value` where it is plain data (numbers, text, None, and lists, tuples and dicts of them), else None.
+
+    Raise UserError for too many: a short pickle can refer to one list 300 times, and to that list again.
+    """
+    left = MAX_PLAIN
+
+    def copy(value: Value, depth: int) -> Value:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise UserError(f"{source}: the settings in this file have more than {MAX_PLAIN:,} values; save them again")
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if depth and isinstance(value, (list, tuple)):
+            return [copy(item, depth - 1) for item in value]
+        if depth and isinstance(value, dict):
+            return {k: copy(v, depth - 1) for k, v in value.items() if isinstance(k, str)}
+        return None
+
+    return copy(value, MAX_DEPTH)
 
 
 def _kind(value: Value) -> str:
@@ -169,20 +182,20 @@ def _read_legacy(file: mmap.mmap, source: str) -> Value:
         raise UserError(f"{source}: it was written on a big-endian machine; save it again on another")
     root = following(persistent)
     keys = following()
-    if not isinstance(keys, list):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise UserError(f"{source}: the list of storages is missing; the file is cut short")
     place = file.tell()
     for number, key in enumerate(keys):
         if number % AT_ONCE == 0:
             release_pages(file)
-        parts = storages.get(key, []) if isinstance(key, str) else []
+        parts = storages.get(key, [])
         count = int.from_bytes(file[place : place + 8], "little", signed=True)
         itemsize = parts[0][0].dtype.itemsize if parts else 1
         if count < 0 or place + 8 + count * itemsize > len(file):
-            raise UserError(f"{source}: the data of storage {key!s:.40} is missing; the file is cut short")
+            raise UserError(f"{source}: the data of storage {key:.40} is missing; the file is cut short")
         for part, offset in parts:
             if part.dtype.itemsize != itemsize or offset + part.length > count:
-                raise UserError(f"{source}: storage {key!s:.40} has {count} elements, fewer than it claims")
+                raise UserError(f"{source}: storage {key:.40} has {count} elements, fewer than it claims")
             part.offset = place + 8 + offset * itemsize
         place += 8 + count * itemsize
     return root
@@ -202,6 +215,8 @@ def _read_npy(file: mmap.mmap, source: str) -> Value:
             raise UserError(f"{source}: arrays of records with objects are not read; save plain arrays")
         content = pickle_reader.interpret(file, len(file), TABLE, source)  # type: ignore[arg-type]
         return content.numpy() if isinstance(content, PickledArray) else content
+    if not dtype.itemsize or dtype.fields is not None or dtype.subdtype is not None:
+        raise UserError(f"{source}: an array of {dtype}, which are not numbers; save plain arrays")
     place, count = file.tell(), int(np.prod(shape, dtype=object))
     if any(n < 0 for n in shape) or place + count * dtype.itemsize > len(file):
         raise UserError(f"{source}: the header announces {shape} values of {dtype}, but the file ends before")

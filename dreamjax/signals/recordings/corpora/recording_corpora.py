@@ -120,7 +120,13 @@ CORPORA = (
         line_freq=50.0,
     ),
     # Sample data of EEGLAB (visual attention with squares, Makeig et al. 1999) and its small files in many formats
-    Corpus("eeglab-sample", r"eeglab[^/]*/(sample_data/)?(eeglab_data\.set|test_data/[^/]+)$", "BSD-2-Clause", EEGLAB),
+    Corpus(
+        name="eeglab-sample",
+        path=r"eeglab[^/]*/(sample_data/)?(eeglab_data\.set|test_data/[^/]+)$",
+        licence="BSD-2-Clause",
+        source=EEGLAB,
+        codes={"square": "square", "rt": "rt"},
+    ),
     # EEG Eye State (Rösler 2013, UCI): Emotiv EPOC, one person, eyes open (0) and closed (1)
     Corpus(
         name="emotiv-eye-state",

@@ -88,6 +88,7 @@ def apply_sidecars(path: Path, contents: Contents) -> Contents:
         _electrodes(sidecar, _json(system) if system else {}, contents)
     if sidecar := next(sidecars(path, "_events.tsv"), None):
         contents.events, skipped = events_of_table(sidecar, contents.sfreq, contents.n_samples)
+        contents.free_text = ()  # the table names all events
         if skipped:
             contents.notes.append(f"{skipped} rows of events.tsv have no onset or lie outside the recording")
     return contents

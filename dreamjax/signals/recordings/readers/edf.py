@@ -33,7 +33,8 @@ def open_edf(source: Source, strict: bool) -> Contents:
     per_record = header.signals[main[0]].samples
     sfreq = per_record / header.record_duration
     annotations, onsets = read_annotations(header)
-    events = keep_codes(annotations, sfreq, header.patient_words, notes)
+    free_text: list[Event] = []
+    events = keep_codes(annotations, sfreq, header.patient_words, notes, free_text)
     stim = [i for i in main if normalise_name(header.signals[i].label)[1] == "stim"]
     for i in stim:
         changes = stim_events(header, i, sfreq)
@@ -56,6 +57,7 @@ def open_edf(source: Source, strict: bool) -> Contents:
         lowpass=low if low and low < sfreq / 2 else None,
         segments=record_segments(header, onsets, per_record, notes),
         events=sorted(events, key=lambda e: e.sample),
+        free_text=free_text,
         notes=notes,
     )
 

@@ -11,7 +11,6 @@ not persons; without other folders, the file's own name counts.
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +38,7 @@ NOT_A_PERSON = re.compile(
 SESSION = re.compile(r"(?:^|[^A-Za-z])(?:session|sess|ses)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
 NOT_RECORDINGS = ("derivatives", "sourcedata", "code", "stimuli")  # folders of a BIDS root
 MAX_MEMBERS = 10_000  # of an archive
+NOT_REGULAR = "neither a regular file nor a folder, but a pipe, socket or device"
 BY_SUFFIX = {
     ".edf": "edf", ".bdf": "edf", ".rec": "edf", ".gdf": "gdf", ".vhdr": "brainvision", ".ahdr": "brainvision",
     ".set": "eeglab", ".fif": "fif", ".mff": "egi", ".nxe": "eximia", ".npy": "numpy", ".arff": "arff",
@@ -113,8 +113,13 @@ def survey(paths: Paths, **options: str | None) -> tuple[list[Source], list[Igno
     for root in map(Path, paths):
         if not root.exists():
             raise UserError(f"{root}: no such file or folder; check the path")
+        if not (root.is_file() or root.is_dir()):
+            raise UserError(f"{root}: {NOT_REGULAR}; name a file or a folder")
         for path in candidates(root):
-            readers = readers_of(path)
+            try:
+                readers = readers_of(path)
+            except (OSError, ValueError) as e:
+                readers = Ignored(str(path), f"cannot be looked at ({error_text(e)})")
             if not isinstance(readers, Ignored) and "uci" in readers.values():
                 path = trials_of(path)[0]  # it stands for all trials of a subject; they are one recording
             if path in seen:
@@ -270,6 +275,8 @@ def readers_of(path: Path) -> dict[str, str] | Ignored:
     reader = BY_SUFFIX.get(suffix, "")
     if path.is_symlink() and not path.exists():
         return Ignored(str(path), "a link to a file that is not here; fetch it (git annex get, datalad get)")
+    if not (path.is_file() or path.is_dir()):  # opening one may wait for ever
+        return Ignored(str(path), NOT_REGULAR)
     if DOCUMENTS.match(name):
         return Ignored(str(path), "documentation", companion=True)
     if re.search(r"-(eve|ave|cov|fwd|inv|epo|trans|ica|proj)\.fif(\.gz)?$", name):
@@ -330,11 +337,12 @@ def archive_readers(path: Path) -> dict[str, str] | Ignored:
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist()[:MAX_MEMBERS]:
-                if info.filename.lower().endswith((".csv", ".txt")) and not info.is_dir():
+                known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may claim memory
+                if known and info.filename.lower().endswith((".csv", ".txt")) and not info.is_dir():
                     with archive.open(info) as file:
                         if reader := table_reader(file.read(4096)):
                             readers[info.filename] = reader
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
+    except Exception as e:  # a damaged archive can surprise anywhere, as by names that are not in its encoding
         return Ignored(str(path), f"a zip archive that cannot be opened ({error_text(e)})")
     return readers or Ignored(str(path), "a zip archive without a table of a known headset")
 

@@ -16,6 +16,8 @@ MAX_HEADER = 1 << 24
 BYTES = {"INT_16": 2, "UINT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4}  # BrainVision's BinaryFormat
 SETUP_BYTES, ELECTRODE_BYTES = 900, 75  # Neuroscan
 PROBE_SAMPLES = 4000
+MATLAB_5 = b"MATLAB 5.0"  # how a .set begins that is not HDF5
+LONGEST_NAME = 1024  # characters
 EXIMIA_BYTES = 64 * 2  # one sample of all channels
 
 
@@ -37,8 +39,29 @@ def open_eeglab(source: Source, strict: bool) -> Contents:
     except UserError as e:
         if "number of trials" not in str(e):
             raise
+    if os.path.basename(name := eeglab_data(Path(source.path))) != name:
+        raise UserError(f"{source.path}: names a signal file in another folder; copy that file next to it")
     with reading(source.path, "its epochs"):
         return contents_of_epochs(require_mne().io.read_epochs_eeglab(source.path), "eeglab")
+
+
+def eeglab_data(path: Path) -> str:
+    """Return the name of the signal file that a `.set` states; "" where it holds its signal."""
+    with open(path, "rb") as file:
+        old = file.read(len(MATLAB_5)) == MATLAB_5
+    if old:
+        from scipy.io import loadmat
+
+        content = loadmat(path, simplify_cells=True)
+        data = content.get("EEG", content).get("data")
+        return data if isinstance(data, str) else ""
+    import h5py
+
+    with h5py.File(path) as stored:
+        data = stored.get("EEG", stored).get("data")
+        if data is None or data.dtype.kind != "u" or data.dtype.itemsize != 2 or data.size > LONGEST_NAME:
+            return ""
+        return "".join(map(chr, data[()].ravel(order="F")))
 
 
 # -------------------------------------------------------------------------------------------------------- BrainVision
@@ -98,6 +121,11 @@ def check(path: str, header: dict[str, dict[str, str]]) -> Path:
     data = Path(path).parent / name
     if not data.is_file():
         raise UserError(f"{path}: the signal file that its DataFile names is not in the same folder; copy it there")
+    if os.path.basename(markers := common.get("markerfile", "")) != markers:
+        raise UserError(f"{path}: MarkerFile does not name a file in the same folder; restore the header")
+    marker_file = Path(path).parent / markers.replace("$b", Path(path).stem)
+    if markers and marker_file.exists() and not marker_file.is_file():
+        raise UserError(f"{path}: its MarkerFile is not a regular file; restore it")
     if common.get("datatype", "TIMEDOMAIN").upper() != "TIMEDOMAIN":
         raise UserError(f"{path}: DataType is not TIMEDOMAIN; export the signal in the time domain")
     labels = header.get("channel infos", {})

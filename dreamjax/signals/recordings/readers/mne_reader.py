@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import UserError, require
-from dreamjax.signals.recordings.events import code_of, cut_spans, keep_codes, stim_changes
+from dreamjax.signals.recordings.events import cut_spans, keep_codes, stim_changes, trial_types
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble, end_to_end
 from dreamjax.signals.recordings.scrub import error_text
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import mne
 
 FLOOD = 16  # values a byte: of an uncompressed file, beyond slow channels that are raised to the common rate
+COMPRESSED_FLOOD = 300  # of one packed by zlib, which makes at most 1032 bytes of one
 STIM_PIECE = 1 << 20  # samples of stimulus channels held at once
 _TYPES = {"eeg": "eeg", "eog": "eog", "ecg": "ecg", "emg": "emg", "stim": "stim", "ref_meg": "ref"}
 
@@ -48,7 +49,7 @@ def reading(path: str, what: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as e:
         raise UserError(f"{path}: MNE cannot read {what} ({error_text(e)})") from e
@@ -64,9 +65,37 @@ def open_with_mne(path: str, format_: str, **options: Any) -> Contents:
     reader: Callable[..., Any] = getattr(require_mne().io, f"read_raw_{format_}")
     with reading(path, f"it as {format_}"):
         raw = reader(path, preload=False, **options)
-    if format_ == "gdf" and raw.n_times * len(raw.ch_names) > FLOOD * os.path.getsize(path):
-        raise UserError(f"{path}: its header promises {raw.n_times} samples, far more than the file holds; restore it")
+    check_files(path, raw, format_)
     return contents_of_raw(raw, format_, header_words(Path(path), format_))
+
+
+def check_files(path: str, raw: "mne.io.BaseRaw", format_: str) -> None:
+    """Raise UserError where a recording's signal lies in another folder, or is far smaller than what it promises."""
+    home = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path)))
+    files = [os.path.abspath(name) for name in raw.filenames if name is not None]
+    far = [file for file in files if os.path.commonpath([home, file]) != home]
+    if far and not set(map(os.path.realpath, far)) <= {os.path.realpath(entry.path) for entry in os.scandir(home)}:
+        raise UserError(
+            f"{path}: names a signal file in another folder; copy that file next to it and rename both alike"
+        )
+    if format_ in ("cnt", "ant") or os.path.isdir(path):  # checked elsewhere; compressed; a folder with an index
+        return
+    held = sum(map(os.path.getsize, {path, *files}))
+    packed = path.endswith(".gz") or (format_ == "eeglab" and files == [os.path.abspath(path)])
+    if raw.n_times * len(raw.ch_names) > (COMPRESSED_FLOOD if packed else FLOOD) * held:
+        raise UserError(f"{path}: its header promises {raw.n_times} samples, far more than the file holds; restore it")
+
+
+def open_gdf(source: Source, strict: bool) -> Contents:
+    """Open GDF, whose header may not state more channels than there are bytes: MNE makes lists of that length."""
+    with open(source.path, "rb") as file:
+        fixed = file.read(256)
+    if len(fixed) == 256 and fixed.startswith(b"GDF"):
+        old = fixed.startswith(b"GDF 1")
+        channels = int.from_bytes(fixed[252 : 256 if old else 254], "little")
+        if 256 * (channels + 1) > (size := os.path.getsize(source.path)):
+            raise UserError(f"{source.path}: its header promises {channels} channels in {size} bytes; restore it")
+    return open_with_mne(source.path, "gdf")
 
 
 def header_words(path: Path, format_: str) -> set[str]:
@@ -115,7 +144,7 @@ def contents_of_epochs(epochs: "mne.BaseEpochs", format_: str) -> Contents:
     count, _, length = signal.shape
     names = {code: name for name, code in epochs.event_id.items()}
     texts = [str(names.get(code, code)) for code in epochs.events[:, 2]]
-    codes = [code_of(text, texts.count(text)) or "" for text in texts]
+    codes = trial_types(texts, names_in(epochs.info))
     with quiet():
         contents = contents_of_raw(require_mne().io.RawArray(signal[0] * 1e-6, epochs.info), format_)
     onset = int(-epochs.tmin * epochs.info["sfreq"] + 0.5)  # the event's sample in a trial
@@ -141,11 +170,8 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
     onsets = raw.annotations.onset - raw.first_time  # MNE counts them from before the first sample, dated or not
     rows = zip(onsets, raw.annotations.duration, raw.annotations.description, strict=True)
     annotations = [(float(onset), float(duration), str(text)) for onset, duration, text in rows]
-    subject_info = info.get("subject_info") or {}
-    names = {str(subject_info.get(k, "")) for k in ("first_name", "last_name", "middle_name", "his_id")}
-    names |= {str(info.get("experimenter") or ""), " ".join(forbidden)}
-    words = {word.lower() for name in names for word in re.split(r"[\W_]+", name) if len(word) > 1}
-    events = keep_codes(annotations, sfreq, words, notes)
+    free_text: list[Event] = []
+    events = keep_codes(annotations, sfreq, names_in(info) | set(forbidden), notes, free_text)
     stim = [i for i, kind in enumerate(types) if kind == "stim"]
     if not events and stim:
         events = stim_events(raw, stim)
@@ -169,9 +195,18 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
         line_freq=float(info["line_freq"]) if info["line_freq"] else None,
         segments=segments,
         events=events,
+        free_text=free_text,
         bad=list(info["bads"]),
         notes=notes,
     )
+
+
+def names_in(info: Any) -> set[str]:
+    """Return the words, in lower case, of a measurement's fields about persons."""
+    about = info.get("subject_info") or {}
+    names = [str(about.get(k, "")) for k in ("first_name", "last_name", "middle_name", "his_id")]
+    names.append(str(info.get("experimenter") or ""))
+    return {word.lower() for name in names for word in re.split(r"[\W_]+", name) if len(word) > 1}
 
 
 def positions_of(info: Any) -> Float[np.ndarray, "channels 3"] | None:

@@ -41,6 +41,8 @@ def open_numpy(source: Source, strict: bool) -> Contents:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
         raise UserError(f"{path}: not a plain NumPy array ({error_text(e)}); save numbers with numpy.save") from e
+    if array.size == 0:
+        raise UserError(f"{path}: has shape {array.shape}, so it holds no signal; remove it from the input")
     if array.dtype.kind not in "fiu":
         raise UserError(f"{path}: holds {array.dtype}, not real numbers; save numbers with numpy.save")
     axes = facts.get("axes", "channels time" if array.ndim == 2 else "trials channels time")
@@ -102,7 +104,7 @@ def recording_from_array(x: Float[np.ndarray, "..."], sfreq: float, ch_names: Se
 def sidecar(path: Path) -> JsonDict:
     """Return the JSON next to `path`. Raise UserError where it is absent, not JSON, or has unknown or missing keys."""
     sidecar_path = path.with_suffix(".json")
-    if not sidecar_path.exists():
+    if not sidecar_path.is_file():
         raise UserError(f"{path}: needs a sidecar {sidecar_path.name} with at least sfreq and ch_names")
     facts = sniffing.read_json(epath.Path(sidecar_path), 'write {"sfreq": …, "ch_names": […]}')
     for key in facts:

@@ -70,6 +70,7 @@ class Recording:
     licence: str
     notes: tuple[str, ...]
     bad_channels: tuple[str, ...] = ()  # marked bad in the file or its sidecar
+    free_text: tuple[Event, ...] = ()  # annotations that are not codes: used only where the user asks for them
     modality: str = "eeg"  # or meg, fmri: which quality limits hold
     unit: str = "µV"  # of what `read` gives: fT of MEG, z of fMRI
     reader: SpanReader = field(default=lambda start, stop, picks: np.empty((0, 0)), repr=False, compare=False)
@@ -103,6 +104,7 @@ class Contents:
     segment_labels: Sequence[str] = ()
     precut: bool = False
     events: Sequence[Event] = ()
+    free_text: Sequence[Event] = ()  # annotations that are not codes
     bad: Sequence[str] = ()  # labels
     notes: list[str] = field(default_factory=list)
 
@@ -175,6 +177,7 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         precut=contents.precut,
         segment_labels=tuple(contents.segment_labels[i] for i in used) if contents.segment_labels else (),
         events=tuple(e for e in contents.events if 0 <= e.sample < contents.n_samples),
+        free_text=tuple(e for e in contents.free_text if 0 <= e.sample < contents.n_samples),
         licence=source.licence,
         notes=tuple(contents.notes),
         bad_channels=tuple(n for n, i in zip(names, keep, strict=True) if contents.labels[i] in bad),

@@ -26,6 +26,8 @@ from dreamjax.signals.recordings.readers.recording import Contents, Event, Sourc
 from dreamjax.signals.recordings.scrub import error_text
 
 MAX_BYTES = 1 << 30  # a day of a headset at 256 Hz
+MAX_PACKING = 100  # bytes of text a byte of an archive; tables of numbers have 3 to 20
+MAX_PACKED_BYTES = 1 << 24  # a small table is read however tightly it is packed
 MUSE_HZ = 256.0
 EMOTIV_HZ = 128.0  # EPOC, EPOC+, Insight
 SLOWEST_HZ = 50.0  # below this a table holds averages of the app, not the signal
@@ -197,6 +199,8 @@ def text_of(source: Source) -> str:
     path, member = Path(source.path), source.member
     with zipfile.ZipFile(path) if member else nullcontext() as archive:
         size = archive.getinfo(member).file_size if archive else path.stat().st_size
+        if archive and size > max(MAX_PACKED_BYTES, MAX_PACKING * archive.getinfo(member).compress_size):
+            raise UserError(f"{source.name}: {size >> 20} MiB of text packed too tightly for a recording; remove it")
         if size > MAX_BYTES:
             raise UserError(f"{source.name}: {size >> 20} MiB of text; split it")
         return (archive.read(member) if archive else path.read_bytes()).decode("utf-8-sig", "replace")

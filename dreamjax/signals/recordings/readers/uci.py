@@ -57,7 +57,11 @@ def trials_of(first: Path) -> list[Path]:
     subject = TRIAL.match(first.name)
     if not subject:
         raise UserError(f"{first}: not a trial file of the UCI EEG database (co2a0000364.rd.000.gz)")
-    mine = [(m, p) for p in first.parent.iterdir() if (m := TRIAL.match(p.name)) and m.group(1) == subject.group(1)]
+    mine = [
+        (m, p)
+        for p in first.parent.iterdir()
+        if (m := TRIAL.match(p.name)) and m.group(1) == subject.group(1) and p.is_file()
+    ]
     return [p for _, p in sorted(mine, key=lambda pair: int(pair[0].group(2)))]
 
 
