@@ -3,6 +3,7 @@
 model = dreamjax.load("runs/tiny")
 features = model.encode(signal, sfreq=250, ch_names=["Fp1", "Fp2", ...])     # µV, (channels, time)
 features.tokens, features.pooled                                             # (windows, tokens, D), (windows, D)
+features = model.encode(windows, prepared=True)  # µV, (windows, channels, samples): as `export`'s module takes them
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from dreamjax import api
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.signals.datasets import pipeline
+from dreamjax.signals.datasets import augment, pipeline
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.records import Window
 from dreamjax.systems import opening
@@ -115,6 +116,22 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
+class SignalFacts:
+    """What a caller says about a signal; see `Model.encode`."""
+
+    sfreq: float | None = None
+    ch_names: Sequence[str] | None = None
+    split: str = "test"
+    prepared: bool = False
+    scale: float | Sequence[float] | np.ndarray | None = None
+    valid: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prepared and (self.scale is not None or self.valid is not None):
+            raise UserError("scale and valid describe windows that are prepared; set prepared=True, or leave them out")
+
+
+@dataclass(frozen=True)
 class Model:
     """A trained system, opened by `load`. What it can do depends on the system; other calls raise UserError."""
 
@@ -128,9 +145,20 @@ class Model:
         return self.run.config
 
     def encode(
-        self, x: Signal, *, sfreq: float | None = None, ch_names: Sequence[str] | None = None, split: str = "test"
+        self,
+        x: Signal,
+        *,
+        sfreq: float | None = None,
+        ch_names: Sequence[str] | None = None,
+        split: str = "test",
+        prepared: bool = False,
+        scale: float | Sequence[float] | np.ndarray | None = None,
+        valid: np.ndarray | None = None,
     ) -> Embedding:
-        """Return tokens and pooled features of a signal, cut into windows and filtered as in the run's training data.
+        """Return tokens and pooled features of a signal in µV, cut into windows and filtered as in the run's training.
+
+        The signal is scaled here, as the system's data were. With `prepared` nothing else is done: windows in µV give
+        the features that the module which `export` writes gives for them.
 
         Args:
             x: µV as an array (channels, time) of one recording or (trials, channels, time); `mne.io.Raw` or
@@ -138,6 +166,11 @@ class Model:
             sfreq: Hz, of an array.
             ch_names: of an array's channels; 10-20 names where the model maps channels to a montage.
             split: of prepared shards.
+            prepared: `x` is an array of windows (windows, channels, samples), filtered, at the model's rate and in the
+                order of its channels.
+            scale: µV, of prepared windows for scaling "robust": that of their recording, one number or one for each
+                window; None: each window's own.
+            valid: (windows, samples), 0 where a prepared window is padded; None: nowhere.
 
         Returns:
             tokens (windows, tokens, D) and pooled (windows, D), float32.
@@ -146,7 +179,7 @@ class Model:
             UserError: the system has no encoder, or nothing of the signal can be used.
         """
         system = capability(self.run.task, Embeds, "encode signals")
-        batches = self._batches(system.signal, x, sfreq, ch_names, split)
+        batches = self._batches(system.signal, x, SignalFacts(sfreq, ch_names, split, prepared, scale, valid))
         parts = [jax.tree.map(np.asarray, self._embed(self.run.params, b["signal"], b["valid"])) for b in batches]
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
@@ -158,8 +191,11 @@ class Model:
         sfreq: float | None = None,
         ch_names: Sequence[str] | None = None,
         split: str = "test",
+        prepared: bool = False,
+        scale: float | Sequence[float] | np.ndarray | None = None,
+        valid: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Return the model's prediction of windows from their visible patches; arguments as in `encode`.
+        """Return the model's prediction of windows from their visible patches; other arguments as in `encode`.
 
         Args:
             hidden: bool (patches,) for all windows, or (windows, patches); True: not shown to the model.
@@ -169,7 +205,7 @@ class Model:
         """
         system = capability(self.run.task, Reconstructs, "reconstruct signals")
         parts: list[np.ndarray] = []
-        for batch in self._batches(system.signal, x, sfreq, ch_names, split):
+        for batch in self._batches(system.signal, x, SignalFacts(sfreq, ch_names, split, prepared, scale, valid)):
             first, count = sum(map(len, parts)), len(batch["signal"])
             rows = np.broadcast_to(hidden, (count, len(hidden))) if hidden.ndim == 1 else hidden[first : first + count]
             guess = np.asarray(self._reconstruct(self.run.params, batch["signal"], rows, batch["valid"]))
@@ -180,7 +216,7 @@ class Model:
         """Return images: of a signal, one for each of its windows, or of prompts, as the system can.
 
         Args:
-            x: as in `encode`, for a system that generates from brain signals; with `sfreq`, `ch_names`, `split`.
+            x: as in `encode`, for a system that generates from brain signals; with its other arguments.
             prompt: for a system that generates from text.
             options: of the sampler: `steps`, `guidance`, `seed`, `sampler`, …; see `generation.batches.Sampling`.
         """
@@ -193,8 +229,9 @@ class Model:
         from dreamjax.generation.batches import Sampling
 
         system = capability(self.run.task, GeneratesFromTrials, "generate images from signals")
-        given = {name: options.pop(name, None) for name in ("sfreq", "ch_names")}
-        batches = list(self._batches(system.signal, x, given["sfreq"], given["ch_names"], options.pop("split", "test")))
+        names = [one.name for one in dataclasses.fields(SignalFacts) if one.name in options]
+        facts = SignalFacts(**{name: options.pop(name) for name in names})
+        batches = list(self._batches(system.signal, x, facts))
         rows = {name: np.concatenate([batch[name] for batch in batches]) for name in ("signal", "valid")}
         return [Image.fromarray(image) for image in self._generator.images_of(rows, Sampling(**options))]
 
@@ -226,20 +263,47 @@ class Model:
 
         return TrialGenerator.open(self.run)
 
-    def _batches(
-        self, data: DataConfig, x: Signal, sfreq: float | None, ch_names: Sequence[str] | None, split: str
-    ) -> Iterator[Mapping[str, np.ndarray]]:
+    def _batches(self, data: DataConfig, x: Signal, facts: SignalFacts) -> Iterator[Mapping[str, np.ndarray]]:
         """Yield the model's input for every window of `x`."""
-        if isinstance(x, str | Path):
-            if sfreq is not None or ch_names is not None:
+        if facts.prepared:
+            yield from self._prepared(data, x, facts)
+        elif isinstance(x, str | Path):
+            if facts.sfreq is not None or facts.ch_names is not None:
                 raise UserError("sfreq and ch_names describe an array; prepared shards have their own")
             data = dataclasses.replace(data, path=(str(x),), weights=())
-            stream = pipeline.open_stream(data, split, seed=self.config.seed, training=False)
+            stream = pipeline.open_stream(data, facts.split, seed=self.config.seed, training=False)
             for batch in stream.batches(batch_size=pipeline.AT_ONCE):
                 real = int((batch["weight"] > 0).sum())
                 yield {name: values[:real] for name, values in batch.items()}
         else:
-            yield from pipeline.assembled(data, self._windows(data, _recording(x, sfreq, ch_names)))
+            recording = _recording(x, facts.sfreq, facts.ch_names)
+            yield from pipeline.assembled(data, self._windows(data, recording))
+
+    def _prepared(self, data: DataConfig, x: Any, facts: SignalFacts) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yield prepared windows in µV, scaled as the exported module scales them."""
+        windows, shape = np.asarray(x), self.run.task.example()["signal"].shape
+        if windows.ndim != 3 or windows.shape[1:] != shape or windows.dtype.kind not in "fiu":
+            raise UserError(
+                f"prepared windows are numbers of the shape (windows, {shape[0]} channels, {shape[1]} samples), not "
+                f"{windows.dtype} of {windows.shape}; for a recording leave prepared out"
+            )
+        if facts.sfreq is not None and not np.isclose(facts.sfreq, data.sfreq):
+            raise UserError(f"sfreq is {facts.sfreq:g}, but prepared windows are at {data.sfreq:g} Hz; resample them")
+        names = pipeline.target_channels(data, lambda: []).names if data.montage != "own" else ()
+        if facts.ch_names is not None and names and tuple(facts.ch_names) != names:
+            raise UserError(f"the channels of prepared windows are {', '.join(names)}, in this order; ch_names differs")
+        if facts.scale is not None and data.scaling != "robust":
+            raise UserError(f"this model scales its input by {data.scaling}, so it takes no scale; leave it out")
+        for first in range(0, len(windows), pipeline.AT_ONCE):
+            rows = slice(first, first + pipeline.AT_ONCE)
+            microvolts = windows[rows].astype(np.float32)
+            if not np.isfinite(microvolts).all():
+                raise UserError("the windows hold values that are not finite; leave those windows out")
+            valid = np.ones((len(windows), shape[1]), bool) if facts.valid is None else np.asarray(facts.valid) > 0
+            scale = _scale(microvolts) if facts.scale is None else np.broadcast_to(facts.scale, len(windows))[rows]
+            how = (data.scaling, data.divide, data.clip)
+            signal, gain, offset = augment.in_units(microvolts, scale, valid[rows], *how)
+            yield {"signal": signal, "valid": valid[rows].astype(np.float32), "gain": gain, "offset": offset}
 
     def _windows(self, data: DataConfig, recording: "Recording") -> list[Window]:
         """Return the windows of a recording, prepared with the settings of the run's data. Raise UserError for none."""
@@ -256,6 +320,13 @@ class Model:
             reasons = sorted({reject.reason for reject in cut.rejects})
             raise UserError(f"no window of the signal can be used: {', '.join(reasons) or 'it is too short'}")
         return kept
+
+
+def _scale(windows: np.ndarray) -> np.ndarray:
+    """Return the robust scale of each window, µV."""
+    from dreamjax.signals.preparation.recording_plan import robust_scale
+
+    return np.array([robust_scale(window) for window in windows], np.float32)
 
 
 def _recording(x: Any, sfreq: float | None, ch_names: Sequence[str] | None) -> "Recording":

@@ -16,6 +16,7 @@ from dreamjax.signals.recordings import opening as recordings
 from dreamjax.systems import masked_presets
 
 SETTINGS = WindowSettings(sfreq=64.0, samples=128)
+WINDOWS = np.ones((2, 19, 128), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -126,26 +127,67 @@ def test_encoder_is_a_step_of_a_scikit_learn_pipeline(run, model, recording):
     np.testing.assert_array_equal(features, model.encode(trials, sfreq=sfreq, ch_names=names).pooled)
 
 
-def test_features_are_those_of_the_exported_torch_model(run, model, folder, tmp_path):
-    """To 1e-5: `encode` in JAX, and the exported module in PyTorch on the same windows in µV."""
-    torch = pytest.importorskip("torch")
-    from dreamjax.signals.datasets import pipeline
+@pytest.fixture(scope="module")
+def module(model, tmp_path_factory):
+    """The exported run, opened in PyTorch."""
+    pytest.importorskip("torch")
     from tests.export.support import load_model_file
 
-    assert max(model.export(tmp_path / "exported").differences.values()) <= 1e-5
-    module = load_model_file(tmp_path / "exported").MaskedAutoencoder.from_pretrained(tmp_path / "exported").eval()
-    data = dataclasses.replace(model.config.data, path=(str(folder / "shards"),))
-    found = model.encode(folder / "shards")
-    stream = pipeline.open_stream(data, "test", seed=model.config.seed, training=False)
-    [batch] = stream.batches(batch_size=len(found.pooled))
-    microvolts = batch["signal"] * batch["gain"][:, :, None] + batch["offset"][:, :, None]
-    tensors = {name: torch.from_numpy(np.array(value)) for name, value in batch.items() if name in ("gain", "valid")}
+    folder = tmp_path_factory.mktemp("torch") / "exported"
+    assert max(model.export(folder).differences.values()) <= 1e-5
+    return load_model_file(folder).MaskedAutoencoder.from_pretrained(folder).eval()
+
+
+def assert_equal_to_torch(features, module, x, **more):
+    """The tokens and pooled features of the exported module for the same µV, to 1e-5."""
+    import torch
+
+    tensors = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in more.items()}
     with torch.no_grad():
-        scale = tensors["gain"][:, 0]
-        x = torch.from_numpy(np.asarray(microvolts, np.float32))
-        out = module(x, scale=scale, valid=tensors["valid"], return_features=True)
-    np.testing.assert_allclose(out["features"].numpy(), found.tokens, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(out["pooled"].numpy(), found.pooled, rtol=1e-5, atol=1e-5)
+        out = module(torch.from_numpy(np.array(x, np.float32)), return_features=True, **tensors)
+    np.testing.assert_allclose(features.tokens, out["features"].numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(features.pooled, out["pooled"].numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_features_are_those_of_the_exported_torch_model(model, module, folder):
+    """To 1e-5: `encode` in JAX of prepared shards, and the exported module in PyTorch on the same windows in µV."""
+    from dreamjax.signals.datasets import pipeline
+
+    data = dataclasses.replace(model.config.data, path=(str(folder / "shards"),))
+    features = model.encode(folder / "shards")
+    stream = pipeline.open_stream(data, "test", seed=model.config.seed, training=False)
+    [batch] = stream.batches(batch_size=len(features.pooled))
+    microvolts = batch["signal"] * batch["gain"][:, :, None] + batch["offset"][:, :, None]
+    assert_equal_to_torch(features, module, microvolts, scale=batch["gain"][:, 0], valid=batch["valid"])
+
+
+RECORDINGS = ("Subject00_2", "Subject01_2", "Subject02_2", "Subject03_2", "Subject05_2")
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_windows_in_microvolts_have_the_features_of_the_exported_torch_model(model, module, real_eeg, name):
+    """Five people's recordings, 20 s each: the windows as torch takes them, scaled by both sides alone."""
+    opened = recordings.open_recording(real_eeg / "eegmat" / f"{name}.edf")
+    picks = [i for i, kind in enumerate(opened.sensor_kind) if kind == "eeg"][:19]
+    x = opened.read(0, 160 * 128, picks)[:, ::8]  # 62.5 Hz, close to the model's 64; aliased, which does not matter
+    windows = x.reshape(19, -1, 128).swapaxes(0, 1)
+    assert 1 < windows.std() < 1000  # µV, not what the network reads
+    assert_equal_to_torch(model.encode(windows, prepared=True), module, windows)
+    scale = np.linspace(5, 20, len(windows))
+    assert_equal_to_torch(model.encode(windows, prepared=True, scale=scale), module, windows, scale=scale)
+    valid = np.ones((len(windows), 128))
+    valid[::2, 100:] = 0
+    padded = windows * valid[:, None]
+    features = model.encode(padded, prepared=True, scale=scale, valid=valid)
+    assert_equal_to_torch(features, module, padded, scale=scale, valid=valid)
+    hidden = np.arange(model.config.patches) % 3 == 0
+    guess = model.reconstruct(windows, hidden, prepared=True)
+    import torch
+
+    masked = torch.from_numpy(np.broadcast_to(hidden, (len(windows), len(hidden))).copy())
+    with torch.no_grad():
+        expected = module.reconstruct(torch.from_numpy(windows.astype(np.float32)), masked).numpy()
+    np.testing.assert_allclose(guess, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_the_loaded_step_is_exported_and_an_export_can_be_exported_again(run, tmp_path):
@@ -165,6 +207,12 @@ def test_the_loaded_step_is_exported_and_an_export_can_be_exported_again(run, tm
             lambda m, x: m.encode(20 * x[:, :8], sfreq=64, ch_names=["Fp1", "Fp2"]),
             "no window of the signal can be used",
         ),
+        (lambda m, x: m.encode(x, prepared=True), r"\(windows, 19 channels, 128 samples\), not float32 of \(2, 640\)"),
+        (lambda m, x: m.encode(x, prepared=True, sfreq=64), "prepared windows are numbers"),
+        (lambda m, x: m.encode(x, sfreq=64, ch_names=["Fz", "Cz"], scale=2.0), "set prepared=True, or leave them out"),
+        (lambda m, x: m.encode(WINDOWS, prepared=True, sfreq=256), "sfreq is 256, but prepared windows are at 64 Hz"),
+        (lambda m, x: m.encode(WINDOWS, prepared=True, ch_names=["Cz"] * 19), "in this order; ch_names differs"),
+        (lambda m, x: m.encode(WINDOWS * np.nan, prepared=True), "not finite"),
         (lambda m, x: m.generate(prompt="a dog"), "cannot generate images from text; its capabilities: Reconstructs"),
         (lambda m, x: dreamjax.load("nowhere"), "nowhere"),
     ],

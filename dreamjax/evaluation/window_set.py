@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from dreamjax.errors import UserError
-from dreamjax.signals.datasets import pipeline, records
+from dreamjax.signals.datasets import coverage, pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
 
 MAX_BYTES = 400 << 20  # of signal in memory; more windows than that are thinned evenly
@@ -132,12 +132,13 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
         available=total,
         clip=config.clip,
     )
+    if config.mapping != "tile":
+        seen = coverage.Coverage(real, tuple(dict.fromkeys(tuple(window.ch_names) for window in about)))
+        coverage.refuse_none(config, seen, f"split {split} of {', '.join(config.path)}")
+        coverage.report_share(config, seen, ", ".join(config.path))
     scorable = np.asarray(loaded.real.any(axis=1) & loaded.valid.any(axis=1))
     if not scorable.any():
-        raise UserError(
-            f"{', '.join(config.path)}: no window of split {split} has an electrode of montage {config.montage}, "
-            "so nothing can be scored; set data.montage, or evaluate on other recordings"
-        )
+        raise UserError(f"{', '.join(config.path)}: no window of split {split} has a valid sample; prepare them again")
     return loaded if scorable.all() else loaded.where(scorable)
 
 

@@ -83,12 +83,7 @@ def generate(
     with _trials(generator, request, times, workdir) as trials:
         chosen = request.chosen(trials)
         side = generator.side(request)
-        rows = trials.read(chosen)
-        if "channel_ok" in rows and (silent := int((~rows["channel_ok"].any(axis=1)).sum())):
-            raise UserError(
-                f"{', '.join(request.input) or 'the run'}: {silent} of {len(chosen)} windows have no channel whose "
-                "position is known, so nothing of them would be in an image; name the channels as in the 10-20 system"
-            )
+        trials.windows.check_electrodes(trials.record[chosen], ", ".join(request.input) or "the run")
         if out.exists():
             log.info("%s: continuing where it was", out)
         (out / "truth" if trials.known else out).mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,10 @@ class Embeds(Signals, Protocol):
     def embed(
         self, params: PyTree, signal: Float[Array, "B C T"], valid: Float[Array, "B T"] | None = None
     ) -> Embedding:
-        """Return the tokens of windows, nothing hidden, and their mean over real patches."""
+        """Return the tokens of windows, nothing hidden, and their mean over real patches.
+
+        `signal`: in the network's units, as the data pipeline scales it; `dreamjax.load(…).encode` takes µV.
+        """
 
 
 class Bank(NamedTuple):

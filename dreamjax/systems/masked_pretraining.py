@@ -154,7 +154,10 @@ def features(
     signal_BxCxT: Float[Array, "B C T"],
     valid_BxT: Float[Array, "B T"] | None = None,
 ) -> Float[Array, "B N D"]:
-    """Return the encoder's tokens after the final norm, nothing hidden, the cls token left out."""
+    """Return the encoder's tokens after the final norm, nothing hidden, the cls token left out.
+
+    `signal_BxCxT`: in the network's units, as the data pipeline scales it; `dreamjax.load(…).encode` takes µV.
+    """
     patches = patchify(signal_BxCxT, config.model.patch)
     ok = None if valid_BxT is None else masking.patch_valid(valid_BxT, config.model.patch)
     tokens = bind(config, params).encode(patches, None, ok)

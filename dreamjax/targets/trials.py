@@ -120,6 +120,7 @@ def trials(data: DataConfig, target: TargetConfig, split: str, *, seed: int, tra
         raise UserError(
             f"{target.folder}: none of the {count} images that were seen falls into split {split}; {advice}"
         )
+    windows.check_electrodes()
     return _image_trials(windows, metadata, images, record, seen)
 
 

@@ -91,19 +91,6 @@ def test_an_unnamed_cap_is_read_by_its_positions():
     np.testing.assert_allclose(by_place[0] @ field, by_name[0] @ field, atol=0.05 * np.ptp(field))
 
 
-def test_few_electrodes_are_warned_about_once(monkeypatch):
-    said = []
-    monkeypatch.setattr(mapping.log, "warning", lambda text, *values: said.append(text % values))
-    mapping._channel_map.cache_clear()
-    for _ in range(3):
-        matrices(("TP9", "AF7", "AF8", "TP10"))
-    matrices(NAMES_32)
-    assert said == [
-        "4 electrodes (TP9, AF7, AF8, TP10) are interpolated to a montage of 19: below 16 most of it is guessed; "
-        "channel_ok marks the real ones"
-    ]
-
-
 def test_channels_without_a_place_reach_no_channel_of_the_template():
     matrix, real = matrices(("Fpz-Cz", "Pz-Oz"), xyz=np.full((2, 3), np.nan))
     assert not matrix.any()

@@ -91,7 +91,7 @@ def test_generates_from_times_of_a_recording(config, trained, tmp_path, capsys):
     noise = np.random.default_rng(0).normal(0, 1e-5, (3, 128 * 30))
     mne.io.RawArray(noise, info, verbose="error").save(nameless, verbose="error")
     assert cli.main([*words, "--input", str(nameless), "--at", "10", "--out", str(tmp_path / "other")]) == 2
-    assert "1 of 1 windows have no channel whose position is known" in capsys.readouterr().err
+    assert f"{nameless}: no window has a usable electrode of montage 1020-19" in capsys.readouterr().err
     with recording_windows.prepared(
         [file], DreamDiffusion(config).encoder.data, recording_windows.EventTimes(at=(10.0,))
     ) as windows:

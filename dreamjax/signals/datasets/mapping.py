@@ -17,7 +17,6 @@ from dreamjax.errors import UserError
 from dreamjax.signals.recordings import montage
 
 STIFFNESS, TERMS, SMOOTHING = 4, 50, 1e-5  # m of the paper; terms of its series; diagonal added to G, as in MNE
-FEW = 16  # electrodes below which interpolation to a whole-head montage is mostly guessing
 
 
 def _g(cosine: np.ndarray) -> np.ndarray:
@@ -151,25 +150,13 @@ def _channel_map(ch_names: tuple[str, ...], xyz: bytes, names: tuple[str, ...], 
     wanted: np.ndarray = np.isfinite(want).all(axis=1)  # type: ignore[assignment]
     have, want = (np.where(k[:, None], x, [0.0, 0.0, 1.0]) for x, k in ((have, located), (want, wanted)))
     same = np.array([ch_names.index(name) if name in ch_names else -1 for name in names])
-    if len(ch_names) < FEW and (same < 0).any():
-        log.warning(
-            "%d electrodes (%s) are interpolated to a montage of %d: below %d most of it is guessed; "
-            "channel_ok marks the real ones",
-            len(ch_names),
-            ", ".join(ch_names[:4]) + (" …" if len(ch_names) > 4 else ""),
-            len(names),
-            FEW,
-        )
     return ChannelMap(ch_names, names, same, *_splines(have, want), located, wanted)
 
 
 def channel_map(
     ch_names: tuple[str, ...], xyz: Float[np.ndarray, "n 3"], names: tuple[str, ...], target: Float[np.ndarray, "m 3"]
 ) -> ChannelMap:
-    """Return the map from a cap to a template, whose channels are in the directions `target`. Cached by cap.
-
-    Warns, once per cap, where fewer than 16 electrodes are interpolated to a whole head.
-    """
+    """Return the map from a cap to a template, whose channels are in the directions `target`. Cached by cap."""
     if not positions_matter(tuple(ch_names)):
         xyz = np.full((len(ch_names), 3), np.nan)
     return _channel_map(

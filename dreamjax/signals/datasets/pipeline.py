@@ -12,13 +12,13 @@ from jaxtyping import Int, UInt64
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, nearest
-from dreamjax.signals.datasets import augment, mapping, record_view, records, shards, tf_example
+from dreamjax.signals.datasets import augment, coverage, mapping, record_view, records, shards, tf_example
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.examples import Examples, Rows, share
 from dreamjax.signals.recordings import montage
 
 AT_ONCE = 256  # records read together
-PROBED = 16  # windows that are read before a stream is returned
+PROBED = 16  # windows of each dataset that are read before a stream is returned
 NAMED = ("subject", "session", "recording", "stimulus", "modality", "unit", "sensor_kind")  # as numbers of names
 DESCRIBING = ("stimulus", "label", "subject", "recording")
 POSITIONS = "sensor_positions"
@@ -117,6 +117,32 @@ class WindowExamples(Examples):
             out[f"{POSITIONS}_ok"] = known.astype(np.float32)
         return out
 
+    def check_electrodes(self, keys: Int[np.ndarray, "n"] | None = None, where: str = "") -> None:
+        """Raise UserError where nothing that the model reads was recorded; in training, log the interpolated share.
+
+        `keys`: records, each of which needs an electrode of the montage, and whose share is logged; None: a sample of
+        each dataset. `where`: them in words.
+        """
+        if self.config.mapping == "tile":  # repeats channels and interpolates none
+            return
+        if keys is None:
+            firsts = self.ends - [len(reader) for reader in self.readers]
+            ends = zip(firsts, self.ends, strict=True)
+            samples = [np.unique(np.linspace(first, end - 1, PROBED).astype(int)) for first, end in ends]
+        else:
+            samples = [keys]
+        seen = [coverage.Coverage.of(self.target, self._stored(sample)) for sample in samples]
+        folders = ", ".join(self.config.path)
+        where = where or (folders if self.split == records.ALL else f"split {self.split} of {folders}")
+        coverage.refuse_none(self.config, coverage.joined(seen), where, every=keys is not None)
+        for path, one in zip(self.config.path if keys is None else [where], seen, strict=True):
+            if self.training or keys is not None:
+                coverage.report_share(self.config, one, path)
+
+    def _stored(self, keys: Int[np.ndarray, "n"]) -> Iterator[record_view.StoredWindow]:
+        for first in range(0, len(keys), AT_ONCE):
+            yield from map(record_view.unpack, self.reader.read(keys[first : first + AT_ONCE].tolist()))
+
     def metadata(self) -> list[RecordMetadata]:
         """Return the metadata of every record, in the order of the corpora."""
         return [
@@ -145,12 +171,19 @@ def target_channels(config: DataConfig, windows: Callable[[], Sequence[records.W
 def assembled(
     config: DataConfig, windows: Sequence[records.Window], *, seed: int = 0
 ) -> Iterator[Mapping[str, np.ndarray]]:
-    """Yield windows in memory as batches of at most `AT_ONCE`, bit for bit as if they had been read from shards."""
+    """Yield windows in memory as batches of at most `AT_ONCE`, bit for bit as if they had been read from shards.
+
+    Raise UserError where none of the first ones has an electrode of the montage.
+    """
     target = target_channels(config, lambda: windows[:1])
     for first in range(0, len(windows), AT_ONCE):
         stored = [record_view.unpack(records.encode(window)) for window in windows[first : first + AT_ONCE]]
         for sfreq in {record.sfreq for record in stored}:
             augment.check_rate(config, sfreq, "the signal")
+        if config.mapping != "tile" and not first:
+            seen = coverage.Coverage.of(target, stored)
+            coverage.refuse_none(config, seen, "the signal")
+            coverage.report_share(config, seen, "the signal")
         index = np.arange(first, first + len(stored), dtype=np.uint64)
         yield augment.assemble(config, target, stored, index, seed=seed, training=False)
 
@@ -194,11 +227,6 @@ def open_stream(
             + (f"did you mean {hint}?" if hint else f"choose from {', '.join(ALSO)}")
         )
     stream = WindowExamples(config, split, seed=seed, training=training, also=also)
-    probed = np.unique(np.linspace(0, len(stream) - 1, PROBED).astype(np.uint64))
-    if not stream.rows(probed)["valid"].any():
-        raise UserError(
-            f"{', '.join(config.path)}: none of the {len(probed)} windows that were read in split {split} has a usable "
-            f"channel that can be mapped to montage {config.montage}; set data.montage=own, or give positions "
-            "when preparing"
-        )
+    stream.check_electrodes()
+    stream.rows(np.unique(np.linspace(0, len(stream) - 1, PROBED).astype(np.uint64)))  # windows that do not suit: now
     return stream
