@@ -10,7 +10,7 @@ import time
 
 from etils import epath
 
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, paths
 
 NAME = "manifest.json"
 CHUNK = 1 << 22
@@ -19,6 +19,7 @@ CHUNK = 1 << 22
 def file_hash(path: epath.PathLike, until: float = math.inf) -> str:
     """Return the SHA-256 of a file, read in pieces. Raise TimeoutError at the time `until` of the monotonic clock."""
     digest = hashlib.sha256()
+    paths.refuse_special(path)
     with epath.Path(path).open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
