@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, paths
 from dreamjax.typing import JsonDict
 
 NAME = "manifest.json"
@@ -25,6 +25,7 @@ CHUNK = 1 << 22
 def file_hash(path: epath.PathLike, until: float = math.inf) -> str:
     """Return the SHA-256 of a file, read in pieces. Raise TimeoutError at the time `until` of the monotonic clock."""
     digest = hashlib.sha256()
+    paths.refuse_special(path)
     with epath.Path(path).open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)

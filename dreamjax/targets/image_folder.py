@@ -63,7 +63,9 @@ def split_of(entry: Captioned, val_share: float, test_share: float = 0.0, by: st
 
     By "caption", images with the same caption are in the same split.
     """
-    digest = hashlib.sha256((entry.caption if by == "caption" else entry.name).encode()).digest()
+    digest = hashlib.sha256(
+        (entry.caption if by == "caption" else entry.name).encode(errors="surrogateescape")
+    ).digest()
     number = int.from_bytes(digest[:8], "big")
     return "val" if number < val_share * 2**64 else "test" if number < (val_share + test_share) * 2**64 else "train"
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 NEAREST, LANCZOS, BILINEAR, BICUBIC, BOX, HAMMING = range(6)  # Pillow's numbers, which the files use
+MAX_SIDE = 16_384  # pixels of an image; a config may not ask for more memory
 
 # defaults by the class of the processor; older files name a "feature extractor"
 _CLIP = {
@@ -92,7 +93,10 @@ class Preprocessing:
 def from_json(config: Mapping[str, Any], source: str) -> Preprocessing:
     """Read a preprocessor_config.json. Raises UserError for another kind of preprocessing, or a wrong field."""
     named = config.get("image_processor_type") or config.get("feature_extractor_type") or "CLIPImageProcessor"
-    kind = next((kind for kind in DEFAULTS if named.startswith((f"{kind}Image", f"{kind}Feature"))), None)
+    kind = next(
+        (kind for kind in DEFAULTS if isinstance(named, str) and named.startswith((f"{kind}Image", f"{kind}Feature"))),
+        None,
+    )
     if kind is None:
         raise UserError(f"{source} describes a {named}; dreamjax has those of {', '.join(DEFAULTS)}")
     loose = ("size", "crop_size", "image_mean", "image_std")  # of several types, checked below
@@ -122,16 +126,18 @@ def _edge_or_size(value: object, square: bool, source: str) -> tuple[int | None,
         raise UserError(f"{source}: size has a longest_edge, which is not supported")
     if edge is None:
         return None, _height_width(value, "size", source)
-    if type(edge) is not int or edge < 1:
-        raise UserError(f"{source}: size is {value!r}, but it must be a whole number of pixels")
+    if type(edge) is not int or not 1 <= edge <= MAX_SIDE:
+        raise UserError(f"{source}: size is {value!r}, but it must be a whole number of pixels, {MAX_SIDE} at most")
     return edge, None
 
 
 def _height_width(value: object, name: str, source: str) -> tuple[int, int]:
     """Read {"height": …, "width": …}, or one number for both."""
     height, width = (value.get("height"), value.get("width")) if isinstance(value, Mapping) else (value, value)
-    if type(height) is not int or type(width) is not int or min(height, width) < 1:
-        raise UserError(f"{source}: {name} is {value!r}, but it must be a height and a width in pixels")
+    if any(type(side) is not int or not 1 <= side <= MAX_SIDE for side in (height, width)):
+        raise UserError(
+            f"{source}: {name} is {value!r}, but it must be a height and a width in pixels, {MAX_SIDE} at most"
+        )
     return height, width
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dreamjax.console import log
@@ -58,12 +58,18 @@ def read(
     return fields
 
 
-def check_depth(arguments: Config, tensors: int, source: str) -> None:
-    """Raise UserError for more layers than the file of weights has tensors."""
-    for name in ("depth", "layers", "depths"):
-        value = arguments.get(name, 0)
-        if (layers := sum(value) if isinstance(value, tuple) else value) > tensors:
-            raise UserError(f"{source}: {name} is {layers}, but the weights are only {tensors} tensors")
+def check_counts(arguments: Config, shapes: Collection[tuple[int, ...]], source: str) -> None:
+    """Raise UserError for more layers than the file of weights has tensors, or a size above all of its numbers.
+
+    `shapes`: of the tensors.
+    """
+    numbers = sum(map(math.prod, shapes))
+    for name, value in arguments.items():
+        counts = [n for n in (value if isinstance(value, tuple) else (value,)) if type(n) is int]
+        if name in ("depth", "layers", "depths") and sum(counts) > len(shapes):
+            raise UserError(f"{source}: {name} is {sum(counts)}, but the weights are only {len(shapes)} tensors")
+        if max(counts, default=0) > numbers:
+            raise UserError(f"{source}: {name} is {max(counts)}, but the weights are only {numbers} numbers")
 
 
 def check_activation(value: object, name: str, source: str) -> None:

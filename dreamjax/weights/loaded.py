@@ -108,7 +108,7 @@ def load_network(
 
 def filled(network: Network, arguments: Config, tensors: Tensors, source_name: str, mesh: Mesh) -> LoadedNetwork:
     """Return a network with weights streamed onto `mesh`; matrices are kept in the type that it computes in."""
-    config_json.check_depth(arguments, len(tensors), source_name)
+    config_json.check_counts(arguments, [tuple(tensor.shape) for tensor in tensors.values()], source_name)
     abstract = placed(network.shapes(arguments), mesh, arguments.get("dtype", jnp.float32))
     return LoadedNetwork(network, arguments, source(network.table, tensors, source_name)(abstract))
 

@@ -81,8 +81,10 @@ def test_pipes_devices_and_links_to_them_are_left_out_with_a_reason(tmp_path, so
     for name in ("a.csv", "b.edf", "c.cnt", "d.zip", "e.eeg"):
         (source / name).symlink_to(tmp_path / "pipe")
     (source / "f.edf").symlink_to("/dev/zero")
+    for name in ("g.csv", "h.edf"):
+        (source / name).symlink_to("/proc/kmsg")  # a regular file, of no bytes, which is never read to its end
     result = prepare([source], tmp_path / "out", options=INLINE)
-    assert (result.recordings, result.recordings_left_out) == (1, 0)
+    assert (result.recordings, result.recordings_left_out) == (1, 1)
     _, ignored = survey([source])
     assert {Path(item.path).name for item in ignored if "pipe, socket or device" in item.reason} == {
         "a.csv", "b.edf", "c.cnt", "d.zip", "e.eeg", "f.edf",

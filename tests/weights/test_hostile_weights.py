@@ -13,6 +13,7 @@ from dreamjax.errors import UserError
 from dreamjax.export.import_checkpoint import import_checkpoint
 from dreamjax.storage import image_files, sniffing
 from dreamjax.storage.checkpoint_files import safetensors_files, torch_files
+from dreamjax.targets import preprocessing
 from dreamjax.targets.tokens import Tokenizer
 from dreamjax.weights import config_json, networks, weight_files
 
@@ -94,9 +95,12 @@ def test_refuses_more_layers_than_any_model_has(config):
 
 
 def test_refuses_more_layers_than_the_weights_have_tensors():
-    config_json.check_depth({"depth": 12}, 100, "w")
+    shapes = [(8, 8)] * 100
+    config_json.check_counts({"depth": 12, "layers": (2, 2), "dim": 8, "causal": True, "name": "x"}, shapes, "w")
     with pytest.raises(UserError, match="depth is 200, but the weights are only 100 tensors"):
-        config_json.check_depth({"depth": 200}, 100, "w")
+        config_json.check_counts({"depth": 200}, shapes, "w")
+    with pytest.raises(UserError, match="dim is 1000000000000, but the weights are only 6400 numbers"):
+        config_json.check_counts({"dim": 10**12}, shapes, "w")
 
 
 def test_refuses_a_pipe_wherever_a_file_is_opened(tmp_path):
@@ -114,3 +118,9 @@ def test_an_image_is_what_its_bytes_say(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not an image, or a damaged one"):
         image_files.open_image(tmp_path / "a.png")
     assert not image_files.is_whole(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("fields", [{"size": 10**9}, {"crop_size": 10**9}, {"image_processor_type": 5}])
+def test_refuses_a_preprocessing_of_impossible_sizes(fields):
+    with pytest.raises(UserError, match=r"16384 at most|describes a 5"):
+        preprocessing.from_json(fields, "preprocessor_config.json")

@@ -349,6 +349,8 @@ def archive_readers(path: Path) -> dict[str, str] | Ignored:
 
 def head(path: Path, n: int) -> bytes:
     try:
+        if path.stat().st_size == 0:  # as files of /proc are, whose reading may wait for ever
+            return b""
         with open(path, "rb") as file:
             return file.read(n)
     except OSError:
