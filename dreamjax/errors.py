@@ -25,6 +25,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class MissingSplit(UserError):
+    """A dataset lacks a split that a command needs."""
+
+
 class TryAgain(UserError):
     """A temporary failure: the same command may succeed the next time (EX_TEMPFAIL of sysexits.h)."""
 

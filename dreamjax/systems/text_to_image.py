@@ -106,7 +106,13 @@ _SD15 = TextToImageConfig(
         clip=1.0,
         ema_decay=0.9999,
     ),
-    train=TrainConfig(steps=15_000, batch_size=64, eval_every=1_000, checkpoint=CheckpointConfig(every=1_000)),
+    train=TrainConfig(
+        steps=15_000,
+        batch_size=64,
+        eval_every=1_000,
+        image_every=0,  # images would keep the autoencoder on the devices
+        checkpoint=CheckpointConfig(every=1_000),
+    ),
 )
 PRESETS = {"shapes": _SHAPES, "sd15": _SD15}
 preset = functools.partial(configs.preset, presets=PRESETS)  # name → its config, to change and to load

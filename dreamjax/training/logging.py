@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace, TracebackType
@@ -168,7 +169,9 @@ class RunLogger:
         if tensorboard and importlib.util.find_spec("tensorboardX") is None:
             log.warning("%s", f"{missing_package('tensorboardX', 'report', 'train.tensorboard')}; no TensorBoard log")
         elif tensorboard:
-            self._board = _open_tensorboard(str(self.workdir / "tensorboard"), step + 1)
+            folder = str(self.workdir / "tensorboard")
+            self._board = _open_tensorboard(folder, step + 1)
+            log.info("curves and images: tensorboard --logdir %s (pip install tensorboard)", shlex.quote(folder))
         if wandb is not None:
             import wandb as package
 

@@ -19,7 +19,7 @@ from dreamjax.console import Bar, log, progress
 from dreamjax.errors import UserError
 from dreamjax.parallel import environment, processes, sharding, stragglers
 from dreamjax.parallel import mesh as meshes
-from dreamjax.training import checkpoints, compile_cache, goodput, logging, preemption, program, workdir
+from dreamjax.training import checkpoints, compile_cache, goodput, held_out, logging, preemption, program, workdir
 from dreamjax.training.checkpoints import SaveFailed
 from dreamjax.training.devices import ProfilerWindow, ThroughputMeter
 from dreamjax.training.feeding import Feeder
@@ -82,10 +82,11 @@ def train(
     """
     ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
     compile_cache.use(config.compile_cache)
-    logging.check(config.wandb, config.image_every)
+    image_every = held_out.image_every(config)
+    logging.check(config.wandb, image_every)
     mesh = meshes.make(config.mesh, devices)
-    if config.eval_every:
-        task.data("val")  # a missing split is reported now, not at the first evaluation
+    if config.eval_every or image_every:
+        held_out.check(task)
     spec = task.data("train")
     sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
     with environment.single_blas_thread(), jax.set_mesh(mesh):
@@ -137,6 +138,7 @@ class TrainingLoop:
         self.late = DelayedMetrics(self.on_metrics)
         self.pace = stragglers.StragglerMonitor()
         self.throughput = ThroughputMeter(spec.batch_size, compiled.mesh.size, task.flops())
+        self.image_every = held_out.image_every(config)
         self.last: dict[str, dict[str, float]] = {}
         self.best: float | None = None
         self.state: State
@@ -265,7 +267,7 @@ class TrainingLoop:
 
     def between(self, save: bool = False) -> None:
         """Evaluate, log images and save where due. Metrics are read first, so that nothing of a bad step is saved."""
-        every = (self.config.eval_every, self.config.image_every, self.config.checkpoint.every)
+        every = (self.config.eval_every, self.image_every, self.config.checkpoint.every)
         evaluate, image, due = (n > 0 and self.step % n == 0 for n in every)
         save = save or due
         if not (evaluate or image or save):
@@ -290,7 +292,7 @@ class TrainingLoop:
             self.state = self.task.finish(self.state)
             self.finished = True
             score, _ = self.evaluate() if self.config.eval_every else (None, False)
-            if self.config.image_every:
+            if self.image_every:
                 self.image()
         self.save(score)
         with self.ledger.on("checkpoint"):

@@ -42,7 +42,9 @@ def folder(path, count=48, size=16):
 
 
 def _training(batch_size):
-    return TrainConfig(steps=40, batch_size=batch_size, eval_every=40, checkpoint=CheckpointConfig(every=40))
+    return TrainConfig(
+        steps=40, batch_size=batch_size, eval_every=40, image_every=0, checkpoint=CheckpointConfig(every=40)
+    )
 
 
 TINY = (

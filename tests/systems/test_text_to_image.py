@@ -142,7 +142,9 @@ def config(folder, images, bank, **model):
         model=UNetModelConfig(path=str(folder), **model),
         loss=DiffusionLossConfig(drop_condition=0.3),
         optim=OptimConfig(learning_rate=1e-2, ema_decay=0.5),
-        train=TrainConfig(steps=2, batch_size=8, eval_every=2, tensorboard=False, checkpoint=CheckpointConfig(every=1)),
+        train=TrainConfig(
+            steps=2, batch_size=8, eval_every=2, image_every=0, tensorboard=False, checkpoint=CheckpointConfig(every=1)
+        ),
     )
 
 

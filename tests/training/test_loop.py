@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dreamjax.parallel.tree_paths import named_leaves
-from dreamjax.training import checkpoints
+from dreamjax.training import checkpoints, logging
 from dreamjax.training.loop import train
 from dreamjax.training.train_config import TrainConfig
 from tests.support import abstract_of
@@ -71,6 +71,25 @@ def test_a_nan_held_out_loss_is_reported_and_never_the_best(tmp_path, caplog):
     assert "step 4: the held-out loss is nan" in caplog.text
     assert "step 12" not in caplog.text
     assert checkpoints.best_step(tmp_path / "checkpoints", "min") in (8, 12)
+
+
+def test_logs_a_preview_image_at_each_evaluation_by_default_and_says_how_to_see_it(tmp_path, caplog, monkeypatch):
+    """In a folder whose name the shell would split. With image_every=0, and without matplotlib, there is none."""
+    from dreamjax.reports import figures
+    from dreamjax.training import held_out
+
+    class Drawn(Regression):
+        def preview(self, state, batch):
+            return figures.single(1, 1)[0]
+
+    monkeypatch.setattr(logging.log, "propagate", True)
+    with caplog.at_level("INFO", logger="dreamjax"):
+        run(Drawn(steps=4), tmp_path / "a run", steps=4, eval_every=2, tensorboard=True)
+    assert sorted(path.name for path in (tmp_path / "a run" / "images").iterdir()) == ["00000002.png", "00000004.png"]
+    assert f"tensorboard --logdir '{tmp_path}/a run/tensorboard' (pip install tensorboard)" in caplog.text
+    assert held_out.image_every(quick(eval_every=2, image_every=0)) == 0
+    monkeypatch.setattr(held_out.importlib.util, "find_spec", lambda name: None)
+    assert held_out.image_every(quick(eval_every=2)) == 0
 
 
 def test_a_network_learns_and_everything_is_logged(tmp_path):

@@ -15,7 +15,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Float32, Int16
 
-from dreamjax.errors import UserError, nearest
+from dreamjax.console import counted
+from dreamjax.errors import MissingSplit, UserError, nearest
 from dreamjax.signals.datasets import shards, tf_example
 from dreamjax.signals.datasets.shards import Shard, ShardReader, ShardWriter
 from dreamjax.storage import manifest
@@ -334,8 +335,14 @@ def open_split(folder: epath.PathLike, split: str) -> ShardReader:
         return shards.joined([open_split(folder, each) for each in dataset["splits"]])
     if split not in dataset["splits"]:
         guess = nearest(split, list(dataset["splits"]))
-        hint = f"did you mean {guess}?" if guess else f"it has {', '.join(dataset['splits'])}"
-        raise UserError(f"{folder} has no split {split}; {hint}")
+        if guess:
+            raise UserError(f"{folder} has no split {split}; did you mean {guess}?")
+        subjects = len({one["subject"] for one in dataset.get("inputs", ()) if "subject" in one})
+        of = f", of {counted(subjects, 'subject')}" if subjects else ""
+        raise MissingSplit(
+            f"{folder} has no split {split}: it has {', '.join(dataset['splits'])}{of}; prepare recordings of more "
+            "people, or with other shares (dreamjax prepare --splits TRAIN VAL TEST)"
+        )
     prefix = f"{dataset['name']}-{split}.array_record-"
     names = sorted(n for n in dataset["shards"] if n.startswith(prefix))
     return ShardReader([folder / n for n in names], [dataset["shards"][n]["records"] for n in names])
