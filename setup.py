@@ -43,6 +43,8 @@ EXTRAS = {
         "mffpy>=0.10",  # EGI MFF
         "antio>=0.6",  # ANT Neuro .cnt
         "pymatreader>=1.1",  # EEGLAB .set saved as MATLAB 7.3
+        "h5py>=3.10",  # arrays saved as MATLAB 7.3
+        "pyxdf>=1.17",  # XDF of LabRecorder
         "defusedxml",  # MNE reads EGI MFF with it
         "scikit-learn>=1.5",
         "pillow>=10",

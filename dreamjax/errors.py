@@ -3,8 +3,10 @@
 EXTRAS = {  # optional package, by the name that is imported → extra of setup.py that installs it
     "PIL": "data",
     "edfio": "data",
+    "h5py": "data",
     "huggingface_hub": "data",
     "mne": "data",
+    "pyxdf": "data",
     "sklearn": "data",
     "tensorflow_datasets": "data",
     "tokenizers": "data",

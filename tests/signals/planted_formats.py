@@ -11,6 +11,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import xdf_files
 from edf_files import write_edf
 from recorded import noise
 
@@ -195,6 +196,40 @@ def numpy_array(folder: Path, stem: str, real: Path) -> Path:
     return folder / f"{stem}.npy"
 
 
+def xdf(folder: Path, stem: str, real: Path) -> Path:
+    """Names of streams and hosts, and a marker in prose."""
+    x, stamps = noise(4, 8).T, 1047894087.0 + np.arange(8 * 256) / 256
+    names = ("Fp1", "Cz", "O1", "O2")
+    signal = xdf_files.header(1, "EEG", "float32", 4, 256, names)  # "Igor 1" is its name
+    parts = xdf_files.signal_chunks(1, x, stamps)
+    markers = xdf_files.samples(2, [("7",), (REMARK,), ("7",)], list(stamps[[100, 600, 900]]), "string")
+    return xdf_files.write_xdf(
+        folder / f"{stem}.xdf", signal, *parts[:30], xdf_files.chunk(5, xdf_files.BOUNDARY), *parts[30:],
+        *(xdf_files.clock(1, float(t), 1e-4) for t in stamps[::512]),
+        xdf_files.header(2, "Markers", "string", 1, 0), markers,
+    )  # fmt: skip
+
+
+def delimited(folder: Path, stem: str, real: Path) -> Path:
+    """Dates as stamps and a column of remarks; the first line is a comment."""
+    path = folder / f"{stem}.tsv"
+    rows = [f"2003-03-17 09:41:{27 + i / 256:09.6f}\t" + "\t".join(f"{v:.3f}" for v in column) +
+            f"\t{int(i % 256 == 0)}\t{REMARK}" for i, column in enumerate(noise(4, 8).T)]  # fmt: skip
+    names = ["DateTime", "Fp1", "Cz", "O1", "O2", "Marker", "remark"]
+    path.write_text("\n".join([f"# {REMARK}", "\t".join(names), *rows]))
+    return path
+
+
+def matlab(folder: Path, stem: str, real: Path) -> Path:
+    """Variables with names and remarks next to the signal."""
+    from scipy.io import savemat
+
+    savemat(folder / f"{stem}.mat", {"signal": noise(4, 8), "patient": WHO.decode(), "note": REMARK})
+    facts = {"sfreq": 256, "ch_names": ["Fp1", "Cz", "O1", "O2"], "reference": f"tied by {REMARK}"}
+    (folder / f"{stem}.json").write_text(json.dumps(facts))
+    return folder / f"{stem}.mat"
+
+
 def bids(folder: Path, stem: str, real: Path) -> Path:
     """Every sidecar: only trial types, channel types and numbers may pass. The root is called after the person too."""
     eeg = folder / "sub-Hannelore" / "ses-20030317" / "eeg"
@@ -226,6 +261,6 @@ def bids(folder: Path, stem: str, real: Path) -> Path:
 WRITERS = {
     "gdf 1": gdf1, "gdf 2": gdf2, "neuroscan": neuroscan, "ant": ant, "egi": egi, "nihon kohden": nihon_kohden,
     "eximia": eximia, "muse": muse, "mind monitor": mind_monitor, "openbci": openbci, "emotiv": emotiv, "uci": uci,
-    "numpy": numpy_array, "bids": bids,
+    "numpy": numpy_array, "xdf": xdf, "delimited": delimited, "matlab": matlab, "bids": bids,
 }  # fmt: skip
 REAL = ("gdf 1", "neuroscan", "ant", "egi", "nihon kohden")  # need the folder of real recordings

@@ -63,10 +63,10 @@ def mutated(kind: str, seed: Path, folder: Path, rng: np.random.Generator) -> Pa
         names = [p for p in path.iterdir() if p.suffix in (".xml", ".bin") and p.stat().st_size]
     elif kind == "nihon kohden":
         names = [path, path, path.with_suffix(".21E"), path.with_suffix(".LOG"), path.with_suffix(".PNT")]
-    elif kind == "numpy":
+    elif kind in ("numpy", "matlab"):
         names = [path, path.with_suffix(".json")]
     chosen = names[rng.integers(len(names))]
-    text = chosen.suffix in (".csv", ".txt", ".json", ".xml", ".21E")
+    text = chosen.suffix in (".csv", ".tsv", ".txt", ".json", ".xml", ".21E")
     chosen.chmod(0o644)
     chosen.write_bytes(mutate(chosen.read_bytes(), rng, HEADER.get(kind, 300), text))
     return path
@@ -93,12 +93,12 @@ def run(kind: str, tmp_path: Path, real: Path, cases: int, seed: int) -> None:
 
 
 KINDS = ("gdf 2", "neuroscan", "ant", "nihon kohden", "egi", "eeglab", "fif", "muse", "mind monitor", "openbci",
-         "emotiv", "numpy")  # fmt: skip
-NEEDS = {"ant": "antio", "egi": "mffpy"}
+         "emotiv", "numpy", "xdf", "delimited", "matlab")  # fmt: skip
+NEEDS = {"ant": "antio", "egi": "mffpy", "xdf": "pyxdf"}
 
 
 def real_folder(kind: str, request: pytest.FixtureRequest) -> Path:
-    if kind not in ("muse", "mind monitor", "openbci", "emotiv", "numpy"):
+    if kind not in ("muse", "mind monitor", "openbci", "emotiv", "numpy", "xdf", "delimited", "matlab"):
         pytest.importorskip("mne")
     pytest.importorskip(NEEDS.get(kind, "numpy"))
     real = kind in ("neuroscan", "ant", "nihon kohden", "egi")

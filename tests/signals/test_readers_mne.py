@@ -1,5 +1,7 @@
 """Formats read through MNE: EEGLAB boundaries and epochs, BrainVision segments, FIF parts, corrupted files."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.io
@@ -92,6 +94,38 @@ def test_fif_parts_and_annotations(tmp_path):
     assert all(item.companion for item in ignored)
 
 
+@pytest.mark.parametrize("name", ["a-epo.fif", "a_epo.fif.gz", "a.fif"])
+def test_fif_epochs_are_precut_trials(tmp_path, name):
+    """0.2 s before to 0.3 s after the onsets, at 100 Hz; the name of the file does not matter."""
+    signal = np.random.default_rng(0).normal(size=(4, 3, 51)) * 1e-5
+    events = np.column_stack((np.arange(4) * 100, np.zeros(4, int), [1, 2, 1, 2]))
+    info = mne.create_info(["Fz", "Cz", "STI 014"], 100.0, ["eeg", "eeg", "stim"])
+    epochs = mne.EpochsArray(signal, info, events, -0.2, {"face/old": 1, "house": 2}, verbose="error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a name that does not end in -epo.fif
+        epochs.save(tmp_path / name, fmt="double", verbose="error")
+    recording = open_recording(tmp_path / name)
+    assert recording.precut
+    assert recording.ch_names == ("Fz", "Cz")
+    assert recording.segment_labels == ("face/old", "house", "face/old", "house")
+    assert [e.sample for e in recording.events] == [20, 71, 122, 173]
+    np.testing.assert_allclose(recording.read(51, 102), signal[1, :2] * 1e6, rtol=1e-6)
+
+
+def test_n400_of_real_fif_epochs(real_data):
+    """Unrelated words are more negative than related ones at Pz, 300 to 500 ms, by as much as in MNE."""
+    path = real_data / "responses/eeg_words_n400/subject04-epo.fif"
+    recording = open_recording(path)
+    assert (len(recording.segments), recording.sfreq) == (200, 50.0)
+    trials = recording.read(0, recording.n_samples, [recording.ch_names.index("Pz")]).reshape(200, 60)[:, 25:35]
+    labels = np.array(recording.segment_labels)
+    difference = trials[labels == "unrelated"].mean() - trials[labels == "related"].mean()
+    epochs = mne.read_epochs(path, verbose="error")
+    theirs = [epochs[kind].copy().pick("Pz").get_data(tmin=0.3, tmax=0.5).mean() for kind in ("unrelated", "related")]
+    assert difference == pytest.approx(1e6 * (theirs[0] - theirs[1]), rel=1e-5)
+    assert difference < -3.0
+
+
 def test_names_in_the_header_of_a_fif_never_become_codes(tmp_path):
     info = mne.create_info(["Fz"], 100.0, "eeg")
     info["subject_info"] = {"last_name": "Mueller", "first_name": "Anna", "his_id": "K17"}
@@ -105,7 +139,9 @@ def test_names_in_the_header_of_a_fif_never_become_codes(tmp_path):
     assert "K17" not in repr(recording)
 
 
-@pytest.mark.parametrize("suffix", ["gdf", "set", "fif", "vhdr", "nxe", "mff", "npy", "arff", "csv", "zip"])
+@pytest.mark.parametrize(
+    "suffix", ["gdf", "set", "fif", "vhdr", "nxe", "mff", "npy", "arff", "csv", "zip", "xdf", "mat", "csv.gz"]
+)
 def test_reports_garbage_under_any_suffix(tmp_path, suffix):
     for name, content in (
         ("empty", b""),

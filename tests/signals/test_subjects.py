@@ -73,10 +73,10 @@ def test_reports_once_how_subjects_were_read_and_how_to_change_it(tmp_path, capl
 
 
 def test_the_number_of_people_in_the_real_recordings(real_eeg):
-    """12 of eegmat, 10 of UCI, and one each of the small corpora and of the files of MNE."""
+    """12 of eegmat, 10 of UCI, 3 of Muse, and one each of the small corpora and of the files of MNE."""
     found = find_sources([real_eeg])
     people = {(s.dataset, s.subject) for s in found}
-    assert (len(found), len(people)) == (85, 52)  # 8 recordings, 6 of them of nobody else, cannot be converted
+    assert (len(found), len(people)) == (89, 54)  # 8 recordings, 6 of them of nobody else, cannot be converted
     assert sum(corpus == "eegmat" for corpus, _ in people) == 12
     assert sum(corpus == "uci-visual" for corpus, _ in people) == 10
     assert len({s.subject for s in found if s.dataset == "emotiv-insight"}) == 1

@@ -33,7 +33,7 @@ COMPANIONS = {
     ".ahdr": (".eeg", ".dat", ".amrk"),
     ".set": (".fdt",),
     ".eeg": (".21e", ".21E", ".pnt", ".PNT", ".log", ".LOG"),
-    ".npy": (".json",),
+    **dict.fromkeys((".npy", ".mat", ".csv", ".tsv", ".txt"), (".json",)),
 }
 BIDS_SIDECARS = ("_channels.tsv", "_electrodes.tsv", "_coordsystem.json", "_events.tsv", "_eeg.json")
 UNKNOWN = "unknown"  # corpus of recordings that belong to no known one
@@ -74,7 +74,8 @@ def input_files(source: Source) -> list[Path]:
         return sorted(p for p in path.rglob("*") if p.is_file())
     if not path.is_file():
         raise UserError(f"{path}: not a regular file; remove it from the input")
-    near = [path.with_suffix(s) for s in COMPANIONS.get(path.suffix.lower(), ())]
+    plain = path.with_name(path.name.removesuffix(".gz"))
+    near = [plain.with_suffix(s) for s in COMPANIONS.get(plain.suffix.lower(), ())]
     if strange := [p for p in near if p.exists() and not p.is_file()]:  # opening one may wait for ever
         raise UserError(f"{strange[0]}: not a regular file; restore or remove it")
     near = [path, *(p for p in near if p.is_file())]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from dreamjax.errors import UserError
 from dreamjax.signals.preparation import filters, quality
 from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.signals.recordings.readers.modalities import other_sensors
 from dreamjax.signals.recordings.readers.recording import Recording
 
 BLOCK_VALUES = 4_000_000  # channels x samples held at once, as recorded
@@ -167,7 +168,11 @@ def make_plan(recording: Recording, settings: WindowSettings) -> tuple[Recording
     limits = quality.limits_for(recording.modality, settings.limits)
     picks = [i for i, kind in enumerate(recording.sensor_kind) if kind in limits.sensor_kinds]
     if not picks:
-        raise UserError(f"no {'EEG' if recording.modality == 'eeg' else recording.modality} channel")
+        others = other_sensors(recording.sensor_kind)
+        wanted = "EEG" if recording.modality == "eeg" else recording.modality
+        raise UserError(
+            f"no {wanted} channel" + (f" but sensors, {others}: this version reads EEG only" if others else "")
+        )
     line, line_source = _line(recording, picks, settings)
     low, high = _band(recording, settings)
     limit = min(recording.sfreq, settings.sfreq) / 2 - 1.5

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dreamjax.errors import UserError, nearest
-from dreamjax.signals.recordings.readers.recording import Event, Recording
+from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, settle_names
 from dreamjax.signals.recordings.scrub import error_text
 from dreamjax.typing import JsonDict
 
@@ -38,6 +38,8 @@ LEFT_OUT = re.compile(r"^BAD", re.IGNORECASE)  # MNE's convention: this span mus
 ABSENT = ("", "n/a", "na", "nan")
 MAX_CODE = 64  # characters; a trial type is a name, not a text
 MISSING_NAMED = 5  # number of missing images that are named
+STIM_PIECE = 1 << 20  # samples of stimulus channels held at once
+MOST_CHANGES = 0.05  # of the samples; a stimulus channel that changes more often carries noise
 
 Annotations = Sequence[tuple[float, float, str]]  # onset in s, duration in s, text
 
@@ -128,6 +130,37 @@ def stim_changes(values: Int[np.ndarray, "time"], previous: int = 0) -> tuple[li
     before = np.concatenate(([previous], values[:-1]))
     samples = np.flatnonzero((values != before) & (values != 0))
     return [(int(s), int(values[s])) for s in samples], int(values[-1])
+
+
+def stim_events(contents: Contents, channels: Sequence[int]) -> list[Event]:
+    """Return the events of stimulus channels, read in pieces; with several channels a code has its channel's name.
+
+    The reader gives their values without a unit. Trials are not connected: each may begin with a code.
+    """
+    events: list[Event] = []
+    previous = dict.fromkeys(channels, 0)
+    spans = contents.segments if contents.precut else [(0, contents.n_samples)]
+    for start, stop in ((s, min(s + STIM_PIECE, b)) for a, b in spans for s in range(a, b, STIM_PIECE)):
+        if contents.precut:
+            previous = dict.fromkeys(channels, 0)
+        for row, i in zip(contents.reader(start, stop, list(channels)), channels, strict=True):
+            changes, previous[i] = stim_changes(np.rint(np.nan_to_num(row)).astype(np.int64), previous[i])
+            prefix = f"{contents.labels[i].strip()}/" if len(channels) > 1 else ""
+            events += [Event(start + sample, 1 / contents.sfreq, f"{prefix}{code}") for sample, code in changes]
+    return sorted(events, key=lambda e: e.sample)
+
+
+def add_stim_events(contents: Contents) -> None:
+    """Make events of the stimulus channels where the file and its sidecars list none; noise on one is noted instead."""
+    _, types = settle_names(contents.labels, contents.types)
+    stim = [i for i, kind in enumerate(types) if kind == "stim"]
+    if not stim or contents.events:
+        return
+    events = stim_events(contents, stim)
+    if len(events) > MOST_CHANGES * len(stim) * contents.n_samples:
+        contents.notes.append(f"{len(events)} changes on a stimulus channel are noise, not events")
+    else:
+        contents.events = events
 
 
 def cut_spans(annotations: Annotations, sfreq: float, n_samples: int, notes: list[str]) -> list[tuple[int, int]]:

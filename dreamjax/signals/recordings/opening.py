@@ -13,7 +13,18 @@ from pathlib import Path
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
-from dreamjax.signals.recordings.readers import edf, mne_formats, mne_reader, numpy_array, tables, uci
+from dreamjax.signals.recordings.events import add_stim_events
+from dreamjax.signals.recordings.readers import (
+    delimited,
+    edf,
+    matlab_array,
+    mne_formats,
+    mne_reader,
+    numpy_array,
+    tables,
+    uci,
+    xdf,
+)
 from dreamjax.signals.recordings.readers.bids import apply_sidecars
 from dreamjax.signals.recordings.readers.find import NOT_REGULAR, find_sources, source_of, survey
 from dreamjax.signals.recordings.readers.mne_reader import recording_from_raw
@@ -23,13 +34,14 @@ from dreamjax.signals.recordings.scrub import error_text
 __all__ = ["find_sources", "open_recording", "recording_from_raw", "source_of", "survey"]
 
 READERS = {
-    "gdf": mne_reader.open_gdf,
-    **dict.fromkeys(("fif", "ant", "egi", "nihon"), mne_reader.open_source),
+    "gdf": mne_reader.open_gdf, "fif": mne_formats.open_fif,
+    **dict.fromkeys(("ant", "egi", "nihon"), mne_reader.open_source),
     "brainvision": mne_formats.open_brainvision, "eeglab": mne_formats.open_eeglab,
     "cnt": mne_formats.open_cnt, "eximia": mne_formats.open_eximia,
     "muse": tables.open_muse, "mind_monitor": tables.open_mind_monitor, "openbci": tables.open_openbci,
     "emotiv": tables.open_emotiv, "arff": tables.open_arff,
-    "edf": edf.open_edf, "uci": uci.open_uci, "numpy": numpy_array.open_numpy,
+    "edf": edf.open_edf, "uci": uci.open_uci, "numpy": numpy_array.open_numpy, "matlab": matlab_array.open_matlab,
+    "csv": delimited.open_delimited, "xdf": xdf.open_xdf,
 }  # fmt: skip
 
 
@@ -57,11 +69,14 @@ def open_recording(
         raise UserError(f"{path}: {NOT_REGULAR}; remove it from the input")
     corpus = corpus_of(Path(path, source.member).absolute().as_posix())
     try:
-        if path.is_file() and path.stat().st_size == 0 and source.reader != "numpy":  # its sidecar comes first
+        if (
+            path.is_file() and path.stat().st_size == 0 and source.reader not in ("numpy", "matlab")
+        ):  # its sidecar comes first
             raise UserError(f"{path}: the file is empty; remove it or restore it from its source")
         contents = READERS[source.reader](source, strict)
         if not source.member:
             contents = apply_sidecars(path, contents)
+        add_stim_events(contents)
         if corpus:
             contents.reference = contents.reference or corpus.reference
             contents.line_freq = contents.line_freq or corpus.line_freq

@@ -19,12 +19,14 @@ from jaxtyping import Float
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.events import events_of_table, read_table
-from dreamjax.signals.recordings.montage import standard_name
+from dreamjax.signals.recordings.montage import names_other_sensor, standard_name
 from dreamjax.signals.recordings.readers.recording import Contents
 from dreamjax.signals.recordings.scrub import error_text
 from dreamjax.typing import JsonDict
 
 _KINDS = {"eeg": "EEG", "eog": "EOG VEOG HEOG", "ecg": "ECG", "emg": "EMG", "stim": "TRIG", "ref": "REF",
+          "seeg": "SEEG", "ecog": "ECOG", "dbs": "DBS", "mag": "MEGMAG", "grad": "MEGGRADAXIAL MEGGRADPLANAR",
+          "ref_meg": "MEGREFMAG MEGREFGRADAXIAL MEGREFGRADPLANAR",
           "misc": "EYEGAZE MISC GSR RESP PPG TEMP PUPIL AUDIO SYSCLOCK ADC DAC OTHER"}  # fmt: skip
 TYPES = {name: kind for kind, names in _KINDS.items() for name in names.split()}  # of channels.tsv
 SPDX = {"cc0": "CC0-1.0", "cc0 1.0": "CC0-1.0", "cc-0": "CC0-1.0", "pddl": "PDDL-1.0", "cc-by": "CC-BY-4.0",
@@ -80,6 +82,9 @@ def _files(folder: Path, stamp: int) -> tuple[str, ...]:
 
 def apply_sidecars(path: Path, contents: Contents) -> Contents:
     """Return `contents` with the sidecars of `path` applied. Raise UserError for an unreadable one, with its row."""
+    if path.name.split(".")[0].endswith("_ieeg"):  # what such a file calls EEG, or does not name, is in the brain
+        kinds = contents.types or ["misc" if names_other_sensor(label) else "eeg" for label in contents.labels]
+        contents.types = ["seeg" if kind == "eeg" else kind for kind in kinds]
     if sidecar := next(sidecars(path, "_channels.tsv"), None):
         _channels(sidecar, contents)
     _facts(dict(ChainMap(*map(_json, sidecars(path, "_eeg.json")))), contents)  # the nearest wins

@@ -14,12 +14,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.events import keep_codes, stim_changes
+from dreamjax.signals.recordings.events import MOST_CHANGES, keep_codes, stim_changes
 from dreamjax.signals.recordings.montage import names_other_sensor, normalise_name
 from dreamjax.signals.recordings.readers.edf_header import UNITS_TO_UV, Header, filter_edges, read_header
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
 
-MOST_CHANGES = 0.05  # of the samples; a stimulus channel that changes more often carries noise
 SPAN_BYTES = 1 << 26  # one piece of file held while a long span is decoded
 MAX_ANNOTATIONS = 1_000_000
 _ONSET = re.compile(rb"^([+-]\d{1,12}(?:\.\d{0,12})?)(?:\x15(\d{1,12}(?:\.\d{0,12})?))?$")

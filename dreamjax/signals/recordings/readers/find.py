@@ -8,9 +8,12 @@ folder is a person, however many files it has. Folders that are named after cond
 not persons; without other folders, the file's own name counts.
 """
 
+import gzip
 import os
 import re
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +21,10 @@ from pathlib import Path
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
+from dreamjax.signals.recordings.readers import delimited
 from dreamjax.signals.recordings.readers.bids import bids_root, licence_of
+from dreamjax.signals.recordings.readers.modalities import other_modality
+from dreamjax.signals.recordings.readers.numpy_array import sidecar_of
 from dreamjax.signals.recordings.readers.recording import Source
 from dreamjax.signals.recordings.readers.uci import trials_of
 from dreamjax.signals.recordings.scrub import error_text
@@ -39,9 +45,11 @@ SESSION = re.compile(r"(?:^|[^A-Za-z])(?:session|sess|ses)[-_ ]?([A-Za-z0-9]+)",
 NOT_RECORDINGS = ("derivatives", "sourcedata", "code", "stimuli")  # folders of a BIDS root
 MAX_MEMBERS = 10_000  # of an archive
 NOT_REGULAR = "neither a regular file nor a folder, but a pipe, socket or device"
+HEAD_BYTES = 1 << 15  # of a table, with the names of a few hundred channels
 BY_SUFFIX = {
     ".edf": "edf", ".bdf": "edf", ".rec": "edf", ".gdf": "gdf", ".vhdr": "brainvision", ".ahdr": "brainvision",
     ".set": "eeglab", ".fif": "fif", ".mff": "egi", ".nxe": "eximia", ".npy": "numpy", ".arff": "arff",
+    ".xdf": "xdf", ".xdfz": "xdf",
 }  # fmt: skip
 COMPANIONS = {
     suffix: what
@@ -63,11 +71,12 @@ COMPANIONS = {
     for suffix in suffixes.split()
 }
 UNSUPPORTED = {
-    ".xdf": "XDF is not read; export the EEG stream to EDF or BrainVision",
-    ".mat": "MATLAB arrays have no agreed layout; save them as .npy with a sidecar, or as EEGLAB .set",
+    ".mat": "a MATLAB array without a sidecar; write a .json of its name with sfreq, ch_names and axes next to it",
     ".pth": "a PyTorch file holds no recording",
     ".zarr": "Zarr is not read",
 }
+FOLDERS = (".mff", ".ds", ".mefd")  # a folder that is one recording
+SHOWN_ALIKE = 3  # files left out for one reason that are listed; of more, one is and the rest are counted
 DOCUMENTS = re.compile(r"^(.*readme.*|licen[cs]e.*|copying.*|changes.*|changelog.*|notice.*|authors.*)$", re.IGNORECASE)
 
 
@@ -94,14 +103,21 @@ def find_sources(
       UserError: a path does not exist, or nothing under `paths` can be read.
     """
     sources, ignored = survey(paths, dataset=dataset, licence=licence, subject_pattern=subject_pattern)
+    alike = Counter(item.reason for item in ignored if not item.companion)
     for item in ignored:
-        if not item.companion:
-            log.info("%s: left out, %s", item.path, item.reason)
-    if companions := sum(item.companion for item in ignored):
-        log.info("%d companion and documentation files are not separate recordings", companions)
+        count = alike.get(item.reason, 0)
+        if not item.companion and count:
+            log.info(
+                "%s: left out, %s%s", item.path, item.reason, f"; so are {count - 1} others" * (count > SHOWN_ALIKE)
+            )
+            alike[item.reason] = count if count <= SHOWN_ALIKE else 0
+    if companions := Counter(item.reason for item in ignored if item.companion):
+        kinds = ", ".join(f"{count} of kind: {reason}" for reason, count in companions.most_common(3))
+        log.info("%d companion and documentation files are not separate recordings (%s)", companions.total(), kinds)
     if not sources:
+        why = f" ({ignored[0].reason})" if len({item.reason for item in ignored}) == 1 else ""
         raise UserError(
-            f"no recording found in {', '.join(map(str, paths))}; see docs/reference/recordings.md for the formats"
+            f"no recording found in {', '.join(map(str, paths))}{why}; see docs/reference/recordings.md for the formats"
         )
     return sources
 
@@ -145,8 +161,8 @@ def source_of(path: str | os.PathLike[str]) -> Source:
 
 
 def candidates(root: Path) -> Iterator[Path]:
-    """Yield the files below `root`, sorted by name; a folder that is one recording (.mff) counts as one."""
-    if root.is_file() or root.suffix.lower() == ".mff":
+    """Yield the files below `root`, sorted by name; a folder that is one recording (.mff, .ds) counts as one."""
+    if root.is_file() or root.suffix.lower() in FOLDERS:
         yield root
         return
     for entry in sorted(root.iterdir(), key=lambda p: p.name):
@@ -279,8 +295,9 @@ def readers_of(path: Path) -> dict[str, str] | Ignored:
         return Ignored(str(path), NOT_REGULAR)
     if DOCUMENTS.match(name):
         return Ignored(str(path), "documentation", companion=True)
-    if re.search(r"-(eve|ave|cov|fwd|inv|epo|trans|ica|proj)\.fif(\.gz)?$", name):
-        return Ignored(str(path), "a FIF file without a raw recording", companion=True)
+    if kind := re.search(r"[-_](eve|ave|cov|fwd|inv|trans|ica|proj|src|bem|sol)\.fif(\.gz)?$", name):
+        what = "averages (evoked responses), not a recording" if kind.group(1) == "ave" else "no recording"
+        return Ignored(str(path), f"a FIF file with {what}", companion=True)
     if later_part(path):
         return Ignored(str(path), "a later part of a split FIF file, read with its first part", companion=True)
     if suffix == ".eeg" and head(path, 16).startswith(b"EEG-"):
@@ -294,14 +311,20 @@ def readers_of(path: Path) -> dict[str, str] | Ignored:
         reader = "fif"
     elif re.search(r"\.rd\.\d+(\.gz)?$", name):
         reader = "uci"
-    elif suffix in (".csv", ".txt"):
-        start = head(path, 4096)
-        reader = table_reader(start)
-        if not reader:
-            unknown = f"a {suffix} file that is not a table of a known headset"
+    elif re.search(r"\.(csv|tsv|txt)(\.gz)?$", name.lower()):
+        start = head(path, HEAD_BYTES)
+        reader = table_reader(start, sidecar_of(path).is_file() and ".tsv" not in name.lower())
+        if not reader and not name.lower().endswith(".tsv"):
+            unknown = f"a {suffix} table whose first line does not name EEG channels, without a sidecar"
             return Ignored(str(path), unknown if start.decode("utf-8-sig", "replace").strip() else "the file is empty")
     elif suffix == ".zip":
         return archive_readers(path)
+    elif name.lower().endswith(".xdf.gz"):
+        reader = "xdf"
+    elif suffix == ".mat" and sidecar_of(path).is_file():
+        reader = "matlab"
+    elif what := other_modality(path):
+        return Ignored(str(path), f"{what}; this version reads EEG only")
     if reader:
         return {"": reader}
     if suffix in COMPANIONS:
@@ -318,8 +341,8 @@ def later_part(path: Path) -> bool:
     return part is not None and (path.parent / f"{part.group(1)}.fif").exists()
 
 
-def table_reader(start: bytes) -> str:
-    """Return which headset's app wrote a text table, by its first line; "" for an unknown one."""
+def table_reader(start: bytes, has_sidecar: bool = False) -> str:
+    """Return which headset's app wrote a text table, by its first line; "csv" of another signal; "" for no signal."""
     text = start.decode("utf-8-sig", "replace")
     first = text.split("\n", 1)[0].strip().lower()
     if first.startswith("%") and "openbci" in text.lower():
@@ -328,7 +351,9 @@ def table_reader(start: bytes) -> str:
         return "muse"
     if first.startswith("timestamp,") and "raw_tp9" in first:
         return "mind_monitor"
-    return "emotiv" if {"counter", "af3"} <= {column.strip() for column in first.split(",")} else ""
+    if {"counter", "af3"} <= {column.strip() for column in first.split(",")}:
+        return "emotiv"
+    return "csv" if delimited.looks_like_signal(text, has_sidecar) else ""
 
 
 def archive_readers(path: Path) -> dict[str, str] | Ignored:
@@ -340,7 +365,7 @@ def archive_readers(path: Path) -> dict[str, str] | Ignored:
                 known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may claim memory
                 if known and info.filename.lower().endswith((".csv", ".txt")) and not info.is_dir():
                     with archive.open(info) as file:
-                        if reader := table_reader(file.read(4096)):
+                        if reader := table_reader(file.read(HEAD_BYTES)):
                             readers[info.filename] = reader
     except Exception as e:  # a damaged archive can surprise anywhere, as by names that are not in its encoding
         return Ignored(str(path), f"a zip archive that cannot be opened ({error_text(e)})")
@@ -348,10 +373,11 @@ def archive_readers(path: Path) -> dict[str, str] | Ignored:
 
 
 def head(path: Path, n: int) -> bytes:
+    """Return the first bytes of a file, of a gzipped one as unpacked; b"" where it cannot be read."""
     try:
         if path.stat().st_size == 0:  # as files of /proc are, whose reading may wait for ever
             return b""
-        with open(path, "rb") as file:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
             return file.read(n)
-    except OSError:
+    except (OSError, EOFError, zlib.error):
         return b""

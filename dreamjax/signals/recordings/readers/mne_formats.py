@@ -64,6 +64,28 @@ def eeglab_data(path: Path) -> str:
         return "".join(map(chr, data[()].ravel(order="F")))
 
 
+def open_fif(source: Source, strict: bool) -> Contents:
+    """Open a FIF file by what it holds: a raw recording, which stays on disk, or Epochs, float32 in memory."""
+    try:
+        return open_with_mne(source.path, "fif")
+    except UserError as e:
+        if "No raw data" not in str(e):
+            raise
+    try:
+        with reading(source.path, "its epochs"):
+            epochs = require_mne().read_epochs(source.path, preload=False)
+            contents = contents_of_epochs(epochs, "fif epochs")
+    except UserError as e:
+        if "Could not find epochs" not in str(e):
+            raise
+        raise UserError(
+            f"{source.path}: a FIF file with neither a raw recording nor Epochs; save the recording with raw.save"
+        ) from e
+    if epochs.metadata is not None:
+        contents.notes.append(f"the table of metadata of the trials ({len(epochs.metadata.columns)} columns) left out")
+    return contents
+
+
 # -------------------------------------------------------------------------------------------------------- BrainVision
 def open_brainvision(source: Source, strict: bool) -> Contents:
     """Open BrainVision: check the text header by field, then use MNE; `New Segment` markers are discontinuities."""

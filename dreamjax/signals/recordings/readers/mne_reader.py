@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import UserError, require
-from dreamjax.signals.recordings.events import cut_spans, keep_codes, stim_changes, trial_types
+from dreamjax.signals.recordings.events import add_stim_events, cut_spans, keep_codes, trial_types
+from dreamjax.signals.recordings.readers.modalities import SENSORS
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble, end_to_end
 from dreamjax.signals.recordings.scrub import error_text
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 FLOOD = 16  # values a byte: of an uncompressed file, beyond slow channels that are raised to the common rate
 COMPRESSED_FLOOD = 300  # of one packed by zlib, which makes at most 1032 bytes of one
-STIM_PIECE = 1 << 20  # samples of stimulus channels held at once
-_TYPES = {"eeg": "eeg", "eog": "eog", "ecg": "ecg", "emg": "emg", "stim": "stim", "ref_meg": "ref"}
+_TYPES = {kind: kind for kind in ("eeg", "eog", "ecg", "emg", "stim", *SENSORS)}
 
 
 def require_mne() -> Any:
@@ -130,7 +130,9 @@ def recording_from_raw(
 ) -> Recording:
     """Return a `Recording` over an `mne.io.Raw`, in memory or on disk: for data that only your own code can load."""
     source = Source(name, "raw", dataset, subject, session, licence)
-    return assemble(source, contents_of_raw(raw, "raw"), unit_scale)
+    contents = contents_of_raw(raw, "raw")
+    add_stim_events(contents)
+    return assemble(source, contents, unit_scale)
 
 
 def recording_from_epochs(epochs: "mne.BaseEpochs", *, name: str = "epochs") -> Recording:
@@ -163,23 +165,20 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
     Annotations with a word of `forbidden`, or of the Raw's fields about persons, are dropped.
     """
     info = raw.info
-    sfreq, notes = float(info["sfreq"]), []
+    sfreq, notes = float(info["sfreq"]), list[str]()
     types = [_TYPES.get(kind, "misc") for kind in raw.get_channel_types()]
-    if {"mag", "grad"} & set(raw.get_channel_types()):
-        notes.append("MEG sensors are not used")
     onsets = raw.annotations.onset - raw.first_time  # MNE counts them from before the first sample, dated or not
     rows = zip(onsets, raw.annotations.duration, raw.annotations.description, strict=True)
     annotations = [(float(onset), float(duration), str(text)) for onset, duration, text in rows]
     free_text: list[Event] = []
     events = keep_codes(annotations, sfreq, names_in(info) | set(forbidden), notes, free_text)
-    stim = [i for i, kind in enumerate(types) if kind == "stim"]
-    if not events and stim:
-        events = stim_events(raw, stim)
     segments = cut_spans(annotations, sfreq, raw.n_times, notes)
+
+    factors = np.array([[1.0] if kind == "stim" else [1e6] for kind in types])
 
     def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
         with quiet():
-            return raw.get_data(picks=list(picks), start=start, stop=stop) * 1e6
+            return raw.get_data(picks=list(picks), start=start, stop=stop) * factors[list(picks)]
 
     return Contents(
         format=format_,
@@ -214,16 +213,3 @@ def positions_of(info: Any) -> Float[np.ndarray, "channels 3"] | None:
     xyz = np.array([np.asarray(ch["loc"][:3], float) for ch in info["chs"]]).reshape(-1, 3)
     xyz[~np.isfinite(xyz).all(axis=1) | (np.abs(xyz).sum(axis=1) == 0)] = np.nan
     return xyz if np.isfinite(xyz).any() else None
-
-
-def stim_events(raw: "mne.io.BaseRaw", stim: Sequence[int]) -> list[Event]:
-    """Return events of the stimulus channels, read in pieces; with several channels a code has its channel's name."""
-    events: list[Event] = []
-    previous = dict.fromkeys(stim, 0)
-    for start in range(0, raw.n_times, STIM_PIECE):
-        values = np.rint(raw.get_data(picks=list(stim), start=start, stop=min(start + STIM_PIECE, raw.n_times)))
-        for row, i in zip(values, stim, strict=True):
-            changes, previous[i] = stim_changes(np.nan_to_num(row).astype(np.int64), previous[i])
-            prefix = f"{raw.ch_names[i]}/" if len(stim) > 1 else ""
-            events += [Event(start + sample, 1 / raw.info["sfreq"], f"{prefix}{code}") for sample, code in changes]
-    return sorted(events, key=lambda e: e.sample)

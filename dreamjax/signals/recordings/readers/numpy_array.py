@@ -4,10 +4,12 @@
      "highpass": 0.1, "lowpass": 100, "axes": "channels time", "events": [{"sample": 10, "code": "face"}],
      "labels": ["face", …]}
 
-`sfreq` and `ch_names` are required. `axes` is "channels time" (default), "time channels" or "trials channels time";
-`labels` are those of the trials.
+`sfreq` and `ch_names` are required. `axes` names the axes in their order (default: "channels time", of three axes
+"trials channels time"); `labels` are those of the trials. A channel of type `stim`, or with such a name, becomes events
+where the sidecar lists none.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,14 +21,26 @@ from etils import epath
 from jaxtyping import Float
 
 from dreamjax.errors import UserError, nearest
+from dreamjax.signals.recordings.events import add_stim_events
 from dreamjax.signals.recordings.readers.bids import reference_named
-from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble, end_to_end
+from dreamjax.signals.recordings.readers.recording import (
+    Contents,
+    Event,
+    Recording,
+    Source,
+    assemble,
+    end_to_end,
+    settle_names,
+)
 from dreamjax.signals.recordings.scrub import error_text
 from dreamjax.storage import sniffing
 from dreamjax.typing import JsonDict
 
 UNITS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
-AXES = ("channels time", "time channels", "trials channels time")
+AXES = tuple(
+    " ".join(order) for words in (("channels", "time"), ("trials", "channels", "time"))
+    for order in itertools.permutations(words)
+)  # fmt: skip
 KEYS = ("sfreq", "ch_names", "ch_types", "unit", "reference", "line_freq", "highpass", "lowpass", "axes", "events",
         "labels")  # fmt: skip
 ELSEWHERE = {"subject": "--subject-pattern", "session": "the path (ses-2)", "licence": "--licence",
@@ -41,41 +55,57 @@ def open_numpy(source: Source, strict: bool) -> Contents:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
         raise UserError(f"{path}: not a plain NumPy array ({error_text(e)}); save numbers with numpy.save") from e
+    return with_sidecar(array, facts, path, "numpy")
+
+
+def with_sidecar(array: np.ndarray, facts: JsonDict, path: str, format_: str) -> Contents:
+    """Return the contents of an array with the metadata of its sidecar. Raise UserError where they contradict."""
     if array.size == 0:
         raise UserError(f"{path}: has shape {array.shape}, so it holds no signal; remove it from the input")
     if array.dtype.kind not in "fiu":
-        raise UserError(f"{path}: holds {array.dtype}, not real numbers; save numbers with numpy.save")
-    axes = facts.get("axes", "channels time" if array.ndim == 2 else "trials channels time")
-    if axes not in AXES or array.ndim != len(axes.split()):
-        raise UserError(f"{path}: has shape {array.shape} but axes {axes!r}; give axes as one of {AXES}")
-    array = array.T if axes == "time channels" else array
-    names, labels = facts["ch_names"], [str(label) for label in facts.get("labels", [])]
+        raise UserError(f"{path}: holds {array.dtype}, not real numbers; save the signal as numbers")
+    axes = str(facts.get("axes", "channels time" if array.ndim == 2 else "trials channels time"))
+    order = axes.split()
+    if " ".join(order) not in AXES or array.ndim != len(order):
+        raise UserError(f"{path}: has shape {array.shape} but axes {axes!r}; give axes as one of {', '.join(AXES)}")
+    array = array.transpose([order.index(axis) for axis in ("trials", "channels", "time") if axis in order])
+    names, labels = [str(name) for name in facts["ch_names"]], [str(label) for label in facts.get("labels", [])]
+    types = [str(kind).lower() for kind in facts.get("ch_types") or ()]
     if len(names) != array.shape[-2]:
         raise UserError(f"{path}: {array.shape[-2]} channels but {len(names)} ch_names in its sidecar; make them agree")
+    if types and len(types) != len(names):
+        raise UserError(f"{path}: {len(types)} ch_types but {len(names)} ch_names in its sidecar; make them agree")
     n_trials = len(array) if array.ndim == 3 else 1
     if labels and len(labels) != n_trials:
         raise UserError(f"{path}: {n_trials} trials but {len(labels)} labels in its sidecar; make them agree")
     return replace(
-        _contents(array, float(facts["sfreq"]), names, UNITS[facts.get("unit", "uV")]),
-        types=facts.get("ch_types") or (),
+        _contents(array, float(facts["sfreq"]), names, UNITS[facts.get("unit", "uV")], types),
+        format=format_,
         reference=reference_named(str(facts.get("reference", ""))),
         highpass=facts.get("highpass"),
         lowpass=facts.get("lowpass"),
         line_freq=facts.get("line_freq"),
         segment_labels=labels or ([""] * n_trials if array.ndim == 3 else []),
-        events=[_event(e, path) for e in facts.get("events", [])],
+        events=events_listed(facts, path),
     )
 
 
 def _contents(
-    array: Float[np.ndarray, "... channels time"], sfreq: float, ch_names: Sequence[str], factor: float = 1.0
+    array: Float[np.ndarray, "... channels time"],
+    sfreq: float,
+    ch_names: Sequence[str],
+    factor: float = 1.0,
+    types: Sequence[str] = (),
 ) -> Contents:
-    """Return contents over (channels, time), or over trials of such."""
+    """Return contents over (channels, time), or over trials of such; the codes of a stimulus channel have no unit."""
     trials = array if array.ndim == 3 else array[None]
+    kinds = settle_names(ch_names, types)[1]
+    factors = np.array([[1.0] if kind == "stim" else [factor] for kind in kinds]).reshape(-1, 1)
     return Contents(
-        **end_to_end(trials.__getitem__, len(trials), trials.shape[2], factor),
+        **end_to_end(trials.__getitem__, len(trials), trials.shape[2], factors),
         format="numpy",
         labels=[str(name) for name in ch_names],
+        types=types,
         sfreq=sfreq,
         segment_labels=[""] * len(trials) if array.ndim == 3 else [],
         precut=array.ndim == 3,
@@ -98,30 +128,51 @@ def recording_from_array(x: Float[np.ndarray, "..."], sfreq: float, ch_names: Se
         raise UserError(f"the array has {array.shape[-2]} channels, but ch_names has {len(ch_names)} names")
     if not 0 < sfreq < math.inf:
         raise UserError(f"sfreq is {sfreq}, but it must be a positive number of Hz")
-    return assemble(Source("array", "numpy"), _contents(array, float(sfreq), ch_names))
+    contents = _contents(array, float(sfreq), ch_names)
+    add_stim_events(contents)
+    return assemble(Source("array", "numpy"), contents)
 
 
-def sidecar(path: Path) -> JsonDict:
-    """Return the JSON next to `path`. Raise UserError where it is absent, not JSON, or has unknown or missing keys."""
-    sidecar_path = path.with_suffix(".json")
+def sidecar(path: Path, more: Sequence[str] = (), required: Sequence[str] = ("sfreq", "ch_names")) -> JsonDict:
+    """Return the JSON next to `path`. Raise UserError where it is absent, not JSON, or has unknown or missing keys.
+
+    `more`: the keys of this format alone. A table that names its channels and has a clock needs no sidecar.
+    """
+    sidecar_path = sidecar_of(path)
     if not sidecar_path.is_file():
+        if not required:
+            return {}
         raise UserError(f"{path}: needs a sidecar {sidecar_path.name} with at least sfreq and ch_names")
     facts = sniffing.read_json(epath.Path(sidecar_path), 'write {"sfreq": …, "ch_names": […]}')
     for key in facts:
         if key in ELSEWHERE:  # silently passed over, it would put one person into two splits
             raise UserError(f"{sidecar_path}: {key} is not read from a sidecar; say it by {ELSEWHERE[key]}")
-        if key not in KEYS:
+        known = (*KEYS, *more)
+        if key not in known:
             raise UserError(
-                f"{sidecar_path}: has the unknown key {key!r}; did you mean {nearest(key, KEYS) or ', '.join(KEYS)}?"
+                f"{sidecar_path}: has the unknown key {key!r}; did you mean {nearest(key, known) or ', '.join(known)}?"
             )
-    if missing := [key for key in ("sfreq", "ch_names") if key not in facts]:
+    if missing := [key for key in required if key not in facts]:
         raise UserError(f"{sidecar_path}: lacks {' and '.join(missing)}; add what the amplifier was set to")
-    rate = facts["sfreq"]
+    for key in ("ch_names", "ch_types", "labels", "events"):
+        if not isinstance(facts.get(key, []), list):
+            raise UserError(f"{sidecar_path}: {key} is {facts[key]!r}; write a list")
+    rate = facts.get("sfreq", 1)
     if not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
         raise UserError(f"{sidecar_path}: sfreq is {rate!r}, not a positive number of Hz")
     if facts.get("unit", "uV") not in UNITS:
         raise UserError(f"{sidecar_path}: unit is {facts['unit']!r}; it can be {', '.join(UNITS)}")
     return facts
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return the path of the sidecar: `x.json` of `x.npy`, `x.mat` and `x.csv.gz`."""
+    return path.with_name(path.name.removesuffix(".gz")).with_suffix(".json")
+
+
+def events_listed(facts: JsonDict, path: str) -> list[Event]:
+    """Return the events that a sidecar lists."""
+    return sorted((_event(event, path) for event in facts.get("events", [])), key=lambda event: event.sample)
 
 
 def _event(event: Any, path: str) -> Event:

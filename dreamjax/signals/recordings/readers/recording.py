@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.signals.recordings import montage
+from dreamjax.signals.recordings.readers.modalities import SENSORS, other_sensors
 from dreamjax.typing import JsonDict
 
 SpanReader = Callable[[int, int, Sequence[int]], Float[np.ndarray, "channels time"]]  # (start, stop, channels) → signal
@@ -55,7 +56,7 @@ class Recording:
     subject: str
     session: str
     ch_names: tuple[str, ...]
-    sensor_kind: tuple[str, ...]  # of each channel, as MNE calls them: eeg, eog, ecg, emg, misc, ref, mag, grad
+    sensor_kind: tuple[str, ...]  # of each channel, as MNE calls them: eeg, eog, ecg, emg, misc, ref, mag, seeg, …
     xyz: Float[np.ndarray, "channels 3"]  # m, MNE's head frame; NaN where unknown
     sfreq: float
     n_samples: int
@@ -114,22 +115,28 @@ class Contents:
 
 
 def end_to_end(
-    trial: Callable[[int], Float[np.ndarray, "channels time"]], count: int, length: int, factor: float = 1.0
+    trial: Callable[[int], Float[np.ndarray, "channels time"]],
+    count: int,
+    length: int,
+    factor: float | Float[np.ndarray, "channels 1"] = 1.0,
 ) -> JsonDict:
-    """Return the fields of `Contents` for `count` trials of `length` samples: their spans and how they are read."""
+    """Return the fields of `Contents` for `count` trials of `length` samples: their spans and how they are read.
+
+    `factor`: into µV, of all channels or of each.
+    """
 
     def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
         out = np.empty((len(picks), stop - start))
         for i in range(start // length, -(-stop // length)):
             low, high = max(start, i * length), min(stop, (i + 1) * length)
             out[:, low - start : high - start] = trial(i)[list(picks), low - i * length : high - i * length]
-        return out * factor
+        return out * (factor[list(picks)] if isinstance(factor, np.ndarray) else factor)
 
     segments = [(i * length, (i + 1) * length) for i in range(count)]
     return {"n_samples": count * length, "reader": read, "segments": segments}
 
 
-TRUSTED_TYPES = ("eog", "ecg", "emg", "stim", "misc", "ref")  # "eeg" in a file often means only "a channel"
+TRUSTED_TYPES = ("eog", "ecg", "emg", "stim", "misc", "ref", *SENSORS)  # "eeg" may mean just "a channel"
 
 
 def assemble(source: Source, contents: Contents, scale: float | None = None) -> Recording:
@@ -147,6 +154,10 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         labels = banks
     names, types = settle_names(labels, contents.types)
     keep = [i for i, kind in enumerate(types) if kind != "stim"]
+    if others := other_sensors(types):
+        contents.notes.append(f"its sensors of other modalities are not used: {others}")
+    if outside := sum(not 0 <= e.sample < contents.n_samples for e in contents.events):
+        contents.notes.append(f"{outside} events before or after the signal left out")
     names, types = [names[i] for i in keep], [types[i] for i in keep]
     inner, factor = contents.reader, 1.0 if scale is None else float(scale)
     if factor != 1.0:

@@ -7,8 +7,10 @@ Wireless packets arrive in bursts, so stamps step by anything from −27 to +33 
 The sample number is even; only a lasting jump of the stamps against it is real: samples that were lost.
 """
 
+import gzip
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -195,8 +197,19 @@ def numbers(source: Source, lines: Sequence[str], columns: Sequence[int]) -> Flo
 
 
 def text_of(source: Source) -> str:
-    """Return the text of a file, or of one member of a zip archive; at most 1 GiB of it."""
+    """Return the text of a file, of a gzipped one, or of one member of a zip archive; at most 1 GiB of it."""
     path, member = Path(source.path), source.member
+    if path.suffix.lower() == ".gz":
+        try:
+            with gzip.open(path) as packed:
+                data = packed.read(MAX_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as e:
+            raise UserError(
+                f"{source.name}: not a whole gzip file ({error_text(e)}); restore it from its source"
+            ) from e
+        if len(data) > MAX_BYTES:
+            raise UserError(f"{source.name}: over {MAX_BYTES >> 20} MiB of text; split it")
+        return data.decode("utf-8-sig", "replace")
     with zipfile.ZipFile(path) if member else nullcontext() as archive:
         size = archive.getinfo(member).file_size if archive else path.stat().st_size
         if archive and size > max(MAX_PACKED_BYTES, MAX_PACKING * archive.getinfo(member).compress_size):
