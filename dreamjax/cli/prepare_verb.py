@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dreamjax.cli.options import refuse_beside, refuse_without, whole_number
@@ -21,6 +23,7 @@ BESIDE_TRIALS = (  # options without effect on trials that were cut, filtered an
     *("--stride", "--min-fraction", "--keep-implausible", "--events", "--event-codes", "--event-offset-ms", "--tmin"),
     *("--tmax", "--baseline", "--keep-labels"),
 )
+NOTES_ALIKE = 3  # notes that differ in their numbers only, of as many recordings, are printed one by one
 LISTED_TEXTS = 20  # free texts of a recording that --list-events shows
 OF_EVENTS = ("--event-codes", "--event-offset-ms", "--tmin", "--tmax", "--baseline", "--stimuli", "--keep-labels")
 
@@ -226,12 +229,28 @@ def _summary(result: "PreparedDataset") -> str:
     if result.reused:
         lines.append(f"{result.reused} recordings were ready from an interrupted run")
     lines += [f"left out: {entry['path']}: {entry['reason']}" for entry in result.failed]
+    lines += _note_lines(result.notes or ())
     return "\n".join(lines)
 
 
 def _counts(texts: dict[str, int]) -> str:
     most = [f"{text!r} ({n})" for text, n in list(texts.items())[:LISTED_TEXTS]]
     return ", ".join(most) + (f" and {len(texts) - LISTED_TEXTS} others" if len(texts) > LISTED_TEXTS else "")
+
+
+def _note_lines(notes: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the notes of the readers; one that many recordings have, but for its numbers, is one line."""
+    alike: dict[str, list[Mapping[str, str]]] = {}
+    for entry in notes:
+        alike.setdefault(re.sub(r"\d+(\.\d+)?", "0", entry["note"]), []).append(entry)
+    lines = []
+    for entries in alike.values():
+        shown = entries if len(entries) <= NOTES_ALIKE else entries[:1]
+        more = (
+            f" (and alike in {len(entries) - 1} other recordings, see report.html)" if len(entries) > len(shown) else ""
+        )
+        lines += [f"note: {entry['path']}: {entry['note']}{more}" for entry in shown]
+    return lines
 
 
 def _event_table(recordings: list[JsonDict]) -> str:

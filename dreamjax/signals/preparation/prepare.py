@@ -55,6 +55,7 @@ class PreparedDataset:
     subjects: int
     splits: Mapping[str, int]  # windows
     failed: Sequence[Mapping[str, str]] = ()  # path and reason
+    notes: Sequence[Mapping[str, str]] | None = None  # path and what its reader left out or had to assume
     implausible: Sequence[str] | None = None  # paths of recordings of implausible amplitude that were kept
     trials: int | None = None
     people: Mapping[str, int] | None = None  # by split

@@ -115,7 +115,7 @@ def tables(content: ReportContent) -> list[Section]:
     for summary in content.summaries:
         classes.update(summary["labels"])
     del classes[""]
-    rejects = reject_reasons(content).most_common(12) or [("none", 0)]
+    rejects = _most_common(reject_reasons(content), 12) or [("none", 0)]
 
     def counts(title: str, what: str, most: Sequence[tuple[str, int]], notes: Sequence[str] = ()) -> Section:
         return Section(title, Table([what, "windows"], [[name, str(count)] for name, count in most]), notes=notes)
@@ -127,6 +127,13 @@ def tables(content: ReportContent) -> list[Section]:
         Section("Steps", Table(["step", "what was done"], content.layout.steps)),
         Section("Recordings", recording_table(content)),
     ]
+
+
+def _most_common(counts: Counter[str], shown: int) -> list[tuple[str, int]]:
+    """Return the largest counts, the last of which is the sum of all others."""
+    largest = counts.most_common()
+    rest = largest[shown - 1 :] if len(largest) > shown else []
+    return largest[: len(largest) - len(rest)] + ([("other reasons", sum(n for _, n in rest))] if rest else [])
 
 
 def corpus_table(content: ReportContent) -> Table:
@@ -164,7 +171,7 @@ def recording_table(content: ReportContent) -> Table:
             s["dataset"],
             split,
             f"{s['seconds'] / 60:.1f}",
-            f"{s['windows']}/{s['judged']}",
+            f"{s['windows']}/{s['windows'] + sum(stretch.get('windows', 1) for stretch in s['rejects'])}",
             str(median_sd(s)),
             ", ".join(f"{k} {100 * n / cells:.1f} %" for k, n in faults.most_common(3)),
             "; ".join(filter(None, [*s["notes"], s["warning"]])),

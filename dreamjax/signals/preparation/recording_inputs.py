@@ -163,7 +163,7 @@ class RecordingInputs:
                 "hours_read": round(sum(r["seconds"] for r in summaries) / 3600, 4),
                 "hours": round(sum(r["valid_samples"] for r in summaries) / self.settings.sfreq / 3600, 4),
                 "windows": sum(r["windows"] for r in summaries),
-                "windows_rejected": sum(r["judged"] - r["windows"] for r in summaries),
+                "windows_rejected": sum(entry["windows"] for r in summaries for entry in r["rejects"]),
                 "subjects": sum(subjects.values()),
             },
             "subjects": subjects,
@@ -219,7 +219,8 @@ class RecordingInputs:
     def result(self, dataset: JsonDict, done: Done, failed: Failed) -> JsonDict:
         """Return what the command reports of recordings alone."""
         implausible = [part.task.source.name for part in done if part.summary["warning"]]
-        return {"implausible": implausible, "failed": _failures(failed)}
+        notes = [{"path": part.task.source.name, "note": note} for part in done for note in part.summary["notes"]]
+        return {"implausible": implausible, "failed": _failures(failed), "notes": notes}
 
 
 def _person(part: ConvertedPart) -> tuple[str, str]:
