@@ -95,6 +95,17 @@ def test_lost_samples_are_a_gap(tmp_path):
     assert recording.segments == ((0, 800), (800, 1800))
 
 
+def test_a_damaged_time_stamp_moves_nothing(tmp_path):
+    stamps = 500 + np.arange(1000) / RATE
+    markers = samples(2, [("S 1",)], [502.0], "string")
+    stamps[[100, 300, 700]] = [1e300, np.nan, 3.0]
+    chunks = [header(1, "EEG", "float32", 6, RATE, SITES), header(2, "Markers", "string", 1, 0)]
+    recording = open_recording(write_xdf(tmp_path / "a.xdf", *chunks, *signal_chunks(1, noise(1000), stamps), markers))
+    assert recording.segments == ((0, 1000),)
+    assert onsets(recording) == [(500, "S1")]
+    assert "3 time stamps of the EEG are damaged: taken from their neighbours" in recording.notes
+
+
 def test_takes_the_widest_stream_of_eeg_and_counts_the_others(tmp_path):
     """A stream's name is free text: the note has its type and size."""
     stamps = 500 + np.arange(500) / RATE

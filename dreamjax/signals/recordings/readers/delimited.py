@@ -255,15 +255,16 @@ def clock_of(
         rate = 1 / step if step > 0 else 0.0
         near = rate >= 1 and abs(rate / round(rate) - 1) < WHOLE_HZ
         sfreq, spans, more = dejitter(filled - filled[0], stated or (round(rate) if near else None))
-    except ValueError as e:
-        raise UserError(f"{source.name}: {e}; record again or repair the column {name!r}") from e
+    except (ValueError, ZeroDivisionError) as e:
+        why = str(e) if isinstance(e, ValueError) else "the time stamps do not run forwards"
+        raise UserError(f"{source.name}: {why}; record again or repair the column {name!r}") from e
     notes += more
     if stated and abs(sfreq / stated - 1) > RATE_AGREES:
         raise UserError(
             f"{source.name}: {stated:g} Hz is stated, but the column {name!r} runs at {sfreq:g} rows a second; name "
             "its unit (time_ms), or repair the rate"
         )
-    if sfreq < SLOWEST_HZ:
+    if not sfreq >= SLOWEST_HZ:
         raise UserError(
             f"{source.name}: the column {name!r} runs at {sfreq:g} rows a second, too slow for EEG; name its unit in "
             'the header (time_ms), or state {"sfreq": …} in a sidecar and rename the column to index'

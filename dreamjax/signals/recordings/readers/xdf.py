@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy import ndimage
 
 from dreamjax.errors import UserError, require
 from dreamjax.signals.recordings.events import keep_codes
@@ -20,7 +21,7 @@ from dreamjax.signals.recordings.montage import normalise_name, standard_name
 from dreamjax.signals.recordings.readers.bids import TYPES, reference_named
 from dreamjax.signals.recordings.readers.edf_header import UNITS_TO_UV
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source, settle_names
-from dreamjax.signals.recordings.readers.tables import SLOWEST_HZ, SURE_S, dejitter, pooled_rate
+from dreamjax.signals.recordings.readers.tables import SLOWEST_HZ, SURE_S, dejitter
 from dreamjax.signals.recordings.readers.xdf_chunks import Stream, XdfFile, read_chunks
 from dreamjax.signals.recordings.scrub import error_text
 
@@ -30,6 +31,7 @@ STIM_TYPES = ("stim", "stimulus", "marker", "markers", "trigger", "triggers", "t
 KNOWN_TYPES = ("EEG", "Markers", "Gaze", "Accelerometer", "Gyroscope", "EMG", "ECG", "EOG", "Audio", "Video", "MoCap",
                "PPG", "GSR", "Quality", "Position", "Mouse", "Keyboard")  # fmt: skip  # a type is free text
 RATE_AGREES = 0.005
+LATEST_S = 1e11  # s; no clock shows the year 5000
 
 
 def open_xdf(source: Source, strict: bool) -> Contents:
@@ -56,9 +58,9 @@ def open_xdf(source: Source, strict: bool) -> Contents:
         notes.append("clock offsets are missing: times of the markers and of the EEG are taken to be of one clock")
     loaded = _load(path, file, [eeg, *markers])
     signal = loaded[eeg.number]
-    stamps, resets = signal["time_stamps"], [a for a, _ in signal["info"]["clock_segments"]][1:]
+    stamps, resets = repaired(signal["time_stamps"], notes), [a for a, _ in signal["info"]["clock_segments"]][1:]
     sfreq, spans = clock_of(path, stamps, eeg.rate, resets, notes)
-    events = marker_events([loaded[s.number] for s in markers], Lines(stamps, spans), sfreq, notes)
+    events = marker_events([loaded[s.number] for s in markers], Lines(stamps, spans, sfreq), sfreq, notes)
     series = signal["time_series"]
     labels, types, units, positions = channels_of(eeg)
     kinds = settle_names(labels, types)[1]
@@ -161,6 +163,20 @@ def _load(path: str, file: XdfFile, streams: Sequence[Stream]) -> dict[int, Any]
 
 
 # -------------------------------------------------------------------------------------------------------------- clock
+def repaired(stamps: Float[np.ndarray, "time"], notes: list[str]) -> Float[np.ndarray, "time"]:
+    """Return the stamps with single ones that are no times, or far from both neighbours, taken from these."""
+    possible = np.abs(stamps) < LATEST_S
+    if possible.sum() < 2:
+        return stamps
+    at = np.arange(len(stamps))
+    stamps = np.interp(at, at[possible], stamps[possible])
+    around = ndimage.median_filter(stamps, 5, mode="nearest")
+    far = np.abs(stamps - around) > max(SURE_S, 5 * float(np.median(np.abs(np.diff(stamps)))))
+    if damaged := int((far | ~possible).sum()):
+        notes.append(f"{damaged} time stamps of the EEG are damaged: taken from their neighbours")
+    return np.where(far, around, stamps)
+
+
 def clock_of(
     path: str, stamps: Float[np.ndarray, "time"], nominal: float, resets: Sequence[int], notes: list[str]
 ) -> tuple[float, list[tuple[int, int]]]:
@@ -171,9 +187,9 @@ def clock_of(
         even[cut:] += 2 * SURE_S - (even[cut] - even[cut - 1])
     try:
         sfreq, spans, more = dejitter(even - even[0], nominal if nominal > 0 else None)
-    except ValueError as e:
-        raise UserError(f"{path}: {e} in its stream of EEG; record again") from e
-    if sfreq < SLOWEST_HZ:
+    except (ValueError, ZeroDivisionError) as e:
+        raise UserError(f"{path}: the time stamps of its stream of EEG do not run forwards; record again") from e
+    if not sfreq >= SLOWEST_HZ:
         raise UserError(f"{path}: its stream of EEG has {sfreq:g} samples a second, too few for a signal")
     notes += more
     if back:
@@ -186,14 +202,13 @@ def clock_of(
 class Lines:
     """The even clock of every span: sample = (time - offset) / step."""
 
-    def __init__(self, stamps: Float[np.ndarray, "time"], spans: Sequence[tuple[int, int]]):
+    def __init__(self, stamps: Float[np.ndarray, "time"], spans: Sequence[tuple[int, int]], sfreq: float):
         self.spans = [span for span in spans if span[1] > span[0]]
-        self.step = 1 / pooled_rate(stamps, list(self.spans))
         self.steps, self.starts = [], []
         for a, b in self.spans:
             index, part = np.arange(b - a), stamps[a:b]
-            line = np.polyfit(index, part - part[0], 1) if b - a > 2 else np.array([self.step, 0.0])
-            step = line[0] if abs(line[0] / self.step - 1) < RATE_AGREES else self.step  # of a short span: that of all
+            step = float(np.polyfit(index, part - part[0], 1)[0]) if b - a > 2 else 0.0
+            step = step if abs(step * sfreq - 1) < 2 * RATE_AGREES else 1 / sfreq  # of a short span: that of all
             self.steps.append(step)
             self.starts.append(part[0] + float(np.mean(part - part[0] - step * index)))
 
