@@ -111,6 +111,18 @@ def test_a_class_of_every_row_is_a_label_also_where_it_is_0(tmp_path):
     recording = open_recording(table(tmp_path / "a.csv", ["time", *SITES, "label"], columns))
     assert onsets(recording) == [(0, "label/0"), (200, "label/1")]
     assert [event.duration for event in recording.events] == [0.8, 1.2]
+    columns[-1] = ["face"] * 200 + ["house"] * 300
+    recording = open_recording(table(tmp_path / "a.csv", ["time", *SITES, "trial_type"], columns))
+    assert onsets(recording) == [(0, "trial_type/face"), (200, "trial_type/house")]
+
+
+def test_words_of_a_marker_column_are_free_text(tmp_path):
+    cells = [""] * 500
+    cells[100], cells[300] = "Hannelore", "S 7"
+    columns = [np.arange(500) / RATE, *noise().T, cells]
+    recording = open_recording(table(tmp_path / "a.csv", ["time", *SITES, "Marker"], columns))
+    assert onsets(recording) == [(300, "S7")]
+    assert [(event.sample, event.code) for event in recording.free_text] == [(100, "Hannelore")]
 
 
 @pytest.mark.parametrize(

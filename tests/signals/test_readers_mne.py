@@ -112,6 +112,16 @@ def test_fif_epochs_are_precut_trials(tmp_path, name):
     np.testing.assert_allclose(recording.read(51, 102), signal[1, :2] * 1e6, rtol=1e-6)
 
 
+def test_fif_epochs_of_free_text_are_told_apart_by_number(tmp_path):
+    events = np.column_stack((np.arange(4) * 100, np.zeros(4, int), [1, 2, 1, 2]))
+    info = mne.create_info(["Fz", "Cz"], 100.0, "eeg")
+    names = {"what Igor saw first": 1, "house": 2}
+    mne.EpochsArray(np.zeros((4, 2, 51)), info, events, -0.2, names, verbose="error").save(tmp_path / "a-epo.fif")
+    recording = open_recording(tmp_path / "a-epo.fif")
+    assert recording.segment_labels == ("1", "house", "1", "house")
+    assert "2 trials have the number of their event as label, not its free text" in recording.notes
+
+
 def test_n400_of_real_fif_epochs(real_data):
     """Unrelated words are more negative than related ones at Pz, 300 to 500 ms, by as much as in MNE."""
     path = real_data / "responses/eeg_words_n400/subject04-epo.fif"

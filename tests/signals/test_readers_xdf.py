@@ -128,6 +128,7 @@ def test_takes_the_widest_stream_of_eeg_and_counts_the_others(tmp_path):
     assert onsets(recording) == [(125, "stream 2/7"), (250, "stream 1/7"), (300, "9")]
     others = "2 other streams left out: Gaze (3 channels, 500 samples), EEG (2 channels, 500 samples)"
     assert others in recording.notes
+    assert [(event.sample, event.code) for event in recording.free_text] == [(375, "a long remark about Igor")]
     assert not any("Igor" in note for note in recording.notes)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.events import keep_codes
+from dreamjax.signals.recordings.events import keep_codes, sample_of, trial_types
 from dreamjax.signals.recordings.montage import normalise_name, standard_name
 from dreamjax.signals.recordings.readers.bids import reference_named
 from dreamjax.signals.recordings.readers.edf_header import UNITS_TO_UV
@@ -112,6 +112,8 @@ def open_delimited(source: Source, strict: bool) -> Contents:
     stamps = None if columns.time is None else values[:, -1] * columns.seconds
     stated = facts.get("sfreq") or columns.sfreq
     sfreq, spans = clock_of(source, stamps, stated, names[columns.time or 0], notes)
+    listed = events_listed(facts, source.name)
+    events, free_text = marker_events(columns, texts, sfreq, notes)
     signal = np.ascontiguousarray(values[:, : len(labels)].T * np.array(factors)[:, None], np.float32)
     return Contents(
         format="csv",
@@ -125,7 +127,8 @@ def open_delimited(source: Source, strict: bool) -> Contents:
         lowpass=facts.get("lowpass"),
         line_freq=facts.get("line_freq"),
         segments=spans,
-        events=events_listed(facts, source.name) or marker_events(columns, texts, sfreq, notes),
+        events=listed or events,
+        free_text=[] if listed else free_text,
         notes=notes,
     )
 
@@ -272,12 +275,14 @@ def clock_of(
     return sfreq, spans
 
 
-def marker_events(columns: _Columns, texts: Sequence[Sequence[str]], sfreq: float, notes: list[str]) -> list[Event]:
-    """Return events where a column of markers changes to a cell that is neither empty nor 0 (of classes: not empty).
+def marker_events(
+    columns: _Columns, texts: Sequence[Sequence[str]], sfreq: float, notes: list[str]
+) -> tuple[list[Event], list[Event]]:
+    """Return (codes, free texts): where a column of markers changes to a cell that is neither empty nor 0.
 
-    Words pass through the filter of annotations. With several columns a code has its column's name.
+    Of classes 0 is one too. With several columns a code has its column's name.
     """
-    events: list[Event] = []
+    events, free_text = list[Event](), list[Event]()
     for i, column in zip(columns.markers, texts, strict=True):
         is_class = CLASS.fullmatch(columns.names[i].lower()) is not None
         whole = [_code(cell) for cell in column]
@@ -288,9 +293,13 @@ def marker_events(columns: _Columns, texts: Sequence[Sequence[str]], sfreq: floa
         for start, stop in zip(edges, [*edges[1:], len(whole)], strict=True):
             if whole[start].lower() not in silent:
                 rows.append((start / sfreq, (stop - start) / sfreq if is_class else 1 / sfreq, whole[start]))
-        coded = keep_codes(rows, sfreq, set(), notes)
+        if is_class:  # its words are labels by intention
+            labels = dict(zip(whole, trial_types(whole, ()), strict=True))
+            coded = [Event(sample_of(onset, sfreq), s, labels[text]) for onset, s, text in rows if labels[text]]
+        else:
+            coded = keep_codes(rows, sfreq, set(), notes, free_text)
         events += [Event(event.sample, event.duration, f"{prefix}{event.code}") for event in coded]
-    return sorted(events, key=lambda event: event.sample)
+    return sorted(events, key=lambda event: event.sample), sorted(free_text, key=lambda event: event.sample)
 
 
 def _code(cell: str) -> str:

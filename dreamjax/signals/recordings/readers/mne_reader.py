@@ -141,21 +141,24 @@ def recording_from_epochs(epochs: "mne.BaseEpochs", *, name: str = "epochs") -> 
 
 
 def contents_of_epochs(epochs: "mne.BaseEpochs", format_: str) -> Contents:
-    """Return the trials of Epochs end to end; each is a separate segment."""
+    """Return the trials of Epochs end to end, each a separate segment; one of free text has the number of its event."""
     signal = np.asarray(epochs.get_data(copy=False) * 1e6, np.float32)  # trials x channels x time
     count, _, length = signal.shape
     names = {code: name for name, code in epochs.event_id.items()}
     texts = [str(names.get(code, code)) for code in epochs.events[:, 2]]
-    codes = trial_types(texts, names_in(epochs.info))
+    labels = trial_types(texts, names_in(epochs.info))
+    codes = [label or str(code) for label, code in zip(labels, epochs.events[:, 2], strict=True)]
     with quiet():
         contents = contents_of_raw(require_mne().io.RawArray(signal[0] * 1e-6, epochs.info), format_)
+    if "" in labels:
+        contents.notes.append(f"{labels.count('')} trials have the number of their event as label, not its free text")
     onset = int(-epochs.tmin * epochs.info["sfreq"] + 0.5)  # the event's sample in a trial
     return replace(
         contents,
         **end_to_end(signal.__getitem__, count, length),
         segment_labels=codes,
         precut=True,
-        events=[Event(i * length + onset, 0.0, c) for i, c in enumerate(codes) if c and 0 <= onset < length],
+        events=[Event(i * length + onset, 0.0, c) for i, c in enumerate(codes) if 0 <= onset < length],
     )
 
 

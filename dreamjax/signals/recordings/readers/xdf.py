@@ -60,7 +60,8 @@ def open_xdf(source: Source, strict: bool) -> Contents:
     signal = loaded[eeg.number]
     stamps, resets = repaired(signal["time_stamps"], notes), [a for a, _ in signal["info"]["clock_segments"]][1:]
     sfreq, spans = clock_of(path, stamps, eeg.rate, resets, notes)
-    events = marker_events([loaded[s.number] for s in markers], Lines(stamps, spans, sfreq), sfreq, notes)
+    lines = Lines(stamps, spans, sfreq)
+    events, free_text = marker_events([loaded[s.number] for s in markers], lines, sfreq, notes)
     series = signal["time_series"]
     labels, types, units, positions = channels_of(eeg)
     kinds = settle_names(labels, types)[1]
@@ -78,6 +79,7 @@ def open_xdf(source: Source, strict: bool) -> Contents:
         reference=reference_named(eeg.info.findtext("desc/reference/label") or ""),
         segments=spans,
         events=events,
+        free_text=free_text,
         notes=notes,
     )
 
@@ -221,9 +223,12 @@ class Lines:
         return None
 
 
-def marker_events(streams: Sequence[Any], lines: Lines, sfreq: float, notes: list[str]) -> list[Event]:
-    """Return the events of the streams of markers; a code of two streams has the number of its stream before it."""
+def marker_events(
+    streams: Sequence[Any], lines: Lines, sfreq: float, notes: list[str]
+) -> tuple[list[Event], list[Event]]:
+    """Return (codes, free texts) of the streams of markers; a code of two streams has its stream's number before it."""
     coded: list[list[Event]] = []
+    free_text: list[Event] = []
     outside = 0
     for stream in streams:
         rows = []
@@ -233,18 +238,16 @@ def marker_events(streams: Sequence[Any], lines: Lines, sfreq: float, notes: lis
             if sample is not None:
                 rows.append((sample / sfreq, 0.0, text))
             outside += sample is None and bool(text)
-        coded.append(keep_codes(rows, sfreq, set(), notes))
+        coded.append(keep_codes(rows, sfreq, set(), notes, free_text))
     if outside:
         notes.append(f"{outside} markers before, after or between the stretches of signal left out")
     shared = Counter(code for events in coded for code in {event.code for event in events})
-    return sorted(
-        (
-            Event(event.sample, 0.0, f"stream {k}/{event.code}" if shared[event.code] > 1 else event.code)
-            for k, events in enumerate(coded, start=1)
-            for event in events
-        ),
-        key=lambda event: event.sample,
-    )
+    distinct = [
+        Event(event.sample, 0.0, f"stream {k}/{event.code}" if shared[event.code] > 1 else event.code)
+        for k, events in enumerate(coded, start=1)
+        for event in events
+    ]
+    return sorted(distinct, key=lambda event: event.sample), sorted(free_text, key=lambda event: event.sample)
 
 
 def _word(value: Any) -> str:
