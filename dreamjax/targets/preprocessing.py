@@ -134,7 +134,11 @@ def _edge_or_size(value: object, square: bool, source: str) -> tuple[int | None,
 def _height_width(value: object, name: str, source: str) -> tuple[int, int]:
     """Read {"height": …, "width": …}, or one number for both."""
     height, width = (value.get("height"), value.get("width")) if isinstance(value, Mapping) else (value, value)
-    if any(type(side) is not int or not 1 <= side <= MAX_SIDE for side in (height, width)):
+    if (
+        type(height) is not int
+        or type(width) is not int
+        or not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE
+    ):
         raise UserError(
             f"{source}: {name} is {value!r}, but it must be a height and a width in pixels, {MAX_SIDE} at most"
         )

@@ -21,7 +21,7 @@ from dreamjax.signals.recordings import events, identity
 from dreamjax.signals.recordings.identity import Identity
 from dreamjax.signals.recordings.opening import open_recording, recording_from_raw
 from dreamjax.signals.recordings.readers import companions
-from dreamjax.signals.recordings.readers.bids import sidecars
+from dreamjax.signals.recordings.readers.bids import bids_root, sidecars
 from dreamjax.signals.recordings.readers.recording import Recording, Source
 from dreamjax.storage import manifest
 
@@ -96,7 +96,9 @@ def tables_hash(source: Source, table: str) -> str:
 
     It is apart from `input_hash`, which names the recording whatever is known about it.
     """
-    of_bids = [p for suffix in BIDS_SIDECARS for p in sidecars(Path(source.path), suffix)] if not source.member else []
+    path, of_bids = Path(source.path), list[Path]()
+    if not source.member and bids_root(path):
+        of_bids = [sidecar for suffix in BIDS_SIDECARS for sidecar in sidecars(path, suffix)]
     files = [*of_bids, *([Path(table)] if table else [])]
     return hashlib.sha256("".join(map(manifest.file_hash, files)).encode()).hexdigest() if files else ""
 
