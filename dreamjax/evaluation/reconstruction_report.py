@@ -74,7 +74,8 @@ def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[J
             "r2": {m: s.r2(m).as_json() for m in methods},
             "correlation": {m: s.correlation(m).as_json() for m in methods},
             "r2_by_subject": {
-                m: dict(zip(s.subjects, np.round(s.sums[m].r2(), 5).tolist(), strict=True)) for m in methods
+                m: dict(zip(s.subjects, map(bootstrap.finite, np.round(s.sums[m].r2(), 5)), strict=True))
+                for m in methods
             },
             "conditional_mean": {"folds": choices} if len(choices) > 1 else choices[0] if choices else None,
         }
@@ -130,7 +131,7 @@ def reconstruction_figure(entries: Sequence[Mapping[str, Any]]) -> "Figure":
         colour, at = COLOURS[method], np.arange(len(entries)) + (i - (len(methods) - 1) / 2) * 0.15
         values = [e["r2"][method] for e in entries]
         for x, e, value in zip(at, entries, values, strict=True):
-            each = list(e["r2_by_subject"][method].values())
+            each = np.array(list(e["r2_by_subject"][method].values()), float)
             axis.plot([x] * len(each), each, ".", color=colour, alpha=0.35, ms=5, mew=0)
             if value["low"] is not None:
                 axis.plot([x, x], [value["low"], value["high"]], color=colour, lw=1.6)

@@ -120,6 +120,15 @@ def test_pooled_r2_weighs_subjects_by_their_variance():
     assert reconstruction_scores.gained(np.array([[1.0, 5.0, 10.0], [27.0, 30.0, 30.0]])) == pytest.approx(7 / 40)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_subject_whose_hidden_samples_do_not_vary_has_no_share():
+    sums = Sums(np.zeros((2, 1, 7)))
+    sums.add(0, np.full((1, 9), 4.0), np.zeros((1, 9)), np.ones(1, bool))
+    sums.add(1, np.arange(9.0)[None], np.arange(9.0)[None], np.ones(1, bool))
+    np.testing.assert_array_equal(sums.r2(), [np.nan, 1.0])
+    assert np.isnan(reconstruction_scores.share_explained(np.array([[3.0, 0.0]])))
+
+
 @pytest.fixture(scope="module")
 def process():
     """An AR(1) process and the oracle that knows it."""
