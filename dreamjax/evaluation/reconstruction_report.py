@@ -24,6 +24,7 @@ COLOURS = {  # of the methods, in the order in which they are shown
     "channel mean": palette.WEAK,
     "zero": palette.WEAKEST,
 }
+LINEAR = -1.5  # the share explained below which the axis is logarithmic: every point stays in view
 METHOD = (
     f"Bootstrap over subjects (percentiles of {bootstrap.DRAWS} draws), or Student's t with the jackknife's error "
     "where that is wider, as it is for few subjects."
@@ -137,8 +138,10 @@ def reconstruction_figure(entries: Sequence[Mapping[str, Any]]) -> "Figure":
                 axis.plot([x, x], [value["low"], value["high"]], color=colour, lw=1.6)
         axis.plot(at, [v["estimate"] for v in values], "o", ms=6, color=colour, label=method)
     axis.axhline(0, color=palette.GRID, lw=0.8, zorder=0)
-    lowest = min(v["estimate"] for e in entries for v in e["r2"].values())
-    axis.set_ylim(max(-1.0, min(-0.15, lowest - 0.15)), 1.05)
+    lowest = axis.dataLim.y0  # of all estimates, intervals and subjects
+    if lowest < LINEAR:
+        axis.set_yscale("symlog", linthresh=-LINEAR, linscale=2)
+    axis.set_ylim(min(-0.15, lowest - 0.15 * max(1.0, -lowest)), 1.05)
     axis.set_xticks(range(len(entries)), [e["mask"] for e in entries])
     axis.set_ylabel("share of variance explained\non hidden samples")
     figures.legend(axis, fontsize=9, ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1.0))

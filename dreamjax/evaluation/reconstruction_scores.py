@@ -314,7 +314,7 @@ def score(
             guesses: dict[str, Guess] = dict(SIMPLE) if simple else {}
             choice = baseline.choose(task, patch, seed) if baseline else None
             if baseline and (fitted := baseline.fitted(choice)):
-                guesses["conditional mean"] = fitted.conditional_mean
+                guesses["conditional mean"] = fitted.adapted_mean
             predicted = None if predict is None else predict_all(predict, windows, masking.hidden)
             subjects = sorted({windows.subjects[i] for i in np.flatnonzero(masking.usable)})
             sums = _summed(windows, masking, patch, predicted, guesses, subjects)
