@@ -1,4 +1,4 @@
-"""Decode the class of the image that was seen, in left-out recordings: the baseline for everything else.
+"""Decode the class of the image that was seen, in left-out people or recordings: the baseline for everything else.
 
 shrinkage LDA        of the signal's means over equal spans: the standard for evoked responses
 encoder + LDA        of the embedding of a pretrained encoder, where one is given
@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from dreamjax.console import counted
 from dreamjax.errors import UserError
 from dreamjax.evaluation import controls, held_out, score_table
-from dreamjax.metrics import cross_validation, lda
-from dreamjax.metrics.cross_validation import METRICS, Features
+from dreamjax.metrics import bootstrap, cross_validation, lda
+from dreamjax.metrics.cross_validation import METRICS, Design, Features, LeaveOut
 from dreamjax.reports.pages import Page, Section
-from dreamjax.reports.tables import Table, cell
+from dreamjax.reports.tables import Table, cell, number
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.storage import atomic
@@ -29,6 +30,8 @@ from dreamjax.systems.base import Embeds, capability
 LDA, ENCODED, TIME = "shrinkage LDA", "encoder + LDA", "time index"
 SPANS = 16  # of time
 FEWEST = 5  # trials of a class in all
+ENOUGH = 3  # known subjects who are left out one after another
+UNKNOWN = ("", "unknown")  # subjects of whom nothing is known
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class DecodingSettings:
     encoder: str = ""  # run of a system that embeds signals
     permutations: int = 200
     seed: int = 0
+    leave_out: LeaveOut | None = None  # None: subjects where `ENOUGH` are known, else recordings
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,16 @@ class _LabelledTrials:
     keys: np.ndarray
     classes: np.ndarray
     recording: np.ndarray
+    subject: np.ndarray  # that of a recording of an unknown subject is its own
+    session: np.ndarray
+    unknown: bool  # whether any subject is
     start: np.ndarray
     names: tuple[str, ...]
+
+    @property
+    def people(self) -> int:
+        """Return how many subjects there are."""
+        return len(np.unique(self.subject))
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,9 @@ class DecodingResult:
     notes: Sequence[str]
     chance: Mapping[str, float]
     permutations: int
-    scores: Mapping[str, Mapping[str, Mapping[str, object]]]
+    scores: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    leave_out: str = "recording"
+    permuted: str = "trials within recordings"
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -70,19 +84,21 @@ class DecodingResult:
         """Return the table for a terminal."""
         header = ["", *(name for metric in METRICS for name in (metric, "p"))]
         rows = [
-            [name, *(text for metric in METRICS for text in (cell(one[metric]), f"{one[metric]['p']:.3f}"))]
+            [name, *(text for metric in METRICS for text in (cell(one[metric]), number(one[metric]["p"])))]
             for name, one in self.scores.items()
         ]
         rows.append(["chance", *(text for metric in METRICS for text in (f"{self.chance[metric]:.3f}", ""))])
-        how = f"intervals over recordings; p by {self.permutations} permutations of labels within recordings"
+        how = (
+            f"intervals over {self.leave_out}s; p by {self.permutations} permutations of the labels of {self.permuted}"
+        )
         return Page(self.title, [Section(table=Table(header, rows)), Section(notes=[how])], self.notes).text()
 
 
 def decode(settings: DecodingSettings, out: str | None = None) -> DecodingResult:
     """Decode classes; write classes.json into `out`. Raise UserError for trials without two classes."""
     trials = _trials(settings)
+    design, notes = _design(settings, trials)
     ways: dict[str, Callable[[], Features]] = {LDA: lambda: _binned(trials)}
-    notes: list[str] = []
     if settings.encoder:
         ways[ENCODED] = lambda: _encoded(settings, trials, notes)
     impossible = {name: why for path in settings.data for name, why in records.impossible(path).items()}
@@ -92,24 +108,56 @@ def decode(settings: DecodingSettings, out: str | None = None) -> DecodingResult
     notes += [f"{what}: not possible, as {impossible[name]}" for name, what in lacking.items() if name in impossible]
     scores = {}
     for name, features in ways.items():
-        given, how = (features(), trials.classes, trials.recording), cross_validation.shrunk_lda
+        given, how = (features(), trials.classes, design), cross_validation.shrunk_lda
         result = cross_validation.scored(*given, how, permutations=settings.permutations, seed=settings.seed)
-        scores[name] = {metric: result.score[metric].as_json() | {"p": result.p[metric]} for metric in METRICS}
+        scores[name] = {
+            metric: result.score[metric].as_json() | {"p": bootstrap.finite(result.p[metric])} for metric in METRICS
+        }
     counts = zip(np.bincount(trials.classes), trials.names, strict=True)
+    recordings = counted(len(np.unique(trials.recording)), "recording")
+    people = "unknown subjects" if trials.unknown else counted(trials.people, "subject")
+    others = "" if design.what == "recording" else f" {design.what}"
     table = DecodingResult(
         data=list(settings.data),
         title=(
             f"{', '.join(settings.data)}: {len(trials.classes)} trials ({', '.join(f'{n} {k}' for n, k in counts)}) in "
-            f"{len(np.unique(trials.recording))} recordings, each decoded by classifiers of the others"
+            f"{recordings} of {people}, each{others} decoded by classifiers of the others"
         ),
         notes=notes,
         chance={"balanced accuracy": 1 / len(trials.names), "AUROC": 0.5},
         permutations=settings.permutations,
         scores=scores,
+        leave_out=design.what,
+        permuted=design.permuted,
     )
     if out:
         atomic.write_text(epath.Path(out) / "classes.json", json.dumps(table.as_json(), indent=1))
     return table
+
+
+def _design(settings: DecodingSettings, trials: _LabelledTrials) -> tuple[Design, list[str]]:
+    """Return what is left out and permuted, with notes on it. Raise UserError where that is not possible."""
+    known = not trials.unknown
+    what: LeaveOut = settings.leave_out or ("subject" if known and trials.people >= ENOUGH else "recording")
+    groups = {"subject": trials.subject, "session": trials.session, "recording": trials.recording}
+    if what == "subject" and not known:
+        raise UserError(
+            "subjects are unknown, so none can be left out; prepare with --subject-pattern, or leave out recordings"
+        )
+    if what == "session" and len(np.unique(trials.session)) <= trials.people:
+        raise UserError("the records hold one session of each subject; use --leave-out subject or recording")
+    design = Design.of(trials.classes, trials.recording, trials.subject, groups[what], what)
+    notes = []
+    if not known:
+        notes.append(
+            f"subjects unknown: recordings may share people, so that a left-out {what} may be of a known person"
+        )
+    elif what != "subject" and len(np.unique(groups[what])) > trials.people:
+        notes.append(
+            f"other {what}s of the same {'person' if trials.people == 1 else 'people'} are trained on: the scores say "
+            "nothing about other people"
+        )
+    return design, notes + design.notes(trials.classes, settings.permutations)
 
 
 def _trials(settings: DecodingSettings) -> _LabelledTrials:
@@ -136,8 +184,19 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
     if (counts := np.bincount(classes, minlength=len(names))).min() < FEWEST:
         fewest = names[int(counts.argmin())]
         raise UserError(f"class {fewest} has {counts.min()} trials, and at least {FEWEST} are required")
-    _, recording = np.unique([metadata[i]["recording"] for i in keys], return_inverse=True)
-    return _LabelledTrials(windows, keys, classes, recording, np.array([metadata[i]["start"] for i in keys]), names)
+    chosen = [metadata[i] for i in keys]
+    someone = [one["subject"] if one["subject"] not in UNKNOWN else f"unknown {one['recording']}" for one in chosen]
+    who = {"recording": [one["recording"] for one in chosen], "subject": someone}
+    who["session"] = [f"{subject} {one['session']}" for subject, one in zip(someone, chosen, strict=True)]
+    return _LabelledTrials(
+        windows,
+        keys,
+        classes,
+        **{name: np.unique(texts, return_inverse=True)[1] for name, texts in who.items()},
+        unknown=any(one["subject"] in UNKNOWN for one in chosen),
+        start=np.array([one["start"] for one in chosen]),
+        names=names,
+    )
 
 
 def _binned(trials: _LabelledTrials) -> Features:

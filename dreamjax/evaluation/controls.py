@@ -153,7 +153,8 @@ def _prior(task: ClassTask, _: ControlData) -> Answer:
 
 def _classified(task: ClassTask, _: ControlData) -> Answer:
     model = task.classifier
-    kind = f"chosen by {model.validation:.0%} of validation trials: {model.joined} spans to one, "
+    right = f"{model.validation:.0%}" if np.isfinite(model.validation) else "none"
+    kind = f"chosen by {right} of validation trials: {model.joined} spans to one, "
     return Answer(CLASSIFIER, model(task.signals["test"][task.scored]), kind + f"shrinkage {model.shrinkage:g}")
 
 

@@ -80,11 +80,15 @@ def collect(task: System, split: str, functions: Mapping[str, tuple[Function, Py
     if not len(joined.get("batch/target", ())):
         raise UserError(f"split {split} has no examples to score")
     target, subject = joined.pop("batch/target"), joined.pop("batch/subject", None)
+    for name, value in {"the target": target, **{f"the output of the {name}": x for name, x in joined.items()}}.items():
+        if broken := int((~np.isfinite(value.reshape(len(value), -1)).all(axis=1)).sum()):
+            raise UserError(f"{name} is not finite in {broken} of {len(value)} examples, so nothing can be scored")
     if subject is not None and len(np.unique(subject)) > 1:
         return ScoredExamples(joined, target, subject, "subjects")
     count = len(target)
     groups = np.arange(count) * min(count, MOST_GROUPS) // count
-    return ScoredExamples(joined, target, groups, "examples" if count <= MOST_GROUPS else "groups of examples")
+    names = "examples" if count <= MOST_GROUPS else "groups of examples"
+    return ScoredExamples(joined, target, groups, names if subject is None else f"{names} of one subject")
 
 
 # ----------------------------------------------------------------------------------------------------------- retrieval
@@ -96,6 +100,8 @@ def score_retrieval(workdir: str, settings: ExampleSettings) -> ScoreTable:
     examples = collect(run.task, settings.split, queries)
     bank, random_bank = (np.asarray(task.bank(params, settings.split).vectors) for params in (run.params, fresh))
     target = bank_rows(examples.target, len(bank))
+    if len(bank) < 2:
+        raise UserError("the bank holds one target, which every query retrieves; a score takes two or more")
     shuffled = np.random.default_rng([settings.seed, 14]).permutation(target)
     ranks = {
         MODEL: retrieval.ranks(examples.outputs[MODEL], bank, target),
@@ -111,6 +117,7 @@ def rank_columns(ranks: Mapping[str, Ranks], targets: int) -> list[Column]:
     tops = [
         Column(f"top-{k}", {name: of.top(k) for name, of in ranks.items()}, retrieval.chance(k, targets))
         for k in (1, 5)
+        if k < targets  # among all of them it is always
     ]
     return [*tops, Column("rank", {name: of.rank() for name, of in ranks.items()}, (targets + 1) / 2, "lower")]
 

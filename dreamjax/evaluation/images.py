@@ -101,12 +101,14 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
     shown = {MODEL: made} | sources.images
     columns = image_scores.columns(scored, shown, panel, settings.ways)
     if sources.predicted:
-        values = {name: (predicted == classes.true).astype(float) for name, predicted in sources.predicted.items()}
+        values = {name: _right(predicted, classes.true) for name, predicted in sources.predicted.items()}
         columns.insert(0, Column(PREDICTED, values, 1 / len(classes.names)))
     known = [one for one in columns if any(np.isfinite(values).any() for values in one.values.values())]
     if empty := [one.name for one in columns if one not in known]:
         notes.append(f"too few images were seen in these trials for {', '.join(empty)}")
     people = len(set(scored.person.tolist()))
+    if people == 1:
+        notes.append("one person: intervals are over images alone, and say nothing about other people")
     summary = batches.summary(generator.model, request)
     result = ScoreTable(
         title=(
@@ -152,13 +154,19 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
     return result
 
 
+def _right(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Return which predictions are right; NaN for a trial of a class that training does not have."""
+    return np.where(true >= 0, predicted == true, np.nan)
+
+
 def _leaks(sources: Sources, classes: ClassTask, scored: ScoredTrials) -> list[str]:
     """Return a sentence for each null control that predicts classes better than chance."""
     out = []
     true = classes.true
-    chance = max(1 / max(len(classes.names), 1), np.bincount(true[true >= 0]).max() / len(true) if len(true) else 0)
+    known = true[true >= 0]
+    chance = max(1 / max(len(classes.names), 1), np.bincount(known).max() / len(known) if len(known) else 0)
     for name, predicted in sources.predicted.items():
-        share = score_table.interval((predicted == true).astype(float), scored.clusters)
+        share = score_table.interval(_right(predicted, true), scored.clusters)
         if name in LEAKS and share.known and share.low > chance:
             out.append(
                 f"{name}: names {share.estimate:.0%} of the classes ({share.low:.0%} to {share.high:.0%}; chance "

@@ -287,8 +287,7 @@ def summary(scores: Mapping[str, ProbeScore], labels: tuple[str, str]) -> JsonDi
     differences, rows, claims, first = {}, {}, {}, []
     for name, d in comparisons.items():
         says = "higher" if d.estimate > 0 else "lower"
-        unresolved = f"not resolved; this design could detect ≥ {d.detectable():.3f}"
-        differences[name] = d.difference_json(says if d.excludes(0) else unresolved)
+        differences[name] = d.difference_json(says if d.excludes(0) else bootstrap.unresolved(d, ".3f"))
     for name, one in scores.items():
         accuracy, d = one.accuracy(), one.minus_chance()
         detectable, claims[name] = bootstrap.finite(d.detectable()), probe.claim(d)

@@ -1,5 +1,6 @@
 """Evaluate masked reconstruction of a run on held-out windows, with baselines fitted on training subjects."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
 
 FIT_WINDOWS = 4000  # training windows that the Gaussian is fitted on, spread evenly
 SHOWN = ("random 0.75", "gap 250 ms")
+MEANS = ("zero", "channel mean")
+WHY_WORSE = {  # baselines that can be worse than a mean, and why
+    "conditional mean": (
+        "the covariance of the people it was fitted on does not hold for these, and a difference from it says little "
+        "about the model"
+    ),
+    "linear interpolation": "a line through the nearest samples does not follow what oscillates between them",
+}
 
 
 @dataclass(frozen=True)
@@ -228,13 +237,39 @@ def _few(subjects: int) -> list[str]:
 
 
 def findings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each mask: the signed difference from the conditional mean."""
-    differences = {entry["mask"]: entry.get("model_minus", {}).get("conditional mean") for entry in entries}
-    return [
-        f"{mask}: model minus conditional mean {tables.cell(d, signed=True)}; {d['says']}"
-        for mask, d in differences.items()
-        if d
-    ]
+    """Return a sentence for each mask: the signed difference from the strongest baseline; and those worse than a mean.
+
+    Without a conditional mean there is no sentence on a difference.
+    """
+    sentences = []
+    for entry in entries:
+        differences = entry.get("model_minus", {})
+        if "conditional mean" in differences:
+            other = max(differences, key=lambda name: _share(entry, name))
+            d = differences[other]
+            line = f"{entry['mask']}: model minus {other} {tables.cell(d, signed=True)}; {d['says']}"
+            sentences.append(line + ("" if other == "conditional mean" else " (here the strongest baseline)"))
+    return sentences + _worse_than_mean(entries)
+
+
+def _worse_than_mean(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each baseline that explains less than predicting zero or the channel mean under a mask."""
+    sentences = []
+    for name, why in WHY_WORSE.items():
+        worse = [
+            f"{entry['mask']} ({tables.number(_share(entry, name))})"
+            for entry in entries
+            if name in entry["r2"] and _share(entry, name) < max(_share(entry, m) for m in MEANS if m in entry["r2"])
+        ]
+        if worse:
+            sentences.append(f"worse than predicting the mean: {name} under {', '.join(worse)}; a finding: {why}")
+    return sentences
+
+
+def _share(entry: Mapping[str, Any], method: str) -> float:
+    """Return the share of variance that a method explains; -inf where it is unknown."""
+    estimate = entry["r2"][method]["estimate"]
+    return -math.inf if estimate is None else float(estimate)
 
 
 def _figure(

@@ -60,7 +60,7 @@ def masked_window(
     truth, seen = one.microvolts()[0], one.seen_microvolts()
     made = {"linear interpolation": reconstruction_scores.linear_interpolation(seen, visible, hidden)[0]}
     if fitted is not None:
-        made["conditional mean"] = fitted.conditional_mean(seen, visible, hidden)[0]
+        made["conditional mean"] = fitted.adapted_mean(seen, visible, hidden)[0]
     made["model"] = reconstruction_scores.predict_all(predict, one, masking.hidden)[0][:, hidden]
     guesses = {name: truth.copy() for name in made}
     for name, values in made.items():
@@ -142,5 +142,6 @@ def _trace(axis: "Axes", window: MaskedWindow, channel: int, seconds: np.ndarray
             guess, label = _shown(window.guesses[name][channel], window.hidden), f"{name}, R² {window.r2(name):.2f}"
             axis.plot(seconds, guess, label=label, **style)
     axis.tick_params(labelsize=8, length=2.5)
-    reach = np.abs(window.truth[channel]).max() * 1.15
+    shown = [window.guesses[name][channel] for name in STYLES if name in window.guesses]
+    reach = np.abs([window.truth[channel], *shown]).max() * 1.15 or 1.0
     axis.set_ylim(-reach, reach)

@@ -24,6 +24,7 @@ COLOURS = {  # of the methods, in the order in which they are shown
     "channel mean": palette.WEAK,
     "zero": palette.WEAKEST,
 }
+LINEAR = -1.5  # the share explained below which the axis is logarithmic: every point stays in view
 METHOD = (
     f"Bootstrap over subjects (percentiles of {bootstrap.DRAWS} draws), or Student's t with the jackknife's error "
     "where that is wider, as it is for few subjects."
@@ -74,7 +75,8 @@ def reconstruction_json(scores: Sequence[MaskScore], show_model: bool) -> list[J
             "r2": {m: s.r2(m).as_json() for m in methods},
             "correlation": {m: s.correlation(m).as_json() for m in methods},
             "r2_by_subject": {
-                m: dict(zip(s.subjects, np.round(s.sums[m].r2(), 5).tolist(), strict=True)) for m in methods
+                m: dict(zip(s.subjects, map(bootstrap.finite, np.round(s.sums[m].r2(), 5)), strict=True))
+                for m in methods
             },
             "conditional_mean": {"folds": choices} if len(choices) > 1 else choices[0] if choices else None,
         }
@@ -130,14 +132,16 @@ def reconstruction_figure(entries: Sequence[Mapping[str, Any]]) -> "Figure":
         colour, at = COLOURS[method], np.arange(len(entries)) + (i - (len(methods) - 1) / 2) * 0.15
         values = [e["r2"][method] for e in entries]
         for x, e, value in zip(at, entries, values, strict=True):
-            each = list(e["r2_by_subject"][method].values())
+            each = np.array(list(e["r2_by_subject"][method].values()), float)
             axis.plot([x] * len(each), each, ".", color=colour, alpha=0.35, ms=5, mew=0)
             if value["low"] is not None:
                 axis.plot([x, x], [value["low"], value["high"]], color=colour, lw=1.6)
         axis.plot(at, [v["estimate"] for v in values], "o", ms=6, color=colour, label=method)
     axis.axhline(0, color=palette.GRID, lw=0.8, zorder=0)
-    lowest = min(v["estimate"] for e in entries for v in e["r2"].values())
-    axis.set_ylim(max(-1.0, min(-0.15, lowest - 0.15)), 1.05)
+    lowest = axis.dataLim.y0  # of all estimates, intervals and subjects
+    if lowest < LINEAR:
+        axis.set_yscale("symlog", linthresh=-LINEAR, linscale=2)
+    axis.set_ylim(min(-0.15, lowest - 0.15 * max(1.0, -lowest)), 1.05)
     axis.set_xticks(range(len(entries)), [e["mask"] for e in entries])
     axis.set_ylabel("share of variance explained\non hidden samples")
     figures.legend(axis, fontsize=9, ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1.0))

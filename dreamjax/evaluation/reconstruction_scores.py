@@ -196,8 +196,9 @@ class Sums:
         return np.stack([error.sum(1), (yy - y**2 / np.maximum(n, 1)).sum(1)], axis=1)
 
     def r2(self) -> Float[np.ndarray, "S"]:
+        """Return the share explained of every subject; NaN for one whose hidden samples do not vary."""
         error, variance = self.rows().T
-        return 1 - error / variance
+        return 1 - _ratio(error, variance)
 
     def correlation(self) -> Float[np.ndarray, "S"]:
         """Return the correlation of every subject; 0 for a constant guess."""
@@ -210,15 +211,20 @@ class Sums:
 
 
 def share_explained(rows: np.ndarray) -> np.ndarray:
-    """Return the pooled R² of rows (…, subjects, [err, var])."""
+    """Return the pooled R² of rows (…, subjects, [err, var]); NaN where nothing varies."""
     total = rows.sum(axis=-2)
-    return 1 - total[..., 0] / total[..., 1]
+    return 1 - _ratio(total[..., 0], total[..., 1])
 
 
 def gained(rows: np.ndarray) -> np.ndarray:
     """Return the difference of two pooled R² of rows (…, subjects, [err of one, err of other, var])."""
     total = rows.sum(axis=-2)
-    return (total[..., 1] - total[..., 0]) / total[..., 2]
+    return _ratio(total[..., 1] - total[..., 0], total[..., 2])
+
+
+def _ratio(error: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return error / variance; NaN where there is no variance."""
+    return np.divide(error, variance, out=np.full(np.shape(error), np.nan), where=variance > 0)
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
@@ -308,7 +314,7 @@ def score(
             guesses: dict[str, Guess] = dict(SIMPLE) if simple else {}
             choice = baseline.choose(task, patch, seed) if baseline else None
             if baseline and (fitted := baseline.fitted(choice)):
-                guesses["conditional mean"] = fitted.conditional_mean
+                guesses["conditional mean"] = fitted.adapted_mean
             predicted = None if predict is None else predict_all(predict, windows, masking.hidden)
             subjects = sorted({windows.subjects[i] for i in np.flatnonzero(masking.usable)})
             sums = _summed(windows, masking, patch, predicted, guesses, subjects)

@@ -27,6 +27,7 @@ LEVEL = 0.95
 POWER = 0.8
 CHUNK = 1 << 22  # numbers held at once while drawing
 TINY = 1e-12
+ALIKE = 6  # equal values that are evidence: fewer are not significant by a sign test (2 / 2^n > 0.05)
 
 # scale on which a score is unbounded → (to it, back)
 LINKS: dict[str, tuple[Callable[[Number], Number], Callable[[Number], Number]]] = {
@@ -38,7 +39,11 @@ LINKS: dict[str, tuple[Callable[[Number], Number], Callable[[Number], Number]]] 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the range that holds the truth with probability `level`; NaN bounds where n < 2."""
+    """An estimate and the range that holds the truth with probability `level`; NaN bounds where that is unknown.
+
+    It is unknown for fewer than 2 clusters, for an estimate that is NaN, and for fewer than `ALIKE` clusters whose
+    values are all equal: these do not show how far others spread.
+    """
 
     estimate: float
     low: float
@@ -119,10 +124,13 @@ def interval(
     """Return the statistic with its interval: bootstrap over clusters, or jackknife and Student's t if wider."""
     rows = np.asarray(rows, np.float64)
     rows = rows[:, None] if rows.ndim == 1 else rows
-    n, estimate = len(rows), float(statistic(rows))
-    if n < 2:
+    n = len(rows)
+    estimate = float(statistic(rows)) if n else math.nan
+    if n < 2 or not math.isfinite(estimate):
         return Interval(estimate, math.nan, math.nan, n, level)
     left_out = jackknife(rows, statistic)
+    if n < ALIKE and np.ptp(left_out) <= TINY * max(1.0, abs(estimate)):
+        return Interval(estimate, math.nan, math.nan, n, level)
     to, back = LINKS[link]
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * _jackknife_error(np.asarray(to(left_out)))
     low, high = bounds(rows, statistic, draws=draws, seed=seed, level=level)
@@ -152,7 +160,7 @@ def smallest_detectable(sd: float, n: int, *, power: float = POWER, level: float
     S = sqrt(χ²_df / df), the probability that a noncentral t exceeds c is E[1 - Φ(c S - δ √n / sd)]; the expectation is
     taken over quantiles of S, as SciPy's noncentral t is NaN for few degrees of freedom.
     """
-    if n < 2 or not math.isfinite(sd):
+    if n < 2 or not math.isfinite(sd) or sd <= TINY:  # without spread a design would seem to detect everything
         return math.nan
     df = n - 1
     quantiles = (np.arange(4000) + 0.5) / 4000
@@ -169,10 +177,19 @@ def smallest_detectable(sd: float, n: int, *, power: float = POWER, level: float
 
 def verdict(difference: Interval, what: str, than: str, better: Direction = "higher") -> str:
     """Return a sentence about a paired difference: better, worse, or not resolved, with the detectable size."""
-    if not difference.known:
-        there = "is one" if difference.n == 1 else f"are {difference.n}"
-        return f"not resolved: an interval takes at least two subjects, there {there}"
     if difference.excludes(0):
         wins = (difference.estimate > 0) == (better == "higher")
         return f"{what} is {'better' if wins else 'worse'} than {than}"
-    return f"not resolved; this design could detect ≥ {difference.detectable():.2g}"
+    return unresolved(difference)
+
+
+def unresolved(difference: Interval, form: str = ".2g", than: str = "") -> str:
+    """Return why a difference whose interval does not exclude 0 supports no claim, with the detectable size."""
+    if math.isnan(difference.estimate):
+        return "not resolved: there is no difference to compute"
+    if difference.n < 2:
+        there = "is one" if difference.n == 1 else "is none"
+        return f"not resolved: an interval takes at least two subjects, there {there}"
+    if math.isnan(least := difference.detectable()):
+        return f"not resolved: the difference is the same in all {difference.n} subjects, so its spread is unknown"
+    return f"not resolved; this design could detect ≥ {least:{form}}{than}"

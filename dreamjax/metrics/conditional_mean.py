@@ -11,6 +11,11 @@ explained. Choices, made on validation subjects:
   channels, own covariances);
 - covariance: `sample`, or `stationary` (its diagonals averaged: a Toeplitz matrix);
 - shrinkage λ: Σ_k + λ tr(Σ_k) / T · I.
+
+Filters leave training windows almost no variance in their stop bands, and the conditional mean relies on that. A window
+that was clipped, or recorded with another band, has variance there, which is amplified without bound: one window with
+an error of 500 times its power decides the score of all. So each component of a window may take a larger λ than the
+chosen one (`Gaussian.adapted_mean`): the one under which its visible samples are most likely, whatever their scale.
 """
 
 from collections.abc import Sequence
@@ -27,6 +32,7 @@ Basis = Literal["channels", "components"]
 Covariance = Literal["sample", "stationary"]
 SHRINKAGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 START = 1e-6
+STEP, MOST = 10.0, 1.0  # of the shrinkage that a window may take
 FLOOR = 1e-10  # eigenvalues are raised to this share of the largest: an averaged diagonal may leave some below zero
 
 Spectrum = tuple[Float[np.ndarray, "K T"], Float[np.ndarray, "K T T"]]  # eigenvalues, eigenvectors in columns
@@ -92,31 +98,82 @@ class Gaussian:
         return self._matrices(np.divide)
 
     def _matrices(self, scale: np.ufunc) -> Float[np.ndarray, "K T T"]:
-        values, vectors = self.spectrum
-        values = values + self.shrinkage * values.mean(axis=1, keepdims=True)
-        return np.matmul(scale(vectors, values[:, None, :]), vectors.transpose(0, 2, 1))
+        vectors = self.spectrum[1]
+        return np.matmul(scale(vectors, self._eigenvalues()[:, None, :]), vectors.transpose(0, 2, 1))
+
+    def _eigenvalues(self) -> Float[np.ndarray, "K T"]:
+        values = self.spectrum[0]
+        return values + self.shrinkage * values.mean(axis=1, keepdims=True)
+
+    @cached_property
+    def firmer(self) -> "Gaussian | None":
+        """Return the same with the next larger shrinkage; None beyond `MOST`, and for none at all."""
+        shrinkage = self.shrinkage * STEP
+        return Gaussian(self.basis, self.spectrum, shrinkage) if 0 < shrinkage <= MOST else None
 
     def conditional_mean(
         self, signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
     ) -> Float[np.ndarray, "B C H"]:
-        """Return E[hidden | visible] in µV, for windows that share one mask; other samples are unknown.
+        """Return E[hidden | visible] in µV, for windows that share one mask; other samples are unknown."""
+        z_KxBxV = np.einsum("ck,bct->kbt", self.basis, signal[:, :, visible], optimize=True)
+        return self._in_channels(self._posterior(self._rows(z_KxBxV), visible, hidden)[0], len(signal))
+
+    def adapted_mean(
+        self, signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
+    ) -> Float[np.ndarray, "B C H"]:
+        """Return `conditional_mean` with as much more shrinkage as the visible samples of a component call for."""
+        z_KxBxV = np.einsum("ck,bct->kbt", self.basis, signal[:, :, visible], optimize=True)
+        rows = self._rows(z_KxBxV)
+        mean, likelihood = self._posterior(rows, visible, hidden)
+        firmer = self.firmer
+        while firmer is not None:
+            other, of_other = firmer._posterior(rows, visible, hidden)
+            better = of_other > likelihood
+            if not better.any():
+                break
+            mean = np.where(better[:, :, None], other, mean)
+            likelihood = np.maximum(likelihood, of_other)
+            firmer = firmer.firmer
+        return self._in_channels(mean, len(signal))
+
+    def _rows(self, z_KxBxV: np.ndarray) -> np.ndarray:
+        """Return the components; where they share one covariance, as rows of one, so that it is solved once."""
+        return z_KxBxV.reshape(1, -1, z_KxBxV.shape[2]) if len(self.spectrum[0]) == 1 else z_KxBxV
+
+    def _in_channels(self, rows: np.ndarray, windows: int) -> Float[np.ndarray, "B C H"]:
+        components = rows.reshape(self.basis.shape[1], windows, rows.shape[2])
+        return np.einsum("ck,kbh->bch", self.basis, components, optimize=True)
+
+    def _posterior(
+        self, rows: Float[np.ndarray, "K R V"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
+    ) -> tuple[Float[np.ndarray, "K R H"], Float[np.ndarray, "K R"]]:
+        """Return E[hidden | visible] of each row, and the log-likelihood of its visible samples, the best scale given.
 
         Solves with Σ_vv; or, where hidden samples are fewer and nothing is unknown, with the precision Λ = Σ⁻¹, of
-        which only the hidden block is needed: E = -Λ_hh⁻¹ Λ_hv x_v.
+        which only the hidden block is needed: E = -Λ_hh⁻¹ Λ_hv x_v. The likelihood is -(n log q + log det Σ_vv) / 2
+        with q = x_vᵀ Σ_vv⁻¹ x_v, and log det Σ_vv = log det Σ + log det Λ_hh.
         """
         v, h = np.flatnonzero(visible), np.flatnonzero(hidden)
-        z = np.einsum("ck,bct->kbt", self.basis, signal[:, :, v], optimize=True)
-        by_precision = len(h) < len(v) and len(h) + len(v) == signal.shape[2]
-        matrices, inner = (self.precisions, h) if by_precision else (self.covariances, v)
-        parts = z.reshape(1, -1, len(v)) if len(matrices) == 1 else z  # a shared covariance is solved once
-        inner_KxIxI, across_KxHxV = matrices[:, inner[:, None], inner], matrices[:, h[:, None], v]
-        seen_KxVxB = parts.transpose(0, 2, 1)
-        if by_precision:
-            out = -np.linalg.solve(inner_KxIxI, across_KxHxV @ seen_KxVxB)
+        seen_KxVxR = rows.transpose(0, 2, 1)
+        if len(h) < len(v) and len(h) + len(v) == len(visible):
+            all_KxTxR = np.zeros((len(rows), len(visible), rows.shape[1]))
+            all_KxTxR[:, v] = seen_KxVxR
+            pulled_KxTxR = self.precisions @ all_KxTxR
+            inner_KxHxH = self.precisions[:, h[:, None], h]
+            solved_KxHxR = np.linalg.solve(inner_KxHxH, pulled_KxTxR[:, h])
+            mean_KxHxR, log_det = -solved_KxHxR, np.log(self._eigenvalues()).sum(1) + _log_det(inner_KxHxH)
+            power = (seen_KxVxR * pulled_KxTxR[:, v]).sum(1) - (pulled_KxTxR[:, h] * solved_KxHxR).sum(1)
         else:
-            out = across_KxHxV @ np.linalg.solve(inner_KxIxI, seen_KxVxB)
-        out = out.transpose(0, 2, 1)
-        return np.einsum("ck,kbh->bch", self.basis, out.reshape(z.shape[0], z.shape[1], len(h)), optimize=True)
+            inner_KxVxV = self.covariances[:, v[:, None], v]
+            solved_KxVxR = np.linalg.solve(inner_KxVxV, seen_KxVxR)
+            mean_KxHxR, log_det = self.covariances[:, h[:, None], v] @ solved_KxVxR, _log_det(inner_KxVxV)
+            power = (seen_KxVxR * solved_KxVxR).sum(1)
+        likelihood = -(len(v) * np.log(np.maximum(power, np.finfo(float).tiny)) + log_det[:, None]) / 2
+        return mean_KxHxR.transpose(0, 2, 1), likelihood
+
+
+def _log_det(matrices: Float[np.ndarray, "K n n"]) -> Float[np.ndarray, "K"]:
+    return np.asarray(np.linalg.slogdet(matrices)[1])
 
 
 @dataclass(frozen=True)
@@ -174,6 +231,6 @@ class Candidates:
 def _share_left(gaussian: Gaussian, m: Masked) -> float:
     """Return the squared error on hidden samples over their power."""
     truth = m.signal[:, :, m.hidden]
-    error = (truth - gaussian.conditional_mean(m.signal, m.visible, m.hidden)) ** 2
+    error = (truth - gaussian.adapted_mean(m.signal, m.visible, m.hidden)) ** 2
     real = m.scored[:, :, None]
     return float((error * real).sum() / max((truth**2 * real).sum(), np.finfo(float).tiny))

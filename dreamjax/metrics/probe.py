@@ -139,6 +139,8 @@ def leave_subject_out(
         from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
     except ImportError as e:
         raise missing_package("scikit-learn", "data", "the linear probe") from e
+    if broken := int((~np.isfinite(features).all(axis=1)).sum()):
+        raise UserError(f"{broken} of {len(features)} windows have features that are not finite; nothing can be probed")
     x, who, scores = within_subject(features, subjects), np.asarray(subjects), {}
     regression = LogisticRegression(class_weight="balanced", max_iter=300, tol=1e-3)
     cv, scoring = LeaveOneGroupOut(), "balanced_accuracy"
@@ -185,7 +187,7 @@ class ProbeScore:
         return self.name + (" (control)" if self.control else "")
 
     def accuracy(self) -> Interval:
-        return self._interval(self.by_subject)
+        return self._interval(self.by_subject).within(0, 1)
 
     def minus_chance(self) -> Interval:
         """Return the paired difference to chance, subject by subject."""
@@ -203,11 +205,9 @@ class ProbeScore:
 
 def claim(difference: Interval) -> str:
     """Return the claim that a probe's difference from chance supports: none where the interval includes zero."""
-    if not difference.known:
-        return "not resolved: too few subjects for an interval"
     if difference.excludes(0):
         return "above chance" if difference.low > 0 else "below chance"
-    return f"not resolved; this design could detect ≥ {difference.detectable():.3f} above chance"
+    return bootstrap.unresolved(difference, ".3f", " above chance")
 
 
 def drift_labels(starts: Float[np.ndarray, "B"], seconds: float, window: float) -> Int[np.ndarray, "B"]:

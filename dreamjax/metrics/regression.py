@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 TINY = 1e-12  # of a dimension's power: less is a constant
+FEWEST = 3  # examples: of two the correlation is 1 or -1 whatever is predicted
 
 
 class RegressionScores(NamedTuple):
@@ -25,12 +26,15 @@ class RegressionScores(NamedTuple):
 
 
 def fit(predicted_nxD: Float[np.ndarray, "n D"], true_nxD: Float[np.ndarray, "n D"]) -> RegressionScores:
-    """Return the scores of a prediction. A dimension whose truth does not vary has NaN and does not count."""
+    """Return the scores of a prediction; NaN for fewer than `FEWEST` examples.
+
+    A dimension whose truth does not vary has NaN and does not count.
+    """
     predicted, true = (np.asarray(x, np.float64) for x in (predicted_nxD, true_nxD))
     y, p = true - true.mean(0), predicted - predicted.mean(0)
     power_y, power_p = np.square(y).mean(0), np.square(p).mean(0)
     varies = power_y > TINY * np.square(true).mean(0)
-    if not varies.any():
+    if len(true) < FEWEST or not varies.any():
         nothing = np.full(true.shape[1], np.nan)
         return RegressionScores(nothing, nothing, np.full(len(true), np.nan), np.full(len(true), np.nan))
     constant = power_p <= TINY * np.square(predicted).mean(0)

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from dreamjax.errors import UserError
+
 ROWS = 1024  # queries that are compared with the bank at once
 HELD = 1 << 29  # bytes of centred features at once
 
@@ -43,10 +45,15 @@ class Ranks(NamedTuple):
 def ranks(
     query_nxD: Float[np.ndarray, "n D"], bank_mxD: Float[np.ndarray, "m D"], target_n: Int[np.ndarray, "n"]
 ) -> Ranks:
-    """Return the ranks of the bank's rows `target_n` by cosine similarity with the queries."""
+    """Return the ranks of the bank's rows `target_n` by cosine similarity with the queries.
+
+    Raise UserError for vectors that are not finite: whatever is compared with NaN would be neither above nor equal.
+    """
     target, counts = np.asarray(target_n), []
     for i in range(0, len(target), ROWS):
         similarity = similarities(query_nxD[i : i + ROWS], bank_mxD, centred=False)
+        if not np.isfinite(similarity).all():
+            raise UserError("the vectors to compare hold numbers that are not finite, so nothing can be ranked")
         right = np.take_along_axis(similarity, target[i : i + ROWS, None], axis=1)
         counts.append(((similarity > right).sum(1), (similarity == right).sum(1) - 1))
     above, equal = (np.concatenate(parts) for parts in zip(*counts, strict=True))

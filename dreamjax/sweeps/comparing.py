@@ -24,10 +24,13 @@ Scores = Float[np.ndarray, "seeds subjects"]
 
 
 def mean(scores: Scores) -> Interval:
-    """Return the mean over seeds and subjects with its interval; NaN bounds where there is one of each."""
+    """Return the mean over seeds and subjects with its interval.
+
+    NaN bounds where there is one of each, and where all scores are equal: these do not show how far others spread.
+    """
     error, df = standard_error(scores)
     estimate, n = float(scores.mean()), scores.shape[1]
-    if not df:
+    if not df or not error > bootstrap.TINY * max(1.0, abs(estimate)):
         return Interval(estimate, math.nan, math.nan, n)
     half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
     return Interval(estimate, estimate - half, estimate + half, n, error=error)
@@ -76,7 +79,7 @@ class PairedTest:
     def says(self) -> str:
         """Return which is better, or the detectable difference; never that they are equal."""
         if not self.difference.known:
-            return "not resolved: one seed and one subject have no interval"
+            return "not resolved: one seed and one subject, or differences that are all equal, have no interval"
         if self.resolved:
             return f"{'better' if self.difference.estimate > 0 else 'worse'} than {self.other}"
         return f"not resolved; this design could detect ≥ {self.detectable:.2g}"
@@ -102,8 +105,7 @@ def against(reference: str, tables: Mapping[str, Scores]) -> list[PairedTest]:
         difference = scores - tables[reference]
         error, df = standard_error(difference)
         interval = mean(difference)
-        t = abs(interval.estimate) / error if df and error > 0 else math.inf if interval.estimate else 0.0
-        p = float(2 * stats.t.sf(t, df)) if df else math.nan
+        p = float(2 * stats.t.sf(abs(interval.estimate) / error, df)) if interval.known else math.nan
         # the smallest difference as of a paired t test of df + 1 clusters with this standard error
         n = max(2, round(df) + 1)
         least = bootstrap.smallest_detectable(error * math.sqrt(n), n, level=strict) if df else math.nan

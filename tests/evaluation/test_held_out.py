@@ -55,6 +55,25 @@ def test_reports_examples_without_targets():
         held_out.collect(FakeTask({"x": X}), "test", {"model": (double, 1.0)})
 
 
+def test_outputs_and_targets_that_are_not_finite_are_refused():
+    broken = np.where(X == 3, np.nan, X)
+    with pytest.raises(UserError, match="the output of the model is not finite in 1 of 5 examples"):
+        held_out.collect(FakeTask({"x": broken, "target": X}), "test", {"model": (double, 1.0)})
+    with pytest.raises(UserError, match="the target is not finite in 1 of 5 examples"):
+        held_out.collect(FakeTask({"x": X, "target": broken}), "test", {"model": (double, 1.0)})
+
+
+def test_one_subject_is_named_where_intervals_are_over_its_examples():
+    arrays = {"x": X, "target": X, "subject": np.zeros(5, np.int32)}
+    assert held_out.collect(FakeTask(arrays), "test", {"model": (double, 1.0)}).clusters == "examples of one subject"
+
+
+def test_a_score_that_is_certain_is_left_out():
+    """Of three targets the right one is always among the first five."""
+    by_source = {"model": ranks(np.eye(3), np.eye(3), np.arange(3))}
+    assert [column.name for column in held_out.rank_columns(by_source, 3)] == ["top-1", "rank"]
+
+
 def test_planted_targets_are_retrieved_and_shuffled_ones_are_at_chance():
     rng = np.random.default_rng(0)
     bank, target = rng.normal(size=(50, 16)), rng.integers(50, size=2000)

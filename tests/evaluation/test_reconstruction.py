@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.linalg import toeplitz
 
-from dreamjax.evaluation import reconstruction_report, reconstruction_scores
+from dreamjax.evaluation import reconstruction, reconstruction_report, reconstruction_scores
 from dreamjax.evaluation.reconstruction_scores import MASKS, Baseline, MaskTask, Sums
 from dreamjax.evaluation.window_set import WindowSet, window_id
 from dreamjax.metrics import conditional_mean
@@ -118,6 +118,15 @@ def test_pooled_r2_weighs_subjects_by_their_variance():
     """Errors 1 and 9 of variances 10 and 10: 1 - 10/20. A mean of 0.9 and 0.1 weighed otherwise would differ."""
     assert reconstruction_scores.share_explained(np.array([[1.0, 10.0], [27.0, 30.0]])) == pytest.approx(1 - 28 / 40)
     assert reconstruction_scores.gained(np.array([[1.0, 5.0, 10.0], [27.0, 30.0, 30.0]])) == pytest.approx(7 / 40)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_subject_whose_hidden_samples_do_not_vary_has_no_share():
+    sums = Sums(np.zeros((2, 1, 7)))
+    sums.add(0, np.full((1, 9), 4.0), np.zeros((1, 9)), np.ones(1, bool))
+    sums.add(1, np.arange(9.0)[None], np.arange(9.0)[None], np.ones(1, bool))
+    np.testing.assert_array_equal(sums.r2(), [np.nan, 1.0])
+    assert np.isnan(reconstruction_scores.share_explained(np.array([[3.0, 0.0]])))
 
 
 @pytest.fixture(scope="module")
@@ -277,3 +286,40 @@ def test_a_model_that_beats_zero_gets_one_with_its_interval(process):
     assert told["low"] < told["estimate"] < told["high"]
     assert told["subjects"] == 4
     assert entries[0]["model_minus"]["zero"]["says"] == "the model is better than zero"
+
+
+# ----------------------------------------------------------------------------------------- baselines worse than a mean
+def entry(**shares):
+    """The scores of one mask: shares explained by method, one subject each."""
+    by_method = {name.replace("_", " "): share for name, share in shares.items()}
+    r2 = {name: {"estimate": share, "low": None, "high": None, "subjects": 1} for name, share in by_method.items()}
+    model = by_method["model"]
+    minus = {
+        name: {"estimate": model - share, "low": None, "high": None, "says": "not resolved"}
+        for name, share in by_method.items()
+        if name != "model"
+    }
+    each = {name: {"someone": share} for name, share in by_method.items()}
+    return {"mask": "random 0.1", "r2": r2, "r2_by_subject": each, "model_minus": minus}
+
+
+BROKEN = entry(model=0.9, conditional_mean=-1.116, linear_interpolation=0.7, channel_mean=0.01, zero=0.0)
+
+
+def test_a_difference_is_from_the_strongest_baseline_and_one_worse_than_a_mean_is_a_finding():
+    first, second = reconstruction.findings([BROKEN])
+    assert first.startswith("random 0.1: model minus linear interpolation +0.200")
+    assert first.endswith("(here the strongest baseline)")
+    assert second.startswith("worse than predicting the mean: conditional mean under random 0.1 (-1.116); a finding: ")
+    usual = entry(model=0.9, conditional_mean=0.8, linear_interpolation=0.7, channel_mean=0.01, zero=0.0)
+    [only] = reconstruction.findings([usual])
+    assert only.startswith("random 0.1: model minus conditional mean +0.100")
+
+
+@pytest.mark.parametrize("lowest", [0.2, -0.9, -1.116, -76.3])
+def test_every_subject_is_in_view_of_the_figure(lowest):
+    scores = entry(model=0.9, conditional_mean=0.1, channel_mean=0.0, zero=0.0)
+    scores["r2_by_subject"]["conditional mean"]["another"] = lowest
+    [axis] = reconstruction_report.reconstruction_figure([scores]).axes
+    low, high = axis.get_ylim()
+    assert low < lowest < 0.9 < high

@@ -107,3 +107,22 @@ def test_the_jackknife_leaves_each_cluster_out_in_turn_whatever_it_holds_at_once
     for numbers_at_once in (1, 40, 1 << 22):
         monkeypatch.setattr(bootstrap, "CHUNK", numbers_at_once)
         np.testing.assert_allclose(bootstrap.jackknife(x, bootstrap.mean), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.5], [1.0, 1.0, 1.0]], ids=["two at chance", "three without an error"])
+def test_a_few_equal_values_have_no_interval_and_support_no_claim(values):
+    """Two people with a score of 1 do not show that nobody scores less: by a sign test p is 1/2."""
+    alike = bootstrap.interval(np.array(values))
+    assert not alike.known
+    assert not alike.excludes(0)
+    assert np.isnan(alike.detectable())
+    says = bootstrap.verdict(alike, "the model", "zero")
+    assert says == f"not resolved: the difference is the same in all {len(values)} subjects, so its spread is unknown"
+    assert bootstrap.interval(np.ones(6)).excludes(0)
+
+
+def test_a_score_that_is_nan_has_no_interval_and_supports_no_claim():
+    for values in (np.array([np.nan, 0.3, 0.4]), np.empty(0)):
+        unknown = bootstrap.interval(values)
+        assert unknown.as_json() == {"estimate": None, "low": None, "high": None, "subjects": len(values)}
+        assert bootstrap.verdict(unknown, "a", "b") == "not resolved: there is no difference to compute"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.linalg import toeplitz
 from scipy.signal import lfilter
 
@@ -117,3 +118,62 @@ def test_sources_of_different_rhythm_choose_components():
 
     choice = Candidates(recorded(400), np.ones((400, 64), bool)).choose([masked(recorded(100))])
     assert choice.basis == "components"
+
+
+# ------------------------------------------------------------------------------------------ windows unlike all training
+def band_limited(rng: np.random.Generator, n: int, T: int = 128) -> np.ndarray:
+    """Noise without the upper half of its band, as after a low-pass filter; edges as within a longer recording."""
+    spectrum = np.fft.rfft(rng.normal(size=(n, 1, 8 * T)))
+    spectrum[..., spectrum.shape[-1] // 2 :] = 0
+    return np.fft.irfft(spectrum)[..., :T]
+
+
+def shares_explained(guess, signal: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    hidden = np.arange(signal.shape[2]) % 16 < 6
+    error = truth[:, :, hidden] - guess(signal, ~hidden, hidden)
+    return 1 - (error**2).sum((1, 2)) / (truth[:, :, hidden] ** 2).sum((1, 2))
+
+
+def test_a_clipped_window_does_not_break_the_guess_and_others_keep_theirs():
+    """Clipping puts variance where filters left training windows none; a linear filter amplifies it without bound."""
+    rng = np.random.default_rng(8)
+    train, recorded = band_limited(rng, 400), band_limited(rng, 40)
+    gaussian = Candidates(train, np.ones((400, 128), bool)).make("channels", "sample", 1e-9)
+    seen = recorded.copy()
+    seen[:3] = np.clip(seen[:3], -0.6, 0.6)
+    plain, adapted = (
+        shares_explained(guess, seen, recorded) for guess in (gaussian.conditional_mean, gaussian.adapted_mean)
+    )
+    assert plain[:3].max() < -10
+    assert adapted[:3].min() > 0
+    assert np.median(plain[3:]) > 0.9
+    np.testing.assert_allclose(adapted[3:], plain[3:], atol=0.02)
+
+
+def test_shrinkage_depends_on_no_scale_and_leaves_an_exact_covariance_alone():
+    rng = np.random.default_rng(9)
+    signal = band_limited(rng, 6)
+    signal[0] = np.sign(signal[0])
+    hidden = np.arange(128) % 16 == 3
+    gaussian = Candidates(band_limited(rng, 300), np.ones((300, 128), bool)).make("channels", "stationary", 1e-8)
+    one = gaussian.adapted_mean(signal, ~hidden, hidden)
+    np.testing.assert_allclose(gaussian.adapted_mean(1e3 * signal, ~hidden, hidden), 1e3 * one, rtol=1e-6, atol=1e-9)
+    exact = Gaussian(gaussian.basis, gaussian.spectrum, 0.0)
+    mean, adapted = (guess(signal, ~hidden, hidden) for guess in (exact.conditional_mean, exact.adapted_mean))
+    np.testing.assert_array_equal(adapted, mean)
+
+
+def test_both_ways_to_solve_give_the_same_likelihood():
+    """By the precision where few samples are hidden, else by Σ_vv; the density is SciPy's, with the best scale."""
+    rng = np.random.default_rng(10)
+    covariance, x = random_covariance(rng, 12), rng.normal(size=(1, 3, 12))
+    for count in (2, 9):
+        hidden = np.arange(12) < count
+        v = np.flatnonzero(~hidden)
+        _, found = Gaussian(np.eye(1), spectrum(covariance), 0.0)._posterior(x[:, :, v], ~hidden, hidden)
+        of_v = covariance[np.ix_(v, v)]
+        for row, likelihood in zip(x[0][:, v], found[0], strict=True):
+            scale = row @ np.linalg.solve(of_v, row) / len(v)
+            best = stats.multivariate_normal.logpdf(row, cov=scale * of_v)
+            constant = len(v) / 2 * (np.log(len(v) / (2 * np.pi)) - 1)
+            assert likelihood + constant == pytest.approx(best)

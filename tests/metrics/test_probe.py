@@ -230,3 +230,18 @@ def test_conditional_mean_of_a_fold_uses_subjects_recorded_alike():
     folds = [Fold(None, ("a", "b")), Fold(None, ("c", "d")), Fold(None, ("e", "f"))]
     assert probing.recorded_alike(folds) == ["a", "b", "c", "d", "e", "f"]
     assert probing.recorded_alike(folds[:2]) == []
+
+
+def test_features_that_are_not_finite_are_refused():
+    x, y, who = features_of(np.random.default_rng(0), 3, 6, 1.0)
+    x[4, 2] = np.nan
+    with pytest.raises(UserError, match="1 of 18 windows have features that are not finite"):
+        probe.leave_subject_out(x, y, who)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_constant_features_are_at_chance_and_claim_nothing():
+    _, y, who = features_of(np.random.default_rng(0), 4, 9, 1.0)
+    score = ProbeScore("constant", probe.leave_subject_out(np.ones((len(y), 2)), y, who))
+    assert set(score.by_subject.values()) == {0.5}
+    assert probe.claim(score.minus_chance()).startswith("not resolved")

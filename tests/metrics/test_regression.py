@@ -50,3 +50,10 @@ def test_clustered_interval_equals_that_of_cluster_means_of_equal_size():
         (theirs.estimate, theirs.low, theirs.high, theirs.n)
     )
     assert bootstrap.clustered(np.full(3, np.nan), np.arange(3)).n == 0
+
+
+def test_two_examples_have_no_correlation():
+    """It would be 1 or -1 whatever is predicted."""
+    fit = regression.fit(np.array([[0.0], [1.0]]), np.array([[5.0], [7.0]]))
+    assert np.isnan(fit.correlation).all()
+    assert np.isnan(fit.correlation_n).all()

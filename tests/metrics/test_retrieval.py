@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from dreamjax.errors import UserError
 from dreamjax.metrics import retrieval
 
 
@@ -35,3 +36,10 @@ def test_ranks_equal_sorting_by_cosine(monkeypatch):
     assert retrieval.ranks(query, bank, target).rank().tolist() == expected
     monkeypatch.setattr(retrieval, "ROWS", 7)
     assert retrieval.ranks(query, bank, target).rank().tolist() == expected
+
+
+def test_vectors_that_are_not_finite_are_refused():
+    """NaN is neither above nor equal, so that the right target would be counted as the first."""
+    bank = np.random.default_rng(0).normal(size=(4, 3))
+    with pytest.raises(UserError, match="not finite, so nothing can be ranked"):
+        retrieval.ranks(np.full((2, 3), np.nan), bank, np.array([0, 1]))

@@ -19,6 +19,17 @@ def test_of_one_seed_it_is_the_t_test_over_subjects():
     assert (found.difference.low, found.difference.high) == pytest.approx((low, high))
 
 
+@pytest.mark.filterwarnings("error")
+def test_equal_differences_and_nan_support_no_claim():
+    """Two seeds that give the same numbers show nothing of how much seeds vary: p = 0 would be false."""
+    same = np.array([[0.5], [0.5]])
+    tests = comparing.against("b", {"a": same + 0.1, "b": same, "c": np.full((2, 1), np.nan)})
+    for test in tests:
+        assert math.isnan(test.p)
+        assert not test.resolved
+        assert test.says().startswith("not resolved: one seed and one subject, or differences that are all equal")
+
+
 def test_of_one_subject_it_is_over_seeds():
     scores = np.array([[1.0], [2.0], [4.0]])
     error, df = comparing.standard_error(scores)

@@ -20,17 +20,18 @@ from dreamjax.signals.recordings import montage
 AT_ONCE = 256  # records read together
 PROBED = 16  # windows of each dataset that are read before a stream is returned
 NAMED = ("subject", "session", "recording", "stimulus", "modality", "unit", "sensor_kind")  # as numbers of names
-DESCRIBING = ("stimulus", "label", "subject", "recording")
+DESCRIBING = ("stimulus", "label", "subject", "session", "recording")
 POSITIONS = "sensor_positions"
 ALSO = (*NAMED, POSITIONS)  # what a batch carries where a system asks for it
 
 
 class RecordMetadata(TypedDict):
-    """The metadata of a record. Texts are empty where unknown; subject and recording are salted hashes."""
+    """The metadata of a record. Texts are empty where unknown; subject, session and recording are salted hashes."""
 
     stimulus: str
     label: str
     subject: str
+    session: str
     recording: str
     start: float  # s since the recording's first sample
 
