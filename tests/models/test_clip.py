@@ -182,14 +182,6 @@ def test_sizes_of_the_published_models(name, sizes, parameters):
     assert parameters in (None, found)
 
 
-@pytest.mark.long
-def test_vision_of_full_size_equals_transformers(tmp_path):
-    module = parity.randomise(transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**L14_VISION)))
-    ours, pixels = both.images(224, batch=1)
-    model = both.load(module, tmp_path)
-    both.agree(both.outputs(model, ours), both.torch_outputs(module, pixels))
-
-
 @pytest.mark.parametrize("remat", ["none", "dots"])
 def test_gradients_equal_those_of_torch(remat, tmp_path):
     """Of every parameter, by the names of the table."""

@@ -122,7 +122,7 @@ def test_a_header_that_promises_a_flood_is_refused(tmp_path):
         open_recording(path)
 
 
-@pytest.mark.long
+@pytest.mark.hostile
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_mutated_headers_cost_their_file_alone(kind, tmp_path, request):

@@ -184,7 +184,7 @@ def test_mutated_brainvision_headers(tmp_path):
     run_brainvision(tmp_path, 300, seed=2)
 
 
-@pytest.mark.long
+@pytest.mark.hostile
 def test_ten_thousand_mutated_headers(tmp_path):
     pytest.importorskip("mne")
     run_edf(tmp_path, 10000, seed=3)

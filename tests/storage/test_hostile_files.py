@@ -323,7 +323,7 @@ def test_mutated_files_give_a_result_or_a_user_error(tmp_path):
     assert 100 < refused < 800  # some mutations are harmless, most are not
 
 
-@pytest.mark.long
+@pytest.mark.hostile
 def test_many_mutated_files_give_a_result_or_a_user_error(tmp_path):
     assert fuzz(tmp_path, 20_000, seed=1) > 1000
 
