@@ -21,10 +21,20 @@ OF_TRIALS = ("--subject", "--split-file", "--split-number", "--split-by", "--hol
 BESIDE_TRIALS = (  # options without effect on trials that were cut, filtered and referenced before they were published
     *("--list-events", "--dataset", "--subject-pattern", "--unit-scale", "--low", "--notch", "--reference", "--causal"),
     *("--stride", "--min-fraction", "--keep-implausible", "--events", "--event-codes", "--event-offset-ms", "--tmin"),
-    *("--tmax", "--baseline", "--keep-labels"),
+    *("--tmax", "--baseline", "--keep-labels", "--flat-uv", "--noisy-uv", "--plausible-uv", "--clip-share"),
+    *("--clip-run-s", "--held-run-s", "--line-ratio", "--min-good", "--channels", "--montage"),
 )
 NOTES_ALIKE = 3  # notes that differ in their numbers only, of as many recordings, are printed one by one
 LISTED_TEXTS = 20  # free texts of a recording that --list-events shows
+LIMITS = {  # fields of EegLimits with their defaults
+    "flat_uv": (0.1, "UV", "a channel is flat below this SD in a window"),
+    "noisy_uv": (200.0, "UV", "and noisy above this one"),
+    "clip_share": (0.02, "SHARE", "of a window in plateaus from which a channel is clipped, held or railed"),
+    "clip_run_s": (0.01, "S", "equal values at a window's extreme for so long are clipped"),
+    "held_run_s": (0.1, "S", "equal values anywhere for so long are held"),
+    "line_ratio": (1.0, "RATIO", "power at 50 or 60 Hz over all other power, both after filtering: more is flagged"),
+    "min_good": (0.5, "SHARE", "a window with a smaller share of good channels is rejected"),
+}  # fmt: skip
 OF_EVENTS = ("--event-codes", "--event-offset-ms", "--tmin", "--tmax", "--baseline", "--stimuli", "--keep-labels")
 
 
@@ -45,6 +55,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--dataset", metavar="NAME", help="corpus the recordings belong to (default: known corpora, BIDS, the folder)")
     add("--licence", metavar="SPDX", help="licence of recordings whose corpus is not known (default: unknown)")
     add("--subject-pattern", metavar="REGEX", help="regular expression over the path; group 1 is the subject")
+    add("--channels", nargs="+", default=[], metavar="NAME", help="names of the channels in the order of the file, or "
+        "LABEL=NAME for some (default: those of the file)")  # fmt: skip
+    add("--montage", default="", metavar="FILE|NAME", help="positions of the electrodes: a table of name, x, y, z, a "
+        "file that MNE reads, or a montage such as biosemi128 (default: the recording's)")  # fmt: skip
     add("--unit-scale", action="append", default=[], metavar="[CORPUS=]FACTOR", help="multiply the signal by FACTOR")
     add("--strict", action="store_true", help="refuse files that are shorter than their header states")
 
@@ -59,6 +73,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--stride", type=int, metavar="N", help="samples from window to window (default: no overlap)")
     add("--min-fraction", type=float, default=0.25, metavar="SHARE", help="shortest trial that is padded, in windows")
     add("--keep-implausible", action="store_true", help="flag recordings of implausible amplitude, do not leave out")
+
+    add = parser.add_argument_group("limits of quality control").add_argument
+    for name, (default, unit, meaning) in LIMITS.items():
+        option = f"--{name.replace('_', '-')}"
+        add(option, type=float, default=default, metavar=unit, help=f"{meaning} (default: {default:g})")
+    add(
+        "--plausible-uv",
+        type=float,
+        nargs=2,
+        default=(1.0, 100.0),
+        metavar=("LOW", "HIGH"),
+        help="median SD of a recording; outside, its unit is probably wrong and it is left out (default: 1 100)",
+    )
 
     add = parser.add_argument_group("windows around events").add_argument
     add("--events", default="", metavar="file|TABLE", help="the recordings' own events, or a CSV or TSV; {stem} in it "
@@ -148,10 +175,12 @@ def _window_settings(args: argparse.Namespace) -> "WindowSettings":
     from dreamjax.signals.preparation.quality import EegLimits
     from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 
+    low, high = args.plausible_uv
+    limits = {name: getattr(args, name) for name in LIMITS} | {"plausible_low_uv": low, "plausible_high_uv": high}
     steps = ("low", "high", "notch", "sfreq", "reference", "causal", "samples", "stride", "min_fraction")
     return WindowSettings(
         **{name: getattr(args, name) for name in steps},
-        limits=EegLimits(implausible="flag" if args.keep_implausible else "reject"),
+        limits=EegLimits(implausible="flag" if args.keep_implausible else "reject", **limits),
         events=EventWindows(
             source=args.events,
             codes=tuple(args.event_codes),
@@ -166,11 +195,13 @@ def _window_settings(args: argparse.Namespace) -> "WindowSettings":
 
 def _options(args: argparse.Namespace) -> "PrepareOptions":
     from dreamjax.signals.preparation.inputs import PrepareOptions
+    from dreamjax.signals.recordings.electrodes import Electrodes
     from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
 
     same = ("name", "workers", "strict", "overwrite", "key_file", "dataset", "licence", "subject_pattern", "stimuli")
     return PrepareOptions(
         **{name: getattr(args, name) for name in (*same, "verbose")},
+        electrodes=Electrodes(tuple(args.channels), args.montage),
         timeout_s=args.timeout,
         memory_gib=args.memory_limit,
         salt=args.salt or os.environ.get("DREAMJAX_SALT"),
@@ -209,6 +240,14 @@ def _trial_summary(result: "PreparedDataset") -> str:
     return "\n".join(lines)
 
 
+def _limits(limits: Mapping[str, float | str]) -> str:
+    """Return the limits of quality control as the options that change them."""
+    shown = [f"--{name.replace('_', '-')} {limits[name]:g}" for name in LIMITS if name in limits]
+    if "plausible_low_uv" in limits:
+        shown.append(f"--plausible-uv {limits['plausible_low_uv']:g} {limits['plausible_high_uv']:g}")
+    return f"quality limits: {' '.join(shown)}"
+
+
 def _summary(result: "PreparedDataset") -> str:
     if result.already_prepared:
         return f"{result.out}: already prepared, {counted(result.windows, 'window')}, {result.hours:.2f} h"
@@ -219,6 +258,7 @@ def _summary(result: "PreparedDataset") -> str:
         f"{counted(result.windows_rejected, 'window')} rejected, "
         f"{counted(result.recordings_left_out or 0, 'recording')} left out; see report.html and rejects.jsonl in it",
     ]
+    lines += [_limits(result.limits)] if result.limits else []
     speed = result.speed or {}
     if speed["real_time_per_core"]:
         lines.append(

@@ -140,3 +140,30 @@ def test_licences_become_spdx_ids(tmp_path, stated, spdx):
 def test_entities_and_frames():
     assert entities("sub-01_ses-2_task-rest_eeg.edf") == {"sub": "01", "ses": "2", "task": "rest"}
     assert head_frame("unheard of", {}) is None
+
+
+def test_decimal_commas_in_sidecars_are_read_as_points(root):
+    head = standard_positions(["Fz", "Cz", "Oz"])
+    sidecar(root, "_electrodes.tsv", electrodes(head + 1e-3).replace(".", ","))
+    sidecar(root, "_coordsystem.json", {"EEGCoordinateSystem": "CapTrak", "EEGCoordinateUnits": "meters"})
+    sidecar(root, "_events.tsv", "onset\tduration\ttrial_type\n0,5\t0,25\ta\n1.5\t0\tb\n")
+    sidecar(root, "_eeg.json", {"PowerLineFrequency": "50"})
+    recording = opened(root)
+    np.testing.assert_allclose(recording.xyz[[0, 1, 3]], head + 1e-3, atol=1e-9)
+    assert [(e.sample, e.duration, e.code) for e in recording.events] == [(128, 0.25, "a"), (384, 0.0, "b")]
+    assert recording.line_freq == 50.0
+
+
+def test_what_is_left_out_of_sidecars_is_counted_by_reason(root):
+    head = standard_positions(["Fz", "Cz", "Oz"])
+    text = electrodes(head).replace(f"{head[1, 0]}", "1.000,5", 1)
+    sidecar(root, "_electrodes.tsv", text)
+    sidecar(root, "_coordsystem.json", {"EEGCoordinateSystem": "CapTrak", "EEGCoordinateUnits": "m"})
+    rows = "0.5\t0\ta\nn/a\t0\tb\n1,000.5\t0\tc\n2\tlong\td\n99\t0\te\n98\t0\tf\n"
+    sidecar(root, "_events.tsv", "onset\tduration\ttrial_type\n" + rows)
+    recording = opened(root)
+    assert "1 position of electrodes.tsv that are not three numbers left out: Cz" in recording.notes
+    assert (
+        "5 rows of events.tsv left out: 2 outside the recording, 1 whose duration is not a number, "
+        "1 whose onset is not a number, 1 without an onset"
+    ) in recording.notes

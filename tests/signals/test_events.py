@@ -10,11 +10,12 @@ from recorded import noise
 from dreamjax.cli import main as cli
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.events import (
+    StimulusChannel,
     code_of,
+    in_order,
     keep_codes,
     list_events,
     sample_of,
-    stim_changes,
     with_event_table,
 )
 from dreamjax.signals.recordings.opening import open_recording
@@ -168,13 +169,30 @@ def test_texts_with_dates_and_names_are_not_even_offered_as_labels():
     assert notes == ["6 annotations with names, dates or long texts dropped"]
 
 
-def test_stimulus_channels_are_read_alike_in_one_piece_and_in_many():
-    values = np.repeat([0, 5, 0, 5, 7, 0, 3], [10, 3, 4, 3, 2, 8, 1])
-    whole, last = stim_changes(values)
-    assert whole == [(10, 5), (17, 5), (20, 7), (30, 3)]
-    assert last == 3
-    pieces, previous = [], 0
-    for start in range(0, len(values), 4):
-        found, previous = stim_changes(values[start : start + 4], previous)
-        pieces += [(start + s, c) for s, c in found]
-    assert pieces == whole
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+@pytest.mark.parametrize(("idle", "noted"), [(0, False), (255, True), (65280, True)])
+def test_the_idle_level_of_a_stimulus_channel_is_no_event(piece, idle, noted):
+    levels = np.array([idle, 5, idle, 7, 12, idle, 5, 0, idle, 3])
+    values = np.repeat(levels, [20, 2, 30, 3, 1, 40, 2, 1, 9, 4])
+    channel, notes = StimulusChannel(), []
+    for start in range(0, len(values), piece):
+        channel.add(values[start : start + piece])
+    assert channel.changes(notes) == [(20, 5), (52, 7), (55, 12), (96, 5), (108, 3)]
+    assert bool(notes) == noted
+
+
+def test_codes_that_are_held_are_events_and_none_of_them_is_idle():
+    channel = StimulusChannel()
+    channel.add(np.repeat([1, 2, 1, 3], 25))
+    assert channel.changes([]) == [(0, 1), (25, 2), (50, 1), (75, 3)]
+
+
+def test_codes_are_listed_in_the_order_of_their_numbers():
+    codes = ["12", "255", "5", "-1", "-10", "S10", "S9", "Stimulus/S2", "square", "a"]
+    assert sorted(codes, key=in_order) == ["-10", "-1", "5", "12", "255", "S9", "S10", "Stimulus/S2", "a", "square"]
+
+
+def test_a_table_may_have_decimal_commas(tmp_path, recording):
+    (tmp_path / "events.csv").write_text("onset;duration;trial_type\n0,5;0,1;face\n-0,0;0;house\n")
+    events = with_event_table(recording, tmp_path / "events.csv").events
+    assert [(e.sample, e.duration, e.code) for e in events] == [(0, 0.0, "house"), (128, 0.1, "face")]

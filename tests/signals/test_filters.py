@@ -12,7 +12,7 @@ from dreamjax.signals.preparation import filters
 def run(chain: filters.Chain, x_CxT: np.ndarray, start: int, stop: int) -> np.ndarray:
     low, high = chain.needs(start, stop)
     span = filters.extended(lambda a, b: x_CxT[:, a:b], x_CxT.shape[1], low, high, chain.causal)
-    return chain.run(span, start, stop)[0]
+    return chain.run(span, start, stop)
 
 
 def response(chain: filters.Chain, frequencies: np.ndarray) -> np.ndarray:

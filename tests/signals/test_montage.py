@@ -16,7 +16,7 @@ from dreamjax.signals.recordings.montage import (
     standard_positions,
     template,
 )
-from dreamjax.signals.recordings.readers.recording import settle_names
+from dreamjax.signals.recordings.readers.recording import Contents, Source, assemble, settle_names
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,28 @@ from dreamjax.signals.recordings.readers.recording import settle_names
         ("E12", "E12", "eeg"),
         ("EXG Channel 0", "EXG Channel 0", "eeg"),
         ("EEG 007", "007", "eeg"),
+        ("EEG Fp1-M1Ref", "Fp1", "eeg"),
+        ("EEG M1-M1Ref", "M1", "ref"),
+        ("EEG HEOG-M1Ref", "HEOG", "eog"),
+        ("HEOG_left", "HEOG_left", "eog"),
+        ("HEO", "HEO", "eog"),
+        ("EEG ECG-Ref", "ECG", "ecg"),
+        ("Fp1 - (A1+A2)/2", "Fp1", "eeg"),
+        ("EEGFP2", "Fp2", "eeg"),
+        ("EEG C3-Cz Reference", "C3", "eeg"),
+        ("FZ-CZ", "Fz-Cz", "eeg"),
+        ("CB1", "CB1", "eeg"),
+        ("C3'", "C3'", "eeg"),
+        ("Cp4''", "Cp4''", "eeg"),
+        ("T1", "T1", "eeg"),
+        ("FAF5", "AFF5", "eeg"),
+        ("CFC7", "FTT7", "eeg"),
+        ("CCP8", "TTP8", "eeg"),
+        ("PCP1", "CPP1", "eeg"),
+        ("OPO2", "POO2", "eeg"),
+        ("P300", "P300", "misc"),
+        ("OSAT", "OSAT", "misc"),
+        ("Vb", "Vb", "misc"),
     ],
 )
 def test_labels(label, name, kind):
@@ -126,10 +148,71 @@ def test_types_that_the_file_states_go_before_the_label():
         (["FP1-F7", "F7-T7"], "bipolar"),
         (["EEG Cz-AVG"], "average"),
         (["Fp1"], "unknown"),
+        (["EEG Fp1-M1Ref", "EEG Fp2-M1Ref"], "M1"),
+        (["EEG FP1-REF", "EEG FP2-REF"], "unknown"),
+        (["Fp1-(M1+M2)/2"], "linked mastoids"),
+        (["Fp1-Pz", "Fp2-Pz", "EOG"], "Pz"),
+        (["Fz-Cz"], "bipolar"),
+        (["T8-P8", "T8-P8", "ECG"], "bipolar"),  # one derivation, twice
     ],
 )
 def test_references_in_labels(labels, reference):
     assert reference_of(labels) == reference
+
+
+def opened(labels, types=(), format_="edf"):
+    """A recording of these channels."""
+    reader = lambda start, stop, picks: np.zeros((len(picks), stop - start))  # noqa: E731
+    return assemble(Source("a", "edf"), Contents(format_, labels, 256.0, 512, reader, types=types))
+
+
+def test_bipolar_channels_lie_midway_between_their_electrodes():
+    recording = opened(["FP1-F7", "F7-T3", "T3-T5", "T3-T5", "ECG"])
+    assert recording.ch_names == ("Fp1-F7", "F7-T7", "T7-P7", "T7-P7_2", "ECG")
+    ends = standard_positions(["Fp1", "F7", "T7", "P7"])
+    middle = (ends[:-1] + ends[1:]) / 2
+    np.testing.assert_allclose(recording.xyz, [*middle, middle[2], [np.nan] * 3])
+    assert recording.reference == "bipolar"
+    assert recording.notes == (
+        "1 channel renamed, as another has the same name: T7-P7_2",
+        "4 bipolar channels placed midway between two electrodes: Fp1-F7, F7-T7, T7-P7, T7-P7_2",
+    )
+
+
+def test_pairs_that_share_their_second_electrode_have_it_as_reference():
+    recording = opened(["EEG Fp1-Pz", "EEG Fp2-Pz", "EEG Cz-Pz"])
+    assert (recording.ch_names, recording.reference) == (("Fp1", "Fp2", "Cz"), "Pz")
+    np.testing.assert_array_equal(recording.xyz, standard_positions(["Fp1", "Fp2", "Cz"]))
+
+
+def test_an_unknown_eeg_name_keeps_its_data_and_what_is_not_used_is_counted():
+    labels = ["FP1", "POZ", "CB1", "C3'", "Inner7", "FAF5", "Trigger", "EXG1", "Foo", "Vb"]
+    recording = opened(labels, ["eeg"] * 8 + ["misc", "eeg"])
+    kinds = dict(zip(recording.ch_names, recording.sensor_kind, strict=True))
+    assert [name for name, kind in kinds.items() if kind == "eeg"] == ["Fp1", "POz", "CB1", "C3'", "Inner7", "AFF5"]
+    assert np.isfinite(recording.xyz).all(axis=1).tolist() == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert recording.notes == (
+        "3 channels not used (misc): EXG1, Foo, Vb",
+        "3 EEG channels without a known position: CB1, C3', Inner7",
+    )
+
+
+def test_names_of_the_berlin_caps_are_sites_of_the_1005_system():
+    for name in ("FAF1", "FAF6", "FFC7", "CFC5", "CFC8", "CCP7", "PCP2", "PPO1", "OPO1"):
+        assert np.isfinite(standard_positions([name])).all(), name
+    front, rear = standard_positions(["FAF5", "OPO1"])
+    assert standard_positions(["F5"])[0, 1] < front[1] < standard_positions(["AF5"])[0, 1]
+    assert standard_positions(["O1"])[0, 1] < rear[1] < standard_positions(["PO1"])[0, 1]
 
 
 def test_rejects_positions_that_are_not_on_a_head():

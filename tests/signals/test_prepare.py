@@ -4,12 +4,13 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import edf_files
 import numpy as np
 import pytest
 from recorded import noise
 from studies import INLINE, all_windows, hidden, study
 
-from dreamjax.cli import prepare_verb
+from dreamjax.cli import main, prepare_verb
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert
@@ -156,3 +157,14 @@ def test_a_dataset_in_an_object_store_is_committed_by_its_description(tmp_path, 
     assert len(records.read_windows("s3://bucket/out", "train")) == result.splits["train"]
     assert prepare([source], "s3://bucket/out", options=INLINE).already_prepared
     assert not list(tmp_path.glob("dreamjax-prepare-*/*"))
+
+
+def test_prints_every_limit_as_the_option_that_changes_it(tmp_path, capsys):
+    edf_files.write_edf(tmp_path / "a.edf", np.random.default_rng(0).integers(-300, 300, (4, 256 * 6)))
+    argv = ["prepare", str(tmp_path / "a.edf"), "--out", str(tmp_path / "out"), "--workers", "0", "--line-ratio", "7"]
+    assert main.main(argv) == 0
+    limits = (
+        "quality limits: --flat-uv 0.1 --noisy-uv 200 --clip-share 0.02 --clip-run-s 0.01 --held-run-s 0.1 "
+        "--line-ratio 7 --min-good 0.5 --plausible-uv 1 100"
+    )
+    assert limits in capsys.readouterr().out

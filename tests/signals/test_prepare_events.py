@@ -1,6 +1,8 @@
 """`dreamjax prepare` around events, and `--list-events`."""
 
+import io
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from studies import INLINE, all_windows, study
 
 from dreamjax.cli import main
 from dreamjax.errors import UserError
+from dreamjax.signals.preparation import workers
 from dreamjax.signals.preparation.prepare import prepare
 from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 
@@ -144,3 +147,32 @@ def test_says_what_to_do_where_all_annotations_are_words(tmp_path, capsys):
     (tmp_path / "e.csv").write_text("onset,trial_type\n1,go\n")
     assert main.main([*words, str(tmp_path / "e.csv"), "--keep-labels"]) == 2
     assert "--keep-labels would have no effect with a table of events" in capsys.readouterr().err
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Workers that are this process: starting another takes two seconds."""
+    run = workers.run
+    monkeypatch.setattr(workers, "run", lambda function, tasks, **how: run(function, tasks, workers=0))
+
+
+def test_list_events_ends_with_an_error_where_nothing_opens(tmp_path, capsys, in_this_process):
+    for name in "ab":
+        (tmp_path / f"{name}.edf").write_bytes(b"0       " + b"x" * 300)
+    assert main.main(["prepare", "--list-events", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count(str(tmp_path / "a.edf")) == 1
+    write_edf(tmp_path / "c.edf", np.rint(noise(4, 8) / 0.1))
+    assert main.main(["prepare", "--list-events", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(str(tmp_path / "a.edf")) == 1
+    assert "c.edf: 0 events in 8 s" in printed
+
+
+def test_a_terminal_that_cannot_show_a_letter_gets_its_number(tmp_path, monkeypatch, in_this_process):
+    write_edf(tmp_path / "a.edf", np.rint(noise(4, 8) / 0.1), unit="furlong")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main.main(["prepare", "--list-events", str(tmp_path / "a.edf")]) == 0
+    assert b"unit 'furlong' read as \\xb5V" in terminal.buffer.getvalue()

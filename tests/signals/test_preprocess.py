@@ -265,17 +265,91 @@ def test_the_notch_follows_the_file_then_the_peak(notch, line_freq, hum, expecte
 
 
 # ---------------------------------------------------------------------------------------------------------- bad samples
-def test_a_gap_of_nan_costs_the_windows_that_hold_it_and_no_other():
+def test_a_gap_of_nan_in_one_channel_costs_that_channel_in_the_windows_that_hold_it():
     x = noise(4, 40)
     clean = all_windows(recording(x))
     x[2, 5000:5010] = np.nan
+    made = RecordingWindows(recording(x), AS_RECORDED, IDENTITY)
+    flagged = {w.start: (w.flags, w.channel_ok.tolist()) for w in made if any(f.startswith("missing") for f in w.flags)}
+    assert flagged == {5000 // 512 * 2.0: (("missing:F7",), [True, True, False, True])}
+    assert len(clean) == made.judged
+    assert made.rejects == []
+
+
+def test_a_channel_without_a_finite_sample_is_flagged_and_the_recording_kept():
+    x = noise(19, 12)
+    x[4] = np.nan
+    for reference in ("recorded", "average"):
+        made = RecordingWindows(recording(x), WindowSettings(reference=reference), IDENTITY)
+        windows = list(made)
+        assert [w.channel_ok.tolist() for w in windows] == [[i != 4 for i in range(19)]] * 6
+        assert made.plan.notes == ("1 channel without a finite sample: Fz",)
+        assert made.plan.as_json()["median_sd_uv"] == pytest.approx(15 * (75 / 128) ** 0.5, rel=0.1)
+        assert np.isfinite(np.array([w.signal for w in windows])).all()
+        assert np.isfinite(made.plan.scale)
+    np.testing.assert_allclose(np.array([w.signal[w.channel_ok].sum(axis=0) for w in windows]), 0, atol=1e-3)
+
+
+def test_railed_inputs_are_called_railed_and_not_a_wrong_unit():
+    """An OpenBCI input without contact rests at ±187,500 µV, the end of its range."""
+    x = noise(8, 12)
+    x[2:5] = 187500.02
+    made = RecordingWindows(recording(x), AS_RECORDED, IDENTITY)
+    assert {w.flags[:3] for w in made} == {("railed:F7", "railed:F3", "railed:Fz")}
+    assert made.plan.notes == ("3 channels railed: F7 (±187,500 µV), F3 (±187,500 µV), Fz (±187,500 µV)",)
+    half = noise(8, 12)
+    half[2, :1500] = -187500.02  # an electrode that was put on later
+    half[2, 1500:] += 40_000
+    made = RecordingWindows(recording(half), AS_RECORDED, IDENTITY)
+    assert [any(f == "railed:F7" for f in w.flags) for w in made] == [True, True, True, False, False, False]
+    x[:] = 187500.02
+    with pytest.raises(UserError, match=r"railed: 8 of 8 inputs are held at their limit of up to ±187,500 µV"):
+        RecordingWindows(recording(x), AS_RECORDED, IDENTITY)
+    with pytest.raises(UserError, match=r"no signal: none of its 8 channels varies"):
+        RecordingWindows(recording(x * 0), AS_RECORDED, IDENTITY)
+
+
+@pytest.mark.parametrize("sfreq", [100.0, 128.0, 250.0, 256.0, 500.0, 1000.0])
+def test_no_window_is_lost_at_the_end_whatever_the_rate(sfreq):
+    """20 s are ten windows of 2 s, also where the last samples come after the last recorded one."""
+    windows = all_windows(recording(noise(4, 20, sfreq), sfreq=sfreq))
+    assert len(windows) == 10
+    assert windows[-1].valid.all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "flagged"),
+    [
+        ({}, False),  # the notch takes it out
+        ({"notch": "off", "high": 30.0}, False),  # the low-pass does
+        ({"notch": "off"}, True),
+        ({"notch": "off", "line_ratio": 25.0}, False),
+        ({"notch": "60"}, True),  # taken out where it is not
+    ],
+)
+def test_line_noise_is_judged_on_what_the_filters_leave(settings, flagged):
+    """50 µV of 50 Hz: ten times as much power as the noise."""
+    x = noise(4, 20) + 50 * np.sin(2 * np.pi * 50 * np.arange(20 * 256) / 256)
+    steps = {"reference": "recorded"} | settings
+    ratio = {"line_ratio": steps.pop("line_ratio")} if "line_ratio" in steps else {}
+    settled = WindowSettings(**steps, limits=quality.EegLimits(**ratio))
+    made = RecordingWindows(recording(x), settled, IDENTITY)
+    kept = list(made)
+    assert (len(kept), len(made.rejects)) == ((0, 10) if flagged else (10, 0))
+    if flagged:
+        assert {r.reason for r in made.rejects} == {"only 0 of 4 channels are good (mostly line)"}
+
+
+def test_a_gap_of_nan_costs_the_windows_that_hold_it_and_no_other():
+    x = noise(4, 40)
+    clean = all_windows(recording(x))
+    x[:, 5000:5010] = np.nan
     made = RecordingWindows(recording(x), AS_RECORDED, IDENTITY)
     kept = {w.start: w for w in made}
     lost = 5000 // 512 * 2.0
     assert set(kept) == {w.start for w in clean} - {lost}
     assert [(r.start, r.reason) for r in made.rejects] == [(lost, "samples are not finite")]
     np.testing.assert_allclose(kept[0.0].signal, clean[0].signal, atol=1e-3)
-    np.testing.assert_allclose(kept[lost + 2].signal[0], clean[int(lost) // 2 + 1].signal[0], atol=1e-3)
 
 
 def test_a_recording_of_nan_has_one_reason():

@@ -1,9 +1,12 @@
 """Quality control against signals whose faults are known by construction."""
 
+import argparse
+
 import numpy as np
 import pytest
 from recorded import noise, recording
 
+from dreamjax.cli import prepare_verb
 from dreamjax.errors import UserError
 from dreamjax.signals.preparation import quality
 from dreamjax.signals.preparation.quality import EegLimits, FmriLimits, MegLimits
@@ -161,3 +164,27 @@ def test_of_fmri_only_flat_voxels_are_flagged():
     _, flags, _ = quality.judge(NAMES, FmriLimits(), **wild)
     assert flags == ("flat:Cz",)
     assert quality.implausible(1e6, FmriLimits()) == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"noisy_uv": -1}, "noisy_uv is -1"),
+        ({"clip_share": 1.5}, "clip_share is 1.5, but it is a share"),
+        ({"min_good": float("nan")}, "min_good is nan"),
+        ({"plausible_low_uv": 100, "plausible_high_uv": 1}, "the plausible amplitudes 100 to 1 are no range"),
+    ],
+)
+def test_refuses_limits_that_judge_nothing(fields, words):
+    with pytest.raises(ValueError, match=words):
+        EegLimits(**fields)
+
+
+def test_every_limit_has_an_option_with_its_default():
+    parser = argparse.ArgumentParser()
+    prepare_verb.configure(parser)
+    args = parser.parse_args(["study", "--out", "shards"])
+    assert prepare_verb._window_settings(args).limits == EegLimits()
+    changed = parser.parse_args(["study", "--line-ratio", "25", "--plausible-uv", "0.5", "300", "--min-good", "0"])
+    limits = prepare_verb._window_settings(changed).limits
+    assert limits == EegLimits(line_ratio=25, plausible_low_uv=0.5, plausible_high_uv=300, min_good=0)

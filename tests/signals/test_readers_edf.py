@@ -204,3 +204,29 @@ def test_reading_is_lazy(tmp_path):
 def test_prefilter_texts(text, edges):
     found = filter_edges([text])
     assert found == pytest.approx(edges) if None not in edges else found == edges
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [("UV", 1.0), ("µV", 1.0), ("ÂµV", 1.0), ("Î¼V", 1.0), ("\x83\xeaV", 1.0), ("[uV]", 1.0), ("microV", 1.0),
+     ("uVolt", 1.0), ("MV", 1e3), ("Volts", 1e6), ("kV", 1e9), ("pV", 1e-6)],
+)  # fmt: skip
+def test_every_spelling_of_a_unit_is_understood(tmp_path, unit, factor):
+    plain = open_recording(write_edf(tmp_path / "a.edf", ramp(1))).read(0, 100)
+    other = open_recording(write_edf(tmp_path / "b.edf", ramp(1), unit=unit))
+    np.testing.assert_allclose(other.read(0, 100), plain * factor)
+    assert not any("read as µV" in note for note in other.notes)
+
+
+def test_an_unknown_unit_is_named(tmp_path):
+    recording = open_recording(write_edf(tmp_path / "a.edf", ramp(1), unit="furlong"))
+    assert "unit 'furlong' read as µV" in recording.notes
+
+
+def test_the_idle_level_of_biosemi_is_no_event(tmp_path):
+    """The trigger input rests at 255; the two highest of the 24 bits are the amplifier's."""
+    status = np.repeat([255, 5, 255, 7, 255], [300, 20, 200, 10, 2030]) | (1 << 16)
+    digital = np.vstack([ramp(1), status[None]])
+    recording = open_recording(write_edf(tmp_path / "a.bdf", digital, bdf=True, labels=["A1", "Status"]))
+    assert [(e.sample, e.code) for e in recording.events] == [(300, "5"), (520, "7")]
+    assert "the stimulus channel rests at 255 (99 % of the time): not an event" in recording.notes

@@ -7,7 +7,7 @@ import pytest
 import scipy.io
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.opening import open_recording, survey
+from dreamjax.signals.recordings.opening import open_recording, recording_from_raw, survey
 from dreamjax.signals.recordings.readers.mne_formats import sample_bits
 
 mne = pytest.importorskip("mne")
@@ -203,3 +203,61 @@ def test_nothing_is_printed_while_reading(real_eeg, capfd):
     recording = open_recording(real_eeg / "formats/mne-testing-data/EGI/test_egi_multiepoch_eprime.mff")
     recording.read(0, 100)
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("µV", 1.0), ("", 1.0), ("μV", 1.0), ("UV", 1.0), ("mV", 1e3), ("MV", 1e3), ("microVolt", 1.0)]
+)
+def test_units_of_brainvision_are_understood(tmp_path, unit, factor):
+    recording = brainvision(tmp_path, unit)
+    np.testing.assert_allclose(recording.read(0, 4)[0], [0, 10 * factor, 20 * factor, 30 * factor])
+    assert recording.sensor_kind == ("eeg", "eeg")
+    assert recording.notes == ("1 discontinuities in the file",)
+
+
+def test_a_brainvision_channel_without_voltage_is_not_used_and_named(tmp_path):
+    recording = brainvision(tmp_path, "µS")
+    assert recording.sensor_kind == ("misc", "eeg")
+    assert "channels in 'µS' hold no voltage" in recording.notes
+
+
+def test_equal_names_are_renamed_with_a_note(tmp_path):
+    """T3 is T7. MNE numbers equal names itself (Cz-0, Cz-1), but opens no BrainVision file that has them."""
+    mne = pytest.importorskip("mne")
+    recording = brainvision(tmp_path, "µV", ("T3", "T7"))
+    assert [recording.ch_names, recording.sensor_kind] == [("T7", "T7_2"), ("eeg", "eeg")]
+    np.testing.assert_array_equal(recording.xyz[0], recording.xyz[1])
+    assert "1 channel renamed, as another has the same name: T7_2" in recording.notes
+    raw = mne.io.RawArray(np.zeros((3, 100)), mne.create_info(["Cz-0", "Cz-1", "Pz"], 100.0, "eeg"), verbose="error")
+    assert recording_from_raw(raw).ch_names == ("Cz", "Cz_2", "Pz")
+    with pytest.raises(UserError, match="several channels are named T7; give each another name"):
+        brainvision(tmp_path, "µV", ("T7", "T7"))
+
+
+def brainvision(folder, unit, names=("Fz", "Cz")):
+    """Two channels of 1,024 samples 0, 100, 200, … at 0.1 of a unit, with a `New Segment` in the middle."""
+    (folder / "a.vhdr").write_text(
+        "Brain Vision Data Exchange Header File Version 1.0\n[Common Infos]\nCodepage=UTF-8\nDataFile=a.eeg\n"
+        "MarkerFile=a.vmrk\nDataFormat=BINARY\nDataOrientation=MULTIPLEXED\nNumberOfChannels=2\n"
+        "SamplingInterval=4000\n[Binary Infos]\nBinaryFormat=INT_16\n[Channel Infos]\n"
+        f"Ch1={names[0]},,0.1,{unit}\nCh2={names[1]},,0.1,µV\n",
+        encoding="utf-8",
+    )
+    (folder / "a.vmrk").write_text(
+        "Brain Vision Data Exchange Marker File Version 1.0\n[Common Infos]\nCodepage=UTF-8\nDataFile=a.eeg\n"
+        "[Marker Infos]\nMk1=New Segment,,1,1,0,20200101000000000000\nMk2=New Segment,,513,1,0,20200101000100000000\n"
+    )
+    samples = (np.arange(1024) * 100 % 30_000).astype("<i2")
+    (folder / "a.eeg").write_bytes(np.stack([samples, samples], axis=1).tobytes())
+    return open_recording(folder / "a.vhdr")
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("uV", 1.0), ("mV", 1e3), ("V", 1e6), ("nV", 1e-3)])
+def test_units_of_gdf_are_understood(real_eeg, tmp_path, unit, factor):
+    """The text of the unit of all eight channels of a GDF 1.25 file, replaced."""
+    real = (real_eeg / "ssvep-exo/record-[2012.07.06-19.02.16].gdf").read_bytes()
+    head = 256 + 96 * 8
+    (tmp_path / "a.gdf").write_bytes(real[:head] + unit.encode().ljust(8, b"\x00") * 8 + real[head + 64 :])
+    (tmp_path / "b.gdf").write_bytes(real)
+    plain = open_recording(tmp_path / "b.gdf").read(0, 8)
+    np.testing.assert_allclose(open_recording(tmp_path / "a.gdf").read(0, 8), plain * factor)

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import time
 import zipfile
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -198,3 +200,74 @@ def test_a_pickled_array_is_refused_and_never_runs(tmp_path):
     with pytest.raises(UserError, match="not a plain NumPy array"):
         open_recording(path)
     assert not Path("/tmp/dreamjax-bomb-went-off").exists()
+
+
+def muse(stamps, names="timestamps,TP9,AF7,AF8,TP10,Marker0", extra=""):
+    """A table of muse-lsl with these stamps."""
+    marker = np.zeros(len(stamps), int)
+    marker[::500] = 1
+    rows = [f"{t:.4f},{np.sin(t):.3f},1.5,-2,{np.cos(t):.3f}{extra},{m}" for t, m in zip(stamps, marker, strict=True)]
+    return "\n".join([names, *rows]) + "\n"
+
+
+def test_refuses_rows_with_more_fields_than_names(tmp_path):
+    """muse-lsl writes an auxiliary channel that its header lacks: its noise is not taken for markers."""
+    (tmp_path / "a.csv").write_text(muse(np.arange(2560) / 256, extra=",-5.91"))
+    with pytest.raises(UserError, match=r"2,560 rows with 7 fields under 6 names, .* name every column in the first"):
+        open_recording(tmp_path / "a.csv")
+    lines = muse(np.arange(2560) / 256).splitlines()
+    lines[700] += ",3"  # two rows that ran into each other
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    recording = open_recording(tmp_path / "a.csv")
+    assert recording.n_samples == 2559
+    assert "1 row with more fields than names left out" in recording.notes
+
+
+@pytest.mark.parametrize("seconds", [-3600.0, -5.0, -0.2, 7200.0])
+def test_a_clock_that_was_set_back_or_forth_gives_two_segments(tmp_path, seconds):
+    stamps = 1.6e9 + np.arange(2560) / 256
+    stamps[1280:] += seconds
+    (tmp_path / "a.csv").write_text(muse(stamps))
+    recording = open_recording(tmp_path / "a.csv")
+    assert (recording.sfreq, recording.segments) == (256.0, ((0, 1280), (1280, 2560)))
+    assert len(recording.events) == 6
+    back = "1 time the clock was set back: a new segment begins there"
+    assert (back in recording.notes) == (seconds < 0)
+
+
+@pytest.mark.parametrize(("unit", "turn"), [(1.0, 256), (1e3, 256), (1.0, 200)])
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_loss_of_whole_turns_of_the_counter_is_seen_in_the_time(tmp_path, unit, turn, turns):
+    """Packets arrive in bursts of 60 ms, and one is 0.8 s late: neither of these is a gap."""
+    kept = np.array([i for i in range(3000) if not 1000 <= i < 1000 + turn * turns])
+    late = np.repeat(np.random.default_rng(0).uniform(0, 0.06, len(kept) // 15 + 1), 15)[: len(kept)]
+    arrival = kept / 250 + late
+    at = 2000
+    arrival[at : at + 200] = np.maximum(arrival[at : at + 200], arrival[at] + 0.8)
+    head = "%OpenBCI Raw EXG Data\n%Number of channels = 1\n%Sample Rate = 250 Hz\n"
+    rows = [f"{i % turn}, {i}.5, {1.6e9 * unit + t * unit:.4f}\n" for i, t in zip(kept, arrival, strict=True)]
+    path = tmp_path / "bci.txt"
+    path.write_text(head + "Sample Index, EXG Channel 0, Timestamp\n" + "".join(rows))
+    recording = open_recording(path)
+    assert recording.segments == ((0, 1000), (1000, len(kept)))
+    assert recording.notes[0] == "1 gap of whole turns of the sample counter, by the time stamps"
+
+
+def test_real_openbci_time_stamps_show_no_gap(real_eeg):
+    folder = real_eeg / "formats/openbci/OpenBCI_GUI/data/EEG_Sample_Data"
+    recording = open_recording(folder / "OpenBCI_GUI-v6-blinks-jawClench-alpha.txt")
+    assert len(recording.segments) == 1
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC"])
+def test_the_time_zone_of_the_reader_does_not_enter(tmp_path, monkeypatch, zone):
+    """25 October 2026, 3:00 in Berlin: clocks there go back an hour, those of the headset need not."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    start = datetime(2026, 10, 25, 2, 59, 55)
+    rows = [f"{start + timedelta(seconds=i / 256)},{i % 7},1,2,3,0\n" for i in range(2560)]
+    (tmp_path / "a.csv").write_text("TimeStamp,RAW_TP9,RAW_AF7,RAW_AF8,RAW_TP10,AUX_RIGHT\n" + "".join(rows))
+    recording = open_recording(tmp_path / "a.csv")
+    monkeypatch.undo()
+    time.tzset()
+    assert (recording.sfreq, recording.segments) == (256.0, ((0, 2560),))

@@ -15,6 +15,7 @@ from dreamjax.errors import UserError
 from dreamjax.signals.preparation import parts
 from dreamjax.signals.preparation.inputs import PrepareOptions
 from dreamjax.signals.preparation.parts import PartSummary, RejectEntry
+from dreamjax.signals.preparation.recording_plan import rounded
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.preparation.windows import RecordingWindows, RejectedStretch
 from dreamjax.signals.recordings import events, identity
@@ -124,7 +125,9 @@ def convert(task: RecordingTask, beat: Callable[[], None]) -> PartSummary:
     beat()
 
     def build(part: Path) -> PartSummary:
-        recording = open_recording(task.source, unit_scale=_unit_scale(task), strict=task.options.strict)
+        recording = open_recording(
+            task.source, unit_scale=_unit_scale(task), strict=task.options.strict, electrodes=task.options.electrodes
+        )
         if table := event_table(task):
             recording = events.with_event_table(recording, table, stimuli=task.options.stimuli or None)
         return convert_recording(recording, task, part, beat)
@@ -149,7 +152,10 @@ def convert_raw(raw: "mne.io.BaseRaw", task: RecordingTask, beat: Callable[[], N
     """Convert a Raw that is already in memory or open. Its hash is that of names, rate and signal."""
     started, source = parts.clocks(), task.source
     about = {name: getattr(source, name) for name in ("dataset", "subject", "session", "licence")}
-    recording = recording_from_raw(raw, name=source.path, **about, unit_scale=_unit_scale(task))
+    electrodes = task.options.electrodes
+    recording = recording_from_raw(
+        raw, name=source.path, **about, unit_scale=_unit_scale(task), change=electrodes.apply
+    )
     digest = hashlib.sha256(repr((recording.ch_names, recording.sfreq, recording.n_samples)).encode())
     for start in range(0, recording.n_samples, HASH_SAMPLES):
         digest.update(recording.read(start, min(start + HASH_SAMPLES, recording.n_samples)).tobytes())
@@ -165,6 +171,7 @@ def _fingerprint(task: RecordingTask) -> list[str]:
         repr(_unit_scale(task)),
         repr(task.options.strict),
         tables,
+        *task.options.electrodes.fingerprint(),
         *(task.corpus, task.source.licence, who.subject, who.session, who.recording),
     ]
 
@@ -192,10 +199,10 @@ def convert_recording(recording: Recording, task: RecordingTask, part: Path, bea
         "ch_names": list(windows.ch_names),
         "reference_recorded": recording.reference,
         "plan": plan.as_json(),
-        "sd_uv": [float(f"{s:.4g}") for s in plan.sd],
+        "sd_uv": [rounded(s) for s in plan.sd],
         "tables": tables_hash(task.source, event_table(task)),
         "warning": plan.warning,
-        "notes": list(recording.notes),
+        "notes": [*recording.notes, *plan.notes],
         "faults": windows.faults,
         "rejects": grouped(windows.rejects),
         "free_labels": sorted(texts & set(counts["labels"]) - set(declared)),

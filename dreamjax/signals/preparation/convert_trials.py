@@ -70,7 +70,7 @@ class TrialReader:
         stop = min(self.chain.length(n), self.width)
         low, high = self.chain.needs(0, stop)
         extended = filters.extended(lambda a, b: x_CxT[:, a:b], n, low, high)
-        y_CxT, _ = self.chain.run(extended, 0, stop)
+        y_CxT = self.chain.run(extended, 0, stop)
         out = np.zeros((len(x_CxT), self.width))
         out[:, :stop] = y_CxT - y_CxT.mean(axis=1, keepdims=True)
         return out, np.arange(self.width) < stop

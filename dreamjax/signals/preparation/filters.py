@@ -43,8 +43,8 @@ class Chain:
     causal: bool
 
     def length(self, n_in: int) -> int:
-        """Return the number of output samples of `n_in` input samples: those whose time lies inside."""
-        return 0 if n_in <= 0 else (n_in - 1) * self.up // self.down + 1
+        """Return the number of output samples of `n_in` input samples: those before the time of sample `n_in`."""
+        return -(-max(n_in, 0) * self.up // self.down)
 
     def middle(self, start: int, stop: int) -> tuple[int, int]:
         """Return the span at the output rate, before the kernel, that the outputs [start, stop) depend on."""
@@ -70,14 +70,11 @@ class Chain:
         skip = (start * self.down + self.resampler_delay + pad - first * self.up) // self.down
         return signal.upfirdn(taps, x_CxT, self.up, self.down, axis=-1)[:, skip : skip + stop - start]
 
-    def run(self, x_CxT: Signal, start: int, stop: int) -> tuple[Signal, Signal]:
-        """Return (filtered, only resampled) samples [start, stop), given the input span `needs(start, stop)`."""
+    def run(self, x_CxT: Signal, start: int, stop: int) -> Signal:
+        """Return the filtered samples [start, stop), given the input span `needs(start, stop)`."""
         low, high = self.middle(start, stop)
         middle = self.resample(x_CxT, self.needs(start, stop)[0], low, high)
-        plain = middle[:, start - low : start - low + stop - start]
-        if not len(self.kernel):
-            return plain, plain
-        return signal.oaconvolve(middle, self.kernel[None], mode="valid", axes=-1), plain
+        return signal.oaconvolve(middle, self.kernel[None], mode="valid", axes=-1) if len(self.kernel) else middle
 
 
 def rational(sfreq_in: float, sfreq_out: float) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Any
 from dreamjax import __version__
 from dreamjax.signals.preparation.parts import PartSummary
 from dreamjax.signals.preparation.workers import Outcome
+from dreamjax.signals.recordings.electrodes import Electrodes
 from dreamjax.signals.recordings.identity import SplitRequest, published_name
 from dreamjax.typing import JsonDict
 
@@ -36,6 +37,7 @@ class PrepareOptions:
     verbose: bool = False
     # of recordings alone
     unit_scales: Mapping[str, float] = field(default_factory=dict)  # dataset name ("" for all) → factor
+    electrodes: Electrodes = field(default_factory=Electrodes)  # their names and positions
     dataset: str | None = None  # as in recordings.find_sources, like the next
     subject_pattern: str | None = None
 

@@ -59,7 +59,7 @@ class PartSummary(TypedDict, total=False):
     ch_names: list[str]
     reference_recorded: str
     plan: dict[str, Any]  # `RecordingPlan.as_json`
-    sd_uv: list[float]
+    sd_uv: list[float | None]
     warning: str
     notes: list[str]
     faults: dict[str, int]  # kind:channel → windows

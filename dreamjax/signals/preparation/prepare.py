@@ -20,7 +20,7 @@ from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert, dataset_folder, incremental, inputs, parts, quality_report, workers
 from dreamjax.signals.preparation.convert_trials import TrialSettings
 from dreamjax.signals.preparation.inputs import ConvertedPart, Done, Failed, PrepareOptions
-from dreamjax.signals.preparation.recording_inputs import RecordingInputs, find_recordings
+from dreamjax.signals.preparation.recording_inputs import RecordingInputs, find_recordings, reason_without_path
 from dreamjax.signals.preparation.trial_inputs import TrialInputs
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.recordings import events
@@ -57,6 +57,7 @@ class PreparedDataset:
     failed: Sequence[Mapping[str, str]] = ()  # path and reason
     notes: Sequence[Mapping[str, str]] | None = None  # path and what its reader left out or had to assume
     implausible: Sequence[str] | None = None  # paths of recordings of implausible amplitude that were kept
+    limits: Mapping[str, float | str] | None = None  # of quality control
     trials: int | None = None
     people: Mapping[str, int] | None = None  # by split
     splitting: JsonDict | None = None
@@ -122,11 +123,18 @@ def _list_events(source: Source, beat: Callable[[], None]) -> JsonDict:
 
 
 def list_events(paths: Sequence[str], timeout_s: float = 300.0, memory_gib: float = 4.0) -> JsonDict:
-    """Return the events of every recording under `paths` (`events.list_events`), each opened in a child process."""
+    """Return the events of every recording under `paths` (`events.list_events`), each opened in a child process.
+
+    Raise UserError where none of them can be opened.
+    """
     memory = int(memory_gib * workers.GIB)
     ended = workers.run(_list_events, find_sources(paths), workers=1, timeout_s=timeout_s, memory=memory)
     outcomes = sorted(ended, key=lambda outcome: outcome.index)
-    return {"recordings": [{"file": o.task.name, "reason": o.reason} if o.reason else o.result for o in outcomes]}
+    failed = {o.index: {"file": o.task.name, "reason": reason_without_path(o)} for o in outcomes if o.reason}
+    if len(failed) == len(outcomes):
+        reasons = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in failed.values())
+        raise UserError(f"no recording could be opened, of {len(outcomes)} given: {reasons}")
+    return {"recordings": [failed.get(o.index, o.result) for o in outcomes]}
 
 
 def prepare_raws(

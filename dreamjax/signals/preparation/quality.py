@@ -1,10 +1,11 @@
 """Judge the quality of windows, channels and recordings. Nothing here changes a value: it flags or rejects.
 
-Amplitudes are judged on the band-passed signal, in the unit of its modality, before any re-referencing (an average
-reference hides a flat channel); clipping on the samples as recorded (a filter smears plateaus); line noise on the
-unfiltered signal.
+Amplitudes and line noise are judged on what is left after filtering, in the unit of the modality, before any
+re-referencing (an average reference hides a flat channel); clipping on the samples as recorded (a filter smears
+plateaus).
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from dreamjax.console import counted
 from dreamjax.errors import UserError
 
 MAINS = (50.0, 60.0)  # Hz
+RAILED = 4.0  # times `noisy`: an input that is held at its own extreme beyond this is at its limit
 MAINS_PEAK = 3.0  # power at the peak over its neighbourhood, median over channels, from which a line counts as found
 PIECE_S = 4.0  # s per spectrum when looking for the line
 
@@ -28,8 +31,18 @@ class QualityLimits:
     clip_run_s: float = 0.01  # s (and at least 5 samples) of one equal value at a window's extreme is a plateau
     clip_share: float = 0.02  # share of a window in plateaus from which a channel counts as clipped
     held_run_s: float = 0.1  # s of one equal value anywhere: a dropout, or the padding of the last record
-    line_ratio: float = 25.0  # line power (taken out by the notch) over the power of what is left
+    line_ratio: float = 1.0  # line power over all other power, both after filtering, from which a channel is flagged
     min_good: float = 0.5  # a window with a smaller share of good channels is rejected
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, str) and not value >= 0:
+                raise ValueError(f"{name} is {value:g}, but it must be a number of 0 or more")
+        for name in ("clip_share", "min_good"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} is {getattr(self, name):g}, but it is a share: between 0 and 1")
+        if not self.plausible[0] < self.plausible[1]:
+            raise ValueError(f"the plausible amplitudes {self.plausible[0]:g} to {self.plausible[1]:g} are no range")
 
     unit: ClassVar[str] = ""
     sensor_kinds: ClassVar[tuple[str, ...]] = ()  # channels of the modality, as `Recording.sensor_kind` calls them
@@ -82,6 +95,44 @@ class FmriLimits(QualityLimits):
 LIMITS: Mapping[str, QualityLimits] = {"eeg": EegLimits(), "meg": MegLimits(), "fmri": FmriLimits()}
 
 
+@dataclass(frozen=True, eq=False)
+class ChannelStatistics:
+    """What a look over a whole recording says about each channel."""
+
+    sd: Float[np.ndarray, "channels"]  # median SD after filtering; NaN without a finite sample
+    rail: Float[np.ndarray, "channels"]  # absolute value as recorded at which the input is at its limit; inf: nowhere
+    stuck: Bool[np.ndarray, "channels"]  # most samples repeat the one before
+
+    @property
+    def varies(self) -> Bool[np.ndarray, "channels"]:
+        return np.isfinite(self.sd) & ~self.stuck
+
+    @property
+    def median_sd(self) -> float:
+        """Return the median SD of the channels that vary; 0 without one."""
+        return float(np.median(self.sd[self.varies])) if self.varies.any() else 0.0
+
+    def warning(self, limits: QualityLimits) -> str:
+        """Return why the recording is to be left out, or ""."""
+        if self.varies.any():
+            return implausible(self.median_sd, limits)
+        railed, n = self.rail[np.isfinite(self.rail) & self.stuck], len(self.rail)
+        if not len(railed):
+            return f"no signal: none of its {n} channels varies; check that the amplifier was recording"
+        return (
+            f"railed: {len(railed)} of {n} inputs are held at their limit of up to ±{railed.max():,.0f} {limits.unit} "
+            "and no other varies; check the electrodes, the reference and the gain"
+        )
+
+    def notes(self, names: Sequence[str], unit: str) -> tuple[str, ...]:
+        """Return a note on the channels without a finite sample, and one on those at their limit."""
+        missing = [name for name, sd in zip(names, self.sd, strict=True) if not np.isfinite(sd)]
+        at_rail = np.flatnonzero(np.isfinite(self.rail) & self.stuck).tolist()
+        railed = [f"{names[i]} (±{self.rail[i]:,.0f} {unit})" for i in at_rail]
+        notes = {"without a finite sample": missing, "railed": railed}
+        return tuple(f"{counted(len(ch), 'channel')} {what}: {', '.join(ch)}" for what, ch in notes.items() if ch)
+
+
 def limits_for(modality: str, chosen: QualityLimits) -> QualityLimits:
     """Return the limits of a recording: `chosen` where they are of its modality, else the modality's own.
 
@@ -128,17 +179,22 @@ def deviations(y_WxCxT: Float[np.ndarray, "windows channels time"]) -> Float[np.
 
 
 def line_power(
-    r_WxCxT: Float[np.ndarray, "windows channels time"], sfreq: float, line: float | None
+    y_WxCxT: Float[np.ndarray, "windows channels time"], sfreq: float, *lines: float | None
 ) -> Float[np.ndarray, "windows channels"]:
-    """Return each unfiltered window's power at the line frequency: 2 · |Hann-weighted projection|²."""
-    n = r_WxCxT.shape[-1]
-    if line is None or line + 1 >= sfreq / 2 or n < sfreq / 4:
-        return np.zeros(r_WxCxT.shape[:2])
+    """Return each window's power at a line frequency, 2 · |Hann-weighted projection|²; the largest of several."""
+    n = y_WxCxT.shape[-1]
+    seen = [line for line in lines if line and line + 1 < sfreq / 2 and n >= sfreq / 4]
+    powers = [2 * np.square(y_WxCxT @ _at_frequency(n, line / sfreq)).sum(axis=-1) for line in seen]
+    return np.max([np.zeros(y_WxCxT.shape[:2]), *powers], axis=0)
+
+
+@functools.lru_cache(maxsize=16)
+def _at_frequency(n: int, cycles: float) -> Float[np.ndarray, "time 2"]:
+    """Return the Hann-weighted cosine and sine of `cycles` a sample, blind to an offset."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
-    phase = 2 * np.pi * line * np.arange(n) / sfreq
+    phase = 2 * np.pi * cycles * np.arange(n)
     basis_Tx2 = np.stack([hann * np.cos(phase), hann * np.sin(phase)], axis=1) / hann.sum()
-    basis_Tx2 = basis_Tx2 - hann[:, None] * (basis_Tx2.sum(axis=0) / hann.sum())  # blind to an offset
-    return 2 * np.square(r_WxCxT @ basis_Tx2).sum(axis=-1)
+    return basis_Tx2 - hann[:, None] * (basis_Tx2.sum(axis=0) / hann.sum())
 
 
 def plateaus(x_CxT: Float[np.ndarray, "channels time"], run: int) -> Bool[np.ndarray, "channels time"] | None:
@@ -182,17 +238,24 @@ def judge(
     clipped: Float[np.ndarray, "channels"],
     held: Float[np.ndarray, "channels"],
     line: Float[np.ndarray, "channels"],
+    missing: Float[np.ndarray, "channels"] | None = None,
+    railed: Float[np.ndarray, "channels"] | None = None,
 ) -> tuple[Bool[np.ndarray, "channels"], tuple[str, ...], str]:
     """Return (channel_ok, flags, reason to reject or "") of one window. A flag reads `flat:Fp1`.
 
-    `sd`: filtered, in the unit of the limits; `line`: its square, unfiltered. `clipped`, `held`: shares of the samples.
+    `sd`: filtered, in the unit of the limits; `line`: its square. `clipped`, `held`, `missing`, `railed`: shares of the
+    samples. A channel with missing samples, or a railed one, has no other fault.
     """
-    faults = {
-        "flat": sd < limits.flat,
-        "clipped": clipped > limits.clip_share,
-        "held": held > limits.clip_share,
-        "amplitude": sd > limits.noisy,
-        "line": line > limits.line_ratio * np.maximum(sd, limits.flat) ** 2,
+    none = np.zeros(len(sd))
+    missing_C, railed_C = (none if missing is None else missing) > 0, (none if railed is None else railed)
+    faults = {"missing": missing_C, "railed": (railed_C > limits.clip_share) & ~missing_C}
+    present = ~faults["missing"] & ~faults["railed"]
+    faults |= {
+        "flat": present & (sd < limits.flat),
+        "clipped": present & (clipped > limits.clip_share),
+        "held": present & (held > limits.clip_share),
+        "amplitude": present & (sd > limits.noisy),
+        "line": present & (line > limits.line_ratio * np.maximum(np.square(sd) - line, limits.flat**2)),
     }
     bad = np.logical_or.reduce(list(faults.values()))
     flags = tuple(f"{kind}:{ch_names[int(c)]}" for kind, where in faults.items() for c in np.flatnonzero(where))
@@ -206,8 +269,6 @@ def judge(
 
 def implausible(sd: float, limits: QualityLimits) -> str:
     """Return why a recording with this median SD cannot be in the modality's unit, or ""."""
-    if not np.isfinite(sd):
-        return "no finite amplitude: every channel is empty"
     low, high = limits.plausible
     if low <= sd <= high:
         return ""

@@ -21,6 +21,7 @@ from dreamjax.reports.tables import Table
 from dreamjax.signals.preparation.inputs import ReportLayout
 from dreamjax.signals.preparation.parts import CLASSES, PartSummary
 from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.signals.recordings.events import in_order
 from dreamjax.signals.recordings.identity import SPLITS
 from dreamjax.storage import atomic, image_files
 from dreamjax.typing import JsonDict
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 PRIVACY = "Quality of the prepared recordings. Recordings and subjects are pseudonyms; times are relative."
 REJECTS = "Every stretch and every recording that was left out, with its reason: rejects.jsonl."
-FAULTS = ("flat", "held", "clipped", "amplitude", "line")
+FAULTS = ("missing", "railed", "flat", "held", "clipped", "amplitude", "line")
 SHOWN_CHANNELS = ("Oz", "O1", "PO8", "Pz", "P8", "TP10", "Cz", "Fz", "AF7")  # of the averages, the first two present
 CHART_INCHES, HEADING_INCHES, DPI = (6.4, 3.6), 1.25, 110
 
@@ -328,7 +329,7 @@ def average_response(
 
 def _averages(corpus: str, channel: str, ax: "Axes", content: ReportContent) -> None:
     curves, layout = average_response(content, corpus, channel), content.layout
-    shown = sorted(sorted(curves, key=lambda label: -curves[label][0])[:CLASSES])
+    shown = sorted(sorted(curves, key=lambda label: -curves[label][0])[:CLASSES], key=in_order)
     for label, colour in zip(shown, palette.areas(len(shown)), strict=True):
         n, curve = curves[label]
         curve = curve[: layout.length]

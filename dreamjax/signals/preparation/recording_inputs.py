@@ -14,6 +14,7 @@ from dreamjax.signals.preparation.inputs import ConvertedPart, Done, Failed, Pre
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.preparation.workers import Outcome
 from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
+from dreamjax.signals.recordings.electrodes import positions_in
 from dreamjax.signals.recordings.identity import SPLITS, assign_splits
 from dreamjax.signals.recordings.opening import find_sources
 from dreamjax.signals.recordings.readers.bids import bids_root
@@ -43,6 +44,8 @@ def find_recordings(
 
     Raise UserError where there is none, or where one table of events is given for several.
     """
+    if options.electrodes.montage:
+        positions_in(options.electrodes.montage)  # before any recording is read
     searched = [str(p) for p in paths if not isinstance(p, Source)]
     sources = [p for p in paths if isinstance(p, Source)]
     if searched:
@@ -100,6 +103,7 @@ class RecordingInputs:
             options.splits.seed,
             sorted(options.unit_scales.items()),
             options.strict,
+            options.electrodes.fingerprint(),
             records.FORMAT,
             manifest.file_hash(table) if table not in ("", "file") and Path(table).is_file() else "",
         ])  # fmt: skip
@@ -220,7 +224,8 @@ class RecordingInputs:
         """Return what the command reports of recordings alone."""
         implausible = [part.task.source.name for part in done if part.summary["warning"]]
         notes = [{"path": part.task.source.name, "note": note} for part in done for note in part.summary["notes"]]
-        return {"implausible": implausible, "failed": _failures(failed), "notes": notes}
+        limits = dict(vars(self.settings.limits))
+        return {"implausible": implausible, "failed": _failures(failed), "notes": notes, "limits": limits}
 
 
 def _person(part: ConvertedPart) -> tuple[str, str]:
@@ -246,9 +251,14 @@ def _tables_hash(task: convert.RecordingTask) -> str:
 
 
 def _failures(failed: Failed) -> list[JsonDict]:
-    """Return path and reason, which does not repeat the path, for the user only."""
-    return [
-        {"path": source.name, "reason": part.reason.removeprefix(f"{source.name}: ").removeprefix(f"{source.path}: ")}
-        for part in failed
-        for source in [part.task.source]
-    ]
+    """Return path and reason, for the user only."""
+    return [{"path": part.task.source.name, "reason": _without_path(part.reason, part.task.source)} for part in failed]
+
+
+def reason_without_path(outcome: Outcome) -> str:
+    """Return why a source could not be opened; the reason does not repeat its path."""
+    return _without_path(outcome.reason, outcome.task)
+
+
+def _without_path(reason: str, source: Source) -> str:
+    return reason.removeprefix(f"{source.name}: ").removeprefix(f"{source.path}: ")

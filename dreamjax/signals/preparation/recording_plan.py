@@ -36,9 +36,12 @@ class RecordingPlan:
     reference: str
     rank: int
     good: Bool[np.ndarray, "channels"]  # enter an average reference
-    sd: Float[np.ndarray, "channels"]  # median over stretches of the band-passed SD
+    sd: Float[np.ndarray, "channels"]  # median over stretches of the band-passed SD; NaN without a finite sample
+    median_sd: float  # over the channels that vary
+    rail: Float[np.ndarray, "channels"]  # absolute value, as recorded, at which an input is at its limit; inf: nowhere
     scale: float
     warning: str  # "" or why the amplitude is implausible
+    notes: tuple[str, ...]  # on channels that hold no signal
 
     def as_json(self) -> dict[str, object]:
         """Return the plan for dataset.json and the report."""
@@ -48,13 +51,14 @@ class RecordingPlan:
             **{name: getattr(self, name) for name in ("line", "line_source", "reference", "rank")},
             "resampled": f"{chain.sfreq_in:g} x {chain.up}/{chain.down} = {chain.sfreq_out:g} Hz",
         }
-        sd, scale = _rounded(float(np.median(self.sd))), _rounded(self.scale)
+        sd, scale = rounded(self.median_sd), rounded(self.scale)
         if self.limits.unit == "µV":
             return steps | {"median_sd_uv": sd, "scale_uv": scale}
         return steps | {"median_sd": sd, "scale": scale, "unit": self.limits.unit}
 
 
-def _rounded(x: float) -> float | None:
+def rounded(x: float) -> float | None:
+    """Return four digits of a number; None for one that JSON cannot hold."""
     return float(f"{x:.4g}") if np.isfinite(x) else None
 
 
@@ -74,7 +78,7 @@ class FilteredSignal:
     def require(self, segment: int, start: int, stop: int) -> None:
         """Make sure that [start, stop) of a segment lies in the current block; loads ahead as far as a block goes.
 
-        The block is there as recorded (`raw`, `missing`, `plateaus`, `held`), resampled (`plain`) and filtered (`y`).
+        The block is there as recorded (`raw`, `missing`, `plateaus`, `held`) and filtered (`y`).
         """
         if self.segment == segment and self.start <= start and stop <= self.stop:
             return
@@ -93,7 +97,7 @@ class FilteredSignal:
             first = read(0, 1)
             x_CxT = x_CxT - np.where(np.isfinite(first), first, 0)  # a minimum-phase high-pass lets 1e-4 of it through
         self.raw, self.raw_start = x_CxT, low
-        self.y, self.plain = self.chain.run(x_CxT, start, stop)
+        self.y = self.chain.run(x_CxT, start, stop)
         rate, limits = self.recording.sfreq, self.limits
         self.plateaus = quality.plateaus(x_CxT, max(5, round(limits.clip_run_s * rate)))
         held_run = max(6, round(limits.held_run_s * rate))
@@ -101,7 +105,7 @@ class FilteredSignal:
         self.segment, self.start, self.stop = segment, start, stop
 
     def at(self, start: int, stop: int) -> slice:
-        """Return where [start, stop) of the current block's segment lies in `y` and `plain`."""
+        """Return where [start, stop) of the current block's segment lies in `y`."""
         return slice(start - self.start, stop - self.start)
 
     def recorded(self, start: int, stop: int) -> slice:
@@ -114,7 +118,7 @@ class FilteredSignal:
 def _bridged(
     x_CxT: Float[np.ndarray, "channels time"], missing: Bool[np.ndarray, "channels time"]
 ) -> Float[np.ndarray, "channels time"]:
-    """Replace missing samples by straight lines: they would spread through the filter. Their windows are rejected."""
+    """Replace missing samples by straight lines: they would spread through the filter. Their channels are flagged."""
     x_CxT = x_CxT.copy()
     at = np.arange(x_CxT.shape[1])
     for c in np.flatnonzero(missing.any(axis=1)):
@@ -160,6 +164,22 @@ def _band(recording: Recording, settings: WindowSettings) -> tuple[float | None,
     return low, high
 
 
+def _design(
+    recording: Recording, settings: WindowSettings, line: float | None, low: float | None, high: float | None
+) -> filters.Chain:
+    """Return the filters, with notches at the line and its harmonics. Raise UserError for rates without a ratio."""
+    limit = min(recording.sfreq, settings.sfreq) / 2 - 1.5
+    if high is not None:
+        limit = min(limit, high + max(0.25 * high, 2.0))
+    notches: list[float] = []
+    if line and not recording.precut:  # 3 s of filter on a shorter trial would be invention; the low-pass stays
+        notches = [k * line for k in range(1, 20) if k * line < limit]
+    try:
+        return filters.design(recording.sfreq, settings.sfreq, low, high, tuple(notches), settings.causal)
+    except ValueError as problem:
+        raise UserError(str(problem)) from problem
+
+
 def make_plan(recording: Recording, settings: WindowSettings) -> tuple[RecordingPlan, FilteredSignal]:
     """Resolve the settings for a recording, from one pass over it (or over stretches of a long one).
 
@@ -175,27 +195,22 @@ def make_plan(recording: Recording, settings: WindowSettings) -> tuple[Recording
         )
     line, line_source = _line(recording, picks, settings)
     low, high = _band(recording, settings)
-    limit = min(recording.sfreq, settings.sfreq) / 2 - 1.5
-    if high is not None:
-        limit = min(limit, high + max(0.25 * high, 2.0))
-    notches: list[float] = []
-    if line and not recording.precut:  # 3 s of filter on a shorter trial would be invention; the low-pass stays
-        notches = [k * line for k in range(1, 20) if k * line < limit]
-    try:
-        chain = filters.design(recording.sfreq, settings.sfreq, low, high, tuple(notches), settings.causal)
-    except ValueError as problem:
-        raise UserError(str(problem)) from problem
+    chain = _design(recording, settings, line, low, high)
     signal = FilteredSignal(recording, picks, chain, limits)
-    sd_C, thin_CxT = _statistics(recording, signal)
-    median_sd = float(np.median(sd_C[np.isfinite(sd_C)])) if np.isfinite(sd_C).any() else float("nan")
-    bad = np.isin([recording.ch_names[i] for i in picks], recording.bad_channels)
-    good = (sd_C >= limits.flat) & (sd_C <= max(limits.noisy, 8 * median_sd)) & ~bad
+    names = [recording.ch_names[i] for i in picks]
+    channels, thin_CxT = _statistics(recording, signal)
+    sd_C, bad = channels.sd, np.isin(names, recording.bad_channels)
+    good = channels.varies & (sd_C >= limits.flat) & (sd_C <= max(limits.noisy, 8 * channels.median_sd)) & ~bad
     average = settings.reference == "average" or (
-        settings.reference == "auto" and quality.well_spread(recording.xyz[picks][good])
+        settings.reference == "auto"
+        and recording.reference != "bipolar"
+        and quality.well_spread(recording.xyz[picks][good])
     )
     average = average and good.sum() >= 2 and recording.modality == "eeg"
     if average:
-        thin_CxT = thin_CxT - thin_CxT[good].mean(axis=0)
+        thin_CxT = thin_CxT[:, np.isfinite(thin_CxT[good]).any(axis=0)]
+        thin_CxT = thin_CxT - np.nanmean(thin_CxT[good], axis=0)
+    scaled_CxT = thin_CxT[good if good.any() else np.isfinite(sd_C)]
     plan = RecordingPlan(
         picks=tuple(picks),
         limits=limits,
@@ -208,30 +223,53 @@ def make_plan(recording: Recording, settings: WindowSettings) -> tuple[Recording
         rank=len(picks) - int(average or recording.reference == "average"),
         good=good,
         sd=sd_C,
-        scale=robust_scale(thin_CxT[good] if good.any() else thin_CxT),
-        warning=quality.implausible(median_sd, limits),
+        median_sd=channels.median_sd,
+        rail=channels.rail,
+        scale=robust_scale(scaled_CxT, np.nanmedian if np.isnan(scaled_CxT).any() else np.median),
+        warning=channels.warning(limits),
+        notes=channels.notes(names, limits.unit),
     )
     return plan, signal
 
 
 def _statistics(
     recording: Recording, signal: FilteredSignal
-) -> tuple[Float[np.ndarray, "channels"], Float[np.ndarray, "channels thin"]]:
-    """Return per channel the median SD over stretches of about 2 s, and every fourth sample, of the chosen `pieces`."""
+) -> tuple[quality.ChannelStatistics, Float[np.ndarray, "channels thin"]]:
+    """Return the statistics of each channel in the chosen `pieces` (the SD: the median over stretches of about 2 s).
+
+    Also every fourth sample, NaN in a piece in which a channel has no finite one.
+    """
     deviations, thin = [], []
     short = max(2, round(2 * signal.chain.sfreq_out))
+    peak_C, stuck_at_C, held_C, samples = (np.zeros(len(signal.picks)) for _ in range(4))
     for segment, start, stop in pieces([signal.length(s) for s in range(len(recording.segments))]):
         signal.require(segment, start, stop)
-        y_CxT = signal.y[:, signal.at(start, stop)]
-        if signal.missing[:, signal.recorded(start, stop)].all(axis=1).any():
+        y_CxT, recorded = signal.y[:, signal.at(start, stop)], signal.recorded(start, stop)
+        absent_C = signal.missing[:, recorded].all(axis=1)
+        if absent_C.all():
             continue
+        x_CxT = signal.raw[:, recorded]
+        peak_C = np.maximum(peak_C, np.maximum(x_CxT.max(axis=1), -x_CxT.min(axis=1)))
+        samples += x_CxT.shape[1]
+        if signal.held is not None:
+            inside = signal.held[:, recorded]
+            stuck_at_C = np.maximum(stuck_at_C, np.abs(x_CxT * inside).max(axis=1))
+            held_C += inside.sum(axis=1)
+        if absent_C.any():
+            y_CxT = np.where(absent_C[:, None], np.nan, y_CxT)
         n = max(1, y_CxT.shape[1] // short)
         parts = y_CxT[:, : n * (y_CxT.shape[1] // n)].reshape(len(y_CxT), n, -1).swapaxes(0, 1)
         deviations.append(quality.deviations(parts))
         thin.append(y_CxT[:, ::THIN].astype(np.float32))
     if not deviations:
         raise UserError("no finite stretch of signal")
-    return np.median(np.concatenate(deviations), axis=0), np.concatenate(thin, axis=1)
+    sd_WxC = np.concatenate(deviations)
+    known = np.isfinite(sd_WxC).any(axis=0)
+    sd_C = np.full(len(known), np.nan)
+    sd_C[known] = np.nanmedian(sd_WxC[:, known], axis=0)
+    railed = (stuck_at_C >= 0.999 * peak_C) & (stuck_at_C > quality.RAILED * signal.limits.noisy)
+    channels = quality.ChannelStatistics(sd_C, np.where(railed, stuck_at_C, np.inf), held_C > samples / 2)
+    return channels, np.concatenate(thin, axis=1)
 
 
 def robust_scale(thin_CxT: Float[np.ndarray, "channels thin"], median: Callable[..., np.ndarray] = np.median) -> float:

@@ -112,25 +112,28 @@ class RecordingWindows:
         reach = filters.REACH if item.shift else 0
         signal.require(item.segment, item.start - reach, item.stop + reach)
         recorded = signal.recorded(item.start, item.stop + (item.shift > 0))
-        if signal.missing[:, recorded].any():
+        missing = signal.missing[:, recorded].mean(axis=1)
+        if (missing > 0).all():
             return RejectedStretch(begin, end, "samples are not finite")
         y_CxT = signal.y[:, signal.at(item.start - reach, item.stop + reach)]
         y_CxT = filters.between(y_CxT, item.shift) if item.shift else y_CxT
-        plain_CxT = signal.plain[:, signal.at(item.start, item.stop)]
-        inside, nowhere = (None if signal.plateaus is None else signal.plateaus[:, recorded]), np.zeros(len(y_CxT))
+        x_CxT, inside = signal.raw[:, recorded], (None if signal.plateaus is None else signal.plateaus[:, recorded])
+        held_CxT = np.zeros(x_CxT.shape, bool) if signal.held is None else signal.held[:, recorded]
         ok_C, flags, reason = quality.judge(
             self.ch_names,
             plan.limits,
             sd=quality.deviations(y_CxT[None])[0],
-            clipped=quality.clipped_share(signal.raw[:, recorded], inside),
-            held=nowhere if signal.held is None else signal.held[:, recorded].mean(axis=1),
-            line=quality.line_power(plain_CxT[None], rate, plan.line)[0],
+            clipped=quality.clipped_share(x_CxT, inside),
+            held=held_CxT.mean(axis=1),
+            line=quality.line_power(y_CxT[None], rate, *quality.MAINS, plan.line)[0],
+            missing=missing,
+            railed=(held_CxT & (np.abs(x_CxT) >= 0.999 * plan.rail[:, None])).mean(axis=1),
         )
         for flag in flags:
             self.faults[flag] = self.faults.get(flag, 0) + 1
         if reason:
             return RejectedStretch(begin, end, reason)
-        return self._finished(item, y_CxT, begin, ok_C & ~self.marked, flags)
+        return self._finished(item, y_CxT, begin, ok_C & ~self.marked, flags, plan.good & (missing == 0))
 
     def _finished(
         self,
@@ -139,11 +142,12 @@ class RecordingWindows:
         begin: float,
         ok_C: Bool[np.ndarray, "channels"],
         flags: tuple[str, ...],
+        good_C: Bool[np.ndarray, "channels"],
     ) -> Window:
-        """Return the window: re-referenced, demeaned where the step applies, padded."""
+        """Return the window: re-referenced to the mean of the `good_C`, demeaned where the step applies, padded."""
         settings, plan = self.settings, self.plan
-        if plan.reference == "average" and self.recording.reference != "average":
-            y_CxT = y_CxT - y_CxT[plan.good].mean(axis=0)
+        if plan.reference == "average" and self.recording.reference != "average" and good_C.any():
+            y_CxT = y_CxT - y_CxT[good_C].mean(axis=0)
         if self.recording.precut:
             y_CxT = y_CxT - y_CxT.mean(axis=1, keepdims=True)
         baseline = settings.events.baseline if settings.events.source else ()

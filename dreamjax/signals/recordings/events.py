@@ -120,16 +120,45 @@ def trial_types(texts: Sequence[str], forbidden: Collection[str]) -> list[str]:
     return [named[text] for text in texts]
 
 
-def stim_changes(values: Int[np.ndarray, "time"], previous: int = 0) -> tuple[list[tuple[int, int]], int]:
-    """Return ([(sample, code), …], last value): where a stimulus channel changes to a code other than 0.
+class StimulusChannel:
+    """The levels of a stimulus channel, read in pieces. Its idle level is no event, whatever its value.
 
-    `previous` is the value before the first sample, so that a channel can be read in pieces.
+    Many trigger inputs rest at 0, but BioSemi's may rest at 255 or another value: the level at which the channel is for
+    more than half of the time.
     """
-    if len(values) == 0:
-        return [], previous
-    before = np.concatenate(([previous], values[:-1]))
-    samples = np.flatnonzero((values != before) & (values != 0))
-    return [(int(s), int(values[s])) for s in samples], int(values[-1])
+
+    def __init__(self) -> None:
+        self.starts, self.codes, self.length = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], 0
+
+    def add(self, values: Int[np.ndarray, "time"]) -> None:
+        """Take the next values."""
+        before = np.concatenate((self.codes[-1][-1:], values[:-1]))
+        starts = np.flatnonzero(values != before)
+        if len(starts):
+            self.starts.append(starts + self.length)
+            self.codes.append(values[starts])
+        self.length += len(values)
+
+    def begin(self, sample: int) -> None:
+        """Begin a trial that is not connected with what is before it: it may start with a code."""
+        self.starts.append(np.array([sample]))
+        self.codes.append(np.zeros(1, np.int64))
+        self.length = sample
+
+    def changes(self, notes: list[str], rests: bool = True) -> list[tuple[int, int]]:
+        """Return [(sample, code), …] of the levels that are neither 0 nor idle; a note names the idle level.
+
+        `rests=False`: no level but 0 is idle.
+        """
+        starts, codes = np.concatenate(self.starts), np.concatenate(self.codes)
+        samples = np.diff(starts, append=self.length)
+        levels, which = np.unique(codes, return_inverse=True)
+        shares = np.bincount(which, samples) / max(self.length, 1)
+        idle = int(levels[shares.argmax()]) if rests and shares.max() > 0.5 else 0
+        if idle:
+            notes.append(f"the stimulus channel rests at {idle} ({100 * shares.max():.0f} % of the time): not an event")
+        kept = (codes != 0) & (codes != idle)
+        return list(zip(starts[kept].tolist(), codes[kept].tolist(), strict=True))
 
 
 def stim_events(contents: Contents, channels: Sequence[int]) -> list[Event]:
@@ -137,16 +166,19 @@ def stim_events(contents: Contents, channels: Sequence[int]) -> list[Event]:
 
     The reader gives their values without a unit. Trials are not connected: each may begin with a code.
     """
+    levels = {i: StimulusChannel() for i in channels}
+    for a, b in contents.segments if contents.precut else [(0, contents.n_samples)]:
+        for channel in levels.values():
+            channel.begin(a)
+        for start in range(a, b, STIM_PIECE):
+            rows = contents.reader(start, min(start + STIM_PIECE, b), list(channels))
+            for row, channel in zip(rows, levels.values(), strict=True):
+                channel.add(np.rint(np.nan_to_num(row)).astype(np.int64))
     events: list[Event] = []
-    previous = dict.fromkeys(channels, 0)
-    spans = contents.segments if contents.precut else [(0, contents.n_samples)]
-    for start, stop in ((s, min(s + STIM_PIECE, b)) for a, b in spans for s in range(a, b, STIM_PIECE)):
-        if contents.precut:
-            previous = dict.fromkeys(channels, 0)
-        for row, i in zip(contents.reader(start, stop, list(channels)), channels, strict=True):
-            changes, previous[i] = stim_changes(np.rint(np.nan_to_num(row)).astype(np.int64), previous[i])
-            prefix = f"{contents.labels[i].strip()}/" if len(channels) > 1 else ""
-            events += [Event(start + sample, 1 / contents.sfreq, f"{prefix}{code}") for sample, code in changes]
+    for i, channel in levels.items():
+        prefix = f"{contents.labels[i].strip()}/" if len(channels) > 1 else ""
+        changes = channel.changes(contents.notes, rests=not contents.precut)
+        events += [Event(sample, 1 / contents.sfreq, f"{prefix}{code}") for sample, code in changes]
     return sorted(events, key=lambda e: e.sample)
 
 
@@ -206,8 +238,17 @@ def read_table(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def events_of_table(path: Path, sfreq: float, n_samples: int, strict: bool = False) -> tuple[list[Event], int]:
-    """Return (events by time, number of rows left out) of a table; onsets are rounded to the nearest sample.
+def number(cell: str) -> float:
+    """Return the number in a cell, which may have a decimal comma. Raise ValueError where it is not one.
+
+    >>> number("0,5"), number("-1.25e-3")
+    (0.5, -0.00125)
+    """
+    return float(cell.replace(",", ".") if re.fullmatch(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*", cell) else cell)
+
+
+def events_of_table(path: Path, sfreq: float, n_samples: int, strict: bool = False) -> tuple[list[Event], Counter[str]]:
+    """Return (events by time, reasons of the rows left out) of a table; onsets are rounded to the nearest sample.
 
     Columns: `onset` (s since the first sample; required), `duration` (s), `trial_type` (or `value`), `stim_file`. With
     `strict` (a user's own table) a row that cannot be used is an error; without (BIDS) it is left out.
@@ -218,31 +259,34 @@ def events_of_table(path: Path, sfreq: float, n_samples: int, strict: bool = Fal
         guess = nearest("onset", list(rows[0]))
         hint = f"rename {guess}" if guess else "add it"
         raise UserError(f"{path}: has no column onset (s since the first sample); {hint}")
-    events = []
-    for number, row in enumerate(rows, start=2):
+    events, left_out = [], Counter[str]()
+    for line, row in enumerate(rows, start=2):
         event = _event(row, sfreq, n_samples)
         if isinstance(event, Event):
             events.append(event)
         elif strict:
-            raise UserError(f"{path}: row {number} has {event}; repair or remove it")
-    return sorted(events, key=lambda e: e.sample), len(rows) - len(events)
+            raise UserError(f"{path}: row {line} has {event[1]}; repair or remove it")
+        else:
+            left_out[event[0]] += 1
+    return sorted(events, key=lambda e: e.sample), left_out
 
 
-def _event(row: dict[str, str], sfreq: float, n_samples: int) -> Event | str:
-    """Return the event of a row, or what is wrong with it."""
+def _event(row: dict[str, str], sfreq: float, n_samples: int) -> Event | tuple[str, str]:
+    """Return the event of a row, or what is wrong with it, in a few words and with the value."""
     cells = {column: "" if cell.lower() in ABSENT else cell for column, cell in row.items()}
     times = {"onset": row["onset"], "duration": cells.get("duration") or "0"}
     for name, text in times.items():
         try:
-            float(text)
+            number(text)
         except ValueError:
-            return f"the {name} {text[:30]!r}, which is not a number"
-    onset, duration = map(float, times.values())
+            kind = "without an onset" if text.lower() in ABSENT else f"whose {name} is not a number"
+            return kind, f"the {name} {text[:30]!r}, which is not a number"
+    onset, duration = map(number, times.values())
     if not math.isfinite(onset) or not math.isfinite(duration) or duration < 0:
-        return f"the onset {times['onset']} and duration {times['duration']}, which are not times"
+        return "without an onset", f"the onset {times['onset']} and duration {times['duration']}, which are not times"
     sample = sample_of(onset, sfreq)
     if not 0 <= sample < n_samples:
-        return f"an onset of {onset:g} s, outside the recording of {n_samples / sfreq:g} s"
+        return "outside the recording", f"an onset of {onset:g} s, outside the recording of {n_samples / sfreq:g} s"
     code = cells.get("trial_type") or cells.get("value") or ""
     return Event(sample, duration, code[:MAX_CODE], cells.get("stim_file", ""))
 
@@ -264,6 +308,12 @@ def with_event_table(recording: Recording, table: str | Path, *, stimuli: str | 
 
 
 # --------------------------------------------------------------------------------------------------- what is in a file
+def in_order(code: str) -> list[tuple[int, float, str]]:
+    """Return the key that sorts codes as people do: numbers by value, -2 before 10, `S 9` before `S 10`."""
+    parts = [part for part in re.split(r"(^-?\d+|\d+)", code) if part]
+    return [(0, int(part), "") if re.fullmatch(r"-?\d+", part) else (1, 0.0, part) for part in parts]
+
+
 def list_events(recording: Recording) -> JsonDict:
     """Return what `dreamjax prepare --list-events` prints: counts, intervals, first onsets in s, all and per code."""
     by_code: dict[str, list[Event]] = {}
@@ -279,7 +329,7 @@ def list_events(recording: Recording) -> JsonDict:
             "duration": round(float(np.median([e.duration for e in events])), 3),
             "stimuli": len({e.stimulus for e in events if e.stimulus}),
         }
-        for code, events in sorted(by_code.items())
+        for code, events in sorted(by_code.items(), key=lambda item: in_order(item[0]))
     ]
     return {
         "file": recording.path,

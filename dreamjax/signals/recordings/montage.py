@@ -19,6 +19,8 @@ from jaxtyping import Float
 from dreamjax.errors import UserError, nearest
 
 OLD_NAMES = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}  # 10-20 before and after the 10-10 revision
+BERLIN = {"FAF": "AFF", "CFC": "FCC", "PCP": "CPP", "OPO": "POO"}  # rows as the Berlin BCI data name them → 10-05
+OUTER_ROWS = {"FFC": "FFT", "FCC": "FTT", "CCP": "TTP", "CPP": "TPP"}  # from column 7 on
 EARS = ("A1", "A2", "M1", "M2")  # ear lobes and mastoids: references rather than scalp
 
 # BioSemi ActiveTwo caps label sockets, not sites; the order is that of the BioSemi cap layouts.
@@ -40,15 +42,25 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 HEAD_RADII = (0.03, 0.25)  # m; a position nearer or farther than this from the head's centre is not an electrode
 
 _PREFIX = re.compile(r"^(EEG|POL|ECG|EKG|EOG|EMG|SaO2|Resp|MEG)[\s_:-]+(?=\S)", re.IGNORECASE)
-_SUFFIX = re.compile(r"[\s_-]+(Ref|REF|ref|LE|AR|AVG|Av|CAR|A1A2|Org|M1M2|A1\+A2|\(A1\+A2\)|A1|A2|M1|M2|Cz|CZ)$")
+_REFERENCES = {
+    "": "unknown", "ORG": "unknown", "0V": "unknown",
+    **dict.fromkeys(("LE", "A1A2", "A1+A2", "A12"), "linked ears"),
+    **dict.fromkeys(("LM", "M1M2", "M1+M2", "M12"), "linked mastoids"),
+    **dict.fromkeys(("AR", "AVG", "AV", "AVE", "AVERAGE", "MEAN", "CAR"), "average"),
+}  # fmt: skip  # as labels name them after the electrode
+_NAMED = "|".join(re.escape(name) for name in _REFERENCES if name)
+_SUFFIX = re.compile(
+    rf"[\s_:/.-]+\(?((?:{_NAMED}|[A-Za-z]{{1,3}}\d{{1,2}}|[A-Za-z]{{1,3}}z)?[\s_-]?Ref(?:erence)?|{_NAMED}|[AM][12])\)?(?:/2)?$",
+    re.IGNORECASE,
+)
 _TYPES = {  # first match wins
     "stim": r"status|sti ?\d*|stim.*|trig(ger)?\d*|trig .*|marker ?\d*( channel)?|event.*|gatein|photic|din\d+"
     r"|digital.*",
-    "eog": r"([vh]|[lriu])?-?_?eog[lrud+\-_ 0-9]*|.*\beog\b.*|l-?oc|r-?oc|eye.*|(vert|horiz)\d*",
-    "ecg": r"(e[ck]g|cardio|heart).*|.*\be[ck]g\b.*",
-    "emg": r"emg.*|chin.*|.*\bemg\b.*|(l|r)?leg[-_ /]?.*|masseter.*",
+    "eog": r".*eog.*|[hv]eo[lrud]?|l-?oc|r-?oc|eye.*|(vert|horiz)\d*|e[12]-[am][12]",
+    "ecg": r".*e[ck]g.*|(cardio|heart).*",
+    "emg": r".*emg.*|chin.*|(l|r)?leg[-_ /]?.*|masseter.*",
     "misc": r"exg\d+|bip ?\d+|aux.*|right aux|left aux|dc ?\d+|sao2.*|spo2.*|resp.*|acc.*|gyro.*|temp.*|gsr.*|eda"
-    r"|pg[12]|x\d+|e|nd|ibi|bursts|suppr|photo.*|pulse.*|snore.*|airflow|thor.*|abd.*|na\d+|plet.*|erg.*|ref|gnd",
+    r"|pg[12]|x\d+|e|nd|ibi|bursts|suppr|photo.*|pulse.*|snore.*|airflow|thor.*|abd.*|na\d+|plet.*|erg.*|(re-?)?ref|gnd|nose|h[lr]|v[bt]",
 }
 _TYPES_RE = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _TYPES.items())
 _NUMBERED = re.compile(r"^[A-I]\d{3}$|^(e|eeg|ch|chan|channel|exg channel|eeg channel)?[ _-]?0*\d{1,3}$", re.IGNORECASE)
@@ -63,25 +75,45 @@ def _sites() -> dict[str, tuple[str, tuple[float, ...]]]:
 
 
 def standard_name(label: str) -> str | None:
-    """Return the 10-05 name that `label` spells, in standard capitals, T3 to T6 as T7 to P8; None otherwise."""
-    name, _ = _sites().get(label.upper(), (None, ()))
+    """Return the 10-05 name that `label` spells, in standard capitals, T3 to T6 as T7 to P8; None otherwise.
+
+    >>> standard_name("FPZ"), standard_name("FAF5"), standard_name("CFC7"), standard_name("CB1")
+    ('Fpz', 'AFF5', 'FTT7', None)
+    """
+    key = label.upper()
+    if key not in _sites() and (berlin := re.fullmatch(r"([A-Z]{3})(\d{1,2}|Z)", key)):
+        row, column = BERLIN.get(berlin[1], berlin[1]), berlin[2]
+        outer = column.isdigit() and int(column) >= 7
+        key = f"{OUTER_ROWS.get(row, row) if outer else row}{column}"
+    name, _ = _sites().get(key, (None, ()))
     return OLD_NAMES.get(name, name) if name else None
+
+
+@cache
+def _electrode() -> re.Pattern[str]:
+    """Return what labels of electrodes look like: a row of the 10-05 system, or CB, SP, with a number; primes too."""
+    rows = {re.split(r"\d|z", name)[0] for name, _ in _sites().values()} | {"CB", "SP"}
+    return re.compile(
+        rf"({'|'.join(sorted(rows - {'A', 'M'}))})(\d{{1,2}}|z)h?['\u2019\u2032`\"]{{0,2}}", re.IGNORECASE
+    )
 
 
 def normalise_name(label: str) -> tuple[str, str]:
     """Return (name, type) of one label; type is eeg, eog, ecg, emg, stim, misc or ref.
 
-    >>> normalise_name("EEG Fp1-Ref"), normalise_name("Fc5."), normalise_name("T3"), normalise_name("EEG A2-A1")
+    >>> normalise_name("EEG Fp1-M1Ref"), normalise_name("Fc5."), normalise_name("T3"), normalise_name("EEG A2-A1")
     (('Fp1', 'eeg'), ('FC5', 'eeg'), ('T7', 'eeg'), ('A2-A1', 'ref'))
+    >>> normalise_name("C3'"), normalise_name("CB1"), normalise_name("FP1-F7"), normalise_name("EEG HEOG-M1Ref")
+    (("C3'", 'eeg'), ('CB1', 'eeg'), ('Fp1-F7', 'eeg'), ('HEOG', 'eog'))
     """
     plain = re.sub(r"\s+", " ", label).strip().rstrip(".").strip()
     prefix = _PREFIX.match(plain)
     body = plain[prefix.end() :] if prefix else plain
     stem = _SUFFIX.sub("", body)
-    pair = [standard_name(part) for part in body.split("-")]
+    pair = [standard_name(part.strip()) for part in body.split("-")]
     if len(pair) == 2 and all(part in EARS for part in pair):
         return "-".join(map(str, pair)), "ref"
-    for candidate in (body, stem):
+    for candidate in (body, stem, re.sub(r"^EEG", "", stem, flags=re.IGNORECASE)):
         if name := standard_name(candidate):
             return name, "ref" if name in EARS else "eeg"
     if len(pair) == 2 and all(pair):
@@ -91,17 +123,32 @@ def normalise_name(label: str) -> tuple[str, str]:
         return body, {"ekg": "ecg"}.get(marked, marked)
     if marked == "eeg" and _NUMBERED.match(body):
         return body, "eeg"
-    for text in (plain, stem):
+    for text in (plain, body, stem):
         for kind, pattern in _TYPES_RE:
             if pattern.fullmatch(text):
-                return body, kind
-    return (stem or label), "eeg" if marked == "eeg" or _NUMBERED.match(plain) else "misc"
+                return stem, kind
+    electrode = marked == "eeg" or _NUMBERED.match(plain) or _electrode().fullmatch(stem)
+    return (stem or label), "eeg" if electrode else "misc"
 
 
 def names_other_sensor(label: str) -> bool:
     """Return whether the label names a sensor off the scalp: eyes, heart, muscles, triggers, auxiliary inputs."""
     body = _PREFIX.sub("", label.strip())
-    return any(pattern.fullmatch(text) for text in (label.strip(), body) for _, pattern in _TYPES_RE)
+    texts = (label.strip(), body, _SUFFIX.sub("", body))
+    return any(pattern.fullmatch(text) for text in texts for _, pattern in _TYPES_RE)
+
+
+def common_reference(names: Sequence[str]) -> str:
+    """Return the second electrode of all pairs (`Fp1-Pz`, `Fp2-Pz`) where two or more share one; else ""."""
+    pairs = {name for name in names if is_pair(name)}
+    seconds = {name.split("-")[1] for name in pairs}
+    return seconds.pop() if len(pairs) > 1 and len(seconds) == 1 else ""
+
+
+def is_pair(name: str) -> bool:
+    """Return whether a normalised name is that of a bipolar channel: two electrodes."""
+    parts = [standard_name(part) for part in name.split("-")]
+    return len(parts) == 2 and all(parts)
 
 
 def banked_names(labels: Sequence[str]) -> list[str] | None:
@@ -132,17 +179,18 @@ def biosemi_names(labels: Sequence[str]) -> list[str] | None:
 
 def reference_of(labels: Sequence[str]) -> str:
     """Return the reference that the labels state: "A1", "linked ears", "average", …, or "unknown"."""
-    spelled = {"LE": "linked ears", "A1A2": "linked ears", "A1+A2": "linked ears", "(A1+A2)": "linked ears",
-               "M1M2": "linked mastoids", "AR": "average", "AVG": "average", "AV": "average", "CAR": "average",
-               "CZ": "Cz", "REF": "unknown", "ORG": "unknown"}  # fmt: skip
     votes: Counter[str] = Counter()
-    for label in labels:
-        name, kind = normalise_name(label)
-        if kind != "eeg":
-            continue
-        suffix = _SUFFIX.search(label.strip())
-        key = suffix.group(1).upper() if suffix else ""
-        votes["bipolar" if "-" in name else spelled.get(key, key or "unknown")] += 1
+    scalp = [
+        (_PREFIX.sub("", label.strip()), name)
+        for label in labels
+        for name, kind in [normalise_name(label)]
+        if kind == "eeg"
+    ]
+    shared = common_reference([name for _, name in scalp])
+    for label, name in scalp:
+        suffix = _SUFFIX.search(label)
+        key = re.sub(r"[\s_-]?REF(ERENCE)?$", "", suffix.group(1).upper()) if suffix else ""
+        votes[(shared or "bipolar") if is_pair(name) else _REFERENCES.get(key) or standard_name(key) or key] += 1
     return votes.most_common(1)[0][0] if votes else "unknown"
 
 
@@ -152,6 +200,12 @@ def standard_positions(names: Sequence[str]) -> Float[np.ndarray, "channels 3"]:
     return np.array([_sites().get((standard_name(name) or "").upper(), unknown)[1] for name in names], float).reshape(
         -1, 3
     )
+
+
+def midpoints(names: Sequence[str]) -> Float[np.ndarray, "channels 3"]:
+    """Return the points in metres midway between the two electrodes of bipolar channels; NaN for other names."""
+    ends = [standard_positions(name.split("-") if is_pair(name) else ["", ""]) for name in names]
+    return np.array(ends, float).reshape(-1, 2, 3).mean(axis=1)
 
 
 def template(name: str) -> tuple[tuple[str, ...], Float[np.ndarray, "channels 3"]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
+from dreamjax.signals.recordings.electrodes import Electrodes
 from dreamjax.signals.recordings.events import add_stim_events
 from dreamjax.signals.recordings.readers import (
     delimited,
@@ -34,7 +35,7 @@ from dreamjax.signals.recordings.scrub import error_text
 __all__ = ["find_sources", "open_recording", "recording_from_raw", "source_of", "survey"]
 
 READERS = {
-    "gdf": mne_reader.open_gdf, "fif": mne_formats.open_fif,
+    "gdf": mne_formats.open_gdf, "fif": mne_formats.open_fif,
     **dict.fromkeys(("ant", "egi", "nihon"), mne_reader.open_source),
     "brainvision": mne_formats.open_brainvision, "eeglab": mne_formats.open_eeglab,
     "cnt": mne_formats.open_cnt, "eximia": mne_formats.open_eximia,
@@ -46,7 +47,11 @@ READERS = {
 
 
 def open_recording(
-    source: Source | str | os.PathLike[str], *, unit_scale: float | None = None, strict: bool = False
+    source: Source | str | os.PathLike[str],
+    *,
+    unit_scale: float | None = None,
+    strict: bool = False,
+    electrodes: Electrodes | None = None,
 ) -> Recording:
     """Open one recording. Its signal is read later, span by span.
 
@@ -56,6 +61,7 @@ def open_recording(
       source: what `find_sources` found, or a path.
       unit_scale: the signal is multiplied by it; for headers whose unit is wrong. Default: the corpus's, else 1.
       strict: refuse a file that is shorter than its header states, instead of keeping its complete records.
+      electrodes: names and positions that go before those of the file.
 
     Raises:
       UserError: one sentence: which file, what is wrong with it, what to do.
@@ -88,6 +94,8 @@ def open_recording(
                 contents.segment_labels = [condition] * len(contents.segments)
             if unit_scale is None:
                 unit_scale = corpus.unit_scale.get(source.reader)
+        if electrodes:
+            electrodes.apply(contents)
         recording = assemble(source, contents, unit_scale)
     except (UserError, MemoryError):
         raise

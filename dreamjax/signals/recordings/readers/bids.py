@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from dreamjax.console import counted
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.events import events_of_table, read_table
+from dreamjax.signals.recordings.events import ABSENT, events_of_table, number, read_table
 from dreamjax.signals.recordings.montage import names_other_sensor, standard_name
-from dreamjax.signals.recordings.readers.recording import Contents
+from dreamjax.signals.recordings.readers.recording import Contents, listed
 from dreamjax.signals.recordings.scrub import error_text
 from dreamjax.typing import JsonDict
 
@@ -36,7 +37,12 @@ LICENCE = re.compile(
     r"(CC0|CC-BY(-NC)?(-SA|-ND)?|ODC-By|ODbL|PDDL|CDLA-(Permissive|Sharing)|OGL-UK|etalab|MIT|Apache|BSD|[AL]?GPL|MPL|EUPL)"
     r"(-\d[\d.]*)?(-Clause|-only|-or-later)?"
 )  # the field is free text
-METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
+METRES = {
+    f"{prefix}{word}": factor
+    for prefixes, factor in ((("", ""), 1.0), (("c", "centi"), 1e-2), (("m", "milli"), 1e-3))
+    for prefix, words in zip(prefixes, (("m",), ("meter", "meters", "metre", "metres")), strict=True)
+    for word in words
+}  # m, meters, mm, millimetres, …
 ALS = ("CTF", "EEGLAB", "EEGLAB-HJ", "KitYokogawa", "4DBti")  # x to the nose, y to the left
 RAS = ("CapTrak", "ElektaNeuromag")  # x to the right, y to the nose: MNE's head frame when drawn between the ears
 
@@ -92,10 +98,11 @@ def apply_sidecars(path: Path, contents: Contents) -> Contents:
         system = next(sidecars(path, "_coordsystem.json"), None)
         _electrodes(sidecar, _json(system) if system else {}, contents)
     if sidecar := next(sidecars(path, "_events.tsv"), None):
-        contents.events, skipped = events_of_table(sidecar, contents.sfreq, contents.n_samples)
+        contents.events, left_out = events_of_table(sidecar, contents.sfreq, contents.n_samples)
         contents.free_text = ()  # the table names all events
-        if skipped:
-            contents.notes.append(f"{skipped} rows of events.tsv have no onset or lie outside the recording")
+        if left_out:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+            contents.notes.append(f"{counted(left_out.total(), 'row')} of events.tsv left out: {reasons}")
     return contents
 
 
@@ -111,9 +118,9 @@ def _channels(table: Path, contents: Contents) -> None:
 
 
 def _facts(facts: JsonDict, contents: Contents) -> None:
-    line = facts.get("PowerLineFrequency")
-    if isinstance(line, int | float) and 40 <= line <= 70:
-        contents.line_freq = float(line)
+    with suppress(ValueError):  # n/a
+        line = number(str(facts.get("PowerLineFrequency")).lower().removesuffix("hz"))
+        contents.line_freq = line if 40 <= line <= 70 else contents.line_freq
     if reference := reference_named(str(facts.get("EEGReference", ""))):
         contents.reference = reference
     for filters in (facts.get("HardwareFilters"), facts.get("SoftwareFilters")):
@@ -149,14 +156,23 @@ def filter_edges(filters: Any) -> tuple[float | None, float | None]:
 
 def _electrodes(table: Path, system: JsonDict, contents: Contents) -> None:
     name = str(system.get("EEGCoordinateSystem", ""))
-    unit = METRES.get(str(system.get("EEGCoordinateUnits", "")).lower())
+    unit = METRES.get(str(system.get("EEGCoordinateUnits", "")).strip().lower())
     landmarks = system.get("AnatomicalLandmarkCoordinates") or system.get("AnatomicalLandmarkCoordinates ") or {}
     xyz = np.full((len(contents.labels), 3), np.nan)
     where = {label.strip(): i for i, label in enumerate(contents.labels)}
+    unread = []
     for row in read_table(table):
         if (i := where.get(row.get("name", ""))) is not None:
-            with suppress(KeyError, ValueError):  # n/a
-                xyz[i] = [float(row[axis]) for axis in "xyz"]
+            cells = [row.get(axis, "") for axis in "xyz"]
+            if all(cell.lower() in ABSENT for cell in cells):
+                continue
+            try:
+                xyz[i] = [number(cell) for cell in cells]
+            except ValueError:
+                unread.append(row["name"])
+    if unread:
+        lost = counted(len(unread), "position")
+        contents.notes.append(f"{lost} of electrodes.tsv that are not three numbers left out: {listed(unread)}")
     rotation = head_frame(name, landmarks)
     if rotation is None or unit is None:
         if np.isfinite(xyz).any():

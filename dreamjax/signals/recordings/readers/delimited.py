@@ -18,12 +18,13 @@ from jaxtyping import Float
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.events import keep_codes, sample_of, trial_types
+from dreamjax.signals.recordings.events import number as decimal
 from dreamjax.signals.recordings.montage import normalise_name, standard_name
 from dreamjax.signals.recordings.readers.bids import reference_named
-from dreamjax.signals.recordings.readers.edf_header import UNITS_TO_UV
 from dreamjax.signals.recordings.readers.numpy_array import events_listed, sidecar, sidecar_of
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source, settle_names
 from dreamjax.signals.recordings.readers.tables import SLOWEST_HZ, dejitter, text_of
+from dreamjax.signals.recordings.units import microvolts
 from dreamjax.typing import JsonDict
 
 SECONDS = {"": 1.0, "s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "milliseconds": 1e-3,
@@ -97,7 +98,7 @@ def open_delimited(source: Source, strict: bool) -> Contents:
     numeric = [*columns.signal, *([] if columns.time is None else [columns.time])]
     values, texts = cells(source, body, delimiter, len(names), numeric, columns.markers, notes, strict)
     labels, unit = [plain_name(names[i]) for i in columns.signal], str(facts.get("unit", ""))
-    factors = [UNITS_TO_UV[(unit or _unit_in(names[i]) or "uV").lower()] for i in columns.signal]
+    factors = [microvolts(unit or _unit_in(names[i]) or "uV") or 1.0 for i in columns.signal]
     types = [str(kind).lower() for kind in facts.get("ch_types") or ()]
     if types and len(types) != len(labels):
         raise UserError(
@@ -181,7 +182,7 @@ def columns_of(source: Source, names: list[str], body: Sequence[str], delimiter:
 def number(cell: str, delimiter: str = ",") -> float | None:
     """Return the number in a cell, with a decimal comma where commas do not separate; None for text."""
     try:
-        return float(cell.replace(",", ".") if delimiter != "," and cell.count(",") == 1 else cell)
+        return float(cell) if delimiter == "," else decimal(cell)
     except ValueError:
         return None
 

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.events import MOST_CHANGES, keep_codes, stim_changes
+from dreamjax.signals.recordings.events import MOST_CHANGES, StimulusChannel, keep_codes
 from dreamjax.signals.recordings.montage import names_other_sensor, normalise_name
-from dreamjax.signals.recordings.readers.edf_header import UNITS_TO_UV, Header, filter_edges, read_header
+from dreamjax.signals.recordings.readers.edf_header import Header, filter_edges, read_header
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
+from dreamjax.signals.recordings.units import microvolts
 
 SPAN_BYTES = 1 << 26  # one piece of file held while a long span is decoded
 MAX_ANNOTATIONS = 1_000_000
@@ -36,14 +37,14 @@ def open_edf(source: Source, strict: bool) -> Contents:
     events = keep_codes(annotations, sfreq, header.patient_words, notes, free_text)
     stim = [i for i in main if normalise_name(header.signals[i].label)[1] == "stim"]
     for i in stim:
-        changes = stim_events(header, i, sfreq)
+        changes = stim_events(header, i, sfreq, notes)
         if len(changes) > MOST_CHANGES * header.n_records * per_record:
             notes.append(f"{len(changes)} changes on a stimulus channel are noise, not events")
         else:
             events += changes
     used = [i for i in main if i not in stim]
     signals = [header.signals[i] for i in used]
-    if unknown := sorted({s.unit for s in signals if s.unit.lower() not in UNITS_TO_UV}):
+    if unknown := sorted({s.unit for s in signals if microvolts(s.unit) is None}):
         notes.append(f"unit {', '.join(repr(u) for u in unknown)} read as µV")
     high, low = filter_edges([s.prefilter for s in signals if not names_other_sensor(s.label)])
     return Contents(
@@ -132,19 +133,16 @@ def _int24(bytes_: np.ndarray) -> np.ndarray:
     return padded.view("<i4")[..., 0] >> 8
 
 
-def stim_events(header: Header, index: int, sfreq: float) -> list[Event]:
-    """Return a stimulus channel's events: changes to a code other than 0. BioSemi's triggers are the low 16 bits."""
-    per_record = header.signals[index].samples
+def stim_events(header: Header, index: int, sfreq: float, notes: list[str]) -> list[Event]:
+    """Return a stimulus channel's events (`StimulusChannel`). BioSemi's triggers are the low 16 bits."""
     at_once = max(1, SPAN_BYTES // header.record_bytes)
-    events: list[Event] = []
-    previous = 0
+    channel = StimulusChannel()
     for begin in range(0, header.n_records, at_once):
         values = read_digital(header, [index], begin, min(begin + at_once, header.n_records))[0].astype(np.int64)
         if header.format == "bdf":
             values &= 0xFFFF
-        changes, previous = stim_changes(values, previous)
-        events += [Event(begin * per_record + sample, 1 / sfreq, str(code)) for sample, code in changes]
-    return events
+        channel.add(values)
+    return [Event(sample, 1 / sfreq, str(code)) for sample, code in channel.changes(notes)]
 
 
 # -------------------------------------------------------------------------------------------- annotations and gaps

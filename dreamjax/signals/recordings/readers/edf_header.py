@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamjax.errors import UserError
+from dreamjax.signals.recordings.units import microvolts
 
 MAX_SIGNALS = 4096
 MAX_RATE = 1e6  # Hz
 MAX_RECORD_BYTES = 1 << 28  # 256 MiB; the standard recommends 61440 bytes a record
 ANNOTATIONS = ("EDF Annotations", "BDF Annotations")  # labels of the signals that hold them
-UNITS_TO_UV = {"uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _signals(block: bytes, n: int, path: str) -> tuple[Signal, ...]:
                 gain = (pmax - pmin) / (dmax - dmin)
                 offset = pmin - gain * dmin
         unit, prefilter = _text(fields["unit"][i]), _text(fields["prefilter"][i])
-        factor = UNITS_TO_UV.get(unit.lower(), 1.0)
+        factor = microvolts(unit) or 1.0
         signals.append(Signal(label, unit, gain * factor, offset * factor, prefilter, samples, start))
         start += samples
     return tuple(signals)

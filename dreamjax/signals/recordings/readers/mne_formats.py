@@ -3,17 +3,25 @@
 import os
 import re
 import struct
+from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
+from dreamjax.console import counted
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.readers.mne_reader import contents_of_epochs, open_with_mne, reading, require_mne
-from dreamjax.signals.recordings.readers.recording import Contents, Source
+from dreamjax.signals.recordings.readers.recording import Contents, Source, listed
+from dreamjax.signals.recordings.units import microvolts
 
 MAX_HEADER = 1 << 24
+MNE_UNITS = ("", "µV", "uV", "mV", "nV", "V")  # of BrainVision channels, as MNE knows them
 BYTES = {"INT_16": 2, "UINT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4}  # BrainVision's BinaryFormat
+GDF_CODES, GDF_VOLT = 1.9, 4256  # first version with codes of units; that of V, whose low five bits are a prefix
+GDF_PREFIXES = {0: "", 3: "k", 16: "d", 17: "c", 18: "m", 19: "u", 20: "n", 21: "p"}
 SETUP_BYTES, ELECTRODE_BYTES = 900, 75  # Neuroscan
 PROBE_SAMPLES = 4000
 MATLAB_5 = b"MATLAB 5.0"  # how a .set begins that is not HDF5
@@ -86,6 +94,44 @@ def open_fif(source: Source, strict: bool) -> Contents:
     return contents
 
 
+# ---------------------------------------------------------------------------------------------------------------- GDF
+def open_gdf(source: Source, strict: bool) -> Contents:
+    """Open GDF; units of voltage that MNE does not know and takes for volts are corrected, and no unit is noted.
+
+    Its header may not state more channels than there are bytes: MNE makes lists of that length.
+    """
+    with open(source.path, "rb") as file:
+        fixed = file.read(256)
+    if len(fixed) == 256 and fixed.startswith(b"GDF"):
+        channels = int.from_bytes(fixed[252 : 256 if fixed.startswith(b"GDF 1") else 254], "little")
+        if 256 * (channels + 1) > (size := os.path.getsize(source.path)):
+            raise UserError(f"{source.path}: its header promises {channels} channels in {size} bytes; restore it")
+    contents = open_with_mne(source.path, "gdf")
+    units, by_mne = gdf_units(source.path)
+    if len(units) != len(contents.labels):
+        return contents
+    if other := [label for label, unit in zip(contents.labels, units, strict=True) if microvolts(unit) is None]:
+        contents.notes.append(f"{counted(len(other), 'channel')} without a unit of voltage, read as V: {listed(other)}")
+    _rescale(contents, [1.0 if unit in by_mne else (microvolts(unit) or 1e6) / 1e6 for unit in units])
+    return contents
+
+
+def gdf_units(path: str) -> tuple[list[str], tuple[str, ...]]:
+    """Return the units of the channels, and those that MNE knows: text until version 1.8, then codes (4256 is V)."""
+    with open(path, "rb") as file:
+        fixed = file.read(256)
+        old = float(fixed[4:8].decode("ascii", "replace").strip(" \x00") or 0) < GDF_CODES
+        count = struct.unpack_from("<I" if old else "<H", fixed, 252)[0]
+        file.seek(256 + 96 * count if old else 256 + 102 * count)
+        cells = file.read((8 if old else 2) * count)
+    if old:
+        texts = (cells[i : i + 8].split(b"\x00")[0].decode("latin-1").strip() for i in range(0, len(cells), 8))
+        return ["uV" if text.startswith("uV") else text for text in texts], ("uV",)
+    codes = np.frombuffer(cells[: len(cells) // 2 * 2], "<u2").tolist()
+    units = [f"{GDF_PREFIXES.get(code & 31, '?')}V" if code & 0xFFE0 == GDF_VOLT else "" for code in codes]
+    return units, ("uV", "mV")
+
+
 # -------------------------------------------------------------------------------------------------------- BrainVision
 def open_brainvision(source: Source, strict: bool) -> Contents:
     """Open BrainVision: check the text header by field, then use MNE; `New Segment` markers are discontinuities."""
@@ -99,12 +145,38 @@ def open_brainvision(source: Source, strict: bool) -> Contents:
         if strict:
             raise UserError(f"{data}: {left}; restore the file, or leave out --strict to keep what is there")
         contents.notes.append(f"the signal file was cut short: {left} ignored")
+    _understand_units(contents, header.get("channel infos", {}))
     cuts = new_segments(Path(source.path), common.get("markerfile", ""), contents.n_samples)
-    if cuts:
+    if cuts := cuts - {start for start, _ in contents.segments}:
         contents.notes.append(f"{len(cuts)} discontinuities in the file")
         edges = [sorted({a, b, *(cut for cut in cuts if a < cut < b)}) for a, b in contents.segments]
         contents.segments = [span for inner in edges for span in pairwise(inner)]
     return contents
+
+
+def _understand_units(contents: Contents, infos: dict[str, str]) -> None:
+    """Correct channels in a unit of voltage that MNE takes for another one (`μV` with a Greek mu, `UV`); note others.
+
+    MNE reads such a channel in volts and types it misc.
+    """
+    units = [[*value.split(","), "", "", ""][3].strip() for value in infos.values()]
+    factors = [1.0 if unit in MNE_UNITS or "\ufffd" in unit else (microvolts(unit) or 0.0) / 1e6 for unit in units]
+    if unknown := sorted({unit for unit, factor in zip(units, factors, strict=True) if not factor}):
+        contents.notes.append(f"channels in {', '.join(map(repr, unknown))} hold no voltage")
+    if len(factors) == len(contents.labels):
+        contents.types = ["eeg" if f not in (0, 1) else kind for f, kind in zip(factors, contents.types, strict=True)]
+        _rescale(contents, [factor or 1.0 for factor in factors])
+
+
+def _rescale(contents: Contents, factors: Sequence[float]) -> None:
+    """Multiply each channel by its factor."""
+    inner, factor_C = contents.reader, np.array(factors)
+
+    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
+        return inner(start, stop, picks) * factor_C[list(picks), None]
+
+    if (factor_C != 1).any():
+        contents.reader = read
 
 
 def sections(path: Path) -> dict[str, dict[str, str]]:
@@ -154,6 +226,11 @@ def check(path: str, header: dict[str, dict[str, str]]) -> Path:
     listed = sum(1 for key in labels if re.fullmatch(r"ch\d+", key))
     if listed != int(count):
         raise UserError(f"{path}: {int(count)} channels but {listed} in its channel list; restore the header")
+    names = Counter(value.split(",")[0] for value in labels.values())
+    if doubled := [name for name, times in names.items() if times > 1]:
+        raise UserError(
+            f"{path}: several channels are named {', '.join(doubled)}; give each another name in the header"
+        )
     for number, value in enumerate(labels.values(), start=1):  # name,reference,resolution,unit
         resolution = [*value.split(","), "", ""][2].strip()
         if resolution and not re.fullmatch(r"\d*\.?\d+([eE][+-]?\d{1,2})?|\d+\.", resolution):

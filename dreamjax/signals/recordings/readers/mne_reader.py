@@ -86,18 +86,6 @@ def check_files(path: str, raw: "mne.io.BaseRaw", format_: str) -> None:
         raise UserError(f"{path}: its header promises {raw.n_times} samples, far more than the file holds; restore it")
 
 
-def open_gdf(source: Source, strict: bool) -> Contents:
-    """Open GDF, whose header may not state more channels than there are bytes: MNE makes lists of that length."""
-    with open(source.path, "rb") as file:
-        fixed = file.read(256)
-    if len(fixed) == 256 and fixed.startswith(b"GDF"):
-        old = fixed.startswith(b"GDF 1")
-        channels = int.from_bytes(fixed[252 : 256 if old else 254], "little")
-        if 256 * (channels + 1) > (size := os.path.getsize(source.path)):
-            raise UserError(f"{source.path}: its header promises {channels} channels in {size} bytes; restore it")
-    return open_with_mne(source.path, "gdf")
-
-
 def header_words(path: Path, format_: str) -> set[str]:
     """Return the words of the fields that state who was recorded and by whom: an annotation with one is not a code.
 
@@ -127,11 +115,15 @@ def recording_from_raw(
     session: str = "",
     licence: str = "unknown",
     unit_scale: float | None = None,
+    change: Callable[[Contents], None] = lambda contents: None,
 ) -> Recording:
-    """Return a `Recording` over an `mne.io.Raw`, in memory or on disk: for data that only your own code can load."""
-    source = Source(name, "raw", dataset, subject, session, licence)
-    contents = contents_of_raw(raw, "raw")
+    """Return a `Recording` over an `mne.io.Raw`, in memory or on disk: for data that only your own code can load.
+
+    `change` may alter names, types and positions first (`Electrodes.apply`).
+    """
+    source, contents = Source(name, "raw", dataset, subject, session, licence), contents_of_raw(raw, "raw")
     add_stim_events(contents)
+    change(contents)
     return assemble(source, contents, unit_scale)
 
 
@@ -185,7 +177,7 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
 
     return Contents(
         format=format_,
-        labels=list(raw.ch_names),
+        labels=names_in_file(raw.ch_names),
         sfreq=sfreq,
         n_samples=raw.n_times,
         reader=read,
@@ -209,6 +201,13 @@ def names_in(info: Any) -> set[str]:
     names = [str(about.get(k, "")) for k in ("first_name", "last_name", "middle_name", "his_id")]
     names.append(str(info.get("experimenter") or ""))
     return {word.lower() for name in names for word in re.split(r"[\W_]+", name) if len(word) > 1}
+
+
+def names_in_file(names: Sequence[str]) -> list[str]:
+    """Return the names without the `-0`, `-1`, … that MNE adds to equal ones; `assemble` renames them, with a note."""
+    bases = [re.sub(r"-\d+$", "", name) for name in names]
+    numbered = {base for base in bases if {f"{base}-0", f"{base}-1"} <= set(names)}
+    return [base if base in numbered and base != name else name for base, name in zip(bases, names, strict=True)]
 
 
 def positions_of(info: Any) -> Float[np.ndarray, "channels 3"] | None:

@@ -33,10 +33,11 @@ from dreamjax.signals.recordings.readers.recording import (
     settle_names,
 )
 from dreamjax.signals.recordings.scrub import error_text
+from dreamjax.signals.recordings.units import microvolts
 from dreamjax.storage import sniffing
 from dreamjax.typing import JsonDict
 
-UNITS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
+UNITS = ("uV", "µV", "mV", "V", "nV")
 AXES = tuple(
     " ".join(order) for words in (("channels", "time"), ("trials", "channels", "time"))
     for order in itertools.permutations(words)
@@ -79,7 +80,7 @@ def with_sidecar(array: np.ndarray, facts: JsonDict, path: str, format_: str) ->
     if labels and len(labels) != n_trials:
         raise UserError(f"{path}: {n_trials} trials but {len(labels)} labels in its sidecar; make them agree")
     return replace(
-        _contents(array, float(facts["sfreq"]), names, UNITS[facts.get("unit", "uV")], types),
+        _contents(array, float(facts["sfreq"]), names, microvolts(str(facts.get("unit", "uV"))) or 1.0, types),
         format=format_,
         reference=reference_named(str(facts.get("reference", ""))),
         highpass=facts.get("highpass"),
@@ -160,7 +161,7 @@ def sidecar(path: Path, more: Sequence[str] = (), required: Sequence[str] = ("sf
     rate = facts.get("sfreq", 1)
     if not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
         raise UserError(f"{sidecar_path}: sfreq is {rate!r}, not a positive number of Hz")
-    if facts.get("unit", "uV") not in UNITS:
+    if str(facts.get("unit", "uV")).replace("\u03bc", "\u00b5") not in UNITS:  # of the two signs for µ
         raise UserError(f"{sidecar_path}: unit is {facts['unit']!r}; it can be {', '.join(UNITS)}")
     return facts
 

@@ -1,5 +1,6 @@
 """The result of every reader, for all formats: a `Recording`, whose signal is read span by span in µV."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from dreamjax.console import counted
 from dreamjax.signals.recordings import montage
 from dreamjax.signals.recordings.readers.modalities import SENSORS, other_sensors
 from dreamjax.typing import JsonDict
@@ -136,6 +138,7 @@ def end_to_end(
     return {"n_samples": count * length, "reader": read, "segments": segments}
 
 
+LISTED = 8  # names in a note
 TRUSTED_TYPES = ("eog", "ecg", "emg", "stim", "misc", "ref", *SENSORS)  # "eeg" may mean just "a channel"
 
 
@@ -153,6 +156,7 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         contents.notes.append("labels of amplifier sockets: their places on the head are unknown")
         labels = banks
     names, types = settle_names(labels, contents.types)
+    contents.notes += name_notes(labels, names, types)
     keep = [i for i, kind in enumerate(types) if kind != "stim"]
     if others := other_sensors(types):
         contents.notes.append(f"its sensors of other modalities are not used: {others}")
@@ -167,6 +171,8 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         signal = inner(start, stop, [keep[i] for i in picks])
         return signal if factor == 1.0 else signal * factor
 
+    xyz = _positions(names, types, contents, keep)
+    contents.notes += position_notes(names, types, xyz)
     bad = set(contents.bad)
     used = [i for i, (a, b) in enumerate(contents.segments) if b > a]
     return Recording(
@@ -177,7 +183,7 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         session=source.session,
         ch_names=tuple(names),
         sensor_kind=tuple(types),
-        xyz=_positions(names, types, contents, keep),
+        xyz=xyz,
         sfreq=float(contents.sfreq),
         n_samples=int(contents.n_samples),
         reference=contents.reference or montage.reference_of(contents.labels),
@@ -190,7 +196,7 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         events=tuple(e for e in contents.events if 0 <= e.sample < contents.n_samples),
         free_text=tuple(e for e in contents.free_text if 0 <= e.sample < contents.n_samples),
         licence=source.licence,
-        notes=tuple(contents.notes),
+        notes=tuple(dict.fromkeys(contents.notes)),
         bad_channels=tuple(n for n, i in zip(names, keep, strict=True) if contents.labels[i] in bad),
         reader=read,
     )
@@ -200,22 +206,57 @@ def settle_names(labels: Sequence[str], stated: Sequence[str] = ()) -> tuple[lis
     """Return unique names and types of all channels of a file, from their labels and what the file states.
 
     Evidence in order: a type that the file states and that is not merely "eeg"; the label; an
-    uninformative label counts as EEG only where the file states so and no other channel has a 10-05 name (a numbered
-    cap).
+    uninformative label counts as EEG where the file states so, or where no channel has a 10-05 name (a numbered cap).
+    Pairs of electrodes that share the second are one electrode each, recorded against that reference.
     """
     guesses = [montage.normalise_name(label) for label in labels]
+    if shared := montage.common_reference([name for name, kind in guesses if kind == "eeg"]):
+        guesses = [(name.removesuffix(f"-{shared}") if montage.is_pair(name) else name, kind) for name, kind in guesses]
     named = any(kind == "eeg" and montage.standard_name(name) for name, kind in guesses)
     names, types = [], []
     seen: Counter[str] = Counter()
     for i, (name, kind) in enumerate(guesses):
         if stated and stated[i] in TRUSTED_TYPES:
             kind = stated[i]
-        elif kind == "misc" and not named and not montage.names_other_sensor(labels[i]):
+        elif kind == "misc" and not montage.names_other_sensor(labels[i]) and (not named or "eeg" in stated[i : i + 1]):
             kind = "eeg"
         seen[name] += 1
+        while seen[name] > 1 and f"{name}_{seen[name]}" in seen:
+            seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        seen[names[-1]] = seen[names[-1]] or 1
         types.append(kind)
     return names, types
+
+
+def name_notes(labels: Sequence[str], names: Sequence[str], types: Sequence[str]) -> list[str]:
+    """Return a note on channels that were renamed because another has their name, and one on those typed misc."""
+    doubled = [name for name in names if name not in labels and re.sub(r"_\d+$", "", name) in {*names} - {name}]
+    unused = [name for name, kind in zip(names, types, strict=True) if kind == "misc"]
+    notes = []
+    if doubled:
+        notes.append(f"{counted(len(doubled), 'channel')} renamed, as another has the same name: {listed(doubled)}")
+    if unused:
+        notes.append(f"{counted(len(unused), 'channel')} not used (misc): {listed(unused)}")
+    return notes
+
+
+def position_notes(names: Sequence[str], types: Sequence[str], xyz: Float[np.ndarray, "channels 3"]) -> list[str]:
+    """Return a note on pairs of electrodes, and one on electrodes of unknown position."""
+    scalp = [(name, at) for name, kind, at in zip(names, types, xyz, strict=True) if kind == "eeg"]
+    pairs = [name for name, _ in scalp if montage.is_pair(re.sub(r"_\d+$", "", name))]
+    unknown = [name for name, at in scalp if not np.isfinite(at).all()]
+    notes = []
+    if pairs:
+        notes.append(f"{counted(len(pairs), 'bipolar channel')} placed midway between two electrodes: {listed(pairs)}")
+    if unknown:
+        notes.append(f"{counted(len(unknown), 'EEG channel')} without a known position: {listed(unknown)}")
+    return notes
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names of a list."""
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def _positions(
@@ -223,7 +264,9 @@ def _positions(
 ) -> Float[np.ndarray, "channels 3"]:
     """Return positions from the file where plausible for the EEG channels, else from the names; NaN for other types."""
     scalp = np.array([kind in ("eeg", "ref") for kind in types], bool).reshape(-1, 1)
-    standard = np.where(scalp, montage.standard_positions(names), np.nan)
+    sites = [re.sub(r"_\d+$", "", name) for name in names]  # a second T7 lies where the first does
+    named = montage.standard_positions(sites)
+    standard = np.where(scalp, np.where(np.isfinite(named), named, montage.midpoints(sites)), np.nan)
     if contents.positions is None:
         return standard
     positions = np.where(scalp, contents.positions[list(keep)], np.nan)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,8 +22,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
+from dreamjax.console import counted
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.events import stim_changes
+from dreamjax.signals.recordings.events import StimulusChannel
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source
 from dreamjax.signals.recordings.scrub import error_text
 
@@ -41,10 +42,10 @@ NOMINAL_TOLERANCE = 0.005  # a measured rate this near to the device's stated ra
 
 def open_muse(source: Source, strict: bool) -> Contents:
     """Open muse-lsl: `timestamps,TP9,AF7,AF8,TP10[,Right AUX][,Marker0…]`; stamps in s, a marker where it is not 0."""
-    names, rows = csv_rows(source)
+    names, rows, damaged = csv_rows(source)
     signal = [i for i, name in enumerate(names) if i > 0 and not name.lower().startswith("marker")]
     sfreq, spans, notes = clock(source, rows[:, 0], MUSE_HZ)
-    return table("muse", names, rows, signal, sfreq, spans, notes, reference="Fpz")
+    return table("muse", names, rows, signal, sfreq, spans, damaged + notes, reference="Fpz")
 
 
 def open_mind_monitor(source: Source, strict: bool) -> Contents:
@@ -53,22 +54,31 @@ def open_mind_monitor(source: Source, strict: bool) -> Contents:
     names = [name.strip() for name in lines[0].split(",")]
     signal = [i for i, name in enumerate(names) if name.startswith("RAW_")]
     stamps, values = [], []
-    for line in lines[1:]:
+    body, damaged = fitting(source, lines[1:], len(names))
+    for line in body:
         cells = line.split(",")
         if len(cells) > max(signal) and cells[signal[0]].strip():
             try:
-                stamps.append(datetime.fromisoformat(cells[0].strip()).timestamp())
+                stamps.append(seconds_of(cells[0].strip()))
                 values.append([float(cells[i]) for i in signal])
             except ValueError:
                 continue
     seconds = np.asarray(stamps) - stamps[0] if stamps else np.empty(0)
     sfreq, spans, notes = clock(source, seconds, MUSE_HZ)
     labels = [names[i].removeprefix("RAW_") for i in signal]
-    return table("mind-monitor", labels, np.array(values), range(len(labels)), sfreq, spans, notes, reference="Fpz")
+    return table(
+        "mind-monitor", labels, np.array(values), range(len(labels)), sfreq, spans, damaged + notes, reference="Fpz"
+    )
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a date and time as written, which no time zone of the reading machine shifts."""
+    time = datetime.fromisoformat(text)
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def open_openbci(source: Source, strict: bool) -> Contents:
-    """Open OpenBCI_GUI raw text: `%` lines with board and rate, column names, then rows; gaps by the counter."""
+    """Open OpenBCI_GUI raw text: `%` lines with board and rate, names, then rows; gaps by the counter and the time."""
     lines = text_of(source).splitlines()
     header = [line for line in lines[:50] if line.startswith("%")]
     rate = re.search(r"Sample Rate\s*=\s*([\d.]+)", "\n".join(header))
@@ -82,20 +92,25 @@ def open_openbci(source: Source, strict: bool) -> Contents:
         count = re.search(r"Number of channels\s*=\s*(\d+)", "\n".join(header))
         channels = [f"EXG Channel {i}" for i in range(int(count.group(1)) if count else 8)]
         names = ["Sample Index", *channels][: first.count(",") + 1]
-    numeric = [i for i, name in enumerate(names) if re.match(r"Sample Index|EXG|Marker", name)]
-    rows = numbers(source, lines[len(header) + has_names :], numeric)
-    names = [names[i] for i in numeric]
+    body, damaged = lines[len(header) :], list[str]()
+    if has_names:
+        body, damaged = fitting(source, body[1:], len(names))
+    numeric = [i for i, name in enumerate(names) if re.match(r"Sample Index|EXG|Marker|Timestamp$", name)]
+    rows = numbers(source, body, numeric)
+    names, sfreq = [names[i] for i in numeric], float(rate.group(1))
     signal = [i for i, name in enumerate(names) if name.startswith("EXG")]
-    return table("openbci", names, rows, signal, float(rate.group(1)), *counter_gaps(rows[:, 0]))
+    spans, notes = counter_gaps(rows[:, 0], sfreq, stamps_in(names, rows))
+    return table("openbci", names, rows, signal, sfreq, spans, damaged + notes)
 
 
 def open_emotiv(source: Source, strict: bool) -> Contents:
     """Open Emotiv CSV: `COUNTER, AF3, …, MARKERS…, …`; 128 Hz, gaps by the counter."""
-    names, rows = csv_rows(source)
+    names, rows, damaged = csv_rows(source)
     lower = [name.lower() for name in names]
     other = re.compile(r"counter|marker.*|tick|contactquality|cq.*|time.*|gyro.*|battery.*|interpolated|raw_cq")
     signal = [i for i, name in enumerate(lower) if not other.match(name)]
-    return table("emotiv", names, rows, signal, EMOTIV_HZ, *counter_gaps(rows[:, lower.index("counter")]))
+    spans, notes = counter_gaps(rows[:, lower.index("counter")], EMOTIV_HZ, stamps_in(names, rows))
+    return table("emotiv", names, rows, signal, EMOTIV_HZ, spans, damaged + notes)
 
 
 def open_arff(source: Source, strict: bool) -> Contents:
@@ -114,7 +129,9 @@ def open_arff(source: Source, strict: bool) -> Contents:
     rows = numbers(source, lines[start:], [*numeric, *nominal])
     events = []
     for column, i in enumerate(nominal, start=len(numeric)):
-        changes, _ = stim_changes(rows[:, column].astype(np.int64) + 1)
+        channel = StimulusChannel()
+        channel.add(rows[:, column].astype(np.int64) + 1)
+        changes = channel.changes([], rests=False)
         edges = [*(s for s, _ in changes), len(rows)]
         for (sample, code), stop in zip(changes, edges[1:], strict=True):
             events.append(Event(sample, (stop - sample) / EMOTIV_HZ, f"{kinds[i][0]}/{code - 1}"))
@@ -141,8 +158,9 @@ def table(
     events = []
     for i, name in enumerate(names):
         if name.lower().startswith("marker"):
-            changes, _ = stim_changes(np.nan_to_num(rows[:, i]).astype(np.int64))
-            events += [Event(sample, 1 / sfreq, str(code)) for sample, code in changes]
+            channel = StimulusChannel()
+            channel.add(np.nan_to_num(rows[:, i]).astype(np.int64))
+            events += [Event(sample, 1 / sfreq, str(code)) for sample, code in channel.changes(notes)]
     return Contents(
         format=format_,
         labels=[names[i] for i in columns],
@@ -156,10 +174,45 @@ def table(
     )
 
 
-def counter_gaps(counter: Float[np.ndarray, "time"]) -> tuple[list[tuple[int, int]], list[str]]:
-    """Return `counter_spans` and the notes about them."""
-    spans = counter_spans(counter)
-    return spans, [f"{len(spans) - 1} gaps in the sample counter"] if len(spans) > 1 else []
+def stamps_in(names: Sequence[str], rows: Float[np.ndarray, "time columns"]) -> Float[np.ndarray, "time"] | None:
+    """Return the column of time stamps of a table that has a counter too, or None."""
+    column = next((i for i, name in enumerate(names) if re.fullmatch(r"time_?stamp", name, re.IGNORECASE)), None)
+    return None if column is None else rows[:, column]
+
+
+def counter_gaps(
+    counter: Float[np.ndarray, "time"], sfreq: float, stamps: Float[np.ndarray, "time"] | None = None
+) -> tuple[list[tuple[int, int]], list[str]]:
+    """Return contiguous spans by the counter and, where there are time stamps, by them; and notes on the gaps."""
+    by_counter = [start for start, _ in counter_spans(counter)[1:]]
+    by_time = [] if stamps is None else [cut for cut in unseen_gaps(counter, sfreq, stamps) if cut not in by_counter]
+    counts = {"in the sample counter": by_counter, "of whole turns of the sample counter, by the time stamps": by_time}
+    notes = [f"{counted(len(cuts), 'gap')} {where}" for where, cuts in counts.items() if cuts]
+    return list(pairwise([0, *sorted(by_counter + by_time), len(counter)])), notes
+
+
+def unseen_gaps(counter: Float[np.ndarray, "time"], sfreq: float, stamps: Float[np.ndarray, "time"]) -> list[int]:
+    """Return the first samples after a loss of whole turns of the counter, which the counter does not show.
+
+    Packets arrive late but never early, so the earliest of many stamps against the sample number is the clock; what is
+    lost moves it for good, by three quarters of a turn or more.
+    """
+    n = len(counter)
+    if n < 3 or not np.isfinite(stamps).all():
+        return []
+    step = max(float(np.median(np.abs(np.diff(counter)))), 1.0)
+    turn = round((counter.max() - counter.min() + step) / step)  # samples
+    paces = (stamps[turn:] - stamps[:-turn]) / turn * sfreq if n > 2 * turn else np.diff(stamps) * sfreq
+    unit = next((unit for unit in (1.0, 1e3, 1e6) if 0.8 < np.median(paces) / unit < 1.25), None)  # s, ms or µs
+    if unit is None:
+        return []
+    late = (stamps - stamps[0]) / unit - np.arange(n) / sfreq
+    cuts = []
+    for cut in np.flatnonzero(np.diff(stamps) / unit > 0.5 * turn / sfreq) + 1:
+        before, after = late[max(0, cut - 2 * turn) : cut].min(), late[cut : cut + 2 * turn].min()
+        if after - before > 0.75 * turn / sfreq:
+            cuts.append(int(cut))
+    return cuts
 
 
 def clock(
@@ -178,12 +231,29 @@ def clock(
     return sfreq, spans, notes
 
 
-def csv_rows(source: Source) -> tuple[list[str], Float[np.ndarray, "time columns"]]:
-    """Return (column names, numbers) of a comma-separated table with a line of names, which may contain [a,b] lists."""
+def csv_rows(source: Source) -> tuple[list[str], Float[np.ndarray, "time columns"], list[str]]:
+    """Return (names, numbers, notes) of a comma-separated table with a line of names, which may contain [a,b] lists."""
     lines = text_of(source).splitlines()
     bare = re.sub(r"\[[^\]]*\]", "", lines[0]) if lines else ""
     names = [name.strip() for name in bare.split(",")]
-    return names, numbers(source, lines[1:], range(len(names)))
+    body, notes = fitting(source, lines[1:], len(names))
+    return names, numbers(source, body, range(len(names))), notes
+
+
+def fitting(source: Source, lines: Sequence[str], n_names: int) -> tuple[list[str], list[str]]:
+    """Return (rows, notes) without the damaged rows that have more fields than there are names.
+
+    Raise UserError where most rows have: a name is missing, and columns would get the names of others.
+    """
+    counts = [line.rstrip().rstrip(",").count(",") + 1 for line in lines]
+    more = sum(count > n_names for count in counts)
+    if more > len(lines) / 2:
+        raise UserError(
+            f"{source.name}: {counted(more, 'row')} with {max(counts)} fields under {n_names} names, so it is not "
+            "known which column is which; name every column in the first line"
+        )
+    kept = [line for line, count in zip(lines, counts, strict=True) if count <= n_names]
+    return kept, [f"{counted(more, 'row')} with more fields than names left out"] if more else []
 
 
 def numbers(source: Source, lines: Sequence[str], columns: Sequence[int]) -> Float[np.ndarray, "time columns"]:
@@ -230,9 +300,9 @@ def dejitter(
     """
     stamps = np.asarray(stamps, float)
     n = len(stamps)
-    if n < 2 or not np.isfinite(stamps).all() or stamps[-1] <= stamps[0]:
+    if n < 2 or not np.isfinite(stamps).all():
         raise ValueError("the time stamps do not run forwards")
-    cuts = gaps(stamps)
+    cuts = gaps(stamps)  # also where the clock was set back
     spans = list(pairwise([0, *cuts, n]))
     measured = pooled_rate(stamps, spans)
     known = nominal is not None and abs(measured / nominal - 1) < NOMINAL_TOLERANCE
@@ -244,8 +314,11 @@ def dejitter(
             f"clock dejittered: stamps step {steps.min():.0f} to {steps.max():.0f} ms at {sfreq:g} Hz "
             f"(measured {measured:.3f} Hz)"
         )
-    if cuts:
-        notes.append(f"{len(cuts)} gaps in the time stamps")
+    back = [cut for cut in cuts if stamps[cut] < stamps[cut - 1]]
+    if back:
+        notes.append(f"{counted(len(back), 'time')} the clock was set back: a new segment begins there")
+    if len(cuts) > len(back):
+        notes.append(f"{counted(len(cuts) - len(back), 'gap')} in the time stamps")
     return sfreq, spans, notes
 
 

@@ -76,7 +76,7 @@ def condition_of(path: Path) -> str:
 
 def _lines(path: Path, most: int) -> list[str]:
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
+        with gzip.open(path, "rt", encoding="ascii") if path.suffix == ".gz" else open(path, encoding="ascii") as file:
             return file.read(most).splitlines()
     except (OSError, EOFError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: not a whole trial file ({error_text(e)}); restore or remove it") from e

@@ -19,14 +19,12 @@ from dreamjax.errors import UserError, require
 from dreamjax.signals.recordings.events import keep_codes
 from dreamjax.signals.recordings.montage import normalise_name, standard_name
 from dreamjax.signals.recordings.readers.bids import TYPES, reference_named
-from dreamjax.signals.recordings.readers.edf_header import UNITS_TO_UV
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source, settle_names
 from dreamjax.signals.recordings.readers.tables import SLOWEST_HZ, SURE_S, dejitter
 from dreamjax.signals.recordings.readers.xdf_chunks import Stream, XdfFile, read_chunks
 from dreamjax.signals.recordings.scrub import error_text
+from dreamjax.signals.recordings.units import microvolts
 
-WORDS = {"volt": "v", "volts": "v", "millivolt": "mv", "millivolts": "mv", "microvolt": "uv", "microvolts": "uv",
-         "nanovolt": "nv", "nanovolts": "nv"}  # fmt: skip
 STIM_TYPES = ("stim", "stimulus", "marker", "markers", "trigger", "triggers", "trig", "event", "events")
 KNOWN_TYPES = ("EEG", "Markers", "Gaze", "Accelerometer", "Gyroscope", "EMG", "ECG", "EOG", "Audio", "Video", "MoCap",
                "PPG", "GSR", "Quality", "Position", "Mouse", "Keyboard")  # fmt: skip  # a type is free text
@@ -134,10 +132,10 @@ def channels_of(stream: Stream) -> tuple[list[str], list[str], list[str], Float[
 
 def _factors(units: Sequence[str], notes: list[str]) -> list[float]:
     """Return the factors into µV; a unit that is absent or unknown is read as µV, with a note."""
-    spelled = [WORDS.get(unit.lower(), unit.lower()) for unit in units]
-    if unknown := [unit for unit in spelled if unit not in UNITS_TO_UV]:
-        notes.append(f"the unit of {len(unknown)} channels is absent or unknown: values are taken as µV")
-    return [UNITS_TO_UV.get(unit, 1.0) for unit in spelled]
+    factors = [microvolts(unit) for unit in units]
+    if unknown := factors.count(None):
+        notes.append(f"the unit of {unknown} channels is absent or unknown: values are taken as µV")
+    return [1.0 if factor is None else factor for factor in factors]
 
 
 @contextmanager

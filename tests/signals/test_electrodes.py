@@ -1,0 +1,119 @@
+"""`--channels` and `--montage`: names and positions that a user gives."""
+
+import numpy as np
+import pytest
+from edf_files import write_edf
+from recorded import noise
+
+from dreamjax.cli import main as cli
+from dreamjax.errors import UserError
+from dreamjax.signals.datasets import records
+from dreamjax.signals.recordings.electrodes import Electrodes, positions_in
+from dreamjax.signals.recordings.montage import standard_positions
+from dreamjax.signals.recordings.opening import open_recording
+
+NUMBERED = ["EXG Channel 0", "EXG Channel 1", "EXG Channel 2", "Trigger"]
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """Three numbered electrodes and a stimulus channel."""
+    signal = np.vstack([noise(3, 6) * 10, np.zeros((1, 6 * 256))]).astype(int)
+    return write_edf(tmp_path / "cyton.edf", signal, labels=NUMBERED)
+
+
+def opened(path, *channels, montage=""):
+    return open_recording(path, electrodes=Electrodes(channels, montage))
+
+
+def test_channels_are_named_in_the_order_of_the_file(numbered):
+    recording = opened(numbered, "Fp1", "T3", "CB2")
+    assert recording.ch_names == ("Fp1", "T7", "CB2")
+    assert recording.sensor_kind == ("eeg",) * 3
+    np.testing.assert_array_equal(recording.xyz, standard_positions(["Fp1", "T7", "CB2"]))
+    assert "3 channels named by --channels" in recording.notes
+
+
+def test_some_channels_are_named_by_their_labels(numbered):
+    recording = opened(numbered, "exg channel 1=Oz", "EXG Channel 2=HEOG")
+    assert recording.ch_names == ("EXG Channel 0", "Oz", "HEOG")
+    assert recording.sensor_kind == ("eeg", "eeg", "eog")
+
+
+def test_a_channel_that_was_not_used_becomes_an_electrode(tmp_path):
+    path = write_edf(tmp_path / "a.edf", np.zeros((3, 512), int), labels=["Fz", "EXG1", "EXG2"])
+    assert opened(path).sensor_kind == ("eeg", "misc", "misc")
+    recording = opened(path, "EXG1=Cz", "EXG2=mine")
+    assert (recording.ch_names, recording.sensor_kind) == (("Fz", "Cz", "mine"), ("eeg",) * 3)
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        (("Fp1", "Fp2"), r"--channels gives 2 names, but the recording has 3 EEG channels of 3 in all: EXG Channel 0"),
+        (("EXG Channel 7=Fp1",), r"no channel EXG Channel 7; the recording has EXG Channel 0"),
+    ],
+)
+def test_reports_names_that_do_not_fit(numbered, channels, words):
+    with pytest.raises(UserError, match=words):
+        opened(numbered, *channels)
+
+
+def test_refuses_names_of_two_forms():
+    with pytest.raises(ValueError, match="or all of the form LABEL=NAME"):
+        Electrodes(("Fp1", "EXG1=Fp2"))
+
+
+@pytest.mark.parametrize(("scale", "separator", "comma"), [(1, ",", "."), (100, "\t", ","), (1000, ";", ",")])
+def test_positions_come_from_a_table_in_metres_centimetres_or_millimetres(tmp_path, numbered, scale, separator, comma):
+    names = ["Left", "Right", "Back"]
+    xyz = standard_positions(["C3", "C4", "Oz"])
+    rows = [[n, *(f"{v * scale:.6f}".replace(".", comma) for v in at)] for n, at in zip(names, xyz, strict=True)]
+    table = tmp_path / ("cap.tsv" if separator == "\t" else "cap.csv")
+    table.write_text("\n".join(separator.join(row) for row in [["name", "x", "y", "z"], *rows]))
+    recording = opened(numbered, "Left", "right", "Back", montage=str(table))
+    np.testing.assert_allclose(recording.xyz, xyz, atol=2e-6)
+    assert "positions of 3 EEG channels from --montage" in recording.notes
+
+
+def test_positions_come_from_a_montage_of_mne_and_from_its_files(tmp_path, numbered):
+    mne = pytest.importorskip("mne")
+    cap = mne.channels.make_standard_montage("biosemi128")
+    info = mne.create_info(cap.ch_names, 256.0, "eeg").set_montage(cap)
+    expected = {ch["ch_name"]: ch["loc"][:3] for ch in info["chs"]}
+    recording = opened(numbered, "A1", "B12", "D32", montage="biosemi128")
+    np.testing.assert_allclose(recording.xyz[1:], [expected["B12"], expected["D32"]], atol=1e-9)
+    (tmp_path / "cap.xyz").write_text("1\t0.01\t0.06\t0.07\tSite1\n2\t-0.05\t0.0\t0.08\tSite2\n")
+    recording = opened(numbered, "EXG Channel 0=Site1", montage=str(tmp_path / "cap.xyz"))
+    np.testing.assert_allclose(recording.xyz[0], [0.01, 0.06, 0.07], atol=1e-6)
+
+
+def test_reports_a_montage_that_cannot_be_used(tmp_path, numbered):
+    (tmp_path / "flat.csv").write_text("name,x,y,z\n" + "".join(f"E{i},{i},0,0\n" for i in range(9)))
+    (tmp_path / "words.csv").write_text("name,x,y,z\nE1,a,b,c\n")
+    (tmp_path / "no.csv").write_text("label,theta\nE1,3\n")
+    (tmp_path / "broken.elc").write_text("no positions")
+    for montage, words in {
+        "biosemi129": "neither a file nor a montage of MNE; did you mean biosemi128",
+        str(tmp_path / "flat.csv"): "not on a head",
+        str(tmp_path / "words.csv"): "not a number",
+        str(tmp_path / "no.csv"): "expected the columns name, x, y and z",
+        str(tmp_path / "broken.elc"): "not a file of positions",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            positions_in(montage)
+    with pytest.raises(UserError, match="it has no electrode of this recording, whose channels are EXG Channel 0"):
+        opened(numbered, montage="biosemi16")
+
+
+def test_the_command_names_and_places_channels(numbered, tmp_path, capsys):
+    pytest.importorskip("tensorflow_datasets")
+    argv = ["prepare", str(numbered), "--out", str(tmp_path / "out"), "--workers", "0", "--channels", "O1", "Oz", "O2"]
+    assert cli.main(argv) == 0
+    dataset = records.load_dataset(str(tmp_path / "out"))
+    assert dataset["channels"] == ["O1", "O2", "Oz"]
+    capsys.readouterr()
+    assert cli.main([*argv[:-2], "POz", "O2"]) == 2  # other records than those in the folder
+    assert "with other settings" in capsys.readouterr().err
+    assert cli.main([*argv, "--montage", "nothing"]) == 2
+    assert "--montage nothing: neither a file nor a montage of MNE" in capsys.readouterr().err
