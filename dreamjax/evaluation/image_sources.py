@@ -6,6 +6,8 @@ Each source answers the same trials. An impossible source is listed with the rea
 import dataclasses
 from dataclasses import dataclass, field
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 
@@ -17,14 +19,18 @@ from dreamjax.generation.from_prompts import TextRequest
 from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
 from dreamjax.objectives.contrastive import unit
 from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.targets import features
 from dreamjax.targets import images as target_images
 from dreamjax.targets.trials import ImageTrials
+from dreamjax.training.task import PyTree
 from dreamjax.weights import loaded
 
 SHUFFLED, EMPTY, RANDOM = "another trial's", "empty caption", "random training image"
 PROMPTED, RETRIEVED = "classifier + prompt", "nearest training image"
+DECODED, NAMED = "ceiling: seen image, autoencoded", "ceiling: true class + prompt"
 WHAT = {  # what each source is; a note on its answers follows
     SHUFFLED: "the model's images, shuffled across trials in which other images were seen",
     EMPTY: "the model's images for the empty caption, without any signal",
@@ -36,6 +42,8 @@ WHAT = {  # what each source is; a note on its answers follows
     controls.BLOCKS: "training images of the class predicted by a classifier of blocks without images",
     PROMPTED: "images of the diffusion model before training on signals, prompted with the class a classifier predicts",
     RETRIEVED: "the training image whose embedding is most similar to the one that the model predicts",
+    DECODED: "the images seen, from their true latents: what the model's decoder makes of a perfect prediction",
+    NAMED: "images of the diffusion model before training on signals, prompted with the class that was seen",
 }
 OF_ONE = 16  # images of one prompt, or of none, that are shared among trials
 
@@ -88,7 +96,8 @@ def sources(
     for number, answer in enumerate(controls.answers(task, material)):
         rng = np.random.default_rng([request.seed, 12, number])  # no source depends on which other sources exist
         if answer.classes is None:
-            out.missing[PROMPTED if answer.name == controls.CLASSIFIER else answer.name] = answer.why
+            names = (PROMPTED, NAMED) if answer.name == controls.CLASSIFIER else (answer.name,)
+            out.missing |= dict.fromkeys(names, answer.why)
         elif answer.name == controls.CLASSIFIER:
             _prompted(out, generator, task, answer, request, prompts, rng)
         else:
@@ -105,6 +114,11 @@ def sources(
             out.predicted[RETRIEVED] = np.array([class_of[int(known[i])] for i in nearest])
     else:
         out.missing[RETRIEVED] = "the run was not aligned with embeddings"
+    seen, place = np.unique(trials.image[scored], return_inverse=True)
+    out.images[DECODED] = decoded(generator.model, target_images.load_all([trials.images[i].path for i in seen], side))
+    out.images[DECODED] = out.images[DECODED][place][:, None]
+    if NAMED in out.images:  # the ceilings come last
+        out.images[NAMED] = out.images.pop(NAMED)
     out.notes = {name: "; ".join(filter(None, (WHAT[name], out.notes.get(name)))) for name in out.images}
     return out, task
 
@@ -128,6 +142,24 @@ def _unconditional(generator: TrialGenerator, request: TrialRequest) -> UInt8[np
     return np.stack(list(batches.generate(generator.model, unguided, np.arange(OF_ONE), batches.rows_of(empty))))
 
 
+def decoded(model: LatentDiffusion, images: UInt8[np.ndarray, "m H W 3"]) -> UInt8[np.ndarray, "m H W 3"]:
+    """Return images as the model's autoencoder decodes the means of their latents."""
+
+    @jax.jit
+    def program(params: PyTree, batch: PyTree) -> jax.Array:
+        vae = model.vae.bound(params)
+        mean, _ = vae.moments(features.scaled(batch["image"]))
+        return jnp.clip(vae.decode(mean) / 2 + 0.5, 0.0, 1.0)
+
+    size, made = batches.at_once(model, None, len(images)), []
+    for first in range(0, len(images), size):
+        rows = images[np.minimum(np.arange(first, first + size), len(images) - 1)]
+        with jax.set_mesh(model.mesh):
+            part = program(model.vae.params, sharding.to_devices({"image": rows}, model.mesh, size))
+        made.append(np.round(255 * np.asarray(part)).astype(np.uint8))
+    return np.concatenate(made)[: len(images)]
+
+
 def _prompted(
     out: Sources,
     generator: TrialGenerator,
@@ -137,13 +169,16 @@ def _prompted(
     prompts: tuple[str, ...],
     rng: np.random.Generator,
 ) -> None:
-    """Add the images of Stable Diffusion as it was before training, prompted with the class a classifier predicts."""
+    """Add the images of Stable Diffusion as it was before training, prompted with a class: predicted, and true."""
     assert answer.classes is not None
     model, parts = generator.model, generator.task.parts
     if model.text is None:
-        out.missing[PROMPTED] = "the model has no text encoder"
+        out.missing |= dict.fromkeys((PROMPTED, NAMED), "the model has no text encoder")
         return
-    classes = sorted(set(answer.classes.tolist()))
+    known = bool((task.true >= 0).all())
+    if not known:
+        out.missing[NAMED] = "training has no image of some classes that were seen"
+    classes = sorted({*answer.classes.tolist(), *(task.true.tolist() if known else ())})
     unet = loaded.load_network(parts, "unet", mesh=model.mesh, dtype=model.unet.arguments["dtype"], attention="auto")
     texts = [prompts[i % len(prompts)].format(label=task.names[k]) for k in classes for i in range(OF_ONE)]
     same = {f.name: getattr(request, f.name) for f in dataclasses.fields(batches.Sampling)}
@@ -151,7 +186,12 @@ def _prompted(
     with progress("prompt", len(texts)) as bar:
         images = list(from_prompts.images(untrained, TextRequest(prompts=tuple(texts), **same), bar))
     made = np.stack(images).reshape(len(classes), OF_ONE, *images[0].shape)
-    place = np.searchsorted(classes, answer.classes)
     chosen = rng.integers(OF_ONE, size=(len(answer.classes), request.samples))
-    out.images[PROMPTED], out.predicted[PROMPTED] = made[place[:, None], chosen], answer.classes
-    out.notes[PROMPTED] = f"{answer.why}; prompted with {' and '.join(repr(text) for text in prompts)}"
+    with_prompts = f"prompted with {' and '.join(repr(text) for text in prompts)}"
+    out.images[PROMPTED], out.predicted[PROMPTED] = (
+        made[np.searchsorted(classes, answer.classes)[:, None], chosen],
+        answer.classes,
+    )
+    out.notes[PROMPTED] = f"{answer.why}; {with_prompts}"
+    if known:
+        out.images[NAMED], out.notes[NAMED] = made[np.searchsorted(classes, task.true)[:, None], chosen], with_prompts

@@ -92,6 +92,7 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
     material = ControlData(settings.before, settings.free)
     controls.check(material)  # mistakes are reported before hours of work
     panel, classifier, notes = _judges(generator.task, settings)
+    notes += draw_notes(workdir, run.step, request, len(chosen), len(seen))
     if classifier:
         image_scores.check_ways(classifier, scored, settings.ways)
     with progress("generate", len(chosen) * request.samples) as bar:
@@ -174,6 +175,23 @@ def _leaks(sources: Sources, classes: ClassTask, scored: ScoredTrials) -> list[s
                 "that has to do with classes is evidence of anything seen"
             )
     return out
+
+
+def draw_notes(workdir: str, step: int, request: TrialRequest, trials: int, of: int) -> list[str]:
+    """Return notes on random draws: of trials, of images, and earlier ones with other seeds."""
+    notes = [f"{trials} of {of} trials, drawn at random with seed {request.seed}"] if trials < of else []
+    if request.samples > 1:
+        notes.append(f"every score is the mean over the {request.samples} images of a trial; none of them was chosen")
+    path = epath.Path(workdir) / READS
+    lines = path.read_text().splitlines() if request.split == "test" and path.exists() else []
+    same = [entry for entry in map(json.loads, lines) if entry.get("step") == step]
+    seeds = sorted({entry["seed"] for entry in same if "seed" in entry} | {request.seed})
+    if len(seeds) > 1:
+        notes.append(
+            f"this step was scored with {len(seeds)} random draws (seeds {', '.join(map(str, seeds))}): report all of "
+            "them, as one that was chosen among them is not a test"
+        )
+    return notes
 
 
 def _test_reads(run: Run, split: str) -> list[str]:

@@ -50,8 +50,10 @@ class PageResult:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def text(self) -> str:
-        """Return the tables for a terminal."""
+        """Return the tables for a terminal, without the statements that repeat a row of them."""
         result = self.as_json()
+        rows = tuple(f"{entry['mask']}: model minus " for entry in result.get("reconstruction") or ())
+        result["statements"] = [one for one in self.statements if not (rows and one.startswith(rows))]
         return pages.of_result(result, tables(result)).text(self.files)
 
     def written(self, figures: "Mapping[str, Figure]", out: str, stem: str) -> Self:
@@ -113,7 +115,7 @@ def _reconstruction_tables(entries: Sequence[Mapping[str, Any]]) -> list[Section
         for key in ("r2", "correlation")
     )
     differences = [
-        [e["mask"], other, cell(d, signed=True), d["says"]]
+        [e["mask"], other, cell(d, signed=True), d["says"] if d["low"] is not None else "not resolved"]
         for e in entries
         for other, d in e.get("model_minus", {}).items()
     ]

@@ -70,6 +70,12 @@ def summary(model: LatentDiffusion, how: Sampling) -> Summary:
     }
 
 
+def at_once(model: LatentDiffusion, wanted: int | None, count: int) -> int:
+    """Return how many of `count` images are computed at a time: a multiple of the devices."""
+    devices = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
+    return -(-(wanted or min(count, AT_ONCE * devices)) // devices) * devices
+
+
 def rows_of(given: Mapping[str, np.ndarray]) -> Rows:
     """Return index → the rows of these arrays."""
     return lambda index: {name: value[index] for name, value in given.items()}
@@ -94,8 +100,7 @@ def generate(
     """
     plan = sampling.plan(how.sampler, model.schedule, how.steps, eta=how.eta, karras=how.karras, strength=strength)
     size, count = model.latent_size(how.height, how.width), len(numbers)
-    devices = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
-    batch = -(-(how.batch or min(count, AT_ONCE * devices)) // devices) * devices
+    batch = at_once(model, how.batch, count)
     for first in range(0, count, batch):
         index = numbers[np.minimum(np.arange(first, first + batch), count - 1)]
         images, _ = model.generate(

@@ -242,7 +242,7 @@ def _write_pages(
         count=len(entries),
         of=summary["of"],
         seed=request.seed,
-        tables=image_report.tables(scores) if scores else (),
+        tables=image_report.tables(scores) if scores and image_report.made_alike(scores, summary) else (),
         warnings=[*warnings, *(scores["warnings"] if scores else ())],
         about=image_report.about(scores) if scores else (),
         command=f"dreamjax evaluate {run.workdir}",

@@ -8,7 +8,8 @@ FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance of the Gaussia
 
 It is biased upwards for few images (Bińkowski et al. 2018, section 4; below 10,000 it must not be compared between
 sets of different size). KID (the same paper, arXiv 1801.01401, section 3) is an unbiased squared MMD with the kernel
-(x·y / d + 1)³. Inception Score (Salimans et al. 2016): exp of the mean KL(p(y | x) ‖ p(y)).
+(x·y / d + 1)³. Inception Score (Salimans et al. 2016): exp of the mean KL(p(y | x) ‖ p(y)). Below 2,048 images FID and
+KID are marked: the covariance of 2,048 features is singular, and published scores are of more images.
 """
 
 import math
@@ -22,6 +23,7 @@ from jaxtyping import Float
 from dreamjax.metrics.bootstrap import finite
 
 ENOUGH = 10_000  # images for FID
+FEW = 2_048  # images below which the covariance of 2,048 features is singular; FID and KID are marked
 FEWEST = 2  # images of a set that has a covariance
 WIDTHS = ("2048", "64")  # of the features; "64" is what MinD-Vis and DreamDiffusion call FID
 PROBABILITIES = "probabilities"
@@ -73,12 +75,13 @@ def metrics(made: Mapping[str, Views], seen: Views) -> list[SetMetric]:
     for source, views in made.items():
         n = len(views[PROBABILITIES])
         fewer = min(n, count)
-        note = f"biased below {ENOUGH:,}" if fewer < ENOUGH else ""
+        few = f"too few: below {FEW:,}" if fewer < FEW else ""
+        note = few or (f"biased below {ENOUGH:,}" if fewer < ENOUGH else "")
         for width in WIDTHS:
             value = fid(views[width], seen[width]) if fewer >= FEWEST else math.nan
             fids[width][source] = SetScore(value, note=note, n=n, m=count)
         interval = kid_interval(views[WIDTHS[0]], seen[WIDTHS[0]]) if fewer >= FEWEST else (math.nan,) * 3
-        kids[source] = SetScore(*interval, n=n, m=count)
+        kids[source] = SetScore(*interval, note=few, n=n, m=count)
         inception[source] = SetScore(inception_score(views[PROBABILITIES]), n=n)
     return [
         *(SetMetric(f"FID, {width} features", "lower", scores) for width, scores in fids.items()),

@@ -3,7 +3,7 @@
 Images are never shown without the scores of the model that made them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,12 @@ RESULT = "images-{split}.json"  # in the folder of an evaluation
 OLD_RESULT = "pictures-{split}.json"  # of runs evaluated before 0.2
 
 BRACKETS = (
-    "in brackets: 95 % intervals over images and people; n.r.: not resolved, with the smallest detectable difference"
+    "in brackets: 95 % intervals over images and people (a number without has none); n.r.: not resolved, with the "
+    "smallest detectable difference"
+)
+SETS = "Scores of whole sets of images"
+TOO_FEW = (
+    "too few: FID and KID of fewer than 2,048 images depend on how many there are; compare them within this table alone"
 )
 COLUMNS = 4  # metrics in a row of tables
 CENTRAL = ("top-1", "two-way within class")  # metrics whose outcome is put into a sentence
@@ -66,16 +71,20 @@ def page(
     Args:
         trial: number → trial, of `count` that were drawn from `of` (default: as many).
         tables: the scores; without scores the page names the `command` that computes them.
-        about: what was scored, where that is not the trials shown.
+        about: what was scored, where that is not the trials shown; the images come first then.
     """
     drawn = np.random.default_rng([seed, 10]).choice(count, MOST, replace=False) if count > MOST else range(count)
     trials, of = [trial(int(i)) for i in sorted(drawn)], of or count
     some = f"{len(trials)} of {of} trials, drawn at random"
     choice = some if len(trials) < of else f"all {of} trials" if of > 1 else "the only trial"
-    unscored = [] if tables else [f"{NOT_SCORED}{command}"]
-    scores = [Section("The scores", notes=about), *tables] if about else tables
+    unscored = [] if tables or about else [f"{NOT_SCORED}{command}"]
+    if about and not tables:
+        about = [*about, "the tables are of images that were made otherwise: see the evaluation folder of the run"]
     gallery = [Section("Trials", html=_gallery(trials))] if trials else []
-    return Page(title, [*scores, *gallery], [*notes, choice], [PURPOSE, *warnings, *unscored]).html()
+    scores = [Section("The scores", notes=about), *tables] if about else tables
+    sections = [*gallery, *scores] if about else [*scores, *gallery]
+    below = ["scores of this checkpoint, with controls: below the images"] if about else []
+    return Page(title, sections, [*notes, choice, *below], [PURPOSE, *warnings, *unscored]).html()
 
 
 def _gallery(trials: Sequence[TrialImages]) -> str:
@@ -96,11 +105,16 @@ def _gallery(trials: Sequence[TrialImages]) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- scores
+def made_alike(result: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
+    """Return whether the images of a result were made with the settings of these, whatever the seed."""
+    return all(result["made"].get(name) == summary[name] for name in ("size", "sampler", "steps", "guidance"))
+
+
 def about(result: Mapping[str, Any]) -> list[str]:
-    """Return what the tables describe, for a page that shows other images below them."""
+    """Return what the tables describe, for a page that shows other images above them."""
     made = result["made"]
     how = f"made with {made['sampler']}, {made['steps']} steps, guidance {made['guidance']:g}"
-    return [f"Of {result['title']}, {how}; not of the images below", BRACKETS, *findings(result), *result["notes"]]
+    return [f"Of {result['title']}, {how}; not of the images above", BRACKETS, *findings(result), *result["notes"]]
 
 
 def findings(result: Mapping[str, Any]) -> list[str]:
@@ -137,12 +151,17 @@ def tables(result: Mapping[str, Any]) -> list[Section]:
     title = "Model minus each, paired (n.r. ≥ X: not resolved; this design could detect ≥ X)"
     sections += _scores(title, label, compared, others, difference, chance=False)
     more = {
-        "Scores of whole sets of images": set_table(result.get("sets", []), sources),
+        SETS: set_table(result.get("sets", []), sources),
         "Failures: images of another class": confusion_table(result.get("confusion", {}), sources),
         "Not possible": Table(["control", "reason"], list(result["not_possible"].items())),
         f"Sources of {label.partition(' ')[0]}": Table([label, "description"], list(result["of_sources"].items())),
     }
-    return sections + [Section(title, table) for title, table in more.items() if table.rows]
+    few = [TOO_FEW] if any("too few" in value["note"] for value in _set_scores(result)) else []
+    return sections + [Section(t, table, notes=few if t == SETS else ()) for t, table in more.items() if table.rows]
+
+
+def _set_scores(result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    return (value for entry in result.get("sets", []) for value in entry["scores"].values())
 
 
 def _scores(
@@ -167,7 +186,7 @@ def _scores(
 
 def text(result: Mapping[str, Any]) -> str:
     """Return a result for a terminal."""
-    closing = Section(notes=[f"- {line}" for line in (*findings(result), *result["notes"])])
+    closing = Section(notes=[f"- {line}" for line in (*findings(result), BRACKETS, *result["notes"])])
     return Page(result["title"], [*tables(result), closing], statements=result["warnings"]).text()
 
 

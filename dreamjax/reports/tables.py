@@ -50,13 +50,13 @@ def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def cell(value: Estimate, signed: bool = False) -> str:
-    """Return `0.610 [0.550, 0.670]`, or only the estimate where bounds are unknown."""
+    """Return `0.610 [0.550, 0.670]`, or the estimate alone where there is no interval."""
     bounds = value if value is None or isinstance(value, Mapping) else value.as_json()
     if bounds is None or bounds["estimate"] is None:
         return NOTHING
     names, form = ("estimate", "low", "high"), "+.3f" if signed else ".3f"
     estimate, low, high = ("" if bounds[name] is None else format(bounds[name], form) for name in names)
-    return f"{estimate} [{low}, {high}]" if low else f"{estimate} [no interval]"
+    return f"{estimate} [{low}, {high}]" if low else estimate
 
 
 def number(value: float | None, form: str = ".3f") -> str:

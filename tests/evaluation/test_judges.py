@@ -211,8 +211,9 @@ def test_set_metrics_of_all_sources(saved, shown, mesh):
     assert kid["dark"]["low"] <= kid["dark"]["estimate"] <= kid["dark"]["high"]
     table = image_report.set_table(entries, ["model", "dark"])
     row = dict(zip(table.header, table.rows[1], strict=True))
-    assert "(n 10 to 5; biased below 10,000)" in row["FID, 64 features"]
-    assert "biased" not in row["KID"]
+    assert "(n 10 to 5; too few: below 2,048)" in row["FID, 64 features"]
+    assert "(n 10 to 5; too few: below 2,048)" in row["KID"]
+    assert "too few" not in row["Inception Score"]
     assert ABSENT not in notes
     assert ABSENT in judges.open_judges([], mesh)[1]
     assert image_scores.set_metrics(trials, {"model": right}, []) == []

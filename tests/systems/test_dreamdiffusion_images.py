@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import mne
@@ -127,7 +128,8 @@ def test_table_has_model_controls_and_reasons_for_missing_ones(trained, tmp_path
     result = json.loads((tmp_path / "scores" / "images-test.json").read_text())
     controls = ["class prior", "labels permuted", "time index"]
     nothing = ["model", "another trial's", "empty caption", "random training image"]
-    assert result["sources"] == [*nothing, *controls, "classifier + prompt", "nearest training image"]
+    ceilings = ["ceiling: seen image, autoencoded", "ceiling: true class + prompt"]
+    assert result["sources"] == [*nothing, *controls, "classifier + prompt", "nearest training image", *ceilings]
     assert set(result["not_possible"]) == {"before the image", "pseudo-blocks"}
     assert "no windows before the images were given (--before FOLDER)" in said
     assert result["trials"] == 6
@@ -137,6 +139,10 @@ def test_table_has_model_controls_and_reasons_for_missing_ones(trained, tmp_path
     assert set(named["scores"]) == {*controls, "classifier + prompt", "nearest training image"}
     assert named["chance"] == 0.5
     assert all(set(entry["scores"]) == set(result["sources"]) for entry in by_name.values())
+    pixels = by_name["PSNR, dB"]["scores"]
+    assert pixels[ceilings[0]]["estimate"] > max(pixels[name]["estimate"] for name in nothing)
+    assert "- every score is the mean over the 2 images of a trial; none of them was chosen" in said
+    assert re.search(r"- 6 of \d+ trials, drawn at random with seed 0", said)
     page = (tmp_path / "scores" / "images-test.html").read_text()
     assert "Model minus each, paired" in page
     assert page.count('class="seen"') == 6
