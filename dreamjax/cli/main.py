@@ -28,9 +28,10 @@ VERBS = (
     *("evaluate", "decode", "generate", "export", "import"),
 )
 PLACES = ("out", "workdir")  # options that name what is written
-DISK = (  # errors of a full or protected disk, and of a file in the way of a folder
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+DISK = (  # errors of a full, protected or failing disk, and of a file in the way of a folder
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
+    *(errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE),
 )
 
 

@@ -19,6 +19,7 @@ from dreamjax.console import Bar, log, progress
 from dreamjax.errors import UserError
 from dreamjax.parallel import environment, processes, sharding, stragglers
 from dreamjax.parallel import mesh as meshes
+from dreamjax.storage import presence
 from dreamjax.training import checkpoints, compile_cache, goodput, held_out, logging, preemption, program, workdir
 from dreamjax.training.checkpoints import SaveFailed
 from dreamjax.training.devices import ProfilerWindow, ThroughputMeter
@@ -79,34 +80,46 @@ def train(
 
     Raises:
         UserError: for a config that cannot be trained, and for a bad step where `config.guard` ends the run.
+        Busy: where another process trains in the work directory.
     """
-    ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
-    compile_cache.use(config.compile_cache)
-    image_every = held_out.image_every(config)
-    logging.check(config.wandb, image_every)
-    mesh = meshes.make(config.mesh, devices)
-    if config.eval_every or image_every:
-        held_out.check(task)
-    spec = task.data("train")
-    sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
-    with environment.single_blas_thread(), jax.set_mesh(mesh):
-        compiled = program.build(task, mesh, guarded=config.guard)
-        saved = resume_step(path, spec.steps(config.steps))
-        claim()
-        changed = workdir.claim(path, config_json, defaults_json)
-        run = TrainingLoop(task, config, epath.Path(path), compiled, spec, seed, config_json, ledger)
-        run.start(saved, fresh_hyper="train.steps" in changed)
-        try:
-            return run.drive()
-        finally:
-            run.close()
+    with workdir.held(path):
+        ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
+        compile_cache.use(config.compile_cache)
+        image_every = held_out.image_every(config)
+        logging.check(config.wandb, image_every)
+        mesh = meshes.make(config.mesh, devices)
+        if config.eval_every or image_every:
+            held_out.check(task)
+        spec = task.data("train")
+        sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
+        with environment.single_blas_thread(), jax.set_mesh(mesh):
+            compiled = program.build(task, mesh, guarded=config.guard)
+            saved = resume_step(path, spec.steps(config.steps))
+            claim()
+            changed = workdir.claim(path, config_json, defaults_json)
+            run = TrainingLoop(task, config, epath.Path(path), compiled, spec, seed, config_json, ledger)
+            run.start(saved, fresh_hyper="train.steps" in changed)
+            try:
+                return run.drive()
+            finally:
+                run.close()
 
 
 def resume_step(path: epath.PathLike, steps: int) -> int | None:
-    """Return the newest intact step of a work directory. Raise UserError where the run is past `steps` already."""
-    # one process reads and verifies every byte; a different result on another host would split the run
-    newest = checkpoints.newest_intact(epath.Path(path) / "checkpoints") if processes.is_first() else None
-    newest = processes.agree("resume", newest, VERIFY_S)
+    """Return the newest intact step of a work directory.
+
+    Raise UserError where the run is past `steps` already, and CannotRead where a saved step cannot be read for now:
+    training from the beginning would mix two runs.
+    """
+    newest, refused = None, None
+    if processes.is_first():  # it reads and verifies every byte; a different result on another host would split the run
+        try:
+            newest = checkpoints.newest_intact(epath.Path(path) / "checkpoints")
+        except presence.CannotRead as problem:
+            refused = str(problem)
+    newest, refused = processes.agree("resume", (newest, refused), VERIFY_S)
+    if refused is not None:
+        raise presence.CannotRead(refused)
     if newest is not None and newest > steps:
         raise UserError(
             f"the run in {path} is at step {newest}, past train.steps = {steps}; set train.steps to {newest} or more, "
