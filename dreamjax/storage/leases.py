@@ -8,7 +8,6 @@ it again after `SETTLE_S`. Hosts whose clocks differ by more than `LEASE_S` cann
 import contextlib
 import json
 import os
-import sys
 import threading
 import time
 import uuid
@@ -62,11 +61,11 @@ class Lease:
 
     def _end(self) -> None:
         """End this process: it was stopped or cut off for so long that another one writes there now."""
-        print(
-            f"dreamjax: {self.what} was taken over by another process, as this one could not renew its lock for "
-            f"{LEASE_S:g} s; it has ended and has saved nothing since",
-            file=sys.stderr,
-            flush=True,
+        log.error(
+            "dreamjax: %s was taken over by another process, as this one could not renew its lock for %g s; it ends "
+            "here and has saved nothing since",
+            self.what,
+            LEASE_S,
         )
         os._exit(TryAgain.exit_code)
 

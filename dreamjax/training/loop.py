@@ -19,6 +19,7 @@ from dreamjax.console import Bar, log, progress
 from dreamjax.errors import UserError
 from dreamjax.parallel import environment, processes, sharding, stragglers
 from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.hangs import HangWatch
 from dreamjax.storage import presence
 from dreamjax.training import checkpoints, compile_cache, goodput, held_out, logging, preemption, program, workdir
 from dreamjax.training.checkpoints import SaveFailed
@@ -36,7 +37,7 @@ VERIFY_S = 3600.0  # for the first process to verify a large checkpoint
 
 
 class TrainSummary(TypedDict):
-    """The result of `train`; `exit_code` is 0, or 75 where a SIGTERM ended the run. `train` and `val`: last metrics."""
+    """The result of `train`; `exit_code` is 0, or 75 where a signal ended the run. `train` and `val`: last metrics."""
 
     workdir: str
     step: int
@@ -82,7 +83,7 @@ def train(
         UserError: for a config that cannot be trained, and for a bad step where `config.guard` ends the run.
         Busy: where another process trains in the work directory.
     """
-    with workdir.held(path):
+    with workdir.held(path), preemption.explained():
         ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
         compile_cache.use(config.compile_cache)
         image_every = held_out.image_every(config)
@@ -150,6 +151,7 @@ class TrainingLoop:
         self.profiler = ProfilerWindow(folder / "profile", config.profile_start, config.profile_steps)
         self.late = DelayedMetrics(self.on_metrics)
         self.pace = stragglers.StragglerMonitor()
+        self.hangs = HangWatch(config.guard.hang, config.guard.hang_seconds)
         self.throughput = ThroughputMeter(spec.batch_size, compiled.mesh.size, task.flops())
         self.image_every = held_out.image_every(config)
         self.last: dict[str, dict[str, float]] = {}
@@ -187,9 +189,9 @@ class TrainingLoop:
 
     # --------------------------------------------------------------------------------------------------------- drive
     def drive(self) -> TrainSummary:
-        """Train until the last step, the end of a finite stream, or a SIGTERM."""
+        """Train until the last step, the end of a finite stream, a SIGTERM or Control-C."""
         started, preempted = time.monotonic(), False
-        with preemption.Watch() as watch, progress("train", self.total) as bar:
+        with preemption.Watch() as watch, self.hangs, progress("train", self.total) as bar:
             bar.advance(self.step)
             while True:
                 try:
@@ -197,7 +199,8 @@ class TrainingLoop:
                     break
                 except RollBack as back:
                     before = self.step
-                    self.roll_back(back.step)
+                    with self.hangs.paused():
+                        self.roll_back(back.step)
                     bar.advance(self.step - before)
         with self.tolerant():
             self.saver.wait()
@@ -222,7 +225,7 @@ class TrainingLoop:
         return {**summary, **self.last}  # type: ignore[typeddict-item]
 
     def until_done(self, watch: preemption.Watch, bar: Bar) -> bool:
-        """Train from the current step on; return True where a SIGTERM ended it. Raise RollBack."""
+        """Train from the current step on; return True where a signal ended it. Raise RollBack."""
         preempted = False
         self.first_step = self.step + 1
         with Feeder(self.spec, self.program.mesh, self.examples) as self.feeder:
@@ -234,15 +237,16 @@ class TrainingLoop:
                     self.between(save=preempted)
                 loss = self.last.get("train", {}).get("loss")
                 bar.advance(1, note="" if loss is None else f"loss {loss:.4g}")
-            if not preempted or self.step == self.total:
-                self.end()
+            with self.hangs.paused():
+                if not preempted or self.step == self.total:
+                    self.end()
         return preempted
 
     def one_step(self) -> bool:
         """Dispatch one update and read the metrics of the one before; return False at the end of the stream."""
         self.profiler.at(self.step, self.state)
         try:
-            with self.ledger.on("input"):
+            with self.ledger.on("input"), self.hangs.within("input"):
                 batch = self.feeder.next()
         except StopIteration:
             return False
@@ -254,6 +258,7 @@ class TrainingLoop:
         self.examples += self.spec.batch_size
         self.late.push(self.step, metrics)
         self.ledger.stepped(self.step)
+        self.hangs.stepped(self.step)
         with self.tolerant():
             self.saver.check()
         return True
@@ -286,12 +291,13 @@ class TrainingLoop:
         if not (evaluate or image or save):
             return
         self.late.flush()
-        with self.ledger.on("evaluation"):
-            score, improved = self.evaluate() if evaluate else (None, False)
-            if image:
-                self.image()
-        if save or improved:
-            self.save(score)
+        with self.hangs.paused():
+            with self.ledger.on("evaluation"):
+                score, improved = self.evaluate() if evaluate else (None, False)
+                if image:
+                    self.image()
+            if save or improved:
+                self.save(score)
         self.throughput.begin(self.step, self.feeder.waited)
 
     def end(self) -> None:

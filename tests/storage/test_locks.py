@@ -106,8 +106,7 @@ def test_an_output_has_one_writer_and_loses_what_killed_ones_left(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- leases
 @pytest.fixture
 def store(object_store, monkeypatch):
-    """An object store in which leases are settled at once, and renewed often."""
-    monkeypatch.setattr(leases, "SETTLE_S", 0.0)
+    """An object store in which leases are renewed often."""
     monkeypatch.setattr(leases, "RENEW_S", 0.01)
     return object_store
 
@@ -150,13 +149,13 @@ def test_of_two_that_take_a_lease_at_once_one_gets_it(store, monkeypatch):
     assert json.loads((store / "lock").read_text())["holder"] == "another"
 
 
-def test_a_process_whose_lease_was_taken_over_ends(store, monkeypatch, capsys):
+def test_a_process_whose_lease_was_taken_over_ends(store, monkeypatch, caplog):
     ended = threading.Event()
     monkeypatch.setattr(leases.os, "_exit", lambda code: ended.set())
     with held(store):
         write_lease(store / "lock")
         assert ended.wait(10)
-    assert "the run was taken over by another process" in capsys.readouterr().err
+    assert "the run was taken over by another process" in caplog.text
 
 
 def held(folder, **how):
