@@ -122,10 +122,8 @@ def resume_step(path: epath.PathLike, steps: int) -> int | None:
     if refused is not None:
         raise presence.CannotRead(refused)
     if newest is not None and newest > steps:
-        raise UserError(
-            f"the run in {path} is at step {newest}, past train.steps = {steps}; set train.steps to {newest} or more, "
-            "or choose another folder"
-        )
+        past = f"the run in {path} is at step {newest}, past train.steps = {steps}"
+        raise UserError(f"{past}; set train.steps to {newest} or more, or choose another folder")
     return newest
 
 
