@@ -20,6 +20,11 @@ OTHER_MEANINGS = {  # (file, text) → what it means there
     ("signals/preparation/convert_trials.py", "dreamdiffusion"): "likewise",
 }
 DIALECT = {"found", "told", "said", "own", "beside", "dealt", "anew", "nobody", "standing", "whoever"}
+QUESTIONS = {"exists", "is_dir", "is_file", "isdir", "isfile"}
+MAY_ASK = (  # recordings are inputs, of which each is read or reported; the others come before `storage`
+    *("dreamjax.storage.presence", "dreamjax.storage.paths", "dreamjax.storage.atomic", "dreamjax.config"),
+    *("dreamjax.signals.recordings", "dreamjax.signals.preparation", "dreamjax.systems.pytorch"),
+)
 MOST_ANY = 250  # in signatures
 
 
@@ -118,6 +123,17 @@ def dialect(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, name
 
 
+def unsafe_questions(name: str, tree: ast.Module) -> Iterator[str]:
+    """Where a module asks the operating system for an absence: an unreadable path would count as a missing one."""
+    if name.startswith(MAY_ASK):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in QUESTIONS:
+            owner = ast.unparse(node.func.value)
+            if owner == "os.path" or (owner != "presence" and not node.args):
+                yield f"{name}:{node.lineno}: {node.func.attr} is False for what cannot be read; ask storage.presence"
+
+
 def main() -> int:
     trees = modules()
     if "--counts" in sys.argv:
@@ -128,6 +144,7 @@ def main() -> int:
     for name, tree in trees.items():
         if not name.startswith("dreamjax.systems"):
             problems += names_of_systems(name, tree)
+        problems += unsafe_questions(name, tree)
         problems += [f"{name}:{line}: name the value, not {word!r} (CONTRIBUTING.md)" for line, word in dialect(tree)]
     total = sum(map(any_in_signatures, trees.values()))
     if total > MOST_ANY:

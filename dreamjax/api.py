@@ -137,14 +137,15 @@ def generate(
 
     from dreamjax.generation import folder, from_prompts
     from dreamjax.generation.from_trials import TrialRequest
+    from dreamjax.storage import paths, presence
     from dreamjax.training import compile_cache
 
     compile_cache.use("auto")
     if isinstance(request, TrialRequest):
         _check_folders(source, *(() if request.input else ("data.path", "target.folder")), instead="--input PATH")
         return folder.generate(source, request, out, times=times, dtype=dtype, attention=attention)
-    from_prompts.refuse_existing(out)  # before gigabytes of weights are read
-    if (epath.Path(source) / "checkpoints").is_dir():
+    paths.refuse_existing(out)  # before gigabytes of weights are read
+    if presence.is_folder(epath.Path(source) / "checkpoints"):
         _check_folders(source)
     return from_prompts.generate(from_prompts.open_model(source, dtype, attention, variant), request, out)
 

@@ -25,6 +25,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets import augment, pipeline
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.records import Window
+from dreamjax.storage import presence
 from dreamjax.systems import opening
 from dreamjax.systems.base import (
     Embedding,
@@ -63,15 +64,15 @@ def load(path: epath.PathLike, *, step: int | None = None, best: bool = False) -
     from dreamjax.weights import hub
 
     folder = epath.Path(path)
-    if (folder / "checkpoints").is_dir():
+    if presence.is_folder(folder / "checkpoints"):
         return Model(opening.open_run(path, step, best), best)
-    if folder.exists() and not (folder / EXPORTED).exists():
+    if presence.exists(folder) and not presence.exists(folder / EXPORTED):
         raise UserError(f"{path}: neither a run (checkpoints/) nor an exported model ({EXPORTED})")
     if step is not None or best:
         raise UserError(f"{path}: step and best choose among the checkpoints of a run, and this is an exported model")
     temporary = tempfile.TemporaryDirectory(prefix="dreamjax-")
     run = Path(temporary.name) / "run"
-    api.import_checkpoint(folder if folder.exists() else hub.resolve(str(path)), run)
+    api.import_checkpoint(folder if presence.exists(folder) else hub.resolve(str(path)), run)
     return Model(opening.open_run(run), temporary=temporary)
 
 

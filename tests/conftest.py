@@ -77,6 +77,7 @@ def held_in_memory(scheme: str, monkeypatch):
         patched.setitem(registry._registry, {"gs": "gcs"}.get(scheme, scheme), Store)  # as epath asks for it
         patched.setitem(gpath._PREFIX_TO_BACKEND, scheme, backend.fsspec_backend)
         patched.setattr(gpath, "_is_tf_installed", lambda: False)
+        patched.setattr("dreamjax.storage.leases.SETTLE_S", 0.0)
         forget()
         yield epath.Path(f"{scheme}://bucket"), Store
     forget()  # once nothing can remember it again

@@ -1,14 +1,19 @@
 """Small synthetic datasets, and another process, that tests share."""
 
+import builtins
 import contextlib
+import errno
+import io
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from scipy.signal import lfilter
 
 from dreamjax.signals.datasets import records
@@ -125,3 +130,22 @@ def held_elsewhere(path: Path) -> Iterator[subprocess.Popen]:
         process.stdout.readline()
         yield process
         process.kill()
+
+
+@contextlib.contextmanager
+def unreadable(path: Path, code: int = errno.EACCES) -> Iterator[None]:
+    """Let the operating system refuse `path` and what lies in it, as a mount does: permissions do not stop root."""
+    refused = f"{path}"
+
+    def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(what: Any = ".", *words: Any, **options: Any) -> Any:
+            if isinstance(what, str | os.PathLike) and os.fspath(what).startswith(refused):
+                raise OSError(code, os.strerror(code), os.fspath(what))
+            return real(what, *words, **options)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module, name in ((os, "stat"), (os, "listdir"), (os, "scandir"), (io, "open"), (builtins, "open")):
+            patched.setattr(module, name, refusing(getattr(module, name)))
+        yield

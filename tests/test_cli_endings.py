@@ -1,5 +1,6 @@
 """How a verb may end: exit codes, one sentence for what is no defect, and nothing half-written."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import jax
 import pytest
 
 from dreamjax.cli import main as cli
+from dreamjax.console import configure_logging
 from dreamjax.storage import atomic
 from tests.command_line import sentence_of
 
@@ -23,6 +25,20 @@ def test_reports_full_disk(fake_verb, capsys):
     fake_verb(run)
     assert cli.main(["simulate"]) == 2
     assert "shards/train-00001: No space left on device" in sentence_of(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_tracebacks_of_orbax_are_shown_with_verbose_alone(fake_verb, caplog, verbose):
+    """A full disk makes each of its threads log one, besides the error that it raises."""
+
+    def run(args):
+        logging.getLogger("absl").error("_SignalingThread.run() raised an exception")
+        return {}
+
+    fake_verb(run)
+    assert cli.main(["simulate", *(["--verbose"] if verbose else [])]) == 0
+    assert ("_SignalingThread" in caplog.text) == verbose
+    configure_logging()
 
 
 def test_a_defect_of_ours_keeps_its_traceback(fake_verb):

@@ -121,8 +121,10 @@ def _text(args: argparse.Namespace) -> tuple[Any, JsonDict]:
 def _lines(path: str) -> list[str]:
     from etils import epath
 
+    from dreamjax.storage import presence
+
     place = epath.Path(path)
-    if not place.is_file():
+    if not presence.is_file(place):
         raise UserError(f"{path}: no such file; --prompt-file is a text file with one prompt a line")
     try:
         return [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -19,6 +19,7 @@ from dreamjax import __version__
 from dreamjax.cli import options
 from dreamjax.console import configure_logging
 from dreamjax.errors import TryAgain, UserError, missing_module, nearest, require
+from dreamjax.parallel.environment import COORDINATOR, WATCHED, end_with_parent
 
 # verb → module of dreamjax.cli, in the order of work. A module has HELP, EXAMPLE, configure(parser), run(args) -> dict,
 # and render(result) -> str for people; it imports what it needs inside run, so that help and mistakes answer at once.
@@ -27,10 +28,12 @@ VERBS = (
     *("simulate", "prepare", "inspect", "plan", "launch", "train", "sweep", "report"),
     *("evaluate", "decode", "generate", "export", "import"),
 )
+JOINING = ("train", "sweep")  # verbs that may be one of several processes of a run
 PLACES = ("out", "workdir")  # options that name what is written
-DISK = (  # errors of a full or protected disk, and of a file in the way of a folder
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+DISK = (  # errors of a full, protected or failing disk, and of a file in the way of a folder
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
+    *(errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE),
 )
 
 
@@ -197,12 +200,17 @@ def _dispatch(argv: Sequence[str]) -> int:
     if not argv:
         build_parser().print_help()
         return 0
+    end_with_parent()
     args = parsed(argv)
     configure_logging(args.verbose)
     for path in filter(None, (getattr(args, option, None) for option in PLACES)):
         from dreamjax.storage import paths
 
         paths.refuse_unwritable(path)  # before the work, not after it
+    if args.verb in JOINING and os.environ.get(COORDINATOR) and not os.environ.get(WATCHED):
+        from dreamjax.parallel import watcher  # JAX aborts a process whose peers are absent or gone: a parent says why
+
+        return watcher.run_one([sys.executable, "-m", "dreamjax", *argv]).code
     module = _verb_module(args.verb)
     for package in getattr(module, "NEEDS", ()):
         require(package, f"dreamjax {args.verb}")
@@ -242,7 +250,7 @@ def _ending(problem: BaseException) -> tuple[int, str] | None:
     if isinstance(problem, ModuleNotFoundError) and (missing := missing_module(problem)):
         return missing.exit_code, str(missing)
     if isinstance(problem, KeyboardInterrupt):
-        return 130, "interrupted"
+        return 130, f"interrupted; {problem}" if str(problem) else "interrupted"
     if isinstance(problem, BrokenPipeError):  # `dreamjax … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0, ""

@@ -40,5 +40,5 @@ def render(result: JsonDict) -> str:
     if problems := ", ".join(f"{count} {name}" for name, count in counts.items() if count):
         lines.append(f"! {problems}; see the log")
     if result["preempted"]:
-        lines.append("stopped by SIGTERM and saved; the same command continues")
+        lines.append(f"stopped and saved at step {result['step']}; the same command continues")
     return "\n".join(lines)

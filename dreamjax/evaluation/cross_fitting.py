@@ -15,6 +15,7 @@ from dreamjax.metrics import probe
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.storage import presence
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Embeds, Run, capability
 from dreamjax.typing import JsonDict
@@ -95,7 +96,7 @@ def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
     dataset = records.load_dataset(source)
     mark = {"source": [dataset["name"], dataset["splits"], sorted(dataset["shards"])], "left_out": sorted(probed)}
     target = epath.Path(out)
-    if (target / "dataset.json").exists():
+    if presence.exists(target / "dataset.json"):
         if records.load_dataset(target).get("fold") == json.loads(json.dumps(mark)):
             return
         raise UserError(f"{out} holds the fold of other subjects or other shards; choose another --out")

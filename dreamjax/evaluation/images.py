@@ -24,7 +24,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports import image_report
 from dreamjax.reports.image_report import MODEL, TrialImages
-from dreamjax.storage import atomic, manifest
+from dreamjax.storage import atomic, locks, manifest, presence
 from dreamjax.systems import opening
 from dreamjax.systems.base import GeneratesFromTrials, Pretrained, Run, System, capability, name_of, offered
 from dreamjax.targets import images, trials
@@ -149,9 +149,10 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
     atomic.write_text(folder / PAGE.format(split=request.split), page)
     if request.split == "test":
         path = epath.Path(workdir) / READS
-        before = path.read_text() if path.exists() else ""
         entry = {"step": run.step, "trials": len(chosen), "samples": request.samples, **summary}
-        atomic.write_text(path, before + json.dumps(entry) + "\n")
+        with locks.output(path, stop=lambda: False):  # another evaluation adds its line in the same moment
+            before = path.read_text() if presence.exists(path) else ""
+            atomic.write_text(path, before + json.dumps(entry) + "\n")
     return result
 
 
@@ -199,7 +200,7 @@ def _test_reads(run: Run, split: str) -> list[str]:
     if split != "test":
         return []
     path = epath.Path(run.workdir) / READS
-    before = len(path.read_text().splitlines()) if path.exists() else 0
+    before = len(path.read_text().splitlines()) if presence.exists(path) else 0
     if not before:
         return ["the run's test split is scored for the first time; steps are chosen on split val alone"]
     times = "once" if before == 1 else f"{before} times"

@@ -25,7 +25,7 @@ from dreamjax.models.encoders import CLIPVision, DINOv2
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import sharding
 from dreamjax.parallel.mesh import MeshConfig
-from dreamjax.storage import manifest
+from dreamjax.storage import manifest, presence
 from dreamjax.targets.features import EmbeddingConfig, VisionModel
 from dreamjax.targets.preprocessing import BILINEAR, Preprocessing
 from dreamjax.training.task import PyTree
@@ -57,7 +57,7 @@ def open_judges(paths: Sequence[str], mesh: Mesh | None = None) -> tuple[list[Ju
     """
     mesh = meshes.make(MeshConfig()) if mesh is None else mesh
     networks, notes = [], []
-    files = [path for path in paths if epath.Path(path).exists() and not epath.Path(path).is_dir()]
+    files = [path for path in paths if presence.exists(path) and not presence.is_folder(path)]
     opened = {path: detect.recognise(weight_files.open_weights(path), path) for path in files}
     for path in paths:
         if path not in opened:

@@ -22,7 +22,7 @@ from dreamjax.errors import UserError
 from dreamjax.export import folders
 from dreamjax.export.facts import hub_id, model_facts
 from dreamjax.reports import image_report, pages
-from dreamjax.storage import atomic, manifest, paths
+from dreamjax.storage import atomic, locks, manifest, paths
 from dreamjax.storage.checkpoint_files import safetensors_files
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Exported, Exports, Format, Run, capability
@@ -85,9 +85,7 @@ def export(
     Raise UserError for a run that is missing or of a system without this format, a folder that exists, and a
     permissive `licence` over restricted or unknown corpora.
     """
-    out = paths.reachable(out)
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another --out or delete it")
+    out = paths.refuse_existing(out)
     config = opening.config_of(workdir)
     system = capability(registry.build(config), Exports, "be exported")
     if to not in system.formats:
@@ -95,7 +93,7 @@ def export(
             f"{config.system} cannot be exported to {to}; it can be exported to: {', '.join(system.formats)}"
         )
     layout = folders.LAYOUTS[to]
-    with comparison(layout) as compare:
+    with locks.new_output(out), comparison(layout) as compare:
         run = opening.open_run(workdir, step=step, best=best, averaged=weights == "ema")
         facts = model_facts(run, licence)
         exported = system.export(run, to)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from etils import epath
 
-from dreamjax.storage import manifest, sniffing
+from dreamjax.storage import manifest, presence, sniffing
 from dreamjax.systems.base import Exported, FileContent, Format
 from dreamjax.typing import JsonDict
 from dreamjax.weights import weight_files
@@ -79,7 +79,7 @@ def write_files(folder: epath.Path, contents: Mapping[str, FileContent]) -> None
             path.write_text(content)
         elif isinstance(content, Mapping):
             path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        elif content.is_dir():
+        elif presence.is_folder(content):
             weight_files.copy_component(content, path)
         else:
             weight_files.copy_file(content, path)

@@ -14,7 +14,7 @@ from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.runs import provenance
-from dreamjax.storage import atomic, manifest, paths, sniffing
+from dreamjax.storage import atomic, locks, manifest, paths, presence, sniffing
 from dreamjax.storage.checkpoint_files import safetensors_files, torch_files
 from dreamjax.systems import registry
 from dreamjax.systems.base import Checkpoint, Imported, ImportOptions, Imports
@@ -60,9 +60,7 @@ def import_checkpoint(
     Raise UserError for a file that no system takes, WeightMismatch with every missing, extra and misshapen tensor, and
     UserError where `out` exists.
     """
-    out, source = paths.reachable(out), epath.Path(checkpoint)
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another --out or delete it")
+    out, source = paths.refuse_existing(out), epath.Path(checkpoint)
     _refuse_familiar(source)
     opened = _exported_folder(source) if _is_export(source) else _pickled(source)
     if empty := [name for name, tensor in opened.tensors.items() if 0 in getattr(tensor, "shape", ())]:
@@ -71,7 +69,7 @@ def import_checkpoint(
     origin = {"format": run.format, "sha256": manifest.file_hash(source / WEIGHTS if opened.exported else source)}
     for note in run.notes:
         log.warning("%s", note)
-    with atomic.new_folder(out, last="config.json") as folder:
+    with locks.new_output(out), atomic.new_folder(out, last="config.json") as folder:
         if run.write is not None:
             run.write(folder)
         checkpoints.save_params_as_run(folder, configs.to_json(run.config), run.params, run.step)
@@ -103,18 +101,18 @@ def _imported(checkpoint: Checkpoint, options: ImportOptions) -> Imported:
 
 def _refuse_familiar(path: epath.Path) -> None:
     """Raise UserError for a folder that other verbs open directly, and for a part of one that this verb opens."""
-    if (path / INDEX).exists():
+    if presence.exists(path / INDEX):
         raise UserError(f"{path}: this is a pipeline of diffusers; dreamjax generate --model opens it as it is")
-    if (path / "checkpoints").is_dir():
+    if presence.is_folder(path / "checkpoints"):
         raise UserError(f"{path}: this is a run of dreamjax already; evaluate, generate and export take it as it is")
-    if path.is_dir() and not _is_export(path):
+    if presence.is_folder(path) and not _is_export(path):
         raise UserError(f"{path}: not an export to torch: the folder has no config.json or no {WEIGHTS}")
     if path.suffix == ".safetensors":
         raise UserError(f"{path}: give the folder that dreamjax export --to torch wrote around it, or a .pth file")
 
 
 def _is_export(path: epath.Path) -> bool:
-    return path.is_dir() and (path / "config.json").exists() and (path / WEIGHTS).exists()
+    return presence.is_folder(path) and presence.exists(path / "config.json") and presence.exists(path / WEIGHTS)
 
 
 def _exported_folder(folder: epath.Path) -> Checkpoint:

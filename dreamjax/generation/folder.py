@@ -24,7 +24,7 @@ from dreamjax.generation.recording_windows import EventTimes
 from dreamjax.reports import figures, image_report
 from dreamjax.reports.image_report import TrialImages
 from dreamjax.signals.datasets import records
-from dreamjax.storage import atomic, image_files, manifest, paths, sniffing
+from dreamjax.storage import atomic, image_files, locks, manifest, paths, presence, sniffing
 from dreamjax.systems import opening
 from dreamjax.systems.base import Run
 from dreamjax.targets import image_folder, images
@@ -79,21 +79,35 @@ def generate(
     wanted = _wanted(run, request, times, dtype)
     if (finished := _finished(out, wanted)) is not None:
         return finished
-    generator = TrialGenerator.open(run, dtype, attention)
-    with _trials(generator, request, times, workdir) as trials:
+    with locks.output(out):
+        finished = _finished(out, wanted)  # by the process that held the lock until now
+        return finished or _write(run, TrialGenerator.open(run, dtype, attention), request, out, times, wanted)
+
+
+def _write(
+    run: Run,
+    generator: TrialGenerator,
+    request: TrialRequest,
+    out: epath.Path,
+    times: EventTimes | None,
+    wanted: JsonDict,
+) -> TrialSummary:
+    """Write the folder, or what is missing of it."""
+    with _trials(generator, request, times, run.workdir) as trials:
         chosen = request.chosen(trials)
         side = generator.side(request)
         trials.windows.check_electrodes(trials.record[chosen], ", ".join(request.input) or "the run")
-        if out.exists():
+        if presence.exists(out / REQUEST):
             log.info("%s: continuing where it was", out)
-        (out / "truth" if trials.known else out).mkdir(parents=True, exist_ok=True)
         manifest.write_json(out / REQUEST, wanted)
+        if trials.known:
+            (out / "truth").mkdir(exist_ok=True)
         trained = _trained_on(generator, trials)
         entries = [_entry(trials, int(trial), request, trained) for trial in chosen]
         try:
             _generate_missing(generator, trials, chosen, request, side, entries, out)
         except UserError:
-            if not any(out.glob("*-*.png")):  # nothing to continue from
+            if not any(entry.suffix == ".png" for entry in presence.entries(out)):  # nothing to continue from
                 out.rmtree()
             raise
         summary: TrialSummary = {
@@ -123,9 +137,9 @@ def _wanted(run: Run, request: TrialRequest, times: EventTimes | None, dtype: st
 
 def _finished(out: epath.Path, wanted: JsonDict) -> TrialSummary | None:
     """Return the summary of the same command if it is complete, or None if images are missing."""
-    if not out.exists():
+    if (presence.is_folder(out) and not presence.entries(out)) or not presence.exists(out):
         return None
-    if not (out / REQUEST).exists():
+    if not presence.exists(out / REQUEST):
         raise UserError(f"{out} exists already; choose another --out or delete it")
     before = sniffing.read_json(out / REQUEST, "choose another --out or delete the folder")
     summary = before.pop("told", None)
@@ -134,7 +148,7 @@ def _finished(out: epath.Path, wanted: JsonDict) -> TrialSummary | None:
         other = sorted(k for k in new if k != "request" and old.get(k) != new[k])
         what = f"{', '.join(other)} {'differ' if len(other) > 1 else 'differs'}"
         raise UserError(f"{out} holds images of another command ({what}); choose another --out or delete it")
-    if summary is not None and (out / LAST).exists():
+    if summary is not None and presence.exists(out / LAST):
         log.info("%s is complete already", out)
         return summary
     return None
@@ -195,9 +209,9 @@ def _generate_missing(
     out: epath.Path,
 ) -> None:
     """Generate and write the images that do not exist yet."""
-    for path in (*out.glob(".*.part"), *(out / "truth").glob(".*.part")):  # left by a killed process
-        path.unlink()
-    existing = {path.name for path in out.glob("*.png") if image_files.is_whole(path)}
+    for folder in (out, out / "truth"):
+        atomic.remove_leftovers(folder)
+    existing = {path.name for path in presence.entries(out) if path.suffix == ".png" and image_files.is_whole(path)}
     todo = [i for i, entry in enumerate(entries) if not existing.issuperset(entry.made)]
     with progress("generate", len(todo) * request.samples) as bar:
         made = generator.images(trials, chosen[todo], request, bar)

@@ -18,7 +18,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports import figures
 from dreamjax.runs.latent_diffusion import LatentDiffusion
-from dreamjax.storage import atomic, image_files, paths
+from dreamjax.storage import atomic, image_files, locks, paths, presence
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.systems import opening
 from dreamjax.systems.base import GeneratesFromText, capability
@@ -52,7 +52,7 @@ class TextRequest(Sampling):
             if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of a command line that were not UTF-8
                 raise UserError(f"the prompt {text!a} is not text: write it in UTF-8")
         for path in (self.init_image, self.mask_image, self.latents):
-            if path and not paths.reachable(path).is_file():
+            if path and not presence.is_file(paths.reachable(path)):
                 raise UserError(f"{path}: no such file")
 
     @property
@@ -75,19 +75,11 @@ def open_model(
     if attention == "cudnn" and dtype != "bfloat16":
         raise UserError("--attention cudnn computes in bfloat16: add --dtype bfloat16")
     mesh = meshes.make(MeshConfig())
-    if (epath.Path(path) / "checkpoints").is_dir():
+    if presence.is_folder(epath.Path(path) / "checkpoints"):
         run = opening.open_run(path)
         task = capability(run.task, GeneratesFromText, "generate images from text")
         return task.pipeline(run, mesh, dtype=dtype, attention=attention)
     return LatentDiffusion.open(PipelineFolder.open(path, variant), mesh, dtype=jnp.dtype(dtype), attention=attention)
-
-
-def refuse_existing(out: epath.PathLike) -> epath.Path:
-    """Return the folder to write. Raise UserError where it exists already."""
-    out = paths.reachable(out)
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another --out or delete it")
-    return out
 
 
 class TextSummary(batches.Summary):
@@ -104,10 +96,14 @@ def generate(model: LatentDiffusion, request: TextRequest, out: epath.PathLike) 
     It holds 00000.png … in the order of the prompts, grid.png and images.jsonl (the inputs of each image). Image i
     depends on the model, its prompt, the settings, the seed and i, and not on the batch.
     """
-    out = refuse_existing(out)
+    out = paths.refuse_existing(out)
     made: list[dict[str, object]] = []
     first: list[np.ndarray] = []
-    with atomic.new_folder(out, last="images.jsonl") as folder, progress("generate", request.count) as bar:
+    with (
+        locks.new_output(out),
+        atomic.new_folder(out, last="images.jsonl") as folder,
+        progress("generate", request.count) as bar,
+    ):
         for i, image in enumerate(images(model, request, bar)):
             image_files.write_png(folder / f"{i:05d}.png", image)
             made.append({"file": f"{i:05d}.png", "prompt": request.prompts[i // request.per_prompt], "index": i})

@@ -16,6 +16,7 @@ from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.preparation import quality
 from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
+from dreamjax.storage import presence
 
 D = TypeVar("D")
 
@@ -48,7 +49,7 @@ def prepared(
     from dreamjax.signals.preparation import prepare
 
     for path in paths:
-        if not Path(path).exists():
+        if not presence.exists(path):
             raise UserError(f"{path}: no such recording or dataset folder")
     with tempfile.TemporaryDirectory(prefix="dreamjax-") as folder:
         source = times.events or f"{folder}/times.csv"

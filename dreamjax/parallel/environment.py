@@ -3,7 +3,11 @@
 Imported by parents that only watch their children, so nothing here imports JAX before it is called for.
 """
 
+import contextlib
+import ctypes
 import functools
+import os
+import signal
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -18,8 +22,17 @@ INDEX = "DREAMJAX_PROCESS"
 LOCAL_DEVICES = "DREAMJAX_LOCAL_DEVICES"  # GPUs of a host that has one process
 JOIN = "DREAMJAX_JOIN_SECONDS"  # how long processes wait for each other at the start
 HEARTBEAT = "DREAMJAX_HEARTBEAT_SECONDS"  # how long one may be silent before it counts as gone
+WATCHED = "DREAMJAX_WATCHED"  # set in processes that have a parent of `parallel.watcher`
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 RESUME_HINT = "start the same command again: the run continues from its last saved step"
+
+
+def end_with_parent() -> None:
+    """Let this process get a SIGTERM when its watching parent is killed, so that it does not go on unseen (Linux)."""
+    if os.environ.get(WATCHED):
+        with contextlib.suppress(Exception):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def target_platform() -> str:

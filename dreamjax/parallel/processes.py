@@ -24,6 +24,7 @@ JOIN_S = 300  # for all processes to join
 BARRIER_S = 600.0
 HEARTBEAT_S = 60
 LEAVE_S = 10.0
+TAKEN_S = 3.0  # for a run that has just ended to free its port
 _numbers = itertools.count()
 T = TypeVar("T")
 
@@ -44,21 +45,27 @@ def initialize() -> None:
     join_s = _whole_number(JOIN, JOIN_S, least=1)
     heartbeat_s = _whole_number(HEARTBEAT, HEARTBEAT_S, least=1)
     options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat_s, "initialization_timeout": join_s}
+    if os.environ.get(LOCAL_DEVICES):
+        options["local_device_ids"] = range(_whole_number(LOCAL_DEVICES, least=1))
     if where != "auto":
         count, index = _whole_number(COUNT), _whole_number(INDEX)
         if not 0 <= index < count:
             raise UserError(f"${INDEX} is {index}, but it must lie from 0 to {count - 1}, as ${COUNT} is {count}")
-        if index:
-            _reach(where, join_s)
+        address = _address(where)
+        _reach(address, join_s) if index else _refuse_taken(address)
         options |= {"coordinator_address": where, "num_processes": count, "process_id": index}
-    if os.environ.get(LOCAL_DEVICES):
-        options["local_device_ids"] = range(_whole_number(LOCAL_DEVICES, least=1))
     late = f"after {join_s:g} s not all processes of the run have joined at {where}; start the same command again"
     timer = threading.Timer(join_s - 0.5, log.error, ("dreamjax: %s", late))  # just before JAX aborts this process
     timer.daemon = True
     timer.start()
     try:
         jax.distributed.initialize(**options)
+    except (ValueError, RuntimeError) as problem:  # no cluster that JAX knows; or it gave up
+        reason = str(problem).strip().partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"the processes of the run cannot join (${COORDINATOR} is {where!r}: {reason}); give HOST:PORT of "
+            f"process 0, with ${COUNT} and ${INDEX}, or unset ${COORDINATOR} for a single process"
+        ) from problem
     finally:
         timer.cancel()
 
@@ -72,24 +79,56 @@ def _whole_number(name: str, default: int | None = None, least: int = 0) -> int:
     return int(text)
 
 
-def _reach(where: str, within_s: float) -> None:
-    """Wait until something listens at the coordinator's address: JAX would abort the process from C++ if it never did.
-
-    Raise TryAgain after `within_s` seconds, UserError for an invalid address.
-    """
+def _address(where: str) -> tuple[str, int]:
+    """Return the coordinator's host and port. Raise UserError for an invalid address, or an unknown host."""
     host, colon, port = where.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UserError(f"${COORDINATOR} is {where!r}, but it must be HOST:PORT or auto")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except socket.gaierror as problem:
+        raise UserError(
+            f"${COORDINATOR} is {where!r}, but there is no host {host} ({problem.strerror}); give that of process 0"
+        ) from problem
+    except UnicodeError as problem:  # a label of the name is empty or too long
+        raise UserError(f"${COORDINATOR} is {where!r}, whose host is not a valid host name") from problem
+    return host.strip("[]"), int(port)
+
+
+def _refuse_taken(address: tuple[str, int]) -> None:
+    """Raise TryAgain where another program listens at the port that this process, the first, has to listen at.
+
+    A run that has just ended may hold it for some seconds. JAX would say so in a traceback.
+    """
+    deadline = time.monotonic() + TAKEN_S
+    while True:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                return sock.bind(("", address[1]))
+            except OSError as problem:
+                if time.monotonic() > deadline:
+                    raise TryAgain(
+                        f"port {address[1]} of ${COORDINATOR} cannot be used by process 0 ({problem.strerror}); "
+                        "wait until the program that uses it has ended, or give another port to all processes"
+                    ) from problem
+        time.sleep(0.2)
+
+
+def _reach(address: tuple[str, int], within_s: float) -> None:
+    """Wait until something listens at the coordinator's address: JAX would abort the process from C++ if it never did.
+
+    Raise TryAgain after `within_s` seconds.
+    """
     deadline, reason = time.monotonic() + within_s, "no answer"
     while time.monotonic() < deadline:
         try:
-            socket.create_connection((host, int(port)), timeout=5).close()
+            socket.create_connection(address, timeout=5).close()
             return
         except OSError as problem:
             reason = problem.strerror or str(problem)
             time.sleep(0.2)
-        except UnicodeError as problem:  # a label of the name is empty or too long
-            raise UserError(f"${COORDINATOR} is {where!r}, whose host is not a valid host name") from problem
+    where = ":".join(map(str, address))
     raise TryAgain(
         f"no coordinator answers at {where} after {within_s:g} s ({reason}); check that process 0 runs there and that "
         f"the port is open, or set a longer time (${JOIN})"

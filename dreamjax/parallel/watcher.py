@@ -21,18 +21,21 @@ from types import FrameType
 from typing import IO
 
 from dreamjax.errors import TryAgain
-from dreamjax.parallel.environment import COORDINATOR, COUNT, INDEX, RESUME_HINT
+from dreamjax.parallel.environment import COORDINATOR, COUNT, INDEX, RESUME_HINT, WATCHED
 
 TEMPORARY_FAILURE = TryAgain.exit_code  # the same command continues from the last saved step
 GRACE_S = 30.0  # for the others to exit by themselves once one has failed
 LOST_S = 3.0  # likewise, where it was killed
 # what JAX prints before it aborts a process from C++ (jaxlib 0.10)
 SILENT = re.compile(r"stopped sending heartbeats\):\s*((?:\S*?\d+\s+)+)")  # their numbers, a line each
-LEADER = re.compile(r"leader task was preempted|CoordinationService.{0,400}Socket closed", re.S)  # process 0 is gone
+LEADER = re.compile(  # process 0, which keeps the service, is gone or stopped
+    r"leader task was preempted|CoordinationService.{0,400}Socket closed|CoordinationService/Heartbeat", re.S
+)
 ABSENT = "RegisterTask"  # which timed out
 CHATTER = re.compile(r"\[Gloo\]|peer ranks")  # of the collectives library on stdout, where it would break `--json`
 NOISE = re.compile(  # of the native stack of an abort on stderr: kept for `explain`, not shown
-    r"^(\[Gloo\]|[EFWI]\d{4} |\*\*\* |\s+@ |Fatal Python error|Current thread|  File |Thread 0x|Extension mod)"
+    r"^(\s*$|RPC: /|\[Gloo\]|[EFWI]\d{4} |\*\*\* |\s+@ |Fatal Python error|Current thread|  File |Thread 0x|"
+    r"Extension mod)"
 )
 
 
@@ -61,7 +64,7 @@ def run_local(command: Sequence[str], processes: int, devices: int | None = None
     forwarded to all as SIGTERM. When one is lost the others are stopped after `grace_s` seconds, and one sentence on
     stderr names it and the reason.
     """
-    common = {COORDINATOR: f"127.0.0.1:{_free_port()}", COUNT: str(processes)}
+    common = {COORDINATOR: f"127.0.0.1:{_free_port()}", COUNT: str(processes), WATCHED: "1"}
     if devices:
         common |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     # a separate session: Control-C of a terminal reaches this process alone, which forwards it
@@ -78,7 +81,7 @@ def run_one(command: Sequence[str], grace_s: float = GRACE_S, joins: bool = True
     Without `joins` it is an independent run.
     """
     name = f"the process on {socket.gethostname()}"
-    common = {COORDINATOR: os.environ.get(COORDINATOR, "auto")} if joins else {}
+    common = {WATCHED: "1"} | ({COORDINATOR: os.environ.get(COORDINATOR, "auto")} if joins else {})
     return _run([functools.partial(_start, command, 0, common)], grace_s, name)
 
 
@@ -189,6 +192,8 @@ def explain(first: int, codes: dict[int, int], tails: Mapping[int, Sequence[str]
     text = "".join(tails[first])
     if code == -signal.SIGABRT:  # JAX's own answer to a lost peer, on whatever host that was
         if ABSENT in text:
+            if reported := [line.strip() for line in tails[first] if line.startswith("dreamjax: ")]:
+                return TEMPORARY_FAILURE, "" if first == 0 else reported[-1].removeprefix("dreamjax: ")
             return TEMPORARY_FAILURE, f"{process} waited too long for the others to join; start the same command again"
         return TEMPORARY_FAILURE, f"{process} was stopped because {_gone(text)}; {RESUME_HINT}"
     if code < 0:

@@ -12,7 +12,7 @@ from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import watcher
 from dreamjax.pods.launch_config import IN_PARTS, check_command
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, presence
 from dreamjax.typing import JsonDict
 
 # where → (the program that must be here, how it reads a script, how a user submits the file)
@@ -57,7 +57,7 @@ def submit(where: str, script: str, *, out: epath.PathLike | None = None, dry_ru
     """Submit unless `dry_run` or `out`. Raise UserError where the submitting program is missing, or refuses."""
     program, command, by_hand = PROGRAMS[where]
     if out is not None:
-        if epath.Path(out).is_dir():
+        if presence.is_folder(out):
             raise UserError(f"--out {out} is a folder; give the name of a file")
         atomic.write_text(out, script)
         return {"said": f"{out}: submit it with {by_hand} {shlex.quote(str(out))}", "out": str(out)}

@@ -13,7 +13,7 @@ from etils import epath
 from dreamjax.reports.figures import Image
 from dreamjax.reports.pages import Page, Section, png_address, render
 from dreamjax.reports.tables import NOTHING, Table, cell, number
-from dreamjax.storage import image_files, sniffing
+from dreamjax.storage import image_files, presence, sniffing
 from dreamjax.typing import JsonDict
 
 MODEL = "model"  # the source whose scores are compared with every other source
@@ -199,7 +199,7 @@ def saved(workdir: epath.PathLike, step: int) -> JsonDict | None:
 def saved_in(folder: epath.Path, step: int, split: str) -> JsonDict | None:
     """Return the scores of this step in the folder of an evaluation; None without scores."""
     names = (folder / name.format(split=split) for name in (RESULT, OLD_RESULT))
-    path = next((path for path in names if path.exists()), None)
+    path = next((path for path in names if presence.exists(path)), None)
     result = sniffing.read_json(path) if path is not None else None
     return result if result and result.get("step") == step and "warnings" in result else None
 

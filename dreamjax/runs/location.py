@@ -16,7 +16,7 @@ from etils import epath
 
 from dreamjax.errors import UserError, nearest
 from dreamjax.runs import provenance
-from dreamjax.storage import manifest, sniffing
+from dreamjax.storage import manifest, presence, replacing, sniffing
 from dreamjax.typing import JsonDict
 
 NAME = "location.json"
@@ -35,7 +35,7 @@ def absolute(config: JsonDict) -> JsonDict:
     """Return a config with absolute paths of its networks and images, where they are folders here and not hub ids."""
     config = copy.deepcopy(config)
     for key in (*NETWORKS, "target.folder"):
-        if (path := _get(config, key)) and os.path.isdir(path):
+        if (path := _get(config, key)) and presence.is_folder(path):
             _set(config, key, os.path.abspath(path))
     return config
 
@@ -69,7 +69,7 @@ def continued(config: JsonDict, workdir: epath.PathLike) -> tuple[JsonDict, Json
     """
     path = epath.Path(workdir) / "config.json"
     try:
-        before = manifest.unsealed(json.loads(path.read_text()), path) if path.exists() else {}
+        before = manifest.unsealed(json.loads(path.read_text()), path) if presence.exists(path) else {}
         there = present(before, workdir)
     except (ValueError, TypeError, AttributeError):
         return config, config  # damaged: `training.workdir` reports it
@@ -122,6 +122,8 @@ def check(config: object, workdir: epath.PathLike, keys: Iterable[str], instead:
             value = getattr(value, part, "")
         paths = [value] if isinstance(value, str) else value
         for path in paths:
+            if path and key == "data.path":
+                replacing.recover(path)
             local = key in (*DATA, "encoder.path") or os.path.isabs(path)  # another one may be a hub id
             if path and local and not _exists(path):
                 other = f", or {instead}" if instead and key == "data.path" else ""
@@ -134,7 +136,7 @@ def check(config: object, workdir: epath.PathLike, keys: Iterable[str], instead:
 def _read(workdir: epath.PathLike) -> JsonDict:
     """Return location.json; empty for a run of an older version without it."""
     path = epath.Path(workdir) / NAME
-    if not path.exists():
+    if not presence.exists(path):
         return {}
     advice = "delete it and give the run's folders with --config.KEY=FOLDER"
     places = sniffing.read_json(path, advice)
@@ -148,7 +150,7 @@ def _read(workdir: epath.PathLike) -> JsonDict:
 def _place(path: str, key: str, workdir: epath.PathLike) -> list[str]:
     """Return [absolute path, path from the run]; [] for what is not a local folder."""
     cache = key in CACHES and path != "auto"
-    if "://" in f"{path}{workdir}" or not (cache or os.path.exists(path)):
+    if "://" in f"{path}{workdir}" or not (cache or presence.exists(path)):
         return []
     return [os.path.abspath(path), os.path.relpath(path, workdir)]
 
@@ -164,10 +166,18 @@ def _find(path: str, at: Sequence[str], key: str, workdir: epath.PathLike) -> st
         places = [os.path.normpath(here / at[1]), at[0]]
     else:  # a run of a version that kept nothing
         places = [path, *(str(folder / path) for folder in here.parents)]
-    there = [place for place in places if os.path.exists(place)]
+    there = [place for place in places if _may_be(place)]
     if not there and at and key in CACHES:
-        there = [place for place in places if os.path.isdir(os.path.dirname(place))]
+        there = [place for place in places if presence.is_folder(os.path.dirname(place))]
     return path if not there or there[0] == os.path.abspath(path) else there[0]
+
+
+def _may_be(place: str) -> bool:
+    """Return whether a folder is there, or may be: where it cannot be read, `check` says so if it is needed."""
+    try:
+        return presence.exists(place)
+    except presence.CannotRead:
+        return True
 
 
 def _get(config: JsonDict, key: str) -> Any:
@@ -193,4 +203,4 @@ def _absolute(path: str) -> str:
 
 
 def _exists(path: str) -> bool:
-    return epath.Path(path).exists()
+    return presence.exists(path)

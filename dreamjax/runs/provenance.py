@@ -20,7 +20,7 @@ from dreamjax.parallel import processes
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.recordings import montage
-from dreamjax.storage import manifest, sniffing
+from dreamjax.storage import manifest, presence, sniffing
 from dreamjax.typing import JsonDict
 
 NAME = "data.json"
@@ -100,7 +100,7 @@ def _hashes(dataset: JsonDict) -> dict[str, str]:
 def read(workdir: epath.PathLike) -> list[JsonDict] | None:
     """Return the datasets that a run was trained on; None for a run without data.json."""
     path = epath.Path(workdir) / NAME
-    if not path.exists():
+    if not presence.exists(path):
         return None
     try:
         entries = manifest.unsealed(json.loads(path.read_text()), path)["datasets"]
@@ -169,7 +169,7 @@ def check(workdir: epath.PathLike, paths: Sequence[str]) -> None:
 def imported(workdir: epath.PathLike) -> JsonDict:
     """Return the provenance of an imported run; empty for a run that dreamjax trained."""
     path = epath.Path(workdir) / IMPORTED
-    return sniffing.read_json(path, "import the checkpoint again") if path.exists() else {}
+    return sniffing.read_json(path, "import the checkpoint again") if presence.exists(path) else {}
 
 
 def training_of(paths: Sequence[str], workdir: epath.PathLike) -> tuple[dict[str, JsonDict] | None, list[JsonDict]]:

@@ -5,15 +5,46 @@ there a folder counts only once its manifest (written last, see `manifest`) is p
 """
 
 import os
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from etils import epath
+
+from dreamjax.storage import presence
+
+
+@contextmanager
+def folders_for(path: epath.PathLike) -> Iterator[None]:
+    """Make the folders above `path`; after the block delete those of them that are still empty."""
+    if "://" in str(path):  # whose folders are parts of names
+        yield
+        return
+    made = [folder for folder in Path(path).absolute().parents if not presence.exists(folder)]
+    epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty, or used by another process
+            for folder in made:
+                folder.rmdir()
+
+
+def remove_leftovers(folder: epath.PathLike, name: str = "") -> None:
+    """Delete what killed processes left half-written in a folder; of all outputs, or of the one called `name`.
+
+    The caller holds the lock of what is written there.
+    """
+    wanted = re.escape(name) if name else ".+"
+    for entry in presence.entries(folder) if "://" not in str(folder) else ():
+        if re.fullmatch(rf"\.{wanted}\.[0-9a-f]{{8}}\.part", entry.name):
+            with suppress(OSError):
+                entry.rmtree() if entry.is_dir() else entry.unlink()
 
 
 @contextmanager
@@ -23,17 +54,17 @@ def new_file(path: epath.PathLike, private: bool = False) -> Iterator[IO[bytes]]
     With `private` only the user may read it, where the file system has such rights.
     """
     path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
-    try:
-        if private and "://" not in str(path):
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with temporary.open("wb") as stream:
-            yield stream
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with folders_for(path):
+        try:
+            if private and "://" not in str(path):
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            with temporary.open("wb") as stream:
+                yield stream
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_bytes(path: epath.PathLike, data: bytes, private: bool = False) -> None:
@@ -61,13 +92,14 @@ def new_folder(path: epath.PathLike, last: str = "") -> Iterator[epath.Path]:
         return
     path = epath.Path(path)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with folders_for(path):
+        try:
+            temporary.mkdir()
+            yield temporary
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 def _copy(folder: Path, to: epath.Path, last: str) -> None:

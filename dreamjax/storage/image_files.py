@@ -8,7 +8,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from dreamjax.errors import UserError, missing_package
-from dreamjax.storage import atomic, paths
+from dreamjax.storage import atomic, paths, presence
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -48,6 +48,8 @@ def open_image(path: epath.PathLike) -> "PillowImage":
     except FileNotFoundError as problem:
         raise UserError(f"{path}: no such image") from problem
     except Exception as problem:  # Pillow's decoders raise whatever a damaged file makes them raise
+        if isinstance(problem, OSError) and problem.errno:  # not the decoder's
+            raise presence.CannotRead.of(path, problem) from problem
         raise UserError(
             f"{path}: not an image, or a damaged one; replace it by one of {', '.join(FORMATS)}, or remove it"
         ) from problem

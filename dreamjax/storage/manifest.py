@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic, paths
+from dreamjax.storage import atomic, paths, presence
 from dreamjax.typing import JsonDict
 
 NAME = "manifest.json"
@@ -23,10 +23,13 @@ CHUNK = 1 << 22
 
 
 def file_hash(path: epath.PathLike, until: float = math.inf) -> str:
-    """Return the SHA-256 of a file, read in pieces. Raise TimeoutError at the time `until` of the monotonic clock."""
+    """Return the SHA-256 of a file, read in pieces. Raise TimeoutError at the time `until` of the monotonic clock.
+
+    Raise CannotRead for a file that cannot be read.
+    """
     digest = hashlib.sha256()
     paths.refuse_special(path)
-    with epath.Path(path).open("rb") as stream:
+    with presence.reading(path), epath.Path(path).open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
             if time.monotonic() > until:
@@ -36,7 +39,7 @@ def file_hash(path: epath.PathLike, until: float = math.inf) -> str:
 
 def files_of(folder: epath.Path) -> list[epath.Path]:
     """Return every file of a folder and of those in it, sorted."""
-    inside = ([entry] if not entry.is_dir() else files_of(entry) for entry in folder.iterdir())
+    inside = ([entry] if not presence.is_folder(entry) else files_of(entry) for entry in folder.iterdir())
     return sorted((file for files in inside for file in files), key=str)
 
 
@@ -83,7 +86,7 @@ def check_export(folder: epath.PathLike) -> None:
 
     A file that is missing passes: of a folder on the Hub only those that are needed are fetched.
     """
-    if (epath.Path(folder) / NAME).exists() and (damage := problems(folder, partial=True)):
+    if presence.exists(epath.Path(folder) / NAME) and (damage := problems(folder, partial=True)):
         raise UserError(
             f"{folder}: {damage[0]}; fetch or export it again, or delete its {NAME} if you meant to change it"
         )
@@ -96,7 +99,8 @@ def problems(folder: epath.PathLike, partial: bool = False) -> list[str]:
     """
     folder = epath.Path(folder)
     try:
-        content = json.loads((folder / NAME).read_text())
+        with presence.reading(folder / NAME):
+            content = json.loads((folder / NAME).read_text())
         if content.pop(SEAL) != _seal(content):
             return ["the manifest has changed since it was written"]
         listed = content["files"]
@@ -107,7 +111,7 @@ def problems(folder: epath.PathLike, partial: bool = False) -> list[str]:
     damage = []
     for name, entry in listed.items():
         path = folder / name
-        if not path.exists():
+        if not presence.exists(path):
             if not partial:
                 damage.append(f"{name} is missing")
         elif path.stat().length != entry["size"]:

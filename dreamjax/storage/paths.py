@@ -9,6 +9,7 @@ from pathlib import Path
 from etils import epath
 
 from dreamjax.errors import UserError
+from dreamjax.storage import presence
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
@@ -51,6 +52,14 @@ def private_folder(path: str | os.PathLike[str]) -> Path:
     if facts.st_mode & 0o077:
         folder.chmod(0o700)
     return folder
+
+
+def refuse_existing(out: epath.PathLike) -> epath.Path:
+    """Return the path of an output that does not exist yet. Raise UserError where it exists."""
+    path = reachable(out)
+    if presence.exists(path):
+        raise UserError(f"{out} exists already; choose another --out or delete it")
+    return path
 
 
 def refuse_unwritable(path: epath.PathLike) -> None:

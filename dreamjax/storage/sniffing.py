@@ -5,7 +5,7 @@ import json
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import manifest, paths
+from dreamjax.storage import manifest, paths, presence
 from dreamjax.typing import JsonDict
 
 
@@ -24,8 +24,9 @@ def read_json(path: epath.Path, advice: str = "fetch it again") -> JsonDict:
     """
     paths.refuse_special(path)
     try:
-        data = path.read_bytes()
-    except OSError as problem:  # the file is missing, is a folder or may not be read
+        with presence.reading(path):
+            data = path.read_bytes()
+    except OSError as problem:  # the file is missing, or is a folder
         raise UserError(f"{path}: {problem.strerror or 'no such file'}; {advice}") from problem
     refuse(data[:64], str(path), "JSON")
     try:

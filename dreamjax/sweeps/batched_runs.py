@@ -14,7 +14,7 @@ from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel import processes
 from dreamjax.runs import provenance
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, presence
 from dreamjax.sweeps import vectorised
 from dreamjax.sweeps.run_folder import JsonObject, RunFolder, read_json, write_json
 from dreamjax.sweeps.runs import SweepRun
@@ -61,7 +61,9 @@ def unfinished(workdir: str, runs: Sequence[SweepRun], together: int) -> list[Pa
 
     by_name = {run.name: run for run in runs}
     begun: list[Pack] = []
-    for path in sorted((epath.Path(workdir) / "together").glob("*.json")) if together > 1 else ():
+    for path in presence.entries(epath.Path(workdir) / "together") if together > 1 else ():
+        if path.suffix != ".json":
+            continue
         names = (read_json(path, "points") or {"points": []})["points"]
         if names and all(name in by_name for name in names) and len(names) <= together:
             begun.append(Pack(tuple(by_name.pop(name) for name in names)))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from dreamjax.errors import UserError
+from dreamjax.storage import presence
 from dreamjax.sweeps.run_folder import RunFolder, read_json, write_json
 from dreamjax.training import checkpoints
 
@@ -42,10 +43,10 @@ def marked(folders: Sequence[RunFolder], trainings: Sequence[epath.Path]) -> Ite
 
 def exist(folders: Sequence[RunFolder]) -> bool:
     """Return whether a process was killed at one of these runs, and none has begun it since."""
-    return any((folder.path / MARKER).exists() for folder in folders)
+    return any(presence.exists(folder.path / MARKER) for folder in folders)
 
 
 def _reached(folders: Sequence[RunFolder], trainings: Sequence[epath.Path]) -> list[int]:
     """Return how many lengths are scored, and the newest saved step of each training."""
-    legs = sum(len(list(folder.path.glob("leg-*.json"))) for folder in folders)
+    legs = sum(entry.name.startswith("leg-") for folder in folders for entry in presence.entries(folder.path))
     return [legs, *(max(checkpoints.committed_steps(path / "checkpoints"), default=0) for path in trainings)]

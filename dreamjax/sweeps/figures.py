@@ -11,6 +11,7 @@ from etils import epath
 
 from dreamjax.errors import missing_package
 from dreamjax.reports import figures, palette
+from dreamjax.storage import presence
 from dreamjax.sweeps import ranking
 from dreamjax.sweeps.power_law import SweepLaw, number
 from dreamjax.sweeps.summary import RankedPoint, SweepSummary
@@ -135,7 +136,7 @@ def learning(workdir: str) -> list[Series]:
     for group in groups:
         runs = {epath.Path(workdir) / "points" / point["name"]: point["batch_size"] for point, _ in group.runs.values()}
         logs = {path / "run" / "metrics.jsonl": batch_size for path, batch_size in runs.items()}
-        curves = [_curve(path, batch_size) for path, batch_size in logs.items() if path.exists()]
+        curves = [_curve(path, batch_size) for path, batch_size in logs.items() if presence.exists(path)]
         common = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
         if common:
             series.append(Series(group.name, common, [float(np.mean([one[x] for one in curves])) for x in common]))

@@ -15,7 +15,7 @@ from etils import epath
 from dreamjax.errors import UserError
 from dreamjax.sweeps import comparing
 from dreamjax.sweeps.comparing import Scores
-from dreamjax.sweeps.run_folder import read_json
+from dreamjax.sweeps.run_folder import every, read_json
 from dreamjax.typing import JsonDict
 
 MINUS_CHANCE = ("images", "retrieval", "prediction")  # ranks whose score is 0 without any information
@@ -53,7 +53,7 @@ def read(workdir: str) -> tuple[JsonDict, list[PointRuns]]:
     if sweep is None:
         raise UserError(f"{workdir} holds no sweep (no sweep.json): give the --workdir of dreamjax sweep")
     runs: dict[str, dict[int, tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for path in sorted((folder / "points").glob("*/score.json")):
+    for path in every(folder / "points", "score.json"):
         about = read_json(path.parent / "point.json", "name", "values", "seed", "config")
         if about is None:
             raise UserError(f"{path.parent} has no point.json; dreamjax sweep on the same folder makes it again")

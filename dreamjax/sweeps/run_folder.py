@@ -21,7 +21,7 @@ from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic, manifest, sniffing
+from dreamjax.storage import atomic, manifest, presence, sniffing
 from dreamjax.sweeps import runs
 from dreamjax.sweeps.runs import SweepRun
 
@@ -55,7 +55,7 @@ class RunFolder:
 
     def is_open(self, retries: int) -> bool:
         """Return whether the run is still to be scored."""
-        given_up = (self.path / "stopped.json").exists() or len(self.failures()) > retries
+        given_up = presence.exists(self.path / "stopped.json") or len(self.failures()) > retries
         return not given_up and self.score() is None
 
     def begin(self, run: SweepRun) -> None:
@@ -78,9 +78,14 @@ class RunFolder:
         write_json(self.path / "failed.json", {"sentences": [*self.failures(), sentence]})
 
 
+def every(folder: epath.Path, name: str) -> list[epath.Path]:
+    """Return the files FOLDER/*/NAME. Raise CannotRead for a folder that cannot be read."""
+    return [file for entry in presence.entries(folder) if presence.exists(file := entry / name)]
+
+
 def read_json(path: epath.Path, *needed: str) -> JsonObject | None:
     """Return a file of a sweep, or None where it is missing. Raise UserError for a damaged or incomplete one."""
-    if not path.exists():
+    if not presence.exists(path):
         return None
     only_copy = path.name == "sweep.json"  # no other file identifies the sweep
     advice = "choose another --workdir" if only_copy else "delete it, and dreamjax sweep makes it again"

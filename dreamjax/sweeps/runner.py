@@ -17,7 +17,7 @@ from etils import epath
 
 from dreamjax.console import counted, log, progress
 from dreamjax.errors import TryAgain, UserError
-from dreamjax.storage import locks
+from dreamjax.storage import locks, presence
 from dreamjax.sweeps import batched_runs, crash_markers, scorers
 from dreamjax.sweeps import runs as runs_
 from dreamjax.sweeps.batched_runs import Pack
@@ -159,7 +159,7 @@ def _train_alone(study: Study, run: SweepRun, until: float) -> None:
                     scores.measure(steps, result)
                 scores.write_if_done()
         except FAILURES as problem:
-            if isinstance(problem, TryAgain) or _is_disk_full(problem):
+            if isinstance(problem, TryAgain | presence.CannotRead) or _is_disk_full(problem):
                 raise  # not a failure of the run
             folder.write_failure(sentence(problem))
             log.warning("%s failed: %s", run.name, sentence(problem))

@@ -18,7 +18,7 @@ from etils import epath
 from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.storage import locks
+from dreamjax.storage import locks, presence
 from dreamjax.sweeps import axes
 from dreamjax.sweeps.axes import Combination
 from dreamjax.sweeps.sweep_config import RunConfig, Sweep
@@ -159,11 +159,13 @@ def encoder_folder(workdir: epath.PathLike, encoder: RunConfig) -> epath.Path:
     text = configs.to_json(encoder)
     every = epath.Path(workdir) / "shared" / "encoders"
     path = every / hashlib.sha256(text.encode()).hexdigest()[:12]
-    if path.exists() or not every.exists():
+    if presence.exists(path):
         return path
     defaults = configs.to_json(type(encoder)())
-    stored = sorted(every.glob("*/config.json"))
-    return next((one.parent for one in stored if not changes(one.read_text(), text, defaults)), path)
+    stored = [entry / "config.json" for entry in presence.entries(every)]
+    return next(
+        (one.parent for one in stored if presence.exists(one) and not changes(one.read_text(), text, defaults)), path
+    )
 
 
 def encoder_is_ready(path: epath.Path, encoder: RunConfig) -> bool:

@@ -27,7 +27,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.storage import manifest
+from dreamjax.storage import manifest, presence
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Embeds, Reconstructs, Run, Signals, capability, offered
@@ -202,7 +202,7 @@ def baselines(data: DataConfig, patch: int, score: ScoreConfig, shared: epath.Pa
     }
     mark = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:12]
     path = epath.Path(shared) / f"baselines-{mark}.json"
-    if not path.exists():
+    if not presence.exists(path):
         baseline = reconstruction.baseline_data(data, data.path, score.split)
         scores = reconstruction_scores.score(
             _windows(data, score),

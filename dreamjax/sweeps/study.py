@@ -15,11 +15,12 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.storage import presence, replacing
 from dreamjax.sweeps import ranking, scorers
 from dreamjax.sweeps import runs as runs_
 from dreamjax.sweeps.axes import Combination
 from dreamjax.sweeps.partition import Part
-from dreamjax.sweeps.run_folder import JsonObject, RunFolder, read_json, write_json
+from dreamjax.sweeps.run_folder import JsonObject, RunFolder, every, read_json, write_json
 from dreamjax.sweeps.runs import SweepRun
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig, Sweep
 from dreamjax.systems import registry
@@ -86,7 +87,7 @@ class Study:
         return [replace(run, stored_name=self._stored_name(run)) for run in runs]
 
     def _stored_name(self, run: SweepRun) -> str:
-        if self.folder(run).path.exists():
+        if presence.exists(self.folder(run).path):
             return ""
         config = runs_.with_encoder(self.workdir, run.config, run.encoder)
         now, defaults = configs.to_json(config), configs.to_json(type(config)())
@@ -101,7 +102,7 @@ class Study:
     def _stored(self) -> dict[str, list[tuple[str, JsonObject]]]:
         """Return values and seed → (name, config) of the existing folders."""
         stored: dict[str, list[tuple[str, JsonObject]]] = {}
-        for path in sorted((epath.Path(self.workdir) / "points").glob("*/point.json")):
+        for path in every(epath.Path(self.workdir) / "points", "point.json"):
             with contextlib.suppress(UserError):  # a damaged one is written again when its run goes on
                 point = read_json(path, "values", "seed", "config") or {}
                 label = _label(point["values"], point["seed"])
@@ -121,7 +122,8 @@ class Study:
         """Raise UserError where the runs could not be trained, or not be scored alike."""
         score, source = self.sweep.settings.score, self.sweep.source
         for key, path in self._data():
-            if not epath.Path(path).exists():
+            replacing.recover(path)
+            if not presence.exists(path):
                 raise UserError(f"{path}: no such dataset folder; say where it is with --config.{key}=FOLDER")
         for config in {_alike(run.config): run.config for run in runs}.values():
             scorers.check(config, score)
@@ -147,9 +149,9 @@ class Study:
     def is_claimed(self) -> bool:
         """Return whether the folder belongs to this sweep. Raise UserError for another sweep's or other data."""
         folder = epath.Path(self.workdir)
-        if not folder.exists():
+        if not presence.exists(folder):
             return False
-        in_use = any(not one.name.startswith(".") for one in folder.iterdir())
+        in_use = any(not one.name.startswith(".") for one in presence.entries(folder))
         stored = read_json(folder / "sweep.json")  # after looking: another part of the same sweep may be writing it
         if stored is None and in_use:
             raise UserError(f"{folder} holds something else than a sweep (no sweep.json): choose another --workdir")
@@ -179,7 +181,7 @@ class Study:
         names = [] if self.sweep.settings.search == "tpe" else [run.name for run in runs]
         write_json(folder / "planned.json", {"points": names, "scaling": self.sweep.settings.scaling})
         for run, path in ((run, self.folder(run).path) for run in runs):
-            if (path / "score.json").exists() and not (path / "point.json").exists():
+            if presence.exists(path / "score.json") and not presence.exists(path / "point.json"):
                 self.folder(run).begin(run)  # what a report reads of a finished run, where somebody has deleted it
 
     def identity(self) -> JsonObject:

@@ -9,11 +9,12 @@ from etils import epath
 
 from dreamjax.console import counted
 from dreamjax.metrics.bootstrap import Interval
+from dreamjax.storage import presence
 from dreamjax.sweeps import comparing, power_law
 from dreamjax.sweeps.comparing import PairedTest
 from dreamjax.sweeps.power_law import SweepLaw
 from dreamjax.sweeps.ranking import PointRuns, Ranking, explained, planned, rank_points, read
-from dreamjax.sweeps.run_folder import read_json
+from dreamjax.sweeps.run_folder import every, read_json
 
 SCORES = {"probe": "balanced accuracy", "reconstruction": "share explained, common masks"}  # of images: the metric
 LEGS = {"examples": "at equal examples", "flops": "at equal FLOP"}
@@ -286,7 +287,7 @@ def _notes(groups: Sequence[PointRuns], ranking: Ranking) -> list[str]:
 # ---------------------------------------------------------------------------------------------------- cost, unfinished
 def _cost(workdir: str, groups: Sequence[PointRuns]) -> Cost:
     each = [run[1]["cost"] for group in groups for run in group.runs.values()]
-    paths = (epath.Path(workdir) / "shared" / "encoders").glob("*/seconds.json")
+    paths = every(epath.Path(workdir) / "shared" / "encoders", "seconds.json")
     encoders = [stored["seconds"] for path in paths if (stored := read_json(path, "seconds"))]
     total = {name: sum(one[name] for one in each) for name in ("seconds", "scoring", "programs", "from_cache")}
     flop = [one["flop"] for one in each]
@@ -296,10 +297,10 @@ def _cost(workdir: str, groups: Sequence[PointRuns]) -> Cost:
 
 def unfinished(workdir: str) -> dict[str, str]:
     """Return the points that are not done, with the reason: the last failure, stopped early, interrupted, not begun."""
-    begun = {path.parent.name: path.parent for path in (epath.Path(workdir) / "points").glob("*/point.json")}
+    begun = {path.parent.name: path.parent for path in every(epath.Path(workdir) / "points", "point.json")}
     reasons = {name: "not begun" for name in planned(workdir)["points"] if name not in begun}
     for name, folder in sorted(begun.items()):
-        if (folder / "score.json").exists():
+        if presence.exists(folder / "score.json"):
             continue
         if stopped := read_json(folder / "stopped.json", "steps"):
             reasons[name] = f"stopped early, after {counted(stopped['steps'], 'step')}"

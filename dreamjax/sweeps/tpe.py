@@ -22,6 +22,7 @@ from etils import epath
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
+from dreamjax.storage import presence
 from dreamjax.sweeps import axes as axes_
 from dreamjax.sweeps import batched_runs
 from dreamjax.sweeps import runs as runs_
@@ -67,7 +68,7 @@ class TPESampler:
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
         lock = JournalFileOpenLock(str(self.path))
-        if self.path.exists():  # cut off a line that a killed process had half written, before the next one joins it
+        if presence.exists(self.path):  # cut off a line that a killed process had half written, before the next joins
             lock.acquire()
             try:
                 os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
@@ -114,7 +115,7 @@ class TPESampler:
 
     def runs(self) -> list[SweepRun]:
         runs: list[SweepRun] = []
-        for trial in self.trials if self.path.exists() else ():
+        for trial in self.trials if presence.exists(self.path) else ():
             if trial.params and (self.study.part is None or trial.user_attrs.get("part") == self.label):
                 with contextlib.suppress(UserError):  # values that do not go together
                     runs += self.runs_of(trial.params)
@@ -131,7 +132,7 @@ class TPESampler:
         return [runs_.of(self.study.sweep, values, self.settings.seeds[0]) for values in drawn]
 
     def coming(self) -> int:
-        return max(0, self.settings.trials - (len(self.trials) if self.path.exists() else 0))
+        return max(0, self.settings.trials - (len(self.trials) if presence.exists(self.path) else 0))
 
     # ------------------------------------------------------------------------------------------- proposing, observing
     def propose(self) -> Proposal | None:

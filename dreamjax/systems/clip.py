@@ -22,6 +22,7 @@ from dreamjax.models import flops
 from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
 from dreamjax.parallel import processes
 from dreamjax.runs import shapes
+from dreamjax.storage import presence
 from dreamjax.systems import image_export
 from dreamjax.systems.base import Component, Exported, Exports, Format, GradientSystem, Loss, Run
 from dreamjax.systems.compute import GradientConfig, LayersConfig
@@ -151,7 +152,7 @@ class Clip(GradientSystem):
         folder = epath.Path(workdir) / TOKENIZER
         same = True
         if processes.is_first():
-            if folder.exists():
+            if presence.exists(folder):
                 same = Tokenizer.open(folder).encoder.to_str() == self.tokenizer.encoder.to_str()
             else:
                 self.tokenizer.write(folder)
@@ -202,7 +203,7 @@ class Clip(GradientSystem):
     def export(self, run: Run, format: Format) -> Exported:
         """Return folders that transformers opens: text_encoder, image_encoder (both with projection), tokenizer."""
         data, folder = self.config.data, epath.Path(run.workdir) / TOKENIZER
-        if not folder.is_dir():
+        if not presence.is_folder(folder):
             raise UserError(f"{folder} is missing; the text encoder needs its token ids: copy the folder from the run")
         size = data.resolution
         crop = {"do_center_crop": True, "crop_size": {"height": size, "width": size}, "do_convert_rgb": True}

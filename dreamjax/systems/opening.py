@@ -13,7 +13,7 @@ from dreamjax.errors import UserError
 from dreamjax.parallel import processes
 from dreamjax.parallel.tree_paths import nested
 from dreamjax.runs import location, provenance
-from dreamjax.storage import manifest
+from dreamjax.storage import manifest, presence
 from dreamjax.storage import paths as places
 from dreamjax.systems import registry
 from dreamjax.systems.base import Run, Signals, offered
@@ -57,7 +57,7 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
 def config_of(workdir: epath.PathLike) -> Any:
     """Return the config dataclass of a run directory. Raise UserError when there is no run."""
     path = places.reachable(workdir) / "config.json"
-    if not path.exists():
+    if not presence.exists(path):
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of dreamjax train")
     try:
         content = manifest.unsealed(json.loads(path.read_text()), path)

@@ -9,6 +9,7 @@ ROOT/moments-0123456789abcdef/    named by a hash of everything that the values 
     manifest.json    hashes of both, verified when the bank is opened; written last
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -30,7 +31,7 @@ from dreamjax.errors import UserError
 from dreamjax.models.encoders import VisionTransformer
 from dreamjax.parallel import processes, sharding
 from dreamjax.signals.datasets.arrays import open_npy
-from dreamjax.storage import atomic, image_files, manifest, sniffing
+from dreamjax.storage import atomic, image_files, locks, manifest, presence, sniffing
 from dreamjax.targets import preprocessing
 from dreamjax.targets.image_folder import Captioned
 from dreamjax.targets.images import ImageConfig, load_all, scaled
@@ -141,7 +142,7 @@ class VisionModel:
             raise UserError("embedding.path is empty; name the folder of a CLIP, DINOv2 or ViT")
         folder = hub.resolve(path)
         source = str(folder / "config.json")
-        if (folder / "checkpoints").is_dir():
+        if presence.is_folder(folder / "checkpoints"):
             raise UserError(f"{path} is a run; export it first: dreamjax export {path} --to diffusers --out FOLDER")
         config = sniffing.read_json(folder / "config.json")
         network = networks.of(config, source, half="vision")
@@ -228,18 +229,15 @@ def open_array(
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = epath.Path(root) / f"{kind}-{digest}"
     if not processes.agree("bank", _is_intact(folder), BUILD_S):
-        log.info("%s of %d are computed once: %s", kind, count, folder)
-        with progress(kind, count) as bar:
-            batches = _batches(*load(), count, batch, mesh)
-            if processes.is_first():
-                with atomic.new_folder(folder, last=manifest.NAME) as target:
-                    _write(target / VALUES, count, batches, bar)
-                    (target / FACTS).write_text(json.dumps(facts, indent=1))
-                    manifest.write(target)
-            else:
-                for values in batches:
-                    bar.advance(len(values))
-        processes.barrier("bank written", BUILD_S)
+        with contextlib.ExitStack() as stack:
+            missing = True
+            if processes.is_first():  # where another run makes the same bank, this one waits for it
+                stack.enter_context(locks.output(folder, stop=lambda: False))
+                missing = not _is_intact(folder)
+            if processes.agree("bank to make", missing, BUILD_S):
+                log.info("%s of %d are computed once: %s", kind, count, folder)
+                _make(folder, facts, _batches(*load(), count, batch, mesh), kind, count)
+            processes.barrier("bank written", BUILD_S)
     return open_npy(folder / VALUES)
 
 
@@ -247,8 +245,8 @@ def _is_intact(folder: epath.Path) -> bool:
     """Return whether there is a bank whose files are as they were written; the first process removes a damaged one."""
     if not processes.is_first():
         return True  # the first process decides
-    if not (folder / manifest.NAME).exists():  # none, or one of an older version, which cannot be verified
-        return (folder / FACTS).exists() and (folder / VALUES).exists()
+    if not presence.exists(folder / manifest.NAME):  # none, or one of an older version, which cannot be verified
+        return presence.exists(folder / FACTS) and presence.exists(folder / VALUES)
     if damage := manifest.problems(folder):
         log.warning("%s is damaged (%s) and is computed again", folder, damage[0])
         folder.rmtree()
@@ -257,7 +255,7 @@ def _is_intact(folder: epath.Path) -> bool:
 
 def hash_of(folder: epath.Path) -> str:
     """Return a SHA-256 over the names and the bytes of a folder's files."""
-    files = sorted(entry for entry in folder.iterdir() if not entry.is_dir())
+    files = sorted(entry for entry in folder.iterdir() if not presence.is_folder(entry))
     return hashlib.sha256("".join(f"{f.name}:{manifest.file_hash(f)}\n" for f in files).encode()).hexdigest()
 
 
@@ -274,6 +272,21 @@ def _batches(
         with jax.set_mesh(mesh):
             values = run(params, sharding.to_devices(inputs(index[local]), mesh, batch))
         yield np.asarray(values)[: count - first]
+
+
+def _make(
+    folder: epath.Path, facts: Mapping[str, object], batches: Iterator[np.ndarray], kind: str, count: int
+) -> None:
+    """Write a bank in the first process; the others compute their share of its batches."""
+    with progress(kind, count) as bar:
+        if not processes.is_first():
+            for values in batches:
+                bar.advance(len(values))
+            return
+        with atomic.new_folder(folder, last=manifest.NAME) as target:
+            _write(target / VALUES, count, batches, bar)
+            (target / FACTS).write_text(json.dumps(facts, indent=1))
+            manifest.write(target)
 
 
 def _write(path: epath.Path, count: int, batches: Iterator[np.ndarray], bar: Bar) -> None:

@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import paths
+from dreamjax.storage import paths, presence
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LINES, TABLE = "metadata.jsonl", "metadata.csv"
@@ -45,9 +45,9 @@ def listing(folder: epath.PathLike, *, captions: bool = True, among: Collection[
     captions, for a line that cannot be read, and for images that are named and missing.
     """
     root = paths.reachable(folder)
-    if not root.is_dir():
+    if not presence.is_folder(root):
         raise UserError(f"{folder}: no such folder; name one with images and {LAYOUTS}")
-    table = next((root / name for name in (LINES, TABLE) if (root / name).exists()), None)
+    table = next((root / name for name in (LINES, TABLE) if presence.exists(root / name)), None)
     if table is None:
         return _from_files(root, captions, among)
     rows = _from_lines(table, captions) if table.name == LINES else _from_table(table, captions)
@@ -115,7 +115,7 @@ def _check_files(root: epath.Path, table: epath.Path, names: Sequence[str]) -> N
     existing = {
         str(PurePosixPath(folder) / entry.name)
         for folder in within
-        if (root / folder).is_dir()
+        if presence.is_folder(root / folder)
         for entry in (root / folder).iterdir()
     }
     if missing := [name for name in names if name not in existing]:
@@ -151,7 +151,7 @@ def _from_classes(entries: Sequence[epath.Path], among: Collection[str]) -> tupl
     """Return the images of folders whose names are the classes."""
     among = among if all("/" in name for name in among) else ()  # a bare file name may be in any folder
     wanted = {PurePosixPath(name).parent.name for name in among}
-    folders = [entry for entry in entries if (not among or entry.name in wanted) and entry.is_dir()]
+    folders = [entry for entry in entries if (not among or entry.name in wanted) and presence.is_folder(entry)]
     images = (
         Captioned(f"{folder.name}/{file.name}", "", file, folder.name)
         for folder in folders

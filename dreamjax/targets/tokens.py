@@ -19,7 +19,7 @@ from jaxtyping import Int
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
-from dreamjax.storage import paths, sniffing
+from dreamjax.storage import paths, presence, sniffing
 from dreamjax.typing import JsonDict
 
 VOCABULARY, MERGES, WHOLE, CONFIG = "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"
@@ -163,15 +163,15 @@ def _content(token: object) -> str:
 
 def _special(folder: epath.Path) -> tuple[JsonDict, JsonDict]:
     """Return (tokenizer_config.json, role → token). As in transformers, an older file of roles takes precedence."""
-    config = sniffing.read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    config = sniffing.read_json(folder / CONFIG) if presence.exists(folder / CONFIG) else {}
     roles = config
-    if (folder / ROLES).exists() and "added_tokens_decoder" not in config:
+    if presence.exists(folder / ROLES) and "added_tokens_decoder" not in config:
         roles = config | sniffing.read_json(folder / ROLES)
     return config, {role: roles.get(role) or default for role, default in SPECIAL.items()}
 
 
 def _vocabulary_and_merges(folder: epath.Path) -> tuple[dict[str, int], list[Pair]]:
-    if (folder / VOCABULARY).exists() and (folder / MERGES).exists():
+    if presence.exists(folder / VOCABULARY) and presence.exists(folder / MERGES):
         vocabulary = sniffing.read_json(folder / VOCABULARY)
         paths.refuse_special(folder / MERGES)
         lines = (folder / MERGES).read_bytes().decode(errors="replace").split("\n")
@@ -179,7 +179,7 @@ def _vocabulary_and_merges(folder: epath.Path) -> tuple[dict[str, int], list[Pai
             lines = lines[1:]
         pairs: Sequence[Any] = [line for line in lines if line.strip()]
         source = folder / MERGES
-    elif (folder / WHOLE).exists():
+    elif presence.exists(folder / WHOLE):
         model = sniffing.read_json(folder / WHOLE).get("model")
         if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE" or "merges" not in model:
             raise UserError(

@@ -22,6 +22,7 @@ from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.examples import Examples, Rows
 from dreamjax.signals.datasets.pipeline import RecordMetadata, WindowExamples
+from dreamjax.storage import presence
 from dreamjax.targets import features, image_folder
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.image_folder import Captioned
@@ -130,7 +131,7 @@ def windows(data: DataConfig, target: TargetConfig, *, seed: int) -> ImageTrials
     metadata = windows.metadata()
     stimuli = [one["stimulus"] for one in metadata]
     images: tuple[Captioned, ...] = ()
-    if os.path.isdir(target.folder):
+    if presence.is_folder(target.folder):
         images = image_folder.listing(target.folder, captions=False, among={*stimuli} - {""})
     seen = image_numbers(stimuli, [entry.name for entry in images], target.folder)
     return _image_trials(windows, metadata, images, np.arange(len(metadata)), seen)

@@ -29,7 +29,7 @@ from dreamjax.errors import UserError
 from dreamjax.parallel import processes
 from dreamjax.parallel.collective_tasks import CollectiveTask, first_line
 from dreamjax.parallel.tree_paths import like, named_leaves, nested
-from dreamjax.storage import atomic, manifest
+from dreamjax.storage import atomic, manifest, presence
 from dreamjax.training.task import PyTree, State, replace
 
 if TYPE_CHECKING:
@@ -68,17 +68,16 @@ def step_folder(folder: epath.PathLike, step: int) -> epath.Path:
 
 
 def committed_steps(folder: epath.PathLike) -> list[int]:
-    """Return the steps whose save finished, oldest first (not yet verified)."""
-    return sorted(int(entry.name) for entry in _steps(folder) if (entry / manifest.NAME).exists())
+    """Return the steps whose save finished, oldest first (not yet verified). Raise CannotRead, as all below."""
+    return sorted(int(entry.name) for entry in _steps(folder) if presence.exists(entry / manifest.NAME))
 
 
 def _steps(folder: epath.PathLike) -> list[epath.Path]:
-    folder = epath.Path(folder)
-    return [entry for entry in folder.iterdir() if entry.name.isdigit()] if folder.exists() else []
+    return [entry for entry in presence.entries(folder) if entry.name.isdigit()]
 
 
 def _unfinished(folder: epath.PathLike) -> list[epath.Path]:
-    return [entry for entry in _steps(folder) if not (entry / manifest.NAME).exists()]
+    return [entry for entry in _steps(folder) if not presence.exists(entry / manifest.NAME)]
 
 
 def problems(folder: epath.PathLike, step: int) -> list[str]:
@@ -120,7 +119,7 @@ def ranked_steps(folder: epath.PathLike, mode: str) -> list[int]:
     for step in committed_steps(folder):
         try:
             score = read_json(folder, step, "run")["score"]
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
             log.info("%s: step %d is damaged (run.json); its score is ignored", folder, step)
             continue
         if isinstance(score, int | float):
@@ -229,7 +228,7 @@ class Saver:
         """Begin a step directory; return the reason where that fails."""
         try:
             self._sweep()
-            if path.exists():
+            if presence.exists(path):
                 remove(path)  # damaged, or not yet finished by `task.finish`
             atomic.write_text(path / "run.json", run)
         except Exception as problem:  # object stores have their own kinds; the other processes wait for an answer
@@ -275,7 +274,9 @@ class Saver:
                     path = step_folder(self.folder, step)
                     for name, text in files.items():
                         atomic.write_text(path / f"{name}.json", text)
-                    if (note := path / "state" / "commit_success.txt").exists():  # Orbax writes its absolute path there
+                    if presence.exists(
+                        note := path / "state" / "commit_success.txt"
+                    ):  # Orbax writes its absolute path there
                         atomic.write_text(note, "committed\n")
                     manifest.write(path)
                 work.barrier("committed", SAVE_S)
@@ -347,7 +348,7 @@ def _reason(problem: BaseException) -> str:
 def remove(path: epath.Path) -> None:
     """Delete a step directory; its manifest first, so that a partly deleted one does not count."""
     (path / manifest.NAME).unlink(missing_ok=True)
-    if path.exists():
+    if presence.exists(path):
         path.rmtree()
 
 

@@ -20,7 +20,7 @@ from typing import TypedDict
 from etils import epath
 
 from dreamjax.console import log
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, presence
 from dreamjax.training.logging import LogWriteErrors
 
 KINDS = ("start", "compile", "input", "step", "checkpoint", "evaluation", "lost", "restart")
@@ -53,9 +53,6 @@ class Ledger:
         self.path, self.active = epath.Path(path), active
         self._log_errors = LogWriteErrors(self.path)
         self._before = read(path) if active else []
-        if active and self.path.parent.exists():
-            for partial in self.path.parent.glob(f".{self.path.name}.*.part"):  # of an attempt killed while it wrote
-                partial.unlink(missing_ok=True)
         self._kinds = ["start"]
         self._seconds = dict.fromkeys(KINDS, 0.0)
         self._began = time.time()
@@ -131,7 +128,7 @@ def read(path: epath.PathLike) -> list[RunAttempt]:
     """Return the attempts of a file; none where it is missing or damaged."""
     path = epath.Path(path)
     try:
-        attempts = json.loads(path.read_text())["attempts"] if path.exists() else []
+        attempts = json.loads(path.read_text())["attempts"] if presence.exists(path) else []
         summary(attempts)
     except (ValueError, KeyError, TypeError, AttributeError):
         log.warning("%s is damaged; times are counted from here on", path)

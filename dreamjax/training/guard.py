@@ -30,12 +30,15 @@ class GuardConfig:
     `policy`: "stop" ends the run, the last saved step untouched; "skip" skips the step; "rollback" restores the last
     saved step and continues with the batches after the bad one. `spike`: a loss or gradient norm more than this many
     standard deviations above its running mean is bad too (None: only values that are not finite). `most`: number of
-    bad steps in a row, or of rollbacks in all, after which the run ends regardless.
+    bad steps in a row, or of rollbacks in all, after which the run ends regardless. A step that takes `hang` times as
+    long as the median one (0: any time), and `hang_seconds` at least, ends the run: a process hangs.
     """
 
     policy: Literal["stop", "skip", "rollback"] = "stop"
     spike: float | None = None
     most: int = 10
+    hang: float = 100.0
+    hang_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         if self.spike is not None and not 0 < self.spike < math.inf:
@@ -43,6 +46,8 @@ class GuardConfig:
             raise ValueError(f"train.guard.spike is {self.spike}, but {allowed}")
         if self.most < 1:
             raise ValueError(f"train.guard.most is {self.most}, but it must be at least 1")
+        if not (0 <= self.hang < math.inf and 0 < self.hang_seconds < math.inf):
+            raise ValueError("train.guard.hang must be at least 0 (0: a step may take any time), hang_seconds above 0")
 
 
 # -------------------------------------------------------------------------------------------------------- on the device

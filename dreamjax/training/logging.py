@@ -20,7 +20,7 @@ from dreamjax.console import log
 from dreamjax.errors import missing_package, require
 from dreamjax.parallel import processes
 from dreamjax.reports import figures
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, presence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ class JsonLines:
     def __init__(self, path: epath.PathLike, step: int) -> None:
         self.path = epath.Path(path)
         self._log_errors = LogWriteErrors(self.path)
-        text = self.path.read_text() if self.path.exists() else ""
+        text = self.path.read_text() if presence.exists(self.path) else ""
         kept = "".join(line for line in text.splitlines(keepends=True) if _is_up_to(line, step))
         if kept != text:
             atomic.write_text(self.path, kept)

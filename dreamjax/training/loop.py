@@ -19,6 +19,8 @@ from dreamjax.console import Bar, log, progress
 from dreamjax.errors import UserError
 from dreamjax.parallel import environment, processes, sharding, stragglers
 from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.hangs import HangWatch
+from dreamjax.storage import presence
 from dreamjax.training import checkpoints, compile_cache, goodput, held_out, logging, preemption, program, workdir
 from dreamjax.training.checkpoints import SaveFailed
 from dreamjax.training.devices import ProfilerWindow, ThroughputMeter
@@ -35,7 +37,7 @@ VERIFY_S = 3600.0  # for the first process to verify a large checkpoint
 
 
 class TrainSummary(TypedDict):
-    """The result of `train`; `exit_code` is 0, or 75 where a SIGTERM ended the run. `train` and `val`: last metrics."""
+    """The result of `train`; `exit_code` is 0, or 75 where a signal ended the run. `train` and `val`: last metrics."""
 
     workdir: str
     step: int
@@ -79,39 +81,49 @@ def train(
 
     Raises:
         UserError: for a config that cannot be trained, and for a bad step where `config.guard` ends the run.
+        Busy: where another process trains in the work directory.
     """
-    ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
-    compile_cache.use(config.compile_cache)
-    image_every = held_out.image_every(config)
-    logging.check(config.wandb, image_every)
-    mesh = meshes.make(config.mesh, devices)
-    if config.eval_every or image_every:
-        held_out.check(task)
-    spec = task.data("train")
-    sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
-    with environment.single_blas_thread(), jax.set_mesh(mesh):
-        compiled = program.build(task, mesh, guarded=config.guard)
-        saved = resume_step(path, spec.steps(config.steps))
-        claim()
-        changed = workdir.claim(path, config_json, defaults_json)
-        run = TrainingLoop(task, config, epath.Path(path), compiled, spec, seed, config_json, ledger)
-        run.start(saved, fresh_hyper="train.steps" in changed)
-        try:
-            return run.drive()
-        finally:
-            run.close()
+    with workdir.held(path), preemption.explained():
+        ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
+        compile_cache.use(config.compile_cache)
+        image_every = held_out.image_every(config)
+        logging.check(config.wandb, image_every)
+        mesh = meshes.make(config.mesh, devices)
+        if config.eval_every or image_every:
+            held_out.check(task)
+        spec = task.data("train")
+        sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
+        with environment.single_blas_thread(), jax.set_mesh(mesh):
+            compiled = program.build(task, mesh, guarded=config.guard)
+            saved = resume_step(path, spec.steps(config.steps))
+            claim()
+            changed = workdir.claim(path, config_json, defaults_json)
+            run = TrainingLoop(task, config, epath.Path(path), compiled, spec, seed, config_json, ledger)
+            run.start(saved, fresh_hyper="train.steps" in changed)
+            try:
+                return run.drive()
+            finally:
+                run.close()
 
 
 def resume_step(path: epath.PathLike, steps: int) -> int | None:
-    """Return the newest intact step of a work directory. Raise UserError where the run is past `steps` already."""
-    # one process reads and verifies every byte; a different result on another host would split the run
-    newest = checkpoints.newest_intact(epath.Path(path) / "checkpoints") if processes.is_first() else None
-    newest = processes.agree("resume", newest, VERIFY_S)
+    """Return the newest intact step of a work directory.
+
+    Raise UserError where the run is past `steps` already, and CannotRead where a saved step cannot be read for now:
+    training from the beginning would mix two runs.
+    """
+    newest, refused = None, None
+    if processes.is_first():  # it reads and verifies every byte; a different result on another host would split the run
+        try:
+            newest = checkpoints.newest_intact(epath.Path(path) / "checkpoints")
+        except presence.CannotRead as problem:
+            refused = str(problem)
+    newest, refused = processes.agree("resume", (newest, refused), VERIFY_S)
+    if refused is not None:
+        raise presence.CannotRead(refused)
     if newest is not None and newest > steps:
-        raise UserError(
-            f"the run in {path} is at step {newest}, past train.steps = {steps}; set train.steps to {newest} or more, "
-            "or choose another folder"
-        )
+        past = f"the run in {path} is at step {newest}, past train.steps = {steps}"
+        raise UserError(f"{past}; set train.steps to {newest} or more, or choose another folder")
     return newest
 
 
@@ -137,6 +149,7 @@ class TrainingLoop:
         self.profiler = ProfilerWindow(folder / "profile", config.profile_start, config.profile_steps)
         self.late = DelayedMetrics(self.on_metrics)
         self.pace = stragglers.StragglerMonitor()
+        self.hangs = HangWatch(config.guard.hang, config.guard.hang_seconds)
         self.throughput = ThroughputMeter(spec.batch_size, compiled.mesh.size, task.flops())
         self.image_every = held_out.image_every(config)
         self.last: dict[str, dict[str, float]] = {}
@@ -174,9 +187,9 @@ class TrainingLoop:
 
     # --------------------------------------------------------------------------------------------------------- drive
     def drive(self) -> TrainSummary:
-        """Train until the last step, the end of a finite stream, or a SIGTERM."""
+        """Train until the last step, the end of a finite stream, a SIGTERM or Control-C."""
         started, preempted = time.monotonic(), False
-        with preemption.Watch() as watch, progress("train", self.total) as bar:
+        with preemption.Watch() as watch, self.hangs, progress("train", self.total) as bar:
             bar.advance(self.step)
             while True:
                 try:
@@ -184,7 +197,8 @@ class TrainingLoop:
                     break
                 except RollBack as back:
                     before = self.step
-                    self.roll_back(back.step)
+                    with self.hangs.paused():
+                        self.roll_back(back.step)
                     bar.advance(self.step - before)
         with self.tolerant():
             self.saver.wait()
@@ -209,7 +223,7 @@ class TrainingLoop:
         return {**summary, **self.last}  # type: ignore[typeddict-item]
 
     def until_done(self, watch: preemption.Watch, bar: Bar) -> bool:
-        """Train from the current step on; return True where a SIGTERM ended it. Raise RollBack."""
+        """Train from the current step on; return True where a signal ended it. Raise RollBack."""
         preempted = False
         self.first_step = self.step + 1
         with Feeder(self.spec, self.program.mesh, self.examples) as self.feeder:
@@ -221,15 +235,16 @@ class TrainingLoop:
                     self.between(save=preempted)
                 loss = self.last.get("train", {}).get("loss")
                 bar.advance(1, note="" if loss is None else f"loss {loss:.4g}")
-            if not preempted or self.step == self.total:
-                self.end()
+            with self.hangs.paused():
+                if not preempted or self.step == self.total:
+                    self.end()
         return preempted
 
     def one_step(self) -> bool:
         """Dispatch one update and read the metrics of the one before; return False at the end of the stream."""
         self.profiler.at(self.step, self.state)
         try:
-            with self.ledger.on("input"):
+            with self.ledger.on("input"), self.hangs.within("input"):
                 batch = self.feeder.next()
         except StopIteration:
             return False
@@ -241,6 +256,7 @@ class TrainingLoop:
         self.examples += self.spec.batch_size
         self.late.push(self.step, metrics)
         self.ledger.stepped(self.step)
+        self.hangs.stepped(self.step)
         with self.tolerant():
             self.saver.check()
         return True
@@ -273,12 +289,13 @@ class TrainingLoop:
         if not (evaluate or image or save):
             return
         self.late.flush()
-        with self.ledger.on("evaluation"):
-            score, improved = self.evaluate() if evaluate else (None, False)
-            if image:
-                self.image()
-        if save or improved:
-            self.save(score)
+        with self.hangs.paused():
+            with self.ledger.on("evaluation"):
+                score, improved = self.evaluate() if evaluate else (None, False)
+                if image:
+                    self.image()
+            if save or improved:
+                self.save(score)
         self.throughput.begin(self.step, self.feeder.waited)
 
     def end(self) -> None:

@@ -1,8 +1,9 @@
 """A work directory belongs to one config: which runs may continue in it, and which settings may change."""
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from etils import epath
 
@@ -10,7 +11,7 @@ from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
-from dreamjax.storage import manifest
+from dreamjax.storage import atomic, locks, manifest, presence
 
 # settings that may differ when a run is continued: how long, where, how often; none that changes what a step computes
 MAY_CHANGE = (
@@ -56,10 +57,10 @@ def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
     """
     workdir = epath.Path(workdir)
     path = workdir / "config.json"
-    if workdir.exists() and not workdir.is_dir():
+    if presence.exists(workdir) and not presence.is_folder(workdir):
         raise UserError(f"{workdir} is a file; choose another --workdir")
-    if not path.exists():
-        names = sorted(entry.name for entry in workdir.iterdir()) if workdir.exists() else []
+    if not presence.exists(path):
+        names = [entry.name for entry in presence.entries(workdir)]
         if foreign := [name for name in names if not re.fullmatch(BEFORE_CONFIG, name)]:
             raise UserError(f"{workdir} holds files that are not a run ({foreign[0]}); choose another --workdir")
         return {}
@@ -78,6 +79,23 @@ def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
     return changed
 
 
+@contextlib.contextmanager
+def held(workdir: epath.PathLike) -> Iterator[None]:
+    """Hold a work directory for this run, by its first process. Raise locks.Busy in all where another run holds it."""
+    with contextlib.ExitStack() as stack:
+        busy = None
+        if processes.is_first():
+            try:
+                stack.enter_context(locks.held(epath.Path(workdir) / ".lock", str(workdir)))
+            except locks.Busy as problem:
+                busy = str(problem)
+        if (busy := processes.agree("lock", busy)) is not None:
+            raise locks.Busy(busy)
+        for folder in (workdir, epath.Path(workdir) / "images") if processes.is_first() else ():
+            atomic.remove_leftovers(folder)
+        yield
+
+
 def claim(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") -> set[str]:
     """Claim `workdir` for this config, or check that it is; return the keys that changed, all of which may.
 
@@ -88,6 +106,6 @@ def claim(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
     for key, (old, new) in changed.items():
         log.info("%s: %s was %r and is now %r", workdir, key, old, new)
     processes.barrier("claim")  # all processes have compared before anything is replaced
-    if processes.is_first() and (changed or not path.exists()):
+    if processes.is_first() and (changed or not presence.exists(path)):
         manifest.write_json(path, json.loads(config_json))
     return set(changed)

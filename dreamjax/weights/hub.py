@@ -6,7 +6,7 @@ from etils import epath
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, missing_package
-from dreamjax.storage import manifest, paths
+from dreamjax.storage import manifest, paths, presence
 from dreamjax.weights import weight_files
 
 ANSWER_S = 10.0  # after which the Hub counts as not reachable
@@ -28,7 +28,7 @@ def resolve(name_or_path: epath.PathLike, variant: str | None = None) -> epath.P
     text = str(name_or_path)
     place = paths.reachable(name_or_path)
     place = place if "://" in text else place.expanduser()
-    if place.exists():
+    if presence.exists(place):
         manifest.check_export(place)
         return place
     match = HUB_ID.fullmatch(text)

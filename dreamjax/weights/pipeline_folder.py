@@ -15,7 +15,7 @@ from etils import epath
 
 from dreamjax.console import log
 from dreamjax.errors import UserError, nearest
-from dreamjax.storage import sniffing
+from dreamjax.storage import presence, sniffing
 from dreamjax.typing import JsonDict
 from dreamjax.weights import hub, weight_files
 from dreamjax.weights.config_json import Config
@@ -45,7 +45,7 @@ class PipelineFolder:
         Raises UserError for a folder without a pipeline, or without a component that its index names.
         """
         folder = hub.resolve(path_or_id, variant)
-        if not folder.is_dir() or not (folder / INDEX).exists():
+        if not presence.is_folder(folder) or not presence.exists(folder / INDEX):
             raise UserError(
                 f"{folder} is not a pipeline: it has no {INDEX}; name the folder that save_pretrained wrote"
             )
@@ -67,9 +67,9 @@ class PipelineFolder:
                 f"not have; it takes a StableDiffusionPipeline of {', '.join(USED)}"
             )
         used = {name: kind for name, kind in parts.items() if name not in KEPT}
-        if missing := [name for name in used if not (folder / name).is_dir()]:
+        if missing := [name for name in used if not presence.is_folder(folder / name)]:
             raise UserError(f"{folder} lacks the folders {', '.join(missing)} that its {INDEX} names; fetch them too")
-        kept = {name: kind for name, kind in parts.items() if name in KEPT and (folder / name).is_dir()}
+        kept = {name: kind for name, kind in parts.items() if name in KEPT and presence.is_folder(folder / name)}
         return cls(folder, index["_class_name"], used, kept, index, variant)
 
     def path(self, name: str) -> epath.Path:

@@ -19,7 +19,7 @@ from etils import epath
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic, manifest, paths, sniffing
+from dreamjax.storage import atomic, manifest, paths, presence, sniffing
 from dreamjax.storage.checkpoint_files import safetensors_files, torch_files
 from dreamjax.storage.checkpoint_files.safetensors_files import Tensor
 from dreamjax.storage.checkpoint_files.torch_pickle import TorchTensor
@@ -59,9 +59,9 @@ def open_weights(folder_or_file: epath.PathLike, variant: str | None = None) -> 
     short or of another kind.
     """
     place = paths.reachable(folder_or_file)
-    if not place.exists():
+    if not presence.exists(place):
         raise UserError(f"{place}: no such file or folder")
-    if not place.is_dir():
+    if not presence.is_folder(place):
         return _file(place)
     chosen = choose_set([entry.name for entry in place.iterdir()], str(place), variant)
     if chosen.variant != variant:
@@ -141,7 +141,7 @@ def _sharded(index: epath.Path) -> dict[str, Tensor]:
         raise UserError(f"{index}: {outside[0]!r:.80} is not the name of a file next to it")
     if others := [name for name in shards if not name.endswith((".safetensors", *PICKLED))]:  # such as itself
         raise UserError(f"{index}: {others[0]!r:.80} is not a file of weights")
-    if missing := [name for name in shards if not (index.parent / name).is_file()]:
+    if missing := [name for name in shards if not presence.is_file(index.parent / name)]:
         raise UserError(f"{index} names missing files ({', '.join(missing)}); fetch them too")
     opened = {name: _file(index.parent / name) for name in shards}
     if absent := [f"{name} in {shard}" for name, shard in listed.items() if name not in opened[shard]]:
@@ -199,7 +199,7 @@ def copy_component(source_folder: epath.PathLike, target_folder: epath.PathLike)
     Raises UserError for a missing or empty folder.
     """
     source, target = epath.Path(source_folder), epath.Path(target_folder)
-    if not source.is_dir():
+    if not presence.is_folder(source):
         raise UserError(f"{source}: no such folder")
     files = manifest.files_of(source)
     if not files:

@@ -67,6 +67,7 @@ def test_sigterm_reaches_all(tmp_path):
 FATAL = "F1127 client.h:80] Terminating process because the JAX distributed service detected fatal errors. Status: "
 SILENT = FATAL + "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n{}\nThe tasks crashed."
 LEADER = FATAL + "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was preempted/died"
+STOPPED = FATAL + "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/Heartbeat\n"
 ABSENT = FATAL + "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/RegisterTask\n"
 
 
@@ -76,6 +77,7 @@ ABSENT = FATAL + "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination
         (SILENT.format("3"), "process 3 of the run is gone"),
         (SILENT.format("3\n11"), "processes 3 and 11 of the run are gone"),
         (LEADER, "process 0 of the run is gone"),
+        (STOPPED, "process 0 of the run is gone"),
         (ABSENT, "waited too long for the others to join"),
         ("", "another process of the run is gone"),
     ],

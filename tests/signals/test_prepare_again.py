@@ -17,7 +17,7 @@ from studies import INLINE, all_windows, hidden, study
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import convert, quality_report
+from dreamjax.signals.preparation import convert, dataset_folder, quality_report
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
 from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 from dreamjax.storage import locks
@@ -183,12 +183,37 @@ def test_a_killed_run_leaves_no_half_dataset_and_resumes(tmp_path):
 
 def test_two_runs_into_one_folder_exclude_each_other(tmp_path):
     source = study(tmp_path / "study", 1, 1)
-    (tmp_path / ".out.parts").mkdir()
     with (
-        held_elsewhere(tmp_path / ".out.parts" / "lock"),
+        held_elsewhere(tmp_path / ".out.lock"),
         pytest.raises(locks.Busy, match=r"out is in use by another process"),
     ):
         prepare([source], tmp_path / "out", options=INLINE)
+
+
+def test_a_dataset_whose_replacement_was_killed_has_its_name_again(prepared, tmp_path):
+    """`prepare` was killed between the two renames: the next command of any kind has the whole folder."""
+    out, first = prepared
+    shutil.copytree(out, tmp_path / ".out.old")
+    assert len(records.read_windows(tmp_path / "out", "train")) == first.splits["train"]
+    shutil.move(tmp_path / "out", tmp_path / ".out.new")
+    assert prepare([out.parent / "study"], tmp_path / "out", options=INLINE).already_prepared
+    assert hidden(tmp_path) == []
+
+
+def test_a_second_run_sees_what_the_first_one_wrote_while_it_waited(tmp_path, monkeypatch):
+    """It found no dataset, and got the lock when the first one had ended: it must not replace the dataset."""
+    source = study(tmp_path / "study", 1, 1)
+    lock = dataset_folder.parts_folder
+
+    def first_ends(final, local):
+        monkeypatch.setattr(dataset_folder, "parts_folder", lock)
+        prepare([source], tmp_path / "out", WindowSettings(low=2.0), INLINE)
+        return lock(final, local)
+
+    monkeypatch.setattr(dataset_folder, "parts_folder", first_ends)
+    with pytest.raises(UserError, match="with other settings"):
+        prepare([source], tmp_path / "out", options=INLINE)
+    assert records.load_dataset(tmp_path / "out")["settings"]["low"] == 2.0
 
 
 def test_overwriting_never_deletes_what_is_not_its_own(tmp_path):

@@ -24,6 +24,18 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("new", [atomic.new_file, atomic.new_folder])
+def test_what_fails_leaves_no_folder_above_it(tmp_path, new):
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "a" / "b" / "out", tmp_path / "there" / "out"):
+        with pytest.raises(KeyError), new(path):
+            raise KeyError
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    with new(tmp_path / "a" / "b" / "out"):
+        pass
+    assert (tmp_path / "a" / "b" / "out").exists()
+
+
 def test_in_an_object_store_the_file_that_makes_it_count_comes_last(object_store, monkeypatch):
     order, write = [], atomic.write_bytes
     monkeypatch.setattr(atomic, "write_bytes", lambda path, data: (order.append(path.name), write(path, data)))

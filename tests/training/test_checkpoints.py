@@ -16,12 +16,14 @@ import pytest
 from dreamjax.errors import UserError
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import manifest
+from dreamjax.storage.presence import CannotRead
 from dreamjax.training import checkpoints
 from dreamjax.training.checkpoints import CheckpointConfig, SaveFailed
 from dreamjax.training.loop import train
 from dreamjax.training.task import State
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.training.workdir import claim
+from tests.support import unreadable
 from tests.training import children
 from tests.training.test_loop import records, run, saved_arrays
 from tests.training.tiny_tasks import FormulaStream, Regression
@@ -84,6 +86,17 @@ def test_a_step_without_its_manifest_does_not_count(two_steps, tmp_path, caplog)
     with caplog.at_level(logging.INFO, logger="dreamjax"):
         assert checkpoints.newest_intact(folder / "checkpoints") == 4
     assert "did not finish" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["00000008", "00000008/manifest.json", "00000008/run.json", "0", ""])
+def test_stops_where_a_saved_step_cannot_be_read(two_steps, tmp_path, what):
+    """A missing and an unreadable step are different: training again from step 0 would mix two runs."""
+    folder = tmp_path / "run"
+    shutil.copytree(two_steps, folder)
+    before = {path: path.read_bytes() for path in every_file(folder)}
+    with unreadable(folder / "checkpoints" / what), pytest.raises(CannotRead, match="Permission denied"):
+        run(Regression(), folder, steps=16)
+    assert {path: path.read_bytes() for path in every_file(folder)} == before
 
 
 def test_saves_the_state_of_its_step_while_training_continues(tmp_path):

@@ -8,10 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from dreamjax.training import checkpoints
+from dreamjax.training import checkpoints, preemption
 from dreamjax.training.checkpoints import CheckpointConfig
+from dreamjax.training.guard import Guard
 from tests.training import children
-from tests.training.test_loop import saved_arrays
+from tests.training.test_loop import run, saved_arrays
 from tests.training.tiny_tasks import Regression
 
 STEPS = 60
@@ -73,3 +74,45 @@ def test_sigterm_saves_and_exits_with_75(tmp_path):
     assert child.exitcode == 75
     step = json.loads((tmp_path / "result_0.json").read_text())["step"]
     assert checkpoints.newest_intact(tmp_path / "checkpoints") == step >= 5
+
+
+@pytest.fixture
+def python_handles_control_c():
+    """A suite in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupted_at(monkeypatch, *steps):
+    """Let Control-C come when a step's metrics are read, which is one step later."""
+    passes = Guard.passes
+
+    def judged(guard, step, sums):
+        if step in steps:
+            signal.raise_signal(signal.SIGINT)
+        return passes(guard, step, sums)
+
+    monkeypatch.setattr(Guard, "passes", judged)
+
+
+@pytest.mark.usefixtures("python_handles_control_c")
+def test_control_c_saves_and_the_same_command_continues(tmp_path, monkeypatch, capfd):
+    settings = SETTINGS | {"checkpoint": CheckpointConfig(every=50_000)}
+    run(Regression(), tmp_path / "undisturbed", **settings)
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, 20)
+        result = run(Regression(), tmp_path / "stopped", **settings)
+    assert (result["preempted"], result["exit_code"], result["step"]) == (True, 75, 21)
+    assert "Control-C: saving at the end of this step; press it again to end" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert run(Regression(), tmp_path / "stopped", **settings)["resumed_from"] == 21
+    assert_same_run(tmp_path / "stopped", tmp_path / "undisturbed")
+
+
+@pytest.mark.usefixtures("python_handles_control_c")
+def test_a_second_control_c_ends_at_once_and_says_how_to_go_on(tmp_path, monkeypatch):
+    interrupted_at(monkeypatch, 20)
+    monkeypatch.setattr(preemption.Watch, "requested", lambda watch: watch._interrupted and signal.raise_signal(2))
+    with pytest.raises(KeyboardInterrupt, match="start the same command again"):
+        run(Regression(), tmp_path, **SETTINGS)

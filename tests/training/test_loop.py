@@ -6,11 +6,14 @@ import jax
 import numpy as np
 import pytest
 
+from dreamjax.errors import UserError
+from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.tree_paths import named_leaves
+from dreamjax.storage import locks
 from dreamjax.training import checkpoints, logging
 from dreamjax.training.loop import train
 from dreamjax.training.train_config import TrainConfig
-from tests.support import abstract_of
+from tests.support import abstract_of, held_elsewhere
 from tests.training import children
 from tests.training.tiny_tasks import FEATURES, FormulaStream, Regression, StreamingRidge, ToyGAN
 
@@ -108,6 +111,22 @@ def test_a_network_learns_and_everything_is_logged(tmp_path):
     assert events.name.endswith(".dreamjax")  # not the host's name
     for note in tmp_path.rglob("commit_success.txt"):
         assert str(tmp_path) not in note.read_text()
+
+
+def test_a_work_directory_has_one_run_at_a_time(tmp_path):
+    with (
+        held_elsewhere(tmp_path / ".lock"),
+        pytest.raises(locks.Busy, match=r"is in use by another process; wait for it") as refused,
+    ):
+        run(Regression(), tmp_path)
+    assert refused.value.exit_code == 75
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]  # the other process's
+
+
+def test_a_run_that_is_refused_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="mesh"):
+        run(Regression(), tmp_path / "a" / "run", mesh=MeshConfig(data=3))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_next_run_reads_the_compile_cache(tmp_path):

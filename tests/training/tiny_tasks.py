@@ -33,6 +33,7 @@ class FormulaStream:
     loud: tuple[int, ...] = ()  # examples whose y is a thousand times as large
     delay: float = 0.0
     slow: int | None = None
+    hang: int | None = None  # example from which on nothing is read, in the process `slow`
     notes: str | None = None  # folder; each process notes there which examples it was asked for
 
     def element(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -64,7 +65,7 @@ class FormulaStream:
         first = start
         while self.length is None or first < self.length:
             if self.slow in (None, process):
-                time.sleep(self.delay)
+                time.sleep(self.delay if self.hang is None or first < self.hang else 600)
             examples = [self.example(first + process * rows + row) for row in range(rows)]
             if self.notes:
                 with (Path(self.notes) / f"read_{process}.jsonl").open("a") as stream:

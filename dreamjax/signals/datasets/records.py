@@ -19,7 +19,7 @@ from dreamjax.console import counted
 from dreamjax.errors import MissingSplit, UserError, nearest
 from dreamjax.signals.datasets import shards, tf_example
 from dreamjax.signals.datasets.shards import Shard, ShardReader, ShardWriter
-from dreamjax.storage import manifest
+from dreamjax.storage import manifest, presence, replacing
 from dreamjax.typing import JsonDict
 
 FORMAT = 1  # raised when a reader of the older format could misread the newer one
@@ -300,16 +300,19 @@ def finish(
 # -------------------------------------------------------------------------------------------------------------- reading
 def is_dataset(folder: epath.PathLike) -> bool:
     """Return whether `dreamjax prepare` wrote this folder."""
-    return (epath.Path(folder) / "dataset.json").exists()
+    replacing.recover(folder)
+    return presence.exists(epath.Path(folder) / "dataset.json")
 
 
 def load_dataset(folder: epath.PathLike) -> JsonDict:
     """Return dataset.json. Raise UserError for another folder, or a format that this version does not know."""
     folder = epath.Path(folder)
-    if not folder.exists():
+    replacing.recover(folder)
+    if not presence.exists(folder):
         raise UserError(f"{folder}: no such dataset folder")
     try:
-        dataset = manifest.unsealed(json.loads((folder / "dataset.json").read_text()), folder / "dataset.json")
+        with presence.reading(folder / "dataset.json"):
+            dataset = manifest.unsealed(json.loads((folder / "dataset.json").read_text()), folder / "dataset.json")
     except FileNotFoundError:
         raise UserError(f"{folder}: no dataset.json; is this a folder that `dreamjax prepare` wrote?") from None
     except ValueError as problem:
@@ -380,7 +383,7 @@ def verify(folder: epath.PathLike) -> list[str]:
     problems = []
     for name, entry in load_dataset(folder)["shards"].items():
         path = folder / name
-        if not path.exists():
+        if not presence.exists(path):
             problems.append(f"{path} is missing")
         elif path.stat().length != entry["size"]:
             problems.append(f"{path} has {path.stat().length} bytes instead of {entry['size']}")

@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic, manifest, paths
+from dreamjax.storage import atomic, manifest, paths, presence
 
 WRITER_OPTIONS = "group_size:1,zstd:3"  # one record per chunk: random access reads nothing else
 READER_OPTIONS = "readahead_buffer_size:0"
@@ -61,7 +61,7 @@ def local_copy(path: epath.PathLike) -> str:
     given = os.environ.get("DREAMJAX_CACHE")
     folder = Path(given) if given else paths.private_folder(f"{tempfile.gettempdir()}/dreamjax-cache-{os.getuid()}")
     copy = folder / f"{key}-{path.name}"
-    if not copy.exists():
+    if not presence.exists(copy):
         with path.open("rb") as source, atomic.new_file(copy) as target:
             shutil.copyfileobj(source, target, manifest.CHUNK)
     return str(copy)
@@ -138,7 +138,8 @@ def _close(reader: Any) -> None:
 
 def _count(path: str) -> int | None:
     """Return how many records a local shard holds; None where it is truncated, damaged or not a shard."""
-    reader = _open(path)
+    with presence.reading(path), open(path, "rb"):  # array_record reports an unreadable file as a damaged one
+        reader = _open(path)
     try:
         return reader.num_records() if reader.ok() else None
     finally:
@@ -147,7 +148,7 @@ def _count(path: str) -> int | None:
 
 def open_shard(path: epath.PathLike) -> "ShardReader":
     """Open one shard whose number of records is not known."""
-    if not epath.Path(path).exists():
+    if not presence.exists(path):
         raise UserError(f"{path}: no such shard")
     records = _count(local_copy(path))
     if records is None:
@@ -180,9 +181,10 @@ class ShardReader:
         with self._lock:
             if self._readers[shard] is None:
                 path = self.paths[shard]
-                if not epath.Path(path).exists():
+                if not presence.exists(path):
                     raise UserError(f"{path}: this shard is missing; prepare the dataset again, or copy it whole")
-                reader = _open(local_copy(path))
+                with presence.reading(path), open(copy := local_copy(path), "rb"):
+                    reader = _open(copy)
                 count = reader.num_records() if reader.ok() else None
                 if count != self.records[shard]:
                     _close(reader)

@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
@@ -18,10 +18,11 @@ from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.storage import atomic, locks, paths
+from dreamjax.storage import atomic, locks, paths, presence, replacing
 from dreamjax.typing import JsonDict
 
 DATASET = "dataset.json"
+UNFINISHED = ".unfinished"  # in an object store, where a folder cannot be replaced at once
 
 
 def dataset_name(out: str | os.PathLike[str], wanted: str = "") -> str:
@@ -47,11 +48,14 @@ def existing(out: epath.Path, inputs: Sequence[str] | None = None) -> JsonDict |
     Raise UserError for a folder that `prepare` did not write; and with `inputs`, given where `out` is to be
     overwritten, where one of them is `out` or lies in it.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not presence.exists(out) or (presence.is_folder(out) and not presence.entries(out)):
         return None
     try:
-        dataset = json.loads((out / DATASET).read_text())
+        with presence.reading(out / DATASET):
+            dataset = json.loads((out / DATASET).read_text())
     except (OSError, ValueError):
+        if presence.exists(out / UNFINISHED):
+            return None
         kept = "" if inputs is None else ", so --overwrite does not replace it"
         raise UserError(
             f"{out} exists and is not a dataset that `dreamjax prepare` wrote{kept}; choose another --out"
@@ -81,34 +85,40 @@ def json_lines(lines: Iterable[Mapping[str, Any]]) -> str:
 
 
 @contextmanager
-def parts_folder(out: Path) -> Iterator[Path]:
-    """Yield the folder of parts next to `out`, locked against a second run; it is kept when the run is interrupted."""
+def parts_folder(final: epath.Path, out: Path) -> Iterator[Path]:
+    """Yield the folder of parts next to `out`; it is kept when the run is interrupted.
+
+    The dataset folder `final` is locked meanwhile.
+    """
     parts = out.parent / f".{out.name}.parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    with locks.held(parts / "lock", str(out)):
-        for stale in out.parent.glob(f".*.{out.name}.new.*"):  # of a run that was killed while it merged
-            shutil.rmtree(stale, ignore_errors=True)
-        yield parts
+    with locks.output(final):
+        if presence.exists(out):
+            replacing.remove_leftovers(out)
+        atomic.remove_leftovers(out.parent, replacing.fresh_folder(out).name)  # of one that was killed while it merged
+        parts.mkdir(parents=True, exist_ok=True)
+        try:
+            yield parts
+        finally:
+            with suppress(OSError):  # not empty
+                parts.rmdir()
 
 
 @contextmanager
 def replaced(out: epath.Path, local: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `out` once it is complete, built at `local` (`places_of`)."""
-    fresh, old = (local.parent / f".{local.name}.{state}" for state in ("new", "old"))
+    fresh = replacing.fresh_folder(local)
     shutil.rmtree(fresh, ignore_errors=True)
     with atomic.new_folder(fresh) as building:
         yield Path(building)
     if out == epath.Path(local):
-        shutil.rmtree(old, ignore_errors=True)
-        if local.exists():
-            local.rename(old)
-        fresh.rename(local)
-        shutil.rmtree(old, ignore_errors=True)
+        replacing.replace(local)
         return
     out.mkdir(parents=True, exist_ok=True)
+    (out / UNFINISHED).write_text("dreamjax prepare is writing this dataset, or was killed meanwhile")
     (out / DATASET).unlink(missing_ok=True)
     for stale in [f for f in out.iterdir() if ".array_record-" in f.name]:
         stale.unlink()
     for path in sorted(fresh.iterdir(), key=lambda p: p.name == DATASET):  # which makes it a dataset
         epath.Path(path).copy(out / path.name, overwrite=True)
+    (out / UNFINISHED).unlink()
     shutil.rmtree(fresh, ignore_errors=True)

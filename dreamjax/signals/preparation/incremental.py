@@ -19,7 +19,7 @@ from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records, shards
 from dreamjax.signals.preparation import dataset_folder, parts
 from dreamjax.signals.preparation.parts import PartSummary
-from dreamjax.storage import atomic, manifest
+from dreamjax.storage import atomic, manifest, presence
 
 NAME = "parts.jsonl"
 OF_THIS_RUN = ("reused", "wall_s", "cpu_s", "peak_bytes")
@@ -40,7 +40,7 @@ def restore(dataset: epath.Path, folder: Path) -> int:
     try:
         lines = (dataset / NAME).read_text().splitlines()
         summaries: list[Any] = [manifest.unsealed(json.loads(line), dataset / NAME) for line in lines]
-    except (OSError, ValueError, UserError):
+    except (FileNotFoundError, ValueError, UserError):
         return 0
     splits = [entry["split"] for entry in metadata["inputs"]]
     if len(splits) != len(summaries) or records.verify(dataset):
@@ -55,7 +55,7 @@ def restore(dataset: epath.Path, folder: Path) -> int:
 
 
 def _part(encoded: list[bytes], summary: PartSummary, part: Path) -> None:
-    if (part / parts.SUMMARY).exists():
+    if presence.exists(part / parts.SUMMARY):
         return
     with shards.ShardWriter(part / parts.SHARD) as writer:
         for record in encoded:

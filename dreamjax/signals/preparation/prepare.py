@@ -28,7 +28,7 @@ from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
 from dreamjax.signals.recordings.opening import find_sources, open_recording
 from dreamjax.signals.recordings.readers.recording import Source
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, replacing
 from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
@@ -102,20 +102,16 @@ def prepare(
     else:
         chosen = find_recordings(paths, settings, options)
     run = _Preparation(chosen, out, options, started)
-    dataset = dataset_folder.existing(run.final, chosen.paths if options.overwrite else None)
-    adding = dataset is not None and not options.overwrite
-    if dataset is not None and adding:
-        if dataset.get("settings_hash") != chosen.settings_hash():
-            raise UserError(
-                f"{out} was prepared from other files or with other settings; choose another --out or pass --overwrite"
-            )
-        if chosen.is_complete(dataset, out):
-            return run.result(dataset, [], [])
-    with (
-        dataset_folder.parts_folder(run.local) as folder,
-        incremental.grown(run.final, folder) if adding else nullcontext(),
-    ):
-        return run.commit(folder, run.converted(chosen.tasks(folder, run.name)))
+    replacing.recover(run.final)
+    if (before := run.existing()) is not None and not options.overwrite and chosen.is_complete(before, out):
+        return run.result(before, [], [])
+    with dataset_folder.parts_folder(run.final, run.local) as folder:
+        before = run.existing()  # the process that held the lock until now may have written it
+        adding = before is not None and not options.overwrite
+        if before is not None and adding and chosen.is_complete(before, out):
+            return run.result(before, [], [])
+        with incremental.grown(run.final, folder) if adding else nullcontext():
+            return run.commit(folder, run.converted(chosen.tasks(folder, run.name)))
 
 
 def _list_events(source: Source, beat: Callable[[], None]) -> JsonDict:
@@ -162,7 +158,7 @@ def prepare_raws(
     run = _Preparation(recordings, out, options, started)
     if run.final.exists() and any(run.final.iterdir()) and not options.overwrite:
         raise UserError(f"{run.final} exists; choose another folder or pass overwrite=True")
-    with dataset_folder.parts_folder(run.local) as folder:
+    with dataset_folder.parts_folder(run.final, run.local) as folder:
         outcomes: list[workers.Outcome] = []
         for i, raw in enumerate(raws):
             info = raw.info.get("subject_info") or {}
@@ -179,9 +175,22 @@ class _Preparation:
 
     def __init__(self, chosen: Inputs, out: str | os.PathLike[str], options: PrepareOptions, started: float):
         self.inputs, self.options, self.started = chosen, options, started
+        self.out = out
         self.name = dataset_folder.dataset_name(out, options.name)
         self.final, self.local = dataset_folder.places_of(out)
         self.workers = options.workers if options.workers is not None else os.cpu_count() or 1
+
+    def existing(self) -> JsonDict | None:
+        """Return the dataset.json of the output, None where there is none.
+
+        Raise UserError for an output that must not be replaced, or that other files or settings have made.
+        """
+        dataset = dataset_folder.existing(self.final, self.inputs.paths if self.options.overwrite else None)
+        if dataset is None or self.options.overwrite or dataset.get("settings_hash") == self.inputs.settings_hash():
+            return dataset
+        raise UserError(
+            f"{self.out} was prepared from other files or with other settings; choose another --out or pass --overwrite"
+        )
 
     def converted(self, tasks: Sequence[object]) -> Iterator[workers.Outcome]:
         """Yield the outcomes of all tasks as they end, with progress."""

@@ -12,7 +12,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from dreamjax.errors import UserError
-from dreamjax.storage import atomic, image_files
+from dreamjax.storage import atomic, image_files, locks, presence
 
 # Which points of the shape's own plane (u right, v up, about -1 … 1) belong to it. The first ten differ coarsely: in
 # where their mass lies, not in their outline alone.
@@ -117,7 +117,8 @@ def new_set(out: epath.Path, last: str = "") -> Iterator[epath.Path]:
 
     Raise UserError where `out` exists and is not an empty folder.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"simulate: {out} exists and is not empty; name another folder or remove it")
-    with atomic.new_folder(out, last=last) as root:
-        yield root
+    with locks.output(out):
+        if presence.exists(out) and (not presence.is_folder(out) or presence.entries(out)):
+            raise UserError(f"simulate: {out} exists and is not empty; name another folder or remove it")
+        with atomic.new_folder(out, last=last) as root:
+            yield root

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from dreamjax.errors import UserError
-from dreamjax.storage import paths
+from dreamjax.storage import paths, presence
 
 
 class Ranges:
@@ -27,9 +27,9 @@ class Ranges:
 
     def __init__(self, path: epath.PathLike):
         self.path, self.source = epath.Path(path), str(path)
-        if not self.path.exists():
+        if not presence.exists(self.path):
             raise UserError(f"{self.source}: no such file")
-        if self.path.is_dir():
+        if presence.is_folder(self.path):
             raise UserError(f"{self.source}: this is a folder; name the file in it")
         paths.refuse_special(path)
         self._local = None if "://" in self.source else self._opened()

@@ -1,0 +1,67 @@
+"""A process that is alive and goes no further ends the run, and is named."""
+
+import json
+import threading
+
+import pytest
+
+from dreamjax.parallel import hangs
+from dreamjax.training.guard import GuardConfig
+from tests.training import children
+from tests.training.tiny_tasks import FormulaStream, Regression
+
+
+def late(*steps, **phases):
+    return {i: {"step": step, "phase": phases.get(f"p{i}", "step")} for i, step in enumerate(steps) if step is not None}
+
+
+@pytest.mark.parametrize(
+    ("published", "sentence"),
+    [
+        (late(8, 7, 8), "process 1 of 3 hangs, and has not ended step 8"),
+        (late(8, 7, 7), "processes 1, 2 of 3 hangs, and has not ended step 8"),
+        (late(7, 7, 7, p2="input"), "process 2 of 3 hangs where it reads its data, and has not ended step 8"),
+        (late(8, None, 8), "process 1 of 3 has not answered"),
+        (late(8, 8, 8), "the devices of the 3 processes have not ended step 9"),
+    ],
+)
+def test_names_the_process_that_is_behind(published, sentence):
+    assert hangs._behind(published, 3, 8) == sentence
+
+
+def test_a_single_process_that_hangs_ends(monkeypatch, caplog):
+    ended = threading.Event()
+    monkeypatch.setattr(hangs.os, "_exit", lambda code: ended.set())
+    with hangs.HangWatch(3.0, 0.1) as watch:
+        for step in range(1, 10):
+            watch.stepped(step)
+        with watch.paused():
+            assert not ended.wait(0.3)  # an evaluation
+        with watch.within("input"):
+            assert ended.wait(10)
+    assert "step 10 has not ended for" in caplog.text
+    assert "hangs where it reads its data; start the same command again" in caplog.text
+
+
+@pytest.mark.parametrize("factor", [0.0, 100.0])
+def test_a_slow_step_is_no_hang(monkeypatch, factor):
+    ended = threading.Event()
+    monkeypatch.setattr(hangs.os, "_exit", lambda code: ended.set())
+    with hangs.HangWatch(factor, 0.1 if not factor else 30.0) as watch:
+        for step in range(1, 10):
+            watch.stepped(step)
+        assert not ended.wait(0.3)
+
+
+def test_the_process_that_hangs_is_named_to_all(tmp_path):
+    """Process 1 of two stops reading at step 20. Its heartbeats go on, so only the pace shows it."""
+    task = Regression(stream=FormulaStream(delay=0.01, slow=1, hang=20 * 16))
+    where = f"127.0.0.1:{children.free_port()}"
+    settings = {"steps": 60, "log_every": 5, "note": tmp_path, "guard": GuardConfig(hang=3.0, hang_seconds=2.0)}
+    pair = [children.start(tmp_path, task, join=(where, 2, index), **settings) for index in (0, 1)]
+    for child in pair:
+        child.join(60)
+    assert [child.exitcode for child in pair] == [75, 75]
+    for index in (0, 1):
+        lines = [json.loads(line) for line in (tmp_path / f"said_{index}.jsonl").read_text().splitlines()]
+        assert "process 1 of 2 hangs where it reads its data, and has not ended step 21 for" in lines[-1]
