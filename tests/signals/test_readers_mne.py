@@ -1,5 +1,6 @@
 """Formats read through MNE: EEGLAB boundaries and epochs, BrainVision segments, FIF parts, corrupted files."""
 
+import shutil
 import warnings
 
 import numpy as np
@@ -164,6 +165,23 @@ def test_reports_garbage_under_any_suffix(tmp_path, suffix):
             open_recording(path)
         assert "\n" not in str(caught.value)
         assert path.name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "note"),
+    [("Brainvision/test_NO", ".vmrk", "the marker file that the header names is missing"),
+     ("NihonKohden/MB0400FU", ".LOG", "its .LOG file is missing: no annotations"),
+     ("NihonKohden/MB0400FU", ".21E", "its .21E file is missing: electrodes have the names")],
+)  # fmt: skip
+def test_a_missing_companion_file_is_noted(real_eeg, tmp_path, name, suffix, note):
+    files = [p for p in (real_eeg / "formats/mne-testing-data" / name).parent.glob("*") if p.suffix != ".EDF"]
+    files = [p for p in files if p.stem == name.split("/")[1]]
+    for path in files:
+        shutil.copyfile(path, tmp_path / path.name)
+    opened = next(p for p in tmp_path.iterdir() if p.suffix in (".vhdr", ".EEG"))
+    assert not any("is missing" in entry for entry in open_recording(opened).notes)
+    opened.with_suffix(suffix).unlink()
+    assert any(entry.startswith(note) for entry in open_recording(opened).notes)
 
 
 @pytest.mark.parametrize("suffix", ["gdf", "set", "fif"])

@@ -16,6 +16,7 @@ from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
 from dreamjax.signals.recordings.electrodes import Electrodes
 from dreamjax.signals.recordings.events import add_stim_events
 from dreamjax.signals.recordings.readers import (
+    companions,
     delimited,
     edf,
     matlab_array,
@@ -82,6 +83,7 @@ def open_recording(
         contents = READERS[source.reader](source, strict)
         if not source.member:
             contents = apply_sidecars(path, contents)
+            contents.notes += companions.missing(source)
         add_stim_events(contents)
         if corpus:
             contents.reference = contents.reference or corpus.reference

@@ -20,6 +20,7 @@ PIECE = 1 << 20  # bytes searched at once
 LONGEST = 1024  # bytes of a name, in any encoding: the overlap of pieces
 MAX_UNPACKED = 1 << 28  # bytes of a compressed element that are searched
 COMPRESSED = 15  # type of a compressed element of MATLAB 5
+OF_NIHON = {".LOG": "no annotations", ".21E": "electrodes have the names that the device gives by default"}
 END = 1 << 20  # bytes at the end of a FIF file, where it names its next part
 
 
@@ -39,6 +40,21 @@ def named_in(source: Source) -> list[Path]:
     if source.reader == "fif":
         return _parts(path)
     return uci.trials_of(path)[1:] if source.reader == "uci" else []
+
+
+def missing(source: Source) -> list[str]:
+    """Return a note for each companion file that is not there and whose loss goes unnoticed: what is lost with it."""
+    path = Path(source.path)
+    if source.reader == "brainvision":
+        marker_file = sections(path).get("common infos", {}).get("markerfile", "").replace("$b", path.stem)
+        lost = marker_file and not (path.parent / os.path.basename(marker_file)).is_file()
+        return ["the marker file that the header names is missing: no events and no discontinuities"] if lost else []
+    if source.reader == "nihon":
+        there = {p.suffix.lower() for p in _neighbours(path) if p.stem == path.stem}
+        return [
+            f"its {suffix} file is missing: {lost}" for suffix, lost in OF_NIHON.items() if suffix.lower() not in there
+        ]
+    return []
 
 
 def _neighbours(path: Path) -> list[Path]:

@@ -120,7 +120,7 @@ def channels_of(stream: Stream) -> tuple[list[str], list[str], list[str], Float[
             (channel.findtext(key) or "").strip() if channel is not None else "" for key in ("label", "type", "unit")
         )
         labels.append(label or f"EEG {i + 1}")
-        types.append("stim" if kind.lower() in STIM_TYPES else TYPES.get(kind.upper(), "eeg"))
+        types.append("stim" if kind.lower() in STIM_TYPES else TYPES.get(kind.upper(), ""))
         units.append(unit)
         for axis in range(3):
             try:
