@@ -20,6 +20,11 @@ DIGITS = 16
 Persons = dict[tuple[str, str], tuple[str, str]]
 UNKNOWN = "unknown"  # the subject of a recording where nothing names one
 OF_UNKNOWN = "recording "  # prefix of the recording that takes the place of an unknown subject
+MAY_SHARE = "subjects unknown: recordings may share people"
+ONE_OF = {  # groups → one of them
+    "subjects": "subject", "recordings": "recording",
+    "subjects and recordings of unknown subjects": "subject or recording",
+}  # fmt: skip
 FEW = 20  # subjects of a data set, below which chance alone would unbalance the splits
 
 
@@ -51,18 +56,18 @@ def unknown_units(units: Iterable[str]) -> int:
     return sum(one.startswith(OF_UNKNOWN) for one in set(units))
 
 
-def in_words(units: Iterable[str], what: str = "subject") -> str:
+def in_words(units: Iterable[str], what: str = "subject", plural: str = "") -> str:
     """Return a number of units in words: "2 subjects and 3 recordings of unknown subjects"."""
     every = set(units)
     unknown = unknown_units(every)
     known = len(every) - unknown
     recordings = f"{counted(unknown, 'recording')} of unknown subjects"
     return (
-        f"{counted(known, what)} and {recordings}"
+        f"{counted(known, what, plural)} and {recordings}"
         if known and unknown
         else recordings
         if unknown
-        else counted(known, what)
+        else counted(known, what, plural)
     )
 
 
@@ -71,9 +76,16 @@ def counts(known: int, unknown: int) -> str:
     return f"{known} + {counted(unknown, 'recording')} unknown" if unknown else str(known)
 
 
+def groups(units: Iterable[str]) -> str:
+    """Return what intervals resample: subjects, or recordings where the subject is unknown."""
+    every = set(units)
+    unknown = unknown_units(every)
+    return tuple(ONE_OF)[0 if not unknown else 1 if unknown == len(every) else 2]
+
+
 def caveat(units: Iterable[str]) -> str:
     """Return what a claim about subjects has to add, or "" where all subjects are known."""
-    return "subjects unknown: recordings may share people" if unknown_units(units) else ""
+    return MAY_SHARE if unknown_units(units) else ""
 
 
 @dataclass(frozen=True)
