@@ -100,7 +100,7 @@ def alike(sketches: Sequence[Sequence[tuple[int, int]]]) -> list[tuple[int, int]
         for k, (one, time) in enumerate(entries if len(entries) <= COMMON else ()):
             for other, later in entries[k + 1 :]:
                 offsets[one, other].append(later - time)
-    return sorted(pair for pair, found in offsets.items() if _at_one_offset(found) >= MATCHES)
+    return sorted(pair for pair, times in offsets.items() if _at_one_offset(times) >= MATCHES)
 
 
 def _at_one_offset(offsets: Sequence[int]) -> int:
