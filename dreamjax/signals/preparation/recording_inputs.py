@@ -113,13 +113,15 @@ class RecordingInputs:
         held = {
             entry["sha256"]: entry.get("tables") for entry in dataset["inputs"]
         }  # datasets of before have no tables
-        given = {self._input_hash(task.source): _tables_hash(task) for task in self.tasks(Path(), "")}
+        given: dict[str, set[str]] = {}  # of equal recordings one is held
+        for task in self.tasks(Path(), ""):
+            given.setdefault(self._input_hash(task.source), set()).add(_tables_hash(task))
         if lost := held.keys() - given.keys():
             raise UserError(
                 f"{out} was prepared from other recordings ({len(lost)} that it holds are not given now); "
                 "choose another --out or pass --overwrite"
             )
-        changed = [content for content, tables in held.items() if tables not in (None, given[content])]
+        changed = [content for content, tables in held.items() if tables is not None and tables not in given[content]]
         return not changed and held.keys() | set(dataset["failed_inputs"]) == given.keys()
 
     def _input_hash(self, source: Source) -> str:
