@@ -83,7 +83,7 @@ def worded(parts: Iterable[str], anywhere: bool = True) -> str:
                 return AFTER_NUMBER.sub("", match.group(1) or match.group(2))
         if match := NAMED.match(part):
             name = match.group(1) or match.group(2)
-            if name.lower() not in NOT_AN_ID and not_a_person(name) is False:
+            if name.lower() not in NOT_AN_ID and not not_a_person(name):
                 return name
     return ""
 
