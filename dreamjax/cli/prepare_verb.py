@@ -54,7 +54,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what the recordings are").add_argument
     add("--dataset", metavar="NAME", help="corpus the recordings belong to (default: known corpora, BIDS, the folder)")
     add("--licence", metavar="SPDX", help="licence of recordings whose corpus is not known (default: unknown)")
-    add("--subject-pattern", metavar="REGEX", help="regular expression over the path; group 1 is the subject")
+    add("--subject-pattern", metavar="REGEX", help="over the path as given; group 1 is the subject (default: from the "
+        "corpus, participants.tsv, words such as sub-01, folders, headers)")  # fmt: skip
     add("--channels", nargs="+", default=[], metavar="NAME", help="names of the channels in the order of the file, or "
         "LABEL=NAME for some (default: those of the file)")  # fmt: skip
     add("--montage", default="", metavar="FILE|NAME", help="positions of the electrodes: a table of name, x, y, z, a "
@@ -252,9 +253,13 @@ def _summary(result: "PreparedDataset") -> str:
     if result.already_prepared:
         return f"{result.out}: already prepared, {counted(result.windows, 'window')}, {result.hours:.2f} h"
     splits = ", ".join(f"{n} {split}" for split, n in result.splits.items())
+    unknown = result.recordings_of_unknown_subjects or 0
+    people = counted(result.subjects, "subject") + (
+        f" and {counted(unknown, 'recording')} of unknown subjects" if unknown else ""
+    )
     lines = [
         f"{result.out}: {counted(result.windows, 'window')} ({splits}), {result.hours:.2f} h of "
-        f"{counted(result.subjects, 'subject')} from {counted(result.recordings, 'recording')}",
+        f"{people} from {counted(result.recordings, 'recording')}",
         f"{counted(result.windows_rejected, 'window')} rejected, "
         f"{counted(result.recordings_left_out or 0, 'recording')} left out; see report.html and rejects.jsonl in it",
     ]
@@ -270,6 +275,12 @@ def _summary(result: "PreparedDataset") -> str:
         lines.append(f"{result.reused} recordings were ready from an interrupted run")
     lines += [f"left out: {entry['path']}: {entry['reason']}" for entry in result.failed]
     lines += _note_lines(result.notes or ())
+    lines += [f"given twice: {entry['path']}: {entry['how']}: {entry['of']}" for entry in result.copies or ()]
+    if unknown:
+        lines.append(
+            "subjects unknown: recordings may share people, and were split by recording; name the subjects with "
+            "--subject-pattern, or by folders"
+        )
     return "\n".join(lines)
 
 

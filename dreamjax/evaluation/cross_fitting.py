@@ -15,6 +15,7 @@ from dreamjax.metrics import probe
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.recordings import identity
 from dreamjax.storage import presence
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Embeds, Run, capability
@@ -49,7 +50,7 @@ def train_folds(
         write_fold(labelled, shards, group)
         changed = fold_config(config, labelled, shards, steps)
         probe.verify_fold(provenance.trained_on(signal_of(changed).path), everyone, group, f"fold {i}")
-        log.info("fold %d of %d: pretraining without %d subjects in %s", i + 1, folds, len(group), folder / "run")
+        log.info("fold %d of %d: pretraining without %s in %s", i + 1, folds, identity.in_words(group), folder / "run")
         opening.train(changed, str(folder / "run"))
         trained.append(Fold(opening.open_run(str(folder / "run")), group))
     return trained
@@ -105,10 +106,13 @@ def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
     splits = {}
     for split in ("train", "test"):
         every = (window for name in dataset["splits"] for window in records.read_windows(source, name))
-        chosen = (window for window in every if side[window.subject in left_out] == split)
+        chosen = (
+            window for window in every if side[identity.unit(window.subject, window.recording) in left_out] == split
+        )
         splits[split] = records.write_split(target, dataset["name"], split, chosen)
     kept: JsonDict = {key: dataset[key] for key in ("settings", "versions", "channels", "corpora") if key in dataset}
     inputs = dataset.get("inputs", [])
     if all("subject" in entry for entry in inputs):
-        kept["inputs"] = [entry | {"split": side[entry["subject"] in left_out]} for entry in inputs]
+        units = [identity.unit(entry["subject"], entry.get("recording", "")) for entry in inputs]
+        kept["inputs"] = [e | {"split": side[u in left_out]} for e, u in zip(inputs, units, strict=True)]
     records.finish(target, dataset["name"], splits, kept | {"fold": mark})

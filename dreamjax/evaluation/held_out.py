@@ -18,6 +18,7 @@ from dreamjax.evaluation.score_table import Column, ExampleSettings, ScoreTable
 from dreamjax.metrics import bootstrap, regression, retrieval
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.reports.image_report import MODEL
+from dreamjax.signals.recordings import identity
 from dreamjax.systems.base import Embeds, Predicts, Retrieves, Run, System, capability, name_of
 from dreamjax.training.task import Batch, PyTree
 
@@ -84,7 +85,8 @@ def collect(task: System, split: str, functions: Mapping[str, tuple[Function, Py
         if broken := int((~np.isfinite(value.reshape(len(value), -1)).all(axis=1)).sum()):
             raise UserError(f"{name} is not finite in {broken} of {len(value)} examples, so nothing can be scored")
     if subject is not None and len(np.unique(subject)) > 1:
-        return ScoredExamples(joined, target, subject, "subjects")
+        names = getattr(spec.stream, "names", {}).get("subject", ())
+        return ScoredExamples(joined, target, subject, identity.groups(names[i] for i in np.unique(subject) if names))
     count = len(target)
     groups = np.arange(count) * min(count, MOST_GROUPS) // count
     names = "examples" if count <= MOST_GROUPS else "groups of examples"
@@ -176,6 +178,7 @@ def _table(
         UNTRAINED: f"the {outputs} of the same network with random parameters",
         MEAN: "the mean of the scored targets for every example",
     }
+    unknown = [identity.MAY_SHARE] if "recordings" in examples.clusters else []
     counts = [f"{value} {key}" for key, value in details.items() if isinstance(value, int)]
     counts.insert(0, f"{len(examples.target)} examples")
     result = ScoreTable(
@@ -188,7 +191,11 @@ def _table(
         scores=[column.as_json([examples.cluster]) for column in columns],
         sources=list(columns[0].values),
         of_sources={source: what[source] for source in columns[0].values if source != MODEL},
-        notes=[f"95 % intervals over {len(np.unique(examples.cluster))} {examples.clusters} in brackets", note],
+        notes=[
+            f"95 % intervals over {len(np.unique(examples.cluster))} {examples.clusters} in brackets",
+            note,
+            *unknown,
+        ],
         details={"label": "answers of", "count": len(examples.target), "clusters": examples.clusters, **details},
     )
     return dataclasses.replace(result, files=result.write(settings.folder(run.workdir), name))

@@ -24,6 +24,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports import image_report
 from dreamjax.reports.image_report import MODEL, TrialImages
+from dreamjax.signals.recordings import identity
 from dreamjax.storage import atomic, locks, manifest, presence
 from dreamjax.systems import opening
 from dreamjax.systems.base import GeneratesFromTrials, Pretrained, Run, System, capability, name_of, offered
@@ -107,14 +108,15 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
     known = [one for one in columns if any(np.isfinite(values).any() for values in one.values.values())]
     if empty := [one.name for one in columns if one not in known]:
         notes.append(f"too few images were seen in these trials for {', '.join(empty)}")
-    people = len(set(scored.person.tolist()))
-    if people == 1:
+    people = {seen.person[trial] for trial in chosen}
+    who = identity.in_words(people, "person", "people")
+    if len(people) == 1 and not identity.caveat(people):
         notes.append("one person: intervals are over images alone, and say nothing about other people")
     summary = batches.summary(generator.model, request)
     result = ScoreTable(
         title=(
             f"{workdir}, step {run.step}: {counted(len(chosen), 'trial')} of split {request.split}, in which "
-            f"{counted(people, 'person', 'people')} saw {counted(len(scored.true), 'image')} {SHOWN[request.split]}; "
+            f"{who} saw {counted(len(scored.true), 'image')} {SHOWN[request.split]}; "
             f"{request.samples} made of each"
         ),
         run=workdir,
@@ -125,7 +127,12 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
         scores=[column.as_json(scored.clusters) for column in known],
         sources=list(shown),
         of_sources=sources.notes,
-        notes=[*notes, *pretraining_notes(run.task, seen, chosen), *_test_reads(run, request.split)],
+        notes=[
+            *filter(None, [identity.caveat(people)]),
+            *notes,
+            *pretraining_notes(run.task, seen, chosen),
+            *_test_reads(run, request.split),
+        ],
         warnings=_leaks(sources, classes, scored),
         not_possible=sources.missing,
         details={

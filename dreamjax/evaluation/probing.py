@@ -27,6 +27,7 @@ from dreamjax.reports import palette
 from dreamjax.reports.tables import cell, number
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.recordings import identity
 from dreamjax.systems import opening
 from dreamjax.training.task import PyTree
 from dreamjax.typing import JsonDict
@@ -229,9 +230,10 @@ def _cross_fitted_notes(folds: Sequence[Fold], entries: Sequence[Mapping[str, An
     task = reconstruction.reconstructs(folds[0].run)
     data, alike = task.signal, recorded_alike(folds)
     fitted_on = "the probed subjects of the other folds, recorded alike" if alike else "all subjects outside it"
+    scored = identity.in_words(subject for fold in folds for subject in fold.subjects)
     notes = [
-        f"reconstruction is cross-fitted: each of the {sum(len(f.subjects) for f in folds)} subjects is scored by its "
-        f"fold's model, so the numbers are of the recipe; {data.samples} samples at {data.sfreq:g} Hz, "
+        f"reconstruction is cross-fitted: each of {scored} is scored by its fold's model, so "
+        f"the numbers are of the recipe; {data.samples} samples at {data.sfreq:g} Hz, "
         f"patch {task.patch}; µV",
         f"the conditional mean of a fold is fitted and chosen on {fitted_on}",
     ]
@@ -245,6 +247,7 @@ def _result(
     workdir: str, settings: ProbeSettings, labelled: str, folds: Sequence[Fold], scores: Mapping[str, ProbeScore]
 ) -> ProbeResult:
     result = summary(scores, settings.probe_labels)
+    units = scores[ENCODER].by_subject
     steps = sorted({fold.run.step for fold in folds})
     sizes = ", ".join(str(len(fold.subjects)) for fold in folds)
     left_out = [
@@ -256,11 +259,12 @@ def _result(
     return ProbeResult(
         title=f"Frozen linear probe: {settings.in_words('')}, encoder of {workdir}",
         notes=[
-            f"{result['subjects']} subjects of {labelled} in {len(folds)} folds ({sizes}), all windows of all splits",
+            f"{identity.in_words(units)} of {labelled} in {len(folds)} folds ({sizes}), all windows of all splits",
             f"each fold's encoder was pretrained {' or '.join(map(str, steps))} steps without its probed subjects "
             "(verified); logistic regression fitted leaving one subject out, its penalty chosen leaving out another",
             "features standardised within each subject, without labels; chance is 0.5",
-            f"{100 * settings.level:g} % intervals over subjects in brackets",
+            f"{100 * settings.level:g} % intervals over {identity.groups(units)} in brackets",
+            *filter(None, [identity.caveat(units)]),
             *left_out,
         ],
         statements=result.pop("statements"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from dreamjax.console import counted, log
+from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.evaluation import reconstruction_plot, reconstruction_report, reconstruction_scores, window_set
 from dreamjax.evaluation.reconstruction_report import PageResult
@@ -23,6 +23,7 @@ from dreamjax.reports import tables
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.recordings import identity
 from dreamjax.systems import opening
 from dreamjax.systems.base import Reconstructs, Run, capability
 
@@ -58,7 +59,8 @@ class ReconstructionResult(PageResult):
     examples: int  # consumed by training
     split: str
     data: Sequence[str]
-    subjects: int
+    subjects: int  # known ones
+    recordings_of_unknown_subjects: int = 0
     windows: int
     sfreq: float
     patch: int
@@ -97,21 +99,23 @@ def evaluate(workdir: str, settings: ReconstructionSettings) -> PageResult:
     optimistic = chosen_on(settings, run)
     mark = ", on which the step was chosen (optimistic)" if optimistic else ""
     parameters = "averaged parameters" if run.averaged else "parameters"
-    subjects = len(set(windows.subjects))
+    units = set(windows.subjects)
+    unknown = identity.unknown_units(units)
     result = ReconstructionResult(
         title=f"Masked reconstruction: {workdir}, step {run.step}, split {settings.split}{mark}",
         notes=[
             _summary(windows, task.patch),
-            f"{100 * settings.level:g} % intervals over subjects in brackets; {parameters} of the run",
+            f"{100 * settings.level:g} % intervals over {identity.groups(units)} in brackets; {parameters} of the run",
             *(check, *baseline.notes, *_caveats(windows, task.signal)),
         ],
-        statements=[*([unscored] if unscored else []), *optimistic, *findings(entries), *_few(subjects)],
+        statements=[*([unscored] if unscored else []), *optimistic, *findings(entries), *_few(units)],
         run=workdir,
         step=run.step,
         examples=run.examples,
         split=settings.split,
         data=list(folders),
-        subjects=subjects,
+        subjects=len(units) - unknown,
+        recordings_of_unknown_subjects=unknown,
         windows=len(windows),
         sfreq=windows.sfreq,
         patch=task.patch,
@@ -175,8 +179,8 @@ def baseline_of(training: WindowSet) -> Baseline:
 
 def _baseline(fit: WindowSet, chosen: WindowSet, source: str) -> Baseline:
     note = (
-        f"conditional mean: fitted on {len(fit)} windows of {len(set(fit.subjects))} training subjects, chosen on "
-        f"{len(set(chosen.subjects))} subject(s) of {source}"
+        f"conditional mean: fitted on {len(fit)} windows of {identity.in_words(fit.subjects, 'training subject')}, "
+        f"chosen on {identity.in_words(chosen.subjects)} of {source}"
     )
     return Baseline(_candidates(fit), chosen, (note,))
 
@@ -189,11 +193,11 @@ def _candidates(windows: WindowSet) -> Candidates:
 # --------------------------------------------------------------------------------------------------------------- notes
 def _summary(windows: WindowSet, patch: int) -> str:
     """Return one line on what was scored."""
-    subjects, counts = len(set(windows.subjects)), windows.real.sum(axis=1)
+    people, counts = identity.in_words(windows.subjects, "held-out subject"), windows.real.sum(axis=1)
     channels = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     thinned = f" (an even choice of {windows.available})" if len(windows) < windows.available else ""
     return (
-        f"{len(windows)} windows{thinned} of {counted(subjects, 'held-out subject')}, {channels} real channels, "
+        f"{len(windows)} windows{thinned} of {people}, {channels} real channels, "
         f"{windows.signal.shape[2]} samples at {windows.sfreq:g} Hz, patch {patch}; µV"
     )
 
@@ -230,10 +234,14 @@ def chosen_on(settings: ReconstructionSettings, run: Run) -> list[str]:
     ]
 
 
-def _few(subjects: int) -> list[str]:
-    if subjects == 1:
-        return ["one subject is held out: there is no interval, and no conclusion about other people"]
-    return [f"only {subjects} subjects are held out: intervals are wide"] if subjects < 5 else []
+def _few(units: set[str]) -> list[str]:
+    """Return what limits the conclusions: unknown subjects, and few units."""
+    unknown = identity.caveat(units)
+    notes = [f"{unknown}, also with those of training: no conclusion about other people"] if unknown else []
+    if len(units) == 1:
+        one = "recording" if unknown else "subject"
+        return [*notes, f"one {one} is held out: there is no interval, and no conclusion about other people"]
+    return [*notes, *([f"only {identity.in_words(units)} are held out: intervals are wide"] if len(units) < 5 else [])]
 
 
 def findings(entries: Sequence[Mapping[str, Any]]) -> list[str]:

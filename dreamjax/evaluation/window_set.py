@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import coverage, pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.recordings import identity
 
 MAX_BYTES = 400 << 20  # of signal in memory; more windows than that are thinned evenly
 ARRAYS = ("signal", "gain", "offset", "valid", "real")  # fields with a row for each window
@@ -29,7 +30,7 @@ class WindowSet:
     offset: Float32[np.ndarray, "B C"]
     valid: Bool[np.ndarray, "B T"]
     real: Bool[np.ndarray, "B C"]  # a good, recorded electrode: only these are scored
-    subjects: tuple[str, ...]
+    subjects: tuple[str, ...]  # of an unknown one, its recording (`identity.unit`)
     recordings: tuple[str, ...]
     starts: tuple[float, ...]  # s since the recording's first sample
     labels: tuple[str, ...]
@@ -123,7 +124,7 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
         offset=batch["offset"],
         valid=batch["valid"] > 0,
         real=real,
-        subjects=tuple(w.subject for w in about),
+        subjects=tuple(identity.unit(w.subject, w.recording) for w in about),
         recordings=tuple(w.recording for w in about),
         starts=tuple(w.start for w in about),
         labels=tuple(w.label for w in about),

@@ -8,18 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dreamjax.errors import UserError
+from dreamjax.signals.recordings import identity
 
 
 @dataclass(frozen=True)
 class People:
     """The people in a part of a dataset."""
 
-    subjects: frozenset[str] = field(default_factory=frozenset)
+    subjects: frozenset[str] = field(default_factory=frozenset)  # in place of unknown ones their recordings
     files: frozenset[str] = field(default_factory=frozenset)  # SHA-256 of recordings
 
     def shared(self, other: "People") -> list[str]:
         """Return the shared pseudonyms or hashes, in words a user can search for; empty without a shared subject."""
-        names = [f"subject {s}" for s in sorted(self.subjects & other.subjects)]
+        names = [s if identity.unknown_units([s]) else f"subject {s}" for s in sorted(self.subjects & other.subjects)]
         return names or [f"the recording with SHA-256 {f[:12]}…" for f in sorted(self.files & other.files)]
 
 
@@ -68,4 +69,7 @@ def refuse_overlap(
             "another salt, and file hashes are not known"
         )
     traces = " and ".join(trace for trace in ("pseudonyms", "file hashes") if any(trace in c for c in compared))
+    units = frozenset().union(*(part.subjects | scored.subjects for part, _, scored in pairs))
+    if unknown := identity.caveat(units):
+        return f"training saw none of these recordings ({traces} compared); {unknown}"
     return f"training saw none of these subjects ({traces} compared)"

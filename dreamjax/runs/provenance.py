@@ -19,7 +19,7 @@ from dreamjax.metrics.leakage import Dataset, People
 from dreamjax.parallel import processes
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.recordings import montage
+from dreamjax.signals.recordings import identity, montage
 from dreamjax.storage import manifest, presence, sniffing
 from dreamjax.typing import JsonDict
 
@@ -29,15 +29,23 @@ STEPS = ("low", "high", "notch", "sfreq", "reference", "causal")  # of dataset.j
 
 
 def people(folder: str, split: str) -> People:
-    """Return the people of a split of a dataset folder: from dataset.json if it lists them, else from records."""
+    """Return the people of a split of a dataset folder: from dataset.json if it lists them, else from records.
+
+    In place of an unknown subject stands its recording (`identity.unit`).
+    """
     dataset = records.load_dataset(folder)
     if split not in dataset["splits"]:
         return People()
     inputs = [entry for entry in dataset.get("inputs", []) if entry.get("split") == split]
     files = frozenset(entry["sha256"] for entry in inputs if entry.get("sha256"))
     if inputs and all("subject" in entry for entry in inputs):
-        return People(frozenset(entry["subject"] for entry in inputs), files)
-    return People(frozenset(window.subject for window in records.read_windows(folder, split)), files)
+        return People(frozenset(_unit(entry) for entry in inputs), files)
+    windows = records.read_windows(folder, split)
+    return People(frozenset(identity.unit(window.subject, window.recording) for window in windows), files)
+
+
+def _unit(entry: JsonDict) -> str:
+    return identity.unit(entry["subject"], entry.get("recording", ""))
 
 
 def _corpora(folder: str, dataset: JsonDict) -> dict[str, JsonDict]:
@@ -49,8 +57,14 @@ def _corpora(folder: str, dataset: JsonDict) -> dict[str, JsonDict]:
     for split in dataset["splits"]:
         for window in records.read_windows(folder, split):
             licences.setdefault(window.dataset, set()).add(window.licence)
-            subjects.setdefault(window.dataset, set()).add(window.subject)
-    return {name: {"licences": sorted(names), "subjects": len(subjects[name])} for name, names in licences.items()}
+            unit = identity.unit(window.subject, window.recording)
+            subjects.setdefault(window.dataset, set()).add(unit)
+    corpora: dict[str, JsonDict] = {}
+    for name, names in licences.items():
+        unknown = identity.unknown_units(subjects[name])
+        corpora[name] = {"licences": sorted(names), "subjects": len(subjects[name]) - unknown}
+        corpora[name] |= {"recordings_of_unknown_subjects": unknown} if unknown else {}
+    return corpora
 
 
 def _steps(dataset: JsonDict) -> JsonDict:
@@ -117,7 +131,7 @@ def dataset(folder: str) -> Dataset:
     files: dict[str, frozenset[str]] = {}
     for entry in listed.get("inputs", []):
         if entry.get("sha256") and "subject" in entry:
-            files[entry["subject"]] = files.get(entry["subject"], frozenset()) | {entry["sha256"]}
+            files[_unit(entry)] = files.get(_unit(entry), frozenset()) | {entry["sha256"]}
     return Dataset(frozenset().union(*(people(folder, split).subjects for split in listed["splits"])), files)
 
 

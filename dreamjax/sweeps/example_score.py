@@ -16,6 +16,7 @@ from dreamjax.evaluation import held_out
 from dreamjax.evaluation.held_out import ScoredExamples, bank_rows
 from dreamjax.metrics import regression, retrieval
 from dreamjax.reports.image_report import MODEL
+from dreamjax.signals.recordings import identity
 from dreamjax.sweeps.scoring import RunScore, UnitScores
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
 from dreamjax.systems import opening
@@ -30,7 +31,7 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
     run = opening.open_run(workdir)
     metric, values, examples = (_retrieval if score.rank == "retrieval" else _prediction)(run, score.split)
     by_unit = {str(unit): float(values[examples.cluster == unit].mean()) for unit in np.unique(examples.cluster)}
-    scores = UnitScores(metric, "subject" if examples.clusters == "subjects" else "group of examples", by_unit)
+    scores = UnitScores(metric, identity.ONE_OF.get(examples.clusters, "group of examples"), by_unit)
     return RunScore(run.step, run.examples, score.split, len(values), details={score.rank: scores.as_json()})
 
 

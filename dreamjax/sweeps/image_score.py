@@ -17,6 +17,7 @@ from dreamjax.generation.from_trials import TrialGenerator, TrialRequest
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.reports.image_report import MODEL
+from dreamjax.signals.recordings import identity
 from dreamjax.sweeps import scoring
 from dreamjax.sweeps.scoring import RunScore, UnitScores
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig
@@ -52,7 +53,10 @@ def measure(workdir: str, score: ScoreConfig, shared: epath.Path) -> RunScore:
     model, others = column.values[MODEL], column.values[OTHERS]
     if np.isnan(others).all():
         raise UserError(f"all trials of split {request.split} saw the same image, so there is no control; add trials")
-    metric, unit = f"{column.name}, minus that of other trials' images", "person" if by_person else "image"
+    metric, unit = (
+        f"{column.name}, minus that of other trials' images",
+        "image" if not by_person else "recording" if identity.caveat(people.values()) else "person",
+    )
     scores = UnitScores(metric, unit, by_unit(model - others), column.chance, by_unit(model))
     details = {"notes": images.pretraining_notes(run.task, trials, chosen), "images": scores.as_json()}
     return RunScore(run.step, run.examples, request.split, len(chosen), details=details)

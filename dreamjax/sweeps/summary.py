@@ -9,6 +9,7 @@ from etils import epath
 
 from dreamjax.console import counted
 from dreamjax.metrics.bootstrap import Interval
+from dreamjax.signals.recordings import identity
 from dreamjax.storage import presence
 from dreamjax.sweeps import comparing, power_law
 from dreamjax.sweeps.comparing import PairedTest
@@ -157,7 +158,7 @@ def _comparison(workdir: str, ranking: Ranking, groups: Sequence[PointRuns], alo
     tests = {test.point: test for test in ranking.pairs}
     first = groups[0].leg(ranking.leg, next(iter(groups[0].runs)))
     by_unit = None if ranking.rank in SCORES else first[ranking.rank]  # one metric by unit (`scoring.UnitScores`)
-    unit = by_unit["unit"] if by_unit else "subject"
+    unit = by_unit["unit"] if by_unit else identity.ONE_OF[identity.groups(ranking.subjects)]
     laws: list[SweepLaw] = []
     if along and ranking.rank == "reconstruction":
         values = {name: by_name[name].values for name in ranking.tables}
@@ -261,6 +262,8 @@ def statements(ranking: Ranking, unit: str = "subject") -> list[str]:
     sentences.append(f"the highest score was chosen among these, on these {unit}s, and is therefore optimistic")
     if len(ranking.seeds) == 1:
         sentences.append("one seed: the variation between seeds is unknown, and intervals do not include it")
+    if unknown := identity.caveat(ranking.subjects):
+        sentences.append(f"{unknown}, also with those of training")
     if len(ranking.subjects) < 5:
         sentences.append(f"only {len(ranking.subjects)} {unit}s are scored: intervals are wide")
     return sentences

@@ -22,6 +22,7 @@ from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.examples import Examples, Rows
 from dreamjax.signals.datasets.pipeline import RecordMetadata, WindowExamples
+from dreamjax.signals.recordings import identity
 from dreamjax.storage import presence
 from dreamjax.targets import features, image_folder
 from dreamjax.targets.features import EmbeddingConfig
@@ -66,7 +67,7 @@ class ImageTrials:
     record: Int[np.ndarray, "n"]
     image: Int[np.ndarray, "n"]  # -1 where it is not known what was seen
     label: tuple[str, ...]  # of each trial, "" without one
-    person: tuple[str, ...]  # salted hashes
+    person: tuple[str, ...]  # salted hashes; of an unknown person the recording
     recording: tuple[str, ...]  # salted hashes
     start: Float[np.ndarray, "n"]  # of each window, s since its recording's first sample
 
@@ -151,7 +152,7 @@ def _image_trials(
         record,
         seen[record],
         tuple(one["label"] for one in chosen),
-        tuple(one["subject"] for one in chosen),
+        tuple(identity.unit(one["subject"], one["recording"]) for one in chosen),
         tuple(one["recording"] for one in chosen),
         np.array([one["start"] for one in chosen]),
     )

@@ -112,6 +112,36 @@ def test_prints_split_interval_and_leakage_notes(run, capsys, tmp_path):
     assert "training saw none of these subjects" in shown
 
 
+def test_says_that_recordings_of_unknown_subjects_may_share_people(tmp_path, capsys):
+    """Each recording is a unit of its own, and no sentence claims that people were held out."""
+    folder, splits = tmp_path / "shards", {"train": (0, 1, 2), "val": (3,), "test": (4, 5)}
+    written = {}
+    for split, recordings in splits.items():
+        known = [w for r in recordings for w in make_windows(r, windows=4, samples=256, labels=LABELS)]
+        unknown = [dataclasses.replace(window, subject="unknown") for window in known]
+        written[split] = records.write_split(folder, "unnamed", split, unknown)
+    records.finish(folder, "unnamed", written)
+    assert provenance.training_of([str(folder)], tmp_path)[0] == {
+        "synthetic": {"licences": ["CC0-1.0"], "subjects": 0, "recordings_of_unknown_subjects": 6}
+    }
+    workdir = save_run(tiny(str(folder)), str(tmp_path / "run"))
+    result = evaluated(capsys, workdir, "--windows", "4", "--out", str(tmp_path / "out"))
+    assert (result["subjects"], result["recordings_of_unknown_subjects"]) == (0, 2)
+    notes = " ".join([*result["notes"], *result["statements"]])
+    assert "2 recordings of unknown subjects" in notes
+    assert "intervals over recordings" in notes
+    assert (
+        "training saw none of these recordings (pseudonyms compared); subjects unknown: recordings may share" in notes
+    )
+    assert "none of these subjects" not in notes
+    [batch] = pipeline.open_stream(tiny(str(folder)).data, "test", seed=0, training=False, also=("subject",)).batches(
+        start=0, batch_size=8
+    )
+    assert len(np.unique(batch["subject"])) == 2
+    error = refused(capsys, workdir, "--data", str(folder), "--split", "train")
+    assert "what the run learned from" in error
+
+
 def test_windows_keep_recorded_and_clipped_signal(shards, run, capsys, tmp_path):
     """With a clip at 1 recording's scale: the truth is the record's own µV, and the model's input is the stream's."""
     data = dataclasses.replace(tiny(shards).data, clip=1.0)

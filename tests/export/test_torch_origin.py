@@ -21,7 +21,8 @@ def described(tmp_path_factory):
     make_shards(folder / "open", subjects=3, windows=2, samples=64, name="openset")
     make_shards(folder / "closed", subjects=3, windows=2, samples=64, name="closedset")
     dataset = json.loads((folder / "closed" / "dataset.json").read_text())
-    dataset["corpora"] = {"closedset": {"licences": ["CC-BY-NC-4.0"], "recordings": 3, "hours": 0.5, "subjects": 3}}
+    dataset["corpora"] = {"closedset": {"licences": ["CC-BY-NC-4.0"], "recordings": 3, "hours": 0.5, "subjects": 1}}
+    dataset["corpora"]["closedset"]["recordings_of_unknown_subjects"] = 2
     dataset["settings"] = {"low": 0.5, "high": 75.0, "notch": "auto", "sfreq": 256.0, "reference": "auto"}
     dataset["inputs"] = [{"plan": {"band": [0.5, 75.0], "line": 50.0, "reference": "average"}}] * 3
     manifest.write_json(folder / "closed" / "dataset.json", dataset)
@@ -39,7 +40,8 @@ def test_the_card_says_what_a_user_must_know(described, unchecked):
         assert line in front
     for said in (
         "| openset | CC0-1.0 |",
-        "| closedset | CC-BY-NC-4.0 | 3 | 3 | 0.5 |",
+        "| closedset | CC-BY-NC-4.0 | 3 | 1 + 2 recordings of unknown subjects | 0.5 |",
+        "Subjects unknown: recordings may share people",
         "µV",
         "256 Hz",
         "average (3 recordings)",
@@ -62,6 +64,7 @@ def test_a_permissive_licence_over_a_restricted_or_unknown_corpus_is_refused(des
         driver.export(exported[0].parent / "run", out, licence="MIT")
     assert not out.exists()
     driver.export(described / "one", described / "allowed", licence="apache-2.0")
+    assert "Subjects of the splits `val` and `test`" in (described / "allowed" / "README.md").read_text()
     import_checkpoint(described / "allowed", described / "again")  # an import keeps what the folder said
     driver.export(described / "again", described / "allowed_again", licence="apache-2.0")
 

@@ -15,7 +15,7 @@ from dreamjax.errors import UserError, nearest
 from dreamjax.signals.datasets import augment, coverage, mapping, record_view, records, shards, tf_example
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.examples import Examples, Rows, share
-from dreamjax.signals.recordings import montage
+from dreamjax.signals.recordings import identity, montage
 
 AT_ONCE = 256  # records read together
 PROBED = 16  # windows of each dataset that are read before a stream is returned
@@ -60,7 +60,7 @@ class WindowExamples(Examples):
         self.labels = tuple(sorted({label for dataset in datasets for label in dataset.get("labels", [])}))
         self._label_ids = {label.encode(): i for i, label in enumerate(self.labels)}
         self.names = {name: _names(config.path, name) for name in NAMED if name in self.also}
-        self._name_ids = {field: {n.encode(): i for i, n in enumerate(names)} for field, names in self.names.items()}
+        self._name_ids = {field: {n: i for i, n in enumerate(names)} for field, names in self.names.items()}
         self.target = target_channels(config, lambda: [records.decode(reader[0]) for reader in self.readers])
         counts = [len(reader) for reader in self.readers]
         self.ends = np.cumsum(counts)
@@ -90,7 +90,8 @@ class WindowExamples(Examples):
 
     def read(self, keys: Int[np.ndarray, "batch"], index: UInt64[np.ndarray, "batch"]) -> Rows:
         """Return records, by their numbers in the concatenation of the corpora, as the examples `index`."""
-        stored = [record_view.unpack(record, tuple(self.names)) for record in self.reader.read(keys.tolist())]
+        fields = (*self.names, "recording") if "subject" in self.names else tuple(self.names)
+        stored = [record_view.unpack(record, fields) for record in self.reader.read(keys.tolist())]
         for sfreq in {record.sfreq for record in stored}:
             augment.check_rate(self.config, sfreq, ", ".join(self.config.path))
         if self.training and self.config.shift:
@@ -104,7 +105,7 @@ class WindowExamples(Examples):
         out["label"] = np.array([self._label_ids.get(record.label, -1) for record in stored], np.int32)
         source = out.pop("source", np.empty((len(stored), 0), int))
         for name, ids in self._name_ids.items():
-            numbers = [[ids[text] for text in record.texts[name]] for record in stored]
+            numbers = [[ids[text] for text in _named(name, record.texts)] for record in stored]
             if name != "sensor_kind":
                 out[name] = np.array(numbers, np.int32)[:, 0]
             else:  # -1 after the last: of channels that are interpolated
@@ -194,16 +195,24 @@ def _parsed(reader: records.ShardReader) -> Iterator[tf_example.Features]:
         yield from map(tf_example.parse, reader.read(range(first, min(first + AT_ONCE, len(reader)))))
 
 
+def _named(field: str, texts: Mapping[str, Sequence[bytes]]) -> list[str]:
+    """Return the names in a field of one record; of an unknown subject its recording (`identity.unit`)."""
+    names = [text.decode() for text in texts[field]]
+    return names if field != "subject" else [identity.unit(names[0], texts["recording"][0].decode())]
+
+
 def _names(paths: Sequence[str], field: str) -> tuple[str, ...]:
     """Return the names in one field of all records of all splits, sorted. Subjects are listed in dataset.json too."""
     names: set[str] = set()
     for path in paths:
         inputs = records.load_dataset(path).get("inputs") if field == "subject" else None
         if inputs:
-            names.update(one["subject"] for one in inputs)
+            names.update(identity.unit(one["subject"], one.get("recording", "")) for one in inputs)
         else:
             features = _parsed(records.open_split(path, records.ALL))
-            names.update(text.decode() for feature in features for text in records.texts(feature, field))
+            fields = (field, "recording") if field == "subject" else (field,)
+            for feature in features:
+                names.update(_named(field, {name: records.texts(feature, name) for name in fields}))
     return tuple(sorted(names))
 
 

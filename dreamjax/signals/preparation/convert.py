@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamjax.errors import UserError
-from dreamjax.signals.preparation import parts
+from dreamjax.signals.preparation import copies, parts
 from dreamjax.signals.preparation.inputs import PrepareOptions
 from dreamjax.signals.preparation.parts import PartSummary, RejectEntry
 from dreamjax.signals.preparation.recording_plan import rounded
@@ -105,9 +105,12 @@ def tables_hash(source: Source, table: str) -> str:
 
 
 def identity_of(source: Source, salt: str | None) -> Identity:
-    """Return the pseudonyms of a source. The recording's is made from the file's own name, not from its folder."""
-    name = f"{Path(source.path).name}!{source.member}"
-    return identity.identity(salt, source.dataset, source.subject, source.session, name)
+    """Return the pseudonyms of a source.
+
+    The recording's is made from the file's own name; from its folders only where the subject has that name twice.
+    """
+    name = "/".join(filter(None, (source.place, f"{Path(source.path).name}!{source.member}")))
+    return identity.identity(salt, source.population or source.dataset, source.subject, source.session, name)
 
 
 def _unit_scale(task: RecordingTask) -> float | None:
@@ -183,8 +186,8 @@ def convert_recording(recording: Recording, task: RecordingTask, part: Path, bea
     if settings.events.source in ("", "file"):
         recording = events.with_labels(recording, declared, settings.events.keep_labels)
     texts = {event.code for event in recording.free_text} if settings.events.keep_labels else set()
-    windows = RecordingWindows(recording, settings, task.identity)
-    counts = parts.write_windows(part, windows, beat, averages=bool(settings.events.source))
+    windows, sketch = RecordingWindows(recording, settings, task.identity), copies.Sketch()
+    counts = parts.write_windows(part, sketch.watched(windows), beat, averages=bool(settings.events.source))
     if not counts["windows"]:
         rejects = grouped(windows.rejects)
         raise UserError(rejects[0]["reason"] if rejects else _why_empty(recording, settings))
@@ -206,6 +209,7 @@ def convert_recording(recording: Recording, task: RecordingTask, part: Path, bea
         "faults": windows.faults,
         "rejects": grouped(windows.rejects),
         "free_labels": sorted(texts & set(counts["labels"]) - set(declared)),
+        "sketch": sketch.as_json(),
         **counts,
     }
 

@@ -68,6 +68,7 @@ class PartSummary(TypedDict, total=False):
     free_labels: list[str]  # those among them that are free text of the recording
     averaged: list[str]
     spectrum: list[float]
+    sketch: list[tuple[int, int]]  # of the signal, by which copies are recognised (`copies.Sketch`)
     peak_bytes: int
     reused: bool  # this and the next two: of one run
     wall_s: float

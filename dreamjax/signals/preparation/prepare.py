@@ -25,8 +25,9 @@ from dreamjax.signals.preparation.trial_inputs import TrialInputs
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.recordings import events
 from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
-from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
+from dreamjax.signals.recordings.identity import SPLITS, UNKNOWN, SplitRequest
 from dreamjax.signals.recordings.opening import find_sources, open_recording
+from dreamjax.signals.recordings.readers import subjects
 from dreamjax.signals.recordings.readers.recording import Source
 from dreamjax.storage import atomic, replacing
 from dreamjax.typing import JsonDict
@@ -52,10 +53,12 @@ class PreparedDataset:
     hours: float  # in windows
     windows: int
     windows_rejected: int
-    subjects: int
+    subjects: int  # known ones
+    recordings_of_unknown_subjects: int | None = None
     splits: Mapping[str, int]  # windows
     failed: Sequence[Mapping[str, str]] = ()  # path and reason
     notes: Sequence[Mapping[str, str]] | None = None  # path and what its reader left out or had to assume
+    copies: Sequence[Mapping[str, str]] | None = None  # path, of (path), how: recordings that were given twice
     implausible: Sequence[str] | None = None  # paths of recordings of implausible amplitude that were kept
     limits: Mapping[str, float | str] | None = None  # of quality control
     trials: int | None = None
@@ -146,7 +149,7 @@ def prepare_raws(
     Args:
       raws: taken one by one, so a generator needs memory for one.
       subject_of: the subject's id, from which the pseudonym and the split come. Default: the `his_id` of the Raw's
-        `subject_info`; a Raw without one counts as a different person.
+        `subject_info`. The subject of a Raw without one is unknown: it may be in several splits.
 
     Raises:
       UserError: nothing could be converted, or `out` exists.
@@ -162,9 +165,11 @@ def prepare_raws(
         outcomes: list[workers.Outcome] = []
         for i, raw in enumerate(raws):
             info = raw.info.get("subject_info") or {}
-            subject = subject_of(raw) if subject_of else str(info.get("his_id") or f"raw {i}")
+            subject = subject_of(raw) if subject_of else subjects.stated(str(info.get("his_id") or ""))
             corpus, licence = options.dataset or convert.UNKNOWN, options.licence or "unknown"
-            sources.append(Source(f"raw {i}", "raw", corpus, subject, str(i), licence))
+            named_by = ("caller" if subject_of else "header") if subject else ""
+            about = {"subject": subject or UNKNOWN, "subject_from": named_by}
+            sources.append(Source(f"raw {i}", "raw", corpus, session=str(i), licence=licence, **about))
             task = convert.RecordingTask(sources[i], recordings.settings, str(folder), options, run.name)
             outcomes.append(workers.attempt(partial(convert.convert_raw, raw), i, task, lambda: None))
         return run.commit(folder, outcomes)
@@ -211,7 +216,7 @@ class _Preparation:
 
     def commit(self, folder: Path, outcomes: Iterable[workers.Outcome]) -> PreparedDataset:
         """Merge the converted parts, write the other files, rename the folder, and delete the parts."""
-        ended = sorted(outcomes, key=lambda outcome: outcome.index)
+        ended = self.inputs.once(sorted(outcomes, key=lambda outcome: outcome.index))
         converting = time.monotonic() - self.started
         done = [ConvertedPart(outcome.task, outcome.result) for outcome in ended if not outcome.reason]
         failed = [outcome for outcome in ended if outcome.reason]
@@ -232,7 +237,7 @@ class _Preparation:
 
     def _write(self, fresh: Path, parts_folder: Path, done: Done, failed: Failed) -> JsonDict:
         """Write everything that belongs into the dataset folder; return dataset.json."""
-        summaries, splits = [part.summary for part in done], self.inputs.splits(done)
+        summaries, splits = [part.summary for part in done], self.inputs.splits(done, failed)
         folders = [parts_folder / summary["part"] for summary in summaries]
         shards = {}
         for split in SPLITS:

@@ -21,6 +21,7 @@ from dreamjax.reports.tables import Table
 from dreamjax.signals.preparation.inputs import ReportLayout
 from dreamjax.signals.preparation.parts import CLASSES, PartSummary
 from dreamjax.signals.preparation.window_settings import WindowSettings
+from dreamjax.signals.recordings import identity
 from dreamjax.signals.recordings.events import in_order
 from dreamjax.signals.recordings.identity import SPLITS
 from dreamjax.storage import atomic, image_files
@@ -100,9 +101,10 @@ def tiles(dataset: JsonDict) -> list[tuple[str, str]]:
     """Return the numbers at the head of the page, with what they count."""
     totals = dataset["totals"]
     judged = totals["windows"] + totals["windows_rejected"]
+    unknown = totals.get("recordings_of_unknown_subjects", 0)
     return [
         (f"{totals['hours']:.2f} h", "in windows"),
-        (str(totals["subjects"]), "subjects"),
+        (str(totals["subjects"]), f"subjects, {unknown} recordings unknown" if unknown else "subjects"),
         (str(totals["recordings"]), "recordings"),
         (f"{totals['windows']:,}", "windows"),
         (f"{100 * totals['windows_rejected'] / max(judged, 1):.1f} %", "of windows rejected"),
@@ -145,7 +147,7 @@ def corpus_table(content: ReportContent) -> Table:
         rows.append([
             corpus,
             str(entry["recordings"]),
-            str(entry["subjects"]),
+            identity.counts(entry["subjects"], entry.get("recordings_of_unknown_subjects", 0)),
             f"{entry['hours']:.2f}",
             _range(entry["channels"]),
             _range(sorted({s["sfreq"] for s in summaries})),
@@ -258,7 +260,8 @@ def _hours(ax: "Axes", content: ReportContent) -> None:
     ax.set_ylim(-0.7, len(names) - 0.3 + max(0.25 * len(names), 0.6))  # room for the legend
     for split in SPLITS:
         width = np.array([hours[c][split] for c in names])
-        label = f"{split} ({content.dataset['subjects'][split]})"
+        unknown = content.dataset.get("recordings_of_unknown_subjects", {}).get(split, 0)
+        label = f"{split} ({identity.counts(content.dataset['subjects'][split], unknown)})"
         ax.barh(names, width, 0.7, left=left, color=palette.SPLITS[split], label=label)
         left += width
     ax.set_xlabel("hours")

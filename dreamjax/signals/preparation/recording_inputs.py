@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dreamjax.console import log
+from dreamjax.console import counted, log
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import convert, inputs, quality_report
+from dreamjax.signals.preparation import convert, copies, inputs, quality_report
 from dreamjax.signals.preparation.inputs import ConvertedPart, Done, Failed, PrepareOptions, ReportLayout
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.preparation.workers import Outcome
 from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
 from dreamjax.signals.recordings.electrodes import positions_in
-from dreamjax.signals.recordings.identity import SPLITS, assign_splits
+from dreamjax.signals.recordings.identity import SPLITS, UNKNOWN, assign_splits
 from dreamjax.signals.recordings.opening import find_sources
 from dreamjax.signals.recordings.readers.bids import bids_root
 from dreamjax.signals.recordings.readers.recording import Source
@@ -24,6 +24,7 @@ from dreamjax.storage import manifest
 from dreamjax.typing import JsonDict
 
 ACCESSION = re.compile(r"(ds|on|nm)\d{6}")  # OpenNeuro, its anonymised deposits, NEMAR
+INFERRED = {"folder": "names of folders", "file name": "names of files", "header": "codes in headers"}
 OF_DATASET = (
     "sha256",
     "tables",
@@ -116,13 +117,15 @@ class RecordingInputs:
         held = {
             entry["sha256"]: entry.get("tables") for entry in dataset["inputs"]
         }  # datasets of before have no tables
-        given = {self._input_hash(task.source): _tables_hash(task) for task in self.tasks(Path(), "")}
+        given: dict[str, set[str]] = {}  # of equal recordings one is held
+        for task in self.tasks(Path(), ""):
+            given.setdefault(self._input_hash(task.source), set()).add(_tables_hash(task))
         if lost := held.keys() - given.keys():
             raise UserError(
                 f"{out} was prepared from other recordings ({len(lost)} that it holds are not given now); "
                 "choose another --out or pass --overwrite"
             )
-        changed = [content for content, tables in held.items() if tables not in (None, given[content])]
+        changed = [content for content, tables in held.items() if tables is not None and tables not in given[content]]
         return not changed and held.keys() | set(dataset["failed_inputs"]) == given.keys()
 
     def _input_hash(self, source: Source) -> str:
@@ -143,22 +146,49 @@ class RecordingInputs:
                 log.warning("left out: %(path)s: %(reason)s", entry)
             raise UserError(f"no recording could be converted, of {len(failed)} given; see the reasons above")
 
-    def splits(self, done: Done) -> Sequence[str]:
-        """Return the split of each part."""
-        people = [_person(part) for part in done]
-        of_person = assign_splits(people, self.options.splits.fractions, self.options.splits.seed)
+    def once(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Return the outcomes where only one of several recordings with equal content is converted.
+
+        It is the first whose subject is known, else the first.
+        """
+        made = sorted((o for o in outcomes if not o.reason), key=lambda o: (o.task.source.subject == UNKNOWN, o.index))
+        again = {made[i].index for i in copies.repeated([o.result["sha256"] for o in made])}
+        reason = "the same content (SHA-256) as another recording, which is kept"
+        return [replace(o, reason=reason) if o.index in again else o for o in outcomes]
+
+    def splits(self, done: Done, failed: Failed) -> Sequence[str]:
+        """Return the split of each part. People of whom copies of one recording exist are in one split."""
+        fractions, seed = self.options.splits.fractions, self.options.splits.seed
+        together = [(copy.source.person, copy.of.task.source.person) for copy in self.copies(done, failed)]
+        people = [part.task.source.person for part in done]
+        of_person = assign_splits(people + [one for one, _ in together], fractions, seed, together)
         return [of_person[person] for person in people]
+
+    def copies(self, done: Done, failed: Failed) -> list["Copy"]:
+        """Return what is given twice: left out where the content is equal, and kept where only the signal is."""
+        kept = {part.summary["sha256"]: part for part in done}
+        equal = [
+            Copy(part.task.source, kept[part.result["sha256"]], "the same content, left out")
+            for part in failed
+            if part.result is not None
+        ]
+        pairs = copies.alike([part.summary.get("sketch", ()) for part in done])
+        return equal + [Copy(done[j].task.source, done[i], "the same signal, kept in the same split") for i, j in pairs]
 
     def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JsonDict:
         """Return dataset.json but for the shards."""
         summaries, options = [part.summary for part in done], self.options
-        subjects = {s: len({_person(p) for p, of in zip(done, splits, strict=True) if of == s}) for s in SPLITS}
+        known = [(part, of) for part, of in zip(done, splits, strict=True) if _known(part)]
+        subjects = {s: len({part.task.source.person for part, of in known if of == s}) for s in SPLITS}
+        unknown = {s: splits.count(s) - sum(of == s for _, of in known) for s in SPLITS}
         entries = []
         for part, split in zip(done, splits, strict=True):
             who, r = part.task.identity, part.summary
             entry: JsonDict = {"recording": who.recording, "subject": who.subject, "split": split}
+            entry["subject_from"] = part.task.source.subject_from
             entry |= {key: value for key, value in r.items() if key in OF_DATASET}
             entries.append(entry | {"hours": round(r["seconds"] / 3600, 5), "channels": len(r["ch_names"])})
+        by = " and ".join(["subject"] * bool(known) + ["recording"] * (len(known) < len(done)))
         published = {part.task.source.dataset: convert.published_corpus(part.task.source) for part in done}
         return {
             "totals": {
@@ -169,14 +199,21 @@ class RecordingInputs:
                 "windows": sum(r["windows"] for r in summaries),
                 "windows_rejected": sum(entry["windows"] for r in summaries for entry in r["rejects"]),
                 "subjects": sum(subjects.values()),
+                "recordings_of_unknown_subjects": sum(unknown.values()),
             },
             "subjects": subjects,
+            "recordings_of_unknown_subjects": unknown,
+            "copies": [
+                {"recording": identity.recording, "of": copy.of.task.identity.recording, "how": copy.how}
+                for copy in self.copies(done, failed)
+                for identity in [convert.identity_of(copy.source, options.salt)]
+            ],
             "corpora": {
                 name: _corpus([part for part in done if part.summary["dataset"] == name])
                 for name in sorted({r["dataset"] for r in summaries})
             },
             "settings": self.settings.as_json(),
-            "splitting": {"fractions": dict(options.splits.fractions), "seed": options.splits.seed, "by": "subject"},
+            "splitting": {"fractions": dict(options.splits.fractions), "seed": options.splits.seed, "by": by},
             "unit_scales": {  # users name a corpus by its folder; one that may name a person is not repeated
                 published.get(name, convert.UNKNOWN if name else ""): factor
                 for name, factor in options.unit_scales.items()
@@ -211,7 +248,7 @@ class RecordingInputs:
         return ReportLayout(
             names=[part.task.identity.recording for part in done],
             splits=splits,
-            split_note="No subject is in two splits.",
+            split_note=split_note([part.task.source for part in done]),
             steps=quality_report.steps(settings, [part.summary["plan"] for part in done]),
             unit=limits.unit,
             plausible=limits.plausible,
@@ -224,12 +261,45 @@ class RecordingInputs:
         """Return what the command reports of recordings alone."""
         implausible = [part.task.source.name for part in done if part.summary["warning"]]
         notes = [{"path": part.task.source.name, "note": note} for part in done for note in part.summary["notes"]]
+        given_twice = [
+            {"path": copy.source.name, "of": copy.of.task.source.name, "how": copy.how}
+            for copy in self.copies(done, failed)
+        ]
         limits = dict(vars(self.settings.limits))
-        return {"implausible": implausible, "failed": _failures(failed), "notes": notes, "limits": limits}
+        return {
+            "implausible": implausible,
+            "failed": _failures(failed),
+            "copies": given_twice,
+            "notes": notes,
+            "limits": limits,
+        }
 
 
-def _person(part: ConvertedPart) -> tuple[str, str]:
-    return part.task.source.dataset, part.task.source.subject
+@dataclass(frozen=True)
+class Copy:
+    """A recording that holds what another one holds."""
+
+    source: Source
+    of: ConvertedPart
+    how: str
+
+
+def split_note(sources: Sequence[Source]) -> str:
+    """Return what the splits keep apart, and how the subjects are known."""
+    unknown = sum(source.subject == UNKNOWN for source in sources)
+    ways = {what: sum(source.subject_from == way for source in sources) for way, what in INFERRED.items()}
+    inferred = ", ".join(f"{what} ({counted(n, 'recording')})" for what, n in ways.items() if n)
+    return " ".join([
+        *(["No subject is in two splits."] if not unknown else []),
+        *(["No known subject is in two splits."] if 0 < unknown < len(sources) else []),
+        *([f"{counted(unknown, 'recording')} of unknown subjects: split by recording, so they may share people."]
+          if unknown else []),
+        *([f"Subjects were taken from {inferred}."] if inferred else []),
+    ])  # fmt: skip
+
+
+def _known(part: ConvertedPart) -> bool:
+    return part.task.source.subject != UNKNOWN
 
 
 def _corpus(members: Done) -> JsonDict:
@@ -237,7 +307,8 @@ def _corpus(members: Done) -> JsonDict:
         "licences": sorted({part.summary["licence"] for part in members}),
         "recordings": len(members),
         "hours": round(sum(part.summary["seconds"] / 3600 for part in members), 4),
-        "subjects": len({_person(part) for part in members}),
+        "subjects": len({part.task.source.person for part in members if _known(part)}),
+        **({"recordings_of_unknown_subjects": n} if (n := sum(not _known(part) for part in members)) else {}),
         "channels": sorted({len(part.summary["ch_names"]) for part in members}),
     }
 

@@ -20,6 +20,7 @@ from dreamjax.signals.preparation import inputs
 from dreamjax.signals.preparation.convert_trials import TrialReader, TrialSettings, TrialTask, convert, identity_of
 from dreamjax.signals.preparation.inputs import Done, Failed, PrepareOptions, ReportLayout
 from dreamjax.signals.preparation.recording_plan import THIN, robust_scale
+from dreamjax.signals.preparation.workers import Outcome
 from dreamjax.signals.recordings.corpora.trial_corpora import UNUSED, trial_corpus_of
 from dreamjax.signals.recordings.identity import SPLITS, Identity
 from dreamjax.storage import image_files, manifest, paths
@@ -167,7 +168,11 @@ class TrialInputs:
             raise UserError(f"{self.path}: {failed[0].reason}; run the same again")
         self._reject({r["trial"]: r["reason"] for part in done for r in part.summary["rejects"]})
 
-    def splits(self, done: Done) -> Sequence[str]:
+    def once(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        """Return the outcomes: trials of one file are not given twice."""
+        return outcomes
+
+    def splits(self, done: Done, failed: Failed) -> Sequence[str]:
         return [part.task.split for part in done]
 
     def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JsonDict:

@@ -11,11 +11,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dreamjax.console import counted
 from dreamjax.errors import UserError
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 DIGITS = 16
+Persons = dict[tuple[str, str], tuple[str, str]]
+UNKNOWN = "unknown"  # the subject of a recording where nothing names one
+OF_UNKNOWN = "recording "  # prefix of the recording that takes the place of an unknown subject
+MAY_SHARE = "subjects unknown: recordings may share people"
+ONE_OF = {  # groups → one of them
+    "subjects": "subject", "recordings": "recording",
+    "subjects and recordings of unknown subjects": "subject or recording",
+}  # fmt: skip
 FEW = 20  # subjects of a data set, below which chance alone would unbalance the splits
 
 
@@ -35,6 +44,48 @@ def pseudonym(salt: str | None, dataset: str, *parts: str) -> str:
     """Return 16 hexadecimal digits for a subject, a session or a recording of a dataset."""
     key = salt if salt is not None else f"dreamjax default salt of {dataset}"
     return hashlib.sha256("\x1f".join((key, dataset, *parts)).encode(errors="surrogateescape")).hexdigest()[:DIGITS]
+
+
+def unit(subject: str, recording: str) -> str:
+    """Return what samples are grouped by: the subject, or the recording where the subject is unknown."""
+    return f"{OF_UNKNOWN}{recording}" if subject in ("", UNKNOWN) else subject
+
+
+def unknown_units(units: Iterable[str]) -> int:
+    """Return how many of the units are recordings of unknown subjects."""
+    return sum(one.startswith(OF_UNKNOWN) for one in set(units))
+
+
+def in_words(units: Iterable[str], what: str = "subject", plural: str = "") -> str:
+    """Return a number of units in words: "2 subjects and 3 recordings of unknown subjects"."""
+    every = set(units)
+    unknown = unknown_units(every)
+    known = len(every) - unknown
+    recordings = f"{counted(unknown, 'recording')} of unknown subjects"
+    return (
+        f"{counted(known, what, plural)} and {recordings}"
+        if known and unknown
+        else recordings
+        if unknown
+        else counted(known, what, plural)
+    )
+
+
+def counts(known: int, unknown: int) -> str:
+    """Return the number of known subjects, and of recordings of unknown ones where there are any, for a table."""
+    return f"{known} + {counted(unknown, 'recording')} unknown" if unknown else str(known)
+
+
+def groups(units: Iterable[str]) -> str:
+    """Return what intervals resample: subjects, or recordings where the subject is unknown."""
+    every = set(units)
+    unknown = unknown_units(every)
+    return tuple(ONE_OF)[0 if not unknown else 1 if unknown == len(every) else 2]
+
+
+def caveat(units: Iterable[str]) -> str:
+    """Return what a claim about subjects has to add, or "" where all subjects are known."""
+    return MAY_SHARE if unknown_units(units) else ""
 
 
 @dataclass(frozen=True)
@@ -65,18 +116,22 @@ class Identity:
 
 
 def identity(salt: str | None, dataset: str, subject: str, session: str = "", name: str = "") -> Identity:
-    """Return the pseudonyms of one recording, `name`, of a subject in a session."""
+    """Return the pseudonyms of one recording, `name`, of a subject in a session. An unknown subject stays unknown."""
+    known = subject != UNKNOWN
     return Identity(
-        subject=pseudonym(salt, dataset, "subject", subject),
-        session=pseudonym(salt, dataset, "session", subject, session),
+        subject=pseudonym(salt, dataset, "subject", subject) if known else UNKNOWN,
+        session=pseudonym(salt, dataset, "session", subject, session, *(() if known else (name,))),
         recording=pseudonym(salt, dataset, "recording", subject, *((session, name) if name else (session,))),
     )
 
 
 def assign_splits(
-    people: Iterable[tuple[str, str]], fractions: Mapping[str, float], seed: int = 0
+    people: Iterable[tuple[str, str]],
+    fractions: Mapping[str, float],
+    seed: int = 0,
+    together: Iterable[tuple[tuple[str, str], tuple[str, str]]] = (),
 ) -> dict[tuple[str, str], str]:
-    """Return (dataset, subject) → train, val or test.
+    """Return (dataset, subject) → train, val or test. The two of each pair in `together` are in one split.
 
     Every subject has a place in [0, 1), a hash of data set and subject. From 20 subjects of a data set on, `fractions`
     cut that interval, so a subject stays where it is when others join. Fewer are sorted by their places, and the last
@@ -85,7 +140,9 @@ def assign_splits(
     """
     by_corpus: dict[str, list[tuple[str, str]]] = {}
     places = {}
-    for dataset, subject in set(people):  # independent of the salt, so that splits agree between pseudonymisations
+    everyone = set(people)
+    leader = leaders(everyone, together)
+    for dataset, subject in set(leader.values()):  # independent of the salt: splits agree between pseudonymisations
         digest = hashlib.sha256(f"split {seed}\x1f{dataset}\x1f{subject}".encode(errors="surrogateescape")).digest()
         places[dataset, subject] = int.from_bytes(digest[:8], "big") / 2**64
     for person in sorted(places, key=lambda p: places[p]):
@@ -106,4 +163,13 @@ def assign_splits(
                 moved = [p for p in places if split[p] == "train"]
                 if len(moved) > 1:
                     split[max(moved, key=lambda p: places[p])] = wanted
-    return split
+    return {person: split[leader[person]] for person in everyone}
+
+
+def leaders(people: Iterable[tuple[str, str]], together: Iterable[tuple[tuple[str, str], tuple[str, str]]]) -> Persons:
+    """Return person → the first, in order, of all who are connected to that person by pairs."""
+    leader = {person: person for person in people}
+    for one, other in together:
+        first, second = sorted((leader[one], leader[other]))
+        leader |= {person: first for person, of in leader.items() if of == second}
+    return leader

@@ -7,6 +7,7 @@ The user sees all of it on the terminal; the reasons that are stored with the sh
 import re
 from pathlib import Path
 
+from dreamjax.signals.recordings.identity import UNKNOWN
 from dreamjax.signals.recordings.readers.recording import Source
 
 FOREIGN = re.compile(r"\((\w+): .*\)", re.DOTALL)  # "(ValueError: its text)": the text may quote the file
@@ -28,7 +29,8 @@ def scrubbed(reason: str, source: Source) -> str:
     for text in (source.name, source.path, str(path.resolve())):
         reason = reason.replace(text, GONE)
     reason = WHERE.sub("", QUOTED.sub("…", reason))
-    names = {path.name, path.stem, source.member, Path(source.member).stem, source.subject, source.session}
+    names = {path.name, path.stem, source.member, Path(source.member).stem, source.session, source.place}
+    names |= set() if source.subject == UNKNOWN else {source.subject}
     for text in sorted(names | set(path.parts[:-1]), key=len, reverse=True):
         if re.search(r"\w", text) and text not in SMALL.split() and not FIGURE.fullmatch(text):
             reason = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", GONE, reason)

@@ -27,6 +27,7 @@ class Corpus:
     source: str  # where it is published, and the paper
     subject: str | None = None  # regular expression over the path; group 1 is the subject's id
     session: str | None = None
+    population: str = ""  # name shared with other corpora that have the same people
     conditions: Mapping[str, str] = field(default_factory=dict)  # path regex → condition
     codes: Mapping[str, str] = field(default_factory=dict)  # event code → its meaning
     unit_scale: Mapping[str, float] = field(default_factory=dict)  # reader → factor
@@ -98,16 +99,32 @@ CORPORA = (
         path=r"N170/subject\d+/session\d+/data_[^/]*\.csv$",
         licence="BSD-3-Clause",
         source=MUSE_LSL,
+        population="muse-lsl",
         codes={"1": "house", "2": "face"},
     ),
-    Corpus("muse-ssvep", r"SSVEP/subject\d+/session\d+/data_[^/]*\.csv$", "BSD-3-Clause", MUSE_LSL),
+    Corpus(
+        name="muse-ssvep",
+        path=r"SSVEP/subject\d+/session\d+/data_[^/]*\.csv$",
+        licence="BSD-3-Clause",
+        source=MUSE_LSL,
+        population="muse-lsl",
+    ),
+    # Temple University Hospital EEG Corpus and its subsets (Obeid & Picone 2016): PATIENT_sSESSION_tTOKEN.edf
+    Corpus(
+        name="tuh-eeg",
+        path=r"/[a-z0-9]{8}_s\d{3}_t\d{3}\.edf$",
+        licence="unknown",
+        source="https://isip.piconepress.com/projects/nedc/html/tuh_eeg",
+        subject=r"/([a-z0-9]{8})_s\d{3}_t\d{3}\.edf$",
+        session=r"/[a-z0-9]{8}_s(\d{3})_t\d{3}\.edf$",
+        line_freq=60.0,
+    ),
     # SSVEP with an exoskeleton (Kalunga et al. 2016): g.MOBIlab+ through OpenViBE, 13, 17 and 21 Hz
     Corpus(
         name="ssvep-exo",
         path=r"ssvep-exo.*/record-\[\d{4}\.\d\d\.\d\d-\d\d\.\d\d\.\d\d\](_raw)?\.(gdf|fif)$",
         licence="CC0-1.0",
         source="https://github.com/sylvchev/dataset-ssvep-exoskeleton",
-        subject=r"record-\[(\d{4}\.\d\d\.\d\d)-",  # one recording day a subject; the files carry no other id
         session=r"record-\[\d{4}\.\d\d\.\d\d-(\d\d\.\d\d\.\d\d)\]",
         codes={"33024": "rest", "33025": "13Hz", "33026": "21Hz", "33027": "17Hz"},
         unit_scale={"gdf": 1e3, "fif": 1e-3},

@@ -1,11 +1,6 @@
 """Find the recordings in what a user names (files, folders, BIDS roots), and the reasons for what is left out.
 
 The reader of a file is chosen by its first bytes where these identify the format, else by its name.
-
-If the path does not contain a subject's id, the subject is inferred. Taking one person for two could put them into
-both train and test; taking two persons for one only wastes data. So where several sibling folders hold recordings, each
-folder is a person, however many files it has. Folders that are named after conditions, sessions, groups or formats are
-not persons; without other folders, the file's own name counts.
 """
 
 import gzip
@@ -14,14 +9,15 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
-from dreamjax.signals.recordings.readers import delimited
+from dreamjax.signals.recordings.identity import UNKNOWN
+from dreamjax.signals.recordings.readers import delimited, subjects
 from dreamjax.signals.recordings.readers.bids import bids_root, licence_of
 from dreamjax.signals.recordings.readers.modalities import other_modality
 from dreamjax.signals.recordings.readers.numpy_array import sidecar_of
@@ -31,16 +27,6 @@ from dreamjax.signals.recordings.scrub import error_text
 
 Paths = Sequence[str | os.PathLike[str]]
 
-SUBJECT = re.compile(r"(?:^|[^A-Za-z])(?:subject|subj|sub|participant|patient)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
-PLURAL = re.compile(r"(?<![A-Za-z])(?:subject|subj|sub|participant|patient)s(?![A-Za-z0-9])", re.IGNORECASE)  # a folder
-NOT_A_PERSON = re.compile(
-    r"(?:subjects?|subjs?|subs?|participants?|patients?|controls?|healthy|group|grp|site|lab|cohort|batch|part|"
-    r"session|sess|ses|day|week|visit|run|block|trial|condition|cond|task|rest|resting|baseline|eyes|open|closed|pre|"
-    r"post|before|after|train|training|val|valid|validation|test|testing|calibration|online|offline|raw|data|eeg|"
-    r"recordings?|signals?|files?|export|edf|bdf|gdf|cnt|fif|set|mff|vhdr|brainvision|eeglab|csv|txt|npy|old|new|"
-    r"\d{4}[-_.]?\d\d[-_.]?\d\d)(?:[-_ ]?[a-z0-9]{1,3})?(?:[-_ ](?:open|closed|data|eeg|raw))?",
-    re.IGNORECASE,
-)  # names of folders that are not persons
 SESSION = re.compile(r"(?:^|[^A-Za-z])(?:session|sess|ses)[-_ ]?([A-Za-z0-9]+)", re.IGNORECASE)
 NOT_RECORDINGS = ("derivatives", "sourcedata", "code", "stimuli")  # folders of a BIDS root
 MAX_MEMBERS = 10_000  # of an archive
@@ -97,7 +83,7 @@ def find_sources(
     Args:
       paths: files, folders (searched through) or BIDS roots.
       dataset, licence: override those of the corpus table, BIDS or the folder's name.
-      subject_pattern: a regular expression over the path whose first group is the subject's id.
+      subject_pattern: a regular expression over the path as given, whose first group is the subject's id.
 
     Raises:
       UserError: a path does not exist, or nothing under `paths` can be read.
@@ -122,57 +108,85 @@ def find_sources(
     return sources
 
 
-def survey(paths: Paths, **options: str | None) -> tuple[list[Source], list[Ignored]]:
-    """Return (recordings, everything else with the reason); `options` are those of `find_sources`."""
+def survey(paths: Paths, headers: bool = True, **options: str | None) -> tuple[list[Source], list[Ignored]]:
+    """Return (recordings, everything else with the reason); `options` are those of `find_sources`.
+
+    `headers`: whether the code in a header may name the subject.
+    """
     matches: list[tuple[Source, Path]] = []
-    ignored, seen = [], set()
+    ignored: list[Ignored] = []
+    seen: set[str] = set()
     for root in map(Path, paths):
         if not root.exists():
             raise UserError(f"{root}: no such file or folder; check the path")
         if not (root.is_file() or root.is_dir()):
             raise UserError(f"{root}: {NOT_REGULAR}; name a file or a folder")
-        for path in candidates(root):
+        below = candidates(root)
+        real_names = {os.path.realpath(path) for path in below if not path.is_symlink()}
+        for path in below:
             try:
                 readers = readers_of(path)
             except (OSError, ValueError) as e:
                 readers = Ignored(str(path), f"cannot be looked at ({error_text(e)})")
             if not isinstance(readers, Ignored) and "uci" in readers.values():
                 path = trials_of(path)[0]  # it stands for all trials of a subject; they are one recording
-            if path in seen:
+            real = os.path.realpath(path)
+            if real in seen or (path.is_symlink() and real in real_names):
+                if path.is_symlink() and not isinstance(readers, Ignored):
+                    ignored.append(Ignored(str(path), "a link to a file that is read under another name"))
                 continue
-            seen.add(path)
+            seen.add(real)
             if isinstance(readers, Ignored):
                 ignored.append(readers)
             else:
                 base = root if root.is_dir() and root != path else path.parent
                 matches += [(source, root) for source in describe(path, readers, base, **options)]
-    nameless = [i for i, (source, _) in enumerate(matches) if not source.subject]
-    subjects = dict(zip(nameless, unworded([matches[i] for i in nameless]), strict=True))
-    return [replace(source, subject=subjects.get(i, source.subject)) for i, (source, _) in enumerate(matches)], ignored
+    nameless = [i for i, (source, _) in enumerate(matches) if not source.subject_from]
+    named = dict(zip(nameless, subjects.compared([matches[i] for i in nameless], headers), strict=True))
+    sources = [source for source, _ in matches]
+    for i, (subject, named_by) in named.items():
+        sources[i] = replace(sources[i], subject=subject, subject_from=named_by)
+    return distinct(sources), ignored
 
 
 def source_of(path: str | os.PathLike[str]) -> Source:
     """Return the source for one path, its ids taken from the path alone."""
-    sources, ignored = survey([path])
+    sources, ignored = survey([path], headers=False)
     if not sources:
         reason = ignored[0].reason if ignored else "it holds no recording"
         raise UserError(f"{path}: not a recording ({reason}); see docs/reference/recordings.md for the formats")
     return sources[0]
 
 
-def candidates(root: Path) -> Iterator[Path]:
-    """Yield the files below `root`, sorted by name; a folder that is one recording (.mff, .ds) counts as one."""
-    if root.is_file() or root.suffix.lower() in FOLDERS:
-        yield root
-        return
-    for entry in sorted(root.iterdir(), key=lambda p: p.name):
-        if entry.name.startswith(".") or (entry.is_symlink() and entry.is_dir() and entry.resolve() in root.parents):
+def candidates(root: Path) -> list[Path]:
+    """Return the files below `root`, sorted by name; a folder that is one recording (.mff, .ds) counts as one.
+
+    A real folder is visited once, under its own name where it has one below `root`: links to folders come last.
+    """
+    files: list[Path] = []
+    folders, links, visited = [root], list[Path](), set[str]()
+    above = {os.path.realpath(root), *map(str, Path(os.path.realpath(root)).parents)}
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        if folder.is_file() or folder.suffix.lower() in FOLDERS:
+            files.append(folder)
             continue
-        if entry.is_dir():
-            if entry.name not in NOT_RECORDINGS or not (root / "dataset_description.json").exists():
-                yield from candidates(entry)
-        elif entry.is_file() or entry.is_symlink():
-            yield entry
+        if (real := os.path.realpath(folder)) in visited:
+            log.info("%s: left out, a link to a folder that is read under another name", folder)
+            continue
+        visited.add(real)
+        for entry in sorted(folder.iterdir(), key=lambda p: p.name):
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                files += [entry] if entry.is_file() or entry.is_symlink() else []
+            elif entry.name in NOT_RECORDINGS and (folder / "dataset_description.json").exists():
+                continue
+            elif not entry.is_symlink():
+                folders.append(entry)
+            elif os.path.realpath(entry) not in above:
+                links.append(entry)
+    return sorted(files, key=lambda path: path.parts)
 
 
 def describe(
@@ -185,8 +199,8 @@ def describe(
 ) -> list[Source]:
     """Return the source (of an archive: the sources) at `path`, with its dataset, subject, session and licence.
 
-    Each comes from the first source that has it: the caller, the corpus table, BIDS, the names of folders and file. The
-    subject is "" where none has it.
+    Each comes from the first source that has it: the caller, the corpus table, BIDS, the names of folders and file.
+    Where none has the subject, it is "", or unknown if the corpus is known: its folders are not persons.
     """
     inside = path.relative_to(base).as_posix()
     folder = inside.split("/")[0] if "/" in inside else base.resolve().name
@@ -195,16 +209,23 @@ def describe(
     for member, reader in readers.items():
         whole = "/".join(filter(None, (path.absolute().as_posix(), member)))
         corpus = corpus_of(whole)
-        subject = corpus and corpus.subject and re.search(corpus.subject, whole)
+        known = re.search(corpus.subject, whole) if corpus and corpus.subject else None
+        ways = {
+            "pattern": subjects.by_pattern(path, subject_pattern) if subject_pattern else "",
+            "corpus": known.group(1) if known else "",
+            "participants.tsv": subjects.participant(path),
+            "path": subjects.in_path(path, base, member),
+        }  # what names the subject, the first that does
+        named_by, subject = next(((by, name) for by, name in ways.items() if name), ("", ""))
         session = (corpus and corpus.session and re.search(corpus.session, whole)) or SESSION.search(inside)
         sources.append(
             Source(
                 path=str(path),
                 reader=reader,
                 dataset=dataset or (corpus.name if corpus else bids.name if bids else folder),
-                subject=_by_pattern(inside, path, subject_pattern)
-                or (subject.group(1) if subject else worded(inside))
-                or (file_name(Source(str(path), reader, member=member)) if corpus else ""),
+                subject=subject or (UNKNOWN if corpus else ""),
+                subject_from=named_by,
+                population=corpus.population if corpus and not dataset else "",
                 session=session.group(1) if session else "",
                 licence=licence or (corpus.licence if corpus else licence_of(bids) if bids else "unknown"),
                 member=member,
@@ -213,75 +234,19 @@ def describe(
     return sources
 
 
-def _by_pattern(inside: str, path: Path, pattern: str | None) -> str | None:
-    if not pattern:
-        return None
-    try:
-        match = re.search(pattern, inside)
-    except re.error as e:
-        raise UserError(f"the subject pattern {pattern!r} is not a regular expression ({e}); repair it") from e
-    if not match or not match.groups():
-        raise UserError(f"{path}: the subject pattern {pattern!r} finds no group in {inside!r}; adapt it")
-    return match.group(1)
-
-
-# ------------------------------------------------------------------------------------------------------------ subjects
-def worded(inside: str) -> str | None:
-    """Return the id in a path below the given folder: what follows a word such as `sub-`."""
-    match = SUBJECT.search(PLURAL.sub("", inside))
-    return match.group(1) if match else None
-
-
-def file_name(source: Source) -> str:
-    return Path(source.member).name or Path(source.path).name.split(".")[0]
-
-
-def unworded(recordings: Sequence[tuple[Source, Path]]) -> list[str]:
-    """Return a subject for each (recording, given path) for which `worded` finds none; the log states how.
-
-    Recordings are compared with those below the folder that holds what was given, so that `anna/ ben/` are persons.
-    """
-    subjects = [file_name(source) for source, _ in recordings]
-    groups: dict[Path, list[int]] = {}
-    for i, (source, root) in enumerate(recordings):
-        top = root if root.is_dir() and str(root) != source.path else root.parent
-        groups.setdefault(top.absolute().parent, []).append(i)
-    for anchor, members in groups.items():
-        folders = {i: Path(recordings[i][0].path).absolute().relative_to(anchor).parts[:-1] for i in members}
-        given = any(recordings[i][1].is_dir() for i in members)
-        level = _level_of_persons([(subjects[i], folders[i]) for i in members], given)
-        below = [i for i in members if level < len(folders[i])]
-        rest = [i for i in members if level >= len(folders[i])]
-        for i in below:
-            subjects[i] = folders[i][level]
-        for chosen, what, fewest in ((below, "its folder", 1), (rest, "the file's own name", 2)):
-            if len(chosen) >= fewest:
-                log.info(
-                    "%d recordings below %s name no subject: %s is taken as the subject (%d subjects); "
-                    "--subject-pattern overrides it",
-                    len(chosen),
-                    os.path.commonpath([Path(recordings[i][0].path).parent for i in chosen]),
-                    what,
-                    len({subjects[i] for i in chosen}),
-                )
-    return subjects
-
-
-def _level_of_persons(recordings: Sequence[tuple[str, Sequence[str]]], given: bool) -> int:
-    """Return the first level at which sibling folders of (file's name, folders) may be persons; else the depth.
-
-    Folders that were `given` one by one may as well be studies, so there a file name must occur in two of them.
-    """
-    depth = max(len(folders) for _, folders in recordings)
-    for level in range(depth):
-        places = {(name, folders[level]) for name, folders in recordings if level < len(folders)}
-        here = {folder for _, folder in places}
-        if len(here) < 2 or all(NOT_A_PERSON.fullmatch(folder) for folder in here):
-            continue
-        if level == 0 and given and len({name for name, _ in places}) == len(places):
-            continue
-        return level
-    return depth
+def distinct(sources: Sequence[Source]) -> list[Source]:
+    """Return the sources, with folders in `place` where recordings of a subject would have the same name."""
+    named: dict[tuple[str, ...], list[int]] = {}
+    for i, source in enumerate(sources):
+        key = (source.subject, source.session, Path(source.path).name, source.member)
+        named.setdefault(key, []).append(i)
+    out = list(sources)
+    for members in named.values():
+        folders = [Path(os.path.abspath(sources[i].path)).parent.parts for i in members] if len(members) > 1 else []
+        depth = next((n for n in range(1, 64) if len({f[-n:] for f in folders}) == len(folders)), 64)
+        for i, folder in zip(members, folders, strict=False):
+            out[i] = replace(sources[i], place="/".join(folder[-depth:]))
+    return out
 
 
 # ------------------------------------------------------------------------------------------------------------- formats

@@ -4,12 +4,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from dreamjax.console import counted
 from dreamjax.signals.recordings import montage
+from dreamjax.signals.recordings.identity import UNKNOWN
 from dreamjax.signals.recordings.readers.modalities import SENSORS, other_sensors
 from dreamjax.typing import JsonDict
 
@@ -33,11 +35,22 @@ class Source:
     path: str
     reader: str  # "edf", "brainvision", …
     dataset: str = "unknown"
-    subject: str = "unknown"
+    subject: str = UNKNOWN
     session: str = ""
     licence: str = "unknown"  # SPDX id
     member: str = ""  # file inside an archive
     corpus: str = ""  # public name of the dataset where its own name may be a person's; `dataset` when empty
+    population: str = ""  # of which `subject` is one, where several datasets have the same people; `dataset` when empty
+    subject_from: str = ""  # what names the subject: pattern, corpus, participants.tsv, path, folder, file name, header
+    place: str = ""  # folders, where the subject has another recording of the same name
+
+    @property
+    def person(self) -> tuple[str, str]:
+        """Return (population, subject); of an unknown subject the recording in its place."""
+        population = self.population or self.dataset
+        if self.subject != UNKNOWN:
+            return population, self.subject
+        return population, "\x1f".join((UNKNOWN, self.session, self.place, Path(self.path).name, self.member))
 
     @property
     def name(self) -> str:

@@ -1,0 +1,134 @@
+"""Recognise a recording that is given twice: the same bytes, or the same signal re-exported, resampled or cut.
+
+A signal is known by the times of the peaks of its spatial variance, which neither unit, reference, order of channels
+nor sampling rate move. Six neighbouring intervals, in steps of 20 ms, are one pattern; a recording keeps the patterns
+that occur once in it, with their times, as a sample by hash: those of a part of it are in the sample of the whole
+(bottom-k sketch, Broder 1997; landmarks at one offset, Wang 2003). Two recordings hold the same signal where MATCHES of
+their patterns or more occur at one offset. Pairs of 62-s recordings of eegmat share one at most; a copy of 15 s of one
+shares 18 or more, one at 128 Hz over 200.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt64
+from scipy.ndimage import maximum_filter1d
+
+from dreamjax.signals.datasets.records import Window
+
+WIDTH_S = 0.04  # of the two neighbouring averages whose difference is looked at: about 5 to 15 Hz
+RADIUS_S = 0.05  # a peak is the largest value within it
+INTERVALS, STEP_S = 6, 0.02  # of a pattern
+KEPT = 256  # patterns of a recording, at least, where it has so many
+SHARE = 2**32 // 16  # hashes below this are always kept, so that a minute of a long recording is recognised
+SAME_S = 0.05  # difference of two offsets that are the same
+BEFORE_S = 1.0  # of the window before, so that patterns across the border are seen
+RATE_HZ = 100.0  # signals are averaged down to this or a little more
+MATCHES = 6
+COMMON = 100  # recordings; a pattern in more than these tells nothing
+
+
+class Sketch:
+    """The patterns of one recording, from its windows in order."""
+
+    def __init__(self) -> None:
+        self.times: dict[int, float | None] = {}  # hash → s; None: occurs more than once
+        self.limit = 2**32  # hashes from here on are no longer kept
+
+    def watched(self, windows: Iterable[Window]) -> Iterator[Window]:
+        """Yield the windows as they are, and learn their patterns, those across the border of two among them."""
+        last: Window | None = None
+        for window in windows:
+            signal, start = _usable(window), window.start
+            if last is not None and abs(last.start + last.signal.shape[1] / last.sfreq - start) < 0.5 / window.sfreq:
+                before = _usable(last)[:, -round(BEFORE_S * window.sfreq) :]
+                if len(before) == len(signal):
+                    signal = np.concatenate([before, signal], axis=1)
+                    start -= before.shape[1] / window.sfreq
+            self.add(signal, window.sfreq, start)
+            last = window
+            yield window
+
+    def add(self, signal_CxT: Float[np.ndarray, "channels time"], sfreq: float, start: float) -> None:
+        """Learn the patterns of a contiguous signal that begins at `start`, s."""
+        at = peaks(signal_CxT, sfreq)
+        for code, time in zip(_hashes(at).tolist(), (start + at).tolist(), strict=False):
+            if code < self.limit:
+                known = self.times.get(code, time)
+                self.times[code] = known if known is not None and abs(known - time) < SAME_S else None
+        if len(self.times) > 4 * KEPT and self.limit > SHARE:
+            self.limit = max(SHARE, sorted(self.times)[2 * KEPT])
+            self.times = {code: time for code, time in self.times.items() if code < self.limit}
+
+    def as_json(self) -> list[tuple[int, int]]:
+        """Return (hash, time in ms) of the patterns that are kept, by hash."""
+        once = sorted((code, round(1e3 * time)) for code, time in self.times.items() if time is not None)
+        return [entry for i, entry in enumerate(once) if i < KEPT or entry[0] < SHARE]
+
+
+def _usable(window: Window) -> Float[np.ndarray, "channels time"]:
+    ok = window.channel_ok if window.channel_ok.any() else slice(None)
+    signal = np.asarray(window.signal, np.float32)
+    if not window.channel_ok.all():
+        signal = signal[ok]
+    return signal if window.valid.all() else signal[:, window.valid]
+
+
+def _hashes(at: Float[np.ndarray, "peaks"]) -> UInt64[np.ndarray, "patterns"]:
+    """Return a hash below 2³² of the intervals that begin at each peak (the finaliser of MurmurHash3, Appleby 2011)."""
+    steps = np.rint(np.diff(at) / STEP_S).astype(np.uint64)
+    code = np.zeros(max(0, len(steps) - INTERVALS + 1), np.uint64)
+    for i in range(INTERVALS):
+        code = (code ^ steps[i : i + len(code)]) * np.uint64(0xFF51AFD7ED558CCD)
+        code ^= code >> np.uint64(33)
+    return (code * np.uint64(0xC4CEB9FE1A85EC53)) >> np.uint64(32)
+
+
+def peaks(signal_CxT: Float[np.ndarray, "channels time"], sfreq: float) -> Float[np.ndarray, "peaks"]:
+    """Return the times, s, at which neighbouring averages of the signal differ most over channels."""
+    several = max(1, int(sfreq / RATE_HZ))
+    length = signal_CxT.shape[1] // several
+    stop, sfreq = length * several, sfreq / several
+    slower_CxT = sum(signal_CxT[:, first:stop:several] for first in range(several))  # fast for a few
+    width, radius = max(1, round(WIDTH_S * sfreq)), max(1, round(RADIUS_S * sfreq))
+    if length < 2 * (width + radius) + 3:
+        return np.empty(0)
+    total = np.cumsum(slower_CxT, axis=1, dtype=np.float64)
+    change = total[:, 2 * width :] - 2 * total[:, width:-width] + total[:, : -2 * width]
+    size = change.std(axis=0) if len(change) > 1 else np.abs(change[0])
+    inner = slice(radius, len(size) - radius)
+    at = np.flatnonzero((size == maximum_filter1d(size, 2 * radius + 1))[inner] & (size[inner] > 0)) + radius
+    before, top, after = size[at - 1], size[at], size[at + 1]
+    bend = before - 2 * top + after
+    return (at + np.where(bend < 0, 0.5 * (before - after) / np.where(bend < 0, bend, 1), 0.0)) / sfreq
+
+
+def alike(sketches: Sequence[Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """Return the pairs of recordings whose sketches share MATCHES patterns at one offset."""
+    owners: dict[int, list[tuple[int, int]]] = defaultdict(list)  # hash → (recording, ms)
+    for i, sketch in enumerate(sketches):
+        for code, time in sketch:
+            owners[code].append((i, time))
+    offsets: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for entries in owners.values():
+        for k, (one, time) in enumerate(entries if len(entries) <= COMMON else ()):
+            for other, later in entries[k + 1 :]:
+                offsets[one, other].append(later - time)
+    return sorted(pair for pair, times in offsets.items() if _at_one_offset(times) >= MATCHES)
+
+
+def _at_one_offset(offsets: Sequence[int]) -> int:
+    """Return how many offsets, ms, are within SAME_S of one of them."""
+    if len(offsets) < MATCHES:
+        return 0
+    ordered = np.sort(offsets)
+    reach = round(1e3 * SAME_S)
+    return int((np.searchsorted(ordered, ordered + reach, "right") - np.searchsorted(ordered, ordered - reach)).max())
+
+
+def repeated(contents: Sequence[str]) -> dict[int, int]:
+    """Return recording → the first one with equal content, by SHA-256, of those that are not the first."""
+    first: dict[str, int] = {}
+    seen = {i: first.setdefault(content, i) for i, content in enumerate(contents)}
+    return {i: earlier for i, earlier in seen.items() if i != earlier}
