@@ -191,7 +191,7 @@ def draw_notes(workdir: str, step: int, request: TrialRequest, trials: int, of: 
     if request.samples > 1:
         notes.append(f"every score is the mean over the {request.samples} images of a trial; none of them was chosen")
     path = epath.Path(workdir) / READS
-    lines = path.read_text().splitlines() if request.split == "test" and path.exists() else []
+    lines = path.read_text().splitlines() if request.split == "test" and presence.exists(path) else []
     same = [entry for entry in map(json.loads, lines) if entry.get("step") == step]
     seeds = sorted({entry["seed"] for entry in same if "seed" in entry} | {request.seed})
     if len(seeds) > 1:
