@@ -32,7 +32,7 @@ Basis = Literal["channels", "components"]
 Covariance = Literal["sample", "stationary"]
 SHRINKAGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 START = 1e-6
-STEP, MOST = 10.0, 1.0  # of the shrinkage that a window may take
+FIRMER = (*SHRINKAGES, 1e-1, 1.0)  # that a window may take
 FLOOR = 1e-10  # eigenvalues are raised to this share of the largest: an averaged diagonal may leave some below zero
 
 Spectrum = tuple[Float[np.ndarray, "K T"], Float[np.ndarray, "K T T"]]  # eigenvalues, eigenvectors in columns
@@ -107,9 +107,9 @@ class Gaussian:
 
     @cached_property
     def firmer(self) -> "Gaussian | None":
-        """Return the same with the next larger shrinkage; None beyond `MOST`, and for none at all."""
-        shrinkage = self.shrinkage * STEP
-        return Gaussian(self.basis, self.spectrum, shrinkage) if 0 < shrinkage <= MOST else None
+        """Return the same with the next shrinkage of `FIRMER`; None after the last, and for an exact covariance."""
+        larger = [x for x in FIRMER if x > self.shrinkage > 0]
+        return Gaussian(self.basis, self.spectrum, larger[0]) if larger else None
 
     def conditional_mean(
         self, signal: Float[np.ndarray, "B C T"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
@@ -223,7 +223,10 @@ class Candidates:
 
         at_start = {kind: error(self.make(*kind)) for kind in self.fitted}
         basis, covariance = kind = min(at_start, key=lambda kind: at_start[kind])
-        errors = {x: at_start[kind] if x == START else error(self.make(*kind, x)) for x in SHRINKAGES}
+        gaussian, errors = self.make(*kind, SHRINKAGES[0]), {}
+        for x in SHRINKAGES:  # each is also what windows of the one before may take, so it is made once
+            errors[x] = error(gaussian)
+            gaussian = gaussian.firmer or gaussian
         shrinkage = min(errors, key=lambda x: errors[x])
         return Choice(basis, covariance, shrinkage, 1 - errors[shrinkage])
 
