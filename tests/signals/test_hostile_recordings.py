@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import stat
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -137,6 +138,29 @@ def test_a_name_in_another_encoding_costs_nothing(tmp_path, capsys):
     assert "a zip archive that cannot be opened (UnicodeDecodeError" in printed.err
     assert "\\udcfc.edf: the file is empty" in printed.out
     assert stat.S_IMODE((tmp_path / "key.jsonl").stat().st_mode) == 0o600  # it names people
+
+
+def test_folders_too_deep_or_closed_cost_what_is_in_them(tmp_path, monkeypatch):
+    source = study(tmp_path / "study", 1, 1)
+    deep = source
+    try:
+        for _ in range(1200):  # beyond Python's limit of recursion
+            deep = deep / "d"
+            deep.mkdir()
+        (deep / "sub-7.edf").write_bytes((source / "sub-00_ses-0.edf").read_bytes())
+        assert {Path(s.path).name for s in survey([source])[0]} == {"sub-00_ses-0.edf", "sub-7.edf"}
+    finally:
+        subprocess.run(["rm", "-rf", str(source / "d")], check=True)
+    (source / "closed").mkdir()
+    listed = Path.iterdir
+
+    def closed(folder):
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    assert [Path(s.path).name for s in survey([source])[0]] == ["sub-00_ses-0.edf"]
 
 
 # ----------------------------------------------------------------------------------------------------------- claims
