@@ -140,6 +140,7 @@ def test_a_name_in_another_encoding_costs_nothing(tmp_path, capsys):
     assert stat.S_IMODE((tmp_path / "key.jsonl").stat().st_mode) == 0o600  # it names people
 
 
+@pytest.mark.long
 def test_folders_too_deep_or_closed_cost_what_is_in_them(tmp_path, monkeypatch):
     source = study(tmp_path / "study", 1, 1)
     deep = source
