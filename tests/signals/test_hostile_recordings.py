@@ -79,9 +79,9 @@ def fdt(path: Path, seed: int = 0, samples: int = 5000) -> Path:
 # ------------------------------------------------------------------------------------------------------ odd entries
 def test_pipes_devices_and_links_to_them_are_left_out_with_a_reason(tmp_path, soon):
     source = study(tmp_path / "study", 1, 1)
-    os.mkfifo(tmp_path / "pipe")
     for name in ("a.csv", "b.edf", "c.cnt", "d.zip", "e.eeg"):
-        (source / name).symlink_to(tmp_path / "pipe")
+        os.mkfifo(tmp_path / f"pipe to {name}")
+        (source / name).symlink_to(tmp_path / f"pipe to {name}")
     (source / "f.edf").symlink_to("/dev/zero")
     (source / "g.edf").symlink_to("/proc/kmsg")  # a regular file, of no bytes, which is never read to its end
     result = prepare([source], tmp_path / "out", options=INLINE)
