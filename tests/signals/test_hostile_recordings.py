@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import stat
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def brainvision(folder: Path, data: str = "old.eeg", more: str = "", seed: int =
     return folder / "new.vhdr"
 
 
-def eeglab(path: Path, data: str, pnts: float = 5000, trials: int = 1, **options) -> Path:
+def eeglab(path: Path, data: str, pnts: float = 5000, trials: int = 1, trials_stated=0, nbchan=4, **options) -> Path:
     """A .set of 4 channels at 250 Hz whose signal is in the file `data`."""
     scipy_io = pytest.importorskip("scipy.io")
     places = np.array([(n,) for n in ("Fz", "Cz", "Pz", "Oz")], dtype=[("labels", "O")])
@@ -61,7 +62,8 @@ def eeglab(path: Path, data: str, pnts: float = 5000, trials: int = 1, **options
     for i in range(len(epochs)):
         epochs[i], events[i] = (i + 1, "a", 0.0), ("a", i * pnts + 1.0, i + 1)
     eeg = {
-        "nbchan": 4.0, "trials": float(trials), "pnts": float(pnts), "srate": 250.0, "xmin": 0.0, "xmax": 20.0,
+        "nbchan": float(nbchan), "trials": float(trials_stated or trials), "pnts": float(pnts), "srate": 250.0,
+        "xmin": 0.0, "xmax": 20.0,
         "data": data, "chanlocs": places, "event": events, "ref": "", "setname": "", "filename": path.name,
         "filepath": "", "epoch": epochs,
     }  # fmt: skip
@@ -77,12 +79,11 @@ def fdt(path: Path, seed: int = 0, samples: int = 5000) -> Path:
 # ------------------------------------------------------------------------------------------------------ odd entries
 def test_pipes_devices_and_links_to_them_are_left_out_with_a_reason(tmp_path, soon):
     source = study(tmp_path / "study", 1, 1)
-    os.mkfifo(tmp_path / "pipe")
     for name in ("a.csv", "b.edf", "c.cnt", "d.zip", "e.eeg"):
-        (source / name).symlink_to(tmp_path / "pipe")
+        os.mkfifo(tmp_path / f"pipe to {name}")
+        (source / name).symlink_to(tmp_path / f"pipe to {name}")
     (source / "f.edf").symlink_to("/dev/zero")
-    for name in ("g.csv", "h.edf"):
-        (source / name).symlink_to("/proc/kmsg")  # a regular file, of no bytes, which is never read to its end
+    (source / "g.edf").symlink_to("/proc/kmsg")  # a regular file, of no bytes, which is never read to its end
     result = prepare([source], tmp_path / "out", options=INLINE)
     assert (result.recordings, result.recordings_left_out) == (1, 1)
     _, ignored = survey([source])
@@ -139,7 +140,40 @@ def test_a_name_in_another_encoding_costs_nothing(tmp_path, capsys):
     assert stat.S_IMODE((tmp_path / "key.jsonl").stat().st_mode) == 0o600  # it names people
 
 
+@pytest.mark.long
+def test_folders_too_deep_or_closed_cost_what_is_in_them(tmp_path, monkeypatch):
+    source = study(tmp_path / "study", 1, 1)
+    deep = source
+    try:
+        for _ in range(1200):  # beyond Python's limit of recursion
+            deep = deep / "d"
+            deep.mkdir()
+        (deep / "sub-7.edf").write_bytes((source / "sub-00_ses-0.edf").read_bytes())
+        assert {Path(s.path).name for s in survey([source])[0]} == {"sub-00_ses-0.edf", "sub-7.edf"}
+    finally:
+        subprocess.run(["rm", "-rf", str(source / "d")], check=True)
+    (source / "closed").mkdir()
+    listed = Path.iterdir
+
+    def closed(folder):
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    assert [Path(s.path).name for s in survey([source])[0]] == ["sub-00_ses-0.edf"]
+
+
 # ----------------------------------------------------------------------------------------------------------- claims
+EEGLAB = {
+    "eeglab samples": {"pnts": 2**40},
+    "eeglab trials": {"trials_stated": 2**30},
+    "eeglab channels": {"nbchan": 2**31},
+    "eeglab negative": {"pnts": -5},
+    "eeglab NaN": {"pnts": float("nan")},
+}
+
+
 def claimed(kind: str, folder: Path) -> Path:
     if kind == "gdf":
         header = bytearray(b"GDF 1.25".ljust(512))
@@ -147,9 +181,9 @@ def claimed(kind: str, folder: Path) -> Path:
         header[244:252], header[252:256] = bytes([1, 0, 0, 0] * 2), (2**31 - 1).to_bytes(4, "little")
         (folder / "a.gdf").write_bytes(header)
         return folder / "a.gdf"
-    if kind == "eeglab":
+    if kind in EEGLAB:
         fdt(folder / "a.fdt")
-        return eeglab(folder / "a.set", "a.fdt", pnts=2**40)
+        return eeglab(folder / "a.set", "a.fdt", **EEGLAB[kind])
     if kind == "numpy":
         np.save(folder / "a.npy", np.zeros((1 << 40, 2, 0)))
         (folder / "a.json").write_text('{"sfreq": 250, "ch_names": ["Fz", "Cz"]}')
@@ -163,7 +197,7 @@ def claimed(kind: str, folder: Path) -> Path:
     ("kind", "sentence"),
     [
         ("gdf", "its header promises 2147483647 channels in 512 bytes"),
-        ("eeglab", "its header promises 1099511627776 samples, far more than the file holds"),
+        *((kind, r"its header promises .* values, which its \d+ bytes do not hold") for kind in EEGLAB),
         ("numpy", "it holds no signal"),
         ("zip", "40 MiB of text packed too tightly"),
     ],

@@ -105,6 +105,6 @@ def open_recording(
         raise UserError(f"{source.name}: no permission to read it; check its owner and mode") from e
     except Exception as e:  # a damaged file can surprise any reader anywhere; the sentence names it
         raise UserError(f"{source.name}: cannot be read as {source.reader} ({error_text(e)})") from e
-    if not recording.ch_names or recording.n_samples == 0:
+    if not recording.ch_names or recording.n_samples <= 0:
         raise UserError(f"{source.name}: holds no signal; remove it from the input")
     return recording

@@ -175,10 +175,13 @@ def candidates(root: Path) -> list[Path]:
             log.info("%s: left out, a link to a folder that is read under another name", folder)
             continue
         visited.add(real)
-        for entry in sorted(folder.iterdir(), key=lambda p: p.name):
-            if entry.name.startswith("."):
-                continue
-            if not entry.is_dir():
+        try:
+            entries = sorted((p, p.is_dir()) for p in folder.iterdir() if not p.name.startswith("."))
+        except OSError as e:  # no permission, or a path longer than the system takes
+            log.warning("%s: left out with all that is in it, it cannot be listed (%s)", folder, e.strerror)
+            continue
+        for entry, is_folder in entries:
+            if not is_folder:
                 files += [entry] if entry.is_file() or entry.is_symlink() else []
             elif entry.name in NOT_RECORDINGS and (folder / "dataset_description.json").exists():
                 continue

@@ -1,5 +1,6 @@
 """Formats that MNE reads after checks of what MNE takes on trust: BrainVision, EEGLAB, Neuroscan, Nexstim eximia."""
 
+import math
 import os
 import re
 import struct
@@ -7,13 +8,20 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from dreamjax.console import counted
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.readers.mne_reader import contents_of_epochs, open_with_mne, reading, require_mne
+from dreamjax.signals.recordings.readers.mne_reader import (
+    COMPRESSED_FLOOD,
+    contents_of_epochs,
+    open_with_mne,
+    reading,
+    require_mne,
+)
 from dreamjax.signals.recordings.readers.recording import Contents, Source, listed
 from dreamjax.signals.recordings.units import microvolts
 
@@ -26,6 +34,8 @@ SETUP_BYTES, ELECTRODE_BYTES = 900, 75  # Neuroscan
 PROBE_SAMPLES = 4000
 MATLAB_5 = b"MATLAB 5.0"  # how a .set begins that is not HDF5
 LONGEST_NAME = 1024  # characters
+SMALL_SET = 1 << 24  # bytes
+COUNTS = ("nbchan", "pnts", "trials")  # fields of EEGLAB
 EXIMIA_BYTES = 64 * 2  # one sample of all channels
 
 
@@ -42,34 +52,55 @@ def open_eeglab(source: Source, strict: bool) -> Contents:
     with open(source.path, "rb") as file:
         if not file.read(128).startswith((b"MATLAB 5.0", b"MATLAB 7.3", b"\x89HDF")):
             raise UserError(f"{source.path}: not a MATLAB file under the name .set; restore it from its source")
+    path = Path(source.path)
+    if path.stat().st_size <= SMALL_SET:  # a large file holds its signal, and is not read twice for this
+        check_set(path)
     try:
         return open_with_mne(source.path, "eeglab")
     except UserError as e:
         if "number of trials" not in str(e):
             raise
-    if os.path.basename(name := eeglab_data(Path(source.path))) != name:
-        raise UserError(f"{source.path}: names a signal file in another folder; copy that file next to it")
+    check_set(path)
     with reading(source.path, "its epochs"):
         return contents_of_epochs(require_mne().io.read_epochs_eeglab(source.path), "eeglab")
 
 
-def eeglab_data(path: Path) -> str:
-    """Return the name of the signal file that a `.set` states; "" where it holds its signal."""
+def check_set(path: Path) -> None:
+    """Raise UserError for a `.set` whose signal is in another folder, or whose counts the files cannot hold.
+
+    MNE makes lists of the promised lengths first.
+    """
+    with reading(str(path), "it as eeglab"):
+        fields = _fields(path)
+    name = fields["data"] if isinstance(fields["data"], str) else ""
+    if os.path.basename(name) != name and (path.parent / name).exists():
+        raise UserError(f"{path}: names a signal file in another folder; copy that file next to it")
+    counts = [float(n) for n in (fields[key] for key in COUNTS) if isinstance(n, int | float | np.number)]
+    signals = {path, path.parent / (name or path.name), path.with_suffix(".fdt")}
+    held = sum(p.stat().st_size for p in signals if p.is_file())
+    if not 1 <= math.prod(counts) <= COMPRESSED_FLOOD * held or min(counts, default=1) < 1:  # NaN is neither
+        stated = " x ".join(f"{n:g}" for n in counts)
+        raise UserError(f"{path}: its header promises {stated} values, which its {held} bytes do not hold; restore it")
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    """Return the counts of a `.set`, and `data` where that is a name; None for others."""
     with open(path, "rb") as file:
         old = file.read(len(MATLAB_5)) == MATLAB_5
     if old:
         from scipy.io import loadmat
 
         content = loadmat(path, simplify_cells=True)
-        data = content.get("EEG", content).get("data")
-        return data if isinstance(data, str) else ""
+        fields = content.get("EEG", content)
+        return {key: fields.get(key) for key in (*COUNTS, "data")}
     import h5py
 
     with h5py.File(path) as stored:
-        data = stored.get("EEG", stored).get("data")
-        if data is None or data.dtype.kind != "u" or data.dtype.itemsize != 2 or data.size > LONGEST_NAME:
-            return ""
-        return "".join(map(chr, data[()].ravel(order="F")))
+        group = stored.get("EEG", stored)
+        fields = {key: np.ravel(group[key])[0] if key in group and group[key].size == 1 else None for key in COUNTS}
+        data = group.get("data")
+        named = isinstance(data, h5py.Dataset) and data.dtype == np.uint16 and data.size <= LONGEST_NAME
+        return fields | {"data": "".join(map(chr, data[()].ravel(order="F"))) if named else None}
 
 
 def open_fif(source: Source, strict: bool) -> Contents:

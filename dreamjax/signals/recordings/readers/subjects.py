@@ -155,6 +155,8 @@ def in_header(source: Source) -> str:
     """Return the patient's code in the header of an EDF, BDF, GDF, Neuroscan or FIF file; "" without a real one."""
     path, text = Path(source.path), ""
     with suppress(OSError):
+        if path.stat().st_size == 0:  # as files of /proc are, whose reading may wait for ever
+            return ""
         if path.is_file() and source.reader == "fif" and not path.name.endswith(".gz"):
             text = _his_id(path)
         elif path.is_file() and source.reader in FIELDS:
