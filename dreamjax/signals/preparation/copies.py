@@ -24,6 +24,7 @@ KEPT = 256  # patterns of a recording, at least, where it has so many
 SHARE = 2**32 // 16  # hashes below this are always kept, so that a minute of a long recording is recognised
 SAME_S = 0.05  # difference of two offsets that are the same
 BEFORE_S = 1.0  # of the window before, so that patterns across the border are seen
+AT_ONCE = 16  # windows
 RATE_HZ = 100.0  # signals are averaged down to this or a little more
 MATCHES = 6
 COMMON = 100  # recordings; a pattern in more than these tells nothing
@@ -38,17 +39,23 @@ class Sketch:
 
     def watched(self, windows: Iterable[Window]) -> Iterator[Window]:
         """Yield the windows as they are, and learn their patterns, those across the border of two among them."""
-        last: Window | None = None
+        held: list[np.ndarray] = []  # contiguous, of one set of channels; many windows at once are faster
+        start = end = 0.0
         for window in windows:
-            signal, start = _usable(window), window.start
-            if last is not None and abs(last.start + last.signal.shape[1] / last.sfreq - start) < 0.5 / window.sfreq:
-                before = _usable(last)[:, -round(BEFORE_S * window.sfreq) :]
-                if len(before) == len(signal):
-                    signal = np.concatenate([before, signal], axis=1)
-                    start -= before.shape[1] / window.sfreq
-            self.add(signal, window.sfreq, start)
-            last = window
+            signal = _usable(window)
+            apart = abs(end - window.start) > 0.5 / window.sfreq
+            if held and (apart or len(held) >= AT_ONCE or len(held[-1]) != len(signal)):
+                together = np.concatenate(held, axis=1)
+                self.add(together, window.sfreq, start)
+                before = together[:, -round(BEFORE_S * window.sfreq) :]
+                held = [] if apart or len(before) != len(signal) else [before]
+                start = window.start - before.shape[1] / window.sfreq
+            start = start if held else window.start
+            held.append(signal)
+            end, sfreq = window.start + window.signal.shape[1] / window.sfreq, window.sfreq
             yield window
+        if held:
+            self.add(np.concatenate(held, axis=1), sfreq, start)
 
     def add(self, signal_CxT: Float[np.ndarray, "channels time"], sfreq: float, start: float) -> None:
         """Learn the patterns of a contiguous signal that begins at `start`, s."""
@@ -94,7 +101,7 @@ def peaks(signal_CxT: Float[np.ndarray, "channels time"], sfreq: float) -> Float
     width, radius = max(1, round(WIDTH_S * sfreq)), max(1, round(RADIUS_S * sfreq))
     if length < 2 * (width + radius) + 3:
         return np.empty(0)
-    total = np.cumsum(slower_CxT, axis=1, dtype=np.float64)
+    total = np.cumsum(slower_CxT, axis=1)
     change = total[:, 2 * width :] - 2 * total[:, width:-width] + total[:, : -2 * width]
     size = change.std(axis=0) if len(change) > 1 else np.abs(change[0])
     inner = slice(radius, len(size) - radius)
