@@ -62,6 +62,9 @@ def _run(workdir: Path, task: Any, devices: int, join: tuple[str, int, int] | No
         if join:
             processes.leave(2)
         sys.exit(2)
+    except jax.errors.JaxRuntimeError as problem:
+        processes.lost_peer(problem)  # waits, as the verb does, for what ends the process by name
+        raise
     (note / f"result_{index}.json").write_text(json.dumps(result))
     sys.stdout.flush()
     os._exit(result["exit_code"])
