@@ -13,7 +13,7 @@ import pytest
 
 from dreamjax.cli.main import main
 from dreamjax.errors import UserError
-from dreamjax.storage import manifest
+from dreamjax.storage import manifest, sniffing
 from dreamjax.sweeps import (
     batched_runs,
     crash_markers,
@@ -331,7 +331,7 @@ def test_run_fails_after_repeated_crashes(config, capsys, tmp_path, instant):
         (study.folder(run).path / "begun.json").write_text(json.dumps(note))
     assert swept(capsys, *words)["done"] == 2
     failed = {
-        path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("points/*/failed.json")
+        path.parent.name: sniffing.read_json(path) for path in (tmp_path / "out").glob("points/*/failed.json")
     }
     assert failed == {first.name: {"sentences": [crash_markers.SENTENCE]}}
     assert not list((tmp_path / "out").glob("points/*/begun.json"))
