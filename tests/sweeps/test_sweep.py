@@ -330,9 +330,7 @@ def test_run_fails_after_repeated_crashes(config, capsys, tmp_path, instant):
         note = {"deaths": crash_markers.LIMIT - 1, "reached": [0, *([saved] * len(run.steps))]}
         (study.folder(run).path / "begun.json").write_text(json.dumps(note))
     assert swept(capsys, *words)["done"] == 2
-    failed = {
-        path.parent.name: sniffing.read_json(path) for path in (tmp_path / "out").glob("points/*/failed.json")
-    }
+    failed = {path.parent.name: sniffing.read_json(path) for path in (tmp_path / "out").glob("points/*/failed.json")}
     assert failed == {first.name: {"sentences": [crash_markers.SENTENCE]}}
     assert not list((tmp_path / "out").glob("points/*/begun.json"))
 
