@@ -25,7 +25,7 @@ from dreamjax.sweeps.sweep_config import RunConfig, Sweep
 from dreamjax.systems import registry
 from dreamjax.systems.base import Embeds, Pretrained, capabilities
 from dreamjax.training import checkpoints, preemption
-from dreamjax.training.workdir import changes
+from dreamjax.training.workdir import changes, effective
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,8 @@ def encoder_folder(workdir: epath.PathLike, encoder: RunConfig) -> epath.Path:
         return path
     defaults = configs.to_json(type(encoder)())
     stored = [entry / "config.json" for entry in presence.entries(every)]
-    return next(
-        (one.parent for one in stored if presence.exists(one) and not changes(one.read_text(), text, defaults)), path
-    )
+    known = (one for one in stored if presence.exists(one))
+    return next((one.parent for one in known if not effective(changes(one.read_text(), text, defaults))), path)
 
 
 def encoder_is_ready(path: epath.Path, encoder: RunConfig) -> bool:

@@ -25,7 +25,7 @@ from dreamjax.sweeps.runs import SweepRun
 from dreamjax.sweeps.sweep_config import RunConfig, ScoreConfig, Sweep
 from dreamjax.systems import registry
 from dreamjax.systems.base import Vectorises, capabilities
-from dreamjax.training.workdir import changes
+from dreamjax.training.workdir import changes, effective
 
 PLACES_OF_DATA = r"shards\.|(base|pretrain)\.data\.path$"
 
@@ -92,7 +92,7 @@ class Study:
         config = runs_.with_encoder(self.workdir, run.config, run.encoder)
         now, defaults = configs.to_json(config), configs.to_json(type(config)())
         for name, stored in self._stored.get(_label(run.values, run.seed), ()):
-            different = changes(json.dumps(stored), now, defaults)
+            different = effective(changes(json.dumps(stored), now, defaults))
             different.pop("data.path", None)  # where the data are now: `is_claimed` knows whether they are the same
             if all(epath.Path(str(one)).name == epath.Path(str(other)).name for one, other in different.values()):
                 return name  # an encoder's run is known by its last part
@@ -162,7 +162,7 @@ class Study:
         defaults = {"base": asdict(self.sweep.schema()), "score": asdict(ScoreConfig())}  # of keys that are new
         if self.sweep.pretrain is not None:
             defaults["pretrain"] = asdict(self.sweep.pretrain_schema())
-        different = changes(json.dumps(stored), json.dumps(now), json.dumps(defaults))
+        different = effective(changes(json.dumps(stored), json.dumps(now), json.dumps(defaults)))
         different |= dict.fromkeys(stored.keys() - now.keys(), ("set", None))
         if list(stored.get("shards", {}).values()) == list(now["shards"].values()):  # the same data at another place
             different = {key: both for key, both in different.items() if not re.match(PLACES_OF_DATA, key)}

@@ -50,6 +50,11 @@ def changes(before: str, now: str, defaults: str = "{}") -> Changes:
     return {key: (a.get(key), b.get(key)) for key in sorted(keys) if a.get(key) != b.get(key)}
 
 
+def effective(changed: Changes) -> Changes:
+    """Return the changes without those that affect no result, such as how often an image is logged."""
+    return {key: both for key, both in changed.items() if not key.endswith("train.image_every")}
+
+
 def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") -> Changes:
     """Return what changed since the run of `workdir`, if it has one; see `changes`.
 

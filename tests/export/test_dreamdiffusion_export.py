@@ -181,7 +181,7 @@ def test_the_command_compared_it_in_a_process_without_jax(timed):
     )
     names = {path.name for path in out.iterdir()}
     parts = {"model_index.json", "pipeline.py", "eeg_encoder", "unet", "vae", "scheduler"}
-    assert names == parts | {"parity.safetensors", "provenance.json", "README.md"}
+    assert names == parts | {"manifest.json", "parity.safetensors", "provenance.json", "README.md"}
 
 
 def test_the_component_needs_nothing_of_dreamjax(timed):

@@ -68,6 +68,7 @@ def test_interrupted_folder_continues_to_the_same_images(trained, tmp_path, caps
     with pytest.raises(UserError, match=r"request\.json: .*; choose another --out or delete the folder"):
         folder.generate(trained[1], request, broken)
     (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="theirs exists already"):
         folder.generate(trained[1], request, tmp_path / "theirs")
 
