@@ -254,12 +254,15 @@ def _summary(result: "PreparedDataset") -> str:
         return f"{result.out}: already prepared, {counted(result.windows, 'window')}, {result.hours:.2f} h"
     splits = ", ".join(f"{n} {split}" for split, n in result.splits.items())
     unknown = result.recordings_of_unknown_subjects or 0
-    people = counted(result.subjects, "subject") + (
-        f" and {counted(unknown, 'recording')} of unknown subjects" if unknown else ""
-    )
+    recordings = counted(result.recordings, "recording")
+    if unknown == result.recordings:
+        origin = f"{recordings} of unknown subjects"
+    elif unknown:
+        origin = f"{recordings} of {counted(result.subjects, 'subject')} ({unknown} of unknown subjects)"
+    else:
+        origin = f"{recordings} of {counted(result.subjects, 'subject')}"
     lines = [
-        f"{result.out}: {counted(result.windows, 'window')} ({splits}), {result.hours:.2f} h of "
-        f"{people} from {counted(result.recordings, 'recording')}",
+        f"{result.out}: {counted(result.windows, 'window')} ({splits}), {result.hours:.2f} h from {origin}",
         f"{counted(result.windows_rejected, 'window')} rejected, "
         f"{counted(result.recordings_left_out or 0, 'recording')} left out; see report.html and rejects.jsonl in it",
     ]
@@ -279,7 +282,7 @@ def _summary(result: "PreparedDataset") -> str:
     if unknown:
         lines.append(
             "subjects unknown: recordings may share people, and were split by recording; name the subjects with "
-            "--subject-pattern, or by folders"
+            "--subject-pattern, or put each person's recordings into a folder"
         )
     return "\n".join(lines)
 
