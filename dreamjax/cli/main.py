@@ -219,10 +219,9 @@ def _dispatch(argv: Sequence[str]) -> int:
         result = module.run(args)
     data = result.as_json() if hasattr(result, "as_json") else result
     text = json.dumps(plain(data)) if args.json else module.render(result)
-    if hasattr(sys.stdout, "reconfigure"):  # a file's name may be in another encoding than the terminal's
-        sys.stdout.reconfigure(errors="backslashreplace")
     if text:
-        print(text)
+        encoding = sys.stdout.encoding or "utf-8"  # the name of a file may hold what the terminal cannot show
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
     return int(data.get("exit_code", 0))
 
