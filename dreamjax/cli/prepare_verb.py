@@ -24,15 +24,15 @@ BESIDE_TRIALS = (  # options without effect on trials that were cut, filtered an
     *("--tmax", "--baseline", "--keep-labels", "--flat-uv", "--noisy-uv", "--plausible-uv", "--clip-share"),
     *("--clip-run-s", "--held-run-s", "--line-ratio", "--min-good", "--channels", "--montage"),
 )
-NOTES_ALIKE = 3  # notes that differ in their numbers only, of as many recordings, are printed one by one
+NOTES_ALIKE = 3  # up to this many notes that differ only in their numbers are printed one by one
 LISTED_TEXTS = 20  # free texts of a recording that --list-events shows
 LIMITS = {  # fields of EegLimits with their defaults
     "flat_uv": (0.1, "UV", "a channel is flat below this SD in a window"),
-    "noisy_uv": (200.0, "UV", "and noisy above this one"),
-    "clip_share": (0.02, "SHARE", "of a window in plateaus from which a channel is clipped, held or railed"),
-    "clip_run_s": (0.01, "S", "equal values at a window's extreme for so long are clipped"),
-    "held_run_s": (0.1, "S", "equal values anywhere for so long are held"),
-    "line_ratio": (1.0, "RATIO", "power at 50 or 60 Hz over all other power, both after filtering: more is flagged"),
+    "noisy_uv": (200.0, "UV", "a channel is noisy above this SD in a window"),
+    "clip_share": (0.02, "SHARE", "a channel with a larger share of a window in plateaus is clipped, held or railed"),
+    "clip_run_s": (0.01, "S", "equal values at a window's extreme for this long count as clipped"),
+    "held_run_s": (0.1, "S", "equal values anywhere for this long count as held"),
+    "line_ratio": (1.0, "RATIO", "a channel with a higher ratio of line power (50, 60 Hz) to other power is flagged"),
     "min_good": (0.5, "SHARE", "a window with a smaller share of good channels is rejected"),
 }  # fmt: skip
 OF_EVENTS = ("--event-codes", "--event-offset-ms", "--tmin", "--tmax", "--baseline", "--stimuli", "--keep-labels")
@@ -54,8 +54,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what the recordings are").add_argument
     add("--dataset", metavar="NAME", help="corpus the recordings belong to (default: known corpora, BIDS, the folder)")
     add("--licence", metavar="SPDX", help="licence of recordings whose corpus is not known (default: unknown)")
-    add("--subject-pattern", metavar="REGEX", help="over the path as given; group 1 is the subject (default: from the "
-        "corpus, participants.tsv, words such as sub-01, folders, headers)")  # fmt: skip
+    add("--subject-pattern", metavar="REGEX", help="searched in the path as given; group 1 is the subject "
+        "(default: from the corpus, participants.tsv, words such as sub-01, folders, headers)")  # fmt: skip
     add("--channels", nargs="+", default=[], metavar="NAME", help="names of the channels in the order of the file, or "
         "LABEL=NAME for some (default: those of the file)")  # fmt: skip
     add("--montage", default="", metavar="FILE|NAME", help="positions of the electrodes: a table of name, x, y, z, a "
@@ -85,15 +85,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=(1.0, 100.0),
         metavar=("LOW", "HIGH"),
-        help="median SD of a recording; outside, its unit is probably wrong and it is left out (default: 1 100)",
+        help="a recording whose median SD is outside this range is left out, as its unit is probably wrong "
+        "(default: 1 100)",
     )
 
     add = parser.add_argument_group("windows around events").add_argument
     add("--events", default="", metavar="file|TABLE", help="the recordings' own events, or a CSV or TSV; {stem} in it "
         "stands for the recording's name without suffix")  # fmt: skip
     add("--event-codes", nargs="+", default=[], metavar="CODE", help="only these trial types")
-    add("--keep-labels", action="store_true", help="with --events file: free text of annotations becomes labels, and "
-        "is shown (default: codes such as S1, trial types, and what --event-codes names)")  # fmt: skip
+    add("--keep-labels", action="store_true", help="with --events file: use free text of annotations as labels, and "
+        "show it (default: codes such as S1, trial types, and what --event-codes names)")  # fmt: skip
     add("--event-offset-ms", type=float, default=0.0, metavar="MS", help="added to every onset")
     add("--tmin", type=float, default=0.0, metavar="S", help="start of a window after its event (default: 0)")
     add("--tmax", type=float, metavar="S", help="end of a window after its event (default: one whole window)")
@@ -130,8 +131,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="a recording without progress is given up (default: 300)",
     )
-    add("--memory-limit", type=float, default=4.0, metavar="GIB", help="a recording that needs more memory in its "
-        "child process is left out (default: 4)")  # fmt: skip
+    add("--memory-limit", type=float, default=4.0, metavar="GIB", help="leave out a recording whose child process "
+        "needs more memory than this (default: 4)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace --out")
 
 
@@ -293,7 +294,7 @@ def _counts(texts: dict[str, int]) -> str:
 
 
 def _note_lines(notes: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the notes of the readers; one that many recordings have, but for its numbers, is one line."""
+    """Return the notes of the readers as lines; many notes that differ only in their numbers share one line."""
     alike: dict[str, list[Mapping[str, str]]] = {}
     for entry in notes:
         alike.setdefault(re.sub(r"\d+(\.\d+)?", "0", entry["note"]), []).append(entry)
@@ -301,7 +302,7 @@ def _note_lines(notes: Sequence[Mapping[str, str]]) -> list[str]:
     for entries in alike.values():
         shown = entries if len(entries) <= NOTES_ALIKE else entries[:1]
         more = (
-            f" (and alike in {len(entries) - 1} other recordings, see report.html)" if len(entries) > len(shown) else ""
+            f" (similar in {len(entries) - 1} other recordings, see report.html)" if len(entries) > len(shown) else ""
         )
         lines += [f"note: {entry['path']}: {entry['note']}{more}" for entry in shown]
     return lines

@@ -30,7 +30,7 @@ from dreamjax.systems.base import Embeds, capability
 LDA, ENCODED, TIME = "shrinkage LDA", "encoder + LDA", "time index"
 SPANS = 16  # of time
 FEWEST = 5  # trials of a class in all
-ENOUGH = 3  # known subjects who are left out one after another
+ENOUGH = 3  # from this many known subjects on, each is left out in turn
 UNKNOWN = ("", "unknown")  # subjects of whom nothing is known
 
 
@@ -52,9 +52,9 @@ class _LabelledTrials:
     keys: np.ndarray
     classes: np.ndarray
     recording: np.ndarray
-    subject: np.ndarray  # that of a recording of an unknown subject is its own
+    subject: np.ndarray  # the recordings of unknown subjects each count as a subject
     session: np.ndarray
-    unknown: bool  # whether any subject is
+    unknown: bool  # whether any subject is unknown
     start: np.ndarray
     names: tuple[str, ...]
 
@@ -121,7 +121,7 @@ def decode(settings: DecodingSettings, out: str | None = None) -> DecodingResult
         data=list(settings.data),
         title=(
             f"{', '.join(settings.data)}: {len(trials.classes)} trials ({', '.join(f'{n} {k}' for n, k in counts)}) in "
-            f"{recordings} of {people}, each{others} decoded by classifiers of the others"
+            f"{recordings} of {people}, each{others} decoded by classifiers trained on the others"
         ),
         notes=notes,
         chance={"balanced accuracy": 1 / len(trials.names), "AUROC": 0.5},
@@ -150,7 +150,7 @@ def _design(settings: DecodingSettings, trials: _LabelledTrials) -> tuple[Design
     notes = []
     if not known:
         notes.append(
-            f"subjects unknown: recordings may share people, so that a left-out {what} may be of a known person"
+            f"subjects unknown: recordings may share people, so a left-out {what} may be of a person in training"
         )
     elif what != "subject" and len(np.unique(groups[what])) > trials.people:
         notes.append(

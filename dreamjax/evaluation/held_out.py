@@ -103,7 +103,7 @@ def score_retrieval(workdir: str, settings: ExampleSettings) -> ScoreTable:
     bank, random_bank = (np.asarray(task.bank(params, settings.split).vectors) for params in (run.params, fresh))
     target = bank_rows(examples.target, len(bank))
     if len(bank) < 2:
-        raise UserError("the bank holds one target, which every query retrieves; a score takes two or more")
+        raise UserError("the bank holds one target, which every query retrieves; a score needs two or more")
     shuffled = np.random.default_rng([settings.seed, 14]).permutation(target)
     ranks = {
         MODEL: retrieval.ranks(examples.outputs[MODEL], bank, target),
@@ -119,7 +119,7 @@ def rank_columns(ranks: Mapping[str, Ranks], targets: int) -> list[Column]:
     tops = [
         Column(f"top-{k}", {name: of.top(k) for name, of in ranks.items()}, retrieval.chance(k, targets))
         for k in (1, 5)
-        if k < targets  # among all of them it is always
+        if k < targets  # among all of them the right one always is
     ]
     return [*tops, Column("rank", {name: of.rank() for name, of in ranks.items()}, (targets + 1) / 2, "lower")]
 

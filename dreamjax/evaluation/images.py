@@ -157,7 +157,7 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
     if request.split == "test":
         path = epath.Path(workdir) / READS
         entry = {"step": run.step, "trials": len(chosen), "samples": request.samples, **summary}
-        with locks.output(path, stop=lambda: False):  # another evaluation adds its line in the same moment
+        with locks.output(path, stop=lambda: False):  # another evaluation may add its line at the same moment
             before = path.read_text() if presence.exists(path) else ""
             atomic.write_text(path, before + json.dumps(entry) + "\n")
     return result
@@ -197,7 +197,7 @@ def draw_notes(workdir: str, step: int, request: TrialRequest, trials: int, of: 
     if len(seeds) > 1:
         notes.append(
             f"this step was scored with {len(seeds)} random draws (seeds {', '.join(map(str, seeds))}): report all of "
-            "them, as one that was chosen among them is not a test"
+            "them, as one that was picked from among them is not a test"
         )
     return notes
 

@@ -59,7 +59,7 @@ class ReconstructionResult(PageResult):
     examples: int  # consumed by training
     split: str
     data: Sequence[str]
-    subjects: int  # known ones
+    subjects: int  # known subjects
     recordings_of_unknown_subjects: int = 0
     windows: int
     sfreq: float
@@ -237,7 +237,7 @@ def chosen_on(settings: ReconstructionSettings, run: Run) -> list[str]:
 def _few(units: set[str]) -> list[str]:
     """Return what limits the conclusions: unknown subjects, and few units."""
     unknown = identity.caveat(units)
-    notes = [f"{unknown}, also with those of training: no conclusion about other people"] if unknown else []
+    notes = [f"{unknown}, also with recordings of training: no conclusion about other people"] if unknown else []
     if len(units) == 1:
         one = "recording" if unknown else "subject"
         return [*notes, f"one {one} is held out: there is no interval, and no conclusion about other people"]
@@ -245,7 +245,7 @@ def _few(units: set[str]) -> list[str]:
 
 
 def findings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each mask: the signed difference from the strongest baseline; and those worse than a mean.
+    """Return a sentence for each mask, the signed difference from the strongest baseline, and those on bad baselines.
 
     Without a conditional mean there is no sentence on a difference.
     """
@@ -270,7 +270,7 @@ def _worse_than_mean(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             if name in entry["r2"] and _share(entry, name) < max(_share(entry, m) for m in MEANS if m in entry["r2"])
         ]
         if worse:
-            sentences.append(f"worse than predicting the mean: {name} under {', '.join(worse)}; a finding: {why}")
+            sentences.append(f"worse than predicting the mean: {name} under {', '.join(worse)}; the reason: {why}")
     return sentences
 
 

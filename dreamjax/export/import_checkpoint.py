@@ -64,7 +64,7 @@ def import_checkpoint(
     _refuse_familiar(source)
     opened = _exported_folder(source) if _is_export(source) else _pickled(source)
     if empty := [name for name, tensor in opened.tensors.items() if 0 in getattr(tensor, "shape", ())]:
-        raise UserError(f"{source}: the tensor {empty[0]!r:.80} has no numbers in it; save the weights again")
+        raise UserError(f"{source}: the tensor {empty[0]!r:.80} is empty; save the weights again")
     run = _imported(opened, ImportOptions(part, heads, decoder_heads, divide, sfreq))
     origin = {"format": run.format, "sha256": manifest.file_hash(source / WEIGHTS if opened.exported else source)}
     for note in run.notes:

@@ -27,7 +27,7 @@ LEVEL = 0.95
 POWER = 0.8
 CHUNK = 1 << 22  # numbers held at once while drawing
 TINY = 1e-12
-ALIKE = 6  # equal values that are evidence: fewer are not significant by a sign test (2 / 2^n > 0.05)
+ALIKE = 6  # the fewest equal values that count as evidence: fewer are not significant by a sign test (2 / 2^n > 0.05)
 
 # scale on which a score is unbounded → (to it, back)
 LINKS: dict[str, tuple[Callable[[Number], Number], Callable[[Number], Number]]] = {
@@ -189,7 +189,7 @@ def unresolved(difference: Interval, form: str = ".2g", than: str = "") -> str:
         return "not resolved: there is no difference to compute"
     if difference.n < 2:
         there = "is one" if difference.n == 1 else "is none"
-        return f"not resolved: an interval takes at least two subjects, there {there}"
+        return f"not resolved: an interval needs at least two subjects, there {there}"
     if math.isnan(least := difference.detectable()):
         return f"not resolved: the difference is the same in all {difference.n} subjects, so its spread is unknown"
     return f"not resolved; this design could detect ≥ {least:{form}}{than}"

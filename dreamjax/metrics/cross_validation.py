@@ -26,7 +26,7 @@ Scores = Float[np.ndarray, "n K"]
 Fit = Callable[[Features, Classes], Callable[[Features], Scores]]  # training trials → scores of others
 LeaveOut = Literal["subject", "recording", "session"]
 
-FEWEST = 2  # trials of a class that a classifier is fitted on: one has no spread
+FEWEST = 2  # training trials of a class, at least: a single one has no spread
 
 
 def shrunk_lda(x: Features, y: Classes) -> Callable[[Features], Scores]:
@@ -44,7 +44,7 @@ class Design:
     recordings are permuted within their subject; where each subject holds one class, those of whole subjects.
     """
 
-    left_out: Groups  # trials of one group are classified by classifiers of the others
+    left_out: Groups  # trials of one group are classified by classifiers trained on the others
     unit: Groups  # trials that keep a common label
     stratum: Groups  # within which the labels of units are permuted
     what: LeaveOut
@@ -55,7 +55,7 @@ class Design:
         """Return the design of these trials. Raise UserError where nothing can be tested."""
         if len(np.unique(left_out)) < 2:
             raise UserError(
-                f"there is one {what}, and each is classified by classifiers of the others; give two or more"
+                f"there is only one {what}, but each is decoded by classifiers trained on the others; give two or more"
             )
         if _varies(y, recording).any():
             return cls(left_out, np.arange(len(y)), recording, what, "trials within recordings")
@@ -82,7 +82,7 @@ class Design:
         return label[place]
 
     def arrangements(self, y: Classes) -> float:
-        """Return how many different arrangements of the labels there are, the actual one included."""
+        """Return how many different arrangements of the labels there are, including the actual one."""
         _, first = np.unique(self.unit, return_index=True)
         label, stratum = y[first], self.stratum[first]
         log = 0.0
@@ -112,7 +112,7 @@ class Design:
             notes.append(f"{single} of {count} {self.what}s hold one class and are not scored, only trained on")
         if possible <= permutations:
             notes.append(
-                f"the labels can be arranged in {possible:.0f} ways only, so p cannot be below {1 / possible:.3f}"
+                f"the labels can be arranged in only {possible:.0f} ways, so p cannot be below {1 / possible:.3f}"
             )
         return notes
 
@@ -126,7 +126,7 @@ def _varies(y: Classes, group: Groups) -> np.ndarray:
 def out_of_group(x: Features, y: Classes, design: Design, fit: Fit) -> Scores:
     """Return the scores of every trial by a classifier that saw nothing of its group.
 
-    Raise UserError for features that are not finite, and for a class of which too little remains.
+    Raise UserError for features that are not finite, and for a class of which too few trials remain.
     """
     kinds = len(np.unique(y))
     out = np.empty((len(y), kinds))
@@ -137,7 +137,7 @@ def out_of_group(x: Features, y: Classes, design: Design, fit: Fit) -> Scores:
             test = design.left_out == held
             if np.bincount(y[~test], minlength=kinds).min() < FEWEST:
                 raise UserError(
-                    f"without one of the {design.what}s, a class has no trial or one; leave out that {design.what} or "
+                    f"without one of the {design.what}s a class has at most one trial; leave out that {design.what} or "
                     "the class"
                 )
             out[test] = fit(x[~test], y[~test])(x[test])
@@ -170,7 +170,7 @@ def scored(
     """Return scores, their intervals over left-out groups, and p: how often permuted labels do as well.
 
     p = (1 + permutations as good) / (1 + permutations) (Phipson & Smyth 2010), so never 0, and never below one over the
-    number of arrangements of the labels. Everything is fitted again for each.
+    number of arrangements of the labels. Everything is fitted again for each permutation.
     """
     actual = by_group(out_of_group(x, y, design, fit), y, design)
     rng, better = np.random.default_rng([seed, 11]), dict.fromkeys(METRICS, 1)

@@ -30,8 +30,8 @@ class HangWatch:
     """`with HangWatch(100, 600) as watch:`, then `watch.stepped(step)` after each step.
 
     Args:
-        factor: of the median step, after which a step counts as hanging; 0: never.
-        least_s: seconds that a step may take at least.
+        factor: a step that takes this many times the median counts as hanging; 0: never.
+        least_s: seconds that a step may always take.
     """
 
     def __init__(self, factor: float, least_s: float) -> None:
@@ -40,7 +40,7 @@ class HangWatch:
         self._durations: deque[float] = deque(maxlen=LAST)
         self._step = 0
         self._since: float | None = None  # None: paused
-        self._counts = False  # whether the time since then is that of one step
+        self._counts = False  # whether the time since then is that of a single step
         self._ended = threading.Event()
 
     def __enter__(self) -> "HangWatch":
@@ -69,7 +69,7 @@ class HangWatch:
 
     @contextlib.contextmanager
     def within(self, phase: str) -> Iterator[None]:
-        """Call what happens within the block `phase`, in messages."""
+        """Name what happens within the block `phase` in messages."""
         self.phase = phase
         try:
             yield
@@ -97,7 +97,7 @@ class HangWatch:
         usual = f"{late:.0f} s, and a step usually takes {statistics.median(tuple(self._durations)):.3g} s"
         if not processes.are_several():
             doing = "reads its data" if self.phase == "input" else "computes"
-            return f"step {self._step + 1} has not ended for {usual}: the process hangs where it {doing}"
+            return f"step {self._step + 1} has been running for {usual}: the process hangs where it {doing}"
         processes.publish(f"{FOLDER}/{jax.process_index()}", {"step": self._step, "phase": self.phase})
         if verdict := processes.published(VERDICT).get(0):
             return str(verdict)
@@ -121,15 +121,15 @@ def _behind(late: Mapping[int, Mapping[str, Any]], count: int, step: int) -> str
     """Return which of `count` processes the others wait for; `late`: what each has published."""
     silent = [process for process in range(count) if process not in late]
     if silent:
-        return f"{_named(silent)} of {count} has not answered"
+        return f"no answer from {_named(silent)} of {count}"
     least = min(one["step"] for one in late.values())
     last = [process for process, one in late.items() if one["step"] == least]
     reading = [process for process in last if late[process]["phase"] == "input"]
     if reading:
-        return f"{_named(reading)} of {count} hangs where it reads its data, and has not ended step {least + 1}"
+        return f"step {least + 1} has hung in {_named(reading)} of {count} (reading data)"
     if len(last) < count:
-        return f"{_named(last)} of {count} hangs, and has not ended step {least + 1}"
-    return f"the devices of the {count} processes have not ended step {step + 1}"
+        return f"step {least + 1} has hung in {_named(last)} of {count}"
+    return f"step {step + 1} has hung on the devices of the {count} processes"
 
 
 def _named(which: list[int]) -> str:

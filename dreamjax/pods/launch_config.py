@@ -127,12 +127,14 @@ def check_command(arguments: Sequence[str], sweeps: bool = False) -> None:
 
 
 def check_shell(setup: str) -> None:
-    """Raise UserError for a shell line that is not whole: a quote, brace or comment that takes in what follows it."""
+    """Raise UserError for an incomplete shell line: a quote, brace or comment in it that swallows what follows it."""
     if not setup or not shutil.which("bash"):
         return
     for script in (setup, f"{{ {setup}; }} || exit 1"):
         if subprocess.run(["bash", "-n", "-c", script], capture_output=True, check=False).returncode:
-            raise UserError(f"--setup is {setup!r}, which is not a whole shell command; bash -n says where it breaks")
+            raise UserError(
+                f"--setup is {setup!r}, which is not a complete shell command; bash -n says where it breaks"
+            )
 
 
 def refuse_lines(**values: str) -> None:

@@ -21,12 +21,12 @@ RESULT = "images-{split}.json"  # in the folder of an evaluation
 OLD_RESULT = "pictures-{split}.json"  # of runs evaluated before 0.2
 
 BRACKETS = (
-    "in brackets: 95 % intervals over images and people (a number without has none); n.r.: not resolved, with the "
-    "smallest detectable difference"
+    "in brackets: 95 % intervals over images and people (a number without brackets has no interval); n.r.: not "
+    "resolved, with the smallest detectable difference"
 )
 SETS = "Scores of whole sets of images"
 TOO_FEW = (
-    "too few: FID and KID of fewer than 2,048 images depend on how many there are; compare them within this table alone"
+    "too few: FID and KID of fewer than 2,048 images depend on how many there are; compare them only within this table"
 )
 COLUMNS = 4  # metrics in a row of tables
 CENTRAL = ("top-1", "two-way within class")  # metrics whose outcome is put into a sentence
@@ -79,7 +79,7 @@ def page(
     choice = some if len(trials) < of else f"all {of} trials" if of > 1 else "the only trial"
     unscored = [] if tables or about else [f"{NOT_SCORED}{command}"]
     if about and not tables:
-        about = [*about, "the tables are of images that were made otherwise: see the evaluation folder of the run"]
+        about = [*about, "the tables are of images made with other settings: see the evaluation folder of the run"]
     gallery = [Section("Trials", html=_gallery(trials))] if trials else []
     scores = [Section("The scores", notes=about), *tables] if about else tables
     sections = [*gallery, *scores] if about else [*scores, *gallery]
@@ -106,7 +106,7 @@ def _gallery(trials: Sequence[TrialImages]) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- scores
 def made_alike(result: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
-    """Return whether the images of a result were made with the settings of these, whatever the seed."""
+    """Return whether the images of a result were made with the settings in `summary`, whatever the seed."""
     return all(result["made"].get(name) == summary[name] for name in ("size", "sampler", "steps", "guidance"))
 
 

@@ -48,10 +48,10 @@ def open_image(path: epath.PathLike) -> "PillowImage":
     except FileNotFoundError as problem:
         raise UserError(f"{path}: no such image") from problem
     except Exception as problem:  # Pillow's decoders raise whatever a damaged file makes them raise
-        if isinstance(problem, OSError) and problem.errno:  # not the decoder's
+        if isinstance(problem, OSError) and problem.errno:  # an error of the file system, not of the decoder
             raise presence.CannotRead.of(path, problem) from problem
         raise UserError(
-            f"{path}: not an image, or a damaged one; replace it by one of {', '.join(FORMATS)}, or remove it"
+            f"{path}: not an image, or a damaged one; replace it with one of {', '.join(FORMATS)}, or remove it"
         ) from problem
     return upright
 

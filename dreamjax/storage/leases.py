@@ -57,7 +57,7 @@ class Lease:
                     return self._end()
                 self._write()
             except Exception as problem:  # object stores have their own kinds
-                log.warning("%s: its lock could not be renewed (%s); tried again", self.what, problem)
+                log.warning("%s: its lock could not be renewed (%s); trying again", self.what, problem)
 
     def _end(self) -> None:
         """End this process: it was stopped or cut off for so long that another one writes there now."""

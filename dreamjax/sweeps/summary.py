@@ -263,7 +263,7 @@ def statements(ranking: Ranking, unit: str = "subject") -> list[str]:
     if len(ranking.seeds) == 1:
         sentences.append("one seed: the variation between seeds is unknown, and intervals do not include it")
     if unknown := identity.caveat(ranking.subjects):
-        sentences.append(f"{unknown}, also with those of training")
+        sentences.append(f"{unknown}, also with recordings of training")
     if len(ranking.subjects) < 5:
         sentences.append(f"only {len(ranking.subjects)} {unit}s are scored: intervals are wide")
     return sentences

@@ -34,9 +34,9 @@ def use(where: str) -> None:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         where = os.path.join(base, "dreamjax", "compiled")
         try:
-            paths.private_folder(where)  # what is in it is run
+            paths.private_folder(where)  # its contents are executed
         except UserError as problem:
-            log.warning("programs are not kept for the next run: %s", problem)
+            log.warning("compiled programs are not kept for the next run: %s", problem)
             return
         except OSError:
             return  # nothing can be kept there

@@ -32,7 +32,7 @@ def test_houses_and_faces_are_classified_in_left_out_recordings(tmp_path, capsys
     words = ["decode", found, "--labels", "house", "face", "--permutations", "20", "--out", str(tmp_path / "out")]
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
-    assert "in 4 recordings of 1 subject, each decoded by classifiers of the others" in shown
+    assert "in 4 recordings of 1 subject, each decoded by classifiers trained on the others" in shown
     assert "other recordings of the same person are trained on" in shown
     scores = json.loads((tmp_path / "out" / "classes.json").read_text())["scores"]
     assert 0.55 < scores["shrinkage LDA"]["balanced accuracy"]["estimate"] < 0.7
@@ -86,14 +86,14 @@ def recordings_of_one_class(folder, kinds=("rest", "task"), people=3, trials=6):
 
 
 def test_recordings_of_one_class_are_left_out_by_subject_without_a_warning(tmp_path, capsys):
-    """A classifier of the same person's other recording would be one of persons; NaN has no p."""
+    """A classifier trained on the same person's other recording would recognise the person; NaN has no p."""
     found = recordings_of_one_class(tmp_path / "study")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         assert cli.main(["decode", found, "--permutations", "20", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["leave_out"], result["permuted"]) == ("subject", "recordings within subjects")
-    assert "the labels can be arranged in 8 ways only, so p cannot be below 0.125" in result["notes"]
+    assert "the labels can be arranged in only 8 ways, so p cannot be below 0.125" in result["notes"]
     for score in (metric for one in result["scores"].values() for metric in one.values()):
         assert score["estimate"] is not None
         assert score["p"] >= 0.125
@@ -101,7 +101,7 @@ def test_recordings_of_one_class_are_left_out_by_subject_without_a_warning(tmp_p
     assert "use --leave-out subject" in capsys.readouterr().err
 
 
-def test_unknown_subjects_are_left_out_by_recording_and_that_is_said(tmp_path, capsys, monkeypatch):
+def test_unknown_subjects_are_left_out_by_recording_and_reported(tmp_path, capsys, monkeypatch):
     settings = simulate.SimulationSettings(subjects=3, minutes=1, channels=4, classes=2)
     simulate.simulate(tmp_path / "study", settings)
     found = shards(tmp_path, tmp_path / "study")
@@ -111,7 +111,7 @@ def test_unknown_subjects_are_left_out_by_recording_and_that_is_said(tmp_path, c
     )
     assert cli.main(["decode", found, "--permutations", "20"]) == 0
     shown = capsys.readouterr().out
-    assert "in 3 recordings of unknown subjects, each decoded by classifiers of the others" in shown
+    assert "in 3 recordings of unknown subjects, each decoded by classifiers trained on the others" in shown
     assert "subjects unknown: recordings may share people" in shown
     assert cli.main(["decode", found, "--permutations", "20", "--leave-out", "subject"]) == 2
     assert "subjects are unknown, so none can be left out" in capsys.readouterr().err

@@ -310,7 +310,7 @@ def test_a_difference_is_from_the_strongest_baseline_and_one_worse_than_a_mean_i
     first, second = reconstruction.findings([BROKEN])
     assert first.startswith("random 0.1: model minus linear interpolation +0.200")
     assert first.endswith("(here the strongest baseline)")
-    assert second.startswith("worse than predicting the mean: conditional mean under random 0.1 (-1.116); a finding: ")
+    assert second.startswith("worse than predicting the mean: conditional mean under random 0.1 (-1.116); the reason: ")
     usual = entry(model=0.9, conditional_mean=0.8, linear_interpolation=0.7, channel_mean=0.01, zero=0.0)
     [only] = reconstruction.findings([usual])
     assert only.startswith("random 0.1: model minus conditional mean +0.100")

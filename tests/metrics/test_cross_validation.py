@@ -72,10 +72,10 @@ def test_offsets_of_recordings_do_not_help():
 
 def test_refuses_one_group_missing_class_and_features_that_are_not_finite():
     x, y, recording = trials(1.0)
-    with pytest.raises(UserError, match="there is one recording"):
+    with pytest.raises(UserError, match="there is only one recording"):
         of_recordings(y, np.zeros_like(recording))
     design = of_recordings(recording // 2, recording // 2)
-    with pytest.raises(UserError, match="a class has no trial or one"):
+    with pytest.raises(UserError, match="a class has at most one trial"):
         cross_validation.out_of_group(x, recording // 2, design, shrunk_lda)
     x[[3, 7], 1] = np.nan, np.inf
     with pytest.raises(UserError, match="2 of 120 trials have features that are not finite"):
@@ -124,7 +124,7 @@ def test_p_is_never_below_one_over_the_arrangements_of_labels():
     result = cross_validation.scored(x, y, design, shrunk_lda, permutations=20)
     assert 0.7 < result.score["balanced accuracy"].estimate <= result.score["balanced accuracy"].high <= 1
     assert min(result.p.values()) >= 1 / 8
-    assert design.notes(y, 20) == ["the labels can be arranged in 8 ways only, so p cannot be below 0.125"]
+    assert design.notes(y, 20) == ["the labels can be arranged in only 8 ways, so p cannot be below 0.125"]
 
 
 def test_refuses_recordings_of_one_class_whose_person_is_known_from_training():

@@ -1,4 +1,4 @@
-"""A process that is alive and goes no further ends the run, and is named."""
+"""A process that is alive but makes no progress ends the run, and is named."""
 
 import json
 import threading
@@ -18,11 +18,11 @@ def late(*steps, **phases):
 @pytest.mark.parametrize(
     ("published", "sentence"),
     [
-        (late(8, 7, 8), "process 1 of 3 hangs, and has not ended step 8"),
-        (late(8, 7, 7), "processes 1, 2 of 3 hangs, and has not ended step 8"),
-        (late(7, 7, 7, p2="input"), "process 2 of 3 hangs where it reads its data, and has not ended step 8"),
-        (late(8, None, 8), "process 1 of 3 has not answered"),
-        (late(8, 8, 8), "the devices of the 3 processes have not ended step 9"),
+        (late(8, 7, 8), "step 8 has hung in process 1 of 3"),
+        (late(8, 7, 7), "step 8 has hung in processes 1, 2 of 3"),
+        (late(7, 7, 7, p2="input"), "step 8 has hung in process 2 of 3 (reading data)"),
+        (late(8, None, 8), "no answer from process 1 of 3"),
+        (late(8, 8, 8), "step 9 has hung on the devices of the 3 processes"),
     ],
 )
 def test_names_the_process_that_is_behind(published, sentence):
@@ -39,12 +39,12 @@ def test_a_single_process_that_hangs_ends(monkeypatch, caplog):
             assert not ended.wait(0.3)  # an evaluation
         with watch.within("input"):
             assert ended.wait(10)
-    assert "step 10 has not ended for" in caplog.text
+    assert "step 10 has been running for" in caplog.text
     assert "hangs where it reads its data; start the same command again" in caplog.text
 
 
 @pytest.mark.parametrize("factor", [0.0, 100.0])
-def test_a_slow_step_is_no_hang(monkeypatch, factor):
+def test_a_slow_step_is_not_a_hang(monkeypatch, factor):
     ended = threading.Event()
     monkeypatch.setattr(hangs.os, "_exit", lambda code: ended.set())
     with hangs.HangWatch(factor, 0.1 if not factor else 30.0) as watch:
@@ -64,4 +64,4 @@ def test_the_process_that_hangs_is_named_to_all(tmp_path):
     assert [child.exitcode for child in pair] == [75, 75]
     for index in (0, 1):
         lines = [json.loads(line) for line in (tmp_path / f"said_{index}.jsonl").read_text().splitlines()]
-        assert "process 1 of 2 hangs where it reads its data, and has not ended step 21 for" in lines[-1]
+        assert "step 21 has hung in process 1 of 2 (reading data) for" in lines[-1]

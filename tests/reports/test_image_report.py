@@ -83,7 +83,7 @@ def test_few_images_are_marked_in_table_and_page():
 def test_a_score_without_an_interval_is_a_number_alone_and_one_line_says_why():
     text = image_report.text(result(people=1))
     assert "no interval]" not in text
-    assert text.count("a number without has none") == 1
+    assert text.count("a number without brackets has no interval") == 1
     assert tables.cell({"estimate": 0.61, "low": None, "high": None}) == "0.610"
 
 

@@ -162,7 +162,7 @@ def test_what_is_left_out_of_sidecars_is_counted_by_reason(root):
     rows = "0.5\t0\ta\nn/a\t0\tb\n1,000.5\t0\tc\n2\tlong\td\n99\t0\te\n98\t0\tf\n"
     sidecar(root, "_events.tsv", "onset\tduration\ttrial_type\n" + rows)
     recording = opened(root)
-    assert "1 position of electrodes.tsv that are not three numbers left out: Cz" in recording.notes
+    assert "1 position of electrodes.tsv without three numbers left out: Cz" in recording.notes
     assert (
         "5 rows of events.tsv left out: 2 outside the recording, 1 whose duration is not a number, "
         "1 whose onset is not a number, 1 without an onset"

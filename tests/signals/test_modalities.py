@@ -58,7 +58,9 @@ def test_a_real_meg_recording_says_what_it_is(real_data, name, count):
     recording = open_recording(real_data / "meg" / name)
     assert f"its sensors of other modalities are not used: {count} of MEG" in recording.notes
     if "eeg" not in recording.sensor_kind:
-        with pytest.raises(UserError, match="no EEG channel but sensors, 122 of MEG: this version reads EEG only"):
+        with pytest.raises(
+            UserError, match="no EEG channel, only other sensors, 122 of MEG: this version reads EEG only"
+        ):
             make_plan(recording, WindowSettings())
 
 
@@ -71,7 +73,7 @@ def test_intracranial_channels_of_bids_are_not_scalp_eeg(tmp_path):
     recording = open_recording(path)
     assert recording.sensor_kind == ("seeg",) * 4
     with pytest.raises(
-        UserError, match="no EEG channel but sensors, 4 of intracranial EEG: this version reads EEG only"
+        UserError, match="no EEG channel, only other sensors, 4 of intracranial EEG: this version reads EEG only"
     ):
         make_plan(recording, WindowSettings())
     names = recording.ch_names

@@ -61,5 +61,5 @@ def test_a_note_of_many_recordings_is_one_line():
         out="x", already_prepared=False, splits={}, notes=notes, speed={"real_time_per_core": None}, **fields
     )
     lines = [line for line in render(result).splitlines() if line.startswith("note: ")]
-    assert lines == ["note: 0.edf: 1 channels at another sampling rate left out (and alike in 8 other recordings, see "
+    assert lines == ["note: 0.edf: 1 channels at another sampling rate left out (similar in 8 other recordings, see "
                      "report.html)"]  # fmt: skip

@@ -172,7 +172,7 @@ def test_of_fmri_only_flat_voxels_are_flagged():
         ({"noisy_uv": -1}, "noisy_uv is -1"),
         ({"clip_share": 1.5}, "clip_share is 1.5, but it is a share"),
         ({"min_good": float("nan")}, "min_good is nan"),
-        ({"plausible_low_uv": 100, "plausible_high_uv": 1}, "the plausible amplitudes 100 to 1 are no range"),
+        ({"plausible_low_uv": 100, "plausible_high_uv": 1}, "the plausible amplitudes 100 to 1 are not a range"),
     ],
 )
 def test_refuses_limits_that_judge_nothing(fields, words):

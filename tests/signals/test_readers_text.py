@@ -231,7 +231,7 @@ def test_a_clock_that_was_set_back_or_forth_gives_two_segments(tmp_path, seconds
     recording = open_recording(tmp_path / "a.csv")
     assert (recording.sfreq, recording.segments) == (256.0, ((0, 1280), (1280, 2560)))
     assert len(recording.events) == 6
-    back = "1 time the clock was set back: a new segment begins there"
+    back = "the clock was set back 1 time: a new segment begins there"
     assert (back in recording.notes) == (seconds < 0)
 
 

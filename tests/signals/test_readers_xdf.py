@@ -152,7 +152,7 @@ def test_a_file_cut_short_keeps_what_is_whole_unless_strict(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     recording = open_recording(path)
     assert 900 < recording.n_samples < 1100
-    assert "the file was cut short: its last chunk is not whole" in recording.notes
+    assert "the file was cut short: its last chunk is incomplete" in recording.notes
     with pytest.raises(UserError, match=r"cut short.*leave out --strict"):
         open_recording(path, strict=True)
 

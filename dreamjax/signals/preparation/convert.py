@@ -38,7 +38,7 @@ COMPANIONS = {
 }
 BIDS_SIDECARS = ("_channels.tsv", "_electrodes.tsv", "_coordsystem.json", "_events.tsv", "_eeg.json")
 UNKNOWN = "unknown"  # corpus of recordings that belong to no known one
-EMPTY = hashlib.sha256().hexdigest()  # of no bytes
+EMPTY = hashlib.sha256().hexdigest()  # the hash of an empty file
 HASH_SAMPLES = 1 << 16  # of every channel, hashed at once
 LISTED_CODES = 12  # of events, where none is wanted
 
@@ -93,9 +93,9 @@ def input_hash(source: Source, limit_s: float = math.inf) -> str:
 
 
 def tables_hash(source: Source, table: str) -> str:
-    """Return a hash of the tables that complete a recording, a user's or those of BIDS; "" without any.
+    """Return a hash of the tables that complete a recording (the user's, or those of BIDS); "" without any.
 
-    It is apart from `input_hash`, which names the recording whatever is known about it.
+    It is separate from `input_hash`, which names the recording whatever is known about it.
     """
     path, of_bids = Path(source.path), list[Path]()
     if not source.member and bids_root(path):
@@ -107,7 +107,7 @@ def tables_hash(source: Source, table: str) -> str:
 def identity_of(source: Source, salt: str | None) -> Identity:
     """Return the pseudonyms of a source.
 
-    The recording's is made from the file's own name; from its folders only where the subject has that name twice.
+    The recording's is made from the file's own name, and from its folders only where the subject has that name twice.
     """
     name = "/".join(filter(None, (source.place, f"{Path(source.path).name}!{source.member}")))
     return identity.identity(salt, source.population or source.dataset, source.subject, source.session, name)
@@ -230,7 +230,9 @@ def _why_empty(recording: Recording, settings: WindowSettings) -> str:
     if settings.events.source:
         counts = Counter(event.code for event in recording.events)
         if not counts:
-            hint = "; its annotations are free text: name the ones to use in --event-codes, or --keep-labels keeps all"
+            hint = (
+                "; its annotations are free text: name the ones to use in --event-codes, or keep all with --keep-labels"
+            )
             return "it has no events" + (hint if recording.free_text else "; give a table of them with --events")
         present = ", ".join(f"{code!r} ({n})" for code, n in counts.most_common(LISTED_CODES))
         more = f" and {len(counts) - LISTED_CODES} other codes" if len(counts) > LISTED_CODES else ""

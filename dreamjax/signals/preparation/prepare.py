@@ -53,7 +53,7 @@ class PreparedDataset:
     hours: float  # in windows
     windows: int
     windows_rejected: int
-    subjects: int  # known ones
+    subjects: int  # known subjects
     recordings_of_unknown_subjects: int | None = None
     splits: Mapping[str, int]  # windows
     failed: Sequence[Mapping[str, str]] = ()  # path and reason
@@ -186,9 +186,9 @@ class _Preparation:
         self.workers = options.workers if options.workers is not None else os.cpu_count() or 1
 
     def existing(self) -> JsonDict | None:
-        """Return the dataset.json of the output, None where there is none.
+        """Return the dataset.json of the output, or None where there is none.
 
-        Raise UserError for an output that must not be replaced, or that other files or settings have made.
+        Raise UserError for an output that must not be replaced, or was made from other files or with other settings.
         """
         dataset = dataset_folder.existing(self.final, self.inputs.paths if self.options.overwrite else None)
         if dataset is None or self.options.overwrite or dataset.get("settings_hash") == self.inputs.settings_hash():

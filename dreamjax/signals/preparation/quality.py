@@ -42,7 +42,7 @@ class QualityLimits:
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} is {getattr(self, name):g}, but it is a share: between 0 and 1")
         if not self.plausible[0] < self.plausible[1]:
-            raise ValueError(f"the plausible amplitudes {self.plausible[0]:g} to {self.plausible[1]:g} are no range")
+            raise ValueError(f"the plausible amplitudes {self.plausible[0]:g} to {self.plausible[1]:g} are not a range")
 
     unit: ClassVar[str] = ""
     sensor_kinds: ClassVar[tuple[str, ...]] = ()  # channels of the modality, as `Recording.sensor_kind` calls them
@@ -97,7 +97,7 @@ LIMITS: Mapping[str, QualityLimits] = {"eeg": EegLimits(), "meg": MegLimits(), "
 
 @dataclass(frozen=True, eq=False)
 class ChannelStatistics:
-    """What a look over a whole recording says about each channel."""
+    """The statistics of each channel over a whole recording."""
 
     sd: Float[np.ndarray, "channels"]  # median SD after filtering; NaN without a finite sample
     rail: Float[np.ndarray, "channels"]  # absolute value as recorded at which the input is at its limit; inf: nowhere
@@ -190,7 +190,7 @@ def line_power(
 
 @functools.lru_cache(maxsize=16)
 def _at_frequency(n: int, cycles: float) -> Float[np.ndarray, "time 2"]:
-    """Return the Hann-weighted cosine and sine of `cycles` a sample, blind to an offset."""
+    """Return the Hann-weighted cosine and sine of `cycles` a sample, insensitive to an offset."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
     phase = 2 * np.pi * cycles * np.arange(n)
     basis_Tx2 = np.stack([hann * np.cos(phase), hann * np.sin(phase)], axis=1) / hann.sum()
@@ -244,7 +244,7 @@ def judge(
     """Return (channel_ok, flags, reason to reject or "") of one window. A flag reads `flat:Fp1`.
 
     `sd`: filtered, in the unit of the limits; `line`: its square. `clipped`, `held`, `missing`, `railed`: shares of the
-    samples. A channel with missing samples, or a railed one, has no other fault.
+    samples. A channel with missing samples, or a railed one, gets no other flag.
     """
     none = np.zeros(len(sd))
     missing_C, railed_C = (none if missing is None else missing) > 0, (none if railed is None else railed)

@@ -114,15 +114,13 @@ class RecordingInputs:
 
         Raise UserError where it holds others.
         """
-        held = {
-            entry["sha256"]: entry.get("tables") for entry in dataset["inputs"]
-        }  # datasets of before have no tables
-        given: dict[str, set[str]] = {}  # of equal recordings one is held
+        held = {entry["sha256"]: entry.get("tables") for entry in dataset["inputs"]}  # older datasets have no tables
+        given: dict[str, set[str]] = {}  # of equal recordings only one is kept
         for task in self.tasks(Path(), ""):
             given.setdefault(self._input_hash(task.source), set()).add(_tables_hash(task))
         if lost := held.keys() - given.keys():
             raise UserError(
-                f"{out} was prepared from other recordings ({len(lost)} that it holds are not given now); "
+                f"{out} was prepared from other recordings ({len(lost)} of them are not given now); "
                 "choose another --out or pass --overwrite"
             )
         changed = [content for content, tables in held.items() if tables is not None and tables not in given[content]]

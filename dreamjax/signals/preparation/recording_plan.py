@@ -172,7 +172,7 @@ def _design(
     if high is not None:
         limit = min(limit, high + max(0.25 * high, 2.0))
     notches: list[float] = []
-    if line and not recording.precut:  # 3 s of filter on a shorter trial would be invention; the low-pass stays
+    if line and not recording.precut:  # a filter of 3 s would invent most of a shorter trial; the low-pass stays
         notches = [k * line for k in range(1, 20) if k * line < limit]
     try:
         return filters.design(recording.sfreq, settings.sfreq, low, high, tuple(notches), settings.causal)
@@ -191,7 +191,7 @@ def make_plan(recording: Recording, settings: WindowSettings) -> tuple[Recording
         others = other_sensors(recording.sensor_kind)
         wanted = "EEG" if recording.modality == "eeg" else recording.modality
         raise UserError(
-            f"no {wanted} channel" + (f" but sensors, {others}: this version reads EEG only" if others else "")
+            f"no {wanted} channel" + (f", only other sensors, {others}: this version reads EEG only" if others else "")
         )
     line, line_source = _line(recording, picks, settings)
     low, high = _band(recording, settings)
@@ -237,7 +237,7 @@ def _statistics(
 ) -> tuple[quality.ChannelStatistics, Float[np.ndarray, "channels thin"]]:
     """Return the statistics of each channel in the chosen `pieces` (the SD: the median over stretches of about 2 s).
 
-    Also every fourth sample, NaN in a piece in which a channel has no finite one.
+    The second result is every fourth sample, NaN in a piece in which a channel has no finite one.
     """
     deviations, thin = [], []
     short = max(2, round(2 * signal.chain.sfreq_out))

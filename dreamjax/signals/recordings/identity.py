@@ -32,10 +32,10 @@ PUBLISHED = re.compile(r"[\w(][\w.+():/ -]{0,63}")  # letters, digits and a few 
 
 
 def published_name(what: str, text: str) -> str:
-    """Return a name that model cards and dataset.json repeat. Raise UserError where it could be read as more."""
+    """Return a name that model cards and dataset.json repeat. Raise UserError where it could be read as markup."""
     if not PUBLISHED.fullmatch(text):
         raise UserError(
-            f"{what} is {text!r}, but it has up to 64 letters, digits, spaces and . + - ( ) : / in one line"
+            f"{what} is {text!r}, but it may have up to 64 letters, digits, spaces and . + - ( ) : / on one line"
         )
     return text
 

@@ -65,7 +65,7 @@ def tensors(state: Value, source: str) -> dict[str, TorchTensor | PickledArray]:
 def plain(value: Value, source: str = "the pickle") -> Value:
     """Return `value` where it is plain data (numbers, text, None, and lists, tuples and dicts of them), else None.
 
-    Raise UserError for too many: a short pickle can refer to one list 300 times, and to that list again.
+    Raise UserError for too many values: a short pickle can refer to one list 300 times, and to that list again.
     """
     left = MAX_PLAIN
 

@@ -88,7 +88,9 @@ def _files(folder: Path, stamp: int) -> tuple[str, ...]:
 
 def apply_sidecars(path: Path, contents: Contents) -> Contents:
     """Return `contents` with the sidecars of `path` applied. Raise UserError for an unreadable one, with its row."""
-    if path.name.split(".")[0].endswith("_ieeg"):  # what such a file calls EEG, or does not name, is in the brain
+    if path.name.split(".")[0].endswith(
+        "_ieeg"
+    ):  # channels that such a file calls EEG, or gives no type, are intracranial
         kinds = contents.types or ["misc" if names_other_sensor(label) else "eeg" for label in contents.labels]
         contents.types = ["seeg" if kind == "eeg" else kind for kind in kinds]
     if sidecar := next(sidecars(path, "_channels.tsv"), None):
@@ -172,7 +174,7 @@ def _electrodes(table: Path, system: JsonDict, contents: Contents) -> None:
                 unread.append(row["name"])
     if unread:
         lost = counted(len(unread), "position")
-        contents.notes.append(f"{lost} of electrodes.tsv that are not three numbers left out: {listed(unread)}")
+        contents.notes.append(f"{lost} of electrodes.tsv without three numbers left out: {listed(unread)}")
     rotation = head_frame(name, landmarks)
     if rotation is None or unit is None:
         if np.isfinite(xyz).any():

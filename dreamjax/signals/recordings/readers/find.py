@@ -57,12 +57,12 @@ COMPANIONS = {
     for suffix in suffixes.split()
 }
 UNSUPPORTED = {
-    ".mat": "a MATLAB array without a sidecar; write a .json of its name with sfreq, ch_names and axes next to it",
+    ".mat": "a MATLAB array without a sidecar; write a .json of the same name with sfreq, ch_names and axes next to it",
     ".pth": "a PyTorch file holds no recording",
     ".zarr": "Zarr is not read",
 }
 FOLDERS = (".mff", ".ds", ".mefd")  # a folder that is one recording
-SHOWN_ALIKE = 3  # files left out for one reason that are listed; of more, one is and the rest are counted
+SHOWN_ALIKE = 3  # files left out for one reason, up to which all are listed; of more, one is, and the rest are counted
 DOCUMENTS = re.compile(r"^(.*readme.*|licen[cs]e.*|copying.*|changes.*|changelog.*|notice.*|authors.*)$", re.IGNORECASE)
 
 
@@ -127,7 +127,7 @@ def survey(paths: Paths, headers: bool = True, **options: str | None) -> tuple[l
             try:
                 readers = readers_of(path)
             except (OSError, ValueError) as e:
-                readers = Ignored(str(path), f"cannot be looked at ({error_text(e)})")
+                readers = Ignored(str(path), f"cannot be accessed ({error_text(e)})")
             if not isinstance(readers, Ignored) and "uci" in readers.values():
                 path = trials_of(path)[0]  # it stands for all trials of a subject; they are one recording
             real = os.path.realpath(path)
@@ -178,7 +178,7 @@ def candidates(root: Path) -> list[Path]:
         try:
             entries = sorted((p, p.is_dir()) for p in folder.iterdir() if not p.name.startswith("."))
         except OSError as e:  # no permission, or a path longer than the system takes
-            log.warning("%s: left out with all that is in it, it cannot be listed (%s)", folder, e.strerror)
+            log.warning("%s: left out with everything in it, as it cannot be listed (%s)", folder, e.strerror)
             continue
         for entry, is_folder in entries:
             if not is_folder:
@@ -341,7 +341,7 @@ def archive_readers(path: Path) -> dict[str, str] | Ignored:
 
 
 def head(path: Path, n: int) -> bytes:
-    """Return the first bytes of a file, of a gzipped one as unpacked; b"" where it cannot be read."""
+    """Return the first bytes of a file, of a gzipped one after unpacking; b"" where it cannot be read."""
     try:
         if path.stat().st_size == 0:  # as files of /proc are, whose reading may wait for ever
             return b""

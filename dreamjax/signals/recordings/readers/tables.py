@@ -29,7 +29,7 @@ from dreamjax.signals.recordings.readers.recording import Contents, Event, Sourc
 from dreamjax.signals.recordings.scrub import error_text
 
 MAX_BYTES = 1 << 30  # a day of a headset at 256 Hz
-MAX_PACKING = 100  # bytes of text a byte of an archive; tables of numbers have 3 to 20
+MAX_PACKING = 100  # bytes of text per byte of an archive; tables of numbers have 3 to 20
 MAX_PACKED_BYTES = 1 << 24  # a small table is read however tightly it is packed
 MUSE_HZ = 256.0
 EMOTIV_HZ = 128.0  # EPOC, EPOC+, Insight
@@ -72,7 +72,7 @@ def open_mind_monitor(source: Source, strict: bool) -> Contents:
 
 
 def seconds_of(text: str) -> float:
-    """Return the seconds of a date and time as written, which no time zone of the reading machine shifts."""
+    """Return the seconds of a date and time as written, whatever the reading machine's time zone."""
     time = datetime.fromisoformat(text)
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
@@ -275,7 +275,7 @@ def text_of(source: Source) -> str:
                 data = packed.read(MAX_BYTES + 1)
         except (OSError, EOFError, zlib.error) as e:
             raise UserError(
-                f"{source.name}: not a whole gzip file ({error_text(e)}); restore it from its source"
+                f"{source.name}: not a complete gzip file ({error_text(e)}); restore it from its source"
             ) from e
         if len(data) > MAX_BYTES:
             raise UserError(f"{source.name}: over {MAX_BYTES >> 20} MiB of text; split it")
@@ -316,7 +316,7 @@ def dejitter(
         )
     back = [cut for cut in cuts if stamps[cut] < stamps[cut - 1]]
     if back:
-        notes.append(f"{counted(len(back), 'time')} the clock was set back: a new segment begins there")
+        notes.append(f"the clock was set back {counted(len(back), 'time')}: a new segment begins there")
     if len(cuts) > len(back):
         notes.append(f"{counted(len(cuts) - len(back), 'gap')} in the time stamps")
     return sfreq, spans, notes

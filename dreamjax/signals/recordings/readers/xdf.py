@@ -33,12 +33,12 @@ LATEST_S = 1e11  # s; no clock shows the year 5000
 
 
 def open_xdf(source: Source, strict: bool) -> Contents:
-    """Open the stream of EEG with most channels and the events of all streams of markers."""
+    """Open the stream of EEG with the most channels and the events of all streams of markers."""
     require("pyxdf", "reading XDF")
     path, notes = source.path, list[str]()
     file = read_chunks(path)
     damage = [f"{file.damaged} damaged chunks left out"] * bool(file.damaged)
-    damage += ["the file was cut short: its last chunk is not whole"] * file.cut_short
+    damage += ["the file was cut short: its last chunk is incomplete"] * file.cut_short
     if damage and strict:
         raise UserError(f"{path}: {' and '.join(damage)}; restore it, or leave out --strict to keep what is there")
     notes += damage
@@ -53,7 +53,7 @@ def open_xdf(source: Source, strict: bool) -> Contents:
     if described not in (0, eeg.channels):
         notes.append(f"the header describes {described} of {eeg.channels} channels: they are numbered instead")
     if markers and not all(s.clocks for s in (eeg, *markers)):
-        notes.append("clock offsets are missing: times of the markers and of the EEG are taken to be of one clock")
+        notes.append("clock offsets are missing: times of the markers and of the EEG are taken to be on one clock")
     loaded = _load(path, file, [eeg, *markers])
     signal = loaded[eeg.number]
     stamps, resets = repaired(signal["time_stamps"], notes), [a for a, _ in signal["info"]["clock_segments"]][1:]
@@ -95,7 +95,7 @@ def is_markers(stream: Stream) -> bool:
 
 
 def chosen(path: str, file: XdfFile) -> Stream:
-    """Return the stream of EEG, typed so, else with two sites of the 10-05 system; of several that of most channels."""
+    """Return the stream of EEG, by type, else by two sites of the 10-05 system; of several, the widest."""
     numeric = [s for s in file.streams.values() if s.format != "string" and s.samples > 1 and not is_markers(s)]
     sites = {
         s.number: sum(standard_name(normalise_name(label)[0]) is not None for label in channels_of(s)[0])
@@ -164,7 +164,7 @@ def _load(path: str, file: XdfFile, streams: Sequence[Stream]) -> dict[int, Any]
 
 # -------------------------------------------------------------------------------------------------------------- clock
 def repaired(stamps: Float[np.ndarray, "time"], notes: list[str]) -> Float[np.ndarray, "time"]:
-    """Return the stamps with single ones that are no times, or far from both neighbours, taken from these."""
+    """Return the stamps; single ones that are not times, or are far from both neighbours, are replaced from these."""
     possible = np.abs(stamps) < LATEST_S
     if possible.sum() < 2:
         return stamps
@@ -183,7 +183,7 @@ def clock_of(
     """Return (sfreq, spans) from time stamps, which may jump back where a clock was set or reset."""
     even = stamps.copy()
     back = set(resets) | {int(i) + 1 for i in np.flatnonzero(np.diff(stamps) < -SURE_S)}
-    for cut in sorted(back):  # as a gap of the same place
+    for cut in sorted(back):  # as a gap at the same place
         even[cut:] += 2 * SURE_S - (even[cut] - even[cut - 1])
     try:
         sfreq, spans, more = dejitter(even - even[0], nominal if nominal > 0 else None)
@@ -193,7 +193,7 @@ def clock_of(
         raise UserError(f"{path}: its stream of EEG has {sfreq:g} samples a second, too few for a signal")
     notes += more
     if back:
-        notes.append(f"the clock of the EEG was reset {len(back)} times: as many gaps")
+        notes.append(f"the clock of the EEG was reset {len(back)} times: each is a gap")
     if nominal <= 0 or abs(sfreq / nominal - 1) > RATE_AGREES:
         notes.append(f"the rate is measured, {sfreq:g} Hz; the header states {nominal:g}")
     return sfreq, spans
@@ -224,7 +224,7 @@ class Lines:
 def marker_events(
     streams: Sequence[Any], lines: Lines, sfreq: float, notes: list[str]
 ) -> tuple[list[Event], list[Event]]:
-    """Return (codes, free texts) of the streams of markers; a code of two streams has its stream's number before it."""
+    """Return (codes, free texts) of the streams of markers; a code of two streams has its stream's number as prefix."""
     coded: list[list[Event]] = []
     free_text: list[Event] = []
     outside = 0
@@ -249,7 +249,7 @@ def marker_events(
 
 
 def _word(value: Any) -> str:
-    """Return the text of a marker; "" for 0, by which devices say that a trigger ended."""
+    """Return the text of a marker; "" for 0, by which devices mark the end of a trigger."""
     if isinstance(value, str):
         return value.strip()
     return str(int(value)) if np.isfinite(value) and value else ""

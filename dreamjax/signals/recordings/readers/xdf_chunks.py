@@ -51,7 +51,7 @@ class Stream:
 
 @dataclass
 class XdfFile:
-    """The streams of a file and what of it is damaged."""
+    """The streams of a file and how much of it is damaged."""
 
     data: Bytes
     streams: dict[int, Stream] = field(default_factory=dict)
@@ -93,7 +93,7 @@ def read_chunks(path: str) -> XdfFile:
 
 
 def _bytes_of(path: str) -> Bytes:
-    """Return the bytes of a file, mapped into memory, of a gzipped one unpacked."""
+    """Return the bytes of a file, mapped into memory; those of a gzipped file are unpacked."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(4)
@@ -106,7 +106,7 @@ def _bytes_of(path: str) -> Bytes:
     except (OSError, EOFError, zlib.error) as e:
         raise UserError(f"{path}: not an XDF file ({error_text(e)}); restore it from its source") from e
     if not data.startswith(MAGIC) or len(data) > most:
-        raise UserError(f"{path}: not an XDF file, as its first bytes are others; restore it from its source")
+        raise UserError(f"{path}: not an XDF file, as its first bytes show; restore it from its source")
     return data
 
 
@@ -138,7 +138,7 @@ def _stream(number: int, xml: bytes) -> Stream | None:
     try:
         info = ElementTree.fromstring(xml.decode("utf-8", "replace"), forbid_dtd=True)
         channels, rate = int(_text(info, "channel_count")), float(_text(info, "nominal_srate"))
-    except Exception:  # of XML, numbers, or defusedxml's refusals
+    except Exception:  # from XML, numbers, or defusedxml's refusals
         return None
     format_ = _text(info, "channel_format")
     known = format_ in BYTES or format_ == "string"
