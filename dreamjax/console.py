@@ -81,12 +81,16 @@ def configure_logging(verbose: bool = False) -> None:
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     for noisy in ("jax", "grain", "mne", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.ERROR)
-    for noisy in ("absl", "orbax", "asyncio"):  # each thread of a save that fails logs a traceback, and it is raised
+    for noisy in (
+        "absl",
+        "orbax",
+        "asyncio",
+    ):  # each thread of a failed save logs a traceback, and the error is raised as well
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
     sys.unraisablehook = sys.__unraisablehook__ if verbose else _unraisablehook
 
 
 def _unraisablehook(problem: "sys.UnraisableHookArgs") -> None:
-    """Print an exception that cannot be raised, but for those of TensorStore's threads after a failed save."""
+    """Print an exception that cannot be raised, except those of TensorStore's threads after a failed save."""
     if not (problem.exc_type is RuntimeError and str(problem.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(problem)

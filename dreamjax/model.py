@@ -158,8 +158,8 @@ class Model:
     ) -> Embedding:
         """Return tokens and pooled features of a signal in µV, cut into windows and filtered as in the run's training.
 
-        The signal is scaled here, as the system's data were. With `prepared` nothing else is done: windows in µV give
-        the features that the module which `export` writes gives for them.
+        The signal is scaled here, as the system's data were. With `prepared` nothing else is done: windows in µV have
+        the same features as in the module that `export` writes.
 
         Args:
             x: µV as an array (channels, time) of one recording or (trials, channels, time); `mne.io.Raw` or
@@ -169,9 +169,9 @@ class Model:
             split: of prepared shards.
             prepared: `x` is an array of windows (windows, channels, samples), filtered, at the model's rate and in the
                 order of its channels.
-            scale: µV, of prepared windows for scaling "robust": that of their recording, one number or one for each
-                window; None: each window's own.
-            valid: (windows, samples), 0 where a prepared window is padded; None: nowhere.
+            scale: in µV, for prepared windows of a model with scaling "robust": that of their recording, one number or
+                one for each window. None: each window has its own.
+            valid: (windows, samples), 0 where a prepared window is padded. None: no padding.
 
         Returns:
             tokens (windows, tokens, D) and pooled (windows, D), float32.
@@ -217,7 +217,7 @@ class Model:
         """Return images: of a signal, one for each of its windows, or of prompts, as the system can.
 
         Args:
-            x: as in `encode`, for a system that generates from brain signals; with its other arguments.
+            x: as in `encode`, with its other arguments, for a system that generates from brain signals.
             prompt: for a system that generates from text.
             options: of the sampler: `steps`, `guidance`, `seed`, `sampler`, …; see `generation.batches.Sampling`.
         """

@@ -30,7 +30,7 @@ VERBS = (
 )
 JOINING = ("train", "sweep")  # verbs that may be one of several processes of a run
 PLACES = ("out", "workdir")  # options that name what is written
-DISK = (  # errors of a full, protected or failing disk, and of a file in the way of a folder
+DISK = (  # errors of a full, protected or failing disk, and of a file where a folder should be
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
     *(errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE),

@@ -24,7 +24,7 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["leading", "linspace", "trailing"]
 SamplerName = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_ancestral"]
 VarianceType = Literal["fixed_small", "fixed_large"]
-MAX_TIMESTEPS = 100_000  # a table of so many rows is made
+MAX_TIMESTEPS = 100_000  # a table with a row for each is made
 Levels = Float64[np.ndarray, "n"]
 
 

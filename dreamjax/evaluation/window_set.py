@@ -30,7 +30,7 @@ class WindowSet:
     offset: Float32[np.ndarray, "B C"]
     valid: Bool[np.ndarray, "B T"]
     real: Bool[np.ndarray, "B C"]  # a good, recorded electrode: only these are scored
-    subjects: tuple[str, ...]  # of an unknown one, its recording (`identity.unit`)
+    subjects: tuple[str, ...]  # for an unknown one, its recording (`identity.unit`)
     recordings: tuple[str, ...]
     starts: tuple[float, ...]  # s since the recording's first sample
     labels: tuple[str, ...]

@@ -29,7 +29,7 @@ from dreamjax.systems.base import Exported, Exports, Format, Run, capability
 from dreamjax.typing import JsonDict
 from dreamjax.weights.pipeline_folder import INDEX
 
-CARD = "README.md"  # which people edit
+CARD = "README.md"  # which people may edit
 Compare = Callable[[epath.PathLike, str], dict[str, float] | None]
 WITHOUT_JAX = """
 import sys; sys.modules["jax"] = sys.modules["dreamjax"] = None

@@ -32,7 +32,7 @@ Basis = Literal["channels", "components"]
 Covariance = Literal["sample", "stationary"]
 SHRINKAGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 START = 1e-6
-FIRMER = (*SHRINKAGES, 1e-1, 1.0)  # that a window may take
+FIRMER = (*SHRINKAGES, 1e-1, 1.0)  # shrinkages that a window may take
 FLOOR = 1e-10  # eigenvalues are raised to this share of the largest: an averaged diagonal may leave some below zero
 
 Spectrum = tuple[Float[np.ndarray, "K T"], Float[np.ndarray, "K T T"]]  # eigenvalues, eigenvectors in columns
@@ -107,7 +107,7 @@ class Gaussian:
 
     @cached_property
     def firmer(self) -> "Gaussian | None":
-        """Return the same with the next shrinkage of `FIRMER`; None after the last, and for an exact covariance."""
+        """Return it with the next shrinkage of `FIRMER`; None after the last, and for an exact covariance."""
         larger = [x for x in FIRMER if x > self.shrinkage > 0]
         return Gaussian(self.basis, self.spectrum, larger[0]) if larger else None
 
@@ -137,7 +137,7 @@ class Gaussian:
         return self._in_channels(mean, len(signal))
 
     def _rows(self, z_KxBxV: np.ndarray) -> np.ndarray:
-        """Return the components; where they share one covariance, as rows of one, so that it is solved once."""
+        """Return the components; those that share one covariance become rows of one, so that it is solved once."""
         return z_KxBxV.reshape(1, -1, z_KxBxV.shape[2]) if len(self.spectrum[0]) == 1 else z_KxBxV
 
     def _in_channels(self, rows: np.ndarray, windows: int) -> Float[np.ndarray, "B C H"]:
@@ -147,7 +147,7 @@ class Gaussian:
     def _posterior(
         self, rows: Float[np.ndarray, "K R V"], visible: Bool[np.ndarray, "T"], hidden: Bool[np.ndarray, "T"]
     ) -> tuple[Float[np.ndarray, "K R H"], Float[np.ndarray, "K R"]]:
-        """Return E[hidden | visible] of each row, and the log-likelihood of its visible samples, the best scale given.
+        """Return E[hidden | visible] of each row, and the log-likelihood of its visible samples at the best scale.
 
         Solves with Σ_vv; or, where hidden samples are fewer and nothing is unknown, with the precision Λ = Σ⁻¹, of
         which only the hidden block is needed: E = -Λ_hh⁻¹ Λ_hv x_v. The likelihood is -(n log q + log det Σ_vv) / 2
@@ -224,7 +224,7 @@ class Candidates:
         at_start = {kind: error(self.make(*kind)) for kind in self.fitted}
         basis, covariance = kind = min(at_start, key=lambda kind: at_start[kind])
         gaussian, errors = self.make(*kind, SHRINKAGES[0]), {}
-        for x in SHRINKAGES:  # each is also what windows of the one before may take, so it is made once
+        for x in SHRINKAGES:  # windows of the shrinkage before may take each one too, so it is made once
             errors[x] = error(gaussian)
             gaussian = gaussian.firmer or gaussian
         shrinkage = min(errors, key=lambda x: errors[x])

@@ -9,7 +9,7 @@ FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance of the Gaussia
 It is biased upwards for few images (Bińkowski et al. 2018, section 4; below 10,000 it must not be compared between
 sets of different size). KID (the same paper, arXiv 1801.01401, section 3) is an unbiased squared MMD with the kernel
 (x·y / d + 1)³. Inception Score (Salimans et al. 2016): exp of the mean KL(p(y | x) ‖ p(y)). Below 2,048 images FID and
-KID are marked: the covariance of 2,048 features is singular, and published scores are of more images.
+KID are marked: the covariance of 2,048 features is singular, and published scores are computed on more images.
 """
 
 import math

@@ -15,7 +15,7 @@ from dreamjax.signals.recordings import identity
 class People:
     """The people in a part of a dataset."""
 
-    subjects: frozenset[str] = field(default_factory=frozenset)  # in place of unknown ones their recordings
+    subjects: frozenset[str] = field(default_factory=frozenset)  # for unknown ones, their recordings
     files: frozenset[str] = field(default_factory=frozenset)  # SHA-256 of recordings
 
     def shared(self, other: "People") -> list[str]:

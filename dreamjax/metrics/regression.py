@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 TINY = 1e-12  # of a dimension's power: less is a constant
-FEWEST = 3  # examples: of two the correlation is 1 or -1 whatever is predicted
+FEWEST = 3  # examples: with two, the correlation is 1 or -1 whatever is predicted
 
 
 class RegressionScores(NamedTuple):
@@ -28,7 +28,7 @@ class RegressionScores(NamedTuple):
 def fit(predicted_nxD: Float[np.ndarray, "n D"], true_nxD: Float[np.ndarray, "n D"]) -> RegressionScores:
     """Return the scores of a prediction; NaN for fewer than `FEWEST` examples.
 
-    A dimension whose truth does not vary has NaN and does not count.
+    A dimension whose truth does not vary is NaN and does not count.
     """
     predicted, true = (np.asarray(x, np.float64) for x in (predicted_nxD, true_nxD))
     y, p = true - true.mean(0), predicted - predicted.mean(0)

@@ -47,7 +47,7 @@ def ranks(
 ) -> Ranks:
     """Return the ranks of the bank's rows `target_n` by cosine similarity with the queries.
 
-    Raise UserError for vectors that are not finite: whatever is compared with NaN would be neither above nor equal.
+    Raise UserError for vectors that are not finite: a number compared with NaN is neither above nor equal.
     """
     target, counts = np.asarray(target_n), []
     for i in range(0, len(target), ROWS):

@@ -23,13 +23,13 @@ LOCAL_DEVICES = "DREAMJAX_LOCAL_DEVICES"  # GPUs of a host that has one process
 JOIN = "DREAMJAX_JOIN_SECONDS"  # how long processes wait for each other at the start
 HEARTBEAT = "DREAMJAX_HEARTBEAT_SECONDS"  # how long one may be silent before it counts as gone
 WATCHED = "DREAMJAX_WATCHED"  # set in processes that have a parent of `parallel.watcher`
-PR_SET_PDEATHSIG = 1  # of prctl(2)
+PR_SET_PDEATHSIG = 1  # an option of prctl(2)
 
 RESUME_HINT = "start the same command again: the run continues from its last saved step"
 
 
 def end_with_parent() -> None:
-    """Let this process get a SIGTERM when its watching parent is killed, so that it does not go on unseen (Linux)."""
+    """Have SIGTERM sent to this process when its watching parent is killed, so that it does not run on (Linux)."""
     if os.environ.get(WATCHED):
         with contextlib.suppress(Exception):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -125,5 +125,5 @@ def _environment() -> jinja2.Environment:
 
 
 def in_markdown(text: object) -> str:
-    """Return what a user or a dataset named as plain text of Markdown: no line, cell, tag, link or code of it."""
+    """Return a user's or a dataset's text for Markdown, where it makes no line, cell, tag, link or code."""
     return re.sub(r"[\\|<>`\[\]]", r"\\\g<0>", " ".join(str(text).split()))

@@ -31,7 +31,7 @@ STEPS = ("low", "high", "notch", "sfreq", "reference", "causal")  # of dataset.j
 def people(folder: str, split: str) -> People:
     """Return the people of a split of a dataset folder: from dataset.json if it lists them, else from records.
 
-    In place of an unknown subject stands its recording (`identity.unit`).
+    An unknown subject is replaced by its recording (`identity.unit`).
     """
     dataset = records.load_dataset(folder)
     if split not in dataset["splits"]:

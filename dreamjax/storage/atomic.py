@@ -22,7 +22,7 @@ from dreamjax.storage import presence
 @contextmanager
 def folders_for(path: epath.PathLike) -> Iterator[None]:
     """Make the folders above `path`; after the block delete those of them that are still empty."""
-    if "://" in str(path):  # whose folders are parts of names
+    if "://" in str(path):  # an object store, whose folders are parts of names
         yield
         return
     made = [folder for folder in Path(path).absolute().parents if not presence.exists(folder)]

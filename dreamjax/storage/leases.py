@@ -56,11 +56,11 @@ class Lease:
                 if self._holder() not in (self.holder, ""):
                     return self._end()
                 self._write()
-            except Exception as problem:  # object stores have their own kinds
+            except Exception as problem:  # object stores raise their own kinds
                 log.warning("%s: its lock could not be renewed (%s); trying again", self.what, problem)
 
     def _end(self) -> None:
-        """End this process: it was stopped or cut off for so long that another one writes there now."""
+        """End this process: it was stopped or cut off for so long that another one may write there now."""
         log.error(
             "dreamjax: %s was taken over by another process, as this one could not renew its lock for %g s; it ends "
             "here and has saved nothing since",

@@ -22,7 +22,7 @@ from dreamjax.storage import atomic, leases, paths
 
 POLL = 0.5  # seconds
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems without locks
-_ours: set[str] = set()  # held by this process, which would get them a second time
+_ours: set[str] = set()  # held by this process, which could take them a second time
 _guard = threading.Lock()
 
 
@@ -38,7 +38,7 @@ def held(path: epath.PathLike, what: str, stop: Callable[[], bool] | None = None
 
     Args:
         path: of the lock file.
-        what: what messages call the locked thing.
+        what: the name of the locked thing in messages.
         stop: wait for the other process instead, until this returns True.
     """
     remote = "://" in str(path)
@@ -67,7 +67,7 @@ def held(path: epath.PathLike, what: str, stop: Callable[[], bool] | None = None
 def output(out: epath.PathLike, stop: Callable[[], bool] | None = None) -> Iterator[None]:
     """Hold the lock of an output, a file next to it, inside the block; see `held`.
 
-    What a process that was killed has left of it half-written is deleted.
+    Whatever a killed process left of it half-written is deleted.
     """
     path = epath.Path(out if "://" in str(out) else os.path.abspath(out))
     with held(path.parent / f".{path.name}.lock", str(out), stop):

@@ -44,7 +44,7 @@ def files_of(folder: epath.Path) -> list[epath.Path]:
 
 
 def write(folder: epath.PathLike, leave_out: Collection[str] = ()) -> None:
-    """Commit `folder`: record every file in it, except those that people edit, by their name (`leave_out`)."""
+    """Commit `folder`: record every file in it, except those named in `leave_out`, which people edit."""
     folder = epath.Path(folder)
     listed = [file for file in files_of(folder) if file.name not in (NAME, *leave_out)]
     files = {str(f.relative_to(folder)): {"size": f.stat().length, "sha256": file_hash(f)} for f in listed}
@@ -82,7 +82,7 @@ def _seal(content: JsonDict) -> str:
 
 
 def check_export(folder: epath.PathLike) -> None:
-    """Raise UserError where a file of an exported folder has changed since; a folder without a manifest passes.
+    """Raise UserError where a file of an exported folder has changed; a folder without a manifest passes.
 
     A file that is missing passes: of a folder on the Hub only those that are needed are fetched.
     """
@@ -93,7 +93,7 @@ def check_export(folder: epath.PathLike) -> None:
 
 
 def problems(folder: epath.PathLike, partial: bool = False) -> list[str]:
-    """Return what is wrong with a committed folder, a phrase each; empty when every byte is as it was written.
+    """Return what is wrong with a committed folder, one phrase each; empty when every byte is as it was written.
 
     `partial`: files may be missing.
     """

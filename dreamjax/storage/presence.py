@@ -52,9 +52,9 @@ def entries(folder: epath.PathLike) -> list[epath.Path]:
         return []
     try:
         return sorted(epath.Path(folder).iterdir(), key=lambda entry: entry.name)
-    except FileNotFoundError:  # deleted until now
+    except FileNotFoundError:  # deleted meanwhile
         return []
-    except Exception as problem:  # object stores have their own kinds
+    except Exception as problem:  # object stores raise their own kinds
         raise CannotRead.of(folder, problem) from problem
 
 
@@ -81,7 +81,7 @@ def _mode(path: epath.PathLike) -> int | None:
         return None
     except ImportError:  # see `paths.reachable`
         raise
-    except Exception as problem:  # object stores have their own kinds
+    except Exception as problem:  # object stores raise their own kinds
         if getattr(problem, "errno", None) in ABSENT:
             return None
         raise CannotRead.of(path, problem) from problem

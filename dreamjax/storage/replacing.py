@@ -25,7 +25,7 @@ def replace(path: epath.PathLike) -> None:
 
 
 def recover(path: epath.PathLike) -> None:
-    """Finish a replacement that was killed between its renames: nothing has the name `path`.
+    """Finish a replacement that was killed between its renames, when nothing has the name `path`.
 
     Raise locks.Busy where a process is replacing the folder right now.
     """

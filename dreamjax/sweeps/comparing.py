@@ -26,7 +26,8 @@ Scores = Float[np.ndarray, "seeds subjects"]
 def mean(scores: Scores) -> Interval:
     """Return the mean over seeds and subjects with its interval.
 
-    NaN bounds where there is one of each, and where all scores are equal: these do not show how far others spread.
+    Its bounds are NaN where there is one of each, and where all scores are equal: these do not show how far others
+    spread.
     """
     error, df = standard_error(scores)
     estimate, n = float(scores.mean()), scores.shape[1]

@@ -18,7 +18,7 @@ NOTICE = b"\ndreamjax: Control-C: saving at the end of this step; press it again
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Add to a Control-C that ends the run without saving how to go on."""
+    """Add how to continue to a Control-C that ends the run without saving."""
     try:
         yield
     except KeyboardInterrupt as interrupted:
@@ -29,7 +29,7 @@ class Watch:
     """`with Watch() as watch:` … `watch.requested()` after each step: every process gets True at the same step.
 
     In a single process a signal handler notes the signal; a watch within another passes it on when it ends. Among
-    several processes JAX's notifier has SIGTERM, Control-C is turned into it, and they agree on a step through the
+    several processes JAX's notifier handles SIGTERM, Control-C is turned into it, and they agree on a step through the
     coordination service. A second Control-C raises KeyboardInterrupt.
     """
 
@@ -44,7 +44,7 @@ class Watch:
             return self
         if jax.process_count() == 1:
             self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # of a command in the background
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # which a command in the background ignores
             self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
         return self
 

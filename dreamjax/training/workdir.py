@@ -86,7 +86,7 @@ def check(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
 
 @contextlib.contextmanager
 def held(workdir: epath.PathLike) -> Iterator[None]:
-    """Hold a work directory for this run, by its first process. Raise locks.Busy in all where another run holds it."""
+    """Lock a work directory, in the first process. Raise locks.Busy in all of them where another run holds the lock."""
     with contextlib.ExitStack() as stack:
         busy = None
         if processes.is_first():

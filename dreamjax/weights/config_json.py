@@ -13,7 +13,7 @@ Config = Mapping[str, Any]  # the object of a config.json
 Arguments = dict[str, Any]  # of a class of `models`
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 DEPTHS = ("num_hidden_layers", "layers_per_block", "transformer_layers_per_block")  # fields that count layers
-MAX_DEPTH = 1000  # of them, and levels; each takes time to build, also without weights
+MAX_DEPTH = 1000  # layers, and levels; each takes time to build, even without weights
 ANY = object()  # a field that changes nothing in what is computed
 MAY_BE_0 = ("downsample_padding", "eos_token_id", "num_register_tokens")  # of the whole numbers; others are sizes
 
@@ -59,7 +59,7 @@ def read(
 
 
 def check_counts(arguments: Config, shapes: Collection[tuple[int, ...]], source: str) -> None:
-    """Raise UserError for more layers than the file of weights has tensors, or a size above all of its numbers.
+    """Raise UserError for more layers than the file of weights has tensors, or a size above the count of its numbers.
 
     `shapes`: of the tensors.
     """

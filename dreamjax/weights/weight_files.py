@@ -139,7 +139,7 @@ def _sharded(index: epath.Path) -> dict[str, Tensor]:
     shards = list(dict.fromkeys(listed.values()))
     if outside := [name for name in shards if not re.fullmatch(r"[\w-][\w.-]*", name)]:
         raise UserError(f"{index}: {outside[0]!r:.80} is not the name of a file next to it")
-    if others := [name for name in shards if not name.endswith((".safetensors", *PICKLED))]:  # such as itself
+    if others := [name for name in shards if not name.endswith((".safetensors", *PICKLED))]:  # such as the index itself
         raise UserError(f"{index}: {others[0]!r:.80} is not a file of weights")
     if missing := [name for name in shards if not presence.is_file(index.parent / name)]:
         raise UserError(f"{index} names missing files ({', '.join(missing)}); fetch them too")

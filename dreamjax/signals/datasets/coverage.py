@@ -20,12 +20,12 @@ from dreamjax.signals.datasets.record_view import StoredWindow
 FEW = 16  # electrodes below which interpolation to a whole-head montage is mostly guessing
 LISTED = 6  # channels named in a message
 
-_reported: set[str] = set()  # what a share was logged of; once in a process
+_reported: set[str] = set()  # whose share has been logged, once in a process
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which of the model's channels are usable electrodes of each window; the sets of channels that windows have."""
+    """Which of the model's channels are usable electrodes of each window, and the sets of channels that occur."""
 
     real: Bool[np.ndarray, "n channels"]
     caps: tuple[tuple[str, ...], ...]
@@ -72,7 +72,7 @@ def joined(parts: Sequence[Coverage]) -> Coverage:
 def refuse_none(config: DataConfig, coverage: Coverage, where: str, *, every: bool = False) -> None:
     """Raise UserError where no window has a recorded channel; with `every`, where one of them has none.
 
-    `where`: the windows in words.
+    `where`: the windows in words, for the message.
     """
     count = len(coverage.real)
     silent = int((~coverage.real.any(axis=1)).sum())

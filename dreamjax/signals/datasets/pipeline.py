@@ -123,7 +123,7 @@ class WindowExamples(Examples):
         """Raise UserError where nothing that the model reads was recorded; in training, log the interpolated share.
 
         `keys`: records, each of which needs an electrode of the montage, and whose share is logged; None: a sample of
-        each dataset. `where`: them in words.
+        each dataset. `where`: the records in words, for messages.
         """
         if self.config.mapping == "tile":  # repeats channels and interpolates none
             return
@@ -196,7 +196,7 @@ def _parsed(reader: records.ShardReader) -> Iterator[tf_example.Features]:
 
 
 def _named(field: str, texts: Mapping[str, Sequence[bytes]]) -> list[str]:
-    """Return the names in a field of one record; of an unknown subject its recording (`identity.unit`)."""
+    """Return the names in a field of one record; for an unknown subject, its recording (`identity.unit`)."""
     names = [text.decode() for text in texts[field]]
     return names if field != "subject" else [identity.unit(names[0], texts["recording"][0].decode())]
 
@@ -238,5 +238,5 @@ def open_stream(
         )
     stream = WindowExamples(config, split, seed=seed, training=training, also=also)
     stream.check_electrodes()
-    stream.rows(np.unique(np.linspace(0, len(stream) - 1, PROBED).astype(np.uint64)))  # windows that do not suit: now
+    stream.rows(np.unique(np.linspace(0, len(stream) - 1, PROBED).astype(np.uint64)))  # refuses unsuitable windows now
     return stream

@@ -1,8 +1,8 @@
 """Recognise a recording that is given twice: the same bytes, or the same signal re-exported, resampled or cut.
 
-A signal is known by the times of the peaks of its spatial variance, which neither unit, reference, order of channels
-nor sampling rate move. Six neighbouring intervals, in steps of 20 ms, are one pattern; a recording keeps the patterns
-that occur once in it, with their times, as a sample by hash: those of a part of it are in the sample of the whole
+A signal is known by the times of the peaks of its spatial variance, which do not depend on unit, reference, order of
+channels or sampling rate. Six neighbouring intervals, in steps of 20 ms, are one pattern. Of the patterns that occur
+once in a recording, a sample by hash is kept with their times; the sample of a part is contained in that of the whole
 (bottom-k sketch, Broder 1997; landmarks at one offset, Wang 2003). Two recordings hold the same signal where MATCHES of
 their patterns or more occur at one offset. Pairs of 62-s recordings of eegmat share one at most; a copy of 15 s of one
 shares 18 or more, one at 128 Hz over 200.
@@ -17,17 +17,17 @@ from scipy.ndimage import maximum_filter1d
 
 from dreamjax.signals.datasets.records import Window
 
-WIDTH_S = 0.04  # of the two neighbouring averages whose difference is looked at: about 5 to 15 Hz
+WIDTH_S = 0.04  # of the two neighbouring averages whose difference is taken: about 5 to 15 Hz
 RADIUS_S = 0.05  # a peak is the largest value within it
 INTERVALS, STEP_S = 6, 0.02  # of a pattern
-KEPT = 256  # patterns of a recording, at least, where it has so many
+KEPT = 256  # patterns of a recording, at least, where it has that many
 SHARE = 2**32 // 16  # hashes below this are always kept, so that a minute of a long recording is recognised
 SAME_S = 0.05  # difference of two offsets that are the same
 BEFORE_S = 1.0  # of the window before, so that patterns across the border are seen
 AT_ONCE = 16  # windows
 RATE_HZ = 100.0  # signals are averaged down to this or a little more
 MATCHES = 6
-COMMON = 100  # recordings; a pattern in more than these tells nothing
+COMMON = 100  # recordings; a pattern in more than these is ignored
 
 
 class Sketch:
@@ -38,8 +38,8 @@ class Sketch:
         self.limit = 2**32  # hashes from here on are no longer kept
 
     def watched(self, windows: Iterable[Window]) -> Iterator[Window]:
-        """Yield the windows as they are, and learn their patterns, those across the border of two among them."""
-        held: list[np.ndarray] = []  # contiguous, of one set of channels; many windows at once are faster
+        """Yield the windows as they are, and learn their patterns, including those across the border of two."""
+        held: list[np.ndarray] = []  # contiguous, with one set of channels; many windows at once are faster
         start = end = 0.0
         for window in windows:
             signal = _usable(window)
@@ -135,7 +135,7 @@ def _at_one_offset(offsets: Sequence[int]) -> int:
 
 
 def repeated(contents: Sequence[str]) -> dict[int, int]:
-    """Return recording → the first one with equal content, by SHA-256, of those that are not the first."""
+    """Return, for each recording whose content (SHA-256) an earlier one has, recording → the first with it."""
     first: dict[str, int] = {}
     seen = {i: first.setdefault(content, i) for i, content in enumerate(contents)}
     return {i: earlier for i, earlier in seen.items() if i != earlier}

@@ -94,7 +94,9 @@ def parts_folder(final: epath.Path, out: Path) -> Iterator[Path]:
     with locks.output(final):
         if presence.exists(out):
             replacing.remove_leftovers(out)
-        atomic.remove_leftovers(out.parent, replacing.fresh_folder(out).name)  # of one that was killed while it merged
+        atomic.remove_leftovers(
+            out.parent, replacing.fresh_folder(out).name
+        )  # of a process that was killed while it merged
         parts.mkdir(parents=True, exist_ok=True)
         try:
             yield parts

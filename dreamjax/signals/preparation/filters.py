@@ -43,7 +43,7 @@ class Chain:
     causal: bool
 
     def length(self, n_in: int) -> int:
-        """Return the number of output samples of `n_in` input samples: those before the time of sample `n_in`."""
+        """Return the number of output samples for `n_in` input samples: those before the time of sample `n_in`."""
         return -(-max(n_in, 0) * self.up // self.down)
 
     def middle(self, start: int, stop: int) -> tuple[int, int]:

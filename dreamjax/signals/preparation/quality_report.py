@@ -133,7 +133,7 @@ def tables(content: ReportContent) -> list[Section]:
 
 
 def _most_common(counts: Counter[str], shown: int) -> list[tuple[str, int]]:
-    """Return the largest counts, the last of which is the sum of all others."""
+    """Return the largest counts, with the sum of all others as the last."""
     largest = counts.most_common()
     rest = largest[shown - 1 :] if len(largest) > shown else []
     return largest[: len(largest) - len(rest)] + ([("other reasons", sum(n for _, n in rest))] if rest else [])

@@ -169,7 +169,7 @@ class TrialInputs:
         self._reject({r["trial"]: r["reason"] for part in done for r in part.summary["rejects"]})
 
     def once(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-        """Return the outcomes: trials of one file are not given twice."""
+        """Return the outcomes as they are: trials of one file are not given twice."""
         return outcomes
 
     def splits(self, done: Done, failed: Failed) -> Sequence[str]:

@@ -85,7 +85,7 @@ class WindowSettings:
         values = asdict(replace(self, stride=self.stride or self.samples))
         if self.events.source not in ("", "file"):
             values["events"]["source"] = "table"
-        if not self.events.keep_labels:  # as before there was such a setting
+        if not self.events.keep_labels:  # as in versions without this setting
             del values["events"]["keep_labels"]
         return values
 

@@ -139,7 +139,7 @@ def run(
 
     `function` is one that a child can import. `beat()` signals that a task is alive; a task that is silent for
     `timeout_s` is killed, and one that needs more than `memory` bytes fails. `workers=0` runs in this process, without
-    protection. Raise OSError or CannotWrite when the disk is full, after stopping the tasks that were begun.
+    protection. Raise OSError or CannotWrite when the disk is full, after stopping the tasks that were started.
     """
     if workers == 0:
         for index, task in enumerate(tasks):
@@ -194,7 +194,7 @@ def _hear(worker: _Worker) -> tuple[Outcome | None, bool]:
         raise message
     if message is not None:
         worker.task = None
-    exhausted = message is not None and message.exhausted  # what it holds is not returned to the system
+    exhausted = message is not None and message.exhausted  # its memory is not returned to the system
     if exhausted:
         worker.stop()
     return message, exhausted

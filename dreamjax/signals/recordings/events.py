@@ -59,7 +59,7 @@ def keep_codes(
 ) -> list[Event]:
     """Return the events among annotations whose text is a code, without boundaries.
 
-    Other texts go to `free_text`; `notes` reports how many are not even there: those with a date or a name.
+    Other texts go to `free_text`; `notes` reports how many are left out of both: those with a date or a name.
     """
     events, dropped = list[Event](), 0
     free_text = [] if free_text is None else free_text
@@ -121,7 +121,7 @@ def trial_types(texts: Sequence[str], forbidden: Collection[str]) -> list[str]:
 
 
 class StimulusChannel:
-    """The levels of a stimulus channel, read in pieces. Its idle level is no event, whatever its value.
+    """The levels of a stimulus channel, read in pieces. Its idle level is not an event, whatever its value.
 
     Many trigger inputs rest at 0, but BioSemi's may rest at 255 or another value: the level at which the channel is for
     more than half of the time.
@@ -148,7 +148,7 @@ class StimulusChannel:
     def changes(self, notes: list[str], rests: bool = True) -> list[tuple[int, int]]:
         """Return [(sample, code), …] of the levels that are neither 0 nor idle; a note names the idle level.
 
-        `rests=False`: no level but 0 is idle.
+        `rests=False`: only 0 is idle.
         """
         starts, codes = np.concatenate(self.starts), np.concatenate(self.codes)
         samples = np.diff(starts, append=self.length)
@@ -248,7 +248,7 @@ def number(cell: str) -> float:
 
 
 def events_of_table(path: Path, sfreq: float, n_samples: int, strict: bool = False) -> tuple[list[Event], Counter[str]]:
-    """Return (events by time, reasons of the rows left out) of a table; onsets are rounded to the nearest sample.
+    """Return (events by time, rows left out by reason) of a table; onsets are rounded to the nearest sample.
 
     Columns: `onset` (s since the first sample; required), `duration` (s), `trial_type` (or `value`), `stim_file`. With
     `strict` (a user's own table) a row that cannot be used is an error; without (BIDS) it is left out.

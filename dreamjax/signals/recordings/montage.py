@@ -91,7 +91,7 @@ def standard_name(label: str) -> str | None:
 
 @cache
 def _electrode() -> re.Pattern[str]:
-    """Return what labels of electrodes look like: a row of the 10-05 system, or CB, SP, with a number; primes too."""
+    """Return the pattern of electrode labels: a row of the 10-05 system, or CB, SP, with a number; primes too."""
     rows = {re.split(r"\d|z", name)[0] for name, _ in _sites().values()} | {"CB", "SP"}
     return re.compile(
         rf"({'|'.join(sorted(rows - {'A', 'M'}))})(\d{{1,2}}|z)h?['\u2019\u2032`\"]{{0,2}}", re.IGNORECASE

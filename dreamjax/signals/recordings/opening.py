@@ -62,7 +62,7 @@ def open_recording(
       source: what `find_sources` found, or a path.
       unit_scale: the signal is multiplied by it; for headers whose unit is wrong. Default: the corpus's, else 1.
       strict: refuse a file that is shorter than its header states, instead of keeping its complete records.
-      electrodes: names and positions that go before those of the file.
+      electrodes: names and positions that take precedence over those of the file.
 
     Raises:
       UserError: one sentence: which file, what is wrong with it, what to do.

@@ -43,7 +43,7 @@ def named_in(source: Source) -> list[Path]:
 
 
 def missing(source: Source) -> list[str]:
-    """Return a note for each companion file that is not there and whose loss goes unnoticed: what is lost with it."""
+    """Return a note for each companion file that is missing without an error from the reader: what is lost with it."""
     path = Path(source.path)
     if source.reader == "brainvision":
         marker_file = sections(path).get("common infos", {}).get("markerfile", "").replace("$b", path.stem)
@@ -119,7 +119,7 @@ def _limited(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
 
 
 def _inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield what zlib makes of the pieces, which are all taken, up to `MAX_UNPACKED` bytes."""
+    """Yield the pieces as unpacked by zlib, up to `MAX_UNPACKED` bytes; all pieces are taken."""
     inflater, total = zlib.decompressobj(), 0
     for piece in pieces:
         while piece and total < MAX_UNPACKED:

@@ -1,4 +1,4 @@
-"""Tables of any origin, one row a sample: a line of column names, then numbers; comma, semicolon or tab; also gzipped.
+"""Tables of any origin, a row per sample: a line of column names, then numbers; comma, semicolon or tab; also gzipped.
 
 Channels are the columns with numbers; a column of time gives the rate, else the sidecar `x.json` does (`sfreq`; also
 `ch_names` to choose the columns, `ch_types`, `unit`, `reference`, …). A unit may stand in a name: `Fp1 (mV)`.
@@ -37,7 +37,9 @@ TIME_HZ = re.compile(r"time:\s*(\d+(?:\.\d+)?)\s*hz")  # OpenViBE
 COUNTER = re.compile(r"|unnamed.*|index|sample ?_?(?:index|number|no)?s?|#|n|row|counter|packet.*|epoch")
 MARKER = re.compile(r"(?:markers?|trig(?:ger)?s?|stim(?:ulus)?|sti|status|events?|codes?|annotations?)"
                     r"(?:[ _]?(?:id|code|channel|type|value))?[ _]?\d*")  # fmt: skip
-CLASS = re.compile(r"labels?|class(?:es)?|targets?|conditions?|trial_type")  # holds for every row, and 0 is one of them
+CLASS = re.compile(
+    r"labels?|class(?:es)?|targets?|conditions?|trial_type"
+)  # holds for every row, and 0 is also a class
 IN_VOLTS = re.compile(r"(.*?)[ _]*(?:[(\[]\s*([nuµμm]?v)\s*[)\]]|_([nuµμm]v))", re.IGNORECASE)
 WHOLE_HZ = 5e-4  # a measured rate this near to a whole number is that number
 LOOKED_AT = 200  # rows from which a column is judged
@@ -71,7 +73,7 @@ def looks_like_signal(text: str, has_sidecar: bool) -> bool:
 
 
 def header_of(lines: Sequence[str]) -> tuple[int, str, list[str]]:
-    """Return (line, delimiter, names) of the first line that is no comment; line -1 where there is none."""
+    """Return (line, delimiter, names) of the first line that is not a comment; line -1 where there is none."""
     at = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith(("#", "%"))), -1)
     if at < 0:
         return -1, ",", []
@@ -86,7 +88,7 @@ def plain_name(name: str) -> str:
 
 
 def open_delimited(source: Source, strict: bool) -> Contents:
-    """Open a table of numbers, whole, in memory (float32)."""
+    """Read a whole table of numbers into memory (float32)."""
     path, notes = Path(source.path), list[str]()
     facts = {} if source.member else _facts(path)
     lines = text_of(source).splitlines()
@@ -188,7 +190,7 @@ def number(cell: str, delimiter: str = ",") -> float | None:
 
 
 def instant(cell: str, delimiter: str) -> float | None:
-    """Return a time stamp as a number; a date and time counts in s, and in UTC where it names no zone."""
+    """Return a time stamp as a number; a date and time is given in s, in UTC where it names no zone."""
     if (value := number(cell, delimiter)) is not None:
         return value
     try:
@@ -209,7 +211,7 @@ def cells(
         try:
             values = np.loadtxt(body, delimiter=delimiter, usecols=list(numeric), ndmin=2, comments=None)
         except ValueError:
-            pass  # a cell that is not a number: one by one
+            pass  # one cell is not a number: they are read one by one
         else:
             for line in body if markers else ():
                 row = line.split(delimiter)
@@ -281,7 +283,7 @@ def marker_events(
 ) -> tuple[list[Event], list[Event]]:
     """Return (codes, free texts): where a column of markers changes to a cell that is neither empty nor 0.
 
-    Of classes 0 is one too. With several columns a code has its column's name.
+    For a class, 0 counts too. With several columns a code has its column's name.
     """
     events, free_text = list[Event](), list[Event]()
     for i, column in zip(columns.markers, texts, strict=True):
@@ -304,6 +306,6 @@ def marker_events(
 
 
 def _code(cell: str) -> str:
-    """Return a cell of a marker column, a number as a whole one."""
+    """Return a cell of a marker column; a whole number has no decimals."""
     value = number(cell)
     return cell if value is None or not np.isfinite(value) else str(round(value))

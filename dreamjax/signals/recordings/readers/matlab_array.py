@@ -1,4 +1,4 @@
-"""Arrays in MATLAB files (`.mat`) with a JSON sidecar of the same name, the one of `numpy_array`.
+"""Arrays in MATLAB files (`.mat`) with a JSON sidecar of the same name, as for `numpy_array`.
 
 `"variable": "data"` names the array; it may be left out where the file holds one array of numbers with two or three
 axes. Files of MATLAB 7.3 are HDF5. What a file claims to hold is compared with its size before anything is read.
@@ -18,7 +18,7 @@ from dreamjax.signals.recordings.scrub import error_text
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 NUMBERS = ("double", "single", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-MOST_PACKED = 64  # values a byte of a compressed file; a signal has about one, a constant one a hundred
+MOST_PACKED = 64  # values per byte of a compressed file; a signal has about one, a constant about a hundred
 NAMED = 8  # variables that an error lists
 
 

@@ -32,7 +32,7 @@ GDF_CODES, GDF_VOLT = 1.9, 4256  # first version with codes of units; that of V,
 GDF_PREFIXES = {0: "", 3: "k", 16: "d", 17: "c", 18: "m", 19: "u", 20: "n", 21: "p"}
 SETUP_BYTES, ELECTRODE_BYTES = 900, 75  # Neuroscan
 PROBE_SAMPLES = 4000
-MATLAB_5 = b"MATLAB 5.0"  # how a .set begins that is not HDF5
+MATLAB_5 = b"MATLAB 5.0"  # the first bytes of a .set that is not HDF5
 LONGEST_NAME = 1024  # characters
 SMALL_SET = 1 << 24  # bytes
 COUNTS = ("nbchan", "pnts", "trials")  # fields of EEGLAB
@@ -127,7 +127,7 @@ def open_fif(source: Source, strict: bool) -> Contents:
 
 # ---------------------------------------------------------------------------------------------------------------- GDF
 def open_gdf(source: Source, strict: bool) -> Contents:
-    """Open GDF; units of voltage that MNE does not know and takes for volts are corrected, and no unit is noted.
+    """Open GDF; units of voltage that MNE does not know and takes for volts are corrected, and absent ones are noted.
 
     Its header may not state more channels than there are bytes: MNE makes lists of that length.
     """

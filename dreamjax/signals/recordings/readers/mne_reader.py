@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import mne
 
 FLOOD = 16  # values a byte: of an uncompressed file, beyond slow channels that are raised to the common rate
-COMPRESSED_FLOOD = 300  # of one packed by zlib, which makes at most 1032 bytes of one
+COMPRESSED_FLOOD = 300  # the same for a file packed by zlib, which makes at most 1032 bytes of one
 _TYPES = {kind: kind for kind in ("eeg", "eog", "ecg", "emg", "stim", *SENSORS)}
 
 
@@ -133,7 +133,7 @@ def recording_from_epochs(epochs: "mne.BaseEpochs", *, name: str = "epochs") -> 
 
 
 def contents_of_epochs(epochs: "mne.BaseEpochs", format_: str) -> Contents:
-    """Return the trials of Epochs end to end, each a separate segment; one of free text has the number of its event."""
+    """Return the trials of Epochs end to end, each a separate segment; an event number replaces free text."""
     signal = np.asarray(epochs.get_data(copy=False) * 1e6, np.float32)  # trials x channels x time
     count, _, length = signal.shape
     names = {code: name for name, code in epochs.event_id.items()}

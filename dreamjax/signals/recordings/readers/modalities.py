@@ -1,4 +1,4 @@
-"""Other modalities than EEG: their sensors and their files are recognised and named, and not read as EEG."""
+"""Modalities other than EEG: their sensors and their files are recognised and named, and not read as EEG."""
 
 import re
 from collections import Counter

@@ -60,7 +60,7 @@ def open_numpy(source: Source, strict: bool) -> Contents:
 
 
 def with_sidecar(array: np.ndarray, facts: JsonDict, path: str, format_: str) -> Contents:
-    """Return the contents of an array with the metadata of its sidecar. Raise UserError where they contradict."""
+    """Return the contents of an array with its sidecar's metadata. Raise UserError where they contradict each other."""
     if array.size == 0:
         raise UserError(f"{path}: has shape {array.shape}, so it holds no signal; remove it from the input")
     if array.dtype.kind not in "fiu":
@@ -161,7 +161,7 @@ def sidecar(path: Path, more: Sequence[str] = (), required: Sequence[str] = ("sf
     rate = facts.get("sfreq", 1)
     if not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
         raise UserError(f"{sidecar_path}: sfreq is {rate!r}, not a positive number of Hz")
-    if str(facts.get("unit", "uV")).replace("\u03bc", "\u00b5") not in UNITS:  # of the two signs for µ
+    if str(facts.get("unit", "uV")).replace("\u03bc", "\u00b5") not in UNITS:  # either of the two signs for µ
         raise UserError(f"{sidecar_path}: unit is {facts['unit']!r}; it can be {', '.join(UNITS)}")
     return facts
 

@@ -40,13 +40,13 @@ class Source:
     licence: str = "unknown"  # SPDX id
     member: str = ""  # file inside an archive
     corpus: str = ""  # public name of the dataset where its own name may be a person's; `dataset` when empty
-    population: str = ""  # of which `subject` is one, where several datasets have the same people; `dataset` when empty
+    population: str = ""  # whom `subject` is one of, where datasets share people; when empty, `dataset`
     subject_from: str = ""  # what names the subject: pattern, corpus, participants.tsv, path, folder, file name, header
     place: str = ""  # folders, where the subject has another recording of the same name
 
     @property
     def person(self) -> tuple[str, str]:
-        """Return (population, subject); of an unknown subject the recording in its place."""
+        """Return (population, subject); for an unknown subject, the recording in its place."""
         population = self.population or self.dataset
         if self.subject != UNKNOWN:
             return population, self.subject

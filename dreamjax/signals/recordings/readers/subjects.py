@@ -1,8 +1,8 @@
 """Determine whose recording a file is: from its path, `participants.tsv` or its header; unknown where nothing says so.
 
-Taking one person for two could put them into both train and test, while the scores claim that nobody is. So a file's
-name makes no person (unless it occurs in several folders of conditions: rest/anna, task/anna), nor does a folder that
-is named after a task, a session, a group or a format. Where several sibling folders have other names, each is taken for
+Taking one person for two could put that person into both train and test, while the scores claim otherwise. So a file's
+name does not make a person (unless it occurs in several folders of conditions: rest/anna, task/anna), nor does a folder
+named after a task, a session, a group or a format. Where several sibling folders have other names, each is taken for
 a person, and the log states that.
 """
 
@@ -33,7 +33,7 @@ PLURAL = re.compile(
 AFTER_NUMBER = re.compile(
     r"(?<=\d)(?:ses|run|task|day|block|trial|rec|rest|raw|pre|post|eeg|eyes|open|closed|cond|baseline)[A-Z0-9]*$", re.I
 )  # sub01ses02 is 01 as well
-NO_IDS = (  # words after `sub-` that are no ids
+NO_IDS = (  # words after `sub-` that are not ids
     "all anat average by data dataset file files folder folders id ids in info level list map mean name names number "
     "of root specific studies study template wise"
 )
