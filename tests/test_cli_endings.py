@@ -28,7 +28,7 @@ def test_reports_full_disk(fake_verb, capsys):
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_tracebacks_of_orbax_are_shown_with_verbose_alone(fake_verb, caplog, verbose):
+def test_tracebacks_of_orbax_are_shown_only_with_verbose(fake_verb, caplog, verbose):
     """A full disk makes each of its threads log one, besides the error that it raises."""
 
     def run(args):

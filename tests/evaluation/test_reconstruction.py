@@ -306,7 +306,7 @@ def entry(**shares):
 BROKEN = entry(model=0.9, conditional_mean=-1.116, linear_interpolation=0.7, channel_mean=0.01, zero=0.0)
 
 
-def test_a_difference_is_from_the_strongest_baseline_and_one_worse_than_a_mean_is_a_finding():
+def test_a_difference_is_from_the_strongest_baseline_and_baselines_worse_than_a_mean_are_named():
     first, second = reconstruction.findings([BROKEN])
     assert first.startswith("random 0.1: model minus linear interpolation +0.200")
     assert first.endswith("(here the strongest baseline)")

@@ -1,4 +1,4 @@
-"""One bit of a file that dreamjax wrote and later trusts is another: reported, or without any effect."""
+"""A flipped bit in a file that dreamjax wrote and later trusts is reported, or has no effect."""
 
 import json
 import random
@@ -35,7 +35,7 @@ def trusted(made, tmp_path_factory):
 
 
 def bank(root):
-    """The rows of a bank: those on the disk, or computed where there are none that are intact."""
+    """The rows of a bank: those on the disk, or computed where none are intact."""
 
     def load():
         return lambda params, rows: rows["x"] * params, jnp.float32(2), lambda index: {"x": VALUES[index]}
@@ -85,7 +85,7 @@ KINDS = {  # what: (its files, what reading it gives)
 
 
 def same(result, expected) -> bool:
-    """Whether all that was there is as it was: a changed name of the hash itself may leave an entry more."""
+    """Whether all that was there is unchanged; a flip in the name of the hash itself may leave one entry more."""
     if isinstance(expected, dict):
         return all(key in result and same(result[key], expected[key]) for key in expected)
     if isinstance(expected, list | tuple):

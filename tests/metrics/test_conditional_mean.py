@@ -150,7 +150,7 @@ def test_a_clipped_window_does_not_break_the_guess_and_others_keep_theirs():
     np.testing.assert_allclose(adapted[3:], plain[3:], atol=0.02)
 
 
-def test_shrinkage_depends_on_no_scale_and_leaves_an_exact_covariance_alone():
+def test_shrinkage_does_not_depend_on_scale_and_leaves_an_exact_covariance_alone():
     rng = np.random.default_rng(9)
     signal = band_limited(rng, 6)
     signal[0] = np.sign(signal[0])

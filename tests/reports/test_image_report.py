@@ -1,4 +1,4 @@
-"""Pages of generated images: images first, scores of other settings named, random draws and missing intervals said."""
+"""Pages of generated images: images first, scores of other settings named, random draws and missing intervals named."""
 
 import json
 from dataclasses import dataclass

@@ -70,7 +70,7 @@ def test_equal_content_is_one_recording(tmp_path):
     assert prepare([folder], tmp_path / "out", SMALL, INLINE).already_prepared
 
 
-def test_people_with_a_copy_of_one_recording_are_in_one_split(tmp_path):
+def test_people_who_share_a_recording_are_in_one_split(tmp_path):
     folder = study(tmp_path / "in", subjects=6, recordings=1, seconds=6)
     shutil.copy(folder / "sub-01_ses-0.edf", folder / "sub-07_ses-0.edf")
     x = brain(20)
@@ -85,7 +85,7 @@ def test_people_with_a_copy_of_one_recording_are_in_one_split(tmp_path):
     assert split[signal_copy["recording"]] == split[signal_copy["of"]]
 
 
-def test_links_lead_to_no_recording_twice(tmp_path):
+def test_links_do_not_give_a_recording_twice(tmp_path):
     folder = tmp_path / "in"
     for person, seed in (("anna", 1), ("ben", 2), ("carl", 3)):
         (folder / person).mkdir(parents=True)

@@ -94,7 +94,7 @@ def test_channels_that_training_drops_do_not_count_as_interpolated(tmp_path, lin
     assert lines == []
 
 
-def test_names_no_number_of_channels_for_different_caps(tmp_path):
+def test_different_caps_are_reported_without_a_number_of_channels(tmp_path):
     path = dataset(tmp_path / "mixed", MUSE, MUSE[:3])
     with pytest.raises(UserError, match=r"2 different sets of channels.*prepare the recordings of one cap at a time"):
         pipeline.open_stream(pipeline.DataConfig(path=(path,)), "train", seed=0, training=True)

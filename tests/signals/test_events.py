@@ -171,7 +171,7 @@ def test_texts_with_dates_and_names_are_not_even_offered_as_labels():
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
 @pytest.mark.parametrize(("idle", "noted"), [(0, False), (255, True), (65280, True)])
-def test_the_idle_level_of_a_stimulus_channel_is_no_event(piece, idle, noted):
+def test_the_idle_level_of_a_stimulus_channel_is_not_an_event(piece, idle, noted):
     levels = np.array([idle, 5, idle, 7, 12, idle, 5, 0, idle, 3])
     values = np.repeat(levels, [20, 2, 30, 3, 1, 40, 2, 1, 9, 4])
     channel, notes = StimulusChannel(), []

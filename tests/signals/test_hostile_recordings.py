@@ -1,4 +1,4 @@
-"""Files that would hold `prepare` up, fill the memory, end it by their names, or read what lies elsewhere."""
+"""Files that would hold `prepare` up, fill the memory, crash it by their names, or read what lies elsewhere."""
 
 import gzip
 import json
@@ -93,7 +93,7 @@ def test_pipes_devices_and_links_to_them_are_left_out_with_a_reason(tmp_path, so
 
 
 @pytest.mark.parametrize("companion", ["new.vmrk", "a.json"])
-def test_a_companion_that_is_a_pipe_costs_its_recording_alone(tmp_path, soon, companion):
+def test_a_companion_that_is_a_pipe_costs_only_its_recording(tmp_path, soon, companion):
     source = study(tmp_path / "study", 1, 1)
     if companion == "a.json":
         np.save(source / "a.npy", noise(2, 4))
@@ -120,7 +120,7 @@ def test_an_endless_file_is_not_read_again_to_name_it(tmp_path, soon):
 
 
 # ------------------------------------------------------------------------------------------------------------ names
-def test_a_name_in_another_encoding_costs_nothing(tmp_path, capsys):
+def test_names_in_another_encoding_do_not_stop_prepare(tmp_path, capsys):
     source = study(tmp_path / "study", 2, 1)
     name = os.fsdecode(b"M\374ller.edf")
     try:
@@ -141,7 +141,7 @@ def test_a_name_in_another_encoding_costs_nothing(tmp_path, capsys):
 
 
 @pytest.mark.long
-def test_folders_too_deep_or_closed_cost_what_is_in_them(tmp_path, monkeypatch):
+def test_folders_too_deep_or_closed_are_left_out_with_what_is_in_them(tmp_path, monkeypatch):
     source = study(tmp_path / "study", 1, 1)
     deep = source
     try:
@@ -252,7 +252,7 @@ def test_the_hash_of_a_recording_covers_files_that_its_content_names(tmp_path, k
 
 
 def test_a_changed_table_of_events_is_converted_again(tmp_path):
-    """The signal is the same, so that its name is; the labels are new."""
+    """The signal is the same, and so is its name; the labels are new."""
     folder = tmp_path / "study" / "sub-01" / "eeg"
     folder.mkdir(parents=True)
     (tmp_path / "study" / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.8.0"}')
@@ -282,7 +282,7 @@ def test_refuses_a_marker_file_in_another_folder(tmp_path):
         open_recording(brainvision(tmp_path / "in", more="MarkerFile=../secret.vmrk\n"))
 
 
-def test_a_folder_in_the_temporary_one_is_the_users_alone(tmp_path):
+def test_a_folder_in_the_temporary_folder_is_private_to_the_user(tmp_path):
     folder = paths.private_folder(tmp_path / "cache")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     folder.chmod(0o777)

@@ -1,4 +1,4 @@
-"""Recordings of MEG, fMRI, fNIRS and intracranial EEG say what they are, and that they are not read."""
+"""Recordings of MEG, fMRI, fNIRS and intracranial EEG are named and not read."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_files_of_other_modalities_are_named(tmp_path):
     assert reasons == {name: f"{what}; this version reads EEG only" for name, what in wanted.items()}
 
 
-def test_one_such_file_alone_is_the_error(tmp_path):
+def test_a_single_file_of_another_modality_is_the_error(tmp_path):
     (tmp_path / "s.ds").mkdir()
     with pytest.raises(
         UserError, match=r"no recording found in .*s\.ds \(an MEG recording \(CTF\); this version reads"

@@ -190,7 +190,7 @@ def test_two_runs_into_one_folder_exclude_each_other(tmp_path):
         prepare([source], tmp_path / "out", options=INLINE)
 
 
-def test_a_dataset_whose_replacement_was_killed_has_its_name_again(prepared, tmp_path):
+def test_a_dataset_whose_replacement_was_killed_gets_its_name_back(prepared, tmp_path):
     """`prepare` was killed between the two renames: the next command of any kind has the whole folder."""
     out, first = prepared
     shutil.copytree(out, tmp_path / ".out.old")

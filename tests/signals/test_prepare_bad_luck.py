@@ -38,7 +38,7 @@ def test_a_task_that_crashes_hangs_or_fails_costs_itself_alone():
     }
 
 
-def test_a_task_that_needs_more_memory_than_allowed_costs_itself_alone():
+def test_only_the_task_that_needs_more_memory_than_allowed_fails():
     tasks = ["a", "hoard", "b"]
     outcomes = {o.index: o for o in workers.run(failing_tasks.act, tasks, workers=1, memory=2 << 30)}
     assert [outcomes[i].result for i in range(3)] == ["A", None, "B"]

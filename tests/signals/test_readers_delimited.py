@@ -97,7 +97,7 @@ def test_wrong_rows_keep_their_place_and_are_counted(tmp_path):
         open_recording(path, strict=True)
 
 
-def test_columns_that_are_no_signal_are_named(tmp_path):
+def test_columns_that_are_not_signals_are_named(tmp_path):
     remark, dates = ["calm"] * 500, np.arange(500) / 7
     columns = [np.arange(500) / RATE, *noise().T, remark, dates]
     recording = open_recording(table(tmp_path / "a.csv", ["time", *SITES, "mood", "Event Date"], columns))
@@ -106,7 +106,7 @@ def test_columns_that_are_no_signal_are_named(tmp_path):
     assert left_out in recording.notes
 
 
-def test_a_class_of_every_row_is_a_label_also_where_it_is_0(tmp_path):
+def test_a_class_column_labels_every_row_even_where_it_is_0(tmp_path):
     columns = [np.arange(500) / RATE, *noise().T, [0] * 200 + [1] * 300]
     recording = open_recording(table(tmp_path / "a.csv", ["time", *SITES, "label"], columns))
     assert onsets(recording) == [(0, "label/0"), (200, "label/1")]
@@ -199,7 +199,7 @@ def test_reports_a_matlab_file_without_a_choice_or_a_sidecar(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["claim", "link"])
-def test_refuses_a_matlab_file_that_claims_or_points_elsewhere(tmp_path, kind):
+def test_refuses_a_matlab_file_that_claims_too_much_or_points_elsewhere(tmp_path, kind):
     h5py = pytest.importorskip("h5py")
     save_mat(tmp_path / "b.mat", "7.3", signal=noise())
     with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:
@@ -238,7 +238,7 @@ def test_listed_events_win_over_a_stimulus_channel_and_late_ones_are_counted(tmp
     assert "1 events before or after the signal left out" in recording.notes
 
 
-def test_noise_on_a_stimulus_channel_is_no_event(tmp_path):
+def test_noise_on_a_stimulus_channel_is_not_an_event(tmp_path):
     np.save(tmp_path / "a.npy", noise(500, 7).T)
     sidecar(tmp_path / "a.json", sfreq=RATE, ch_names=[*SITES, "STI"])
     recording = open_recording(tmp_path / "a.npy")

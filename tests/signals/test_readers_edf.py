@@ -223,7 +223,7 @@ def test_an_unknown_unit_is_named(tmp_path):
     assert "unit 'furlong' read as µV" in recording.notes
 
 
-def test_the_idle_level_of_biosemi_is_no_event(tmp_path):
+def test_the_idle_level_of_biosemi_is_not_an_event(tmp_path):
     """The trigger input rests at 255; the two highest of the 24 bits are the amplifier's."""
     status = np.repeat([255, 5, 255, 7, 255], [300, 20, 200, 10, 2030]) | (1 << 16)
     digital = np.vstack([ramp(1), status[None]])

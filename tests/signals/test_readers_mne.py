@@ -113,7 +113,7 @@ def test_fif_epochs_are_precut_trials(tmp_path, name):
     np.testing.assert_allclose(recording.read(51, 102), signal[1, :2] * 1e6, rtol=1e-6)
 
 
-def test_fif_epochs_of_free_text_are_told_apart_by_number(tmp_path):
+def test_fif_epochs_of_free_text_differ_by_number(tmp_path):
     events = np.column_stack((np.arange(4) * 100, np.zeros(4, int), [1, 2, 1, 2]))
     info = mne.create_info(["Fz", "Cz"], 100.0, "eeg")
     names = {"what Igor saw first": 1, "house": 2}

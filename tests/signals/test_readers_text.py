@@ -224,7 +224,7 @@ def test_refuses_rows_with_more_fields_than_names(tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [-3600.0, -5.0, -0.2, 7200.0])
-def test_a_clock_that_was_set_back_or_forth_gives_two_segments(tmp_path, seconds):
+def test_a_clock_that_was_set_back_or_forward_gives_two_segments(tmp_path, seconds):
     stamps = 1.6e9 + np.arange(2560) / 256
     stamps[1280:] += seconds
     (tmp_path / "a.csv").write_text(muse(stamps))
@@ -260,7 +260,7 @@ def test_real_openbci_time_stamps_show_no_gap(real_eeg):
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC"])
-def test_the_time_zone_of_the_reader_does_not_enter(tmp_path, monkeypatch, zone):
+def test_the_time_zone_of_the_reader_does_not_matter(tmp_path, monkeypatch, zone):
     """25 October 2026, 3:00 in Berlin: clocks there go back an hour, those of the headset need not."""
     monkeypatch.setenv("TZ", zone)
     time.tzset()

@@ -177,7 +177,7 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_a_claim_beyond_the_file_costs_its_chunk_alone(tmp_path, claim):
+def test_a_claim_beyond_the_file_costs_only_its_chunk(tmp_path, claim):
     path = recorded(tmp_path / "a.xdf")
     path.write_bytes(path.read_bytes() + header(3, "Markers", "string", 1, 0) + CLAIMS[claim])
     recording = open_recording(path)

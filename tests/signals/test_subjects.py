@@ -46,7 +46,7 @@ def test_below_folders_of_conditions_persons_are_found(tmp_path):
     assert list(subjects(tmp_path, *names).values()) == ["anna", "ben"] * 2
 
 
-def test_a_file_name_alone_makes_no_person(tmp_path):
+def test_a_file_name_alone_does_not_make_a_person(tmp_path):
     """Six runs of one person are not six people; a code such as VP07 and a name that recurs by condition are ids."""
     assert set(subjects(tmp_path, "a/run1.edf", "a/run2.edf", "a/anna.edf").values()) == {UNKNOWN}
     assert list(subjects(tmp_path, "grp/VP07_rest.edf", "grp/VP08_rest.edf", given=["grp"]).values()) == ["07", "08"]

@@ -111,7 +111,7 @@ def test_control_c_saves_and_the_same_command_continues(tmp_path, monkeypatch, c
 
 
 @pytest.mark.usefixtures("python_handles_control_c")
-def test_a_second_control_c_ends_at_once_and_says_how_to_go_on(tmp_path, monkeypatch):
+def test_a_second_control_c_ends_at_once_and_says_how_to_continue(tmp_path, monkeypatch):
     interrupted_at(monkeypatch, 20)
     monkeypatch.setattr(preemption.Watch, "requested", lambda watch: watch._interrupted and signal.raise_signal(2))
     with pytest.raises(KeyboardInterrupt, match="start the same command again"):

@@ -54,7 +54,7 @@ def test_refuses_an_index_that_names_itself(tmp_path):
         ({"a": "b"}, [], "does not give a number for each token"),
     ],
 )
-def test_reports_a_tokenizer_of_other_things(tmp_path, vocabulary, merges, sentence):
+def test_reports_a_malformed_tokenizer(tmp_path, vocabulary, merges, sentence):
     pytest.importorskip("tokenizers")
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary, "merges": merges}}))
     with pytest.raises(UserError) as caught:
@@ -68,7 +68,7 @@ def test_refuses_a_schedule_of_impossible_length(steps):
         NoiseSchedule(num_train_timesteps=steps)
 
 
-def test_refuses_arrays_of_nothing(tmp_path):
+def test_refuses_arrays_of_empty_strings(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((1, 4, 8, 8), "S1").astype("S0"))
     content = (tmp_path / "a.npy").read_bytes().replace(b"|S1", b"|S0")
     (tmp_path / "a.npy").write_bytes(content)
@@ -121,6 +121,6 @@ def test_an_image_is_what_its_bytes_say(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fields", [{"size": 10**9}, {"crop_size": 10**9}, {"image_processor_type": 5}])
-def test_refuses_a_preprocessing_of_impossible_sizes(fields):
+def test_refuses_preprocessing_with_impossible_sizes(fields):
     with pytest.raises(UserError, match=r"16384 at most|describes a 5"):
         preprocessing.from_json(fields, "preprocessor_config.json")
