@@ -210,7 +210,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     if args.verb in JOINING and os.environ.get(COORDINATOR) and not os.environ.get(WATCHED):
         from dreamjax.parallel import watcher  # JAX aborts a process whose peers are absent or gone: a parent says why
 
-        return watcher.run_one([sys.executable, "-m", "dreamjax", *argv]).code
+        command = [sys.executable, "-m", "dreamjax", *argv]
+        return watcher.run_one(command, grace_s=math.inf).code  # a save takes as long as it takes
     module = _verb_module(args.verb)
     for package in getattr(module, "NEEDS", ()):
         require(package, f"dreamjax {args.verb}")

@@ -55,6 +55,7 @@ class _LabelledTrials:
     subject: np.ndarray  # the recordings of unknown subjects each count as a subject
     session: np.ndarray
     unknown: bool  # whether any subject is unknown
+    copies: int  # recordings left out, as they repeat others
     start: np.ndarray
     names: tuple[str, ...]
 
@@ -98,6 +99,8 @@ def decode(settings: DecodingSettings, out: str | None = None) -> DecodingResult
     """Decode classes; write classes.json into `out`. Raise UserError for trials without two classes."""
     trials = _trials(settings)
     design, notes = _design(settings, trials)
+    if trials.copies:
+        notes.append(f"{counted(trials.copies, 'recording')} left out: copies of others (`copies` in dataset.json)")
     ways: dict[str, Callable[[], Features]] = {LDA: lambda: _binned(trials)}
     if settings.encoder:
         ways[ENCODED] = lambda: _encoded(settings, trials, notes)
@@ -161,7 +164,8 @@ def _design(settings: DecodingSettings, trials: _LabelledTrials) -> tuple[Design
 
 
 def _trials(settings: DecodingSettings) -> _LabelledTrials:
-    prepared = [records.load_dataset(path).get("settings", {}) for path in settings.data]
+    datasets = [records.load_dataset(path) for path in settings.data]
+    prepared = [dataset.get("settings", {}) for dataset in datasets]
     shapes = {(s.get("samples"), s.get("sfreq")) for s in prepared}
     if len(shapes) > 1:
         raise UserError("the dataset folders hold windows of different lengths or rates; prepare them alike")
@@ -179,7 +183,10 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
     if len(names) < 2:
         where = ", ".join(settings.data)
         raise UserError(f"{where}: trials of at least two classes are required, there is {len(names)}")
-    keys = np.array([i for i, one in enumerate(metadata) if one["label"] in names])
+    # a copy of a recording would be trained on while the recording is left out
+    again = {entry["recording"] for dataset in datasets for entry in dataset.get("copies", ())}
+    labelled = [i for i, one in enumerate(metadata) if one["label"] in names]
+    keys = np.array([i for i in labelled if metadata[i]["recording"] not in again])
     classes = np.array([names.index(metadata[i]["label"]) for i in keys])
     if (counts := np.bincount(classes, minlength=len(names))).min() < FEWEST:
         fewest = names[int(counts.argmin())]
@@ -194,6 +201,7 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
         classes,
         **{name: np.unique(texts, return_inverse=True)[1] for name, texts in who.items()},
         unknown=any(one["subject"] in UNKNOWN for one in chosen),
+        copies=len({metadata[i]["recording"] for i in labelled} & again),
         start=np.array([one["start"] for one in chosen]),
         names=names,
     )

@@ -10,8 +10,9 @@ from typing import Any
 from etils import epath
 
 from dreamjax.console import log
-from dreamjax.errors import UserError
+from dreamjax.errors import TryAgain, UserError
 from dreamjax.metrics import probe
+from dreamjax.parallel.environment import RESUME_HINT
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.data_config import DataConfig
@@ -51,7 +52,8 @@ def train_folds(
         changed = fold_config(config, labelled, shards, steps)
         probe.verify_fold(provenance.trained_on(signal_of(changed).path), everyone, group, f"fold {i}")
         log.info("fold %d of %d: pretraining without %s in %s", i + 1, folds, identity.in_words(group), folder / "run")
-        opening.train(changed, str(folder / "run"))
+        if (summary := opening.train(changed, str(folder / "run"))) and summary["preempted"]:
+            raise TryAgain(f"stopped while fold {i + 1} of {folds} was pretrained; {RESUME_HINT}")
         trained.append(Fold(opening.open_run(str(folder / "run")), group))
     return trained
 

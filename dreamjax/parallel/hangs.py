@@ -84,7 +84,12 @@ class HangWatch:
         return max(self.factor * statistics.median(tuple(self._durations)), self.least_s)
 
     def _watch(self) -> None:
-        while not self._ended.wait(min(1.0, self.least_s / 10)):
+        often, asleep = min(1.0, self.least_s / 10), time.monotonic()
+        while not self._ended.wait(often):
+            now = time.monotonic()
+            if now - asleep > 10 * often + 5 and self._since is not None:  # the whole process was suspended
+                self._since, self._counts = now, False
+            asleep = now
             since, limit = self._since, self.limit_s
             if since is None or limit is None or (late := time.monotonic() - since) < limit / 2:
                 continue

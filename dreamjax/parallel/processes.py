@@ -80,16 +80,12 @@ def _whole_number(name: str, default: int | None = None, least: int = 0) -> int:
 
 
 def _address(where: str) -> tuple[str, int]:
-    """Return the coordinator's host and port. Raise UserError for an invalid address, or an unknown host."""
+    """Return the coordinator's host and port. Raise UserError for an invalid address."""
     host, colon, port = where.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UserError(f"${COORDINATOR} is {where!r}, but it must be HOST:PORT or auto")
     try:
-        socket.getaddrinfo(host.strip("[]"), int(port))
-    except socket.gaierror as problem:
-        raise UserError(
-            f"${COORDINATOR} is {where!r}, but there is no host {host} ({problem.strerror}); give that of process 0"
-        ) from problem
+        host.encode("idna")
     except UnicodeError as problem:  # a label of the name is empty or too long
         raise UserError(f"${COORDINATOR} is {where!r}, whose host is not a valid host name") from problem
     return host.strip("[]"), int(port)
@@ -118,17 +114,23 @@ def _refuse_taken(address: tuple[str, int]) -> None:
 def _reach(address: tuple[str, int], within_s: float) -> None:
     """Wait until something listens at the coordinator's address: JAX would abort the process from C++ if it never did.
 
-    Raise TryAgain after `within_s` seconds.
+    Raise after `within_s` seconds: UserError where no host has that name yet (in Kubernetes it gets one when it
+    starts), else TryAgain.
     """
-    deadline, reason = time.monotonic() + within_s, "no answer"
+    deadline, reason, unknown = time.monotonic() + within_s, "no answer", False
     while time.monotonic() < deadline:
         try:
             socket.create_connection(address, timeout=5).close()
             return
         except OSError as problem:
-            reason = problem.strerror or str(problem)
+            reason, unknown = problem.strerror or str(problem), isinstance(problem, socket.gaierror)
             time.sleep(0.2)
     where = ":".join(map(str, address))
+    if unknown:
+        raise UserError(
+            f"${COORDINATOR} is {where!r}, but there is no host {address[0]} after {within_s:g} s ({reason}); give "
+            "that of process 0"
+        )
     raise TryAgain(
         f"no coordinator answers at {where} after {within_s:g} s ({reason}); check that process 0 runs there and that "
         f"the port is open, or set a longer time (${JOIN})"

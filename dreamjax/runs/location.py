@@ -35,7 +35,7 @@ def absolute(config: JsonDict) -> JsonDict:
     """Return a config with absolute paths of its networks and images, where they are folders here and not hub ids."""
     config = copy.deepcopy(config)
     for key in (*NETWORKS, "target.folder"):
-        if (path := _get(config, key)) and presence.is_folder(path):
+        if (path := _get(config, key)) and "://" not in path and presence.is_folder(path):
             _set(config, key, os.path.abspath(path))
     return config
 

@@ -86,10 +86,18 @@ def check_export(folder: epath.PathLike) -> None:
 
     A file that is missing passes: of a folder on the Hub only those that are needed are fetched.
     """
-    if presence.exists(epath.Path(folder) / NAME) and (damage := problems(folder, partial=True)):
+    if _is_ours(epath.Path(folder) / NAME) and (damage := problems(folder, partial=True)):
         raise UserError(
             f"{folder}: {damage[0]}; fetch or export it again, or delete its {NAME} if you meant to change it"
         )
+
+
+def _is_ours(path: epath.Path) -> bool:
+    """Return whether a manifest is one of dreamjax, which may be damaged: other programs have files of this name."""
+    if not presence.exists(path):
+        return False
+    text = path.read_bytes()
+    return b'"files"' in text or f'"{SEAL}"'.encode() in text
 
 
 def problems(folder: epath.PathLike, partial: bool = False) -> list[str]:

@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 from etils import epath
 
 from dreamjax.storage import locks, presence
+
+RECOVER_S = 10.0  # several processes of one run may find the same replacement
 
 
 def fresh_folder(path: epath.PathLike) -> Path:
@@ -31,7 +34,8 @@ def recover(path: epath.PathLike) -> None:
     """
     if "://" in str(path) or not _is_hidden(path):
         return
-    with locks.output(path):
+    until = time.monotonic() + RECOVER_S
+    with locks.output(path, stop=lambda: time.monotonic() > until):
         if _is_hidden(path):
             fresh = _hidden(path, "new")
             os.rename(fresh if presence.exists(fresh) else _hidden(path, "old"), path)

@@ -234,6 +234,8 @@ def open_array(
             if processes.is_first():  # where another run makes the same bank, this one waits for it
                 stack.enter_context(locks.output(folder, stop=lambda: False))
                 missing = not _is_intact(folder)
+                if missing and presence.exists(folder):
+                    folder.rmtree()
             if processes.agree("bank to make", missing, BUILD_S):
                 log.info("%s of %d are computed once: %s", kind, count, folder)
                 _make(folder, facts, _batches(*load(), count, batch, mesh), kind, count)
@@ -242,14 +244,13 @@ def open_array(
 
 
 def _is_intact(folder: epath.Path) -> bool:
-    """Return whether there is a bank whose files are as they were written; the first process removes a damaged one."""
+    """Return whether there is a bank whose files are as they were written."""
     if not processes.is_first():
         return True  # the first process decides
     if not presence.exists(folder / manifest.NAME):  # none, or one of an older version, which cannot be verified
         return presence.exists(folder / FACTS) and presence.exists(folder / VALUES)
     if damage := manifest.problems(folder):
         log.warning("%s is damaged (%s) and is computed again", folder, damage[0])
-        folder.rmtree()
     return not damage
 
 

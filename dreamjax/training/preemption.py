@@ -46,6 +46,10 @@ class Watch:
             self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # which a command in the background ignores
             self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
+        for previous in self._previous.values():  # a signal that the watch around this one got meanwhile
+            if isinstance(outer := getattr(previous, "__self__", None), Watch) and outer._asked.is_set():
+                self._asked.set()
+                self._interrupted |= outer._interrupted
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 
 from etils import epath
@@ -11,7 +12,7 @@ from dreamjax import config as configs
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
-from dreamjax.storage import atomic, locks, manifest, presence
+from dreamjax.storage import atomic, leases, locks, manifest, presence
 
 # settings that may differ when a run is continued: how long, where, how often; none that changes what a step computes
 MAY_CHANGE = (
@@ -23,6 +24,9 @@ MAY_CHANGE = (
 BEFORE_CONFIG = (
     r"data\.json|location\.json|goodput\.json|tokenizer|\..*|.*\.log"  # files that may exist before a run's config.json
 )
+
+WRITTEN = ("config.json", "data.json", "location.json", "goodput.json", "metrics.jsonl")
+POLL_S = 5.0
 
 Changes = dict[str, tuple[object, object]]  # dotted key → (value before, value now)
 
@@ -91,13 +95,17 @@ def held(workdir: epath.PathLike) -> Iterator[None]:
         busy = None
         if processes.is_first():
             try:
-                stack.enter_context(locks.held(epath.Path(workdir) / ".lock", str(workdir)))
+                until = time.monotonic() + leases.LEASE_S + POLL_S  # the lease of a killed owner has ended by then
+                wait = (lambda: time.monotonic() > until) if "://" in str(workdir) else None
+                stack.enter_context(locks.held(epath.Path(workdir) / ".lock", str(workdir), wait))
             except locks.Busy as problem:
                 busy = str(problem)
         if (busy := processes.agree("lock", busy)) is not None:
             raise locks.Busy(busy)
-        for folder in (workdir, epath.Path(workdir) / "images") if processes.is_first() else ():
-            atomic.remove_leftovers(folder)
+        if processes.is_first():
+            atomic.remove_leftovers(epath.Path(workdir) / "images")
+            for name in WRITTEN:  # others may be written by another command
+                atomic.remove_leftovers(workdir, name)
         yield
 
 

@@ -125,3 +125,8 @@ def test_reports_an_edited_file_and_how_to_keep_the_edit(tmp_path):
     edited = json.loads(path.read_text())
     del edited["sealed"]
     assert manifest.unsealed(edited, path) == {"name": "b", "format": 1}
+
+
+def test_a_manifest_of_another_program_is_not_checked(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "web app"}')
+    manifest.check_export(tmp_path)

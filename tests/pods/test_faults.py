@@ -201,7 +201,10 @@ def test_a_coordinator_that_waits_in_vain_says_so(tmp_path, shards):
     [
         ({"DREAMJAX_COORDINATOR": "nowhere"}, "it must be HOST:PORT or auto"),
         ({"DREAMJAX_COORDINATOR": "localhost:70000"}, "it must be HOST:PORT or auto"),
-        ({"DREAMJAX_COORDINATOR": "nowhere.invalid:1"}, "there is no host nowhere.invalid"),
+        (
+            {"DREAMJAX_COORDINATOR": "nowhere.invalid:1", "DREAMJAX_JOIN_SECONDS": "2"},
+            "there is no host nowhere.invalid after 2 s",
+        ),
         ({"DREAMJAX_COORDINATOR": "auto"}, "cannot join ($DREAMJAX_COORDINATOR is 'auto'"),
         ({"DREAMJAX_COORDINATOR": "a..b:1"}, "whose host is not a valid host name"),
         ({"DREAMJAX_COORDINATOR": "localhost:1", "DREAMJAX_PROCESS": "2"}, "it must lie from 0 to 1"),

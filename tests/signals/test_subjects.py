@@ -178,3 +178,21 @@ def test_the_number_of_people_in_the_real_recordings(real_eeg):
     for corpus in ("muse-lsl", "emotiv-insight", "emotiv-eye-state"):
         assert sum(name == corpus for name, _ in people) == 1
     assert all(s.subject == UNKNOWN for s in found if s.dataset in ("mne-python", "openbci-sample"))
+
+
+@pytest.mark.parametrize(
+    "name", ["subject_run1.edf", "participant_session2.edf", "patient-day1.edf", "sub_baseline1.edf"]
+)
+def test_numbered_runs_and_sessions_are_not_subjects(tmp_path, name):
+    assert subjects(tmp_path, name) == {name: UNKNOWN}
+
+
+def test_folders_of_unknown_tasks_with_equal_ids_in_them_are_not_persons(tmp_path):
+    names = [f"{task}/S{i:02d}.edf" for task in ("juggling", "knitting", "painting") for i in (1, 2, 3)]
+    assert not {"juggling", "knitting", "painting"} & set(subjects(tmp_path, *names).values())
+
+
+def test_the_outermost_folder_named_in_participants_tsv_is_the_subject(tmp_path):
+    (tmp_path / "participants.tsv").write_text("participant_id\n1\n2\n3\nAB\n")
+    names = [f"{person}/{session}/data.edf" for person in (1, 2, 3) for session in (3, 2, 1)]
+    assert list(subjects(tmp_path, *names, "ab/1/data.edf").values()) == [n[0] for n in sorted(names)] + ["AB"]

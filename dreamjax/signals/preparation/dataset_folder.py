@@ -18,7 +18,7 @@ from etils import epath
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.storage import atomic, locks, paths, presence, replacing
+from dreamjax.storage import atomic, locks, manifest, paths, presence, replacing
 from dreamjax.typing import JsonDict
 
 DATASET = "dataset.json"
@@ -52,7 +52,7 @@ def existing(out: epath.Path, inputs: Sequence[str] | None = None) -> JsonDict |
         return None
     try:
         with presence.reading(out / DATASET):
-            dataset = json.loads((out / DATASET).read_text())
+            dataset = manifest.unsealed(json.loads((out / DATASET).read_text()), out / DATASET)
     except (OSError, ValueError):
         if presence.exists(out / UNFINISHED):
             return None

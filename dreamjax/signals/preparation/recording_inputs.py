@@ -115,16 +115,27 @@ class RecordingInputs:
         Raise UserError where it holds others.
         """
         held = {entry["sha256"]: entry.get("tables") for entry in dataset["inputs"]}  # older datasets have no tables
+        people = {entry["sha256"]: entry.get("subject") for entry in dataset["inputs"]}
         given: dict[str, set[str]] = {}  # of equal recordings only one is kept
+        named: dict[str, set[str | None]] = {}
+        failed, complete = set(dataset["failed_inputs"]), True
         for task in self.tasks(Path(), ""):
-            given.setdefault(self._input_hash(task.source), set()).add(_tables_hash(task))
+            content = self._input_hash(task.source)
+            given.setdefault(content, set()).add(_tables_hash(task))
+            named.setdefault(content, {None}).add(convert.identity_of(task.source, self.options.salt).subject)
+            complete &= content in held or content in failed or self._failed_input(task) in failed
         if lost := held.keys() - given.keys():
             raise UserError(
                 f"{out} was prepared from other recordings ({len(lost)} of them are not given now); "
                 "choose another --out or pass --overwrite"
             )
         changed = [content for content, tables in held.items() if tables is not None and tables not in given[content]]
-        return not changed and held.keys() | set(dataset["failed_inputs"]) == given.keys()
+        changed += [content for content, subject in people.items() if subject not in named[content]]
+        return complete and not changed and {entry.partition(" ")[0] for entry in failed} <= given.keys()
+
+    def _failed_input(self, task: convert.RecordingTask) -> str:
+        """Return what must change before a recording that was left out is tried again: its content or its tables."""
+        return f"{self._input_hash(task.source)} {_tables_hash(task)}".rstrip()
 
     def _input_hash(self, source: Source) -> str:
         """Return `convert.input_hash`, or "" for input that cannot be read, or not within the timeout."""
@@ -219,7 +230,7 @@ class RecordingInputs:
             "labels": sorted({label for r in summaries for label in r["labels"]} - {""}),
             "channels": sorted({c for r in summaries for c in r["ch_names"]}),
             "inputs": entries,
-            "failed_inputs": sorted(self._input_hash(part.task.source) for part in failed),
+            "failed_inputs": sorted(self._failed_input(part.task) for part in failed if not part.for_now),
         }
 
     def rejects(self, done: Done, failed: Failed) -> Sequence[JsonDict]:

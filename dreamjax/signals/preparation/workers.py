@@ -37,6 +37,12 @@ class Outcome:
     result: Any = None
     reason: str = ""
     exhausted: bool = False  # the task was out of memory; its process takes no other
+    late: bool = False  # the task was ended after the timeout
+
+    @property
+    def for_now(self) -> bool:
+        """Return whether the same task may succeed with other limits."""
+        return self.exhausted or self.late
 
 
 def attempt(function: Function, index: int, task: Any, beat: Callable[[], None]) -> Outcome:
@@ -162,7 +168,7 @@ def run(
                     worker.stop()
                     pool[i] = new_worker()
                     if worker.task is not None:
-                        yield Outcome(*worker.task, reason=f"no progress for {timeout_s:g} s")
+                        yield Outcome(*worker.task, reason=f"no progress for {timeout_s:g} s", late=True)
             for pipe in wait([w.pipe for w in pool], timeout=0.5):
                 i = next(i for i, w in enumerate(pool) if w.pipe is pipe)
                 outcome, dead = _hear(pool[i])

@@ -9,6 +9,7 @@ a person, and the log states that.
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -80,7 +81,9 @@ def worded(parts: Iterable[str], anywhere: bool = True) -> str:
         part = PLURAL.sub("", part)
         for start in re.finditer(r"(?<![A-Za-z])(?=[A-Za-z])", part) if anywhere else re.finditer("^", part):
             if match := NUMBERED.match(part, start.start()):
-                return AFTER_NUMBER.sub("", match.group(1) or match.group(2))
+                name = AFTER_NUMBER.sub("", match.group(1) or match.group(2))
+                if not not_a_person(name):  # subject_run1.edf
+                    return name
         if match := NAMED.match(part):
             name = match.group(1) or match.group(2)
             if name.lower() not in NOT_AN_ID and not not_a_person(name):
@@ -126,11 +129,9 @@ def participant(path: Path) -> str:
     if table is None:
         return ""
     below = Path(os.path.abspath(path)).relative_to(table.parent).parts
-    for name in _participants(table):
-        for part in below:
-            if re.match(rf"(?:sub-)?{re.escape(name)}(?![A-Za-z0-9])", part, re.IGNORECASE):
-                return name
-    return ""
+    pattern, names = _participants(table)
+    matches = (re.match(pattern, part, re.IGNORECASE) for part in below)  # the outermost folder first
+    return next((names[match[1].lower()] for match in matches if match), "")
 
 
 @lru_cache(maxsize=4096)
@@ -142,13 +143,16 @@ def _has_participants(folder: Path) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _participants(table: Path) -> tuple[str, ...]:
+def _participants(table: Path) -> tuple[str, dict[str, str]]:
+    """Return a pattern whose group 1 is an id of a participants.tsv, and id in lower case → id."""
     try:
         names = {row.get("participant_id", "").strip().removeprefix("sub-") for row in read_table(table)}
     except (OSError, UserError) as problem:
         log.warning("%s: not used, it cannot be read (%s)", table, type(problem).__name__)
-        return ()
-    return tuple(sorted(filter(None, names), key=len, reverse=True))
+        return r"(?!)", {}
+    longest = sorted(filter(None, names), key=lambda name: (-len(name), name))
+    any_of = "|".join(map(re.escape, longest)) or r"(?!)"
+    return rf"(?:sub-)?({any_of})(?![A-Za-z0-9])", {name.lower(): name for name in longest}
 
 
 def in_header(source: Source) -> str:
@@ -263,13 +267,14 @@ def _names(recordings: Sequence[tuple[str, Sequence[str]]], level: int, folder: 
 
 def _shared(below: Mapping[str, set[str]]) -> set[str]:
     """Return the names that occur in two folders."""
-    every = [name for names in below.values() for name in names]
-    return {name for name in every if every.count(name) > 1}
+    return {name for name, n in Counter(name for names in below.values() for name in names).items() if n > 1}
 
 
 def may_be_name(text: str) -> bool:
-    """Return whether a name of a file or folder could be a person's: three letters or more, and no word of ours."""
-    return re.fullmatch(r"[^\W\d_]{3,}", text) is not None and not not_a_person(text)
+    """Return whether a name of a file or folder could be a person's: three letters or more, or an id such as S01."""
+    return re.fullmatch(r"[^\W\d_]{3,}|(?:s|p|vp|sub|subj|pp|id)[-_]?\d{2,}", text, re.IGNORECASE) is not None and (
+        not not_a_person(text)
+    )
 
 
 def _log(sources: Sequence[Source], subjects: Sequence[tuple[str, str]]) -> None:
