@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,21 @@ def test_a_killed_run_leaves_no_half_dataset_and_resumes(tmp_path):
     assert result.reused == finished
     assert result.recordings == 12
     assert hidden(tmp_path) == []
+
+
+def test_subjects_named_later_are_not_already_prepared(tmp_path):
+    """The recordings are the same, and the splits must not be: the first run knew no subjects."""
+    study(tmp_path / "study", subjects=3, recordings=1)
+    for i, file in enumerate(sorted((tmp_path / "study").rglob("*.edf"))):
+        (tmp_path / "plain").mkdir(exist_ok=True)
+        file.rename(tmp_path / "plain" / f"rec{i}.edf")
+    first = prepare([tmp_path / "plain"], tmp_path / "out", options=INLINE)
+    assert first.recordings_of_unknown_subjects == first.recordings == 3
+    named = replace(INLINE, subject_pattern=r"rec(\d)")
+    second = prepare([tmp_path / "plain"], tmp_path / "out", options=named)
+    assert not second.already_prepared
+    assert second.subjects == 3
+    assert prepare([tmp_path / "plain"], tmp_path / "out", options=named).already_prepared
 
 
 def test_two_runs_into_one_folder_exclude_each_other(tmp_path):
