@@ -140,6 +140,23 @@ def test_a_stimulus_channel_among_the_eeg_becomes_events(tmp_path):
     assert onsets(open_recording(write_xdf(tmp_path / "a.xdf", *chunks))) == [(100, "4"), (300, "4")]
 
 
+@pytest.mark.parametrize(("format_", "idle"), [("float32", 0), ("int32", 255)])
+def test_a_pulse_on_a_sampled_trigger_line_is_one_event(tmp_path, format_, idle):
+    """Only its first sample is; the idle level is none."""
+    stamps, line = 500 + np.arange(500) / RATE, np.full((500, 1), idle)
+    line[100:150], line[300:310], line[310:320] = 4, 4, 7
+    path = write_xdf(
+        tmp_path / "a.xdf",
+        header(1, "EEG", "float32", 6, RATE, SITES),
+        header(2, "Stim", format_, 1, RATE),
+        *signal_chunks(1, noise(500), stamps),
+        samples(2, line, list(stamps), format_),
+    )
+    recording = open_recording(path)
+    assert onsets(recording) == [(100, "4"), (300, "4"), (310, "7")]
+    assert any("rests at 255" in note for note in recording.notes) == bool(idle)
+
+
 def test_reports_a_file_without_eeg(tmp_path):
     path = write_xdf(tmp_path / "a.xdf", header(1, "Gaze", "float32", 3, 60), samples(1, [[1, 2, 3]] * 2, [1.0, 2.0]))
     with pytest.raises(UserError, match="no stream of EEG with samples; the types of its streams are: Gaze"):
