@@ -37,6 +37,12 @@ def test_measures_the_rate_where_the_header_states_none(tmp_path, nominal):
     assert onsets(recording)[:2] == [(250, "S1"), (500, "S2")]
 
 
+def test_a_measured_rate_near_a_whole_number_is_that_number(tmp_path):
+    stamps = 500 + np.arange(1000) / 255.95
+    chunks = [header(1, "EEG", "float32", 6, 0.0, SITES), *signal_chunks(1, noise(1000), stamps)]
+    assert open_recording(write_xdf(tmp_path / "a.xdf", *chunks)).sfreq == 256
+
+
 def test_a_drifting_clock_moves_no_event(tmp_path):
     """The EEG's computer gains 1 ms a second: after a minute a marker without correction would be 15 samples off."""
     n, drift = round(60 * RATE), 1e-3
