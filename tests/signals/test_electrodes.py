@@ -9,7 +9,7 @@ from dreamjax.cli import main as cli
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.recordings.electrodes import Electrodes, positions_in
-from dreamjax.signals.recordings.montage import standard_positions
+from dreamjax.signals.recordings.montage import BIOSEMI32, standard_positions
 from dreamjax.signals.recordings.opening import open_recording
 
 NUMBERED = ["EXG Channel 0", "EXG Channel 1", "EXG Channel 2", "Trigger"]
@@ -86,6 +86,27 @@ def test_positions_come_from_a_montage_of_mne_and_from_its_files(tmp_path, numbe
     (tmp_path / "cap.xyz").write_text("1\t0.01\t0.06\t0.07\tSite1\n2\t-0.05\t0.0\t0.08\tSite2\n")
     recording = opened(numbered, "EXG Channel 0=Site1", montage=str(tmp_path / "cap.xyz"))
     np.testing.assert_allclose(recording.xyz[0], [0.01, 0.06, 0.07], atol=1e-6)
+
+
+def test_sockets_of_biosemi_are_not_sites_of_the_same_name(tmp_path):
+    """A cap of 32 is placed by its sites; of 128 by its sockets, and only where the montage has them."""
+    pytest.importorskip("mne")
+    sites = [*BIOSEMI32.split(), "A1", "A2"]
+    xyz = standard_positions(sites)
+    rows = [f"{n},{x:.6f},{y:.6f},{z:.6f}" for n, (x, y, z) in zip(sites, xyz, strict=True)]
+    (tmp_path / "cap.csv").write_text("\n".join(["name,x,y,z", *rows]))
+    for banks in ("A", "ABCD"):
+        sockets = [f"{bank}{i}" for bank in banks for i in range(1, 33)]
+        signal = np.zeros((len(sockets) + 1, 512), int)
+        write_edf(tmp_path / f"{len(sockets)}.bdf", signal, bdf=True, labels=[*sockets, "Status"])
+    recording = opened(tmp_path / "32.bdf", montage=str(tmp_path / "cap.csv"))
+    np.testing.assert_allclose(recording.xyz, xyz[:32], atol=2e-6)
+    assert "positions of 32 EEG channels from --montage" in recording.notes
+    with pytest.raises(UserError, match=r"sockets of an amplifier.*such as biosemi128"):
+        opened(tmp_path / "128.bdf", montage=str(tmp_path / "cap.csv"))
+    expected = positions_in("biosemi128")
+    recording = opened(tmp_path / "128.bdf", montage="biosemi128")
+    np.testing.assert_allclose(recording.xyz, [expected[name] for name in sockets])
 
 
 def test_reports_a_montage_that_cannot_be_used(tmp_path, numbered):

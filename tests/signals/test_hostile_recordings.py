@@ -21,6 +21,8 @@ from dreamjax.signals.preparation import convert
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
 from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 from dreamjax.signals.recordings.opening import open_recording, source_of, survey
+from dreamjax.signals.recordings.readers import companions
+from dreamjax.signals.recordings.readers.recording import Source
 from dreamjax.storage import paths
 
 VHDR = (
@@ -249,6 +251,21 @@ def test_the_hash_of_a_recording_covers_files_that_its_content_names(tmp_path, k
     content[-30] ^= 1
     companion.write_bytes(content)
     assert convert.input_hash(source) != before
+
+
+def test_many_neighbours_of_a_split_recording_are_searched_in_one_pass(tmp_path, monkeypatch):
+    """A part is named at the end of its predecessor, in either encoding; a name that is the end of another is not."""
+    searched = []
+    pattern = companions._pattern
+    monkeypatch.setattr(companions, "_pattern", lambda name: searched.append(name) or pattern(name))
+    for i in range(300):
+        (tmp_path / f"run {i} of (x).fif").write_bytes(b"")
+        (tmp_path / f"x{i}.fif").write_bytes(b"")
+    text = b"\x01/y/x7.fif\x00ax8.fif\x00" + "\x01x9.fif\x01run 5 of (x).fif".encode("utf-16-le")
+    (tmp_path / "first.fif").write_bytes(b"\xff\x00 " * 1000 + text)
+    parts = companions.named_in(Source(str(tmp_path / "first.fif"), "fif"))
+    assert [path.name for path in parts] == ["run 5 of (x).fif", "x7.fif", "x9.fif"]
+    assert len({name for name in searched if name.startswith("x")}) == 2
 
 
 def test_a_changed_table_of_events_is_converted_again(tmp_path):

@@ -64,6 +64,14 @@ def test_a_rate_that_is_not_whole_is_measured(tmp_path):
     assert open_recording(path).sfreq == pytest.approx(512 / 3, rel=1e-5)
 
 
+@pytest.mark.parametrize("rate", [255.9, 256.1])
+def test_a_rate_measured_near_a_whole_number_is_that_number(tmp_path, rate):
+    """Jitter hides the rate from the median step; the fitted one has no ratio of whole numbers to a model's."""
+    stamps = np.arange(2000) / rate + np.random.default_rng(0).exponential(2e-3, 2000)
+    path = table(tmp_path / "a.csv", ["time", *SITES], [stamps, *noise(2000).T])
+    assert open_recording(path).sfreq == 256
+
+
 def test_the_sidecar_gives_rate_unit_types_and_the_choice_of_columns(tmp_path):
     columns = [range(500), *noise().T, [0] * 250 + [2] * 250]
     path = table(tmp_path / "a.csv", ["sample", "a", "b", "c", "d", "e", "f", "pulse"], columns)

@@ -37,6 +37,12 @@ def test_measures_the_rate_where_the_header_states_none(tmp_path, nominal):
     assert onsets(recording)[:2] == [(250, "S1"), (500, "S2")]
 
 
+def test_a_measured_rate_near_a_whole_number_is_that_number(tmp_path):
+    stamps = 500 + np.arange(1000) / 255.95
+    chunks = [header(1, "EEG", "float32", 6, 0.0, SITES), *signal_chunks(1, noise(1000), stamps)]
+    assert open_recording(write_xdf(tmp_path / "a.xdf", *chunks)).sfreq == 256
+
+
 def test_a_drifting_clock_moves_no_event(tmp_path):
     """The EEG's computer gains 1 ms a second: after a minute a marker without correction would be 15 samples off."""
     n, drift = round(60 * RATE), 1e-3
@@ -138,6 +144,23 @@ def test_a_stimulus_channel_among_the_eeg_becomes_events(tmp_path):
     names = [*SITES, "TRIGGER"]
     chunks = [header(1, "EEG", "float32", 7, RATE, names, "volts"), *signal_chunks(1, x, np.arange(500) / RATE)]
     assert onsets(open_recording(write_xdf(tmp_path / "a.xdf", *chunks))) == [(100, "4"), (300, "4")]
+
+
+@pytest.mark.parametrize(("format_", "idle"), [("float32", 0), ("int32", 255)])
+def test_a_pulse_on_a_sampled_trigger_line_is_one_event(tmp_path, format_, idle):
+    """Only its first sample is; the idle level is none."""
+    stamps, line = 500 + np.arange(500) / RATE, np.full((500, 1), idle)
+    line[100:150], line[300:310], line[310:320] = 4, 4, 7
+    path = write_xdf(
+        tmp_path / "a.xdf",
+        header(1, "EEG", "float32", 6, RATE, SITES),
+        header(2, "Stim", format_, 1, RATE),
+        *signal_chunks(1, noise(500), stamps),
+        samples(2, line, list(stamps), format_),
+    )
+    recording = open_recording(path)
+    assert onsets(recording) == [(100, "4"), (300, "4"), (310, "7")]
+    assert any("rests at 255" in note for note in recording.notes) == bool(idle)
 
 
 def test_reports_a_file_without_eeg(tmp_path):

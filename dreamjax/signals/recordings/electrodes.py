@@ -5,6 +5,7 @@ the columns name, x, y and z, or a format that MNE reads) or from a montage of M
 of those in the recording.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from dreamjax.signals.recordings.scrub import error_text
 from dreamjax.storage import manifest
 
 UNITS = {1.0: (0.03, 0.25), 1e-2: (3.0, 25.0), 1e-3: (30.0, 250.0)}  # factor into m → radii of a head in m, cm and mm
+
+SOCKET = re.compile(r"B\d{1,2}|A([3-9]|[12]\d|3[0-2])")  # no site of the 10-05 system has such a name
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,22 @@ def _rename(contents: Contents, channels: Sequence[str]) -> None:
 
 
 def _place(contents: Contents, positions: dict[str, Float[np.ndarray, "3"]]) -> None:
-    names, kinds = settle_names(contents.labels, contents.types)
-    keys = [(label.strip().upper(), name.upper()) for label, name in zip(contents.labels, names, strict=True)]
+    labels = list(contents.labels)
+    sites = montage.biosemi_names(labels) if contents.format == "bdf" else None
+    banks = montage.banked_names(labels) if sites is None else None
+    names, kinds = settle_names(sites or banks or labels, contents.types)
+    keys: list[tuple[str, ...]] = [
+        (label.strip().upper(), name.upper()) for label, name in zip(labels, names, strict=True)
+    ]
+    if any(SOCKET.fullmatch(name) for name in positions):  # the socket A1 is not the ear lobe A1, nor C3 the site C3
+        keys = [pair[:1] for pair in keys] if sites or banks else keys
+    elif banks:
+        raise UserError(
+            "--montage: the channels of this recording are sockets of an amplifier (A1…, B1…), and this montage has "
+            "none; give one with the same sockets, such as biosemi128, or name the channels with --channels"
+        )
+    elif sites:
+        keys = [pair[1:] for pair in keys]
     unknown = np.full(3, np.nan)
     xyz = [next((positions[key] for key in pair if key in positions), unknown) for pair in keys]
     contents.positions = np.array(xyz, float).reshape(-1, 3)

@@ -7,6 +7,7 @@ this in the parent process, which must not crash or run out of memory on a hosti
 import os
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ LONGEST = 1024  # bytes of a name, in any encoding: the overlap of pieces
 MAX_UNPACKED = 1 << 28  # bytes of a compressed element that are searched
 COMPRESSED = 15  # type of a compressed element of MATLAB 5
 OF_NIHON = {".LOG": "no annotations", ".21E": "electrodes have the names that the device gives by default"}
+RUNS = re.compile(rb"[\w. -]{4,}"), re.compile(rb"(?:[\w. -]\x00){4,}")  # plain characters in UTF-8 and UTF-16
 END = 1 << 20  # bytes at the end of a FIF file, where it names its next part
 
 
@@ -81,21 +83,32 @@ def _tail(path: Path) -> Iterator[bytes]:
 
 
 def _mentioned(pieces: Iterator[bytes], files: Collection[Path]) -> list[Path]:
-    """Return the files whose names are in one of the pieces, in UTF-8 or UTF-16, and not as the end of a longer one."""
-    left = {path: _pattern(path.name) for path in files}
-    named = []
+    """Return the files whose names are in one of the pieces, in UTF-8 or UTF-16, and not as the end of a longer one.
+
+    One pass over a piece collects its runs of plain characters; only files whose names end like one are searched for.
+    """
+    ends = defaultdict[bytes, set[Path]](set)  # the last run of a name → files
+    for path in files:
+        for name, runs in zip(_encoded(path.name), RUNS, strict=True):
+            ends[runs.findall(name)[-1]].add(path)
+    sizes, left = {len(end) for end in ends}, set(files)
     for piece in pieces:
-        for path in [p for p, pattern in left.items() if pattern.search(piece)]:
-            named.append(path)
-            del left[path]
+        there = {
+            run[:LONGEST] for runs in RUNS for run in runs.findall(piece) if b".f" in run.lower().replace(b"\0", b"")
+        }
+        possible = {path for run in there for size in sizes for path in ends.get(run[:size], ())}
+        left -= {path for path in possible & left if _pattern(path.name).search(piece)}
         if not left:
             break
-    return sorted(named)
+    return sorted({*files} - left)
+
+
+def _encoded(name: str) -> tuple[bytes, bytes]:
+    return os.fsencode(name), name.encode("utf-16-le", "surrogatepass")
 
 
 def _pattern(name: str) -> re.Pattern[bytes]:
-    one, two = re.escape(os.fsencode(name)), re.escape(name.encode("utf-16-le", "surrogatepass"))
-    return re.compile(rb"(?<![\w. -])%b|(?<![\w. -]\x00)%b" % (one, two))
+    return re.compile(rb"(?<![\w. -])%b|(?<![\w. -]\x00)%b" % tuple(map(re.escape, _encoded(name))))
 
 
 def _unpacked(path: Path) -> Iterator[bytes]:

@@ -23,7 +23,7 @@ from dreamjax.signals.recordings.montage import normalise_name, standard_name
 from dreamjax.signals.recordings.readers.bids import reference_named
 from dreamjax.signals.recordings.readers.numpy_array import events_listed, sidecar, sidecar_of
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source, settle_names
-from dreamjax.signals.recordings.readers.tables import SLOWEST_HZ, dejitter, text_of
+from dreamjax.signals.recordings.readers.tables import SLOWEST_HZ, WHOLE_HZ, dejitter, text_of
 from dreamjax.signals.recordings.units import microvolts
 from dreamjax.typing import JsonDict
 
@@ -41,7 +41,6 @@ CLASS = re.compile(
     r"labels?|class(?:es)?|targets?|conditions?|trial_type"
 )  # holds for every row, and 0 is also a class
 IN_VOLTS = re.compile(r"(.*?)[ _]*(?:[(\[]\s*([nuµμm]?v)\s*[)\]]|_([nuµμm]v))", re.IGNORECASE)
-WHOLE_HZ = 5e-4  # a measured rate this near to a whole number is that number
 LOOKED_AT = 200  # rows from which a column is judged
 RATE_AGREES = 0.05
 NAMED = 8  # columns that a note lists

@@ -38,6 +38,7 @@ WINDOW = 64  # samples on either side of a suspected gap; averages the bursts ou
 JUMP_S = 0.020  # s; bursts average to 7 ms at most on the Muse files, a lost packet of 12 samples leaves 47 ms
 SURE_S = 0.5  # s; no burst holds data back this long
 NOMINAL_TOLERANCE = 0.005  # a measured rate this near to the device's stated rate is the stated rate
+WHOLE_HZ = 5e-4  # a measured rate this near to a whole number is that number
 
 
 def open_muse(source: Source, strict: bool) -> Contents:
@@ -295,8 +296,9 @@ def dejitter(
 ) -> tuple[float, list[tuple[int, int]], list[str]]:
     """Return (sfreq, contiguous spans in samples, notes) from one time stamp in s per sample.
 
-    The rate is the least-squares slope within spans. Spans end where the stamps jump for good. Raise ValueError for
-    fewer than two stamps, stamps that do not run forwards, or that are not numbers.
+    The rate is the least-squares slope within spans, or the nominal or whole number that it is near. Spans end where
+    the stamps jump for good. Raise ValueError for fewer than two stamps, stamps that do not run forwards, or that are
+    not numbers.
     """
     stamps = np.asarray(stamps, float)
     n = len(stamps)
@@ -306,7 +308,8 @@ def dejitter(
     spans = list(pairwise([0, *cuts, n]))
     measured = pooled_rate(stamps, spans)
     known = nominal is not None and abs(measured / nominal - 1) < NOMINAL_TOLERANCE
-    sfreq = float(nominal) if known and nominal else float(round(measured, 3))
+    whole = round(measured) if abs(measured - round(measured)) < WHOLE_HZ * measured else round(measured, 3)
+    sfreq = float(nominal) if known and nominal else float(whole)
     steps = np.diff(stamps) * 1e3
     notes = []
     if np.abs(steps - 1e3 / sfreq).max() > 1e3 / sfreq:

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from scipy import ndimage
 
 from dreamjax.errors import UserError, require
-from dreamjax.signals.recordings.events import keep_codes
+from dreamjax.signals.recordings.events import StimulusChannel, keep_codes
 from dreamjax.signals.recordings.montage import normalise_name, standard_name
 from dreamjax.signals.recordings.readers.bids import TYPES, reference_named
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Source, settle_names
@@ -230,7 +230,10 @@ def marker_events(
     outside = 0
     for stream in streams:
         rows = []
-        for time, values in zip(stream["time_stamps"], stream["time_series"], strict=True):
+        series = stream["time_series"]
+        if float(stream["info"]["nominal_srate"][0]) > 0 and isinstance(series, np.ndarray):
+            series = _changes(series, notes)
+        for time, values in zip(stream["time_stamps"], series, strict=True):
             text = next((word for value in values if (word := _word(value))), "")
             sample = lines.sample(float(time)) if np.isfinite(time) and text else None
             if sample is not None:
@@ -246,6 +249,15 @@ def marker_events(
         for event in events
     ]
     return sorted(distinct, key=lambda event: event.sample), sorted(free_text, key=lambda event: event.sample)
+
+
+def _changes(series: Shaped[np.ndarray, "time 1"], notes: list[str]) -> Int[np.ndarray, "time 1"]:
+    """Return a trigger line that is sampled at a regular rate, with 0 except where a code begins."""
+    channel, begins = StimulusChannel(), np.zeros(series.shape, np.int64)
+    channel.add(np.rint(np.nan_to_num(series[:, 0])).astype(np.int64))
+    for sample, code in channel.changes(notes):
+        begins[sample] = code
+    return begins
 
 
 def _word(value: Any) -> str:
