@@ -52,7 +52,7 @@ def train_folds(
         changed = fold_config(config, labelled, shards, steps)
         probe.verify_fold(provenance.trained_on(signal_of(changed).path), everyone, group, f"fold {i}")
         log.info("fold %d of %d: pretraining without %s in %s", i + 1, folds, identity.in_words(group), folder / "run")
-        if (summary := opening.train(changed, str(folder / "run"))) and summary["preempted"]:
+        if opening.train(changed, str(folder / "run"))["preempted"]:
             raise TryAgain(f"stopped while fold {i + 1} of {folds} was pretrained; {RESUME_HINT}")
         trained.append(Fold(opening.open_run(str(folder / "run")), group))
     return trained

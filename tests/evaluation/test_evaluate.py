@@ -49,6 +49,11 @@ def save_run(config, workdir: str, step: int = 3, score: float | None = None) ->
     return workdir
 
 
+def trained(config, workdir: str, step: int) -> dict:
+    save_run(config, workdir, step)
+    return {"preempted": False}
+
+
 @pytest.fixture(scope="module")
 def run(shards, tmp_path_factory) -> str:
     return save_run(tiny(shards), str(tmp_path_factory.mktemp("run")))
@@ -57,7 +62,7 @@ def run(shards, tmp_path_factory) -> str:
 @pytest.fixture
 def instant_training(monkeypatch):
     """Pretraining that takes no time: its Task, loop and checkpoints have their own tests."""
-    monkeypatch.setattr(opening, "train", lambda config, workdir: save_run(config, workdir, config.train.steps))
+    monkeypatch.setattr(opening, "train", lambda config, workdir: trained(config, workdir, config.train.steps))
 
 
 def evaluated(capsys, *words: str) -> dict:
@@ -197,7 +202,7 @@ def test_untrained_run_gets_no_score(shards, capsys, tmp_path):
 
 
 def test_a_fold_run_that_is_untrained_is_refused(run, shards, capsys, tmp_path, instant_training, monkeypatch):
-    monkeypatch.setattr(opening, "train", lambda config, workdir: save_run(config, workdir, 0))
+    monkeypatch.setattr(opening, "train", lambda config, workdir: trained(config, workdir, 0))
     assert "is untrained (step 0)" in refused(capsys, run, "--probe", "--out", str(tmp_path))
 
 
@@ -310,3 +315,10 @@ def test_features_of_an_untrained_encoder_differ_from_the_runs(run, shards):
     features = probing.features_of(probing.Fold(opened, ()), data, 0)
     assert features["pretrained encoder"].shape == features["untrained encoder"].shape == (len(data), 32)
     assert np.abs(features["pretrained encoder"] - features["untrained encoder"]).max() > 1e-3
+
+
+def test_a_fold_whose_training_is_stopped_ends_the_evaluation(run, capsys, tmp_path, monkeypatch):
+    """With 75, as training does: the score of half-trained folds would be wrong."""
+    monkeypatch.setattr(opening, "train", lambda config, workdir: {"preempted": True})
+    assert cli.main(["evaluate", run, "--probe", "--out", str(tmp_path)]) == 75
+    assert "stopped while fold 1 of" in capsys.readouterr().err
