@@ -72,9 +72,9 @@ def unsealed(content: JsonDict, path: object) -> JsonDict:
     return plain
 
 
-def write_json(path: epath.PathLike, content: Mapping[str, object]) -> None:
+def write_json(path: epath.PathLike, content: Mapping[str, object], indent: int | None = 1) -> None:
     """Write a sealed JSON object atomically; `sniffing.read_json` checks it."""
-    atomic.write_text(path, json.dumps(sealed(content), indent=1))
+    atomic.write_text(path, json.dumps(sealed(content), indent=indent))
 
 
 def _seal(content: JsonDict) -> str:

@@ -95,7 +95,7 @@ def make(
     wall, cpu = (now - before for now, before in zip(clocks(), started, strict=True))
     summary = {**summary, "sha256": content, "wall_s": wall, "cpu_s": cpu}
     with _writing(part):
-        manifest.write_json(part / SUMMARY, summary)
+        manifest.write_json(part / SUMMARY, summary, indent=None)
     return {**summary, "part": part.name, "reused": False}
 
 

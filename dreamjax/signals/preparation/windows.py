@@ -118,16 +118,19 @@ class RecordingWindows:
         y_CxT = signal.y[:, signal.at(item.start - reach, item.stop + reach)]
         y_CxT = filters.between(y_CxT, item.shift) if item.shift else y_CxT
         x_CxT, inside = signal.raw[:, recorded], (None if signal.plateaus is None else signal.plateaus[:, recorded])
-        held_CxT = np.zeros(x_CxT.shape, bool) if signal.held is None else signal.held[:, recorded]
+        held_C = railed_C = np.zeros(len(x_CxT))
+        if signal.held is not None and (held_CxT := signal.held[:, recorded]).any():
+            held_C = held_CxT.mean(axis=1)
+            railed_C = (held_CxT & (np.abs(x_CxT) >= 0.999 * plan.rail[:, None])).mean(axis=1)
         ok_C, flags, reason = quality.judge(
             self.ch_names,
             plan.limits,
             sd=quality.deviations(y_CxT[None])[0],
             clipped=quality.clipped_share(x_CxT, inside),
-            held=held_CxT.mean(axis=1),
+            held=held_C,
             line=quality.line_power(y_CxT[None], rate, *quality.MAINS, plan.line)[0],
             missing=missing,
-            railed=(held_CxT & (np.abs(x_CxT) >= 0.999 * plan.rail[:, None])).mean(axis=1),
+            railed=railed_C,
         )
         for flag in flags:
             self.faults[flag] = self.faults.get(flag, 0) + 1
