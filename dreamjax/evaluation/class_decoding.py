@@ -24,6 +24,7 @@ from dreamjax.reports.pages import Page, Section
 from dreamjax.reports.tables import Table, cell, number
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
+from dreamjax.signals.recordings import identity
 from dreamjax.storage import atomic
 from dreamjax.systems.base import Embeds, capability
 
@@ -31,7 +32,6 @@ LDA, ENCODED, TIME = "shrinkage LDA", "encoder + LDA", "time index"
 SPANS = 16  # of time
 FEWEST = 5  # trials of a class in all
 ENOUGH = 3  # from this many known subjects on, each is left out in turn
-UNKNOWN = ("", "unknown")  # subjects of whom nothing is known
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
         fewest = names[int(counts.argmin())]
         raise UserError(f"class {fewest} has {counts.min()} trials, and at least {FEWEST} are required")
     chosen = [metadata[i] for i in keys]
-    someone = [one["subject"] if one["subject"] not in UNKNOWN else f"unknown {one['recording']}" for one in chosen]
+    someone = [identity.unit(one["subject"], one["recording"]) for one in chosen]
     who = {"recording": [one["recording"] for one in chosen], "subject": someone}
     who["session"] = [f"{subject} {one['session']}" for subject, one in zip(someone, chosen, strict=True)]
     return _LabelledTrials(
@@ -200,7 +200,7 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
         keys,
         classes,
         **{name: np.unique(texts, return_inverse=True)[1] for name, texts in who.items()},
-        unknown=any(one["subject"] in UNKNOWN for one in chosen),
+        unknown=identity.unknown_units(someone) > 0,
         copies=len({metadata[i]["recording"] for i in labelled} & again),
         start=np.array([one["start"] for one in chosen]),
         names=names,

@@ -6,6 +6,7 @@ Marker columns become events where they change. What is not a number is missing,
 too many or too few fields keeps its place in time.
 """
 
+import contextlib
 import csv
 import re
 from collections.abc import Sequence
@@ -207,11 +208,8 @@ def cells(
     plain = all(line.count(delimiter) == width - 1 for line in body) and not any('"' in line for line in body)
     texts: list[list[str]] = [[] for _ in markers]
     if plain and not (delimiter != "," and any("," in line for line in body[:LOOKED_AT])):
-        try:
+        with contextlib.suppress(ValueError):  # one cell is not a number: they are read one by one
             values = np.loadtxt(body, delimiter=delimiter, usecols=list(numeric), ndmin=2, comments=None)
-        except ValueError:
-            pass  # one cell is not a number: they are read one by one
-        else:
             for line in body if markers else ():
                 row = line.split(delimiter)
                 for text, i in zip(texts, markers, strict=True):

@@ -31,6 +31,8 @@ MAX_HEADER = 1 << 24
 MAX_CHANNELS = 1 << 14
 MAX_CLOCKS = 100_000  # clock measurements of a stream: a week of them
 MOST_PACKED = 64  # bytes that a byte of a gzipped file may unpack to
+# of a parser, a number, a refusal of defusedxml, or an unknown encoding
+BAD_XML = (SyntaxError, ValueError, LookupError)
 
 Bytes = bytes | mmap.mmap
 
@@ -138,7 +140,7 @@ def _stream(number: int, xml: bytes) -> Stream | None:
     try:
         info = ElementTree.fromstring(xml.decode("utf-8", "replace"), forbid_dtd=True)
         channels, rate = int(_text(info, "channel_count")), float(_text(info, "nominal_srate"))
-    except Exception:  # from XML, numbers, or defusedxml's refusals
+    except BAD_XML:
         return None
     format_ = _text(info, "channel_format")
     known = format_ in BYTES or format_ == "string"
@@ -177,7 +179,7 @@ def _is_footer(xml: bytes) -> bool:
 
     try:
         return int(_text(ElementTree.fromstring(xml, forbid_dtd=True), "sample_count")) >= 0
-    except Exception:
+    except BAD_XML:
         return False
 
 
