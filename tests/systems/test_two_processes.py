@@ -44,7 +44,7 @@ def evaluated(shards, mesh_config):
         source = Counted(task.data("val").stream)
         found = step_metrics.means(step_metrics.read(task.evaluate(state, source)))
         batch = next(iter(source.stream.batches(start=0, batch_size=4)))
-        return found, source.rows, task.image(state, batch) is not None
+        return found, source.rows, task.preview(state, batch) is not None
 
 
 def child(out, shards, where, index):
