@@ -57,7 +57,9 @@ def _job(config: Any, args: argparse.Namespace) -> Any:
 
     if not args.images:
         options.refuse_without("--images", args, "--guidance", "--sampler")
-        return jobs.TrainingStep(config)
+        step = jobs.TrainingStep(config)
+        step.check_data()
+        return step
     how = batches.Sampling(steps=args.images, sampler=args.sampler, guidance=args.guidance)
     return jobs.Images(config, how)
 

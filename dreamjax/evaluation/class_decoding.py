@@ -22,7 +22,7 @@ from dreamjax.metrics import bootstrap, cross_validation, lda
 from dreamjax.metrics.cross_validation import METRICS, Design, Features, LeaveOut
 from dreamjax.reports.pages import Page, Section
 from dreamjax.reports.tables import Table, cell, number
-from dreamjax.signals.datasets import pipeline, records
+from dreamjax.signals.datasets import copied, pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.recordings import identity
 from dreamjax.storage import atomic
@@ -55,7 +55,7 @@ class _LabelledTrials:
     subject: np.ndarray  # the recordings of unknown subjects each count as a subject
     session: np.ndarray
     unknown: bool  # whether any subject is unknown
-    copies: int  # recordings left out, as they repeat others
+    copies: list[str]  # what is said of recordings that were left out, as they repeat others
     start: np.ndarray
     names: tuple[str, ...]
 
@@ -99,8 +99,7 @@ def decode(settings: DecodingSettings, out: str | None = None) -> DecodingResult
     """Decode classes; write classes.json into `out`. Raise UserError for trials without two classes."""
     trials = _trials(settings)
     design, notes = _design(settings, trials)
-    if trials.copies:
-        notes.append(f"{counted(trials.copies, 'recording')} left out: copies of others (`copies` in dataset.json)")
+    notes += trials.copies
     ways: dict[str, Callable[[], Features]] = {LDA: lambda: _binned(trials)}
     if settings.encoder:
         ways[ENCODED] = lambda: _encoded(settings, trials, notes)
@@ -183,16 +182,15 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
     if len(names) < 2:
         where = ", ".join(settings.data)
         raise UserError(f"{where}: trials of at least two classes are required, there is {len(names)}")
-    # a copy of a recording would be trained on while the recording is left out
-    again = {entry["recording"] for dataset in datasets for entry in dataset.get("copies", ())}
+    again = copied.Copied.of(settings.data)
     labelled = [i for i, one in enumerate(metadata) if one["label"] in names]
-    keys = np.array([i for i in labelled if metadata[i]["recording"] not in again])
+    keys = np.array([i for i in labelled if metadata[i]["recording"] not in again.recordings])
     classes = np.array([names.index(metadata[i]["label"]) for i in keys])
     if (counts := np.bincount(classes, minlength=len(names))).min() < FEWEST:
         fewest = names[int(counts.argmin())]
         raise UserError(f"class {fewest} has {counts.min()} trials, and at least {FEWEST} are required")
     chosen = [metadata[i] for i in keys]
-    someone = [identity.unit(one["subject"], one["recording"]) for one in chosen]
+    someone = [again.unit(one["subject"], one["recording"]) for one in chosen]
     who = {"recording": [one["recording"] for one in chosen], "subject": someone}
     who["session"] = [f"{subject} {one['session']}" for subject, one in zip(someone, chosen, strict=True)]
     return _LabelledTrials(
@@ -201,7 +199,7 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
         classes,
         **{name: np.unique(texts, return_inverse=True)[1] for name, texts in who.items()},
         unknown=identity.unknown_units(someone) > 0,
-        copies=len({metadata[i]["recording"] for i in labelled} & again),
+        copies=copied.notes(again.recordings.intersection(metadata[i]["recording"] for i in labelled)),
         start=np.array([one["start"] for one in chosen]),
         names=names,
     )

@@ -15,6 +15,7 @@ from dreamjax.metrics import probe
 from dreamjax.parallel.environment import RESUME_HINT
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets.copied import Copied
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.recordings import identity
 from dreamjax.storage import presence
@@ -42,7 +43,7 @@ def train_folds(
     """Pretrain with `config` once per fold, without a share of `subjects`; continue where `workdir` has the runs.
 
     The dataset `labelled` is rewritten for each fold, with the fold's subjects as split test and all others as train,
-    whatever their split was; the other datasets of the config do not change.
+    whatever their split was, without copies of recordings; the other datasets of the config do not change.
     """
     trained, everyone = [], provenance.dataset(labelled)
     for i, group in enumerate(probe.split_subjects(subjects, folds)):
@@ -94,27 +95,34 @@ def signal_of(config: Any) -> DataConfig:
 def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
     """Write the windows of every split of `source`, those of `probed` as split test and the rest as train; once.
 
-    The entries of dataset.json on each recording are copied, with the hashes of files, so that they can be compared.
+    Copies of recordings are left out. The entries of dataset.json on each recording are kept, with the hashes of files,
+    so that they can be compared.
     """
     dataset = records.load_dataset(source)
     mark = {"source": [dataset["name"], dataset["splits"], sorted(dataset["shards"])], "left_out": sorted(probed)}
+    again = Copied.of([source])
+    mark |= {"copies": sorted(again.recordings)} if again.recordings else {}
     target = epath.Path(out)
     if presence.exists(target / "dataset.json"):
         if records.load_dataset(target).get("fold") == json.loads(json.dumps(mark)):
             return
         raise UserError(f"{out} holds the fold of other subjects or other shards; choose another --out")
-    left_out, side = set(probed), {True: "test", False: "train"}
+    left_out = set(probed)
+
+    def side(subject: str, recording: str) -> str | None:
+        if recording in again.recordings:
+            return None
+        return "test" if again.unit(subject, recording) in left_out else "train"
+
     target.mkdir(parents=True, exist_ok=True)
     splits = {}
     for split in ("train", "test"):
         every = (window for name in dataset["splits"] for window in records.read_windows(source, name))
-        chosen = (
-            window for window in every if side[identity.unit(window.subject, window.recording) in left_out] == split
-        )
+        chosen = (window for window in every if side(window.subject, window.recording) == split)
         splits[split] = records.write_split(target, dataset["name"], split, chosen)
     kept: JsonDict = {key: dataset[key] for key in ("settings", "versions", "channels", "corpora") if key in dataset}
     inputs = dataset.get("inputs", [])
     if all("subject" in entry for entry in inputs):
-        units = [identity.unit(entry["subject"], entry.get("recording", "")) for entry in inputs]
-        kept["inputs"] = [e | {"split": side[u in left_out]} for e, u in zip(inputs, units, strict=True)]
+        sides = [side(entry["subject"], entry.get("recording", "")) for entry in inputs]
+        kept["inputs"] = [entry | {"split": of} for entry, of in zip(inputs, sides, strict=True) if of]
     records.finish(target, dataset["name"], splits, kept | {"fold": mark})

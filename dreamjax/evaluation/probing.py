@@ -25,7 +25,7 @@ from dreamjax.parallel import environment
 from dreamjax.reports import figures as drawing
 from dreamjax.reports import palette
 from dreamjax.reports.tables import cell, number
-from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets import copied, records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.recordings import identity
 from dreamjax.systems import opening
@@ -69,6 +69,7 @@ class ProbeResult(PageResult):
     """Scores of a probe, and of masked reconstruction where it was asked for."""
 
     data: str
+    copies: int = 0  # recordings left out, as they repeat others
     labels: Sequence[str]
     fold_runs: Mapping[str, Sequence[str]]  # run → subjects
     fold_steps: Sequence[int]
@@ -119,7 +120,7 @@ def labelled_dataset(paths: tuple[str, ...], settings: ProbeSettings) -> str:
 
 
 def load(data: DataConfig, folder: str) -> WindowSet:
-    """Return every split of a dataset, one after the other: a cross-fitted probe ignores splits."""
+    """Return every split of a dataset, one after the other, without copies: a cross-fitted probe ignores splits."""
     data = dataclasses.replace(data, path=(folder,), weights=())
     return window_set.concatenate([window_set.load(data, split) for split in records.load_dataset(folder)["splits"]])
 
@@ -246,6 +247,7 @@ def _cross_fitted_notes(folds: Sequence[Fold], entries: Sequence[Mapping[str, An
 def _result(
     workdir: str, settings: ProbeSettings, labelled: str, folds: Sequence[Fold], scores: Mapping[str, ProbeScore]
 ) -> ProbeResult:
+    copies = copied.Copied.of([labelled]).recordings
     result = summary(scores, settings.probe_labels)
     units = scores[ENCODER].by_subject
     steps = sorted({fold.run.step for fold in folds})
@@ -265,11 +267,13 @@ def _result(
             "features standardised within each subject, without labels; chance is 0.5",
             f"{100 * settings.level:g} % intervals over {identity.groups(units)} in brackets",
             *filter(None, [identity.caveat(units)]),
+            *copied.notes(copies),
             *left_out,
         ],
         statements=result.pop("statements"),
         run=workdir,
         data=labelled,
+        copies=len(copies),
         labels=list(settings.probe_labels),
         fold_runs={fold.run.workdir: list(fold.subjects) for fold in folds},
         fold_steps=steps,

@@ -21,7 +21,7 @@ from dreamjax.metrics.conditional_mean import Candidates
 from dreamjax.parallel import environment
 from dreamjax.reports import tables
 from dreamjax.runs import provenance
-from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets import copied, records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.recordings import identity
 from dreamjax.systems import opening
@@ -106,7 +106,7 @@ def evaluate(workdir: str, settings: ReconstructionSettings) -> PageResult:
         notes=[
             _summary(windows, task.patch),
             f"{100 * settings.level:g} % intervals over {identity.groups(units)} in brackets; {parameters} of the run",
-            *(check, *baseline.notes, *_caveats(windows, task.signal)),
+            *(check, *copied.notes(windows.copies), *baseline.notes, *_caveats(windows, task.signal)),
         ],
         statements=[*([unscored] if unscored else []), *optimistic, *findings(entries), *_few(units)],
         run=workdir,

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Float32
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import coverage, pipeline, records
+from dreamjax.signals.datasets.copied import Copied
 from dreamjax.signals.datasets.data_config import DataConfig
-from dreamjax.signals.recordings import identity
 
 MAX_BYTES = 400 << 20  # of signal in memory; more windows than that are thinned evenly
 ARRAYS = ("signal", "gain", "offset", "valid", "real")  # fields with a row for each window
@@ -30,7 +30,7 @@ class WindowSet:
     offset: Float32[np.ndarray, "B C"]
     valid: Bool[np.ndarray, "B T"]
     real: Bool[np.ndarray, "B C"]  # a good, recorded electrode: only these are scored
-    subjects: tuple[str, ...]  # for an unknown one, its recording (`identity.unit`)
+    subjects: tuple[str, ...]  # for an unknown one, its recording; who share a recording count as one (`copied`)
     recordings: tuple[str, ...]
     starts: tuple[float, ...]  # s since the recording's first sample
     labels: tuple[str, ...]
@@ -38,6 +38,7 @@ class WindowSet:
     sfreq: float
     available: int  # windows in the split, of which these are an even choice
     clip: float = 0.0  # largest scaled magnitude of what a model sees; 0: no limit
+    copies: tuple[str, ...] = ()  # recordings of which windows were left out, as they repeat others
 
     def __len__(self) -> int:
         return len(self.signal)
@@ -102,8 +103,8 @@ def window_id(subject: str, recording: str, start: float) -> str:
 def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
     """Return the windows of a split, in order: all, or an even choice of at most `limit` that fit in MAX_BYTES.
 
-    Nothing is cropped at random, augmented, hidden or clipped. Raise UserError where the shards are absent or do not
-    suit.
+    Nothing is cropped at random, augmented, hidden or clipped. Copies of recordings are left out (`copied`). Raise
+    UserError where the shards are absent or do not suit.
     """
     config = replace(config, weights=(), mask_channels=0.0, workers=0)
     examples = pipeline.WindowExamples(replace(config, clip=0.0), split, seed=0, training=False)
@@ -112,7 +113,7 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
     count = max(1, min(total, room, limit or total))
     chosen = np.unique(np.linspace(0, total - 1, count).round().astype(np.uint64))
     parts = [examples.rows(chosen[i : i + 256]) for i in range(0, len(chosen), 256)]
-    batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    batch, again = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, Copied.of(config.path)
     about = [_record(examples, int(i)) for i in chosen]
     real = batch["channel_ok"] > 0
     if config.mapping == "tile":  # repeated rows of one electrode are scored once
@@ -124,7 +125,7 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
         offset=batch["offset"],
         valid=batch["valid"] > 0,
         real=real,
-        subjects=tuple(identity.unit(w.subject, w.recording) for w in about),
+        subjects=tuple(again.unit(w.subject, w.recording) for w in about),
         recordings=tuple(w.recording for w in about),
         starts=tuple(w.start for w in about),
         labels=tuple(w.label for w in about),
@@ -137,6 +138,10 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
         seen = coverage.Coverage(real, tuple(dict.fromkeys(tuple(window.ch_names) for window in about)))
         coverage.refuse_none(config, seen, f"split {split} of {', '.join(config.path)}")
         coverage.report_share(config, seen, ", ".join(config.path))
+    repeated = np.isin(loaded.recordings, list(again.recordings))
+    if repeated.any():
+        copies = tuple(sorted(again.recordings.intersection(loaded.recordings)))
+        loaded = replace(loaded.where(~repeated), copies=copies, available=total - int(repeated.sum()))
     scorable = np.asarray(loaded.real.any(axis=1) & loaded.valid.any(axis=1))
     if not scorable.any():
         raise UserError(f"{', '.join(config.path)}: no window of split {split} has a valid sample; prepare them again")
@@ -153,4 +158,5 @@ def concatenate(parts: Sequence[WindowSet]) -> WindowSet:
     """Return the windows of several splits, in order."""
     joined: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ARRAYS}
     joined |= {name: sum((getattr(p, name) for p in parts), ()) for name in TEXTS}
+    joined["copies"] = tuple(sorted({copy for part in parts for copy in part.copies}))
     return replace(parts[0], **joined, available=sum(p.available for p in parts))

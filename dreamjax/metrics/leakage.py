@@ -30,10 +30,11 @@ class Dataset:
 
     subjects: frozenset[str]
     files: Mapping[str, frozenset[str]] = field(default_factory=dict)  # subject → SHA-256 of its recordings
+    sharing: Mapping[str, frozenset[str]] = field(default_factory=dict)  # subject → those who share a recording with it
 
     def of(self, subjects: Iterable[str]) -> People:
-        """Return the people for some of the subjects."""
-        chosen = frozenset(subjects)
+        """Return the people for some of the subjects, with those who share a recording with them."""
+        chosen = frozenset().union(*(self.sharing.get(s, frozenset()) | {s} for s in subjects))
         return People(chosen, frozenset().union(*(self.files.get(s, frozenset()) for s in chosen)))
 
     def comparable(self, training: People, subjects: Iterable[str]) -> list[str]:

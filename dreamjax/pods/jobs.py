@@ -22,8 +22,9 @@ from dreamjax.pods.collectives import Collective
 from dreamjax.pods.inspect import local_bytes
 from dreamjax.pods.topologies import Pod
 from dreamjax.runs.latent_diffusion import LatentDiffusion
+from dreamjax.signals.datasets import pipeline
 from dreamjax.systems import registry
-from dreamjax.systems.base import GeneratesFromText, GeneratesFromTrials, Plans, offered
+from dreamjax.systems.base import GeneratesFromText, GeneratesFromTrials, Plans, Signals, offered
 from dreamjax.training.task import PyTree, State
 
 PARTS = ("params", "opt", "ema", "frozen", "extra")
@@ -49,6 +50,11 @@ class TrainingStep(ConfigJob):
     @functools.cached_property
     def state(self) -> State:
         return jax.eval_shape(self.task.init, jax.random.key(0))
+
+    def check_data(self) -> None:
+        """Refuse data that training would refuse, as far as it is on this machine."""
+        if signals := offered(self.task, Signals):
+            pipeline.check_training_data(signals.signal)
 
     @property
     def examples(self) -> int:

@@ -18,6 +18,7 @@ from dreamjax.errors import UserError
 from dreamjax.metrics.leakage import Dataset, People
 from dreamjax.parallel import processes
 from dreamjax.signals.datasets import records
+from dreamjax.signals.datasets.copied import Copied
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.recordings import identity, montage
 from dreamjax.storage import manifest, presence, sniffing
@@ -132,7 +133,8 @@ def dataset(folder: str) -> Dataset:
     for entry in listed.get("inputs", []):
         if entry.get("sha256") and "subject" in entry:
             files[_unit(entry)] = files.get(_unit(entry), frozenset()) | {entry["sha256"]}
-    return Dataset(frozenset().union(*(people(folder, split).subjects for split in listed["splits"])), files)
+    subjects = frozenset().union(*(people(folder, split).subjects for split in listed["splits"]))
+    return Dataset(subjects, files, Copied.of([folder]).sharing())
 
 
 def trained_on(paths: Sequence[str], workdir: str | None = None) -> tuple[People, ...] | None:

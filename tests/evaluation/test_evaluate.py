@@ -274,6 +274,60 @@ def test_refuses_fold_runs_that_saw_all_subjects(run, capsys, tmp_path):
     assert "were trained on subject subject00" in refused(capsys, run, "--fold-runs", run, other)
 
 
+@pytest.fixture(scope="module")
+def with_copy(tmp_path_factory) -> str:
+    """Ten subjects, the last of whom has a recording of her own, and a copy of that of the first."""
+    folder = tmp_path_factory.mktemp("copied")
+    made = [window for s in range(10) for window in make_windows(s, windows=8, samples=256, labels=LABELS)]
+    again = [dataclasses.replace(w, subject="subject09", recording="again") for w in made if w.subject == "subject00"]
+    split = records.write_split(folder, "some", "train", made + again)
+    held = dict.fromkeys((w.recording, w.subject) for w in made + again)
+    inputs = [{"recording": r, "subject": s, "split": "train", "sha256": f"file of {r}"} for r, s in held]
+    copies = [{"recording": "again", "of": "synthetic-00", "how": "the same signal, kept in the same split"}]
+    records.finish(folder, "some", {"train": split}, {"inputs": inputs, "copies": copies})
+    return str(folder)
+
+
+def test_copies_of_a_recording_are_on_one_side_of_every_fold(
+    with_copy, capsys, tmp_path, instant_training, monkeypatch
+):
+    kinds = ("pretrained encoder", "untrained encoder", "band power")
+    monkeypatch.setattr(
+        probing, "features_of", lambda fold, data, place: dict.fromkeys(kinds, data.signal.std(axis=2)[:, :2])
+    )
+    run = save_run(tiny(with_copy), str(tmp_path / "run"))
+    words = ("--probe", "--folds", "2", "--probe-steps", "1", "--out", str(tmp_path / "out"))
+    result = evaluated(capsys, run, *words)
+    assert "1 recording left out: copies of others (`copies` in dataset.json)" in result["notes"]
+    assert result["copies"] == 1
+    assert len(result["probe"]["scores"]["band power"]["by_subject"]) == 9  # two of ten share a recording
+    for workdir, group in result["fold_runs"].items():
+        [path] = opening.config_of(workdir).data.path
+        windows = [window for split in ("train", "test") for window in records.read_windows(path, split)]
+        assert not [window for window in windows if window.recording == "again"]
+        if "subject00" in group:
+            assert not {"subject00", "subject09"} & {w.subject for w in records.read_windows(path, "train")}
+
+
+def test_refuses_fold_runs_that_saw_a_copy_of_what_they_are_probed_on(with_copy, capsys, tmp_path):
+    """They left out the first subject, but were trained on the copy of that recording, under another name."""
+    folds = []
+    for name, left_out in (("a", ("00", "01", "02")), ("b", ("00", "03", "04"))):
+        windows = list(records.read_windows(with_copy, "train"))
+        some = [window for window in windows if window.subject not in {f"subject{s}" for s in left_out}]
+        split = records.write_split(tmp_path / name, "some", "train", some)
+        records.finish(tmp_path / name, "some", {"train": split})
+        folds.append(save_run(tiny(str(tmp_path / name)), str(tmp_path / f"run-{name}")))
+    probed = save_run(tiny(with_copy), str(tmp_path / "probed"))
+    assert "were trained on subject subject00" in refused(capsys, probed, "--fold-runs", *folds)
+
+
+def test_a_copy_is_not_scored_twice(with_copy, tmp_path):
+    loaded = windows.load(tiny(with_copy).data, "train")
+    assert (len(loaded), loaded.available, loaded.copies) == (80, 80, ("again",))
+    assert len(set(loaded.subjects)) == 9
+
+
 def salted(source: str, folder, salt: str, hashed: bool = True) -> str:
     """A dataset with other pseudonyms, and in dataset.json the hashes of its recordings, as prepare keeps them."""
     splits, inputs = {}, []

@@ -1,13 +1,17 @@
 """What a model reads is recorded, at least in part, and the share that is interpolated is reported."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dreamjax import api
+from dreamjax.cli.main import main
 from dreamjax.errors import UserError
 from dreamjax.evaluation import window_set
+from dreamjax.pods import jobs
 from dreamjax.signals.datasets import coverage, pipeline, records
 from dreamjax.systems import opening
 from dreamjax.systems.masked_presets import preset
@@ -49,6 +53,33 @@ def test_training_without_any_electrode_of_the_montage_is_refused_and_leaves_no_
         assert ADVICE in str(refused.value)
         assert "(recorded: TP9, AF7, AF8, TP10)" in str(refused.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_of_training_is_refused_for_the_same_reason(tmp_path, capsys, lines):
+    words = ["plan", "--config", "configs/pretrain/tiny.py", "--topology", "h100-8"]
+    muse = dataset(tmp_path / "muse", MUSE)
+    assert main([*words, f"--config.data.path={muse}"]) == 2
+    refusal = capsys.readouterr().err
+    assert "no window has a usable electrode of montage 1020-19 (recorded: TP9, AF7, AF8, TP10)" in refusal
+    assert ADVICE in refusal
+    two = dataset(tmp_path / "two", TWO, splits=("train",))
+    jobs.TrainingStep(api.read_config(planned_on(two))).check_data()
+    (line,) = lines
+    assert "89 % of the channels that the model reads" in line
+
+
+def test_a_plan_says_nothing_of_data_that_is_not_here(tmp_path, lines):
+    (tmp_path / "description").mkdir()
+    shutil.copy(Path(dataset(tmp_path / "muse", MUSE), "dataset.json"), tmp_path / "description")
+    for path in ("gs://bucket/data", str(tmp_path / "nowhere"), str(tmp_path / "description"), str(tmp_path)):
+        jobs.TrainingStep(api.read_config(planned_on(path))).check_data()
+    assert not lines
+
+
+def planned_on(path: str):
+    config = preset("tiny")
+    config.data.path = (path,)
+    return config
 
 
 def test_scoring_without_any_electrode_of_the_montage_gives_the_same_reason(tmp_path):

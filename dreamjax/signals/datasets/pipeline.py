@@ -4,7 +4,9 @@ Everything about global example number i — which record, which crop, which hid
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -16,6 +18,7 @@ from dreamjax.signals.datasets import augment, coverage, mapping, record_view, r
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.datasets.examples import Examples, Rows, share
 from dreamjax.signals.recordings import identity, montage
+from dreamjax.storage import presence
 
 AT_ONCE = 256  # records read together
 PROBED = 16  # windows of each dataset that are read before a stream is returned
@@ -155,6 +158,22 @@ class WindowExamples(Examples):
             for reader in self.readers
             for feature in _parsed(reader)
         ]
+
+
+def check_training_data(config: DataConfig) -> None:
+    """Refuse the training windows, or log the share that is interpolated, as training does; without it.
+
+    Folders that are not on this machine are passed over: a run may be planned where its data is not.
+    """
+    here, split = [], "train"
+    for path in (path for path in config.path if "://" not in path and presence.exists(Path(path, "dataset.json"))):
+        dataset = records.load_dataset(path)
+        if all(presence.exists(Path(path, name)) for name in dataset["shards"]):
+            here.append(path)
+            split = split if split in dataset["splits"] else records.ALL  # trials may be split by image, in training
+    if here:
+        local = replace(config, path=tuple(here), weights=())
+        WindowExamples(local, split, seed=0, training=True).check_electrodes()
 
 
 def target_channels(config: DataConfig, windows: Callable[[], Sequence[records.Window]]) -> augment.TargetChannels:

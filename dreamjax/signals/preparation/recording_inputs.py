@@ -213,9 +213,10 @@ class RecordingInputs:
             "subjects": subjects,
             "recordings_of_unknown_subjects": unknown,
             "copies": [
-                {"recording": identity.recording, "of": copy.of.task.identity.recording, "how": copy.how}
+                {"recording": who.recording, "subject": who.subject, "of": copy.of.task.identity.recording}
+                | {"how": copy.how}
                 for copy in self.copies(done, failed)
-                for identity in [convert.identity_of(copy.source, options.salt)]
+                for who in [convert.identity_of(copy.source, options.salt)]
             ],
             "corpora": {
                 name: _corpus([part for part in done if part.summary["dataset"] == name])

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from dreamjax.console import counted
 from dreamjax.errors import UserError
@@ -17,7 +17,7 @@ from dreamjax.errors import UserError
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 DIGITS = 16
-Persons = dict[tuple[str, str], tuple[str, str]]
+P = TypeVar("P", str, tuple[str, str])  # a person, whose name may be in a data set
 UNKNOWN = "unknown"  # the subject of a recording where nothing names one
 OF_UNKNOWN = "recording "  # prefix of the recording that takes the place of an unknown subject
 MAY_SHARE = "subjects unknown: recordings may share people"
@@ -166,7 +166,7 @@ def assign_splits(
     return {person: split[leader[person]] for person in everyone}
 
 
-def leaders(people: Iterable[tuple[str, str]], together: Iterable[tuple[tuple[str, str], tuple[str, str]]]) -> Persons:
+def leaders(people: Iterable[P], together: Iterable[tuple[P, P]]) -> dict[P, P]:
     """Return person → the first, in order, of all who are connected to that person by pairs."""
     leader = {person: person for person in people}
     for one, other in together:
