@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import gc
 import os
+import signal
 import shutil
 import sys
 import tempfile
@@ -117,6 +118,14 @@ def freshly_compiled():
         compilation_cache.reset_cache()
         if not used:
             yield
+
+
+@pytest.fixture
+def python_handles_control_c():
+    """A suite in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

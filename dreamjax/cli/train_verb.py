@@ -40,5 +40,6 @@ def render(result: JsonDict) -> str:
     if problems := ", ".join(f"{count} {name}" for name, count in counts.items() if count):
         lines.append(f"! {problems}; see the log")
     if result["preempted"]:
-        lines.append(f"stopped and saved at step {result['step']}; the same command continues")
+        where = f"and saved at step {result['step']}" if result["step"] else "before the first step"
+        lines.append(f"stopped {where}; the same command continues")
     return "\n".join(lines)

@@ -2,6 +2,9 @@
 
 A thread of each process compares the time since its last step with the usual one. A process that is late publishes its
 step; the first process then names the one that is behind, and all end. As long as steps go on nothing is sent.
+
+A single process that waits for its data still has the state of the last step: the loop saves it before it ends. A
+computation that hangs has taken the state with it, and so has one of several processes, which wait for each other.
 """
 
 import contextlib
@@ -24,6 +27,7 @@ FOLDER, VERDICT = "dreamjax/late", "dreamjax/hang"
 LAST = 50  # steps whose median is the usual time
 FEWEST = 5  # steps before a hang can be noticed
 LEAVE_S = 3.0  # for the others to read the verdict before the first process, which keeps it, ends
+TAKEN_S = 10.0  # for the loop, which looks while it waits for data, to take over
 
 
 class HangWatch:
@@ -42,6 +46,8 @@ class HangWatch:
         self._since: float | None = None  # None: paused
         self._counts = False  # whether the time since then is that of a single step
         self._ended = threading.Event()
+        self._sentence = ""  # with which the run ends
+        self._taken = threading.Event()
 
     def __enter__(self) -> "HangWatch":
         if self.factor:
@@ -76,6 +82,12 @@ class HangWatch:
         finally:
             self.phase = "step"
 
+    def hung(self) -> bool:
+        """Return whether the wait for data counts as a hang; who asks then saves, and calls `end`."""
+        if self._sentence:
+            self._taken.set()
+        return bool(self._sentence)
+
     @property
     def limit_s(self) -> float | None:
         """Return how long a step may take; None while too few were seen."""
@@ -94,8 +106,8 @@ class HangWatch:
             if since is None or limit is None or (late := time.monotonic() - since) < limit / 2:
                 continue
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordination service is gone: JAX ends the run
-                if sentence := self._verdict(late, limit):
-                    self._end(sentence)
+                if (sentence := self._verdict(late, limit)) and not self._left_to_loop(sentence):
+                    self.end(sentence)
 
     def _verdict(self, late: float, limit: float) -> str | None:
         """Return the sentence with which the run ends, or None while it does not."""
@@ -113,10 +125,21 @@ class HangWatch:
             processes.publish(f"{VERDICT}/0", sentence)
         return sentence
 
-    def _end(self, sentence: str) -> None:
+    def _left_to_loop(self, sentence: str) -> bool:
+        """Return whether the loop ends the run, or a batch has come after all."""
+        if self.phase != "input" or processes.are_several():
+            return False
+        step, self._sentence = self._step, sentence
+        if self._taken.wait(TAKEN_S):
+            return True
+        self._sentence = ""
+        return self._step != step or self.phase != "input"
+
+    def end(self, sentence: str = "", note: str = "") -> None:
+        """End this process with the `sentence`, by default that of `hung`, and a `note` on what is saved."""
         if self._ended.is_set():
             return
-        log.error("dreamjax: %s; %s", sentence, RESUME_HINT)
+        log.error("dreamjax: %s; %s", "; ".join(filter(None, [sentence or self._sentence, note])), RESUME_HINT)
         if processes.are_several() and processes.is_first():
             time.sleep(LEAVE_S)
         os._exit(TryAgain.exit_code)

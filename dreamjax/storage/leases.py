@@ -36,16 +36,21 @@ class Lease:
         if self._is_held():
             return False
         self._write()
-        time.sleep(SETTLE_S)
-        if self._holder() != self.holder:
-            return False
-        self._thread.start()
+        try:
+            time.sleep(SETTLE_S)
+            if self._holder() != self.holder:
+                return False
+            self._thread.start()
+        except BaseException:  # a signal: others need not wait until it ends by itself
+            self.give_back()
+            raise
         return True
 
     def give_back(self) -> None:
         """Delete the lease, unless another process has taken it over."""
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         with contextlib.suppress(Exception):  # a store that does not answer: the lease ends by itself
             if self._holder() == self.holder:
                 self.path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from etils import epath
 
 from dreamjax.console import log
 from dreamjax.errors import TryAgain
+from dreamjax.interruption import interruptible
 from dreamjax.storage import atomic, leases, paths
 
 POLL = 0.5  # seconds
@@ -32,7 +33,7 @@ class Busy(TryAgain):
 
 @contextlib.contextmanager
 def held(path: epath.PathLike, what: str, stop: Callable[[], bool] | None = None) -> Iterator[None]:
-    """Hold the lock `path` inside the block. Raise Busy where another process holds it.
+    """Hold the lock `path` inside the block. Raise Busy where another process holds it, TryAgain on a signal meanwhile.
 
     The file, and folders that are made for it and stay empty, are deleted at the end.
 
@@ -44,23 +45,27 @@ def held(path: epath.PathLike, what: str, stop: Callable[[], bool] | None = None
     remote = "://" in str(path)
     lock = leases.Lease(path, what) if remote else _FileLock(os.path.abspath(path))
     name, waited = str(path) if remote else os.path.abspath(path), False
+    taken = False
     with atomic.folders_for(path):
-        while not _take(lock, name):
-            if stop is None or stop():
-                later = f" (one that was killed is noticed within {leases.LEASE_S:g} s)" if remote else ""
-                raise Busy(
-                    f"{what} is in use by another process{later}; wait for it, or stop it, and start the same command "
-                    "again"
-                )
-            if not waited:
-                log.info("waiting for another process that uses %s", what)
-            waited = True
-            time.sleep(POLL)
         try:
+            with interruptible(f"waiting for {what}, which another process uses"):
+                while not (taken := _take(lock, name)):
+                    if stop is None or stop():
+                        raise Busy(_in_use(what, remote))
+                    if not waited:
+                        log.info("waiting for another process that uses %s", what)
+                    waited = True
+                    time.sleep(POLL)
             yield
         finally:
-            lock.give_back()
-            _ours.discard(name)
+            if taken:
+                lock.give_back()
+                _ours.discard(name)
+
+
+def _in_use(what: str, remote: bool) -> str:
+    later = f" (one that was killed is noticed within {leases.LEASE_S:g} s)" if remote else ""
+    return f"{what} is in use by another process{later}; wait for it, or stop it, and start the same command again"
 
 
 @contextlib.contextmanager

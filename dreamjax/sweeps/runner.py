@@ -131,8 +131,8 @@ def attempt(study: Study, pack: Pack, until: float = math.inf) -> None:
             try:
                 _train_together(study, pack, left, until)
             except FAILURES as problem:
-                if _is_disk_full(problem):
-                    raise
+                if isinstance(problem, TryAgain | presence.CannotRead) or _is_disk_full(problem):
+                    raise  # not a failure of the runs
                 log.warning("%d runs as one failed (%s): each alone", len(pack.runs), sentence(problem))
         for run in left:
             _train_alone(study, run, until)

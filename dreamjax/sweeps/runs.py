@@ -24,7 +24,7 @@ from dreamjax.sweeps.axes import Combination
 from dreamjax.sweeps.sweep_config import RunConfig, Sweep
 from dreamjax.systems import registry
 from dreamjax.systems.base import Embeds, Pretrained, capabilities
-from dreamjax.training import checkpoints, preemption
+from dreamjax.training import checkpoints
 from dreamjax.training.workdir import changes, effective
 
 
@@ -173,15 +173,13 @@ def encoder_is_ready(path: epath.Path, encoder: RunConfig) -> bool:
 
 @contextlib.contextmanager
 def encoder_held(path: epath.Path) -> Iterator[None]:
-    """Lock an encoder, waiting for other processes that train it. Raise locks.Busy where SIGTERM ends the wait."""
+    """Lock an encoder, waiting for other processes that train it."""
     if jax.process_count() > 1:  # which are one run
         yield
         return
     folder = path.parents[1] / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        with preemption.Watch() as watch:
-            stack.enter_context(locks.held(folder / path.name, f"the encoder {path.name}", watch.requested))
+    with locks.held(folder / path.name, f"the encoder {path.name}", stop=lambda: False):
         yield
 
 

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, PyTree
 
 from dreamjax.console import Bar, log, progress
 from dreamjax.errors import UserError
+from dreamjax.interruption import interruptible
 from dreamjax.models.encoders import VisionTransformer
 from dreamjax.parallel import processes, sharding
 from dreamjax.signals.datasets.arrays import open_npy
@@ -223,13 +224,14 @@ def open_array(
     """Return the array of `count` rows that `facts` describe; compute and keep it where it does not exist intact.
 
     `kind`: for the folder's name. `facts`: everything that the values depend on. `load()`: the network, its parameters,
-    and what reads its inputs. Every process computes its share of each batch, the first one writes.
+    and what reads its inputs. Every process computes its share of each batch, the first one writes. Raise TryAgain on
+    SIGTERM and Control-C: nothing of an unfinished bank stays.
     """
     facts = {"format": FORMAT, "kind": kind, "rows": count, **facts}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = epath.Path(root) / f"{kind}-{digest}"
     if not processes.agree("bank", _is_intact(folder), BUILD_S):
-        with contextlib.ExitStack() as stack:
+        with interruptible(f"{kind} of {count} were computed for {folder}"), contextlib.ExitStack() as stack:
             missing = True
             if processes.is_first():  # where another run makes the same bank, this one waits for it
                 stack.enter_context(locks.output(folder, stop=lambda: False))

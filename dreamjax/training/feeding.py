@@ -4,6 +4,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
@@ -12,6 +13,7 @@ from dreamjax.parallel import sharding
 from dreamjax.training.task import BatchSpec
 
 AHEAD = 2  # batches
+POLL_S = 0.2  # how often a loop that waits for a batch looks whether it should stop
 Item = dict[str, jax.Array] | BaseException | None  # a batch, what the stream raised, or None at its end
 
 
@@ -30,6 +32,7 @@ class Feeder:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self.waited = 0.0
+        self._leave_s = 10.0  # for the thread to end
 
     def __enter__(self) -> "Feeder":
         self._thread.start()
@@ -37,7 +40,7 @@ class Feeder:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(timeout=10)
+        self._thread.join(self._leave_s)
         close = getattr(self._rows, "close", None)
         if close is not None and not self._thread.is_alive():
             close()
@@ -59,8 +62,20 @@ class Feeder:
 
     def next(self) -> dict[str, jax.Array]:
         """Return the next batch. Raise StopIteration at the end of a finite stream, and whatever the stream raised."""
+        batch = self.next_unless(lambda: False)
+        assert batch is not None
+        return batch
+
+    def next_unless(self, stop: Callable[[], bool]) -> dict[str, jax.Array] | None:
+        """Return the next batch as `next` does; None once `stop` returns True while there is none."""
         started = time.monotonic()
-        item = self._ready.get()
+        while True:
+            with contextlib.suppress(queue.Empty):
+                item = self._ready.get(timeout=POLL_S)
+                break
+            if stop():
+                self._leave_s = 1.0  # its thread reads and may go on to
+                return None
         self.waited += time.monotonic() - started
         if isinstance(item, BaseException):
             raise item

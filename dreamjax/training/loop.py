@@ -17,10 +17,10 @@ from etils import epath
 
 from dreamjax.console import Bar, log, progress
 from dreamjax.errors import UserError
+from dreamjax.interruption import interruptible
 from dreamjax.parallel import environment, processes, sharding, stragglers
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.hangs import HangWatch
-from dreamjax.storage import presence
 from dreamjax.training import checkpoints, compile_cache, goodput, held_out, logging, preemption, program, workdir
 from dreamjax.training.checkpoints import SaveFailed
 from dreamjax.training.devices import ProfilerWindow, ThroughputMeter
@@ -33,7 +33,6 @@ from dreamjax.training.task import BatchSpec, State, Task
 from dreamjax.training.train_config import TrainConfig
 
 IMAGE_ROWS = 4
-VERIFY_S = 3600.0  # for the first process to verify a large checkpoint
 
 
 class TrainSummary(TypedDict):
@@ -81,50 +80,31 @@ def train(
 
     Raises:
         UserError: for a config that cannot be trained, and for a bad step where `config.guard` ends the run.
-        Busy: where another process trains in the work directory.
+        TryAgain: where another process trains in the work directory, and on a signal before the first step.
     """
-    with workdir.held(path), preemption.explained():
-        ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
-        compile_cache.use(config.compile_cache)
-        image_every = held_out.image_every(config)
-        logging.check(config.wandb, image_every)
-        mesh = meshes.make(config.mesh, devices)
-        if config.eval_every or image_every:
-            held_out.check(task)
-        spec = task.data("train")
-        sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
-        with environment.single_blas_thread(), jax.set_mesh(mesh):
+    with contextlib.ExitStack() as stack, workdir.held(path), preemption.explained():
+        with interruptible("training was prepared"):
+            ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
+            compile_cache.use(config.compile_cache)
+            image_every = held_out.image_every(config)
+            logging.check(config.wandb, image_every)
+            mesh = meshes.make(config.mesh, devices)
+            if config.eval_every or image_every:
+                held_out.check(task)
+            spec = task.data("train")
+            sharding.check_batch(spec.batch_size, mesh, config.microbatches or 1)
+            stack.enter_context(environment.single_blas_thread())
+            stack.enter_context(jax.set_mesh(mesh))
             compiled = program.build(task, mesh, guarded=config.guard)
-            saved = resume_step(path, spec.steps(config.steps))
+            saved = workdir.resume_step(path, spec.steps(config.steps))
             claim()
             changed = workdir.claim(path, config_json, defaults_json)
             run = TrainingLoop(task, config, epath.Path(path), compiled, spec, seed, config_json, ledger)
             run.start(saved, fresh_hyper="train.steps" in changed)
-            try:
-                return run.drive()
-            finally:
-                run.close()
-
-
-def resume_step(path: epath.PathLike, steps: int) -> int | None:
-    """Return the newest intact step of a work directory.
-
-    Raise UserError where the run is past `steps` already, and CannotRead where a saved step cannot be read for now:
-    training from the beginning would mix two runs.
-    """
-    newest, refused = None, None
-    if processes.is_first():  # it reads and verifies every byte; a different result on another host would split the run
         try:
-            newest = checkpoints.newest_intact(epath.Path(path) / "checkpoints")
-        except presence.CannotRead as problem:
-            refused = str(problem)
-    newest, refused = processes.agree("resume", (newest, refused), VERIFY_S)
-    if refused is not None:
-        raise presence.CannotRead(refused)
-    if newest is not None and newest > steps:
-        past = f"the run in {path} is at step {newest}, past train.steps = {steps}"
-        raise UserError(f"{past}; set train.steps to {newest} or more, or choose another folder")
-    return newest
+            return run.drive()
+        finally:
+            run.close()
 
 
 class TrainingLoop:
@@ -189,19 +169,20 @@ class TrainingLoop:
     def drive(self) -> TrainSummary:
         """Train until the last step, the end of a finite stream, a SIGTERM or Control-C."""
         started, preempted = time.monotonic(), False
-        with preemption.Watch() as watch, self.hangs, progress("train", self.total) as bar:
-            bar.advance(self.step)
-            while True:
-                try:
-                    preempted = self.until_done(watch, bar)
-                    break
-                except RollBack as back:
-                    before = self.step
-                    with self.hangs.paused():
-                        self.roll_back(back.step)
-                    bar.advance(self.step - before)
-        with self.tolerant():
-            self.saver.wait()
+        with preemption.Watch() as watch:
+            with self.hangs, progress("train", self.total) as bar:
+                bar.advance(self.step)
+                while True:
+                    try:
+                        preempted = self.until_done(watch, bar)
+                        break
+                    except RollBack as back:
+                        before = self.step
+                        with self.hangs.paused():
+                            self.roll_back(back.step)
+                        bar.advance(self.step - before)
+            with self.tolerant():
+                self.saver.wait()  # a second SIGTERM does not end it
         processes.barrier("end of training")
         self.ledger.write()
         stopped = preempted and not self.finished
@@ -224,11 +205,13 @@ class TrainingLoop:
 
     def until_done(self, watch: preemption.Watch, bar: Bar) -> bool:
         """Train from the current step on; return True where a signal ended it. Raise RollBack."""
-        preempted = False
-        self.first_step = self.step + 1
+        preempted, self.first_step = False, self.step + 1
         with Feeder(self.spec, self.program.mesh, self.examples) as self.feeder:
             while self.step < self.total and not preempted:
-                if not self.one_step():
+                if (went := self.one_step(lambda: watch.asked() or self.hangs.hung())) is None:
+                    self.save_unsaved()
+                    return True
+                if not went:
                     break
                 preempted = watch.requested()
                 if self.step < self.total:
@@ -240,14 +223,19 @@ class TrainingLoop:
                     self.end()
         return preempted
 
-    def one_step(self) -> bool:
-        """Dispatch one update and read the metrics of the one before; return False at the end of the stream."""
+    def one_step(self, stop: Callable[[], bool]) -> bool | None:
+        """Dispatch one update and read the metrics of the one before.
+
+        Return False at the end of the stream, None once `stop` returns True while there is no batch.
+        """
         self.profiler.at(self.step, self.state)
         try:
             with self.ledger.on("input"), self.hangs.within("input"):
-                batch = self.feeder.next()
+                batch = self.feeder.next_unless(stop)
         except StopIteration:
             return False
+        if batch is None:
+            return None
         if self.step + 1 == self.first_step:
             self.ledger.becomes("compile")  # until this step's metrics are read
         self.state, metrics = self.program.step(self.state, batch)
@@ -266,7 +254,7 @@ class TrainingLoop:
         examples = self.examples - self.spec.batch_size * (self.step - bad)
         with self.tolerant():
             self.saver.wait()
-        saved = resume_step(self.folder, self.total)
+        saved = workdir.resume_step(self.folder, self.total)
         if saved is None:
             raise UserError(f"step {bad} went wrong before a step was saved, so there is none to go back to")
         took = self.ledger.seconds_per_step * (self.step - saved)
@@ -381,6 +369,19 @@ class TrainingLoop:
             with contextlib.nullcontext() if self.finished else self.tolerant():
                 self.saver.save(self.step, self.state, run)
         self.ledger.write()
+
+    def save_unsaved(self) -> None:
+        """Save the last step where it is not saved; end the process where the input hangs, as threads of it may too."""
+        with self.hangs.paused():
+            self.late.flush()
+            if self.step not in (0, self.resumed_from, self.saver.step):
+                self.save(None)
+            with self.tolerant():
+                self.saver.wait()
+        if self.hangs.hung():
+            saved = checkpoints.committed_steps(self.saver.folder)
+            self.logger.close()
+            self.hangs.end(note=f"step {saved[-1]} is saved" if saved else "no step was saved")
 
     @contextlib.contextmanager
     def tolerant(self) -> Iterator[None]:

@@ -70,10 +70,14 @@ class Watch:
                 return os.kill(os.getpid(), signal.SIGTERM)
         self._asked.set()
 
+    def asked(self) -> bool:
+        """Return whether a single process got a signal; several have to agree (`requested`)."""
+        return jax.process_count() == 1 and self._asked.is_set()
+
     def requested(self) -> bool:
         """Return whether to save and exit now."""
         if jax.process_count() == 1:
-            return self._asked.is_set()
+            return self.asked()
         from jax.experimental import multihost_utils
 
         self._calls += 1

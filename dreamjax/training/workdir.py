@@ -13,6 +13,7 @@ from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import processes
 from dreamjax.storage import atomic, leases, locks, manifest, presence
+from dreamjax.training import checkpoints
 
 # settings that may differ when a run is continued: how long, where, how often; none that changes what a step computes
 MAY_CHANGE = (
@@ -27,6 +28,7 @@ BEFORE_CONFIG = (
 
 WRITTEN = ("config.json", "data.json", "location.json", "goodput.json", "metrics.jsonl")
 POLL_S = 5.0
+VERIFY_S = 3600.0  # for the first process to verify a large checkpoint
 
 Changes = dict[str, tuple[object, object]]  # dotted key → (value before, value now)
 
@@ -122,3 +124,24 @@ def claim(workdir: epath.PathLike, config_json: str, defaults_json: str = "{}") 
     if processes.is_first() and (changed or not presence.exists(path)):
         manifest.write_json(path, json.loads(config_json))
     return set(changed)
+
+
+def resume_step(path: epath.PathLike, steps: int) -> int | None:
+    """Return the newest intact step of a work directory.
+
+    Raise UserError where the run is past `steps` already, and CannotRead where a saved step cannot be read for now:
+    training from the beginning would mix two runs.
+    """
+    newest, refused = None, None
+    if processes.is_first():  # it reads and verifies every byte; a different result on another host would split the run
+        try:
+            newest = checkpoints.newest_intact(epath.Path(path) / "checkpoints")
+        except presence.CannotRead as problem:
+            refused = str(problem)
+    newest, refused = processes.agree("resume", (newest, refused), VERIFY_S)
+    if refused is not None:
+        raise presence.CannotRead(refused)
+    if newest is not None and newest > steps:
+        past = f"the run in {path} is at step {newest}, past train.steps = {steps}"
+        raise UserError(f"{past}; set train.steps to {newest} or more, or choose another folder")
+    return newest

@@ -2,10 +2,12 @@
 
 import json
 import threading
+import time
 
 import pytest
 
 from dreamjax.parallel import hangs
+from dreamjax.training import checkpoints
 from dreamjax.training.guard import GuardConfig
 from tests.training import children
 from tests.training.tiny_tasks import FormulaStream, Regression
@@ -31,6 +33,7 @@ def test_names_the_process_that_is_behind(published, sentence):
 
 def test_a_single_process_that_hangs_ends(monkeypatch, caplog):
     ended = threading.Event()
+    monkeypatch.setattr(hangs, "TAKEN_S", 0.1)
     monkeypatch.setattr(hangs.os, "_exit", lambda code: ended.set())
     with hangs.HangWatch(3.0, 0.1) as watch:
         for step in range(1, 10):
@@ -41,6 +44,31 @@ def test_a_single_process_that_hangs_ends(monkeypatch, caplog):
             assert ended.wait(10)
     assert "step 10 has been running for" in caplog.text
     assert "hangs where it reads its data; start the same command again" in caplog.text
+
+
+def test_a_run_that_hangs_in_its_input_saves_the_last_step(tmp_path):
+    """The data iterator blocks at step 20; the same command, with data, continues from there."""
+    task = Regression(stream=FormulaStream(hang=20 * 16))
+    settings = {"steps": 30, "guard": GuardConfig(hang=3.0, hang_seconds=1.0)}
+    child = children.start(tmp_path, task, **settings)
+    child.join(60)
+    assert child.exitcode == 75
+    said = json.loads((tmp_path / "said_0.jsonl").read_text().splitlines()[-1])
+    assert "step 21 has been running for" in said
+    assert "hangs where it reads its data; step 20 is saved; start the same command again" in said
+    assert checkpoints.newest_intact(tmp_path / "checkpoints") == 20
+
+
+def test_a_signal_that_comes_while_the_input_blocks_saves_the_last_step(tmp_path):
+    child = children.start(tmp_path, Regression(stream=FormulaStream(hang=8 * 16)), steps=30)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "metrics.jsonl").exists() or '"step": 7' not in (tmp_path / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.terminate()
+    child.join(60)
+    assert child.exitcode == 75
+    assert checkpoints.newest_intact(tmp_path / "checkpoints") == 8
 
 
 @pytest.mark.parametrize("factor", [0.0, 100.0])

@@ -16,7 +16,7 @@ from edf_files import tal, write_edf
 from recorded import noise
 from studies import INLINE, all_windows, hidden, study
 
-from dreamjax.errors import UserError
+from dreamjax.errors import TryAgain, UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert, dataset_folder, quality_report
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
@@ -135,11 +135,11 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     def counted(recording, *args):
         calls.append(recording.path)
         if len(calls) == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
         return real(recording, *args)
 
     monkeypatch.setattr(convert, "convert_recording", counted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TryAgain, match="stopped while recordings were converted; start the same command again"):
         prepare([source], tmp_path / "out", options=INLINE)
     assert not (tmp_path / "out").exists()
     result = prepare([source], tmp_path / "out", options=INLINE)

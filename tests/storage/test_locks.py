@@ -3,13 +3,14 @@
 import errno
 import fcntl
 import json
+import signal
 import threading
 import time
 
 import pytest
 from etils import epath
 
-from dreamjax.errors import UserError
+from dreamjax.errors import TryAgain, UserError
 from dreamjax.storage import leases, locks
 from tests.support import held_elsewhere
 
@@ -38,6 +39,19 @@ def test_waits_for_a_lock(holder, tmp_path, monkeypatch):
 
 def test_waiting_for_a_lock_can_be_stopped(holder, tmp_path):
     with pytest.raises(locks.Busy), held(tmp_path, stop=lambda: True):
+        pass
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_for_a_lock(holder, tmp_path, monkeypatch, python_handles_control_c, signum):
+    before = signal.getsignal(signum)
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: signal.raise_signal(signum))
+    with pytest.raises(TryAgain, match="stopped while waiting for the run"), held(tmp_path, stop=lambda: False):
+        pass
+    assert signal.getsignal(signum) is before
+    holder.kill()
+    holder.wait()
+    with held(tmp_path):
         pass
 
 
@@ -147,6 +161,13 @@ def test_of_two_that_take_a_lease_at_once_one_gets_it(store, monkeypatch):
     with pytest.raises(locks.Busy), held(store):
         pass
     assert json.loads((store / "lock").read_text())["holder"] == "another"
+
+
+def test_a_signal_while_a_lease_is_taken_leaves_none(store, monkeypatch):
+    monkeypatch.setattr(leases.time, "sleep", lambda _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(TryAgain, match="stopped while waiting for the run"), held(store):
+        pass
+    assert not (store / "lock").exists()
 
 
 def test_a_process_whose_lease_was_taken_over_ends(store, monkeypatch, caplog):

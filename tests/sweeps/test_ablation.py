@@ -10,6 +10,7 @@ from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.cli.main import main
+from dreamjax.errors import TryAgain
 from dreamjax.storage import locks
 from dreamjax.sweeps import partition, runs, summary, sweep_config
 from dreamjax.sweeps.partition import Part
@@ -70,7 +71,7 @@ def test_wait_for_an_encoder_ends_with_its_signal(tmp_path, monkeypatch):
     with held_elsewhere(tmp_path / "locks" / "one") as other:
         monkeypatch.setattr(locks.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
         with (
-            pytest.raises(locks.Busy, match="the encoder one is in use by another process"),
+            pytest.raises(TryAgain, match="stopped while waiting for the encoder one"),
             runs.encoder_held(encoder),
         ):
             pass

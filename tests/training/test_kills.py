@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from dreamjax.errors import TryAgain
 from dreamjax.training import checkpoints, preemption
 from dreamjax.training.checkpoints import CheckpointConfig
 from dreamjax.training.guard import Guard
@@ -76,14 +77,6 @@ def test_sigterm_saves_and_exits_with_75(tmp_path):
     assert checkpoints.newest_intact(tmp_path / "checkpoints") == step >= 5
 
 
-@pytest.fixture
-def python_handles_control_c():
-    """A suite in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def interrupted_at(monkeypatch, *steps):
     """Let Control-C come when a step's metrics are read, which is one step later."""
     passes = Guard.passes
@@ -108,6 +101,15 @@ def test_control_c_saves_and_the_same_command_continues(tmp_path, monkeypatch, c
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert run(Regression(), tmp_path / "stopped", **settings)["resumed_from"] == 21
     assert_same_run(tmp_path / "stopped", tmp_path / "undisturbed")
+
+
+@pytest.mark.usefixtures("python_handles_control_c")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_ends_with_75_and_leaves_nothing(tmp_path, monkeypatch, signum):
+    monkeypatch.setattr(Regression, "data", lambda task, split: signal.raise_signal(signum))
+    with pytest.raises(TryAgain, match="stopped while training was prepared; start the same command again"):
+        run(Regression(), tmp_path / "runs" / "one", **SETTINGS)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("python_handles_control_c")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dreamjax.console import log, progress
 from dreamjax.errors import UserError
+from dreamjax.interruption import interruptible
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert, dataset_folder, incremental, inputs, parts, quality_report, workers
 from dreamjax.signals.preparation.convert_trials import TrialSettings
@@ -92,6 +93,7 @@ def prepare(
 
     Raises:
       UserError: nothing could be converted, or `out` holds something else.
+      TryAgain: on SIGTERM and Control-C, and where another process writes to `out`; finished parts are kept.
     """
     options, started = options or PrepareOptions(), time.monotonic()
     dataset_folder.refuse_key_inside(options.key_file, out)
@@ -108,7 +110,7 @@ def prepare(
     replacing.recover(run.final)
     if (before := run.existing()) is not None and not options.overwrite and chosen.is_complete(before, out):
         return run.result(before, [], [])
-    with dataset_folder.parts_folder(run.final, run.local) as folder:
+    with dataset_folder.parts_folder(run.final, run.local) as folder, interruptible("recordings were converted"):
         before = run.existing()  # the process that held the lock until now may have written it
         adding = before is not None and not options.overwrite
         if before is not None and adding and chosen.is_complete(before, out):
