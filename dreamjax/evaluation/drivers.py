@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from dreamjax.errors import UserError
 from dreamjax.evaluation import held_out, images, probing, reconstruction
 from dreamjax.evaluation.score_table import ExampleSettings
+from dreamjax.storage import locks
 from dreamjax.systems import base, opening, registry
 from dreamjax.typing import JsonDict
 
@@ -68,10 +69,15 @@ def options_of(name: str, *, others: bool = False) -> list[str]:
 
 
 def evaluate(workdir: str, name: str | None = None, **options: Any) -> Result:
-    """Evaluate a run by the driver `name` (default: the first that suits), with fields of its settings."""
+    """Evaluate a run by the driver `name` (default: the first that suits), with fields of its settings.
+
+    Raise locks.Busy where another process writes to the same folder.
+    """
     driver = driver_of(workdir, name)
     refuse_idle(driver, [f"--{option.replace('_', '-')}" for option in options], workdir)
-    return driver.evaluate(workdir, driver.settings(**options))
+    settings = driver.settings(**options)
+    with locks.output(settings.out or f"{workdir}/evaluation"):
+        return driver.evaluate(workdir, settings)
 
 
 def refuse_idle(driver: Driver, given: Collection[str], workdir: str) -> None:

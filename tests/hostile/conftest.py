@@ -1,5 +1,6 @@
 """A table of what was tried, for `docs/reliability.md`: printed at the end of `make test-hostile`."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -9,12 +10,26 @@ from dreamjax.signals.preparation.inputs import PrepareOptions
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.systems import masked_presets
 
+SWEEP = """
+import json
+from dreamjax.sweeps import axes, sweep_config
+from dreamjax.systems.masked_presets import preset
+
+
+def get_config():
+    base = preset("tiny")
+    base.update(json.loads({base!r}))
+    base.train.steps = 3
+    varied = [axes.values("mask.ratio", 0.25, 0.75)]
+    return sweep_config.config("tiny", base, varied, seeds=(0,), score={{"windows": 4, "baselines": False}})
+"""
+
 _table: dict[str, Counter[str]] = {}
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Recordings, their dataset, a run of one step and its export, small; tests do not change them."""
+    """Recordings, their dataset, a run of one step, its export, a sweep's config, small; tests do not change them."""
     from dreamjax.signals.simulation.simulate import simulate
     from dreamjax.signals.simulation.subject import SimulationSettings
 
@@ -31,6 +46,7 @@ def made(tmp_path_factory):
         config.train.update({"steps": 1, "batch_size": 8, "eval_every": 0, "tensorboard": False})
     dreamjax.train(config, root / "run")
     dreamjax.load(root / "run").export(root / "export")
+    (root / "sweep.py").write_text(SWEEP.format(base=json.dumps(config.to_dict())))
     return root
 
 
