@@ -152,8 +152,8 @@ def evaluate(workdir: str, settings: ImageSettings) -> ScoreTable:
         tables=image_report.tables(data),
         warnings=result.warnings,
     )
-    manifest.write_json(folder / image_report.RESULT.format(split=request.split), data)
-    atomic.write_text(folder / PAGE.format(split=request.split), page)
+    files = {image_report.RESULT: json.dumps(manifest.sealed(data), indent=1), PAGE: page}
+    atomic.write_together(folder, {name.format(split=request.split): text.encode() for name, text in files.items()})
     if request.split == "test":
         path = epath.Path(workdir) / READS
         entry = {"step": run.step, "trials": len(chosen), "samples": request.samples, **summary}

@@ -38,8 +38,7 @@ def write(plan: PodPlan, out: epath.PathLike) -> PodPlan:
     page = _page(plan, [Section(TITLES[name], png=data, half=name != "memory") for name, data in plots.items()])
     contents = {f"{name}.png": data for name, data in plots.items()}
     contents |= {"plan.html": page.html().encode(), "plan.json": json.dumps(plan.as_json(), indent=1).encode()}
-    for name, data in contents.items():
-        atomic.write_bytes(folder / name, data)
+    atomic.write_together(folder, contents)
     return replace(plan, files=[str(folder / name) for name in contents])
 
 

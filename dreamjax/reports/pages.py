@@ -94,8 +94,7 @@ def write(
     contents[f"{stem}.html"] = of_result(result, tables, data).html().encode()
     paths = [str(folder / name) for name in contents]
     text = json.dumps(result | {"files": paths}, indent=1, allow_nan=False)
-    for name, content in (contents | {f"{stem}.json": text.encode()}).items():
-        atomic.write_bytes(folder / name, content)
+    atomic.write_together(folder, contents | {f"{stem}.json": text.encode()})
     return [*paths, str(folder / f"{stem}.json")]
 
 

@@ -4,19 +4,22 @@ Local file systems rename atomically. Object stores do not rename folders, but t
 there a folder counts only once its manifest (written last, see `manifest`) is present.
 """
 
+import errno
 import os
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from etils import epath
 
 from dreamjax.storage import presence
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, or of a file that may not be larger
 
 
 @contextmanager
@@ -62,9 +65,20 @@ def new_file(path: epath.PathLike, private: bool = False) -> Iterator[IO[bytes]]
             with temporary.open("wb") as stream:
                 yield stream
             temporary.replace(path)
-        except BaseException:
+        except BaseException as problem:
             temporary.unlink(missing_ok=True)
+            if isinstance(problem, OSError) and problem.errno in FULL and problem.filename is None:
+                problem.filename = str(path)  # a write does not name its file
             raise
+
+
+def write_together(folder: epath.PathLike, contents: Mapping[str, bytes]) -> None:
+    """Write the files of one result: all of them or, where the disk takes one no more, none."""
+    with ExitStack() as stack:
+        for name, data in contents.items():
+            stream = stack.enter_context(new_file(epath.Path(folder) / name))
+            stream.write(data)
+            stream.flush()
 
 
 def write_bytes(path: epath.PathLike, data: bytes, private: bool = False) -> None:

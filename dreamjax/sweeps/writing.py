@@ -23,16 +23,14 @@ def write(result: SweepSummary, out: str | None) -> SweepSummary:
     made = charts.charts(result)
     page = _page(result, charts.interactive(made))  # first: where a package is missing, nothing is written
     folder = epath.Path(out or epath.Path(result.workdir) / "report")
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {f"{name}.png": figures.png(charts.draw(chart)) for name, chart in made.items()}
     contents["runs.csv"] = runs_csv(result.workdir).encode()
     if best := best_config(result, str(folder / "best.py")):
         contents["best.py"] = best.encode()
     contents["report.html"] = page.html().encode()
-    for name, data in contents.items():
-        atomic.write_bytes(folder / name, data)
     result = replace(result, files=tuple(str(folder / name) for name in (*contents, "report.json")))
-    atomic.write_text(folder / "report.json", json.dumps(result.as_json(), indent=1, allow_nan=False))
+    contents["report.json"] = json.dumps(result.as_json(), indent=1, allow_nan=False).encode()
+    atomic.write_together(folder, contents)
     return result
 
 

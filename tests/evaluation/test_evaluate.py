@@ -16,7 +16,7 @@ from dreamjax.signals.datasets import pipeline, records
 from dreamjax.storage import manifest
 from dreamjax.systems import masked_presets, masked_pretraining, opening, registry
 from dreamjax.training import checkpoints
-from tests.support import make_shards, make_windows
+from tests.support import held_elsewhere, make_shards, make_windows
 
 LABELS = ("rest", "arithmetic")
 
@@ -369,6 +369,13 @@ def test_features_of_an_untrained_encoder_differ_from_the_runs(run, shards):
     features = probing.features_of(probing.Fold(opened, ()), data, 0)
     assert features["pretrained encoder"].shape == features["untrained encoder"].shape == (len(data), 32)
     assert np.abs(features["pretrained encoder"] - features["untrained encoder"]).max() > 1e-3
+
+
+def test_a_second_evaluation_into_a_folder_ends_with_75(run, capsys, tmp_path):
+    with held_elsewhere(tmp_path / ".out.lock"):
+        assert cli.main(["evaluate", run, "--split", "val", "--out", str(tmp_path / "out")]) == 75
+    assert "out is in use by another process" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_fold_whose_training_is_stopped_ends_the_evaluation(run, capsys, tmp_path, monkeypatch):

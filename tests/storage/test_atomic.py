@@ -1,5 +1,7 @@
 """A folder appears whole, or not at all: on a disk, and in an object store, where nothing can be renamed."""
 
+import resource
+
 import pytest
 from etils.epath import backend
 from fsspec.registry import _registry as opened
@@ -61,6 +63,24 @@ def test_a_copy_that_fails_leaves_nothing_in_the_object_store(object_store, monk
     with pytest.raises(OSError, match="connection lost"):
         write_two(object_store / "out", "a", "z")
     assert not (object_store / "out" / "a").exists()
+
+
+def test_files_of_one_result_are_all_written_or_none(tmp_path):
+    """Of an evaluation: no page of new numbers next to old ones. The sentence names the file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "scores.json").write_text("old")
+    for folder, left in ((tmp_path, ["scores.json"]), (tmp_path / "new" / "one", ["scores.json"])):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large") as full:
+                atomic.write_together(folder, {"scores.json": b"new", "plot.png": bytes(2 << 20)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert full.value.filename == str(folder / "plot.png")
+        assert [path.name for path in tmp_path.iterdir()] == left
+    assert (tmp_path / "scores.json").read_text() == "old"
+    atomic.write_together(tmp_path, {"scores.json": b"new", "plot.png": b""})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plot.png", "scores.json"]
 
 
 @pytest.mark.parametrize(
