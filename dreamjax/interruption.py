@@ -1,49 +1,87 @@
-"""Waits and preparations that a signal ends at once: the same command does them again, so nothing is lost with them."""
+"""Signals that end what is done at once: the same command does it again, so nothing is lost with it.
+
+An exception that a handler raises may come within a finaliser or a callback of the garbage collector, from which
+nothing is raised: Python prints "Exception ignored in" and goes on. Then the signal is sent again a moment later.
+"""
 
 import contextlib
+import math
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from dreamjax.errors import TryAgain
 
+AGAIN_S = 0.05  # until a signal is sent again
+QUIET_S = 5.0
 
-class _Interrupted(KeyboardInterrupt):
-    """Not an `Exception`, so that code between the signal and `interruptible` does not take it for a failure."""
+
+class Interrupted(KeyboardInterrupt):
+    """Not an `Exception`, so that code between the signal and what ends with it does not take it for a failure."""
+
+    def __init__(self, number: int, asked: list[int]) -> None:
+        super().__init__()
+        self.number, self.asked = number, asked
+
+
+@contextlib.contextmanager
+def ending(signals: Sequence[int], asked: list[int]) -> Iterator[None]:
+    """Raise Interrupted in the block at the first of these signals, which becomes `asked`.
+
+    Later ones are ignored for `QUIET_S`, so that they do not disturb the clean-up.
+    """
+    since = -math.inf
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        nonlocal since
+        if not asked or time.monotonic() - since > QUIET_S:
+            asked[:], since = [number], time.monotonic()
+            raise Interrupted(number, asked)
+
+    def unraisable(ignored: "sys.UnraisableHookArgs") -> None:
+        problem = ignored.exc_value
+        if not isinstance(problem, Interrupted):
+            return hook(ignored)
+        problem.asked.clear()
+        again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), problem.number))
+        again.daemon = True
+        again.start()
+
+    previous = {number: signal.getsignal(number) for number in signals}
+    taken = {number: old for number, old in previous.items() if old not in (None, signal.SIG_IGN)}
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    try:
+        for number in taken:
+            signal.signal(number, leave)
+        yield
+    finally:
+        for number, old in taken.items():
+            signal.signal(number, old)
+        sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
 def interruptible(doing: str) -> Iterator[None]:
     """End the block at once on SIGTERM and Control-C, and raise TryAgain: "stopped while {doing}".
 
-    Also within a handler that waits for a better moment (`training.preemption`). Later signals are ignored until the
-    block has been left, so that nothing half-written stays. Among several processes SIGTERM is left to JAX.
+    Also within a handler that waits for a better moment (`training.preemption`). Among several processes SIGTERM is
+    left to JAX.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
-
-    def leave(_signum: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
-            raise _Interrupted
-
-    signals = (signal.SIGINT,) if _are_several() else (signal.SIGTERM, signal.SIGINT)
-    previous = {number: signal.getsignal(number) for number in signals}
-    taken = {number: old for number, old in previous.items() if old not in (None, signal.SIG_IGN)}
+    signals, asked = (signal.SIGINT,) if _are_several() else (signal.SIGTERM, signal.SIGINT), list[int]()
     try:
-        for number in taken:
-            signal.signal(number, leave)
-        yield
-    except _Interrupted:
-        raise TryAgain(f"stopped while {doing}; start the same command again to continue") from None
-    finally:
-        for number, old in taken.items():
-            signal.signal(number, old)
+        with ending(signals, asked):
+            yield
+    except (Interrupted, ImportError) as problem:  # which an extension makes of it while it is loaded
+        if not asked:
+            raise
+        raise TryAgain(f"stopped while {doing}; start the same command again to continue") from problem
 
 
 def _are_several() -> bool:

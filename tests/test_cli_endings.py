@@ -101,6 +101,41 @@ def test_sigterm_leaves_nothing_half_written(fake_verb, tmp_path, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_within_a_finaliser_is_not_lost(fake_verb, capsys, python_handles_control_c, number):
+    """Python prints and ignores what is raised there, and the verb would go on to its end."""
+
+    class Finalised:
+        def __del__(self):
+            signal.raise_signal(number)
+            time.sleep(0)
+
+    def run(args):
+        one = Finalised()
+        del one
+        time.sleep(60)
+
+    fake_verb(run)
+    if number == signal.SIGINT:
+        assert cli.main(["simulate"]) == 130
+    else:
+        with pytest.raises(SystemExit, match="143"):
+            cli.main(["simulate"])
+    assert "Exception ignored" not in capsys.readouterr().err
+
+
+def test_a_signal_while_an_extension_is_loaded_is_no_defect(fake_verb, capsys, python_handles_control_c):
+    def run(args):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as problem:
+            raise ImportError("Encountered an error while initializing the extension.") from problem
+
+    fake_verb(run)
+    assert cli.main(["simulate"]) == 130
+    assert sentence_of(capsys.readouterr().err) == "dreamjax: interrupted"
+
+
 def test_closed_pipe_is_not_an_error():
     """`dreamjax --help | head -0`."""
     running = subprocess.Popen(

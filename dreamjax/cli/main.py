@@ -19,6 +19,7 @@ from dreamjax import __version__
 from dreamjax.cli import options
 from dreamjax.console import configure_logging
 from dreamjax.errors import TryAgain, UserError, missing_module, nearest, require
+from dreamjax.interruption import Interrupted, ending
 from dreamjax.parallel.environment import COORDINATOR, WATCHED, end_with_parent
 
 # verb → module of dreamjax.cli, in the order of work. A module has HELP, EXAMPLE, configure(parser), run(args) -> dict,
@@ -162,23 +163,23 @@ def _stdout_is_for_the_result() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """Make SIGTERM end the verb as Control-C does, so that nothing half-written stays; training handles it itself."""
-    if (
-        signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        or threading.current_thread() is not threading.main_thread()
-    ):
+def _signals_unwind() -> Iterator[None]:
+    """Make SIGTERM end the verb as Control-C does, so that nothing half-written stays; training handles both itself."""
+    defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    ours = [number for number, handler in defaults.items() if signal.getsignal(number) is handler]
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def leave(number: int, frame: Any) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
+    asked: list[int] = []
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with ending(ours, asked):
+            yield
+    except (Interrupted, ImportError) as problem:  # which an extension makes of it while it is loaded
+        if not asked:
+            raise
+        if asked == [signal.SIGTERM]:
+            raise SystemExit(128 + signal.SIGTERM) from problem
+        raise KeyboardInterrupt from problem
 
 
 def plain(value: Any) -> Any:
@@ -216,7 +217,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     for package in getattr(module, "NEEDS", ()):
         require(package, f"dreamjax {args.verb}")
     ours = contextlib.nullcontext() if args.command else _stdout_is_for_the_result()  # else it is the command's
-    with ours, _sigterm_unwinds():
+    with ours, _signals_unwind():
         result = module.run(args)
     data = result.as_json() if hasattr(result, "as_json") else result
     text = json.dumps(plain(data)) if args.json else module.render(result)

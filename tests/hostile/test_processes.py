@@ -37,9 +37,10 @@ def saved(folder):
 
 
 def results(folder):
-    """The numbers, and the names of all files."""
-    read = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
-    return [{**one, "files": None} for one in read.values()], sorted(path.name for path in folder.iterdir())
+    """The numbers, and the names of all files. A note counts how often the test trials were read."""
+    read = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    numbers = [{name: one[name] for name in one.keys() - {"files", "notes", "sealed"}} for one in read]
+    return numbers, sorted(path.name for path in folder.iterdir())
 
 
 def scores(folder):
