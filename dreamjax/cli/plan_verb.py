@@ -41,9 +41,12 @@ def run(args: argparse.Namespace) -> "PodPlan":
     from dreamjax.errors import UserError
     from dreamjax.generation import batches
     from dreamjax.pods import plan, plan_report, topologies
+    from dreamjax.storage import paths
 
     if args.effort is not None and not -1 <= args.effort <= 1:
         raise UserError(f"--effort is {args.effort:g}, but it lies from -1 to 1")
+    if args.out:
+        paths.refuse_unwritable_folder(args.out)
     pod = topologies.pod(args.topology, args.slices)
     job = _job(options.load_config(args), args)
     batch = args.batch_per_chip if not args.images else args.batch_per_chip or batches.AT_ONCE

@@ -25,7 +25,7 @@ from dreamjax.reports.tables import Table, cell, number
 from dreamjax.signals.datasets import copied, pipeline, records
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.signals.recordings import identity
-from dreamjax.storage import atomic
+from dreamjax.storage import atomic, paths
 from dreamjax.systems.base import Embeds, capability
 
 LDA, ENCODED, TIME = "shrinkage LDA", "encoder + LDA", "time index"
@@ -97,6 +97,8 @@ class DecodingResult:
 
 def decode(settings: DecodingSettings, out: str | None = None) -> DecodingResult:
     """Decode classes; write classes.json into `out`. Raise UserError for trials without two classes."""
+    if out:
+        paths.refuse_unwritable_folder(out)
     trials = _trials(settings)
     design, notes = _design(settings, trials)
     notes += trials.copies

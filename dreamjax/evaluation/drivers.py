@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from dreamjax.errors import UserError
 from dreamjax.evaluation import held_out, images, probing, reconstruction
 from dreamjax.evaluation.score_table import ExampleSettings
-from dreamjax.storage import locks
+from dreamjax.storage import locks, paths
 from dreamjax.systems import base, opening, registry
 from dreamjax.typing import JsonDict
 
@@ -76,7 +76,9 @@ def evaluate(workdir: str, name: str | None = None, **options: Any) -> Result:
     driver = driver_of(workdir, name)
     refuse_idle(driver, [f"--{option.replace('_', '-')}" for option in options], workdir)
     settings = driver.settings(**options)
-    with locks.output(settings.out or f"{workdir}/evaluation"):
+    out = settings.out or f"{workdir}/evaluation"
+    paths.refuse_unwritable_folder(out)
+    with locks.output(out):
         return driver.evaluate(workdir, settings)
 
 

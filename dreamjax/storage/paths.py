@@ -63,14 +63,15 @@ def refuse_existing(out: epath.PathLike) -> epath.Path:
 
 
 def refuse_unwritable(path: epath.PathLike) -> None:
-    """Raise UserError where nothing can be written at `path`, before hours of work. An existing path is accepted.
+    """Raise UserError where nothing can be written at `path`, before hours of work. An existing file is accepted.
 
     This is tested by making a folder, as permissions are unreliable on network file systems; object stores are not
     tested.
     """
-    if "://" in str(path) or os.path.lexists(path):
+    if "://" in str(path) or (os.path.lexists(path) and not os.path.isdir(path)):
         return
-    above = next(parent for parent in Path(path).absolute().parents if os.path.lexists(parent))
+    whole = Path(path).absolute()
+    above = next(folder for folder in (whole, *whole.parents) if os.path.lexists(folder))
     if not above.is_dir():
         raise UserError(f"{path} cannot be written: {above} is not a folder; choose another path")
     try:
@@ -80,3 +81,10 @@ def refuse_unwritable(path: epath.PathLike) -> None:
         raise UserError(
             f"{path} cannot be written: no folder can be made in {above} ({why}); choose another path"
         ) from problem
+
+
+def refuse_unwritable_folder(path: epath.PathLike) -> None:
+    """Raise UserError where no folder can be written at `path`, before hours of work."""
+    if presence.is_file(path):
+        raise UserError(f"{path} is a file, and a folder is written; choose another --out")
+    refuse_unwritable(path)

@@ -1,8 +1,11 @@
 """`dreamjax evaluate` from end to end: a small run on synthetic shards, its report, and the mistakes it refuses."""
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -376,6 +379,16 @@ def test_a_second_evaluation_into_a_folder_ends_with_75(run, capsys, tmp_path):
         assert cli.main(["evaluate", run, "--split", "val", "--out", str(tmp_path / "out")]) == 75
     assert "out is in use by another process" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_reports_an_output_that_cannot_be_written_before_the_work(run, capsys, tmp_path, monkeypatch):
+    def fails(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    (tmp_path / "file").touch()
+    assert "file is a file, and a folder is written" in refused(capsys, run, "--out", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "mkdtemp", fails)
+    assert "evaluation cannot be written: no folder can be made in" in refused(capsys, run)
 
 
 def test_a_fold_whose_training_is_stopped_ends_the_evaluation(run, capsys, tmp_path, monkeypatch):
