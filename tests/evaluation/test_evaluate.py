@@ -14,6 +14,7 @@ from dreamjax import config as configs
 from dreamjax.cli import main as cli
 from dreamjax.evaluation import cross_fitting, held_out, probing, reconstruction
 from dreamjax.evaluation import window_set as windows
+from dreamjax.metrics import probe
 from dreamjax.runs import provenance
 from dreamjax.signals.datasets import pipeline, records
 from dreamjax.storage import manifest
@@ -298,6 +299,7 @@ def test_copies_of_a_recording_are_on_one_side_of_every_fold(
     monkeypatch.setattr(
         probing, "features_of", lambda fold, data, place: dict.fromkeys(kinds, data.signal.std(axis=2)[:, :2])
     )
+    monkeypatch.setattr(probe, "PENALTIES", (1.0,))
     run = save_run(tiny(with_copy), str(tmp_path / "run"))
     words = ("--probe", "--folds", "2", "--probe-steps", "1", "--out", str(tmp_path / "out"))
     result = evaluated(capsys, run, *words)
