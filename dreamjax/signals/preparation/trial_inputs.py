@@ -101,6 +101,19 @@ class TrialInputs:
             self.licence,
         ])  # fmt: skip
 
+    def differences(self, dataset: JsonDict) -> str:
+        """Return in what the settings and files differ from those of a dataset, in words."""
+        names = set(self.assigned.description) & set(dataset["splitting"])
+        before, now = (
+            {name: splitting[name] for name in names} for splitting in (dataset["splitting"], self.assigned.description)
+        )
+        different = inputs.differences(dataset["settings"] | before, self._settings() | now)
+        files = {"trials": "another file of trials", "splits": "another --split-file"}
+        different += [
+            text for what, text in files.items() if dataset["source_files"].get(what) != self.source_files.get(what)
+        ]
+        return ", ".join(different or ["another --salt, --licence, --stimuli, --strict, --subject or --hold-out"])
+
     def is_complete(self, dataset: JsonDict, out: object) -> bool:
         return True  # the digest of the settings holds the hashes of the files
 
@@ -176,7 +189,7 @@ class TrialInputs:
         return [part.task.split for part in done]
 
     def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JsonDict:
-        reader, corpus, trials, split = self.reader, self.reader.corpus, self.reader.trials, self.assigned.split
+        corpus, trials, split = self.reader.corpus, self.reader.trials, self.assigned.split
         used = split != UNUSED
         entries = self._entries(done[0].task.scales)
         people = len(np.unique(trials.subject[used]))
@@ -199,16 +212,7 @@ class TrialInputs:
             "unit": corpus.unit,
             "values": trials.values,
             "design": {**corpus.facts.design, "impossible": dict(corpus.facts.impossible)},
-            "settings": {
-                "low": None,
-                "high": self.settings.high if self.settings.reading == "ours" else None,
-                "notch": "off",
-                "sfreq": reader.rate,
-                "reference": "recorded",
-                "causal": False,
-                "samples": reader.width,
-                **self._reading(),
-            },
+            "settings": self._settings(),
             "splitting": self.assigned.description | {"dropped": dict(self.assigned.dropped)},
             "rejected": dict(Counter(reasons)),
             "labels": sorted({trials.labels[i] for i in trials.label[used]}),
@@ -216,6 +220,18 @@ class TrialInputs:
             "source_files": dict(self.source_files),
             "inputs": entries,
         }  # fmt: skip
+
+    def _settings(self) -> JsonDict:
+        return {
+            "low": None,
+            "high": self.settings.high if self.settings.reading == "ours" else None,
+            "notch": "off",
+            "sfreq": self.reader.rate,
+            "reference": "recorded",
+            "causal": False,
+            "samples": self.reader.width,
+            **self._reading(),
+        }
 
     def _reading(self) -> JsonDict:
         corpus = self.reader.corpus

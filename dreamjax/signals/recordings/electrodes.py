@@ -42,8 +42,10 @@ class Electrodes:
             raise ValueError("a channel name is empty")
 
     def fingerprint(self) -> list[str]:
-        """Return what changes a record."""
-        file = self.montage and Path(self.montage).is_file()
+        """Return what changes a record; nothing by default, as in versions without these settings."""
+        if self == Electrodes():
+            return []
+        file = Path(self.montage).is_file()
         return [*self.channels, manifest.file_hash(self.montage) if file else self.montage]
 
     def apply(self, contents: Contents) -> None:
