@@ -16,9 +16,22 @@ from dreamjax.signals.recordings.electrodes import Electrodes
 from dreamjax.signals.recordings.identity import SplitRequest, published_name
 from dreamjax.typing import JsonDict
 
-OPTIONS = {"codes": "event-codes", "offset_ms": "event-offset-ms", "source": "events",
-           "implausible": "keep-implausible", "plausible_low_uv": "plausible-uv LOW", "plausible_high_uv": "plausible-uv HIGH",
-           "by": "split-by", "fractions": "splits", "seed": "split-seed", "subjects": "subject", "number": "split-number"}  # fmt: skip
+OPTIONS = {
+    "codes": "event-codes",
+    "offset_ms": "event-offset-ms",
+    "source": "events",
+    "implausible": "keep-implausible",
+    "plausible_low_uv": "plausible-uv LOW",
+    "plausible_high_uv": "plausible-uv HIGH",
+    "by": "split-by",
+    "fractions": "splits",
+    "fractions_of_images": "splits",
+    "test": "hold-out (test)",
+    "val": "hold-out (val)",
+    "seed": "split-seed",
+    "subjects": "subject",
+    "number": "split-number",
+}  # settings whose options have other names
 PACKAGES = ("numpy", "scipy", "mne", "edfio", "array_record")
 
 

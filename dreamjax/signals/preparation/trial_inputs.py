@@ -27,6 +27,10 @@ from dreamjax.storage import image_files, manifest, paths
 from dreamjax.typing import JsonDict
 
 SCALED_BY = 120  # trials of a person from which its robust scale comes, evenly spaced
+COMPARED = (  # what users choose, of the settings and the description of the splits
+    *("reading", "sfreq", "high", "samples"),
+    *("by", "number", "fractions", "fractions_of_images", "seed", "test", "val"),
+)
 CHUNK = 1000  # trials of a part
 THREADS = 8  # Pillow decodes without Python's lock; an object store answers many at once
 
@@ -103,11 +107,10 @@ class TrialInputs:
 
     def differences(self, dataset: JsonDict) -> str:
         """Return in what the settings and files differ from those of a dataset, in words."""
-        names = set(self.assigned.description) & set(dataset["splitting"])
-        before, now = (
-            {name: splitting[name] for name in names} for splitting in (dataset["splitting"], self.assigned.description)
-        )
-        different = inputs.differences(dataset["settings"] | before, self._settings() | now)
+        stated = dataset["settings"] | dataset["splitting"]
+        given = self._settings() | self.assigned.description
+        names = [name for name in COMPARED if name in stated or name in given]
+        different = inputs.differences(*({name: one.get(name) for name in names} for one in (stated, given)))
         files = {"trials": "another file of trials", "splits": "another --split-file"}
         different += [
             text for what, text in files.items() if dataset["source_files"].get(what) != self.source_files.get(what)
