@@ -19,6 +19,7 @@ from dreamjax.signals.preparation.recording_plan import rounded
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.preparation.windows import RecordingWindows, RejectedStretch
 from dreamjax.signals.recordings import events, identity
+from dreamjax.signals.recordings.electrodes import position_file
 from dreamjax.signals.recordings.identity import Identity
 from dreamjax.signals.recordings.opening import open_recording, recording_from_raw
 from dreamjax.signals.recordings.readers import companions
@@ -96,14 +97,15 @@ def input_hash(source: Source, limit_s: float = math.inf, named: bool = True) ->
 
 
 def tables_hash(source: Source, table: str) -> str:
-    """Return a hash of the tables that complete a recording (the user's, or those of BIDS); "" without any.
+    """Return a hash of the tables that complete a recording: the user's, those of BIDS, positions; "" without any.
 
     It is separate from `input_hash`, which names the recording whatever is known about it.
     """
     path, of_bids = Path(source.path), list[Path]()
     if not source.member and bids_root(path):
         of_bids = [sidecar for suffix in BIDS_SIDECARS for sidecar in sidecars(path, suffix)]
-    files = [*of_bids, *([Path(table)] if table else [])]
+    positions = None if source.member else position_file(path)
+    files = [*of_bids, *([positions] if positions else []), *([Path(table)] if table else [])]
     return hashlib.sha256("".join(map(manifest.file_hash, files)).encode()).hexdigest() if files else ""
 
 

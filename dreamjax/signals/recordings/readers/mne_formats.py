@@ -5,12 +5,10 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from dreamjax.console import counted
 from dreamjax.errors import UserError
@@ -22,7 +20,7 @@ from dreamjax.signals.recordings.readers.mne_reader import (
     reading,
     require_mne,
 )
-from dreamjax.signals.recordings.readers.recording import Contents, Source, listed
+from dreamjax.signals.recordings.readers.recording import Contents, Source, listed, rescale
 from dreamjax.signals.recordings.units import microvolts
 
 MAX_HEADER = 1 << 24
@@ -163,7 +161,7 @@ def open_gdf(source: Source, strict: bool) -> Contents:
         return contents
     if other := [label for label, unit in zip(contents.labels, units, strict=True) if microvolts(unit) is None]:
         contents.notes.append(f"{counted(len(other), 'channel')} without a unit of voltage, read as V: {listed(other)}")
-    _rescale(contents, [1.0 if unit in by_mne else (microvolts(unit) or 1e6) / 1e6 for unit in units])
+    rescale(contents, [1.0 if unit in by_mne else (microvolts(unit) or 1e6) / 1e6 for unit in units])
     return contents
 
 
@@ -211,23 +209,13 @@ def _understand_units(contents: Contents, infos: dict[str, str]) -> None:
     MNE reads such a channel in volts and types it misc.
     """
     units = [[*value.split(","), "", "", ""][3].strip() for value in infos.values()]
+    contents.units = units if len(units) == len(contents.labels) else ()
     factors = [1.0 if unit in MNE_UNITS or "\ufffd" in unit else (microvolts(unit) or 0.0) / 1e6 for unit in units]
     if unknown := sorted({unit for unit, factor in zip(units, factors, strict=True) if not factor}):
         contents.notes.append(f"channels in {', '.join(map(repr, unknown))} hold no voltage")
     if len(factors) == len(contents.labels):
         contents.types = ["eeg" if f not in (0, 1) else kind for f, kind in zip(factors, contents.types, strict=True)]
-        _rescale(contents, [factor or 1.0 for factor in factors])
-
-
-def _rescale(contents: Contents, factors: Sequence[float]) -> None:
-    """Multiply each channel by its factor."""
-    inner, factor_C = contents.reader, np.array(factors)
-
-    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
-        return inner(start, stop, picks) * factor_C[list(picks), None]
-
-    if (factor_C != 1).any():
-        contents.reader = read
+        rescale(contents, [factor or 1.0 for factor in factors])
 
 
 def sections(path: Path) -> dict[str, dict[str, str]]:

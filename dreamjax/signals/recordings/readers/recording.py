@@ -111,6 +111,7 @@ class Contents:
     n_samples: int
     reader: SpanReader  # over the rows of `labels`
     types: Sequence[str] = ()  # where the file states them; else from the labels
+    units: Sequence[str] = ()  # of the channels as the header spells them, "" where it states none
     positions: Float[np.ndarray, "channels 3"] | None = None
     reference: str | None = None
     highpass: float | None = None
@@ -149,6 +150,17 @@ def end_to_end(
 
     segments = [(i * length, (i + 1) * length) for i in range(count)]
     return {"n_samples": count * length, "reader": read, "segments": segments}
+
+
+def rescale(contents: Contents, factors: Sequence[float]) -> None:
+    """Multiply each channel by its factor."""
+    inner, factor_C = contents.reader, np.array(factors)
+
+    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
+        return inner(start, stop, picks) * factor_C[list(picks), None]
+
+    if (factor_C != 1).any():
+        contents.reader = read
 
 
 LISTED = 8  # names in a note
