@@ -25,7 +25,7 @@ def test_an_event_that_is_listed_twice_makes_one_window(tmp_path):
     assert [event.code for event in recording.events] == ["T1", "T2"] * 6
     assert "6 events listed again at the same sample left out" in recording.notes
     result = prepare([path], tmp_path / "out", WindowSettings(samples=128, events=EventWindows("file")), INLINE)
-    assert result.windows == 11  # the last two are cut off by the end, and padded where long enough
+    assert result.windows == 12
     assert records.load_dataset(tmp_path / "out")["labels"] == ["T1", "T2"]
     (tmp_path / "mine.csv").write_text("onset,trial_type\n1,a\n1,a\n2,a\n1,b\n")
     recording = with_event_table(recording, tmp_path / "mine.csv")
