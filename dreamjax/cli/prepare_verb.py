@@ -58,8 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: from the corpus, participants.tsv, words such as sub-01, folders, headers)")  # fmt: skip
     add("--channels", nargs="+", default=[], metavar="NAME", help="names of the channels in the order of the file, or "
         "LABEL=NAME for some (default: those of the file)")  # fmt: skip
-    add("--montage", default="", metavar="FILE|NAME", help="positions of the electrodes: a table of name, x, y, z, a "
-        "file that MNE reads, or a montage such as biosemi128 (default: the recording's)")  # fmt: skip
+    add("--montage", default="", metavar="FILE|NAME", help="positions of the electrodes: a table of name, x, y, z, "
+        "a .ced or a file that MNE reads, or a montage such as biosemi128 (default: the recording's, else those of a "
+        ".ced, .locs, … of the same name)")  # fmt: skip
     add("--unit-scale", action="append", default=[], metavar="[CORPUS=]FACTOR", help="multiply the signal by FACTOR")
     add("--strict", action="store_true", help="refuse files that are shorter than their header states")
 

@@ -55,6 +55,41 @@ def test_sidecars_go_before_the_header_and_the_nearest_first(root):
     assert recording.highpass == 1.0
 
 
+@pytest.mark.parametrize(
+    ("header", "table", "factor", "note"),
+    [
+        ("uV", "\u00b5V", 1.0, None),
+        ("uV", "\u03bcV", 1.0, None),
+        ("mV", "n/a", 1e3, None),
+        (
+            "mV",
+            "uV",
+            1e3,
+            "2 channels (Fz, Oz): units 'uV' in channels.tsv contradicts 'mV' in the header, which is used",
+        ),
+        (
+            "",
+            "mV",
+            1e3,
+            "2 channels (Fz, Oz): read in mV as channels.tsv says, since the header states no unit of voltage",
+        ),
+        ("", "nanovolts", 1e-3, "2 channels (Fz, Oz): read in nanovolts as channels.tsv says, since"),
+        ("", "\u03bcV", 1.0, None),
+        ("uV", "ohm", 1.0, "2 channels (Fz, Oz): units 'ohm' in channels.tsv is not one of voltage, not used"),
+    ],
+)
+def test_units_of_channels_tsv_are_used_or_their_contradiction_is_named(root, header, table, factor, note):
+    rows = "".join(f"{name}\t{kind}\t{table}\n" for name, kind in (("Fz", "EEG"), ("Oz", "EEG"), ("X1", "MISC")))
+    sidecar(root, "_channels.tsv", f"name\ttype\tunits\n{rows}")
+    (file,) = root.rglob("*.edf")
+    write_edf(file, np.full((4, 512), 100), labels=["Fz", "Cz", "X1", "Oz"], unit=header)
+    recording = opened(root)
+    np.testing.assert_allclose(recording.read(0, 1)[[0, 3]], 10 * factor)
+    said = [entry for entry in recording.notes if "channels.tsv" in entry]
+    assert len(said) == (note is not None)
+    assert all(entry.startswith(note) for entry in said)
+
+
 def test_events_tsv_replaces_the_files_own(root):
     rows = "0.5\t0.2\tface\tf1.png\n1.5\t0.2\tn/a\tn/a\nn/a\t0\tface\tf2.png\n99\t0\tface\tf3.png\n"
     sidecar(root, "_events.tsv", "onset\tduration\ttrial_type\tstim_file\n" + rows)

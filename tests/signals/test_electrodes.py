@@ -8,9 +8,10 @@ from recorded import noise
 from dreamjax.cli import main as cli
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
+from dreamjax.signals.preparation import convert
 from dreamjax.signals.recordings.electrodes import Electrodes, positions_in
 from dreamjax.signals.recordings.montage import BIOSEMI32, standard_positions
-from dreamjax.signals.recordings.opening import open_recording
+from dreamjax.signals.recordings.opening import open_recording, source_of
 
 NUMBERED = ["EXG Channel 0", "EXG Channel 1", "EXG Channel 2", "Trigger"]
 
@@ -86,6 +87,62 @@ def test_positions_come_from_a_montage_of_mne_and_from_its_files(tmp_path, numbe
     (tmp_path / "cap.xyz").write_text("1\t0.01\t0.06\t0.07\tSite1\n2\t-0.05\t0.0\t0.08\tSite2\n")
     recording = opened(numbered, "EXG Channel 0=Site1", montage=str(tmp_path / "cap.xyz"))
     np.testing.assert_allclose(recording.xyz[0], [0.01, 0.06, 0.07], atol=1e-6)
+
+
+CED = "Number\tlabels\ttheta\tradius\tX\tY\tZ\tsph_theta\tsph_phi\tsph_radius\ttype\t\n"
+
+
+def eeglab_positions(path, names, xyz, columns="all", scale=1e3, comma="."):
+    """EEGLAB's two kinds of files, of electrodes at x right, y front, z up: EEGLAB has x to the nose, y to the left."""
+    rows = [] if path.suffix == ".locs" else [CED]
+    for i, (name, (right, front, up)) in enumerate(zip(names, xyz, strict=True), start=1):
+        theta = np.degrees(np.arctan2(right, front))
+        radius = 0.5 - np.degrees(np.arcsin(up / np.linalg.norm([right, front, up]))) / 180
+        x, y, z = (f"{v * scale:.6f}".replace(".", comma) for v in (front, -right, up))
+        if path.suffix == ".locs":
+            rows.append(f"{i}\t{theta:.5f}\t{radius:.6f}\t{name:.<4}\n")
+        else:
+            cells = f"{x}\t{y}\t{z}" if columns == "all" else "\t\t"
+            rows.append(f"{i}\t{name}\t{theta:.5f}\t{radius:.6f}\t{cells}\t\t\t\tEEG\t\n")
+    path.write_text("".join(rows))
+    return path
+
+
+@pytest.mark.parametrize("next_to", [True, False])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("cyton.ced", {}),
+        ("cyton.CED", {"comma": ","}),
+        ("cyton.ced", {"scale": 10.0}),
+        ("cyton.ced", {"columns": "flat map"}),
+        ("cyton.locs", {}),
+    ],
+)
+def test_positions_come_from_a_file_of_eeglab(tmp_path, numbered, name, more, next_to):
+    """Next to the recording or by --montage; left, right, front and back stay where they are."""
+    pytest.importorskip("mne")
+    names = ["L", "R", "Oz.", "F"]
+    xyz = np.array([[-0.06, 0, 0.07], [0.06, 0, 0.07], [0, -0.08, 0.05], [0, 0.08, 0.05]])
+    xyz *= 0.095 / np.linalg.norm(xyz, axis=1, keepdims=True)
+    (tmp_path / "other").mkdir()
+    file = eeglab_positions((tmp_path if next_to else tmp_path / "other") / name, names, xyz, **more)
+    assert bool(convert.tables_hash(source_of(numbered), "")) == next_to
+    labels = ["L", "R", "Oz", "Trigger"]
+    recorded = write_edf(numbered, np.ones((4, 512), int), labels=[f"EEG {label}" for label in labels])
+    recording = opened(recorded, montage="" if next_to else str(file))
+    np.testing.assert_allclose(recording.xyz[:3], xyz[:3], atol=1e-5)
+    origin = f"its {file.suffix.lower()} file" if next_to else "--montage"
+    assert f"positions of 3 EEG channels from {origin}" in recording.notes
+
+
+def test_a_file_of_positions_that_cannot_be_used_is_a_note(tmp_path, numbered):
+    (tmp_path / "cyton.ced").write_text("Number\tlabels\n1\tFz\n")
+    recording = opened(numbered)
+    expected = "the positions in its .ced file are not used: expected the columns labels with x, y and z, or with "
+    assert any(note.startswith(expected) for note in recording.notes)
+    eeglab_positions(tmp_path / "cyton.ced", ["Q1"], np.array([[0, 0.05, 0.08]]))
+    assert any("not used: it has no electrode of this recording" in note for note in opened(numbered).notes)
 
 
 def test_sockets_of_biosemi_are_not_sites_of_the_same_name(tmp_path):

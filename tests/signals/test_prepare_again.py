@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,10 @@ from dreamjax.errors import TryAgain, UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert, dataset_folder, quality_report
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
+from dreamjax.signals.preparation.quality import EegLimits
 from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
+from dreamjax.signals.recordings.electrodes import Electrodes
+from dreamjax.signals.recordings.identity import SplitRequest
 from dreamjax.storage import locks
 from tests.support import held_elsewhere
 
@@ -51,6 +55,70 @@ def test_rejects_folder_of_another_run(prepared, tmp_path, change):
     with pytest.raises(UserError, match="choose another --out or pass --overwrite"):
         prepare([source], out, settings, options)
     assert (out / "dataset.json").read_bytes() == before
+
+
+def as_written_before(out: Path, line_ratio: float = 25.0) -> None:
+    """Give a dataset the form of the version before this one (e69c665), as a run of it wrote dataset.json."""
+    dataset = records.load_dataset(out)
+    for name in ("rules", "choices", "copies", "recordings_of_unknown_subjects"):
+        del dataset[name]
+    dataset["inputs"] = [{k: v for k, v in e.items() if k not in ("tables", "subject_from")} for e in dataset["inputs"]]
+    dataset["settings"]["limits"]["line_ratio"] = line_ratio
+    dataset["settings_hash"] = {25.0: "65da1b217d207a28", 1.0: "f9558ccc6b641e0c"}[
+        line_ratio
+    ]  # as that version wrote them
+    (out / "dataset.json").write_text(json.dumps(dataset, indent=1))
+    parts = [json.loads(line) for line in (out / "parts.jsonl").read_text().splitlines()]
+    later = ("sealed", "tables", "free_labels", "sketch")
+    lines = [json.dumps({k: v for k, v in part.items() if k not in later}) for part in parts]
+    (out / "parts.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_names_the_limit_that_differs_from_an_earlier_version(prepared, tmp_path):
+    out, _ = prepared
+    shutil.copytree(out, tmp_path / "out")
+    as_written_before(tmp_path / "out")
+    expected = (
+        r"with other settings: --line-ratio 25 \(now 1\) \(an earlier version wrote it: .*; give those of before, c"
+    )
+    with pytest.raises(UserError, match=expected):
+        prepare([out.parent / "study"], tmp_path / "out", options=INLINE)
+
+
+def test_a_dataset_of_an_earlier_version_stays_or_is_converted_again_whole(tmp_path, said):
+    """With equal settings it counts as prepared; with one more recording no window of the earlier rules is kept."""
+    source, settings = study(tmp_path / "study", 2, 1), WindowSettings(limits=EegLimits(line_ratio=25.0))
+    prepare([source], tmp_path / "out", settings, INLINE)
+    as_written_before(tmp_path / "out")
+    assert prepare([source], tmp_path / "out", settings, INLINE).already_prepared
+    assert "an earlier version wrote it, and its windows stay as they are" in said()
+    study(source, 3, 1)
+    grown = prepare([source], tmp_path / "out", settings, INLINE)
+    assert (grown.already_prepared, grown.recordings, grown.reused) == (False, 3, 0)
+    assert "an earlier version wrote it, so all of its recordings are converted again" in said()
+    assert prepare([source], tmp_path / "out", settings, INLINE).already_prepared
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "difference"),
+    [
+        (WindowSettings(low=1.0, high=None), INLINE, "--low 0.5 (now 1), --high 75 (now none)"),
+        (WindowSettings(events=EventWindows("file", ("1", "2"))), INLINE,
+         "--events none (now file), --event-codes none (now 1 2)"),
+        (None, replace(INLINE, unit_scales={"": 2.0}), "--unit-scale none (now 2)"),
+        (None, replace(INLINE, splits=SplitRequest(seed=3)), "--split-seed 0 (now 3)"),
+        (None, replace(INLINE, splits=SplitRequest(fractions={"train": 1, "val": 0, "test": 0})),
+         "--splits 0.7 0.15 0.15 (now 1 0 0)"),
+        (None, replace(INLINE, strict=True), "another --strict"),
+        (None, replace(INLINE, electrodes=Electrodes(("Fp1=Fpz",))), "another --channels"),
+        (None, replace(INLINE, electrodes=Electrodes((), "standard_1020")), "another --montage"),
+        (None, replace(INLINE, salt="secret"), "another --salt"),
+    ],
+)  # fmt: skip
+def test_names_every_setting_that_differs(prepared, settings, options, difference):
+    out, _ = prepared
+    with pytest.raises(UserError, match=re.escape(f"with other settings: {difference}; give those of before, choose")):
+        prepare([out.parent / "study"], out, settings, options)
 
 
 def test_overwriting_replaces_the_folder_whole(tmp_path):

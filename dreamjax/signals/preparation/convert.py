@@ -19,6 +19,7 @@ from dreamjax.signals.preparation.recording_plan import rounded
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.preparation.windows import RecordingWindows, RejectedStretch
 from dreamjax.signals.recordings import events, identity
+from dreamjax.signals.recordings.electrodes import position_file
 from dreamjax.signals.recordings.identity import Identity
 from dreamjax.signals.recordings.opening import open_recording, recording_from_raw
 from dreamjax.signals.recordings.readers import companions
@@ -68,8 +69,11 @@ def published_corpus(source: Source) -> str:
     return source.corpus or source.dataset
 
 
-def input_files(source: Source) -> list[Path]:
-    """Return every file of a recording: all files of a folder format, the companions of a header."""
+def input_files(source: Source, named: bool = True) -> list[Path]:
+    """Return every file of a recording: all files of a folder format, the companions of a header.
+
+    Without `named`: not those that only the content names.
+    """
     path = Path(source.path)
     if path.is_dir():
         return sorted(p for p in path.rglob("*") if p.is_file())
@@ -80,27 +84,28 @@ def input_files(source: Source) -> list[Path]:
     if strange := [p for p in near if p.exists() and not p.is_file()]:  # opening one may wait for ever
         raise UserError(f"{strange[0]}: not a regular file; restore or remove it")
     near = [path, *(p for p in near if p.is_file())]
-    return [*near, *(p for p in companions.named_in(source) if p not in near)]
+    return [*near, *(p for p in (companions.named_in(source) if named else ()) if p not in near)]
 
 
-def input_hash(source: Source, limit_s: float = math.inf) -> str:
-    """Return the SHA-256 over the hashes of a recording's files. Raise TimeoutError where that takes longer."""
+def input_hash(source: Source, limit_s: float = math.inf, named: bool = True) -> str:
+    """Return the SHA-256 over the hashes of a recording's `input_files`. Raise TimeoutError where that takes longer."""
     digest, until = hashlib.sha256(source.member.encode(errors="surrogateescape")), time.monotonic() + limit_s
-    for path in input_files(source):
+    for path in input_files(source, named):
         empty = path.stat().st_size == 0  # as files of /proc are, whose reading may wait for ever
         digest.update((EMPTY if empty else manifest.file_hash(path, until)).encode())
     return digest.hexdigest()
 
 
 def tables_hash(source: Source, table: str) -> str:
-    """Return a hash of the tables that complete a recording (the user's, or those of BIDS); "" without any.
+    """Return a hash of the tables that complete a recording: the user's, those of BIDS, positions; "" without any.
 
     It is separate from `input_hash`, which names the recording whatever is known about it.
     """
     path, of_bids = Path(source.path), list[Path]()
     if not source.member and bids_root(path):
         of_bids = [sidecar for suffix in BIDS_SIDECARS for sidecar in sidecars(path, suffix)]
-    files = [*of_bids, *([Path(table)] if table else [])]
+    positions = None if source.member else position_file(path)
+    files = [*of_bids, *([positions] if positions else []), *([Path(table)] if table else [])]
     return hashlib.sha256("".join(map(manifest.file_hash, files)).encode()).hexdigest() if files else ""
 
 

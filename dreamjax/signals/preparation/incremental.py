@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from dreamjax import __version__
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records, shards
@@ -37,6 +38,9 @@ def restore(dataset: epath.Path, folder: Path) -> int:
     0 where the dataset does not have what is needed, or its shards are damaged: everything is converted again.
     """
     metadata = records.load_dataset(dataset)
+    if metadata.get("rules", 1) != parts.RULES or metadata["versions"]["dreamjax"] != __version__:
+        log.warning("%s: an earlier version wrote it, so all of its recordings are converted again", dataset)
+        return 0
     try:
         lines = (dataset / NAME).read_text().splitlines()
         summaries: list[Any] = [manifest.unsealed(json.loads(line), dataset / NAME) for line in lines]
@@ -73,7 +77,7 @@ def _part(encoded: list[bytes], summary: PartSummary, part: Path) -> None:
 def grown(dataset: epath.Path, folder: Path) -> Iterator[None]:
     """Call `restore` before the block, which rewrites the dataset; then warn where a subject changed split."""
     before = {entry["sha256"]: entry["split"] for entry in records.load_dataset(dataset)["inputs"]}
-    log.info("%s: %d recordings are taken over, the others are added", dataset, restore(dataset, folder))
+    log.info("%s: %d recordings are taken over, the others are converted", dataset, restore(dataset, folder))
     yield
     after = {entry["sha256"]: entry["split"] for entry in records.load_dataset(dataset)["inputs"]}
     if moved := sum(after[recording] != split for recording, split in before.items() if recording in after):

@@ -16,6 +16,22 @@ from dreamjax.signals.recordings.electrodes import Electrodes
 from dreamjax.signals.recordings.identity import SplitRequest, published_name
 from dreamjax.typing import JsonDict
 
+OPTIONS = {
+    "codes": "event-codes",
+    "offset_ms": "event-offset-ms",
+    "source": "events",
+    "implausible": "keep-implausible",
+    "plausible_low_uv": "plausible-uv LOW",
+    "plausible_high_uv": "plausible-uv HIGH",
+    "by": "split-by",
+    "fractions": "splits",
+    "fractions_of_images": "splits",
+    "test": "hold-out (test)",
+    "val": "hold-out (val)",
+    "seed": "split-seed",
+    "subjects": "subject",
+    "number": "split-number",
+}  # settings whose options have other names
 PACKAGES = ("numpy", "scipy", "mne", "edfio", "array_record")
 
 
@@ -85,6 +101,29 @@ class ReportLayout:
 def digest(values: Sequence[object]) -> str:
     """Return 16 hexadecimal digits of a hash of values that JSON can hold."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(before: JsonDict, now: JsonDict) -> list[str]:
+    """Return the settings in which two descriptions differ, as options: `--line-ratio 25 (now 1)`."""
+    old, new = _by_name(before), _by_name(json.loads(json.dumps(now)))
+    return [
+        f"--{OPTIONS.get(name, name.replace('_', '-'))} {_shown(old.get(name))} (now {_shown(new.get(name))})"
+        for name in {**new, **old}
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _by_name(settings: JsonDict) -> JsonDict:
+    """Return the settings of all groups by their names."""
+    groups = [value for value in settings.values() if isinstance(value, dict) and "train" not in value]
+    plain = {name: value for name, value in settings.items() if value not in groups}
+    return {**plain, **{name: value for group in groups for name, value in group.items()}}
+
+
+def _shown(value: object) -> str:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    texts = (f"{v:g}" if isinstance(v, float) else "none" if v is None else str(v) for v in values)
+    return " ".join(texts) or "none"
 
 
 def salt_hash(salt: str | None) -> str:

@@ -29,6 +29,8 @@ SUMMARY = "summary.json"
 AVERAGES = "averages.npz"
 FREQUENCIES = 161  # 0 … 80 Hz in steps of 0.5 Hz, of the report's spectra
 EVERY = 8  # every eighth window enters the report's spectra
+RULES = 2  # raised when equal settings give other windows than before; 1 where a dataset does not state it
+CHANGED = "since then line noise is judged after the filters, and upsampling loses no last window"  # with these rules
 CLASSES = 12  # averages of at most this many classes are kept for the report
 
 
@@ -87,7 +89,7 @@ def make(
     `content` is the hash of the input, `fingerprint` whatever else changes the records, `started` the `clocks()` when
     work on the input began.
     """
-    key = [__version__, str(records.FORMAT), *fingerprint]
+    key = [__version__, str(records.FORMAT), str(RULES), *fingerprint]
     part = Path(parts) / pseudonym("part", content, json.dumps(key, sort_keys=True))
     with contextlib.suppress(UserError):  # missing or damaged: it is made again
         return {**sniffing.read_json(epath.Path(part / SUMMARY)), "part": part.name, "reused": True}  # type: ignore[typeddict-item]

@@ -109,12 +109,12 @@ def prepare(
     run = _Preparation(chosen, out, options, started)
     replacing.recover(run.final)
     if (before := run.existing()) is not None and not options.overwrite and chosen.is_complete(before, out):
-        return run.result(before, [], [])
+        return run.as_it_is(before)
     with dataset_folder.parts_folder(run.final, run.local) as folder, interruptible("recordings were converted"):
         before = run.existing()  # the process that held the lock until now may have written it
         adding = before is not None and not options.overwrite
         if before is not None and adding and chosen.is_complete(before, out):
-            return run.result(before, [], [])
+            return run.as_it_is(before)
         with incremental.grown(run.final, folder) if adding else nullcontext():
             return run.commit(folder, run.converted(chosen.tasks(folder, run.name)))
 
@@ -195,9 +195,24 @@ class _Preparation:
         dataset = dataset_folder.existing(self.final, self.inputs.paths if self.options.overwrite else None)
         if dataset is None or self.options.overwrite or dataset.get("settings_hash") == self.inputs.settings_hash():
             return dataset
+        earlier = f" (an earlier version wrote it: {parts.CHANGED})" if self._is_earlier(dataset) else ""
         raise UserError(
-            f"{self.out} was prepared from other files or with other settings; choose another --out or pass --overwrite"
+            f"{self.out} was prepared with other settings: {self.inputs.differences(dataset)}{earlier}; give those of "
+            "before, choose another --out or pass --overwrite"
         )
+
+    def as_it_is(self, dataset: JsonDict) -> PreparedDataset:
+        """Return what the command reports of a dataset that is there already."""
+        if self._is_earlier(dataset):
+            log.warning(
+                "%s: an earlier version wrote it, and its windows stay as they are: %s; --overwrite prepares it again",
+                self.out,
+                parts.CHANGED,
+            )
+        return self.result(dataset, [], [])
+
+    def _is_earlier(self, dataset: JsonDict) -> bool:
+        return self.inputs.grows and dataset.get("rules", 1) < parts.RULES
 
     def converted(self, tasks: Sequence[object]) -> Iterator[workers.Outcome]:
         """Yield the outcomes of all tasks as they end, with progress."""

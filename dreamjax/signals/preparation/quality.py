@@ -125,11 +125,12 @@ class ChannelStatistics:
         )
 
     def notes(self, names: Sequence[str], unit: str) -> tuple[str, ...]:
-        """Return a note on the channels without a finite sample, and one on those at their limit."""
+        """Return notes on the channels without a finite sample, those at their limit, and those at another value."""
         missing = [name for name, sd in zip(names, self.sd, strict=True) if not np.isfinite(sd)]
         at_rail = np.flatnonzero(np.isfinite(self.rail) & self.stuck).tolist()
         railed = [f"{names[i]} (±{self.rail[i]:,.0f} {unit})" for i in at_rail]
-        notes = {"without a finite sample": missing, "railed": railed}
+        constant = [names[i] for i in np.flatnonzero(np.isfinite(self.sd) & np.isinf(self.rail) & self.stuck).tolist()]
+        notes = {"without a finite sample": missing, "railed": railed, "stuck at one value": constant}
         return tuple(f"{counted(len(ch), 'channel')} {what}: {', '.join(ch)}" for what, ch in notes.items() if ch)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dreamjax.console import counted, log
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import convert, copies, inputs, quality_report
+from dreamjax.signals.preparation import convert, copies, inputs, parts, quality_report
 from dreamjax.signals.preparation.inputs import ConvertedPart, Done, Failed, PrepareOptions, ReportLayout
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.preparation.workers import Outcome
@@ -23,6 +23,7 @@ from dreamjax.signals.recordings.scrub import scrubbed
 from dreamjax.storage import manifest
 from dreamjax.typing import JsonDict
 
+COMPANIONS_HASHED = 2  # rules from which on an input's hash covers the files that it names
 ACCESSION = re.compile(r"(ds|on|nm)\d{6}")  # OpenNeuro, its anonymised deposits, NEMAR
 INFERRED = {"folder": "names of folders", "file name": "names of files", "header": "codes in headers"}
 OF_DATASET = (
@@ -96,7 +97,7 @@ class RecordingInputs:
 
     def settings_hash(self) -> str:
         """Return a digest of what decides whether two runs write the same records from the same input."""
-        options, table = self.options, self.settings.events.source
+        options = self.options
         return inputs.digest([
             self.settings.as_json(),
             inputs.salt_hash(options.salt),
@@ -104,10 +105,38 @@ class RecordingInputs:
             options.splits.seed,
             sorted(options.unit_scales.items()),
             options.strict,
-            options.electrodes.fingerprint(),
+            *([fingerprint] if (fingerprint := options.electrodes.fingerprint()) else []),  # as before this setting
             records.FORMAT,
-            manifest.file_hash(table) if table not in ("", "file") and Path(table).is_file() else "",
+            self._event_table(),
         ])  # fmt: skip
+
+    def _event_table(self) -> str:
+        """Return the hash of the one table of events, or ""."""
+        table = self.settings.events.source
+        return manifest.file_hash(table) if table not in ("", "file") and Path(table).is_file() else ""
+
+    def differences(self, dataset: JsonDict) -> str:
+        """Return in what the settings differ from those of a dataset, in words."""
+        scales = sorted(dataset["unit_scales"].values()), sorted(self.options.unit_scales.values())
+        names = ("fractions", "seed")
+        before = dataset["settings"] | {name: dataset["splitting"][name] for name in names} | {"unit_scale": scales[0]}
+        now = self.settings.as_json() | {name: getattr(self.options.splits, name) for name in names}
+        different = inputs.differences(before, now | {"unit_scale": scales[1]})
+        stated, given = dataset.get("choices", {}), self._choices()
+        different += [f"another {option}" for option, value in given.items() if stated.get(option, value) != value]
+        if not different:
+            different = [f"another {' or '.join(['--salt', *(option for option in given if option not in stated)])}"]
+        return ", ".join(different)
+
+    def _choices(self) -> JsonDict:
+        """Return the options that are not repeated in dataset.json, by hashes: they may name a person."""
+        electrodes = self.options.electrodes
+        return {
+            "--strict": self.options.strict,
+            "--channels": inputs.digest(electrodes.channels),
+            "--montage": inputs.digest(electrodes.fingerprint()[-1:] if electrodes.montage else []),
+            "table of --events": self._event_table(),
+        }
 
     def is_complete(self, dataset: JsonDict, out: object) -> bool:
         """Return whether the dataset in `out`, made with equal settings, holds all of these inputs.
@@ -119,8 +148,11 @@ class RecordingInputs:
         given: dict[str, set[str]] = {}  # of equal recordings only one is kept
         named: dict[str, set[str | None]] = {}
         failed, complete = set(dataset["failed_inputs"]), True
+        rules = dataset.get("rules", 1)
         for task in self.tasks(Path(), ""):
             content = self._input_hash(task.source)
+            if content not in held and rules < COMPANIONS_HASHED:
+                content = self._input_hash(task.source, named=False)
             given.setdefault(content, set()).add(_tables_hash(task))
             named.setdefault(content, {None}).add(convert.identity_of(task.source, self.options.salt).subject)
             complete &= content in held or content in failed or self._failed_input(task) in failed
@@ -137,10 +169,10 @@ class RecordingInputs:
         """Return what must change before a recording that was left out is tried again: its content or its tables."""
         return f"{self._input_hash(task.source)} {_tables_hash(task)}".rstrip()
 
-    def _input_hash(self, source: Source) -> str:
+    def _input_hash(self, source: Source, named: bool = True) -> str:
         """Return `convert.input_hash`, or "" for input that cannot be read, or not within the timeout."""
         try:
-            return convert.input_hash(source, self.options.timeout_s)
+            return convert.input_hash(source, self.options.timeout_s, named)
         except (OSError, UserError):
             return ""
 
@@ -223,6 +255,8 @@ class RecordingInputs:
                 for name in sorted({r["dataset"] for r in summaries})
             },
             "settings": self.settings.as_json(),
+            "choices": self._choices(),
+            "rules": parts.RULES,
             "splitting": {"fractions": dict(options.splits.fractions), "seed": options.splits.seed, "by": by},
             "unit_scales": {  # users name a corpus by its folder; one that may name a person is not repeated
                 published.get(name, convert.UNKNOWN if name else ""): factor

@@ -27,6 +27,10 @@ from dreamjax.storage import image_files, manifest, paths
 from dreamjax.typing import JsonDict
 
 SCALED_BY = 120  # trials of a person from which its robust scale comes, evenly spaced
+COMPARED = (  # what users choose, of the settings and the description of the splits
+    *("reading", "sfreq", "high", "samples"),
+    *("by", "number", "fractions", "fractions_of_images", "seed", "test", "val"),
+)
 CHUNK = 1000  # trials of a part
 THREADS = 8  # Pillow decodes without Python's lock; an object store answers many at once
 
@@ -100,6 +104,18 @@ class TrialInputs:
             inputs.salt_hash(self.options.salt),
             self.licence,
         ])  # fmt: skip
+
+    def differences(self, dataset: JsonDict) -> str:
+        """Return in what the settings and files differ from those of a dataset, in words."""
+        stated = dataset["settings"] | dataset["splitting"]
+        given = self._settings() | self.assigned.description
+        names = [name for name in COMPARED if name in stated or name in given]
+        different = inputs.differences(*({name: one.get(name) for name in names} for one in (stated, given)))
+        files = {"trials": "another file of trials", "splits": "another --split-file"}
+        different += [
+            text for what, text in files.items() if dataset["source_files"].get(what) != self.source_files.get(what)
+        ]
+        return ", ".join(different or ["another --salt, --licence, --stimuli, --strict, --subject or --hold-out"])
 
     def is_complete(self, dataset: JsonDict, out: object) -> bool:
         return True  # the digest of the settings holds the hashes of the files
@@ -176,7 +192,7 @@ class TrialInputs:
         return [part.task.split for part in done]
 
     def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JsonDict:
-        reader, corpus, trials, split = self.reader, self.reader.corpus, self.reader.trials, self.assigned.split
+        corpus, trials, split = self.reader.corpus, self.reader.trials, self.assigned.split
         used = split != UNUSED
         entries = self._entries(done[0].task.scales)
         people = len(np.unique(trials.subject[used]))
@@ -199,16 +215,7 @@ class TrialInputs:
             "unit": corpus.unit,
             "values": trials.values,
             "design": {**corpus.facts.design, "impossible": dict(corpus.facts.impossible)},
-            "settings": {
-                "low": None,
-                "high": self.settings.high if self.settings.reading == "ours" else None,
-                "notch": "off",
-                "sfreq": reader.rate,
-                "reference": "recorded",
-                "causal": False,
-                "samples": reader.width,
-                **self._reading(),
-            },
+            "settings": self._settings(),
             "splitting": self.assigned.description | {"dropped": dict(self.assigned.dropped)},
             "rejected": dict(Counter(reasons)),
             "labels": sorted({trials.labels[i] for i in trials.label[used]}),
@@ -216,6 +223,18 @@ class TrialInputs:
             "source_files": dict(self.source_files),
             "inputs": entries,
         }  # fmt: skip
+
+    def _settings(self) -> JsonDict:
+        return {
+            "low": None,
+            "high": self.settings.high if self.settings.reading == "ours" else None,
+            "notch": "off",
+            "sfreq": self.reader.rate,
+            "reference": "recorded",
+            "causal": False,
+            "samples": self.reader.width,
+            **self._reading(),
+        }
 
     def _reading(self) -> JsonDict:
         corpus = self.reader.corpus

@@ -1,8 +1,8 @@
 """A user's names and positions of the electrodes, for any recording: `--channels` and `--montage`.
 
 Names come in the order of the file, or as LABEL=NAME. Positions come from a file of electrode positions (a table with
-the columns name, x, y and z, or a format that MNE reads) or from a montage of MNE (`biosemi128`), and are used instead
-of those in the recording.
+the columns name, x, y and z, EEGLAB's `.ced`, or a format that MNE reads) or from a montage of MNE (`biosemi128`), and
+are used instead of those in the recording.
 """
 
 import re
@@ -16,13 +16,16 @@ from jaxtyping import Float
 from dreamjax.console import counted
 from dreamjax.errors import UserError, nearest, require
 from dreamjax.signals.recordings import montage
-from dreamjax.signals.recordings.events import number, read_table
+from dreamjax.signals.recordings.events import ABSENT, number, read_table
 from dreamjax.signals.recordings.readers.mne_reader import positions_of, quiet
 from dreamjax.signals.recordings.readers.recording import TRUSTED_TYPES, Contents, listed, settle_names
 from dreamjax.signals.recordings.scrub import error_text
 from dreamjax.storage import manifest
 
 UNITS = {1.0: (0.03, 0.25), 1e-2: (3.0, 25.0), 1e-3: (30.0, 250.0)}  # factor into m → radii of a head in m, cm and mm
+
+HEAD_M = 0.095  # radius of MNE's spherical heads
+OF_POSITIONS = (".ced", ".locs", ".loc", ".eloc", ".sfp", ".elc", ".bvef")  # read next to a recording of the same stem
 
 SOCKET = re.compile(r"B\d{1,2}|A([3-9]|[12]\d|3[0-2])")  # no site of the 10-05 system has such a name
 
@@ -42,8 +45,10 @@ class Electrodes:
             raise ValueError("a channel name is empty")
 
     def fingerprint(self) -> list[str]:
-        """Return what changes a record."""
-        file = self.montage and Path(self.montage).is_file()
+        """Return what changes a record; nothing by default, as in versions without these settings."""
+        if self == Electrodes():
+            return []
+        file = Path(self.montage).is_file()
         return [*self.channels, manifest.file_hash(self.montage) if file else self.montage]
 
     def apply(self, contents: Contents) -> None:
@@ -54,7 +59,27 @@ class Electrodes:
         if self.channels:
             _rename(contents, self.channels)
         if self.montage:
-            _place(contents, positions_in(self.montage))
+            _place(contents, positions_in(self.montage), "--montage")
+
+
+def position_file(path: Path) -> Path | None:
+    """Return the file of electrode positions next to a recording, of the same stem; None without one."""
+    plain = path.with_name(path.name.removesuffix(".gz"))
+    near = (plain.with_suffix(spelled) for suffix in OF_POSITIONS for spelled in (suffix, suffix.upper()))
+    return next((file for file in near if file.is_file()), None)
+
+
+def place_by_companion(path: Path, contents: Contents) -> None:
+    """Take positions that a recording lacks from the file next to it; a note says so, or why they are not used."""
+    file = position_file(path)
+    if file is None or (contents.positions is not None and montage.plausible(contents.positions)):
+        return
+    what = f"its {file.suffix.lower()} file"
+    try:
+        _place(contents, positions_in(str(file)), what)
+    except UserError as problem:
+        reason = str(problem).removeprefix(f"--montage {file}: ").removeprefix(f"{file}: ").removeprefix(f"{what}: ")
+        contents.notes.append(f"the positions in {what} are not used: {reason}")
 
 
 def _rename(contents: Contents, channels: Sequence[str]) -> None:
@@ -86,7 +111,7 @@ def _rename(contents: Contents, channels: Sequence[str]) -> None:
     contents.notes.append(f"{counted(len(named), 'channel')} named by --channels")
 
 
-def _place(contents: Contents, positions: dict[str, Float[np.ndarray, "3"]]) -> None:
+def _place(contents: Contents, positions: dict[str, Float[np.ndarray, "3"]], origin: str) -> None:
     labels = list(contents.labels)
     sites = montage.biosemi_names(labels) if contents.format == "bdf" else None
     banks = montage.banked_names(labels) if sites is None else None
@@ -98,7 +123,7 @@ def _place(contents: Contents, positions: dict[str, Float[np.ndarray, "3"]]) -> 
         keys = [pair[:1] for pair in keys] if sites or banks else keys
     elif banks:
         raise UserError(
-            "--montage: the channels of this recording are sockets of an amplifier (A1…, B1…), and this montage has "
+            f"{origin}: the channels of this recording are sockets of an amplifier (A1…, B1…), and this montage has "
             "none; give one with the same sockets, such as biosemi128, or name the channels with --channels"
         )
     elif sites:
@@ -109,10 +134,10 @@ def _place(contents: Contents, positions: dict[str, Float[np.ndarray, "3"]]) -> 
     placed = [i for i, kind in enumerate(kinds) if kind == "eeg" and np.isfinite(contents.positions[i]).all()]
     if not placed:
         raise UserError(
-            f"--montage: it has no electrode of this recording, whose channels are {listed(names)}; "
+            f"{origin}: it has no electrode of this recording, whose channels are {listed(names)}; "
             "name them with --channels"
         )
-    contents.notes.append(f"positions of {counted(len(placed), 'EEG channel')} from --montage")
+    contents.notes.append(f"positions of {counted(len(placed), 'EEG channel')} from {origin}")
 
 
 def positions_in(source: str) -> dict[str, Float[np.ndarray, "3"]]:
@@ -121,29 +146,52 @@ def positions_in(source: str) -> dict[str, Float[np.ndarray, "3"]]:
     Raise UserError for a file or a name that is not a montage.
     """
     path = Path(source)
-    if path.is_file() and path.suffix.lower() in (".tsv", ".csv"):
+    if path.is_file() and path.suffix.lower() in (".tsv", ".csv", ".ced"):
         names, xyz = _table(path)
     else:
         names, xyz = _of_mne(path if path.is_file() else source)
     if not montage.plausible(xyz):
         raise UserError(f"--montage {source}: its positions are not on a head; give m, cm or mm about its centre")
-    places = dict(zip(names, xyz, strict=True))
+    places = {name.rstrip("."): at for name, at in zip(names, xyz, strict=True)}  # EEGLAB pads names to four signs
     spelled = {(montage.standard_name(name) or name).upper(): at for name, at in places.items()}
     return spelled | {name.strip().upper(): at for name, at in places.items()}
 
 
 def _table(path: Path) -> tuple[list[str], Float[np.ndarray, "electrodes 3"]]:
     rows = [{column.lower(): cell for column, cell in row.items()} for row in read_table(path)]
-    if not rows or not {"name", "x", "y", "z"} <= set(rows[0]):
-        raise UserError(f"{path}: expected the columns name, x, y and z; add them")
+    columns = set(rows[0]) if rows else set()
+    eeglab = "labels" in columns and bool({"theta", "sph_theta"} & columns or path.suffix.lower() == ".ced")
+    label = "labels" if eeglab else "name"
+    if not {label, "x", "y", "z"} <= columns and not (eeglab and {"theta", "radius"} <= columns):
+        expected = "labels with x, y and z, or with theta and radius" if eeglab else "name, x, y and z"
+        raise UserError(f"{path}: expected the columns {expected}; add them")
     try:
-        placed = [row for row in rows if row["x"].lower() not in ("", "n/a", "nan")]
-        xyz = np.array([[number(row[axis]) for axis in "xyz"] for row in placed], float).reshape(-1, 3)
+        placed = [(row[label], at) for row in rows if (at := _place_of(row, eeglab)) is not None]
     except ValueError as problem:
         raise UserError(f"{path}: a position is not a number ({error_text(problem)}); repair it") from problem
+    xyz = np.array([at for _, at in placed], float).reshape(-1, 3)
     radius = float(np.median(np.linalg.norm(xyz, axis=1))) if len(xyz) else 0.0
     factor = next((factor for factor, (low, high) in UNITS.items() if low <= radius < high), 1.0)
-    return [row["name"] for row in placed], xyz * factor
+    if eeglab and factor == 1.0 and radius > 0:  # on a sphere of radius 1
+        factor = HEAD_M / radius
+    return [name for name, _ in placed], xyz * factor
+
+
+def _place_of(row: dict[str, str], eeglab: bool) -> list[float] | None:
+    """Return (right, front, up) of a row, None where it is not stated. Raise ValueError for what is no number.
+
+    EEGLAB has x to the nose and y to the left. Its theta and radius are those of a flat map: 0° is the nose, positive
+    to the right, and a radius of 0.5 the equator.
+    """
+    cells = [row.get(axis, "") for axis in "xyz"]
+    if not any(cell.lower() in ABSENT for cell in cells):
+        x, y, z = map(number, cells)
+        return [-y, x, z] if eeglab else [x, y, z]
+    flat = [row.get(name, "") for name in ("theta", "radius")]
+    if not eeglab or any(cell.lower() in ABSENT for cell in flat):
+        return None
+    theta, height = np.deg2rad(number(flat[0])), np.pi * (0.5 - number(flat[1]))
+    return [np.cos(height) * np.sin(theta), np.cos(height) * np.cos(theta), np.sin(height)]
 
 
 def _of_mne(source: Path | str) -> tuple[list[str], Float[np.ndarray, "electrodes 3"]]:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dreamjax.errors import UserError, nearest
-from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, settle_names
+from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, once_each, settle_names
 from dreamjax.signals.recordings.scrub import error_text
 from dreamjax.typing import JsonDict
 
@@ -304,7 +304,8 @@ def with_event_table(recording: Recording, table: str | Path, *, stimuli: str | 
         if missing := sorted({e.stimulus for e in events if e.stimulus and not (folder / e.stimulus).is_file()}):
             named = ", ".join(missing[:MISSING_NAMED]) + (", …" if len(missing) > MISSING_NAMED else "")
             raise UserError(f"{table}: {len(missing)} of its images are not in {str(stimuli)!r}: {named}; add them")
-    return replace(recording, events=tuple(events))
+    events, again = once_each(events)
+    return replace(recording, events=tuple(events), notes=(*recording.notes, *again))
 
 
 # --------------------------------------------------------------------------------------------------- what is in a file

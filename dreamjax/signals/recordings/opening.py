@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
-from dreamjax.signals.recordings.electrodes import Electrodes
+from dreamjax.signals.recordings.electrodes import Electrodes, place_by_companion
 from dreamjax.signals.recordings.events import add_stim_events
 from dreamjax.signals.recordings.readers import (
     companions,
@@ -83,6 +83,7 @@ def open_recording(
         contents = READERS[source.reader](source, strict)
         if not source.member:
             contents = apply_sidecars(path, contents)
+            place_by_companion(path, contents)
             contents.notes += companions.missing(source)
         add_stim_events(contents)
         if corpus:

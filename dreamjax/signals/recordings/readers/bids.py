@@ -8,7 +8,7 @@ it (the inheritance principle). All of them are optional.
 import json
 import re
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +21,9 @@ from dreamjax.console import counted
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.events import ABSENT, events_of_table, number, read_table
 from dreamjax.signals.recordings.montage import names_other_sensor, standard_name
-from dreamjax.signals.recordings.readers.recording import Contents, listed
+from dreamjax.signals.recordings.readers.recording import Contents, listed, rescale
 from dreamjax.signals.recordings.scrub import error_text
+from dreamjax.signals.recordings.units import microvolts
 from dreamjax.typing import JsonDict
 
 _KINDS = {"eeg": "EEG", "eog": "EOG VEOG HEOG", "ecg": "ECG", "emg": "EMG", "stim": "TRIG", "ref": "REF",
@@ -37,6 +38,8 @@ LICENCE = re.compile(
     r"(CC0|CC-BY(-NC)?(-SA|-ND)?|ODC-By|ODbL|PDDL|CDLA-(Permissive|Sharing)|OGL-UK|etalab|MIT|Apache|BSD|[AL]?GPL|MPL|EUPL)"
     r"(-\d[\d.]*)?(-Clause|-only|-or-later)?"
 )  # the field is free text
+UNITLESS = ("eeglab",)  # formats whose header has no units; others that fill no `Contents.units` imply them
+VOLTAGES = ("eeg", "eog", "ecg", "emg", "ref", "seeg", "ecog", "dbs")
 METRES = {
     f"{prefix}{word}": factor
     for prefixes, factor in ((("", ""), 1.0), (("c", "centi"), 1e-2), (("m", "milli"), 1e-3))
@@ -117,6 +120,34 @@ def _channels(table: Path, contents: Contents) -> None:
         if row.get("status", "").lower() == "bad":
             bad.append(label)
     contents.types, contents.bad = types, bad
+    _units([rows.get(label.strip(), {}).get("units", "") for label in contents.labels], contents)
+
+
+def _units(stated: Sequence[str], contents: Contents) -> None:
+    """Read channels in the units of channels.tsv where the header of the file states none, and name contradictions."""
+    headers = contents.units or [""] * len(contents.labels)
+    if not contents.units and contents.format not in UNITLESS:
+        return
+    lines: dict[str, list[str]] = {}
+    factors = [1.0] * len(contents.labels)
+    for i, (unit, header, kind) in enumerate(zip(stated, headers, contents.types, strict=True)):
+        by_table, by_header = microvolts(unit), microvolts(header)
+        if unit.lower() in ABSENT or kind not in VOLTAGES:
+            continue
+        if by_table is None:
+            line = f"units {unit!r} in channels.tsv is not one of voltage, not used"
+        elif by_header is not None and by_table != by_header:
+            line = f"units {unit!r} in channels.tsv contradicts {header!r} in the header, which is used"
+        elif by_header is None and by_table != 1:
+            factors[i], line = (
+                by_table,
+                f"read in {unit} as channels.tsv says, since the header states no unit of voltage",
+            )
+        else:
+            continue
+        lines.setdefault(line, []).append(contents.labels[i])
+    contents.notes += [f"{counted(len(names), 'channel')} ({listed(names)}): {line}" for line, names in lines.items()]
+    rescale(contents, factors)
 
 
 def _facts(facts: JsonDict, contents: Contents) -> None:

@@ -31,8 +31,10 @@ from dreamjax.typing import JsonDict
 SECONDS = {"": 1.0, "s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "milliseconds": 1e-3,
            "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "microseconds": 1e-6, "ns": 1e-9}  # fmt: skip
 _UNIT = "|".join(filter(None, SECONDS))
+_OTHER_WORDS = "zeit|temps|tiempo|tempo|tijd|tid|czas"  # for time, in exports of programs in other languages
 TIME = re.compile(
-    rf"(?:(?:unix|lsl|system)[ _]*)?(?:times?|time ?_?stamps?|date ?_?time|t|latency)?[ _:]*[(\[]?({_UNIT})?[)\]]?"
+    rf"(?:(?:unix|lsl|system)[ _]*)?(?:times?|time ?_?stamps?|date ?_?time|t|latency|{_OTHER_WORDS})?"
+    rf"[ _:]*[(\[]?({_UNIT})?[)\]]?"
 )
 TIME_HZ = re.compile(r"time:\s*(\d+(?:\.\d+)?)\s*hz")  # OpenViBE
 COUNTER = re.compile(r"|unnamed.*|index|sample ?_?(?:index|number|no)?s?|#|n|row|counter|packet.*|epoch")

@@ -50,6 +50,7 @@ def open_edf(source: Source, strict: bool) -> Contents:
     return Contents(
         format=header.format,
         labels=[s.label for s in signals],
+        units=[s.unit for s in signals],
         sfreq=sfreq,
         n_samples=header.n_records * per_record,
         reader=lambda start, stop, picks: read_span(header, [used[i] for i in picks], start, stop),

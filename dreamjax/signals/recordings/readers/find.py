@@ -44,7 +44,7 @@ COMPANIONS = {
         "markers of a BrainVision header": ".vmrk .amrk",
         "signal of an EEGLAB .set": ".fdt",
         "companion of a Nihon Kohden .EEG": ".11d .21e .cmt .cn2 .pnt",
-        "electrode positions": ".locs .loc .ced .elc .elp .sfp .hpts .bvef .lay",
+        "electrode positions": ".locs .loc .eloc .ced .elc .elp .sfp .hpts .bvef .lay",
         "documentation": ".md .rst .html .pdf",
         "sidecar": ".json .xml .yaml .yml",
         "table": ".tsv",

@@ -5,16 +5,14 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from dreamjax.console import counted
 from dreamjax.errors import UserError
+from dreamjax.signals.recordings.readers.matlab_headers import TooLong, in_hdf5, in_mat5
 from dreamjax.signals.recordings.readers.mne_reader import (
     COMPRESSED_FLOOD,
     contents_of_epochs,
@@ -22,7 +20,7 @@ from dreamjax.signals.recordings.readers.mne_reader import (
     reading,
     require_mne,
 )
-from dreamjax.signals.recordings.readers.recording import Contents, Source, listed
+from dreamjax.signals.recordings.readers.recording import Contents, Source, listed, rescale
 from dreamjax.signals.recordings.units import microvolts
 
 MAX_HEADER = 1 << 24
@@ -33,9 +31,8 @@ GDF_PREFIXES = {0: "", 3: "k", 16: "d", 17: "c", 18: "m", 19: "u", 20: "n", 21: 
 SETUP_BYTES, ELECTRODE_BYTES = 900, 75  # Neuroscan
 PROBE_SAMPLES = 4000
 MATLAB_5 = b"MATLAB 5.0"  # the first bytes of a .set that is not HDF5
-LONGEST_NAME = 1024  # characters
-SMALL_SET = 1 << 24  # bytes
 COUNTS = ("nbchan", "pnts", "trials")  # fields of EEGLAB
+FDT_BYTES = 4  # a value of EEGLAB's signal files
 EXIMIA_BYTES = 64 * 2  # one sample of all channels
 
 
@@ -53,54 +50,75 @@ def open_eeglab(source: Source, strict: bool) -> Contents:
         if not file.read(128).startswith((b"MATLAB 5.0", b"MATLAB 7.3", b"\x89HDF")):
             raise UserError(f"{source.path}: not a MATLAB file under the name .set; restore it from its source")
     path = Path(source.path)
-    if path.stat().st_size <= SMALL_SET:  # a large file holds its signal, and is not read twice for this
-        check_set(path)
+    samples = check_set(path)
     try:
-        return open_with_mne(source.path, "eeglab")
+        contents = open_with_mne(source.path, "eeglab")
     except UserError as e:
         if "number of trials" not in str(e):
             raise
-    check_set(path)
+    else:
+        _note_length(contents, samples, path, strict)
+        return contents
     with reading(source.path, "its epochs"):
         return contents_of_epochs(require_mne().io.read_epochs_eeglab(source.path), "eeglab")
 
 
-def check_set(path: Path) -> None:
-    """Raise UserError for a `.set` whose signal is in another folder, or whose counts the files cannot hold.
+def _note_length(contents: Contents, samples: int | None, path: Path, strict: bool) -> None:
+    """End the contents where the signal file ends; note one of another length than stated, or refuse it if strict."""
+    stated = contents.n_samples
+    if samples is None or samples == stated:
+        return
+    if strict:
+        raise UserError(
+            f"{path}: its header states {stated} samples and its signal file has {samples}; restore it, or leave out "
+            "--strict to keep what is there"
+        )
+    if samples > stated:
+        contents.notes.append(f"the signal file has {samples - stated} samples more than the header states: left out")
+        return
+    contents.notes.append(f"the signal file was cut short: {samples} of {stated} samples")
+    contents.n_samples = samples
+    contents.segments = [(start, min(stop, samples)) for start, stop in contents.segments if start < samples]
 
-    MNE makes lists of the promised lengths first.
+
+def check_set(path: Path) -> int | None:
+    """Return the number of samples in the signal file of a `.set`; None where the signal is in the `.set`.
+
+    MNE makes lists of the promised lengths first. Only headers are read. Raise UserError for a signal in another
+    folder, or counts that the files cannot hold.
     """
-    with reading(str(path), "it as eeglab"):
-        fields = _fields(path)
-    name = fields["data"] if isinstance(fields["data"], str) else ""
-    if os.path.basename(name) != name and (path.parent / name).exists():
-        raise UserError(f"{path}: names a signal file in another folder; copy that file next to it")
-    counts = [float(n) for n in (fields[key] for key in COUNTS) if isinstance(n, int | float | np.number)]
-    signals = {path, path.parent / (name or path.name), path.with_suffix(".fdt")}
-    held = sum(p.stat().st_size for p in signals if p.is_file())
-    if not 1 <= math.prod(counts) <= COMPRESSED_FLOOD * held or min(counts, default=1) < 1:  # NaN is neither
-        stated = " x ".join(f"{n:g}" for n in counts)
-        raise UserError(f"{path}: its header promises {stated} values, which its {held} bytes do not hold; restore it")
-
-
-def _fields(path: Path) -> dict[str, Any]:
-    """Return the counts of a `.set`, and `data` where that is a name; None for others."""
+    size, wanted = path.stat().st_size, (*COUNTS, "data")
     with open(path, "rb") as file:
         old = file.read(len(MATLAB_5)) == MATLAB_5
-    if old:
-        from scipy.io import loadmat
-
-        content = loadmat(path, simplify_cells=True)
-        fields = content.get("EEG", content)
-        return {key: fields.get(key) for key in (*COUNTS, "data")}
-    import h5py
-
-    with h5py.File(path) as stored:
-        group = stored.get("EEG", stored)
-        fields = {key: np.ravel(group[key])[0] if key in group and group[key].size == 1 else None for key in COUNTS}
-        data = group.get("data")
-        named = isinstance(data, h5py.Dataset) and data.dtype == np.uint16 and data.size <= LONGEST_NAME
-        return fields | {"data": "".join(map(chr, data[()].ravel(order="F"))) if named else None}
+    with reading(str(path), "it as eeglab"):
+        try:
+            fields = in_mat5(path, "EEG", wanted) if old else in_hdf5(path, "EEG", wanted, COMPRESSED_FLOOD * size)
+        except TooLong as e:
+            raise UserError(f"{path}: its headers promise more than its {size} bytes hold; restore it") from e
+    data = fields.get("data")
+    name = data.value if data and isinstance(data.value, str) else ""
+    if os.path.basename(name) != name and (path.parent / name).exists():
+        raise UserError(f"{path}: names a signal file in another folder; copy that file next to it")
+    counts = [n for n in (fields[key].value for key in COUNTS if key in fields) if isinstance(n, float)]
+    signals = {path, path.parent / (name or path.name), path.with_suffix(".fdt")}
+    held = sum(p.stat().st_size for p in signals if p.is_file())
+    stated = " x ".join(f"{n:.15g}" for n in counts)
+    if not 1 <= math.prod(counts) <= COMPRESSED_FLOOD * held or min(counts, default=1) < 1:  # NaN is neither
+        raise UserError(f"{path}: its header promises {stated} values, which its {held} bytes do not hold; restore it")
+    if data and data.size > 1 and not name and len(counts) == len(COUNTS) and data.size != math.prod(counts):
+        shape = " x ".join(map(str, data.shape))
+        raise UserError(f"{path}: its header promises {stated} values, but its signal has {shape}; restore it")
+    signal = next((p for p in (path.parent / name, path.with_suffix(".fdt")) if name and p.is_file()), None)
+    if signal is None or len(counts) != len(COUNTS):
+        return None
+    channels, samples, trials = counts
+    there = int(signal.stat().st_size // (FDT_BYTES * channels))
+    if trials > 1 and there < samples * trials:
+        raise UserError(
+            f"{path}: its header states {trials:.15g} trials of {samples:.15g} samples, but its signal file has "
+            f"{there} samples in all; restore it from its source"
+        )
+    return there
 
 
 def open_fif(source: Source, strict: bool) -> Contents:
@@ -143,7 +161,7 @@ def open_gdf(source: Source, strict: bool) -> Contents:
         return contents
     if other := [label for label, unit in zip(contents.labels, units, strict=True) if microvolts(unit) is None]:
         contents.notes.append(f"{counted(len(other), 'channel')} without a unit of voltage, read as V: {listed(other)}")
-    _rescale(contents, [1.0 if unit in by_mne else (microvolts(unit) or 1e6) / 1e6 for unit in units])
+    rescale(contents, [1.0 if unit in by_mne else (microvolts(unit) or 1e6) / 1e6 for unit in units])
     return contents
 
 
@@ -191,23 +209,13 @@ def _understand_units(contents: Contents, infos: dict[str, str]) -> None:
     MNE reads such a channel in volts and types it misc.
     """
     units = [[*value.split(","), "", "", ""][3].strip() for value in infos.values()]
+    contents.units = units if len(units) == len(contents.labels) else ()
     factors = [1.0 if unit in MNE_UNITS or "\ufffd" in unit else (microvolts(unit) or 0.0) / 1e6 for unit in units]
     if unknown := sorted({unit for unit, factor in zip(units, factors, strict=True) if not factor}):
         contents.notes.append(f"channels in {', '.join(map(repr, unknown))} hold no voltage")
     if len(factors) == len(contents.labels):
         contents.types = ["eeg" if f not in (0, 1) else kind for f, kind in zip(factors, contents.types, strict=True)]
-        _rescale(contents, [factor or 1.0 for factor in factors])
-
-
-def _rescale(contents: Contents, factors: Sequence[float]) -> None:
-    """Multiply each channel by its factor."""
-    inner, factor_C = contents.reader, np.array(factors)
-
-    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
-        return inner(start, stop, picks) * factor_C[list(picks), None]
-
-    if (factor_C != 1).any():
-        contents.reader = read
+        rescale(contents, [factor or 1.0 for factor in factors])
 
 
 def sections(path: Path) -> dict[str, dict[str, str]]:

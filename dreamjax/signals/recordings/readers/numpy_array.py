@@ -73,6 +73,12 @@ def with_sidecar(array: np.ndarray, facts: JsonDict, path: str, format_: str) ->
     names, labels = [str(name) for name in facts["ch_names"]], [str(label) for label in facts.get("labels", [])]
     types = [str(kind).lower() for kind in facts.get("ch_types") or ()]
     if len(names) != array.shape[-2]:
+        if len(names) == array.shape[-1]:
+            turned = " ".join([*order[:-2], order[-1], order[-2]])
+            raise UserError(
+                f"{path}: has shape {array.shape} as {axes!r}, but {len(names)} ch_names in its sidecar; if its "
+                f'channels are the other axis, add "axes": "{turned}"'
+            )
         raise UserError(f"{path}: {array.shape[-2]} channels but {len(names)} ch_names in its sidecar; make them agree")
     if types and len(types) != len(names):
         raise UserError(f"{path}: {len(types)} ch_types but {len(names)} ch_names in its sidecar; make them agree")

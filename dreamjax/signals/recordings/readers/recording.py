@@ -111,6 +111,7 @@ class Contents:
     n_samples: int
     reader: SpanReader  # over the rows of `labels`
     types: Sequence[str] = ()  # where the file states them; else from the labels
+    units: Sequence[str] = ()  # of the channels as the header spells them, "" where it states none
     positions: Float[np.ndarray, "channels 3"] | None = None
     reference: str | None = None
     highpass: float | None = None
@@ -151,6 +152,17 @@ def end_to_end(
     return {"n_samples": count * length, "reader": read, "segments": segments}
 
 
+def rescale(contents: Contents, factors: Sequence[float]) -> None:
+    """Multiply each channel by its factor."""
+    inner, factor_C = contents.reader, np.array(factors)
+
+    def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
+        return inner(start, stop, picks) * factor_C[list(picks), None]
+
+    if (factor_C != 1).any():
+        contents.reader = read
+
+
 LISTED = 8  # names in a note
 TRUSTED_TYPES = ("eog", "ecg", "emg", "stim", "misc", "ref", *SENSORS)  # "eeg" may mean just "a channel"
 
@@ -188,6 +200,8 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
     contents.notes += position_notes(names, types, xyz)
     bad = set(contents.bad)
     used = [i for i, (a, b) in enumerate(contents.segments) if b > a]
+    events, again = once_each(contents.events)
+    contents.notes += again
     return Recording(
         path=source.name,
         format=contents.format,
@@ -206,13 +220,21 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         segments=tuple((int(a), int(b)) for a, b in contents.segments if b > a),
         precut=contents.precut,
         segment_labels=tuple(contents.segment_labels[i] for i in used) if contents.segment_labels else (),
-        events=tuple(e for e in contents.events if 0 <= e.sample < contents.n_samples),
-        free_text=tuple(e for e in contents.free_text if 0 <= e.sample < contents.n_samples),
+        events=tuple(e for e in events if 0 <= e.sample < contents.n_samples),
+        free_text=tuple(e for e in once_each(contents.free_text)[0] if 0 <= e.sample < contents.n_samples),
         licence=source.licence,
         notes=tuple(dict.fromkeys(contents.notes)),
         bad_channels=tuple(n for n, i in zip(names, keep, strict=True) if contents.labels[i] in bad),
         reader=read,
     )
+
+
+def once_each(events: Sequence[Event]) -> tuple[list[Event], list[str]]:
+    """Return the events without those of the same sample and code as one before, and a note that counts these."""
+    first = {(e.sample, e.code, e.stimulus): e for e in reversed(events)}
+    kept = [e for e in events if first[e.sample, e.code, e.stimulus] is e]
+    again = len(events) - len(kept)
+    return kept, [f"{counted(again, 'event')} listed again at the same sample left out"] if again else []
 
 
 def settle_names(labels: Sequence[str], stated: Sequence[str] = ()) -> tuple[list[str], list[str]]:
