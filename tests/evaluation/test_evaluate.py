@@ -285,7 +285,7 @@ def test_refuses_fold_runs_that_saw_all_subjects(run, capsys, tmp_path):
 def with_copy(tmp_path_factory) -> str:
     """Ten subjects, the last of whom has a recording of her own, and a copy of that of the first."""
     folder = tmp_path_factory.mktemp("copied")
-    made = [window for s in range(10) for window in make_windows(s, windows=8, samples=256, labels=LABELS)]
+    made = [window for s in range(10) for window in make_windows(s, windows=8, labels=LABELS, **SECOND)]
     again = [dataclasses.replace(w, subject="subject09", recording="again") for w in made if w.subject == "subject00"]
     split = records.write_split(folder, "some", "train", made + again)
     held = dict.fromkeys((w.recording, w.subject) for w in made + again)
