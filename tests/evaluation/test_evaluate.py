@@ -22,8 +22,7 @@ from dreamjax.systems import masked_presets, masked_pretraining, opening, regist
 from dreamjax.training import checkpoints
 from tests.support import held_elsewhere, make_shards, make_windows
 
-LABELS = ("rest", "arithmetic")
-PARAMS = {}  # settings of the network → its fresh parameters
+LABELS, PARAMS = ("rest", "arithmetic"), {}  # PARAMS: settings of a network → its fresh parameters
 SECOND = {"samples": 128, "sfreq": 128.0}  # of every window: a fitted Gaussian costs the cube of its samples
 
 
@@ -46,9 +45,8 @@ def shards(tmp_path_factory) -> str:
 
 def save_run(config, workdir: str, step: int = 3, score: float | None = None) -> str:
     """A run with fresh parameters that says it took `step` steps: what evaluation reads of a trained one."""
-    if config.model not in PARAMS:
-        PARAMS[config.model] = held_out.untrained(registry.build(config), 1)
-    folder = checkpoints.save_params_as_run(workdir, configs.to_json(config), PARAMS[config.model], step)
+    params = PARAMS.get(config.model) or PARAMS.setdefault(config.model, held_out.untrained(registry.build(config), 1))
+    folder = checkpoints.save_params_as_run(workdir, configs.to_json(config), params, step)
     if score is not None:
         record = json.loads((folder / "run.json").read_text())
         (folder / "run.json").write_text(json.dumps(record | {"score": score}))
@@ -276,8 +274,7 @@ def test_a_subject_without_both_minutes_is_named_and_the_others_are_scored(capsy
 
 
 def test_refuses_fold_runs_that_saw_all_subjects(run, capsys, tmp_path):
-    other = str(tmp_path / "other")
-    shutil.copytree(run, other)
+    other = shutil.copytree(run, str(tmp_path / "other"))
     assert "were trained on subject subject00" in refused(capsys, run, "--fold-runs", run, other)
 
 
