@@ -17,7 +17,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # tiny shapes compile for longer than they run: the compiler's own optimisations are left out, the partitioner's are not
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1",  # pieces for other cores, which other workers need
 )
 os.environ.setdefault("MNE_DONTWRITE_HOME", "true")
 
@@ -126,6 +127,13 @@ def python_handles_control_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def uncompared(monkeypatch):
+    """Exports are not run in their own library, which another process imports for seconds: for tests of the rest."""
+    same = contextlib.nullcontext(lambda folder, check: None)
+    monkeypatch.setattr("dreamjax.export.driver.comparison", lambda layout: same)
 
 
 @pytest.fixture

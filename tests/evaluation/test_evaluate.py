@@ -22,16 +22,17 @@ from dreamjax.systems import masked_presets, masked_pretraining, opening, regist
 from dreamjax.training import checkpoints
 from tests.support import held_elsewhere, make_shards, make_windows
 
-LABELS = ("rest", "arithmetic")
+LABELS, PARAMS = ("rest", "arithmetic"), {}  # PARAMS: settings of a network → its fresh parameters
+SECOND = {"samples": 128, "sfreq": 128.0}  # of every window: a fitted Gaussian costs the cube of its samples
 
 
 def tiny(path: str, **train):
     config = masked_presets.preset("tiny")
     with config.unlocked():
         config.data.path = (path,)
-        config.data.samples = 256
+        config.data.update(SECOND)
         config.model.update({"dim": 32, "depth": 1, "heads": 2, "decoder_dim": 16, "decoder_heads": 2})
-        config.model.update({"decoder_depth": 1, "patch": 8, "interpolation": "none"})
+        config.model.update({"decoder_depth": 1, "patch": 8, "interpolation": "none", "scan_layers": False})
         config.train.update({"steps": 2, "batch_size": 16, "eval_every": 0, "tensorboard": False, **train})
         config.optim.update({"learning_rate": 1e-3, "warmup_steps": 1})
     return configs.to_dataclass(masked_pretraining.MaskedPretrainingConfig, config)
@@ -39,12 +40,12 @@ def tiny(path: str, **train):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> str:
-    return make_shards(tmp_path_factory.mktemp("shards"), subjects=9, windows=8, samples=256, labels=LABELS)
+    return make_shards(tmp_path_factory.mktemp("shards"), subjects=9, windows=8, labels=LABELS, **SECOND)
 
 
 def save_run(config, workdir: str, step: int = 3, score: float | None = None) -> str:
     """A run with fresh parameters that says it took `step` steps: what evaluation reads of a trained one."""
-    params = held_out.untrained(registry.build(config), 1)
+    params = PARAMS.get(config.model) or PARAMS.setdefault(config.model, held_out.untrained(registry.build(config), 1))
     folder = checkpoints.save_params_as_run(workdir, configs.to_json(config), params, step)
     if score is not None:
         record = json.loads((folder / "run.json").read_text())
@@ -126,7 +127,7 @@ def test_says_that_recordings_of_unknown_subjects_may_share_people(tmp_path, cap
     folder, splits = tmp_path / "shards", {"train": (0, 1, 2), "val": (3,), "test": (4, 5)}
     written = {}
     for split, recordings in splits.items():
-        known = [w for r in recordings for w in make_windows(r, windows=4, samples=256, labels=LABELS)]
+        known = [w for r in recordings for w in make_windows(r, windows=4, labels=LABELS, **SECOND)]
         unknown = [dataclasses.replace(window, subject="unknown") for window in known]
         written[split] = records.write_split(folder, "unnamed", split, unknown)
     records.finish(folder, "unnamed", written)
@@ -168,7 +169,7 @@ def test_windows_keep_recorded_and_clipped_signal(shards, run, capsys, tmp_path)
 
 def test_a_subject_of_training_is_refused(run, shards, capsys, tmp_path):
     """The test split of a second dataset holds a person whom the run was trained on."""
-    there = [*make_windows(0, windows=4, samples=256), *make_windows(77, windows=4, samples=256)]
+    there = [*make_windows(0, windows=4, **SECOND), *make_windows(77, windows=4, **SECOND)]
     found = records.write_split(tmp_path, "second", "test", there)
     records.finish(tmp_path, "second", {"test": found})
     error = refused(capsys, run, "--data", str(tmp_path))
@@ -257,7 +258,7 @@ def test_the_probe_pretrains_without_its_subjects(run, capsys, tmp_path, instant
 
 def test_a_subject_without_both_minutes_is_named_and_the_others_are_scored(capsys, tmp_path, instant_training):
     """One of ten has a single window of rest, which is no first and last minute."""
-    made = [make_windows(s, windows=2 if s == 3 else 8, samples=256, labels=LABELS) for s in range(10)]
+    made = [make_windows(s, windows=2 if s == 3 else 8, labels=LABELS, **SECOND) for s in range(10)]
     folder = tmp_path / "shards"
     split = records.write_split(folder, "some", "train", [window for windows in made for window in windows])
     records.finish(folder, "some", {"train": split})
@@ -273,8 +274,7 @@ def test_a_subject_without_both_minutes_is_named_and_the_others_are_scored(capsy
 
 
 def test_refuses_fold_runs_that_saw_all_subjects(run, capsys, tmp_path):
-    other = str(tmp_path / "other")
-    shutil.copytree(run, other)
+    other = shutil.copytree(run, str(tmp_path / "other"))
     assert "were trained on subject subject00" in refused(capsys, run, "--fold-runs", run, other)
 
 
@@ -282,7 +282,7 @@ def test_refuses_fold_runs_that_saw_all_subjects(run, capsys, tmp_path):
 def with_copy(tmp_path_factory) -> str:
     """Ten subjects, the last of whom has a recording of her own, and a copy of that of the first."""
     folder = tmp_path_factory.mktemp("copied")
-    made = [window for s in range(10) for window in make_windows(s, windows=8, samples=256, labels=LABELS)]
+    made = [window for s in range(10) for window in make_windows(s, windows=8, labels=LABELS, **SECOND)]
     again = [dataclasses.replace(w, subject="subject09", recording="again") for w in made if w.subject == "subject00"]
     split = records.write_split(folder, "some", "train", made + again)
     held = dict.fromkeys((w.recording, w.subject) for w in made + again)

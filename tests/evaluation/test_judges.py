@@ -1,5 +1,6 @@
 """Judges from files and folders: what each makes of images, what is refused, what the tables say."""
 
+import functools
 import json
 
 import jax
@@ -62,37 +63,38 @@ def resized(shown, mean, std):
     return torch.from_numpy(((np.stack(found) / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)).float()
 
 
-def opened(saved, name, mesh):
-    [judge], _ = judges.open_judges([str(saved / name)], mesh)
-    return judge
+@pytest.fixture(scope="module")
+def opened(saved, mesh):
+    """The judge of a file, compiled once for all tests."""
+    return functools.cache(lambda name: judges.open_judges([str(saved / name)], mesh)[0][0])
 
 
 # ------------------------------------------------------------------------------------------------- what they see
-def test_features_are_torchs_of_equally_prepared_images(networks, saved, shown, mesh):
+def test_features_are_torchs_of_equally_prepared_images(networks, opened, shown):
     pixels = resized(shown, *IMAGENET)
-    alexnet, ours = networks["alexnet"], opened(saved, "alexnet.pth", mesh).views(shown)
+    alexnet, ours = networks["alexnet"], opened("alexnet.pth").views(shown)
     with torch.no_grad():
         theirs = {"AlexNet(2)": alexnet.features[:5](pixels), "AlexNet(5)": alexnet.features[:12](pixels)}
         parity.report(ours, {name: value.permute(0, 2, 3, 1).flatten(1) for name, value in theirs.items()})
         # torchvision's Inception turns ImageNet's normalisation into (x - 0.5) / 0.5
         turned = pixels * (torch.tensor(IMAGENET[1]) / 0.5)[:, None, None]
         turned = turned + ((torch.tensor(IMAGENET[0]) - 0.5) / 0.5)[:, None, None]
-        ours = opened(saved, "inception.pth", mesh).views(shown)
+        ours = opened("inception.pth").views(shown)
         parity.report(ours, {"Inception": networks["inception"](turned)["2048"]})
-        judge = opened(saved, "swav.pth", mesh)
+        judge = opened("swav.pth")
         parity.report(judge.views(shown), {"SwAV": networks["swav"](pixels)})
-    other = opened(saved, "efficientnet.pth", mesh)  # shown alike
+    other = opened("efficientnet.pth")  # shown alike
     assert (judge.compares, other.compares, other.name) == (("distance",), ("distance",), "EfficientNet-B1")
 
 
-def test_fids_features_are_torchs(networks, saved, shown, mesh):
+def test_fids_features_are_torchs(networks, opened, shown):
     """Resized without antialiasing, to [-1, 1]; Inception Score's logits have no bias."""
     x = torch.from_numpy(shown.transpose(0, 3, 1, 2) / np.float32(255))
     with torch.no_grad():
         x = 2 * F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) - 1
         theirs = networks["fid"](x)
         probabilities = torch.softmax(theirs["2048"] @ networks["fid"].fc.weight.T, 1)
-    found = opened(saved, "fid.pth", mesh).sets(shown)
+    found = opened("fid.pth").sets(shown)
     parity.report(
         {name: found[name] for name in ("2048", "64", "probabilities")},
         {"2048": theirs["2048"], "64": theirs["64"], "probabilities": probabilities},
@@ -114,9 +116,9 @@ def test_lpips_takes_the_network_from_another_file(networks, saved, shown, mesh)
         judges.open_judges(paths[:1], mesh)
 
 
-def test_a_row_does_not_depend_on_how_many_are_judged(saved, shown, mesh):
+def test_a_row_does_not_depend_on_how_many_are_judged(opened, shown):
     """More than a batch, of which the last one is filled up, against one by one."""
-    judge = opened(saved, "swav.pth", mesh)
+    judge = opened("swav.pth")
     many = np.concatenate([shown] * 14)[: judges.BATCH + 3]
     together = judge.views(many)["SwAV"]
     alone = np.concatenate([judge.views(x[None])["SwAV"] for x in shown])
@@ -191,8 +193,8 @@ def test_everything_in_one_table(saved, shown, mesh):
             assert (entry["model_minus"]["other"]["estimate"] < 0) == lower
 
 
-def test_set_metrics_of_all_sources(saved, shown, mesh):
-    [judge], notes = judges.open_judges([str(saved / "fid.pth")], mesh)
+def test_set_metrics_of_all_sources(saved, opened, shown, mesh):
+    judge, notes = opened("fid.pth"), judges.open_judges([str(saved / "fid.pth")], mesh)[1]
     trials = ScoredTrials(shown, np.zeros(5, int), np.arange(5), np.arange(5))
     right = shown[:, None]
     dark = (right // 4).repeat(2, axis=1)

@@ -1,7 +1,5 @@
 """One exported run that the tests of this folder look at."""
 
-import contextlib
-
 import numpy as np
 import pytest
 
@@ -24,12 +22,6 @@ def exported(tmp_path_factory):
 def unchecked(monkeypatch, uncompared):
     """Exports whose numbers are not the matter: neither computed nor compared."""
     monkeypatch.setattr(masked_torch, "parity", lambda task, params: {"input": np.zeros(1, np.float32)})
-
-
-@pytest.fixture
-def uncompared(monkeypatch):
-    """Exports are not run in their own library: for tests of something else."""
-    monkeypatch.setattr(driver, "comparison", lambda layout: contextlib.nullcontext(lambda folder, check: None))
 
 
 @pytest.fixture(scope="session")

@@ -57,8 +57,13 @@ def test_endless_order_is_that_of_the_stream_of_windows():
     assert plain["number"].tolist() == [i % N for i in range(80)]
 
 
-@pytest.mark.parametrize(("start", "processes", "workers"), [(5, 1, 0), (16, 2, 0), (8, 1, 2)])
-@pytest.mark.parametrize("endless", [False, True])
+@pytest.mark.parametrize(
+    ("start", "processes", "workers", "endless"),
+    [
+        *((5, 1, 0, False), (5, 1, 0, True), (16, 2, 0, False), (16, 2, 0, True), (8, 1, 2, True)),
+        pytest.param(8, 1, 2, False, marks=pytest.mark.long),
+    ],
+)
 def test_a_stream_resumes_at_any_position_with_any_processes_and_workers(tmp_path, start, processes, workers, endless):
     """In worker processes too, which map the files again; rows of every type come back."""
     paths = {}

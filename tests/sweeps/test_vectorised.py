@@ -49,6 +49,7 @@ AS_SHIPPED = {  # the suite compiles without optimisation, which rounds otherwis
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
     "xla_cpu_use_fusion_emitters": True,
+    "xla_cpu_parallel_codegen_split_count": 32,
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_the_export_is_transformers_and_tells_its_accuracy(trained, folder, tmp_
     (tmp_path / "exported" / "manifest.json").unlink()
     assert VisionModel.open(tmp_path / "exported").accuracy is None
     shown = [np.asarray(Image.open(f"{folder}/{i:03d}.png")) for i in range(6)]
-    logits = model.part.bound(model.part.params).logits(model.prepare(shown))
+    logits = jax.jit(lambda p, x: model.part.bound(p).logits(x))(model.part.params, model.prepare(shown))
     theirs = transformers.ViTForImageClassification.from_pretrained(tmp_path / "exported")
     pixels = transformers.ViTImageProcessor.from_pretrained(tmp_path / "exported")(shown, return_tensors="pt")
     with torch.no_grad():

@@ -44,8 +44,7 @@ def test_interrupted_folder_continues_to_the_same_images(trained, tmp_path, caps
     """The images that are missing are made, each as before; another command is refused, a whole folder is left."""
     request = TrialRequest(steps=2, sampler="ddim", trials=4, samples=2, guidance=2.0, batch=2)
     folder.generate(trained[1], request, tmp_path / "whole")
-    folder.generate(trained[1], request, tmp_path / "out")
-    broken = tmp_path / "out"
+    broken = shutil.copytree(tmp_path / "whole", tmp_path / "out", copy_function=shutil.copy2)
     kept = sorted(broken.glob("*-*.png"))
     (broken / "trials.jsonl").unlink()
     (broken / "gallery.html").unlink()
