@@ -61,7 +61,7 @@ def test_endless_order_is_that_of_the_stream_of_windows():
     ("start", "processes", "workers", "endless"),
     [
         *((5, 1, 0, False), (5, 1, 0, True), (16, 2, 0, False), (16, 2, 0, True), (8, 1, 2, True)),
-        pytest.param(8, 1, 2, False, marks=pytest.mark.long),
+        (8, 1, 2, False),
     ],
 )
 def test_a_stream_resumes_at_any_position_with_any_processes_and_workers(tmp_path, start, processes, workers, endless):
