@@ -12,8 +12,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 CORES = len(os.sched_getaffinity(0))
@@ -78,12 +80,23 @@ def say(line: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------- processes of their own
-class Child:
-    """This script in a separate process, which answers each line of its input (see `serve`) with one of JSON."""
+class ChildError(RuntimeError):
+    """A child, `name`, could not do what it was asked for; it has ended."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+
+
+class Child:
+    """This script in a separate process, which answers each line of its input (see `serve`) with one of JSON.
+
+    `command`: another script that serves.
+    """
+
+    def __init__(self, name: str, command: Sequence[str] | None = None):
         self.process = subprocess.Popen(
-            [sys.executable, *sys.argv, "--only", name],
+            [*(command or (sys.executable, *sys.argv)), "--only", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -96,8 +109,11 @@ class Child:
         print(json.dumps(question), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()}")
-        return json.loads(answer)
+            raise ChildError(self.name, f"ended with exit code {self.process.wait()}")
+        result = json.loads(answer)
+        if "error" in result:
+            raise ChildError(self.name, result["error"])
+        return result
 
     def start(self, work: str) -> float:
         """Return the seconds until the first step of `work` was done: compiling, and running once."""
@@ -129,25 +145,41 @@ def children(names: list[str]) -> Iterator[dict[str, Child]]:
                 child.process.kill()
 
 
-def serve(work: Mapping[str, Callable[[], Step]], peak_bytes: Callable[[], float | None]) -> None:
-    """Serve as the child until it is asked to end; a kind of work is set up when it is first requested."""
+def serve(
+    work: Mapping[str, Callable[[], Step]],
+    peak_bytes: Callable[[], float | None],
+    facts: Mapping[str, Callable[[], dict[str, Any]]] | None = None,
+) -> None:
+    """Serve as the child until it is asked to end; a kind of work is set up when it is first requested.
+
+    `facts`: further questions, by name. A failure is answered with its first line, and ends the child.
+    """
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
     made: dict[str, Timed] = {}
-    for line in sys.stdin:
-        question = json.loads(line)
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
         if "start" in question:
             started = time.monotonic()
             made[question["start"]] = timed(work[question["start"]]())
             made[question["start"]](1)
-            answer = {"seconds": time.monotonic() - started}
-        elif "run" in question:
+            return {"seconds": time.monotonic() - started}
+        if "run" in question:
             wall, busy = made[question["run"]](question["steps"])
-            answer = {"wall": wall, "cpu": busy}
-        else:
-            bytes_ = peak_bytes() or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            answer = {"peak_mib": round(bytes_ / 2**20)}
-        print(json.dumps(answer), file=answers, flush=True)
-        if "end" in question:
+            return {"wall": wall, "cpu": busy}
+        if "fact" in question:
+            return (facts or {})[question["fact"]]()
+        bytes_ = peak_bytes() or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {"peak_mib": round(bytes_ / 2**20)}
+
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            result = answer(question)
+        except Exception as problem:
+            traceback.print_exc()
+            result = {"error": f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0][:300]}"}
+        print(json.dumps(result), file=answers, flush=True)
+        if "end" in question or "error" in result:
             return
 
 
@@ -214,27 +246,47 @@ def matrix_product_rate(dtype: str, size: int) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------ dreamjax
-def training_step(task: Any, mesh_config: Any, data: Any, devices: int = 1) -> tuple[Step, float]:
-    """Return (a Task's step over a mesh of that many devices, compiled as in the loop; seconds of compiling)."""
+@dataclass
+class CompiledStep:
+    """A Task's step, compiled as in the loop, with its state and batch on the devices. `metrics`: of the last step."""
+
+    compiled: Any
+    state: Any
+    batch: Any
+    compile_s: float
+    metrics: Any = None
+
+    def run(self, steps: int) -> None:
+        import jax
+
+        for _ in range(steps):
+            self.state, self.metrics = self.compiled(self.state, self.batch)
+        jax.block_until_ready(self.state.params)
+
+
+def compiled_step(
+    task: Any, mesh_config: Any, data: Any, devices: Sequence[Any], options: Mapping[str, Any] | None = None
+) -> CompiledStep:
+    """Return a Task's step over a mesh of the devices; `options`: further ones of the compiler."""
     import jax
 
     from dreamjax.parallel import mesh as meshes
     from dreamjax.parallel import sharding
     from dreamjax.training import program
 
-    mesh = meshes.make(mesh_config, jax.devices()[:devices])
+    mesh = meshes.make(mesh_config, devices)
     with jax.set_mesh(mesh):
         built = program.build(task, mesh)
         batch = jax.device_put(data, sharding.batch_sharding(mesh))
-        state = built.init(jax.random.key(0))
+        state = program.stream_in(built.init(jax.random.key(0)), task.weights())
         started = time.monotonic()
-        compiled = built.step.lower(state, batch).compile()
-        compile_s = time.monotonic() - started
+        compiled = built.step.lower(state, batch).compile(dict(options or {}))
+        return CompiledStep(compiled, state, batch, time.monotonic() - started)
 
-    def step(steps: int) -> None:
-        nonlocal state
-        for _ in range(steps):
-            state, _metrics = compiled(state, batch)
-        jax.block_until_ready(state.params)
 
-    return step, compile_s
+def training_step(task: Any, mesh_config: Any, data: Any, devices: int = 1) -> tuple[Step, float]:
+    """Return (a Task's step over a mesh of that many devices, compiled as in the loop; seconds of compiling)."""
+    import jax
+
+    made = compiled_step(task, mesh_config, data, jax.devices()[:devices])
+    return made.run, made.compile_s

@@ -111,19 +111,41 @@ def our_peak() -> float | None:
 
 
 # ------------------------------------------------------------------------------------------------------------- PyTorch
-def theirs(sizes: Sizes, *, compiled: bool) -> tuple[Any, Any]:
-    """Return (diffusers' U-Net with random weights, channels last; its device)."""
+def theirs(sizes: Sizes, *, compiled: bool, twin: bool = False) -> tuple[Any, Any]:
+    """Return (diffusers' U-Net with random weights, channels last; its device). `twin`: that of `unet_twin.py`."""
     import torch
-    from diffusers import UNet2DConditionModel
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(common.CORES)
     torch.manual_seed(0)
-    fields = {name: value for name, value in sizes.parts["unet"].items() if name != "_class_name"}
-    model = UNet2DConditionModel.from_config(fields).to(device, memory_format=torch.channels_last)
+    with device:
+        model = unet_class(twin).from_config(unet_fields(sizes.parts)).to(memory_format=torch.channels_last)
     if compiled:
         model.compile()
     return model, device
+
+
+def unet_class(twin: bool) -> Any:
+    if twin:
+        from unet_twin import UNet
+
+        return UNet
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel
+
+
+def unet_fields(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in parts["unet"].items() if name != "_class_name"}
+
+
+def alphas(parts: dict[str, dict[str, Any]], device: Any) -> Any:
+    """Return the cumulative products of the schedule, `scaled_linear` in every architecture here."""
+    import torch
+
+    s = parts["scheduler"]
+    betas = torch.linspace(s["beta_start"] ** 0.5, s["beta_end"] ** 0.5, s["num_train_timesteps"], device=device) ** 2
+    return (1 - betas).cumprod(0)
 
 
 def channels_first(x: np.ndarray, device: Any) -> Any:

@@ -30,64 +30,72 @@ def batch_of(sizes: models.Sizes) -> dict[str, np.ndarray]:
     }
 
 
-def dreamjax_work(sizes: models.Sizes, *, remat: str) -> dict[str, Any]:
+def our_task(sizes: models.Sizes, *, remat: str) -> Any:
+    """Return the real Task at these sizes."""
     from dreamjax.runs.components import Components
     from dreamjax.systems.text_to_image import TextToImage, TextToImageConfig, UNetModelConfig
 
     class Sized(TextToImage):
         parts = Components(architecture=sizes.parts)  # also of sizes that have no name
 
-    config = TextToImageConfig(model=UNetModelConfig(start="random", dtype=sizes.dtype, remat=remat))
+    return Sized(TextToImageConfig(model=UNetModelConfig(start="random", dtype=sizes.dtype, remat=remat)))
 
+
+def dreamjax_work(sizes: models.Sizes, *, remat: str) -> dict[str, Any]:
     def train() -> common.Step:
-        return common.training_step(Sized(config), config.train.mesh, batch_of(sizes))[0]
+        task = our_task(sizes, remat=remat)
+        return common.training_step(task, task.config.train.mesh, batch_of(sizes))[0]
 
     return {"train": train}
 
 
-def torch_work(sizes: models.Sizes, *, compiled: bool, remat: str) -> dict[str, Any]:
+def torch_step(model: Any, device: Any, sizes: models.Sizes, *, remat: str) -> common.Step:
+    """Return a step of a U-Net of PyTorch: that of diffusers or of `unet_twin.py`."""
     import torch
     import torch.nn.functional as F
-    from diffusers import DDPMScheduler
 
     from dreamjax.training.optimiser import OptimConfig
 
+    model.train()
+    if remat != "none":
+        model.enable_gradient_checkpointing()
+    optim = OptimConfig()
+    optimiser = torch.optim.AdamW(
+        model.parameters(),
+        lr=optim.learning_rate,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.epsilon,
+        weight_decay=optim.weight_decay,
+        fused=True,
+    )
+    alphas, batch = models.alphas(sizes.parts, device), batch_of(sizes)
+    mean, log_variance = (models.channels_first(batch[name], device) for name in ("mean", "log_variance"))
+    context = torch.from_numpy(batch["context"]).to(device)
+    scale = sizes.parts["vae"]["scaling_factor"]
+    v = sizes.parts["scheduler"]["prediction_type"] == "v_prediction"
+
+    def step(count: int) -> None:
+        for _ in range(count):
+            z = scale * (mean + (0.5 * log_variance).exp() * torch.randn_like(mean))
+            noise = torch.randn_like(z)
+            t = torch.randint(0, len(alphas), (len(z),), device=device)
+            share = alphas[t].view(-1, 1, 1, 1)
+            signal, rest = share.sqrt(), (1 - share).sqrt()
+            target = signal * noise - rest * z if v else noise
+            with torch.autocast(device.type, torch.bfloat16, enabled=sizes.dtype == "bfloat16"):
+                output = model(signal * z + rest * noise, t, context, return_dict=False)[0]
+            F.mse_loss(output.float(), target).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        models.wait(device)
+
+    return step
+
+
+def torch_work(sizes: models.Sizes, *, compiled: bool, remat: str) -> dict[str, Any]:
     def train() -> common.Step:
-        model, device = models.theirs(sizes, compiled=compiled)
-        model.train()
-        if remat != "none":
-            model.enable_gradient_checkpointing()
-        optim = OptimConfig()
-        optimiser = torch.optim.AdamW(
-            model.parameters(),
-            lr=optim.learning_rate,
-            betas=(optim.beta1, optim.beta2),
-            eps=optim.epsilon,
-            weight_decay=optim.weight_decay,
-            fused=True,
-        )
-        fields = {name: value for name, value in sizes.parts["scheduler"].items() if name != "_class_name"}
-        schedule = DDPMScheduler.from_config(fields)
-        batch = batch_of(sizes)
-        mean, log_variance = (models.channels_first(batch[name], device) for name in ("mean", "log_variance"))
-        context = torch.from_numpy(batch["context"]).to(device)
-        scale, v = sizes.parts["vae"]["scaling_factor"], schedule.config.prediction_type == "v_prediction"
-
-        def step(count: int) -> None:
-            for _ in range(count):
-                z = scale * (mean + (0.5 * log_variance).exp() * torch.randn_like(mean))
-                noise = torch.randn_like(z)
-                t = torch.randint(0, schedule.config.num_train_timesteps, (len(z),), device=device)
-                target = schedule.get_velocity(z, noise, t) if v else noise
-                with torch.autocast(device.type, torch.bfloat16, enabled=sizes.dtype == "bfloat16"):
-                    output = model(schedule.add_noise(z, noise, t), t, context, return_dict=False)[0]
-                F.mse_loss(output.float(), target).backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-            models.wait(device)
-
-        return step
+        return torch_step(*models.theirs(sizes, compiled=compiled), sizes, remat=remat)
 
     return {"train": train}
 

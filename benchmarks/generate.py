@@ -13,7 +13,8 @@ done (compiling included), and the peak memory of its process. Contestants take 
 
 import argparse
 import json
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import common
@@ -23,25 +24,89 @@ import numpy as np
 STEPS, GUIDANCE = 30, 7.5
 
 
-def dreamjax_work(sizes: models.Sizes, steps: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Sampler:
+    """Ours as one compiled program, from noise to latents."""
+
+    compiled: Any
+    args: tuple[Any, ...]  # parameters, noise, context, and that of guidance
+    compile_s: float
+
+    def run(self, count: int) -> None:
+        for _ in range(count):
+            result = np.asarray(self.compiled(*self.args))
+        assert np.isfinite(result).all()
+
+
+def our_params(sizes: models.Sizes) -> Any:
+    """Return random parameters."""
+    import jax
+
+    network, arguments = models.ours(sizes)
+    return jax.jit(lambda rng: in_compute_type(sizes, network.init(arguments, rng)))(jax.random.key(0))
+
+
+def in_compute_type(sizes: models.Sizes, params: Any) -> Any:
+    """Return the parameters with matrices in the type that computes, as `LatentDiffusion` keeps them."""
     import jax
     import jax.numpy as jnp
 
-    from dreamjax.diffusion import guidance, sampling
-    from dreamjax.runs import latent_diffusion
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(sizes.dtype)) if leaf.ndim > 1 else leaf, params)
+
+
+def our_unet(sizes: models.Sizes) -> Any:
+    """Return `unet(params, x, t, context)`."""
+    import jax.numpy as jnp
 
     network, arguments = models.ours(sizes)
-    dtype = jnp.dtype(sizes.dtype)
-
-    def matrices(leaf: Any) -> Any:  # kept in the type that computes, as `LatentDiffusion` keeps them
-        return leaf.astype(dtype) if leaf.ndim > 1 else leaf
-
-    params = jax.jit(lambda rng: jax.tree.map(matrices, network.init(arguments, rng)))(jax.random.key(0))
 
     def unet(params: Any, x: Any, t: Any, context: Any) -> Any:
         return network.bind(arguments, params)(x, jnp.full((len(x),), t), context)
 
+    return unet
+
+
+def plan_of(sizes: models.Sizes, steps: int) -> Any:
+    from dreamjax.diffusion import sampling
+    from dreamjax.runs import latent_diffusion
+
+    return sampling.plan("ddim", latent_diffusion.schedule_of(sizes.parts["scheduler"], sizes.name), steps)
+
+
+def our_sampler(sizes: models.Sizes, steps: int, params: Any, device: Any = None, options: Any = None) -> Sampler:
+    """Compile sampling for a device, by default the first; `options`: of the compiler."""
+    import jax
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    from dreamjax.diffusion import guidance, sampling
+    from dreamjax.parallel import mesh as meshes
+
+    plan, mesh = plan_of(sizes, steps), meshes.make(meshes.MeshConfig(), [device or jax.devices()[0]])
+    place = NamedSharding(mesh, P())
+    with jax.set_mesh(mesh):
+        unet = our_unet(sizes)
+
+        def sample(params: Any, x: Any, context: Any, unconditional: Any) -> Any:
+            def predict(x: Any, t: Any, context: Any) -> Any:
+                return unet(params, x, t, context)
+
+            guided = guidance.guided(predict, context, unconditional, GUIDANCE)
+            return sampling.sample(guided, sampling.starts(plan, x), plan)
+
+        context = sizes.context()
+        args = jax.device_put((params, sizes.latents(), context, np.zeros_like(context[:1])), place)
+        started = time.monotonic()
+        compiled = jax.jit(sample).lower(*args).compile(dict(options or {}))
+        return Sampler(compiled, args, time.monotonic() - started)
+
+
+def dreamjax_work(sizes: models.Sizes, steps: int) -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+
     def forward() -> common.Step:
+        params, unet = our_params(sizes), our_unet(sizes)
         both = replace(sizes, batch=2 * sizes.batch)
         args = (params, jnp.asarray(both.latents()), jnp.float32(500), jnp.asarray(both.context()))
         compiled = jax.jit(unet).lower(*args).compile()
@@ -52,29 +117,7 @@ def dreamjax_work(sizes: models.Sizes, steps: int) -> dict[str, Any]:
 
         return step
 
-    def loop() -> common.Step:
-        schedule = latent_diffusion.schedule_of(sizes.parts["scheduler"], sizes.name)
-        plan = sampling.plan("ddim", schedule, steps)
-
-        def sample(params: Any, x: Any, context: Any, unconditional: Any) -> Any:
-            def predict(x: Any, t: Any, context: Any) -> Any:
-                return unet(params, x, t, context)
-
-            guided = guidance.guided(predict, context, unconditional, GUIDANCE)
-            return sampling.sample(guided, sampling.starts(plan, x), plan)
-
-        context = jnp.asarray(sizes.context())
-        args = (params, jnp.asarray(sizes.latents()), context, jnp.zeros_like(context[:1]))
-        compiled = jax.jit(sample).lower(*args).compile()
-
-        def step(count: int) -> None:
-            for _ in range(count):
-                result = np.asarray(compiled(*args))
-            assert np.isfinite(result).all()
-
-        return step
-
-    return {"forward": forward, "sampling": loop}
+    return {"forward": forward, "sampling": lambda: our_sampler(sizes, steps, our_params(sizes)).run}
 
 
 def torch_work(sizes: models.Sizes, steps: int, *, compiled: bool) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def dreamjax_step(config: Any, devices: int = 1) -> tuple[Step, float]:
     return training_step(registry.build(config), config.train.mesh, data, devices)
 
 
-def torch_step(config: Any, device: str, *, compiled: bool, microbatches: int = 1) -> Step:
-    """Return the twin of `torch_twin.py` in the sizes of the same config."""
+def twin_of(config: Any, device: str, *, compiled: bool, microbatches: int = 1, mode: str | None = None) -> Any:
+    """Return the trainer of `torch_twin.py` in the sizes of the same config; `mode`: of `torch.compile`."""
     import torch
     from torch_twin import Shape, Trainer
 
@@ -61,7 +61,15 @@ def torch_step(config: Any, device: str, *, compiled: bool, microbatches: int = 
         config.mask.ratios[0],
     )
     torch.set_num_threads(CORES)
-    trainer = Trainer(shape, device, bfloat16=m.dtype == "bfloat16", compiled=compiled, microbatches=microbatches)
+    bfloat16 = m.dtype == "bfloat16"
+    return Trainer(shape, device, bfloat16=bfloat16, compiled=compiled, microbatches=microbatches, mode=mode)
+
+
+def steps_of(trainer: Any, config: Any) -> Step:
+    """Return the trainer's step on the batch that dreamjax has."""
+    import torch
+
+    m, device = config.model, trainer.device
     signal = torch.from_numpy(batch_of(m.channels, config.data.samples, config.train.batch_size)["signal"]).to(device)
 
     def step(steps: int) -> None:
@@ -70,6 +78,10 @@ def torch_step(config: Any, device: str, *, compiled: bool, microbatches: int = 
         trainer.wait()
 
     return step
+
+
+def torch_step(config: Any, device: str, *, compiled: bool, microbatches: int = 1) -> Step:
+    return steps_of(twin_of(config, device, compiled=compiled, microbatches=microbatches), config)
 
 
 def comparable(preset: str, batch: int, dtype: str, unroll: bool) -> Any:

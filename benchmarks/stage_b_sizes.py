@@ -59,11 +59,13 @@ class Sizes:
             "encoder": [encoder.dim, encoder.depth],
             "batch": self.batch,
             "latents": self.size,
-            "dtype": "float32",
+            "dtype": self.config.model.dtype,
         }
 
 
-def sizes_of(name: str, size: int | None, batch: int, remat: str, attention: str = "auto") -> Sizes:
+def sizes_of(
+    name: str, size: int | None, batch: int, remat: str, attention: str = "auto", dtype: str = "float32"
+) -> Sizes:
     """Return sizes by name. `half`: half of every width and image side, published depths; `tiny`: for tests; `sd15`.
 
     So each network's share of the operations stays about what it is: autoencoder 22 %, CLIP 10 % of the published step.
@@ -88,7 +90,7 @@ def sizes_of(name: str, size: int | None, batch: int, remat: str, attention: str
         data=dataclasses.replace(config.data, samples=samples),
         target=dataclasses.replace(config.target, resolution=size * 2 ** (len(parts["vae"]["block_out_channels"]) - 1)),
         encoder=dataclasses.replace(config.encoder, model=encoder),
-        model=dataclasses.replace(config.model, remat=remat, attention=attention),
+        model=dataclasses.replace(config.model, remat=remat, attention=attention, dtype=dtype),
         train=dataclasses.replace(config.train, batch_size=batch),
     )
     return Sizes(name, parts, config, size, batch)

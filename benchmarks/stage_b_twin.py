@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusion_models import alphas, unet_class, unet_fields
 from stage_b_sizes import Sizes
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch_twin import Block, positions
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 
 # -------------------------------------------------------------------------------------------------------- the networks
@@ -56,20 +55,23 @@ class Maps(nn.Module):
 
 
 class Networks(nn.Module):
-    """All that a step needs; `vae` and `clip` for the published one alone."""
+    """All that a step needs; `vae` and `clip` for the published one alone. `twin`: the U-Net of `unet_twin.py`."""
 
-    def __init__(self, sizes: Sizes, *, whole: bool, remat: bool):
+    def __init__(self, sizes: Sizes, *, whole: bool, remat: bool, twin: bool):
         super().__init__()
         m, widths = sizes.config.encoder.model, sizes.parts["unet"]["block_out_channels"]
         tokens = sizes.config.data.samples // m.patch
         self.encoder = Encoder(m, tokens, remat=remat and not whole)
         hidden = sizes.config.model.hidden
         self.maps = Maps(tokens, m.dim, sizes.context, hidden, sizes.projection, 4 * widths[0])
-        fields = {name: value for name, value in sizes.parts["unet"].items() if name != "_class_name"}
-        self.unet = UNet2DConditionModel.from_config(fields | {"class_embed_type": "identity"}).train()
+        fields = unet_fields(sizes.parts) | {"class_embed_type": "identity"}
+        self.unet = unet_class(twin).from_config(fields).train()
         if remat:
             self.unet.enable_gradient_checkpointing()
         if whole:
+            from diffusers import AutoencoderKL
+            from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
             fields = {name: value for name, value in sizes.parts["vae"].items() if name != "_class_name"}
             self.vae = AutoencoderKL.from_config(fields).requires_grad_(False).eval()
             self.clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes.parts["image_encoder"])).eval()
@@ -81,7 +83,7 @@ class Networks(nn.Module):
         noise, share = torch.randn_like(z), alphas[t].view(-1, 1, 1, 1)
         noisy = share.sqrt() * z + (1 - share).sqrt() * noise
         output = self.unet(noisy, t, context, class_labels=time, return_dict=False)[0]
-        return F.mse_loss(output, noise), ours
+        return F.mse_loss(output.float(), noise), ours.float()
 
 
 # ----------------------------------------------------------------------------------------------------------- the steps
@@ -95,6 +97,7 @@ class Step:
     alphas: torch.Tensor
     scale: float
     clip: float
+    bfloat16: bool = False
 
     @property
     def listed(self) -> list[nn.Parameter]:
@@ -124,7 +127,8 @@ class Competent(Step):
     def step(self) -> None:
         mean, log_variance = self.batch["mean"], self.batch["log_variance"]
         z = self.scale * (mean + (0.5 * log_variance).exp() * torch.randn_like(mean))
-        diffusion, ours = self.networks.loss(self.batch["signal"], z, self.alphas)
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bfloat16):
+            diffusion, ours = self.networks.loss(self.batch["signal"], z, self.alphas)
         (diffusion + 1 - F.cosine_similarity(ours, self.batch["embedding"], dim=-1).mean()).backward()
         nn.utils.clip_grad_norm_(self.listed, self.clip, foreach=True)
         self.optimiser.step()
@@ -144,13 +148,16 @@ def listed(networks: Networks, *, published: bool) -> list[nn.Parameter]:
     return chosen + [p for name, p in networks.clip.named_parameters() if "layer_norm2" in name]
 
 
-def made(sizes: Sizes, *, published: bool, remat: bool) -> Step:
-    """Return a step with random weights, on the GPU where there is one."""
+def made(sizes: Sizes, *, published: bool, remat: bool, compiled: bool = False, twin: bool = False) -> Step:
+    """Return a step with random weights, on the GPU where there is one.
+
+    `compiled`: U-Net and encoder by `torch.compile`; `twin`: the U-Net of `unet_twin.py` in place of diffusers'.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     optim = sizes.config.optim
     with device:
-        networks = Networks(sizes, whole=published, remat=remat or published)
+        networks = Networks(sizes, whole=published, remat=remat or published, twin=twin)
     if not published:
         for p in networks.unet.parameters():
             p.data = p.data.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p.data
@@ -159,6 +166,9 @@ def made(sizes: Sizes, *, published: bool, remat: bool) -> Step:
         networks.requires_grad_(False)
         for p in trained:
             p.requires_grad_(True)
+    if compiled:
+        networks.unet.compile()
+        networks.encoder.compile()
     optimiser = torch.optim.AdamW(
         trained,
         lr=optim.learning_rate,
@@ -169,11 +179,9 @@ def made(sizes: Sizes, *, published: bool, remat: bool) -> Step:
     )
     given = {"signal": sizes.signal()} | (sizes.images() if published else _channels_first(sizes.cached()))
     batch = {name: torch.from_numpy(x).to(device) for name, x in given.items()}
-    s = sizes.parts["scheduler"]
-    betas = torch.linspace(s["beta_start"] ** 0.5, s["beta_end"] ** 0.5, s["num_train_timesteps"], device=device) ** 2
     kind = Published if published else Competent
-    scale = sizes.parts["vae"]["scaling_factor"]
-    return kind(networks, optimiser, batch, (1 - betas).cumprod(0), scale, optim.clip)
+    scale, bfloat16 = sizes.parts["vae"]["scaling_factor"], sizes.config.model.dtype == "bfloat16"
+    return kind(networks, optimiser, batch, alphas(sizes.parts, device), scale, optim.clip, bfloat16)
 
 
 def _channels_first(x: dict[str, Any]) -> dict[str, Any]:

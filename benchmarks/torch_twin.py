@@ -97,9 +97,18 @@ class MaskedAutoencoder(nn.Module):
 class Trainer:
     """One training step on `device`, with autocast where `bfloat16`; gradients summed over equal micro-batches."""
 
-    def __init__(self, shape: Shape, device: str, *, bfloat16: bool, compiled: bool, microbatches: int = 1):
+    def __init__(
+        self,
+        shape: Shape,
+        device: str,
+        *,
+        bfloat16: bool,
+        compiled: bool,
+        microbatches: int = 1,
+        mode: str | None = None,
+    ):
         self.model = MaskedAutoencoder(shape).to(device)
-        self.loss = torch.compile(self.model) if compiled else self.model
+        self.loss = torch.compile(self.model, mode=mode) if compiled else self.model
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=2.5e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True
         )

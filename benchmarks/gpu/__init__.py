@@ -1,0 +1,1 @@
+"""The benchmark for a GPU that is lent for minutes: `bash benchmarks/gpu.sh`."""

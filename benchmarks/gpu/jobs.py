@@ -1,0 +1,35 @@
+"""The jobs by name, in order of value; what each one does is in its module's class `Work`."""
+
+from dataclasses import dataclass
+
+DREAMJAX, EAGER, COMPILED, GRAPHS = "dreamjax", "torch eager", "torch.compile", "torch.compile, CUDA graphs"
+
+
+@dataclass(frozen=True)
+class Job:
+    """`budget_s`: after which it is stopped, so that one that hangs leaves time for the rest."""
+
+    name: str
+    title: str
+    module: str
+    budget_s: float
+    sides: tuple[str, ...] = (DREAMJAX, COMPILED)
+    profiled: bool = False
+
+    def contestants(self, *, smoke: bool) -> tuple[str, ...]:
+        """Return the sides that take turns; PyTorch is not compiled in the smoke test, which would take minutes."""
+        return (DREAMJAX, EAGER) if smoke else self.sides
+
+
+CEILING = "ceiling"
+JOBS = {
+    job.name: job
+    for job in (
+        Job(CEILING, "large product in bfloat16", "gpu.ceiling", 50, ()),
+        Job("pretraining", "pretraining, dreamdiffusion_paper", "gpu.pretraining", 140, profiled=True),
+        Job("unet_training", "Stable Diffusion 1.5 training, 512²", "gpu.unet_training", 240),
+        Job("sampling", "Stable Diffusion 1.5 sampling, 30 steps, guided", "gpu.unet_sampling", 130),
+        Job("stage_b", "DreamDiffusion stage B, 512²", "gpu.stage_b_training", 180),
+        Job("small", "small network (the size of NICE)", "gpu.small", 90, (DREAMJAX, COMPILED, GRAPHS)),
+    )
+}

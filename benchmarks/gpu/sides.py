@@ -1,0 +1,61 @@
+"""One side of a job: a process that sets up its program, runs steps when asked, and reports its peak memory."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+import diffusion_models
+
+from gpu import jobs, kernels, stand_ins
+from gpu.work import Ours, Theirs, Work
+
+STEP, CHECK, FACTS, PROFILE = "step", "check", "facts", "profile"  # what it is asked for
+
+
+def work_of(job: str, *, smoke: bool, batch: int | None) -> Work:
+    stand_ins.add()
+    return importlib.import_module(jobs.JOBS[job].module).Work(smoke, batch)
+
+
+def serve(job: str, side: str, *, smoke: bool, batch: int | None, out: Path) -> None:
+    """Answer the process of the job."""
+    work = work_of(job, smoke=smoke, batch=batch)
+    if side == jobs.DREAMJAX:
+        made: Callable[[], Any] = functools.cache(work.ours)
+        facts = {
+            CHECK: lambda: {"differences": work.check(), "most": work.most},
+            FACTS: lambda: _facts(made(), work),
+            PROFILE: lambda: {"kernels": kernels.of(made().run, out / f"{job}.trace.json.gz")},
+        }
+        peak = diffusion_models.our_peak
+    else:
+        mode = "reduce-overhead" if side == jobs.GRAPHS else None
+        made = functools.cache(functools.partial(_theirs, work, mode, compiled=side != jobs.EAGER))
+        facts = {FACTS: lambda: {"parameters": made().parameters}}
+        peak = diffusion_models.their_peak
+    common.serve({STEP: lambda: made().run}, peak, facts)
+
+
+def _facts(ours: Ours, work: Work) -> dict[str, Any]:
+    from dreamjax.pods import ahead
+
+    return {
+        "parameters": ours.parameters,
+        "compile_s": round(ours.compile_s, 1),
+        "predicted_mib": round(ahead.memory(ours.compiled)["peak"] / 2**20),
+        "tflop": work.flops() / 1e12,
+        "batch": work.batch,
+    }
+
+
+def _theirs(work: Work, mode: str | None, *, compiled: bool) -> Theirs:
+    import torch
+
+    if compiled and not torch.cuda.is_available():
+        raise RuntimeError("PyTorch has no GPU here; --smoke runs on CPU")
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # as JAX on GPUs
+    return work.theirs(mode, compiled=compiled)

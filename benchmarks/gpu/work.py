@@ -1,0 +1,151 @@
+"""What a job has to give, and the parts that jobs share: our step, the check against the CPU, the twin's device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import common
+import numpy as np
+
+UNOPTIMISED = {"xla_backend_optimization_level": 0}  # of programs on CPU, of which compiling takes the time
+Sides = tuple[Any, dict[str, np.ndarray]]  # a Task, and a batch for it
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Our program: `run` takes steps and waits, `compiled` knows its memory."""
+
+    run: common.Step
+    compiled: Any
+    compile_s: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """The twin's program."""
+
+    run: common.Step
+    parameters: int
+
+
+class Work(Protocol):
+    """A job at its size: `Work(smoke, batch)`, where `batch` None is the job's number of examples."""
+
+    batch: int
+    dtype: str  # of the measured step: see `dtype_of`
+    most: float  # of the differences that rounding explains
+
+    def __init__(self, smoke: bool, batch: int | None): ...
+
+    def ours(self) -> Ours: ...
+
+    def flops(self) -> float:
+        """Return the operations of a step, counted analytically and without rematerialisation."""
+        ...
+
+    def check(self) -> dict[str, float]:
+        """Return relative differences of the accelerator in `dtype` to the CPU in float32, at a smaller size."""
+        ...
+
+    def theirs(self, mode: str | None, *, compiled: bool) -> Theirs:
+        """Return the twin; `mode`: of `torch.compile`."""
+        ...
+
+
+def device() -> Any:
+    """Return the device that is measured. Raise RuntimeError where JAX has no GPU and this is no smoke test."""
+    import os
+
+    import jax
+
+    first = jax.devices()[0]
+    if first.platform == "cpu" and os.environ.get("JAX_PLATFORMS") != "cpu":
+        raise RuntimeError("JAX has no GPU here; --smoke runs on CPU")
+    return first
+
+
+def dtype_of(smoke: bool) -> str:
+    """Return the type that is measured. XLA on CPU has no product of bfloat16 operands with a float32 result."""
+    return "float32" if smoke else "bfloat16"
+
+
+def count(tree: Any) -> int:
+    import jax
+
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def step_of(task: Any, data: Any) -> Ours:
+    """Return the real Task's step on the measured device."""
+    at = device()
+    made = common.compiled_step(filled(task), task.config.train.mesh, data, [at], options(at))
+    parameters = count((made.state.params, made.state.frozen.get("unet", {})))
+    return Ours(made.run, made.compiled, made.compile_s, parameters)
+
+
+def options(at: Any) -> dict[str, Any]:
+    return UNOPTIMISED if at.platform == "cpu" else {}
+
+
+def filled(task: Any) -> Any:
+    """Return the Task with weights drawn on the host.
+
+    They are the same on every device, and nothing has to be compiled for them: a minute for Stable Diffusion.
+    """
+    import jax
+
+    frozen = jax.eval_shape(task.init, jax.random.key(0)).frozen
+    prefixes = ("params", *(["frozen/unet"] if "unet" in frozen else []))
+
+    class Filled(type(task)):
+        def weights(self) -> Any:
+            return dict.fromkeys(prefixes, drawn)
+
+    return Filled(task.config)
+
+
+def drawn(shapes: Any) -> Any:
+    """Return random kernels of variance 1 / inputs, norms that change nothing, and small other parameters."""
+    import jax
+
+    rng = np.random.default_rng(0)
+
+    def one(path: Any, leaf: Any) -> np.ndarray:
+        name = str(path[-1].key)
+        if name in ("bias", "scale"):
+            return np.full(leaf.shape, float(name == "scale"), np.float32)
+        inputs = max(np.prod(leaf.shape[-4:-1], dtype=int), 1) if name == "kernel" else 2500
+        return rng.standard_normal(leaf.shape, np.float32) / np.float32(np.sqrt(inputs))
+
+    return jax.tree_util.tree_map_with_path(one, shapes)
+
+
+def compared(make: Callable[[str], Sides], dtype: str) -> dict[str, float]:
+    """Return how far a step's loss, gradient norm and gradient are from those on the CPU.
+
+    `make(dtype)` gives the Task and its batch. The gradient is read from the optimiser's first moments, which after one
+    step are a multiple of it.
+    """
+    import jax
+
+    seen = []
+    for kind, at in ((dtype, device()), ("float32", jax.devices("cpu")[0])):
+        task, data = make(kind)
+        made = common.compiled_step(filled(task), task.config.train.mesh, data, [at], options(at))
+        made.run(1)
+        values = {name: float(made.metrics[name][0] / made.metrics[name][1]) for name in ("loss", "grad_norm")}
+        moments = jax.tree.leaves(_moments(made.state.opt))
+        seen.append(values | {"gradient": np.concatenate([np.asarray(x, np.float64).ravel() for x in moments])})
+    return {name: relative(seen[0][name], seen[1][name]) for name in seen[0]}
+
+
+def _moments(opt: Any) -> Any:
+    import optax
+
+    return optax.tree_utils.tree_get(opt, "mu")
+
+
+def relative(value: Any, reference: Any) -> float:
+    """Return ‖value - reference‖ / ‖reference‖."""
+    return float(np.linalg.norm(np.subtract(value, reference)) / np.linalg.norm(reference))
