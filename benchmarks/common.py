@@ -85,7 +85,7 @@ class ChildError(RuntimeError):
 
     def __init__(self, name: str, reason: str):
         super().__init__(f"{name}: {reason}")
-        self.name = name
+        self.name, self.reason = name, reason
 
 
 class Child:
@@ -154,7 +154,8 @@ def serve(
 
     `facts`: further questions, by name. A failure is answered with its first line, and ends the child.
     """
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")  # libraries may print
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     made: dict[str, Timed] = {}
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:

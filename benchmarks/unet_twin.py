@@ -50,11 +50,11 @@ class Attention(nn.Module):
         self.to_v, self.to_out = nn.Linear(context, dim, bias=False), nn.ModuleList([nn.Linear(dim, dim)])
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in self._projected(x, context))
+        q, k, v = self._split(self.to_q(x)), self._split(self.to_k(context)), self._split(self.to_v(context))
         return self.to_out[0](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def _projected(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.to_q(x), self.to_k(context), self.to_v(context)
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class Gated(nn.Module):
@@ -119,10 +119,15 @@ class Level(nn.Module):
         self.resnets = nn.ModuleList(ResBlock(a, b, time, groups) for a, b in dims)
         transformers = (SpatialTransformer(b, context, heads, groups) for _, b in dims[:attends])
         self.attentions = nn.ModuleList(transformers)
+        self.downsamplers, self.upsamplers = nn.ModuleList(), nn.ModuleList()
+        self.remat = False
 
     def layer(self, j: int, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        x = self.resnets[j](x, time)
-        return self.attentions[j](x, context) if j < len(self.attentions) else x
+        x = self._run(self.resnets[j], x, time)
+        return self._run(self.attentions[j], x, context) if j < len(self.attentions) else x
+
+    def _run(self, module: nn.Module, x: Tensor, given: Tensor) -> Tensor:
+        return checkpoint(module, x, given, use_reentrant=False) if self.remat else module(x, given)
 
 
 class UNet(nn.Module):
@@ -149,7 +154,7 @@ class UNet(nn.Module):
             level = Level([(before, width)] + [(width, width)] * (layers - 1), layers * down[i], *shared)
             skips += [width] * layers
             if i < last:
-                level.downsamplers = nn.ModuleList([Resampled(width, down=True)])
+                level.downsamplers.append(Resampled(width, down=True))
                 skips.append(width)
             self.down_blocks.append(level)
             before = width
@@ -158,12 +163,11 @@ class UNet(nn.Module):
             dims = [((before if j == 0 else width) + skips.pop(), width) for j in range(layers + 1)]
             level = Level(dims, (layers + 1) * up[i], *shared)
             if i < last:
-                level.upsamplers = nn.ModuleList([Resampled(width, down=False)])
+                level.upsamplers.append(Resampled(width, down=False))
             self.up_blocks.append(level)
             before = width
         self.conv_norm_out = nn.GroupNorm(c["norm_num_groups"], widths[0])
         self.conv_out = nn.Conv2d(widths[0], c["out_channels"], 3, padding=1)
-        self.remat = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "UNet":
@@ -171,7 +175,8 @@ class UNet(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Keep only the inputs of residual blocks and transformers for the backward pass."""
-        self.remat = True
+        for level in (*self.down_blocks, self.mid_block, *self.up_blocks):
+            level.remat = True
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor, *, class_labels: Tensor | None = None, return_dict: bool = False
@@ -182,21 +187,16 @@ class UNet(nn.Module):
         skips = [x]
         for level in self.down_blocks:
             for j in range(len(level.resnets)):
-                x = self._layer(level, j, x, time, context)
+                x = level.layer(j, x, time, context)
                 skips.append(x)
-            for resampled in getattr(level, "downsamplers", ()):
+            for resampled in level.downsamplers:
                 x = resampled(x)
                 skips.append(x)
         x = self.mid_block.layer(0, x, time, context)
         x = self.mid_block.layer(1, x, time, context)
         for level in self.up_blocks:
             for j in range(len(level.resnets)):
-                x = self._layer(level, j, torch.cat([x, skips.pop()], dim=1), time, context)
-            for resampled in getattr(level, "upsamplers", ()):
+                x = level.layer(j, torch.cat([x, skips.pop()], dim=1), time, context)
+            for resampled in level.upsamplers:
                 x = resampled(x)
         return (self.conv_out(F.silu(self.conv_norm_out(x))),)
-
-    def _layer(self, level: Level, j: int, *inputs: Tensor) -> Tensor:
-        if self.remat and torch.is_grad_enabled():
-            return checkpoint(level.layer, j, *inputs, use_reentrant=False)
-        return level.layer(j, *inputs)

@@ -1,6 +1,9 @@
 """Every benchmark beside PyTorch runs, at its smallest size, and prints what it promises."""
 
+import importlib.metadata
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +118,110 @@ def test_linear():
     for what, sizes in (("batch", {"2", "4"}), ("depth", {"1", "2"})):
         assert set(found[what]["ms"]) == set(found[what]["compiling_s"]) == sizes
         assert all(value > 0 for value in found[what]["ms"].values())
+
+
+# ---------------------------------------------------------------------------------------------------- benchmarks/gpu.sh
+ABSENT = """
+import os, sys
+from importlib.machinery import PathFinder
+
+class Present(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        absent = name.split(".")[0] in os.environ["ABSENT"].split()
+        return None if absent else super().find_spec(name, path, target)
+
+sys.meta_path = [Present if finder is PathFinder else finder for finder in sys.meta_path]
+"""
+
+
+def beyond(*names):
+    """Return the importable packages of this environment that these distributions do not bring."""
+    waiting, brought = list(names), set()
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if name not in brought:
+            waiting += [re.match(r"[\w.-]+", need)[0] for need in needs if "extra ==" not in need]
+        brought.add(name)
+    owners = importlib.metadata.packages_distributions()
+    return {
+        package
+        for package, distributions in owners.items()
+        if not brought & {re.sub(r"[-_.]+", "-", name).lower() for name in distributions}
+    }
+
+
+def test_gpu_runs_with_jax_flax_optax_numpy_and_torch_alone(tmp_path):
+    pytest.importorskip("torch")
+    absent = beyond("jax", "flax", "optax", "numpy", "torch") - {"dreamjax"}
+    assert {"jaxtyping", "ml_collections", "grain", "mne", "diffusers", "transformers", "sklearn"} <= absent
+    (tmp_path / "sitecustomize.py").write_text(ABSENT)
+    environment = {"PYTHON": sys.executable, "PYTHONPATH": str(tmp_path), "ABSENT": " ".join(absent)}
+    command = ["bash", str(BENCHMARKS / "gpu.sh"), "--smoke", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    jobs = results["jobs"]
+    assert list(jobs) == ["ceiling", "pretraining", "unet_training", "sampling", "stage_b", "small"]
+    assert jobs.pop("ceiling")["tflop_per_s"].keys() == {"dreamjax", "torch"}
+    for name, job in jobs.items():
+        assert job["status"] == "done"
+        ours, theirs = (job["contestants"][side] for side in ("dreamjax", "torch eager"))
+        assert ours["parameters"] == theirs["parameters"] > 0
+        assert ours["tflop_per_s"] > 0
+        assert ours["predicted_mib"] >= 0 < ours["peak_mib"]
+        assert theirs["time / dreamjax"][0] > 0
+        assert f"| {job['title']}, batch {job['batch']} |" in done.stdout, name
+        assert all(value <= job["check"]["most"] for value in job["check"]["differences"].values())
+    assert jobs["pretraining"]["profile"][0]["ms"] > 0
+    assert (tmp_path / "out" / "pretraining.trace.json.gz").exists()
+
+
+def test_the_unet_twin_computes_what_diffusers_computes(monkeypatch):
+    """The same tensors by name, and from them the same output, also with a class embedding and when rematerialised."""
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import diffusion_models
+    import unet_twin
+
+    fields = diffusion_models.unet_fields(diffusion_models.parts_of("sd15"))
+    with torch.device("meta"):
+        assert sum(p.numel() for p in unet_twin.UNet(fields).parameters()) == 859_520_964
+    fields = diffusion_models.unet_fields(diffusion_models.parts_of("tiny"))
+    torch.manual_seed(0)
+    theirs = diffusers.UNet2DConditionModel.from_config(fields | {"class_embed_type": "identity"})
+    twin = unet_twin.UNet(fields)
+    twin.load_state_dict(theirs.state_dict())
+    x, t, context, added = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 12, 16), torch.randn(2, 32)
+    expected = theirs(x, t, context, class_labels=added, return_dict=False)[0]
+    torch.testing.assert_close(twin(x, t, context, class_labels=added)[0], expected)
+    twin.enable_gradient_checkpointing()
+    torch.testing.assert_close(twin(x, t, context, class_labels=added)[0], expected)
+
+
+def test_gpu_samples_the_same_latents_on_both_sides(monkeypatch):
+    """From the same weights and the same noise; so the twin has the same network and the same sampler."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import diffusion_models
+    import generate
+    import numpy as np
+    from gpu import unet_sampling
+
+    work = unet_sampling.Work(smoke=True, batch=2)
+    params = unet_sampling._params(work.sizes)
+    sampler = generate.our_sampler(work.sizes, 4, params)
+    ours = np.asarray(sampler.compiled(*sampler.args))
+    model, device = diffusion_models.theirs(work.sizes, compiled=False, twin=True)
+    tensors = diffusion_models.ours(work.sizes)[0].table.to_torch(params)
+    model.load_state_dict({name: torch.from_numpy(np.array(x)) for name, x in dict(tensors).items()})
+    step = unet_sampling.torch_sampler(model.eval(), device, work.sizes, 4)
+    step(1)
+    np.testing.assert_allclose(step.latents.permute(0, 2, 3, 1), ours, atol=2e-4 * np.abs(ours).max())

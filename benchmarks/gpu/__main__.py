@@ -59,7 +59,8 @@ def main() -> int:
 
         measuring.measure(args.job, args.result, smoke=args.smoke, batch=args.batch, out=args.out, until=args.until)
         return 0
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # so that both sides fit one GPU
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # so that both sides fit one GPU
+    os.environ["JAX_PLATFORMS"] = "cuda,cpu"  # the CPU for the check
     options = [*(["--smoke"] if args.smoke else []), *(["--batch", str(args.batch)] if args.batch else [])]
     command = [sys.executable, "-m", "gpu", *options, "--out", str(args.out)]
     chosen = [jobs.JOBS[name] for name in jobs.JOBS if name in args.jobs]

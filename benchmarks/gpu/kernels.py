@@ -47,7 +47,7 @@ def largest(events: list[dict[str, Any]], steps: int, count: int = KERNELS) -> l
         if gpu:
             thread = named.get(("thread_name", event["pid"], event["tid"]), "")
             return event["pid"] in gpu and thread.startswith("Stream")
-        return "hlo_op" in event.get("args", {})
+        return "hlo_op" in event.get("args", {}) and not event["name"].startswith(("while", "conditional", "call"))
 
     spent: dict[str, list[float]] = collections.defaultdict(list)
     for event in filter(is_kernel, events):

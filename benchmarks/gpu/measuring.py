@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import contextlib
+import re
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,18 +16,20 @@ from common import Child, ChildError
 from gpu import jobs, running, sides
 
 ROUNDS, TURN_S, MOST_STEPS = 5, 1.5, 50  # a turn takes about so long, but no more steps
+MEMORY = re.compile(r"out ?of ?memory|RESOURCE_EXHAUSTED|ALLOC_FAILED", re.IGNORECASE)
 RESERVE_S = 25.0  # kept of a job's time for the turns of the side that is ready, if the other one is not
 
 
 class Job:
-    """A job's result so far; `keep` adds to it and writes the file."""
+    """A job's result so far; `keep` adds to it and writes the file. Several threads may."""
 
     def __init__(self, result: Path):
-        self.path, self.result = result, {"contestants": {}, "failed": ""}
+        self.path, self.result, self.lock = result, {"contestants": {}, "failed": ""}, threading.Lock()
 
     def keep(self, **more: Any) -> None:
-        self.result |= more
-        running.write(self.path, self.result)
+        with self.lock:
+            self.result |= more
+            running.write(self.path, self.result)
 
     def of(self, side: str, **more: Any) -> None:
         self.result["contestants"].setdefault(side, {}).update(more)
@@ -46,7 +50,7 @@ def measure(name: str, result: Path, *, smoke: bool, batch: int | None, out: Pat
     command = [sys.executable, "-m", "gpu", "--job", name, *options, "--out", str(out)]
     sides_ = spec.contestants(smoke=smoke)
     for side in _together(sides_, command, job, smoke=smoke, profiled=spec.profiled, until=until):
-        common.say(f"{side} alone …")  # memory may not suffice for both at once
+        common.say(f"{side} alone, as memory does not suffice for all at once …")
         job.result["contestants"][side] = {"alone": True}
         _together([side], command, job, smoke=smoke, profiled=spec.profiled, until=until)
     for side, one in job.result["contestants"].items():
@@ -57,26 +61,29 @@ def measure(name: str, result: Path, *, smoke: bool, batch: int | None, out: Pat
 def _together(
     names: Sequence[str], command: list[str], job: Job, *, smoke: bool, profiled: bool, until: float
 ) -> list[str]:
-    """Start the sides at once and time those that are ready in turns; return those to be tried alone."""
+    """Start the sides at once and time those that are ready in turns; return those for which memory was too small."""
     with _children(names, command) as processes:
-        failed = _started(processes, job, until)
+        _started(processes, job, until)
         ready = {name: child for name, child in processes.items() if "error" not in job.result["contestants"][name]}
         while ready:
             try:
                 _timed(ready, job, smoke=smoke)
                 break
             except ChildError as problem:
-                job.of(problem.name, error=str(problem))
-                failed.append(problem.name)
+                job.of(problem.name, error=problem.reason)
                 del ready[problem.name]
         try:
             if profiled and jobs.DREAMJAX in ready:
-                job.keep(profile=ready[jobs.DREAMJAX].ask(fact=sides.PROFILE)["kernels"])
+                profile = ready[jobs.DREAMJAX].ask(fact=sides.PROFILE)
+                job.keep(profile=profile["kernels"])
+                if profile["problem"]:
+                    job.fail(f"the profile: {profile['problem']}")
             for name, child in ready.items():
                 job.of(name, peak_mib=child.close())
         except ChildError as problem:
-            job.of(problem.name, error=str(problem))
-    return failed
+            job.of(problem.name, error=problem.reason)
+    errors = {name: job.result["contestants"][name].get("error", "") for name in names}
+    return [name for name, error in errors.items() if MEMORY.search(error) and len(names) > 1]
 
 
 @contextlib.contextmanager
@@ -90,9 +97,8 @@ def _children(names: Sequence[str], command: list[str]) -> Iterator[dict[str, Ch
             child.process.wait()
 
 
-def _started(processes: dict[str, Child], job: Job, until: float) -> list[str]:
-    """Have all sides compile at once; return those that failed. One that is not ready in time is ended."""
-    failed = []
+def _started(processes: dict[str, Child], job: Job, until: float) -> None:
+    """Have all sides compile at once, and keep what they know. One that is not ready in time is ended."""
     with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
         waiting = {name: pool.submit(_start, child, job) for name, child in processes.items()}
         for name, future in waiting.items():
@@ -104,12 +110,10 @@ def _started(processes: dict[str, Child], job: Job, until: float) -> list[str]:
                 processes[name].process.kill()
                 job.of(name, error="not ready in time")
             except ChildError as problem:
-                job.of(name, error=str(problem))
-                failed.append(name)
+                job.of(name, error=problem.reason)
     counts = {name: one["parameters"] for name, one in job.result["contestants"].items() if "parameters" in one}
     if len(set(counts.values())) > 1:
         job.fail("the sides have different numbers of parameters: " + ", ".join(f"{n} {c}" for n, c in counts.items()))
-    return failed
 
 
 def _start(child: Child, job: Job) -> dict[str, Any]:
@@ -130,5 +134,8 @@ def _timed(ready: dict[str, Child], job: Job, *, smoke: bool) -> None:
     steps = 1 if smoke else min(max(round(TURN_S / (first(2)[0] / 2)), 1), MOST_STEPS)
     times = common.interleaved(timed, 2 if smoke else ROUNDS, steps, warm=1 if smoke else 3)
     flops = job.result["contestants"].get(jobs.DREAMJAX, {}).get("tflop")
-    for name, one in common.summary(times, flops and flops * 1e12).items():
-        job.of(name, **{key: value for key, value in one.items() if value is not None}, steps_a_turn=steps)
+    for name, one in common.summary(times).items():
+        seconds, more = one["ms_per_step"] / 1e3, {"steps_a_turn": steps}
+        if flops:
+            more |= {"tflop_per_s": flops / seconds, "examples_per_s": round(job.result["batch"] / seconds, 2)}
+        job.of(name, **one, **more)

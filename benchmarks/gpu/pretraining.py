@@ -1,4 +1,4 @@
-"""Pretraining's step: DreamDiffusion's stage A with the paper's encoder, 297 M parameters (arXiv 2306.16934)."""
+"""Pretraining's step: DreamDiffusion's stage A with the paper's encoder, 329 M parameters (arXiv 2306.16934)."""
 
 from dataclasses import replace
 from typing import Any

@@ -28,7 +28,7 @@ def serve(job: str, side: str, *, smoke: bool, batch: int | None, out: Path) -> 
         facts = {
             CHECK: lambda: {"differences": work.check(), "most": work.most},
             FACTS: lambda: _facts(made(), work),
-            PROFILE: lambda: {"kernels": kernels.of(made().run, out / f"{job}.trace.json.gz")},
+            PROFILE: lambda: _profile(made(), out / f"{job}.trace.json.gz"),
         }
         peak = diffusion_models.our_peak
     else:
@@ -49,6 +49,14 @@ def _facts(ours: Ours, work: Work) -> dict[str, Any]:
         "tflop": work.flops() / 1e12,
         "batch": work.batch,
     }
+
+
+def _profile(ours: Ours, trace: Path) -> dict[str, Any]:
+    """Return the largest kernels; a profiler that does not work here ends nothing."""
+    try:
+        return {"kernels": kernels.of(ours.run, trace), "problem": ""}
+    except Exception as problem:
+        return {"kernels": [], "problem": f"{type(problem).__name__}: {problem}"}
 
 
 def _theirs(work: Work, mode: str | None, *, compiled: bool) -> Theirs:

@@ -40,11 +40,15 @@ class Work:
         return work.step_of(*_sides(self.sizes))
 
     def flops(self) -> float:
-        """Return forward, backward to the inputs, and the gradients of encoder and maps; not of the U-Net's kernels."""
+        """Return the encoder's of a training step, and the U-Net's forward and backward to its inputs.
+
+        Left out are the gradients of what is trained of the U-Net (44 of 860 M parameters), and the maps.
+        """
         from dreamjax.models import flops
 
-        task, (tokens, _) = stage_b_sizes.task_of(self.sizes), self.sizes.context
-        return self.batch * (task.flops() - flops.unet(task.unet.arguments, self.sizes.size, self.sizes.size, tokens))
+        task, (tokens, _), side = stage_b_sizes.task_of(self.sizes), self.sizes.context, self.sizes.size
+        unet = flops.unet(task.unet.arguments, side, side, tokens)
+        return self.batch * (3 * task.encoder.flops()["features"] + 2 * unet)
 
     def check(self) -> dict[str, float]:
         return work.compared(lambda dtype: _sides(self._sizes(dtype, small=True)), self.dtype)

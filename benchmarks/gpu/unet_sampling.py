@@ -37,7 +37,8 @@ class Work:
         seen = []
         for dtype, at in ((self.dtype, work.device()), ("float32", jax.devices("cpu")[0])):
             sizes = replace(self.small, dtype=dtype)
-            sampler = generate.our_sampler(sizes, CHECKED, _params(sizes), at, work.options(at))
+            with jax.default_device(at):
+                sampler = generate.our_sampler(sizes, CHECKED, _params(sizes), at, work.options(at))
             seen.append(np.asarray(sampler.compiled(*sampler.args)))
         return {"latents": work.relative(*seen)}
 

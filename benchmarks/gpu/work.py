@@ -132,8 +132,9 @@ def compared(make: Callable[[str], Sides], dtype: str) -> dict[str, float]:
     seen = []
     for kind, at in ((dtype, device()), ("float32", jax.devices("cpu")[0])):
         task, data = make(kind)
-        made = common.compiled_step(filled(task), task.config.train.mesh, data, [at], options(at))
-        made.run(1)
+        with jax.default_device(at):
+            made = common.compiled_step(filled(task), task.config.train.mesh, data, [at], options(at))
+            made.run(1)
         values = {name: float(made.metrics[name][0] / made.metrics[name][1]) for name in ("loss", "grad_norm")}
         moments = jax.tree.leaves(_moments(made.state.opt))
         seen.append(values | {"gradient": np.concatenate([np.asarray(x, np.float64).ravel() for x in moments])})
@@ -143,7 +144,7 @@ def compared(make: Callable[[str], Sides], dtype: str) -> dict[str, float]:
 def _moments(opt: Any) -> Any:
     import optax
 
-    return optax.tree_utils.tree_get(opt, "mu")
+    return optax.tree.get(opt, "mu")
 
 
 def relative(value: Any, reference: Any) -> float:
