@@ -11,7 +11,7 @@ from gpu import work
 class Work:
     """Windows of 128 channels × 512 samples; the check has the widths, and 2 + 1 layers."""
 
-    most = 0.05
+    most = work.MOST
 
     def __init__(self, smoke: bool, batch: int | None):
         self.dtype = work.dtype_of(smoke)

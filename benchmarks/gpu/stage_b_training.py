@@ -15,7 +15,7 @@ from gpu import unet_training, work
 class Work:
     """25 trials a step, the published batch."""
 
-    most = 0.08
+    most = work.MOST
 
     def __init__(self, smoke: bool, batch: int | None):
         self.smoke, self.batch = smoke, batch or (1 if smoke else 25)

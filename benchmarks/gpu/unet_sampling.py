@@ -1,7 +1,7 @@
 """Sampling from Stable Diffusion 1.5's U-Net: 30 steps of DDIM with guidance, from noise to latents of 512² pixels."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import diffusion_models as models
 import generate
@@ -14,7 +14,7 @@ CHECKED = 3  # steps of the check
 class Work:
     """8 images at once, so 16 for the U-Net."""
 
-    most = 0.1
+    most: ClassVar[dict[str, float]] = {"latents": 0.1}
 
     def __init__(self, smoke: bool, batch: int | None):
         training = unet_training.Work(smoke, 1)

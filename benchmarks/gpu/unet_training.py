@@ -30,7 +30,7 @@ def parts(*, smoke: bool, small: bool) -> dict[str, Any]:
 class Work:
     """32 images a step. The check: two images of 256² pixels, two levels."""
 
-    most = 0.08
+    most = work.MOST
 
     def __init__(self, smoke: bool, batch: int | None):
         self.dtype, self.batch = work.dtype_of(smoke), batch or (1 if smoke else 32)
