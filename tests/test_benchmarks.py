@@ -168,7 +168,7 @@ def test_gpu_runs_with_jax_flax_optax_numpy_and_torch_alone(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     jobs = results["jobs"]
-    assert list(jobs) == ["ceiling", "pretraining", "unet_training", "sampling", "stage_b", "small"]
+    assert list(jobs) == ["ceiling", "pretraining", "unet_training", "sampling", "small", "stage_b"]
     assert jobs.pop("ceiling")["tflop_per_s"].keys() == {"dreamjax", "torch"}
     for job in jobs.values():
         assert job["status"] == "done"

@@ -29,7 +29,7 @@ JOBS = {
         Job("pretraining", "pretraining, dreamdiffusion_paper", "gpu.pretraining", 140, profiled=True),
         Job("unet_training", "Stable Diffusion 1.5 training, 512²", "gpu.unet_training", 240),
         Job("sampling", "Stable Diffusion 1.5 sampling, 30 steps, guided", "gpu.unet_sampling", 130),
-        Job("stage_b", "DreamDiffusion stage B, 512²", "gpu.stage_b_training", 180),
         Job("small", "small network (the size of NICE)", "gpu.small", 90, (DREAMJAX, COMPILED, GRAPHS)),
+        Job("stage_b", "DreamDiffusion stage B, 512²", "gpu.stage_b_training", 180),
     )
 }
