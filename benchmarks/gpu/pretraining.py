@@ -48,4 +48,4 @@ def _sides(config: Any) -> work.Sides:
     from dreamjax.systems import registry
 
     data = pretrain.batch_of(config.model.channels, config.data.samples, config.train.batch_size)
-    return registry.build(config), data
+    return work.filled(registry.build(config), "params"), data

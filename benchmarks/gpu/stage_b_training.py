@@ -68,4 +68,4 @@ class Work:
 
 
 def _sides(sizes: stage_b_sizes.Sizes) -> work.Sides:
-    return stage_b_sizes.task_of(sizes), stage_b_sizes.our_batch(sizes)
+    return work.filled(stage_b_sizes.task_of(sizes), "params", "frozen/unet"), stage_b_sizes.our_batch(sizes)

@@ -55,4 +55,4 @@ class Work:
 
 
 def _sides(sizes: models.Sizes) -> work.Sides:
-    return finetune.our_task(sizes, remat="none"), finetune.batch_of(sizes)
+    return work.filled(finetune.our_task(sizes, remat="none"), "params"), finetune.batch_of(sizes)

@@ -81,7 +81,7 @@ def count(tree: Any) -> int:
 def step_of(task: Any, data: Any) -> Ours:
     """Return the real Task's step on the measured device."""
     at = device()
-    made = common.compiled_step(filled(task), task.config.train.mesh, data, [at], options(at))
+    made = common.compiled_step(task, task.config.train.mesh, data, [at], options(at))
     parameters = count((made.state.params, made.state.frozen.get("unet", {})))
     return Ours(made.run, made.compiled, made.compile_s, parameters)
 
@@ -90,15 +90,11 @@ def options(at: Any) -> dict[str, Any]:
     return UNOPTIMISED if at.platform == "cpu" else {}
 
 
-def filled(task: Any) -> Any:
-    """Return the Task with weights drawn on the host.
+def filled(task: Any, *prefixes: str) -> Any:
+    """Return the Task with the weights under `prefixes` drawn on the host.
 
-    They are the same on every device, and nothing has to be compiled for them: a minute for Stable Diffusion.
+    They are the same on every device, and no program has to be compiled that draws them.
     """
-    import jax
-
-    frozen = jax.eval_shape(task.init, jax.random.key(0)).frozen
-    prefixes = ("params", *(["frozen/unet"] if "unet" in frozen else []))
 
     class Filled(type(task)):
         def weights(self) -> Any:
@@ -117,7 +113,8 @@ def drawn(shapes: Any) -> Any:
         name = str(path[-1].key)
         if name in ("bias", "scale"):
             return np.full(leaf.shape, float(name == "scale"), np.float32)
-        inputs = max(np.prod(leaf.shape[-4:-1], dtype=int), 1) if name == "kernel" else 2500
+        convolution = leaf.ndim == 4  # others have an axis of layers before (inputs, outputs)
+        inputs = np.prod(leaf.shape[:-1] if convolution else leaf.shape[-2:-1]) if name == "kernel" else 2500
         return rng.standard_normal(leaf.shape, np.float32) / np.float32(np.sqrt(inputs))
 
     return jax.tree_util.tree_map_with_path(one, shapes)
@@ -131,22 +128,22 @@ def compared(make: Callable[[str], Sides], dtype: str) -> dict[str, float]:
     """
     import jax
 
-    seen = []
-    for kind, at in ((dtype, device()), ("float32", jax.devices("cpu")[0])):
-        task, data = make(kind)
-        with jax.default_device(at):
-            made = common.compiled_step(filled(task), task.config.train.mesh, data, [at], options(at))
-            made.run(1)
-        values = {name: float(made.metrics[name][0] / made.metrics[name][1]) for name in ("loss", "grad_norm")}
-        moments = jax.tree.leaves(_moments(made.state.opt))
-        seen.append(values | {"gradient": np.concatenate([np.asarray(x, np.float64).ravel() for x in moments])})
-    return {name: relative(seen[0][name], seen[1][name]) for name in seen[0]}
+    here, there = (dtype, device()), ("float32", jax.devices("cpu")[0])
+    steps = {kind: _first_step(*make(kind[0]), kind[1]) for kind in {here, there}}  # in the smoke test they are one
+    return {name: relative(value, steps[there][name]) for name, value in steps[here].items()}
 
 
-def _moments(opt: Any) -> Any:
+def _first_step(task: Any, data: Any, at: Any) -> dict[str, Any]:
+    """Return loss, gradient norm and first moments after a step on the device `at`."""
+    import jax
     import optax
 
-    return optax.tree.get(opt, "mu")
+    with jax.default_device(at):
+        made = common.compiled_step(task, task.config.train.mesh, data, [at], options(at))
+        made.run(1)
+    values = {name: float(made.metrics[name][0] / made.metrics[name][1]) for name in ("loss", "grad_norm")}
+    moments = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(optax.tree.get(made.state.opt, "mu"))]
+    return values | {"gradient": np.concatenate(moments)}
 
 
 def relative(value: Any, reference: Any) -> float:
