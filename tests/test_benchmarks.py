@@ -206,6 +206,38 @@ def test_the_unet_twin_computes_what_diffusers_computes(monkeypatch):
     torch.testing.assert_close(twin(x, t, context, class_labels=added)[0], expected)
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_the_twins_are_one_graph_for_the_compiler(monkeypatch, remat):
+    """`torch.compile` would otherwise compile pieces, and what is compared with would not be what it can do."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import diffusion_models
+    import pretrain
+    import stage_b_sizes
+    import stage_b_twin
+    import unet_twin
+
+    def step(module, *inputs):
+        output = torch.compile(module, backend="aot_eager", fullgraph=True)(*inputs)
+        (output[0] if isinstance(output, tuple) else output).sum().backward()
+        assert all(p.grad is not None for p in module.parameters())
+
+    unet = unet_twin.UNet(diffusion_models.unet_fields(diffusion_models.parts_of("tiny")))
+    if remat:
+        unet.enable_gradient_checkpointing()
+    step(unet, torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 12, 16))
+    sizes = stage_b_sizes.sizes_of("tiny", None, 1, "none")
+    model = sizes.config.encoder.model
+    encoder = stage_b_twin.Encoder(model, sizes.config.data.samples // model.patch, remat=remat)
+    step(encoder, torch.from_numpy(sizes.signal()))
+    if not remat:
+        config = pretrain.comparable("tiny", 2, "float32", unroll=False)
+        trainer = pretrain.twin_of(config, "cpu", compiled=False)
+        step(
+            trainer.model, torch.from_numpy(pretrain.batch_of(config.model.channels, config.data.samples, 2)["signal"])
+        )
+
+
 def test_gpu_samples_the_same_latents_on_both_sides(monkeypatch):
     """From the same weights and the same noise; so the twin has the same network and the same sampler."""
     torch = pytest.importorskip("torch")

@@ -27,7 +27,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--jobs", nargs="+", choices=list(jobs.JOBS), default=list(jobs.JOBS), help="which (all)")
     parser.add_argument("--batch", type=int, help="examples a step, in place of each job's number")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds for all jobs together (%(default).0f)")
-    parser.add_argument("--table", type=Path, metavar="RESULTS.json", help="print the table of results and stop")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a results.json and stop")
     parser.add_argument("--job", choices=list(jobs.JOBS), help=argparse.SUPPRESS)  # this is the process of a job
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)  # … which writes its result here
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # … before this time, in seconds of the epoch
@@ -36,11 +36,14 @@ def parsed() -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def on_cpu() -> Iterator[None]:
-    """Set the environment of the smoke test. A program that several processes compile is compiled once."""
+def environment(*, smoke: bool) -> Iterator[None]:
+    """Set the environment of the jobs. A program that is needed again, such as for a second try, is compiled once."""
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # so that both sides fit one GPU
+    os.environ["JAX_PLATFORMS"] = "cpu" if smoke else "cuda,cpu"  # the CPU for the check
+    if smoke:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with tempfile.TemporaryDirectory() as cache:
-        os.environ |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "JAX_COMPILATION_CACHE_DIR": cache}
-        os.environ |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        os.environ |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         yield
 
 
@@ -59,12 +62,10 @@ def main() -> int:
 
         measuring.measure(args.job, args.result, smoke=args.smoke, batch=args.batch, out=args.out, until=args.until)
         return 0
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # so that both sides fit one GPU
-    os.environ["JAX_PLATFORMS"] = "cuda,cpu"  # the CPU for the check
     options = [*(["--smoke"] if args.smoke else []), *(["--batch", str(args.batch)] if args.batch else [])]
     command = [sys.executable, "-m", "gpu", *options, "--out", str(args.out)]
     chosen = [jobs.JOBS[name] for name in jobs.JOBS if name in args.jobs]
-    with on_cpu() if args.smoke else contextlib.nullcontext():
+    with environment(smoke=args.smoke):
         results = running.run(chosen, command, args.out, limit_s=args.limit)
     (args.out / "table.md").write_text(table.of(results))
     print(table.of(results))

@@ -42,10 +42,12 @@ def serve(job: str, side: str, *, smoke: bool, batch: int | None, out: Path) -> 
 def _facts(ours: Ours, work: Work) -> dict[str, Any]:
     from dreamjax.pods import ahead
 
+    memory = {kind: round(size / 2**20, 1) for kind, size in ahead.memory(ours.compiled).items()}
     return {
         "parameters": ours.parameters,
         "compile_s": round(ours.compile_s, 1),
-        "predicted_mib": round(ahead.memory(ours.compiled)["peak"] / 2**20),
+        "predicted_mib": memory["peak"] or memory["total"],  # a compiler may not say how much is held at once
+        "memory_analysis_mib": memory,
         "tflop": work.flops() / 1e12,
         "batch": work.batch,
     }
