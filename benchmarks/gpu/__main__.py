@@ -42,7 +42,7 @@ def environment(*, smoke: bool) -> Iterator[None]:
     os.environ["JAX_PLATFORMS"] = "cpu" if smoke else "cuda,cpu"  # the CPU for the check
     if smoke:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         os.environ |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         yield
 

@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,12 @@ def measure(name: str, result: Path, *, smoke: bool, batch: int | None, out: Pat
     if name == jobs.CEILING:
         from gpu import ceiling
 
-        return ceiling.measure(job.keep, smoke=smoke)
+        try:
+            ceiling.measure(job.keep, smoke=smoke)
+        except Exception as problem:
+            traceback.print_exc()
+            job.fail(f"{type(problem).__name__}: {str(problem).splitlines()[0]}")
+        return
     options = [*(["--smoke"] if smoke else []), *(["--batch", str(batch)] if batch else [])]
     command = [sys.executable, "-m", "gpu", "--job", name, *options, "--out", str(out)]
     sides_ = spec.contestants(smoke=smoke)

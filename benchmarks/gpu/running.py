@@ -62,7 +62,7 @@ def run(jobs: Sequence[Job], command: Sequence[str], out: Path, *, limit_s: floa
 def _one(job: Job, command: Sequence[str], out: Path, results: Results, seconds: float) -> None:
     """Run a job; its entry of the results is what its process has written until its end."""
     entry, started, seen = results["jobs"][job.name], time.time(), ""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         result = Path(folder) / "result.json"
 
         def keep(status: str) -> None:
@@ -70,6 +70,8 @@ def _one(job: Job, command: Sequence[str], out: Path, results: Results, seconds:
             text = result.read_text(encoding="utf-8") if result.exists() else ""
             if text != seen or entry["status"] != status:
                 entry.update(json.loads(text) if text else {})
+                failed = entry.pop("failed", "")
+                status = f"failed: {failed}" if failed and status == DONE else status
                 entry.update(title=job.title, status=status, seconds=round(time.time() - started, 1))
                 seen = text
                 write(out / "results.json", results)
@@ -86,9 +88,10 @@ def _one(job: Job, command: Sequence[str], out: Path, results: Results, seconds:
             raise
         late = process.poll() is None
         _end(process)
-        keep("running")
-        failed = entry.pop("failed", "" if process.returncode == 0 else f"exit code {process.returncode}")
-        keep(f"out of time after {seconds:.3g} s" if late else f"failed: {failed}" if failed else DONE)
+        if late:
+            keep(f"out of time after {seconds:.3g} s")
+        else:
+            keep(f"failed: exit code {process.returncode}" if process.returncode else DONE)
 
 
 def _end(process: subprocess.Popen) -> None:

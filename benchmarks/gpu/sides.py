@@ -68,4 +68,7 @@ def _theirs(work: Work, mode: str | None, *, compiled: bool) -> Theirs:
         raise RuntimeError("PyTorch has no GPU here; --smoke runs on CPU")
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # as JAX on GPUs
-    return work.theirs(mode, compiled=compiled)
+    made = work.theirs(mode, compiled=compiled)
+    if not compiled:
+        torch.set_num_threads(1)  # the smoke test's sizes; threads would wait for each other
+    return made
