@@ -29,6 +29,26 @@ chosen = [jobs.Job(name, name, "", 50) for name in ("first", "slow", "last")]
 running.run(chosen, [sys.executable, "-c", sys.argv[2]], Path(sys.argv[1]), limit_s=100)
 """
 
+SIDE = """
+import json, os, sys, time
+side = sys.argv[-1]
+for line in sys.stdin:
+    asked = json.loads(line)
+    answer = {"seconds": 1.0, "wall": 0.01 * asked.get("steps", 0), "cpu": 0.01, "peak_mib": 7}
+    if asked.get("fact") == "check":
+        answer = {"differences": {"loss": 0.001, "gradient": 0.5}, "most": {"loss": 0.01, "gradient": 0.1}}
+    if asked.get("fact") == "facts":
+        answer = {"parameters": 5, "tflop": 3.0, "batch": 4} if side == "dreamjax" else {"parameters": 6}
+    if "start" in asked and side == "torch large" and not os.path.exists(sys.argv[1]):
+        open(sys.argv[1], "w").close()
+        answer = {"error": "OutOfMemoryError: CUDA out of memory. Tried to allocate 40 GiB"}
+    if "start" in asked and side == "torch slow":
+        time.sleep(60)
+    print(json.dumps(answer), flush=True)
+    if "end" in asked:
+        break
+"""
+
 
 @pytest.fixture
 def gpu(monkeypatch):
@@ -39,10 +59,10 @@ def gpu(monkeypatch):
 
 def test_a_job_that_is_slow_or_broken_is_a_line_and_the_next_one_runs(gpu, tmp_path):
     running, jobs = gpu("running"), gpu("jobs")
-    chosen = [jobs.Job(name, name, "", budget) for name, budget in (("slow", 0.5), ("broken", 5), ("last", 5))]
+    chosen = [jobs.Job(name, name, "", budget) for name, budget in (("slow", 1.5), ("broken", 5), ("last", 5))]
     results = running.run(chosen, [sys.executable, "-c", JOB], tmp_path, limit_s=100)
     assert {name: one["status"] for name, one in results["jobs"].items()} == {
-        "slow": "out of time after 0.5 s",
+        "slow": "out of time after 1.5 s",
         "broken": "failed: exit code 1",
         "last": "done",
     }
@@ -70,6 +90,34 @@ def test_a_stop_keeps_what_is_done(tmp_path):
     kept = json.loads(results.read_text())["jobs"]
     assert [one["status"] for one in kept.values()] == ["done", "stopped", "not reached"]
     assert kept["first"]["contestants"]["dreamjax"]["ms_range"] == [1.0, 3.0]
+
+
+def measured(gpu, folder, names, seconds):
+    """Return the result of a job whose sides are `SIDE`."""
+    measuring = gpu("measuring")
+    command, until = [sys.executable, "-c", SIDE, str(folder / "tried")], time.time() + measuring.RESERVE_S + seconds
+    job = measuring.Job(folder / "result.json")
+    measuring.measure_sides(names, command, job, smoke=True, profiled=False, until=until)
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_a_side_for_which_memory_was_too_small_is_measured_alone(gpu, tmp_path):
+    result = measured(gpu, tmp_path, ["dreamjax", "torch large"], 60)
+    ours, theirs = result["contestants"]["dreamjax"], result["contestants"]["torch large"]
+    assert theirs["alone"]
+    assert (ours["ms_per_step"], theirs["ms_per_step"]) == (10.0, 10.0)
+    assert ours["tflop_per_s"] == pytest.approx(300)
+    assert ours["examples_per_s"] == pytest.approx(400)
+    assert result["failed"].split("; ") == [
+        "gradient differs by 0.5 from the CPU's, but rounding explains at most 0.1",
+        "the sides have different numbers of parameters: dreamjax 5, torch large 6",
+    ]
+
+
+def test_a_side_that_is_late_is_given_up_and_the_other_one_measured(gpu, tmp_path):
+    result = measured(gpu, tmp_path, ["dreamjax", "torch slow"], 1.5)
+    assert result["contestants"]["dreamjax"]["ms_per_step"] == 10.0
+    assert result["failed"].endswith("torch slow: not ready in time")
 
 
 def test_the_table_has_every_figure_and_every_failure(gpu):

@@ -54,11 +54,17 @@ def measure(name: str, result: Path, *, smoke: bool, batch: int | None, out: Pat
         return
     options = [*(["--smoke"] if smoke else []), *(["--batch", str(batch)] if batch else [])]
     command = [sys.executable, "-m", "gpu", "--job", name, *options, "--out", str(out)]
-    sides_ = spec.contestants(smoke=smoke)
-    for side in _together(sides_, command, job, smoke=smoke, profiled=spec.profiled, until=until):
+    measure_sides(spec.contestants(smoke=smoke), command, job, smoke=smoke, profiled=spec.profiled, until=until)
+
+
+def measure_sides(
+    names: Sequence[str], command: list[str], job: Job, *, smoke: bool, profiled: bool, until: float
+) -> None:
+    """Measure the sides that `command --only NAME` serves: in turns, or alone where memory is too small for all."""
+    for side in _together(names, command, job, smoke=smoke, profiled=profiled, until=until):
         common.say(f"{side} alone, as memory does not suffice for all at once …")
         job.result["contestants"][side] = {"alone": True}
-        _together([side], command, job, smoke=smoke, profiled=spec.profiled, until=until)
+        _together([side], command, job, smoke=smoke, profiled=profiled, until=until)
     for side, one in job.result["contestants"].items():
         if "error" in one:
             job.fail(f"{side}: {one['error']}")
