@@ -35,13 +35,13 @@ def attend(
 
     - xla: `jax.nn.dot_product_attention`; used on TPUs. Probabilities are recomputed in the backward pass, as storing
       them takes longer (docs/benchmarks.md).
-    - cudnn: NVIDIA's fused kernel; bfloat16 on GPUs.
+    - cudnn: NVIDIA's fused kernel; bfloat16 or float16 on GPUs from compute capability 8.0 on.
     - pallas: the flash kernel for TPUs that comes with JAX; no T × S array exists. Where blocks do not fit (T or S not
       a multiple of 128, K above 128 and not a multiple either) and on other devices xla computes the same attention.
     - saved: heads first, the probabilities kept for a hand-written backward pass. XLA's own backward on CPU makes
       transposed copies and computes the exponentials again (docs/benchmarks.md). Long sequences go head by head in
       pieces that stay in the cache, and their probabilities are recomputed in the backward pass.
-    - auto: saved on CPU, xla elsewhere.
+    - auto: saved on CPU; cudnn on GPUs where the type, the head's width and the absence of a mask allow it; else xla.
     """
     q, k, v = q_BxTxHxK, k_BxSxHxK, v_BxSxHxK
     kind = _implementation_for(implementation, q, k, keys_ok_BxS)
@@ -75,6 +75,8 @@ def attend_packed(
 def _implementation_for(implementation: Attention, q: Shaped, k: Shaped, keys_ok: Array | None) -> Kind:
     """Return the implementation for these shapes on the target platform."""
     if implementation == "auto":
+        if environment.target_platform() == "gpu" and keys_ok is None and _fits_cudnn(q):
+            return "cudnn"
         return "saved" if environment.target_platform() == "cpu" else "xla"
     if implementation == "pallas":
         return "pallas" if keys_ok is None and _fits_flash(q, k) and environment.target_platform() == "tpu" else "xla"
@@ -100,6 +102,13 @@ def _attend(q: Array, k: Array, v: Array, keys_ok_BxS: Array | None, *, causal: 
 def _fits_flash(q: Shaped, k: Shaped) -> bool:
     (T, S), K = (q.shape[1], k.shape[1]), q.shape[-1]
     return T % 128 == S % 128 == 0 and (K <= 128 or K % 128 == 0)
+
+
+def _fits_cudnn(q: Shaped) -> bool:
+    """Return whether cuDNN has a fused kernel, forward and backward, for this type and head on the target GPU."""
+    capability, K = environment.compute_capability() or (0, 0), q.shape[-1]
+    widest = 256 if (9, 0) <= capability < (12, 0) else 128  # Hopper and Blackwell of data centres
+    return capability >= (8, 0) and q.dtype in (jnp.bfloat16, jnp.float16) and K % 8 == 0 and K <= widest
 
 
 def _flash(q: Array, k: Array, v: Array, causal: bool) -> Array:

@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from dreamjax.errors import UserError
@@ -44,6 +45,20 @@ def target_platform() -> str:
 
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return str(getattr(device, "platform", None) or jax.default_backend()).replace("cuda", "gpu").replace("rocm", "gpu")
+
+
+# of the GPU that a program is traced for, where none of that kind is attached (`pods.gpus`)
+CAPABILITY: ContextVar[tuple[int, int] | None] = ContextVar("CAPABILITY", default=None)
+
+
+def compute_capability() -> tuple[int, int] | None:
+    """Return the compute capability, as (9, 0), of the GPU that the program being traced is for; None if unknown."""
+    import jax
+
+    if (planned := CAPABILITY.get()) is not None or jax.default_backend() != "gpu":
+        return planned
+    major, _, minor = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
 def check_attention(kind: str, key: str, remedy: str) -> None:

@@ -58,7 +58,11 @@ def make(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mes
     Axis types are Auto on purpose: the compiler places activations.
     """
     devices = jax.devices() if devices is None else list(devices)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = 1
+    if (
+        devices[0].platform == "tpu"
+    ):  # of GPUs, whose every node counts as a slice, the axes may cross nodes as they come
+        slices = len({getattr(device, "slice_index", 0) for device in devices})
     shape = sizes(config, len(devices), slices)
     local = sum(device.process_index == devices[0].process_index for device in devices)
     if local % shape[2] and devices[0].platform != "tpu":

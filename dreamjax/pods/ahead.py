@@ -1,16 +1,20 @@
-"""Compile a training step for TPUs that are not attached: whether it compiles, and the memory of a chip.
+"""Compile a training step for TPUs or GPUs that are not attached: whether it compiles, and the memory of a chip.
 
-    with_devices = meshes.make(MeshConfig(data=1, fsdp=16), ahead.topology("v5e:4x4"))
-    compiled = ahead.compile_step(task, with_devices, 16 * 8)
+    pod = topologies.pod("v5e-16")
+    with ahead.unattached(pod):
+        mesh = meshes.make(MeshConfig(data=1, fsdp=16), ahead.devices(pod))
+        compiled = ahead.compile_step(task, mesh, 16 * 8, task.example())
     ahead.memory(compiled)["total"]          # bytes a chip
 
-The TPU compiler runs on any machine with the package libtpu, without a TPU.
+The TPU compiler runs on any machine with the package libtpu, without a TPU; that of GPUs (`pods.gpus`) likewise.
 """
 
+import contextlib
 import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +25,8 @@ from jax.stages import Compiled, Traced
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import sharding
+from dreamjax.pods import gpus
+from dreamjax.pods.topologies import Pod
 from dreamjax.training import program
 from dreamjax.training.task import Task
 
@@ -36,13 +42,32 @@ ABSENT = {
 }
 
 
-def available() -> bool:
-    """Return whether the compiler is installed."""
+def available(pod: Pod | None = None) -> bool:
+    """Return whether the compiler for a pod, by default of TPUs, is installed."""
+    if pod is not None and not pod.is_tpu:
+        return gpus.available()
     return importlib.util.find_spec("libtpu") is not None
 
 
+def remedy(pod: Pod) -> str:
+    """Return how to install the compiler for a pod."""
+    return "pip install 'dreamjax[tpu]'" if pod.is_tpu else gpus.remedy()
+
+
+def devices(pod: Pod) -> Sequence[jax.Device]:
+    """Return the devices of a pod, none of which has to be attached. Raise UserError without its compiler."""
+    if pod.is_tpu:
+        return topology(pod.topology, pod.slices)
+    return gpus.devices(pod.chip.name, pod.slices, pod.shape[0])
+
+
+def unattached(pod: Pod) -> AbstractContextManager[None]:
+    """Return a context in which programs are traced and lowered for a pod that is not attached."""
+    return contextlib.nullcontext() if pod.is_tpu else gpus.unattached(pod.chip.name)
+
+
 def topology(name: str, slices: int = 1) -> Sequence[jax.Device]:
-    """Return the devices of a pod's slices, such as `v5e:4x4`, `v6e:16x16` or `v5p:4x4x4`; none has to be attached.
+    """Return the devices of a TPU pod's slices, such as `v5e:4x4`, `v6e:16x16` or `v5p:4x4x4`; none has to be attached.
 
     Raise UserError without libtpu and for a name that it does not know.
     """
@@ -95,7 +120,10 @@ def compile_traced(traced: Traced, mesh: Mesh, effort: float | None = None) -> C
     """
     with jax.set_mesh(mesh):
         try:
-            return traced.lower().compile({} if effort is None else {"exec_time_optimization_effort": effort})
+            options = dict(gpus.OPTIONS) if mesh.devices.flat[0].platform == "gpu" else {}
+            return traced.lower().compile(
+                options if effort is None else options | {"exec_time_optimization_effort": effort}
+            )
         except jax.errors.JaxRuntimeError as problem:
             if "RESOURCE_EXHAUSTED" not in str(problem):
                 raise

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -113,6 +113,16 @@ def _bytes(shapes: Iterable[Shape]) -> float:
 
 def _types(shapes: Iterable[Shape]) -> tuple[str, ...]:
     return tuple(sorted({shape.kind for shape in shapes}))
+
+
+def split_among_nodes(collectives: Iterable[Collective], pod: Pod) -> list[Collective]:
+    """Return the collectives of a program for GPUs as they are executed: within each node, and between nodes."""
+    parts = []
+    for one in collectives:
+        group = np.asarray(one.members)
+        for part in among(group, pod, one.kind, " x ".join(one.axes), one.payload):
+            parts.append(replace(part, times=one.times, types=one.types, overlapped=one.overlapped))
+    return parts
 
 
 def _is_continued(computation: Computation, one: Instruction) -> bool:

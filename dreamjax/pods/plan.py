@@ -2,8 +2,8 @@
 
     result = plan(jobs.TrainingStep(config), topologies.pod("v5e-256"))
 
-The real program is compiled for the pod by the TPU compiler: the memory of a chip and the communication are *compiled*.
-Times are *predicted* from them. For GPUs, and where that compiler is not installed, the plan is *counted*.
+The real program is compiled for the pod by the compiler of its chips: the memory of a chip, the communication and, for
+GPUs, the kernels are *compiled*. Times are *predicted* from them. Without that compiler the plan is *counted*.
 """
 
 import contextlib
@@ -20,9 +20,10 @@ from jax.stages import Compiled
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
-from dreamjax.pods import ahead, collectives, hlo, roofline, topologies
+from dreamjax.pods import ahead, collectives, gpus, hlo, kernels, roofline, topologies
 from dreamjax.pods.collectives import Collective
 from dreamjax.pods.jobs import Job
+from dreamjax.pods.kernels import Kernel, KernelGroup
 from dreamjax.pods.roofline import Times
 from dreamjax.pods.topologies import Pod
 
@@ -80,6 +81,8 @@ class PodPlan:
     unrecognised: Mapping[str, int] = field(default_factory=dict)  # form of a collective that is not known → how many
     loops: Sequence[int | None] = ()  # trips of each; None: unknown
     strange_loops: Sequence[int | None] = ()  # those that are not the model's
+    kernels: Sequence[KernelGroup] = ()  # of a compiled program for GPUs
+    traffic: Sequence[Kernel] = ()  # those without products that move the most bytes
     scaling: Sequence[ScalingRow] = ()
     files: Sequence[str] = ()
 
@@ -136,6 +139,8 @@ class PodPlan:
             "loops": list(self.loops),
             "strange_loops": list(self.strange_loops),
             "seconds": self.seconds.as_json(),
+            "kernels": [asdict(group) for group in self.kernels],
+            "traffic": [asdict(kernel) for kernel in self.traffic],
             **(self.outlook or dict.fromkeys(OUTLOOK)),
         } | {name: value for name, value in optional.items() if value}
 
@@ -156,17 +161,14 @@ def plan(
     """
     smaller = _smaller(job, pod) if scaling else []
     sizes = meshes.sizes(job.config.train.mesh, pod.devices, pod.slices if pod.is_tpu else 1)
-    compiles = pod.is_tpu and ahead.available()
+    compiles = ahead.available(pod)
     if per_chip == "auto" and not compiles:
-        raise UserError(
-            "--batch-per-chip auto compiles for TPUs: name a pod of them, and pip install 'dreamjax[tpu]'"
-            if pod.is_tpu
-            else f"--batch-per-chip auto compiles, which only goes for TPUs: give a number for {pod.name}"
-        )
+        raise UserError(f"--batch-per-chip auto compiles for {pod.name}: {ahead.remedy(pod)}")
     if isinstance(per_chip, int):
         job = job.with_examples(per_chip * sizes[0] * sizes[1])
     if compiles:
-        result = _compiled(job, pod, effort, largest=per_chip == "auto")
+        with ahead.unattached(pod):
+            result = _compiled(job, pod, effort, largest=per_chip == "auto")
     else:
         result = _counted(job, pod, AbstractMesh(sizes, meshes.AXES))
     return replace(result, scaling=_weak(result, smaller, effort)) if scaling else result
@@ -174,14 +176,18 @@ def plan(
 
 def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> PodPlan:
     """Compile a plan. `largest`: with the largest number of examples a device that fits."""
-    mesh = meshes.make(job.config.train.mesh, ahead.topology(pod.topology, pod.slices))
+    mesh = meshes.make(job.config.train.mesh, ahead.devices(pod))
     ways, usable = mesh.shape["data"] * mesh.shape["fsdp"], pod.chip.usable / pod.chip.cores
     loops: dict[int, list[int]] = {}  # examples → those of the model
 
     def compiled(job: Job) -> Compiled:
         traced = job.trace(mesh)
         loops[job.examples] = ahead.loops(traced)
-        return ahead.compile_traced(traced, mesh, effort)
+        step = ahead.compile_traced(traced, mesh, effort)
+        peak = ahead.memory(step)["peak"]
+        if largest and peak > usable:  # the compiler for GPUs leaves this open
+            raise ahead.DoesNotFit(f"the step takes {peak / 2**30:.2f} GiB", peak)
+        return step
 
     if largest:
         best = ahead.largest(lambda rows: compiled(job.with_examples(rows * ways)), usable, job.unit)
@@ -190,17 +196,21 @@ def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> Pod
         step = compiled(job)
     text = step.as_text() or ""
     program, held = hlo.read(text), ahead.memory(step)
-    moved, flop = collectives.find(program, dict(mesh.shape)), roofline.flops(program)
+    moved, runs = collectives.find(program, dict(mesh.shape)), [] if pod.is_tpu else kernels.read(program)
+    flop = roofline.flops(program) if pod.is_tpu else sum(one.flop * one.times for one in runs)
     trips = [trips for _, trips in program.loops()]
     seconds = roofline.times(
         pod,
         flop if job.flop is None else job.flop * job.examples / mesh.size,
         roofline.traffic(program),
-        moved.collectives,
-        [tuple(device.coords) for device in mesh.devices.flat],
+        moved.collectives if pod.is_tpu else collectives.split_among_nodes(moved.collectives, pod),
+        [tuple(device.coords) if pod.is_tpu else device.coords[-1:] for device in mesh.devices.flat],
         roofline.cycles(program),
         hurried=effort is not None and effort < 0,
     )
+    if runs:
+        best, worst = kernels.seconds(runs, pod.chip, gpus.TARGETS[pod.chip.name].multiprocessors)
+        seconds = replace(seconds, computing=best, slowest=worst)
     return PodPlan(
         job,
         pod,
@@ -215,6 +225,8 @@ def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> Pod
         unrecognised=moved.unknown,
         loops=trips,
         strange_loops=strange(trips, loops[job.examples]),
+        kernels=kernels.grouped(runs, pod.chip, gpus.TARGETS[pod.chip.name].multiprocessors) if runs else (),
+        traffic=kernels.largest_traffic(runs),
     )
 
 
@@ -275,8 +287,8 @@ def _weak(whole: PodPlan, smaller: Sequence[Pod], effort: float | None) -> list[
     """Return a row per pod, the smallest first, with as many examples a device as the whole pod, which is the last."""
     if whole.outlook is None:
         raise UserError(
-            f"the time of {whole.job.what} is unknown without the compiler, and so is how it scales; "
-            "pip install 'dreamjax[tpu]'"
+            f"the time of {whole.job.what} is unknown without the compiler, and so is how it scales: "
+            f"{ahead.remedy(pod)}"
         )
     plans, rows = [], list[ScalingRow]()
     for pod in smaller:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 NAMES = {"params": "parameters", "opt": "optimiser", "ema": "average", "frozen": "frozen", "extra": "statistics"}
+INSTRUCTIONS = "all instructions, as the compiler estimates them"
 STORED = (*NAMES, "gradients", "activations")
 TITLES = {"memory": "Memory of a device", "roofline": "Roofline of the step", "scaling": "Weak scaling"}
 
@@ -57,7 +58,8 @@ def _page(plan: PodPlan, plots: Sequence[Section] = ()) -> Page:
     if plan.strange_loops:
         trips = _joined(plan.strange_loops, "?")
         warnings.append(f"loops with {trips} trips are not in the model: their operations may be miscounted")
-    sections = [*plots, _memory(plan), _collectives(plan), _time(plan), *([_scaling(plan)] if plan.scaling else [])]
+    sections = [*plots, _memory(plan), _collectives(plan), *_kernels(plan), _time(plan)]
+    sections += [_scaling(plan)] if plan.scaling else []
     return Page(title, sections, statements=warnings)
 
 
@@ -94,14 +96,42 @@ def _collectives(plan: PodPlan) -> Section:
     return Section("Communication between chips in a step", Table(header, rows), notes=notes)
 
 
+def _kernels(plan: PodPlan) -> list[Section]:
+    """Return the kernels of a program for GPUs by kind, and those without products that move the most."""
+    if not plan.kernels:
+        return []
+    rows = []
+    for group in plan.kernels:
+        sizes = (f"{group.flop / 1e12:.2f}", f"{group.moved / GIB:.2f}", f"{group.milliseconds:.2f}")
+        rows.append([group.kind, group.types, f"{group.times:,.0f}", *sizes])
+    header = ["kernels", "of", "times", "TFLOP", "GiB moved", "ms (predicted)"]
+    moving = [
+        [one.kind, _source(one.source), f"{one.times:.0f}", f"{one.times * one.moved / GIB:.2f}"]
+        for one in plan.traffic
+    ]
+    return [
+        Section("Kernels of a step", Table(header, rows)),
+        Section("Largest memory traffic without products", Table(["kernel", "from", "times", "GiB"], moving)),
+    ]
+
+
+def _source(path: str) -> str:
+    """Return the end of an operation's path: `transpose(jvp())/while/body/mul` of `jit(update)/…`."""
+    parts = [
+        part for part in path.split("/") if part not in ("closed_call", "body", "while") and "jit(update" not in part
+    ]
+    return "/".join(parts)[-60:]
+
+
 def _time(plan: PodPlan) -> Section:
     seconds, what, outlook = plan.seconds, plan.job.what, plan.outlook
     durations = {
-        "matrix units, at their peak": seconds.matrix if outlook else 0,
+        "products, at the peak" if plan.kernels else "matrix units, at their peak": seconds.matrix if outlook else 0,
         "memory, at its peak": seconds.memory,
         **{f"links, over {axis}": duration for axis, duration in seconds.links.items()},
         "network between slices": seconds.network,
-        "all instructions, as the compiler estimates them": seconds.computing,
+        "all kernels, one after another" if plan.kernels else INSTRUCTIONS: seconds.computing,
+        "all kernels, at the worst": seconds.slowest,
     }
     always = ("memory", "links", *(["matrix"] if outlook else []))
     rows = [[name, f"{1e3 * (took or 0):.2f}"] for name, took in durations.items() if took or name.startswith(always)]

@@ -32,8 +32,9 @@ WINDOW = re.compile(r"window=\{([^}]*)\}")
 class Times:
     """Seconds of a step. `links`: by axes of the mesh.
 
-    `computing`: of its instructions, as the compiler estimates them; None without it. `hurried`: the compiler ran with
-    little effort, so that the real program would be faster.
+    `computing`: of its instructions, as the compiler estimates them, or for GPUs as the model of `pods.kernels` does;
+    None without. `slowest`: the worst end of that model. `hurried`: the compiler ran with little effort, so that the
+    real program would be faster.
     """
 
     matrix: float
@@ -42,6 +43,7 @@ class Times:
     network: float
     computing: float | None
     hurried: bool = False
+    slowest: float | None = None
 
     @property
     def crossing(self) -> float:
@@ -58,6 +60,7 @@ class Times:
     def high(self) -> float:
         """Return the time of a step where nothing overlaps."""
         instructions = self.matrix + self.memory if self.computing is None else max(self.computing, self.matrix)
+        instructions = max(instructions, self.slowest or 0.0)
         return instructions + self.crossing
 
     def as_json(self) -> JsonDict:
@@ -129,8 +132,13 @@ def traffic(program: HloProgram) -> float:
             total += often * copy.bytes * ((not source.fast) + (not copy.fast))
             continue
         inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
-        total += often * (_read(computation, one, inner) + _written(computation, one, inner))
+        total += often * moved(computation, one, inner)
     return total
+
+
+def moved(computation: Computation, one: Instruction, inner: Computation | None) -> float:
+    """Return the bytes that one instruction reads and writes; `inner`: its computation, if it is a fusion."""
+    return _read(computation, one, inner) + _written(computation, one, inner)
 
 
 def _read(computation: Computation, one: Instruction, inner: Computation | None) -> float:

@@ -1,10 +1,13 @@
 """Pods by name: the shape of their chips, and the FLOP/s, memory and bandwidths of a chip.
 
 v5e-256, v5e:16x16        a slice of a TPU pod; v4, v5p and tpu7x count cores: v5p-512 are 256 chips
-h100-8, h200-64           GPUs, in nodes of 8
+a100-8, h100-8, h200-64   GPUs, in nodes of 8; also l40s and b200
 
 Rates are those that vendors publish, for TPUs in docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, of GPUs in
-NVIDIA's data sheets of H100 SXM and H200 SXM (dense bfloat16, which is half of what they advertise with sparsity). What
+NVIDIA's data sheets of the SXM forms (dense bfloat16, which is half of what they advertise with sparsity) and of the
+L40S, whose GPUs speak over PCIe 4. The share of the peak that matrix products reach is that of the table of maximum
+achievable FLOPS in Stas Bekman's Machine Learning Engineering (A100, H100, B200); the L40S's is assumed, and so is a
+network port of 400 Gb/s a GPU (200 for A100, 100 for L40S). What
 a TPU program may take of the memory is what the compiler refuses to go beyond. The network of v4 and tpu7x is assumed:
 no figure of it was found. The clocks of v4, v5e and v5p are those at which their matrix units make up the published
 peak; of v6e and tpu7x, those at which the compiler's estimate of a large matrix product and of streaming through memory
@@ -21,7 +24,7 @@ from dreamjax.parallel import torus
 
 GB, GIB, TERA = 10**9, 2**30, 10**12
 ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "v7x": "tpu7x", "ironwood": "tpu7x"}
-EXAMPLES = "v4-128, v5e-256, v5p-512, v6e-256, tpu7x-128, v5e:16x16, h100-8 or h200-64"
+EXAMPLES = "v4-128, v5e-256, v5p-512, v6e-256, tpu7x-128, v5e:16x16, a100-8, l40s-8, h100-8, h200-64 or b200-8"
 MOST = 9216  # chips of a slice: tpu7x's; v5p's has 8,960
 
 
@@ -43,6 +46,7 @@ class Chip:
     node: int = 0  # GPUs of one
     cores: int = 1  # of which the frameworks see each as a device: memory and rates are shared out among them
     clock: float = 0.0  # Hz, in which the compiler's estimates are; 0: it makes none
+    ceiling: float = 1.0  # share of the peak that the largest matrix products reach, as others measured it
 
     @property
     def named_cores(self) -> int:
@@ -58,9 +62,10 @@ def _tpu(
     return Chip(name, tera * TERA, usable * GIB, gbps * GB, link, axes, network, cores=cores, clock=clock)
 
 
-def _gpu(name: str, gigabytes: float, gbps: float) -> Chip:
-    """Return a GPU: JAX takes 0.75 of its memory; NVLink 4 has 900 GB/s both ways; a 400 Gb/s InfiniBand port a GPU."""
-    return Chip(name, 989.4 * TERA, 0.75 * gigabytes * GB, gbps * GB, 450 * GB, 1, 50 * GB, node=8)
+def _gpu(name: str, tera: float, gigabytes: float, gbps: float, nvlink: float, gbit: float, ceiling: float) -> Chip:
+    """Return a GPU. `nvlink`: GB/s, one way. `gbit`: of its network port. JAX takes 0.75 of the memory."""
+    link, network = nvlink * GB, gbit * (GB / 8)
+    return Chip(name, tera * TERA, 0.75 * gigabytes * GB, gbps * GB, link, 1, network, node=8, ceiling=ceiling)
 
 
 CHIPS = {
@@ -71,8 +76,11 @@ CHIPS = {
         _tpu("v5p", 459, 95.74, 2765, 1200, 3, 50, 1.75e9),
         _tpu("v6e", 918, 31.25, 1638, 800, 2, 100, 1.75e9),
         _tpu("tpu7x", 2307, 189.5, 7380, 1200, 3, 100, 2.3e9, cores=2),
-        _gpu("h100", 80, 3350),
-        _gpu("h200", 141, 4800),
+        _gpu("a100", 312, 80, 2039, 300, 200, 0.86),
+        _gpu("l40s", 362, 48, 864, 32, 100, 0.80),
+        _gpu("h100", 989.4, 80, 3350, 450, 400, 0.80),
+        _gpu("h200", 989.4, 141, 4800, 450, 400, 0.80),
+        _gpu("b200", 2250, 180, 8000, 900, 400, 0.776),
     )
 }
 

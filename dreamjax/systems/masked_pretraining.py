@@ -22,6 +22,7 @@ from dreamjax.models.masked_autoencoder import MaskedAutoencoder, patchify, unpa
 from dreamjax.objectives import masking
 from dreamjax.objectives.masking import MaskConfig
 from dreamjax.objectives.reconstruction_loss import ReconstructionConfig, reconstruction
+from dreamjax.parallel import environment
 from dreamjax.parallel.sharding import Rules
 from dreamjax.signals.datasets import pipeline
 from dreamjax.signals.datasets.data_config import DataConfig
@@ -144,7 +145,7 @@ def bind(config: MaskedPretrainingConfig, params: PyTree) -> MaskedAutoencoder:
 
     Without a GPU, attention that was trained with cuDNN is computed by the default implementation.
     """
-    without = config.model.attention == "cudnn" and jax.default_backend() != "gpu"
+    without = config.model.attention == "cudnn" and environment.target_platform() != "gpu"
     return NETWORK.bind(_arguments(config) | ({"attention": "auto"} if without else {}), params)
 
 

@@ -1,0 +1,229 @@
+"""The kernels of a program that was compiled for a GPU: what each computes and moves, and a model of its time.
+
+    runs = kernels.read(program)
+    low, high = kernels.seconds(runs, pod.chip, multiprocessors=132)
+
+Without a GPU no kernel can be timed, so the model is stated here in full. A kernel takes as long as its operations or
+its memory traffic, whichever is longer.
+
+- Operations run at the share of the peak that the largest products reach (`Chip.ceiling`, measured by others), times the
+  share of the multiprocessors' turns that have work, times what a tile of that size loses. Of the tiles in `TILES`, the
+  best counts. cuDNN's convolutions are products of (batch · height · width) × (window · channels) and get
+  `CONVOLUTION` of that; its fused attention gets `ATTENTION` of the peak.
+- Memory moves at `STREAMED` of its peak.
+- The lower end of the range is this; at the upper end every share is `WORSE` of it, and each kernel starts `START` late.
+
+How far off that is against published figures is in docs/scaling.md.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dreamjax.pods import roofline
+from dreamjax.pods.collectives import KINDS
+from dreamjax.pods.hlo import Computation, HloProgram, Instruction
+from dreamjax.pods.topologies import Chip
+
+Kind = Literal[
+    "product (cuBLASLt)", "product (XLA)", "convolution (cuDNN)", "attention (cuDNN)", "fusion (Triton)", "fusion",
+    "only moves data", "library",
+]  # fmt: skip
+PRODUCTS = ("__cublas$lt$matmul", "__cublas$gemm")
+CONVOLUTIONS = ("__cudnn$conv",)
+ATTENTIONS = ("__cudnn$fmha",)
+BACKWARD = 2.5  # the fused attention's backward pass has five products, its forward pass two
+MOVES = {"copy", "transpose", "bitcast", "parameter", "tuple", "get-tuple-element", "reshape", "concatenate", "pad"}
+# (rows, columns) of the result that a block of threads computes → share of the ceiling that such tiles reach
+TILES = {(256, 128): 1.0, (128, 256): 1.0, (128, 128): 0.92, (64, 128): 0.8, (128, 64): 0.8, (64, 64): 0.6}
+PROLOGUE = 128  # of the contracted dimension: what filling and emptying a tile's pipeline costs
+CONVOLUTION, ATTENTION, FLOAT32 = 0.85, 0.55, 0.5  # FLOAT32: TF32's share of bfloat16's rate
+HEAD = 128  # width of a head, below which the fused attention is slower in proportion
+STREAMED, WORSE, START = 0.92, 0.75, 3e-6
+TARGET = re.compile(r'custom_call_target="([^"]*)"')
+CONTRACTED = re.compile(r'"lhs_contracting_dimensions":\[([^\]]*)\]')
+BATCHED = re.compile(r'"lhs_batch_dimensions":\[([^\]]*)\]')
+SOURCE = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel. `flop` and `moved` (bytes) are of one run; `shape`: (products, rows, columns, contracted)."""
+
+    kind: Kind
+    types: str  # of its operands
+    times: float  # a step runs it
+    flop: float
+    moved: float
+    shape: tuple[int, int, int, int]
+    source: str  # where the model's code made it
+    head: int = 0  # width of a head, of fused attention
+
+
+@dataclass(frozen=True)
+class KernelGroup:
+    """Kernels of one kind and type, together, in a step; `milliseconds`: predicted, the lower end."""
+
+    kind: str
+    types: str
+    kernels: int
+    times: float
+    flop: float
+    moved: float
+    milliseconds: float
+
+
+def read(program: HloProgram) -> list[Kernel]:
+    """Return every kernel of a step, without collectives."""
+    kernels = []
+    for computation, one, times in program.executed(fused=False):
+        opcode = one.opcode.removesuffix("-start").removesuffix("-done")
+        if opcode in roofline.FREE or opcode in KINDS or opcode in ("async", "partition-id", "replica-id", "iota"):
+            continue
+        kernels.append(_kernel(program, computation, one, times))
+    return kernels
+
+
+def _kernel(program: HloProgram, computation: Computation, one: Instruction, times: float) -> Kernel:
+    inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
+    moved = roofline.moved(computation, one, inner)
+    target = match[1] if (match := TARGET.search(one.rest)) else ""
+    operands = [shape for operand in computation.operands(one) for shape in operand.results]
+    types = operands[0].kind if target and operands else one.results[0].kind
+    source = match[1] if (match := SOURCE.search(one.rest)) else one.name
+    shape, flop, head = (0, 0, 0, 0), 0.0, 0
+    kind: Kind = "library"
+    if target.startswith(PRODUCTS):
+        kind, shape = "product (cuBLASLt)", _product(computation, one)
+    elif target.startswith(CONVOLUTIONS):
+        kind, shape = "convolution (cuDNN)", _convolution(computation, one, target)
+    elif target.startswith(ATTENTIONS):
+        kind, (flop, head) = "attention (cuDNN)", _attention(computation, one, target)
+    elif one.opcode == "dot":
+        kind, shape = "product (XLA)", _dot(computation, one)
+    elif one.opcode in ("copy", "transpose") or (inner is not None and _only_moves(inner)):
+        kind = "only moves data"
+    elif inner is not None:
+        kind = "fusion (Triton)" if "__triton" in one.rest else "fusion"
+    flop = flop or 2.0 * math.prod(shape)
+    return Kernel(kind, types, times, flop, moved, shape, source, head)
+
+
+def _dims(pattern: re.Pattern[str], one: Instruction) -> list[int]:
+    match = pattern.search(one.rest)
+    return [int(n) for n in re.findall(r"\d+", match[1])] if match else []
+
+
+def _product(computation: Computation, one: Instruction) -> tuple[int, int, int, int]:
+    """Return (products, rows, columns, contracted) of a call of cuBLASLt."""
+    left, result = computation.operands(one)[0].results[0].dims, one.results[0].dims
+    contracted, batched = _dims(CONTRACTED, one), _dims(BATCHED, one)
+    count = math.prod(left[n] for n in batched)
+    depth = math.prod(left[n] for n in contracted)
+    rows = max(1, math.prod(left) // max(1, count * depth))
+    return count, rows, max(1, math.prod(result) // max(1, count * rows)), depth
+
+
+def _dot(computation: Computation, one: Instruction) -> tuple[int, int, int, int]:
+    left, result = computation.operands(one)[0].results[0].dims, one.results[0].dims
+    match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
+    batch = re.search(r"lhs_batch_dims=\{([\d,]*)\}", one.rest)
+    depth, count = (
+        math.prod(left[int(n)] for n in found[1].split(",") if n) if found else 1 for found in (match, batch)
+    )
+    rows = max(1, math.prod(left) // max(1, count * depth))
+    return count, rows, max(1, math.prod(result) // max(1, count * rows)), depth
+
+
+def _convolution(computation: Computation, one: Instruction, target: str) -> tuple[int, int, int, int]:
+    """Return a cuDNN convolution as the matrix product that it is.
+
+    The window's positions are counted whole, with those that meet padding.
+    """
+    labels = roofline.LABELS.search(one.rest)
+    assert labels is not None, one.name
+    first, second = (operand.results[0].dims for operand in computation.operands(one)[:2])
+    result = one.results[0].dims
+    # the arrays of the forward convolution, in whichever pass
+    image, kernel, output = first, second, result
+    if target == "__cudnn$convBackwardInput":
+        image, output = result, first
+    elif target == "__cudnn$convBackwardFilter":
+        kernel, output = result, second
+    kernels, outputs = dict(zip(labels[2], kernel, strict=True)), dict(zip(labels[3], output, strict=True))
+    window = math.prod(size for label, size in kernels.items() if label.isdigit())
+    places = math.prod(size for label, size in outputs.items() if label != "f")
+    sizes = {"rows": places, "columns": kernels["o"], "depth": window * kernels["i"]}
+    if target == "__cudnn$convBackwardInput":
+        inputs = dict(zip(labels[1], image, strict=True))
+        return 1, math.prod(size for label, size in inputs.items() if label != "f"), kernels["i"], (
+            sizes["rows"] * sizes["columns"] * sizes["depth"]
+            // max(1, math.prod(size for label, size in inputs.items() if label != "f") * kernels["i"])
+        )  # fmt: skip
+    if target == "__cudnn$convBackwardFilter":
+        return 1, sizes["depth"], sizes["columns"], sizes["rows"]
+    return 1, sizes["rows"], sizes["columns"], sizes["depth"]
+
+
+def _attention(computation: Computation, one: Instruction, target: str) -> tuple[float, int]:
+    """Return (operations, width of a head) of cuDNN's fused attention, whose arrays are (batch, time, heads, width)."""
+    q, k = (operand.results[0].dims for operand in computation.operands(one)[:2])
+    flop = 4.0 * math.prod(q) * k[1]
+    return flop * (BACKWARD if "Backward" in target else 1.0), q[-1]
+
+
+def _only_moves(inner: Computation) -> bool:
+    opcodes = {one.opcode for one in inner.instructions.values()}
+    return opcodes <= MOVES and bool(opcodes & {"copy", "transpose"})
+
+
+# ------------------------------------------------------------------------------------------------------------ the model
+def seconds(kernels: Iterable[Kernel], chip: Chip, multiprocessors: int) -> tuple[float, float]:
+    """Return the seconds of a step's kernels, one after another: (best, worst)."""
+    low = high = 0.0
+    for one in kernels:
+        shares = share(one, multiprocessors) * chip.ceiling
+        computing = one.flop / (chip.flops * shares) if one.flop else 0.0
+        best = max(computing, one.moved / (chip.bandwidth * STREAMED))
+        low += one.times * best
+        high += one.times * (best / WORSE + START)
+    return low, high
+
+
+def share(one: Kernel, multiprocessors: int) -> float:
+    """Return the share of the ceiling at which a kernel's products run."""
+    if one.kind == "attention (cuDNN)":
+        return ATTENTION * min(1.0, max(one.head, HEAD // 4) / HEAD)
+    count, rows, columns, depth = one.shape
+    if not count:
+        return 1.0
+    best = 0.0
+    for (tall, wide), reached in TILES.items():
+        tiles = count * math.ceil(rows / tall) * math.ceil(columns / wide)
+        # where there are fewer tiles than multiprocessors, libraries also split the contracted dimension
+        pieces = min(max(1, multiprocessors // tiles), max(1, depth // 512))
+        turns = math.ceil(tiles * pieces / multiprocessors)
+        used = count * rows * columns / (tiles * tall * wide) * tiles * pieces / (turns * multiprocessors)
+        best = max(best, reached * used * (depth / pieces) / (depth / pieces + PROLOGUE))
+    kind = CONVOLUTION if one.kind == "convolution (cuDNN)" else 1.0
+    return best * kind * (FLOAT32 if one.types == "f32" else 1.0)
+
+
+def grouped(kernels: Sequence[Kernel], chip: Chip, multiprocessors: int) -> list[KernelGroup]:
+    """Return kernels by kind and type, those that take the longest first."""
+    keys = {(one.kind, one.types) for one in kernels}
+    groups = []
+    for kind, types in sorted(keys):
+        same = [one for one in kernels if (one.kind, one.types) == (kind, types)]
+        flop, moved = sum(one.times * one.flop for one in same), sum(one.times * one.moved for one in same)
+        took = 1e3 * seconds(same, chip, multiprocessors)[0]
+        groups.append(KernelGroup(kind, types, len(same), sum(one.times for one in same), flop, moved, took))
+    return sorted(groups, key=lambda group: -group.milliseconds)
+
+
+def largest_traffic(kernels: Iterable[Kernel], count: int = 8) -> list[Kernel]:
+    """Return the kernels other than products that move the most bytes in a step."""
+    others = [one for one in kernels if not one.flop]
+    return sorted(others, key=lambda one: -one.times * one.moved)[:count]
