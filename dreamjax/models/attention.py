@@ -41,7 +41,7 @@ def attend(
     - saved: heads first, the probabilities kept for a hand-written backward pass. XLA's own backward on CPU makes
       transposed copies and computes the exponentials again (docs/benchmarks.md). Long sequences go head by head in
       pieces that stay in the cache, and their probabilities are recomputed in the backward pass.
-    - auto: saved on CPU; cudnn on GPUs where the type, the head's width and the absence of a mask allow it; else xla.
+    - auto: saved on CPU; cudnn on GPUs where the type and the width of a head allow it; else xla.
     """
     q, k, v = q_BxTxHxK, k_BxSxHxK, v_BxSxHxK
     kind = _implementation_for(implementation, q, k, keys_ok_BxS)
@@ -75,7 +75,7 @@ def attend_packed(
 def _implementation_for(implementation: Attention, q: Shaped, k: Shaped, keys_ok: Array | None) -> Kind:
     """Return the implementation for these shapes on the target platform."""
     if implementation == "auto":
-        if environment.target_platform() == "gpu" and keys_ok is None and _fits_cudnn(q):
+        if environment.target_platform() == "gpu" and _fits_cudnn(q):
             return "cudnn"
         return "saved" if environment.target_platform() == "cpu" else "xla"
     if implementation == "pallas":
@@ -95,8 +95,33 @@ def _attend(q: Array, k: Array, v: Array, keys_ok_BxS: Array | None, *, causal: 
         return _saved(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), bias).swapaxes(1, 2)
     if kind == "pallas":
         return _flash(q, k, v, causal)
+    if kind == "cudnn":
+        return of_even_length(q, k, v, keys_ok_BxS, causal=causal, kind=kind)
     mask = None if keys_ok_BxS is None else keys_ok_BxS[:, None, None, :]
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=kind)
+
+
+def of_even_length(
+    q: Array, k: Array, v: Array, keys_ok_BxS: Array | None, *, causal: bool, kind: Literal["xla", "cudnn"]
+) -> Array:
+    """Compute attention with queries and keys padded to even numbers, which JAX requires of cuDNN's backward pass.
+
+    The kernel leaves the padding out by the lengths of its sequences, or by a mask over all queries and keys, where
+    there is a mask (of another shape it takes none, jax-ml/jax#28974).
+    """
+    (B, T), S = q.shape[:2], k.shape[1]
+
+    def even(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), *((0, 0) for _ in x.shape[2:])))
+
+    given: dict[str, Array] = {}
+    if keys_ok_BxS is not None:
+        given["mask"] = jnp.broadcast_to(even(keys_ok_BxS)[:, None, None], (B, 1, T + T % 2, S + S % 2))
+    elif T % 2 or S % 2:
+        given["query_seq_lengths"] = jnp.full(B, T, jnp.int32)
+        given["key_value_seq_lengths"] = jnp.full(B, S, jnp.int32)
+    y = jax.nn.dot_product_attention(even(q), even(k), even(v), is_causal=causal, implementation=kind, **given)
+    return y[:, :T]
 
 
 def _fits_flash(q: Shaped, k: Shaped) -> bool:
@@ -108,7 +133,7 @@ def _fits_cudnn(q: Shaped) -> bool:
     """Return whether cuDNN has a fused kernel, forward and backward, for this type and head on the target GPU."""
     capability, K = environment.compute_capability() or (0, 0), q.shape[-1]
     widest = 256 if (9, 0) <= capability < (12, 0) else 128  # Hopper and Blackwell of data centres
-    return capability >= (8, 0) and q.dtype in (jnp.bfloat16, jnp.float16) and K % 8 == 0 and K <= widest
+    return capability >= (8, 0) and q.dtype in (jnp.bfloat16, jnp.float16) and K % 8 == 0 and widest >= K
 
 
 def _flash(q: Array, k: Array, v: Array, causal: bool) -> Array:
