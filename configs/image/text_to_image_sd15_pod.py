@@ -23,11 +23,20 @@ from ml_collections import ConfigDict
 from dreamjax.systems.text_to_image import preset
 
 # pod → (data, fsdp, images a chip)
-PODS = {"v5e:4x4": (1, 16, 8), "v6e:16x16": (16, 16, 8)}
+PODS = {
+    "v5e:4x4": (1, 16, 8),
+    "v6e:16x16": (16, 16, 8),
+    "h200-1": (1, 1, 32),
+    "h200-8": (1, 8, 32),
+    "h200-64": (8, 8, 32),
+}
 
 
 def get_config(
-    pod: Literal["v5e:4x4", "v6e:16x16"] = "v5e:4x4", path: str = "", folder: str = "", steps: int | None = None
+    pod: Literal["v5e:4x4", "v6e:16x16", "h200-1", "h200-8", "h200-64"] = "v5e:4x4",
+    path: str = "",
+    folder: str = "",
+    steps: int | None = None,
 ) -> ConfigDict:
     """Return the config. `pod`: topology; `path`: pipeline; `folder`: captioned images; `steps`: optimiser steps."""
     config = preset("sd15")
@@ -35,7 +44,8 @@ def get_config(
     config.train.mesh.data, config.train.mesh.fsdp = data, fsdp
     config.train.batch_size = data * fsdp * images
     config.data.folder = folder
-    config.model.path, config.model.attention, config.model.remat = path, "pallas", "none"
+    config.model.path, config.model.remat = path, "none"
+    config.model.attention = "auto" if pod.startswith("h200") else "pallas"
     if not path:
         config.model.architecture, config.model.start = "sd15", "random"
     if steps is not None:

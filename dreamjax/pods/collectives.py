@@ -29,6 +29,8 @@ KINDS = {
 # what a chip receives of a payload of 1 over a ring of n
 RECEIVED = {kind: lambda n: (n - 1) / n for kind in ("all-gather", "reduce-scatter", "all-to-all")}
 RECEIVED |= {"all-reduce": lambda n: 2 * (n - 1) / n, "permute": lambda n: 1.0, "broadcast": lambda n: 1.0}
+# that take no time
+FREE = ("get-tuple-element", "tuple", "bitcast", "parameter", "constant", "while", "conditional", "call", "after-all")
 CHAIN, STARTS = "chain_id=", '"AsyncCollectiveStart"'
 SLICES = "slices"  # the axis of transfers over the network between slices
 
@@ -98,9 +100,21 @@ def _collective(
         if computation.name in program.fused and _is_cut(computation):
             kind = "reduce-scatter"  # TPU's compiler writes it as a fusion of a sum and of each chip's slice of it
     payload = _bytes(given) * (len(group) if kind == "all-gather" else 1)
-    overlapped = one.opcode.endswith("-start") or CHAIN in one.rest
+    overlapped = CHAIN in one.rest or (one.opcode.endswith("-start") and _has_work_until_done(computation, one))
     along = axes_of(group, axes)
     return Collective(kind, along, len(group), payload, times, _types(given), overlapped, tuple(group))
+
+
+def _has_work_until_done(computation: Computation, start: Instruction) -> bool:
+    """Return whether other instructions run between the start of a transfer and its end, in the program's order."""
+    names = list(computation.instructions)
+    for name in names[names.index(start.name) + 1 :]:
+        one = computation.instructions[name]
+        if one.opcode.endswith("-done") and start.name in one.operands:
+            return False
+        if one.opcode not in FREE and one.opcode.removesuffix("-start").removesuffix("-done") not in KINDS:
+            return True
+    return True  # its end is in another computation
 
 
 def _given(computation: Computation, one: Instruction) -> Sequence[Shape]:

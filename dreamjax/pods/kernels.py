@@ -6,12 +6,13 @@
 Without a GPU no kernel can be timed, so the model is stated here in full. A kernel takes as long as its operations or
 its memory traffic, whichever is longer.
 
-- Operations run at the share of the peak that the largest products reach (`Chip.ceiling`, measured by others), times the
-  share of the multiprocessors' turns that have work, times what a tile of that size loses. Of the tiles in `TILES`, the
-  best counts. cuDNN's convolutions are products of (batch · height · width) × (window · channels) and get
-  `CONVOLUTION` of that; its fused attention gets `ATTENTION` of the peak.
+- Operations run at the share of the peak that the largest products reach (`Chip.ceiling`, measured by others), times
+  the share of the multiprocessors' turns that have work, times what a tile of that size loses. Of the tiles in `TILES`,
+  the best counts. cuDNN's convolutions are products of (batch · height · width) × (window · channels) and get
+  `CONVOLUTION` of that; its fused attention gets `ATTENTION` of the ceiling.
 - Memory moves at `STREAMED` of its peak.
-- The lower end of the range is this; at the upper end every share is `WORSE` of it, and each kernel starts `START` late.
+- The lower end of the range is this; at the upper end every share is `WORSE` of it, and each kernel starts `START`
+  seconds late.
 
 How far off that is against published figures is in docs/scaling.md.
 """
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dreamjax.pods import roofline
-from dreamjax.pods.collectives import KINDS
+from dreamjax.pods.collectives import FREE, KINDS
 from dreamjax.pods.hlo import Computation, HloProgram, Instruction
 from dreamjax.pods.topologies import Chip
 
@@ -80,7 +81,7 @@ def read(program: HloProgram) -> list[Kernel]:
     kernels = []
     for computation, one, times in program.executed(fused=False):
         opcode = one.opcode.removesuffix("-start").removesuffix("-done")
-        if opcode in roofline.FREE or opcode in KINDS or opcode in ("async", "partition-id", "replica-id", "iota"):
+        if opcode in FREE or opcode in KINDS or opcode in ("async", "partition-id", "replica-id", "iota"):
             continue
         kernels.append(_kernel(program, computation, one, times))
     return kernels
@@ -131,7 +132,7 @@ def _dot(computation: Computation, one: Instruction) -> tuple[int, int, int, int
     match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
     batch = re.search(r"lhs_batch_dims=\{([\d,]*)\}", one.rest)
     depth, count = (
-        math.prod(left[int(n)] for n in found[1].split(",") if n) if found else 1 for found in (match, batch)
+        math.prod(left[int(n)] for n in listed[1].split(",") if n) if listed else 1 for listed in (match, batch)
     )
     rows = max(1, math.prod(left) // max(1, count * depth))
     return count, rows, max(1, math.prod(result) // max(1, count * rows)), depth

@@ -234,12 +234,13 @@ def strange(trips: Iterable[int | None], model: Iterable[int]) -> list[int | Non
     """Return the loops of a compiled program whose trip counts are not in the model, and those of the compiler itself.
 
     The compiler may unroll a loop of the model's, so that fewer are there; it may run one in the forward and once more
-    in the backward pass, as the traced program does too; it may take the first or the last turn out, which then runs
-    before or after it.
+    in the backward pass, as the traced program does too; it may take the first, the last or both turns out, which then
+    run before or after it.
     """
     left, strange_ones = Counter(model), []
     for count in trips:
-        known = next((trips for trips in (count, count + 1) if left[trips]), None) if count is not None else None
+        near = range(count, count + 3) if count is not None else ()
+        known = next((trips for trips in near if left[trips]), None)
         if known is not None:
             left[known] -= 1
         elif count is None or count > 1:

@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from dreamjax.parallel import torus
-from dreamjax.pods.collectives import SLICES, Collective
+from dreamjax.pods.collectives import FREE, SLICES, Collective
 from dreamjax.pods.hlo import Computation, HloProgram, Instruction
 from dreamjax.pods.topologies import Pod
 from dreamjax.typing import JsonDict
 
 HOP = 1e-6  # s: from a chip to its neighbour, before the first byte
-FREE = ("get-tuple-element", "tuple", "bitcast", "parameter", "constant", "while", "conditional", "call", "after-all")
 BROUGHT = {"copy-start": 0, "slice-start": 1}  # between memories: which of the results is the copy
 ALLOCATES = 'custom_call_target="AllocateBuffer"'
 READS_A_PIECE, WRITES_A_PIECE = ("dynamic-slice", "slice", "gather"), "dynamic-update-slice"
