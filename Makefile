@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COMPILER := $(VENV)/.compiler
+GPU_COMPILER := $(VENV)/gpu-compiler
 SPHINX := $(VENV)/.sphinx
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 export JAX_PLATFORMS ?= cpu
@@ -26,8 +27,8 @@ test-hostile: $(READY)  ## damaged files, mutated recordings, simultaneous start
 test-large: $(READY)    ## the published networks at full size against PyTorch, one at a time: 16 GiB of memory
 	@$(BIN)/python -m pytest -m large --timeout 3600
 
-test-pods: $(READY) $(COMPILER)  ## every recipe for a pod, compiled for that pod
-	@$(BIN)/python -m pytest -m pods --timeout 3600
+test-pods: $(READY) $(COMPILER) $(GPU_COMPILER)  ## every recipe for a pod or for GPUs, compiled for it
+	@PYTHONPATH=$(GPU_COMPILER) $(BIN)/python -m pytest -m pods --timeout 3600
 
 test-slurm: $(READY)    ## under a real SLURM on this machine, installed from Debian's packages and started by root
 	@command -v slurmctld > /dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld > /dev/null || \
@@ -57,8 +58,8 @@ bench: $(READY)         ## pretraining, generation, fine-tuning and stage B agai
 golden: $(READY)        ## rewrite the text snapshots of the shipped configs and launch scripts
 	@$(BIN)/python -m tests.golden
 
-golden-pods: $(READY) $(COMPILER)  ## rewrite what the recipes for pods compile to
-	@$(BIN)/python -m tests.recipes
+golden-pods: $(READY) $(COMPILER) $(GPU_COMPILER)  ## rewrite what the recipes for pods and GPUs compile to
+	@PYTHONPATH=$(GPU_COMPILER) $(BIN)/python -m tests.recipes
 
 $(READY): setup.py constraints.txt
 	@echo "setting up $(VENV) (once) …"
@@ -70,6 +71,11 @@ $(READY): setup.py constraints.txt
 $(COMPILER): $(READY)   ## the TPU compiler (213 MB), which compiles plans for pods; other tests do without
 	@echo "installing libtpu (once) …"
 	@$(PIP) libtpu && touch $(COMPILER)
+
+$(GPU_COMPILER): $(READY)  ## XLA's compiler for GPUs (183 MB), in a folder of its own: where it is installed JAX looks for a GPU
+	@echo "installing XLA's compiler for GPUs (once) …"
+	@version=$$($(BIN)/python -c 'import jax; print(jax.__version__)') && \
+	$(PIP) --target $@ jax-cuda12-plugin==$$version && touch $@
 
 $(SPHINX): $(READY)
 	@echo "installing Sphinx (once) …"

@@ -21,16 +21,14 @@ Compiled and not run (docs/scaling.md): 11.96 GiB of one 16 GiB chip at 32 trial
 With 8 trials a chip of v5e:4x4, at once 1.85 of 15.75 GiB; predicted there: 104 to 1,243 ms a step, 0.29 to 3.45 hours,
 4.6 to 55 chip-hours, the upper ends those of the compiler's least effort (`tests/recipes/dreamdiffusion.json`).
 
-    pod = "v5e:4x4": 16 chips, fsdp 16, for a plan of memory (docs/scaling.md)
+    pod = "v5e:4x4", 16 chips, fsdp 16, or "h200-1", "h200-8", "h200-64", for a plan (docs/scaling.md)
 """
-
-from typing import Literal
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.dreamdiffusion_presets import planned
+from dreamjax.systems.dreamdiffusion_presets import Pod, planned
 
 
-def get_config(pod: Literal["none", "v5e:4x4"] = "none", per_chip: int = 8) -> ConfigDict:
+def get_config(pod: Pod = "none", per_chip: int = 8) -> ConfigDict:
     """Return the config. `pod`: only sizes, on a mesh of its chips, `per_chip` trials each, to be compiled only."""
     return planned("ours", pod, per_chip)

@@ -20,16 +20,14 @@ slow drift alone reveals the classes (Li et al. 2021, TPAMI 43:316). Not run by 
 
 Compiled and not run (docs/scaling.md): 7.41 GiB of one 16 GiB chip at 8 trials, 12.92 at 32; 2.54 a chip of v5e:4x4.
 
-    pod = "v5e:4x4": 16 chips, fsdp 16, for a plan of memory (docs/scaling.md)
+    pod = "v5e:4x4", 16 chips, fsdp 16, or "h200-1", "h200-8", "h200-64", for a plan (docs/scaling.md)
 """
-
-from typing import Literal
 
 from ml_collections import ConfigDict
 
-from dreamjax.systems.dreamdiffusion_presets import planned
+from dreamjax.systems.dreamdiffusion_presets import Pod, planned
 
 
-def get_config(pod: Literal["none", "v5e:4x4"] = "none", per_chip: int = 8) -> ConfigDict:
+def get_config(pod: Pod = "none", per_chip: int = 8) -> ConfigDict:
     """Return the config. `pod`: only sizes, on a mesh of its chips, `per_chip` trials each, to be compiled only."""
     return planned("code", pod, per_chip)

@@ -14,6 +14,8 @@ No public corpus has 60,000 hours, and nothing of this size was run by this proj
 `tests/recipes/corpus_60000h.json`'s, which `make test-pods` holds.
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 from dreamjax.systems.masked_presets import preset
@@ -21,14 +23,21 @@ from dreamjax.systems.masked_presets import preset
 WINDOWS, EPOCHS, BATCH = 60_000 * 3600 // 2, 4, 16_384  # of 2 s
 
 
-def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:
-    """Return the config. `path`: dataset folders; `steps`: optimiser steps."""
+FSDP = {"v5e-256": 16, "h200-8": 8, "h200-64": 8}  # on GPUs within a node, whose links are fast
+BATCHES = {"h200-8": 2048}  # on fewer chips, fewer windows a step
+
+
+def get_config(
+    pod: Literal["v5e-256", "h200-8", "h200-64"] = "v5e-256", path: tuple[str, ...] = (), steps: int | None = None
+) -> ConfigDict:
+    """Return the config. `pod`: the chips; `path`: dataset folders; `steps`: optimiser steps."""
     config = preset("base")
     config.data.path = path
     config.model.dim, config.model.depth, config.model.heads = 1536, 40, 24
     config.model.decoder_dim, config.model.decoder_depth, config.model.decoder_heads = 768, 8, 12
     config.optim.learning_rate, config.optim.warmup_steps = 3e-4, 1_000
-    config.train.batch_size, config.train.mesh.fsdp = BATCH, 16
-    config.train.steps = WINDOWS * EPOCHS // BATCH if steps is None else steps
+    batch = BATCHES.get(pod, BATCH)
+    config.train.batch_size, config.train.mesh.fsdp = batch, FSDP[pod]
+    config.train.steps = WINDOWS * EPOCHS // batch if steps is None else steps
     config.train.eval_every = config.train.checkpoint.every = 1_000
     return config

@@ -13,19 +13,27 @@ trials; in batches of 512, which the paper's 100 do not divide over chips. The t
 Not run at full size by this project. The figures are `tests/recipes/trials_12k.json`'s, which `make test-pods` holds.
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 from dreamjax.systems.masked_presets import preset
 
-TRIALS, EPOCHS, BATCH = 11_965, 500, 512
+TRIALS, EPOCHS = 11_965, 500
+PODS = {"v5e-8": (512, 8), "h200-1": (512, 1), "h200-8": (1024, 8), "h200-64": (8192, 8)}  # windows a step, fsdp
 
 
-def get_config(path: tuple[str, ...] = (), steps: int | None = None) -> ConfigDict:
-    """Return the config. `path`: dataset folders; `steps`: optimiser steps."""
+def get_config(
+    pod: Literal["v5e-8", "h200-1", "h200-8", "h200-64"] = "v5e-8",
+    path: tuple[str, ...] = (),
+    steps: int | None = None,
+) -> ConfigDict:
+    """Return the config. `pod`: the chips; `path`: dataset folders; `steps`: optimiser steps."""
     config = preset("dreamdiffusion_paper")
     config.data.path = path
-    config.train.batch_size, config.train.mesh.fsdp = BATCH, 8
-    config.train.steps = TRIALS * EPOCHS // BATCH if steps is None else steps
-    config.optim.warmup_steps = TRIALS * 40 // BATCH
+    batch, config.train.mesh.fsdp = PODS[pod]
+    config.train.batch_size = batch
+    config.train.steps = TRIALS * EPOCHS // batch if steps is None else steps
+    config.optim.warmup_steps = TRIALS * 40 // batch
     config.train.eval_every = config.train.checkpoint.every = 500
     return config

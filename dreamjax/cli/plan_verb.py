@@ -1,6 +1,7 @@
 """`dreamjax plan`: predict the memory and the step time of a run on a pod, without the pod."""
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
 from dreamjax.cli import options
@@ -18,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     whole = options.whole_number(1)
     options.add_config(parser)
     add = parser.add_argument
-    add("--topology", required=True, metavar="POD", help="v5e-256, v5p-512, v5e:4x4, h100-8 and so on")
+    add("--topology", required=True, metavar="POD", help="v5e-256, v5p-512, v5e:4x4, h200-8, a100-64 and so on")
     add("--slices", type=whole, default=1, help="number of slices, joined by the network")
     add("--batch-per-chip", type=_rows, metavar="N|auto", help="auto: the most that fit (default: the config's)")
     scaling = "also plan every smaller slice, from 8 chips, with as much on each"
@@ -38,6 +39,9 @@ def _rows(text: str) -> int | str:
 
 
 def run(args: argparse.Namespace) -> "PodPlan":
+    # no device is used: JAX is not to look for any, and the compilers' own messages are about devices
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from dreamjax.errors import UserError
     from dreamjax.generation import batches
     from dreamjax.pods import plan, plan_report, topologies

@@ -4,7 +4,7 @@
     with gpus.unattached("h200"):
         compiled = traced.lower().compile(gpus.OPTIONS)
 
-The compiler is in two wheels of JAX's own version (183 MB, no driver, no CUDA): jax-cuda12-plugin and jax-cuda12-pjrt.
+The compiler comes with the package jax-cuda12-plugin of JAX's version (183 MB; without a driver and without CUDA).
 Properties of the chips are those that XLA publishes with its sources (xla/backends/gpu/target_config/specs), where the
 drivers reported them; of the L40S, which is not there, those of NVIDIA's data sheet and of compute capability 8.9.
 """
@@ -20,7 +20,7 @@ import jax
 from dreamjax.errors import UserError
 from dreamjax.parallel import environment
 
-WHEELS = ("jax-cuda12-plugin", "jax-cuda12-pjrt")
+WHEEL = "jax-cuda12-plugin"
 CUDNN = (9, 10)  # the version that is assumed; kernels of later ones are chosen at run time
 CUDA = (12, 9)
 # Options of a program, where no kernel can be timed: products go to cuBLASLt, as the tiles of Triton's would be guesses
@@ -108,8 +108,8 @@ def available() -> bool:
 
 
 def remedy() -> str:
-    """Return the command that installs the compiler, and nothing else."""
-    return f"pip install --no-deps {' '.join(f'{wheel}=={jax.__version__}' for wheel in WHEELS)}"
+    """Return the command that installs the compiler, without CUDA."""
+    return f"pip install {WHEEL}=={jax.__version__}"
 
 
 def devices(name: str, nodes: int = 1, per_node: int = 8) -> Sequence[jax.Device]:

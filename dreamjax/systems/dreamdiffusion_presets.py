@@ -53,16 +53,19 @@ _OURS = DreamDiffusionConfig(
     optim=OptimConfig(learning_rate=1e-4, warmup_steps=500, weight_decay=0.05, beta2=0.99, clip=1.0, ema_decay=0.999),
     train=TrainConfig(steps=10_000, batch_size=64, eval_every=500, checkpoint=CheckpointConfig(every=500)),
 )
-CHIPS = {"v5e:4x4": 16}
+Pod = Literal["none", "v5e:4x4", "h200-1", "h200-8", "h200-64"]
+PODS = {"v5e:4x4": (1, 16), "h200-1": (1, 1), "h200-8": (8, 1), "h200-64": (64, 1)}  # mesh: data, fsdp
 PRESETS = {"shapes": _SHAPES, "ours": _OURS, "code": _CODE, "paper": _PAPER}
 preset = functools.partial(configs.preset, presets=PRESETS)  # name → its config, to change and to load
 
 
-def planned(name: str, pod: Literal["none", "v5e:4x4"], per_chip: int) -> ConfigDict:
+def planned(name: str, pod: Pod, per_chip: int) -> ConfigDict:
     """Return `preset(name)`; with a pod, only sizes, on a mesh of its chips, `per_chip` trials each, to be compiled."""
     config = preset(name)
     if pod != "none":
-        config.model.architecture, config.model.dtype, config.model.attention = "sd15", "bfloat16", "pallas"
-        config.train.mesh.data, config.train.mesh.fsdp = 1, CHIPS[pod]
-        config.train.batch_size = CHIPS[pod] * per_chip
+        data, fsdp = PODS[pod]
+        config.model.architecture, config.model.dtype = "sd15", "bfloat16"
+        config.model.attention = "auto" if pod.startswith("h200") else "pallas"
+        config.train.mesh.data, config.train.mesh.fsdp = data, fsdp
+        config.train.batch_size = data * fsdp * per_chip
     return config

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 from scipy.stats import norm
 
 from dreamjax.models import attention
 from dreamjax.models.attention import attend
 from dreamjax.models.layers import gelu
+from dreamjax.parallel import environment
 
 
 def check(queries, keys, *, masked=False, causal=False):
@@ -65,3 +67,56 @@ def test_gelu_s_gradient_is_that_of_x_times_the_normal_distribution():
     x, h = np.linspace(-6, 6, 241), 1e-4
     slope = ((x + h) * norm.cdf(x + h) - (x - h) * norm.cdf(x - h)) / (2 * h)
     np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(jnp.asarray(x, jnp.float32)), slope, atol=1e-6)
+
+
+def chosen(kind, capability, *, dtype=jnp.bfloat16, width=64):
+    """The implementation that `auto` takes for devices of a kind, which need not be attached."""
+    mesh = AbstractMesh((8,), ("data",), abstract_device=AbstractDevice("a device", None, kind))
+    token = environment.CAPABILITY.set(capability)
+    try:
+        with jax.sharding.use_abstract_mesh(mesh):
+            one = jax.ShapeDtypeStruct((2, 33, 4, width), dtype)
+            return attention._implementation_for("auto", one, one, None)
+    finally:
+        environment.CAPABILITY.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "given", "expected"),
+    [
+        ("gpu", (9, 0), {}, "cudnn"),
+        ("gpu", (8, 0), {}, "cudnn"),
+        ("gpu", (9, 0), {"width": 160}, "cudnn"),  # Stable Diffusion 1.5's widest heads
+        ("gpu", (8, 0), {"width": 160}, "xla"),
+        ("gpu", (9, 0), {"width": 36}, "xla"),
+        ("gpu", (9, 0), {"dtype": jnp.float32}, "xla"),
+        ("gpu", (7, 5), {}, "xla"),
+        ("gpu", None, {}, "xla"),
+        ("tpu", None, {}, "xla"),
+        ("cpu", None, {}, "saved"),
+    ],
+)
+def test_auto_takes_the_fused_kernel_of_the_mesh_s_devices(kind, capability, given, expected):
+    assert chosen(kind, capability, **given) == expected
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(33, 33), (64, 77), (7, 8)])
+def test_padding_to_even_lengths_changes_nothing(queries, keys, masked, causal):
+    if causal and queries != keys:
+        keys = queries
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, n, 3, 8)), jnp.float32) for n in (queries, keys, keys))
+    ok = jnp.asarray(np.arange(keys) < [[keys], [5]]) if masked else None
+    dy = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
+
+    def both(function):
+        y, pull = jax.vjp(function, q, k, v)
+        return y, *pull(dy)
+
+    mask = None if ok is None else ok[:, None, None]
+    padded = both(lambda q, k, v: attention.of_even_length(q, k, v, ok, causal=causal, kind="xla"))
+    plain = both(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal))
+    for one, other in zip(padded, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)

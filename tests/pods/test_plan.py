@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamjax.cli.main import main
-from dreamjax.pods import ahead, collectives, plan_report, topologies
+from dreamjax.pods import ahead, collectives, gpus, plan_report, topologies
 from dreamjax.systems.dreamdiffusion import DreamDiffusion
 
 STAGE_A = ["plan", "--config", "configs/pretrain/dreamdiffusion.py", "--json"]
@@ -14,6 +14,11 @@ needs_compiler = pytest.mark.skipif(
     not ahead.available(), reason="TPU's compiler is not installed (pip install libtpu; `make test-long` does)"
 )
 PARAMETERS = 93_012_480  # trained; 93.08 M with the fixed positions
+
+
+@pytest.fixture
+def no_gpu_compiler(monkeypatch):
+    monkeypatch.setattr(gpus, "available", lambda: False)
 
 
 def planned(capsys, *words):
@@ -25,7 +30,7 @@ def moved(result, kind, axes):
     return sum(one["payload"] for one in result["collectives"] if (one["kind"], one["axes"]) == (kind, axes))
 
 
-def test_gpus_are_counted(capsys):
+def test_without_their_compiler_gpus_are_counted(capsys, no_gpu_compiler):
     """Two nodes of 8: kernels are gathered twice in bfloat16, gradients summed in float32; an eighth crosses nodes."""
     found = planned(capsys, "--topology", "h100-16", "--config.train.mesh.fsdp=8")
     assert (found["how"], found["pod"]["chips"], found["mesh"]) == ("counted", 16, {"data": 2, "fsdp": 8, "tensor": 1})
@@ -39,7 +44,7 @@ def test_gpus_are_counted(capsys):
 
 
 def test_without_the_compiler_a_pod_is_counted_too(capsys, monkeypatch):
-    monkeypatch.setattr(ahead, "available", lambda: False)
+    monkeypatch.setattr(ahead, "available", lambda pod: False)
     found = planned(capsys, "--topology", "v5e-16", "--config.train.mesh.fsdp=16")
     assert found["how"] == "counted"
     assert main([*STAGE_A[:-1], "--topology", "v5e-16", "--config.train.mesh.fsdp=16"]) == 0
@@ -54,6 +59,7 @@ def test_without_the_compiler_a_pod_is_counted_too(capsys, monkeypatch):
         (["--topology", "h100-16", "--config.train.mesh.fsdp=16", "--config.train.batch_size=100"], "batch"),
         (["--topology", "v5e-16", "--effort", "2"], "lies from -1 to 1"),
         (["--topology", "v5e-16", "--slices", "0"], "slices"),
+        (["--topology", "h300-8"], "write one as"),
     ],
 )
 def test_reports_what_cannot_be_planned(words, says, capsys):
@@ -100,7 +106,7 @@ def test_among_nodes_each_gpu_sends_its_share_alone():
     assert within.axes == ("data",)
 
 
-def test_images_and_scaling_of_a_plan(tmp_path, capsys):
+def test_images_and_scaling_of_a_plan(tmp_path, capsys, no_gpu_compiler):
     """From one node to four; a mesh that cannot grow is one sentence."""
     words = ["--topology", "h100-32", "--batch-per-chip", "8", "--scaling", "--out", str(tmp_path / "plan")]
     found = planned(capsys, *words)
@@ -122,7 +128,7 @@ def test_images_and_scaling_of_a_plan(tmp_path, capsys):
     assert main([*STAGE_A, "--topology", "h100-8", "--scaling", "--config.train.mesh.data=8"]) == 2
     assert "leave one axis open" in capsys.readouterr().err
     assert main([*STAGE_A, "--topology", "h100-8", "--batch-per-chip", "auto"]) == 2
-    assert "--batch-per-chip auto compiles, which only goes for TPUs" in capsys.readouterr().err
+    assert "--batch-per-chip auto compiles for h100-8: pip install jax-cuda12-plugin" in capsys.readouterr().err
 
 
 @needs_compiler
@@ -140,7 +146,7 @@ SD15 = ["plan", "--config", "configs/image/text_to_image_sd15_pod.py", "--topolo
 SD15 += ["--config.train.mesh.data=-1", "--json"]
 
 
-def test_making_images_is_planned_too(capsys):
+def test_making_images_is_planned_too(capsys, no_gpu_compiler):
     """Thirty steps with and without the empty caption: 60 passes of the U-Net of 859.5 M parameters, in bfloat16."""
     assert (
         main([*SD15, "--images", "30", "--sampler", "ddim", "--batch-per-chip", "4", "--config.train.mesh.fsdp=1"]) == 0
@@ -181,7 +187,7 @@ def test_images_are_compiled(capsys):
     assert 0.8 < found["flop_compiled"] / found["flop_per_example"] < 1.2
 
 
-def test_plan_without_known_operations_predicts_no_time(tmp_path, capsys, monkeypatch):
+def test_plan_without_known_operations_predicts_no_time(tmp_path, capsys, monkeypatch, no_gpu_compiler):
     """A system that does not count its operations gets no time and no figure of it without the compiler."""
     monkeypatch.setattr(DreamDiffusion, "flops", lambda self: None)
     words = ["plan", "--config", "configs/image/dreamdiffusion_code.py:pod=v5e:4x4", "--topology", "h100-8"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from dreamjax import config
 from dreamjax.pods import jobs, plan, topologies
+from dreamjax.pods.topologies import Pod
 from dreamjax.systems import registry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -27,6 +28,10 @@ class Recipe:
     gradients: str = "f32"  # the type in which they are summed over chips
 
     @property
+    def pod(self) -> Pod:
+        return topologies.pod(self.topology, self.slices)
+
+    @property
     def command(self) -> str:
         more = f" --slices {self.slices}" if self.slices > 1 else ""
         more += f" --effort {self.effort:g}" if self.effort is not None else ""
@@ -39,6 +44,17 @@ RECIPES = {
     "corpus_60000h": Recipe("configs/pretrain/pod_corpus_60000h.py", "v5e-256", slices=2),
     "dreamdiffusion": Recipe("configs/image/dreamdiffusion.py:pod=v5e:4x4", "v5e-16", effort=-1),
     "text_to_image_sd15": Recipe("configs/image/text_to_image_sd15_pod.py", "v5e-16", effort=-1),
+    "trials_12k_h200_1": Recipe("configs/pretrain/pod_trials_12k.py:pod=h200-1", "h200-1"),
+    "trials_12k_h200_8": Recipe("configs/pretrain/pod_trials_12k.py:pod=h200-8", "h200-8"),
+    "trials_12k_h200_64": Recipe("configs/pretrain/pod_trials_12k.py:pod=h200-64", "h200-64"),
+    "corpus_60000h_h200_8": Recipe("configs/pretrain/pod_corpus_60000h.py:pod=h200-8", "h200-8"),
+    "corpus_60000h_h200_64": Recipe("configs/pretrain/pod_corpus_60000h.py:pod=h200-64", "h200-64"),
+    "dreamdiffusion_h200_1": Recipe("configs/image/dreamdiffusion.py:pod=h200-1,per_chip=64", "h200-1"),
+    "dreamdiffusion_h200_8": Recipe("configs/image/dreamdiffusion.py:pod=h200-8,per_chip=64", "h200-8"),
+    "dreamdiffusion_h200_64": Recipe("configs/image/dreamdiffusion.py:pod=h200-64,per_chip=64", "h200-64"),
+    "text_to_image_sd15_h200_1": Recipe("configs/image/text_to_image_sd15_pod.py:pod=h200-1", "h200-1"),
+    "text_to_image_sd15_h200_8": Recipe("configs/image/text_to_image_sd15_pod.py:pod=h200-8", "h200-8"),
+    "text_to_image_sd15_h200_64": Recipe("configs/image/text_to_image_sd15_pod.py:pod=h200-64", "h200-64"),
 }
 
 
@@ -47,11 +63,19 @@ def path_of(name: str) -> Path:
 
 
 def summary(recipe: Recipe) -> dict[str, Any]:
-    """Compiles: minutes."""
+    """Return what the recipe compiles to; this takes minutes."""
     loaded = config.load(str(REPOSITORY / recipe.config), [], registry.schema_of)
-    result = plan.plan(jobs.TrainingStep(loaded), topologies.pod(recipe.topology, recipe.slices), effort=recipe.effort)
+    result = plan.plan(jobs.TrainingStep(loaded), recipe.pod, effort=recipe.effort)
     found = result.as_json()
     mib, ms = 2**20, 1e-3
+    kernels = {
+        f"{one['kind']} of {one['types']}": [
+            round(one["times"]),
+            round(one["flop"] / 1e12, 2),
+            round(one["moved"] / mib),
+        ]
+        for one in found["kernels"]
+    }
     return {
         "command": recipe.command,
         "batch": found["batch"],
@@ -64,6 +88,7 @@ def summary(recipe: Recipe) -> dict[str, Any]:
         "strange_loops": found["strange_loops"],
         "unrecognised": found["unrecognised"],
         "collectives": _merged(found["collectives"]),
+        **({"kernels": kernels} if kernels else {}),  # of GPUs: how often, TFLOP, MiB moved
         "step_ms": [round(found["seconds"][end] / ms, 1) for end in ("low", "high")],
         "mfu": [round(share, 4) for share in reversed(found["mfu"])],
         "hours": [round(hours, 3) for hours in reversed(found["hours"])],
