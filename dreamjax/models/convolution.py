@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from dreamjax.models.layers import ACTIVATIONS, Dtype, Keys, Linear, matmul
 from dreamjax.parallel import environment
-from dreamjax.parallel.sharding import split_rows
+from dreamjax.parallel.sharding import split_rows, sum_over_rows
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (above, below), (left, right)
 MakeResBlock = Callable[[int, int], "ResBlock"]  # (channels in, channels out) → block
@@ -125,16 +125,24 @@ def _kernel_gradient_by_convolution(x: Array, dy: Array, window: Sequence[int], 
     sides = []
     for (low, _), n, m, k in zip(padding, x.shape[1:3], dy.shape[1:3], window, strict=True):
         sides.append((low, k + (m - 1) * stride - n - low))
-    sums_CxhxwxO = jax.lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        dy.transpose(1, 2, 0, 3),
-        (1, 1),
-        sides,
-        rhs_dilation=(stride, stride),
-        dimension_numbers=LAYOUT,
-        preferred_element_type=jnp.float32,
-    )
-    return sums_CxhxwxO.transpose(1, 2, 0, 3)
+
+    def summed(x: Array, dy: Array, kind: Dtype) -> Array:
+        sums_CxhxwxO = jax.lax.conv_general_dilated(
+            x.transpose(3, 1, 2, 0),
+            dy.transpose(1, 2, 0, 3),
+            (1, 1),
+            sides,
+            rhs_dilation=(stride, stride),
+            dimension_numbers=LAYOUT,
+            preferred_element_type=kind,
+        )
+        return sums_CxhxwxO.transpose(1, 2, 0, 3)
+
+    if environment.target_platform() == "gpu":
+        # cuDNN sums in float32 but returns the type of its operands; for another type XLA converts those, and the
+        # convolution takes twice as long. So each device's sum is rounded once, and devices are summed in float32.
+        return sum_over_rows(functools.partial(summed, kind=x.dtype), x, dy)
+    return summed(x, dy, jnp.float32)
 
 
 convolve.defvjp(_forward, _backward)

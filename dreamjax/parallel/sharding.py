@@ -5,10 +5,11 @@ The names of optimiser moments and averaged copies end in the name of their para
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -23,7 +24,8 @@ ArrayLike = jax.Array | jax.ShapeDtypeStruct
 
 SMALL = 64 << 10  # bytes: a leaf below this is cheaper replicated than gathered
 TOLERANCE = 0.02  # share of the bytes in larger leaves that may stay unsharded
-BATCH = P(("data", "fsdp"))
+ROWS = ("data", "fsdp")  # axes of the mesh that share a batch
+BATCH = P(ROWS)
 
 
 def _bytes(leaf: ArrayLike) -> int:
@@ -103,6 +105,22 @@ def split_rows(x: jax.Array) -> jax.Array:
     if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
         return x
     return jax.lax.with_sharding_constraint(x, P(*BATCH, *(P.UNCONSTRAINED,) * (x.ndim - 1)))
+
+
+def sum_over_rows(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Return the sum of `function(*arrays)` over all rows, in float32, where the function sums over leading axes.
+
+    Each device computes its rows; their sums are added in float32 whatever the function's type.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    shares = 1 if mesh.empty else math.prod(mesh.shape.get(axis, 1) for axis in ROWS)
+    if shares == 1 or len(arrays[0]) % shares:
+        return function(*arrays).astype(jnp.float32)
+
+    def of_rows(*rows: jax.Array) -> jax.Array:
+        return jax.lax.psum(function(*rows).astype(jnp.float32), ROWS)
+
+    return jax.shard_map(of_rows, in_specs=BATCH, out_specs=P(), check_vma=False)(*arrays)
 
 
 def check_batch(batch_size: int, mesh: AnyMesh, microbatches: int = 1) -> None:

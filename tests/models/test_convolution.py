@@ -9,9 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dreamjax.models import convolution
 from dreamjax.models.convolution import GroupNorm, convolve, convolve_upsampled, upsample
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
 
 
 def nchw(x):
@@ -133,3 +137,31 @@ def test_no_convolution_in_a_loop_misses_the_fast_kernels(stride):
     found = re.findall(r" convolution\(.*dim_labels=(\w+->\w+)", text)
     assert len(found) >= 3
     assert set(found) == {"b01f_01io->b01f"}
+
+
+def on_gpus_and_on_cpus(batch, mesh):
+    """The kernel gradient of a bfloat16 convolution as GPUs compute it, and as CPUs do, in float32."""
+    keys = jax.random.split(jax.random.key(0))
+    x, dy = (jax.random.normal(key, (batch, 6, 5, channels)) for key, channels in zip(keys, (4, 3), strict=True))
+    x, dy = x.astype(jnp.bfloat16), dy.astype(jnp.bfloat16)
+    given = ((3, 3), 1, ((1, 1), (1, 1)))
+    expected = convolution._kernel_gradient_by_convolution(x, dy, *given)
+
+    def on_gpus(x, dy):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(convolution.environment, "target_platform", lambda: "gpu")
+            return convolution._kernel_gradient_by_convolution(x, dy, *given)
+
+    with jax.set_mesh(mesh):
+        rows = NamedSharding(mesh, P(("data", "fsdp")) if batch % mesh.size == 0 else P())
+        text = jax.jit(on_gpus, in_shardings=rows).lower(x, dy).compile().as_text()
+        return jax.jit(on_gpus, in_shardings=rows)(x, dy), expected, text
+
+
+@pytest.mark.parametrize("batch", [16, 3])
+def test_on_gpus_each_device_s_kernel_gradient_is_rounded_once_and_summed_in_float32(batch):
+    ours, expected, text = on_gpus_and_on_cpus(batch, meshes.make(MeshConfig(data=4, fsdp=2)))
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2**-8 * float(jnp.abs(expected).max()) * 2)
+    sums = re.findall(r"= \(?(\w+)\[[\d,]*\]\S* all-reduce", text)
+    assert set(sums) == ({"f32"} if batch == 16 else set())
