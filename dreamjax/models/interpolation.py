@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from dreamjax.models.layers import Dtype, Keys, Linear
+from dreamjax.parallel import environment
 
 NOISE_FLOOR = 1e-4  # of the process's variance: what float32 Cholesky factors of 512 samples bear
 STRIDE = 10.0  # nepers per unit of the curve's parameters, so that Adam's steps of 1e-3 cross its range in time
@@ -39,7 +40,7 @@ def _by_row(function: Callable[..., Array], *arrays: Float[Array, "B ..."]) -> F
     jaxlib's batched LAPACK kernels wait in a thread of XLA's pool for work that they queue in the same pool: two at
     once deadlock on two cores (seen in 0.10.2). A single matrix is factored in the calling thread.
     """
-    if jax.default_backend() == "cpu":
+    if environment.target_platform() == "cpu":
         return jax.lax.map(lambda row: function(*row), arrays)
     return jax.vmap(function)(*arrays)
 

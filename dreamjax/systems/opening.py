@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
-from dreamjax.parallel import processes
+from dreamjax.parallel import cpu_devices, processes
 from dreamjax.parallel.tree_paths import nested
 from dreamjax.runs import location, provenance
 from dreamjax.storage import manifest, presence
@@ -39,6 +39,8 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
     task = registry.build(config)
     task.check()
     workdirs.check(workdir, config_json, defaults_json)
+    if devices is None:
+        cpu_devices.offer(task.init, config.train.mesh, config.train.batch_size, config.train.microbatches or 1)
     signals = offered(task, Signals)
     paths = signals.signal.path if signals is not None else ()
 
