@@ -4,6 +4,7 @@ Results go to stdout (see `cli`), so `dreamjax VERB --json | jq` works while bar
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -94,3 +95,16 @@ def _unraisablehook(problem: "sys.UnraisableHookArgs") -> None:
     """Print an exception that cannot be raised, except those of TensorStore's threads after a failed save."""
     if not (problem.exc_type is RuntimeError and str(problem.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(problem)
+
+
+@contextmanager
+def no_native_messages() -> Iterator[None]:
+    """Drop, in a context, what compiled libraries write to the process's stderr as they are loaded."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

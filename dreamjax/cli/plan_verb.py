@@ -4,6 +4,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
+from dreamjax import console
 from dreamjax.cli import options
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> "PodPlan":
     # no device is used: JAX is not to look for any, and the compilers' own messages are about devices
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with console.no_native_messages():  # of the compiler for GPUs, which finds no driver
+        import jax  # noqa: F401
     from dreamjax.errors import UserError
     from dreamjax.generation import batches
     from dreamjax.pods import plan, plan_report, topologies

@@ -11,13 +11,13 @@ drivers reported them; of the L40S, which is not there, those of NVIDIA's data s
 
 import contextlib
 import importlib.util
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
+from dreamjax import console
 from dreamjax.errors import UserError
 from dreamjax.parallel import environment
 
@@ -123,23 +123,10 @@ def devices(name: str, nodes: int = 1, per_node: int = 8) -> Sequence[jax.Device
     from jax.experimental import topologies
 
     shape = f"1x{nodes}x{per_node}"
-    with _no_native_messages():
+    with console.no_native_messages():
         return topologies.get_topology_desc(
             platform="cuda", topology_name=name, topology=shape, target_config=TARGETS[name].text()
         ).devices
-
-
-@contextlib.contextmanager
-def _no_native_messages() -> Iterator[None]:
-    """Drop what libraries write to the process's stderr: that they find no driver, which is known."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
 
 
 @contextlib.contextmanager

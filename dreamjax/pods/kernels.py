@@ -148,24 +148,23 @@ def _convolution(computation: Computation, one: Instruction, target: str) -> tup
     first, second = (operand.results[0].dims for operand in computation.operands(one)[:2])
     result = one.results[0].dims
     # the arrays of the forward convolution, in whichever pass
-    image, kernel, output = first, second, result
-    if target == "__cudnn$convBackwardInput":
-        image, output = result, first
-    elif target == "__cudnn$convBackwardFilter":
-        kernel, output = result, second
-    kernels, outputs = dict(zip(labels[2], kernel, strict=True)), dict(zip(labels[3], output, strict=True))
-    window = math.prod(size for label, size in kernels.items() if label.isdigit())
-    places = math.prod(size for label, size in outputs.items() if label != "f")
-    sizes = {"rows": places, "columns": kernels["o"], "depth": window * kernels["i"]}
-    if target == "__cudnn$convBackwardInput":
-        inputs = dict(zip(labels[1], image, strict=True))
-        return 1, math.prod(size for label, size in inputs.items() if label != "f"), kernels["i"], (
-            sizes["rows"] * sizes["columns"] * sizes["depth"]
-            // max(1, math.prod(size for label, size in inputs.items() if label != "f") * kernels["i"])
-        )  # fmt: skip
+    image, kernel, output = {
+        "__cudnn$convBackwardInput": (result, second, first),
+        "__cudnn$convBackwardFilter": (first, result, second),
+    }.get(target, (first, second, result))
+    window, dim_in, dim_out = _places(labels[2], kernel, "io"), *(kernel[labels[2].index(name)] for name in "io")
+    places = _places(labels[3], output, "f")
     if target == "__cudnn$convBackwardFilter":
-        return 1, sizes["depth"], sizes["columns"], sizes["rows"]
-    return 1, sizes["rows"], sizes["columns"], sizes["depth"]
+        return 1, window * dim_in, dim_out, places
+    if target == "__cudnn$convBackwardInput":
+        pixels = _places(labels[1], image, "f")
+        return 1, pixels, dim_in, places * window * dim_out // pixels
+    return 1, places, dim_out, window * dim_in
+
+
+def _places(labels: str, sizes: Sequence[int], without: str) -> int:
+    """Return the product of an array's sizes but for those of the dimensions `without`."""
+    return math.prod(size for label, size in zip(labels, sizes, strict=True) if label not in without)
 
 
 def _attention(computation: Computation, one: Instruction, target: str) -> tuple[float, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils import epath
 
+from dreamjax.console import counted
 from dreamjax.pods.collectives import SLICES
 from dreamjax.pods.plan import PodPlan, ScalingRow
 from dreamjax.reports import figures, palette
@@ -49,7 +50,7 @@ def _page(plan: PodPlan, plots: Sequence[Section] = ()) -> Page:
     pod, batch = plan.pod, plan.batch
     axes = ", ".join(f"{name} {size}" for name, size in plan.mesh.items() if size > 1) or "one device"
     title = (
-        f"{plan.job.config.system}, {plan.job.what}, on {pod.name} ({pod.chips} chips, {pod.topology}): {axes}; "
+        f"{plan.job.config.system}, {plan.job.what}, on {pod.name} ({counted(pod.chips, 'chip')}, {pod.topology}): {axes}; "
         f"{batch['step']:,} examples, {batch['device']:,} a device"
     )
     warnings = []
