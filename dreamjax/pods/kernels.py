@@ -44,8 +44,9 @@ CONVOLUTION, ATTENTION, FLOAT32 = 0.85, 0.55, 0.5  # FLOAT32: TF32's share of bf
 HEAD = 128  # width of a head, below which the fused attention is slower in proportion
 STREAMED, WORSE, START = 0.92, 0.75, 3e-6
 TARGET = re.compile(r'custom_call_target="([^"]*)"')
-CONTRACTED = re.compile(r'"lhs_contracting_dimensions":\[([^\]]*)\]')
-BATCHED = re.compile(r'"lhs_batch_dimensions":\[([^\]]*)\]')
+# of cuBLASLt's configuration, or of a dot
+CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[:=][\[{]([^\]}]*)')
+BATCHED = re.compile(r'lhs_batch_dim(?:ension)?s"?[:=][\[{]([^\]}]*)')
 SOURCE = re.compile(r'op_name="([^"]*)"')
 
 
@@ -103,7 +104,7 @@ def _kernel(program: HloProgram, computation: Computation, one: Instruction, tim
     elif target.startswith(ATTENTIONS):
         kind, (flop, head) = "attention (cuDNN)", _attention(computation, one, target)
     elif one.opcode == "dot":
-        kind, shape = "product (XLA)", _dot(computation, one)
+        kind, shape = "product (XLA)", _product(computation, one)
     elif one.opcode in ("copy", "transpose") or (inner is not None and _only_moves(inner)):
         kind = "only moves data"
     elif inner is not None:
@@ -118,22 +119,11 @@ def _dims(pattern: re.Pattern[str], one: Instruction) -> list[int]:
 
 
 def _product(computation: Computation, one: Instruction) -> tuple[int, int, int, int]:
-    """Return (products, rows, columns, contracted) of a call of cuBLASLt."""
+    """Return (products, rows, columns, contracted) of a call of cuBLASLt, or of a dot."""
     left, result = computation.operands(one)[0].results[0].dims, one.results[0].dims
     contracted, batched = _dims(CONTRACTED, one), _dims(BATCHED, one)
     count = math.prod(left[n] for n in batched)
     depth = math.prod(left[n] for n in contracted)
-    rows = max(1, math.prod(left) // max(1, count * depth))
-    return count, rows, max(1, math.prod(result) // max(1, count * rows)), depth
-
-
-def _dot(computation: Computation, one: Instruction) -> tuple[int, int, int, int]:
-    left, result = computation.operands(one)[0].results[0].dims, one.results[0].dims
-    match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
-    batch = re.search(r"lhs_batch_dims=\{([\d,]*)\}", one.rest)
-    depth, count = (
-        math.prod(left[int(n)] for n in listed[1].split(",") if n) if listed else 1 for listed in (match, batch)
-    )
     rows = max(1, math.prod(left) // max(1, count * depth))
     return count, rows, max(1, math.prod(result) // max(1, count * rows)), depth
 

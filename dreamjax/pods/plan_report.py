@@ -50,8 +50,8 @@ def _page(plan: PodPlan, plots: Sequence[Section] = ()) -> Page:
     pod, batch = plan.pod, plan.batch
     axes = ", ".join(f"{name} {size}" for name, size in plan.mesh.items() if size > 1) or "one device"
     title = (
-        f"{plan.job.config.system}, {plan.job.what}, on {pod.name} ({counted(pod.chips, 'chip')}, {pod.topology}): {axes}; "
-        f"{batch['step']:,} examples, {batch['device']:,} a device"
+        f"{plan.job.config.system}, {plan.job.what}, on {pod.name} ({counted(pod.chips, 'chip')}, {pod.topology}): "
+        f"{axes}; {batch['step']:,} examples, {batch['device']:,} a device"
     )
     warnings = []
     if count := plan.computed_twice:
