@@ -5,7 +5,7 @@ Shape letters: B batch, T queries, S keys, H heads, K width of a head.
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +114,7 @@ def of_even_length(
     def even(x: Array) -> Array:
         return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), *((0, 0) for _ in x.shape[2:])))
 
-    given: dict[str, Array] = {}
+    given: dict[str, Any] = {}
     if keys_ok_BxS is not None:
         given["mask"] = jnp.broadcast_to(even(keys_ok_BxS)[:, None, None], (B, 1, T + T % 2, S + S % 2))
     elif T % 2 or S % 2:

@@ -9,7 +9,8 @@ its memory traffic, whichever is longer.
 - Operations run at the share of the peak that the largest products reach (`Chip.ceiling`, measured by others), times
   the share of the multiprocessors' turns that have work, times what a tile of that size loses. Of the tiles in `TILES`,
   the best counts. cuDNN's convolutions are products of (batch · height · width) × (window · channels) and get
-  `CONVOLUTION` of that; its fused attention gets `ATTENTION` of the ceiling.
+  `CONVOLUTION` of that; its fused attention gets `ATTENTION` of the ceiling, less what heads are padded to multiples of
+  `HEAD`.
 - Memory moves at `STREAMED` of its peak.
 - The lower end of the range is this; at the upper end every share is `WORSE` of it, and each kernel starts `START`
   seconds late.
@@ -40,8 +41,8 @@ MOVES = {"copy", "transpose", "bitcast", "parameter", "tuple", "get-tuple-elemen
 # (rows, columns) of the result that a block of threads computes → share of the ceiling that such tiles reach
 TILES = {(256, 128): 1.0, (128, 256): 1.0, (128, 128): 0.92, (64, 128): 0.8, (128, 64): 0.8, (64, 64): 0.6}
 PROLOGUE = 128  # of the contracted dimension: what filling and emptying a tile's pipeline costs
-CONVOLUTION, ATTENTION, FLOAT32 = 0.85, 0.55, 0.5  # FLOAT32: TF32's share of bfloat16's rate
-HEAD = 128  # width of a head, below which the fused attention is slower in proportion
+CONVOLUTION, ATTENTION, FLOAT32 = 0.85, 0.5, 0.5  # FLOAT32: TF32's share of bfloat16's rate; the others are assumed
+HEAD = 64  # the fused attention computes heads in multiples of it
 STREAMED, WORSE, START = 0.92, 0.75, 3e-6
 TARGET = re.compile(r'custom_call_target="([^"]*)"')
 # of cuBLASLt's configuration, or of a dot
@@ -185,7 +186,7 @@ def seconds(kernels: Iterable[Kernel], chip: Chip, multiprocessors: int) -> tupl
 def share(one: Kernel, multiprocessors: int) -> float:
     """Return the share of the ceiling at which a kernel's products run."""
     if one.kind == "attention (cuDNN)":
-        return ATTENTION * min(1.0, max(one.head, HEAD // 4) / HEAD)
+        return ATTENTION * one.head / (HEAD * math.ceil(one.head / HEAD))
     count, rows, columns, depth = one.shape
     if not count:
         return 1.0

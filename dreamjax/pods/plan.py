@@ -209,8 +209,8 @@ def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> Pod
         hurried=effort is not None and effort < 0,
     )
     if runs:
-        best, worst = kernels.seconds(runs, pod.chip, gpus.TARGETS[pod.chip.name].multiprocessors)
-        seconds = replace(seconds, computing=best, slowest=worst)
+        ends = kernels.seconds(runs, pod.chip, gpus.TARGETS[pod.chip.name].multiprocessors)
+        seconds = replace(seconds, computing=ends[0], slowest=ends[1])
     return PodPlan(
         job,
         pod,
@@ -289,7 +289,7 @@ def _weak(whole: PodPlan, smaller: Sequence[Pod], effort: float | None) -> list[
     if whole.outlook is None:
         raise UserError(
             f"the time of {whole.job.what} is unknown without the compiler, and so is how it scales: "
-            f"{ahead.remedy(pod)}"
+            f"{ahead.remedy(whole.pod)}"
         )
     plans, rows = [], list[ScalingRow]()
     for pod in smaller:

@@ -146,3 +146,12 @@ def test_without_the_compiler_says_what_to_install(monkeypatch):
     monkeypatch.setattr(gpus, "available", lambda: False)
     with pytest.raises(UserError, match=f"pip install jax-cuda12-plugin=={jax.__version__}"):
         gpus.devices("h200")
+
+
+def test_fused_attention_computes_heads_in_multiples_of_64():
+    shares = {
+        head: kernels.share(kernels.Kernel("attention (cuDNN)", "bf16", 1.0, 1.0, 0.0, (0, 0, 0, 0), "", head), SMS)
+        for head in (40, 64, 80, 128)
+    }
+    assert shares[64] == shares[128] == kernels.ATTENTION
+    assert shares[40] == shares[80] == pytest.approx(kernels.ATTENTION * 40 / 64)
