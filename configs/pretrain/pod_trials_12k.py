@@ -10,7 +10,11 @@ trials; in batches of 512, which the paper's 100 do not divide over chips. The t
     compiled   4.38 of 15.75 GiB a chip          crosses  1.22 GiB of gradients (float32) and of kernels (bfloat16)
     predicted  102 to 127 ms a step, MFU 21 to 26 %; 11,684 steps: 0.33 to 0.41 hours, 2.6 to 3.3 chip-hours
 
-Not run at full size by this project. The figures are `tests/recipes/trials_12k.json`'s, which `make test-pods` holds.
+    pod=h200-1        512 windows a step     compiled PEAK1       predicted MS1
+    pod=h200-8      1,024 windows a step     compiled PEAK8        predicted MS8
+    pod=h200-64     8,192 windows a step     compiled PEAK64        predicted MS64
+
+Not run at full size by this project. The figures are those of `tests/recipes/trials_12k*.json`, which `make test-pods` holds.
 """
 
 from typing import Literal

@@ -52,7 +52,7 @@ def test_which_axes_are_rings():
     ("name", "says"),
     [
         ("v5e", "unknown pod"),
-        ("a100-8", "unknown pod"),
+        ("p100-8", "unknown pod"),
         ("", "unknown pod"),
         ("h100:8", "unknown pod"),
         ("v5e-512", "no slice of 512 chips"),
