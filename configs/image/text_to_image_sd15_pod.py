@@ -9,11 +9,16 @@ Without a path the U-Net starts from random weights, with an autoencoder and a t
     pod         chips   mesh (data x fsdp)   images a chip   images a step
     v5e:4x4        16        1 x 16                 8                128
     v6e:16x16     256       16 x 16                 8               2048, as Stable Diffusion was trained
+    h200-1          1        1 x 1                 32                 32
+    h200-8          8        1 x 8                 32                256
+    h200-64        64        8 x 8                 32               2048
 
 Compiled and not run (docs/scaling.md): on v5e:4x4 a chip needs 10.41 GiB of the 15.75 that it may use, of which 0.82
 are state (859.5 M parameters, two moments and the average, in float32); on v6e:16x16 11.13 of 31.25 GiB. At once on
 v5e:4x4: 9.31 of 15.75 GiB. Predicted there: 112 to 1,382 ms a step, 15,000 steps 0.47 to 5.76 hours, 7.5 to 92
-chip-hours; the upper ends are those of the compiler's least effort (`tests/recipes/text_to_image_sd15.json`).
+chip-hours; the upper ends are those of the compiler's least effort (`tests/recipes/text_to_image_sd15.json`). On
+h200-8: 31.55 of 98.49 GiB, 204 to 305 ms a step, which is 105 to 156 images a second and GPU; on h200-1
+42.14 of 98.49 GiB, 216 to 301 ms a step.
 """
 
 from typing import Literal

@@ -10,8 +10,11 @@ of which scattered patches or spans of 250 ms, three quarters, are hidden; bfloa
     compiled   5.94 of 15.75 GiB a chip          crosses  4.4 GiB each of gradients and kernels; 21 MiB between slices
     predicted  134 to 247 ms a step, MFU 18 to 33 %; 26,367 steps: 0.98 to 1.81 hours, 501 to 926 chip-hours
 
-No public corpus has 60,000 hours, and nothing of this size was run by this project. The figures are
-`tests/recipes/corpus_60000h.json`'s, which `make test-pods` holds.
+    pod=h200-64: data 8, fsdp 8, 256 windows a GPU
+    compiled   36.05 of 98.49 GiB a GPU          predicted 189 to 313 ms a step, MFU 22 to 37 %; 89 to 147 GPU-hours
+
+No public corpus has 60,000 hours, and nothing of this size was run by this project. The figures are those of
+`tests/recipes/corpus_60000h*.json`, which `make test-pods` holds.
 """
 
 from typing import Literal

@@ -10,9 +10,11 @@ trials; in batches of 512, which the paper's 100 do not divide over chips. The t
     compiled   4.38 of 15.75 GiB a chip          crosses  1.22 GiB of gradients (float32) and of kernels (bfloat16)
     predicted  102 to 127 ms a step, MFU 21 to 26 %; 11,684 steps: 0.33 to 0.41 hours, 2.6 to 3.3 chip-hours
 
-    pod=h200-1        512 windows a step     compiled PEAK1       predicted MS1
-    pod=h200-8      1,024 windows a step     compiled PEAK8        predicted MS8
-    pod=h200-64     8,192 windows a step     compiled PEAK64        predicted MS64
+On H200s, with 1,024 and 8,192 windows a step on 8 and 64 (`dreamjax plan --config …:pod=h200-8 --topology h200-8`):
+
+    pod=h200-1     compiled 26.94 of 98.49 GiB    predicted 94 to 131 ms a step, MFU 32 to 44 %
+    pod=h200-8     compiled 8.06 of 98.49 GiB     predicted 24 to 43 ms a step, MFU 24 to 43 %
+    pod=h200-64    compiled 8.31 of 98.49 GiB     predicted 24 to 50 ms a step, MFU 21 to 43 %
 
 Not run at full size by this project. The figures are those of `tests/recipes/trials_12k*.json`, which `make test-pods` holds.
 """

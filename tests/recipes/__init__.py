@@ -47,14 +47,10 @@ RECIPES = {
     "trials_12k_h200_1": Recipe("configs/pretrain/pod_trials_12k.py:pod=h200-1", "h200-1"),
     "trials_12k_h200_8": Recipe("configs/pretrain/pod_trials_12k.py:pod=h200-8", "h200-8"),
     "trials_12k_h200_64": Recipe("configs/pretrain/pod_trials_12k.py:pod=h200-64", "h200-64"),
-    "corpus_60000h_h200_8": Recipe("configs/pretrain/pod_corpus_60000h.py:pod=h200-8", "h200-8"),
     "corpus_60000h_h200_64": Recipe("configs/pretrain/pod_corpus_60000h.py:pod=h200-64", "h200-64"),
-    "dreamdiffusion_h200_1": Recipe("configs/image/dreamdiffusion.py:pod=h200-1,per_chip=64", "h200-1"),
     "dreamdiffusion_h200_8": Recipe("configs/image/dreamdiffusion.py:pod=h200-8,per_chip=64", "h200-8"),
-    "dreamdiffusion_h200_64": Recipe("configs/image/dreamdiffusion.py:pod=h200-64,per_chip=64", "h200-64"),
     "text_to_image_sd15_h200_1": Recipe("configs/image/text_to_image_sd15_pod.py:pod=h200-1", "h200-1"),
     "text_to_image_sd15_h200_8": Recipe("configs/image/text_to_image_sd15_pod.py:pod=h200-8", "h200-8"),
-    "text_to_image_sd15_h200_64": Recipe("configs/image/text_to_image_sd15_pod.py:pod=h200-64", "h200-64"),
 }
 
 
@@ -109,7 +105,7 @@ def row(name: str) -> str:
     """Of docs/scaling.md's table."""
     recipe, found = RECIPES[name], json.loads(path_of(name).read_text(encoding="utf-8"))
     pod = f"{recipe.slices} × `{recipe.topology}`" if recipe.slices > 1 else f"`{recipe.topology}`"
-    mesh = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
+    mesh = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1) or "one device"
     peak = f"{found['memory_mib']['peak'] / 1024:.2f} of {found['usable_mib'] / 1024:.2f}"
     cells = [f"`{recipe.config.removeprefix('configs/')}`", pod, mesh, f"{found['batch']['device']}", peak]
     cells += [_range(found["step_ms"], "{:,.0f}"), _range([100 * share for share in found["mfu"]], "{:.0f}") + " %"]
