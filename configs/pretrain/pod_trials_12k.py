@@ -16,7 +16,8 @@ On H200s, with 1,024 and 8,192 windows a step on 8 and 64 (`dreamjax plan --conf
     pod=h200-8     compiled 8.06 of 98.49 GiB     predicted 24 to 43 ms a step, MFU 24 to 43 %
     pod=h200-64    compiled 8.31 of 98.49 GiB     predicted 24 to 50 ms a step, MFU 21 to 43 %
 
-Not run at full size by this project. The figures are those of `tests/recipes/trials_12k*.json`, which `make test-pods` holds.
+Not run at full size by this project. The figures are those of `tests/recipes/trials_12k*.json`, which `make test-pods`
+holds.
 """
 
 from typing import Literal
